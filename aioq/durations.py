@@ -1,0 +1,51 @@
+"""Spans of time as a caller may write them, and the one form in which aioq keeps them: a float of seconds.
+
+Everything that takes a delay, a timeout or a time to live takes a `Duration` and calls `seconds` on it once,
+at the edge; inside there are only floats.
+"""
+
+from datetime import timedelta
+from math import isfinite
+from typing import TypeAlias
+
+from aioq.errors import ConfigError
+
+Duration: TypeAlias = float | int | timedelta
+"""A span of time: a number of seconds, or a timedelta."""
+
+
+def as_seconds(value: object) -> float | None:
+    """Return `value` in seconds, or None if it is no duration, for callers that word their own error.
+
+    A bool is no duration although Python calls it an int: `timeout=True` is a slip, not one second. NaN and
+    the infinities are none either, for no timer and no server takes them.
+
+    Args:
+        value: anything. Negative numbers are durations too: bounds are the caller's.
+    """
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond 1.8e308
+        return None
+    return number if isfinite(number) else None
+
+
+def seconds(value: Duration, what: str = "a duration") -> float:
+    """Return `value` in seconds.
+
+    Args:
+        value: a number of seconds, or a timedelta.
+        what: what the value is for, as the error shall call it.
+
+    Raises:
+        ConfigError: it is neither, or not finite.
+    """
+    number = as_seconds(value)
+    if number is None:
+        msg = f"{what} must be a finite number of seconds or a timedelta, not {value!r}"
+        raise ConfigError(msg)
+    return number

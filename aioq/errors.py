@@ -1,0 +1,129 @@
+"""Every error aioq raises on purpose.
+
+One base class, `AioqError`, and below it one class for each thing a caller can act on differently. Errors of
+other libraries stop at the edge: a Redis exception never leaves `redis_store`.
+"""
+
+
+class AioqError(Exception):
+    """The base of every error aioq raises on purpose."""
+
+
+class ConfigError(AioqError):
+    """A setting, an option or a declaration is wrong; the message names it and where it was written."""
+
+
+class LoadError(ConfigError):
+    """`module:app` on the command line does not lead to an App."""
+
+
+class DuplicateTaskError(ConfigError):
+    """Two functions were registered under one task name."""
+
+
+class ArgumentError(AioqError, TypeError):
+    """A call's arguments do not fit the task, or cannot be encoded; nothing was sent."""
+
+
+class PayloadTooLargeError(AioqError, ValueError):
+    """A call's encoded arguments are larger than `max_payload`; nothing was sent."""
+
+
+class WireError(AioqError):
+    """Bytes that were read are not what this version of aioq writes."""
+
+
+class NewerVersionError(WireError):
+    """An envelope was written by a newer aioq than this one; another worker may know it."""
+
+
+class ResultError(AioqError):
+    """What a task returned cannot be encoded or is larger than `max_result`; the job fails with this."""
+
+
+class UnknownTaskError(AioqError):
+    """No worker knew the job's task for as long as `unknown_task_ttl`."""
+
+
+class ServerError(AioqError):
+    """The server could not do what was asked."""
+
+
+class ServerUnavailableError(ServerError):
+    """The server cannot be reached or is not ready; waiting may heal it, so callers retry with backoff."""
+
+
+class ServerRejectedError(ServerError):
+    """The server answers but refuses (password, permission, version); waiting does not heal it."""
+
+
+class EmbeddedServerError(ServerError):
+    """The embedded server could not be started or reached; the message names both ways out."""
+
+
+class SendError(AioqError):
+    """The server did not confirm these jobs within `send_timeout`; it may have some of them.
+
+    Sending again with the same `job_id`s is safe: an id the server already has is not added twice.
+
+    Attributes:
+        job_ids: the ids of the jobs that are unconfirmed.
+    """
+
+    def __init__(self, message: str, job_ids: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.job_ids = job_ids
+
+
+class JobError(AioqError):
+    """The base of what awaiting a job can raise, apart from the builtin TimeoutError.
+
+    Attributes:
+        job_id: the job it is about.
+    """
+
+    def __init__(self, message: str, job_id: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class JobNotFoundError(JobError):
+    """The server knows no such job: it was never sent there, or its record has expired."""
+
+
+class JobCancelledError(JobError):
+    """The job was cancelled before it had an outcome."""
+
+
+class RemoteError(AioqError):
+    """What a task raised, as far as it can travel: the type's name, the message and the traceback as text.
+
+    Attributes:
+        type: the qualified name of the exception's class at the worker.
+        message: `str()` of the exception at the worker.
+        traceback: the formatted traceback at the worker; empty where there was none.
+    """
+
+    def __init__(self, type_name: str, message: str, traceback: str) -> None:
+        text = f"{type_name}: {message}" if message else type_name
+        super().__init__(f"{text}\n\n{traceback.rstrip()}" if traceback else text)
+        self.type = type_name
+        self.message = message
+        self.traceback = traceback
+
+
+class JobFailed(JobError):  # noqa: N818 - the name is part of the public contract
+    """The job ended as a failure; `__cause__` is a `RemoteError` with the type, message and traceback.
+
+    Attributes:
+        job_id: the job.
+        task: the task's name.
+        error: the same object as `__cause__`.
+    """
+
+    def __init__(self, job_id: str, task: str, error: RemoteError) -> None:
+        text = f"{error.type}: {error.message}" if error.message else error.type
+        super().__init__(f"job {job_id} ({task}) failed: {text}", job_id)
+        self.task = task
+        self.error = error
+        self.__cause__ = error

@@ -1,0 +1,148 @@
+"""A job's life: its states, the legal moves between them, and the record a handle shows.
+
+                       +--------------------- retry, with a delay ------------------+
+                       v                                                            |
+    send --> scheduled --- due ---> queued --- claim ---> running --- settle ---> succeeded
+      |          |                   ^  |                  |  |  |                failed
+      +----------|-------------------+  |                  |  |  +-------------> cancelled
+                 |                   ^  |                  |  |
+                 |                   +--|--- give back ----+  |
+                 +----- cancel ---------+---------------------+
+
+The server's record is the authority; nothing in a process's memory says what state a job is in.
+"""
+
+import enum
+import os
+import re
+from base64 import b64encode
+from datetime import datetime
+
+import msgspec
+
+
+class JobState(enum.StrEnum):
+    """Where a job is in its life."""
+
+    SCHEDULED = "scheduled"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    WAITING = "waiting"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job has an outcome; such a state is never left."""
+        return not TRANSITIONS[self]
+
+
+TRANSITIONS: dict[JobState, frozenset[JobState]] = {
+    JobState.SCHEDULED: frozenset({JobState.QUEUED, JobState.CANCELLED}),
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
+    JobState.RUNNING: frozenset(
+        {
+            JobState.SUCCEEDED,
+            JobState.FAILED,
+            JobState.CANCELLED,
+            JobState.SCHEDULED,  # a retry with a delay, or an unknown task that is parked
+            JobState.QUEUED,  # given back, recovered, or retried at once
+        }
+    ),
+    JobState.WAITING: frozenset({JobState.QUEUED, JobState.SCHEDULED, JobState.CANCELLED}),
+    JobState.SUCCEEDED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+}
+"""The legal moves. `send` enters at scheduled, queued or waiting."""
+
+
+class Priority(enum.StrEnum):
+    """A queue's lanes, the first one served first; a lower lane is served when the higher ones are empty."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class Progress(msgspec.Struct, frozen=True, gc=False):
+    """What a running job last said of its progress.
+
+    Attributes:
+        done: how much is done, in the task's own unit.
+        total: how much there is in all, or None where the task did not say.
+        message: a text for people.
+    """
+
+    done: float
+    total: float | None = None
+    message: str = ""
+
+
+class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server knows of a job, at the moment it was asked.
+
+    Attributes:
+        id: the job's id.
+        queue: its queue.
+        task: its task's name.
+        state: where it is in its life.
+        priority: its lane.
+        attempts: runs that were started and ended by the task's own doing, the one under way included.
+        crashes: runs that ended with the death of their worker.
+        interruptions: runs that a worker gave back because it was stopped; they cost no attempt.
+        sent_at: when the server took the job.
+        due_at: when a scheduled job will be queued, else None.
+        started_at: when the last run was started, or None.
+        ended_at: when the outcome was stored, or None.
+        worker: the worker that runs it or ran it last, or None.
+        progress: what the task last reported, or None.
+        error: `Type: message` of the last failed attempt, or None.
+        headers: the headers the sender gave; empty once the job has succeeded (its envelope is dropped then).
+    """
+
+    id: str
+    queue: str
+    task: str
+    state: JobState
+    priority: Priority = Priority.NORMAL
+    attempts: int = 0
+    crashes: int = 0
+    interruptions: int = 0
+    sent_at: datetime | None = None
+    due_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    worker: str | None = None
+    progress: Progress | None = None
+    error: str | None = None
+    headers: dict[str, str] = {}
+
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+"""What apps and queues may be called: these names become part of the server's keys."""
+
+MAX_JOB_ID = 256
+"""The longest job id, in characters; every id is stored several times."""
+
+
+DEFAULT_QUEUE = "default"
+"""The queue that generated ids do not name."""
+
+
+def new_job_id(queue: str) -> str:
+    """A fresh id: 95 random bits in 16 letters and digits.
+
+    In a queue other than `default` the queue's name stands before it (`mail.x7Gq...`), so that an id
+    alone says where its job is. `+` and `/` become letters, which costs less than one bit and keeps an id one
+    word for a double-click, a shell and a URL.
+    """
+    word = b64encode(os.urandom(12), b"xX").decode()
+    return word if queue == DEFAULT_QUEUE else f"{queue}.{word}"
+
+
+def queue_of(job_id: str) -> str | None:
+    """The queue a generated id names, or None where it names none."""
+    queue, dot, word = job_id.rpartition(".")
+    return queue if dot and len(word) == 16 and word.isalnum() and NAME.fullmatch(queue) else None  # noqa: PLR2004 - 12 bytes in base 64

@@ -1,0 +1,70 @@
+"""Workers' leases in memory, and the keeper that renews them from another thread."""
+
+import time
+from collections.abc import Callable
+
+from aioq.store import Renewal
+
+_RECOVERING = float("-inf")
+"""The end of a lease whose worker is being recovered."""
+
+
+class Leases:
+    """Who has a lease and until when.
+
+    Leases are in real time, unlike all else here: the thread that renews them lives in real time, and a test
+    that moves a `ManualClock` on by an hour means the jobs, not the death of its worker.
+
+    Args:
+        lease_ms: how long a lease lasts after each renewal.
+    """
+
+    def __init__(self, lease_ms: int) -> None:
+        self._seconds = lease_ms / 1000
+        self._ends: dict[str, float] = {}
+
+    def take(self, worker: str) -> None:
+        """Take or prolong a lease."""
+        self._ends[worker] = time.monotonic() + self._seconds
+
+    def lost(self, worker: str) -> bool:
+        """Whether the worker's lease is no more: never taken, or its recovery has begun.
+
+        A lease that has merely ended is still the worker's, as it is on a server.
+        """
+        return self._ends.get(worker, _RECOVERING) == _RECOVERING
+
+    def begin_recovery(self, worker: str) -> None:
+        """Take an ended lease away for good."""
+        self._ends[worker] = _RECOVERING
+
+    def ended(self) -> list[str]:
+        """The workers whose lease has ended, the longest dead first."""
+        now = time.monotonic()
+        return sorted((w for w, end in self._ends.items() if end < now), key=lambda w: (self._ends[w], w))
+
+    def forget(self, worker: str) -> None:
+        """Drop a worker's lease, if it has one."""
+        self._ends.pop(worker, None)
+
+
+class MemoryLeaseKeeper:
+    """See `aioq.store.LeaseKeeper`.
+
+    Args:
+        renew: the store's own `renew`, which may be called from any thread: queue, worker, whether to join.
+    """
+
+    def __init__(self, renew: Callable[[str, str, bool], Renewal]) -> None:
+        self._renew = renew
+
+    def join(self, queue: str, worker: str) -> Renewal:
+        """Take a new lease."""
+        return self._renew(queue, worker, True)
+
+    def renew(self, queue: str, worker: str) -> Renewal:
+        """Prolong the lease."""
+        return self._renew(queue, worker, False)
+
+    def close(self) -> None:
+        """Nothing to let go of."""

@@ -1,0 +1,329 @@
+"""One queue in memory: its jobs, and what each verb does to them. Waiting and locking are the store's."""
+
+import heapq
+import sys
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Sequence
+
+from aioq.clock import Clock
+from aioq.job import JobInfo, JobState
+from aioq.memory_store.lanes import LANES, WAKE_UP, Lanes
+from aioq.memory_store.leases import Leases
+from aioq.memory_store.mail import Mail
+from aioq.memory_store.records import Record
+from aioq.store import (
+    MISSING,
+    Claim,
+    Claimed,
+    Limits,
+    NewJob,
+    Promotion,
+    Recovery,
+    Renewal,
+    Settlement,
+    Token,
+    Verb,
+    WaitReply,
+    worker_channel,
+)
+
+MAX_WAITERS = 64
+"""The most channels that are told of one job; further ones live by their safety poll."""
+
+
+class MemoryQueue:
+    """Jobs by id, and the sets they are in.
+
+    Args:
+        app: the App's name.
+        name: the queue's name.
+        clock: for delays and the expiry of records.
+        limits: the App's limits.
+
+    Attributes:
+        lanes: the jobs that wait to be run.
+        mail: what the last verb has to tell.
+    """
+
+    def __init__(self, app: str, name: str, clock: Clock, limits: Limits) -> None:
+        self.lanes = Lanes()
+        self.mail = Mail()
+        self._app = app
+        self._name = name
+        self._clock = clock
+        self._limits = limits
+        self._records: dict[str, Record] = {}
+        # Heaps of (time, job id). A job that has moved on stays there until its time, and is passed over.
+        self._due: list[tuple[int, str]] = []
+        self._expiring: list[tuple[int, str]] = []
+        self._dead: OrderedDict[str, int] = OrderedDict()
+        self._leases = Leases(limits.lease_ms)
+        self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self._cancelling: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self._verbs: dict[Verb, Callable[[Record, Settlement], None]] = {
+            Verb.SUCCEEDED: lambda record, s: self._finish(record, JobState.SUCCEEDED, s.outcome, s.ttl_ms),
+            Verb.CANCELLED: lambda record, s: self._finish(record, JobState.CANCELLED, s.outcome, s.ttl_ms),
+            Verb.FAILED: self._fail,
+            Verb.RETRY: self._retry,
+            Verb.INTERRUPT: self._interrupt,
+            Verb.RELEASE: lambda record, _: self._queue(record, front=True),
+            Verb.PARK: self._park,
+        }
+
+    def expire(self) -> None:
+        """Forget the records whose time is over; before each verb."""
+        now = self._clock.now_ms()
+        while self._expiring and self._expiring[0][0] <= now:
+            expires_ms, job_id = heapq.heappop(self._expiring)
+            record = self._records.get(job_id)
+            if record is not None and record.expires_ms == expires_ms:
+                del self._records[job_id]
+                self._dead.pop(job_id, None)
+
+    def enqueue(self, job: NewJob) -> bool:
+        """Add a job; False where its id is there already."""
+        if job.id in self._records:
+            return False
+        now = self._clock.now_ms()
+        record = self._records[job.id] = Record(job.id, bytes(job.envelope), job.priority, now)
+        due = now + job.delay_ms if job.delay_ms else job.eta_ms
+        if due is not None and due > now:
+            self._schedule(record, due)
+        else:
+            self._queue(record)
+        return True
+
+    def renew(self, worker: str, *, joining: bool) -> Renewal:
+        """Take or prolong a lease."""
+        if not joining and self._leases.lost(worker):
+            return Renewal(lost=True)
+        self._leases.take(worker)
+        return Renewal(
+            next_due_ms=self._next_due(),
+            expired=bool(self._leases.ended()),
+            cancelled=list(self._cancelling.get(worker, ())),
+        )
+
+    def claim(self, worker: str, count: int, tokens: Sequence[Token], *, recheck: bool) -> Claim:
+        """Take jobs off the lanes and mark them running."""
+        lost = self._leases.lost(worker)
+        jobs: list[Claimed] = []
+        for token in tokens:
+            self._accept(worker, token, 0 if lost else count, jobs)
+        if lost:
+            return Claim(lost=True)
+        for lane in LANES:
+            for token in self.lanes.delivered(worker, lane) if recheck else ():
+                self._accept(worker, token, count, jobs)
+            while len(jobs) < count and (job_id := self.lanes.pop(lane)) is not None:
+                self._take(worker, job_id, jobs)
+        return Claim(jobs, self._next_due())
+
+    def settle(self, worker: str, settlement: Settlement) -> bool:
+        """Write what became of a claimed job; False where it is not this worker's under this claim."""
+        record = self._records.get(settlement.job_id)
+        if record is None or not record.belongs_to(worker, settlement.claim):
+            return False
+        if record.state.ended:
+            return True  # the same settle again, after a reply that got lost
+        if record.state is not JobState.RUNNING:
+            return False
+        self._held[worker].pop(record.id, None)
+        self._cancelling[worker].pop(record.id, None)
+        if record.cancellation is not None and settlement.verb in _BY_REQUEST:
+            self._finish(record, JobState.CANCELLED, *record.cancellation)
+        else:
+            self._verbs[settlement.verb](record, settlement)
+        return True
+
+    def progress(self, worker: str, job_id: str, claim: int, encoded: bytes) -> None:
+        """Store what a running job says of its progress, behind the same fence as a settle."""
+        record = self._records.get(job_id)
+        if record is not None and record.state is JobState.RUNNING and record.belongs_to(worker, claim):
+            record.progress = encoded
+
+    def promote(self, limit: int) -> Promotion:
+        """Queue scheduled jobs that are due."""
+        count = 0
+        while count < limit and (record := self._first_due()) and self._next_due() == 0:
+            heapq.heappop(self._due)
+            self._queue(record)
+            count += 1
+        return Promotion(count, self._next_due())
+
+    def recover(self, crash_outcome: bytes, limit: int) -> Recovery:
+        """Take one step in giving back what a worker held whose lease has ended."""
+        ended = self._leases.ended()
+        if not ended:
+            return Recovery()
+        self._leases.begin_recovery(ended[0])
+        step = self._empty(ended[0], limit, crash_outcome)
+        return Recovery(step.worker, step.returned, step.buried, step.more or len(ended) > 1)
+
+    def depart(self, worker: str) -> None:
+        """Give back what a worker holds, and forget it."""
+        self._empty(worker, sys.maxsize, None)
+
+    def wait(self, channel: str, job_id: str) -> WaitReply:
+        """The outcome, or register the channel to be told of it."""
+        record = self._records.get(job_id)
+        if record is None:
+            return MISSING
+        if record.state.ended:
+            return record.outcome
+        if channel not in record.waiters and len(record.waiters) < MAX_WAITERS:
+            record.waiters.append(channel)
+        return None
+
+    def info(self, job_id: str) -> JobInfo | None:
+        """What there is to know of a job."""
+        record = self._records.get(job_id)
+        return None if record is None else record.info(self._name)
+
+    def cancel(self, job_id: str, outcome: bytes, ttl_ms: int) -> JobState | None:
+        """Cancel a job that waits, or ask the worker of a running one to; returns the state it was in."""
+        record = self._records.get(job_id)
+        if record is None:
+            return None
+        state = record.state
+        if state is JobState.RUNNING and record.worker is not None:
+            record.cancellation = (outcome, ttl_ms)
+            self._cancelling[record.worker][job_id] = None
+            self.mail.tell(worker_channel(self._app, record.worker), job_id.encode())
+        elif not state.ended:
+            record.due_ms = None
+            self._finish(record, JobState.CANCELLED, outcome, ttl_ms)  # its entry in the lane stays behind
+        return state
+
+    # Taking jobs
+
+    def _accept(self, worker: str, token: Token, count: int, jobs: list[Claimed]) -> None:
+        if not self.lanes.accept(token):
+            return
+        if len(jobs) < count:
+            self._take(worker, token.job_id, jobs)
+        else:
+            self.lanes.put_back(token)
+
+    def _take(self, worker: str, job_id: str, jobs: list[Claimed]) -> None:
+        record = self._records.get(job_id)
+        if record is not None and record.state is JobState.QUEUED:
+            self._held[worker][job_id] = None
+            jobs.append(record.start(worker, self._clock.now_ms()))
+
+    # Running again
+
+    def _queue(self, record: Record, *, front: bool = False) -> None:
+        record.state, record.worker, record.due_ms = JobState.QUEUED, None, None
+        self.lanes.push(record.priority, record.id, front=front)
+
+    def _schedule(self, record: Record, due_ms: int) -> None:
+        first = self._first_due()
+        if first is None or first.due_ms is None or due_ms < first.due_ms:
+            self.lanes.push(record.priority, WAKE_UP)
+        record.state, record.worker, record.due_ms = JobState.SCHEDULED, None, due_ms
+        heapq.heappush(self._due, (due_ms, record.id))
+
+    def _again(self, record: Record, delay_ms: int) -> None:
+        if delay_ms > 0:
+            self._schedule(record, self._clock.now_ms() + delay_ms)
+        else:
+            self._queue(record)
+
+    def _first_due(self) -> Record | None:
+        while self._due:
+            due_ms, job_id = self._due[0]
+            record = self._records.get(job_id)
+            if record is not None and record.due_ms == due_ms:
+                return record
+            heapq.heappop(self._due)
+        return None
+
+    def _next_due(self) -> int | None:
+        first = self._first_due()
+        return None if first is None else max(0, (first.due_ms or 0) - self._clock.now_ms())
+
+    def _retry(self, record: Record, settlement: Settlement) -> None:
+        record.attempts += 1
+        record.outcome, record.parked_ms = settlement.outcome, None
+        self._again(record, settlement.delay_ms)
+
+    def _interrupt(self, record: Record, _: Settlement) -> None:
+        record.interruptions += 1
+        self._queue(record, front=True)
+
+    def _park(self, record: Record, settlement: Settlement) -> None:
+        now = self._clock.now_ms()
+        if record.parked_ms is None:
+            record.parked_ms = now
+        if now - record.parked_ms >= settlement.ttl_ms:
+            self._bury(record, settlement.outcome, 0)
+        else:
+            self._again(record, settlement.delay_ms)
+
+    # Ending
+
+    def _fail(self, record: Record, settlement: Settlement) -> None:
+        record.attempts += 1
+        self._bury(record, settlement.outcome, settlement.ttl_ms)
+
+    def _finish(self, record: Record, state: JobState, outcome: bytes, ttl_ms: int) -> None:
+        self.mail.notify(record.waiters, record.id, outcome, kept=ttl_ms > 0)
+        if ttl_ms <= 0:
+            del self._records[record.id]
+            return
+        now = self._clock.now_ms()
+        record.end(state, outcome, now, ttl_ms)
+        heapq.heappush(self._expiring, (now + ttl_ms, record.id))
+
+    def _bury(self, record: Record, outcome: bytes, ttl_ms: int) -> None:
+        """Fail a job, and keep it as long as its outcome or as the dead are kept, whichever is longer."""
+        limits = self._limits
+        self._finish(record, JobState.FAILED, outcome, max(ttl_ms, limits.dead_ttl_ms))
+        if limits.dead_ttl_ms <= 0:
+            return
+        now = self._clock.now_ms()
+        self._dead[record.id] = now
+        # Oldest first, because a job dies once and time does not run backwards.
+        too_old = now - limits.dead_ttl_ms
+        while self._dead and (len(self._dead) > limits.dead_limit or self._oldest_death() <= too_old):
+            self._dead.popitem(last=False)
+
+    def _oldest_death(self) -> int:
+        return next(iter(self._dead.values()))
+
+    def _empty(self, worker: str, limit: int, crash_outcome: bytes | None) -> Recovery:
+        """Take up to `limit` jobs and entries from a worker, and forget it when nothing is left."""
+        buried: list[str] = []
+        returned = 0
+        held = list(self._held[worker])[:limit]
+        for job_id in held:
+            del self._held[worker][job_id]
+            returned += self._restore(self._records[job_id], crash_outcome, buried)
+        tokens = [token for lane in LANES for token in self.lanes.delivered(worker, lane)]
+        tokens = tokens[: limit - len(held)]
+        for token in tokens:
+            returned += self.lanes.accept(token) and self.lanes.put_back(token)
+        more = len(held) + len(tokens) >= limit
+        if not more:
+            self._leases.forget(worker)
+            del self._held[worker]
+            self._cancelling.pop(worker, None)
+        return Recovery(worker, returned, buried, more)
+
+    def _restore(self, record: Record, crash_outcome: bytes | None, buried: list[str]) -> bool:
+        """Give back one job, or end one that was cancelled or has crashed too often; whether it went back."""
+        record.crashes += crash_outcome is not None
+        if record.cancellation is not None:
+            self._finish(record, JobState.CANCELLED, *record.cancellation)
+        elif crash_outcome is not None and record.crashes > self._limits.max_crashes:
+            self._bury(record, crash_outcome, 0)
+            buried.append(record.id)
+        else:
+            self._queue(record, front=True)
+            return True
+        return False
+
+
+_BY_REQUEST = frozenset({Verb.RETRY, Verb.INTERRUPT, Verb.RELEASE, Verb.PARK, Verb.CANCELLED})
+"""With these, a job that was cancelled meanwhile ends with the outcome that `cancel` was given."""

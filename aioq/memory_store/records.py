@@ -1,0 +1,132 @@
+"""A job's record in memory, and what `info` shows of it."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import msgspec
+
+from aioq.errors import WireError
+from aioq.job import JobInfo, JobState, Priority, Progress
+from aioq.store import Claimed
+from aioq.wire import OutcomeKind, decode_envelope, decode_failure, decode_outcome
+
+_PROGRESS = msgspec.msgpack.Decoder(Progress)
+
+
+@dataclass(slots=True)
+class Record:
+    """Everything that is kept of one job. Only its queue writes it.
+
+    Attributes:
+        id: the job.
+        envelope: the encoded call; None once the job has succeeded or was cancelled.
+        priority: the lane.
+        sent_ms: when the job was taken.
+        state: where it is in its life.
+        due_ms: when it will be queued, while it is scheduled.
+        claim: how often it was claimed.
+        attempts: attempts that ended by the task's own doing.
+        crashes: runs that died with their worker.
+        interruptions: runs that were given back.
+        worker: who runs it or, once it has ended, who ran it last.
+        started_ms: when it was last claimed.
+        ended_ms: when the outcome was stored.
+        outcome: the outcome, or what the last failed attempt left.
+        progress: what was last reported, encoded.
+        parked_ms: when a worker first parked it.
+        cancellation: outcome and ttl to end it with, where its cancellation was asked for while it ran.
+        waiters: channels to tell of the outcome.
+        expires_ms: when the record goes; None until the job has ended.
+    """
+
+    id: str
+    envelope: bytes | None
+    priority: Priority
+    sent_ms: int
+    state: JobState = JobState.QUEUED
+    due_ms: int | None = None
+    claim: int = 0
+    attempts: int = 0
+    crashes: int = 0
+    interruptions: int = 0
+    worker: str | None = None
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    outcome: bytes | None = None
+    progress: bytes | None = None
+    parked_ms: int | None = None
+    cancellation: tuple[bytes, int] | None = None
+    waiters: list[str] = field(default_factory=list[str])
+    expires_ms: int | None = None
+
+    def belongs_to(self, worker: str, claim: int) -> bool:
+        """The fence: whether `worker` was the last to claim the job, by this claim."""
+        return self.worker == worker and self.claim == claim
+
+    def start(self, worker: str, now: int) -> Claimed:
+        """Mark the job running."""
+        self.state, self.worker, self.started_ms = JobState.RUNNING, worker, now
+        self.claim += 1
+        return Claimed(
+            id=self.id,
+            envelope=self.envelope or b"",
+            claim=self.claim,
+            attempts=self.attempts,
+            crashes=self.crashes,
+            interruptions=self.interruptions,
+            sent_ms=self.sent_ms,
+            started_ms=now,
+        )
+
+    def end(self, state: JobState, outcome: bytes, now: int, ttl_ms: int) -> None:
+        """Store the outcome. Only a failed job keeps its call, so that an operator can send it again."""
+        self.state, self.outcome, self.ended_ms, self.expires_ms = state, outcome, now, now + ttl_ms
+        self.waiters = []
+        if state is not JobState.FAILED:
+            self.envelope = None
+
+    def info(self, queue: str) -> JobInfo:
+        """What a handle shows.
+
+        Raises:
+            WireError: the stored outcome is none.
+        """
+        task, headers = self._call()
+        named, error = self._failure()
+        ran = self.state in (JobState.RUNNING, JobState.SUCCEEDED)
+        return JobInfo(
+            id=self.id,
+            queue=queue,
+            task=task or named,
+            state=self.state,
+            priority=self.priority,
+            attempts=self.attempts + ran,
+            crashes=self.crashes,
+            interruptions=self.interruptions,
+            sent_at=_time(self.sent_ms),
+            due_at=_time(self.due_ms),
+            started_at=_time(self.started_ms),
+            ended_at=_time(self.ended_ms),
+            worker=self.worker,
+            progress=None if self.progress is None else _PROGRESS.decode(self.progress),
+            error=error,
+            headers=headers,
+        )
+
+    def _call(self) -> tuple[str, dict[str, str]]:
+        """The task's name and the headers; of bytes that are no envelope nothing can be said."""
+        try:
+            envelope = decode_envelope(self.envelope or b"")
+        except WireError:
+            return "", {}
+        return envelope.task, envelope.options.headers or {}
+
+    def _failure(self) -> tuple[str, str | None]:
+        if self.outcome is None:
+            return "", None
+        outcome = decode_outcome(self.outcome)
+        return outcome.task, decode_failure(outcome).summary if outcome.kind is OutcomeKind.FAILED else None
+
+
+def _time(ms: int | None) -> datetime | None:
+    return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC)

@@ -1,0 +1,159 @@
+"""The store contract in memory: the verbs of `MemoryQueue` behind one lock, with the waiting added."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Generator, Sequence
+
+from aioq.clock import Clock
+from aioq.job import JobInfo, JobState
+from aioq.memory_store.lanes import Reader
+from aioq.memory_store.leases import MemoryLeaseKeeper
+from aioq.memory_store.mail import MemoryInbox
+from aioq.memory_store.queue import MemoryQueue
+from aioq.store import (
+    Claim,
+    Limits,
+    NewJob,
+    Promotion,
+    Recovery,
+    Renewal,
+    ServerInfo,
+    Settlement,
+    Token,
+    WaitReply,
+)
+
+
+class MemoryStore:
+    """Job verbs without a server. The jobs live as long as this object, over any number of event loops.
+
+    Delays, ttls and timestamps follow `clock`; leases and the timeout of `block` are in real time, because
+    they are about this process and not about the jobs.
+
+    Args:
+        app: the App's name.
+        clock: what time it is.
+        limits: the App's limits.
+    """
+
+    def __init__(self, app: str, *, clock: Clock, limits: Limits) -> None:
+        self._app = app
+        self._clock = clock
+        self._limits = limits
+        self._queues: dict[str, MemoryQueue] = {}
+        self._inbox = MemoryInbox()
+        # A lease keeper's thread comes here too. Nothing awaits or calls back while it is held.
+        self._lock = threading.Lock()
+
+    @property
+    def inbox(self) -> MemoryInbox:
+        """The subscription of this process."""
+        return self._inbox
+
+    async def open(self) -> ServerInfo:
+        """See `aioq.store.Store.open`."""
+        return ServerInfo("memory://", "memory", "-")
+
+    async def close(self) -> None:
+        """End what waits on this loop; the jobs stay, and the store can be opened again."""
+        self._inbox.close()
+        with self._lock:
+            for queue in self._queues.values():
+                queue.lanes.release()
+
+    def keeper(self) -> MemoryLeaseKeeper:
+        """See `aioq.store.Store.keeper`."""
+        return MemoryLeaseKeeper(self._renew)
+
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob]) -> list[bool]:
+        """See `aioq.store.Store.enqueue`."""
+        with self._at(queue) as at:
+            return [at.enqueue(job) for job in jobs]
+
+    async def claim(
+        self, queue: str, worker: str, count: int, tokens: Sequence[Token] = (), *, recheck: bool = False
+    ) -> Claim:
+        """See `aioq.store.Store.claim`."""
+        with self._at(queue) as at:
+            return at.claim(worker, count, tokens, recheck=recheck)
+
+    async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
+        """See `aioq.store.Store.block`."""
+        reader = Reader(worker)
+        with self._at(queue) as at:
+            at.lanes.join(reader)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_ms / 1000):
+                    await reader.woken.wait()
+        finally:
+            with self._lock:
+                at.lanes.leave(reader)
+        return list(reader.tokens)
+
+    async def unblock(self, queue: str, worker: str) -> None:
+        """See `aioq.store.Store.unblock`."""
+        with self._at(queue) as at:
+            at.lanes.release(worker)
+
+    async def settle(self, queue: str, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
+        """See `aioq.store.Store.settle`."""
+        with self._at(queue) as at:
+            return [at.settle(worker, settlement) for settlement in settlements]
+
+    async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> None:
+        """See `aioq.store.Store.progress`."""
+        with self._at(queue) as at:
+            for report in reports:
+                at.progress(worker, *report)
+
+    async def promote(self, queue: str, limit: int) -> Promotion:
+        """See `aioq.store.Store.promote`."""
+        with self._at(queue) as at:
+            return at.promote(limit)
+
+    async def recover(self, queue: str, crash_outcome: bytes, limit: int) -> Recovery:
+        """See `aioq.store.Store.recover`."""
+        with self._at(queue) as at:
+            return at.recover(crash_outcome, limit)
+
+    async def depart(self, queue: str, worker: str) -> None:
+        """See `aioq.store.Store.depart`."""
+        with self._at(queue) as at:
+            at.lanes.release(worker)
+            at.depart(worker)
+
+    async def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
+        """See `aioq.store.Store.wait`."""
+        with self._at(queue) as at:
+            return [at.wait(channel, job_id) for job_id in job_ids]
+
+    async def info(self, queue: str, job_ids: Sequence[str]) -> list[JobInfo | None]:
+        """See `aioq.store.Store.info`."""
+        with self._at(queue) as at:
+            return [at.info(job_id) for job_id in job_ids]
+
+    async def cancel(
+        self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
+    ) -> list[JobState | None]:
+        """See `aioq.store.Store.cancel`."""
+        with self._at(queue) as at:
+            return [at.cancel(job_id, outcome, ttl_ms) for job_id in job_ids]
+
+    def _renew(self, queue: str, worker: str, joining: bool) -> Renewal:
+        with self._at(queue) as at:
+            return at.renew(worker, joining=joining)
+
+    @contextlib.contextmanager
+    def _at(self, name: str) -> Generator[MemoryQueue, None, None]:
+        """A queue, as one verb has it to itself; then blocked readers are served and messages sent."""
+        with self._lock:
+            queue = self._queues.get(name)
+            if queue is None:
+                queue = self._queues[name] = MemoryQueue(self._app, name, self._clock, self._limits)
+            queue.expire()
+            yield queue
+            queue.lanes.serve()
+            for channel, message in queue.mail.take():
+                self._inbox.publish(channel, message)

@@ -1,0 +1,61 @@
+"""Middleware: code of the user's around every send and around every run.
+
+Subclass `Middleware`, override one method or both, and give instances to `App(middleware=[...])`. The first one
+listed is the outermost.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aioq.context import JobContext
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """A call on its way to the server; a middleware may change `args`, `kwargs` and `headers`.
+
+    Attributes:
+        job_id: the id it will have.
+        queue: where it goes.
+        task: the task's name.
+        args: the positional arguments.
+        kwargs: the keyword arguments.
+        headers: what travels beside the arguments.
+    """
+
+    job_id: str
+    queue: str
+    task: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+
+
+class Middleware:
+    """The base: both methods pass everything on unchanged."""
+
+    async def send(self, call: Outgoing, forward: Callable[[Outgoing], Awaitable[bool]]) -> bool:
+        """Around a send.
+
+        Args:
+            call: what is sent.
+            forward: sends it on; returns whether the server added it. Not calling it drops the job, and its
+                handle will find none.
+
+        Returns:
+            What `forward` returned.
+        """
+        return await forward(call)
+
+    async def run(self, job: JobContext, forward: Callable[[], Awaitable[Any]]) -> Any:
+        """Around a run, in the worker, inside the job's timeout.
+
+        Args:
+            job: the same as `current_job()` inside the task.
+            forward: runs the task and returns its result, or raises what it raised.
+
+        Returns:
+            The job's result.
+        """
+        return await forward()

@@ -1,0 +1,45 @@
+"""Task names: a function's name under its real module, even where that module runs as `__main__`.
+
+`python tasks.py` and a worker that imports `tasks` must agree on the name of the same function, so `__main__` is
+replaced by what the module would be called if it were imported.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def task_name(function: Callable[..., Any]) -> str:
+    """The default name of a task: `module.function`."""
+    return f"{real_module(function.__module__)}.{function.__qualname__}"
+
+
+def real_module(name: str) -> str:
+    """The name a module has when it is imported.
+
+    `python -m package.module` leaves it in the module's spec; for `python package/module.py` it follows from
+    the file, the folders above that have an `__init__.py` included. An interactive session has no other name.
+    """
+    if name != "__main__":
+        return name
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name:
+        return str(spec.name).removesuffix(".__main__")
+    file = getattr(main, "__file__", None)
+    if not file:
+        return name
+    path = Path(file).resolve()
+    parts = [] if path.stem in {"__init__", "__main__"} else [path.stem]
+    folder = path.parent
+    while (folder / "__init__.py").is_file():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return ".".join(parts) or name
+
+
+def whereabouts(function: Callable[..., Any]) -> str:
+    """`file:line` of a function, for errors."""
+    code = getattr(function, "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else repr(function)

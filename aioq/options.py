@@ -1,0 +1,190 @@
+"""Per-call options: what `task.options(...)` takes, checked where it is written.
+
+An option left out is `None`: the task's own setting applies, then the App's.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from aioq.durations import Duration, as_seconds
+from aioq.errors import ConfigError
+from aioq.job import MAX_JOB_ID, NAME, Priority
+from aioq.retry import Retry, RetryRule, rule_of
+
+MAX_DELAY = 10 * 366 * 86_400
+"""The furthest a job may be put off, in seconds: ten years. Anything beyond is a slip of units."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Checked options of one call or of a task.
+
+    Attributes:
+        queue: the queue's name.
+        job_id: the id to use in place of a generated one.
+        delay_ms: how long to wait before the job is queued, in milliseconds.
+        eta_ms: when to queue it, in milliseconds since the Unix epoch.
+        timeout: the longest one attempt may take, in seconds; 0 for no limit.
+        retry: the retry rule.
+        result_ttl_ms: how long the outcome is kept, in milliseconds; 0 for not at all.
+        headers: what travels beside the arguments.
+        priority: the lane.
+    """
+
+    queue: str | None = None
+    job_id: str | None = None
+    delay_ms: int | None = None
+    eta_ms: int | None = None
+    timeout: float | None = None
+    retry: RetryRule | None = None
+    result_ttl_ms: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    priority: Priority | None = None
+
+    def merged(self, other: "Options") -> "Options":
+        """These options with every one that `other` sets taken from it."""
+        given = {name: value for name in _FIELDS if (value := getattr(other, name)) is not None}
+        given["headers"] = {**self.headers, **other.headers}
+        if other.delay_ms is not None:
+            given["eta_ms"] = None
+        if other.eta_ms is not None:
+            given["delay_ms"] = None
+        return replace(self, **given)
+
+
+_FIELDS = ("queue", "job_id", "delay_ms", "eta_ms", "timeout", "retry", "result_ttl_ms", "headers", "priority")
+
+NAMES = ("delay", "eta", "queue", "job_id", "timeout", "retry", "result_ttl", "headers", "priority")
+"""What a caller may give, by name."""
+
+
+def make_options(
+    where: str,
+    *,
+    delay: Duration | None = None,
+    eta: datetime | None = None,
+    queue: str | None = None,
+    job_id: str | None = None,
+    timeout: Duration | None = None,
+    retry: Retry | int | None = None,
+    result_ttl: Duration | None = None,
+    headers: Mapping[str, str] | None = None,
+    priority: Priority | str | None = None,
+    **unknown: object,
+) -> Options:
+    """Check the options a caller gave.
+
+    Args:
+        where: what they are for, for the errors' texts: `task 'shop.add'`.
+        delay: wait this long before the job is queued: seconds or a timedelta.
+        eta: queue the job at this time; must have a time zone.
+        queue: the queue.
+        job_id: an id of the caller's own; the server adds an id only once.
+        timeout: the longest one attempt may take; 0 for no limit.
+        retry: a `Retry`, or a number of attempts.
+        result_ttl: how long the outcome is kept; 0 for not at all.
+        headers: strings that travel beside the arguments.
+        priority: `high`, `normal` or `low`.
+        unknown: anything else, which is an error.
+
+    Raises:
+        ConfigError: naming the option, what it got and what it takes.
+    """
+    if unknown:
+        raise ConfigError(unknown_option(where, next(iter(unknown)), NAMES))
+    if delay is not None and eta is not None:
+        raise ConfigError(f"{where}: give delay or eta, not both")
+    if queue is not None:
+        check_name(f"{where}: queue", queue)
+    try:
+        rule = rule_of(retry)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return Options(
+        queue=queue,
+        job_id=_job_id(where, job_id),
+        delay_ms=_milliseconds(where, "delay", delay),
+        eta_ms=_eta_ms(where, eta),
+        timeout=None if timeout is None else _duration(where, "timeout", timeout),
+        retry=rule,
+        result_ttl_ms=_milliseconds(where, "result_ttl", result_ttl),
+        headers=_headers(where, headers),
+        priority=_priority(where, priority),
+    )
+
+
+def unknown_option(where: str, name: str, valid: tuple[str, ...]) -> str:
+    """The text for an option that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(name, valid, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; the options are {', '.join(valid)}"
+    return f"{where}: unknown option {name!r}{hint}"
+
+
+def check_name(what: str, name: object) -> str:
+    """Return `name` if it can be an app's or a queue's.
+
+    Raises:
+        ConfigError: it has characters that have a meaning in the server's keys, or is empty or too long.
+    """
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ConfigError(f"{what} {name!r}: expected 1 to 128 letters, digits, '.', '_' or '-'")
+    return name
+
+
+def _job_id(where: str, job_id: object) -> str | None:
+    if job_id is None:
+        return None
+    if not isinstance(job_id, str) or not 0 < len(job_id) <= MAX_JOB_ID or not job_id.isprintable():
+        raise ConfigError(f"{where}: job_id={job_id!r}: expected 1 to {MAX_JOB_ID} printable characters")
+    return job_id
+
+
+def _duration(where: str, name: str, value: object) -> float:
+    number = as_seconds(value)
+    if number is None:
+        raise ConfigError(f"{where}: {name}={value!r}: expected seconds or a timedelta")
+    if not 0 <= number <= MAX_DELAY:
+        raise ConfigError(f"{where}: {name}={value!r}: expected from 0 s to ten years")
+    return number
+
+
+def _milliseconds(where: str, name: str, value: Duration | None) -> int | None:
+    return None if value is None else round(_duration(where, name, value) * 1000)
+
+
+def _eta_ms(where: str, eta: object) -> int | None:
+    if eta is None:
+        return None
+    if not isinstance(eta, datetime):
+        raise ConfigError(f"{where}: eta={eta!r}: expected a datetime; for seconds from now use delay")
+    if eta.tzinfo is None or eta.utcoffset() is None:
+        raise ConfigError(
+            f"{where}: eta={eta.isoformat()} has no time zone, so it names no moment; "
+            "use datetime.now(UTC) + ... or .replace(tzinfo=...)"
+        )
+    return round((eta - _EPOCH) / timedelta(milliseconds=1))
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _headers(where: str, headers: object) -> Mapping[str, str]:
+    if headers is None:
+        return {}
+    if not isinstance(headers, Mapping):
+        raise ConfigError(f"{where}: headers={headers!r}: expected a mapping of strings to strings")
+    for key, value in headers.items():  # pyright: ignore[reportUnknownVariableType] - checked right here
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise ConfigError(f"{where}: headers[{key!r}]={value!r}: headers are strings")
+    return dict(headers)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - checked above
+
+
+def _priority(where: str, priority: object) -> Priority | None:
+    if priority is None:
+        return None
+    try:
+        return Priority(priority)  # pyright: ignore[reportArgumentType] - the enum does the checking
+    except ValueError:
+        raise ConfigError(f"{where}: priority={priority!r}: expected high, normal or low") from None

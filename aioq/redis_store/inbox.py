@@ -1,0 +1,129 @@
+"""The one subscription of a process: pub/sub over a connection that is rebuilt whenever it breaks."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
+
+from aioq.errors import ServerError
+from aioq.redis_store.faults import FOREIGN
+from aioq.redis_store.link import Link, discard
+
+log = logging.getLogger("aioq.redis")
+
+QUIET = 15.0
+"""Seconds without a message after which the connection is tested with a PING; a second such silence ends it. A
+guess: half-open connections are rare, and the waiters' safety poll bounds what they can cost."""
+
+MAX_PAUSE = 2.0
+"""The longest pause between two attempts to reconnect, in seconds; results are late by no more than that."""
+
+
+class RedisInbox:
+    """Channels and who listens to them.
+
+    Args:
+        link: where to connect.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._listeners: dict[str, tuple[Callable[[bytes], None], Callable[[], None]]] = {}
+        self._confirmations: dict[str, asyncio.Future[None]] = {}
+        self._connection: AbstractConnection | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def listen(
+        self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]
+    ) -> None:
+        """Listen to a channel; returns once the server has confirmed it.
+
+        Cancellation: the channel stays registered; `leave` it.
+        """
+        self._listeners[channel] = (on_message, on_gap)
+        confirmed = asyncio.get_running_loop().create_future()
+        self._confirmations[channel] = confirmed
+        if self._reader is None:
+            self._reader = asyncio.get_running_loop().create_task(self._run(), name="aioq-inbox")
+        elif self._connection is not None:
+            await self._send(self._connection, "SUBSCRIBE", channel)
+        try:
+            await asyncio.shield(confirmed)
+        finally:
+            if self._confirmations.get(channel) is confirmed:
+                del self._confirmations[channel]
+
+    async def leave(self, channel: str) -> None:
+        """Stop listening to a channel."""
+        if self._listeners.pop(channel, None) is not None and self._connection is not None:
+            await self._send(self._connection, "UNSUBSCRIBE", channel)
+
+    async def close(self) -> None:
+        """Stop listening to everything."""
+        self._listeners.clear()
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.wait([self._reader])
+            self._reader = None
+
+    async def _send(self, connection: AbstractConnection, *command: str) -> None:
+        try:
+            await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+        except FOREIGN as error:
+            # The reader meets the same broken connection, and subscribes again to all that is listened to.
+            log.debug("could not send %s: %s", command[0], error)
+
+    async def _run(self) -> None:
+        pause = 0.05
+        while True:
+            try:
+                self._connection = await self._link.connect()
+                await self._subscribe(self._connection)
+                pause = 0.05
+                await self._read(self._connection)
+            except ServerError as error:
+                log.debug("the subscription is down: %s", error)
+            except FOREIGN as error:
+                log.debug("the subscription broke: %s", error)
+            finally:
+                if self._connection is not None:
+                    await discard(self._connection)
+                self._connection = None
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
+            pause = min(pause * 2, MAX_PAUSE)
+
+    async def _subscribe(self, connection: AbstractConnection) -> None:
+        if self._listeners:
+            await connection.send_packed_command(
+                connection.pack_command("SUBSCRIBE", *self._listeners), check_health=False
+            )
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        tested = False
+        while True:
+            message: Any = await connection.read_response(timeout=QUIET)
+            if message is None:
+                if tested:
+                    return
+                await connection.send_packed_command(connection.pack_command("PING"), check_health=False)
+                tested = True
+                continue
+            tested = False
+            self._dispatch(message)
+
+    def _dispatch(self, message: Any) -> None:
+        if not isinstance(message, list):
+            return
+        kind, channel = message[0], message[1].decode() if message[1] else ""
+        listener = self._listeners.get(channel)
+        if kind == b"subscribe":
+            confirmed = self._confirmations.pop(channel, None)
+            if confirmed is not None and not confirmed.done():
+                confirmed.set_result(None)
+            elif listener is not None:
+                listener[1]()  # a channel that was listened to before: the connection is a new one
+        elif kind == b"message" and listener is not None:
+            listener[0](message[2])

@@ -1,0 +1,63 @@
+"""Leases renewed over a blocking connection, from a thread that no task can keep busy."""
+
+from typing import Any
+
+import redis
+from redis.exceptions import NoScriptError
+
+from aioq.errors import ServerError
+from aioq.redis_store.faults import FOREIGN, translate
+from aioq.redis_store.replies import parse_renewal
+from aioq.redis_store.scripts import script
+from aioq.store import Limits, Renewal
+
+
+class RedisLeaseKeeper:
+    """See `aioq.store.LeaseKeeper`.
+
+    Args:
+        url: the server's URL.
+        shown_url: the same, masked.
+        app: the App's name.
+        limits: the App's limits.
+    """
+
+    def __init__(self, url: str, shown_url: str, app: str, limits: Limits) -> None:
+        self._shown_url = shown_url
+        self._app = app
+        self._limits = limits
+        # A renewal that is not answered within a quarter of the lease is tried again on a new connection.
+        patience = max(limits.lease_ms / 4000, 0.5)
+        self._client: Any = redis.Redis.from_url(
+            url, protocol=2, socket_timeout=patience, socket_connect_timeout=patience, retry=None
+        )
+
+    def join(self, queue: str, worker: str) -> Renewal:
+        """Take a new lease and make the queue ready to be read."""
+        return self._renew(queue, worker, "1")
+
+    def renew(self, queue: str, worker: str) -> Renewal:
+        """Prolong the lease."""
+        return self._renew(queue, worker, "")
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._client.close()
+
+    def _renew(self, queue: str, worker: str, joining: str) -> Renewal:
+        code = script("renew")
+        args = (1, base_key(self._app, queue), worker, self._limits.lease_ms, joining)
+        try:
+            try:
+                reply = self._client.evalsha(code.sha, *args)
+            except NoScriptError:
+                reply = self._client.eval(code.text, *args)
+        except FOREIGN as error:
+            fault: ServerError = translate(error, self._shown_url)
+            raise fault from error
+        return parse_renewal(reply)
+
+
+def base_key(app: str, queue: str) -> str:
+    """The key all keys of a queue start with; its braces put them into one cluster slot."""
+    return f"aioq:{{{app}:{queue}}}"

@@ -1,0 +1,134 @@
+"""Connections of one event loop to one server, and script calls over them.
+
+redis-py does the connecting (URL, TLS, login, database) and the protocol; the pool is our own because redis-py's
+polls a connection's socket each time it is handed out, which costs more than a script call's encoding.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.exceptions import NoScriptError, ResponseError
+
+from aioq.errors import ServerUnavailableError
+from aioq.redis_store.faults import FOREIGN, translate
+from aioq.redis_store.scripts import Script, script
+
+REPLY_TIMEOUT = 10.0
+"""Seconds a reply may take before the connection counts as dead. A guess: above any batch's time, below what a
+person waits."""
+
+CONNECT_TIMEOUT = 5.0
+
+Arg = str | bytes | int
+
+
+class Link:
+    """A server seen from one event loop.
+
+    Args:
+        url: a URL redis-py understands.
+        shown_url: the same with its password masked, for messages.
+    """
+
+    def __init__(self, url: str, shown_url: str) -> None:
+        self.shown_url = shown_url
+        options: dict[str, Any] = {
+            "protocol": 2,
+            "socket_timeout": REPLY_TIMEOUT,
+            "socket_connect_timeout": CONNECT_TIMEOUT,
+        }
+        if not url.startswith("unix:"):
+            options["socket_keepalive"] = True
+        self._factory = ConnectionPool.from_url(url, **options)
+        self._idle: list[AbstractConnection] = []
+        self._closed = False
+
+    async def connect(self) -> AbstractConnection:
+        """A new connection, which its caller must close.
+
+        Raises:
+            ServerUnavailableError: nobody answers, or not in time.
+            ServerRejectedError: the login was refused.
+        """
+        connection: AbstractConnection = self._factory.make_connection()
+        try:
+            await connection.connect()
+        except FOREIGN as error:
+            await discard(connection)
+            raise translate(error, self.shown_url) from error
+        except BaseException:
+            await discard(connection)
+            raise
+        return connection
+
+    async def call(self, name: str, key: str, args: Sequence[Arg]) -> Any:
+        """Run a script on the queue whose base key is `key`, and return its reply.
+
+        Cancellation: the connection is dropped; the script may have run.
+
+        Raises:
+            ServerError: see `aioq.store.Store`.
+        """
+        code = script(name)
+        try:
+            return await self.command("EVALSHA", code.sha, 1, key, *args)
+        except NoScriptError:
+            return await self._load_and_call(code, key, args)
+        except ResponseError as error:
+            raise translate(error, self.shown_url) from error
+
+    async def _load_and_call(self, code: Script, key: str, args: Sequence[Arg]) -> Any:
+        try:
+            return await self.command("EVAL", code.text, 1, key, *args)
+        except ResponseError as error:
+            raise translate(error, self.shown_url) from error
+
+    async def command(self, *args: Arg) -> Any:
+        """Send one command over an idle connection and return its reply.
+
+        Raises:
+            ResponseError: the server's own error; the connection stays good.
+            ServerUnavailableError: the connection failed; the command may have run.
+        """
+        connection = await self._take()
+        try:
+            await connection.send_packed_command(connection.pack_command(*args), check_health=False)
+            reply = await connection.read_response()
+        except ResponseError:
+            self._give_back(connection)
+            raise
+        except FOREIGN as error:
+            await discard(connection)
+            raise translate(error, self.shown_url) from error
+        except BaseException:
+            await discard(connection)
+            raise
+        self._give_back(connection)
+        return reply
+
+    async def close(self) -> None:
+        """Close all connections; calls under way fail."""
+        self._closed = True
+        while self._idle:
+            await discard(self._idle.pop())
+
+    async def _take(self) -> AbstractConnection:
+        if self._closed:
+            raise ServerUnavailableError(f"the connection to {self.shown_url} was closed by this process")
+        return self._idle.pop() if self._idle else await self.connect()
+
+    def _give_back(self, connection: AbstractConnection) -> None:
+        if self._closed:
+            asyncio.get_running_loop().create_task(discard(connection))  # noqa: RUF006 - nobody waits for it
+        else:
+            self._idle.append(connection)
+
+
+async def discard(connection: AbstractConnection) -> None:
+    """Close a connection whatever state it is in."""
+    try:
+        await connection.disconnect(nowait=True)
+    except FOREIGN:
+        return

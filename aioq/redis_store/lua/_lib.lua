@@ -1,0 +1,109 @@
+-- Shared by every script: it stands before each of them when they are loaded.
+--
+-- KEYS: 1 the queue's base key, aioq:{app:queue}; every other key of the queue starts with it, so that all of
+--   them are in one cluster slot.
+-- ARGV: each script's own.
+-- REPLY: none of its own.
+local base = KEYS[1]
+local GROUP = 'aioq'
+-- First served first. What was given back goes to the front of its lane, which is a stream of its own because a
+-- stream can only be added to at its end.
+local LANES = {'high:front', 'high', 'normal:front', 'normal', 'low:front', 'low'}
+local SCHEDULED, WORKERS, DEAD = base .. ':scheduled', base .. ':workers', base .. ':dead'
+-- A notice larger than this would fill a subscriber's output buffer; its receivers ask for the outcome instead.
+local NOTICE_LIMIT = 65536
+local MAX_WAITERS = 64
+local NIL = '\192'
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local function job_key(id) return base .. ':job:' .. id end
+local function held_key(worker) return base .. ':held:' .. worker end
+local function cancel_key(worker) return base .. ':cancel:' .. worker end
+
+-- A lease that has run out is lost once another worker has begun to recover it, not before: after an outage of
+-- the server, when all have run out, each worker that is still there goes on. RECOVERING is the score of one
+-- whose recovery has begun.
+local RECOVERING = 0
+local function lease_lost(worker)
+  local lease = redis.call('ZSCORE', WORKERS, worker)
+  return not lease or tonumber(lease) == RECOVERING
+end
+
+local function push(lane, id, front)
+  redis.call('XADD', base .. ':' .. (lane or 'normal') .. (front and ':front' or ''), '*', 'job', id)
+end
+
+local function next_due()
+  local head = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')
+  if not head[1] then return -1 end
+  return math.max(0, head[2] - now)
+end
+
+-- Schedules a job. When it is due before all others, an entry without a job wakes one worker, who learns of it.
+local function schedule(id, due, lane)
+  local head = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')
+  redis.call('ZADD', SCHEDULED, due, id)
+  if not head[1] or due < tonumber(head[2]) then push(lane, '', false) end
+end
+
+local function u32(n)
+  local low = n % 65536
+  local high = (n - low) / 65536
+  return string.char(math.floor(high / 256), high % 256, math.floor(low / 256), low % 256)
+end
+
+-- Outcomes gathered by waiting process, published together at the end.
+local notices = {}
+local function notify(id, waiters, outcome, keep)
+  if not waiters then return end
+  if #outcome > NOTICE_LIMIT and keep then outcome = NIL end
+  for channel in string.gmatch(waiters, '%S+') do
+    local notice = notices[channel]
+    if not notice then
+      notice = {}
+      notices[channel] = notice
+    end
+    notice[#notice + 1] = '\219' .. u32(#id) .. id
+    notice[#notice + 1] = outcome
+  end
+end
+local function publish()
+  for channel, notice in pairs(notices) do
+    redis.call('PUBLISH', channel, '\221' .. u32(#notice) .. table.concat(notice))
+  end
+end
+
+-- Ends a job: the outcome is stored, or forgotten at once where ttl is 0, and the waiters are told.
+local function finish(id, state, outcome, ttl, waiters)
+  local key = job_key(id)
+  notify(id, waiters, outcome, ttl > 0)
+  if ttl <= 0 then
+    redis.call('DEL', key)
+    return
+  end
+  redis.call('HSET', key, 'state', state, 'outcome', outcome, 'ended', now)
+  if state == 'failed' then
+    redis.call('HDEL', key, 'waiters')
+  else
+    redis.call('HDEL', key, 'job', 'waiters')
+  end
+  redis.call('PEXPIRE', key, ttl)
+end
+
+-- A failed job is kept for the operator: as long as its outcome, or as the dead are kept, whichever is longer.
+local function bury(id, outcome, ttl, waiters, dead_ttl, dead_limit)
+  finish(id, 'failed', outcome, math.max(ttl, dead_ttl), waiters)
+  if dead_ttl > 0 then
+    redis.call('ZADD', DEAD, now, id)
+    redis.call('ZREMRANGEBYSCORE', DEAD, '-inf', now - dead_ttl)
+    redis.call('ZREMRANGEBYRANK', DEAD, 0, -1 - dead_limit)
+  end
+end
+
+-- Sends a job that was running back to its lane.
+local function give_back(id, lane, front)
+  redis.call('HDEL', job_key(id), 'state', 'worker')
+  push(lane, id, front)
+end

@@ -1,0 +1,24 @@
+-- Cancels jobs: one that waits to be run ends here, the worker of a running one is told.
+--
+-- KEYS: 1 base key
+-- ARGV: 1 the outcome to store, 2 how long to keep it in ms, 3 the prefix of workers' channels, then job ids
+-- REPLY: per job the state it was in, '' for no such job
+local outcome, ttl, prefix, reply = ARGV[1], tonumber(ARGV[2]), ARGV[3], {}
+for i = 4, #ARGV do
+  local id = ARGV[i]
+  local key = job_key(id)
+  local job = redis.call('HMGET', key, 'sent', 'state', 'worker', 'waiters')
+  local state = job[1] and (job[2] or 'queued') or ''
+  if state == 'running' then
+    redis.call('HSET', key, 'cancel', outcome, 'cancel_ttl', ttl)
+    redis.call('SADD', cancel_key(job[3]), id)
+    redis.call('PUBLISH', prefix .. job[3], id)
+  elseif state == 'queued' or state == 'scheduled' or state == 'waiting' then
+    -- Its entry in the lane stays behind; a claim passes over it.
+    redis.call('ZREM', SCHEDULED, id)
+    finish(id, 'cancelled', outcome, ttl, job[4])
+  end
+  reply[i - 3] = state
+end
+publish()
+return reply

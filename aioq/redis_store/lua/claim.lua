@@ -1,0 +1,93 @@
+-- Takes jobs off the lanes in priority order, marks them running and returns their envelopes.
+--
+-- An entry leaves the stream's pending list here, not at the settle: what a worker owns is in its held set and
+-- in the job's record. So the pending list only bridges the moment between a blocking read and its claim, and
+-- whole nodes of the stream can be trimmed however long a job runs.
+--
+-- KEYS: 1 base key
+-- ARGV: 1 worker, 2 how many, 3 '1' to take what is in this worker's own pending list too,
+--   then three for each entry a blocking read brought: lane, entry id, job id
+-- REPLY: {-2} when the worker has lost its lease; else ms until the next scheduled job (-1 for none), now, and per job
+--   id, envelope, claim, attempts, crashes, interruptions, sent
+local worker, count = ARGV[1], tonumber(ARGV[2])
+local lost = lease_lost(worker)
+
+local reply, taken = {0, now}, {}
+
+local function take(id)
+  local key = job_key(id)
+  local job = redis.call('HMGET', key, 'job', 'state', 'claim', 'attempts', 'crashes', 'interruptions', 'sent')
+  -- An entry may outlive its job: cancelled, expired, or a wake-up without a job.
+  if not job[1] or (job[2] and job[2] ~= 'queued') then return end
+  local claim = (tonumber(job[3]) or 0) + 1
+  redis.call('HSET', key, 'state', 'running', 'worker', worker, 'claim', claim, 'started', now)
+  taken[#taken + 1] = id
+  local n = #reply
+  reply[n + 1], reply[n + 2], reply[n + 3] = id, job[1], claim
+  reply[n + 4], reply[n + 5], reply[n + 6] = tonumber(job[4]) or 0, tonumber(job[5]) or 0, tonumber(job[6]) or 0
+  reply[n + 7] = tonumber(job[7]) or now
+end
+
+local function read(lane, id, most)
+  local got
+  if id == '>' then
+    got = redis.pcall('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', most, 'NOACK', 'STREAMS', lane, id)
+  else
+    got = redis.pcall('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', most, 'STREAMS', lane, id)
+  end
+  if got and got.err then
+    if not string.find(got.err, 'NOGROUP', 1, true) then error(got.err) end
+    redis.call('XGROUP', 'CREATE', lane, GROUP, '0', 'MKSTREAM')
+    return read(lane, id, most)
+  end
+  return got and got[1] and got[1][2] or {}
+end
+
+-- Drops what every reader has passed. Only the pending list, short-lived here, holds it back.
+local function trim(lane, last, exhausted)
+  local pending = redis.call('XPENDING', lane, GROUP)
+  if pending[1] > 0 then
+    redis.call('XTRIM', lane, 'MINID', '~', pending[2])
+  elseif exhausted then
+    redis.call('XTRIM', lane, 'MAXLEN', 0)
+  else
+    redis.call('XTRIM', lane, 'MINID', '~', last)
+  end
+end
+
+-- Takes an entry that was delivered to this worker. A wait brings one of each lane that has any, which can be
+-- more than there are free slots: the rest goes back to the front, as does all where the lease has ended.
+local function accept(name, entry, id)
+  local lane = base .. ':' .. name
+  -- Whoever has recovered this entry meanwhile has acknowledged it.
+  if redis.call('XACK', lane, GROUP, entry) == 0 then return end
+  redis.call('XDEL', lane, entry)
+  if not lost and #taken < count then
+    take(id)
+  elseif id ~= '' then
+    push((string.gsub(name, ':front$', '')), id, true)
+  end
+end
+
+for i = 4, #ARGV, 3 do accept(ARGV[i], ARGV[i + 1], ARGV[i + 2]) end
+if lost then return {-2} end
+
+for _, name in ipairs(LANES) do
+  local lane = base .. ':' .. name
+  if ARGV[3] == '1' then
+    for _, entry in ipairs(read(lane, '0', 1000)) do
+      accept(name, entry[1], entry[2] and entry[2][2] or '')
+    end
+  end
+  while #taken < count do
+    local most = count - #taken
+    local entries = read(lane, '>', most)
+    for _, entry in ipairs(entries) do take(entry[2][2]) end
+    if #entries > 0 then trim(lane, entries[#entries][1], #entries < most) end
+    if #entries < most then break end
+  end
+end
+
+if #taken > 0 then redis.call('SADD', held_key(worker), unpack(taken)) end
+reply[1] = next_due()
+return reply

@@ -1,0 +1,16 @@
+-- Queues scheduled jobs that are due.
+--
+-- KEYS: 1 base key
+-- ARGV: 1 the most jobs in this step
+-- REPLY: {how many were queued, ms until the next one is due (-1 for none)}
+local due = redis.call('ZRANGEBYSCORE', SCHEDULED, '-inf', now, 'LIMIT', 0, tonumber(ARGV[1]))
+for _, id in ipairs(due) do
+  local key = job_key(id)
+  local job = redis.call('HMGET', key, 'state', 'lane')
+  redis.call('ZREM', SCHEDULED, id)
+  if job[1] == 'scheduled' then
+    redis.call('HDEL', key, 'state')
+    push(job[2], id, false)
+  end
+end
+return {#due, next_due()}

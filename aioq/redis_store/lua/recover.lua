@@ -1,0 +1,69 @@
+-- Gives back what a worker held: one whose lease has ended (a crash, which is counted), or one that departs.
+-- Bounded: call again while there is more. The worker is forgotten, and its consumer deleted, with the last step.
+--
+-- KEYS: 1 base key
+-- ARGV: 1 the departing worker, or '' to look for one whose lease has ended; 2 the most jobs in this step;
+--   3 most crashes a job may survive; 4 the outcome of a job over that; 5 dead ttl in ms; 6 dead limit
+-- REPLY: {worker or '', jobs given back, 1 if there is more, ids of jobs that were dead-lettered ...}
+local worker, limit, max_crashes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local crashed = worker == ''
+if crashed then
+  worker = redis.call('ZRANGEBYSCORE', WORKERS, '-inf', '(' .. now, 'LIMIT', 0, 1)[1]
+  if not worker then return {'', 0, 0} end
+  redis.call('ZADD', WORKERS, RECOVERING, worker)
+end
+local reply = {worker, 0, 0}
+
+local function restore(id)
+  local key = job_key(id)
+  local job = redis.call('HMGET', key, 'worker', 'state', 'lane', 'waiters', 'cancel', 'cancel_ttl')
+  if job[1] ~= worker or job[2] ~= 'running' then return end
+  local crashes = crashed and redis.call('HINCRBY', key, 'crashes', 1) or 0
+  if job[5] then
+    finish(id, 'cancelled', job[5], tonumber(job[6]), job[4])
+  elseif crashes > max_crashes then
+    bury(id, ARGV[4], 0, job[4], tonumber(ARGV[5]), tonumber(ARGV[6]))
+    reply[#reply + 1] = id
+  else
+    give_back(id, job[3], true)
+    reply[2] = reply[2] + 1
+  end
+end
+
+local left = limit
+for _, id in ipairs(redis.call('SPOP', held_key(worker), left)) do
+  restore(id)
+  left = left - 1
+end
+
+-- Entries that a blocking read delivered to the worker, but that it never claimed.
+for _, name in ipairs(LANES) do
+  if left <= 0 then break end
+  local lane = base .. ':' .. name
+  local pending = redis.pcall('XPENDING', lane, GROUP, '-', '+', left, worker)
+  if not pending.err then
+    for _, entry in ipairs(pending) do
+      local body = redis.call('XRANGE', lane, entry[1], entry[1])
+      redis.call('XACK', lane, GROUP, entry[1])
+      redis.call('XDEL', lane, entry[1])
+      if body[1] and body[1][2][2] ~= '' then
+        push((string.gsub(name, ':front$', '')), body[1][2][2], true)
+        reply[2] = reply[2] + 1
+      end
+      left = left - 1
+    end
+  end
+end
+
+if left <= 0 then
+  reply[3] = 1
+else
+  for _, name in ipairs(LANES) do redis.pcall('XGROUP', 'DELCONSUMER', base .. ':' .. name, GROUP, worker) end
+  redis.call('ZREM', WORKERS, worker)
+  redis.call('DEL', held_key(worker), cancel_key(worker))
+  if crashed then
+    reply[3] = redis.call('ZCOUNT', WORKERS, '-inf', '(' .. now) > 0 and 1 or 0
+  end
+end
+publish()
+return reply

@@ -1,0 +1,120 @@
+"""Script replies, turned into the store's records. Pure functions: each is the mirror of one Lua file."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from aioq.errors import WireError
+from aioq.job import JobInfo, JobState, Priority, Progress
+from aioq.store import MISSING, Claim, Claimed, Promotion, Recovery, Renewal, WaitReply
+from aioq.wire import OutcomeKind, decode_envelope, decode_failure, decode_outcome
+
+LOST = -2
+"""What `claim` and `renew` answer to a worker without a lease."""
+
+_CLAIM_HEADER = 2
+_CLAIM_WIDTH = 7
+
+_PROGRESS = msgspec.msgpack.Decoder(Progress)
+
+
+def due(ms: int) -> int | None:
+    """The time to the next scheduled job, None where the script said that there is none."""
+    return None if ms < 0 else ms
+
+
+def parse_claim(reply: Sequence[Any]) -> Claim:
+    """The mirror of `claim.lua`."""
+    if reply[0] == LOST:
+        return Claim(lost=True)
+    now = reply[1]
+    jobs = [
+        Claimed(reply[i].decode(), reply[i + 1], *reply[i + 2 : i + 7], now)
+        for i in range(_CLAIM_HEADER, len(reply), _CLAIM_WIDTH)
+    ]
+    return Claim(jobs, due(reply[0]))
+
+
+def parse_renewal(reply: Sequence[Any]) -> Renewal:
+    """The mirror of `renew.lua`."""
+    if reply[0] == LOST:
+        return Renewal(lost=True)
+    return Renewal(
+        next_due_ms=due(reply[0]), expired=bool(reply[1]), cancelled=[job_id.decode() for job_id in reply[2:]]
+    )
+
+
+def parse_promotion(reply: Sequence[int]) -> Promotion:
+    """The mirror of `promote.lua`."""
+    return Promotion(reply[0], due(reply[1]))
+
+
+def parse_recovery(reply: Sequence[Any]) -> Recovery:
+    """The mirror of `recover.lua`."""
+    return Recovery(
+        worker=reply[0].decode() or None,
+        returned=reply[1],
+        more=bool(reply[2]),
+        buried=[job_id.decode() for job_id in reply[3:]],
+    )
+
+
+def parse_wait(reply: Sequence[bytes | int | None]) -> list[WaitReply]:
+    """The mirror of `wait.lua`."""
+    return [MISSING if isinstance(item, int) else item for item in reply]
+
+
+def parse_states(reply: Sequence[bytes]) -> list[JobState | None]:
+    """The mirror of `cancel.lua`."""
+    return [JobState(state.decode()) if state else None for state in reply]
+
+
+def parse_info(queue: str, job_id: str, fields: Sequence[bytes]) -> JobInfo | None:
+    """The mirror of `info.lua`, for one job."""
+    record = {name.decode(): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
+    if "sent" not in record:
+        return None
+    state = JobState(record.get("state", b"queued").decode())
+    task, headers = _call(record)
+    named, error = _outcome(record.get("outcome"))
+    ran = state in (JobState.RUNNING, JobState.SUCCEEDED)
+    return JobInfo(
+        id=job_id,
+        queue=queue,
+        task=task or named,
+        state=state,
+        priority=Priority(record.get("lane", b"normal").decode()),
+        attempts=int(record.get("attempts", 0)) + ran,
+        crashes=int(record.get("crashes", 0)),
+        interruptions=int(record.get("interruptions", 0)),
+        sent_at=_time(record.get("sent")),
+        due_at=_time(record.get("due")),
+        started_at=_time(record.get("started")),
+        ended_at=_time(record.get("ended")),
+        worker=record["worker"].decode() if "worker" in record else None,
+        progress=_PROGRESS.decode(record["progress"]) if "progress" in record else None,
+        error=error,
+        headers=headers,
+    )
+
+
+def _call(record: dict[str, bytes]) -> tuple[str, dict[str, str]]:
+    """The task's name and the headers; of bytes that are no envelope nothing can be said."""
+    try:
+        envelope = decode_envelope(record.get("job", b""))
+    except WireError:
+        return "", {}
+    return envelope.task, envelope.options.headers or {}
+
+
+def _outcome(data: bytes | None) -> tuple[str, str | None]:
+    if data is None:
+        return "", None
+    outcome = decode_outcome(data)
+    return outcome.task, decode_failure(outcome).summary if outcome.kind is OutcomeKind.FAILED else None
+
+
+def _time(ms: bytes | None) -> datetime | None:
+    return None if ms is None else datetime.fromtimestamp(float(ms) / 1000, UTC)

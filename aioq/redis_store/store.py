@@ -1,0 +1,260 @@
+"""The store contract over Redis: one script call a batch. Each verb's meaning stands in its Lua file."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
+
+from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
+from aioq.job import JobInfo, JobState, Priority
+from aioq.redis_store import replies
+from aioq.redis_store.faults import FOREIGN, translate
+from aioq.redis_store.inbox import RedisInbox
+from aioq.redis_store.keeper import RedisLeaseKeeper, base_key
+from aioq.redis_store.link import Arg, Link, discard
+from aioq.store import (
+    Claim,
+    Limits,
+    NewJob,
+    Promotion,
+    Recovery,
+    ServerInfo,
+    Settlement,
+    Token,
+    WaitReply,
+    worker_channel,
+)
+
+LANES = ("high:front", "high", "normal:front", "normal", "low:front", "low")
+"""A queue's streams, first served first; the same list stands in `_lib.lua`."""
+
+OLDEST = (6, 2)
+"""The oldest server that has what the scripts use (XTRIM MINID)."""
+
+MAX_CLAIM = 500
+"""The most jobs of one claim: what Lua's `unpack` and one reply carry with ease."""
+
+_LATE = 5.0
+"""Seconds a blocking read may be late before its connection counts as dead."""
+
+
+class RedisStore:
+    """Job verbs on a Redis or Valkey server.
+
+    Args:
+        app: the App's name.
+        url: the server's URL.
+        shown_url: the same with its password masked.
+        limits: what the server is asked to keep, and for how long.
+        revive: called in a thread before each new attempt to reach a server that is gone; the embedded server
+            is started again that way.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        url: str,
+        *,
+        shown_url: str,
+        limits: Limits,
+        revive: Callable[[], None] | None = None,
+    ) -> None:
+        self._app = app
+        self._url = url
+        self._limits = limits
+        self._revive = revive
+        self._link = Link(url, shown_url)
+        self._inbox = RedisInbox(self._link)
+        self._blocking: dict[tuple[str, str], tuple[AbstractConnection, int]] = {}
+
+    @property
+    def inbox(self) -> RedisInbox:
+        """The subscription of this process."""
+        return self._inbox
+
+    async def open(self) -> ServerInfo:
+        """See `aioq.store.Store.open`."""
+        if self._revive is not None:
+            await asyncio.to_thread(self._revive)
+        try:
+            reply: bytes = await self._link.command("INFO", "server")
+        except ResponseError as error:
+            raise translate(error, self._link.shown_url) from error
+        facts = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+        valkey = facts.get("valkey_version")
+        product, version = ("valkey", valkey) if valkey else ("redis", facts.get("redis_version", "0.0"))
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+            raise ServerRejectedError(
+                f"{self._link.shown_url} is {product} {version}; aioq needs Redis 6.2 or newer, or Valkey"
+            )
+        return ServerInfo(self._link.shown_url, product, version)
+
+    async def close(self) -> None:
+        """See `aioq.store.Store.close`."""
+        await self._inbox.close()
+        for connection, _ in self._blocking.values():
+            await discard(connection)
+        self._blocking.clear()
+        await self._link.close()
+
+    def keeper(self) -> RedisLeaseKeeper:
+        """See `aioq.store.Store.keeper`."""
+        return RedisLeaseKeeper(self._url, self._link.shown_url, self._app, self._limits)
+
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob]) -> list[bool]:
+        """See `aioq.store.Store.enqueue`."""
+        args: list[Arg] = []
+        for job in jobs:
+            lane = "" if job.priority is Priority.NORMAL else job.priority.value
+            args += (job.id, job.envelope, lane, _due(job))
+        present = set(await self._call("enqueue", queue, args))
+        if not present:
+            return [True] * len(jobs)
+        return [position not in present for position in range(1, len(jobs) + 1)]
+
+    async def claim(
+        self, queue: str, worker: str, count: int, tokens: Sequence[Token] = (), *, recheck: bool = False
+    ) -> Claim:
+        """See `aioq.store.Store.claim`."""
+        args: list[Arg] = [worker, min(count, MAX_CLAIM), "1" if recheck else ""]
+        for token in tokens:
+            args += (token.lane, token.entry, token.job_id)
+        return replies.parse_claim(await self._call("claim", queue, args))
+
+    async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
+        """See `aioq.store.Store.block`."""
+        connection, _ = await self._blocking_connection(queue, worker)
+        base = base_key(self._app, queue)
+        timeout_ms = max(timeout_ms, 1)  # BLOCK 0 would wait for ever
+        command = (
+            *("XREADGROUP", "GROUP", "aioq", worker, "COUNT", 1, "BLOCK", timeout_ms, "STREAMS"),
+            *(f"{base}:{lane}" for lane in LANES),
+            *(">" for _ in LANES),
+        )
+        try:
+            await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+            reply: Any = await asyncio.wait_for(
+                connection.read_response(timeout=float("inf")), timeout_ms / 1000 + _LATE
+            )
+        except ResponseError as error:
+            if "UNBLOCKED" in str(error):
+                return []
+            raise self._lost(error) from error
+        except (*FOREIGN, TimeoutError) as error:
+            await self._drop_blocking(queue, worker)
+            raise translate(error, self._link.shown_url) from error
+        except BaseException:
+            await self._drop_blocking(queue, worker)
+            raise
+        prefix = len(base) + 1
+        return [
+            Token(stream.decode()[prefix:], entry.decode(), fields[1].decode())
+            for stream, entries in reply or ()
+            for entry, fields in entries
+        ]
+
+    async def unblock(self, queue: str, worker: str) -> None:
+        """See `aioq.store.Store.unblock`."""
+        blocking = self._blocking.get((queue, worker))
+        if blocking is None:
+            return
+        try:
+            await self._link.command("CLIENT", "UNBLOCK", blocking[1])
+        except ResponseError as error:
+            # A user without CLIENT waits until the read's own time is over.
+            raise translate(error, self._link.shown_url) from error
+
+    async def settle(self, queue: str, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
+        """See `aioq.store.Store.settle`."""
+        args: list[Arg] = [worker, self._limits.dead_ttl_ms, self._limits.dead_limit]
+        for s in settlements:
+            args += (s.job_id, s.claim, s.verb.value, s.outcome, s.delay_ms, s.ttl_ms)
+        refused = set(await self._call("settle", queue, args))
+        if not refused:
+            return [True] * len(settlements)
+        return [position not in refused for position in range(1, len(settlements) + 1)]
+
+    async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> None:
+        """See `aioq.store.Store.progress`."""
+        args: list[Arg] = [worker]
+        for report in reports:
+            args += report
+        await self._call("progress", queue, args)
+
+    async def promote(self, queue: str, limit: int) -> Promotion:
+        """See `aioq.store.Store.promote`."""
+        return replies.parse_promotion(await self._call("promote", queue, [limit]))
+
+    async def recover(self, queue: str, crash_outcome: bytes, limit: int) -> Recovery:
+        """See `aioq.store.Store.recover`."""
+        return await self._recover(queue, "", crash_outcome, limit)
+
+    async def depart(self, queue: str, worker: str) -> None:
+        """See `aioq.store.Store.depart`."""
+        await self._drop_blocking(queue, worker)
+        while (await self._recover(queue, worker, b"", 1000)).more:
+            pass
+
+    async def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
+        """See `aioq.store.Store.wait`."""
+        return replies.parse_wait(await self._call("wait", queue, [channel, *job_ids]))
+
+    async def info(self, queue: str, job_ids: Sequence[str]) -> list[JobInfo | None]:
+        """See `aioq.store.Store.info`."""
+        records = await self._call("info", queue, job_ids)
+        return [
+            replies.parse_info(queue, job_id, fields)
+            for job_id, fields in zip(job_ids, records, strict=True)
+        ]
+
+    async def cancel(
+        self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
+    ) -> list[JobState | None]:
+        """See `aioq.store.Store.cancel`."""
+        args = [outcome, ttl_ms, worker_channel(self._app, ""), *job_ids]
+        return replies.parse_states(await self._call("cancel", queue, args))
+
+    async def _call(self, name: str, queue: str, args: Sequence[Arg]) -> Any:
+        key = base_key(self._app, queue)
+        try:
+            return await self._link.call(name, key, args)
+        except ServerUnavailableError:
+            if self._revive is not None:
+                await asyncio.to_thread(self._revive)
+            raise
+
+    async def _recover(self, queue: str, worker: str, crash_outcome: bytes, limit: int) -> Recovery:
+        limits = self._limits
+        args = [worker, limit, limits.max_crashes, crash_outcome, limits.dead_ttl_ms, limits.dead_limit]
+        return replies.parse_recovery(await self._call("recover", queue, args))
+
+    async def _blocking_connection(self, queue: str, worker: str) -> tuple[AbstractConnection, int]:
+        found = self._blocking.get((queue, worker))
+        if found is None:
+            connection = await self._link.connect()
+            try:
+                await connection.send_packed_command(connection.pack_command("CLIENT", "ID"), check_health=False)
+                found = (connection, int(await connection.read_response()))
+            except FOREIGN as error:
+                await discard(connection)
+                raise translate(error, self._link.shown_url) from error
+            self._blocking[queue, worker] = found
+        return found
+
+    async def _drop_blocking(self, queue: str, worker: str) -> None:
+        found = self._blocking.pop((queue, worker), None)
+        if found is not None:
+            await discard(found[0])
+
+    def _lost(self, error: ResponseError) -> ServerError:
+        if "NOGROUP" in str(error):
+            return ServerUnavailableError(f"{self._link.shown_url} has lost the queue: {error}")
+        return translate(error, self._link.shown_url)
+
+
+def _due(job: NewJob) -> str:
+    if job.delay_ms:
+        return f"+{job.delay_ms}"
+    return "" if job.eta_ms is None else str(job.eta_ms)

@@ -1,0 +1,327 @@
+"""The store contract: job verbs in batches, and the only way to the server.
+
+Two implementations, `redis_store` and `memory_store`, pass one contract suite (`tests/contract`). What is said
+here of the server holds for both. All times are the server's; no host's clock is compared with another's.
+
+Every verb may raise `ServerUnavailableError` (waiting may heal it) or `ServerRejectedError` (it does not).
+Cancelling a verb leaves it open whether the server has carried it out.
+"""
+
+import enum
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from aioq.job import JobInfo, JobState, Priority
+
+
+class NewJob(msgspec.Struct, frozen=True, gc=False):
+    """A job to enqueue.
+
+    Attributes:
+        id: made by the client; the server adds an id once, so sending again after a lost reply is safe.
+        envelope: the encoded call.
+        priority: the lane.
+        delay_ms: queue it this long after the server takes it, in milliseconds; None for at once.
+        eta_ms: queue it at this time, in milliseconds since the Unix epoch; None for at once.
+    """
+
+    id: str
+    envelope: bytes
+    priority: Priority = Priority.NORMAL
+    delay_ms: int | None = None
+    eta_ms: int | None = None
+
+
+class Claimed(msgspec.Struct, frozen=True, gc=False):
+    """A job that now belongs to the worker that claimed it.
+
+    Attributes:
+        id: the job.
+        envelope: the encoded call.
+        claim: how often the job was claimed, this time included: with the worker's id it fences every write.
+        attempts: attempts that ended before this one.
+        crashes: runs that died with their worker.
+        interruptions: runs that were given back.
+        sent_ms: when the server took it, in milliseconds since the Unix epoch.
+        started_ms: when it was claimed, likewise.
+    """
+
+    id: str
+    envelope: bytes
+    claim: int
+    attempts: int
+    crashes: int
+    interruptions: int
+    sent_ms: int
+    started_ms: int
+
+
+class Token(msgspec.Struct, frozen=True, gc=False):
+    """What a blocking wait brought: an entry that is delivered to this worker but not claimed yet."""
+
+    lane: str
+    entry: str
+    job_id: str
+
+
+class Claim(msgspec.Struct, frozen=True, gc=False):
+    """What a claim brought.
+
+    Attributes:
+        jobs: the jobs, first to run first.
+        next_due_ms: how long until the next scheduled job is due, in milliseconds; None when none is scheduled.
+        lost: the worker's lease has ended; it owns nothing any more and must join again under a new id.
+    """
+
+    jobs: Sequence[Claimed] = ()
+    next_due_ms: int | None = None
+    lost: bool = False
+
+
+class Verb(enum.StrEnum):
+    """What a settle does with a job.
+
+    `succeeded`, `failed` and `cancelled` store the outcome, wake the waiters and keep the record for `ttl_ms`; a
+    failed job is also kept in the dead set. `retry` counts the attempt and queues the job again after
+    `delay_ms`, the outcome being what it failed with. `interrupt` gives a started job back, `release` one that
+    never started; both to the front of its lane, with the attempts unchanged. `park` puts off a job that this
+    worker cannot run, and stores the outcome as a failure once it has been parked for `ttl_ms`.
+    """
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    RETRY = "retry"
+    INTERRUPT = "interrupt"
+    RELEASE = "release"
+    PARK = "park"
+
+
+class Settlement(msgspec.Struct, frozen=True, gc=False):
+    """What became of one claimed job.
+
+    Attributes:
+        job_id: the job.
+        claim: the `Claimed.claim` it was run under.
+        verb: what to do with it.
+        outcome: the encoded outcome, empty for `interrupt` and `release`.
+        delay_ms: for `retry` and `park`.
+        ttl_ms: how long to keep the outcome (0: tell the waiters and forget it); for `park` see `Verb`.
+    """
+
+    job_id: str
+    claim: int
+    verb: Verb
+    outcome: bytes = b""
+    delay_ms: int = 0
+    ttl_ms: int = 0
+
+
+class Promotion(msgspec.Struct, frozen=True, gc=False):
+    """How many due jobs were queued, and how long until the next one is due (None: none is scheduled)."""
+
+    count: int
+    next_due_ms: int | None
+
+
+class Recovery(msgspec.Struct, frozen=True, gc=False):
+    """What one bounded step of a recovery did.
+
+    Attributes:
+        worker: the worker it was about, or None when no lease has ended.
+        returned: jobs that went back to the front of their lane.
+        buried: ids of jobs that had crashed too often and were dead-lettered.
+        more: there is more to do; call again.
+    """
+
+    worker: str | None = None
+    returned: int = 0
+    buried: Sequence[str] = ()
+    more: bool = False
+
+
+class Limits(msgspec.Struct, frozen=True, gc=False):
+    """How long and how many the server keeps; one App's settings in the store's units.
+
+    Attributes:
+        dead_ttl_ms: how long a dead job is kept.
+        dead_limit: the most dead jobs of a queue.
+        max_crashes: a job whose runs died with their worker more often than this is dead-lettered.
+        lease_ms: how long a worker's lease lasts after each renewal.
+    """
+
+    dead_ttl_ms: int = 604_800_000
+    dead_limit: int = 10_000
+    max_crashes: int = 3
+    lease_ms: int = 8_000
+
+
+class Renewal(msgspec.Struct, frozen=True, gc=False):
+    """What a renewal of a lease brought.
+
+    Attributes:
+        lost: the lease had ended already.
+        next_due_ms: see `Claim`.
+        expired: some other worker's lease has ended: recovery has work.
+        cancelled: ids of jobs this worker runs whose cancellation was asked for.
+    """
+
+    lost: bool = False
+    next_due_ms: int | None = None
+    expired: bool = False
+    cancelled: Sequence[str] = ()
+
+
+class Missing(enum.Enum):
+    """The server has no record of the job."""
+
+    MISSING = enum.auto()
+
+
+MISSING = Missing.MISSING
+
+WaitReply = bytes | Missing | None
+"""The outcome if there is one; None where the waiter is registered now; MISSING for no such job."""
+
+
+class ServerInfo(msgspec.Struct, frozen=True):
+    """What is at the other end, for people.
+
+    Attributes:
+        url: where it is, the password masked.
+        product: `redis` or `valkey`, or `memory`.
+        version: its version.
+    """
+
+    url: str
+    product: str
+    version: str
+
+
+class LeaseKeeper(Protocol):
+    """A worker's leases on a connection of their own; called from one thread, never from an event loop."""
+
+    def join(self, queue: str, worker: str) -> Renewal:
+        """Take a new lease and make the queue ready to be read."""
+        ...
+
+    def renew(self, queue: str, worker: str) -> Renewal:
+        """Prolong the lease; an ended lease is not prolonged but reported as lost."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        ...
+
+
+class Inbox(Protocol):
+    """A process's subscription: messages of the channels it listens to."""
+
+    async def listen(
+        self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]
+    ) -> None:
+        """Call `on_message` for each message from now on, and `on_gap` when some may have been lost."""
+        ...
+
+    async def leave(self, channel: str) -> None:
+        """Stop listening to the channel."""
+        ...
+
+
+class Store(Protocol):
+    """Job verbs over a server. One Store belongs to one event loop."""
+
+    @property
+    def inbox(self) -> Inbox:
+        """The subscription of this process."""
+        ...
+
+    async def open(self) -> ServerInfo:
+        """Connect, and see that the server is one that can be worked with.
+
+        Raises:
+            ServerRejectedError: a wrong password, no permission, or a server too old.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close every connection."""
+        ...
+
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob]) -> list[bool]:
+        """Add jobs; False for each id the server already had, which stays as it is."""
+        ...
+
+    def keeper(self) -> LeaseKeeper:
+        """A new lease keeper."""
+        ...
+
+    async def claim(
+        self, queue: str, worker: str, count: int, tokens: Sequence[Token] = (), *, recheck: bool = False
+    ) -> Claim:
+        """Take up to `count` jobs, lanes in priority order, and mark them running.
+
+        `tokens` are claimed first. `recheck` also takes what was delivered to this worker by a blocking wait
+        whose reply got lost.
+        """
+        ...
+
+    async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
+        """Wait until there is something to claim; empty when the time is over or `unblock` was called.
+
+        Cancellation: whatever was delivered meanwhile is found by a claim with `recheck`.
+        """
+        ...
+
+    async def unblock(self, queue: str, worker: str) -> None:
+        """End a `block` of this worker that is under way, so that nothing is delivered to it any more."""
+        ...
+
+    async def settle(self, queue: str, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
+        """Write outcomes; False for each job that is no longer this worker's under that claim."""
+        ...
+
+    async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> None:
+        """Store (job id, claim, encoded progress); reports of jobs that are not this worker's are dropped."""
+        ...
+
+    async def promote(self, queue: str, limit: int) -> Promotion:
+        """Queue up to `limit` scheduled jobs that are due."""
+        ...
+
+    async def recover(self, queue: str, crash_outcome: bytes, limit: int) -> Recovery:
+        """Take one step in giving back what a worker held whose lease has ended."""
+        ...
+
+    async def depart(self, queue: str, worker: str) -> None:
+        """Give back everything the worker still holds, at no cost to the jobs, and forget the worker."""
+        ...
+
+    async def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
+        """For each job its outcome, or register `channel` to be told; one step, so nothing falls between."""
+        ...
+
+    async def info(self, queue: str, job_ids: Sequence[str]) -> list[JobInfo | None]:
+        """What the server knows of each job."""
+        ...
+
+    async def cancel(
+        self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
+    ) -> list[JobState | None]:
+        """Cancel jobs, and return the state each was in.
+
+        One that waits to be run ends here; the worker of a running one is told; one that has ended stays.
+        """
+        ...
+
+
+def worker_channel(app: str, worker: str) -> str:
+    """The channel on which a worker is told of cancellations; the message is the job's id."""
+    return f"aioq:{app}:worker:{worker}"
+
+
+def waiter_channel(app: str, process: str) -> str:
+    """The channel on which a process is told of outcomes; the message is a notice."""
+    return f"aioq:{app}:waiter:{process}"

@@ -1,0 +1,266 @@
+"""Tasks: functions that can be sent.
+
+A `Task` stands where its function stood: calling it runs the function here, `send` runs it at a worker. The type
+checker sees the function's parameters in `send` and its return type in the handle.
+"""
+
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import update_wrapper
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar
+
+from aioq.codec import ResultType, Signature
+from aioq.durations import Duration
+from aioq.errors import ArgumentError, ConfigError
+from aioq.job import Priority
+from aioq.naming import whereabouts
+from aioq.options import NAMES, Options, make_options, unknown_option
+from aioq.results import JobHandle
+from aioq.retry import Retry
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+Executor = Literal["async", "thread", "process"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[R_co]):
+    """One call of a task that was not sent yet; `app.send_many` takes them.
+
+    Attributes:
+        task: the task's name.
+        args: the positional arguments.
+        kwargs: the keyword arguments.
+        options: the options it is sent with.
+        signature: what the arguments are checked against; None for a task that is known by name only.
+    """
+
+    task: str
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    options: Options = field(default_factory=Options)
+    signature: Signature | None = None
+
+
+class Sender(Protocol):
+    """What a task needs of its App."""
+
+    async def send_call(self, call: Call[R]) -> JobHandle[R]:
+        """Send one call."""
+        ...
+
+    async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
+        """Send several calls."""
+        ...
+
+
+class Sendable(Generic[P, R]):
+    """A task with options: what `task.options(...)` returns."""
+
+    def __init__(
+        self, sender: Sender, name: str, options: Options, signature: Callable[[], Signature]
+    ) -> None:
+        self._sender = sender
+        self.name = name
+        self._options = options
+        self._signature = signature
+
+    @property
+    def where(self) -> str:
+        """The task, for errors."""
+        return f"task {self.name!r}"
+
+    @property
+    def signature(self) -> Signature:
+        """What the task takes and returns.
+
+        Raises:
+            ConfigError: an annotation names something that does not exist.
+        """
+        return self._signature()
+
+    def options(
+        self,
+        *,
+        delay: Duration | None = None,
+        eta: datetime | None = None,
+        queue: str | None = None,
+        job_id: str | None = None,
+        timeout: Duration | None = None,
+        retry: Retry | int | None = None,
+        result_ttl: Duration | None = None,
+        headers: Mapping[str, str] | None = None,
+        priority: Priority | Literal["high", "normal", "low"] | None = None,
+        **unknown: Any,
+    ) -> "Sendable[P, R]":
+        """The same task with options for the calls sent through what is returned.
+
+        Args:
+            delay: wait this long before the job is queued: seconds or a timedelta.
+            eta: queue the job at this time, a datetime with a time zone; not together with `delay`.
+            queue: the queue, in place of the task's.
+            job_id: an id of your own. The server adds an id only once, so sending it again is safe, and the
+                handle's `added` tells; it may be used anew once its result has expired.
+            timeout: the longest one attempt may take; 0 for no limit.
+            retry: a `Retry`, or a number of attempts.
+            result_ttl: how long the outcome is kept; 0 for not at all (a handle that waits is still told).
+            headers: strings that travel beside the arguments; `current_job().headers` shows them.
+            priority: `high`, `normal` or `low`.
+            unknown: nothing; a misspelt option is named in the error.
+
+        Raises:
+            ConfigError: naming the task and the option.
+        """
+        if unknown:
+            raise ConfigError(unknown_option(self.where, next(iter(unknown)), NAMES))
+        given = make_options(
+            self.where,
+            delay=delay,
+            eta=eta,
+            queue=queue,
+            job_id=job_id,
+            timeout=timeout,
+            retry=retry,
+            result_ttl=result_ttl,
+            headers=headers,
+            priority=priority,
+        )
+        return Sendable(self._sender, self.name, self._options.merged(given), self._signature)
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+        """A call to send later or together with others.
+
+        Raises:
+            ArgumentError: the arguments do not fit the function.
+        """
+        self.signature.check(args, kwargs)
+        return Call(self.name, args, kwargs, self._options, self.signature)
+
+    async def send(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Send a call; returns once the server has the job.
+
+        Cancellation: a job that has not left yet is withdrawn; otherwise it is open whether the server has it.
+
+        Raises:
+            ArgumentError: the arguments do not fit the function, or one cannot be encoded; nothing was sent.
+            PayloadTooLargeError: they are larger than `max_payload`; nothing was sent.
+            SendError: the server did not confirm the job within `send_timeout`.
+        """
+        return await self._sender.send_call(self.call(*args, **kwargs))
+
+    async def send_many(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[R]]:
+        """Send one call for each tuple of positional arguments, and return the handles in their order.
+
+        Much faster than one `send` after the other. For keyword arguments or mixed tasks see `app.send_many`.
+
+        Raises:
+            ArgumentError: one of them does not fit; nothing was sent.
+            SendError: naming the jobs that are unconfirmed.
+        """
+        calls: list[Call[R]] = []
+        signature, options = self.signature, self._options
+        for position, args in enumerate(arguments):
+            if not isinstance(args, (tuple, list)):
+                raise ArgumentError(
+                    f"{self.where}: send_many item {position} is {args!r}: expected a tuple of the positional "
+                    f"arguments, for one argument ({args!r},)"
+                )
+            signature.check(args, {})
+            calls.append(Call(self.name, args, {}, options, signature))
+        return await self._sender.send_calls(calls)
+
+
+class Task(Sendable[P, R]):
+    """A registered function.
+
+    Attributes:
+        name: the task's name.
+        function: the function itself.
+        executor: where a worker runs it: on its event loop, in a thread or in another process.
+        defaults: the options it was declared with.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        name: str,
+        function: Callable[P, Any],
+        *,
+        executor: Executor,
+        defaults: Options,
+    ) -> None:
+        route = Options(queue=defaults.queue, priority=defaults.priority)
+        super().__init__(sender, name, route, self._compile)
+        self.function = function
+        self.executor: Executor = executor
+        self.defaults = defaults
+        self._compiled: Signature | None = None
+        update_wrapper(self, function)
+        try:
+            self._compiled = Signature(self.where, function)
+        except NameError:
+            # An annotation names something defined further down; it is looked up when it is needed.
+            self._compiled = None
+
+    def _compile(self) -> Signature:
+        if self._compiled is None:
+            try:
+                self._compiled = Signature(self.where, self.function)
+            except NameError as error:
+                raise ConfigError(
+                    f"{self.where} ({whereabouts(self.function)}): an annotation cannot be resolved: {error}"
+                ) from error
+        return self._compiled
+
+    @property
+    def returns(self) -> ResultType:
+        """The type its results are decoded into."""
+        return self.signature.returns
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+
+class AsyncTask(Task[P, R]):
+    """A task made of a coroutine function: `await task(...)` runs it here."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Run the function here, as if it were no task."""
+        return self.function(*args, **kwargs)
+
+
+class SyncTask(Task[P, R]):
+    """A task made of a plain function: `task(...)` runs it here."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here, as if it were no task."""
+        return self.function(*args, **kwargs)
+
+
+def make_task(
+    sender: Sender, name: str, function: Callable[..., Any], executor: str | None, defaults: Options
+) -> AsyncTask[Any, Any] | SyncTask[Any, Any]:
+    """The task for a function; `executor` None means: a coroutine on the loop, anything else in a thread.
+
+    Raises:
+        ConfigError: the function and the executor do not go together.
+    """
+    if isinstance(function, Task):
+        raise ConfigError(f"task {name!r}: {function!r} is a task already")
+    if not callable(function):  # pyright: ignore[reportUnnecessaryComparison] - callers may not be typed
+        raise ConfigError(f"task {name!r}: expected a function, got {function!r}")
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise ConfigError(f"task {name!r} ({whereabouts(function)}): a generator cannot be a task")
+    is_async = inspect.iscoroutinefunction(function)
+    if executor is None:
+        executor = "async" if is_async else "thread"
+    if executor not in {"async", "thread", "process"} or (executor == "async") is not is_async:
+        kind = "a coroutine function" if is_async else "a plain function"
+        takes = "'async'" if is_async else "'thread' or 'process'"
+        raise ConfigError(f"task {name!r}: executor={executor!r} for {kind}; it takes {takes}")
+    make = AsyncTask[Any, Any] if is_async else SyncTask[Any, Any]
+    return make(sender, name, function, executor=executor, defaults=defaults)  # pyright: ignore[reportArgumentType]

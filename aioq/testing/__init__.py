@@ -1,0 +1,17 @@
+"""Tools for testing code that uses aioq.
+
+    async def test_signup():
+        async with app.test() as session:
+            handle = await send_welcome.options(delay=3600).send("ada@example.com")
+            await session.advance(3600)
+            assert await handle == "sent"
+
+With pytest, `session = app_fixture(app)` in a conftest makes the same a fixture; it is an async fixture, so it
+needs anyio's pytest plugin (installed with aioq) or pytest-asyncio in auto mode.
+"""
+
+from aioq.clock import ManualClock
+from aioq.harness import MemorySession
+from aioq.testing.fixtures import app_fixture
+
+__all__ = ["ManualClock", "MemorySession", "app_fixture"]

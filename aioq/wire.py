@@ -1,0 +1,273 @@
+"""The wire format: MessagePack arrays that start with their version.
+
+    envelope  [version, task, args, kwargs, options]      what a sender stores; trailing empty parts are left out
+    outcome   [version, kind, task, value]                what a worker stores; `kind` says what `value` is
+    notice    [job id, outcome, job id, outcome, ...]     what a settle publishes to waiting processes
+
+`args` is an array, `kwargs` and `options` are maps. The golden bytes in `tests/unit/test_wire.py` pin all of it:
+a change that breaks one needs a new `VERSION`. A worker parks an envelope of a newer version for another worker.
+Nothing here is pickled, so reading a payload never runs code.
+"""
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from aioq.errors import NewerVersionError, WireError
+from aioq.retry import RetryRule
+
+VERSION = 1
+"""The format this module writes."""
+
+EMPTY_MAP = b"\x80"
+NIL = b"\xc0"
+
+_MAX_MESSAGE = 4_096
+_MAX_TRACEBACK = 16_384
+"""Characters kept of an exception's message and traceback; both are for people, who read the ends of them."""
+
+
+def encode_hook(value: object) -> object:
+    """Turn a pydantic model into plain data; anything else msgspec does not know is refused."""
+    dump: Callable[..., object] | None = getattr(value, "model_dump", None)
+    if dump is not None and hasattr(type(value), "model_validate"):
+        return dump(mode="json")
+    raise NotImplementedError(f"objects of type {type(value).__qualname__} have no MessagePack form")
+
+
+def decode_hook(cls: type, value: object) -> object:
+    """Build a pydantic model from plain data; other classes are left to msgspec's own check."""
+    validate: Callable[[object], object] | None = getattr(cls, "model_validate", None)
+    return value if validate is None else validate(value)
+
+
+ENCODER = msgspec.msgpack.Encoder(enc_hook=encode_hook)
+"""Encodes everything that goes on the wire."""
+
+
+class CallOptions(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Options of one call that the worker needs; None where the task's own apply.
+
+    Attributes:
+        timeout: the longest one attempt may take, in seconds; 0 for no limit.
+        retry: the retry rule.
+        result_ttl_ms: how long to keep the outcome, in milliseconds.
+        headers: what the sender sent along.
+    """
+
+    timeout: float | None = None
+    retry: RetryRule | None = None
+    result_ttl_ms: int | None = None
+    headers: dict[str, str] | None = None
+
+
+NO_OPTIONS = CallOptions()
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A call as it was read from the wire; its arguments are still encoded.
+
+    Attributes:
+        version: the format's version.
+        task: the task's name.
+        args: the encoded positional arguments.
+        kwargs: the encoded keyword arguments.
+        options: the call's options.
+    """
+
+    version: int
+    task: str
+    args: msgspec.Raw
+    kwargs: msgspec.Raw = msgspec.Raw(EMPTY_MAP)
+    options: CallOptions = NO_OPTIONS
+
+
+class OutcomeKind(enum.IntEnum):
+    """What an outcome's value is: a result, a failure, or the reason of a cancellation."""
+
+    SUCCEEDED = 0
+    FAILED = 1
+    CANCELLED = 2
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How a job ended, as it was read from the wire.
+
+    Attributes:
+        version: the format's version.
+        kind: what `value` is.
+        task: the task's name, empty where whoever wrote the outcome could not know it.
+        value: the encoded result, failure or reason.
+    """
+
+    version: int
+    kind: OutcomeKind
+    task: str
+    value: msgspec.Raw
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The exception that ended an attempt, as text.
+
+    Attributes:
+        type: the exception class's qualified name.
+        message: its message.
+        traceback: its formatted traceback.
+    """
+
+    type: str
+    message: str
+    traceback: str = ""
+
+    @property
+    def summary(self) -> str:
+        """`Type: message` in one line."""
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+
+_ENVELOPE = msgspec.msgpack.Decoder(Envelope)
+_OUTCOME = msgspec.msgpack.Decoder(Outcome)
+_FAILURE = msgspec.msgpack.Decoder(Failure)
+_NOTICE = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_TEXT = msgspec.msgpack.Decoder(str)
+
+
+def encode_envelope(
+    task: str, args: Sequence[object], kwargs: Mapping[str, object], options: CallOptions | None
+) -> bytes:
+    """The bytes of one call.
+
+    Raises:
+        Exception: an argument has no MessagePack form; the caller finds out which.
+    """
+    if options is not None:
+        return ENCODER.encode((VERSION, task, args, kwargs, options))
+    if kwargs:
+        return ENCODER.encode((VERSION, task, args, kwargs))
+    return ENCODER.encode((VERSION, task, args))
+
+
+def decode_envelope(data: bytes) -> Envelope:
+    """Read the bytes of one call.
+
+    Raises:
+        NewerVersionError: they were written by a newer aioq.
+        WireError: they are no envelope.
+    """
+    try:
+        envelope = _ENVELOPE.decode(data)
+    except msgspec.DecodeError as error:
+        version = _peek_version(data)
+        if version > VERSION:
+            raise NewerVersionError(_newer("envelope", version)) from None
+        raise WireError(f"not an envelope ({error}): {data[:40]!r}") from None
+    if envelope.version != VERSION:
+        if envelope.version > VERSION:
+            raise NewerVersionError(_newer("envelope", envelope.version))
+        raise WireError(f"not an envelope (version {envelope.version}): {data[:40]!r}")
+    return envelope
+
+
+def encode_result(task: str, value: object) -> bytes:
+    """The outcome of a job that succeeded with `value`.
+
+    Raises:
+        Exception: `value` has no MessagePack form.
+    """
+    return ENCODER.encode((VERSION, OutcomeKind.SUCCEEDED, task, value))
+
+
+def wrap_result(task: str, encoded: bytes) -> bytes:
+    """The outcome of a job that succeeded with an already encoded value."""
+    return ENCODER.encode((VERSION, OutcomeKind.SUCCEEDED, task, msgspec.Raw(encoded)))
+
+
+def encode_failure(task: str, failure: Failure) -> bytes:
+    """The outcome of a job that failed; texts are cut to what people read and to what UTF-8 can hold."""
+    return ENCODER.encode(
+        (
+            VERSION,
+            OutcomeKind.FAILED,
+            task,
+            (
+                _clean(failure.type, _MAX_MESSAGE),
+                _clean(failure.message, _MAX_MESSAGE),
+                _clean(failure.traceback, _MAX_TRACEBACK),
+            ),
+        )
+    )
+
+
+def encode_cancellation(task: str, reason: str) -> bytes:
+    """The outcome of a job that was cancelled."""
+    return ENCODER.encode((VERSION, OutcomeKind.CANCELLED, task, _clean(reason, _MAX_MESSAGE)))
+
+
+def decode_outcome(data: bytes | memoryview) -> Outcome:
+    """Read an outcome.
+
+    Raises:
+        WireError: the bytes are no outcome of this version.
+    """
+    try:
+        outcome = _OUTCOME.decode(data)
+    except msgspec.DecodeError as error:
+        raise WireError(f"not an outcome ({error}): {bytes(data[:40])!r}") from None
+    if outcome.version != VERSION:
+        raise NewerVersionError(_newer("outcome", outcome.version))
+    return outcome
+
+
+def decode_failure(outcome: Outcome) -> Failure:
+    """The failure a FAILED outcome holds."""
+    return _FAILURE.decode(outcome.value)
+
+
+def decode_reason(outcome: Outcome) -> str:
+    """The reason a CANCELLED outcome holds."""
+    return _TEXT.decode(outcome.value)
+
+
+def decode_notice(data: bytes) -> list[tuple[str, bytes | None]]:
+    """Read a notice: pairs of job id and outcome, None where the outcome was too large to be sent along.
+
+    Raises:
+        WireError: the bytes are no notice.
+    """
+    try:
+        parts = _NOTICE.decode(data)
+        return [
+            (_TEXT.decode(job_id), None if (raw := bytes(outcome)) == NIL else raw)
+            for job_id, outcome in zip(parts[::2], parts[1::2], strict=True)
+        ]
+    except (msgspec.DecodeError, ValueError) as error:
+        raise WireError(f"not a notice ({error}): {data[:40]!r}") from None
+
+
+def encode_notice(pairs: Sequence[tuple[str, bytes | None]]) -> bytes:
+    """The bytes that a settle publishes."""
+    parts: list[Any] = []
+    for job_id, outcome in pairs:
+        parts += (job_id, None if outcome is None else msgspec.Raw(outcome))
+    return ENCODER.encode(parts)
+
+
+def _clean(text: str, limit: int) -> str:
+    if len(text) > limit:
+        half = limit // 2
+        text = f"{text[:half]}\n... {len(text) - limit} characters left out ...\n{text[-half:]}"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _newer(what: str, version: int) -> str:
+    return f"the {what} is of format {version}, this aioq knows up to {VERSION}; upgrade this process"
+
+
+def _peek_version(data: bytes) -> int:
+    try:
+        parts = msgspec.msgpack.decode(data, type=list[msgspec.Raw])
+        return msgspec.msgpack.decode(parts[0], type=int)
+    except (msgspec.DecodeError, IndexError):
+        return 0

@@ -1,0 +1,122 @@
+"""The step `call`: run the task's function where it belongs, under its timeout, inside the middleware."""
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+import anyio
+import anyio.to_process
+import anyio.to_thread
+
+from aioq.context import JobContext, enter_job
+from aioq.middleware import Middleware
+from aioq.naming import real_module
+from aioq.wire import ENCODER
+from aioq.worker.child import Order, read_report, run_order
+from aioq.worker.run import Run
+
+
+class Raised:
+    """An exception that a plain function raised: it must not pass through a future (StopIteration cannot)."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class Caller:
+    """Runs functions; shared by all runs of a worker.
+
+    Args:
+        middleware: what is around each run, outermost first.
+        threads: how many plain functions may run at once.
+        processes: how many tasks of the process pool may run at once.
+    """
+
+    def __init__(self, middleware: Sequence[Middleware], *, threads: int, processes: int) -> None:
+        self._middleware = tuple(middleware)
+        self._threads = anyio.CapacityLimiter(threads)
+        self._processes = anyio.CapacityLimiter(processes)
+
+    async def call(self, run: Run) -> Any:
+        """Run the function and return its result; for the process pool the encoded one.
+
+        Cancellation: a coroutine is cancelled, a process killed; a thread goes on, and only its result is
+        dropped.
+
+        Raises:
+            BaseException: whatever the function raises.
+            TimeoutError: the attempt took longer than its timeout.
+        """
+        context = run.context
+        assert context is not None
+        enter_job(context)
+        if run.timeout is None:
+            return await self._inside_middleware(run, context)
+        try:
+            async with asyncio.timeout(run.timeout) as limit:
+                return await self._inside_middleware(run, context)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TimeoutError(f"the attempt took longer than its timeout of {run.timeout:g} s") from None
+
+    async def _inside_middleware(self, run: Run, context: JobContext) -> Any:
+        if not self._middleware:
+            return await self._run(run)
+        forward: Callable[[], Awaitable[Any]] = partial(self._run, run)
+        for layer in reversed(self._middleware):
+            forward = partial(layer.run, context, forward)
+        return await forward()
+
+    async def _run(self, run: Run) -> Any:
+        task = run.task
+        assert task is not None
+        if task.executor == "async":
+            return await task.function(*run.args, **(run.kwargs or {}))
+        if task.executor == "thread":
+            ended = await anyio.to_thread.run_sync(
+                _call_plainly, run, contextvars.copy_context(), abandon_on_cancel=True, limiter=self._threads
+            )
+            if isinstance(ended, Raised):
+                raise ended.error
+            return ended
+        return await self._run_in_child(run)
+
+    async def _run_in_child(self, run: Run) -> Any:
+        task, context, envelope = run.task, run.context, run.envelope
+        assert task is not None and context is not None and envelope is not None  # noqa: PT018 - one fact: bound
+        order = Order(
+            module=real_module(task.function.__module__),
+            function=task.function.__qualname__,
+            task=task.name,
+            args=envelope.args,
+            kwargs=envelope.kwargs,
+            job_id=context.id,
+            queue=context.queue,
+            attempt=context.attempt,
+            max_attempts=context.max_attempts,
+            headers=dict(context.headers),
+        )
+        try:
+            report = await anyio.to_process.run_sync(
+                run_order, ENCODER.encode(order), cancellable=True, limiter=self._processes
+            )
+        except anyio.BrokenWorkerProcess as error:
+            raise ChildDiedError(f"the process that ran job {context.id} died ({error})") from None
+        return read_report(report)
+
+
+class ChildDiedError(Exception):
+    """The pool's process died while it ran the job: killed, out of memory, or a crash in native code."""
+
+
+def _call_plainly(run: Run, context: contextvars.Context) -> Any:
+    assert run.task is not None
+    try:
+        return context.run(run.task.function, *run.args, **(run.kwargs or {}))
+    except BaseException as error:  # noqa: BLE001 - raised again on the event loop, inside the job's boundary
+        return Raised(error)

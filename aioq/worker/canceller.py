@@ -1,0 +1,54 @@
+"""Duty: hear of cancellations of running jobs.
+
+The server tells the worker over pub/sub; what gets lost on that way comes with the next renewal of the lease.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from aioq.store import Inbox, worker_channel
+from aioq.worker.membership import Membership
+
+log = logging.getLogger("aioq.worker")
+
+
+class Canceller:
+    """See the module.
+
+    Args:
+        inbox: the process's subscription.
+        app: the App's name.
+        membership: the queue, and the worker's id there.
+        cancel: cancels a running job: queue, job id.
+        on_gap: called when messages may have been lost.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        app: str,
+        membership: Membership,
+        *,
+        cancel: Callable[[str, str], None],
+        on_gap: Callable[[], None],
+    ) -> None:
+        self._inbox = inbox
+        self._app = app
+        self._membership = membership
+        self._cancel = cancel
+        self._on_gap = on_gap
+
+    async def run(self) -> None:
+        """Listen until cancelled, under each id the worker takes."""
+        while True:
+            worker = await self._membership.ready()
+            channel = worker_channel(self._app, worker)
+            await self._inbox.listen(channel, partial(self._heard, self._membership.queue), self._on_gap)
+            try:
+                await self._membership.ended()
+            finally:
+                await self._inbox.leave(channel)
+
+    def _heard(self, queue: str, message: bytes) -> None:
+        self._cancel(queue, message.decode())

@@ -1,0 +1,167 @@
+"""Duty: run claimed jobs, each in an asyncio task of its own, and hand what became of them to the settler.
+
+Nothing a job does gets past `_execute`: whatever it raises, SystemExit and its like included, ends as that job's
+outcome.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from aioq.job import Progress
+from aioq.store import Claimed, Settlement
+from aioq.worker.calling import Caller
+from aioq.worker.joblog import log_ended, log_received
+from aioq.worker.pipeline import Bench, classify, prepare, release
+from aioq.worker.run import INTERRUPTED, LOST, Run
+from aioq.worker.slots import Slots
+
+log = logging.getLogger("aioq.worker")
+
+Settle = Callable[[str, str, Settlement], None]
+ReporterOf = Callable[[str, str, str, int], Callable[[Progress], None]]
+FlushReport = Callable[[str, str, str, int], "asyncio.Task[None] | None"]
+
+
+class Executor:
+    """See the module.
+
+    Args:
+        bench: what the pipeline's steps need.
+        caller: runs the functions.
+        slots: given back as jobs end.
+        settle: takes over a settlement: queue, worker, settlement.
+        reporter_of: makes what a job reports its progress through.
+        flush_report: writes a job's last report; None when there is none.
+        on_idle: called when the last running job has ended.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        caller: Caller,
+        slots: Slots,
+        *,
+        settle: Settle,
+        reporter_of: ReporterOf,
+        flush_report: FlushReport,
+        on_idle: Callable[[], None],
+    ) -> None:
+        self._bench = bench
+        self._caller = caller
+        self._slots = slots
+        self._settle = settle
+        self._reporter_of = reporter_of
+        self._flush_report = flush_report
+        self._on_idle = on_idle
+        self._running: dict[tuple[str, str], Run] = {}
+        self._backlog: deque[Run] = deque()
+        self._stopping = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def running(self) -> int:
+        """Jobs that are being run."""
+        return len(self._running)
+
+    def submit(self, queue: str, worker: str, claimed: Claimed) -> None:
+        """Run a claimed job, now or when a slot is free; its slot is taken already."""
+        run = Run(queue, worker, claimed)
+        if self._stopping:
+            self._end(run, release(run))
+        elif len(self._running) >= self._slots.total:
+            self._backlog.append(run)
+        else:
+            self._start(run)
+
+    def cancel(self, queue: str, job_id: str, reason: str) -> None:
+        """Cancel a running job; nothing where it is not running (any more)."""
+        run = self._running.get((queue, job_id))
+        if run is not None:
+            self._cancel(run, reason)
+
+    def abandon(self, queue: str, worker: str) -> None:
+        """The lease of `worker` is lost: cancel what was claimed under it, and write nothing of it."""
+        for run in [run for run in self._backlog if run.queue == queue and run.worker == worker]:
+            self._backlog.remove(run)
+            self._slots.give_back()
+        for run in tuple(self._running.values()):
+            if run.queue == queue and run.worker == worker:
+                self._cancel(run, LOST)
+
+    def stop(self) -> int:
+        """Start nothing more, and give back what was not started; how many jobs still run."""
+        self._stopping = True
+        while self._backlog:
+            run = self._backlog.popleft()
+            self._end(run, release(run))
+        return len(self._running)
+
+    async def wait_idle(self) -> None:
+        """Return once no job runs."""
+        await self._idle.wait()
+
+    async def interrupt(self, grace: float) -> None:
+        """Cancel what runs and give it back; a job that is not gone after `grace` seconds is left behind."""
+        for run in tuple(self._running.values()):
+            self._cancel(run, INTERRUPTED)
+        try:
+            async with asyncio.timeout(grace):
+                await self._idle.wait()
+        except TimeoutError:
+            for run in tuple(self._running.values()):
+                log.warning("%s[%s] does not end when it is cancelled; given back", run.name, run.claimed.id)
+                run.error = asyncio.CancelledError()
+                run.settlement = classify(run, self._bench)
+                self._finish(run)
+
+    def _cancel(self, run: Run, reason: str) -> None:
+        if run.stop is None or reason == LOST:
+            run.stop = reason
+        if run.context is not None:
+            run.context.cancel_requested = True
+        if run.handle is not None:
+            run.handle.cancel()
+
+    def _start(self, run: Run) -> None:
+        run.started = asyncio.get_running_loop().time()
+        self._running[run.queue, run.claimed.id] = run
+        self._idle.clear()
+        run.settlement = prepare(run, self._bench)
+        log_received(run)
+        if run.settlement is not None:
+            self._finish(run)
+            return
+        claimed, context = run.claimed, run.context
+        assert context is not None
+        context.attach(self._reporter_of(run.queue, run.worker, claimed.id, claimed.claim))
+        run.handle = asyncio.get_running_loop().create_task(self._execute(run), name=f"{run.name}[{claimed.id}]")
+
+    async def _execute(self, run: Run) -> None:
+        try:
+            run.result = await self._caller.call(run)
+        except BaseException as error:  # noqa: BLE001 - the boundary of the job
+            run.error = error
+        report = self._flush_report(run.queue, run.worker, run.claimed.id, run.claimed.claim)
+        if report is not None:
+            await asyncio.wait([report])
+        if self._running.get((run.queue, run.claimed.id)) is run:
+            run.settlement = classify(run, self._bench)
+            self._finish(run)
+
+    def _finish(self, run: Run) -> None:
+        del self._running[run.queue, run.claimed.id]
+        log_ended(run, asyncio.get_running_loop().time() - run.started)
+        self._end(run, run.settlement)
+        while self._backlog and len(self._running) < self._slots.total:
+            self._start(self._backlog.popleft())
+        if not self._running:
+            self._idle.set()
+            self._on_idle()
+
+    def _end(self, run: Run, settlement: Settlement | None) -> None:
+        if settlement is not None:
+            self._settle(run.queue, run.worker, settlement)
+        self._slots.give_back()

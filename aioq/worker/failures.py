@@ -1,0 +1,68 @@
+"""Exceptions put into words that can travel; nothing an exception does here can raise."""
+
+import os
+import traceback
+from types import TracebackType
+
+from aioq.retry import class_name
+from aioq.wire import Failure
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+class ChildError(Exception):
+    """What a task raised in the process pool, as text.
+
+    Attributes:
+        failure: the exception as text.
+        names: the names of its class and of the classes it derives from.
+        retry_delay: the delay in seconds where it was a `Retry` that gave one.
+        retry_attempts: the attempts where it was a `Retry` that gave them.
+        is_retry: whether it was a `Retry`.
+    """
+
+    def __init__(
+        self,
+        failure: Failure,
+        names: tuple[str, ...],
+        *,
+        is_retry: bool = False,
+        retry_delay: float | None = None,
+        retry_attempts: int | None = None,
+    ) -> None:
+        super().__init__(failure.summary)
+        self.failure = failure
+        self.names = names
+        self.is_retry = is_retry
+        self.retry_delay = retry_delay
+        self.retry_attempts = retry_attempts
+
+
+def failure_of(error: BaseException) -> Failure:
+    """An exception as text: its type, its message and its traceback without aioq's own frames at the top."""
+    if isinstance(error, ChildError):
+        return error.failure
+    return Failure(class_name(type(error)), message_of(error), _traceback_of(error))
+
+
+def message_of(error: BaseException) -> str:
+    """`str(error)`, or what went wrong with that."""
+    try:
+        return str(error)
+    except BaseException as fault:  # noqa: BLE001 - a message must not take the worker down
+        return f"<its message could not be read: {type(fault).__qualname__}>"
+
+
+def _traceback_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(type(error), error, _own_frames(error.__traceback__)))
+    except BaseException as fault:  # noqa: BLE001 - as above
+        return f"<the traceback could not be formatted: {type(fault).__qualname__}>"
+
+
+def _own_frames(start: TracebackType | None) -> TracebackType | None:
+    """The traceback from the first frame that is not aioq's; all of it where there is none."""
+    frame = start
+    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.tb_next
+    return frame or start

@@ -1,0 +1,130 @@
+"""Duty: keep the free slots filled with jobs of one queue.
+
+With free slots one claim takes what there is, in priority order. When there was less than asked for, the fetcher
+blocks until the server has an entry for it; the server wakes one worker an entry. After a connection that broke,
+the next claim also takes what was delivered to this worker but never arrived.
+
+What a worker may hold beyond its slots: the entries of one blocking read, at most one a lane of each queue.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from aioq.backoff import Backoff
+from aioq.errors import ServerError
+from aioq.store import Claim, Claimed, Store, Token
+from aioq.worker.membership import Membership
+from aioq.worker.slots import Slots
+
+log = logging.getLogger("aioq.worker")
+
+BLOCK_MS = 5_000
+"""How long one blocking read waits. It bounds how long a dead connection goes unnoticed, and costs an idle worker
+one command in this time."""
+
+
+class Fetcher:
+    """See the module.
+
+    Args:
+        store: where the jobs are.
+        membership: the queue, and the id to claim under.
+        slots: what is to be filled.
+        deliver: given each claimed job; it takes over the slot, which is taken already.
+        on_due: told how long until the next scheduled job is due, in ms.
+        on_lost: told when the lease turns out to be lost.
+        on_empty: told when a claim found less than there were slots for.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        membership: Membership,
+        slots: Slots,
+        *,
+        deliver: Callable[[str, str, Claimed], None],
+        on_due: Callable[[int | None], None],
+        on_lost: Callable[[str], None],
+        on_empty: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._membership = membership
+        self._slots = slots
+        self._deliver = deliver
+        self._on_due = on_due
+        self._on_lost = on_lost
+        self._on_empty = on_empty
+        self._stopping = False
+        self._recheck = False
+        self._task: asyncio.Task[None] | None = None
+        self._idle = False
+
+    async def run(self) -> None:
+        """Fetch until `stop`. Cancellation: what was delivered but not claimed is given back at departure."""
+        self._task = asyncio.current_task()
+        tokens: Sequence[Token] = ()
+        backoff = Backoff()
+        while not self._stopping:
+            self._idle = True
+            worker = await self._membership.ready()
+            await self._slots.wait()
+            self._idle = False
+            try:
+                tokens = await self._step(worker, tokens)
+                backoff = Backoff()
+            except ServerError as error:
+                tokens, self._recheck = (), True
+                pause = backoff.next()
+                log.debug("queue %s: %s; trying again in %.2f s", self._membership.queue, error, pause)
+                await asyncio.sleep(pause)
+
+    async def stop(self) -> None:
+        """Claim nothing more, and end the blocking read under way."""
+        self._stopping = True
+        if self._task is None:
+            return
+        if self._idle:
+            self._task.cancel()
+        else:
+            await self.nudge()
+        await asyncio.wait([self._task])
+
+    async def nudge(self) -> None:
+        """End the blocking read under way, so that the fetcher looks again."""
+        try:
+            await self._store.unblock(self._membership.queue, self._membership.worker)
+        except ServerError as error:
+            log.debug("queue %s: the blocking read goes on to its end: %s", self._membership.queue, error)
+
+    async def _step(self, worker: str, tokens: Sequence[Token]) -> Sequence[Token]:
+        """Claim what the free slots take; if that was all there is, wait for more and return what came."""
+        asked = max(self._slots.free, 1)
+        claim = await self._claim(worker, asked, tokens)
+        if claim.lost:
+            self._on_lost(worker)
+            return ()
+        self._on_due(claim.next_due_ms)
+        if self._slots.free == 0 or self._stopping:
+            return ()
+        if not claim.jobs:
+            self._on_empty()
+        return await self._store.block(self._membership.queue, worker, BLOCK_MS)
+
+    async def _claim(self, worker: str, asked: int, tokens: Sequence[Token]) -> Claim:
+        queue = self._membership.queue
+        self._slots.take(asked)
+        got = 0
+        try:
+            claim = await self._store.claim(queue, worker, asked, tokens, recheck=self._recheck)
+            self._recheck = False
+            got = len(claim.jobs)
+        finally:
+            # Jobs beyond `asked` came with the tokens; they take slots that are not there, which delays the next.
+            if got > asked:
+                self._slots.take(got - asked)
+            else:
+                self._slots.give_back(asked - got)
+        for job in claim.jobs:
+            self._deliver(queue, worker, job)
+        return claim

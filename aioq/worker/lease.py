@@ -1,0 +1,114 @@
+"""Duty: keep the worker's leases, from a thread of its own.
+
+A task that blocks the event loop does not cost the worker its leases, because this thread does not need the loop:
+it renews each queue's lease four times within the lease's length over a connection of its own.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from aioq.backoff import Backoff
+from aioq.errors import ServerError
+from aioq.store import LeaseKeeper, Renewal
+from aioq.worker.membership import Membership
+
+log = logging.getLogger("aioq.worker")
+
+RENEWALS = 4
+"""Renewals within one lease: three may fail before it ends."""
+
+
+class LeaseService:
+    """See the module.
+
+    Args:
+        keeper: the connection, used by the thread alone.
+        memberships: one a queue.
+        lease: the lease's length in seconds.
+        on_renewal: called on the event loop with what each renewal brought, and whether it was a joining or the
+            first one after an outage.
+        on_lost: called on the event loop with the membership and the id that was lost.
+    """
+
+    def __init__(
+        self,
+        keeper: LeaseKeeper,
+        memberships: Sequence[Membership],
+        lease: float,
+        *,
+        on_renewal: Callable[[Membership, Renewal, bool], None],
+        on_lost: Callable[[Membership, str], None],
+    ) -> None:
+        self._keeper = keeper
+        self._memberships = memberships
+        self._interval = lease / RENEWALS
+        self._on_renewal = on_renewal
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._done = asyncio.Event()
+        self._troubled: set[str] = set()
+        self._thread = threading.Thread(target=self._run, name="aioq-lease", daemon=True)
+
+    async def run(self) -> None:
+        """Keep the leases until `stop`, or until cancelled."""
+        self._thread.start()
+        try:
+            await self._done.wait()
+        finally:
+            self._stopping = True
+            self._wake.set()
+
+    async def stop(self) -> None:
+        """Renew no more, and let the thread end. The leases run out, or end with the departure."""
+        self._stopping = True
+        self._wake.set()
+        await self._done.wait()
+
+    def hurry(self) -> None:
+        """Renew now; after a lost lease this is how the worker joins again at once."""
+        self._wake.set()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._wake.clear()
+                started = time.monotonic()
+                pauses = [pause for m in self._memberships if (pause := self._tend(m)) is not None]
+                spent = time.monotonic() - started
+                self._wake.wait(min([max(self._interval - spent, 0.05), *pauses]))
+        finally:
+            self._keeper.close()
+            self._tell(self._done.set)
+
+    def _tend(self, membership: Membership) -> float | None:
+        """Renew or join one queue; a pause in seconds where it has to be tried again soon."""
+        worker, joining = membership.worker, not membership.joined
+        try:
+            act = self._keeper.join if joining else self._keeper.renew
+            renewal = act(membership.queue, worker)
+        except ServerError as error:
+            if membership.queue not in self._troubled:
+                self._troubled.add(membership.queue)
+                log.warning("queue %s: %s; trying again until it is back", membership.queue, error)
+                self._retries = Backoff()
+            return self._retries.next()
+        healed = membership.queue in self._troubled
+        if healed:
+            self._troubled.discard(membership.queue)
+            log.warning("queue %s: the server is back", membership.queue)
+        if renewal.lost:
+            self._tell(self._on_lost, membership, worker)
+        else:
+            if joining:
+                self._tell(membership.confirm, worker)
+            self._tell(self._on_renewal, membership, renewal, healed)
+        return None
+
+    def _tell(self, callback: Callable[..., object], *args: object) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback, *args)

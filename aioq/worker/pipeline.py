@@ -1,0 +1,225 @@
+"""One job's way through the worker, as small steps over one record:
+
+    decode -> resolve -> bind -> (call) -> classify
+
+The steps before the call return None to go on or a settlement that ends the run; `classify` always returns one,
+unless the job is not this worker's any more. All of them are plain functions; `call` is in `calling.py`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from aioq.codec import BadArgumentsError
+from aioq.config import Settings
+from aioq.context import JobContext
+from aioq.errors import NewerVersionError, ResultError, UnknownTaskError, WireError
+from aioq.retry import DEFAULT_ATTEMPTS, ONE_ATTEMPT, Retry, class_name, class_names
+from aioq.store import Settlement, Verb
+from aioq.task import Task
+from aioq.wire import (
+    Failure,
+    decode_envelope,
+    encode_cancellation,
+    encode_failure,
+    encode_result,
+)
+from aioq.worker.failures import ChildError, failure_of, message_of
+from aioq.worker.run import CANCELLED, INTERRUPTED, LOST, Run
+
+PARK_MS = 2_000
+"""How long a job this worker cannot run is put off before some worker looks at it again: short for the person
+who has just deployed, long enough to cost nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What the steps need besides the record.
+
+    Attributes:
+        tasks: the registered tasks by name.
+        settings: the App's settings.
+        state: what the lifespan yielded.
+    """
+
+    tasks: Mapping[str, Task[Any, Any]]
+    settings: Settings
+    state: Any = None
+
+
+def prepare(run: Run, bench: Bench) -> Settlement | None:
+    """The steps before the call."""
+    run.result_ttl_ms = round(bench.settings.result_ttl * 1000)
+    return decode(run, bench) or resolve(run, bench) or bind(run, bench)
+
+
+def decode(run: Run, bench: Bench) -> Settlement | None:
+    """Read the envelope. One of a newer version is parked for a newer worker; bytes that are none are dead."""
+    try:
+        run.envelope = decode_envelope(run.claimed.envelope)
+    except NewerVersionError as error:
+        run.error = error
+        return _park(run, bench, error)
+    except WireError as error:
+        run.error = error
+        return _failed(run, _shown(error))
+    ttl = run.envelope.options.result_ttl_ms
+    if ttl is not None:
+        run.result_ttl_ms = ttl
+    return None
+
+
+def resolve(run: Run, bench: Bench) -> Settlement | None:
+    """Find the task. An unknown one is parked: during a deployment another worker may know it."""
+    run.task = bench.tasks.get(run.name)
+    if run.task is None:
+        known = ", ".join(sorted(bench.tasks)[:10]) or "none"
+        run.error = UnknownTaskError(
+            f"no worker knew the task {run.name!r} for {bench.settings.unknown_task_ttl:g} s "
+            f"(unknown_task_ttl); this one knows: {known}"
+        )
+        return _park(run, bench, run.error)
+    return None
+
+
+def bind(run: Run, bench: Bench) -> Settlement | None:
+    """Decode the arguments into their types, and settle which options hold: the call's, the task's, the App's."""
+    task, envelope, settings = run.task, run.envelope, bench.settings
+    assert task is not None and envelope is not None  # noqa: PT018 - one fact: resolved
+    options, defaults = envelope.options, task.defaults
+    run.retry = options.retry or defaults.retry or ONE_ATTEMPT
+    run.retry_declared = run.retry is not ONE_ATTEMPT
+    timeout = options.timeout
+    if timeout is None:
+        timeout = settings.timeout if defaults.timeout is None else defaults.timeout
+    run.timeout = timeout or None
+    if options.result_ttl_ms is None and defaults.result_ttl_ms is not None:
+        run.result_ttl_ms = defaults.result_ttl_ms
+    if task.executor != "process":
+        try:
+            run.args, run.kwargs = task.signature.decode(envelope.args, envelope.kwargs)
+        except BadArgumentsError as error:
+            run.error = error
+            return _failed(run, Failure("ArgumentError", str(error)))
+        except Exception as error:  # noqa: BLE001 - a type's own hook may raise anything: this job's failure
+            run.error = error
+            return _failed(run, failure_of(error))
+    run.context = _context(run, bench)
+    return None
+
+
+def classify(run: Run, bench: Bench) -> Settlement | None:
+    """What is to be written, after the call: `run.result` or `run.error` says how it went."""
+    if run.stop == LOST:
+        return None
+    error = run.error
+    if error is None:
+        return _succeeded(run, bench)
+    if run.stop == CANCELLED:
+        outcome = encode_cancellation(run.name, "")
+        return Settlement(
+            run.claimed.id, run.claimed.claim, Verb.CANCELLED, outcome, ttl_ms=run.result_ttl_ms
+        )
+    if run.stop == INTERRUPTED:
+        return Settlement(run.claimed.id, run.claimed.claim, Verb.INTERRUPT)
+    delay = _retry_delay(run, error)
+    if delay is None:
+        return _failed(run, _final_failure(run, error))
+    outcome = encode_failure(run.name, _final_failure(run, error))
+    return Settlement(
+        run.claimed.id, run.claimed.claim, Verb.RETRY, outcome, delay_ms=max(0, round(delay * 1000))
+    )
+
+
+def release(run: Run) -> Settlement:
+    """Give back a job that was never started."""
+    return Settlement(run.claimed.id, run.claimed.claim, Verb.RELEASE)
+
+
+def _succeeded(run: Run, bench: Bench) -> Settlement:
+    limit = bench.settings.max_result
+    try:
+        outcome = encode_result(run.name, run.result)
+    except Exception as error:  # noqa: BLE001 - an object's own hook may raise anything: this job's failure
+        run.error = ResultError(
+            f"the result of {run.name} cannot be encoded: {message_of(error)}; got {type(run.result).__qualname__}"
+        )
+        return _failed(run, _shown(run.error))
+    if len(outcome) > limit:
+        run.error = ResultError(
+            f"the result of {run.name} has {len(outcome)} bytes; at most {limit} are stored (max_result): "
+            "store it elsewhere and return where it is"
+        )
+        return _failed(run, _shown(run.error))
+    return Settlement(run.claimed.id, run.claimed.claim, Verb.SUCCEEDED, outcome, ttl_ms=run.result_ttl_ms)
+
+
+def _failed(run: Run, failure: Failure) -> Settlement:
+    outcome = encode_failure(run.name, failure)
+    return Settlement(run.claimed.id, run.claimed.claim, Verb.FAILED, outcome, ttl_ms=run.result_ttl_ms)
+
+
+def _park(run: Run, bench: Bench, error: Exception) -> Settlement:
+    ttl = round(bench.settings.unknown_task_ttl * 1000)
+    outcome = encode_failure(run.name, _shown(error))
+    return Settlement(
+        run.claimed.id, run.claimed.claim, Verb.PARK, outcome, delay_ms=min(PARK_MS, max(ttl, 1)), ttl_ms=ttl
+    )
+
+
+def _retry_delay(run: Run, error: BaseException) -> float | None:
+    """Seconds until the next attempt; None when there is none."""
+    if isinstance(error, Retry):
+        return _asked_delay(run, error.attempts, error.delay)
+    if isinstance(error, ChildError) and error.is_retry:
+        return _asked_delay(run, error.retry_attempts, error.retry_delay)
+    names = error.names if isinstance(error, ChildError) else class_names(error)
+    if run.attempt >= run.retry.attempts or not run.retry.allows(names):
+        return None
+    return run.retry.backoff(run.attempt)
+
+
+def _asked_delay(run: Run, attempts: int | None, delay: float | None) -> float | None:
+    """The delay of a raised `Retry`: its own numbers, else the task's."""
+    limit = attempts or (run.retry.attempts if run.retry_declared else DEFAULT_ATTEMPTS)
+    if run.attempt >= limit:
+        return None
+    if delay is not None:
+        return delay
+    rule = run.retry if run.retry_declared else Retry().rule
+    return rule.backoff(run.attempt)
+
+
+def _final_failure(run: Run, error: BaseException) -> Failure:
+    """What to show of an error; of a raised `Retry` what it was raised from, if anything."""
+    if not isinstance(error, Retry):
+        return failure_of(error)
+    if error.__cause__ is not None:
+        return failure_of(error.__cause__)
+    shown = failure_of(error)
+    return Failure(shown.type, f"asked for another attempt in attempt {run.attempt}", shown.traceback)
+
+
+def _shown(error: Exception) -> Failure:
+    """An error of aioq's own: its traceback would say nothing to anybody."""
+    return Failure(class_name(type(error)), str(error))
+
+
+def _context(run: Run, bench: Bench) -> JobContext:
+    claimed, envelope = run.claimed, run.envelope
+    assert envelope is not None
+    deadline = None if run.timeout is None else datetime.now(UTC) + timedelta(seconds=run.timeout)
+    return JobContext(
+        job_id=claimed.id,
+        task=envelope.task,
+        queue=run.queue,
+        attempt=run.attempt,
+        max_attempts=run.retry.attempts,
+        crashes=claimed.crashes,
+        headers=envelope.options.headers,
+        sent_at=datetime.fromtimestamp(claimed.sent_ms / 1000, UTC),
+        deadline=deadline,
+        state=bench.state,
+    )
+

@@ -1,0 +1,82 @@
+"""Duty: give back what workers held whose lease has ended.
+
+Every worker can do it; the server hands each job back once. After an outage of the server this worker holds off
+for one lease, because then every lease has run out and the others are only about to renew theirs.
+"""
+
+import asyncio
+import logging
+
+from aioq.backoff import Backoff
+from aioq.errors import ServerError
+from aioq.store import Store
+from aioq.wire import Failure, encode_failure
+
+log = logging.getLogger("aioq.worker")
+
+LIMIT = 200
+"""The most jobs of one step, so that one step never holds the server up."""
+
+
+class Recovery:
+    """See the module.
+
+    Args:
+        store: where the jobs are.
+        queue: the queue.
+        lease: the lease's length in seconds.
+        max_crashes: how often a job may crash, for the text of its outcome.
+    """
+
+    def __init__(self, store: Store, queue: str, *, lease: float, max_crashes: int) -> None:
+        self._store = store
+        self._queue = queue
+        self._lease = lease
+        self._wanted = asyncio.Event()
+        self._not_before = 0.0
+        self._outcome = encode_failure(
+            "",
+            Failure(
+                "WorkerCrashed",
+                f"the job's worker died more than {max_crashes} times while running it (max_crashes); "
+                "it was not run again",
+            ),
+        )
+
+    def want(self) -> None:
+        """Some worker's lease has ended."""
+        self._wanted.set()
+
+    def hold_off(self) -> None:
+        """The server was away: let the others renew first."""
+        self._not_before = asyncio.get_running_loop().time() + self._lease
+
+    async def run(self) -> None:
+        """Recover until cancelled."""
+        backoff = Backoff()
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            try:
+                while (wait := self._not_before - loop.time()) > 0:
+                    await asyncio.sleep(wait)
+                while await self._step():
+                    pass
+                backoff = Backoff()
+            except ServerError as error:
+                log.debug("queue %s: could not recover: %s", self._queue, error)
+                await asyncio.sleep(backoff.next())
+                self._wanted.set()
+
+    async def _step(self) -> bool:
+        recovery = await self._store.recover(self._queue, self._outcome, LIMIT)
+        if recovery.worker is not None:
+            log.warning(
+                "queue %s: the lease of worker %s has ended; %d of its jobs run again, %d had crashed too often",
+                self._queue,
+                recovery.worker,
+                recovery.returned,
+                len(recovery.buried),
+            )
+        return recovery.more

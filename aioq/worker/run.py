@@ -1,0 +1,76 @@
+"""The record that flows through the worker: one run of one job."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from aioq.context import JobContext
+from aioq.retry import ONE_ATTEMPT, RetryRule
+from aioq.store import Claimed, Settlement
+from aioq.task import Task
+from aioq.wire import Envelope
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One run of a claimed job. Each step of the pipeline fills in its own part.
+
+    Attributes:
+        queue: where the job came from.
+        worker: the worker id it was claimed under; with `claimed.claim` it is the fence.
+        claimed: what the store said of it.
+        envelope: the call, still encoded (step decode).
+        task: the registered task (step resolve).
+        args: the positional arguments (step bind).
+        kwargs: the keyword arguments (step bind).
+        retry: the retry rule that holds (step bind).
+        retry_declared: whether the task or the call gave that rule.
+        timeout: seconds the attempt may take, None for no limit (step bind).
+        result_ttl_ms: how long the outcome is kept (step bind).
+        context: what `current_job()` returns (step bind).
+        handle: the asyncio task of the run, once it runs.
+        stop: why the run was cancelled from outside, if it was.
+        started: the loop's time at the start.
+        settlement: what is written in the end (step classify).
+        result: what the task returned, for the log.
+        error: what it raised, for the log.
+    """
+
+    queue: str
+    worker: str
+    claimed: Claimed
+    envelope: Envelope | None = None
+    task: Task[Any, Any] | None = None
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] | None = None
+    retry: RetryRule = ONE_ATTEMPT
+    retry_declared: bool = False
+    timeout: float | None = None
+    result_ttl_ms: int = 0
+    context: JobContext | None = None
+    handle: asyncio.Task[None] | None = None
+    stop: str | None = None
+    started: float = 0.0
+    settlement: Settlement | None = None
+    result: Any = None
+    error: BaseException | None = None
+
+    @property
+    def name(self) -> str:
+        """The task's name as far as it is known."""
+        return self.envelope.task if self.envelope is not None else "?"
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, 1 for the first."""
+        return self.claimed.attempts + 1
+
+
+CANCELLED = "cancelled"
+"""`Run.stop`: somebody cancelled the job."""
+
+INTERRUPTED = "interrupted"
+"""`Run.stop`: the worker is being stopped; the job is given back."""
+
+LOST = "lost"
+"""`Run.stop`: the worker's lease was lost; the job is somebody else's now, nothing is written."""

@@ -1,0 +1,82 @@
+"""Duty: write outcomes, in batches, until the server has them.
+
+What finishes while the event loop is busy, or while a write is in flight, goes out with the next one. While the
+server is gone the outcomes wait; there are never more than the jobs a worker may hold, because no slot is filled
+again without a server.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from aioq.backoff import Backoff
+from aioq.batch import Batcher
+from aioq.errors import ServerError
+from aioq.store import Settlement, Store
+
+log = logging.getLogger("aioq.worker")
+
+MAX_BATCH = 500
+"""The most jobs of one write: what Lua's `unpack` carries with ease."""
+
+Fate = tuple[str, Settlement]
+"""A worker id and what became of a job that was claimed under it."""
+
+
+class Settler:
+    """See the module.
+
+    Args:
+        store: where to.
+        on_refused: told of each settlement that the fence refused: queue, worker, settlement.
+    """
+
+    def __init__(self, store: Store, on_refused: Callable[[str, str, Settlement], None]) -> None:
+        self._store = store
+        self._on_refused = on_refused
+        self._batchers: dict[str, Batcher[Fate, bool]] = {}
+        self.refused = 0
+
+    def put(self, queue: str, worker: str, settlement: Settlement) -> None:
+        """Write an outcome with the next batch; returns at once."""
+        batcher = self._batchers.get(queue)
+        if batcher is None:
+            batcher = Batcher(partial(self._flush, queue), max_items=MAX_BATCH, capacity=1_000_000)
+            self._batchers[queue] = batcher
+        batcher.put((worker, settlement))
+
+    async def drain(self) -> None:
+        """Wait until everything is written. Cancellation: what is not written yet is lost to the recovery."""
+        for batcher in self._batchers.values():
+            await batcher.drain()
+
+    async def _flush(self, queue: str, batch: list[Fate]) -> list[bool]:
+        accepted: list[bool] = []
+        # All of one worker id as a rule; a lease that was lost in between makes it two.
+        start = 0
+        while start < len(batch):
+            worker = batch[start][0]
+            end = start
+            while end < len(batch) and batch[end][0] == worker:
+                end += 1
+            settlements = [settlement for _, settlement in batch[start:end]]
+            accepted += await self._write(queue, worker, settlements)
+            start = end
+        return accepted
+
+    async def _write(self, queue: str, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
+        backoff = Backoff()
+        while True:
+            try:
+                accepted = await self._store.settle(queue, worker, settlements)
+            except ServerError as error:
+                pause = backoff.next()
+                log.debug("queue %s: %d outcomes wait: %s", queue, len(settlements), error)
+                await asyncio.sleep(pause)
+                continue
+            for settlement, taken in zip(settlements, accepted, strict=True):
+                if not taken:
+                    self.refused += 1
+                    self._on_refused(queue, worker, settlement)
+            return accepted

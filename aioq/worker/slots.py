@@ -1,0 +1,43 @@
+"""Slots: the worker's units of concurrency, shared by all its queues."""
+
+import asyncio
+
+
+class Slots:
+    """Counts free slots and tells when there are some.
+
+    Args:
+        total: how many jobs may run at once.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._used = 0
+        self._freed = asyncio.Event()
+        self._freed.set()
+
+    @property
+    def used(self) -> int:
+        """Slots that are taken, by running jobs or reserved by a claim under way."""
+        return self._used
+
+    @property
+    def free(self) -> int:
+        """Slots that can be taken; 0 while more are taken than there are."""
+        return max(0, self.total - self._used)
+
+    async def wait(self) -> None:
+        """Return as soon as a slot is free."""
+        await self._freed.wait()
+
+    def take(self, count: int) -> None:
+        """Take slots; a job that is here already takes one even where none is free."""
+        self._used += count
+        if self._used >= self.total:
+            self._freed.clear()
+
+    def give_back(self, count: int = 1) -> None:
+        """Return slots."""
+        self._used -= count
+        if self._used < self.total:
+            self._freed.set()

@@ -1,0 +1,309 @@
+"""The worker: connects its services, and starts and stops them in the right order.
+
+    fetcher --> executor --> settler          one fetcher, promoter, recovery and canceller for each queue;
+       |           |                          one executor, settler, reporter and lease thread for all
+    promoter    reporter
+
+No service knows another; what one tells the others goes through the callbacks wired up here.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from aioq.backoff import Backoff
+from aioq.config import Settings
+from aioq.errors import ServerError, ServerUnavailableError
+from aioq.middleware import Middleware
+from aioq.store import Claimed, Renewal, ServerInfo, Settlement, Store
+from aioq.task import Task
+from aioq.worker.burst import Burst
+from aioq.worker.calling import Caller
+from aioq.worker.canceller import Canceller
+from aioq.worker.executor import Executor
+from aioq.worker.fetcher import Fetcher
+from aioq.worker.lease import LeaseService
+from aioq.worker.membership import Membership
+from aioq.worker.pipeline import Bench
+from aioq.worker.promoter import Promoter
+from aioq.worker.recovery import Recovery
+from aioq.worker.reporter import Reporter
+from aioq.worker.run import CANCELLED
+from aioq.worker.settler import Settler
+from aioq.worker.slots import Slots
+
+log = logging.getLogger("aioq.worker")
+
+CANCEL_GRACE = 5.0
+"""Seconds a job has to end once it is cancelled at the stop; a guess at what closing connections takes."""
+
+FAREWELL = 10.0
+"""Seconds to write the last outcomes at the stop; if the server is gone for longer, the recovery has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a worker needs of its App.
+
+    Attributes:
+        name: the App's name.
+        settings: its settings.
+        tasks: its tasks by name.
+        middleware: its middleware, outermost first.
+        lifespan: makes the context that is entered around the worker's life.
+        store: opens the store of the running loop.
+    """
+
+    name: str
+    settings: Settings
+    tasks: Mapping[str, Task[Any, Any]]
+    middleware: Sequence[Middleware]
+    lifespan: Callable[[], AbstractAsyncContextManager[Any]]
+    store: Callable[[], Coroutine[Any, Any, Store]]
+
+
+@dataclass(slots=True)
+class _QueueDuties:
+    """The services of one queue."""
+
+    membership: Membership
+    fetcher: Fetcher
+    promoter: Promoter
+    recovery: Recovery
+    canceller: Canceller
+
+
+class Worker:
+    """Runs the jobs of some queues until it is stopped.
+
+    Args:
+        host: the App's parts.
+        queues: the queues, all of equal rank; none for those the tasks are declared with.
+        concurrency: how many jobs may run at once.
+        burst: end when the queues are empty.
+        on_start: told of the server once it answers, before the first job is claimed.
+
+    Raises:
+        ConfigError: a task's annotations cannot be decoded into.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        *,
+        queues: Sequence[str],
+        concurrency: int | None = None,
+        burst: bool = False,
+        on_start: Callable[[ServerInfo], None] | None = None,
+    ) -> None:
+        self._host = host
+        self.queues = tuple(dict.fromkeys(queues))
+        self.concurrency = concurrency or host.settings.concurrency
+        self._burst_mode = burst
+        self._on_start = on_start
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._serving = asyncio.Event()
+        for task in host.tasks.values():
+            _ = task.signature  # compiled now, so that a bad annotation stops the start and not a job
+
+    def stop(self) -> None:
+        """Ask for a graceful stop; asked a second time, what runs is cancelled and given back at once."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def wait_empty(self) -> None:
+        """Return when a look at the queues has found nothing to run, and nothing is running; only while it runs."""
+        await self._serving.wait()
+        await self._burst.wait()
+
+    async def run(self) -> None:
+        """Work until `stop`, or in burst mode until the queues are empty.
+
+        Cancellation: as a stop in a hurry.
+
+        Raises:
+            ServerRejectedError: the server refuses this user or is too old.
+        """
+        store = await self._host.store()
+        info = await self._connect(store)
+        if info is None:
+            return
+        async with self._host.lifespan() as state:
+            if self._on_start is not None:
+                self._on_start(info)
+            await self._serve(store, state)
+
+    async def _connect(self, store: Store) -> ServerInfo | None:
+        backoff = Backoff()
+        warned = False
+        while not self._stop.is_set():
+            try:
+                return await store.open()
+            except ServerUnavailableError as error:
+                if not warned:
+                    log.warning("%s; trying again until it is there", error)
+                warned = True
+                try:
+                    async with asyncio.timeout(backoff.next()):
+                        await self._stop.wait()
+                except TimeoutError:
+                    continue
+        return None
+
+    async def _serve(self, store: Store, state: Any) -> None:
+        self._build(store, state)
+        background: list[Coroutine[Any, Any, None]] = [self._lease.run(), self._reporter.run()]
+        for duties in self._queues.values():
+            background += [duties.promoter.run(), duties.recovery.run(), duties.canceller.run()]
+        fetchers = [duties.fetcher.run() for duties in self._queues.values()]
+        tasks = [asyncio.create_task(duty) for duty in (*background, *fetchers)]
+        enders = [asyncio.create_task(self._stop.wait())]
+        if self._burst_mode:
+            enders.append(asyncio.create_task(self._burst.wait()))
+        self._serving.set()
+        try:
+            done, _ = await asyncio.wait([*tasks, *enders], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # a service that ends by itself has met a bug: let it be seen
+        except asyncio.CancelledError:
+            self._hurry.set()
+            raise
+        finally:
+            await self._shut_down(store, tasks, enders)
+
+    def _build(self, store: Store, state: Any) -> None:
+        host, settings = self._host, self._host.settings
+        self._slots = Slots(self.concurrency)
+        self._reporter = Reporter(store)
+        self._settler = Settler(store, self._refused)
+        self._burst = Burst(self.queues, lambda: self._executor.running, self._look_again)
+        self._executor = Executor(
+            Bench(host.tasks, settings, state),
+            Caller(
+                host.middleware,
+                threads=settings.threads or self.concurrency,
+                processes=settings.pool_size or os.cpu_count() or 1,
+            ),
+            self._slots,
+            settle=self._settler.put,
+            reporter_of=self._reporter.reporter,
+            flush_report=self._reporter.flush,
+            on_idle=self._burst.idle,
+        )
+        self._queues = {queue: self._duties(store, queue) for queue in self.queues}
+        self._lease = LeaseService(
+            store.keeper(),
+            [duties.membership for duties in self._queues.values()],
+            settings.lease,
+            on_renewal=self._renewed,
+            on_lost=lambda membership, worker: self._lost(membership.queue, worker),
+        )
+
+    def _duties(self, store: Store, queue: str) -> _QueueDuties:
+        settings = self._host.settings
+        membership = Membership(queue)
+        promoter = Promoter(store, queue)
+        return _QueueDuties(
+            membership,
+            Fetcher(
+                store,
+                membership,
+                self._slots,
+                deliver=self._deliver,
+                on_due=promoter.expect,
+                on_lost=partial(self._lost, queue),
+                on_empty=partial(self._burst.empty, queue),
+            ),
+            promoter,
+            Recovery(store, queue, lease=settings.lease, max_crashes=settings.max_crashes),
+            Canceller(
+                store.inbox,
+                self._host.name,
+                membership,
+                cancel=lambda queue, job_id: self._executor.cancel(queue, job_id, CANCELLED),
+                on_gap=lambda: self._lease.hurry(),
+            ),
+        )
+
+    def _deliver(self, queue: str, worker: str, claimed: Claimed) -> None:
+        self._burst.delivered()
+        self._executor.submit(queue, worker, claimed)
+
+    def _renewed(self, membership: Membership, renewal: Renewal, healed: bool) -> None:  # noqa: FBT001 - a callback
+        duties = self._queues[membership.queue]
+        if healed:
+            duties.recovery.hold_off()
+        duties.promoter.expect(renewal.next_due_ms)
+        if renewal.expired:
+            duties.recovery.want()
+        for job_id in renewal.cancelled:
+            self._executor.cancel(membership.queue, job_id, CANCELLED)
+
+    def _lost(self, queue: str, worker: str) -> None:
+        if self._queues[queue].membership.lose(worker):
+            log.warning(
+                "queue %s: the lease of %s was lost; what it ran is cancelled here and runs elsewhere", queue, worker
+            )
+            self._executor.abandon(queue, worker)
+            self._lease.hurry()
+
+    def _refused(self, queue: str, worker: str, settlement: Settlement) -> None:
+        log.warning(
+            "queue %s: the outcome (%s) of job %s was refused: it is no longer held by %s",
+            queue,
+            settlement.verb.value,
+            settlement.job_id,
+            worker,
+        )
+
+    async def _look_again(self) -> None:
+        await self._settler.drain()
+        for duties in self._queues.values():
+            await duties.fetcher.nudge()
+
+    async def _shut_down(
+        self, store: Store, tasks: Sequence[asyncio.Task[None]], enders: Sequence[asyncio.Task[Any]]
+    ) -> None:
+        for task in enders:
+            task.cancel()
+        await asyncio.wait([asyncio.create_task(duties.fetcher.stop()) for duties in self._queues.values()])
+        await self._finish_jobs(self._executor.stop())
+        try:
+            async with asyncio.timeout(FAREWELL):
+                await self._settler.drain()
+                await self._lease.stop()
+                for duties in self._queues.values():
+                    await store.depart(duties.membership.queue, duties.membership.worker)
+        except (TimeoutError, ServerError) as error:
+            log.warning("could not take leave of the server: %s; the recovery will", str(error) or "no answer in time")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait([*tasks, *enders])
+
+    async def _finish_jobs(self, running: int) -> None:
+        if running and not self._hurry.is_set():
+            patience = self._host.settings.shutdown_timeout
+            log.info("stopping: %d jobs are finished, for up to %g s; a second signal gives them back", running, patience)
+            idle = asyncio.create_task(self._executor.wait_idle())
+            hurry = asyncio.create_task(self._hurry.wait())
+            await asyncio.wait([idle, hurry], timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            idle.cancel()
+            hurry.cancel()
+        if self._executor.running:
+            await self._executor.interrupt(CANCEL_GRACE)
+
+
+def worker_queues(host: Host, wanted: Sequence[str]) -> list[str]:
+    """The queues a worker serves: the wanted ones, else the default one and all that tasks are declared with."""
+    if wanted:
+        return list(dict.fromkeys(wanted))
+    declared = [task.defaults.queue for task in host.tasks.values() if task.defaults.queue]
+    return list(dict.fromkeys([host.settings.default_queue, *declared]))

@@ -1,0 +1,137 @@
+"""What every test can ask for, and what every test is held to.
+
+- `server`: a fresh database of a real server, once for each server that runs here (contract tests).
+- `redis_server`: the same on one server only (behaviour tests).
+- `start_server`: a server of the test's own, to be stopped, killed or started with other options.
+- `app_name`: a name for the test's app. Keys of any other app that are left behind fail the test.
+
+No test may leave a process or a non-daemon thread behind. A server that cannot run here is named at the top
+and at the end of the run, and is an error where all of them must run.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import leaks
+from tests.databases import Database, Pool, foreign_keys, new_app_name
+from tests.servers import SERVERS, Server, available, missing
+
+REQUIRED = "AIOQ_REQUIRE_SERVERS"
+
+# The first of these that runs here serves the tests that need only one: its wheel is there wherever
+# aioq[embedded] is installed.
+PREFERENCE = ("valkey-9.1", "redis-7.0", "redis-8.2", "redis-6.2")
+
+_must_run = os.environ.get("CI") == "true" or os.environ.get(REQUIRED) == "1"
+# A developer's own settings must not reach the apps under test. (The workers of xdist need not know what is
+# required: the process that starts them has checked it.)
+for _name in [name for name in os.environ if name.startswith("AIOQ_")]:
+    del os.environ[_name]
+
+
+def _not_run() -> list[str]:
+    found = [(name, missing(name)) for name in SERVERS]
+    return [f"{name} ({why.reason})" for name, why in found if why is not None]
+
+
+def _not_run_line() -> str:
+    return f"servers not run: {', '.join(_not_run())}"
+
+
+def pytest_configure() -> None:
+    """Refuse to start where every server must run and one that could be installed is not."""
+    lacking = [name for name in SERVERS if (why := missing(name)) is not None and why.installable]
+    if _must_run and lacking:
+        raise pytest.UsageError(f"all servers must run here (CI or {REQUIRED}); {_not_run_line()}")
+
+
+def pytest_report_header() -> list[str]:
+    """Name the servers that run, and those that do not."""
+    return [f"servers: {', '.join(available()) or 'none'}", *([_not_run_line()] if _not_run() else [])]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what was not run once more, where it is read."""
+    if _not_run():
+        terminalreporter.write_line(_not_run_line(), yellow=True)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """Every `anyio` test runs on asyncio, the only event loop aioq is for."""
+    return ("asyncio", {})
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_running() -> Iterator[None]:
+    """Fail a test that leaves a process or a non-daemon thread behind."""
+    processes, threads = leaks.processes(), set(threading.enumerate())
+    yield
+    left = [*leaks.end_new_processes(processes), *leaks.new_threads(threads)]
+    if left:
+        pytest.fail(f"left running: {', '.join(left)}")
+
+
+@pytest.fixture(scope="session")
+def _pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    """The shared servers of this process; each xdist worker has its own."""
+    pool = Pool(tmp_path_factory.mktemp("servers"))
+    yield pool
+    pool.stop()
+
+
+@pytest.fixture
+def app_name() -> str:
+    """A name no other test has, for the app whose keys this test may leave in the server."""
+    return new_app_name()
+
+
+@contextmanager
+def _checked(pool: Pool, name: str, app_name: str) -> Iterator[Database]:
+    database = pool.database(name)
+    yield database
+    if not database.server.alive:
+        pytest.fail(f"the shared {name} is gone; a test that ends its server starts it with `start_server`")
+    foreign = foreign_keys(database, app_name)
+    if foreign:
+        pytest.fail(f"left keys behind in {name} that are not of app {app_name!r}: {', '.join(foreign)}")
+
+
+# Computed here, so that a server that cannot run is no parameter at all: it is reported, never skipped.
+@pytest.fixture(params=available())
+def server(request: pytest.FixtureRequest, _pool: Pool, app_name: str) -> Iterator[Database]:
+    """An empty database of each supported server in turn."""
+    with _checked(_pool, request.param, app_name) as database:
+        yield database
+
+
+@pytest.fixture
+def redis_server(_pool: Pool, app_name: str) -> Iterator[Database]:
+    """An empty database of one supported server."""
+    names = [name for name in PREFERENCE if name in available()]
+    if not names:
+        pytest.fail(_not_run_line())
+    with _checked(_pool, names[0], app_name) as database:
+        yield database
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start a server of the test's own: `start_server(name=None, **options of Server.start)`."""
+    started: list[Server] = []
+
+    def start(name: str | None = None, **options: Any) -> Server:
+        name = name or next(name for name in PREFERENCE if name in available())
+        directory = options.pop("directory", tmp_path / f"server-{len(started)}")
+        started.append(Server.start(name, directory, **options))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.stop()

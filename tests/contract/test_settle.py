@@ -1,0 +1,413 @@
+"""Settling: what each verb does to a job, and the fence that keeps everybody else's hands off it."""
+
+import asyncio
+
+import pytest
+
+from aioq.job import JobState
+from aioq.store import Claimed, Limits, Settlement, Store, Verb
+from aioq.wire import Failure, encode_failure
+from tests.contract.kit import (
+    BROKEN,
+    CALL,
+    LONG,
+    QUEUE,
+    REASON,
+    THREE,
+    Backend,
+    eventually,
+    ids,
+    info,
+    joined,
+    running,
+    send,
+    settle,
+    state,
+    take,
+    take_one,
+)
+
+pytestmark = pytest.mark.anyio
+
+RUNS_AGAIN = [Verb.RETRY, Verb.INTERRUPT, Verb.RELEASE, Verb.PARK]
+ENDS = {
+    Verb.SUCCEEDED: (JobState.SUCCEEDED, THREE),
+    Verb.FAILED: (JobState.FAILED, BROKEN),
+    Verb.CANCELLED: (JobState.CANCELLED, REASON),
+}
+
+
+async def gone(store: Store, job_id: str = "job") -> bool:
+    return await state(store, job_id) is None
+
+
+@pytest.mark.parametrize("verb", ENDS)
+async def test_an_outcome_ends_the_job_and_is_kept(store: Store, verb: Verb) -> None:
+    worker = await joined(store, "w")
+    job = await running(store, worker)
+    ended, outcome = ENDS[verb]
+
+    assert await settle(store, worker, job, verb, outcome)
+
+    found = await info(store)
+    assert (found.state, found.worker) == (ended, "w")
+    assert found.ended_at is not None
+    assert await store.wait(QUEUE, "me", ["job"]) == [outcome]
+
+
+@pytest.mark.parametrize("verb", [Verb.SUCCEEDED, Verb.CANCELLED])
+async def test_an_outcome_without_ttl_is_forgotten(store: Store, verb: Verb) -> None:
+    worker = await joined(store, "w")
+    job = await running(store, worker)
+
+    assert await settle(store, worker, job, verb, THREE, ttl_ms=0)
+
+    assert await gone(store)
+    assert await send(store, "job") == [True]
+
+
+@pytest.mark.parametrize("verb", [Verb.SUCCEEDED, Verb.CANCELLED])
+async def test_an_outcome_goes_when_its_ttl_is_over(store: Store, verb: Verb) -> None:
+    worker = await joined(store, "w")
+    job = await running(store, worker)
+    await settle(store, worker, job, verb, THREE, ttl_ms=15)
+
+    await eventually(lambda: gone(store))
+
+
+async def test_a_job_without_outcome_does_not_expire(redis_store: Store, redis_backend: Backend) -> None:
+    await running(redis_store, await joined(redis_store, "w"), "running")
+    await send(redis_store, "queued")
+    await send(redis_store, "scheduled", delay_ms=LONG)
+
+    assert redis_backend.database is not None
+    with redis_backend.database.client() as client:
+        for job_id in ("running", "queued", "scheduled"):
+            assert client.pttl(redis_backend.key(f"job:{job_id}")) == -1
+
+
+async def test_the_ttl_is_the_one_given(redis_store: Store, redis_backend: Backend) -> None:
+    worker = await joined(redis_store, "w")
+    await settle(redis_store, worker, await running(redis_store, worker), Verb.SUCCEEDED, THREE, ttl_ms=LONG)
+
+    assert redis_backend.database is not None
+    with redis_backend.database.client() as client:
+        ttl = client.pttl(redis_backend.key("job:job"))
+    assert LONG - 60_000 < ttl <= LONG  # pyright: ignore[reportOperatorIssue]
+
+
+async def test_a_failure_counts_as_an_attempt(store: Store) -> None:
+    worker = await joined(store, "w")
+    await settle(store, worker, await running(store, worker), Verb.FAILED, BROKEN)
+
+    found = await info(store)
+    assert (found.attempts, found.error) == (1, "ValueError: no")
+
+
+# Running again
+
+
+@pytest.mark.parametrize("delay_ms", [0, LONG])
+async def test_a_retry_counts_the_attempt(store: Store, delay_ms: int) -> None:
+    worker = await joined(store, "w")
+    job = await running(store, worker)
+
+    assert await settle(store, worker, job, Verb.RETRY, BROKEN, delay_ms=delay_ms)
+
+    found = await info(store)
+    assert found.state is (JobState.SCHEDULED if delay_ms else JobState.QUEUED)
+    assert (found.attempts, found.interruptions, found.crashes) == (1, 0, 0)
+    assert (found.error, found.worker) == ("ValueError: no", None)
+    assert (found.due_at is not None) == bool(delay_ms)
+
+
+async def test_a_retry_at_once_goes_to_the_end_of_its_lane(store: Store) -> None:
+    worker = await joined(store, "w")
+    job = await running(store, worker, "again")
+    await send(store, "next")
+    await settle(store, worker, job, Verb.RETRY, BROKEN)
+
+    jobs = await take(store, worker)
+
+    assert ids(jobs) == ["next", "again"]
+    assert [each.attempts for each in jobs] == [0, 1]
+
+
+async def test_a_retry_runs_when_its_delay_is_over(store: Store) -> None:
+    worker = await joined(store, "w")
+    await settle(store, worker, await running(store, worker), Verb.RETRY, BROKEN, delay_ms=5)
+
+    async def again() -> list[Claimed]:
+        await store.promote(QUEUE, 10)
+        return await take(store, worker)
+
+    (job,) = await eventually(again)
+    assert (job.attempts, job.claim, job.envelope) == (1, 2, CALL)
+
+
+@pytest.mark.parametrize(("verb", "interruptions"), [(Verb.INTERRUPT, 1), (Verb.RELEASE, 0)])
+async def test_giving_back_costs_no_attempt(store: Store, verb: Verb, interruptions: int) -> None:
+    worker = await joined(store, "w")
+    job = await running(store, worker, "back")
+    await send(store, "next")
+
+    assert await settle(store, worker, job, verb)
+
+    found = await info(store, "back")
+    assert (found.state, found.worker) == (JobState.QUEUED, None)
+    assert (found.attempts, found.interruptions, found.crashes) == (0, interruptions, 0)
+    again = await take(store, worker)
+    assert ids(again) == ["back", "next"]
+    assert (again[0].attempts, again[0].interruptions) == (0, interruptions)
+
+
+async def test_counters_add_up(store: Store) -> None:
+    worker = await joined(store, "w")
+    await send(store, "job")
+    for verb in (Verb.RETRY, Verb.INTERRUPT, Verb.RETRY, Verb.RELEASE, Verb.INTERRUPT):
+        await settle(store, worker, await take_one(store, worker), verb, BROKEN)
+
+    job = await take_one(store, worker)
+
+    assert (job.claim, job.attempts, job.interruptions, job.crashes) == (6, 2, 2, 0)
+    assert (await info(store)).attempts == 3, "the one under way included"
+
+
+async def test_a_success_clears_the_error_of_earlier_attempts(store: Store) -> None:
+    worker = await joined(store, "w")
+    await settle(store, worker, await running(store, worker), Verb.RETRY, BROKEN)
+    await settle(store, worker, await take_one(store, worker), Verb.SUCCEEDED, THREE)
+
+    found = await info(store)
+    assert (found.attempts, found.error) == (2, None)
+
+
+# Parking
+
+
+async def test_a_parked_job_comes_again_at_no_cost(store: Store) -> None:
+    worker = await joined(store, "w")
+    job = await running(store, worker)
+
+    assert await settle(store, worker, job, Verb.PARK, BROKEN, delay_ms=LONG, ttl_ms=LONG)
+
+    found = await info(store)
+    assert (found.state, found.worker, found.error) == (JobState.SCHEDULED, None, None)
+    assert (found.attempts, found.interruptions, found.crashes) == (0, 0, 0)
+
+
+async def test_a_job_parked_without_delay_goes_to_the_end_of_its_lane(store: Store) -> None:
+    worker = await joined(store, "w")
+    job = await running(store, worker, "parked")
+    await send(store, "next")
+
+    await settle(store, worker, job, Verb.PARK, BROKEN)
+
+    assert ids(await take(store, worker)) == ["next", "parked"]
+
+
+async def test_a_job_parked_for_too_long_fails(store: Store, backend: Backend) -> None:
+    worker = await joined(store, "w")
+    await send(store, "job")
+
+    async def failed() -> bool:
+        await settle(store, worker, await take_one(store, worker), Verb.PARK, BROKEN, ttl_ms=20)
+        return await state(store) is JobState.FAILED
+
+    await eventually(failed)
+
+    found = await info(store)
+    assert (found.attempts, found.error) == (0, "ValueError: no")
+    assert backend.dead() == 1
+
+
+async def test_parking_with_no_ttl_fails_at_once(store: Store) -> None:
+    worker = await joined(store, "w")
+
+    await settle(store, worker, await running(store, worker), Verb.PARK, BROKEN, ttl_ms=0)
+
+    assert await state(store) is JobState.FAILED
+
+
+async def test_the_time_parked_begins_anew_after_an_attempt(store: Store) -> None:
+    """A worker that knew the task ran it; what parks it then is a new matter."""
+    worker = await joined(store, "w")
+    await settle(store, worker, await running(store, worker), Verb.PARK, BROKEN)
+    await asyncio.sleep(0)
+    parked = await take_one(store, worker)
+    await settle(store, worker, parked, Verb.RETRY, BROKEN)
+    retried = await take_one(store, worker)
+
+    await settle(store, worker, retried, Verb.PARK, BROKEN, ttl_ms=60_000)
+
+    assert await state(store) is JobState.QUEUED
+
+
+# The fence
+
+
+@pytest.mark.parametrize("verb", Verb)
+async def test_another_worker_is_refused(store: Store, verb: Verb) -> None:
+    job = await running(store, await joined(store, "w"))
+    await joined(store, "other")
+
+    assert not await settle(store, "other", job, verb, BROKEN)
+
+    found = await info(store)
+    assert (found.state, found.worker) == (JobState.RUNNING, "w")
+
+
+@pytest.mark.parametrize("verb", Verb)
+async def test_an_earlier_claim_is_refused(store: Store, verb: Verb) -> None:
+    worker = await joined(store, "w")
+    first = await running(store, worker)
+    await settle(store, worker, first, Verb.RELEASE)
+    second = await take_one(store, worker)
+
+    assert not await settle(store, worker, first, verb, BROKEN)
+
+    assert await settle(store, worker, second, Verb.SUCCEEDED, THREE)
+
+
+@pytest.mark.parametrize("verb", Verb)
+async def test_a_job_that_is_unknown_or_not_running_is_refused(store: Store, verb: Verb) -> None:
+    worker = await joined(store, "w")
+    job = await running(store, worker)
+    await settle(store, worker, job, Verb.RELEASE)
+
+    assert not await settle(store, worker, job, verb, BROKEN)
+    assert await state(store) is JobState.QUEUED
+    unknown = Settlement("unknown", 1, verb, BROKEN, 0, LONG)
+    assert await store.settle(QUEUE, worker, [unknown]) == [False]
+    assert await state(store, "unknown") is None
+
+
+@pytest.mark.parametrize("verb", ENDS)
+async def test_the_same_settle_twice_is_accepted_and_changes_nothing(store: Store, verb: Verb) -> None:
+    """The reply to the first one got lost."""
+    worker = await joined(store, "w")
+    job = await running(store, worker)
+    await settle(store, worker, job, verb, ENDS[verb][1])
+    before = await info(store)
+
+    assert await settle(store, worker, job, verb, ENDS[verb][1])
+
+    assert await info(store) == before
+
+
+async def test_another_worker_is_refused_after_the_end_too(store: Store) -> None:
+    worker = await joined(store, "w")
+    job = await running(store, worker)
+    await settle(store, worker, job, Verb.SUCCEEDED, THREE)
+
+    assert not await settle(store, "other", job, Verb.FAILED, BROKEN)
+
+    assert await state(store) is JobState.SUCCEEDED
+
+
+async def test_a_batch_is_settled_one_by_one(store: Store) -> None:
+    worker = await joined(store, "w")
+    await send(store, *"abcd")
+    jobs = await take(store, worker)
+    batch = [Settlement(job.id, job.claim, Verb.SUCCEEDED, THREE, ttl_ms=LONG) for job in jobs]
+    batch[1] = Settlement("b", 99, Verb.SUCCEEDED, THREE)
+    batch[2] = Settlement("c", 1, Verb.RETRY, BROKEN)
+
+    assert await store.settle(QUEUE, worker, batch) == [True, False, True, True]
+
+    states = [found and found.state for found in await store.info(QUEUE, list("abcd"))]
+    assert states == [JobState.SUCCEEDED, JobState.RUNNING, JobState.QUEUED, JobState.SUCCEEDED]
+
+
+async def test_an_empty_batch_settles_nothing(store: Store) -> None:
+    assert await store.settle(QUEUE, "w", []) == []
+
+
+async def test_a_batch_of_a_thousand(store: Store) -> None:
+    worker = await joined(store, "w")
+    await send(store, *(f"job-{number}" for number in range(1000)))
+    jobs = await take(store, worker, 500) + await take(store, worker, 500)
+    batch = [Settlement(job.id, job.claim, Verb.SUCCEEDED, THREE, ttl_ms=LONG) for job in jobs]
+
+    assert await store.settle(QUEUE, worker, batch) == [True] * 1000
+
+
+# The dead
+
+
+class TestTheDead:
+    @pytest.fixture
+    def limits(self) -> Limits:
+        return Limits(dead_limit=3, dead_ttl_ms=LONG, lease_ms=LONG)
+
+    async def fail(self, store: Store, *names: str, ttl_ms: int = LONG) -> None:
+        worker = await joined(store, "w")
+        for name in names:
+            await settle(store, worker, await running(store, worker, name), Verb.FAILED, BROKEN, ttl_ms=ttl_ms)
+
+    async def test_only_failed_jobs_are_dead(self, store: Store, backend: Backend) -> None:
+        worker = await joined(store, "w")
+        for verb in (Verb.SUCCEEDED, Verb.CANCELLED):
+            await settle(store, worker, await running(store, worker, verb), verb, THREE)
+        assert backend.dead() == 0
+
+        await self.fail(store, "job")
+
+        assert backend.dead() == 1
+
+    async def test_there_are_never_more_than_the_limit(self, store: Store, backend: Backend) -> None:
+        await self.fail(store, *"abcde")
+
+        assert backend.dead() == 3
+
+    async def test_a_dead_job_is_kept_though_its_result_is_not(self, store: Store) -> None:
+        await self.fail(store, "job", ttl_ms=0)
+
+        found = await info(store)
+        assert (found.state, found.task) == (JobState.FAILED, "shop.add")
+
+    async def test_a_dead_job_is_kept_for_the_longer_of_the_two_times(
+        self, redis_store: Store, redis_backend: Backend
+    ) -> None:
+        await self.fail(redis_store, "dead", ttl_ms=5)
+        await self.fail(redis_store, "result", ttl_ms=3 * LONG)
+
+        assert redis_backend.database is not None
+        with redis_backend.database.client() as client:
+            ttls = [client.pttl(redis_backend.key(f"job:{name}")) for name in ("dead", "result")]
+        assert [round(ttl / LONG) for ttl in ttls] == [1, 3]  # pyright: ignore[reportOperatorIssue]
+
+
+class TestTheDeadAfterTheirTime:
+    @pytest.fixture
+    def limits(self) -> Limits:
+        return Limits(dead_ttl_ms=15, lease_ms=LONG)
+
+    async def test_the_old_ones_go(self, store: Store, backend: Backend) -> None:
+        worker = await joined(store, "w")
+        await settle(store, worker, await running(store, worker), Verb.FAILED, BROKEN, ttl_ms=0)
+        await eventually(lambda: gone(store))
+
+        async def alone() -> bool:
+            await send(store, "other")
+            await settle(store, worker, await take_one(store, worker), Verb.FAILED, BROKEN, ttl_ms=0)
+            await eventually(lambda: gone(store, "other"))
+            return backend.dead() <= 1
+
+        await eventually(alone)
+
+
+class TestNoDead:
+    @pytest.fixture
+    def limits(self) -> Limits:
+        return Limits(dead_ttl_ms=0, lease_ms=LONG)
+
+    async def test_a_failed_job_is_kept_as_long_as_its_outcome(self, store: Store, backend: Backend) -> None:
+        worker = await joined(store, "w")
+        outcome = encode_failure("shop.add", Failure("OSError", ""))
+        await settle(store, worker, await running(store, worker, "kept"), Verb.FAILED, outcome)
+        await settle(store, worker, await running(store, worker, "not"), Verb.FAILED, outcome, ttl_ms=0)
+
+        assert (await info(store, "kept")).error == "OSError"
+        assert await gone(store, "not")
+        assert backend.dead() == 0

@@ -1,0 +1,237 @@
+"""Waiting for outcomes: there already, told later, or no such job; nothing falls in between."""
+
+import pytest
+
+from aioq.job import JobState
+from aioq.store import MISSING, Settlement, Store, Verb
+from aioq.wire import encode_result
+from tests.contract.kit import (
+    BROKEN,
+    LONG,
+    QUEUE,
+    REASON,
+    THREE,
+    Backend,
+    Listener,
+    joined,
+    running,
+    send,
+    settle,
+    state,
+    take,
+)
+
+pytestmark = pytest.mark.anyio
+
+LARGE = encode_result("shop.add", "x" * 66_000)
+
+
+async def test_nothing_to_wait_for(store: Store) -> None:
+    assert await store.wait(QUEUE, "me", []) == []
+
+
+async def test_one_reply_for_each_job(store: Store) -> None:
+    worker = await joined(store, "w")
+    await settle(store, worker, await running(store, worker, "ended"), Verb.SUCCEEDED, THREE)
+    await running(store, worker, "running")
+    await send(store, "queued")
+    await send(store, "scheduled", delay_ms=LONG)
+
+    names = ["scheduled", "unknown", "ended", "running", "queued"]
+    assert await store.wait(QUEUE, "me", names) == [None, MISSING, THREE, None, None]
+
+
+async def test_a_retry_is_no_outcome(store: Store) -> None:
+    worker = await joined(store, "w")
+    await settle(store, worker, await running(store, worker), Verb.RETRY, BROKEN)
+
+    assert await store.wait(QUEUE, "me", ["job"]) == [None]
+
+
+@pytest.mark.parametrize("verb", [Verb.SUCCEEDED, Verb.FAILED, Verb.CANCELLED])
+@pytest.mark.parametrize("ttl_ms", [0, LONG])
+async def test_who_waits_is_told_of_the_outcome(
+    store: Store, backend: Backend, verb: Verb, ttl_ms: int
+) -> None:
+    other = await backend.open()
+    worker = await joined(other, "w")
+    listener = await Listener.on(store, "me")
+    await send(store, "jöb")
+    assert await store.wait(QUEUE, "me", ["jöb"]) == [None]
+    (job,) = await take(other, worker)
+
+    await settle(other, worker, job, verb, BROKEN, ttl_ms=ttl_ms)
+
+    assert await listener.notice() == [("jöb", BROKEN)]
+
+
+async def test_who_waits_is_told_of_a_cancellation(store: Store) -> None:
+    listener = await Listener.on(store, "me")
+    await send(store, "job")
+    await store.wait(QUEUE, "me", ["job"])
+
+    await store.cancel(QUEUE, ["job"], REASON, LONG)
+
+    assert await listener.notice() == [("job", REASON)]
+
+
+async def test_one_settle_sends_one_notice(store: Store) -> None:
+    worker = await joined(store, "w")
+    listener = await Listener.on(store, "me")
+    await send(store, *"abc")
+    await store.wait(QUEUE, "me", list("abc"))
+    batch = [Settlement(job.id, job.claim, Verb.SUCCEEDED, THREE) for job in await take(store, worker)]
+
+    await store.settle(QUEUE, worker, batch)
+
+    assert await listener.notice() == [("a", THREE), ("b", THREE), ("c", THREE)]
+
+
+async def test_waiting_twice_is_told_once(store: Store) -> None:
+    worker = await joined(store, "w")
+    listener, other = await Listener.on(store, "me"), await Listener.on(store, "other")
+    job = await running(store, worker)
+    for channel in ("me", "other", "me", "me"):
+        assert await store.wait(QUEUE, channel, ["job"]) == [None]
+
+    await settle(store, worker, job, Verb.SUCCEEDED, THREE)
+
+    assert await listener.notice() == [("job", THREE)]
+    assert await other.notice() == [("job", THREE)]
+    await running(store, worker, "next")
+    await store.wait(QUEUE, "me", ["next"])
+    await store.cancel(QUEUE, ["next"], REASON, LONG)
+    assert listener.messages == []
+
+
+async def test_a_channel_that_is_part_of_anothers_name_is_a_channel_of_its_own(store: Store) -> None:
+    await send(store, "job")
+    long, short = await Listener.on(store, "waiter:12"), await Listener.on(store, "waiter:1")
+    await store.wait(QUEUE, "waiter:12", ["job"])
+    await store.wait(QUEUE, "waiter:1", ["job"])
+
+    await store.cancel(QUEUE, ["job"], REASON, LONG)
+
+    assert await long.notice() == await short.notice() == [("job", REASON)]
+
+
+async def test_waiters_stay_registered_over_retries(store: Store) -> None:
+    worker = await joined(store, "w")
+    listener = await Listener.on(store, "me")
+    job = await running(store, worker)
+    await store.wait(QUEUE, "me", ["job"])
+    await settle(store, worker, job, Verb.RETRY, BROKEN)
+    (job,) = await take(store, worker)
+
+    await settle(store, worker, job, Verb.SUCCEEDED, THREE)
+
+    assert await listener.notice() == [("job", THREE)]
+    assert listener.messages == []
+
+
+async def test_a_large_outcome_is_announced_but_not_sent(store: Store) -> None:
+    worker = await joined(store, "w")
+    listener = await Listener.on(store, "me")
+    job = await running(store, worker)
+    await store.wait(QUEUE, "me", ["job"])
+
+    await settle(store, worker, job, Verb.SUCCEEDED, LARGE)
+
+    assert await listener.notice() == [("job", None)]
+    assert await store.wait(QUEUE, "me", ["job"]) == [LARGE]
+
+
+async def test_a_large_outcome_that_is_not_kept_is_sent(store: Store) -> None:
+    worker = await joined(store, "w")
+    listener = await Listener.on(store, "me")
+    job = await running(store, worker)
+    await store.wait(QUEUE, "me", ["job"])
+
+    await settle(store, worker, job, Verb.SUCCEEDED, LARGE, ttl_ms=0)
+
+    assert await listener.notice() == [("job", LARGE)]
+
+
+@pytest.mark.parametrize(("size", "sent"), [(65_536, True), (65_537, False)])
+async def test_the_limit_of_what_is_sent(store: Store, size: int, sent: bool) -> None:
+    padding = size - len(encode_result("", "x" * 65_536)) + 65_536
+    outcome = encode_result("", "x" * padding)
+    assert len(outcome) == size
+    worker = await joined(store, "w")
+    listener = await Listener.on(store, "me")
+    job = await running(store, worker)
+    await store.wait(QUEUE, "me", ["job"])
+
+    await settle(store, worker, job, Verb.SUCCEEDED, outcome)
+
+    assert await listener.notice() == [("job", outcome if sent else None)]
+
+
+async def test_no_more_than_64_channels_are_told(store: Store) -> None:
+    await send(store, "job")
+    for number in range(70):
+        assert await store.wait(QUEUE, f"channel-{number}", ["job"]) == [None]
+    last, first_too_many = await Listener.on(store, "channel-63"), await Listener.on(store, "channel-64")
+
+    await store.cancel(QUEUE, ["job"], REASON, LONG)
+
+    assert await last.notice() == [("job", REASON)]
+    # A message to the channel itself shows that nothing came before it.
+    await send(store, "end")
+    await store.wait(QUEUE, "channel-64", ["end"])
+    await store.cancel(QUEUE, ["end"], REASON, LONG)
+    assert await first_too_many.notice() == [("end", REASON)]
+
+
+async def test_who_left_is_not_told(store: Store) -> None:
+    left, stays = await Listener.on(store, "left"), await Listener.on(store, "stays")
+    await send(store, "job")
+    await store.wait(QUEUE, "left", ["job"])
+    await store.wait(QUEUE, "stays", ["job"])
+
+    await store.inbox.leave("left")
+    await store.inbox.leave("never")
+    await store.cancel(QUEUE, ["job"], REASON, LONG)
+
+    assert await stays.notice() == [("job", REASON)]
+    assert left.messages == []
+
+
+async def test_a_channel_can_be_listened_to_again(store: Store) -> None:
+    await Listener.on(store, "me")
+    await store.inbox.leave("me")
+    listener = await Listener.on(store, "me")
+    await send(store, "job")
+    await store.wait(QUEUE, "me", ["job"])
+
+    await store.cancel(QUEUE, ["job"], REASON, LONG)
+
+    assert await listener.notice() == [("job", REASON)]
+
+
+async def test_a_listener_is_called_after_the_verb_not_within(store: Store) -> None:
+    """Callbacks may use the store's state; they must not find a settle half done."""
+    worker = await joined(store, "w")
+    job = await running(store, worker)
+    returned: list[bool] = []
+    seen: list[bool] = []
+    done = Listener()
+
+    def on_message(message: bytes) -> None:
+        seen.append(bool(returned))
+        done._take(message)
+
+    await store.inbox.listen("me", on_message, lambda: None)
+    await store.wait(QUEUE, "me", ["job"])
+    batch = [Settlement(job.id, job.claim, Verb.SUCCEEDED, THREE, 0, LONG)]
+    if type(store).__name__ == "MemoryStore":
+        # Without a network in between the order is certain.
+        coroutine = store.settle(QUEUE, worker, batch)
+        with pytest.raises(StopIteration):
+            coroutine.send(None)
+        assert seen == []
+    else:
+        await store.settle(QUEUE, worker, batch)
+
+    assert await done.notice() == [("job", THREE)]
+    assert await state(store) is JobState.SUCCEEDED

@@ -1,0 +1,86 @@
+"""One empty database and one app name for each test, and the check of what the test left there."""
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from tests.servers import DATABASES, Server
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """What a test gets: one empty numbered database of a server that other tests use before and after it.
+
+    A test that stops or kills its server starts one of its own instead (the `start_server` fixture).
+    """
+
+    server: Server
+    number: int
+
+    @property
+    def name(self) -> str:
+        """Which of `SERVERS` it is."""
+        return self.server.name
+
+    @property
+    def url(self) -> str:
+        """What an app connects to."""
+        return self.server.url_of(self.number)
+
+    def client(self) -> redis.Redis:
+        """A blocking client for a test to look at the stored keys with."""
+        return self.server.client(self.number)
+
+
+class Pool:
+    """The servers that tests share: each is started when first asked for and runs until the session ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._servers: dict[str, Server] = {}
+        self._turn = 0
+
+    def database(self, name: str) -> Database:
+        """A database of a server: another one each time, so that a left-over client hits nothing."""
+        server = self._servers.get(name)
+        if server is None:
+            server = self._servers[name] = Server.start(name, self._directory / name)
+        elif not server.alive:
+            server.restart()
+        self._turn = (self._turn + 1) % DATABASES
+        return Database(server, self._turn)
+
+    def stop(self) -> None:
+        """Stop every server that was started."""
+        for server in self._servers.values():
+            server.stop()
+
+
+def new_app_name() -> str:
+    """An app name no other test has; from the system's randomness, which pytest-randomly does not reseed."""
+    return f"test-{secrets.token_hex(4)}"
+
+
+def foreign_keys(database: Database, app_name: str) -> list[str]:
+    """Empty the server, and give the keys, as `<database>/<key>`, that were in it and are not the app's."""
+    own = (f"aioq:{{{app_name}:", f"aioq:{{{app_name}}}")
+    with database.client() as client:
+        # INFO names the databases that hold anything: one call for all sixteen after most tests.
+        numbers = [int(key[2:]) for key in client.info("keyspace")]
+        found = [key for number in numbers for key in _keys(database.server, number) if not _is_own(key, own)]
+        if numbers:
+            client.flushall()
+    return sorted(found)
+
+
+def _keys(server: Server, number: int) -> Iterator[str]:
+    with server.client(number) as client:
+        for key in client.scan_iter(count=1000):
+            yield f"{number}/{key}"
+
+
+def _is_own(numbered_key: str, own: tuple[str, ...]) -> bool:
+    return numbered_key.partition("/")[2].startswith(own)

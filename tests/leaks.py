@@ -1,0 +1,72 @@
+"""What a test left running: processes it started, directly or not, and threads that keep Python alive."""
+
+import contextlib
+import os
+import secrets
+import threading
+import time
+from multiprocessing import forkserver, resource_tracker
+
+import psutil
+
+from tests import servers
+
+GRACE = 3.0  # seconds for what is just ending; costs nothing when nothing is left
+
+# Inherited by everything a test starts, so that a process whose parent died is still known as this run's. Not
+# AIOQ_*: those are aioq's settings, and one it does not know is an error.
+_MARK = "TEST_RUN_OF_AIOQ"
+os.environ[_MARK] = secrets.token_hex(8)
+
+
+def processes() -> set[int]:
+    """The ids of all processes there are, to compare with later."""
+    return set(psutil.pids())
+
+
+def end_new_processes(before: set[int]) -> list[str]:
+    """Kill the processes of this run that are not in `before`, and say which they were."""
+    new = set(psutil.pids()) - before - servers.owned_pids() - _of_python()
+    ours = [process for pid in new if (process := _ours(pid)) is not None]
+    _, alive = psutil.wait_procs(ours, GRACE)
+    described = [_describe(process) for process in alive]
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, GRACE)
+    return described
+
+
+def new_threads(before: set[threading.Thread]) -> list[str]:
+    """The non-daemon threads that are not in `before` and do not end within the grace."""
+    deadline = time.monotonic() + GRACE
+    left: list[str] = []
+    for thread in set(threading.enumerate()) - before:
+        if not thread.daemon:
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                left.append(f"thread {thread.name}")
+    return left
+
+
+def _ours(pid: int) -> psutil.Process | None:
+    """The process, if it runs and is this run's: by its mark, or by descent where the mark was dropped."""
+    with contextlib.suppress(psutil.Error, OSError):
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:  # it ended; only its exit code waits
+            return None
+        if process.environ().get(_MARK) == os.environ[_MARK] or psutil.Process() in process.parents():
+            return process
+    return None
+
+
+def _of_python() -> set[int]:
+    """The helpers that multiprocessing starts once and keeps until Python ends."""
+    pids = (resource_tracker._resource_tracker._pid, forkserver._forkserver._forkserver_pid)  # pyright: ignore[reportAttributeAccessIssue]
+    return {pid for pid in pids if pid is not None}
+
+
+def _describe(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return f"process {process.pid} ({' '.join(process.cmdline())[:200]})"
+    return f"process {process.pid}"
