@@ -1,79 +1,33 @@
 """The App: where tasks are registered, sent from, and their results asked for."""
 
 import asyncio
-import importlib
 import inspect
-import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 from weakref import WeakKeyDictionary
 
 from aioq.client import Client
-from aioq.codec import ResultType, Signature
+from aioq.codec import ResultType
 from aioq.config import Settings, from_module, from_pyproject, load_settings
 from aioq.connect import Connector
 from aioq.dispatch import Dispatcher
 from aioq.durations import Duration
-from aioq.errors import ConfigError, DuplicateTaskError
+from aioq.errors import ConfigError
 from aioq.harness import MemorySession
 from aioq.job import Priority, queue_of
 from aioq.middleware import Middleware
-from aioq.naming import task_name, whereabouts
-from aioq.options import Options, make_options, unknown_option
-from aioq.results import JobHandle, Waiters
+from aioq.options import Options
+from aioq.registry import ANYTHING, SettingArgs, TaskDecorator, import_all, register
+from aioq.results import JobHandle
 from aioq.retry import Retry
 from aioq.store import Store
-from aioq.task import AsyncTask, Call, Executor, Sendable, SyncTask, Task, make_task
+from aioq.task import AsyncTask, Call, Executor, Sendable, SyncTask, Task
+from aioq.waiters import Waiters
 from aioq.worker import Host
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_TASK_OPTIONS = ("name", "queue", "timeout", "retry", "result_ttl", "priority", "executor")
-
-
-class SettingArgs(TypedDict, total=False):
-    """The settings an App takes; `aioq.config.Settings` says what each means."""
-
-    url: str | None
-    data_dir: str
-    default_queue: str
-    imports: Sequence[str]
-    concurrency: int
-    processes: int
-    threads: int | None
-    pool_size: int | None
-    timeout: Duration | None
-    result_ttl: Duration
-    send_timeout: Duration
-    max_payload: int
-    max_result: int
-    max_pending_sends: int
-    lease: Duration
-    max_crashes: int
-    shutdown_timeout: Duration
-    unknown_task_ttl: Duration
-    dead_ttl: Duration
-    dead_limit: int
-    poll_interval: Duration
-    log_level: str
-    log_format: str
-
-
-class TaskDecorator:
-    """What `@app.task(...)` with options returns: put it before a function."""
-
-    def __init__(self, register: Callable[[Callable[..., Any]], Any]) -> None:
-        self._register = register
-
-    @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
-    def __call__(self, function: Callable[..., Any], /) -> Any:
-        """Register the function."""
-        return self._register(function)
 
 
 class App:
@@ -87,17 +41,36 @@ class App:
             of one application use the same name.
         middleware: code around each send and run, outermost first.
         settings: see `aioq.config.Settings`. What is not given here is taken from the environment (`AIOQ_URL`,
-            `AIOQ_CONCURRENCY`, ...), then from `[tool.aioq]` of the nearest pyproject.toml, then from the defaults.
+            `AIOQ_CONCURRENCY`, ...), then from `[tool.aioq]` of the nearest pyproject.toml, then from defaults.
 
     Raises:
         ConfigError: naming the setting and where it was given.
     """
 
     def __init__(
-        self, name: str = "", *, middleware: Sequence[Middleware] = (), **settings: Unpack[SettingArgs]
+        self,
+        name: str = "",
+        *,
+        middleware: Sequence[Middleware] = (),
+        _file: tuple[Mapping[str, object], str] | None = None,
+        **settings: Unpack[SettingArgs],
     ) -> None:
-        table, source = from_pyproject()
-        self._set_up(name, middleware, settings, table, source)
+        table, source = from_pyproject() if _file is None else _file
+        explicit = {key: value for key, value in settings.items() if value is not None}
+        if name:
+            explicit["name"] = name
+        self.settings: Settings = load_settings(explicit, file=table, file_source=source)
+        if not self.settings.name:
+            raise ConfigError('an App needs a name: App("shop"); its producers and workers use the same one')
+        self.name = self.settings.name
+        self.tasks: dict[str, Task[Any, Any]] = {}
+        self.middleware: list[Middleware] = list(middleware)
+        self._connector = Connector(self.name, self.settings)
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = WeakKeyDictionary()
+        self._guards: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None]] = WeakKeyDictionary()
+        self._dispatcher = Dispatcher(self.settings, self.middleware, self.client, self)
+        self._lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
+        self._state: Any = None
 
     @classmethod
     def from_config(
@@ -120,34 +93,8 @@ class App:
             ConfigError: there is no such module, or a name in it is no setting.
         """
         table = from_module(module)
-        app = cls.__new__(cls)
         table.setdefault("name", module.partition(".")[0])
-        app._set_up(name, middleware, settings, table, module)
-        return app
-
-    def _set_up(
-        self,
-        name: str,
-        middleware: Sequence[Middleware],
-        settings: Mapping[str, Any],
-        table: Mapping[str, object],
-        source: str,
-    ) -> None:
-        explicit = {key: value for key, value in settings.items() if value is not None}
-        if name:
-            explicit["name"] = name
-        self.settings: Settings = load_settings(explicit, file=table, file_source=source)
-        if not self.settings.name:
-            raise ConfigError('an App needs a name: App("shop"); its producers and workers use the same one')
-        self.name = self.settings.name
-        self.tasks: dict[str, Task[Any, Any]] = {}
-        self.middleware: list[Middleware] = list(middleware)
-        self._connector = Connector(self.name, self.settings)
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = WeakKeyDictionary()
-        self._guards: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None]] = WeakKeyDictionary()
-        self._dispatcher = Dispatcher(self.settings, self.middleware, self.client, self)
-        self._lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
-        self._state: Any = None
+        return cls(name, middleware=middleware, _file=(table, module), **settings)
 
     def __repr__(self) -> str:
         return f"<App {self.name}>"
@@ -155,7 +102,7 @@ class App:
     # -- tasks
 
     @overload
-    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...  # pyright: ignore[reportOverlappingOverload] - a coroutine function fits both; the first one counts
     @overload
     def task(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
     @overload
@@ -186,26 +133,8 @@ class App:
             DuplicateTaskError: another function has this name.
         """
         if function is not None:
-            return self._register(function, {})
-        return TaskDecorator(lambda function: self._register(function, options))
-
-    def _register(self, function: Callable[..., Any], options: dict[str, Any]) -> Any:
-        given = dict(options)
-        name = given.pop("name", None) or task_name(function)
-        where = f"task {name!r}"
-        for option in given:
-            if option not in _TASK_OPTIONS:
-                raise ConfigError(unknown_option(where, option, _TASK_OPTIONS))
-        executor = given.pop("executor", None)
-        task = make_task(self, name, function, executor, make_options(where, **given))
-        present = self.tasks.get(name)
-        if present is not None and whereabouts(present.function) != whereabouts(function):
-            raise DuplicateTaskError(
-                f"two tasks are named {name!r}: {whereabouts(present.function)} and {whereabouts(function)}; "
-                'give one another name: @app.task(name="...")'
-            )
-        self.tasks[name] = task
-        return task
+            return register(self.tasks, self, function, {})
+        return TaskDecorator(lambda function: register(self.tasks, self, function, options))
 
     def load(self) -> None:
         """Import the modules of the setting `imports`, which registers their tasks; a worker does it.
@@ -213,19 +142,7 @@ class App:
         Raises:
             ConfigError: a module is missing or fails, naming it.
         """
-        for module in self.settings.imports:
-            try:
-                importlib.import_module(module)
-            except ModuleNotFoundError as error:
-                if error.name is not None and module.startswith(error.name):
-                    raise ConfigError(
-                        f"imports: there is no module {module!r} (no {error.name!r} in {', '.join(sys.path[:3])}, ...)"
-                    ) from error
-                raise ConfigError(f"imports: the module {module!r} failed to import: {error}") from error
-            except Exception as error:
-                raise ConfigError(
-                    f"imports: the module {module!r} failed to import: {type(error).__name__}: {error}"
-                ) from error
+        import_all(self.settings.imports)
 
     def by_name(self, name: str) -> Sendable[..., Any]:
         """A task by its name: what a producer uses that does not import the task's module.
@@ -233,7 +150,7 @@ class App:
         `await app.by_name("shop.tasks.add").options(delay=10).send(1, 2)`. The arguments are checked at the
         worker, unless the task is registered here too.
         """
-        return self.tasks.get(name) or Sendable(self, name, Options(), lambda: _ANYTHING)
+        return self.tasks.get(name) or Sendable(self, name, Options(), lambda: ANYTHING)
 
     # -- sending
 
@@ -324,7 +241,7 @@ class App:
         return self._state
 
     @asynccontextmanager
-    async def _life(self) -> AsyncIterator[Any]:
+    async def _life(self) -> AsyncGenerator[Any]:
         if self._lifespan is None:
             yield None
             return
@@ -403,10 +320,3 @@ class App:
         Inside, `send`, `await handle`, retries and delays work without a server; see `aioq.testing`.
         """
         return MemorySession(self.host(), self._connector, self.queues, self.aclose)
-
-
-def _anything(*args: Any, **kwargs: Any) -> Any:
-    """Stands for a task that is known by name only."""
-
-
-_ANYTHING = Signature("the task", _anything)

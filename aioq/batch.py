@@ -129,22 +129,21 @@ class Batcher(Generic[ItemT, ReplyT]):
     async def _send(self, batch: list[tuple[ItemT, asyncio.Future[ReplyT]]]) -> None:
         try:
             replies = await self._flush([item for item, _ in batch])
-        except BaseException as error:
+        except Exception as error:
+            replies = [error] * len(batch)
+        except BaseException:
             for _, future in batch:
-                if not future.done():
-                    if isinstance(error, Exception):
-                        future.set_exception(error)
-                    else:
-                        future.cancel()
-            if not isinstance(error, Exception):
-                raise
-        else:
-            for (_, future), reply in zip(batch, replies, strict=True):
-                if future.done():
-                    continue
-                if isinstance(reply, Exception):
-                    future.set_exception(reply)
-                else:
-                    future.set_result(reply)
+                future.cancel()
+            raise
         finally:
             self._release(len(batch))
+        for (_, future), reply in zip(batch, replies, strict=True):
+            if not future.done():
+                _resolve(future, reply)
+
+
+def _resolve(future: "asyncio.Future[ReplyT]", reply: ReplyT | Exception) -> None:
+    if isinstance(reply, Exception):
+        future.set_exception(reply)
+    else:
+        future.set_result(reply)

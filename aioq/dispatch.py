@@ -68,7 +68,7 @@ class Dispatcher:
             for call, (queue, job), new in zip(calls, jobs, added, strict=True)
         ]
 
-    def _handle(self, call: Call[R], job_id: str, queue: str, added: bool) -> JobHandle[R]:  # noqa: FBT001
+    def _handle(self, call: Call[R], job_id: str, queue: str, added: bool) -> JobHandle[R]:
         returns = call.signature.returns if call.signature is not None else None
         return JobHandle(self._source, job_id, queue, returns, added=added)
 
@@ -81,9 +81,7 @@ class Dispatcher:
         for layer in reversed(self._middleware):
             forward = partial(_through, layer, forward)
         headers = dict(call.options.headers)
-        return await forward(
-            Outgoing(job_id, queue, call.task, tuple(call.args), dict(call.kwargs), headers)
-        )
+        return await forward(Outgoing(job_id, queue, call.task, tuple(call.args), dict(call.kwargs), headers))
 
     def _job(
         self,
@@ -96,21 +94,17 @@ class Dispatcher:
         options = call.options
         try:
             envelope = encode_envelope(call.task, args, kwargs, _wire_options(options, headers))
-        except Exception as error:  # noqa: BLE001 - an object's own hook may raise anything
+        except Exception as error:
             raise _blame(call, args, kwargs, error) from error
         if len(envelope) > self._settings.max_payload:
             raise PayloadTooLargeError(
                 f"task {call.task!r}: the encoded call has {len(envelope)} bytes, at most "
-                f"{self._settings.max_payload} are sent (max_payload); store the data elsewhere and send where it is"
+                f"{self._settings.max_payload} are sent (max_payload); store it elsewhere and send where it is"
             )
-        return NewJob(
-            job_id, envelope, options.priority or Priority.NORMAL, options.delay_ms, options.eta_ms
-        )
+        return NewJob(job_id, envelope, options.priority or Priority.NORMAL, options.delay_ms, options.eta_ms)
 
 
-async def _through(
-    layer: Middleware, forward: Callable[[Outgoing], Awaitable[bool]], outgoing: Outgoing
-) -> bool:
+async def _through(layer: Middleware, forward: Callable[[Outgoing], Awaitable[bool]], outgoing: Outgoing) -> bool:
     return await layer.send(outgoing, forward)
 
 
@@ -121,9 +115,7 @@ def _wire_options(options: Options, headers: Mapping[str, str]) -> CallOptions |
     return CallOptions(timeout, retry, ttl, dict(headers) if headers else None)
 
 
-def _blame(
-    call: Call[Any], args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception
-) -> ArgumentError:
+def _blame(call: Call[Any], args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> ArgumentError:
     if call.signature is not None:
         return call.signature.blame(args, kwargs, error)
     named = [(f"args[{index}]", value) for index, value in enumerate(args)]

@@ -37,7 +37,7 @@ class MemorySession:
         self._connector = connector
         self._queues = queues
         self._close_client = close_client
-        self._stack = contextlib.AsyncExitStack()
+        self._stack: contextlib.AsyncExitStack = contextlib.AsyncExitStack()
         self._worker: Worker | None = None
         self._running: asyncio.Task[None] | None = None
         limits = limits_of(host.settings)

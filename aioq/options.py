@@ -54,7 +54,17 @@ class Options:
         return replace(self, **given)
 
 
-_FIELDS = ("queue", "job_id", "delay_ms", "eta_ms", "timeout", "retry", "result_ttl_ms", "headers", "priority")
+_FIELDS = (
+    "queue",
+    "job_id",
+    "delay_ms",
+    "eta_ms",
+    "timeout",
+    "retry",
+    "result_ttl_ms",
+    "headers",
+    "priority",
+)
 
 NAMES = ("delay", "eta", "queue", "job_id", "timeout", "retry", "result_ttl", "headers", "priority")
 """What a caller may give, by name."""

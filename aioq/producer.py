@@ -94,7 +94,8 @@ class Producer:
             return added
         if isinstance(cause, SendError):
             raise SendError(
-                f"{len(failed)} of {len(jobs)} jobs are unconfirmed: {cause.__cause__ or cause}", tuple(failed)
+                f"{len(failed)} of {len(jobs)} jobs are unconfirmed: {cause.__cause__ or cause}",
+                tuple(failed),
             ) from cause.__cause__
         raise cause
 
@@ -130,9 +131,7 @@ class Producer:
                 first = False
             else:
                 # After a lost reply "there already" means that the attempt before has added it.
-                replies.update(
-                    (id(pending), new or not first) for pending, new in zip(left, added, strict=True)
-                )
+                replies.update((id(pending), new or not first) for pending, new in zip(left, added, strict=True))
                 break
         return [replies[id(pending)] for pending in batch]
 

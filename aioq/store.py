@@ -219,9 +219,7 @@ class LeaseKeeper(Protocol):
 class Inbox(Protocol):
     """A process's subscription: messages of the channels it listens to."""
 
-    async def listen(
-        self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]
-    ) -> None:
+    async def listen(self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         """Call `on_message` for each message from now on, and `on_gap` when some may have been lost."""
         ...
 

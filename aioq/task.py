@@ -8,7 +8,6 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import update_wrapper
 from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar
 
 from aioq.codec import ResultType, Signature
@@ -61,9 +60,7 @@ class Sender(Protocol):
 class Sendable(Generic[P, R]):
     """A task with options: what `task.options(...)` returns."""
 
-    def __init__(
-        self, sender: Sender, name: str, options: Options, signature: Callable[[], Signature]
-    ) -> None:
+    def __init__(self, sender: Sender, name: str, options: Options, signature: Callable[[], Signature]) -> None:
         self._sender = sender
         self.name = name
         self._options = options
@@ -199,7 +196,11 @@ class Task(Sendable[P, R]):
         self.executor: Executor = executor
         self.defaults = defaults
         self._compiled: Signature | None = None
-        update_wrapper(self, function)
+        self.__name__ = getattr(function, "__name__", name)
+        self.__qualname__ = getattr(function, "__qualname__", name)
+        self.__module__ = function.__module__
+        self.__doc__ = function.__doc__
+        self.__wrapped__ = function
         try:
             self._compiled = Signature(self.where, function)
         except NameError:

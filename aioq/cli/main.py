@@ -33,14 +33,42 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("target", metavar="MODULE:APP")
-@click.option("-q", "--queue", "queues", multiple=True, metavar="NAME", help="A queue to serve; may be repeated. All that the tasks name, if not given.")
-@click.option("-c", "--concurrency", type=click.IntRange(1), metavar="N", help="Jobs that run at once in one process.")
-@click.option("-p", "--processes", type=click.IntRange(1), metavar="N", help="Worker processes; one that dies is replaced.")
+@click.option(
+    "-q",
+    "--queue",
+    "queues",
+    multiple=True,
+    metavar="NAME",
+    help="A queue to serve; may be repeated. All that the tasks name, if not given.",
+)
+@click.option(
+    "-c", "--concurrency", type=click.IntRange(1), metavar="N", help="Jobs that run at once in one process."
+)
+@click.option(
+    "-p",
+    "--processes",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Worker processes; one that dies is replaced.",
+)
 @click.option("--burst", is_flag=True, help="Exit when the queues are empty.")
 @click.option("--reload", is_flag=True, help="Restart when a Python file below the working directory changes.")
-@click.option("--shutdown-timeout", type=click.FloatRange(0), metavar="SECONDS", help="How long running jobs may take to end at a stop.")
-@click.option("--log-level", type=click.Choice(LEVELS, case_sensitive=False), help="warning turns off the lines about each job.")
-@click.option("--log-format", type=click.Choice(("text", "json"), case_sensitive=False), help="Lines for people or for machines.")
+@click.option(
+    "--shutdown-timeout",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="How long running jobs may take to end at a stop.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    help="warning turns off the lines about each job.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(("text", "json"), case_sensitive=False),
+    help="Lines for people or for machines.",
+)
 def worker(target: str, **options: Any) -> None:
     """Run the jobs of MODULE:APP, for example shop.tasks:app.
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+
 from msgspec import structs
 
 from aioq.app import App
@@ -102,7 +103,7 @@ async def _work(app: App, plan: WorkerPlan, *, child: bool) -> int:
     return 0
 
 
-def _is_first(child: bool) -> bool:  # noqa: FBT001 - one word at each call
+def _is_first(child: bool) -> bool:
     return not child or os.environ.get(CHILD_VARIABLE) == "1"
 
 

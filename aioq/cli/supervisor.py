@@ -79,7 +79,7 @@ class Supervisor:
                 await self._wait_for_change()
             elif code == BAD_COMMAND:
                 self._code = BAD_COMMAND
-                return self.stop()
+                self.stop()
             else:
                 if loop.time() - started > STEADY:
                     backoff = Backoff(0.1, 5.0)
@@ -118,7 +118,7 @@ class Supervisor:
 
     async def _watch(self) -> None:
         async for paths in changes(Path.cwd(), self._stopping):
-            log.warning("%s changed; restarting", ", ".join(os.path.relpath(path) for path in paths[:3]))
+            log.warning("%s changed; restarting", ", ".join(paths[:3]))
             self._restarting = bool(self._alive)
             self._signal(signal.SIGTERM)
             while self._alive and self._restarting:
@@ -142,5 +142,3 @@ def _how_it_ended(code: int) -> str:
         with contextlib.suppress(ValueError):
             return f"was killed by {signal.Signals(-code).name}"
     return f"ended with exit code {code}"
-
-

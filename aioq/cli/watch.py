@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from aioq.errors import ConfigError
@@ -13,15 +14,16 @@ def require_watcher() -> None:
     Raises:
         ConfigError: it is not.
     """
-    try:
-        import watchfiles  # noqa: F401, PLC0415 - optional extra
-    except ModuleNotFoundError:
-        raise ConfigError("--reload needs the watchfiles package: pip install 'aioq[reload]'") from None
+    if find_spec("watchfiles") is None:
+        raise ConfigError("--reload needs the watchfiles package: pip install 'aioq[reload]'")
 
 
 async def changes(folder: Path, stop: asyncio.Event) -> AsyncIterator[list[str]]:
     """Yield the paths of Python files below `folder` that changed, a list each time, until `stop` is set."""
-    from watchfiles import PythonFilter, awatch  # noqa: PLC0415 - optional extra
+    from watchfiles import (  # noqa: PLC0415 - optional extra
+        PythonFilter,
+        awatch,  # pyright: ignore[reportUnknownVariableType] - watchfiles is partly typed
+    )
 
     async for found in awatch(folder, watch_filter=PythonFilter(), stop_event=stop):
         yield sorted({path for _, path in found})

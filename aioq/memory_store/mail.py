@@ -52,9 +52,7 @@ class MemoryInbox:
     def __init__(self) -> None:
         self._listeners: dict[str, _Listener] = {}
 
-    async def listen(
-        self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]
-    ) -> None:
+    async def listen(self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         """Call `on_message` on this loop for each message from now on."""
         del on_gap
         self._listeners[channel] = _Listener(on_message)

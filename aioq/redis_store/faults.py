@@ -16,7 +16,6 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 
 _HEALING = (
-    "LOADING",
     "BUSY ",
     "MASTERDOWN",
     "CLUSTERDOWN",
@@ -24,27 +23,40 @@ _HEALING = (
     "NOREPLICAS",
     "MISCONF",
     "UNBLOCKED",
-    "OOM ",
 )
 """What answers of a server that will be well again contain. Redis 6.2 wraps an error that a script met, so the
 code is looked for anywhere in the text."""
 
 
+_Rule = tuple[tuple[type[Exception], ...], str, type[ServerError], str]
+
+_RULES: tuple[_Rule, ...] = (
+    (
+        (AuthenticationError, AuthorizationError),
+        "NOAUTH",
+        ServerRejectedError,
+        "refused the login: {}; check user name and password in the URL",
+    ),
+    (
+        (ReadOnlyError,),
+        "READONLY",
+        ServerUnavailableError,
+        "is a read-only replica; aioq needs the primary ({})",
+    ),
+    ((NoPermissionError,), "NOPERM", ServerRejectedError, "refused a command to this user: {}"),
+    ((OutOfMemoryError,), "OOM ", ServerUnavailableError, "is out of memory: {}"),
+    ((BusyLoadingError,), "LOADING", ServerUnavailableError, "is still loading its data: {}"),
+    ((RedisConnectionError, RedisTimeoutError, OSError), "", ServerUnavailableError, "cannot be reached: {}"),
+)
+"""Exception classes, a code that the text may have instead, and what it means; the first that fits counts."""
+
+
 def translate(error: Exception, url: str) -> ServerError:
     """The aioq error for what redis-py or the socket raised; `url` is the masked one."""
     text = str(error) or type(error).__name__
-    if isinstance(error, (AuthenticationError, AuthorizationError)):
-        return ServerRejectedError(f"{url} refused the login: {text}; check user name and password in the URL")
-    if isinstance(error, ReadOnlyError) or "READONLY" in text:
-        return ServerUnavailableError(f"{url} is a read-only replica; aioq needs the primary")
-    if isinstance(error, NoPermissionError) or "NOPERM" in text:
-        return ServerRejectedError(f"{url} refused a command to this user: {text}")
-    if isinstance(error, OutOfMemoryError) or "OOM " in text:
-        return ServerUnavailableError(f"{url} is out of memory: {text}")
-    if isinstance(error, BusyLoadingError):
-        return ServerUnavailableError(f"{url} is still loading its data")
-    if isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError)):
-        return ServerUnavailableError(f"cannot reach {url}: {text}")
+    for kinds, code, make, words in _RULES:
+        if isinstance(error, kinds) or (code and code in text):
+            return make(f"{url} {words.format(text)}")
     if isinstance(error, ResponseError) and any(code in text for code in _HEALING):
         return ServerUnavailableError(f"{url} is not ready: {text}")
     return ServerError(f"{url} answered with an error: {text}")

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 from redis.asyncio.connection import AbstractConnection
 
@@ -22,6 +22,10 @@ MAX_PAUSE = 2.0
 """The longest pause between two attempts to reconnect, in seconds; results are late by no more than that."""
 
 
+_Message = list[bytes]
+"""Kind, channel and body; a PONG has an empty body, and a confirmation a number."""
+
+
 class RedisInbox:
     """Channels and who listens to them.
 
@@ -36,9 +40,7 @@ class RedisInbox:
         self._connection: AbstractConnection | None = None
         self._reader: asyncio.Task[None] | None = None
 
-    async def listen(
-        self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]
-    ) -> None:
+    async def listen(self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         """Listen to a channel; returns once the server has confirmed it.
 
         Cancellation: the channel stays registered; `leave` it.
@@ -104,7 +106,7 @@ class RedisInbox:
     async def _read(self, connection: AbstractConnection) -> None:
         tested = False
         while True:
-            message: Any = await connection.read_response(timeout=QUIET)
+            message = cast("_Message | None", await connection.read_response(timeout=QUIET))
             if message is None:
                 if tested:
                     return
@@ -114,9 +116,7 @@ class RedisInbox:
             tested = False
             self._dispatch(message)
 
-    def _dispatch(self, message: Any) -> None:
-        if not isinstance(message, list):
-            return
+    def _dispatch(self, message: "_Message") -> None:
         kind, channel = message[0], message[1].decode() if message[1] else ""
         listener = self._listeners.get(channel)
         if kind == b"subscribe":

@@ -28,7 +28,7 @@ class RedisLeaseKeeper:
         self._limits = limits
         # A renewal that is not answered within a quarter of the lease is tried again on a new connection.
         patience = max(limits.lease_ms / 4000, 0.5)
-        self._client: Any = redis.Redis.from_url(
+        self._client: Any = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType] - redis-py is partly typed
             url, protocol=2, socket_timeout=patience, socket_connect_timeout=patience, retry=None
         )
 

@@ -6,7 +6,7 @@ polls a connection's socket each time it is handed out, which costs more than a 
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import NoScriptError, ResponseError
@@ -41,7 +41,7 @@ class Link:
         }
         if not url.startswith("unix:"):
             options["socket_keepalive"] = True
-        self._factory = ConnectionPool.from_url(url, **options)
+        self._factory: Any = ConnectionPool.from_url(url, **options)  # pyright: ignore[reportUnknownMemberType] - redis-py is partly typed
         self._idle: list[AbstractConnection] = []
         self._closed = False
 
@@ -95,7 +95,7 @@ class Link:
         connection = await self._take()
         try:
             await connection.send_packed_command(connection.pack_command(*args), check_health=False)
-            reply = await connection.read_response()
+            reply = cast("object", await connection.read_response())
         except ResponseError:
             self._give_back(connection)
             raise
@@ -121,7 +121,7 @@ class Link:
 
     def _give_back(self, connection: AbstractConnection) -> None:
         if self._closed:
-            asyncio.get_running_loop().create_task(discard(connection))  # noqa: RUF006 - nobody waits for it
+            asyncio.get_running_loop().create_task(discard(connection))
         else:
             self._idle.append(connection)
 

@@ -31,7 +31,16 @@ def parse_claim(reply: Sequence[Any]) -> Claim:
         return Claim(lost=True)
     now = reply[1]
     jobs = [
-        Claimed(reply[i].decode(), reply[i + 1], *reply[i + 2 : i + 7], now)
+        Claimed(
+            id=reply[i].decode(),
+            envelope=reply[i + 1],
+            claim=reply[i + 2],
+            attempts=reply[i + 3],
+            crashes=reply[i + 4],
+            interruptions=reply[i + 5],
+            sent_ms=reply[i + 6],
+            started_ms=now,
+        )
         for i in range(_CLAIM_HEADER, len(reply), _CLAIM_WIDTH)
     ]
     return Claim(jobs, due(reply[0]))

@@ -27,6 +27,6 @@ class Script:
 @cache
 def script(name: str) -> Script:
     """The script `lua/<name>.lua`."""
-    folder = files(__package__).joinpath("lua")
+    folder = files("aioq.redis_store").joinpath("lua")
     text = folder.joinpath("_lib.lua").read_bytes() + folder.joinpath(f"{name}.lua").read_bytes()
     return Script(name, text, hashlib.sha1(text).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1

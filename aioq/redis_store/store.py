@@ -1,8 +1,9 @@
 """The store contract over Redis: one script call a batch. Each verb's meaning stands in its Lua file."""
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
@@ -35,6 +36,9 @@ OLDEST = (6, 2)
 
 MAX_CLAIM = 500
 """The most jobs of one claim: what Lua's `unpack` and one reply carry with ease."""
+
+_Delivered = list[tuple[bytes, list[tuple[bytes, list[bytes]]]]] | None
+"""What XREADGROUP answers: streams, their entries, the entries' fields and values."""
 
 _LATE = 5.0
 """Seconds a blocking read may be late before its connection counts as dead."""
@@ -127,7 +131,9 @@ class RedisStore:
         """See `aioq.store.Store.block`."""
         connection, _ = await self._blocking_connection(queue, worker)
         base = base_key(self._app, queue)
-        timeout_ms = max(timeout_ms, 1)  # BLOCK 0 would wait for ever
+        # BLOCK 0 would wait for ever. A read that outlasts the lease of a worker that vanished takes an entry
+        # after its recovery, and nobody looks for it there again.
+        timeout_ms = max(min(timeout_ms, self._limits.lease_ms // 2), 1)
         command = (
             *("XREADGROUP", "GROUP", "aioq", worker, "COUNT", 1, "BLOCK", timeout_ms, "STREAMS"),
             *(f"{base}:{lane}" for lane in LANES),
@@ -135,8 +141,12 @@ class RedisStore:
         )
         try:
             await connection.send_packed_command(connection.pack_command(*command), check_health=False)
-            reply: Any = await asyncio.wait_for(
-                connection.read_response(timeout=float("inf")), timeout_ms / 1000 + _LATE
+            reply = cast(
+                "_Delivered",
+                await asyncio.wait_for(
+                    connection.read_response(timeout=math.inf),  # pyright: ignore[reportUnknownArgumentType] - redis-py is partly typed
+                    timeout_ms / 1000 + _LATE,
+                ),
             )
         except ResponseError as error:
             if "UNBLOCKED" in str(error):
@@ -204,10 +214,7 @@ class RedisStore:
     async def info(self, queue: str, job_ids: Sequence[str]) -> list[JobInfo | None]:
         """See `aioq.store.Store.info`."""
         records = await self._call("info", queue, job_ids)
-        return [
-            replies.parse_info(queue, job_id, fields)
-            for job_id, fields in zip(job_ids, records, strict=True)
-        ]
+        return [replies.parse_info(queue, job_id, fields) for job_id, fields in zip(job_ids, records, strict=True)]
 
     async def cancel(
         self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
@@ -236,7 +243,7 @@ class RedisStore:
             connection = await self._link.connect()
             try:
                 await connection.send_packed_command(connection.pack_command("CLIENT", "ID"), check_health=False)
-                found = (connection, int(await connection.read_response()))
+                found = (connection, int(cast("int", await connection.read_response())))
             except FOREIGN as error:
                 await discard(connection)
                 raise translate(error, self._link.shown_url) from error

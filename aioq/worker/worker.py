@@ -22,20 +22,20 @@ from aioq.errors import ServerError, ServerUnavailableError
 from aioq.middleware import Middleware
 from aioq.store import Claimed, Renewal, ServerInfo, Settlement, Store
 from aioq.task import Task
-from aioq.worker.burst import Burst
-from aioq.worker.calling import Caller
-from aioq.worker.canceller import Canceller
-from aioq.worker.executor import Executor
-from aioq.worker.fetcher import Fetcher
-from aioq.worker.lease import LeaseService
 from aioq.worker.membership import Membership
-from aioq.worker.pipeline import Bench
-from aioq.worker.promoter import Promoter
-from aioq.worker.recovery import Recovery
-from aioq.worker.reporter import Reporter
-from aioq.worker.run import CANCELLED
-from aioq.worker.settler import Settler
+from aioq.worker.services.burst import Burst
+from aioq.worker.services.canceller import Canceller
+from aioq.worker.services.executor import Executor
+from aioq.worker.services.fetcher import Fetcher
+from aioq.worker.services.lease import LeaseService
+from aioq.worker.services.promoter import Promoter
+from aioq.worker.services.recovery import Recovery
+from aioq.worker.services.reporter import Reporter
+from aioq.worker.services.settler import Settler
 from aioq.worker.slots import Slots
+from aioq.worker.steps.calling import Caller
+from aioq.worker.steps.pipeline import Bench
+from aioq.worker.steps.run import CANCELLED
 
 log = logging.getLogger("aioq.worker")
 
@@ -119,7 +119,7 @@ class Worker:
         self._stop.set()
 
     async def wait_empty(self) -> None:
-        """Return when a look at the queues has found nothing to run, and nothing is running; only while it runs."""
+        """Return when a look at the queues has found nothing to run, and nothing runs; only while it serves."""
         await self._serving.wait()
         await self._burst.wait()
 
@@ -164,7 +164,7 @@ class Worker:
             background += [duties.promoter.run(), duties.recovery.run(), duties.canceller.run()]
         fetchers = [duties.fetcher.run() for duties in self._queues.values()]
         tasks = [asyncio.create_task(duty) for duty in (*background, *fetchers)]
-        enders = [asyncio.create_task(self._stop.wait())]
+        enders: list[asyncio.Task[Any]] = [asyncio.create_task(self._stop.wait())]
         if self._burst_mode:
             enders.append(asyncio.create_task(self._burst.wait()))
         self._serving.set()
@@ -228,15 +228,18 @@ class Worker:
                 self._host.name,
                 membership,
                 cancel=lambda queue, job_id: self._executor.cancel(queue, job_id, CANCELLED),
-                on_gap=lambda: self._lease.hurry(),
+                on_gap=self._hurry_lease,
             ),
         )
+
+    def _hurry_lease(self) -> None:
+        self._lease.hurry()
 
     def _deliver(self, queue: str, worker: str, claimed: Claimed) -> None:
         self._burst.delivered()
         self._executor.submit(queue, worker, claimed)
 
-    def _renewed(self, membership: Membership, renewal: Renewal, healed: bool) -> None:  # noqa: FBT001 - a callback
+    def _renewed(self, membership: Membership, renewal: Renewal, healed: bool) -> None:
         duties = self._queues[membership.queue]
         if healed:
             duties.recovery.hold_off()
@@ -249,7 +252,9 @@ class Worker:
     def _lost(self, queue: str, worker: str) -> None:
         if self._queues[queue].membership.lose(worker):
             log.warning(
-                "queue %s: the lease of %s was lost; what it ran is cancelled here and runs elsewhere", queue, worker
+                "queue %s: the lease of %s was lost; what it ran is cancelled here and runs elsewhere",
+                queue,
+                worker,
             )
             self._executor.abandon(queue, worker)
             self._lease.hurry()
@@ -282,7 +287,9 @@ class Worker:
                 for duties in self._queues.values():
                     await store.depart(duties.membership.queue, duties.membership.worker)
         except (TimeoutError, ServerError) as error:
-            log.warning("could not take leave of the server: %s; the recovery will", str(error) or "no answer in time")
+            log.warning(
+                "could not take leave of the server: %s; the recovery will", str(error) or "no answer in time"
+            )
         finally:
             for task in tasks:
                 task.cancel()
@@ -291,7 +298,11 @@ class Worker:
     async def _finish_jobs(self, running: int) -> None:
         if running and not self._hurry.is_set():
             patience = self._host.settings.shutdown_timeout
-            log.info("stopping: %d jobs are finished, for up to %g s; a second signal gives them back", running, patience)
+            log.info(
+                "stopping: %d jobs are finished, for up to %g s; a second signal gives them back",
+                running,
+                patience,
+            )
             idle = asyncio.create_task(self._executor.wait_idle())
             hurry = asyncio.create_task(self._hurry.wait())
             await asyncio.wait([idle, hurry], timeout=patience, return_when=asyncio.FIRST_COMPLETED)

@@ -1,13 +1,13 @@
 """What the contract tests run on: every store, that is the one in memory and the one on each server.
 
-- `backend`: where the jobs are; `await backend.open()` gives another store that sees the same jobs, as another
-  process would have.
+- `backend`: where the jobs are; `await backend.open()` gives another store that sees the same jobs, as
+  another process would have.
 - `store`: one open store on it.
 - `limits`: what it keeps and how long; a module or class overrides this fixture.
 - `redis_backend`, `redis_store`: the same without the memory store, for tests that look into the server.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
@@ -74,7 +74,7 @@ async def redis_store(redis_backend: Backend) -> RedisStore:
     return store
 
 
-def _maker(database: Database | None, app: str, limits: Limits):  # noqa: ANN202 - a closure
+def _maker(database: Database | None, app: str, limits: Limits) -> Callable[[], Store]:
     if database is None:
         # One object is the server and every process's view of it.
         memory = MemoryStore(app, clock=SystemClock(), limits=limits)

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
 import anyio
+import msgspec
 
 from aioq.job import JobInfo, JobState, Priority
 from aioq.memory_store import MemoryStore
@@ -88,7 +89,7 @@ class Backend:
 async def eventually(check: Callable[[], Awaitable[T]]) -> T:
     """Ask until the answer is true; for what happens by the passing of time, which gives no signal."""
     with anyio.fail_after(WITHIN):
-        while not (answer := await check()):
+        while not (answer := await check()):  # noqa: ASYNC110 - there is nobody who would set an event
             await anyio.sleep(0.002)
     return answer
 
@@ -105,7 +106,8 @@ async def keep(store: Store, worker: str, verb: str = "renew", queue: str = QUEU
     def call() -> Renewal:
         keeper = store.keeper()
         try:
-            return (keeper.join if verb == "join" else keeper.renew)(queue, worker)
+            renewal = (keeper.join if verb == "join" else keeper.renew)(queue, worker)
+            return msgspec.structs.replace(renewal, cancelled=tuple(renewal.cancelled))
         finally:
             keeper.close()
 

@@ -1,7 +1,5 @@
 """Settling: what each verb does to a job, and the fence that keeps everybody else's hands off it."""
 
-import asyncio
-
 import pytest
 
 from aioq.job import JobState
@@ -233,7 +231,6 @@ async def test_the_time_parked_begins_anew_after_an_attempt(store: Store) -> Non
     """A worker that knew the task ran it; what parks it then is a new matter."""
     worker = await joined(store, "w")
     await settle(store, worker, await running(store, worker), Verb.PARK, BROKEN)
-    await asyncio.sleep(0)
     parked = await take_one(store, worker)
     await settle(store, worker, parked, Verb.RETRY, BROKEN)
     retried = await take_one(store, worker)

@@ -50,9 +50,7 @@ async def test_a_retry_is_no_outcome(store: Store) -> None:
 
 @pytest.mark.parametrize("verb", [Verb.SUCCEEDED, Verb.FAILED, Verb.CANCELLED])
 @pytest.mark.parametrize("ttl_ms", [0, LONG])
-async def test_who_waits_is_told_of_the_outcome(
-    store: Store, backend: Backend, verb: Verb, ttl_ms: int
-) -> None:
+async def test_who_waits_is_told_of_the_outcome(store: Store, backend: Backend, verb: Verb, ttl_ms: int) -> None:
     other = await backend.open()
     worker = await joined(other, "w")
     listener = await Listener.on(store, "me")
@@ -154,8 +152,8 @@ async def test_a_large_outcome_that_is_not_kept_is_sent(store: Store) -> None:
 
 @pytest.mark.parametrize(("size", "sent"), [(65_536, True), (65_537, False)])
 async def test_the_limit_of_what_is_sent(store: Store, size: int, sent: bool) -> None:
-    padding = size - len(encode_result("", "x" * 65_536)) + 65_536
-    outcome = encode_result("", "x" * padding)
+    around = len(encode_result("", b"x" * 65_000)) - 65_000
+    outcome = encode_result("", b"x" * (size - around))
     assert len(outcome) == size
     worker = await joined(store, "w")
     listener = await Listener.on(store, "me")

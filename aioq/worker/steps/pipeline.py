@@ -1,4 +1,4 @@
-"""One job's way through the worker, as small steps over one record:
+"""One job's way through the worker, as small steps over one record.
 
     decode -> resolve -> bind -> (call) -> classify
 
@@ -25,8 +25,8 @@ from aioq.wire import (
     encode_failure,
     encode_result,
 )
-from aioq.worker.failures import ChildError, failure_of, message_of
-from aioq.worker.run import CANCELLED, INTERRUPTED, LOST, Run
+from aioq.worker.steps.failures import ChildError, failure_of, message_of
+from aioq.worker.steps.run import CANCELLED, INTERRUPTED, LOST, Run
 
 PARK_MS = 2_000
 """How long a job this worker cannot run is put off before some worker looks at it again: short for the person
@@ -102,7 +102,7 @@ def bind(run: Run, bench: Bench) -> Settlement | None:
         except BadArgumentsError as error:
             run.error = error
             return _failed(run, Failure("ArgumentError", str(error)))
-        except Exception as error:  # noqa: BLE001 - a type's own hook may raise anything: this job's failure
+        except Exception as error:
             run.error = error
             return _failed(run, failure_of(error))
     run.context = _context(run, bench)
@@ -118,18 +118,14 @@ def classify(run: Run, bench: Bench) -> Settlement | None:
         return _succeeded(run, bench)
     if run.stop == CANCELLED:
         outcome = encode_cancellation(run.name, "")
-        return Settlement(
-            run.claimed.id, run.claimed.claim, Verb.CANCELLED, outcome, ttl_ms=run.result_ttl_ms
-        )
+        return Settlement(run.claimed.id, run.claimed.claim, Verb.CANCELLED, outcome, ttl_ms=run.result_ttl_ms)
     if run.stop == INTERRUPTED:
         return Settlement(run.claimed.id, run.claimed.claim, Verb.INTERRUPT)
     delay = _retry_delay(run, error)
     if delay is None:
         return _failed(run, _final_failure(run, error))
     outcome = encode_failure(run.name, _final_failure(run, error))
-    return Settlement(
-        run.claimed.id, run.claimed.claim, Verb.RETRY, outcome, delay_ms=max(0, round(delay * 1000))
-    )
+    return Settlement(run.claimed.id, run.claimed.claim, Verb.RETRY, outcome, delay_ms=max(0, round(delay * 1000)))
 
 
 def release(run: Run) -> Settlement:
@@ -141,7 +137,7 @@ def _succeeded(run: Run, bench: Bench) -> Settlement:
     limit = bench.settings.max_result
     try:
         outcome = encode_result(run.name, run.result)
-    except Exception as error:  # noqa: BLE001 - an object's own hook may raise anything: this job's failure
+    except Exception as error:
         run.error = ResultError(
             f"the result of {run.name} cannot be encoded: {message_of(error)}; got {type(run.result).__qualname__}"
         )
@@ -222,4 +218,3 @@ def _context(run: Run, bench: Bench) -> JobContext:
         deadline=deadline,
         state=bench.state,
     )
-

@@ -54,5 +54,5 @@ class Burst:
                 self._dirty = False
                 self._empty.clear()
                 await self._look_again()
-            elif self._empty == self._queues:
+            elif self._empty >= self._queues:
                 return

@@ -14,8 +14,8 @@ from aioq.context import JobContext, enter_job
 from aioq.middleware import Middleware
 from aioq.naming import real_module
 from aioq.wire import ENCODER
-from aioq.worker.child import Order, read_report, run_order
-from aioq.worker.run import Run
+from aioq.worker.steps.child import Order, read_report, run_order
+from aioq.worker.steps.run import Run
 
 
 class Raised:
@@ -56,8 +56,9 @@ class Caller:
         enter_job(context)
         if run.timeout is None:
             return await self._inside_middleware(run, context)
+        limit = asyncio.timeout(run.timeout)
         try:
-            async with asyncio.timeout(run.timeout) as limit:
+            async with limit:
                 return await self._inside_middleware(run, context)
         except TimeoutError:
             if not limit.expired():
@@ -118,5 +119,5 @@ def _call_plainly(run: Run, context: contextvars.Context) -> Any:
     assert run.task is not None
     try:
         return context.run(run.task.function, *run.args, **(run.kwargs or {}))
-    except BaseException as error:  # noqa: BLE001 - raised again on the event loop, inside the job's boundary
+    except BaseException as error:
         return Raised(error)

@@ -59,8 +59,7 @@ class Recovery:
             await self._wanted.wait()
             self._wanted.clear()
             try:
-                while (wait := self._not_before - loop.time()) > 0:
-                    await asyncio.sleep(wait)
+                await asyncio.sleep(max(0.0, self._not_before - loop.time()))
                 while await self._step():
                     pass
                 backoff = Backoff()

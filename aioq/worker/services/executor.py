@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 from aioq.job import Progress
 from aioq.store import Claimed, Settlement
-from aioq.worker.calling import Caller
-from aioq.worker.joblog import log_ended, log_received
-from aioq.worker.pipeline import Bench, classify, prepare, release
-from aioq.worker.run import INTERRUPTED, LOST, Run
 from aioq.worker.slots import Slots
+from aioq.worker.steps.calling import Caller
+from aioq.worker.steps.joblog import log_ended, log_received
+from aioq.worker.steps.pipeline import Bench, classify, prepare, release
+from aioq.worker.steps.run import INTERRUPTED, LOST, Run
 
 log = logging.getLogger("aioq.worker")
 
@@ -142,7 +142,7 @@ class Executor:
     async def _execute(self, run: Run) -> None:
         try:
             run.result = await self._caller.call(run)
-        except BaseException as error:  # noqa: BLE001 - the boundary of the job
+        except BaseException as error:
             run.error = error
         report = self._flush_report(run.queue, run.worker, run.claimed.id, run.claimed.claim)
         if report is not None:

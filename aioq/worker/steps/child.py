@@ -15,7 +15,7 @@ from aioq.errors import AioqError
 from aioq.retry import Retry, class_names
 from aioq.task import Task
 from aioq.wire import ENCODER, Failure, encode_failure
-from aioq.worker.failures import ChildError, failure_of
+from aioq.worker.steps.failures import ChildError, failure_of
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True):
@@ -73,7 +73,7 @@ def run_order(encoded: bytes) -> bytes:
     try:
         order = msgspec.msgpack.decode(encoded, type=Order)
         return ENCODER.encode(Report(ok=True, value=msgspec.Raw(ENCODER.encode(_carry_out(order)))))
-    except BaseException as error:  # noqa: BLE001 - the boundary of the job: SystemExit and its like end it too
+    except BaseException as error:
         is_retry = isinstance(error, Retry)
         shown = error.__cause__ if is_retry and error.__cause__ is not None else error
         report = Report(

@@ -7,7 +7,7 @@ from types import TracebackType
 from aioq.retry import class_name
 from aioq.wire import Failure
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
 
 
 class ChildError(Exception):
@@ -49,14 +49,14 @@ def message_of(error: BaseException) -> str:
     """`str(error)`, or what went wrong with that."""
     try:
         return str(error)
-    except BaseException as fault:  # noqa: BLE001 - a message must not take the worker down
+    except BaseException as fault:
         return f"<its message could not be read: {type(fault).__qualname__}>"
 
 
 def _traceback_of(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(type(error), error, _own_frames(error.__traceback__)))
-    except BaseException as fault:  # noqa: BLE001 - as above
+    except BaseException as fault:
         return f"<the traceback could not be formatted: {type(fault).__qualname__}>"
 
 

@@ -1,0 +1,119 @@
+"""Registering tasks: the decorator's work, and the settings an App's constructor is typed with."""
+
+import importlib
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, ParamSpec, TypedDict, TypeVar, overload
+
+from aioq.codec import Signature
+from aioq.durations import Duration
+from aioq.errors import ConfigError, DuplicateTaskError
+from aioq.naming import task_name, whereabouts
+from aioq.options import make_options, unknown_option
+from aioq.task import AsyncTask, Sender, SyncTask, Task, make_task
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TASK_OPTIONS = ("name", "queue", "timeout", "retry", "result_ttl", "priority", "executor")
+"""What `@app.task(...)` takes."""
+
+
+class SettingArgs(TypedDict, total=False):
+    """The settings an App takes; `aioq.config.Settings` says what each means."""
+
+    url: str | None
+    data_dir: str
+    default_queue: str
+    imports: Sequence[str]
+    concurrency: int
+    processes: int
+    threads: int | None
+    pool_size: int | None
+    timeout: Duration | None
+    result_ttl: Duration
+    send_timeout: Duration
+    max_payload: int
+    max_result: int
+    max_pending_sends: int
+    lease: Duration
+    max_crashes: int
+    shutdown_timeout: Duration
+    unknown_task_ttl: Duration
+    dead_ttl: Duration
+    dead_limit: int
+    poll_interval: Duration
+    log_level: str
+    log_format: str
+
+
+class TaskDecorator:
+    """What `@app.task(...)` with options returns: put it before a function."""
+
+    def __init__(self, register: Callable[[Callable[..., Any]], Any]) -> None:
+        self._register = register
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...  # pyright: ignore[reportOverlappingOverload] - a coroutine function fits both; the first one counts
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
+    def __call__(self, function: Callable[..., Any], /) -> Any:
+        """Register the function."""
+        return self._register(function)
+
+
+def register(
+    tasks: dict[str, Task[Any, Any]], sender: Sender, function: Callable[..., Any], options: dict[str, Any]
+) -> Task[Any, Any]:
+    """Make a task of a function and put it among `tasks`.
+
+    The same function may come twice: a module that runs as a script may be imported under its own name too.
+
+    Raises:
+        ConfigError: naming the task and the option.
+        DuplicateTaskError: another function has this name.
+    """
+    given = dict(options)
+    name = given.pop("name", None) or task_name(function)
+    where = f"task {name!r}"
+    for option in given:
+        if option not in TASK_OPTIONS:
+            raise ConfigError(unknown_option(where, option, TASK_OPTIONS))
+    executor = given.pop("executor", None)
+    task = make_task(sender, name, function, executor, make_options(where, **given))
+    present = tasks.get(name)
+    if present is not None and whereabouts(present.function) != whereabouts(function):
+        raise DuplicateTaskError(
+            f"two tasks are named {name!r}: {whereabouts(present.function)} and {whereabouts(function)}; "
+            'give one another name: @app.task(name="...")'
+        )
+    tasks[name] = task
+    return task
+
+
+def import_all(modules: Sequence[str]) -> None:
+    """Import task modules.
+
+    Raises:
+        ConfigError: a module is missing or fails, naming it.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            if isinstance(error, ModuleNotFoundError) and module.startswith(error.name or "?"):
+                places = ", ".join(sys.path[:3])
+                raise ConfigError(
+                    f"imports: there is no module {module!r} (no {error.name!r} in {places}, ...)"
+                ) from error
+            raise ConfigError(
+                f"imports: the module {module!r} failed to import: {type(error).__name__}: {error}"
+            ) from error
+
+
+def _anything(*args: Any, **kwargs: Any) -> Any:
+    """Stands for a task that is known by name only."""
+
+
+ANYTHING = Signature("the task", _anything)
+"""The signature of a task that is known by name only: any arguments, any result."""

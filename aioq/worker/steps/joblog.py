@@ -1,0 +1,92 @@
+"""One line when a job is received and one when it has ended, on the logger `aioq.job`.
+
+A worker that is to be fast turns them off with `--log-level warning`; what fails is still logged then. The record
+carries `job_id`, `task` and `queue`, for the JSON format.
+"""
+
+import logging
+from typing import Any
+
+import msgspec
+
+from aioq.store import Verb
+from aioq.worker.steps.failures import failure_of
+from aioq.worker.steps.run import Run
+
+log = logging.getLogger("aioq.job")
+
+MAX_SHOWN = 200
+"""Characters of a result that are logged."""
+
+
+_WORDS = {
+    Verb.SUCCEEDED: (logging.INFO, "succeeded in {seconds:.2f}s: "),
+    Verb.FAILED: (logging.ERROR, "failed in {seconds:.2f}s: {error}"),
+    Verb.RETRY: (logging.WARNING, "failed in attempt {attempt}, runs again in {wait:.2f}s: {error}"),
+    Verb.CANCELLED: (logging.INFO, "cancelled after {seconds:.2f}s"),
+    Verb.PARK: (logging.WARNING, "put off: {reason}"),
+    Verb.INTERRUPT: (logging.WARNING, "interrupted after {seconds:.2f}s by the worker's stop; given back"),
+    Verb.RELEASE: (logging.INFO, "given back before it was started"),
+}
+"""What is said of each end, and how loudly."""
+
+
+class _Lazy:
+    """A run's error, put into words only where the words ask for it: formatting a traceback is slow."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __format__(self, spec: str) -> str:
+        return _error(self._run)
+
+
+def log_received(run: Run) -> None:
+    """Say that a job has come in."""
+    if log.isEnabledFor(logging.INFO):
+        log.info("%s[%s] received", run.name, run.claimed.id, extra=_extra(run))
+
+
+def log_ended(run: Run, seconds: float) -> None:
+    """Say how a run ended; failures with their traceback."""
+    level, text = _ending(run, seconds)
+    if log.isEnabledFor(level):
+        if run.settlement is not None and run.settlement.verb is Verb.SUCCEEDED:
+            text += _shown(run.result)
+        log.log(level, "%s[%s] %s", run.name, run.claimed.id, text, extra=_extra(run))
+
+
+def _ending(run: Run, seconds: float) -> tuple[int, str]:
+    settlement = run.settlement
+    if settlement is None:
+        return logging.WARNING, "abandoned: the worker's lease was lost"
+    level, words = _WORDS[settlement.verb]
+    text = words.format(
+        seconds=seconds, attempt=run.attempt, wait=settlement.delay_ms / 1000, error=_Lazy(run), reason=run.error
+    )
+    return level, text
+
+
+def _extra(run: Run) -> dict[str, Any]:
+    return {"job_id": run.claimed.id, "task": run.name, "queue": run.queue}
+
+
+def _shown(result: Any) -> str:
+    if isinstance(result, msgspec.Raw):
+        result = msgspec.msgpack.decode(result)
+    try:
+        text = repr(result)
+    except BaseException as error:
+        return f"<its repr raised {type(error).__qualname__}>"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text)} characters)"
+
+
+def _error(run: Run) -> str:
+    if run.error is None:
+        return "?"
+    failure = failure_of(run.error)
+    if run.task is None or not failure.traceback or run.handle is None:
+        return failure.summary
+    return f"{failure.summary}\n{failure.traceback.rstrip()}"

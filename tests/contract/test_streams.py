@@ -1,0 +1,100 @@
+"""What stays in the server: lanes do not grow, however many jobs have passed."""
+
+import pytest
+
+from aioq.redis_store import RedisStore
+from aioq.store import NewJob, Settlement, Verb
+from tests.contract.kit import (
+    BLOCK,
+    CALL,
+    QUEUE,
+    REASON,
+    THREE,
+    Backend,
+    joined,
+    running,
+    send,
+    settle,
+    take,
+    take_one,
+)
+
+pytestmark = pytest.mark.anyio
+
+PASSED = 20_000
+BATCH = 500
+SHORT = 300  # entries; Redis frees whole nodes of 100, so a lane keeps up to two that are in use
+
+
+async def pass_by(store: RedisStore, worker: str, number: int, batch: int = BATCH) -> None:
+    """Send jobs and finish them, without keeping their results."""
+    for start in range(0, number, batch):
+        await store.enqueue(QUEUE, [NewJob(f"job-{start + i}", CALL) for i in range(batch)])
+        jobs = await take(store, worker, batch)
+        done = [Settlement(job.id, job.claim, Verb.SUCCEEDED, THREE) for job in jobs]
+        assert await store.settle(QUEUE, worker, done) == [True] * batch
+
+
+def length(backend: Backend, lane: str = "normal") -> int:
+    assert backend.database is not None
+    with backend.database.client() as client:
+        return client.xlen(backend.key(lane))  # pyright: ignore[reportReturnType]
+
+
+async def test_a_long_job_does_not_hold_the_lane(redis_store: RedisStore, redis_backend: Backend) -> None:
+    worker = await joined(redis_store, "w")
+    await running(redis_store, worker, "long")
+
+    await pass_by(redis_store, worker, PASSED)
+
+    assert length(redis_backend) < SHORT
+
+
+async def test_a_lane_that_is_never_empty_is_trimmed(redis_store: RedisStore, redis_backend: Backend) -> None:
+    worker = await joined(redis_store, "w")
+    await send(redis_store, *(f"waiting-{number}" for number in range(10)))
+    for start in range(0, 3000, 50):
+        await send(redis_store, *(f"job-{start + i}" for i in range(50)))
+        for job in await take(redis_store, worker, 50):
+            await settle(redis_store, worker, job, Verb.SUCCEEDED, THREE, ttl_ms=0)
+
+    assert length(redis_backend) < SHORT
+
+
+async def test_entries_that_came_by_blocking_leave_the_lane(
+    redis_store: RedisStore, redis_backend: Backend
+) -> None:
+    worker = await joined(redis_store, "w")
+    for number in range(50):
+        await send(redis_store, f"job-{number}")
+        tokens = await redis_store.block(QUEUE, worker, BLOCK)
+        (job,) = (await redis_store.claim(QUEUE, worker, 1, tokens)).jobs
+        await settle(redis_store, worker, job, Verb.SUCCEEDED, THREE, ttl_ms=0)
+
+    assert length(redis_backend) == 0
+
+
+async def test_front_lanes_are_trimmed_too(redis_store: RedisStore, redis_backend: Backend) -> None:
+    worker = await joined(redis_store, "w")
+    await send(redis_store, "job")
+    for _ in range(300):
+        await settle(redis_store, worker, await take_one(redis_store, worker), Verb.RELEASE)
+
+    assert length(redis_backend, "normal:front") < SHORT
+
+
+async def test_jobs_whose_outcome_is_not_kept_leave_nothing(
+    redis_store: RedisStore, redis_backend: Backend
+) -> None:
+    worker = await joined(redis_store, "w")
+    await pass_by(redis_store, worker, 100, 50)
+    job = await running(redis_store, worker)
+    await redis_store.cancel(QUEUE, ["job"], REASON, 0)
+    await settle(redis_store, worker, job, Verb.CANCELLED, REASON, ttl_ms=0)
+    await redis_store.depart(QUEUE, worker)
+
+    assert redis_backend.database is not None
+    with redis_backend.database.client() as client:
+        keys = {key.rpartition("}:")[2] for key in client.keys("*")}
+        assert keys == {lane + end for lane in ("high", "normal", "low") for end in ("", ":front")}
+        assert sum(client.xlen(key) for key in client.keys("*")) < SHORT  # pyright: ignore[reportArgumentType]
