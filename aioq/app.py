@@ -67,6 +67,7 @@ class App:
         self.middleware: list[Middleware] = list(middleware)
         self._connector = Connector(self.name, self.settings)
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = WeakKeyDictionary()
+        self._opening: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Client]] = WeakKeyDictionary()
         self._guards: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None]] = WeakKeyDictionary()
         self._dispatcher = Dispatcher(self.settings, self.middleware, self.client, self)
         self._lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
@@ -267,14 +268,22 @@ class App:
         """What this App holds for the running event loop, made on first use."""
         loop = asyncio.get_running_loop()
         client = self._clients.get(loop)
-        if client is None:
+        if client is not None:
+            return client
+        opening = self._opening.get(loop)
+        if opening is None:
+            opening = loop.create_task(self._open_client(loop), name="aioq-open")
+            self._opening[loop] = opening
+        return await asyncio.shield(opening)  # one opening for all who ask, whoever of them is cancelled
+
+    async def _open_client(self, loop: asyncio.AbstractEventLoop) -> Client:
+        try:
             client = await self._connector.client(loop)
-            present = self._clients.setdefault(loop, client)
-            if present is not client:
-                await client.close()
-                return present
             await self._close_with_loop(loop, client)
-        return client
+            self._clients[loop] = client
+            return client
+        finally:
+            del self._opening[loop]
 
     async def _close_with_loop(self, loop: asyncio.AbstractEventLoop, client: Client) -> None:
         """Have the client closed when its loop is: `asyncio.run` closes the generators a loop has seen."""

@@ -125,7 +125,7 @@ class _QueueWaiters:
                 future.set_exception(error)
 
     async def _listen(self) -> None:
-        if self._listening is None or (self._listening.done() and self._listening.cancelled()):
+        if self._listening is None or _has_failed(self._listening):
             self._listening = asyncio.get_running_loop().create_task(
                 self._store.inbox.listen(self._channel, self._on_notice, self.ask_again)
             )
@@ -158,6 +158,10 @@ class _QueueWaiters:
             except ServerUnavailableError as error:
                 log.debug("waiting for %d outcomes of queue %s: %s", len(job_ids), self._queue, error)
                 await asyncio.sleep(backoff.next())
+
+
+def _has_failed(task: "asyncio.Task[None]") -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 def not_found(job_id: str, queues: Sequence[str]) -> JobNotFoundError:

@@ -43,7 +43,7 @@ class Supervisor:
         self._count = processes
         self._reload = reload
         self._stopping = asyncio.Event()
-        self._restarting = False
+        self._retired: set[Process] = set()
         self._alive: dict[int, Process] = {}
         self._code = 0
         self._changed = asyncio.Event()
@@ -70,11 +70,12 @@ class Supervisor:
         backoff = Backoff(0.1, 5.0)
         while not self._stopping.is_set():
             started = loop.time()
-            code = await self._one_life(number)
-            if self._stopping.is_set() or (code == 0 and not self._restarting):
-                return  # stopped, or done: a burst found the queues empty
-            if self._restarting:
+            child, code = await self._one_life(number)
+            if child in self._retired:
+                self._retired.discard(child)
                 continue
+            if self._stopping.is_set() or code == 0:
+                return  # stopped, or done: a burst found the queues empty
             if self._reload:
                 await self._wait_for_change()
             elif code == BAD_COMMAND:
@@ -87,7 +88,7 @@ class Supervisor:
                     async with asyncio.timeout(backoff.next()):
                         await self._stopping.wait()
 
-    async def _one_life(self, number: int) -> int:
+    async def _one_life(self, number: int) -> tuple[Process, int]:
         read_end, write_end = os.pipe()
         try:
             child = await asyncio.create_subprocess_exec(
@@ -107,9 +108,9 @@ class Supervisor:
         finally:
             del self._alive[number]
             os.close(write_end)
-        if code and not self._stopping.is_set() and not self._restarting:
+        if code and not self._stopping.is_set() and child not in self._retired:
             log.error("worker process %d (pid %d) %s; it is replaced", number, child.pid, _how_it_ended(code))
-        return code
+        return child, code
 
     def _signal(self, number: signal.Signals) -> None:
         for child in self._alive.values():
@@ -119,12 +120,8 @@ class Supervisor:
     async def _watch(self) -> None:
         async for paths in changes(Path.cwd(), self._stopping):
             log.warning("%s changed; restarting", ", ".join(paths[:3]))
-            self._restarting = bool(self._alive)
+            self._retired.update(self._alive.values())
             self._signal(signal.SIGTERM)
-            while self._alive and self._restarting:
-                await asyncio.wait([asyncio.create_task(child.wait()) for child in self._alive.values()])
-                await asyncio.sleep(0)
-            self._restarting = False
             self._changed.set()
             self._changed.clear()
 

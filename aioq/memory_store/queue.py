@@ -53,7 +53,7 @@ class MemoryQueue:
         self._clock = clock
         self._limits = limits
         self._records: dict[str, Record] = {}
-        # Heaps of (time, job id). A job that has moved on stays there until its time, and is passed over.
+        # Heaps of (time, job id). What was cancelled stays among the due until its time, and is passed over.
         self._due: list[tuple[int, str]] = []
         self._expiring: list[tuple[int, str]] = []
         self._dead: OrderedDict[str, int] = OrderedDict()
@@ -74,11 +74,9 @@ class MemoryQueue:
         """Forget the records whose time is over; before each verb."""
         now = self._clock.now_ms()
         while self._expiring and self._expiring[0][0] <= now:
-            expires_ms, job_id = heapq.heappop(self._expiring)
-            record = self._records.get(job_id)
-            if record is not None and record.expires_ms == expires_ms:
-                del self._records[job_id]
-                self._dead.pop(job_id, None)
+            _, job_id = heapq.heappop(self._expiring)
+            del self._records[job_id]  # a job ends once, so it is in the heap once
+            self._dead.pop(job_id, None)
 
     def enqueue(self, job: NewJob) -> bool:
         """Add a job; False where its id is there already."""
@@ -126,8 +124,6 @@ class MemoryQueue:
             return False
         if record.state.ended:
             return True  # the same settle again, after a reply that got lost
-        if record.state is not JobState.RUNNING:
-            return False
         self._held[worker].pop(record.id, None)
         self._cancelling[worker].pop(record.id, None)
         if record.cancellation is not None and settlement.verb in _BY_REQUEST:
@@ -273,7 +269,7 @@ class MemoryQueue:
             del self._records[record.id]
             return
         now = self._clock.now_ms()
-        record.end(state, outcome, now, ttl_ms)
+        record.end(state, outcome, now)
         heapq.heappush(self._expiring, (now + ttl_ms, record.id))
 
     def _bury(self, record: Record, outcome: bytes, ttl_ms: int) -> None:

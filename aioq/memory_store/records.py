@@ -36,7 +36,6 @@ class Record:
         parked_ms: when a worker first parked it.
         cancellation: outcome and ttl to end it with, where its cancellation was asked for while it ran.
         waiters: channels to tell of the outcome.
-        expires_ms: when the record goes; None until the job has ended.
     """
 
     id: str
@@ -57,7 +56,6 @@ class Record:
     parked_ms: int | None = None
     cancellation: tuple[bytes, int] | None = None
     waiters: list[str] = field(default_factory=list[str])
-    expires_ms: int | None = None
 
     def belongs_to(self, worker: str, claim: int) -> bool:
         """The fence: whether `worker` was the last to claim the job, by this claim."""
@@ -78,9 +76,9 @@ class Record:
             started_ms=now,
         )
 
-    def end(self, state: JobState, outcome: bytes, now: int, ttl_ms: int) -> None:
+    def end(self, state: JobState, outcome: bytes, now: int) -> None:
         """Store the outcome. Only a failed job keeps its call, so that an operator can send it again."""
-        self.state, self.outcome, self.ended_ms, self.expires_ms = state, outcome, now, now + ttl_ms
+        self.state, self.outcome, self.ended_ms = state, outcome, now
         self.waiters = []
         if state is not JobState.FAILED:
             self.envelope = None

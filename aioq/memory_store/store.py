@@ -83,11 +83,11 @@ class MemoryStore:
         reader = Reader(worker)
         with self._at(queue) as at:
             at.lanes.join(reader)
+        timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, reader.woken.set)
         try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_ms / 1000):
-                    await reader.woken.wait()
+            await reader.woken.wait()
         finally:
+            timer.cancel()
             with self._lock:
                 at.lanes.leave(reader)
         return list(reader.tokens)

@@ -44,6 +44,9 @@ _RULES: tuple[_Rule, ...] = (
         "is a read-only replica; aioq needs the primary ({})",
     ),
     ((NoPermissionError,), "NOPERM", ServerRejectedError, "refused a command to this user: {}"),
+    # Refused within a script: as Redis 6.2 and 7.0 say it, and as later ones and Valkey do.
+    ((), "executing the script can't", ServerRejectedError, "refused a command to this user: {}"),
+    ((), "ACL failure in script", ServerRejectedError, "refused a command to this user: {}"),
     ((OutOfMemoryError,), "OOM ", ServerUnavailableError, "is out of memory: {}"),
     ((BusyLoadingError,), "LOADING", ServerUnavailableError, "is still loading its data: {}"),
     ((RedisConnectionError, RedisTimeoutError, OSError), "", ServerUnavailableError, "cannot be reached: {}"),
@@ -53,6 +56,8 @@ _RULES: tuple[_Rule, ...] = (
 
 def translate(error: Exception, url: str) -> ServerError:
     """The aioq error for what redis-py or the socket raised; `url` is the masked one."""
+    if isinstance(error.__cause__, RedisError):
+        error = error.__cause__  # redis-py's asyncio side wraps what a connection's login met
     text = str(error) or type(error).__name__
     for kinds, code, make, words in _RULES:
         if isinstance(error, kinds) or (code and code in text):

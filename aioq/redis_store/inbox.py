@@ -8,7 +8,7 @@ from typing import cast
 
 from redis.asyncio.connection import AbstractConnection
 
-from aioq.errors import ServerError
+from aioq.errors import ServerError, ServerRejectedError
 from aioq.redis_store.faults import FOREIGN
 from aioq.redis_store.link import Link, discard
 
@@ -46,7 +46,7 @@ class RedisInbox:
         Cancellation: the channel stays registered; `leave` it.
         """
         self._listeners[channel] = (on_message, on_gap)
-        confirmed = asyncio.get_running_loop().create_future()
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._confirmations[channel] = confirmed
         if self._reader is None:
             self._reader = asyncio.get_running_loop().create_task(self._run(), name="aioq-inbox")
@@ -86,6 +86,8 @@ class RedisInbox:
                 await self._subscribe(self._connection)
                 pause = 0.05
                 await self._read(self._connection)
+            except ServerRejectedError as error:
+                self._fail_confirmations(error)
             except ServerError as error:
                 log.debug("the subscription is down: %s", error)
             except FOREIGN as error:
@@ -96,6 +98,12 @@ class RedisInbox:
                 self._connection = None
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
             pause = min(pause * 2, MAX_PAUSE)
+
+    def _fail_confirmations(self, error: ServerRejectedError) -> None:
+        """Waiting does not heal this: tell those who wait to be subscribed."""
+        for confirmed in self._confirmations.values():
+            if not confirmed.done():
+                confirmed.set_exception(error)
 
     async def _subscribe(self, connection: AbstractConnection) -> None:
         if self._listeners:

@@ -20,6 +20,7 @@ from aioq.backoff import Backoff
 from aioq.config import Settings
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.middleware import Middleware
+from aioq.options import check_name
 from aioq.store import Claimed, Renewal, ServerInfo, Settlement, Store
 from aioq.task import Task
 from aioq.worker.membership import Membership
@@ -313,8 +314,12 @@ class Worker:
 
 
 def worker_queues(host: Host, wanted: Sequence[str]) -> list[str]:
-    """The queues a worker serves: the wanted ones, else the default one and all that tasks are declared with."""
+    """The queues a worker serves: the wanted ones, else the default one and all that tasks are declared with.
+
+    Raises:
+        ConfigError: a name cannot be a queue's.
+    """
     if wanted:
-        return list(dict.fromkeys(wanted))
+        return list(dict.fromkeys(check_name("queue", name) for name in wanted))
     declared = [task.defaults.queue for task in host.tasks.values() if task.defaults.queue]
     return list(dict.fromkeys([host.settings.default_queue, *declared]))

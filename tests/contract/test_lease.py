@@ -320,7 +320,7 @@ def left_of(backend: Backend, worker: str) -> list[str]:
     assert backend.database is not None
     with backend.database.client() as client:
         leases = client.zrange(backend.key("workers"), 0, -1)
-        return [*client.keys(f"*:{worker}"), *(name for name in leases if name == worker)]
+        return [str(name) for name in (*client.keys(f"*:{worker}"), *leases) if str(name).endswith(worker)]
 
 
 class TestDeparture:

@@ -59,6 +59,7 @@ class SideBySide(RuleBasedStateMachine):
         self.claims: list[tuple[str, str, int]] = []
         self.tokens: dict[str, tuple[Sequence[Token], Sequence[Token]]] = {}
         self.keepers = self.memory.keeper(), self.redis.keeper()
+        self.join(WORKERS[0])  # makes the queue ready to be read
         self.listeners = [self.run(Listener.on(store, CHANNEL)) for store in (self.memory, self.redis)]
 
     def teardown(self) -> None:
@@ -131,9 +132,6 @@ class SideBySide(RuleBasedStateMachine):
 
     @rule(worker=workers)
     def block(self, worker: str) -> None:
-        if not self.client.exists(f"aioq:{{{self.app}:{self.queue}}}:normal"):
-            return  # nobody has made the queue ready to be read
-
         async def run() -> tuple[list[Token], list[Token]]:
             return await self.memory.block(self.queue, worker, 1), await self.redis.block(self.queue, worker, 1)
 
@@ -184,10 +182,10 @@ class SideBySide(RuleBasedStateMachine):
         key = f"aioq:{{{self.app}:{self.queue}}}:workers"
         alive = self.client.zrangebyscore(key, "(0", "+inf")
         if alive:
-            self.client.zadd(key, dict.fromkeys(alive, 1))
+            self.client.zadd(key, {str(worker): 1 for worker in alive})
         if self.queue in self.memory._queues:
             leases = self.memory._queues[self.queue]._leases
-            leases._ends.update({worker: -1.0 for worker in alive if worker in leases._ends})
+            leases._ends.update({str(worker): -1.0 for worker in alive})
 
     def _one_each(self) -> bool:
         """Whether no worker holds more than one job: in which order several come back is left open."""
@@ -245,10 +243,10 @@ def test_memory_and_server_agree(redis_server: Database, app_name: str) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=100,
-            stateful_step_count=50,
+            max_examples=60,
+            stateful_step_count=40,
             deadline=None,
             database=None,
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )

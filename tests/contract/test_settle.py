@@ -3,8 +3,7 @@
 import pytest
 
 from aioq.job import JobState
-from aioq.store import Claimed, Limits, Settlement, Store, Verb
-from aioq.wire import Failure, encode_failure
+from aioq.store import Claimed, Settlement, Store, Verb
 from tests.contract.kit import (
     BROKEN,
     CALL,
@@ -327,84 +326,3 @@ async def test_a_batch_of_a_thousand(store: Store) -> None:
     batch = [Settlement(job.id, job.claim, Verb.SUCCEEDED, THREE, ttl_ms=LONG) for job in jobs]
 
     assert await store.settle(QUEUE, worker, batch) == [True] * 1000
-
-
-# The dead
-
-
-class TestTheDead:
-    @pytest.fixture
-    def limits(self) -> Limits:
-        return Limits(dead_limit=3, dead_ttl_ms=LONG, lease_ms=LONG)
-
-    async def fail(self, store: Store, *names: str, ttl_ms: int = LONG) -> None:
-        worker = await joined(store, "w")
-        for name in names:
-            await settle(store, worker, await running(store, worker, name), Verb.FAILED, BROKEN, ttl_ms=ttl_ms)
-
-    async def test_only_failed_jobs_are_dead(self, store: Store, backend: Backend) -> None:
-        worker = await joined(store, "w")
-        for verb in (Verb.SUCCEEDED, Verb.CANCELLED):
-            await settle(store, worker, await running(store, worker, verb), verb, THREE)
-        assert backend.dead() == 0
-
-        await self.fail(store, "job")
-
-        assert backend.dead() == 1
-
-    async def test_there_are_never_more_than_the_limit(self, store: Store, backend: Backend) -> None:
-        await self.fail(store, *"abcde")
-
-        assert backend.dead() == 3
-
-    async def test_a_dead_job_is_kept_though_its_result_is_not(self, store: Store) -> None:
-        await self.fail(store, "job", ttl_ms=0)
-
-        found = await info(store)
-        assert (found.state, found.task) == (JobState.FAILED, "shop.add")
-
-    async def test_a_dead_job_is_kept_for_the_longer_of_the_two_times(
-        self, redis_store: Store, redis_backend: Backend
-    ) -> None:
-        await self.fail(redis_store, "dead", ttl_ms=5)
-        await self.fail(redis_store, "result", ttl_ms=3 * LONG)
-
-        assert redis_backend.database is not None
-        with redis_backend.database.client() as client:
-            ttls = [client.pttl(redis_backend.key(f"job:{name}")) for name in ("dead", "result")]
-        assert [round(ttl / LONG) for ttl in ttls] == [1, 3]  # pyright: ignore[reportOperatorIssue]
-
-
-class TestTheDeadAfterTheirTime:
-    @pytest.fixture
-    def limits(self) -> Limits:
-        return Limits(dead_ttl_ms=15, lease_ms=LONG)
-
-    async def test_the_old_ones_go(self, store: Store, backend: Backend) -> None:
-        worker = await joined(store, "w")
-        await settle(store, worker, await running(store, worker), Verb.FAILED, BROKEN, ttl_ms=0)
-        await eventually(lambda: gone(store))
-
-        async def alone() -> bool:
-            await send(store, "other")
-            await settle(store, worker, await take_one(store, worker), Verb.FAILED, BROKEN, ttl_ms=0)
-            await eventually(lambda: gone(store, "other"))
-            return backend.dead() <= 1
-
-        await eventually(alone)
-
-
-class TestNoDead:
-    @pytest.fixture
-    def limits(self) -> Limits:
-        return Limits(dead_ttl_ms=0, lease_ms=LONG)
-
-    async def test_a_failed_job_is_kept_as_long_as_its_outcome(self, store: Store, backend: Backend) -> None:
-        worker = await joined(store, "w")
-        outcome = encode_failure("shop.add", Failure("OSError", ""))
-        await settle(store, worker, await running(store, worker, "kept"), Verb.FAILED, outcome)
-        await settle(store, worker, await running(store, worker, "not"), Verb.FAILED, outcome, ttl_ms=0)
-
-        assert (await info(store, "kept")).error == "OSError"
-        assert await gone(store, "not")
-        assert backend.dead() == 0

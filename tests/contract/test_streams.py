@@ -95,6 +95,6 @@ async def test_jobs_whose_outcome_is_not_kept_leave_nothing(
 
     assert redis_backend.database is not None
     with redis_backend.database.client() as client:
-        keys = {key.rpartition("}:")[2] for key in client.keys("*")}
+        keys = {str(key).rpartition("}:")[2] for key in client.keys("*")}
         assert keys == {lane + end for lane in ("high", "normal", "low") for end in ("", ":front")}
         assert sum(client.xlen(key) for key in client.keys("*")) < SHORT  # pyright: ignore[reportArgumentType]

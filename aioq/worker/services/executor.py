@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from aioq.job import Progress
 from aioq.store import Claimed, Settlement
@@ -77,10 +78,16 @@ class Executor:
             self._start(run)
 
     def cancel(self, queue: str, job_id: str, reason: str) -> None:
-        """Cancel a running job; nothing where it is not running (any more)."""
+        """Cancel a job that is here; nothing where it is not (any more)."""
         run = self._running.get((queue, job_id))
         if run is not None:
             self._cancel(run, reason)
+            return
+        for waiting in self._backlog:
+            if (waiting.queue, waiting.claimed.id) == (queue, job_id):
+                self._backlog.remove(waiting)
+                self._end(waiting, release(waiting))  # the server ends it: its cancellation was asked for
+                return
 
     def abandon(self, queue: str, worker: str) -> None:
         """The lease of `worker` is lost: cancel what was claimed under it, and write nothing of it."""
@@ -118,8 +125,9 @@ class Executor:
                 self._finish(run)
 
     def _cancel(self, run: Run, reason: str) -> None:
-        if run.stop is None or reason == LOST:
-            run.stop = reason
+        if run.stop is not None and reason != LOST:
+            return  # it has been told; a second cancellation would break into its cleaning up
+        run.stop = reason
         if run.context is not None:
             run.context.cancel_requested = True
         if run.handle is not None:
@@ -138,6 +146,7 @@ class Executor:
         assert context is not None
         context.attach(self._reporter_of(run.queue, run.worker, claimed.id, claimed.claim))
         run.handle = asyncio.get_running_loop().create_task(self._execute(run), name=f"{run.name}[{claimed.id}]")
+        run.handle.add_done_callback(partial(self._ended, run))
 
     async def _execute(self, run: Run) -> None:
         try:
@@ -148,6 +157,13 @@ class Executor:
         if report is not None:
             await asyncio.wait([report])
         if self._running.get((run.queue, run.claimed.id)) is run:
+            run.settlement = classify(run, self._bench)
+            self._finish(run)
+
+    def _ended(self, run: Run, _: "asyncio.Task[None]") -> None:
+        """A run that was cancelled before its first step has never come to `_execute`."""
+        if self._running.get((run.queue, run.claimed.id)) is run:
+            run.error = run.error or asyncio.CancelledError()
             run.settlement = classify(run, self._bench)
             self._finish(run)
 

@@ -105,8 +105,8 @@ class Fetcher:
             self._on_lost(worker)
             return ()
         self._on_due(claim.next_due_ms)
-        if self._slots.free == 0 or self._stopping:
-            return ()
+        if len(claim.jobs) >= asked or self._slots.free == 0 or self._stopping:
+            return ()  # there may be more: claim again rather than wait
         if not claim.jobs:
             self._on_empty()
         return await self._store.block(self._membership.queue, worker, BLOCK_MS)

@@ -1,0 +1,1 @@
+"""An application on two hosts: one sends, one works, and Redis is between them."""

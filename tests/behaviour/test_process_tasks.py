@@ -1,0 +1,95 @@
+"""Tasks in the process pool: what they get, and that one which dies takes nothing with it.
+
+Each test ends its worker and so shows too that the pool's processes end with it: what a test leaves running fails
+it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from aioq import JobFailed, gather
+from tests.behaviour.kit import RAISED, Process, Project, until
+
+pytestmark = pytest.mark.anyio
+
+
+async def start(project: Project, *arguments: str) -> tuple[Any, Process]:
+    project.copy("jobs")
+    tasks = project.load("jobs")
+    return tasks, await project.ready_worker("jobs:app", *arguments, AIOQ_POOL_SIZE="2")
+
+
+async def test_a_process_task_runs_in_another_process_with_types_and_retries(project: Project) -> None:
+    tasks, worker = await start(project)
+    plain = await tasks.where.send(tasks.Point(3, 4))
+    retried = await tasks.flaky_process.send()
+
+    pid, job_id, point = await plain
+
+    assert pid != worker.pid
+    assert psutil.Process(worker.pid) in psutil.Process(pid).parents()
+    assert job_id == plain.id
+    assert point == tasks.Point(4, 3)
+    assert await retried == 2
+    assert await worker.stop() == 0
+
+
+async def test_a_process_over_its_timeout_is_ended(project: Project, tmp_path: Path) -> None:
+    tasks, worker = await start(project)
+    started = tmp_path / "started"
+
+    with pytest.raises(JobFailed, match=r"TimeoutError: .*timeout of 1 s"):
+        await (await tasks.slow_process.send(str(started)))
+
+    child = int(started.read_text())
+    await until(lambda: not psutil.pid_exists(child), f"the end of the pool's process {child}")
+    assert (await (await tasks.where.send(tasks.Point(1, 2))))[2] == tasks.Point(2, 1)
+    assert await worker.stop() == 0
+
+
+async def test_whatever_a_process_task_raises_is_its_own_failure(project: Project) -> None:
+    tasks, worker = await start(project)
+
+    for kind, names in RAISED.items():
+        with pytest.raises(JobFailed) as caught:
+            await (await tasks.raises_in_process.send(kind)).result(timeout=20)
+        assert caught.value.error.type in names.split("|")
+        assert "in raises_in_process" in caught.value.error.traceback
+
+    assert (await (await tasks.where.send(tasks.Point(1, 2))))[2] == tasks.Point(2, 1)
+    assert await worker.stop() == 0
+
+
+async def test_a_process_that_dies_ends_only_its_own_job(project: Project) -> None:
+    tasks, worker = await start(project)
+
+    for how in ("exit", "kill", "segfault"):
+        others = [await tasks.where.send(tasks.Point(number, 0)) for number in range(3)]
+        dying = await tasks.dies.send(how)
+        others += [await tasks.where.send(tasks.Point(number, 0)) for number in range(3, 6)]
+        with pytest.raises(JobFailed, match=rf"ChildDiedError: the process that ran job {dying.id} died"):
+            await dying.result(timeout=20)
+        results: list[Any] = await gather(*others, timeout=20)
+        assert [result[2].y for result in results] == [0, 1, 2, 3, 4, 5]
+
+    assert await (await tasks.add.send(1, 2)) == 3
+    assert await worker.stop() == 0
+
+
+async def test_a_process_task_that_still_runs_at_the_stop_is_ended_and_given_back(
+    project: Project, tmp_path: Path
+) -> None:
+    tasks, worker = await start(project, "--shutdown-timeout", "0.1")
+    started = tmp_path / "started"
+    handle = await tasks.slow_process.options(timeout=0).send(str(started))
+    await until(lambda: started.exists() and started.read_text(), "the start of the job")
+
+    child = int(started.read_text())
+    assert await worker.stop() == 0
+
+    info = await handle.info()
+    assert (info.state, info.interruptions, info.attempts) == ("queued", 1, 0)
+    await until(lambda: not psutil.pid_exists(child), f"the end of the pool's process {child}")

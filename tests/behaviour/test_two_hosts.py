@@ -1,0 +1,240 @@
+"""The two-hosts example, run as its README says: a server, a worker and a client that share nothing but a network.
+
+Where it may (root, and `ip netns` works) each of them has a network namespace of its own, with addresses of its
+own; else they are separate processes on the loopback interface. The test's id says which it was.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PREFERENCE
+from tests.servers import Login, Server, available, find
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "two_hosts"
+PASSWORD = "between-two-hosts"
+SERVER, WORKER, CLIENT = "10.77.0.1", "10.77.0.2", "10.77.0.3"
+IP = shutil.which("ip") or shutil.which("ip", path="/usr/sbin:/sbin")
+LONG = 40.0  # seconds; everything here takes four
+
+
+class Program:
+    """A process whose output is read as it comes."""
+
+    def __init__(self, command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            command,
+            cwd=EXAMPLE,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self.times: list[float] = []  # when each line was read
+        self._more = threading.Condition()
+        self._ended = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+    def wait_for(self, *patterns: str) -> None:
+        """Return once each pattern is in a line; fail if the program ends first, or after `LONG`."""
+        with self._more:
+            self._more.wait_for(lambda: self._ended or self._has(patterns), LONG)
+        assert self._has(patterns), f"no {patterns} in:\n{self.output}"
+
+    def time_of(self, pattern: str) -> float:
+        """When the first line with the pattern came."""
+        return next(when for when, line in zip(self.times, self.lines, strict=True) if re.search(pattern, line))
+
+    def wait(self) -> int:
+        """Return the exit code, with all output there."""
+        code = self.process.wait(LONG)
+        self._reader.join(LONG)
+        return code
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.wait()
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+    def _has(self, patterns: Sequence[str]) -> bool:
+        return all(re.search(pattern, self.output) for pattern in patterns)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            for line in lines:
+                with self._more:
+                    self.lines.append(line)
+                    self.times.append(time.monotonic())
+                    self._more.notify_all()
+        with self._more:
+            self._ended = True
+            self._more.notify_all()
+
+
+def _ip(*arguments: str) -> None:
+    assert IP is not None
+    subprocess.run([IP, *arguments], check=True, capture_output=True, timeout=LONG)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Three network namespaces; the server's has a line to each of the other two."""
+
+    prefix: str
+
+    def name(self, host: str) -> str:
+        return f"{self.prefix}-{host}"
+
+    def build(self) -> None:
+        for host in ("server", "worker", "client"):
+            _ip("netns", "add", self.name(host))
+            _ip("-n", self.name(host), "link", "set", "lo", "up")
+        self._join("worker", WORKER)
+        self._join("client", CLIENT)
+
+    def _join(self, host: str, address: str) -> None:
+        here, there = self.name("server"), self.name(host)
+        _ip("-n", here, "link", "add", host, "type", "veth", "peer", "name", "eth0", "netns", there)
+        for namespace, device, local, peer in (
+            (here, host, SERVER, address),
+            (there, "eth0", address, SERVER),
+        ):
+            _ip("-n", namespace, "address", "add", local, "peer", peer, "dev", device)
+            _ip("-n", namespace, "link", "set", device, "up")
+
+    def command(self, host: str) -> list[str]:
+        """What to put before a command so that it runs there."""
+        assert IP is not None
+        return [IP, "netns", "exec", self.name(host)]
+
+    def remove(self) -> None:
+        for host in ("server", "worker", "client"):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                _ip("netns", "delete", self.name(host))
+
+
+@contextlib.contextmanager
+def _network() -> Iterator[Network]:
+    network = Network(f"aioq-{secrets.token_hex(3)}")
+    try:
+        network.build()
+        yield network
+    finally:
+        network.remove()
+
+
+def _has_namespaces() -> bool:
+    if os.geteuid() != 0 or IP is None:
+        return False
+    try:
+        with _network() as network:
+            subprocess.run([*network.command("client"), "true"], check=True, capture_output=True, timeout=LONG)
+    except subprocess.SubprocessError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """Where the programs run: what to put before their commands, and where they find the server."""
+
+    url: str
+    worker: Sequence[str]
+    client: Sequence[str]
+
+
+@contextlib.contextmanager
+def _in_namespaces(directory: Path) -> Iterator[Hosts]:
+    with _network() as network:
+        name = next(name for name in PREFERENCE if name in available())
+        binary = find(name)
+        assert binary is not None
+        options = ["--bind", SERVER, "--port", "6379", "--requirepass", PASSWORD, "--save", "", "--dir", directory]
+        server = Program([*network.command("server"), binary, *options])
+        try:
+            server.wait_for("Ready to accept connections")
+            url = f"redis://:{PASSWORD}@{SERVER}:6379/0"
+            yield Hosts(url, network.command("worker"), network.command("client"))
+        finally:
+            server.stop()
+
+
+@contextlib.contextmanager
+def _on_loopback(directory: Path) -> Iterator[Hosts]:
+    name = next(name for name in PREFERENCE if name in available())
+    with Server.start(name, directory, tcp=True, login=Login(PASSWORD)) as server:
+        yield Hosts(server.url, (), ())
+
+
+HOW = {"network-namespaces": _in_namespaces} if _has_namespaces() else {"separate-processes": _on_loopback}
+
+
+@pytest.fixture(params=HOW.values(), ids=list(HOW))
+def hosts(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hosts]:
+    with request.param(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def run(hosts: Hosts) -> Iterator[Callable[..., Program]]:
+    """Start a program of the example on a host, as its README does; stopped when the test ends."""
+    started: list[Program] = []
+
+    def start(host: Sequence[str], *command: str) -> Program:
+        started.append(Program([*host, sys.executable, *command], {"AIOQ_URL": hosts.url}))
+        return started[-1]
+
+    yield start
+    for program in reversed(started):
+        program.stop()
+
+
+def test_two_jobs_go_to_the_other_host(hosts: Hosts, run: Callable[..., Program]) -> None:
+    worker = run(hosts.worker, "-m", "aioq", "worker", "proj.app:app")
+    worker.wait_for("app .* proj ", "tasks .* proj.task1.add", "proj.task2.multiply", "host ")
+
+    client = run(hosts.client, "client.py")
+    assert client.wait() == 0, client.output
+    client_ended = time.monotonic()
+    job_ids = re.findall(r" is job (\w+)$", client.output, re.MULTILINE)
+    assert len(job_ids) == 2
+
+    add, multiply = (rf"proj\.task{n}\.{f}\[{job}\] " for (n, f), job in zip(TASKS, job_ids, strict=True))
+    worker.wait_for(add + "received", multiply + "received")
+    worker.wait_for(add + r"succeeded in 2\.\d\ds: 30\n", multiply + r"succeeded in 2\.\d\ds: 1024\n")
+    # From when the first job was there: how long Python takes to start says nothing of the client.
+    assert client_ended - worker.time_of(add + "received") < 1
+    assert client_ended < worker.time_of(add + "succeeded"), "the client waited for its jobs"
+
+    later = run(hosts.client, "result.py", *job_ids)
+    assert later.wait() == 0
+    assert later.output.split() == ["30", "1024"]
+
+    worker.stop()
+    assert worker.process.returncode == 0
+    assert PASSWORD not in worker.output + client.output + later.output
+
+
+TASKS = ((1, "add"), (2, "multiply"))

@@ -1,0 +1,188 @@
+"""One test holds each Lua header against its caller; and a server that has forgotten a script is told it again."""
+
+import ast
+import re
+from collections.abc import Callable, Coroutine, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aioq.redis_store
+from aioq.redis_store import RedisStore, keeper, replies
+from aioq.redis_store import store as store_module
+from aioq.redis_store.scripts import script
+from aioq.store import Limits, NewJob, Settlement, Token, Verb
+from tests.contract.kit import CALL, QUEUE, REASON, THREE, Backend, info, joined, keep, send, settle, take_one
+
+LUA = {path.name.removesuffix(".lua"): path for path in files("aioq.redis_store").joinpath("lua").iterdir()}
+SCRIPTS = sorted(name for name in LUA if not name.startswith("_"))
+NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
+
+
+class Header:
+    """The comment a script begins with, and what can be read from it."""
+
+    def __init__(self, name: str) -> None:
+        text = LUA[name].read_text()
+        comment = re.match(r"(?:--.*\n)+", text)
+        assert comment, f"{name}.lua begins without a header"
+        self.code = text[comment.end() :]
+        lines = [line.removeprefix("--").strip() for line in comment.group().splitlines()]
+        self.parts: dict[str, str] = {"": ""}
+        part = ""
+        for line in lines:
+            found = re.match(r"(KEYS|ARGV|REPLY): ?(.*)", line)
+            part = found[1] if found else part
+            self.parts[part] = f"{self.parts.get(part, '')} {found[2] if found else line}".strip()
+
+    @property
+    def fixed(self) -> int:
+        """How many arguments come once."""
+        numbers = [int(number) for number in re.findall(r"(?:^|[,;] )(\d) ", self.parts["ARGV"])]
+        assert numbers == list(range(1, len(numbers) + 1)), "numbered in order"
+        return len(numbers)
+
+    @property
+    def each(self) -> int:
+        """How many arguments come for each job, 0 where the header names none."""
+        argv = self.parts["ARGV"]
+        found = re.search(r"(\w+) (?:per|for each) ", argv)
+        if found:
+            return NUMBERS[found[1]]
+        return 1 if re.search(r"(?:^|then )job ids", argv) else 0
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_header_says_what_the_script_does_takes_and_returns(name: str) -> None:
+    header = Header(name)
+
+    assert header.parts[""].endswith("."), "a sentence on what it does"
+    assert header.parts["KEYS"] == "1 base key"
+    assert header.parts["ARGV"]
+    assert header.parts["REPLY"]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_header_names_the_arguments_that_the_script_reads(name: str) -> None:
+    header = Header(name)
+    loops = re.findall(r"for i = (\d+), #ARGV(?:, (\d+))? do", header.code)
+
+    read = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", header.code)}
+    assert read <= set(range(1, header.fixed + 1))
+    assert set(re.findall(r"KEYS\[\d+\]", header.code)) == set(), "the base key is read by _lib.lua"
+    expected = [(str(header.fixed + 1), str(header.each))] if header.each else []
+    assert [(first, step or "1") for first, step in loops] == expected
+
+
+SETTLEMENT = Settlement("job", 1, Verb.SUCCEEDED, THREE)
+Call = Callable[[RedisStore, int], Coroutine[Any, Any, Any]]
+CALLS: dict[str, Call] = {
+    "enqueue": lambda store, n: store.enqueue(QUEUE, [NewJob("job", CALL)] * n),
+    "claim": lambda store, n: store.claim(QUEUE, "w", 5, [Token("normal", "1-1", "job")] * n),
+    "settle": lambda store, n: store.settle(QUEUE, "w", [SETTLEMENT] * n),
+    "progress": lambda store, n: store.progress(QUEUE, "w", [("job", 1, b"")] * n),
+    "promote": lambda store, _: store.promote(QUEUE, 5),
+    "recover": lambda store, _: store.recover(QUEUE, b"", 5),
+    "wait": lambda store, n: store.wait(QUEUE, "me", ["job"] * n),
+    "info": lambda store, n: store.info(QUEUE, ["job"] * n),
+    "cancel": lambda store, n: store.cancel(QUEUE, ["job"] * n, REASON, 5),
+}
+REPLIES: dict[str, Callable[[int], Any]] = {
+    "claim": lambda _: [-1, 0],
+    "promote": lambda _: [0, -1],
+    "recover": lambda _: [b"", 0, 0],
+    "info": lambda n: [[]] * n,
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("number", [0, 1, 3])
+async def test_the_caller_sends_what_the_header_names(
+    name: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RedisStore("shop", "redis://nowhere", shown_url="-", limits=Limits())
+    calls: list[tuple[str, str, int]] = []
+
+    async def call(script_name: str, key: str, args: Sequence[object]) -> Any:
+        calls.append((script_name, key, len(args)))
+        return REPLIES.get(script_name, lambda _: [])(number)
+
+    monkeypatch.setattr(store._link, "call", call)
+    await CALLS[name](store, number)
+
+    header = Header(name)
+    assert calls == [(name, "aioq:{shop:mail}", header.fixed + header.each * number)]
+
+
+@pytest.mark.parametrize("joining", ["", "1"])
+def test_the_lease_keeper_sends_what_the_header_names(joining: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease_keeper = keeper.RedisLeaseKeeper("redis://nowhere", "-", "shop", Limits())
+    sent: list[tuple[object, ...]] = []
+
+    def evalsha(*args: object) -> list[int]:
+        sent.append(args)
+        return [-1, 0]
+
+    monkeypatch.setattr(lease_keeper, "_client", type("Client", (), {"evalsha": staticmethod(evalsha)}))
+    (lease_keeper.join if joining else lease_keeper.renew)(QUEUE, "w")
+
+    (sha, keys, key, *args) = sent[0]
+    assert (sha, keys, key) == (script("renew").sha, 1, "aioq:{shop:mail}")
+    assert len(args) == Header("renew").fixed
+    assert args[-1] == joining
+
+
+def test_every_script_is_called_and_every_called_script_is_there() -> None:
+    called: set[str] = set()
+    for path in Path(aioq.redis_store.__path__[0]).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+                name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                if name in {"_call", "call", "script"}:
+                    called.add(str(node.args[0].value))
+
+    assert called == set(SCRIPTS)
+    assert called == {*CALLS, "renew"}, "each has its caller held against its header above"
+
+
+def test_the_lanes_are_the_same_in_lua_and_in_python() -> None:
+    lanes = re.search(r"local LANES = \{(.*)\}", LUA["_lib"].read_text())
+
+    assert lanes
+    assert tuple(re.findall(r"'([^']+)'", lanes[1])) == store_module.LANES
+
+
+def test_what_a_lost_lease_is_answered_with_is_the_same_in_lua_and_in_python() -> None:
+    for name in ("claim", "renew"):
+        assert f"return {{{replies.LOST}}}" in LUA[name].read_text()
+
+
+def test_a_script_is_named_by_the_hash_of_all_of_its_text() -> None:
+    for name in SCRIPTS:
+        code = script(name)
+        assert code.text == LUA["_lib"].read_bytes() + LUA[name].read_bytes()
+        assert re.fullmatch("[0-9a-f]{40}", code.sha)
+    assert len({script(name).sha for name in SCRIPTS}) == len(SCRIPTS)
+
+
+@pytest.mark.anyio
+async def test_a_server_that_forgot_its_scripts_is_told_them_again(
+    redis_store: RedisStore, redis_backend: Backend
+) -> None:
+    """As after a restart, or a failover to a replica that never heard of them."""
+    assert redis_backend.database is not None
+    for round_ in range(2):
+        with redis_backend.database.client() as client:
+            client.script_flush()
+        await joined(redis_store, "w")
+        assert not (await keep(redis_store, "w")).lost
+        assert await send(redis_store, f"job-{round_}") == [True]
+        job = await take_one(redis_store, "w")
+        assert await settle(redis_store, "w", job, Verb.SUCCEEDED, THREE)
+        assert (await info(redis_store, job.id)).worker == "w"
+        with redis_backend.database.client() as client:
+            known = client.script_exists(*(script(name).sha for name in ("claim", "settle", "renew")))
+            assert known == [True] * 3

@@ -1,0 +1,333 @@
+"""What a server can answer besides replies, in aioq's terms; and the forms of URL that lead to one."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import anyio
+import pytest
+import redis
+
+from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
+from aioq.redis_store import RedisStore
+from aioq.store import Limits, ServerInfo, Store, Verb
+from tests.contract.kit import BLOCK, QUEUE, THREE, Listener, eventually, info, joined, keep, running, send, settle
+from tests.databases import Database
+from tests.servers import SERVERS, Login, Server, Tls, available
+
+pytestmark = pytest.mark.anyio
+
+StartServer = Callable[..., Server]
+each_server = pytest.mark.parametrize("name", available())
+each_server_with_tls = pytest.mark.parametrize("name", [name for name in available() if SERVERS[name].tls])
+
+
+@asynccontextmanager
+async def store_at(url: str, app: str = "shop", lease_ms: int = 60_000) -> AsyncIterator[RedisStore]:
+    store = RedisStore(app, url, shown_url="redis://shown", limits=Limits(lease_ms=lease_ms))
+    yield store
+    await store.close()
+
+
+async def works(store: Store) -> None:
+    """A job goes all the way, over every kind of connection there is."""
+    await store.open()
+    listener = await Listener.on(store, "me")
+    await joined(store, "w")
+    job = await running(store, "w")
+    await store.wait(QUEUE, "me", ["job"])
+    assert await settle(store, "w", job, Verb.SUCCEEDED, THREE)
+    assert await listener.notice() == [("job", THREE)]
+    await send(store, "next")
+    assert len(await store.block(QUEUE, "w", BLOCK)) == 1
+    assert (await info(store)).worker == "w"
+
+
+async def fails(store: Store, kind: type[ServerError], *said: str) -> None:
+    """Every kind of connection raises the same error, and the error says what to do."""
+    errors: list[BaseException] = []
+    for call in (
+        lambda: send(store, "job"),
+        lambda: keep(store, "w", "join"),
+        lambda: store.block(QUEUE, "w", 5),
+    ):
+        try:
+            await call()
+        except ServerError as error:
+            errors.append(error)
+    assert [type(error) for error in errors[:2]] == [kind, kind]
+    for error in errors:
+        assert type(error) is kind
+        assert all(words in str(error) for words in said), str(error)
+
+
+# URLs
+
+
+@each_server
+async def test_a_unix_socket(name: str, start_server: StartServer) -> None:
+    server = start_server(name)
+    async with store_at(f"unix://{server.socket}") as store:
+        await works(store)
+
+
+@each_server
+async def test_a_port(name: str, start_server: StartServer) -> None:
+    server = start_server(name, tcp=True)
+    async with store_at(f"redis://127.0.0.1:{server.port}") as store:
+        await works(store)
+
+
+@pytest.mark.parametrize("form", ["redis://127.0.0.1:{port}/3", "unix://{socket}?db=3"])
+async def test_a_database_number(form: str, start_server: StartServer) -> None:
+    server = start_server(tcp=True)
+    async with store_at(form.format(port=server.port, socket=server.socket)) as store:
+        await works(store)
+
+    with server.client(3) as there, server.client(0) as elsewhere:
+        assert there.dbsize() > 0  # pyright: ignore[reportOperatorIssue]
+        assert elsewhere.dbsize() == 0
+
+
+@each_server
+@pytest.mark.parametrize("login", [Login("p@ss/wörd"), Login("s:cret", user="shop")], ids=["password", "user"])
+async def test_a_login(name: str, login: Login, start_server: StartServer) -> None:
+    server = start_server(name, tcp=True, login=login)
+    async with store_at(server.url) as store:
+        await works(store)
+    who = f"{quote(login.user, safe='')}:{quote(login.password, safe='')}"
+    async with store_at(f"unix://{who}@{server.socket}") as store:
+        assert await send(store, "another") == [True]
+
+
+async def test_a_user_who_may_touch_only_what_is_aioqs(start_server: StartServer) -> None:
+    """The rules that the deployment guide can give."""
+    login = Login(
+        "secret", user="shop", rules="~aioq:* &aioq:* +@all -@admin -@dangerous +info +client|unblock +ping"
+    )
+    server = start_server("redis-7.0", login=login)
+    async with store_at(server.url) as store:
+        await store.open()
+        await joined(store, "w")
+        assert await settle(store, "w", await running(store, "w"), Verb.SUCCEEDED, THREE)
+        await Listener.on(store, "aioq:shop:waiter:1")
+        assert await store.block(QUEUE, "w", 1) == []
+        await store.unblock(QUEUE, "w")
+
+
+@each_server_with_tls
+async def test_tls(name: str, start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server(name, tls=Tls.make(tmp_path), login=Login("secret"))
+    assert server.url.startswith("rediss://")
+    async with store_at(server.url) as store:
+        await works(store)
+
+
+@each_server_with_tls
+async def test_a_certificate_of_an_unknown_authority(name: str, start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server(name, tls=Tls.make(tmp_path))
+    async with store_at(f"rediss://127.0.0.1:{server.port}") as store:
+        await fails(store, ServerUnavailableError, "certificate")
+
+
+async def test_a_server_says_what_it_is(server: Database) -> None:
+    async with store_at(server.url) as store:
+        found = await store.open()
+
+    product, _, version = server.name.partition("-")
+    assert (found.url, found.product) == ("redis://shown", product)
+    assert found.version.startswith(version)
+    assert isinstance(found, ServerInfo)
+
+
+# Refusals
+
+
+@each_server
+@pytest.mark.parametrize("login", [Login("right"), Login("right", user="shop")], ids=["password", "user"])
+@pytest.mark.parametrize("given", ["shop:wrong@", ":wrong@", ""])
+async def test_a_wrong_login(name: str, login: Login, given: str, start_server: StartServer) -> None:
+    server = start_server(name, login=login)
+    async with store_at(f"unix://{given}{server.socket}") as store:
+        with pytest.raises(ServerRejectedError, match="redis://shown"):
+            await store.open()
+        await fails(store, ServerRejectedError, "redis://shown")
+
+
+@each_server
+@pytest.mark.parametrize("missing", ["evalsha", "xadd", "hset"])
+async def test_a_user_without_permission(name: str, missing: str, start_server: StartServer) -> None:
+    login = Login("secret", user="shop", rules=f"~* &* +@all -{missing}")
+    server = start_server(name, login=login)
+    async with store_at(server.url) as store:
+        with pytest.raises(ServerRejectedError, match="refused a command to this user"):
+            await send(store, "job")
+
+
+@each_server
+async def test_a_user_without_access_to_the_keys(name: str, start_server: StartServer) -> None:
+    login = Login("secret", user="shop", rules="~other:* &* +@all")
+    server = start_server(name, login=login)
+    async with store_at(server.url) as store:
+        await fails(store, ServerRejectedError, "refused", "user")
+
+
+async def test_a_user_who_may_not_ask_for_info(start_server: StartServer) -> None:
+    server = start_server(login=Login("secret", user="shop", rules="~* &* +@all -info"))
+    async with store_at(server.url) as store:
+        with pytest.raises(ServerRejectedError, match="info"):
+            await store.open()
+
+
+# What heals
+
+
+async def test_a_closed_port() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        async with store_at(f"redis://127.0.0.1:{unused.getsockname()[1]}") as store:
+            with pytest.raises(ServerUnavailableError, match="redis://shown"):
+                await store.open()
+            await fails(store, ServerUnavailableError, "redis://shown cannot be reached")
+
+
+async def test_a_socket_that_is_not_there(tmp_path: Path) -> None:
+    async with store_at(f"unix://{tmp_path}/none") as store:
+        await fails(store, ServerUnavailableError, "redis://shown cannot be reached")
+
+
+async def test_a_closed_store(redis_server: Database) -> None:
+    async with store_at(redis_server.url) as store:
+        await store.open()
+    with pytest.raises(ServerUnavailableError, match="closed by this process"):
+        await send(store, "job")
+
+
+@each_server
+async def test_a_read_only_replica(name: str, start_server: StartServer) -> None:
+    # Of a primary that is gone: read-only all the same, and nothing is copied before the test can begin.
+    replica = start_server(name, extra_args=["--replicaof", "127.0.0.1", "1"])
+    async with store_at(replica.url) as store:
+        await fails(store, ServerUnavailableError, "read-only replica", "primary")
+
+
+@each_server
+async def test_a_server_without_memory(name: str, start_server: StartServer) -> None:
+    server = start_server(name)
+    async with store_at(server.url) as store:
+        await joined(store, "w")
+        with server.client() as client:
+            client.config_set("maxmemory", "1")
+        await fails(store, ServerUnavailableError, "out of memory")
+        with server.client() as client:
+            client.config_set("maxmemory", "0")
+        assert await send(store, "job") == [True]
+
+
+@each_server
+async def test_a_server_that_is_still_loading(name: str, start_server: StartServer) -> None:
+    # It answers clients after every two megabytes that it has loaded.
+    args = ["--key-load-delay", "1000", "--rdbcompression", "no"]
+    if name != "redis-6.2":
+        args += ["--enable-debug-command", "yes"]
+    server = start_server(name, extra_args=args)
+    with server.client() as client, client.pipeline(transaction=False) as pipe:
+        for number in range(1000):
+            pipe.set(f"key-{number}", "x" * 10_000)
+        pipe.execute()
+    reload = threading.Thread(target=debug_reload, args=(server,))
+    reload.start()
+
+    async def refused() -> ServerError | None:
+        async with store_at(server.url) as store:
+            try:
+                await send(store, "job")
+            except ServerError as error:
+                return error
+        return None
+
+    error = await eventually(refused)
+    await asyncio.to_thread(reload.join)
+
+    assert type(error) is ServerUnavailableError
+    assert "loading" in str(error)
+
+
+def debug_reload(server: Server) -> None:
+    with server.client() as client:
+        client.execute_command("DEBUG", "RELOAD")
+
+
+@each_server
+async def test_a_store_finds_its_way_back_after_a_restart(name: str, start_server: StartServer) -> None:
+    """Connections, groups, scripts and subscriptions are made anew."""
+    server = start_server(name)
+    async with store_at(server.url) as store:
+        await works(store)
+        listener = await Listener.on(store, "again")
+        waiting = asyncio.create_task(store.block(QUEUE, "w", BLOCK))
+        await asyncio.sleep(0)
+
+        await asyncio.to_thread(server.kill)
+        with pytest.raises(ServerUnavailableError):
+            await waiting
+        await asyncio.to_thread(server.restart)
+
+        async def joins() -> bool:
+            try:
+                return not (await keep(store, "w", "join")).lost
+            except ServerUnavailableError:
+                return False
+
+        await eventually(joins)
+
+        async def told() -> bool:
+            try:
+                await store.promote(QUEUE, 1)
+            except ServerUnavailableError:  # an idle connection of before
+                return False
+            return listener.gaps == 1
+
+        await eventually(told)
+        assert await send(store, "job") == [True]
+        tokens = await store.block(QUEUE, "w", BLOCK)
+        assert [token.job_id for token in tokens] == ["job"]
+        await store.wait(QUEUE, "again", ["job"])
+        await store.cancel(QUEUE, ["job"], THREE, 1000)
+        assert await listener.notice() == [("job", THREE)]
+
+
+@each_server
+async def test_a_queue_that_was_deleted_is_made_anew(name: str, start_server: StartServer) -> None:
+    """FLUSHALL, or a failover to a replica that had not heard of it."""
+    server = start_server(name)
+    async with store_at(server.url) as store:
+        await works(store)
+        with server.client() as client:
+            client.flushall()
+
+        with pytest.raises(ServerUnavailableError, match="lost the queue"):
+            await store.block(QUEUE, "w", 5)
+        assert (await keep(store, "w")).lost
+        await works(store)
+
+
+async def test_a_server_that_falls_silent(start_server: StartServer) -> None:
+    """A lease is not waited for longer than it can last."""
+    server = start_server()
+    async with store_at(server.url, lease_ms=400) as store:
+        await joined(store, "w")
+        with server.client() as client:
+            client.execute_command("CLIENT", "PAUSE", "3000", "ALL")
+
+        with anyio.fail_after(2.5), pytest.raises(ServerUnavailableError, match="cannot be reached"):
+            await keep(store, "w")
+        with (
+            pytest.raises(redis.TimeoutError),
+            redis.Redis.from_url(server.url, socket_timeout=0.01, retry=None) as client,
+        ):
+            client.ping()

@@ -1,0 +1,249 @@
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from aioq.batch import Batcher
+from tests.unit.kit import others, turns, until, within
+
+pytestmark = pytest.mark.anyio
+
+
+class Server:
+    """What batches are flushed to: it holds each one up until `go`, if it was told to."""
+
+    def __init__(self, *, held_up: bool = False) -> None:
+        self.batches: list[list[str]] = []
+        self.errors: list[BaseException] = []
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self.go = asyncio.Event()
+        if not held_up:
+            self.go.set()
+
+    async def flush(self, batch: list[str]) -> Sequence[str | Exception]:
+        self.batches.append(batch)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await self.go.wait()
+        finally:
+            self.in_flight -= 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return [ValueError(item) if item.startswith("bad") else item.upper() for item in batch]
+
+
+def batcher(server: Server, *, max_items: int = 100, capacity: int = 1000, weight: int | None = None):  # noqa: ANN201
+    weigh = None if weight is None else len
+    return Batcher[str, str](server.flush, max_items=max_items, capacity=capacity, max_weight=weight, weigh=weigh)
+
+
+# -- gathering --------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_added_at_once_leaves_together():
+    server = Server()
+    subject = batcher(server)
+    futures = [subject.put(item) for item in "abc"]
+    assert await within(asyncio.gather(*futures)) == ["A", "B", "C"]
+    assert server.batches == [["a", "b", "c"]]
+
+
+async def test_a_lone_item_waits_for_nobody():
+    server = Server()
+    assert await within(_reply(batcher(server), "a")) == "A"
+
+
+async def test_while_a_batch_is_in_flight_the_next_one_gathers():
+    server = Server(held_up=True)
+    subject = batcher(server)
+    first = subject.put("a")
+    await until(lambda: server.batches)
+    rest = [subject.put(item) for item in "bcd"]
+    await turns()
+    assert server.batches == [["a"]]
+    server.go.set()
+    await within(asyncio.gather(first, *rest))
+    assert server.batches == [["a"], ["b", "c", "d"]]
+    assert server.most_in_flight == 1
+
+
+@pytest.mark.parametrize(
+    ("items", "options", "batches"),
+    [
+        ("abcde", {"max_items": 2}, ["ab", "cd", "e"]),
+        ("abcde", {"max_items": 1}, ["a", "b", "c", "d", "e"]),
+        (["aaa", "bbb", "ccc"], {"weight": 6}, [["aaa", "bbb"], ["ccc"]]),
+        (["aaa", "bbb", "ccc"], {"weight": 5}, [["aaa"], ["bbb"], ["ccc"]]),
+        (["a" * 99, "b"], {"weight": 5}, [["a" * 99], ["b"]]),
+        (["a", "b" * 99, "c"], {"weight": 5}, [["a"], ["b" * 99], ["c"]]),
+    ],
+)
+async def test_a_batch_is_closed_by_number_and_by_weight(items: Sequence[str], options: dict[str, int], batches: list[Sequence[str]]):
+    server = Server()
+    subject = batcher(server, **options)
+    replies = await within(asyncio.gather(*[subject.put(item) for item in items]))
+    assert replies == [item.upper() for item in items]
+    assert server.batches == [list(batch) for batch in batches]
+
+
+# -- errors -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_reply_that_is_an_error_reaches_its_item_alone():
+    subject = batcher(Server())
+    futures = [subject.put(item) for item in ("a", "bad", "c")]
+    replies = await within(asyncio.gather(*futures, return_exceptions=True))
+    assert [replies[0], replies[2]] == ["A", "C"]
+    assert isinstance(replies[1], ValueError)
+
+
+async def test_an_error_of_the_flush_reaches_every_item_and_the_next_batch_goes_on():
+    server = Server()
+    server.errors = [OSError("gone")]
+    subject = batcher(server, max_items=2)
+    futures = [subject.put(item) for item in "abc"]
+    first, second, third = await within(asyncio.gather(*futures, return_exceptions=True))
+    assert isinstance(first, OSError)
+    assert first is second
+    assert third == "C"
+    assert subject.held == 0
+
+
+async def test_when_the_flusher_is_cancelled_nobody_waits_for_ever_and_the_next_item_starts_a_new_one():
+    server = Server(held_up=True)
+    subject = batcher(server)
+    future = subject.put("a")
+    await until(lambda: server.batches)
+    assert subject._flusher is not None
+    subject._flusher.cancel()
+    await within(asyncio.wait([future]))
+    assert future.cancelled()
+    assert subject.held == 0
+    server.go.set()
+    assert await within(_reply(subject, "b")) == "B"
+
+
+# -- cancellation -----------------------------------------------------------------------------------------------
+
+
+async def test_an_item_that_no_flush_has_taken_is_withdrawn():
+    server = Server(held_up=True)
+    subject = batcher(server)
+    first = subject.put("a")
+    await until(lambda: server.batches)
+    second, third = subject.put("b"), subject.put("c")
+    second.cancel()
+    server.go.set()
+    await within(asyncio.gather(first, third))
+    assert server.batches == [["a"], ["c"]]
+    assert subject.held == 0
+
+
+async def test_an_item_in_flight_arrives_all_the_same():
+    server = Server(held_up=True)
+    subject = batcher(server)
+    future = subject.put("a")
+    await until(lambda: server.batches)
+    future.cancel()
+    server.go.set()
+    await within(subject.drain())
+    assert (server.batches, subject.held) == ([["a"]], 0)
+
+
+async def test_when_all_were_withdrawn_nothing_is_flushed():
+    server = Server()
+    subject = batcher(server)
+    for item in "abc":
+        subject.put(item).cancel()
+    await within(subject.drain())
+    assert (server.batches, subject.held) == ([], 0)
+
+
+# -- draining ---------------------------------------------------------------------------------------------------
+
+
+async def test_draining_waits_for_what_gathers_and_for_what_is_in_flight():
+    server = Server(held_up=True)
+    subject = batcher(server, max_items=1)
+    futures = [subject.put(item) for item in "ab"]
+    drained = asyncio.create_task(subject.drain())
+    await until(lambda: server.batches)
+    await turns()
+    assert not drained.done()
+    server.go.set()
+    await within(asyncio.wait_for(drained, None))
+    assert all(future.done() for future in futures)
+    assert others() == set()
+
+
+async def test_draining_of_nothing_returns_at_once():
+    await within(batcher(Server()).drain())
+
+
+# -- bounded ----------------------------------------------------------------------------------------------------
+
+
+async def _send(subject: Batcher[str, str], item: str) -> str:
+    await subject.wait_for_space()
+    return await subject.put(item)
+
+
+async def _reply(subject: Batcher[str, str], item: str) -> str:
+    return await subject.put(item)
+
+
+async def test_never_more_than_the_capacity_is_held():
+    server = Server()
+    subject = batcher(server, max_items=3, capacity=5)
+    most = 0
+
+    async def send(item: str) -> str:
+        nonlocal most
+        await subject.wait_for_space()
+        future = subject.put(item)
+        most = max(most, subject.held)
+        return await future
+
+    items = [f"x{number}" for number in range(200)]
+    replies = await within(asyncio.gather(*map(send, items)))
+    assert replies == [item.upper() for item in items]
+    assert most == 5
+    assert (subject.held, others()) == (0, set())
+
+
+async def test_space_is_waited_for_in_order():
+    server = Server(held_up=True)
+    subject = batcher(server, max_items=1, capacity=1)
+    sends = [asyncio.create_task(_send(subject, item)) for item in "abcd"]
+    await until(lambda: server.batches)
+    server.go.set()
+    await within(asyncio.gather(*sends))
+    assert server.batches == [["a"], ["b"], ["c"], ["d"]]
+
+
+async def test_one_that_gives_up_waiting_for_space_does_not_hold_up_the_others():
+    server = Server(held_up=True)
+    subject = batcher(server, capacity=1)
+    sends = [asyncio.create_task(_send(subject, item)) for item in "abc"]
+    await until(lambda: server.batches and len(subject._blocked) == 2)
+    sends[1].cancel()
+    await turns()
+    server.go.set()
+    assert await within(_result(sends[2])) == "C"
+
+
+async def test_one_that_is_cancelled_just_as_space_is_given_to_it_hands_the_space_on():
+    server = Server(held_up=True)
+    subject = batcher(server, capacity=1)
+    sends = [asyncio.create_task(_send(subject, item)) for item in "abc"]
+    await until(lambda: server.batches and len(subject._blocked) == 2)
+    server.go.set()
+    asyncio.get_running_loop().call_soon(sends[1].cancel)  # after the flush has ended, before it runs
+    assert await within(_result(sends[2])) == "C"
+    await asyncio.gather(*sends, return_exceptions=True)
+
+
+async def _result(task: "asyncio.Task[str]") -> str:
+    return await asyncio.shield(task)

@@ -1,0 +1,272 @@
+"""From a call to what the store is given."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from aioq import App, Middleware, Outgoing, Retry
+from aioq.errors import ArgumentError, PayloadTooLargeError, SendError
+from aioq.job import Priority, queue_of
+from aioq.middleware import Middleware as Base
+from aioq.retry import RetryRule
+from aioq.store import NewJob
+from aioq.wire import CallOptions, decode_envelope
+
+pytestmark = pytest.mark.anyio
+
+
+class Client:
+    """A client whose producer notes what it is given, and adds each id once."""
+
+    def __init__(self) -> None:
+        self.producer = self
+        self.sent: list[tuple[str, NewJob]] = []
+        self.calls = 0
+
+    async def send(self, queue: str, job: NewJob) -> bool:
+        return (await self.send_many([(queue, job)]))[0]
+
+    async def send_many(self, jobs: list[tuple[str, NewJob]]) -> list[bool]:
+        self.calls += 1
+        known = {job.id for _, job in self.sent}
+        self.sent += jobs
+        return [job.id not in known for _, job in jobs]
+
+
+def make(*middleware: Base, **settings: Any) -> tuple[App, Client]:
+    app = App("shop", url="redis://nowhere", middleware=middleware, **settings)
+    client = Client()
+
+    async def given() -> Client:
+        return client
+
+    app._dispatcher._client = given  # pyright: ignore[reportAttributeAccessIssue]
+
+    @app.task(name="add", queue="sums", timeout=9, retry=7, result_ttl=8, priority="low")
+    def _add(x: int, y: int = 2) -> int:
+        return x + y
+
+    @app.task(name="mul")
+    async def _mul(x: int, y: int) -> int:
+        return x * y
+
+    return app, client
+
+
+def envelope(job: NewJob) -> tuple[str, Any, Any, CallOptions]:
+    read = decode_envelope(job.envelope)
+    return read.task, msgspec.msgpack.decode(read.args), msgspec.msgpack.decode(read.kwargs), read.options
+
+
+# -- one call ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_call_becomes_a_job_of_the_tasks_queue_and_lane():
+    app, client = make()
+    handle = await app.tasks["add"].send(1, y=3)
+    ((queue, job),) = client.sent
+    assert (queue, job.priority, job.delay_ms, job.eta_ms) == ("sums", Priority.LOW, None, None)
+    assert envelope(job) == ("add", [1], {"y": 3}, CallOptions())  # the task's own options stay at the worker
+    assert (handle.id, handle.queue, handle.added) == (job.id, "sums", True)
+    assert queue_of(handle.id) == "sums"
+
+
+async def test_a_task_without_a_queue_goes_to_the_default_one():
+    app, client = make(default_queue="main")
+    await app.tasks["mul"].send(1, 2)
+    await app.send("elsewhere.task", 1, k=2)
+    assert [queue for queue, _ in client.sent] == ["main", "main"]
+    assert envelope(client.sent[1][1]) == ("elsewhere.task", [1], {"k": 2}, CallOptions())
+
+
+async def test_the_options_of_a_call_go_where_they_belong():
+    app, client = make()
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    task = app.tasks["add"].options(
+        queue="q", job_id="mine", timeout=0, retry=Retry(2), result_ttl=5, headers={"a": "b"}, priority="high"
+    )
+    handle = await task.options(delay=3).send(1)
+    await task.options(eta=moment).send(1)
+    (queue, first), (_, second) = client.sent
+    assert (queue, first.id, first.priority, first.delay_ms, first.eta_ms) == ("q", "mine", "high", 3000, None)
+    assert (second.delay_ms, second.eta_ms) == (None, 1_767_225_600_000)
+    assert envelope(first)[3] == CallOptions(0.0, RetryRule(2), 5000, {"a": "b"})
+    assert (handle.id, handle.added) == ("mine", True)
+
+
+async def test_a_job_that_was_there_is_told_by_the_handle():
+    app, _ = make()
+    task = app.tasks["mul"].options(job_id="mine")
+    assert [(await task.send(1, 2)).added for _ in range(2)] == [True, False]
+
+
+# -- several ----------------------------------------------------------------------------------------------------
+
+
+async def test_several_calls_leave_together_and_in_order():
+    app, client = make()
+    add, mul = app.tasks["add"], app.tasks["mul"]
+    handles = await app.send_many([add.call(1, 2), mul.call(3, y=4), add.options(queue="fast").call(5)])
+    assert [envelope(job)[:3] for _, job in client.sent] == [
+        ("add", [1, 2], {}),
+        ("mul", [3], {"y": 4}),
+        ("add", [5], {}),
+    ]
+    assert [queue for queue, _ in client.sent] == ["sums", "default", "fast"]
+    assert [handle.id for handle in handles] == [job.id for _, job in client.sent]
+    assert client.calls == 1
+    assert await app.send_many([]) == []
+
+
+async def test_several_calls_of_one_task():
+    app, client = make()
+    handles = await app.tasks["add"].send_many([(1, 2), [3, 4], (5,)])
+    assert [envelope(job)[1] for _, job in client.sent] == [[1, 2], [3, 4], [5]]
+    assert len(handles) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ([(1, 2), 3], "send_many item 1 is 3: expected a tuple of the positional arguments, for one argument (3,)"),
+        (["ab"], "send_many item 0 is 'ab'"),
+        ([(1, 2), ()], "missing a required argument: 'x'"),
+        ([(1, 2), (1, object())], "argument 'y' cannot be encoded"),
+    ],
+)
+async def test_one_wrong_item_and_nothing_is_sent(given: Any, text: str):
+    app, client = make()
+    with pytest.raises(ArgumentError) as caught:
+        await app.tasks["add"].send_many(given)
+    assert text in str(caught.value)
+    assert client.sent == []
+
+
+# -- what is refused --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        ((), "task 'add': missing a required argument: 'x'"),
+        ((1, 2, 3), "task 'add': too many positional arguments"),
+        ((1, print), "task 'add': argument 'y' cannot be encoded: "),
+    ],
+)
+async def test_a_call_that_does_not_fit_is_not_sent(args: tuple[Any, ...], text: str):
+    app, client = make()
+    with pytest.raises(ArgumentError) as caught:
+        await app.tasks["add"].send(*args)
+    assert str(caught.value).startswith(text)
+    assert client.sent == []
+
+
+async def test_an_argument_of_a_task_known_by_name_is_named_by_its_place():
+    app, _ = make()
+    with pytest.raises(ArgumentError, match=r"args\[1\]' cannot be encoded"):
+        await app.send("elsewhere.task", 1, print)
+    with pytest.raises(ArgumentError, match="'k' cannot be encoded"):
+        await app.send("elsewhere.task", k=print)
+
+
+async def test_a_call_that_is_too_large_is_not_sent():
+    app, client = make(max_payload=100)
+    fits = 100 - len("\x93\x01\xa3mul\x92\x02\xd9\x00")
+    await app.send("mul", "x" * fits, 2)
+    with pytest.raises(PayloadTooLargeError) as caught:
+        await app.send("mul", "x" * (fits + 1), 2)
+    assert str(caught.value) == (
+        "task 'mul': the encoded call has 101 bytes, at most 100 are sent (max_payload); "
+        "store it elsewhere and send where it is"
+    )
+    assert len(client.sent) == 1
+
+
+# -- through middleware -----------------------------------------------------------------------------------------
+
+
+class Tracing(Middleware):
+    def __init__(self, name: str, trace: list[str]) -> None:
+        self.name = name
+        self.trace = trace
+
+    async def send(self, call: Outgoing, forward: Any) -> bool:
+        self.trace.append(f"{self.name} before {call.task}")
+        added = await forward(call)
+        self.trace.append(f"{self.name} after {added}")
+        return added
+
+
+class Changing(Middleware):
+    async def send(self, call: Outgoing, forward: Any) -> bool:
+        call.args, call.kwargs = (*call.args, 7), {"z": 1}
+        call.headers["seen"] = f"{call.queue}/{call.job_id}"
+        return await forward(call)
+
+
+class Dropping(Middleware):
+    async def send(self, call: Outgoing, forward: Any) -> bool:
+        return False
+
+
+async def test_the_first_middleware_is_the_outermost():
+    trace: list[str] = []
+    app, _ = make(Tracing("a", trace), Tracing("b", trace), Middleware())
+    handle = await app.tasks["mul"].send(1, 2)
+    assert trace == ["a before mul", "b before mul", "b after True", "a after True"]
+    assert handle.added is True
+
+
+async def test_middleware_may_change_arguments_and_headers():
+    app, client = make(Changing())
+    task = app.tasks["add"].options(job_id="mine", headers={"a": "b"})
+    await task.send(1)
+    assert envelope(client.sent[0][1]) == (
+        "add", [1, 7], {"z": 1}, CallOptions(headers={"a": "b", "seen": "sums/mine"})
+    )  # fmt: skip
+    assert task.call(1).options.headers == {"a": "b"}
+
+
+async def test_middleware_may_drop_a_call():
+    app, client = make(Dropping())
+    assert (await app.tasks["mul"].send(1, 2)).added is False
+    assert client.sent == []
+
+
+async def test_middleware_that_is_added_later_counts_from_then_on():
+    app, client = make()
+    await app.tasks["mul"].send(1, 2)
+    app.middleware.append(Changing())
+    await app.tasks["mul"].send(1, 2)
+    assert [envelope(job)[1] for _, job in client.sent] == [[1, 2], [1, 2, 7]]
+
+
+async def test_middleware_is_around_each_of_several_calls():
+    trace: list[str] = []
+    app, client = make(Tracing("a", trace))
+    handles = await app.send_many([app.tasks["mul"].call(n, n) for n in range(3)])
+    assert [envelope(job)[1] for _, job in client.sent] == [[0, 0], [1, 1], [2, 2]]
+    assert [handle.id for handle in handles] == [job.id for _, job in client.sent]
+    assert len(trace) == 6
+
+
+async def test_with_middleware_too_one_wrong_call_and_nothing_is_sent():
+    app, client = make(Middleware())
+    with pytest.raises(ArgumentError):
+        await app.send_many([app.tasks["mul"].call(1, 2), app.tasks["mul"].call(1, object())])  # pyright: ignore[reportArgumentType]
+    assert client.sent == []
+
+
+async def test_with_middleware_too_every_unconfirmed_job_is_named():
+    app, client = make(Middleware())
+
+    async def send_many(jobs: list[tuple[str, NewJob]]) -> list[bool]:
+        raise SendError("down", tuple(job.id for _, job in jobs))
+
+    client.send_many = send_many  # pyright: ignore[reportAttributeAccessIssue]
+    calls = [app.tasks["mul"].options(job_id=each).call(1, 2) for each in "abc"]
+    with pytest.raises(SendError) as caught:
+        await app.send_many(calls)
+    assert caught.value.job_ids == ("a", "b", "c")

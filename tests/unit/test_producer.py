@@ -1,0 +1,320 @@
+"""The producer over a store that does what the test's script says."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from aioq import producer as module
+from aioq.errors import SendError, ServerRejectedError, ServerUnavailableError
+from aioq.memory_store import MemoryStore
+from aioq.producer import Producer
+from aioq.store import NewJob
+from tests.unit.kit import QUEUE, memory_store, others, turns, until, within
+
+pytestmark = pytest.mark.anyio
+
+LOST = "the reply gets lost"
+DOWN = "down"
+HANGS = "hangs"
+
+
+class ScriptedStore:
+    """Adds jobs as the next line of the script says; when the script is over, as a good server does."""
+
+    def __init__(self, *script: Any) -> None:
+        self.memory: MemoryStore = memory_store()
+        self.script = list(script)
+        self.calls: list[tuple[str, list[str]]] = []
+        self.go = asyncio.Event()
+
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob]) -> list[bool]:
+        self.calls.append((queue, [job.id for job in jobs]))
+        step = self.script.pop(0) if self.script else None
+        if isinstance(step, Exception):
+            raise step
+        if step == HANGS:
+            await self.go.wait()
+        if step == DOWN:
+            raise ServerUnavailableError("redis://x: connection refused")
+        added = await self.memory.enqueue(queue, jobs)
+        if step == LOST:
+            raise ServerUnavailableError("redis://x: connection reset")
+        return added
+
+
+def job(job_id: str, size: int = 1) -> NewJob:
+    return NewJob(job_id, b"x" * size)
+
+
+def jobs(*ids: str) -> list[tuple[str, NewJob]]:
+    return [(QUEUE, job(job_id)) for job_id in ids]
+
+
+def make(store: ScriptedStore, *, send_timeout: float = 30.0, capacity: int = 100) -> Producer:
+    return Producer(store, send_timeout=send_timeout, capacity=capacity)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The length of a pause is the backoff's own test."""
+    monkeypatch.setattr(module.Backoff, "next", lambda _: 0.0)
+
+
+@pytest.fixture
+def _no_fairness(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FAIR_ATTEMPT", 0.01)
+
+
+# -- coalescing -------------------------------------------------------------------------------------------------
+
+
+async def test_concurrent_sends_leave_in_one_call():
+    store = ScriptedStore()
+    producer = make(store)
+    added = await within(asyncio.gather(*[producer.send(QUEUE, job(str(n))) for n in range(50)]))
+    assert added == [True] * 50
+    assert store.calls == [(QUEUE, [str(n) for n in range(50)])]
+
+
+async def test_each_queue_has_calls_of_its_own():
+    store = ScriptedStore()
+    producer = make(store)
+    await within(producer.send_many([("a", job("1")), ("b", job("2")), ("a", job("3"))]))
+    assert sorted(store.calls) == [("a", ["1", "3"]), ("b", ["2"])]
+
+
+async def test_a_call_has_a_most_of_jobs():
+    store = ScriptedStore()
+    await within(make(store, capacity=5000).send_many(jobs(*map(str, range(1200)))))
+    assert [len(ids) for _, ids in store.calls] == [500, 500, 200]
+    assert [job_id for _, ids in store.calls for job_id in ids] == list(map(str, range(1200)))
+
+
+async def test_a_call_has_a_most_of_bytes():
+    store = ScriptedStore()
+    await within(make(store).send_many([(QUEUE, job(str(n), 400_000)) for n in range(4)]))
+    assert [ids for _, ids in store.calls] == [["0", "1"], ["2", "3"]]
+
+
+async def test_a_job_that_is_there_already_is_told_apart():
+    producer = make(ScriptedStore())
+    assert await within(producer.send(QUEUE, job("a"))) is True
+    assert await within(producer.send(QUEUE, job("a"))) is False
+    assert await within(producer.send_many(jobs("b", "b", "a"))) == [True, False, False]
+
+
+# -- outages ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [DOWN, LOST])
+async def test_a_flush_that_fails_is_repeated_with_the_same_ids_and_adds_nothing_twice(fault: str):
+    store = ScriptedStore(fault, fault)
+    assert await within(make(store).send_many(jobs("a", "b"))) == [True, True]
+    assert store.calls == [(QUEUE, ["a", "b"])] * 3
+    await store.memory.open()
+    await asyncio.to_thread(store.memory.keeper().join, QUEUE, "w")
+    assert [each.id for each in (await store.memory.claim(QUEUE, "w", 10)).jobs] == ["a", "b"]
+
+
+async def test_what_gathers_during_an_outage_follows_when_it_is_over():
+    store = ScriptedStore(HANGS)
+    producer = make(store)
+    first = asyncio.create_task(producer.send(QUEUE, job("a")))
+    await until(lambda: store.calls)
+    rest = [asyncio.create_task(producer.send(QUEUE, job(each))) for each in "bc"]
+    await turns()
+    store.go.set()
+    assert await within(asyncio.gather(first, *rest)) == [True] * 3
+    assert store.calls == [(QUEUE, ["a"]), (QUEUE, ["b", "c"])]
+
+
+async def test_a_job_that_is_not_confirmed_in_time_is_given_up_and_named():
+    store = ScriptedStore(*[DOWN] * 1_000_000)
+    with pytest.raises(SendError) as caught:
+        await within(make(store, send_timeout=0.05).send(QUEUE, job("a")))
+    assert str(caught.value) == "job a is unconfirmed after 0.05 s: redis://x: connection refused"
+    assert caught.value.job_ids == ("a",)
+    assert isinstance(caught.value.__cause__, ServerUnavailableError)
+    assert others() == set()
+
+
+@pytest.mark.usefixtures("_no_fairness")
+async def test_a_server_that_does_not_answer_is_given_up_too():
+    with pytest.raises(SendError, match="is unconfirmed after 0.05 s: the server did not answer in time"):
+        await within(make(ScriptedStore(HANGS), send_timeout=0.05).send(QUEUE, job("a")))
+
+
+async def test_of_many_jobs_the_unconfirmed_ones_are_named():
+    store = ScriptedStore(*[DOWN] * 1_000_000)
+    with pytest.raises(SendError, match="^7 of 7 jobs are unconfirmed: redis://x: connection refused") as caught:
+        await within(make(store, send_timeout=0.05).send_many(jobs(*"abcdefg")))
+    assert caught.value.job_ids == tuple("abcdefg")
+
+
+async def test_a_long_list_of_jobs_is_cut_in_the_text_only():
+    now = asyncio.get_running_loop().time()
+    batch = [module._Pending(job(each), now - 1) for each in "abcdefg"]
+    replies = await within(make(ScriptedStore(DOWN))._flush(QUEUE, batch))
+    for fault in replies:
+        assert isinstance(fault, SendError)
+        assert fault.job_ids == tuple("abcdefg")
+        assert str(fault).startswith("job a, b, c, d, e and 2 more is unconfirmed after 30 s: ")
+
+
+async def test_some_queues_may_fail_and_the_jobs_of_the_others_are_sent():
+    store = ScriptedStore(*[DOWN] * 1_000_000)
+    good = store.enqueue
+
+    async def enqueue(queue: str, given: Sequence[NewJob]) -> list[bool]:
+        return await (good if queue == "bad" else store.memory.enqueue)(queue, given)
+
+    store.enqueue = enqueue  # pyright: ignore[reportAttributeAccessIssue]
+    calls = [("bad", job("1")), ("fine", job("2")), ("bad", job("3"))]
+    with pytest.raises(SendError, match="^2 of 3 jobs are unconfirmed") as caught:
+        await within(make(store, send_timeout=0.05).send_many(calls))
+    assert caught.value.job_ids == ("1", "3")
+    assert (await store.memory.info("fine", ["2"]))[0] is not None
+
+
+async def test_each_job_has_a_deadline_of_its_own():
+    """Two jobs in one flush: the earlier is given up, the later goes on."""
+    store = ScriptedStore(DOWN)
+    now = asyncio.get_running_loop().time()
+    batch = [module._Pending(job("early"), now - 1), module._Pending(job("late"), now + 60)]
+    early, late = await within(make(store)._flush(QUEUE, batch))
+    assert isinstance(early, SendError)
+    assert early.job_ids == ("early",)
+    assert late is True
+    assert store.calls == [(QUEUE, ["early", "late"]), (QUEUE, ["late"])]
+
+
+@pytest.mark.usefixtures("_no_fairness")
+async def test_the_earliest_deadline_of_a_flush_counts_wherever_it_stands():
+    """A send that had to wait for space comes after younger ones."""
+    store = ScriptedStore(HANGS)
+    now = asyncio.get_running_loop().time()
+    batch = [module._Pending(job("young"), now + 3600), module._Pending(job("old"), now + 0.02)]
+    young, old = await within(make(store)._flush(QUEUE, batch))
+    assert young is True
+    assert isinstance(old, SendError)
+
+
+async def test_a_job_that_is_late_before_it_leaves_gets_one_honest_attempt():
+    """A loop that was blocked for long must not fail what a healthy server would have taken."""
+    batch = [module._Pending(job("a"), asyncio.get_running_loop().time() - 60)]
+    assert await within(make(ScriptedStore())._flush(QUEUE, batch)) == [True]
+
+
+async def test_a_refusal_is_not_retried():
+    for send in (_send_one, _send_two):
+        store = ScriptedStore(ServerRejectedError("no permission"))
+        with pytest.raises(ServerRejectedError, match="no permission"):
+            await within(send(make(store)))
+        assert len(store.calls) == 1
+
+
+async def _send_one(producer: Producer) -> None:
+    await producer.send(QUEUE, job("a"))
+
+
+async def _send_two(producer: Producer) -> None:
+    await producer.send_many(jobs("a", "b"))
+
+
+# -- bounded memory ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["send", "send_many"])
+async def test_never_more_jobs_than_the_capacity_are_on_their_way(many: bool):
+    store = ScriptedStore(HANGS)
+    producer = make(store, capacity=10)
+    ids = list(map(str, range(100)))
+    work: Callable[[], Any] = (
+        (lambda: producer.send_many(jobs(*ids)))
+        if many
+        else (lambda: asyncio.gather(*[producer.send(QUEUE, job(each)) for each in ids]))
+    )
+    sent = asyncio.ensure_future(work())
+    await until(lambda: store.calls)
+    await turns()
+    assert producer._batchers[QUEUE].held == 10
+    store.go.set()
+    assert await within(sent) == [True] * 100
+    assert max(len(call) for _, call in store.calls) <= 10
+
+
+async def test_without_space_a_send_gives_up_in_time_and_says_so():
+    store = ScriptedStore(HANGS)
+    producer = make(store, capacity=1, send_timeout=0.05)
+    first = asyncio.create_task(producer.send(QUEUE, job("a")))
+    await until(lambda: store.calls)
+    with pytest.raises(SendError) as caught:
+        await within(producer.send(QUEUE, job("b")))
+    assert str(caught.value) == "job b was not sent after 0.05 s: there is no space to send it from"
+    assert caught.value.job_ids == ("b",)
+    store.go.set()
+    assert await within(first) is True  # its attempt was under way, and is given FAIR_ATTEMPT
+    assert [ids for _, ids in store.calls] == [["a"]]
+
+
+# -- cancellation -----------------------------------------------------------------------------------------------
+
+
+async def test_a_cancelled_send_withdraws_what_no_flush_has_taken():
+    store = ScriptedStore(HANGS)
+    producer = make(store)
+    first = asyncio.create_task(producer.send(QUEUE, job("a")))
+    await until(lambda: store.calls)
+    one, many = producer.send(QUEUE, job("b")), producer.send_many(jobs("c", "d"))
+    waiting = [asyncio.create_task(one), asyncio.create_task(many)]
+    await turns()
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    store.go.set()
+    await within(first)
+    await within(producer.drain())
+    assert store.calls == [(QUEUE, ["a"])]
+    assert producer._batchers[QUEUE].held == 0
+
+
+async def test_a_send_of_many_that_is_cancelled_while_it_waits_for_space_withdraws_all():
+    store = ScriptedStore(HANGS)
+    producer = make(store, capacity=3)
+    first = asyncio.create_task(producer.send(QUEUE, job("a")))
+    await until(lambda: store.calls)
+    many = asyncio.create_task(producer.send_many(jobs("b", "c", "d", "e")))
+    await until(lambda: producer._batchers[QUEUE].held == 3)
+    await turns()
+    many.cancel()
+    await asyncio.gather(many, return_exceptions=True)
+    store.go.set()
+    await within(first)
+    await within(producer.drain())
+    assert store.calls == [(QUEUE, ["a"])]
+
+
+async def test_a_cancelled_send_in_flight_leaves_nothing_behind():
+    store = ScriptedStore(HANGS)
+    producer = make(store)
+    send = asyncio.create_task(producer.send(QUEUE, job("a")))
+    await until(lambda: store.calls)
+    send.cancel()
+    await asyncio.gather(send, return_exceptions=True)
+    store.go.set()
+    await within(producer.drain())
+    assert others() == set()
+
+
+async def test_draining_waits_for_every_queue():
+    store = ScriptedStore(HANGS, HANGS)
+    producer = make(store)
+    sends = [asyncio.create_task(producer.send(queue, job("x"))) for queue in ("a", "b")]
+    await until(lambda: len(store.calls) == 2)
+    drained = asyncio.create_task(producer.drain())
+    await turns()
+    assert not drained.done()
+    store.go.set()
+    await within(asyncio.gather(drained, *sends))
