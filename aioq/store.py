@@ -8,7 +8,7 @@ Cancelling a verb leaves it open whether the server has carried it out.
 """
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import msgspec
@@ -207,8 +207,11 @@ class LeaseKeeper(Protocol):
         """Take a new lease and make the queue ready to be read."""
         ...
 
-    def renew(self, queue: str, worker: str) -> Renewal:
-        """Prolong the lease; an ended lease is not prolonged but reported as lost."""
+    def renew(self, queue: str, worker: str, *, sweep: bool = False) -> Renewal:
+        """Prolong the lease; one that another worker has begun to recover is not prolonged but reported as lost.
+
+        `sweep` also looks after what was delivered to workers that are gone; now and then will do.
+        """
         ...
 
     def close(self) -> None:
@@ -257,19 +260,26 @@ class Store(Protocol):
         ...
 
     async def claim(
-        self, queue: str, worker: str, count: int, tokens: Sequence[Token] = (), *, recheck: bool = False
+        self,
+        queue: str,
+        worker: str,
+        count: int,
+        tokens: Sequence[Token] = (),
+        *,
+        known: Collection[str] | None = None,
     ) -> Claim:
         """Take up to `count` jobs, lanes in priority order, and mark them running.
 
-        `tokens` are claimed first. `recheck` also takes what was delivered to this worker by a blocking wait
-        whose reply got lost.
+        `tokens` are claimed first. `known` is given after a connection that broke: the ids of all jobs the
+        worker knows that it holds. Then it also gets what a blocking wait brought, or a claim has already
+        marked as its own, in a reply that got lost.
         """
         ...
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
         """Wait until there is something to claim; empty when the time is over or `unblock` was called.
 
-        Cancellation: whatever was delivered meanwhile is found by a claim with `recheck`.
+        Cancellation: whatever was delivered meanwhile is found by a claim with `known`.
         """
         ...
 

@@ -62,8 +62,8 @@ class MemoryLeaseKeeper:
         """Take a new lease."""
         return self._renew(queue, worker, True)
 
-    def renew(self, queue: str, worker: str) -> Renewal:
-        """Prolong the lease."""
+    def renew(self, queue: str, worker: str, *, sweep: bool = False) -> Renewal:
+        """Prolong the lease. There is nothing to sweep: a reader ends with its worker's recovery."""
         return self._renew(queue, worker, False)
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 import heapq
 import sys
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from aioq.clock import Clock
 from aioq.job import JobInfo, JobState
@@ -102,7 +102,7 @@ class MemoryQueue:
             cancelled=list(self._cancelling.get(worker, ())),
         )
 
-    def claim(self, worker: str, count: int, tokens: Sequence[Token], *, recheck: bool) -> Claim:
+    def claim(self, worker: str, count: int, tokens: Sequence[Token], known: Collection[str] | None) -> Claim:
         """Take jobs off the lanes and mark them running."""
         lost = self._leases.lost(worker)
         jobs: list[Claimed] = []
@@ -111,10 +111,12 @@ class MemoryQueue:
         if lost:
             return Claim(lost=True)
         for lane in LANES:
-            for token in self.lanes.delivered(worker, lane) if recheck else ():
+            for token in () if known is None else self.lanes.delivered(worker, lane):
                 self._accept(worker, token, count, jobs)
             while len(jobs) < count and (job_id := self.lanes.pop(lane)) is not None:
                 self._take(worker, job_id, jobs)
+        if known is not None:
+            self._take_missed(worker, count, jobs, {*known, *(job.id for job in jobs)})
         return Claim(jobs, self._next_due())
 
     def settle(self, worker: str, settlement: Settlement) -> bool:
@@ -206,6 +208,12 @@ class MemoryQueue:
         if record is not None and record.state is JobState.QUEUED:
             self._held[worker][job_id] = None
             jobs.append(record.start(worker, self._clock.now_ms()))
+
+    def _take_missed(self, worker: str, count: int, jobs: list[Claimed], known: set[str]) -> None:
+        """Claim anew what the worker holds without knowing, because the reply to its claim got lost."""
+        for job_id in self._held[worker]:
+            if len(jobs) < count and job_id not in known:
+                jobs.append(self._records[job_id].start(worker, self._clock.now_ms()))
 
     # Running again
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 
 from aioq.clock import Clock
 from aioq.job import JobInfo, JobState
@@ -72,11 +72,17 @@ class MemoryStore:
             return [at.enqueue(job) for job in jobs]
 
     async def claim(
-        self, queue: str, worker: str, count: int, tokens: Sequence[Token] = (), *, recheck: bool = False
+        self,
+        queue: str,
+        worker: str,
+        count: int,
+        tokens: Sequence[Token] = (),
+        *,
+        known: Collection[str] | None = None,
     ) -> Claim:
         """See `aioq.store.Store.claim`."""
         with self._at(queue) as at:
-            return at.claim(worker, count, tokens, recheck=recheck)
+            return at.claim(worker, count, tokens, known)
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
         """See `aioq.store.Store.block`."""

@@ -2,9 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
+import msgspec
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
@@ -119,10 +120,17 @@ class RedisStore:
         return [position not in present for position in range(1, len(jobs) + 1)]
 
     async def claim(
-        self, queue: str, worker: str, count: int, tokens: Sequence[Token] = (), *, recheck: bool = False
+        self,
+        queue: str,
+        worker: str,
+        count: int,
+        tokens: Sequence[Token] = (),
+        *,
+        known: Collection[str] | None = None,
     ) -> Claim:
         """See `aioq.store.Store.claim`."""
-        args: list[Arg] = [worker, min(count, MAX_CLAIM), "1" if recheck else ""]
+        encoded = b"" if known is None else msgspec.msgpack.encode(list(known))
+        args: list[Arg] = [worker, min(count, MAX_CLAIM), encoded]
         for token in tokens:
             args += (token.lane, token.entry, token.job_id)
         return replies.parse_claim(await self._call("claim", queue, args))

@@ -7,23 +7,24 @@ after a broken connection says what is known here, and brings the rest.
 
 
 class Holdings:
-    """The ids of the jobs of one queue that this worker holds. Written by the worker's wiring only."""
+    """The jobs of one queue that this worker holds, each under its claim. Written by the worker's wiring only."""
 
     def __init__(self) -> None:
-        self._ids: set[str] = set()
+        self._claims: dict[str, int] = {}
 
-    def add(self, job_id: str) -> None:
+    def add(self, job_id: str, claim: int) -> None:
         """A job was claimed."""
-        self._ids.add(job_id)
+        self._claims[job_id] = claim
 
-    def discard(self, job_id: str) -> None:
-        """Its outcome is written, or it was lost with the lease."""
-        self._ids.discard(job_id)
+    def discard(self, job_id: str, claim: int) -> None:
+        """An outcome is written. A retry may have been claimed anew already: that later claim stays."""
+        if self._claims.get(job_id) == claim:
+            del self._claims[job_id]
 
     def clear(self) -> None:
         """The lease was lost, and everything with it."""
-        self._ids.clear()
+        self._claims.clear()
 
     def ids(self) -> frozenset[str]:
         """What is held now."""
-        return frozenset(self._ids)
+        return frozenset(self._claims)

@@ -23,6 +23,7 @@ from aioq.middleware import Middleware
 from aioq.options import check_name
 from aioq.store import Claimed, Renewal, ServerInfo, Settlement, Store
 from aioq.task import Task
+from aioq.worker.holdings import Holdings
 from aioq.worker.membership import Membership
 from aioq.worker.services.burst import Burst
 from aioq.worker.services.canceller import Canceller
@@ -73,6 +74,7 @@ class _QueueDuties:
     """The services of one queue."""
 
     membership: Membership
+    holdings: Holdings
     fetcher: Fetcher
     promoter: Promoter
     recovery: Recovery
@@ -183,7 +185,7 @@ class Worker:
         host, settings = self._host, self._host.settings
         self._slots = Slots(self.concurrency)
         self._reporter = Reporter(store)
-        self._settler = Settler(store, self._refused)
+        self._settler = Settler(store, on_written=self._written, on_refused=self._refused)
         self._burst = Burst(self.queues, lambda: self._executor.running, self._look_again)
         self._executor = Executor(
             Bench(host.tasks, settings, state),
@@ -210,9 +212,11 @@ class Worker:
     def _duties(self, store: Store, queue: str) -> _QueueDuties:
         settings = self._host.settings
         membership = Membership(queue)
+        holdings = Holdings()
         promoter = Promoter(store, queue)
         return _QueueDuties(
             membership,
+            holdings,
             Fetcher(
                 store,
                 membership,
@@ -221,6 +225,7 @@ class Worker:
                 on_due=promoter.expect,
                 on_lost=partial(self._lost, queue),
                 on_empty=partial(self._burst.empty, queue),
+                held=holdings.ids,
             ),
             promoter,
             Recovery(store, queue, lease=settings.lease, max_crashes=settings.max_crashes),
@@ -228,7 +233,7 @@ class Worker:
                 store.inbox,
                 self._host.name,
                 membership,
-                cancel=lambda queue, job_id: self._executor.cancel(queue, job_id, CANCELLED),
+                cancel=self._cancel,
                 on_gap=self._hurry_lease,
             ),
         )
@@ -238,6 +243,7 @@ class Worker:
 
     def _deliver(self, queue: str, worker: str, claimed: Claimed) -> None:
         self._burst.delivered()
+        self._queues[queue].holdings.add(claimed.id, claimed.claim)
         self._executor.submit(queue, worker, claimed)
 
     def _renewed(self, membership: Membership, renewal: Renewal, healed: bool) -> None:
@@ -248,7 +254,10 @@ class Worker:
         if renewal.expired:
             duties.recovery.want()
         for job_id in renewal.cancelled:
-            self._executor.cancel(membership.queue, job_id, CANCELLED)
+            self._cancel(membership.queue, job_id)
+
+    def _cancel(self, queue: str, job_id: str) -> None:
+        self._executor.cancel(queue, self._queues[queue].membership.worker, job_id, CANCELLED)
 
     def _lost(self, queue: str, worker: str) -> None:
         if self._queues[queue].membership.lose(worker):
@@ -258,7 +267,11 @@ class Worker:
                 worker,
             )
             self._executor.abandon(queue, worker)
+            self._queues[queue].holdings.clear()
             self._lease.hurry()
+
+    def _written(self, queue: str, settlement: Settlement) -> None:
+        self._queues[queue].holdings.discard(settlement.job_id, settlement.claim)
 
     def _refused(self, queue: str, worker: str, settlement: Settlement) -> None:
         log.warning(

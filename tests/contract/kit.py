@@ -106,7 +106,10 @@ async def keep(store: Store, worker: str, verb: str = "renew", queue: str = QUEU
     def call() -> Renewal:
         keeper = store.keeper()
         try:
-            renewal = (keeper.join if verb == "join" else keeper.renew)(queue, worker)
+            if verb == "join":
+                renewal = keeper.join(queue, worker)
+            else:
+                renewal = keeper.renew(queue, worker, sweep=verb == "sweep")
             return msgspec.structs.replace(renewal, cancelled=tuple(renewal.cancelled))
         finally:
             keeper.close()

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from aioq.job import JobState, Priority
-from aioq.store import Claim, Store, Token, Verb
+from aioq.store import Claim, Settlement, Store, Token, Verb
 from tests.contract.kit import (
     BLOCK,
     BROKEN,
@@ -298,15 +298,40 @@ async def test_what_a_lost_wait_delivered_is_found_by_recheck(store: Store) -> N
     await store.block(QUEUE, worker, BLOCK)  # its reply gets lost
 
     assert ids((await store.claim(QUEUE, worker, 1)).jobs) == []
-    assert ids((await store.claim(QUEUE, worker, 1, recheck=True)).jobs) == ["job"]
-    assert ids((await store.claim(QUEUE, worker, 1, recheck=True)).jobs) == []
+    assert ids((await store.claim(QUEUE, worker, 1, known=())).jobs) == ["job"]
+    assert ids((await store.claim(QUEUE, worker, 1, known={"job"})).jobs) == []
+
+
+async def test_a_claim_whose_reply_got_lost_is_made_good(store: Store) -> None:
+    worker = await joined(store, "w")
+    await send(store, "known", "missed", "next")
+    lost = (await store.claim(QUEUE, worker, 2)).jobs  # of the second one the worker never heard
+
+    assert ids((await store.claim(QUEUE, worker, 0, known={"known"})).jobs) == []  # no free slot for it
+    again = (await store.claim(QUEUE, worker, 5, known={"known"})).jobs
+    assert sorted(ids(again)) == ["missed", "next"]
+    missed = next(job for job in again if job.id == "missed")
+    assert (missed.claim, missed.attempts) == (lost[1].claim + 1, 0)
+    # What was claimed under the lost reply is void; what was known stays as it was.
+    old = Settlement("missed", lost[1].claim, Verb.SUCCEEDED, THREE, ttl_ms=LONG)
+    new = Settlement("missed", missed.claim, Verb.SUCCEEDED, THREE, ttl_ms=LONG)
+    kept = Settlement("known", lost[0].claim, Verb.SUCCEEDED, THREE, ttl_ms=LONG)
+    assert await store.settle(QUEUE, worker, [old, new, kept]) == [False, True, True]
+
+
+async def test_nobody_else_is_given_what_a_worker_missed(store: Store) -> None:
+    worker, other = await joined(store, "w"), await joined(store, "other")
+    await send(store, "job")
+    await store.claim(QUEUE, worker, 1)
+
+    assert ids((await store.claim(QUEUE, other, 1, known=())).jobs) == []
 
 
 async def test_a_recheck_finds_nothing_of_another_worker(store: Store) -> None:
     await send(store, "job")
     await store.block(QUEUE, await joined(store, "other"), BLOCK)
 
-    assert (await store.claim(QUEUE, await joined(store, "w"), 1, recheck=True)).jobs == []
+    assert (await store.claim(QUEUE, await joined(store, "w"), 1, known=())).jobs == []
 
 
 async def test_a_recheck_takes_new_jobs_too(store: Store) -> None:
@@ -315,7 +340,7 @@ async def test_a_recheck_takes_new_jobs_too(store: Store) -> None:
     await store.block(QUEUE, worker, BLOCK)
     await send(store, "new")
 
-    assert ids((await store.claim(QUEUE, worker, 5, recheck=True)).jobs) == ["delivered", "new"]
+    assert ids((await store.claim(QUEUE, worker, 5, known=())).jobs) == ["delivered", "new"]
 
 
 async def test_a_cancelled_wait_loses_nothing(store: Store, backend: Backend) -> None:
@@ -327,7 +352,7 @@ async def test_a_cancelled_wait_loses_nothing(store: Store, backend: Backend) ->
 
     async def found() -> list[str]:
         # A server may deliver to the connection before it learns that it was closed.
-        return ids((await store.claim(QUEUE, worker, 1, recheck=True)).jobs)
+        return ids((await store.claim(QUEUE, worker, 1, known=())).jobs)
 
     assert await eventually(found) == ["job"]
 
@@ -379,7 +404,7 @@ async def test_a_recheck_takes_no_more_than_asked_for(store: Store) -> None:
     await send(store, "high", priority=Priority.HIGH)
     await store.block(QUEUE, worker, BLOCK)
 
-    assert ids((await store.claim(QUEUE, worker, 1, recheck=True)).jobs) == ["high"]
+    assert ids((await store.claim(QUEUE, worker, 1, known=())).jobs) == ["high"]
 
     assert ids(await take(store, await joined(store, "other"))) == ["low"]
 

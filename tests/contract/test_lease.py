@@ -306,6 +306,44 @@ class TestAfterItsEnd:
         assert left_of(redis_backend, "dead") == []
 
 
+class TestSweep:
+    """The server makes a consumer anew when it delivers to a read that outlived its worker."""
+
+    async def test_what_was_delivered_to_nobody_comes_back(
+        self, redis_store: RedisStore, redis_backend: Backend
+    ) -> None:
+        await joined(redis_store, "w")
+        assert redis_backend.database is not None
+        with redis_backend.database.client() as client:
+            await send(redis_store, "job")
+            client.xreadgroup("aioq", "ghost", {redis_backend.key("normal"): ">"}, count=1)
+        assert await take(redis_store, "w") == []
+
+        assert not (await keep(redis_store, "w")).expired
+        renewal = await keep(redis_store, "w", "sweep")
+
+        assert renewal.expired
+        assert (await recovered(redis_store)).returned == 1
+        (job,) = await take(redis_store, "w")
+        assert (job.id, job.crashes) == ("job", 0)
+        assert consumers(redis_backend) == {"w"}
+
+    async def test_a_consumer_with_nothing_is_deleted(
+        self, redis_store: RedisStore, redis_backend: Backend
+    ) -> None:
+        await joined(redis_store, "w")
+        await send(redis_store, "job")
+        assert redis_backend.database is not None
+        with redis_backend.database.client() as client:
+            client.xgroup_createconsumer(redis_backend.key("normal"), "aioq", "ghost")
+        await take(redis_store, "w")
+        assert consumers(redis_backend) == {"ghost", "w"}
+
+        await keep(redis_store, "w", "sweep")
+
+        assert consumers(redis_backend) == {"w"}
+
+
 def consumers(backend: Backend) -> set[str]:
     assert backend.database is not None
     with backend.database.client() as client:

@@ -123,9 +123,11 @@ class SideBySide(RuleBasedStateMachine):
     def claim(self, worker: str, number: int, recheck: bool, use_tokens: bool) -> None:
         tokens = self.tokens.pop(worker, ((), ())) if use_tokens else ((), ())
 
+        known = {job_id for _, job_id, _ in self.claims} if recheck else None
+
         async def call(store: Store) -> Claim:
             mine = tokens[store is self.redis]
-            return await store.claim(self.queue, worker, number, mine, recheck=recheck)
+            return await store.claim(self.queue, worker, number, mine, known=known)
 
         claim = self.both(call, shown_claim)
         self.claims += [(worker, job.id, job.claim) for job in claim.jobs]

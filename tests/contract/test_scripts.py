@@ -117,8 +117,8 @@ async def test_the_caller_sends_what_the_header_names(
     assert calls == [(name, "aioq:{shop:mail}", header.fixed + header.each * number)]
 
 
-@pytest.mark.parametrize("joining", ["", "1"])
-def test_the_lease_keeper_sends_what_the_header_names(joining: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mode", ["", "join", "sweep"])
+def test_the_lease_keeper_sends_what_the_header_names(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lease_keeper = keeper.RedisLeaseKeeper("redis://nowhere", "-", "shop", Limits())
     sent: list[tuple[object, ...]] = []
 
@@ -127,12 +127,15 @@ def test_the_lease_keeper_sends_what_the_header_names(joining: str, monkeypatch:
         return [-1, 0]
 
     monkeypatch.setattr(lease_keeper, "_client", type("Client", (), {"evalsha": staticmethod(evalsha)}))
-    (lease_keeper.join if joining else lease_keeper.renew)(QUEUE, "w")
+    if mode == "join":
+        lease_keeper.join(QUEUE, "w")
+    else:
+        lease_keeper.renew(QUEUE, "w", sweep=mode == "sweep")
 
     (sha, keys, key, *args) = sent[0]
     assert (sha, keys, key) == (script("renew").sha, 1, "aioq:{shop:mail}")
     assert len(args) == Header("renew").fixed
-    assert args[-1] == joining
+    assert args[-1] == mode
 
 
 def test_every_script_is_called_and_every_called_script_is_there() -> None:

@@ -14,8 +14,24 @@ import redis
 
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.redis_store import RedisStore
-from aioq.store import Limits, ServerInfo, Store, Verb
-from tests.contract.kit import BLOCK, QUEUE, THREE, Listener, eventually, info, joined, keep, running, send, settle
+from aioq.store import Limits, NewJob, ServerInfo, Settlement, Store, Verb
+from tests.contract.kit import (
+    BLOCK,
+    CALL,
+    LONG,
+    QUEUE,
+    REASON,
+    THREE,
+    Listener,
+    eventually,
+    ids,
+    info,
+    joined,
+    keep,
+    running,
+    send,
+    settle,
+)
 from tests.databases import Database
 from tests.servers import SERVERS, Login, Server, Tls, available
 
@@ -226,6 +242,40 @@ async def test_a_server_without_memory(name: str, start_server: StartServer) -> 
         with server.client() as client:
             client.config_set("maxmemory", "0")
         assert await send(store, "job") == [True]
+
+
+@each_server
+async def test_a_script_that_runs_out_of_memory_loses_nothing(name: str, start_server: StartServer) -> None:
+    server = start_server(name)
+
+    def memory(limit: str) -> None:
+        with server.client() as client:
+            client.config_set("maxmemory", limit)
+
+    async with store_at(server.url) as store:
+        await joined(store, "w")
+        await send(store, "running", "queued")
+        await send(store, "later", delay_ms=1)
+        (running,) = (await store.claim(QUEUE, "w", 1)).jobs
+        memory("1")
+        settlement = Settlement("running", running.claim, Verb.RELEASE)
+        for verb in (
+            lambda: store.enqueue(QUEUE, [NewJob("new", CALL)]),
+            lambda: store.settle(QUEUE, "w", [settlement]),
+            lambda: store.promote(QUEUE, 10),
+            lambda: store.cancel(QUEUE, ["queued"], REASON, LONG),
+            lambda: store.depart(QUEUE, "w"),
+        ):
+            with pytest.raises(ServerUnavailableError, match="out of memory"):
+                await verb()
+        # A claim reads first, which takes no memory, and a script that has begun to write goes on.
+        assert ids((await store.claim(QUEUE, "w", 5)).jobs) == ["queued"]
+        memory("0")
+
+        assert (await store.promote(QUEUE, 10)).count == 1
+        assert ids((await store.claim(QUEUE, "w", 5)).jobs) == ["later"]
+        assert await store.settle(QUEUE, "w", [settlement]) == [True]
+        assert ids((await store.claim(QUEUE, "w", 5)).jobs) == ["running"]
 
 
 @each_server

@@ -69,9 +69,7 @@ def claimed(envelope: bytes = b"", *, job_id: str = "job", claim: int = 1, attem
     return Claimed(job_id, envelope, claim, attempts, 0, 0, 1_700_000_000_000, 1_700_000_001_000)
 
 
-def call(
-    task: str = "shop.add", *args: Any, options: CallOptions | None = None, **kwargs: Any
-) -> bytes:
+def call(task: str = "shop.add", *args: Any, options: CallOptions | None = None, **kwargs: Any) -> bytes:
     return encode_envelope(task, args, kwargs, options)
 
 

@@ -80,7 +80,9 @@ async def test_while_a_batch_is_in_flight_the_next_one_gathers():
         (["a", "b" * 99, "c"], {"weight": 5}, [["a"], ["b" * 99], ["c"]]),
     ],
 )
-async def test_a_batch_is_closed_by_number_and_by_weight(items: Sequence[str], options: dict[str, int], batches: list[Sequence[str]]):
+async def test_a_batch_is_closed_by_number_and_by_weight(
+    items: Sequence[str], options: dict[str, int], batches: list[Sequence[str]]
+):
     server = Server()
     subject = batcher(server, **options)
     replies = await within(asyncio.gather(*[subject.put(item) for item in items]))

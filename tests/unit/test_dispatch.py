@@ -130,7 +130,10 @@ async def test_several_calls_of_one_task():
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ([(1, 2), 3], "send_many item 1 is 3: expected a tuple of the positional arguments, for one argument (3,)"),
+        (
+            [(1, 2), 3],
+            "send_many item 1 is 3: expected a tuple of the positional arguments, for one argument (3,)",
+        ),
         (["ab"], "send_many item 0 is 'ab'"),
         ([(1, 2), ()], "missing a required argument: 'x'"),
         ([(1, 2), (1, object())], "argument 'y' cannot be encoded"),

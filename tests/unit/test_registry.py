@@ -220,8 +220,16 @@ def test_imports_register_tasks(modules: Path):
         ("aioqnone", None, "imports: there is no module 'aioqnone' (no 'aioqnone' in "),
         ("aioqnone.tasks", None, "imports: there is no module 'aioqnone.tasks' (no 'aioqnone' in "),
         ("aioqbad", "import aioqother", "imports: the module 'aioqbad' failed to import: ModuleNotFoundError: "),
-        ("aioqbad_tasks", "import aioqbad", "imports: the module 'aioqbad_tasks' failed to import: ModuleNotFound"),
-        ("aioqbad", "1 / 0", "imports: the module 'aioqbad' failed to import: ZeroDivisionError: division by zero"),
+        (
+            "aioqbad_tasks",
+            "import aioqbad",
+            "imports: the module 'aioqbad_tasks' failed to import: ModuleNotFound",
+        ),
+        (
+            "aioqbad",
+            "1 / 0",
+            "imports: the module 'aioqbad' failed to import: ZeroDivisionError: division by zero",
+        ),
         ("aioqbad", "def", "imports: the module 'aioqbad' failed to import: SyntaxError: "),
     ],
 )

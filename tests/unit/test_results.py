@@ -52,7 +52,9 @@ class Source:
         await asyncio.to_thread(self.memory.keeper().join, queue, "w")
         for job in (await self.memory.claim(queue, "w", 100)).jobs:
             mine = job.id == job_id
-            fate = Settlement(job.id, job.claim, verb if mine else Verb.RELEASE, outcome if mine else b"", 0, HOUR_MS)
+            fate = Settlement(
+                job.id, job.claim, verb if mine else Verb.RELEASE, outcome if mine else b"", 0, HOUR_MS
+            )
             assert await self.memory.settle(queue, "w", [fate]) == [True]
 
 
@@ -103,7 +105,11 @@ async def test_a_failure_carries_type_message_and_traceback(source: Source):
     assert (error.job_id, error.task) == ("a", "shop.add")
     assert isinstance(cause, RemoteError)
     assert cause is error.error
-    assert (cause.type, cause.message, cause.traceback) == ("shop.PaymentError", "no money", "Traceback ...\n  line 1\n")
+    assert (cause.type, cause.message, cause.traceback) == (
+        "shop.PaymentError",
+        "no money",
+        "Traceback ...\n  line 1\n",
+    )
     assert str(cause) == "shop.PaymentError: no money\n\nTraceback ...\n  line 1"
 
 

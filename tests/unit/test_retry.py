@@ -37,7 +37,9 @@ def test_the_backoff_never_exceeds_the_exponential(rule: RetryRule, attempt: int
     assert rule.backoff(attempt) <= rule.delay * rule.factor ** (attempt - 1)
 
 
-@pytest.mark.parametrize(("attempt", "seconds"), [(1, 1), (2, 2), (3, 4), (9, 256), (10, 512), (11, 600), (10**9, 600)])
+@pytest.mark.parametrize(
+    ("attempt", "seconds"), [(1, 1), (2, 2), (3, 4), (9, 256), (10, 512), (11, 600), (10**9, 600)]
+)
 def test_without_jitter_it_is_the_exponential_up_to_the_cap(attempt: int, seconds: float):
     assert RetryRule(jitter=False).backoff(attempt) == seconds
 

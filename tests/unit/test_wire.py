@@ -117,7 +117,12 @@ def test_a_field_added_at_the_end_is_ignored():
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | texts | st.binary(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | texts
+    | st.binary(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=10,
 )
@@ -197,7 +202,9 @@ DECODERS: list[Callable[[bytes], object]] = [decode_envelope, decode_outcome, de
 
 @pytest.mark.parametrize("data", NEWER.values(), ids=NEWER)
 def test_an_envelope_of_a_newer_version_is_told_apart(data: str):
-    with pytest.raises(NewerVersionError, match="the envelope is of format .* knows up to 1; upgrade this process"):
+    with pytest.raises(
+        NewerVersionError, match="the envelope is of format .* knows up to 1; upgrade this process"
+    ):
         decode_envelope(bytes.fromhex(data))
 
 

@@ -1,5 +1,9 @@
 -- Shared by every script: it stands before each of them when they are loaded.
 --
+-- A script that fails half-way is not rolled back. A server that is out of memory refuses a script's first write
+-- only, so that harms nobody; but a key of another type, put there by hand, can stop any command. So what a job
+-- depends on is written before what it replaces is deleted, and entries are acknowledged last.
+--
 -- KEYS: 1 the queue's base key, aioq:{app:queue}; every other key of the queue starts with it, so that all of
 --   them are in one cluster slot.
 -- ARGV: each script's own.
@@ -104,6 +108,6 @@ end
 
 -- Sends a job that was running back to its lane.
 local function give_back(id, lane, front)
-  redis.call('HDEL', job_key(id), 'state', 'worker')
   push(lane, id, front)
+  redis.call('HDEL', job_key(id), 'state', 'worker')
 end

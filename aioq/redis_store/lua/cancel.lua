@@ -15,8 +15,8 @@ for i = 4, #ARGV do
     redis.call('PUBLISH', prefix .. job[3], id)
   elseif state == 'queued' or state == 'scheduled' or state == 'waiting' then
     -- Its entry in the lane stays behind; a claim passes over it.
-    redis.call('ZREM', SCHEDULED, id)
     finish(id, 'cancelled', outcome, ttl, job[4])
+    redis.call('ZREM', SCHEDULED, id)
   end
   reply[i - 3] = state
 end

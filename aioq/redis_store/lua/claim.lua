@@ -4,21 +4,35 @@
 -- in the job's record. So the pending list only bridges the moment between a blocking read and its claim, and
 -- whole nodes of the stream can be trimmed however long a job runs.
 --
+-- An entry is acknowledged after its job is marked: where the script fails in between, the entry is still pending
+-- and the next claim with known jobs finds it.
+--
 -- KEYS: 1 base key
--- ARGV: 1 worker, 2 how many, 3 '1' to take what is in this worker's own pending list too,
+-- ARGV: 1 worker, 2 how many, 3 '' or the ids of the jobs this worker knows that it holds, as a MessagePack array:
+--   then it is also given what it holds or was sent without knowing, because a reply got lost,
 --   then three for each entry a blocking read brought: lane, entry id, job id
 -- REPLY: {-2} when the worker has lost its lease; else ms until the next scheduled job (-1 for none), now, and per job
 --   id, envelope, claim, attempts, crashes, interruptions, sent
 local worker, count = ARGV[1], tonumber(ARGV[2])
 local lost = lease_lost(worker)
 
+local recheck, known = ARGV[3] ~= '', {}
+if recheck then
+  for _, id in ipairs(cmsgpack.unpack(ARGV[3])) do known[id] = true end
+end
+
 local reply, taken = {0, now}, {}
 
 local function take(id)
+  if known[id] then return end
   local key = job_key(id)
-  local job = redis.call('HMGET', key, 'job', 'state', 'claim', 'attempts', 'crashes', 'interruptions', 'sent')
+  local job =
+    redis.call('HMGET', key, 'job', 'state', 'claim', 'attempts', 'crashes', 'interruptions', 'sent', 'worker')
   -- An entry may outlive its job: cancelled, expired, or a wake-up without a job.
-  if not job[1] or (job[2] and job[2] ~= 'queued') then return end
+  if not job[1] then return end
+  local missed = recheck and job[2] == 'running' and job[8] == worker
+  if job[2] and not missed then return end
+  known[id] = true
   local claim = (tonumber(job[3]) or 0) + 1
   redis.call('HSET', key, 'state', 'running', 'worker', worker, 'claim', claim, 'started', now)
   taken[#taken + 1] = id
@@ -29,12 +43,7 @@ local function take(id)
 end
 
 local function read(lane, id, most)
-  local got
-  if id == '>' then
-    got = redis.pcall('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', most, 'NOACK', 'STREAMS', lane, id)
-  else
-    got = redis.pcall('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', most, 'STREAMS', lane, id)
-  end
+  local got = redis.pcall('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', most, 'STREAMS', lane, id)
   if got and got.err then
     if not string.find(got.err, 'NOGROUP', 1, true) then error(got.err) end
     redis.call('XGROUP', 'CREATE', lane, GROUP, '0', 'MKSTREAM')
@@ -59,14 +68,16 @@ end
 -- more than there are free slots: the rest goes back to the front, as does all where the lease has ended.
 local function accept(name, entry, id)
   local lane = base .. ':' .. name
+  local pending = redis.pcall('XPENDING', lane, GROUP, entry, entry, 1)
   -- Whoever has recovered this entry meanwhile has acknowledged it.
-  if redis.call('XACK', lane, GROUP, entry) == 0 then return end
-  redis.call('XDEL', lane, entry)
+  if pending.err or not pending[1] then return end
   if not lost and #taken < count then
     take(id)
   elseif id ~= '' then
     push((string.gsub(name, ':front$', '')), id, true)
   end
+  redis.call('XACK', lane, GROUP, entry)
+  redis.call('XDEL', lane, entry)
 end
 
 for i = 4, #ARGV, 3 do accept(ARGV[i], ARGV[i + 1], ARGV[i + 2]) end
@@ -74,7 +85,7 @@ if lost then return {-2} end
 
 for _, name in ipairs(LANES) do
   local lane = base .. ':' .. name
-  if ARGV[3] == '1' then
+  if recheck then
     for _, entry in ipairs(read(lane, '0', 1000)) do
       accept(name, entry[1], entry[2] and entry[2][2] or '')
     end
@@ -82,9 +93,23 @@ for _, name in ipairs(LANES) do
   while #taken < count do
     local most = count - #taken
     local entries = read(lane, '>', most)
-    for _, entry in ipairs(entries) do take(entry[2][2]) end
-    if #entries > 0 then trim(lane, entries[#entries][1], #entries < most) end
+    if #entries > 0 then
+      local passed = {}
+      for i, entry in ipairs(entries) do
+        take(entry[2][2])
+        passed[i] = entry[1]
+      end
+      redis.call('XACK', lane, GROUP, unpack(passed))
+      trim(lane, entries[#entries][1], #entries < most)
+    end
     if #entries < most then break end
+  end
+end
+
+if recheck then
+  for _, id in ipairs(redis.call('SMEMBERS', held_key(worker))) do
+    if #taken >= count then break end
+    take(id)
   end
 end
 

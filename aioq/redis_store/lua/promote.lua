@@ -7,10 +7,10 @@ local due = redis.call('ZRANGEBYSCORE', SCHEDULED, '-inf', now, 'LIMIT', 0, tonu
 for _, id in ipairs(due) do
   local key = job_key(id)
   local job = redis.call('HMGET', key, 'state', 'lane')
-  redis.call('ZREM', SCHEDULED, id)
   if job[1] == 'scheduled' then
-    redis.call('HDEL', key, 'state')
     push(job[2], id, false)
+    redis.call('HDEL', key, 'state')
   end
+  redis.call('ZREM', SCHEDULED, id)
 end
 return {#due, next_due()}

@@ -31,8 +31,9 @@ local function restore(id)
 end
 
 local left = limit
-for _, id in ipairs(redis.call('SPOP', held_key(worker), left)) do
+for _, id in ipairs(redis.call('SRANDMEMBER', held_key(worker), left)) do
   restore(id)
+  redis.call('SREM', held_key(worker), id)
   left = left - 1
 end
 
@@ -44,12 +45,12 @@ for _, name in ipairs(LANES) do
   if not pending.err then
     for _, entry in ipairs(pending) do
       local body = redis.call('XRANGE', lane, entry[1], entry[1])
-      redis.call('XACK', lane, GROUP, entry[1])
-      redis.call('XDEL', lane, entry[1])
       if body[1] and body[1][2][2] ~= '' then
         push((string.gsub(name, ':front$', '')), body[1][2][2], true)
         reply[2] = reply[2] + 1
       end
+      redis.call('XACK', lane, GROUP, entry[1])
+      redis.call('XDEL', lane, entry[1])
       left = left - 1
     end
   end

@@ -1,11 +1,12 @@
 -- Takes or prolongs a worker's lease.
 --
 -- KEYS: 1 base key
--- ARGV: 1 worker, 2 lease in ms, 3 '1' to join as a new worker
+-- ARGV: 1 worker, 2 lease in ms, 3 'join' to come as a new worker, 'sweep' to look after consumers that no
+--   worker answers for, '' for neither
 -- REPLY: {-2} when the lease is lost; else ms until the next scheduled job (-1 for none), 1 if some worker's
 --   lease has ended, and the ids of this worker's jobs whose cancellation was asked for
-local worker = ARGV[1]
-if ARGV[3] == '1' then
+local worker, mode = ARGV[1], ARGV[3]
+if mode == 'join' then
   for _, name in ipairs(LANES) do
     local made = redis.pcall('XGROUP', 'CREATE', base .. ':' .. name, GROUP, '0', 'MKSTREAM')
     if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then error(made.err) end
@@ -14,6 +15,24 @@ elseif lease_lost(worker) then
   return {-2}
 end
 redis.call('ZADD', WORKERS, now + tonumber(ARGV[2]), worker)
+
+-- The server delivers to a read that is still blocked after its worker was recovered, and so makes the consumer
+-- anew. What was delivered that way is given to the recovery; a consumer with nothing is deleted.
+if mode ~= '' then
+  for _, name in ipairs(LANES) do
+    for _, fields in ipairs(redis.call('XINFO', 'CONSUMERS', base .. ':' .. name, GROUP)) do
+      local consumer, pending = fields[2], fields[4]
+      if not redis.call('ZSCORE', WORKERS, consumer) then
+        if pending > 0 then
+          redis.call('ZADD', WORKERS, RECOVERING, consumer)
+        else
+          redis.call('XGROUP', 'DELCONSUMER', base .. ':' .. name, GROUP, consumer)
+        end
+      end
+    end
+  end
+end
+
 local reply = {next_due(), redis.call('ZCOUNT', WORKERS, '-inf', '(' .. now) > 0 and 1 or 0}
 for _, id in ipairs(redis.call('SMEMBERS', cancel_key(worker))) do reply[#reply + 1] = id end
 return reply

@@ -25,6 +25,14 @@ ReporterOf = Callable[[str, str, str, int], Callable[[Progress], None]]
 FlushReport = Callable[[str, str, str, int], "asyncio.Task[None] | None"]
 
 
+_Key = tuple[str, str, str]
+"""Queue, worker id and job id: after a lost lease a job may come back under a new id while it still ends here."""
+
+
+def _key(run: Run) -> _Key:
+    return (run.queue, run.worker, run.claimed.id)
+
+
 class Executor:
     """See the module.
 
@@ -56,7 +64,7 @@ class Executor:
         self._reporter_of = reporter_of
         self._flush_report = flush_report
         self._on_idle = on_idle
-        self._running: dict[tuple[str, str], Run] = {}
+        self._running: dict[_Key, Run] = {}
         self._backlog: deque[Run] = deque()
         self._stopping = False
         self._idle = asyncio.Event()
@@ -77,14 +85,14 @@ class Executor:
         else:
             self._start(run)
 
-    def cancel(self, queue: str, job_id: str, reason: str) -> None:
+    def cancel(self, queue: str, worker: str, job_id: str, reason: str) -> None:
         """Cancel a job that is here; nothing where it is not (any more)."""
-        run = self._running.get((queue, job_id))
+        run = self._running.get((queue, worker, job_id))
         if run is not None:
             self._cancel(run, reason)
             return
         for waiting in self._backlog:
-            if (waiting.queue, waiting.claimed.id) == (queue, job_id):
+            if _key(waiting) == (queue, worker, job_id):
                 self._backlog.remove(waiting)
                 self._end(waiting, release(waiting))  # the server ends it: its cancellation was asked for
                 return
@@ -135,7 +143,7 @@ class Executor:
 
     def _start(self, run: Run) -> None:
         run.started = asyncio.get_running_loop().time()
-        self._running[run.queue, run.claimed.id] = run
+        self._running[_key(run)] = run
         self._idle.clear()
         run.settlement = prepare(run, self._bench)
         log_received(run)
@@ -156,19 +164,19 @@ class Executor:
         report = self._flush_report(run.queue, run.worker, run.claimed.id, run.claimed.claim)
         if report is not None:
             await asyncio.wait([report])
-        if self._running.get((run.queue, run.claimed.id)) is run:
+        if self._running.get(_key(run)) is run:
             run.settlement = classify(run, self._bench)
             self._finish(run)
 
     def _ended(self, run: Run, _: "asyncio.Task[None]") -> None:
         """A run that was cancelled before its first step has never come to `_execute`."""
-        if self._running.get((run.queue, run.claimed.id)) is run:
+        if self._running.get(_key(run)) is run:
             run.error = run.error or asyncio.CancelledError()
             run.settlement = classify(run, self._bench)
             self._finish(run)
 
     def _finish(self, run: Run) -> None:
-        del self._running[run.queue, run.claimed.id]
+        del self._running[_key(run)]
         log_ended(run, asyncio.get_running_loop().time() - run.started)
         self._end(run, run.settlement)
         while self._backlog and len(self._running) < self._slots.total:

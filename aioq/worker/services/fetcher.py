@@ -2,14 +2,15 @@
 
 With free slots one claim takes what there is, in priority order. When there was less than asked for, the fetcher
 blocks until the server has an entry for it; the server wakes one worker an entry. After a connection that broke,
-the next claim also takes what was delivered to this worker but never arrived.
+the next claim also brings what the server has given to this worker in a reply that got lost.
 
-What a worker may hold beyond its slots: the entries of one blocking read, at most one a lane of each queue.
+What a worker may hold beyond its slots: the entries of one blocking read, at most one a lane of each queue; those
+that find no slot go back with the next claim.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from aioq.backoff import Backoff
 from aioq.errors import ServerError
@@ -34,6 +35,7 @@ class Fetcher:
         deliver: given each claimed job; it takes over the slot, which is taken already.
         on_due: told how long until the next scheduled job is due, in ms.
         on_lost: told when the lease turns out to be lost.
+        held: the ids of the queue's jobs that this worker knows it holds.
         on_empty: told when a claim found less than there were slots for.
     """
 
@@ -47,6 +49,7 @@ class Fetcher:
         on_due: Callable[[int | None], None],
         on_lost: Callable[[str], None],
         on_empty: Callable[[], None],
+        held: Callable[[], Collection[str]],
     ) -> None:
         self._store = store
         self._membership = membership
@@ -56,6 +59,7 @@ class Fetcher:
         self._on_lost = on_lost
         self._on_empty = on_empty
         self._stopping = False
+        self._held = held
         self._recheck = False
         self._task: asyncio.Task[None] | None = None
         self._idle = False
@@ -116,15 +120,12 @@ class Fetcher:
         self._slots.take(asked)
         got = 0
         try:
-            claim = await self._store.claim(queue, worker, asked, tokens, recheck=self._recheck)
-            self._recheck = False
+            known = self._held() if self._recheck else None
+            claim = await self._store.claim(queue, worker, asked, tokens, known=known)
             got = len(claim.jobs)
+            self._recheck = self._recheck and got == asked  # there may be more that is not known of
         finally:
-            # Jobs beyond `asked` came with the tokens; they take slots that are not there, which delays the next.
-            if got > asked:
-                self._slots.take(got - asked)
-            else:
-                self._slots.give_back(asked - got)
+            self._slots.give_back(asked - got)
         for job in claim.jobs:
             self._deliver(queue, worker, job)
         return claim

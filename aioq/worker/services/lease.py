@@ -17,6 +17,9 @@ from aioq.worker.membership import Membership
 
 log = logging.getLogger("aioq.worker")
 
+SWEEP_EVERY = 8
+"""Renewals from one sweep to the next: with the default lease every 16 s. What a sweep finds is rare."""
+
 RENEWALS = 4
 """Renewals within one lease: three may fail before it ends."""
 
@@ -50,6 +53,7 @@ class LeaseService:
         self._loop = asyncio.get_running_loop()
         self._wake = threading.Event()
         self._stopping = False
+        self._round = 0
         self._done = asyncio.Event()
         self._troubled: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="aioq-lease", daemon=True)
@@ -77,6 +81,7 @@ class LeaseService:
         try:
             while not self._stopping:
                 self._wake.clear()
+                self._round += 1
                 started = time.monotonic()
                 pauses = [pause for m in self._memberships if (pause := self._tend(m)) is not None]
                 spent = time.monotonic() - started
@@ -89,8 +94,11 @@ class LeaseService:
         """Renew or join one queue; a pause in seconds where it has to be tried again soon."""
         worker, joining = membership.worker, not membership.joined
         try:
-            act = self._keeper.join if joining else self._keeper.renew
-            renewal = act(membership.queue, worker)
+            if joining:
+                renewal = self._keeper.join(membership.queue, worker)
+            else:
+                sweep = self._round % SWEEP_EVERY == 0
+                renewal = self._keeper.renew(membership.queue, worker, sweep=sweep)
         except ServerError as error:
             if membership.queue not in self._troubled:
                 self._troubled.add(membership.queue)

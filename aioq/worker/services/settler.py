@@ -29,11 +29,19 @@ class Settler:
 
     Args:
         store: where to.
+        on_written: told of each settlement the server has heard of: queue, settlement.
         on_refused: told of each settlement that the fence refused: queue, worker, settlement.
     """
 
-    def __init__(self, store: Store, on_refused: Callable[[str, str, Settlement], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        on_written: Callable[[str, Settlement], None],
+        on_refused: Callable[[str, str, Settlement], None],
+    ) -> None:
         self._store = store
+        self._on_written = on_written
         self._on_refused = on_refused
         self._batchers: dict[str, Batcher[Fate, bool]] = {}
         self.refused = 0
@@ -67,6 +75,7 @@ class Settler:
 
     async def _write(self, queue: str, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
         backoff = Backoff()
+        repeated = False  # then a refusal may only mean that the attempt whose reply got lost has done it
         while True:
             try:
                 accepted = await self._store.settle(queue, worker, settlements)
@@ -74,9 +83,11 @@ class Settler:
                 pause = backoff.next()
                 log.debug("queue %s: %d outcomes wait: %s", queue, len(settlements), error)
                 await asyncio.sleep(pause)
+                repeated = True
                 continue
             for settlement, taken in zip(settlements, accepted, strict=True):
-                if not taken:
+                self._on_written(queue, settlement)
+                if not taken and not repeated:
                     self.refused += 1
                     self._on_refused(queue, worker, settlement)
             return accepted

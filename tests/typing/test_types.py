@@ -1,0 +1,238 @@
+"""What pyright makes of code that uses aioq: what it must refuse, and the types it must find.
+
+Each sample is written to a file of its own and checked in strict mode. A line that ends in `# E: rule` must be an
+error of that rule (of one of those rules), every other line must be none; `# T: type` is what `reveal_type` on that line must show.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+HEAD = """\
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+from aioq import App, Call, JobHandle, JobInfo, JobState, Priority, Retry, Task, as_completed, current_job, gather
+from aioq.testing import MemorySession
+
+app = App("shop")
+
+
+@app.task
+async def add(x: int, y: int) -> int:
+    return x + y
+
+
+@app.task
+def join(*words: str, separator: str = " ") -> str:
+    return separator.join(words)
+
+
+@app.task(queue="mail", timeout=30, retry=Retry(attempts=5), result_ttl=datetime.timedelta(hours=1), priority="high")
+async def mail(to: str, /, *, copies: int = 1) -> list[str]:
+    return [to] * copies
+
+
+@app.task(executor="process")
+def heavy(data: bytes) -> dict[str, float]:
+    return {}
+
+
+@app.task(retry=3)
+async def nothing() -> None: ...
+
+
+_used: list[Any] = [Any, Call, JobHandle, JobInfo, JobState, MemorySession, Priority, Sequence, Task]
+_used += [as_completed, current_job, datetime, gather]
+
+
+async def sample() -> None:
+"""
+
+SAMPLES = {
+    "arguments of send": """
+await add.send(1, 2)
+await add.send(1, y=2)
+await add.send("x", 2)  # E: reportArgumentType
+await add.send(1, y="2")  # E: reportArgumentType
+await add.send(1)  # E: reportCallIssue
+await add.send(1, 2, 3)  # E: reportCallIssue
+await add.send(1, 2, z=3)  # E: reportCallIssue
+await join.send("a", "b", separator="-")
+await join.send("a", 2)  # E: reportArgumentType
+await join.send("a", sep="-")  # E: reportCallIssue
+await mail.send("ada", copies=2)
+await mail.send(to="ada")  # E: reportCallIssue
+await heavy.send("text")  # E: reportArgumentType
+await nothing.send()
+await nothing.send(1)  # E: reportCallIssue
+""",
+    "types of results": """
+reveal_type(await add.send(1, 2))  # T: JobHandle[int]
+reveal_type(await (await add.send(1, 2)))  # T: int
+reveal_type(await (await join.send("a")))  # T: str
+reveal_type(await (await mail.send("ada")))  # T: list[str]
+reveal_type(await (await heavy.send(b"")))  # T: dict[str, float]
+reveal_type(await (await nothing.send()))  # T: None
+reveal_type(await (await add.send(1, 2)).result(timeout=5))  # T: int
+wrong: str = await (await add.send(1, 2))  # E: reportAssignmentType
+right: int = await (await add.send(1, 2))
+""",
+    "options": """
+reveal_type(await add.options(delay=10, queue="slow").send(1, 2))  # T: JobHandle[int]
+await add.options(delay=10).send("x", 2)  # E: reportArgumentType
+await join.options(priority="low").options(headers={"a": "b"}).send("a")
+await add.options(eta=datetime.datetime.now(datetime.UTC), job_id="x").send(1, 2)
+add.options(delay=datetime.timedelta(1), timeout=0.5, retry=Retry(2), result_ttl=0, priority=Priority.HIGH)
+add.options(retry=3)
+add.options(dealy=3)  # E: reportCallIssue|reportArgumentType
+add.options(delay="3")  # E: reportArgumentType
+add.options(queue=3)  # E: reportArgumentType
+add.options(priority="urgent")  # E: reportArgumentType
+add.options(headers={"a": 1})  # E: reportArgumentType
+add.options(3)  # E: reportCallIssue
+""",
+    "several at once": """
+reveal_type(await add.send_many([(1, 2), (3, 4)]))  # T: list[JobHandle[int]]
+reveal_type(add.call(1, 2))  # T: Call[int]
+reveal_type(join.options(delay=1).call("a"))  # T: Call[str]
+reveal_type(await app.send_many([add.call(1, 2), join.call("a", separator="-")]))  # T: list[JobHandle[Any]]
+add.call("x", 2)  # E: reportArgumentType
+await app.send_many([add])  # E: reportArgumentType
+one, two = await add.send(1, 2), await add.send(3, 4)
+reveal_type(await gather(one, two, timeout=5))  # T: list[int]
+reveal_type(await gather(*await join.send_many([("a",)])))  # T: list[str]
+async for handle in as_completed([one, two], timeout=5):
+    reveal_type(handle)  # T: JobHandle[int]
+    reveal_type(await handle)  # T: int
+await gather(1)  # E: reportArgumentType
+""",
+    "plain calls": """
+reveal_type(await add(1, 2))  # T: int
+reveal_type(join("a", separator="-"))  # T: str
+reveal_type(heavy(b""))  # T: dict[str, float]
+reveal_type(await mail("ada", copies=2))  # T: list[str]
+await add("x", 2)  # E: reportArgumentType
+join(1)  # E: reportArgumentType
+await join("a")  # E: reportGeneralTypeIssues
+""",
+    "handles": """
+handle = await add.send(1, 2)
+reveal_type(handle.id)  # T: str
+reveal_type(await handle.status())  # T: JobState
+reveal_type(await handle.info())  # T: JobInfo
+reveal_type(await handle.cancel())  # T: bool
+reveal_type(await app.handle("id"))  # T: Any
+reveal_type(await app.send("shop.tasks.add", 1, 2))  # T: JobHandle[Any]
+wider: JobHandle[int | str] = handle
+narrower: JobHandle[bool] = handle  # E: reportAssignmentType
+""",
+    "the app": """
+async with app as entered:
+    reveal_type(entered)  # T: App
+async with app.test() as session:
+    reveal_type(session)  # T: MemorySession
+App("shop", url="redis://x", lease=10, imports=["a"], timeout=datetime.timedelta(1))
+App("shop", lease="10")  # E: reportArgumentType
+App("shop", leese=10)  # E: reportCallIssue
+reveal_type(App.from_config("shop.config", concurrency=5))  # T: App
+reveal_type(current_job().attempt)  # T: int
+task: Task[Any, Any] = app.tasks["x"]
+""",
+    "declaring tasks": """
+@app.task(quue="x")  # E: reportCallIssue
+async def one() -> None: ...
+@app.task(executor="gpu")  # E: reportArgumentType
+def two() -> None: ...
+@app.task(retry="3")  # E: reportCallIssue
+async def three() -> None: ...
+@app.lifespan
+async def life():
+    yield 5
+Retry(5, delay=2, on=(OSError,), never=ValueError)  # E: reportArgumentType
+Retry(5, delay=2, on=(OSError,), never=("shop.Error",))
+_ = one, two, three, life
+""",
+}
+
+
+class Found(NamedTuple):
+    """What pyright said of one line."""
+
+    rule: str
+    message: str
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, list[Found]]]:
+    """What pyright says of each sample, by line; all samples in one run, because a start takes seconds."""
+    folder = tmp_path_factory.mktemp("samples")
+    files = {_path(folder, name): name for name in SAMPLES}
+    for path, name in files.items():
+        path.write_text(_source(name))
+    root = str(Path(__file__).parents[2])
+    config = {"typeCheckingMode": "strict", "pythonVersion": "3.11", "include": ["."], "extraPaths": [root]}
+    config |= {"reportUnusedVariable": "none"}
+    (folder / "pyrightconfig.json").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "pyright", "--outputjson", "--project", str(folder)]
+    command += ["--pythonpath", sys.executable]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=110)
+    assert ran.returncode in {0, 1}, ran.stdout + ran.stderr
+    found: dict[str, dict[int, list[Found]]] = {name: {} for name in SAMPLES}
+    for each in json.loads(ran.stdout)["generalDiagnostics"]:
+        line = each["range"]["start"]["line"] + 1
+        rule = each.get("rule", each["severity"])
+        found[files[Path(each["file"])]].setdefault(line, []).append(Found(rule, each["message"]))
+    return found
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / f"{name.replace(' ', '_')}.py"
+
+
+def _source(name: str) -> str:
+    return HEAD + "".join(f"    {line}\n" if line else "\n" for line in SAMPLES[name].strip().splitlines())
+
+
+def _marks(name: str, letter: str) -> dict[int, str]:
+    lines = enumerate(_source(name).splitlines(), 1)
+    marks = ((number, re.search(rf"# {letter}: (.*)$", line)) for number, line in lines)
+    return {number: mark[1] for number, mark in marks if mark is not None}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", SAMPLES)
+def test_what_is_refused_and_what_is_not(checked: dict[str, dict[int, list[Found]]], name: str) -> None:
+    lines = _source(name).splitlines()
+    errors = {
+        number: {each.rule for each in found if each.rule != "information"}
+        for number, found in checked[name].items()
+    }
+    got = {number: rules for number, rules in errors.items() if rules}
+    expected = _marks(name, "E")
+    unexpected = {lines[number - 1]: checked[name][number] for number in got.keys() - expected.keys()}
+    missed = [lines[number - 1] for number in expected.keys() - got.keys()]
+    assert (unexpected, missed) == ({}, [])
+    for number, rule in expected.items():
+        assert got[number] & set(rule.split("|")), (lines[number - 1], checked[name][number])
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", [name for name in SAMPLES if "# T: " in SAMPLES[name]])
+def test_the_types_that_are_found(checked: dict[str, dict[int, list[Found]]], name: str) -> None:
+    expected = _marks(name, "T")
+    revealed = re.compile(r'Type of ".*" is "(.*)"', re.DOTALL)
+    got = {
+        number: match[1]
+        for number, found in checked[name].items()
+        for each in found
+        if (match := revealed.fullmatch(each.message))
+    }
+    assert got == expected
+    assert len(expected) > 0
