@@ -34,10 +34,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     """`projects/jobs.py` with a worker, on a server of their own; it must still run when the last test is over."""
     folder = tmp_path_factory.mktemp("shop")
     name = next(name for name in PREFERENCE if name in available())
-    with Server.start(name, folder / "server") as server:
-        with cleared(Project(folder / "project", server.url, new_app_name())) as project:
-            project.copy("jobs")
-            tasks = project.load("jobs")
-            worker = project.worker("jobs:app", "--concurrency", "30", AIOQ_POOL_SIZE="2")
-            yield Shop(project, worker, tasks)
-            assert worker.running, worker.log
+    with (
+        Server.start(name, folder / "server") as server,
+        cleared(Project(folder / "project", server.url, new_app_name())) as project,
+    ):
+        project.copy("jobs")
+        tasks = project.load("jobs")
+        worker = project.worker("jobs:app", "--concurrency", "30")
+        yield Shop(project, worker, tasks)
+        assert worker.running, worker.log

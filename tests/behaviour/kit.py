@@ -23,12 +23,12 @@ import redis
 
 import aioq
 
-SECONDS = 25.0  # the most that anything waited for here may take; a worker's start takes half a second
+SECONDS = 20.0  # the most that anything waited for here may take; a worker's start takes half a second
 PROJECTS = Path(__file__).parent / "projects"
 ROOT = Path(aioq.__file__).parents[1]
 
-# What `raises` of projects/jobs.py can raise, and what its failure is called. A coroutine that raises StopIteration
-# raises RuntimeError: that is Python's own rule.
+# What `raises` of projects/jobs.py can raise, and what its failure is called. A coroutine that raises
+# StopIteration raises RuntimeError: that is Python's own rule.
 RAISED = {
     "SystemExit": "SystemExit",
     "KeyboardInterrupt": "KeyboardInterrupt",
@@ -36,7 +36,7 @@ RAISED = {
     "StopIteration": "StopIteration|RuntimeError",
     "StopAsyncIteration": "StopAsyncIteration|RuntimeError",
     "CancelledError": "asyncio.exceptions.CancelledError",
-    "Unspeakable": "jobs.Unspeakable",
+    "Unspeakable": "jobs.UnspeakableError",
     "ExceptionGroup": "ExceptionGroup",
     "BaseExceptionGroup": "BaseExceptionGroup",
 }
@@ -45,11 +45,11 @@ RAISED = {
 class Process:
     """A process, with what it prints line by line."""
 
-    def __init__(self, command: Iterable[str | Path], folder: Path, environ: dict[str, str]) -> None:
+    def __init__(self, command: Iterable[str], folder: Path, environ: dict[str, str]) -> None:
         self.lines: list[str] = []  # of standard error
         self.printed: list[str] = []  # of standard output
         self._process = subprocess.Popen(
-            [str(word) for word in command],
+            list(command),
             cwd=folder,
             env=environ,
             stdin=subprocess.DEVNULL,
@@ -154,13 +154,13 @@ class Project:
             spec.loader.exec_module(module)
         return module
 
-    def run(self, *command: str | Path, folder: Path | None = None, **settings: str) -> Process:
-        """Start a process in the project's directory; the keywords are environment variables."""
+    def run(self, *command: str, folder: str = ".", **settings: str) -> Process:
+        """Start a process in a directory of the project; the keywords are environment variables."""
         environ = {**self.environ, **self.settings, **settings}
-        self._processes.append(Process(command, folder or self.folder, environ))
+        self._processes.append(Process(command, self.folder / folder, environ))
         return self._processes[-1]
 
-    def python(self, *arguments: str | Path, **settings: str) -> Process:
+    def python(self, *arguments: str, **settings: str) -> Process:
         """Start Python."""
         return self.run(sys.executable, *arguments, **settings)
 
@@ -194,13 +194,18 @@ async def until(
         await asyncio.sleep(0.01)
 
 
-async def state_is(handle: aioq.JobHandle[Any], *states: str) -> aioq.JobInfo:
-    """Wait until a job is in one of these states."""
+async def info_when(handle: aioq.JobHandle[Any], holds: Callable[[aioq.JobInfo], bool]) -> aioq.JobInfo:
+    """Wait until what the server knows of a job fulfils a condition."""
     end = time.monotonic() + SECONDS
-    while (info := await handle.info()).state not in states:
-        assert time.monotonic() < end, f"{info} did not become {' or '.join(states)}"
+    while not holds(info := await handle.info()):
+        assert time.monotonic() < end, f"it stayed at {info}"
         await asyncio.sleep(0.01)
     return info
+
+
+async def state_is(handle: aioq.JobHandle[Any], *states: str) -> aioq.JobInfo:
+    """Wait until a job is in one of these states."""
+    return await info_when(handle, lambda info: info.state in states)
 
 
 def keys(client: redis.Redis, name: str) -> list[str]:

@@ -48,7 +48,7 @@ async def test_bad_arguments_are_an_error_at_the_send_and_nothing_is_stored(
     async with app:
         with pytest.raises(ArgumentError, match=f"(?s)task 'bad.add': .*{words}"):
             await add.send(*args, **kwargs)
-        with pytest.raises(ArgumentError, match="task 'bad.add'"):
+        with pytest.raises(ArgumentError, match=r"task 'bad\.add'"):
             await app.send_many([add.call(1, 2), add.call(*args, **kwargs)])
 
     with redis_server.client() as client:

@@ -1,4 +1,4 @@
-"""What `aioq worker` says when it cannot start or cannot work: one line, exit code 2, no traceback, no password."""
+"""What `aioq worker` says when it cannot start or work: one line, exit code 2, no traceback, no password."""
 
 import asyncio
 import re
@@ -32,7 +32,11 @@ async def refused(project: Project, *arguments: str, **settings: str) -> str:
         (ONE_APP, "nomodule:app", r"no module 'nomodule' in .*project.*has: shop$"),
         (ONE_APP, "shop.sub:app", r"no module 'shop\.sub'.*has: shop$"),
         (ONE_APP, "shop:noapp", r"module 'shop' has no 'noapp'; Apps in it: app$"),
-        (TWO_APPS, "shop:number", r"module 'shop' has a int named 'number', which is no App; Apps in it: first, sec"),
+        (
+            TWO_APPS,
+            "shop:number",
+            r"module 'shop' has a int named 'number', which is no App; Apps in it: first, sec",
+        ),
         (TWO_APPS, "shop", r"module 'shop' has 2 Apps; say which: shop:first or shop:second$"),
         ("x = 1\n", "shop", r"module 'shop' has no App; make one"),
         (ONE_APP, ":app", r"':app' names no module"),
@@ -43,7 +47,11 @@ async def refused(project: Project, *arguments: str, **settings: str) -> str:
         ("raise SystemExit('bye')\n", "shop:app", r"module 'shop' failed to import: SystemExit: bye"),
         ("from aioq import App\napp = App(imports=['no.such'])\n", "shop:app", r"imports: .*'no\.such'.*'no'"),
         ("from aioq import App\napp = App(imports=['bad'])\n", "shop:app", r"imports: .*'bad'.*ZeroDivisionError"),
-        ("from aioq import App\napp = App(concurency=3)\n", "shop:app", r"'concurency'.*did you mean 'concurrency'"),
+        (
+            "from aioq import App\napp = App(concurency=3)\n",
+            "shop:app",
+            r"'concurency'.*did you mean 'concurrency'",
+        ),
         (
             ONE_APP + "@app.task\nasync def f(x: 'Missing'): ...\n",
             "shop:app",
@@ -70,7 +78,11 @@ async def test_an_app_that_cannot_be_loaded(project: Project, text: str, target:
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        ("AIOQ_CONCURRENCY", "many", "'concurrency' from environment variable AIOQ_CONCURRENCY must be an integer"),
+        (
+            "AIOQ_CONCURRENCY",
+            "many",
+            "'concurrency' from environment variable AIOQ_CONCURRENCY must be an integer",
+        ),
         ("AIOQ_CONCURENCY", "3", "unknown setting 'AIOQ_CONCURENCY'.*did you mean 'AIOQ_CONCURRENCY'"),
         ("AIOQ_URL", "http://user:secret@host", r"setting 'url'.*http://\*\*\*@host"),
     ],

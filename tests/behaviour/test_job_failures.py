@@ -28,8 +28,8 @@ async def test_a_failure_shows_the_remote_type_message_and_traceback(shop: Shop)
     failed, remote = caught.value, caught.value.__cause__
     assert isinstance(remote, RemoteError)
     assert (failed.job_id, failed.task, failed.error) == (handle.id, "jobs.fails", remote)
-    assert str(failed) == f"job {handle.id} (jobs.fails) failed: jobs.Trouble: the printer is on fire"
-    assert (remote.type, remote.message) == ("jobs.Trouble", "the printer is on fire")
+    assert str(failed) == f"job {handle.id} (jobs.fails) failed: jobs.TroubleError: the printer is on fire"
+    assert (remote.type, remote.message) == ("jobs.TroubleError", "the printer is on fire")
     assert "in _deep" in remote.traceback
     assert "KeyError: 'the printer is on fire'" in remote.traceback
     assert "direct cause" in remote.traceback
@@ -41,8 +41,10 @@ async def test_a_failure_is_in_the_workers_log_with_its_traceback(shop: Shop) ->
     with pytest.raises(JobFailed):
         await handle
 
-    await shop.worker.saw(rf"ERROR +jobs\.fails\[{handle.id}\] failed in \d+\.\d\ds: jobs\.Trouble: logged once")
-    await shop.worker.saw(r"^jobs\.Trouble: logged once$")
+    await shop.worker.saw(
+        rf"ERROR +jobs\.fails\[{handle.id}\] failed in \d+\.\d\ds: jobs\.TroubleError: logged once"
+    )
+    await shop.worker.saw(r"^jobs\.TroubleError: logged once$")
 
 
 async def test_a_failed_job_is_looked_at_with_info(shop: Shop) -> None:
@@ -51,7 +53,7 @@ async def test_a_failed_job_is_looked_at_with_info(shop: Shop) -> None:
         await handle
 
     info = await handle.info()
-    assert (info.state, info.task, info.error) == ("failed", "jobs.fails", "jobs.Trouble: seen")
+    assert (info.state, info.task, info.error) == ("failed", "jobs.fails", "jobs.TroubleError: seen")
     assert info.attempts == 1
     assert info.ended_at is not None
 

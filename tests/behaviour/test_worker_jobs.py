@@ -1,6 +1,5 @@
-"""What runs in a worker, and what it gets and gives: the kinds of tasks, types, timeouts, retries, the job itself."""
+"""What runs in a worker, what it gets and gives: kinds of tasks, types, timeouts, retries, the job itself."""
 
-import asyncio
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -11,7 +10,7 @@ import pytest
 
 from aioq import JobFailed, JobState, Retry, gather
 from tests.behaviour.conftest import Shop
-from tests.behaviour.kit import Project, state_is, until
+from tests.behaviour.kit import Project, info_when, state_is, until
 
 pytestmark = pytest.mark.anyio
 
@@ -197,14 +196,13 @@ async def test_progress_is_visible_while_the_job_runs(shop: Shop, tmp_path: Path
     gate = tmp_path / "gate"
     handle = await shop.tasks.reports.send(str(gate))
     try:
-        async with asyncio.timeout(20):
-            while (info := await handle.info()).progress is None:
-                await asyncio.sleep(0.01)
+        info = await info_when(handle, lambda info: info.progress is not None)
     finally:
         gate.touch()
     await handle
 
     assert info.state is JobState.RUNNING
+    assert info.progress is not None
     assert (info.progress.done, info.progress.total, info.progress.message) == (3, 10, "third of ten")
 
 

@@ -1,7 +1,7 @@
 """Short words for what the unit tests of the worker and the client say again and again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -23,12 +23,12 @@ WITHIN = 10.0  # seconds that anything here is waited for
 async def until(check: Callable[[], T]) -> T:
     """Let the loop run until `check` is true; for what gives no signal of its own."""
     async with asyncio.timeout(WITHIN):
-        while not (answer := check()):
+        while not (answer := check()):  # noqa: ASYNC110 - the point of it: nothing says when
             await asyncio.sleep(0)
     return answer
 
 
-async def within(work: Coroutine[Any, Any, T]) -> T:
+async def within(work: Awaitable[T]) -> T:
     """What hangs fails, and soon."""
     async with asyncio.timeout(WITHIN):
         return await work

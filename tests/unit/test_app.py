@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_the_constructor_then_the_environment_then_the_file_then_the_default(
 ):
     if environment is not None:
         monkeypatch.setenv("AIOQ_CONCURRENCY", environment)
-    given = {} if constructor is None else {"concurrency": constructor}
+    given: dict[str, Any] = {} if constructor is None else {"concurrency": constructor}
     line = "" if file is None else f"concurrency = {file}\n"
     if kind == "pyproject":
         Path("pyproject.toml").write_text(f"[tool.aioq]\nname = 'shop'\n{line}")
@@ -104,10 +105,10 @@ def test_a_config_module_takes_the_place_of_pyproject():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: App(), "an App needs a name"),
+        (App, "an App needs a name"),
         (lambda: App("a b"), "setting 'name' from App(...)"),
         (
-            lambda: App("shop", concurency=3),
+            lambda: App("shop", concurency=3),  # pyright: ignore[reportCallIssue]
             "unknown setting 'concurency' in App(...); did you mean 'concurrency'?",
         ),
         (lambda: App("shop", lease=1), "setting 'lease' from App(...) must be"),
@@ -147,7 +148,7 @@ def test_the_queues_are_the_default_one_and_those_of_the_tasks():
 async def test_the_lifespan_is_around_and_its_value_is_there(ready: bool):
     app, seen = App("shop", url=URL), []
 
-    async def resources() -> Any:
+    async def resources() -> AsyncIterator[Any]:
         seen.append("up")
         try:
             yield "state"
@@ -217,23 +218,27 @@ def test_one_app_serves_loops_in_several_threads(redis_server: Database, app_nam
 
 
 def test_without_async_with_nothing_is_left_open(redis_server: Database, app_name: str):
-    """In a process of its own, where every warning is shown up to the end of the interpreter."""
+    """In a process of its own, where every warning is shown up to the end of the interpreter.
+
+    The loop ends at many different points of a subscription that is being set up.
+    """
     code = f"""
 import asyncio
 from aioq import App
 app = App({app_name!r}, url={redis_server.url!r})
 
-async def main():
+async def main(turns):
     handle = await app.send("add", 1)
     waiting = asyncio.create_task(handle.result())
-    await handle.status()
+    for _ in range(turns):
+        await asyncio.sleep(0)
 
-for _ in range(2):
-    asyncio.run(main())
+for turns in range(40):
+    asyncio.run(main(turns))
 """
     environment = {**os.environ, "PYTHONDEVMODE": "1"}
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=50)
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=20)
     assert (ran.returncode, ran.stderr, ran.stdout) == (0, "", "")
 
 
@@ -314,6 +319,33 @@ async def test_every_hold_on_the_embedded_server_is_let_go_of(embedded: Embedded
     await within(asyncio.gather(*[app.client() for _ in range(5)]))  # pyright: ignore[reportArgumentType]
     await app.aclose()
     assert embedded.attached == embedded.detached
+
+
+def test_the_holds_of_several_threads_are_let_go_of_too(embedded: Embedded, monkeypatch: pytest.MonkeyPatch):
+    both_in, plain = threading.Barrier(2, timeout=0.5), embedded.attach
+
+    def attach(directory: str) -> Embedded:
+        with contextlib.suppress(threading.BrokenBarrierError):  # where only one attaches, as may well be
+            both_in.wait()
+        return plain(directory)
+
+    monkeypatch.setattr(connect, "attach", attach)
+    app, opened = App("shop"), threading.Barrier(2, timeout=10)
+
+    def work() -> None:
+        async def use() -> None:
+            await app.client()
+            await asyncio.to_thread(opened.wait)
+            await app.aclose()
+
+        asyncio.run(use())
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert embedded.attached == embedded.detached > 0
 
 
 @pytest.mark.anyio

@@ -34,7 +34,7 @@ class Server:
         return [ValueError(item) if item.startswith("bad") else item.upper() for item in batch]
 
 
-def batcher(server: Server, *, max_items: int = 100, capacity: int = 1000, weight: int | None = None):  # noqa: ANN201
+def batcher(server: Server, *, max_items: int = 100, capacity: int = 1000, weight: int | None = None):
     weigh = None if weight is None else len
     return Batcher[str, str](server.flush, max_items=max_items, capacity=capacity, max_weight=weight, weigh=weigh)
 

@@ -21,7 +21,7 @@ class Exiting(Exception):  # noqa: N818 - likewise
 
 def raised(error: BaseException) -> BaseException:
     try:
-        raise error
+        raise error  # noqa: TRY301 - it is to have a traceback
     except BaseException as caught:
         return caught
 
@@ -73,23 +73,21 @@ async def test_aioqs_own_frames_at_the_top_are_left_out():
     async def task() -> None:
         raise ValueError("no")
 
-    package = str(Path(aioq.__file__).parent)
-    try:
+    with pytest.raises(ValueError, match="no") as caught:
         await Middleware().run(None, task)  # pyright: ignore[reportArgumentType]
-    except ValueError as error:
-        frame = error.__traceback__
-        assert frame is not None
-        ours = failure_of(error.with_traceback(frame.tb_next)).traceback
-    assert package not in ours
-    assert __file__ in ours
+    ours = caught.value.__traceback__
+    assert ours is not None
+    shown = failure_of(caught.value.with_traceback(ours.tb_next)).traceback
+    assert str(Path(aioq.__file__).parent) not in shown
+    assert __file__ in shown
 
 
 def test_where_all_frames_are_aioqs_all_are_shown():
-    try:
+    with pytest.raises(aioq.ConfigError) as caught:
         aioq.Retry(attempts=0)
-    except aioq.ConfigError as caught:
-        error = caught.with_traceback(caught.__traceback__ and caught.__traceback__.tb_next)
-    assert "retry.py" in failure_of(error).traceback
+    ours = caught.value.__traceback__
+    assert ours is not None
+    assert "retry.py" in failure_of(caught.value.with_traceback(ours.tb_next)).traceback
 
 
 def test_what_a_child_raised_is_shown_as_the_child_put_it():

@@ -98,7 +98,7 @@ def test_every_verb_has_its_words(run: Run, log: pytest.LogCaptureFixture):
 async def test_a_task_that_failed_is_logged_with_its_traceback(run: Run, log: pytest.LogCaptureFixture):
     run.handle = asyncio.create_task(asyncio.sleep(0))
     try:
-        raise ValueError("no")
+        raise ValueError("no")  # noqa: TRY301 - it is to have a traceback
     except ValueError as error:
         end(run, Verb.FAILED, error=error)
     level, text = said(log)

@@ -133,7 +133,7 @@ def test_a_name_that_can_be_part_of_a_key(name: str):
 
 @pytest.mark.parametrize("name", ["", " ", "a/b", "a*", "x" * 129, None, b"a"])
 def test_a_name_that_can_not(name: object):
-    with pytest.raises(ConfigError, match="^app "):
+    with pytest.raises(ConfigError, match=r"^app "):
         check_name("app", name)
 
 

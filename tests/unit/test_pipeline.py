@@ -350,7 +350,7 @@ def test_what_is_shown_of_the_last_error(error: BaseException, kind: str, messag
 def test_of_a_retry_that_was_raised_from_an_error_the_error_is_shown(attempt: int):
     try:
         try:
-            raise Odd("the reason")
+            raise Odd("the reason")  # noqa: TRY301 - it is to have a traceback
         except Odd as error:
             raise Retry(delay=1) from error
     except Retry as asked:

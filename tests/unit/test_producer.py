@@ -142,13 +142,13 @@ async def test_a_job_that_is_not_confirmed_in_time_is_given_up_and_named():
 
 @pytest.mark.usefixtures("_no_fairness")
 async def test_a_server_that_does_not_answer_is_given_up_too():
-    with pytest.raises(SendError, match="is unconfirmed after 0.05 s: the server did not answer in time"):
+    with pytest.raises(SendError, match=r"is unconfirmed after 0.05 s: the server did not answer in time"):
         await within(make(ScriptedStore(HANGS), send_timeout=0.05).send(QUEUE, job("a")))
 
 
 async def test_of_many_jobs_the_unconfirmed_ones_are_named():
     store = ScriptedStore(*[DOWN] * 1_000_000)
-    with pytest.raises(SendError, match="^7 of 7 jobs are unconfirmed: redis://x: connection refused") as caught:
+    with pytest.raises(SendError, match=r"^7 of 7 jobs are unconfirmed: redis://x: connection refused") as caught:
         await within(make(store, send_timeout=0.05).send_many(jobs(*"abcdefg")))
     assert caught.value.job_ids == tuple("abcdefg")
 
@@ -172,7 +172,7 @@ async def test_some_queues_may_fail_and_the_jobs_of_the_others_are_sent():
 
     store.enqueue = enqueue  # pyright: ignore[reportAttributeAccessIssue]
     calls = [("bad", job("1")), ("fine", job("2")), ("bad", job("3"))]
-    with pytest.raises(SendError, match="^2 of 3 jobs are unconfirmed") as caught:
+    with pytest.raises(SendError, match=r"^2 of 3 jobs are unconfirmed") as caught:
         await within(make(store, send_timeout=0.05).send_many(calls))
     assert caught.value.job_ids == ("1", "3")
     assert (await store.memory.info("fine", ["2"]))[0] is not None
@@ -210,7 +210,7 @@ async def test_a_job_that_is_late_before_it_leaves_gets_one_honest_attempt():
 async def test_a_refusal_is_not_retried():
     for send in (_send_one, _send_two):
         store = ScriptedStore(ServerRejectedError("no permission"))
-        with pytest.raises(ServerRejectedError, match="no permission"):
+        with pytest.raises(ServerRejectedError, match=r"no permission"):
             await within(send(make(store)))
         assert len(store.calls) == 1
 

@@ -2,6 +2,7 @@ import functools
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,11 +32,11 @@ def app() -> App:
 
 
 @pytest.fixture
-def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory to import from; what was imported from it is forgotten."""
     monkeypatch.syspath_prepend(tmp_path)
     before = set(sys.modules)
-    yield tmp_path  # pyright: ignore[reportReturnType]
+    yield tmp_path
     for name in set(sys.modules) - before:
         del sys.modules[name]
 
@@ -65,6 +66,12 @@ def test_both_forms_of_the_decorator_and_both_kinds_of_functions(app: App):
     assert repr(one) == f"<Task {one.name}>"
 
 
+@pytest.mark.anyio
+async def test_a_plain_call_runs_the_function_here(app: App):
+    assert await app.task(_coroutine)() == 1
+    assert app.task(_plain)() == 1
+
+
 async def _coroutine() -> int:
     return 1
 
@@ -73,11 +80,11 @@ def _plain() -> int:
     return 1
 
 
-def _generator():  # noqa: ANN202
+def _generator():
     yield 1
 
 
-async def _async_generator():  # noqa: ANN202
+async def _async_generator():
     yield 1
 
 

@@ -59,7 +59,7 @@ class Source:
 
 
 @pytest.fixture
-async def source():  # noqa: ANN201 - a fixture
+async def source():
     made = Source()
     yield made
     await made._waiters.close()
@@ -90,7 +90,7 @@ async def test_a_result_of_another_type_is_an_error(source: Source):
     (handle,) = await source.send("a")
     source.known["shop.add"] = ResultType("task 'shop.add'", int)
     await source.end("a", encode_result("shop.add", "x"))
-    with pytest.raises(WireError, match="task 'shop.add': the result is not what it is annotated with"):
+    with pytest.raises(WireError, match=r"task 'shop.add': the result is not what it is annotated with"):
         await within(_result(handle))
 
 
@@ -137,7 +137,7 @@ async def test_a_timeout_of_somebody_else_is_not_taken_for_its_own(source: Sourc
         raise TimeoutError("the network's own")
 
     source.waiters = failing  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(TimeoutError, match="^the network's own$"):
+    with pytest.raises(TimeoutError, match=r"^the network's own$"):
         await JobHandle(source, "a", QUEUE).result(timeout=60)
 
 
@@ -166,14 +166,14 @@ async def test_info_and_status(source: Source):
 async def test_a_job_that_waits_is_cancelled_at_once(source: Source):
     (handle,) = await source.send("a")
     assert await handle.cancel("not needed") is True
-    with pytest.raises(JobCancelledError, match="job a was cancelled: not needed"):
+    with pytest.raises(JobCancelledError, match=r"job a was cancelled: not needed"):
         await within(_result(handle))
     assert await handle.cancel() is False
 
 
 @pytest.mark.parametrize("ask", ["result", "status", "info", "cancel"])
 async def test_a_job_that_is_not_there(source: Source, ask: str):
-    with pytest.raises(JobNotFoundError, match="there is no job 'nope' in queue 'mail'"):
+    with pytest.raises(JobNotFoundError, match=r"there is no job 'nope' in queue 'mail'"):
         await within(getattr(JobHandle(source, "nope", QUEUE), ask)())
 
 
@@ -197,7 +197,7 @@ async def test_with_several_queues_a_job_is_looked_for():
 
 @pytest.mark.parametrize("ask", ["result", "status", "info", "cancel"])
 async def test_a_job_in_none_of_them_is_told_with_all_of_them(ask: str):
-    with pytest.raises(JobNotFoundError, match="there is no job 'a' in the queues x, y"):
+    with pytest.raises(JobNotFoundError, match=r"there is no job 'a' in the queues x, y"):
         await within(getattr(JobHandle(Source("x", "y"), "a", None), ask)())
 
 
@@ -216,7 +216,7 @@ async def test_gather_returns_results_in_the_order_of_the_handles(source: Source
 async def test_gather_raises_the_first_failure_at_once_and_leaves_nothing_behind(source: Source):
     handles = await source.send("a", "b", "c")
     await source.end("b", encode_failure("shop.add", Failure("ValueError", "no")), Verb.FAILED)
-    with pytest.raises(JobFailed, match="job b "):
+    with pytest.raises(JobFailed, match=r"job b "):
         await within(gather(*handles))
     assert source._waiters._queues[QUEUE]._waiting == {}
     assert await handles[0].status() is JobState.QUEUED
@@ -273,7 +273,7 @@ async def test_as_completed_stops_at_its_timeout_with_nothing_left_behind(source
     await source.end("a", encode_result("shop.add", 1))
     seen: list[str] = []
     started = time.monotonic()
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError):  # noqa: PT012 - the loop is what raises
         async for handle in as_completed(handles, timeout=0.05):
             seen.append(handle.id)  # noqa: PERF401 - what was seen before the timeout counts
     assert seen == ["a"]
@@ -331,5 +331,5 @@ async def _of(task: "asyncio.Task[list[int]]") -> list[int]:
     return await task
 
 
-async def _next(generator):  # noqa: ANN202
+async def _next(generator):
     return await anext(generator)

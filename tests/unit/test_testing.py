@@ -1,6 +1,7 @@
 """`aioq.testing`: an App in memory, and a clock that is moved by hand."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ async def test_a_job_that_waits_can_be_cancelled(session: MemorySession):
 async def test_a_job_that_runs_can_be_cancelled(session: MemorySession):
     handle = await hang.send()
     async with asyncio.timeout(10):
-        while await handle.status() is not JobState.RUNNING:
+        while await handle.status() is not JobState.RUNNING:  # noqa: ASYNC110 - nothing says when
             await asyncio.sleep(0)
     assert await handle.cancel() is True
     with pytest.raises(JobCancelledError):
@@ -174,7 +175,7 @@ async def test_each_session_starts_empty_and_leaves_nothing_behind():
 
 async def test_a_failure_inside_is_raised_as_it_is_and_what_runs_is_ended():
     before = others()
-    with pytest.raises(KeyError, match="inside"):
+    with pytest.raises(KeyError, match="inside"):  # noqa: PT012 - from inside, as it says
         async with app.test():
             await hang.send()
             raise KeyError("inside")
@@ -185,7 +186,7 @@ async def test_a_lifespan_and_middleware_are_the_apps_own():
     own, seen = App("own", url="redis://nowhere"), []
 
     @own.lifespan
-    async def _resources() -> Any:
+    async def _resources() -> AsyncIterator[Any]:
         seen.append("up")
         yield {"db": 5}
         seen.append("down")
@@ -203,7 +204,7 @@ async def test_a_worker_that_fails_is_not_waited_for():
     own = App("own", url="redis://nowhere")
 
     @own.lifespan
-    async def _broken() -> Any:
+    async def _broken() -> AsyncIterator[Any]:
         raise OSError("no database")
         yield
 

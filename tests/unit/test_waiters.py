@@ -91,7 +91,7 @@ def store() -> Store:
 
 
 @pytest.fixture
-async def waiters(store: Store):  # noqa: ANN201 - a fixture
+async def waiters(store: Store):
     made = Waiters(store, "shop", poll_interval=HOUR)
     yield made
     await made.close()

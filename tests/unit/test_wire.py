@@ -1,5 +1,6 @@
 """The format, pinned byte for byte. A test of golden bytes that fails means: this change needs a new VERSION."""
 
+import contextlib
 import datetime as dt
 import uuid
 from collections.abc import Callable
@@ -203,7 +204,7 @@ DECODERS: list[Callable[[bytes], object]] = [decode_envelope, decode_outcome, de
 @pytest.mark.parametrize("data", NEWER.values(), ids=NEWER)
 def test_an_envelope_of_a_newer_version_is_told_apart(data: str):
     with pytest.raises(
-        NewerVersionError, match="the envelope is of format .* knows up to 1; upgrade this process"
+        NewerVersionError, match=r"the envelope is of format .* knows up to 1; upgrade this process"
     ):
         decode_envelope(bytes.fromhex(data))
 
@@ -224,10 +225,8 @@ def test_garbage_is_a_wire_error_and_nothing_else(decode: Callable[[bytes], obje
 @given(st.binary(max_size=200))
 @pytest.mark.parametrize("decode", DECODERS)
 def test_arbitrary_bytes_raise_nothing_but_a_wire_error(decode: Callable[[bytes], object], data: bytes):
-    try:
+    with contextlib.suppress(WireError):
         decode(data)
-    except WireError:
-        pass
 
 
 @relaxed
@@ -235,15 +234,13 @@ def test_arbitrary_bytes_raise_nothing_but_a_wire_error(decode: Callable[[bytes]
 def test_a_damaged_envelope_raises_nothing_but_a_wire_error(noise: bytes, position: int, golden: str):
     good = bytes.fromhex(golden)
     position %= len(good)
-    try:
+    with contextlib.suppress(WireError):
         decode_envelope(good[:position] + noise + good[position + len(noise) :])
-    except WireError:
-        pass
 
 
 @pytest.mark.parametrize("data", ["940200a17403", "950209a1740303", "9102"])
 def test_an_outcome_of_a_newer_version_is_told_apart(data: str):
-    with pytest.raises(NewerVersionError, match="the outcome is of format 2"):
+    with pytest.raises(NewerVersionError, match=r"the outcome is of format 2"):
         decode_outcome(bytes.fromhex(data))
 
 
@@ -289,7 +286,7 @@ def test_of_a_long_traceback_both_ends_are_kept():
     assert cut == "a" * 8192 + "\n... 23616 characters left out ...\n" + "b" * 8192
 
 
-@pytest.mark.parametrize("text", ["\ud800", "a\udcffb", "\ud83d"], ids=["high", "escaped byte", "half a pair"])
+@pytest.mark.parametrize("text", ["\ud800", "a\udcffb", "\ude00\ud83d"], ids=["high", "byte", "reversed"])
 def test_lone_surrogates_are_escaped(text: str):
     escaped = text.encode("utf-8", "backslashreplace").decode()
     assert "\\ud" in escaped

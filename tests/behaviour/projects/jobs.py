@@ -169,7 +169,7 @@ def flaky_process() -> int:
 # -- what tasks raise and return
 
 
-class Trouble(Exception):
+class TroubleError(Exception):
     """An exception of the user's own."""
 
 
@@ -178,14 +178,14 @@ async def fails(message: str) -> None:
     try:
         _deep(message)
     except KeyError as error:
-        raise Trouble(message) from error
+        raise TroubleError(message) from error
 
 
 def _deep(key: str) -> None:
     raise KeyError(key)
 
 
-class Unspeakable(Exception):
+class UnspeakableError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no words")
 
@@ -197,7 +197,7 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "StopIteration": lambda: StopIteration(1),
     "StopAsyncIteration": StopAsyncIteration,
     "CancelledError": asyncio.CancelledError,
-    "Unspeakable": Unspeakable,
+    "Unspeakable": UnspeakableError,
     "ExceptionGroup": lambda: ExceptionGroup("several", [ValueError("a"), TypeError("b")]),
     "BaseExceptionGroup": lambda: BaseExceptionGroup("several", [KeyboardInterrupt(), SystemExit()]),
 }
@@ -269,7 +269,7 @@ async def logs(text: str) -> None:
 @app.task
 async def reports(gate: str) -> None:
     current_job().progress(3, 10, "third of ten")
-    while not os.path.exists(gate):
+    while not os.path.exists(gate):  # noqa: ASYNC110, ASYNC240 - another process opens the gate
         await asyncio.sleep(0.01)
 
 

@@ -47,7 +47,7 @@ async def hold(gate: str) -> tuple[int, int]:
     """Leave a trace, wait to be let go; return the worker's pid and the attempt."""
     Path(f"{gate}.pid").write_text(str(os.getpid()))  # noqa: ASYNC240
     try:
-        while not os.path.exists(gate):  # noqa: ASYNC240
+        while not os.path.exists(gate):  # noqa: ASYNC110, ASYNC240 - another process opens the gate
             await asyncio.sleep(0.01)
     except asyncio.CancelledError:
         Path(f"{gate}.cleaned").touch()  # noqa: ASYNC240

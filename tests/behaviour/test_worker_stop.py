@@ -1,0 +1,216 @@
+"""How a worker stops and what becomes of its jobs; several processes; `--reload`."""
+
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from aioq import gather
+from tests.behaviour.kit import Process, Project, consumers, keys, state_is, until
+from tests.databases import Database
+
+pytestmark = pytest.mark.anyio
+
+
+async def start(project: Project, *arguments: str, **settings: str) -> tuple[Any, Process]:
+    project.copy("lines")
+    lines = project.load("lines")
+    worker = await project.ready_worker("lines:app", *arguments, **settings)
+    await (await lines.pid.send())
+    await (await lines.pid.options(queue="other").send())
+    return lines, worker
+
+
+def assert_gone(database: Database, project: Project) -> None:
+    """No worker has left a trace in the server."""
+    with database.client() as client:
+        for queue in ("default", "other"):
+            assert consumers(client, project.name, queue) == []
+        left = [key for key in keys(client, project.name) if ":workers" in key or ":held:" in key]
+        assert left == []
+
+
+async def test_sigterm_ends_an_idle_worker_and_leaves_no_trace(project: Project, redis_server: Database) -> None:
+    _, worker = await start(project)
+
+    assert await worker.stop() == 0
+
+    assert_gone(redis_server, project)
+    assert "WARNING" not in worker.log
+
+
+async def test_sigterm_right_after_the_start_ends_the_worker(project: Project, redis_server: Database) -> None:
+    project.copy("lines")
+    for _ in range(3):
+        worker = await project.ready_worker("lines:app")
+
+        assert await worker.stop() == 0
+
+    assert_gone(redis_server, project)
+
+
+async def test_a_running_job_is_finished_and_what_waits_is_left_to_others(
+    project: Project, redis_server: Database, tmp_path: Path
+) -> None:
+    lines, worker = await start(project, "--concurrency", "1")
+    gate = tmp_path / "gate"
+    running = await lines.hold.send(str(gate))
+    await state_is(running, "running")
+    waiting = await lines.add.send_many([(number, 1) for number in range(5)])
+    waiting += await lines.add.options(queue="other").send_many([(number, 1) for number in range(5, 10)])
+
+    worker.signal(signal.SIGTERM)
+    await worker.saw("stopping: 1 jobs are finished, for up to 20 s")
+    other = await project.ready_worker("lines:app")
+    assert await gather(*waiting, timeout=10) == [number + 1 for number in range(10)]
+    gate.touch()
+
+    assert await worker.ended() == 0
+    assert (await running)[0] == worker.pid
+    infos = [await handle.info() for handle in waiting]
+    assert {(info.attempts, info.crashes, info.interruptions) for info in infos} == {(1, 0, 0)}
+    assert await other.stop() == 0
+    assert_gone(redis_server, project)
+
+
+@pytest.mark.parametrize("how", ["it takes too long", "a second signal", "a second Ctrl-C"])
+async def test_a_job_that_is_not_finished_in_time_is_given_back_unharmed(
+    project: Project, redis_server: Database, tmp_path: Path, how: str
+) -> None:
+    number = signal.SIGINT if "Ctrl-C" in how else signal.SIGTERM
+    lines, worker = await start(project, "--shutdown-timeout", "0.2" if "long" in how else "60")
+    gate = tmp_path / "gate"
+    handle = await lines.hold.send(str(gate))
+    await until(Path(f"{gate}.pid").exists)
+
+    worker.signal(number)
+    await worker.saw("stopping: 1 jobs")
+    if "second" in how:
+        worker.signal(number)
+
+    assert await worker.ended() == 0
+    assert (tmp_path / "gate.cleaned").exists()
+    info = await handle.info()
+    assert (info.state, info.attempts, info.interruptions, info.crashes) == ("queued", 0, 1, 0)
+    assert re.search(r"lines\.hold\[.*interrupted after", worker.log)
+    assert "Traceback" not in worker.log
+    assert_gone(redis_server, project)
+
+    gate.touch()
+    other = await project.ready_worker("lines:app")
+    assert await handle.result(timeout=20) == (other.pid, 1)
+    assert await other.stop() == 0
+
+
+# -- several processes
+
+
+def children(supervisor: Process) -> set[int]:
+    return {process.pid for process in psutil.Process(supervisor.pid).children()}
+
+
+async def test_two_processes_share_the_work_and_stop_together(project: Project, redis_server: Database) -> None:
+    project.copy("lines")
+    lines = project.load("lines")
+    supervisor = project.worker("lines:app", "--processes", "2", "--concurrency", "1")
+    await supervisor.saw(r"worker process \d has pid \d+", times=2)
+
+    pids = children(supervisor)
+    ran: set[int] = set()
+    for _ in range(100):
+        ran |= set(await gather(*await lines.pid.send_many([() for _ in range(10)]), timeout=20))
+        if ran == pids:
+            break
+
+    assert ran == pids
+    assert len(pids) == 2
+    assert await supervisor.stop() == 0
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    assert_gone(redis_server, project)
+    assert supervisor.log.count("│ app") == 1, "one banner for all"
+
+
+async def test_a_process_that_dies_is_replaced_and_its_job_runs_again(project: Project, tmp_path: Path) -> None:
+    project.copy("lines")
+    lines = project.load("lines")
+    supervisor = project.worker("lines:app", "--processes", "2", AIOQ_LEASE="2")
+    gate = tmp_path / "gate"
+    handle = await lines.hold.send(str(gate))
+    mark = tmp_path / "gate.pid"
+    await until(lambda: mark.exists() and mark.read_text())
+    victim = int(mark.read_text())
+    mark.unlink()
+    gate.touch()
+
+    psutil.Process(victim).kill()
+
+    await supervisor.saw(rf"ERROR +worker process \d \(pid {victim}\) was killed by SIGKILL; it is replaced")
+    await supervisor.saw(r"worker process \d has pid", times=3)
+    pid, attempt = await handle.result(timeout=20)
+    info = await handle.info()
+    assert pid != victim
+    assert (attempt, info.attempts, info.crashes, info.interruptions) == (1, 1, 1, 0)
+    assert len(children(supervisor)) == 2
+    await supervisor.saw(r"the lease of worker .* has ended; 1 of its jobs run again")
+    assert await supervisor.stop() == 0
+
+
+async def test_the_children_of_a_killed_supervisor_stop_by_themselves(
+    project: Project, redis_server: Database
+) -> None:
+    project.copy("lines")
+    lines = project.load("lines")
+    supervisor = project.worker("lines:app", "--processes", "2")
+    await supervisor.saw(r"worker process \d has pid", times=2)
+    await (await lines.pid.send())
+    pids = children(supervisor)
+
+    psutil.Process(supervisor.pid).kill()
+
+    await until(lambda: not [pid for pid in pids if psutil.pid_exists(pid)], f"the end of {pids}")
+    assert_gone(redis_server, project)
+
+
+async def test_a_burst_of_two_processes_ends(project: Project) -> None:
+    project.copy("lines")
+    lines = project.load("lines")
+    handles = await lines.add.send_many([(number, number) for number in range(50)])
+
+    assert await project.worker("lines:app", "--burst", "--processes", "2").ended() == 0
+
+    assert await gather(*handles) == [number * 2 for number in range(50)]
+
+
+# -- reload
+
+VERSION = "from aioq import App\napp = App()\n@app.task(name='version')\ndef version() -> int:\n    return {}\n"
+
+
+async def test_reload_runs_the_new_code_and_survives_a_broken_one(project: Project) -> None:
+    project.write("code.py", VERSION.format(1))
+    shop = project.load("code").app
+
+    async def answer() -> int:
+        return await (await shop.send("version")).result(timeout=20)
+
+    worker = project.worker("code:app", "--reload", AIOQ_LEASE="2")
+    assert await answer() == 1
+
+    project.write("code.py", VERSION.format(22))
+    await worker.saw("code.py changed; restarting")
+    await worker.saw(r"worker process 1 has pid", times=2)
+    await until(lambda: worker.log.count("│ host") == 2, detail=lambda: worker.log)
+    assert await answer() == 22
+
+    project.write("code.py", VERSION.format("(broken"))
+    await worker.saw(r"aioq: module 'code' has a syntax error: .*line 5")
+    await worker.saw("waiting for a change")
+    handle = await shop.send("version")
+
+    project.write("code.py", VERSION.format(333))
+    assert await handle.result(timeout=20) == 333
+    assert await worker.stop() == 0
+    assert "Traceback" not in worker.log
