@@ -187,9 +187,6 @@ class App:
             queue: its queue. A generated id names it; for an id of your own it is looked for in the queues this
                 App's tasks are declared with, if it is not given.
         """
-        if queue is None:
-            known = self.queues()
-            queue = queue_of(job_id) or (known[0] if len(known) == 1 else None)
         return JobHandle(self, job_id, queue)
 
     # -- what handles ask for
@@ -206,6 +203,12 @@ class App:
         """The default queue and those that tasks are declared with."""
         declared = [task.defaults.queue for task in self.tasks.values() if task.defaults.queue]
         return list(dict.fromkeys([self.settings.default_queue, *declared]))
+
+    def queues_of(self, job_id: str) -> list[str]:
+        """The queues a job of this id may be in: the one a generated id names, then those this App knows."""
+        named = queue_of(job_id)
+        known = self.queues()
+        return known if named is None else list(dict.fromkeys([named, *known]))
 
     def result_type(self, task: str) -> ResultType | None:
         """What a registered task returns."""

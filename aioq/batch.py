@@ -74,6 +74,13 @@ class Batcher(Generic[ItemT, ReplyT]):
             else:
                 await asyncio.wait([self._flusher])
 
+    def close(self) -> None:
+        """Drop what is gathered or in flight; whoever waits for it is cancelled."""
+        if self._flusher is not None:
+            self._flusher.cancel()
+        while self._gathered:
+            self._gathered.popleft()[1].cancel()
+
     async def wait_for_space(self) -> None:
         """Return once there is space for another item."""
         loop = asyncio.get_running_loop()
@@ -82,9 +89,10 @@ class Batcher(Generic[ItemT, ReplyT]):
             self._blocked.append(waiter)
             try:
                 await waiter
-            finally:
-                if not waiter.done() or waiter.cancelled():
-                    self._wake_blocked(1)  # hand a wake-up that was given to us on to the next one
+            except asyncio.CancelledError:
+                if waiter.done() and not waiter.cancelled():
+                    self._wake_blocked(1)  # space was given to us just then: hand it on
+                raise
 
     def _wake_blocked(self, count: int) -> None:
         while count > 0 and self._blocked:

@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 import msgspec
 
 from aioq.errors import ArgumentError, ConfigError, WireError
-from aioq.wire import EMPTY_MAP, ENCODER, decode_hook
+from aioq.wire import EMPTY_MAP, ENCODER, UNREADABLE, decode_hook
 
 _EMPTY = inspect.Parameter.empty
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -88,7 +88,7 @@ class Signature:
         decoder = self._by_arity.get(count) or self._positional_decoder(count)
         try:
             values = decoder.decode(args)
-        except (msgspec.DecodeError, ValueError) as error:
+        except UNREADABLE as error:
             raise BadArgumentsError(self._located(error)) from None
         named = {} if bytes(kwargs) == EMPTY_MAP else self._decode_named(kwargs)
         if named or self._keyword_only or not self._required <= count:
@@ -121,7 +121,7 @@ class Signature:
     def _decode_named(self, kwargs: msgspec.Raw | bytes) -> dict[str, Any]:
         try:
             raw = msgspec.msgpack.decode(kwargs, type=dict[str, msgspec.Raw])
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise BadArgumentsError(f"$: {error}") from None
         named: dict[str, Any] = {}
         for name, value in raw.items():
@@ -130,7 +130,7 @@ class Signature:
                 raise BadArgumentsError(f"$.{name}: no such parameter; the task takes {self._signature}")
             try:
                 named[name] = self._by_name[known].decode(value)
-            except (msgspec.DecodeError, ValueError) as error:
+            except UNREADABLE as error:
                 raise BadArgumentsError(_relocate(error, f"$.{name}")) from None
         return named
 
@@ -179,7 +179,7 @@ class ResultType:
             if self._decoder is None:
                 self._decoder = msgspec.msgpack.Decoder(self.kind, dec_hook=decode_hook)
             return self._decoder.decode(data)
-        except (msgspec.DecodeError, TypeError, ValueError) as error:
+        except (*UNREADABLE, TypeError) as error:
             raise WireError(f"{self.where}: the result is not what it is annotated with: {error}") from error
 
 

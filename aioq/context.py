@@ -1,7 +1,7 @@
 """What a task can know and say of the job it is running."""
 
 import logging
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
@@ -17,11 +17,17 @@ class NoJobError(AioqError):
 class JobLogger(logging.LoggerAdapter[logging.Logger]):
     """The logger `aioq.task`, with the job's id and task in front of each message and in the record's extras."""
 
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Put the job before the message and into the record."""
+        if not self.isEnabledFor(level):
+            return
         extra = self.extra or {}
+        job = f"{extra['task']}[{extra['job_id']}]"
+        if args:
+            job = job.replace("%", "%%")  # the message is a format
         kwargs["extra"] = {**extra, **(kwargs.get("extra") or {})}
-        return f"{extra['task']}[{extra['job_id']}] {msg}", kwargs
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the caller's line, not this one
+        self.logger.log(level, f"{job} {msg}", *args, **kwargs)
 
 
 class JobContext:

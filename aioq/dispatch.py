@@ -1,5 +1,6 @@
 """From a call to a job that the server has: encode, pass the middleware, hand to the producer."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -43,19 +44,18 @@ class Dispatcher:
 
     async def send_call(self, call: Call[R]) -> JobHandle[R]:
         """Send one call; see `Task.send`."""
+        if self._middleware:
+            return (await self._send_through_middleware([call]))[0]
         queue = call.options.queue or self._settings.default_queue
         job_id = call.options.job_id or new_job_id(queue)
-        if self._middleware:
-            added = await self._send_through_middleware(queue, job_id, call)
-        else:
-            job = self._job(job_id, call, call.args, call.kwargs, call.options.headers)
-            added = await (await self._client()).producer.send(queue, job)
+        job = self._job(job_id, call, call.args, call.kwargs, call.options.headers)
+        added = await (await self._client()).producer.send(queue, job)
         return self._handle(call, job_id, queue, added)
 
     async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
         """Send several calls; see `App.send_many`."""
         if self._middleware:
-            return [await self.send_call(call) for call in calls]
+            return await self._send_through_middleware(calls)
         jobs: list[tuple[str, NewJob]] = []
         default_queue = self._settings.default_queue
         for call in calls:
@@ -72,16 +72,49 @@ class Dispatcher:
         returns = call.signature.returns if call.signature is not None else None
         return JobHandle(self._source, job_id, queue, returns, added=added)
 
-    async def _send_through_middleware(self, queue: str, job_id: str, call: Call[Any]) -> bool:
+    async def _send_through_middleware(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
+        """Let every call go inward through the layers, send all that arrive at once, and let them go outward.
+
+        So the calls of one `send_many` leave together, and nothing is sent where one of them is wrong.
+        """
+        gathering = _Gathering(len(calls), self._client)
+        tasks = [asyncio.create_task(self._send_through(call, gathering)) for call in calls]
+        try:
+            handles = await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            for task in tasks:
+                task.cancel()
+        for handle in handles:
+            if isinstance(handle, BaseException):
+                raise gathering.error or handle
+        return [handle for handle in handles if not isinstance(handle, BaseException)]
+
+    async def _send_through(self, call: Call[Any], gathering: "_Gathering") -> JobHandle[Any]:
+        queue = call.options.queue or self._settings.default_queue
+        job_id = call.options.job_id or new_job_id(queue)
+        arrived = False
+
         async def last(outgoing: Outgoing) -> bool:
+            nonlocal arrived
             job = self._job(job_id, call, outgoing.args, outgoing.kwargs, outgoing.headers)
-            return await (await self._client()).producer.send(queue, job)
+            if arrived:  # a layer forwards it once more: the server has the id already
+                return await (await self._client()).producer.send(queue, job)
+            arrived = True
+            return await gathering.join(queue, job)
 
         forward: Callable[[Outgoing], Awaitable[bool]] = last
         for layer in reversed(self._middleware):
             forward = partial(_through, layer, forward)
         headers = dict(call.options.headers)
-        return await forward(Outgoing(job_id, queue, call.task, tuple(call.args), dict(call.kwargs), headers))
+        try:
+            added = await forward(Outgoing(job_id, queue, call.task, tuple(call.args), dict(call.kwargs), headers))
+        except BaseException as error:
+            if not arrived:
+                gathering.stay_away(error)
+            raise
+        if not arrived:
+            gathering.stay_away(None)
+        return self._handle(call, job_id, queue, added)
 
     def _job(
         self,
@@ -102,6 +135,51 @@ class Dispatcher:
                 f"{self._settings.max_payload} are sent (max_payload); store it elsewhere and send where it is"
             )
         return NewJob(job_id, envelope, options.priority or Priority.NORMAL, options.delay_ms, options.eta_ms)
+
+
+class _Gathering:
+    """Jobs that wait for each other: once every call has come or stayed away, all that came are sent.
+
+    Args:
+        expected: how many calls there are.
+        client: gives the client of the running event loop.
+
+    Attributes:
+        error: why nothing was sent, if a call failed on its way.
+    """
+
+    def __init__(self, expected: int, client: Callable[[], Awaitable[Client]]) -> None:
+        self._missing = expected
+        self._client = client
+        self._jobs: list[tuple[str, NewJob]] = []
+        self._complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sending: asyncio.Task[list[bool]] | None = None
+        self.error: BaseException | None = None
+
+    async def join(self, queue: str, job: NewJob) -> bool:
+        """Send a job together with the others; whether the server added it."""
+        position = len(self._jobs)
+        self._jobs.append((queue, job))
+        self._one_less()
+        await asyncio.shield(self._complete)
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send())
+        return (await asyncio.shield(self._sending))[position]
+
+    def stay_away(self, error: BaseException | None) -> None:
+        """A call does not come: a layer dropped it, or it failed."""
+        self.error = self.error or error
+        self._one_less()
+
+    def _one_less(self) -> None:
+        self._missing -= 1
+        if self._missing == 0:
+            self._complete.set_result(None)
+
+    async def _send(self) -> list[bool]:
+        if self.error is not None:
+            raise asyncio.CancelledError
+        return await (await self._client()).producer.send_many(self._jobs)
 
 
 async def _through(layer: Middleware, forward: Callable[[Outgoing], Awaitable[bool]], outgoing: Outgoing) -> bool:

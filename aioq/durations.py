@@ -14,6 +14,10 @@ Duration: TypeAlias = float | int | timedelta
 """A span of time: a number of seconds, or a timedelta."""
 
 
+MAX_DELAY = 10 * 366 * 86_400
+"""The furthest anything may be put off, in seconds: ten years. Beyond is a slip of units."""
+
+
 def as_seconds(value: object) -> float | None:
     """Return `value` in seconds, or None if it is no duration, for callers that word their own error.
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Self
 
 from aioq.clock import ManualClock
 from aioq.connect import Connector, limits_of
 from aioq.memory_store import MemoryStore
-from aioq.store import Limits
+from aioq.store import Claim, Limits, NewJob, Token
 from aioq.worker import Host, Worker
 
 _NEVER_MS = 10**12
@@ -38,29 +39,38 @@ class MemorySession:
         self._queues = queues
         self._close_client = close_client
         self._stack: contextlib.AsyncExitStack = contextlib.AsyncExitStack()
-        self._worker: Worker | None = None
-        self._running: asyncio.Task[None] | None = None
+        self._workers: dict[Worker, asyncio.Task[None]] = {}
+        self._served: set[str] = set()
         limits = limits_of(host.settings)
         self._limits = Limits(limits.dead_ttl_ms, limits.dead_limit, limits.max_crashes, _NEVER_MS)
-        self._store = MemoryStore(host.name, clock=self.clock, limits=self._limits)
+        self._store = _ObservedStore(host.name, self.clock, self._limits, self._serve)
 
     async def __aenter__(self) -> Self:
         await self._close_client()
         self._stack.enter_context(self._connector.replaced(lambda: self._store))
         self._stack.push_async_callback(self._close_client)
-        self._worker = Worker(self._host, queues=self._queues())
-        self._running = asyncio.create_task(self._worker.run(), name="aioq-test-worker")
+        # Every worker of the session shares one life of the App.
+        state = await self._stack.enter_async_context(self._host.lifespan())
+        self._host = replace(self._host, lifespan=lambda: contextlib.nullcontext(state))
+        for queue in self._queues():
+            self._serve(queue)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._worker is not None
-        assert self._running is not None
-        self._worker.stop()
-        self._worker.stop()  # what still runs is given back at once
+        for worker in self._workers:
+            worker.stop()
+            worker.stop()  # what still runs is given back at once
         try:
-            await self._running
+            await asyncio.gather(*self._workers.values())
         finally:
             await self._stack.aclose()
+
+    def _serve(self, queue: str) -> None:
+        """Run the jobs of a queue; one that no task is declared with is served from its first job on."""
+        if queue not in self._served:
+            self._served.add(queue)
+            worker = Worker(self._host, queues=[queue])
+            self._workers[worker] = asyncio.create_task(worker.run(), name=f"aioq-test-worker-{queue}")
 
     async def advance(self, seconds: float) -> None:
         """Move the clock on, and let everything run that has become due; returns when the worker is idle.
@@ -85,24 +95,57 @@ class MemorySession:
     async def _settle(self) -> int | None:
         """Run what is due; the time in ms to the next scheduled job."""
         due: int | None = None
-        for queue in self._queues():
+        for queue in tuple(self._served):
             while (promotion := await self._store.promote(queue, 1000)).count:
                 pass
             if promotion.next_due_ms is not None:
                 due = promotion.next_due_ms if due is None else min(due, promotion.next_due_ms)
         await self._idle()
-        for queue in self._queues():  # what ran may have put jobs off
+        for queue in tuple(self._served):  # what ran may have put jobs off
             later = (await self._store.promote(queue, 0)).next_due_ms
             if later is not None:
                 due = later if due is None else min(due, later)
         return due
 
     async def _idle(self) -> None:
-        assert self._worker is not None
-        assert self._running is not None
-        idle = asyncio.create_task(self._worker.wait_empty())
-        await asyncio.wait([idle, self._running], return_when=asyncio.FIRST_COMPLETED)
-        if idle.done():
-            return
-        idle.cancel()
-        self._running.result()  # the worker has failed: say why
+        """Wait until one look at every queue, one after the other, has found nothing to run anywhere.
+
+        A job of the queue looked at last may have sent one to the queue looked at first; hence all over again.
+        """
+        claimed = -1
+        while claimed != self._store.claimed:
+            claimed = self._store.claimed
+            for worker, running in tuple(self._workers.items()):
+                idle = asyncio.create_task(worker.wait_empty())
+                await asyncio.wait([idle, running], return_when=asyncio.FIRST_COMPLETED)
+                if not idle.done():
+                    idle.cancel()
+                    running.result()  # the worker has failed: say why
+
+
+class _ObservedStore(MemoryStore):
+    """A memory store that says which queues are sent to, and counts what is claimed."""
+
+    def __init__(self, app: str, clock: ManualClock, limits: Limits, on_queue: Callable[[str], None]) -> None:
+        super().__init__(app, clock=clock, limits=limits)
+        self._on_queue = on_queue
+        self.claimed = 0
+
+    async def claim(
+        self,
+        queue: str,
+        worker: str,
+        count: int,
+        tokens: Sequence[Token] = (),
+        *,
+        known: Collection[str] | None = None,
+    ) -> Claim:
+        """See `aioq.store.Store.claim`."""
+        claim = await super().claim(queue, worker, count, tokens, known=known)
+        self.claimed += len(claim.jobs)
+        return claim
+
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob]) -> list[bool]:
+        """See `aioq.store.Store.enqueue`."""
+        self._on_queue(queue)
+        return await super().enqueue(queue, jobs)

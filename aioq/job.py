@@ -123,6 +123,8 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 """What apps and queues may be called: these names become part of the server's keys."""
 
+_GENERATED = re.compile(r"[A-Za-z0-9]{16}")
+
 MAX_JOB_ID = 256
 """The longest job id, in characters; every id is stored several times."""
 
@@ -145,4 +147,6 @@ def new_job_id(queue: str) -> str:
 def queue_of(job_id: str) -> str | None:
     """The queue a generated id names, or None where it names none."""
     queue, dot, word = job_id.rpartition(".")
-    return queue if dot and len(word) == 16 and word.isalnum() and NAME.fullmatch(queue) else None  # noqa: PLR2004 - 12 bytes in base 64
+    if not dot or not _GENERATED.fullmatch(word) or not NAME.fullmatch(queue):
+        return None
+    return queue

@@ -4,17 +4,16 @@ An option left out is `None`: the task's own setting applies, then the App's.
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
-from aioq.durations import Duration, as_seconds
+from aioq.durations import MAX_DELAY, Duration, as_seconds
 from aioq.errors import ConfigError
 from aioq.job import MAX_JOB_ID, NAME, Priority
 from aioq.retry import Retry, RetryRule, rule_of
-
-MAX_DELAY = 10 * 366 * 86_400
-"""The furthest a job may be put off, in seconds: ten years. Anything beyond is a slip of units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +184,19 @@ def _headers(where: str, headers: object) -> Mapping[str, str]:
         return {}
     if not isinstance(headers, Mapping):
         raise ConfigError(f"{where}: headers={headers!r}: expected a mapping of strings to strings")
-    for key, value in headers.items():  # pyright: ignore[reportUnknownVariableType] - checked right here
-        if not isinstance(key, str) or not isinstance(value, str):
+    given = cast("Mapping[object, object]", headers)
+    for key, value in given.items():
+        if not _is_text(key) or not _is_text(value):
             raise ConfigError(f"{where}: headers[{key!r}]={value!r}: headers are strings")
-    return dict(headers)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - checked above
+    return dict(cast("Mapping[str, str]", headers))
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a string that UTF-8 can hold, which one with half of a surrogate pair is not."""
+    return isinstance(value, str) and _SURROGATE.search(value) is None
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _priority(where: str, priority: object) -> Priority | None:

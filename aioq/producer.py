@@ -73,13 +73,7 @@ class Producer:
         Raises:
             SendError: naming every job of this call that is not confirmed; the others have been sent.
         """
-        loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[bool]] = []
-        for queue, job in jobs:
-            batcher = self._batchers.get(queue) or self._batcher(queue)
-            if batcher.held >= self._capacity:
-                await batcher.wait_for_space()
-            futures.append(batcher.put(_Pending(job, loop.time() + self._send_timeout)))
+        futures = await self._put_all(jobs)
         replies = await asyncio.gather(*futures, return_exceptions=True)
         added: list[bool] = []
         failed: list[str] = []
@@ -98,6 +92,21 @@ class Producer:
                 tuple(failed),
             ) from cause.__cause__
         raise cause
+
+    async def _put_all(self, jobs: Sequence[tuple[str, NewJob]]) -> list[asyncio.Future[bool]]:
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[bool]] = []
+        try:
+            for queue, job in jobs:
+                batcher = self._batchers.get(queue) or self._batcher(queue)
+                if batcher.held >= self._capacity:
+                    await batcher.wait_for_space()
+                futures.append(batcher.put(_Pending(job, loop.time() + self._send_timeout)))
+        except BaseException:
+            for future in futures:
+                future.cancel()  # withdraws those that no flush has taken yet
+            raise
+        return futures
 
     async def drain(self) -> None:
         """Wait until nothing is on its way."""
@@ -121,8 +130,9 @@ class Producer:
         loop = asyncio.get_running_loop()
         while left:
             try:
+                first_deadline = min(pending.deadline for pending in left)
                 # A loop that was blocked for long must not fail its sends without an honest attempt.
-                async with asyncio.timeout_at(max(left[0].deadline, loop.time() + FAIR_ATTEMPT)):
+                async with asyncio.timeout_at(max(first_deadline, loop.time() + FAIR_ATTEMPT)):
                     added = await self._store.enqueue(queue, [pending.job for pending in left])
             except (ServerUnavailableError, TimeoutError) as error:
                 left = self._give_up(left, error, replies)

@@ -1,6 +1,7 @@
 """Registering tasks: the decorator's work, and the settings an App's constructor is typed with."""
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ParamSpec, TypedDict, TypeVar, overload
@@ -74,7 +75,8 @@ def register(
         DuplicateTaskError: another function has this name.
     """
     given = dict(options)
-    name = given.pop("name", None) or task_name(function)
+    name = given.pop("name", None)
+    name = _name_for(function, name)
     where = f"task {name!r}"
     for option in given:
         if option not in TASK_OPTIONS:
@@ -91,6 +93,23 @@ def register(
     return task
 
 
+def _name_for(function: Callable[..., Any], name: Any) -> str:
+    """The task's name: the given one, else the function's own; what cannot be a task is refused."""
+    if isinstance(function, Task):
+        raise ConfigError(f"{function!r} is a task already")
+    if not callable(function) or inspect.isclass(function):
+        raise ConfigError(f"task {name or '?'!r}: expected a function, got {function!r}")
+    if name is None:
+        if not hasattr(function, "__qualname__"):
+            raise ConfigError(
+                f'task of {function!r}: it has no name of its own; give it one: @app.task(name="...")'
+            )
+        name = task_name(function)
+    elif not isinstance(name, str) or not name:
+        raise ConfigError(f"task name={name!r}: expected a text")
+    return name
+
+
 def import_all(modules: Sequence[str]) -> None:
     """Import task modules.
 
@@ -101,7 +120,7 @@ def import_all(modules: Sequence[str]) -> None:
         try:
             importlib.import_module(module)
         except Exception as error:
-            if isinstance(error, ModuleNotFoundError) and module.startswith(error.name or "?"):
+            if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
                 places = ", ".join(sys.path[:3])
                 raise ConfigError(
                     f"imports: there is no module {module!r} (no {error.name!r} in {places}, ...)"

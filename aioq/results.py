@@ -33,8 +33,8 @@ class ResultSource(Protocol):
         """The waiters of the running loop."""
         ...
 
-    def queues(self) -> Sequence[str]:
-        """The queues a job may be in whose id names none."""
+    def queues_of(self, job_id: str) -> Sequence[str]:
+        """The queues a job of this id may be in, the likeliest first."""
         ...
 
     def result_type(self, task: str) -> ResultType | None:
@@ -173,7 +173,7 @@ class JobHandle(Generic[R_co]):
     async def _locate(self) -> str:
         """The job's queue; looked for among those the App knows where the id does not name it."""
         if self._queue is None:
-            queues = list(self._source.queues())
+            queues = list(self._source.queues_of(self.id))
             if len(queues) == 1:
                 self._queue = queues[0]
                 return queues[0]
@@ -200,9 +200,14 @@ async def gather(*handles: JobHandle[R], timeout: float | None = None) -> list[R
         TimeoutError: the time has passed.
     """
     tasks = [asyncio.ensure_future(handle.result()) for handle in handles]
+    limit = asyncio.timeout(timeout)
     try:
-        async with asyncio.timeout(timeout):
+        async with limit:
             return list(await asyncio.gather(*tasks))
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise _not_in_time(tasks, timeout) from None
     finally:
         await _end(tasks)
 
@@ -232,12 +237,21 @@ async def as_completed(
         task.add_done_callback(ended.put_nowait)
     try:
         for _ in range(len(by_task)):
-            async with asyncio.timeout_at(deadline):
-                task = await ended.get()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    task = await ended.get()
+            except TimeoutError:
+                raise _not_in_time(list(by_task), timeout) from None
             task.result()
             yield by_task[task]
     finally:
         await _end(list(by_task))
+
+
+def _not_in_time(tasks: "Sequence[asyncio.Task[Any]]", timeout: float | None) -> TimeoutError:
+    # A task that the timeout has cancelled waited for its job.
+    left = sum(not task.done() or task.cancelled() for task in tasks)
+    return TimeoutError(f"{left} of {len(tasks)} jobs have no outcome after {timeout:g} s; they go on")
 
 
 async def _end(tasks: "Sequence[asyncio.Task[Any]]") -> None:

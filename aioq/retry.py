@@ -7,10 +7,11 @@ Jitter", AWS Architecture Blog, 2015).
 
 import random
 from collections.abc import Collection, Iterable
+from datetime import timedelta
 
 import msgspec
 
-from aioq.durations import Duration, as_seconds
+from aioq.durations import MAX_DELAY, Duration, as_seconds
 from aioq.errors import ConfigError
 
 DEFAULT_ATTEMPTS = 3
@@ -145,21 +146,24 @@ def _count(attempts: int | None) -> int:
 
 
 def _factor(factor: float) -> float:
-    if not factor >= 1:
+    number = as_seconds(factor)
+    if number is None or number < 1 or isinstance(factor, timedelta):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"Retry(factor={factor!r}): expected a number of at least 1")
-    return float(factor)
+    return number
 
 
 def _positive(name: str, value: Duration) -> float:
     number = as_seconds(value)
-    if number is None or number < 0:
-        raise ConfigError(f"Retry({name}={value!r}): expected seconds or a timedelta, at least 0")
+    if number is None or not 0 <= number <= MAX_DELAY:
+        raise ConfigError(f"Retry({name}={value!r}): expected seconds or a timedelta, from 0 s to ten years")
     return number
 
 
 def _names(name: str, classes: Iterable[ExceptionSpec]) -> tuple[str, ...]:
     if isinstance(classes, (str, type)):
         classes = (classes,)
+    if not isinstance(classes, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"Retry({name}={classes!r}): expected exception classes")
     names: list[str] = []
     for cls in classes:
         if isinstance(cls, str):

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, Literal, Never, ParamSpec, Protocol, TypeVar
 
 from aioq.codec import ResultType, Signature
 from aioq.durations import Duration
@@ -92,7 +92,7 @@ class Sendable(Generic[P, R]):
         result_ttl: Duration | None = None,
         headers: Mapping[str, str] | None = None,
         priority: Priority | Literal["high", "normal", "low"] | None = None,
-        **unknown: Any,
+        **unknown: Never,
     ) -> "Sendable[P, R]":
         """The same task with options for the calls sent through what is returned.
 
@@ -198,7 +198,7 @@ class Task(Sendable[P, R]):
         self._compiled: Signature | None = None
         self.__name__ = getattr(function, "__name__", name)
         self.__qualname__ = getattr(function, "__qualname__", name)
-        self.__module__ = function.__module__
+        self.__module__ = getattr(function, "__module__", __name__)
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
         try:
@@ -250,10 +250,6 @@ def make_task(
     Raises:
         ConfigError: the function and the executor do not go together.
     """
-    if isinstance(function, Task):
-        raise ConfigError(f"task {name!r}: {function!r} is a task already")
-    if not callable(function):  # pyright: ignore[reportUnnecessaryComparison] - callers may not be typed
-        raise ConfigError(f"task {name!r}: expected a function, got {function!r}")
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
         raise ConfigError(f"task {name!r} ({whereabouts(function)}): a generator cannot be a task")
     is_async = inspect.iscoroutinefunction(function)

@@ -106,6 +106,7 @@ class _QueueWaiters:
             self._question(job_id)
 
     def close(self) -> None:
+        self._questions.close()
         if self._listening is not None:
             self._listening.cancel()
 

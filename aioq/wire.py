@@ -11,7 +11,7 @@ Nothing here is pickled, so reading a payload never runs code.
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -33,14 +33,20 @@ def encode_hook(value: object) -> object:
     """Turn a pydantic model into plain data; anything else msgspec does not know is refused."""
     dump: Callable[..., object] | None = getattr(value, "model_dump", None)
     if dump is not None and hasattr(type(value), "model_validate"):
-        return dump(mode="json")
+        return dump(mode="json", round_trip=True)
     raise NotImplementedError(f"objects of type {type(value).__qualname__} have no MessagePack form")
 
 
 def decode_hook(cls: type, value: object) -> object:
     """Build a pydantic model from plain data; other classes are left to msgspec's own check."""
-    validate: Callable[[object], object] | None = getattr(cls, "model_validate", None)
-    return value if validate is None else validate(value)
+    validate: Callable[..., object] | None = getattr(cls, "model_validate", None)
+    if validate is None:
+        return value
+    if not hasattr(cls, "__pydantic_validator__"):
+        return validate(value)
+    # A model is sent under its fields' names, in the forms JSON has: an alias or strictness of its own must not
+    # stand in the way of what another model of the same class has written.
+    return validate(value, strict=False, by_name=True, by_alias=True)
 
 
 ENCODER = msgspec.msgpack.Encoder(enc_hook=encode_hook)
@@ -127,6 +133,12 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return f"{self.type}: {self.message}" if self.message else self.type
 
 
+UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
+"""What msgspec raises for bytes it cannot read: text that is no UTF-8 and nesting without end included."""
+
+T = TypeVar("T")
+VersionedT = TypeVar("VersionedT", Envelope, Outcome)
+
 _ENVELOPE = msgspec.msgpack.Decoder(Envelope)
 _OUTCOME = msgspec.msgpack.Decoder(Outcome)
 _FAILURE = msgspec.msgpack.Decoder(Failure)
@@ -156,18 +168,7 @@ def decode_envelope(data: bytes) -> Envelope:
         NewerVersionError: they were written by a newer aioq.
         WireError: they are no envelope.
     """
-    try:
-        envelope = _ENVELOPE.decode(data)
-    except msgspec.DecodeError as error:
-        version = _peek_version(data)
-        if version > VERSION:
-            raise NewerVersionError(_newer("envelope", version)) from None
-        raise WireError(f"not an envelope ({error}): {data[:40]!r}") from None
-    if envelope.version != VERSION:
-        if envelope.version > VERSION:
-            raise NewerVersionError(_newer("envelope", envelope.version))
-        raise WireError(f"not an envelope (version {envelope.version}): {data[:40]!r}")
-    return envelope
+    return _decode_versioned("envelope", _ENVELOPE, data)
 
 
 def encode_result(task: str, value: object) -> bytes:
@@ -205,29 +206,32 @@ def encode_cancellation(task: str, reason: str) -> bytes:
     return ENCODER.encode((VERSION, OutcomeKind.CANCELLED, task, _clean(reason, _MAX_MESSAGE)))
 
 
-def decode_outcome(data: bytes | memoryview) -> Outcome:
+def decode_outcome(data: bytes) -> Outcome:
     """Read an outcome.
 
     Raises:
-        WireError: the bytes are no outcome of this version.
+        NewerVersionError: it was written by a newer aioq.
+        WireError: the bytes are no outcome.
     """
-    try:
-        outcome = _OUTCOME.decode(data)
-    except msgspec.DecodeError as error:
-        raise WireError(f"not an outcome ({error}): {bytes(data[:40])!r}") from None
-    if outcome.version != VERSION:
-        raise NewerVersionError(_newer("outcome", outcome.version))
-    return outcome
+    return _decode_versioned("outcome", _OUTCOME, data)
 
 
 def decode_failure(outcome: Outcome) -> Failure:
-    """The failure a FAILED outcome holds."""
-    return _FAILURE.decode(outcome.value)
+    """The failure a FAILED outcome holds.
+
+    Raises:
+        WireError: it holds something else.
+    """
+    return _decode("failure", _FAILURE, outcome.value)
 
 
 def decode_reason(outcome: Outcome) -> str:
-    """The reason a CANCELLED outcome holds."""
-    return _TEXT.decode(outcome.value)
+    """The reason a CANCELLED outcome holds.
+
+    Raises:
+        WireError: it holds something else.
+    """
+    return _decode("reason", _TEXT, outcome.value)
 
 
 def decode_notice(data: bytes) -> list[tuple[str, bytes | None]]:
@@ -242,7 +246,7 @@ def decode_notice(data: bytes) -> list[tuple[str, bytes | None]]:
             (_TEXT.decode(job_id), None if (raw := bytes(outcome)) == NIL else raw)
             for job_id, outcome in zip(parts[::2], parts[1::2], strict=True)
         ]
-    except (msgspec.DecodeError, ValueError) as error:
+    except UNREADABLE as error:
         raise WireError(f"not a notice ({error}): {data[:40]!r}") from None
 
 
@@ -254,6 +258,29 @@ def encode_notice(pairs: Sequence[tuple[str, bytes | None]]) -> bytes:
     return ENCODER.encode(parts)
 
 
+def _decode(what: str, decoder: "msgspec.msgpack.Decoder[T]", data: bytes | msgspec.Raw) -> T:
+    try:
+        return decoder.decode(data)
+    except UNREADABLE as error:
+        raise WireError(f"not {what} ({error}): {bytes(data)[:40]!r}") from None
+
+
+def _decode_versioned(what: str, decoder: "msgspec.msgpack.Decoder[VersionedT]", data: bytes) -> VersionedT:
+    try:
+        found = decoder.decode(data)
+    except UNREADABLE as error:
+        version, why = _peek_version(data), str(error)
+    else:
+        if found.version == VERSION:
+            return found
+        version, why = found.version, f"version {found.version}"
+    if version > VERSION:
+        raise NewerVersionError(
+            f"the {what} is of format {version}, this aioq knows up to {VERSION}; upgrade this process"
+        )
+    raise WireError(f"not an {what} ({why}): {data[:40]!r}")
+
+
 def _clean(text: str, limit: int) -> str:
     if len(text) > limit:
         half = limit // 2
@@ -261,13 +288,9 @@ def _clean(text: str, limit: int) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _newer(what: str, version: int) -> str:
-    return f"the {what} is of format {version}, this aioq knows up to {VERSION}; upgrade this process"
-
-
 def _peek_version(data: bytes) -> int:
     try:
         parts = msgspec.msgpack.decode(data, type=list[msgspec.Raw])
         return msgspec.msgpack.decode(parts[0], type=int)
-    except (msgspec.DecodeError, IndexError):
+    except (*UNREADABLE, IndexError):
         return 0

@@ -63,7 +63,7 @@ def start_worker(plan: WorkerPlan) -> int:
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop's, where it is installed."""
     try:
-        import uvloop  # noqa: PLC0415 - optional extra
+        import uvloop  # optional extra  # noqa: PLC0415
     except ModuleNotFoundError:
         return None
     return uvloop.new_event_loop

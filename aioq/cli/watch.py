@@ -20,7 +20,7 @@ def require_watcher() -> None:
 
 async def changes(folder: Path, stop: asyncio.Event) -> AsyncIterator[list[str]]:
     """Yield the paths of Python files below `folder` that changed, a list each time, until `stop` is set."""
-    from watchfiles import (  # noqa: PLC0415 - optional extra
+    from watchfiles import (  # optional extra  # noqa: PLC0415
         PythonFilter,
         awatch,  # pyright: ignore[reportUnknownVariableType] - watchfiles is partly typed
     )

@@ -34,11 +34,8 @@ class Link:
 
     def __init__(self, url: str, shown_url: str) -> None:
         self.shown_url = shown_url
-        options: dict[str, Any] = {
-            "protocol": 2,
-            "socket_timeout": REPLY_TIMEOUT,
-            "socket_connect_timeout": CONNECT_TIMEOUT,
-        }
+        # No timeouts of redis-py's: it uses asyncio.wait_for, which on Python 3.11 can swallow a cancellation.
+        options: dict[str, Any] = {"protocol": 2, "socket_timeout": None, "socket_connect_timeout": None}
         if not url.startswith("unix:"):
             options["socket_keepalive"] = True
         self._factory: Any = ConnectionPool.from_url(url, **options)  # pyright: ignore[reportUnknownMemberType] - redis-py is partly typed
@@ -54,7 +51,8 @@ class Link:
         """
         connection: AbstractConnection = self._factory.make_connection()
         try:
-            await connection.connect()
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await connection.connect()
         except FOREIGN as error:
             await discard(connection)
             raise translate(error, self.shown_url) from error
@@ -94,8 +92,9 @@ class Link:
         """
         connection = await self._take()
         try:
-            await connection.send_packed_command(connection.pack_command(*args), check_health=False)
-            reply = cast("object", await connection.read_response())
+            async with asyncio.timeout(REPLY_TIMEOUT):
+                await connection.send_packed_command(connection.pack_command(*args), check_health=False)
+                reply = cast("object", await connection.read_response())
         except ResponseError:
             self._give_back(connection)
             raise

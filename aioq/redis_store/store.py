@@ -1,7 +1,6 @@
 """The store contract over Redis: one script call a batch. Each verb's meaning stands in its Lua file."""
 
 import asyncio
-import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
@@ -148,14 +147,9 @@ class RedisStore:
             *(">" for _ in LANES),
         )
         try:
-            await connection.send_packed_command(connection.pack_command(*command), check_health=False)
-            reply = cast(
-                "_Delivered",
-                await asyncio.wait_for(
-                    connection.read_response(timeout=math.inf),  # pyright: ignore[reportUnknownArgumentType] - redis-py is partly typed
-                    timeout_ms / 1000 + _LATE,
-                ),
-            )
+            async with asyncio.timeout(timeout_ms / 1000 + _LATE):
+                await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+                reply = cast("_Delivered", await connection.read_response())
         except ResponseError as error:
             if "UNBLOCKED" in str(error):
                 return []

@@ -16,7 +16,7 @@ def app_fixture(app: App) -> Any:
     Raises:
         ModuleNotFoundError: pytest is not installed.
     """
-    import pytest  # noqa: PLC0415 - optional extra: aioq itself runs without pytest
+    import pytest  # optional extra  # noqa: PLC0415
 
     @pytest.fixture
     async def session() -> AsyncIterator[MemorySession]:

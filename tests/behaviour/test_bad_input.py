@@ -140,10 +140,10 @@ async def test_bad_input_at_the_worker_ends_as_that_jobs_failure(project: Projec
     worker = await project.ready_worker("lines:app")
     await (await lines.add.send(1, 1))
     base = f"aioq:{{{project.name}:default}}"
-    send = App(project.name, url=redis_server.url).send  # by name, so that nothing is checked here
+    by_name = App(project.name, url=redis_server.url)  # knows no task, so nothing is checked here
 
     async def fails(*args: Any, **kwargs: Any) -> str:
-        handle = await send("lines.add", *args, **kwargs)
+        handle = await by_name.send("lines.add", *args, **kwargs)
         with pytest.raises(JobFailed) as caught:
             await handle.result(timeout=20)
         assert (await handle.info()).attempts == 1
@@ -162,7 +162,7 @@ async def test_bad_input_at_the_worker_ends_as_that_jobs_failure(project: Projec
         ):
             client.hset(f"{base}:job:garbage-{number}", mapping={"job": garbage, "sent": 1})
             client.xadd(f"{base}:normal", {"job": f"garbage-{number}"})
-            handle = App(project.name, url=redis_server.url).handle(f"garbage-{number}")
+            handle = by_name.handle(f"garbage-{number}")
             with pytest.raises(JobFailed, match="WireError"):
                 await handle.result(timeout=20)
         client.xadd(f"{base}:normal", {"job": "no-such-job"})
@@ -177,6 +177,7 @@ async def test_bad_input_at_the_worker_ends_as_that_jobs_failure(project: Projec
     assert shown[1].startswith(f'  File "{project.folder}/lines.py"'), "the traceback begins in aioq's own code"
     assert await (await lines.add.send(20, 22)) == 42
     assert worker.running
+    await by_name.aclose()
 
 
 async def test_garbage_that_redis_itself_refuses_costs_no_other_job(
@@ -235,14 +236,14 @@ async def test_a_task_that_no_worker_knows_is_dead_after_unknown_task_ttl(projec
         "old.py", "from aioq import App\napp = App(unknown_task_ttl=0.5)\n@app.task\nasync def other(): ..."
     )
     await project.ready_worker("old:app")
-    app = App(project.name, url=project.settings["AIOQ_URL"])
-    handle = await app.send("shop.removed", 1)
+    async with App(project.name, url=project.settings["AIOQ_URL"]) as app:
+        handle = await app.send("shop.removed", 1)
 
-    with pytest.raises(
-        JobFailed, match=r"no worker knew the task 'shop\.removed' for 0\.5 s .* knows: old\.other"
-    ):
-        await handle.result(timeout=20)
-    info = await handle.info()
+        with pytest.raises(
+            JobFailed, match=r"no worker knew the task 'shop\.removed' for 0\.5 s .* knows: old\.other"
+        ):
+            await handle.result(timeout=20)
+        info = await handle.info()
     assert (info.state, info.task) == ("failed", "shop.removed")
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.servers import Login, Server
@@ -146,13 +147,23 @@ def test_a_signal_ends_it_without_a_traceback(temporary: Path, number: signal.Si
     assert list(temporary.iterdir()) == []
 
 
-def test_the_worker_ends_with_a_demo_that_is_killed(temporary: Path) -> None:
+def test_the_worker_and_the_server_end_with_a_demo_that_is_killed(temporary: Path) -> None:
+    others: list[psutil.Process] = []
+
+    def kill(line: str) -> None:
+        if match := re.match(r"worker: .* process (\d+)$", line):
+            [server] = temporary.glob("aioq-demo-*/data/valkey.pid")
+            others.extend(psutil.Process(int(pid)) for pid in (match[1], server.read_text()))
+            demo.kill()
+
     with subprocess.Popen(
         DEMO, env=_environment(temporary), cwd=temporary, stdout=subprocess.PIPE, text=True
     ) as demo:
-        _each_line(demo, lambda line: demo.kill() if line.startswith("worker: ") else None)
+        _each_line(demo, kill)
         assert demo.wait(20) == -signal.SIGKILL
-    # The worker, and the server with it: the check for left processes gives them a few seconds.
+    assert len(others) == 2
+    _, alive = psutil.wait_procs(others, 20)
+    assert alive == []
 
 
 def test_a_worker_that_ends_too_early_is_reported(temporary: Path) -> None:

@@ -41,7 +41,7 @@ async def test_a_process_over_its_timeout_is_ended(project: Project, tmp_path: P
     tasks, worker = await start(project)
     started = tmp_path / "started"
 
-    with pytest.raises(JobFailed, match=r"TimeoutError: .*timeout of 1 s"):
+    with pytest.raises(JobFailed, match=r"TimeoutError: .*timeout of 3 s"):
         await (await tasks.slow_process.send(str(started)))
 
     child = int(started.read_text())

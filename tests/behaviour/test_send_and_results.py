@@ -48,9 +48,10 @@ def mill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mill]:
 async def test_ten_thousand_sends_from_a_hundred_coroutines_in_less_than_one_command_a_job(mill: Mill) -> None:
     """Every result is right, and both sides together need fewer Redis commands than there are jobs.
 
-    `INFO commandstats` counts what scripts call as well. So what counts as sent by a client is every
-    command that no Lua file calls (EVALSHA, SUBSCRIBE, ...), and XREADGROUP, which the workers' blocking reads and the claim script both call; counting all of it errs on the
-    safe side. As the sum of both sides stays under the number of jobs, each side does.
+    `INFO commandstats` counts what scripts call as well. So what counts as sent by a client is every command
+    that no Lua file calls (EVALSHA, SUBSCRIBE, ...), and XREADGROUP, which is both a worker's blocking read and
+    called by the claim script: counting all of it errs on the safe side. As the sum of both sides stays under the
+    number of jobs, each side does.
     """
     inner = _called_by_scripts() - {"xreadgroup"}
     await (await mill.tasks.add.send(0, 0))

@@ -293,15 +293,12 @@ class Text(enum.StrEnum):
         ),
     ],
 )
-def test_an_error_names_setting_source_expectation_and_value(
-    setting: str, values: list[object], expected: str
-):
+def test_an_error_names_setting_source_expectation_and_value(setting: str, values: list[object], expected: str):
     for value in values:
         shown = repr(value) if value != 10**400 else f"{repr(value)[:200]}..."
         message = f"must be {expected}, not {shown}"
         assert (
-            refused(lambda value=value: load(**{setting: value}))
-            == f"setting {setting!r} from App(...) {message}"
+            refused(lambda value=value: load(**{setting: value})) == f"setting {setting!r} from App(...) {message}"
         )
         by_file = refused(
             lambda value=value: load_settings({}, file={setting: value}, environ={}, file_source="x.y")
@@ -580,13 +577,9 @@ def test_an_unknown_name_in_a_config_module_is_an_error(write_module: Callable[[
     )
 
 
-@pytest.mark.parametrize(
-    "path", ["nowhere_9", "nowhere_9.config", "json.nowhere_9", "json.decoder.nowhere_9"]
-)
+@pytest.mark.parametrize("path", ["nowhere_9", "nowhere_9.config", "json.nowhere_9", "json.decoder.nowhere_9"])
 def test_a_config_module_that_is_not_there(path: str):
-    assert (
-        refused(lambda: from_module(path)) == f"no module {path!r} (looked for in sys.path, cwd {Path.cwd()})"
-    )
+    assert refused(lambda: from_module(path)) == f"no module {path!r} (looked for in sys.path, cwd {Path.cwd()})"
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,7 @@ def _check_health(url: str | None) -> subprocess.CompletedProcess[str]:
     if url is not None:
         environment["AIOQ_URL"] = url
     script = ROOT / "docker" / "healthcheck.py"
-    return subprocess.run(
-        [sys.executable, script], env=environment, capture_output=True, text=True, check=False
-    )
+    return subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
 
 
 def test_health_of_a_server_that_answers(redis_server: Database) -> None:

@@ -32,9 +32,7 @@ def test_a_child_is_found_and_ended(environment: dict[str, str] | None) -> None:
 def test_a_child_of_a_child_that_died_is_found_and_ended() -> None:
     before = leaks.processes()
     program = "import subprocess as s; print(s.Popen(['/bin/sleep', '1000'], stdout=s.DEVNULL).pid)"
-    said = subprocess.run(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True
-    ).stdout
+    said = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True).stdout
 
     assert leaks.end_new_processes(before) == [f"process {said.strip()} (/bin/sleep 1000)"]
     assert not _runs(int(said))

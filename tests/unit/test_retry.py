@@ -119,7 +119,7 @@ def test_a_rule_survives_the_wire():
         ({"attempts": True}, "attempts=True"),
         ({"attempts": 2.0}, "attempts=2.0"),
         ({"attempts": "3"}, "attempts='3'"),
-        ({"delay": -1}, "Retry(delay=-1): expected seconds or a timedelta, at least 0"),
+        ({"delay": -1}, "Retry(delay=-1): expected seconds or a timedelta, from 0 s to ten years"),
         ({"delay": True}, "delay=True"),
         ({"delay": "1"}, "delay='1'"),
         ({"delay": float("nan")}, "delay=nan"),

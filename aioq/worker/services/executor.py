@@ -145,7 +145,7 @@ class Executor:
         run.started = asyncio.get_running_loop().time()
         self._running[_key(run)] = run
         self._idle.clear()
-        run.settlement = prepare(run, self._bench)
+        run.settlement = self._prepare(run)
         log_received(run)
         if run.settlement is not None:
             self._finish(run)
@@ -155,6 +155,13 @@ class Executor:
         context.attach(self._reporter_of(run.queue, run.worker, claimed.id, claimed.claim))
         run.handle = asyncio.get_running_loop().create_task(self._execute(run), name=f"{run.name}[{claimed.id}]")
         run.handle.add_done_callback(partial(self._ended, run))
+
+    def _prepare(self, run: Run) -> Settlement | None:
+        try:
+            return prepare(run, self._bench)
+        except Exception as error:
+            run.error = error
+            return classify(run, self._bench)
 
     async def _execute(self, run: Run) -> None:
         try:

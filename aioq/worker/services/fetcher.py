@@ -61,6 +61,7 @@ class Fetcher:
         self._stopping = False
         self._held = held
         self._recheck = False
+        self._nudges = 0
         self._task: asyncio.Task[None] | None = None
         self._idle = False
 
@@ -95,7 +96,8 @@ class Fetcher:
         await asyncio.wait([self._task])
 
     async def nudge(self) -> None:
-        """End the blocking read under way, so that the fetcher looks again."""
+        """Make the fetcher look again: a claim under way is followed by another, a blocking read ends."""
+        self._nudges += 1
         try:
             await self._store.unblock(self._membership.queue, self._membership.worker)
         except ServerError as error:
@@ -104,6 +106,7 @@ class Fetcher:
     async def _step(self, worker: str, tokens: Sequence[Token]) -> Sequence[Token]:
         """Claim what the free slots take; if that was all there is, wait for more and return what came."""
         asked = max(self._slots.free, 1)
+        nudges = self._nudges
         claim = await self._claim(worker, asked, tokens)
         if claim.lost:
             self._on_lost(worker)
@@ -111,6 +114,8 @@ class Fetcher:
         self._on_due(claim.next_due_ms)
         if len(claim.jobs) >= asked or self._slots.free == 0 or self._stopping:
             return ()  # there may be more: claim again rather than wait
+        if nudges != self._nudges:
+            return ()  # what this claim has seen is older than what it was asked to look for
         if not claim.jobs:
             self._on_empty()
         return await self._store.block(self._membership.queue, worker, BLOCK_MS)

@@ -54,6 +54,7 @@ class LeaseService:
         self._wake = threading.Event()
         self._stopping = False
         self._round = 0
+        self._error: BaseException | None = None
         self._done = asyncio.Event()
         self._troubled: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="aioq-lease", daemon=True)
@@ -66,6 +67,8 @@ class LeaseService:
         finally:
             self._stopping = True
             self._wake.set()
+        if self._error is not None:
+            raise self._error
 
     async def stop(self) -> None:
         """Renew no more, and let the thread end. The leases run out, or end with the departure."""
@@ -86,6 +89,8 @@ class LeaseService:
                 pauses = [pause for m in self._memberships if (pause := self._tend(m)) is not None]
                 spent = time.monotonic() - started
                 self._wake.wait(min([max(self._interval - spent, 0.05), *pauses]))
+        except BaseException as error:
+            self._error = error
         finally:
             self._keeper.close()
             self._tell(self._done.set)

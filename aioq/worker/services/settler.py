@@ -56,8 +56,9 @@ class Settler:
 
     async def drain(self) -> None:
         """Wait until everything is written. Cancellation: what is not written yet is lost to the recovery."""
-        for batcher in self._batchers.values():
-            await batcher.drain()
+        while any(batcher.held for batcher in self._batchers.values()):
+            for batcher in tuple(self._batchers.values()):
+                await batcher.drain()
 
     async def _flush(self, queue: str, batch: list[Fate]) -> list[bool]:
         accepted: list[bool] = []

@@ -15,7 +15,7 @@ from aioq.errors import AioqError
 from aioq.retry import Retry, class_names
 from aioq.task import Task
 from aioq.wire import ENCODER, Failure, encode_failure
-from aioq.worker.steps.failures import ChildError, failure_of
+from aioq.worker.steps.failures import ChildError, failure_to_show
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True):
@@ -70,17 +70,17 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
 
 def run_order(encoded: bytes) -> bytes:
     """Carry out an order; runs in the child, and returns the encoded report whatever the task does."""
+    attempt = 0
     try:
         order = msgspec.msgpack.decode(encoded, type=Order)
+        attempt = order.attempt
         return ENCODER.encode(Report(ok=True, value=msgspec.Raw(ENCODER.encode(_carry_out(order)))))
     except BaseException as error:
-        is_retry = isinstance(error, Retry)
-        shown = error.__cause__ if is_retry and error.__cause__ is not None else error
         report = Report(
             ok=False,
-            failure=_clean(failure_of(shown)),
+            failure=_clean(failure_to_show(error, attempt)),
             names=class_names(error),
-            is_retry=is_retry,
+            is_retry=isinstance(error, Retry),
             retry_delay=error.delay if isinstance(error, Retry) else None,
             retry_attempts=error.attempts if isinstance(error, Retry) else None,
         )

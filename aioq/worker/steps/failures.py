@@ -4,7 +4,7 @@ import os
 import traceback
 from types import TracebackType
 
-from aioq.retry import class_name
+from aioq.retry import Retry, class_name
 from aioq.wire import Failure
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
@@ -43,6 +43,16 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, ChildError):
         return error.failure
     return Failure(class_name(type(error)), message_of(error), _traceback_of(error))
+
+
+def failure_to_show(error: BaseException, attempt: int) -> Failure:
+    """The same, but of a raised `Retry` what it was raised from, if anything."""
+    if not isinstance(error, Retry):
+        return failure_of(error)
+    if error.__cause__ is not None:
+        return failure_of(error.__cause__)
+    shown = failure_of(error)
+    return Failure(shown.type, f"asked for another attempt in attempt {attempt}", shown.traceback)
 
 
 def message_of(error: BaseException) -> str:

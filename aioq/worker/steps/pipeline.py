@@ -25,7 +25,7 @@ from aioq.wire import (
     encode_failure,
     encode_result,
 )
-from aioq.worker.steps.failures import ChildError, failure_of, message_of
+from aioq.worker.steps.failures import ChildError, failure_of, failure_to_show, message_of
 from aioq.worker.steps.run import CANCELLED, INTERRUPTED, LOST, Run
 
 PARK_MS = 2_000
@@ -117,14 +117,14 @@ def classify(run: Run, bench: Bench) -> Settlement | None:
     if error is None:
         return _succeeded(run, bench)
     if run.stop == CANCELLED:
-        outcome = encode_cancellation(run.name, "")
+        outcome = encode_cancellation(run.task_name, "")
         return Settlement(run.claimed.id, run.claimed.claim, Verb.CANCELLED, outcome, ttl_ms=run.result_ttl_ms)
     if run.stop == INTERRUPTED:
         return Settlement(run.claimed.id, run.claimed.claim, Verb.INTERRUPT)
     delay = _retry_delay(run, error)
     if delay is None:
-        return _failed(run, _final_failure(run, error))
-    outcome = encode_failure(run.name, _final_failure(run, error))
+        return _failed(run, failure_to_show(error, run.attempt))
+    outcome = encode_failure(run.task_name, failure_to_show(error, run.attempt))
     return Settlement(run.claimed.id, run.claimed.claim, Verb.RETRY, outcome, delay_ms=max(0, round(delay * 1000)))
 
 
@@ -136,7 +136,7 @@ def release(run: Run) -> Settlement:
 def _succeeded(run: Run, bench: Bench) -> Settlement:
     limit = bench.settings.max_result
     try:
-        outcome = encode_result(run.name, run.result)
+        outcome = encode_result(run.task_name, run.result)
     except Exception as error:
         run.error = ResultError(
             f"the result of {run.name} cannot be encoded: {message_of(error)}; got {type(run.result).__qualname__}"
@@ -152,13 +152,13 @@ def _succeeded(run: Run, bench: Bench) -> Settlement:
 
 
 def _failed(run: Run, failure: Failure) -> Settlement:
-    outcome = encode_failure(run.name, failure)
+    outcome = encode_failure(run.task_name, failure)
     return Settlement(run.claimed.id, run.claimed.claim, Verb.FAILED, outcome, ttl_ms=run.result_ttl_ms)
 
 
 def _park(run: Run, bench: Bench, error: Exception) -> Settlement:
     ttl = round(bench.settings.unknown_task_ttl * 1000)
-    outcome = encode_failure(run.name, _shown(error))
+    outcome = encode_failure(run.task_name, _shown(error))
     return Settlement(
         run.claimed.id, run.claimed.claim, Verb.PARK, outcome, delay_ms=min(PARK_MS, max(ttl, 1)), ttl_ms=ttl
     )
@@ -185,16 +185,6 @@ def _asked_delay(run: Run, attempts: int | None, delay: float | None) -> float |
         return delay
     rule = run.retry if run.retry_declared else Retry().rule
     return rule.backoff(run.attempt)
-
-
-def _final_failure(run: Run, error: BaseException) -> Failure:
-    """What to show of an error; of a raised `Retry` what it was raised from, if anything."""
-    if not isinstance(error, Retry):
-        return failure_of(error)
-    if error.__cause__ is not None:
-        return failure_of(error.__cause__)
-    shown = failure_of(error)
-    return Failure(shown.type, f"asked for another attempt in attempt {run.attempt}", shown.traceback)
 
 
 def _shown(error: Exception) -> Failure:

@@ -56,9 +56,14 @@ class Run:
     error: BaseException | None = None
 
     @property
+    def task_name(self) -> str:
+        """The task's name; empty where the envelope could not be read."""
+        return self.envelope.task if self.envelope is not None else ""
+
+    @property
     def name(self) -> str:
-        """The task's name as far as it is known."""
-        return self.envelope.task if self.envelope is not None else "?"
+        """The task's name, for people."""
+        return self.task_name or "?"
 
     @property
     def attempt(self) -> int:

@@ -129,7 +129,7 @@ def slow_thread(gate: str) -> None:
         time.sleep(0.01)
 
 
-@app.task(executor="process", timeout=1)
+@app.task(executor="process", timeout=3)
 def slow_process(started: str) -> None:
     with open(started, "w") as file:
         file.write(str(os.getpid()))
