@@ -2,4 +2,5 @@
 
 from aioq.cli import main
 
-main()
+if __name__ == "__main__":  # the process pool imports this module in its children
+    main()

@@ -266,6 +266,8 @@ def _socket_path(directory: Path) -> Path:
     # Not $XDG_RUNTIME_DIR: a cron job has none, and would look for the server of a login session elsewhere.
     name = f"aioq-{os.geteuid()}-{hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]}"
     place = Path(tempfile.gettempdir(), name)
+    if len(os.fsencode(place / "valkey.sock")) > _SOCKET_BYTES:
+        place = Path("/tmp", name)  # noqa: S108 - TMPDIR is too long itself; whose it is is looked at below
     place.mkdir(mode=0o700, exist_ok=True)
     info = place.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:

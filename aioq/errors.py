@@ -41,6 +41,10 @@ class ResultError(AioqError):
     """What a task returned cannot be encoded or is larger than `max_result`; the job fails with this."""
 
 
+class ProcessDiedError(AioqError):
+    """The process of the pool that ran the job died: killed, out of memory, or a crash in native code."""
+
+
 class UnknownTaskError(AioqError):
     """No worker knew the job's task for as long as `unknown_task_ttl`."""
 

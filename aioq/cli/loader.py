@@ -41,6 +41,8 @@ def _import(name: str) -> ModuleType:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise LoadError(_no_module(name, error.name)) from error
         raise LoadError(f"module {name!r} failed to import: {error} ({_place(error)})") from error
+    except AioqError as error:
+        raise LoadError(f"module {name!r}: {error}") from error
     except SyntaxError as error:
         raise LoadError(
             f"module {name!r} has a syntax error: {error.msg} ({error.filename}, line {error.lineno})"

@@ -180,7 +180,7 @@ def test_arguments_that_do_not_fit_are_a_failure_and_no_retry(app: App, envelope
     assert settlement.verb is Verb.FAILED
     assert settlement.ttl_ms == 86_400_000
     if message is not None:
-        assert failure(settlement).type == "ArgumentError"
+        assert failure(settlement).type == "aioq.errors.ArgumentError"
         assert failure(settlement).message.startswith(message)
 
 

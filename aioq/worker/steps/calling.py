@@ -11,6 +11,7 @@ import anyio.to_process
 import anyio.to_thread
 
 from aioq.context import JobContext, enter_job
+from aioq.errors import ProcessDiedError
 from aioq.middleware import Middleware
 from aioq.naming import real_module
 from aioq.wire import ENCODER
@@ -107,12 +108,10 @@ class Caller:
                 run_order, ENCODER.encode(order), cancellable=True, limiter=self._processes
             )
         except anyio.BrokenWorkerProcess as error:
-            raise ChildDiedError(f"the process that ran job {context.id} died ({error})") from None
+            raise ProcessDiedError(
+                f"the process that ran the job died ({error}): killed, out of memory, or a crash in native code"
+            ) from None
         return read_report(report)
-
-
-class ChildDiedError(Exception):
-    """The pool's process died while it ran the job: killed, out of memory, or a crash in native code."""
 
 
 def _call_plainly(run: Run, context: contextvars.Context) -> Any:

@@ -4,10 +4,15 @@ import os
 import traceback
 from types import TracebackType
 
+from aioq.errors import ProcessDiedError
 from aioq.retry import Retry, class_name
 from aioq.wire import Failure
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
+
+
+_SELF_EXPLAINING = (TimeoutError, ProcessDiedError)
+"""What aioq itself raises about a job with a message that says all; its own frames would add nothing."""
 
 
 class ChildError(Exception):
@@ -64,15 +69,18 @@ def message_of(error: BaseException) -> str:
 
 
 def _traceback_of(error: BaseException) -> str:
+    frames = _own_frames(error.__traceback__)
+    if frames is None and isinstance(error, _SELF_EXPLAINING):
+        return ""
     try:
-        return "".join(traceback.format_exception(type(error), error, _own_frames(error.__traceback__)))
+        return "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
     except BaseException as fault:
         return f"<the traceback could not be formatted: {type(fault).__qualname__}>"
 
 
 def _own_frames(start: TracebackType | None) -> TracebackType | None:
-    """The traceback from the first frame that is not aioq's; all of it where there is none."""
+    """The traceback from the first frame that is not aioq's; None where there is none."""
     frame = start
     while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.tb_next
-    return frame or start
+    return frame

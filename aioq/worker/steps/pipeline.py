@@ -14,7 +14,7 @@ from typing import Any
 from aioq.codec import BadArgumentsError
 from aioq.config import Settings
 from aioq.context import JobContext
-from aioq.errors import NewerVersionError, ResultError, UnknownTaskError, WireError
+from aioq.errors import ArgumentError, NewerVersionError, ResultError, UnknownTaskError, WireError
 from aioq.retry import DEFAULT_ATTEMPTS, ONE_ATTEMPT, Retry, class_name, class_names
 from aioq.store import Settlement, Verb
 from aioq.task import Task
@@ -28,9 +28,9 @@ from aioq.wire import (
 from aioq.worker.steps.failures import ChildError, failure_of, failure_to_show, message_of
 from aioq.worker.steps.run import CANCELLED, INTERRUPTED, LOST, Run
 
-PARK_MS = 2_000
-"""How long a job this worker cannot run is put off before some worker looks at it again: short for the person
-who has just deployed, long enough to cost nothing."""
+PARK_MS, MAX_PARK_MS = 2_000, 30_000
+"""How long a job that this worker cannot run is put off before some worker looks at it again, at first and at the
+most: short for the person who has just deployed, and few log lines for a task that nobody will ever know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +75,15 @@ def resolve(run: Run, bench: Bench) -> Settlement | None:
     run.task = bench.tasks.get(run.name)
     if run.task is None:
         known = ", ".join(sorted(bench.tasks)[:10]) or "none"
-        run.error = UnknownTaskError(
-            f"no worker knew the task {run.name!r} for {bench.settings.unknown_task_ttl:g} s "
-            f"(unknown_task_ttl); this one knows: {known}"
+        run.error = UnknownTaskError(f"this worker does not know the task {run.name!r}; it knows: {known}")
+        ttl = bench.settings.unknown_task_ttl
+        return _park(
+            run,
+            bench,
+            UnknownTaskError(
+                f"no worker knew the task {run.name!r} for {ttl:g} s (unknown_task_ttl); this one knows: {known}"
+            ),
         )
-        return _park(run, bench, run.error)
     return None
 
 
@@ -100,8 +104,8 @@ def bind(run: Run, bench: Bench) -> Settlement | None:
         try:
             run.args, run.kwargs = task.signature.decode(envelope.args, envelope.kwargs)
         except BadArgumentsError as error:
-            run.error = error
-            return _failed(run, Failure("ArgumentError", str(error)))
+            run.error = ArgumentError(str(error))
+            return _failed(run, _shown(run.error))
         except Exception as error:
             run.error = error
             return _failed(run, failure_of(error))
@@ -159,8 +163,9 @@ def _failed(run: Run, failure: Failure) -> Settlement:
 def _park(run: Run, bench: Bench, error: Exception) -> Settlement:
     ttl = round(bench.settings.unknown_task_ttl * 1000)
     outcome = encode_failure(run.task_name, _shown(error))
+    delay = min(PARK_MS << min(run.claimed.claim - 1, 10), MAX_PARK_MS)
     return Settlement(
-        run.claimed.id, run.claimed.claim, Verb.PARK, outcome, delay_ms=min(PARK_MS, max(ttl, 1)), ttl_ms=ttl
+        run.claimed.id, run.claimed.claim, Verb.PARK, outcome, delay_ms=min(delay, max(ttl, 1)), ttl_ms=ttl
     )
 
 
