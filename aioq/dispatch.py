@@ -12,6 +12,7 @@ from aioq.errors import ArgumentError, PayloadTooLargeError
 from aioq.job import Priority, new_job_id
 from aioq.middleware import Middleware, Outgoing
 from aioq.options import Options
+from aioq.registry import ANYTHING
 from aioq.results import JobHandle, ResultSource
 from aioq.store import NewJob
 from aioq.task import Call
@@ -194,7 +195,7 @@ def _wire_options(options: Options, headers: Mapping[str, str]) -> CallOptions |
 
 
 def _blame(call: Call[Any], args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> ArgumentError:
-    if call.signature is not None:
+    if call.signature is not None and call.signature is not ANYTHING:
         return call.signature.blame(args, kwargs, error)
     named = [(f"args[{index}]", value) for index, value in enumerate(args)]
     return unencodable(f"task {call.task!r}", [*named, *kwargs.items()], error)

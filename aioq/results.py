@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Generator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from aioq.codec import ANY_RESULT, ResultType
+from aioq.ending import end
 from aioq.errors import JobCancelledError, JobFailed, RemoteError
 from aioq.job import JobInfo, JobState
 from aioq.store import Store
@@ -209,7 +210,7 @@ async def gather(*handles: JobHandle[R], timeout: float | None = None) -> list[R
             raise
         raise _not_in_time(tasks, timeout) from None
     finally:
-        await _end(tasks)
+        await end(tasks)
 
 
 async def as_completed(
@@ -245,20 +246,10 @@ async def as_completed(
             task.result()
             yield by_task[task]
     finally:
-        await _end(list(by_task))
+        await end(by_task)
 
 
 def _not_in_time(tasks: "Sequence[asyncio.Task[Any]]", timeout: float | None) -> TimeoutError:
     # A task that the timeout has cancelled waited for its job.
     left = sum(not task.done() or task.cancelled() for task in tasks)
     return TimeoutError(f"{left} of {len(tasks)} jobs have no outcome after {timeout:g} s; they go on")
-
-
-async def _end(tasks: "Sequence[asyncio.Task[Any]]") -> None:
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
-        for task in tasks:
-            if not task.cancelled():
-                task.exception()

@@ -14,6 +14,7 @@ from functools import partial
 
 from aioq.backoff import Backoff
 from aioq.batch import Batcher
+from aioq.ending import end
 from aioq.errors import JobNotFoundError, ServerUnavailableError
 from aioq.store import MISSING, Store, WaitReply, waiter_channel
 from aioq.wire import decode_notice
@@ -60,8 +61,7 @@ class Waiters:
     async def close(self) -> None:
         """Stop waiting; what is still awaited stays without an answer."""
         if self._poller is not None:
-            self._poller.cancel()
-            await asyncio.wait([self._poller])
+            await end([self._poller])
             self._poller = None
         for waiters in self._queues.values():
             waiters.close()

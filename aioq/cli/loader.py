@@ -47,6 +47,10 @@ def _import(name: str) -> ModuleType:
         raise LoadError(
             f"module {name!r} has a syntax error: {error.msg} ({error.filename}, line {error.lineno})"
         ) from error
+    except SystemExit as error:
+        raise LoadError(
+            f"module {name!r} ended the program when it was imported: SystemExit({error.code!r}) ({_place(error)})"
+        ) from error
     except Exception as error:
         raise LoadError(
             f"module {name!r} failed to import: {type(error).__name__}: {error} ({_place(error)})"

@@ -8,6 +8,7 @@ from typing import cast
 
 from redis.asyncio.connection import AbstractConnection
 
+from aioq.ending import end
 from aioq.errors import ServerError, ServerRejectedError
 from aioq.redis_store.faults import FOREIGN
 from aioq.redis_store.link import Link, discard
@@ -67,8 +68,7 @@ class RedisInbox:
         """Stop listening to everything."""
         self._listeners.clear()
         if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.wait([self._reader])
+            await end([self._reader])
             self._reader = None
 
     async def _send(self, connection: AbstractConnection, *command: str) -> None:

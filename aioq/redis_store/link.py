@@ -99,7 +99,10 @@ class Link:
             self._give_back(connection)
             raise
         except FOREIGN as error:
-            await discard(connection)
+            # The idle ones are as old as this one was, and likely as dead.
+            for each in (connection, *self._idle):
+                await discard(each)
+            self._idle.clear()
             raise translate(error, self.shown_url) from error
         except BaseException:
             await discard(connection)

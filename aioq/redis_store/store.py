@@ -40,6 +40,9 @@ MAX_CLAIM = 500
 _Delivered = list[tuple[bytes, list[tuple[bytes, list[bytes]]]]] | None
 """What XREADGROUP answers: streams, their entries, the entries' fields and values."""
 
+UNBLOCK_PAUSE = 0.005
+"""Seconds between two tries to unblock a read that the server does not have yet."""
+
 _LATE = 5.0
 """Seconds a blocking read may be late before its connection counts as dead."""
 
@@ -71,6 +74,7 @@ class RedisStore:
         self._revive = revive
         self._link = Link(url, shown_url)
         self._inbox = RedisInbox(self._link)
+        self._reading: set[tuple[str, str]] = set()
         self._blocking: dict[tuple[str, str], tuple[AbstractConnection, int]] = {}
 
     @property
@@ -136,6 +140,13 @@ class RedisStore:
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
         """See `aioq.store.Store.block`."""
+        self._reading.add((queue, worker))
+        try:
+            return await self._block(queue, worker, timeout_ms)
+        finally:
+            self._reading.discard((queue, worker))
+
+    async def _block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
         connection, _ = await self._blocking_connection(queue, worker)
         base = base_key(self._app, queue)
         # BLOCK 0 would wait for ever. A read that outlasts the lease of a worker that vanished takes an entry
@@ -169,14 +180,16 @@ class RedisStore:
 
     async def unblock(self, queue: str, worker: str) -> None:
         """See `aioq.store.Store.unblock`."""
-        blocking = self._blocking.get((queue, worker))
-        if blocking is None:
-            return
-        try:
-            await self._link.command("CLIENT", "UNBLOCK", blocking[1])
-        except ResponseError as error:
-            # A user without CLIENT waits until the read's own time is over.
-            raise translate(error, self._link.shown_url) from error
+        key = (queue, worker)
+        while key in self._reading:
+            blocking = self._blocking.get(key)
+            try:
+                if blocking is not None and await self._link.command("CLIENT", "UNBLOCK", blocking[1]):
+                    return
+            except ResponseError as error:
+                # A user without CLIENT waits until the read's own time is over.
+                raise translate(error, self._link.shown_url) from error
+            await asyncio.sleep(UNBLOCK_PAUSE)  # the read is on its way to the server, or back
 
     async def settle(self, queue: str, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
         """See `aioq.store.Store.settle`."""
@@ -215,7 +228,7 @@ class RedisStore:
 
     async def info(self, queue: str, job_ids: Sequence[str]) -> list[JobInfo | None]:
         """See `aioq.store.Store.info`."""
-        records = await self._call("info", queue, job_ids)
+        records = await self._ask("info", queue, job_ids)
         return [replies.parse_info(queue, job_id, fields) for job_id, fields in zip(job_ids, records, strict=True)]
 
     async def cancel(
@@ -223,7 +236,7 @@ class RedisStore:
     ) -> list[JobState | None]:
         """See `aioq.store.Store.cancel`."""
         args = [outcome, ttl_ms, worker_channel(self._app, ""), *job_ids]
-        return replies.parse_states(await self._call("cancel", queue, args))
+        return replies.parse_states(await self._ask("cancel", queue, args))
 
     async def _call(self, name: str, queue: str, args: Sequence[Arg]) -> Any:
         key = base_key(self._app, queue)
@@ -233,6 +246,16 @@ class RedisStore:
             if self._revive is not None:
                 await asyncio.to_thread(self._revive)
             raise
+
+    async def _ask(self, name: str, queue: str, args: Sequence[Arg]) -> Any:
+        """Call for somebody who waits for the answer and does not try again; only what may be done twice.
+
+        A connection that the server has closed meanwhile must not be their trouble.
+        """
+        try:
+            return await self._call(name, queue, args)
+        except ServerUnavailableError:
+            return await self._call(name, queue, args)
 
     async def _recover(self, queue: str, worker: str, crash_outcome: bytes, limit: int) -> Recovery:
         limits = self._limits

@@ -18,6 +18,7 @@ from typing import Any
 
 from aioq.backoff import Backoff
 from aioq.config import Settings
+from aioq.ending import end
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.middleware import Middleware
 from aioq.options import check_name
@@ -290,9 +291,7 @@ class Worker:
     async def _shut_down(
         self, store: Store, tasks: Sequence[asyncio.Task[None]], enders: Sequence[asyncio.Task[Any]]
     ) -> None:
-        for task in enders:
-            task.cancel()
-        await asyncio.wait([asyncio.create_task(duties.fetcher.stop()) for duties in self._queues.values()])
+        await asyncio.gather(*(duties.fetcher.stop() for duties in self._queues.values()))
         await self._finish_jobs(self._executor.stop())
         try:
             async with asyncio.timeout(FAREWELL):
@@ -305,9 +304,7 @@ class Worker:
                 "could not take leave of the server: %s; the recovery will", str(error) or "no answer in time"
             )
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait([*tasks, *enders])
+            await end([*tasks, *enders])
 
     async def _finish_jobs(self, running: int) -> None:
         if running and not self._hurry.is_set():

@@ -217,7 +217,7 @@ async def test_a_newer_envelope_and_an_unknown_task_are_kept_for_a_worker_that_k
         client.hset(f"{base}:job:newer", mapping={"job": newer, "sent": 1})
         client.xadd(f"{base}:normal", {"job": "newer"})
 
-    assert "no worker knew the task 'lines.add'" in (await old.saw(r"lines\.add\[.*put off"))[0]
+    assert "this worker does not know the task 'lines.add'" in (await old.saw(r"lines\.add\[.*put off"))[0]
     assert "format 99" in (await old.saw(r"\?\[newer\] put off"))[0]
     newer_handle = lines.app.handle("newer")
     parked = await state_is(unknown, "scheduled")

@@ -7,8 +7,8 @@ local outcome, ttl, prefix, reply = ARGV[1], tonumber(ARGV[2]), ARGV[3], {}
 for i = 4, #ARGV do
   local id = ARGV[i]
   local key = job_key(id)
-  local job = redis.call('HMGET', key, 'sent', 'state', 'worker', 'waiters')
-  local state = job[1] and (job[2] or 'queued') or ''
+  local job = redis.pcall('HMGET', key, 'sent', 'state', 'worker', 'waiters')
+  local state = not job.err and job[1] and (job[2] or 'queued') or ''
   if state == 'running' then
     redis.call('HSET', key, 'cancel', outcome, 'cancel_ttl', ttl)
     redis.call('SADD', cancel_key(job[3]), id)

@@ -27,9 +27,10 @@ local function take(id)
   if known[id] then return end
   local key = job_key(id)
   local job =
-    redis.call('HMGET', key, 'job', 'state', 'claim', 'attempts', 'crashes', 'interruptions', 'sent', 'worker')
-  -- An entry may outlive its job: cancelled, expired, or a wake-up without a job.
-  if not job[1] then return end
+    redis.pcall('HMGET', key, 'job', 'state', 'claim', 'attempts', 'crashes', 'interruptions', 'sent', 'worker')
+  -- An entry may outlive its job: cancelled, expired, or a wake-up without a job. Or its key holds no record,
+  -- which must not stop the others.
+  if job.err or not job[1] then return end
   local missed = recheck and job[2] == 'running' and job[8] == worker
   if job[2] and not missed then return end
   known[id] = true

@@ -6,7 +6,7 @@
 local stored = 0
 for i = 2, #ARGV, 3 do
   local key = job_key(ARGV[i])
-  local job = redis.call('HMGET', key, 'worker', 'claim', 'state')
+  local job = redis.pcall('HMGET', key, 'worker', 'claim', 'state')
   if job[1] == ARGV[1] and job[2] == ARGV[i + 1] and job[3] == 'running' then
     redis.call('HSET', key, 'progress', ARGV[i + 2])
     stored = stored + 1

@@ -6,8 +6,8 @@
 local due = redis.call('ZRANGEBYSCORE', SCHEDULED, '-inf', now, 'LIMIT', 0, tonumber(ARGV[1]))
 for _, id in ipairs(due) do
   local key = job_key(id)
-  local job = redis.call('HMGET', key, 'state', 'lane')
-  if job[1] == 'scheduled' then
+  local job = redis.pcall('HMGET', key, 'state', 'lane')
+  if not job.err and job[1] == 'scheduled' then
     push(job[2], id, false)
     redis.call('HDEL', key, 'state')
   end

@@ -16,8 +16,8 @@ local reply = {worker, 0, 0}
 
 local function restore(id)
   local key = job_key(id)
-  local job = redis.call('HMGET', key, 'worker', 'state', 'lane', 'waiters', 'cancel', 'cancel_ttl')
-  if job[1] ~= worker or job[2] ~= 'running' then return end
+  local job = redis.pcall('HMGET', key, 'worker', 'state', 'lane', 'waiters', 'cancel', 'cancel_ttl')
+  if job.err or job[1] ~= worker or job[2] ~= 'running' then return end
   local crashes = crashed and redis.call('HINCRBY', key, 'crashes', 1) or 0
   if job[5] then
     finish(id, 'cancelled', job[5], tonumber(job[6]), job[4])

@@ -49,7 +49,7 @@ local by_request = {retry = true, interrupt = true, release = true, park = true,
 for i = 4, #ARGV, 6 do
   local id, verb = ARGV[i], ARGV[i + 2]
   local key = job_key(id)
-  local job = redis.call('HMGET', key, 'worker', 'claim', 'state', 'lane', 'waiters', 'cancel')
+  local job = redis.pcall('HMGET', key, 'worker', 'claim', 'state', 'lane', 'waiters', 'cancel')
   local mine = job[1] == worker and job[2] == ARGV[i + 1]
   if mine and (job[3] == 'succeeded' or job[3] == 'failed' or job[3] == 'cancelled') then
     -- The same settle again, after a reply that got lost: done already.

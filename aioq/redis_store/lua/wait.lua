@@ -6,9 +6,9 @@
 local channel, reply = ARGV[1], {}
 for i = 2, #ARGV do
   local key = job_key(ARGV[i])
-  local job = redis.call('HMGET', key, 'state', 'outcome', 'waiters', 'sent')
+  local job = redis.pcall('HMGET', key, 'state', 'outcome', 'waiters', 'sent')
   local state = job[1]
-  if not job[4] then
+  if job.err or not job[4] then
     reply[i - 1] = 0
   elseif state == 'succeeded' or state == 'failed' or state == 'cancelled' then
     reply[i - 1] = job[2]

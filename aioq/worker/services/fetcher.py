@@ -62,25 +62,24 @@ class Fetcher:
         self._held = held
         self._recheck = False
         self._nudges = 0
+        self._tokens: Sequence[Token] = ()
+        self._backoff = Backoff()
         self._task: asyncio.Task[None] | None = None
         self._idle = False
 
     async def run(self) -> None:
         """Fetch until `stop`. Cancellation: what was delivered but not claimed is given back at departure."""
         self._task = asyncio.current_task()
-        tokens: Sequence[Token] = ()
-        backoff = Backoff()
         while not self._stopping:
             self._idle = True
             worker = await self._membership.ready()
             await self._slots.wait()
             self._idle = False
             try:
-                tokens = await self._step(worker, tokens)
-                backoff = Backoff()
+                self._tokens = await self._step(worker, self._tokens)
             except ServerError as error:
-                tokens, self._recheck = (), True
-                pause = backoff.next()
+                self._tokens, self._recheck = (), True
+                pause = self._backoff.next()
                 log.debug("queue %s: %s; trying again in %.2f s", self._membership.queue, error, pause)
                 await asyncio.sleep(pause)
 
@@ -94,6 +93,7 @@ class Fetcher:
         else:
             await self.nudge()
         await asyncio.wait([self._task])
+        await self._return_tokens()
 
     async def nudge(self) -> None:
         """Make the fetcher look again: a claim under way is followed by another, a blocking read ends."""
@@ -102,6 +102,15 @@ class Fetcher:
             await self._store.unblock(self._membership.queue, self._membership.worker)
         except ServerError as error:
             log.debug("queue %s: the blocking read goes on to its end: %s", self._membership.queue, error)
+
+    async def _return_tokens(self) -> None:
+        """Give back at once what a blocking read brought and no slot was free for."""
+        tokens, self._tokens = self._tokens, ()
+        if tokens:
+            try:
+                await self._store.claim(self._membership.queue, self._membership.worker, 0, tokens)
+            except ServerError as error:
+                log.debug("queue %s: the departure gives back what is left: %s", self._membership.queue, error)
 
     async def _step(self, worker: str, tokens: Sequence[Token]) -> Sequence[Token]:
         """Claim what the free slots take; if that was all there is, wait for more and return what came."""
@@ -128,6 +137,7 @@ class Fetcher:
             known = self._held() if self._recheck else None
             claim = await self._store.claim(queue, worker, asked, tokens, known=known)
             got = len(claim.jobs)
+            self._backoff = Backoff()
             self._recheck = self._recheck and got == asked  # there may be more that is not known of
         finally:
             self._slots.give_back(asked - got)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from aioq.backoff import Backoff
-from aioq.errors import ServerError
+from aioq.errors import ServerError, ServerRejectedError
 from aioq.store import LeaseKeeper, Renewal
 from aioq.worker.membership import Membership
 
@@ -104,6 +104,8 @@ class LeaseService:
             else:
                 sweep = self._round % SWEEP_EVERY == 0
                 renewal = self._keeper.renew(membership.queue, worker, sweep=sweep)
+        except ServerRejectedError:
+            raise  # waiting does not heal it: the worker ends, and says why
         except ServerError as error:
             if membership.queue not in self._troubled:
                 self._troubled.add(membership.queue)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import msgspec
@@ -18,6 +18,10 @@ PAUSE = 0.1
 """Seconds between two writes: what a person can follow, however often a task reports."""
 
 
+_Key = tuple[str, str, str, int]
+"""Queue, worker id, job id and claim."""
+
+
 class Reporter:
     """See the module.
 
@@ -29,7 +33,9 @@ class Reporter:
         self._store = store
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._latest: dict[tuple[str, str, str, int], Progress] = {}
+        self._latest: dict[_Key, Progress] = {}
+        self._in_flight: Mapping[_Key, Progress] = {}
+        self._writing: asyncio.Task[None] | None = None
         self._fresh = asyncio.Event()
 
     def reporter(self, queue: str, worker: str, job_id: str, claim: int) -> Callable[[Progress], None]:
@@ -38,12 +44,16 @@ class Reporter:
         return partial(self._report, key)
 
     def flush(self, queue: str, worker: str, job_id: str, claim: int) -> "asyncio.Task[None] | None":
-        """Write a job's last report now, because after the settle it would come too late; None: there is none."""
-        progress = self._latest.pop((queue, worker, job_id, claim), None)
-        if progress is None:
-            return None
-        report = (job_id, claim, msgspec.msgpack.encode(progress))
-        return self._loop.create_task(self._write(queue, worker, [report]))
+        """See that a job's last report is written before its settle, after which it would come too late.
+
+        Returns:
+            What to wait for; None where everything is written.
+        """
+        key = (queue, worker, job_id, claim)
+        progress = self._latest.pop(key, None)
+        if progress is not None:
+            return self._loop.create_task(self._write({key: progress}))
+        return self._writing if key in self._in_flight else None
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -51,26 +61,31 @@ class Reporter:
             await self._fresh.wait()
             self._fresh.clear()
             latest, self._latest = self._latest, {}
-            groups: dict[tuple[str, str], list[tuple[str, int, bytes]]] = {}
-            for (queue, worker, job_id, claim), progress in latest.items():
-                report = (job_id, claim, msgspec.msgpack.encode(progress))
-                groups.setdefault((queue, worker), []).append(report)
-            for (queue, worker), reports in groups.items():
-                await self._write(queue, worker, reports)
+            self._in_flight = latest
+            self._writing = self._loop.create_task(self._write(latest))
+            try:
+                await self._writing
+            finally:
+                self._in_flight = {}
             await asyncio.sleep(PAUSE)
 
-    def _report(self, key: tuple[str, str, str, int], progress: Progress) -> None:
+    def _report(self, key: _Key, progress: Progress) -> None:
         if threading.get_ident() == self._thread:
             self._note(key, progress)
         else:
             self._loop.call_soon_threadsafe(self._note, key, progress)
 
-    def _note(self, key: tuple[str, str, str, int], progress: Progress) -> None:
+    def _note(self, key: _Key, progress: Progress) -> None:
         self._latest[key] = progress
         self._fresh.set()
 
-    async def _write(self, queue: str, worker: str, reports: list[tuple[str, int, bytes]]) -> None:
-        try:
-            await self._store.progress(queue, worker, reports)
-        except ServerError as error:
-            log.debug("queue %s: %d progress reports were dropped: %s", queue, len(reports), error)
+    async def _write(self, latest: "Mapping[_Key, Progress]") -> None:
+        groups: dict[tuple[str, str], list[tuple[str, int, bytes]]] = {}
+        for (queue, worker, job_id, claim), progress in latest.items():
+            report = (job_id, claim, msgspec.msgpack.encode(progress))
+            groups.setdefault((queue, worker), []).append(report)
+        for (queue, worker), reports in groups.items():
+            try:
+                await self._store.progress(queue, worker, reports)
+            except ServerError as error:
+                log.debug("queue %s: %d progress reports were dropped: %s", queue, len(reports), error)

@@ -13,22 +13,20 @@ deleted: a lock on a deleted file excludes nobody. For local file systems, not f
 
 import atexit
 import contextlib
-import hashlib
 import importlib
 import logging
 import os
 import signal
 import socket
-import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aioq.embedded.place import prepare_directory, socket_path
 from aioq.errors import EmbeddedServerError
 
 if sys.platform != "win32":
@@ -39,8 +37,6 @@ _log = logging.getLogger(__name__)
 _POLL = 0.01  # seconds between two looks; a start was measured at 20 to 60 ms
 _REPLY_TIMEOUT = 1.0  # seconds a PING may take before the server counts as not answering
 _STOP_TIMEOUT = 10.0  # seconds the last one out waits for the final flush; guessed, it takes about 20 ms
-_SOCKET_BYTES = 100  # sun_path holds 104 bytes on macOS and 108 on Linux, with the closing zero
-_GITIGNORE = "*\n"  # also marks a directory as made by us
 _URL_WAY = "set AIOQ_URL to a Redis or Valkey server"
 
 
@@ -199,21 +195,6 @@ def _errors_mapped(directory: Path) -> Generator[None]:
         raise EmbeddedServerError(f"{message} writable directory or name one in AIOQ_DATA_DIR") from error
 
 
-def _prepare(directory: Path) -> None:
-    """Make the directory, for its owner only; one with other files in it is not ours to close or to hide."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    ignore = directory / ".gitignore"
-    if not any(directory.iterdir()):
-        ignore.write_text(_GITIGNORE)
-    info = directory.stat()
-    ours = ignore.is_file() and ignore.read_text(errors="replace") == _GITIGNORE
-    if ours and info.st_uid == os.geteuid():
-        if info.st_mode & 0o077:
-            directory.chmod(0o700)
-    elif info.st_mode & stat.S_IWOTH:  # anyone could put a socket of their own in the place of ours
-        raise PermissionError("every user may write there; use a directory of its own inside it")
-
-
 def _open(path: Path) -> int:  # non-inheritable: Python's default
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 
@@ -229,7 +210,7 @@ def _flock(fd: int, kind: int) -> bool:
 def _start_lock(directory: Path, deadline: float, *, prepare: bool = True) -> Generator[None]:
     """Hold the directory's start lock; it shuts out this process's other threads too: each opens the file."""
     if prepare:
-        _prepare(directory)
+        prepare_directory(directory)
     elif not directory.exists():  # deleted: nobody can start one there, and leaving should not make it anew
         yield
         return
@@ -256,23 +237,7 @@ def _join(hold: _Hold) -> None:
             hold.server_fd = _open(hold.directory / "server.lock")
             hold.users_fd = _open(hold.directory / "users.lock")
         fcntl.flock(hold.users_fd, fcntl.LOCK_SH)  # does not wait: exclusive only under the start lock
-    hold.socket = _socket_path(hold.directory)
-
-
-def _socket_path(directory: Path) -> Path:
-    plain = directory / "valkey.sock"
-    if len(os.fsencode(plain)) <= _SOCKET_BYTES:
-        return plain
-    # Not $XDG_RUNTIME_DIR: a cron job has none, and would look for the server of a login session elsewhere.
-    name = f"aioq-{os.geteuid()}-{hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]}"
-    place = Path(tempfile.gettempdir(), name)
-    if len(os.fsencode(place / "valkey.sock")) > _SOCKET_BYTES:
-        place = Path("/tmp", name)  # noqa: S108 - TMPDIR is too long itself; whose it is is looked at below
-    place.mkdir(mode=0o700, exist_ok=True)
-    info = place.lstat()
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
-        raise PermissionError(f"{place}, the place for its socket, is not only this user's; remove it")
-    return place / "valkey.sock"
+    hold.socket = socket_path(hold.directory)
 
 
 def _bring_up(hold: _Hold, deadline: float) -> bool:

@@ -1,0 +1,42 @@
+"""Where the embedded server lives: its directory, readable by its owner only, and its socket."""
+
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+_SOCKET_BYTES = 100  # sun_path holds 104 bytes on macOS and 108 on Linux, with the closing zero
+_GITIGNORE = "*\n"  # also marks a directory as made by us
+
+
+def prepare_directory(directory: Path) -> None:
+    """Make the directory, for its owner only; one with other files in it is not ours to close or to hide."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ignore = directory / ".gitignore"
+    if not any(directory.iterdir()):
+        ignore.write_text(_GITIGNORE)
+    info = directory.stat()
+    ours = ignore.is_file() and ignore.read_text(errors="replace") == _GITIGNORE
+    if ours and info.st_uid == os.geteuid():
+        if info.st_mode & 0o077:
+            directory.chmod(0o700)
+    elif info.st_mode & stat.S_IWOTH:  # anyone could put a socket of their own in the place of ours
+        raise PermissionError("every user may write there; use a directory of its own inside it")
+
+
+def socket_path(directory: Path) -> Path:
+    """The server's socket: in the directory where its path is short enough for one, else in a temporary place."""
+    plain = directory / "valkey.sock"
+    if len(os.fsencode(plain)) <= _SOCKET_BYTES:
+        return plain
+    # Not $XDG_RUNTIME_DIR: a cron job has none, and would look for the server of a login session elsewhere.
+    name = f"aioq-{os.geteuid()}-{hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]}"
+    place = Path(tempfile.gettempdir(), name)
+    if len(os.fsencode(place)) > _SOCKET_BYTES - 12:  # TMPDIR is too long itself
+        place = Path("/tmp", name)  # noqa: S108 - whose it is is looked at below
+    place.mkdir(mode=0o700, exist_ok=True)
+    info = place.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
+        raise PermissionError(f"{place}, the place for its socket, is not only this user's; remove it")
+    return place / "valkey.sock"
