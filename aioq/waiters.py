@@ -82,6 +82,7 @@ class _QueueWaiters:
         self._queue = queue
         self._channel = channel
         self._waiting: dict[str, list[asyncio.Future[bytes]]] = {}
+        self._registered: set[str] = set()
         self._listening: asyncio.Task[None] | None = None
         self._questions: Batcher[str, WaitReply] = Batcher(
             partial(self._ask), max_items=MAX_BATCH, capacity=1_000_000
@@ -99,6 +100,7 @@ class _QueueWaiters:
             futures.remove(future)
             if not futures:
                 self._waiting.pop(job_id, None)
+                self._registered.discard(job_id)
 
     def ask_again(self) -> None:
         """Register everything that is awaited once more."""
@@ -142,6 +144,11 @@ class _QueueWaiters:
 
     def _answer(self, job_id: str, reply: WaitReply) -> None:
         if reply is None:
+            self._registered.add(job_id)
+            return
+        if reply is MISSING and job_id in self._registered:
+            # It was there. An outcome that is not kept is on its way to us; if not, the next look will tell.
+            self._registered.discard(job_id)
             return
         for future in self._waiting.get(job_id, ()):
             if future.done():

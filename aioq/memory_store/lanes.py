@@ -81,6 +81,10 @@ class Lanes:
         """What was delivered to a worker out of one lane and is not claimed yet, oldest first."""
         return [token for owner, token in self._delivered.values() if owner == worker and token.lane == lane]
 
+    def owners(self) -> set[str]:
+        """The workers to whom something was delivered that is not claimed yet."""
+        return {owner for owner, _ in self._delivered.values()}
+
     def join(self, reader: Reader) -> None:
         """Line up a blocked reader."""
         self._readers.append(reader)

@@ -34,6 +34,10 @@ class Leases:
         """
         return self._ends.get(worker, _RECOVERING) == _RECOVERING
 
+    def knows(self, worker: str) -> bool:
+        """Whether the worker has a lease, be it one that has ended."""
+        return worker in self._ends
+
     def begin_recovery(self, worker: str) -> None:
         """Take an ended lease away for good."""
         self._ends[worker] = _RECOVERING
@@ -52,19 +56,20 @@ class MemoryLeaseKeeper:
     """See `aioq.store.LeaseKeeper`.
 
     Args:
-        renew: the store's own `renew`, which may be called from any thread: queue, worker, whether to join.
+        renew: the store's own `renew`, which may be called from any thread: queue, worker, and
+            `join`, `sweep` or nothing.
     """
 
-    def __init__(self, renew: Callable[[str, str, bool], Renewal]) -> None:
+    def __init__(self, renew: Callable[[str, str, str], Renewal]) -> None:
         self._renew = renew
 
     def join(self, queue: str, worker: str) -> Renewal:
         """Take a new lease."""
-        return self._renew(queue, worker, True)
+        return self._renew(queue, worker, "join")
 
     def renew(self, queue: str, worker: str, *, sweep: bool = False) -> Renewal:
-        """Prolong the lease. There is nothing to sweep: a reader ends with its worker's recovery."""
-        return self._renew(queue, worker, False)
+        """Prolong the lease."""
+        return self._renew(queue, worker, "sweep" if sweep else "")
 
     def close(self) -> None:
         """Nothing to let go of."""

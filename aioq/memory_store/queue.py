@@ -91,11 +91,15 @@ class MemoryQueue:
             self._queue(record)
         return True
 
-    def renew(self, worker: str, *, joining: bool) -> Renewal:
-        """Take or prolong a lease."""
-        if not joining and self._leases.lost(worker):
+    def renew(self, worker: str, mode: str) -> Renewal:
+        """Take or prolong a lease; `mode` is `join`, `sweep` or nothing."""
+        if mode != "join" and self._leases.lost(worker):
             return Renewal(lost=True)
         self._leases.take(worker)
+        if mode:
+            for owner in self.lanes.owners():
+                if not self._leases.knows(owner):  # delivered to a read that outlived its worker
+                    self._leases.begin_recovery(owner)
         return Renewal(
             next_due_ms=self._next_due(),
             expired=bool(self._leases.ended()),

@@ -147,9 +147,9 @@ class MemoryStore:
         with self._at(queue) as at:
             return [at.cancel(job_id, outcome, ttl_ms) for job_id in job_ids]
 
-    def _renew(self, queue: str, worker: str, joining: bool) -> Renewal:
+    def _renew(self, queue: str, worker: str, mode: str) -> Renewal:
         with self._at(queue) as at:
-            return at.renew(worker, joining=joining)
+            return at.renew(worker, mode)
 
     @contextlib.contextmanager
     def _at(self, name: str) -> Generator[MemoryQueue, None, None]:

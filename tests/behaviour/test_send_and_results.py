@@ -145,7 +145,9 @@ async def test_a_result_with_no_ttl_reaches_who_waits_and_is_forgotten(mill: Mil
     gate = tmp_path / "gate"
     handle = await mill.tasks.hold.options(result_ttl=0).send(str(gate))
     waiting = asyncio.create_task(handle.result(timeout=20))
-    await until(Path(f"{gate}.started").exists)
+    with mill.server.client() as client:
+        (record,) = [key for key in client.scan_iter(count=1000) if key.endswith(handle.id)]
+        await until(lambda: client.hexists(record, "waiters"))
     gate.touch()
 
     assert await waiting == "let go"
