@@ -12,77 +12,64 @@
     assert await handle == 3
 
 Run the jobs with `aioq worker module:app`.
+
+Names are imported from their modules when they are first asked for: a program pays for what it uses, and the
+`aioq` command can answer Ctrl-C while the rest is still being imported. Type checkers read `__init__.pyi`.
 """
 
-from aioq.app import App
-from aioq.context import JobContext, NoJobError, current_job
-from aioq.errors import (
-    AioqError,
-    ArgumentError,
-    ConfigError,
-    DuplicateTaskError,
-    EmbeddedServerError,
-    JobCancelledError,
-    JobError,
-    JobFailed,
-    JobNotFoundError,
-    LoadError,
-    NewerVersionError,
-    PayloadTooLargeError,
-    ProcessDiedError,
-    RemoteError,
-    ResultError,
-    SendError,
-    ServerError,
-    ServerRejectedError,
-    ServerUnavailableError,
-    UnknownTaskError,
-    WireError,
-)
-from aioq.job import JobInfo, JobState, Priority, Progress
-from aioq.middleware import Middleware, Outgoing
-from aioq.results import JobHandle, as_completed, gather
-from aioq.retry import Retry
-from aioq.task import Call, Task
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AioqError",
-    "App",
-    "ArgumentError",
-    "Call",
-    "ConfigError",
-    "DuplicateTaskError",
-    "EmbeddedServerError",
-    "JobCancelledError",
-    "JobContext",
-    "JobError",
-    "JobFailed",
-    "JobHandle",
-    "JobInfo",
-    "JobNotFoundError",
-    "JobState",
-    "LoadError",
-    "Middleware",
-    "NewerVersionError",
-    "NoJobError",
-    "Outgoing",
-    "PayloadTooLargeError",
-    "Priority",
-    "ProcessDiedError",
-    "Progress",
-    "RemoteError",
-    "ResultError",
-    "Retry",
-    "SendError",
-    "ServerError",
-    "ServerRejectedError",
-    "ServerUnavailableError",
-    "Task",
-    "UnknownTaskError",
-    "WireError",
-    "as_completed",
-    "current_job",
-    "gather",
-]
+_MODULES = {
+    "aioq.app": ("App",),
+    "aioq.context": ("JobContext", "NoJobError", "current_job"),
+    "aioq.errors": (
+        "AioqError",
+        "ArgumentError",
+        "ConfigError",
+        "DuplicateTaskError",
+        "EmbeddedServerError",
+        "JobCancelledError",
+        "JobError",
+        "JobFailed",
+        "JobNotFoundError",
+        "LoadError",
+        "NewerVersionError",
+        "PayloadTooLargeError",
+        "ProcessDiedError",
+        "RemoteError",
+        "ResultError",
+        "SendError",
+        "ServerError",
+        "ServerRejectedError",
+        "ServerUnavailableError",
+        "UnknownTaskError",
+        "WireError",
+    ),
+    "aioq.job": ("JobInfo", "JobState", "Priority", "Progress"),
+    "aioq.middleware": ("Middleware", "Outgoing"),
+    "aioq.results": ("JobHandle", "as_completed", "gather"),
+    "aioq.retry": ("Retry",),
+    "aioq.task": ("Call", "Task"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [*_HOMES]  # pyright: ignore[reportUnsupportedDunderAll] - the stub lists them
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module."""
+    try:
+        module = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module 'aioq' has no attribute {name!r}") from None
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, whether they were asked for or not."""
+    return sorted({*globals(), *_HOMES})

@@ -1,5 +1,16 @@
-"""The command line."""
+"""The command line. The commands are imported when they are called, so that Ctrl-C meanwhile ends quietly."""
 
-from aioq.cli.main import main
+import sys
+from importlib import import_module
 
-__all__ = ["main"]
+INTERRUPTED = 130
+"""The exit code of a command that was ended by Ctrl-C, as shells count."""
+
+
+def main() -> None:
+    """The entry point of the `aioq` script and of `python -m aioq`."""
+    try:
+        commands = import_module("aioq.cli.main")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    commands.main()

@@ -1,0 +1,72 @@
+from aioq.app import App
+from aioq.context import JobContext, NoJobError, current_job
+from aioq.errors import (
+    AioqError,
+    ArgumentError,
+    ConfigError,
+    DuplicateTaskError,
+    EmbeddedServerError,
+    JobCancelledError,
+    JobError,
+    JobFailed,
+    JobNotFoundError,
+    LoadError,
+    NewerVersionError,
+    PayloadTooLargeError,
+    ProcessDiedError,
+    RemoteError,
+    ResultError,
+    SendError,
+    ServerError,
+    ServerRejectedError,
+    ServerUnavailableError,
+    UnknownTaskError,
+    WireError,
+)
+from aioq.job import JobInfo, JobState, Priority, Progress
+from aioq.middleware import Middleware, Outgoing
+from aioq.results import JobHandle, as_completed, gather
+from aioq.retry import Retry
+from aioq.task import Call, Task
+
+__version__: str
+
+__all__ = [
+    "AioqError",
+    "App",
+    "ArgumentError",
+    "Call",
+    "ConfigError",
+    "DuplicateTaskError",
+    "EmbeddedServerError",
+    "JobCancelledError",
+    "JobContext",
+    "JobError",
+    "JobFailed",
+    "JobHandle",
+    "JobInfo",
+    "JobNotFoundError",
+    "JobState",
+    "LoadError",
+    "Middleware",
+    "NewerVersionError",
+    "NoJobError",
+    "Outgoing",
+    "PayloadTooLargeError",
+    "Priority",
+    "ProcessDiedError",
+    "Progress",
+    "RemoteError",
+    "ResultError",
+    "Retry",
+    "SendError",
+    "ServerError",
+    "ServerRejectedError",
+    "ServerUnavailableError",
+    "Task",
+    "UnknownTaskError",
+    "WireError",
+    "as_completed",
+    "current_job",
+    "gather",
+]
