@@ -56,7 +56,7 @@ _MODULES = {
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [*_HOMES]  # pyright: ignore[reportUnsupportedDunderAll] - the stub lists them
+__all__ = [*_HOMES]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll] - the stub lists them
 
 
 def __getattr__(name: str) -> Any:
