@@ -1,6 +1,7 @@
 """Where settings come from, and the servers they lead to: through Apps that work and the command line."""
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,9 @@ async def test_pyproject_is_found_from_a_directory_below_it(project: Project) ->
     project.write("pyproject.toml", '[tool.aioq]\nconcurrency = 17\ndefault_queue = "toml"\n')
     project.write("src/shop.py", "from aioq import App\napp = App()\n")
 
-    worker = project.run(*("python", "-m", "aioq", "worker", "shop:app", "--burst"), folder="src", AIOQ_LEASE="2")
+    worker = project.run(
+        *(sys.executable, "-m", "aioq", "worker", "shop:app", "--burst"), folder="src", AIOQ_LEASE="2"
+    )
 
     assert await worker.ended() == 0, worker.log
     assert re.search(r"│ concurrency │ 17 ", worker.log)

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,7 +132,7 @@ async def test_a_read_only_directory_is_one_line(demo: Project, folder: Path) ->
         allowed = subprocess.run([*command, "true"], capture_output=True, check=False)  # noqa: ASYNC221
         assert allowed.returncode == 0, "cannot mount here: run this as another user"
     try:
-        worker = demo.run(*command, "python", "-m", "aioq", "worker", "demo:app")
+        worker = demo.run(*command, sys.executable, "-m", "aioq", "worker", "demo:app")
         assert await worker.ended() == 2
     finally:
         os.chmod(folder, 0o700)

@@ -255,9 +255,9 @@ def test_a_call_that_does_not_fit_is_named_on_both_sides(
         signature(function).check(args, kwargs)
     text = str(caught.value)
     assert text.startswith("task 'shop.add': ")
-    assert at_send in text
+    assert at_send in text.replace("keyword-only ", "")  # a word that Python 3.13 has added
     assert text.endswith(f"it takes {signature(function)._signature}")
-    assert refused(signature(function), *args, **kwargs).startswith(at_worker)
+    assert refused(signature(function), *args, **kwargs).replace("keyword-only ", "").startswith(at_worker)
 
 
 def test_an_argument_error_is_a_type_error_as_for_a_plain_call():
