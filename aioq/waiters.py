@@ -59,7 +59,7 @@ class Waiters:
         return await waiters.outcome(job_id)
 
     async def close(self) -> None:
-        """Stop waiting; what is still awaited stays without an answer."""
+        """Stop waiting; whoever still awaits an outcome gets a ServerUnavailableError."""
         if self._poller is not None:
             await end([self._poller])
             self._poller = None
@@ -108,6 +108,10 @@ class _QueueWaiters:
             self._question(job_id)
 
     def close(self) -> None:
+        for futures in self._waiting.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(ServerUnavailableError("the App was closed while the job was awaited"))
         self._questions.close()
         if self._listening is not None:
             self._listening.cancel()

@@ -34,6 +34,7 @@ def server() -> str:
     url = os.environ.get("AIOQ_URL")
     if not url:
         return "AIOQ_URL is not set"
+    url = url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
     options = {"socket_connect_timeout": TIMEOUT, "socket_timeout": TIMEOUT, "retry": Retry(NoBackoff(), 0)}
     try:
         with redis.Redis.from_url(url, **options) as client:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -19,6 +20,11 @@ from aioq.cli.supervisor import CHILD_VARIABLE, Supervisor
 from aioq.cli.watch import require_watcher
 from aioq.store import ServerInfo
 from aioq.worker import Worker, worker_queues
+
+log = logging.getLogger("aioq.worker")
+
+STOPPED_AT_START = 130
+"""The exit code of a worker that a second signal has ended before it could start."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -98,8 +104,15 @@ async def _work(app: App, plan: WorkerPlan, *, child: bool) -> int:
         loop.add_reader(sys.stdin.fileno(), _orphaned, loop, worker)
     try:
         await worker.run()
+    except asyncio.CancelledError:
+        return STOPPED_AT_START
     finally:
         await app.aclose()
+    if worker.left_behind:
+        # Their jobs are given back. Python would wait for them at its end, perhaps for ever.
+        log.warning("%d functions that do not end when they are cancelled are left behind", worker.left_behind)
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 

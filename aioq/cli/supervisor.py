@@ -109,7 +109,9 @@ class Supervisor:
             del self._alive[number]
             os.close(write_end)
         if code and not self._stopping.is_set() and child not in self._retired:
-            log.error("worker process %d (pid %d) %s; it is replaced", number, child.pid, _how_it_ended(code))
+            # What a restart does not mend ends everything; the child has said what it is.
+            replaced = "" if code == BAD_COMMAND or self._reload else "; it is replaced"
+            log.error("worker process %d (pid %d) %s%s", number, child.pid, _how_it_ended(code), replaced)
         return child, code
 
     def _signal(self, number: signal.Signals) -> None:

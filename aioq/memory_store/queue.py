@@ -114,13 +114,14 @@ class MemoryQueue:
             self._accept(worker, token, 0 if lost else count, jobs)
         if lost:
             return Claim(lost=True)
+        if known is not None:
+            for lane in LANES:
+                for token in self.lanes.delivered(worker, lane):
+                    self._accept(worker, token, count, jobs)
+            self._take_missed(worker, count, jobs, {*known, *(job.id for job in jobs)})
         for lane in LANES:
-            for token in () if known is None else self.lanes.delivered(worker, lane):
-                self._accept(worker, token, count, jobs)
             while len(jobs) < count and (job_id := self.lanes.pop(lane)) is not None:
                 self._take(worker, job_id, jobs)
-        if known is not None:
-            self._take_missed(worker, count, jobs, {*known, *(job.id for job in jobs)})
         return Claim(jobs, self._next_due())
 
     def settle(self, worker: str, settlement: Settlement) -> bool:

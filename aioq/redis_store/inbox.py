@@ -134,4 +134,8 @@ class RedisInbox:
             elif listener is not None:
                 listener[1]()  # a channel that was listened to before: the connection is a new one
         elif kind == b"message" and listener is not None:
-            listener[0](message[2])
+            try:
+                listener[0](message[2])
+            except Exception:
+                # Anyone can publish on a channel; what nobody can read must not end the subscription.
+                log.warning("a message on %s could not be read: %r", channel, message[2][:40], exc_info=True)

@@ -11,7 +11,7 @@ from typing import Any, cast
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import NoScriptError, ResponseError
 
-from aioq.errors import ServerUnavailableError
+from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.redis_store.faults import FOREIGN, translate
 from aioq.redis_store.scripts import Script, script
 
@@ -20,6 +20,10 @@ REPLY_TIMEOUT = 10.0
 person waits."""
 
 CONNECT_TIMEOUT = 5.0
+
+MAX_CONNECTIONS = 16
+"""Calls under way at once; the others wait. One connection carries thousands of calls a second, so more would only
+cost the server and this process file descriptors."""
 
 Arg = str | bytes | int
 
@@ -38,8 +42,12 @@ class Link:
         options: dict[str, Any] = {"protocol": 2, "socket_timeout": None, "socket_connect_timeout": None}
         if not url.startswith("unix:"):
             options["socket_keepalive"] = True
-        self._factory: Any = ConnectionPool.from_url(url, **options)  # pyright: ignore[reportUnknownMemberType] - redis-py is partly typed
+        try:
+            self._factory: Any = ConnectionPool.from_url(url, **options)  # pyright: ignore[reportUnknownMemberType] - redis-py is partly typed
+        except (TypeError, ValueError) as error:
+            raise ServerRejectedError(f"{shown_url} has an option that cannot be used: {error}") from error
         self._idle: list[AbstractConnection] = []
+        self._places = asyncio.Semaphore(MAX_CONNECTIONS)
         self._closed = False
 
     async def connect(self) -> AbstractConnection:
@@ -49,7 +57,12 @@ class Link:
             ServerUnavailableError: nobody answers, or not in time.
             ServerRejectedError: the login was refused.
         """
-        connection: AbstractConnection = self._factory.make_connection()
+        try:
+            connection: AbstractConnection = self._factory.make_connection()
+        except FOREIGN as error:
+            raise translate(error, self.shown_url) from error
+        except (TypeError, ValueError) as error:
+            raise ServerRejectedError(f"{self.shown_url} has an option that cannot be used: {error}") from error
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await connection.connect()
@@ -90,6 +103,10 @@ class Link:
             ResponseError: the server's own error; the connection stays good.
             ServerUnavailableError: the connection failed; the command may have run.
         """
+        async with self._places:
+            return await self._command(args)
+
+    async def _command(self, args: Sequence[Arg]) -> Any:
         connection = await self._take()
         try:
             async with asyncio.timeout(REPLY_TIMEOUT):

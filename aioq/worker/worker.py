@@ -113,13 +113,21 @@ class Worker:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._serving = asyncio.Event()
+        self._task: asyncio.Task[Any] | None = None
         for task in host.tasks.values():
             _ = task.signature  # compiled now, so that a bad annotation stops the start and not a job
+
+    @property
+    def left_behind(self) -> int:
+        """After the end: functions that run on although their jobs were given back, until the process ends."""
+        return self._executor.left_behind + self._caller.busy_threads if self._serving.is_set() else 0
 
     def stop(self) -> None:
         """Ask for a graceful stop; asked a second time, what runs is cancelled and given back at once."""
         if self._stop.is_set():
             self._hurry.set()
+            if self._task is not None and not self._serving.is_set():
+                self._task.cancel()  # the lifespan or the server keeps it from starting
         self._stop.set()
 
     async def wait_empty(self) -> None:
@@ -135,6 +143,7 @@ class Worker:
         Raises:
             ServerRejectedError: the server refuses this user or is too old.
         """
+        self._task = asyncio.current_task()
         store = await self._host.store()
         info = await self._connect(store)
         if info is None:
@@ -188,13 +197,14 @@ class Worker:
         self._reporter = Reporter(store)
         self._settler = Settler(store, on_written=self._written, on_refused=self._refused)
         self._burst = Burst(self.queues, lambda: self._executor.running, self._look_again)
+        self._caller = Caller(
+            host.middleware,
+            threads=settings.threads or self.concurrency,
+            processes=settings.pool_size or os.cpu_count() or 1,
+        )
         self._executor = Executor(
             Bench(host.tasks, settings, state),
-            Caller(
-                host.middleware,
-                threads=settings.threads or self.concurrency,
-                processes=settings.pool_size or os.cpu_count() or 1,
-            ),
+            self._caller,
             self._slots,
             settle=self._settler.put,
             reporter_of=self._reporter.reporter,

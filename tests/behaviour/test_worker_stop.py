@@ -214,3 +214,37 @@ async def test_reload_runs_the_new_code_and_survives_a_broken_one(project: Proje
     assert await handle.result(timeout=20) == 333
     assert await worker.stop() == 0
     assert "Traceback" not in worker.log
+
+
+@pytest.mark.parametrize("task", ["stubborn", "stubborn_thread"])
+async def test_a_function_that_never_ends_does_not_keep_the_worker(project: Project, task: str) -> None:
+    project.write(
+        "stubborn.py",
+        """
+import asyncio, threading
+from aioq import App
+app = App()
+
+@app.task
+async def stubborn():
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+@app.task
+def stubborn_thread():
+    threading.Event().wait()
+""",
+    )
+    module = project.load("stubborn")
+    worker = await project.ready_worker("stubborn:app", "--shutdown-timeout", "0.2")
+    handle = await getattr(module, task).send()
+    await state_is(handle, "running")
+
+    assert await worker.stop() == 0
+
+    assert "left behind" in worker.log
+    info = await handle.info()
+    assert (info.state, info.interruptions) == ("queued", 1)

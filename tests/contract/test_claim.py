@@ -7,6 +7,7 @@ import pytest
 
 from aioq.job import JobState, Priority
 from aioq.store import Claim, Settlement, Store, Token, Verb
+from aioq.wire import encode_envelope
 from tests.contract.kit import (
     BLOCK,
     BROKEN,
@@ -317,6 +318,38 @@ async def test_a_claim_whose_reply_got_lost_is_made_good(store: Store) -> None:
     new = Settlement("missed", missed.claim, Verb.SUCCEEDED, THREE, ttl_ms=LONG)
     kept = Settlement("known", lost[0].claim, Verb.SUCCEEDED, THREE, ttl_ms=LONG)
     assert await store.settle(QUEUE, worker, [old, new, kept]) == [False, True, True]
+
+
+async def test_a_job_that_is_queued_again_is_claimed_although_it_is_known(store: Store) -> None:
+    worker = await joined(store, "w")
+    await send(store, "job")
+    (first,) = (await store.claim(QUEUE, worker, 1)).jobs
+    # The settle is carried out, but its reply gets lost: the worker believes that it still holds the job.
+    await store.settle(QUEUE, worker, [Settlement("job", first.claim, Verb.RETRY, BROKEN)])
+
+    (again,) = (await store.claim(QUEUE, worker, 5, known={"job"})).jobs
+
+    assert (again.id, again.claim, again.attempts) == ("job", 2, 1)
+
+
+async def test_what_was_missed_comes_before_what_is_new(store: Store) -> None:
+    worker = await joined(store, "w")
+    await send(store, "missed")
+    await store.claim(QUEUE, worker, 1)
+    await send(store, *(f"new-{number}" for number in range(5)))
+
+    assert ids((await store.claim(QUEUE, worker, 1, known=())).jobs) == ["missed"]
+
+
+async def test_a_claim_is_closed_at_a_megabyte(redis_store: Store) -> None:
+    worker = await joined(redis_store, "w")
+    large = encode_envelope("shop.add", ["x" * 400_000], {}, None)
+    await send(redis_store, *"abcdef", call=large)
+
+    taken = [ids((await redis_store.claim(QUEUE, worker, 10)).jobs) for _ in range(3)]
+
+    assert [len(jobs) for jobs in taken] == [3, 3, 0]
+    assert sorted(job for jobs in taken for job in jobs) == list("abcdef")
 
 
 async def test_nobody_else_is_given_what_a_worker_missed(store: Store) -> None:

@@ -16,6 +16,8 @@
 local worker, count = ARGV[1], tonumber(ARGV[2])
 local lost = lease_lost(worker)
 
+-- A reply is closed at this many bytes of envelopes, so that it arrives in time over a slow link too.
+local CLAIM_LIMIT = 1048576
 local recheck, known = ARGV[3] ~= '', {}
 if recheck then
   for _, id in ipairs(cmsgpack.unpack(ARGV[3])) do known[id] = true end
@@ -23,20 +25,21 @@ end
 
 local reply, taken = {0, now}, {}
 
+local bytes = 0
 local function take(id)
-  if known[id] then return end
   local key = job_key(id)
   local job =
     redis.pcall('HMGET', key, 'job', 'state', 'claim', 'attempts', 'crashes', 'interruptions', 'sent', 'worker')
   -- An entry may outlive its job: cancelled, expired, or a wake-up without a job. Or its key holds no record,
   -- which must not stop the others.
   if job.err or not job[1] then return end
-  local missed = recheck and job[2] == 'running' and job[8] == worker
+  local missed = recheck and job[2] == 'running' and job[8] == worker and not known[id]
   if job[2] and not missed then return end
   known[id] = true
   local claim = (tonumber(job[3]) or 0) + 1
   redis.call('HSET', key, 'state', 'running', 'worker', worker, 'claim', claim, 'started', now)
   taken[#taken + 1] = id
+  bytes = bytes + #job[1]
   local n = #reply
   reply[n + 1], reply[n + 2], reply[n + 3] = id, job[1], claim
   reply[n + 4], reply[n + 5], reply[n + 6] = tonumber(job[4]) or 0, tonumber(job[5]) or 0, tonumber(job[6]) or 0
@@ -84,33 +87,38 @@ end
 for i = 4, #ARGV, 3 do accept(ARGV[i], ARGV[i + 1], ARGV[i + 2]) end
 if lost then return {-2} end
 
-for _, name in ipairs(LANES) do
-  local lane = base .. ':' .. name
-  if recheck then
-    for _, entry in ipairs(read(lane, '0', 1000)) do
+-- What was meant for this worker already comes before anything new, however long the lanes are.
+if recheck then
+  for _, name in ipairs(LANES) do
+    for _, entry in ipairs(read(base .. ':' .. name, '0', 1000)) do
       accept(name, entry[1], entry[2] and entry[2][2] or '')
     end
   end
-  while #taken < count do
+  for _, id in ipairs(redis.call('SMEMBERS', held_key(worker))) do
+    if #taken >= count or bytes >= CLAIM_LIMIT then break end
+    take(id)
+  end
+end
+
+for _, name in ipairs(LANES) do
+  local lane = base .. ':' .. name
+  while #taken < count and bytes < CLAIM_LIMIT do
     local most = count - #taken
     local entries = read(lane, '>', most)
     if #entries > 0 then
       local passed = {}
       for i, entry in ipairs(entries) do
-        take(entry[2][2])
+        if bytes < CLAIM_LIMIT then
+          take(entry[2][2])
+        elseif entry[2][2] ~= '' then
+          push((string.gsub(name, ':front$', '')), entry[2][2], true)
+        end
         passed[i] = entry[1]
       end
       redis.call('XACK', lane, GROUP, unpack(passed))
       trim(lane, entries[#entries][1], #entries < most)
     end
     if #entries < most then break end
-  end
-end
-
-if recheck then
-  for _, id in ipairs(redis.call('SMEMBERS', held_key(worker))) do
-    if #taken >= count then break end
-    take(id)
   end
 end
 

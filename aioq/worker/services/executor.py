@@ -67,6 +67,7 @@ class Executor:
         self._running: dict[_Key, Run] = {}
         self._backlog: deque[Run] = deque()
         self._stopping = False
+        self.left_behind = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -127,6 +128,7 @@ class Executor:
                 await self._idle.wait()
         except TimeoutError:
             for run in tuple(self._running.values()):
+                self.left_behind += 1
                 log.warning("%s[%s] does not end when it is cancelled; given back", run.name, run.claimed.id)
                 run.error = asyncio.CancelledError()
                 run.settlement = classify(run, self._bench)

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 
 from aioq.backoff import Backoff
-from aioq.errors import ServerError
+from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.store import Claim, Claimed, Store, Token
 from aioq.worker.membership import Membership
 from aioq.worker.slots import Slots
@@ -23,6 +23,10 @@ log = logging.getLogger("aioq.worker")
 BLOCK_MS = 5_000
 """How long one blocking read waits. It bounds how long a dead connection goes unnoticed, and costs an idle worker
 one command in this time."""
+
+
+MAX_CLAIM = 500
+"""The most jobs of one claim: what a script and its reply carry with ease."""
 
 
 class Fetcher:
@@ -73,11 +77,17 @@ class Fetcher:
         while not self._stopping:
             self._idle = True
             worker = await self._membership.ready()
-            await self._slots.wait()
+            while not self._slots.free:  # another queue's fetcher may have been quicker
+                await self._return_tokens()
+                await self._slots.wait()
             self._idle = False
             try:
                 self._tokens = await self._step(worker, self._tokens)
+            except ServerRejectedError:
+                raise  # waiting does not heal it: the worker ends, and says why
             except ServerError as error:
+                if not isinstance(error, ServerUnavailableError):
+                    log.warning("queue %s: %s", self._membership.queue, error)
                 self._tokens, self._recheck = (), True
                 pause = self._backoff.next()
                 log.debug("queue %s: %s; trying again in %.2f s", self._membership.queue, error, pause)
@@ -114,7 +124,7 @@ class Fetcher:
 
     async def _step(self, worker: str, tokens: Sequence[Token]) -> Sequence[Token]:
         """Claim what the free slots take; if that was all there is, wait for more and return what came."""
-        asked = max(self._slots.free, 1)
+        asked = min(self._slots.free, MAX_CLAIM)
         nudges = self._nudges
         claim = await self._claim(worker, asked, tokens)
         if claim.lost:

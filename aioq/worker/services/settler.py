@@ -20,6 +20,9 @@ log = logging.getLogger("aioq.worker")
 MAX_BATCH = 500
 """The most jobs of one write: what Lua's `unpack` carries with ease."""
 
+MAX_BYTES = 1_048_576
+"""A write is closed at this many bytes of outcomes, so that it arrives in time over a slow link too."""
+
 Fate = tuple[str, Settlement]
 """A worker id and what became of a job that was claimed under it."""
 
@@ -50,7 +53,13 @@ class Settler:
         """Write an outcome with the next batch; returns at once."""
         batcher = self._batchers.get(queue)
         if batcher is None:
-            batcher = Batcher(partial(self._flush, queue), max_items=MAX_BATCH, capacity=1_000_000)
+            batcher = Batcher(
+                partial(self._flush, queue),
+                max_items=MAX_BATCH,
+                max_weight=MAX_BYTES,
+                weigh=_weigh,
+                capacity=1_000_000,
+            )
             self._batchers[queue] = batcher
         batcher.put((worker, settlement))
 
@@ -92,3 +101,7 @@ class Settler:
                     self.refused += 1
                     self._on_refused(queue, worker, settlement)
             return accepted
+
+
+def _weigh(fate: Fate) -> int:
+    return len(fate[1].outcome)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
@@ -41,6 +42,13 @@ class Caller:
         self._middleware = tuple(middleware)
         self._threads = anyio.CapacityLimiter(threads)
         self._processes = anyio.CapacityLimiter(processes)
+        self._busy_threads = 0
+        self._lock = threading.Lock()
+
+    @property
+    def busy_threads(self) -> int:
+        """Threads that run a function, be its job still waited for or not."""
+        return self._busy_threads
 
     async def call(self, run: Run) -> Any:
         """Run the function and return its result; for the process pool the encoded one.
@@ -81,7 +89,7 @@ class Caller:
             return await task.function(*run.args, **(run.kwargs or {}))
         if task.executor == "thread":
             ended = await anyio.to_thread.run_sync(
-                _call_plainly, run, contextvars.copy_context(), abandon_on_cancel=True, limiter=self._threads
+                self._call_plainly, run, contextvars.copy_context(), abandon_on_cancel=True, limiter=self._threads
             )
             if isinstance(ended, Raised):
                 raise ended.error
@@ -89,6 +97,19 @@ class Caller:
         encoded = await self._run_in_child(run)
         # Without middleware nobody looks at the result here, and it goes on as it is.
         return task.returns.decode(encoded) if self._middleware else encoded
+
+    def _call_plainly(self, run: Run, context: contextvars.Context) -> Any:
+        """Run the function in this thread; counted here, because a job that is cancelled leaves its thread."""
+        assert run.task is not None
+        with self._lock:
+            self._busy_threads += 1
+        try:
+            return context.run(run.task.function, *run.args, **(run.kwargs or {}))
+        except BaseException as error:
+            return Raised(error)
+        finally:
+            with self._lock:
+                self._busy_threads -= 1
 
     async def _run_in_child(self, run: Run) -> Any:
         task, context, envelope = run.task, run.context, run.envelope
@@ -114,11 +135,3 @@ class Caller:
                 "the process that ran the job died: killed, out of memory, or a crash in native code"
             ) from None
         return read_report(report)
-
-
-def _call_plainly(run: Run, context: contextvars.Context) -> Any:
-    assert run.task is not None
-    try:
-        return context.run(run.task.function, *run.args, **(run.kwargs or {}))
-    except BaseException as error:
-        return Raised(error)
