@@ -1,5 +1,7 @@
 """Redis errors, put in aioq's terms: what heals by waiting, and what does not."""
 
+import re
+
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -58,7 +60,8 @@ def translate(error: Exception, url: str) -> ServerError:
     """The aioq error for what redis-py or the socket raised; `url` is the masked one."""
     if isinstance(error.__cause__, RedisError):
         error = error.__cause__  # redis-py's asyncio side wraps what a connection's login met
-    text = str(error) or type(error).__name__
+    # redis-py names the host, which for a badly written URL may be a part of the password; the URL says it anyway.
+    text = re.sub(r" connecting to \S+", " connecting.", str(error)) or type(error).__name__
     for kinds, code, make, words in _RULES:
         if isinstance(error, kinds) or (code and code in text):
             return make(f"{url} {words.format(text)}")
