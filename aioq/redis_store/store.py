@@ -1,7 +1,7 @@
 """The store contract over Redis: one script call a batch. Each verb's meaning stands in its Lua file."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -219,7 +219,7 @@ class RedisStore:
     async def depart(self, queue: str, worker: str) -> None:
         """See `aioq.store.Store.depart`."""
         await self._drop_blocking(queue, worker)
-        while (await self._recover(queue, worker, b"", 1000, self._ask)).more:
+        while (await self._recover(queue, worker, b"", 1000)).more:
             pass
 
     async def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
@@ -263,11 +263,10 @@ class RedisStore:
         worker: str,
         crash_outcome: bytes,
         limit: int,
-        call: Callable[[str, str, Sequence[Arg]], Awaitable[Any]] | None = None,
     ) -> Recovery:
         limits = self._limits
         args = [worker, limit, limits.max_crashes, crash_outcome, limits.dead_ttl_ms, limits.dead_limit]
-        return replies.parse_recovery(await (call or self._call)("recover", queue, args))
+        return replies.parse_recovery(await self._ask("recover", queue, args))
 
     async def _blocking_connection(self, queue: str, worker: str) -> tuple[AbstractConnection, int]:
         found = self._blocking.get((queue, worker))
