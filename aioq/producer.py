@@ -29,6 +29,7 @@ FAIR_ATTEMPT = 1.0
 class _Pending(NamedTuple):
     job: NewJob
     deadline: float
+    again: bool = False
 
 
 class Producer:
@@ -46,8 +47,13 @@ class Producer:
         self._capacity = capacity
         self._batchers: dict[str, Batcher[_Pending, bool]] = {}
 
-    async def send(self, queue: str, job: NewJob) -> bool:
+    async def send(self, queue: str, job: NewJob, *, again: bool = False) -> bool:
         """Send one job; False when the server already had its id.
+
+        Args:
+            queue: where to.
+            job: what to send.
+            again: this very job was sent before, and it is not known whether the server has it.
 
         Cancellation: a job that no flush has taken yet is withdrawn; of one in flight it is open whether the
         server has it.
@@ -57,7 +63,7 @@ class Producer:
             ServerRejectedError: the server refuses this user.
         """
         batcher = self._batchers.get(queue) or self._batcher(queue)
-        pending = _Pending(job, asyncio.get_running_loop().time() + self._send_timeout)
+        pending = _Pending(job, asyncio.get_running_loop().time() + self._send_timeout, again)
         if batcher.held < self._capacity:
             return await batcher.put(pending)
         try:
@@ -126,22 +132,22 @@ class Producer:
 
     async def _flush(self, queue: str, batch: list[_Pending]) -> Sequence[bool | Exception]:
         replies: dict[int, bool | Exception] = {}  # by identity: one batch may hold one id twice
-        left, backoff, first = batch, Backoff(), True
+        left, backoff = batch, Backoff()
+        again = any(pending.again for pending in batch)
         loop = asyncio.get_running_loop()
         while left:
             try:
                 first_deadline = min(pending.deadline for pending in left)
                 # A loop that was blocked for long must not fail its sends without an honest attempt.
                 async with asyncio.timeout_at(max(first_deadline, loop.time() + FAIR_ATTEMPT)):
-                    added = await self._store.enqueue(queue, [pending.job for pending in left])
+                    added = await self._store.enqueue(queue, [pending.job for pending in left], again=again)
             except (ServerUnavailableError, TimeoutError) as error:
                 left = self._give_up(left, error, replies)
                 if left:
                     await asyncio.sleep(backoff.next())
-                first = False
+                again = True
             else:
-                # After a lost reply "there already" means that the attempt before has added it.
-                replies.update((id(pending), new or not first) for pending, new in zip(left, added, strict=True))
+                replies.update((id(pending), new) for pending, new in zip(left, added, strict=True))
                 break
         return [replies[id(pending)] for pending in batch]
 

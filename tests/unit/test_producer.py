@@ -27,10 +27,12 @@ class ScriptedStore:
         self.memory: MemoryStore = memory_store()
         self.script = list(script)
         self.calls: list[tuple[str, list[str]]] = []
+        self.again: list[bool] = []
         self.go = asyncio.Event()
 
-    async def enqueue(self, queue: str, jobs: Sequence[NewJob]) -> list[bool]:
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
         self.calls.append((queue, [job.id for job in jobs]))
+        self.again.append(again)
         step = self.script.pop(0) if self.script else None
         if isinstance(step, Exception):
             raise step
@@ -38,7 +40,7 @@ class ScriptedStore:
             await self.go.wait()
         if step == DOWN:
             raise ServerUnavailableError("redis://x: connection refused")
-        added = await self.memory.enqueue(queue, jobs)
+        added = await self.memory.enqueue(queue, jobs, again=again)
         if step == LOST:
             raise ServerUnavailableError("redis://x: connection reset")
         return added
@@ -113,9 +115,26 @@ async def test_a_flush_that_fails_is_repeated_with_the_same_ids_and_adds_nothing
     store = ScriptedStore(fault, fault)
     assert await within(make(store).send_many(jobs("a", "b"))) == [True, True]
     assert store.calls == [(QUEUE, ["a", "b"])] * 3
+    assert store.again == [False, True, True]
     await store.memory.open()
     await asyncio.to_thread(store.memory.keeper().join, QUEUE, "w")
     assert [each.id for each in (await store.memory.claim(QUEUE, "w", 10)).jobs] == ["a", "b"]
+
+
+async def test_what_another_sent_meanwhile_under_the_same_id_is_told_apart():
+    """The first attempt did not arrive, and somebody else was faster than the second."""
+    store = ScriptedStore(DOWN)
+    assert await store.memory.enqueue(QUEUE, [NewJob("mine", b"x", nonce="theirs")]) == [True]
+    pending = (QUEUE, NewJob("mine", b"x", nonce="ours"))
+    assert await within(make(store).send_many([pending, *jobs("new")])) == [False, True]
+
+
+async def test_a_send_that_its_caller_repeats_is_a_repetition_from_the_first_attempt_on():
+    store = ScriptedStore()
+    producer = make(store)
+    assert await within(producer.send(QUEUE, job("a"))) is True
+    assert await within(producer.send(QUEUE, job("a"), again=True)) is True
+    assert store.again == [False, True]
 
 
 async def test_what_gathers_during_an_outage_follows_when_it_is_over():
@@ -167,8 +186,8 @@ async def test_some_queues_may_fail_and_the_jobs_of_the_others_are_sent():
     store = ScriptedStore(*[DOWN] * 1_000_000)
     good = store.enqueue
 
-    async def enqueue(queue: str, given: Sequence[NewJob]) -> list[bool]:
-        return await (good if queue == "bad" else store.memory.enqueue)(queue, given)
+    async def enqueue(queue: str, given: Sequence[NewJob], *, again: bool) -> list[bool]:
+        return await (good if queue == "bad" else store.memory.enqueue)(queue, given, again=again)
 
     store.enqueue = enqueue  # pyright: ignore[reportAttributeAccessIssue]
     calls = [("bad", job("1")), ("fine", job("2")), ("bad", job("3"))]

@@ -3,10 +3,12 @@
 --
 -- KEYS: 1 base key
 -- ARGV: 1 the departing worker, or '' to look for one whose lease has ended; 2 the most jobs in this step;
---   3 most crashes a job may survive; 4 the outcome of a job over that; 5 dead ttl in ms; 6 dead limit
+--   3 most crashes a job may survive; 4 the outcome of a job over that; 5 dead ttl in ms; 6 dead limit;
+--   7 ms a job is to be found after its send
 -- REPLY: {worker or '', jobs given back, 1 if there is more, ids of jobs that were dead-lettered ...}
 local worker, limit, max_crashes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local crashed = worker == ''
+tombstone = tonumber(ARGV[7])
 if crashed then
   worker = redis.call('ZRANGEBYSCORE', WORKERS, '-inf', '(' .. now, 'LIMIT', 0, 1)[1]
   if not worker then return {'', 0, 0} end
