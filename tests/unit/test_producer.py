@@ -1,6 +1,7 @@
 """The producer over a store that does what the test's script says."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -224,6 +225,90 @@ async def test_a_job_that_is_late_before_it_leaves_gets_one_honest_attempt():
     """A loop that was blocked for long must not fail what a healthy server would have taken."""
     batch = [module._Pending(job("a"), asyncio.get_running_loop().time() - 60)]
     assert await within(make(ScriptedStore())._flush(QUEUE, batch)) == [True]
+
+
+async def test_after_a_failed_attempt_what_has_waited_for_as_long_is_given_up_without_one():
+    """A server that is frozen must not cost each of the flushes that wait a second of its own."""
+    store = ScriptedStore(*[HANGS] * 20)
+    producer = make(store, send_timeout=0.05, capacity=5000)
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    with pytest.raises(
+        SendError, match=r"^4000 of 4000 jobs are unconfirmed: the server did not answer"
+    ) as caught:
+        await within(producer.send_many(jobs(*map(str, range(4000)))))
+    assert loop.time() - begun < 2 * module.FAIR_ATTEMPT
+    assert len(caught.value.job_ids) == 4000
+    assert len(store.calls) == 1
+
+
+async def test_what_is_given_up_without_an_attempt_has_the_reason_of_the_one_that_failed():
+    store = ScriptedStore(DOWN, DOWN)
+    producer = make(store)
+    fault, other = await within(give_up_one_after_the_other(producer))
+    assert isinstance(fault, SendError)
+    assert isinstance(other, SendError)
+    assert len(store.calls) == 1
+    assert other.job_ids == ("b",)
+    assert str(other) == "job b is unconfirmed after 30 s: redis://x: connection refused"
+    assert other.__cause__ is fault.__cause__
+    assert isinstance(other.__cause__, ServerUnavailableError)
+
+
+async def give_up_one_after_the_other(producer: Producer, pause: float = 0.0) -> list[Any]:
+    """Flush two jobs whose time is over already; both were there when the first attempt failed."""
+    loop = asyncio.get_running_loop()
+    batches = [[module._Pending(job(each), loop.time() - 0.001)] for each in "ab"]
+    (first,) = await producer._flush(QUEUE, batches[0])
+    loop_blocked_for(pause)
+    (second,) = await producer._flush(QUEUE, batches[1])
+    return [first, second]
+
+
+def loop_blocked_for(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+async def test_after_a_success_there_is_an_attempt_again():
+    store = ScriptedStore(DOWN, None)
+    producer = make(store)
+    loop = asyncio.get_running_loop()
+    late = [[module._Pending(job(each), loop.time() - 0.001)] for each in "ac"]
+    assert isinstance((await within(producer._flush(QUEUE, late[0])))[0], SendError)
+    assert await within(producer._flush(QUEUE, [module._Pending(job("b"), loop.time() + 60)])) == [True]
+    assert await within(producer._flush(QUEUE, late[1])) == [True]
+
+
+async def test_an_attempt_that_failed_some_time_ago_says_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "FAIR_ATTEMPT", 0.01)
+    store = ScriptedStore(DOWN, None)
+    first, second = await within(give_up_one_after_the_other(make(store), 0.02))
+    assert isinstance(first, SendError)
+    assert second is True
+
+
+async def test_an_attempt_that_failed_before_a_send_began_says_nothing():
+    """The send came after the outage, and the loop was blocked until its time was over."""
+    store = ScriptedStore(DOWN, None)
+    producer = make(store, send_timeout=0.01)
+    loop = asyncio.get_running_loop()
+    assert isinstance(
+        (await within(producer._flush(QUEUE, [module._Pending(job("a"), loop.time())])))[0], SendError
+    )
+    sent = module._Pending(job("b"), loop.time() + 0.01)
+    loop_blocked_for(0.02)
+    assert await within(producer._flush(QUEUE, [sent])) == [True]
+
+
+async def test_an_attempt_during_which_the_loop_was_blocked_is_made_once_more():
+    """The reply may be here; the loop had no time to look."""
+    store = ScriptedStore(HANGS, None, None)
+    producer = make(store, send_timeout=0.5, capacity=1000)
+    sends = asyncio.gather(*[producer.send(QUEUE, job(str(number))) for number in range(600)])
+    await until(lambda: store.calls)
+    loop_blocked_for(1.2)
+    assert await within(sends) == [True] * 600
+    assert [len(ids) for _, ids in store.calls] == [500, 500, 100]
 
 
 async def test_a_refusal_is_not_retried():
