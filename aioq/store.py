@@ -342,7 +342,8 @@ class Store(Protocol):
     ) -> list[JobState | None]:
         """Cancel jobs, and return the state each was in.
 
-        One that waits to be run ends here; the worker of a running one is told; one that has ended stays.
+        One that waits to be run ends here; the worker of a running one is told; one that has ended stays. A store
+        that repeats the call after a lost reply answers what the first call found.
         """
         ...
 
