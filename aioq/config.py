@@ -31,7 +31,7 @@ from aioq.errors import ConfigError
 from aioq.urls import SCHEMES, check_url, mask_url, objection
 
 ENV_PREFIX = "AIOQ_"
-RESERVED = frozenset({"AIOQ_APP", "AIOQ_LOG", "AIOQ_WORKER_CHILD"})
+RESERVED = frozenset({"AIOQ_WORKER_CHILD"})
 """Variables that are no settings and mean something to other parts of aioq."""
 
 
@@ -311,9 +311,10 @@ def _unknown(name: str, source: str, prefix: str = "") -> str:
     # Compared without the prefix, which would make every variable look like every other.
     fold = str.upper if prefix else str.lower
     case = "" if fold(name) == name else f"names are {fold.__name__}-case, "
-    near = get_close_matches(name.removeprefix(prefix).lower(), _RULES, n=1)
-    names = ", ".join(fold(prefix + valid) for valid in near or _RULES)
-    advice = f"did you mean {names!r}?" if near else f"valid are: {names}"
+    asked = name.removeprefix(prefix).lower()
+    near = get_close_matches(asked, _RULES, n=1) or [valid for valid in _RULES if valid.startswith(f"{asked}_")]
+    names = [fold(prefix + valid) for valid in near or _RULES]
+    advice = f"did you mean {' or '.join(map(repr, names))}?" if near else f"valid are: {', '.join(names)}"
     return f"unknown setting {name!r} in {source}; {case}{advice}"
 
 
