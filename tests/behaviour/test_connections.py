@@ -81,7 +81,7 @@ async def test_sends_and_results_survive_broken_connections_under_load(
         for _ in range(total // 100):
             handles += await asyncio.gather(*(tasks.count.send(str(file)) for _ in range(100)))
         assert await chaos > 15
-        assert await gather(*handles, timeout=25) == [1] * total, worker.log
+        assert await gather(*handles, timeout=25) == (1,) * total, worker.log
         infos = [await handle.info() for handle in handles[::50]]
 
     assert {handle.added for handle in handles} == {True}
