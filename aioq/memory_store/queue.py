@@ -13,7 +13,9 @@ from aioq.memory_store.mail import Mail
 from aioq.memory_store.records import Record
 from aioq.memory_store.tombstones import Tombstones
 from aioq.store import (
+    LATER,
     MISSING,
+    WAIT_LIMIT,
     Claim,
     Claimed,
     Limits,
@@ -180,8 +182,19 @@ class MemoryQueue:
         """Give back what a worker holds, and forget it."""
         self._empty(worker, sys.maxsize, None)
 
-    def wait(self, channel: str, job_id: str) -> WaitReply:
-        """The outcome, or register the channel to be told of it."""
+    def wait(self, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
+        """For each job the outcome, or register the channel to be told of it."""
+        replies = [self._outcome(channel, job_id) for job_id in job_ids]
+        taken, full = 0, False
+        for position, reply in enumerate(replies):
+            if isinstance(reply, bytes):
+                full = full or (taken > 0 and taken + len(reply) > WAIT_LIMIT)
+                taken += len(reply)
+                if full:
+                    replies[position] = LATER
+        return replies
+
+    def _outcome(self, channel: str, job_id: str) -> WaitReply:
         record = self._records.get(job_id)
         if record is None:
             return MISSING
