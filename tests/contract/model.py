@@ -125,6 +125,11 @@ class Model:
         jobs = self.jobs.values()
         return {job.id for job in jobs if job.state is JobState.RUNNING and job.owner == worker}
 
+    def holds(self, worker: str, job_id: str, claim: int) -> bool:
+        """Whether a worker's claim on a job holds."""
+        job = self.jobs.get(job_id)
+        return job is not None and (job.state, job.owner, job.claim) == (JobState.RUNNING, worker, claim)
+
     def lost(self, worker: str) -> bool:
         """Whether a worker has no lease."""
         return self.leases.get(worker, RECOVERING) == RECOVERING
@@ -215,9 +220,8 @@ class Model:
             self._carry_out(job, settlement)
 
     def progress(self, worker: str, job_id: str, claim: int, done: int) -> None:
-        job = self.jobs.get(job_id)
-        if job is not None and (job.state, job.owner, job.claim) == (JobState.RUNNING, worker, claim):
-            job.progress = done
+        if self.holds(worker, job_id, claim):
+            self.jobs[job_id].progress = done
 
     def promote(self, limit: int, reply: Promotion, now_queued: Collection[str]) -> None:
         """`now_queued` are the ids of the scheduled jobs that turned out to be queued afterwards."""

@@ -159,7 +159,9 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene_of(cause: Cause, server: Server, app_name: str, folder: Path) -> AsyncIterator[tuple[Scene, Place]]:
+async def scene_of(
+    cause: Cause, server: Server, app_name: str, folder: Path
+) -> AsyncIterator[tuple[Scene, Place]]:
     """A project with a worker, before the cause."""
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(Proxy(server.port)) if cause.proxied else None
@@ -182,8 +184,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every cause on one server, which changes from cause to cause; in the full form on each, and for longer."""
     servers = available()
     import os
+
     if os.environ.get("FULL"):
-        causes = [(replace(cause, seconds=max(6.0, 3 * cause.seconds)), name) for cause in CAUSES for name in servers]
+        causes = [
+            (replace(cause, seconds=max(6.0, 3 * cause.seconds)), name) for cause in CAUSES for name in servers
+        ]
     else:
         causes = [(cause, servers[at % len(servers)]) for at, cause in enumerate(CAUSES)]
     metafunc.parametrize(("cause", "name"), causes, ids=[f"{cause.name}-{name}" for cause, name in causes])
@@ -199,7 +204,9 @@ async def test_everybody_goes_through_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     import os
-    if os.environ.get("LEASE"): os.environ["AIOQ_LEASE"]="2"
+
+    if os.environ.get("LEASE"):
+        os.environ["AIOQ_LEASE"] = "2"
     caplog.set_level(logging.WARNING)
     server = start_server(name, **cause.options)
     figures = Figures(cause.name, name)
