@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from aioq.client import Client
 from aioq.config import Settings
@@ -15,6 +15,7 @@ from aioq.embedded import EmbeddedServer, attach, available
 from aioq.errors import ServerUnavailableError
 from aioq.producer import Producer
 from aioq.redis_store import RedisStore
+from aioq.redis_store.durability import Confirmation, Durability
 from aioq.redis_store.link import Arg
 from aioq.store import Limits, ServerInfo, Store
 from aioq.urls import mask_url
@@ -84,7 +85,14 @@ class Connector:
             url, revive = server.url, server.ensure
         make = _LocalStore if url is None else RedisStore
         url = url or LOCAL_URL
-        return make(self._name, url, shown_url=mask_url(url), limits=limits_of(settings), revive=revive)
+        return make(
+            self._name,
+            url,
+            shown_url=mask_url(url),
+            limits=limits_of(settings),
+            durability=cast("Durability", settings.durability),
+            revive=revive,
+        )
 
     def _attach(self) -> EmbeddedServer:
         with self._lock:  # event loops in several threads share one hold
@@ -101,9 +109,11 @@ class _LocalStore(RedisStore):
         with _two_ways_out():
             return await super().open()
 
-    async def _call(self, name: str, queue: str, args: Sequence[Arg]) -> Any:
+    async def _call(
+        self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None
+    ) -> Any:
         with _two_ways_out():
-            return await super()._call(name, queue, args)
+            return await super()._call(name, queue, args, confirmation)
 
 
 @contextlib.contextmanager

@@ -120,6 +120,7 @@ class Producer:
             max_weight=MAX_BYTES,
             weigh=_weigh,
             capacity=self._capacity,
+            in_flight=self._store.in_flight,
         )
         self._batchers[queue] = batcher
         return batcher

@@ -255,6 +255,15 @@ class Store(Protocol):
         """The subscription of this process."""
         ...
 
+    @property
+    def in_flight(self) -> int:
+        """How many enqueues, and how many settles, of a queue are worth having under way at once.
+
+        One where the reply comes at once, for then the next batch gathers meanwhile; more where it waits for a
+        disk or a replica. They are written in the order they were called in.
+        """
+        ...
+
     async def open(self) -> ServerInfo:
         """Connect, and see that the server is one that can be worked with.
 

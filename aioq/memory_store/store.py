@@ -48,6 +48,11 @@ class MemoryStore:
         self._lock = threading.Lock()
 
     @property
+    def in_flight(self) -> int:
+        """See `aioq.store.Store.in_flight`."""
+        return 1
+
+    @property
     def inbox(self) -> MemoryInbox:
         """The subscription of this process."""
         return self._inbox

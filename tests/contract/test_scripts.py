@@ -107,7 +107,7 @@ async def test_the_caller_sends_what_the_header_names(
     store = RedisStore("shop", "redis://nowhere", shown_url="-", limits=Limits())
     calls: list[tuple[str, str, int]] = []
 
-    async def call(script_name: str, key: str, args: Sequence[object]) -> Any:
+    async def call(script_name: str, key: str, args: Sequence[object], _: object) -> Any:
         calls.append((script_name, key, len(args)))
         return REPLIES.get(script_name, lambda _: [])(number)
 

@@ -28,6 +28,7 @@ class ScriptedStore:
         self.script = list(script)
         self.calls: list[tuple[str, list[str]]] = []
         self.go = asyncio.Event()
+        self.in_flight = 1
 
     async def enqueue(self, queue: str, jobs: Sequence[NewJob]) -> list[bool]:
         self.calls.append((queue, [job.id for job in jobs]))
