@@ -23,12 +23,12 @@ from difflib import get_close_matches
 from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any, NamedTuple, cast
-from urllib.parse import urlsplit
 
 import msgspec
 
 from aioq.durations import as_seconds
 from aioq.errors import ConfigError
+from aioq.urls import SCHEMES, check_url, mask_url
 
 ENV_PREFIX = "AIOQ_"
 RESERVED = frozenset({"AIOQ_APP", "AIOQ_LOG", "AIOQ_WORKER_CHILD"})
@@ -175,37 +175,7 @@ def from_pyproject(start: Path | None = None) -> tuple[dict[str, object], str]:
     return {}, ""
 
 
-# Patterns stay strings: compiled at the first use, they cost an import nothing.
-_PLACE = r"((\[[0-9A-Fa-f:.]*\]|[\w.-]+)(:[0-9]*)?(/[0-9]*)?|(/.*)?)\s*"
-_OPEN_OPTION = r"(client_name|db|protocol|socket_\w+|ssl_ca_certs|ssl_cert_reqs)=[\w./-]*"
-_MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
-
-
-def mask_url(url: str) -> str:
-    """Return `url` with everything that is or may be a password replaced by `***`, for logs; never raises.
-
-    People paste passwords unencoded (`redis://:a@b/c?d@host`), or leave the host or the scheme out. So this
-    does not look for the password where a good URL has it, but shows what it is sure of (scheme, host, port,
-    database, harmless options) and masks the rest.
-    """
-    scheme, mark, rest = url.partition("://")
-    if not mark or not scheme.isalnum():
-        scheme, mark, rest = "", "", url
-    head, question, query = rest.partition("?")
-    if "@" in query:  # the query's @, or a ? in the password
-        return f"{scheme}{mark}***"
-    _, at, host = head.rpartition("@")
-    place = host if re.fullmatch(_PLACE, host) else "***"
-    return f"{scheme}{mark}{'***@' if at else ''}{place}{question}{_mask_query(query)}"
-
-
-def _mask_query(query: str) -> str:
-    # What is no known option may be the rest of a password with a raw "&" in it.
-    secret = {"password": "password=***", "username": "username=***", "": ""}
-    return "&".join(
-        option if re.fullmatch(_OPEN_OPTION, option) else secret.get(option.partition("=")[0], "***")
-        for option in query.split("&")
-    )
+_MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"  # a string, not compiled: at the first use that costs an import nothing
 
 
 class _Rule(NamedTuple):
@@ -271,28 +241,9 @@ def _split(text: str) -> list[str]:
     return [item.strip() for item in text.split(",")]
 
 
-_SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss", "unix": "unix"}
-
-
-def _check_url(value: object) -> str | None:
-    """Refuse also what would fail, or mean something else, deep in the client library."""
-    if not isinstance(value, str) or not value.isprintable():  # a line break at the end of a secret's file
-        return None
-    scheme, _, rest = value.partition("://")
-    url = f"{_SCHEMES.get(scheme.lower())}://{rest}"
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises if it is no number
-    except ValueError:
-        return None
-    if parts.scheme == "unix" and (parts.netloc.rpartition("@")[2] or not parts.path):
-        return None  # unix://tmp/x.sock would open /x.sock
-    return url if scheme.lower() in _SCHEMES else None
-
-
 _RULES: dict[str, _Rule] = {
     "name": _word(r"[A-Za-z0-9._-]*"),
-    "url": _Rule(_check_url, str, f"a {'://, '.join(_SCHEMES)}:///path URL", optional=True),
+    "url": _Rule(check_url, str, f"a {'://, '.join(SCHEMES)}:///path URL", optional=True),
     "data_dir": _Rule(_check_path, str, "the path of a directory"),
     "default_queue": _word(r"[A-Za-z0-9._-]+"),
     "imports": _Rule(_check_modules, _split, "a list of modules (separated by commas in the environment)"),
