@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
 from aioq.errors import ServerRejectedError, ServerUnavailableError
@@ -69,6 +70,9 @@ class Link:
         except FOREIGN as error:
             await discard(connection)
             raise translate(error, self.shown_url) from error
+        except RuntimeError as error:  # reset in the middle of the login; see `send`
+            await discard(connection)
+            raise ServerUnavailableError(f"{self.shown_url} reset the connection: {error}") from error
         except BaseException:
             await discard(connection)
             raise
@@ -110,7 +114,7 @@ class Link:
         connection = await self._take()
         try:
             async with asyncio.timeout(REPLY_TIMEOUT):
-                await connection.send_packed_command(connection.pack_command(*args), check_health=False)
+                await send(connection, *args)
                 reply = cast("object", await connection.read_response())
         except ResponseError:
             self._give_back(connection)
@@ -143,6 +147,15 @@ class Link:
             asyncio.get_running_loop().create_task(discard(connection))
         else:
             self._idle.append(connection)
+
+
+async def send(connection: AbstractConnection, *command: Arg) -> None:
+    """Send a command over a connection that may have been reset meanwhile; its reply is the caller's to read."""
+    try:
+        await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+    except RuntimeError as error:
+        # How uvloop refuses to write to a transport that a reset has closed; asyncio's own leaves it to the read.
+        raise RedisConnectionError(f"the connection was reset: {error}") from error
 
 
 async def discard(connection: AbstractConnection) -> None:

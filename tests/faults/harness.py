@@ -66,6 +66,10 @@ class Rig:
             mine = [worker for worker in workers if worker.split("-")[-2] == str(pid)]
             return {job for worker in mine for job in client.smembers(self.key(f"held:{worker}"))}
 
+    def started(self) -> set[str]:
+        """The jobs that have been started so far."""
+        return {row.job for row in self.ledger.rows() if row.what == "started"}
+
     def verdict(self) -> Verdict:
         return verdict(self.ledger.rows())
 

@@ -23,6 +23,9 @@ from typing import Literal
 
 import msgspec
 
+TAIL = 20_000
+"""How much of the file's end is looked at for the last rows, in bytes: some hundred rows."""
+
 What = Literal["accepted", "unconfirmed", "started", "ended", "outcome", "fault"]
 
 OK = "ok"
@@ -96,6 +99,14 @@ class Ledger:
 
     def fault(self, how: str, pid: int, at: float, held: Iterable[str] = ()) -> None:
         self.write(Row("fault", at, pid=pid, how=how, held=tuple(held)))
+
+    def tail(self) -> list[Row]:
+        """The last few rows; cheap enough to look at again and again."""
+        with self.path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+            return [
+                _decoder.decode(line) for line in file.read().splitlines(keepends=True)[1:] if line[-1:] == b"\n"
+            ]
 
     def rows(self) -> list[Row]:
         """Everything written so far, by whichever process, in the order of time."""
