@@ -14,7 +14,7 @@ import redis
 from aioq import JobCancelledError, JobFailed, JobHandle, JobNotFoundError
 from aioq.task import Call
 from tests.behaviour.kit import Process, Project
-from tests.faults.ledger import Ledger, Verdict, verdict
+from tests.faults.ledger import Ledger, Row, Verdict, verdict
 
 PROJECTS = Path(__file__).parent / "projects"
 TICK = 0.05
@@ -66,9 +66,13 @@ class Rig:
             mine = [worker for worker in workers if worker.split("-")[-2] == str(pid)]
             return {job for worker in mine for job in client.smembers(self.key(f"held:{worker}"))}
 
+    def runs(self) -> list[Row]:
+        """The starts of all runs so far."""
+        return [row for row in self.ledger.rows() if row.what == "started"]
+
     def started(self) -> set[str]:
         """The jobs that have been started so far."""
-        return {row.job for row in self.ledger.rows() if row.what == "started"}
+        return {row.job for row in self.runs()}
 
     def verdict(self) -> Verdict:
         return verdict(self.ledger.rows())
@@ -139,6 +143,7 @@ class Load:
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
         self._waiting: set[asyncio.Task[None]] = set()
+        self._enough = False
         self.values: dict[int, Any] = {}
         self.handles: dict[int, JobHandle[Any]] = {}
 
@@ -155,7 +160,7 @@ class Load:
     async def pace(self, calls: Sequence[Numbered], rate: float) -> None:
         """Send jobs evenly, at so many a second; late ticks are made good."""
         began, sent = time.monotonic(), 0
-        while sent < len(calls):
+        while sent < len(calls) and not self._enough:
             due = min(len(calls), round((time.monotonic() - began + TICK) * rate))
             if due > sent:
                 await self.send(calls[sent:due])
@@ -166,6 +171,14 @@ class Load:
     def waiting(self) -> int:
         """How many jobs have no outcome yet."""
         return len(self._waiting)
+
+    @asynccontextmanager
+    async def paced(self, calls: Sequence[Numbered], rate: float) -> AsyncIterator[None]:
+        """Send jobs evenly while the body runs; a send that is under way at its end is finished."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.pace(calls, rate))
+            yield
+            self._enough = True
 
     async def ended(self, limit: float) -> None:
         """Wait until all jobs have an outcome, or so many seconds have passed: what has none then is lost."""

@@ -47,10 +47,8 @@ async def test_a_server_that_dies_and_comes_back_has_lost_nothing_it_promised(
     # More than will be sent: the load lasts as long as the deaths do.
     calls = [(n, rig.tasks.work.call(n, mixed_seconds(case.chance))) for n in range(deaths * 2000)]
     async with Crew(rig, 2).at_work():
-        sending = asyncio.create_task(load.pace(calls, 200))
-        returns = [await kill_and_restart(server, rig, case) for _ in range(deaths)]
-        sending.cancel()
-        await asyncio.wait([sending])
+        async with load.paced(calls, 200):
+            returns = [await kill_and_restart(server, rig, case) for _ in range(deaths)]
         await load.ended(limit=30)
     await rig.tasks.app.aclose()
 
