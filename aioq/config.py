@@ -64,6 +64,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         shutdown_timeout: how long a stopping worker lets its jobs run on before it cancels them. Default 20.
         unknown_task_ttl: how long a job whose task no worker knows is parked before it is dead; make it
             outlast a rolling deploy. Default 3600 (an hour).
+        loop_lag_warning: how long a job may block its worker's event loop before a warning names it and shows its
+            stack, above 0. Default 1.
+        health_port: the port that `aioq worker` answers health checks on, 0 for any free one. Default None: none.
+        health_host: the address it listens on there. Default "": all.
+        durability: what `send` and the writing of an outcome wait for: "memory" (the server has it), "fsync" (it
+            is in the server's append-only file, on disk), "replicated" (a replica has it). Default "memory".
         dead_ttl: how long a dead job is kept for the operator. Default 604800 (a week).
         dead_limit: how many dead jobs a queue keeps; the oldest go first. Default 10000.
         poll_interval: how often a waiter asks for its result without being told, above 0. Default 5.
@@ -90,6 +96,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_crashes: int = 3
     shutdown_timeout: float = 20.0
     unknown_task_ttl: float = 3600.0
+    loop_lag_warning: float = 1.0
+    health_port: int | None = None
+    health_host: str = ""
+    durability: str = "memory"
     dead_ttl: float = 604_800.0
     dead_limit: int = 10_000
     poll_interval: float = 5.0
@@ -187,11 +197,13 @@ class _Rule(NamedTuple):
     optional: bool = False  # whether it may be None, and the environment variable empty
 
 
-def _integer(least: int, *, optional: bool = False) -> _Rule:
+def _integer(least: int, most: int | None = None, *, optional: bool = False) -> _Rule:
     def check(value: object) -> int | None:
-        return value if isinstance(value, int) and not isinstance(value, bool) and value >= least else None
+        fits = isinstance(value, int) and not isinstance(value, bool) and least <= value <= (most or value)
+        return cast("int", value) if fits else None
 
-    return _Rule(check, _parse_number, f"an integer >= {least}", optional)
+    expected = f"an integer >= {least}" if most is None else f"an integer from {least} to {most}"
+    return _Rule(check, _parse_number, expected, optional)
 
 
 def _duration(least: float, *, above: bool = False, optional: bool = False) -> _Rule:
@@ -223,6 +235,10 @@ def _choice(*choices: str) -> _Rule:
         return value.lower() if isinstance(value, str) and value.lower() in choices else None
 
     return _Rule(check, str, "one of " + ", ".join(choices))
+
+
+def _check_text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _check_path(value: object) -> str | None:
@@ -261,6 +277,10 @@ _RULES: dict[str, _Rule] = {
     "max_crashes": _integer(0),
     "shutdown_timeout": _duration(0),
     "unknown_task_ttl": _duration(0),
+    "loop_lag_warning": _duration(0, above=True),
+    "health_port": _integer(0, 65535, optional=True),
+    "health_host": _Rule(_check_text, str, "a host name or an address"),
+    "durability": _choice("memory", "fsync", "replicated"),
     "dead_ttl": _duration(0),
     "dead_limit": _integer(0),
     "poll_interval": _duration(0, above=True),
@@ -280,9 +300,11 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, object]:
     result: dict[str, object] = {}
     for key, text in sorted(item for item in environ.items() if item[0].startswith(ENV_PREFIX)):
         name = _ENV_NAMES.get(key)
+        if key in RESERVED or re.fullmatch(_SERVICE_LINK, f"{key}={text}"):
+            continue
         if name is not None:
             result[name] = _fit(name, text, f"environment variable {key}", text=text)
-        elif not (key in RESERVED or re.fullmatch(_SERVICE_LINK, f"{key}={text}")):
+        else:
             raise ConfigError(_unknown(key, "the environment", ENV_PREFIX))
     return result
 

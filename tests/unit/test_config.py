@@ -39,10 +39,11 @@ DURATIONS = {
     "lease": (2, True),
     "shutdown_timeout": (0, True),
     "unknown_task_ttl": (0, True),
+    "loop_lag_warning": (0, False),
     "dead_ttl": (0, True),
     "poll_interval": (0, False),
 }
-OPTIONAL = ("url", "threads", "pool_size", "timeout")
+OPTIONAL = ("url", "threads", "pool_size", "timeout", "health_port")
 FIELDS = Settings.__struct_fields__
 
 
@@ -88,12 +89,34 @@ def test_the_defaults_are_what_the_design_says():
         "max_crashes": 3,
         "shutdown_timeout": 20,
         "unknown_task_ttl": 3600,
+        "loop_lag_warning": 1,
+        "health_port": None,
+        "health_host": "",
+        "durability": "memory",
         "dead_ttl": 604800,
         "dead_limit": 10000,
         "poll_interval": 5,
         "log_level": "info",
         "log_format": "text",
     }
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 8080.0, True, "tcp://10.0.0.1:80"])
+def test_a_port_is_a_number_a_port_can_have(port: object):
+    assert "'health_port' from App(...) must be an integer from 0 to 65535 or None" in refused(
+        lambda: load(health_port=port)
+    )
+    assert [load(health_port=port).health_port for port in (0, 65535)] == [0, 65535]
+
+
+def test_what_kubernetes_says_of_a_service_named_like_a_setting_is_not_the_setting():
+    assert load_env(AIOQ_HEALTH_PORT="tcp://10.0.0.1:80").health_port is None
+    assert load_env(AIOQ_HEALTH_PORT="8080").health_port == 8080
+
+
+@pytest.mark.parametrize("durability", ["disk", "", "always", 1, None])
+def test_a_durability_is_one_of_three(durability: object):
+    assert "must be one of memory, fsync, replicated" in refused(lambda: load(durability=durability))
 
 
 def test_every_default_passes_its_own_check():
