@@ -58,7 +58,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show the figures of the cases that ran."""
     reports = [each for kind in ("", "error") for each in terminalreporter.stats.get(kind, ())]
-    lines = {str(text) for each in reports for name, text in each.user_properties if name == _LINE}
+    lines = {str(text) for each in reports for name, text in getattr(each, "user_properties", ()) if name == _LINE}
     if lines:
         terminalreporter.section(_LINE)
     for text in sorted(lines):

@@ -63,7 +63,7 @@ class Rig:
         with self.client() as client:
             client.ping()  # what a process that is gone has sent last is in the server's hands after that
             workers = client.zrange(self.key("workers"), 0, -1)
-            mine = [worker for worker in workers if worker.split("-")[-2] == str(pid)]
+            mine = [worker for worker in workers if f"-{pid}-" in worker]
             return {job for worker in mine for job in client.smembers(self.key(f"held:{worker}"))}
 
     def runs(self) -> list[Row]:
@@ -73,6 +73,14 @@ class Rig:
     def started(self) -> set[str]:
         """The jobs that have been started so far."""
         return {row.job for row in self.runs()}
+
+    def kills(self) -> int:
+        """How many processes were broken so far."""
+        return sum(row.what == "fault" for row in self.ledger.rows())
+
+    def ticks(self) -> int:
+        """How many runs of `tick` there were."""
+        return self.ledger.path.with_suffix(".ticks").stat().st_size
 
     def verdict(self) -> Verdict:
         return verdict(self.ledger.rows())
