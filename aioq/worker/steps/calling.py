@@ -19,6 +19,11 @@ from aioq.worker.steps.child import Order, read_report, run_order
 from aioq.worker.steps.run import Run
 
 
+LAST_CHANCES = 16
+"""How many jobs on their last chance run at once, each in a process of its own. A guess: a process that has imported
+an App takes some 50 MB, and jobs that take hours must not wait for each other."""
+
+
 class Raised:
     """An exception that a plain function raised: it must not pass through a future (StopIteration cannot)."""
 
@@ -41,7 +46,7 @@ class Caller:
         self._middleware = tuple(middleware)
         self._threads = anyio.CapacityLimiter(threads)
         self._processes = anyio.CapacityLimiter(processes)
-        self._isolated = anyio.CapacityLimiter(processes)  # a last chance does not queue behind long work
+        self._isolated = anyio.CapacityLimiter(LAST_CHANCES)
         self._busy_threads = 0
         self._lock = threading.Lock()
 
