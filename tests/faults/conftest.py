@@ -5,7 +5,7 @@
 where the figures are gathered for `tests/faults/report.py`.
 
 A case is a test with `@pytest.mark.fault("R1", fault="...", passes="...", minutes=6)`: the words of its line in
-the report, and what its full form may take at most.
+the report, and what its full form may take at most; `variant` where one case has several tests.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "fault(case, fault, passes, minutes): a case of the fault suite")
+    config.addinivalue_line("markers", "fault(case, fault, passes, minutes, variant): a case of the fault suite")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -84,7 +84,7 @@ def report(request: pytest.FixtureRequest, case: Case) -> Iterator[Report]:
     about = mark.kwargs if mark else {}
     record = Record(
         case=mark.args[0] if mark else node.originalname,
-        variant=node.callspec.id if hasattr(node, "callspec") else "",
+        variant=node.callspec.id if hasattr(node, "callspec") else about.get("variant", ""),
         fault=about.get("fault", ""),
         passes=about.get("passes", ""),
         test=f"{Path(node.path).name}::{node.originalname}",

@@ -109,10 +109,10 @@ class Case:
 
 def read(folder: Path) -> list[Record]:
     """The last word on each case of a run, in the order of their names."""
-    records: dict[tuple[str, str], Record] = {}
+    records: dict[tuple[str, str, str], Record] = {}
     for line in (folder / FILE).read_bytes().splitlines():
         record = msgspec.json.decode(line, type=Record)
-        records[record.case, record.variant] = record
+        records[record.case, record.variant, record.test] = record
     return sorted(records.values(), key=lambda record: (len(record.case), record.case, record.variant))
 
 

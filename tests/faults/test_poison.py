@@ -63,6 +63,7 @@ def neighbours_that_failed(rig: Rig, poison: set[int]) -> set[int]:
 
 @pytest.mark.fault(
     "R7",
+    variant="survived",
     fault="the poison that a worker survives, each with 20 neighbours in flight",
     passes="exactly that job fails; neighbours all succeed; the worker goes on",
     minutes=3,
@@ -97,6 +98,7 @@ async def test_poison_that_a_worker_survives_ends_as_its_own_outcome(
 
 @pytest.mark.fault(
     "R7",
+    variant="deadly",
     fault="a job that kills its worker each time it runs, 20 neighbours in flight",
     passes="exactly that job fails; neighbours all succeed",
     minutes=4,
