@@ -71,10 +71,10 @@ async def test_claims_whose_replies_are_cut_lose_nothing_and_run_nothing_twice(
     worker = await project.ready_worker("lines:app", "--concurrency", "20", **settings)
     handles = []
     for blow in range(5):
-        proxy.cut_replies(1, larger_than=100)  # a claim that brings jobs
+        proxy.cut_next_reply(larger_than=100)  # a claim that brings jobs
         handles += await lines.note.send_many([(f"{blow * 40 + n}\n",) for n in range(40)])
         await gather(*handles, timeout=15)
 
-    assert proxy.cuts == 5
+    assert proxy.resets == 5
     assert sorted(int(line) for line in (project.folder / "notes").read_text().split()) == list(range(200))
     assert await worker.stop() == 0

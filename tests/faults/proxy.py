@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Self
 
 CHUNK = 65536
@@ -19,7 +17,7 @@ class Proxy:
 
     Attributes:
         latency: seconds by which every reply is late.
-        cuts: how many replies were cut so far.
+        resets: how many replies were cut so far.
     """
 
     def __init__(self, port: int) -> None:
@@ -29,10 +27,10 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._open = asyncio.Event()
         self._open.set()
-        self._to_cut = 0
-        self._larger_than = 0
+        self._cutting = False
+        self._cut_next: int | None = None
         self.latency = 0.0
-        self.cuts = 0
+        self.resets = 0
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -47,10 +45,15 @@ class Proxy:
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     @property
+    def port(self) -> int:
+        """Where it listens, on 127.0.0.1."""
+        assert self._server is not None
+        return self._server.sockets[0].getsockname()[1]
+
+    @property
     def url(self) -> str:
         """What a client connects to."""
-        assert self._server is not None
-        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        return f"redis://127.0.0.1:{self.port}/0"
 
     def cut(self) -> None:
         """Reset all connections."""
@@ -58,19 +61,21 @@ class Proxy:
             writer.transport.abort()
         self._writers.clear()
 
-    def cut_replies(self, count: int = 1, *, larger_than: int = 1) -> None:
-        """Reset all connections in the middle of each of the next replies of more than so many bytes."""
-        self._to_cut = count
-        self._larger_than = larger_than
+    def cut_replies(self, on: bool) -> None:
+        """From now on pass on half of each reply, and reset its connection; or no longer."""
+        self._cutting = on
 
-    @asynccontextmanager
-    async def black_hole(self) -> AsyncIterator[None]:
-        """For a while nothing passes, either way: connections stand, new ones are taken, nobody hears anything."""
+    def cut_next_reply(self, *, larger_than: int = 1) -> None:
+        """Pass on half of the next reply of more than so many bytes, and reset all connections."""
+        self._cut_next = larger_than
+
+    def hold(self) -> None:
+        """A black hole: connections stand, new ones are accepted, and nobody hears anything, either way."""
         self._open.clear()
-        try:
-            yield
-        finally:
-            self._open.set()
+
+    def let_go(self) -> None:
+        """Pass on what was held, and all that comes."""
+        self._open.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -106,16 +111,25 @@ class Proxy:
                 if not data:
                     writer.close()
                     return
-                if replies and self._to_cut and len(data) > self._larger_than:
-                    self._to_cut -= 1
-                    self.cuts += 1
-                    writer.write(data[: len(data) // 2])
-                    self.cut()
+                if replies and self._is_cut(writer, data):
                     return
                 writer.write(data)
                 await writer.drain()
         finally:
             read.cancel()
+
+    def _is_cut(self, writer: asyncio.StreamWriter, data: bytes) -> bool:
+        everywhere = self._cut_next is not None and len(data) > self._cut_next
+        if not (everywhere or self._cutting):
+            return False
+        self.resets += 1
+        writer.write(data[: len(data) // 2])
+        if everywhere:
+            self._cut_next = None
+            self.cut()
+        else:
+            writer.transport.abort()
+        return True
 
     async def _read(
         self, reader: asyncio.StreamReader, late: asyncio.Queue[tuple[float, bytes]], *, replies: bool

@@ -24,14 +24,14 @@ async def break_the_network(proxy: Proxy, case: Case, hole: float, seconds: floa
         end = loop.time() + seconds
         while loop.time() < end:
             # Now any reply, down to the four bytes that confirm a send, now one that brings jobs.
-            proxy.cut_replies(1, larger_than=case.chance.choice((1, 1, 100)))
+            proxy.cut_next_reply(larger_than=case.chance.choice((1, 1, 100)))
             await asyncio.sleep(case.chance.uniform(0.05, 0.3))
-        proxy.cut_replies(0)
         proxy.latency = 0.2
         await asyncio.sleep(seconds)
         proxy.latency = 0.0
-        async with proxy.black_hole():
-            await asyncio.sleep(hole)
+        proxy.hold()
+        await asyncio.sleep(hole)
+        proxy.let_go()
         await asyncio.sleep(seconds / 2)
 
 
@@ -54,12 +54,14 @@ async def test_a_broken_network_loses_no_job_and_enqueues_none_twice(
         async with Crew(rig, 2).at_work():
             async with meanwhile(lambda: break_the_network(proxy, case, hole, seconds)):
                 await load.pace(calls, rate)
+            proxy.let_go()
+            proxy.latency = 0.0
             await load.ended(limit=30)
         await rig.tasks.app.aclose()
 
     found = rig.verdict()
-    report.add(sends=jobs, cuts=proxy.cuts, **found.words, duplicated_enqueue=len(found.enqueued_twice))
-    assert proxy.cuts > 0
+    report.add(sends=jobs, resets=proxy.resets, **found.words, duplicated_enqueue=len(found.enqueued_twice))
+    assert proxy.resets > 0
     assert found.accepted == jobs
     assert found.lost == found.duplicated == frozenset()
     assert found.enqueued_twice == frozenset()

@@ -178,5 +178,3 @@ def test_what_check_finds_wrong(found: Found, queues: tuple[str, ...], troubles:
 def test_health_is_json_that_can_be_read_back() -> None:
     found = health(1.5, default=GOOD)
     assert msgspec.json.decode(msgspec.json.encode(found), type=Health) == found
-
-
