@@ -90,6 +90,7 @@ def report(request: pytest.FixtureRequest, case: Case) -> Iterator[Report]:
         test=f"{Path(node.path).name}::{node.originalname}",
         seed=case.seed,
         full=case.full,
+        scale=case.scale,
         server=next(name for name in PREFERENCE if name in available()),
     )
     report = Report(record, _option(request.config, "faults_figures", None))

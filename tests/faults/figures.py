@@ -28,6 +28,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
         passed: whether it passed.
         seed: the seed it ran with.
         full: whether it ran in full.
+        scale: the share of its full size.
         seconds: how long it took.
         server: the server it ran on.
         figures: what it found.
@@ -42,6 +43,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     passed: bool = False
     seed: int = 0
     full: bool = False
+    scale: float = 1.0
     seconds: float = 0.0
     server: str = ""
     figures: dict[str, str] = {}
@@ -63,9 +65,12 @@ class Report:
         self._write(record)
 
     def add(self, **figures: Any) -> None:
-        """Add figures, each with its name; underscores are read as spaces, floats are shown with two digits."""
+        """Add figures, each with its name: underscores are read as spaces, numbers are put for people."""
         for name, value in figures.items():
-            self._figures[name.replace("_", " ")] = f"{value:.2f}" if isinstance(value, float) else str(value)
+            shown = (
+                f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+            )
+            self._figures[name.replace("_", " ")] = str(shown)
 
     def close(self, *, passed: bool) -> Record:
         """The case is over."""

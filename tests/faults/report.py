@@ -58,7 +58,7 @@ def section(record: Record) -> str:
         f"## {name(record)}\n",
         f"{record.fault[:1].upper()}{record.fault[1:]}. Passes when: {record.passes}.\n",
         f"`tests/faults/{record.test}`{f' on {record.server}' if record.server else ''}, "
-        f"{'full' if record.full else 'short'} form, seed {record.seed}: **{verdict(record)}**"
+        f"{form(record)}, seed {record.seed}: **{verdict(record)}**"
         f"{f' in {record.seconds:.0f} s' if record.over else ''}.\n",
     ]
     if record.figures:
@@ -79,6 +79,13 @@ def name(record: Record) -> str:
 def anchor(record: Record) -> str:
     """Where a heading's link leads, by the rule of the common Markdown sites."""
     return re.sub(r"[^\w\- ]", "", name(record).lower()).replace(" ", "-")
+
+
+def form(record: Record) -> str:
+    """How large it was."""
+    if not record.full:
+        return "short form"
+    return "full form" if record.scale == 1 else f"full form at {record.scale:.0%} of its size"
 
 
 def verdict(record: Record) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from tests.faults.figures import FILE, Record, Report, line, read
 from tests.faults.report import main, write
@@ -24,13 +25,17 @@ def test_cases_are_shown_in_order_with_their_figures(tmp_path: Path) -> None:
         report.add(lost=0, rerun_p99_s=8.4)
         report.close(passed=True)
 
+    Report(structs.replace(case("R12"), scale=0.05), tmp_path).close(passed=True)
+
     text = page(tmp_path)
 
     headings = [each for each in text.splitlines() if each.startswith("## ")]
-    assert headings == ["## R1", "## R3 always", "## R3 everysec", "## R10"]
-    for words in ("| date | 2026-01-02 |", "| cases passed | 4 of 4 |", "| rerun p99 s | 8.40 |", "Valkey 9.1.0"):
+    assert headings == ["## R1", "## R3 always", "## R3 everysec", "## R10", "## R12"]
+    for words in ("| date | 2026-01-02 |", "| cases passed | 5 of 5 |", "| rerun p99 s | 8.40 |", "Valkey 9.1.0"):
         assert words in text
     assert "[R3 always](#r3-always)" in text
+    assert text.count(", full form, seed 7: **passed**") == 4
+    assert "full form at 5% of its size" in text
 
 
 def test_a_case_that_failed_and_one_that_never_ended_are_shown_as_such(tmp_path: Path) -> None:
