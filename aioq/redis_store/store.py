@@ -134,12 +134,12 @@ class RedisStore:
         """See `aioq.store.Store.keeper`."""
         return RedisLeaseKeeper(self._url, self._link.shown_url, self._app, self._limits)
 
-    async def enqueue(self, queue: str, jobs: Sequence[NewJob]) -> list[bool]:
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
         """See `aioq.store.Store.enqueue`."""
-        args: list[Arg] = []
+        args: list[Arg] = ["again" if again else ""]
         for job in jobs:
             lane = "" if job.priority is Priority.NORMAL else job.priority.value
-            args += (job.id, job.envelope, lane, _due(job))
+            args += (job.id, job.envelope, lane, _due(job), job.nonce)
         present = set(await self._call("enqueue", queue, args, self._confirmation))
         if not present:
             return [True] * len(jobs)
@@ -216,7 +216,8 @@ class RedisStore:
 
     async def settle(self, queue: str, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
         """See `aioq.store.Store.settle`."""
-        args: list[Arg] = [worker, self._limits.dead_ttl_ms, self._limits.dead_limit]
+        limits = self._limits
+        args: list[Arg] = [worker, limits.dead_ttl_ms, limits.dead_limit, limits.tombstone_ms]
         for s in settlements:
             args += (s.job_id, s.claim, s.verb.value, s.outcome, s.delay_ms, s.ttl_ms)
         refused = set(await self._call("settle", queue, args, self._confirmation))
@@ -263,7 +264,7 @@ class RedisStore:
         self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
     ) -> list[JobState | None]:
         """See `aioq.store.Store.cancel`."""
-        args = [outcome, ttl_ms, worker_channel(self._app, ""), *job_ids]
+        args = [outcome, ttl_ms, worker_channel(self._app, ""), self._limits.tombstone_ms, *job_ids]
         return replies.parse_states(await self._ask("cancel", queue, args))
 
     async def _call(
@@ -290,6 +291,7 @@ class RedisStore:
     async def _recover(self, queue: str, mode: str, worker: str, crash_outcome: bytes, limit: int) -> Recovery:
         limits = self._limits
         args = [mode, worker, limit, limits.max_crashes, crash_outcome, limits.dead_ttl_ms, limits.dead_limit]
+        args.append(limits.tombstone_ms)
         return replies.parse_recovery(await self._ask("recover", queue, args))
 
     async def _blocking_connection(self, queue: str, worker: str) -> tuple[AbstractConnection, int]:

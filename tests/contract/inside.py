@@ -25,6 +25,7 @@ class Places:
         held: the ids of the jobs that each worker holds.
         workers: who has a lease, be it one that has ended.
         consumers: who the lanes know as a reader.
+        fetched: of whom it is known when they last fetched.
         dead: the ids in the dead set.
     """
 
@@ -34,6 +35,7 @@ class Places:
     held: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
     workers: set[str] = field(default_factory=set[str])
     consumers: set[str] = field(default_factory=set[str])
+    fetched: set[str] = field(default_factory=set[str])
     dead: set[str] = field(default_factory=set[str])
 
 
@@ -70,7 +72,9 @@ class MemoryInside:
     def places(self) -> Places:
         queue = self._queue
         queue.expire()
-        places = Places(workers=set(queue._leases._ends), dead=set(queue._dead))
+        places = Places(
+            workers=set(queue._leases._ends), dead=set(queue._dead), fetched=set(queue._leases._fetched)
+        )
         for waiting in queue.lanes._waiting.values():
             places.waiting.update(token.job_id for token in waiting)
         for owner, token in queue.lanes._delivered.values():
@@ -112,6 +116,7 @@ class ServerInside:
             held={worker: set(jobs) for worker, jobs in found["held"]},
             workers=set(found["workers"]),
             consumers=set(found["consumers"]),
+            fetched=set(found["fetched"]),
             dead=set(found["dead"]),
         )
         for worker, lane, entry, job_id in found["delivered"]:
@@ -147,6 +152,7 @@ for _, lane in ipairs({'high:front', 'high', 'normal:front', 'normal', 'low:fron
 end
 found.scheduled = redis.call('ZRANGE', base .. ':scheduled', 0, -1)
 found.workers = redis.call('ZRANGE', base .. ':workers', 0, -1)
+found.fetched = redis.call('ZRANGE', base .. ':fetched', 0, -1)
 found.dead = redis.call('ZRANGE', base .. ':dead', 0, -1)
 local prefix = base .. ':held:'
 for _, key in ipairs(redis.call('KEYS', prefix .. '*')) do
@@ -165,6 +171,9 @@ for name, least in pairs({scheduled = 1, dead = 1, workers = 1}) do
       redis.call('ZADD', key, string.format('%.0f', math.max(score - ms, least)), members[i])
     end
   end
+end
+for _, key in ipairs(redis.call('KEYS', base .. ':done:*')) do
+  redis.call('PEXPIRE', key, redis.call('PTTL', key) - ms)
 end
 for _, key in ipairs(redis.call('KEYS', base .. ':job:*')) do
   for _, field in ipairs({'sent', 'started', 'ended', 'parked'}) do

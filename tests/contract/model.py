@@ -1,8 +1,8 @@
 """What a store must do, said once more in plain Python: jobs in a dict, and no streams, sets or heaps.
 
 A `Model` holds what should be in one queue. Each method is a verb: it is given what the store has answered, checks
-that this is an answer the contract allows, and moves the jobs on. Where the contract leaves a choice open (which of
-several jobs a bounded step of a recovery takes), the model follows the store's choice and checks that it was one.
+that the contract allows this answer, and moves the jobs on. Where the contract leaves a choice open (which of
+several jobs a bounded step of a recovery takes), the model follows the store and checks that it was one to choose.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ RANKS = {priority: rank for rank, priority in enumerate(Priority)}
 NOTICE_LIMIT = 65_536
 RECOVERING = 0
 CRASHED = 1
-"""The end of the lease of a worker that vanished: long ago, but later than that of one whose recovery has begun."""
+"""When the lease of a worker that vanished ended: long ago, but after that of one which is being recovered."""
 
 Turn = tuple[int, int, int]
 """When a queued job's turn is: its priority, 0 for the front of the lane and 1 for the lane, and when it came."""
@@ -47,6 +47,8 @@ class Job:
     id: str
     priority: Priority
     loose: bool
+    sent: int = 0
+    nonce: str = ""
     state: JobState = JobState.QUEUED
     turn: Turn = (0, 0, 0)
     due: int = 0
@@ -93,6 +95,7 @@ class Model:
         leases: when each worker's lease ends.
         tokens: the entries that blocking reads brought and nobody has taken yet, by worker.
         cancelling: the jobs of each worker whose cancellation was asked for.
+        done: until when each send is remembered whose job is gone too soon.
         failed: the ids of all jobs that ever failed.
         told: what each channel must have been told, and how often.
     """
@@ -103,6 +106,7 @@ class Model:
         self.leases: dict[str, int] = {}
         self.tokens: dict[str, list[Token]] = {}
         self.cancelling: dict[str, set[str]] = {}
+        self.done: dict[str, int] = {}
         self.failed: set[str] = set()
         self.told: Counter[tuple[str, str, bytes | None]] = Counter()
         self._limits = limits
@@ -140,19 +144,21 @@ class Model:
 
     # Verbs
 
-    def enqueue(self, jobs: Sequence[NewJob], reply: Sequence[bool]) -> None:
-        added: list[bool] = []
-        for new in jobs:
-            added.append(new.id not in self.jobs)
-            if not added[-1]:
-                continue
-            job = self.jobs[new.id] = Job(new.id, new.priority, loose=new.id in self._used)
-            self._used.add(new.id)
-            if new.delay_ms:
-                self._schedule(job, new.delay_ms)
-            else:
-                self._queue(job)
-        assert list(reply) == added
+    def enqueue(self, jobs: Sequence[NewJob], again: bool, reply: Sequence[bool]) -> None:
+        assert list(reply) == [self._enqueue(new, again) for new in jobs]
+
+    def _enqueue(self, new: NewJob, again: bool) -> bool:
+        if again and self.done.get(new.nonce or new.id, 0) > self.now:
+            return True
+        if new.id in self.jobs:
+            return again and self.jobs[new.id].nonce == new.nonce
+        job = self.jobs[new.id] = Job(new.id, new.priority, new.id in self._used, self.now, new.nonce)
+        self._used.add(new.id)
+        if new.delay_ms:
+            self._schedule(job, new.delay_ms)
+        else:
+            self._queue(job)
+        return True
 
     def renew(self, worker: str, mode: str, reply: Renewal) -> None:
         if mode != "join" and self.lost(worker):
@@ -219,8 +225,9 @@ class Model:
         else:
             self._carry_out(job, settlement)
 
-    def progress(self, worker: str, job_id: str, claim: int, done: int) -> None:
-        if self.holds(worker, job_id, claim):
+    def progress(self, worker: str, job_id: str, claim: int, done: int, stored: bool) -> None:
+        assert stored == self.holds(worker, job_id, claim)
+        if stored:
             self.jobs[job_id].progress = done
 
     def promote(self, limit: int, reply: Promotion, now_queued: Collection[str]) -> None:
@@ -240,15 +247,42 @@ class Model:
     ) -> None:
         """`gone` are the jobs that their worker no longer holds, `tokens` those that are no longer delivered."""
         ended = self.ended()
-        if not ended:
+        if ended:
+            longest = min(self.leases[worker] for worker in ended)
+            assert self.leases.get(reply.worker or "") == longest, "not the longest dead"
+        self._recover(ended, outcome, limit, reply, gone, tokens)
+
+    def recover_dead(
+        self,
+        dead: str,
+        outcome: bytes,
+        limit: int,
+        reply: Recovery,
+        gone: Collection[str],
+        tokens: Collection[Token],
+    ) -> None:
+        """The same of workers whose ids begin so, whatever their leases say."""
+        found = [worker for worker in self.leases if worker.startswith(dead)]
+        self._recover(found, outcome, limit, reply, gone, tokens)
+
+    def _recover(
+        self,
+        found: Sequence[str],
+        outcome: bytes,
+        limit: int,
+        reply: Recovery,
+        gone: Collection[str],
+        tokens: Collection[Token],
+    ) -> None:
+        if not found:
             assert (reply.worker, reply.returned, *reply.buried, reply.more) == (None, 0, False)
             return
         assert reply.worker is not None
-        assert self.leases[reply.worker] == min(self.leases[worker] for worker in ended), "not the longest dead"
+        assert reply.worker in found
         self.leases[reply.worker] = RECOVERING
         returned, buried = self._empty(reply.worker, limit, gone, tokens, crash_outcome=outcome)
         assert (reply.returned, set(reply.buried)) == (returned, buried)
-        assert reply.more == (len(gone) + len(tokens) >= limit or bool(self.ended()))
+        assert reply.more == (len(gone) + len(tokens) >= limit or len(found) > 1)
 
     def depart(self, worker: str, gone: Collection[str], tokens: Collection[Token]) -> None:
         """See `recover`."""
@@ -374,6 +408,9 @@ class Model:
             told = None if len(outcome) > NOTICE_LIMIT and ttl else outcome
             self.told[channel, job.id, told] += 1
         job.waiters = []
+        remembered = job.sent + self._limits.tombstone_ms
+        if self.now + ttl < remembered:
+            self.done[job.nonce or job.id] = remembered
         job.state, job.outcome, job.delivered = state, outcome, None
         job.expires = self.now + ttl
         if not ttl:

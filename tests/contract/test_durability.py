@@ -14,7 +14,7 @@ from aioq.redis_store import RedisStore
 from aioq.redis_store.durability import Durability, require_fsync
 from aioq.store import Limits, NewJob, Verb
 from tests.contract.kit import CALL, QUEUE, THREE, joined, send, settle, take_one
-from tests.servers import Server
+from tests.servers import Server, available
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +57,12 @@ def stopped(server: Server) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("name", "policy"), [("redis-8.2", "always"), ("redis-8.2", "everysec"), ("valkey-9.1", "always")]
+    ("name", "policy"),
+    [
+        pytest.param("redis-8.2", "always", marks=pytest.mark.needs_server("redis-8.2")),
+        pytest.param("redis-8.2", "everysec", marks=pytest.mark.needs_server("redis-8.2")),
+        pytest.param("valkey-9.1", "always", marks=pytest.mark.needs_server("valkey-9.1")),
+    ],
 )
 async def test_what_is_on_disk_is_confirmed(start_server: Start, name: str, policy: str) -> None:
     server = start_server(name, appendonly=True, extra_args=("--appendfsync", policy))
@@ -72,6 +77,7 @@ async def test_what_is_on_disk_is_confirmed(start_server: Start, name: str, poli
     await store.close()
 
 
+@pytest.mark.needs_server("redis-8.2")
 async def test_what_does_not_reach_the_disk_is_not_confirmed_and_neither_is_its_repetition(
     start_server: Start,
 ) -> None:
@@ -95,7 +101,9 @@ async def test_what_does_not_reach_the_disk_is_not_confirmed_and_neither_is_its_
         assert await settle(store, "w", job, Verb.SUCCEEDED, THREE)
 
 
-@pytest.mark.parametrize("name", ["redis-6.2", "redis-7.0"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.needs_server(name)) for name in ("redis-6.2", "redis-7.0")]
+)
 async def test_a_server_without_waitaof_is_refused_at_the_start_and_at_a_send(
     start_server: Start, name: str
 ) -> None:
@@ -113,9 +121,23 @@ async def test_a_server_without_waitaof_is_refused_at_the_start_and_at_a_send(
 @pytest.mark.parametrize(
     ("name", "appendonly", "policy", "why"),
     [
-        ("redis-8.2", False, "always", "has no append-only file; start it with --appendonly yes"),
-        ("redis-8.2", True, "no", r"never syncs by itself \(appendfsync no\)"),
-        ("valkey-9.1", True, "everysec", "says that data is on disk before it is, unless appendfsync is always"),
+        pytest.param(
+            *("redis-8.2", False, "always", "has no append-only file; start it with --appendonly yes"),
+            marks=pytest.mark.needs_server("redis-8.2"),
+        ),
+        pytest.param(
+            *("redis-8.2", True, "no", r"never syncs by itself \(appendfsync no\)"),
+            marks=pytest.mark.needs_server("redis-8.2"),
+        ),
+        pytest.param(
+            *(
+                "valkey-9.1",
+                True,
+                "everysec",
+                "says that data is on disk before it is, unless appendfsync is always",
+            ),
+            marks=pytest.mark.needs_server("valkey-9.1"),
+        ),
     ],
 )
 async def test_a_server_that_would_not_keep_the_promise_is_refused(
@@ -152,10 +174,10 @@ def test_which_servers_can_be_trusted(
 # -- replicated
 
 
-@pytest.mark.parametrize("name", ["redis-6.2", "redis-7.0", "redis-8.2", "valkey-9.1"])
+@pytest.mark.parametrize("name", available())
 async def test_what_a_replica_has_is_confirmed_and_outlives_the_primary(start_server: Start, name: str) -> None:
     primary = start_server(name, tcp=True)
-    replica = start_server(name, tcp=True, extra_args=("--replicaof", f"127.0.0.1 {primary.port}"))
+    replica = start_server(name, tcp=True, extra_args=("--replicaof", "127.0.0.1", str(primary.port)))
     async with opened(primary, "replicated") as store:
         with replica.client(0) as client:
             while client.info("replication")["master_link_status"] != "up":  # pyright: ignore[reportIndexIssue]
@@ -181,6 +203,7 @@ async def test_without_a_replica_nothing_is_confirmed(start_server: Start) -> No
 # -- several at once
 
 
+@pytest.mark.needs_server("redis-8.2")
 async def test_batches_that_wait_for_the_disk_at_once_keep_their_order(start_server: Start) -> None:
     server = start_server("redis-8.2", appendonly=True, extra_args=("--appendfsync", "everysec"))
     app = App("shop", url=server.url, durability="fsync")

@@ -1,7 +1,7 @@
 """A store against the model of it: random verbs, and after each step every job is where the model has it.
 
-`model.py` says what must be, `inside.py` where things are. One machine drives one store: the one in memory, and the
-one on each server. `MODEL_EXAMPLES=2000` in the environment drives on for longer, as `make faults` does.
+`model.py` says what must be, `inside.py` where things are. One machine drives one store: the one in memory, and
+the one on each server. `MODEL_EXAMPLES=1000` in the environment drives on for longer, as `make faults` does.
 """
 
 import asyncio
@@ -26,31 +26,42 @@ from tests.contract.inside import Inside, MemoryInside, Places, ServerInside
 from tests.contract.kit import BROKEN, CALL, CRASHED, QUEUE, REASON, THREE, Listener
 from tests.contract.model import NOTICE_LIMIT, Model, shown
 from tests.databases import Database
-from tests.servers import available
 
 T = TypeVar("T")
 
-EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "40"))
 """How many walks of 50 verbs each store is taken on."""
 
 HOUR = 3_600_000
-LIMITS = Limits(dead_limit=1, max_crashes=1, lease_ms=5 * HOUR // 2, dead_ttl_ms=7 * HOUR // 2)
+LIMITS = Limits(
+    dead_limit=1,
+    max_crashes=1,
+    lease_ms=5 * HOUR // 2,
+    dead_ttl_ms=7 * HOUR // 2,
+    tombstone_ms=9 * HOUR // 4,
+)
 """A clock that jumps by hours never stands exactly at the end of one of these."""
 
 WORKERS = ("w1", "w2", "w3", "late")
 CHANNELS = ("aioq:test:one", "aioq:test:two")
-LARGE = encode_result("shop.add", "x" * NOTICE_LIMIT)
+OUTCOMES = {
+    "value": THREE,
+    "failure": BROKEN,
+    "reason": REASON,
+    "large": encode_result("shop.add", "x" * NOTICE_LIMIT),  # too large to be told
+}
 
 ENDS = (Verb.SUCCEEDED, Verb.FAILED, Verb.CANCELLED)
 
 workers = st.sampled_from(WORKERS)
 numbers = st.integers(1, 3)
 picks = st.integers(0, 999)
+nonces = st.sampled_from(["", "one", "two"])
 limits = st.sampled_from([1, 2, 100])
 delays = st.sampled_from([0, 0, HOUR, 2 * HOUR])
 ttls = st.sampled_from([0, 3 * HOUR // 2, 9 * HOUR // 2])
 often = st.sampled_from([True, True, False])
-outcomes = st.sampled_from([THREE, BROKEN, REASON, THREE, LARGE])
+outcomes = st.sampled_from(list(OUTCOMES))
 
 
 def one_of(options: Sequence[T], pick: int) -> T:
@@ -60,15 +71,19 @@ def one_of(options: Sequence[T], pick: int) -> T:
 class StoreMachine(RuleBasedStateMachine):
     """A store, the model of it, and what its clients know: the claims whose replies they got, and all tokens."""
 
-    make: Callable[[], tuple[Store, Inside, Callable[[], None]]]
+    @staticmethod
+    def make() -> tuple[Store, Inside, Callable[[], None]]:
+        """The store, a look into it, and what is to be done afterwards."""
+        raise NotImplementedError
 
     @initialize()
     def start(self) -> None:
         self.runner = asyncio.Runner()
-        self.store, self.inside, self.clean = type(self).make()
+        self.store, self.inside, self.clean = self.make()
         self.keeper = self.store.keeper()
         self.model = Model(LIMITS)
         self.ids: list[str] = []
+        self.sends: list[list[NewJob]] = []
         self.claims: list[tuple[str, str, int]] = []
         self.known: dict[str, set[str]] = {worker: set() for worker in WORKERS}
         self.seen: dict[str, list[Token]] = {worker: [] for worker in WORKERS}
@@ -99,7 +114,7 @@ class StoreMachine(RuleBasedStateMachine):
         return self.runner.run(wait())
 
     def everybody_was_told_once(self) -> None:
-        """Each waiter got each outcome it was registered for, once. The end of one last job says that this is all."""
+        """Each waiter was told each outcome once. The end of one last job says that this is all."""
         self.run(self.store.enqueue(QUEUE, [NewJob("end", CALL)]))
         for channel in CHANNELS:
             self.run(self.store.wait(QUEUE, channel, ["end"]))
@@ -111,16 +126,23 @@ class StoreMachine(RuleBasedStateMachine):
             del told[channel, "end", REASON]
         assert told == self.model.told
 
-    # Each rule first brings about what it needs, so that no step of a walk is wasted. And no draw depends on what a
+    # Each rule first brings about what it needs, so that no step of a walk is wasted. No draw depends on what a
     # server has answered: it may take any of several jobs, and Hypothesis wants a walk to be the same each time.
 
-    @rule(number=numbers, priority=st.sampled_from(Priority), delay_ms=delays, fresh=often)
-    def enqueue(self, number: int, priority: Priority, delay_ms: int, fresh: bool = True) -> None:
+    @rule(number=numbers, priority=st.sampled_from(Priority), delay_ms=delays, fresh=often, nonce=nonces)
+    def enqueue(self, number: int, priority: Priority, delay_ms: int, fresh: bool = True, nonce: str = "") -> None:
         """Fresh ids; or one of a job that is there or has been, twice."""
         names = [f"job {len(self.ids) + at} ü" for at in range(number)] if fresh else self.ids[-number:][:1] * 2
         self.ids += names if fresh else ()
-        jobs = [NewJob(name, CALL, priority, delay_ms or None) for name in names]
-        self.model.enqueue(jobs, self.run(self.store.enqueue(QUEUE, jobs)))
+        jobs = [NewJob(name, CALL, priority, delay_ms or None, nonce=nonce) for name in names]
+        self.sends.append(jobs)
+        self.model.enqueue(jobs, False, self.run(self.store.enqueue(QUEUE, jobs)))
+
+    @rule(pick=picks)
+    def enqueue_again(self, pick: int) -> None:
+        """One of the last sends, whose reply got lost as far as its sender knows."""
+        jobs = one_of(self.sends[-4:], pick)
+        self.model.enqueue(jobs, True, self.run(self.store.enqueue(QUEUE, jobs, again=True)))
 
     @rule(worker=workers, mode=st.sampled_from(["join", "", "sweep", "sweep"]))
     def renew(self, worker: str, mode: str) -> None:
@@ -201,8 +223,8 @@ class StoreMachine(RuleBasedStateMachine):
         return one_of(self._running(), pick)
 
     @rule(pick=picks, verb=st.sampled_from(ENDS), outcome=outcomes, ttl_ms=ttls, times=numbers)
-    def finish(self, pick: int, verb: Verb, outcome: bytes, ttl_ms: int, times: int) -> None:
-        self._settle(self._one_running(pick), verb, outcome, ttl_ms=ttl_ms, times=times)
+    def finish(self, pick: int, verb: Verb, outcome: str, ttl_ms: int, times: int) -> None:
+        self._settle(self._one_running(pick), verb, OUTCOMES[outcome], ttl_ms=ttl_ms, times=times)
 
     @rule(pick=picks, verb=st.sampled_from([Verb.RETRY, Verb.PARK]), delay_ms=delays, ttl_ms=ttls)
     def put_off(self, pick: int, verb: Verb, delay_ms: int, ttl_ms: int) -> None:
@@ -245,8 +267,8 @@ class StoreMachine(RuleBasedStateMachine):
     def progress(self, pick: int, done: int, thief: str | None) -> None:
         worker, job_id, claim = self._one_running(pick)
         report = (job_id, claim, msgspec.msgpack.encode(Progress(done)))
-        self.run(self.store.progress(QUEUE, thief or worker, [report]))
-        self.model.progress(thief or worker, job_id, claim, done)
+        (stored,) = self.run(self.store.progress(QUEUE, thief or worker, [report]))
+        self.model.progress(thief or worker, job_id, claim, done, stored)
 
     def _names(self, pick: int, count: int) -> list[str]:
         """Ids: of running jobs, of late ones, of none."""
@@ -254,10 +276,10 @@ class StoreMachine(RuleBasedStateMachine):
         return [one_of(names, pick + at) for at in range(count)]
 
     @rule(pick=picks, outcome=outcomes, ttl_ms=ttls)
-    def cancel(self, pick: int, outcome: bytes, ttl_ms: int) -> None:
+    def cancel(self, pick: int, outcome: str, ttl_ms: int) -> None:
         (name,) = self._names(pick, 1)
-        (state,) = self.run(self.store.cancel(QUEUE, [name], outcome, ttl_ms))
-        self.model.cancel(name, outcome, ttl_ms, state)
+        (state,) = self.run(self.store.cancel(QUEUE, [name], OUTCOMES[outcome], ttl_ms))
+        self.model.cancel(name, OUTCOMES[outcome], ttl_ms, state)
 
     @rule(pick=picks, count=numbers, channel=st.sampled_from(CHANNELS), again=often)
     def wait(self, pick: int, count: int, channel: str, again: bool) -> None:
@@ -301,6 +323,12 @@ class StoreMachine(RuleBasedStateMachine):
         step = self.run(self.store.recover(QUEUE, CRASHED, limit))
         self.model.recover(CRASHED, limit, step, *self._given_back(step.worker))
 
+    @rule(dead=st.sampled_from(["w", "w1", "unknown"]), limit=limits)
+    def recover_dead(self, dead: str, limit: int) -> None:
+        """A supervisor knows that its child has died."""
+        step = self.run(self.store.recover(QUEUE, CRASHED, limit, dead=dead))
+        self.model.recover_dead(dead, CRASHED, limit, step, *self._given_back(step.worker))
+
     @rule(pick=picks, known=often)
     def depart(self, pick: int, known: bool) -> None:
         """Somebody takes leave who holds something, or whom nobody knows."""
@@ -342,6 +370,7 @@ def check_places(model: Model, places: Places) -> None:
     assert places.held == {str(owner): model.held(str(owner)) for owner in owners}
     assert places.held.keys() <= places.workers, "held by nobody"
     assert places.workers == set(model.leases)
+    assert places.fetched <= places.workers
     assert places.scheduled == {job.id for job in model.scheduled()}
     assert places.delivered == {worker: set(tokens) for worker, tokens in model.tokens.items() if tokens}
     assert places.dead <= model.failed

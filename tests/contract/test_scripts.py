@@ -79,7 +79,7 @@ def test_a_header_names_the_arguments_that_the_script_reads(name: str) -> None:
 SETTLEMENT = Settlement("job", 1, Verb.SUCCEEDED, THREE)
 Call = Callable[[RedisStore, int], Coroutine[Any, Any, Any]]
 CALLS: dict[str, Call] = {
-    "enqueue": lambda store, n: store.enqueue(QUEUE, [NewJob("job", CALL)] * n),
+    "enqueue": lambda store, n: store.enqueue(QUEUE, [NewJob("job", CALL, nonce="n")] * n, again=n > 1),
     "claim": lambda store, n: store.claim(QUEUE, "w", 5, [Token("normal", "1-1", "job")] * n),
     "settle": lambda store, n: store.settle(QUEUE, "w", [SETTLEMENT] * n),
     "progress": lambda store, n: store.progress(QUEUE, "w", [("job", 1, b"")] * n),
