@@ -1,8 +1,4 @@
-"""What can happen to a server: each cause begins, lasts and ends around the `async with` of its function.
-
-The functions are named as the table of `docs/failure-semantics.md` names the causes. All that they do to the
-server goes through clients of their own, named `cause`, which they do not kill.
-"""
+"""What can happen to a server: each cause begins, lasts and ends around the `async with` of its function."""
 
 import asyncio
 import contextlib
@@ -77,7 +73,7 @@ class Cause:
         begin: begins and ends it.
         options: of `Server.start`.
         proxied: it happens on the way to the server, not in it.
-        seconds: how long it lasts in the short form; in the full form three times as long, at least 6.
+        seconds: how long it lasts in the short form; in the full form twice as long, at least 5.
             error: the code that clients are refused with; it must have been seen.
         restarts: the server's own counters begin anew.
         forgets: the server forgets the jobs.

@@ -72,6 +72,10 @@ class Report:
             )
             self._figures[name.replace("_", " ")] = str(shown)
 
+    def on(self, server: str) -> None:
+        """It runs on another server than most."""
+        self._record = msgspec.structs.replace(self._record, server=server)
+
     def close(self, *, passed: bool) -> Record:
         """The case is over."""
         seconds = time.monotonic() - self._began
