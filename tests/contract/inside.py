@@ -172,13 +172,12 @@ for name, least in pairs({scheduled = 1, dead = 1, workers = 1}) do
     end
   end
 end
-for _, key in ipairs(redis.call('KEYS', base .. ':done:*')) do
-  redis.call('PEXPIRE', key, redis.call('PTTL', key) - ms)
-end
 for _, key in ipairs(redis.call('KEYS', base .. ':job:*')) do
   for _, field in ipairs({'sent', 'started', 'ended', 'parked'}) do
     if redis.call('HEXISTS', key, field) == 1 then redis.call('HINCRBY', key, field, -ms) end
   end
+end
+for _, key in ipairs(redis.call('KEYS', base .. ':*')) do
   local left = redis.call('PTTL', key)
   if left > 0 then redis.call('PEXPIRE', key, left - ms) end
 end

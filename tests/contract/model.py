@@ -41,6 +41,8 @@ class Job:
     Attributes:
         loose: its id was used before, so that old entries of the lanes may name it too: it may come early.
         delivered: the worker that a blocking read gave it to, while that has not claimed it.
+        buried: when it failed, while it is one of the dead.
+        result_expires: when it would go if it were not.
         cancel: the outcome and ttl it is to be cancelled with, where that was asked for while it ran.
     """
 
@@ -64,6 +66,8 @@ class Job:
     cancel: tuple[bytes, int] | None = None
     waiters: list[str] = field(default_factory=list[str])
     expires: int | None = None
+    buried: int | None = None
+    result_expires: int = 0
 
     def shown(self) -> tuple[object, ...]:
         """What `info` must say."""
@@ -315,6 +319,21 @@ class Model:
         if not self.lost(worker):
             self.leases[worker] = CRASHED
 
+    def follow_the_dead(self, dead: Collection[str]) -> None:
+        """`dead` are the dead that the store has. Those there were too many of are kept as other outcomes are."""
+        assert len(dead) <= self._limits.dead_limit
+        assert self.failed.issuperset(dead)
+        buried = [job for job in self.jobs.values() if job.buried is not None]
+        there = [job.buried or 0 for job in buried if job.id in dead]
+        for job in buried:
+            if job.buried is None or job.id in dead:
+                continue
+            too_old = self.now - job.buried >= self._limits.dead_ttl_ms
+            assert too_old or sum(other >= job.buried for other in there) >= self._limits.dead_limit
+            job.buried = None
+            if not too_old and job.result_expires < (job.expires or 0):
+                self._expire(job, job.result_expires)
+
     def jump(self, ms: int) -> None:
         """Time passes."""
         self.now += ms
@@ -408,17 +427,21 @@ class Model:
             told = None if len(outcome) > NOTICE_LIMIT and ttl else outcome
             self.told[channel, job.id, told] += 1
         job.waiters = []
-        remembered = job.sent + self._limits.tombstone_ms
-        if self.now + ttl < remembered:
-            self.done[job.nonce or job.id] = remembered
         job.state, job.outcome, job.delivered = state, outcome, None
-        job.expires = self.now + ttl
-        if not ttl:
+        self._expire(job, self.now + ttl)
+
+    def _expire(self, job: Job, at: int) -> None:
+        remembered = job.sent + self._limits.tombstone_ms
+        if at < remembered:
+            self.done[job.nonce or job.id] = remembered
+        job.expires = at
+        if at <= self.now:
             del self.jobs[job.id]
 
     def _bury(self, job: Job, outcome: bytes, ttl: int) -> None:
         self._end(job, JobState.FAILED, outcome, max(ttl, self._limits.dead_ttl_ms))
         self.failed.add(job.id)
+        job.buried, job.result_expires = self.now, self.now + ttl
 
     def _empty(
         self,

@@ -52,6 +52,19 @@ class TestTheDead:
 
         assert backend.dead() == 3
 
+    async def test_what_is_over_the_limit_goes_when_its_result_does(self, store: Store) -> None:
+        """Not when the dead do: a queue whose jobs all fail would fill the server for a week."""
+        await self.fail(store, "forgotten", ttl_ms=0)
+        await self.fail(store, "short", ttl_ms=30)
+        await self.fail(store, "long")
+        assert await state(store, "forgotten") == JobState.FAILED
+
+        await self.fail(store, *"abc")
+
+        assert await state(store, "forgotten") is None
+        await eventually(lambda: gone(store, "short"))
+        assert await state(store, "long") == JobState.FAILED
+
     async def test_a_dead_job_is_kept_though_its_result_is_not(self, store: Store) -> None:
         await self.fail(store, "job", ttl_ms=0)
 

@@ -351,17 +351,15 @@ class StoreMachine(RuleBasedStateMachine):
         self.model.jump(hours * HOUR)
 
     @invariant()
-    def every_job_is_as_it_should_be(self) -> None:
+    def everything_is_as_it_should_be(self) -> None:
         if not hasattr(self, "model"):
             return
+        places = self.inside.places()
+        self.model.follow_the_dead(places.dead)
+        check_places(self.model, places)
         for name, info in zip(self.ids, self.run(self.store.info(QUEUE, self.ids)), strict=True):
             job = self.model.jobs.get(name)
             assert (info and shown(info)) == (job and job.shown()), name
-
-    @invariant()
-    def everything_is_in_its_place(self) -> None:
-        if hasattr(self, "model"):
-            check_places(self.model, self.inside.places())
 
 
 def check_places(model: Model, places: Places) -> None:
@@ -373,8 +371,6 @@ def check_places(model: Model, places: Places) -> None:
     assert places.fetched <= places.workers
     assert places.scheduled == {job.id for job in model.scheduled()}
     assert places.delivered == {worker: set(tokens) for worker, tokens in model.tokens.items() if tokens}
-    assert places.dead <= model.failed
-    assert len(places.dead) <= LIMITS.dead_limit
     entries = places.waiting + Counter(t.job_id for tokens in places.delivered.values() for t in tokens)
     for job in model.jobs.values():
         queued = job.state is JobState.QUEUED
