@@ -179,8 +179,8 @@ class Model:
         assert sorted(reply.cancelled) == sorted(self.cancelling.get(worker, ()))
 
     def block(self, worker: str, reply: Sequence[Token]) -> None:
-        free = [job for job in self.queued() if job.delivered is None]
-        assert reply or all(job.loose for job in free), "nothing was delivered though there is something"
+        free = [job for job in self.queued() if job.delivered is None and not job.loose]
+        assert reply or not free, "nothing was delivered though there is something"
         assert len({token.lane for token in reply}) == len(reply), "more than one entry of a lane"
         for token in reply:
             job = self.jobs.get(token.job_id)

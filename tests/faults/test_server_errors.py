@@ -84,7 +84,8 @@ class Figures:
         return (
             f"lasted {self.seconds:.1f} s, healed in {self.heal:.2f} s, "
             f"caught up in {max(self.catch_up, 0):.2f} s, CPU {self.cpu:.0%}, log lines {self.lines}, "
-            f"refused commands {self.errors}, accepted {self.accepted}, lost {self.lost}, duplicated {self.duplicated}"
+            f"refused commands {self.errors}, accepted {self.accepted}, lost {self.lost}, "
+            f"duplicated {self.duplicated}"
         )
 
 
