@@ -102,6 +102,30 @@ class TestTheDeadAfterTheirTime:
         await eventually(alone)
 
 
+class TestTheDeadAfterTheirSends:
+    @pytest.fixture
+    def limits(self) -> Limits:
+        return Limits(dead_limit=1, lease_ms=LONG, tombstone_ms=5)
+
+    async def test_one_too_many_goes_without_a_tombstone(self, store: Store) -> None:
+        worker = await joined(store, "w")
+        await settle(store, worker, await running(store, worker), Verb.FAILED, BROKEN, ttl_ms=0)
+        sent = (await info(store)).sent_at
+        assert sent is not None
+
+        async def later() -> bool:
+            await send(store, "clock")
+            other = await take_one(store, worker)
+            await settle(store, worker, other, Verb.SUCCEEDED, THREE, ttl_ms=0)
+            return other.sent_ms > sent.timestamp() * 1000 + 10
+
+        await eventually(later)
+        await settle(store, worker, await running(store, worker, "next"), Verb.FAILED, BROKEN, ttl_ms=0)
+
+        assert await gone(store)
+        assert await state(store, "next") == JobState.FAILED
+
+
 class TestNoDead:
     @pytest.fixture
     def limits(self) -> Limits:

@@ -87,13 +87,13 @@ local function done_key(send) return base .. ':done:' .. send end
 -- For how long after its send a job is to be found, in ms; each script that ends jobs sets it.
 local tombstone = 0
 
--- Lets a record go after so many ms, or at once where that is 0. Returns whether it is there still.
+-- Lets a record go after so many ms, or at once where those are over. Returns whether it is there still.
 local function expire(id, ttl)
   local key = job_key(id)
   if ttl < tombstone then
     local job = redis.call('HMGET', key, 'sent', 'nonce')
     local left = (tonumber(job[1]) or now) + tombstone - now
-    if ttl < left then redis.call('SET', done_key(job[2] or id), '', 'PX', left) end
+    if left > 0 and ttl < left then redis.call('SET', done_key(job[2] or id), '', 'PX', left) end
   end
   if ttl <= 0 then
     redis.call('DEL', key)
