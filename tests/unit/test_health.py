@@ -142,7 +142,7 @@ def test_a_child_reads_what_its_supervisor_wrote(mark: ChildMark) -> None:
 
 def test_a_process_without_the_mark_is_nobodys_child() -> None:
     assert ChildMark.read({}) is None
-    assert CHILD_VARIABLE not in {}
+    assert ChildMark.read({CHILD_VARIABLE: "3:ab:"}) == ChildMark(3, "ab")
 
 
 # -- aioq check
