@@ -125,7 +125,7 @@ class Link:
         """
         follow = confirmation.commands(key)
         async with self._orders[key]:
-            await _send_packed(connection, connection.pack_commands([command, *follow]))
+            await send_packed(connection, connection.pack_commands([command, *follow]))
             reply = await _read(connection)
         confirmed = [await _read(connection) for _ in follow]
         for each in (reply, *confirmed):
@@ -190,25 +190,26 @@ class Link:
             self._idle.append(connection)
 
 
+async def send(connection: AbstractConnection, *command: Arg) -> None:
+    """Send a command; its reply is the caller's to read."""
+    await send_packed(connection, connection.pack_command(*command))
+
+
+async def send_packed(connection: AbstractConnection, packed: Sequence[bytes]) -> None:
+    """Send what was packed over a connection that may have been reset meanwhile."""
+    try:
+        await connection.send_packed_command(packed, check_health=False)
+    except RuntimeError as error:
+        # How uvloop refuses to write to a transport that a reset has closed; asyncio's own leaves it to the read.
+        raise RedisConnectionError(f"the connection was reset: {error}") from error
+
+
 async def _read(connection: AbstractConnection) -> Any:
     """The next reply, be it an error: the replies after it have to be read too."""
     try:
         return cast("object", await connection.read_response())
     except ResponseError as error:
         return error
-
-
-async def send(connection: AbstractConnection, *command: Arg) -> None:
-    """Send a command over a connection that may have been reset meanwhile; its reply is the caller's to read."""
-    await _send_packed(connection, connection.pack_command(*command))
-
-
-async def _send_packed(connection: AbstractConnection, packed: list[bytes]) -> None:
-    try:
-        await connection.send_packed_command(packed, check_health=False)
-    except RuntimeError as error:
-        # How uvloop refuses to write to a transport that a reset has closed; asyncio's own leaves it to the read.
-        raise RedisConnectionError(f"the connection was reset: {error}") from error
 
 
 async def discard(connection: AbstractConnection) -> None:

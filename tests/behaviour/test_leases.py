@@ -9,7 +9,7 @@ import pytest
 from aioq import gather
 from tests.behaviour.kit import Project, info_when, state_is
 from tests.databases import Database
-from tests.faults.proxy import Proxy
+from tests.proxies import Proxy
 from tests.servers import Server
 
 pytestmark = pytest.mark.anyio

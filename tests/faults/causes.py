@@ -10,7 +10,7 @@ from typing import Any
 
 import redis
 
-from tests.faults.proxy import Proxy
+from tests.proxies import Proxy
 from tests.servers import Server
 
 EVERY = 0.25

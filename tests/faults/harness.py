@@ -14,7 +14,7 @@ import redis
 from aioq import JobCancelledError, JobFailed, JobHandle, JobNotFoundError
 from aioq.task import Call
 from tests.behaviour.kit import Process, Project
-from tests.faults.ledger import Ledger, Row, Verdict, verdict
+from tests.faults.ledger import KILL, Ledger, Row, Verdict, verdict
 
 PROJECTS = Path(__file__).parent / "projects"
 TICK = 0.05
@@ -126,7 +126,7 @@ class Crew:
         at = time.monotonic()
         worker.signal(signal.SIGKILL)
         await worker.ended()
-        self._rig.ledger.fault("kill", worker.pid, at, self._rig.held(worker.pid))
+        self._rig.ledger.fault(KILL, worker.pid, at, self._rig.held(worker.pid))
         self.workers.remove(worker)
         worker.clear()
         self.add()

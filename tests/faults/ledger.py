@@ -31,6 +31,9 @@ What = Literal["accepted", "unconfirmed", "started", "ended", "outcome", "fault"
 OK = "ok"
 """`Row.how` of a run that came to its end."""
 
+KILL = "kill"
+"""`Row.how` of a fault that a process does not come back from."""
+
 ENDED = ("succeeded", "failed", "cancelled")
 """`Row.how` of an outcome that is one."""
 
@@ -126,7 +129,7 @@ class Verdict:
         enqueued_twice: numbers of jobs that are in the server under two ids.
         unexpected: what no fault explains, a sentence each.
         in_flight: jobs held by processes at their faults, summed over the faults.
-        reruns: seconds from a fault to the next start elsewhere of each job that was held at it.
+        reruns: seconds from a fault to the next start of each job that was held at it.
     """
 
     accepted: int
@@ -203,7 +206,9 @@ class _Job:
 
 
 def _follows(row: Row, fault: Row) -> bool:
-    return row.at > fault.at and row.pid != fault.pid
+    # A killed process may write a last line after the moment of the fault, which was noted before the signal; one
+    # that was stopped goes on.
+    return row.at > fault.at and (row.pid != fault.pid or fault.how != KILL)
 
 
 def verdict(rows: Sequence[Row]) -> Verdict:

@@ -4,8 +4,9 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 
 from tests.faults.figures import Record, read
@@ -31,54 +32,66 @@ accepted send and each run's start and end; the words are:
 """
 
 
-def write(records: Iterable[Record], *, today: str, python: str, servers: Iterable[str]) -> str:
+def write(records: Sequence[Record], *, today: str, python: str, servers: Iterable[str]) -> str:
     """The whole page."""
-    records = list(records)
     passed = sum(record.passed for record in records)
+    groups = [list(group) for _, group in groupby(records, key=lambda record: (record.case, record.test))]
     parts = [
         HEAD,
         "| | |\n|---|---|",
         f"| date | {today} |",
         f"| Python | {python} |",
         f"| servers | {', '.join(servers)} |",
-        f"| cases passed | {passed} of {len(records)} |",
+        f"| runs that passed | {passed} of {len(records)} |",
         "",
         "| case | fault | passes when | result |",
         "|---|---|---|---|",
-        *(f"| [{name(r)}](#{anchor(r)}) | {r.fault} | {r.passes} | {verdict(r)} |" for r in records),
+        *(summary(group) for group in groups),
         "",
-        *(section(record) for record in records),
+        *(section(group) for group in groups),
     ]
     return "\n".join(parts).rstrip() + "\n"
 
 
-def section(record: Record) -> str:
-    """One case with all its figures."""
+def summary(group: Sequence[Record]) -> str:
+    """A case in one line of the table."""
+    first = group[0]
+    verdicts = {verdict(record) for record in group}
+    bad = [f"{record.variant} {verdict(record)}".strip() for record in group if not record.passed]
+    result = verdicts.pop() if len(verdicts) == 1 else ", ".join(bad)
+    return f"| [{name(group)}](#{anchor(name(group))}) | {first.fault} | {first.passes} | {result} |"
+
+
+def section(group: Sequence[Record]) -> str:
+    """One case with all its figures: a list where it ran once, a table where it ran in several variants."""
+    first = group[0]
+    servers = sorted({record.server for record in group if record.server})
     lines = [
-        f"## {name(record)}\n",
-        f"{record.fault[:1].upper()}{record.fault[1:]}. Passes when: {record.passes}.\n",
-        f"`tests/faults/{record.test}`{f' on {record.server}' if record.server else ''}, "
-        f"{form(record)}, seed {record.seed}: **{verdict(record)}**"
-        f"{f' in {record.seconds:.0f} s' if record.over else ''}.\n",
+        f"## {name(group)}\n",
+        f"{first.fault[:1].upper()}{first.fault[1:]}. Passes when: {first.passes}.\n",
+        f"`tests/faults/{first.test}` on {', '.join(servers)}, {form(first)}, "
+        f"seed {first.seed}, {sum(record.seconds for record in group):.0f} s.\n",
     ]
-    if record.figures:
-        lines += [
-            "| figure | |",
-            "|---|---|",
-            *(f"| {key} | {value} |" for key, value in record.figures.items()),
-            "",
-        ]
-    return "\n".join(lines)
+    columns = ["result", *dict.fromkeys(key for record in group for key in record.figures)]
+    rows = [{"result": f"**{verdict(record)}**", **record.figures} for record in group]
+    if len(group) == 1:
+        lines += ["| figure | |", "|---|---|", *(f"| {key} | {rows[0].get(key, '')} |" for key in columns)]
+    else:
+        lines += [f"| | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+        for record, row in zip(group, rows, strict=True):
+            lines.append(f"| {record.variant} | {' | '.join(row.get(key, '') for key in columns)} |")
+    return "\n".join([*lines, ""])
 
 
-def name(record: Record) -> str:
-    """The case and what tells its runs apart."""
-    return f"{record.case} {record.variant}".strip()
+def name(group: Sequence[Record]) -> str:
+    """The case; its variant too, where all of this test is about one."""
+    first = group[0]
+    return f"{first.case} {first.variant}".strip() if len(group) == 1 else first.case
 
 
-def anchor(record: Record) -> str:
+def anchor(heading: str) -> str:
     """Where a heading's link leads, by the rule of the common Markdown sites."""
-    return re.sub(r"[^\w\- ]", "", name(record).lower()).replace(" ", "-")
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def form(record: Record) -> str:

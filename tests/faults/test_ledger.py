@@ -74,6 +74,14 @@ def test_a_job_that_ended_before_the_kill_and_ran_again_is_duplicated_which_the_
     assert found.in_flight == 1
 
 
+@pytest.mark.parametrize(("how", "back"), [("kill", False), ("stop", True)])
+def test_a_process_that_was_stopped_may_run_its_jobs_again_itself(how: str, back: bool) -> None:
+    rows = [ACCEPTED, start(1), Row("fault", 3, pid=7, how=how), start(8), end(9), SUCCEEDED]
+
+    assert bool(verdict(rows).recovered) is back
+    assert bool(verdict(rows).reruns) is back
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [

@@ -15,9 +15,14 @@ from tests.servers import Server
 
 pytestmark = pytest.mark.anyio
 
+FLAT = ("server MB", "keys", "stream length", "pending")
 BACKLOG = 4000  # short jobs that may wait; the sender waits for the workers
 BATCH = 500
+LEFT = 20  # keys of a queue that nothing is in
 SAMPLES = 40
+REMEMBERED = 7.0
+"""Seconds after its send for which a job that is forgotten is to be found, for a send that is repeated: the send's
+time (`send_timeout`, 2 s here) and 5 s. The server has a key for each short job of so many seconds."""
 
 
 @pytest.mark.fault(
@@ -31,6 +36,7 @@ async def test_a_long_job_does_not_hold_back_what_passes_it(
 ) -> None:
     jobs = case.size(20_000, 1_000_000)
     rig = make_rig(start_server().url)
+    rig.project.settings["AIOQ_SEND_TIMEOUT"] = f"{REMEMBERED - 5:g}"
     load = Load(rig)
     gate = tmp_path / "gate"
     samples: list[tuple[float, dict[str, float]]] = []
@@ -43,16 +49,17 @@ async def test_a_long_job_does_not_hold_back_what_passes_it(
                 await condition(lambda sent=sent: sent - rig.ticks() < BACKLOG, 30, "space in the queue")
                 await rig.tasks.app.send_many([rig.tasks.tick.call() for _ in range(min(BATCH, jobs - sent))])
                 if sent % max(BATCH, jobs // SAMPLES // BATCH * BATCH) == 0:
-                    samples.append((time.monotonic(), measure(client, rig)))
+                    samples.append((time.monotonic(), {"sent": float(sent), **measure(client, rig)}))
             await condition(lambda: rig.ticks() >= jobs, 60, "the end of the short jobs")
             seconds = time.monotonic() - began
             await asyncio.to_thread(gate.touch)
             await load.ended(limit=20)
+            await condition(lambda: client.dbsize() <= LEFT, 20, "the end of what the short jobs have left")
             left = measure(client, rig)
         await rig.tasks.app.aclose()
 
     found = rig.verdict()
-    trends = {name: Trend.of([(at, each[name]) for at, each in samples], warm_up=0.2) for name in samples[0][1]}
+    trends = {name: Trend.of([(at, each[name]) for at, each in samples], warm_up=0.25) for name in FLAT}
     report.add(short_jobs=jobs, jobs_per_s=round(jobs / seconds), lost=len(found.lost))
     for name, trend in trends.items():
         report.add(**{f"{name}_max": f"{trend.most:,.1f}", f"{name}_growth": f"{trend.growth:+,.1f}"})
@@ -62,6 +69,11 @@ async def test_a_long_job_does_not_hold_back_what_passes_it(
     assert trends["stream length"].most <= BACKLOG + BATCH + 1000
     assert left["stream length"] <= 1000
     assert left["pending"] == 0
-    assert left["keys"] <= 20
-    assert trends["keys"].is_flat(share=0.1, floor=BATCH)
-    assert trends["server MB"].is_flat(share=0.05, floor=1)
+    assert left["server MB"] <= samples[0][1]["server MB"] + 1
+    for at, each in samples:
+        # Redis looks for what has expired ten times a second, and may be a little behind.
+        remembered = [other["sent"] for then, other in samples if then >= at - REMEMBERED - 2]
+        assert each["keys"] <= each["sent"] + BATCH - min(remembered) + jobs / SAMPLES + LEFT
+    if seconds > 4 * REMEMBERED:
+        assert trends["keys"].is_flat(share=0.25, floor=BATCH)
+        assert trends["server MB"].is_flat(share=0.15, floor=1)

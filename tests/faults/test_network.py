@@ -11,7 +11,7 @@ from aioq.errors import ServerUnavailableError
 from aioq.redis_store.link import Link
 from tests.faults.figures import Case, Report
 from tests.faults.harness import Crew, Load, Rig, condition, meanwhile, mixed_seconds
-from tests.faults.proxy import Proxy
+from tests.proxies import Proxy
 from tests.servers import Server
 
 pytestmark = pytest.mark.anyio

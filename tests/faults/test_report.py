@@ -30,11 +30,17 @@ def test_cases_are_shown_in_order_with_their_figures(tmp_path: Path) -> None:
     text = page(tmp_path)
 
     headings = [each for each in text.splitlines() if each.startswith("## ")]
-    assert headings == ["## R1", "## R3 always", "## R3 everysec", "## R10", "## R12"]
-    for words in ("| date | 2026-01-02 |", "| cases passed | 5 of 5 |", "| rerun p99 s | 8.40 |", "Valkey 9.1.0"):
+    assert headings == ["## R1", "## R3", "## R10", "## R12"]
+    for words in (
+        "| date | 2026-01-02 |",
+        "| runs that passed | 5 of 5 |",
+        "| rerun p99 s | 8.40 |",
+        "Valkey 9.1.0",
+    ):
         assert words in text
-    assert "[R3 always](#r3-always)" in text
-    assert text.count(", full form, seed 7: **passed**") == 4
+    assert "| [R3](#r3) | a fault | all is well | passed |" in text
+    assert "| everysec | **passed** | 0 | 8.40 |" in text
+    assert text.count(", full form, seed 7, ") == 3
     assert "full form at 5% of its size" in text
 
 
@@ -49,8 +55,20 @@ def test_a_case_that_failed_and_one_that_never_ended_are_shown_as_such(tmp_path:
     assert "| [R1](#r1) | a fault | all is well | FAILED |" in text
     assert "| [R2](#r2) | a fault | all is well | did not end |" in text
     assert "| lost | 3 |" in text
-    assert "| cases passed | 0 of 2 |" in text
+    assert "| runs that passed | 0 of 2 |" in text
     assert line(record).startswith("R1  seed 7: FAILED in ")
+
+
+def test_of_several_variants_those_that_failed_are_named(tmp_path: Path) -> None:
+    for variant, passed in (("reset", True), ("silence", False)):
+        report = Report(case("R5", variant), tmp_path)
+        report.server = variant
+        report.close(passed=passed)
+
+    text = page(tmp_path)
+
+    assert "| [R5](#r5) | a fault | all is well | silence FAILED |" in text
+    assert "on reset, silence, full form" in text
 
 
 @pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])

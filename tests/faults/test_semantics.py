@@ -62,7 +62,7 @@ def test_the_example_charges_once_however_often_it_runs(tmp_path: Path, monkeypa
 
 
 async def test_an_id_is_known_only_as_long_as_its_job_is_kept(rig: Rig) -> None:
-    """The page warns of it: a send that is repeated may then add a job that has already run."""
+    """The page warns of it: the caller's own id, sent anew, is then another job."""
     work = rig.tasks.work
 
     async def send_twice(job_id: str, **options: float) -> list[bool]:

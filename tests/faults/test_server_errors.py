@@ -22,7 +22,7 @@ from tests.faults.causes import CAUSES, Cause, Place
 from tests.faults.figures import Case, Report
 from tests.faults.harness import Rig
 from tests.faults.ledger import Ledger
-from tests.faults.proxy import Proxy
+from tests.proxies import Proxy
 from tests.servers import Server, available
 
 pytestmark = pytest.mark.anyio
