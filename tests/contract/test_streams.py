@@ -98,7 +98,9 @@ async def test_jobs_whose_outcome_is_not_kept_leave_nothing_but_tombstones_for_a
         tombstones = set(client.keys(redis_backend.key("done:*")))  # pyright: ignore[reportArgumentType]
         assert len(tombstones) == 101
         assert all(client.pttl(key) > 0 for key in tombstones)  # pyright: ignore[reportOperatorIssue]
-        lanes = set(client.keys("*")) - tombstones  # pyright: ignore[reportArgumentType]
+        receipts = set(client.keys(redis_backend.key("receipt:*")))  # pyright: ignore[reportArgumentType]
+        assert all(client.pttl(key) > 0 for key in receipts)  # pyright: ignore[reportOperatorIssue]
+        lanes = set(client.keys("*")) - tombstones - receipts  # pyright: ignore[reportArgumentType]
         names = {str(key).rpartition("}:")[2] for key in lanes}
         assert names == {lane + end for lane in ("high", "normal", "low") for end in ("", ":front")}
         assert sum(client.xlen(key) for key in lanes) < SHORT  # pyright: ignore[reportArgumentType]

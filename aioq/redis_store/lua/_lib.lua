@@ -107,13 +107,15 @@ end
 local function finish(id, state, outcome, ttl, waiters)
   local key = job_key(id)
   notify(id, waiters, outcome, ttl > 0)
-  if not expire(id, ttl) then return end
-  redis.call('HSET', key, 'state', state, 'outcome', outcome, 'ended', now)
-  if state == 'failed' then
-    redis.call('HDEL', key, 'waiters')
-  else
-    redis.call('HDEL', key, 'job', 'waiters')
+  if ttl > 0 then
+    redis.call('HSET', key, 'state', state, 'outcome', outcome, 'ended', now)
+    if state == 'failed' then
+      redis.call('HDEL', key, 'waiters')
+    else
+      redis.call('HDEL', key, 'job', 'waiters')
+    end
   end
+  expire(id, ttl) -- not first: a server that is out of memory would let it through, and all that follows
 end
 
 -- One dead job too many: from now on it is kept as every other outcome is, for its own ttl after its end.
