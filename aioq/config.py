@@ -28,10 +28,10 @@ import msgspec
 
 from aioq.durations import as_seconds
 from aioq.errors import ConfigError
-from aioq.urls import SCHEMES, check_url, mask_url
+from aioq.urls import SCHEMES, check_url, mask_url, objection
 
 ENV_PREFIX = "AIOQ_"
-RESERVED = frozenset({"AIOQ_APP", "AIOQ_LOG", "AIOQ_WORKER_CHILD"})
+RESERVED = frozenset({"AIOQ_WORKER_CHILD"})
 """Variables that are no settings and mean something to other parts of aioq."""
 
 
@@ -195,6 +195,7 @@ class _Rule(NamedTuple):
     parse: Callable[[str], object]  # from the environment to a value for `check`
     expected: str  # what an error says the value must be
     optional: bool = False  # whether it may be None, and the environment variable empty
+    objection: Callable[[Any], str | None] = lambda _: None  # what is wrong with a value that `check` has returned
 
 
 def _integer(least: int, most: int | None = None, *, optional: bool = False) -> _Rule:
@@ -259,7 +260,7 @@ def _split(text: str) -> list[str]:
 
 _RULES: dict[str, _Rule] = {
     "name": _word(r"[A-Za-z0-9._-]*"),
-    "url": _Rule(check_url, str, f"a {'://, '.join(SCHEMES)}:///path URL", optional=True),
+    "url": _Rule(check_url, str, f"a {'://, '.join(SCHEMES)}:///path URL", optional=True, objection=objection),
     "data_dir": _Rule(_check_path, str, "the path of a directory"),
     "default_queue": _word(r"[A-Za-z0-9._-]+"),
     "imports": _Rule(_check_modules, _split, "a list of modules (separated by commas in the environment)"),
@@ -322,6 +323,9 @@ def _fit(name: str, given: object, source: str, *, text: str | None = None) -> o
         none = "" if not rule.optional else " or None" if text is None else " or empty"
         must = f"must be {rule.expected}{none}, not {_shown(name, given)}"
         raise ConfigError(f"setting {name!r} from {source} {must}")
+    objection = rule.objection(fit)
+    if objection is not None:
+        raise ConfigError(f"setting {name!r} from {source}: {objection}")
     return fit
 
 
@@ -329,9 +333,10 @@ def _unknown(name: str, source: str, prefix: str = "") -> str:
     # Compared without the prefix, which would make every variable look like every other.
     fold = str.upper if prefix else str.lower
     case = "" if fold(name) == name else f"names are {fold.__name__}-case, "
-    near = get_close_matches(name.removeprefix(prefix).lower(), _RULES, n=1)
-    names = ", ".join(fold(prefix + valid) for valid in near or _RULES)
-    advice = f"did you mean {names!r}?" if near else f"valid are: {names}"
+    asked = name.removeprefix(prefix).lower()
+    near = get_close_matches(asked, _RULES, n=1) or [valid for valid in _RULES if valid.startswith(f"{asked}_")]
+    names = [fold(prefix + valid) for valid in near or _RULES]
+    advice = f"did you mean {' or '.join(map(repr, names))}?" if near else f"valid are: {', '.join(names)}"
     return f"unknown setting {name!r} in {source}; {case}{advice}"
 
 

@@ -194,16 +194,25 @@ class WorkerLease(msgspec.Struct, frozen=True, gc=False):
     fetched_ms: int
 
 
-class Missing(enum.Enum):
-    """The server has no record of the job."""
+class NoOutcome(enum.Enum):
+    """Why a wait brought no outcome although nobody will be told of one."""
 
     MISSING = enum.auto()
+    LATER = enum.auto()
 
 
-MISSING = Missing.MISSING
+MISSING = NoOutcome.MISSING
+"""The server has no record of the job."""
 
-WaitReply = bytes | Missing | None
-"""The outcome if there is one; None where the waiter is registered now; MISSING for no such job."""
+LATER = NoOutcome.LATER
+"""There is an outcome, but the reply had no room for it: ask again."""
+
+WaitReply = bytes | NoOutcome | None
+"""The outcome if there is one; None where the waiter is registered now; MISSING; LATER."""
+
+WAIT_LIMIT = 1_048_576
+"""The most bytes of outcomes in one reply to a wait, so that it arrives in time over a slow link too. The first
+outcome comes however large it is."""
 
 
 class ServerInfo(msgspec.Struct, frozen=True):
@@ -351,7 +360,10 @@ class Store(Protocol):
         ...
 
     async def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
-        """For each job its outcome, or register `channel` to be told; one step, so nothing falls between."""
+        """For each job its outcome, or register `channel` to be told; one step, so nothing falls between.
+
+        From the first outcome on that would exceed `WAIT_LIMIT`, each job that has one is answered with `LATER`.
+        """
         ...
 
     async def info(self, queue: str, job_ids: Sequence[str]) -> list[JobInfo | None]:
@@ -363,7 +375,8 @@ class Store(Protocol):
     ) -> list[JobState | None]:
         """Cancel jobs, and return the state each was in.
 
-        One that waits to be run ends here; the worker of a running one is told; one that has ended stays.
+        One that waits to be run ends here; the worker of a running one is told; one that has ended stays. A store
+        that repeats the call after a lost reply answers what the first call found.
         """
         ...
 

@@ -13,7 +13,9 @@ from aioq.memory_store.mail import Mail
 from aioq.memory_store.records import Record
 from aioq.memory_store.tombstones import Tombstones
 from aioq.store import (
+    LATER,
     MISSING,
+    WAIT_LIMIT,
     Claim,
     Claimed,
     Limits,
@@ -77,9 +79,12 @@ class MemoryQueue:
         """Forget the records whose time is over; before each verb."""
         now = self._clock.now_ms()
         while self._expiring and self._expiring[0][0] <= now:
-            _, job_id = heapq.heappop(self._expiring)
-            del self._records[job_id]  # a job ends once, so it is in the heap once
-            self._dead.pop(job_id, None)
+            expires_ms, job_id = heapq.heappop(self._expiring)
+            record = self._records.get(job_id)
+            if record is not None and record.expires_ms == expires_ms:  # a dead one may have gone sooner
+                del self._records[job_id]
+        while self._dead and self._oldest_death() <= now - self._limits.dead_ttl_ms:
+            self._dead.popitem(last=False)
         self._tombstones.expire(now)
 
     def enqueue(self, job: NewJob, *, again: bool) -> bool:
@@ -180,8 +185,19 @@ class MemoryQueue:
         """Give back what a worker holds, and forget it."""
         self._empty(worker, sys.maxsize, None)
 
-    def wait(self, channel: str, job_id: str) -> WaitReply:
-        """The outcome, or register the channel to be told of it."""
+    def wait(self, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
+        """For each job the outcome, or register the channel to be told of it."""
+        replies = [self._outcome(channel, job_id) for job_id in job_ids]
+        taken, full = 0, False
+        for position, reply in enumerate(replies):
+            if isinstance(reply, bytes):
+                full = full or (taken > 0 and taken + len(reply) > WAIT_LIMIT)
+                taken += len(reply)
+                if full:
+                    replies[position] = LATER
+        return replies
+
+    def _outcome(self, channel: str, job_id: str) -> WaitReply:
         record = self._records.get(job_id)
         if record is None:
             return MISSING
@@ -292,14 +308,19 @@ class MemoryQueue:
     def _finish(self, record: Record, state: JobState, outcome: bytes, ttl_ms: int) -> None:
         self.mail.notify(record.waiters, record.id, outcome, kept=ttl_ms > 0)
         now = self._clock.now_ms()
+        record.end(state, outcome, now)
+        self._expire_at(record, now + ttl_ms)
+
+    def _expire_at(self, record: Record, expires_ms: int) -> None:
+        """Let a record go at that time, or now where that is past."""
         needed_until = record.sent_ms + self._limits.tombstone_ms
-        if now + ttl_ms < needed_until:
+        if expires_ms < needed_until:
             self._tombstones.put(record.nonce or record.id, needed_until)
-        if ttl_ms <= 0:
+        if expires_ms <= self._clock.now_ms():
             del self._records[record.id]
             return
-        record.end(state, outcome, now)
-        heapq.heappush(self._expiring, (now + ttl_ms, record.id))
+        record.expires_ms = expires_ms
+        heapq.heappush(self._expiring, (expires_ms, record.id))
 
     def _bury(self, record: Record, outcome: bytes, ttl_ms: int) -> None:
         """Fail a job, and keep it as long as its outcome or as the dead are kept, whichever is longer."""
@@ -308,11 +329,18 @@ class MemoryQueue:
         if limits.dead_ttl_ms <= 0:
             return
         now = self._clock.now_ms()
-        self._dead[record.id] = now
+        record.result_expires_ms = now + ttl_ms
         # Oldest first, because a job dies once and time does not run backwards.
-        too_old = now - limits.dead_ttl_ms
-        while self._dead and (len(self._dead) > limits.dead_limit or self._oldest_death() <= too_old):
-            self._dead.popitem(last=False)
+        self._dead[record.id] = now
+        while len(self._dead) > limits.dead_limit:
+            self._unbury(self._dead.popitem(last=False)[0])
+
+    def _unbury(self, job_id: str) -> None:
+        """One dead job too many: from now on it is kept as every other outcome is."""
+        record = self._records[job_id]
+        if record.expires_ms is not None and record.result_expires_ms < record.expires_ms:
+            record.envelope = None
+            self._expire_at(record, record.result_expires_ms)
 
     def _oldest_death(self) -> int:
         return next(iter(self._dead.values()))
