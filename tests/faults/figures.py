@@ -55,14 +55,10 @@ class Report:
     Args:
         record: what is known of the case before it runs.
         folder: where the file is; None to write none.
-
-    Attributes:
-        server: the server the case runs on, where it is another one than usual.
     """
 
     def __init__(self, record: Record, folder: Path | None) -> None:
         self._record = record
-        self.server = record.server
         self._folder = folder
         self._figures: dict[str, str] = {}
         self._began = time.monotonic()
@@ -84,7 +80,7 @@ class Report:
         """The case is over."""
         seconds = time.monotonic() - self._began
         record = msgspec.structs.replace(
-            self._record, over=True, passed=passed, seconds=seconds, server=self.server, figures=self._figures
+            self._record, over=True, passed=passed, seconds=seconds, figures=self._figures
         )
         self._write(record)
         return record

@@ -62,7 +62,7 @@ def test_a_case_that_failed_and_one_that_never_ended_are_shown_as_such(tmp_path:
 def test_of_several_variants_those_that_failed_are_named(tmp_path: Path) -> None:
     for variant, passed in (("reset", True), ("silence", False)):
         report = Report(case("R5", variant), tmp_path)
-        report.server = variant
+        report.on(variant)
         report.close(passed=passed)
 
     text = page(tmp_path)
