@@ -33,6 +33,7 @@ from tests.contract.kit import (
 pytestmark = pytest.mark.anyio
 
 DESIGN = Path(__file__).parents[2] / "docs" / "design.md"
+MINUTE = 60_000
 HOUR = 3_600_000
 DAY = 24 * HOUR
 MAX_WAITERS = 64
@@ -111,6 +112,10 @@ def tombstone(look: Look, key: str) -> None:
     look.expires_within(key, look.limits.tombstone_ms)
 
 
+def receipt(look: Look, key: str) -> None:
+    look.expires_within(key, MINUTE)
+
+
 def mark(look: Look, key: str) -> None:
     left = look.client.pttl(look.base + key)
     assert left == GONE or 0 < left <= MARK_MS
@@ -126,6 +131,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":held:<worker>": ("deleted with the worker", of_a_worker),
     ":cancel:<worker>": ("deleted with the worker", of_a_worker),
     ":dead": ("capped", dead),
+    ":receipt:<call>": ("expires", receipt),
     ":done:<send>": ("expires", tombstone),
 }
 """Each pattern, the first words of its bound in the design, and what shows that it holds."""
@@ -246,7 +252,7 @@ async def test_when_all_is_over_only_empty_lanes_are_left(redis_store: RedisStor
     await end_everything(redis_store, inside)
 
     for key in look.names():
-        assert pattern_of(key) in {*LANES, ":job:<id>", ":done:<send>", ":dead"}
+        assert pattern_of(key) in {*LANES, ":job:<id>", ":receipt:<call>", ":done:<send>", ":dead"}
         BOUNDS[pattern_of(key)][1](look, key)
     inside.jump(2 * DAY)
     assert set(look.names()) <= LANES

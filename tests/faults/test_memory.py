@@ -18,6 +18,9 @@ pytestmark = pytest.mark.anyio
 FLAT = ("server MB", "keys", "stream length", "pending")
 BACKLOG = 4000  # short jobs that may wait; the sender waits for the workers
 BATCH = 500
+RATE = (
+    5000.0  # jobs a second at most, which the workers can do: evenly, so that what is remembered of them is flat
+)
 LEFT = 20  # keys of a queue that nothing is in
 SAMPLES = 40
 REMEMBERED = 7.0
@@ -46,6 +49,7 @@ async def test_a_long_job_does_not_hold_back_what_passes_it(
             await condition(rig.started, 20, "the start of the long job")
             began = time.monotonic()
             for sent in range(0, jobs, BATCH):
+                await asyncio.sleep(began + sent / RATE - time.monotonic())
                 await condition(lambda sent=sent: sent - rig.ticks() < BACKLOG, 30, "space in the queue")
                 await rig.tasks.app.send_many([rig.tasks.tick.call() for _ in range(min(BATCH, jobs - sent))])
                 if sent % max(BATCH, jobs // SAMPLES // BATCH * BATCH) == 0:
@@ -71,9 +75,9 @@ async def test_a_long_job_does_not_hold_back_what_passes_it(
     assert left["pending"] == 0
     assert left["server MB"] <= samples[0][1]["server MB"] + 1
     for at, each in samples:
-        # Redis looks for what has expired ten times a second, and may be a little behind.
-        remembered = [other["sent"] for then, other in samples if then >= at - REMEMBERED - 2]
+        # Where thousands of keys expire each second, the server is some seconds behind (3.5 at most in a trial).
+        remembered = [other["sent"] for then, other in samples if then >= at - REMEMBERED - 5]
         assert each["keys"] <= each["sent"] + BATCH - min(remembered) + jobs / SAMPLES + LEFT
     if seconds > 4 * REMEMBERED:
-        assert trends["keys"].is_flat(share=0.25, floor=BATCH)
-        assert trends["server MB"].is_flat(share=0.15, floor=1)
+        assert trends["keys"].is_flat(share=0.2, floor=BATCH)
+        assert trends["server MB"].is_flat(share=0.2, floor=1)

@@ -1,5 +1,6 @@
 """`docs/failure-semantics.md` says only what a test shows, and its example does what it says."""
 
+import contextvars
 import re
 import sqlite3
 from pathlib import Path
@@ -53,8 +54,10 @@ def test_the_example_charges_once_however_often_it_runs(tmp_path: Path, monkeypa
     app: App = names["app"]
 
     for run, (job_id, cents) in enumerate([("a", 100), ("a", 100), ("b", 250)]):
-        enter_job(JobContext(job_id=job_id, task="shop.charge", queue="default", crashes=run))
-        app.tasks["shop.charge"].function("alice", cents)
+        job = JobContext(job_id=job_id, task="shop.charge", queue="default", crashes=run)
+        here = contextvars.copy_context()  # other tests of this process are in no job
+        here.run(enter_job, job)
+        here.run(app.tasks["shop.charge"].function, "alice", cents)
 
     with sqlite3.connect("bank.db") as bank:
         assert bank.execute("SELECT SUM(cents) FROM charges").fetchone() == (350,)

@@ -32,7 +32,7 @@ FLAT: dict[str, tuple[float, float]] = {
 """What a figure may gain in the time measured: a share of its mean, or this much if that is more."""
 
 WARMING = {**FLAT, "worker MB": (0.1, 8.0), "server MB": (0.2, 2.0), "keys": (0.0, 1000.0)}
-"""The same in the short form, which is over before anything is warm: it sees a large leak, and keys that stay."""
+"""The same in the short form, which is over before anything is warm: it sees large leaks, and keys that stay."""
 
 
 def any_job(case: Case, tasks: Any, number: int) -> Numbered:

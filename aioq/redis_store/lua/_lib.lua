@@ -87,7 +87,7 @@ local function done_key(send) return base .. ':done:' .. send end
 -- For how long after its send a job is to be found, in ms; each script that ends jobs sets it.
 local tombstone = 0
 
--- Lets a record go after so many ms, or at once where those are over.
+-- Lets a record go after so many ms, or at once where those are over. Returns whether it is there still.
 local function expire(id, ttl)
   local key = job_key(id)
   if ttl < tombstone then
@@ -95,7 +95,12 @@ local function expire(id, ttl)
     local left = (tonumber(job[1]) or now) + tombstone - now
     if left > 0 and ttl < left then redis.call('SET', done_key(job[2] or id), '', 'PX', left) end
   end
-  if ttl > 0 then redis.call('PEXPIRE', key, ttl) else redis.call('DEL', key) end
+  if ttl <= 0 then
+    redis.call('DEL', key)
+  else
+    redis.call('PEXPIRE', key, ttl)
+  end
+  return ttl > 0
 end
 
 -- Ends a job: the outcome is stored, or forgotten at once where ttl is 0, and the waiters are told.
@@ -110,7 +115,7 @@ local function finish(id, state, outcome, ttl, waiters)
       redis.call('HDEL', key, 'job', 'waiters')
     end
   end
-  expire(id, ttl)
+  expire(id, ttl) -- not first: a server that is out of memory would let it through, and all that follows
 end
 
 -- One dead job too many: from now on it is kept as every other outcome is, for its own ttl after its end.
@@ -118,8 +123,7 @@ local function unbury(id)
   local key = job_key(id)
   local job = redis.pcall('HMGET', key, 'state', 'ended', 'ttl')
   if job.err or job[1] ~= 'failed' or not job[3] then return end
-  redis.call('HDEL', key, 'job', 'ttl')
-  expire(id, job[2] + job[3] - now)
+  if expire(id, job[2] + job[3] - now) then redis.call('HDEL', key, 'job', 'ttl') end
 end
 
 -- A failed job is kept for the operator: as long as its outcome, or as the dead are kept, whichever is longer.
