@@ -47,14 +47,20 @@ def run_check(plan: CheckPlan) -> int:
     """
     app = load_app(plan.target)
     found = asyncio.run(_look(app, worker_queues(app.host(), plan.queues)))
-    host = "" if plan.any_host else f"{socket.gethostname()[:64]}-"
-    mine = {queue: [w for w in workers if w.worker.startswith(host)] for queue, workers in found.items()}
+    mine = found if plan.any_host else on_host(found, socket.gethostname())
     troubles = judge(mine, plan)
     if not plan.quiet:
         _show(app, mine)
     for trouble in troubles:
         Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"aioq check: {trouble}"))
     return 1 if troubles else 0
+
+
+def on_host(found: Mapping[str, Sequence[WorkerLease]], host: str) -> dict[str, list[WorkerLease]]:
+    """The workers of one host: an id is host, process, life and number (`aioq.worker.membership`)."""
+    return {
+        queue: [w for w in workers if w.worker.rsplit("-", 3)[0] == host[:64]] for queue, workers in found.items()
+    }
 
 
 def judge(found: Mapping[str, Sequence[WorkerLease]], plan: CheckPlan) -> list[str]:

@@ -8,6 +8,13 @@ from typing import Self
 CHILD_VARIABLE = "AIOQ_WORKER_CHILD"
 """The environment variable; a process that has it is a supervisor's child."""
 
+DONE = 117
+"""The exit code of a child that has ended in order. Not 0, for a task may call `os._exit(0)`: any other code is a
+death, and numbers like this are nobody's habit."""
+
+REFUSED = 118
+"""The exit code of a child that cannot start for a reason a restart does not mend, and has said which."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChildMark:
@@ -36,3 +43,8 @@ class ChildMark:
             return None
         number, life, fd = text.split(":")
         return cls(int(number), life, int(fd) if fd else None)
+
+    @staticmethod
+    def forget() -> None:
+        """Have no process that a task starts take itself for the supervisor's child."""
+        os.environ.pop(CHILD_VARIABLE, None)

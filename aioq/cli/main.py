@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from aioq.cli.check import CheckPlan, run_check
+from aioq.cli.child import REFUSED, ChildMark
 from aioq.cli.demo import run_demo
 from aioq.cli.start import WorkerPlan, start_worker
 from aioq.errors import AioqError
@@ -24,6 +25,12 @@ class CommandError(click.ClickException):
     def show(self, file: Any = None) -> None:
         """Print it to standard error."""
         click.echo(f"aioq: {self.message}", err=True, file=file)
+
+
+class ChildError(CommandError):
+    """The same of a supervisor's child, which tells the supervisor that a restart will not mend it."""
+
+    exit_code = REFUSED
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -84,12 +91,13 @@ def worker(target: str, **options: Any) -> None:
     """
     plan = WorkerPlan(target=target, **options)
     debug = (plan.log_level or "").lower() == "debug"
+    child = ChildMark.read()
     try:
-        code = start_worker(plan)
+        code = start_worker(plan, child)
     except AioqError as error:
         if debug:
             traceback.print_exc()
-        raise CommandError(str(error)) from None
+        raise (CommandError if child is None else ChildError)(str(error)) from None
     sys.exit(code)
 
 

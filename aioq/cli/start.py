@@ -16,7 +16,7 @@ from msgspec import structs
 
 from aioq.app import App
 from aioq.cli.banner import show_banner
-from aioq.cli.child import ChildMark
+from aioq.cli.child import DONE, ChildMark
 from aioq.cli.health import HealthServer, listen
 from aioq.cli.life import LifespanError, guarded, report
 from aioq.cli.loader import load_app
@@ -54,13 +54,12 @@ class WorkerPlan:
     log_format: str | None = None
 
 
-def start_worker(plan: WorkerPlan) -> int:
-    """Run `aioq worker` and return its exit code.
+def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
+    """Run `aioq worker`, as a supervisor's child or as nobody's, and return its exit code.
 
     Raises:
         AioqError: the App cannot be loaded, or the server refuses.
     """
-    child = ChildMark.read()
     if plan.reload and child is None:
         require_watcher()
         # The App is loaded in the children only: a broken module is mended by the next change. So nobody here
@@ -68,6 +67,7 @@ def start_worker(plan: WorkerPlan) -> int:
         set_up_logging(plan.log_level or "info", plan.log_format or "text")
         return asyncio.run(_supervise(plan, plan.processes or 1))
     app = load_app(plan.target)
+    ChildMark.forget()
     settings = app.settings
     set_up_logging(plan.log_level or settings.log_level, plan.log_format or settings.log_format)
     processes = plan.processes or settings.processes
@@ -120,6 +120,8 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
             code = await _run(worker)
         finally:
             await app.aclose()
+    if child is not None and code == 0:
+        code = DONE
     if worker.left_behind:
         # Their jobs are given back. Python would wait for them at its end, perhaps for ever.
         log.warning("%d functions that do not end when they are cancelled are left behind", worker.left_behind)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aioq.backoff import Backoff
-from aioq.cli.child import ChildMark
+from aioq.cli.child import DONE, REFUSED, ChildMark
 from aioq.cli.health import ask, together
 from aioq.cli.watch import changes
 from aioq.ending import end
@@ -29,7 +29,7 @@ STEADY = 10.0
 """Seconds after which a child counts as well started, and its next death as a new trouble. A guess."""
 
 BAD_COMMAND = 2
-"""The exit code of a child that could not start for a reason a restart does not mend."""
+"""The exit code where no child can start for a reason that a restart does not mend."""
 
 
 BURIAL = 5.0
@@ -113,28 +113,38 @@ class Supervisor:
         backoff = Backoff(0.1, 5.0)
         while not self._stopping.is_set():
             started = loop.time()
-            child, code = await self._one_life(number)
+            try:
+                child, code = await self._one_life(number)
+            except OSError as error:
+                log.error("worker process %d cannot be started: %s", number, error)  # noqa: TRY400 - no bug of ours
+                child, code = None, REFUSED if self._reload else -1
             if child in self._retired:
                 self._retired.discard(child)
                 continue
-            if self._stopping.is_set() or code == 0:
+            if self._stopping.is_set() or code == DONE:
                 return  # stopped, or done: a burst found the queues empty
             if self._reload:
                 await self._wait_for_change()
-            elif code == BAD_COMMAND:
+            elif code == REFUSED:
                 self._code = BAD_COMMAND
                 self.stop()
             else:
                 if loop.time() - started > STEADY:
                     backoff = Backoff(0.1, 5.0)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(backoff.next()):
-                        await self._stopping.wait()
+                await self._pause(backoff.next())
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     async def _one_life(self, number: int) -> tuple[Process, int]:
         read_end, write_end = os.pipe()
         try:
             child = await self._start(number, read_end)
+        except BaseException:
+            os.close(write_end)
+            raise
         finally:
             os.close(read_end)
         self._alive[number] = child
@@ -147,11 +157,13 @@ class Supervisor:
         finally:
             del self._alive[number]
             os.close(write_end)
-        if code and not self._stopping.is_set() and process not in self._retired:
+        if code == DONE:
+            return process, code
+        if not self._stopping.is_set() and process not in self._retired:
             # What a restart does not mend ends everything; the child has said what it is.
-            replaced = "" if code == BAD_COMMAND or self._reload else "; it is replaced"
+            replaced = "" if code == REFUSED or self._reload else "; it is replaced"
             log.error("worker process %d (pid %d) %s%s", number, process.pid, _how_it_ended(code), replaced)
-        if code not in {0, BAD_COMMAND}:
+        if code != REFUSED:
             self._bury(child)
         return process, code
 
@@ -207,4 +219,4 @@ def _how_it_ended(code: int) -> str:
     if code < 0:
         with contextlib.suppress(ValueError):
             return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"
+    return "could not start" if code == REFUSED else f"ended with exit code {code}"

@@ -17,7 +17,7 @@ from typing import Any
 
 from aioq.backoff import Backoff
 from aioq.ending import end
-from aioq.errors import ServerError, ServerUnavailableError
+from aioq.errors import ServerUnavailableError
 from aioq.store import Claimed, Renewal, ServerInfo, Settlement, Store
 from aioq.worker.health import Health, QueueHealth, judge
 from aioq.worker.holdings import Holdings
@@ -40,8 +40,15 @@ from aioq.worker.steps.run import CANCELLED
 
 log = logging.getLogger("aioq.worker")
 
-FAREWELL = 10.0
-"""Seconds to write the last outcomes at the stop; if the server is gone for longer, the recovery has them."""
+LAST_FETCH = 2.0
+"""Seconds that the fetching may take to end at the stop."""
+
+FAREWELL = 5.0
+"""Seconds to write the last outcomes at the stop; if the server is gone for longer, the recovery has them.
+Together with `LAST_FETCH` below the 10 s that container engines give a process as a rule."""
+
+HURRIED_FAREWELL = 1.0
+"""The same once a second signal has come."""
 
 
 @dataclass(slots=True)
@@ -113,7 +120,7 @@ class Worker:
             return Health(ready=False, reasons=["it has not reached its server yet, or is still in its lifespan"])
         queues = {
             queue: QueueHealth(
-                duties.membership.worker, duties.membership.joined, round(duties.fetcher.fetched_ago, 3)
+                duties.membership.worker, duties.membership.joined, round(self._fetched_ago(queue), 3)
             )
             for queue, duties in self._queues.items()
         }
@@ -218,7 +225,7 @@ class Worker:
             settings.lease,
             on_renewal=self._renewed,
             on_lost=lambda membership, worker: self._lost(membership.queue, worker),
-            fetched_ago=lambda queue: self._queues[queue].fetcher.fetched_ago,
+            fetched_ago=self._fetched_ago,
         )
 
     def _duties(self, store: Store, queue: str) -> _QueueDuties:
@@ -250,6 +257,10 @@ class Worker:
                 on_gap=self._hurry_lease,
             ),
         )
+
+    def _fetched_ago(self, queue: str) -> float:
+        """Seconds since the last fetch; a worker whose slots are all taken does not fetch, but must not hang."""
+        return max(self._queues[queue].fetcher.fetched_ago, self._watchdog.lag)
 
     def _hurry_lease(self) -> None:
         self._lease.hurry()
@@ -303,20 +314,37 @@ class Worker:
     async def _shut_down(
         self, store: Store, tasks: Sequence[asyncio.Task[None]], enders: Sequence[asyncio.Task[Any]]
     ) -> None:
-        await asyncio.gather(*(duties.fetcher.stop() for duties in self._queues.values()))
-        await self._finish_jobs(self._executor.stop())
+        fetching = [asyncio.create_task(duties.fetcher.stop()) for duties in self._queues.values()]
         try:
-            async with asyncio.timeout(FAREWELL):
-                await self._settler.drain()
-                await self._lease.stop()
-                for duties in self._queues.values():
-                    await store.depart(duties.membership.queue, duties.membership.worker)
-        except (TimeoutError, ServerError) as error:
-            log.warning(
-                "could not take leave of the server: %s; the recovery will", str(error) or "no answer in time"
-            )
+            # A server that does not answer keeps nobody here: what comes late is given back unstarted.
+            await asyncio.wait(fetching, timeout=LAST_FETCH)
+            await self._finish_jobs(self._executor.stop())
+            await self._take_leave(store)
         finally:
-            await end([*tasks, *enders])
+            await end([*fetching, *tasks, *enders])
+        log.info("stopped")
+
+    async def _take_leave(self, store: Store) -> None:
+        """Write the last outcomes and depart; if the server is gone, the recovery does that."""
+        leave = asyncio.create_task(self._depart(store))
+        hurry = asyncio.create_task(self._hurry.wait())
+        try:
+            if not self._hurry.is_set():
+                await asyncio.wait([leave, hurry], timeout=FAREWELL, return_when=asyncio.FIRST_COMPLETED)
+            if self._hurry.is_set():
+                await asyncio.wait([leave], timeout=HURRIED_FAREWELL)
+            if not leave.done():
+                log.warning("could not take leave of the server: no answer in time; the recovery will")
+            elif (error := leave.exception()) is not None:
+                log.warning("could not take leave of the server: %s; the recovery will", error)
+        finally:
+            await end([leave, hurry])
+
+    async def _depart(self, store: Store) -> None:
+        await self._settler.drain()
+        await self._lease.stop()
+        for duties in self._queues.values():
+            await store.depart(duties.membership.queue, duties.membership.worker)
 
     async def _finish_jobs(self, running: int) -> None:
         if running and not self._hurry.is_set():

@@ -129,11 +129,14 @@ async def test_check_finds_the_workers_of_this_host(project: Project) -> None:
     assert (await check(project, "poison:app", "--quiet"))[0] == 1
 
 
-async def test_a_worker_that_is_there_but_does_not_fetch_is_not_well(project: Project, tmp_path: Path) -> None:
-    """Its lease is renewed all the time: that is not what is asked."""
+@pytest.mark.parametrize("concurrency", ["10", "1"])
+async def test_a_worker_that_is_there_but_does_not_fetch_is_not_well(
+    project: Project, tmp_path: Path, concurrency: str
+) -> None:
+    """Its lease is renewed all the time: that is not what is asked. Nor are its slots, be they all taken."""
     project.copy("poison")
     tasks = project.load("poison")
-    worker = project.worker("poison:app", AIOQ_LEASE="2")
+    worker = project.worker("poison:app", "--concurrency", concurrency, AIOQ_LEASE="2")
     await (await tasks.pid.send())
     assert (await check(project, "poison:app", "--max-age", "2.5", "--quiet"))[0] == 0
 

@@ -106,3 +106,29 @@ async def test_what_waits_behind_a_blocked_loop_runs_elsewhere(project: Project,
     assert await gather(*await tasks.pid.send_many([()] * 5), timeout=10)
 
     assert await blocking.result(timeout=20) == "done"
+
+
+@pytest.mark.parametrize("code", [0, 2])
+async def test_a_task_that_ends_its_process_does_not_end_the_worker_whatever_the_exit_code(
+    project: Project, code: int
+) -> None:
+    """0 would be the end of a burst, and 2 a command that no restart mends; but a task may say either."""
+    tasks, supervisor = await start(project, "--processes", "2", AIOQ_MAX_CRASHES="1", AIOQ_LEASE="60")
+
+    poison = await tasks.dies.send(str(code))
+    with pytest.raises(JobFailed, match="WorkerCrashed"):
+        await poison.result(timeout=30)
+
+    await supervisor.saw(rf"ERROR +worker process \d \(pid \d+\) ended with exit code {code}; it is replaced")
+    await supervisor.saw(r"worker process \d has pid", times=3)
+    assert await (await tasks.pid.send()).result(timeout=20)
+    assert await supervisor.stop() == 0
+
+
+async def test_what_a_task_starts_does_not_take_itself_for_the_supervisors_child(project: Project) -> None:
+    tasks, supervisor = await start(project, "--processes", "2")
+
+    found = await (await tasks.environment.send()).result(timeout=20)
+
+    assert found == project.settings
+    assert await supervisor.stop() == 0

@@ -2,6 +2,8 @@
 
 import re
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 from aioq import gather
 from tests.behaviour.kit import Process, Project, consumers, keys, state_is, until
 from tests.databases import Database
+from tests.proxies import Proxy
+from tests.servers import Server
 
 pytestmark = pytest.mark.anyio
 
@@ -248,3 +252,27 @@ def stubborn_thread():
     assert "left behind" in worker.log
     info = await handle.info()
     assert (info.state, info.interruptions) == ("queued", 1)
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_a_server_that_does_not_answer_does_not_keep_the_worker(
+    project: Project, start_server: Callable[..., Server], signals: int
+) -> None:
+    """Container engines give a process ten seconds as a rule."""
+    server = start_server(tcp=True)
+    assert server.port is not None
+    async with Proxy(server.port) as proxy:
+        project.settings["AIOQ_URL"] = proxy.url
+        _, worker = await start(project)
+        proxy.hold()
+        begun = time.monotonic()
+        worker.signal(signal.SIGTERM)
+        if signals > 1:
+            worker.signal(signal.SIGINT)  # another one: two pending signals of one kind are one
+
+        assert await worker.ended() == 0
+        took = time.monotonic() - begun
+
+    assert took < (9 if signals == 1 else 5), f"it took {took:.1f} s"
+    assert "could not take leave of the server" in worker.log
+    assert "Traceback" not in worker.log

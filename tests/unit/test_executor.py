@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 
-from aioq import App, JobCancelledError, JobFailed
+from aioq import App, JobCancelledError, JobFailed, current_job
+from aioq.memory_store import MemoryStore
 from aioq.worker.services import executor as module
 from tests.unit.kit import within
 
@@ -40,6 +42,12 @@ async def slow_to_clean_up() -> str:
 @app.task
 async def add(x: int, y: int) -> int:
     return x + y
+
+
+@app.task
+async def reports() -> int:
+    current_job().progress(1)
+    return 42
 
 
 @pytest.fixture(autouse=True)
@@ -98,3 +106,29 @@ async def test_a_job_that_cleans_up_in_time_is_left_in_peace(caplog: pytest.LogC
             await within(handle)
     assert swallowed == ["cleaned up"]
     assert "left behind" not in caplog.text
+
+
+async def test_a_job_whose_function_has_returned_has_its_outcome_whoever_cancels_it_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its last progress is written before its outcome, and that takes a while."""
+    writing, go_on = asyncio.Event(), asyncio.Event()
+    write = MemoryStore.progress
+
+    async def slow(store: MemoryStore, *args: Any) -> list[bool]:
+        writing.set()
+        await go_on.wait()
+        return await write(store, *args)
+
+    monkeypatch.setattr(MemoryStore, "progress", slow)
+    async with app.test() as session:
+        handle = await reports.send()
+        await within(writing.wait())
+        (worker,) = session._workers
+        (run,) = worker._executor._running.values()
+        while not run.over:  # noqa: ASYNC110 - nothing signals it
+            await asyncio.sleep(0)
+        await handle.cancel("too late")
+        worker._executor.cancel("default", run.worker, handle.id, "cancelled")
+        go_on.set()
+        assert await within(handle) == 42

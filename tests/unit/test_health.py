@@ -175,6 +175,13 @@ def test_what_check_finds_wrong(found: Found, queues: tuple[str, ...], troubles:
     assert check.judge(found, CheckPlan("shop:app", queues)) == troubles
 
 
+def test_a_host_is_not_taken_for_another_whose_name_begins_so() -> None:
+    found = {"a": [lease("web-7-ab12cd34-1"), lease("web-1-7-ab12cd34-1"), lease("w" * 64 + "-7-ab12cd34-1")]}
+    assert [w.worker for w in check.on_host(found, "web")["a"]] == ["web-7-ab12cd34-1"]
+    assert [w.worker for w in check.on_host(found, "web-1")["a"]] == ["web-1-7-ab12cd34-1"]
+    assert len(check.on_host(found, "w" * 70)["a"]) == 1
+
+
 def test_health_is_json_that_can_be_read_back() -> None:
     found = health(1.5, default=GOOD)
     assert msgspec.json.decode(msgspec.json.encode(found), type=Health) == found

@@ -135,6 +135,8 @@ class Executor:
         await self._idle.wait()
 
     def _cancel(self, run: Run, reason: str) -> None:
+        if run.over and reason != LOST:
+            return  # its function has returned: it has an outcome
         told = run.stop is not None
         if told and reason != LOST:
             return  # a second cancellation would break into its cleaning up
@@ -187,6 +189,7 @@ class Executor:
             run.result = await self._caller.call(run)
         except BaseException as error:
             run.error = error
+        run.over = True
         if run.timer is not None:
             run.timer.cancel()
         report = self._flush_report(run.queue, run.worker, run.claimed.id, run.claimed.claim)

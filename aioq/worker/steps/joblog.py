@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from aioq.retry import Retry
 from aioq.store import Verb
 from aioq.worker.steps.failures import failure_of
 from aioq.worker.steps.run import Run
@@ -87,6 +88,7 @@ def _error(run: Run) -> str:
     if run.error is None:
         return "?"
     failure = failure_of(run.error)
-    if run.task is None or not failure.traceback or run.handle is None:
+    asked_for = isinstance(run.error, Retry) and run.error.__cause__ is None
+    if run.task is None or not failure.traceback or run.handle is None or asked_for:
         return failure.summary
     return f"{failure.summary}\n{failure.traceback.rstrip()}"

@@ -31,6 +31,7 @@ class Run:
         isolated: whether the run is the job's last chance, in a process of its own (step bind).
         handle: the asyncio task of the run, once it runs.
         timer: ends the run at its timeout, if it has one.
+        over: whether the function has returned or raised; what is left is to write that down.
         stop: why the run was cancelled from outside, if it was.
         started: the loop's time at the start.
         settlement: what is written in the end (step classify).
@@ -53,6 +54,7 @@ class Run:
     isolated: bool = False
     handle: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
+    over: bool = False
     stop: str | None = None
     started: float = 0.0
     settlement: Settlement | None = None
