@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from aioq.job import JobInfo, JobState, Priority
+from aioq.timetable import Timetable
 
 
 class NewJob(msgspec.Struct, frozen=True, gc=False):
@@ -73,11 +74,13 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
         jobs: the jobs, first to run first.
         next_due_ms: how long until the next scheduled job is due, in milliseconds; None when none is scheduled.
         lost: the worker's lease has ended; it owns nothing any more and must join again under a new id.
+        next_tick_ms: how long until the next tick of a schedule, in milliseconds; None when there is none.
     """
 
     jobs: Sequence[Claimed] = ()
     next_due_ms: int | None = None
     lost: bool = False
+    next_tick_ms: int | None = None
 
 
 class Verb(enum.StrEnum):
@@ -166,12 +169,14 @@ class Renewal(msgspec.Struct, frozen=True, gc=False):
         next_due_ms: see `Claim`.
         expired: some other worker's lease has ended: recovery has work.
         cancelled: ids of jobs this worker runs whose cancellation was asked for.
+        next_tick_ms: see `Claim`.
     """
 
     lost: bool = False
     next_due_ms: int | None = None
     expired: bool = False
     cancelled: Sequence[str] = ()
+    next_tick_ms: int | None = None
 
 
 class Missing(enum.Enum):
@@ -237,6 +242,11 @@ class Store(Protocol):
     @property
     def inbox(self) -> Inbox:
         """The subscription of this process."""
+        ...
+
+    @property
+    def timetable(self) -> Timetable:
+        """The schedules."""
         ...
 
     async def open(self) -> ServerInfo:

@@ -6,11 +6,12 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Sequence
 
 from aioq.clock import Clock
-from aioq.job import JobInfo, JobState
+from aioq.job import JobInfo, JobState, Priority
 from aioq.memory_store.lanes import LANES, WAKE_UP, Lanes
 from aioq.memory_store.leases import Leases
 from aioq.memory_store.mail import Mail
 from aioq.memory_store.records import Record
+from aioq.memory_store.timetable import MemoryQueueTimetable
 from aioq.store import (
     MISSING,
     Claim,
@@ -26,6 +27,7 @@ from aioq.store import (
     WaitReply,
     worker_channel,
 )
+from aioq.timetable import Entry
 
 MAX_WAITERS = 64
 """The most channels that are told of one job; further ones live by their safety poll."""
@@ -43,11 +45,13 @@ class MemoryQueue:
     Attributes:
         lanes: the jobs that wait to be run.
         mail: what the last verb has to tell.
+        timetable: the schedules.
     """
 
     def __init__(self, app: str, name: str, clock: Clock, limits: Limits) -> None:
         self.lanes = Lanes()
         self.mail = Mail()
+        self.timetable = MemoryQueueTimetable(clock, self)
         self._app = app
         self._name = name
         self._clock = clock
@@ -104,6 +108,7 @@ class MemoryQueue:
             next_due_ms=self._next_due(),
             expired=bool(self._leases.ended()),
             cancelled=list(self._cancelling.get(worker, ())),
+            next_tick_ms=self.timetable.next_tick_ms(),
         )
 
     def claim(self, worker: str, count: int, tokens: Sequence[Token], known: Collection[str] | None) -> Claim:
@@ -122,7 +127,7 @@ class MemoryQueue:
         for lane in LANES:
             while len(jobs) < count and (job_id := self.lanes.pop(lane)) is not None:
                 self._take(worker, job_id, jobs)
-        return Claim(jobs, self._next_due())
+        return Claim(jobs, self._next_due(), next_tick_ms=self.timetable.next_tick_ms())
 
     def settle(self, worker: str, settlement: Settlement) -> bool:
         """Write what became of a claimed job; False where it is not this worker's under this claim."""
@@ -197,6 +202,33 @@ class MemoryQueue:
             record.due_ms = None
             self._finish(record, JobState.CANCELLED, outcome, ttl_ms)  # its entry in the lane stays behind
         return state
+
+    # The jobs of ticks
+
+    def record(self, job_id: str) -> Record | None:
+        """A job's record."""
+        return self._records.get(job_id)
+
+    def add(self, job_id: str, entry: Entry, due_ms: int, *, held: bool) -> None:
+        """Add a tick's job, unless its id is there already; one that is held back waits."""
+        if job_id in self._records:
+            return
+        now = self._clock.now_ms()
+        record = self._records[job_id] = Record(job_id, entry.envelope, entry.priority, now)
+        if held:
+            record.state = JobState.WAITING
+        elif due_ms > now:
+            self._schedule(record, due_ms)
+        else:
+            self._queue(record)
+
+    def let_go(self, record: Record) -> None:
+        """Queue a job that was held back."""
+        self._queue(record)
+
+    def wake(self) -> None:
+        """Wake a worker, to learn of an earlier tick."""
+        self.lanes.push(Priority.NORMAL, WAKE_UP)
 
     # Taking jobs
 
@@ -278,12 +310,13 @@ class MemoryQueue:
 
     def _finish(self, record: Record, state: JobState, outcome: bytes, ttl_ms: int) -> None:
         self.mail.notify(record.waiters, record.id, outcome, kept=ttl_ms > 0)
-        if ttl_ms <= 0:
-            del self._records[record.id]
-            return
         now = self._clock.now_ms()
         record.end(state, outcome, now)
-        heapq.heappush(self._expiring, (now + ttl_ms, record.id))
+        if ttl_ms <= 0:
+            del self._records[record.id]
+        else:
+            heapq.heappush(self._expiring, (now + ttl_ms, record.id))
+        self.timetable.ended(record.id)
 
     def _bury(self, record: Record, outcome: bytes, ttl_ms: int) -> None:
         """Fail a job, and keep it as long as its outcome or as the dead are kept, whichever is longer."""

@@ -11,6 +11,7 @@ from aioq.memory_store.lanes import Reader
 from aioq.memory_store.leases import MemoryLeaseKeeper
 from aioq.memory_store.mail import MemoryInbox
 from aioq.memory_store.queue import MemoryQueue
+from aioq.memory_store.timetable import MemoryTimetable
 from aioq.store import (
     Claim,
     Limits,
@@ -43,6 +44,7 @@ class MemoryStore:
         self._limits = limits
         self._queues: dict[str, MemoryQueue] = {}
         self._inbox = MemoryInbox()
+        self._timetable = MemoryTimetable(self._at)
         # A lease keeper's thread comes here too. Nothing awaits or calls back while it is held.
         self._lock = threading.Lock()
 
@@ -50,6 +52,11 @@ class MemoryStore:
     def inbox(self) -> MemoryInbox:
         """The subscription of this process."""
         return self._inbox
+
+    @property
+    def timetable(self) -> MemoryTimetable:
+        """The schedules."""
+        return self._timetable
 
     async def open(self) -> ServerInfo:
         """See `aioq.store.Store.open`."""

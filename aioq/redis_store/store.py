@@ -15,6 +15,7 @@ from aioq.redis_store.faults import FOREIGN, translate
 from aioq.redis_store.inbox import RedisInbox
 from aioq.redis_store.keeper import RedisLeaseKeeper, base_key
 from aioq.redis_store.link import Arg, Link, discard
+from aioq.redis_store.timetable import RedisTimetable
 from aioq.store import (
     Claim,
     Limits,
@@ -74,6 +75,7 @@ class RedisStore:
         self._revive = revive
         self._link = Link(url, shown_url)
         self._inbox = RedisInbox(self._link)
+        self._timetable = RedisTimetable(lambda name, queue, args: self._ask(name, queue, args))
         self._reading: set[tuple[str, str]] = set()
         self._blocking: dict[tuple[str, str], tuple[AbstractConnection, int]] = {}
 
@@ -81,6 +83,11 @@ class RedisStore:
     def inbox(self) -> RedisInbox:
         """The subscription of this process."""
         return self._inbox
+
+    @property
+    def timetable(self) -> RedisTimetable:
+        """The schedules."""
+        return self._timetable
 
     async def open(self) -> ServerInfo:
         """See `aioq.store.Store.open`."""

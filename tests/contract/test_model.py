@@ -26,10 +26,14 @@ from aioq.job import JobInfo, Priority, Progress
 from aioq.memory_store import MemoryStore
 from aioq.redis_store import RedisStore
 from aioq.store import Claim, Limits, NewJob, Settlement, Store, Token, Verb
+from aioq.timetable import Entry, Tick
+from aioq.timing import Overlap
 from tests.contract.kit import BROKEN, CALL, CRASHED, LONG, REASON, THREE, Listener
 from tests.databases import Database
 
-IDS = ("a", "b", "c", "d e", "ü")
+TICKS = ("s@1", "s@2", "s@3")
+IDS = ("a", "b", "c", "d e", "ü", *TICKS)
+SCHEDULES = ("s", "t")
 WORKERS = ("w1", "w2", "w3")
 CHANNEL = "aioq:test:model"
 OUTCOMES = {Verb.SUCCEEDED: THREE, Verb.FAILED: BROKEN, Verb.CANCELLED: REASON, Verb.RETRY: BROKEN}
@@ -178,6 +182,46 @@ class SideBySide(RuleBasedStateMachine):
     def promote(self) -> None:
         self.both(lambda store: store.promote(self.queue, 10), lambda p: (p.count, p.next_due_ms is None))
 
+    @rule(
+        schedule=st.sampled_from(SCHEDULES),
+        deleted=st.booleans(),
+        next_ms=st.sampled_from([None, 1, 2]),
+        stale=st.booleans(),
+    )
+    def write(self, schedule: str, deleted: bool, next_ms: int | None, stale: bool) -> None:
+        definition = b"" if deleted else b"definition"
+        entry = Entry(
+            id=schedule,
+            rev=self.revision(schedule) + stale,
+            definition=definition,
+            envelope=CALL,
+            priority=Priority.LOW,
+            paused=next_ms is None,
+            next_ms=next_ms,
+        )
+        self.both(lambda store: store.timetable.write(self.queue, [entry]))
+
+    @rule(
+        jobs=st.lists(st.sampled_from(TICKS), max_size=3),
+        overlap=st.sampled_from(Overlap),
+        max_runs=st.sampled_from([0, 0, 2]),
+        stale=st.booleans(),
+    )
+    def tick(self, jobs: list[str], overlap: Overlap, max_runs: int, stale: bool) -> None:
+        tick = Tick(
+            id="s",
+            rev=self.revision("s") - stale,
+            jobs=[(job, number, number) for number, job in enumerate(jobs)],
+            next_ms=5,
+            overlap=overlap,
+            max_runs=max_runs,
+        )
+        self.both(lambda store: store.timetable.tick(self.queue, [tick]))
+
+    def revision(self, schedule: str) -> int:
+        agenda = self.run(self.memory.timetable.read(self.queue, [schedule]))
+        return agenda.entries[0].rev if agenda.entries else 0
+
     @rule()
     def end_leases(self) -> None:
         """Time passes, and nobody renews."""
@@ -213,6 +257,11 @@ class SideBySide(RuleBasedStateMachine):
             lambda store: store.info(self.queue, [*IDS, "unknown"]),
             lambda infos: [info and shown_info(info) for info in infos],
         )
+
+    @invariant()
+    def schedules_are_the_same(self) -> None:
+        self.both(lambda store: store.timetable.read(self.queue), lambda agenda: list(agenda.entries))
+        self.both(lambda store: store.timetable.due(self.queue, 1), lambda agenda: list(agenda.entries))
 
     @invariant()
     def the_dead_are_the_same(self) -> None:
