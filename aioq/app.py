@@ -245,7 +245,8 @@ class App:
         return self._state
 
     @asynccontextmanager
-    async def _life(self) -> AsyncGenerator[Any]:
+    async def life(self) -> AsyncGenerator[Any]:
+        """What a worker enters around its life: the lifespan, whose value it yields."""
         if self._lifespan is None:
             yield None
             return
@@ -263,7 +264,7 @@ class App:
             settings=self.settings,
             tasks=self.tasks,
             middleware=self.middleware,
-            lifespan=self._life,
+            lifespan=self.life,
             store=self.store,
         )
 

@@ -23,12 +23,12 @@ from difflib import get_close_matches
 from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any, NamedTuple, cast
-from urllib.parse import urlsplit
 
 import msgspec
 
 from aioq.durations import as_seconds
 from aioq.errors import ConfigError
+from aioq.urls import SCHEMES, check_url, mask_url
 
 ENV_PREFIX = "AIOQ_"
 RESERVED = frozenset({"AIOQ_APP", "AIOQ_LOG", "AIOQ_WORKER_CHILD"})
@@ -64,6 +64,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         shutdown_timeout: how long a stopping worker lets its jobs run on before it cancels them. Default 20.
         unknown_task_ttl: how long a job whose task no worker knows is parked before it is dead; make it
             outlast a rolling deploy. Default 3600 (an hour).
+        loop_lag_warning: how long a job may block its worker's event loop before a warning names it and shows its
+            stack, above 0. Default 1.
+        health_port: the port that `aioq worker` answers health checks on, 0 for any free one. Default None: none.
+        health_host: the address it listens on there. Default "": all.
+        durability: what `send` and the writing of an outcome wait for: "memory" (the server has it), "fsync" (it
+            is in the server's append-only file, on disk), "replicated" (a replica has it). Default "memory".
         dead_ttl: how long a dead job is kept for the operator. Default 604800 (a week).
         dead_limit: how many dead jobs a queue keeps; the oldest go first. Default 10000.
         poll_interval: how often a waiter asks for its result without being told, above 0. Default 5.
@@ -90,6 +96,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_crashes: int = 3
     shutdown_timeout: float = 20.0
     unknown_task_ttl: float = 3600.0
+    loop_lag_warning: float = 1.0
+    health_port: int | None = None
+    health_host: str = ""
+    durability: str = "memory"
     dead_ttl: float = 604_800.0
     dead_limit: int = 10_000
     poll_interval: float = 5.0
@@ -175,37 +185,7 @@ def from_pyproject(start: Path | None = None) -> tuple[dict[str, object], str]:
     return {}, ""
 
 
-# Patterns stay strings: compiled at the first use, they cost an import nothing.
-_PLACE = r"((\[[0-9A-Fa-f:.]*\]|[\w.-]+)(:[0-9]*)?(/[0-9]*)?|(/.*)?)\s*"
-_OPEN_OPTION = r"(client_name|db|protocol|socket_\w+|ssl_ca_certs|ssl_cert_reqs)=[\w./-]*"
-_MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
-
-
-def mask_url(url: str) -> str:
-    """Return `url` with everything that is or may be a password replaced by `***`, for logs; never raises.
-
-    People paste passwords unencoded (`redis://:a@b/c?d@host`), or leave the host or the scheme out. So this
-    does not look for the password where a good URL has it, but shows what it is sure of (scheme, host, port,
-    database, harmless options) and masks the rest.
-    """
-    scheme, mark, rest = url.partition("://")
-    if not mark or not scheme.isalnum():
-        scheme, mark, rest = "", "", url
-    head, question, query = rest.partition("?")
-    if "@" in query:  # the query's @, or a ? in the password
-        return f"{scheme}{mark}***"
-    _, at, host = head.rpartition("@")
-    place = host if re.fullmatch(_PLACE, host) else "***"
-    return f"{scheme}{mark}{'***@' if at else ''}{place}{question}{_mask_query(query)}"
-
-
-def _mask_query(query: str) -> str:
-    # What is no known option may be the rest of a password with a raw "&" in it.
-    secret = {"password": "password=***", "username": "username=***", "": ""}
-    return "&".join(
-        option if re.fullmatch(_OPEN_OPTION, option) else secret.get(option.partition("=")[0], "***")
-        for option in query.split("&")
-    )
+_MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"  # a string, not compiled: at the first use that costs an import nothing
 
 
 class _Rule(NamedTuple):
@@ -217,11 +197,13 @@ class _Rule(NamedTuple):
     optional: bool = False  # whether it may be None, and the environment variable empty
 
 
-def _integer(least: int, *, optional: bool = False) -> _Rule:
+def _integer(least: int, most: int | None = None, *, optional: bool = False) -> _Rule:
     def check(value: object) -> int | None:
-        return value if isinstance(value, int) and not isinstance(value, bool) and value >= least else None
+        fits = isinstance(value, int) and not isinstance(value, bool) and least <= value <= (most or value)
+        return cast("int", value) if fits else None
 
-    return _Rule(check, _parse_number, f"an integer >= {least}", optional)
+    expected = f"an integer >= {least}" if most is None else f"an integer from {least} to {most}"
+    return _Rule(check, _parse_number, expected, optional)
 
 
 def _duration(least: float, *, above: bool = False, optional: bool = False) -> _Rule:
@@ -255,6 +237,10 @@ def _choice(*choices: str) -> _Rule:
     return _Rule(check, str, "one of " + ", ".join(choices))
 
 
+def _check_text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
 def _check_path(value: object) -> str | None:
     path = str(value) if isinstance(value, PurePath) else value
     return path if isinstance(path, str) and path else None
@@ -271,28 +257,9 @@ def _split(text: str) -> list[str]:
     return [item.strip() for item in text.split(",")]
 
 
-_SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss", "unix": "unix"}
-
-
-def _check_url(value: object) -> str | None:
-    """Refuse also what would fail, or mean something else, deep in the client library."""
-    if not isinstance(value, str) or not value.isprintable():  # a line break at the end of a secret's file
-        return None
-    scheme, _, rest = value.partition("://")
-    url = f"{_SCHEMES.get(scheme.lower())}://{rest}"
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises if it is no number
-    except ValueError:
-        return None
-    if parts.scheme == "unix" and (parts.netloc.rpartition("@")[2] or not parts.path):
-        return None  # unix://tmp/x.sock would open /x.sock
-    return url if scheme.lower() in _SCHEMES else None
-
-
 _RULES: dict[str, _Rule] = {
     "name": _word(r"[A-Za-z0-9._-]*"),
-    "url": _Rule(_check_url, str, f"a {'://, '.join(_SCHEMES)}:///path URL", optional=True),
+    "url": _Rule(check_url, str, f"a {'://, '.join(SCHEMES)}:///path URL", optional=True),
     "data_dir": _Rule(_check_path, str, "the path of a directory"),
     "default_queue": _word(r"[A-Za-z0-9._-]+"),
     "imports": _Rule(_check_modules, _split, "a list of modules (separated by commas in the environment)"),
@@ -310,6 +277,10 @@ _RULES: dict[str, _Rule] = {
     "max_crashes": _integer(0),
     "shutdown_timeout": _duration(0),
     "unknown_task_ttl": _duration(0),
+    "loop_lag_warning": _duration(0, above=True),
+    "health_port": _integer(0, 65535, optional=True),
+    "health_host": _Rule(_check_text, str, "a host name or an address"),
+    "durability": _choice("memory", "fsync", "replicated"),
     "dead_ttl": _duration(0),
     "dead_limit": _integer(0),
     "poll_interval": _duration(0, above=True),
@@ -329,9 +300,11 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, object]:
     result: dict[str, object] = {}
     for key, text in sorted(item for item in environ.items() if item[0].startswith(ENV_PREFIX)):
         name = _ENV_NAMES.get(key)
+        if key in RESERVED or re.fullmatch(_SERVICE_LINK, f"{key}={text}"):
+            continue
         if name is not None:
             result[name] = _fit(name, text, f"environment variable {key}", text=text)
-        elif not (key in RESERVED or re.fullmatch(_SERVICE_LINK, f"{key}={text}")):
+        else:
             raise ConfigError(_unknown(key, "the environment", ENV_PREFIX))
     return result
 

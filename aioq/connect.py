@@ -10,13 +10,14 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from aioq.client import Client
-from aioq.config import Settings, mask_url
+from aioq.config import Settings
 from aioq.embedded import EmbeddedServer, attach, available
 from aioq.errors import ServerUnavailableError
 from aioq.producer import Producer
 from aioq.redis_store import RedisStore
 from aioq.redis_store.link import Arg
 from aioq.store import Limits, ServerInfo, Store
+from aioq.urls import mask_url
 from aioq.waiters import Waiters
 
 LOCAL_URL = "redis://localhost:6379"

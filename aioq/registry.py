@@ -4,7 +4,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, ParamSpec, TypedDict, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, overload
 
 from aioq.codec import Signature
 from aioq.durations import Duration
@@ -41,6 +41,10 @@ class SettingArgs(TypedDict, total=False):
     max_crashes: int
     shutdown_timeout: Duration
     unknown_task_ttl: Duration
+    loop_lag_warning: Duration
+    health_port: int | None
+    health_host: str
+    durability: Literal["memory", "fsync", "replicated"]
     dead_ttl: Duration
     dead_limit: int
     poll_interval: Duration

@@ -179,6 +179,21 @@ class Renewal(msgspec.Struct, frozen=True, gc=False):
     next_tick_ms: int | None = None
 
 
+class WorkerLease(msgspec.Struct, frozen=True, gc=False):
+    """A worker of a queue, as the server knows it.
+
+    Attributes:
+        worker: its id.
+        lease_ms: how long its lease lasts from now on, in milliseconds; 0 where it has ended.
+        fetched_ms: how long ago it last got an answer to its fetching, in milliseconds; -1 where that is not
+            known. A worker that has no free slot counts as fetching: it waits for its jobs, not for the server.
+    """
+
+    worker: str
+    lease_ms: int
+    fetched_ms: int
+
+
 class Missing(enum.Enum):
     """The server has no record of the job."""
 
@@ -212,10 +227,11 @@ class LeaseKeeper(Protocol):
         """Take a new lease and make the queue ready to be read."""
         ...
 
-    def renew(self, queue: str, worker: str, *, sweep: bool = False) -> Renewal:
+    def renew(self, queue: str, worker: str, *, fetched_ms: int = 0, sweep: bool = False) -> Renewal:
         """Prolong the lease; one that another worker has begun to recover is not prolonged but reported as lost.
 
-        `sweep` also looks after what was delivered to workers that are gone; now and then will do.
+        `fetched_ms` is how long ago the worker last got an answer to its fetching, see `WorkerLease`. `sweep`
+        also looks after what was delivered to workers that are gone; now and then will do.
         """
         ...
 
@@ -301,16 +317,24 @@ class Store(Protocol):
         """Write outcomes; False for each job that is no longer this worker's under that claim."""
         ...
 
-    async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> None:
-        """Store (job id, claim, encoded progress); reports of jobs that are not this worker's are dropped."""
+    async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
+        """Store (job id, claim, encoded progress); False for each job that is no longer this worker's."""
         ...
 
     async def promote(self, queue: str, limit: int) -> Promotion:
         """Queue up to `limit` scheduled jobs that are due."""
         ...
 
-    async def recover(self, queue: str, crash_outcome: bytes, limit: int) -> Recovery:
-        """Take one step in giving back what a worker held whose lease has ended."""
+    async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
+        """Take one step in giving back what a worker held that died.
+
+        That is one whose lease has ended; with `dead`, one whose id begins so, which is known to have died
+        whatever its lease says.
+        """
+        ...
+
+    async def workers(self, queue: str) -> list[WorkerLease]:
+        """The workers that the server knows of."""
         ...
 
     async def depart(self, queue: str, worker: str) -> None:

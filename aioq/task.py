@@ -6,6 +6,7 @@ checker sees the function's parameters in `send` and its return type in the hand
 
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Literal, Never, ParamSpec, Protocol, TypeVar
@@ -56,12 +57,16 @@ class Sender(Protocol):
         """Send several calls."""
         ...
 
+    def life(self) -> AbstractAsyncContextManager[Any]:
+        """What a worker enters around its life, with the lifespan's value."""
+        ...
+
 
 class Sendable(Generic[P, R]):
     """A task with options: what `task.options(...)` returns."""
 
     def __init__(self, sender: Sender, name: str, options: Options, signature: Callable[[], Signature]) -> None:
-        self._sender = sender
+        self.sender = sender
         self.name = name
         self._options = options
         self._signature = signature
@@ -128,7 +133,7 @@ class Sendable(Generic[P, R]):
             headers=headers,
             priority=priority,
         )
-        return Sendable(self._sender, self.name, self._options.merged(given), self._signature)
+        return Sendable(self.sender, self.name, self._options.merged(given), self._signature)
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """A call to send later or together with others.
@@ -149,7 +154,7 @@ class Sendable(Generic[P, R]):
             PayloadTooLargeError: they are larger than `max_payload`; nothing was sent.
             SendError: the server did not confirm the job within `send_timeout`.
         """
-        return await self._sender.send_call(self.call(*args, **kwargs))
+        return await self.sender.send_call(self.call(*args, **kwargs))
 
     async def send_many(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[R]]:
         """Send one call for each tuple of positional arguments, and return the handles in their order.
@@ -170,7 +175,7 @@ class Sendable(Generic[P, R]):
                 )
             signature.check(args, {})
             calls.append(Call(self.name, args, {}, options, signature))
-        return await self._sender.send_calls(calls)
+        return await self.sender.send_calls(calls)
 
 
 class Task(Sendable[P, R]):

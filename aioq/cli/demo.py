@@ -20,10 +20,10 @@ from typing import Any
 from rich.console import Console
 
 from aioq.app import App
+from aioq.cli.child import ChildMark
 from aioq.cli.demo_run import DemoRun
 from aioq.cli.demo_view import Tally, View, show_summary
 from aioq.cli.loader import load_app
-from aioq.cli.supervisor import CHILD_VARIABLE
 from aioq.config import ENV_PREFIX
 from aioq.embedded import available
 from aioq.errors import AioqError, EmbeddedServerError
@@ -142,7 +142,7 @@ def _worker(log: Path) -> Generator[subprocess.Popen[bytes]]:
             stdout=output,
             stderr=output,
             # As a supervisor's child it stops when its standard input closes; Ctrl-C is for the demo alone.
-            env={**os.environ, CHILD_VARIABLE: "1"},
+            env=ChildMark(1, os.urandom(4).hex()).environ(),
             start_new_session=True,
         )
     try:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from aioq.cli.check import CheckPlan, run_check
 from aioq.cli.demo import run_demo
 from aioq.cli.start import WorkerPlan, start_worker
 from aioq.errors import AioqError
@@ -60,6 +61,12 @@ def cli() -> None:
     help="How long running jobs may take to end at a stop.",
 )
 @click.option(
+    "--health-port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Answer health checks there: /live and /ready. 0 for any free port.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(LEVELS, case_sensitive=False),
     help="warning turns off the lines about each job.",
@@ -82,6 +89,39 @@ def worker(target: str, **options: Any) -> None:
     except AioqError as error:
         if debug:
             traceback.print_exc()
+        raise CommandError(str(error)) from None
+    sys.exit(code)
+
+
+@cli.command()
+@click.argument("target", metavar="MODULE:APP")
+@click.option(
+    "-q",
+    "--queue",
+    "queues",
+    multiple=True,
+    metavar="NAME",
+    help="A queue that must be served; may be repeated. Any of the App's, if not given.",
+)
+@click.option(
+    "--max-age",
+    type=click.FloatRange(0),
+    default=15.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="The oldest last fetch of a worker that does its work.",
+)
+@click.option("--any-host", is_flag=True, help="Count the workers of all hosts, not only of this one.")
+@click.option("--quiet", is_flag=True, help="Print only what is wrong.")
+def check(target: str, **options: Any) -> None:
+    """See whether the workers of MODULE:APP on this host do their work; exit code 1 if not.
+
+    For the health check of a container, and for people: it shows each worker with its lease and its last fetch. A
+    worker that runs but does not fetch is not well.
+    """
+    try:
+        code = run_check(CheckPlan(target=target, **options))
+    except AioqError as error:
         raise CommandError(str(error)) from None
     sys.exit(code)
 

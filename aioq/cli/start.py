@@ -5,21 +5,26 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 
 from msgspec import structs
 
 from aioq.app import App
 from aioq.cli.banner import show_banner
+from aioq.cli.child import ChildMark
+from aioq.cli.health import HealthServer, listen
 from aioq.cli.loader import load_app
 from aioq.cli.logs import set_up_logging
-from aioq.cli.supervisor import CHILD_VARIABLE, Supervisor
+from aioq.cli.supervisor import Supervisor
 from aioq.cli.watch import require_watcher
+from aioq.errors import ServerError
 from aioq.store import ServerInfo
-from aioq.worker import Worker, worker_queues
+from aioq.worker import Health, Life, Worker, life_prefix, recover_dead, worker_queues
 
 log = logging.getLogger("aioq.worker")
 
@@ -40,6 +45,7 @@ class WorkerPlan:
     burst: bool = False
     reload: bool = False
     shutdown_timeout: float | None = None
+    health_port: int | None = None
     log_level: str | None = None
     log_format: str | None = None
 
@@ -50,20 +56,21 @@ def start_worker(plan: WorkerPlan) -> int:
     Raises:
         AioqError: the App cannot be loaded, or the server refuses.
     """
-    child = CHILD_VARIABLE in os.environ
-    if plan.reload and not child:
+    child = ChildMark.read()
+    if plan.reload and child is None:
         require_watcher()
-        # The App is loaded in the children only: a broken module is mended by the next change.
+        # The App is loaded in the children only: a broken module is mended by the next change. So nobody here
+        # can give back what a dead child held; its lease does that.
         set_up_logging(plan.log_level or "info", plan.log_format or "text")
         return asyncio.run(_supervise(plan, plan.processes or 1))
     app = load_app(plan.target)
     settings = app.settings
     set_up_logging(plan.log_level or settings.log_level, plan.log_format or settings.log_format)
     processes = plan.processes or settings.processes
-    if processes > 1 and not child:
-        return asyncio.run(_supervise(plan, processes))
+    if processes > 1 and child is None:
+        return asyncio.run(_supervise(plan, processes, app))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_work(app, plan, child=child))
+        return runner.run(_work(app, plan, child))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -75,7 +82,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _work(app: App, plan: WorkerPlan, *, child: bool) -> int:
+async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
     host = app.host()
     if plan.shutdown_timeout is not None:
         host = replace(host, settings=structs.replace(host.settings, shutdown_timeout=plan.shutdown_timeout))
@@ -84,7 +91,7 @@ async def _work(app: App, plan: WorkerPlan, *, child: bool) -> int:
 
     def announce(info: ServerInfo) -> None:
         quiet = plan.log_format or host.settings.log_format
-        if quiet == "text" and _is_first(child):
+        if quiet == "text" and (child is None or child.number == 1):
             show_banner(
                 version=version("aioq"),
                 app=app.name,
@@ -95,19 +102,26 @@ async def _work(app: App, plan: WorkerPlan, *, child: bool) -> int:
                 tasks=app.tasks,
             )
 
-    worker = Worker(host, queues=queues, concurrency=concurrency, burst=plan.burst, on_start=announce)
+    life = None if child is None else Life(child.life)
+    worker = Worker(host, queues=queues, concurrency=concurrency, burst=plan.burst, on_start=announce, life=life)
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
         loop.add_signal_handler(number, worker.stop)
-    if child:
+    if child is not None:
         # The supervisor holds the other end of standard input; when it dies, however it dies, this one stops.
         loop.add_reader(sys.stdin.fileno(), _orphaned, loop, worker)
-    try:
-        await worker.run()
-    except asyncio.CancelledError:
-        return STOPPED_AT_START
-    finally:
-        await app.aclose()
+    with _answering(_listener(app, plan, child), worker.health):
+        try:
+            await worker.run()
+        except asyncio.CancelledError:
+            return STOPPED_AT_START
+        finally:
+            await app.aclose()
+    return _leave(worker)
+
+
+def _leave(worker: Worker) -> int:
+    """The exit code of a worker that has stopped."""
     if worker.left_behind:
         # Their jobs are given back. Python would wait for them at its end, perhaps for ever.
         log.warning("%d functions that do not end when they are cancelled are left behind", worker.left_behind)
@@ -116,8 +130,27 @@ async def _work(app: App, plan: WorkerPlan, *, child: bool) -> int:
     return 0
 
 
-def _is_first(child: bool) -> bool:
-    return not child or os.environ.get(CHILD_VARIABLE) == "1"
+def _listener(app: App | None, plan: WorkerPlan, child: ChildMark | None) -> socket.socket | None:
+    """Where health checks are answered; None where none are asked for."""
+    if child is not None:
+        return None if child.health_fd is None else socket.socket(fileno=child.health_fd)
+    host, port = ("", None) if app is None else (app.settings.health_host, app.settings.health_port)
+    port = port if plan.health_port is None else plan.health_port
+    return None if port is None else listen(host, port)
+
+
+@contextlib.contextmanager
+def _answering(listener: socket.socket | None, health: Callable[[], Health]) -> Generator[None]:
+    """Answer health checks meanwhile."""
+    if listener is None:
+        yield
+        return
+    server = HealthServer(listener, health)
+    log.info("health checks are answered on port %d: /live and /ready", server.port)
+    try:
+        yield
+    finally:
+        server.close()
 
 
 def _orphaned(loop: asyncio.AbstractEventLoop, worker: Worker) -> None:
@@ -128,12 +161,35 @@ def _orphaned(loop: asyncio.AbstractEventLoop, worker: Worker) -> None:
     worker.stop()
 
 
-async def _supervise(plan: WorkerPlan, processes: int) -> int:
-    supervisor = Supervisor(_child_command(plan), processes=processes, reload=plan.reload)
+async def _supervise(plan: WorkerPlan, processes: int, app: App | None = None) -> int:
+    listener = _listener(app, plan, None)
+    supervisor = Supervisor(
+        _child_command(plan),
+        processes=processes,
+        reload=plan.reload,
+        with_health=listener is not None,
+        on_death=None if app is None else partial(_bury, app, plan),
+    )
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
         loop.add_signal_handler(number, supervisor.stop)
-    return await supervisor.run()
+    with _answering(listener, supervisor.health):
+        try:
+            return await supervisor.run()
+        finally:
+            if app is not None:
+                await app.aclose()
+
+
+async def _bury(app: App, plan: WorkerPlan, pid: int, life: str) -> None:
+    """Give back what a dead child held, instead of waiting for its lease to end."""
+    host = app.host()
+    for queue in worker_queues(host, plan.queues):
+        try:
+            store = await host.store()
+            await recover_dead(store, queue, life_prefix(pid, life), max_crashes=host.settings.max_crashes)
+        except ServerError as error:
+            log.warning("queue %s: what process %d held waits for its lease to end: %s", queue, pid, error)
 
 
 def _child_command(plan: WorkerPlan) -> list[str]:

@@ -10,23 +10,42 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 from asyncio.subprocess import Process
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from aioq.backoff import Backoff
+from aioq.cli.child import ChildMark
+from aioq.cli.health import ask, together
 from aioq.cli.watch import changes
+from aioq.ending import end
+from aioq.worker import Health
 
 log = logging.getLogger("aioq.supervisor")
-
-CHILD_VARIABLE = "AIOQ_WORKER_CHILD"
-"""The environment variable that tells a child its number, from 1."""
 
 STEADY = 10.0
 """Seconds after which a child counts as well started, and its next death as a new trouble. A guess."""
 
 BAD_COMMAND = 2
 """The exit code of a child that could not start for a reason a restart does not mend."""
+
+
+BURIAL = 5.0
+"""Seconds that giving back a dead child's jobs may take; what is left then waits for its lease to end."""
+
+OnDeath = Callable[[int, str], Awaitable[None]]
+"""What is done when a child has died: process number and life (see `ChildMark`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """A worker process, and where it answers health checks."""
+
+    process: Process
+    mark: ChildMark
+    health_port: int | None
 
 
 class Supervisor:
@@ -36,15 +55,28 @@ class Supervisor:
         command: what starts one child.
         processes: how many.
         reload: restart them when a Python file below the working directory changes.
+        with_health: have the children answer health checks, for `health`.
+        on_death: gives back at once what a child held that has died.
     """
 
-    def __init__(self, command: Sequence[str], *, processes: int, reload: bool = False) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        processes: int,
+        reload: bool = False,
+        with_health: bool = False,
+        on_death: OnDeath | None = None,
+    ) -> None:
         self._command = command
         self._count = processes
         self._reload = reload
+        self._with_health = with_health
+        self._on_death = on_death
+        self._burials: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._retired: set[Process] = set()
-        self._alive: dict[int, Process] = {}
+        self._alive: dict[int, _Child] = {}
         self._code = 0
         self._changed = asyncio.Event()
 
@@ -52,6 +84,14 @@ class Supervisor:
         """Stop all children gracefully; asked a second time, they give back their jobs at once."""
         self._stopping.set()
         self._signal(signal.SIGTERM)
+
+    def health(self) -> Health:
+        """How the worker processes do, together; asks each of them, from any thread."""
+        alive = dict(self._alive)
+        ports = {number: child.health_port for number in range(1, self._count + 1) if (child := alive.get(number))}
+        answers: dict[int, Health | None] = dict.fromkeys(range(1, self._count + 1))
+        answers |= {number: ask(port) for number, port in ports.items() if port is not None}
+        return together(answers)
 
     async def run(self) -> int:
         """Supervise until `stop`, or until every child has ended by itself; the exit code."""
@@ -62,6 +102,9 @@ class Supervisor:
             if watcher is not None:
                 self._stopping.set()
                 await watcher
+            if self._burials:
+                _, late = await asyncio.wait(self._burials, timeout=BURIAL)
+                await end(late)
         return self._code
 
     async def _keep(self, number: int) -> None:
@@ -91,38 +134,62 @@ class Supervisor:
     async def _one_life(self, number: int) -> tuple[Process, int]:
         read_end, write_end = os.pipe()
         try:
-            child = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=read_end,
-                env={**os.environ, CHILD_VARIABLE: str(number)},
-                start_new_session=True,
-            )
+            child = await self._start(number, read_end)
         finally:
             os.close(read_end)
         self._alive[number] = child
-        log.info("worker process %d has pid %d", number, child.pid)
+        process = child.process
+        log.info("worker process %d has pid %d", number, process.pid)
         if self._stopping.is_set():
-            child.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)
         try:
-            code = await child.wait()
+            code = await process.wait()
         finally:
             del self._alive[number]
             os.close(write_end)
-        if code and not self._stopping.is_set() and child not in self._retired:
+        if code and not self._stopping.is_set() and process not in self._retired:
             # What a restart does not mend ends everything; the child has said what it is.
             replaced = "" if code == BAD_COMMAND or self._reload else "; it is replaced"
-            log.error("worker process %d (pid %d) %s%s", number, child.pid, _how_it_ended(code), replaced)
-        return child, code
+            log.error("worker process %d (pid %d) %s%s", number, process.pid, _how_it_ended(code), replaced)
+        if code not in {0, BAD_COMMAND}:
+            self._bury(child)
+        return process, code
+
+    async def _start(self, number: int, read_end: int) -> _Child:
+        """Start a child; where it is to answer health checks, on a socket that is made here and passed on."""
+        life = os.urandom(4).hex()
+        with socket.socket() as listener:
+            port = None
+            if self._with_health:
+                listener.bind(("127.0.0.1", 0))
+                listener.listen()
+                port = listener.getsockname()[1]
+            mark = ChildMark(number, life, None if port is None else listener.fileno())
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=read_end,
+                env=mark.environ(),
+                pass_fds=() if mark.health_fd is None else (mark.health_fd,),
+                start_new_session=True,
+            )
+        return _Child(process, mark, port)
+
+    def _bury(self, child: _Child) -> None:
+        """Have a dead child's jobs given back, while the next one already starts."""
+        if self._on_death is not None:
+            burial = asyncio.ensure_future(self._on_death(child.process.pid, child.mark.life))
+            self._burials.add(burial)
+            burial.add_done_callback(self._burials.discard)
 
     def _signal(self, number: signal.Signals) -> None:
         for child in self._alive.values():
             with contextlib.suppress(ProcessLookupError):
-                child.send_signal(number)
+                child.process.send_signal(number)
 
     async def _watch(self) -> None:
         async for paths in changes(Path.cwd(), self._stopping):
             log.warning("%s changed; restarting", ", ".join(paths[:3]))
-            self._retired.update(self._alive.values())
+            self._retired.update(child.process for child in self._alive.values())
             self._signal(signal.SIGTERM)
             self._changed.set()
             self._changed.clear()

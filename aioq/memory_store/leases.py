@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from aioq.store import Renewal
+from aioq.store import Renewal, WorkerLease
 
 _RECOVERING = float("-inf")
 """The end of a lease whose worker is being recovered."""
@@ -22,10 +22,25 @@ class Leases:
     def __init__(self, lease_ms: int) -> None:
         self._seconds = lease_ms / 1000
         self._ends: dict[str, float] = {}
+        self._fetched: dict[str, float] = {}
 
-    def take(self, worker: str) -> None:
-        """Take or prolong a lease."""
-        self._ends[worker] = time.monotonic() + self._seconds
+    def take(self, worker: str, fetched_ms: int = 0) -> None:
+        """Take or prolong a lease; `fetched_ms` is how long ago the worker last fetched."""
+        now = time.monotonic()
+        self._ends[worker] = now + self._seconds
+        self._fetched[worker] = now - fetched_ms / 1000
+
+    def all(self) -> list[WorkerLease]:
+        """Every worker there is."""
+        now = time.monotonic()
+        return [
+            WorkerLease(worker, round((end - now) * 1000) if end > now else 0, self._ago(worker, now))
+            for worker, end in self._ends.items()
+        ]
+
+    def _ago(self, worker: str, now: float) -> int:
+        fetched = self._fetched.get(worker)
+        return -1 if fetched is None else round((now - fetched) * 1000)
 
     def lost(self, worker: str) -> bool:
         """Whether the worker's lease is no more: never taken, or its recovery has begun.
@@ -47,29 +62,34 @@ class Leases:
         now = time.monotonic()
         return sorted((w for w, end in self._ends.items() if end < now), key=lambda w: (self._ends[w], w))
 
+    def starting_with(self, prefix: str) -> list[str]:
+        """The workers whose id begins so."""
+        return sorted(worker for worker in self._ends if worker.startswith(prefix))
+
     def forget(self, worker: str) -> None:
         """Drop a worker's lease, if it has one."""
         self._ends.pop(worker, None)
+        self._fetched.pop(worker, None)
 
 
 class MemoryLeaseKeeper:
     """See `aioq.store.LeaseKeeper`.
 
     Args:
-        renew: the store's own `renew`, which may be called from any thread: queue, worker, and
-            `join`, `sweep` or nothing.
+        renew: the store's own `renew`, which may be called from any thread: queue, worker, how many ms ago it
+            fetched, and `join`, `sweep` or nothing.
     """
 
-    def __init__(self, renew: Callable[[str, str, str], Renewal]) -> None:
+    def __init__(self, renew: Callable[[str, str, int, str], Renewal]) -> None:
         self._renew = renew
 
     def join(self, queue: str, worker: str) -> Renewal:
         """Take a new lease."""
-        return self._renew(queue, worker, "join")
+        return self._renew(queue, worker, 0, "join")
 
-    def renew(self, queue: str, worker: str, *, sweep: bool = False) -> Renewal:
+    def renew(self, queue: str, worker: str, *, fetched_ms: int = 0, sweep: bool = False) -> Renewal:
         """Prolong the lease."""
-        return self._renew(queue, worker, "sweep" if sweep else "")
+        return self._renew(queue, worker, fetched_ms, "sweep" if sweep else "")
 
     def close(self) -> None:
         """Nothing to let go of."""

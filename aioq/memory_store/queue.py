@@ -25,6 +25,7 @@ from aioq.store import (
     Token,
     Verb,
     WaitReply,
+    WorkerLease,
     worker_channel,
 )
 from aioq.timetable import Entry
@@ -95,11 +96,11 @@ class MemoryQueue:
             self._queue(record)
         return True
 
-    def renew(self, worker: str, mode: str) -> Renewal:
+    def renew(self, worker: str, fetched_ms: int, mode: str) -> Renewal:
         """Take or prolong a lease; `mode` is `join`, `sweep` or nothing."""
         if mode != "join" and self._leases.lost(worker):
             return Renewal(lost=True)
-        self._leases.take(worker)
+        self._leases.take(worker, fetched_ms)
         if mode:
             for owner in self.lanes.owners():
                 if not self._leases.knows(owner):  # delivered to a read that outlived its worker
@@ -144,11 +145,13 @@ class MemoryQueue:
             self._verbs[settlement.verb](record, settlement)
         return True
 
-    def progress(self, worker: str, job_id: str, claim: int, encoded: bytes) -> None:
-        """Store what a running job says of its progress, behind the same fence as a settle."""
+    def progress(self, worker: str, job_id: str, claim: int, encoded: bytes) -> bool:
+        """Store what a running job says of its progress, behind the same fence as a settle; False if refused."""
         record = self._records.get(job_id)
-        if record is not None and record.state is JobState.RUNNING and record.belongs_to(worker, claim):
-            record.progress = encoded
+        if record is None or record.state is not JobState.RUNNING or not record.belongs_to(worker, claim):
+            return False
+        record.progress = encoded
+        return True
 
     def promote(self, limit: int) -> Promotion:
         """Queue scheduled jobs that are due."""
@@ -159,14 +162,18 @@ class MemoryQueue:
             count += 1
         return Promotion(count, self._next_due())
 
-    def recover(self, crash_outcome: bytes, limit: int) -> Recovery:
-        """Take one step in giving back what a worker held whose lease has ended."""
-        ended = self._leases.ended()
-        if not ended:
+    def recover(self, crash_outcome: bytes, limit: int, dead: str) -> Recovery:
+        """Take one step in giving back what a worker held that died; see `Store.recover`."""
+        found = self._leases.starting_with(dead) if dead else self._leases.ended()
+        if not found:
             return Recovery()
-        self._leases.begin_recovery(ended[0])
-        step = self._empty(ended[0], limit, crash_outcome)
-        return Recovery(step.worker, step.returned, step.buried, step.more or len(ended) > 1)
+        self._leases.begin_recovery(found[0])
+        step = self._empty(found[0], limit, crash_outcome)
+        return Recovery(step.worker, step.returned, step.buried, step.more or len(found) > 1)
+
+    def workers(self) -> list[WorkerLease]:
+        """The workers of this queue."""
+        return self._leases.all()
 
     def depart(self, worker: str) -> None:
         """Give back what a worker holds, and forget it."""

@@ -23,6 +23,7 @@ from aioq.store import (
     Settlement,
     Token,
     WaitReply,
+    WorkerLease,
 )
 
 
@@ -115,21 +116,25 @@ class MemoryStore:
         with self._at(queue) as at:
             return [at.settle(worker, settlement) for settlement in settlements]
 
-    async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> None:
+    async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
         """See `aioq.store.Store.progress`."""
         with self._at(queue) as at:
-            for report in reports:
-                at.progress(worker, *report)
+            return [at.progress(worker, *report) for report in reports]
 
     async def promote(self, queue: str, limit: int) -> Promotion:
         """See `aioq.store.Store.promote`."""
         with self._at(queue) as at:
             return at.promote(limit)
 
-    async def recover(self, queue: str, crash_outcome: bytes, limit: int) -> Recovery:
+    async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
         """See `aioq.store.Store.recover`."""
         with self._at(queue) as at:
-            return at.recover(crash_outcome, limit)
+            return at.recover(crash_outcome, limit, dead)
+
+    async def workers(self, queue: str) -> list[WorkerLease]:
+        """See `aioq.store.Store.workers`."""
+        with self._at(queue) as at:
+            return at.workers()
 
     async def depart(self, queue: str, worker: str) -> None:
         """See `aioq.store.Store.depart`."""
@@ -154,9 +159,9 @@ class MemoryStore:
         with self._at(queue) as at:
             return [at.cancel(job_id, outcome, ttl_ms) for job_id in job_ids]
 
-    def _renew(self, queue: str, worker: str, mode: str) -> Renewal:
+    def _renew(self, queue: str, worker: str, fetched_ms: int, mode: str) -> Renewal:
         with self._at(queue) as at:
-            return at.renew(worker, mode)
+            return at.renew(worker, fetched_ms, mode)
 
     @contextlib.contextmanager
     def _at(self, name: str) -> Generator[MemoryQueue, None, None]:

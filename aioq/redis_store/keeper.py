@@ -34,19 +34,19 @@ class RedisLeaseKeeper:
 
     def join(self, queue: str, worker: str) -> Renewal:
         """Take a new lease and make the queue ready to be read."""
-        return self._renew(queue, worker, "join")
+        return self._renew(queue, worker, 0, "join")
 
-    def renew(self, queue: str, worker: str, *, sweep: bool = False) -> Renewal:
+    def renew(self, queue: str, worker: str, *, fetched_ms: int = 0, sweep: bool = False) -> Renewal:
         """Prolong the lease."""
-        return self._renew(queue, worker, "sweep" if sweep else "")
+        return self._renew(queue, worker, fetched_ms, "sweep" if sweep else "")
 
     def close(self) -> None:
         """Let go of the connection."""
         self._client.close()
 
-    def _renew(self, queue: str, worker: str, mode: str) -> Renewal:
+    def _renew(self, queue: str, worker: str, fetched_ms: int, mode: str) -> Renewal:
         code = script("renew")
-        args = (1, base_key(self._app, queue), worker, self._limits.lease_ms, mode)
+        args = (1, base_key(self._app, queue), worker, self._limits.lease_ms, fetched_ms, mode)
         try:
             try:
                 reply = self._client.evalsha(code.sha, *args)

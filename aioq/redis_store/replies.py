@@ -8,7 +8,7 @@ import msgspec
 
 from aioq.errors import WireError
 from aioq.job import JobInfo, JobState, Priority, Progress
-from aioq.store import MISSING, Claim, Claimed, Promotion, Recovery, Renewal, WaitReply
+from aioq.store import MISSING, Claim, Claimed, Promotion, Recovery, Renewal, WaitReply, WorkerLease
 from aioq.wire import OutcomeKind, decode_envelope, decode_failure, decode_outcome
 
 LOST = -2
@@ -16,6 +16,7 @@ LOST = -2
 
 _CLAIM_HEADER = 2
 _CLAIM_WIDTH = 7
+_WORKER_WIDTH = 3
 
 _PROGRESS = msgspec.msgpack.Decoder(Progress)
 
@@ -56,6 +57,14 @@ def parse_renewal(reply: Sequence[Any]) -> Renewal:
         cancelled=[job_id.decode() for job_id in reply[2:]],
         next_tick_ms=due(reply[0][1]),
     )
+
+
+def parse_workers(reply: Sequence[Any]) -> list[WorkerLease]:
+    """The mirror of `workers.lua`."""
+    return [
+        WorkerLease(reply[i].decode(), max(reply[i + 1], 0), reply[i + 2])
+        for i in range(0, len(reply), _WORKER_WIDTH)
+    ]
 
 
 def parse_promotion(reply: Sequence[Any]) -> Promotion:

@@ -26,6 +26,7 @@ from aioq.store import (
     Settlement,
     Token,
     WaitReply,
+    WorkerLease,
     worker_channel,
 )
 
@@ -208,25 +209,30 @@ class RedisStore:
             return [True] * len(settlements)
         return [position not in refused for position in range(1, len(settlements) + 1)]
 
-    async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> None:
+    async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
         """See `aioq.store.Store.progress`."""
         args: list[Arg] = [worker]
         for report in reports:
             args += report
-        await self._call("progress", queue, args)
+        refused = set(await self._call("progress", queue, args))
+        return [position not in refused for position in range(1, len(reports) + 1)]
 
     async def promote(self, queue: str, limit: int) -> Promotion:
         """See `aioq.store.Store.promote`."""
         return replies.parse_promotion(await self._call("promote", queue, [limit]))
 
-    async def recover(self, queue: str, crash_outcome: bytes, limit: int) -> Recovery:
+    async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
         """See `aioq.store.Store.recover`."""
-        return await self._recover(queue, "", crash_outcome, limit)
+        return await self._recover(queue, "dead" if dead else "lapsed", dead, crash_outcome, limit)
+
+    async def workers(self, queue: str) -> list[WorkerLease]:
+        """See `aioq.store.Store.workers`."""
+        return replies.parse_workers(await self._ask("workers", queue, []))
 
     async def depart(self, queue: str, worker: str) -> None:
         """See `aioq.store.Store.depart`."""
         await self._drop_blocking(queue, worker)
-        while (await self._recover(queue, worker, b"", 1000)).more:
+        while (await self._recover(queue, "departing", worker, b"", 1000)).more:
             pass
 
     async def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
@@ -264,15 +270,9 @@ class RedisStore:
         except ServerUnavailableError:
             return await self._call(name, queue, args)
 
-    async def _recover(
-        self,
-        queue: str,
-        worker: str,
-        crash_outcome: bytes,
-        limit: int,
-    ) -> Recovery:
+    async def _recover(self, queue: str, mode: str, worker: str, crash_outcome: bytes, limit: int) -> Recovery:
         limits = self._limits
-        args = [worker, limit, limits.max_crashes, crash_outcome, limits.dead_ttl_ms, limits.dead_limit]
+        args = [mode, worker, limit, limits.max_crashes, crash_outcome, limits.dead_ttl_ms, limits.dead_limit]
         return replies.parse_recovery(await self._ask("recover", queue, args))
 
     async def _blocking_connection(self, queue: str, worker: str) -> tuple[AbstractConnection, int]:

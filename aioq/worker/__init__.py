@@ -1,5 +1,9 @@
 """The worker: `worker.py` connects the services, each of the other files is one duty or one step."""
 
-from aioq.worker.worker import Host, Worker, worker_queues
+from aioq.worker.health import Health
+from aioq.worker.host import Host, worker_queues
+from aioq.worker.membership import Life, life_prefix
+from aioq.worker.services.recovery import recover_dead
+from aioq.worker.worker import Worker
 
-__all__ = ["Host", "Worker", "worker_queues"]
+__all__ = ["Health", "Host", "Life", "Worker", "life_prefix", "recover_dead", "worker_queues"]

@@ -1,29 +1,56 @@
-"""A worker's membership of one queue: the id it is known by there, and whether its lease holds."""
+"""Who a worker is: the ids it is known by in its queues, one at a time in each, and whether its lease holds."""
 
 import asyncio
 import os
 import socket
+from itertools import count
 
 
-def new_worker_id() -> str:
-    """A worker id: host, process and a random part, so that no id is ever used twice."""
-    return f"{socket.gethostname()[:64]}-{os.getpid()}-{os.urandom(4).hex()}"
+def life_prefix(pid: int, life: str) -> str:
+    """What the ids of one life of a worker begin with: host, process, and a word that no other life has.
+
+    Args:
+        pid: the worker's process.
+        life: the word. A host name and a process number alone can come twice (containers, a reboot).
+    """
+    return f"{socket.gethostname()[:64]}-{pid}-{life}-"
+
+
+class Life:
+    """One life of a worker, from its start to its end, however often it has to take a new id.
+
+    Args:
+        life: its word; a random one by default. A supervisor gives one to its child, so that it can tell which
+            workers died with the child.
+    """
+
+    def __init__(self, life: str | None = None) -> None:
+        self._prefix = life_prefix(os.getpid(), life or os.urandom(4).hex())
+        self._numbers = count(1)
+
+    def new_id(self) -> str:
+        """A worker id that was never used before."""
+        return f"{self._prefix}{next(self._numbers)}"
 
 
 class Membership:
-    """See the module. Written by the lease service on the event loop, read by the queue's other services.
+    """A worker's membership of one queue.
+
+    Written by the lease service on the event loop, read by the queue's other services.
 
     Args:
         queue: the queue.
+        life: gives the ids.
 
     Attributes:
         queue: the queue.
         worker: the id; a new one after each loss of the lease.
     """
 
-    def __init__(self, queue: str) -> None:
+    def __init__(self, queue: str, life: Life) -> None:
         self.queue = queue
-        self.worker = new_worker_id()
+        self._life = life
+        self.worker = life.new_id()
         self._joined = asyncio.Event()
         self._lost = asyncio.Event()
 
@@ -51,7 +78,7 @@ class Membership:
         """The lease of `worker` is lost: take a new id. False where that is known already."""
         if worker != self.worker:
             return False
-        self.worker = new_worker_id()
+        self.worker = self._life.new_id()
         self._joined.clear()
         self._lost.set()
         return True

@@ -1,8 +1,8 @@
 """The worker: connects its services, and starts and stops them in the right order.
 
-    fetcher --> executor --> settler          one fetcher, promoter, recovery and canceller for each queue;
-       |           |                          one executor, settler, reporter and lease thread for all
-    promoter    reporter
+    fetcher --> executor --> settler          one fetcher, promoter, recovery and canceller for each queue; one
+       |           |                          executor, settler and reporter, and a lease and a watchdog thread
+    promoter    reporter                      for all
 
 No service knows another; what one tells the others goes through the callbacks wired up here.
 """
@@ -10,22 +10,19 @@ No service knows another; what one tells the others goes through the callbacks w
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from aioq.backoff import Backoff
-from aioq.config import Settings
 from aioq.ending import end
 from aioq.errors import ServerError, ServerUnavailableError
-from aioq.middleware import Middleware
-from aioq.options import check_name
 from aioq.store import Claimed, Renewal, ServerInfo, Settlement, Store
-from aioq.task import Task
+from aioq.worker.health import Health, QueueHealth, judge
 from aioq.worker.holdings import Holdings
-from aioq.worker.membership import Membership
+from aioq.worker.host import Host
+from aioq.worker.membership import Life, Membership
 from aioq.worker.services.burst import Burst
 from aioq.worker.services.canceller import Canceller
 from aioq.worker.services.executor import Executor
@@ -35,6 +32,7 @@ from aioq.worker.services.promoter import Promoter
 from aioq.worker.services.recovery import Recovery
 from aioq.worker.services.reporter import Reporter
 from aioq.worker.services.settler import Settler
+from aioq.worker.services.watchdog import Watchdog
 from aioq.worker.slots import Slots
 from aioq.worker.steps.calling import Caller
 from aioq.worker.steps.pipeline import Bench
@@ -42,32 +40,8 @@ from aioq.worker.steps.run import CANCELLED
 
 log = logging.getLogger("aioq.worker")
 
-CANCEL_GRACE = 5.0
-"""Seconds a job has to end once it is cancelled at the stop; a guess at what closing connections takes."""
-
 FAREWELL = 10.0
 """Seconds to write the last outcomes at the stop; if the server is gone for longer, the recovery has them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What a worker needs of its App.
-
-    Attributes:
-        name: the App's name.
-        settings: its settings.
-        tasks: its tasks by name.
-        middleware: its middleware, outermost first.
-        lifespan: makes the context that is entered around the worker's life.
-        store: opens the store of the running loop.
-    """
-
-    name: str
-    settings: Settings
-    tasks: Mapping[str, Task[Any, Any]]
-    middleware: Sequence[Middleware]
-    lifespan: Callable[[], AbstractAsyncContextManager[Any]]
-    store: Callable[[], Coroutine[Any, Any, Store]]
 
 
 @dataclass(slots=True)
@@ -91,6 +65,7 @@ class Worker:
         concurrency: how many jobs may run at once.
         burst: end when the queues are empty.
         on_start: told of the server once it answers, before the first job is claimed.
+        life: what its ids carry; see `Life`.
 
     Raises:
         ConfigError: a task's annotations cannot be decoded into.
@@ -104,8 +79,10 @@ class Worker:
         concurrency: int | None = None,
         burst: bool = False,
         on_start: Callable[[ServerInfo], None] | None = None,
+        life: Life | None = None,
     ) -> None:
         self._host = host
+        self._life = life or Life()
         self.queues = tuple(dict.fromkeys(queues))
         self.concurrency = concurrency or host.settings.concurrency
         self._burst_mode = burst
@@ -129,6 +106,24 @@ class Worker:
             if self._task is not None and not self._serving.is_set():
                 self._task.cancel()  # the lifespan or the server keeps it from starting
         self._stop.set()
+
+    def health(self) -> Health:
+        """How the worker does; may be called from any thread."""
+        if not self._serving.is_set():
+            return Health(ready=False, reasons=["it has not reached its server yet, or is still in its lifespan"])
+        queues = {
+            queue: QueueHealth(
+                duties.membership.worker, duties.membership.joined, round(duties.fetcher.fetched_ago, 3)
+            )
+            for queue, duties in self._queues.items()
+        }
+        return judge(
+            queues,
+            running=self._executor.running,
+            concurrency=self.concurrency,
+            loop_lag=self._watchdog.lag,
+            refused=self._settler.refused + self._reporter.refused,
+        )
 
     async def wait_empty(self) -> None:
         """Return when a look at the queues has found nothing to run, and nothing runs; only while it serves."""
@@ -172,7 +167,11 @@ class Worker:
 
     async def _serve(self, store: Store, state: Any) -> None:
         self._build(store, state)
-        background: list[Coroutine[Any, Any, None]] = [self._lease.run(), self._reporter.run()]
+        background: list[Coroutine[Any, Any, None]] = [
+            self._lease.run(),
+            self._reporter.run(),
+            self._watchdog.run(),
+        ]
         for duties in self._queues.values():
             background += [duties.promoter.run(), duties.recovery.run(), duties.canceller.run()]
         fetchers = [duties.fetcher.run() for duties in self._queues.values()]
@@ -194,6 +193,7 @@ class Worker:
     def _build(self, store: Store, state: Any) -> None:
         host, settings = self._host, self._host.settings
         self._slots = Slots(self.concurrency)
+        self._watchdog = Watchdog(settings.loop_lag_warning)
         self._reporter = Reporter(store)
         self._settler = Settler(store, on_written=self._written, on_refused=self._refused)
         self._burst = Burst(self.queues, lambda: self._executor.running, self._look_again)
@@ -218,11 +218,12 @@ class Worker:
             settings.lease,
             on_renewal=self._renewed,
             on_lost=lambda membership, worker: self._lost(membership.queue, worker),
+            fetched_ago=lambda queue: self._queues[queue].fetcher.fetched_ago,
         )
 
     def _duties(self, store: Store, queue: str) -> _QueueDuties:
         settings = self._host.settings
-        membership = Membership(queue)
+        membership = Membership(queue, self._life)
         holdings = Holdings()
         promoter = Promoter(store, queue)
         return _QueueDuties(
@@ -237,6 +238,7 @@ class Worker:
                 on_lost=partial(self._lost, queue),
                 on_empty=partial(self._burst.empty, queue),
                 held=holdings.ids,
+                space=partial(self._settler.space, queue),
             ),
             promoter,
             Recovery(store, queue, lease=settings.lease, max_crashes=settings.max_crashes),
@@ -330,16 +332,4 @@ class Worker:
             idle.cancel()
             hurry.cancel()
         if self._executor.running:
-            await self._executor.interrupt(CANCEL_GRACE)
-
-
-def worker_queues(host: Host, wanted: Sequence[str]) -> list[str]:
-    """The queues a worker serves: the wanted ones, else the default one and all that tasks are declared with.
-
-    Raises:
-        ConfigError: a name cannot be a queue's.
-    """
-    if wanted:
-        return list(dict.fromkeys(check_name("queue", name) for name in wanted))
-    declared = [task.defaults.queue for task in host.tasks.values() if task.defaults.queue]
-    return list(dict.fromkeys([host.settings.default_queue, *declared]))
+            await self._executor.interrupt()

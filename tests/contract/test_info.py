@@ -136,7 +136,7 @@ async def test_progress_is_shown(store: Store) -> None:
     job = await running(store, worker)
     assert (await info(store)).progress is None
 
-    await store.progress(QUEUE, worker, [(job.id, job.claim, HALF)])
+    assert await store.progress(QUEUE, worker, [(job.id, job.claim, HALF)]) == [True]
 
     assert (await info(store)).progress == Progress(5, 10, "half")
 
@@ -152,24 +152,23 @@ async def test_the_last_report_counts_and_outlives_the_run(store: Store) -> None
     assert (await info(store)).progress == Progress(10, 10)
 
 
-async def test_reports_of_others_are_dropped(store: Store) -> None:
+async def test_reports_of_others_are_refused(store: Store) -> None:
     worker = await joined(store, "w")
     first = await running(store, worker)
     await settle(store, worker, first, Verb.RELEASE)
-    await store.progress(QUEUE, worker, [(first.id, first.claim, HALF)])  # nobody's
+    assert await store.progress(QUEUE, worker, [(first.id, first.claim, HALF)]) == [False]  # nobody's
     second = await take_one(store, worker)
 
-    await store.progress(
-        QUEUE, worker, [(first.id, first.claim, HALF), ("unknown", 1, HALF), ("", second.claim, HALF)]
-    )
-    await store.progress(QUEUE, "other", [(second.id, second.claim, HALF)])
+    reports = [(first.id, first.claim, HALF), ("unknown", 1, HALF), ("", second.claim, HALF)]
+    assert await store.progress(QUEUE, worker, reports) == [False] * 3
+    assert await store.progress(QUEUE, "other", [(second.id, second.claim, HALF)]) == [False]
     assert (await info(store)).progress is None
     assert await store.info(QUEUE, ["unknown"]) == [None]
 
     await settle(store, worker, second, Verb.SUCCEEDED, THREE)
-    await store.progress(QUEUE, worker, [(second.id, second.claim, HALF)])
+    assert await store.progress(QUEUE, worker, [(second.id, second.claim, HALF)]) == [False]
     assert (await info(store)).progress is None, "it has ended"
 
 
 async def test_no_reports(store: Store) -> None:
-    await store.progress(QUEUE, "w", [])
+    assert await store.progress(QUEUE, "w", []) == []

@@ -88,6 +88,7 @@ CALLS: dict[str, Call] = {
     "progress": lambda store, n: store.progress(QUEUE, "w", [("job", 1, b"")] * n),
     "promote": lambda store, _: store.promote(QUEUE, 5),
     "recover": lambda store, _: store.recover(QUEUE, b"", 5),
+    "workers": lambda store, _: store.workers(QUEUE),
     "wait": lambda store, n: store.wait(QUEUE, "me", ["job"] * n),
     "info": lambda store, n: store.info(QUEUE, ["job"] * n),
     "cancel": lambda store, n: store.cancel(QUEUE, ["job"] * n, REASON, 5),

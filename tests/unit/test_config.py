@@ -1,4 +1,3 @@
-import contextlib
 import enum
 import inspect
 import itertools
@@ -8,8 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from string import ascii_letters
-from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -17,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from aioq import config
-from aioq.config import Settings, from_module, from_pyproject, load_settings, mask_url
+from aioq.config import Settings, from_module, from_pyproject, load_settings
 from aioq.durations import as_seconds, seconds
 from aioq.errors import ConfigError
 
@@ -42,10 +39,11 @@ DURATIONS = {
     "lease": (2, True),
     "shutdown_timeout": (0, True),
     "unknown_task_ttl": (0, True),
+    "loop_lag_warning": (0, False),
     "dead_ttl": (0, True),
     "poll_interval": (0, False),
 }
-OPTIONAL = ("url", "threads", "pool_size", "timeout")
+OPTIONAL = ("url", "threads", "pool_size", "timeout", "health_port")
 FIELDS = Settings.__struct_fields__
 
 
@@ -91,12 +89,34 @@ def test_the_defaults_are_what_the_design_says():
         "max_crashes": 3,
         "shutdown_timeout": 20,
         "unknown_task_ttl": 3600,
+        "loop_lag_warning": 1,
+        "health_port": None,
+        "health_host": "",
+        "durability": "memory",
         "dead_ttl": 604800,
         "dead_limit": 10000,
         "poll_interval": 5,
         "log_level": "info",
         "log_format": "text",
     }
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 8080.0, True, "tcp://10.0.0.1:80"])
+def test_a_port_is_a_number_a_port_can_have(port: object):
+    assert "'health_port' from App(...) must be an integer from 0 to 65535 or None" in refused(
+        lambda: load(health_port=port)
+    )
+    assert [load(health_port=port).health_port for port in (0, 65535)] == [0, 65535]
+
+
+def test_what_kubernetes_says_of_a_service_named_like_a_setting_is_not_the_setting():
+    assert load_env(AIOQ_HEALTH_PORT="tcp://10.0.0.1:80").health_port is None
+    assert load_env(AIOQ_HEALTH_PORT="8080").health_port == 8080
+
+
+@pytest.mark.parametrize("durability", ["disk", "", "always", 1, None])
+def test_a_durability_is_one_of_three(durability: object):
+    assert "must be one of memory, fsync, replicated" in refused(lambda: load(durability=durability))
 
 
 def test_every_default_passes_its_own_check():
@@ -179,13 +199,7 @@ def test_a_mistake_in_an_overridden_source_is_still_an_error():
         ("lease", 2, 2.0),
         ("log_level", "WARNING", "warning"),
         ("log_format", "json", "json"),
-        ("url", "redis://localhost", "redis://localhost"),
-        ("url", "REDISS://u:p@h:6380/3?db=1", "rediss://u:p@h:6380/3?db=1"),
-        ("url", "redis://[::1]:6379/0", "redis://[::1]:6379/0"),
-        ("url", "valkey://h:6379", "redis://h:6379"),
         ("url", "valkeys://h:6379", "rediss://h:6379"),
-        ("url", "unix:///run/redis.sock?db=2", "unix:///run/redis.sock?db=2"),
-        ("url", "unix://u:p@/run/my redis.sock", "unix://u:p@/run/my redis.sock"),
     ],
 )
 def test_a_value_is_stored_in_its_one_form(setting: str, value: object, stored: object):
@@ -439,82 +453,6 @@ def test_an_unknown_variable_is_an_error_with_the_nearest_one(variable: str, adv
 def test_of_several_mistakes_in_the_environment_the_same_one_shows_each_time():
     for names in itertools.permutations(["AIOQ_A", "AIOQ_B", "AIOQ_LEASE"]):
         assert "'AIOQ_A'" in refused(lambda names=names: load_env(**dict.fromkeys(names, "x")))
-
-
-# -- mask_url ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("url", "masked"),
-    [
-        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
-        ("redis://", "redis://"),
-        ("redis:///2", "redis:///2"),
-        ("redis://:pw@h:6379/0", "redis://***@h:6379/0"),
-        ("rediss://user:pw@h", "rediss://***@h"),
-        ("redis://token@h", "redis://***@h"),
-        ("redis://u:pw@[::1]:6379", "redis://***@[::1]:6379"),
-        ("redis://h?password=pw&db=1", "redis://h?password=***&db=1"),
-        ("redis://h?db=1&username=u&password=pw", "redis://h?db=1&username=***&password=***"),
-        ("redis://h?ssl_password=pw&p%61ssword=pw&protocol=3", "redis://h?***&***&protocol=3"),
-        ("redis://h?password=p&w", "redis://h?password=***&***"),
-        ("redis://h?password=p@w", "redis://***"),
-        ("redis://h?", "redis://h?"),
-        ("unix:///run/redis.sock?db=2", "unix:///run/redis.sock?db=2"),
-        ("unix://u:pw@/run/redis.sock", "unix://***@/run/redis.sock"),
-        # a password with raw special characters
-        ("redis://u:p@ss/w#rd@h/0", "redis://***@h/0"),
-        ("redis://:p?w@h/0", "redis://***"),
-        ("redis://:p://w@h/0", "redis://***@h/0"),
-        # a host or a scheme left out
-        ("redis://:pw", "redis://***"),
-        ("redis://:12/pw", "redis://***"),
-        ("user:pw@h:6379", "***@h:6379"),
-        ("redis:user:pw@h", "***@h"),
-        ("user:pw", "***"),
-        ("u:a://pw", "***"),
-        ("", ""),
-    ],
-)
-def test_mask_url(url: str, masked: str):
-    assert mask_url(url) == masked
-
-
-# Q, W, X and Z are in no other part of the URLs below: in the result they are a piece of the password.
-SECRETS = st.text(st.sampled_from("QWXZ:/?#@&=%[] \n\\'\"é") | st.characters(codec="utf-8"), min_size=1)
-FRAMES = st.sampled_from([
-    "redis://:{}@host:6379/0",
-    "rediss://user:{}@host",
-    "redis://{}@[::1]:6379/0?db=1",
-    "unix://:{}@/run/redis.sock",
-    "redis://host:6379/0?password={}",
-    "redis://host?db=1&password={}&protocol=3",
-    "user:{}@host",
-])  # fmt: skip
-
-
-@relaxed
-@given(FRAMES, SECRETS, st.booleans())
-def test_mask_url_never_leaks_the_password(frame: str, secret: str, quoted: bool):
-    secret = f"Q{secret}Z"
-    written = quote(secret, safe="") if quoted else secret
-    masked = mask_url(frame.format(written))
-    assert not set("QWXZ") & set(masked)
-    assert "***" in masked
-
-
-@relaxed
-@given(st.text() | st.from_regex(r"(redis|unix)://[^@]*@?[^?]*\?.*"))
-def test_mask_url_never_raises(text: str):
-    masked = mask_url(text)
-    assert len(masked) <= 4 * len(text) + 4  # *** for every part of a query, at the most
-
-
-@relaxed
-@given(st.text(ascii_letters + ":/?#@&=[]%", max_size=12))
-def test_a_url_setting_is_kept_or_refused_with_a_config_error(rest: str):
-    with contextlib.suppress(ConfigError):
-        assert load(url=f"redis://{rest}").url == f"redis://{rest}"
 
 
 # -- a config module -----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 from aioq.errors import ServerUnavailableError
 from aioq.memory_store import MemoryStore
 from aioq.store import Claim, Claimed, NewJob, Token
-from aioq.worker.membership import Membership
+from aioq.worker.membership import Life, Membership
 from aioq.worker.services import fetcher as module
 from aioq.worker.services.fetcher import Fetcher
 from aioq.worker.slots import Slots
@@ -55,7 +55,7 @@ class Bench:
 
     def __init__(self, slots: int = 2) -> None:
         self.store = Store()
-        self.membership = Membership(QUEUE)
+        self.membership = Membership(QUEUE, Life())
         self.slots = Slots(slots)
         self.jobs: list[str] = []
         self.due: list[int | None] = []
@@ -70,7 +70,13 @@ class Bench:
             on_lost=self._lost,
             on_empty=self._empty,
             held=lambda: list(self.jobs),
+            space=self._space,
         )
+        self.space = asyncio.Event()
+        self.space.set()
+
+    async def _space(self) -> None:
+        await self.space.wait()
 
     def _deliver(self, queue: str, worker: str, claimed: Claimed) -> None:
         assert (queue, worker) == (QUEUE, self.membership.worker)

@@ -9,7 +9,7 @@ import pytest
 
 from aioq.errors import ServerUnavailableError
 from aioq.store import Renewal
-from aioq.worker.membership import Membership
+from aioq.worker.membership import Life, Membership
 from aioq.worker.services.lease import RENEWALS, SWEEP_EVERY, LeaseService
 from tests.unit.kit import running, turns, until, within
 
@@ -27,7 +27,7 @@ class Keeper:
     def join(self, queue: str, worker: str) -> Renewal:
         return self._next("join", queue, worker)
 
-    def renew(self, queue: str, worker: str, *, sweep: bool = False) -> Renewal:
+    def renew(self, queue: str, worker: str, *, fetched_ms: int = 0, sweep: bool = False) -> Renewal:
         self.sweeps.append(sweep)
         return self._next("renew", queue, worker)
 
@@ -46,7 +46,7 @@ class Keeper:
 class Bench:
     def __init__(self, *queues: str, lease: float = 3600) -> None:
         self.keeper = Keeper()
-        self.memberships = [Membership(queue) for queue in queues]
+        self.memberships = [Membership(queue, Life()) for queue in queues]
         self.renewals: list[tuple[str, Renewal, bool]] = []
         self.lost: list[tuple[str, str]] = []
         self.service = LeaseService(
@@ -170,10 +170,10 @@ async def test_it_renews_while_the_event_loop_is_blocked(make: Callable[..., Ben
         before, renewed = len(bench.keeper.calls), threading.Event()
         renew = bench.keeper.renew
 
-        def noting(queue: str, worker: str, *, sweep: bool = False) -> Renewal:
+        def noting(queue: str, worker: str, *, fetched_ms: int = 0, sweep: bool = False) -> Renewal:
             if len(bench.keeper.calls) > before + 2:
                 renewed.set()
-            return renew(queue, worker, sweep=sweep)
+            return renew(queue, worker, fetched_ms=fetched_ms, sweep=sweep)
 
         bench.keeper.renew = noting  # pyright: ignore[reportAttributeAccessIssue]
         assert renewed.wait(10)  # noqa: ASYNC251, RUF100 - blocks the loop on purpose

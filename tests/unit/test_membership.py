@@ -3,25 +3,33 @@ import os
 
 import pytest
 
-from aioq.worker.membership import Membership, new_worker_id
+from aioq.worker.membership import Life, Membership, life_prefix
 from tests.unit.kit import turns, within
 
 pytestmark = pytest.mark.anyio
 
 
 def test_no_worker_id_comes_twice():
-    ids = {new_worker_id() for _ in range(1000)}
+    lives = [Life() for _ in range(100)]
+    ids = {life.new_id() for life in lives for _ in range(10)}
     assert len(ids) == 1000
     assert all(f"-{os.getpid()}-" in each for each in ids)
 
 
 def test_a_long_host_name_is_cut(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("socket.gethostname", lambda: "h" * 500)
-    assert len(new_worker_id()) < 100
+    assert len(Life().new_id()) < 100
+
+
+def test_the_ids_of_a_life_begin_alike_and_no_other_ones_do():
+    mine, other = Life("word"), Life("word2")
+    prefix = life_prefix(os.getpid(), "word")
+    assert all(mine.new_id().startswith(prefix) for _ in range(3))
+    assert not other.new_id().startswith(prefix)
 
 
 async def test_ready_waits_for_the_lease():
-    subject = Membership("mail")
+    subject = Membership("mail", Life())
     waiting = asyncio.create_task(subject.ready())
     await turns()
     assert (waiting.done(), subject.joined) == (False, False)
@@ -32,7 +40,7 @@ async def test_ready_waits_for_the_lease():
 
 
 async def test_a_lost_lease_makes_a_new_id_that_has_to_be_confirmed():
-    subject = Membership("mail")
+    subject = Membership("mail", Life())
     old = subject.worker
     subject.confirm(old)
     ended = asyncio.create_task(subject.ended())
@@ -48,13 +56,13 @@ async def test_a_lost_lease_makes_a_new_id_that_has_to_be_confirmed():
 
 
 async def test_only_the_first_to_notice_a_loss_is_told_so():
-    subject = Membership("mail")
+    subject = Membership("mail", Life())
     old = subject.worker
     assert [subject.lose(old), subject.lose(old)] == [True, False]
 
 
 async def test_a_late_confirmation_of_an_old_id_does_not_count():
-    subject = Membership("mail")
+    subject = Membership("mail", Life())
     old = subject.worker
     subject.lose(old)
     subject.confirm(old)
@@ -62,7 +70,7 @@ async def test_a_late_confirmation_of_an_old_id_does_not_count():
 
 
 async def test_who_waited_for_the_end_learns_of_it_although_the_next_lease_is_there_already():
-    subject = Membership("mail")
+    subject = Membership("mail", Life())
     subject.confirm(subject.worker)
     ended = asyncio.create_task(subject.ended())
     await turns()

@@ -9,12 +9,13 @@ import pytest
 
 from aioq import App, Retry
 from aioq.config import Settings
+from aioq.errors import ProcessDiedError
 from aioq.retry import ONE_ATTEMPT, RetryRule
-from aioq.store import Settlement, Verb
+from aioq.store import Claimed, Settlement, Verb
 from aioq.wire import CallOptions, Failure, Outcome, OutcomeKind, decode_failure, decode_outcome
 from aioq.worker.steps.failures import ChildError
 from aioq.worker.steps.pipeline import PARK_MS, Bench, classify, prepare, release
-from aioq.worker.steps.run import CANCELLED, INTERRUPTED, LOST, Run
+from aioq.worker.steps.run import CANCELLED, INTERRUPTED, LOST, TIMED_OUT, Run
 from tests.unit.kit import QUEUE, call, claimed, make_bench, make_run
 
 
@@ -211,8 +212,7 @@ def ended(
 ) -> Settlement | None:
     run = Run(QUEUE, "worker", claimed(call("shop.add"), claim=9, attempts=attempt - 1), result_ttl_ms=500)
     prepare(run, Bench(App("shop", url="redis://nowhere").tasks, Settings(result_ttl=0.5)))
-    run.error = None
-    run.result, run.error, run.stop = result, error, stop
+    run.result, run.error, run.stop, run.timeout = result, error, stop, 1.0
     if retry is not None:
         run.retry, run.retry_declared = retry, True
     return classify(run, Bench({}, Settings(max_result=max_result)))
@@ -372,6 +372,9 @@ def test_of_a_retry_that_was_raised_from_an_error_the_error_is_shown(attempt: in
         (INTERRUPTED, asyncio.CancelledError(), Verb.INTERRUPT),
         (INTERRUPTED, ValueError("while it was being stopped"), Verb.INTERRUPT),
         (INTERRUPTED, None, Verb.SUCCEEDED),
+        (TIMED_OUT, asyncio.CancelledError(), Verb.RETRY),
+        (TIMED_OUT, ValueError("while it was being stopped"), Verb.RETRY),
+        (TIMED_OUT, None, Verb.SUCCEEDED),
         (LOST, asyncio.CancelledError(), None),
         (LOST, ValueError(), None),
         (LOST, None, None),
@@ -385,6 +388,68 @@ def test_a_run_that_was_stopped(stop: str, error: BaseException | None, verb: Ve
         assert (outcome(settlement).kind, settlement.ttl_ms) == (OutcomeKind.CANCELLED, 500)
     if verb is Verb.INTERRUPT:
         assert settlement == Settlement("job", 9, Verb.INTERRUPT)
+
+
+def test_an_attempt_that_its_timeout_ended_says_so():
+    run = make_run(call("shop.add", 1, 2))
+    prepare(run, Bench({}, Settings()))
+    run.timeout, run.stop, run.error = 2.5, TIMED_OUT, asyncio.CancelledError()
+
+    assert failure(classify(run, Bench({}, Settings()))).summary == (
+        "TimeoutError: the attempt took longer than its timeout of 2.5 s"
+    )
+
+
+# -- the last chance --------------------------------------------------------------------------------------------
+
+last_chances = App("last-chances", url="redis://nowhere")
+
+
+@last_chances.task
+async def importable(x: int) -> int:
+    return x
+
+
+def suspect(task: str, crashes: int, max_crashes: int) -> Run:
+    job = Claimed("job", call(task, 1), 5, 0, crashes, 0, 1_700_000_000_000, 1_700_000_001_000)
+    run = Run(QUEUE, "worker", job)
+
+    @last_chances.task(name=f"local-{crashes}-{max_crashes}")
+    async def local(x: int) -> int:
+        return x
+
+    tasks = {importable.name: importable, "local": local}
+    assert prepare(run, Bench(tasks, Settings(max_crashes=max_crashes))) is None
+    return run
+
+
+@pytest.mark.parametrize(
+    ("crashes", "max_crashes", "isolated"),
+    [(0, 3, False), (2, 3, False), (3, 3, True), (4, 3, True), (1, 1, True), (0, 0, False), (5, 0, False)],
+)
+def test_a_job_that_may_crash_no_more_runs_in_a_process_of_its_own(
+    crashes: int, max_crashes: int, isolated: bool
+):
+    run = suspect(importable.name, crashes, max_crashes)
+    assert (run.isolated, run.in_child) == (isolated, isolated)
+    assert run.args == (() if isolated else (1,)), "a child decodes the arguments itself"
+
+
+def test_a_task_that_no_process_could_import_has_its_last_chance_here():
+    assert not suspect("local", 3, 3).isolated
+
+
+@pytest.mark.parametrize("crashes", [3, 4])
+def test_who_dies_alone_is_the_one_that_did_it_and_is_not_retried(crashes: int):
+    run = suspect(importable.name, crashes, 3)
+    run.retry, run.error = FIXED, ProcessDiedError("it died")
+    settlement = classify(run, Bench({}, Settings()))
+    assert failure(settlement).type == "WorkerCrashed"
+    assert f"died {crashes} times while running it (max_crashes), and so did" in failure(settlement).message
+    run.error = ValueError("no crash")
+    again = classify(run, Bench({}, Settings()))
+    assert again is not None
+    assert again.verb is Verb.RETRY
 
 
 def test_what_was_never_started_is_released():

@@ -18,12 +18,14 @@ class Noting:
     def __init__(self) -> None:
         self.written: list[Written] = []
         self.faults: list[Exception] = []
+        self.stale: set[str] = set()
 
-    async def progress(self, queue: str, worker: str, reports: list[tuple[str, int, bytes]]) -> None:
+    async def progress(self, queue: str, worker: str, reports: list[tuple[str, int, bytes]]) -> list[bool]:
         if self.faults:
             raise self.faults.pop(0)
         decoded = [(job_id, claim, msgspec.msgpack.decode(data, type=Progress)) for job_id, claim, data in reports]
         self.written.append((queue, worker, decoded))
+        return [job_id not in self.stale for job_id, _, _ in reports]
 
 
 @pytest.fixture
@@ -112,3 +114,18 @@ async def test_an_outage_costs_reports_and_nothing_else(store: Noting):
         report(Progress(3))
         await until(lambda: store.written)
     assert store.written == [(QUEUE, "w", [("a", 1, Progress(3))])]
+
+
+async def test_a_report_that_the_fence_refuses_is_counted_and_said(
+    store: Noting, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.stale = {"old"}
+    reporter = make(store)
+    async with running(reporter.run()):
+        reporter.reporter(QUEUE, "w", "old", 1)(Progress(1))
+        reporter.reporter(QUEUE, "w", "mine", 1)(Progress(1))
+        await until(lambda: reporter.refused)
+    assert reporter.refused == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "queue mail: the progress of job old was refused: it is no longer held by w"
+    ]

@@ -13,7 +13,8 @@ local GROUP = 'aioq'
 -- First served first. What was given back goes to the front of its lane, which is a stream of its own because a
 -- stream can only be added to at its end.
 local LANES = {'high:front', 'high', 'normal:front', 'normal', 'low:front', 'low'}
-local SCHEDULED, WORKERS, DEAD = base .. ':scheduled', base .. ':workers', base .. ':dead'
+local SCHEDULED, WORKERS, FETCHED = base .. ':scheduled', base .. ':workers', base .. ':fetched'
+local DEAD = base .. ':dead'
 local SCHEDULES = base .. ':schedules'
 -- A notice larger than this would fill a subscriber's output buffer; its receivers ask for the outcome instead.
 local NOTICE_LIMIT = 65536

@@ -1,14 +1,34 @@
--- Gives back what a worker held: one whose lease has ended (a crash, which is counted), or one that departs.
+-- Gives back what a worker held: one that died (a crash, which is counted), or one that departs.
 -- Bounded: call again while there is more. The worker is forgotten, and its consumer deleted, with the last step.
 --
 -- KEYS: 1 base key
--- ARGV: 1 the departing worker, or '' to look for one whose lease has ended; 2 the most jobs in this step;
---   3 most crashes a job may survive; 4 the outcome of a job over that; 5 dead ttl in ms; 6 dead limit
+-- ARGV: 1 'lapsed' for some worker whose lease has ended, 'dead' for one that is known to have died whatever its
+--   lease says, 'departing' for one that takes leave; 2 the departing worker's id, or what the ids of the dead begin
+--   with; 3 the most jobs in this step; 4 most crashes a job may survive; 5 the outcome of a job over that; 6 dead ttl
+--   in ms; 7 dead limit
 -- REPLY: {worker or '', jobs given back, 1 if there is more, ids of jobs that were dead-lettered ...}
-local worker, limit, max_crashes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local crashed = worker == ''
+local mode, worker, limit, max_crashes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local crashed = mode ~= 'departing'
+
+-- The next worker to recover, and whether there is another one after it.
+local function find()
+  if mode == 'lapsed' then
+    local ended = redis.call('ZRANGEBYSCORE', WORKERS, '-inf', '(' .. now, 'LIMIT', 0, 2)
+    return ended[1], ended[2] ~= nil
+  end
+  local found
+  for _, id in ipairs(redis.call('ZRANGE', WORKERS, 0, -1)) do
+    if string.sub(id, 1, #worker) == worker then
+      if found then return found, true end
+      found = id
+    end
+  end
+  return found, false
+end
+
+local another = false
 if crashed then
-  worker = redis.call('ZRANGEBYSCORE', WORKERS, '-inf', '(' .. now, 'LIMIT', 0, 1)[1]
+  worker, another = find()
   if not worker then return {'', 0, 0} end
   redis.call('ZADD', WORKERS, RECOVERING, worker)
 end
@@ -22,7 +42,7 @@ local function restore(id)
   if job[5] then
     finish(id, 'cancelled', job[5], tonumber(job[6]), job[4])
   elseif crashes > max_crashes then
-    bury(id, ARGV[4], 0, job[4], tonumber(ARGV[5]), tonumber(ARGV[6]))
+    bury(id, ARGV[5], 0, job[4], tonumber(ARGV[6]), tonumber(ARGV[7]))
     reply[#reply + 1] = id
   else
     give_back(id, job[3], true)
@@ -61,10 +81,9 @@ if left <= 0 then
 else
   for _, name in ipairs(LANES) do redis.pcall('XGROUP', 'DELCONSUMER', base .. ':' .. name, GROUP, worker) end
   redis.call('ZREM', WORKERS, worker)
+  redis.call('ZREM', FETCHED, worker)
   redis.call('DEL', held_key(worker), cancel_key(worker))
-  if crashed then
-    reply[3] = redis.call('ZCOUNT', WORKERS, '-inf', '(' .. now) > 0 and 1 or 0
-  end
+  reply[3] = another and 1 or 0
 end
 publish()
 return reply

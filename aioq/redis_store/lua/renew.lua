@@ -1,11 +1,12 @@
--- Takes or prolongs a worker's lease.
+-- Takes or prolongs a worker's lease, and notes when the worker last got an answer to its fetching: a worker whose
+-- lease holds is alive, one that fetches does its work.
 --
 -- KEYS: 1 base key
--- ARGV: 1 worker, 2 lease in ms, 3 'join' to come as a new worker, 'sweep' to look after consumers that no
---   worker answers for, '' for neither
+-- ARGV: 1 worker, 2 lease in ms, 3 how many ms ago it last fetched, 4 'join' to come as a new worker, 'sweep' to
+--   look after consumers that no worker answers for, '' for neither
 -- REPLY: {-2} when the lease is lost; else {ms until the next scheduled job, ms until the next tick} (-1 for
 --   none), 1 if some worker's lease has ended, and the ids of this worker's jobs whose cancellation was asked for
-local worker, mode = ARGV[1], ARGV[3]
+local worker, mode = ARGV[1], ARGV[4]
 if mode == 'join' then
   for _, name in ipairs(LANES) do
     local made = redis.pcall('XGROUP', 'CREATE', base .. ':' .. name, GROUP, '0', 'MKSTREAM')
@@ -15,6 +16,7 @@ elseif lease_lost(worker) then
   return {-2}
 end
 redis.call('ZADD', WORKERS, now + tonumber(ARGV[2]), worker)
+redis.call('ZADD', FETCHED, now - tonumber(ARGV[3]), worker)
 
 -- The server delivers to a read that is still blocked after its worker was recovered, and so makes the consumer
 -- anew. What was delivered that way is given to the recovery; a consumer with nothing is deleted.

@@ -1,7 +1,8 @@
 """Duty: run claimed jobs, each in an asyncio task of its own, and hand what became of them to the settler.
 
 Nothing a job does gets past `_execute`: whatever it raises, SystemExit and its like included, ends as that job's
-outcome.
+outcome. A job that is told to end (a timeout, a cancellation, a lost lease) and does not is left behind: its
+outcome is written and its slot is free, whatever its function still does.
 """
 
 import asyncio
@@ -16,9 +17,12 @@ from aioq.worker.slots import Slots
 from aioq.worker.steps.calling import Caller
 from aioq.worker.steps.joblog import log_ended, log_received
 from aioq.worker.steps.pipeline import Bench, classify, prepare, release
-from aioq.worker.steps.run import INTERRUPTED, LOST, Run
+from aioq.worker.steps.run import INTERRUPTED, LOST, TIMED_OUT, Run
 
 log = logging.getLogger("aioq.worker")
+
+GRACE = 5.0
+"""Seconds a job has to end once it is told to; a guess at what closing connections takes."""
 
 Settle = Callable[[str, str, Settlement], None]
 ReporterOf = Callable[[str, str, str, int], Callable[[Progress], None]]
@@ -67,9 +71,14 @@ class Executor:
         self._running: dict[_Key, Run] = {}
         self._backlog: deque[Run] = deque()
         self._stopping = False
-        self.left_behind = 0
+        self._left: set[Run] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+
+    @property
+    def left_behind(self) -> int:
+        """Coroutines that run on although their jobs have an outcome, because they do not heed a cancellation."""
+        return len(self._left)
 
     @property
     def running(self) -> int:
@@ -119,29 +128,34 @@ class Executor:
         """Return once no job runs."""
         await self._idle.wait()
 
-    async def interrupt(self, grace: float) -> None:
-        """Cancel what runs and give it back; a job that is not gone after `grace` seconds is left behind."""
+    async def interrupt(self) -> None:
+        """Cancel what runs and give it back; returns when no job runs, after `GRACE` seconds at the latest."""
         for run in tuple(self._running.values()):
             self._cancel(run, INTERRUPTED)
-        try:
-            async with asyncio.timeout(grace):
-                await self._idle.wait()
-        except TimeoutError:
-            for run in tuple(self._running.values()):
-                self.left_behind += 1
-                log.warning("%s[%s] does not end when it is cancelled; given back", run.name, run.claimed.id)
-                run.error = asyncio.CancelledError()
-                run.settlement = classify(run, self._bench)
-                self._finish(run)
+        await self._idle.wait()
 
     def _cancel(self, run: Run, reason: str) -> None:
-        if run.stop is not None and reason != LOST:
-            return  # it has been told; a second cancellation would break into its cleaning up
+        told = run.stop is not None
+        if told and reason != LOST:
+            return  # a second cancellation would break into its cleaning up
         run.stop = reason
         if run.context is not None:
             run.context.cancel_requested = True
         if run.handle is not None:
             run.handle.cancel()
+        if not told:
+            asyncio.get_running_loop().call_later(GRACE, self._leave_behind, run)
+
+    def _leave_behind(self, run: Run) -> None:
+        if self._running.get(_key(run)) is not run:
+            return  # it has ended, as it was told to
+        log.warning("%s[%s] does not end when it is cancelled; it is left behind", run.name, run.claimed.id)
+        self._left.add(run)
+        run.error = asyncio.CancelledError()
+        run.settlement = classify(run, self._bench)
+        self._finish(run)
+        if run.handle is not None:
+            run.handle.cancel()  # the first one may have been swallowed by chance: asyncio.wait_for on Python 3.11
 
     def _start(self, run: Run) -> None:
         run.started = asyncio.get_running_loop().time()
@@ -155,8 +169,11 @@ class Executor:
         claimed, context = run.claimed, run.context
         assert context is not None
         context.attach(self._reporter_of(run.queue, run.worker, claimed.id, claimed.claim))
-        run.handle = asyncio.get_running_loop().create_task(self._execute(run), name=f"{run.name}[{claimed.id}]")
+        loop = asyncio.get_running_loop()
+        run.handle = loop.create_task(self._execute(run), name=f"{run.name}[{claimed.id}]")
         run.handle.add_done_callback(partial(self._ended, run))
+        if run.timeout is not None:
+            run.timer = loop.call_later(run.timeout, self._cancel, run, TIMED_OUT)
 
     def _prepare(self, run: Run) -> Settlement | None:
         try:
@@ -170,6 +187,8 @@ class Executor:
             run.result = await self._caller.call(run)
         except BaseException as error:
             run.error = error
+        if run.timer is not None:
+            run.timer.cancel()
         report = self._flush_report(run.queue, run.worker, run.claimed.id, run.claimed.claim)
         if report is not None:
             await asyncio.wait([report])
@@ -179,6 +198,7 @@ class Executor:
 
     def _ended(self, run: Run, _: "asyncio.Task[None]") -> None:
         """A run that was cancelled before its first step has never come to `_execute`."""
+        self._left.discard(run)
         if self._running.get(_key(run)) is run:
             run.error = run.error or asyncio.CancelledError()
             run.settlement = classify(run, self._bench)

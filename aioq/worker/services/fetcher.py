@@ -10,7 +10,8 @@ that find no slot go back with the next claim.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from aioq.backoff import Backoff
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
@@ -40,6 +41,7 @@ class Fetcher:
         on_due: told how long until the next scheduled job is due, in ms.
         on_lost: told when the lease turns out to be lost.
         held: the ids of the queue's jobs that this worker knows it holds.
+        space: returns when the outcomes of further jobs can be taken.
         on_empty: told when a claim found less than there were slots for.
     """
 
@@ -54,6 +56,7 @@ class Fetcher:
         on_lost: Callable[[str], None],
         on_empty: Callable[[], None],
         held: Callable[[], Collection[str]],
+        space: Callable[[], Awaitable[None]],
     ) -> None:
         self._store = store
         self._membership = membership
@@ -64,12 +67,20 @@ class Fetcher:
         self._on_empty = on_empty
         self._stopping = False
         self._held = held
+        self._space = space
         self._recheck = False
         self._nudges = 0
         self._tokens: Sequence[Token] = ()
         self._backoff = Backoff()
         self._task: asyncio.Task[None] | None = None
         self._idle = False
+        self._fetched_at = time.monotonic()
+        self._full = False
+
+    @property
+    def fetched_ago(self) -> float:
+        """Seconds since the last answer to a fetch, 0 while no slot is free; may be read from any thread."""
+        return 0.0 if self._full else time.monotonic() - self._fetched_at
 
     async def run(self) -> None:
         """Fetch until `stop`. Cancellation: what was delivered but not claimed is given back at departure."""
@@ -77,9 +88,12 @@ class Fetcher:
         while not self._stopping:
             self._idle = True
             worker = await self._membership.ready()
+            await self._space()
             while not self._slots.free:  # another queue's fetcher may have been quicker
                 await self._return_tokens()
+                self._full = True
                 await self._slots.wait()
+                self._fetched_at, self._full = time.monotonic(), False
             self._idle = False
             try:
                 self._tokens = await self._step(worker, self._tokens)
@@ -130,6 +144,7 @@ class Fetcher:
         if claim.lost:
             self._on_lost(worker)
             return ()
+        self._fetched_at = time.monotonic()
         self._on_due(claim.next_due_ms)
         if len(claim.jobs) >= asked or self._slots.free == 0 or self._stopping:
             return ()  # there may be more: claim again rather than wait
@@ -137,7 +152,9 @@ class Fetcher:
             return ()  # what this claim has seen is older than what it was asked to look for
         if not claim.jobs:
             self._on_empty()
-        return await self._store.block(self._membership.queue, worker, BLOCK_MS)
+        tokens = await self._store.block(self._membership.queue, worker, BLOCK_MS)
+        self._fetched_at = time.monotonic()
+        return tokens
 
     async def _claim(self, worker: str, asked: int, tokens: Sequence[Token]) -> Claim:
         queue = self._membership.queue

@@ -34,6 +34,7 @@ class LeaseService:
         on_renewal: called on the event loop with what each renewal brought, and whether it was a joining or the
             first one after an outage.
         on_lost: called on the event loop with the membership and the id that was lost.
+        fetched_ago: called in the thread: how many seconds ago a queue was last fetched from.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class LeaseService:
         *,
         on_renewal: Callable[[Membership, Renewal, bool], None],
         on_lost: Callable[[Membership, str], None],
+        fetched_ago: Callable[[str], float] = lambda _: 0.0,
     ) -> None:
         self._keeper = keeper
+        self._fetched_ago = fetched_ago
         self._memberships = memberships
         self._interval = lease / RENEWALS
         self._on_renewal = on_renewal
@@ -103,7 +106,8 @@ class LeaseService:
                 renewal = self._keeper.join(membership.queue, worker)
             else:
                 sweep = self._round % SWEEP_EVERY == 0
-                renewal = self._keeper.renew(membership.queue, worker, sweep=sweep)
+                fetched_ms = round(self._fetched_ago(membership.queue) * 1000)
+                renewal = self._keeper.renew(membership.queue, worker, fetched_ms=fetched_ms, sweep=sweep)
         except ServerRejectedError:
             raise  # waiting does not heal it: the worker ends, and says why
         except ServerError as error:

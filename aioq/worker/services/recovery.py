@@ -9,6 +9,7 @@ import logging
 
 from aioq.backoff import Backoff
 from aioq.errors import ServerError
+from aioq.store import Recovery as StepDone
 from aioq.store import Store
 from aioq.wire import Failure, encode_failure
 
@@ -16,6 +17,51 @@ log = logging.getLogger("aioq.worker")
 
 LIMIT = 200
 """The most jobs of one step, so that one step never holds the server up."""
+
+
+def crash_outcome(max_crashes: int) -> bytes:
+    """The encoded outcome of a job whose worker died more than `max_crashes` times."""
+    return encode_failure(
+        "",
+        Failure(
+            "WorkerCrashed",
+            f"the job's worker died more than {max_crashes} times while running it (max_crashes); "
+            "it was not run again",
+        ),
+    )
+
+
+async def recover_dead(store: Store, queue: str, prefix: str, *, max_crashes: int) -> None:
+    """Give back at once what workers held that are known to have died, without waiting for their leases to end.
+
+    Args:
+        store: where the jobs are.
+        queue: the queue.
+        prefix: what their ids begin with; see `aioq.worker.membership.life_prefix`.
+        max_crashes: see `Recovery`.
+
+    Cancellation: what is left is recovered when the lease has ended.
+
+    Raises:
+        ServerError: the server could not do it; the recovery of the lease will.
+    """
+    outcome = crash_outcome(max_crashes)
+    more = True
+    while more:
+        step = await store.recover(queue, outcome, LIMIT, dead=prefix)
+        _tell(queue, step, "worker %s has died")
+        more = step.more
+
+
+def _tell(queue: str, step: StepDone, what: str) -> None:
+    if step.worker is not None:
+        log.warning(
+            f"queue %s: {what}; %d of its jobs run again, %d had crashed too often",
+            queue,
+            step.worker,
+            step.returned,
+            len(step.buried),
+        )
 
 
 class Recovery:
@@ -34,14 +80,7 @@ class Recovery:
         self._lease = lease
         self._wanted = asyncio.Event()
         self._not_before = 0.0
-        self._outcome = encode_failure(
-            "",
-            Failure(
-                "WorkerCrashed",
-                f"the job's worker died more than {max_crashes} times while running it (max_crashes); "
-                "it was not run again",
-            ),
-        )
+        self._outcome = crash_outcome(max_crashes)
 
     def want(self) -> None:
         """Some worker's lease has ended."""
@@ -69,13 +108,6 @@ class Recovery:
                 self._wanted.set()
 
     async def _step(self) -> bool:
-        recovery = await self._store.recover(self._queue, self._outcome, LIMIT)
-        if recovery.worker is not None:
-            log.warning(
-                "queue %s: the lease of worker %s has ended; %d of its jobs run again, %d had crashed too often",
-                self._queue,
-                recovery.worker,
-                recovery.returned,
-                len(recovery.buried),
-            )
-        return recovery.more
+        step = await self._store.recover(self._queue, self._outcome, LIMIT)
+        _tell(self._queue, step, "the lease of worker %s has ended")
+        return step.more

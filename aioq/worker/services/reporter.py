@@ -27,6 +27,9 @@ class Reporter:
 
     Args:
         store: where to.
+
+    Attributes:
+        refused: reports that the fence refused.
     """
 
     def __init__(self, store: Store) -> None:
@@ -37,6 +40,7 @@ class Reporter:
         self._in_flight: Mapping[_Key, Progress] = {}
         self._writing: asyncio.Task[None] | None = None
         self._fresh = asyncio.Event()
+        self.refused = 0
 
     def reporter(self, queue: str, worker: str, job_id: str, claim: int) -> Callable[[Progress], None]:
         """What a job reports through; callable from any thread."""
@@ -86,6 +90,16 @@ class Reporter:
             groups.setdefault((queue, worker), []).append(report)
         for (queue, worker), reports in groups.items():
             try:
-                await self._store.progress(queue, worker, reports)
+                stored = await self._store.progress(queue, worker, reports)
             except ServerError as error:
                 log.debug("queue %s: %d progress reports were dropped: %s", queue, len(reports), error)
+                continue
+            for (job_id, _, _), taken in zip(reports, stored, strict=True):
+                if not taken:
+                    self._refuse(queue, worker, job_id)
+
+    def _refuse(self, queue: str, worker: str, job_id: str) -> None:
+        self.refused += 1
+        log.warning(
+            "queue %s: the progress of job %s was refused: it is no longer held by %s", queue, job_id, worker
+        )

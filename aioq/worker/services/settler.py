@@ -1,8 +1,8 @@
 """Duty: write outcomes, in batches, until the server has them.
 
 What finishes while the event loop is busy, or while a write is in flight, goes out with the next one. While the
-server is gone the outcomes wait; there are never more than the jobs a worker may hold, because no slot is filled
-again without a server.
+server is gone the outcomes wait; they are few, because no slot is filled again without a server, nor while
+`MAX_WAITING` of them wait.
 """
 
 import asyncio
@@ -22,6 +22,10 @@ MAX_BATCH = 500
 
 MAX_BYTES = 1_048_576
 """A write is closed at this many bytes of outcomes, so that it arrives in time over a slow link too."""
+
+MAX_WAITING = 5_000
+"""Outcomes that may wait to be written before no further job is fetched: what a server that is slow to confirm
+(durability) may fall behind, in a few megabytes."""
 
 Fate = tuple[str, Settlement]
 """A worker id and what became of a job that was claimed under it."""
@@ -58,10 +62,16 @@ class Settler:
                 max_items=MAX_BATCH,
                 max_weight=MAX_BYTES,
                 weigh=_weigh,
-                capacity=1_000_000,
+                capacity=MAX_WAITING,
             )
             self._batchers[queue] = batcher
         batcher.put((worker, settlement))
+
+    async def space(self, queue: str) -> None:
+        """Return while fewer outcomes wait than `MAX_WAITING`: more jobs are not run meanwhile."""
+        batcher = self._batchers.get(queue)
+        if batcher is not None:
+            await batcher.wait_for_space()
 
     async def drain(self) -> None:
         """Wait until everything is written. Cancellation: what is not written yet is lost to the recovery."""

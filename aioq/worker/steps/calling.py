@@ -1,6 +1,5 @@
-"""The step `call`: run the task's function where it belongs, under its timeout, inside the middleware."""
+"""The step `call`: run the task's function where it belongs, inside the middleware."""
 
-import asyncio
 import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,13 +10,18 @@ import anyio
 import anyio.to_process
 import anyio.to_thread
 
-from aioq.context import JobContext, enter_job
+from aioq.context import enter_job
 from aioq.errors import ProcessDiedError
 from aioq.middleware import Middleware
 from aioq.naming import real_module
 from aioq.wire import ENCODER
 from aioq.worker.steps.child import Order, read_report, run_order
 from aioq.worker.steps.run import Run
+
+
+LAST_CHANCES = 16
+"""How many jobs on their last chance run at once, each in a process of its own. A guess: a process that has imported
+an App takes some 50 MB, and jobs that take hours must not wait for each other."""
 
 
 class Raised:
@@ -42,6 +46,7 @@ class Caller:
         self._middleware = tuple(middleware)
         self._threads = anyio.CapacityLimiter(threads)
         self._processes = anyio.CapacityLimiter(processes)
+        self._isolated = anyio.CapacityLimiter(LAST_CHANCES)
         self._busy_threads = 0
         self._lock = threading.Lock()
 
@@ -58,23 +63,10 @@ class Caller:
 
         Raises:
             BaseException: whatever the function raises.
-            TimeoutError: the attempt took longer than its timeout.
         """
         context = run.context
         assert context is not None
         enter_job(context)
-        if run.timeout is None:
-            return await self._inside_middleware(run, context)
-        limit = asyncio.timeout(run.timeout)
-        try:
-            async with limit:
-                return await self._inside_middleware(run, context)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise TimeoutError(f"the attempt took longer than its timeout of {run.timeout:g} s") from None
-
-    async def _inside_middleware(self, run: Run, context: JobContext) -> Any:
         if not self._middleware:
             return await self._run(run)
         forward: Callable[[], Awaitable[Any]] = partial(self._run, run)
@@ -85,18 +77,18 @@ class Caller:
     async def _run(self, run: Run) -> Any:
         task = run.task
         assert task is not None
+        if run.in_child:
+            encoded = await self._run_in_child(run)
+            # Without middleware nobody looks at the result here, and it goes on as it is.
+            return task.returns.decode(encoded) if self._middleware else encoded
         if task.executor == "async":
             return await task.function(*run.args, **(run.kwargs or {}))
-        if task.executor == "thread":
-            ended = await anyio.to_thread.run_sync(
-                self._call_plainly, run, contextvars.copy_context(), abandon_on_cancel=True, limiter=self._threads
-            )
-            if isinstance(ended, Raised):
-                raise ended.error
-            return ended
-        encoded = await self._run_in_child(run)
-        # Without middleware nobody looks at the result here, and it goes on as it is.
-        return task.returns.decode(encoded) if self._middleware else encoded
+        ended = await anyio.to_thread.run_sync(
+            self._call_plainly, run, contextvars.copy_context(), abandon_on_cancel=True, limiter=self._threads
+        )
+        if isinstance(ended, Raised):
+            raise ended.error
+        return ended
 
     def _call_plainly(self, run: Run, context: contextvars.Context) -> Any:
         """Run the function in this thread; counted here, because a job that is cancelled leaves its thread."""
@@ -125,10 +117,12 @@ class Caller:
             attempt=context.attempt,
             max_attempts=context.max_attempts,
             headers=dict(context.headers),
+            isolated=run.isolated,
         )
+        limiter = self._isolated if run.isolated else self._processes
         try:
             report = await anyio.to_process.run_sync(
-                run_order, ENCODER.encode(order), cancellable=True, limiter=self._processes
+                run_order, ENCODER.encode(order), cancellable=True, limiter=limiter
             )
         except anyio.BrokenWorkerProcess:
             raise ProcessDiedError(

@@ -2,16 +2,22 @@
 
 anyio's process pool moves only this module's function and two byte strings; the child imports the task's module
 and decodes the arguments itself. A child that dies takes nothing with it but its own job.
+
+A job on its last chance (`Order.isolated`) runs here too, whatever its task's executor is: on an event loop of its
+own and inside the App's lifespan, as it would in the worker.
 """
 
+import asyncio
+import inspect
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from aioq.context import JobContext, enter_job
 from aioq.errors import AioqError
+from aioq.job import Progress
 from aioq.retry import Retry, class_names
 from aioq.task import Task
 from aioq.wire import ENCODER, Failure, encode_failure
@@ -32,6 +38,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
         attempt: the attempt.
         max_attempts: the attempts the retry rule allows.
         headers: the headers.
+        isolated: whether this is a job on its last chance, see the module.
     """
 
     module: str
@@ -44,6 +51,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     attempt: int
     max_attempts: int
     headers: dict[str, str]
+    isolated: bool = False
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):
@@ -111,18 +119,36 @@ def _carry_out(order: Order) -> Any:
         target = getattr(target, part)
     if not isinstance(target, Task):
         raise AioqError(f"{order.module}.{order.function} is no task in the process pool; it is {target!r}")
-    args, kwargs = target.signature.decode(order.args, order.kwargs)
-    enter_job(
-        JobContext(
-            job_id=order.job_id,
-            task=order.task,
-            queue=order.queue,
-            attempt=order.attempt,
-            max_attempts=order.max_attempts,
-            headers=order.headers,
-        )
+    task = cast("Task[Any, Any]", target)
+    args, kwargs = task.signature.decode(order.args, order.kwargs)
+    context = JobContext(
+        job_id=order.job_id,
+        task=order.task,
+        queue=order.queue,
+        attempt=order.attempt,
+        max_attempts=order.max_attempts,
+        headers=order.headers,
     )
-    return target.function(*args, **kwargs)
+    if order.isolated:
+        return asyncio.run(_as_in_a_worker(task, args, kwargs, context))
+    enter_job(context)
+    return task.function(*args, **kwargs)
+
+
+async def _as_in_a_worker(
+    task: Task[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: JobContext
+) -> Any:
+    context.attach(_drop)
+    enter_job(context)
+    async with task.sender.life() as state:
+        context.state = state
+        if inspect.iscoroutinefunction(task.function):
+            return await task.function(*args, **kwargs)
+        return await asyncio.to_thread(task.function, *args, **kwargs)
+
+
+def _drop(progress: Progress) -> None:
+    """Progress cannot be reported from here, and must not fail a task that would report it in a worker."""
 
 
 def _clean(failure: Failure) -> Failure:

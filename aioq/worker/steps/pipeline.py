@@ -6,6 +6,8 @@ The steps before the call return None to go on or a settlement that ends the run
 unless the job is not this worker's any more. All of them are plain functions; `call` is in `calling.py`.
 """
 
+import asyncio
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,7 +16,15 @@ from typing import Any
 from aioq.codec import BadArgumentsError
 from aioq.config import Settings
 from aioq.context import JobContext
-from aioq.errors import ArgumentError, NewerVersionError, ResultError, UnknownTaskError, WireError
+from aioq.errors import (
+    ArgumentError,
+    NewerVersionError,
+    ProcessDiedError,
+    ResultError,
+    UnknownTaskError,
+    WireError,
+)
+from aioq.naming import real_module
 from aioq.retry import DEFAULT_ATTEMPTS, ONE_ATTEMPT, Retry, class_name, class_names
 from aioq.store import Settlement, Verb
 from aioq.task import Task
@@ -26,7 +36,7 @@ from aioq.wire import (
     encode_result,
 )
 from aioq.worker.steps.failures import ChildError, failure_of, failure_to_show, message_of
-from aioq.worker.steps.run import CANCELLED, INTERRUPTED, LOST, Run
+from aioq.worker.steps.run import CANCELLED, INTERRUPTED, LOST, TIMED_OUT, Run
 
 PARK_MS, MAX_PARK_MS = 2_000, 30_000
 """How long a job that this worker cannot run is put off before some worker looks at it again, at first and at the
@@ -100,7 +110,8 @@ def bind(run: Run, bench: Bench) -> Settlement | None:
     run.timeout = timeout or None
     if options.result_ttl_ms is None and defaults.result_ttl_ms is not None:
         run.result_ttl_ms = defaults.result_ttl_ms
-    if task.executor != "process":
+    run.isolated = _is_last_chance(run, settings.max_crashes)
+    if not run.in_child:
         try:
             run.args, run.kwargs = task.signature.decode(envelope.args, envelope.kwargs)
         except BadArgumentsError as error:
@@ -117,24 +128,34 @@ def classify(run: Run, bench: Bench) -> Settlement | None:
     """What is to be written, after the call: `run.result` or `run.error` says how it went."""
     if run.stop == LOST:
         return None
-    error = run.error
+    error = run.error = _with_reason(run)
     if error is None:
         return _succeeded(run, bench)
-    if run.stop == CANCELLED:
-        outcome = encode_cancellation(run.task_name, "")
-        return Settlement(run.claimed.id, run.claimed.claim, Verb.CANCELLED, outcome, ttl_ms=run.result_ttl_ms)
-    if run.stop == INTERRUPTED:
-        return Settlement(run.claimed.id, run.claimed.claim, Verb.INTERRUPT)
-    delay = _retry_delay(run, error)
-    if delay is None:
-        return _failed(run, failure_to_show(error, run.attempt))
-    outcome = encode_failure(run.task_name, failure_to_show(error, run.attempt))
-    return Settlement(run.claimed.id, run.claimed.claim, Verb.RETRY, outcome, delay_ms=max(0, round(delay * 1000)))
+    if run.stop in {CANCELLED, INTERRUPTED}:
+        return _stopped(run)
+    if run.isolated and isinstance(error, ProcessDiedError):
+        return _failed(run, _crashed(run))
+    return _failed_attempt(run, error)
 
 
 def release(run: Run) -> Settlement:
     """Give back a job that was never started."""
     return Settlement(run.claimed.id, run.claimed.claim, Verb.RELEASE)
+
+
+def _stopped(run: Run) -> Settlement:
+    if run.stop == INTERRUPTED:
+        return Settlement(run.claimed.id, run.claimed.claim, Verb.INTERRUPT)
+    outcome = encode_cancellation(run.task_name, "")
+    return Settlement(run.claimed.id, run.claimed.claim, Verb.CANCELLED, outcome, ttl_ms=run.result_ttl_ms)
+
+
+def _failed_attempt(run: Run, error: BaseException) -> Settlement:
+    delay = _retry_delay(run, error)
+    if delay is None:
+        return _failed(run, failure_to_show(error, run.attempt))
+    outcome = encode_failure(run.task_name, failure_to_show(error, run.attempt))
+    return Settlement(run.claimed.id, run.claimed.claim, Verb.RETRY, outcome, delay_ms=max(0, round(delay * 1000)))
 
 
 def _succeeded(run: Run, bench: Bench) -> Settlement:
@@ -166,6 +187,37 @@ def _park(run: Run, bench: Bench, error: Exception) -> Settlement:
     delay = min(PARK_MS << min(run.claimed.claim - 1, 10), MAX_PARK_MS)
     return Settlement(
         run.claimed.id, run.claimed.claim, Verb.PARK, outcome, delay_ms=min(delay, max(ttl, 1)), ttl_ms=ttl
+    )
+
+
+def _is_last_chance(run: Run, max_crashes: int) -> bool:
+    """Whether the job runs in a process of its own: its workers have died as often as they may.
+
+    A worker that dies takes all its jobs with it, and each of them is counted a crash, for nobody can tell which
+    one did it. So before a job is given up for that it has one run alone, where it can be blamed for nothing but
+    its own doing. What a child could not import (a task made inside a function) is run here all the same.
+    """
+    if not 1 <= max_crashes <= run.claimed.crashes or run.task is None:
+        return False
+    function = run.task.function
+    found: Any = sys.modules.get(real_module(function.__module__))
+    for part in function.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is run.task
+
+
+def _with_reason(run: Run) -> BaseException | None:
+    """The run's error; a cancellation that the timeout has made is the timeout."""
+    if run.stop == TIMED_OUT and isinstance(run.error, asyncio.CancelledError):
+        return TimeoutError(f"the attempt took longer than its timeout of {run.timeout:g} s")
+    return run.error
+
+
+def _crashed(run: Run) -> Failure:
+    return Failure(
+        "WorkerCrashed",
+        f"the job's worker died {run.claimed.crashes} times while running it (max_crashes), and so did the "
+        "process of its own that it was given then",
     )
 
 

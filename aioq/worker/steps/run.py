@@ -28,7 +28,9 @@ class Run:
         timeout: seconds the attempt may take, None for no limit (step bind).
         result_ttl_ms: how long the outcome is kept (step bind).
         context: what `current_job()` returns (step bind).
+        isolated: whether the run is the job's last chance, in a process of its own (step bind).
         handle: the asyncio task of the run, once it runs.
+        timer: ends the run at its timeout, if it has one.
         stop: why the run was cancelled from outside, if it was.
         started: the loop's time at the start.
         settlement: what is written in the end (step classify).
@@ -48,7 +50,9 @@ class Run:
     timeout: float | None = None
     result_ttl_ms: int = 0
     context: JobContext | None = None
+    isolated: bool = False
     handle: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
     stop: str | None = None
     started: float = 0.0
     settlement: Settlement | None = None
@@ -59,6 +63,11 @@ class Run:
     def task_name(self) -> str:
         """The task's name; empty where the envelope could not be read."""
         return self.envelope.task if self.envelope is not None else ""
+
+    @property
+    def in_child(self) -> bool:
+        """Whether the function runs in another process."""
+        return self.isolated or (self.task is not None and self.task.executor == "process")
 
     @property
     def name(self) -> str:
@@ -76,6 +85,9 @@ CANCELLED = "cancelled"
 
 INTERRUPTED = "interrupted"
 """`Run.stop`: the worker is being stopped; the job is given back."""
+
+TIMED_OUT = "timed out"
+"""`Run.stop`: the attempt took longer than its timeout."""
 
 LOST = "lost"
 """`Run.stop`: the worker's lease was lost; the job is somebody else's now, nothing is written."""

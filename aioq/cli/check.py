@@ -1,0 +1,92 @@
+"""`aioq check`: whether this host's workers do their work, as the server sees it; for containers and for people.
+
+A worker renews its lease even where its event loop hangs, and tells with each renewal when it last fetched. So
+what is judged is the fetching, not the being there.
+"""
+
+import asyncio
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from aioq.app import App
+from aioq.cli.loader import load_app
+from aioq.store import WorkerLease
+from aioq.worker import worker_queues
+
+
+@dataclass(frozen=True, slots=True)
+class CheckPlan:
+    """The command line of `aioq check`.
+
+    Attributes:
+        target: `module:app`.
+        queues: each must be served; none for: at least one of the App's queues.
+        max_age: the oldest last fetch, in seconds.
+        any_host: count the workers of all hosts, not only of this one.
+        quiet: print nothing but what is wrong.
+    """
+
+    target: str
+    queues: tuple[str, ...] = ()
+    max_age: float = 15.0
+    any_host: bool = False
+    quiet: bool = False
+
+
+def run_check(plan: CheckPlan) -> int:
+    """Check, print what was found, and return the exit code: 0 where all is well, else 1.
+
+    Raises:
+        AioqError: the App cannot be loaded, or the server refuses or cannot be reached.
+    """
+    app = load_app(plan.target)
+    found = asyncio.run(_look(app, worker_queues(app.host(), plan.queues)))
+    host = "" if plan.any_host else f"{socket.gethostname()[:64]}-"
+    mine = {queue: [w for w in workers if w.worker.startswith(host)] for queue, workers in found.items()}
+    troubles = judge(mine, plan)
+    if not plan.quiet:
+        _show(app, mine)
+    for trouble in troubles:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"aioq check: {trouble}"))
+    return 1 if troubles else 0
+
+
+def judge(found: Mapping[str, Sequence[WorkerLease]], plan: CheckPlan) -> list[str]:
+    """What is wrong, in words; nothing where all is well."""
+    where = "" if plan.any_host else " on this host"
+    served = {queue: [w for w in workers if w.lease_ms > 0] for queue, workers in found.items()}
+    troubles = [f"no worker{where} serves queue {queue}" for queue in plan.queues if not served[queue]]
+    if not plan.queues and not any(served.values()):
+        troubles.append(f"no worker{where} serves any of the queues {', '.join(found)}")
+    troubles += [
+        f"queue {queue}: the last fetch of {w.worker} was {w.fetched_ms / 1000:.1f} s ago, over {plan.max_age:g} s"
+        for queue, workers in served.items()
+        for w in workers
+        if w.fetched_ms > plan.max_age * 1000
+    ]
+    return troubles
+
+
+async def _look(app: App, queues: Sequence[str]) -> dict[str, list[WorkerLease]]:
+    store = await app.store()
+    try:
+        await store.open()
+        return {queue: await store.workers(queue) for queue in queues}
+    finally:
+        await app.aclose()
+
+
+def _show(app: App, found: Mapping[str, Sequence[WorkerLease]]) -> None:
+    table = Table("queue", "worker", "lease", "last fetch", box=box.ROUNDED, title=f"workers of {app.name}")
+    for queue, workers in found.items():
+        for w in sorted(workers, key=lambda w: w.worker):
+            lease = f"{w.lease_ms / 1000:.1f} s left" if w.lease_ms else "ended"
+            fetched = f"{w.fetched_ms / 1000:.1f} s ago" if w.fetched_ms >= 0 else "?"
+            table.add_row(Text(queue), Text(w.worker), lease, fetched)
+    Console(highlight=False).print(table)

@@ -1,0 +1,38 @@
+"""What a supervisor tells a worker process that it starts, in one environment variable."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+CHILD_VARIABLE = "AIOQ_WORKER_CHILD"
+"""The environment variable; a process that has it is a supervisor's child."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildMark:
+    """What a child is to its supervisor.
+
+    Attributes:
+        number: which of the worker processes it is, from 1.
+        life: the word that its worker ids carry, by which the supervisor can tell them when the child has died.
+        health_fd: the listening socket it answers health checks on; None where nobody asks.
+    """
+
+    number: int
+    life: str
+    health_fd: int | None = None
+
+    def environ(self) -> dict[str, str]:
+        """The environment of a child with this mark."""
+        fd = "" if self.health_fd is None else str(self.health_fd)
+        return {**os.environ, CHILD_VARIABLE: f"{self.number}:{self.life}:{fd}"}
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str] = os.environ) -> Self | None:
+        """The mark of this process; None where it is nobody's child."""
+        text = environ.get(CHILD_VARIABLE)
+        if text is None:
+            return None
+        number, life, fd = text.split(":")
+        return cls(int(number), life, int(fd) if fd else None)

@@ -1,0 +1,115 @@
+"""Duty: notice that the event loop is blocked, and say by which job, with the stack.
+
+A coroutine that computes or waits without awaiting holds up every other job of its worker. The lease survives
+that (its thread does not need the loop), so nothing is lost; but nobody would know who did it. This thread asks
+the loop for an answer a few times a second and, where none comes, looks at what the loop's thread is doing.
+
+What holds the interpreter lock (a C extension that does not let go of it) stops this thread as well: then all that
+can be told afterwards is how long the process stood still.
+"""
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+import traceback
+
+log = logging.getLogger("aioq.worker")
+
+LOOK = 0.05
+"""Seconds that an answer which is late is still waited for: after a stopped process (SIGSTOP, a suspended host)
+goes on, this thread may come first."""
+
+STOOD_STILL = 2.0
+"""An answer that comes this many times too late, without having been missed in between, tells of a process that
+stood still as a whole. A guess, high enough that a busy host does not fill the log."""
+
+
+class Watchdog:
+    """See the module.
+
+    Args:
+        limit: how long the event loop may be blocked before it is said, in seconds.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
+        self._asked: float | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="aioq-watchdog", daemon=True)
+
+    @property
+    def lag(self) -> float:
+        """Seconds the event loop has not answered for by now; may be read from any thread."""
+        asked = self._asked
+        return 0.0 if asked is None else time.monotonic() - asked
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        self._thread.start()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self._stopping.set()
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(self._limit / 2):
+            answered = threading.Event()
+            asked = self._asked = time.monotonic()
+            if not self._ask(answered):
+                return
+            if answered.wait(self._limit) or answered.wait(LOOK):
+                self._look_back(time.monotonic() - asked)
+            else:
+                self._blocked(answered, asked)
+            self._asked = None
+
+    def _ask(self, answered: threading.Event) -> bool:
+        """Have the loop set the event; False where the loop is no more."""
+        try:
+            self._loop.call_soon_threadsafe(answered.set)
+        except RuntimeError:
+            return False
+        return True
+
+    def _look_back(self, lag: float) -> None:
+        if lag > STOOD_STILL * self._limit:
+            log.warning(
+                "this process stood still for %.1f s: it was stopped, or something held the interpreter lock", lag
+            )
+
+    def _blocked(self, answered: threading.Event, asked: float) -> None:
+        """Say who blocks the loop, now and each time it has taken twice as long, and at the end for how long."""
+        name = self._culprit()
+        wait = self._limit
+        while not answered.is_set() and not self._stopping.is_set():
+            log.warning(
+                "%s blocks the event loop, for %.1f s by now; every other job of this worker waits for it. "
+                "Make it a plain function, or await in it:\n%s",
+                name,
+                time.monotonic() - asked,
+                self._stack(),
+            )
+            self._wait(answered, wait)
+            wait *= 2
+        log.warning("the event loop was blocked for %.1f s by %s", time.monotonic() - asked, name)
+
+    def _wait(self, answered: threading.Event, seconds: float) -> None:
+        """Wait for the answer, and look for the worker's end in between."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self._stopping.is_set():
+            if answered.wait(min(self._limit, 0.5)):
+                return
+
+    def _culprit(self) -> str:
+        """The job whose asyncio task runs now: its task carries the job's name and id."""
+        task = asyncio.current_task(self._loop)
+        return "something outside of the jobs" if task is None else task.get_name()
+
+    def _stack(self) -> str:
+        frames = sys._current_frames()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - documented, for this
+        frame = frames.get(self._loop_thread)
+        return "".join(traceback.format_stack(frame)).rstrip() if frame is not None else "(its stack is not known)"

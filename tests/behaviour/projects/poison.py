@@ -1,0 +1,65 @@
+"""Tasks that do their worker harm, and one that does none."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from aioq import App, current_job
+
+app = App()
+
+
+@app.lifespan
+async def resources() -> AsyncIterator[dict[str, int]]:
+    yield {"pid": os.getpid()}
+
+
+@app.task
+async def dies(how: str) -> None:
+    """End the process it runs in, if it is let."""
+    await asyncio.sleep(0)
+    if how == "segfault":
+        ctypes.string_at(0)
+    if how == "kill":  # what the kernel does to a process that takes too much memory
+        os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(3)
+
+
+@app.task
+def dies_in_thread(how: str) -> None:
+    if how == "segfault":
+        ctypes.string_at(0)
+    os._exit(3)
+
+
+@app.task
+async def neighbour(gate: str, number: int) -> tuple[int, int, int]:
+    """Wait to be let go; return the number, where it ran, and what the lifespan said there."""
+    job = current_job()
+    job.progress(1, 2, "waiting")
+    while not os.path.exists(gate):  # noqa: ASYNC110, ASYNC240 - another process opens the gate
+        await asyncio.sleep(0.01)
+    return number, os.getpid(), job.state["pid"]
+
+
+@app.task
+async def blocks(seconds: float, trace: str) -> str:
+    """Hold up the event loop."""
+    with open(trace, "a") as file:  # noqa: ASYNC230 - a trace for the test
+        file.write("ran\n")
+    time.sleep(seconds)  # noqa: ASYNC251 - the point of it
+    return "done"
+
+
+@app.task
+async def pid() -> int:
+    return os.getpid()
+
+
+@app.task
+async def touch(path: str) -> None:
+    Path(path).touch()  # noqa: ASYNC240 - a trace for the test
