@@ -28,6 +28,7 @@ import msgspec
 
 from aioq.durations import as_seconds
 from aioq.errors import ConfigError
+from aioq.timing import zone
 from aioq.urls import SCHEMES, check_url, mask_url
 
 ENV_PREFIX = "AIOQ_"
@@ -73,6 +74,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         dead_ttl: how long a dead job is kept for the operator. Default 604800 (a week).
         dead_limit: how many dead jobs a queue keeps; the oldest go first. Default 10000.
         poll_interval: how often a waiter asks for its result without being told, above 0. Default 5.
+        timezone: the time zone of cron schedules that name none, such as "Asia/Shanghai". Default "UTC".
+        schedules: schedules by id, each with a `task` and a `cron` line or `every` so many seconds. Default none.
         log_level: debug, info, warning, error or critical, in any case. Default "info".
         log_format: "text" for people or "json" for machines, in any case. Default "text".
     """
@@ -103,6 +106,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dead_ttl: float = 604_800.0
     dead_limit: int = 10_000
     poll_interval: float = 5.0
+    timezone: str = "UTC"
+    schedules: Mapping[str, Mapping[str, Any]] = {}
     log_level: str = "info"
     log_format: str = "text"
 
@@ -253,6 +258,21 @@ def _check_modules(value: object) -> tuple[str, ...] | None:
     return names if len(names) == len(items) else None
 
 
+def _check_zone(value: object) -> str | None:
+    try:
+        return zone(value).key if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _check_schedules(value: object) -> dict[str, dict[str, Any]] | None:
+    # What stands in each of them is checked where they are declared.
+    if not isinstance(value, dict):
+        return None
+    table = cast("dict[str, dict[str, Any]]", value)
+    return table if all(type(each) is dict for each in table.values()) else None
+
+
 def _split(text: str) -> list[str]:
     return [item.strip() for item in text.split(",")]
 
@@ -284,6 +304,10 @@ _RULES: dict[str, _Rule] = {
     "dead_ttl": _duration(0),
     "dead_limit": _integer(0),
     "poll_interval": _duration(0, above=True),
+    "timezone": _Rule(_check_zone, str, "the name of a time zone, such as Asia/Shanghai"),
+    "schedules": _Rule(
+        _check_schedules, str, "a table of schedules, each of them a table (not in the environment)"
+    ),
     "log_level": _choice("debug", "info", "warning", "error", "critical"),
     "log_format": _choice("text", "json"),
 }

@@ -1,13 +1,13 @@
 """Cron lines: when they run, in a time zone. Pure functions over the calendar; no clock is read here.
 
-A line is parsed by cronsim: five fields (minute, hour, day of month, month, day of week) with names, ranges, steps,
-lists, `L`, `LW` and `#`, or an alias such as `@daily`. A sixth field in front is for seconds. Two day fields mean
-either of them, unless one begins with `*`: then both (Vixie cron's rule, as in Debian).
+A line is parsed by cronsim: five fields (minute, hour, day of month, month, day of week) with names, ranges,
+steps, lists, `L`, `LW` and `#`, or an alias such as `@daily`. A sixth field in front is for seconds. Two day
+fields mean either of them, unless one begins with `*`: then both (Vixie cron's rule, as in Debian).
 
-Daylight saving, as in Debian's cron: where the minute and the hour field are both fixed (neither begins with `*`), a
-line means a time of day. Such a run whose time is skipped comes at the first moment after the gap, and one whose
-time comes twice is made the first time only. Other lines mean an interval, and follow real time: they run at every
-moment whose local time they match, in an hour that comes twice both times, in one that is skipped not at all.
+Daylight saving, as in Debian's cron: where the minute and the hour field are both fixed (neither begins with
+`*`), a line means a time of day. Such a run whose time is skipped comes at the first moment after the gap, and one
+whose time comes twice is made the first time only. Other lines mean an interval and follow real time: they run at
+every moment whose local time they match, both times in an hour that comes twice, never in one that is skipped.
 
 cronsim's own iteration is not used: where clocks move by half an hour (Australia/Lord_Howe) it leaves out runs on
 that day (2.8: `*/10 5 * * *` begins at 05:30). The tests hold this module against a reading of every minute.
@@ -34,8 +34,8 @@ ALIASES = {
 """What crontab(5) names; `@reboot` is no time."""
 
 HORIZON = 50
-"""Years that a run is looked for. A line without one in so long never runs: the calendar repeats what matters here,
-leap days and weekdays, in 28 years, once 2100 and its like are counted in, in 40."""
+"""Years that a run is looked for. A line without one in so long never runs: leap days and weekdays come together
+again within 28 years, across 2100 and its like within 40."""
 
 _FIELDS, _WITH_SECONDS = 5, 6
 _MINUTE = timedelta(minutes=1)

@@ -112,8 +112,8 @@ class Timetable(Protocol):
     async def write(self, queue: str, entries: Sequence[Entry]) -> list[bool]:
         """Store or delete schedules; False for each whose revision is not the entry's any more.
 
-        `last_ms` and `last_job` are not written: they are the ticks' own. One that is stored with a next tick before
-        all others wakes a worker. A job that is held back is let go when its schedule is deleted.
+        `last_ms` and `last_job` are not written: they are the ticks' own. One that is stored with a next tick
+        before all others wakes a worker. A job that is held back is let go when its schedule is deleted.
         """
         ...
 

@@ -76,7 +76,7 @@ class RedisStore:
         self._revive = revive
         self._link = Link(url, shown_url)
         self._inbox = RedisInbox(self._link)
-        self._timetable = RedisTimetable(lambda name, queue, args: self._ask(name, queue, args))
+        self._timetable = RedisTimetable(self._ask)
         self._reading: set[tuple[str, str]] = set()
         self._blocking: dict[tuple[str, str], tuple[AbstractConnection, int]] = {}
 
