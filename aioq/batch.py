@@ -15,7 +15,7 @@ ReplyT = TypeVar("ReplyT")
 
 
 class Batcher(Generic[ItemT, ReplyT]):
-    """Gathers items and hands them to `flush` in batches, one batch in flight at a time.
+    """Gathers items and hands them to `flush` in batches, one batch in flight at a time as a rule.
 
     Args:
         flush: sends a batch and returns one reply an item, in order; a reply that is an exception is raised
@@ -25,6 +25,8 @@ class Batcher(Generic[ItemT, ReplyT]):
         weigh: an item's weight, in bytes as a rule.
         capacity: `wait_for_space` waits while this many items are held (gathering or in flight), which is what
             keeps memory bounded when the server is slower than its producers.
+        in_flight: the most batches in flight at once; more than one where a flush waits long for a reply. They are
+            started in the order of their items.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Batcher(Generic[ItemT, ReplyT]):
         capacity: int,
         max_weight: int | None = None,
         weigh: Callable[[ItemT], int] | None = None,
+        in_flight: int = 1,
     ) -> None:
         self._flush = flush
         self._max_items = max_items
@@ -43,7 +46,8 @@ class Batcher(Generic[ItemT, ReplyT]):
         self._capacity = capacity
         self._gathered: deque[tuple[ItemT, asyncio.Future[ReplyT]]] = deque()
         self._held = 0
-        self._flusher: asyncio.Task[None] | None = None
+        self._in_flight = in_flight
+        self._flushers: set[asyncio.Task[None]] = set()
         self._start_scheduled = False
         self._blocked: deque[asyncio.Future[None]] = deque()
 
@@ -61,23 +65,23 @@ class Batcher(Generic[ItemT, ReplyT]):
         future: asyncio.Future[ReplyT] = loop.create_future()
         self._gathered.append((item, future))
         self._held += 1
-        if self._flusher is None and not self._start_scheduled:
+        if not self._start_scheduled and len(self._flushers) < self._in_flight:
             self._start_scheduled = True
             loop.call_soon(self._start)
         return future
 
     async def drain(self) -> None:
         """Wait until nothing is gathered or in flight."""
-        while self._start_scheduled or self._flusher is not None:
-            if self._flusher is None:
-                await asyncio.sleep(0)
+        while self._start_scheduled or self._flushers:
+            if self._flushers:
+                await asyncio.wait(self._flushers)
             else:
-                await asyncio.wait([self._flusher])
+                await asyncio.sleep(0)
 
     def close(self) -> None:
         """Drop what is gathered or in flight; whoever waits for it is cancelled."""
-        if self._flusher is not None:
-            self._flusher.cancel()
+        for flusher in self._flushers:
+            flusher.cancel()
         while self._gathered:
             self._gathered.popleft()[1].cancel()
 
@@ -103,14 +107,18 @@ class Batcher(Generic[ItemT, ReplyT]):
 
     def _start(self) -> None:
         self._start_scheduled = False
-        self._flusher = asyncio.get_running_loop().create_task(self._run(), name="aioq-flush")
+        flusher = asyncio.get_running_loop().create_task(self._run(), name="aioq-flush")
+        self._flushers.add(flusher)
+        flusher.add_done_callback(self._flushers.discard)  # one that is cancelled before it starts
 
     async def _run(self) -> None:
         try:
             while batch := self._take():
                 await self._send(batch)
         finally:
-            self._flusher = None
+            # Here and not only when the task is done, a turn of the loop later: whoever puts an item in between
+            # must see that nobody would take it.
+            self._flushers -= {asyncio.current_task()}
 
     def _take(self) -> list[tuple[ItemT, asyncio.Future[ReplyT]]]:
         batch: list[tuple[ItemT, asyncio.Future[ReplyT]]] = []

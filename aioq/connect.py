@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from aioq.client import Client
 from aioq.config import Settings
@@ -15,6 +15,7 @@ from aioq.embedded import EmbeddedServer, attach, available
 from aioq.errors import ServerUnavailableError
 from aioq.producer import Producer
 from aioq.redis_store import RedisStore
+from aioq.redis_store.durability import Confirmation, Durability
 from aioq.redis_store.link import Arg
 from aioq.store import Limits, ServerInfo, Store
 from aioq.urls import mask_url
@@ -22,6 +23,10 @@ from aioq.waiters import Waiters
 
 LOCAL_URL = "redis://localhost:6379"
 """Where a server is looked for when none is configured and none can be embedded."""
+
+TOMBSTONE_MARGIN = 5.0
+"""Seconds after its `send_timeout` that a send may still reach the server: its last attempt gets a second of its
+own, and the network may keep it for a while. A guess."""
 
 _TWO_WAYS_OUT = (
     "no server is configured and nothing answers at redis://localhost:6379. Either set AIOQ_URL "
@@ -84,7 +89,14 @@ class Connector:
             url, revive = server.url, server.ensure
         make = _LocalStore if url is None else RedisStore
         url = url or LOCAL_URL
-        return make(self._name, url, shown_url=mask_url(url), limits=limits_of(settings), revive=revive)
+        return make(
+            self._name,
+            url,
+            shown_url=mask_url(url),
+            limits=limits_of(settings),
+            durability=cast("Durability", settings.durability),
+            revive=revive,
+        )
 
     def _attach(self) -> EmbeddedServer:
         with self._lock:  # event loops in several threads share one hold
@@ -101,9 +113,11 @@ class _LocalStore(RedisStore):
         with _two_ways_out():
             return await super().open()
 
-    async def _call(self, name: str, queue: str, args: Sequence[Arg]) -> Any:
+    async def _call(
+        self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None
+    ) -> Any:
         with _two_ways_out():
-            return await super()._call(name, queue, args)
+            return await super()._call(name, queue, args, confirmation)
 
 
 @contextlib.contextmanager
@@ -121,4 +135,5 @@ def limits_of(settings: Settings) -> Limits:
         dead_limit=settings.dead_limit,
         max_crashes=settings.max_crashes,
         lease_ms=round(settings.lease * 1000),
+        tombstone_ms=round((settings.send_timeout + TOMBSTONE_MARGIN) * 1000),
     )

@@ -96,7 +96,7 @@ class Declarations:
         prepare: encodes a call: its queue, and the job.
     """
 
-    def __init__(self, default_tz: str, prepare: Callable[[str, Call[Any]], tuple[str, NewJob]]) -> None:
+    def __init__(self, default_tz: str, prepare: Callable[[Call[Any]], tuple[str, NewJob]]) -> None:
         self._default_tz = default_tz
         self._prepare = prepare
         self._by_id: dict[str, Declaration] = {}
@@ -130,7 +130,7 @@ class Declarations:
             ArgumentError: the call cannot be encoded.
         """
         check_call(f"schedule {schedule_id!r}", call)
-        self._prepare("-", call)
+        self._prepare(call)
         self.add(schedule_id, lambda: call, place, options)
 
     def add_named(self, table: Mapping[str, Any], by_name: Callable[[str], Sendable[..., Any]]) -> None:
@@ -167,7 +167,7 @@ class Declarations:
         where = f"schedule {declaration.id!r} ({declaration.place})"
         try:
             call = declaration.call()
-            queue, job = self._prepare("-", call)
+            queue, job = self._prepare(call)
         except AioqError as error:
             raise ConfigError(f"{where}: {error}") from error
         check_call(where, call)

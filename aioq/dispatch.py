@@ -9,7 +9,7 @@ from aioq.client import Client
 from aioq.codec import unencodable
 from aioq.config import Settings
 from aioq.errors import ArgumentError, PayloadTooLargeError
-from aioq.job import Priority, new_job_id
+from aioq.job import DEFAULT_QUEUE, Priority, new_job_id
 from aioq.middleware import Middleware, Outgoing
 from aioq.options import Options
 from aioq.registry import ANYTHING
@@ -48,8 +48,8 @@ class Dispatcher:
         if self._middleware:
             return (await self._send_through_middleware([call]))[0]
         queue = call.options.queue or self._settings.default_queue
-        job_id = call.options.job_id or new_job_id(queue)
-        job = self._job(job_id, call, call.args, call.kwargs, call.options.headers)
+        job_id, nonce = _identity(call.options, queue)
+        job = self._job(job_id, call, call.args, call.kwargs, call.options.headers, nonce=nonce)
         added = await (await self._client()).producer.send(queue, job)
         return self._handle(call, job_id, queue, added)
 
@@ -61,23 +61,25 @@ class Dispatcher:
         default_queue = self._settings.default_queue
         for call in calls:
             queue = call.options.queue or default_queue
-            job_id = call.options.job_id or new_job_id(queue)
-            jobs.append((queue, self._job(job_id, call, call.args, call.kwargs, call.options.headers)))
+            job_id, nonce = _identity(call.options, queue)
+            job = self._job(job_id, call, call.args, call.kwargs, call.options.headers, nonce=nonce)
+            jobs.append((queue, job))
         added = await (await self._client()).producer.send_many(jobs)
         return [
             self._handle(call, job.id, queue, new)
             for call, (queue, job), new in zip(calls, jobs, added, strict=True)
         ]
 
-    def prepare(self, job_id: str, call: Call[Any]) -> tuple[str, NewJob]:
-        """Encode a call without sending it or passing the middleware: its queue, and the job.
+    def prepare(self, call: Call[Any]) -> tuple[str, NewJob]:
+        """Encode a call without sending it or passing the middleware: its queue, and a job of a fresh id.
 
         Raises:
             ArgumentError: an argument cannot be encoded.
             PayloadTooLargeError: the call is larger than `max_payload`.
         """
         queue = call.options.queue or self._settings.default_queue
-        return queue, self._job(job_id, call, call.args, call.kwargs, call.options.headers)
+        job_id = new_job_id(queue)
+        return queue, self._job(job_id, call, call.args, call.kwargs, call.options.headers, nonce="")
 
     async def deliver(self, queue: str, job: NewJob) -> bool:
         """Send a job that is encoded already; see `Task.send`."""
@@ -106,14 +108,14 @@ class Dispatcher:
 
     async def _send_through(self, call: Call[Any], gathering: "_Gathering") -> JobHandle[Any]:
         queue = call.options.queue or self._settings.default_queue
-        job_id = call.options.job_id or new_job_id(queue)
+        job_id, nonce = _identity(call.options, queue)
         arrived = False
 
         async def last(outgoing: Outgoing) -> bool:
             nonlocal arrived
-            job = self._job(job_id, call, outgoing.args, outgoing.kwargs, outgoing.headers)
-            if arrived:  # a layer forwards it once more: the server has the id already
-                return await (await self._client()).producer.send(queue, job)
+            job = self._job(job_id, call, outgoing.args, outgoing.kwargs, outgoing.headers, nonce=nonce)
+            if arrived:  # a layer forwards it once more: the server may have it already
+                return await (await self._client()).producer.send(queue, job, again=True)
             arrived = True
             return await gathering.join(queue, job)
 
@@ -138,6 +140,8 @@ class Dispatcher:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         headers: Mapping[str, str],
+        *,
+        nonce: str,
     ) -> NewJob:
         options = call.options
         try:
@@ -149,7 +153,8 @@ class Dispatcher:
                 f"task {call.task!r}: the encoded call has {len(envelope)} bytes, at most "
                 f"{self._settings.max_payload} are sent (max_payload); store it elsewhere and send where it is"
             )
-        return NewJob(job_id, envelope, options.priority or Priority.NORMAL, options.delay_ms, options.eta_ms)
+        priority = options.priority or Priority.NORMAL
+        return NewJob(job_id, envelope, priority, options.delay_ms, options.eta_ms, nonce)
 
 
 class _Gathering:
@@ -195,6 +200,13 @@ class _Gathering:
         if self.error is not None:
             raise asyncio.CancelledError
         return await (await self._client()).producer.send_many(self._jobs)
+
+
+def _identity(options: Options, queue: str) -> tuple[str, str]:
+    """The job's id, and what tells this send of it from others: an id of one's own can be sent more than once."""
+    if options.job_id is None:
+        return new_job_id(queue), ""
+    return options.job_id, new_job_id(DEFAULT_QUEUE)
 
 
 async def _through(layer: Middleware, forward: Callable[[Outgoing], Awaitable[bool]], outgoing: Outgoing) -> bool:

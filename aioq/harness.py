@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Self
 
+import msgspec
+
 from aioq.clock import ManualClock
 from aioq.connect import Connector, limits_of
 from aioq.memory_store import MemoryStore
@@ -41,8 +43,7 @@ class MemorySession:
         self._stack: contextlib.AsyncExitStack = contextlib.AsyncExitStack()
         self._workers: dict[Worker, asyncio.Task[None]] = {}
         self._served: set[str] = set()
-        limits = limits_of(host.settings)
-        self._limits = Limits(limits.dead_ttl_ms, limits.dead_limit, limits.max_crashes, _NEVER_MS)
+        self._limits = msgspec.structs.replace(limits_of(host.settings), lease_ms=_NEVER_MS)
         self._store = _ObservedStore(host.name, self.clock, self._limits, self._serve)
 
     async def __aenter__(self) -> Self:
@@ -145,7 +146,7 @@ class _ObservedStore(MemoryStore):
         self.claimed += len(claim.jobs)
         return claim
 
-    async def enqueue(self, queue: str, jobs: Sequence[NewJob]) -> list[bool]:
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
         """See `aioq.store.Store.enqueue`."""
         self._on_queue(queue)
-        return await super().enqueue(queue, jobs)
+        return await super().enqueue(queue, jobs, again=again)

@@ -110,7 +110,7 @@ class Schedules:
         source: ResultSource,
         queues: Callable[[], Sequence[str]],
         *,
-        prepare: Callable[[str, Call[Any]], tuple[str, NewJob]],
+        prepare: Callable[[Call[Any]], tuple[str, NewJob]],
         deliver: Callable[[str, NewJob], Awaitable[bool]],
         default_tz: str,
     ) -> None:
@@ -148,7 +148,7 @@ class Schedules:
         where = f"schedule {check_id(schedule_id)!r}"
         definition = define(where, default_tz=self._default_tz, cron=cron, every=every, **options)
         check_call(where, call)
-        queue, job = self._prepare("-", call)
+        queue, job = self._prepare(call)
         for found_in, agenda in await self._look(schedule_id):
             if found_in != queue:
                 await self._leave(where, found_in, queue, agenda.entries[0])

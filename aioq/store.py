@@ -26,6 +26,7 @@ class NewJob(msgspec.Struct, frozen=True, gc=False):
         priority: the lane.
         delay_ms: queue it this long after the server takes it, in milliseconds; None for at once.
         eta_ms: queue it at this time, in milliseconds since the Unix epoch; None for at once.
+        nonce: tells this send from other sends of the same id; "" where no other send can have the id.
     """
 
     id: str
@@ -33,6 +34,7 @@ class NewJob(msgspec.Struct, frozen=True, gc=False):
     priority: Priority = Priority.NORMAL
     delay_ms: int | None = None
     eta_ms: int | None = None
+    nonce: str = ""
 
 
 class Claimed(msgspec.Struct, frozen=True, gc=False):
@@ -153,12 +155,15 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
         dead_limit: the most dead jobs of a queue.
         max_crashes: a job whose runs died with their worker more often than this is dead-lettered.
         lease_ms: how long a worker's lease lasts after each renewal.
+        tombstone_ms: how long after its send a job is remembered at the least, though its record may be gone;
+            longer than a send is repeated.
     """
 
     dead_ttl_ms: int = 604_800_000
     dead_limit: int = 10_000
     max_crashes: int = 3
     lease_ms: int = 8_000
+    tombstone_ms: int = 15_000
 
 
 class Renewal(msgspec.Struct, frozen=True, gc=False):
@@ -265,6 +270,15 @@ class Store(Protocol):
         """The schedules."""
         ...
 
+    @property
+    def in_flight(self) -> int:
+        """How many enqueues, and how many settles, of a queue are worth having under way at once.
+
+        One where the reply comes at once, for then the next batch gathers meanwhile; more where it waits for a
+        disk or a replica. They are written in the order they were called in.
+        """
+        ...
+
     async def open(self) -> ServerInfo:
         """Connect, and see that the server is one that can be worked with.
 
@@ -277,8 +291,13 @@ class Store(Protocol):
         """Close every connection."""
         ...
 
-    async def enqueue(self, queue: str, jobs: Sequence[NewJob]) -> list[bool]:
-        """Add jobs; False for each id the server already had, which stays as it is."""
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
+        """Add jobs; False for each id the server already had, which stays as it is.
+
+        `again` is given when an earlier call with these jobs may have been carried out, its reply being lost.
+        Then what that call has added counts as added by this one, even where the job has ended and its record is
+        gone (see `Limits.tombstone_ms`). Without it nobody looks for what is gone: an id can be used anew.
+        """
         ...
 
     def keeper(self) -> LeaseKeeper:

@@ -109,9 +109,8 @@ class Sendable(Generic[P, R]):
                 handle's `added` tells; it may be used anew once its result has expired.
             timeout: the longest one attempt may take; 0 for no limit.
             retry: a `Retry`, or a number of attempts.
-            result_ttl: how long the outcome is kept; 0 for not at all (a handle that waits is still told). The
-                record goes with it, so a job that has ended and expired before a lost reply to its send was
-                repeated (`send_timeout`) runs a second time: keep it above that where this matters.
+            result_ttl: how long the outcome is kept; 0 for not at all (a handle that waits is still told).
+                However short it is, a send whose reply got lost and that is repeated adds the job once.
             headers: strings that travel beside the arguments; `current_job().headers` shows them.
             priority: `high`, `normal` or `low`.
             unknown: nothing; a misspelt option is named in the error.

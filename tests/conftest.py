@@ -3,16 +3,19 @@
 - `server`: a fresh database of a real server, once for each server that runs here (contract tests).
 - `redis_server`: the same on one server only (behaviour tests).
 - `start_server`: a server of the test's own, to be stopped, killed or started with other options.
+- `start_tls_server`: the same over TLS, once for each server that can.
 - `app_name`: a name for the test's app. Keys of any other app that are left behind fail the test.
 
 No test may leave a process or a non-daemon thread behind. A server that cannot run here is named at the top
-and at the end of the run, and is an error where all of them must run.
+and at the end of the run, as is TLS where no server is built with it; a server that could be installed is an error
+where all of them must run.
 """
 
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ import pytest
 
 from tests import leaks
 from tests.databases import Database, Pool, foreign_keys, new_app_name
-from tests.servers import SERVERS, Server, available, missing
+from tests.servers import SERVERS, Server, Tls, available, missing, with_tls
 
 REQUIRED = "AIOQ_REQUIRE_SERVERS"
 
@@ -35,31 +38,52 @@ for _name in [name for name in os.environ if name.startswith("AIOQ_")]:
     del os.environ[_name]
 
 
-def _not_run() -> list[str]:
+def _servers_not_run() -> str:
     found = [(name, missing(name)) for name in SERVERS]
-    return [f"{name} ({why.reason})" for name, why in found if why is not None]
+    return f"servers not run: {', '.join(f'{name} ({why.reason})' for name, why in found if why is not None)}"
 
 
-def _not_run_line() -> str:
-    return f"servers not run: {', '.join(_not_run())}"
+def _not_run() -> list[str]:
+    """One line for each kind of thing that this run leaves out."""
+    lines = [_servers_not_run()] if len(available()) < len(SERVERS) else []
+    if not with_tls():
+        lines.append("tests not run: all over TLS (no server that runs here is built with it)")
+    return lines
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Refuse to start where every server must run and one that could be installed is not."""
+    config.addinivalue_line(
+        "markers", "needs_server(name): what is tested is this one server's; left out without it"
+    )
     lacking = [name for name in SERVERS if (why := missing(name)) is not None and why.installable]
     if _must_run and lacking:
-        raise pytest.UsageError(f"all servers must run here (CI or {REQUIRED}); {_not_run_line()}")
+        raise pytest.UsageError(f"all servers must run here (CI or {REQUIRED}); {_servers_not_run()}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what no server here can: an empty parameter set would be an error, rightly."""
+    left_out = [item for item in items if _lacks_its_server(item)]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
+def _lacks_its_server(item: pytest.Item) -> bool:
+    if "start_tls_server" in getattr(item, "fixturenames", ()) and not with_tls():
+        return True
+    return any(mark.args[0] not in available() for mark in item.iter_markers("needs_server"))
 
 
 def pytest_report_header() -> list[str]:
     """Name the servers that run, and those that do not."""
-    return [f"servers: {', '.join(available()) or 'none'}", *([_not_run_line()] if _not_run() else [])]
+    return [f"servers: {', '.join(available()) or 'none'}", *_not_run()]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name what was not run once more, where it is read."""
-    if _not_run():
-        terminalreporter.write_line(_not_run_line(), yellow=True)
+    for line in _not_run():
+        terminalreporter.write_line(line, yellow=True)
 
 
 @pytest.fixture(scope="session")
@@ -116,7 +140,7 @@ def redis_server(_pool: Pool, app_name: str) -> Iterator[Database]:
     """An empty database of one supported server."""
     names = [name for name in PREFERENCE if name in available()]
     if not names:
-        pytest.fail(_not_run_line())
+        pytest.fail(_servers_not_run())
     with _checked(_pool, names[0], app_name) as database:
         yield database
 
@@ -135,3 +159,11 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     yield start
     for each in started:
         each.stop()
+
+
+@pytest.fixture(params=with_tls() or ["none"])
+def start_tls_server(
+    request: pytest.FixtureRequest, start_server: Callable[..., Server], tmp_path: Path
+) -> Callable[..., Server]:
+    """Start a server that speaks TLS, with a certificate of its own authority: `start_tls_server(**options)`."""
+    return partial(start_server, request.param, tls=Tls.make(tmp_path))

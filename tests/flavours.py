@@ -78,6 +78,11 @@ def available() -> list[str]:
     return [name for name in SERVERS if find(name)]
 
 
+def with_tls() -> list[str]:
+    """The names of those that can run here and are built with TLS."""
+    return [name for name in available() if SERVERS[name].tls]
+
+
 @functools.cache
 def _look(name: str) -> Path | Missing:
     flavour = SERVERS[name]

@@ -25,7 +25,7 @@ import trustme
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.flavours import SERVERS, Missing, available, find, missing
+from tests.flavours import SERVERS, Missing, available, find, missing, with_tls
 
 __all__ = [
     "DATABASES",
@@ -40,6 +40,7 @@ __all__ = [
     "find",
     "missing",
     "owned_pids",
+    "with_tls",
 ]
 
 READY_WITHIN = 20.0  # seconds; a start takes 50 ms, a busy two-core CI machine has been seen to need 5 s

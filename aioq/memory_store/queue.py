@@ -12,6 +12,7 @@ from aioq.memory_store.leases import Leases
 from aioq.memory_store.mail import Mail
 from aioq.memory_store.records import Record
 from aioq.memory_store.timetable import MemoryQueueTimetable
+from aioq.memory_store.tombstones import Tombstones
 from aioq.store import (
     MISSING,
     Claim,
@@ -61,6 +62,7 @@ class MemoryQueue:
         # Heaps of (time, job id). What was cancelled stays among the due until its time, and is passed over.
         self._due: list[tuple[int, str]] = []
         self._expiring: list[tuple[int, str]] = []
+        self._tombstones = Tombstones()
         self._dead: OrderedDict[str, int] = OrderedDict()
         self._leases = Leases(limits.lease_ms)
         self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)
@@ -82,13 +84,17 @@ class MemoryQueue:
             _, job_id = heapq.heappop(self._expiring)
             del self._records[job_id]  # a job ends once, so it is in the heap once
             self._dead.pop(job_id, None)
+        self._tombstones.expire(now)
 
-    def enqueue(self, job: NewJob) -> bool:
-        """Add a job; False where its id is there already."""
-        if job.id in self._records:
-            return False
+    def enqueue(self, job: NewJob, *, again: bool) -> bool:
+        """Add a job; False where its id is there already, unless this very send has added it."""
+        if again and (job.nonce or job.id) in self._tombstones:
+            return True
+        there = self._records.get(job.id)
+        if there is not None:
+            return again and there.nonce == job.nonce
         now = self._clock.now_ms()
-        record = self._records[job.id] = Record(job.id, bytes(job.envelope), job.priority, now)
+        record = self._records[job.id] = Record(job.id, bytes(job.envelope), job.priority, now, job.nonce)
         due = now + job.delay_ms if job.delay_ms else job.eta_ms
         if due is not None and due > now:
             self._schedule(record, due)
@@ -318,6 +324,9 @@ class MemoryQueue:
     def _finish(self, record: Record, state: JobState, outcome: bytes, ttl_ms: int) -> None:
         self.mail.notify(record.waiters, record.id, outcome, kept=ttl_ms > 0)
         now = self._clock.now_ms()
+        needed_until = record.sent_ms + self._limits.tombstone_ms
+        if now + ttl_ms < needed_until:
+            self._tombstones.put(record.nonce or record.id, needed_until)
         record.end(state, outcome, now)
         if ttl_ms <= 0:
             del self._records[record.id]

@@ -22,6 +22,7 @@ class Record:
         envelope: the encoded call; None once the job has succeeded or was cancelled.
         priority: the lane.
         sent_ms: when the job was taken.
+        nonce: the send that brought it; see `aioq.store.NewJob`.
         state: where it is in its life.
         due_ms: when it will be queued, while it is scheduled.
         claim: how often it was claimed.
@@ -42,6 +43,7 @@ class Record:
     envelope: bytes | None
     priority: Priority
     sent_ms: int
+    nonce: str = ""
     state: JobState = JobState.QUEUED
     due_ms: int | None = None
     claim: int = 0

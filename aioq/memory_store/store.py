@@ -50,6 +50,11 @@ class MemoryStore:
         self._lock = threading.Lock()
 
     @property
+    def in_flight(self) -> int:
+        """See `aioq.store.Store.in_flight`."""
+        return 1
+
+    @property
     def inbox(self) -> MemoryInbox:
         """The subscription of this process."""
         return self._inbox
@@ -74,10 +79,10 @@ class MemoryStore:
         """See `aioq.store.Store.keeper`."""
         return MemoryLeaseKeeper(self._renew)
 
-    async def enqueue(self, queue: str, jobs: Sequence[NewJob]) -> list[bool]:
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
         """See `aioq.store.Store.enqueue`."""
         with self._at(queue) as at:
-            return [at.enqueue(job) for job in jobs]
+            return [at.enqueue(job, again=again) for job in jobs]
 
     async def claim(
         self,

@@ -49,6 +49,7 @@ _RULES: tuple[_Rule, ...] = (
     # Refused within a script: as Redis 6.2 and 7.0 say it, and as later ones and Valkey do.
     ((), "executing the script can't", ServerRejectedError, "refused a command to this user: {}"),
     ((), "ACL failure in script", ServerRejectedError, "refused a command to this user: {}"),
+    ((), "WAITAOF", ServerRejectedError, 'cannot tell when data is on its disk (durability="fsync"): {}'),
     ((OutOfMemoryError,), "OOM ", ServerUnavailableError, "is out of memory: {}"),
     ((BusyLoadingError,), "LOADING", ServerUnavailableError, "is still loading its data: {}"),
     ((RedisConnectionError, RedisTimeoutError, OSError), "", ServerUnavailableError, "cannot be reached: {}"),

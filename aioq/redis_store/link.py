@@ -5,13 +5,15 @@ polls a connection's socket each time it is handed out, which costs more than a 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Coroutine, Sequence
 from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import NoScriptError, ResponseError
 
 from aioq.errors import ServerRejectedError, ServerUnavailableError
+from aioq.redis_store.durability import Confirmation
 from aioq.redis_store.faults import FOREIGN, translate
 from aioq.redis_store.scripts import Script, script
 
@@ -48,6 +50,7 @@ class Link:
             raise ServerRejectedError(f"{shown_url} has an option that cannot be used: {error}") from error
         self._idle: list[AbstractConnection] = []
         self._places = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._orders: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._closed = False
 
     async def connect(self) -> AbstractConnection:
@@ -74,8 +77,12 @@ class Link:
             raise
         return connection
 
-    async def call(self, name: str, key: str, args: Sequence[Arg]) -> Any:
+    async def call(
+        self, name: str, key: str, args: Sequence[Arg], confirmation: Confirmation | None = None
+    ) -> Any:
         """Run a script on the queue whose base key is `key`, and return its reply.
+
+        With a `confirmation`, return once the server has confirmed what the script wrote.
 
         Cancellation: the connection is dropped; the script may have run.
 
@@ -84,17 +91,45 @@ class Link:
         """
         code = script(name)
         try:
-            return await self.command("EVALSHA", code.sha, 1, key, *args)
+            return await self._run(("EVALSHA", code.sha, 1, key, *args), key, confirmation)
         except NoScriptError:
-            return await self._load_and_call(code, key, args)
+            return await self._load_and_call(code, key, args, confirmation)
         except ResponseError as error:
             raise translate(error, self.shown_url) from error
 
-    async def _load_and_call(self, code: Script, key: str, args: Sequence[Arg]) -> Any:
+    async def _load_and_call(
+        self, code: Script, key: str, args: Sequence[Arg], confirmation: Confirmation | None
+    ) -> Any:
         try:
-            return await self.command("EVAL", code.text, 1, key, *args)
+            return await self._run(("EVAL", code.text, 1, key, *args), key, confirmation)
         except ResponseError as error:
             raise translate(error, self.shown_url) from error
+
+    async def _run(self, command: Sequence[Arg], key: str, confirmation: Confirmation | None) -> Any:
+        if confirmation is None:
+            return await self.command(*command)
+        async with self._places:
+            connection = await self._take()
+            return await self._guarded(connection, self._confirmed(connection, command, key, confirmation))
+
+    async def _confirmed(
+        self, connection: AbstractConnection, command: Sequence[Arg], key: str, confirmation: Confirmation
+    ) -> Any:
+        """Run a script and have its writes confirmed, all on one connection.
+
+        Several of these may be under way; what they write is written in the order they were called in.
+        """
+        follow = confirmation.commands(key)
+        async with self._orders[key]:
+            packed = connection.pack_commands([command, *follow])
+            await connection.send_packed_command(packed, check_health=False)
+            reply = await _read(connection)
+        confirmed = [await _read(connection) for _ in follow]
+        for each in (reply, *confirmed):
+            if isinstance(each, ResponseError):
+                raise each
+        confirmation.check(confirmed[-1], self.shown_url)
+        return reply
 
     async def command(self, *args: Arg) -> Any:
         """Send one command over an idle connection and return its reply.
@@ -108,11 +143,18 @@ class Link:
 
     async def _command(self, args: Sequence[Arg]) -> Any:
         connection = await self._take()
+        return await self._guarded(connection, self._converse(connection, args))
+
+    async def _converse(self, connection: AbstractConnection, args: Sequence[Arg]) -> Any:
+        await connection.send_packed_command(connection.pack_command(*args), check_health=False)
+        return cast("object", await connection.read_response())
+
+    async def _guarded(self, connection: AbstractConnection, talk: Coroutine[Any, Any, Any]) -> Any:
+        """Give the connection back after the talk, unless the talk has broken it."""
         try:
             async with asyncio.timeout(REPLY_TIMEOUT):
-                await connection.send_packed_command(connection.pack_command(*args), check_health=False)
-                reply = cast("object", await connection.read_response())
-        except ResponseError:
+                reply = await talk
+        except (ResponseError, ServerUnavailableError):  # an answer, if not the wanted one
             self._give_back(connection)
             raise
         except FOREIGN as error:
@@ -143,6 +185,14 @@ class Link:
             asyncio.get_running_loop().create_task(discard(connection))
         else:
             self._idle.append(connection)
+
+
+async def _read(connection: AbstractConnection) -> Any:
+    """The next reply, be it an error: the replies after it have to be read too."""
+    try:
+        return cast("object", await connection.read_response())
+    except ResponseError as error:
+        return error
 
 
 async def discard(connection: AbstractConnection) -> None:

@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.job import JobInfo, JobState, Priority
 from aioq.redis_store import replies
+from aioq.redis_store.durability import IN_FLIGHT, Confirmation, Durability, confirmation, require_fsync
 from aioq.redis_store.faults import FOREIGN, translate
 from aioq.redis_store.inbox import RedisInbox
 from aioq.redis_store.keeper import RedisLeaseKeeper, base_key
@@ -57,6 +58,7 @@ class RedisStore:
         url: the server's URL.
         shown_url: the same with its password masked.
         limits: what the server is asked to keep, and for how long.
+        durability: what an enqueue and a settle wait for; see `aioq.redis_store.durability`.
         revive: called in a thread before each new attempt to reach a server that is gone; the embedded server
             is started again that way.
     """
@@ -68,17 +70,25 @@ class RedisStore:
         *,
         shown_url: str,
         limits: Limits,
+        durability: Durability = "memory",
         revive: Callable[[], None] | None = None,
     ) -> None:
         self._app = app
         self._url = url
         self._limits = limits
         self._revive = revive
+        self._durability: Durability = durability
+        self._confirmation = confirmation(durability)
         self._link = Link(url, shown_url)
         self._inbox = RedisInbox(self._link)
         self._timetable = RedisTimetable(self._ask)
         self._reading: set[tuple[str, str]] = set()
         self._blocking: dict[tuple[str, str], tuple[AbstractConnection, int]] = {}
+
+    @property
+    def in_flight(self) -> int:
+        """See `aioq.store.Store.in_flight`."""
+        return 1 if self._confirmation is None else IN_FLIGHT
 
     @property
     def inbox(self) -> RedisInbox:
@@ -105,7 +115,19 @@ class RedisStore:
             raise ServerRejectedError(
                 f"{self._link.shown_url} is {product} {version}; aioq needs Redis 6.2 or newer, or Valkey"
             )
+        if self._durability == "fsync":
+            numbers = tuple(int(part) for part in version.split(".")[:3])
+            require_fsync(product, numbers, await self._appendfsync(), self._link.shown_url)
         return ServerInfo(self._link.shown_url, product, version)
+
+    async def _appendfsync(self) -> str | None:
+        """The server's `appendfsync`: "off" without an append-only file, None where it does not tell."""
+        try:
+            reply: list[bytes] = await self._link.command("CONFIG", "GET", "append*")
+        except ResponseError:
+            return None
+        found = {name.decode(): value.decode() for name, value in zip(reply[::2], reply[1::2], strict=True)}
+        return found.get("appendfsync") if found.get("appendonly") == "yes" else "off"
 
     async def close(self) -> None:
         """See `aioq.store.Store.close`."""
@@ -119,13 +141,13 @@ class RedisStore:
         """See `aioq.store.Store.keeper`."""
         return RedisLeaseKeeper(self._url, self._link.shown_url, self._app, self._limits)
 
-    async def enqueue(self, queue: str, jobs: Sequence[NewJob]) -> list[bool]:
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
         """See `aioq.store.Store.enqueue`."""
-        args: list[Arg] = []
+        args: list[Arg] = ["again" if again else ""]
         for job in jobs:
             lane = "" if job.priority is Priority.NORMAL else job.priority.value
-            args += (job.id, job.envelope, lane, _due(job))
-        present = set(await self._call("enqueue", queue, args))
+            args += (job.id, job.envelope, lane, _due(job), job.nonce)
+        present = set(await self._call("enqueue", queue, args, self._confirmation))
         if not present:
             return [True] * len(jobs)
         return [position not in present for position in range(1, len(jobs) + 1)]
@@ -201,10 +223,11 @@ class RedisStore:
 
     async def settle(self, queue: str, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
         """See `aioq.store.Store.settle`."""
-        args: list[Arg] = [worker, self._limits.dead_ttl_ms, self._limits.dead_limit]
+        limits = self._limits
+        args: list[Arg] = [worker, limits.dead_ttl_ms, limits.dead_limit, limits.tombstone_ms]
         for s in settlements:
             args += (s.job_id, s.claim, s.verb.value, s.outcome, s.delay_ms, s.ttl_ms)
-        refused = set(await self._call("settle", queue, args))
+        refused = set(await self._call("settle", queue, args, self._confirmation))
         if not refused:
             return [True] * len(settlements)
         return [position not in refused for position in range(1, len(settlements) + 1)]
@@ -248,13 +271,15 @@ class RedisStore:
         self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
     ) -> list[JobState | None]:
         """See `aioq.store.Store.cancel`."""
-        args = [outcome, ttl_ms, worker_channel(self._app, ""), *job_ids]
+        args = [outcome, ttl_ms, worker_channel(self._app, ""), self._limits.tombstone_ms, *job_ids]
         return replies.parse_states(await self._ask("cancel", queue, args))
 
-    async def _call(self, name: str, queue: str, args: Sequence[Arg]) -> Any:
+    async def _call(
+        self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None
+    ) -> Any:
         key = base_key(self._app, queue)
         try:
-            return await self._link.call(name, key, args)
+            return await self._link.call(name, key, args, confirmation)
         except ServerUnavailableError:
             if self._revive is not None:
                 await asyncio.to_thread(self._revive)
@@ -273,6 +298,7 @@ class RedisStore:
     async def _recover(self, queue: str, mode: str, worker: str, crash_outcome: bytes, limit: int) -> Recovery:
         limits = self._limits
         args = [mode, worker, limit, limits.max_crashes, crash_outcome, limits.dead_ttl_ms, limits.dead_limit]
+        args.append(limits.tombstone_ms)
         return replies.parse_recovery(await self._ask("recover", queue, args))
 
     async def _blocking_connection(self, queue: str, worker: str) -> tuple[AbstractConnection, int]:

@@ -3,7 +3,6 @@
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from aioq import App, ConfigError
 from tests.behaviour.kit import Project
 from tests.databases import Database
-from tests.servers import Login, Server, Tls, available
+from tests.servers import Login, Server
 
 pytestmark = pytest.mark.anyio
 
@@ -130,20 +129,16 @@ async def works(project: Project, url: str, shown: str) -> None:
     assert re.search(rf"│ server +│ {re.escape(shown)}", worker.log), worker.log
 
 
-async def test_tls(project: Project, start_server: Callable[..., Server], tmp_path: Path) -> None:
-    if "redis-7.0" not in available():  # the only server here that is built with TLS; the run names it as not run
-        return
-    server = start_server("redis-7.0", tls=Tls.make(tmp_path))
+async def test_tls(project: Project, start_tls_server: Callable[..., Server]) -> None:
+    server = start_tls_server()
 
     await works(project, server.url, f"rediss://127.0.0.1:{server.port}/0?")
 
 
 async def test_tls_with_an_authority_that_is_not_trusted(
-    project: Project, start_server: Callable[..., Server], tmp_path: Path
+    project: Project, start_tls_server: Callable[..., Server]
 ) -> None:
-    if "redis-7.0" not in available():
-        return
-    server = start_server("redis-7.0", tls=Tls.make(tmp_path))
+    server = start_tls_server()
     project.write("shop.py", "from aioq import App\napp = App()\n")
 
     worker = project.worker("shop:app", AIOQ_URL=f"rediss://127.0.0.1:{server.port}")

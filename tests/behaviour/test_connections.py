@@ -1,6 +1,8 @@
 """What sends and results survive: broken connections, a server that restarts or is gone, several loops."""
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -149,6 +151,33 @@ async def test_a_send_to_a_server_that_is_gone_ends_in_time_and_names_the_jobs(
         assert len(many.value.job_ids) == 3
         server.restart()
         assert (await task.options(job_id="my-own").send()).added is True
+
+
+async def test_a_frozen_server_costs_many_sends_no_more_time_than_one(
+    project: Project, start_server: Callable[..., Server]
+) -> None:
+    """They leave in batches, one after the other; each fails in its time, and says why and which job it was."""
+    server = start_server()
+    app = App(project.name, url=server.url, send_timeout=1)
+    loop = asyncio.get_running_loop()
+
+    async def send(number: int) -> tuple[SendError, float]:
+        begun = loop.time()
+        with pytest.raises(SendError) as caught:
+            await app.by_name("x").options(job_id=f"job-{number}").send()
+        return caught.value, loop.time() - begun
+
+    async with app:
+        await app.send("x")
+        os.kill(server.pid, signal.SIGSTOP)
+        ends = await asyncio.gather(*(send(number) for number in range(5000)))
+        os.kill(server.pid, signal.SIGCONT)
+
+    assert max(seconds for _, seconds in ends) < 3
+    for number, (error, _) in enumerate(ends):
+        assert f"job-{number}" in error.job_ids
+        assert str(error).endswith("unconfirmed after 1 s: the server did not answer in time")
+        assert isinstance(error.__cause__, TimeoutError)
 
 
 async def test_a_send_while_the_server_is_away_for_a_moment_succeeds(

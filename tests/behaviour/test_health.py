@@ -53,7 +53,9 @@ async def check(project: Project, *arguments: str, **settings: str) -> tuple[int
 
 async def test_ready_tells_of_the_last_fetch_of_each_queue(project: Project) -> None:
     project.copy("poison")
-    worker = project.worker("poison:app", "--queue", "a", "--queue", "b", "--concurrency", "7", "--health-port", "0")
+    worker = project.worker(
+        "poison:app", "--queue", "a", "--queue", "b", "--concurrency", "7", "--health-port", "0"
+    )
 
     body = await answers(await port_of(worker), "/ready", 200)
 
@@ -142,7 +144,9 @@ async def test_a_worker_that_is_there_but_does_not_fetch_is_not_well(project: Pr
     code, _, complaint = await check(project, "poison:app", "--max-age", "2.5", "--quiet")
 
     assert code == 1
-    assert re.fullmatch(r"aioq check: queue default: the last fetch of \S+ was \d+\.\d s ago, over 2\.5 s", complaint)
+    assert re.fullmatch(
+        r"aioq check: queue default: the last fetch of \S+ was \d+\.\d s ago, over 2\.5 s", complaint
+    )
     await state_is(handle, "succeeded")
     assert await worker.stop() == 0
 
@@ -151,7 +155,11 @@ async def test_a_worker_that_is_there_but_does_not_fetch_is_not_well(project: Pr
     ("arguments", "settings", "line"),
     [
         (("nowhere:app",), {}, r"aioq: no module 'nowhere' in .*"),
-        (("poison:app",), {"AIOQ_URL": "redis://127.0.0.1:1"}, r"aioq: redis://127\.0\.0\.1:1 cannot be reached: .*"),
+        (
+            ("poison:app",),
+            {"AIOQ_URL": "redis://127.0.0.1:1"},
+            r"aioq: redis://127\.0\.0\.1:1 cannot be reached: .*",
+        ),
     ],
 )
 async def test_what_check_cannot_look_at_is_one_line(

@@ -6,8 +6,27 @@ import pytest
 
 from aioq.clock import SystemClock
 from aioq.job import JobState, Priority
-from aioq.store import NewJob, Store
-from tests.contract.kit import CALL, LONG, QUEUE, eventually, ids, info, joined, running, send, state, take
+from aioq.redis_store import RedisStore
+from aioq.store import Limits, NewJob, Store, Verb
+from tests.contract.kit import (
+    BROKEN,
+    CALL,
+    LONG,
+    QUEUE,
+    REASON,
+    THREE,
+    Backend,
+    eventually,
+    ids,
+    info,
+    joined,
+    running,
+    send,
+    settle,
+    state,
+    take,
+    take_one,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -167,3 +186,153 @@ async def test_promote_keeps_to_its_limit_and_says_that_more_is_due(store: Store
     second = await store.promote(QUEUE, 2)
     assert (second.count, second.next_due_ms) == (1, None)
     assert sorted(ids(await take(store, await joined(store, "w")))) == ["a", "b", "c"]
+
+
+# Sent again after a reply that got lost
+
+
+async def again(store: Store, job_id: str = "job", nonce: str = "") -> bool:
+    (added,) = await store.enqueue(QUEUE, [NewJob(job_id, CALL, nonce=nonce)], again=True)
+    return added
+
+
+async def forgotten(store: Store, worker: str, job_id: str = "job", nonce: str = "") -> None:
+    """A job that was sent, and whose record is gone already."""
+    assert await store.enqueue(QUEUE, [NewJob(job_id, CALL, nonce=nonce)]) == [True]
+    await settle(store, worker, await take_one(store, worker), Verb.SUCCEEDED, THREE, ttl_ms=0)
+    assert await state(store, job_id) is None
+
+
+async def test_a_send_that_arrived_counts_as_added_and_adds_nothing(store: Store) -> None:
+    assert await send(store, "job") == [True]
+
+    assert await again(store)
+
+    assert ids(await take(store, await joined(store, "w"))) == ["job"]
+
+
+async def test_a_send_that_did_not_arrive_is_added(store: Store) -> None:
+    assert await again(store)
+
+    assert ids(await take(store, await joined(store, "w"))) == ["job"]
+
+
+async def test_of_a_batch_each_job_is_looked_at_alone(store: Store) -> None:
+    worker = await joined(store, "w")
+    await forgotten(store, worker, "forgotten")
+    await store.enqueue(QUEUE, [NewJob("theirs", CALL, nonce="another"), NewJob("there", CALL)])
+    batch = [NewJob(job_id, CALL) for job_id in ("new", "there", "forgotten", "theirs")]
+
+    assert await store.enqueue(QUEUE, batch, again=True) == [True, True, True, False]
+
+    assert ids(await take(store, worker)) == ["theirs", "there", "new"]
+
+
+@pytest.mark.parametrize("ttl_ms", [0, 1])
+@pytest.mark.parametrize("verb", [Verb.SUCCEEDED, Verb.CANCELLED])
+async def test_a_job_that_ended_and_was_forgotten_is_not_run_again(store: Store, verb: Verb, ttl_ms: int) -> None:
+    worker = await joined(store, "w")
+    await settle(store, worker, await running(store, worker), verb, THREE, ttl_ms=ttl_ms)
+
+    async def gone() -> bool:
+        return await state(store) is None
+
+    await eventually(gone)
+
+    assert await again(store)
+    assert await take(store, worker) == []
+
+
+async def test_nor_is_one_that_was_cancelled_before_it_ran(store: Store) -> None:
+    await send(store, "job")
+    await store.cancel(QUEUE, ["job"], REASON, 0)
+
+    assert await again(store)
+
+    assert await take(store, await joined(store, "w")) == []
+
+
+async def test_nor_is_one_that_was_cancelled_while_it_ran(store: Store) -> None:
+    worker = await joined(store, "w")
+    job = await running(store, worker)
+    await store.cancel(QUEUE, ["job"], REASON, 0)
+    await settle(store, worker, job, Verb.INTERRUPT)
+
+    assert await again(store)
+
+    assert await take(store, worker) == []
+
+
+async def test_an_id_whose_job_was_forgotten_can_be_used_anew_at_once(store: Store) -> None:
+    worker = await joined(store, "w")
+    await forgotten(store, worker)
+
+    assert await send(store, "job") == [True]
+
+    assert ids(await take(store, worker)) == ["job"]
+
+
+async def test_a_later_send_of_the_same_id_is_not_taken_for_the_one_that_was_forgotten(store: Store) -> None:
+    """Its first attempt did not arrive: if the second found the other send's trace, the job would be lost."""
+    worker = await joined(store, "w")
+    await forgotten(store, worker, nonce="first")
+
+    assert await again(store, nonce="second")
+
+    assert ids(await take(store, worker)) == ["job"]
+
+
+async def test_a_send_that_was_forgotten_is_found_behind_a_later_send_of_the_same_id(store: Store) -> None:
+    worker = await joined(store, "w")
+    await forgotten(store, worker, nonce="first")
+    await forgotten(store, worker, nonce="second")
+    assert await store.enqueue(QUEUE, [NewJob("job", CALL, nonce="third")]) == [True]
+
+    assert [await again(store, nonce=nonce) for nonce in ("first", "second", "third", "fourth")] == [
+        *(True, True, True),
+        False,
+    ]
+    assert ids(await take(store, worker)) == ["job"]
+
+
+class TestTheTombstone:
+    @pytest.fixture
+    def limits(self) -> Limits:
+        return Limits(tombstone_ms=200, dead_ttl_ms=0, lease_ms=LONG)
+
+    async def test_it_is_there_for_its_time(self, store: Store) -> None:
+        worker = await joined(store, "w")
+        await forgotten(store, worker)
+        found = list[str]()
+
+        async def added() -> bool:
+            assert await again(store)
+            found.extend(ids(await take(store, worker)))
+            return bool(found)
+
+        await eventually(added)
+
+        assert found == ["job"]
+
+    async def test_a_failure_that_is_not_kept_leaves_one_too(self, store: Store) -> None:
+        worker = await joined(store, "w")
+        await settle(store, worker, await running(store, worker), Verb.FAILED, BROKEN, ttl_ms=0)
+
+        assert await again(store)
+
+        assert await take(store, worker) == []
+
+
+@pytest.mark.parametrize(("ttl_ms", "left"), [(0, 1), (Limits().tombstone_ms, 0), (LONG, 0)])
+async def test_a_record_that_is_kept_long_enough_needs_no_tombstone(
+    redis_store: RedisStore, redis_backend: Backend, ttl_ms: int, left: int
+) -> None:
+    worker = await joined(redis_store, "w")
+    await settle(redis_store, worker, await running(redis_store, worker), Verb.SUCCEEDED, THREE, ttl_ms=ttl_ms)
+
+    assert redis_backend.database is not None
+    with redis_backend.database.client() as client:
+        tombstones = list(client.scan_iter(redis_backend.key("done:*")))
+        assert len(tombstones) == left
+        for key in tombstones:
+            assert 0 < client.pttl(key) <= Limits().tombstone_ms  # pyright: ignore[reportOperatorIssue]

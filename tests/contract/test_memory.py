@@ -101,6 +101,27 @@ async def test_a_new_job_of_an_expired_id_is_not_expired(memory: MemoryStore, cl
     assert await state(memory) is JobState.QUEUED
 
 
+async def test_a_tombstone_stands_as_long_as_the_send_can_be_repeated(
+    memory: MemoryStore, clock: ManualClock
+) -> None:
+    worker = await joined(memory, "w")
+    await send(memory, "early", "late")
+    early, late = await take(memory, worker)
+    clock.advance(10)
+    await settle(memory, worker, early, Verb.SUCCEEDED, THREE, ttl_ms=0)
+
+    clock.advance(4.999)
+    assert await memory.enqueue(QUEUE, [NewJob("early", CALL)], again=True) == [True]
+    assert await state(memory, "early") is None
+    clock.advance(0.001)
+    assert await memory.enqueue(QUEUE, [NewJob("early", CALL)], again=True) == [True]
+    assert await state(memory, "early") is JobState.QUEUED
+
+    await settle(memory, worker, late, Verb.SUCCEEDED, THREE, ttl_ms=0)
+    assert await memory.enqueue(QUEUE, [NewJob("late", CALL)], again=True) == [True]
+    assert await state(memory, "late") is JobState.QUEUED
+
+
 async def test_the_dead_are_kept_for_their_time(memory: MemoryStore, clock: ManualClock) -> None:
     worker = await joined(memory, "w")
     for name in "abc":

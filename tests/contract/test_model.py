@@ -54,7 +54,7 @@ class SideBySide(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        limits = Limits(dead_limit=2, max_crashes=1, lease_ms=99 * LONG)
+        limits = Limits(dead_limit=2, max_crashes=1, lease_ms=99 * LONG, tombstone_ms=LONG)
         self.queue = f"queue-{next(self.names)}"
         self.runner = asyncio.Runner()
         self.memory = MemoryStore(self.app, clock=ManualClock(), limits=limits)
@@ -108,10 +108,13 @@ class SideBySide(RuleBasedStateMachine):
         batch=batches,
         priority=st.sampled_from(Priority),
         delay_ms=hours,
+        nonce=st.sampled_from(["", "", "n1", "n2"]),
+        again=st.booleans(),
     )
-    def enqueue(self, batch: list[str], priority: Priority, delay_ms: int) -> None:
-        jobs = [NewJob(job_id, CALL, priority, delay_ms or None) for job_id in batch]
-        self.both(lambda store: store.enqueue(self.queue, jobs))
+    def enqueue(self, batch: list[str], priority: Priority, delay_ms: int, nonce: str, again: bool) -> None:
+        # A nonce belongs to one job.
+        jobs = [NewJob(each, CALL, priority, delay_ms or None, nonce=nonce and nonce + each) for each in batch]
+        self.both(lambda store: store.enqueue(self.queue, jobs, again=again))
 
     @rule(worker=workers)
     def join(self, worker: str) -> None:

@@ -82,7 +82,7 @@ SETTLEMENT = Settlement("job", 1, Verb.SUCCEEDED, THREE)
 TICK = Tick(id="s", rev=1, jobs=[("s@1", 1, 1)], next_ms=2, overlap=Overlap.ALLOW, max_runs=0)
 Call = Callable[[RedisStore, int], Coroutine[Any, Any, Any]]
 CALLS: dict[str, Call] = {
-    "enqueue": lambda store, n: store.enqueue(QUEUE, [NewJob("job", CALL)] * n),
+    "enqueue": lambda store, n: store.enqueue(QUEUE, [NewJob("job", CALL, nonce="n")] * n, again=n > 1),
     "claim": lambda store, n: store.claim(QUEUE, "w", 5, [Token("normal", "1-1", "job")] * n),
     "settle": lambda store, n: store.settle(QUEUE, "w", [SETTLEMENT] * n),
     "progress": lambda store, n: store.progress(QUEUE, "w", [("job", 1, b"")] * n),
@@ -115,7 +115,7 @@ async def test_the_caller_sends_what_the_header_names(
     store = RedisStore("shop", "redis://nowhere", shown_url="-", limits=Limits())
     calls: list[tuple[str, str, int]] = []
 
-    async def call(script_name: str, key: str, args: Sequence[object]) -> Any:
+    async def call(script_name: str, key: str, args: Sequence[object], _: object) -> Any:
         calls.append((script_name, key, len(args)))
         return REPLIES.get(script_name, lambda _: [])(number)
 

@@ -33,13 +33,12 @@ from tests.contract.kit import (
     settle,
 )
 from tests.databases import Database
-from tests.servers import SERVERS, Login, Server, Tls, available
+from tests.servers import Login, Server, available
 
 pytestmark = pytest.mark.anyio
 
 StartServer = Callable[..., Server]
 each_server = pytest.mark.parametrize("name", available())
-each_server_with_tls = pytest.mark.parametrize("name", [name for name in available() if SERVERS[name].tls])
 
 
 @asynccontextmanager
@@ -125,7 +124,7 @@ async def test_a_user_who_may_touch_only_what_is_aioqs(start_server: StartServer
     login = Login(
         "secret", user="shop", rules="~aioq:* &aioq:* +@all -@admin -@dangerous +info +client|unblock +ping"
     )
-    server = start_server("redis-7.0", login=login)
+    server = start_server(login=login)
     async with store_at(server.url) as store:
         await store.open()
         await joined(store, "w")
@@ -135,17 +134,15 @@ async def test_a_user_who_may_touch_only_what_is_aioqs(start_server: StartServer
         await store.unblock(QUEUE, "w")
 
 
-@each_server_with_tls
-async def test_tls(name: str, start_server: StartServer, tmp_path: Path) -> None:
-    server = start_server(name, tls=Tls.make(tmp_path), login=Login("secret"))
+async def test_tls(start_tls_server: StartServer) -> None:
+    server = start_tls_server(login=Login("secret"))
     assert server.url.startswith("rediss://")
     async with store_at(server.url) as store:
         await works(store)
 
 
-@each_server_with_tls
-async def test_a_certificate_of_an_unknown_authority(name: str, start_server: StartServer, tmp_path: Path) -> None:
-    server = start_server(name, tls=Tls.make(tmp_path))
+async def test_a_certificate_of_an_unknown_authority(start_tls_server: StartServer) -> None:
+    server = start_tls_server()
     async with store_at(f"rediss://127.0.0.1:{server.port}") as store:
         await fails(store, ServerUnavailableError, "certificate")
 

@@ -83,7 +83,7 @@ async def test_front_lanes_are_trimmed_too(redis_store: RedisStore, redis_backen
     assert length(redis_backend, "normal:front") < SHORT
 
 
-async def test_jobs_whose_outcome_is_not_kept_leave_nothing(
+async def test_jobs_whose_outcome_is_not_kept_leave_nothing_but_tombstones_for_a_while(
     redis_store: RedisStore, redis_backend: Backend
 ) -> None:
     worker = await joined(redis_store, "w")
@@ -95,6 +95,10 @@ async def test_jobs_whose_outcome_is_not_kept_leave_nothing(
 
     assert redis_backend.database is not None
     with redis_backend.database.client() as client:
-        keys = {str(key).rpartition("}:")[2] for key in client.keys("*")}
-        assert keys == {lane + end for lane in ("high", "normal", "low") for end in ("", ":front")}
-        assert sum(client.xlen(key) for key in client.keys("*")) < SHORT  # pyright: ignore[reportArgumentType]
+        tombstones = set(client.keys(redis_backend.key("done:*")))  # pyright: ignore[reportArgumentType]
+        assert len(tombstones) == 101
+        assert all(client.pttl(key) > 0 for key in tombstones)  # pyright: ignore[reportOperatorIssue]
+        lanes = set(client.keys("*")) - tombstones  # pyright: ignore[reportArgumentType]
+        names = {str(key).rpartition("}:")[2] for key in lanes}
+        assert names == {lane + end for lane in ("high", "normal", "low") for end in ("", ":front")}
+        assert sum(client.xlen(key) for key in lanes) < SHORT  # pyright: ignore[reportArgumentType]

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from aioq import App, ConfigError, Middleware, connect
+from aioq.config import Settings
 from aioq.connect import LOCAL_URL
 from aioq.errors import ServerUnavailableError
 from aioq.memory_store import MemoryStore
 from aioq.redis_store import RedisStore
+from aioq.store import Limits
 from tests.databases import Database
 from tests.unit.kit import memory_store, within
 
@@ -363,3 +365,9 @@ async def test_without_either_the_error_names_both_ways_out(monkeypatch: pytest.
     with pytest.raises(ServerUnavailableError, match=r"AIOQ_URL.*pip install 'aioq\[embedded\]'"):
         async with App("shop"):
             pass
+
+
+def test_what_the_server_keeps_is_told_in_milliseconds():
+    settings = Settings(dead_ttl=3, dead_limit=7, max_crashes=2, lease=4.5, send_timeout=0.5)
+    assert connect.limits_of(settings) == Limits(3000, 7, 2, lease_ms=4500, tombstone_ms=5500)
+    assert connect.limits_of(Settings()) == Limits(), "the defaults are the same"

@@ -34,9 +34,17 @@ class Server:
         return [ValueError(item) if item.startswith("bad") else item.upper() for item in batch]
 
 
-def batcher(server: Server, *, max_items: int = 100, capacity: int = 1000, weight: int | None = None):
-    weigh = None if weight is None else len
-    return Batcher[str, str](server.flush, max_items=max_items, capacity=capacity, max_weight=weight, weigh=weigh)
+def batcher(
+    server: Server, *, max_items: int = 100, capacity: int = 1000, weight: int | None = None, in_flight: int = 1
+):
+    return Batcher[str, str](
+        server.flush,
+        max_items=max_items,
+        capacity=capacity,
+        max_weight=weight,
+        weigh=None if weight is None else len,
+        in_flight=in_flight,
+    )
 
 
 # -- gathering --------------------------------------------------------------------------------------------------
@@ -118,13 +126,48 @@ async def test_when_the_flusher_is_cancelled_nobody_waits_for_ever_and_the_next_
     subject = batcher(server)
     future = subject.put("a")
     await until(lambda: server.batches)
-    assert subject._flusher is not None
-    subject._flusher.cancel()
+    (flusher,) = subject._flushers
+    flusher.cancel()
     await within(asyncio.wait([future]))
     assert future.cancelled()
     assert subject.held == 0
     server.go.set()
     assert await within(_reply(subject, "b")) == "B"
+
+
+# -- several in flight -------------------------------------------------------------------------------------------
+
+
+async def test_where_a_reply_takes_long_several_batches_are_under_way_in_the_order_of_their_items():
+    server = Server(held_up=True)
+    subject = batcher(server, in_flight=3)
+    futures = []
+    for expected, item in enumerate("abc", 1):
+        futures.append(subject.put(item))
+        await until(lambda: len(server.batches) == expected)  # noqa: B023 - run at once
+    futures += [subject.put(item) for item in "de"]
+    await turns()
+    assert server.batches == [["a"], ["b"], ["c"]], "no more than three"
+    server.go.set()
+    assert await within(asyncio.gather(*futures)) == list("ABCDE")
+    assert server.batches[3:] == [["d", "e"]]
+    await within(subject.drain())
+    assert subject.held == 0
+
+
+async def test_an_item_that_comes_just_when_the_last_flush_ends_is_not_left_lying():
+    server = Server()
+    subject = batcher(server)
+    replies = []
+
+    def again(future: "asyncio.Future[str]") -> None:
+        replies.append(future.result())
+        if len(replies) < 5:
+            subject.put("x").add_done_callback(again)
+
+    subject.put("x").add_done_callback(again)
+    await until(lambda: len(replies) == 5)
+    await within(subject.drain())
 
 
 # -- cancellation -----------------------------------------------------------------------------------------------

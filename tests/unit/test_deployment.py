@@ -39,6 +39,11 @@ def test_both_hosts_run_the_example_in_the_built_image(services: dict[str, Any],
     assert volume == "./examples/two_hosts:/app:ro"
 
 
+def test_the_workers_health_is_whether_it_fetches(services: dict[str, Any]) -> None:
+    assert services["worker"]["healthcheck"]["test"] == ["CMD", "aioq", "check", "--quiet", "proj.app:app"]
+    assert services["worker"]["command"][-1] == "proj.app:app"
+
+
 def test_everything_the_image_copies_reaches_the_build() -> None:
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied: set[str] = set()

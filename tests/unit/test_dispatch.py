@@ -24,8 +24,10 @@ class Client:
         self.producer = self
         self.sent: list[tuple[str, NewJob]] = []
         self.calls = 0
+        self.again: list[str] = []
 
-    async def send(self, queue: str, job: NewJob) -> bool:
+    async def send(self, queue: str, job: NewJob, *, again: bool = False) -> bool:
+        self.again += [job.id] * again
         return (await self.send_many([(queue, job)]))[0]
 
     async def send_many(self, jobs: list[tuple[str, NewJob]]) -> list[bool]:
@@ -147,6 +149,18 @@ async def test_one_wrong_item_and_nothing_is_sent(given: Any, text: str):
     assert client.sent == []
 
 
+async def test_sends_of_one_id_can_be_told_apart():
+    app, client = make()
+    task = app.tasks["mul"]
+    for _ in range(2):
+        await task.options(job_id="mine").send(1, 2)
+        await app.send_many([task.options(job_id="mine").call(1, 2), task.call(1, 2)])
+    mine = [job.nonce for _, job in client.sent if job.id == "mine"]
+    assert len(set(mine)) == len(mine) == 4
+    assert "" not in mine
+    assert {job.nonce for _, job in client.sent if job.id != "mine"} == {""}, "a generated id is sent once"
+
+
 # -- what is refused --------------------------------------------------------------------------------------------
 
 
@@ -214,6 +228,16 @@ class Dropping(Middleware):
         return False
 
 
+class Insisting(Middleware):
+    """Sends once more what was not confirmed."""
+
+    async def send(self, call: Outgoing, forward: Any) -> bool:
+        try:
+            return await forward(call)
+        except SendError:
+            return await forward(call)
+
+
 async def test_the_first_middleware_is_the_outermost():
     trace: list[str] = []
     app, _ = make(Tracing("a", trace), Tracing("b", trace), Middleware())
@@ -236,6 +260,22 @@ async def test_middleware_may_drop_a_call():
     app, client = make(Dropping())
     assert (await app.tasks["mul"].send(1, 2)).added is False
     assert client.sent == []
+
+
+@pytest.mark.parametrize("job_id", [None, "mine"])
+async def test_what_a_layer_forwards_twice_is_the_same_send(job_id: str | None):
+    app, client = make(Insisting())
+
+    async def send_many(jobs: list[tuple[str, NewJob]]) -> list[bool]:
+        client.sent += jobs
+        del client.send_many  # pyright: ignore[reportAttributeAccessIssue] - the next call finds the class's own
+        raise SendError("no answer", tuple(job.id for _, job in jobs))
+
+    client.send_many = send_many  # pyright: ignore[reportAttributeAccessIssue]
+    handle = await app.tasks["mul"].options(job_id=job_id).send(1, 2)
+    (_, first), (_, second) = client.sent
+    assert first == second
+    assert client.again == [handle.id]
 
 
 async def test_middleware_that_is_added_later_counts_from_then_on():

@@ -142,7 +142,7 @@ def test_a_child_reads_what_its_supervisor_wrote(mark: ChildMark) -> None:
 
 def test_a_process_without_the_mark_is_nobodys_child() -> None:
     assert ChildMark.read({}) is None
-    assert CHILD_VARIABLE not in {}
+    assert ChildMark.read({CHILD_VARIABLE: "3:ab:"}) == ChildMark(3, "ab")
 
 
 # -- aioq check
@@ -178,5 +178,3 @@ def test_what_check_finds_wrong(found: Found, queues: tuple[str, ...], troubles:
 def test_health_is_json_that_can_be_read_back() -> None:
     found = health(1.5, default=GOOD)
     assert msgspec.json.decode(msgspec.json.encode(found), type=Health) == found
-
-

@@ -427,9 +427,7 @@ def suspect(task: str, crashes: int, max_crashes: int) -> Run:
     ("crashes", "max_crashes", "isolated"),
     [(0, 3, False), (2, 3, False), (3, 3, True), (4, 3, True), (1, 1, True), (0, 0, False), (5, 0, False)],
 )
-def test_a_job_that_may_crash_no_more_runs_in_a_process_of_its_own(
-    crashes: int, max_crashes: int, isolated: bool
-):
+def test_a_job_that_may_crash_no_more_runs_in_a_process_of_its_own(crashes: int, max_crashes: int, isolated: bool):
     run = suspect(importable.name, crashes, max_crashes)
     assert (run.isolated, run.in_child) == (isolated, isolated)
     assert run.args == (() if isolated else (1,)), "a child decodes the arguments itself"

@@ -1,6 +1,7 @@
 """The producer over a store that does what the test's script says."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,10 +28,13 @@ class ScriptedStore:
         self.memory: MemoryStore = memory_store()
         self.script = list(script)
         self.calls: list[tuple[str, list[str]]] = []
+        self.again: list[bool] = []
         self.go = asyncio.Event()
+        self.in_flight = 1
 
-    async def enqueue(self, queue: str, jobs: Sequence[NewJob]) -> list[bool]:
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
         self.calls.append((queue, [job.id for job in jobs]))
+        self.again.append(again)
         step = self.script.pop(0) if self.script else None
         if isinstance(step, Exception):
             raise step
@@ -38,7 +42,7 @@ class ScriptedStore:
             await self.go.wait()
         if step == DOWN:
             raise ServerUnavailableError("redis://x: connection refused")
-        added = await self.memory.enqueue(queue, jobs)
+        added = await self.memory.enqueue(queue, jobs, again=again)
         if step == LOST:
             raise ServerUnavailableError("redis://x: connection reset")
         return added
@@ -113,9 +117,26 @@ async def test_a_flush_that_fails_is_repeated_with_the_same_ids_and_adds_nothing
     store = ScriptedStore(fault, fault)
     assert await within(make(store).send_many(jobs("a", "b"))) == [True, True]
     assert store.calls == [(QUEUE, ["a", "b"])] * 3
+    assert store.again == [False, True, True]
     await store.memory.open()
     await asyncio.to_thread(store.memory.keeper().join, QUEUE, "w")
     assert [each.id for each in (await store.memory.claim(QUEUE, "w", 10)).jobs] == ["a", "b"]
+
+
+async def test_what_another_sent_meanwhile_under_the_same_id_is_told_apart():
+    """The first attempt did not arrive, and somebody else was faster than the second."""
+    store = ScriptedStore(DOWN)
+    assert await store.memory.enqueue(QUEUE, [NewJob("mine", b"x", nonce="theirs")]) == [True]
+    pending = (QUEUE, NewJob("mine", b"x", nonce="ours"))
+    assert await within(make(store).send_many([pending, *jobs("new")])) == [False, True]
+
+
+async def test_a_send_that_its_caller_repeats_is_a_repetition_from_the_first_attempt_on():
+    store = ScriptedStore()
+    producer = make(store)
+    assert await within(producer.send(QUEUE, job("a"))) is True
+    assert await within(producer.send(QUEUE, job("a"), again=True)) is True
+    assert store.again == [False, True]
 
 
 async def test_what_gathers_during_an_outage_follows_when_it_is_over():
@@ -167,8 +188,8 @@ async def test_some_queues_may_fail_and_the_jobs_of_the_others_are_sent():
     store = ScriptedStore(*[DOWN] * 1_000_000)
     good = store.enqueue
 
-    async def enqueue(queue: str, given: Sequence[NewJob]) -> list[bool]:
-        return await (good if queue == "bad" else store.memory.enqueue)(queue, given)
+    async def enqueue(queue: str, given: Sequence[NewJob], *, again: bool) -> list[bool]:
+        return await (good if queue == "bad" else store.memory.enqueue)(queue, given, again=again)
 
     store.enqueue = enqueue  # pyright: ignore[reportAttributeAccessIssue]
     calls = [("bad", job("1")), ("fine", job("2")), ("bad", job("3"))]
@@ -205,6 +226,90 @@ async def test_a_job_that_is_late_before_it_leaves_gets_one_honest_attempt():
     """A loop that was blocked for long must not fail what a healthy server would have taken."""
     batch = [module._Pending(job("a"), asyncio.get_running_loop().time() - 60)]
     assert await within(make(ScriptedStore())._flush(QUEUE, batch)) == [True]
+
+
+async def test_after_a_failed_attempt_what_has_waited_for_as_long_is_given_up_without_one():
+    """A server that is frozen must not cost each of the flushes that wait a second of its own."""
+    store = ScriptedStore(*[HANGS] * 20)
+    producer = make(store, send_timeout=0.05, capacity=5000)
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    with pytest.raises(
+        SendError, match=r"^4000 of 4000 jobs are unconfirmed: the server did not answer"
+    ) as caught:
+        await within(producer.send_many(jobs(*map(str, range(4000)))))
+    assert loop.time() - begun < 2 * module.FAIR_ATTEMPT
+    assert len(caught.value.job_ids) == 4000
+    assert len(store.calls) == 1
+
+
+async def test_what_is_given_up_without_an_attempt_has_the_reason_of_the_one_that_failed():
+    store = ScriptedStore(DOWN, DOWN)
+    producer = make(store)
+    fault, other = await within(give_up_one_after_the_other(producer))
+    assert isinstance(fault, SendError)
+    assert isinstance(other, SendError)
+    assert len(store.calls) == 1
+    assert other.job_ids == ("b",)
+    assert str(other) == "job b is unconfirmed after 30 s: redis://x: connection refused"
+    assert other.__cause__ is fault.__cause__
+    assert isinstance(other.__cause__, ServerUnavailableError)
+
+
+async def give_up_one_after_the_other(producer: Producer, pause: float = 0.0) -> list[Any]:
+    """Flush two jobs whose time is over already; both were there when the first attempt failed."""
+    loop = asyncio.get_running_loop()
+    batches = [[module._Pending(job(each), loop.time() - 0.001)] for each in "ab"]
+    (first,) = await producer._flush(QUEUE, batches[0])
+    loop_blocked_for(pause)
+    (second,) = await producer._flush(QUEUE, batches[1])
+    return [first, second]
+
+
+def loop_blocked_for(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+async def test_after_a_success_there_is_an_attempt_again():
+    store = ScriptedStore(DOWN, None)
+    producer = make(store)
+    loop = asyncio.get_running_loop()
+    late = [[module._Pending(job(each), loop.time() - 0.001)] for each in "ac"]
+    assert isinstance((await within(producer._flush(QUEUE, late[0])))[0], SendError)
+    assert await within(producer._flush(QUEUE, [module._Pending(job("b"), loop.time() + 60)])) == [True]
+    assert await within(producer._flush(QUEUE, late[1])) == [True]
+
+
+async def test_an_attempt_that_failed_some_time_ago_says_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "FAIR_ATTEMPT", 0.01)
+    store = ScriptedStore(DOWN, None)
+    first, second = await within(give_up_one_after_the_other(make(store), 0.02))
+    assert isinstance(first, SendError)
+    assert second is True
+
+
+async def test_an_attempt_that_failed_before_a_send_began_says_nothing():
+    """The send came after the outage, and the loop was blocked until its time was over."""
+    store = ScriptedStore(DOWN, None)
+    producer = make(store, send_timeout=0.01)
+    loop = asyncio.get_running_loop()
+    assert isinstance(
+        (await within(producer._flush(QUEUE, [module._Pending(job("a"), loop.time())])))[0], SendError
+    )
+    sent = module._Pending(job("b"), loop.time() + 0.01)
+    loop_blocked_for(0.02)
+    assert await within(producer._flush(QUEUE, [sent])) == [True]
+
+
+async def test_an_attempt_during_which_the_loop_was_blocked_is_made_once_more():
+    """The reply may be here; the loop had no time to look."""
+    store = ScriptedStore(HANGS, None, None)
+    producer = make(store, send_timeout=0.5, capacity=1000)
+    sends = asyncio.gather(*[producer.send(QUEUE, job(str(number))) for number in range(600)])
+    await until(lambda: store.calls)
+    loop_blocked_for(1.2)
+    assert await within(sends) == [True] * 600
+    assert [len(ids) for _, ids in store.calls] == [500, 500, 100]
 
 
 async def test_a_refusal_is_not_retried():

@@ -15,7 +15,7 @@ from redis.exceptions import NoPermissionError
 
 from tests import leaks, servers
 from tests.databases import Database, foreign_keys
-from tests.servers import NO_RETRY, SERVERS, Login, Server, ServerStartError, Tls, available
+from tests.servers import NO_RETRY, SERVERS, Login, Server, ServerStartError, available
 
 StartServer = Callable[..., Server]
 
@@ -97,18 +97,14 @@ def test_a_user_with_rules(name: str, start_server: StartServer) -> None:
             client.set("other", 1)
 
 
-# Where no server is built with TLS there is no such test, as for a server that is not there.
-if _tls := [name for name in available() if SERVERS[name].tls]:
+def test_tls(start_tls_server: StartServer) -> None:
+    server = start_tls_server()
 
-    @pytest.mark.parametrize("name", _tls)
-    def test_tls(name: str, start_server: StartServer, tmp_path: Path) -> None:
-        server = start_server(name, tls=Tls.make(tmp_path))
-
-        assert server.url.startswith(f"rediss://127.0.0.1:{server.port}/0?")
-        with server.client() as client:
-            assert client.ping()
-        with redis.Redis(port=server.port, retry=NO_RETRY) as plain, pytest.raises(redis.ConnectionError):
-            plain.ping()
+    assert server.url.startswith(f"rediss://127.0.0.1:{server.port}/0?")
+    with server.client() as client:
+        assert client.ping()
+    with redis.Redis(port=server.port, retry=NO_RETRY) as plain, pytest.raises(redis.ConnectionError):
+        plain.ping()
 
 
 def test_stop_leaves_nothing_but_the_data(start_server: StartServer) -> None:

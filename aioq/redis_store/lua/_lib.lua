@@ -105,11 +105,23 @@ local function let_next(id)
   end
 end
 
+-- What is left of a job whose record goes before its send is over: a send that is repeated, because the reply got
+-- lost, finds it here. It is named by the nonce of the send, or by the id where no other send can have that.
+local function done_key(send) return base .. ':done:' .. send end
+
+-- For how long after its send a job is to be found, in ms; each script that ends jobs sets it.
+local tombstone = 0
+
 -- Ends a job: the outcome is stored, or forgotten at once where ttl is 0, and the waiters are told.
 local function finish(id, state, outcome, ttl, waiters)
   local key = job_key(id)
   if string.find(id, '@', 1, true) then let_next(id) end
   notify(id, waiters, outcome, ttl > 0)
+  if ttl < tombstone then
+    local job = redis.call('HMGET', key, 'sent', 'nonce')
+    local left = (tonumber(job[1]) or now) + tombstone - now
+    if ttl < left then redis.call('SET', done_key(job[2] or id), '', 'PX', left) end
+  end
   if ttl <= 0 then
     redis.call('DEL', key)
     return

@@ -1,10 +1,12 @@
 -- Cancels jobs: one that waits to be run ends here, the worker of a running one is told.
 --
 -- KEYS: 1 base key
--- ARGV: 1 the outcome to store, 2 how long to keep it in ms, 3 the prefix of workers' channels, then job ids
+-- ARGV: 1 the outcome to store, 2 how long to keep it in ms, 3 the prefix of workers' channels, 4 ms a job is to be
+--   found after its send, then job ids
 -- REPLY: per job the state it was in, '' for no such job
 local outcome, ttl, prefix, reply = ARGV[1], tonumber(ARGV[2]), ARGV[3], {}
-for i = 4, #ARGV do
+tombstone = tonumber(ARGV[4])
+for i = 5, #ARGV do
   local id = ARGV[i]
   local key = job_key(id)
   local job = redis.pcall('HMGET', key, 'sent', 'state', 'worker', 'waiters')
@@ -18,7 +20,7 @@ for i = 4, #ARGV do
     finish(id, 'cancelled', outcome, ttl, job[4])
     redis.call('ZREM', SCHEDULED, id)
   end
-  reply[i - 3] = state
+  reply[i - 4] = state
 end
 publish()
 return reply

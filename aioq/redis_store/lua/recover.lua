@@ -5,10 +5,11 @@
 -- ARGV: 1 'lapsed' for some worker whose lease has ended, 'dead' for one that is known to have died whatever its
 --   lease says, 'departing' for one that takes leave; 2 the departing worker's id, or what the ids of the dead begin
 --   with; 3 the most jobs in this step; 4 most crashes a job may survive; 5 the outcome of a job over that; 6 dead ttl
---   in ms; 7 dead limit
+--   in ms; 7 dead limit; 8 ms a job is to be found after its send
 -- REPLY: {worker or '', jobs given back, 1 if there is more, ids of jobs that were dead-lettered ...}
 local mode, worker, limit, max_crashes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local crashed = mode ~= 'departing'
+tombstone = tonumber(ARGV[8])
 
 -- The next worker to recover, and whether there is another one after it.
 local function find()

@@ -2,10 +2,12 @@
 -- this claim is left alone: that is the fence.
 --
 -- KEYS: 1 base key
--- ARGV: 1 worker, 2 dead ttl in ms, 3 dead limit, then six per job: id, claim, verb, outcome, delay ms, ttl ms
+-- ARGV: 1 worker, 2 dead ttl in ms, 3 dead limit, 4 ms a job is to be found after its send, then six per job: id,
+--   claim, verb, outcome, delay ms, ttl ms
 -- REPLY: the positions (from 1) of the jobs that were refused
 local worker, dead_ttl, dead_limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local refused, settled = {}, {}
+tombstone = tonumber(ARGV[4])
 
 local function again(id, lane, delay)
   if delay > 0 then
@@ -46,7 +48,7 @@ end
 -- What would run again but was cancelled meanwhile ends here, with the reason that `cancel` was given.
 local by_request = {retry = true, interrupt = true, release = true, park = true, cancelled = true}
 
-for i = 4, #ARGV, 6 do
+for i = 5, #ARGV, 6 do
   local id, verb = ARGV[i], ARGV[i + 2]
   local key = job_key(id)
   local job = redis.pcall('HMGET', key, 'worker', 'claim', 'state', 'lane', 'waiters', 'cancel')
@@ -55,7 +57,7 @@ for i = 4, #ARGV, 6 do
     -- The same settle again, after a reply that got lost: done already.
     redis.call('SREM', held_key(worker), id)
   elseif not mine or job[3] ~= 'running' then
-    refused[#refused + 1] = (i + 2) / 6
+    refused[#refused + 1] = (i + 1) / 6
   else
     settled[#settled + 1] = id
     if job[6] and by_request[verb] then

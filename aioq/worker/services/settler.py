@@ -63,6 +63,7 @@ class Settler:
                 max_weight=MAX_BYTES,
                 weigh=_weigh,
                 capacity=MAX_WAITING,
+                in_flight=self._store.in_flight,
             )
             self._batchers[queue] = batcher
         batcher.put((worker, settlement))

@@ -18,10 +18,9 @@ from aioq.wire import ENCODER
 from aioq.worker.steps.child import Order, read_report, run_order
 from aioq.worker.steps.run import Run
 
-
 LAST_CHANCES = 16
-"""How many jobs on their last chance run at once, each in a process of its own. A guess: a process that has imported
-an App takes some 50 MB, and jobs that take hours must not wait for each other."""
+"""How many jobs on their last chance run at once, each in a process of its own. A guess: a process that has
+imported an App takes some 50 MB, and jobs that take hours must not wait for each other."""
 
 
 class Raised:

@@ -1,0 +1,230 @@
+"""What `durability` makes an enqueue and a settle wait for, on the servers that can tell and those that cannot."""
+
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+
+import pytest
+
+from aioq import App
+from aioq.errors import ServerRejectedError, ServerUnavailableError
+from aioq.redis_store import RedisStore
+from aioq.redis_store.durability import Durability, require_fsync
+from aioq.store import Limits, NewJob, Verb
+from tests.contract.kit import CALL, QUEUE, THREE, joined, send, settle, take_one
+from tests.servers import Server, available
+
+pytestmark = pytest.mark.anyio
+
+Start = Callable[..., Server]
+SOON = 300  # ms: how long these tests let a server take to confirm
+
+
+@asynccontextmanager
+async def opened(server: Server, durability: Durability) -> AsyncIterator[RedisStore]:
+    store = RedisStore("shop", server.url, shown_url="redis://x", limits=Limits(), durability=durability)
+    confirmation = store._confirmation
+    assert confirmation is not None
+    store._confirmation = replace(confirmation, command=(*confirmation.command[:-1], SOON))
+    try:
+        await store.open()
+        yield store
+    finally:
+        await store.close()
+
+
+def configure(server: Server, **settings: str) -> None:
+    with server.client(0) as client:
+        for name, value in settings.items():
+            client.config_set(name, value)
+
+
+@contextmanager
+def stopped(server: Server) -> Iterator[None]:
+    """The server, as a host that hangs."""
+    with server.client(0) as client:
+        pid = client.info("server")["process_id"]  # pyright: ignore[reportIndexIssue]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+# -- fsync
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        pytest.param("redis-8.2", "always", marks=pytest.mark.needs_server("redis-8.2")),
+        pytest.param("redis-8.2", "everysec", marks=pytest.mark.needs_server("redis-8.2")),
+        pytest.param("valkey-9.1", "always", marks=pytest.mark.needs_server("valkey-9.1")),
+    ],
+)
+async def test_what_is_on_disk_is_confirmed(start_server: Start, name: str, policy: str) -> None:
+    server = start_server(name, appendonly=True, extra_args=("--appendfsync", policy))
+    store = RedisStore("shop", server.url, shown_url="redis://x", limits=Limits(), durability="fsync")
+    await store.open()
+
+    assert await send(store, "a", "b") == [True, True]
+    assert await send(store, "b", "c") == [False, True]
+    await joined(store, "w")
+    assert await settle(store, "w", await take_one(store, "w"), Verb.SUCCEEDED, THREE)
+
+    await store.close()
+
+
+@pytest.mark.needs_server("redis-8.2")
+async def test_what_does_not_reach_the_disk_is_not_confirmed_and_neither_is_its_repetition(
+    start_server: Start,
+) -> None:
+    server = start_server("redis-8.2", appendonly=True, extra_args=("--appendfsync", "always"))
+    async with opened(server, "fsync") as store:
+        await joined(store, "w")
+        configure(server, appendfsync="no")
+        for _ in range(2):  # the second finds the job there, and has nothing to write
+            with pytest.raises(ServerUnavailableError, match=r"redis://x did not write to its disk within 5 s"):
+                await send(store, "a")
+
+        configure(server, appendfsync="always")
+        assert await send(store, "a") == [False]
+
+        job = await take_one(store, "w")
+        configure(server, appendfsync="no")
+        for _ in range(2):
+            with pytest.raises(ServerUnavailableError, match="did not write to its disk"):
+                await settle(store, "w", job, Verb.SUCCEEDED, THREE)
+        configure(server, appendfsync="always")
+        assert await settle(store, "w", job, Verb.SUCCEEDED, THREE)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.needs_server(name)) for name in ("redis-6.2", "redis-7.0")]
+)
+async def test_a_server_without_waitaof_is_refused_at_the_start_and_at_a_send(
+    start_server: Start, name: str
+) -> None:
+    server = start_server(name, appendonly=True)
+    with pytest.raises(ServerRejectedError, match=r'durability="fsync": .* has no WAITAOF; it needs Redis 7\.2'):
+        async with opened(server, "fsync"):
+            pass
+
+    app = App("shop", url=server.url, durability="fsync", send_timeout=5)
+    with pytest.raises(ServerRejectedError, match=r'cannot tell when data is on its disk \(durability="fsync"\)'):
+        await app.send("shop.add", 1, 2)
+    await app.aclose()
+
+
+@pytest.mark.parametrize(
+    ("name", "appendonly", "policy", "why"),
+    [
+        pytest.param(
+            *("redis-8.2", False, "always", "has no append-only file; start it with --appendonly yes"),
+            marks=pytest.mark.needs_server("redis-8.2"),
+        ),
+        pytest.param(
+            *("redis-8.2", True, "no", r"never syncs by itself \(appendfsync no\)"),
+            marks=pytest.mark.needs_server("redis-8.2"),
+        ),
+        pytest.param(
+            *(
+                "valkey-9.1",
+                True,
+                "everysec",
+                "says that data is on disk before it is, unless appendfsync is always",
+            ),
+            marks=pytest.mark.needs_server("valkey-9.1"),
+        ),
+    ],
+)
+async def test_a_server_that_would_not_keep_the_promise_is_refused(
+    start_server: Start, name: str, appendonly: bool, policy: str, why: str
+) -> None:
+    server = start_server(name, appendonly=appendonly, extra_args=("--appendfsync", policy))
+    with pytest.raises(ServerRejectedError, match=why):
+        async with opened(server, "fsync"):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("product", "version", "policy", "accepted"),
+    [
+        ("redis", (7, 2, 0), "everysec", True),
+        ("redis", (7, 2, 0), None, True),
+        ("redis", (7, 0, 15), "always", False),
+        ("valkey", (7, 2, 5), "always", True),
+        ("valkey", (9, 1, 2), None, False),
+        ("redis", (8, 2, 0), "off", False),
+    ],
+)
+def test_which_servers_can_be_trusted(
+    product: str, version: tuple[int, ...], policy: str | None, accepted: bool
+) -> None:
+    try:
+        require_fsync(product, version, policy, "redis://x")
+    except ServerRejectedError:
+        assert not accepted
+    else:
+        assert accepted
+
+
+# -- replicated
+
+
+@pytest.mark.parametrize("name", available())
+async def test_what_a_replica_has_is_confirmed_and_outlives_the_primary(start_server: Start, name: str) -> None:
+    primary = start_server(name, tcp=True)
+    replica = start_server(name, tcp=True, extra_args=("--replicaof", "127.0.0.1", str(primary.port)))
+    async with opened(primary, "replicated") as store:
+        with replica.client(0) as client:
+            while client.info("replication")["master_link_status"] != "up":  # pyright: ignore[reportIndexIssue]
+                pass
+        assert await send(store, "a") == [True]
+
+        with stopped(replica):
+            for _ in range(2):
+                with pytest.raises(ServerUnavailableError, match="has no replica that confirmed the write"):
+                    await send(store, "b")
+
+    primary.kill()
+    with replica.client(0) as client:
+        assert client.exists("aioq:{shop:mail}:job:a")
+
+
+async def test_without_a_replica_nothing_is_confirmed(start_server: Start) -> None:
+    async with opened(start_server(), "replicated") as store:
+        with pytest.raises(ServerUnavailableError, match=r"redis://x has no replica that confirmed the write"):
+            await send(store, "a")
+
+
+# -- several at once
+
+
+@pytest.mark.needs_server("redis-8.2")
+async def test_batches_that_wait_for_the_disk_at_once_keep_their_order(start_server: Start) -> None:
+    server = start_server("redis-8.2", appendonly=True, extra_args=("--appendfsync", "everysec"))
+    app = App("shop", url=server.url, durability="fsync")
+    async with app:
+        store = await app.store()
+        assert store.in_flight == 8
+        many = [app.by_name("shop.add").call(number) for number in range(3000)]
+        handles = await app.send_many(many)
+
+        await joined(store, "w", "default")
+        claimed: list[str] = []
+        while len(claimed) < len(handles):
+            claimed += [job.id for job in (await store.claim("default", "w", 500)).jobs]
+        assert claimed == [handle.id for handle in handles]
+
+
+async def test_memory_waits_for_nothing(start_server: Start) -> None:
+    server = start_server()
+    store = RedisStore("shop", server.url, shown_url="redis://x", limits=Limits())
+    assert (store.in_flight, store._confirmation) == (1, None)
+    assert await store.enqueue(QUEUE, [NewJob("a", CALL)]) == [True]
+    with server.client(0) as client:
+        assert not client.exists("aioq:{shop:mail}:synced")
+    await store.close()
