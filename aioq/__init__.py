@@ -41,6 +41,7 @@ _MODULES = {
         "ProcessDiedError",
         "RemoteError",
         "ResultError",
+        "ScheduleNotFoundError",
         "SendError",
         "ServerError",
         "ServerRejectedError",
@@ -52,6 +53,7 @@ _MODULES = {
     "aioq.middleware": ("Middleware", "Outgoing"),
     "aioq.results": ("JobHandle", "as_completed", "gather"),
     "aioq.retry": ("Retry",),
+    "aioq.schedules": ("Schedule",),
     "aioq.task": ("Call", "Task"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

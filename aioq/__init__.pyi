@@ -16,6 +16,7 @@ from aioq.errors import (
     ProcessDiedError,
     RemoteError,
     ResultError,
+    ScheduleNotFoundError,
     SendError,
     ServerError,
     ServerRejectedError,
@@ -27,6 +28,7 @@ from aioq.job import JobInfo, JobState, Priority, Progress
 from aioq.middleware import Middleware, Outgoing
 from aioq.results import JobHandle, as_completed, gather
 from aioq.retry import Retry
+from aioq.schedules import Schedule
 from aioq.task import Call, Task
 
 __version__: str
@@ -59,6 +61,8 @@ __all__ = [
     "RemoteError",
     "ResultError",
     "Retry",
+    "Schedule",
+    "ScheduleNotFoundError",
     "SendError",
     "ServerError",
     "ServerRejectedError",

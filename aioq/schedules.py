@@ -283,11 +283,12 @@ def _removed(entry: Entry) -> Entry:
 
 def shown(queue: str, entry: Entry) -> Schedule:
     """What a person is shown of a stored schedule; of one that a newer aioq wrote, what can be."""
+    task, definition, words = "?", Definition(every_ms=1), None
     try:
+        definition = decode(entry.definition)
         task = decode_envelope(entry.envelope).task
-        definition, words = decode(entry.definition), None
     except WireError as error:
-        task, definition, words = "?", Definition(every_ms=1), str(error)
+        words = str(error)
     return Schedule(
         id=entry.id,
         queue=queue,

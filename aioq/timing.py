@@ -184,11 +184,11 @@ def zone(name: str) -> ZoneInfo:
     """The time zone of a name, from the system's database or the package `tzdata`.
 
     Raises:
-        ValueError: there is none of that name (ZoneInfoNotFoundError is a KeyError, and the caller words it).
+        ValueError: there is none of that name.
     """
     try:
         return ZoneInfo(name)
-    except (KeyError, OSError) as error:  # a directory of the database is an OSError
+    except (KeyError, ValueError, OSError) as error:  # unknown, malformed, a directory of the database
         raise ValueError(f"no time zone {name!r}") from error
 
 

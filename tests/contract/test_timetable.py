@@ -1,4 +1,4 @@
-"""Schedules in the server: written and ticked once, whoever tries; what a tick makes, and when it makes nothing."""
+"""Schedules in the server: written and ticked once, whoever tries; what a tick makes, and when nothing."""
 
 import asyncio
 from typing import Any

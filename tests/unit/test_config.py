@@ -96,6 +96,8 @@ def test_the_defaults_are_what_the_design_says():
         "dead_ttl": 604800,
         "dead_limit": 10000,
         "poll_interval": 5,
+        "timezone": "UTC",
+        "schedules": {},
         "log_level": "info",
         "log_format": "text",
     }
