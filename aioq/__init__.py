@@ -52,7 +52,7 @@ _MODULES = {
     "aioq.job": ("JobInfo", "JobState", "Priority", "Progress"),
     "aioq.middleware": ("Middleware", "Outgoing"),
     "aioq.results": ("JobHandle", "as_completed", "gather"),
-    "aioq.retry": ("Retry",),
+    "aioq.retry": ("Retry", "Snooze"),
     "aioq.schedules": ("Schedule",),
     "aioq.task": ("Call", "Task"),
 }

@@ -27,7 +27,7 @@ from aioq.errors import (
 from aioq.job import JobInfo, JobState, Priority, Progress
 from aioq.middleware import Middleware, Outgoing
 from aioq.results import JobHandle, as_completed, gather
-from aioq.retry import Retry
+from aioq.retry import Retry, Snooze
 from aioq.schedules import Schedule
 from aioq.task import Call, Task
 
@@ -67,6 +67,7 @@ __all__ = [
     "ServerError",
     "ServerRejectedError",
     "ServerUnavailableError",
+    "Snooze",
     "Task",
     "UnknownTaskError",
     "WireError",

@@ -91,7 +91,8 @@ class Verb(enum.StrEnum):
     `succeeded`, `failed` and `cancelled` store the outcome, wake the waiters and keep the record for `ttl_ms`; a
     failed job is also kept in the dead set. `retry` counts the attempt and queues the job again after
     `delay_ms`, the outcome being what it failed with. `interrupt` gives a started job back, `release` one that
-    never started; both to the front of its lane, with the attempts unchanged. `park` puts off a job that this
+    never started; both to the front of its lane, with the attempts unchanged. `snooze` queues the job again after
+    `delay_ms`, with the attempts unchanged too. `park` puts off a job that this
     worker cannot run, and stores the outcome as a failure once it has been parked for `ttl_ms`.
     """
 
@@ -99,6 +100,7 @@ class Verb(enum.StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     RETRY = "retry"
+    SNOOZE = "snooze"
     INTERRUPT = "interrupt"
     RELEASE = "release"
     PARK = "park"
@@ -111,8 +113,8 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
         job_id: the job.
         claim: the `Claimed.claim` it was run under.
         verb: what to do with it.
-        outcome: the encoded outcome, empty for `interrupt` and `release`.
-        delay_ms: for `retry` and `park`.
+        outcome: the encoded outcome, empty for `snooze`, `interrupt` and `release`.
+        delay_ms: for `retry`, `snooze` and `park`.
         ttl_ms: how long to keep the outcome (0: tell the waiters and forget it); for `park` see `Verb`.
     """
 
@@ -366,6 +368,15 @@ class Store(Protocol):
 
     async def info(self, queue: str, job_ids: Sequence[str]) -> list[JobInfo | None]:
         """What the server knows of each job."""
+        ...
+
+    async def reschedule(
+        self, queue: str, job_ids: Sequence[str], *, delay_ms: int | None = None, eta_ms: int | None = None
+    ) -> list[JobState | None]:
+        """Move jobs to another time, with neither to at once, and return the state each was in.
+
+        One that is queued or scheduled is moved; one that runs, waits for another or has ended stays.
+        """
         ...
 
     async def cancel(

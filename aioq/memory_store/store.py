@@ -157,6 +157,13 @@ class MemoryStore:
         with self._at(queue) as at:
             return [at.info(job_id) for job_id in job_ids]
 
+    async def reschedule(
+        self, queue: str, job_ids: Sequence[str], *, delay_ms: int | None = None, eta_ms: int | None = None
+    ) -> list[JobState | None]:
+        """See `aioq.store.Store.reschedule`."""
+        with self._at(queue) as at:
+            return [at.reschedule(job_id, delay_ms, eta_ms) for job_id in job_ids]
+
     async def cancel(
         self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
     ) -> list[JobState | None]:

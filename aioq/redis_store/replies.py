@@ -88,7 +88,7 @@ def parse_wait(reply: Sequence[bytes | int | None]) -> list[WaitReply]:
 
 
 def parse_states(reply: Sequence[bytes]) -> list[JobState | None]:
-    """The mirror of `cancel.lua`."""
+    """The mirror of `cancel.lua` and `reschedule.lua`."""
     return [JobState(state.decode()) if state else None for state in reply]
 
 

@@ -146,7 +146,7 @@ class RedisStore:
         args: list[Arg] = ["again" if again else ""]
         for job in jobs:
             lane = "" if job.priority is Priority.NORMAL else job.priority.value
-            args += (job.id, job.envelope, lane, _due(job), job.nonce)
+            args += (job.id, job.envelope, lane, _due(job.delay_ms, job.eta_ms), job.nonce)
         present = set(await self._call("enqueue", queue, args, self._confirmation))
         if not present:
             return [True] * len(jobs)
@@ -267,6 +267,12 @@ class RedisStore:
         records = await self._ask("info", queue, job_ids)
         return [replies.parse_info(queue, job_id, fields) for job_id, fields in zip(job_ids, records, strict=True)]
 
+    async def reschedule(
+        self, queue: str, job_ids: Sequence[str], *, delay_ms: int | None = None, eta_ms: int | None = None
+    ) -> list[JobState | None]:
+        """See `aioq.store.Store.reschedule`."""
+        return replies.parse_states(await self._ask("reschedule", queue, [_due(delay_ms, eta_ms), *job_ids]))
+
     async def cancel(
         self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
     ) -> list[JobState | None]:
@@ -325,7 +331,7 @@ class RedisStore:
         return translate(error, self._link.shown_url)
 
 
-def _due(job: NewJob) -> str:
-    if job.delay_ms:
-        return f"+{job.delay_ms}"
-    return "" if job.eta_ms is None else str(job.eta_ms)
+def _due(delay_ms: int | None, eta_ms: int | None) -> str:
+    if delay_ms:
+        return f"+{delay_ms}"
+    return "" if eta_ms is None else str(eta_ms)

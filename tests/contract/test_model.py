@@ -177,6 +177,10 @@ class SideBySide(RuleBasedStateMachine):
     def cancel(self, batch: list[str], ttl_ms: int) -> None:
         self.both(lambda store: store.cancel(self.queue, batch, REASON, ttl_ms))
 
+    @rule(batch=batches, delay_ms=hours)
+    def reschedule(self, batch: list[str], delay_ms: int) -> None:
+        self.both(lambda store: store.reschedule(self.queue, batch, delay_ms=delay_ms or None))
+
     @rule(batch=batches)
     def wait(self, batch: list[str]) -> None:
         self.both(lambda store: store.wait(self.queue, CHANNEL, batch))

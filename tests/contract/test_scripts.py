@@ -91,6 +91,7 @@ CALLS: dict[str, Call] = {
     "workers": lambda store, _: store.workers(QUEUE),
     "wait": lambda store, n: store.wait(QUEUE, "me", ["job"] * n),
     "info": lambda store, n: store.info(QUEUE, ["job"] * n),
+    "reschedule": lambda store, n: store.reschedule(QUEUE, ["job"] * n, delay_ms=5),
     "cancel": lambda store, n: store.cancel(QUEUE, ["job"] * n, REASON, 5),
     "schedule_read": lambda store, n: store.timetable.read(QUEUE, ["s"] * n),
     "schedule_write": lambda store, n: store.timetable.write(QUEUE, [Entry(id="s")] * n),

@@ -165,7 +165,8 @@ def test_an_id_that_cannot_be_one_is_refused(schedule_id: Any):
 def test_what_says_when_a_job_runs_or_what_its_id_is_does_not_go_with_a_schedule():
     shop = app()
     add = shop.task(_add)
-    for options in ({"delay": 1}, {"eta": NOON}, {"job_id": "x"}):
+    wrong: list[dict[str, Any]] = [{"delay": 1}, {"eta": NOON}, {"job_id": "x"}]
+    for options in wrong:
         with pytest.raises(ConfigError, match=f"its call has {next(iter(options))}, which does not go with a"):
             shop.schedule("s", add.options(**options).call(1, 2), every=1)
     assert declared(shop) == {}
