@@ -99,6 +99,9 @@ class Cron:
             text = self.line  # valid, but with a value that cronsim has no words for
         if self.seconds == (0,):
             return text
+        step = 60 // len(self.seconds)
+        if len(self.seconds) > 1 and self.seconds == tuple(range(0, 60, step)):
+            return f"{text}, every {step} s of the minute"
         return f"{text}, at second {', '.join(map(str, self.seconds))}"
 
     def _matches_day(self, day: date) -> bool:

@@ -291,7 +291,8 @@ def test_any_text_is_a_line_or_an_error_of_one_kind(text: str) -> None:
 
 def test_a_line_is_told_in_words() -> None:
     assert parse("*/5 * * * mon-fri").explain() == "Every fifth minute of every hour on Monday through Friday"
-    assert parse("0,30 0 4 * * *").explain() == "At 04:00 every day, at second 0, 30"
+    assert parse("0,20 0 4 * * *").explain() == "At 04:00 every day, at second 0, 20"
+    assert parse("*/20 * * * * *").explain() == "Every minute, every 20 s of the minute"
 
 
 @pytest.mark.parametrize("zone", [zone for zone in ZONES if TRANSITIONS[zone]])
