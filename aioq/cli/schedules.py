@@ -43,7 +43,10 @@ def list_(target: str) -> None:
     if not found:
         click.echo("there are no schedules")
         return
-    table = Table("id", "task", "when", box=box.ROUNDED)
+    table = Table(box=box.ROUNDED)
+    table.add_column("id", overflow="fold")  # whole, for it is what the other commands take
+    table.add_column("task", overflow="fold")
+    table.add_column("when")
     table.add_column("next run", no_wrap=True)
     table.add_column("state")
     for schedule in found:

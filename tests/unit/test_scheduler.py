@@ -1,6 +1,8 @@
 """`aioq.scheduler`: the code's schedules against what the server has, and the making of due ticks."""
 
+import asyncio
 import logging
+import random
 from typing import Any
 
 import msgspec
@@ -12,7 +14,7 @@ from aioq.job import Priority
 from aioq.memory_store import MemoryStore
 from aioq.scheduler import declare, tick_due, written
 from aioq.timetable import Entry
-from aioq.timing import MISFIRE_MS, Definition, Misfire, encode
+from aioq.timing import MISFIRE_MS, Definition, Misfire, encode, job_of
 from tests.unit.kit import QUEUE, call, memory_store
 
 pytestmark = pytest.mark.anyio
@@ -232,6 +234,43 @@ async def test_who_came_too_late_made_none():
     step = await tick_due(shop.timetable, QUEUE)
     assert (step.due, step.won, step.made) == (True, False, 0)
     assert len(await shop.jobs()) == 1
+
+
+async def test_a_thousand_ticks_by_three_workers_that_die_are_each_made_once():
+    """The clock goes on second by second; each worker may be cancelled wherever it waits, and another comes."""
+    shop, chance = Shop(), random.Random(4)
+    server = shop.timetable
+
+    class Slow(type(server)):
+        """The way to the server and back takes a moment, in which anything may happen."""
+
+        async def due(self, queue: str, limit: int) -> Any:
+            await asyncio.sleep(0)
+            agenda = await server.due(queue, limit)
+            await asyncio.sleep(0)
+            return agenda
+
+        async def tick(self, queue: str, ticks: Any) -> Any:
+            await asyncio.sleep(0)
+            ticked = await server.tick(queue, ticks)
+            await asyncio.sleep(0)
+            return ticked
+
+    slow = Slow(shop.store._at)
+    await shop.start(one(every_ms=1000))
+    made: list[str] = []
+    for _ in range(1000):
+        shop.clock.advance(1)
+        workers = [asyncio.ensure_future(tick_due(slow, QUEUE)) for _ in range(3)]
+        for _ in range(chance.randrange(5)):
+            await asyncio.sleep(0)
+        for worker in workers:
+            if chance.random() < 0.5:
+                worker.cancel()
+        await asyncio.wait(workers)
+        await tick_due(server, QUEUE)  # whoever comes next, well within the time that counts as missed
+        made += await shop.jobs()
+    assert made == [job_of("s", Definition(every_ms=1000), NOON + n * 1000)[0] for n in range(1, 1001)]
 
 
 @pytest.mark.parametrize(("misfire", "made"), [(Misfire.SKIP, 0), (Misfire.LAST, 1), (Misfire.ALL, 2)])

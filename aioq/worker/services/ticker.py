@@ -105,6 +105,8 @@ class Ticker:
         for schedule_id in step.stuck.keys() - self._stuck:
             log.warning("schedule %s: this worker cannot make its ticks: %s", schedule_id, step.stuck[schedule_id])
         self._stuck = set(step.stuck)
+        if step.won:
+            log.debug("queue %s: made the ticks that were due: %d jobs", self._queue, step.made)
         if step.due:
             self._first = step.won
         else:
