@@ -74,7 +74,7 @@ class App(Scheduling):
         self._guards: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None]] = WeakKeyDictionary()
         self._dispatcher = Dispatcher(self.settings, self.middleware, self.client, self)
         Scheduling.__init__(self, Declarations(self.settings.timezone, self._dispatcher.prepare), self.task)
-        self._declarations.add_named(self.settings.schedules, self.by_name)
+        self._declarations.add_named(self.settings.schedules or {}, self.by_name)
         self.schedules = Schedules(
             self,
             self.queues,

@@ -75,7 +75,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         dead_limit: how many dead jobs a queue keeps; the oldest go first. Default 10000.
         poll_interval: how often a waiter asks for its result without being told, above 0. Default 5.
         timezone: the time zone of cron schedules that name none, such as "Asia/Shanghai". Default "UTC".
-        schedules: schedules by id, each with a `task` and a `cron` line or `every` so many seconds. Default none.
+        schedules: schedules by id, see docs/scheduling.md; JSON in the environment. Default None, none.
         log_level: debug, info, warning, error or critical, in any case. Default "info".
         log_format: "text" for people or "json" for machines, in any case. Default "text".
     """
@@ -107,7 +107,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dead_limit: int = 10_000
     poll_interval: float = 5.0
     timezone: str = "UTC"
-    schedules: Mapping[str, Mapping[str, Any]] = {}
+    schedules: Mapping[str, Mapping[str, Any]] | None = None
     log_level: str = "info"
     log_format: str = "text"
 
@@ -267,10 +267,15 @@ def _check_zone(value: object) -> str | None:
 
 def _check_schedules(value: object) -> dict[str, dict[str, Any]] | None:
     # What stands in each of them is checked where they are declared.
-    if not isinstance(value, dict):
-        return None
-    table = cast("dict[str, dict[str, Any]]", value)
+    table = cast("dict[str, dict[str, Any]]", value if isinstance(value, dict) else {"": None})
     return table if all(type(each) is dict for each in table.values()) else None
+
+
+def _parse_table(text: str) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
 
 
 def _split(text: str) -> list[str]:
@@ -305,9 +310,7 @@ _RULES: dict[str, _Rule] = {
     "dead_limit": _integer(0),
     "poll_interval": _duration(0, above=True),
     "timezone": _Rule(_check_zone, str, "the name of a time zone, such as Asia/Shanghai"),
-    "schedules": _Rule(
-        _check_schedules, str, "a table of schedules, each of them a table (not in the environment)"
-    ),
+    "schedules": _Rule(_check_schedules, _parse_table, "a table of schedules, each of them a table", True),
     "log_level": _choice("debug", "info", "warning", "error", "critical"),
     "log_format": _choice("text", "json"),
 }

@@ -50,7 +50,7 @@ class SettingArgs(TypedDict, total=False):
     dead_limit: int
     poll_interval: Duration
     timezone: str
-    schedules: Mapping[str, Mapping[str, Any]]
+    schedules: Mapping[str, Mapping[str, Any]] | None
     log_level: str
     log_format: str
 
