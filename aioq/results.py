@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Generator, Sequence
 from datetime import datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 from aioq.codec import ANY_RESULT, ResultType
 from aioq.durations import Duration
@@ -23,6 +23,11 @@ from aioq.wire import (
 )
 
 R = TypeVar("R")
+R1 = TypeVar("R1")
+R2 = TypeVar("R2")
+R3 = TypeVar("R3")
+R4 = TypeVar("R4")
+R5 = TypeVar("R5")
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -229,8 +234,67 @@ class JobHandle(Generic[R_co]):
         return self._queue
 
 
-async def gather(*handles: JobHandle[R], timeout: float | None = None) -> list[R]:  # noqa: ASYNC109 - as in result()
-    """Wait for several jobs and return their results in the order of the handles.
+# Up to five handles keep the type of each. What comes back is a tuple, so that these types are true;
+# `asyncio.gather` is declared like this too, but makes a list. (ASYNC109: as in result().)
+@overload
+async def gather(
+    one: JobHandle[R1],
+    /,
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109
+) -> tuple[R1]: ...
+@overload
+async def gather(
+    one: JobHandle[R1],
+    two: JobHandle[R2],
+    /,
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109
+) -> tuple[R1, R2]: ...
+@overload
+async def gather(
+    one: JobHandle[R1],
+    two: JobHandle[R2],
+    three: JobHandle[R3],
+    /,
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109
+) -> tuple[R1, R2, R3]: ...
+@overload
+async def gather(
+    one: JobHandle[R1],
+    two: JobHandle[R2],
+    three: JobHandle[R3],
+    four: JobHandle[R4],
+    /,
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109
+) -> tuple[R1, R2, R3, R4]: ...
+@overload
+async def gather(
+    one: JobHandle[R1],
+    two: JobHandle[R2],
+    three: JobHandle[R3],
+    four: JobHandle[R4],
+    five: JobHandle[R5],
+    /,
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109
+) -> tuple[R1, R2, R3, R4, R5]: ...
+@overload
+async def gather(
+    *handles: JobHandle[R],
+    timeout: float | None = None,  # noqa: ASYNC109
+) -> tuple[R, ...]: ...
+
+
+async def gather(
+    *handles: JobHandle[Any],
+    timeout: float | None = None,  # noqa: ASYNC109
+) -> tuple[Any, ...]:
+    """Wait for several jobs and return their results, a tuple in the order of the handles.
+
+    For type checkers the results of up to five handles have a type each: `total, text = await gather(add, join)`.
 
     Args:
         handles: the jobs.
@@ -246,7 +310,7 @@ async def gather(*handles: JobHandle[R], timeout: float | None = None) -> list[R
     limit = asyncio.timeout(timeout)
     try:
         async with limit:
-            return list(await asyncio.gather(*tasks))
+            return tuple(await asyncio.gather(*tasks))
     except TimeoutError:
         if not limit.expired():
             raise

@@ -8,11 +8,12 @@ Cancelling a verb leaves it open whether the server has carried it out.
 """
 
 import enum
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import msgspec
 
+from aioq.inbox import Inbox
 from aioq.job import JobInfo, JobState, Priority
 from aioq.timetable import Timetable
 
@@ -201,16 +202,25 @@ class WorkerLease(msgspec.Struct, frozen=True, gc=False):
     fetched_ms: int
 
 
-class Missing(enum.Enum):
-    """The server has no record of the job."""
+class NoOutcome(enum.Enum):
+    """Why a wait brought no outcome although nobody will be told of one."""
 
     MISSING = enum.auto()
+    LATER = enum.auto()
 
 
-MISSING = Missing.MISSING
+MISSING = NoOutcome.MISSING
+"""The server has no record of the job."""
 
-WaitReply = bytes | Missing | None
-"""The outcome if there is one; None where the waiter is registered now; MISSING for no such job."""
+LATER = NoOutcome.LATER
+"""There is an outcome, but the reply had no room for it: ask again."""
+
+WaitReply = bytes | NoOutcome | None
+"""The outcome if there is one; None where the waiter is registered now; MISSING; LATER."""
+
+WAIT_LIMIT = 1_048_576
+"""The most bytes of outcomes in one reply to a wait, so that it arrives in time over a slow link too. The first
+outcome comes however large it is."""
 
 
 class ServerInfo(msgspec.Struct, frozen=True):
@@ -244,18 +254,6 @@ class LeaseKeeper(Protocol):
 
     def close(self) -> None:
         """Let go of the connection."""
-        ...
-
-
-class Inbox(Protocol):
-    """A process's subscription: messages of the channels it listens to."""
-
-    async def listen(self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
-        """Call `on_message` for each message from now on, and `on_gap` when some may have been lost."""
-        ...
-
-    async def leave(self, channel: str) -> None:
-        """Stop listening to the channel."""
         ...
 
 
@@ -363,7 +361,10 @@ class Store(Protocol):
         ...
 
     async def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
-        """For each job its outcome, or register `channel` to be told; one step, so nothing falls between."""
+        """For each job its outcome, or register `channel` to be told; one step, so nothing falls between.
+
+        From the first outcome on that would exceed `WAIT_LIMIT`, each job that has one is answered with `LATER`.
+        """
         ...
 
     async def info(self, queue: str, job_ids: Sequence[str]) -> list[JobInfo | None]:
@@ -384,16 +385,7 @@ class Store(Protocol):
     ) -> list[JobState | None]:
         """Cancel jobs, and return the state each was in.
 
-        One that waits to be run ends here; the worker of a running one is told; one that has ended stays.
+        One that waits to be run ends here; the worker of a running one is told; one that has ended stays. A store
+        that repeats the call after a lost reply answers what the first call found.
         """
         ...
-
-
-def worker_channel(app: str, worker: str) -> str:
-    """The channel on which a worker is told of cancellations; the message is the job's id."""
-    return f"aioq:{app}:worker:{worker}"
-
-
-def waiter_channel(app: str, process: str) -> str:
-    """The channel on which a process is told of outcomes; the message is a notice."""
-    return f"aioq:{app}:waiter:{process}"

@@ -16,13 +16,14 @@ from aioq.backoff import Backoff
 from aioq.batch import Batcher
 from aioq.ending import end
 from aioq.errors import JobNotFoundError, ServerUnavailableError
-from aioq.store import MISSING, Store, WaitReply, waiter_channel
+from aioq.inbox import waiter_channel
+from aioq.store import LATER, MISSING, Store, WaitReply
 from aioq.wire import decode_notice
 
 log = logging.getLogger("aioq.results")
 
 MAX_BATCH = 500
-"""The most ids of one registration; the reply may carry as many outcomes."""
+"""The most ids of one registration; the reply may carry as many outcomes, or fewer large ones (`WAIT_LIMIT`)."""
 
 
 class Waiters:
@@ -149,6 +150,10 @@ class _QueueWaiters:
     def _answer(self, job_id: str, reply: WaitReply) -> None:
         if reply is None:
             self._registered.add(job_id)
+            return
+        if reply is LATER:
+            if job_id in self._waiting:
+                self._question(job_id)
             return
         if reply is MISSING and job_id in self._registered:
             # It was there. An outcome that is not kept is on its way to us; if not, the next look will tell.

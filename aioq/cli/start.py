@@ -18,6 +18,7 @@ from aioq.app import App
 from aioq.cli.banner import show_banner
 from aioq.cli.child import ChildMark
 from aioq.cli.health import HealthServer, listen
+from aioq.cli.life import LifespanError, guarded, report
 from aioq.cli.loader import load_app
 from aioq.cli.logs import set_up_logging
 from aioq.cli.supervisor import Supervisor
@@ -30,6 +31,9 @@ log = logging.getLogger("aioq.worker")
 
 STOPPED_AT_START = 130
 """The exit code of a worker that a second signal has ended before it could start."""
+
+LIFESPAN_FAILED = 1
+"""The exit code of a worker whose App's lifespan raised; a supervisor tries again, unlike after a bad command."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -84,6 +88,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
     host = app.host()
+    host = replace(host, lifespan=partial(guarded, app.name, host.lifespan))
     if plan.shutdown_timeout is not None:
         host = replace(host, settings=structs.replace(host.settings, shutdown_timeout=plan.shutdown_timeout))
     queues = worker_queues(host, plan.queues)
@@ -112,21 +117,25 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
         loop.add_reader(sys.stdin.fileno(), _orphaned, loop, worker)
     with _answering(_listener(app, plan, child), worker.health):
         try:
-            await worker.run()
-        except asyncio.CancelledError:
-            return STOPPED_AT_START
+            code = await _run(worker)
         finally:
             await app.aclose()
-    return _leave(worker)
-
-
-def _leave(worker: Worker) -> int:
-    """The exit code of a worker that has stopped."""
     if worker.left_behind:
         # Their jobs are given back. Python would wait for them at its end, perhaps for ever.
         log.warning("%d functions that do not end when they are cancelled are left behind", worker.left_behind)
         logging.shutdown()
-        os._exit(0)
+        os._exit(code)
+    return code
+
+
+async def _run(worker: Worker) -> int:
+    try:
+        await worker.run()
+    except asyncio.CancelledError:
+        return STOPPED_AT_START
+    except LifespanError as error:
+        report(error)
+        return LIFESPAN_FAILED
     return 0
 
 

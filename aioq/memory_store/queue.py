@@ -2,11 +2,13 @@
 
 import heapq
 import sys
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 
 from aioq.clock import Clock
+from aioq.inbox import worker_channel
 from aioq.job import JobInfo, JobState, Priority
+from aioq.memory_store.dead import Dead
 from aioq.memory_store.delayed import Delayed
 from aioq.memory_store.lanes import LANES, WAKE_UP, Lanes
 from aioq.memory_store.leases import Leases
@@ -15,7 +17,9 @@ from aioq.memory_store.records import Record
 from aioq.memory_store.timetable import MemoryQueueTimetable
 from aioq.memory_store.tombstones import Tombstones
 from aioq.store import (
+    LATER,
     MISSING,
+    WAIT_LIMIT,
     Claim,
     Claimed,
     Limits,
@@ -28,7 +32,6 @@ from aioq.store import (
     Verb,
     WaitReply,
     WorkerLease,
-    worker_channel,
 )
 from aioq.timetable import Entry
 
@@ -63,7 +66,7 @@ class MemoryQueue:
         self._delayed = Delayed(self._records)
         self._expiring: list[tuple[int, str]] = []  # a heap of (time, job id)
         self._tombstones = Tombstones()
-        self._dead: OrderedDict[str, int] = OrderedDict()
+        self._dead = Dead(limits.dead_ttl_ms, limits.dead_limit)
         self._leases = Leases(limits.lease_ms)
         self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._cancelling: defaultdict[str, dict[str, None]] = defaultdict(dict)
@@ -187,8 +190,19 @@ class MemoryQueue:
         """Give back what a worker holds, and forget it."""
         self._empty(worker, sys.maxsize, None)
 
-    def wait(self, channel: str, job_id: str) -> WaitReply:
-        """The outcome, or register the channel to be told of it."""
+    def wait(self, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
+        """For each job the outcome, or register the channel to be told of it."""
+        replies = [self._outcome(channel, job_id) for job_id in job_ids]
+        taken, full = 0, False
+        for position, reply in enumerate(replies):
+            if isinstance(reply, bytes):
+                full = full or (taken > 0 and taken + len(reply) > WAIT_LIMIT)
+                taken += len(reply)
+                if full:
+                    replies[position] = LATER
+        return replies
+
+    def _outcome(self, channel: str, job_id: str) -> WaitReply:
         record = self._records.get(job_id)
         if record is None:
             return MISSING
@@ -340,19 +354,8 @@ class MemoryQueue:
 
     def _bury(self, record: Record, outcome: bytes, ttl_ms: int) -> None:
         """Fail a job, and keep it as long as its outcome or as the dead are kept, whichever is longer."""
-        limits = self._limits
-        self._finish(record, JobState.FAILED, outcome, max(ttl_ms, limits.dead_ttl_ms))
-        if limits.dead_ttl_ms <= 0:
-            return
-        now = self._clock.now_ms()
-        self._dead[record.id] = now
-        # Oldest first, because a job dies once and time does not run backwards.
-        too_old = now - limits.dead_ttl_ms
-        while self._dead and (len(self._dead) > limits.dead_limit or self._oldest_death() <= too_old):
-            self._dead.popitem(last=False)
-
-    def _oldest_death(self) -> int:
-        return next(iter(self._dead.values()))
+        self._finish(record, JobState.FAILED, outcome, max(ttl_ms, self._limits.dead_ttl_ms))
+        self._dead.bury(record.id, self._clock.now_ms())
 
     def _empty(self, worker: str, limit: int, crash_outcome: bytes | None) -> Recovery:
         """Take up to `limit` jobs and entries from a worker, and forget it when nothing is left."""

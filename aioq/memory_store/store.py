@@ -150,7 +150,7 @@ class MemoryStore:
     async def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
         """See `aioq.store.Store.wait`."""
         with self._at(queue) as at:
-            return [at.wait(channel, job_id) for job_id in job_ids]
+            return at.wait(channel, job_ids)
 
     async def info(self, queue: str, job_ids: Sequence[str]) -> list[JobInfo | None]:
         """See `aioq.store.Store.info`."""

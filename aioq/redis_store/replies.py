@@ -8,7 +8,17 @@ import msgspec
 
 from aioq.errors import WireError
 from aioq.job import JobInfo, JobState, Priority, Progress
-from aioq.store import MISSING, Claim, Claimed, Promotion, Recovery, Renewal, WaitReply, WorkerLease
+from aioq.store import (
+    LATER,
+    MISSING,
+    Claim,
+    Claimed,
+    Promotion,
+    Recovery,
+    Renewal,
+    WaitReply,
+    WorkerLease,
+)
 from aioq.wire import OutcomeKind, decode_envelope, decode_failure, decode_outcome
 
 LOST = -2
@@ -84,7 +94,7 @@ def parse_recovery(reply: Sequence[Any]) -> Recovery:
 
 def parse_wait(reply: Sequence[bytes | int | None]) -> list[WaitReply]:
     """The mirror of `wait.lua`."""
-    return [MISSING if isinstance(item, int) else item for item in reply]
+    return [(LATER if item else MISSING) if isinstance(item, int) else item for item in reply]
 
 
 def parse_states(reply: Sequence[bytes]) -> list[JobState | None]:

@@ -1,6 +1,7 @@
 """The store contract over Redis: one script call a batch. Each verb's meaning stands in its Lua file."""
 
 import asyncio
+import os
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
+from aioq.inbox import worker_channel
 from aioq.job import JobInfo, JobState, Priority
 from aioq.redis_store import replies
 from aioq.redis_store.durability import IN_FLIGHT, Confirmation, Durability, confirmation, require_fsync
@@ -28,7 +30,6 @@ from aioq.store import (
     Token,
     WaitReply,
     WorkerLease,
-    worker_channel,
 )
 
 LANES = ("high:front", "high", "normal:front", "normal", "low:front", "low")
@@ -277,7 +278,8 @@ class RedisStore:
         self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
     ) -> list[JobState | None]:
         """See `aioq.store.Store.cancel`."""
-        args = [outcome, ttl_ms, worker_channel(self._app, ""), self._limits.tombstone_ms, *job_ids]
+        name = os.urandom(9).hex()
+        args = [name, outcome, ttl_ms, worker_channel(self._app, ""), self._limits.tombstone_ms, *job_ids]
         return replies.parse_states(await self._ask("cancel", queue, args))
 
     async def _call(
@@ -292,7 +294,7 @@ class RedisStore:
             raise
 
     async def _ask(self, name: str, queue: str, args: Sequence[Arg]) -> Any:
-        """Call for somebody who waits for the answer and does not try again; only what may be done twice.
+        """Call for somebody who waits for the answer and does not try again; only what answers the same twice.
 
         A connection that the server has closed meanwhile must not be their trouble.
         """

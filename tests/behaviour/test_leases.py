@@ -42,9 +42,8 @@ async def test_a_worker_that_was_stopped_too_long_lets_go_of_its_jobs(
     assert (info.attempts, info.interruptions) == (1, 0)
     # It has joined again under a new name, with all its slots.
     second.signal(signal.SIGSTOP)
-    assert await gather(*await lines.add.send_many([(n, 1) for n in range(200)]), timeout=15) == [
-        n + 1 for n in range(200)
-    ]
+    more = await lines.add.send_many([(n, 1) for n in range(200)])
+    assert await gather(*more, timeout=15) == tuple(range(1, 201))
     second.signal(signal.SIGCONT)
     assert await first.stop() == 0
     assert await second.stop() == 0

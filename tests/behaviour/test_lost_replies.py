@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
+from aioq import App
 from tests.behaviour.kit import Project, keys, until
 from tests.proxies import Proxy
 from tests.servers import Server
@@ -50,3 +51,18 @@ async def test_a_job_that_was_forgotten_before_its_send_was_repeated_runs_once(
     assert handle.added is True
     assert (project.folder / "notes").read_text().split() == ["first", "once", "last"]
     assert await worker.stop() == 0
+
+
+@pytest.mark.parametrize("result_ttl", [60, 0])
+async def test_who_cancelled_is_told_so_though_the_reply_was_lost(
+    project: Project, start_server: Callable[..., Server], result_ttl: int
+) -> None:
+    server = start_server(tcp=True)
+    async with Proxy(server.port) as proxy, App(project.name, url=proxy.url, result_ttl=result_ttl) as app:
+        warm, handle = await app.send("x"), await app.send("x")
+        await warm.cancel()
+        proxy.swallow_a_reply()
+
+        assert await handle.cancel() is True
+
+        assert proxy.swallowed.is_set()

@@ -38,7 +38,7 @@ async def test_a_job_that_kills_its_worker_is_found_out_and_its_neighbours_are_n
     with pytest.raises(JobFailed) as caught:
         await poison.result(timeout=30)
     gate.touch()
-    results: list[tuple[int, int, int]] = await gather(*neighbours, timeout=30)
+    results: tuple[tuple[int, int, int], ...] = await gather(*neighbours, timeout=30)
 
     assert caught.value.error.type == "WorkerCrashed"
     assert "died 2 times while running it (max_crashes), and so did the process" in caught.value.error.message

@@ -136,7 +136,7 @@ async def test_a_job_of_ones_own_id_is_added_once(mill: Mill, tmp_path: Path) ->
 
     assert sorted(handle.added for handle in handles) == [False] * 19 + [True]
     assert again.added is False
-    assert await gather(*handles, again) == [1] * 21
+    assert await gather(*handles, again) == (1,) * 21
     await (await mill.tasks.add.send(1, 1))
     assert file.read_text() == "ran\n"
 
@@ -206,7 +206,7 @@ async def test_gather_and_as_completed(mill: Mill, tmp_path: Path) -> None:
         gates[{1: 2, 2: 0, 0: 0}[order[-1]]].touch()
 
     assert order == [1, 2, 0]
-    assert await gather(*handles) == ["let go"] * 3
+    assert await gather(*handles) == ("let go",) * 3
     failing = await mill.tasks.fails.send("one of them")
     with pytest.raises(JobFailed, match="one of them"):
         await gather(handles[0], failing, timeout=20)

@@ -63,7 +63,7 @@ async def test_defaults_and_keyword_arguments_mean_what_they_mean_in_python(shop
     add = shop.tasks.add
     handles = [await add.send(1), await add.send(1, 2), await add.send(y=3, x=4), await add.send(5, y=6, scale=2)]
 
-    assert await gather(*handles) == [11, 3, 7, 22]
+    assert await gather(*handles) == (11, 3, 7, 22)
 
 
 async def test_a_plain_call_runs_the_function_here(shop: Shop) -> None:

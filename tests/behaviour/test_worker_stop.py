@@ -65,7 +65,7 @@ async def test_a_running_job_is_finished_and_what_waits_is_left_to_others(
     worker.signal(signal.SIGTERM)
     await worker.saw("stopping: 1 jobs are finished, for up to 20 s")
     other = await project.ready_worker("lines:app")
-    assert await gather(*waiting, timeout=10) == [number + 1 for number in range(10)]
+    assert await gather(*waiting, timeout=10) == tuple(range(1, 11))
     gate.touch()
 
     assert await worker.ended() == 0
@@ -181,7 +181,7 @@ async def test_a_burst_of_two_processes_ends(project: Project) -> None:
 
     assert await project.worker("lines:app", "--burst", "--processes", "2").ended() == 0
 
-    assert await gather(*handles) == [number * 2 for number in range(50)]
+    assert await gather(*handles) == tuple(range(0, 100, 2))
 
 
 # -- reload

@@ -1,9 +1,15 @@
 """Cancelling: what waits ends here, the worker of what runs is told, what has ended stays."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
+from aioq.errors import ServerUnavailableError
+from aioq.inbox import worker_channel
 from aioq.job import JobState
-from aioq.store import Store, Verb, worker_channel
+from aioq.redis_store import RedisStore
+from aioq.store import Store, Verb
 from tests.contract.kit import (
     BROKEN,
     LONG,
@@ -193,3 +199,69 @@ async def test_a_job_can_be_sent_again_after_its_cancellation_is_forgotten(store
     assert again.claim == 1
     assert await settle(store, worker, again, Verb.RETRY, BROKEN)
     assert await state(store) is JobState.QUEUED, "the new job was not asked to be cancelled"
+
+
+# A reply that got lost
+
+
+@pytest.fixture
+def lost_replies(redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of scripts whose next reply is to get lost, in the order they are called."""
+    call, lost = redis_store._link.call, list[str]()
+
+    async def losing(name: str, key: str, args: Sequence[Any]) -> Any:
+        reply = await call(name, key, args)
+        if lost and lost[0] == name:
+            raise ServerUnavailableError(f"the reply to {lost.pop(0)} is lost")
+        return reply
+
+    monkeypatch.setattr(redis_store._link, "call", losing)
+    return lost
+
+
+@pytest.mark.parametrize("ttl_ms", [0, LONG])
+async def test_a_cancellation_whose_reply_was_lost_finds_what_it_found_the_first_time(
+    redis_store: RedisStore, lost_replies: list[str], ttl_ms: int
+) -> None:
+    worker = await joined(redis_store, "w")
+    await running(redis_store, worker, "running")
+    await settle(redis_store, worker, await running(redis_store, worker, "ended"), Verb.SUCCEEDED, THREE)
+    await send(redis_store, "queued")
+    await send(redis_store, "scheduled", delay_ms=LONG)
+    names = ["queued", "unknown", "running", "ended", "scheduled"]
+    lost_replies.append("cancel")
+
+    states = await cancel(redis_store, *names, ttl_ms=ttl_ms)
+
+    assert states == ["queued", None, "running", "succeeded", "scheduled"]
+    assert lost_replies == []
+    assert await cancel(redis_store, "queued") == [JobState.CANCELLED if ttl_ms else None], (
+        "another call looks anew"
+    )
+
+
+async def test_a_worker_is_asked_once_though_the_reply_was_lost(
+    redis_store: RedisStore, lost_replies: list[str]
+) -> None:
+    worker = await joined(redis_store, "w")
+    await running(redis_store, worker)
+    await running(redis_store, worker, "end")
+    listener = await Listener.on(redis_store, worker_channel(redis_store._app, worker))
+    lost_replies.append("cancel")
+
+    assert await cancel(redis_store) == [JobState.RUNNING]
+    await cancel(redis_store, "end")
+
+    assert [await listener.next(), await listener.next()] == [b"job", b"end"]
+
+
+async def test_what_is_kept_of_a_cancellation_expires(redis_store: RedisStore, redis_backend: Backend) -> None:
+    await cancel(redis_store, "unknown")
+    await send(redis_store, "job")
+    await cancel(redis_store)
+    await cancel(redis_store)
+
+    assert redis_backend.database is not None
+    with redis_backend.database.client() as client:
+        (receipt,) = client.scan_iter(redis_backend.key("receipt:*"))
+        assert 0 < client.pttl(receipt) <= 60_000  # pyright: ignore[reportOperatorIssue]

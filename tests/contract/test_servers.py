@@ -33,6 +33,7 @@ from tests.contract.kit import (
     settle,
 )
 from tests.databases import Database
+from tests.proxies import Proxy
 from tests.servers import Login, Server, available
 
 pytestmark = pytest.mark.anyio
@@ -346,6 +347,20 @@ async def test_a_store_finds_its_way_back_after_a_restart(name: str, start_serve
         await store.wait(QUEUE, "again", ["job"])
         await store.cancel(QUEUE, ["job"], THREE, 1000)
         assert await listener.notice() == [("job", THREE)]
+
+
+@each_server
+async def test_a_cancellation_whose_reply_is_cut_off(name: str, start_server: StartServer) -> None:
+    server = start_server(name, tcp=True)
+    async with Proxy(server.port) as proxy, store_at(proxy.url) as store:
+        await store.cancel(QUEUE, ["none"], REASON, LONG)  # the server knows the script now
+        for ttl_ms in (LONG, 0):
+            await send(store, f"job-{ttl_ms}")
+            proxy.swallow_a_reply()
+
+            assert await store.cancel(QUEUE, [f"job-{ttl_ms}"], REASON, ttl_ms) == ["queued"]
+
+            assert proxy.swallowed.is_set()
 
 
 @each_server

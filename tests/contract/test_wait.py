@@ -3,7 +3,7 @@
 import pytest
 
 from aioq.job import JobState
-from aioq.store import MISSING, Settlement, Store, Verb
+from aioq.store import LATER, MISSING, WAIT_LIMIT, Settlement, Store, Verb
 from aioq.wire import encode_result
 from tests.contract.kit import (
     BROKEN,
@@ -46,6 +46,62 @@ async def test_a_retry_is_no_outcome(store: Store) -> None:
     await settle(store, worker, await running(store, worker), Verb.RETRY, BROKEN)
 
     assert await store.wait(QUEUE, "me", ["job"]) == [None]
+
+
+def outcome_of(size: int) -> bytes:
+    around = len(encode_result("", b"x" * 70_000)) - 70_000
+    outcome = encode_result("", b"x" * (size - around))
+    assert len(outcome) == size
+    return outcome
+
+
+async def ended(store: Store, *outcomes: bytes) -> list[str]:
+    """Jobs with these outcomes."""
+    worker, names = await joined(store, "w"), [f"job-{number}" for number in range(len(outcomes))]
+    await send(store, *names)
+    jobs = await take(store, worker, len(names))
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        assert await settle(store, worker, job, Verb.SUCCEEDED, outcome)
+    return names
+
+
+async def test_a_reply_has_no_more_than_its_limit_of_outcomes(store: Store) -> None:
+    third = outcome_of(WAIT_LIMIT // 3)
+    names = await ended(store, third, third, third, THREE, third, THREE)
+    await send(store, "queued")
+
+    reply = await store.wait(QUEUE, "me", [*names, "unknown", "queued"])
+
+    assert reply == [third, third, third, LATER, LATER, LATER, MISSING, None]
+    assert await store.wait(QUEUE, "me", names[3:]) == [THREE, third, THREE]
+
+
+async def test_a_reply_that_is_just_full(store: Store) -> None:
+    half = outcome_of(WAIT_LIMIT // 2)
+    one, two = await ended(store, half, half)
+
+    assert await store.wait(QUEUE, "me", [one, two]) == [half, half]
+
+
+async def test_one_outcome_comes_however_large_it_is(store: Store) -> None:
+    giant = outcome_of(WAIT_LIMIT + 1)
+    one, two, three = await ended(store, giant, giant, THREE)
+
+    assert await store.wait(QUEUE, "me", [one, two, three]) == [giant, LATER, LATER]
+    assert await store.wait(QUEUE, "me", [two, three]) == [giant, LATER]
+    assert await store.wait(QUEUE, "me", [three, two]) == [THREE, LATER]
+
+
+async def test_who_waits_for_what_did_not_fit_is_still_told_of_the_others(store: Store) -> None:
+    giant = outcome_of(WAIT_LIMIT)
+    names = await ended(store, giant, giant)
+    listener = await Listener.on(store, "me")
+    await send(store, "queued")
+    assert await store.wait(QUEUE, "me", [*names, "queued"]) == [giant, LATER, None]
+
+    await store.cancel(QUEUE, ["queued"], REASON, LONG)
+
+    assert await listener.notice() == [("queued", REASON)]
 
 
 @pytest.mark.parametrize("verb", [Verb.SUCCEEDED, Verb.FAILED, Verb.CANCELLED])

@@ -108,12 +108,34 @@ reveal_type(await app.send_many([add.call(1, 2), join.call("a", separator="-")])
 add.call("x", 2)  # E: reportArgumentType
 await app.send_many([add])  # E: reportArgumentType
 one, two = await add.send(1, 2), await add.send(3, 4)
-reveal_type(await gather(one, two, timeout=5))  # T: list[int]
-reveal_type(await gather(*await join.send_many([("a",)])))  # T: list[str]
+reveal_type(await gather(one, two, timeout=5))  # T: tuple[int, int]
+reveal_type(await gather(*await join.send_many([("a",)])))  # T: tuple[str, ...]
+reveal_type(await gather(*await app.send_many([add.call(1, 2)])))  # T: tuple[Any, ...]
 async for handle in as_completed([one, two], timeout=5):
     reveal_type(handle)  # T: JobHandle[int]
     reveal_type(await handle)  # T: int
-await gather(1)  # E: reportArgumentType
+await gather(1)  # E: reportArgumentType|reportCallIssue
+""",
+    "gather of different types": """
+number, word, none = await add.send(1, 2), await join.send("a"), await nothing.send()
+words, map_ = await mail.send("ada"), await heavy.send(b"")
+reveal_type(await gather(number))  # T: tuple[int]
+reveal_type(await gather(number, word))  # T: tuple[int, str]
+reveal_type(await gather(word, none, number))  # T: tuple[str, None, int]
+reveal_type(await gather(number, word, none, words, timeout=3))  # T: tuple[int, str, None, list[str]]
+reveal_type(await gather(number, word, none, words, map_))  # T: tuple[int, str, None, list[str], dict[str, float]]
+reveal_type(await gather(number, number, word, word, number, word))  # T: tuple[int | str, ...]
+reveal_type(await gather(number, number, number, number, number, number))  # T: tuple[int, ...]
+reveal_type(await gather(*[number, number]))  # T: tuple[int, ...]
+reveal_type(await gather(number, *[number]))  # T: tuple[int, ...]
+total, text = await gather(number, word)
+reveal_type(total)  # T: int
+reveal_type(text)  # T: str
+a, b, c = await gather(number, word)  # E: reportAssignmentType
+(await gather(number, number)).append(3)  # E: reportAttributeAccessIssue|reportUnknownMemberType
+await gather(number, word, timout=3)  # E: reportCallIssue
+await gather(number, 5)  # E: reportArgumentType|reportCallIssue
+await gather(number, timeout="3")  # E: reportArgumentType|reportCallIssue
 """,
     "plain calls": """
 reveal_type(await add(1, 2))  # T: int

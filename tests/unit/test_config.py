@@ -14,6 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from aioq import config
+from aioq.cli.child import CHILD_VARIABLE
 from aioq.config import Settings, from_module, from_pyproject, load_settings
 from aioq.durations import as_seconds, seconds
 from aioq.errors import ConfigError
@@ -244,9 +245,9 @@ def test_every_duration_survives_the_environment(setting: str, more: float):
     assert type(kept) is float
 
 
-@pytest.mark.parametrize("variable", sorted(config.RESERVED))
-def test_reserved_variables_are_no_settings(variable: str):
-    assert load_env(**{variable: "anything"}) == Settings()
+def test_the_variable_of_supervised_workers_is_no_setting():
+    assert load_env(**{CHILD_VARIABLE: "1"}) == Settings()
+    assert frozenset({CHILD_VARIABLE}) == config.RESERVED
 
 
 def test_variables_of_others_are_left_alone():
@@ -443,6 +444,8 @@ def test_an_unknown_name_is_an_error_with_the_nearest_one(source: str, name: str
         ("AIOQ_CONCURENCY", "did you mean 'AIOQ_CONCURRENCY'?"),
         ("AIOQ_Lease", "names are upper-case, did you mean 'AIOQ_LEASE'?"),
         ("AIOQ_PORT", "did you mean 'AIOQ_IMPORTS'?"),
+        ("AIOQ_LOG", "did you mean 'AIOQ_LOG_LEVEL' or 'AIOQ_LOG_FORMAT'?"),
+        ("AIOQ_APP", "valid are: AIOQ_NAME, AIOQ_URL, "),
         ("AIOQ_broker", "names are upper-case, valid are: AIOQ_NAME, AIOQ_URL, "),
         ("AIOQ_", "valid are: AIOQ_NAME, AIOQ_URL, "),
     ],

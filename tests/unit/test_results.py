@@ -210,8 +210,8 @@ async def test_gather_returns_results_in_the_order_of_the_handles(source: Source
     task = asyncio.create_task(gather(*handles))
     for job_id, value in (("c", 3), ("a", 1), ("b", 2)):
         await source.end(job_id, encode_result("shop.add", value))
-    assert await within(_of(task)) == [1, 2, 3]
-    assert await gather() == []
+    assert await within(_of(task)) == (1, 2, 3)
+    assert await gather() == ()
 
 
 async def test_gather_raises_the_first_failure_at_once_and_leaves_nothing_behind(source: Source):
@@ -329,7 +329,7 @@ async def _result(handle: JobHandle[int]) -> int:
     return await handle
 
 
-async def _of(task: "asyncio.Task[list[int]]") -> list[int]:
+async def _of(task: "asyncio.Task[tuple[int, ...]]") -> tuple[int, ...]:
     return await task
 
 

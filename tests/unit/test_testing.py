@@ -59,11 +59,11 @@ def _fresh() -> None:
 
 
 async def test_a_job_is_sent_and_awaited(session: MemorySession):
-    assert await within(gather(await add.send(1, 2), await multiply.send(3, 4))) == [3, 12]
+    assert await within(gather(await add.send(1, 2), await multiply.send(3, 4))) == (3, 12)
 
 
 async def test_a_job_may_send_jobs_to_another_queue_and_await_them(session: MemorySession):
-    assert await within(gather(*await double.send_many([(1,), (2,)]))) == [2, 4]
+    assert await within(gather(*await double.send_many([(1,), (2,)]))) == (2, 4)
 
 
 async def test_a_queue_that_no_task_is_declared_with_is_served_too(session: MemorySession):
@@ -74,7 +74,7 @@ async def test_a_queue_that_no_task_is_declared_with_is_served_too(session: Memo
 
 async def test_the_state_of_a_job_can_be_looked_at(session: MemorySession):
     handle = await add.options(headers={"a": "b"}).send(1, 2)
-    assert await within(gather(handle)) == [3]
+    assert await within(gather(handle)) == (3,)
     info = await handle.info()
     assert (info.state, info.attempts, info.task) == (JobState.SUCCEEDED, 1, add.name)
 
@@ -196,7 +196,7 @@ async def test_a_lifespan_and_middleware_are_the_apps_own():
         return current_job().state["db"] + own.state["db"]
 
     async with own.test():
-        assert await within(gather(await read.send())) == [10]
+        assert await within(gather(await read.send())) == (10,)
     assert seen == ["up", "down"]
 
 

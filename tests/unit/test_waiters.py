@@ -7,8 +7,9 @@ import pytest
 
 from aioq import waiters as module
 from aioq.errors import JobNotFoundError, ServerRejectedError, ServerUnavailableError
+from aioq.inbox import Inbox
 from aioq.memory_store import MemoryStore
-from aioq.store import Inbox, NewJob, Settlement, Verb, WaitReply
+from aioq.store import NewJob, Settlement, Verb, WaitReply
 from aioq.waiters import Waiters, not_found
 from aioq.wire import encode_result
 from tests.unit.kit import QUEUE, call, memory_store, others, turns, until, within
@@ -227,6 +228,30 @@ async def test_what_is_too_large_for_a_notice_is_asked_for(store: Store, waiters
     assert await within(_of(task)) == LARGE
     assert store.asked == [["a"], ["a"]]
     assert len(store.lossy.notices[0]) < 100
+
+
+async def test_what_did_not_fit_into_a_reply_is_asked_for_again(store: Store, waiters: Waiters):
+    outcomes = {str(n): encode_result("shop.add", str(n) * 400_000) for n in range(7)}
+    await store.send(*outcomes)
+    for job_id, outcome in outcomes.items():
+        await store.finish(job_id, outcome=outcome)
+    got = await within(asyncio.gather(*[waiters.outcome(QUEUE, job_id) for job_id in outcomes]))
+    assert got == list(outcomes.values())
+    assert store.asked == [[*"0123456"], [*"23456"], [*"456"], [*"6"]]
+
+
+async def test_what_nobody_awaits_any_more_is_not_asked_for_again(store: Store, waiters: Waiters):
+    await store.send("a", "b")
+    for job_id in "ab":
+        await store.finish(job_id, outcome=encode_result("shop.add", "x" * 600_000))
+    store.hold = asyncio.Event()
+    first, second = await waiting(waiters, store, "a", "b")
+    second.cancel()
+    await turns()
+    store.hold.set()
+    await within(_of(first))
+    await turns()
+    assert store.asked == [["a", "b"]]
 
 
 async def test_an_outage_of_the_server_is_waited_out(store: Store, waiters: Waiters):

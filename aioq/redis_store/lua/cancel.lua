@@ -1,12 +1,20 @@
--- Cancels jobs: one that waits to be run ends here, the worker of a running one is told.
+-- Cancels jobs: one that waits to be run ends here, the worker of a running one is told. A call that changed anything
+-- leaves a receipt, so that the same call, repeated because its reply got lost, is answered as it was the first time.
 --
 -- KEYS: 1 base key
--- ARGV: 1 the outcome to store, 2 how long to keep it in ms, 3 the prefix of workers' channels, 4 ms a job is to be
---   found after its send, then job ids
+-- ARGV: 1 the call's own name, 2 the outcome to store, 3 how long to keep it in ms, 4 the prefix of workers' channels,
+--   5 ms a job is to be found after its send, then job ids
 -- REPLY: per job the state it was in, '' for no such job
-local outcome, ttl, prefix, reply = ARGV[1], tonumber(ARGV[2]), ARGV[3], {}
-tombstone = tonumber(ARGV[4])
-for i = 5, #ARGV do
+local receipt = base .. ':receipt:' .. ARGV[1]
+-- Far longer than a call is repeated, which is once and at once.
+local RECEIPT_TTL = 60000
+
+local before = redis.call('GET', receipt)
+if before then return cmsgpack.unpack(before) end
+
+local outcome, ttl, prefix, reply, changed = ARGV[2], tonumber(ARGV[3]), ARGV[4], {}, false
+tombstone = tonumber(ARGV[5])
+for i = 6, #ARGV do
   local id = ARGV[i]
   local key = job_key(id)
   local job = redis.pcall('HMGET', key, 'sent', 'state', 'worker', 'waiters')
@@ -15,12 +23,15 @@ for i = 5, #ARGV do
     redis.call('HSET', key, 'cancel', outcome, 'cancel_ttl', ttl)
     redis.call('SADD', cancel_key(job[3]), id)
     redis.call('PUBLISH', prefix .. job[3], id)
+    changed = true
   elseif state == 'queued' or state == 'scheduled' or state == 'waiting' then
     -- Its entry in the lane stays behind; a claim passes over it.
     finish(id, 'cancelled', outcome, ttl, job[4])
     redis.call('ZREM', SCHEDULED, id)
+    changed = true
   end
-  reply[i - 4] = state
+  reply[i - 5] = state
 end
+if changed then redis.call('SET', receipt, cmsgpack.pack(reply), 'PX', RECEIPT_TTL) end
 publish()
 return reply
