@@ -109,8 +109,10 @@ class Cron:
 
     def _times_of_day(self, minute: datetime, zone: ZoneInfo) -> Iterator[datetime]:
         """The runs from `minute` on of a line that means a time of day: once for each matching wall-clock time."""
-        # A run moves out of a gap to its end, which in Samoa in 2011 was a day later.
-        day = minute.astimezone(zone).date() - 2 * _DAY
+        wall = minute.astimezone(zone).replace(tzinfo=None)
+        # Where a gap ends at this very minute, the times in it are run now too.
+        begin = min(wall, (minute - _MINUTE).astimezone(zone).replace(tzinfo=None) + _MINUTE)
+        day = begin.date()
         last = day.year + HORIZON
         seen = None
         while day.year <= last:
@@ -118,13 +120,22 @@ class Cron:
                 day = _first_of_next_month(day)
                 continue
             if self._days.match_day(day):
-                for hour in self.hours:
-                    for each in self.minutes:
-                        run = first_moment(datetime.combine(day, time(hour, each)), zone)
-                        if run >= minute and run != seen:
-                            yield run
-                            seen = run
+                for wall in self._walls(day, begin):
+                    run = first_moment(wall, zone)
+                    if run >= minute and run != seen:
+                        yield run
+                        seen = run
             day += _DAY
+
+    def _walls(self, day: date, begin: datetime) -> Iterator[datetime]:
+        """The wall-clock times of a day, from `begin` on."""
+        for hour in self.hours:
+            if day == begin.date() and hour < begin.hour:
+                continue
+            for each in self.minutes:
+                wall = datetime.combine(day, time(hour, each))
+                if wall >= begin:
+                    yield wall
 
     def _moments(self, minute: datetime, zone: ZoneInfo) -> Iterator[datetime]:
         """The runs from `minute` on of a line that follows real time: each moment whose local time matches."""

@@ -144,6 +144,8 @@ def sequence(cron: Cron, start: datetime, end: datetime, zone: ZoneInfo) -> list
 @example(line="*/10 2 * * *", zone="Australia/Lord_Howe", seed=0, second=0)
 @example(line="*/10 5 * * *", zone="Australia/Lord_Howe", seed=1, second=0)
 @example(line="0 * * * *", zone="Africa/Cairo", seed=0, second=0)
+@example(line="0/1 0/1 1/1 * *", zone="America/St_Johns", seed=731, second=26)
+@example(line="0/1 0/1 1/1 * *", zone="Pacific/Apia", seed=3, second=0)
 @example(line="5-5/2 1-1/3,4 * * *", zone="UTC", seed=0, second=0)
 @example(line="30 0,2 * * *", zone="Europe/Berlin", seed=0, second=30)
 @settings(deadline=None, max_examples=100)
