@@ -15,6 +15,7 @@ COPY docker/healthcheck.py /opt/aioq/healthcheck.py
 ENV PATH=/opt/aioq/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /app
 USER aioq
+# Podman and buildah keep this only with `--format docker`.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
     CMD ["python", "/opt/aioq/healthcheck.py"]
 # The worker is process 1, so a SIGTERM from the engine reaches it. The engine must wait longer than the

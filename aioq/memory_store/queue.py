@@ -2,13 +2,12 @@
 
 import heapq
 import sys
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Sequence
 
 from aioq.clock import Clock
 from aioq.inbox import worker_channel
 from aioq.job import JobInfo, JobState, Priority
-from aioq.memory_store.dead import Dead
 from aioq.memory_store.delayed import Delayed
 from aioq.memory_store.lanes import LANES, WAKE_UP, Lanes
 from aioq.memory_store.leases import Leases
@@ -33,7 +32,6 @@ from aioq.store import (
     WaitReply,
     WorkerLease,
 )
-from aioq.timetable import Entry
 
 MAX_WAITERS = 64
 """The most channels that are told of one job; further ones live by their safety poll."""
@@ -57,16 +55,22 @@ class MemoryQueue:
     def __init__(self, app: str, name: str, clock: Clock, limits: Limits) -> None:
         self.lanes = Lanes()
         self.mail = Mail()
-        self.timetable = MemoryQueueTimetable(clock, self)
         self._app = app
         self._name = name
         self._clock = clock
         self._limits = limits
         self._records: dict[str, Record] = {}
+        self.timetable = MemoryQueueTimetable(
+            clock,
+            self._records,
+            queue=self._queue,
+            schedule=self._schedule,
+            wake=lambda: self.lanes.push(Priority.NORMAL, WAKE_UP),
+        )
         self._delayed = Delayed(self._records)
         self._expiring: list[tuple[int, str]] = []  # a heap of (time, job id)
         self._tombstones = Tombstones()
-        self._dead = Dead(limits.dead_ttl_ms, limits.dead_limit)
+        self._dead: OrderedDict[str, int] = OrderedDict()
         self._leases = Leases(limits.lease_ms)
         self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._cancelling: defaultdict[str, dict[str, None]] = defaultdict(dict)
@@ -85,9 +89,12 @@ class MemoryQueue:
         """Forget the records whose time is over; before each verb."""
         now = self._clock.now_ms()
         while self._expiring and self._expiring[0][0] <= now:
-            _, job_id = heapq.heappop(self._expiring)
-            del self._records[job_id]  # a job ends once, so it is in the heap once
-            self._dead.pop(job_id, None)
+            expires_ms, job_id = heapq.heappop(self._expiring)
+            record = self._records.get(job_id)
+            if record is not None and record.expires_ms == expires_ms:  # a dead one may have gone sooner
+                del self._records[job_id]
+        while self._dead and self._oldest_death() <= now - self._limits.dead_ttl_ms:
+            self._dead.popitem(last=False)
         self._tombstones.expire(now)
 
     def enqueue(self, job: NewJob, *, again: bool) -> bool:
@@ -245,33 +252,6 @@ class MemoryQueue:
             self._queue(record)
         return state
 
-    # The jobs of ticks
-
-    def record(self, job_id: str) -> Record | None:
-        """A job's record."""
-        return self._records.get(job_id)
-
-    def add(self, job_id: str, entry: Entry, due_ms: int, *, held: bool) -> None:
-        """Add a tick's job, unless its id is there already; one that is held back waits."""
-        if job_id in self._records:
-            return
-        now = self._clock.now_ms()
-        record = self._records[job_id] = Record(job_id, entry.envelope, entry.priority, now)
-        if held:
-            record.state = JobState.WAITING
-        elif due_ms > now:
-            self._schedule(record, due_ms)
-        else:
-            self._queue(record)
-
-    def let_go(self, record: Record) -> None:
-        """Queue a job that was held back."""
-        self._queue(record)
-
-    def wake(self) -> None:
-        """Wake a worker, to learn of an earlier tick."""
-        self.lanes.push(Priority.NORMAL, WAKE_UP)
-
     # Taking jobs
 
     def _accept(self, worker: str, token: Token, count: int, jobs: list[Claimed]) -> None:
@@ -342,20 +322,43 @@ class MemoryQueue:
     def _finish(self, record: Record, state: JobState, outcome: bytes, ttl_ms: int) -> None:
         self.mail.notify(record.waiters, record.id, outcome, kept=ttl_ms > 0)
         now = self._clock.now_ms()
-        needed_until = record.sent_ms + self._limits.tombstone_ms
-        if now + ttl_ms < needed_until:
-            self._tombstones.put(record.nonce or record.id, needed_until)
         record.end(state, outcome, now)
-        if ttl_ms <= 0:
-            del self._records[record.id]
-        else:
-            heapq.heappush(self._expiring, (now + ttl_ms, record.id))
+        self._expire_at(record, now + ttl_ms)
         self.timetable.ended(record.id)
+
+    def _expire_at(self, record: Record, expires_ms: int) -> None:
+        """Let a record go at that time, or now where that is past."""
+        needed_until = record.sent_ms + self._limits.tombstone_ms
+        if expires_ms < needed_until:
+            self._tombstones.put(record.nonce or record.id, needed_until)
+        if expires_ms <= self._clock.now_ms():
+            del self._records[record.id]
+            return
+        record.expires_ms = expires_ms
+        heapq.heappush(self._expiring, (expires_ms, record.id))
 
     def _bury(self, record: Record, outcome: bytes, ttl_ms: int) -> None:
         """Fail a job, and keep it as long as its outcome or as the dead are kept, whichever is longer."""
-        self._finish(record, JobState.FAILED, outcome, max(ttl_ms, self._limits.dead_ttl_ms))
-        self._dead.bury(record.id, self._clock.now_ms())
+        limits = self._limits
+        self._finish(record, JobState.FAILED, outcome, max(ttl_ms, limits.dead_ttl_ms))
+        if limits.dead_ttl_ms <= 0:
+            return
+        now = self._clock.now_ms()
+        record.result_expires_ms = now + ttl_ms
+        # Oldest first, because a job dies once and time does not run backwards.
+        self._dead[record.id] = now
+        while len(self._dead) > limits.dead_limit:
+            self._unbury(self._dead.popitem(last=False)[0])
+
+    def _unbury(self, job_id: str) -> None:
+        """One dead job too many: from now on it is kept as every other outcome is."""
+        record = self._records[job_id]
+        if record.expires_ms is not None and record.result_expires_ms < record.expires_ms:
+            record.envelope = None
+            self._expire_at(record, record.result_expires_ms)
+
+    def _oldest_death(self) -> int:
+        return next(iter(self._dead.values()))
 
     def _empty(self, worker: str, limit: int, crash_outcome: bytes | None) -> Recovery:
         """Take up to `limit` jobs and entries from a worker, and forget it when nothing is left."""

@@ -32,6 +32,8 @@ class Record:
         worker: who runs it or, once it has ended, who ran it last.
         started_ms: when it was last claimed.
         ended_ms: when the outcome was stored.
+        expires_ms: when the record goes, once the job has ended.
+        result_expires_ms: when it would go if it were not among the dead.
         outcome: the outcome, or what the last failed attempt left.
         progress: what was last reported, encoded.
         parked_ms: when a worker first parked it.
@@ -53,6 +55,8 @@ class Record:
     worker: str | None = None
     started_ms: int | None = None
     ended_ms: int | None = None
+    expires_ms: int | None = None
+    result_expires_ms: int = 0
     outcome: bytes | None = None
     progress: bytes | None = None
     parked_ms: int | None = None

@@ -14,26 +14,6 @@ from aioq.timetable import Agenda, Entry, Tick, Ticked
 from aioq.timing import Overlap
 
 
-class Jobs(Protocol):
-    """What a timetable needs of its queue."""
-
-    def record(self, job_id: str) -> Record | None:
-        """A job's record."""
-        ...
-
-    def add(self, job_id: str, entry: Entry, due_ms: int, *, held: bool) -> None:
-        """Add a tick's job, unless its id is there already; one that is held back waits."""
-        ...
-
-    def let_go(self, record: Record) -> None:
-        """Queue a job that was held back."""
-        ...
-
-    def wake(self) -> None:
-        """Wake a worker, to learn of an earlier tick."""
-        ...
-
-
 @dataclass(slots=True)
 class _Kept:
     """A schedule, and its jobs as far as `overlap` wants them."""
@@ -48,12 +28,26 @@ class MemoryQueueTimetable:
 
     Args:
         clock: the store's.
-        jobs: the queue.
+        records: the queue's jobs.
+        queue: queues a job.
+        schedule: lets a job wait until a time in ms.
+        wake: wakes a worker, to learn of an earlier tick.
     """
 
-    def __init__(self, clock: Clock, jobs: Jobs) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        records: dict[str, Record],
+        *,
+        queue: Callable[[Record], None],
+        schedule: Callable[[Record, int], None],
+        wake: Callable[[], None],
+    ) -> None:
         self._clock = clock
-        self._jobs = jobs
+        self._records = records
+        self._queue = queue
+        self._schedule = schedule
+        self._wake = wake
         self._kept: dict[str, _Kept] = {}
 
     def next_tick_ms(self) -> int | None:
@@ -89,7 +83,7 @@ class MemoryQueueTimetable:
         last = {"last_ms": kept.entry.last_ms, "last_job": kept.entry.last_job} if entry.rev else {}
         kept.entry = msgspec.structs.replace(entry, rev=entry.rev + 1, **last)
         if entry.next_ms is not None and (first is None or entry.next_ms - self._clock.now_ms() < first):
-            self._jobs.wake()
+            self._wake()
         return True
 
     def tick(self, ticks: Sequence[Tick]) -> Ticked:
@@ -144,7 +138,7 @@ class MemoryQueueTimetable:
         if busy and (overlap is Overlap.SKIP or self._unfinished(kept.held)):
             kept.entry = msgspec.structs.replace(entry, skipped=entry.skipped + 1)
             return False
-        self._jobs.add(job_id, entry, due_ms, held=busy)
+        self._add(job_id, entry, due_ms, held=busy)
         if busy:
             kept.held = job_id
         else:
@@ -152,14 +146,27 @@ class MemoryQueueTimetable:
         kept.entry = msgspec.structs.replace(entry, runs=entry.runs + 1)
         return True
 
+    def _add(self, job_id: str, entry: Entry, due_ms: int, *, held: bool) -> None:
+        """Add a tick's job, unless its id is there already; one that is held back waits."""
+        if job_id in self._records:
+            return
+        now = self._clock.now_ms()
+        record = self._records[job_id] = Record(job_id, entry.envelope, entry.priority, now)
+        if held:
+            record.state = JobState.WAITING
+        elif due_ms > now:
+            self._schedule(record, due_ms)
+        else:
+            self._queue(record)
+
     def _let_next(self, kept: _Kept) -> None:
-        held = self._jobs.record(kept.held)
+        held = self._records.get(kept.held)
         if held is not None and held.state is JobState.WAITING:
-            self._jobs.let_go(held)
+            self._queue(held)
         kept.current, kept.held = kept.held or kept.current, ""
 
     def _unfinished(self, job_id: str) -> bool:
-        record = self._jobs.record(job_id)
+        record = self._records.get(job_id)
         return record is not None and not record.state.ended
 
 

@@ -11,7 +11,7 @@ from redis.asyncio.connection import AbstractConnection
 from aioq.ending import end
 from aioq.errors import ServerError, ServerRejectedError
 from aioq.redis_store.faults import FOREIGN
-from aioq.redis_store.link import Link, discard
+from aioq.redis_store.link import Link, discard, send
 
 log = logging.getLogger("aioq.redis")
 
@@ -73,7 +73,7 @@ class RedisInbox:
 
     async def _send(self, connection: AbstractConnection, *command: str) -> None:
         try:
-            await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+            await send(connection, *command)
         except FOREIGN as error:
             # The reader meets the same broken connection, and subscribes again to all that is listened to.
             log.debug("could not send %s: %s", command[0], error)
@@ -107,9 +107,7 @@ class RedisInbox:
 
     async def _subscribe(self, connection: AbstractConnection) -> None:
         if self._listeners:
-            await connection.send_packed_command(
-                connection.pack_command("SUBSCRIBE", *self._listeners), check_health=False
-            )
+            await send(connection, "SUBSCRIBE", *self._listeners)
 
     async def _read(self, connection: AbstractConnection) -> None:
         tested = False
@@ -118,7 +116,7 @@ class RedisInbox:
             if message is None:
                 if tested:
                     return
-                await connection.send_packed_command(connection.pack_command("PING"), check_health=False)
+                await send(connection, "PING")
                 tested = True
                 continue
             tested = False

@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
 from aioq.errors import ServerRejectedError, ServerUnavailableError
@@ -72,6 +73,9 @@ class Link:
         except FOREIGN as error:
             await discard(connection)
             raise translate(error, self.shown_url) from error
+        except RuntimeError as error:  # reset in the middle of the login; see `send`
+            await discard(connection)
+            raise ServerUnavailableError(f"{self.shown_url} reset the connection: {error}") from error
         except BaseException:
             await discard(connection)
             raise
@@ -121,8 +125,7 @@ class Link:
         """
         follow = confirmation.commands(key)
         async with self._orders[key]:
-            packed = connection.pack_commands([command, *follow])
-            await connection.send_packed_command(packed, check_health=False)
+            await send_packed(connection, connection.pack_commands([command, *follow]))
             reply = await _read(connection)
         confirmed = [await _read(connection) for _ in follow]
         for each in (reply, *confirmed):
@@ -146,7 +149,7 @@ class Link:
         return await self._guarded(connection, self._converse(connection, args))
 
     async def _converse(self, connection: AbstractConnection, args: Sequence[Arg]) -> Any:
-        await connection.send_packed_command(connection.pack_command(*args), check_health=False)
+        await send(connection, *args)
         return cast("object", await connection.read_response())
 
     async def _guarded(self, connection: AbstractConnection, talk: Coroutine[Any, Any, Any]) -> Any:
@@ -185,6 +188,20 @@ class Link:
             asyncio.get_running_loop().create_task(discard(connection))
         else:
             self._idle.append(connection)
+
+
+async def send(connection: AbstractConnection, *command: Arg) -> None:
+    """Send a command; its reply is the caller's to read."""
+    await send_packed(connection, connection.pack_command(*command))
+
+
+async def send_packed(connection: AbstractConnection, packed: Sequence[bytes]) -> None:
+    """Send what was packed over a connection that may have been reset meanwhile."""
+    try:
+        await connection.send_packed_command(packed, check_health=False)
+    except RuntimeError as error:
+        # How uvloop refuses to write to a transport that a reset has closed; asyncio's own leaves it to the read.
+        raise RedisConnectionError(f"the connection was reset: {error}") from error
 
 
 async def _read(connection: AbstractConnection) -> Any:

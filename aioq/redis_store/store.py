@@ -17,7 +17,7 @@ from aioq.redis_store.durability import IN_FLIGHT, Confirmation, Durability, con
 from aioq.redis_store.faults import FOREIGN, translate
 from aioq.redis_store.inbox import RedisInbox
 from aioq.redis_store.keeper import RedisLeaseKeeper, base_key
-from aioq.redis_store.link import Arg, Link, discard
+from aioq.redis_store.link import Arg, Link, discard, send
 from aioq.redis_store.timetable import RedisTimetable
 from aioq.store import (
     Claim,
@@ -190,7 +190,7 @@ class RedisStore:
         )
         try:
             async with asyncio.timeout(timeout_ms / 1000 + _LATE):
-                await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+                await send(connection, *command)
                 reply = cast("_Delivered", await connection.read_response())
         except ResponseError as error:
             if "UNBLOCKED" in str(error):
@@ -314,7 +314,7 @@ class RedisStore:
         if found is None:
             connection = await self._link.connect()
             try:
-                await connection.send_packed_command(connection.pack_command("CLIENT", "ID"), check_health=False)
+                await send(connection, "CLIENT", "ID")
                 found = (connection, int(cast("int", await connection.read_response())))
             except FOREIGN as error:
                 await discard(connection)

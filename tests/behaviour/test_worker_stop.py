@@ -154,7 +154,7 @@ async def test_a_process_that_dies_is_replaced_and_its_job_runs_again(project: P
     assert pid != victim
     assert (attempt, info.attempts, info.crashes, info.interruptions) == (1, 1, 1, 0)
     assert len(children(supervisor)) == 2
-    await supervisor.saw(r"the lease of worker .* has ended; 1 of its jobs run again")
+    await supervisor.saw(r"worker .* has died; 1 of its jobs run again")
     assert await supervisor.stop() == 0
 
 

@@ -209,8 +209,8 @@ def lost_replies(redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> li
     """The names of scripts whose next reply is to get lost, in the order they are called."""
     call, lost = redis_store._link.call, list[str]()
 
-    async def losing(name: str, key: str, args: Sequence[Any]) -> Any:
-        reply = await call(name, key, args)
+    async def losing(name: str, key: str, args: Sequence[Any], confirmation: Any) -> Any:
+        reply = await call(name, key, args, confirmation)
         if lost and lost[0] == name:
             raise ServerUnavailableError(f"the reply to {lost.pop(0)} is lost")
         return reply

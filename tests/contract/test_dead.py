@@ -52,6 +52,19 @@ class TestTheDead:
 
         assert backend.dead() == 3
 
+    async def test_what_is_over_the_limit_goes_when_its_result_does(self, store: Store) -> None:
+        """Not when the dead do: a queue whose jobs all fail would fill the server for a week."""
+        await self.fail(store, "forgotten", ttl_ms=0)
+        await self.fail(store, "short", ttl_ms=30)
+        await self.fail(store, "long")
+        assert await state(store, "forgotten") == JobState.FAILED
+
+        await self.fail(store, *"abc")
+
+        assert await state(store, "forgotten") is None
+        await eventually(lambda: gone(store, "short"))
+        assert await state(store, "long") == JobState.FAILED
+
     async def test_a_dead_job_is_kept_though_its_result_is_not(self, store: Store) -> None:
         await self.fail(store, "job", ttl_ms=0)
 
@@ -87,6 +100,30 @@ class TestTheDeadAfterTheirTime:
             return backend.dead() <= 1
 
         await eventually(alone)
+
+
+class TestTheDeadAfterTheirSends:
+    @pytest.fixture
+    def limits(self) -> Limits:
+        return Limits(dead_limit=1, lease_ms=LONG, tombstone_ms=5)
+
+    async def test_one_too_many_goes_without_a_tombstone(self, store: Store) -> None:
+        worker = await joined(store, "w")
+        await settle(store, worker, await running(store, worker), Verb.FAILED, BROKEN, ttl_ms=0)
+        sent = (await info(store)).sent_at
+        assert sent is not None
+
+        async def later() -> bool:
+            await send(store, "clock")
+            other = await take_one(store, worker)
+            await settle(store, worker, other, Verb.SUCCEEDED, THREE, ttl_ms=0)
+            return other.sent_ms > sent.timestamp() * 1000 + 10
+
+        await eventually(later)
+        await settle(store, worker, await running(store, worker, "next"), Verb.FAILED, BROKEN, ttl_ms=0)
+
+        assert await gone(store)
+        assert await state(store, "next") == JobState.FAILED
 
 
 class TestNoDead:

@@ -343,6 +343,21 @@ class TestSweep:
 
         assert consumers(redis_backend) == {"w"}
 
+    async def test_it_passes_over_lanes_and_groups_that_are_gone(
+        self, redis_store: RedisStore, redis_backend: Backend
+    ) -> None:
+        """Somebody deleted them; a renewal that failed of it would be one of the four a lease has."""
+        await joined(redis_store, "w")
+        assert redis_backend.database is not None
+        with redis_backend.database.client() as client:
+            client.delete(redis_backend.key("high"))
+            client.xgroup_destroy(redis_backend.key("low"), "aioq")
+
+        assert not (await keep(redis_store, "w", "sweep")).lost
+
+        await send(redis_store, "job")
+        assert ids(await take(redis_store, "w")) == ["job"]
+
 
 def consumers(backend: Backend) -> set[str]:
     assert backend.database is not None

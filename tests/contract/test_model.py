@@ -1,312 +1,424 @@
-"""The memory store and a server, driven side by side by random verbs: every reply and every record is the same.
+"""A store against the model of it: random verbs, and after each step every job is where the model has it.
 
-A server has its own time, so delays and ttls are nothing or hours here, and leases end by decree.
+`model.py` says what must be, `inside.py` where things are. One machine drives one store: the one in memory, and
+the one on each server. `MODEL_EXAMPLES=1000` in the environment drives on for longer, as `make faults` does.
 """
 
 import asyncio
+import os
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from aioq.clock import ManualClock
-from aioq.job import JobInfo, Priority, Progress
+from aioq.job import JobState, Priority, Progress
 from aioq.memory_store import MemoryStore
 from aioq.redis_store import RedisStore
-from aioq.store import Claim, Limits, NewJob, Settlement, Store, Token, Verb
-from aioq.timetable import Entry, Tick
-from aioq.timing import Overlap
-from tests.contract.kit import BROKEN, CALL, CRASHED, LONG, REASON, THREE, Listener
+from aioq.store import Limits, NewJob, Settlement, Store, Token, Verb
+from aioq.wire import encode_result
+from tests.contract.inside import Inside, MemoryInside, Places, ServerInside
+from tests.contract.kit import BROKEN, CALL, CRASHED, QUEUE, REASON, THREE, Listener
+from tests.contract.model import NOTICE_LIMIT, Model, shown
 from tests.databases import Database
 
-TICKS = ("s@1", "s@2", "s@3")
-IDS = ("a", "b", "c", "d e", "ü", *TICKS)
-SCHEDULES = ("s", "t")
-WORKERS = ("w1", "w2", "w3")
-CHANNEL = "aioq:test:model"
-OUTCOMES = {Verb.SUCCEEDED: THREE, Verb.FAILED: BROKEN, Verb.CANCELLED: REASON, Verb.RETRY: BROKEN}
+T = TypeVar("T")
 
-job_ids = st.sampled_from(IDS)
+EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "40"))
+"""How many walks of 50 verbs each store is taken on."""
+
+HOUR = 3_600_000
+LIMITS = Limits(
+    dead_limit=1,
+    max_crashes=1,
+    lease_ms=5 * HOUR // 2,
+    dead_ttl_ms=7 * HOUR // 2,
+    tombstone_ms=9 * HOUR // 4,
+)
+"""A clock that jumps by hours never stands exactly at the end of one of these."""
+
+WORKERS = ("w1", "w2", "w3", "late")
+CHANNELS = ("aioq:test:one", "aioq:test:two")
+OUTCOMES = {
+    "value": THREE,
+    "failure": BROKEN,
+    "reason": REASON,
+    "large": encode_result("shop.add", "x" * NOTICE_LIMIT),  # too large to be told
+}
+
+ENDS = (Verb.SUCCEEDED, Verb.FAILED, Verb.CANCELLED)
+
 workers = st.sampled_from(WORKERS)
-batches = st.lists(job_ids, min_size=1, max_size=3)
-hours = st.sampled_from([0, 0, LONG, 2 * LONG, 3 * LONG])
-ttls = st.sampled_from([0, 9 * LONG])
+numbers = st.integers(1, 3)
+picks = st.integers(0, 999)
+nonces = st.sampled_from(["", "one", "two"])
+limits = st.sampled_from([1, 2, 100])
+delays = st.sampled_from([0, 0, HOUR, 2 * HOUR])
+ttls = st.sampled_from([0, 3 * HOUR // 2, 9 * HOUR // 2])
+often = st.sampled_from([True, True, False])
+outcomes = st.sampled_from(list(OUTCOMES))
 
 
-class SideBySide(RuleBasedStateMachine):
-    """Both stores, and what a client has seen so far: its claims and its tokens."""
+def one_of(options: Sequence[T], pick: int) -> T:
+    return options[pick % len(options)]
 
-    database: Database
-    app: str
-    names = count()
+
+class StoreMachine(RuleBasedStateMachine):
+    """A store, the model of it, and what its clients know: the claims whose replies they got, and all tokens."""
+
+    @staticmethod
+    def make() -> tuple[Store, Inside, Callable[[], None]]:
+        """The store, a look into it, and what is to be done afterwards."""
+        raise NotImplementedError
 
     @initialize()
     def start(self) -> None:
-        limits = Limits(dead_limit=2, max_crashes=1, lease_ms=99 * LONG, tombstone_ms=LONG)
-        self.queue = f"queue-{next(self.names)}"
         self.runner = asyncio.Runner()
-        self.memory = MemoryStore(self.app, clock=ManualClock(), limits=limits)
-        self.redis = RedisStore(self.app, self.database.url, shown_url=self.database.url, limits=limits)
-        self.client = self.database.client()
+        self.store, self.inside, self.clean = self.make()
+        self.keeper = self.store.keeper()
+        self.model = Model(LIMITS)
+        self.ids: list[str] = []
+        self.sends: list[list[NewJob]] = []
         self.claims: list[tuple[str, str, int]] = []
-        self.tokens: dict[str, tuple[Sequence[Token], Sequence[Token]]] = {}
-        self.keepers = self.memory.keeper(), self.redis.keeper()
-        self.join(WORKERS[0])  # makes the queue ready to be read
-        self.listeners = [self.run(Listener.on(store, CHANNEL)) for store in (self.memory, self.redis)]
+        self.known: dict[str, set[str]] = {worker: set() for worker in WORKERS}
+        self.seen: dict[str, list[Token]] = {worker: [] for worker in WORKERS}
+        for worker in WORKERS[:3]:
+            self.renew(worker, "join")
+        for priority in Priority:
+            self.enqueue(3, priority, 0)
+        for pick in range(2):
+            self.claim(pick, 2)
+        self.block(2)
+        self.listeners = {channel: self.run(Listener.on(self.store, channel)) for channel in CHANNELS}
 
     def teardown(self) -> None:
-        if not hasattr(self, "runner"):
+        if not hasattr(self, "listeners"):
             return
         try:
-            self.told_the_same()
+            self.everybody_was_told_once()
         finally:
-            self.run(self.redis.close())
-            for keeper in self.keepers:
-                keeper.close()
-            self.client.close()
+            self.run(self.store.close())
+            self.keeper.close()
+            self.clean()
             self.runner.close()
 
-    def told_the_same(self) -> None:
-        self.both(lambda store: store.enqueue(self.queue, [NewJob("end", CALL)]))
-        self.both(lambda store: store.wait(self.queue, CHANNEL, ["end"]))
-        self.both(lambda store: store.cancel(self.queue, ["end"], REASON, 0))
-        told = [self.run(self.until_the_end(listener)) for listener in self.listeners]
-        assert told[0] == told[1]
+    def run(self, awaitable: Awaitable[T]) -> T:
+        async def wait() -> T:
+            return await awaitable
 
-    async def until_the_end(self, listener: Listener) -> list[tuple[str, bytes | None]]:
-        told: list[tuple[str, bytes | None]] = []
-        while not told or told[-1][0] != "end":
-            told += await listener.notice()
-        return told
+        return self.runner.run(wait())
 
-    def run(self, awaitable: Any) -> Any:
-        return self.runner.run(awaitable)
+    def everybody_was_told_once(self) -> None:
+        """Each waiter was told each outcome once. The end of one last job says that this is all."""
+        self.run(self.store.enqueue(QUEUE, [NewJob("end", CALL)]))
+        for channel in CHANNELS:
+            self.run(self.store.wait(QUEUE, channel, ["end"]))
+        self.run(self.store.cancel(QUEUE, ["end"], REASON, 0))
+        told: Counter[tuple[str, str, bytes | None]] = Counter()
+        for channel, listener in self.listeners.items():
+            while not told[channel, "end", REASON]:
+                told.update((channel, *pair) for pair in self.run(listener.notice()))
+            del told[channel, "end", REASON]
+        assert told == self.model.told
 
-    def both(self, call: Callable[[Store], Awaitable[Any]], show: Callable[[Any], Any] = lambda x: x) -> Any:
-        """Call the same on both; the replies are the same."""
+    # Each rule first brings about what it needs, so that no step of a walk is wasted. No draw depends on what a
+    # server has answered: it may take any of several jobs, and Hypothesis wants a walk to be the same each time.
 
-        async def run() -> tuple[Any, Any]:
-            return await call(self.memory), await call(self.redis)
+    @rule(number=numbers, priority=st.sampled_from(Priority), delay_ms=delays, fresh=often, nonce=nonces)
+    def enqueue(self, number: int, priority: Priority, delay_ms: int, fresh: bool = True, nonce: str = "") -> None:
+        """Fresh ids; or one of a job that is there or has been, twice."""
+        names = [f"job {len(self.ids) + at} ü" for at in range(number)] if fresh else self.ids[-number:][:1] * 2
+        self.ids += names if fresh else ()
+        jobs = [NewJob(name, CALL, priority, delay_ms or None, nonce=nonce) for name in names]
+        self.sends.append(jobs)
+        self.model.enqueue(jobs, False, self.run(self.store.enqueue(QUEUE, jobs)))
 
-        memory, redis = self.run(run())
-        assert show(memory) == show(redis)
-        return memory
+    @rule(pick=picks)
+    def enqueue_again(self, pick: int) -> None:
+        """One of the last sends, whose reply got lost as far as its sender knows."""
+        jobs = one_of(self.sends[-4:], pick)
+        self.model.enqueue(jobs, True, self.run(self.store.enqueue(QUEUE, jobs, again=True)))
 
-    @rule(
-        batch=batches,
-        priority=st.sampled_from(Priority),
-        delay_ms=hours,
-        nonce=st.sampled_from(["", "", "n1", "n2"]),
-        again=st.booleans(),
-    )
-    def enqueue(self, batch: list[str], priority: Priority, delay_ms: int, nonce: str, again: bool) -> None:
-        # A nonce belongs to one job.
-        jobs = [NewJob(each, CALL, priority, delay_ms or None, nonce=nonce and nonce + each) for each in batch]
-        self.both(lambda store: store.enqueue(self.queue, jobs, again=again))
+    @rule(worker=workers, mode=st.sampled_from(["join", "", "sweep", "sweep"]))
+    def renew(self, worker: str, mode: str) -> None:
+        if mode == "join":
+            renewal = self.keeper.join(QUEUE, worker)
+        else:
+            renewal = self.keeper.renew(QUEUE, worker, sweep=mode == "sweep")
+        self.model.renew(worker, mode, renewal)
+        if mode and not renewal.lost:
+            places = self.inside.places()
+            assert places.consumers <= places.workers, "a consumer without a worker"
 
-    @rule(worker=workers)
-    def join(self, worker: str) -> None:
-        memory, redis = (keeper.join(self.queue, worker) for keeper in self.keepers)
-        assert shown_renewal(memory) == shown_renewal(redis)
+    def _live_worker(self, pick: int) -> str:
+        live = [worker for worker in WORKERS if not self.model.lost(worker)]
+        if not live:
+            self.renew(WORKERS[0], "join")
+            return WORKERS[0]
+        return one_of(live, pick)
 
-    @rule(worker=workers)
-    def renew(self, worker: str) -> None:
-        memory, redis = (keeper.renew(self.queue, worker) for keeper in self.keepers)
-        assert shown_renewal(memory) == shown_renewal(redis)
+    def _something_waits(self) -> None:
+        if not any(job.delivered is None and not job.loose for job in self.model.queued()):
+            self.enqueue(2, Priority.NORMAL, 0)
 
-    @rule(worker=workers, number=st.integers(1, 3), recheck=st.booleans(), use_tokens=st.booleans())
-    def claim(self, worker: str, number: int, recheck: bool, use_tokens: bool) -> None:
-        tokens = self.tokens.pop(worker, ((), ())) if use_tokens else ((), ())
+    @rule(pick=picks, count=numbers, arrives=often)
+    def claim(self, pick: int, count: int, arrives: bool = True) -> None:
+        """Somebody who may takes what there is; now and then the reply gets lost."""
+        self._something_waits()
+        self._claim(self._live_worker(pick), count, [], None, arrives=arrives)
 
-        known = {job_id for _, job_id, _ in self.claims} if recheck else None
+    @rule(pick=picks, count=st.integers(0, 3), skip=st.integers(0, 3))
+    def claim_delivered(self, pick: int, count: int, skip: int) -> None:
+        """With all or some of the last tokens of a worker, those that were taken already among them."""
+        if not any(self.seen.values()):
+            self.block(pick)
+        late = [worker for worker in WORKERS if self.model.lost(worker) and self.model.tokens.get(worker)]
+        worker = one_of(late or [worker for worker in WORKERS if self.seen[worker]], pick)
+        self._claim(worker, count, self.seen[worker][-6:][skip:], None)
 
-        async def call(store: Store) -> Claim:
-            mine = tokens[store is self.redis]
-            return await store.claim(self.queue, worker, number, mine, known=known)
+    @rule(pick=picks, count=numbers)
+    def claim_missed(self, pick: int, count: int) -> None:
+        """After a connection that broke: what the server has given to a worker that does not know of it."""
+        missed = [w for w in WORKERS if self.model.tokens.get(w) or self.model.held(w) - self.known[w]]
+        worker = one_of(missed or WORKERS, pick)
+        self._claim(worker, count, [], frozenset(self.known[worker]))
 
-        claim = self.both(call, shown_claim)
-        self.claims += [(worker, job.id, job.claim) for job in claim.jobs]
-
-    @rule(worker=workers)
-    def block(self, worker: str) -> None:
-        async def run() -> tuple[list[Token], list[Token]]:
-            return await self.memory.block(self.queue, worker, 1), await self.redis.block(self.queue, worker, 1)
-
-        memory, redis = self.run(run())
-        assert [(t.lane, t.job_id) for t in memory] == [(t.lane, t.job_id) for t in redis]
-        self.tokens[worker] = (memory, redis)
-
-    @precondition(lambda self: self.claims)
-    @rule(
-        data=st.data(),
-        verb=st.sampled_from(Verb),
-        delay_ms=hours,
-        ttl_ms=ttls,
-        thief=st.none() | st.none() | workers,
-        old=st.booleans(),
-    )
-    def settle(
-        self, data: st.DataObject, verb: Verb, delay_ms: int, ttl_ms: int, thief: str | None, old: bool
+    def _claim(
+        self,
+        worker: str,
+        count: int,
+        tokens: Sequence[Token],
+        known: frozenset[str] | None,
+        *,
+        arrives: bool = True,
     ) -> None:
-        number = len(self.claims)
-        at = data.draw(st.integers(0, number - 1)) if old else number - 1
-        worker, job_id, claim = self.claims[at]
-        settlement = Settlement(job_id, claim, verb, OUTCOMES.get(verb, BROKEN), delay_ms, ttl_ms)
-        self.both(lambda store: store.settle(self.queue, thief or worker, [settlement]))
+        claim = self.run(self.store.claim(QUEUE, worker, count, tokens, known=known))
+        self.model.claim(worker, count, tokens, known, claim)
+        if arrives:
+            self.claims += [(worker, job.id, job.claim) for job in claim.jobs]
+            self.known[worker].update(job.id for job in claim.jobs)
 
-    @precondition(lambda self: self.claims)
-    @rule(data=st.data(), done=st.integers(0, 9))
-    def progress(self, data: st.DataObject, done: int) -> None:
-        worker, job_id, claim = data.draw(st.sampled_from(self.claims))
+    @rule(pick=picks, live=often)
+    def block(self, pick: int, live: bool = True) -> None:
+        """A read of a worker; or one that has outlived its worker."""
+        self._something_waits()  # where nothing does, a server may take a tenth of a second to say so
+        late = [worker for worker in WORKERS if self.model.lost(worker)]
+        worker = self._live_worker(pick) if live or not late else one_of(late, pick)
+        tokens = self.run(self.store.block(QUEUE, worker, 1))
+        self.model.block(worker, tokens)
+        self.seen[worker] += tokens
+
+    def _running(self) -> list[tuple[str, str, int]]:
+        """The claims that still hold."""
+        return sorted(claim for claim in self.claims if self.model.holds(*claim))
+
+    def _one_running(self, pick: int) -> tuple[str, str, int]:
+        if not self._running():
+            self.claim(pick, 2)
+        return one_of(self._running(), pick)
+
+    @rule(pick=picks, verb=st.sampled_from(ENDS), outcome=outcomes, ttl_ms=ttls, times=numbers)
+    def finish(self, pick: int, verb: Verb, outcome: str, ttl_ms: int, times: int) -> None:
+        self._settle(self._one_running(pick), verb, OUTCOMES[outcome], ttl_ms=ttl_ms, times=times)
+
+    @rule(pick=picks, verb=st.sampled_from([Verb.RETRY, Verb.SNOOZE, Verb.PARK]), delay_ms=delays, ttl_ms=ttls)
+    def put_off(self, pick: int, verb: Verb, delay_ms: int, ttl_ms: int) -> None:
+        self._settle(self._one_running(pick), verb, BROKEN, delay_ms=delay_ms, ttl_ms=ttl_ms)
+
+    @rule(pick=picks, verb=st.sampled_from([Verb.RELEASE, Verb.INTERRUPT]))
+    def give_back(self, pick: int, verb: Verb) -> None:
+        self._settle(self._one_running(pick), verb, b"")
+
+    @rule(pick=picks, verb=st.sampled_from(Verb), thief=st.none() | workers)
+    def settle_late(self, pick: int, verb: Verb, thief: str | None) -> None:
+        """Under any claim there ever was, by its worker or by another one."""
+        worker, job_id, claim = one_of(sorted(self.claims), pick)
+        self._settle((thief or worker, job_id, claim), verb, THREE)
+
+    @rule(pick=picks, verb=st.sampled_from(Verb))
+    def settle_an_earlier_claim(self, pick: int, verb: Verb) -> None:
+        """A job that was given back, and that the same worker has most likely claimed again."""
+        earlier = self._one_running(pick)
+        self._settle(earlier, Verb.RELEASE, b"")
+        self._claim(earlier[0], 3, [], None)
+        self._settle(earlier, verb, THREE)
+
+    def _settle(
+        self,
+        claimed: tuple[str, str, int],
+        verb: Verb,
+        outcome: bytes,
+        *,
+        delay_ms: int = 0,
+        ttl_ms: int = 9 * HOUR // 2,
+        times: int = 1,
+    ) -> None:
+        worker, job_id, claim = claimed
+        batch = [Settlement(job_id, claim, verb, outcome, delay_ms, ttl_ms)] * times
+        for each, accepted in zip(batch, self.run(self.store.settle(QUEUE, worker, batch)), strict=True):
+            self.model.settle(worker, each, accepted)
+
+    @rule(pick=picks, done=st.integers(0, 9), thief=st.none() | workers)
+    def progress(self, pick: int, done: int, thief: str | None) -> None:
+        worker, job_id, claim = self._one_running(pick)
         report = (job_id, claim, msgspec.msgpack.encode(Progress(done)))
-        self.both(lambda store: store.progress(self.queue, worker, [report]))
+        (stored,) = self.run(self.store.progress(QUEUE, thief or worker, [report]))
+        self.model.progress(thief or worker, job_id, claim, done, stored)
 
-    @rule(batch=batches, ttl_ms=ttls)
-    def cancel(self, batch: list[str], ttl_ms: int) -> None:
-        self.both(lambda store: store.cancel(self.queue, batch, REASON, ttl_ms))
+    def _names(self, pick: int, count: int) -> list[str]:
+        """Ids: of running jobs, of late ones, of none."""
+        names = sorted({*(job_id for _, job_id, _ in self._running()), *self.ids[-5:], "unknown"})
+        return [one_of(names, pick + at) for at in range(count)]
 
-    @rule(batch=batches, delay_ms=hours)
-    def reschedule(self, batch: list[str], delay_ms: int) -> None:
-        self.both(lambda store: store.reschedule(self.queue, batch, delay_ms=delay_ms or None))
+    @rule(pick=picks, outcome=outcomes, ttl_ms=ttls)
+    def cancel(self, pick: int, outcome: str, ttl_ms: int) -> None:
+        (name,) = self._names(pick, 1)
+        (state,) = self.run(self.store.cancel(QUEUE, [name], OUTCOMES[outcome], ttl_ms))
+        self.model.cancel(name, OUTCOMES[outcome], ttl_ms, state)
 
-    @rule(batch=batches)
-    def wait(self, batch: list[str]) -> None:
-        self.both(lambda store: store.wait(self.queue, CHANNEL, batch))
+    @rule(pick=picks, count=numbers, channel=st.sampled_from(CHANNELS), again=often)
+    def wait(self, pick: int, count: int, channel: str, again: bool) -> None:
+        names = self._names(pick, count) * (1 + again)
+        for name, reply in zip(names, self.run(self.store.wait(QUEUE, channel, names)), strict=True):
+            self.model.wait(channel, name, reply)
 
-    @rule()
-    def promote(self) -> None:
-        self.both(lambda store: store.promote(self.queue, 10), lambda p: (p.count, p.next_due_ms is None))
+    @rule(limit=limits)
+    def promote(self, limit: int) -> None:
+        if not self.model.scheduled():
+            self.enqueue(2, Priority.LOW, HOUR)
+        before = self._scheduled()
+        promotion = self.run(self.store.promote(QUEUE, limit))
+        self.model.promote(limit, promotion, before - self._scheduled())
 
-    @rule(
-        schedule=st.sampled_from(SCHEDULES),
-        deleted=st.booleans(),
-        next_ms=st.sampled_from([None, 1, 2]),
-        stale=st.booleans(),
-    )
-    def write(self, schedule: str, deleted: bool, next_ms: int | None, stale: bool) -> None:
-        definition = b"" if deleted else b"definition"
-        entry = Entry(
-            id=schedule,
-            rev=self.revision(schedule) + stale,
-            definition=definition,
-            envelope=CALL,
-            priority=Priority.LOW,
-            paused=next_ms is None,
-            next_ms=next_ms,
-        )
-        self.both(lambda store: store.timetable.write(self.queue, [entry]))
+    def _scheduled(self) -> set[str]:
+        infos = self.run(self.store.info(QUEUE, self.ids))
+        return {info.id for info in infos if info is not None and info.state is JobState.SCHEDULED}
 
-    @rule(
-        jobs=st.lists(st.sampled_from(TICKS), max_size=3),
-        overlap=st.sampled_from(Overlap),
-        max_runs=st.sampled_from([0, 0, 2]),
-        stale=st.booleans(),
-    )
-    def tick(self, jobs: list[str], overlap: Overlap, max_runs: int, stale: bool) -> None:
-        tick = Tick(
-            id="s",
-            rev=self.revision("s") - stale,
-            jobs=[(job, number, number) for number, job in enumerate(jobs)],
-            next_ms=5,
-            overlap=overlap,
-            max_runs=max_runs,
-        )
-        self.both(lambda store: store.timetable.tick(self.queue, [tick]))
+    def _one_who_holds(self, pick: int) -> str:
+        """A worker that holds jobs or entries."""
+        if not (holders := self._holders()):
+            self.claim(pick, 2)
+            holders = self._holders()
+        return one_of(holders, pick)
 
-    def revision(self, schedule: str) -> int:
-        agenda = self.run(self.memory.timetable.read(self.queue, [schedule]))
-        return agenda.entries[0].rev if agenda.entries else 0
+    def _holders(self) -> list[str]:
+        return [worker for worker in WORKERS if self.model.held(worker) or self.model.tokens.get(worker)]
 
-    @rule()
-    def end_leases(self) -> None:
-        """Time passes, and nobody renews."""
-        key = f"aioq:{{{self.app}:{self.queue}}}:workers"
-        alive = self.client.zrangebyscore(key, "(0", "+inf")
-        if alive:
-            self.client.zadd(key, {str(worker): 1 for worker in alive})
-        if self.queue in self.memory._queues:
-            leases = self.memory._queues[self.queue]._leases
-            leases._ends.update({str(worker): -1.0 for worker in alive})
+    @rule(pick=picks)
+    def crash(self, pick: int) -> None:
+        """Somebody who holds something vanishes."""
+        worker = self._one_who_holds(pick)
+        self.inside.crash(worker)
+        self.model.crash(worker)
 
-    def _one_each(self) -> bool:
-        """Whether no worker holds more than one job: in which order several come back is left open."""
-        queue = self.memory._queues.get(self.queue)
-        return queue is None or all(len(held) <= 1 for held in queue._held.values())
+    @rule(pick=picks, limit=limits)
+    def recover(self, pick: int, limit: int) -> None:
+        if not self.model.ended():
+            self.crash(pick)
+        step = self.run(self.store.recover(QUEUE, CRASHED, limit))
+        self.model.recover(CRASHED, limit, step, *self._given_back(step.worker))
 
-    @precondition(_one_each)
-    @rule(limit=st.integers(1, 3))
-    def recover(self, limit: int) -> None:
-        self.both(
-            lambda store: store.recover(self.queue, CRASHED, limit),
-            lambda step: (step.worker, step.returned, list(step.buried), step.more),
-        )
+    @rule(dead=st.sampled_from(["w", "w1", "unknown"]), limit=limits)
+    def recover_dead(self, dead: str, limit: int) -> None:
+        """A supervisor knows that its child has died."""
+        step = self.run(self.store.recover(QUEUE, CRASHED, limit, dead=dead))
+        self.model.recover_dead(dead, CRASHED, limit, step, *self._given_back(step.worker))
 
-    @precondition(_one_each)
-    @rule(worker=workers)
-    def depart(self, worker: str) -> None:
-        self.both(lambda store: store.depart(self.queue, worker))
+    @rule(pick=picks, known=often)
+    def depart(self, pick: int, known: bool) -> None:
+        """Somebody takes leave who holds something, or whom nobody knows."""
+        worker = self._one_who_holds(pick) if known else "unknown"
+        self.run(self.store.depart(QUEUE, worker))
+        self.model.depart(worker, *self._given_back(worker))
+
+    def _given_back(self, worker: str | None) -> tuple[list[str], list[Token]]:
+        """What a worker no longer holds, and what is no longer delivered to it."""
+        if worker is None:
+            return [], []
+        places = self.inside.places()
+        jobs = self.model.held(worker) - places.held.get(worker, set())
+        delivered = places.delivered.get(worker, set())
+        return sorted(jobs), [token for token in self.model.tokens.get(worker, ()) if token not in delivered]
+
+    @rule(hours=st.sampled_from([1, 1, 1, 2, 4]))
+    def jump(self, hours: int) -> None:
+        self.inside.jump(hours * HOUR)
+        self.model.jump(hours * HOUR)
 
     @invariant()
-    def records_are_the_same(self) -> None:
-        self.both(
-            lambda store: store.info(self.queue, [*IDS, "unknown"]),
-            lambda infos: [info and shown_info(info) for info in infos],
-        )
-
-    @invariant()
-    def schedules_are_the_same(self) -> None:
-        self.both(lambda store: store.timetable.read(self.queue), lambda agenda: list(agenda.entries))
-        self.both(lambda store: store.timetable.due(self.queue, 1), lambda agenda: list(agenda.entries))
-
-    @invariant()
-    def the_dead_are_the_same(self) -> None:
-        queue = self.memory._queues.get(self.queue)
-        dead = self.client.zcard(f"aioq:{{{self.app}:{self.queue}}}:dead")
-        assert dead == (0 if queue is None else len(queue._dead))
+    def everything_is_as_it_should_be(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        places = self.inside.places()
+        self.model.follow_the_dead(places.dead)
+        check_places(self.model, places)
+        for name, info in zip(self.ids, self.run(self.store.info(QUEUE, self.ids)), strict=True):
+            job = self.model.jobs.get(name)
+            assert (info and shown(info)) == (job and job.shown()), name
 
 
-def shown_claim(claim: Claim) -> Any:
-    jobs = [(j.id, j.envelope, j.claim, j.attempts, j.crashes, j.interruptions) for j in claim.jobs]
-    return jobs, claim.next_due_ms is None, claim.lost
+def check_places(model: Model, places: Places) -> None:
+    """Every job that has not ended is in one place, and nothing is anywhere else."""
+    owners = {job.owner for job in model.jobs.values() if job.state is JobState.RUNNING}
+    assert places.held == {str(owner): model.held(str(owner)) for owner in owners}
+    assert places.held.keys() <= places.workers, "held by nobody"
+    assert places.workers == set(model.leases)
+    assert places.fetched <= places.workers
+    assert places.scheduled == {job.id for job in model.scheduled()}
+    assert places.delivered == {worker: set(tokens) for worker, tokens in model.tokens.items() if tokens}
+    entries = places.waiting + Counter(t.job_id for tokens in places.delivered.values() for t in tokens)
+    for job in model.jobs.values():
+        queued = job.state is JobState.QUEUED
+        assert entries[job.id] >= queued, f"{job.id} is in no lane"
+        assert job.loose or job.state.ended or entries[job.id] == queued, f"{job.id} is in the lanes too often"
 
 
-def shown_renewal(renewal: Any) -> Any:
-    return renewal.lost, renewal.next_due_ms is None, renewal.expired, sorted(renewal.cancelled)
+def in_memory() -> tuple[Store, Inside, Callable[[], None]]:
+    clock = ManualClock()
+    store = MemoryStore("test", clock=clock, limits=LIMITS)
+    return store, MemoryInside(store, clock, QUEUE), lambda: None
 
 
-def shown_info(info: JobInfo) -> JobInfo:
-    """The record with its times reduced to whether there are any."""
-    times = {name: getattr(info, name) is not None for name in ("sent_at", "due_at", "started_at", "ended_at")}
-    return msgspec.structs.replace(info, **times)
+def on(database: Database, app: str) -> Callable[[], tuple[Store, Inside, Callable[[], None]]]:
+    def make() -> tuple[Store, Inside, Callable[[], None]]:
+        store = RedisStore(app, database.url, shown_url=database.url, limits=LIMITS)
+        client = database.client()
+
+        def clean() -> None:
+            client.flushdb()
+            client.close()
+
+        return store, ServerInside(client, f"aioq:{{{app}:{QUEUE}}}"), clean
+
+    return make
 
 
-@pytest.mark.timeout(120)
-def test_memory_and_server_agree(redis_server: Database, app_name: str) -> None:
-    class Machine(SideBySide):
-        database = redis_server
-        app = app_name
-
+def drive(make: Callable[[], tuple[Store, Inside, Callable[[], None]]]) -> None:
+    machine: Any = type("Machine", (StoreMachine,), {"make": staticmethod(make)})
     run_state_machine_as_test(
-        Machine,
+        machine,
         settings=settings(
             # Without shrinking: a failure is found in seconds, but making it small takes minutes.
             phases=(Phase.explicit, Phase.generate),
-            max_examples=60,
-            stateful_step_count=40,
+            max_examples=EXAMPLES,
+            stateful_step_count=50,
             deadline=None,
             database=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )
+
+
+@pytest.mark.timeout(60 + EXAMPLES)
+def test_the_memory_store_is_the_model() -> None:
+    drive(in_memory)
+
+
+@pytest.mark.timeout(60 + EXAMPLES)
+def test_a_server_is_the_model(server: Database, app_name: str) -> None:
+    drive(on(server, app_name))

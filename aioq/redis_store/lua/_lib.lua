@@ -112,36 +112,57 @@ local function done_key(send) return base .. ':done:' .. send end
 -- For how long after its send a job is to be found, in ms; each script that ends jobs sets it.
 local tombstone = 0
 
+-- Lets a record go after so many ms, or at once where those are over. Returns whether it is there still.
+local function expire(id, ttl)
+  local key = job_key(id)
+  if ttl < tombstone then
+    local job = redis.call('HMGET', key, 'sent', 'nonce')
+    local left = (tonumber(job[1]) or now) + tombstone - now
+    if left > 0 and ttl < left then redis.call('SET', done_key(job[2] or id), '', 'PX', left) end
+  end
+  if ttl <= 0 then
+    redis.call('DEL', key)
+  else
+    redis.call('PEXPIRE', key, ttl)
+  end
+  return ttl > 0
+end
+
 -- Ends a job: the outcome is stored, or forgotten at once where ttl is 0, and the waiters are told.
 local function finish(id, state, outcome, ttl, waiters)
   local key = job_key(id)
   if string.find(id, '@', 1, true) then let_next(id) end
   notify(id, waiters, outcome, ttl > 0)
-  if ttl < tombstone then
-    local job = redis.call('HMGET', key, 'sent', 'nonce')
-    local left = (tonumber(job[1]) or now) + tombstone - now
-    if ttl < left then redis.call('SET', done_key(job[2] or id), '', 'PX', left) end
+  if ttl > 0 then
+    redis.call('HSET', key, 'state', state, 'outcome', outcome, 'ended', now)
+    if state == 'failed' then
+      redis.call('HDEL', key, 'waiters')
+    else
+      redis.call('HDEL', key, 'job', 'waiters')
+    end
   end
-  if ttl <= 0 then
-    redis.call('DEL', key)
-    return
-  end
-  redis.call('HSET', key, 'state', state, 'outcome', outcome, 'ended', now)
-  if state == 'failed' then
-    redis.call('HDEL', key, 'waiters')
-  else
-    redis.call('HDEL', key, 'job', 'waiters')
-  end
-  redis.call('PEXPIRE', key, ttl)
+  expire(id, ttl) -- not first: a server that is out of memory would let it through, and all that follows
+end
+
+-- One dead job too many: from now on it is kept as every other outcome is, for its own ttl after its end.
+local function unbury(id)
+  local key = job_key(id)
+  local job = redis.pcall('HMGET', key, 'state', 'ended', 'ttl')
+  if job.err or job[1] ~= 'failed' or not job[3] then return end
+  if expire(id, job[2] + job[3] - now) then redis.call('HDEL', key, 'job', 'ttl') end
 end
 
 -- A failed job is kept for the operator: as long as its outcome, or as the dead are kept, whichever is longer.
 local function bury(id, outcome, ttl, waiters, dead_ttl, dead_limit)
   finish(id, 'failed', outcome, math.max(ttl, dead_ttl), waiters)
-  if dead_ttl > 0 then
-    redis.call('ZADD', DEAD, now, id)
-    redis.call('ZREMRANGEBYSCORE', DEAD, '-inf', now - dead_ttl)
-    redis.call('ZREMRANGEBYRANK', DEAD, 0, -1 - dead_limit)
+  if dead_ttl <= 0 then return end
+  if ttl < dead_ttl then redis.call('HSET', job_key(id), 'ttl', ttl) end
+  redis.call('ZADD', DEAD, now, id)
+  redis.call('PEXPIRE', DEAD, dead_ttl)
+  redis.call('ZREMRANGEBYSCORE', DEAD, '-inf', now - dead_ttl)
+  for _, old in ipairs(redis.call('ZRANGE', DEAD, 0, -1 - dead_limit)) do
+    unbury(old)
+    redis.call('ZREM', DEAD, old)
   end
 end
 

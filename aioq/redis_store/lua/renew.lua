@@ -19,10 +19,12 @@ redis.call('ZADD', WORKERS, now + tonumber(ARGV[2]), worker)
 redis.call('ZADD', FETCHED, now - tonumber(ARGV[3]), worker)
 
 -- The server delivers to a read that is still blocked after its worker was recovered, and so makes the consumer
--- anew. What was delivered that way is given to the recovery; a consumer with nothing is deleted.
+-- anew. What was delivered that way is given to the recovery; a consumer with nothing is deleted. A lane that is gone,
+-- or its group, has none; the next claim makes it anew.
 if mode ~= '' then
   for _, name in ipairs(LANES) do
-    for _, fields in ipairs(redis.call('XINFO', 'CONSUMERS', base .. ':' .. name, GROUP)) do
+    local consumers = redis.pcall('XINFO', 'CONSUMERS', base .. ':' .. name, GROUP)
+    for _, fields in ipairs(consumers.err and {} or consumers) do
       local consumer, pending = fields[2], fields[4]
       if not redis.call('ZSCORE', WORKERS, consumer) then
         if pending > 0 then

@@ -32,6 +32,9 @@ _WORDS = {
 """What is said of each end, and how loudly."""
 
 
+_LOST = (logging.WARNING, "abandoned: the worker's lease was lost")
+
+
 class _Lazy:
     """A run's error, put into words only where the words ask for it: formatting a traceback is slow."""
 
@@ -52,22 +55,19 @@ def log_received(run: Run) -> None:
 
 def log_ended(run: Run, seconds: float) -> None:
     """Say how a run ended; failures with their traceback."""
-    level, text = _ending(run, seconds)
-    if log.isEnabledFor(level):
-        if run.settlement is not None and run.settlement.verb is Verb.SUCCEEDED:
-            text += _shown(run.result)
-        log.log(level, "%s[%s] %s", run.name, run.claimed.id, text, extra=_extra(run))
+    level, words = _LOST if run.settlement is None else _WORDS[run.settlement.verb]
+    if log.isEnabledFor(level):  # before anything is put into words: most workers do not log good jobs
+        log.log(level, "%s[%s] %s", run.name, run.claimed.id, _ending(run, words, seconds), extra=_extra(run))
 
 
-def _ending(run: Run, seconds: float) -> tuple[int, str]:
+def _ending(run: Run, words: str, seconds: float) -> str:
     settlement = run.settlement
     if settlement is None:
-        return logging.WARNING, "abandoned: the worker's lease was lost"
-    level, words = _WORDS[settlement.verb]
+        return words
     text = words.format(
         seconds=seconds, attempt=run.attempt, wait=settlement.delay_ms / 1000, error=_Lazy(run), reason=run.error
     )
-    return level, text
+    return text + _shown(run.result) if settlement.verb is Verb.SUCCEEDED else text
 
 
 def _extra(run: Run) -> dict[str, Any]:

@@ -1,0 +1,188 @@
+"""A look inside the stores, for what no verb shows: where each job is; and a hand on their clocks and leases."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import redis
+
+from aioq.clock import ManualClock
+from aioq.job import JobState
+from aioq.memory_store import MemoryStore
+from aioq.memory_store.queue import MemoryQueue
+from aioq.store import Token
+
+
+@dataclass(slots=True)
+class Places:
+    """Where the jobs of one queue are.
+
+    Attributes:
+        waiting: how many entries of the lanes name each job.
+        delivered: the entries that were delivered and not taken, by worker.
+        scheduled: the ids of the scheduled jobs.
+        held: the ids of the jobs that each worker holds.
+        workers: who has a lease, be it one that has ended.
+        consumers: who the lanes know as a reader.
+        fetched: of whom it is known when they last fetched.
+        dead: the ids in the dead set.
+    """
+
+    waiting: Counter[str] = field(default_factory=Counter[str])
+    delivered: dict[str, set[Token]] = field(default_factory=dict[str, set[Token]])
+    scheduled: set[str] = field(default_factory=set[str])
+    held: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+    workers: set[str] = field(default_factory=set[str])
+    consumers: set[str] = field(default_factory=set[str])
+    fetched: set[str] = field(default_factory=set[str])
+    dead: set[str] = field(default_factory=set[str])
+
+
+class Inside(Protocol):
+    """One queue of a store, seen from inside."""
+
+    def places(self) -> Places:
+        """Where everything is."""
+        ...
+
+    def jump(self, ms: int) -> None:
+        """Let time pass."""
+        ...
+
+    def crash(self, worker: str) -> None:
+        """End a worker's lease, as time does when nobody renews it; nothing if it has none."""
+        ...
+
+
+class MemoryInside:
+    """See `Inside`."""
+
+    _LONG_AGO = -1e12  # before every other end of a lease, after that of a recovery
+
+    def __init__(self, store: MemoryStore, clock: ManualClock, queue: str) -> None:
+        self._store = store
+        self._clock = clock
+        self._name = queue
+
+    @property
+    def _queue(self) -> MemoryQueue:
+        return self._store._queues[self._name]
+
+    def places(self) -> Places:
+        queue = self._queue
+        queue.expire()
+        places = Places(
+            workers=set(queue._leases._ends), dead=set(queue._dead), fetched=set(queue._leases._fetched)
+        )
+        for waiting in queue.lanes._waiting.values():
+            places.waiting.update(token.job_id for token in waiting)
+        for owner, token in queue.lanes._delivered.values():
+            places.delivered.setdefault(owner, set()).add(token)
+        places.consumers = set(places.delivered)
+        for due_ms, job_id in queue._delayed._heap:
+            record = queue._records.get(job_id)
+            if record is not None and record.due_ms == due_ms:
+                assert record.state is JobState.SCHEDULED
+                places.scheduled.add(job_id)
+        places.held = {worker: set(jobs) for worker, jobs in queue._held.items() if jobs}
+        return places
+
+    def jump(self, ms: int) -> None:
+        self._clock.advance(ms / 1000)
+        ends = self._queue._leases._ends
+        ends.update({worker: max(end - ms / 1000, self._LONG_AGO) for worker, end in ends.items() if end > -1e13})
+
+    def crash(self, worker: str) -> None:
+        leases = self._queue._leases
+        if not leases.lost(worker):
+            leases._ends[worker] = self._LONG_AGO
+
+
+class ServerInside:
+    """See `Inside`. What time does is done to every time that is stored, which is the same seen from inside."""
+
+    def __init__(self, client: redis.Redis, base: str) -> None:
+        self._client = client
+        self._base = base
+        self._places = client.register_script(_PLACES)
+        self._jump = client.register_script(_JUMP)
+
+    def places(self) -> Places:
+        found = json.loads(self._places(keys=[self._base]))  # pyright: ignore[reportArgumentType]
+        places = Places(
+            waiting=Counter(found["waiting"]),
+            scheduled=set(found["scheduled"]),
+            held={worker: set(jobs) for worker, jobs in found["held"]},
+            workers=set(found["workers"]),
+            consumers=set(found["consumers"]),
+            fetched=set(found["fetched"]),
+            dead=set(found["dead"]),
+        )
+        for worker, lane, entry, job_id in found["delivered"]:
+            places.delivered.setdefault(worker, set()).add(Token(lane, entry, job_id))
+        return places
+
+    def jump(self, ms: int) -> None:
+        self._jump(keys=[self._base], args=[ms])
+
+    def crash(self, worker: str) -> None:
+        self._client.eval(_CRASH, 1, f"{self._base}:workers", worker)
+
+
+_PLACES = """
+local base = KEYS[1]
+local found = {waiting = {}, delivered = {}, held = {}, consumers = {}}
+for _, lane in ipairs({'high:front', 'high', 'normal:front', 'normal', 'low:front', 'low'}) do
+  local key = base .. ':' .. lane
+  for _, group in ipairs(redis.call('XINFO', 'GROUPS', key)) do
+    local last
+    for i = 1, #group, 2 do if group[i] == 'last-delivered-id' then last = group[i + 1] end end
+    for _, entry in ipairs(redis.call('XRANGE', key, '(' .. last, '+')) do
+      found.waiting[#found.waiting + 1] = entry[2][2]
+    end
+  end
+  for _, pending in ipairs(redis.call('XPENDING', key, 'aioq', '-', '+', 1000)) do
+    local entry = redis.call('XRANGE', key, pending[1], pending[1])[1]
+    found.delivered[#found.delivered + 1] = {pending[2], lane, pending[1], entry[2][2]}
+  end
+  for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', key, 'aioq')) do
+    found.consumers[#found.consumers + 1] = consumer[2]
+  end
+end
+found.scheduled = redis.call('ZRANGE', base .. ':scheduled', 0, -1)
+found.workers = redis.call('ZRANGE', base .. ':workers', 0, -1)
+found.fetched = redis.call('ZRANGE', base .. ':fetched', 0, -1)
+found.dead = redis.call('ZRANGE', base .. ':dead', 0, -1)
+local prefix = base .. ':held:'
+for _, key in ipairs(redis.call('KEYS', prefix .. '*')) do
+  found.held[#found.held + 1] = {string.sub(key, #prefix + 1), redis.call('SMEMBERS', key)}
+end
+return (string.gsub(cjson.encode(found), '{}', '[]'))
+"""
+_JUMP = """
+local base, ms = KEYS[1], tonumber(ARGV[1])
+for name, least in pairs({scheduled = 1, dead = 1, workers = 1}) do
+  local key = base .. ':' .. name
+  local members = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+  for i = 1, #members, 2 do
+    local score = tonumber(members[i + 1])
+    if score ~= 0 then
+      redis.call('ZADD', key, string.format('%.0f', math.max(score - ms, least)), members[i])
+    end
+  end
+end
+for _, key in ipairs(redis.call('KEYS', base .. ':job:*')) do
+  for _, field in ipairs({'sent', 'started', 'ended', 'parked'}) do
+    if redis.call('HEXISTS', key, field) == 1 then redis.call('HINCRBY', key, field, -ms) end
+  end
+end
+for _, key in ipairs(redis.call('KEYS', base .. ':*')) do
+  local left = redis.call('PTTL', key)
+  if left > 0 then redis.call('PEXPIRE', key, left - ms) end
+end
+"""
+_CRASH = """
+local lease = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if lease and lease ~= '0' then redis.call('ZADD', KEYS[1], 1, ARGV[1]) end
+"""

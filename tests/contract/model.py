@@ -1,0 +1,484 @@
+"""What a store must do, said once more in plain Python: jobs in a dict, and no streams, sets or heaps.
+
+A `Model` holds what should be in one queue. Each method is a verb: it is given what the store has answered, checks
+that the contract allows this answer, and moves the jobs on. Where the contract leaves a choice open (which of
+several jobs a bounded step of a recovery takes), the model follows the store and checks that it was one to choose.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from aioq.job import JobInfo, JobState, Priority
+from aioq.store import (
+    MISSING,
+    Claim,
+    Limits,
+    NewJob,
+    Promotion,
+    Recovery,
+    Renewal,
+    Settlement,
+    Token,
+    Verb,
+    WaitReply,
+)
+
+RANKS = {priority: rank for rank, priority in enumerate(Priority)}
+NOTICE_LIMIT = 65_536
+RECOVERING = 0
+CRASHED = 1
+"""When the lease of a worker that vanished ended: long ago, but after that of one which is being recovered."""
+
+Turn = tuple[int, int, int]
+"""When a queued job's turn is: its priority, 0 for the front of the lane and 1 for the lane, and when it came."""
+
+
+@dataclass(slots=True)
+class Job:
+    """One job.
+
+    Attributes:
+        loose: its id was used before, so that old entries of the lanes may name it too: it may come early.
+        delivered: the worker that a blocking read gave it to, while that has not claimed it.
+        buried: when it failed, while it is one of the dead.
+        result_expires: when it would go if it were not.
+        cancel: the outcome and ttl it is to be cancelled with, where that was asked for while it ran.
+    """
+
+    id: str
+    priority: Priority
+    loose: bool
+    sent: int = 0
+    nonce: str = ""
+    state: JobState = JobState.QUEUED
+    turn: Turn = (0, 0, 0)
+    due: int = 0
+    owner: str | None = None
+    delivered: str | None = None
+    claim: int = 0
+    attempts: int = 0
+    crashes: int = 0
+    interruptions: int = 0
+    progress: int | None = None
+    outcome: bytes | None = None
+    parked: int | None = None
+    cancel: tuple[bytes, int] | None = None
+    waiters: list[str] = field(default_factory=list[str])
+    expires: int | None = None
+    buried: int | None = None
+    result_expires: int = 0
+
+    def shown(self) -> tuple[object, ...]:
+        """What `info` must say."""
+        ran = self.state in (JobState.RUNNING, JobState.SUCCEEDED)
+        return (
+            *(self.state, self.priority, self.attempts + ran, self.crashes, self.interruptions),
+            *(self.owner, self.progress, self.state is JobState.SCHEDULED, self.claim > 0, self.state.ended),
+        )
+
+
+def shown(info: JobInfo) -> tuple[object, ...]:
+    """The same of what a store has said."""
+    return (
+        *(info.state, info.priority, info.attempts, info.crashes, info.interruptions),
+        *(info.worker, info.progress and info.progress.done),
+        *(time is not None for time in (info.due_at, info.started_at, info.ended_at)),
+    )
+
+
+class Model:
+    """One queue.
+
+    Args:
+        limits: what the stores were given too.
+
+    Attributes:
+        now: the time in ms.
+        jobs: every job there is a record of.
+        leases: when each worker's lease ends.
+        tokens: the entries that blocking reads brought and nobody has taken yet, by worker.
+        cancelling: the jobs of each worker whose cancellation was asked for.
+        done: until when each send is remembered whose job is gone too soon.
+        failed: the ids of all jobs that ever failed.
+        told: what each channel must have been told, and how often.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.now = 10**9
+        self.jobs: dict[str, Job] = {}
+        self.leases: dict[str, int] = {}
+        self.tokens: dict[str, list[Token]] = {}
+        self.cancelling: dict[str, set[str]] = {}
+        self.done: dict[str, int] = {}
+        self.failed: set[str] = set()
+        self.told: Counter[tuple[str, str, bytes | None]] = Counter()
+        self._limits = limits
+        self._used: set[str] = set()
+        self._came = 0
+
+    # What there is
+
+    def queued(self) -> list[Job]:
+        """Every queued job, in its turn."""
+        return sorted((job for job in self.jobs.values() if job.state is JobState.QUEUED), key=lambda j: j.turn)
+
+    def scheduled(self) -> list[Job]:
+        """Every scheduled job, the next one first."""
+        jobs = (job for job in self.jobs.values() if job.state is JobState.SCHEDULED)
+        return sorted(jobs, key=lambda job: job.due)
+
+    def held(self, worker: str) -> set[str]:
+        """The ids of the jobs that a worker holds."""
+        jobs = self.jobs.values()
+        return {job.id for job in jobs if job.state is JobState.RUNNING and job.owner == worker}
+
+    def holds(self, worker: str, job_id: str, claim: int) -> bool:
+        """Whether a worker's claim on a job holds."""
+        job = self.jobs.get(job_id)
+        return job is not None and (job.state, job.owner, job.claim) == (JobState.RUNNING, worker, claim)
+
+    def lost(self, worker: str) -> bool:
+        """Whether a worker has no lease."""
+        return self.leases.get(worker, RECOVERING) == RECOVERING
+
+    def ended(self) -> list[str]:
+        """The workers whose lease has ended."""
+        return [worker for worker, end in self.leases.items() if end < self.now]
+
+    # Verbs
+
+    def enqueue(self, jobs: Sequence[NewJob], again: bool, reply: Sequence[bool]) -> None:
+        assert list(reply) == [self._enqueue(new, again) for new in jobs]
+
+    def _enqueue(self, new: NewJob, again: bool) -> bool:
+        if again and self.done.get(new.nonce or new.id, 0) > self.now:
+            return True
+        if new.id in self.jobs:
+            return again and self.jobs[new.id].nonce == new.nonce
+        job = self.jobs[new.id] = Job(new.id, new.priority, new.id in self._used, self.now, new.nonce)
+        self._used.add(new.id)
+        if new.delay_ms:
+            self._schedule(job, new.delay_ms)
+        else:
+            self._queue(job)
+        return True
+
+    def renew(self, worker: str, mode: str, reply: Renewal) -> None:
+        if mode != "join" and self.lost(worker):
+            assert reply.lost
+            return
+        assert not reply.lost
+        self.leases[worker] = self.now + self._limits.lease_ms
+        if mode:
+            for owner, tokens in self.tokens.items():
+                if tokens and owner not in self.leases:
+                    self.leases[owner] = RECOVERING
+        self._check_due(reply.next_due_ms)
+        assert reply.expired == bool(self.ended())
+        assert sorted(reply.cancelled) == sorted(self.cancelling.get(worker, ()))
+
+    def block(self, worker: str, reply: Sequence[Token]) -> None:
+        free = [job for job in self.queued() if job.delivered is None and not job.loose]
+        assert reply or not free, "nothing was delivered though there is something"
+        assert len({token.lane for token in reply}) == len(reply), "more than one entry of a lane"
+        for token in reply:
+            job = self.jobs.get(token.job_id)
+            if job is not None and job.state is JobState.QUEUED and not job.loose:
+                assert job.turn == min(each.turn for each in free if each.turn[:2] == job.turn[:2])
+                job.delivered = worker
+        self.tokens.setdefault(worker, []).extend(reply)
+
+    def claim(
+        self, worker: str, count: int, tokens: Sequence[Token], known: Collection[str] | None, reply: Claim
+    ) -> None:
+        lost = self.lost(worker)
+        assert reply.lost == lost
+        first = self._accept(worker, tokens, 0 if lost else count)
+        if lost:
+            assert not reply.jobs
+            return
+        missed: set[str] = set()
+        if known is not None:
+            first += self._accept(worker, self._in_lanes(worker), count - len(first))
+            missed = self.held(worker) - {*known, *first}
+        ids = [job.id for job in reply.jobs]
+        assert ids[: len(first)] == first
+        again = ids[len(first) :][: len(missed)]
+        assert set(again) <= missed
+        assert len(again) == min(len(missed), count - len(first))
+        fresh = ids[len(first) + len(again) :]
+        self._check_fresh([self.jobs[job_id] for job_id in fresh], count - len(first) - len(again))
+        for claimed in reply.jobs:
+            job = self.jobs[claimed.id]
+            if job.id not in first:
+                self._start(job, worker)
+            counted = (claimed.claim, claimed.attempts, claimed.crashes, claimed.interruptions)
+            assert counted == (job.claim, job.attempts, job.crashes, job.interruptions)
+        self._check_due(reply.next_due_ms)
+
+    def settle(self, worker: str, settlement: Settlement, accepted: bool) -> None:
+        job = self.jobs.get(settlement.job_id)
+        mine = job is not None and job.owner == worker and job.claim == settlement.claim
+        assert accepted == mine
+        if job is None or not mine or job.state.ended:
+            return
+        self.cancelling.get(worker, set()).discard(job.id)
+        if job.cancel is not None and settlement.verb not in (Verb.SUCCEEDED, Verb.FAILED):
+            self._end(job, JobState.CANCELLED, *job.cancel)
+        else:
+            self._carry_out(job, settlement)
+
+    def progress(self, worker: str, job_id: str, claim: int, done: int, stored: bool) -> None:
+        assert stored == self.holds(worker, job_id, claim)
+        if stored:
+            self.jobs[job_id].progress = done
+
+    def promote(self, limit: int, reply: Promotion, now_queued: Collection[str]) -> None:
+        """`now_queued` are the ids of the scheduled jobs that turned out to be queued afterwards."""
+        due = [job for job in self.scheduled() if job.due <= self.now]
+        assert reply.count == len(now_queued) == min(limit, len(due))
+        promoted = [job for job in due if job.id in now_queued]
+        assert [job.due for job in promoted] == [job.due for job in due][: len(promoted)], "not the first due"
+        # Those that were due at the same time may come in any order.
+        turns = {job.due: self._next() for job in promoted}
+        for job in promoted:
+            self._queue(job, came=turns[job.due])
+        self._check_due(reply.next_due_ms)
+
+    def recover(
+        self, outcome: bytes, limit: int, reply: Recovery, gone: Collection[str], tokens: Collection[Token]
+    ) -> None:
+        """`gone` are the jobs that their worker no longer holds, `tokens` those that are no longer delivered."""
+        ended = self.ended()
+        if ended:
+            longest = min(self.leases[worker] for worker in ended)
+            assert self.leases.get(reply.worker or "") == longest, "not the longest dead"
+        self._recover(ended, outcome, limit, reply, gone, tokens)
+
+    def recover_dead(
+        self,
+        dead: str,
+        outcome: bytes,
+        limit: int,
+        reply: Recovery,
+        gone: Collection[str],
+        tokens: Collection[Token],
+    ) -> None:
+        """The same of workers whose ids begin so, whatever their leases say."""
+        found = [worker for worker in self.leases if worker.startswith(dead)]
+        self._recover(found, outcome, limit, reply, gone, tokens)
+
+    def _recover(
+        self,
+        found: Sequence[str],
+        outcome: bytes,
+        limit: int,
+        reply: Recovery,
+        gone: Collection[str],
+        tokens: Collection[Token],
+    ) -> None:
+        if not found:
+            assert (reply.worker, reply.returned, *reply.buried, reply.more) == (None, 0, False)
+            return
+        assert reply.worker is not None
+        assert reply.worker in found
+        self.leases[reply.worker] = RECOVERING
+        returned, buried = self._empty(reply.worker, limit, gone, tokens, crash_outcome=outcome)
+        assert (reply.returned, set(reply.buried)) == (returned, buried)
+        assert reply.more == (len(gone) + len(tokens) >= limit or len(found) > 1)
+
+    def depart(self, worker: str, gone: Collection[str], tokens: Collection[Token]) -> None:
+        """See `recover`."""
+        self._empty(worker, 10**9, gone, tokens)
+
+    def wait(self, channel: str, job_id: str, reply: WaitReply) -> None:
+        job = self.jobs.get(job_id)
+        if job is None:
+            assert reply is MISSING
+        elif job.state.ended:
+            assert reply == job.outcome
+        else:
+            assert reply is None
+            if channel not in job.waiters:
+                job.waiters.append(channel)
+
+    def cancel(self, job_id: str, outcome: bytes, ttl_ms: int, was: JobState | None) -> None:
+        job = self.jobs.get(job_id)
+        assert was == (job and job.state)
+        if job is None or job.state.ended:
+            return
+        if job.state is JobState.RUNNING and job.owner is not None:
+            job.cancel = (outcome, ttl_ms)
+            self.cancelling.setdefault(job.owner, set()).add(job.id)
+        else:
+            self._end(job, JobState.CANCELLED, outcome, ttl_ms)
+
+    def crash(self, worker: str) -> None:
+        """A worker vanishes; its lease ends."""
+        if not self.lost(worker):
+            self.leases[worker] = CRASHED
+
+    def follow_the_dead(self, dead: Collection[str]) -> None:
+        """`dead` are the dead that the store has. Those there were too many of are kept as other outcomes are."""
+        assert len(dead) <= self._limits.dead_limit
+        assert self.failed.issuperset(dead)
+        buried = [job for job in self.jobs.values() if job.buried is not None]
+        there = [job.buried or 0 for job in buried if job.id in dead]
+        for job in buried:
+            if job.buried is None or job.id in dead:
+                continue
+            too_old = self.now - job.buried >= self._limits.dead_ttl_ms
+            assert too_old or sum(other >= job.buried for other in there) >= self._limits.dead_limit
+            job.buried = None
+            if not too_old and job.result_expires < (job.expires or 0):
+                self._expire(job, job.result_expires)
+
+    def jump(self, ms: int) -> None:
+        """Time passes."""
+        self.now += ms
+        for job in list(self.jobs.values()):
+            if job.expires is not None and job.expires <= self.now:
+                del self.jobs[job.id]
+
+    # What they share
+
+    def _check_due(self, said: int | None) -> None:
+        scheduled = self.scheduled()
+        assert (said is None) == (not scheduled)
+        if said is not None:
+            assert abs(said - max(0, scheduled[0].due - self.now)) < 60_000
+
+    def _check_fresh(self, jobs: Sequence[Job], most: int) -> None:
+        """What a claim took off the lanes: as many as it could, each in its turn."""
+        assert len({job.id for job in jobs}) == len(jobs) <= most
+        assert all(job.state is JobState.QUEUED for job in jobs)
+        waiting = [job for job in self.queued() if job.delivered is None and not job.loose]
+        taken = [job.turn for job in jobs if not job.loose]
+        assert taken == [job.turn for job in waiting][: len(taken)], "not in their turn"
+        assert len(jobs) == most or len(taken) == len(waiting), "something is left though there was space"
+
+    def _in_lanes(self, worker: str) -> list[Token]:
+        """The tokens of a worker by lane; within a lane as they came."""
+        lanes = [f"{priority.value}{end}" for priority in Priority for end in (":front", "")]
+        return sorted(self.tokens.get(worker, ()), key=lambda token: lanes.index(token.lane))
+
+    def _accept(self, worker: str, tokens: Iterable[Token], count: int) -> list[str]:
+        """Take tokens: start as many jobs as there is space for, and put the rest back to the front."""
+        started: list[str] = []
+        for token in tokens:
+            if token not in self.tokens.get(worker, ()):
+                continue
+            self.tokens[worker].remove(token)
+            job = self.jobs.get(token.job_id)
+            if job is None or job.state is not JobState.QUEUED:
+                continue
+            if len(started) < count:
+                self._start(job, worker)
+                started.append(job.id)
+            else:
+                self._queue(job, front=True)
+        return started
+
+    def _start(self, job: Job, worker: str) -> None:
+        job.state, job.owner, job.delivered = JobState.RUNNING, worker, None
+        job.claim += 1
+
+    def _next(self) -> int:
+        self._came += 1
+        return self._came
+
+    def _queue(self, job: Job, *, front: bool = False, came: int = 0) -> None:
+        job.state, job.owner, job.delivered = JobState.QUEUED, None, None
+        job.turn = (RANKS[job.priority], 0 if front else 1, came or self._next())
+
+    def _schedule(self, job: Job, delay: int) -> None:
+        job.state, job.owner, job.due = JobState.SCHEDULED, None, self.now + delay
+
+    def _again(self, job: Job, delay: int) -> None:
+        if delay:
+            self._schedule(job, delay)
+        else:
+            self._queue(job)
+
+    def _carry_out(self, job: Job, settlement: Settlement) -> None:
+        verb, outcome, ttl = settlement.verb, settlement.outcome, settlement.ttl_ms
+        if verb in (Verb.SUCCEEDED, Verb.CANCELLED):
+            self._end(job, JobState(verb.value), outcome, ttl)
+        elif verb is Verb.FAILED:
+            job.attempts += 1
+            self._bury(job, outcome, ttl)
+        elif verb is Verb.RETRY:
+            job.attempts += 1
+            job.parked = None
+            self._again(job, settlement.delay_ms)
+        elif verb is Verb.SNOOZE:
+            job.parked = None
+            self._again(job, settlement.delay_ms)
+        elif verb is Verb.PARK:
+            job.parked = self.now if job.parked is None else job.parked
+            if self.now - job.parked >= ttl:
+                self._bury(job, outcome, 0)
+            else:
+                self._again(job, settlement.delay_ms)
+        else:
+            job.interruptions += verb is Verb.INTERRUPT
+            self._queue(job, front=True)
+
+    def _end(self, job: Job, state: JobState, outcome: bytes, ttl: int) -> None:
+        for channel in job.waiters:
+            told = None if len(outcome) > NOTICE_LIMIT and ttl else outcome
+            self.told[channel, job.id, told] += 1
+        job.waiters = []
+        job.state, job.outcome, job.delivered = state, outcome, None
+        self._expire(job, self.now + ttl)
+
+    def _expire(self, job: Job, at: int) -> None:
+        remembered = job.sent + self._limits.tombstone_ms
+        if at < remembered:
+            self.done[job.nonce or job.id] = remembered
+        job.expires = at
+        if at <= self.now:
+            del self.jobs[job.id]
+
+    def _bury(self, job: Job, outcome: bytes, ttl: int) -> None:
+        self._end(job, JobState.FAILED, outcome, max(ttl, self._limits.dead_ttl_ms))
+        self.failed.add(job.id)
+        job.buried, job.result_expires = self.now, self.now + ttl
+
+    def _empty(
+        self,
+        worker: str,
+        limit: int,
+        gone: Collection[str],
+        tokens: Collection[Token],
+        crash_outcome: bytes | None = None,
+    ) -> tuple[int, set[str]]:
+        """A worker gives back up to `limit` of what it holds, jobs before tokens."""
+        held, delivered = self.held(worker), self.tokens.get(worker, [])
+        assert set(gone) <= held
+        assert len(gone) == min(limit, len(held))
+        assert len(tokens) == min(limit - len(gone), len(delivered))
+        came = self._next()  # in which order they come back is left open
+        fates = [self._restore(self.jobs[job_id], crash_outcome, came) for job_id in gone]
+        for token in tokens:
+            delivered.remove(token)
+            job = self.jobs.get(token.job_id)
+            if job is not None and job.state is JobState.QUEUED:
+                self._queue(job, front=True, came=came)
+        if len(gone) + len(tokens) < limit:
+            self.leases.pop(worker, None)
+            self.cancelling.pop(worker, None)
+        returned = fates.count(JobState.QUEUED) + sum(token.job_id != "" for token in tokens)
+        return returned, {job_id for job_id, fate in zip(gone, fates, strict=True) if fate is JobState.FAILED}
+
+    def _restore(self, job: Job, crash_outcome: bytes | None, came: int) -> JobState:
+        """Take a job from its worker; the state it is in then."""
+        job.crashes += crash_outcome is not None
+        if job.cancel is not None:
+            self._end(job, JobState.CANCELLED, *job.cancel)
+        elif crash_outcome is not None and job.crashes > self._limits.max_crashes:
+            self._bury(job, crash_outcome, 0)
+        else:
+            self._queue(job, front=True, came=came)
+        return job.state

@@ -1,0 +1,278 @@
+"""Every key that a queue has in the server, and the bound of each. The table is that of `docs/design.md`."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from aioq.job import Priority, Progress
+from aioq.redis_store import RedisStore
+from aioq.redis_store.durability import MARK_MS, Confirmation
+from aioq.store import Claimed, Limits, Settlement, Verb
+from tests.contract.inside import ServerInside
+from tests.contract.kit import (
+    BLOCK,
+    BROKEN,
+    CRASHED,
+    QUEUE,
+    REASON,
+    THREE,
+    Backend,
+    Listener,
+    joined,
+    keep,
+    running,
+    send,
+    settle,
+    take,
+)
+
+pytestmark = pytest.mark.anyio
+
+DESIGN = Path(__file__).parents[2] / "docs" / "design.md"
+MINUTE = 60_000
+HOUR = 3_600_000
+DAY = 24 * HOUR
+MAX_WAITERS = 64
+CONFIRMED = Confirmation((), "")
+GONE = -2  # what PTTL says of a key that is not there
+NODES = 200  # entries: a lane is trimmed by whole nodes of 100, and two of them may be in use
+
+
+class Look:
+    """A look at the keys of a queue.
+
+    Args:
+        client: of the server.
+        base: what they all begin with.
+        limits: what the store was told to keep.
+    """
+
+    def __init__(self, client: Any, base: str, limits: Limits) -> None:
+        self.client = client
+        self.base = base
+        self.limits = limits
+
+    def names(self) -> list[str]:
+        """Every key of the database, without the base where it begins so."""
+        return [key.removeprefix(self.base) for key in self.client.scan_iter(count=1000)]
+
+    def expires_within(self, key: str, most: int) -> None:
+        left = self.client.pttl(self.base + key)
+        assert 0 < left <= most, f"{key} expires in {left} ms"
+
+    def workers(self) -> set[str]:
+        return set(self.client.zrange(self.base + ":workers", 0, -1))
+
+    def state(self, job_id: str) -> str | None:
+        """A job's state; None where there is no record."""
+        if not self.client.exists(f"{self.base}:job:{job_id}"):
+            return None
+        return self.client.hget(f"{self.base}:job:{job_id}", "state") or "queued"
+
+
+def lane(look: Look, key: str) -> None:
+    """No more than what waits and was not passed yet, and two nodes."""
+    entries = look.client.xrange(look.base + key)
+    waiting = [entry for entry in entries if look.state(entry[1]["job"]) == "queued"]
+    assert len(entries) <= len(waiting) + NODES
+
+
+def job(look: Look, key: str) -> None:
+    """Once it has ended it expires; until then it is in one place, which `test_model.py` holds it to."""
+    ended, waiters = look.client.hmget(look.base + key, "ended", "waiters")
+    assert len((waiters or "").split()) <= MAX_WAITERS
+    if ended is not None:
+        look.expires_within(key, max(DAY, look.limits.dead_ttl_ms))
+        assert waiters is None
+
+
+def scheduled(look: Look, key: str) -> None:
+    assert {look.state(member) for member in look.client.zrange(look.base + key, 0, -1)} == {"scheduled"}
+
+
+def workers(look: Look, key: str) -> None:
+    assert set(look.client.zrange(look.base + key, 0, -1)) == look.workers()
+
+
+def of_a_worker(look: Look, key: str) -> None:
+    assert key.split(":")[2] in look.workers()
+    assert {look.state(member) for member in look.client.smembers(look.base + key)} == {"running"}
+
+
+def dead(look: Look, key: str) -> None:
+    assert look.client.zcard(look.base + key) <= look.limits.dead_limit
+    look.expires_within(key, look.limits.dead_ttl_ms)
+
+
+def tombstone(look: Look, key: str) -> None:
+    look.expires_within(key, look.limits.tombstone_ms)
+
+
+def receipt(look: Look, key: str) -> None:
+    look.expires_within(key, MINUTE)
+
+
+def mark(look: Look, key: str) -> None:
+    left = look.client.pttl(look.base + key)
+    assert left == GONE or 0 < left <= MARK_MS
+
+
+BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
+    **{f":{priority.value}{end}": ("trimmed", lane) for priority in Priority for end in ("", ":front")},
+    ":job:<id>": ("expires", job),
+    ":scheduled": ("members", scheduled),
+    ":workers": ("members", workers),
+    ":fetched": ("members", workers),
+    ":synced": ("expires", mark),
+    ":held:<worker>": ("deleted with the worker", of_a_worker),
+    ":cancel:<worker>": ("deleted with the worker", of_a_worker),
+    ":dead": ("capped", dead),
+    ":receipt:<call>": ("expires", receipt),
+    ":done:<send>": ("expires", tombstone),
+}
+"""Each pattern, the first words of its bound in the design, and what shows that it holds."""
+
+LANES = {pattern for pattern, (_, check) in BOUNDS.items() if check is lane}
+
+
+def pattern_of(key: str) -> str:
+    """The one pattern that explains a key."""
+    fitting = [pattern for pattern in BOUNDS if re.fullmatch(re.sub("<.*>", ".+", pattern), key)]
+    assert len(fitting) == 1, f"{key} is explained by {fitting or 'nothing'}"
+    return fitting[0]
+
+
+def test_the_design_names_the_same_keys_and_bounds() -> None:
+    rows = [line.strip("| ").split(" | ") for line in DESIGN.read_text().splitlines() if line.startswith("| `:")]
+    named = {pattern: row[3] for row in rows for pattern in re.findall(r"`(:[^`]+)`", row[0])}
+
+    assert named.keys() == BOUNDS.keys()
+    for pattern, words in named.items():
+        assert words.startswith(BOUNDS[pattern][0]), pattern
+
+
+@pytest.fixture
+def limits() -> Limits:
+    return Limits(dead_limit=2, dead_ttl_ms=HOUR, max_crashes=1, lease_ms=30 * DAY, tombstone_ms=HOUR)
+
+
+@pytest.fixture
+def look(redis_backend: Backend, limits: Limits) -> Iterator[Look]:
+    assert redis_backend.database is not None
+    with redis_backend.database.client() as client:
+        yield Look(client, redis_backend.key("").removesuffix(":"), limits)
+
+
+async def use_everything(store: RedisStore) -> None:
+    """Every verb, in the midst of things: jobs in each state, workers that live, are gone, and left."""
+    for worker in ("w1", "w2", "gone", "left"):
+        await joined(store, worker)
+    await send(store, "later", "sooner", delay_ms=2 * HOUR)
+    await send(store, "called off", delay_ms=HOUR)
+    for number in range(6):
+        await settle(store, "w1", await running(store, "w1", f"broken-{number}"), Verb.FAILED, BROKEN, ttl_ms=HOUR)
+    awaited = await running(store, "w1", "awaited")
+    for number in range(MAX_WAITERS + 6):
+        await store.wait(QUEUE, f"process-{number}", ["awaited", "later"])
+    await store.progress(QUEUE, "w1", [("awaited", awaited.claim, msgspec.msgpack.encode(Progress(1)))])
+    await running(store, "w1", "stopped")
+    await running(store, "gone", "orphan")
+    await running(store, "left", "returned")
+    await store.depart(QUEUE, "left")
+    for priority in reversed(Priority):
+        await send(store, *(f"{priority.value}-{number}" for number in range(9)), priority=priority)
+        await settle_each(store, await take(store, "w1", 8))
+    assert await store.cancel(QUEUE, ["stopped", "called off", "low-8"], REASON, DAY) == [
+        "running",
+        "scheduled",
+        "queued",
+    ]
+    await take(store, "w1", 5)
+    await send(store, "delivered", "waiting")
+    assert [token.job_id for token in await store.block(QUEUE, "w2", BLOCK) if token.lane == "normal"]
+
+
+async def settle_each(store: RedisStore, jobs: list[Claimed]) -> None:
+    """Each verb with one job."""
+    verbs = [
+        (Verb.SUCCEEDED, 0, DAY),
+        (Verb.SUCCEEDED, 0, 0),
+        (Verb.CANCELLED, 0, DAY),
+        (Verb.RETRY, HOUR, 0),
+        (Verb.RETRY, 0, 0),
+        (Verb.PARK, HOUR, DAY),
+        (Verb.INTERRUPT, 0, 0),
+        (Verb.RELEASE, 0, 0),
+    ]
+    settlements = [
+        Settlement(claimed.id, claimed.claim, verb, BROKEN if verb is Verb.RETRY else THREE, delay, ttl)
+        for claimed, (verb, delay, ttl) in zip(jobs, verbs, strict=True)
+    ]
+    assert all(await store.settle(QUEUE, "w1", settlements))
+
+
+async def end_everything(store: RedisStore, inside: ServerInside) -> None:
+    """The workers go, one of them without a word; another one finishes what there is."""
+    inside.crash("gone")
+    while (await store.recover(QUEUE, CRASHED, 1)).more:
+        pass
+    for worker in ("w1", "w2"):
+        await store.depart(QUEUE, worker)
+    await joined(store, "last")
+    for _ in range(3):
+        inside.jump(HOUR)
+        await store.promote(QUEUE, 100)
+        while jobs := await take(store, "last", 100):
+            done = [Settlement(each.id, each.claim, Verb.SUCCEEDED, THREE, 0, DAY) for each in jobs]
+            await store.settle(QUEUE, "last", done)
+    await keep(store, "last", "sweep")
+    await store.depart(QUEUE, "last")
+
+
+async def test_every_key_has_a_bound_that_holds(redis_store: RedisStore, look: Look) -> None:
+    await use_everything(redis_store)
+    # What a durable write leaves; not every server can confirm one.
+    look.client.execute_command(*CONFIRMED.commands(look.base)[0])
+
+    patterns = {key: pattern_of(key) for key in look.names()}
+
+    assert set(patterns.values()) == set(BOUNDS), "some keys were not used"
+    for key, pattern in patterns.items():
+        BOUNDS[pattern][1](look, key)
+
+
+async def test_when_all_is_over_only_empty_lanes_are_left(redis_store: RedisStore, look: Look) -> None:
+    inside = ServerInside(look.client, look.base)
+    await use_everything(redis_store)
+
+    await end_everything(redis_store, inside)
+
+    for key in look.names():
+        assert pattern_of(key) in {*LANES, ":job:<id>", ":receipt:<call>", ":done:<send>", ":dead"}
+        BOUNDS[pattern_of(key)][1](look, key)
+    inside.jump(2 * DAY)
+    assert set(look.names()) <= LANES
+    assert sum(look.client.xlen(look.base + key) for key in look.names()) <= NODES
+    places = inside.places()
+    assert (places.waiting.total(), places.delivered, places.consumers) == (0, {}, set())
+
+
+async def test_a_client_that_vanished_while_it_waited_leaves_nothing(
+    redis_store: RedisStore, redis_backend: Backend, look: Look
+) -> None:
+    await joined(redis_store, "w")
+    claimed = await running(redis_store, "w")
+    client = await redis_backend.open()
+    await Listener.on(client, "vanished")
+    await client.wait(QUEUE, "vanished", ["job"])
+    assert look.client.hget(look.base + ":job:job", "waiters") == "vanished"
+
+    await client.close()
+    await settle(redis_store, "w", claimed, Verb.SUCCEEDED, THREE)
+
+    assert not look.client.hexists(look.base + ":job:job", "waiters")
+    assert look.client.pubsub_channels("vanished") == []

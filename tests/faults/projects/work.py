@@ -1,0 +1,133 @@
+"""The tasks of the fault cases: each run is written into the ledger, at its start and at its end."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from aioq import App, Retry, current_job
+from tests.faults.ledger import OK, Ledger
+
+app = App()
+ledger = Ledger(os.environ["FAULTS_LEDGER"])
+ticks = os.open(ledger.path.with_suffix(".ticks"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
+@contextmanager
+def recorded(number: int) -> Iterator[int]:
+    """Write down this run; gives the job's crashes, which tell one run of it from another."""
+    job = current_job()
+    ledger.started(job.id, number, job.attempt, job.crashes)
+    try:
+        yield job.crashes
+    except BaseException as error:
+        ledger.ended(job.id, number, job.attempt, job.crashes, type(error).__name__)
+        raise
+    ledger.ended(job.id, number, job.attempt, job.crashes, OK)
+
+
+@app.task
+async def work(number: int, seconds: float) -> int:
+    """Take some time; which run of the job it was that came to its end."""
+    with recorded(number) as run:
+        await asyncio.sleep(seconds)
+    return run
+
+
+@app.task
+def block(number: int, seconds: float) -> int:
+    """Block a thread."""
+    with recorded(number) as run:
+        time.sleep(seconds)
+    return run
+
+
+@app.task
+async def block_loop(number: int, seconds: float) -> int:
+    """Block the event loop, as code does that should be a plain function."""
+    with recorded(number) as run:
+        time.sleep(seconds)  # noqa: ASYNC251 - the fault
+    return run
+
+
+@app.task(retry=Retry(5, delay=0.2))
+async def stumble(number: int, seconds: float, failures: int) -> int:
+    """Fail some attempts, then succeed."""
+    with recorded(number) as run:
+        await asyncio.sleep(seconds)
+        if current_job().attempt <= failures:
+            raise ValueError("not yet")
+    return run
+
+
+@app.task(result_ttl=0)
+async def tick() -> None:
+    """As little as a job can be; a run leaves one byte."""
+    os.write(ticks, b".")
+
+
+@app.task
+async def neighbour(number: int, gate: str) -> int:
+    """Be in flight until the gate opens."""
+    with recorded(number) as run:
+        while not os.path.exists(gate):  # noqa: ASYNC110, ASYNC240 - another process opens the gate
+            await asyncio.sleep(0.01)
+    return run
+
+
+# -- poison
+
+
+class UnspeakableError(Exception):
+    """One that cannot be printed."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+def give_up(error: BaseException) -> Any:
+    raise error
+
+
+def grab(size: int) -> int:
+    return len(bytearray(size))
+
+
+POISON: dict[str, Callable[[], Any]] = {
+    "result that cannot be encoded": object,
+    "result that is too large": lambda: "x" * 2_000_000,
+    "exception that cannot be printed": lambda: give_up(UnspeakableError()),
+    "SystemExit": lambda: give_up(SystemExit(3)),
+    "KeyboardInterrupt": lambda: give_up(KeyboardInterrupt()),
+    "GeneratorExit": lambda: give_up(GeneratorExit()),
+    "out of memory": lambda: grab(1 << 60),
+    "segmentation fault": lambda: ctypes.string_at(0),
+    "OOM kill": lambda: os.kill(os.getpid(), signal.SIGKILL),  # what the kernel does to it
+    "os._exit": lambda: os._exit(3),
+    "blocks the loop": lambda: time.sleep(3 * app.settings.lease),
+}
+
+
+@app.task
+async def poison(number: int, kind: str) -> Any:
+    with recorded(number):
+        await asyncio.sleep(0.05)
+        return POISON[kind]()
+
+
+@app.task(timeout=0.3)
+async def swallows(number: int) -> None:
+    """Go on when cancelled, for a while."""
+    with recorded(number):
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            try:
+                await asyncio.sleep(0.05)
+            except asyncio.CancelledError:
+                continue

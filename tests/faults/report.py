@@ -1,0 +1,137 @@
+"""Writes `docs/faults.md` from the figures of a run: `python -m tests.faults.report DIR FILE`."""
+
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+
+from tests.faults.figures import Record, read
+from tests.servers import available, find
+
+HEAD = """\
+# Faults: what was broken, and what came of it
+
+Written by `make faults`; do not edit. What the figures mean for you: [failure-semantics.md](failure-semantics.md).
+
+Each case sends real jobs to real worker processes and breaks real things. A ledger outside the server records each
+accepted send and each run's start and end; the words are:
+
+| word | meaning |
+|---|---|
+| accepted | `send` had returned |
+| lost | accepted, and no outcome ever came |
+| duplicated | came to the end of its run more than once |
+| recovered | was held by a process when that was broken, and came to its end afterwards |
+| unexpected | anything that no fault explains |
+
+`make faults FAULTS_ARGS="--faults-seed N"` repeats a run with its seed.
+"""
+
+
+def write(records: Sequence[Record], *, today: str, python: str, servers: Iterable[str]) -> str:
+    """The whole page."""
+    passed = sum(record.passed for record in records)
+    groups = [list(group) for _, group in groupby(records, key=lambda record: (record.case, record.test))]
+    parts = [
+        HEAD,
+        "| | |\n|---|---|",
+        f"| date | {today} |",
+        f"| Python | {python} |",
+        f"| servers | {', '.join(servers)} |",
+        f"| runs that passed | {passed} of {len(records)} |",
+        "",
+        "| case | fault | passes when | result |",
+        "|---|---|---|---|",
+        *(summary(group) for group in groups),
+        "",
+        *(section(group) for group in groups),
+    ]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def summary(group: Sequence[Record]) -> str:
+    """A case in one line of the table."""
+    first = group[0]
+    verdicts = {verdict(record) for record in group}
+    bad = [f"{record.variant} {verdict(record)}".strip() for record in group if not record.passed]
+    result = verdicts.pop() if len(verdicts) == 1 else ", ".join(bad)
+    return f"| [{name(group)}](#{anchor(name(group))}) | {first.fault} | {first.passes} | {result} |"
+
+
+def section(group: Sequence[Record]) -> str:
+    """One case with all its figures: a list where it ran once, a table where it ran in several variants."""
+    first = group[0]
+    servers = sorted({record.server for record in group if record.server})
+    lines = [
+        f"## {name(group)}\n",
+        f"{first.fault[:1].upper()}{first.fault[1:]}. Passes when: {first.passes}.\n",
+        f"`tests/faults/{first.test}` on {', '.join(servers)}, {form(first)}, "
+        f"seed {first.seed}, {sum(record.seconds for record in group):.0f} s.\n",
+    ]
+    columns = ["result", *dict.fromkeys(key for record in group for key in record.figures)]
+    rows = [{"result": f"**{verdict(record)}**", **record.figures} for record in group]
+    if len(group) == 1:
+        lines += ["| figure | |", "|---|---|", *(f"| {key} | {rows[0].get(key, '')} |" for key in columns)]
+    else:
+        lines += [f"| | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+        for record, row in zip(group, rows, strict=True):
+            lines.append(f"| {record.variant} | {' | '.join(row.get(key, '') for key in columns)} |")
+    return "\n".join([*lines, ""])
+
+
+def name(group: Sequence[Record]) -> str:
+    """The case; its variant too, where all of this test is about one."""
+    first = group[0]
+    return f"{first.case} {first.variant}".strip() if len(group) == 1 else first.case
+
+
+def anchor(heading: str) -> str:
+    """Where a heading's link leads, by the rule of the common Markdown sites."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def form(record: Record) -> str:
+    """How large it was."""
+    if not record.full:
+        return "short form"
+    return "full form" if record.scale == 1 else f"full form at {record.scale:.0%} of its size"
+
+
+def verdict(record: Record) -> str:
+    """How it ended, for people."""
+    if not record.over:
+        return "did not end"
+    return "passed" if record.passed else "FAILED"
+
+
+def server_versions() -> list[str]:
+    """What each server that runs here says of its version."""
+    found: list[str] = []
+    for each in available():
+        binary = find(each)
+        assert binary is not None
+        said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+        match = re.match(r"(\w+) server v=(\S+)", said)
+        found.append(f"{match[1]} {match[2]}" if match else each)
+    return found
+
+
+def main(folder: str, file: str) -> int:
+    """Write the page; 1 where a case failed or none ran."""
+    records = read(Path(folder))
+    page = write(
+        records,
+        today=f"{datetime.now(UTC):%Y-%m-%d}",
+        python=platform.python_version(),
+        servers=server_versions(),
+    )
+    Path(file).write_text(page)
+    return 0 if records and all(record.passed for record in records) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,20 @@
+"""What a server holds for an app: the figures that must not grow."""
+
+from typing import Any
+
+from tests.faults.harness import Rig
+
+MB = 1_000_000
+LANES = tuple(f"{lane}{front}" for lane in ("high", "normal", "low") for front in ("", ":front"))
+
+
+def measure(client: Any, rig: Rig) -> dict[str, float]:
+    """Memory, keys, and the entries and the pending ones of all lanes; of a server of the case's own."""
+    lanes = [rig.key(lane) for lane in LANES]
+    there = [lane for lane in lanes if client.exists(lane)]
+    return {
+        "server MB": client.info("memory")["used_memory"] / MB,
+        "keys": float(client.dbsize()),
+        "stream length": float(sum(client.xlen(lane) for lane in there)),
+        "pending": float(sum(client.xpending(lane, "aioq")["pending"] for lane in there)),
+    }

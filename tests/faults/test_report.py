@@ -1,0 +1,87 @@
+"""The report shows what happened, most of all where it went wrong."""
+
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from tests.faults.figures import FILE, Record, Report, line, read
+from tests.faults.report import main, write
+
+
+def case(name: str, variant: str = "") -> Record:
+    return Record(
+        name, "a fault", "all is well", "test_x.py::test_x", variant, seed=7, full=True, server="valkey-9.1"
+    )
+
+
+def page(folder: Path) -> str:
+    return write(read(folder), today="2026-01-02", python="3.11.7", servers=["Valkey 9.1.0"])
+
+
+def test_cases_are_shown_in_order_with_their_figures(tmp_path: Path) -> None:
+    for name, variant in (("R10", ""), ("R3", "everysec"), ("R3", "always"), ("R1", "")):
+        report = Report(case(name, variant), tmp_path)
+        report.add(lost=0, rerun_p99_s=8.4)
+        report.close(passed=True)
+
+    Report(structs.replace(case("R12"), scale=0.05), tmp_path).close(passed=True)
+
+    text = page(tmp_path)
+
+    headings = [each for each in text.splitlines() if each.startswith("## ")]
+    assert headings == ["## R1", "## R3", "## R10", "## R12"]
+    for words in (
+        "| date | 2026-01-02 |",
+        "| runs that passed | 5 of 5 |",
+        "| rerun p99 s | 8.40 |",
+        "Valkey 9.1.0",
+    ):
+        assert words in text
+    assert "| [R3](#r3) | a fault | all is well | passed |" in text
+    assert "| everysec | **passed** | 0 | 8.40 |" in text
+    assert text.count(", full form, seed 7, ") == 3
+    assert "full form at 5% of its size" in text
+
+
+def test_a_case_that_failed_and_one_that_never_ended_are_shown_as_such(tmp_path: Path) -> None:
+    report = Report(case("R1"), tmp_path)
+    report.add(lost=3)
+    record = report.close(passed=False)
+    Report(case("R2"), tmp_path)
+
+    text = page(tmp_path)
+
+    assert "| [R1](#r1) | a fault | all is well | FAILED |" in text
+    assert "| [R2](#r2) | a fault | all is well | did not end |" in text
+    assert "| lost | 3 |" in text
+    assert "| runs that passed | 0 of 2 |" in text
+    assert line(record).startswith("R1  seed 7: FAILED in ")
+
+
+def test_of_several_variants_those_that_failed_are_named(tmp_path: Path) -> None:
+    for variant, passed in (("reset", True), ("silence", False)):
+        report = Report(case("R5", variant), tmp_path)
+        report.on(variant)
+        report.close(passed=passed)
+
+    text = page(tmp_path)
+
+    assert "| [R5](#r5) | a fault | all is well | silence FAILED |" in text
+    assert "on reset, silence, full form" in text
+
+
+@pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])
+def test_the_file_is_written_whatever_happened_and_the_code_says_what(
+    tmp_path: Path, passed: bool, code: int
+) -> None:
+    Report(case("R1"), tmp_path).close(passed=passed)
+
+    assert main(str(tmp_path), str(tmp_path / "faults.md")) == code
+    assert "## R1" in (tmp_path / "faults.md").read_text()
+
+
+def test_no_figures_are_a_failure(tmp_path: Path) -> None:
+    (tmp_path / FILE).touch()
+
+    assert main(str(tmp_path), str(tmp_path / "faults.md")) == 1
