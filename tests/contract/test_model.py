@@ -29,7 +29,7 @@ from tests.databases import Database
 
 T = TypeVar("T")
 
-EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "20"))
 """How many walks of 50 verbs each store is taken on."""
 
 HOUR = 3_600_000

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 SOAK = HERE / "test_soak.py"
 MODEL = HERE.parent / "contract" / "test_model.py"
 WALKS = "300"
-"""Walks of 50 verbs that each store is taken on: seven times as many as in `make test`."""
+"""Walks of 50 verbs that each store is taken on: fifteen times as many as in `make test`."""
 
 PAGE = HERE.parents[1] / "docs" / "faults.md"
 
