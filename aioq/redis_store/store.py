@@ -144,10 +144,11 @@ class RedisStore:
 
     async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
         """See `aioq.store.Store.enqueue`."""
-        args: list[Arg] = ["again" if again else ""]
+        nonces = msgspec.msgpack.encode([job.nonce for job in jobs]) if any(job.nonce for job in jobs) else b""
+        args: list[Arg] = ["again" if again else "", nonces]
         for job in jobs:
             lane = "" if job.priority is Priority.NORMAL else job.priority.value
-            args += (job.id, job.envelope, lane, _due(job.delay_ms, job.eta_ms), job.nonce)
+            args += (job.id, job.envelope, lane, _due(job.delay_ms, job.eta_ms))
         present = set(await self._call("enqueue", queue, args, self._confirmation))
         if not present:
             return [True] * len(jobs)
