@@ -41,6 +41,7 @@ _MODULES = {
         "ProcessDiedError",
         "RemoteError",
         "ResultError",
+        "ScheduleNotFoundError",
         "SendError",
         "ServerError",
         "ServerRejectedError",
@@ -51,7 +52,8 @@ _MODULES = {
     "aioq.job": ("JobInfo", "JobState", "Priority", "Progress"),
     "aioq.middleware": ("Middleware", "Outgoing"),
     "aioq.results": ("JobHandle", "as_completed", "gather"),
-    "aioq.retry": ("Retry",),
+    "aioq.retry": ("Retry", "Snooze"),
+    "aioq.schedules": ("Schedule",),
     "aioq.task": ("Call", "Task"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

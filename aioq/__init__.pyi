@@ -16,6 +16,7 @@ from aioq.errors import (
     ProcessDiedError,
     RemoteError,
     ResultError,
+    ScheduleNotFoundError,
     SendError,
     ServerError,
     ServerRejectedError,
@@ -26,7 +27,8 @@ from aioq.errors import (
 from aioq.job import JobInfo, JobState, Priority, Progress
 from aioq.middleware import Middleware, Outgoing
 from aioq.results import JobHandle, as_completed, gather
-from aioq.retry import Retry
+from aioq.retry import Retry, Snooze
+from aioq.schedules import Schedule
 from aioq.task import Call, Task
 
 __version__: str
@@ -59,10 +61,13 @@ __all__ = [
     "RemoteError",
     "ResultError",
     "Retry",
+    "Schedule",
+    "ScheduleNotFoundError",
     "SendError",
     "ServerError",
     "ServerRejectedError",
     "ServerUnavailableError",
+    "Snooze",
     "Task",
     "UnknownTaskError",
     "WireError",

@@ -11,6 +11,7 @@ from aioq.client import Client
 from aioq.codec import ResultType
 from aioq.config import Settings, from_module, from_pyproject, load_settings
 from aioq.connect import Connector
+from aioq.declaring import Declarations
 from aioq.dispatch import Dispatcher
 from aioq.durations import Duration
 from aioq.errors import ConfigError
@@ -21,16 +22,18 @@ from aioq.options import Options
 from aioq.registry import ANYTHING, SettingArgs, TaskDecorator, import_all, register
 from aioq.results import JobHandle
 from aioq.retry import Retry
+from aioq.schedules import Schedules
+from aioq.scheduling import Scheduling
 from aioq.store import Store
 from aioq.task import AsyncTask, Call, Executor, Sendable, SyncTask, Task
 from aioq.waiters import Waiters
-from aioq.worker import Host
+from aioq.worker import Host, worker_queues
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class App:
+class App(Scheduling):
     """An application: its tasks, and its way to the server.
 
     Connections open on first use and close with the event loop they belong to; `async with app:` opens and
@@ -70,6 +73,15 @@ class App:
         self._opening: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Client]] = WeakKeyDictionary()
         self._guards: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None]] = WeakKeyDictionary()
         self._dispatcher = Dispatcher(self.settings, self.middleware, self.client, self)
+        Scheduling.__init__(self, Declarations(self.settings.timezone, self._dispatcher.prepare), self.task)
+        self._declarations.add_named(self.settings.schedules or {}, self.by_name)
+        self.schedules = Schedules(
+            self,
+            self.queues,
+            prepare=self._dispatcher.prepare,
+            deliver=self._dispatcher.deliver,
+            default_tz=self.settings.timezone,
+        )
         self._lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
         self._state: Any = None
 
@@ -200,9 +212,8 @@ class App:
         return (await self.client()).waiters
 
     def queues(self) -> list[str]:
-        """The default queue and those that tasks are declared with."""
-        declared = [task.defaults.queue for task in self.tasks.values() if task.defaults.queue]
-        return list(dict.fromkeys([self.settings.default_queue, *declared]))
+        """The default queue, and those that tasks and schedules are declared with."""
+        return worker_queues(self.host(), ())
 
     def queues_of(self, job_id: str) -> list[str]:
         """The queues a job of this id may be in: the one a generated id names, then those this App knows."""
@@ -266,6 +277,7 @@ class App:
             middleware=self.middleware,
             lifespan=self.life,
             store=self.store,
+            schedules=self._declarations.encoded,
         )
 
     async def client(self) -> Client:

@@ -18,17 +18,17 @@ import importlib
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from difflib import get_close_matches
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import msgspec
 
-from aioq.durations import as_seconds
 from aioq.errors import ConfigError
-from aioq.urls import SCHEMES, check_url, mask_url, objection
+from aioq.rules import MODULE, RULES
+from aioq.urls import mask_url
 
 ENV_PREFIX = "AIOQ_"
 RESERVED = frozenset({"AIOQ_WORKER_CHILD"})
@@ -73,6 +73,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         dead_ttl: how long a dead job is kept for the operator. Default 604800 (a week).
         dead_limit: how many dead jobs a queue keeps; the oldest go first. Default 10000.
         poll_interval: how often a waiter asks for its result without being told, above 0. Default 5.
+        timezone: the time zone of cron schedules that name none, such as "Asia/Shanghai". Default "UTC".
+        schedules: schedules by id, see docs/scheduling.md; JSON in the environment. Default None, none.
         log_level: debug, info, warning, error or critical, in any case. Default "info".
         log_format: "text" for people or "json" for machines, in any case. Default "text".
     """
@@ -103,6 +105,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dead_ttl: float = 604_800.0
     dead_limit: int = 10_000
     poll_interval: float = 5.0
+    timezone: str = "UTC"
+    schedules: Mapping[str, Mapping[str, Any]] | None = None
     log_level: str = "info"
     log_format: str = "text"
 
@@ -185,111 +189,7 @@ def from_pyproject(start: Path | None = None) -> tuple[dict[str, object], str]:
     return {}, ""
 
 
-_MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"  # a string, not compiled: at the first use that costs an import nothing
-
-
-class _Rule(NamedTuple):
-    """What one setting takes."""
-
-    check: Callable[[object], object | None]  # returns the value to store, or None if it does not fit
-    parse: Callable[[str], object]  # from the environment to a value for `check`
-    expected: str  # what an error says the value must be
-    optional: bool = False  # whether it may be None, and the environment variable empty
-    objection: Callable[[Any], str | None] = lambda _: None  # what is wrong with a value that `check` has returned
-
-
-def _integer(least: int, most: int | None = None, *, optional: bool = False) -> _Rule:
-    def check(value: object) -> int | None:
-        fits = isinstance(value, int) and not isinstance(value, bool) and least <= value <= (most or value)
-        return cast("int", value) if fits else None
-
-    expected = f"an integer >= {least}" if most is None else f"an integer from {least} to {most}"
-    return _Rule(check, _parse_number, expected, optional)
-
-
-def _duration(least: float, *, above: bool = False, optional: bool = False) -> _Rule:
-    def check(value: object) -> float | None:
-        number = as_seconds(value)
-        return None if number is None or number < least or (above and number == least) else number
-
-    expected = f"a number of seconds {'>' if above else '>='} {least:g}"
-    return _Rule(check, _parse_number, expected, optional)
-
-
-def _parse_number(text: str) -> int | float | str:
-    # int() and float() alone take "1_000", " 7 " and "nan"; text that is no number is for `check` to refuse.
-    if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-        return int(text)
-    return float(text) if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", text) else text
-
-
-def _word(pattern: str) -> _Rule:
-    # No braces, colons and blanks: it becomes part of `{app:queue}`, a Redis Cluster hash tag.
-    def check(value: object) -> str | None:
-        return value if isinstance(value, str) and re.fullmatch(pattern, value) else None
-
-    return _Rule(check, str, "made of letters, digits, '.', '_' and '-'")
-
-
-def _choice(*choices: str) -> _Rule:
-    def check(value: object) -> str | None:
-        return value.lower() if isinstance(value, str) and value.lower() in choices else None
-
-    return _Rule(check, str, "one of " + ", ".join(choices))
-
-
-def _check_text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _check_path(value: object) -> str | None:
-    path = str(value) if isinstance(value, PurePath) else value
-    return path if isinstance(path, str) and path else None
-
-
-def _check_modules(value: object) -> tuple[str, ...] | None:
-    # A bare string is refused: as a list of its letters it would fail much later and much stranger.
-    items = cast("Sequence[object]", value) if isinstance(value, list | tuple) else [None]
-    names = tuple(item for item in items if isinstance(item, str) and re.fullmatch(_MODULE, item))
-    return names if len(names) == len(items) else None
-
-
-def _split(text: str) -> list[str]:
-    return [item.strip() for item in text.split(",")]
-
-
-_RULES: dict[str, _Rule] = {
-    "name": _word(r"[A-Za-z0-9._-]*"),
-    "url": _Rule(check_url, str, f"a {'://, '.join(SCHEMES)}:///path URL", optional=True, objection=objection),
-    "data_dir": _Rule(_check_path, str, "the path of a directory"),
-    "default_queue": _word(r"[A-Za-z0-9._-]+"),
-    "imports": _Rule(_check_modules, _split, "a list of modules (separated by commas in the environment)"),
-    "concurrency": _integer(1),
-    "processes": _integer(1),
-    "threads": _integer(1, optional=True),
-    "pool_size": _integer(1, optional=True),
-    "timeout": _duration(0, above=True, optional=True),
-    "result_ttl": _duration(0),
-    "send_timeout": _duration(0, above=True),
-    "max_payload": _integer(1),
-    "max_result": _integer(1),
-    "max_pending_sends": _integer(1),
-    "lease": _duration(2),
-    "max_crashes": _integer(0),
-    "shutdown_timeout": _duration(0),
-    "unknown_task_ttl": _duration(0),
-    "loop_lag_warning": _duration(0, above=True),
-    "health_port": _integer(0, 65535, optional=True),
-    "health_host": _Rule(_check_text, str, "a host name or an address"),
-    "durability": _choice("memory", "fsync", "replicated"),
-    "dead_ttl": _duration(0),
-    "dead_limit": _integer(0),
-    "poll_interval": _duration(0, above=True),
-    "log_level": _choice("debug", "info", "warning", "error", "critical"),
-    "log_format": _choice("text", "json"),
-}
-
-_ENV_NAMES = {ENV_PREFIX + name.upper(): name for name in _RULES}
+_ENV_NAMES = {ENV_PREFIX + name.upper(): name for name in RULES}
 
 # What Kubernetes tells every pod of a service called "aioq" or "aioq-web", and Docker of a linked container:
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
@@ -312,7 +212,7 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, object]:
 
 def _fit(name: str, given: object, source: str, *, text: str | None = None) -> object:
     """Return the value to store; `text` is `given` where it comes from the environment."""
-    rule = _RULES.get(name)
+    rule = RULES.get(name)
     if rule is None:
         raise ConfigError(_unknown(name, source))
     value = given if text is None else (rule.parse(text) if text else None)
@@ -334,8 +234,8 @@ def _unknown(name: str, source: str, prefix: str = "") -> str:
     fold = str.upper if prefix else str.lower
     case = "" if fold(name) == name else f"names are {fold.__name__}-case, "
     asked = name.removeprefix(prefix).lower()
-    near = get_close_matches(asked, _RULES, n=1) or [valid for valid in _RULES if valid.startswith(f"{asked}_")]
-    names = [fold(prefix + valid) for valid in near or _RULES]
+    near = get_close_matches(asked, RULES, n=1) or [valid for valid in RULES if valid.startswith(f"{asked}_")]
+    names = [fold(prefix + valid) for valid in near or RULES]
     advice = f"did you mean {' or '.join(map(repr, names))}?" if near else f"valid are: {', '.join(names)}"
     return f"unknown setting {name!r} in {source}; {case}{advice}"
 
@@ -350,7 +250,7 @@ def _shown(name: str, value: object) -> str:
 
 
 def _import(path: str) -> ModuleType:
-    if not re.fullmatch(_MODULE, path):
+    if not re.fullmatch(MODULE, path):
         raise ConfigError(f"{path!r} is not the path of a module; write it as in an import: 'shop.config'")
     try:
         return importlib.import_module(path)

@@ -4,10 +4,12 @@ import logging
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
+from aioq.durations import Duration
 from aioq.errors import AioqError
 from aioq.job import Progress
+from aioq.retry import Snooze
 
 
 class NoJobError(AioqError):
@@ -117,6 +119,23 @@ class JobContext:
         if self._report is None:
             raise NoJobError(f"job {self.id} runs in a process pool, where progress cannot be reported")
         self._report(Progress(float(done), None if total is None else float(total), message))
+
+    def snooze(self, delay: Duration) -> NoReturn:
+        """End this run here, and run the job again after `delay`; neither an attempt nor a failure.
+
+            if not await is_ready(order):
+                current_job().snooze(30)
+
+        It raises, so that nothing after it is run; do not await it, and let what it raises pass.
+
+        Args:
+            delay: seconds or a timedelta, from 0 to ten years.
+
+        Raises:
+            Snooze: always.
+            ConfigError: the delay is out of its range.
+        """
+        raise Snooze(delay)
 
     def attach(self, report: Callable[[Progress], None]) -> None:
         """Say where `progress` goes; the worker does."""

@@ -70,6 +70,21 @@ class Dispatcher:
             for call, (queue, job), new in zip(calls, jobs, added, strict=True)
         ]
 
+    def prepare(self, call: Call[Any]) -> tuple[str, NewJob]:
+        """Encode a call without sending it or passing the middleware: its queue, and a job of a fresh id.
+
+        Raises:
+            ArgumentError: an argument cannot be encoded.
+            PayloadTooLargeError: the call is larger than `max_payload`.
+        """
+        queue = call.options.queue or self._settings.default_queue
+        job_id = new_job_id(queue)
+        return queue, self._job(job_id, call, call.args, call.kwargs, call.options.headers, nonce="")
+
+    async def deliver(self, queue: str, job: NewJob) -> bool:
+        """Send a job that is encoded already; see `Task.send`."""
+        return await (await self._client()).producer.send(queue, job)
+
     def _handle(self, call: Call[R], job_id: str, queue: str, added: bool) -> JobHandle[R]:
         returns = call.signature.returns if call.signature is not None else None
         return JobHandle(self._source, job_id, queue, returns, added=added)

@@ -79,6 +79,18 @@ class SendError(AioqError):
         self.job_ids = job_ids
 
 
+class ScheduleNotFoundError(AioqError):
+    """The server knows no such schedule: it was never put there, or it was removed.
+
+    Attributes:
+        schedule_id: the id that was asked for.
+    """
+
+    def __init__(self, message: str, schedule_id: str) -> None:
+        super().__init__(message)
+        self.schedule_id = schedule_id
+
+
 class JobError(AioqError):
     """The base of what awaiting a job can raise, apart from the builtin TimeoutError.
 

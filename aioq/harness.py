@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 import msgspec
@@ -11,6 +11,7 @@ import msgspec
 from aioq.clock import ManualClock
 from aioq.connect import Connector, limits_of
 from aioq.memory_store import MemoryStore
+from aioq.scheduler import declare, tick_due
 from aioq.store import Claim, Limits, NewJob, Token
 from aioq.worker import Host, Worker
 
@@ -53,7 +54,11 @@ class MemorySession:
         # Every worker of the session shares one life of the App.
         state = await self._stack.enter_async_context(self._host.lifespan())
         self._host = replace(self._host, lifespan=lambda: contextlib.nullcontext(state))
+        schedules = self._host.schedules()
         for queue in self._queues():
+            # Before the worker does it: the clock may be moved as soon as this returns.
+            mine = [schedule for schedule in schedules if schedule.queue == queue]
+            await declare(self._store.timetable, queue, mine, whole=False)
             self._serve(queue)
         return self
 
@@ -62,7 +67,10 @@ class MemorySession:
             worker.stop()
             worker.stop()  # what still runs is given back at once
         try:
-            await asyncio.gather(*self._workers.values())
+            ended = await asyncio.gather(*self._workers.values(), return_exceptions=True)
+            for error in ended:
+                if isinstance(error, Exception):  # not the cancellation of a worker that was still starting
+                    raise error
         finally:
             await self._stack.aclose()
 
@@ -74,7 +82,10 @@ class MemorySession:
             self._workers[worker] = asyncio.create_task(worker.run(), name=f"aioq-test-worker-{queue}")
 
     async def advance(self, seconds: float) -> None:
-        """Move the clock on, and let everything run that has become due; returns when the worker is idle.
+        """Move the clock on, and let everything run at its time: jobs that become due, and ticks of schedules.
+
+        It returns when the worker is idle. Moving `clock` itself instead is a leap: what was due meanwhile is
+        late, as if no worker had been there.
 
         Args:
             seconds: how far, at least 0; 0 only waits until the worker is idle.
@@ -82,31 +93,39 @@ class MemorySession:
         Raises:
             ValueError: `seconds` is negative.
         """
-        self.clock.advance(seconds)
+        start = self.clock.now_ms()
+        if seconds < 0:
+            raise ValueError(f"a clock cannot go back by {-seconds} s")
+        end = start + round(seconds * 1000)
+        # From one thing that is due to the next, so that each runs at its own time.
+        while (step := await self._settle()) and self.clock.now_ms() + step.first_ms <= end:
+            self.clock.advance(max(step.first_ms, 1) / 1000)
+        self.clock.advance(max(end - self.clock.now_ms(), 0) / 1000)
         await self._settle()
 
     async def drain(self) -> None:
         """Run everything there is: wait until the worker is idle, move the clock to the next job, and so on.
 
-        A job that puts itself off for ever keeps this from ending.
+        Schedules tick as the clock passes by, but it is not moved for them. A job that puts itself off for ever
+        keeps this from ending.
         """
-        while (due := await self._settle()) is not None:
-            self.clock.advance(max(due, 1) / 1000)
+        while (step := await self._settle()).job_ms is not None:
+            self.clock.advance(max(step.first_ms, 1) / 1000)
 
-    async def _settle(self) -> int | None:
-        """Run what is due; the time in ms to the next scheduled job."""
-        due: int | None = None
+    async def _settle(self) -> "_Ahead":
+        """Run what is due, and return what comes next."""
         for queue in tuple(self._served):
-            while (promotion := await self._store.promote(queue, 1000)).count:
+            while (await tick_due(self._store.timetable, queue)).won:
                 pass
-            if promotion.next_due_ms is not None:
-                due = promotion.next_due_ms if due is None else min(due, promotion.next_due_ms)
+            while (await self._store.promote(queue, 1000)).count:
+                pass
         await self._idle()
-        for queue in tuple(self._served):  # what ran may have put jobs off
-            later = (await self._store.promote(queue, 0)).next_due_ms
-            if later is not None:
-                due = later if due is None else min(due, later)
-        return due
+        jobs: list[int | None] = []
+        ticks: list[int | None] = []
+        for queue in tuple(self._served):  # asked now, for what ran may have put jobs off
+            jobs.append((await self._store.promote(queue, 0)).next_due_ms)
+            ticks.append((await self._store.timetable.read(queue, [])).next_tick_ms)
+        return _Ahead(_least(jobs), _least(ticks))
 
     async def _idle(self) -> None:
         """Wait until one look at every queue, one after the other, has found nothing to run anywhere.
@@ -122,6 +141,26 @@ class MemorySession:
                 if not idle.done():
                     idle.cancel()
                     running.result()  # the worker has failed: say why
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """How long until the next scheduled job and the next tick, in ms; None for none."""
+
+    job_ms: int | None
+    tick_ms: int | None
+
+    def __bool__(self) -> bool:
+        return self.job_ms is not None or self.tick_ms is not None
+
+    @property
+    def first_ms(self) -> int:
+        """How long until the first of both, if there is any."""
+        return _least([self.job_ms, self.tick_ms]) or 0
+
+
+def _least(times: Sequence[int | None]) -> int | None:
+    return min((each for each in times if each is not None), default=None)
 
 
 class _ObservedStore(MemoryStore):

@@ -1,17 +1,18 @@
 """Registering tasks: the decorator's work, and the settings an App's constructor is typed with."""
 
+import contextlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, overload
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, cast, overload
 
 from aioq.codec import Signature
 from aioq.durations import Duration
 from aioq.errors import ConfigError, DuplicateTaskError
 from aioq.naming import task_name, whereabouts
 from aioq.options import make_options, unknown_option
-from aioq.task import AsyncTask, Sender, SyncTask, Task, make_task
+from aioq.task import AsyncTask, Call, Sender, SyncTask, Task, make_task
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,6 +49,8 @@ class SettingArgs(TypedDict, total=False):
     dead_ttl: Duration
     dead_limit: int
     poll_interval: Duration
+    timezone: str
+    schedules: Mapping[str, Mapping[str, Any]] | None
     log_level: str
     log_format: str
 
@@ -65,6 +68,49 @@ class TaskDecorator:
     def __call__(self, function: Callable[..., Any], /) -> Any:
         """Register the function."""
         return self._register(function)
+
+
+class ScheduleDecorator:
+    """What `@app.cron(...)` and `@app.every(...)` return: put it before a function or a task's decorator."""
+
+    def __init__(
+        self, register: Callable[[Callable[..., Any]], Any], declare: Callable[[Task[Any, Any]], None]
+    ) -> None:
+        self._register = register
+        self._declare = declare
+
+    @overload
+    def __call__(self, function: AsyncTask[P, R], /) -> AsyncTask[P, R]: ...  # pyright: ignore[reportOverlappingOverload] - a task is callable too; the first one counts
+    @overload
+    def __call__(self, function: SyncTask[P, R], /) -> SyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...  # pyright: ignore[reportOverlappingOverload] - a coroutine function fits both; the first one counts
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
+    def __call__(self, function: Callable[..., Any], /) -> Any:
+        """Declare the schedule, and register the function if it is no task yet."""
+        task = cast("Task[Any, Any]", function if isinstance(function, Task) else self._register(function))
+        self._declare(task)
+        return task
+
+
+def call_without_arguments(task: Task[Any, Any]) -> Callable[[], Call[Any]]:
+    """What makes the call that a decorated task's schedule sends.
+
+    Raises:
+        ArgumentError: the task needs arguments.
+    """
+    with contextlib.suppress(ConfigError):  # an annotation may name something further down: see it at the start
+        task.call()
+    return task.call
+
+
+def caller() -> str:
+    """`file:line` of what calls the function that calls this one."""
+    frame = inspect.currentframe()
+    for _ in range(2):
+        frame = frame and frame.f_back
+    return "?" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def register(

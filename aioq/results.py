@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Generator, Sequence
+from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar, overload
 
 from aioq.codec import ANY_RESULT, ResultType
+from aioq.durations import Duration
 from aioq.ending import end
-from aioq.errors import JobCancelledError, JobFailed, RemoteError
+from aioq.errors import ConfigError, JobCancelledError, JobFailed, RemoteError
 from aioq.job import JobInfo, JobState
+from aioq.options import make_options
 from aioq.store import Store
 from aioq.waiters import Waiters, not_found
 from aioq.wire import (
@@ -175,6 +178,45 @@ class JobHandle(Generic[R_co]):
         if state is None:
             raise not_found(self.id, [queue])
         return not state.ended
+
+    async def reschedule(self, *, delay: Duration | None = None, eta: datetime | None = None) -> bool:
+        """Move a job that has not been started to another time: one that is queued, delayed or to be retried.
+
+        Args:
+            delay: run it after this time from now, in seconds or as a timedelta; or `eta`.
+            eta: run it at this time, a datetime with a time zone; or `delay`.
+
+        Returns:
+            False where it stays as it is: it runs, has ended, or waits for another job.
+
+        Raises:
+            ConfigError: naming the option, or not exactly one of both was given; nothing was changed.
+            JobNotFoundError: there is no such job.
+        """
+        where = f"job {self.id}: reschedule"
+        if delay is None and eta is None:
+            raise ConfigError(f"{where}: give delay or eta; to run it at once use run_now()")
+        options = make_options(where, delay=delay, eta=eta)
+        return await self._move(options.delay_ms, options.eta_ms)
+
+    async def run_now(self) -> bool:
+        """Queue a job at once that is delayed or to be retried later.
+
+        Returns:
+            False where it stays as it is: it runs, has ended, or waits for another job.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+        """
+        return await self._move(None, None)
+
+    async def _move(self, delay_ms: int | None, eta_ms: int | None) -> bool:
+        queue = await self._locate()
+        store = await self._source.store()
+        state = (await store.reschedule(queue, [self.id], delay_ms=delay_ms, eta_ms=eta_ms))[0]
+        if state is None:
+            raise not_found(self.id, [queue])
+        return state in {JobState.QUEUED, JobState.SCHEDULED}
 
     async def _locate(self) -> str:
         """The job's queue; looked for among those the App knows where the id does not name it."""

@@ -112,6 +112,24 @@ class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks fo
         )
 
 
+class Snooze(Exception):  # noqa: N818 - no error: the way a task puts its job off
+    """What `current_job().snooze(delay)` raises: the job runs again after `delay`, at no cost to its attempts.
+
+    Args:
+        delay: seconds or a timedelta, from 0 to ten years.
+
+    Raises:
+        ConfigError: it is out of its range.
+    """
+
+    def __init__(self, delay: Duration) -> None:
+        number = as_seconds(delay)
+        if number is None or not 0 <= number <= MAX_DELAY:
+            raise ConfigError(f"snooze({delay!r}): expected seconds or a timedelta, from 0 s to ten years")
+        super().__init__(f"the job was put off by {number:g} s")
+        self.delay = number
+
+
 def rule_of(retry: "Retry | int | None") -> RetryRule | None:
     """The rule that a `retry=` option stands for; an int is the number of attempts.
 

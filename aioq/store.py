@@ -8,12 +8,14 @@ Cancelling a verb leaves it open whether the server has carried it out.
 """
 
 import enum
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import msgspec
 
+from aioq.inbox import Inbox
 from aioq.job import JobInfo, JobState, Priority
+from aioq.timetable import Timetable
 
 
 class NewJob(msgspec.Struct, frozen=True, gc=False):
@@ -75,11 +77,13 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
         jobs: the jobs, first to run first.
         next_due_ms: how long until the next scheduled job is due, in milliseconds; None when none is scheduled.
         lost: the worker's lease has ended; it owns nothing any more and must join again under a new id.
+        next_tick_ms: how long until the next tick of a schedule, in milliseconds; None when there is none.
     """
 
     jobs: Sequence[Claimed] = ()
     next_due_ms: int | None = None
     lost: bool = False
+    next_tick_ms: int | None = None
 
 
 class Verb(enum.StrEnum):
@@ -88,7 +92,8 @@ class Verb(enum.StrEnum):
     `succeeded`, `failed` and `cancelled` store the outcome, wake the waiters and keep the record for `ttl_ms`; a
     failed job is also kept in the dead set. `retry` counts the attempt and queues the job again after
     `delay_ms`, the outcome being what it failed with. `interrupt` gives a started job back, `release` one that
-    never started; both to the front of its lane, with the attempts unchanged. `park` puts off a job that this
+    never started; both to the front of its lane, with the attempts unchanged. `snooze` queues the job again after
+    `delay_ms`, with the attempts unchanged too. `park` puts off a job that this
     worker cannot run, and stores the outcome as a failure once it has been parked for `ttl_ms`.
     """
 
@@ -96,6 +101,7 @@ class Verb(enum.StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     RETRY = "retry"
+    SNOOZE = "snooze"
     INTERRUPT = "interrupt"
     RELEASE = "release"
     PARK = "park"
@@ -108,8 +114,8 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
         job_id: the job.
         claim: the `Claimed.claim` it was run under.
         verb: what to do with it.
-        outcome: the encoded outcome, empty for `interrupt` and `release`.
-        delay_ms: for `retry` and `park`.
+        outcome: the encoded outcome, empty for `snooze`, `interrupt` and `release`.
+        delay_ms: for `retry`, `snooze` and `park`.
         ttl_ms: how long to keep the outcome (0: tell the waiters and forget it); for `park` see `Verb`.
     """
 
@@ -171,12 +177,14 @@ class Renewal(msgspec.Struct, frozen=True, gc=False):
         next_due_ms: see `Claim`.
         expired: some other worker's lease has ended: recovery has work.
         cancelled: ids of jobs this worker runs whose cancellation was asked for.
+        next_tick_ms: see `Claim`.
     """
 
     lost: bool = False
     next_due_ms: int | None = None
     expired: bool = False
     cancelled: Sequence[str] = ()
+    next_tick_ms: int | None = None
 
 
 class WorkerLease(msgspec.Struct, frozen=True, gc=False):
@@ -249,24 +257,17 @@ class LeaseKeeper(Protocol):
         ...
 
 
-class Inbox(Protocol):
-    """A process's subscription: messages of the channels it listens to."""
-
-    async def listen(self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
-        """Call `on_message` for each message from now on, and `on_gap` when some may have been lost."""
-        ...
-
-    async def leave(self, channel: str) -> None:
-        """Stop listening to the channel."""
-        ...
-
-
 class Store(Protocol):
     """Job verbs over a server. One Store belongs to one event loop."""
 
     @property
     def inbox(self) -> Inbox:
         """The subscription of this process."""
+        ...
+
+    @property
+    def timetable(self) -> Timetable:
+        """The schedules."""
         ...
 
     @property
@@ -370,6 +371,15 @@ class Store(Protocol):
         """What the server knows of each job."""
         ...
 
+    async def reschedule(
+        self, queue: str, job_ids: Sequence[str], *, delay_ms: int | None = None, eta_ms: int | None = None
+    ) -> list[JobState | None]:
+        """Move jobs to another time, with neither to at once, and return the state each was in.
+
+        One that is queued or scheduled is moved; one that runs, waits for another or has ended stays.
+        """
+        ...
+
     async def cancel(
         self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
     ) -> list[JobState | None]:
@@ -379,13 +389,3 @@ class Store(Protocol):
         that repeats the call after a lost reply answers what the first call found.
         """
         ...
-
-
-def worker_channel(app: str, worker: str) -> str:
-    """The channel on which a worker is told of cancellations; the message is the job's id."""
-    return f"aioq:{app}:worker:{worker}"
-
-
-def waiter_channel(app: str, process: str) -> str:
-    """The channel on which a process is told of outcomes; the message is a notice."""
-    return f"aioq:{app}:waiter:{process}"

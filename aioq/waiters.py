@@ -16,7 +16,8 @@ from aioq.backoff import Backoff
 from aioq.batch import Batcher
 from aioq.ending import end
 from aioq.errors import JobNotFoundError, ServerUnavailableError
-from aioq.store import LATER, MISSING, Store, WaitReply, waiter_channel
+from aioq.inbox import waiter_channel
+from aioq.store import LATER, MISSING, Store, WaitReply
 from aioq.wire import decode_notice
 
 log = logging.getLogger("aioq.results")

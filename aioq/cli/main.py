@@ -11,20 +11,12 @@ import click
 from aioq.cli.check import CheckPlan, run_check
 from aioq.cli.child import REFUSED, ChildMark
 from aioq.cli.demo import run_demo
+from aioq.cli.errors import CommandError
+from aioq.cli.schedules import schedules
 from aioq.cli.start import WorkerPlan, start_worker
 from aioq.errors import AioqError
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
-
-
-class CommandError(click.ClickException):
-    """An error that ends the command with exit code 2 and one line."""
-
-    exit_code = 2
-
-    def show(self, file: Any = None) -> None:
-        """Print it to standard error."""
-        click.echo(f"aioq: {self.message}", err=True, file=file)
 
 
 class ChildError(CommandError):
@@ -142,6 +134,9 @@ def demo() -> None:
     except AioqError as error:
         raise CommandError(str(error)) from None
     sys.exit(code)
+
+
+cli.add_command(schedules)
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -6,11 +6,14 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Sequence
 
 from aioq.clock import Clock
-from aioq.job import JobInfo, JobState
+from aioq.inbox import worker_channel
+from aioq.job import JobInfo, JobState, Priority
+from aioq.memory_store.delayed import Delayed
 from aioq.memory_store.lanes import LANES, WAKE_UP, Lanes
 from aioq.memory_store.leases import Leases
 from aioq.memory_store.mail import Mail
 from aioq.memory_store.records import Record
+from aioq.memory_store.timetable import MemoryQueueTimetable
 from aioq.memory_store.tombstones import Tombstones
 from aioq.store import (
     LATER,
@@ -28,7 +31,6 @@ from aioq.store import (
     Verb,
     WaitReply,
     WorkerLease,
-    worker_channel,
 )
 
 MAX_WAITERS = 64
@@ -47,6 +49,7 @@ class MemoryQueue:
     Attributes:
         lanes: the jobs that wait to be run.
         mail: what the last verb has to tell.
+        timetable: the schedules.
     """
 
     def __init__(self, app: str, name: str, clock: Clock, limits: Limits) -> None:
@@ -57,9 +60,15 @@ class MemoryQueue:
         self._clock = clock
         self._limits = limits
         self._records: dict[str, Record] = {}
-        # Heaps of (time, job id). What was cancelled stays among the due until its time, and is passed over.
-        self._due: list[tuple[int, str]] = []
-        self._expiring: list[tuple[int, str]] = []
+        self.timetable = MemoryQueueTimetable(
+            clock,
+            self._records,
+            queue=self._queue,
+            schedule=self._schedule,
+            wake=lambda: self.lanes.push(Priority.NORMAL, WAKE_UP),
+        )
+        self._delayed = Delayed(self._records)
+        self._expiring: list[tuple[int, str]] = []  # a heap of (time, job id)
         self._tombstones = Tombstones()
         self._dead: OrderedDict[str, int] = OrderedDict()
         self._leases = Leases(limits.lease_ms)
@@ -70,6 +79,7 @@ class MemoryQueue:
             Verb.CANCELLED: lambda record, s: self._finish(record, JobState.CANCELLED, s.outcome, s.ttl_ms),
             Verb.FAILED: self._fail,
             Verb.RETRY: self._retry,
+            Verb.SNOOZE: self._snooze,
             Verb.INTERRUPT: self._interrupt,
             Verb.RELEASE: lambda record, _: self._queue(record, front=True),
             Verb.PARK: self._park,
@@ -113,9 +123,10 @@ class MemoryQueue:
                 if not self._leases.knows(owner):  # delivered to a read that outlived its worker
                     self._leases.begin_recovery(owner)
         return Renewal(
-            next_due_ms=self._next_due(),
+            next_due_ms=self._delayed.next_due(self._clock.now_ms()),
             expired=bool(self._leases.ended()),
             cancelled=list(self._cancelling.get(worker, ())),
+            next_tick_ms=self.timetable.next_tick_ms(),
         )
 
     def claim(self, worker: str, count: int, tokens: Sequence[Token], known: Collection[str] | None) -> Claim:
@@ -134,7 +145,8 @@ class MemoryQueue:
         for lane in LANES:
             while len(jobs) < count and (job_id := self.lanes.pop(lane)) is not None:
                 self._take(worker, job_id, jobs)
-        return Claim(jobs, self._next_due())
+        next_due_ms = self._delayed.next_due(self._clock.now_ms())
+        return Claim(jobs, next_due_ms, next_tick_ms=self.timetable.next_tick_ms())
 
     def settle(self, worker: str, settlement: Settlement) -> bool:
         """Write what became of a claimed job; False where it is not this worker's under this claim."""
@@ -162,11 +174,11 @@ class MemoryQueue:
     def promote(self, limit: int) -> Promotion:
         """Queue scheduled jobs that are due."""
         count = 0
-        while count < limit and (record := self._first_due()) and self._next_due() == 0:
-            heapq.heappop(self._due)
+        now = self._clock.now_ms()
+        while count < limit and (record := self._delayed.pop_due(now)):
             self._queue(record)
             count += 1
-        return Promotion(count, self._next_due())
+        return Promotion(count, self._delayed.next_due(now))
 
     def recover(self, crash_outcome: bytes, limit: int, dead: str) -> Recovery:
         """Take one step in giving back what a worker held that died; see `Store.recover`."""
@@ -227,6 +239,19 @@ class MemoryQueue:
             self._finish(record, JobState.CANCELLED, outcome, ttl_ms)  # its entry in the lane stays behind
         return state
 
+    def reschedule(self, job_id: str, delay_ms: int | None, eta_ms: int | None) -> JobState | None:
+        """Move a job that is queued or scheduled to another time; returns the state it was in."""
+        record = self._records.get(job_id)
+        if record is None:
+            return None
+        state, now = record.state, self._clock.now_ms()
+        due = now + delay_ms if delay_ms else eta_ms
+        if state in {JobState.QUEUED, JobState.SCHEDULED} and due is not None and due > now:
+            self._schedule(record, due)  # the entry of a queued one stays behind in its lane
+        elif state is JobState.SCHEDULED:
+            self._queue(record)
+        return state
+
     # Taking jobs
 
     def _accept(self, worker: str, token: Token, count: int, jobs: list[Claimed]) -> None:
@@ -256,11 +281,9 @@ class MemoryQueue:
         self.lanes.push(record.priority, record.id, front=front)
 
     def _schedule(self, record: Record, due_ms: int) -> None:
-        first = self._first_due()
-        if first is None or first.due_ms is None or due_ms < first.due_ms:
+        if self._delayed.add(record, due_ms):
             self.lanes.push(record.priority, WAKE_UP)
-        record.state, record.worker, record.due_ms = JobState.SCHEDULED, None, due_ms
-        heapq.heappush(self._due, (due_ms, record.id))
+        record.state, record.worker = JobState.SCHEDULED, None
 
     def _again(self, record: Record, delay_ms: int) -> None:
         if delay_ms > 0:
@@ -268,22 +291,13 @@ class MemoryQueue:
         else:
             self._queue(record)
 
-    def _first_due(self) -> Record | None:
-        while self._due:
-            due_ms, job_id = self._due[0]
-            record = self._records.get(job_id)
-            if record is not None and record.due_ms == due_ms:
-                return record
-            heapq.heappop(self._due)
-        return None
-
-    def _next_due(self) -> int | None:
-        first = self._first_due()
-        return None if first is None else max(0, (first.due_ms or 0) - self._clock.now_ms())
-
     def _retry(self, record: Record, settlement: Settlement) -> None:
         record.attempts += 1
         record.outcome, record.parked_ms = settlement.outcome, None
+        self._again(record, settlement.delay_ms)
+
+    def _snooze(self, record: Record, settlement: Settlement) -> None:
+        record.parked_ms = None
         self._again(record, settlement.delay_ms)
 
     def _interrupt(self, record: Record, _: Settlement) -> None:
@@ -310,6 +324,7 @@ class MemoryQueue:
         now = self._clock.now_ms()
         record.end(state, outcome, now)
         self._expire_at(record, now + ttl_ms)
+        self.timetable.ended(record.id)
 
     def _expire_at(self, record: Record, expires_ms: int) -> None:
         """Let a record go at that time, or now where that is past."""
@@ -378,5 +393,5 @@ class MemoryQueue:
         return False
 
 
-_BY_REQUEST = frozenset({Verb.RETRY, Verb.INTERRUPT, Verb.RELEASE, Verb.PARK, Verb.CANCELLED})
+_BY_REQUEST = frozenset({Verb.RETRY, Verb.SNOOZE, Verb.INTERRUPT, Verb.RELEASE, Verb.PARK, Verb.CANCELLED})
 """With these, a job that was cancelled meanwhile ends with the outcome that `cancel` was given."""

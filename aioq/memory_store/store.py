@@ -11,6 +11,7 @@ from aioq.memory_store.lanes import Reader
 from aioq.memory_store.leases import MemoryLeaseKeeper
 from aioq.memory_store.mail import MemoryInbox
 from aioq.memory_store.queue import MemoryQueue
+from aioq.memory_store.timetable import MemoryTimetable
 from aioq.store import (
     Claim,
     Limits,
@@ -44,6 +45,7 @@ class MemoryStore:
         self._limits = limits
         self._queues: dict[str, MemoryQueue] = {}
         self._inbox = MemoryInbox()
+        self._timetable = MemoryTimetable(self._at)
         # A lease keeper's thread comes here too. Nothing awaits or calls back while it is held.
         self._lock = threading.Lock()
 
@@ -56,6 +58,11 @@ class MemoryStore:
     def inbox(self) -> MemoryInbox:
         """The subscription of this process."""
         return self._inbox
+
+    @property
+    def timetable(self) -> MemoryTimetable:
+        """The schedules."""
+        return self._timetable
 
     async def open(self) -> ServerInfo:
         """See `aioq.store.Store.open`."""
@@ -149,6 +156,13 @@ class MemoryStore:
         """See `aioq.store.Store.info`."""
         with self._at(queue) as at:
             return [at.info(job_id) for job_id in job_ids]
+
+    async def reschedule(
+        self, queue: str, job_ids: Sequence[str], *, delay_ms: int | None = None, eta_ms: int | None = None
+    ) -> list[JobState | None]:
+        """See `aioq.store.Store.reschedule`."""
+        with self._at(queue) as at:
+            return [at.reschedule(job_id, delay_ms, eta_ms) for job_id in job_ids]
 
     async def cancel(
         self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int

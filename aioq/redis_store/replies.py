@@ -32,7 +32,7 @@ _PROGRESS = msgspec.msgpack.Decoder(Progress)
 
 
 def due(ms: int) -> int | None:
-    """The time to the next scheduled job, None where the script said that there is none."""
+    """The time to the next scheduled job or tick, None where the script said that there is none."""
     return None if ms < 0 else ms
 
 
@@ -54,7 +54,7 @@ def parse_claim(reply: Sequence[Any]) -> Claim:
         )
         for i in range(_CLAIM_HEADER, len(reply), _CLAIM_WIDTH)
     ]
-    return Claim(jobs, due(reply[0]))
+    return Claim(jobs, due(reply[0][0]), next_tick_ms=due(reply[0][1]))
 
 
 def parse_renewal(reply: Sequence[Any]) -> Renewal:
@@ -62,7 +62,10 @@ def parse_renewal(reply: Sequence[Any]) -> Renewal:
     if reply[0] == LOST:
         return Renewal(lost=True)
     return Renewal(
-        next_due_ms=due(reply[0]), expired=bool(reply[1]), cancelled=[job_id.decode() for job_id in reply[2:]]
+        next_due_ms=due(reply[0][0]),
+        expired=bool(reply[1]),
+        cancelled=[job_id.decode() for job_id in reply[2:]],
+        next_tick_ms=due(reply[0][1]),
     )
 
 
@@ -74,9 +77,9 @@ def parse_workers(reply: Sequence[Any]) -> list[WorkerLease]:
     ]
 
 
-def parse_promotion(reply: Sequence[int]) -> Promotion:
+def parse_promotion(reply: Sequence[Any]) -> Promotion:
     """The mirror of `promote.lua`."""
-    return Promotion(reply[0], due(reply[1]))
+    return Promotion(reply[0], due(reply[1][0]))
 
 
 def parse_recovery(reply: Sequence[Any]) -> Recovery:
@@ -95,7 +98,7 @@ def parse_wait(reply: Sequence[bytes | int | None]) -> list[WaitReply]:
 
 
 def parse_states(reply: Sequence[bytes]) -> list[JobState | None]:
-    """The mirror of `cancel.lua`."""
+    """The mirror of `cancel.lua` and `reschedule.lua`."""
     return [JobState(state.decode()) if state else None for state in reply]
 
 

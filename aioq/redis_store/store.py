@@ -10,6 +10,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
+from aioq.inbox import worker_channel
 from aioq.job import JobInfo, JobState, Priority
 from aioq.redis_store import replies
 from aioq.redis_store.durability import IN_FLIGHT, Confirmation, Durability, confirmation, require_fsync
@@ -17,6 +18,7 @@ from aioq.redis_store.faults import FOREIGN, translate
 from aioq.redis_store.inbox import RedisInbox
 from aioq.redis_store.keeper import RedisLeaseKeeper, base_key
 from aioq.redis_store.link import Arg, Link, discard, send
+from aioq.redis_store.timetable import RedisTimetable
 from aioq.store import (
     Claim,
     Limits,
@@ -28,7 +30,6 @@ from aioq.store import (
     Token,
     WaitReply,
     WorkerLease,
-    worker_channel,
 )
 
 LANES = ("high:front", "high", "normal:front", "normal", "low:front", "low")
@@ -81,6 +82,7 @@ class RedisStore:
         self._confirmation = confirmation(durability)
         self._link = Link(url, shown_url)
         self._inbox = RedisInbox(self._link)
+        self._timetable = RedisTimetable(self._ask)
         self._reading: set[tuple[str, str]] = set()
         self._blocking: dict[tuple[str, str], tuple[AbstractConnection, int]] = {}
 
@@ -93,6 +95,11 @@ class RedisStore:
     def inbox(self) -> RedisInbox:
         """The subscription of this process."""
         return self._inbox
+
+    @property
+    def timetable(self) -> RedisTimetable:
+        """The schedules."""
+        return self._timetable
 
     async def open(self) -> ServerInfo:
         """See `aioq.store.Store.open`."""
@@ -141,7 +148,7 @@ class RedisStore:
         args: list[Arg] = ["again" if again else "", nonces]
         for job in jobs:
             lane = "" if job.priority is Priority.NORMAL else job.priority.value
-            args += (job.id, job.envelope, lane, _due(job))
+            args += (job.id, job.envelope, lane, _due(job.delay_ms, job.eta_ms))
         present = set(await self._call("enqueue", queue, args, self._confirmation))
         if not present:
             return [True] * len(jobs)
@@ -262,6 +269,12 @@ class RedisStore:
         records = await self._ask("info", queue, job_ids)
         return [replies.parse_info(queue, job_id, fields) for job_id, fields in zip(job_ids, records, strict=True)]
 
+    async def reschedule(
+        self, queue: str, job_ids: Sequence[str], *, delay_ms: int | None = None, eta_ms: int | None = None
+    ) -> list[JobState | None]:
+        """See `aioq.store.Store.reschedule`."""
+        return replies.parse_states(await self._ask("reschedule", queue, [_due(delay_ms, eta_ms), *job_ids]))
+
     async def cancel(
         self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
     ) -> list[JobState | None]:
@@ -321,7 +334,7 @@ class RedisStore:
         return translate(error, self._link.shown_url)
 
 
-def _due(job: NewJob) -> str:
-    if job.delay_ms:
-        return f"+{job.delay_ms}"
-    return "" if job.eta_ms is None else str(job.eta_ms)
+def _due(delay_ms: int | None, eta_ms: int | None) -> str:
+    if delay_ms:
+        return f"+{delay_ms}"
+    return "" if eta_ms is None else str(eta_ms)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aioq.config import Settings
+from aioq.declaring import Declared
 from aioq.middleware import Middleware
 from aioq.options import check_name
 from aioq.store import Store
@@ -23,6 +24,7 @@ class Host:
         middleware: its middleware, outermost first.
         lifespan: makes the context that is entered around the worker's life.
         store: opens the store of the running loop.
+        schedules: encodes the schedules that code declares.
     """
 
     name: str
@@ -31,15 +33,17 @@ class Host:
     middleware: Sequence[Middleware]
     lifespan: Callable[[], AbstractAsyncContextManager[Any]]
     store: Callable[[], Coroutine[Any, Any, Store]]
+    schedules: Callable[[], Sequence[Declared]] = tuple
 
 
 def worker_queues(host: Host, wanted: Sequence[str]) -> list[str]:
-    """The queues a worker serves: the wanted ones, else the default one and all that tasks are declared with.
+    """The queues a worker serves: the wanted ones, else the default one and all of the tasks and schedules.
 
     Raises:
-        ConfigError: a name cannot be a queue's.
+        ConfigError: a name cannot be a queue's, or a schedule's call does not fit its task.
     """
     if wanted:
         return list(dict.fromkeys(check_name("queue", name) for name in wanted))
     declared = [task.defaults.queue for task in host.tasks.values() if task.defaults.queue]
-    return list(dict.fromkeys([host.settings.default_queue, *declared]))
+    scheduled = [schedule.queue for schedule in host.schedules()]
+    return list(dict.fromkeys([host.settings.default_queue, *declared, *scheduled]))

@@ -1,8 +1,8 @@
 """The worker: connects its services, and starts and stops them in the right order.
 
-    fetcher --> executor --> settler          one fetcher, promoter, recovery and canceller for each queue; one
-       |           |                          executor, settler and reporter, and a lease and a watchdog thread
-    promoter    reporter                      for all
+    fetcher --> executor --> settler          one fetcher, promoter, ticker, recovery and canceller for each
+       |           |                          queue; one executor, settler and reporter, and a lease and a
+    promoter    reporter                      watchdog thread for all
 
 No service knows another; what one tells the others goes through the callbacks wired up here.
 """
@@ -21,17 +21,18 @@ from aioq.errors import ServerUnavailableError
 from aioq.store import Claimed, Renewal, ServerInfo, Settlement, Store
 from aioq.worker.health import Health, QueueHealth, judge
 from aioq.worker.holdings import Holdings
-from aioq.worker.host import Host
+from aioq.worker.host import Host, worker_queues
 from aioq.worker.membership import Life, Membership
 from aioq.worker.services.burst import Burst
 from aioq.worker.services.canceller import Canceller
 from aioq.worker.services.executor import Executor
 from aioq.worker.services.fetcher import Fetcher
-from aioq.worker.services.lease import LeaseService
+from aioq.worker.services.lease import RENEWALS, LeaseService
 from aioq.worker.services.promoter import Promoter
 from aioq.worker.services.recovery import Recovery
 from aioq.worker.services.reporter import Reporter
 from aioq.worker.services.settler import Settler
+from aioq.worker.services.ticker import Ticker
 from aioq.worker.services.watchdog import Watchdog
 from aioq.worker.slots import Slots
 from aioq.worker.steps.calling import Caller
@@ -61,6 +62,7 @@ class _QueueDuties:
     promoter: Promoter
     recovery: Recovery
     canceller: Canceller
+    ticker: Ticker
 
 
 class Worker:
@@ -98,6 +100,8 @@ class Worker:
         self._hurry = asyncio.Event()
         self._serving = asyncio.Event()
         self._task: asyncio.Task[Any] | None = None
+        self._declared = host.schedules()
+        self._whole = set(worker_queues(host, ())) <= set(self.queues)
         for task in host.tasks.values():
             _ = task.signature  # compiled now, so that a bad annotation stops the start and not a job
 
@@ -180,7 +184,8 @@ class Worker:
             self._watchdog.run(),
         ]
         for duties in self._queues.values():
-            background += [duties.promoter.run(), duties.recovery.run(), duties.canceller.run()]
+            background += [duties.promoter.run(), duties.recovery.run()]
+            background += [duties.canceller.run(), duties.ticker.run()]
         fetchers = [duties.fetcher.run() for duties in self._queues.values()]
         tasks = [asyncio.create_task(duty) for duty in (*background, *fetchers)]
         enders: list[asyncio.Task[Any]] = [asyncio.create_task(self._stop.wait())]
@@ -233,6 +238,9 @@ class Worker:
         membership = Membership(queue, self._life)
         holdings = Holdings()
         promoter = Promoter(store, queue)
+        declared = [schedule for schedule in self._declared if schedule.queue == queue]
+        renewal = settings.lease / RENEWALS
+        ticker = Ticker(store.timetable, queue, declared, whole=self._whole, renewal=renewal)
         return _QueueDuties(
             membership,
             holdings,
@@ -242,6 +250,7 @@ class Worker:
                 self._slots,
                 deliver=self._deliver,
                 on_due=promoter.expect,
+                on_tick=ticker.expect,
                 on_lost=partial(self._lost, queue),
                 on_empty=partial(self._burst.empty, queue),
                 held=holdings.ids,
@@ -256,6 +265,7 @@ class Worker:
                 cancel=self._cancel,
                 on_gap=self._hurry_lease,
             ),
+            ticker,
         )
 
     def _fetched_ago(self, queue: str) -> float:
@@ -275,6 +285,7 @@ class Worker:
         if healed:
             duties.recovery.hold_off()
         duties.promoter.expect(renewal.next_due_ms)
+        duties.ticker.expect(renewal.next_tick_ms)
         if renewal.expired:
             duties.recovery.want()
         for job_id in renewal.cancelled:
@@ -292,6 +303,7 @@ class Worker:
             )
             self._executor.abandon(queue, worker)
             self._queues[queue].holdings.clear()
+            self._queues[queue].ticker.rejoin()
             self._lease.hurry()
 
     def _written(self, queue: str, settlement: Settlement) -> None:

@@ -237,4 +237,18 @@ def test_two_jobs_go_to_the_other_host(hosts: Hosts, run: Callable[..., Program]
     assert PASSWORD not in worker.output + client.output + later.output
 
 
+def test_the_periodic_part_runs_by_itself(hosts: Hosts, run: Callable[..., Program]) -> None:
+    worker = run(hosts.worker, "-m", "aioq", "worker", "proj.app:app")
+    worker.wait_for("schedule add-every-30-seconds: stored", "schedule multiply-in-the-morning: stored")
+
+    shown = run(hosts.client, "-m", "aioq", "schedules", "show", "proj.app:app", "multiply-in-the-morning")
+    assert shown.wait() == 0
+    assert "At 09:42 on Monday through Friday (Asia/Shanghai)" in shown.output
+    assert shown.output.count("09:42:00 CST") == 5
+
+    worker.wait_for(r"proj\.task1\.add\[add-every-30-seconds@\S+:[03]0Z\] succeeded in 2\.\d\ds: 13\n")
+    worker.stop()
+    assert worker.process.returncode == 0
+
+
 TASKS = ((1, "add"), (2, "multiply"))

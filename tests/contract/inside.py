@@ -80,7 +80,7 @@ class MemoryInside:
         for owner, token in queue.lanes._delivered.values():
             places.delivered.setdefault(owner, set()).add(token)
         places.consumers = set(places.delivered)
-        for due_ms, job_id in queue._due:
+        for due_ms, job_id in queue._delayed._heap:
             record = queue._records.get(job_id)
             if record is not None and record.due_ms == due_ms:
                 assert record.state is JobState.SCHEDULED

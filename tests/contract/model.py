@@ -412,6 +412,9 @@ class Model:
             job.attempts += 1
             job.parked = None
             self._again(job, settlement.delay_ms)
+        elif verb is Verb.SNOOZE:
+            job.parked = None
+            self._again(job, settlement.delay_ms)
         elif verb is Verb.PARK:
             job.parked = self.now if job.parked is None else job.parked
             if self.now - job.parked >= ttl:

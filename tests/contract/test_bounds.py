@@ -12,10 +12,13 @@ from aioq.job import Priority, Progress
 from aioq.redis_store import RedisStore
 from aioq.redis_store.durability import MARK_MS, Confirmation
 from aioq.store import Claimed, Limits, Settlement, Verb
+from aioq.timetable import Entry, Tick
+from aioq.timing import Overlap
 from tests.contract.inside import ServerInside
 from tests.contract.kit import (
     BLOCK,
     BROKEN,
+    CALL,
     CRASHED,
     QUEUE,
     REASON,
@@ -37,6 +40,14 @@ MINUTE = 60_000
 HOUR = 3_600_000
 DAY = 24 * HOUR
 MAX_WAITERS = 64
+TICK = Tick(
+    id="ticking",
+    rev=1,
+    jobs=[("ticking@1", 1, 1), ("ticking@2", 2, 2)],
+    next_ms=None,
+    overlap=Overlap.ONE,
+    max_runs=0,
+)
 CONFIRMED = Confirmation((), "")
 GONE = -2  # what PTTL says of a key that is not there
 NODES = 200  # entries: a lane is trimmed by whole nodes of 100, and two of them may be in use
@@ -121,6 +132,15 @@ def mark(look: Look, key: str) -> None:
     assert left == GONE or 0 < left <= MARK_MS
 
 
+def schedules(look: Look, key: str) -> None:
+    names = [f":schedule:{member}" for member in look.client.zrange(look.base + key, 0, -1)]
+    assert all(look.client.exists(look.base + name) for name in names)
+
+
+def schedule(look: Look, key: str) -> None:
+    assert look.client.zscore(look.base + ":schedules", key.removeprefix(":schedule:")) is not None
+
+
 BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     **{f":{priority.value}{end}": ("trimmed", lane) for priority in Priority for end in ("", ":front")},
     ":job:<id>": ("expires", job),
@@ -130,6 +150,8 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":synced": ("expires", mark),
     ":held:<worker>": ("deleted with the worker", of_a_worker),
     ":cancel:<worker>": ("deleted with the worker", of_a_worker),
+    ":schedules": ("members", schedules),
+    ":schedule:<id>": ("deleted with the schedule", schedule),
     ":dead": ("capped", dead),
     ":receipt:<call>": ("expires", receipt),
     ":done:<send>": ("expires", tombstone),
@@ -175,6 +197,10 @@ async def use_everything(store: RedisStore) -> None:
     await send(store, "called off", delay_ms=HOUR)
     for number in range(6):
         await settle(store, "w1", await running(store, "w1", f"broken-{number}"), Verb.FAILED, BROKEN, ttl_ms=HOUR)
+    await put(store, "ticking", "removed")
+    await store.timetable.write(QUEUE, [Entry(id="removed", rev=1)])
+    await store.timetable.tick(QUEUE, [TICK])
+    assert [each.id for each in await take(store, "w1", 9)] == ["ticking@1"]
     awaited = await running(store, "w1", "awaited")
     for number in range(MAX_WAITERS + 6):
         await store.wait(QUEUE, f"process-{number}", ["awaited", "later"])
@@ -194,6 +220,11 @@ async def use_everything(store: RedisStore) -> None:
     await take(store, "w1", 5)
     await send(store, "delivered", "waiting")
     assert [token.job_id for token in await store.block(QUEUE, "w2", BLOCK) if token.lane == "normal"]
+
+
+async def put(store: RedisStore, *ids: str) -> None:
+    entries = [Entry(id=each, definition=b"any", envelope=CALL, next_ms=1) for each in ids]
+    assert await store.timetable.write(QUEUE, entries) == [True] * len(ids)
 
 
 async def settle_each(store: RedisStore, jobs: list[Claimed]) -> None:
@@ -216,7 +247,9 @@ async def settle_each(store: RedisStore, jobs: list[Claimed]) -> None:
 
 
 async def end_everything(store: RedisStore, inside: ServerInside) -> None:
-    """The workers go, one of them without a word; another one finishes what there is."""
+    """The workers go, one of them without a word; another one finishes what there is. Schedules are removed."""
+    for entry in (await store.timetable.read(QUEUE)).entries:
+        assert await store.timetable.write(QUEUE, [Entry(id=entry.id, rev=entry.rev)]) == [True]
     inside.crash("gone")
     while (await store.recover(QUEUE, CRASHED, 1)).more:
         pass

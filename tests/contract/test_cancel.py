@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from aioq.errors import ServerUnavailableError
+from aioq.inbox import worker_channel
 from aioq.job import JobState
 from aioq.redis_store import RedisStore
-from aioq.store import Store, Verb, worker_channel
+from aioq.store import Store, Verb
 from tests.contract.kit import (
     BROKEN,
     LONG,

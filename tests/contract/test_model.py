@@ -226,7 +226,7 @@ class StoreMachine(RuleBasedStateMachine):
     def finish(self, pick: int, verb: Verb, outcome: str, ttl_ms: int, times: int) -> None:
         self._settle(self._one_running(pick), verb, OUTCOMES[outcome], ttl_ms=ttl_ms, times=times)
 
-    @rule(pick=picks, verb=st.sampled_from([Verb.RETRY, Verb.PARK]), delay_ms=delays, ttl_ms=ttls)
+    @rule(pick=picks, verb=st.sampled_from([Verb.RETRY, Verb.SNOOZE, Verb.PARK]), delay_ms=delays, ttl_ms=ttls)
     def put_off(self, pick: int, verb: Verb, delay_ms: int, ttl_ms: int) -> None:
         self._settle(self._one_running(pick), verb, BROKEN, delay_ms=delay_ms, ttl_ms=ttl_ms)
 

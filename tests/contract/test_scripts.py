@@ -14,11 +14,13 @@ from aioq.redis_store import RedisStore, keeper, replies
 from aioq.redis_store import store as store_module
 from aioq.redis_store.scripts import script
 from aioq.store import WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
+from aioq.timetable import Entry, Tick
+from aioq.timing import Overlap
 from tests.contract.kit import CALL, QUEUE, REASON, THREE, Backend, info, joined, keep, send, settle, take_one
 
 LUA = {path.name.removesuffix(".lua"): path for path in files("aioq.redis_store").joinpath("lua").iterdir()}
 SCRIPTS = sorted(name for name in LUA if not name.startswith("_"))
-NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
+NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "ten": 10}
 
 
 class Header:
@@ -77,6 +79,7 @@ def test_a_header_names_the_arguments_that_the_script_reads(name: str) -> None:
 
 
 SETTLEMENT = Settlement("job", 1, Verb.SUCCEEDED, THREE)
+TICK = Tick(id="s", rev=1, jobs=[("s@1", 1, 1)], next_ms=2, overlap=Overlap.ALLOW, max_runs=0)
 Call = Callable[[RedisStore, int], Coroutine[Any, Any, Any]]
 CALLS: dict[str, Call] = {
     "enqueue": lambda store, n: store.enqueue(QUEUE, [NewJob("job", CALL, nonce="n")] * n, again=n > 1),
@@ -88,11 +91,17 @@ CALLS: dict[str, Call] = {
     "workers": lambda store, _: store.workers(QUEUE),
     "wait": lambda store, n: store.wait(QUEUE, "me", ["job"] * n),
     "info": lambda store, n: store.info(QUEUE, ["job"] * n),
+    "reschedule": lambda store, n: store.reschedule(QUEUE, ["job"] * n, delay_ms=5),
     "cancel": lambda store, n: store.cancel(QUEUE, ["job"] * n, REASON, 5),
+    "schedule_read": lambda store, n: store.timetable.read(QUEUE, ["s"] * n),
+    "schedule_write": lambda store, n: store.timetable.write(QUEUE, [Entry(id="s")] * n),
+    "schedule_tick": lambda store, n: store.timetable.tick(QUEUE, [TICK] * n),
 }
 REPLIES: dict[str, Callable[[int], Any]] = {
-    "claim": lambda _: [-1, 0],
-    "promote": lambda _: [0, -1],
+    "claim": lambda _: [[-1, -1], 0],
+    "promote": lambda _: [0, [-1, -1]],
+    "schedule_read": lambda _: [0, -1],
+    "schedule_tick": lambda n: [-1] * (n + 1),
     "recover": lambda _: [b"", 0, 0],
     "info": lambda n: [[]] * n,
 }
@@ -123,9 +132,9 @@ def test_the_lease_keeper_sends_what_the_header_names(mode: str, monkeypatch: py
     lease_keeper = keeper.RedisLeaseKeeper("redis://nowhere", "-", "shop", Limits())
     sent: list[tuple[object, ...]] = []
 
-    def evalsha(*args: object) -> list[int]:
+    def evalsha(*args: object) -> list[object]:
         sent.append(args)
-        return [-1, 0]
+        return [[-1, -1], 0]
 
     monkeypatch.setattr(lease_keeper, "_client", type("Client", (), {"evalsha": staticmethod(evalsha)}))
     if mode == "join":

@@ -58,6 +58,27 @@ async def sample() -> None:
 """
 
 SAMPLES = {
+    "schedules": """
+@app.cron("*/5 * * * mon-fri", tz="Asia/Shanghai", overlap="skip")
+async def sweep() -> int:
+    return 1
+
+@app.every(datetime.timedelta(seconds=30), schedule_id="half-minute")
+@app.task(queue="mail")
+def post() -> str:
+    return ""
+
+app.every(30, overlap="queue")  # E: reportArgumentType
+app.cron("@daily", tick=5)  # E: reportCallIssue
+app.schedule("adds", add.call(5, 8), every=30, misfire="all", misfire_cap=5)
+app.schedule("adds", add.call(5, "8"), every=30)  # E: reportArgumentType
+reveal_type(await sweep.send())  # T: JobHandle[int]
+reveal_type(await post.send())  # T: JobHandle[str]
+schedule = await app.schedules.put("adds", add.call(5, 8), cron="@daily")
+reveal_type(schedule.next_at)  # T: datetime | None
+reveal_type(await app.schedules.list())  # T: list[Schedule]
+reveal_type(await (await add.send(1, 2)).reschedule(delay=5))  # T: bool
+""",
     "arguments of send": """
 await add.send(1, 2)
 await add.send(1, y=2)

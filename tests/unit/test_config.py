@@ -44,7 +44,7 @@ DURATIONS = {
     "dead_ttl": (0, True),
     "poll_interval": (0, False),
 }
-OPTIONAL = ("url", "threads", "pool_size", "timeout", "health_port")
+OPTIONAL = ("url", "threads", "pool_size", "timeout", "health_port", "schedules")
 FIELDS = Settings.__struct_fields__
 
 
@@ -97,6 +97,8 @@ def test_the_defaults_are_what_the_design_says():
         "dead_ttl": 604800,
         "dead_limit": 10000,
         "poll_interval": 5,
+        "timezone": "UTC",
+        "schedules": None,
         "log_level": "info",
         "log_format": "text",
     }

@@ -6,6 +6,7 @@ import pytest
 from aioq.errors import ServerUnavailableError
 from aioq.memory_store import MemoryStore
 from aioq.store import Claim, Claimed, NewJob, Token
+from aioq.timetable import Entry
 from aioq.worker.membership import Life, Membership
 from aioq.worker.services import fetcher as module
 from aioq.worker.services.fetcher import Fetcher
@@ -59,6 +60,7 @@ class Bench:
         self.slots = Slots(slots)
         self.jobs: list[str] = []
         self.due: list[int | None] = []
+        self.ticks: list[tuple[int | None, bool]] = []
         self.lost: list[str] = []
         self.empty = 0
         self.fetcher = Fetcher(
@@ -67,6 +69,7 @@ class Bench:
             self.slots,
             deliver=self._deliver,
             on_due=self.due.append,
+            on_tick=self._on_tick,
             on_lost=self._lost,
             on_empty=self._empty,
             held=lambda: list(self.jobs),
@@ -81,6 +84,9 @@ class Bench:
     def _deliver(self, queue: str, worker: str, claimed: Claimed) -> None:
         assert (queue, worker) == (QUEUE, self.membership.worker)
         self.jobs.append(claimed.id)
+
+    def _on_tick(self, next_tick_ms: int | None, *, woken: bool) -> None:
+        self.ticks.append((next_tick_ms, woken))
 
     def _lost(self, worker: str) -> None:
         self.lost.append(worker)
@@ -143,6 +149,21 @@ async def test_it_passes_on_when_the_next_job_is_due():
     await bench.join()
     async with running(bench.fetcher.run()):
         await until(lambda: 5000 in bench.due)
+
+
+async def test_it_passes_on_when_the_next_tick_is_and_whether_it_was_woken_for_it():
+    bench = Bench()
+    await bench.join()
+    now = bench.store._clock.now_ms()
+    async with running(bench.fetcher.run()):
+        await until(lambda: bench.store.blocking)
+        assert bench.ticks == [(None, False)]
+        entry = Entry(id="s", definition=b"any", next_ms=now + 5000)
+        assert await bench.store.timetable.write(QUEUE, [entry]) == [True]
+        await until(lambda: bench.ticks[-1] == (5000, True))
+        await until(lambda: bench.store.blocking)
+        await bench.store.send("a")
+        await until(lambda: bench.ticks[-1] == (5000, False))
 
 
 async def test_after_an_outage_it_says_what_it_holds_until_a_claim_came_through():

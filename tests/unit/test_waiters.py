@@ -7,8 +7,9 @@ import pytest
 
 from aioq import waiters as module
 from aioq.errors import JobNotFoundError, ServerRejectedError, ServerUnavailableError
+from aioq.inbox import Inbox
 from aioq.memory_store import MemoryStore
-from aioq.store import Inbox, NewJob, Settlement, Verb, WaitReply
+from aioq.store import NewJob, Settlement, Verb, WaitReply
 from aioq.waiters import Waiters, not_found
 from aioq.wire import encode_result
 from tests.unit.kit import QUEUE, call, memory_store, others, turns, until, within

@@ -15,6 +15,7 @@ local GROUP = 'aioq'
 local LANES = {'high:front', 'high', 'normal:front', 'normal', 'low:front', 'low'}
 local SCHEDULED, WORKERS, FETCHED = base .. ':scheduled', base .. ':workers', base .. ':fetched'
 local DEAD = base .. ':dead'
+local SCHEDULES = base .. ':schedules'
 -- A notice larger than this would fill a subscriber's output buffer; its receivers ask for the outcome instead.
 local NOTICE_LIMIT = 65536
 local MAX_WAITERS = 64
@@ -26,6 +27,7 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local function job_key(id) return base .. ':job:' .. id end
 local function held_key(worker) return base .. ':held:' .. worker end
 local function cancel_key(worker) return base .. ':cancel:' .. worker end
+local function schedule_key(id) return base .. ':schedule:' .. id end
 
 -- A lease that has run out is lost once another worker has begun to recover it, not before: after an outage of
 -- the server, when all have run out, each worker that is still there goes on. RECOVERING is the score of one
@@ -40,11 +42,15 @@ local function push(lane, id, front)
   redis.call('XADD', base .. ':' .. (lane or 'normal') .. (front and ':front' or ''), '*', 'job', id)
 end
 
-local function next_due()
-  local head = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')
-  if not head[1] then return -1 end
+local function until_first(key)
+  local head = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+  -- A schedule without a next tick, such as a paused one, is kept at infinity.
+  if not head[1] or head[2] == 'inf' then return -1 end
   return math.max(0, head[2] - now)
 end
+
+-- The ms until the next scheduled job is due, and until the next tick of a schedule; -1 for none.
+local function next_due() return {until_first(SCHEDULED), until_first(SCHEDULES)} end
 
 -- Schedules a job. When it is due before all others, an entry without a job wakes one worker, who learns of it.
 local function schedule(id, due, lane)
@@ -80,6 +86,25 @@ local function publish()
   end
 end
 
+-- The job of a tick has ended (its id is its schedule's, `@` and the time): the one held back for it is queued.
+local function let_next(id)
+  local key = schedule_key(string.match(id, '^(.*)@'))
+  local found = redis.pcall('HMGET', key, 'current', 'held')
+  local held = not found.err and found[2]
+  if not held then return end
+  if held == id then
+    redis.call('HDEL', key, 'held')
+  elseif found[1] == id then
+    local job = redis.pcall('HMGET', job_key(held), 'state', 'lane')
+    if job[1] == 'waiting' then
+      push(job[2], held, false)
+      redis.call('HDEL', job_key(held), 'state')
+    end
+    redis.call('HSET', key, 'current', held)
+    redis.call('HDEL', key, 'held')
+  end
+end
+
 -- What is left of a job whose record goes before its send is over: a send that is repeated, because the reply got
 -- lost, finds it here. It is named by the nonce of the send, or by the id where no other send can have that.
 local function done_key(send) return base .. ':done:' .. send end
@@ -106,6 +131,7 @@ end
 -- Ends a job: the outcome is stored, or forgotten at once where ttl is 0, and the waiters are told.
 local function finish(id, state, outcome, ttl, waiters)
   local key = job_key(id)
+  if string.find(id, '@', 1, true) then let_next(id) end
   notify(id, waiters, outcome, ttl > 0)
   if ttl > 0 then
     redis.call('HSET', key, 'state', state, 'outcome', outcome, 'ended', now)

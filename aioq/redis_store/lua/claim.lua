@@ -11,8 +11,8 @@
 -- ARGV: 1 worker, 2 how many, 3 '' or the ids of the jobs this worker knows that it holds, as a MessagePack array:
 --   then it is also given what it holds or was sent without knowing, because a reply got lost,
 --   then three for each entry a blocking read brought: lane, entry id, job id
--- REPLY: {-2} when the worker has lost its lease; else ms until the next scheduled job (-1 for none), now, and per job
---   id, envelope, claim, attempts, crashes, interruptions, sent
+-- REPLY: {-2} when the worker has lost its lease; else {ms until the next scheduled job, ms until the next tick} (-1
+--   for none), now, and per job id, envelope, claim, attempts, crashes, interruptions, sent
 local worker, count = ARGV[1], tonumber(ARGV[2])
 local lost = lease_lost(worker)
 

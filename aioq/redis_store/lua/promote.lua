@@ -2,7 +2,7 @@
 --
 -- KEYS: 1 base key
 -- ARGV: 1 the most jobs in this step
--- REPLY: {how many were queued, ms until the next one is due (-1 for none)}
+-- REPLY: {how many were queued, {ms until the next one is due, ms until the next tick} (-1 for none)}
 local due = redis.call('ZRANGEBYSCORE', SCHEDULED, '-inf', now, 'LIMIT', 0, tonumber(ARGV[1]))
 for _, id in ipairs(due) do
   local key = job_key(id)

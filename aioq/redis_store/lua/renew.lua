@@ -4,8 +4,8 @@
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 lease in ms, 3 how many ms ago it last fetched, 4 'join' to come as a new worker, 'sweep' to
 --   look after consumers that no worker answers for, '' for neither
--- REPLY: {-2} when the lease is lost; else ms until the next scheduled job (-1 for none), 1 if some worker's
---   lease has ended, and the ids of this worker's jobs whose cancellation was asked for
+-- REPLY: {-2} when the lease is lost; else {ms until the next scheduled job, ms until the next tick} (-1 for
+--   none), 1 if some worker's lease has ended, and the ids of this worker's jobs whose cancellation was asked for
 local worker, mode = ARGV[1], ARGV[4]
 if mode == 'join' then
   for _, name in ipairs(LANES) do

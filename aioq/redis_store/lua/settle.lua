@@ -36,6 +36,10 @@ function verbs.interrupt(id, key, _, _, _, job)
   redis.call('HINCRBY', key, 'interruptions', 1)
   give_back(id, job[4], true)
 end
+function verbs.snooze(id, key, _, delay, _, job)
+  redis.call('HDEL', key, 'parked')
+  again(id, job[4], delay)
+end
 function verbs.release(id, _, _, _, _, job) give_back(id, job[4], true) end
 function verbs.park(id, key, outcome, delay, ttl, job)
   redis.call('HSETNX', key, 'parked', now)
@@ -46,7 +50,7 @@ function verbs.park(id, key, outcome, delay, ttl, job)
   end
 end
 -- What would run again but was cancelled meanwhile ends here, with the reason that `cancel` was given.
-local by_request = {retry = true, interrupt = true, release = true, park = true, cancelled = true}
+local by_request = {retry = true, snooze = true, interrupt = true, release = true, park = true, cancelled = true}
 
 for i = 5, #ARGV, 6 do
   local id, verb = ARGV[i], ARGV[i + 2]

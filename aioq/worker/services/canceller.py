@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from aioq.store import Inbox, worker_channel
+from aioq.inbox import Inbox, worker_channel
 from aioq.worker.membership import Membership
 
 log = logging.getLogger("aioq.worker")

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Protocol
 
 from aioq.backoff import Backoff
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
@@ -30,6 +31,14 @@ MAX_CLAIM = 500
 """The most jobs of one claim: what a script and its reply carry with ease."""
 
 
+class OnTick(Protocol):
+    """See `Fetcher`."""
+
+    def __call__(self, next_tick_ms: int | None, *, woken: bool) -> None:
+        """Be told of the next tick."""
+        ...
+
+
 class Fetcher:
     """See the module.
 
@@ -39,6 +48,7 @@ class Fetcher:
         slots: what is to be filled.
         deliver: given each claimed job; it takes over the slot, which is taken already.
         on_due: told how long until the next scheduled job is due, in ms.
+        on_tick: told how long until the next tick of a schedule, in ms, and whether this worker was woken for it.
         on_lost: told when the lease turns out to be lost.
         held: the ids of the queue's jobs that this worker knows it holds.
         space: returns when the outcomes of further jobs can be taken.
@@ -53,6 +63,7 @@ class Fetcher:
         *,
         deliver: Callable[[str, str, Claimed], None],
         on_due: Callable[[int | None], None],
+        on_tick: OnTick,
         on_lost: Callable[[str], None],
         on_empty: Callable[[], None],
         held: Callable[[], Collection[str]],
@@ -63,6 +74,7 @@ class Fetcher:
         self._slots = slots
         self._deliver = deliver
         self._on_due = on_due
+        self._on_tick = on_tick
         self._on_lost = on_lost
         self._on_empty = on_empty
         self._stopping = False
@@ -146,6 +158,7 @@ class Fetcher:
             return ()
         self._fetched_at = time.monotonic()
         self._on_due(claim.next_due_ms)
+        self._on_tick(claim.next_tick_ms, woken=any(not token.job_id for token in tokens))
         if len(claim.jobs) >= asked or self._slots.free == 0 or self._stopping:
             return ()  # there may be more: claim again rather than wait
         if nudges != self._nudges:

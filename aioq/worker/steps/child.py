@@ -18,7 +18,7 @@ import msgspec
 from aioq.context import JobContext, enter_job
 from aioq.errors import AioqError
 from aioq.job import Progress
-from aioq.retry import Retry, class_names
+from aioq.retry import Retry, Snooze, class_names
 from aioq.task import Task
 from aioq.wire import ENCODER, Failure, encode_failure
 from aioq.worker.steps.failures import ChildError, failure_to_show
@@ -65,6 +65,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
         is_retry: whether it was a `Retry`.
         retry_delay: its delay.
         retry_attempts: its attempts.
+        snooze: the delay where it was a `Snooze`.
     """
 
     ok: bool
@@ -74,6 +75,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     is_retry: bool = False
     retry_delay: float | None = None
     retry_attempts: int | None = None
+    snooze: float | None = None
 
 
 def run_order(encoded: bytes) -> bytes:
@@ -91,6 +93,7 @@ def run_order(encoded: bytes) -> bytes:
             is_retry=isinstance(error, Retry),
             retry_delay=error.delay if isinstance(error, Retry) else None,
             retry_attempts=error.attempts if isinstance(error, Retry) else None,
+            snooze=error.delay if isinstance(error, Snooze) else None,
         )
         return ENCODER.encode(report)
 
@@ -110,6 +113,7 @@ def read_report(encoded: bytes) -> msgspec.Raw:
         is_retry=report.is_retry,
         retry_delay=report.retry_delay,
         retry_attempts=report.retry_attempts,
+        snooze=report.snooze,
     )
 
 

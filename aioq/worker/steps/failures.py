@@ -24,6 +24,7 @@ class ChildError(Exception):
         retry_delay: the delay in seconds where it was a `Retry` that gave one.
         retry_attempts: the attempts where it was a `Retry` that gave them.
         is_retry: whether it was a `Retry`.
+        snooze: the delay in seconds where it was a `Snooze`.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class ChildError(Exception):
         is_retry: bool = False,
         retry_delay: float | None = None,
         retry_attempts: int | None = None,
+        snooze: float | None = None,
     ) -> None:
         super().__init__(failure.summary)
         self.failure = failure
         self.names = names
         self.is_retry = is_retry
+        self.snooze = snooze
         self.retry_delay = retry_delay
         self.retry_attempts = retry_attempts
 

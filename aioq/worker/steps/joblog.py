@@ -24,6 +24,7 @@ _WORDS = {
     Verb.SUCCEEDED: (logging.INFO, "succeeded in {seconds:.2f}s: "),
     Verb.FAILED: (logging.ERROR, "failed in {seconds:.2f}s: {error}"),
     Verb.RETRY: (logging.WARNING, "failed in attempt {attempt}, runs again in {wait:.2f}s: {error}"),
+    Verb.SNOOZE: (logging.INFO, "snoozed after {seconds:.2f}s, runs again in {wait:.2f}s"),
     Verb.CANCELLED: (logging.INFO, "cancelled after {seconds:.2f}s"),
     Verb.PARK: (logging.WARNING, "put off: {reason}"),
     Verb.INTERRUPT: (logging.WARNING, "interrupted after {seconds:.2f}s by the worker's stop; given back"),

@@ -25,7 +25,7 @@ from aioq.errors import (
     WireError,
 )
 from aioq.naming import real_module
-from aioq.retry import DEFAULT_ATTEMPTS, ONE_ATTEMPT, Retry, class_name, class_names
+from aioq.retry import DEFAULT_ATTEMPTS, ONE_ATTEMPT, Retry, Snooze, class_name, class_names
 from aioq.store import Settlement, Verb
 from aioq.task import Task
 from aioq.wire import (
@@ -135,7 +135,14 @@ def classify(run: Run, bench: Bench) -> Settlement | None:
         return _stopped(run)
     if run.isolated and isinstance(error, ProcessDiedError):
         return _failed(run, _crashed(run))
-    return _failed_attempt(run, error)
+    return _snoozed(run, error) or _failed_attempt(run, error)
+
+
+def _snoozed(run: Run, error: BaseException) -> Settlement | None:
+    delay = error.snooze if isinstance(error, ChildError) else error.delay if isinstance(error, Snooze) else None
+    if delay is None:
+        return None
+    return Settlement(run.claimed.id, run.claimed.claim, Verb.SNOOZE, delay_ms=round(delay * 1000))
 
 
 def release(run: Run) -> Settlement:

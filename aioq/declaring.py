@@ -1,0 +1,350 @@
+"""Schedules as they are written, in code or at run time: their options, checked where they stand."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, Literal, TypedDict, cast
+from zoneinfo import available_timezones
+
+import msgspec
+
+from aioq.cron import CronError, parse
+from aioq.durations import MAX_DELAY, Duration, as_seconds
+from aioq.errors import AioqError, ConfigError
+from aioq.job import Priority
+from aioq.options import make_options, unknown_option
+from aioq.store import NewJob
+from aioq.task import Call, Sendable
+from aioq.timing import MAX_TICKS, Definition, Misfire, Overlap, encode, to_ms, zone
+
+MAX_ID = 200
+"""The longest schedule id, in characters: a job's id is made of it, and has to hold the tick too."""
+
+LEAST_EVERY = 0.1
+"""The shortest interval in seconds. A guess: below, a task that loops does the same at no cost to the server."""
+
+
+class ScheduleArgs(TypedDict, total=False):
+    """What a schedule takes besides its timing; `App.schedule` says what each means."""
+
+    tz: str | None
+    start: datetime | None
+    end: datetime | None
+    jitter: Duration
+    max_runs: int | None
+    misfire: Misfire | Literal["skip", "last", "all"]
+    misfire_cap: int
+    overlap: Overlap | Literal["allow", "skip", "one"]
+
+
+_CALL_NAMES: dict[str, Any] = {"task": None, "args": (), "kwargs": {}, "options": {}}
+"""What a schedule of the settings says of its call, and what stands for what it does not say."""
+
+NAMES = ("cron", "every", *ScheduleArgs.__annotations__)
+"""What a schedule takes, by name."""
+
+
+class Declared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A schedule as code declares it, encoded.
+
+    Attributes:
+        id: its id.
+        queue: its queue.
+        definition: when it ticks.
+        envelope: the encoded call.
+        priority: the lane of its jobs.
+    """
+
+    id: str
+    queue: str
+    definition: Definition
+    envelope: bytes
+    priority: Priority
+
+    @property
+    def code(self) -> str:
+        """What tells this declaration from the one before it."""
+        parts = (encode(self.definition), self.envelope, self.queue.encode(), self.priority.value.encode())
+        return hashlib.blake2b(b"".join(len(p).to_bytes(4) + p for p in parts), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """A schedule as code declares it.
+
+    Attributes:
+        id: its id.
+        definition: when it ticks.
+        call: makes the call that each tick sends; late, for a task may be declared after its schedule.
+        place: where it is declared, for errors.
+    """
+
+    id: str
+    definition: Definition
+    call: Callable[[], Call[Any]]
+    place: str
+
+
+class Declarations:
+    """An App's schedules in code.
+
+    Args:
+        default_tz: the zone of those that name none.
+        prepare: encodes a call: its queue, and the job.
+    """
+
+    def __init__(self, default_tz: str, prepare: Callable[[Call[Any]], tuple[str, NewJob]]) -> None:
+        self._default_tz = default_tz
+        self._prepare = prepare
+        self._by_id: dict[str, Declaration] = {}
+
+    def add(self, schedule_id: str, call: Callable[[], Call[Any]], place: str, options: Mapping[str, Any]) -> None:
+        """Declare a schedule. The same place may do it again: a module may run as a script and be imported too.
+
+        Args:
+            schedule_id: its id.
+            call: makes what each tick sends, once all tasks are declared.
+            place: `file:line`.
+            options: what `define` takes.
+
+        Raises:
+            ConfigError: an option is wrong, or another place has declared this id.
+        """
+        where = f"schedule {check_id(schedule_id)!r}"
+        definition = define(where, default_tz=self._default_tz, **options)
+        present = self._by_id.get(schedule_id)
+        if present is not None and present.place != place:
+            raise ConfigError(
+                f"{where} is declared twice: {present.place} and {place}; give one of them another id"
+            )
+        self._by_id[schedule_id] = Declaration(schedule_id, definition, call, place)
+
+    def add_call(self, schedule_id: str, call: Call[Any], place: str, options: Mapping[str, Any]) -> None:
+        """Declare a schedule whose call is there already.
+
+        Raises:
+            ConfigError: as `add`, or an option of the call does not go with a schedule.
+            ArgumentError: the call cannot be encoded.
+        """
+        check_call(f"schedule {schedule_id!r}", call)
+        self._prepare(call)
+        self.add(schedule_id, lambda: call, place, options)
+
+    def add_named(self, table: Mapping[str, Any], by_name: Callable[[str], Sendable[..., Any]]) -> None:
+        """Declare the schedules of the setting `schedules`.
+
+        Args:
+            table: for each id a mapping of `task`, `args`, `kwargs`, `options` (what `task.options` takes), and
+                what `define` takes.
+            by_name: gives a task.
+
+        Raises:
+            ConfigError: naming the schedule and what is wrong with it.
+        """
+        for schedule_id, given in table.items():
+            where = f"setting 'schedules', {schedule_id!r}"
+            timing = {name: value for name, value in given.items() if name not in _CALL_NAMES}
+            task, args, kwargs, options = (given.get(name, default) for name, default in _CALL_NAMES.items())
+            if not isinstance(task, str) or not task:
+                raise ConfigError(f"{where}: task={task!r}: expected the name of a task")
+            if not isinstance(args, (list, tuple)) or not _is_table(kwargs) or not _is_table(options):
+                raise ConfigError(f"{where}: expected a list as args, and tables as kwargs and options")
+            make_options(where, **options)
+            self.add(schedule_id, partial(_named_call, by_name, task, args, kwargs, options), where, timing)
+
+    def encoded(self) -> list[Declared]:
+        """The schedules, encoded; once all tasks are declared.
+
+        Raises:
+            ConfigError: a call does not fit its task, naming the schedule and where it is declared.
+        """
+        return [self._encode(declaration) for declaration in self._by_id.values()]
+
+    def _encode(self, declaration: Declaration) -> Declared:
+        where = f"schedule {declaration.id!r} ({declaration.place})"
+        try:
+            call = declaration.call()
+            queue, job = self._prepare(call)
+        except AioqError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        check_call(where, call)
+        return Declared(
+            id=declaration.id,
+            queue=queue,
+            definition=declaration.definition,
+            envelope=job.envelope,
+            priority=job.priority,
+        )
+
+
+def define(
+    where: str,
+    *,
+    default_tz: str,
+    cron: str | None = None,
+    every: Duration | None = None,
+    tz: str | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    jitter: Duration = 0,
+    max_runs: int | None = None,
+    misfire: str = Misfire.LAST,
+    misfire_cap: int = 100,
+    overlap: str = Overlap.ALLOW,
+    **unknown: object,
+) -> Definition:
+    """Check what a schedule is given; `App.schedule` says what each means.
+
+    Args:
+        where: the schedule, for errors: `schedule 'nightly'`.
+        default_tz: the App's zone, which has been checked.
+        cron: or `every`.
+        every: or `cron`.
+        tz: likewise.
+        start: likewise.
+        end: likewise.
+        jitter: likewise.
+        max_runs: likewise.
+        misfire: likewise.
+        misfire_cap: likewise.
+        overlap: likewise.
+        unknown: anything else, which is an error.
+
+    Raises:
+        ConfigError: naming the schedule, the option and what it takes.
+    """
+    if unknown:
+        raise ConfigError(unknown_option(where, next(iter(unknown)), NAMES))
+    if (cron is None) == (every is None):
+        raise ConfigError(f"{where}: give cron or every, {'not both' if cron is not None else 'one of them'}")
+    definition = Definition(
+        cron="" if cron is None else _cron(where, cron),
+        every_ms=0 if every is None else _every_ms(where, every),
+        tz=default_tz if tz is None else check_zone(f"{where}: tz", tz),
+        start_ms=_moment(where, "start", start),
+        end_ms=_moment(where, "end", end),
+        jitter_ms=_jitter_ms(where, jitter),
+        max_runs=0 if max_runs is None else _count(where, "max_runs", max_runs),
+        misfire=Misfire(_choice(where, "misfire", misfire, Misfire)),
+        misfire_cap=_count(where, "misfire_cap", misfire_cap, MAX_TICKS),
+        overlap=Overlap(_choice(where, "overlap", overlap, Overlap)),
+    )
+    if (
+        definition.start_ms is not None
+        and definition.end_ms is not None
+        and definition.end_ms < definition.start_ms
+    ):
+        raise ConfigError(f"{where}: end={end} is before start={start}")
+    return definition
+
+
+def check_id(schedule_id: object) -> str:
+    """Return `schedule_id` if it can be a schedule's.
+
+    Raises:
+        ConfigError: it is no text, empty, too long, or has blanks or unprintable characters.
+    """
+    text = schedule_id if isinstance(schedule_id, str) else ""
+    if not 0 < len(text) <= MAX_ID or not text.isprintable() or " " in text:
+        raise ConfigError(
+            f"schedule id {schedule_id!r}: expected 1 to {MAX_ID} printable characters without blanks"
+        )
+    return text
+
+
+def check_zone(what: str, name: object) -> str:
+    """Return `name` if it is a time zone's.
+
+    Raises:
+        ConfigError: there is none of that name, with the nearest one that there is.
+    """
+    if not isinstance(name, str):
+        raise ConfigError(f"{what}={name!r}: expected the name of a time zone, such as 'Asia/Shanghai'")
+    try:
+        zone(name)
+    except ValueError:
+        names = available_timezones()
+        if not names:
+            hint = "this system has no time zone database: pip install tzdata"
+        else:
+            near = get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "use a name such as 'Asia/Shanghai'"
+        raise ConfigError(f"{what}={name!r}: no such time zone; {hint}") from None
+    return name
+
+
+def check_call(where: str, call: Call[Any]) -> None:
+    """See that a call's options go with a schedule.
+
+    Raises:
+        ConfigError: one does not: ticks say when a job runs, and what its id is.
+    """
+    options = call.options
+    given = {"delay": options.delay_ms, "eta": options.eta_ms, "job_id": options.job_id}
+    wrong = [name for name, value in given.items() if value is not None]
+    if wrong:
+        raise ConfigError(f"{where}: its call has {wrong[0]}, which does not go with a schedule")
+
+
+def _named_call(
+    by_name: Callable[[str], Sendable[..., Any]],
+    task: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Call[Any]:
+    return by_name(task).options(**options).call(*args, **kwargs)
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in cast("dict[object, object]", value))
+
+
+def _cron(where: str, line: object) -> str:
+    if not isinstance(line, str):
+        raise ConfigError(f"{where}: cron={line!r}: expected a cron line, such as '*/5 * * * mon-fri'")
+    try:
+        return parse(line).line
+    except CronError as error:
+        raise ConfigError(f"{where}: cron={line!r}: {error}") from None
+
+
+def _every_ms(where: str, every: object) -> int:
+    number = as_seconds(every)
+    if number is None or not LEAST_EVERY <= number <= MAX_DELAY:
+        raise ConfigError(
+            f"{where}: every={every!r}: expected seconds or a timedelta, from {LEAST_EVERY:g} s to ten years"
+        )
+    return round(number * 1000)
+
+
+def _jitter_ms(where: str, jitter: object) -> int:
+    number = as_seconds(jitter)
+    if number is None or not 0 <= number <= MAX_DELAY:
+        raise ConfigError(f"{where}: jitter={jitter!r}: expected seconds or a timedelta, from 0 s to ten years")
+    return round(number * 1000)
+
+
+def _moment(where: str, name: str, moment: object) -> int | None:
+    if moment is None:
+        return None
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        raise ConfigError(f"{where}: {name}={moment!r}: expected a datetime with a time zone")
+    return to_ms(moment)
+
+
+def _count(where: str, name: str, value: object, most: int | None = None) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
+        upto = "of at least 1" if most is None else f"from 1 to {most}"
+        raise ConfigError(f"{where}: {name}={value!r}: expected a whole number {upto}")
+    return value
+
+
+def _choice(where: str, name: str, value: object, choices: type[Misfire] | type[Overlap]) -> str:
+    valid = [choice.value for choice in cast("Sequence[Misfire | Overlap]", list(choices))]
+    if value not in valid:
+        raise ConfigError(f"{where}: {name}={value!r}: expected {', '.join(valid[:-1])} or {valid[-1]}")
+    return str(value)

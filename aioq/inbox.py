@@ -1,0 +1,26 @@
+"""A process's subscription to messages of the server, and the channels' names; part of the store contract."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Inbox(Protocol):
+    """A process's subscription: messages of the channels it listens to."""
+
+    async def listen(self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
+        """Call `on_message` for each message from now on, and `on_gap` when some may have been lost."""
+        ...
+
+    async def leave(self, channel: str) -> None:
+        """Stop listening to the channel."""
+        ...
+
+
+def worker_channel(app: str, worker: str) -> str:
+    """The channel on which a worker is told of cancellations; the message is the job's id."""
+    return f"aioq:{app}:worker:{worker}"
+
+
+def waiter_channel(app: str, process: str) -> str:
+    """The channel on which a process is told of outcomes; the message is a notice."""
+    return f"aioq:{app}:waiter:{process}"

@@ -1,0 +1,210 @@
+"""Schedules in memory: the part of a queue that makes jobs by the clock."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from aioq.clock import Clock
+from aioq.job import JobState
+from aioq.memory_store.records import Record
+from aioq.timetable import Agenda, Entry, Tick, Ticked
+from aioq.timing import Overlap
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A schedule, and its jobs as far as `overlap` wants them."""
+
+    entry: Entry
+    current: str = ""
+    held: str = ""
+
+
+class MemoryQueueTimetable:
+    """One queue's schedules; called under the store's lock.
+
+    Args:
+        clock: the store's.
+        records: the queue's jobs.
+        queue: queues a job.
+        schedule: lets a job wait until a time in ms.
+        wake: wakes a worker, to learn of an earlier tick.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        records: dict[str, Record],
+        *,
+        queue: Callable[[Record], None],
+        schedule: Callable[[Record, int], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._clock = clock
+        self._records = records
+        self._queue = queue
+        self._schedule = schedule
+        self._wake = wake
+        self._kept: dict[str, _Kept] = {}
+
+    def next_tick_ms(self) -> int | None:
+        """How long until the first tick, 0 where one is due."""
+        ticks = [kept.entry.next_ms for kept in self._kept.values() if kept.entry.next_ms is not None]
+        return max(0, min(ticks) - self._clock.now_ms()) if ticks else None
+
+    def read(self, ids: Sequence[str] | None) -> Agenda:
+        """See `aioq.timetable.Timetable.read`."""
+        if ids is None:
+            return self._agenda(sorted(self._kept, key=self._rank))
+        return self._agenda([each for each in ids if each in self._kept])
+
+    def due(self, limit: int) -> Agenda:
+        """See `aioq.timetable.Timetable.due`."""
+        now = self._clock.now_ms()
+        ids = [each for each in sorted(self._kept, key=self._rank) if self._rank(each)[0] <= now]
+        return self._agenda(ids[:limit])
+
+    def write(self, entry: Entry) -> bool:
+        """See `aioq.timetable.Timetable.write`, for one."""
+        kept = self._kept.get(entry.id)
+        if (0 if kept is None else kept.entry.rev) != entry.rev:
+            return False
+        if not entry.definition:
+            if kept is not None:
+                self._let_next(kept)
+                del self._kept[entry.id]
+            return True
+        first = self.next_tick_ms()
+        if kept is None:
+            kept = self._kept[entry.id] = _Kept(entry)
+        last = {"last_ms": kept.entry.last_ms, "last_job": kept.entry.last_job} if entry.rev else {}
+        kept.entry = msgspec.structs.replace(entry, rev=entry.rev + 1, **last)
+        if entry.next_ms is not None and (first is None or entry.next_ms - self._clock.now_ms() < first):
+            self._wake()
+        return True
+
+    def tick(self, ticks: Sequence[Tick]) -> Ticked:
+        """See `aioq.timetable.Timetable.tick`."""
+        made = [self._tick(tick) for tick in ticks]
+        return Ticked(self.next_tick_ms(), made)
+
+    def ended(self, job_id: str) -> None:
+        """A job has ended: the one that was held back for it is queued."""
+        kept = self._kept.get(job_id.rpartition("@")[0])
+        if kept is None or not kept.held:
+            return
+        if kept.held == job_id:
+            kept.held = ""
+        elif kept.current == job_id:
+            self._let_next(kept)
+
+    def _rank(self, schedule_id: str) -> tuple[float, bytes]:
+        next_ms = self._kept[schedule_id].entry.next_ms
+        return (float("inf") if next_ms is None else next_ms, schedule_id.encode())
+
+    def _agenda(self, ids: Sequence[str]) -> Agenda:
+        now = self._clock.now_ms()
+        ahead = [ms for kept in self._kept.values() if (ms := kept.entry.next_ms) is not None and ms > now]
+        entries = [self._kept[each].entry for each in ids]
+        return Agenda(now, min(ahead) - now if ahead else None, entries)
+
+    def _tick(self, tick: Tick) -> int | None:
+        kept = self._kept.get(tick.id)
+        if kept is None or kept.entry.rev != tick.rev:
+            return None
+        made = 0
+        for job_id, tick_ms, due_ms in tick.jobs:
+            if tick.max_runs and kept.entry.runs >= tick.max_runs:
+                break
+            if self._make(kept, job_id, due_ms, tick.overlap):
+                made += 1
+                kept.entry = msgspec.structs.replace(kept.entry, last_ms=tick_ms, last_job=job_id)
+        over = tick.max_runs and kept.entry.runs >= tick.max_runs
+        kept.entry = msgspec.structs.replace(
+            kept.entry, rev=kept.entry.rev + 1, next_ms=None if over else tick.next_ms
+        )
+        return made
+
+    def _make(self, kept: _Kept, job_id: str, due_ms: int, overlap: Overlap) -> bool:
+        """One tick under its overlap policy; whether a job was made."""
+        entry = kept.entry
+        busy = overlap is not Overlap.ALLOW and self._unfinished(kept.current)
+        if not busy and self._unfinished(kept.held):
+            self._let_next(kept)
+            busy = overlap is not Overlap.ALLOW
+        if busy and (overlap is Overlap.SKIP or self._unfinished(kept.held)):
+            kept.entry = msgspec.structs.replace(entry, skipped=entry.skipped + 1)
+            return False
+        self._add(job_id, entry, due_ms, held=busy)
+        if busy:
+            kept.held = job_id
+        else:
+            kept.current, kept.held = job_id, ""
+        kept.entry = msgspec.structs.replace(entry, runs=entry.runs + 1)
+        return True
+
+    def _add(self, job_id: str, entry: Entry, due_ms: int, *, held: bool) -> None:
+        """Add a tick's job, unless its id is there already; one that is held back waits."""
+        if job_id in self._records:
+            return
+        now = self._clock.now_ms()
+        record = self._records[job_id] = Record(job_id, entry.envelope, entry.priority, now)
+        if held:
+            record.state = JobState.WAITING
+        elif due_ms > now:
+            self._schedule(record, due_ms)
+        else:
+            self._queue(record)
+
+    def _let_next(self, kept: _Kept) -> None:
+        held = self._records.get(kept.held)
+        if held is not None and held.state is JobState.WAITING:
+            self._queue(held)
+        kept.current, kept.held = kept.held or kept.current, ""
+
+    def _unfinished(self, job_id: str) -> bool:
+        record = self._records.get(job_id)
+        return record is not None and not record.state.ended
+
+
+class Holder(Protocol):
+    """A queue."""
+
+    @property
+    def timetable(self) -> MemoryQueueTimetable:
+        """Its schedules."""
+        ...
+
+
+class MemoryTimetable:
+    """See `aioq.timetable.Timetable`.
+
+    Args:
+        at: gives a queue, as one verb has it to itself.
+    """
+
+    def __init__(self, at: Callable[[str], AbstractContextManager[Holder]]) -> None:
+        self._at = at
+
+    async def read(self, queue: str, ids: Sequence[str] | None = None) -> Agenda:
+        """The schedules with these ids, or all of the queue."""
+        with self._at(queue) as at:
+            return at.timetable.read(ids)
+
+    async def due(self, queue: str, limit: int) -> Agenda:
+        """Up to `limit` schedules whose tick is due, the longest due first."""
+        with self._at(queue) as at:
+            return at.timetable.due(limit)
+
+    async def write(self, queue: str, entries: Sequence[Entry]) -> list[bool]:
+        """Store or delete schedules; False for each whose revision is not the entry's any more."""
+        with self._at(queue) as at:
+            return [at.timetable.write(entry) for entry in entries]
+
+    async def tick(self, queue: str, ticks: Sequence[Tick]) -> Ticked:
+        """Make jobs and move schedules on, each in one step, and only where the revision is still the same."""
+        with self._at(queue) as at:
+            return at.timetable.tick(ticks)

@@ -1,0 +1,27 @@
+-- Moves jobs that wait to be run to another time.
+--
+-- KEYS: 1 base key
+-- ARGV: 1 due: '' for at once, '+N' for N ms from now, or the time in ms since the epoch, then job ids
+-- REPLY: per job the state it was in, '' for no such job; only a queued or a scheduled one was moved
+local at, reply = now, {}
+if ARGV[1] ~= '' then
+  at = tonumber(ARGV[1])
+  if string.sub(ARGV[1], 1, 1) == '+' then at = now + at end
+end
+for i = 2, #ARGV do
+  local id = ARGV[i]
+  local key = job_key(id)
+  local job = redis.pcall('HMGET', key, 'sent', 'state', 'lane')
+  local state = not job.err and job[1] and (job[2] or 'queued') or ''
+  if (state == 'queued' or state == 'scheduled') and at > now then
+    -- The entry of a queued one stays behind in its lane; a claim passes over it.
+    redis.call('HSET', key, 'state', 'scheduled')
+    schedule(id, at, job[3] or nil)
+  elseif state == 'scheduled' then
+    push(job[3] or nil, id, false)
+    redis.call('HDEL', key, 'state')
+    redis.call('ZREM', SCHEDULED, id)
+  end
+  reply[i - 1] = state
+end
+return reply

@@ -1,0 +1,80 @@
+-- Makes the jobs of due ticks and moves their schedules on, each in one step, and only where the schedule is still
+-- what the caller decided by. An id that is there already is not added again.
+--
+-- KEYS: 1 base key
+-- ARGV: six per schedule: id, revision, next tick in ms since the epoch ('' for none), overlap, the most runs (0 for no
+--   limit), its jobs as a MessagePack array of id, tick and due time in turn
+-- REPLY: {ms until the queue's first tick (-1 for none), and per schedule the jobs made, -1 where it was refused}
+local reply = {0}
+
+-- Whether a job is there and has not ended.
+local function unfinished(id)
+  local job = redis.pcall('HMGET', job_key(id), 'sent', 'state')
+  return not job.err and job[1] and not (job[2] == 'succeeded' or job[2] == 'failed' or job[2] == 'cancelled')
+end
+
+local function add(id, schedule_fields, due, held)
+  local key, lane = job_key(id), schedule_fields.lane
+  if redis.call('EXISTS', key) == 1 then return end
+  redis.call('HSET', key, 'job', schedule_fields.envelope, 'sent', now)
+  if lane then redis.call('HSET', key, 'lane', lane) end
+  if held then
+    redis.call('HSET', key, 'state', 'waiting')
+  elseif due > now then
+    redis.call('HSET', key, 'state', 'scheduled')
+    schedule(id, due, lane)
+  else
+    push(lane, id, false)
+  end
+end
+
+-- One tick under its overlap policy; whether a job was made.
+local function make(s, job_id, due, overlap)
+  local busy = overlap ~= 'allow' and s.current and unfinished(s.current)
+  if not busy and s.held and unfinished(s.held) then
+    -- The one before it went without an end, by hand or evicted: it is let go now, and is what this tick finds.
+    redis.call('HSET', s.key, 'current', s.current, 'held', s.held)
+    let_next(s.current)
+    s.current, s.held, busy = s.held, nil, overlap ~= 'allow'
+  end
+  if busy and (overlap == 'skip' or (s.held and unfinished(s.held))) then
+    s.skipped = s.skipped + 1
+    return false
+  end
+  add(job_id, s, due, busy)
+  if busy then s.held = job_id else s.current, s.held = job_id, nil end
+  s.runs = s.runs + 1
+  return true
+end
+
+local function tick(id, following, overlap, limit, jobs)
+  local key = schedule_key(id)
+  local found = redis.call('HMGET', key, 'job', 'lane', 'runs', 'skipped', 'current', 'held')
+  local s = {key = key, envelope = found[1], lane = found[2] ~= '' and found[2] or nil,
+    runs = tonumber(found[3]), skipped = tonumber(found[4]), current = found[5] or nil, held = found[6] or nil}
+  local made = 0
+  for j = 1, #jobs, 3 do
+    if limit > 0 and s.runs >= limit then break end
+    if make(s, jobs[j], jobs[j + 2], overlap) then
+      made = made + 1
+      redis.call('HSET', key, 'last', jobs[j + 1], 'last_job', jobs[j])
+    end
+  end
+  if limit > 0 and s.runs >= limit then following = '' end
+  redis.call('HSET', key, 'next', following, 'runs', s.runs, 'skipped', s.skipped)
+  if s.current then redis.call('HSET', key, 'current', s.current) end
+  if s.held then redis.call('HSET', key, 'held', s.held) else redis.call('HDEL', key, 'held') end
+  redis.call('HINCRBY', key, 'rev', 1)
+  redis.call('ZADD', SCHEDULES, following == '' and '+inf' or following, id)
+  return made
+end
+
+for i = 1, #ARGV, 6 do
+  local made = -1
+  if redis.call('HGET', schedule_key(ARGV[i]), 'rev') == ARGV[i + 1] then
+    made = tick(ARGV[i], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4]), cmsgpack.unpack(ARGV[i + 5]))
+  end
+  reply[#reply + 1] = made
+end
+reply[1] = until_first(SCHEDULES)
+return reply

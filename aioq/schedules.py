@@ -1,0 +1,336 @@
+"""Schedules at run time: what `app.schedules` does, and what it shows."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any, Unpack
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from aioq.cron import parse
+from aioq.declaring import ScheduleArgs, check_call, check_id, define
+from aioq.durations import Duration
+from aioq.errors import ConfigError, ScheduleNotFoundError, WireError
+from aioq.job import new_job_id
+from aioq.results import JobHandle, ResultSource
+from aioq.scheduler import written
+from aioq.store import NewJob
+from aioq.task import Call
+from aioq.timetable import Agenda, Entry
+from aioq.timing import Definition, Misfire, Overlap, decode, to_datetime
+from aioq.wire import decode_envelope
+
+TRIES = 20
+"""How often a change is tried anew when a tick or another change came first; each time somebody got through."""
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server knows of a schedule, at the moment it was asked.
+
+    Attributes:
+        id: its id.
+        queue: the queue its jobs go to.
+        task: the task they call.
+        cron: the cron line, or None.
+        every: the interval in seconds, or None.
+        tz: the zone of the cron line.
+        start: no tick is earlier, or None.
+        end: no tick is later, or None.
+        jitter: each job is put off by up to so many seconds.
+        max_runs: it is over after so many jobs; None for no limit.
+        misfire: what becomes of ticks that no worker was there for.
+        misfire_cap: the most ticks that `all` makes good.
+        overlap: what becomes of a tick while the job before it has not ended.
+        description: the timing in plain words.
+        next_at: its next tick in UTC; None where it is paused or over.
+        last_at: the last tick that made a job, or None.
+        last_job: that job's id, or None.
+        runs: jobs made since the present definition.
+        skipped: ticks left out because of `overlap`, likewise.
+        paused: whether it is paused.
+        in_code: whether it is declared in code.
+        changed: whether it was changed at run time since its declaration in code did.
+        definition: the timing and the policies as they are stored.
+    """
+
+    id: str
+    queue: str
+    task: str
+    cron: str | None = None
+    every: float | None = None
+    tz: str = "UTC"
+    start: datetime | None = None
+    end: datetime | None = None
+    jitter: float = 0.0
+    max_runs: int | None = None
+    misfire: Misfire = Misfire.LAST
+    misfire_cap: int = 100
+    overlap: Overlap = Overlap.ALLOW
+    description: str = ""
+    next_at: datetime | None = None
+    last_at: datetime | None = None
+    last_job: str | None = None
+    runs: int = 0
+    skipped: int = 0
+    paused: bool = False
+    in_code: bool = False
+    changed: bool = False
+    definition: Definition = Definition()
+
+    def next_runs(self, count: int = 5) -> list[datetime]:
+        """The next ticks, in the schedule's zone; fewer where it ends before, none while it is paused."""
+        zone = ZoneInfo(self.tz)
+        left = count if self.max_runs is None else min(count, self.max_runs - self.runs)
+        found: list[datetime] = []
+        tick = self.next_at
+        while tick is not None and len(found) < left:
+            found.append(tick.astimezone(zone))
+            following = self.definition.next_after(round(tick.timestamp() * 1000))
+            tick = None if following is None else to_datetime(following)
+        return found
+
+
+class Schedules:
+    """`app.schedules`: the schedules in the server, whoever has put them there.
+
+    A change that is made here stays until the schedule's declaration in code changes, if it has one. Every method
+    raises `ServerUnavailableError` where the server cannot be reached; cancelling one leaves it open whether the
+    change was made.
+
+    Args:
+        source: the App, for handles and stores.
+        queues: the queues that are looked in.
+        prepare: encodes a call: its queue, and the job.
+        deliver: sends a job to a queue.
+        default_tz: the zone of a cron line that has none of its own.
+    """
+
+    def __init__(
+        self,
+        source: ResultSource,
+        queues: Callable[[], Sequence[str]],
+        *,
+        prepare: Callable[[Call[Any]], tuple[str, NewJob]],
+        deliver: Callable[[str, NewJob], Awaitable[bool]],
+        default_tz: str,
+    ) -> None:
+        self._source = source
+        self._queues = queues
+        self._prepare = prepare
+        self._deliver = deliver
+        self._default_tz = default_tz
+
+    async def put(
+        self,
+        schedule_id: str,
+        call: Call[Any],
+        *,
+        cron: str | None = None,
+        every: Duration | None = None,
+        **options: Unpack[ScheduleArgs],
+    ) -> Schedule:
+        """Store a schedule, in place of the one that has this id.
+
+            await app.schedules.put("report", report.call("eu"), cron="0 6 * * mon-fri", tz="Europe/Berlin")
+
+        Where the present one is paused, so is the new one.
+
+        Args:
+            schedule_id: 1 to 200 printable characters without blanks.
+            call: what each tick sends, made by `task.call(...)`.
+            cron: when, as in `App.schedule`, or `every`.
+            every: when, as in `App.schedule`, or `cron`.
+            options: as in `App.schedule`.
+
+        Raises:
+            ConfigError: naming the option; nothing was stored.
+        """
+        where = f"schedule {check_id(schedule_id)!r}"
+        definition = define(where, default_tz=self._default_tz, cron=cron, every=every, **options)
+        check_call(where, call)
+        queue, job = self._prepare(call)
+        for found_in, agenda in await self._look(schedule_id):
+            if found_in != queue:
+                await self._leave(where, found_in, queue, agenda.entries[0])
+
+        def change(now_ms: int, entry: Entry | None) -> Entry:
+            before = entry or Entry(id=schedule_id)
+            after = written(now_ms, before, definition, job.envelope)
+            return msgspec.structs.replace(after, priority=job.priority, changed=bool(before.code))
+
+        return shown(queue, await self._change(queue, schedule_id, change))
+
+    async def list(self) -> "list[Schedule]":
+        """All schedules of the queues this App knows, the next to tick first."""
+        store = await self._source.store()
+        found: list[Schedule] = []
+        for queue in self._queues():
+            agenda = await store.timetable.read(queue)
+            found += [shown(queue, entry) for entry in agenda.entries if not entry.removed]
+        return sorted(found, key=lambda each: (each.next_at is None, each.next_at, each.id))
+
+    async def get(self, schedule_id: str) -> Schedule:
+        """One schedule.
+
+        Raises:
+            ScheduleNotFoundError: there is none of this id.
+        """
+        queue, entry = await self._find(schedule_id)
+        return shown(queue, entry)
+
+    async def pause(self, schedule_id: str) -> Schedule:
+        """Let a schedule rest: its ticks pass, and are not made good later.
+
+        Raises:
+            ScheduleNotFoundError: there is none of this id.
+        """
+
+        def change(now_ms: int, entry: Entry | None) -> Entry | None:
+            del now_ms
+            if entry is None or entry.paused or entry.removed:
+                return entry
+            return msgspec.structs.replace(entry, paused=True, next_ms=None)
+
+        queue, _ = await self._find(schedule_id)
+        return shown(queue, await self._change(queue, schedule_id, change))
+
+    async def resume(self, schedule_id: str) -> Schedule:
+        """Let a paused schedule go on, from its next tick on.
+
+        Raises:
+            ScheduleNotFoundError: there is none of this id.
+        """
+
+        def change(now_ms: int, entry: Entry | None) -> Entry | None:
+            if entry is None or not entry.paused or entry.removed:
+                return entry
+            definition = decode(entry.definition)
+            over = definition.max_runs and entry.runs >= definition.max_runs
+            return msgspec.structs.replace(
+                entry, paused=False, next_ms=None if over else definition.next_after(now_ms)
+            )
+
+        queue, _ = await self._find(schedule_id)
+        return shown(queue, await self._change(queue, schedule_id, change))
+
+    async def run_now(self, schedule_id: str) -> JobHandle[Any]:
+        """Send the schedule's call at once, besides its ticks and whatever its policies say.
+
+        Raises:
+            ScheduleNotFoundError: there is none of this id.
+            SendError: the server did not confirm the job within `send_timeout`.
+        """
+        queue, entry = await self._find(schedule_id)
+        job_id = new_job_id(queue)
+        added = await self._deliver(queue, NewJob(job_id, entry.envelope, entry.priority))
+        return JobHandle(self._source, job_id, queue, added=added)
+
+    async def remove(self, schedule_id: str) -> None:
+        """Remove a schedule. One that code declares comes back when its declaration changes, not before.
+
+        A job it has made stays, also one that is held back: it runs.
+
+        Raises:
+            ScheduleNotFoundError: there is none of this id.
+        """
+        queue, _ = await self._find(schedule_id)
+        await self._change(queue, schedule_id, lambda _, entry: entry and _removed(entry))
+
+    async def _leave(self, where: str, found_in: str, queue: str, entry: Entry) -> None:
+        """Take a schedule out of the queue it was in, before it is put into another."""
+        if entry.code and not entry.removed:
+            raise ConfigError(
+                f"{where}: code declares it in queue {found_in!r}, which cannot change to {queue!r} at run time; "
+                "remove it first, or use another id"
+            )
+        if not entry.removed:
+            await self._change(found_in, entry.id, lambda _, present: present and _removed(present))
+
+    async def _look(self, schedule_id: str) -> "list[tuple[str, Agenda]]":
+        store = await self._source.store()
+        looks = [(queue, await store.timetable.read(queue, [schedule_id])) for queue in self._queues()]
+        return [(queue, agenda) for queue, agenda in looks if agenda.entries]
+
+    async def _find(self, schedule_id: str) -> tuple[str, Entry]:
+        for queue, agenda in await self._look(schedule_id):
+            if not agenda.entries[0].removed:
+                return queue, agenda.entries[0]
+        raise ScheduleNotFoundError(
+            f"there is no schedule {schedule_id!r} (looked for in queue {', '.join(self._queues())})", schedule_id
+        )
+
+    async def _change(
+        self, queue: str, schedule_id: str, change: Callable[[int, Entry | None], Entry | None]
+    ) -> Entry:
+        """Read, decide, write; again where somebody was quicker. What stands then is returned."""
+        timetable = (await self._source.store()).timetable
+        for _ in range(TRIES):
+            agenda = await timetable.read(queue, [schedule_id])
+            before = agenda.entries[0] if agenda.entries else None
+            after = change(agenda.now_ms, before)
+            if after is None:
+                raise ScheduleNotFoundError(f"schedule {schedule_id!r} is gone", schedule_id)
+            if after == before or (await timetable.write(queue, [after]))[0]:
+                return after
+        raise ConfigError(f"schedule {schedule_id!r} is being changed by too many others; try again")
+
+
+def _removed(entry: Entry) -> Entry:
+    if not entry.code:
+        return Entry(id=entry.id, rev=entry.rev)
+    return msgspec.structs.replace(entry, removed=True, next_ms=None)
+
+
+def shown(queue: str, entry: Entry) -> Schedule:
+    """What a person is shown of a stored schedule; of one that a newer aioq wrote, what can be."""
+    task, definition, words = "?", Definition(every_ms=1), None
+    try:
+        definition = decode(entry.definition)
+        task = decode_envelope(entry.envelope).task
+    except WireError as error:
+        words = str(error)
+    return Schedule(
+        id=entry.id,
+        queue=queue,
+        task=task,
+        cron=definition.cron or None,
+        every=definition.every_ms / 1000 or None,
+        tz=definition.tz,
+        start=_moment(definition.start_ms),
+        end=_moment(definition.end_ms),
+        jitter=definition.jitter_ms / 1000,
+        max_runs=definition.max_runs or None,
+        misfire=definition.misfire,
+        misfire_cap=definition.misfire_cap,
+        overlap=definition.overlap,
+        description=words or describe(definition),
+        next_at=_moment(entry.next_ms),
+        last_at=_moment(entry.last_ms),
+        last_job=entry.last_job or None,
+        runs=entry.runs,
+        skipped=entry.skipped,
+        paused=entry.paused,
+        in_code=bool(entry.code),
+        changed=entry.changed,
+        definition=definition,
+    )
+
+
+def describe(definition: Definition) -> str:
+    """A timing in plain words: `At 06:00 on Monday through Friday`, `Every 30 s`."""
+    if definition.cron:
+        return parse(definition.cron).explain()
+    return f"Every {duration(definition.every_ms / 1000)}"
+
+
+def duration(seconds: float) -> str:
+    """A span of time for people: `90 s`, `5 min`, `6 h`, `1 day`."""
+    for size, name in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= size and seconds % size == 0:
+            count = int(seconds // size)
+            return "1 day" if (count, name) == (1, "days") else f"{count} {name}"
+    return f"{seconds:g} s"
+
+
+def _moment(ms: int | None) -> datetime | None:
+    return None if ms is None else to_datetime(ms)

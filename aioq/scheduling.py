@@ -1,0 +1,85 @@
+"""The part of an App that declares schedules."""
+
+from collections.abc import Callable
+from typing import Any, Unpack
+
+from aioq.declaring import Declarations, ScheduleArgs
+from aioq.durations import Duration
+from aioq.registry import ScheduleDecorator, call_without_arguments, caller
+from aioq.task import Call, Task
+
+
+class Scheduling:
+    """See the module.
+
+    Args:
+        declarations: what is declared.
+        register: makes a task of a function.
+    """
+
+    def __init__(self, declarations: Declarations, register: Callable[[Callable[..., Any]], Any]) -> None:
+        self._declarations = declarations
+        self._register = register
+
+    def schedule(
+        self,
+        schedule_id: str,
+        call: Call[Any],
+        *,
+        cron: str | None = None,
+        every: Duration | None = None,
+        **options: Unpack[ScheduleArgs],
+    ) -> None:
+        """Declare a schedule: `app.schedule("add-every-30-seconds", add.call(5, 8), every=30)`.
+
+        A worker puts it into the server, and any worker makes its ticks, each once.
+
+        Args:
+            schedule_id: its id: 1 to 200 printable characters without blanks.
+            call: what each tick sends, made by `task.call(...)`.
+            cron: when: five fields, six with seconds in front, or `@daily` and its like.
+            every: or an interval, in seconds or as a timedelta, at least 0.1 s. It ticks on the grid from `start`
+                on, by default from the epoch: every 30 s at second 0 and 30 of each minute.
+            options: all optional. `tz`: the zone of the cron line, by default the setting `timezone`. `start`,
+                `end`: the first and the last moment of a tick. `jitter`: each job is put off by a part of this.
+                `max_runs`: it is over after so many jobs. `misfire`: what becomes of ticks that no worker was
+                there for: `skip`, `last` (the default) or `all`, the latest `misfire_cap` (100) of them.
+                `overlap`: what becomes of a tick while the job before it has not ended: `allow` (the default),
+                `skip`, or `one`, which holds one job back.
+
+        Raises:
+            ConfigError: naming the schedule and the option, or the other place that declares this id.
+            ArgumentError: an argument of the call cannot be encoded.
+        """
+        given = {"cron": cron, "every": every, **options}
+        self._declarations.add_call(schedule_id, call, caller(), given)
+
+    def cron(
+        self, line: str, /, *, schedule_id: str | None = None, **options: Unpack[ScheduleArgs]
+    ) -> ScheduleDecorator:
+        """Declare a schedule by a cron line, of a function without arguments: `@app.cron("*/5 * * * mon-fri")`.
+
+        A function that is no task yet becomes one; `@app.task(...)` below it gives it options.
+
+        Args:
+            line: as `cron` of `schedule`.
+            schedule_id: by default the task's name.
+            options: as for `schedule`.
+
+        Raises:
+            ConfigError: as `schedule`.
+            ArgumentError: the function takes arguments.
+        """
+        return self._scheduler(schedule_id, caller(), {"cron": line, **options})
+
+    def every(
+        self, interval: Duration, /, *, schedule_id: str | None = None, **options: Unpack[ScheduleArgs]
+    ) -> ScheduleDecorator:
+        """Declare a schedule by an interval; otherwise as `cron`: `@app.every(timedelta(seconds=30))`."""
+        return self._scheduler(schedule_id, caller(), {"every": interval, **options})
+
+    def _scheduler(self, schedule_id: str | None, place: str, options: dict[str, Any]) -> ScheduleDecorator:
+        def declare(task: Task[Any, Any]) -> None:
+            self._declarations.add(schedule_id or task.name, call_without_arguments(task), place, options)
+
+        return ScheduleDecorator(self._register, declare)

@@ -1,0 +1,122 @@
+"""What the server keeps of schedules, and the verbs over it; a part of the store contract (`aioq.store`).
+
+A schedule lies in its queue's slot. The server knows when its next tick is due and what job to make of it; when
+ticks come is decided by whoever asks (`aioq.timing`), and written only if nobody has written since it was read:
+every write and every tick raises the schedule's revision, and names the one it goes by. So of any number of
+workers that see a tick due, one makes it.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from aioq.job import Priority
+from aioq.timing import Job, Overlap
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One schedule, as the server keeps it.
+
+    Attributes:
+        id: the schedule's id.
+        rev: its revision when it was read; 0 for one that is not there.
+        definition: the encoded definition; empty to delete the schedule.
+        envelope: the encoded call that each tick sends.
+        priority: the lane of its jobs.
+        code: the hash of the definition in code, empty for a schedule that is not declared there.
+        changed: whether it was changed at run time since the code's definition was stored.
+        paused: whether it is paused.
+        removed: whether it was removed at run time although the code declares it; it is kept to be remembered.
+        next_ms: its next tick; None while there is none.
+        runs: jobs made by ticks, since the definition was stored.
+        skipped: ticks left out because of `overlap`, likewise.
+        last_ms: the last tick that made a job, or None.
+        last_job: that job's id, or empty.
+    """
+
+    id: str
+    rev: int = 0
+    definition: bytes = b""
+    envelope: bytes = b""
+    priority: Priority = Priority.NORMAL
+    code: str = ""
+    changed: bool = False
+    paused: bool = False
+    removed: bool = False
+    next_ms: int | None = None
+    runs: int = 0
+    skipped: int = 0
+    last_ms: int | None = None
+    last_job: str = ""
+
+
+class Agenda(msgspec.Struct, frozen=True, gc=False):
+    """Schedules of a queue.
+
+    Attributes:
+        now_ms: the server's time.
+        next_tick_ms: how long until the first tick that is still to come, in milliseconds; None for none.
+        entries: the schedules; those that were asked for and are there.
+    """
+
+    now_ms: int
+    next_tick_ms: int | None
+    entries: Sequence[Entry]
+
+
+class Tick(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One step of one schedule.
+
+    Attributes:
+        id: the schedule.
+        rev: the revision this was decided by.
+        jobs: the jobs to make, oldest first; with several, each is subject to `overlap` in its turn.
+        next_ms: the next tick; None where there is none any more.
+        overlap: see `Overlap`.
+        max_runs: the most jobs in all; 0 for no limit.
+    """
+
+    id: str
+    rev: int
+    jobs: Sequence[Job]
+    next_ms: int | None
+    overlap: Overlap
+    max_runs: int
+
+
+class Ticked(msgspec.Struct, frozen=True, gc=False):
+    """What came of ticks.
+
+    Attributes:
+        next_tick_ms: how long until the queue's first tick, in milliseconds; None for none.
+        made: for each schedule the number of jobs made; None where the revision was another: somebody else has
+            ticked or changed it.
+    """
+
+    next_tick_ms: int | None
+    made: Sequence[int | None]
+
+
+class Timetable(Protocol):
+    """The schedules of each queue. Errors and cancellation are as in `aioq.store.Store`."""
+
+    async def read(self, queue: str, ids: Sequence[str] | None = None) -> Agenda:
+        """The schedules with these ids, or all of the queue."""
+        ...
+
+    async def due(self, queue: str, limit: int) -> Agenda:
+        """Up to `limit` schedules whose tick is due, the longest due first."""
+        ...
+
+    async def write(self, queue: str, entries: Sequence[Entry]) -> list[bool]:
+        """Store or delete schedules; False for each whose revision is not the entry's any more.
+
+        `last_ms` and `last_job` are not written: they are the ticks' own. One that is stored with a next tick
+        before all others wakes a worker. A job that is held back is let go when its schedule is deleted.
+        """
+        ...
+
+    async def tick(self, queue: str, ticks: Sequence[Tick]) -> Ticked:
+        """Make jobs and move schedules on, each in one step, and only where the revision is still the same."""
+        ...

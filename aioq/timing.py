@@ -1,0 +1,222 @@
+"""When a schedule ticks: its definition, its next tick, and what becomes of ticks that nobody made in time.
+
+Pure functions over milliseconds since the Unix epoch. A worker decides with them, the server carries it out.
+"""
+
+import enum
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import TypeAlias
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from aioq.cron import parse
+from aioq.errors import NewerVersionError, WireError
+
+VERSION = 1
+"""The format of an encoded definition."""
+
+MISFIRE_MS = 10_000
+"""Ticks are made late, but each of them, while the oldest is no later than this; beyond, nobody was there to make
+them, and the schedule's `misfire` decides. It is the time within which a worker's death is made good."""
+
+MAX_TICKS = 1_000
+"""The most ticks made in one step, so that one script call never holds the server up."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Misfire(enum.StrEnum):
+    """What becomes of ticks that nobody made in time, because no worker ran.
+
+    `skip`: nothing. `last`: the latest of them is made, the others are not. `all`: each of them is made, the
+    latest `misfire_cap` where there are more.
+    """
+
+    SKIP = "skip"
+    LAST = "last"
+    ALL = "all"
+
+
+class Overlap(enum.StrEnum):
+    """What becomes of a tick while the job of the tick before has not ended.
+
+    `allow`: it is made, and both run. `skip`: it is left out. `one`: it is made and held back until that job has
+    ended; while one is held back, further ticks are left out.
+    """
+
+    ALLOW = "allow"
+    SKIP = "skip"
+    ONE = "one"
+
+
+class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """When a schedule ticks, and by which policies; checked where it is made (`aioq.declaring`).
+
+    Attributes:
+        cron: a cron line, or empty.
+        every_ms: the interval in milliseconds, or 0. One of the two is given.
+        tz: the zone's name; for `cron`.
+        start_ms: no tick is earlier; an interval's first tick is exactly then.
+        end_ms: no tick is later.
+        jitter_ms: each job is put off by a part of this.
+        max_runs: the schedule is over after so many jobs; 0 for no limit.
+        misfire: see `Misfire`.
+        misfire_cap: the most ticks that `all` makes good.
+        overlap: see `Overlap`.
+    """
+
+    cron: str = ""
+    every_ms: int = 0
+    tz: str = "UTC"
+    start_ms: int | None = None
+    end_ms: int | None = None
+    jitter_ms: int = 0
+    max_runs: int = 0
+    misfire: Misfire = Misfire.LAST
+    misfire_cap: int = 100
+    overlap: Overlap = Overlap.ALLOW
+
+    def next_after(self, moment_ms: int) -> int | None:
+        """The first tick later than `moment_ms`; None where there is none any more.
+
+        An interval without `start` ticks on the grid of its length from the epoch: every 30 s at second 0 and 30
+        of each minute, whenever it was stored and whoever asks.
+        """
+        if self.start_ms is not None and moment_ms < self.start_ms:
+            moment_ms = self.start_ms - 1
+        tick = self._next(moment_ms)
+        return None if tick is None or (self.end_ms is not None and tick > self.end_ms) else tick
+
+    def _next(self, moment_ms: int) -> int | None:
+        if not self.every_ms:
+            run = parse(self.cron).next_after(to_datetime(moment_ms), zone(self.tz))
+            return None if run is None else to_ms(run)
+        origin = self.start_ms or 0
+        return origin + ((moment_ms - origin) // self.every_ms + 1) * self.every_ms
+
+    def ticks(self, first_ms: int, until_ms: int) -> Iterator[int]:
+        """The ticks from `first_ms` to `until_ms`, both included."""
+        tick = self.next_after(first_ms - 1)
+        while tick is not None and tick <= until_ms:
+            yield tick
+            tick = self.next_after(tick)
+
+    def latest(self, first_ms: int, until_ms: int, count: int) -> list[int]:
+        """The last `count` ticks of those, oldest first.
+
+        The span that is looked through is doubled backwards until it holds enough, so that a year of missed
+        seconds costs no more than a minute of them.
+        """
+        span = 1_000 * count
+        while True:
+            begin = max(first_ms, until_ms - span)
+            found = list(self.ticks(begin, until_ms))
+            if len(found) >= count or begin == first_ms:
+                return found[-count:]
+            span *= 2
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done about a schedule whose tick is due.
+
+    Attributes:
+        ticks: the ticks to make, oldest first.
+        next_ms: the tick after them; None where there is none any more.
+        missed: whether nobody was there to make them in time.
+    """
+
+    ticks: tuple[int, ...]
+    next_ms: int | None
+    missed: bool = False
+
+
+def plan(definition: Definition, due_ms: int, now_ms: int) -> Plan:
+    """Decide about a schedule whose next tick, `due_ms`, is not in the future."""
+    next_ms = definition.next_after(now_ms)
+    if now_ms - due_ms <= MISFIRE_MS:
+        on_time = definition.latest(due_ms, now_ms, MAX_TICKS)
+        # A tick that the definition does not have (it was stored by another version) is not lost.
+        return Plan(tuple(on_time) or (due_ms,), next_ms)
+    if definition.misfire is Misfire.SKIP:
+        return Plan((), next_ms, missed=True)
+    count = 1 if definition.misfire is Misfire.LAST else definition.misfire_cap
+    return Plan(tuple(definition.latest(due_ms, now_ms, count)) or (due_ms,), next_ms, missed=True)
+
+
+Job: TypeAlias = tuple[str, int, int]
+"""A tick's job: its id, the tick, and when the job is due, both in ms since the epoch."""
+
+
+def job_of(schedule_id: str, definition: Definition, tick_ms: int) -> Job:
+    """The job of one tick. Its id says which, so the same tick made twice would be one job."""
+    job_id = f"{schedule_id}@{stamp(tick_ms)}"
+    if not definition.jitter_ms:
+        return job_id, tick_ms, tick_ms
+    # Drawn by a hash of the id: whoever makes the tick, and however often it tries, the job is due at one time.
+    number = int.from_bytes(hashlib.blake2b(job_id.encode(), digest_size=8).digest())
+    return job_id, tick_ms, tick_ms + number % (definition.jitter_ms + 1)
+
+
+def stamp(moment_ms: int) -> str:
+    """A moment in UTC, as it stands in a job's id: `2026-11-24T04:30:00Z`."""
+    text = to_datetime(moment_ms).replace(tzinfo=None).isoformat(timespec="milliseconds")
+    return text.removesuffix(".000") + "Z"
+
+
+def to_datetime(moment_ms: int) -> datetime:
+    """Milliseconds since the epoch as a datetime in UTC, exactly."""
+    return _EPOCH + timedelta(milliseconds=moment_ms)
+
+
+def to_ms(moment: datetime) -> int:
+    """A datetime with a time zone as milliseconds since the epoch."""
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+@lru_cache(maxsize=256)
+def zone(name: str) -> ZoneInfo:
+    """The time zone of a name, from the system's database or the package `tzdata`.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:  # unknown, malformed, a directory of the database
+        raise ValueError(f"no time zone {name!r}") from error
+
+
+def encode(definition: Definition) -> bytes:
+    """The bytes that the server keeps; the same definition is the same bytes."""
+    return msgspec.msgpack.encode((VERSION, definition))
+
+
+@lru_cache(maxsize=4096)
+def decode(data: bytes) -> Definition:
+    """Read a definition that the server kept, and see that this process can work with it.
+
+    Raises:
+        NewerVersionError: it was written by a newer aioq.
+        WireError: it is none, or names a cron line or a zone that this process does not know.
+    """
+    try:
+        version, raw = msgspec.msgpack.decode(data, type=tuple[int, msgspec.Raw])
+        if version > VERSION:
+            raise NewerVersionError(
+                f"the schedule is of format {version}, this aioq knows up to {VERSION}; upgrade this process"
+            )
+        definition = msgspec.msgpack.decode(raw, type=Definition)
+        if definition.cron:
+            parse(definition.cron)
+            zone(definition.tz)
+        elif definition.every_ms <= 0:
+            raise WireError("a schedule without cron and every")
+    except (msgspec.DecodeError, ValueError) as error:
+        raise WireError(f"not a schedule's definition: {error}") from None
+    return definition

@@ -1,0 +1,177 @@
+"""The memory store's schedules and a server's, driven side by side by random verbs: every reply is the same.
+
+What `overlap` makes of a tick depends on the job before it, so jobs are claimed, settled, moved and cancelled too.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from aioq.clock import ManualClock
+from aioq.job import JobInfo, Priority
+from aioq.memory_store import MemoryStore
+from aioq.redis_store import RedisStore
+from aioq.store import Limits, NewJob, Settlement, Store, Verb
+from aioq.timetable import Entry, Tick
+from aioq.timing import Overlap
+from tests.contract.kit import BROKEN, CALL, LONG, REASON
+from tests.databases import Database
+
+TICKS = ("s@1", "s@2", "s@3", "s@4")
+SCHEDULES = ("s", "t")
+WORKER = "w"
+
+hours = st.sampled_from([0, 0, LONG, 2 * LONG])
+
+
+class SideBySide(RuleBasedStateMachine):
+    """Both stores, and the claims whose outcome is not written yet."""
+
+    database: Database
+    app: str
+    names = count()
+
+    @initialize()
+    def start(self) -> None:
+        limits = Limits(lease_ms=99 * LONG, tombstone_ms=LONG)
+        self.queue = f"queue-{next(self.names)}"
+        self.runner = asyncio.Runner()
+        self.memory = MemoryStore(self.app, clock=ManualClock(), limits=limits)
+        self.redis = RedisStore(self.app, self.database.url, shown_url=self.database.url, limits=limits)
+        self.claims: list[tuple[str, int]] = []
+        for store in (self.memory, self.redis):
+            keeper = store.keeper()
+            keeper.join(self.queue, WORKER)
+            keeper.close()
+
+    def teardown(self) -> None:
+        if hasattr(self, "runner"):
+            self.runner.run(self.redis.close())
+            self.runner.close()
+
+    def both(self, call: Callable[[Store], Awaitable[Any]], show: Callable[[Any], Any] = lambda x: x) -> Any:
+        """Call the same on both; the replies are the same."""
+
+        async def run() -> tuple[Any, Any]:
+            return await call(self.memory), await call(self.redis)
+
+        memory, redis = self.runner.run(run())
+        assert show(memory) == show(redis)
+        return memory
+
+    def revision(self, schedule: str) -> int:
+        agenda = self.runner.run(self.memory.timetable.read(self.queue, [schedule]))
+        return agenda.entries[0].rev if agenda.entries else 0
+
+    @rule(
+        schedule=st.sampled_from(SCHEDULES),
+        deleted=st.sampled_from([False, False, True]),
+        next_ms=st.sampled_from([None, 1, 2]),
+        stale=st.sampled_from([False, False, True]),
+    )
+    def write(self, schedule: str, deleted: bool, next_ms: int | None, stale: bool) -> None:
+        entry = Entry(
+            id=schedule,
+            rev=self.revision(schedule) + stale,
+            definition=b"" if deleted else b"definition",
+            envelope=CALL,
+            priority=Priority.LOW,
+            paused=next_ms is None,
+            next_ms=next_ms,
+        )
+        self.both(lambda store: store.timetable.write(self.queue, [entry]))
+
+    @rule(
+        jobs=st.lists(st.sampled_from(TICKS), max_size=3),
+        overlap=st.sampled_from(Overlap),
+        max_runs=st.sampled_from([0, 0, 2]),
+        stale=st.sampled_from([False, False, True]),
+    )
+    def tick(self, jobs: list[str], overlap: Overlap, max_runs: int, stale: bool) -> None:
+        tick = Tick(
+            id="s",
+            rev=self.revision("s") - stale,
+            jobs=[(job, number, number) for number, job in enumerate(jobs)],
+            next_ms=5,
+            overlap=overlap,
+            max_runs=max_runs,
+        )
+        self.both(lambda store: store.timetable.tick(self.queue, [tick]))
+
+    @rule(job=st.sampled_from(TICKS))
+    def enqueue(self, job: str) -> None:
+        """Somebody's own job has such an id."""
+        self.both(lambda store: store.enqueue(self.queue, [NewJob(job, CALL)]))
+
+    @rule(number=st.integers(1, 3))
+    def claim(self, number: int) -> None:
+        claim = self.both(
+            lambda store: store.claim(self.queue, WORKER, number),
+            lambda claim: ([(job.id, job.claim) for job in claim.jobs], claim.next_tick_ms),
+        )
+        self.claims += [(job.id, job.claim) for job in claim.jobs]
+
+    @precondition(lambda self: self.claims)
+    @rule(
+        pick=st.integers(0, 99), verb=st.sampled_from(Verb), delay_ms=hours, ttl_ms=st.sampled_from([0, 9 * LONG])
+    )
+    def settle(self, pick: int, verb: Verb, delay_ms: int, ttl_ms: int) -> None:
+        job_id, claim = self.claims.pop(pick % len(self.claims))
+        settlement = Settlement(job_id, claim, verb, BROKEN, delay_ms, ttl_ms)
+        self.both(lambda store: store.settle(self.queue, WORKER, [settlement]))
+
+    @rule(job=st.sampled_from(TICKS), ttl_ms=st.sampled_from([0, 9 * LONG]))
+    def cancel(self, job: str, ttl_ms: int) -> None:
+        self.both(lambda store: store.cancel(self.queue, [job], REASON, ttl_ms))
+
+    @rule(job=st.sampled_from(TICKS), delay_ms=hours)
+    def reschedule(self, job: str, delay_ms: int) -> None:
+        self.both(lambda store: store.reschedule(self.queue, [job], delay_ms=delay_ms or None))
+
+    @invariant()
+    def schedules_and_jobs_are_the_same(self) -> None:
+        if hasattr(self, "runner"):
+            self.both(lambda store: store.timetable.read(self.queue), lambda agenda: list(agenda.entries))
+            self.both(lambda store: store.timetable.due(self.queue, 1), lambda agenda: list(agenda.entries))
+            self.both(
+                lambda store: store.info(self.queue, TICKS), lambda infos: [info and shown(info) for info in infos]
+            )
+
+
+def shown(info: JobInfo) -> JobInfo:
+    """The record with its times reduced to whether there are any."""
+    times = {name: getattr(info, name) is not None for name in ("sent_at", "due_at", "started_at", "ended_at")}
+    return msgspec.structs.replace(info, **times)
+
+
+@pytest.mark.timeout(120)
+def test_memory_and_server_agree_on_schedules(redis_server: Database, app_name: str) -> None:
+    class Machine(SideBySide):
+        database = redis_server
+        app = app_name
+
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            phases=(Phase.explicit, Phase.generate),
+            max_examples=60,
+            stateful_step_count=40,
+            deadline=None,
+            database=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )

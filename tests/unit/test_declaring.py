@@ -1,0 +1,281 @@
+"""Schedules as they are written: what is refused, where it stands, naming the field."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from aioq import App, ArgumentError, ConfigError
+from aioq.declaring import Declared, define
+from aioq.job import Priority
+from aioq.task import AsyncTask, SyncTask
+from aioq.timing import Definition, Misfire, Overlap
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+def make(**options: Any) -> Definition:
+    return define("schedule 's'", default_tz="UTC", **options)
+
+
+def app(**settings: Any) -> App:
+    return App("shop", url="redis://nowhere", **settings)
+
+
+# -- options ----------------------------------------------------------------------------------------------------
+
+
+def test_everything_a_schedule_takes():
+    definition = make(
+        cron="0 6 * * mon-fri",
+        tz="Europe/Berlin",
+        start=NOON,
+        end=NOON + timedelta(days=1),
+        jitter=timedelta(seconds=2),
+        max_runs=3,
+        misfire="all",
+        misfire_cap=5,
+        overlap="one",
+    )
+    assert definition == Definition(
+        cron="0 6 * * mon-fri",
+        tz="Europe/Berlin",
+        start_ms=1_795_521_600_000,
+        end_ms=1_795_608_000_000,
+        jitter_ms=2000,
+        max_runs=3,
+        misfire=Misfire.ALL,
+        misfire_cap=5,
+        overlap=Overlap.ONE,
+    )
+    assert make(every=timedelta(minutes=1)) == make(every=60) == Definition(every_ms=60_000)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({}, "give cron or every, one of them"),
+        ({"cron": "@daily", "every": 1}, "give cron or every, not both"),
+        ({"cron": "0 0 30 2 *"}, "cron='0 0 30 2 *': bad day-of-month"),
+        ({"cron": "0 0 * *"}, "cron='0 0 * *': expected 5 fields"),
+        ({"cron": 5}, "cron=5: expected a cron line"),
+        ({"every": 0}, "every=0: expected"),
+        ({"every": -1}, "every=-1: expected"),
+        ({"every": timedelta(0)}, "every=datetime.timedelta(0): expected"),
+        ({"every": "1"}, "every='1': expected"),
+        ({"every": float("nan")}, "every=nan: expected"),
+        ({"every": 0.05}, "from 0.1 s"),
+        ({"every": 1e12}, "to ten years"),
+        ({"every": 1, "tz": "Asia/Shangai"}, "tz='Asia/Shangai': no such time zone; did you mean 'Asia/Shanghai'"),
+        ({"every": 1, "tz": "????"}, "no such time zone; use a name"),
+        ({"every": 1, "tz": UTC}, "tz=datetime.timezone.utc: expected the name"),
+        ({"every": 1, "start": datetime(2026, 1, 1)}, "expected a datetime with a time zone"),
+        ({"every": 1, "end": "tomorrow"}, "end='tomorrow': expected a datetime"),
+        ({"every": 1, "start": NOON, "end": NOON - timedelta(1)}, " is before start="),
+        ({"every": 1, "jitter": -1}, "jitter=-1: expected"),
+        ({"every": 1, "max_runs": 0}, "max_runs=0: expected a whole number of at least 1"),
+        ({"every": 1, "max_runs": True}, "max_runs=True: expected"),
+        ({"every": 1, "misfire": "sometimes"}, "misfire='sometimes': expected skip, last or all"),
+        ({"every": 1, "misfire_cap": 1001}, "misfire_cap=1001: expected a whole number from 1 to 1000"),
+        ({"every": 1, "overlap": "queue"}, "overlap='queue': expected allow, skip or one"),
+        ({"every": 1, "jiter": 1}, "unknown option 'jiter'; did you mean 'jitter'"),
+    ],
+)
+def test_a_wrong_option_is_named_with_what_it_takes(options: dict[str, Any], why: str):
+    with pytest.raises(ConfigError, match=r"^schedule 's': ") as caught:
+        make(**options)
+    assert why in str(caught.value)
+
+
+# -- in code ----------------------------------------------------------------------------------------------------
+
+
+def declared(app: App) -> dict[str, Declared]:
+    return {each.id: each for each in app.host().schedules()}
+
+
+def test_a_function_becomes_a_task_with_a_schedule():
+    shop = app(timezone="Asia/Shanghai")
+
+    @shop.cron("*/5 * * * mon-fri")
+    async def sweep() -> None: ...
+
+    @shop.every(30, schedule_id="half-minute", tz="UTC")
+    @shop.task(queue="mail", priority="high")
+    def post() -> int:
+        return 1
+
+    assert isinstance(sweep, AsyncTask)
+    assert isinstance(post, SyncTask)
+    found = declared(shop)
+    assert set(found) == {sweep.name, "half-minute"}
+    assert found[sweep.name].definition == Definition(cron="*/5 * * * mon-fri", tz="Asia/Shanghai")
+    assert (found["half-minute"].queue, found["half-minute"].priority) == ("mail", Priority.HIGH)
+    assert shop.queues() == ["default", "mail"]
+
+
+def test_a_call_with_arguments_has_a_schedule_by_name():
+    shop = app()
+
+    @shop.task
+    async def add(x: int, y: int) -> int:
+        return x + y
+
+    shop.schedule("adds", add.options(queue="slow").call(5, y=8), every=30)
+    (each,) = declared(shop).values()
+    assert (each.id, each.queue) == ("adds", "slow")
+    assert shop.queues() == ["default", "slow"]
+
+
+def test_one_task_may_have_several_schedules():
+    shop = app()
+
+    @shop.every(60, schedule_id="minute")
+    @shop.every(3600)
+    async def look() -> None: ...
+
+    assert set(declared(shop)) == {look.name, "minute"}
+
+
+def test_an_id_is_used_once():
+    shop = app()
+    add = shop.task(name="add")(_add)
+    shop.schedule("adds", add.call(1, 2), every=30)
+    with pytest.raises(
+        ConfigError, match=r"schedule 'adds' is declared twice: .*test_declaring.py:\d+ and .*:\d+"
+    ):
+        shop.schedule("adds", add.call(1, 2), every=30)
+    for _ in range(2):  # one place, come by twice: a module that runs as a script and is imported too
+        shop.schedule("again", add.call(1, 2), every=30)
+
+
+async def _add(x: int, y: int) -> int:
+    return x + y
+
+
+@pytest.mark.parametrize("schedule_id", ["", "a b", "a\n", "x" * 201, 5, None])
+def test_an_id_that_cannot_be_one_is_refused(schedule_id: Any):
+    shop = app()
+    add = shop.task(_add)
+    with pytest.raises(ConfigError, match="schedule id"):
+        shop.schedule(schedule_id, add.call(1, 2), every=1)
+    assert declared(shop) == {}
+
+
+def test_what_says_when_a_job_runs_or_what_its_id_is_does_not_go_with_a_schedule():
+    shop = app()
+    add = shop.task(_add)
+    wrong: list[dict[str, Any]] = [{"delay": 1}, {"eta": NOON}, {"job_id": "x"}]
+    for options in wrong:
+        with pytest.raises(ConfigError, match=f"its call has {next(iter(options))}, which does not go with a"):
+            shop.schedule("s", add.options(**options).call(1, 2), every=1)
+    assert declared(shop) == {}
+
+
+def test_a_function_that_wants_arguments_cannot_be_decorated():
+    shop = app()
+    with pytest.raises(ArgumentError, match="missing a required argument: 'x'"):
+        shop.every(1)(_add)
+    assert declared(shop) == {}
+
+
+def test_an_argument_that_cannot_be_sent_is_refused_where_it_stands():
+    shop = app()
+    add = shop.task(_add)
+    with pytest.raises(ArgumentError, match="argument 'x' cannot be encoded"):
+        shop.schedule("s", add.call(object(), 2), every=1)  # pyright: ignore[reportArgumentType]
+
+
+def test_an_annotation_further_down_is_looked_up_at_the_start():
+    shop = app()
+
+    async def later(x: "Later | None" = None) -> None: ...
+
+    later.__annotations__["x"] = "NotYet"
+    shop.every(1)(later)
+    with pytest.raises(ConfigError, match=r"schedule .*later.*annotation cannot be resolved"):
+        declared(shop)
+
+
+class Later: ...
+
+
+def test_a_changed_declaration_is_told_by_its_code():
+    shop, codes = app(), set[str]()
+    add = shop.task(_add)
+    same = [declared_code(add.call(1, 2), every=1) for _ in range(2)]
+    assert same[0] == same[1]
+    codes.update(same)
+    codes.add(declared_code(add.call(1, 3), every=1))
+    codes.add(declared_code(add.call(1, 2), every=2))
+    codes.add(declared_code(add.options(queue="mail").call(1, 2), every=1))
+    codes.add(declared_code(add.options(priority="low").call(1, 2), every=1))
+    codes.add(declared_code(add.call(1, 2), every=1, overlap="skip"))
+    assert len(codes) == 6
+
+
+def declared_code(call: Any, **options: Any) -> str:
+    shop = app()
+    shop.schedule("s", call, **options)
+    return declared(shop)["s"].code
+
+
+# -- in the settings --------------------------------------------------------------------------------------------
+
+
+def test_schedules_of_the_settings_are_by_the_tasks_names():
+    shop = app(
+        timezone="Asia/Shanghai",
+        schedules={
+            "adds": {"task": "shop.add", "args": [5, 8], "every": 30},
+            "mails": {
+                "task": "shop.mail",
+                "kwargs": {"to": "ada"},
+                "cron": "0 6 * * *",
+                "options": {"queue": "mail"},
+            },
+        },
+    )
+    assert declared(shop)["adds"].definition == Definition(every_ms=30_000, tz="Asia/Shanghai")
+    assert shop.queues() == ["default", "mail"]
+
+    @shop.task(name="shop.add", queue="sums")
+    async def add(x: int, y: int) -> int:
+        return x + y
+
+    assert declared(shop)["adds"].queue == "sums", "the task's own, once it is there"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "why"),
+    [
+        ({"every": 30}, "task=None: expected the name of a task"),
+        ({"task": "t", "every": 0}, "schedule 's': every=0"),
+        ({"task": "t", "every": 1, "args": 5}, "expected a list as args"),
+        ({"task": "t", "every": 1, "options": {"queue": "a b"}}, "queue 'a b'"),
+        ({"task": "t", "every": 1, "when": "now"}, "unknown option 'when'"),
+    ],
+)
+def test_a_wrong_schedule_in_the_settings_is_named(schedule: dict[str, Any], why: str):
+    with pytest.raises(ConfigError, match=why):
+        app(schedules={"s": schedule})
+
+
+def test_a_call_of_the_settings_that_does_not_fit_its_task_is_refused_at_the_start():
+    shop = app(schedules={"s": {"task": "shop.add", "args": [1], "every": 1}})
+    shop.task(name="shop.add")(_add)
+    with pytest.raises(
+        ConfigError, match=r"schedule 's' \(setting 'schedules', 's'\): .*missing a required argument"
+    ):
+        declared(shop)
+
+
+@pytest.mark.parametrize("value", [5, ["s"], {"s": 5}])
+def test_schedules_are_a_table_of_tables(value: Any):
+    with pytest.raises(ConfigError, match=r"setting 'schedules' .*must be a table of schedules"):
+        app(schedules=value)
+
+
+def test_an_unknown_default_zone_is_refused():
+    with pytest.raises(ConfigError, match=r"setting 'timezone' .*must be the name of a time zone"):
+        app(timezone="Asia/Shangai")

@@ -1,0 +1,179 @@
+"""The duty that keeps the clock: when it looks, and who stands back."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from aioq.errors import ServerUnavailableError
+from aioq.scheduler import Step
+from aioq.timetable import Agenda, Entry
+from aioq.worker.services import ticker as module
+from aioq.worker.services.ticker import Ticker
+from tests.unit.kit import QUEUE, running, turns, until
+
+pytestmark = pytest.mark.anyio
+
+LONG = 3_600_000
+
+
+class Bench:
+    """A ticker over a server that answers as the script says."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *steps: Step | Exception, found: Sequence[Entry] = ()
+    ) -> None:
+        self.steps = list(steps)
+        self.looks = 0
+        self.declared: list[bool] = []
+        self.found = found
+        self.outages = 0
+        monkeypatch.setattr(module, "tick_due", self._tick_due)
+        monkeypatch.setattr(module, "declare", self._declare)
+        monkeypatch.setattr(module.Backoff, "next", lambda _: 0.0)
+        self.ticker = Ticker(None, QUEUE, [], whole=True, renewal=2.0)  # pyright: ignore[reportArgumentType]
+        self.ticker._patience = 0.05
+
+    async def _tick_due(self, *_: Any) -> Step:
+        self.looks += 1
+        step = self.steps.pop(0) if self.steps else Step(LONG)
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    async def _declare(self, *_: Any, missing_only: bool, **__: Any) -> Agenda:
+        if self.outages:
+            self.outages -= 1
+            raise ServerUnavailableError("down")
+        self.declared.append(missing_only)
+        return Agenda(1000, None, self.found)
+
+    @asynccontextmanager
+    async def runs(self) -> AsyncIterator[None]:
+        async with running(self.ticker.run()):
+            await until(lambda: self.declared)
+            await turns()
+            yield
+
+
+WON = Step(LONG, due=True, won=True, made=1)
+LOST = Step(LONG, due=True)
+
+
+async def test_it_declares_first_and_then_sleeps_while_no_tick_is_expected(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench(monkeypatch)
+    bench.outages = 2
+    async with bench.runs():
+        bench.ticker.expect(None)
+        bench.ticker.expect(LONG)
+        await turns()
+    assert (bench.declared, bench.looks) == ([False], 0)
+
+
+async def test_a_tick_that_is_due_at_the_start_is_looked_at(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench(monkeypatch, found=[Entry(id="s", next_ms=999)])
+    async with bench.runs():
+        await until(lambda: bench.looks == 1)
+
+
+async def test_it_looks_when_a_tick_is_due_and_again_at_the_next(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench(monkeypatch, Step(1, due=True, won=True), Step(1, due=True, won=True), WON)
+    async with bench.runs():
+        bench.ticker.expect(0)
+        await until(lambda: bench.looks == 3)
+        await turns()
+    assert bench.looks == 3
+
+
+async def test_an_earlier_tick_wakes_it_and_a_later_one_does_not_put_it_off(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench(monkeypatch)
+    async with bench.runs():
+        bench.ticker.expect(LONG)
+        bench.ticker.expect(1)
+        bench.ticker.expect(LONG)
+        await until(lambda: bench.looks == 1)
+
+
+async def test_who_came_too_late_stands_back_and_hears_that_the_tick_was_made(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench(monkeypatch, LOST)
+    async with bench.runs():
+        bench.ticker.expect(0)
+        await until(lambda: bench.looks == 1)
+        bench.ticker._patience = 3600.0
+        bench.ticker.expect(1)
+        await asyncio.sleep(0.01)  # well past the tick
+        bench.ticker.expect(LONG)  # a renewal: it was made
+        await turns()
+    assert bench.looks == 1
+
+
+async def test_standing_back_it_makes_a_tick_that_nobody_has_made(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench(monkeypatch, LOST, WON, Step(LONG, due=True, won=True))
+    async with bench.runs():
+        bench.ticker.expect(0)
+        await until(lambda: bench.looks == 1)
+        bench.ticker.expect(1)
+        async with asyncio.timeout(10):
+            while bench.looks < 2:  # renewals say that it is due; that does not put it off for ever
+                bench.ticker.expect(0)
+                await asyncio.sleep(0.01)
+        bench.ticker._patience = 3600.0
+        bench.ticker.expect(0)  # it has made one, so it goes first
+        await until(lambda: bench.looks == 3)
+
+
+async def test_who_is_woken_for_a_tick_goes_first(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench(monkeypatch, LOST, WON)
+    async with bench.runs():
+        bench.ticker.expect(0)
+        await until(lambda: bench.looks == 1)
+        bench.ticker._patience = 3600.0
+        bench.ticker.expect(1, woken=True)
+        await until(lambda: bench.looks == 2)
+
+
+async def test_looking_a_moment_too_early_is_not_coming_too_late(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench(monkeypatch, Step(2), WON)
+    bench.ticker._patience = 3600.0
+    async with bench.runs():
+        bench.ticker.expect(0)
+        await until(lambda: bench.looks == 2)
+
+
+async def test_an_outage_is_waited_out(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench(monkeypatch, ServerUnavailableError("down"), ServerUnavailableError("down"), WON)
+    async with bench.runs():
+        bench.ticker.expect(0)
+        await until(lambda: bench.looks == 3)
+
+
+async def test_after_a_lost_lease_what_is_missing_is_declared(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench(monkeypatch)
+    async with bench.runs():
+        bench.ticker.rejoin()
+        await until(lambda: bench.declared == [False, True])
+        bench.ticker.expect(0)
+        await until(lambda: bench.looks == 1)
+
+
+async def test_what_only_another_worker_can_tick_is_told_once_and_not_looked_at_with_each_reply(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.WARNING, "aioq.worker")
+    stuck = Step(None, due=True, stuck={"s": "it is too new"})
+    bench = Bench(monkeypatch, stuck, stuck, stuck)
+    async with bench.runs():
+        bench.ticker.expect(0)
+        await until(lambda: bench.looks == 1)
+        bench.ticker._patience = 0.02
+        bench.ticker.expect(0)
+        await until(lambda: bench.looks == 2)
+        bench.ticker._patience = 3600.0
+        for _ in range(5):
+            bench.ticker.expect(0)
+            await turns()
+    assert bench.looks == 2
+    assert caplog.text.count("schedule s: this worker cannot make its ticks: it is too new") == 1
