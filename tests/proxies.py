@@ -63,6 +63,7 @@ class Proxy:
         for task in tuple(self._connections):
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
+        await asyncio.sleep(0)  # an aborted transport closes its socket a turn of the loop later
 
     @property
     def port(self) -> int:

@@ -102,6 +102,7 @@ class Crew:
         self._arguments = ("work:app", "--log-level", "warning", *arguments)
         self._settings = settings
         self.workers: list[Process] = []
+        self._kills: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator["Crew"]:
@@ -111,7 +112,9 @@ class Crew:
         for worker in self.workers:
             await worker.saw("│ host")
         yield self
+        await asyncio.gather(*self._kills)  # whoever asked for one may have been cancelled meanwhile
         for worker in self.workers:
+            await worker.saw("│ host")
             worker.signal(signal.SIGTERM)
         codes = [await worker.ended() for worker in self.workers]
         assert codes == [0] * len(codes), [worker.log[-2000:] for worker in self.workers]
@@ -122,7 +125,15 @@ class Crew:
         return self.workers[-1]
 
     async def kill(self, worker: Process) -> None:
-        """End one with SIGKILL, write down what it held, and start another one."""
+        """End one with SIGKILL, write down what it held, and start another one.
+
+        Cancellation: it is done all the same.
+        """
+        task = asyncio.create_task(self._kill(worker))
+        self._kills.add(task)
+        await asyncio.shield(task)
+
+    async def _kill(self, worker: Process) -> None:
         at = time.monotonic()
         worker.signal(signal.SIGKILL)
         await worker.ended()

@@ -68,6 +68,7 @@ async def test_it_is_said_again_ever_more_seldom(seen: Seen) -> None:
     begun = time.monotonic()
     async with running(Watchdog(LIMIT).run()):
         await within(asyncio.create_task(block(), name="job"))
+        await until(lambda: "was blocked" in seen.texts[-1])
     assert time.monotonic() - begun >= LIMIT * (1 + 1 + 2)
 
 
@@ -81,6 +82,7 @@ async def test_what_blocks_outside_of_any_job_is_shown_by_its_stack(seen: Seen) 
     async with running(Watchdog(LIMIT).run()):
         asyncio.get_running_loop().call_soon(callback)
         await within(done.wait())
+        await until(lambda: "was blocked" in seen.texts[-1])
     assert seen.texts[0].startswith("something outside of the jobs blocks the event loop")
     assert "in callback" in seen.texts[0]
 
