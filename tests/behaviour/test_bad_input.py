@@ -248,7 +248,8 @@ async def test_a_task_that_no_worker_knows_is_dead_after_unknown_task_ttl(projec
 
 
 def test_the_public_errors_have_one_base() -> None:
-    errors = [value for value in vars(aioq).values() if isinstance(value, type) and issubclass(value, Exception)]
+    public = [getattr(aioq, name) for name in aioq.__all__]
+    errors = [value for value in public if isinstance(value, type) and issubclass(value, Exception)]
     assert {error for error in errors if not issubclass(error, aioq.AioqError)} == {aioq.Retry, aioq.Snooze}
 
 
