@@ -1,0 +1,85 @@
+# pyright: basic, reportMissingImports=false
+# The library is installed in its own environment only, so the type checker sees nothing of it.
+"""SAQ. Settings: https://saq-py.readthedocs.io/ (Getting started, `Worker`, `RedisQueue`)."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from saq import Queue
+
+from benchmarks import work
+from benchmarks.contract import Setup
+
+SETUP = Setup.read()
+work.use_uvloop()  # SAQ's command takes the policy's loop
+logging.getLogger("saq").setLevel(logging.WARNING)
+
+# max_concurrent_ops bounds enqueues and reads at once, 20 by default; 100 senders are one workload.
+queue = Queue.from_url(SETUP.url or "redis://localhost", max_concurrent_ops=100)
+
+
+async def noop(_: dict[str, Any], *, number: int) -> int:
+    """See `benchmarks.work`."""
+    return await work.noop(number)
+
+
+async def nap(_: dict[str, Any], *, number: int) -> int:
+    """See `benchmarks.work`."""
+    return await work.nap(number)
+
+
+def plain(_: dict[str, Any], *, number: int) -> int:
+    """See `benchmarks.work`; SAQ runs plain functions in its thread pool."""
+    return work.plain(number)
+
+
+async def keep(_: dict[str, Any], *, number: str) -> str:
+    """See `benchmarks.work`."""
+    return await work.keep(number)
+
+
+# dequeue_timeout is left at 0, which blocks on the server: "the fastest" by the documentation of Worker.
+settings = {"queue": queue, "functions": [noop, nap, plain, keep], "concurrency": SETUP.concurrency}
+
+
+class Saq:
+    """`enqueue`; there is no bulk call, so many are gathered."""
+
+    async def open(self) -> None:
+        """Connect."""
+        await queue.connect()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await queue.disconnect()
+
+    async def send(self, task: str, argument: Any) -> Any:
+        """`enqueue`."""
+        return await queue.enqueue(task, number=argument, ttl=3600)
+
+    async def send_many(self, task: str, arguments: Sequence[Any]) -> Sequence[Any]:
+        """Gathered; the queue bounds how many are under way."""
+        return await asyncio.gather(*(self.send(task, argument) for argument in arguments))
+
+    async def wait(self, ticket: Any) -> Any:
+        """`refresh` until complete, which listens to pub/sub."""
+        await ticket.refresh(until_complete=0)
+        return ticket.result
+
+    def job_id(self, ticket: Any) -> str:
+        """The job's key."""
+        return ticket.key
+
+    async def read(self, job_id: str) -> Any:
+        """The job's record."""
+        job = await queue.job(job_id)
+        return None if job is None else job.result
+
+    def worker(self, task: str, processes: int) -> Sequence[str]:  # noqa: ARG002 - one worker runs them all
+        """`saq`."""
+        return ("-m", "saq", "benchmarks.peers.saq.settings", "--workers", str(processes))
+
+
+PEER = Saq()
