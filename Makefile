@@ -7,13 +7,15 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # For one's own additions: make test PYTEST_ARGS="-x -k lease"
 PYTEST_ARGS ?=
+# Likewise: make bench BENCH_ARGS="--peers arq,saq --rounds 3"
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check clean
+.PHONY: help demo test check bench bench-quick clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: .venv/app.stamp ## install aioq into .venv and watch it work: embedded server, worker, jobs
 	$(BIN)/aioq demo
@@ -28,8 +30,14 @@ check: .venv/dev.stamp ## run what needs no server: ruff, pyright, import-linter
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest tests/architecture --noconftest -q
 
+bench: .venv/dev.stamp ## measure aioq beside its peers: hours; results in benchmarks/results, see docs/performance.md
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-quick: .venv/dev.stamp ## the same with two peers and small sizes, in three minutes: prints the ratios
+	$(BIN)/python -m benchmarks --quick --peers ardiq,blitzq --rounds 2 --scale 0.25 --seconds 2 $(BENCH_ARGS)
+
 clean: ## remove .venv, caches and reports
-	rm -rf .venv .coverage .coverage.* .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .bench .coverage .coverage.* .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/python.stamp:

@@ -22,14 +22,14 @@ def _names(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]
 
 @click.command()
 @click.option("--peers", default=",".join(catalogue.PEERS), callback=_names, help="Which, separated by commas.")
-@click.option("--workloads", "keys", default="", callback=_names, help="Which, separated by commas. All, if not given.")
+@click.option("--workloads", "keys", default="", callback=_names, help="Which, by commas; default all.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="How often each is measured.")
-@click.option("--scale", type=click.FloatRange(0.001), default=1.0, show_default=True, help="Multiplies all counts.")
+@click.option("--scale", type=click.FloatRange(0.001), default=1.0, show_default=True, help="Multiplies counts.")
 @click.option("--seconds", type=click.FloatRange(0.2), default=5.0, show_default=True, help="Of one measurement.")
 @click.option("--python", default=None, help="The interpreter of all environments. Python 3.13, if it is there.")
 @click.option("--server", default=None, help="Redis 7.0 if it is installed, else the first of the tests' servers.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The directory for the results.")
-@click.option("--quick", is_flag=True, help="Small sizes, fewer workloads, nothing written: what `bench-quick` does.")
+@click.option("--quick", is_flag=True, help="Fewer workloads, nothing written.")
 def main(
     *,
     peers: tuple[str, ...],

@@ -11,7 +11,7 @@ class Library:
     """One library.
 
     Attributes:
-        name: the name of its adapter in `benchmarks/peers/`.
+        name: what the command line and the raw results call it.
         title: what the tables call it.
         kind: the library that is measured, one beside it, or a bare loop that is a limit.
         environment: the name of its file in `benchmarks/requirements/`, which is one virtual environment.
@@ -29,6 +29,11 @@ class Library:
     package: str = ""
     command: tuple[str, ...] | None = None
     keeps_results: bool = True
+
+    @property
+    def module(self) -> str:
+        """Its adapter. A module must not be named as the library that it imports."""
+        return f"benchmarks.peers.{self.name if self.kind == 'bare' else f'with_{self.name}'}"
 
 
 LIBRARIES = {

@@ -25,6 +25,15 @@ class Setup:
     url: str
     concurrency: int
 
+    @property
+    def roomy_url(self) -> str:
+        """The URL for libraries that take as many connections of redis-py's pool as jobs run at once.
+
+        The pool holds 100 by default. What asks for more at a concurrency of 100 fails, and its jobs are late by
+        minutes; nobody who runs that concurrency would leave it so.
+        """
+        return f"{self.url or 'redis://localhost'}?max_connections=4000"
+
     @classmethod
     def read(cls) -> Self:
         """Read it from the environment."""

@@ -2,7 +2,7 @@
 
     python -m benchmarks.driver LIBRARY ACTION ANSWER '{"parameter": value}'
 
-What an action found is written to the file ANSWER as JSON. `worker` has no answer: this process becomes the worker.
+What an action found is written to the file ANSWER as JSON. `worker` has none: this process becomes the worker.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from benchmarks.catalogue import LIBRARIES
 from benchmarks.contract import Peer
 from benchmarks.work import use_uvloop
 
@@ -25,7 +26,7 @@ READERS = 50
 """Results that are read at once when a drain is checked."""
 
 GRACE = 5.0
-"""Seconds that results of an offered load may come after the last job was sent."""
+"""Seconds that results may come later than they are looked for."""
 
 PAYLOAD = 80
 """Bytes of the argument of `keep`."""
@@ -40,7 +41,7 @@ async def bulk(peer: Peer, *, jobs: int, seconds: float, task: str = "noop", ids
         tickets += await peer.send_many(task, _arguments(task, first, min(first + CHUNK, jobs)))
     took = perf_counter() - started
     if ids:
-        Path(ids).write_text("\n".join(peer.job_id(ticket) for ticket in tickets))
+        _write_lines(ids, [peer.job_id(ticket) for ticket in tickets])
     return {"jobs": len(tickets), "seconds": took}
 
 
@@ -70,7 +71,7 @@ async def sequential(peer: Peer, *, jobs: int, seconds: float) -> dict[str, Any]
 
 async def collect(peer: Peer, *, ids: str, most: int) -> dict[str, Any]:
     """Read the results of a drain, each of which is its job's number; at the most `most`, evenly spread."""
-    names = Path(ids).read_text().split("\n")
+    names = _read_lines(ids)
     step = max(1, len(names) // most)
     numbers = iter(range(0, len(names), step))
     good = read = 0
@@ -79,24 +80,39 @@ async def collect(peer: Peer, *, ids: str, most: int) -> dict[str, Any]:
         nonlocal good, read
         for number in numbers:
             read += 1
-            result = await peer.read(names[number])
+            result = await _read(peer, names[number], number)
             good += result == number
 
     await asyncio.gather(*(reader() for _ in range(READERS)))
     return {"read": read, "good": good}
 
 
+async def _read(peer: Peer, name: str, expected: int) -> Any:
+    """A result; one that is still on its way, because its job has only just run, is waited for."""
+    deadline = perf_counter() + GRACE
+    while True:
+        try:
+            result = await peer.read(name)
+        except Exception as error:  # each library has errors of its own for "not there"
+            result = error
+        if result == expected or perf_counter() > deadline:
+            return result
+        await asyncio.sleep(0.01)
+
+
 async def latency(peer: Peer, *, jobs: int, warm_up: int, seconds: float) -> dict[str, Any]:
     """One job at a time, from before its send to its result, in seconds."""
+    for number in range(warm_up):
+        await peer.wait(await peer.send("noop", number))
     taken: list[float] = []
     deadline = perf_counter() + seconds
-    for number in range(warm_up + jobs):
+    for number in range(jobs):
         started = perf_counter()
         await peer.wait(await peer.send("noop", number))
         taken.append(perf_counter() - started)
-        if number >= warm_up and perf_counter() > deadline:
+        if perf_counter() > deadline:
             break
-    return {"taken": taken[warm_up:]}
+    return {"taken": taken}
 
 
 async def load(peer: Peer, *, rate: float, seconds: float) -> dict[str, Any]:
@@ -141,6 +157,14 @@ ACTIONS: dict[str, Action] = {
 }
 
 
+def _write_lines(path: str, lines: Sequence[str]) -> None:
+    Path(path).write_text("\n".join(lines))
+
+
+def _read_lines(path: str) -> list[str]:
+    return Path(path).read_text().split("\n")
+
+
 def _arguments(task: str, start: int, end: int) -> Sequence[Any]:
     if task == "keep":
         return [f"{number:0{PAYLOAD}}" for number in range(start, end)]
@@ -158,7 +182,7 @@ async def _act(peer: Peer, action: Action, parameters: dict[str, Any]) -> dict[s
 def main(library: str, action: str, answer: str, parameters: str) -> None:
     """Carry out one action."""
     given: dict[str, Any] = json.loads(parameters)
-    peer: Peer = importlib.import_module(f"benchmarks.peers.{library}").PEER
+    peer: Peer = importlib.import_module(LIBRARIES[library].module).PEER
     if action == "worker":
         command = [sys.executable, *peer.worker(given["task"], given["processes"])]
         os.execv(sys.executable, command)

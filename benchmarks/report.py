@@ -65,11 +65,11 @@ def _order(row: Row, metric: Metric) -> float:
 
 def _cell(value: Value | None, metric: Metric) -> str:
     if value is None:
-        return "–"
+        return "-"
     text = _number(value.median, metric)
     if value.rounds == 1 or metric.better is None:
         return text
-    return f"{text} ({_number(value.least, metric)}–{_number(value.most, metric)})"
+    return f"{text} ({_number(value.least, metric)} to {_number(value.most, metric)})"
 
 
 def _number(value: float, metric: Metric) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import psutil
 import redis
@@ -104,7 +104,7 @@ class Stage:
     """
 
     def __init__(
-        self, library: Library, environment: Environment, plan: Plan, known: Known, server: Server, folder: Path
+        self, library: Library, environment: Environment, *, plan: Plan, known: Known, server: Server, folder: Path
     ) -> None:
         self.library = library
         self.environment = environment
@@ -186,8 +186,13 @@ class Stage:
 
 def used_memory(client: redis.Redis) -> int:
     """Bytes the server has allocated."""
-    facts = cast("dict[str, Any]", client.info("memory"))
-    return int(facts["used_memory"])
+    return int(info(client, "memory")["used_memory"])
+
+
+def info(client: redis.Redis, section: str) -> dict[str, Any]:
+    """A section of the server's INFO."""
+    untyped: Any = client
+    return untyped.info(section)
 
 
 @contextmanager
@@ -196,4 +201,4 @@ def stage(library: Library, environment: Environment, plan: Plan, known: Known) 
     with tempfile.TemporaryDirectory(prefix="aioq-bench-") as name:
         folder = Path(name)
         with Server.start(plan.server, folder / "server", tcp=True) as server:
-            yield Stage(library, environment, plan, known, server, folder)
+            yield Stage(library, environment, plan=plan, known=known, server=server, folder=folder)

@@ -1,14 +1,14 @@
 """What Python and redis-py can do at most: bare loops, without a framework.
 
-`bulk` is one script call per 500 jobs, `coalesced` gathers what is sent in one turn of the event loop into one call,
-the round trip is one XADD, and the drain is XREADGROUP and XACK. There is no job record and no result; `bare_records`
-adds those.
+`bulk` is one script call per 500 jobs, `coalesced` gathers what is sent in one turn of the event loop into one
+call, the round trip is one XADD, and the drain is XREADGROUP and XACK. There is no job record and no result;
+`bare_records` adds those.
 """
 
 import asyncio
 from collections.abc import Sequence
 from hashlib import sha1
-from typing import Any, cast
+from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 
@@ -31,12 +31,13 @@ class Connection:
     """One connection, a command at a time."""
 
     def __init__(self) -> None:
-        self._pool = ConnectionPool.from_url(SETUP.url, protocol=2)
+        untyped: Any = ConnectionPool
+        self._pool: ConnectionPool = untyped.from_url(SETUP.url, protocol=2)
         self._connection: AbstractConnection | None = None
 
     async def open(self) -> None:
         """Connect."""
-        self._connection = cast("AbstractConnection", self._pool.make_connection())
+        self._connection = self._pool.make_connection()
         await self._connection.connect()
 
     async def close(self) -> None:
@@ -49,7 +50,8 @@ class Connection:
         connection = self._connection
         assert connection is not None
         await connection.send_packed_command(connection.pack_command(*command), check_health=False)
-        return await connection.read_response()
+        reply: Any = await connection.read_response()
+        return reply
 
 
 class Bare:
@@ -74,7 +76,7 @@ class Bare:
         """Disconnect."""
         await self.command.close()
 
-    async def send(self, task: str, argument: Any) -> Any:  # noqa: ARG002 - there is one task only
+    async def send(self, task: str, argument: Any) -> Any:
         """Wait for the call that takes what this turn of the loop has gathered."""
         future: Future = asyncio.get_running_loop().create_future()
         self._gathered.append((str(argument), future))
@@ -91,7 +93,7 @@ class Bare:
                 future.set_result(None)
         self._flusher = None
 
-    async def send_many(self, task: str, arguments: Sequence[Any]) -> Sequence[Any]:  # noqa: ARG002 - likewise
+    async def send_many(self, task: str, arguments: Sequence[Any]) -> Sequence[Any]:
         """One script call per 500 jobs."""
         for start in range(0, len(arguments), PER_CALL):
             await self.enqueue([str(argument) for argument in arguments[start : start + PER_CALL]])
@@ -116,7 +118,7 @@ class Bare:
         """Nobody knows."""
         raise NotImplementedError
 
-    def worker(self, task: str, processes: int) -> Sequence[str]:  # noqa: ARG002 - one worker, one loop
+    def worker(self, task: str, processes: int) -> Sequence[str]:
         """This module."""
         return ("-m", self.module)
 

@@ -1,7 +1,7 @@
 """The bare loops with what a job queue has to keep: a record a job, a fenced claim and settle, a result.
 
-The worker runs the batch it claims one job after the other and settles it with one call: no task a job, no timeout,
-no log, no lease, no waiter.
+The worker runs the batch it claims one job after the other and settles it with one call: no task a job, no
+timeout, no log, no lease, no waiter.
 """
 
 import asyncio

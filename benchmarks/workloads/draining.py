@@ -1,9 +1,9 @@
 """Draining a queue that was filled before the worker starts, with the check that each job ran exactly once.
 
-The time runs from the first job that the ledger shows to the last one, so that a worker's start does not count. What
-was run before the first look, two milliseconds at the most, does not count either. The results are read afterwards,
-by another process and outside the time; at the end at most one batch of outcomes is not written yet, which
-is a share of a hundredth for 100 jobs at once.
+The time runs from the first job that the ledger shows to the last one, so that a worker's start does not count;
+nor do the jobs that were run before the first look, which two milliseconds hold. The results are read afterwards,
+by another process and outside the time; at the end at most the outcomes of the jobs that run at once are not written
+yet, which is a two-hundredth of a full drain.
 """
 
 import time

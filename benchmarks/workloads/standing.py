@@ -46,7 +46,7 @@ def _idle(stage: Stage, processes: int, key: str) -> Figures:
 
 
 def starting(stage: Stage) -> Figures:
-    """`import` and `--help`, in seconds of the clock; the file cache is warm from a first time that is not counted."""
+    """`import` and `--help`, in seconds of the clock, the best of three; the first one warms the file cache."""
     library = stage.library
     help_command = ["--help"] if library.command is None else [*library.command, "--help"]
     return {

@@ -2,8 +2,8 @@
 # The library is installed in its own environment only, so the type checker sees nothing of it.
 """Celery. Settings: https://docs.celeryq.dev/en/stable/userguide/optimizing.html ("Prefetch Limits").
 
-It has no coroutines. The pool is `solo` for no-op jobs, which has no hand-over between processes and is the fastest
-single process here, and `threads` where jobs sleep or are asked to run in threads.
+It has no coroutines. The pool is `solo` for no-op jobs, which has no hand-over between processes and is the
+fastest single process here, and `threads` where jobs sleep or are asked to run in threads.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ URL = SETUP.url or "redis://localhost"
 
 app = App("bench", broker=URL, backend=URL)
 app.conf.update(
-    # "If you have many tasks with a short duration [...] experiment with" large multipliers: the guide names 50, 150.
+    # For many short tasks the guide advises to experiment with a large multiplier, and names 50 and 150.
     worker_prefetch_multiplier=128,
     worker_enable_remote_control=False,
     worker_send_task_events=False,
@@ -35,10 +35,15 @@ def keep(text: str) -> str:
     return text
 
 
+def plain(number: int) -> int:
+    """See `benchmarks.work`; a function is one task only."""
+    return work.plain(number)
+
+
 TASKS: dict[str, Any] = {
     "noop": app.task(work.plain, name="noop"),
     "nap": app.task(work.plain_nap, name="nap"),
-    "plain": app.task(lambda number: work.plain(number), name="plain"),
+    "plain": app.task(plain, name="plain"),
     "keep": app.task(keep, name="keep"),
 }
 
@@ -80,7 +85,7 @@ class Celery:
         if task in {"nap", "plain"}:
             pool = ("--pool", "threads", "--concurrency", str(SETUP.concurrency))
         quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING")
-        command = ["-m", "celery", "--app", "benchmarks.peers.celery:app", "worker", *pool, *quiet]
+        command = ["-m", "celery", "--app", "benchmarks.peers.with_celery:app", "worker", *pool, *quiet]
         return command if processes == 1 else ("-m", "benchmarks.several", str(processes), *command)
 
 

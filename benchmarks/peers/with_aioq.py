@@ -44,10 +44,10 @@ class Aioq:
         """A handle made from the id."""
         return await app.handle(job_id).result(timeout=1)
 
-    def worker(self, task: str, processes: int) -> Sequence[str]:  # noqa: ARG002 - one worker runs them all
+    def worker(self, task: str, processes: int) -> Sequence[str]:
         """`aioq worker`."""
         numbers = ("--concurrency", str(SETUP.concurrency), "--processes", str(processes))
-        return ("-m", "aioq", "worker", "benchmarks.peers.aioq:app", *numbers, "--log-level", "warning")
+        return ("-m", "aioq", "worker", "benchmarks.peers.with_aioq:app", *numbers, "--log-level", "warning")
 
 
 PEER = Aioq()

@@ -2,8 +2,8 @@
 # The library is installed in its own environment only, so the type checker sees nothing of it.
 """dramatiq. Settings: https://dramatiq.io/guide.html ("Workers", "Results") and https://dramatiq.io/advanced.html.
 
-It runs plain functions in threads; its coroutines (the AsyncIO middleware) occupy a thread each as well, so its tasks
-here are plain functions, which is the faster of the two.
+It runs plain functions in threads; its coroutines (the AsyncIO middleware) occupy a thread each as well, so its
+tasks here are plain functions, which is the faster of the two.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from benchmarks import work
 from benchmarks.contract import Setup
 
 SETUP = Setup.read()
-URL = SETUP.url or "redis://localhost"
+URL = SETUP.roomy_url
 QUEUE = "default"
 
 backend = RedisBackend(url=URL)
@@ -87,7 +87,7 @@ class Dramatiq:
         """
         threads = SETUP.concurrency if task == "nap" else 8
         numbers = ("--processes", str(processes), "--threads", str(threads))
-        return ("-m", "dramatiq", "benchmarks.peers.dramatiq", *numbers, "--skip-logging")
+        return ("-m", "dramatiq", "benchmarks.peers.with_dramatiq", *numbers, "--skip-logging")
 
 
 PEER = Dramatiq()

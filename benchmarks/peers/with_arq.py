@@ -43,7 +43,7 @@ async def start(context: dict[str, Any]) -> None:
 
 
 class WorkerSettings:
-    """What `arq benchmarks.peers.arq.WorkerSettings` runs.
+    """What `arq benchmarks.peers.with_arq.WorkerSettings` runs.
 
     poll_delay 0.01 in place of 0.5: arq only polls, so anything slower would measure the pause and not arq. It is
     what makes its idle commands; both figures belong to the same setting.
@@ -95,9 +95,9 @@ class Arq:
         info = await Job(job_id, self.pool).result_info()
         return None if info is None else info.result
 
-    def worker(self, task: str, processes: int) -> Sequence[str]:  # noqa: ARG002 - one worker runs them all
+    def worker(self, task: str, processes: int) -> Sequence[str]:
         """`arq`; it has no processes of its own, so each is started by itself."""
-        return _several(["-m", "arq", "benchmarks.peers.arq.WorkerSettings"], processes)
+        return _several(["-m", "arq", "benchmarks.peers.with_arq.WorkerSettings"], processes)
 
 
 def _several(command: list[str], processes: int) -> Sequence[str]:

@@ -17,7 +17,7 @@ work.use_uvloop()  # SAQ's command takes the policy's loop
 logging.getLogger("saq").setLevel(logging.WARNING)
 
 # max_concurrent_ops bounds enqueues and reads at once, 20 by default; 100 senders are one workload.
-queue = Queue.from_url(SETUP.url or "redis://localhost", max_concurrent_ops=100)
+queue = Queue.from_url(SETUP.roomy_url, max_concurrent_ops=100)
 
 
 async def noop(_: dict[str, Any], *, number: int) -> int:
@@ -77,9 +77,9 @@ class Saq:
         job = await queue.job(job_id)
         return None if job is None else job.result
 
-    def worker(self, task: str, processes: int) -> Sequence[str]:  # noqa: ARG002 - one worker runs them all
+    def worker(self, task: str, processes: int) -> Sequence[str]:
         """`saq`."""
-        return ("-m", "saq", "benchmarks.peers.saq.settings", "--workers", str(processes))
+        return ("-m", "saq", "benchmarks.peers.with_saq.settings", "--workers", str(processes))
 
 
 PEER = Saq()

@@ -14,9 +14,7 @@ SETUP = Setup.read()
 work.use_uvloop()  # its command runs the policy's loop; Redis is spoken to in Rust, off that loop
 
 # The prefetch is twice the concurrency by default.
-app = App(
-    redis_url=SETUP.url or None, queue_name="bench", concurrency=SETUP.concurrency, result_ttl_ms=3_600_000
-)
+app = App(redis_url=SETUP.url or None, queue_name="bench", concurrency=SETUP.concurrency, result_ttl_ms=3_600_000)
 TASKS: dict[str, Any] = {
     function.__name__: app.task(name=function.__name__)(function)
     for function in (work.noop, work.nap, work.plain, work.keep)
@@ -53,9 +51,9 @@ class Ardiq:
         found = await app.result(job_id)
         return None if found is None else found.value
 
-    def worker(self, task: str, processes: int) -> Sequence[str]:  # noqa: ARG002 - one worker runs them all
+    def worker(self, task: str, processes: int) -> Sequence[str]:
         """`ardiq run`."""
-        return ("-m", "ardiq", "run", "benchmarks.peers.ardiq:app", "--quiet", "--workers", str(processes))
+        return ("-m", "ardiq", "run", "benchmarks.peers.with_ardiq:app", "--quiet", "--workers", str(processes))
 
 
 PEER = Ardiq()

@@ -13,8 +13,8 @@ from benchmarks.contract import Setup
 SETUP = Setup.read()
 work.use_uvloop()  # its command runs the policy's loop
 
-# Reliable mode, the default: the fast one may lose jobs, which nothing else here does. track_state stays off, as by
-# default: it costs a write for each transition.
+# Reliable mode, the default: the fast one may lose jobs, which nothing else here does. track_state stays off, as
+# by default: it costs a write for each transition.
 queue = Queue("default", redis_url=SETUP.url or None, store_results=True, result_ttl=3600)
 TASKS: dict[str, Any] = {
     function.__name__: queue.task(name=function.__name__)(function)
@@ -53,10 +53,10 @@ class Blitzq:
         """The kept result."""
         return await queue.get_result(job_id, timeout=5)
 
-    def worker(self, task: str, processes: int) -> Sequence[str]:  # noqa: ARG002 - one worker runs them all
+    def worker(self, task: str, processes: int) -> Sequence[str]:
         """`blitzq worker`."""
         numbers = ("--concurrency", str(SETUP.concurrency), "--workers", str(processes))
-        return ("-m", "blitzq", "worker", "benchmarks.peers.blitzq:queue", *numbers, "--log-level", "WARNING")
+        return ("-m", "blitzq", "worker", "benchmarks.peers.with_blitzq:queue", *numbers, "--log-level", "WARNING")
 
 
 PEER = Blitzq()

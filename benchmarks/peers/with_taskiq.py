@@ -63,14 +63,14 @@ class Taskiq:
         """The kept result."""
         return (await broker.result_backend.get_result(job_id)).return_value
 
-    def worker(self, task: str, processes: int) -> Sequence[str]:  # noqa: ARG002 - one worker runs them all
+    def worker(self, task: str, processes: int) -> Sequence[str]:
         """`taskiq worker`, which takes uvloop where it is installed.
 
         --no-parse spares pydantic's parsing of the arguments; --max-prefetch fills the gap between two reads.
         """
         numbers = ("--workers", str(processes), "--max-async-tasks", str(SETUP.concurrency))
         options = ("--max-prefetch", str(SETUP.concurrency), "--no-parse", "--log-level", "WARNING")
-        return ("-m", "taskiq", "worker", "benchmarks.peers.taskiq:broker", *numbers, *options)
+        return ("-m", "taskiq", "worker", "benchmarks.peers.with_taskiq:broker", *numbers, *options)
 
 
 PEER = Taskiq()

@@ -63,9 +63,9 @@ class Streaq:
         """The kept result."""
         return (await worker.result_by_id(job_id, timeout=5)).result
 
-    def worker(self, task: str, processes: int) -> Sequence[str]:  # noqa: ARG002 - one worker runs them all
+    def worker(self, task: str, processes: int) -> Sequence[str]:
         """`streaq run`."""
-        return ("-m", "streaq", "run", "benchmarks.peers.streaq:worker", "--workers", str(processes))
+        return ("-m", "streaq", "run", "benchmarks.peers.with_streaq:worker", "--workers", str(processes))
 
 
 PEER = Streaq()

@@ -14,6 +14,7 @@ from benchmarks.contract import Setup
 
 SETUP = Setup.read()
 NAME = "bench"
+URL = SETUP.roomy_url
 
 
 async def plain(number: int) -> int:
@@ -29,7 +30,7 @@ class Docket:
     """`add`, and `add_many`, which is one pipeline a thousand."""
 
     def __init__(self) -> None:
-        self._docket = Client(NAME, SETUP.url or "redis://localhost", execution_ttl=timedelta(hours=1))
+        self._docket = Client(NAME, URL, execution_ttl=timedelta(hours=1))
 
     async def open(self) -> None:
         """Connect."""
@@ -63,11 +64,11 @@ class Docket:
         execution = await self._docket.get_execution(job_id)
         return None if execution is None else await execution.get_result(timeout=timedelta(seconds=5))
 
-    def worker(self, task: str, processes: int) -> Sequence[str]:  # noqa: ARG002 - one worker runs them all
+    def worker(self, task: str, processes: int) -> Sequence[str]:
         """`docket worker`; its command runs asyncio's own loop and has no option for another."""
         command = [
-            *("-m", "docket", "worker", "--docket", NAME, "--url", SETUP.url),
-            *("--tasks", "benchmarks.peers.pydocket:tasks", "--concurrency", str(SETUP.concurrency)),
+            *("-m", "docket", "worker", "--docket", NAME, "--url", URL),
+            *("--tasks", "benchmarks.peers.with_pydocket:tasks", "--concurrency", str(SETUP.concurrency)),
             *("--logging-level", "WARNING"),
         ]
         return command if processes == 1 else ("-m", "benchmarks.several", str(processes), *command)
