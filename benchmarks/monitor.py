@@ -31,7 +31,8 @@ class Seen:
 def monitored(server: Server) -> Generator[Seen]:
     """Count all commands while inside."""
     seen = Seen()
-    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(server.socket))
         connection.sendall(b"MONITOR\r\n")
         stream = connection.makefile("rb")
         stream.readline()  # +OK: whatever comes now is counted

@@ -8,7 +8,7 @@ call, the round trip is one XADD, and the drain is XREADGROUP and XACK. There is
 import asyncio
 from collections.abc import Sequence
 from hashlib import sha1
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 
@@ -50,8 +50,7 @@ class Connection:
         connection = self._connection
         assert connection is not None
         await connection.send_packed_command(connection.pack_command(*command), check_health=False)
-        reply: Any = await connection.read_response()
-        return reply
+        return cast("Any", await connection.read_response())
 
 
 class Bare:

@@ -2,8 +2,8 @@
 
 The time runs from the first job that the ledger shows to the last one, so that a worker's start does not count;
 nor do the jobs that were run before the first look, which two milliseconds hold. The results are read afterwards,
-by another process and outside the time; at the end at most the outcomes of the jobs that run at once are not written
-yet, which is a two-hundredth of a full drain.
+by another process and outside the time; at the end at most the outcomes of the jobs that run at once are not
+written yet, which is a two-hundredth of a full drain.
 """
 
 import time

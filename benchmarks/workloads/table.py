@@ -21,7 +21,7 @@ def chosen(keys: tuple[str, ...]) -> tuple[Workload, ...]:
     Raises:
         ValueError: there is no such workload.
     """
-    known = {workload.key for workload in WORKLOADS}
+    known = [workload.key for workload in WORKLOADS]
     unknown = [key for key in keys if key not in known]
     if unknown:
         raise ValueError(f"no such workload: {', '.join(unknown)}; there are: {', '.join(known)}")
