@@ -16,7 +16,7 @@ class Library:
         kind: the library that is measured, one beside it, or a bare loop that is a limit.
         environment: the name of its file in `benchmarks/requirements/`, which is one virtual environment.
         shown: the distributions whose versions are reported.
-        package: what `import` names.
+        entry: what an application imports of it; a bare `import` says little where modules load on first use.
         command: its command line, after `python`; None where it has none.
         keeps_results: whether results can be read afterwards; a bare loop may not.
     """
@@ -26,7 +26,7 @@ class Library:
     kind: Kind
     environment: str
     shown: tuple[str, ...] = ()
-    package: str = ""
+    entry: str = ""
     command: tuple[str, ...] | None = None
     keeps_results: bool = True
 
@@ -36,21 +36,26 @@ class Library:
         return f"benchmarks.peers.{self.name if self.kind == 'bare' else f'with_{self.name}'}"
 
 
+def _peer(name: str, title: str, entry: str, *shown: str) -> Library:
+    package = entry.split()[1].partition(".")[0].removesuffix("_redis")
+    return Library(name, title, "peer", name, shown, entry, ("-m", package))
+
+
 LIBRARIES = {
     library.name: library
     for library in (
         Library("bare", "bare loop", "bare", "aioq", keeps_results=False),
         Library("bare_records", "bare loop with records", "bare", "aioq"),
-        Library("aioq", "aioq", "subject", "aioq", ("aioq", "redis"), "aioq", ("-m", "aioq")),
-        Library("arq", "arq", "peer", "arq", ("arq", "redis"), "arq", ("-m", "arq")),
-        Library("saq", "SAQ", "peer", "saq", ("saq", "redis"), "saq", ("-m", "saq")),
-        Library("taskiq", "taskiq", "peer", "taskiq", ("taskiq", "taskiq-redis"), "taskiq", ("-m", "taskiq")),
-        Library("streaq", "streaQ", "peer", "streaq", ("streaq", "coredis"), "streaq", ("-m", "streaq")),
-        Library("ardiq", "ArdiQ", "peer", "ardiq", ("ardiq",), "ardiq", ("-m", "ardiq")),
-        Library("blitzq", "blitzq", "peer", "blitzq", ("blitzq", "redis"), "blitzq", ("-m", "blitzq")),
-        Library("pydocket", "docket", "peer", "pydocket", ("pydocket", "redis"), "docket", ("-m", "docket")),
-        Library("dramatiq", "dramatiq", "peer", "dramatiq", ("dramatiq", "redis"), "dramatiq", ("-m", "dramatiq")),
-        Library("celery", "Celery", "peer", "celery", ("celery", "kombu", "redis"), "celery", ("-m", "celery")),
+        Library("aioq", "aioq", "subject", "aioq", ("aioq",), "from aioq import App", ("-m", "aioq")),
+        _peer("arq", "arq", "from arq import create_pool", "arq"),
+        _peer("saq", "SAQ", "from saq import Queue", "saq"),
+        _peer("taskiq", "taskiq", "from taskiq_redis import RedisStreamBroker", "taskiq", "taskiq-redis"),
+        _peer("streaq", "streaQ", "from streaq import Worker", "streaq", "coredis"),
+        _peer("ardiq", "ArdiQ", "from ardiq import Ardiq", "ardiq"),
+        _peer("blitzq", "blitzq", "from blitzq import Queue", "blitzq"),
+        _peer("pydocket", "docket", "from docket import Docket", "pydocket"),
+        _peer("dramatiq", "dramatiq", "from dramatiq.brokers.redis import RedisBroker", "dramatiq"),
+        _peer("celery", "Celery", "from celery import Celery", "celery", "kombu"),
     )
 }
 

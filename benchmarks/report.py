@@ -84,9 +84,8 @@ def _environment(environment: dict[str, Any]) -> Iterable[str]:
     shown = [
         f"{name} {versions[library.environment][name]}"
         for library in LIBRARIES.values()
-        if library.environment in versions
         for name in library.shown
-        if name in versions[library.environment] and name != "redis"
+        if name in versions.get(library.environment, {})
     ]
     yield f"- versions: {', '.join(dict.fromkeys(shown))}"
 

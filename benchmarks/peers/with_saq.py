@@ -40,8 +40,22 @@ async def keep(_: dict[str, Any], *, number: str) -> str:
     return await work.keep(number)
 
 
-# dequeue_timeout is left at 0, which blocks on the server: "the fastest" by the documentation of Worker.
-settings = {"queue": queue, "functions": [noop, nap, plain, keep], "concurrency": SETUP.concurrency}
+async def start(_: dict[str, Any]) -> None:
+    """Hold the lock of the sweep, as where another worker has swept within the minute.
+
+    A worker sweeps as it starts, and aborts whatever it has taken off the queue itself by then and not yet marked as
+    active. Where the queue is full at the start that is one or two jobs of a thousand: each round would be void.
+    """
+    await queue.redis.set(queue.namespace("sweep"), 1, ex=3600)
+
+
+# dequeue_timeout is left at 0, its default, which blocks on the server.
+settings = {
+    "queue": queue,
+    "functions": [noop, nap, plain, keep],
+    "concurrency": SETUP.concurrency,
+    "startup": start,
+}
 
 
 class Saq:

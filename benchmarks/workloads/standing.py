@@ -46,11 +46,11 @@ def _idle(stage: Stage, processes: int, key: str) -> Figures:
 
 
 def starting(stage: Stage) -> Figures:
-    """`import` and `--help`, in seconds of the clock, the best of three; the first one warms the file cache."""
+    """The import an application makes, and `--help`: seconds of the clock, the best of three with warm files."""
     library = stage.library
     help_command = ["--help"] if library.command is None else [*library.command, "--help"]
     return {
-        "import_s": _timed(stage, ["-c", f"import {library.package}"]),
+        "import_s": _timed(stage, ["-c", library.entry]),
         "help_s": _timed(stage, help_command),
         "python_s": _timed(stage, ["-c", "pass"]),
     }
@@ -121,7 +121,7 @@ WORKLOADS = (
     ),
     Workload(
         "starting",
-        f"`import {SUBJECT.package}` and `--help`",
+        f"`{SUBJECT.entry}` and `--help`",
         starting,
         (
             _lower("import_s", "import s", 3),

@@ -1,4 +1,4 @@
-"""The benchmark's own decisions: what counts, what is void, which way a ratio goes; and a round on a real server."""
+"""The benchmark's own decisions: what counts, what is void, which way a ratio goes; one round on a real server."""
 
 import json
 import sys
