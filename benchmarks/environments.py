@@ -66,19 +66,23 @@ def make(name: str, python: str, *, with_aioq: bool = False) -> Environment:
         stamp.unlink(missing_ok=True)
         _run([python, "-m", "venv", "--clear", str(folder)])
         extra = ["--editable", str(ROOT)] if with_aioq else []
-        _run([str(interpreter), *_PIP, "install", "--requirement", str(requirements), *extra])
+        _run([str(interpreter), *_PIP, "install", "--quiet", "--requirement", str(requirements), *extra])
         stamp.write_text(wanted)
     return Environment(interpreter, _versions(interpreter))
 
 
-_PIP = ("-m", "pip", "--disable-pip-version-check", "--quiet")
+_PIP = ("-m", "pip", "--disable-pip-version-check")
+
+
+def version_of(python: str) -> str:
+    """What an interpreter calls itself: `Python 3.13.0`."""
+    return subprocess.run([python, "--version"], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _fingerprint(requirements: Path, python: str, *, with_aioq: bool) -> str:
-    version = subprocess.run([python, "--version"], capture_output=True, text=True, check=False).stdout
     files = [requirements, *([ROOT / "pyproject.toml"] if with_aioq else [])]
     content = b"".join(file.read_bytes() for file in files)
-    return f"{version.strip()} {python} {hashlib.sha256(content).hexdigest()}\n"
+    return f"{version_of(python)} {python} {hashlib.sha256(content).hexdigest()}\n"
 
 
 def _versions(interpreter: Path) -> dict[str, str]:

@@ -43,7 +43,7 @@ async def keep(_: dict[str, Any], *, number: str) -> str:
 async def start(_: dict[str, Any]) -> None:
     """Hold the lock of the sweep, as where another worker has swept within the minute.
 
-    A worker sweeps as it starts, and aborts whatever it has taken off the queue itself by then and not yet marked as
+    A worker sweeps as it starts, and aborts what it has taken off the queue itself by then and not yet marked as
     active. Where the queue is full at the start that is one or two jobs of a thousand: each round would be void.
     """
     await queue.redis.set(queue.namespace("sweep"), 1, ex=3600)
