@@ -1,15 +1,16 @@
 """Counting commands as the server sees them, apart by who sent them: a client, or a script."""
 
+import secrets
 import socket
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
 from tests.servers import Server
 
 
 class Seen:
-    """What was counted so far. Monitoring slows the server down, so nothing is timed meanwhile."""
+    """What was counted. Monitoring slows the server down, so nothing is timed meanwhile."""
 
     def __init__(self) -> None:
         self.by_clients = 0
@@ -29,26 +30,32 @@ class Seen:
 
 @contextmanager
 def monitored(server: Server) -> Generator[Seen]:
-    """Count all commands while inside."""
+    """Count all commands while inside; the counts are complete once outside."""
     seen = Seen()
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(server.socket))
+    end = secrets.token_hex(16).encode()
+    with _connected(server) as connection, connection.makefile("rb") as lines:
         connection.sendall(b"MONITOR\r\n")
-        stream = connection.makefile("rb")
-        stream.readline()  # +OK: whatever comes now is counted
-        reader = threading.Thread(target=_read, args=(stream, seen), daemon=True)
+        lines.readline()  # +OK: whatever comes now is counted
+        reader = threading.Thread(target=_read, args=(lines, end, seen), daemon=True)
         reader.start()
         try:
             yield seen
         finally:
-            connection.shutdown(socket.SHUT_RDWR)
+            # The server tells its monitors of a command after it has answered it. A mark of our own comes last.
+            with _connected(server) as other:
+                other.sendall(b"ECHO %s\r\n" % end)
+                other.recv(64)
             reader.join()
-            stream.close()
 
 
-def _read(stream: "socket.SocketIO", seen: Seen) -> None:
-    try:
-        for line in stream:
-            seen.feed(line)
-    except OSError:
-        return
+def _connected(server: Server) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(server.socket))
+    return connection
+
+
+def _read(lines: Iterable[bytes], end: bytes, seen: Seen) -> None:
+    for line in lines:
+        if end in line:
+            return
+        seen.feed(line)

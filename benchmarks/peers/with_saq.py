@@ -5,6 +5,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from saq import Queue
@@ -78,8 +79,14 @@ class Saq:
         return await asyncio.gather(*(self.send(task, argument) for argument in arguments))
 
     async def wait(self, ticket: Any) -> Any:
-        """`refresh` until complete, which listens to pub/sub."""
-        await ticket.refresh(until_complete=0)
+        """`refresh` until complete, which listens to pub/sub.
+
+        It looks first and listens then, so a job that ends in between is never told of; hence the time limit, a
+        second, after which it is asked again.
+        """
+        while not ticket.completed:
+            with suppress(TimeoutError):
+                await ticket.refresh(until_complete=1)
         return ticket.result
 
     def job_id(self, ticket: Any) -> str:

@@ -36,10 +36,9 @@ def _idle(stage: Stage, processes: int, key: str) -> Figures:
         with monitored(stage.server) as commands:
             began = time.perf_counter()
             time.sleep(window)
-            count = commands.by_clients
             took = time.perf_counter() - began
         return {
-            f"{key}_commands": count / took,
+            f"{key}_commands": commands.by_clients / took,
             f"{key}_cpu": (fleet.cpu() - used) / took * 100,
             f"{key}_mb": fleet.rss() / 1e6,
         }
@@ -87,11 +86,11 @@ def commands(stage: Stage) -> Figures:
         with monitored(stage.server) as seen:
             stage.drive("concurrent", jobs=jobs, seconds=stage.plan.patience, senders=SENDERS)
             _all_run(ledger, fleet, stage.plan.patience)
-            return {
-                "by_clients": seen.by_clients / jobs,
-                "in_all": (seen.by_clients + seen.by_scripts) / jobs,
-                "jobs": jobs,
-            }
+        return {
+            "by_clients": seen.by_clients / jobs,
+            "in_all": (seen.by_clients + seen.by_scripts) / jobs,
+            "jobs": jobs,
+        }
 
 
 def _all_run(ledger: Ledger, fleet: Fleet, patience: float) -> None:

@@ -93,7 +93,7 @@ async def test_commands_a_job_under_load(redis_server: Database, jobs: Jobs) -> 
     async with jobs.worker():
         with monitored(redis_server.server) as seen:
             assert sorted(await jobs.send_from_many(JOBS)) == list(range(JOBS))
-            count = seen.by_clients
+    count = seen.by_clients
     assert 0 < count <= 0.1 * JOBS
 
 
@@ -103,7 +103,7 @@ async def test_commands_of_a_job_alone(redis_server: Database, jobs: Jobs) -> No
         with monitored(redis_server.server) as seen:
             for number in range(ALONE):
                 assert await (await jobs.noop.send(number)) == number
-            count = seen.by_clients
+    count = seen.by_clients
     assert 3 * ALONE <= count <= 6 * ALONE
 
 
@@ -112,7 +112,7 @@ async def test_commands_within_scripts(redis_server: Database, jobs: Jobs) -> No
     async with jobs.worker():
         with monitored(redis_server.server) as seen:
             await jobs.send_from_many(JOBS)
-            count = seen.by_scripts
+    count = seen.by_scripts
     assert JOBS < count <= 12 * JOBS
 
 
@@ -122,7 +122,7 @@ async def test_commands_of_an_idle_worker(redis_server: Database, jobs: Jobs) ->
     async with jobs.worker():
         with monitored(redis_server.server) as seen:
             await asyncio.sleep(window)
-            count = seen.by_clients
+    count = seen.by_clients
     assert 1 <= count <= window
 
 
