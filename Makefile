@@ -7,15 +7,17 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # For one's own additions: make test PYTEST_ARGS="-x -k lease"
 PYTEST_ARGS ?=
-# make faults FAULTS_ARGS="--faults-seed 7"; --faults-scale 0.1 takes a tenth of the time and proves less
+# Likewise: make faults FAULTS_ARGS="--faults-seed 7"; --faults-scale 0.1 takes a tenth of the time and proves less
 FAULTS_ARGS ?=
+# Likewise: make bench BENCH_ARGS="--peers arq,saq --rounds 3"
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check faults clean
+.PHONY: help demo test check faults bench bench-quick clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: .venv/app.stamp ## install aioq into .venv and watch it work: embedded server, worker, jobs
 	$(BIN)/aioq demo
@@ -33,8 +35,14 @@ check: .venv/dev.stamp ## run what needs no server: ruff, pyright, import-linter
 faults: .venv/dev.stamp ## break everything at full size (40 minutes), and write docs/faults.md
 	$(BIN)/python -m tests.faults $(FAULTS_ARGS)
 
+bench: .venv/dev.stamp ## measure aioq beside its peers: hours; results in benchmarks/results, see docs/performance.md
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-quick: .venv/dev.stamp ## the same with two peers and small sizes, in three minutes: prints the ratios
+	$(BIN)/python -m benchmarks --quick --peers ardiq,blitzq --rounds 2 --scale 0.25 --seconds 2 $(BENCH_ARGS)
+
 clean: ## remove .venv, caches and reports
-	rm -rf .venv .coverage .coverage.* .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .bench .coverage .coverage.* .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/python.stamp:

@@ -1,0 +1,1 @@
+"""aioq measured beside its peers: `python -m benchmarks`, described in docs/performance.md."""

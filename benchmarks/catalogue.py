@@ -1,0 +1,76 @@
+"""Which libraries are measured, and what the benchmark has to know of each without importing it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["subject", "peer", "bare"]
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """One library.
+
+    Attributes:
+        name: what the command line and the raw results call it.
+        title: what the tables call it.
+        kind: the library that is measured, one beside it, or a bare loop that is a limit.
+        environment: the name of its file in `benchmarks/requirements/`, which is one virtual environment.
+        shown: the distributions whose versions are reported.
+        entry: what an application imports of it; a bare `import` says little where modules load on first use.
+        command: its command line, after `python`; None where it has none.
+        keeps_results: whether results can be read afterwards; a bare loop may not.
+    """
+
+    name: str
+    title: str
+    kind: Kind
+    environment: str
+    shown: tuple[str, ...] = ()
+    entry: str = ""
+    command: tuple[str, ...] | None = None
+    keeps_results: bool = True
+
+    @property
+    def module(self) -> str:
+        """Its adapter. A module must not be named as the library that it imports."""
+        return f"benchmarks.peers.{self.name if self.kind == 'bare' else f'with_{self.name}'}"
+
+
+def _peer(name: str, title: str, entry: str, *shown: str) -> Library:
+    package = entry.split()[1].partition(".")[0].removesuffix("_redis")
+    return Library(name, title, "peer", name, shown, entry, ("-m", package))
+
+
+LIBRARIES = {
+    library.name: library
+    for library in (
+        Library("bare", "bare loop", "bare", "aioq", keeps_results=False),
+        Library("bare_records", "bare loop with records", "bare", "aioq"),
+        Library("aioq", "aioq", "subject", "aioq", ("aioq",), "from aioq import App", ("-m", "aioq")),
+        _peer("arq", "arq", "from arq import create_pool", "arq"),
+        _peer("saq", "SAQ", "from saq import Queue", "saq"),
+        _peer("taskiq", "taskiq", "from taskiq_redis import RedisStreamBroker", "taskiq", "taskiq-redis"),
+        _peer("streaq", "streaQ", "from streaq import Worker", "streaq", "coredis"),
+        _peer("ardiq", "ArdiQ", "from ardiq import Ardiq", "ardiq"),
+        _peer("blitzq", "blitzq", "from blitzq import Queue", "blitzq"),
+        _peer("pydocket", "docket", "from docket import Docket", "pydocket"),
+        _peer("dramatiq", "dramatiq", "from dramatiq.brokers.redis import RedisBroker", "dramatiq"),
+        _peer("celery", "Celery", "from celery import Celery", "celery", "kombu"),
+    )
+}
+
+SUBJECT = next(library for library in LIBRARIES.values() if library.kind == "subject")
+PEERS = tuple(library.name for library in LIBRARIES.values() if library.kind == "peer")
+BARE = tuple(library for library in LIBRARIES.values() if library.kind == "bare")
+
+
+def chosen(peers: tuple[str, ...]) -> list[Library]:
+    """The bare loops, aioq, and these peers.
+
+    Raises:
+        ValueError: a name is none of `PEERS`.
+    """
+    unknown = [name for name in peers if name not in PEERS]
+    if unknown:
+        raise ValueError(f"no such peer: {', '.join(unknown)}; there are: {', '.join(PEERS)}")
+    return [*BARE, SUBJECT, *(LIBRARIES[name] for name in peers)]

@@ -1,0 +1,1 @@
+"""One adapter a library, each imported in that library's own environment only: see `benchmarks.contract`."""

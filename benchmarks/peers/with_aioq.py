@@ -1,0 +1,53 @@
+"""aioq, with its defaults; only the log level is raised, as for every library."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from aioq import App
+from benchmarks import work
+from benchmarks.contract import Setup
+
+SETUP = Setup.read()
+app = App("bench", url=SETUP.url or None)
+TASKS: dict[str, Any] = {function.__name__: app.task(function) for function in (work.noop, work.nap, work.keep)}
+TASKS["plain"] = app.task(work.plain)
+
+
+class Aioq:
+    """`send`, `send_many`, and awaiting a handle."""
+
+    async def open(self) -> None:
+        """Connect."""
+        await app.__aenter__()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await app.aclose()
+
+    async def send(self, task: str, argument: Any) -> Any:
+        """`task.send`."""
+        return await TASKS[task].send(argument)
+
+    async def send_many(self, task: str, arguments: Sequence[Any]) -> Sequence[Any]:
+        """`task.send_many`."""
+        return await TASKS[task].send_many([(argument,) for argument in arguments])
+
+    async def wait(self, ticket: Any) -> Any:
+        """`await handle`."""
+        return await ticket
+
+    def job_id(self, ticket: Any) -> str:
+        """The handle's id."""
+        return ticket.id
+
+    async def read(self, job_id: str) -> Any:
+        """A handle made from the id."""
+        return await app.handle(job_id).result(timeout=1)
+
+    def worker(self, task: str, processes: int) -> Sequence[str]:
+        """`aioq worker`."""
+        numbers = ("--concurrency", str(SETUP.concurrency), "--processes", str(processes))
+        return ("-m", "aioq", "worker", "benchmarks.peers.with_aioq:app", *numbers, "--log-level", "warning")
+
+
+PEER = Aioq()

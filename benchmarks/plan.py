@@ -1,0 +1,39 @@
+"""How much is measured: the sizes of a full run, scaled, and what bounds the time of one measurement."""
+
+from dataclasses import dataclass
+
+FEWEST = 50
+"""Jobs below which a figure says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The sizes of a run.
+
+    Attributes:
+        rounds: how often each library is measured.
+        scale: what all counts of jobs are multiplied by, 1 for a full run.
+        seconds: how long one measurement may send or drain; a slow library gets fewer jobs, see `fitting`.
+        server: the name of the server, of `tests.flavours.SERVERS`.
+    """
+
+    rounds: int = 5
+    scale: float = 1.0
+    seconds: float = 5.0
+    server: str = "redis-7.0"
+
+    def scaled(self, jobs: int) -> int:
+        """A count of jobs of a full run, scaled."""
+        return max(FEWEST, int(jobs * self.scale))
+
+    def fitting(self, jobs: int, rate: float | None, seconds: float | None = None) -> int:
+        """A scaled count, or what fits into the time at this rate of jobs a second where that is less."""
+        most = self.scaled(jobs)
+        if rate is None:
+            return most
+        return min(most, max(FEWEST, int(rate * (self.seconds if seconds is None else seconds))))
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a drain is given up: many times what it was sized for."""
+        return 30.0 + 6 * self.seconds

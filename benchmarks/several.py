@@ -1,0 +1,15 @@
+"""Starts several copies of a worker whose library has no command for that: `several N ARGUMENTS AFTER python`."""
+
+import subprocess
+import sys
+
+
+def main(count: int, command: list[str]) -> None:
+    """Start them and wait for them; they are ended as one process group."""
+    copies = [subprocess.Popen([sys.executable, *command]) for _ in range(count)]
+    for copy in copies:
+        copy.wait()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,184 @@
+"""Draining a queue that was filled before the worker starts, with the check that each job ran exactly once.
+
+The time runs from the first job that the ledger shows to the last one, so that a worker's start does not count;
+nor do the jobs that were run before the first look, which two milliseconds hold. The results are read afterwards,
+by another process and outside the time; at the end at most the outcomes of the jobs that run at once are not
+written yet, which is a two-hundredth of a full drain.
+"""
+
+import time
+from functools import partial
+from typing import NamedTuple
+
+from benchmarks.ledger import Ledger
+from benchmarks.stage import START_WITHIN, Fleet, Stage, VoidError
+from benchmarks.workloads.contract import JOBS, Figures, Metric, Workload
+
+DRAIN = 20_000
+STAGE_SHARE = 4.0
+"""How many times the time of one measurement staging may take: some enqueue slower than they drain."""
+
+CHECKED = 20_000
+"""The most results that are read after a drain; above it an even share, and all runs are still counted."""
+
+PROBE = 1_000
+"""Jobs of the first drain, which shows that a library works at all, and how many jobs the others get."""
+
+HEAD = 0.1
+"""The share of a queue that is its head: where nearly all the others still wait."""
+
+
+class Pace(NamedTuple):
+    """Jobs a second at the head of the queue, and over all of it."""
+
+    head: float
+    whole: float
+
+
+def probe(stage: Stage) -> None:
+    """Drain a few jobs, to learn the rates that the sizes of the other workloads follow.
+
+    Raises:
+        VoidError: the library does not work here.
+    """
+    pace = fill_and_drain(stage, PROBE)
+    stage.known.drain[stage.library.name] = pace.whole
+
+
+def drain(stage: Stage, *, task: str = "noop", concurrency: int = 100, processes: int = 1) -> Figures:
+    """Fill the queue, start a worker, and watch the ledger."""
+    name, plan, known = stage.library.name, stage.plan, stage.known
+    jobs = min(
+        plan.fitting(DRAIN, known.drain.get(name)),
+        plan.fitting(DRAIN, known.bulk.get(name), plan.seconds * STAGE_SHARE),
+    )
+    pace = fill_and_drain(stage, jobs, task=task, concurrency=concurrency, processes=processes)
+    if task == "noop" and processes == 1:
+        known.drain[name] = pace.whole
+    return {"per_second": pace.whole, "jobs": jobs}
+
+
+def fill_and_drain(
+    stage: Stage, jobs: int, *, task: str = "noop", concurrency: int = 100, processes: int = 1
+) -> Pace:
+    """Fill the queue, drain it, and check that each job ran once.
+
+    Raises:
+        VoidError: that is not so, or took too long.
+    """
+    fill(stage, jobs, task)
+    return empty(stage, jobs, task=task, concurrency=concurrency, processes=processes)
+
+
+def fill(stage: Stage, jobs: int, task: str = "noop") -> None:
+    """Enqueue in bulk; the ids go to the stage's folder.
+
+    Raises:
+        VoidError: it took too long.
+    """
+    patience = stage.plan.patience + jobs / SLOWEST
+    ids = str(stage.folder / "ids")
+    staged = stage.drive("bulk", jobs=jobs, seconds=patience, limit=2 * patience, task=task, ids=ids)
+    stage.known.bulk.setdefault(stage.library.name, staged["jobs"] / staged["seconds"])
+    if staged["jobs"] != jobs:
+        raise VoidError(f"{staged['jobs']} of {jobs} jobs could be enqueued in {patience:g} s")
+
+
+SLOWEST = 200.0
+"""Jobs a second below which a library is given up."""
+
+
+def empty(stage: Stage, jobs: int, *, task: str = "noop", concurrency: int = 100, processes: int = 1) -> Pace:
+    """Drain what `fill` has enqueued."""
+    path = stage.folder / f"ledger-{jobs}"
+    with (
+        Ledger(path, jobs) as ledger,
+        stage.fleet(task=task, concurrency=concurrency, processes=processes, ledger=ledger) as fleet,
+    ):
+        pace = watch(ledger, fleet, stage.plan.patience + jobs / SLOWEST)
+        check(stage, ledger)
+        return pace
+
+
+def watch(ledger: Ledger, fleet: Fleet, patience: float) -> Pace:
+    """The pace from the first job that is seen to the last.
+
+    Raises:
+        VoidError: no job ran in time, or not all did.
+    """
+    began = ledger.wait(1, START_WITHIN)
+    if began is None:
+        fleet.check()
+        raise VoidError(f"no job ran within {START_WITHIN:g} s: {fleet.tail()}")
+    at_first = ledger.jobs - ledger.count().never
+    paces: list[float] = []
+    for share in (HEAD, 1.0):
+        least = max(at_first + 1, int(ledger.jobs * share))
+        seen = ledger.wait(min(least, ledger.jobs), patience)
+        if seen is None:
+            raise VoidError(f"{ledger.count().never} of {ledger.jobs} jobs did not run in {patience:g} s")
+        paces.append(max(1, least - at_first) / max(seen - began, 1e-9))
+    return Pace(*paces)
+
+
+def check(stage: Stage, ledger: Ledger) -> None:
+    """Exact delivery: each job ran once, and its result can be read.
+
+    Raises:
+        VoidError: otherwise, with what is missing or too much.
+    """
+    if stage.library.keeps_results:
+        found = stage.drive("collect", ids=str(stage.folder / "ids"), most=CHECKED, limit=2 * stage.plan.patience)
+        if found["good"] != found["read"]:
+            raise VoidError(f"{found['read'] - found['good']} of {found['read']} results are not there")
+    count = ledger.count()
+    if count.once != ledger.jobs:
+        raise VoidError(f"of {ledger.jobs} jobs {count.never} did not run and {count.more} ran more than once")
+
+
+def scale_out(stage: Stage) -> Figures:
+    """Two processes, and the ratio to what one has done last."""
+    one = stage.known.drain.get(stage.library.name)
+    figures = drain(stage, processes=2)
+    return figures if one is None else {**figures, "to_one": figures["per_second"] / one}
+
+
+def settle_time(fleet: Fleet, *, quiet: float, most: float) -> None:
+    """Wait until the processes use less than `quiet` of a core over a second, `most` seconds at the longest."""
+    deadline = time.monotonic() + most
+    while time.monotonic() < deadline:
+        before = fleet.cpu()
+        time.sleep(1)
+        if fleet.cpu() - before < quiet:
+            return
+
+
+_RATE = Metric("per_second", "jobs/s")
+_LIMITS = ("bare", "bare_records")
+WORKLOADS = (
+    Workload(
+        "drain",
+        "Drain: no-op jobs, results kept, concurrency 100",
+        drain,
+        (Metric("per_second", "jobs/s", "higher", _LIMITS), JOBS),
+        _LIMITS,
+    ),
+    Workload(
+        "nap",
+        "Drain: 5 ms sleep, concurrency 1,000",
+        partial(drain, task="nap", concurrency=1_000),
+        (_RATE, JOBS),
+    ),
+    Workload(
+        "threads",
+        "Drain: plain functions in threads",
+        partial(drain, task="plain"),
+        (_RATE, JOBS),
+    ),
+    Workload(
+        "two_workers",
+        "Drain: two worker processes",
+        scale_out,
+        (_RATE, Metric("to_one", "to one process", digits=2), JOBS),
+    ),
+)

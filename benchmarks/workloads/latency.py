@@ -1,0 +1,64 @@
+"""From `send` to the result: one job at a time, and at a fixed offered load."""
+
+import statistics
+from collections.abc import Sequence
+
+from benchmarks.stage import START_WITHIN, Stage, VoidError
+from benchmarks.workloads.contract import Figures, Metric, Workload
+
+ONE_AT_A_TIME, WARM_UP = 1_000, 20
+LOAD_SECONDS = 5.0
+KEEPS_UP = 0.98
+"""The share of what is offered that has to come back in time for the percentiles to mean anything."""
+
+
+def one_at_a_time(stage: Stage) -> Figures:
+    """An idle worker: send, await the result, again."""
+    with stage.fleet() as fleet:
+        stage.drive("first", job=0, limit=START_WITHIN)
+        jobs, seconds = stage.plan.scaled(ONE_AT_A_TIME), stage.plan.seconds
+        answer = stage.drive("latency", jobs=jobs, warm_up=WARM_UP, seconds=seconds)
+        fleet.check()
+    return {**percentiles(answer["taken"]), "jobs": len(answer["taken"])}
+
+
+def under_load(stage: Stage) -> Figures:
+    """Half the drain rate of the best peer, offered to each library alike."""
+    best = stage.known.best_peer
+    if best is None:
+        raise VoidError("no peer's drain rate is known")
+    seconds = max(1.0, LOAD_SECONDS * min(1.0, stage.plan.scale * 4))
+    with stage.fleet() as fleet:
+        stage.drive("first", job=0, limit=START_WITHIN)
+        answer = stage.drive("load", rate=best / 2, seconds=seconds)
+        fleet.check()
+    answered = len(answer["taken"]) / answer["offered"]
+    figures = {"offered": best / 2, "answered": answered}
+    if answered < KEEPS_UP:
+        raise VoidError(f"does not keep up with {best / 2:,.0f} jobs/s: {answered:.0%} answered in time")
+    return {**percentiles(answer["taken"]), **figures}
+
+
+def percentiles(taken: Sequence[float]) -> Figures:
+    """The median and the 99th percentile, in ms."""
+    if len(taken) < 2:  # noqa: PLR2004 - what `quantiles` asks for
+        raise VoidError("no job was answered")
+    cuts = statistics.quantiles(taken, n=100, method="inclusive")
+    return {"p50_ms": cuts[49] * 1e3, "p99_ms": cuts[98] * 1e3}
+
+
+_PERCENTILES = (Metric("p50_ms", "p50 ms", "lower", digits=2), Metric("p99_ms", "p99 ms", "lower", digits=2))
+WORKLOADS = (
+    Workload(
+        "latency",
+        "Send to result, one at a time",
+        one_at_a_time,
+        (*_PERCENTILES, Metric("jobs", "jobs", None)),
+    ),
+    Workload(
+        "load",
+        "Send to result at half the best peer's drain rate",
+        under_load,
+        (*_PERCENTILES, Metric("offered", "offered jobs/s", None), Metric("answered", "answered", None, digits=3)),
+    ),
+)
