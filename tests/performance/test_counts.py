@@ -117,13 +117,13 @@ async def test_commands_within_scripts(redis_server: Database, jobs: Jobs) -> No
 
 
 async def test_commands_of_an_idle_worker(redis_server: Database, jobs: Jobs) -> None:
-    # 2 in 4 s, half a lease: a renewal, and a blocking read that has come to its end.
+    # 2 to 5 in 4 s, half a lease: renewals, and a blocking read that has come to its end, with its claim.
     window = 4.0
     async with jobs.worker():
         with monitored(redis_server.server) as seen:
             await asyncio.sleep(window)
     count = seen.by_clients
-    assert 1 <= count <= window
+    assert 1 <= count <= 1.5 * window
 
 
 async def test_bytes_of_a_queued_job(redis_server: Database, jobs: Jobs, app_name: str) -> None:
