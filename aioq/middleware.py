@@ -4,8 +4,9 @@ Subclass `Middleware`, override one method or both, and give instances to `App(m
 listed is the outermost.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from aioq.context import JobContext
@@ -59,3 +60,18 @@ class Middleware:
             The job's result.
         """
         return await forward()
+
+
+def wrapped(
+    middleware: Sequence[Middleware], job: JobContext, call: Callable[[], Awaitable[Any]]
+) -> Awaitable[Any]:
+    """Run a job's function inside the middleware, the first one outermost.
+
+    Args:
+        middleware: the layers.
+        job: what they are told of the job.
+        call: runs the function.
+    """
+    for layer in reversed(middleware):
+        call = partial(layer.run, job, call)
+    return call()

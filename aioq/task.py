@@ -15,6 +15,7 @@ from aioq.codec import ResultType, Signature
 from aioq.durations import Duration
 from aioq.errors import ArgumentError, ConfigError
 from aioq.job import Priority
+from aioq.middleware import Middleware
 from aioq.naming import whereabouts
 from aioq.options import NAMES, Options, make_options, unknown_option
 from aioq.results import JobHandle
@@ -48,6 +49,11 @@ class Call(Generic[R_co]):
 
 class Sender(Protocol):
     """What a task needs of its App."""
+
+    @property
+    def middleware(self) -> Sequence[Middleware]:
+        """What is around each send and run, outermost first."""
+        ...
 
     async def send_call(self, call: Call[R]) -> JobHandle[R]:
         """Send one call."""

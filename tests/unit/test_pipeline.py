@@ -14,7 +14,7 @@ from aioq.retry import ONE_ATTEMPT, RetryRule
 from aioq.store import Claimed, Settlement, Verb
 from aioq.wire import CallOptions, Failure, Outcome, OutcomeKind, decode_failure, decode_outcome
 from aioq.worker.steps.failures import ChildError
-from aioq.worker.steps.pipeline import PARK_MS, Bench, classify, prepare, release
+from aioq.worker.steps.pipeline import PARK_MS, Bench, begin, classify, prepare, release
 from aioq.worker.steps.run import CANCELLED, INTERRUPTED, LOST, TIMED_OUT, Run
 from tests.unit.kit import QUEUE, call, claimed, make_bench, make_run
 
@@ -94,6 +94,8 @@ def test_the_call_the_task_and_the_app_are_asked_in_this_order(
     assert (run.timeout, run.retry, run.retry_declared, run.result_ttl_ms) == expected
     assert run.context is not None
     assert run.context.max_attempts == expected[1].attempts
+    assert run.context.deadline is None, "it has not begun"
+    begin(run)
     if expected[0] is None:
         assert run.context.deadline is None
     else:

@@ -16,7 +16,7 @@ from aioq.store import Claimed, Settlement
 from aioq.worker.slots import Slots
 from aioq.worker.steps.calling import Caller
 from aioq.worker.steps.joblog import log_ended, log_received
-from aioq.worker.steps.pipeline import Bench, classify, prepare, release
+from aioq.worker.steps.pipeline import Bench, begin, classify, prepare, release
 from aioq.worker.steps.run import INTERRUPTED, LOST, TIMED_OUT, Run
 
 log = logging.getLogger("aioq.worker")
@@ -122,6 +122,7 @@ class Executor:
         while self._backlog:
             run = self._backlog.popleft()
             self._end(run, release(run))
+        self._caller.close()
         return len(self._running)
 
     async def wait_idle(self) -> None:
@@ -174,6 +175,14 @@ class Executor:
         loop = asyncio.get_running_loop()
         run.handle = loop.create_task(self._execute(run), name=f"{run.name}[{claimed.id}]")
         run.handle.add_done_callback(partial(self._ended, run))
+
+    def _begin(self, run: Run) -> None:
+        """The run has a place, and begins: from here on its time is its own."""
+        if run.begun or run.stop is not None:
+            return
+        begin(run)
+        loop = asyncio.get_running_loop()
+        run.started = loop.time()
         if run.timeout is not None:
             run.timer = loop.call_later(run.timeout, self._cancel, run, TIMED_OUT)
 
@@ -186,7 +195,7 @@ class Executor:
 
     async def _execute(self, run: Run) -> None:
         try:
-            run.result = await self._caller.call(run)
+            run.result = await self._caller.call(run, self._begin)
         except BaseException as error:
             run.error = error
         run.over = True

@@ -1,35 +1,39 @@
 """The step `call`: run the task's function where it belongs, inside the middleware."""
 
 import contextvars
+import logging
+import math
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import anyio
-import anyio.to_process
 import anyio.to_thread
+import msgspec
 
+from aioq.codec import BadArgumentsError
 from aioq.context import enter_job
-from aioq.errors import ProcessDiedError
-from aioq.middleware import Middleware
+from aioq.errors import ArgumentError, ProcessDiedError, ResultError, WireError
+from aioq.middleware import Middleware, wrapped
 from aioq.naming import real_module
-from aioq.wire import ENCODER
-from aioq.worker.steps.child import Order, read_report, run_order
+from aioq.wire import Failure
+from aioq.worker.steps.children import Children, DiedError, NotBegunError
+from aioq.worker.steps.failures import ChildError, caught, result_of
+from aioq.worker.steps.order import Ending, Order, Report
 from aioq.worker.steps.run import Run
+
+log = logging.getLogger("aioq.worker")
 
 LAST_CHANCES = 16
 """How many jobs on their last chance run at once, each in a process of its own. A guess: a process that has
 imported an App takes some 50 MB, and jobs that take hours must not wait for each other."""
 
+Begin = Callable[[Run], None]
 
-class Raised:
-    """An exception that a plain function raised: it must not pass through a future (StopIteration cannot)."""
 
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
+class _UnreadyError(Exception):
+    """A process of a job's own came not as far as the job; the message says why."""
 
 
 class Caller:
@@ -46,6 +50,8 @@ class Caller:
         self._threads = anyio.CapacityLimiter(threads)
         self._processes = anyio.CapacityLimiter(processes)
         self._isolated = anyio.CapacityLimiter(LAST_CHANCES)
+        self._unlimited = anyio.CapacityLimiter(math.inf)  # for anyio, which would count to 40 by itself
+        self._children = Children()
         self._busy_threads = 0
         self._lock = threading.Lock()
 
@@ -54,40 +60,72 @@ class Caller:
         """Threads that run a function, be its job still waited for or not."""
         return self._busy_threads
 
-    async def call(self, run: Run) -> Any:
-        """Run the function and return its result; for the process pool the encoded one.
+    def close(self) -> None:
+        """Keep no child process: those that are idle end now, the others when their job has ended."""
+        self._children.close()
+
+    async def call(self, run: Run, begin: Begin) -> Any:
+        """Run the function and return its result; from a child process it may be the encoded one.
 
         Cancellation: a coroutine is cancelled, a process killed; a thread goes on, and only its result is
         dropped.
 
+        Args:
+            run: the run.
+            begin: called, once or more, when there is a place for it: a thread, a process. Before that it waits.
+
         Raises:
             BaseException: whatever the function raises.
         """
-        context = run.context
-        assert context is not None
-        enter_job(context)
-        if not self._middleware:
-            return await self._run(run)
-        forward: Callable[[], Awaitable[Any]] = partial(self._run, run)
-        for layer in reversed(self._middleware):
-            forward = partial(layer.run, context, forward)
-        return await forward()
+        assert run.context is not None
+        enter_job(run.context)
+        if run.isolated:
+            try:
+                return await self._placed(self._isolated, partial(self._last_chance, run, begin))
+            except _UnreadyError as error:
+                _bring_home(run, error)
+        assert run.task is not None
+        if run.task.executor == "async":
+            return await self._within(run, begin)
+        limiter = self._processes if run.in_child else self._threads
+        return await self._placed(limiter, partial(self._within, run, begin))
 
-    async def _run(self, run: Run) -> Any:
+    @staticmethod
+    async def _placed(limiter: anyio.CapacityLimiter, call: Callable[[], Any]) -> Any:
+        try:
+            limiter.acquire_nowait()
+        except anyio.WouldBlock:
+            await limiter.acquire()
+        try:
+            return await call()
+        finally:
+            limiter.release()
+
+    async def _within(self, run: Run, begin: Begin) -> Any:
+        """The function inside the middleware, of a run that has its place."""
+        if not self._middleware:
+            return await self._run(run, begin)
+        begin(run)  # the middleware is inside the job's timeout
+        assert run.context is not None
+        return await wrapped(self._middleware, run.context, partial(self._run, run, begin))
+
+    async def _run(self, run: Run, begin: Begin) -> Any:
         task = run.task
         assert task is not None
         if run.in_child:
-            encoded = await self._run_in_child(run)
-            # Without middleware nobody looks at the result here, and it goes on as it is.
-            return task.returns.decode(encoded) if self._middleware else encoded
+            return await self._run_in_child(run, begin)
+        begin(run)
         if task.executor == "async":
             return await task.function(*run.args, **(run.kwargs or {}))
-        ended = await anyio.to_thread.run_sync(
-            self._call_plainly, run, contextvars.copy_context(), abandon_on_cancel=True, limiter=self._threads
+        return result_of(
+            await anyio.to_thread.run_sync(
+                self._call_plainly,
+                run,
+                contextvars.copy_context(),
+                abandon_on_cancel=True,
+                limiter=self._unlimited,
+            )
         )
-        if isinstance(ended, Raised):
-            raise ended.error
-        return ended
 
     def _call_plainly(self, run: Run, context: contextvars.Context) -> Any:
         """Run the function in this thread; counted here, because a job that is cancelled leaves its thread."""
@@ -95,36 +133,108 @@ class Caller:
         with self._lock:
             self._busy_threads += 1
         try:
-            return context.run(run.task.function, *run.args, **(run.kwargs or {}))
-        except BaseException as error:
-            return Raised(error)
+            return context.run(caught, run.task.function, *run.args, **(run.kwargs or {}))
         finally:
             with self._lock:
                 self._busy_threads -= 1
 
-    async def _run_in_child(self, run: Run) -> Any:
-        task, context, envelope = run.task, run.context, run.envelope
-        assert task is not None and context is not None and envelope is not None  # noqa: PT018 - one fact: bound
-        order = Order(
-            module=real_module(task.function.__module__),
-            function=task.function.__qualname__,
-            task=task.name,
-            args=envelope.args,
-            kwargs=envelope.kwargs,
-            job_id=context.id,
-            queue=context.queue,
-            attempt=context.attempt,
-            max_attempts=context.max_attempts,
-            headers=dict(context.headers),
-            isolated=run.isolated,
-        )
-        limiter = self._isolated if run.isolated else self._processes
+    async def _run_in_child(self, run: Run, begin: Begin) -> Any:
         try:
-            report = await anyio.to_process.run_sync(
-                run_order, ENCODER.encode(order), cancellable=True, limiter=limiter
-            )
-        except anyio.BrokenWorkerProcess:
-            raise ProcessDiedError(
-                "the process that ran the job died: killed, out of memory, or a crash in native code"
-            ) from None
-        return read_report(report)
+            report = await self._children.carry_out(_order(run), partial(begin, run), keep=True)
+        except NotBegunError as error:
+            raise ProcessDiedError(f"the job did not run: {error}") from None
+        except DiedError:
+            raise _died() from None
+        encoded = _read(run, report)
+        # Without middleware nobody looks at the result here, and it goes on as it is.
+        return _decoded(run, encoded) if self._middleware else encoded
+
+    async def _last_chance(self, run: Run, begin: Begin) -> Any:
+        """Have a new child run the job as a worker does, middleware included."""
+        try:
+            report = await self._children.carry_out(_order(run), partial(begin, run), keep=False)
+        except (NotBegunError, OSError) as error:
+            raise _UnreadyError(str(error)) from error
+        except DiedError:
+            raise _died() from None
+        if report.ending is Ending.UNREADY:
+            why = "?" if report.failure is None else report.failure.summary
+            raise _UnreadyError(f"the App cannot be set up a second time: {why}")
+        return _read(run, report)
+
+
+def _died() -> ProcessDiedError:
+    return ProcessDiedError("the process that ran the job died: killed, out of memory, or a crash in native code")
+
+
+def _bring_home(run: Run, error: _UnreadyError) -> None:
+    """Run a job on its last chance in the worker after all: it has not met its process, and must not pay for it.
+
+    If it is the one that kills its workers, it does so once more, and that is one crash too many.
+    """
+    log.warning("%s[%s] gets no process of its own, and runs in the worker: %s", run.name, run.claimed.id, error)
+    run.isolated = False
+    assert run.task is not None and run.envelope is not None  # noqa: PT018 - one fact: bound
+    try:
+        run.args, run.kwargs = run.task.signature.decode(run.envelope.args, run.envelope.kwargs)
+    except BadArgumentsError as bad:
+        run.unfit = ArgumentError(str(bad))
+        raise run.unfit from None
+
+
+def _order(run: Run) -> Order:
+    task, context, envelope = run.task, run.context, run.envelope
+    assert task is not None and context is not None and envelope is not None  # noqa: PT018 - one fact: bound
+    return Order(
+        module=real_module(task.function.__module__),
+        function=task.function.__qualname__,
+        task=task.name,
+        args=envelope.args,
+        kwargs=envelope.kwargs,
+        job_id=context.id,
+        queue=context.queue,
+        attempt=context.attempt,
+        max_attempts=context.max_attempts,
+        crashes=context.crashes,
+        headers=dict(context.headers),
+        sent_at=context.sent_at,
+        timeout=run.timeout,
+        deadline=context.deadline,
+        log_level=logging.getLogger().level,
+        isolated=run.isolated,
+    )
+
+
+def _read(run: Run, report: Report) -> msgspec.Raw:
+    """The encoded result of a report.
+
+    Raises:
+        ArgumentError: the arguments do not fit the task.
+        ResultError: the result cannot be encoded.
+        ChildError: the task raised, or its module could not be imported.
+    """
+    if report.ending is Ending.RETURNED:
+        return report.value
+    if report.ending is Ending.BAD_ARGUMENTS:
+        run.unfit = ArgumentError(report.text)
+        raise run.unfit
+    if report.ending is Ending.BAD_RESULT:
+        run.unfit = ResultError(report.text)
+        raise run.unfit
+    raise ChildError(
+        report.failure or Failure("Unknown", ""),
+        report.names,
+        is_retry=report.is_retry,
+        retry_delay=report.retry_delay,
+        retry_attempts=report.retry_attempts,
+        snooze=report.snooze,
+    )
+
+
+def _decoded(run: Run, encoded: msgspec.Raw) -> Any:
+    """The result for the middleware; one that is not what the task promises is theirs to see as it is."""
+    assert run.task is not None
+    try:
+        return run.task.returns.decode(encoded)
+    except WireError:
+        return msgspec.msgpack.decode(encoded)

@@ -1,154 +1,304 @@
-"""A task in the process pool: what travels between the worker and the child, both ways as MessagePack.
+"""The life of a child process: it carries out its worker's orders, one after the other, and ends with its worker.
 
-anyio's process pool moves only this module's function and two byte strings; the child imports the task's module
-and decodes the arguments itself. A child that dies takes nothing with it but its own job.
+It imports the task's module and decodes the arguments itself, so a child that dies takes nothing with it but its
+own job. What it logs goes to the worker, which logs it as its own; what its tasks print goes to standard error.
 
-A job on its last chance (`Order.isolated`) runs here too, whatever its task's executor is: on an event loop of its
-own and inside the App's lifespan, as it would in the worker.
+It does not heed SIGINT and SIGTERM, for they are its worker's to answer: whoever sends them to all processes at
+once (a terminal, systemd) asks for a graceful stop, and a job that runs here is part of it.
+
+A job on its last chance (`Order.isolated`) runs as it would in the worker: on an event loop of its own, inside the
+App's lifespan and middleware.
 """
 
 import asyncio
-import inspect
+import contextlib
+import logging
+import os
+import queue
+import select
+import signal
+import socket
 import sys
+import threading
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib import import_module
 from typing import Any, cast
 
 import msgspec
 
+from aioq.codec import BadArgumentsError
 from aioq.context import JobContext, enter_job
 from aioq.errors import AioqError
 from aioq.job import Progress
+from aioq.middleware import wrapped
 from aioq.retry import Retry, Snooze, class_names
 from aioq.task import Task
 from aioq.wire import ENCODER, Failure, encode_failure
-from aioq.worker.steps.failures import ChildError, failure_to_show
+from aioq.worker.steps.failures import caught, failure_to_show, message_of, result_of
+from aioq.worker.steps.order import HEADER, Begun, Ending, Line, Order, Report, frame, line_of, read_order
+
+log = logging.getLogger("aioq.worker")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+WATCH = 1.0
+"""Seconds between two looks at whether the worker still lives. Its end of the socket is closed when it dies, which
+is seen at once, unless a process that it forked holds it open."""
 
 
-class Order(msgspec.Struct, frozen=True, array_like=True):
-    """What the child is to do.
+class _EndedError(Exception):
+    """An order ended without the task's own doing."""
 
-    Attributes:
-        module: the module to import.
-        function: the task's qualified name in it.
-        task: the task's name.
-        args: the encoded positional arguments.
-        kwargs: the encoded keyword arguments.
-        job_id: for `current_job()`, as are the following.
-        queue: the queue.
-        attempt: the attempt.
-        max_attempts: the attempts the retry rule allows.
-        headers: the headers.
-        isolated: whether this is a job on its last chance, see the module.
+    def __init__(self, report: Report) -> None:
+        super().__init__(report.ending)
+        self.report = report
+
+
+def serve(fd: int, parent: int) -> None:
+    """Carry out orders until the worker is gone or closes the socket.
+
+    Args:
+        fd: the socket to the worker.
+        parent: the worker's process id.
     """
-
-    module: str
-    function: str
-    task: str
-    args: msgspec.Raw
-    kwargs: msgspec.Raw
-    job_id: str
-    queue: str
-    attempt: int
-    max_attempts: int
-    headers: dict[str, str]
-    isolated: bool = False
+    _disregard_signals()
+    os.set_inheritable(fd, False)
+    cast("Any", sys.stdout).reconfigure(line_buffering=True)  # standard error is no terminal, as a rule
+    line = _WorkerLine(socket.socket(fileno=fd), parent)
+    while (order := line.next_order()) is not None:
+        line.answer(_carry_out(order, line))
 
 
-class Report(msgspec.Struct, frozen=True, array_like=True):
-    """What came of it.
+def _disregard_signals() -> None:
+    """Have handlers that do nothing: unlike SIG_IGN they are not inherited by a program that a task starts.
 
-    Attributes:
-        ok: whether the function returned.
-        value: its encoded result.
-        failure: what it raised, as text.
-        names: see `ChildError`, as the following.
-        is_retry: whether it was a `Retry`.
-        retry_delay: its delay.
-        retry_attempts: its attempts.
-        snooze: the delay where it was a `Snooze`.
+    Nor are they by a fork, for multiprocessing ends its own by SIGTERM; what is sent to one before it has its
+    usual handlers waits until then.
     """
+    usual = [(number, signal.getsignal(number)) for number in SIGNALS]
 
-    ok: bool
-    value: msgspec.Raw = msgspec.Raw(b"\xc0")
-    failure: Failure | None = None
-    names: tuple[str, ...] = ()
-    is_retry: bool = False
-    retry_delay: float | None = None
-    retry_attempts: int | None = None
-    snooze: float | None = None
+    def block() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def heed() -> None:
+        for number, handler in usual:
+            signal.signal(number, handler)
+        unblock()
+
+    for number in SIGNALS:
+        signal.signal(number, _disregard)
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=heed)
 
 
-def run_order(encoded: bytes) -> bytes:
-    """Carry out an order; runs in the child, and returns the encoded report whatever the task does."""
-    attempt = 0
+def _disregard(_number: int, _frame: object) -> None:
+    pass
+
+
+class _WorkerLine:
+    """The socket to the worker, with the thread that listens to it and watches over the worker's life."""
+
+    def __init__(self, connection: socket.socket, parent: int) -> None:
+        self._socket = connection
+        self._parent = parent
+        self._sending = threading.Lock()
+        self._orders: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._busy = False
+        self._readable = select.poll()  # not select.select, which knows no descriptor above 1023
+        self._readable.register(connection, select.POLLIN)
+        threading.Thread(target=self._listen, name="aioq-worker-line", daemon=True).start()
+
+    def next_order(self) -> Order | None:
+        """Wait for an order; None when there will be none."""
+        body = self._orders.get()
+        return None if body is None else read_order(body)
+
+    def send(self, message: Begun | Line | Report) -> None:
+        """Tell the worker; nothing where it is gone, for then this process ends anyway."""
+        data = frame(message)
+        with self._sending, contextlib.suppress(OSError):
+            self._socket.sendall(data)
+
+    def answer(self, report: Report) -> None:
+        """Send the report of an order, and be free for the next."""
+        data = frame(report)
+        self._busy = False
+        with self._sending, contextlib.suppress(OSError):
+            self._socket.sendall(data)
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError):
+            while header := self._receive(HEADER):
+                body = self._receive(int.from_bytes(header))
+                if body is None:
+                    break
+                self._busy = True
+                self._orders.put(body)
+        if self._busy:
+            # The worker died, and its jobs run elsewhere: this one must not go on here, nor what it has started.
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+        self._orders.put(None)
+
+    def _receive(self, count: int) -> bytes | None:
+        """That many bytes; None when the worker is gone."""
+        data = bytearray()
+        while len(data) < count:
+            if not self._readable.poll(WATCH * 1000):
+                if os.getppid() != self._parent:
+                    return None
+                continue
+            part = self._socket.recv(count - len(data))
+            if not part:
+                return None
+            data += part
+        return bytes(data)
+
+
+class _ToWorker(logging.Handler):
+    """Sends log records to the worker, which has the handlers, the format and the level."""
+
+    def __init__(self, line: _WorkerLine) -> None:
+        super().__init__()
+        self._line = line
+        self.setFormatter(logging.Formatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one; what cannot be put into words is shown as logging shows its own errors."""
+        try:
+            assert self.formatter is not None
+            self._line.send(line_of(record, self.formatter))
+        except Exception:
+            self.handleError(record)
+
+
+def _carry_out(order: Order, line: _WorkerLine) -> Report:
+    """The report of an order, whatever its task does."""
     try:
-        order = msgspec.msgpack.decode(encoded, type=Order)
-        attempt = order.attempt
-        return ENCODER.encode(Report(ok=True, value=msgspec.Raw(ENCODER.encode(_carry_out(order)))))
+        task = _find(order, line)
+        args, kwargs = _arguments(task, order)
+        context = _context(order)
+        begin = partial(_begin, order, context, line)
+        if order.isolated:
+            return _encoded(
+                order, asyncio.run(_as_in_a_worker(task, _call_of(task, args, kwargs), context, begin))
+            )
+        begin()
+        return _encoded(order, task.function(*args, **kwargs))
+    except _EndedError as ended:
+        return ended.report
     except BaseException as error:
-        report = Report(
-            ok=False,
-            failure=_clean(failure_to_show(error, attempt)),
-            names=class_names(error),
-            is_retry=isinstance(error, Retry),
-            retry_delay=error.delay if isinstance(error, Retry) else None,
-            retry_attempts=error.attempts if isinstance(error, Retry) else None,
-            snooze=error.delay if isinstance(error, Snooze) else None,
-        )
-        return ENCODER.encode(report)
+        return _failed(Ending.RAISED, error, order.attempt)
 
 
-def read_report(encoded: bytes) -> msgspec.Raw:
-    """The encoded result of a report.
-
-    Raises:
-        ChildError: the task raised.
-    """
-    report = msgspec.msgpack.decode(encoded, type=Report)
-    if report.ok:
-        return report.value
-    raise ChildError(
-        report.failure or Failure("Unknown", ""),
-        report.names,
-        is_retry=report.is_retry,
-        retry_delay=report.retry_delay,
-        retry_attempts=report.retry_attempts,
-        snooze=report.snooze,
-    )
+def _find(order: Order, line: _WorkerLine) -> Task[Any, Any]:
+    try:
+        return _lookup(order)
+    except BaseException as error:
+        raise _EndedError(_failed(Ending.UNREADY, error, order.attempt)) from error
+    finally:
+        _set_up_logging(order.log_level, line)
 
 
-def _carry_out(order: Order) -> Any:
+def _lookup(order: Order) -> Task[Any, Any]:
     target: Any = sys.modules.get(order.module) or import_module(order.module)
     for part in order.function.split("."):
         target = getattr(target, part)
     if not isinstance(target, Task):
-        raise AioqError(f"{order.module}.{order.function} is no task in the process pool; it is {target!r}")
-    task = cast("Task[Any, Any]", target)
-    args, kwargs = task.signature.decode(order.args, order.kwargs)
-    context = JobContext(
+        raise AioqError(f"{order.module}.{order.function} is no task in the child process; it is {target!r}")
+    return cast("Task[Any, Any]", target)
+
+
+def _set_up_logging(level: int, line: _WorkerLine) -> None:
+    """As the worker does: a root logger that the user's module has set up is left as it is, but for the level."""
+    root = logging.getLogger()
+    root.setLevel(level)
+    if not root.handlers:
+        root.addHandler(_ToWorker(line))
+
+
+def _arguments(task: Task[Any, Any], order: Order) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    try:
+        return task.signature.decode(order.args, order.kwargs)
+    except BadArgumentsError as error:
+        raise _EndedError(Report(Ending.BAD_ARGUMENTS, text=_utf8(str(error)))) from error
+
+
+def _encoded(order: Order, result: Any) -> Report:
+    try:
+        return Report(Ending.RETURNED, value=msgspec.Raw(ENCODER.encode(result)))
+    except Exception as error:
+        why = f"{message_of(error)}; got {type(result).__qualname__}"
+        return Report(Ending.BAD_RESULT, text=_utf8(f"the result of {order.task} cannot be encoded: {why}"))
+
+
+def _failed(ending: Ending, error: BaseException, attempt: int) -> Report:
+    return Report(
+        ending,
+        failure=_clean(failure_to_show(error, attempt)),
+        names=class_names(error),
+        is_retry=isinstance(error, Retry),
+        retry_delay=error.delay if isinstance(error, Retry) else None,
+        retry_attempts=error.attempts if isinstance(error, Retry) else None,
+        snooze=error.delay if isinstance(error, Snooze) else None,
+    )
+
+
+def _context(order: Order) -> JobContext:
+    return JobContext(
         job_id=order.job_id,
         task=order.task,
         queue=order.queue,
         attempt=order.attempt,
         max_attempts=order.max_attempts,
+        crashes=order.crashes,
         headers=order.headers,
+        sent_at=order.sent_at,
     )
-    if order.isolated:
-        return asyncio.run(_as_in_a_worker(task, args, kwargs, context))
+
+
+def _begin(order: Order, context: JobContext, line: _WorkerLine) -> None:
+    context.deadline = order.deadline
+    if context.deadline is None and order.timeout is not None:
+        context.deadline = datetime.now(UTC) + timedelta(seconds=order.timeout)
     enter_job(context)
-    return task.function(*args, **kwargs)
+    line.send(Begun())
 
 
 async def _as_in_a_worker(
-    task: Task[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: JobContext
+    task: Task[Any, Any],
+    call: Callable[[], Coroutine[Any, Any, Any]],
+    context: JobContext,
+    begin: Callable[[], None],
 ) -> Any:
     context.attach(_drop)
-    enter_job(context)
-    async with task.sender.life() as state:
-        context.state = state
-        if inspect.iscoroutinefunction(task.function):
+    life = task.sender.life()
+    try:
+        context.state = await life.__aenter__()
+    except BaseException as error:
+        raise _EndedError(_failed(Ending.UNREADY, error, context.attempt)) from error
+    try:
+        begin()
+        return await wrapped(task.sender.middleware, context, call)
+    finally:
+        try:
+            await life.__aexit__(None, None, None)
+        except Exception:  # the job has ended: as in a worker, this is not its failure
+            log.exception("the lifespan of the process of %s[%s] failed at its end", context.task, context.id)
+
+
+def _call_of(
+    task: Task[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[[], Coroutine[Any, Any, Any]]:
+    async def call() -> Any:
+        if task.executor == "async":
             return await task.function(*args, **kwargs)
-        return await asyncio.to_thread(task.function, *args, **kwargs)
+        return result_of(await asyncio.to_thread(caught, task.function, *args, **kwargs))
+
+    return call
 
 
 def _drop(progress: Progress) -> None:
@@ -159,3 +309,7 @@ def _clean(failure: Failure) -> Failure:
     """The failure as `encode_failure` would store it: cut, and without what UTF-8 cannot hold."""
     encoded = msgspec.msgpack.decode(encode_failure("", failure), type=list[Any])
     return Failure(*encoded[3])
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

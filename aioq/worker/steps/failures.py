@@ -2,7 +2,9 @@
 
 import os
 import traceback
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 from aioq.errors import ProcessDiedError
 from aioq.retry import Retry, class_name
@@ -16,7 +18,7 @@ _SELF_EXPLAINING = (TimeoutError, ProcessDiedError)
 
 
 class ChildError(Exception):
-    """What a task raised in the process pool, as text.
+    """What a task raised in a child process, as text.
 
     Attributes:
         failure: the exception as text.
@@ -44,6 +46,34 @@ class ChildError(Exception):
         self.snooze = snooze
         self.retry_delay = retry_delay
         self.retry_attempts = retry_attempts
+
+
+class Raised:
+    """An exception that a plain function raised: it must not pass through a future (StopIteration cannot)."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def caught(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call the function; what it raises is returned, see `Raised`."""
+    try:
+        return function(*args, **kwargs)
+    except BaseException as error:
+        return Raised(error)
+
+
+def result_of(ended: Any) -> Any:
+    """What a function returned, from what `caught` did.
+
+    Raises:
+        BaseException: what the function raised.
+    """
+    if isinstance(ended, Raised):
+        raise ended.error
+    return ended
 
 
 def failure_of(error: BaseException) -> Failure:

@@ -1,6 +1,6 @@
 """One job's way through the worker, as small steps over one record.
 
-    decode -> resolve -> bind -> (call) -> classify
+    decode -> resolve -> bind -> (begin, call) -> classify
 
 The steps before the call return None to go on or a settlement that ends the run; `classify` always returns one,
 unless the job is not this worker's any more. All of them are plain functions; `call` is in `calling.py`.
@@ -124,6 +124,14 @@ def bind(run: Run, bench: Bench) -> Settlement | None:
     return None
 
 
+def begin(run: Run) -> None:
+    """Note that the run has a place, and its function or the middleware is called now: its timeout starts."""
+    assert run.context is not None
+    run.begun = True
+    if run.timeout is not None:
+        run.context.deadline = datetime.now(UTC) + timedelta(seconds=run.timeout)
+
+
 def classify(run: Run, bench: Bench) -> Settlement | None:
     """What is to be written, after the call: `run.result` or `run.error` says how it went."""
     if run.stop == LOST:
@@ -133,6 +141,8 @@ def classify(run: Run, bench: Bench) -> Settlement | None:
         return _succeeded(run, bench)
     if run.stop in {CANCELLED, INTERRUPTED}:
         return _stopped(run)
+    if run.unfit is not None and error is run.unfit:
+        return _failed(run, _shown(run.unfit))
     if run.isolated and isinstance(error, ProcessDiedError):
         return _failed(run, _crashed(run))
     return _snoozed(run, error) or _failed_attempt(run, error)
@@ -202,9 +212,10 @@ def _is_last_chance(run: Run, max_crashes: int) -> bool:
 
     A worker that dies takes all its jobs with it, and each of them is counted a crash, for nobody can tell which
     one did it. So before a job is given up for that it has one run alone, where it can be blamed for nothing but
-    its own doing. What a child could not import (a task made inside a function) is run here all the same.
+    its own doing. A task of the process pool has that every time. What a child could not import (a task made
+    inside a function) is run here all the same.
     """
-    if not 1 <= max_crashes <= run.claimed.crashes or run.task is None:
+    if not 1 <= max_crashes <= run.claimed.crashes or run.task is None or run.task.executor == "process":
         return False
     function = run.task.function
     found: Any = sys.modules.get(real_module(function.__module__))
@@ -259,7 +270,6 @@ def _shown(error: Exception) -> Failure:
 def _context(run: Run, bench: Bench) -> JobContext:
     claimed, envelope = run.claimed, run.envelope
     assert envelope is not None
-    deadline = None if run.timeout is None else datetime.now(UTC) + timedelta(seconds=run.timeout)
     return JobContext(
         job_id=claimed.id,
         task=envelope.task,
@@ -269,6 +279,5 @@ def _context(run: Run, bench: Bench) -> JobContext:
         crashes=claimed.crashes,
         headers=envelope.options.headers,
         sent_at=datetime.fromtimestamp(claimed.sent_ms / 1000, UTC),
-        deadline=deadline,
         state=bench.state,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aioq.context import JobContext
+from aioq.errors import ArgumentError, ResultError
 from aioq.retry import ONE_ATTEMPT, RetryRule
 from aioq.store import Claimed, Settlement
 from aioq.task import Task
@@ -29,11 +30,13 @@ class Run:
         result_ttl_ms: how long the outcome is kept (step bind).
         context: what `current_job()` returns (step bind).
         isolated: whether the run is the job's last chance, in a process of its own (step bind).
+        begun: whether its function, or the middleware around it, has been called: it had a place (step call).
+        unfit: arguments or a result that no further attempt would mend (step call).
         handle: the asyncio task of the run, once it runs.
         timer: ends the run at its timeout, if it has one.
         over: whether the function has returned or raised; what is left is to write that down.
         stop: why the run was cancelled from outside, if it was.
-        started: the loop's time at the start.
+        started: the loop's time at the start; once it has begun, then.
         settlement: what is written in the end (step classify).
         result: what the task returned, for the log.
         error: what it raised, for the log.
@@ -52,6 +55,8 @@ class Run:
     result_ttl_ms: int = 0
     context: JobContext | None = None
     isolated: bool = False
+    begun: bool = False
+    unfit: ArgumentError | ResultError | None = None
     handle: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
     over: bool = False

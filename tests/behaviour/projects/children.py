@@ -1,0 +1,82 @@
+"""Tasks of the process pool that do to their process what they can."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from aioq import App, current_job
+
+app = App()
+
+
+@app.task(executor="process")
+def waits(started: str, gate: str) -> int:
+    """Say where it runs, together with a program that it has started, and wait to be let go."""
+    program = subprocess.Popen(["sleep", "60"])
+    Path(started).write_text(f"{os.getpid()} {program.pid}")
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+    program.terminate()
+    return program.wait()
+
+
+@app.task(executor="process")
+def talks() -> str:
+    print("printed by the task")  # noqa: T201 - the point of it
+    subprocess.run(["echo", "echoed by a program"], check=True)
+    os.write(1, b"written to descriptor 1\n")
+    current_job().log.warning("logged by the task, %d%%", 100)
+    try:
+        int("no number")
+    except ValueError:
+        current_job().log.exception("logged with a traceback")
+    return sys.stdin.read()
+
+
+@app.task(executor="process", retry=4)
+def typed(number: int) -> int:
+    return number
+
+
+@app.task(executor="process", retry=4)
+def unencodable(number: int) -> object:
+    return object()
+
+
+@app.task(executor="process", timeout=2)
+def in_pool(trace: str) -> float | None:
+    return _works(trace)
+
+
+@app.task(timeout=2)
+def in_thread(trace: str) -> float | None:
+    return _works(trace)
+
+
+def _works(trace: str) -> float | None:
+    """Take a while that is shorter than the timeout; return what was left of that at the start."""
+    left = current_job().time_left()
+    with open(trace, "a") as file:
+        file.write("ran\n")
+    time.sleep(0.7)
+    return left
+
+
+@app.task(executor="process")
+def forks() -> int:
+    """Fork, and end the fork as multiprocessing does; the signal it died of."""
+    pid = os.fork()
+    if not pid:
+        time.sleep(60)
+        os._exit(0)
+    os.kill(pid, 15)
+    return os.WTERMSIG(os.waitpid(pid, 0)[1])
+
+
+@app.task
+async def add(x: int, y: int) -> int:
+    await asyncio.sleep(0)
+    return x + y
