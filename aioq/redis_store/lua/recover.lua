@@ -37,16 +37,19 @@ local reply = {worker, 0, 0}
 
 local function restore(id)
   local key = job_key(id)
-  local job = redis.pcall('HMGET', key, 'worker', 'state', 'lane', 'waiters', 'cancel', 'cancel_ttl')
-  if job.err or job[1] ~= worker or job[2] ~= 'running' then return end
-  local crashes = crashed and redis.call('HINCRBY', key, 'crashes', 1) or 0
+  local job = redis.pcall('HMGET', key, 'worker', 'state', 'lane', 'waiters', 'cancel', 'cancel_ttl', 'crashes')
+  if is_unreadable(job) or job[1] ~= worker or job[2] ~= 'running' then return end
+  local crashes = (tonumber(job[7]) or 0) + (crashed and 1 or 0)
+  local ends = job[5] or crashed and crashes > max_crashes
+  -- Counted when it has been given back: a step that fails before is repeated, and must not count twice.
+  if not ends then give_back(id, job[3], true) end
+  if crashed then redis.call('HSET', key, 'crashes', crashes) end
   if job[5] then
     finish(id, 'cancelled', job[5], tonumber(job[6]), job[4])
-  elseif crashes > max_crashes then
+  elseif ends then
     bury(id, ARGV[5], 0, job[4], tonumber(ARGV[6]), tonumber(ARGV[7]))
     reply[#reply + 1] = id
   else
-    give_back(id, job[3], true)
     reply[2] = reply[2] + 1
   end
 end
@@ -63,7 +66,7 @@ for _, name in ipairs(LANES) do
   if left <= 0 then break end
   local lane = base .. ':' .. name
   local pending = redis.pcall('XPENDING', lane, GROUP, '-', '+', left, worker)
-  if not pending.err then
+  if not is_unreadable(pending) then
     for _, entry in ipairs(pending) do
       local body = redis.call('XRANGE', lane, entry[1], entry[1])
       if body[1] and body[1][2][2] ~= '' then

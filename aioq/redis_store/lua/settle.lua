@@ -11,9 +11,9 @@ tombstone = tonumber(ARGV[4])
 
 local function again(id, lane, delay)
   if delay > 0 then
+    schedule(id, now + delay, lane or nil)
     redis.call('HSET', job_key(id), 'state', 'scheduled')
     redis.call('HDEL', job_key(id), 'worker')
-    schedule(id, now + delay, lane or nil)
   else
     give_back(id, lane, false)
   end
@@ -52,9 +52,11 @@ for i = 5, #ARGV, 6 do
   local id, verb = ARGV[i], ARGV[i + 2]
   local key = job_key(id)
   local job = redis.pcall('HMGET', key, 'worker', 'claim', 'state', 'lane', 'waiters', 'cancel')
-  local mine = job[1] == worker and job[2] == ARGV[i + 1]
+  local mine = not is_unreadable(job) and job[1] == worker and job[2] == ARGV[i + 1]
   if mine and (job[3] == 'succeeded' or job[3] == 'failed' or job[3] == 'cancelled') then
-    -- The same settle again, after a reply that got lost: done already.
+    -- The same settle again, after a reply that got lost: done already. Or it failed before the record was told when
+    -- to go.
+    if redis.call('PTTL', key) < 0 then expire(id, tonumber(ARGV[i + 5])) end
     redis.call('SREM', held_key(worker), id)
   elseif not mine or job[3] ~= 'running' then
     refused[#refused + 1] = (i + 1) / 6
