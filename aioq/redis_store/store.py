@@ -1,6 +1,7 @@
 """The store contract over Redis: one script call a batch. Each verb's meaning stands in its Lua file."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
@@ -16,7 +17,7 @@ from aioq.redis_store.durability import IN_FLIGHT, Confirmation, Durability, con
 from aioq.redis_store.faults import FOREIGN, translate
 from aioq.redis_store.inbox import RedisInbox
 from aioq.redis_store.keeper import RedisLeaseKeeper, base_key
-from aioq.redis_store.link import Arg, Link, discard, send
+from aioq.redis_store.link import CONNECT_TIMEOUT, Arg, Link, discard, send
 from aioq.store import (
     Claim,
     Limits,
@@ -45,6 +46,10 @@ _Delivered = list[tuple[bytes, list[tuple[bytes, list[bytes]]]]] | None
 
 UNBLOCK_PAUSE = 0.005
 """Seconds between two tries to unblock a read that the server does not have yet."""
+
+UNBLOCK_WITHIN = 1.0
+"""Seconds after which nobody tries to unblock a read any more: it ends by its own time. A guess: far longer than a
+read is on its way, short beside what a stop may take."""
 
 _LATE = 5.0
 """Seconds a blocking read may be late before its connection counts as dead."""
@@ -205,7 +210,11 @@ class RedisStore:
 
     async def unblock(self, queue: str, worker: str) -> None:
         """See `aioq.store.Store.unblock`."""
-        key = (queue, worker)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(UNBLOCK_WITHIN):
+                await self._unblock((queue, worker))
+
+    async def _unblock(self, key: tuple[str, str]) -> None:
         while key in self._reading:
             blocking = self._blocking.get(key)
             try:
@@ -302,11 +311,15 @@ class RedisStore:
         if found is None:
             connection = await self._link.connect()
             try:
-                await send(connection, "CLIENT", "ID")
-                found = (connection, int(cast("int", await connection.read_response())))
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    await send(connection, "CLIENT", "ID")
+                    found = (connection, int(cast("int", await connection.read_response())))
             except FOREIGN as error:
                 await discard(connection)
                 raise translate(error, self._link.shown_url) from error
+            except BaseException:
+                await discard(connection)
+                raise
             self._blocking[queue, worker] = found
         return found
 

@@ -123,7 +123,9 @@ async def test_an_enqueue(name: str, delay_ms: int | None, start_server: StartSe
 
 
 @each_server
-@pytest.mark.parametrize(("verb", "delay_ms"), [(Verb.RELEASE, 0), (Verb.RETRY, 0), (Verb.RETRY, 1), (Verb.PARK, 1)])
+@pytest.mark.parametrize(
+    ("verb", "delay_ms"), [(Verb.RELEASE, 0), (Verb.RETRY, 0), (Verb.RETRY, 1), (Verb.PARK, 1)]
+)
 async def test_a_settle_after_which_a_job_runs_again(
     name: str, verb: Verb, delay_ms: int, start_server: StartServer
 ) -> None:
@@ -131,7 +133,8 @@ async def test_a_settle_after_which_a_job_runs_again(
         for command in commands("settle"):
             queue = at.refuse(command)
             outcomes = [
-                Settlement(each.job_id, each.claim, verb, BROKEN, delay_ms, LONG) for each in await running(at, queue)
+                Settlement(each.job_id, each.claim, verb, BROKEN, delay_ms, LONG)
+                for each in await running(at, queue)
             ]
             with suppress(ServerError):
                 await at.limited.settle(queue, "w", outcomes)
@@ -153,7 +156,9 @@ async def test_a_settle_that_ends_a_job(name: str, verb: Verb, start_server: Sta
     async with refusing(start_server(name)) as at:
         for command in commands("settle"):
             queue = at.refuse(command)
-            outcomes = [Settlement(each.job_id, each.claim, verb, THREE, 0, LONG) for each in await running(at, queue)]
+            outcomes = [
+                Settlement(each.job_id, each.claim, verb, THREE, 0, LONG) for each in await running(at, queue)
+            ]
             with suppress(ServerError):
                 await at.limited.settle(queue, "w", outcomes)
 
