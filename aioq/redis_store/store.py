@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
@@ -31,6 +32,8 @@ from aioq.store import (
     WorkerLease,
     worker_channel,
 )
+
+log = logging.getLogger("aioq.redis")
 
 LANES = ("high:front", "high", "normal:front", "normal", "low:front", "low")
 """A queue's streams, first served first; the same list stands in `_lib.lua`."""
@@ -87,6 +90,7 @@ class RedisStore:
         self._link = Link(url, shown_url)
         self._inbox = RedisInbox(self._link)
         self._reading: set[tuple[str, str]] = set()
+        self._strange: set[str] = set()
         self._blocking: dict[tuple[str, str], tuple[AbstractConnection, int]] = {}
 
     @property
@@ -166,7 +170,10 @@ class RedisStore:
         args: list[Arg] = [worker, min(count, MAX_CLAIM), encoded]
         for token in tokens:
             args += (token.lane, token.entry, token.job_id)
-        return replies.parse_claim(await self._call("claim", queue, args))
+        reply = await self._call("claim", queue, args)
+        if reply[0] != replies.LOST and reply[2]:
+            self._tell_strange(queue, reply[2].decode())
+        return replies.parse_claim(reply)
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
         """See `aioq.store.Store.block`."""
@@ -203,10 +210,22 @@ class RedisStore:
             raise
         prefix = len(base) + 1
         return [
-            Token(stream.decode()[prefix:], entry.decode(), fields[1].decode())
+            Token(stream.decode()[prefix:], entry.decode(), self._named_by(queue, entry, fields))
             for stream, entries in reply or ()
             for entry, fields in entries
         ]
+
+    def _named_by(self, queue: str, entry: bytes, fields: list[bytes]) -> str:
+        job_id = replies.named_by(fields)
+        if job_id is None:
+            self._tell_strange(queue, entry.decode())
+        return job_id or ""
+
+    def _tell_strange(self, queue: str, entry: str) -> None:
+        """Say it once a queue: who puts such entries there may put many."""
+        if queue not in self._strange:
+            self._strange.add(queue)
+            log.warning("queue %s: entry %s names no job; it and others like it are passed over", queue, entry)
 
     async def unblock(self, queue: str, worker: str) -> None:
         """See `aioq.store.Store.unblock`."""

@@ -91,7 +91,7 @@ CALLS: dict[str, Call] = {
     "cancel": lambda store, n: store.cancel(QUEUE, ["job"] * n, REASON, 5),
 }
 REPLIES: dict[str, Callable[[int], Any]] = {
-    "claim": lambda _: [-1, 0],
+    "claim": lambda _: [-1, 0, b""],
     "promote": lambda _: [0, -1],
     "recover": lambda _: [b"", 0, 0],
     "info": lambda n: [[]] * n,

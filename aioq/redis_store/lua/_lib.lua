@@ -51,6 +51,34 @@ local function is_unreadable(reply)
   error(reply.err)
 end
 
+-- What UTF-8 takes more than one byte for; see RFC 3629, section 4.
+local UTF8 = {
+  '[\194-\223][\128-\191]',
+  '\224[\160-\191][\128-\191]',
+  '[\225-\236\238\239][\128-\191][\128-\191]',
+  '\237[\128-\159][\128-\191]',
+  '\240[\144-\191][\128-\191][\128-\191]',
+  '[\241-\243][\128-\191][\128-\191][\128-\191]',
+  '\244[\128-\143][\128-\191][\128-\191]',
+}
+local function is_text(id)
+  if not string.find(id, '[\128-\255]') then return true end
+  for _, sequence in ipairs(UTF8) do id = string.gsub(id, sequence, '') end
+  return not string.find(id, '[\128-\255]')
+end
+
+-- The id of the job that an entry of a lane names; '' for a wake-up, and for what somebody else has put there: an
+-- entry without the field, or with an id that no client can have. That is noted in `strange`.
+local strange = ''
+local function named_by(entry)
+  local fields = entry[2] or {}
+  for i = 1, #fields, 2 do
+    if fields[i] == 'job' and is_text(fields[i + 1]) then return fields[i + 1] end
+  end
+  if fields[1] then strange = entry[1] end
+  return ''
+end
+
 local function next_due()
   local head = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')
   if not head[1] then return -1 end

@@ -11,8 +11,8 @@
 -- ARGV: 1 worker, 2 how many, 3 '' or the ids of the jobs this worker knows that it holds, as a MessagePack array:
 --   then it is also given what it holds or was sent without knowing, because a reply got lost,
 --   then three for each entry a blocking read brought: lane, entry id, job id
--- REPLY: {-2} when the worker has lost its lease; else ms until the next scheduled job (-1 for none), now, and per job
---   id, envelope, claim, attempts, crashes, interruptions, sent
+-- REPLY: {-2} when the worker has lost its lease; else ms until the next scheduled job (-1 for none), now, the last
+--   entry that named no job in aioq's way ('' for none), and per job id, envelope, claim, attempts, crashes, interruptions, sent
 local worker, count = ARGV[1], tonumber(ARGV[2])
 local lost = lease_lost(worker)
 
@@ -23,7 +23,7 @@ if recheck then
   for _, id in ipairs(cmsgpack.unpack(ARGV[3])) do known[id] = true end
 end
 
-local reply, taken = {0, now}, 0
+local reply, taken = {0, now, ''}, 0
 
 local bytes = 0
 local function take(id)
@@ -94,7 +94,7 @@ if lost then return {-2} end
 if recheck then
   for _, name in ipairs(LANES) do
     for _, entry in ipairs(read(base .. ':' .. name, '0', 1000)) do
-      accept(name, entry[1], entry[2] and entry[2][2] or '')
+      accept(name, entry[1], named_by(entry))
     end
   end
   for _, id in ipairs(redis.call('SMEMBERS', held_key(worker))) do
@@ -111,10 +111,11 @@ for _, name in ipairs(LANES) do
     if #entries > 0 then
       local passed = {}
       for i, entry in ipairs(entries) do
+        local id = named_by(entry)
         if bytes < CLAIM_LIMIT then
-          take(entry[2][2])
-        elseif entry[2][2] ~= '' then
-          push((string.gsub(name, ':front$', '')), entry[2][2], true)
+          take(id)
+        elseif id ~= '' then
+          push((string.gsub(name, ':front$', '')), id, true)
         end
         passed[i] = entry[1]
       end
@@ -125,5 +126,5 @@ for _, name in ipairs(LANES) do
   end
 end
 
-reply[1] = next_due()
+reply[1], reply[3] = next_due(), strange
 return reply

@@ -69,8 +69,9 @@ for _, name in ipairs(LANES) do
   if not is_unreadable(pending) then
     for _, entry in ipairs(pending) do
       local body = redis.call('XRANGE', lane, entry[1], entry[1])
-      if body[1] and body[1][2][2] ~= '' then
-        push((string.gsub(name, ':front$', '')), body[1][2][2], true)
+      local id = body[1] and named_by(body[1]) or ''
+      if id ~= '' then
+        push((string.gsub(name, ':front$', '')), id, true)
         reply[2] = reply[2] + 1
       end
       redis.call('XACK', lane, GROUP, entry[1])
