@@ -59,9 +59,9 @@ def parse_claim(reply: Sequence[Any]) -> Claim:
 
 
 def named_by(fields: Sequence[bytes]) -> str | None:
-    """The id of the job that an entry of a lane names, "" for a wake-up; None for what somebody else has put there.
+    """The id of the job that an entry names, "" for a wake-up; None for what somebody else has put there.
 
-    The same is done by `_lib.lua`.
+    `_lib.lua` does the same.
     """
     for name, value in zip(fields[::2], fields[1::2], strict=False):
         if name == b"job":
