@@ -154,6 +154,8 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
         lease_ms: how long a worker's lease lasts after each renewal.
         tombstone_ms: how long after its send a job is remembered at the least, though its record may be gone;
             longer than a send is repeated.
+        result_ttl_ms: how long the outcome is kept of a job that no worker settles: one that crashed too often, or
+            was parked for too long. A task's own `result_ttl` is known only to those who know the task.
     """
 
     dead_ttl_ms: int = 604_800_000
@@ -161,6 +163,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     max_crashes: int = 3
     lease_ms: int = 8_000
     tombstone_ms: int = 15_000
+    result_ttl_ms: int = 86_400_000
 
 
 class Renewal(msgspec.Struct, frozen=True, gc=False):

@@ -295,7 +295,7 @@ class MemoryQueue:
         if record.parked_ms is None:
             record.parked_ms = now
         if now - record.parked_ms >= settlement.ttl_ms:
-            self._bury(record, settlement.outcome, 0)
+            self._bury(record, settlement.outcome, self._limits.result_ttl_ms)
         else:
             self._again(record, settlement.delay_ms)
 
@@ -370,7 +370,7 @@ class MemoryQueue:
         if record.cancellation is not None:
             self._finish(record, JobState.CANCELLED, *record.cancellation)
         elif crash_outcome is not None and record.crashes > self._limits.max_crashes:
-            self._bury(record, crash_outcome, 0)
+            self._bury(record, crash_outcome, self._limits.result_ttl_ms)
             buried.append(record.id)
         else:
             self._queue(record, front=True)

@@ -247,7 +247,13 @@ class RedisStore:
     async def settle(self, queue: str, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
         """See `aioq.store.Store.settle`."""
         limits = self._limits
-        args: list[Arg] = [worker, limits.dead_ttl_ms, limits.dead_limit, limits.tombstone_ms]
+        args: list[Arg] = [
+            worker,
+            limits.dead_ttl_ms,
+            limits.dead_limit,
+            limits.tombstone_ms,
+            limits.result_ttl_ms,
+        ]
         for s in settlements:
             args += (s.job_id, s.claim, s.verb.value, s.outcome, s.delay_ms, s.ttl_ms)
         refused = set(await self._call("settle", queue, args, self._confirmation))
@@ -322,7 +328,7 @@ class RedisStore:
     async def _recover(self, queue: str, mode: str, worker: str, crash_outcome: bytes, limit: int) -> Recovery:
         limits = self._limits
         args = [mode, worker, limit, limits.max_crashes, crash_outcome, limits.dead_ttl_ms, limits.dead_limit]
-        args.append(limits.tombstone_ms)
+        args += (limits.tombstone_ms, limits.result_ttl_ms)
         return replies.parse_recovery(await self._ask("recover", queue, args))
 
     async def _blocking_connection(self, queue: str, worker: str) -> tuple[AbstractConnection, int]:

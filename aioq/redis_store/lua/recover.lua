@@ -5,7 +5,7 @@
 -- ARGV: 1 'lapsed' for some worker whose lease has ended, 'dead' for one that is known to have died whatever its
 --   lease says, 'departing' for one that takes leave; 2 the departing worker's id, or what the ids of the dead begin
 --   with; 3 the most jobs in this step; 4 most crashes a job may survive; 5 the outcome of a job over that; 6 dead ttl
---   in ms; 7 dead limit; 8 ms a job is to be found after its send
+--   in ms; 7 dead limit; 8 ms a job is to be found after its send; 9 result ttl in ms, for a job over max crashes
 -- REPLY: {worker or '', jobs given back, 1 if there is more, ids of jobs that were dead-lettered ...}
 local mode, worker, limit, max_crashes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local crashed = mode ~= 'departing'
@@ -47,7 +47,7 @@ local function restore(id)
   if job[5] then
     finish(id, 'cancelled', job[5], tonumber(job[6]), job[4])
   elseif ends then
-    bury(id, ARGV[5], 0, job[4], tonumber(ARGV[6]), tonumber(ARGV[7]))
+    bury(id, ARGV[5], tonumber(ARGV[9]), job[4], tonumber(ARGV[6]), tonumber(ARGV[7]))
     reply[#reply + 1] = id
   else
     reply[2] = reply[2] + 1
