@@ -107,6 +107,7 @@ class MemoryQueue:
         """Take or prolong a lease; `mode` is `join`, `sweep` or nothing."""
         if mode != "join" and self._leases.lost(worker):
             return Renewal(lost=True)
+        outage = mode != "join" and self._leases.has_ended(worker)
         self._leases.take(worker, fetched_ms)
         if mode:
             for owner in self.lanes.owners():
@@ -115,6 +116,7 @@ class MemoryQueue:
         return Renewal(
             next_due_ms=self._next_due(),
             expired=bool(self._leases.ended()),
+            outage=outage,
             cancelled=list(self._cancelling.get(worker, ())),
         )
 

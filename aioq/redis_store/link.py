@@ -27,8 +27,8 @@ person waits."""
 CONNECT_TIMEOUT = 5.0
 
 MAX_CONNECTIONS = 16
-"""Calls under way at once, and as many more whose writes are being confirmed; the others wait. One connection carries
-thousands of calls a second, so more would only cost the server and this process file descriptors."""
+"""Calls under way at once, and as many more whose writes are being confirmed; the others wait. One connection
+carries thousands of calls a second, so more would only cost the server and this process file descriptors."""
 
 Arg = str | bytes | int
 

@@ -75,7 +75,10 @@ def parse_renewal(reply: Sequence[Any]) -> Renewal:
     if reply[0] == LOST:
         return Renewal(lost=True)
     return Renewal(
-        next_due_ms=due(reply[0]), expired=bool(reply[1]), cancelled=[job_id.decode() for job_id in reply[2:]]
+        next_due_ms=due(reply[0]),
+        expired=bool(reply[1]),
+        outage=bool(reply[2]),
+        cancelled=[job_id.decode() for job_id in reply[3:]],
     )
 
 

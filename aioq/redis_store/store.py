@@ -91,6 +91,7 @@ class RedisStore:
         self._inbox = RedisInbox(self._link)
         self._reading: set[tuple[str, str]] = set()
         self._strange: set[str] = set()
+        self._was_away = False
         self._blocking: dict[tuple[str, str], tuple[AbstractConnection, int]] = {}
 
     @property
@@ -109,6 +110,9 @@ class RedisStore:
             await asyncio.to_thread(self._revive)
         try:
             reply: bytes = await self._link.command("INFO", "server")
+        except ServerUnavailableError:
+            self._was_away = True
+            raise
         except ResponseError as error:
             raise translate(error, self._link.shown_url) from error
         facts = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
@@ -142,7 +146,7 @@ class RedisStore:
 
     def keeper(self) -> RedisLeaseKeeper:
         """See `aioq.store.Store.keeper`."""
-        return RedisLeaseKeeper(self._url, self._link.shown_url, self._app, self._limits)
+        return RedisLeaseKeeper(self._url, self._link.shown_url, self._app, self._limits, outage=self._was_away)
 
     async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
         """See `aioq.store.Store.enqueue`."""

@@ -169,6 +169,7 @@ class Model:
             assert reply.lost
             return
         assert not reply.lost
+        assert reply.outage == (mode != "join" and worker in self.ended())
         self.leases[worker] = self.now + self._limits.lease_ms
         if mode:
             for owner, tokens in self.tokens.items():

@@ -125,7 +125,7 @@ def test_the_lease_keeper_sends_what_the_header_names(mode: str, monkeypatch: py
 
     def evalsha(*args: object) -> list[int]:
         sent.append(args)
-        return [-1, 0]
+        return [-1, 0, 0]
 
     monkeypatch.setattr(lease_keeper, "_client", type("Client", (), {"evalsha": staticmethod(evalsha)}))
     if mode == "join":

@@ -351,6 +351,20 @@ async def test_a_store_finds_its_way_back_after_a_restart(name: str, start_serve
         assert await listener.notice() == [("job", THREE)]
 
 
+async def test_who_joins_after_an_outage_knows_of_it(start_server: StartServer) -> None:
+    """The others are about to renew their leases, which have all ended."""
+    server = start_server()
+    async with store_at(server.url) as store:
+        await asyncio.to_thread(server.kill)
+        with pytest.raises(ServerUnavailableError):
+            await store.open()
+        await asyncio.to_thread(server.restart)
+        await store.open()
+
+        assert (await keep(store, "w", "join")).outage
+        assert not (await keep(store, "w")).outage
+
+
 @each_server
 async def test_a_cancellation_whose_reply_is_cut_off(name: str, start_server: StartServer) -> None:
     server = start_server(name, tcp=True)
