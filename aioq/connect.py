@@ -136,4 +136,5 @@ def limits_of(settings: Settings) -> Limits:
         max_crashes=settings.max_crashes,
         lease_ms=round(settings.lease * 1000),
         tombstone_ms=round((settings.send_timeout + TOMBSTONE_MARGIN) * 1000),
+        result_ttl_ms=round(settings.result_ttl * 1000),
     )

@@ -160,6 +160,8 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
         lease_ms: how long a worker's lease lasts after each renewal.
         tombstone_ms: how long after its send a job is remembered at the least, though its record may be gone;
             longer than a send is repeated.
+        result_ttl_ms: how long the outcome is kept of a job that no worker settles: one that crashed too often, or
+            was parked for too long. A task's own `result_ttl` is known only to those who know the task.
     """
 
     dead_ttl_ms: int = 604_800_000
@@ -167,6 +169,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     max_crashes: int = 3
     lease_ms: int = 8_000
     tombstone_ms: int = 15_000
+    result_ttl_ms: int = 86_400_000
 
 
 class Renewal(msgspec.Struct, frozen=True, gc=False):
@@ -176,6 +179,8 @@ class Renewal(msgspec.Struct, frozen=True, gc=False):
         lost: the lease had ended already.
         next_due_ms: see `Claim`.
         expired: some other worker's lease has ended: recovery has work.
+        outage: other leases may have ended for want of a server, and their workers be about to renew them: this
+            worker's own had ended, or it joins after its store could not be opened at first.
         cancelled: ids of jobs this worker runs whose cancellation was asked for.
         next_tick_ms: see `Claim`.
     """
@@ -183,6 +188,7 @@ class Renewal(msgspec.Struct, frozen=True, gc=False):
     lost: bool = False
     next_due_ms: int | None = None
     expired: bool = False
+    outage: bool = False
     cancelled: Sequence[str] = ()
     next_tick_ms: int | None = None
 

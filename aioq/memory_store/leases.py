@@ -49,6 +49,10 @@ class Leases:
         """
         return self._ends.get(worker, _RECOVERING) == _RECOVERING
 
+    def has_ended(self, worker: str) -> bool:
+        """Whether the worker has a lease that has ended."""
+        return worker in self.ended()
+
     def knows(self, worker: str) -> bool:
         """Whether the worker has a lease, be it one that has ended."""
         return worker in self._ends

@@ -117,6 +117,7 @@ class MemoryQueue:
         """Take or prolong a lease; `mode` is `join`, `sweep` or nothing."""
         if mode != "join" and self._leases.lost(worker):
             return Renewal(lost=True)
+        outage = mode != "join" and self._leases.has_ended(worker)
         self._leases.take(worker, fetched_ms)
         if mode:
             for owner in self.lanes.owners():
@@ -125,6 +126,7 @@ class MemoryQueue:
         return Renewal(
             next_due_ms=self._delayed.next_due(self._clock.now_ms()),
             expired=bool(self._leases.ended()),
+            outage=outage,
             cancelled=list(self._cancelling.get(worker, ())),
             next_tick_ms=self.timetable.next_tick_ms(),
         )
@@ -309,7 +311,7 @@ class MemoryQueue:
         if record.parked_ms is None:
             record.parked_ms = now
         if now - record.parked_ms >= settlement.ttl_ms:
-            self._bury(record, settlement.outcome, 0)
+            self._bury(record, settlement.outcome, self._limits.result_ttl_ms)
         else:
             self._again(record, settlement.delay_ms)
 
@@ -385,7 +387,7 @@ class MemoryQueue:
         if record.cancellation is not None:
             self._finish(record, JobState.CANCELLED, *record.cancellation)
         elif crash_outcome is not None and record.crashes > self._limits.max_crashes:
-            self._bury(record, crash_outcome, 0)
+            self._bury(record, crash_outcome, self._limits.result_ttl_ms)
             buried.append(record.id)
         else:
             self._queue(record, front=True)

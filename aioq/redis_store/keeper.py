@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import redis
 from redis.exceptions import NoScriptError
 
@@ -20,9 +21,11 @@ class RedisLeaseKeeper:
         shown_url: the same, masked.
         app: the App's name.
         limits: the App's limits.
+        outage: the server could not be reached when this process began.
     """
 
-    def __init__(self, url: str, shown_url: str, app: str, limits: Limits) -> None:
+    def __init__(self, url: str, shown_url: str, app: str, limits: Limits, *, outage: bool = False) -> None:
+        self._outage = outage
         self._shown_url = shown_url
         self._app = app
         self._limits = limits
@@ -34,7 +37,8 @@ class RedisLeaseKeeper:
 
     def join(self, queue: str, worker: str) -> Renewal:
         """Take a new lease and make the queue ready to be read."""
-        return self._renew(queue, worker, 0, "join")
+        renewal = self._renew(queue, worker, 0, "join")
+        return msgspec.structs.replace(renewal, outage=True) if self._outage else renewal
 
     def renew(self, queue: str, worker: str, *, fetched_ms: int = 0, sweep: bool = False) -> Renewal:
         """Prolong the lease."""

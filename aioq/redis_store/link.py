@@ -5,8 +5,10 @@ polls a connection's socket each time it is handed out, which costs more than a 
 """
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -16,7 +18,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.redis_store.durability import Confirmation
 from aioq.redis_store.faults import FOREIGN, translate
-from aioq.redis_store.scripts import Script, script
+from aioq.redis_store.scripts import script
 
 REPLY_TIMEOUT = 10.0
 """Seconds a reply may take before the connection counts as dead. A guess: above any batch's time, below what a
@@ -25,8 +27,8 @@ person waits."""
 CONNECT_TIMEOUT = 5.0
 
 MAX_CONNECTIONS = 16
-"""Calls under way at once; the others wait. One connection carries thousands of calls a second, so more would only
-cost the server and this process file descriptors."""
+"""Calls under way at once, and as many more whose writes are being confirmed; the others wait. One connection
+carries thousands of calls a second, so more would only cost the server and this process file descriptors."""
 
 Arg = str | bytes | int
 
@@ -51,7 +53,10 @@ class Link:
             raise ServerRejectedError(f"{shown_url} has an option that cannot be used: {error}") from error
         self._idle: list[AbstractConnection] = []
         self._places = asyncio.Semaphore(MAX_CONNECTIONS)
+        # Those that wait for a disk or a replica have places of their own: nobody else waits for that.
+        self._confirming = asyncio.Semaphore(MAX_CONNECTIONS)
         self._orders: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._loaded: set[str] = set()
         self._closed = False
 
     async def connect(self) -> AbstractConnection:
@@ -95,44 +100,49 @@ class Link:
         """
         code = script(name)
         try:
-            return await self._run(("EVALSHA", code.sha, 1, key, *args), key, confirmation)
-        except NoScriptError:
-            return await self._load_and_call(code, key, args, confirmation)
+            # A confirmed call must not lose its turn because the server does not know the script yet.
+            if confirmation is None or code.sha in self._loaded:
+                with contextlib.suppress(NoScriptError):
+                    return await self._run(("EVALSHA", code.sha, 1, key, *args), key, confirmation)
+            reply = await self._run(("EVAL", code.text, 1, key, *args), key, confirmation)
         except ResponseError as error:
             raise translate(error, self.shown_url) from error
-
-    async def _load_and_call(
-        self, code: Script, key: str, args: Sequence[Arg], confirmation: Confirmation | None
-    ) -> Any:
-        try:
-            return await self._run(("EVAL", code.text, 1, key, *args), key, confirmation)
-        except ResponseError as error:
-            raise translate(error, self.shown_url) from error
+        self._loaded.add(code.sha)
+        return reply
 
     async def _run(self, command: Sequence[Arg], key: str, confirmation: Confirmation | None) -> Any:
         if confirmation is None:
             return await self.command(*command)
-        async with self._places:
-            connection = await self._take()
-            return await self._guarded(connection, self._confirmed(connection, command, key, confirmation))
+        async with AsyncExitStack() as turn:
+            # Before the connection: one that takes long to be made must not be overtaken.
+            await turn.enter_async_context(self._orders[key])
+            async with self._confirming:
+                connection = await self._take()
+                talk = self._confirmed(connection, command, confirmation.commands(key), turn)
+                reply, confirmed = await self._guarded(connection, talk)
+        confirmation.check(confirmed, self.shown_url)
+        return reply
 
     async def _confirmed(
-        self, connection: AbstractConnection, command: Sequence[Arg], key: str, confirmation: Confirmation
-    ) -> Any:
-        """Run a script and have its writes confirmed, all on one connection.
+        self,
+        connection: AbstractConnection,
+        command: Sequence[Arg],
+        follow: Sequence[Sequence[Arg]],
+        turn: AsyncExitStack,
+    ) -> tuple[Any, Any]:
+        """Run a script and what confirms its writes, all on one connection; both replies.
 
-        Several of these may be under way; what they write is written in the order they were called in.
+        Several of these may be under way; what they write is written in the order they were called in. The turn
+        of this one ends with the script's reply.
         """
-        follow = confirmation.commands(key)
-        async with self._orders[key]:
-            await send_packed(connection, connection.pack_commands([command, *follow]))
-            reply = await _read(connection)
+        await send_packed(connection, connection.pack_commands([command, *follow]))
+        reply = await _read(connection)
+        await turn.aclose()
         confirmed = [await _read(connection) for _ in follow]
         for each in (reply, *confirmed):
             if isinstance(each, ResponseError):
                 raise each
-        confirmation.check(confirmed[-1], self.shown_url)
-        return reply
+        return reply, confirmed[-1]
 
     async def command(self, *args: Arg) -> Any:
         """Send one command over an idle connection and return its reply.
@@ -157,7 +167,7 @@ class Link:
         try:
             async with asyncio.timeout(REPLY_TIMEOUT):
                 reply = await talk
-        except (ResponseError, ServerUnavailableError):  # an answer, if not the wanted one
+        except ResponseError:  # an answer, if not the wanted one
             self._give_back(connection)
             raise
         except FOREIGN as error:

@@ -1,5 +1,6 @@
 """Script replies, turned into the store's records. Pure functions: each is the mirror of one Lua file."""
 
+import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -24,7 +25,7 @@ from aioq.wire import OutcomeKind, decode_envelope, decode_failure, decode_outco
 LOST = -2
 """What `claim` and `renew` answer to a worker without a lease."""
 
-_CLAIM_HEADER = 2
+_CLAIM_HEADER = 3
 _CLAIM_WIDTH = 7
 _WORKER_WIDTH = 3
 
@@ -57,6 +58,18 @@ def parse_claim(reply: Sequence[Any]) -> Claim:
     return Claim(jobs, due(reply[0][0]), next_tick_ms=due(reply[0][1]))
 
 
+def named_by(fields: Sequence[bytes]) -> str | None:
+    """The id of the job that an entry names, "" for a wake-up; None for what somebody else has put there.
+
+    `_lib.lua` does the same.
+    """
+    for name, value in zip(fields[::2], fields[1::2], strict=False):
+        if name == b"job":
+            with contextlib.suppress(UnicodeDecodeError):
+                return value.decode()
+    return None
+
+
 def parse_renewal(reply: Sequence[Any]) -> Renewal:
     """The mirror of `renew.lua`."""
     if reply[0] == LOST:
@@ -64,7 +77,8 @@ def parse_renewal(reply: Sequence[Any]) -> Renewal:
     return Renewal(
         next_due_ms=due(reply[0][0]),
         expired=bool(reply[1]),
-        cancelled=[job_id.decode() for job_id in reply[2:]],
+        outage=bool(reply[2]),
+        cancelled=[job_id.decode() for job_id in reply[3:]],
         next_tick_ms=due(reply[0][1]),
     )
 

@@ -1,6 +1,8 @@
 """The store contract over Redis: one script call a batch. Each verb's meaning stands in its Lua file."""
 
 import asyncio
+import contextlib
+import logging
 import os
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
@@ -17,7 +19,7 @@ from aioq.redis_store.durability import IN_FLIGHT, Confirmation, Durability, con
 from aioq.redis_store.faults import FOREIGN, translate
 from aioq.redis_store.inbox import RedisInbox
 from aioq.redis_store.keeper import RedisLeaseKeeper, base_key
-from aioq.redis_store.link import Arg, Link, discard, send
+from aioq.redis_store.link import CONNECT_TIMEOUT, Arg, Link, discard, send
 from aioq.redis_store.timetable import RedisTimetable
 from aioq.store import (
     Claim,
@@ -31,6 +33,8 @@ from aioq.store import (
     WaitReply,
     WorkerLease,
 )
+
+log = logging.getLogger("aioq.redis")
 
 LANES = ("high:front", "high", "normal:front", "normal", "low:front", "low")
 """A queue's streams, first served first; the same list stands in `_lib.lua`."""
@@ -46,6 +50,10 @@ _Delivered = list[tuple[bytes, list[tuple[bytes, list[bytes]]]]] | None
 
 UNBLOCK_PAUSE = 0.005
 """Seconds between two tries to unblock a read that the server does not have yet."""
+
+UNBLOCK_WITHIN = 1.0
+"""Seconds after which nobody tries to unblock a read any more: it ends by its own time. A guess: far longer than a
+read is on its way, short beside what a stop may take."""
 
 _LATE = 5.0
 """Seconds a blocking read may be late before its connection counts as dead."""
@@ -84,6 +92,8 @@ class RedisStore:
         self._inbox = RedisInbox(self._link)
         self._timetable = RedisTimetable(self._ask)
         self._reading: set[tuple[str, str]] = set()
+        self._strange: set[str] = set()
+        self._was_away = False
         self._blocking: dict[tuple[str, str], tuple[AbstractConnection, int]] = {}
 
     @property
@@ -107,6 +117,9 @@ class RedisStore:
             await asyncio.to_thread(self._revive)
         try:
             reply: bytes = await self._link.command("INFO", "server")
+        except ServerUnavailableError:
+            self._was_away = True
+            raise
         except ResponseError as error:
             raise translate(error, self._link.shown_url) from error
         facts = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
@@ -140,7 +153,7 @@ class RedisStore:
 
     def keeper(self) -> RedisLeaseKeeper:
         """See `aioq.store.Store.keeper`."""
-        return RedisLeaseKeeper(self._url, self._link.shown_url, self._app, self._limits)
+        return RedisLeaseKeeper(self._url, self._link.shown_url, self._app, self._limits, outage=self._was_away)
 
     async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
         """See `aioq.store.Store.enqueue`."""
@@ -168,7 +181,10 @@ class RedisStore:
         args: list[Arg] = [worker, min(count, MAX_CLAIM), encoded]
         for token in tokens:
             args += (token.lane, token.entry, token.job_id)
-        return replies.parse_claim(await self._call("claim", queue, args))
+        reply = await self._call("claim", queue, args)
+        if reply[0] != replies.LOST and reply[2]:
+            self._tell_strange(queue, reply[2].decode())
+        return replies.parse_claim(reply)
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
         """See `aioq.store.Store.block`."""
@@ -205,14 +221,30 @@ class RedisStore:
             raise
         prefix = len(base) + 1
         return [
-            Token(stream.decode()[prefix:], entry.decode(), fields[1].decode())
+            Token(stream.decode()[prefix:], entry.decode(), self._named_by(queue, entry, fields))
             for stream, entries in reply or ()
             for entry, fields in entries
         ]
 
+    def _named_by(self, queue: str, entry: bytes, fields: list[bytes]) -> str:
+        job_id = replies.named_by(fields)
+        if job_id is None:
+            self._tell_strange(queue, entry.decode())
+        return job_id or ""
+
+    def _tell_strange(self, queue: str, entry: str) -> None:
+        """Say it once a queue: who puts such entries there may put many."""
+        if queue not in self._strange:
+            self._strange.add(queue)
+            log.warning("queue %s: entry %s names no job; it and others like it are passed over", queue, entry)
+
     async def unblock(self, queue: str, worker: str) -> None:
         """See `aioq.store.Store.unblock`."""
-        key = (queue, worker)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(UNBLOCK_WITHIN):
+                await self._unblock((queue, worker))
+
+    async def _unblock(self, key: tuple[str, str]) -> None:
         while key in self._reading:
             blocking = self._blocking.get(key)
             try:
@@ -226,7 +258,13 @@ class RedisStore:
     async def settle(self, queue: str, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
         """See `aioq.store.Store.settle`."""
         limits = self._limits
-        args: list[Arg] = [worker, limits.dead_ttl_ms, limits.dead_limit, limits.tombstone_ms]
+        args: list[Arg] = [
+            worker,
+            limits.dead_ttl_ms,
+            limits.dead_limit,
+            limits.tombstone_ms,
+            limits.result_ttl_ms,
+        ]
         for s in settlements:
             args += (s.job_id, s.claim, s.verb.value, s.outcome, s.delay_ms, s.ttl_ms)
         refused = set(await self._call("settle", queue, args, self._confirmation))
@@ -307,7 +345,7 @@ class RedisStore:
     async def _recover(self, queue: str, mode: str, worker: str, crash_outcome: bytes, limit: int) -> Recovery:
         limits = self._limits
         args = [mode, worker, limit, limits.max_crashes, crash_outcome, limits.dead_ttl_ms, limits.dead_limit]
-        args.append(limits.tombstone_ms)
+        args += (limits.tombstone_ms, limits.result_ttl_ms)
         return replies.parse_recovery(await self._ask("recover", queue, args))
 
     async def _blocking_connection(self, queue: str, worker: str) -> tuple[AbstractConnection, int]:
@@ -315,11 +353,15 @@ class RedisStore:
         if found is None:
             connection = await self._link.connect()
             try:
-                await send(connection, "CLIENT", "ID")
-                found = (connection, int(cast("int", await connection.read_response())))
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    await send(connection, "CLIENT", "ID")
+                    found = (connection, int(cast("int", await connection.read_response())))
             except FOREIGN as error:
                 await discard(connection)
                 raise translate(error, self._link.shown_url) from error
+            except BaseException:
+                await discard(connection)
+                raise
             self._blocking[queue, worker] = found
         return found
 

@@ -169,6 +169,7 @@ class Model:
             assert reply.lost
             return
         assert not reply.lost
+        assert reply.outage == (mode != "join" and worker in self.ended())
         self.leases[worker] = self.now + self._limits.lease_ms
         if mode:
             for owner, tokens in self.tokens.items():
@@ -418,7 +419,7 @@ class Model:
         elif verb is Verb.PARK:
             job.parked = self.now if job.parked is None else job.parked
             if self.now - job.parked >= ttl:
-                self._bury(job, outcome, 0)
+                self._bury(job, outcome, self._limits.result_ttl_ms)
             else:
                 self._again(job, settlement.delay_ms)
         else:
@@ -478,7 +479,7 @@ class Model:
         if job.cancel is not None:
             self._end(job, JobState.CANCELLED, *job.cancel)
         elif crash_outcome is not None and job.crashes > self._limits.max_crashes:
-            self._bury(job, crash_outcome, 0)
+            self._bury(job, crash_outcome, self._limits.result_ttl_ms)
         else:
             self._queue(job, front=True, came=came)
         return job.state

@@ -8,6 +8,7 @@ from aioq.wire import Failure, encode_failure
 from tests.contract.kit import (
     BROKEN,
     LONG,
+    QUEUE,
     THREE,
     Backend,
     eventually,
@@ -81,6 +82,44 @@ class TestTheDead:
         with redis_backend.database.client() as client:
             ttls = [client.pttl(redis_backend.key(f"job:{name}")) for name in ("dead", "result")]
         assert [round(ttl / LONG) for ttl in ttls] == [1, 3]  # pyright: ignore[reportOperatorIssue]
+
+
+class TestTheDeadThatNobodySettled:
+    """Over the limit they are kept as long as every other outcome, as the App's settings say."""
+
+    @pytest.fixture
+    def limits(self) -> Limits:
+        return Limits(dead_limit=0, max_crashes=0, lease_ms=LONG, result_ttl_ms=LONG)
+
+    async def test_one_that_crashed_too_often(self, store: Store) -> None:
+        await running(store, await joined(store, "w"))
+
+        assert list((await store.recover(QUEUE, BROKEN, 10, dead="w")).buried) == ["job"]
+
+        assert await state(store) == JobState.FAILED
+        assert await store.wait(QUEUE, "me", ["job"]) == [BROKEN]
+
+    async def test_one_that_was_parked_for_too_long(self, store: Store) -> None:
+        worker = await joined(store, "w")
+        await settle(store, worker, await running(store, worker), Verb.PARK, BROKEN, delay_ms=1, ttl_ms=0)
+
+        assert await state(store) == JobState.FAILED
+        assert await store.wait(QUEUE, "me", ["job"]) == [BROKEN]
+
+
+class TestTheDeadThatNobodySettledWithoutResults:
+    @pytest.fixture
+    def limits(self) -> Limits:
+        return Limits(dead_limit=0, max_crashes=0, lease_ms=LONG, result_ttl_ms=30)
+
+    async def test_they_go_when_results_do(self, store: Store) -> None:
+        worker = await joined(store, "w")
+        await settle(store, worker, await running(store, worker, "parked"), Verb.PARK, BROKEN, ttl_ms=0)
+        await running(store, worker, "crashed")
+        await store.recover(QUEUE, BROKEN, 10, dead="w")
+
+        for name in ("parked", "crashed"):
+            await eventually(lambda name=name: gone(store, name))
 
 
 class TestTheDeadAfterTheirTime:

@@ -1,5 +1,6 @@
 """What `durability` makes an enqueue and a settle wait for, on the servers that can tell and those that cannot."""
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -7,13 +8,16 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
 import pytest
+import redis
+from redis.asyncio.connection import AbstractConnection
 
 from aioq import App
 from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.redis_store import RedisStore
 from aioq.redis_store.durability import Durability, require_fsync
+from aioq.redis_store.link import MAX_CONNECTIONS, discard
 from aioq.store import Limits, NewJob, Verb
-from tests.contract.kit import CALL, QUEUE, THREE, joined, send, settle, take_one
+from tests.contract.kit import CALL, QUEUE, THREE, eventually, ids, joined, send, settle, take_one
 from tests.servers import Server, available
 
 pytestmark = pytest.mark.anyio
@@ -218,6 +222,59 @@ async def test_batches_that_wait_for_the_disk_at_once_keep_their_order(start_ser
         while len(claimed) < len(handles):
             claimed += [job.id for job in (await store.claim("default", "w", 500)).jobs]
         assert claimed == [handle.id for handle in handles]
+
+
+async def test_what_waits_for_a_replica_keeps_no_other_call_waiting(start_server: Start) -> None:
+    store = RedisStore("shop", start_server().url, shown_url="-", limits=Limits(), durability="replicated")
+    waiting = [
+        asyncio.create_task(store.enqueue(f"queue-{number % 4}", [NewJob(f"job-{number}", CALL)]))
+        for number in range(4 * store.in_flight)
+    ]
+    with redis.Redis.from_url(store._url) as client:
+        await eventually(lambda: waits(client))
+
+    assert await store.info(QUEUE, ["job"]) == [None]
+
+    assert not any(task.done() for task in waiting)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await store.close()
+
+
+async def waits(client: redis.Redis) -> bool:
+    """Whether as many calls as there is room for wait for a replica."""
+    return client.info("clients")["blocked_clients"] >= MAX_CONNECTIONS  # pyright: ignore[reportIndexIssue]
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
+async def test_batches_keep_their_order_though_a_connection_takes_long(
+    start_server: Start, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    async with opened(start_server(), "replicated") as store:
+        if known:
+            with pytest.raises(ServerUnavailableError, match="no replica"):
+                await store.enqueue("other", [NewJob("job", CALL)])
+        while store._link._idle:
+            await discard(store._link._idle.pop())
+        connect, asked = store._link.connect, 0
+
+        async def slow() -> AbstractConnection:
+            nonlocal asked
+            asked += 1
+            turns = 200 if asked == 1 else 0
+            connection = await connect()
+            for _ in range(turns):
+                await asyncio.sleep(0.001)
+            return connection
+
+        monkeypatch.setattr(store._link, "connect", slow)
+        names = ["first", "second", "third"]
+        batches = [store.enqueue(QUEUE, [NewJob(name, CALL)]) for name in names]
+        await asyncio.gather(*batches, return_exceptions=True)
+
+        await joined(store, "w")
+        assert ids((await store.claim(QUEUE, "w", 10)).jobs) == names
 
 
 async def test_memory_waits_for_nothing(start_server: Start) -> None:

@@ -126,9 +126,21 @@ class TestAfterItsEnd:
 
         await eventually(ended)
 
-        assert not (await keep(store, "w")).lost
+        renewal = await keep(store, "w")
+        assert (renewal.lost, renewal.outage) == (False, True), "and know why it had ended"
         assert await settle(store, "w", job, Verb.SUCCEEDED, THREE)
         assert backend.dead() == 0
+
+    async def test_a_joining_is_no_outage(self, store: Store) -> None:
+        await joined(store, "dead")
+
+        async def expired() -> Renewal | None:
+            renewal = await keep(store, "w", "join")
+            return renewal if renewal.expired else None
+
+        renewal = await eventually(expired)
+        assert renewal is not None
+        assert not renewal.outage
 
     async def test_jobs_go_back_to_the_front_with_a_crash_counted(self, store: Store) -> None:
         job = await running(store, await joined(store, "dead"))

@@ -39,6 +39,7 @@ LIMITS = Limits(
     lease_ms=5 * HOUR // 2,
     dead_ttl_ms=7 * HOUR // 2,
     tombstone_ms=9 * HOUR // 4,
+    result_ttl_ms=3 * HOUR // 2,
 )
 """A clock that jumps by hours never stands exactly at the end of one of these."""
 

@@ -98,7 +98,7 @@ CALLS: dict[str, Call] = {
     "schedule_tick": lambda store, n: store.timetable.tick(QUEUE, [TICK] * n),
 }
 REPLIES: dict[str, Callable[[int], Any]] = {
-    "claim": lambda _: [[-1, -1], 0],
+    "claim": lambda _: [[-1, -1], 0, b""],
     "promote": lambda _: [0, [-1, -1]],
     "schedule_read": lambda _: [0, -1],
     "schedule_tick": lambda n: [-1] * (n + 1),
@@ -134,7 +134,7 @@ def test_the_lease_keeper_sends_what_the_header_names(mode: str, monkeypatch: py
 
     def evalsha(*args: object) -> list[object]:
         sent.append(args)
-        return [[-1, -1], 0]
+        return [[-1, -1], 0, 0]
 
     monkeypatch.setattr(lease_keeper, "_client", type("Client", (), {"evalsha": staticmethod(evalsha)}))
     if mode == "join":

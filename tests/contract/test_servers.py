@@ -11,9 +11,11 @@ from urllib.parse import quote
 import anyio
 import pytest
 import redis
+from redis.asyncio.connection import AbstractConnection
 
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.redis_store import RedisStore
+from aioq.redis_store import store as store_module
 from aioq.store import Limits, NewJob, ServerInfo, Settlement, Store, Verb
 from tests.contract.kit import (
     BLOCK,
@@ -349,6 +351,20 @@ async def test_a_store_finds_its_way_back_after_a_restart(name: str, start_serve
         assert await listener.notice() == [("job", THREE)]
 
 
+async def test_who_joins_after_an_outage_knows_of_it(start_server: StartServer) -> None:
+    """The others are about to renew their leases, which have all ended."""
+    server = start_server()
+    async with store_at(server.url) as store:
+        await asyncio.to_thread(server.kill)
+        with pytest.raises(ServerUnavailableError):
+            await store.open()
+        await asyncio.to_thread(server.restart)
+        await store.open()
+
+        assert (await keep(store, "w", "join")).outage
+        assert not (await keep(store, "w")).outage
+
+
 @each_server
 async def test_a_cancellation_whose_reply_is_cut_off(name: str, start_server: StartServer) -> None:
     server = start_server(name, tcp=True)
@@ -393,3 +409,54 @@ async def test_a_server_that_falls_silent(start_server: StartServer) -> None:
             redis.Redis.from_url(server.url, socket_timeout=0.01, retry=None) as client,
         ):
             client.ping()
+
+
+class TestAReadWhoseConnectionIsNeverNamed:
+    """A blocking read asks for its connection's number first, and that answer gets lost."""
+
+    @pytest.fixture
+    async def store(self, start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RedisStore]:
+        monkeypatch.setattr(store_module, "CONNECT_TIMEOUT", 0.2, raising=False)
+        monkeypatch.setattr(store_module, "UNBLOCK_WITHIN", 0.05, raising=False)
+        async with store_at(start_server().url) as store:
+            await joined(store, "w")
+            yield store
+
+    async def mute(self, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+        """Swallow one question for a connection's number; returns what is set when that has happened."""
+        swallowed = asyncio.Event()
+        send_command = store_module.send
+
+        async def swallow(connection: AbstractConnection, *command: str | bytes | int) -> None:
+            if command[0] == "CLIENT" and not swallowed.is_set():
+                swallowed.set()
+            else:
+                await send_command(connection, *command)
+
+        monkeypatch.setattr(store_module, "send", swallow)
+        return swallowed
+
+    async def test_it_fails_in_time_and_the_next_one_works(
+        self, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await self.mute(monkeypatch)
+
+        with anyio.fail_after(10), pytest.raises(ServerUnavailableError, match="cannot be reached"):
+            await store.block(QUEUE, "w", BLOCK)
+
+        assert await store.block(QUEUE, "w", 1) == []
+
+    async def test_nobody_tries_to_unblock_it_for_ever(
+        self, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(store_module, "CONNECT_TIMEOUT", 3600, raising=False)
+        swallowed = await self.mute(monkeypatch)
+        reading = asyncio.create_task(store.block(QUEUE, "w", BLOCK))
+        await swallowed.wait()
+
+        with anyio.fail_after(10):
+            await store.unblock(QUEUE, "w")
+
+        reading.cancel()
+        await asyncio.wait([reading])
+        assert reading.cancelled()

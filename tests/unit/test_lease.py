@@ -163,6 +163,16 @@ async def test_an_outage_is_said_once_and_the_first_renewal_after_it_is_marked(
     assert bench.memberships[0].joined  # an outage is no loss
 
 
+async def test_an_outage_that_the_store_has_seen_is_marked_too(make: Callable[..., Bench]):
+    bench = make("a")
+    bench.keeper.script = [Renewal(outage=True), Renewal()]
+    async with running(bench.service.run()):
+        await until(lambda: bench.renewals)
+        bench.service.hurry()
+        await until(lambda: len(bench.renewals) == 2)
+    assert [healed for _, _, healed in bench.renewals] == [True, False]
+
+
 async def test_it_renews_while_the_event_loop_is_blocked(make: Callable[..., Bench]):
     bench = make("a", lease=0.2)
     async with running(bench.service.run()):

@@ -1,8 +1,10 @@
 -- Shared by every script: it stands before each of them when they are loaded.
 --
 -- A script that fails half-way is not rolled back. A server that is out of memory refuses a script's first write
--- only, so that harms nobody; but a key of another type, put there by hand, can stop any command. So what a job
--- depends on is written before what it replaces is deleted, and entries are acknowledged last.
+-- only, so that harms nobody; but a key of another type, put there by hand, or a command that this user may not use
+-- can stop a script anywhere. So what makes a job found again is written before its record says that it is there,
+-- what it replaces is deleted afterwards, and entries are acknowledged last. What may fail without harm is called
+-- last and its error passed over.
 --
 -- KEYS: 1 the queue's base key, aioq:{app:queue}; every other key of the queue starts with it, so that all of
 --   them are in one cluster slot.
@@ -52,7 +54,45 @@ end
 -- The ms until the next scheduled job is due, and until the next tick of a schedule; -1 for none.
 local function next_due() return {until_first(SCHEDULED), until_first(SCHEDULES)} end
 
--- Schedules a job. When it is due before all others, an entry without a job wakes one worker, who learns of it.
+-- A record or a lane that is none, because somebody has put a key of another type in its place or its group is gone,
+-- is passed over. Any other error, as of a command that is not permitted, ends the script, before it takes for gone
+-- what is there.
+local function is_unreadable(reply)
+  if not (reply and reply.err) then return false end
+  if string.find(reply.err, 'NOGROUP', 1, true) or string.find(reply.err, 'WRONGTYPE', 1, true) then return true end
+  error(reply.err)
+end
+
+-- What UTF-8 takes more than one byte for; see RFC 3629, section 4.
+local UTF8 = {
+  '[\194-\223][\128-\191]',
+  '\224[\160-\191][\128-\191]',
+  '[\225-\236\238\239][\128-\191][\128-\191]',
+  '\237[\128-\159][\128-\191]',
+  '\240[\144-\191][\128-\191][\128-\191]',
+  '[\241-\243][\128-\191][\128-\191][\128-\191]',
+  '\244[\128-\143][\128-\191][\128-\191]',
+}
+local function is_text(id)
+  if not string.find(id, '[\128-\255]') then return true end
+  for _, sequence in ipairs(UTF8) do id = string.gsub(id, sequence, '') end
+  return not string.find(id, '[\128-\255]')
+end
+
+-- The id of the job that an entry of a lane names; '' for a wake-up, and for what somebody else has put there: an
+-- entry without the field, or with an id that no client can have. That is noted in `strange`.
+local strange = ''
+local function named_by(entry)
+  local fields = entry[2] or {}
+  for i = 1, #fields, 2 do
+    if fields[i] == 'job' and is_text(fields[i + 1]) then return fields[i + 1] end
+  end
+  if fields[1] then strange = entry[1] end
+  return ''
+end
+
+-- Schedules a job whose record is still to say so. When it is due before all others, an entry without a job wakes one
+-- worker, who learns of it.
 local function schedule(id, due, lane)
   local head = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')
   redis.call('ZADD', SCHEDULED, due, id)
@@ -135,20 +175,21 @@ local function finish(id, state, outcome, ttl, waiters)
   notify(id, waiters, outcome, ttl > 0)
   if ttl > 0 then
     redis.call('HSET', key, 'state', state, 'outcome', outcome, 'ended', now)
-    if state == 'failed' then
-      redis.call('HDEL', key, 'waiters')
-    else
-      redis.call('HDEL', key, 'job', 'waiters')
-    end
   end
-  expire(id, ttl) -- not first: a server that is out of memory would let it through, and all that follows
+  -- Not first: a server that is out of memory would let it through, and all that follows.
+  if not expire(id, ttl) then return end
+  if state == 'failed' then
+    redis.call('HDEL', key, 'waiters')
+  else
+    redis.call('HDEL', key, 'job', 'waiters')
+  end
 end
 
 -- One dead job too many: from now on it is kept as every other outcome is, for its own ttl after its end.
 local function unbury(id)
   local key = job_key(id)
   local job = redis.pcall('HMGET', key, 'state', 'ended', 'ttl')
-  if job.err or job[1] ~= 'failed' or not job[3] then return end
+  if is_unreadable(job) or job[1] ~= 'failed' or not job[3] then return end
   if expire(id, job[2] + job[3] - now) then redis.call('HDEL', key, 'job', 'ttl') end
 end
 

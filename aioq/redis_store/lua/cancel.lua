@@ -18,7 +18,7 @@ for i = 6, #ARGV do
   local id = ARGV[i]
   local key = job_key(id)
   local job = redis.pcall('HMGET', key, 'sent', 'state', 'worker', 'waiters')
-  local state = not job.err and job[1] and (job[2] or 'queued') or ''
+  local state = not is_unreadable(job) and job[1] and (job[2] or 'queued') or ''
   if state == 'running' then
     redis.call('HSET', key, 'cancel', outcome, 'cancel_ttl', ttl)
     redis.call('SADD', cancel_key(job[3]), id)

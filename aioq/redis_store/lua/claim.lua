@@ -4,15 +4,16 @@
 -- in the job's record. So the pending list only bridges the moment between a blocking read and its claim, and
 -- whole nodes of the stream can be trimmed however long a job runs.
 --
--- An entry is acknowledged after its job is marked: where the script fails in between, the entry is still pending
--- and the next claim with known jobs finds it.
+-- A job is put into the held set, then marked, then its entry is acknowledged: wherever the script fails, the job is
+-- in the held set or its entry is pending, and the next claim with known jobs or the recovery finds it.
 --
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 how many, 3 '' or the ids of the jobs this worker knows that it holds, as a MessagePack array:
 --   then it is also given what it holds or was sent without knowing, because a reply got lost,
 --   then three for each entry a blocking read brought: lane, entry id, job id
 -- REPLY: {-2} when the worker has lost its lease; else {ms until the next scheduled job, ms until the next tick} (-1
---   for none), now, and per job id, envelope, claim, attempts, crashes, interruptions, sent
+--   for none), now, the last entry that named no job in aioq's way ('' for none), and per job id, envelope, claim,
+--   attempts, crashes, interruptions, sent
 local worker, count = ARGV[1], tonumber(ARGV[2])
 local lost = lease_lost(worker)
 
@@ -23,7 +24,7 @@ if recheck then
   for _, id in ipairs(cmsgpack.unpack(ARGV[3])) do known[id] = true end
 end
 
-local reply, taken = {0, now}, {}
+local reply, taken = {0, now, ''}, 0
 
 local bytes = 0
 local function take(id)
@@ -32,13 +33,14 @@ local function take(id)
     redis.pcall('HMGET', key, 'job', 'state', 'claim', 'attempts', 'crashes', 'interruptions', 'sent', 'worker')
   -- An entry may outlive its job: cancelled, expired, or a wake-up without a job. Or its key holds no record,
   -- which must not stop the others.
-  if job.err or not job[1] then return end
+  if is_unreadable(job) or not job[1] then return end
   local missed = recheck and job[2] == 'running' and job[8] == worker and not known[id]
   if job[2] and not missed then return end
   known[id] = true
   local claim = (tonumber(job[3]) or 0) + 1
+  redis.call('SADD', held_key(worker), id)
   redis.call('HSET', key, 'state', 'running', 'worker', worker, 'claim', claim, 'started', now)
-  taken[#taken + 1] = id
+  taken = taken + 1
   bytes = bytes + #job[1]
   local n = #reply
   reply[n + 1], reply[n + 2], reply[n + 3] = id, job[1], claim
@@ -48,23 +50,25 @@ end
 
 local function read(lane, id, most)
   local got = redis.pcall('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', most, 'STREAMS', lane, id)
-  if got and got.err then
-    if not string.find(got.err, 'NOGROUP', 1, true) then error(got.err) end
+  if is_unreadable(got) then
+    if string.find(got.err, 'WRONGTYPE', 1, true) then return {} end -- the blocking read says so, aloud
     redis.call('XGROUP', 'CREATE', lane, GROUP, '0', 'MKSTREAM')
     return read(lane, id, most)
   end
   return got and got[1] and got[1][2] or {}
 end
 
--- Drops what every reader has passed. Only the pending list, short-lived here, holds it back.
+-- Drops what every reader has passed. Only the pending list, short-lived here, holds it back. What cannot be dropped
+-- now is dropped another time.
 local function trim(lane, last, exhausted)
-  local pending = redis.call('XPENDING', lane, GROUP)
+  local pending = redis.pcall('XPENDING', lane, GROUP)
+  if pending.err then return end
   if pending[1] > 0 then
-    redis.call('XTRIM', lane, 'MINID', '~', pending[2])
+    redis.pcall('XTRIM', lane, 'MINID', '~', pending[2])
   elseif exhausted then
-    redis.call('XTRIM', lane, 'MAXLEN', 0)
+    redis.pcall('XTRIM', lane, 'MAXLEN', 0)
   else
-    redis.call('XTRIM', lane, 'MINID', '~', last)
+    redis.pcall('XTRIM', lane, 'MINID', '~', last)
   end
 end
 
@@ -74,8 +78,8 @@ local function accept(name, entry, id)
   local lane = base .. ':' .. name
   local pending = redis.pcall('XPENDING', lane, GROUP, entry, entry, 1)
   -- Whoever has recovered this entry meanwhile has acknowledged it.
-  if pending.err or not pending[1] then return end
-  if not lost and #taken < count then
+  if is_unreadable(pending) or not pending[1] then return end
+  if not lost and taken < count then
     take(id)
   elseif id ~= '' then
     push((string.gsub(name, ':front$', '')), id, true)
@@ -91,27 +95,28 @@ if lost then return {-2} end
 if recheck then
   for _, name in ipairs(LANES) do
     for _, entry in ipairs(read(base .. ':' .. name, '0', 1000)) do
-      accept(name, entry[1], entry[2] and entry[2][2] or '')
+      accept(name, entry[1], named_by(entry))
     end
   end
   for _, id in ipairs(redis.call('SMEMBERS', held_key(worker))) do
-    if #taken >= count or bytes >= CLAIM_LIMIT then break end
+    if taken >= count or bytes >= CLAIM_LIMIT then break end
     take(id)
   end
 end
 
 for _, name in ipairs(LANES) do
   local lane = base .. ':' .. name
-  while #taken < count and bytes < CLAIM_LIMIT do
-    local most = count - #taken
+  while taken < count and bytes < CLAIM_LIMIT do
+    local most = count - taken
     local entries = read(lane, '>', most)
     if #entries > 0 then
       local passed = {}
       for i, entry in ipairs(entries) do
+        local id = named_by(entry)
         if bytes < CLAIM_LIMIT then
-          take(entry[2][2])
-        elseif entry[2][2] ~= '' then
-          push((string.gsub(name, ':front$', '')), entry[2][2], true)
+          take(id)
+        elseif id ~= '' then
+          push((string.gsub(name, ':front$', '')), id, true)
         end
         passed[i] = entry[1]
       end
@@ -122,6 +127,5 @@ for _, name in ipairs(LANES) do
   end
 end
 
-if #taken > 0 then redis.call('SADD', held_key(worker), unpack(taken)) end
-reply[1] = next_due()
+reply[1], reply[3] = next_due(), strange
 return reply

@@ -1,5 +1,8 @@
 -- Adds jobs whose id the queue does not have yet. A job without a `state` field is queued.
 --
+-- The record is written last and at once: where the script fails, there is a record only of what will be run, and an
+-- entry or a due time without a record is passed over.
+--
 -- KEYS: 1 base key
 -- ARGV: 1 'again' where an earlier call may have added these jobs, else ''; 2 '' or what tells each send from others
 --   of the same id ('' where there can be none), as a MessagePack array;
@@ -17,6 +20,11 @@ local function is_done(id, key, nonce)
   return redis.call('EXISTS', key) == 1 and (redis.pcall('HGET', key, 'nonce') or '') == nonce
 end
 
+local function put(record, field, value)
+  local n = #record
+  record[n + 1], record[n + 2] = field, value
+end
+
 for i = 3, #ARGV, 4 do
   local id, lane, due = ARGV[i], ARGV[i + 2], ARGV[i + 3]
   local key = job_key(id)
@@ -27,23 +35,21 @@ for i = 3, #ARGV, 4 do
   elseif redis.call('EXISTS', key) == 1 then
     present[#present + 1] = position
   else
-    if lane == '' then
-      redis.call('HSET', key, 'job', ARGV[i + 1], 'sent', now)
-    else
-      redis.call('HSET', key, 'job', ARGV[i + 1], 'sent', now, 'lane', lane)
-    end
-    if nonce ~= '' then redis.call('HSET', key, 'nonce', nonce) end
+    local record = {'job', ARGV[i + 1], 'sent', now}
+    if lane ~= '' then put(record, 'lane', lane) end
+    if nonce ~= '' then put(record, 'nonce', nonce) end
     local at = now
     if due ~= '' then
       at = tonumber(due)
       if string.sub(due, 1, 1) == '+' then at = now + at end
     end
     if at > now then
-      redis.call('HSET', key, 'state', 'scheduled')
+      put(record, 'state', 'scheduled')
       schedule(id, at, lane ~= '' and lane or nil)
     else
       push(lane ~= '' and lane or nil, id, false)
     end
+    redis.call('HSET', key, unpack(record))
   end
 end
 return present

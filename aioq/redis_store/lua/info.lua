@@ -7,7 +7,7 @@
 local reply = {}
 for i = 1, #ARGV do
   local job = redis.pcall('HGETALL', job_key(ARGV[i]))
-  if job.err then job = {} end
+  if is_unreadable(job) then job = {} end
   local due = redis.call('ZSCORE', SCHEDULED, ARGV[i])
   if due and #job > 0 then
     job[#job + 1] = 'due'

@@ -7,7 +7,7 @@ local refused = {}
 for i = 2, #ARGV, 3 do
   local key = job_key(ARGV[i])
   local job = redis.pcall('HMGET', key, 'worker', 'claim', 'state')
-  if job[1] == ARGV[1] and job[2] == ARGV[i + 1] and job[3] == 'running' then
+  if not is_unreadable(job) and job[1] == ARGV[1] and job[2] == ARGV[i + 1] and job[3] == 'running' then
     redis.call('HSET', key, 'progress', ARGV[i + 2])
   else
     refused[#refused + 1] = (i + 1) / 3

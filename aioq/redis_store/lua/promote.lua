@@ -7,7 +7,7 @@ local due = redis.call('ZRANGEBYSCORE', SCHEDULED, '-inf', now, 'LIMIT', 0, tonu
 for _, id in ipairs(due) do
   local key = job_key(id)
   local job = redis.pcall('HMGET', key, 'state', 'lane')
-  if not job.err and job[1] == 'scheduled' then
+  if not is_unreadable(job) and job[1] == 'scheduled' then
     push(job[2], id, false)
     redis.call('HDEL', key, 'state')
   end

@@ -5,7 +5,7 @@
 -- ARGV: 1 'lapsed' for some worker whose lease has ended, 'dead' for one that is known to have died whatever its
 --   lease says, 'departing' for one that takes leave; 2 the departing worker's id, or what the ids of the dead begin
 --   with; 3 the most jobs in this step; 4 most crashes a job may survive; 5 the outcome of a job over that; 6 dead ttl
---   in ms; 7 dead limit; 8 ms a job is to be found after its send
+--   in ms; 7 dead limit; 8 ms a job is to be found after its send; 9 result ttl in ms, for a job over max crashes
 -- REPLY: {worker or '', jobs given back, 1 if there is more, ids of jobs that were dead-lettered ...}
 local mode, worker, limit, max_crashes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local crashed = mode ~= 'departing'
@@ -37,16 +37,19 @@ local reply = {worker, 0, 0}
 
 local function restore(id)
   local key = job_key(id)
-  local job = redis.pcall('HMGET', key, 'worker', 'state', 'lane', 'waiters', 'cancel', 'cancel_ttl')
-  if job.err or job[1] ~= worker or job[2] ~= 'running' then return end
-  local crashes = crashed and redis.call('HINCRBY', key, 'crashes', 1) or 0
+  local job = redis.pcall('HMGET', key, 'worker', 'state', 'lane', 'waiters', 'cancel', 'cancel_ttl', 'crashes')
+  if is_unreadable(job) or job[1] ~= worker or job[2] ~= 'running' then return end
+  local crashes = (tonumber(job[7]) or 0) + (crashed and 1 or 0)
+  local ends = job[5] or crashed and crashes > max_crashes
+  -- Counted when it has been given back: a step that fails before is repeated, and must not count twice.
+  if not ends then give_back(id, job[3], true) end
+  if crashed then redis.call('HSET', key, 'crashes', crashes) end
   if job[5] then
     finish(id, 'cancelled', job[5], tonumber(job[6]), job[4])
-  elseif crashes > max_crashes then
-    bury(id, ARGV[5], 0, job[4], tonumber(ARGV[6]), tonumber(ARGV[7]))
+  elseif ends then
+    bury(id, ARGV[5], tonumber(ARGV[9]), job[4], tonumber(ARGV[6]), tonumber(ARGV[7]))
     reply[#reply + 1] = id
   else
-    give_back(id, job[3], true)
     reply[2] = reply[2] + 1
   end
 end
@@ -63,11 +66,12 @@ for _, name in ipairs(LANES) do
   if left <= 0 then break end
   local lane = base .. ':' .. name
   local pending = redis.pcall('XPENDING', lane, GROUP, '-', '+', left, worker)
-  if not pending.err then
+  if not is_unreadable(pending) then
     for _, entry in ipairs(pending) do
       local body = redis.call('XRANGE', lane, entry[1], entry[1])
-      if body[1] and body[1][2][2] ~= '' then
-        push((string.gsub(name, ':front$', '')), body[1][2][2], true)
+      local id = body[1] and named_by(body[1]) or ''
+      if id ~= '' then
+        push((string.gsub(name, ':front$', '')), id, true)
         reply[2] = reply[2] + 1
       end
       redis.call('XACK', lane, GROUP, entry[1])

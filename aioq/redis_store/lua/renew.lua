@@ -5,8 +5,10 @@
 -- ARGV: 1 worker, 2 lease in ms, 3 how many ms ago it last fetched, 4 'join' to come as a new worker, 'sweep' to
 --   look after consumers that no worker answers for, '' for neither
 -- REPLY: {-2} when the lease is lost; else {ms until the next scheduled job, ms until the next tick} (-1 for
---   none), 1 if some worker's lease has ended, and the ids of this worker's jobs whose cancellation was asked for
+--   none), 1 if some worker's lease has ended, 1 if this worker's own had (and is renewed now), and the ids of this
+--   worker's jobs whose cancellation was asked for
 local worker, mode = ARGV[1], ARGV[4]
+local ended = 0
 if mode == 'join' then
   for _, name in ipairs(LANES) do
     local made = redis.pcall('XGROUP', 'CREATE', base .. ':' .. name, GROUP, '0', 'MKSTREAM')
@@ -14,6 +16,8 @@ if mode == 'join' then
   end
 elseif lease_lost(worker) then
   return {-2}
+elseif tonumber(redis.call('ZSCORE', WORKERS, worker)) < now then
+  ended = 1
 end
 redis.call('ZADD', WORKERS, now + tonumber(ARGV[2]), worker)
 redis.call('ZADD', FETCHED, now - tonumber(ARGV[3]), worker)
@@ -37,6 +41,6 @@ if mode ~= '' then
   end
 end
 
-local reply = {next_due(), redis.call('ZCOUNT', WORKERS, '-inf', '(' .. now) > 0 and 1 or 0}
+local reply = {next_due(), redis.call('ZCOUNT', WORKERS, '-inf', '(' .. now) > 0 and 1 or 0, ended}
 for _, id in ipairs(redis.call('SMEMBERS', cancel_key(worker))) do reply[#reply + 1] = id end
 return reply

@@ -15,8 +15,8 @@ for i = 2, #ARGV do
   local state = not job.err and job[1] and (job[2] or 'queued') or ''
   if (state == 'queued' or state == 'scheduled') and at > now then
     -- The entry of a queued one stays behind in its lane; a claim passes over it.
-    redis.call('HSET', key, 'state', 'scheduled')
     schedule(id, at, job[3] or nil)
+    redis.call('HSET', key, 'state', 'scheduled')
   elseif state == 'scheduled' then
     push(job[3] or nil, id, false)
     redis.call('HDEL', key, 'state')

@@ -16,16 +16,18 @@ end
 local function add(id, schedule_fields, due, held)
   local key, lane = job_key(id), schedule_fields.lane
   if redis.call('EXISTS', key) == 1 then return end
-  redis.call('HSET', key, 'job', schedule_fields.envelope, 'sent', now)
-  if lane then redis.call('HSET', key, 'lane', lane) end
+  -- What makes the job found comes first: where that fails, the tick is made once more, and its id is still free.
+  local record = {'job', schedule_fields.envelope, 'sent', now}
+  if lane then record[5], record[6] = 'lane', lane end
   if held then
-    redis.call('HSET', key, 'state', 'waiting')
+    record[#record + 1], record[#record + 2] = 'state', 'waiting'
   elseif due > now then
-    redis.call('HSET', key, 'state', 'scheduled')
     schedule(id, due, lane)
+    record[#record + 1], record[#record + 2] = 'state', 'scheduled'
   else
     push(lane, id, false)
   end
+  redis.call('HSET', key, unpack(record))
 end
 
 -- One tick under its overlap policy; whether a job was made.

@@ -34,7 +34,7 @@ for i = 2, #ARGV do
   local key = job_key(ARGV[i])
   local job = redis.pcall('HMGET', key, 'state', 'waiters', 'sent')
   local state = job[1]
-  if job.err or not job[3] then
+  if is_unreadable(job) or not job[3] then
     reply[i - 1] = 0
   elseif state == 'succeeded' or state == 'failed' or state == 'cancelled' then
     reply[i - 1] = outcome_of(key)

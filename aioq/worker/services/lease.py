@@ -31,8 +31,8 @@ class LeaseService:
         keeper: the connection, used by the thread alone.
         memberships: one a queue.
         lease: the lease's length in seconds.
-        on_renewal: called on the event loop with what each renewal brought, and whether it was a joining or the
-            first one after an outage.
+        on_renewal: called on the event loop with what each renewal brought, and whether it was the first one after
+            an outage, seen here or by the store (`Renewal.outage`).
         on_lost: called on the event loop with the membership and the id that was lost.
         fetched_ago: called in the thread: how many seconds ago a queue was last fetched from.
     """
@@ -125,7 +125,7 @@ class LeaseService:
         else:
             if joining:
                 self._tell(membership.confirm, worker)
-            self._tell(self._on_renewal, membership, renewal, healed)
+            self._tell(self._on_renewal, membership, renewal, healed or renewal.outage)
         return None
 
     def _tell(self, callback: Callable[..., object], *args: object) -> None:

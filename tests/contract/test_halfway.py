@@ -1,0 +1,221 @@
+"""Scripts that fail half-way: a server does not roll back, and no job may be lost by it.
+
+Each command that a script uses is refused to its user in turn, so the script ends wherever it stands at that time.
+"""
+
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import pytest
+import redis
+
+from aioq.errors import ServerError
+from aioq.job import JobState
+from aioq.redis_store import RedisStore
+from aioq.redis_store.scripts import script
+from aioq.store import Limits, NewJob, Settlement, Verb
+from tests.contract.kit import BROKEN, CALL, CRASHED, LONG, THREE, eventually, ids, joined
+from tests.servers import Server, available
+
+pytestmark = pytest.mark.anyio
+
+StartServer = Callable[..., Server]
+each_server = pytest.mark.parametrize("name", available())
+JOBS = ["a", "b", "c"]
+
+
+def commands(name: str) -> list[bytes]:
+    """Every command that a script uses."""
+    return sorted(set(re.findall(rb"redis\.p?call\('(\w+)'", script(name).text)))
+
+
+@dataclass
+class Refusing:
+    """A server with a store that may do everything, and one that is refused a command.
+
+    Attributes:
+        full: may do everything.
+        limited: may do what `refuse` leaves.
+        client: of the server's operator.
+    """
+
+    full: RedisStore
+    limited: RedisStore
+    client: redis.Redis
+
+    def refuse(self, command: bytes) -> str:
+        """Refuse a command to `limited`; returns a queue of its own for that."""
+        word = command.decode().lower()
+        self.client.execute_command("ACL", "SETUSER", "shop", "+@all", f"-{word}")
+        return f"no-{word}"
+
+    async def claims(self, queue: str, worker: str, known: Sequence[str] | None = None) -> list[str]:
+        """What a worker gets by a claim, sorted."""
+        return sorted(ids((await self.full.claim(queue, worker, 10, known=known)).jobs))
+
+    async def recovered(self, queue: str) -> None:
+        """Give back what `w` held."""
+        while (await self.full.recover(queue, CRASHED, 100, dead="w")).more:
+            pass
+
+
+@asynccontextmanager
+async def refusing(server: Server) -> AsyncIterator[Refusing]:
+    limits = Limits(lease_ms=LONG)
+    full = RedisStore("shop", server.url, shown_url="full", limits=limits)
+    limited = RedisStore("shop", f"unix://shop:secret@{server.socket}", shown_url="limited", limits=limits)
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "shop", "on", ">secret", "~*", "&*", "+@all")
+        yield Refusing(full, limited, client)
+    await full.close()
+    await limited.close()
+
+
+async def running(at: Refusing, queue: str) -> list[Settlement]:
+    """Three jobs that `w` runs; as what they would be settled with, verb and all still to be said."""
+    await joined(at.full, "w", queue)
+    await at.full.enqueue(queue, [NewJob(job_id, CALL) for job_id in JOBS])
+    claim = await at.full.claim(queue, "w", 10)
+    return [Settlement(job.id, job.claim, Verb.RELEASE) for job in claim.jobs]
+
+
+@each_server
+@pytest.mark.parametrize("dies", [False, True], ids=["lives", "dies"])
+async def test_a_claim(name: str, dies: bool, start_server: StartServer) -> None:
+    async with refusing(start_server(name)) as at:
+        for command in commands("claim"):
+            queue = at.refuse(command)
+            await joined(at.full, "w", queue)
+            await at.full.enqueue(queue, [NewJob(job_id, CALL) for job_id in JOBS])
+            got: list[str] = []
+            with suppress(ServerError):
+                got = ids((await at.limited.claim(queue, "w", 2)).jobs)
+            with suppress(ServerError):  # again, as a fetcher does after an error
+                got += ids((await at.limited.claim(queue, "w", 1, known=got)).jobs)
+
+            if dies:
+                await at.recovered(queue)
+                await joined(at.full, "other", queue)
+                assert await at.claims(queue, "other") == JOBS, queue
+            else:
+                assert sorted(got + await at.claims(queue, "w", got)) == JOBS, queue
+
+
+@each_server
+@pytest.mark.parametrize("delay_ms", [None, 1])
+async def test_an_enqueue(name: str, delay_ms: int | None, start_server: StartServer) -> None:
+    async with refusing(start_server(name)) as at:
+        for command in commands("enqueue"):
+            queue = at.refuse(command)
+            await joined(at.full, "w", queue)
+            with suppress(ServerError):
+                await at.limited.enqueue(queue, [NewJob("a", CALL, delay_ms=delay_ms, nonce="first")])
+
+            await at.full.enqueue(queue, [NewJob("a", CALL, delay_ms=delay_ms, nonce="second")])
+
+            async def claimed(queue: str = queue) -> list[str]:
+                await at.full.promote(queue, 10)
+                return await at.claims(queue, "w")
+
+            assert await eventually(claimed) == ["a"], queue
+
+
+@each_server
+@pytest.mark.parametrize(
+    ("verb", "delay_ms"), [(Verb.RELEASE, 0), (Verb.RETRY, 0), (Verb.RETRY, 1), (Verb.PARK, 1)]
+)
+async def test_a_settle_after_which_a_job_runs_again(
+    name: str, verb: Verb, delay_ms: int, start_server: StartServer
+) -> None:
+    async with refusing(start_server(name)) as at:
+        for command in commands("settle"):
+            queue = at.refuse(command)
+            outcomes = [
+                Settlement(each.job_id, each.claim, verb, BROKEN, delay_ms, LONG)
+                for each in await running(at, queue)
+            ]
+            with suppress(ServerError):
+                await at.limited.settle(queue, "w", outcomes)
+            await at.recovered(queue)
+            await joined(at.full, "other", queue)
+            found: set[str] = set()
+
+            async def all_claimed(queue: str = queue, found: set[str] = found) -> bool:
+                await at.full.promote(queue, 10)
+                found.update(await at.claims(queue, "other"))
+                return sorted(found) == JOBS
+
+            assert await eventually(all_claimed), queue
+
+
+@each_server
+@pytest.mark.parametrize("verb", [Verb.SUCCEEDED, Verb.FAILED])
+async def test_a_settle_that_ends_a_job(name: str, verb: Verb, start_server: StartServer) -> None:
+    async with refusing(start_server(name)) as at:
+        for command in commands("settle"):
+            queue = at.refuse(command)
+            outcomes = [
+                Settlement(each.job_id, each.claim, verb, THREE, 0, LONG) for each in await running(at, queue)
+            ]
+            with suppress(ServerError):
+                await at.limited.settle(queue, "w", outcomes)
+
+            assert await at.full.settle(queue, "w", outcomes) == [True] * 3, queue
+            found = await at.full.info(queue, JOBS)
+            assert [each and each.state for each in found] == [JobState(verb.value)] * 3
+            keys = [f"aioq:{{shop:{queue}}}:job:{job_id}" for job_id in JOBS]
+            assert all(at.client.pttl(key) > 0 for key in keys), queue  # pyright: ignore[reportOperatorIssue]
+
+
+@each_server
+async def test_a_recovery(name: str, start_server: StartServer) -> None:
+    async with refusing(start_server(name)) as at:
+        for command in commands("recover"):
+            queue = at.refuse(command)
+            await running(at, queue)
+            await at.full.enqueue(queue, [NewJob("d", CALL)])
+            assert await at.full.block(queue, "w", 1000)
+            for _ in range(5):  # a worker that is refused something tries again, and counts no crash twice
+                with suppress(ServerError):
+                    await at.limited.recover(queue, CRASHED, 100, dead="w")
+            await at.recovered(queue)
+            await joined(at.full, "other", queue)
+
+            found = await at.full.claim(queue, "other", 10)
+            assert sorted(ids(found.jobs)) == [*JOBS, "d"], queue
+            assert all(job.crashes <= 1 for job in found.jobs), queue
+
+
+@each_server
+async def test_a_promotion(name: str, start_server: StartServer) -> None:
+    async with refusing(start_server(name)) as at:
+        for command in commands("promote"):
+            queue = at.refuse(command)
+            await joined(at.full, "w", queue)
+            await at.full.enqueue(queue, [NewJob("a", CALL, delay_ms=1)])
+
+            async def due(queue: str = queue) -> bool:
+                return (await at.full.claim(queue, "w", 0)).next_due_ms == 0
+
+            await eventually(due)
+            with suppress(ServerError):
+                await at.limited.promote(queue, 10)
+
+            await at.full.promote(queue, 10)
+            assert await at.claims(queue, "w") == ["a"], queue
+
+
+@each_server
+@pytest.mark.parametrize("lane", ["high:front", "normal:front", "low"])
+async def test_a_lane_of_another_type_does_not_hold_up_the_others(
+    name: str, lane: str, start_server: StartServer
+) -> None:
+    async with refusing(start_server(name)) as at:
+        await joined(at.full, "w", "mail")
+        await at.full.enqueue("mail", [NewJob(job_id, CALL) for job_id in JOBS])
+        at.client.set(f"aioq:{{shop:mail}}:{lane}", "by hand")
+
+        assert await at.claims("mail", "w") == JOBS
+        assert await at.claims("mail", "w", known=[]) == JOBS

@@ -1,0 +1,133 @@
+"""What somebody else has put into a lane: it is passed over, said once, and harms no job."""
+
+import logging
+
+import pytest
+import redis
+
+from aioq.redis_store import RedisStore
+from tests.contract.kit import BLOCK, CALL, QUEUE, Backend, ids, joined, send, take
+from tests.databases import Database
+
+pytestmark = pytest.mark.anyio
+
+NO_TEXT = [
+    b"\xff\xfe",
+    b"\xc3",
+    b"\xed\xa0\x80",
+    b"\xe0\x80\x80",
+    b"\xf5\x80\x80\x80",
+    b"a\x80b",
+    b"\xf4\x90\x80\x80",
+]
+STRANGE = [*({"job": value} for value in NO_TEXT), {"task": "a"}, {"task": "a", "other": "b"}, {b"\xff": b"\xff"}]
+TEXT = ["a", "ä", "日本", "\U0001f600", "\U0010ffff", "\ud7ff\ue000", "x" * 300]
+
+
+def put(backend: Backend, *entries: dict[str, bytes]) -> None:
+    database: Database | None = backend.database
+    assert database is not None
+    with database.client() as client:
+        for fields in entries:
+            client.xadd(backend.key("normal"), fields)  # pyright: ignore[reportArgumentType]
+
+
+def pending(backend: Backend) -> int:
+    assert backend.database is not None
+    with backend.database.client() as client:
+        return client.xpending(backend.key("normal"), "aioq")["pending"]  # pyright: ignore[reportIndexIssue]
+
+
+async def test_a_claim_passes_over_it(
+    redis_store: RedisStore, redis_backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "aioq")
+    await joined(redis_store, "w")
+    put(redis_backend, *STRANGE)  # pyright: ignore[reportArgumentType]
+    await send(redis_store, "a", "b")
+
+    assert ids(await take(redis_store, "w")) == ["a", "b"]
+
+    assert pending(redis_backend) == 0
+    (record,) = caplog.records
+    assert f"queue {QUEUE}: entry " in record.getMessage()
+
+
+@pytest.mark.parametrize("fields", STRANGE, ids=str)
+async def test_a_blocking_read_passes_over_it(
+    redis_store: RedisStore, redis_backend: Backend, fields: dict[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "aioq")
+    await joined(redis_store, "w")
+    put(redis_backend, fields)
+
+    tokens = await redis_store.block(QUEUE, "w", BLOCK)
+    assert [token.job_id for token in tokens] == [""]
+    assert (await redis_store.claim(QUEUE, "w", 1, tokens)).jobs == []
+
+    assert pending(redis_backend) == 0
+    assert len(caplog.records) == 1
+
+
+async def test_a_recovery_passes_over_it(redis_store: RedisStore, redis_backend: Backend) -> None:
+    await joined(redis_store, "w")
+    for fields in STRANGE:
+        put(redis_backend, fields)  # pyright: ignore[reportArgumentType]
+        await redis_store.block(QUEUE, "w", BLOCK)
+    await send(redis_store, "a")
+
+    assert (await redis_store.recover(QUEUE, b"", 100, dead="w")).returned == 0
+
+    await joined(redis_store, "other")
+    assert ids(await take(redis_store, "other")) == ["a"]
+    assert pending(redis_backend) == 0
+
+
+async def test_what_was_delivered_of_it_is_passed_over_by_the_next_claim(
+    redis_store: RedisStore, redis_backend: Backend
+) -> None:
+    await joined(redis_store, "w")
+    for fields in STRANGE:
+        put(redis_backend, fields)  # pyright: ignore[reportArgumentType]
+        await redis_store.block(QUEUE, "w", BLOCK)
+
+    assert (await redis_store.claim(QUEUE, "w", 1, known=[])).jobs == []
+
+    assert pending(redis_backend) == 0
+
+
+async def test_a_record_under_such_an_id_is_not_run(redis_store: RedisStore, redis_backend: Backend) -> None:
+    await joined(redis_store, "w")
+    assert redis_backend.database is not None
+    with redis_backend.database.client() as client:
+        for value in NO_TEXT:
+            key = redis_backend.key("job:").encode() + value
+            client.hset(key, mapping={"job": CALL, "sent": "1"})  # pyright: ignore[reportArgumentType]
+    put(redis_backend, *({"job": value} for value in NO_TEXT))
+
+    assert await take(redis_store, "w") == []
+
+    with redis.Redis.from_url(redis_backend.database.url) as client:
+        client.delete(*client.keys(redis_backend.key("job:*")))  # pyright: ignore[reportGeneralTypeIssues]
+
+
+@pytest.mark.parametrize("job_id", TEXT)
+async def test_every_text_is_an_id(redis_store: RedisStore, job_id: str) -> None:
+    await joined(redis_store, "w")
+    await send(redis_store, job_id)
+
+    assert ids(await take(redis_store, "w")) == [job_id]
+
+
+async def test_a_job_is_found_among_other_fields(redis_store: RedisStore, redis_backend: Backend) -> None:
+    await joined(redis_store, "w")
+    await send(redis_store, "a")
+    assert ids(await take(redis_store, "w")) == ["a"]
+    await redis_store.depart(QUEUE, "w")
+    await joined(redis_store, "w")
+    assert redis_backend.database is not None
+    with redis_backend.database.client() as client:
+        client.delete(redis_backend.key("normal:front"))
+    put(redis_backend, {"by": b"hand", "job": b"a"})
+
+    assert ids(await take(redis_store, "w")) == ["a"]
