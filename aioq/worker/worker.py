@@ -196,7 +196,8 @@ class Worker:
             done, _ = await asyncio.wait([*tasks, *enders], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()  # a service that ends by itself has met a bug: let it be seen
-        except asyncio.CancelledError:
+        except BaseException:
+            # Cancelled, or a duty has failed, be it the leases': what still runs must not go on without one.
             self._hurry.set()
             raise
         finally:

@@ -142,3 +142,14 @@ async def test_draining_bears_a_queue_that_is_new(store: Scripted):
 
 async def test_draining_of_nothing_returns_at_once(store: Scripted):
     await within(make(store).drain())
+
+
+async def test_a_server_that_answers_with_an_error_is_said_once(
+    store: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "aioq.worker")
+    store.faults = [ServerRejectedError("NOPERM"), ServerRejectedError("NOPERM"), ServerUnavailableError("gone")]
+    settler = Settler(store, on_written=lambda *_: None, on_refused=lambda *_: None)  # pyright: ignore[reportArgumentType]
+    settler.put(QUEUE, "w", settlement())
+    await within(settler.drain())
+    assert [record.levelname for record in caplog.records] == ["WARNING", "DEBUG", "DEBUG"]

@@ -12,7 +12,7 @@ from functools import partial
 
 from aioq.backoff import Backoff
 from aioq.batch import Batcher
-from aioq.errors import ServerError
+from aioq.errors import ServerError, ServerUnavailableError
 from aioq.store import Settlement, Store
 
 log = logging.getLogger("aioq.worker")
@@ -102,7 +102,9 @@ class Settler:
                 accepted = await self._store.settle(queue, worker, settlements)
             except ServerError as error:
                 pause = backoff.next()
-                log.debug("queue %s: %d outcomes wait: %s", queue, len(settlements), error)
+                expected = repeated or isinstance(error, ServerUnavailableError)
+                level = logging.DEBUG if expected else logging.WARNING  # one that is answered is said once
+                log.log(level, "queue %s: %d outcomes wait: %s", queue, len(settlements), error)
                 await asyncio.sleep(pause)
                 repeated = True
                 continue
