@@ -108,7 +108,7 @@ async def test_commands_of_a_job_alone(redis_server: Database, jobs: Jobs) -> No
 
 
 async def test_commands_within_scripts(redis_server: Database, jobs: Jobs) -> None:
-    # 12.3 with a waiter a job: what a job costs the server's one thread. One of them is that a claim notes each job
+    # 12.3 with a waiter a job: what a job costs the server's one thread. One of them is that a claim notes a job
     # as held before it marks it, so that a claim that fails half-way loses none.
     async with jobs.worker():
         with monitored(redis_server.server) as seen:
