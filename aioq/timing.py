@@ -25,7 +25,7 @@ MISFIRE_MS = 10_000
 them, and the schedule's `misfire` decides. It is the time within which a worker's death is made good."""
 
 MAX_TICKS = 1_000
-"""The most ticks made in one step, so that one script call never holds the server up."""
+"""The most ticks of one schedule that are made in one step."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
