@@ -12,6 +12,7 @@ where all of them must run.
 """
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,6 +54,10 @@ def _not_run() -> list[str]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse to start where every server must run and one that could be installed is not."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell without job control ignores Ctrl-C for what it runs in the background, and all that the tests
+        # start would inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
         "markers", "needs_server(name): what is tested is this one server's; left out without it"
     )

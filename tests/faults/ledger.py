@@ -107,14 +107,17 @@ class Ledger:
         """The last few rows; cheap enough to look at again and again."""
         with self.path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
-            return [
-                _decoder.decode(line) for line in file.read().splitlines(keepends=True)[1:] if line[-1:] == b"\n"
-            ]
+            return _rows(file.read().splitlines(keepends=True)[1:])
 
     def rows(self) -> list[Row]:
         """Everything written so far, by whichever process, in the order of time."""
         with self.path.open("rb") as file:
-            return sorted((_decoder.decode(line) for line in file), key=lambda row: row.at)
+            return sorted(_rows(file), key=lambda row: row.at)
+
+
+def _rows(lines: Iterable[bytes]) -> list[Row]:
+    """The rows; a last line without its end is one that is being written."""
+    return [_decoder.decode(line) for line in lines if line[-1:] == b"\n"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,3 +159,18 @@ def test_what_several_processes_write_is_whole_even_of_one_that_is_killed(tmp_pa
 
     assert len({row.job for row in rows}) == 1500
     assert [row.at for row in rows] == sorted(row.at for row in rows)
+
+
+def test_a_row_that_is_being_written_is_not_read_yet(tmp_path: Path) -> None:
+    """Another process may have got its write half-way into the file."""
+    ledger = Ledger(tmp_path / "ledger")
+    ledger.write(ACCEPTED)
+    whole = ledger.path.read_bytes()
+    with ledger.path.open("ab") as file:
+        file.write(whole[:-3])
+
+    assert ledger.rows() == [ACCEPTED]
+
+    with ledger.path.open("ab") as file:
+        file.write(whole[-3:])
+    assert ledger.rows() == [ACCEPTED, ACCEPTED]

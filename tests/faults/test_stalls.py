@@ -62,6 +62,7 @@ async def test_what_a_stalled_worker_brings_too_late_is_refused(rig: Rig, case: 
     report.add(stalls=rounds * together, jobs=number, **found.words, late_settles_refused=len(refused))
     assert found.lost == frozenset()
     assert found.recovered, "no stall has met a running job: the case shows nothing"
+    assert refused or not case.full, "no outcome came too late: the case shows nothing"
     assert [text for text in found.unexpected if "outcomes" in text] == []
     await every_outcome_is_of_the_last_run(rig, load)
 

@@ -132,3 +132,13 @@ async def test_a_job_whose_function_has_returned_has_its_outcome_whoever_cancels
         worker._executor.cancel("default", run.worker, handle.id, "cancelled")
         go_on.set()
         assert await within(handle) == 42
+
+
+async def test_no_outcome_waits_for_long_for_the_last_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(store: MemoryStore, *args: Any) -> list[bool]:
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(MemoryStore, "progress", never)
+    async with app.test():
+        assert await within(await reports.send()) == 42

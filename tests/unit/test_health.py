@@ -14,6 +14,7 @@ from aioq.cli.child import CHILD_VARIABLE, ChildMark
 from aioq.cli.health import HealthServer, ask, listen, together
 from aioq.errors import ConfigError
 from aioq.store import WorkerLease
+from aioq.worker import this_host
 from aioq.worker.health import LIVE_LAG, READY_AGE, Health, QueueHealth, judge
 
 GOOD = QueueHealth("w", lease=True, last_fetch_age=1.0)
@@ -175,11 +176,12 @@ def test_what_check_finds_wrong(found: Found, queues: tuple[str, ...], troubles:
     assert check.judge(found, CheckPlan("shop:app", queues)) == troubles
 
 
-def test_a_host_is_not_taken_for_another_whose_name_begins_so() -> None:
+def test_a_host_is_not_taken_for_another_whose_name_begins_so(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"a": [lease("web-7-ab12cd34-1"), lease("web-1-7-ab12cd34-1"), lease("w" * 64 + "-7-ab12cd34-1")]}
     assert [w.worker for w in check.on_host(found, "web")["a"]] == ["web-7-ab12cd34-1"]
     assert [w.worker for w in check.on_host(found, "web-1")["a"]] == ["web-1-7-ab12cd34-1"]
-    assert len(check.on_host(found, "w" * 70)["a"]) == 1
+    monkeypatch.setattr("socket.gethostname", lambda: "w" * 70)
+    assert [w.worker for w in check.on_host(found, this_host())["a"]] == ["w" * 64 + "-7-ab12cd34-1"]
 
 
 def test_health_is_json_that_can_be_read_back() -> None:
