@@ -5,7 +5,6 @@ what is judged is the fetching, not the being there.
 """
 
 import asyncio
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from rich.text import Text
 from aioq.app import App
 from aioq.cli.loader import load_app
 from aioq.store import WorkerLease
-from aioq.worker import worker_queues
+from aioq.worker import host_of, this_host, worker_queues
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ def run_check(plan: CheckPlan) -> int:
     """
     app = load_app(plan.target)
     found = asyncio.run(_look(app, worker_queues(app.host(), plan.queues)))
-    mine = found if plan.any_host else on_host(found, socket.gethostname())
+    mine = found if plan.any_host else on_host(found, this_host())
     troubles = judge(mine, plan)
     if not plan.quiet:
         _show(app, mine)
@@ -57,10 +56,8 @@ def run_check(plan: CheckPlan) -> int:
 
 
 def on_host(found: Mapping[str, Sequence[WorkerLease]], host: str) -> dict[str, list[WorkerLease]]:
-    """The workers of one host: an id is host, process, life and number (`aioq.worker.membership`)."""
-    return {
-        queue: [w for w in workers if w.worker.rsplit("-", 3)[0] == host[:64]] for queue, workers in found.items()
-    }
+    """The workers of one host."""
+    return {queue: [w for w in workers if host_of(w.worker) == host] for queue, workers in found.items()}
 
 
 def judge(found: Mapping[str, Sequence[WorkerLease]], plan: CheckPlan) -> list[str]:

@@ -117,7 +117,7 @@ class Supervisor:
                 child, code = await self._one_life(number)
             except OSError as error:
                 log.error("worker process %d cannot be started: %s", number, error)  # noqa: TRY400 - no bug of ours
-                child, code = None, REFUSED if self._reload else -1
+                child, code = None, None
             if child in self._retired:
                 self._retired.discard(child)
                 continue

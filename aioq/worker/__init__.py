@@ -2,8 +2,18 @@
 
 from aioq.worker.health import Health
 from aioq.worker.host import Host, worker_queues
-from aioq.worker.membership import Life, life_prefix
+from aioq.worker.membership import Life, host_of, life_prefix, this_host
 from aioq.worker.services.recovery import recover_dead
 from aioq.worker.worker import Worker
 
-__all__ = ["Health", "Host", "Life", "Worker", "life_prefix", "recover_dead", "worker_queues"]
+__all__ = [
+    "Health",
+    "Host",
+    "Life",
+    "Worker",
+    "host_of",
+    "life_prefix",
+    "recover_dead",
+    "this_host",
+    "worker_queues",
+]

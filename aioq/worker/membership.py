@@ -6,6 +6,11 @@ import socket
 from itertools import count
 
 
+def this_host() -> str:
+    """This host as worker ids name it."""
+    return socket.gethostname()[:64]
+
+
 def life_prefix(pid: int, life: str) -> str:
     """What the ids of one life of a worker begin with: host, process, and a word that no other life has.
 
@@ -13,7 +18,12 @@ def life_prefix(pid: int, life: str) -> str:
         pid: the worker's process.
         life: the word. A host name and a process number alone can come twice (containers, a reboot).
     """
-    return f"{socket.gethostname()[:64]}-{pid}-{life}-"
+    return f"{this_host()}-{pid}-{life}-"
+
+
+def host_of(worker: str) -> str:
+    """The host that a worker id names; a host's name may have the id's own separator in it."""
+    return worker.rsplit("-", 3)[0]
 
 
 class Life:

@@ -203,7 +203,7 @@ class Executor:
             run.timer.cancel()
         report = self._flush_report(run.queue, run.worker, run.claimed.id, run.claimed.claim)
         if report is not None:
-            await asyncio.wait([report])
+            await asyncio.wait([report], timeout=GRACE)  # no outcome waits for it for long
         if self._running.get(_key(run)) is run:
             run.settlement = classify(run, self._bench)
             self._finish(run)
