@@ -4,14 +4,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from typing import cast
-
-from redis.asyncio.connection import AbstractConnection
 
 from aioq.ending import end
 from aioq.errors import ServerError, ServerRejectedError
+from aioq.redis_store.connection import Connection
 from aioq.redis_store.faults import FOREIGN
-from aioq.redis_store.link import Link, discard, send
+from aioq.redis_store.link import Link
 
 log = logging.getLogger("aioq.redis")
 
@@ -38,7 +36,7 @@ class RedisInbox:
         self._link = link
         self._listeners: dict[str, tuple[Callable[[bytes], None], Callable[[], None]]] = {}
         self._confirmations: dict[str, asyncio.Future[None]] = {}
-        self._connection: AbstractConnection | None = None
+        self._connection: Connection | None = None
         self._reader: asyncio.Task[None] | None = None
 
     async def listen(self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
@@ -52,7 +50,7 @@ class RedisInbox:
         if self._reader is None:
             self._reader = asyncio.get_running_loop().create_task(self._run(), name="aioq-inbox")
         elif self._connection is not None:
-            await self._send(self._connection, "SUBSCRIBE", channel)
+            self._send(self._connection, "SUBSCRIBE", channel)
         try:
             await asyncio.shield(confirmed)
         finally:
@@ -62,7 +60,7 @@ class RedisInbox:
     async def leave(self, channel: str) -> None:
         """Stop listening to a channel."""
         if self._listeners.pop(channel, None) is not None and self._connection is not None:
-            await self._send(self._connection, "UNSUBSCRIBE", channel)
+            self._send(self._connection, "UNSUBSCRIBE", channel)
 
     async def close(self) -> None:
         """Stop listening to everything."""
@@ -71,9 +69,10 @@ class RedisInbox:
             await end([self._reader])
             self._reader = None
 
-    async def _send(self, connection: AbstractConnection, *command: str) -> None:
+    @staticmethod
+    def _send(connection: Connection, *command: str) -> None:
         try:
-            await send(connection, *command)
+            connection.send(command)
         except FOREIGN as error:
             # The reader meets the same broken connection, and subscribes again to all that is listened to.
             log.debug("could not send %s: %s", command[0], error)
@@ -83,7 +82,7 @@ class RedisInbox:
         while True:
             try:
                 self._connection = await self._link.connect()
-                await self._subscribe(self._connection)
+                self._subscribe(self._connection)
                 pause = 0.05
                 await self._read(self._connection)
             except ServerRejectedError as error:
@@ -94,7 +93,7 @@ class RedisInbox:
                 log.debug("the subscription broke: %s", error)
             finally:
                 if self._connection is not None:
-                    await discard(self._connection)
+                    await self._connection.close()
                 self._connection = None
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
             pause = min(pause * 2, MAX_PAUSE)
@@ -105,18 +104,20 @@ class RedisInbox:
             if not confirmed.done():
                 confirmed.set_exception(error)
 
-    async def _subscribe(self, connection: AbstractConnection) -> None:
+    def _subscribe(self, connection: Connection) -> None:
         if self._listeners:
-            await send(connection, "SUBSCRIBE", *self._listeners)
+            connection.send(("SUBSCRIBE", *self._listeners))
 
-    async def _read(self, connection: AbstractConnection) -> None:
+    async def _read(self, connection: Connection) -> None:
         tested = False
         while True:
-            message = cast("_Message | None", await connection.read_response(timeout=QUIET))
-            if message is None:
+            try:
+                async with asyncio.timeout(QUIET):
+                    message: _Message = await connection.read()
+            except TimeoutError:
                 if tested:
                     return
-                await send(connection, "PING")
+                connection.send(("PING",))
                 tested = True
                 continue
             tested = False

@@ -1,7 +1,8 @@
 """Connections of one event loop to one server, and script calls over them.
 
-redis-py does the connecting (URL, TLS, login, database) and the protocol; the pool is our own because redis-py's
-polls a connection's socket each time it is handed out, which costs more than a script call's encoding.
+redis-py does the connecting (URL, TLS, login, database), `connection.py` what is said then. The pool is our own
+because redis-py's polls a connection's socket each time it is handed out, which costs more than a script call's
+encoding.
 """
 
 import asyncio
@@ -9,13 +10,13 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, cast
+from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
 from aioq.errors import ServerRejectedError, ServerUnavailableError
+from aioq.redis_store.connection import Arg, Connection
 from aioq.redis_store.durability import Confirmation
 from aioq.redis_store.faults import FOREIGN, translate
 from aioq.redis_store.scripts import script
@@ -29,8 +30,6 @@ CONNECT_TIMEOUT = 5.0
 MAX_CONNECTIONS = 16
 """Calls under way at once, and as many more whose writes are being confirmed; the others wait. One connection
 carries thousands of calls a second, so more would only cost the server and this process file descriptors."""
-
-Arg = str | bytes | int
 
 
 class Link:
@@ -51,7 +50,7 @@ class Link:
             self._factory: Any = ConnectionPool.from_url(url, **options)  # pyright: ignore[reportUnknownMemberType] - redis-py is partly typed
         except (TypeError, ValueError) as error:
             raise ServerRejectedError(f"{shown_url} has an option that cannot be used: {error}") from error
-        self._idle: list[AbstractConnection] = []
+        self._idle: list[Connection] = []
         self._places = asyncio.Semaphore(MAX_CONNECTIONS)
         # Those that wait for a disk or a replica have places of their own: nobody else waits for that.
         self._confirming = asyncio.Semaphore(MAX_CONNECTIONS)
@@ -59,7 +58,7 @@ class Link:
         self._loaded: set[str] = set()
         self._closed = False
 
-    async def connect(self) -> AbstractConnection:
+    async def connect(self) -> Connection:
         """A new connection, which its caller must close.
 
         Raises:
@@ -67,24 +66,26 @@ class Link:
             ServerRejectedError: the login was refused.
         """
         try:
-            connection: AbstractConnection = self._factory.make_connection()
+            opening: AbstractConnection = self._factory.make_connection()
         except FOREIGN as error:
             raise translate(error, self.shown_url) from error
         except (TypeError, ValueError) as error:
             raise ServerRejectedError(f"{self.shown_url} has an option that cannot be used: {error}") from error
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                await connection.connect()
+                await opening.connect()
+            return Connection(opening)
         except FOREIGN as error:
-            await discard(connection)
+            await _abandon(opening)
             raise translate(error, self.shown_url) from error
-        except RuntimeError as error:  # reset in the middle of the login; see `send`
-            await discard(connection)
+        except (
+            RuntimeError
+        ) as error:  # uvloop refuses to write to a transport that was reset in the middle of the login
+            await _abandon(opening)
             raise ServerUnavailableError(f"{self.shown_url} reset the connection: {error}") from error
         except BaseException:
-            await discard(connection)
+            await _abandon(opening)
             raise
-        return connection
 
     async def call(
         self, name: str, key: str, args: Sequence[Arg], confirmation: Confirmation | None = None
@@ -125,7 +126,7 @@ class Link:
 
     async def _confirmed(
         self,
-        connection: AbstractConnection,
+        connection: Connection,
         command: Sequence[Arg],
         follow: Sequence[Sequence[Arg]],
         turn: AsyncExitStack,
@@ -135,7 +136,7 @@ class Link:
         Several of these may be under way; what they write is written in the order they were called in. The turn
         of this one ends with the script's reply.
         """
-        await send_packed(connection, connection.pack_commands([command, *follow]))
+        connection.send(command, *follow)
         reply = await _read(connection)
         await turn.aclose()
         confirmed = [await _read(connection) for _ in follow]
@@ -154,15 +155,11 @@ class Link:
         async with self._places:
             return await self._command(args)
 
-    async def _command(self, args: Sequence[Arg]) -> Any:
+    async def _command(self, command: Sequence[Arg]) -> Any:
         connection = await self._take()
-        return await self._guarded(connection, self._converse(connection, args))
+        return await self._guarded(connection, _converse(connection, command))
 
-    async def _converse(self, connection: AbstractConnection, args: Sequence[Arg]) -> Any:
-        await send(connection, *args)
-        return cast("object", await connection.read_response())
-
-    async def _guarded(self, connection: AbstractConnection, talk: Coroutine[Any, Any, Any]) -> Any:
+    async def _guarded(self, connection: Connection, talk: Coroutine[Any, Any, Any]) -> Any:
         """Give the connection back after the talk, unless the talk has broken it."""
         try:
             async with asyncio.timeout(REPLY_TIMEOUT):
@@ -173,11 +170,11 @@ class Link:
         except FOREIGN as error:
             # The idle ones are as old as this one was, and likely as dead.
             for each in (connection, *self._idle):
-                await discard(each)
+                await each.close()
             self._idle.clear()
             raise translate(error, self.shown_url) from error
         except BaseException:
-            await discard(connection)
+            await connection.close()
             raise
         self._give_back(connection)
         return reply
@@ -186,45 +183,36 @@ class Link:
         """Close all connections; calls under way fail."""
         self._closed = True
         while self._idle:
-            await discard(self._idle.pop())
+            await self._idle.pop().close()
 
-    async def _take(self) -> AbstractConnection:
+    async def _take(self) -> Connection:
         if self._closed:
             raise ServerUnavailableError(f"the connection to {self.shown_url} was closed by this process")
         return self._idle.pop() if self._idle else await self.connect()
 
-    def _give_back(self, connection: AbstractConnection) -> None:
+    def _give_back(self, connection: Connection) -> None:
         if self._closed:
-            asyncio.get_running_loop().create_task(discard(connection))
+            asyncio.get_running_loop().create_task(connection.close())
         else:
             self._idle.append(connection)
 
 
-async def send(connection: AbstractConnection, *command: Arg) -> None:
-    """Send a command; its reply is the caller's to read."""
-    await send_packed(connection, connection.pack_command(*command))
+async def _converse(connection: Connection, command: Sequence[Arg]) -> Any:
+    connection.send(command)
+    return await connection.read()
 
 
-async def send_packed(connection: AbstractConnection, packed: Sequence[bytes]) -> None:
-    """Send what was packed over a connection that may have been reset meanwhile."""
-    try:
-        await connection.send_packed_command(packed, check_health=False)
-    except RuntimeError as error:
-        # How uvloop refuses to write to a transport that a reset has closed; asyncio's own leaves it to the read.
-        raise RedisConnectionError(f"the connection was reset: {error}") from error
-
-
-async def _read(connection: AbstractConnection) -> Any:
+async def _read(connection: Connection) -> Any:
     """The next reply, be it an error: the replies after it have to be read too."""
     try:
-        return cast("object", await connection.read_response())
+        return await connection.read()
     except ResponseError as error:
         return error
 
 
-async def discard(connection: AbstractConnection) -> None:
+async def _abandon(opening: AbstractConnection) -> None:
     """Close a connection whatever state it is in."""
     try:
-        await connection.disconnect(nowait=True)
+        await opening.disconnect(nowait=True)
     except FOREIGN:
         return

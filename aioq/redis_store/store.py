@@ -5,21 +5,21 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, cast
+from typing import Any
 
 import msgspec
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.inbox import worker_channel
 from aioq.job import JobInfo, JobState, Priority
 from aioq.redis_store import replies
+from aioq.redis_store.connection import Arg, Connection
 from aioq.redis_store.durability import IN_FLIGHT, Confirmation, Durability, confirmation, require_fsync
 from aioq.redis_store.faults import FOREIGN, translate
 from aioq.redis_store.inbox import RedisInbox
 from aioq.redis_store.keeper import RedisLeaseKeeper, base_key
-from aioq.redis_store.link import CONNECT_TIMEOUT, Arg, Link, discard, send
+from aioq.redis_store.link import CONNECT_TIMEOUT, Link
 from aioq.redis_store.timetable import RedisTimetable
 from aioq.store import (
     Claim,
@@ -94,7 +94,7 @@ class RedisStore:
         self._reading: set[tuple[str, str]] = set()
         self._strange: set[str] = set()
         self._was_away = False
-        self._blocking: dict[tuple[str, str], tuple[AbstractConnection, int]] = {}
+        self._blocking: dict[tuple[str, str], tuple[Connection, int]] = {}
 
     @property
     def in_flight(self) -> int:
@@ -147,7 +147,7 @@ class RedisStore:
         """See `aioq.store.Store.close`."""
         await self._inbox.close()
         for connection, _ in self._blocking.values():
-            await discard(connection)
+            await connection.close()
         self._blocking.clear()
         await self._link.close()
 
@@ -207,8 +207,8 @@ class RedisStore:
         )
         try:
             async with asyncio.timeout(timeout_ms / 1000 + _LATE):
-                await send(connection, *command)
-                reply = cast("_Delivered", await connection.read_response())
+                connection.send(command)
+                reply: _Delivered = await connection.read()
         except ResponseError as error:
             if "UNBLOCKED" in str(error):
                 return []
@@ -348,19 +348,19 @@ class RedisStore:
         args += (limits.tombstone_ms, limits.result_ttl_ms)
         return replies.parse_recovery(await self._ask("recover", queue, args))
 
-    async def _blocking_connection(self, queue: str, worker: str) -> tuple[AbstractConnection, int]:
+    async def _blocking_connection(self, queue: str, worker: str) -> tuple[Connection, int]:
         found = self._blocking.get((queue, worker))
         if found is None:
             connection = await self._link.connect()
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT):
-                    await send(connection, "CLIENT", "ID")
-                    found = (connection, int(cast("int", await connection.read_response())))
+                    connection.send(("CLIENT", "ID"))
+                    found = (connection, int(await connection.read()))
             except FOREIGN as error:
-                await discard(connection)
+                await connection.close()
                 raise translate(error, self._link.shown_url) from error
             except BaseException:
-                await discard(connection)
+                await connection.close()
                 raise
             self._blocking[queue, worker] = found
         return found
@@ -368,7 +368,7 @@ class RedisStore:
     async def _drop_blocking(self, queue: str, worker: str) -> None:
         found = self._blocking.pop((queue, worker), None)
         if found is not None:
-            await discard(found[0])
+            await found[0].close()
 
     def _lost(self, error: ResponseError) -> ServerError:
         if "NOGROUP" in str(error):

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 import redis
-from redis.asyncio.connection import AbstractConnection
 
 from aioq import App
 from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.redis_store import RedisStore
+from aioq.redis_store.connection import Connection
 from aioq.redis_store.durability import Durability, require_fsync
-from aioq.redis_store.link import MAX_CONNECTIONS, discard
+from aioq.redis_store.link import MAX_CONNECTIONS
 from aioq.store import Limits, NewJob, Verb
 from tests.contract.kit import CALL, QUEUE, THREE, eventually, ids, joined, send, settle, take_one
 from tests.servers import Server, available
@@ -256,10 +256,10 @@ async def test_batches_keep_their_order_though_a_connection_takes_long(
             with pytest.raises(ServerUnavailableError, match="no replica"):
                 await store.enqueue("other", [NewJob("job", CALL)])
         while store._link._idle:
-            await discard(store._link._idle.pop())
+            await store._link._idle.pop().close()
         connect, asked = store._link.connect, 0
 
-        async def slow() -> AbstractConnection:
+        async def slow() -> Connection:
             nonlocal asked
             asked += 1
             turns = 200 if asked == 1 else 0

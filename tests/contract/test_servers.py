@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -11,11 +11,11 @@ from urllib.parse import quote
 import anyio
 import pytest
 import redis
-from redis.asyncio.connection import AbstractConnection
 
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.redis_store import RedisStore
 from aioq.redis_store import store as store_module
+from aioq.redis_store.connection import Arg, Connection
 from aioq.store import Limits, NewJob, ServerInfo, Settlement, Store, Verb
 from tests.contract.kit import (
     BLOCK,
@@ -425,15 +425,15 @@ class TestAReadWhoseConnectionIsNeverNamed:
     async def mute(self, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
         """Swallow one question for a connection's number; returns what is set when that has happened."""
         swallowed = asyncio.Event()
-        send_command = store_module.send
+        send = Connection.send
 
-        async def swallow(connection: AbstractConnection, *command: str | bytes | int) -> None:
-            if command[0] == "CLIENT" and not swallowed.is_set():
+        def swallow(connection: Connection, *commands: Sequence[Arg]) -> None:
+            if commands[0][0] == "CLIENT" and not swallowed.is_set():
                 swallowed.set()
             else:
-                await send_command(connection, *command)
+                send(connection, *commands)
 
-        monkeypatch.setattr(store_module, "send", swallow)
+        monkeypatch.setattr(Connection, "send", swallow)
         return swallowed
 
     async def test_it_fails_in_time_and_the_next_one_works(

@@ -82,7 +82,7 @@ def test_a_connection_that_was_reset_means_an_unavailable_server_under_uvloop_to
                 assert await link.command("PING") == b"PONG"
                 proxy.cut()
                 connection: Any = link._idle[0]
-                await condition(connection._writer.transport.is_closing, 10, "the reset")
+                await condition(connection._transport.is_closing, 10, "the reset")
                 with pytest.raises(ServerUnavailableError):
                     await link.command("PING")
             await link.close()
