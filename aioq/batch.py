@@ -8,10 +8,17 @@ is no timer and no batch size to tune.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 ItemT = TypeVar("ItemT")
 ReplyT = TypeVar("ReplyT")
+
+
+class _Entry(NamedTuple, Generic[ItemT, ReplyT]):
+    item: ItemT
+    future: "asyncio.Future[ReplyT]"
+    count: int
+    weight: int
 
 
 class Batcher(Generic[ItemT, ReplyT]):
@@ -20,9 +27,8 @@ class Batcher(Generic[ItemT, ReplyT]):
     Args:
         flush: sends a batch and returns one reply an item, in order; a reply that is an exception is raised
             to whoever added that item. What `flush` itself raises reaches every item of the batch.
-        max_items: the most items in one batch.
-        max_weight: a batch is closed once its items weigh this much; None for no limit.
-        weigh: an item's weight, in bytes as a rule.
+        max_items: the most items in one batch; one item may stand for several, see `put`.
+        max_weight: a batch is closed once its items weigh this much, in bytes as a rule; None for no limit.
         capacity: `wait_for_space` waits while this many items are held (gathering or in flight), which is what
             keeps memory bounded when the server is slower than its producers.
         in_flight: the most batches in flight at once; more than one where a flush waits long for a reply. They are
@@ -36,19 +42,16 @@ class Batcher(Generic[ItemT, ReplyT]):
         max_items: int,
         capacity: int,
         max_weight: int | None = None,
-        weigh: Callable[[ItemT], int] | None = None,
         in_flight: int = 1,
     ) -> None:
         self._flush = flush
         self._max_items = max_items
         self._max_weight = max_weight
-        self._weigh = weigh
         self._capacity = capacity
-        self._gathered: deque[tuple[ItemT, asyncio.Future[ReplyT]]] = deque()
+        self._gathered: deque[_Entry[ItemT, ReplyT]] = deque()
         self._held = 0
         self._in_flight = in_flight
         self._flushers: set[asyncio.Task[None]] = set()
-        self._start_scheduled = False
         self._blocked: deque[asyncio.Future[None]] = deque()
 
     @property
@@ -56,34 +59,38 @@ class Batcher(Generic[ItemT, ReplyT]):
         """Items that have no reply yet."""
         return self._held
 
-    def put(self, item: ItemT) -> "asyncio.Future[ReplyT]":
+    def put(self, item: ItemT, *, count: int = 1, weight: int = 0) -> "asyncio.Future[ReplyT]":
         """Send `item` with the next batch, and return the future of its reply.
+
+        Args:
+            item: what to send.
+            count: how many items it counts as.
+            weight: its weight.
 
         An item whose future is cancelled before a flush has taken it is withdrawn; one in flight is not.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[ReplyT] = loop.create_future()
-        self._gathered.append((item, future))
-        self._held += 1
-        if not self._start_scheduled and len(self._flushers) < self._in_flight:
-            self._start_scheduled = True
-            loop.call_soon(self._start)
+        self._gathered.append(_Entry(item, future, count, weight))
+        self._held += count
+        if len(self._flushers) < self._in_flight:
+            # It begins once all that is ready to run now has had its turn, and so has put its items too.
+            flusher = loop.create_task(self._run(), name="aioq-flush")
+            self._flushers.add(flusher)
+            flusher.add_done_callback(self._flushers.discard)  # one that is cancelled before it starts
         return future
 
     async def drain(self) -> None:
         """Wait until nothing is gathered or in flight."""
-        while self._start_scheduled or self._flushers:
-            if self._flushers:
-                await asyncio.wait(self._flushers)
-            else:
-                await asyncio.sleep(0)
+        while self._flushers:
+            await asyncio.wait(self._flushers)
 
     def close(self) -> None:
         """Drop what is gathered or in flight; whoever waits for it is cancelled."""
         for flusher in self._flushers:
             flusher.cancel()
         while self._gathered:
-            self._gathered.popleft()[1].cancel()
+            self._gathered.popleft().future.cancel()
 
     async def wait_for_space(self) -> None:
         """Return once there is space for another item."""
@@ -105,12 +112,6 @@ class Batcher(Generic[ItemT, ReplyT]):
                 waiter.set_result(None)
                 count -= 1
 
-    def _start(self) -> None:
-        self._start_scheduled = False
-        flusher = asyncio.get_running_loop().create_task(self._run(), name="aioq-flush")
-        self._flushers.add(flusher)
-        flusher.add_done_callback(self._flushers.discard)  # one that is cancelled before it starts
-
     async def _run(self) -> None:
         try:
             while batch := self._take():
@@ -120,21 +121,21 @@ class Batcher(Generic[ItemT, ReplyT]):
             # must see that nobody would take it.
             self._flushers -= {asyncio.current_task()}
 
-    def _take(self) -> list[tuple[ItemT, asyncio.Future[ReplyT]]]:
-        batch: list[tuple[ItemT, asyncio.Future[ReplyT]]] = []
-        weight = 0
+    def _take(self) -> "list[_Entry[ItemT, ReplyT]]":
+        batch: list[_Entry[ItemT, ReplyT]] = []
+        count = weight = 0
         gathered = self._gathered
-        while gathered and len(batch) < self._max_items:
-            item, future = gathered[0]
-            if self._weigh is not None and self._max_weight is not None:
-                weight += self._weigh(item)
-                if batch and weight > self._max_weight:
-                    break
-            gathered.popleft()
-            if future.cancelled():
-                self._release(1)
-            else:
-                batch.append((item, future))
+        while gathered:
+            entry = gathered[0]
+            if entry.future.cancelled():
+                gathered.popleft()
+                self._release(entry.count)
+                continue
+            count += entry.count
+            weight += entry.weight
+            if batch and (count > self._max_items or (self._max_weight and weight > self._max_weight)):
+                break
+            batch.append(gathered.popleft())
         return batch
 
     def _release(self, count: int) -> None:
@@ -142,20 +143,20 @@ class Batcher(Generic[ItemT, ReplyT]):
         if self._blocked:
             self._wake_blocked(count)
 
-    async def _send(self, batch: list[tuple[ItemT, asyncio.Future[ReplyT]]]) -> None:
+    async def _send(self, batch: "list[_Entry[ItemT, ReplyT]]") -> None:
         try:
-            replies = await self._flush([item for item, _ in batch])
+            replies = await self._flush([entry.item for entry in batch])
         except Exception as error:
             replies = [error] * len(batch)
         except BaseException:
-            for _, future in batch:
-                future.cancel()
+            for entry in batch:
+                entry.future.cancel()
             raise
         finally:
-            self._release(len(batch))
-        for (_, future), reply in zip(batch, replies, strict=True):
-            if not future.done():
-                _resolve(future, reply)
+            self._release(sum([entry.count for entry in batch]))
+        for entry, reply in zip(batch, replies, strict=True):
+            if not entry.future.done():
+                _resolve(entry.future, reply)
 
 
 def _resolve(future: "asyncio.Future[ReplyT]", reply: ReplyT | Exception) -> None:

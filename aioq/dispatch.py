@@ -1,6 +1,7 @@
 """From a call to a job that the server has: encode, pass the middleware, hand to the producer."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ from aioq.client import Client
 from aioq.codec import unencodable
 from aioq.config import Settings
 from aioq.errors import ArgumentError, PayloadTooLargeError
-from aioq.job import DEFAULT_QUEUE, Priority, new_job_id
+from aioq.job import DEFAULT_QUEUE, Priority, new_job_id, new_job_ids
 from aioq.middleware import Middleware, Outgoing
 from aioq.options import Options
 from aioq.registry import ANYTHING
@@ -57,18 +58,23 @@ class Dispatcher:
         """Send several calls; see `App.send_many`."""
         if self._middleware:
             return await self._send_through_middleware(calls)
-        jobs: list[tuple[str, NewJob]] = []
-        default_queue = self._settings.default_queue
-        for call in calls:
-            queue = call.options.queue or default_queue
-            job_id, nonce = _identity(call.options, queue)
-            job = self._job(job_id, call, call.args, call.kwargs, call.options.headers, nonce=nonce)
-            jobs.append((queue, job))
+        jobs = self._encode(calls)
         added = await (await self._client()).producer.send_many(jobs)
         return [
             self._handle(call, job.id, queue, new)
             for call, (queue, job), new in zip(calls, jobs, added, strict=True)
         ]
+
+    def _encode(self, calls: Sequence[Call[Any]]) -> list[tuple[str, NewJob]]:
+        default_queue = self._settings.default_queue
+        queues = [call.options.queue or default_queue for call in calls]
+        fresh = {queue: iter(new_job_ids(queue, count)) for queue, count in Counter(queues).items()}
+        jobs: list[tuple[str, NewJob]] = []
+        for queue, call in zip(queues, calls, strict=True):
+            options = call.options
+            job_id, nonce = (next(fresh[queue]), "") if options.job_id is None else _identity(options, queue)
+            jobs.append((queue, self._job(job_id, call, call.args, call.kwargs, options.headers, nonce=nonce)))
+        return jobs
 
     def prepare(self, call: Call[Any]) -> tuple[str, NewJob]:
         """Encode a call without sending it or passing the middleware: its queue, and a job of a fresh id.

@@ -144,6 +144,13 @@ def new_job_id(queue: str) -> str:
     return word if queue == DEFAULT_QUEUE else f"{queue}.{word}"
 
 
+def new_job_ids(queue: str, count: int) -> list[str]:
+    """As many fresh ids, which one by one take four times as long."""
+    words = b64encode(os.urandom(12 * count), b"xX").decode()
+    prefix = "" if queue == DEFAULT_QUEUE else f"{queue}."
+    return [prefix + words[start : start + 16] for start in range(0, 16 * count, 16)]
+
+
 def queue_of(job_id: str) -> str | None:
     """The queue a generated id names, or None where it names none."""
     queue, dot, word = job_id.rpartition(".")

@@ -53,6 +53,9 @@ class Options:
         return replace(self, **given)
 
 
+NO_OPTIONS = Options()
+"""None given."""
+
 _FIELDS = (
     "queue",
     "job_id",

@@ -7,9 +7,10 @@ checker sees the function's parameters in `send` and its return type in the hand
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Literal, Never, ParamSpec, Protocol, TypeVar
+
+import msgspec
 
 from aioq.codec import ResultType, Signature
 from aioq.durations import Duration
@@ -17,7 +18,7 @@ from aioq.errors import ArgumentError, ConfigError
 from aioq.job import Priority
 from aioq.middleware import Middleware
 from aioq.naming import whereabouts
-from aioq.options import NAMES, Options, make_options, unknown_option
+from aioq.options import NAMES, NO_OPTIONS, Options, make_options, unknown_option
 from aioq.results import JobHandle
 from aioq.retry import Retry
 
@@ -28,8 +29,7 @@ R_co = TypeVar("R_co", covariant=True)
 Executor = Literal["async", "thread", "process"]
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[R_co]):
+class Call(msgspec.Struct, Generic[R_co], frozen=True):
     """One call of a task that was not sent yet; `app.send_many` takes them.
 
     Attributes:
@@ -43,7 +43,7 @@ class Call(Generic[R_co]):
     task: str
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
-    options: Options = field(default_factory=Options)
+    options: Options = NO_OPTIONS
     signature: Signature | None = None
 
 

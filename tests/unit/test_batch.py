@@ -42,7 +42,6 @@ def batcher(
         max_items=max_items,
         capacity=capacity,
         max_weight=weight,
-        weigh=None if weight is None else len,
         in_flight=in_flight,
     )
 
@@ -93,7 +92,7 @@ async def test_a_batch_is_closed_by_number_and_by_weight(
 ):
     server = Server()
     subject = batcher(server, **options)
-    replies = await within(asyncio.gather(*[subject.put(item) for item in items]))
+    replies = await within(asyncio.gather(*[subject.put(item, weight=len(item)) for item in items]))
     assert replies == [item.upper() for item in items]
     assert server.batches == [list(batch) for batch in batches]
 

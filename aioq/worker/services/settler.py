@@ -61,12 +61,11 @@ class Settler:
                 partial(self._flush, queue),
                 max_items=MAX_BATCH,
                 max_weight=MAX_BYTES,
-                weigh=_weigh,
                 capacity=MAX_WAITING,
                 in_flight=self._store.in_flight,
             )
             self._batchers[queue] = batcher
-        batcher.put((worker, settlement))
+        batcher.put((worker, settlement), weight=len(settlement.outcome))
 
     async def space(self, queue: str) -> None:
         """Return while fewer outcomes wait than `MAX_WAITING`: more jobs are not run meanwhile."""
@@ -114,7 +113,3 @@ class Settler:
                     self.refused += 1
                     self._on_refused(queue, worker, settlement)
             return accepted
-
-
-def _weigh(fate: Fate) -> int:
-    return len(fate[1].outcome)
