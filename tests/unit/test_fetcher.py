@@ -131,6 +131,17 @@ async def test_it_fills_the_free_slots_and_no_more():
     assert bench.store.claims == [(2, 0, None), (1, 0, None)]
 
 
+async def test_a_claim_takes_half_of_the_slots_so_that_the_next_one_is_under_way_while_they_run():
+    bench = Bench(slots=6)
+    await bench.store.send(*"abcdefg")
+    await bench.join()
+    async with running(bench.fetcher.run()):
+        await until(lambda: bench.slots.free == 0)
+        await turns()
+    assert bench.store.claims == [(3, 0, None), (3, 0, None)]
+    assert bench.jobs == list("abcdef")
+
+
 async def test_when_there_is_nothing_it_says_so_and_blocks_for_more():
     bench = Bench()
     await bench.join()

@@ -1,6 +1,7 @@
 """Duty: keep the free slots filled with jobs of one queue.
 
-With free slots one claim takes what there is, in priority order. When there was less than asked for, the fetcher
+With free slots one claim takes what there is, in priority order, but for no more than half of all slots: while the
+jobs of one claim run, the server prepares the next. When there was less than asked for, the fetcher
 blocks until the server has an entry for it; the server wakes one worker an entry. After a connection that broke,
 the next claim also brings what the server has given to this worker in a reply that got lost.
 
@@ -88,6 +89,7 @@ class Fetcher:
         self._idle = False
         self._fetched_at = time.monotonic()
         self._full = False
+        self._most = min(MAX_CLAIM, max(slots.total // 2, 2))
 
     @property
     def fetched_ago(self) -> float:
@@ -150,7 +152,7 @@ class Fetcher:
 
     async def _step(self, worker: str, tokens: Sequence[Token]) -> Sequence[Token]:
         """Claim what the free slots take; if that was all there is, wait for more and return what came."""
-        asked = min(self._slots.free, MAX_CLAIM)
+        asked = min(self._slots.free, self._most)
         nudges = self._nudges
         claim = await self._claim(worker, asked, tokens)
         if claim.lost:
