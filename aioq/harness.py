@@ -10,10 +10,11 @@ import msgspec
 
 from aioq.clock import ManualClock
 from aioq.connect import Connector, limits_of
+from aioq.host import Host
 from aioq.memory_store import MemoryStore
 from aioq.scheduler import declare, tick_due
 from aioq.store import Claim, Limits, NewJob, Token
-from aioq.worker import Host, Worker
+from aioq.worker import Worker
 
 _NEVER_MS = 10**12
 """A lease that no move of the clock ends: the one worker is in this very process."""

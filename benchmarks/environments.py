@@ -68,6 +68,9 @@ def make(name: str, python: str, *, with_aioq: bool = False) -> Environment:
         extra = ["--editable", str(ROOT)] if with_aioq else []
         _run([str(interpreter), *_PIP, "install", "--quiet", "--requirement", str(requirements), *extra])
         stamp.write_text(wanted)
+    if with_aioq:
+        # Installed packages are compiled; a working tree would be again at each start, where that is switched off.
+        _run([str(interpreter), "-m", "compileall", "-q", str(ROOT / "aioq")])
     return Environment(interpreter, _versions(interpreter))
 
 

@@ -15,8 +15,9 @@ from rich.text import Text
 
 from aioq.app import App
 from aioq.cli.loader import load_app
+from aioq.host import worker_queues
 from aioq.store import WorkerLease
-from aioq.worker import host_of, this_host, worker_queues
+from aioq.worker import host_of, this_host
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,21 @@
-"""`aioq`: the commands, and how their errors are shown: one line, exit code 2, no traceback."""
+"""`aioq`: the commands, and how their errors are shown: one line, exit code 2, no traceback.
+
+What a command does is imported when it is called: a worker need not carry what only the demo needs, and `--help`
+need not wait for either.
+"""
 
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import click
 
-from aioq.cli.check import CheckPlan, run_check
 from aioq.cli.child import REFUSED, ChildMark
-from aioq.cli.demo import run_demo
 from aioq.cli.errors import CommandError
-from aioq.cli.schedules import schedules
-from aioq.cli.start import WorkerPlan, start_worker
 from aioq.errors import AioqError
+
+HELP = {"help_option_names": ["-h", "--help"]}
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -25,8 +26,8 @@ class ChildError(CommandError):
     exit_code = REFUSED
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("aioq"), prog_name="aioq")
+@click.group(context_settings=HELP)
+@click.version_option(package_name="aioq", prog_name="aioq")
 def cli() -> None:
     """Run and inspect aioq job queues."""
 
@@ -81,13 +82,13 @@ def worker(target: str, **options: Any) -> None:
     MODULE alone will do where it has one App. The first SIGTERM or Ctrl-C stops gracefully: running jobs are
     finished for up to --shutdown-timeout seconds, then given back; the second gives them back at once.
     """
-    plan = WorkerPlan(target=target, **options)
-    debug = (plan.log_level or "").lower() == "debug"
+    start = _imported("start")
+    plan = start.WorkerPlan(target=target, **options)
     child = ChildMark.read()
     try:
-        code = start_worker(plan, child)
+        code: int = start.start_worker(plan, child)
     except AioqError as error:
-        if debug:
+        if (plan.log_level or "").lower() == "debug":
             traceback.print_exc()
         raise (CommandError if child is None else ChildError)(str(error)) from None
     sys.exit(code)
@@ -119,8 +120,9 @@ def check(target: str, **options: Any) -> None:
     For the health check of a container, and for people: it shows each worker with its lease and its last fetch. A
     worker that runs but does not fetch is not well.
     """
+    module = _imported("check")
     try:
-        code = run_check(CheckPlan(target=target, **options))
+        code: int = module.run_check(module.CheckPlan(target=target, **options))
     except AioqError as error:
         raise CommandError(str(error)) from None
     sys.exit(code)
@@ -130,13 +132,35 @@ def check(target: str, **options: Any) -> None:
 def demo() -> None:
     """Show aioq at work: an embedded server, a worker process and jobs of every kind; takes a few seconds."""
     try:
-        code = run_demo()
+        code: int = _imported("demo").run_demo()
     except AioqError as error:
         raise CommandError(str(error)) from None
     sys.exit(code)
 
 
-cli.add_command(schedules)
+class _Later(click.Group):
+    """A group whose commands are imported when they are looked for."""
+
+    def _found(self) -> click.Group:
+        return _imported(self.name).commands
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """See `click.Group`."""
+        return self._found().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """See `click.Group`."""
+        return self._found().get_command(ctx, cmd_name)
+
+
+cli.add_command(
+    _Later(
+        "schedules",
+        context_settings=HELP,
+        help="Look at the schedules of an App, and change them.\n\n"
+        "A change to a schedule that code declares stays until its declaration changes.",
+    )
+)
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -23,19 +23,16 @@ RUNS = 5
 """How many of the next runs are shown."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def schedules() -> None:
-    """Look at the schedules of an App, and change them.
-
-    A change to a schedule that code declares stays until its declaration changes.
-    """
+@click.group()
+def commands() -> None:
+    """What `aioq schedules` can do; `main.py` shows the help."""
 
 
 _target = click.argument("target", metavar="MODULE:APP")
 _id = click.argument("schedule_id", metavar="ID")
 
 
-@schedules.command("list")
+@commands.command("list")
 @_target
 def list_(target: str) -> None:
     """Show all schedules, the next to tick first."""
@@ -56,7 +53,7 @@ def list_(target: str) -> None:
     _console().print(table)
 
 
-@schedules.command()
+@commands.command()
 @_target
 @_id
 def show(target: str, schedule_id: str) -> None:
@@ -64,7 +61,7 @@ def show(target: str, schedule_id: str) -> None:
     _show(_with_app(target, lambda app: app.schedules.get(schedule_id)))
 
 
-@schedules.command()
+@commands.command()
 @_target
 @_id
 def pause(target: str, schedule_id: str) -> None:
@@ -72,7 +69,7 @@ def pause(target: str, schedule_id: str) -> None:
     _show(_with_app(target, lambda app: app.schedules.pause(schedule_id)))
 
 
-@schedules.command()
+@commands.command()
 @_target
 @_id
 def resume(target: str, schedule_id: str) -> None:
@@ -80,7 +77,7 @@ def resume(target: str, schedule_id: str) -> None:
     _show(_with_app(target, lambda app: app.schedules.resume(schedule_id)))
 
 
-@schedules.command()
+@commands.command()
 @_target
 @_id
 def run(target: str, schedule_id: str) -> None:
@@ -88,7 +85,7 @@ def run(target: str, schedule_id: str) -> None:
     click.echo(_with_app(target, lambda app: app.schedules.run_now(schedule_id)).id)
 
 
-@schedules.command()
+@commands.command()
 @_target
 @_id
 def remove(target: str, schedule_id: str) -> None:

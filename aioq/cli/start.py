@@ -24,8 +24,9 @@ from aioq.cli.logs import set_up_logging
 from aioq.cli.supervisor import Supervisor
 from aioq.cli.watch import require_watcher
 from aioq.errors import ServerError
+from aioq.host import worker_queues
 from aioq.store import ServerInfo
-from aioq.worker import Health, Life, Worker, life_prefix, recover_dead, worker_queues
+from aioq.worker import Health, Life, Worker, life_prefix, recover_dead
 
 log = logging.getLogger("aioq.worker")
 

@@ -1,19 +1,16 @@
 """The worker: `worker.py` connects the services, each of the other files is one duty or one step."""
 
 from aioq.worker.health import Health
-from aioq.worker.host import Host, worker_queues
 from aioq.worker.membership import Life, host_of, life_prefix, this_host
 from aioq.worker.services.recovery import recover_dead
 from aioq.worker.worker import Worker
 
 __all__ = [
     "Health",
-    "Host",
     "Life",
     "Worker",
     "host_of",
     "life_prefix",
     "recover_dead",
     "this_host",
-    "worker_queues",
 ]

