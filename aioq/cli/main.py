@@ -7,6 +7,7 @@ need not wait for either.
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import click
@@ -24,6 +25,10 @@ class ChildError(CommandError):
     """The same of a supervisor's child, which tells the supervisor that a restart will not mend it."""
 
     exit_code = REFUSED
+
+
+def _imported(name: str | None) -> Any:
+    return import_module(f"aioq.cli.{name}")
 
 
 @click.group(context_settings=HELP)
