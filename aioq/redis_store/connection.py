@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
         self._replies: deque[Any] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._lost: Exception | None = None
-        # redis-py has no other way to its transport; `test_connection.py` holds this against each version.
+        # redis-py has no other way to its transport; `tests/contract/test_connection.py` holds on to it.
         stream = cast("_Stream", opened._writer)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         self._transport = stream.transport
         self._transport.set_protocol(self)

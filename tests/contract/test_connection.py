@@ -1,0 +1,143 @@
+"""One connection: what is sent over it and read from it, on every server; and how it ends."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+import uvloop
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
+
+from aioq.redis_store.connection import Connection
+from aioq.redis_store.link import Link
+from tests.databases import Database
+from tests.proxies import Proxy
+from tests.servers import Server
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Connection]:
+    link = Link(url, url)
+    connection = await link.connect()
+    try:
+        yield connection
+    finally:
+        await connection.close()
+        await link.close()
+
+
+async def test_replies_come_in_the_order_of_the_commands(server: Database) -> None:
+    async with connected(server.url) as connection:
+        connection.send(("ECHO", "a"), ("ECHO", b"\x00\xff"), ("ECHO", 7))
+        connection.send(("PING",))
+        assert [await connection.read() for _ in range(4)] == [b"a", b"\x00\xff", b"7", b"PONG"]
+
+
+async def test_an_error_is_raised_where_its_reply_is_read_and_harms_no_other(server: Database) -> None:
+    async with connected(server.url) as connection:
+        connection.send(("PING",), ("EVALSHA", "0" * 40, 0), ("NONSENSE",), ("PING",))
+        assert await connection.read() == b"PONG"
+        with pytest.raises(NoScriptError):
+            await connection.read()
+        with pytest.raises(ResponseError, match=r"unknown command"):
+            await connection.read()
+        assert await connection.read() == b"PONG"
+
+
+async def test_an_error_within_a_reply_is_an_exception_too(server: Database) -> None:
+    async with connected(server.url) as connection:
+        connection.send(("EVAL", "return {1, redis.error_reply('MINE is here')}", 0))
+        number, error = await connection.read()
+        assert number == 1
+        assert isinstance(error, ResponseError)
+        assert str(error) == "MINE is here"
+
+
+async def test_a_reply_larger_than_what_one_read_brings_arrives_whole(server: Database) -> None:
+    body = bytes(range(256)) * 20_000
+    async with connected(server.url) as connection:
+        connection.send(("ECHO", body), ("PING",))
+        assert await connection.read() == body
+        assert await connection.read() == b"PONG"
+
+
+async def test_a_reply_whose_read_was_cancelled_is_read_by_the_next(server: Database) -> None:
+    async with connected(server.url) as connection:
+        with anyio.move_on_after(0.01) as scope:
+            await connection.read()
+        assert scope.cancelled_caught
+        connection.send(("PING",))
+        assert await connection.read() == b"PONG"
+
+
+async def test_a_connection_that_its_server_ends_fails_the_read_and_every_later_use(
+    start_server: Callable[..., Server],
+) -> None:
+    server = start_server(tcp=True)
+    async with connected(server.url) as connection:
+        reading = asyncio.create_task(connection.read())
+        await asyncio.sleep(0)
+        server.kill()
+        with anyio.fail_after(5), pytest.raises(RedisConnectionError):
+            await reading
+        with pytest.raises(RedisConnectionError):
+            await connection.read()
+        with pytest.raises(RedisConnectionError):
+            connection.send(("PING",))
+
+
+async def test_what_came_before_the_end_is_still_read(start_server: Callable[..., Server]) -> None:
+    server = start_server(tcp=True)
+    async with Proxy(server.port) as proxy, connected(proxy.url) as connection:
+        connection.send(("PING",), ("QUIT",))
+        with anyio.fail_after(5):
+            assert [await connection.read() for _ in range(2)] == [b"PONG", b"OK"]
+            with pytest.raises(RedisConnectionError):
+                await connection.read()
+
+
+async def test_a_read_under_way_fails_when_the_connection_is_closed_here(server: Database) -> None:
+    async with connected(server.url) as connection:
+        reading = asyncio.create_task(connection.read())
+        await asyncio.sleep(0)
+        await connection.close()
+        with pytest.raises(RedisConnectionError, match=r"by this process"):
+            await reading
+
+
+async def test_bytes_that_are_no_reply_end_the_connection() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            # As often as redis-py introduces itself; what it asks for after that gets nonsense.
+            writer.write(b"+OK\r\n" * data.count(b"CLIENT\r\n") or b"?what\r\n")
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with listening:
+        port = listening.sockets[0].getsockname()[1]
+        async with connected(f"redis://127.0.0.1:{port}") as connection:
+            connection.send(("PING",))
+            with anyio.fail_after(5), pytest.raises(InvalidResponse):
+                await connection.read()
+            with pytest.raises(RedisConnectionError):
+                connection.send(("PING",))
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_closed_connection_leaves_no_warning(
+    factory: Callable[[], asyncio.AbstractEventLoop], redis_server: Database, recwarn: pytest.WarningsRecorder
+) -> None:
+    async def main() -> None:
+        async with connected(redis_server.url) as connection:
+            connection.send(("PING",))
+            assert await connection.read() == b"PONG"
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
+    gc.collect()
+    assert [str(each.message) for each in recwarn if issubclass(each.category, ResourceWarning)] == []
