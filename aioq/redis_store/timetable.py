@@ -56,8 +56,9 @@ class RedisTimetable:
         keeps = any(entry.definition for entry in entries)
         if keeps:
             await self._register.add(queue)
-        left, *refused = await self._ask_durably("schedule_write", queue, args)
-        await self._note(queue, left=left, keeps=keeps)
+        reply: list[int] = await self._ask_durably("schedule_write", queue, args)
+        refused = reply[1:]
+        await self._note(queue, left=reply[0], keeps=keeps)
         for position in refused:
             if position < 0:
                 self._tell_strange(queue, entries[-position - 1].id)

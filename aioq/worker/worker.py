@@ -239,9 +239,8 @@ class Worker:
         membership = Membership(queue, self._life)
         holdings = Holdings()
         promoter = Promoter(store, queue)
-        declared = [schedule for schedule in self._declared if schedule.queue == queue]
         renewal = settings.lease / RENEWALS
-        ticker = Ticker(store.timetable, queue, declared, whole=self._whole, renewal=renewal)
+        ticker = Ticker(store.timetable, queue, self._declared, whole=self._whole, renewal=renewal)
         return _QueueDuties(
             membership,
             holdings,
