@@ -264,6 +264,7 @@ class Worker:
                 membership,
                 cancel=self._cancel,
                 on_gap=self._hurry_lease,
+                on_lead=ticker.lead,
             ),
             ticker,
         )
@@ -357,6 +358,8 @@ class Worker:
         await self._lease.stop()
         for duties in self._queues.values():
             await store.depart(duties.membership.queue, duties.membership.worker)
+        for duties in self._queues.values():
+            await duties.ticker.stop()
 
     async def _finish_jobs(self, running: int) -> None:
         if running and not self._hurry.is_set():
