@@ -12,6 +12,7 @@ import pytest
 
 from aioq import App, Schedule
 from aioq.job import JobState
+from aioq.timing import stamp, to_ms
 from tests.behaviour.kit import Process, Project, cleared, info_when, state_is, until
 from tests.servers import Server
 
@@ -55,6 +56,16 @@ def heavy(folder: str) -> int:
 """
 
 
+BUSY = """
+
+@app.task(queue="busy")
+async def busy() -> None:
+    import asyncio
+
+    await asyncio.sleep(3600)
+"""
+
+
 def clockwork(project: Project, text: str = CLOCKWORK) -> App:
     project.write("clockwork.py", text)
     return project.load("clockwork").app
@@ -93,6 +104,28 @@ async def test_the_others_go_on_when_the_one_that_ticks_is_killed(project: Proje
     first.clear()
     await until(lambda: len(ticks(*others)) >= 8)
     assert_every_tick_once(sorted(set(ticks(first)) | set(ticks(*others))), timedelta(seconds=0.5))
+
+
+async def test_when_the_one_that_ticks_is_stopped_another_goes_on_at_once_with_its_slots_full(
+    project: Project,
+) -> None:
+    app = clockwork(project, CLOCKWORK + BUSY)
+    async with app:
+        first = await project.ready_worker("clockwork:app", "--queue", "default", AIOQ_LEASE="60")
+        await until(lambda: ticks(first))
+        busy = await app.send("clockwork.busy")
+        queues = ("--queue", "busy", "--queue", "default")
+        second = project.worker("clockwork:app", "--concurrency", "1", *queues, AIOQ_LEASE="60")
+        await state_is(busy, JobState.RUNNING)
+        assert await first.stop() == 0
+        following = [moments(ticks(first))[-1] + timedelta(seconds=0.5 * n) for n in range(1, 6)]
+        await asyncio.sleep(max(0.0, (following[-1] - datetime.now(UTC)).total_seconds()) + 1)
+
+        infos = await (await app.store()).info("default", [f"beat@{stamp(to_ms(tick))}" for tick in following])
+        made = [info.sent_at for info in infos if info is not None]
+        assert len(made) == len(following), "none came more than a second too late"
+        assert max(at - tick for at, tick in zip(made, following, strict=True)) < timedelta(seconds=1)
+        assert second.running
 
 
 async def test_a_schedule_put_at_run_time_ticks_at_once(project: Project) -> None:
