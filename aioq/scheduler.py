@@ -21,8 +21,8 @@ LIMIT = 100
 """The most schedules of one step, so that one step never holds the server up."""
 
 JOBS = 1_000
-"""The most jobs of one step, likewise, however many ticks were missed: about 5 ms of a server. The first schedule of
-a step may make as many on its own (`aioq.timing.MAX_TICKS`)."""
+"""The most jobs of one step, likewise, however many ticks were missed: about 5 ms of a server. One schedule makes
+no more on its own (`aioq.timing.MAX_TICKS`)."""
 
 TRIES = 10
 """How often a write that somebody else was quicker with is decided anew. One fails only where another succeeds."""
@@ -76,8 +76,8 @@ async def declare(
         declared: all schedules of the App, for those of other queues are not to be in this one.
         whole: whether this process serves the whole App, so that what is not declared here is declared nowhere:
             then it is removed. (What was put at run time only is never removed.)
-        missing_only: add those that the server does not have, in this queue or another, and change nothing else: for
-            a worker that has been here for a while, and may not be the newest.
+        missing_only: add those that the server does not have, in this queue or another, and change nothing
+            else: for a worker that has been here for a while, and may not be the newest.
 
     Raises:
         ServerError: see `aioq.store.Store`.
@@ -120,7 +120,7 @@ async def _places(timetable: Timetable, queue: str, news: Sequence[Declared]) ->
 
 
 async def _leave(timetable: Timetable, queue: str, declared: Sequence[Declared], places: Places) -> bool:
-    """Delete what other queues have of schedules that are declared in this one; False where somebody was quicker."""
+    """Delete what other queues have of schedules declared in this one; False where somebody was quicker."""
     codes = {each.id: each.code for each in declared}
     left = True
     for schedule_id, found in places.items():
@@ -227,9 +227,7 @@ def _addition(now_ms: int, declared: Declared, before: Sequence[Entry]) -> Chang
     return Change(new, f"schedule {declared.id}: stored; {_next(new)}")
 
 
-def written(
-    now_ms: int, entry: Entry, definition: Definition, envelope: bytes, *, anew: bool = False
-) -> Entry:
+def written(now_ms: int, entry: Entry, definition: Definition, envelope: bytes, *, anew: bool = False) -> Entry:
     """A schedule with another definition and call.
 
     A tick that is due but not made yet is not lost where the new definition has it too, and the count of runs

@@ -167,7 +167,7 @@ class Schedules:
             )
 
         stored = await self._change(queue, schedule_id, change)
-        # Afterwards: what fails in between leaves one too many, which the same call again puts right, and not none.
+        # Afterwards: what fails in between leaves one too many, which the same call puts right, and not none.
         for found_in, entry in others:
             if not entry.removed:
                 await self._change(found_in, schedule_id, _removal)
@@ -279,7 +279,7 @@ class Schedules:
         return left[0]
 
     async def _change(self, queue: str, schedule_id: str, change: "Change") -> Entry:
-        """Read, decide, write; again where somebody was quicker. What stands then is returned, empty for nothing."""
+        """Read, decide, write; again where somebody was quicker. What stands then is returned, or an empty one."""
         timetable = (await self._source.store()).timetable
         for _ in range(TRIES):
             agenda = await timetable.read(queue, [schedule_id])
@@ -291,7 +291,7 @@ class Schedules:
                 return after
         raise ConfigError(
             f"schedule {schedule_id!r} in queue {queue!r} could not be written: it is being changed by too many "
-            "others, which another try gets over, or its key in the server holds something else, which the log says"
+            "others, then try again; or its key in the server holds something else, then the log says so"
         )
 
 

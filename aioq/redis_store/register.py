@@ -68,5 +68,7 @@ class Register:
                 raise fault from error
             if not self._told:
                 self._told = True
-                log.warning("%s; schedules in queues that the App does not know are not found (%s)", fault, self._key)
+                log.warning(
+                    "%s; schedules in queues that the App does not know are not found (%s)", fault, self._key
+                )
             return None

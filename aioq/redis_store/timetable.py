@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from aioq.job import Priority
 from aioq.inbox import worker_channel
+from aioq.job import Priority
 from aioq.redis_store.link import Arg
 from aioq.redis_store.register import Register
 from aioq.timetable import Agenda, Entry, Tick, Ticked
@@ -69,7 +69,7 @@ class RedisTimetable:
         """Keep the register true; it is in another slot than the queue, so no script can.
 
         Who writes notes the queue before and after; who finds it empty takes the note away and looks again. So
-        whatever comes in between, the note is there: the last to act has seen what the other one did.
+        whatever comes in between, the note is there: the last to act has seen what the other did.
         """
         if left and keeps:
             await self._register.add(queue)
@@ -86,7 +86,8 @@ class RedisTimetable:
             args += (tick.id, tick.rev, _moment(tick.next_ms), tick.overlap.value, tick.max_runs, jobs)
         reply = await self._ask("schedule_tick", queue, args)
         made = [None if number < 0 else number for number in reply[1:]]
-        blocked = tuple(tick.id for tick, number in zip(ticks, reply[1:], strict=True) if number == _BLOCKED)
+        pairs = zip(ticks, reply[1:], strict=True)
+        blocked = tuple(tick.id for tick, number in pairs if number == _BLOCKED)
         return Ticked(None if reply[0] < 0 else reply[0], made, blocked)
 
     async def queues(self) -> list[str]:
@@ -94,7 +95,7 @@ class RedisTimetable:
         return await self._register.all()
 
     async def pass_on(self, queue: str) -> None:
-        """Tell a worker of the queue that it goes first with the ticks from now on; nothing where there is none."""
+        """Tell a worker of the queue that it goes first with the ticks from now on; nothing without one."""
         await self._ask("schedule_pass", queue, [worker_channel(self._app, "")])
 
     def _tell_strange(self, queue: str, schedule_id: str) -> None:

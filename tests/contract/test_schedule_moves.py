@@ -56,7 +56,9 @@ class Shop:
     async def store(self) -> Store:
         return self._store
 
-    async def start(self, serving: str, *declared: Declared, whole: bool = False, missing_only: bool = False) -> None:
+    async def start(
+        self, serving: str, *declared: Declared, whole: bool = False, missing_only: bool = False
+    ) -> None:
         """A worker of one queue starts."""
         await declare(self.timetable, serving, declared, whole=whole, missing_only=missing_only)
 

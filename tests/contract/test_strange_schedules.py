@@ -65,7 +65,9 @@ async def test_it_cannot_be_written_over_which_is_told_once(
     assert await redis_store.timetable.write(QUEUE, [Entry(id="a")]) == [False]
 
     (record,) = caplog.records
-    assert f"queue {QUEUE}: schedule a cannot be stored: its key in the server holds a value" in record.getMessage()
+    assert (
+        f"queue {QUEUE}: schedule a cannot be stored: its key in the server holds a value" in record.getMessage()
+    )
     assert client.get(redis_backend.key("schedule:a")) == STRANGE, "it is somebody's"
     client.delete(redis_backend.key("schedule:a"))
     assert await redis_store.timetable.write(QUEUE, entries[:1]) == [True]

@@ -11,9 +11,9 @@ import pytest
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.scheduler import Step
 from aioq.timetable import Agenda, Entry
+from aioq.timing import MISFIRE_MS
 from aioq.worker.services import ticker as module
 from aioq.worker.services.ticker import Ticker
-from aioq.timing import MISFIRE_MS
 from tests.unit.kit import QUEUE, running, turns, until, within
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +25,11 @@ class Bench:
     """A ticker over a server that answers as the script says."""
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, *steps: Step | Exception, found: Sequence[Entry] = (), renewal: float = 2.0
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *steps: Step | Exception,
+        found: Sequence[Entry] = (),
+        renewal: float = 2.0,
     ) -> None:
         self.steps = list(steps)
         self.looks = 0
@@ -184,7 +188,9 @@ async def test_what_only_another_worker_can_tick_is_told_once_and_not_looked_at_
     assert caplog.text.count("schedule s: this worker cannot make its ticks: it is too new") == 1
 
 
-async def test_what_is_left_for_the_next_step_is_made_at_once_whatever_else_is_stuck(monkeypatch: pytest.MonkeyPatch):
+async def test_what_is_left_for_the_next_step_is_made_at_once_whatever_else_is_stuck(
+    monkeypatch: pytest.MonkeyPatch,
+):
     more = Step(LONG, due=True, won=True, made=1000, more=True, stuck={"s": "it is too new"})
     bench = Bench(monkeypatch, more, more, WON)
     bench.ticker._patience = 3600.0

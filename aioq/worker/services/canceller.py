@@ -1,6 +1,7 @@
 """Duty: hear of cancellations of running jobs, and that this worker is to go first with the ticks.
 
-The server tells the worker over pub/sub; what gets lost on that way comes with the next renewal of the lease. A message that names no job is the other one.
+The server tells the worker over pub/sub; a cancellation that gets lost on that way comes with the next renewal of
+the lease. A message that names no job is about the ticks; where it gets lost, the next one is a few seconds late.
 """
 
 import logging

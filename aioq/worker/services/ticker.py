@@ -9,8 +9,8 @@ It sleeps until the next tick, as far as any reply of the server has said. A sch
 before all others wakes one worker, who goes first from then on. A worker that stops passes on to another that it
 goes first.
 
-Nothing here needs a free slot. A worker without one does not fetch and is not woken, so it hears of a schedule by the
-renewals of its lease; where those are rare, it looks by itself.
+Nothing here needs a free slot. A worker without one does not fetch and is not woken, so it hears of a schedule by
+the renewals of its lease; where those are rare, it looks by itself.
 """
 
 import asyncio
@@ -32,16 +32,16 @@ EARLY_MS = 100
 """Looking this much too early is not coming too late: this host's clock may run faster than the server's."""
 
 MOST_PATIENCE = 5.0
-"""The most seconds to stand back, also where leases are renewed less often, and to go without a look there: below the
-time after which a tick is missed (`aioq.timing.MISFIRE_MS`)."""
+"""The most seconds to stand back, also where leases are renewed less often, and to go without a look there: below
+the time after which a tick is missed (`aioq.timing.MISFIRE_MS`)."""
 
 OFTEN = 3.0
-"""Seconds: renewals that come so often bring the news of a schedule in time, so that there is no need to look. They
-and the standing back take 8 s together at most, which leaves two until a tick counts as missed."""
+"""Seconds: renewals that come so often bring the news of a schedule in time, so that there is no need to look.
+They and the standing back take 8 s together at most, which leaves two until a tick counts as missed."""
 
 OUTAGE_TRIES = 6
-"""How many times in a row the server cannot be reached until that is told here: the lease tells it sooner, and most
-outages end within these 2 s."""
+"""How many times in a row the server cannot be reached until that is told here: the lease tells it sooner, and
+most outages end within these 2 s. A guess."""
 
 
 class Ticker:
@@ -160,10 +160,8 @@ class Ticker:
         self._stuck = set(step.stuck)
         if step.won:
             log.debug("queue %s: made the ticks that were due: %d jobs", self._queue, step.made)
-        if step.due:
-            first = step.won
-        else:
-            first = keeps or (step.next_tick_ms is not None and step.next_tick_ms <= EARLY_MS)
+        early = step.next_tick_ms is not None and step.next_tick_ms <= EARLY_MS
+        first = step.won if step.due else keeps or early
         self._first = first or self._led  # it may have been passed on to this worker meanwhile
         self.expect(step.next_tick_ms)
         if step.more:
