@@ -102,8 +102,8 @@ class RedisTimetable:
         if (queue, schedule_id) not in self._strange:
             self._strange.add((queue, schedule_id))
             log.warning(
-                "queue %s: schedule %s cannot be stored: its key in the server holds a value of another type; move "
-                "that away",
+                "queue %s: schedule %s cannot be stored: its key in the server holds a value of another type; "
+                "move that away",
                 queue,
                 schedule_id,
             )
