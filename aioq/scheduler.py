@@ -28,6 +28,11 @@ TRIES = 10
 """How often a write that somebody else was quicker with is decided anew. One fails only where another succeeds."""
 
 
+_NO_SCHEDULE = "what the server has under its key (it ends with :schedule: and this id) is none; delete that key"
+
+_IN_THE_WAY = "a key of another type is where its jobs go, one of the queue's lanes; move that key away"
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A write, and what the log says of it."""
@@ -272,7 +277,7 @@ async def tick_due(timetable: Timetable, queue: str) -> Step:
         agenda = await timetable.due(queue, LIMIT, skip)
         due = _due(agenda)
         ticked = await timetable.tick(queue, due.ticks) if due.ticks else Ticked(None, ())
-        due.stuck.update(dict.fromkeys(ticked.blocked, "a key of another type is in the way of its jobs"))
+        due.stuck.update(dict.fromkeys(ticked.blocked, _IN_THE_WAY))
         stuck.update(due.stuck)
         further = due.left or len(agenda.entries) + len(agenda.unreadable) == LIMIT
         if len(ticked.blocked) < len(due.ticks) or not further:
@@ -306,7 +311,7 @@ class _Due:
 
 def _due(agenda: Agenda) -> _Due:
     """Decide what is to be ticked in one step."""
-    due = _Due(stuck=dict.fromkeys(agenda.unreadable, "what the server has under its key is no schedule"))
+    due = _Due(stuck=dict.fromkeys(agenda.unreadable, _NO_SCHEDULE))
     jobs = 0
     for entry in agenda.entries:
         try:

@@ -1,5 +1,6 @@
 """What somebody else has put in the place of a schedule: it is passed over and said, and the others tick on."""
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from aioq.declaring import Declared
 from aioq.errors import ServerError
 from aioq.job import Priority
 from aioq.redis_store import RedisStore
 from aioq.timetable import Entry, Tick
-from aioq.timing import Overlap
-from tests.contract.kit import CALL, QUEUE, Backend, ids, joined, keep, send, take
+from aioq.timing import Definition, Overlap
+from aioq.worker.services.ticker import Ticker
+from tests.contract.kit import CALL, LONG, QUEUE, Backend, eventually, ids, joined, keep, send, take
 
 pytestmark = pytest.mark.anyio
 
@@ -134,3 +137,26 @@ async def test_a_register_that_is_none_stops_nobody(
     (record,) = caplog.records
     assert "schedules in queues that the App does not know are not found" in record.getMessage()
     assert [entry.id for entry in (await redis_store.timetable.due(QUEUE, 9)).entries] == ["a"]
+
+
+async def test_one_that_is_left_in_the_index_alone_is_stored_again_by_who_finds_it(
+    redis_store: RedisStore, redis_backend: Backend, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after an eviction; no worker has to be started for it."""
+    declared = Declared(
+        id="a", queue=QUEUE, definition=Definition(every_ms=LONG), envelope=CALL, priority=Priority.NORMAL
+    )
+    ticker = Ticker(redis_store.timetable, QUEUE, [declared], whole=True, renewal=2.0)
+    running = asyncio.ensure_future(ticker.run())
+
+    async def stored() -> bool:
+        return [entry.id for entry in (await redis_store.timetable.read(QUEUE)).entries] == ["a"]
+
+    await eventually(stored)
+    client.delete(redis_backend.key("schedule:a"))
+    client.zadd(redis_backend.key("schedules"), {"a": 1})
+    ticker.expect(0)
+    await eventually(stored)
+    await ticker.stop()
+    await running
+    assert "schedule a: this worker cannot make its ticks: what the server has under its key" in caplog.text

@@ -1,6 +1,7 @@
 """Schedules in the server: written and ticked once, whoever tries; what a tick makes, and when nothing."""
 
 import asyncio
+import random
 from typing import Any
 
 import msgspec
@@ -223,6 +224,27 @@ async def test_the_queues_that_have_schedules_are_told(store: Store, backend: Ba
     assert await store.timetable.queues() == ["another", QUEUE]
     await delete(store, "b")
     assert await store.timetable.queues() == ["another"]
+
+
+async def test_of_many_who_store_and_delete_at_once_the_last_has_noted_the_queue(store: Store, backend: Backend):
+    others = [store, *[await backend.open() for _ in range(3)]]
+
+    async def store_and_delete(by: Store, schedule_id: str, chance: random.Random) -> None:
+        entry = Entry(id=schedule_id, definition=DEFINITION, envelope=CALL)
+        for _ in range(10):
+            assert await by.timetable.write(QUEUE, [entry]) == [True]
+            if chance.random() < 0.1:
+                return
+            (there,) = (await by.timetable.read(QUEUE, [schedule_id])).entries
+            assert await by.timetable.write(QUEUE, [Entry(id=schedule_id, rev=there.rev)]) == [True]
+
+    for seed in range(10):
+        chance = random.Random(seed)
+        await asyncio.gather(*(store_and_delete(by, f"{seed}-{n}", chance) for n, by in enumerate(others)))
+        left = [entry.id for entry in (await store.timetable.read(QUEUE)).entries]
+        assert await store.timetable.queues() == ([QUEUE] if left else [])
+        for schedule_id in left:
+            await delete(store, schedule_id)
 
 
 # -- ticking ----------------------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ class Ticker:
         self._first = True
         self._led = False
         self._looking = False
+        self._more = False
         self._missing = False
         self._stopping = False
         self._ended = asyncio.Event()
@@ -148,14 +149,18 @@ class Ticker:
         if self._missing:
             self._missing = False
             await self._declare(missing_only=True)
+            if self._more:
+                self._look()
             return
         # To look because there was no news for long is not coming too late either.
         self._led, keeps = False, self._led or (self._looking and self._first)
         step = await tick_due(self._timetable, self._queue)
-        if self._healed():
-            # Perhaps by somebody who has moved away what was in the way, and the schedules with it.
+        news = step.stuck.keys() - self._stuck
+        if self._healed() or news:
+            # Perhaps by somebody who has moved away what was in the way, and the schedules with it. And of one
+            # that cannot be read nothing may be left but its place in the index.
             self.rejoin()
-        for schedule_id in step.stuck.keys() - self._stuck:
+        for schedule_id in news:
             log.warning("schedule %s: this worker cannot make its ticks: %s", schedule_id, step.stuck[schedule_id])
         self._stuck = set(step.stuck)
         if step.won:
@@ -164,6 +169,7 @@ class Ticker:
         first = step.won if step.due else keeps or early
         self._first = first or self._led  # it may have been passed on to this worker meanwhile
         self.expect(step.next_tick_ms)
+        self._more = step.more
         if step.more:
             self._look()
 
