@@ -1,7 +1,6 @@
 """Schedules in the server: written and ticked once, whoever tries; what a tick makes, and when nothing."""
 
 import asyncio
-import random
 from typing import Any
 
 import msgspec
@@ -226,25 +225,38 @@ async def test_the_queues_that_have_schedules_are_told(store: Store, backend: Ba
     assert await store.timetable.queues() == ["another"]
 
 
-async def test_of_many_who_store_and_delete_at_once_the_last_has_noted_the_queue(store: Store, backend: Backend):
-    others = [store, *[await backend.open() for _ in range(3)]]
+async def test_a_queue_is_noted_though_another_process_empties_it_meanwhile(
+    redis_store: RedisStore, redis_backend: Backend, monkeypatch: pytest.MonkeyPatch
+):
+    other = await redis_backend.open()
+    ask = redis_store._timetable._ask_durably
 
-    async def store_and_delete(by: Store, schedule_id: str, chance: random.Random) -> None:
-        entry = Entry(id=schedule_id, definition=DEFINITION, envelope=CALL)
-        for _ in range(10):
-            assert await by.timetable.write(QUEUE, [entry]) == [True]
-            if chance.random() < 0.1:
-                return
-            (there,) = (await by.timetable.read(QUEUE, [schedule_id])).entries
-            assert await by.timetable.write(QUEUE, [Entry(id=schedule_id, rev=there.rev)]) == [True]
+    async def emptied_before(*args: Any) -> Any:
+        await put(other, "theirs")
+        await delete(other, "theirs")
+        assert await other.timetable.queues() == [], "the note of this process has gone with it"
+        return await ask(*args)
 
-    for seed in range(10):
-        chance = random.Random(seed)
-        await asyncio.gather(*(store_and_delete(by, f"{seed}-{n}", chance) for n, by in enumerate(others)))
-        left = [entry.id for entry in (await store.timetable.read(QUEUE)).entries]
-        assert await store.timetable.queues() == ([QUEUE] if left else [])
-        for schedule_id in left:
-            await delete(store, schedule_id)
+    monkeypatch.setattr(redis_store._timetable, "_ask_durably", emptied_before)
+    await put(redis_store, "mine")
+    assert await other.timetable.queues() == [QUEUE]
+
+
+async def test_a_queue_is_noted_though_it_is_found_empty_just_before_it_is_used(
+    redis_store: RedisStore, redis_backend: Backend, monkeypatch: pytest.MonkeyPatch
+):
+    other = await redis_backend.open()
+    await put(redis_store, "mine")
+    remove = redis_store._timetable._register.remove
+
+    async def used_before(queue: str) -> None:
+        await put(other, "theirs")
+        await remove(queue)
+        assert await other.timetable.queues() == []
+
+    monkeypatch.setattr(redis_store._timetable._register, "remove", used_before)
+    await delete(redis_store, "mine")
+    assert await other.timetable.queues() == [QUEUE]
 
 
 # -- ticking ----------------------------------------------------------------------------------------------------
