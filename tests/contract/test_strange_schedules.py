@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -152,7 +153,11 @@ async def test_one_that_is_left_in_the_index_alone_is_stored_again_by_who_finds_
     async def stored() -> bool:
         return [entry.id for entry in (await redis_store.timetable.read(QUEUE)).entries] == ["a"]
 
-    await eventually(stored)
+    async def asleep() -> bool:
+        return ticker._tick_at < math.inf
+
+    await eventually(asleep)
+    assert await stored()
     client.delete(redis_backend.key("schedule:a"))
     client.zadd(redis_backend.key("schedules"), {"a": 1})
     ticker.expect(0)
