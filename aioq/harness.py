@@ -58,8 +58,7 @@ class MemorySession:
         schedules = self._host.schedules()
         for queue in self._queues():
             # Before the worker does it: the clock may be moved as soon as this returns.
-            mine = [schedule for schedule in schedules if schedule.queue == queue]
-            await declare(self._store.timetable, queue, mine, whole=False)
+            await declare(self._store.timetable, queue, schedules, whole=False)
             self._serve(queue)
         return self
 

@@ -17,7 +17,10 @@ class Inbox(Protocol):
 
 
 def worker_channel(app: str, worker: str) -> str:
-    """The channel on which a worker is told of cancellations; the message is the job's id."""
+    """The channel on which a worker is told of cancellations; the message is the job's id.
+
+    An empty message says that it goes first with the ticks of schedules; see `aioq.timetable.Timetable.pass_on`.
+    """
     return f"aioq:{app}:worker:{worker}"
 
 

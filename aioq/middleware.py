@@ -37,7 +37,11 @@ class Middleware:
     """The base: both methods pass everything on unchanged."""
 
     async def send(self, call: Outgoing, forward: Callable[[Outgoing], Awaitable[bool]]) -> bool:
-        """Around a send.
+        """Around a send, in the process that sends.
+
+        Not around a schedule's jobs, be they made by a tick or by `app.schedules.run_now`: their call was encoded
+        when the schedule was declared or put, and a tick makes its job of that in the server, where no process of
+        yours sends anything. What every run needs belongs into `run`, which is around these jobs too.
 
         Args:
             call: what is sent.

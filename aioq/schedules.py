@@ -16,7 +16,7 @@ from aioq.results import JobHandle, ResultSource
 from aioq.scheduler import written
 from aioq.store import NewJob
 from aioq.task import Call
-from aioq.timetable import Agenda, Entry
+from aioq.timetable import Entry
 from aioq.timing import Definition, Misfire, Overlap, decode, to_datetime
 from aioq.wire import decode_envelope
 
@@ -133,7 +133,8 @@ class Schedules:
 
             await app.schedules.put("report", report.call("eu"), cron="0 6 * * mon-fri", tz="Europe/Berlin")
 
-        Where the present one is paused, so is the new one.
+        Where the present one is paused, so is the new one; one that is over starts again. One that is in another
+        queue moves to that of the call, also where code declares it there; until its declaration changes.
 
         Args:
             schedule_id: 1 to 200 printable characters without blanks.
@@ -143,28 +144,40 @@ class Schedules:
             options: as in `App.schedule`.
 
         Raises:
-            ConfigError: naming the option; nothing was stored.
+            ConfigError: naming the option; nothing was stored. Or what has this id is changed all the time.
+            ServerUnavailableError: the server cannot be reached. One that moves may be in both queues then, until
+                this is called again, and is never in none.
         """
         where = f"schedule {check_id(schedule_id)!r}"
         definition = define(where, default_tz=self._default_tz, cron=cron, every=every, **options)
         check_call(where, call)
         queue, job = self._prepare(call)
-        for found_in, agenda in await self._look(schedule_id):
-            if found_in != queue:
-                await self._leave(where, found_in, queue, agenda.entries[0])
+        others = [(found_in, entry) for found_in, entry in await self._look(schedule_id) if found_in != queue]
+        live = [entry for _, entry in others if not entry.removed]
 
         def change(now_ms: int, entry: Entry | None) -> Entry:
             before = entry or Entry(id=schedule_id)
-            after = written(now_ms, before, definition, job.envelope)
-            return msgspec.structs.replace(after, priority=job.priority, changed=bool(before.code))
+            if live and (entry is None or entry.removed):
+                # It comes from another queue and stays what it was: paused, and so often run.
+                before = msgspec.structs.replace(live[0], rev=before.rev)
+            after = written(now_ms, before, definition, job.envelope, anew=True)
+            codes = [each.code for each in (*live, before, *(other for _, other in others)) if each.code]
+            return msgspec.structs.replace(
+                after, priority=job.priority, code=codes[0] if codes else "", changed=bool(codes)
+            )
 
-        return shown(queue, await self._change(queue, schedule_id, change))
+        stored = await self._change(queue, schedule_id, change)
+        # Afterwards: what fails in between leaves one too many, which the same call puts right, and not none.
+        for found_in, entry in others:
+            if not entry.removed:
+                await self._change(found_in, schedule_id, _removal)
+        return shown(queue, stored)
 
     async def list(self) -> "list[Schedule]":
-        """All schedules of the queues this App knows, the next to tick first."""
+        """All schedules, the next to tick first: also those in queues that this App does not know."""
         store = await self._source.store()
         found: list[Schedule] = []
-        for queue in self._queues():
+        for queue in await self._places():
             agenda = await store.timetable.read(queue)
             found += [shown(queue, entry) for entry in agenda.entries if not entry.removed]
         return sorted(found, key=lambda each: (each.next_at is None, each.next_at, each.id))
@@ -175,7 +188,7 @@ class Schedules:
         Raises:
             ScheduleNotFoundError: there is none of this id.
         """
-        queue, entry = await self._find(schedule_id)
+        queue, entry = (await self._find(schedule_id))[0]
         return shown(queue, entry)
 
     async def pause(self, schedule_id: str) -> Schedule:
@@ -191,8 +204,7 @@ class Schedules:
                 return entry
             return msgspec.structs.replace(entry, paused=True, next_ms=None)
 
-        queue, _ = await self._find(schedule_id)
-        return shown(queue, await self._change(queue, schedule_id, change))
+        return await self._change_all(schedule_id, change)
 
     async def resume(self, schedule_id: str) -> Schedule:
         """Let a paused schedule go on, from its next tick on.
@@ -210,8 +222,7 @@ class Schedules:
                 entry, paused=False, next_ms=None if over else definition.next_after(now_ms)
             )
 
-        queue, _ = await self._find(schedule_id)
-        return shown(queue, await self._change(queue, schedule_id, change))
+        return await self._change_all(schedule_id, change)
 
     async def run_now(self, schedule_id: str) -> JobHandle[Any]:
         """Send the schedule's call at once, besides its ticks and whatever its policies say.
@@ -220,7 +231,7 @@ class Schedules:
             ScheduleNotFoundError: there is none of this id.
             SendError: the server did not confirm the job within `send_timeout`.
         """
-        queue, entry = await self._find(schedule_id)
+        queue, entry = (await self._find(schedule_id))[0]
         job_id = new_job_id(queue)
         added = await self._deliver(queue, NewJob(job_id, entry.envelope, entry.priority))
         return JobHandle(self._source, job_id, queue, added=added)
@@ -233,49 +244,65 @@ class Schedules:
         Raises:
             ScheduleNotFoundError: there is none of this id.
         """
-        queue, _ = await self._find(schedule_id)
-        await self._change(queue, schedule_id, lambda _, entry: entry and _removed(entry))
+        for queue, _ in await self._find(schedule_id):
+            await self._change(queue, schedule_id, _removal)
 
-    async def _leave(self, where: str, found_in: str, queue: str, entry: Entry) -> None:
-        """Take a schedule out of the queue it was in, before it is put into another."""
-        if entry.code and not entry.removed:
-            raise ConfigError(
-                f"{where}: code declares it in queue {found_in!r}, which cannot change to {queue!r} at run time; "
-                "remove it first, or use another id"
-            )
-        if not entry.removed:
-            await self._change(found_in, entry.id, lambda _, present: present and _removed(present))
-
-    async def _look(self, schedule_id: str) -> "list[tuple[str, Agenda]]":
+    async def _places(self) -> "list[str]":
+        """The queues to look in: those the App knows, and those that have schedules."""
         store = await self._source.store()
-        looks = [(queue, await store.timetable.read(queue, [schedule_id])) for queue in self._queues()]
-        return [(queue, agenda) for queue, agenda in looks if agenda.entries]
+        return [*dict.fromkeys([*self._queues(), *await store.timetable.queues()])]
 
-    async def _find(self, schedule_id: str) -> tuple[str, Entry]:
-        for queue, agenda in await self._look(schedule_id):
-            if not agenda.entries[0].removed:
-                return queue, agenda.entries[0]
-        raise ScheduleNotFoundError(
-            f"there is no schedule {schedule_id!r} (looked for in queue {', '.join(self._queues())})", schedule_id
-        )
+    async def _look(self, schedule_id: str) -> "list[tuple[str, Entry]]":
+        """What there is of this id, in each queue that has it; also what was removed and is remembered."""
+        store = await self._source.store()
+        looks = [(queue, await store.timetable.read(queue, [schedule_id])) for queue in await self._places()]
+        return [(queue, entry) for queue, agenda in looks for entry in agenda.entries]
 
-    async def _change(
-        self, queue: str, schedule_id: str, change: Callable[[int, Entry | None], Entry | None]
-    ) -> Entry:
-        """Read, decide, write; again where somebody was quicker. What stands then is returned."""
+    async def _find(self, schedule_id: str) -> "list[tuple[str, Entry]]":
+        """The schedules of this id: one, or several until a worker has put that right. At least one."""
+        found = [(queue, entry) for queue, entry in await self._look(schedule_id) if not entry.removed]
+        if not found:
+            raise ScheduleNotFoundError(
+                f"there is no schedule {schedule_id!r} (looked for in queue {', '.join(await self._places())})",
+                schedule_id,
+            )
+        return found
+
+    async def _change_all(self, schedule_id: str, change: "Change") -> Schedule:
+        """Change every schedule of this id; the first one is shown."""
+        changed = [
+            (queue, await self._change(queue, schedule_id, change)) for queue, _ in await self._find(schedule_id)
+        ]
+        left = [shown(queue, entry) for queue, entry in changed if entry.definition]
+        if not left:
+            raise ScheduleNotFoundError(f"schedule {schedule_id!r} is gone", schedule_id)
+        return left[0]
+
+    async def _change(self, queue: str, schedule_id: str, change: "Change") -> Entry:
+        """Read, decide, write; again where somebody was quicker. What stands then is returned, or an empty one."""
         timetable = (await self._source.store()).timetable
         for _ in range(TRIES):
             agenda = await timetable.read(queue, [schedule_id])
             before = agenda.entries[0] if agenda.entries else None
             after = change(agenda.now_ms, before)
             if after is None:
-                raise ScheduleNotFoundError(f"schedule {schedule_id!r} is gone", schedule_id)
+                return Entry(id=schedule_id)
             if after == before or (await timetable.write(queue, [after]))[0]:
                 return after
-        raise ConfigError(f"schedule {schedule_id!r} is being changed by too many others; try again")
+        raise ConfigError(
+            f"schedule {schedule_id!r} in queue {queue!r} could not be written: it is being changed by too many "
+            "others, then try again; or its key in the server holds something else, then the log says so"
+        )
 
 
-def _removed(entry: Entry) -> Entry:
+Change = Callable[[int, Entry | None], Entry | None]
+"""Decides, by the server's time and what there is, what is to be there; None where there is nothing to change."""
+
+
+def _removal(now_ms: int, entry: Entry | None) -> Entry | None:
+    del now_ms
+    if entry is None or entry.removed:
+        return entry
     if not entry.code:
         return Entry(id=entry.id, rev=entry.rev)
     return msgspec.structs.replace(entry, removed=True, next_ms=None)

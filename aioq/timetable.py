@@ -20,7 +20,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         id: the schedule's id.
-        rev: its revision when it was read; 0 for one that is not there.
+        rev: its revision when it was read; 0 for one that is not there. A new one begins with a number that no
+            earlier schedule of its id had, from the server's clock, so that nobody acts on the new one by the old.
         definition: the encoded definition; empty to delete the schedule.
         envelope: the encoded call that each tick sends.
         priority: the lane of its jobs.
@@ -58,11 +59,13 @@ class Agenda(msgspec.Struct, frozen=True, gc=False):
         now_ms: the server's time.
         next_tick_ms: how long until the first tick that is still to come, in milliseconds; None for none.
         entries: the schedules; those that were asked for and are there.
+        unreadable: the ids of those of which the server has something else, or nothing, under their key.
     """
 
     now_ms: int
     next_tick_ms: int | None
     entries: Sequence[Entry]
+    unreadable: Sequence[str] = ()
 
 
 class Tick(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -91,11 +94,13 @@ class Ticked(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         next_tick_ms: how long until the queue's first tick, in milliseconds; None for none.
         made: for each schedule the number of jobs made; None where the revision was another: somebody else has
-            ticked or changed it.
+            ticked or changed it; or where it could not be ticked.
+        blocked: the ids of those that could not be ticked, because a key of another type is in their way.
     """
 
     next_tick_ms: int | None
     made: Sequence[int | None]
+    blocked: Sequence[str] = ()
 
 
 class Timetable(Protocol):
@@ -105,13 +110,14 @@ class Timetable(Protocol):
         """The schedules with these ids, or all of the queue."""
         ...
 
-    async def due(self, queue: str, limit: int) -> Agenda:
-        """Up to `limit` schedules whose tick is due, the longest due first."""
+    async def due(self, queue: str, limit: int, skip: int = 0) -> Agenda:
+        """Up to `limit` schedules whose tick is due, the longest due first, without the first `skip` of them."""
         ...
 
     async def write(self, queue: str, entries: Sequence[Entry]) -> list[bool]:
         """Store or delete schedules; False for each whose revision is not the entry's any more.
 
+        To delete one that is gone is done already. One whose key in the server holds something else is refused.
         `last_ms` and `last_job` are not written: they are the ticks' own. One that is stored with a next tick
         before all others wakes a worker. A job that is held back is let go when its schedule is deleted.
         """
@@ -119,4 +125,18 @@ class Timetable(Protocol):
 
     async def tick(self, queue: str, ticks: Sequence[Tick]) -> Ticked:
         """Make jobs and move schedules on, each in one step, and only where the revision is still the same."""
+        ...
+
+    async def queues(self) -> list[str]:
+        """The queues that have schedules, whether or not this App knows them.
+
+        One whose last schedule has just been deleted may be among them.
+        """
+        ...
+
+    async def pass_on(self, queue: str) -> None:
+        """Tell a worker of the queue that it goes first with the ticks from now on; nothing where there is none.
+
+        The message comes on the worker's channel, without a job's id, and may get lost.
+        """
         ...

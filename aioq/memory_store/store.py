@@ -45,7 +45,7 @@ class MemoryStore:
         self._limits = limits
         self._queues: dict[str, MemoryQueue] = {}
         self._inbox = MemoryInbox()
-        self._timetable = MemoryTimetable(self._at)
+        self._timetable = MemoryTimetable(app, self._at, lambda: list(self._queues))
         # A lease keeper's thread comes here too. Nothing awaits or calls back while it is held.
         self._lock = threading.Lock()
 

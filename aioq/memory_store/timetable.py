@@ -8,8 +8,11 @@ from typing import Protocol
 import msgspec
 
 from aioq.clock import Clock
+from aioq.inbox import worker_channel
 from aioq.job import JobState
+from aioq.memory_store.mail import Mail
 from aioq.memory_store.records import Record
+from aioq.store import WorkerLease
 from aioq.timetable import Agenda, Entry, Tick, Ticked
 from aioq.timing import Overlap
 
@@ -49,6 +52,12 @@ class MemoryQueueTimetable:
         self._schedule = schedule
         self._wake = wake
         self._kept: dict[str, _Kept] = {}
+        self._last_rev = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no schedule."""
+        return not self._kept
 
     def next_tick_ms(self) -> int | None:
         """How long until the first tick, 0 where one is due."""
@@ -61,27 +70,27 @@ class MemoryQueueTimetable:
             return self._agenda(sorted(self._kept, key=self._rank))
         return self._agenda([each for each in ids if each in self._kept])
 
-    def due(self, limit: int) -> Agenda:
+    def due(self, limit: int, skip: int) -> Agenda:
         """See `aioq.timetable.Timetable.due`."""
         now = self._clock.now_ms()
         ids = [each for each in sorted(self._kept, key=self._rank) if self._rank(each)[0] <= now]
-        return self._agenda(ids[:limit])
+        return self._agenda(ids[skip : skip + limit])
 
     def write(self, entry: Entry) -> bool:
         """See `aioq.timetable.Timetable.write`, for one."""
         kept = self._kept.get(entry.id)
+        if not entry.definition and kept is None:
+            return True
         if (0 if kept is None else kept.entry.rev) != entry.rev:
             return False
         if not entry.definition:
-            if kept is not None:
-                self._let_next(kept)
-                del self._kept[entry.id]
+            self._delete(entry.id)
             return True
         first = self.next_tick_ms()
         if kept is None:
             kept = self._kept[entry.id] = _Kept(entry)
         last = {"last_ms": kept.entry.last_ms, "last_job": kept.entry.last_job} if entry.rev else {}
-        kept.entry = msgspec.structs.replace(entry, rev=entry.rev + 1, **last)
+        kept.entry = msgspec.structs.replace(entry, rev=self._rev_after(entry.rev), **last)
         if entry.next_ms is not None and (first is None or entry.next_ms - self._clock.now_ms() < first):
             self._wake()
         return True
@@ -100,6 +109,19 @@ class MemoryQueueTimetable:
             kept.held = ""
         elif kept.current == job_id:
             self._let_next(kept)
+
+    def _rev_after(self, rev: int) -> int:
+        """The revision after this one. A new schedule's is the time, as on a server, and none there was before.
+
+        A clock that is moved by hand may stand still between two schedules.
+        """
+        after = rev + 1 if rev else max(self._clock.now_ms() * 1000, self._last_rev + 1)
+        self._last_rev = max(self._last_rev, after)
+        return after
+
+    def _delete(self, schedule_id: str) -> None:
+        self._let_next(self._kept[schedule_id])
+        del self._kept[schedule_id]
 
     def _rank(self, schedule_id: str) -> tuple[float, bytes]:
         next_ms = self._kept[schedule_id].entry.next_ms
@@ -124,7 +146,7 @@ class MemoryQueueTimetable:
                 kept.entry = msgspec.structs.replace(kept.entry, last_ms=tick_ms, last_job=job_id)
         over = tick.max_runs and kept.entry.runs >= tick.max_runs
         kept.entry = msgspec.structs.replace(
-            kept.entry, rev=kept.entry.rev + 1, next_ms=None if over else tick.next_ms
+            kept.entry, rev=self._rev_after(kept.entry.rev), next_ms=None if over else tick.next_ms
         )
         return made
 
@@ -173,9 +195,15 @@ class MemoryQueueTimetable:
 class Holder(Protocol):
     """A queue."""
 
+    mail: Mail
+
     @property
     def timetable(self) -> MemoryQueueTimetable:
         """Its schedules."""
+        ...
+
+    def workers(self) -> Sequence[WorkerLease]:
+        """Its workers."""
         ...
 
 
@@ -183,21 +211,27 @@ class MemoryTimetable:
     """See `aioq.timetable.Timetable`.
 
     Args:
+        app: the App's name.
         at: gives a queue, as one verb has it to itself.
+        queues: the names of all queues.
     """
 
-    def __init__(self, at: Callable[[str], AbstractContextManager[Holder]]) -> None:
+    def __init__(
+        self, app: str, at: Callable[[str], AbstractContextManager[Holder]], queues: Callable[[], Sequence[str]]
+    ) -> None:
+        self._app = app
         self._at = at
+        self._queues = queues
 
     async def read(self, queue: str, ids: Sequence[str] | None = None) -> Agenda:
         """The schedules with these ids, or all of the queue."""
         with self._at(queue) as at:
             return at.timetable.read(ids)
 
-    async def due(self, queue: str, limit: int) -> Agenda:
-        """Up to `limit` schedules whose tick is due, the longest due first."""
+    async def due(self, queue: str, limit: int, skip: int = 0) -> Agenda:
+        """Up to `limit` schedules whose tick is due, the longest due first, without the first `skip` of them."""
         with self._at(queue) as at:
-            return at.timetable.due(limit)
+            return at.timetable.due(limit, skip)
 
     async def write(self, queue: str, entries: Sequence[Entry]) -> list[bool]:
         """Store or delete schedules; False for each whose revision is not the entry's any more."""
@@ -208,3 +242,19 @@ class MemoryTimetable:
         """Make jobs and move schedules on, each in one step, and only where the revision is still the same."""
         with self._at(queue) as at:
             return at.timetable.tick(ticks)
+
+    async def queues(self) -> list[str]:
+        """The queues that have schedules, whether or not this App knows them."""
+        return sorted(queue for queue in self._queues() if not self._empty(queue))
+
+    def _empty(self, queue: str) -> bool:
+        with self._at(queue) as at:
+            return at.timetable.empty
+
+    async def pass_on(self, queue: str) -> None:
+        """Tell a worker of the queue that it goes first with the ticks from now on; nothing without one."""
+        with self._at(queue) as at:
+            workers = [worker for worker in at.workers() if worker.lease_ms > 0]
+            if workers and at.timetable.next_tick_ms() is not None:
+                first = max(workers, key=lambda worker: worker.lease_ms)
+                at.mail.tell(worker_channel(self._app, first.worker), b"")

@@ -20,6 +20,7 @@ from aioq.redis_store.faults import FOREIGN, translate
 from aioq.redis_store.inbox import RedisInbox
 from aioq.redis_store.keeper import RedisLeaseKeeper, base_key
 from aioq.redis_store.link import CONNECT_TIMEOUT, Link
+from aioq.redis_store.register import Register
 from aioq.redis_store.timetable import RedisTimetable
 from aioq.store import (
     Claim,
@@ -90,7 +91,12 @@ class RedisStore:
         self._confirmation = confirmation(durability)
         self._link = Link(url, shown_url)
         self._inbox = RedisInbox(self._link)
-        self._timetable = RedisTimetable(self._ask)
+        self._timetable = RedisTimetable(
+            app,
+            self._ask,
+            self._ask_durably,
+            Register(self._link.command, f"{base_key(app, '')}:schedule-queues", shown_url),
+        )
         self._reading: set[tuple[str, str]] = set()
         self._strange: set[str] = set()
         self._was_away = False
@@ -332,15 +338,20 @@ class RedisStore:
                 await asyncio.to_thread(self._revive)
             raise
 
-    async def _ask(self, name: str, queue: str, args: Sequence[Arg]) -> Any:
+    async def _ask(
+        self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None
+    ) -> Any:
         """Call for somebody who waits for the answer and does not try again; only what answers the same twice.
 
         A connection that the server has closed meanwhile must not be their trouble.
         """
         try:
-            return await self._call(name, queue, args)
+            return await self._call(name, queue, args, confirmation)
         except ServerUnavailableError:
-            return await self._call(name, queue, args)
+            return await self._call(name, queue, args, confirmation)
+
+    async def _ask_durably(self, name: str, queue: str, args: Sequence[Arg]) -> Any:
+        return await self._ask(name, queue, args, self._confirmation)
 
     async def _recover(self, queue: str, mode: str, worker: str, crash_outcome: bytes, limit: int) -> Recovery:
         limits = self._limits

@@ -239,9 +239,8 @@ class Worker:
         membership = Membership(queue, self._life)
         holdings = Holdings()
         promoter = Promoter(store, queue)
-        declared = [schedule for schedule in self._declared if schedule.queue == queue]
         renewal = settings.lease / RENEWALS
-        ticker = Ticker(store.timetable, queue, declared, whole=self._whole, renewal=renewal)
+        ticker = Ticker(store.timetable, queue, self._declared, whole=self._whole, renewal=renewal)
         return _QueueDuties(
             membership,
             holdings,
@@ -265,6 +264,7 @@ class Worker:
                 membership,
                 cancel=self._cancel,
                 on_gap=self._hurry_lease,
+                on_lead=ticker.lead,
             ),
             ticker,
         )
@@ -358,6 +358,8 @@ class Worker:
         await self._lease.stop()
         for duties in self._queues.values():
             await store.depart(duties.membership.queue, duties.membership.worker)
+        for duties in self._queues.values():
+            await duties.ticker.stop()
 
     async def _finish_jobs(self, running: int) -> None:
         if running and not self._hurry.is_set():

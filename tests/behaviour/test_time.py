@@ -12,6 +12,7 @@ import pytest
 
 from aioq import App, Schedule
 from aioq.job import JobState
+from aioq.timing import stamp, to_ms
 from tests.behaviour.kit import Process, Project, cleared, info_when, state_is, until
 from tests.servers import Server
 
@@ -55,6 +56,16 @@ def heavy(folder: str) -> int:
 """
 
 
+BUSY = """
+
+@app.task(queue="busy")
+async def busy() -> None:
+    import asyncio
+
+    await asyncio.sleep(3600)
+"""
+
+
 def clockwork(project: Project, text: str = CLOCKWORK) -> App:
     project.write("clockwork.py", text)
     return project.load("clockwork").app
@@ -93,6 +104,38 @@ async def test_the_others_go_on_when_the_one_that_ticks_is_killed(project: Proje
     first.clear()
     await until(lambda: len(ticks(*others)) >= 8)
     assert_every_tick_once(sorted(set(ticks(first)) | set(ticks(*others))), timedelta(seconds=0.5))
+
+
+async def test_when_the_one_that_ticks_is_stopped_another_goes_on_at_once_with_its_slots_full(
+    project: Project,
+) -> None:
+    app = clockwork(project, CLOCKWORK + BUSY)
+    settings = {"AIOQ_LEASE": "60", "AIOQ_SHUTDOWN_TIMEOUT": "0.1"}
+    async with app:
+        busy = [await app.send("clockwork.busy") for _ in range(2)]
+        workers = [
+            project.worker("clockwork:app", "--concurrency", "1", "--log-level", "debug", **settings)
+            for _ in range(2)
+        ]
+        for handle in busy:
+            await state_is(handle, JobState.RUNNING)
+        await until(lambda: sum(len(made(worker)) for worker in workers) >= 5)
+        workers.sort(key=lambda worker: made(worker)[-1] if made(worker) else "")
+        assert await workers[1].stop() == 0
+        last = (await app.schedules.get("beat")).last_at
+        assert last is not None
+        following = [last + timedelta(seconds=0.5 * n) for n in range(1, 6)]
+        await asyncio.sleep(max(0.0, (following[-1] - datetime.now(UTC)).total_seconds()) + 1)
+
+        infos = await (await app.store()).info("default", [f"beat@{stamp(to_ms(tick))}" for tick in following])
+        sent = [info.sent_at for info in infos if info is not None and info.sent_at is not None]
+        assert len(sent) == len(following), "none came more than a second too late"
+        assert max(at - tick for at, tick in zip(sent, following, strict=True)) < timedelta(seconds=1)
+
+
+def made(worker: Process) -> list[str]:
+    """When a worker has made ticks."""
+    return [line[:23] for line in worker.lines if "made the ticks that were due: " in line]
 
 
 async def test_a_schedule_put_at_run_time_ticks_at_once(project: Project) -> None:

@@ -42,7 +42,7 @@ DAY = 24 * HOUR
 MAX_WAITERS = 64
 TICK = Tick(
     id="ticking",
-    rev=1,
+    rev=0,
     jobs=[("ticking@1", 1, 1), ("ticking@2", 2, 2)],
     next_ms=None,
     overlap=Overlap.ONE,
@@ -65,11 +65,13 @@ class Look:
     def __init__(self, client: Any, base: str, limits: Limits) -> None:
         self.client = client
         self.base = base
+        self.app_base = base.replace(QUEUE, "")
         self.limits = limits
 
     def names(self) -> list[str]:
-        """Every key of the database, without the base where it begins so."""
-        return [key.removeprefix(self.base) for key in self.client.scan_iter(count=1000)]
+        """Every key of the database, without the base, the queue's or the App's, where it begins so."""
+        keys = [key.removeprefix(self.base) for key in self.client.scan_iter(count=1000)]
+        return [key.removeprefix(self.app_base) for key in keys]
 
     def expires_within(self, key: str, most: int) -> None:
         left = self.client.pttl(self.base + key)
@@ -137,6 +139,12 @@ def schedules(look: Look, key: str) -> None:
     assert all(look.client.exists(look.base + name) for name in names)
 
 
+def schedule_queues(look: Look, key: str) -> None:
+    """Those that have schedules; this App has one queue."""
+    assert look.client.smembers(look.app_base + key) == {QUEUE}
+    assert look.client.zcard(look.base + ":schedules") > 0
+
+
 def schedule(look: Look, key: str) -> None:
     assert look.client.zscore(look.base + ":schedules", key.removeprefix(":schedule:")) is not None
 
@@ -152,6 +160,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":cancel:<worker>": ("deleted with the worker", of_a_worker),
     ":schedules": ("members", schedules),
     ":schedule:<id>": ("deleted with the schedule", schedule),
+    ":schedule-queues": ("members", schedule_queues),
     ":dead": ("capped", dead),
     ":receipt:<call>": ("expires", receipt),
     ":done:<send>": ("expires", tombstone),
@@ -198,8 +207,9 @@ async def use_everything(store: RedisStore) -> None:
     for number in range(6):
         await settle(store, "w1", await running(store, "w1", f"broken-{number}"), Verb.FAILED, BROKEN, ttl_ms=HOUR)
     await put(store, "ticking", "removed")
-    await store.timetable.write(QUEUE, [Entry(id="removed", rev=1)])
-    await store.timetable.tick(QUEUE, [TICK])
+    revs = {entry.id: entry.rev for entry in (await store.timetable.read(QUEUE)).entries}
+    assert await store.timetable.write(QUEUE, [Entry(id="removed", rev=revs["removed"])]) == [True]
+    await store.timetable.tick(QUEUE, [msgspec.structs.replace(TICK, rev=revs["ticking"])])
     assert [each.id for each in await take(store, "w1", 9)] == ["ticking@1"]
     awaited = await running(store, "w1", "awaited")
     for number in range(MAX_WAITERS + 6):

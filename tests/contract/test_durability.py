@@ -17,6 +17,8 @@ from aioq.redis_store.connection import Connection
 from aioq.redis_store.durability import Durability, require_fsync
 from aioq.redis_store.link import MAX_CONNECTIONS
 from aioq.store import Limits, NewJob, Verb
+from aioq.timetable import Entry, Tick
+from aioq.timing import Overlap
 from tests.contract.kit import CALL, QUEUE, THREE, eventually, ids, joined, send, settle, take_one
 from tests.servers import Server, available
 
@@ -284,4 +286,45 @@ async def test_memory_waits_for_nothing(start_server: Start) -> None:
     assert await store.enqueue(QUEUE, [NewJob("a", CALL)]) == [True]
     with server.client(0) as client:
         assert not client.exists("aioq:{shop:mail}:synced")
+    await store.close()
+
+
+# -- schedules
+
+
+async def test_what_an_operator_stores_is_confirmed_and_a_tick_is_not(start_server: Start) -> None:
+    async with opened(start_server(), "replicated") as store:
+        entry = Entry(id="s", definition=b"any", envelope=CALL, next_ms=1)
+        with pytest.raises(ServerUnavailableError, match="no replica"):
+            await store.timetable.write(QUEUE, [entry])
+        assert (await store.timetable.tick(QUEUE, [await due(store)])).made == [1]
+
+
+async def due(store: RedisStore) -> Tick:
+    (entry,) = (await store.timetable.due(QUEUE, 10)).entries
+    jobs = [("s@1", 1, 1)]
+    return Tick(id="s", rev=entry.rev, jobs=jobs, next_ms=None, overlap=Overlap.ALLOW, max_runs=0)
+
+
+@pytest.mark.parametrize("name", available())
+async def test_a_tick_that_a_crash_of_the_server_takes_back_is_made_again(start_server: Start, name: str) -> None:
+    """The job and the schedule's step are one write: the disk, or a replica, has both or neither."""
+    server = start_server(name)
+    store = RedisStore("shop", server.url, shown_url="redis://x", limits=Limits())
+    entry = Entry(id="s", definition=b"any", envelope=CALL, next_ms=1)
+    assert await store.timetable.write(QUEUE, [entry]) == [True]
+    with server.client(0) as client:
+        client.save()
+    before = await due(store)
+    assert (await store.timetable.tick(QUEUE, [before])).made == [1]
+    assert (await store.timetable.due(QUEUE, 10)).entries == []
+
+    server.kill()
+    server.restart()
+
+    assert await store.info(QUEUE, ["s@1"]) == [None]
+    assert await due(store) == before
+    assert (await store.timetable.tick(QUEUE, [before])).made == [1]
+    await joined(store, "w")
+    assert ids((await store.claim(QUEUE, "w", 10)).jobs) == ["s@1"]
     await store.close()

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from aioq.errors import ServerError
 from aioq.job import JobState
 from aioq.redis_store import RedisStore
 from aioq.redis_store.scripts import script
 from aioq.store import Limits, NewJob, Settlement, Verb
+from aioq.timetable import Entry, Tick
+from aioq.timing import Overlap
 from tests.contract.kit import BROKEN, CALL, CRASHED, LONG, THREE, eventually, ids, joined
 from tests.servers import Server, available
 
@@ -205,6 +208,50 @@ async def test_a_promotion(name: str, start_server: StartServer) -> None:
 
             await at.full.promote(queue, 10)
             assert await at.claims(queue, "w") == ["a"], queue
+
+
+@each_server
+@pytest.mark.parametrize("overlap", [Overlap.ALLOW, Overlap.ONE])
+async def test_a_tick(name: str, overlap: Overlap, start_server: StartServer) -> None:
+    async with refusing(start_server(name)) as at:
+        for command in commands("schedule_tick"):
+            queue = at.refuse(command)
+            await joined(at.full, "w", queue)
+            entry = Entry(id="s", definition=b"any", envelope=CALL, next_ms=1)
+            assert await at.full.timetable.write(queue, [entry]) == [True]
+            for store in (at.limited, at.full):
+                for due in (await at.full.timetable.due(queue, 9)).entries:
+                    jobs = [(f"s@{due.next_ms}", 1, 1)]
+                    next_ms = 2 if due.next_ms == 1 else None
+                    tick = Tick(id="s", rev=due.rev, jobs=jobs, next_ms=next_ms, overlap=overlap, max_runs=0)
+                    with suppress(ServerError):
+                        await store.timetable.tick(queue, [tick])
+
+            made = await at.claims(queue, "w")
+            assert made in (["s@1"], ["s@1", "s@2"]), (
+                queue
+            )  # the second where the first went through but for its end
+            assert await at.claims(queue, "w") == [], "each of them once"
+
+
+@each_server
+async def test_the_storing_of_a_schedule(name: str, start_server: StartServer) -> None:
+    async with refusing(start_server(name)) as at:
+        for command in commands("schedule_write"):
+            queue = at.refuse(command)
+            entry = Entry(id="s", definition=b"any", envelope=CALL, next_ms=1)
+            with suppress(ServerError):
+                await at.limited.timetable.write(queue, [entry])
+            for found in (await at.full.timetable.read(queue)).entries or [Entry(id="s")]:
+                new = replace(entry, rev=found.rev, next_ms=2)
+                assert await at.full.timetable.write(queue, [new]) == [True], queue
+            assert [found.next_ms for found in (await at.full.timetable.due(queue, 9)).entries] == [2], queue
+
+            for found in (await at.full.timetable.read(queue)).entries:
+                with suppress(ServerError):
+                    await at.limited.timetable.write(queue, [Entry(id="s", rev=found.rev)])
+                assert all(await at.full.timetable.write(queue, [Entry(id="s", rev=found.rev)])), queue
+            assert (await at.full.timetable.read(queue)).entries == [], queue
 
 
 @each_server

@@ -6,7 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from aioq.inbox import worker_channel
 from aioq.job import JobState, Priority
+from aioq.memory_store import MemoryStore
+from aioq.redis_store import RedisStore
 from aioq.store import NewJob, Store, Verb
 from aioq.timetable import Agenda, Entry, Tick
 from aioq.timing import Overlap
@@ -17,6 +20,7 @@ from tests.contract.kit import (
     REASON,
     THREE,
     Backend,
+    Listener,
     ids,
     info,
     joined,
@@ -74,6 +78,11 @@ async def make(store: Store, *jobs: str, **options: Any) -> int | None:
     return made
 
 
+async def delete(store: Store, schedule_id: str = "s") -> None:
+    entry = await read(store, schedule_id)
+    assert await store.timetable.write(QUEUE, [Entry(id=schedule_id, rev=entry.rev)]) == [True]
+
+
 async def run(store: Store, job_id: str) -> None:
     """Run the next job, which is this one, to its end."""
     job = await take_one(store, "w")
@@ -98,7 +107,9 @@ async def test_a_schedule_is_kept_as_it_was_written(store: Store):
         skipped=2,
     )
     assert await store.timetable.write(QUEUE, [entry]) == [True]
-    assert await read(store, entry.id) == msgspec.structs.replace(entry, rev=1)
+    stored = await read(store, entry.id)
+    assert stored == msgspec.structs.replace(entry, rev=stored.rev)
+    assert stored.rev > 0
 
 
 async def test_what_is_not_there_is_not_read(store: Store):
@@ -122,7 +133,28 @@ async def test_a_deleted_schedule_is_gone_and_may_come_again(store: Store):
     assert await store.timetable.write(QUEUE, [gone]) == [True]
     assert (await store.timetable.read(QUEUE)).entries == []
     assert (await store.timetable.due(QUEUE, 10)).entries == []
-    assert (await put(store)).rev == 1
+    assert await store.timetable.write(QUEUE, [gone]) == [True], "the same again, after a reply that got lost"
+    again = await put(store)
+    assert again.rev > entry.rev
+    assert await store.timetable.write(QUEUE, [gone]) == [False], "it is another one that has this id now"
+
+
+async def test_one_that_is_put_anew_is_not_ticked_by_who_has_read_the_one_before(store: Store):
+    """However often that was written: its revision is none that there ever was."""
+    await joined(store, "w")
+    seen = [await put(store)]
+    for _ in range(5):
+        assert await store.timetable.write(QUEUE, [seen[-1]]) == [True]
+        seen.append(await read(store))
+    for _ in range(3):
+        assert await store.timetable.write(QUEUE, [Entry(id="s", rev=(await read(store)).rev)]) == [True]
+        await put(store)
+        for before in seen:
+            assert (await store.timetable.tick(QUEUE, [tick(before, "s@1")])).made == [None]
+            assert await store.timetable.write(QUEUE, [before]) == [False]
+        seen.append(await read(store))
+    assert await take(store, "w") == []
+    assert len({entry.rev for entry in seen}) == len(seen)
 
 
 async def test_all_of_a_queue_are_read_the_next_to_tick_first(store: Store):
@@ -146,6 +178,8 @@ async def test_those_due_are_told_and_how_long_until_the_first_that_is_not(store
     assert agenda.next_tick_ms is not None
     assert LONG - 60_000 < agenda.next_tick_ms <= LONG
     assert [entry.id for entry in (await store.timetable.due(QUEUE, 1)).entries] == ["late"]
+    assert [entry.id for entry in (await store.timetable.due(QUEUE, 9, 1)).entries] == ["later"]
+    assert (await store.timetable.due(QUEUE, 9, 2)).entries == []
 
 
 @pytest.mark.parametrize("due_in", [None, -5, LONG])
@@ -175,6 +209,54 @@ async def test_a_tick_before_all_others_wakes_a_worker(store: Store, backend: Ba
     await put(store, "later", due_in=2 * LONG)
     await put(store, "earlier", due_in=1000)
     assert len(await waiting) == 1
+
+
+async def test_the_queues_that_have_schedules_are_told(store: Store, backend: Backend):
+    assert await store.timetable.queues() == []
+    await put(store, "a")
+    await put(store, "b")
+    entry = Entry(id="s", definition=DEFINITION, envelope=CALL)
+    assert await store.timetable.write("another", [entry]) == [True]
+    other = await backend.open()
+    assert await other.timetable.queues() == ["another", QUEUE]
+    await delete(store, "a")
+    assert await store.timetable.queues() == ["another", QUEUE]
+    await delete(store, "b")
+    assert await store.timetable.queues() == ["another"]
+
+
+async def test_a_queue_is_noted_though_another_process_empties_it_meanwhile(
+    redis_store: RedisStore, redis_backend: Backend, monkeypatch: pytest.MonkeyPatch
+):
+    other = await redis_backend.open()
+    ask = redis_store._timetable._ask_durably
+
+    async def emptied_before(*args: Any) -> Any:
+        await put(other, "theirs")
+        await delete(other, "theirs")
+        assert await other.timetable.queues() == [], "the note of this process has gone with it"
+        return await ask(*args)
+
+    monkeypatch.setattr(redis_store._timetable, "_ask_durably", emptied_before)
+    await put(redis_store, "mine")
+    assert await other.timetable.queues() == [QUEUE]
+
+
+async def test_a_queue_is_noted_though_it_is_found_empty_just_before_it_is_used(
+    redis_store: RedisStore, redis_backend: Backend, monkeypatch: pytest.MonkeyPatch
+):
+    other = await redis_backend.open()
+    await put(redis_store, "mine")
+    remove = redis_store._timetable._register.remove
+
+    async def used_before(queue: str) -> None:
+        await put(other, "theirs")
+        await remove(queue)
+        assert await other.timetable.queues() == []
+
+    monkeypatch.setattr(redis_store._timetable._register, "remove", used_before)
+    await delete(redis_store, "mine")
+    assert await other.timetable.queues() == [QUEUE]
 
 
 # -- ticking ----------------------------------------------------------------------------------------------------
@@ -368,3 +450,28 @@ async def test_an_empty_agenda(store: Store):
     agenda = await store.timetable.due(QUEUE, 10)
     assert agenda == Agenda(agenda.now_ms, None, [])
     assert agenda.now_ms > 1_700_000_000_000
+
+
+# -- who goes first ---------------------------------------------------------------------------------------------
+
+
+async def test_who_goes_first_is_passed_on_to_a_worker_that_is_there(store: Store):
+    heard = await Listener.on(store, worker_channel(app_of(store), "w"))
+    await store.timetable.pass_on(QUEUE)
+    await joined(store, "w")
+    await store.timetable.pass_on(QUEUE)
+    await put(store, "paused", due_in=None)
+    await store.timetable.pass_on(QUEUE)
+    await put(store, due_in=LONG)
+    await store.timetable.pass_on(QUEUE)
+    assert await heard.next() == b""
+    await store.depart(QUEUE, "w")
+    await store.timetable.pass_on(QUEUE)
+    await joined(store, "other")
+    await store.timetable.pass_on(QUEUE)
+    assert heard.messages == []
+
+
+def app_of(store: Store) -> str:
+    assert isinstance(store, MemoryStore | RedisStore)
+    return store._app

@@ -13,7 +13,7 @@ from aioq.declaring import Declared
 from aioq.job import Priority
 from aioq.memory_store import MemoryStore
 from aioq.scheduler import declare, tick_due, written
-from aioq.timetable import Entry
+from aioq.timetable import Agenda, Entry, Ticked
 from aioq.timing import MISFIRE_MS, Definition, Misfire, encode, job_of
 from tests.unit.kit import QUEUE, call, memory_store
 
@@ -178,17 +178,19 @@ async def test_a_due_tick_that_the_new_definition_has_too_is_not_lost():
 async def test_who_was_slower_decides_anew():
     shop = Shop()
     write, raced = shop.timetable.write, False
+    first: list[int] = []
 
     async def after_somebody_else(queue: str, entries: Any) -> list[bool]:
         nonlocal raced
         if not raced:
             raced = True
             await declare(shop.timetable, QUEUE, [one()], whole=True)
+            first.append((await shop.entry()).rev)
         return await write(queue, entries)
 
     shop.timetable.write = after_somebody_else  # pyright: ignore[reportAttributeAccessIssue]
     await shop.start(one(), one("t"))
-    assert (await shop.entry()).rev == 1
+    assert [(await shop.entry()).rev] == first
     assert await shop.read("t") is not None
 
 
@@ -197,6 +199,8 @@ def test_a_schedule_that_is_over_stays_over_until_it_changes():
     over = Entry(id="s", rev=4, definition=encode(definition), next_ms=None, runs=1)
     assert written(NOON, over, definition, call()).next_ms is None
     assert written(NOON, over, Definition(every_ms=MINUTE, max_runs=2), call()).next_ms == NOON + MINUTE
+    again = written(NOON, over, definition, call(), anew=True)
+    assert (again.next_ms, again.runs) == (NOON + MINUTE, 0), "put by hand"
 
 
 # -- ticking ----------------------------------------------------------------------------------------------------
@@ -244,9 +248,9 @@ async def test_a_thousand_ticks_by_three_workers_that_die_are_each_made_once():
     class Slow(type(server)):
         """The way to the server and back takes a moment, in which anything may happen."""
 
-        async def due(self, queue: str, limit: int) -> Any:
+        async def due(self, queue: str, limit: int, skip: int = 0) -> Any:
             await asyncio.sleep(0)
-            agenda = await server.due(queue, limit)
+            agenda = await server.due(queue, limit, skip)
             await asyncio.sleep(0)
             return agenda
 
@@ -256,7 +260,7 @@ async def test_a_thousand_ticks_by_three_workers_that_die_are_each_made_once():
             await asyncio.sleep(0)
             return ticked
 
-    slow = Slow(shop.store._at)
+    slow = Slow("shop", shop.store._at, list)
     await shop.start(one(every_ms=1000))
     made: list[str] = []
     for _ in range(1000):
@@ -296,3 +300,80 @@ async def test_one_that_this_process_cannot_tick_does_not_stop_the_others():
     step = await tick_due(shop.timetable, QUEUE)
     assert (step.next_tick_ms, step.won, list(step.stuck)) == (MINUTE, True, ["foreign"])
     assert await shop.jobs() == ["s@2026-11-24T12:01:00Z"]
+
+
+async def test_many_missed_ticks_of_many_schedules_are_made_in_steps():
+    shop = Shop()
+    options = {"misfire": Misfire.ALL, "misfire_cap": 400}
+    await shop.start(*(one(f"s{number}", 1000, **options) for number in range(6)))
+    shop.clock.advance(3600)
+    made: list[int] = []
+    while not made or made[-1]:
+        step = await tick_due(shop.timetable, QUEUE)
+        made.append(step.made)
+        if step.made:
+            assert step.more == (len(made) < 3)
+    assert made == [800, 800, 800, 0]
+    assert len({job for _ in range(24) for job in await shop.jobs()}) == 2400
+
+
+async def test_those_that_nobody_can_read_do_not_starve_the_others():
+    shop = Shop()
+    garbage = [
+        Entry(id=f"g{number:03}", definition=b"garbage", envelope=call(), next_ms=NOON) for number in range(250)
+    ]
+    assert all(await shop.timetable.write(QUEUE, garbage))
+    await shop.start(one())
+    shop.clock.advance(60)
+    step = await tick_due(shop.timetable, QUEUE)
+    assert (step.won, step.made, len(step.stuck), step.next_tick_ms) == (True, 1, 250, MINUTE)
+    step = await tick_due(shop.timetable, QUEUE)
+    assert (step.due, step.won, step.next_tick_ms) == (True, False, MINUTE)
+
+
+async def test_those_that_a_key_is_in_the_way_of_do_not_starve_the_others():
+    shop = Shop()
+    await shop.start(*(one(f"a{number:03}") for number in range(150)), one("z"))
+    shop.clock.advance(61)
+    tick = shop.timetable.tick
+
+    async def some(queue: str, ticks: Any) -> Ticked:
+        blocked = [each.id for each in ticks if each.id != "z"]
+        ticked = await tick(queue, [each for each in ticks if each.id == "z"])
+        return Ticked(0, [*([None] * len(blocked)), *ticked.made], blocked)
+
+    shop.timetable.tick = some  # pyright: ignore[reportAttributeAccessIssue]
+    step = await tick_due(shop.timetable, QUEUE)
+    assert (step.made, len(step.stuck)) == (1, 150)
+
+
+@pytest.mark.parametrize("paused", [True, False])
+@pytest.mark.parametrize("next_ms", [None, NOON + MINUTE])
+async def test_one_that_is_due_by_the_index_alone_goes_on_without_a_job(next_ms: int | None, paused: bool):
+    shop = Shop()
+    await shop.start(one())
+    await shop.change(paused=paused, next_ms=next_ms)
+    found = Agenda(NOON, None, [await shop.entry()])
+
+    async def due(*_: Any) -> Agenda:
+        return found
+
+    shop.timetable.due = due  # pyright: ignore[reportAttributeAccessIssue]
+    step = await tick_due(shop.timetable, QUEUE)
+    assert (step.won, step.made) == (True, 0)
+    assert (await shop.entry()).next_ms == (next_ms or (None if paused else NOON + MINUTE))
+    assert await shop.jobs() == []
+
+
+async def test_what_cannot_be_stored_is_not_tried_for_ever():
+    shop = Shop()
+    writes = 0
+
+    async def refuse(queue: str, entries: Any) -> list[bool]:
+        nonlocal writes
+        writes += 1
+        return [False] * len(entries)
+
+    shop.timetable.write = refuse  # pyright: ignore[reportAttributeAccessIssue]
+    await shop.start(one())
+    assert writes == 1

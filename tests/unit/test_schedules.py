@@ -247,17 +247,28 @@ async def test_a_change_shows_and_a_removal_holds():
         assert stamps() == ["12:03:00Z"]
 
 
-async def test_its_queue_is_the_codes_to_say():
+async def test_one_that_code_declares_may_be_moved_to_another_queue():
     declared = Declared()
     other = declared.app.task(name="post", queue="mail")(_add)
-    async with at_noon(declared.app):
-        with pytest.raises(
-            ConfigError, match="code declares it in queue 'default', which cannot change to 'mail'"
-        ):
-            await declared.app.schedules.put("adds", other.call(1, 1), every=60)
-        await declared.app.schedules.remove("adds")
+    async with at_noon(declared.app) as session:
         await declared.app.schedules.put("adds", other.call(1, 1), every=60)
-        assert [(each.id, each.queue) for each in await declared.app.schedules.list()] == [("adds", "mail")]
+        (schedule,) = await declared.app.schedules.list()
+        assert (schedule.queue, schedule.in_code, schedule.changed) == ("mail", True, True)
+        await within(session.advance(60))
+        assert stamps() == ["12:01:00Z"]
+
+
+async def test_one_that_is_over_starts_again_when_it_is_put_by_hand():
+    declared = Declared(max_runs=1)
+    async with at_noon(declared.app) as session:
+        await within(session.advance(60))
+        assert (await declared.app.schedules.get("adds")).next_at is None
+        schedule = await declared.app.schedules.put("adds", declared.add.call(1, 1), every=30, max_runs=1)
+        assert (schedule.runs, schedule.next_at) == (0, NOON + timedelta(seconds=90))
+        again = await declared.app.schedules.put("adds", declared.add.call(1, 1), every=30, max_runs=1)
+        assert again.next_at == schedule.next_at
+        await within(session.advance(600))
+        assert stamps() == ["12:00:30Z", "12:01:30Z"]
 
 
 async def test_a_change_that_a_tick_came_before_is_made_anew(

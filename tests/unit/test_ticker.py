@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from aioq.errors import ServerUnavailableError
+from aioq.errors import ServerError, ServerUnavailableError
 from aioq.scheduler import Step
 from aioq.timetable import Agenda, Entry
+from aioq.timing import MISFIRE_MS
 from aioq.worker.services import ticker as module
 from aioq.worker.services.ticker import Ticker
-from tests.unit.kit import QUEUE, running, turns, until
+from tests.unit.kit import QUEUE, running, turns, until, within
 
 pytestmark = pytest.mark.anyio
 
@@ -24,7 +25,11 @@ class Bench:
     """A ticker over a server that answers as the script says."""
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, *steps: Step | Exception, found: Sequence[Entry] = ()
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *steps: Step | Exception,
+        found: Sequence[Entry] = (),
+        renewal: float = 2.0,
     ) -> None:
         self.steps = list(steps)
         self.looks = 0
@@ -34,7 +39,8 @@ class Bench:
         monkeypatch.setattr(module, "tick_due", self._tick_due)
         monkeypatch.setattr(module, "declare", self._declare)
         monkeypatch.setattr(module.Backoff, "next", lambda _: 0.0)
-        self.ticker = Ticker(None, QUEUE, [], whole=True, renewal=2.0)  # pyright: ignore[reportArgumentType]
+        self.passed_on: list[str] = []
+        self.ticker = Ticker(self, QUEUE, [], whole=True, renewal=renewal)  # pyright: ignore[reportArgumentType]
         self.ticker._patience = 0.05
 
     async def _tick_due(self, *_: Any) -> Step:
@@ -50,6 +56,9 @@ class Bench:
             raise ServerUnavailableError("down")
         self.declared.append(missing_only)
         return Agenda(1000, None, self.found)
+
+    async def pass_on(self, queue: str) -> None:
+        self.passed_on.append(queue)
 
     @asynccontextmanager
     async def runs(self) -> AsyncIterator[None]:
@@ -177,3 +186,146 @@ async def test_what_only_another_worker_can_tick_is_told_once_and_not_looked_at_
             await turns()
     assert bench.looks == 2
     assert caplog.text.count("schedule s: this worker cannot make its ticks: it is too new") == 1
+
+
+async def test_what_is_left_for_the_next_step_is_made_at_once_whatever_else_is_stuck(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    more = Step(LONG, due=True, won=True, made=1000, more=True, stuck={"s": "it is too new"})
+    bench = Bench(monkeypatch, more, more, WON)
+    bench.ticker._patience = 3600.0
+    async with bench.runs():
+        bench.ticker.expect(0)
+        await until(lambda: bench.looks == 3)
+
+
+# -- who goes first ---------------------------------------------------------------------------------------------
+
+
+async def test_at_the_stop_who_goes_first_passes_it_on(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench(monkeypatch, WON)
+    async with bench.runs():
+        bench.ticker.expect(0)
+        await until(lambda: bench.looks == 1)
+        await within(bench.ticker.stop())
+        bench.ticker.expect(0)
+        await turns()
+    assert (bench.passed_on, bench.looks) == ([QUEUE], 1)
+
+
+async def test_who_stands_back_has_nothing_to_pass_on(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench(monkeypatch, LOST)
+    async with bench.runs():
+        bench.ticker.expect(0)
+        await until(lambda: bench.looks == 1)
+        await within(bench.ticker.stop())
+    assert bench.passed_on == []
+
+
+async def test_a_server_that_is_away_does_not_hold_up_the_stop(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench(monkeypatch, WON)
+
+    async def fail(_: str) -> None:
+        raise ServerUnavailableError("down")
+
+    async with bench.runs():
+        monkeypatch.setattr(bench, "pass_on", fail)
+        await within(bench.ticker.stop())
+    bench = Bench(monkeypatch)
+    bench.outages = 10**9
+    async with running(bench.ticker.run()):
+        await turns()
+        await within(bench.ticker.stop())
+
+
+async def test_who_is_told_to_go_first_makes_the_next_tick_without_standing_back(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench(monkeypatch, LOST, Step(5000), WON)
+    async with bench.runs():
+        bench.ticker.expect(0)
+        await until(lambda: bench.looks == 1)
+        bench.ticker._patience = 3600.0
+        bench.ticker.lead()
+        await until(lambda: bench.looks == 2)
+        bench.ticker.expect(1)
+        await until(lambda: bench.looks == 3)
+
+
+async def test_it_is_passed_on_in_the_midst_of_a_look(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench(monkeypatch, LOST, WON)
+    look = bench._tick_due
+
+    async def told_meanwhile(*args: Any) -> Step:
+        step = await look(*args)
+        if bench.looks == 1:
+            bench.ticker.lead()
+        return step
+
+    bench.ticker._patience = 3600.0
+    monkeypatch.setattr(module, "tick_due", told_meanwhile)
+    async with bench.runs():
+        bench.ticker.expect(0)
+        await until(lambda: bench.looks == 2)
+
+
+# -- where news is rare -----------------------------------------------------------------------------------------
+
+
+async def test_where_renewals_are_rare_it_looks_by_itself(monkeypatch: pytest.MonkeyPatch):
+    """A worker without a free slot hears nothing else."""
+    bench = Bench(monkeypatch, Step(None), Step(LONG), Step(LONG), renewal=15.0)
+    bench.ticker._longest = 0.01
+    async with bench.runs():
+        await until(lambda: bench.looks >= 4)
+        bench.ticker._longest = bench.ticker._patience = 3600.0
+        looks = bench.looks
+        bench.ticker.expect(1)
+        await until(lambda: bench.looks > looks)  # looking before the time has not cost it the first place
+
+
+async def test_where_renewals_come_often_it_does_not(monkeypatch: pytest.MonkeyPatch):
+    assert Bench(monkeypatch, renewal=module.OFTEN).ticker._longest == float("inf")
+    assert Bench(monkeypatch, renewal=module.OFTEN + 0.1).ticker._longest == module.MOST_PATIENCE
+    for renewal in (module.OFTEN, 3.1, 10.0, 100.0):
+        ticker = Ticker(None, QUEUE, [], whole=True, renewal=renewal)  # pyright: ignore[reportArgumentType]
+        news = min(renewal, ticker._longest) + (ticker._patience if renewal <= module.OFTEN else 0)
+        assert news * 1000 < MISFIRE_MS - 1000, "a tick is made before it counts as missed"
+
+
+# -- trouble ----------------------------------------------------------------------------------------------------
+
+
+async def test_what_does_not_work_is_told_once_a_cause_until_it_works(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.WARNING, "aioq.worker")
+    wrong = ServerError("x answered with an error: WRONGTYPE k")
+    other = ServerError("x refused a command to this user: XADD")
+    bench = Bench(monkeypatch, *[wrong] * 50, other, *[wrong] * 50, WON)
+    async with bench.runs():
+        bench.ticker.expect(0)
+        await until(lambda: bench.declared == [False, True])  # what was lost with the trouble is put back
+    assert [record.getMessage() for record in caplog.records] == [
+        f"queue {QUEUE}: this worker cannot make the ticks of its schedules: {wrong}; trying again until it can",
+        f"queue {QUEUE}: this worker cannot make the ticks of its schedules: {other}; trying again until it can",
+        f"queue {QUEUE}: its schedules are seen to again",
+    ]
+
+
+async def test_a_short_outage_is_the_leases_to_tell(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.WARNING, "aioq.worker")
+    down = ServerUnavailableError("x cannot be reached")
+    bench = Bench(monkeypatch, *[down] * (module.OUTAGE_TRIES - 1), WON)
+    async with bench.runs():
+        bench.ticker.expect(0)
+        await until(lambda: not bench.steps)
+    assert caplog.records == []
+    bench = Bench(monkeypatch, WON)
+    bench.outages = 100
+    async with bench.runs():
+        await turns()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"queue {QUEUE}: this worker cannot store its schedules: down; trying again until it can",
+        f"queue {QUEUE}: its schedules are seen to again",
+    ]

@@ -44,16 +44,6 @@ local function push(lane, id, front)
   redis.call('XADD', base .. ':' .. (lane or 'normal') .. (front and ':front' or ''), '*', 'job', id)
 end
 
-local function until_first(key)
-  local head = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
-  -- A schedule without a next tick, such as a paused one, is kept at infinity.
-  if not head[1] or head[2] == 'inf' then return -1 end
-  return math.max(0, head[2] - now)
-end
-
--- The ms until the next scheduled job is due, and until the next tick of a schedule; -1 for none.
-local function next_due() return {until_first(SCHEDULED), until_first(SCHEDULES)} end
-
 -- A record or a lane that is none, because somebody has put a key of another type in its place or its group is gone,
 -- is passed over. Any other error, as of a command that is not permitted, ends the script, before it takes for gone
 -- what is there.
@@ -62,6 +52,22 @@ local function is_unreadable(reply)
   if string.find(reply.err, 'NOGROUP', 1, true) or string.find(reply.err, 'WRONGTYPE', 1, true) then return true end
   error(reply.err)
 end
+
+local function until_first(key)
+  local head = redis.pcall('ZRANGE', key, 0, 0, 'WITHSCORES')
+  -- A schedule without a next tick, such as a paused one, is kept at infinity.
+  if is_unreadable(head) or not head[1] or head[2] == 'inf' then return -1 end
+  return math.max(0, head[2] - now)
+end
+
+-- What to answer where a key of another type stands in the place of the index of the schedules; nil where none does.
+local function without_index()
+  if not is_unreadable(redis.pcall('ZRANGE', SCHEDULES, 0, 0)) then return nil end
+  return redis.error_reply('WRONGTYPE ' .. SCHEDULES .. ' holds no schedules but something else; move it away')
+end
+
+-- The ms until the next scheduled job is due, and until the next tick of a schedule; -1 for none.
+local function next_due() return {until_first(SCHEDULED), until_first(SCHEDULES)} end
 
 -- What UTF-8 takes more than one byte for; see RFC 3629, section 4.
 local UTF8 = {

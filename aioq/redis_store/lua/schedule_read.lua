@@ -1,22 +1,29 @@
 -- Reads schedules: some by their ids, those whose tick is due, or all.
 --
 -- KEYS: 1 base key
--- ARGV: 1 'ids', 'due' or 'all', 2 the most of those that are due, then one per schedule: its id, for 'ids'
+-- ARGV: 1 'ids', 'due' or 'all', 2 the most of those that are due, 3 how many of those to pass over,
+--   then one per schedule: its id, for 'ids'
 -- REPLY: {now, ms until the first tick that is still to come (-1 for none), and per schedule {id, its fields and
---   values ...}, the fields empty where there is none}
+--   values ...}: the id alone where there is none, the id and '' where its key holds something else}
+local missing = without_index()
+if missing then return missing end
+
 local which, ids = ARGV[1], {}
-for i = 3, #ARGV do ids[#ids + 1] = ARGV[i] end
+for i = 4, #ARGV do ids[#ids + 1] = ARGV[i] end
 if which == 'due' then
-  ids = redis.call('ZRANGEBYSCORE', SCHEDULES, '-inf', now, 'LIMIT', 0, tonumber(ARGV[2]))
+  ids = redis.call('ZRANGEBYSCORE', SCHEDULES, '-inf', now, 'LIMIT', tonumber(ARGV[3]), tonumber(ARGV[2]))
 elseif which == 'all' then
   ids = redis.call('ZRANGE', SCHEDULES, 0, -1)
 end
 
+local function read(id)
+  if not redis.call('ZSCORE', SCHEDULES, id) then return {id} end
+  local fields = redis.pcall('HGETALL', schedule_key(id))
+  if is_unreadable(fields) or not fields[1] then return {id, ''} end
+  return {id, unpack(fields)}
+end
+
 local following = redis.call('ZRANGEBYSCORE', SCHEDULES, '(' .. now, '(inf', 'WITHSCORES', 'LIMIT', 0, 1)
 local reply = {now, following[2] and following[2] - now or -1}
-for _, id in ipairs(ids) do
-  local fields = redis.pcall('HGETALL', schedule_key(id))
-  if fields.err then fields = {} end
-  reply[#reply + 1] = {id, unpack(fields)}
-end
+for _, id in ipairs(ids) do reply[#reply + 1] = read(id) end
 return reply

@@ -4,7 +4,8 @@
 -- KEYS: 1 base key
 -- ARGV: six per schedule: id, revision, next tick in ms since the epoch ('' for none), overlap, the most runs (0 for no
 --   limit), its jobs as a MessagePack array of id, tick and due time in turn
--- REPLY: {ms until the queue's first tick (-1 for none), and per schedule the jobs made, -1 where it was refused}
+-- REPLY: {ms until the queue's first tick (-1 for none), and per schedule the jobs made, -1 where it was refused, -2
+--   where a key of another type is in the way of its jobs}
 local reply = {0}
 
 -- Whether a job is there and has not ended.
@@ -53,7 +54,7 @@ local function tick(id, following, overlap, limit, jobs)
   local key = schedule_key(id)
   local found = redis.call('HMGET', key, 'job', 'lane', 'runs', 'skipped', 'current', 'held')
   local s = {key = key, envelope = found[1], lane = found[2] ~= '' and found[2] or nil,
-    runs = tonumber(found[3]), skipped = tonumber(found[4]), current = found[5] or nil, held = found[6] or nil}
+    runs = tonumber(found[3]) or 0, skipped = tonumber(found[4]) or 0, current = found[5] or nil, held = found[6] or nil}
   local made = 0
   for j = 1, #jobs, 3 do
     if limit > 0 and s.runs >= limit then break end
@@ -63,18 +64,29 @@ local function tick(id, following, overlap, limit, jobs)
     end
   end
   if limit > 0 and s.runs >= limit then following = '' end
+  -- The index first: where what follows fails, the schedule is due again with the tick it had, and its jobs' ids are
+  -- there; the other way round it would be due by the index with a tick that is still to come.
+  redis.call('ZADD', SCHEDULES, following == '' and '+inf' or following, id)
   redis.call('HSET', key, 'next', following, 'runs', s.runs, 'skipped', s.skipped)
   if s.current then redis.call('HSET', key, 'current', s.current) end
   if s.held then redis.call('HSET', key, 'held', s.held) else redis.call('HDEL', key, 'held') end
   redis.call('HINCRBY', key, 'rev', 1)
-  redis.call('ZADD', SCHEDULES, following == '' and '+inf' or following, id)
   return made
+end
+
+-- One schedule's step, that a key of another type in its way ends, and not the steps of the others.
+local function attempt(...)
+  local done, made = pcall(tick, ...)
+  if done then return made end
+  is_unreadable({err = type(made) == 'table' and made.err or tostring(made)})
+  return -2
 end
 
 for i = 1, #ARGV, 6 do
   local made = -1
-  if redis.call('HGET', schedule_key(ARGV[i]), 'rev') == ARGV[i + 1] then
-    made = tick(ARGV[i], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4]), cmsgpack.unpack(ARGV[i + 5]))
+  local found = redis.pcall('HMGET', schedule_key(ARGV[i]), 'rev')
+  if not is_unreadable(found) and found[1] == ARGV[i + 1] then
+    made = attempt(ARGV[i], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4]), cmsgpack.unpack(ARGV[i + 5]))
   end
   reply[#reply + 1] = made
 end

@@ -1,23 +1,44 @@
--- Stores or deletes schedules, each only where nobody has written it since it was read.
+-- Stores or deletes schedules, each only where nobody has written it since it was read. To delete one that is gone
+-- is done already, so a call that is repeated because its reply got lost is not refused.
+--
+-- A schedule is there if the queue's index has it; what is left of one that the index has lost is written over. A new
+-- one begins with the server's time in microseconds as its revision: whoever has read an earlier schedule of this id
+-- has another revision, however often that was written.
 --
 -- KEYS: 1 base key
 -- ARGV: ten per schedule: id, the revision it must have (0 for none), definition ('' to delete it), envelope, lane
 --   ('' for normal), the hash of its definition in code, marks, next tick in ms since the epoch ('' for none), runs,
 --   skipped
--- REPLY: the positions (from 1) of the schedules that were refused
+-- REPLY: {how many schedules the queue has now, and the position (from 1) of each that was refused, negative where a
+--   key of another type is in its place}
+local missing = without_index()
+if missing then return missing end
+
 local refused = {}
+
+-- The revision of a schedule, '0' for none; nil where its key holds something else.
+local function revision(id)
+  local found = redis.pcall('HMGET', schedule_key(id), 'rev')
+  if is_unreadable(found) then return nil end
+  return redis.call('ZSCORE', SCHEDULES, id) and found[1] or '0'
+end
 
 local function delete(id)
   local held = redis.call('HGET', schedule_key(id), 'held')
   -- What is held back will not be let go by a schedule that is gone.
   if held then let_next(redis.call('HGET', schedule_key(id), 'current') or held) end
-  redis.call('DEL', schedule_key(id))
   redis.call('ZREM', SCHEDULES, id)
+  redis.call('DEL', schedule_key(id))
 end
 
 for i = 1, #ARGV, 10 do
   local id, key, tick = ARGV[i], schedule_key(ARGV[i]), ARGV[i + 7]
-  if (redis.call('HGET', key, 'rev') or '0') ~= ARGV[i + 1] then
+  local rev = revision(id)
+  if not rev then
+    refused[#refused + 1] = -(i + 9) / 10
+  elseif ARGV[i + 2] == '' and rev == '0' then
+    redis.call('ZREM', SCHEDULES, id)
+  elseif rev ~= ARGV[i + 1] then
     refused[#refused + 1] = (i + 9) / 10
   elseif ARGV[i + 2] == '' then
     delete(id)
@@ -25,10 +46,14 @@ for i = 1, #ARGV, 10 do
     local first = until_first(SCHEDULES)
     redis.call('HSET', key, 'definition', ARGV[i + 2], 'job', ARGV[i + 3], 'lane', ARGV[i + 4], 'code', ARGV[i + 5],
       'marks', ARGV[i + 6], 'next', tick, 'runs', ARGV[i + 8], 'skipped', ARGV[i + 9])
-    redis.call('HINCRBY', key, 'rev', 1)
+    if rev == '0' then
+      redis.call('HSET', key, 'rev', clock[1] .. string.format('%06d', clock[2]))
+    else
+      redis.call('HINCRBY', key, 'rev', 1)
+    end
     redis.call('ZADD', SCHEDULES, tick == '' and '+inf' or tick, id)
     -- Before all others: an entry without a job wakes one worker, who learns of it.
     if tick ~= '' and (first < 0 or tonumber(tick) - now < first) then push(nil, '', false) end
   end
 end
-return refused
+return {redis.call('ZCARD', SCHEDULES), unpack(refused)}

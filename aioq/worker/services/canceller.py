@@ -1,6 +1,7 @@
-"""Duty: hear of cancellations of running jobs.
+"""Duty: hear of cancellations of running jobs, and that this worker is to go first with the ticks.
 
-The server tells the worker over pub/sub; what gets lost on that way comes with the next renewal of the lease.
+The server tells the worker over pub/sub; a cancellation that gets lost on that way comes with the next renewal of
+the lease. A message that names no job is about the ticks; where it gets lost, the next one is a few seconds late.
 """
 
 import logging
@@ -22,6 +23,7 @@ class Canceller:
         membership: the queue, and the worker's id there.
         cancel: cancels a running job: queue, job id.
         on_gap: called when messages may have been lost.
+        on_lead: called when another worker has passed on to this one who goes first with the ticks.
     """
 
     def __init__(
@@ -32,12 +34,14 @@ class Canceller:
         *,
         cancel: Callable[[str, str], None],
         on_gap: Callable[[], None],
+        on_lead: Callable[[], None] = lambda: None,
     ) -> None:
         self._inbox = inbox
         self._app = app
         self._membership = membership
         self._cancel = cancel
         self._on_gap = on_gap
+        self._on_lead = on_lead
 
     async def run(self) -> None:
         """Listen until cancelled, under each id the worker takes."""
@@ -51,4 +55,7 @@ class Canceller:
                 await self._inbox.leave(channel)
 
     def _heard(self, queue: str, message: bytes) -> None:
-        self._cancel(queue, message.decode())
+        if message:
+            self._cancel(queue, message.decode())
+        else:
+            self._on_lead()

@@ -6,17 +6,23 @@ them that the tick was made, and asks the server nothing. So schedules cost the 
 where the first one is gone, the tick is made a few seconds late.
 
 It sleeps until the next tick, as far as any reply of the server has said. A schedule that is put with a tick
-before all others wakes one worker, who goes first from then on.
+before all others wakes one worker, who goes first from then on. A worker that stops passes on to another that it
+goes first.
+
+Nothing here needs a free slot. A worker without one does not fetch and is not woken, so it hears of a schedule by
+the renewals of its lease; where those are rare, it looks by itself.
 """
 
 import asyncio
+import contextlib
 import logging
+import math
 import random
 from collections.abc import Sequence
 
 from aioq.backoff import Backoff
 from aioq.declaring import Declared
-from aioq.errors import ServerError
+from aioq.errors import ServerError, ServerUnavailableError
 from aioq.scheduler import declare, tick_due
 from aioq.timetable import Timetable
 
@@ -26,8 +32,16 @@ EARLY_MS = 100
 """Looking this much too early is not coming too late: this host's clock may run faster than the server's."""
 
 MOST_PATIENCE = 5.0
-"""The most seconds to stand back, also where leases are renewed less often: below the time after which a tick is
-missed (`aioq.timing.MISFIRE_MS`)."""
+"""The most seconds to stand back, also where leases are renewed less often, and to go without a look there: below
+the time after which a tick is missed (`aioq.timing.MISFIRE_MS`)."""
+
+OFTEN = 3.0
+"""Seconds: renewals that come so often bring the news of a schedule in time, so that there is no need to look.
+They and the standing back take 8 s together at most, which leaves two until a tick counts as missed."""
+
+OUTAGE_TRIES = 6
+"""How many times in a row the server cannot be reached until that is told here: the lease tells it sooner, and
+most outages end within these 2 s. A guess."""
 
 
 class Ticker:
@@ -36,7 +50,7 @@ class Ticker:
     Args:
         timetable: where the schedules are.
         queue: the queue.
-        declared: the code's schedules of this queue.
+        declared: the code's schedules, of every queue.
         whole: whether this worker has the whole App; see `aioq.scheduler.declare`.
         renewal: seconds between two renewals of the lease.
     """
@@ -50,10 +64,18 @@ class Ticker:
         self._whole = whole
         # Drawn, so that of many who stand back one comes first.
         self._patience = min(renewal * 1.1 + random.uniform(0.0, 1.0), MOST_PATIENCE)  # noqa: S311 - spreads load
+        self._longest = math.inf if renewal <= OFTEN else MOST_PATIENCE
         self._first = True
+        self._led = False
+        self._looking = False
+        self._more = False
         self._missing = False
+        self._stopping = False
+        self._ended = asyncio.Event()
+        self._failures = 0
+        self._told: set[str] = set()
         self._stuck: set[str] = set()
-        self._tick_at: float | None = None
+        self._tick_at: float = math.inf
         self._changed = asyncio.Event()
 
     def expect(self, next_tick_ms: int | None, *, woken: bool = False) -> None:
@@ -64,75 +86,137 @@ class Ticker:
             woken: this worker was woken for it, so it goes first.
         """
         self._first = self._first or woken
-        if next_tick_ms is None:
-            return
-        tick_at = asyncio.get_running_loop().time() + next_tick_ms / 1000
+        now = asyncio.get_running_loop().time()
+        tick_at = math.inf if next_tick_ms is None else now + next_tick_ms / 1000
         # What is due and only another process can make is not looked at again with each reply that says so.
         if not self._first or (self._stuck and next_tick_ms == 0):
             tick_at += self._patience
         # Standing back, a later tick is the news that the one before was made. Going first, it may be old news.
-        put_off = not self._first and next_tick_ms > 0
-        if self._tick_at is None or tick_at < self._tick_at or put_off:
-            self._tick_at = tick_at
+        put_off = not self._first and next_tick_ms is not None and next_tick_ms > 0
+        looking = now + self._longest < tick_at
+        if looking:
+            tick_at = now + self._longest
+        if tick_at < self._tick_at or (put_off and tick_at != self._tick_at):
+            self._tick_at, self._looking = tick_at, looking
             self._changed.set()
+
+    def lead(self) -> None:
+        """The worker that went first has gone, and has passed that on to this one: look at once."""
+        self._first = self._led = True
+        self._look()
 
     def rejoin(self) -> None:
         """The lease was lost, perhaps because the server has lost its data: see that the schedules are there."""
         self._missing = True
-        self._tick_at = asyncio.get_running_loop().time()
+        self._look()
+
+    def _look(self) -> None:
+        self._tick_at, self._looking = asyncio.get_running_loop().time(), False
         self._changed.set()
 
     async def run(self) -> None:
-        """Tick until cancelled."""
-        await self._declare(missing_only=False)
-        backoff = Backoff()
-        while True:
-            await self._wait()
-            self._tick_at = None
+        """Tick until `stop`, or until cancelled. Cancellation: a tick under way may have been made."""
+        try:
+            await self._declare(missing_only=False)
+            backoff = Backoff()
+            while await self._wait():
+                self._tick_at = math.inf
+                try:
+                    await self._step()
+                    backoff = Backoff()
+                except ServerError as error:
+                    self._failed("make the ticks of", error)
+                    self._tick_at = asyncio.get_running_loop().time() + backoff.next()
+        finally:
+            self._ended.set()
+
+    async def stop(self) -> None:
+        """Tick no more; and where this worker went first, let another one do so at once.
+
+        To be called when the worker has departed, so that it is not passed on to itself. A server that does not
+        answer is no matter: then another worker goes first a few seconds late.
+        """
+        self._stopping = True
+        self._changed.set()
+        await self._ended.wait()
+        if self._first:
             try:
-                await self._step()
-                backoff = Backoff()
+                await self._timetable.pass_on(self._queue)
             except ServerError as error:
-                log.debug("queue %s: could not tick: %s", self._queue, error)
-                self._tick_at = asyncio.get_running_loop().time() + backoff.next()
+                log.debug("queue %s: could not pass on who makes the ticks: %s", self._queue, error)
 
     async def _step(self) -> None:
         if self._missing:
             self._missing = False
             await self._declare(missing_only=True)
+            if self._more:
+                self._look()
             return
+        # To look because there was no news for long is not coming too late either.
+        self._led, keeps = False, self._led or (self._looking and self._first)
         step = await tick_due(self._timetable, self._queue)
-        for schedule_id in step.stuck.keys() - self._stuck:
+        news = step.stuck.keys() - self._stuck
+        if self._healed() or news:
+            # Perhaps by somebody who has moved away what was in the way, and the schedules with it. And of one
+            # that cannot be read nothing may be left but its place in the index.
+            self.rejoin()
+        for schedule_id in news:
             log.warning("schedule %s: this worker cannot make its ticks: %s", schedule_id, step.stuck[schedule_id])
         self._stuck = set(step.stuck)
         if step.won:
             log.debug("queue %s: made the ticks that were due: %d jobs", self._queue, step.made)
-        if step.due:
-            self._first = step.won
-        else:
-            self._first = step.next_tick_ms is not None and step.next_tick_ms <= EARLY_MS
+        early = step.next_tick_ms is not None and step.next_tick_ms <= EARLY_MS
+        first = step.won if step.due else keeps or early
+        self._first = first or self._led  # it may have been passed on to this worker meanwhile
         self.expect(step.next_tick_ms)
+        self._more = step.more
+        if step.more:
+            self._look()
 
     async def _declare(self, *, missing_only: bool) -> None:
         backoff = Backoff()
-        while True:
+        while not self._stopping:
             try:
                 agenda = await declare(
                     self._timetable, self._queue, self._declared, whole=self._whole, missing_only=missing_only
                 )
-                break
             except ServerError as error:
-                log.debug("queue %s: could not declare its schedules: %s", self._queue, error)
+                self._failed("store", error)
                 await asyncio.sleep(backoff.next())
-        due = any(entry.next_ms is not None and entry.next_ms <= agenda.now_ms for entry in agenda.entries)
-        self.expect(0 if due else agenda.next_tick_ms)
+                continue
+            self._healed()
+            due = any(entry.next_ms is not None and entry.next_ms <= agenda.now_ms for entry in agenda.entries)
+            self.expect(0 if due else agenda.next_tick_ms)
+            return
 
-    async def _wait(self) -> None:
+    def _failed(self, what: str, error: ServerError) -> None:
+        """Tell what does not work: each cause once, until it works again."""
+        log.debug("queue %s: could not %s its schedules: %s", self._queue, what, error)
+        self._failures += 1
+        if isinstance(error, ServerUnavailableError) and self._failures < OUTAGE_TRIES:
+            return
+        if str(error) not in self._told:
+            self._told.add(str(error))
+            log.warning(
+                "queue %s: this worker cannot %s its schedules: %s; trying again until it can",
+                self._queue,
+                what,
+                error,
+            )
+
+    def _healed(self) -> bool:
+        """Whether something that was told as failing works again."""
+        told, self._told, self._failures = self._told, set(), 0
+        if told:
+            log.warning("queue %s: its schedules are seen to again", self._queue)
+        return bool(told)
+
+    async def _wait(self) -> bool:
+        """Return when a tick is expected; False at the stop."""
         loop = asyncio.get_running_loop()
-        while self._tick_at is None or self._tick_at > loop.time():
+        while not self._stopping and self._tick_at > loop.time():
             self._changed.clear()
-            try:
-                async with asyncio.timeout_at(self._tick_at):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(None if math.isinf(self._tick_at) else self._tick_at):
                     await self._changed.wait()
-            except TimeoutError:
-                return
+        return not self._stopping
