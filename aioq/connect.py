@@ -79,7 +79,8 @@ class Connector:
             server = await asyncio.to_thread(self._attach)
             url, revive = server.url, server.ensure
         # Not before a server is asked for: importing redis-py takes most of what importing an App took.
-        redis_store: Any = import_module("aioq.redis_store")
+        # In a thread, because it takes a tenth of a second, for which the loop must not stand still.
+        redis_store: Any = await asyncio.to_thread(import_module, "aioq.redis_store")
         make = redis_store.LocalStore if url is None else redis_store.RedisStore
         url = url or LOCAL_URL
         return make(

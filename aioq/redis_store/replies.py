@@ -116,9 +116,9 @@ def parse_states(reply: Sequence[bytes]) -> list[JobState | None]:
     return [JobState(state.decode()) if state else None for state in reply]
 
 
-def parse_info(queue: str, job_id: str, fields: Sequence[bytes]) -> JobInfo | None:
+def parse_info(queue: str, job_id: str, fields: Sequence[Any]) -> JobInfo | None:
     """The mirror of `info.lua`, for one job."""
-    record = {name.decode(): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
+    record: dict[str, Any] = {name.decode(): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
     if "sent" not in record:
         return None
     state = JobState(record.get("state", b"queued").decode())
@@ -145,7 +145,7 @@ def parse_info(queue: str, job_id: str, fields: Sequence[bytes]) -> JobInfo | No
     )
 
 
-def _call(record: dict[str, bytes]) -> tuple[str, dict[str, str]]:
+def _call(record: dict[str, Any]) -> tuple[str, dict[str, str]]:
     """The task's name and the headers; of bytes that are no envelope nothing can be said."""
     try:
         envelope = decode_envelope(record.get("job", b""))
@@ -161,5 +161,5 @@ def _outcome(data: bytes | None) -> tuple[str, str | None]:
     return outcome.task, decode_failure(outcome).summary if outcome.kind is OutcomeKind.FAILED else None
 
 
-def _time(ms: bytes | None) -> datetime | None:
+def _time(ms: bytes | int | None) -> datetime | None:
     return None if ms is None else datetime.fromtimestamp(float(ms) / 1000, UTC)

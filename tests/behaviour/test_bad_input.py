@@ -10,6 +10,7 @@ import aioq
 from aioq import App, ArgumentError, ConfigError, DuplicateTaskError, JobFailed, PayloadTooLargeError
 from tests.behaviour.kit import Project, keys, state_is
 from tests.databases import Database
+from tests.records import put_record
 
 pytestmark = pytest.mark.anyio
 
@@ -160,7 +161,7 @@ async def test_bad_input_at_the_worker_ends_as_that_jobs_failure(project: Projec
         for number, garbage in enumerate(
             [b"", b"\xc1\xff", b"hello", b"\x93\x01", msgspec.msgpack.encode({"a": 1})]
         ):
-            client.hset(f"{base}:job:garbage-{number}", mapping={"job": garbage, "sent": 1})
+            put_record(client, f"{base}:job:garbage-{number}", garbage)
             client.xadd(f"{base}:normal", {"job": f"garbage-{number}"})
             handle = by_name.handle(f"garbage-{number}")
             with pytest.raises(JobFailed, match="WireError"):
@@ -168,7 +169,7 @@ async def test_bad_input_at_the_worker_ends_as_that_jobs_failure(project: Projec
         client.xadd(f"{base}:normal", {"job": "no-such-job"})
         client.xadd(f"{base}:normal", {"wrong": "field"})
         client.xadd(f"{base}:normal", {"job": "a", "more": "b"})
-        client.hset(f"{base}:job:half", mapping={"sent": 1})
+        put_record(client, f"{base}:job:half", None)
         client.xadd(f"{base}:normal", {"job": "half"})
 
     with pytest.raises(JobFailed) as caught:
@@ -214,7 +215,7 @@ async def test_a_newer_envelope_and_an_unknown_task_are_kept_for_a_worker_that_k
     base = f"aioq:{{{project.name}:default}}"
     with redis_server.client() as client:
         newer = msgspec.msgpack.encode((99, {"who": "knows"}))
-        client.hset(f"{base}:job:newer", mapping={"job": newer, "sent": 1})
+        put_record(client, f"{base}:job:newer", newer)
         client.xadd(f"{base}:normal", {"job": "newer"})
 
     assert "this worker does not know the task 'lines.add'" in (await old.saw(r"lines\.add\[.*put off"))[0]

@@ -15,6 +15,7 @@ from aioq import JobCancelledError, JobFailed, JobHandle, JobNotFoundError, JobS
 from tests.behaviour.kit import Process, Project, cleared, state_is, until
 from tests.conftest import PREFERENCE
 from tests.databases import new_app_name
+from tests.records import read_record
 from tests.servers import Server, available
 
 pytestmark = pytest.mark.anyio
@@ -147,7 +148,7 @@ async def test_a_result_with_no_ttl_reaches_who_waits_and_is_forgotten(mill: Mil
     waiting = asyncio.create_task(handle.result(timeout=20))
     with mill.server.client() as client:
         (record,) = [key for key in client.scan_iter(count=1000) if key.endswith(handle.id)]
-        await until(lambda: client.hexists(record, "waiters"))
+        await until(lambda: "waiters" in read_record(client, record))
     gate.touch()
 
     assert await waiting == "let go"

@@ -173,8 +173,11 @@ for name, least in pairs({scheduled = 1, dead = 1, workers = 1}) do
   end
 end
 for _, key in ipairs(redis.call('KEYS', base .. ':job:*')) do
-  for _, field in ipairs({'sent', 'started', 'ended', 'parked'}) do
-    if redis.call('HEXISTS', key, field) == 1 then redis.call('HINCRBY', key, field, -ms) end
+  local text = redis.pcall('GET', key)
+  if type(text) == 'string' then
+    local record = cmsgpack.unpack(text)
+    for _, field in ipairs({2, 8, 10, 18}) do record[field] = record[field] and record[field] - ms end
+    redis.call('SET', key, cmsgpack.pack(record), 'KEEPTTL')
   end
 end
 for _, key in ipairs(redis.call('KEYS', base .. ':*')) do

@@ -11,9 +11,10 @@ import pytest
 from aioq.job import Priority, Progress
 from aioq.redis_store import RedisStore
 from aioq.redis_store.durability import MARK_MS, Confirmation
-from aioq.store import Claimed, Limits, Settlement, Verb
+from aioq.store import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.timetable import Entry, Tick
 from aioq.timing import Overlap
+from aioq.wire import encode_envelope
 from tests.contract.inside import ServerInside
 from tests.contract.kit import (
     BLOCK,
@@ -32,6 +33,7 @@ from tests.contract.kit import (
     settle,
     take,
 )
+from tests.records import read_record
 
 pytestmark = pytest.mark.anyio
 
@@ -82,9 +84,12 @@ class Look:
 
     def state(self, job_id: str) -> str | None:
         """A job's state; None where there is no record."""
-        if not self.client.exists(f"{self.base}:job:{job_id}"):
-            return None
-        return self.client.hget(f"{self.base}:job:{job_id}", "state") or "queued"
+        record = self.record(job_id)
+        return record.get("state", "queued") if record else None
+
+    def record(self, job_id: str) -> dict[str, Any]:
+        """What is known of a job; nothing where there is no record."""
+        return read_record(self.client, f"{self.base}:job:{job_id}")
 
 
 def lane(look: Look, key: str) -> None:
@@ -96,11 +101,18 @@ def lane(look: Look, key: str) -> None:
 
 def job(look: Look, key: str) -> None:
     """Once it has ended it expires; until then it is in one place, which `test_model.py` holds it to."""
-    ended, waiters = look.client.hmget(look.base + key, "ended", "waiters")
-    assert len((waiters or "").split()) <= MAX_WAITERS
-    if ended is not None:
+    record = read_record(look.client, look.base + key)
+    assert len(record.get("waiters", "").split()) <= MAX_WAITERS
+    if "ended" in record:
         look.expires_within(key, max(DAY, look.limits.dead_ttl_ms))
-        assert waiters is None
+        assert "waiters" not in record
+
+
+def body(look: Look, key: str) -> None:
+    """The envelope of a job that is there and still has one; it expires with the record."""
+    job_key = look.base + key.replace(":body:", ":job:", 1)
+    assert read_record(look.client, job_key)["job"] == "..."
+    assert abs(look.client.pttl(look.base + key) - look.client.pttl(job_key)) < 1000
 
 
 def scheduled(look: Look, key: str) -> None:
@@ -152,6 +164,7 @@ def schedule(look: Look, key: str) -> None:
 BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     **{f":{priority.value}{end}": ("trimmed", lane) for priority in Priority for end in ("", ":front")},
     ":job:<id>": ("expires", job),
+    ":body:<id>": ("with its job", body),
     ":scheduled": ("members", scheduled),
     ":workers": ("members", workers),
     ":fetched": ("members", workers),
@@ -228,6 +241,7 @@ async def use_everything(store: RedisStore) -> None:
         "queued",
     ]
     await take(store, "w1", 5)
+    await store.enqueue(QUEUE, [NewJob("large", encode_envelope("large", ["x" * 2000], {}, None))])
     await send(store, "delivered", "waiting")
     assert [token.job_id for token in await store.block(QUEUE, "w2", BLOCK) if token.lane == "normal"]
 
@@ -295,7 +309,7 @@ async def test_when_all_is_over_only_empty_lanes_are_left(redis_store: RedisStor
     await end_everything(redis_store, inside)
 
     for key in look.names():
-        assert pattern_of(key) in {*LANES, ":job:<id>", ":receipt:<call>", ":done:<send>", ":dead"}
+        assert pattern_of(key) in {*LANES, ":job:<id>", ":body:<id>", ":receipt:<call>", ":done:<send>", ":dead"}
         BOUNDS[pattern_of(key)][1](look, key)
     inside.jump(2 * DAY)
     assert set(look.names()) <= LANES
@@ -312,10 +326,10 @@ async def test_a_client_that_vanished_while_it_waited_leaves_nothing(
     client = await redis_backend.open()
     await Listener.on(client, "vanished")
     await client.wait(QUEUE, "vanished", ["job"])
-    assert look.client.hget(look.base + ":job:job", "waiters") == "vanished"
+    assert look.record("job")["waiters"] == "vanished"
 
     await client.close()
     await settle(redis_store, "w", claimed, Verb.SUCCEEDED, THREE)
 
-    assert not look.client.hexists(look.base + ":job:job", "waiters")
+    assert "waiters" not in look.record("job")
     assert look.client.pubsub_channels("vanished") == []

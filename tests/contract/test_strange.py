@@ -8,6 +8,7 @@ import redis
 from aioq.redis_store import RedisStore
 from tests.contract.kit import BLOCK, CALL, QUEUE, Backend, ids, joined, send, take
 from tests.databases import Database
+from tests.records import put_record
 
 pytestmark = pytest.mark.anyio
 
@@ -102,7 +103,7 @@ async def test_a_record_under_such_an_id_is_not_run(redis_store: RedisStore, red
     with redis_backend.database.client() as client:
         for value in NO_TEXT:
             key = redis_backend.key("job:").encode() + value
-            client.hset(key, mapping={"job": CALL, "sent": "1"})  # pyright: ignore[reportArgumentType]
+            put_record(client, key, CALL)
     put(redis_backend, *({"job": value} for value in NO_TEXT))
 
     assert await take(redis_store, "w") == []

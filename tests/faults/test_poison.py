@@ -9,6 +9,7 @@ import pytest
 from aioq import JobHandle
 from tests.faults.figures import Case, Report
 from tests.faults.harness import Crew, Load, Numbered, Rig, condition
+from tests.records import put_record
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +39,7 @@ async def send_poison(rig: Rig, number: int, kind: str) -> JobHandle[Any]:
         return await rig.tasks.swallows.send(number)
     if kind == "undecodable entry":
         with rig.client() as client:
-            client.hset(rig.key(f"job:poison-{number}"), mapping={"job": b"\xc1 no envelope", "sent": 1})
+            put_record(client, rig.key(f"job:poison-{number}"), b"\xc1 no envelope")
             client.xadd(rig.key("normal"), {"job": f"poison-{number}"})
         return rig.tasks.app.handle(f"poison-{number}")
     return await rig.tasks.poison.send(number, kind)

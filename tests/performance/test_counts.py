@@ -90,12 +90,13 @@ def counted_calls() -> Generator[list[int]]:
 
 
 async def test_commands_a_job_under_load(redis_server: Database, jobs: Jobs) -> None:
-    # 0.066 a job: an enqueue, a wait, a claim and a settle for each batch of what 100 senders send meanwhile.
+    # 0.10 a job: an enqueue, a wait, a claim and a settle for each batch of what 100 senders send meanwhile. (0.066
+    # when a claim took all slots, and nothing was claimed while they ran.)
     async with jobs.worker():
         with monitored(redis_server.server) as seen:
             assert sorted(await jobs.send_from_many(JOBS)) == list(range(JOBS))
     count = seen.by_clients
-    assert 0 < count <= 0.1 * JOBS
+    assert 0 < count <= 0.13 * JOBS
 
 
 async def test_commands_of_a_job_alone(redis_server: Database, jobs: Jobs) -> None:
@@ -109,13 +110,13 @@ async def test_commands_of_a_job_alone(redis_server: Database, jobs: Jobs) -> No
 
 
 async def test_commands_within_scripts(redis_server: Database, jobs: Jobs) -> None:
-    # 12.3 with a waiter a job: what a job costs the server's one thread. One of them is that a claim notes a job
-    # as held before it marks it, so that a claim that fails half-way loses none.
+    # 4.5 with a waiter a job: the entry, what the settle stores, the record read and stored again for the waiter,
+    # and a share of what is done for a batch.
     async with jobs.worker():
         with monitored(redis_server.server) as seen:
             await jobs.send_from_many(JOBS)
     count = seen.by_scripts
-    assert JOBS < count <= 13 * JOBS
+    assert JOBS < count <= 5 * JOBS
 
 
 async def test_commands_of_an_idle_worker(redis_server: Database, jobs: Jobs) -> None:
@@ -133,27 +134,27 @@ async def test_bytes_of_a_queued_job(redis_server: Database, jobs: Jobs, app_nam
     async def keep(text: str) -> str:
         return text
 
-    # 473, by the server's own account: 80 of payload, the rest is the record, the id and the lane's entry.
+    # 285, by the server's own account: 80 of payload, the rest is the record, the id and the lane's entry.
     await keep.send_many([(f"{number:080}",) for number in range(JOBS)])
     with redis_server.client() as client:
         used = sum(client.memory_usage(key, samples=0) or 0 for key in keys(client, app_name))
-    assert 80 * JOBS < used <= 490 * JOBS
+    assert 80 * JOBS < used <= 300 * JOBS
 
 
 async def test_function_calls_of_a_drained_job(jobs: Jobs) -> None:
-    # 220, all that the worker's loop does for a job: claim, decode, run, encode, settle, and a share of the rest.
+    # 155, all that the worker's loop does for a job: claim, decode, run, encode, settle, and a share of the rest.
     await jobs.noop.send_many([(number,) for number in range(JOBS)])
     with counted_calls() as calls:
         await _drain(jobs)
-    assert JOBS < calls[0] <= 240 * JOBS
+    assert JOBS < calls[0] <= 170 * JOBS
 
 
 async def test_function_calls_of_a_sent_job(jobs: Jobs) -> None:
-    # 131: check the arguments, encode, make the id and the handle, and its share of the flush.
+    # 19: check the arguments, encode, make the id and the handle, and its share of the flush.
     await jobs.noop.send(0)
     with counted_calls() as calls:
         await jobs.noop.send_many([(number,) for number in range(JOBS)])
-    assert JOBS < calls[0] <= 145 * JOBS
+    assert JOBS < calls[0] <= 21 * JOBS
 
 
 async def test_a_job_leaves_nothing_behind(jobs: Jobs) -> None:

@@ -27,6 +27,7 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local function job_key(id) return base .. ':job:' .. id end
+local function body_key(id) return base .. ':body:' .. id end
 local function held_key(worker) return base .. ':held:' .. worker end
 local function cancel_key(worker) return base .. ':cancel:' .. worker end
 local function schedule_key(id) return base .. ':schedule:' .. id end
@@ -48,9 +49,85 @@ end
 -- is passed over. Any other error, as of a command that is not permitted, ends the script, before it takes for gone
 -- what is there.
 local function is_unreadable(reply)
-  if not (reply and reply.err) then return false end
+  if type(reply) ~= 'table' or not reply.err then return false end
   if string.find(reply.err, 'NOGROUP', 1, true) or string.find(reply.err, 'WRONGTYPE', 1, true) then return true end
   error(reply.err)
+end
+
+-- A job's record is one string, a MessagePack array of the fields below: with a hash, one value over 64 bytes makes a
+-- table of it, and each field that is looked at or changed is a command. Absent fields are false, and left out at the
+-- end; an absent state is `queued`, an absent lane `normal`. JOB is the envelope; true where it is in a key of its own.
+local JOB, SENT, LANE, NONCE, STATE, WORKER, CLAIM, STARTED = 1, 2, 3, 4, 5, 6, 7, 8
+local OUTCOME, ENDED, WAITERS, ATTEMPTS, CRASHES, INTERRUPTIONS = 9, 10, 11, 12, 13, 14
+local PROGRESS, CANCEL, CANCEL_TTL, PARKED, TTL = 15, 16, 17, 18, 19
+
+-- A larger envelope has a key of its own: so a batch of records is read at once without carrying megabytes, and a
+-- claim does not write again (to the append-only file, to replicas) what does not change.
+local BODY_LIMIT = 1024
+-- The most records that are read or written with one command: far below what Lua's `unpack` carries.
+local CHUNK = 500
+
+-- Makes room for the fields up to `last`: what is packed as an array must have no holes.
+local function widen(job, last)
+  for i = #job + 1, last do job[i] = false end
+end
+
+-- What is no record, because somebody has put something else in its place, is none.
+local function unpacked(text)
+  if not text then return nil end
+  local whole, job = pcall(cmsgpack.unpack, text)
+  return whole and type(job) == 'table' and type(job[SENT]) == 'number' and job or nil
+end
+
+local function load(id)
+  local text = redis.pcall('GET', job_key(id))
+  return not is_unreadable(text) and unpacked(text) or nil
+end
+
+-- The records of several jobs, by id.
+local function load_all(ids)
+  local jobs = {}
+  for start = 1, #ids, CHUNK do
+    local keys = {}
+    for i = start, math.min(start + CHUNK - 1, #ids) do keys[#keys + 1] = job_key(ids[i]) end
+    for i, text in ipairs(redis.call('MGET', unpack(keys))) do jobs[ids[start + i - 1]] = unpacked(text) end
+  end
+  return jobs
+end
+
+-- Stores the record of a job that has not ended.
+local function save(id, job) redis.call('SET', job_key(id), cmsgpack.pack(job)) end
+
+-- The same of several, as an array of ids and records in turn.
+local function save_all(changed)
+  for start = 1, #changed, 2 * CHUNK do
+    local pairs_of = {}
+    for i = start, math.min(start + 2 * CHUNK - 1, #changed), 2 do
+      pairs_of[#pairs_of + 1], pairs_of[#pairs_of + 2] = job_key(changed[i]), cmsgpack.pack(changed[i + 1])
+    end
+    redis.call('MSET', unpack(pairs_of))
+  end
+end
+
+-- A new job's record, and its envelope where that has a key of its own; once what makes the job found is there.
+local function new_job(id, envelope, lane, nonce, state)
+  if #envelope > BODY_LIMIT then
+    redis.call('SET', body_key(id), envelope)
+    envelope = true
+  end
+  if state then return {envelope, now, lane or false, nonce or false, state} end
+  if nonce then return {envelope, now, lane or false, nonce} end
+  return lane and {envelope, now, lane} or {envelope, now}
+end
+
+local function envelope_of(id, job)
+  if job[JOB] ~= true then return job[JOB] end
+  local body = redis.pcall('GET', body_key(id))
+  return not is_unreadable(body) and body
+end
+
+local function has_ended(job)
+  return job[STATE] == 'succeeded' or job[STATE] == 'failed' or job[STATE] == 'cancelled'
 end
 
 local function until_first(key)
@@ -141,10 +218,11 @@ local function let_next(id)
   if held == id then
     redis.call('HDEL', key, 'held')
   elseif found[1] == id then
-    local job = redis.pcall('HMGET', job_key(held), 'state', 'lane')
-    if job[1] == 'waiting' then
-      push(job[2], held, false)
-      redis.call('HDEL', job_key(held), 'state')
+    local job = load(held)
+    if job and job[STATE] == 'waiting' then
+      push(job[LANE], held, false)
+      job[STATE] = false
+      save(held, job)
     end
     redis.call('HSET', key, 'current', held)
     redis.call('HDEL', key, 'held')
@@ -158,52 +236,56 @@ local function done_key(send) return base .. ':done:' .. send end
 -- For how long after its send a job is to be found, in ms; each script that ends jobs sets it.
 local tombstone = 0
 
--- Lets a record go after so many ms, or at once where those are over. Returns whether it is there still.
-local function expire(id, ttl)
-  local key = job_key(id)
+-- Stores the record of a job that has ended for so many ms, or lets it go at once where those are over.
+local function keep(id, job, ttl)
   if ttl < tombstone then
-    local job = redis.call('HMGET', key, 'sent', 'nonce')
-    local left = (tonumber(job[1]) or now) + tombstone - now
-    if left > 0 and ttl < left then redis.call('SET', done_key(job[2] or id), '', 'PX', left) end
+    local left = job[SENT] + tombstone - now
+    if left > 0 and ttl < left then redis.call('SET', done_key(job[NONCE] or id), '', 'PX', left) end
   end
   if ttl <= 0 then
-    redis.call('DEL', key)
+    redis.call('DEL', job_key(id))
   else
-    redis.call('PEXPIRE', key, ttl)
+    redis.call('SET', job_key(id), cmsgpack.pack(job), 'PX', ttl)
   end
-  return ttl > 0
 end
 
 -- Ends a job: the outcome is stored, or forgotten at once where ttl is 0, and the waiters are told.
-local function finish(id, state, outcome, ttl, waiters)
-  local key = job_key(id)
+local function finish(id, job, state, outcome, ttl)
   if string.find(id, '@', 1, true) then let_next(id) end
-  notify(id, waiters, outcome, ttl > 0)
-  if ttl > 0 then
-    redis.call('HSET', key, 'state', state, 'outcome', outcome, 'ended', now)
-  end
+  notify(id, job[WAITERS], outcome, ttl > 0)
+  local has_body = job[JOB] == true
+  widen(job, ENDED)
+  job[STATE], job[OUTCOME], job[ENDED] = state, outcome, now
+  if job[WAITERS] then job[WAITERS] = false end
+  if state ~= 'failed' then job[JOB] = false end
+  keep(id, job, ttl)
+  if not has_body then return end
   -- Not first: a server that is out of memory would let it through, and all that follows.
-  if not expire(id, ttl) then return end
-  if state == 'failed' then
-    redis.call('HDEL', key, 'waiters')
+  if job[JOB] and ttl > 0 then
+    redis.call('PEXPIRE', body_key(id), ttl)
   else
-    redis.call('HDEL', key, 'job', 'waiters')
+    redis.call('DEL', body_key(id))
   end
 end
 
 -- One dead job too many: from now on it is kept as every other outcome is, for its own ttl after its end.
 local function unbury(id)
-  local key = job_key(id)
-  local job = redis.pcall('HMGET', key, 'state', 'ended', 'ttl')
-  if is_unreadable(job) or job[1] ~= 'failed' or not job[3] then return end
-  if expire(id, job[2] + job[3] - now) then redis.call('HDEL', key, 'job', 'ttl') end
+  local job = load(id)
+  if not job or job[STATE] ~= 'failed' or not job[TTL] then return end
+  local left, has_body = job[ENDED] + job[TTL] - now, job[JOB] == true
+  job[JOB], job[TTL] = false, false
+  keep(id, job, left)
+  if has_body then redis.call('DEL', body_key(id)) end
 end
 
 -- A failed job is kept for the operator: as long as its outcome, or as the dead are kept, whichever is longer.
-local function bury(id, outcome, ttl, waiters, dead_ttl, dead_limit)
-  finish(id, 'failed', outcome, math.max(ttl, dead_ttl), waiters)
+local function bury(id, job, outcome, ttl, dead_ttl, dead_limit)
+  if ttl < dead_ttl then
+    widen(job, TTL)
+    job[TTL] = ttl
+  end
+  finish(id, job, 'failed', outcome, math.max(ttl, dead_ttl))
   if dead_ttl <= 0 then return end
-  if ttl < dead_ttl then redis.call('HSET', job_key(id), 'ttl', ttl) end
   redis.call('ZADD', DEAD, now, id)
   redis.call('PEXPIRE', DEAD, dead_ttl)
   redis.call('ZREMRANGEBYSCORE', DEAD, '-inf', now - dead_ttl)
@@ -214,7 +296,8 @@ local function bury(id, outcome, ttl, waiters, dead_ttl, dead_limit)
 end
 
 -- Sends a job that was running back to its lane.
-local function give_back(id, lane, front)
-  push(lane, id, front)
-  redis.call('HDEL', job_key(id), 'state', 'worker')
+local function give_back(id, job, front)
+  push(job[LANE], id, front)
+  job[STATE], job[WORKER] = false, false
+  save(id, job)
 end

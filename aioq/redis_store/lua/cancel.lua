@@ -16,17 +16,18 @@ local outcome, ttl, prefix, reply, changed = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 tombstone = tonumber(ARGV[5])
 for i = 6, #ARGV do
   local id = ARGV[i]
-  local key = job_key(id)
-  local job = redis.pcall('HMGET', key, 'sent', 'state', 'worker', 'waiters')
-  local state = not is_unreadable(job) and job[1] and (job[2] or 'queued') or ''
+  local job = load(id)
+  local state = job and (job[STATE] or 'queued') or ''
   if state == 'running' then
-    redis.call('HSET', key, 'cancel', outcome, 'cancel_ttl', ttl)
-    redis.call('SADD', cancel_key(job[3]), id)
-    redis.call('PUBLISH', prefix .. job[3], id)
+    widen(job, CANCEL_TTL)
+    job[CANCEL], job[CANCEL_TTL] = outcome, ttl
+    save(id, job)
+    redis.call('SADD', cancel_key(job[WORKER]), id)
+    redis.call('PUBLISH', prefix .. job[WORKER], id)
     changed = true
   elseif state == 'queued' or state == 'scheduled' or state == 'waiting' then
     -- Its entry in the lane stays behind; a claim passes over it.
-    finish(id, 'cancelled', outcome, ttl, job[4])
+    finish(id, job, 'cancelled', outcome, ttl)
     redis.call('ZREM', SCHEDULED, id)
     changed = true
   end

@@ -26,26 +26,34 @@ end
 
 local reply, taken = {0, now, ''}, 0
 
-local bytes = 0
-local function take(id)
-  local key = job_key(id)
-  local job =
-    redis.pcall('HMGET', key, 'job', 'state', 'claim', 'attempts', 'crashes', 'interruptions', 'sent', 'worker')
-  -- An entry may outlive its job: cancelled, expired, or a wake-up without a job. Or its key holds no record,
-  -- which must not stop the others.
-  if is_unreadable(job) or not job[1] then return end
-  local missed = recheck and job[2] == 'running' and job[8] == worker and not known[id]
-  if job[2] and not missed then return end
+local bytes, marked, held = 0, {}, {}
+local function take(id, job)
+  -- An entry may outlive its job: cancelled, expired, or a wake-up without a job.
+  if not job then return end
+  local missed = recheck and job[STATE] == 'running' and job[WORKER] == worker and not known[id]
+  if job[STATE] and not missed then return end
+  local envelope = envelope_of(id, job)
+  if not envelope then return end
   known[id] = true
-  local claim = (tonumber(job[3]) or 0) + 1
-  redis.call('SADD', held_key(worker), id)
-  redis.call('HSET', key, 'state', 'running', 'worker', worker, 'claim', claim, 'started', now)
+  local claim = (job[CLAIM] or 0) + 1
+  widen(job, STARTED)
+  job[STATE], job[WORKER], job[CLAIM], job[STARTED] = 'running', worker, claim, now
+  marked[#marked + 1], marked[#marked + 2] = id, job
+  held[#held + 1] = id
   taken = taken + 1
-  bytes = bytes + #job[1]
+  bytes = bytes + #envelope
   local n = #reply
-  reply[n + 1], reply[n + 2], reply[n + 3] = id, job[1], claim
-  reply[n + 4], reply[n + 5], reply[n + 6] = tonumber(job[4]) or 0, tonumber(job[5]) or 0, tonumber(job[6]) or 0
-  reply[n + 7] = tonumber(job[7]) or now
+  reply[n + 1], reply[n + 2], reply[n + 3] = id, envelope, claim
+  reply[n + 4], reply[n + 5], reply[n + 6] = job[ATTEMPTS] or 0, job[CRASHES] or 0, job[INTERRUPTIONS] or 0
+  reply[n + 7] = job[SENT]
+end
+
+-- Writes down what was taken; before the entries are acknowledged.
+local function mark()
+  if #held == 0 then return end
+  redis.call('SADD', held_key(worker), unpack(held))
+  save_all(marked)
+  marked, held = {}, {}
 end
 
 local function read(lane, id, most)
@@ -80,7 +88,8 @@ local function accept(name, entry, id)
   -- Whoever has recovered this entry meanwhile has acknowledged it.
   if is_unreadable(pending) or not pending[1] then return end
   if not lost and taken < count then
-    take(id)
+    take(id, load(id))
+    mark()
   elseif id ~= '' then
     push((string.gsub(name, ':front$', '')), id, true)
   end
@@ -100,8 +109,9 @@ if recheck then
   end
   for _, id in ipairs(redis.call('SMEMBERS', held_key(worker))) do
     if taken >= count or bytes >= CLAIM_LIMIT then break end
-    take(id)
+    if not known[id] then take(id, load(id)) end
   end
+  mark()
 end
 
 for _, name in ipairs(LANES) do
@@ -110,16 +120,17 @@ for _, name in ipairs(LANES) do
     local most = count - taken
     local entries = read(lane, '>', most)
     if #entries > 0 then
-      local passed = {}
-      for i, entry in ipairs(entries) do
-        local id = named_by(entry)
+      local ids, passed = {}, {}
+      for i, entry in ipairs(entries) do ids[i], passed[i] = named_by(entry), entry[1] end
+      local jobs = load_all(ids)
+      for _, id in ipairs(ids) do
         if bytes < CLAIM_LIMIT then
-          take(id)
+          take(id, jobs[id])
         elseif id ~= '' then
           push((string.gsub(name, ':front$', '')), id, true)
         end
-        passed[i] = entry[1]
       end
+      mark()
       redis.call('XACK', lane, GROUP, unpack(passed))
       trim(lane, entries[#entries][1], #entries < most)
     end

@@ -4,15 +4,22 @@
 -- ARGV: job ids
 -- REPLY: per job the fields and values of its record (empty for none), followed by 'due' and the time it is due
 --   where it is scheduled
+local NAMES = {
+  'job', 'sent', 'lane', 'nonce', 'state', 'worker', 'claim', 'started', 'outcome', 'ended', 'waiters', 'attempts',
+  'crashes', 'interruptions', 'progress', 'cancel', 'cancel_ttl', 'parked', 'ttl',
+}
 local reply = {}
 for i = 1, #ARGV do
-  local job = redis.pcall('HGETALL', job_key(ARGV[i]))
-  if is_unreadable(job) then job = {} end
-  local due = redis.call('ZSCORE', SCHEDULED, ARGV[i])
-  if due and #job > 0 then
-    job[#job + 1] = 'due'
-    job[#job + 1] = due
+  local id, fields = ARGV[i], {}
+  local job = load(id)
+  if job then
+    job[JOB] = envelope_of(id, job)
+    for field, name in ipairs(NAMES) do
+      if job[field] then fields[#fields + 1], fields[#fields + 2] = name, job[field] end
+    end
+    local due = redis.call('ZSCORE', SCHEDULED, id)
+    if due then fields[#fields + 1], fields[#fields + 2] = 'due', due end
   end
-  reply[i] = job
+  reply[i] = fields
 end
 return reply

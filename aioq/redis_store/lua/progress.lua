@@ -3,14 +3,18 @@
 -- KEYS: 1 base key
 -- ARGV: 1 worker, then three per job: id, claim, encoded progress
 -- REPLY: the positions (from 1) of the reports that were refused
-local refused = {}
+local refused, ids, changed = {}, {}, {}
+for i = 2, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end
+local jobs = load_all(ids)
 for i = 2, #ARGV, 3 do
-  local key = job_key(ARGV[i])
-  local job = redis.pcall('HMGET', key, 'worker', 'claim', 'state')
-  if not is_unreadable(job) and job[1] == ARGV[1] and job[2] == ARGV[i + 1] and job[3] == 'running' then
-    redis.call('HSET', key, 'progress', ARGV[i + 2])
+  local job = jobs[ARGV[i]]
+  if job and job[WORKER] == ARGV[1] and job[CLAIM] == tonumber(ARGV[i + 1]) and job[STATE] == 'running' then
+    widen(job, PROGRESS)
+    job[PROGRESS] = ARGV[i + 2]
+    changed[#changed + 1], changed[#changed + 2] = ARGV[i], job
   else
     refused[#refused + 1] = (i + 1) / 3
   end
 end
+save_all(changed)
 return refused

@@ -35,28 +35,27 @@ if crashed then
 end
 local reply = {worker, 0, 0}
 
-local function restore(id)
-  local key = job_key(id)
-  local job = redis.pcall('HMGET', key, 'worker', 'state', 'lane', 'waiters', 'cancel', 'cancel_ttl', 'crashes')
-  if is_unreadable(job) or job[1] ~= worker or job[2] ~= 'running' then return end
-  local crashes = (tonumber(job[7]) or 0) + (crashed and 1 or 0)
-  local ends = job[5] or crashed and crashes > max_crashes
-  -- Counted when it has been given back: a step that fails before is repeated, and must not count twice.
-  if not ends then give_back(id, job[3], true) end
-  if crashed then redis.call('HSET', key, 'crashes', crashes) end
-  if job[5] then
-    finish(id, 'cancelled', job[5], tonumber(job[6]), job[4])
-  elseif ends then
-    bury(id, ARGV[5], tonumber(ARGV[9]), job[4], tonumber(ARGV[6]), tonumber(ARGV[7]))
+local function restore(id, job)
+  if not job or job[WORKER] ~= worker or job[STATE] ~= 'running' then return end
+  local crashes = (job[CRASHES] or 0) + (crashed and 1 or 0)
+  widen(job, CRASHES)
+  job[CRASHES] = crashes
+  if job[CANCEL] then
+    finish(id, job, 'cancelled', job[CANCEL], job[CANCEL_TTL])
+  elseif crashed and crashes > max_crashes then
+    bury(id, job, ARGV[5], tonumber(ARGV[9]), tonumber(ARGV[6]), tonumber(ARGV[7]))
     reply[#reply + 1] = id
   else
+    give_back(id, job, true)
     reply[2] = reply[2] + 1
   end
 end
 
 local left = limit
-for _, id in ipairs(redis.call('SRANDMEMBER', held_key(worker), left)) do
-  restore(id)
+local held = redis.call('SRANDMEMBER', held_key(worker), left)
+local jobs = load_all(held)
+for _, id in ipairs(held) do
+  restore(id, jobs[id])
   redis.call('SREM', held_key(worker), id)
   left = left - 1
 end

@@ -10,16 +10,18 @@ if ARGV[1] ~= '' then
 end
 for i = 2, #ARGV do
   local id = ARGV[i]
-  local key = job_key(id)
-  local job = redis.pcall('HMGET', key, 'sent', 'state', 'lane')
-  local state = not job.err and job[1] and (job[2] or 'queued') or ''
+  local job = load(id)
+  local state = job and (job[STATE] or 'queued') or ''
   if (state == 'queued' or state == 'scheduled') and at > now then
     -- The entry of a queued one stays behind in its lane; a claim passes over it.
-    schedule(id, at, job[3] or nil)
-    redis.call('HSET', key, 'state', 'scheduled')
+    schedule(id, at, job[LANE] or nil)
+    widen(job, STATE)
+    job[STATE] = 'scheduled'
+    save(id, job)
   elseif state == 'scheduled' then
-    push(job[3] or nil, id, false)
-    redis.call('HDEL', key, 'state')
+    push(job[LANE], id, false)
+    job[STATE] = false
+    save(id, job)
     redis.call('ZREM', SCHEDULED, id)
   end
   reply[i - 1] = state

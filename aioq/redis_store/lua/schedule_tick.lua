@@ -10,25 +10,17 @@ local reply = {0}
 
 -- Whether a job is there and has not ended.
 local function unfinished(id)
-  local job = redis.pcall('HMGET', job_key(id), 'sent', 'state')
-  return not job.err and job[1] and not (job[2] == 'succeeded' or job[2] == 'failed' or job[2] == 'cancelled')
+  local job = load(id)
+  return job and not has_ended(job)
 end
 
 local function add(id, schedule_fields, due, held)
-  local key, lane = job_key(id), schedule_fields.lane
-  if redis.call('EXISTS', key) == 1 then return end
+  local lane = schedule_fields.lane
+  if redis.call('EXISTS', job_key(id)) == 1 then return end
   -- What makes the job found comes first: where that fails, the tick is made once more, and its id is still free.
-  local record = {'job', schedule_fields.envelope, 'sent', now}
-  if lane then record[5], record[6] = 'lane', lane end
-  if held then
-    record[#record + 1], record[#record + 2] = 'state', 'waiting'
-  elseif due > now then
-    schedule(id, due, lane)
-    record[#record + 1], record[#record + 2] = 'state', 'scheduled'
-  else
-    push(lane, id, false)
-  end
-  redis.call('HSET', key, unpack(record))
+  local later = not held and due > now
+  if later then schedule(id, due, lane) elseif not held then push(lane, id, false) end
+  save(id, new_job(id, schedule_fields.envelope, lane, nil, held and 'waiting' or later and 'scheduled'))
 end
 
 -- One tick under its overlap policy; whether a job was made.

@@ -9,69 +9,82 @@ local worker, dead_ttl, dead_limit, result_ttl = ARGV[1], tonumber(ARGV[2]), ton
 local refused, settled = {}, {}
 tombstone = tonumber(ARGV[4])
 
-local function again(id, lane, delay)
+local function again(id, job, delay)
   if delay > 0 then
-    schedule(id, now + delay, lane or nil)
-    redis.call('HSET', job_key(id), 'state', 'scheduled')
-    redis.call('HDEL', job_key(id), 'worker')
+    schedule(id, now + delay, job[LANE] or nil)
+    job[STATE], job[WORKER] = 'scheduled', false
+    save(id, job)
   else
-    give_back(id, lane, false)
+    give_back(id, job, false)
   end
 end
 
+local function unpark(job)
+  if job[PARKED] then job[PARKED] = false end
+end
+
+local function count(job, field)
+  widen(job, field)
+  job[field] = (job[field] or 0) + 1
+end
+
 local verbs = {}
-function verbs.succeeded(id, _, outcome, _, ttl, job) finish(id, 'succeeded', outcome, ttl, job[5]) end
-function verbs.cancelled(id, _, outcome, _, ttl, job) finish(id, 'cancelled', outcome, ttl, job[5]) end
-function verbs.failed(id, _, outcome, _, ttl, job)
-  redis.call('HINCRBY', job_key(id), 'attempts', 1)
-  bury(id, outcome, ttl, job[5], dead_ttl, dead_limit)
+function verbs.succeeded(id, job, outcome, _, ttl) finish(id, job, 'succeeded', outcome, ttl) end
+function verbs.cancelled(id, job, outcome, _, ttl) finish(id, job, 'cancelled', outcome, ttl) end
+function verbs.failed(id, job, outcome, _, ttl)
+  count(job, ATTEMPTS)
+  bury(id, job, outcome, ttl, dead_ttl, dead_limit)
 end
-function verbs.retry(id, key, outcome, delay, _, job)
-  redis.call('HINCRBY', key, 'attempts', 1)
-  redis.call('HSET', key, 'outcome', outcome)
-  redis.call('HDEL', key, 'parked')
-  again(id, job[4], delay)
+function verbs.retry(id, job, outcome, delay)
+  count(job, ATTEMPTS)
+  job[OUTCOME] = outcome
+  unpark(job)
+  again(id, job, delay)
 end
-function verbs.interrupt(id, key, _, _, _, job)
-  redis.call('HINCRBY', key, 'interruptions', 1)
-  give_back(id, job[4], true)
+function verbs.interrupt(id, job)
+  count(job, INTERRUPTIONS)
+  give_back(id, job, true)
 end
-function verbs.snooze(id, key, _, delay, _, job)
-  redis.call('HDEL', key, 'parked')
-  again(id, job[4], delay)
+function verbs.snooze(id, job, _, delay)
+  unpark(job)
+  again(id, job, delay)
 end
-function verbs.release(id, _, _, _, _, job) give_back(id, job[4], true) end
-function verbs.park(id, key, outcome, delay, ttl, job)
-  redis.call('HSETNX', key, 'parked', now)
-  if now - redis.call('HGET', key, 'parked') >= ttl then
-    bury(id, outcome, result_ttl, job[5], dead_ttl, dead_limit)
+function verbs.release(id, job) give_back(id, job, true) end
+function verbs.park(id, job, outcome, delay, ttl)
+  widen(job, PARKED)
+  job[PARKED] = job[PARKED] or now
+  if now - job[PARKED] >= ttl then
+    bury(id, job, outcome, result_ttl, dead_ttl, dead_limit)
   else
-    again(id, job[4], delay)
+    again(id, job, delay)
   end
 end
 -- What would run again but was cancelled meanwhile ends here, with the reason that `cancel` was given.
 local by_request = {retry = true, snooze = true, interrupt = true, release = true, park = true, cancelled = true}
 
+local ids = {}
+for i = 6, #ARGV, 6 do ids[#ids + 1] = ARGV[i] end
+local jobs = load_all(ids)
 for i = 6, #ARGV, 6 do
   local id, verb = ARGV[i], ARGV[i + 2]
-  local key = job_key(id)
-  local job = redis.pcall('HMGET', key, 'worker', 'claim', 'state', 'lane', 'waiters', 'cancel')
-  local mine = not is_unreadable(job) and job[1] == worker and job[2] == ARGV[i + 1]
-  if mine and (job[3] == 'succeeded' or job[3] == 'failed' or job[3] == 'cancelled') then
-    -- The same settle again, after a reply that got lost: done already. Or it failed before the record was told when
-    -- to go.
-    if redis.call('PTTL', key) < 0 then expire(id, tonumber(ARGV[i + 5])) end
-    redis.call('SREM', held_key(worker), id)
-  elseif not mine or job[3] ~= 'running' then
+  local job = jobs[id] or load(id)
+  jobs[id] = nil -- once more in the same call, it is to be seen as this one has left it
+  local mine = job and job[WORKER] == worker and job[CLAIM] == tonumber(ARGV[i + 1])
+  if mine and has_ended(job) then
+    -- The same settle again, after a reply that got lost: done already, or all but what is deleted last.
+    if job[STATE] ~= 'failed' then redis.call('DEL', body_key(id)) end
+    settled[#settled + 1] = id
+  elseif not mine or job[STATE] ~= 'running' then
     refused[#refused + 1] = i / 6
   else
     settled[#settled + 1] = id
-    if job[6] and by_request[verb] then
-      finish(id, 'cancelled', job[6], tonumber(redis.call('HGET', key, 'cancel_ttl')), job[5])
+    local reason = job[CANCEL]
+    if reason and by_request[verb] then
+      finish(id, job, 'cancelled', reason, job[CANCEL_TTL])
     else
-      verbs[verb](id, key, ARGV[i + 3], tonumber(ARGV[i + 4]), tonumber(ARGV[i + 5]), job)
+      verbs[verb](id, job, ARGV[i + 3], tonumber(ARGV[i + 4]), tonumber(ARGV[i + 5]))
     end
-    if job[6] then redis.call('SREM', cancel_key(worker), id) end
+    if reason then redis.call('SREM', cancel_key(worker), id) end
   end
 end
 if #settled > 0 then redis.call('SREM', held_key(worker), unpack(settled)) end

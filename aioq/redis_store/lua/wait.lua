@@ -7,40 +7,53 @@
 local channel, reply = ARGV[1], {}
 
 -- A reply is closed at this many bytes of outcomes, so that it arrives in time over a slow link too. After that
--- no outcome is even read.
+-- no large outcome is even read.
 local WAIT_LIMIT = 1048576
 local bytes, full = 0, false
 
-local function outcome_of(key)
+-- Whether a record is so large that it can only be that of a job that has ended.
+local function holds_much(id)
+  local size = redis.pcall('STRLEN', job_key(id))
+  return not is_unreadable(size) and size > NOTICE_LIMIT
+end
+
+local function outcome_of(job)
+  local outcome = job[OUTCOME] or ''
   if full then return 1 end
-  local outcome = redis.call('HGET', key, 'outcome') or ''
   full = bytes > 0 and bytes + #outcome > WAIT_LIMIT
   if full then return 1 end
   bytes = bytes + #outcome
   return outcome
 end
 
-local function register(key, waiters)
+local function register(id, job)
+  widen(job, WAITERS)
+  local waiters = job[WAITERS]
   if not waiters then
-    redis.call('HSET', key, 'waiters', channel)
-  elseif not string.find(' ' .. waiters .. ' ', ' ' .. channel .. ' ', 1, true) then
+    job[WAITERS] = channel
+  elseif string.find(' ' .. waiters .. ' ', ' ' .. channel .. ' ', 1, true) then
+    return
+  else
     -- Past this many waiting processes the others live by their safety poll.
     local _, spaces = string.gsub(waiters, ' ', '')
-    if spaces + 1 < MAX_WAITERS then redis.call('HSET', key, 'waiters', waiters .. ' ' .. channel) end
+    if spaces + 1 >= MAX_WAITERS then return end
+    job[WAITERS] = waiters .. ' ' .. channel
   end
+  save(id, job)
 end
 
 for i = 2, #ARGV do
-  local key = job_key(ARGV[i])
-  local job = redis.pcall('HMGET', key, 'state', 'waiters', 'sent')
-  local state = job[1]
-  if is_unreadable(job) or not job[3] then
+  local later = full and holds_much(ARGV[i])
+  local job = not later and load(ARGV[i])
+  if later then
+    reply[i - 1] = 1
+  elseif not job then
     reply[i - 1] = 0
-  elseif state == 'succeeded' or state == 'failed' or state == 'cancelled' then
-    reply[i - 1] = outcome_of(key)
+  elseif has_ended(job) then
+    reply[i - 1] = outcome_of(job)
   else
     reply[i - 1] = false
-    register(key, job[2])
+    register(ARGV[i], job)
   end
 end
 return reply

@@ -1,0 +1,141 @@
+"""Jobs with large envelopes, which the Redis store keeps apart from the record: all is as with a small one."""
+
+from typing import Any, cast
+
+import pytest
+
+from aioq.job import JobState
+from aioq.redis_store import RedisStore
+from aioq.store import Limits, NewJob, Settlement, Store, Verb
+from aioq.wire import CallOptions, encode_envelope
+from tests.contract.kit import BROKEN, CRASHED, LONG, QUEUE, REASON, THREE, Backend, joined, settle, take
+from tests.records import put_record
+
+pytestmark = pytest.mark.anyio
+
+LARGE = encode_envelope("large", ["x" * 3000], {}, CallOptions(headers={"for": "you"}))
+
+
+@pytest.fixture
+async def store(store: Store) -> Store:
+    await joined(store, "w")
+    await store.enqueue(QUEUE, [NewJob("a", LARGE), NewJob("b", LARGE)])
+    return store
+
+
+async def test_it_comes_as_it_was_sent_and_again_after_a_retry(store: Store) -> None:
+    first, second = await take(store, "w")
+    assert (first.envelope, second.envelope) == (LARGE, LARGE)
+    await settle(store, "w", first, Verb.RETRY, BROKEN)
+    await settle(store, "w", second, Verb.RETRY, BROKEN, delay_ms=1)
+
+    (again,) = await take(store, "w")
+    assert (again.id, again.envelope, again.attempts) == ("a", LARGE, 1)
+
+
+async def test_what_a_dead_worker_held_comes_whole_to_the_next(store: Store) -> None:
+    await take(store, "w")
+    await store.recover(QUEUE, CRASHED, 10, dead="w")
+    await joined(store, "other")
+    assert [job.envelope for job in await take(store, "other")] == [LARGE, LARGE]
+
+
+async def test_what_is_known_of_it_comes_from_the_envelope_while_it_is_kept(store: Store) -> None:
+    (queued,) = await store.info(QUEUE, ["a"])
+    assert queued is not None
+    assert (queued.task, queued.headers, queued.state) == ("large", {"for": "you"}, JobState.QUEUED)
+    first, second = await take(store, "w")
+    await settle(store, "w", first, Verb.FAILED, BROKEN)
+    await settle(store, "w", second, Verb.SUCCEEDED, THREE)
+
+    failed, succeeded = await store.info(QUEUE, ["a", "b"])
+    assert failed is not None
+    assert succeeded is not None
+    assert (failed.headers, succeeded.headers) == ({"for": "you"}, {})
+
+
+class TestTheKeyOfItsOwn:
+    @pytest.fixture
+    def backend(self, redis_backend: Backend) -> Backend:
+        return redis_backend
+
+    def ttls(self, backend: Backend) -> dict[str, int]:
+        """For how long each envelope is kept; -1 for as long as its job."""
+        assert backend.database is not None
+        with backend.database.client() as client:
+            keys: Any = client.keys(backend.key("body:*"))
+            return {key.rpartition(":")[2]: int(cast("int", client.pttl(key))) for key in keys}
+
+    @pytest.fixture
+    async def store(self, redis_store: RedisStore) -> RedisStore:
+        await joined(redis_store, "w")
+        await redis_store.enqueue(QUEUE, [NewJob("a", LARGE), NewJob("b", LARGE)])
+        return redis_store
+
+    async def test_a_small_one_has_none(self, store: RedisStore, backend: Backend) -> None:
+        await store.enqueue(QUEUE, [NewJob("small", LARGE[:1024]), NewJob("not small", LARGE[:1025])])
+        assert self.ttls(backend) == {"a": -1, "b": -1, "not small": -1}
+
+    @pytest.mark.parametrize("ttl_ms", [0, LONG])
+    @pytest.mark.parametrize(("verb", "outcome"), [(Verb.SUCCEEDED, THREE), (Verb.CANCELLED, REASON)])
+    async def test_it_goes_when_the_job_has_ended(
+        self, store: RedisStore, backend: Backend, verb: Verb, outcome: bytes, ttl_ms: int
+    ) -> None:
+        first, _ = await take(store, "w")
+        await settle(store, "w", first, verb, outcome, ttl_ms=ttl_ms)
+        assert self.ttls(backend) == {"b": -1}
+
+    async def test_that_of_a_failed_job_expires_with_it(self, store: RedisStore, backend: Backend) -> None:
+        first, second = await take(store, "w")
+        await settle(store, "w", first, Verb.FAILED, BROKEN, ttl_ms=1)
+        await settle(store, "w", second, Verb.FAILED, BROKEN, ttl_ms=2 * Limits().dead_ttl_ms)
+        left = self.ttls(backend)
+        assert 0 < left["a"] <= Limits().dead_ttl_ms < left["b"] <= 2 * Limits().dead_ttl_ms
+
+    async def test_it_goes_when_a_queued_job_is_cancelled(self, store: RedisStore, backend: Backend) -> None:
+        await store.cancel(QUEUE, ["a"], REASON, LONG)
+        assert self.ttls(backend) == {"b": -1}
+
+    async def test_a_settle_that_is_repeated_deletes_what_the_first_has_left(
+        self, store: RedisStore, backend: Backend
+    ) -> None:
+        first, _ = await take(store, "w")
+        outcome = Settlement(first.id, first.claim, Verb.SUCCEEDED, THREE, 0, LONG)
+        await store.settle(QUEUE, "w", [outcome])
+        assert backend.database is not None
+        with backend.database.client() as client:
+            client.set(backend.key("body:a"), LARGE)
+        assert await store.settle(QUEUE, "w", [outcome]) == [True]
+        assert self.ttls(backend) == {"b": -1}
+
+    async def test_a_job_without_the_envelope_it_should_have_is_passed_over(
+        self, store: RedisStore, backend: Backend
+    ) -> None:
+        assert backend.database is not None
+        with backend.database.client() as client:
+            client.delete(backend.key("body:a"))
+        assert [job.id for job in await take(store, "w")] == ["b"]
+
+    async def test_what_is_no_record_is_no_job(self, store: RedisStore, backend: Backend) -> None:
+        assert backend.database is not None
+        with backend.database.client() as client:
+            for name, value in {
+                "text": b"hello",
+                "empty": b"",
+                "map": b"\x81\xa1a\x01",
+                "cut": b"\x92\xa5he",
+            }.items():
+                client.set(backend.key(f"job:{name}"), value)
+            client.hset(backend.key("job:hash"), mapping={"job": LARGE, "sent": 1})  # pyright: ignore[reportArgumentType]
+            put_record(client, backend.key("job:no envelope"), None)
+            strange = ["text", "empty", "map", "cut", "hash"]
+            for name in [*strange, "no envelope"]:
+                client.xadd(backend.key("high"), {"job": name})
+
+        assert [job.id for job in await take(store, "w")] == ["a", "b"]
+
+        assert await store.info(QUEUE, strange) == [None] * 5
+        assert await store.cancel(QUEUE, strange, REASON, LONG) == [None] * 5
+        assert await store.enqueue(QUEUE, [NewJob(name, LARGE) for name in strange]) == [False] * 5
+        with backend.database.client() as client:
+            client.delete(*client.keys(backend.key("job:*")))  # pyright: ignore[reportGeneralTypeIssues]
