@@ -90,8 +90,8 @@ def counted_calls() -> Generator[list[int]]:
 
 
 async def test_commands_a_job_under_load(redis_server: Database, jobs: Jobs) -> None:
-    # 0.10 a job: an enqueue, a wait, a claim and a settle for each batch of what 100 senders send meanwhile. (0.066
-    # when a claim took all slots, and nothing was claimed while they ran.)
+    # 0.10 a job: an enqueue, a wait, a claim and a settle for each batch of what 100 senders send meanwhile.
+    # It was 0.066 when a claim took all slots, and nothing was claimed while they ran.
     async with jobs.worker():
         with monitored(redis_server.server) as seen:
             assert sorted(await jobs.send_from_many(JOBS)) == list(range(JOBS))
