@@ -16,9 +16,8 @@ that day (2.8: `*/10 5 * * *` begins at 05:30). The tests hold this module again
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
-from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
@@ -74,7 +73,7 @@ class Cron:
     by_time_of_day: bool
     _days: CronSim = field(repr=False, compare=False)
 
-    def next_after(self, moment: datetime, zone: ZoneInfo) -> datetime | None:
+    def next_after(self, moment: datetime, zone: tzinfo) -> datetime | None:
         """The first run later than `moment`, in UTC; None where there is none within `HORIZON` years.
 
         Args:
@@ -107,7 +106,7 @@ class Cron:
     def _matches_day(self, day: date) -> bool:
         return day.month in self.months and self._days.match_day(day)
 
-    def _times_of_day(self, minute: datetime, zone: ZoneInfo) -> Iterator[datetime]:
+    def _times_of_day(self, minute: datetime, zone: tzinfo) -> Iterator[datetime]:
         """The runs from `minute` on of a line that means a time of day: once for each matching wall-clock time."""
         wall = minute.astimezone(zone).replace(tzinfo=None)
         # Where a gap ends at this very minute, the times in it are run now too.
@@ -137,7 +136,7 @@ class Cron:
                 if wall >= begin:
                     yield wall
 
-    def _moments(self, minute: datetime, zone: ZoneInfo) -> Iterator[datetime]:
+    def _moments(self, minute: datetime, zone: tzinfo) -> Iterator[datetime]:
         """The runs from `minute` on of a line that follows real time: each moment whose local time matches."""
         last = minute.year + HORIZON
         while minute.year <= last:
@@ -185,12 +184,12 @@ def parse(line: str) -> Cron:
         by_time_of_day=not (fields[0].startswith("*") or fields[1].startswith("*")),
         _days=parsed,
     )
-    if cron.next_after(datetime(2000, 1, 1, tzinfo=UTC), ZoneInfo("UTC")) is None:
+    if cron.next_after(datetime(2000, 1, 1, tzinfo=UTC), UTC) is None:
         raise CronError("its dates never come")
     return cron
 
 
-def first_moment(wall: datetime, zone: ZoneInfo) -> datetime:
+def first_moment(wall: datetime, zone: tzinfo) -> datetime:
     """The moment, in UTC, at which clocks in `zone` first show `wall`; the end of the gap where they never do."""
     moment = wall.replace(tzinfo=zone, fold=0).astimezone(UTC)
     if moment.astimezone(zone).replace(tzinfo=None) == wall:

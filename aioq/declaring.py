@@ -4,10 +4,8 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from difflib import get_close_matches
 from functools import partial
 from typing import Any, Literal, TypedDict, cast
-from zoneinfo import available_timezones
 
 import msgspec
 
@@ -18,7 +16,7 @@ from aioq.job import Priority
 from aioq.options import make_options, unknown_option
 from aioq.store import NewJob
 from aioq.task import Call, Sendable
-from aioq.timing import MAX_TICKS, Definition, Misfire, Overlap, encode, to_ms, zone
+from aioq.timing import MAX_TICKS, Definition, Misfire, Overlap, encode, to_ms, zone, zone_hint
 
 MAX_ID = 200
 """The longest schedule id, in characters: a job's id is made of it, and has to hold the tick too."""
@@ -259,20 +257,14 @@ def check_zone(what: str, name: object) -> str:
     """Return `name` if it is a time zone's.
 
     Raises:
-        ConfigError: there is none of that name, with the nearest one that there is.
+        ConfigError: this host has none of that name; with the nearest one that it has, or how to get any.
     """
     if not isinstance(name, str):
         raise ConfigError(f"{what}={name!r}: expected the name of a time zone, such as 'Asia/Shanghai'")
     try:
         zone(name)
     except ValueError:
-        names = available_timezones()
-        if not names:
-            hint = "this system has no time zone database: pip install tzdata"
-        else:
-            near = get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "use a name such as 'Asia/Shanghai'"
-        raise ConfigError(f"{what}={name!r}: no such time zone; {hint}") from None
+        raise ConfigError(f"{what}={name!r}: no such time zone; {zone_hint(name)}") from None
     return name
 
 

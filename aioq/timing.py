@@ -7,10 +7,11 @@ import enum
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import TypeAlias
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
 
@@ -93,6 +94,8 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
         return None if tick is None or (self.end_ms is not None and tick > self.end_ms) else tick
 
     def _next(self, moment_ms: int) -> int | None:
+        if not (self.every_ms or self.cron):
+            return None  # stands for what this process cannot read
         if not self.every_ms:
             run = parse(self.cron).next_after(to_datetime(moment_ms), zone(self.tz))
             return None if run is None else to_ms(run)
@@ -180,16 +183,50 @@ def to_ms(moment: datetime) -> int:
 
 
 @lru_cache(maxsize=256)
-def zone(name: str) -> ZoneInfo:
-    """The time zone of a name, from the system's database or the package `tzdata`.
+def zone(name: str) -> tzinfo:
+    """The time zone of a name, from the system's database or the package `tzdata`; UTC needs neither.
+
+    Every zone that aioq works with comes from here, for a host may have no database: UTC has to work there.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name on this host.
     """
+    if name == "UTC":
+        return UTC
     try:
         return ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:  # unknown, malformed, a directory of the database
-        raise ValueError(f"no time zone {name!r}") from error
+    # Unknown, malformed, a directory of the database, a file of it that is damaged: each has an error of its own.
+    except Exception as error:
+        why = "" if _has_database() else f", which has no time zone database: {_INSTALL}"
+        raise ValueError(f"no time zone {name!r} on this host{why}") from error
+
+
+def zone_or_utc(name: str) -> tzinfo:
+    """The time zone of a name, to show times in; UTC where this host does not know it."""
+    try:
+        return zone(name)
+    except ValueError:
+        return UTC
+
+
+def zone_hint(name: str) -> str:
+    """What to do about a name that `zone` refuses."""
+    if not _has_database():
+        return f"this host has no time zone database: {_INSTALL}"
+    near = get_close_matches(name, available_timezones(), n=1)
+    return f"did you mean {near[0]!r}?" if near else "use a name such as 'Asia/Shanghai'"
+
+
+_INSTALL = "pip install tzdata"
+
+
+def _has_database() -> bool:
+    """Whether this host knows any zone; one that every database has stands for all."""
+    try:
+        ZoneInfo("Europe/London")
+    except Exception:  # as in `zone`
+        return False
+    return True
 
 
 def encode(definition: Definition) -> bytes:
