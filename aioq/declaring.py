@@ -77,12 +77,14 @@ class Declaration:
         id: its id.
         definition: when it ticks.
         call: makes the call that each tick sends; late, for a task may be declared after its schedule.
+        sends: what tells this call from another one, before it can be made.
         place: where it is declared, for errors.
     """
 
     id: str
     definition: Definition
     call: Callable[[], Call[Any]]
+    sends: object
     place: str
 
 
@@ -99,26 +101,40 @@ class Declarations:
         self._prepare = prepare
         self._by_id: dict[str, Declaration] = {}
 
-    def add(self, schedule_id: str, call: Callable[[], Call[Any]], place: str, options: Mapping[str, Any]) -> None:
-        """Declare a schedule. The same place may do it again: a module may run as a script and be imported too.
+    def add(
+        self,
+        schedule_id: str,
+        call: Callable[[], Call[Any]],
+        place: str,
+        options: Mapping[str, Any],
+        *,
+        sends: object,
+    ) -> None:
+        """Declare a schedule. The same place may do the very same again.
+
+        So a module may run as a script and be imported too, or be reloaded. Another schedule by the same id from
+        the same place comes of a loop or a helper, and is an error.
 
         Args:
             schedule_id: its id.
             call: makes what each tick sends, once all tasks are declared.
             place: `file:line`.
             options: what `define` takes.
+            sends: what tells this call from another one; compared.
 
         Raises:
-            ConfigError: an option is wrong, or another place has declared this id.
+            ConfigError: an option is wrong, or this id is declared by another place, or as another schedule.
         """
         where = f"schedule {check_id(schedule_id)!r}"
         definition = define(where, default_tz=self._default_tz, **options)
-        present = self._by_id.get(schedule_id)
-        if present is not None and present.place != place:
+        new = Declaration(schedule_id, definition, call, sends, place)
+        present = self._by_id.setdefault(schedule_id, new)
+        difference = _difference(present, new)
+        if difference is not None:
             raise ConfigError(
-                f"{where} is declared twice: {present.place} and {place}; give one of them another id"
+                f"{where} is declared twice{difference}: {present.place} and {place}; give one of them another id"
             )
-        self._by_id[schedule_id] = Declaration(schedule_id, definition, call, place)
+        self._by_id[schedule_id] = new
 
     def add_call(self, schedule_id: str, call: Call[Any], place: str, options: Mapping[str, Any]) -> None:
         """Declare a schedule whose call is there already.
@@ -128,8 +144,8 @@ class Declarations:
             ArgumentError: the call cannot be encoded.
         """
         check_call(f"schedule {schedule_id!r}", call)
-        self._prepare(call)
-        self.add(schedule_id, lambda: call, place, options)
+        queue, job = self._prepare(call)
+        self.add(schedule_id, lambda: call, place, options, sends=(queue, job.envelope, job.priority))
 
     def add_named(self, table: Mapping[str, Any], by_name: Callable[[str], Sendable[..., Any]]) -> None:
         """Declare the schedules of the setting `schedules`.
@@ -151,7 +167,8 @@ class Declarations:
             if not isinstance(args, (list, tuple)) or not _is_table(kwargs) or not _is_table(options):
                 raise ConfigError(f"{where}: expected a list as args, and tables as kwargs and options")
             make_options(where, **options)
-            self.add(schedule_id, partial(_named_call, by_name, task, args, kwargs, options), where, timing)
+            call = partial(_named_call, by_name, task, args, kwargs, options)
+            self.add(schedule_id, call, where, timing, sends=call.args[1:])
 
     def encoded(self) -> list[Declared]:
         """The schedules, encoded; once all tasks are declared.
@@ -279,6 +296,15 @@ def check_call(where: str, call: Call[Any]) -> None:
     wrong = [name for name, value in given.items() if value is not None]
     if wrong:
         raise ConfigError(f"{where}: its call has {wrong[0]}, which does not go with a schedule")
+
+
+def _difference(present: Declaration, new: Declaration) -> str | None:
+    """What keeps two declarations of one id from being the same one; None where they are."""
+    if present.place != new.place:
+        return ""
+    if present.definition != new.definition:
+        return " at one place, with another timing"
+    return " at one place, with another call" if present.sends != new.sends else None
 
 
 def _named_call(

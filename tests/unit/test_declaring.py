@@ -1,6 +1,10 @@
 """Schedules as they are written: what is refused, where it stands, naming the field."""
 
+import sys
+import textwrap
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -147,6 +151,64 @@ def test_an_id_is_used_once():
         shop.schedule("adds", add.call(1, 2), every=30)
     for _ in range(2):  # one place, come by twice: a module that runs as a script and is imported too
         shop.schedule("again", add.call(1, 2), every=30)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "numbers", "what"),
+    [((30, 60), (1, 1), "another timing"), ((30, 30), (1, 2), "another call")],
+)
+def test_a_loop_does_not_declare_two_schedules_by_one_id(
+    seconds: tuple[int, int], numbers: tuple[int, int], what: str
+):
+    shop = app()
+    add = shop.task(name="add")(_add)
+    place = r".*test_declaring.py:(\d+)"
+
+    def declare(number: int) -> None:
+        shop.schedule("adds", add.call(1, numbers[number]), every=seconds[number])
+
+    declare(0)
+    with pytest.raises(
+        ConfigError,
+        match=rf"schedule 'adds' is declared twice at one place, with {what}: {place} and {place}; give",
+    ):
+        declare(1)
+    assert declared(shop)["adds"].definition == Definition(every_ms=30_000), "the first one stands"
+
+
+def test_a_helper_does_not_declare_two_tasks_by_one_id():
+    shop = app()
+
+    async def one() -> None: ...
+    async def two() -> None: ...
+
+    def nightly(function: Any) -> None:
+        shop.cron("@daily", schedule_id="nightly")(function)
+
+    nightly(one)
+    nightly(one)
+    with pytest.raises(ConfigError, match=r"'nightly' is declared twice at one place, with another call: .* and "):
+        nightly(two)
+
+
+def test_a_script_may_be_imported_too_and_be_reloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = textwrap.dedent("""
+        @shop.cron("@daily", schedule_id="nightly")
+        async def nightly(): ...
+
+        @shop.task(name="add")
+        async def add(x, y): ...
+
+        shop.schedule("adds", add.call(1, 2), every=30)
+    """)
+    shop = app()
+    code = compile(source, tmp_path / "tasks.py", "exec")
+    main = ModuleType("__main__")
+    main.__file__ = str(tmp_path / "tasks.py")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    for name in ("__main__", "tasks", "tasks"):
+        exec(code, {"__name__": name, "shop": shop})
+    assert declared(shop).keys() == {"nightly", "adds"}
 
 
 async def _add(x: int, y: int) -> int:
