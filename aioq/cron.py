@@ -16,7 +16,7 @@ that day (2.8: `*/10 5 * * *` begins at 05:30). The tests hold this module again
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from datetime import MAXYEAR, MINYEAR, UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 
 from cronsim import CronSim, CronSimError
@@ -44,6 +44,9 @@ _ONE_VALUE = re.compile(r"\b(\w+)-\1/\d+\b")
 """A range of one value with a step, `5-5/2`: it is 5, which cronsim reads as `5/2`, every second one from 5 on."""
 
 _ANY = datetime(2000, 1, 1)  # cronsim wants a moment even where only its parsing is asked for
+
+
+_BEGIN = datetime(MINYEAR + 1, 1, 1, tzinfo=UTC)
 
 
 class CronError(ValueError):
@@ -74,13 +77,16 @@ class Cron:
     _days: CronSim = field(repr=False, compare=False)
 
     def next_after(self, moment: datetime, zone: tzinfo) -> datetime | None:
-        """The first run later than `moment`, in UTC; None where there is none within `HORIZON` years.
+        """The first run later than `moment`, in UTC; None where `HORIZON` years or the calendar have none.
 
         Args:
             moment: any moment with a time zone.
             zone: where the line's hours and days are told.
         """
-        moment = moment.astimezone(UTC)
+        if moment.year == MAXYEAR:
+            return None
+        # A step back, or a time zone, would lead out of the calendar in its first year.
+        moment = _BEGIN if moment.year == MINYEAR else moment.astimezone(UTC)
         minute = moment.replace(second=0, microsecond=0)
         runs = self._times_of_day(minute, zone) if self.by_time_of_day else self._moments(minute, zone)
         for run in runs:
@@ -112,7 +118,7 @@ class Cron:
         # Where a gap ends at this very minute, the times in it are run now too.
         begin = min(wall, (minute - _MINUTE).astimezone(zone).replace(tzinfo=None) + _MINUTE)
         day = begin.date()
-        last = day.year + HORIZON
+        last = _last(day)
         seen = None
         while day.year <= last:
             if day.month not in self.months:
@@ -138,7 +144,7 @@ class Cron:
 
     def _moments(self, minute: datetime, zone: tzinfo) -> Iterator[datetime]:
         """The runs from `minute` on of a line that follows real time: each moment whose local time matches."""
-        last = minute.year + HORIZON
+        last = _last(minute)
         while minute.year <= last:
             local = minute.astimezone(zone)
             if local.month not in self.months and local.day > 1:
@@ -211,6 +217,11 @@ def _parse(fields: list[str], first: str) -> CronSim:
         raise CronError(f"bad {what} field in {' '.join(fields)!r}") from None
     except (ValueError, AssertionError):  # what cronsim does not expect, such as a step over L
         raise CronError(f"cannot be read: {' '.join(fields)!r}") from None
+
+
+def _last(day: date) -> int:
+    """The last year to look at; one before the calendar's end, which a step of a month may pass."""
+    return min(day.year + HORIZON, MAXYEAR - 1)
 
 
 def _numbers(values: set[int]) -> tuple[int, ...]:

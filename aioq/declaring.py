@@ -10,19 +10,23 @@ from typing import Any, Literal, TypedDict, cast
 import msgspec
 
 from aioq.cron import CronError, parse
-from aioq.durations import MAX_DELAY, Duration, as_seconds
+from aioq.durations import FIRST, LAST, MAX_DELAY, YEARS, Duration, as_seconds
 from aioq.errors import AioqError, ConfigError
 from aioq.job import Priority
 from aioq.options import make_options, unknown_option
 from aioq.store import NewJob
 from aioq.task import Call, Sendable
-from aioq.timing import MAX_TICKS, Definition, Misfire, Overlap, encode, to_ms, zone, zone_hint
+from aioq.timing import FIRST_MS, MAX_TICKS, Definition, Misfire, Overlap, encode, to_ms, zone, zone_hint
 
 MAX_ID = 200
 """The longest schedule id, in characters: a job's id is made of it, and has to hold the tick too."""
 
 LEAST_EVERY = 0.1
 """The shortest interval in seconds. A guess: below, a task that loops does the same at no cost to the server."""
+
+
+MOST_RUNS = 10**9
+"""The most runs that may be asked for; one each 0.1 s would take three years. Beyond is a slip for None, no limit."""
 
 
 class ScheduleArgs(TypedDict, total=False):
@@ -242,17 +246,12 @@ def define(
         start_ms=_moment(where, "start", start),
         end_ms=_moment(where, "end", end),
         jitter_ms=_jitter_ms(where, jitter),
-        max_runs=0 if max_runs is None else _count(where, "max_runs", max_runs),
+        max_runs=0 if max_runs is None else _count(where, "max_runs", max_runs, MOST_RUNS),
         misfire=Misfire(_choice(where, "misfire", misfire, Misfire)),
         misfire_cap=_count(where, "misfire_cap", misfire_cap, MAX_TICKS),
         overlap=Overlap(_choice(where, "overlap", overlap, Overlap)),
     )
-    if (
-        definition.start_ms is not None
-        and definition.end_ms is not None
-        and definition.end_ms < definition.start_ms
-    ):
-        raise ConfigError(f"{where}: end={end} is before start={start}")
+    _check_span(where, definition, start, end)
     return definition
 
 
@@ -351,13 +350,25 @@ def _moment(where: str, name: str, moment: object) -> int | None:
         return None
     if not isinstance(moment, datetime) or moment.utcoffset() is None:
         raise ConfigError(f"{where}: {name}={moment!r}: expected a datetime with a time zone")
+    if not FIRST <= moment <= LAST:
+        raise ConfigError(f"{where}: {name}={moment}: expected {YEARS}; leave it out for no bound")
     return to_ms(moment)
 
 
-def _count(where: str, name: str, value: object, most: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
-        upto = "of at least 1" if most is None else f"from 1 to {most}"
-        raise ConfigError(f"{where}: {name}={value!r}: expected a whole number {upto}")
+def _check_span(where: str, definition: Definition, start: datetime | None, end: datetime | None) -> None:
+    """See that there is a tick between the schedule's start and its end."""
+    if start is not None and end is not None and end < start:
+        raise ConfigError(f"{where}: end={end} is before start={start}")
+    # From its beginning on, not from now: one that is over is no mistake, it has been there for its time.
+    if definition.next_after(FIRST_MS - 1) is None:
+        what = f"cron={definition.cron!r}" if definition.cron else f"every={definition.every_ms / 1000:.12g}"
+        ends = [f" {name}={moment}" for name, moment in (("start", start), ("end", end)) if moment is not None]
+        raise ConfigError(f"{where}: it never ticks: no time of {what} lies within{','.join(ends)}")
+
+
+def _count(where: str, name: str, value: object, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ConfigError(f"{where}: {name}={value!r}: expected a whole number from 1 to {most}")
     return value
 
 

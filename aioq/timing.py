@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import msgspec
 
 from aioq.cron import parse
+from aioq.durations import FIRST, LAST
 from aioq.errors import NewerVersionError, WireError
 
 VERSION = 1
@@ -29,6 +30,9 @@ MAX_TICKS = 1_000
 """The most ticks of one schedule that are made in one step."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+FIRST_MS, LAST_MS = ((moment - _EPOCH) // timedelta(milliseconds=1) for moment in (FIRST, LAST))
+"""No tick is earlier, and none later. What is declared lies in between; what a server has need not."""
 
 
 class Misfire(enum.StrEnum):
@@ -83,15 +87,17 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     overlap: Overlap = Overlap.ALLOW
 
     def next_after(self, moment_ms: int) -> int | None:
-        """The first tick later than `moment_ms`; None where there is none any more.
+        """The first tick later than `moment_ms`; None where there is none any more, or none in the calendar.
 
         An interval without `start` ticks on the grid of its length from the epoch: every 30 s at second 0 and 30
         of each minute, whenever it was stored and whoever asks.
         """
         if self.start_ms is not None and moment_ms < self.start_ms:
             moment_ms = self.start_ms - 1
-        tick = self._next(moment_ms)
-        return None if tick is None or (self.end_ms is not None and tick > self.end_ms) else tick
+        moment_ms = max(moment_ms, FIRST_MS - 1)
+        last_ms = LAST_MS if self.end_ms is None else min(self.end_ms, LAST_MS)
+        tick = self._next(moment_ms) if moment_ms < last_ms else None
+        return tick if tick is not None and tick <= last_ms else None
 
     def _next(self, moment_ms: int) -> int | None:
         if not (self.every_ms or self.cron):
@@ -173,8 +179,8 @@ def stamp(moment_ms: int) -> str:
 
 
 def to_datetime(moment_ms: int) -> datetime:
-    """Milliseconds since the epoch as a datetime in UTC, exactly."""
-    return _EPOCH + timedelta(milliseconds=moment_ms)
+    """Milliseconds since the epoch as a datetime in UTC, exactly; what is beyond the calendar as its end."""
+    return _EPOCH + timedelta(milliseconds=min(max(moment_ms, FIRST_MS - 1), LAST_MS))
 
 
 def to_ms(moment: datetime) -> int:

@@ -77,7 +77,7 @@ async def test_a_delay_out_of_its_range_fails_the_job(session: MemorySession):
     assert "snooze(-1): expected seconds" in ((await handle.info()).error or "")
 
 
-@pytest.mark.parametrize("delay", ["soon", -1, float("inf"), timedelta(days=10_000)])
+@pytest.mark.parametrize("delay", ["soon", -1, float("inf"), timedelta(days=10_000), 10**12, 10**30])
 def test_what_a_snooze_takes(delay: Any):
     with pytest.raises(ConfigError, match="snooze"):
         Snooze(delay)
@@ -111,6 +111,12 @@ async def test_a_job_is_run_now(session: MemorySession):
         ({"delay": 1, "eta": datetime(2026, 1, 1, tzinfo=UTC)}, "give delay or eta, not both"),
         ({"eta": datetime(2026, 1, 1)}, "has no time zone"),
         ({"delay": -1}, "delay=-1"),
+        ({"delay": 10**30}, f"delay={10**30}: expected from 0 s to ten years"),
+        (
+            {"eta": datetime.max.replace(tzinfo=UTC)},
+            "eta=9999-12-31T23:59:59.999999.00:00: expected a year from 1900",
+        ),
+        ({"eta": datetime.min.replace(tzinfo=UTC)}, "eta=0001-01-01T00:00:00.00:00: expected a year from 1900"),
     ],
 )
 async def test_a_wrong_time_changes_nothing(session: MemorySession, options: dict[str, Any], why: str):
