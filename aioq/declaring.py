@@ -26,7 +26,7 @@ LEAST_EVERY = 0.1
 
 
 MOST_RUNS = 10**9
-"""The most runs that may be asked for; one each 0.1 s would take three years. Beyond is a slip for None, no limit."""
+"""The most runs that may be asked for; one each 0.1 s would take three years. Who wants no limit gives None."""
 
 
 class ScheduleArgs(TypedDict, total=False):

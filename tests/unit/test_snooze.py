@@ -1,5 +1,6 @@
 """`job.snooze`, `handle.reschedule` and `handle.run_now`, in an App that runs in memory."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -69,6 +70,35 @@ async def test_a_function_in_a_thread_may_snooze(session: MemorySession):
     await within(session.drain())
     assert await handle.result(timeout=1) == 3
     assert looks == [1, 1, 1]
+
+
+@app.task
+async def together() -> int:
+    looks.append(current_job().attempt)
+    if len(looks) < 3:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_not_yet(30))
+            group.create_task(_not_yet(60))
+            group.create_task(asyncio.Event().wait())  # cancelled by the others
+    return len(looks)
+
+
+async def _not_yet(delay: int) -> None:
+    if len(looks) == 1:
+        current_job().snooze(delay)
+    raise Retry(delay=delay)
+
+
+async def test_a_task_group_may_snooze_and_ask_for_another_attempt(session: MemorySession):
+    handle = await together.send()
+    for attempts in ([1], [1, 1]):
+        await within(session.advance(0))
+        assert (await handle.status(), looks) == (JobState.SCHEDULED, attempts)
+        await within(session.advance(59))
+        assert looks == attempts
+        await within(session.advance(1))
+    assert await handle.result(timeout=1) == 3
+    assert looks == [1, 1, 2]
 
 
 async def test_a_delay_out_of_its_range_fails_the_job(session: MemorySession):
