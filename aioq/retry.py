@@ -142,13 +142,14 @@ def asked_by(error: BaseException) -> BaseException:
     """
     if not isinstance(error, BaseExceptionGroup):
         return error
-    leaves = _leaves(cast("BaseExceptionGroup[BaseException]", error))
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    leaves = _leaves(group)
     for kind in (Snooze, Retry):
         asked = [leaf for leaf in leaves if isinstance(leaf, kind)]
         if len(asked) == len(leaves):
             # One without a delay leaves it to the policy; one that names a delay knows better.
             return max(asked, key=lambda each: -1.0 if each.delay is None else each.delay)
-    return error
+    return group
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
