@@ -21,6 +21,8 @@ from functools import lru_cache
 
 from cronsim import CronSim, CronSimError
 
+from aioq.cronwords import words
+
 ALIASES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -40,8 +42,9 @@ _FIELDS, _WITH_SECONDS = 5, 6
 _MINUTE = timedelta(minutes=1)
 _HOUR = timedelta(hours=1)
 _DAY = timedelta(days=1)
-_ONE_VALUE = re.compile(r"\b(\w+)-\1/\d+\b")
-"""A range of one value with a step, `5-5/2`: it is 5, which cronsim reads as `5/2`, every second one from 5 on."""
+_ONE_VALUE = re.compile(r"\b(\w+)-\1/0*[1-9]\d*\b")
+"""A range of one value with a step, `5-5/2`: it is 5, which cronsim reads as `5/2`, every second one from 5 on.
+A step of 0 is left for it to refuse."""
 
 _ANY = datetime(2000, 1, 1)  # cronsim wants a moment even where only its parsing is asked for
 
@@ -98,16 +101,7 @@ class Cron:
 
     def explain(self) -> str:
         """The line in plain English, without its time zone."""
-        try:
-            text = CronSim(self.fields, _ANY).explain()
-        except (ValueError, IndexError, AttributeError, NotImplementedError):
-            text = self.line  # valid, but with a value that cronsim has no words for
-        if self.seconds == (0,):
-            return text
-        step = 60 // len(self.seconds)
-        if len(self.seconds) > 1 and self.seconds == tuple(range(0, 60, step)):
-            return f"{text}, every {step} s of the minute"
-        return f"{text}, at second {', '.join(map(str, self.seconds))}"
+        return words(self.fields, self.seconds)
 
     def _matches_day(self, day: date) -> bool:
         return day.month in self.months and self._days.match_day(day)
