@@ -16,7 +16,7 @@ NEEDS = {
 }
 
 
-@pytest.mark.parametrize(("processes", "name"), zip("011", NEEDS, strict=True))
+@pytest.mark.parametrize(("processes", "name"), list(zip("011", NEEDS, strict=True)))
 def test_what_a_host_cannot_do_is_left_out_by_name(processes: str, name: str, tmp_path: Path) -> None:
     (tmp_path / "elsewhere.py").write_text(
         f"from tests import hosts\nhosts.FACILITIES[{name!r}] = lambda: False\n"
