@@ -8,6 +8,7 @@ COPY aioq aioq
 # No [embedded]: in a container the server is another container. pip has done its work and stays behind.
 RUN pip install '.[uvloop]' && pip uninstall -y pip
 
+# The slim image has Debian's tzdata: time zones need nothing more.
 FROM python:3.13-slim
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin aioq
 COPY --from=build /opt/aioq /opt/aioq

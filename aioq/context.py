@@ -126,7 +126,9 @@ class JobContext:
             if not await is_ready(order):
                 current_job().snooze(30)
 
-        It raises, so that nothing after it is run; do not await it, and let what it raises pass.
+        It raises, so that nothing after it is run; do not await it, and let what it raises pass. In an
+        `asyncio.TaskGroup` it cancels the other tasks of the group; of several that snooze the longest counts, and
+        where one of them fails in truth, the job does.
 
         Args:
             delay: seconds or a timedelta, from 0 to ten years.

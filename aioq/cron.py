@@ -16,11 +16,12 @@ that day (2.8: `*/10 5 * * *` begins at 05:30). The tests hold this module again
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import MAXYEAR, MINYEAR, UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
-from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
+
+from aioq.cronwords import words
 
 ALIASES = {
     "@yearly": "0 0 1 1 *",
@@ -41,10 +42,14 @@ _FIELDS, _WITH_SECONDS = 5, 6
 _MINUTE = timedelta(minutes=1)
 _HOUR = timedelta(hours=1)
 _DAY = timedelta(days=1)
-_ONE_VALUE = re.compile(r"\b(\w+)-\1/\d+\b")
-"""A range of one value with a step, `5-5/2`: it is 5, which cronsim reads as `5/2`, every second one from 5 on."""
+_ONE_VALUE = re.compile(r"\b(\w+)-\1/0*[1-9]\d*\b")
+"""A range of one value with a step, `5-5/2`: it is 5, which cronsim reads as `5/2`, every second one from 5 on.
+A step of 0 is left for it to refuse."""
 
 _ANY = datetime(2000, 1, 1)  # cronsim wants a moment even where only its parsing is asked for
+
+
+_BEGIN = datetime(MINYEAR + 1, 1, 1, tzinfo=UTC)
 
 
 class CronError(ValueError):
@@ -74,14 +79,17 @@ class Cron:
     by_time_of_day: bool
     _days: CronSim = field(repr=False, compare=False)
 
-    def next_after(self, moment: datetime, zone: ZoneInfo) -> datetime | None:
-        """The first run later than `moment`, in UTC; None where there is none within `HORIZON` years.
+    def next_after(self, moment: datetime, zone: tzinfo) -> datetime | None:
+        """The first run later than `moment`, in UTC; None where `HORIZON` years or the calendar have none.
 
         Args:
             moment: any moment with a time zone.
             zone: where the line's hours and days are told.
         """
-        moment = moment.astimezone(UTC)
+        if moment.year == MAXYEAR:
+            return None
+        # A step back, or a time zone, would lead out of the calendar in its first year.
+        moment = _BEGIN if moment.year == MINYEAR else moment.astimezone(UTC)
         minute = moment.replace(second=0, microsecond=0)
         runs = self._times_of_day(minute, zone) if self.by_time_of_day else self._moments(minute, zone)
         for run in runs:
@@ -93,27 +101,18 @@ class Cron:
 
     def explain(self) -> str:
         """The line in plain English, without its time zone."""
-        try:
-            text = CronSim(self.fields, _ANY).explain()
-        except (ValueError, IndexError, AttributeError, NotImplementedError):
-            text = self.line  # valid, but with a value that cronsim has no words for
-        if self.seconds == (0,):
-            return text
-        step = 60 // len(self.seconds)
-        if len(self.seconds) > 1 and self.seconds == tuple(range(0, 60, step)):
-            return f"{text}, every {step} s of the minute"
-        return f"{text}, at second {', '.join(map(str, self.seconds))}"
+        return words(self.fields, self.seconds)
 
     def _matches_day(self, day: date) -> bool:
         return day.month in self.months and self._days.match_day(day)
 
-    def _times_of_day(self, minute: datetime, zone: ZoneInfo) -> Iterator[datetime]:
+    def _times_of_day(self, minute: datetime, zone: tzinfo) -> Iterator[datetime]:
         """The runs from `minute` on of a line that means a time of day: once for each matching wall-clock time."""
         wall = minute.astimezone(zone).replace(tzinfo=None)
         # Where a gap ends at this very minute, the times in it are run now too.
         begin = min(wall, (minute - _MINUTE).astimezone(zone).replace(tzinfo=None) + _MINUTE)
         day = begin.date()
-        last = day.year + HORIZON
+        last = _last(day)
         seen = None
         while day.year <= last:
             if day.month not in self.months:
@@ -137,9 +136,9 @@ class Cron:
                 if wall >= begin:
                     yield wall
 
-    def _moments(self, minute: datetime, zone: ZoneInfo) -> Iterator[datetime]:
+    def _moments(self, minute: datetime, zone: tzinfo) -> Iterator[datetime]:
         """The runs from `minute` on of a line that follows real time: each moment whose local time matches."""
-        last = minute.year + HORIZON
+        last = _last(minute)
         while minute.year <= last:
             local = minute.astimezone(zone)
             if local.month not in self.months and local.day > 1:
@@ -185,12 +184,12 @@ def parse(line: str) -> Cron:
         by_time_of_day=not (fields[0].startswith("*") or fields[1].startswith("*")),
         _days=parsed,
     )
-    if cron.next_after(datetime(2000, 1, 1, tzinfo=UTC), ZoneInfo("UTC")) is None:
+    if cron.next_after(datetime(2000, 1, 1, tzinfo=UTC), UTC) is None:
         raise CronError("its dates never come")
     return cron
 
 
-def first_moment(wall: datetime, zone: ZoneInfo) -> datetime:
+def first_moment(wall: datetime, zone: tzinfo) -> datetime:
     """The moment, in UTC, at which clocks in `zone` first show `wall`; the end of the gap where they never do."""
     moment = wall.replace(tzinfo=zone, fold=0).astimezone(UTC)
     if moment.astimezone(zone).replace(tzinfo=None) == wall:
@@ -212,6 +211,11 @@ def _parse(fields: list[str], first: str) -> CronSim:
         raise CronError(f"bad {what} field in {' '.join(fields)!r}") from None
     except (ValueError, AssertionError):  # what cronsim does not expect, such as a step over L
         raise CronError(f"cannot be read: {' '.join(fields)!r}") from None
+
+
+def _last(day: date) -> int:
+    """The last year to look at; one before the calendar's end, which a step of a month may pass."""
+    return min(day.year + HORIZON, MAXYEAR - 1)
 
 
 def _numbers(values: set[int]) -> tuple[int, ...]:

@@ -4,27 +4,29 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from difflib import get_close_matches
 from functools import partial
 from typing import Any, Literal, TypedDict, cast
-from zoneinfo import available_timezones
 
 import msgspec
 
 from aioq.cron import CronError, parse
-from aioq.durations import MAX_DELAY, Duration, as_seconds
+from aioq.durations import FIRST, LAST, MAX_DELAY, YEARS, Duration, as_seconds
 from aioq.errors import AioqError, ConfigError
 from aioq.job import Priority
 from aioq.options import make_options, unknown_option
 from aioq.store import NewJob
 from aioq.task import Call, Sendable
-from aioq.timing import MAX_TICKS, Definition, Misfire, Overlap, encode, to_ms, zone
+from aioq.timing import FIRST_MS, MAX_TICKS, Definition, Misfire, Overlap, encode, to_ms, zone, zone_hint
 
 MAX_ID = 200
 """The longest schedule id, in characters: a job's id is made of it, and has to hold the tick too."""
 
 LEAST_EVERY = 0.1
 """The shortest interval in seconds. A guess: below, a task that loops does the same at no cost to the server."""
+
+
+MOST_RUNS = 10**9
+"""The most runs that may be asked for; one each 0.1 s would take three years. Who wants no limit gives None."""
 
 
 class ScheduleArgs(TypedDict, total=False):
@@ -79,12 +81,14 @@ class Declaration:
         id: its id.
         definition: when it ticks.
         call: makes the call that each tick sends; late, for a task may be declared after its schedule.
+        sends: what tells this call from another one, before it can be made.
         place: where it is declared, for errors.
     """
 
     id: str
     definition: Definition
     call: Callable[[], Call[Any]]
+    sends: object
     place: str
 
 
@@ -101,26 +105,40 @@ class Declarations:
         self._prepare = prepare
         self._by_id: dict[str, Declaration] = {}
 
-    def add(self, schedule_id: str, call: Callable[[], Call[Any]], place: str, options: Mapping[str, Any]) -> None:
-        """Declare a schedule. The same place may do it again: a module may run as a script and be imported too.
+    def add(
+        self,
+        schedule_id: str,
+        call: Callable[[], Call[Any]],
+        place: str,
+        options: Mapping[str, Any],
+        *,
+        sends: object,
+    ) -> None:
+        """Declare a schedule. The same place may do the very same again.
+
+        So a module may run as a script and be imported too, or be reloaded. Another schedule by the same id from
+        the same place comes of a loop or a helper, and is an error.
 
         Args:
             schedule_id: its id.
             call: makes what each tick sends, once all tasks are declared.
             place: `file:line`.
             options: what `define` takes.
+            sends: what tells this call from another one; compared.
 
         Raises:
-            ConfigError: an option is wrong, or another place has declared this id.
+            ConfigError: an option is wrong, or this id is declared by another place, or as another schedule.
         """
         where = f"schedule {check_id(schedule_id)!r}"
         definition = define(where, default_tz=self._default_tz, **options)
-        present = self._by_id.get(schedule_id)
-        if present is not None and present.place != place:
+        new = Declaration(schedule_id, definition, call, sends, place)
+        present = self._by_id.setdefault(schedule_id, new)
+        difference = _difference(present, new)
+        if difference is not None:
             raise ConfigError(
-                f"{where} is declared twice: {present.place} and {place}; give one of them another id"
+                f"{where} is declared twice{difference}: {present.place} and {place}; give one of them another id"
             )
-        self._by_id[schedule_id] = Declaration(schedule_id, definition, call, place)
+        self._by_id[schedule_id] = new
 
     def add_call(self, schedule_id: str, call: Call[Any], place: str, options: Mapping[str, Any]) -> None:
         """Declare a schedule whose call is there already.
@@ -130,8 +148,8 @@ class Declarations:
             ArgumentError: the call cannot be encoded.
         """
         check_call(f"schedule {schedule_id!r}", call)
-        self._prepare(call)
-        self.add(schedule_id, lambda: call, place, options)
+        queue, job = self._prepare(call)
+        self.add(schedule_id, lambda: call, place, options, sends=(queue, job.envelope, job.priority))
 
     def add_named(self, table: Mapping[str, Any], by_name: Callable[[str], Sendable[..., Any]]) -> None:
         """Declare the schedules of the setting `schedules`.
@@ -153,7 +171,8 @@ class Declarations:
             if not isinstance(args, (list, tuple)) or not _is_table(kwargs) or not _is_table(options):
                 raise ConfigError(f"{where}: expected a list as args, and tables as kwargs and options")
             make_options(where, **options)
-            self.add(schedule_id, partial(_named_call, by_name, task, args, kwargs, options), where, timing)
+            call = partial(_named_call, by_name, task, args, kwargs, options)
+            self.add(schedule_id, call, where, timing, sends=call.args[1:])
 
     def encoded(self) -> list[Declared]:
         """The schedules, encoded; once all tasks are declared.
@@ -227,17 +246,12 @@ def define(
         start_ms=_moment(where, "start", start),
         end_ms=_moment(where, "end", end),
         jitter_ms=_jitter_ms(where, jitter),
-        max_runs=0 if max_runs is None else _count(where, "max_runs", max_runs),
+        max_runs=0 if max_runs is None else _count(where, "max_runs", max_runs, MOST_RUNS),
         misfire=Misfire(_choice(where, "misfire", misfire, Misfire)),
         misfire_cap=_count(where, "misfire_cap", misfire_cap, MAX_TICKS),
         overlap=Overlap(_choice(where, "overlap", overlap, Overlap)),
     )
-    if (
-        definition.start_ms is not None
-        and definition.end_ms is not None
-        and definition.end_ms < definition.start_ms
-    ):
-        raise ConfigError(f"{where}: end={end} is before start={start}")
+    _check_span(where, definition, start, end)
     return definition
 
 
@@ -259,20 +273,14 @@ def check_zone(what: str, name: object) -> str:
     """Return `name` if it is a time zone's.
 
     Raises:
-        ConfigError: there is none of that name, with the nearest one that there is.
+        ConfigError: this host has none of that name; with the nearest one that it has, or how to get any.
     """
     if not isinstance(name, str):
         raise ConfigError(f"{what}={name!r}: expected the name of a time zone, such as 'Asia/Shanghai'")
     try:
         zone(name)
     except ValueError:
-        names = available_timezones()
-        if not names:
-            hint = "this system has no time zone database: pip install tzdata"
-        else:
-            near = get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "use a name such as 'Asia/Shanghai'"
-        raise ConfigError(f"{what}={name!r}: no such time zone; {hint}") from None
+        raise ConfigError(f"{what}={name!r}: no such time zone; {zone_hint(name)}") from None
     return name
 
 
@@ -287,6 +295,15 @@ def check_call(where: str, call: Call[Any]) -> None:
     wrong = [name for name, value in given.items() if value is not None]
     if wrong:
         raise ConfigError(f"{where}: its call has {wrong[0]}, which does not go with a schedule")
+
+
+def _difference(present: Declaration, new: Declaration) -> str | None:
+    """What keeps two declarations of one id from being the same one; None where they are."""
+    if present.place != new.place:
+        return ""
+    if present.definition != new.definition:
+        return " at one place, with another timing"
+    return " at one place, with another call" if present.sends != new.sends else None
 
 
 def _named_call(
@@ -333,13 +350,25 @@ def _moment(where: str, name: str, moment: object) -> int | None:
         return None
     if not isinstance(moment, datetime) or moment.utcoffset() is None:
         raise ConfigError(f"{where}: {name}={moment!r}: expected a datetime with a time zone")
+    if not FIRST <= moment <= LAST:
+        raise ConfigError(f"{where}: {name}={moment}: expected {YEARS}; leave it out for no bound")
     return to_ms(moment)
 
 
-def _count(where: str, name: str, value: object, most: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
-        upto = "of at least 1" if most is None else f"from 1 to {most}"
-        raise ConfigError(f"{where}: {name}={value!r}: expected a whole number {upto}")
+def _check_span(where: str, definition: Definition, start: datetime | None, end: datetime | None) -> None:
+    """See that there is a tick between the schedule's start and its end."""
+    if start is not None and end is not None and end < start:
+        raise ConfigError(f"{where}: end={end} is before start={start}")
+    # From its beginning on, not from now: one that is over is no mistake, it has been there for its time.
+    if definition.next_after(FIRST_MS - 1) is None:
+        what = f"cron={definition.cron!r}" if definition.cron else f"every={definition.every_ms / 1000:.12g}"
+        ends = [f" {name}={moment}" for name, moment in (("start", start), ("end", end)) if moment is not None]
+        raise ConfigError(f"{where}: it never ticks: no time of {what} lies within{','.join(ends)}")
+
+
+def _count(where: str, name: str, value: object, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ConfigError(f"{where}: {name}={value!r}: expected a whole number from 1 to {most}")
     return value
 
 

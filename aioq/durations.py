@@ -1,10 +1,10 @@
-"""Spans of time as a caller may write them, and the one form in which aioq keeps them: a float of seconds.
+"""Spans and moments as a caller may write them, and the one form in which aioq keeps spans: a float of seconds.
 
 Everything that takes a delay, a timeout or a time to live takes a `Duration` and calls `seconds` on it once,
 at the edge; inside there are only floats.
 """
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from math import isfinite
 from typing import TypeAlias
 
@@ -16,6 +16,13 @@ Duration: TypeAlias = float | int | timedelta
 
 MAX_DELAY = 10 * 366 * 86_400
 """The furthest anything may be put off, in seconds: ten years. Beyond is a slip of units."""
+
+FIRST, LAST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC) - timedelta(milliseconds=1)
+"""The first and the last moment that anything may be set for. Python's calendar ends with the year 9999, and at
+its ends a time zone or a step of a day leads out of it; who wants no bound gives none."""
+
+YEARS = f"a year from {FIRST.year} to {LAST.year}"
+"""That in words, for errors."""
 
 
 def as_seconds(value: object) -> float | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
-from aioq.durations import MAX_DELAY, Duration, as_seconds
+from aioq.durations import FIRST, LAST, MAX_DELAY, YEARS, Duration, as_seconds
 from aioq.errors import ConfigError
 from aioq.job import MAX_JOB_ID, NAME, Priority
 from aioq.retry import Retry, RetryRule, rule_of
@@ -91,7 +91,7 @@ def make_options(
     Args:
         where: what they are for, for the errors' texts: `task 'shop.add'`.
         delay: wait this long before the job is queued: seconds or a timedelta.
-        eta: queue the job at this time; must have a time zone.
+        eta: queue the job at this time; must have a time zone, and a year from 1900 to 9998.
         queue: the queue.
         job_id: an id of the caller's own; the server adds an id only once.
         timeout: the longest one attempt may take; 0 for no limit.
@@ -176,6 +176,8 @@ def _eta_ms(where: str, eta: object) -> int | None:
             f"{where}: eta={eta.isoformat()} has no time zone, so it names no moment; "
             "use datetime.now(UTC) + ... or .replace(tzinfo=...)"
         )
+    if not FIRST <= eta <= LAST:
+        raise ConfigError(f"{where}: eta={eta.isoformat()}: expected {YEARS}")
     return round((eta - _EPOCH) / timedelta(milliseconds=1))
 
 

@@ -8,6 +8,7 @@ Jitter", AWS Architecture Blog, 2015).
 import random
 from collections.abc import Collection, Iterable
 from datetime import timedelta
+from typing import cast
 
 import msgspec
 
@@ -71,7 +72,8 @@ class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks fo
     As a policy: `@app.task(retry=Retry(attempts=5))` or `task.options(retry=Retry(attempts=2, on=(IOError,)))`.
     Inside a task: `raise Retry(delay=30)` ends this attempt and runs the job again in exactly 30 s; without
     `delay` the task's own backoff applies. A raised Retry counts as an attempt and keeps to the policy's
-    `attempts`; where neither it nor the task says how many, 3.
+    `attempts`; where neither it nor the task says how many, 3. A group of nothing but Retries, as an
+    `asyncio.TaskGroup` raises it, is the one with the longest delay.
 
     Args:
         attempts: the most attempts, the first one included; 3 by default.
@@ -115,6 +117,8 @@ class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks fo
 class Snooze(Exception):  # noqa: N818 - no error: the way a task puts its job off
     """What `current_job().snooze(delay)` raises: the job runs again after `delay`, at no cost to its attempts.
 
+    A group of nothing but Snoozes, as an `asyncio.TaskGroup` raises it, is the longest of them.
+
     Args:
         delay: seconds or a timedelta, from 0 to ten years.
 
@@ -128,6 +132,37 @@ class Snooze(Exception):  # noqa: N818 - no error: the way a task puts its job o
             raise ConfigError(f"snooze({delay!r}): expected seconds or a timedelta, from 0 s to ten years")
         super().__init__(f"the job was put off by {number:g} s")
         self.delay = number
+
+
+def asked_by(error: BaseException) -> BaseException:
+    """What a run's error asks for: of a group of `Snooze` alone, or `Retry` alone, the longest of them.
+
+    An `asyncio.TaskGroup` raises a group, also of one. Any other error is returned as it is, also a group of both
+    kinds, or one with an error among them: that is a failure, which a delay must not hide.
+    """
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    leaves = _leaves(group)
+    for kind in (Snooze, Retry):
+        asked = [leaf for leaf in leaves if isinstance(leaf, kind)]
+        if len(asked) == len(leaves):
+            # One without a delay leaves it to the policy; one that names a delay knows better.
+            return max(asked, key=lambda each: -1.0 if each.delay is None else each.delay)
+    return group
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """The errors in a group and in the groups in it, however deep."""
+    found: list[BaseException] = []
+    left: list[BaseException] = [group]
+    while left:
+        error = left.pop()
+        if isinstance(error, BaseExceptionGroup):
+            left += reversed(cast("BaseExceptionGroup[BaseException]", error).exceptions)
+        else:
+            found.append(error)
+    return found
 
 
 def rule_of(retry: "Retry | int | None") -> RetryRule | None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from aioq.durations import as_seconds
-from aioq.timing import zone
+from aioq.timing import zone, zone_hint
 from aioq.urls import SCHEMES, check_url, objection
 
 MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
@@ -81,11 +81,12 @@ def _check_modules(value: object) -> tuple[str, ...] | None:
     return names if len(names) == len(items) else None
 
 
-def _check_zone(value: object) -> str | None:
+def _zone_objection(name: str) -> str | None:
     try:
-        return zone(value).key if isinstance(value, str) else None
+        zone(name)
     except ValueError:
-        return None
+        return f"{name!r} must be the name of a time zone, and is none here; {zone_hint(name)}"
+    return None
 
 
 def _check_schedules(value: object) -> dict[str, dict[str, Any]] | None:
@@ -132,7 +133,9 @@ RULES: dict[str, Rule] = {
     "dead_ttl": _duration(0),
     "dead_limit": _integer(0),
     "poll_interval": _duration(0, above=True),
-    "timezone": Rule(_check_zone, str, "the name of a time zone, such as Asia/Shanghai"),
+    "timezone": Rule(
+        _check_text, str, "the name of a time zone, such as Asia/Shanghai", objection=_zone_objection
+    ),
     "schedules": Rule(_check_schedules, _parse_table, "a table of schedules, each of them a table", True),
     "log_level": _choice("debug", "info", "warning", "error", "critical"),
     "log_format": _choice("text", "json"),

@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, Unpack
-from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -17,7 +16,7 @@ from aioq.scheduler import written
 from aioq.store import NewJob
 from aioq.task import Call
 from aioq.timetable import Entry
-from aioq.timing import Definition, Misfire, Overlap, decode, to_datetime
+from aioq.timing import Definition, Misfire, Overlap, decode, to_datetime, zone_or_utc
 from aioq.wire import decode_envelope
 
 TRIES = 20
@@ -78,8 +77,15 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     definition: Definition = Definition()
 
     def next_runs(self, count: int = 5) -> list[datetime]:
-        """The next ticks, in the schedule's zone; fewer where it ends before, none while it is paused."""
-        zone = ZoneInfo(self.tz)
+        """The next ticks, in the schedule's zone; fewer where it ends before, none while it is paused.
+
+        Of a schedule that this process cannot read it is the next one alone. In UTC where this host does not know
+        the zone.
+
+        Args:
+            count: the most to return.
+        """
+        zone = zone_or_utc(self.tz)
         left = count if self.max_runs is None else min(count, self.max_runs - self.runs)
         found: list[datetime] = []
         tick = self.next_at
@@ -310,7 +316,7 @@ def _removal(now_ms: int, entry: Entry | None) -> Entry | None:
 
 def shown(queue: str, entry: Entry) -> Schedule:
     """What a person is shown of a stored schedule; of one that a newer aioq wrote, what can be."""
-    task, definition, words = "?", Definition(every_ms=1), None
+    task, definition, words = "?", Definition(), None
     try:
         definition = decode(entry.definition)
         task = decode_envelope(entry.envelope).task

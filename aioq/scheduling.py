@@ -48,7 +48,8 @@ class Scheduling:
                 `skip`, or `one`, which holds one job back.
 
         Raises:
-            ConfigError: naming the schedule and the option, or the other place that declares this id.
+            ConfigError: naming the schedule and the option, or the other place that declares this id; or the same
+                place, where it declares another schedule by it: in a loop, or as a helper of others.
             ArgumentError: an argument of the call cannot be encoded.
         """
         given = {"cron": cron, "every": every, **options}
@@ -80,6 +81,7 @@ class Scheduling:
 
     def _scheduler(self, schedule_id: str | None, place: str, options: dict[str, Any]) -> ScheduleDecorator:
         def declare(task: Task[Any, Any]) -> None:
-            self._declarations.add(schedule_id or task.name, call_without_arguments(task), place, options)
+            call = call_without_arguments(task)
+            self._declarations.add(schedule_id or task.name, call, place, options, sends=task.name)
 
         return ScheduleDecorator(self._register, declare)

@@ -7,14 +7,16 @@ import enum
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import TypeAlias
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
 
 from aioq.cron import parse
+from aioq.durations import FIRST, LAST
 from aioq.errors import NewerVersionError, WireError
 
 VERSION = 1
@@ -28,6 +30,9 @@ MAX_TICKS = 1_000
 """The most ticks of one schedule that are made in one step."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+FIRST_MS, LAST_MS = ((moment - _EPOCH) // timedelta(milliseconds=1) for moment in (FIRST, LAST))
+"""No tick is earlier, and none later. What is declared lies in between; what a server has need not."""
 
 
 class Misfire(enum.StrEnum):
@@ -82,17 +87,21 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     overlap: Overlap = Overlap.ALLOW
 
     def next_after(self, moment_ms: int) -> int | None:
-        """The first tick later than `moment_ms`; None where there is none any more.
+        """The first tick later than `moment_ms`; None where there is none any more, or none in the calendar.
 
         An interval without `start` ticks on the grid of its length from the epoch: every 30 s at second 0 and 30
         of each minute, whenever it was stored and whoever asks.
         """
         if self.start_ms is not None and moment_ms < self.start_ms:
             moment_ms = self.start_ms - 1
-        tick = self._next(moment_ms)
-        return None if tick is None or (self.end_ms is not None and tick > self.end_ms) else tick
+        moment_ms = max(moment_ms, FIRST_MS - 1)
+        last_ms = LAST_MS if self.end_ms is None else min(self.end_ms, LAST_MS)
+        tick = self._next(moment_ms) if moment_ms < last_ms else None
+        return tick if tick is not None and tick <= last_ms else None
 
     def _next(self, moment_ms: int) -> int | None:
+        if not (self.every_ms or self.cron):
+            return None  # stands for what this process cannot read
         if not self.every_ms:
             run = parse(self.cron).next_after(to_datetime(moment_ms), zone(self.tz))
             return None if run is None else to_ms(run)
@@ -170,8 +179,8 @@ def stamp(moment_ms: int) -> str:
 
 
 def to_datetime(moment_ms: int) -> datetime:
-    """Milliseconds since the epoch as a datetime in UTC, exactly."""
-    return _EPOCH + timedelta(milliseconds=moment_ms)
+    """Milliseconds since the epoch as a datetime in UTC, exactly; what is beyond the calendar as its end."""
+    return _EPOCH + timedelta(milliseconds=min(max(moment_ms, FIRST_MS - 1), LAST_MS))
 
 
 def to_ms(moment: datetime) -> int:
@@ -180,16 +189,50 @@ def to_ms(moment: datetime) -> int:
 
 
 @lru_cache(maxsize=256)
-def zone(name: str) -> ZoneInfo:
-    """The time zone of a name, from the system's database or the package `tzdata`.
+def zone(name: str) -> tzinfo:
+    """The time zone of a name, from the system's database or the package `tzdata`; UTC needs neither.
+
+    Every zone that aioq works with comes from here, for a host may have no database: UTC has to work there.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name on this host.
     """
+    if name == "UTC":
+        return UTC
     try:
         return ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:  # unknown, malformed, a directory of the database
-        raise ValueError(f"no time zone {name!r}") from error
+    # Unknown, malformed, a directory of the database, a file of it that is damaged: each has an error of its own.
+    except Exception as error:
+        why = "" if _has_database() else f", which has no time zone database: {_INSTALL}"
+        raise ValueError(f"no time zone {name!r} on this host{why}") from error
+
+
+def zone_or_utc(name: str) -> tzinfo:
+    """The time zone of a name, to show times in; UTC where this host does not know it."""
+    try:
+        return zone(name)
+    except ValueError:
+        return UTC
+
+
+def zone_hint(name: str) -> str:
+    """What to do about a name that `zone` refuses."""
+    if not _has_database():
+        return f"this host has no time zone database: {_INSTALL}"
+    near = get_close_matches(name, available_timezones(), n=1)
+    return f"did you mean {near[0]!r}?" if near else "use a name such as 'Asia/Shanghai'"
+
+
+_INSTALL = "pip install tzdata"
+
+
+def _has_database() -> bool:
+    """Whether this host knows any zone; one that every database has stands for all."""
+    try:
+        ZoneInfo("Europe/London")
+    except Exception:  # as in `zone`
+        return False
+    return True
 
 
 def encode(definition: Definition) -> bytes:

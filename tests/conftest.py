@@ -7,8 +7,8 @@
 - `app_name`: a name for the test's app. Keys of any other app that are left behind fail the test.
 
 No test may leave a process or a non-daemon thread behind. A server that cannot run here is named at the top
-and at the end of the run, as is TLS where no server is built with it; a server that could be installed is an error
-where all of them must run.
+and at the end of the run, as is TLS where no server is built with it, and what this host has not; a server that
+could be installed is an error where all of them must run.
 """
 
 import os
@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from tests import leaks
+from tests import hosts, leaks
 from tests.databases import Database, Pool, foreign_keys, new_app_name
 from tests.servers import SERVERS, Server, Tls, available, missing, with_tls
 
@@ -49,6 +49,7 @@ def _not_run() -> list[str]:
     lines = [_servers_not_run()] if len(available()) < len(SERVERS) else []
     if not with_tls():
         lines.append("tests not run: all over TLS (no server that runs here is built with it)")
+    lines += [f"tests not run: all that need {name} (this host has none)" for name in hosts.lacking()]
     return lines
 
 
@@ -61,14 +62,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "needs_server(name): what is tested is this one server's; left out without it"
     )
+    config.addinivalue_line("markers", "needs_host(name): left out where `tests.hosts` finds none of it")
     lacking = [name for name in SERVERS if (why := missing(name)) is not None and why.installable]
     if _must_run and lacking:
         raise pytest.UsageError(f"all servers must run here (CI or {REQUIRED}); {_servers_not_run()}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what no server here can: an empty parameter set would be an error, rightly."""
-    left_out = [item for item in items if _lacks_its_server(item)]
+    """Leave out what no server here can, or not this host: an empty parameter set would be an error, rightly."""
+    left_out = [item for item in items if _lacks_its_server(item) or _lacks_its_host(item)]
     if left_out:
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
@@ -78,6 +80,10 @@ def _lacks_its_server(item: pytest.Item) -> bool:
     if "start_tls_server" in getattr(item, "fixturenames", ()) and not with_tls():
         return True
     return any(mark.args[0] not in available() for mark in item.iter_markers("needs_server"))
+
+
+def _lacks_its_host(item: pytest.Item) -> bool:
+    return not all(hosts.has(mark.args[0]) for mark in item.iter_markers("needs_host"))
 
 
 def pytest_report_header() -> list[str]:

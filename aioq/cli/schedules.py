@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import datetime, tzinfo
 from typing import TypeVar
-from zoneinfo import ZoneInfo
 
 import click
 from rich import box
@@ -16,6 +15,7 @@ from aioq.app import App
 from aioq.cli.errors import as_command_errors
 from aioq.cli.loader import load_app
 from aioq.schedules import Schedule, duration
+from aioq.timing import zone_or_utc
 
 T = TypeVar("T")
 
@@ -125,7 +125,7 @@ def _show(schedule: Schedule) -> None:
 
 
 def _facts(schedule: Schedule) -> Sequence[tuple[str, str]]:
-    zone = ZoneInfo(schedule.tz)
+    zone = zone_or_utc(schedule.tz)
     policies = f"misfire {schedule.misfire.value}, overlap {schedule.overlap.value}"
     facts = [
         ("task", schedule.task),
@@ -160,15 +160,15 @@ def _runs(schedule: Schedule) -> str:
     return f"{made}, {schedule.skipped} skipped" if schedule.skipped else made
 
 
-def _last(schedule: Schedule, zone: ZoneInfo) -> str:
+def _last(schedule: Schedule, zone: tzinfo) -> str:
     return "" if schedule.last_at is None else f"{_moment(schedule.last_at, zone)}, job {schedule.last_job}"
 
 
 def _next(schedule: Schedule) -> str:
-    return _moment(schedule.next_at, ZoneInfo(schedule.tz)) or "-"
+    return _moment(schedule.next_at, zone_or_utc(schedule.tz)) or "-"
 
 
-def _moment(moment: datetime | None, zone: ZoneInfo) -> str:
+def _moment(moment: datetime | None, zone: tzinfo) -> str:
     if moment is None:
         return ""
     local = moment.astimezone(zone)

@@ -19,7 +19,7 @@ from tests.servers import Server
 pytestmark = pytest.mark.anyio
 
 CLOCKWORK = """
-from aioq import App, current_job
+from aioq import App, Snooze, current_job
 
 app = App()
 looks: list[int] = []
@@ -50,8 +50,10 @@ def heavy(folder: str) -> int:
     marks = pathlib.Path(folder)
     number = len(list(marks.glob("look-*")))
     (marks / f"look-{number}").touch()
-    if number < 2:
+    if number == 0:
         current_job().snooze(0.05)
+    if number == 1:
+        raise ExceptionGroup("of a TaskGroup", [Snooze(0.01), Snooze(0.05)])
     return current_job().attempt
 """
 

@@ -24,6 +24,7 @@ from redis import Redis
 from aioq import embedded
 from aioq.embedded import EmbeddedServer
 from aioq.errors import EmbeddedServerError
+from tests.hosts import read_only
 
 _ROOT = Path(embedded.__file__).parents[2]
 _ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{_ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
@@ -309,7 +310,7 @@ def test_ctrl_c_in_the_terminal_is_not_for_the_server(peer: Peers, attach: Attac
     assert os.getsid(pid) not in {os.getsid(0), first.process.pid}
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+@pytest.mark.needs_host("/proc")
 def test_the_server_gets_one_lock_file_and_no_other(attach: Attach) -> None:
     with tempfile.NamedTemporaryFile() as ours:
         os.set_inheritable(ours.fileno(), True)
@@ -375,7 +376,7 @@ def _both_ways_out(message: str, directory: Path) -> bool:
     return all(word in message for word in ("AIOQ_URL", "AIOQ_DATA_DIR", str(directory)))
 
 
-@pytest.mark.skipif(not Path("/sys/kernel").exists(), reason="needs /sys")
+@pytest.mark.needs_host("/sys")
 def test_a_place_where_no_directory_can_be_made(attach: Attach) -> None:
     place = Path("/sys/kernel/.aioq")  # not even root can
     with pytest.raises(EmbeddedServerError) as error:
@@ -383,15 +384,10 @@ def test_a_place_where_no_directory_can_be_made(attach: Attach) -> None:
     assert _both_ways_out(str(error.value), place)
 
 
+@pytest.mark.needs_host("a directory that is read-only")
 def test_a_read_only_directory(peer: Peers, base: Path, home: Path) -> None:
-    wrapper: tuple[str, ...] = ()
-    if os.geteuid() == 0:  # whom a mode does not stop
-        script = 'mount -t tmpfs -o ro none "$0" && exec "$@"'
-        wrapper = ("unshare", "-m", "sh", "-c", script, str(base))
-        if subprocess.run([*wrapper, "true"], capture_output=True, check=False).returncode:
-            pytest.skip("this root may not mount")
     base.chmod(0o500)
-    answer = peer(*wrapper).ask("attach")
+    answer = peer(*read_only(str(base))).ask("attach")
     base.chmod(0o700)
     assert answer["error"].startswith("EmbeddedServerError: ")
     assert _both_ways_out(answer["error"], home)

@@ -292,9 +292,15 @@ def test_any_text_is_a_line_or_an_error_of_one_kind(text: str) -> None:
 
 
 def test_a_line_is_told_in_words() -> None:
-    assert parse("*/5 * * * mon-fri").explain() == "Every fifth minute of every hour on Monday through Friday"
-    assert parse("0,20 0 4 * * *").explain() == "At 04:00 every day, at second 0, 20"
-    assert parse("*/20 * * * * *").explain() == "Every minute, every 20 s of the minute"
+    assert parse("*/5 * * * mon-fri").explain() == "Every 5 minutes on Monday through Friday"
+    assert parse("@weekly").explain() == "At 00:00 on Sunday"
+    assert parse("0,20 0 4 * * *").explain() == "At 04:00 every day, at seconds 0 and 20"
+
+
+@pytest.mark.parametrize("line", ["1-1/0 * * * *", "0 0 10-10/00 * *", "5-5/0 * * * * *", "*/0 * * * *"])
+def test_a_step_of_nothing_is_refused(line: str) -> None:
+    with pytest.raises(CronError, match="bad "):
+        parse(line)
 
 
 @pytest.mark.parametrize("zone", [zone for zone in ZONES if TRANSITIONS[zone]])

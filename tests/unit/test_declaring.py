@@ -1,16 +1,25 @@
 """Schedules as they are written: what is refused, where it stands, naming the field."""
 
-from datetime import UTC, datetime, timedelta
+import sys
+import textwrap
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from aioq import App, ArgumentError, ConfigError
 from aioq.declaring import Declared, define
+from aioq.durations import FIRST, LAST, MAX_DELAY
 from aioq.job import Priority
+from aioq.schedules import shown
 from aioq.task import AsyncTask, SyncTask
-from aioq.timing import Definition, Misfire, Overlap
+from aioq.timetable import Entry
+from aioq.timing import FIRST_MS, LAST_MS, Definition, Misfire, Overlap, decode, encode
 
+DAY = 86_400_000
+EASTERN = timezone(timedelta(hours=-5))
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
@@ -72,8 +81,35 @@ def test_everything_a_schedule_takes():
         ({"every": 1, "start": datetime(2026, 1, 1)}, "expected a datetime with a time zone"),
         ({"every": 1, "end": "tomorrow"}, "end='tomorrow': expected a datetime"),
         ({"every": 1, "start": NOON, "end": NOON - timedelta(1)}, " is before start="),
+        ({"every": 10**30}, f"every={10**30}: expected seconds or a timedelta, from 0.1 s to ten years"),
+        ({"every": timedelta.max}, "to ten years"),
+        (
+            {"every": 1, "start": datetime.min.replace(tzinfo=UTC)},
+            "start=0001-01-01 00:00:00+00:00: expected a year",
+        ),
+        ({"cron": "@daily", "start": datetime.max.replace(tzinfo=UTC)}, "from 1900 to 9998; leave it out for no"),
+        (
+            {"cron": "@daily", "end": datetime.max.replace(tzinfo=EASTERN)},
+            "end=9999-12-31 23:59:59.999999-05:00: ",
+        ),
+        ({"every": 1, "end": datetime.min.replace(tzinfo=UTC)}, "end=0001-01-01 00:00:00+00:00: expected a year"),
+        (
+            {"cron": "0 0 29 2 *", "start": NOON, "end": NOON + timedelta(days=365)},
+            "no time of cron='0 0 29 2 *' lies within start=2026-11-24 12:00:00+00:00, end=2027-11-24",
+        ),
+        (
+            {"cron": "@yearly", "start": datetime(9998, 3, 1, tzinfo=UTC)},
+            "it never ticks: no time of cron='@yearly'",
+        ),
+        (
+            {"every": 86_400 * 3000, "end": datetime(1900, 1, 2, tzinfo=UTC)},
+            "every=259200000 lies within end=1900-01-02",
+        ),
         ({"every": 1, "jitter": -1}, "jitter=-1: expected"),
-        ({"every": 1, "max_runs": 0}, "max_runs=0: expected a whole number of at least 1"),
+        ({"every": 1, "jitter": 10**12}, "jitter=1000000000000: expected seconds or a timedelta, from 0 s to ten"),
+        ({"every": 1, "jitter": 10**400}, "from 0 s to ten years"),
+        ({"every": 1, "max_runs": 0}, "max_runs=0: expected a whole number from 1 to 1000000000"),
+        ({"every": 1, "max_runs": 10**30}, f"max_runs={10**30}: expected a whole number from 1 to 1000000000"),
         ({"every": 1, "max_runs": True}, "max_runs=True: expected"),
         ({"every": 1, "misfire": "sometimes"}, "misfire='sometimes': expected skip, last or all"),
         ({"every": 1, "misfire_cap": 1001}, "misfire_cap=1001: expected a whole number from 1 to 1000"),
@@ -85,6 +121,23 @@ def test_a_wrong_option_is_named_with_what_it_takes(options: dict[str, Any], why
     with pytest.raises(ConfigError, match=r"^schedule 's': ") as caught:
         make(**options)
     assert why in str(caught.value)
+
+
+def test_one_that_is_over_is_no_mistake():
+    assert make(cron="0 0 29 2 *", end=datetime(2001, 1, 1, tzinfo=UTC)).end_ms is not None
+
+
+@pytest.mark.parametrize("line", ["@yearly", "0 0 29 2 *", "* * * * * *", "59 23 31 12 *"])
+@pytest.mark.parametrize("tz", ["UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago"])
+def test_the_widest_span_is_worked_with_to_its_end(line: str, tz: str):
+    definition = make(cron=line, tz=tz, start=FIRST, end=LAST, jitter=MAX_DELAY, max_runs=10**9)
+    assert decode(encode(definition)) == definition
+    for moment in (-(10**18), FIRST_MS, 0, LAST_MS - 400 * DAY, LAST_MS - 1, LAST_MS, 10**18):
+        for tick in (definition.next_after(moment), make(every=MAX_DELAY, start=FIRST).next_after(moment)):
+            if tick is not None:
+                shown("q", Entry(id="s", definition=encode(definition), next_ms=tick)).next_runs(3)
+                assert FIRST_MS <= tick <= LAST_MS
+    assert definition.next_after(LAST_MS) is None
 
 
 # -- in code ----------------------------------------------------------------------------------------------------
@@ -147,6 +200,64 @@ def test_an_id_is_used_once():
         shop.schedule("adds", add.call(1, 2), every=30)
     for _ in range(2):  # one place, come by twice: a module that runs as a script and is imported too
         shop.schedule("again", add.call(1, 2), every=30)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "numbers", "what"),
+    [((30, 60), (1, 1), "another timing"), ((30, 30), (1, 2), "another call")],
+)
+def test_a_loop_does_not_declare_two_schedules_by_one_id(
+    seconds: tuple[int, int], numbers: tuple[int, int], what: str
+):
+    shop = app()
+    add = shop.task(name="add")(_add)
+    place = r".*test_declaring.py:(\d+)"
+
+    def declare(number: int) -> None:
+        shop.schedule("adds", add.call(1, numbers[number]), every=seconds[number])
+
+    declare(0)
+    with pytest.raises(
+        ConfigError,
+        match=rf"schedule 'adds' is declared twice at one place, with {what}: {place} and {place}; give",
+    ):
+        declare(1)
+    assert declared(shop)["adds"].definition == Definition(every_ms=30_000), "the first one stands"
+
+
+def test_a_helper_does_not_declare_two_tasks_by_one_id():
+    shop = app()
+
+    async def one() -> None: ...
+    async def two() -> None: ...
+
+    def nightly(function: Any) -> None:
+        shop.cron("@daily", schedule_id="nightly")(function)
+
+    nightly(one)
+    nightly(one)
+    with pytest.raises(ConfigError, match=r"'nightly' is declared twice at one place, with another call: .* and "):
+        nightly(two)
+
+
+def test_a_script_may_be_imported_too_and_be_reloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = textwrap.dedent("""
+        @shop.cron("@daily", schedule_id="nightly")
+        async def nightly(): ...
+
+        @shop.task(name="add")
+        async def add(x, y): ...
+
+        shop.schedule("adds", add.call(1, 2), every=30)
+    """)
+    shop = app()
+    code = compile(source, tmp_path / "tasks.py", "exec")
+    main = ModuleType("__main__")
+    main.__file__ = str(tmp_path / "tasks.py")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    for name in ("__main__", "tasks", "tasks"):
+        exec(code, {"__name__": name, "shop": shop})
+    assert declared(shop).keys() == {"nightly", "adds"}
 
 
 async def _add(x: int, y: int) -> int:

@@ -75,6 +75,15 @@ def test_headers_are_a_copy():
         ({"delay": 1, "eta": MOMENT}, "give delay or eta, not both"),
         ({"delay": -1}, "delay=-1: expected from 0 s to ten years"),
         ({"delay": MAX_DELAY + 1}, f"delay={MAX_DELAY + 1}: expected from 0 s to ten years"),
+        ({"delay": 10**30}, f"delay={10**30}: expected from 0 s to ten years"),
+        (
+            {"eta": datetime.max.replace(tzinfo=UTC)},
+            "eta=9999-12-31T23:59:59.999999+00:00: expected a year from 1900",
+        ),
+        (
+            {"eta": datetime.min.replace(tzinfo=UTC)},
+            "eta=0001-01-01T00:00:00+00:00: expected a year from 1900 to 9998",
+        ),
         ({"delay": "10"}, "delay='10': expected seconds or a timedelta"),
         ({"delay": True}, "delay=True: expected seconds or a timedelta"),
         ({"delay": float("nan")}, "delay=nan: expected seconds or a timedelta"),

@@ -10,7 +10,7 @@ import pytest
 from aioq import App, Retry
 from aioq.config import Settings
 from aioq.errors import ProcessDiedError
-from aioq.retry import ONE_ATTEMPT, RetryRule
+from aioq.retry import ONE_ATTEMPT, RetryRule, Snooze
 from aioq.store import Claimed, Settlement, Verb
 from aioq.wire import CallOptions, Failure, Outcome, OutcomeKind, decode_failure, decode_outcome
 from aioq.worker.steps.failures import ChildError
@@ -306,6 +306,21 @@ FATES: list[tuple[BaseException, int, RetryRule | None, Verb, float | None]] = [
     (Retry(5, delay=30), 5, FIXED, Verb.FAILED, 0),
     (Retry(1), 1, FIXED, Verb.FAILED, 0),
     (Retry(delay=1), 1, RetryRule(3, never=("Exception",)), Verb.RETRY, 1),
+    # of a TaskGroup: nothing but retries is the one with the longest delay, a named one before none
+    (ExceptionGroup("", [Retry(delay=30)]), 1, None, Verb.RETRY, 30),
+    (
+        ExceptionGroup("", [Retry(delay=30), ExceptionGroup("", [Retry(delay=40), Retry()])]),
+        1,
+        FIXED,
+        Verb.RETRY,
+        40,
+    ),
+    (ExceptionGroup("", [Retry(), Retry(delay=0)]), 1, FIXED, Verb.RETRY, 0),
+    (BaseExceptionGroup("", [Retry(5, delay=30)]), 5, None, Verb.FAILED, 0),
+    (ExceptionGroup("", [Retry(delay=30), Odd()]), 1, None, Verb.FAILED, 0),
+    (ExceptionGroup("", [Snooze(30), ExceptionGroup("", [Odd()])]), 1, FIXED, Verb.RETRY, 2),
+    (ExceptionGroup("", [Snooze(30), Retry(delay=30)]), 1, None, Verb.FAILED, 0),
+    (BaseExceptionGroup("", [Snooze(30), asyncio.CancelledError()]), 1, None, Verb.FAILED, 0),
     # out of the process pool
     (CHILD, 1, None, Verb.FAILED, 0),
     (CHILD, 1, FIXED, Verb.RETRY, 2),
@@ -346,6 +361,21 @@ def test_what_becomes_of_an_attempt_that_failed(
 def test_what_is_shown_of_the_last_error(error: BaseException, kind: str, message: str):
     shown = failure(ended(error=error, attempt=3))
     assert (shown.type, shown.message) == (kind, message)
+
+
+@pytest.mark.parametrize(
+    ("error", "delay"),
+    [
+        (Snooze(5), 5),
+        (ExceptionGroup("", [Snooze(5)]), 5),
+        (ExceptionGroup("", [Snooze(5), Snooze(60), Snooze(7)]), 60),
+        (BaseExceptionGroup("", [Snooze(5), ExceptionGroup("", [ExceptionGroup("", [Snooze(6)])])]), 6),
+    ],
+)
+def test_a_group_of_nothing_but_snoozes_is_the_longest_of_them(error: BaseException, delay: int):
+    settlement = ended(error=error)
+    assert settlement is not None
+    assert (settlement.verb, settlement.delay_ms, settlement.outcome) == (Verb.SNOOZE, delay * 1000, b"")
 
 
 @pytest.mark.parametrize("attempt", [1, 3])

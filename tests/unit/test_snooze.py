@@ -1,5 +1,6 @@
 """`job.snooze`, `handle.reschedule` and `handle.run_now`, in an App that runs in memory."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -71,13 +72,42 @@ async def test_a_function_in_a_thread_may_snooze(session: MemorySession):
     assert looks == [1, 1, 1]
 
 
+@app.task
+async def together() -> int:
+    looks.append(current_job().attempt)
+    if len(looks) < 3:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_not_yet(30))
+            group.create_task(_not_yet(60))
+            group.create_task(asyncio.Event().wait())  # cancelled by the others
+    return len(looks)
+
+
+async def _not_yet(delay: int) -> None:
+    if len(looks) == 1:
+        current_job().snooze(delay)
+    raise Retry(delay=delay)
+
+
+async def test_a_task_group_may_snooze_and_ask_for_another_attempt(session: MemorySession):
+    handle = await together.send()
+    for attempts in ([1], [1, 1]):
+        await within(session.advance(0))
+        assert (await handle.status(), looks) == (JobState.SCHEDULED, attempts)
+        await within(session.advance(59))
+        assert looks == attempts
+        await within(session.advance(1))
+    assert await handle.result(timeout=1) == 3
+    assert looks == [1, 1, 2]
+
+
 async def test_a_delay_out_of_its_range_fails_the_job(session: MemorySession):
     handle = await broken.send()
     await within(session.drain())
     assert "snooze(-1): expected seconds" in ((await handle.info()).error or "")
 
 
-@pytest.mark.parametrize("delay", ["soon", -1, float("inf"), timedelta(days=10_000)])
+@pytest.mark.parametrize("delay", ["soon", -1, float("inf"), timedelta(days=10_000), 10**12, 10**30])
 def test_what_a_snooze_takes(delay: Any):
     with pytest.raises(ConfigError, match="snooze"):
         Snooze(delay)
@@ -111,6 +141,12 @@ async def test_a_job_is_run_now(session: MemorySession):
         ({"delay": 1, "eta": datetime(2026, 1, 1, tzinfo=UTC)}, "give delay or eta, not both"),
         ({"eta": datetime(2026, 1, 1)}, "has no time zone"),
         ({"delay": -1}, "delay=-1"),
+        ({"delay": 10**30}, f"delay={10**30}: expected from 0 s to ten years"),
+        (
+            {"eta": datetime.max.replace(tzinfo=UTC)},
+            "eta=9999-12-31T23:59:59.999999.00:00: expected a year from 1900",
+        ),
+        ({"eta": datetime.min.replace(tzinfo=UTC)}, "eta=0001-01-01T00:00:00.00:00: expected a year from 1900"),
     ],
 )
 async def test_a_wrong_time_changes_nothing(session: MemorySession, options: dict[str, Any], why: str):

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from aioq.errors import NewerVersionError, WireError
 from aioq.timing import (
+    FIRST_MS,
+    LAST_MS,
     MAX_TICKS,
     MISFIRE_MS,
     Definition,
@@ -78,6 +80,19 @@ def test_the_ticks_of_an_interval_are_evenly_spaced(every_ms: int, start_ms: int
     assert (tick - (start_ms if has_start else 0)) % every_ms == 0
     if not has_start or tick > start_ms:
         assert tick - after_ms <= every_ms
+
+
+@pytest.mark.parametrize("far", [10**18, -(10**18)])
+@pytest.mark.parametrize("name", ["start_ms", "end_ms"])
+@pytest.mark.parametrize("kind", [every(1), cron("0 * * * *", tz="Asia/Shanghai")])
+def test_a_stored_bound_beyond_the_calendar_ends_nobody(far: int, name: str, kind: Definition):
+    definition = msgspec.structs.replace(kind, **{name: far})
+    never = far > 0 if name == "start_ms" else far < 0
+    for moment in (-far, 0, NOON, far):
+        tick = definition.next_after(moment)
+        assert tick is None or (not never and FIRST_MS <= tick <= LAST_MS)
+    assert (definition.next_after(NOON) is None) is never
+    assert stamp(far) == ("9998-12-31T23:59:59.999Z" if far > 0 else "1899-12-31T23:59:59.999Z")
 
 
 # -- the latest ones --------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from aioq.context import JobContext, enter_job
 from aioq.errors import AioqError
 from aioq.job import Progress
 from aioq.middleware import wrapped
-from aioq.retry import Retry, Snooze, class_names
+from aioq.retry import Retry, Snooze, asked_by, class_names
 from aioq.task import Task
 from aioq.wire import ENCODER, Failure, encode_failure
 from aioq.worker.steps.failures import caught, failure_to_show, message_of, result_of
@@ -236,6 +236,7 @@ def _encoded(order: Order, result: Any) -> Report:
 
 
 def _failed(ending: Ending, error: BaseException, attempt: int) -> Report:
+    error = asked_by(error)
     return Report(
         ending,
         failure=_clean(failure_to_show(error, attempt)),

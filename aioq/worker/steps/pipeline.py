@@ -25,7 +25,7 @@ from aioq.errors import (
     WireError,
 )
 from aioq.naming import real_module
-from aioq.retry import DEFAULT_ATTEMPTS, ONE_ATTEMPT, Retry, Snooze, class_name, class_names
+from aioq.retry import DEFAULT_ATTEMPTS, ONE_ATTEMPT, Retry, Snooze, asked_by, class_name, class_names
 from aioq.store import Settlement, Verb
 from aioq.task import Task
 from aioq.wire import (
@@ -145,6 +145,7 @@ def classify(run: Run, bench: Bench) -> Settlement | None:
         return _failed(run, _shown(run.unfit))
     if run.isolated and isinstance(error, ProcessDiedError):
         return _failed(run, _crashed(run))
+    error = run.error = asked_by(error)
     return _snoozed(run, error) or _failed_attempt(run, error)
 
 

@@ -1,0 +1,109 @@
+"""A cron line in plain English.
+
+cronsim tells a line field by field: "At 00:00 on the 31th day of month". What a person would not say, or would
+take for something else, is said otherwise here, and seconds are put in.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TypeAlias
+
+from cronsim import CronSim
+
+_ANY = datetime(2000, 1, 1)  # cronsim wants a moment even where only its words are asked for
+_NUMBERS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
+_NUMBER = rf"(?:{'|'.join(_NUMBERS)}|\d+th)"
+_HOUR = _MINUTE = 60  # minutes, seconds
+_FEW = 6  # so many seconds are listed
+_WEEKDAY = r"(?:Sun|Mon|Tues|Wednes|Thurs|Fri|Satur)day"
+
+Change: TypeAlias = str | Callable[[re.Match[str]], str]
+
+
+def words(fields: str, seconds: Sequence[int]) -> str:
+    """What a cron line says: `At 06:00 on Monday through Friday`, `Every 20 seconds`.
+
+    Args:
+        fields: its five fields, valid ones.
+        seconds: the seconds of a minute at which it runs, in order.
+    """
+    try:
+        text = CronSim(fields, _ANY).explain()
+    except (ValueError, IndexError, AttributeError, NotImplementedError):
+        text = fields  # valid, but with a value that cronsim has no words for
+    for what, change in _CHANGES:
+        text = re.sub(what, change, text)
+    return text if tuple(seconds) == (0,) else _with_seconds(text, seconds)
+
+
+def ordinal(number: int) -> str:
+    """1st, 2nd, 3rd, 4th, 11th, 21st."""
+    teen = number % 100 // 10 == 1
+    return f"{number}{'th' if teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
+
+
+def _number(text: str) -> int:
+    return _NUMBERS.index(text) + 1 if text in _NUMBERS else int(text.removesuffix("th"))
+
+
+def _minutes(match: re.Match[str]) -> str:
+    """Every second minute is every 2 minutes, where that goes on over the hour; every 40th is not."""
+    step = _number(match[1])
+    return f"Every {step} minutes" if _HOUR % step == 0 else match[0]
+
+
+def _as_figures(match: re.Match[str]) -> str:
+    return ordinal(_number(match[0]))
+
+
+_CHANGES: tuple[tuple[str, Change], ...] = (
+    (rf"^Every ({_NUMBER}) minute(?: of every hour|(?= from \d\d:))", _minutes),
+    (r"\bsecond minute", "2nd minute"),  # not to be taken for seconds
+    (r"^At every ", "Every "),
+    (r" in every month from ", " from "),
+    (r" past every ", " of every "),
+    (r" minute from (\d+) through ", r" minute from minute \1 through "),
+    (r"\bday of (month|week)", r"day of the \1"),
+    (
+        r"day of the month from (\d+) through (\d+)",
+        lambda match: f"day of the month from the {ordinal(int(match[1]))} through the {ordinal(int(match[2]))}",
+    ),
+    # `*/2`: it says where the count begins, for every 10th day is the 1st, the 11th, the 21st and the 31st.
+    (rf"(every {_NUMBER} day of the month)(?! from)", r"\1 from the 1st"),
+    (rf"(every {_NUMBER} day of the week)(?! from)", r"\1 from Sunday"),
+    (r" if it's on ", " if it's "),
+    (rf" and on ({_WEEKDAY})(?=$| in)", r" and on every \1"),
+    (r"^(At \d\d:\d\d(?:,? (?:and )?\d\d:\d\d)*) (in every|from) ", r"\1 every day \2 "),
+    (rf"(?<=the )(?:{'|'.join(_NUMBERS)})\b(?! {_WEEKDAY})|\b\d+th\b", _as_figures),
+)
+"""What to look for in cronsim's words, and what to say instead; in this order."""
+
+
+def _with_seconds(text: str, seconds: Sequence[int]) -> str:
+    told = _seconds(seconds)
+    if text.startswith("Every minute"):
+        rest = text.removeprefix("Every minute")
+        of = "" if told.startswith("every") and " from " not in told else " of every minute"
+        return f"{told[0].upper()}{told[1:]}{of}{rest}"
+    if len(seconds) == 1 and text.startswith("At ") and ":" in text:
+        return re.sub(r"\b\d\d:\d\d\b", lambda match: f"{match[0]}:{seconds[0]:02}", text)
+    return f"{text}, {told}{' of the minute' if told.startswith('every') else ''}"
+
+
+def _seconds(seconds: Sequence[int]) -> str:
+    first, last, count = seconds[0], seconds[-1], len(seconds)
+    step = seconds[1] - first if count > 1 else _MINUTE
+    evenly = list(seconds) == list(range(first, last + 1, step))
+    if count > 1 and evenly and first == 0 and step * count == _MINUTE:
+        return "every second" if step == 1 else f"every {step} seconds"
+    if not evenly or count <= (_FEW if step > 1 else 2):
+        return _listed(seconds)
+    return f"every {'' if step == 1 else ordinal(step) + ' '}second from {first} through {last}"
+
+
+def _listed(seconds: Sequence[int]) -> str:
+    *head, last = (str(second) for second in seconds)
+    if not head:
+        return f"at second {last}"
+    return f"at seconds {head[0]} and {last}" if len(head) == 1 else f"at seconds {', '.join(head)}, and {last}"

@@ -1,0 +1,48 @@
+"""What not every host has that some tests need; a test names it by the mark `needs_host(name)`."""
+
+import functools
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+READ_ONLY = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs -o ro none "$0" && exec "$@"')
+"""What runs a command so that for it, and for nobody else, a directory cannot be written to: the directory and the
+command follow."""
+
+
+def read_only(directory: str) -> Sequence[str]:
+    """What to put before a command for whom a directory is to be read-only, once its mode says so.
+
+    Root, whom a mode does not stop, sees a read-only mount there.
+    """
+    return (*READ_ONLY, directory) if os.geteuid() == 0 else ()
+
+
+def _may_be_read_only() -> bool:
+    with tempfile.TemporaryDirectory() as directory:
+        command = [*read_only(directory), "true"]
+        try:
+            return subprocess.run(command, capture_output=True, check=False).returncode == 0
+        except OSError:  # there is no `unshare`
+            return False
+
+
+FACILITIES: dict[str, Callable[[], bool]] = {
+    "/proc": Path("/proc/self/fd").exists,
+    "/sys": Path("/sys/kernel").exists,
+    "a directory that is read-only": _may_be_read_only,
+}
+"""By its name: whether this host has it."""
+
+
+@functools.cache
+def has(name: str) -> bool:
+    """Whether this host has it."""
+    return FACILITIES[name]()
+
+
+def lacking() -> list[str]:
+    """The names of what this host has not."""
+    return [name for name in FACILITIES if not has(name)]
