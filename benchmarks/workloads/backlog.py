@@ -10,7 +10,8 @@ WARM_UP = 100
 """Jobs that are thrown away first: scripts and clients take memory once, which is no job's share."""
 
 PEER_SECONDS = 30.0
-"""What staging or draining a backlog may take a peer, or it gets a smaller one; aioq gets the whole one."""
+"""What staging or draining a backlog may take a peer in a run of 5 s a measurement, in others in proportion; else
+it gets a smaller one. aioq gets the whole one."""
 
 
 def backlog(stage: Stage) -> Figures:
@@ -34,7 +35,8 @@ def _size(stage: Stage) -> int:
     name, plan, known = stage.library.name, stage.plan, stage.known
     if name == SUBJECT.name:
         return plan.scaled(LARGE)
-    return min(plan.fitting(LARGE, rates.get(name), PEER_SECONDS) for rates in (known.bulk, known.drain))
+    seconds = PEER_SECONDS * plan.seconds / 5
+    return min(plan.fitting(LARGE, rates.get(name), seconds) for rates in (known.bulk, known.drain))
 
 
 def _measure(stage: Stage, jobs: int) -> tuple[Pace, float]:

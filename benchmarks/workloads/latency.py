@@ -11,6 +11,9 @@ LOAD_SECONDS = 5.0
 KEEPS_UP = 0.98
 """The share of what is offered that has to come back in time for the percentiles to mean anything."""
 
+SURELY_TOO_SLOW = 0.5
+"""Whoever drains no more than this share of what is offered is not tried: it would only fail slowly."""
+
 
 def one_at_a_time(stage: Stage) -> Figures:
     """An idle worker: send, await the result, again."""
@@ -27,6 +30,9 @@ def under_load(stage: Stage) -> Figures:
     best = stage.known.best_peer
     if best is None:
         raise VoidError("no peer's drain rate is known")
+    drained = stage.known.drain.get(stage.library.name)
+    if drained is not None and drained < best / 2 * SURELY_TOO_SLOW:
+        raise VoidError(f"does not keep up with {best / 2:,.0f} jobs/s: it drains {drained:,.0f}")
     seconds = max(1.0, LOAD_SECONDS * min(1.0, stage.plan.scale * 4))
     with stage.fleet() as fleet:
         stage.drive("first", job=0, limit=START_WITHIN)

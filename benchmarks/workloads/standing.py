@@ -127,6 +127,7 @@ WORKLOADS = (
             _lower("help_s", "--help s", 3),
             Metric("python_s", "bare Python s", None, digits=3),
         ),
+        rounds=2,
     ),
     Workload(
         "memory",
