@@ -1,7 +1,6 @@
 """The store contract over Redis: one script call a batch. Each verb's meaning stands in its Lua file."""
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -10,16 +9,17 @@ from typing import Any
 import msgspec
 from redis.exceptions import ResponseError
 
-from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
+from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.inbox import worker_channel
 from aioq.job import JobInfo, JobState, Priority
 from aioq.redis_store import replies
-from aioq.redis_store.connection import Arg, Connection
+from aioq.redis_store.blocking import BlockingReads
+from aioq.redis_store.connection import Arg
 from aioq.redis_store.durability import IN_FLIGHT, Confirmation, Durability, confirmation, require_fsync
-from aioq.redis_store.faults import FOREIGN, translate
+from aioq.redis_store.faults import translate
 from aioq.redis_store.inbox import RedisInbox
 from aioq.redis_store.keeper import RedisLeaseKeeper, base_key
-from aioq.redis_store.link import CONNECT_TIMEOUT, Link
+from aioq.redis_store.link import Link
 from aioq.redis_store.register import Register
 from aioq.redis_store.timetable import RedisTimetable
 from aioq.store import (
@@ -37,27 +37,11 @@ from aioq.store import (
 
 log = logging.getLogger("aioq.redis")
 
-LANES = ("high:front", "high", "normal:front", "normal", "low:front", "low")
-"""A queue's streams, first served first; the same list stands in `_lib.lua`."""
-
 OLDEST = (6, 2)
 """The oldest server that has what the scripts use (XTRIM MINID)."""
 
 MAX_CLAIM = 500
 """The most jobs of one claim: what Lua's `unpack` and one reply carry with ease."""
-
-_Delivered = list[tuple[bytes, list[tuple[bytes, list[bytes]]]]] | None
-"""What XREADGROUP answers: streams, their entries, the entries' fields and values."""
-
-UNBLOCK_PAUSE = 0.005
-"""Seconds between two tries to unblock a read that the server does not have yet."""
-
-UNBLOCK_WITHIN = 1.0
-"""Seconds after which nobody tries to unblock a read any more: it ends by its own time. A guess: far longer than a
-read is on its way, short beside what a stop may take."""
-
-_LATE = 5.0
-"""Seconds a blocking read may be late before its connection counts as dead."""
 
 
 class RedisStore:
@@ -97,10 +81,9 @@ class RedisStore:
             self._ask_durably,
             Register(self._link.command, f"{base_key(app, '')}:schedule-queues", shown_url),
         )
-        self._reading: set[tuple[str, str]] = set()
         self._strange: set[str] = set()
         self._was_away = False
-        self._blocking: dict[tuple[str, str], tuple[Connection, int]] = {}
+        self._reads = BlockingReads(app, self._link, longest_ms=limits.lease_ms // 2)
 
     @property
     def in_flight(self) -> int:
@@ -152,9 +135,7 @@ class RedisStore:
     async def close(self) -> None:
         """See `aioq.store.Store.close`."""
         await self._inbox.close()
-        for connection, _ in self._blocking.values():
-            await connection.close()
-        self._blocking.clear()
+        await self._reads.close()
         await self._link.close()
 
     def keeper(self) -> RedisLeaseKeeper:
@@ -194,42 +175,9 @@ class RedisStore:
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
         """See `aioq.store.Store.block`."""
-        self._reading.add((queue, worker))
-        try:
-            return await self._block(queue, worker, timeout_ms)
-        finally:
-            self._reading.discard((queue, worker))
-
-    async def _block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
-        connection, _ = await self._blocking_connection(queue, worker)
-        base = base_key(self._app, queue)
-        # BLOCK 0 would wait for ever. A read that outlasts the lease of a worker that vanished takes an entry
-        # after its recovery, and nobody looks for it there again.
-        timeout_ms = max(min(timeout_ms, self._limits.lease_ms // 2), 1)
-        command = (
-            *("XREADGROUP", "GROUP", "aioq", worker, "COUNT", 1, "BLOCK", timeout_ms, "STREAMS"),
-            *(f"{base}:{lane}" for lane in LANES),
-            *(">" for _ in LANES),
-        )
-        try:
-            async with asyncio.timeout(timeout_ms / 1000 + _LATE):
-                connection.send(command)
-                reply: _Delivered = await connection.read()
-        except ResponseError as error:
-            if "UNBLOCKED" in str(error):
-                return []
-            raise self._lost(error) from error
-        except (*FOREIGN, TimeoutError) as error:
-            await self._drop_blocking(queue, worker)
-            raise translate(error, self._link.shown_url) from error
-        except BaseException:
-            await self._drop_blocking(queue, worker)
-            raise
-        prefix = len(base) + 1
+        delivered = await self._reads.read(queue, worker, timeout_ms)
         return [
-            Token(stream.decode()[prefix:], entry.decode(), self._named_by(queue, entry, fields))
-            for stream, entries in reply or ()
-            for entry, fields in entries
+            Token(lane, entry.decode(), self._named_by(queue, entry, fields)) for lane, entry, fields in delivered
         ]
 
     def _named_by(self, queue: str, entry: bytes, fields: list[bytes]) -> str:
@@ -246,20 +194,7 @@ class RedisStore:
 
     async def unblock(self, queue: str, worker: str) -> None:
         """See `aioq.store.Store.unblock`."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(UNBLOCK_WITHIN):
-                await self._unblock((queue, worker))
-
-    async def _unblock(self, key: tuple[str, str]) -> None:
-        while key in self._reading:
-            blocking = self._blocking.get(key)
-            try:
-                if blocking is not None and await self._link.command("CLIENT", "UNBLOCK", blocking[1]):
-                    return
-            except ResponseError as error:
-                # A user without CLIENT waits until the read's own time is over.
-                raise translate(error, self._link.shown_url) from error
-            await asyncio.sleep(UNBLOCK_PAUSE)  # the read is on its way to the server, or back
+        await self._reads.unblock(queue, worker)
 
     async def settle(self, queue: str, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
         """See `aioq.store.Store.settle`."""
@@ -300,7 +235,7 @@ class RedisStore:
 
     async def depart(self, queue: str, worker: str) -> None:
         """See `aioq.store.Store.depart`."""
-        await self._drop_blocking(queue, worker)
+        await self._reads.drop(queue, worker)
         while (await self._recover(queue, "departing", worker, b"", 1000)).more:
             pass
 
@@ -358,33 +293,6 @@ class RedisStore:
         args = [mode, worker, limit, limits.max_crashes, crash_outcome, limits.dead_ttl_ms, limits.dead_limit]
         args += (limits.tombstone_ms, limits.result_ttl_ms)
         return replies.parse_recovery(await self._ask("recover", queue, args))
-
-    async def _blocking_connection(self, queue: str, worker: str) -> tuple[Connection, int]:
-        found = self._blocking.get((queue, worker))
-        if found is None:
-            connection = await self._link.connect()
-            try:
-                async with asyncio.timeout(CONNECT_TIMEOUT):
-                    connection.send(("CLIENT", "ID"))
-                    found = (connection, int(await connection.read()))
-            except FOREIGN as error:
-                await connection.close()
-                raise translate(error, self._link.shown_url) from error
-            except BaseException:
-                await connection.close()
-                raise
-            self._blocking[queue, worker] = found
-        return found
-
-    async def _drop_blocking(self, queue: str, worker: str) -> None:
-        found = self._blocking.pop((queue, worker), None)
-        if found is not None:
-            await found[0].close()
-
-    def _lost(self, error: ResponseError) -> ServerError:
-        if "NOGROUP" in str(error):
-            return ServerUnavailableError(f"{self._link.shown_url} has lost the queue: {error}")
-        return translate(error, self._link.shown_url)
 
 
 def _due(delay_ms: int | None, eta_ms: int | None) -> str:

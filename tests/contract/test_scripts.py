@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 import aioq.redis_store
-from aioq.redis_store import RedisStore, keeper, replies
-from aioq.redis_store import store as store_module
+from aioq.redis_store import RedisStore, blocking, keeper, replies
 from aioq.redis_store.scripts import script
 from aioq.store import WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
 from aioq.timetable import Entry, Tick
@@ -172,7 +171,7 @@ def test_the_lanes_are_the_same_in_lua_and_in_python() -> None:
     lanes = re.search(r"local LANES = \{(.*)\}", LUA["_lib"].read_text())
 
     assert lanes
-    assert tuple(re.findall(r"'([^']+)'", lanes[1])) == store_module.LANES
+    assert tuple(re.findall(r"'([^']+)'", lanes[1])) == blocking.LANES
 
 
 def test_the_limit_of_a_wait_is_the_same_in_lua_and_in_python() -> None:

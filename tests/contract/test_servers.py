@@ -13,8 +13,7 @@ import pytest
 import redis
 
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
-from aioq.redis_store import RedisStore
-from aioq.redis_store import store as store_module
+from aioq.redis_store import RedisStore, blocking
 from aioq.redis_store.connection import Arg, Connection
 from aioq.store import Limits, NewJob, ServerInfo, Settlement, Store, Verb
 from tests.contract.kit import (
@@ -416,8 +415,8 @@ class TestAReadWhoseConnectionIsNeverNamed:
 
     @pytest.fixture
     async def store(self, start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RedisStore]:
-        monkeypatch.setattr(store_module, "CONNECT_TIMEOUT", 0.2, raising=False)
-        monkeypatch.setattr(store_module, "UNBLOCK_WITHIN", 0.05, raising=False)
+        monkeypatch.setattr(blocking, "CONNECT_TIMEOUT", 0.2)
+        monkeypatch.setattr(blocking, "UNBLOCK_WITHIN", 0.05)
         async with store_at(start_server().url) as store:
             await joined(store, "w")
             yield store
@@ -449,7 +448,7 @@ class TestAReadWhoseConnectionIsNeverNamed:
     async def test_nobody_tries_to_unblock_it_for_ever(
         self, store: RedisStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(store_module, "CONNECT_TIMEOUT", 3600, raising=False)
+        monkeypatch.setattr(blocking, "CONNECT_TIMEOUT", 3600)
         swallowed = await self.mute(monkeypatch)
         reading = asyncio.create_task(store.block(QUEUE, "w", BLOCK))
         await swallowed.wait()

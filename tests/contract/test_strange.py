@@ -1,11 +1,14 @@
 """What somebody else has put into a lane: it is passed over, said once, and harms no job."""
 
+import asyncio
 import logging
 
 import pytest
 import redis
 
-from aioq.redis_store import RedisStore
+from aioq.errors import ServerError
+from aioq.job import Priority
+from aioq.redis_store import RedisStore, blocking
 from tests.contract.kit import BLOCK, CALL, QUEUE, Backend, ids, joined, send, take
 from tests.databases import Database
 from tests.records import put_record
@@ -132,3 +135,74 @@ async def test_a_job_is_found_among_other_fields(redis_store: RedisStore, redis_
     put(redis_backend, {"by": b"hand", "job": b"a"})
 
     assert ids(await take(redis_store, "w")) == ["a"]
+
+
+# -- a lane that is none ----------------------------------------------------------------------------------------
+
+
+def set_lane(backend: Backend, lane: str, value: str | None) -> None:
+    """Put a string in a lane's place, or take it away."""
+    assert backend.database is not None
+    with backend.database.client() as client:
+        client.delete(backend.key(lane))
+        if value is not None:
+            client.set(backend.key(lane), value)
+
+
+@pytest.mark.parametrize("lane", ["low", "low:front", "high"])
+async def test_a_lane_of_another_type_does_not_hold_the_others_up(
+    redis_store: RedisStore, redis_backend: Backend, lane: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "aioq")
+    await joined(redis_store, "w")
+    set_lane(redis_backend, lane, "mine")
+
+    for number in range(3):
+        assert await take(redis_store, "w") == []
+        if number == 0:
+            assert await redis_store.block(QUEUE, "w", BLOCK) == [], (
+                "the lane is found, and the caller comes again"
+            )
+        waiting = asyncio.create_task(redis_store.block(QUEUE, "w", BLOCK))
+        await send(redis_store, f"job-{number}")
+        async with asyncio.timeout(1):  # as soon as without it, and not when the read ends
+            tokens = await waiting
+        assert [token.job_id for token in tokens] == [f"job-{number}"]
+        assert ids((await redis_store.claim(QUEUE, "w", 1, tokens)).jobs) == [f"job-{number}"]
+
+    (record,) = caplog.records
+    assert f"key {redis_backend.key(lane)} holds a string and no stream" in record.getMessage()
+
+
+async def test_a_lane_that_is_one_again_is_read_again(
+    redis_store: RedisStore,
+    redis_backend: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING, "aioq")
+    monkeypatch.setattr(blocking, "LOOK_AGAIN", 0.0)
+    await joined(redis_store, "w")
+    for _ in range(2):
+        set_lane(redis_backend, "low", "mine")
+        assert await redis_store.block(QUEUE, "w", BLOCK) == []
+        assert await redis_store.block(QUEUE, "w", BLOCK) == [], "looked at again, and still the same"
+        set_lane(redis_backend, "low", None)
+        assert await take(redis_store, "w") == []  # makes the stream
+        await send(redis_store, "job", priority=Priority.LOW)
+        assert [token.lane for token in await redis_store.block(QUEUE, "w", BLOCK)] == ["low"]
+        await redis_store.cancel(QUEUE, ["job"], b"", 0)
+
+    told = ["low holds a string and no stream", "all of its lanes are served again"] * 2
+    for words, record in zip(told, caplog.records, strict=True):
+        assert words in record.getMessage()
+
+
+async def test_where_no_lane_is_one_the_error_is_the_callers(
+    redis_store: RedisStore, redis_backend: Backend
+) -> None:
+    await joined(redis_store, "w")
+    for lane in blocking.LANES:
+        set_lane(redis_backend, lane, "mine")
+    with pytest.raises(ServerError, match="WRONGTYPE"):
+        await redis_store.block(QUEUE, "w", BLOCK)
