@@ -90,6 +90,8 @@ class Connection(asyncio.Protocol):
     async def close(self) -> None:
         """End the connection, whatever state it is in; a read under way fails."""
         self._end(RedisConnectionError("the connection was closed by this process"))
+        # At once: what a server that does not read has not taken yet would keep the socket open.
+        self._transport.abort()
         try:
             await self._opened.disconnect(nowait=True)
         except FOREIGN:

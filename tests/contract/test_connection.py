@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -108,6 +110,19 @@ async def test_a_read_under_way_fails_when_the_connection_is_closed_here(server:
         await connection.close()
         with pytest.raises(RedisConnectionError, match=r"by this process"):
             await reading
+
+
+async def test_closing_does_not_wait_for_a_server_that_does_not_read(start_server: Callable[..., Server]) -> None:
+    server = start_server(tcp=True)
+    async with connected(server.url) as connection:
+        os.kill(server.pid, signal.SIGSTOP)
+        connection.send(("ECHO", bytes(50_000_000)))
+        await connection.close()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert connection._transport.get_write_buffer_size() == 0
+        assert connection._transport.get_extra_info("socket").fileno() == -1
+    os.kill(server.pid, signal.SIGCONT)
 
 
 async def test_bytes_that_are_no_reply_end_the_connection() -> None:
