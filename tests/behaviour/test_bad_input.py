@@ -201,6 +201,27 @@ async def test_garbage_that_redis_itself_refuses_costs_no_other_job(
     assert await after.result(timeout=20) == 7
 
 
+async def test_a_lane_that_somebody_has_overwritten_delays_no_other_lane(
+    project: Project, redis_server: Database
+) -> None:
+    project.copy("lines")
+    lines = project.load("lines")
+    base = f"aioq:{{{project.name}:default}}"
+    with redis_server.client() as client:
+        client.set(f"{base}:low", "not a stream")
+        worker = await project.ready_worker("lines:app")
+        await worker.saw("low holds a string and no stream")
+
+        for number in range(20):  # within the 5 s that one blocking read takes, all of them together
+            assert await (await lines.add.send(number, 1)).result(timeout=4) == number + 1
+
+        client.delete(f"{base}:low")
+        assert await (await lines.add.options(priority="low").send(40, 2)).result(timeout=20) == 42
+    assert await worker.stop() == 0
+    assert worker.log.count("no stream") == 1
+    assert "WRONGTYPE" not in worker.log
+
+
 # -- what another worker may know
 
 

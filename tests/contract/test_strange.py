@@ -174,6 +174,18 @@ async def test_a_lane_of_another_type_does_not_hold_the_others_up(
     assert f"key {redis_backend.key(lane)} holds a string and no stream" in record.getMessage()
 
 
+async def test_a_lane_of_another_type_keeps_no_worker_from_joining(
+    redis_store: RedisStore, redis_backend: Backend
+) -> None:
+    set_lane(redis_backend, "low", "mine")
+
+    await joined(redis_store, "w")
+
+    await send(redis_store, "job")
+    assert await redis_store.block(QUEUE, "w", BLOCK) == []
+    assert ids(await take(redis_store, "w")) == ["job"]
+
+
 async def test_a_lane_that_is_one_again_is_read_again(
     redis_store: RedisStore,
     redis_backend: Backend,

@@ -12,7 +12,8 @@ local ended = 0
 if mode == 'join' then
   for _, name in ipairs(LANES) do
     local made = redis.pcall('XGROUP', 'CREATE', base .. ':' .. name, GROUP, '0', 'MKSTREAM')
-    if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then error(made.err) end
+    local is_there = made.err and string.find(made.err, 'BUSYGROUP', 1, true)
+    if not is_there then is_unreadable(made) end -- a lane that is none keeps nobody from the others
   end
 elseif lease_lost(worker) then
   return {-2}
