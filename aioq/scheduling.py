@@ -81,7 +81,7 @@ class Scheduling:
 
     def _scheduler(self, schedule_id: str | None, place: str, options: dict[str, Any]) -> ScheduleDecorator:
         def declare(task: Task[Any, Any]) -> None:
-            call = call_without_arguments(task)
-            self._declarations.add(schedule_id or task.name, call, place, options, sends=task.name)
+            call, sends = call_without_arguments(task), (task.name, task.defaults)
+            self._declarations.add(schedule_id or task.name, call, place, options, sends=sends)
 
         return ScheduleDecorator(self._register, declare)

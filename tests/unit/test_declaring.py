@@ -283,6 +283,24 @@ def test_what_says_when_a_job_runs_or_what_its_id_is_does_not_go_with_a_schedule
     assert declared(shop) == {}
 
 
+def test_a_decorators_task_is_a_part_of_what_is_declared():
+    """A task of one name made twice in one place, each with options of its own, makes two schedules by one id."""
+    shop = app()
+
+    def declare(**options: Any) -> None:
+        shop.every(30, schedule_id="s")(shop.task(name="nothing", **options)(_nothing))
+
+    declare(queue="mail")
+    declare(queue="mail")
+    for other in ({"queue": "post"}, {"queue": "mail", "priority": "low"}, {"queue": "mail", "timeout": 5}):
+        with pytest.raises(ConfigError, match=r"schedule 's' is declared twice at one place, with another call"):
+            declare(**other)
+    assert declared(shop)["s"].queue == "mail"
+
+
+async def _nothing() -> None: ...
+
+
 def test_a_function_that_wants_arguments_cannot_be_decorated():
     shop = app()
     with pytest.raises(ArgumentError, match="missing a required argument: 'x'"):
