@@ -18,6 +18,9 @@ from aioq.errors import ConfigError
 DEFAULT_ATTEMPTS = 3
 """Attempts of a `Retry` that does not say how many. A guess: enough for a hiccup, few enough to notice a bug."""
 
+MAX_ATTEMPTS = 1_000_000_000
+"""The most that `attempts` may be: with the default delays two thousand years. Beyond, it cannot be sent."""
+
 ExceptionSpec = type[BaseException] | str
 
 
@@ -76,7 +79,7 @@ class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks fo
     `asyncio.TaskGroup` raises it, is the one with the longest delay.
 
     Args:
-        attempts: the most attempts, the first one included; 3 by default.
+        attempts: the most attempts, the first one included, up to `MAX_ATTEMPTS`; 3 by default.
         delay: the base of the backoff in seconds or as a timedelta, 1 s by default; in a raised Retry the exact
             delay.
         max_delay: the cap of the backoff, 600 s by default.
@@ -193,8 +196,8 @@ def class_name(cls: type) -> str:
 def _count(attempts: int | None) -> int:
     if attempts is None:
         return DEFAULT_ATTEMPTS
-    if not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigError(f"Retry(attempts={attempts!r}): expected a whole number of at least 1")
+    if not isinstance(attempts, int) or isinstance(attempts, bool) or not 1 <= attempts <= MAX_ATTEMPTS:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"Retry(attempts={attempts!r}): expected a whole number from 1 to {MAX_ATTEMPTS}")
     return attempts
 
 
