@@ -15,6 +15,7 @@ _ANY = datetime(2000, 1, 1)  # cronsim wants a moment even where only its words 
 _NUMBERS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
 _NUMBER = rf"(?:{'|'.join(_NUMBERS)}|\d+th)"
 _HOUR = _MINUTE = 60  # minutes, seconds
+_MONTH, _WEEK = set(range(1, 32)), set(range(7))
 _FEW = 6  # so many seconds are listed
 _WEEKDAY = r"(?:Sun|Mon|Tues|Wednes|Thurs|Fri|Satur)day"
 
@@ -29,12 +30,21 @@ def words(fields: str, seconds: Sequence[int]) -> str:
         seconds: the seconds of a minute at which it runs, in order.
     """
     try:
-        text = CronSim(fields, _ANY).explain()
+        text = _to_tell(fields).explain()
     except (ValueError, IndexError, AttributeError, NotImplementedError):
         text = fields  # valid, but with a value that cronsim has no words for
     for what, change in _CHANGES:
         text = re.sub(what, change, text)
     return text if tuple(seconds) == (0,) else _with_seconds(text, seconds)
+
+
+def _to_tell(fields: str) -> CronSim:
+    """The line without what is no condition: either day field will do in `1-31 * mon`, and one is every day."""
+    line = CronSim(fields, _ANY)
+    if line.day_and or not (line.days >= _MONTH or line.weekdays >= _WEEK):
+        return line
+    minute, hour, _, month, _ = fields.split()
+    return CronSim(f"{minute} {hour} * {month} *", _ANY)
 
 
 def ordinal(number: int) -> str:

@@ -27,6 +27,9 @@ READINGS = {
     "0 0 */2 * *": "At 00:00 on every second day of the month from the 1st",
     "0 0 */10 * *": "At 00:00 on every 10th day of the month from the 1st",
     "0 0 1-7 * mon": "At 00:00 on every day of the month from the 1st through the 7th and on every Monday",
+    "0 0 1-31 * mon": "At 00:00 every day",  # either will do, and one of them is every day
+    "0 0 13 * 0-7": "At 00:00 every day",
+    "0 0 13 6 0-6": "At 00:00 every day in June",
     "0 0 13 * fri": "At 00:00 on the 13th day of the month and on every Friday",
     "0 0 */31 * *": "At 00:00 on every 31st day of the month from the 1st",
     "0 */2 * * *": "At minute 0 of every second hour",
