@@ -35,6 +35,10 @@ FIRST_MS, LAST_MS = ((moment - _EPOCH) // timedelta(milliseconds=1) for moment i
 """No tick is earlier, and none later. What is declared lies in between; what a server has need not."""
 
 
+UTC_NAMES = ("UTC", "Etc/UTC")
+"""The zones that need no database: what containers are in, as `TZ` and a setting name it."""
+
+
 class Misfire(enum.StrEnum):
     """What becomes of ticks that nobody made in time, because no worker ran.
 
@@ -197,7 +201,7 @@ def zone(name: str) -> tzinfo:
     Raises:
         ValueError: there is none of that name on this host.
     """
-    if name == "UTC":
+    if name in UTC_NAMES:
         return UTC
     try:
         return ZoneInfo(name)

@@ -34,6 +34,19 @@ def without_zones(program: str) -> str:
     return done.stdout
 
 
+def test_utc_may_be_named_as_a_container_names_it():
+    printed = without_zones("""
+        app = App("shop", url="redis://nowhere", timezone="Etc/UTC")
+
+        @app.cron("0 6 * * *")
+        async def look(): ...
+
+        definition = app.host().schedules()[0].definition
+        print(definition.tz, definition.next_after(0))
+    """)
+    assert printed == "Etc/UTC 21600000\n"
+
+
 def test_schedules_in_utc_tick_and_are_shown():
     printed = without_zones("""
         from aioq.cli.schedules import _facts
