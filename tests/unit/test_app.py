@@ -230,7 +230,7 @@ from aioq import App
 app = App({app_name!r}, url={redis_server.url!r})
 
 async def main(turns):
-    asyncio.get_running_loop().slow_callback_duration = 10  # how fast this machine is at the moment is not the point
+    asyncio.get_running_loop().slow_callback_duration = 10  # however slow this machine is just now
     handle = await app.send("add", 1)
     waiting = asyncio.create_task(handle.result())
     for _ in range(turns):
