@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from aioq.cli import INTERRUPTED
 from aioq.cli.child import REFUSED, ChildMark
 from aioq.cli.errors import CommandError
 from aioq.errors import AioqError
@@ -170,4 +171,11 @@ cli.add_command(
 
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point of the `aioq` script and of `python -m aioq`."""
-    cli(args=None if args is None else list(args), prog_name="aioq")
+    try:
+        code = cli.main(args=None if args is None else list(args), prog_name="aioq", standalone_mode=False)
+    except click.Abort:  # Ctrl-C, which click by itself makes a failure of
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    sys.exit(code)

@@ -180,7 +180,7 @@ class Link:
         return reply
 
     async def close(self) -> None:
-        """Close all connections; calls under way fail."""
+        """Close all connections, those of calls under way when these have ended."""
         self._closed = True
         while self._idle:
             await self._idle.pop().close()

@@ -117,8 +117,15 @@ def parse_states(reply: Sequence[bytes]) -> list[JobState | None]:
 
 
 def parse_info(queue: str, job_id: str, fields: Sequence[Any]) -> JobInfo | None:
-    """The mirror of `info.lua`, for one job."""
-    record: dict[str, Any] = {name.decode(): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
+    """The mirror of `info.lua`, for one job; None where somebody has put there what cannot be one."""
+    record = {name.decode(): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
+    try:
+        return _info(queue, job_id, record)
+    except (ValueError, OverflowError, OSError, WireError, msgspec.DecodeError):  # text, times, what is encoded
+        return None
+
+
+def _info(queue: str, job_id: str, record: dict[str, Any]) -> JobInfo | None:
     if "sent" not in record:
         return None
     state = JobState(record.get("state", b"queued").decode())

@@ -1,6 +1,7 @@
 """The Lua scripts: read from the package once, called by the hash of their text.
 
-Two versions of aioq can share a server because each calls its own texts. `_lib.lua` stands before each script.
+Two versions of aioq can share a server as long as they agree on the data, because each calls its own texts.
+`_lib.lua` stands before each script.
 """
 
 import hashlib

@@ -2,18 +2,21 @@
 
 from typing import Any, cast
 
+import msgspec
 import pytest
 
-from aioq.job import JobState
+from aioq.job import JobState, Progress
 from aioq.redis_store import RedisStore
-from aioq.store import Limits, NewJob, Settlement, Store, Verb
-from aioq.wire import CallOptions, encode_envelope
+from aioq.store import MISSING, Limits, NewJob, Settlement, Store, Verb
+from aioq.wire import CallOptions, encode_envelope, encode_result
 from tests.contract.kit import BROKEN, CRASHED, LONG, QUEUE, REASON, THREE, Backend, joined, settle, take
 from tests.records import put_record
 
 pytestmark = pytest.mark.anyio
 
 LARGE = encode_envelope("large", ["x" * 3000], {}, CallOptions(headers={"for": "you"}))
+
+DONE = msgspec.msgpack.encode(Progress(1))
 
 
 @pytest.fixture
@@ -108,13 +111,43 @@ class TestTheKeyOfItsOwn:
         assert await store.settle(QUEUE, "w", [outcome]) == [True]
         assert self.ttls(backend) == {"b": -1}
 
-    async def test_a_job_without_the_envelope_it_should_have_is_passed_over(
+    async def test_a_large_result_has_it_and_expires_with_its_job(
+        self, store: RedisStore, backend: Backend
+    ) -> None:
+        first, second = await take(store, "w")
+        large = encode_result("large", "y" * 2000)
+        await settle(store, "w", first, Verb.SUCCEEDED, large, ttl_ms=LONG)
+        await settle(store, "w", second, Verb.SUCCEEDED, large, ttl_ms=0)
+        left = self.ttls(backend)
+        assert left.keys() == {"a"}
+        assert 0 < left["a"] <= LONG
+        assert await store.wait(QUEUE, "channel", ["a"]) == [large]
+        # The same settle again, after a reply that got lost.
+        assert await store.settle(QUEUE, "w", [Settlement("a", first.claim, Verb.SUCCEEDED, large, 0, LONG)]) == [
+            True
+        ]
+        (found,) = await store.info(QUEUE, ["a"])
+        assert found is not None
+        assert (found.state, found.task) == (JobState.SUCCEEDED, "large")
+        assert await store.wait(QUEUE, "channel", ["a"]) == [large]
+
+    async def test_a_large_result_that_was_evicted_is_missing(self, store: RedisStore, backend: Backend) -> None:
+        first, _ = await take(store, "w")
+        await settle(store, "w", first, Verb.SUCCEEDED, encode_result("large", "y" * 2000), ttl_ms=LONG)
+        assert backend.database is not None
+        with backend.database.client() as client:
+            client.delete(backend.key("body:a"))
+        assert await store.wait(QUEUE, "channel", ["a"]) == [MISSING]
+
+    async def test_a_job_without_the_envelope_it_should_have_is_let_go(
         self, store: RedisStore, backend: Backend
     ) -> None:
         assert backend.database is not None
         with backend.database.client() as client:
             client.delete(backend.key("body:a"))
         assert [job.id for job in await take(store, "w")] == ["b"]
+        assert await store.info(QUEUE, ["a"]) == [None]
+        assert await store.wait(QUEUE, "channel", ["a"]) == [MISSING]
 
     async def test_what_is_no_record_is_no_job(self, store: RedisStore, backend: Backend) -> None:
         assert backend.database is not None
@@ -139,3 +172,40 @@ class TestTheKeyOfItsOwn:
         assert await store.enqueue(QUEUE, [NewJob(name, LARGE) for name in strange]) == [False] * 5
         with backend.database.client() as client:
             client.delete(*client.keys(backend.key("job:*")))  # pyright: ignore[reportGeneralTypeIssues]
+
+    @pytest.mark.parametrize("field", range(19))
+    @pytest.mark.parametrize("value", [-1, "zz", True, [1, 2], {"a": 1}, 1e300])
+    async def test_a_garbled_field_stops_nobody(
+        self, store: RedisStore, backend: Backend, field: int, value: object
+    ) -> None:
+        record: list[object] = [LARGE[:100].decode("latin-1"), 1, *[False] * 17]
+        record[field] = value
+        running = [*record]
+        running[4:8] = [running[4] or "running", running[5] or "w", running[6] or 1, running[7] or 1]
+        assert backend.database is not None
+        with backend.database.client() as client:
+            client.set(backend.key("job:queued"), msgspec.msgpack.encode(record))
+            client.set(backend.key("job:running"), msgspec.msgpack.encode(running))
+            client.sadd(backend.key("held:w"), "running")
+            client.xadd(backend.key("high"), {"job": "queued"})
+            client.zadd(backend.key("scheduled"), {"queued": 1, "running": 1})
+
+        await store.promote(QUEUE, 10)
+        claimed = await take(store, "w")
+        assert {"a", "b"} <= {job.id for job in claimed}
+        await store.progress(QUEUE, "w", [("running", 1, DONE), ("queued", 1, DONE)])
+        await store.info(QUEUE, ["queued", "running", "a"])
+        await store.wait(QUEUE, "channel", ["queued", "running", "a"])
+        await store.reschedule(QUEUE, ["queued", "running"], delay_ms=1)
+        again = Settlement("running", 1, Verb.RETRY, BROKEN, 0, LONG)
+        outcomes = [again, *(Settlement(job.id, job.claim, Verb.RETRY, BROKEN, 0, LONG) for job in claimed)]
+        settled = await store.settle(QUEUE, "w", outcomes)
+        assert [new for each, new in zip(outcomes, settled, strict=True) if each.job_id in {"a", "b"}] == [
+            True
+        ] * 2
+        await take(store, "w")
+        await store.recover(QUEUE, CRASHED, 10, dead="w")
+        await store.cancel(QUEUE, ["queued", "running", "a"], REASON, LONG)
+        assert backend.database is not None
+        with backend.database.client() as client:
+            client.delete(*client.keys(backend.key("*")))  # pyright: ignore[reportGeneralTypeIssues]

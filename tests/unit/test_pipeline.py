@@ -388,7 +388,13 @@ def test_of_a_retry_that_was_raised_from_an_error_the_error_is_shown(attempt: in
     except Retry as asked:
         shown = failure(ended(error=asked, attempt=attempt))
     assert shown.summary == f"{ODD}: the reason"
-    assert "the reason" in shown.traceback
+    # What has another attempt is not kept whole.
+    assert ("the reason" in shown.traceback) is (attempt == 3)
+
+
+def test_of_an_attempt_that_has_another_no_more_is_kept_than_people_look_at():
+    shown = failure(ended(error=Odd("m" * 5000), attempt=1, retry=RetryRule(attempts=2)))
+    assert (shown.message, shown.traceback) == ("m" * 500, "")
 
 
 # -- classify: stops --------------------------------------------------------------------------------------------

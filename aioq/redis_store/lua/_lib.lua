@@ -56,12 +56,13 @@ end
 
 -- A job's record is one string, a MessagePack array of the fields below: with a hash, one value over 64 bytes makes a
 -- table of it, and each field that is looked at or changed is a command. Absent fields are false, and left out at the
--- end; an absent state is `queued`, an absent lane `normal`. JOB is the envelope; true where it is in a key of its own.
+-- end; an absent state is `queued`, an absent lane `normal`. JOB is the envelope, OUTCOME the outcome; true where it is
+-- in a key of its own, which is one key for both: a job whose outcome may be large has no envelope any more.
 local JOB, SENT, LANE, NONCE, STATE, WORKER, CLAIM, STARTED = 1, 2, 3, 4, 5, 6, 7, 8
 local OUTCOME, ENDED, WAITERS, ATTEMPTS, CRASHES, INTERRUPTIONS = 9, 10, 11, 12, 13, 14
 local PROGRESS, CANCEL, CANCEL_TTL, PARKED, TTL = 15, 16, 17, 18, 19
 
--- A larger envelope has a key of its own: so a batch of records is read at once without carrying megabytes, and a
+-- A larger envelope or result has a key of its own: so a batch of records is read without carrying megabytes, and a
 -- claim does not write again (to the append-only file, to replicas) what does not change.
 local BODY_LIMIT = 1024
 -- The most records that are read or written with one command: far below what Lua's `unpack` carries.
@@ -72,11 +73,33 @@ local function widen(job, last)
   for i = #job + 1, last do job[i] = false end
 end
 
--- What is no record, because somebody has put something else in its place, is none.
+local KINDS = {
+  'string', 'number', 'string', 'string', 'string', 'string', 'number', 'number', 'string', 'number', 'string',
+  'number', 'number', 'number', 'string', 'string', 'number', 'number', 'number',
+}
+-- Of which field on a job in each state has two.
+local STATES = {
+  [false] = 0, scheduled = 0, waiting = 0, running = WORKER, succeeded = OUTCOME, failed = OUTCOME, cancelled = OUTCOME,
+}
+
+-- Whether all fields are what they have to be: what somebody has put there by hand must stop no other job.
+local function is_record(job)
+  if type(job) ~= 'table' or type(job[SENT]) ~= 'number' then return false end
+  local first = STATES[job[STATE] or false]
+  if not first or first > 0 and not (job[first] and job[first + 1]) then return false end
+  if job[CANCEL] and not job[CANCEL_TTL] then return false end
+  for field, value in ipairs(job) do
+    if value and type(value) ~= KINDS[field] and not (value == true and (field == JOB or field == OUTCOME)) then
+      return false
+    end
+  end
+  return true
+end
+
 local function unpacked(text)
   if not text then return nil end
-  local whole, job = pcall(cmsgpack.unpack, text)
-  return whole and type(job) == 'table' and type(job[SENT]) == 'number' and job or nil
+  local readable, job = pcall(cmsgpack.unpack, text)
+  return readable and is_record(job) and job or nil
 end
 
 local function load(id)
@@ -120,8 +143,9 @@ local function new_job(id, envelope, lane, nonce, state)
   return lane and {envelope, now, lane} or {envelope, now}
 end
 
-local function envelope_of(id, job)
-  if job[JOB] ~= true then return job[JOB] end
+-- A field that may be in a key of its own; false where it is not (any more).
+local function whole(id, value)
+  if value ~= true then return value end
   local body = redis.pcall('GET', body_key(id))
   return not is_unreadable(body) and body
 end
@@ -249,23 +273,28 @@ local function keep(id, job, ttl)
   end
 end
 
--- Ends a job: the outcome is stored, or forgotten at once where ttl is 0, and the waiters are told.
-local function finish(id, job, state, outcome, ttl)
-  if string.find(id, '@', 1, true) then let_next(id) end
-  notify(id, job[WAITERS], outcome, ttl > 0)
-  local has_body = job[JOB] == true
-  widen(job, ENDED)
-  job[STATE], job[OUTCOME], job[ENDED] = state, outcome, now
-  if job[WAITERS] then job[WAITERS] = false end
-  if state ~= 'failed' then job[JOB] = false end
-  keep(id, job, ttl)
-  if not has_body then return end
-  -- Not first: a server that is out of memory would let it through, and all that follows.
-  if job[JOB] and ttl > 0 then
+-- Lets what has a key of its own go with the record of an ended job that names it, or at once where none does.
+local function let_body_go(id, job, ttl)
+  if ttl > 0 and (job[JOB] or job[OUTCOME] == true) then
     redis.call('PEXPIRE', body_key(id), ttl)
   else
     redis.call('DEL', body_key(id))
   end
+end
+
+-- Ends a job: the outcome is stored, or forgotten at once where ttl is 0, and the waiters are told.
+local function finish(id, job, state, outcome, ttl)
+  if string.find(id, '@', 1, true) then let_next(id) end
+  notify(id, job[WAITERS], outcome, ttl > 0)
+  local has_body, is_large = job[JOB] == true, state == 'succeeded' and #outcome > BODY_LIMIT and ttl > 0
+  if is_large then redis.call('SET', body_key(id), outcome, 'PX', ttl) end
+  widen(job, ENDED)
+  job[STATE], job[OUTCOME], job[ENDED] = state, is_large or outcome, now
+  if job[WAITERS] then job[WAITERS] = false end
+  if state ~= 'failed' then job[JOB] = false end
+  keep(id, job, ttl)
+  -- Not first: a server that is out of memory would let it through, and all that follows.
+  if has_body then let_body_go(id, job, ttl) end
 end
 
 -- One dead job too many: from now on it is kept as every other outcome is, for its own ttl after its end.

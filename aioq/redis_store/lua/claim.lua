@@ -32,8 +32,12 @@ local function take(id, job)
   if not job then return end
   local missed = recheck and job[STATE] == 'running' and job[WORKER] == worker and not known[id]
   if job[STATE] and not missed then return end
-  local envelope = envelope_of(id, job)
-  if not envelope then return end
+  local envelope = whole(id, job[JOB])
+  if not envelope then
+    -- Evicted, or deleted by hand: without it there is no job, and whoever waits for it is to learn that.
+    redis.call('DEL', job_key(id))
+    return
+  end
   known[id] = true
   local claim = (job[CLAIM] or 0) + 1
   widen(job, STARTED)

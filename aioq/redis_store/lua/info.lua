@@ -13,7 +13,8 @@ for i = 1, #ARGV do
   local id, fields = ARGV[i], {}
   local job = load(id)
   if job then
-    job[JOB] = envelope_of(id, job)
+    job[JOB] = whole(id, job[JOB])
+    if job[OUTCOME] then job[OUTCOME] = whole(id, job[OUTCOME]) end
     for field, name in ipairs(NAMES) do
       if job[field] then fields[#fields + 1], fields[#fields + 2] = name, job[field] end
     end

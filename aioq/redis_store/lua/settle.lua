@@ -72,7 +72,7 @@ for i = 6, #ARGV, 6 do
   local mine = job and job[WORKER] == worker and job[CLAIM] == tonumber(ARGV[i + 1])
   if mine and has_ended(job) then
     -- The same settle again, after a reply that got lost: done already, or all but what is deleted last.
-    if job[STATE] ~= 'failed' then redis.call('DEL', body_key(id)) end
+    let_body_go(id, job, redis.call('PTTL', job_key(id)))
     settled[#settled + 1] = id
   elseif not mine or job[STATE] ~= 'running' then
     refused[#refused + 1] = i / 6

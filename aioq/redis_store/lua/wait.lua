@@ -7,19 +7,14 @@
 local channel, reply = ARGV[1], {}
 
 -- A reply is closed at this many bytes of outcomes, so that it arrives in time over a slow link too. After that
--- no large outcome is even read.
+-- no outcome is even read.
 local WAIT_LIMIT = 1048576
 local bytes, full = 0, false
 
--- Whether a record is so large that it can only be that of a job that has ended.
-local function holds_much(id)
-  local size = redis.pcall('STRLEN', job_key(id))
-  return not is_unreadable(size) and size > NOTICE_LIMIT
-end
-
-local function outcome_of(job)
-  local outcome = job[OUTCOME] or ''
+local function outcome_of(id, job)
   if full then return 1 end
+  local outcome = whole(id, job[OUTCOME])
+  if not outcome then return 0 end
   full = bytes > 0 and bytes + #outcome > WAIT_LIMIT
   if full then return 1 end
   bytes = bytes + #outcome
@@ -43,14 +38,11 @@ local function register(id, job)
 end
 
 for i = 2, #ARGV do
-  local later = full and holds_much(ARGV[i])
-  local job = not later and load(ARGV[i])
-  if later then
-    reply[i - 1] = 1
-  elseif not job then
+  local job = load(ARGV[i])
+  if not job then
     reply[i - 1] = 0
   elseif has_ended(job) then
-    reply[i - 1] = outcome_of(job)
+    reply[i - 1] = outcome_of(ARGV[i], job)
   else
     reply[i - 1] = false
     register(ARGV[i], job)

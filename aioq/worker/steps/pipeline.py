@@ -42,6 +42,9 @@ PARK_MS, MAX_PARK_MS = 2_000, 30_000
 """How long a job that this worker cannot run is put off before some worker looks at it again, at first and at the
 most: short for the person who has just deployed, and few log lines for a task that nobody will ever know."""
 
+MAX_RETRY_MESSAGE = 500
+"""Characters that are kept of the message of an attempt after which there is another."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bench:
@@ -172,7 +175,9 @@ def _failed_attempt(run: Run, error: BaseException) -> Settlement:
     delay = _retry_delay(run, error)
     if delay is None:
         return _failed(run, failure_to_show(error, run.attempt))
-    outcome = encode_failure(run.task_name, failure_to_show(error, run.attempt))
+    failure = failure_to_show(error, run.attempt)
+    # What `info` shows of it: the whole of it is in the log, and the server copies this at each further step.
+    outcome = encode_failure(run.task_name, Failure(failure.type, failure.message[:MAX_RETRY_MESSAGE]))
     return Settlement(run.claimed.id, run.claimed.claim, Verb.RETRY, outcome, delay_ms=max(0, round(delay * 1000)))
 
 
