@@ -1,5 +1,6 @@
 """Schedules as they are written: what is refused, where it stands, naming the field."""
 
+import re
 import sys
 import textwrap
 from datetime import UTC, datetime, timedelta, timezone
@@ -188,6 +189,29 @@ def test_one_task_may_have_several_schedules():
     async def look() -> None: ...
 
     assert set(declared(shop)) == {look.name, "minute"}
+
+
+@pytest.mark.parametrize("which", ["every", "cron"])
+@pytest.mark.parametrize("is_task", [False, True])
+def test_a_decorator_without_its_timing_is_no_decorator(which: str, is_task: bool):
+    shop = app()
+    function = shop.task(_nothing) if is_task else _nothing
+    use = re.escape({"every": "use @app.every(seconds)", "cron": '@app.cron("...")'}[which])
+    with pytest.raises(ConfigError, match=rf"@app\.{which} at .*test_declaring\.py:\d+: .*_nothing.*{use}"):
+        getattr(shop, which)(function)
+    assert declared(shop) == {}
+
+
+def test_a_wrong_timing_is_refused_before_the_decorator_meets_its_function():
+    shop = app()
+    with pytest.raises(ConfigError, match=r"^@app\.every at .*test_declaring\.py:\d+: every=0: expected"):
+        shop.every(0)
+    with pytest.raises(ConfigError, match=r"^@app\.cron at .*test_declaring\.py:\d+: cron='0 0 30 2 \*': bad day"):
+        shop.cron("0 0 30 2 *")
+    with pytest.raises(ConfigError, match=r"^schedule 'nightly': every='1': expected"):
+        shop.every("1", schedule_id="nightly")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match=r"^schedule id 'a b'"):
+        shop.every(1, schedule_id="a b")
 
 
 def test_an_id_is_used_once():
