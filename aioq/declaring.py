@@ -15,7 +15,7 @@ from aioq.errors import AioqError, ConfigError
 from aioq.job import Priority
 from aioq.options import make_options, unknown_option
 from aioq.store import NewJob
-from aioq.task import Call, Sendable
+from aioq.task import Call, Sendable, Task
 from aioq.timing import FIRST_MS, MAX_TICKS, Definition, Misfire, Overlap, encode, to_ms, zone, zone_hint
 
 MAX_ID = 200
@@ -152,7 +152,10 @@ class Declarations:
         """
         where = f"schedule {check_id(schedule_id)!r}"
         check_call(where, call)
-        queue, job = self._prepare(call)
+        try:
+            queue, job = self._prepare(call)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
         definition = self.define(where, options)
         self.add(schedule_id, lambda: call, place, definition, sends=(queue, job.envelope, job.priority))
 
@@ -291,11 +294,14 @@ def check_zone(what: str, name: object) -> str:
 
 
 def check_call(where: str, call: Call[Any]) -> None:
-    """See that a call's options go with a schedule.
+    """See that it is a call, and that its options go with a schedule.
 
     Raises:
-        ConfigError: one does not: ticks say when a job runs, and what its id is.
+        ConfigError: it is none, or an option does not: ticks say when a job runs, and what its id is.
     """
+    if not isinstance(call, Call):  # pyright: ignore[reportUnnecessaryIsInstance] - who does not check types gives the task
+        name = call.__name__ if isinstance(call, Task) else "task"
+        raise ConfigError(f"{where}: expected a call of a task, got {call!r}; use {name}.call(...)")
     options = call.options
     given = {"delay": options.delay_ms, "eta": options.eta_ms, "job_id": options.job_id}
     wrong = [name for name, value in given.items() if value is not None]

@@ -1,12 +1,12 @@
 """The part of an App that declares schedules."""
 
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from aioq.declaring import Declarations, ScheduleArgs, check_id
 from aioq.durations import Duration
 from aioq.errors import ConfigError
-from aioq.registry import ScheduleDecorator, call_without_arguments, caller
+from aioq.registry import ScheduleDecorator, call_without_arguments, caller, foreign
 from aioq.task import Call, Task
 
 _USES = {"every": "@app.every(seconds)", "cron": '@app.cron("...")'}
@@ -53,7 +53,8 @@ class Scheduling:
 
         Raises:
             ConfigError: naming the schedule and the option, or the other place that declares this id; or the same
-                place, where it declares another schedule by it: in a loop, or as a helper of others.
+                place, where it declares another schedule by it: in a loop, or as a helper of others. Or the call
+                is none, is of another App's task, or does not fit its task.
             ArgumentError: an argument of the call cannot be encoded.
         """
         given = {"cron": cron, "every": every, **options}
@@ -96,6 +97,8 @@ class Scheduling:
         definition = self._declarations.define(where, {name: timing, **options})
 
         def declare(task: Task[Any, Any]) -> None:
+            if cast("object", task.sender) is not self:
+                raise ConfigError(f"{where}: {foreign(task.name)}")
             call, sends = call_without_arguments(task), (task.name, task.defaults)
             self._declarations.add(schedule_id or task.name, call, place, definition, sends=sends)
 
