@@ -124,6 +124,24 @@ async def test_so_many_runs_and_it_is_over():
         assert (schedule.next_at, schedule.runs, schedule.next_runs()) == (None, 2, [])
 
 
+async def test_a_schedule_of_a_task_that_the_worker_does_not_know_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+):
+    schedules = {
+        "adds": {"task": "shop.add", "args": (1, 2), "every": 30},
+        "posts": {"task": "shop.post", "every": 30, "options": {"queue": "mail"}},
+    }
+    shop = App("shop", url="redis://nowhere", schedules=schedules)
+    shop.task(name="shop.add")(_add)
+    async with at_noon(shop) as session:
+        await within(session.advance(60))
+    said = [record.message for record in caplog.records if "schedule posts: no" in record.message]
+    assert said == [
+        "schedule posts: no task 'shop.post' is registered in this App, so this worker cannot run its jobs"
+    ]
+    assert "schedule adds: no task" not in caplog.text
+
+
 # -- at run time ------------------------------------------------------------------------------------------------
 
 
