@@ -20,7 +20,7 @@ from aioq.host import Host, worker_queues
 from aioq.job import Priority, queue_of
 from aioq.middleware import Middleware
 from aioq.options import Options
-from aioq.registry import ANYTHING, SettingArgs, TaskDecorator, import_all, register
+from aioq.registry import ANYTHING, SettingArgs, TaskDecorator, fitting, import_all, register
 from aioq.results import JobHandle
 from aioq.retry import Retry
 from aioq.schedules import Schedules
@@ -73,12 +73,13 @@ class App(Scheduling):
         self._opening: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Client]] = WeakKeyDictionary()
         self._guards: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None]] = WeakKeyDictionary()
         self._dispatcher = Dispatcher(self.settings, self.middleware, self.client, self)
-        Scheduling.__init__(self, Declarations(self.settings.timezone, self._dispatcher.prepare), self.task)
+        prepare = fitting(self.tasks, self._dispatcher.prepare)
+        Scheduling.__init__(self, Declarations(self.settings.timezone, prepare), self.task)
         self._declarations.add_named(self.settings.schedules or {}, self.by_name)
         self.schedules = Schedules(
             self,
             self.queues,
-            prepare=self._dispatcher.prepare,
+            prepare=prepare,
             deliver=self._dispatcher.deliver,
             default_tz=self.settings.timezone,
         )

@@ -15,7 +15,7 @@ from aioq.errors import AioqError, ConfigError
 from aioq.job import Priority
 from aioq.options import make_options, unknown_option
 from aioq.store import NewJob
-from aioq.task import Call, Sendable
+from aioq.task import Call, Sendable, Task
 from aioq.timing import FIRST_MS, MAX_TICKS, Definition, Misfire, Overlap, encode, to_ms, zone, zone_hint
 
 MAX_ID = 200
@@ -105,12 +105,16 @@ class Declarations:
         self._prepare = prepare
         self._by_id: dict[str, Declaration] = {}
 
+    def define(self, where: str, options: Mapping[str, Any]) -> Definition:
+        """See `define`: in the App's zone where `options` name none."""
+        return define(where, default_tz=self._default_tz, **options)
+
     def add(
         self,
         schedule_id: str,
         call: Callable[[], Call[Any]],
         place: str,
-        options: Mapping[str, Any],
+        definition: Definition,
         *,
         sends: object,
     ) -> None:
@@ -123,14 +127,13 @@ class Declarations:
             schedule_id: its id.
             call: makes what each tick sends, once all tasks are declared.
             place: `file:line`.
-            options: what `define` takes.
+            definition: when it ticks.
             sends: what tells this call from another one; compared.
 
         Raises:
-            ConfigError: an option is wrong, or this id is declared by another place, or as another schedule.
+            ConfigError: the id cannot be one, or is declared by another place, or as another schedule.
         """
         where = f"schedule {check_id(schedule_id)!r}"
-        definition = define(where, default_tz=self._default_tz, **options)
         new = Declaration(schedule_id, definition, call, sends, place)
         present = self._by_id.setdefault(schedule_id, new)
         difference = _difference(present, new)
@@ -144,12 +147,17 @@ class Declarations:
         """Declare a schedule whose call is there already.
 
         Raises:
-            ConfigError: as `add`, or an option of the call does not go with a schedule.
+            ConfigError: as `add`, or an option is wrong, or one of the call does not go with a schedule.
             ArgumentError: the call cannot be encoded.
         """
-        check_call(f"schedule {schedule_id!r}", call)
-        queue, job = self._prepare(call)
-        self.add(schedule_id, lambda: call, place, options, sends=(queue, job.envelope, job.priority))
+        where = f"schedule {check_id(schedule_id)!r}"
+        check_call(where, call)
+        try:
+            queue, job = self._prepare(call)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        definition = self.define(where, options)
+        self.add(schedule_id, lambda: call, place, definition, sends=(queue, job.envelope, job.priority))
 
     def add_named(self, table: Mapping[str, Any], by_name: Callable[[str], Sendable[..., Any]]) -> None:
         """Declare the schedules of the setting `schedules`.
@@ -172,7 +180,8 @@ class Declarations:
                 raise ConfigError(f"{where}: expected a list as args, and tables as kwargs and options")
             make_options(where, **options)
             call = partial(_named_call, by_name, task, args, kwargs, options)
-            self.add(schedule_id, call, where, timing, sends=call.args[1:])
+            definition = self.define(f"schedule {check_id(schedule_id)!r}", timing)
+            self.add(schedule_id, call, where, definition, sends=call.args[1:])
 
     def encoded(self) -> list[Declared]:
         """The schedules, encoded; once all tasks are declared.
@@ -285,11 +294,14 @@ def check_zone(what: str, name: object) -> str:
 
 
 def check_call(where: str, call: Call[Any]) -> None:
-    """See that a call's options go with a schedule.
+    """See that it is a call, and that its options go with a schedule.
 
     Raises:
-        ConfigError: one does not: ticks say when a job runs, and what its id is.
+        ConfigError: it is none, or an option does not: ticks say when a job runs, and what its id is.
     """
+    if not isinstance(call, Call):  # pyright: ignore[reportUnnecessaryIsInstance] - who does not check types gives the task
+        name = call.__name__ if isinstance(call, Task) else "task"
+        raise ConfigError(f"{where}: expected a call of a task, got {call!r}; use {name}.call(...)")
     options = call.options
     given = {"delay": options.delay_ms, "eta": options.eta_ms, "job_id": options.job_id}
     wrong = [name for name, value in given.items() if value is not None]

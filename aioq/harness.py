@@ -10,6 +10,8 @@ import msgspec
 
 from aioq.clock import ManualClock
 from aioq.connect import Connector, limits_of
+from aioq.durations import Duration
+from aioq.durations import seconds as in_seconds
 from aioq.host import Host
 from aioq.memory_store import MemoryStore
 from aioq.scheduler import declare, tick_due
@@ -81,22 +83,23 @@ class MemorySession:
             worker = Worker(self._host, queues=[queue])
             self._workers[worker] = asyncio.create_task(worker.run(), name=f"aioq-test-worker-{queue}")
 
-    async def advance(self, seconds: float) -> None:
+    async def advance(self, seconds: Duration) -> None:
         """Move the clock on, and let everything run at its time: jobs that become due, and ticks of schedules.
 
         It returns when the worker is idle. Moving `clock` itself instead is a leap: what was due meanwhile is
         late, as if no worker had been there.
 
         Args:
-            seconds: how far, at least 0; 0 only waits until the worker is idle.
+            seconds: how far, in seconds or as a timedelta, at least 0; 0 only waits until the worker is idle.
 
         Raises:
+            ConfigError: `seconds` is no span of time.
             ValueError: `seconds` is negative.
         """
-        start = self.clock.now_ms()
-        if seconds < 0:
-            raise ValueError(f"a clock cannot go back by {-seconds} s")
-        end = start + round(seconds * 1000)
+        span = in_seconds(seconds, "seconds")
+        if span < 0:
+            raise ValueError(f"a clock cannot go back by {-span} s")
+        end = self.clock.now_ms() + round(span * 1000)
         # From one thing that is due to the next, so that each runs at its own time.
         while (step := await self._settle()) and self.clock.now_ms() + step.first_ms <= end:
             self.clock.advance(max(step.first_ms, 1) / 1000)

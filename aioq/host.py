@@ -1,6 +1,6 @@
 """What a worker needs of its App, and which queues it serves."""
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ from aioq.middleware import Middleware
 from aioq.options import check_name
 from aioq.store import Store
 from aioq.task import Task
+from aioq.wire import decode_envelope
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +48,16 @@ def worker_queues(host: Host, wanted: Sequence[str]) -> list[str]:
     declared = [task.defaults.queue for task in host.tasks.values() if task.defaults.queue]
     scheduled = [schedule.queue for schedule in host.schedules()]
     return list(dict.fromkeys([host.settings.default_queue, *declared, *scheduled]))
+
+
+def unknown_tasks(host: Host, declared: Sequence[Declared], queues: Collection[str]) -> list[str]:
+    """What to say of the schedules of some queues whose tasks the App does not know; each one as a line.
+
+    It may declare them all the same, for another worker of the queue may know the task.
+    """
+    calls = [(each.id, decode_envelope(each.envelope).task) for each in declared if each.queue in queues]
+    return [
+        f"schedule {schedule_id}: no task {task!r} is registered in this App, so this worker cannot run its jobs"
+        for schedule_id, task in calls
+        if task not in host.tasks
+    ]

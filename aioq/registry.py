@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, cast, overload
 
-from aioq.codec import Signature
+from aioq.codec import BadArgumentsError, Signature
 from aioq.durations import Duration
 from aioq.errors import ConfigError, DuplicateTaskError
 from aioq.naming import task_name, whereabouts
 from aioq.options import make_options, unknown_option
+from aioq.store import NewJob
 from aioq.task import AsyncTask, Call, Sender, SyncTask, Task, make_task
+from aioq.wire import decode_envelope
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -103,6 +105,43 @@ def call_without_arguments(task: Task[Any, Any]) -> Callable[[], Call[Any]]:
     with contextlib.suppress(ConfigError):  # an annotation may name something further down: see it at the start
         task.call()
     return task.call
+
+
+def fitting(
+    tasks: Mapping[str, Task[Any, Any]], prepare: Callable[[Call[Any]], tuple[str, NewJob]]
+) -> Callable[[Call[Any]], tuple[str, NewJob]]:
+    """Encode calls by `prepare`, and see that they fit the tasks of this App.
+
+    A schedule's call is for later and for ever: what is wrong with it would fail at each tick, far from here. A
+    task that is called by its name may be one that only workers know.
+
+    Args:
+        tasks: the App's tasks by name.
+        prepare: encodes a call: its queue, and the job.
+    """
+
+    def fitted(call: Call[Any]) -> tuple[str, NewJob]:
+        task = tasks.get(call.task)
+        if task is None and call.signature is not None and call.signature is not ANYTHING:
+            raise ConfigError(foreign(call.task))
+        queue, job = prepare(call)
+        if task is not None:
+            envelope = decode_envelope(job.envelope)
+            try:
+                task.signature.decode(envelope.args, envelope.kwargs)
+            except BadArgumentsError as error:
+                raise ConfigError(f"{task.where}: {error}") from None
+        return queue, job
+
+    return fitted
+
+
+def foreign(task: str) -> str:
+    """What is wrong with a task that another App has registered."""
+    return (
+        f"task {task!r} is not registered in this App, whose workers would not know it; declare the schedule with "
+        f"the App that has it, or use app.by_name({task!r}).call(...)"
+    )
 
 
 def caller() -> str:

@@ -16,7 +16,7 @@ from aioq.scheduler import written
 from aioq.store import NewJob
 from aioq.task import Call
 from aioq.timetable import Entry
-from aioq.timing import Definition, Misfire, Overlap, decode, to_datetime, zone_or_utc
+from aioq.timing import Definition, Misfire, Overlap, decode, to_datetime, to_ms, zone_or_utc
 from aioq.wire import decode_envelope
 
 TRIES = 20
@@ -50,6 +50,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         in_code: whether it is declared in code.
         changed: whether it was changed at run time since its declaration in code did.
         definition: the timing and the policies as they are stored.
+        asked_at: the server's time when it was asked.
     """
 
     id: str
@@ -75,9 +76,12 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     in_code: bool = False
     changed: bool = False
     definition: Definition = Definition()
+    asked_at: datetime | None = None
 
     def next_runs(self, count: int = 5) -> list[datetime]:
         """The next ticks, in the schedule's zone; fewer where it ends before, none while it is paused.
+
+        They are later than the moment the server was asked: what is due since then is in `next_at` alone.
 
         Of a schedule that this process cannot read it is the next one alone. In UTC where this host does not know
         the zone.
@@ -89,11 +93,15 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         left = count if self.max_runs is None else min(count, self.max_runs - self.runs)
         found: list[datetime] = []
         tick = self.next_at
+        if tick is not None and self.asked_at is not None and tick <= self.asked_at:
+            tick = self._after(self.asked_at)
         while tick is not None and len(found) < left:
             found.append(tick.astimezone(zone))
-            following = self.definition.next_after(round(tick.timestamp() * 1000))
-            tick = None if following is None else to_datetime(following)
+            tick = self._after(tick)
         return found
+
+    def _after(self, moment: datetime) -> datetime | None:
+        return _moment(self.definition.next_after(to_ms(moment)))
 
 
 class Schedules:
@@ -185,7 +193,7 @@ class Schedules:
         found: list[Schedule] = []
         for queue in await self._places():
             agenda = await store.timetable.read(queue)
-            found += [shown(queue, entry) for entry in agenda.entries if not entry.removed]
+            found += [shown(queue, entry, agenda.now_ms) for entry in agenda.entries if not entry.removed]
         return sorted(found, key=lambda each: (each.next_at is None, each.next_at, each.id))
 
     async def get(self, schedule_id: str) -> Schedule:
@@ -194,8 +202,8 @@ class Schedules:
         Raises:
             ScheduleNotFoundError: there is none of this id.
         """
-        queue, entry = (await self._find(schedule_id))[0]
-        return shown(queue, entry)
+        queue, entry, now_ms = (await self._find(schedule_id))[0]
+        return shown(queue, entry, now_ms)
 
     async def pause(self, schedule_id: str) -> Schedule:
         """Let a schedule rest: its ticks pass, and are not made good later.
@@ -237,7 +245,7 @@ class Schedules:
             ScheduleNotFoundError: there is none of this id.
             SendError: the server did not confirm the job within `send_timeout`.
         """
-        queue, entry = (await self._find(schedule_id))[0]
+        queue, entry, _ = (await self._find(schedule_id))[0]
         job_id = new_job_id(queue)
         added = await self._deliver(queue, NewJob(job_id, entry.envelope, entry.priority))
         return JobHandle(self._source, job_id, queue, added=added)
@@ -250,7 +258,7 @@ class Schedules:
         Raises:
             ScheduleNotFoundError: there is none of this id.
         """
-        for queue, _ in await self._find(schedule_id):
+        for queue, _, _ in await self._find(schedule_id):
             await self._change(queue, schedule_id, _removal)
 
     async def _places(self) -> "list[str]":
@@ -260,13 +268,17 @@ class Schedules:
 
     async def _look(self, schedule_id: str) -> "list[tuple[str, Entry]]":
         """What there is of this id, in each queue that has it; also what was removed and is remembered."""
+        return [(queue, entry) for queue, entry, _ in await self._see(schedule_id)]
+
+    async def _see(self, schedule_id: str) -> "list[tuple[str, Entry, int]]":
+        """The same, each with the server's time when it was read."""
         store = await self._source.store()
         looks = [(queue, await store.timetable.read(queue, [schedule_id])) for queue in await self._places()]
-        return [(queue, entry) for queue, agenda in looks for entry in agenda.entries]
+        return [(queue, entry, agenda.now_ms) for queue, agenda in looks for entry in agenda.entries]
 
-    async def _find(self, schedule_id: str) -> "list[tuple[str, Entry]]":
+    async def _find(self, schedule_id: str) -> "list[tuple[str, Entry, int]]":
         """The schedules of this id: one, or several until a worker has put that right. At least one."""
-        found = [(queue, entry) for queue, entry in await self._look(schedule_id) if not entry.removed]
+        found = [each for each in await self._see(schedule_id) if not each[1].removed]
         if not found:
             raise ScheduleNotFoundError(
                 f"there is no schedule {schedule_id!r} (looked for in queue {', '.join(await self._places())})",
@@ -276,10 +288,9 @@ class Schedules:
 
     async def _change_all(self, schedule_id: str, change: "Change") -> Schedule:
         """Change every schedule of this id; the first one is shown."""
-        changed = [
-            (queue, await self._change(queue, schedule_id, change)) for queue, _ in await self._find(schedule_id)
-        ]
-        left = [shown(queue, entry) for queue, entry in changed if entry.definition]
+        found = await self._find(schedule_id)
+        changed = [(queue, await self._change(queue, schedule_id, change), now_ms) for queue, _, now_ms in found]
+        left = [shown(queue, entry, now_ms) for queue, entry, now_ms in changed if entry.definition]
         if not left:
             raise ScheduleNotFoundError(f"schedule {schedule_id!r} is gone", schedule_id)
         return left[0]
@@ -314,8 +325,14 @@ def _removal(now_ms: int, entry: Entry | None) -> Entry | None:
     return msgspec.structs.replace(entry, removed=True, next_ms=None)
 
 
-def shown(queue: str, entry: Entry) -> Schedule:
-    """What a person is shown of a stored schedule; of one that a newer aioq wrote, what can be."""
+def shown(queue: str, entry: Entry, now_ms: int | None = None) -> Schedule:
+    """What a person is shown of a stored schedule; of one that a newer aioq wrote, what can be.
+
+    Args:
+        queue: where it is.
+        entry: what is there.
+        now_ms: the server's time when it was read; None where it was written just now.
+    """
     task, definition, words = "?", Definition(), None
     try:
         definition = decode(entry.definition)
@@ -346,6 +363,7 @@ def shown(queue: str, entry: Entry) -> Schedule:
         in_code=bool(entry.code),
         changed=entry.changed,
         definition=definition,
+        asked_at=_moment(now_ms),
     )
 
 

@@ -1,12 +1,16 @@
 """The part of an App that declares schedules."""
 
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
-from aioq.declaring import Declarations, ScheduleArgs
+from aioq.declaring import Declarations, ScheduleArgs, check_id
 from aioq.durations import Duration
-from aioq.registry import ScheduleDecorator, call_without_arguments, caller
+from aioq.errors import ConfigError
+from aioq.registry import ScheduleDecorator, call_without_arguments, caller, foreign
 from aioq.task import Call, Task
+
+_USES = {"every": "@app.every(seconds)", "cron": '@app.cron("...")'}
+"""How the decorators are written."""
 
 
 class Scheduling:
@@ -49,7 +53,8 @@ class Scheduling:
 
         Raises:
             ConfigError: naming the schedule and the option, or the other place that declares this id; or the same
-                place, where it declares another schedule by it: in a loop, or as a helper of others.
+                place, where it declares another schedule by it: in a loop, or as a helper of others. Or the call
+                is none, is of another App's task, or does not fit its task.
             ArgumentError: an argument of the call cannot be encoded.
         """
         given = {"cron": cron, "every": every, **options}
@@ -71,17 +76,30 @@ class Scheduling:
             ConfigError: as `schedule`.
             ArgumentError: the function takes arguments.
         """
-        return self._scheduler(schedule_id, caller(), {"cron": line, **options})
+        return self._scheduler("cron", line, schedule_id, caller(), options)
 
     def every(
         self, interval: Duration, /, *, schedule_id: str | None = None, **options: Unpack[ScheduleArgs]
     ) -> ScheduleDecorator:
         """Declare a schedule by an interval; otherwise as `cron`: `@app.every(timedelta(seconds=30))`."""
-        return self._scheduler(schedule_id, caller(), {"every": interval, **options})
+        return self._scheduler("every", interval, schedule_id, caller(), options)
 
-    def _scheduler(self, schedule_id: str | None, place: str, options: dict[str, Any]) -> ScheduleDecorator:
+    def _scheduler(
+        self, name: str, timing: object, schedule_id: str | None, place: str, options: ScheduleArgs
+    ) -> ScheduleDecorator:
+        decorator = f"@app.{name} at {place}"
+        if callable(
+            timing
+        ):  # written without parentheses: it would take the function's place, and declare nothing
+            raise ConfigError(f"{decorator}: it stands alone before {timing!r}; use {_USES[name]}")
+        where = decorator if schedule_id is None else f"schedule {check_id(schedule_id)!r}"
+        # Now, and not when the function comes: the one that is wrong is this line.
+        definition = self._declarations.define(where, {name: timing, **options})
+
         def declare(task: Task[Any, Any]) -> None:
+            if cast("object", task.sender) is not self:
+                raise ConfigError(f"{where}: {foreign(task.name)}")
             call, sends = call_without_arguments(task), (task.name, task.defaults)
-            self._declarations.add(schedule_id or task.name, call, place, options, sends=sends)
+            self._declarations.add(schedule_id or task.name, call, place, definition, sends=sends)
 
         return ScheduleDecorator(self._register, declare)

@@ -1,12 +1,15 @@
 """`aioq schedules`: look at the schedules in the server, and change them."""
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from typing import TypeVar
+from zoneinfo import ZoneInfo
 
 import click
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +25,21 @@ T = TypeVar("T")
 RUNS = 5
 """How many of the next runs are shown."""
 
+LATE = timedelta(seconds=30)
+"""A tick that is late by more has no worker: another one has long taken over from one that has died."""
+
+_LEAST = 8
+"""What a column of the list is narrowed to before the table is wider than the terminal."""
+
+_DATE = 14
+"""The width of a day, `Mon 2026-11-30`, which is not to be broken in a narrow table."""
+
+_WIDE = 140
+"""From here on there is space for a moment in one line."""
+
+_FRAME = 16
+"""What the lines of a table with five columns take."""
+
 
 @click.group()
 def commands() -> None:
@@ -35,22 +53,15 @@ _id = click.argument("schedule_id", metavar="ID")
 @commands.command("list")
 @_target
 def list_(target: str) -> None:
-    """Show all schedules, the next to tick first."""
+    """Show all schedules, the next to tick first.
+
+    Where the output is no terminal, one line each: id, task, when, zone, next run and state, with tabs in between.
+    """
     found = _with_app(target, lambda app: app.schedules.list())
     if not found:
-        click.echo("there are no schedules")
-        return
-    table = Table(box=box.ROUNDED)
-    table.add_column("id", overflow="fold")  # whole, for it is what the other commands take
-    table.add_column("task", overflow="fold")
-    table.add_column("when")
-    table.add_column("next run", no_wrap=True)
-    table.add_column("state")
-    for schedule in found:
-        table.add_row(
-            Text(schedule.id), Text(schedule.task), Text(_when(schedule)), _next(schedule), Text(_state(schedule))
-        )
-    _console().print(table)
+        click.echo("there are no schedules", err=True)  # what reads a pipe would take it for one
+    # Asked of the stream: rich takes a pipe for a terminal where FORCE_COLOR is set.
+    print_list(_console(), found, plain=not sys.stdout.isatty())
 
 
 @commands.command()
@@ -117,14 +128,49 @@ def _console() -> Console:
     return Console(highlight=False)
 
 
+def print_list(console: Console, schedules: Sequence[Schedule], *, plain: bool) -> None:
+    """Print schedules: as a table, or plain, one line each with tabs between what it says."""
+    if plain:
+        for schedule in schedules:
+            fields = ("".join(each if each.isprintable() else " " for each in field) for field in _line(schedule))
+            click.echo("\t".join(fields), file=console.file)
+        return
+    if not schedules:
+        return
+    table = Table(box=box.ROUNDED)
+    # Whole, for it is what the other commands take.
+    table.add_column("id", no_wrap=True)
+    table.add_column("task", overflow="fold", min_width=_LEAST)
+    table.add_column("when", overflow="fold", min_width=_LEAST)
+    table.add_column("next run", overflow="fold", width=_DATE if console.width < _WIDE else None)
+    table.add_column("state", overflow="fold", min_width=_LEAST)
+    for schedule in schedules:
+        # The zone stands beside the time, and only there: twice is too wide.
+        cells = (schedule.id, schedule.task, schedule.description, _next(schedule), _state(schedule))
+        table.add_row(*map(Text, cells))
+    # What does not fit although all else is folded runs over the edge, where a terminal breaks it without loss.
+    least = max(cell_len(schedule.id) for schedule in schedules) + 3 * _LEAST + _DATE + _FRAME
+    table.width = least if least > console.width else None
+    console.print(table, crop=False, no_wrap=True, overflow="ignore")
+
+
+def _line(schedule: Schedule) -> Sequence[str]:
+    zone = zone_or_utc(schedule.tz)
+    runs = schedule.next_runs(1)
+    spec = "milliseconds" if runs and runs[0].microsecond else "seconds"
+    run = runs[0].astimezone(zone).isoformat(timespec=spec) if runs else "-"
+    return schedule.id, schedule.task, schedule.description, schedule.tz, run, _state(schedule)
+
+
 def _show(schedule: Schedule) -> None:
     table = Table(box=box.ROUNDED, show_header=False, title=Text(schedule.id))
-    for name, value in _facts(schedule):
+    for name, value in facts(schedule):
         table.add_row(Text(name), Text(value))
     _console().print(table)
 
 
-def _facts(schedule: Schedule) -> Sequence[tuple[str, str]]:
+def facts(schedule: Schedule) -> Sequence[tuple[str, str]]:
+    """What is shown of one schedule: names and what there is to say."""
     zone = zone_or_utc(schedule.tz)
     policies = f"misfire {schedule.misfire.value}, overlap {schedule.overlap.value}"
     facts = [
@@ -138,6 +184,10 @@ def _facts(schedule: Schedule) -> Sequence[tuple[str, str]]:
         ("policies", policies),
         ("runs", _runs(schedule)),
         ("last run", _last(schedule, zone)),
+        (
+            "due since",
+            f"{_moment(schedule.next_at, zone)}: no worker makes its ticks" if _is_due(schedule) else "",
+        ),
         ("next runs", "\n".join(_moment(run, zone) for run in schedule.next_runs(RUNS))),
         ("state", _state(schedule)),
     ]
@@ -150,6 +200,8 @@ def _when(schedule: Schedule) -> str:
 
 def _state(schedule: Schedule) -> str:
     state = "paused" if schedule.paused else "active" if schedule.next_at else "over"
+    if _is_due(schedule):
+        state = "due"
     if not schedule.in_code:
         return f"{state}, put at run time"
     return f"{state}, changed at run time" if schedule.changed else f"{state}, from code"
@@ -164,8 +216,15 @@ def _last(schedule: Schedule, zone: tzinfo) -> str:
     return "" if schedule.last_at is None else f"{_moment(schedule.last_at, zone)}, job {schedule.last_job}"
 
 
+def _is_due(schedule: Schedule) -> bool:
+    """Whether its next tick is so long due that no worker can be there."""
+    next_at, now = schedule.next_at, schedule.asked_at
+    return next_at is not None and now is not None and now - next_at > LATE
+
+
 def _next(schedule: Schedule) -> str:
-    return _moment(schedule.next_at, zone_or_utc(schedule.tz)) or "-"
+    runs = schedule.next_runs(1)
+    return _moment(runs[0], zone_or_utc(schedule.tz)) if runs else "-"
 
 
 def _moment(moment: datetime | None, zone: tzinfo) -> str:
@@ -173,4 +232,7 @@ def _moment(moment: datetime | None, zone: tzinfo) -> str:
         return ""
     local = moment.astimezone(zone)
     part = f".{local.microsecond // 1000:03}" if local.microsecond else ""
-    return f"{local:%a %Y-%m-%d %H:%M:%S}{part} {local:%Z}"
+    # Both: CST is the time of Shanghai and of Chicago, and the name alone does not tell summer from winter.
+    name = f"{zone}" if isinstance(zone, ZoneInfo) else "UTC"
+    short = f"{local:%Z}"
+    return f"{local:%a %Y-%m-%d %H:%M:%S}{part} {short}{f' ({name})' if name != short else ''}"

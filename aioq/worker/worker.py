@@ -18,7 +18,7 @@ from typing import Any
 from aioq.backoff import Backoff
 from aioq.ending import end
 from aioq.errors import ServerUnavailableError
-from aioq.host import Host, worker_queues
+from aioq.host import Host, unknown_tasks, worker_queues
 from aioq.store import Claimed, Renewal, ServerInfo, Settlement, Store
 from aioq.worker.health import Health, QueueHealth, judge
 from aioq.worker.holdings import Holdings
@@ -154,6 +154,8 @@ class Worker:
         info = await self._connect(store)
         if info is None:
             return
+        for words in unknown_tasks(self._host, self._declared, self.queues):
+            log.warning("%s", words)
         async with self._host.lifespan() as state:
             if self._on_start is not None:
                 self._on_start(info)

@@ -9,7 +9,6 @@ import pytest
 from aioq.declaring import Declared
 from aioq.errors import ScheduleNotFoundError, ServerUnavailableError
 from aioq.job import Priority
-from aioq.options import Options
 from aioq.scheduler import declare
 from aioq.schedules import Schedules
 from aioq.store import NewJob, Store
@@ -64,8 +63,7 @@ class Shop:
 
     async def put(self, queue: str, every: float = 7200) -> None:
         self.into = queue
-        call = cast("Call[Any]", type("", (), {"options": Options()})())
-        await self.schedules.put("s", call, every=every)
+        await self.schedules.put("s", Call[Any]("shop.add", (), {}), every=every)
 
     async def entry(self, queue: str, schedule_id: str = "s") -> Entry | None:
         entries = (await self.timetable.read(queue, [schedule_id])).entries

@@ -1,5 +1,6 @@
 """Schedules as they are written: what is refused, where it stands, naming the field."""
 
+import re
 import sys
 import textwrap
 from datetime import UTC, datetime, timedelta, timezone
@@ -17,6 +18,8 @@ from aioq.schedules import shown
 from aioq.task import AsyncTask, SyncTask
 from aioq.timetable import Entry
 from aioq.timing import FIRST_MS, LAST_MS, Definition, Misfire, Overlap, decode, encode
+
+pytestmark = pytest.mark.anyio
 
 DAY = 86_400_000
 EASTERN = timezone(timedelta(hours=-5))
@@ -190,6 +193,29 @@ def test_one_task_may_have_several_schedules():
     assert set(declared(shop)) == {look.name, "minute"}
 
 
+@pytest.mark.parametrize("which", ["every", "cron"])
+@pytest.mark.parametrize("is_task", [False, True])
+def test_a_decorator_without_its_timing_is_no_decorator(which: str, is_task: bool):
+    shop = app()
+    function = shop.task(_nothing) if is_task else _nothing
+    use = re.escape({"every": "use @app.every(seconds)", "cron": '@app.cron("...")'}[which])
+    with pytest.raises(ConfigError, match=rf"@app\.{which} at .*test_declaring\.py:\d+: .*_nothing.*{use}"):
+        getattr(shop, which)(function)
+    assert declared(shop) == {}
+
+
+def test_a_wrong_timing_is_refused_before_the_decorator_meets_its_function():
+    shop = app()
+    with pytest.raises(ConfigError, match=r"^@app\.every at .*test_declaring\.py:\d+: every=0: expected"):
+        shop.every(0)
+    with pytest.raises(ConfigError, match=r"^@app\.cron at .*test_declaring\.py:\d+: cron='0 0 30 2 \*': bad day"):
+        shop.cron("0 0 30 2 *")
+    with pytest.raises(ConfigError, match=r"^schedule 'nightly': every='1': expected"):
+        shop.every("1", schedule_id="nightly")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match=r"^schedule id 'a b'"):
+        shop.every(1, schedule_id="a b")
+
+
 def test_an_id_is_used_once():
     shop = app()
     add = shop.task(name="add")(_add)
@@ -329,6 +355,68 @@ def test_an_annotation_further_down_is_looked_up_at_the_start():
 class Later: ...
 
 
+@pytest.mark.parametrize("kind", ["task", "options", "by name", "lambda", "function", "number"])
+async def test_a_task_in_place_of_its_call_is_refused(kind: str):
+    shop = app()
+    add = shop.task(name="shop.add")(_add)
+    given, use = {
+        "task": (add, "use _add.call(...)"),
+        "options": (add.options(queue="mail"), "use task.call(...)"),
+        "by name": (shop.by_name("else"), "use task.call(...)"),
+        "lambda": (lambda: add.call(1, 2), "use task.call(...)"),
+        "function": (_add, "use task.call(...)"),
+        "number": (5, "use task.call(...)"),
+    }[kind]
+    why = rf"^schedule 's': expected a call of a task, got .*; {re.escape(use)}"
+    with pytest.raises(ConfigError, match=why):
+        shop.schedule("s", given, every=1)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match=why):
+        await shop.schedules.put("s", given, every=1)  # pyright: ignore[reportArgumentType]
+    assert declared(shop) == {}
+
+
+async def test_a_call_of_another_apps_task_is_refused():
+    shop, other = app(), App("other", url="redis://nowhere")
+    add = other.task(name="other.add")(_add)
+    nothing = other.task(name="other.nothing")(_nothing)
+    why = "task 'other.add' is not registered in this App"
+    with pytest.raises(ConfigError, match=f"^schedule 's': {why}"):
+        shop.schedule("s", add.call(1, 2), every=1)
+    with pytest.raises(ConfigError, match=why):
+        await shop.schedules.put("s", add.call(1, 2), every=1)
+    with pytest.raises(ConfigError, match=r"task 'other\.nothing' is not registered in this App"):
+        shop.every(1)(nothing)
+    assert declared(shop) == {}
+    shop.schedule("named", shop.by_name("other.add").options(queue="mail").call(1, 2), every=1)
+    assert declared(shop)["named"].queue == "mail", "who names a task may know that there will be one"
+
+
+async def test_arguments_are_checked_against_a_task_that_is_known():
+    shop = app()
+    add = shop.task(name="shop.add")(_add)
+    why = r"task 'shop.add': \$.y: expected int, got str"
+    with pytest.raises(ConfigError, match=f"^schedule 's': {why}"):
+        shop.schedule("s", add.call(1, "2"), every=1)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match=why):
+        await shop.schedules.put("s", add.call(1, "2"), every=1)  # pyright: ignore[reportArgumentType]
+    assert declared(shop) == {}
+
+
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        ({"args": [1, "2"]}, r"\$.y: expected int, got str"),
+        ({"kwargs": {"x": None, "y": 2}}, r"\$.x: expected int, got None"),
+    ],
+)
+def test_arguments_of_the_settings_are_checked_at_the_start(call: dict[str, Any], why: str):
+    shop = app(schedules={"s": {"task": "shop.add", "every": 1, **call}})
+    assert declared(shop).keys() == {"s"}, "a client may not have the task"
+    shop.task(name="shop.add")(_add)
+    with pytest.raises(ConfigError, match=rf"^schedule 's' \(setting 'schedules', 's'\): task 'shop.add': {why}"):
+        declared(shop)
+
+
 def test_a_changed_declaration_is_told_by_its_code():
     shop, codes = app(), set[str]()
     add = shop.task(_add)
@@ -345,6 +433,7 @@ def test_a_changed_declaration_is_told_by_its_code():
 
 def declared_code(call: Any, **options: Any) -> str:
     shop = app()
+    shop.task(_add)
     shop.schedule("s", call, **options)
     return declared(shop)["s"].code
 

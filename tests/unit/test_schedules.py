@@ -124,6 +124,24 @@ async def test_so_many_runs_and_it_is_over():
         assert (schedule.next_at, schedule.runs, schedule.next_runs()) == (None, 2, [])
 
 
+async def test_a_schedule_of_a_task_that_the_worker_does_not_know_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+):
+    schedules = {
+        "adds": {"task": "shop.add", "args": (1, 2), "every": 30},
+        "posts": {"task": "shop.post", "every": 30, "options": {"queue": "mail"}},
+    }
+    shop = App("shop", url="redis://nowhere", schedules=schedules)
+    shop.task(name="shop.add")(_add)
+    async with at_noon(shop) as session:
+        await within(session.advance(60))
+    said = [record.message for record in caplog.records if "schedule posts: no" in record.message]
+    assert said == [
+        "schedule posts: no task 'shop.post' is registered in this App, so this worker cannot run its jobs"
+    ]
+    assert "schedule adds: no task" not in caplog.text
+
+
 # -- at run time ------------------------------------------------------------------------------------------------
 
 
@@ -135,7 +153,7 @@ async def test_a_schedule_is_put_and_ticks(session: MemorySession):
         datetime(2026, 11, 24, 20, 5, tzinfo=ZoneInfo("Asia/Shanghai")),
         datetime(2026, 11, 24, 20, 10, tzinfo=ZoneInfo("Asia/Shanghai")),
     ]
-    assert await app.schedules.get("adds") == schedule
+    assert msgspec.structs.replace(await app.schedules.get("adds"), asked_at=None) == schedule
     await within(session.advance(600))
     assert stamps() == ["12:05:00Z", "12:10:00Z"]
     schedule = await app.schedules.get("adds")
@@ -289,6 +307,26 @@ async def test_a_change_that_a_tick_came_before_is_made_anew(
     monkeypatch.setattr(timetable, "write", after_somebody_else)
     schedule = await app.schedules.pause("s")
     assert (schedule.paused, schedule.runs) == (True, 7)
+
+
+async def test_the_next_runs_are_in_the_future_also_where_nobody_ticks(session: MemorySession):
+    await app.schedules.put("s", add.call(1, 2), every=60)
+    session.clock._now_ms += 3_630_000  # no worker has seen it: it is 13:00:30
+    for schedule in (
+        await app.schedules.get("s"),
+        (await app.schedules.list())[0],
+        await app.schedules.resume("s"),
+    ):
+        assert schedule.next_at == NOON + timedelta(seconds=60)
+        assert schedule.asked_at == NOON + timedelta(seconds=3630)
+        assert schedule.next_runs(2) == [NOON + timedelta(minutes=61), NOON + timedelta(minutes=62)]
+    await app.schedules.remove("s")
+
+
+def test_one_that_cannot_be_read_has_no_future_run():
+    entry = Entry(id="s", definition=b"\x92\x63\x80", envelope=b"", next_ms=1000)
+    assert shown("mail", entry, 500).next_runs() == [to_datetime(1000)]
+    assert shown("mail", entry, 1000).next_runs() == []
 
 
 # -- for people -------------------------------------------------------------------------------------------------

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aioq import App, JobCancelledError, JobFailed, JobNotFoundError, Retry, current_job, gather
+from aioq import App, ConfigError, JobCancelledError, JobFailed, JobNotFoundError, Retry, current_job, gather
 from aioq.job import JobState
 from aioq.testing import ManualClock, MemorySession, app_fixture
 from tests.unit.kit import others, within
@@ -88,6 +89,16 @@ async def test_a_delay_takes_no_time(session: MemorySession):
     assert await handle.status() is JobState.SCHEDULED
     await session.advance(1)
     assert await handle.result(timeout=1) == 3
+
+
+async def test_the_clock_may_be_moved_by_a_timedelta(session: MemorySession):
+    before = session.clock.now_ms()
+    await session.advance(timedelta(minutes=1, milliseconds=5))
+    assert session.clock.now_ms() - before == 60_005
+    with pytest.raises(ValueError, match=r"cannot go back by 1\.0 s"):
+        await session.advance(timedelta(seconds=-1))
+    with pytest.raises(ConfigError, match="seconds must be a finite number of seconds or a timedelta, not '1'"):
+        await session.advance("1")  # pyright: ignore[reportArgumentType]
 
 
 async def test_advancing_by_nothing_waits_until_all_is_done(session: MemorySession):

@@ -49,7 +49,7 @@ def test_utc_may_be_named_as_a_container_names_it():
 
 def test_schedules_in_utc_tick_and_are_shown():
     printed = without_zones("""
-        from aioq.cli.schedules import _facts
+        from aioq.cli.schedules import facts
 
         app = App("shop", url="redis://nowhere")
 
@@ -63,7 +63,7 @@ def test_schedules_in_utc_tick_and_are_shown():
                 await session.advance(60)
                 for schedule in await app.schedules.list():
                     assert len(schedule.next_runs(3)) == 3
-                    print(schedule.description, "|", dict(_facts(schedule))["next runs"].splitlines()[0][-3:])
+                    print(schedule.description, "|", dict(facts(schedule))["next runs"].splitlines()[0][-3:])
 
         asyncio.run(main())
     """)
