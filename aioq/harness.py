@@ -12,8 +12,9 @@ from aioq.clock import ManualClock
 from aioq.connect import Connector, limits_of
 from aioq.host import Host
 from aioq.memory_store import MemoryStore
-from aioq.scheduler import declare, tick_due
+from aioq.scheduler import declare
 from aioq.store import Claim, Limits, NewJob, Token
+from aioq.ticking import tick_due
 from aioq.worker import Worker
 
 _NEVER_MS = 10**12

@@ -1,4 +1,4 @@
-"""`aioq.scheduler`: the code's schedules against what the server has, and the making of due ticks."""
+"""`aioq.scheduler` and `aioq.ticking`: the code's schedules in the server, and due ticks."""
 
 import asyncio
 import logging
@@ -12,7 +12,8 @@ from aioq.clock import ManualClock
 from aioq.declaring import Declared
 from aioq.job import Priority
 from aioq.memory_store import MemoryStore
-from aioq.scheduler import declare, tick_due, written
+from aioq.scheduler import declare, written
+from aioq.ticking import tick_due
 from aioq.timetable import Agenda, Entry, Ticked
 from aioq.timing import MISFIRE_MS, Definition, Misfire, encode, job_of
 from tests.unit.kit import QUEUE, call, memory_store

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aioq.errors import ServerError, ServerUnavailableError
-from aioq.scheduler import Step
+from aioq.ticking import Step
 from aioq.timetable import Agenda, Entry
 from aioq.timing import MISFIRE_MS
 from aioq.worker.services import ticker as module

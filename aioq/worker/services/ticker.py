@@ -23,7 +23,8 @@ from collections.abc import Sequence
 from aioq.backoff import Backoff
 from aioq.declaring import Declared
 from aioq.errors import ServerError, ServerUnavailableError
-from aioq.scheduler import declare, tick_due
+from aioq.scheduler import declare
+from aioq.ticking import tick_due
 from aioq.timetable import Timetable
 
 log = logging.getLogger("aioq.worker")
