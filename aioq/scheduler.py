@@ -4,6 +4,7 @@ It is a decision over what was read (`reconcile`), and a write that goes by the 
 was decided on. Workers that do the same at once do no harm: one of them is accepted, the others read again.
 """
 
+import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +12,17 @@ from dataclasses import dataclass
 import msgspec
 
 from aioq.declaring import Declared
-from aioq.timetable import Agenda, Entry, Timetable
+from aioq.timetable import Agenda, Entry, Standing, Timetable
 from aioq.timing import Definition, encode, stamp
 
 log = logging.getLogger("aioq.schedules")
 
 TRIES = 10
 """How often a write that somebody else was quicker with is decided anew. One fails only where another succeeds."""
+
+
+OLDEST = 1
+"""Since when those stand who have noted nothing: before all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +38,23 @@ Places = Mapping[str, Sequence[tuple[str, Entry]]]
 """For a schedule's id where else it is: the queue, and what is there."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What came of declaring.
+
+    Attributes:
+        agenda: what is there then.
+        since: when this process has declared, by the server's time in microseconds; to be given the next time.
+    """
+
+    agenda: Agenda
+    since: int
+
+
 async def declare(
-    timetable: Timetable, queue: str, declared: Sequence[Declared], *, whole: bool, missing_only: bool = False
-) -> Agenda:
-    """Put the code's schedules of a queue into the server, and return what is there then.
+    timetable: Timetable, queue: str, declared: Sequence[Declared], *, whole: bool, since: int = 0
+) -> Stored:
+    """Put the code's schedules of a queue into the server.
 
     A schedule that was changed at run time keeps the change until its declaration changes. One that has come from
     another queue is deleted there before it is stored here: a schedule is in one queue, and ticks once.
@@ -47,8 +65,8 @@ async def declare(
         declared: all schedules of the App, for those of other queues are not to be in this one.
         whole: whether this process serves the whole App, so that what is not declared here is declared nowhere:
             then it is removed. (What was put at run time only is never removed.)
-        missing_only: add those that the server does not have, in this queue or another, and change nothing
-            else: for a worker that has been here for a while, and may not be the newest.
+        since: of a worker that has done this before, when: then only what the server has lost is put back, and
+            only where no worker with other code was started later, for that one may have removed it.
 
     Raises:
         ServerError: see `aioq.store.Store`.
@@ -56,6 +74,15 @@ async def declare(
     agenda = await timetable.read(queue)
     for note in kept(agenda, [each for each in declared if each.queue == queue]):
         log.info("%s", note)
+    code = fingerprint(declared)
+    standing = Standing(since or OLDEST, code, code)
+    if declared or agenda.entries:  # who has no schedules leaves nothing behind for them
+        standing = await timetable.stand(queue, since, code)
+    if standing.code != code:
+        return Stored(agenda, since)
+    # Of this code, but what is there may be older: the server is back at an earlier state, or a worker with older
+    # code was quicker to put its own back. Then there is more to put right.
+    missing_only = since > 0 and standing.before in {"", code}
     for _ in range(TRIES):
         places = await _places(timetable, queue, _news(agenda, queue, declared))
         if not missing_only and not await _leave(timetable, queue, declared, places):
@@ -63,14 +90,26 @@ async def declare(
         changes = reconcile(agenda, queue, declared, whole=whole, missing_only=missing_only, places=places)
         if not changes:
             break
-        accepted = await timetable.write(queue, [change.entry for change in changes])
-        for change, done in zip(changes, accepted, strict=True):
-            if done:
-                log.log(change.level, "%s", change.words)
+        accepted = await _write(timetable, queue, changes)
         before, agenda = agenda, await timetable.read(queue)
-        if not any(accepted) and agenda.entries == before.entries:
+        if not accepted and agenda.entries == before.entries:
             break  # nobody was quicker: what cannot be stored has been told where that was found
-    return agenda
+    return Stored(agenda, since or standing.since)
+
+
+async def _write(timetable: Timetable, queue: str, changes: Sequence[Change]) -> bool:
+    """Write changes and tell of those that were made; whether one was."""
+    accepted = await timetable.write(queue, [change.entry for change in changes])
+    for change, done in zip(changes, accepted, strict=True):
+        if done:
+            log.log(change.level, "%s", change.words)
+    return any(accepted)
+
+
+def fingerprint(declared: Sequence[Declared]) -> str:
+    """The hash of all that an App declares."""
+    parts = sorted(msgspec.msgpack.encode((each.id, each.code)) for each in declared)
+    return hashlib.blake2b(msgspec.msgpack.encode(parts), digest_size=16).hexdigest()
 
 
 def _news(agenda: Agenda, queue: str, declared: Sequence[Declared]) -> list[Declared]:
@@ -146,7 +185,7 @@ def reconcile(
         queue: the queue.
         declared: all schedules of the App.
         whole: see `declare`.
-        missing_only: see `declare`.
+        missing_only: add those that the server does not have, in this queue or another, and change nothing else.
         places: where else those are that this queue does not have.
     """
     places = places or {}

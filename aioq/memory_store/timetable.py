@@ -13,7 +13,7 @@ from aioq.job import JobState
 from aioq.memory_store.mail import Mail
 from aioq.memory_store.records import Record
 from aioq.store import WorkerLease
-from aioq.timetable import Agenda, Entry, Tick, Ticked
+from aioq.timetable import Agenda, Entry, Standing, Tick, Ticked
 from aioq.timing import Overlap
 
 
@@ -53,6 +53,7 @@ class MemoryQueueTimetable:
         self._wake = wake
         self._kept: dict[str, _Kept] = {}
         self._last_rev = 0
+        self._standing = Standing(0, "", "")
 
     @property
     def empty(self) -> bool:
@@ -94,6 +95,15 @@ class MemoryQueueTimetable:
         if entry.next_ms is not None and (first is None or entry.next_ms - self._clock.now_ms() < first):
             self._wake()
         return True
+
+    def stand(self, since: int, code: str) -> Standing:
+        """See `aioq.timetable.Timetable.stand`."""
+        stood = self._standing
+        since = since or max(self._clock.now_ms() * 1000, stood.since + 1)
+        if since <= stood.since:
+            return msgspec.structs.replace(stood, before=stood.code)
+        self._standing = Standing(since, code, stood.code)
+        return self._standing
 
     def tick(self, ticks: Sequence[Tick]) -> Ticked:
         """See `aioq.timetable.Timetable.tick`."""
@@ -237,6 +247,11 @@ class MemoryTimetable:
         """Store or delete schedules; False for each whose revision is not the entry's any more."""
         with self._at(queue) as at:
             return [at.timetable.write(entry) for entry in entries]
+
+    async def stand(self, queue: str, since: int, code: str) -> Standing:
+        """Note whose declarations stand in a queue, unless later ones do."""
+        with self._at(queue) as at:
+            return at.timetable.stand(since, code)
 
     async def tick(self, queue: str, ticks: Sequence[Tick]) -> Ticked:
         """Make jobs and move schedules on, each in one step, and only where the revision is still the same."""

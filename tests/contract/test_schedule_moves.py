@@ -16,7 +16,7 @@ from aioq.store import NewJob, Store
 from aioq.task import Call
 from aioq.timetable import Entry
 from aioq.timing import Definition, encode
-from tests.contract.kit import CALL
+from tests.contract.kit import CALL, Backend
 
 pytestmark = pytest.mark.anyio
 
@@ -56,11 +56,9 @@ class Shop:
     async def store(self) -> Store:
         return self._store
 
-    async def start(
-        self, serving: str, *declared: Declared, whole: bool = False, missing_only: bool = False
-    ) -> None:
-        """A worker of one queue starts."""
-        await declare(self.timetable, serving, declared, whole=whole, missing_only=missing_only)
+    async def start(self, serving: str, *declared: Declared, whole: bool = False, since: int = 0) -> int:
+        """A worker of one queue starts, or comes again."""
+        return (await declare(self.timetable, serving, declared, whole=whole, since=since)).since
 
     async def put(self, queue: str, every: float = 7200) -> None:
         self.into = queue
@@ -139,11 +137,11 @@ async def test_a_pause_moves_along(shop: Shop):
 
 
 async def test_a_worker_with_the_old_code_that_goes_on_does_not_bring_it_back(shop: Shop):
-    await shop.start(OLD, one(OLD))
+    since = await shop.start(OLD, one(OLD))
     await shop.start(NEW, one(NEW))
-    await shop.start(OLD, one(OLD), missing_only=True)
+    await shop.start(OLD, one(OLD), since=since)
     assert await shop.ticking() == {NEW: HOUR}
-    await shop.start(NEW, one(OLD), missing_only=True)
+    await shop.start(NEW, one(OLD), since=since)
     assert await shop.ticking() == {NEW: HOUR}, "and takes nothing away"
 
 
@@ -151,6 +149,24 @@ async def test_what_was_put_at_run_time_in_another_queue_is_replaced_once_code_d
     await shop.put(NEW)
     await shop.start(OLD, one(OLD))
     assert await shop.ticking() == {OLD: HOUR}
+
+
+async def test_what_newer_code_has_removed_stays_removed_and_what_the_server_has_lost_is_put_back(
+    shop: Shop, backend: Backend
+):
+    """Also of the state that a server comes back with."""
+    older = await shop.start(OLD, one(OLD), one(OLD, "gone"), whole=True)
+    newer = await shop.start(OLD, one(OLD), whole=True)
+    await shop.start(OLD, one(OLD), one(OLD, "gone"), whole=True, since=older)
+    assert (await shop.ticking(), await shop.entry(OLD, "gone")) == ({OLD: HOUR}, None)
+
+    if backend.database is not None:
+        with backend.database.client() as client:
+            client.flushdb()
+        await shop.start(OLD, one(OLD), whole=True, since=newer)
+        assert await shop.ticking() == {OLD: HOUR}
+        await shop.start(OLD, one(OLD), one(OLD, "gone"), whole=True, since=older)
+        assert await shop.entry(OLD, "gone") is None
 
 
 # -- at run time ------------------------------------------------------------------------------------------------
@@ -161,8 +177,8 @@ async def test_one_that_code_declares_is_moved_and_stays_there_until_its_declara
     await shop.put(NEW)
     for serving in (OLD, NEW, OLD):
         assert await shop.ticking() == {NEW: 2 * HOUR}
-        await shop.start(serving, one(OLD))
-        await shop.start(serving, one(OLD), missing_only=True)
+        since = await shop.start(serving, one(OLD))
+        await shop.start(serving, one(OLD), since=since)
     schedule = await shop.schedules.get("s")
     assert (schedule.queue, schedule.in_code, schedule.changed) == (NEW, True, True)
     assert len(await shop.schedules.list()) == 1

@@ -71,6 +71,7 @@ class Ticker:
         self._looking = False
         self._more = False
         self._missing = False
+        self._since = 0
         self._stopping = False
         self._ended = asyncio.Event()
         self._failures = 0
@@ -118,7 +119,7 @@ class Ticker:
     async def run(self) -> None:
         """Tick until `stop`, or until cancelled. Cancellation: a tick under way may have been made."""
         try:
-            await self._declare(missing_only=False)
+            await self._declare()
             backoff = Backoff()
             while await self._wait():
                 self._tick_at = math.inf
@@ -149,7 +150,7 @@ class Ticker:
     async def _step(self) -> None:
         if self._missing:
             self._missing = False
-            await self._declare(missing_only=True)
+            await self._declare()
             if self._more:
                 self._look()
             return
@@ -174,18 +175,19 @@ class Ticker:
         if step.more:
             self._look()
 
-    async def _declare(self, *, missing_only: bool) -> None:
+    async def _declare(self) -> None:
         backoff = Backoff()
         while not self._stopping:
             try:
-                agenda = await declare(
-                    self._timetable, self._queue, self._declared, whole=self._whole, missing_only=missing_only
+                stored = await declare(
+                    self._timetable, self._queue, self._declared, whole=self._whole, since=self._since
                 )
             except ServerError as error:
                 self._failed("store", error)
                 await asyncio.sleep(backoff.next())
                 continue
             self._healed()
+            self._since, agenda = stored.since, stored.agenda
             due = any(entry.next_ms is not None and entry.next_ms <= agenda.now_ms for entry in agenda.entries)
             self.expect(0 if due else agenda.next_tick_ms)
             return
