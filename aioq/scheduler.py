@@ -6,7 +6,7 @@ was decided on. Workers that do the same at once do no harm: one of them is acce
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -95,6 +95,24 @@ async def declare(
         if not accepted and agenda.entries == before.entries:
             break  # nobody was quicker: what cannot be stored has been told where that was found
     return Stored(agenda, since or standing.since)
+
+
+async def sweep(timetable: Timetable, served: Collection[str], declared: Sequence[Declared]) -> None:
+    """Remove what has come from code, and is not declared any more, in queues that the App does not know any more.
+
+    For a worker that serves the whole App: no other one looks there.
+
+    Args:
+        timetable: where.
+        served: the queues that this worker serves, which are seen to by `declare`.
+        declared: all schedules of the App.
+
+    Raises:
+        ServerError: see `aioq.store.Store`.
+    """
+    for queue in await timetable.queues():
+        if queue not in served and _departures(await timetable.read(queue), queue, declared, whole=True):
+            await declare(timetable, queue, declared, whole=True)
 
 
 async def _write(timetable: Timetable, queue: str, changes: Sequence[Change]) -> bool:

@@ -16,6 +16,7 @@ from aioq.store import NewJob, Store
 from aioq.task import Call
 from aioq.timetable import Entry
 from aioq.timing import Definition, encode
+from aioq.worker.services.ticker import Ticker
 from tests.contract.kit import CALL, Backend
 
 pytestmark = pytest.mark.anyio
@@ -59,6 +60,15 @@ class Shop:
     async def start(self, serving: str, *declared: Declared, whole: bool = False, since: int = 0) -> int:
         """A worker of one queue starts, or comes again."""
         return (await declare(self.timetable, serving, declared, whole=whole, since=since)).since
+
+    async def serve_all(self, *declared: Declared) -> None:
+        """A worker with the whole App starts, which has the old and the new queue."""
+        tickers = [
+            Ticker(self.timetable, queue, declared, whole=True, renewal=2.0, served=served)
+            for queue, served in ((OLD, (OLD, NEW)), (NEW, ()))
+        ]
+        for ticker in tickers:
+            await ticker._declare()
 
     async def put(self, queue: str, every: float = 7200) -> None:
         self.into = queue
@@ -276,6 +286,29 @@ async def test_what_is_in_a_queue_that_no_app_knows_is_found(shop: Shop):
     assert await shop.timetable.queues() == []
     with pytest.raises(ScheduleNotFoundError, match="looked for in queue mail, post"):
         await shop.schedules.get("s")
+
+
+async def test_what_left_the_code_together_with_its_queue_goes_and_what_was_put_at_run_time_stays(shop: Shop):
+    older = await shop.start(THIRD, one(THIRD), one(THIRD, "paused"), one(THIRD, "moves"))
+    await shop.schedules.pause("paused")
+    mine = Entry(id="mine", definition=encode(Definition(every_ms=HOUR)), envelope=CALL, next_ms=HOUR)
+    assert await shop.timetable.write(THIRD, [mine]) == [True]
+
+    await shop.serve_all(one(OLD, "moves"))
+    entries = (await shop.timetable.read(THIRD)).entries
+    assert [entry.id for entry in entries] == ["mine"]
+    await shop.start(THIRD, one(THIRD), one(THIRD, "paused"), one(THIRD, "moves"), since=older)
+    assert (await shop.timetable.read(THIRD)).entries == entries, "nor does an older worker bring it back"
+
+
+async def test_one_that_was_put_where_no_app_looks_stays_while_it_is_declared(shop: Shop):
+    await shop.start(OLD, one(OLD))
+    await shop.put(THIRD)
+    await shop.serve_all(one(OLD))
+    assert await shop.ticking() == {THIRD: 2 * HOUR}
+    await shop.serve_all()
+    assert await shop.ticking() == {}
+    assert await shop.timetable.queues() == []
 
 
 async def test_every_one_of_an_id_is_meant(shop: Shop):

@@ -18,12 +18,12 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from aioq.backoff import Backoff
 from aioq.declaring import Declared
 from aioq.errors import ServerError, ServerUnavailableError
-from aioq.scheduler import declare
+from aioq.scheduler import declare, sweep
 from aioq.ticking import tick_due
 from aioq.timetable import Timetable
 
@@ -54,15 +54,25 @@ class Ticker:
         declared: the code's schedules, of every queue.
         whole: whether this worker has the whole App; see `aioq.scheduler.declare`.
         renewal: seconds between two renewals of the lease.
+        served: of one of the tickers of a worker that has the whole App, all of the worker's queues: then this
+            one looks at the start into the others, too; see `aioq.scheduler.sweep`.
     """
 
     def __init__(
-        self, timetable: Timetable, queue: str, declared: Sequence[Declared], *, whole: bool, renewal: float
+        self,
+        timetable: Timetable,
+        queue: str,
+        declared: Sequence[Declared],
+        *,
+        whole: bool,
+        renewal: float,
+        served: Collection[str] = (),
     ) -> None:
         self._timetable = timetable
         self._queue = queue
         self._declared = declared
         self._whole = whole
+        self._served = served
         # Drawn, so that of many who stand back one comes first.
         self._patience = min(renewal * 1.1 + random.uniform(0.0, 1.0), MOST_PATIENCE)  # noqa: S311 - spreads load
         self._longest = math.inf if renewal <= OFTEN else MOST_PATIENCE
@@ -182,6 +192,8 @@ class Ticker:
                 stored = await declare(
                     self._timetable, self._queue, self._declared, whole=self._whole, since=self._since
                 )
+                if self._served and not self._since:
+                    await sweep(self._timetable, self._served, self._declared)
             except ServerError as error:
                 self._failed("store", error)
                 await asyncio.sleep(backoff.next())
