@@ -20,8 +20,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         id: the schedule's id.
-        rev: its revision when it was read; 0 for one that is not there. A new one begins with a number that no
-            earlier schedule of its id had, from the server's clock, so that nobody acts on the new one by the old.
+        rev: its revision when it was read; 0 for one that is not there. With each write it is the server's time in
+            microseconds, or the next number where that is not higher, and a tick adds 1. So no earlier schedule of
+            its id had the same, and nobody acts on the new one by the old.
         definition: the encoded definition; empty to delete the schedule.
         envelope: the encoded call that each tick sends.
         priority: the lane of its jobs.

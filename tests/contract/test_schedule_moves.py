@@ -1,5 +1,6 @@
 """A schedule is in one queue: whoever moves it, by code or at run time, and whichever workers there are."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -14,8 +15,8 @@ from aioq.scheduler import declare
 from aioq.schedules import Schedules
 from aioq.store import NewJob, Store
 from aioq.task import Call
-from aioq.timetable import Entry
-from aioq.timing import Definition, encode
+from aioq.timetable import Entry, Tick
+from aioq.timing import Definition, Overlap, encode
 from aioq.worker.services.ticker import Ticker
 from tests.contract.kit import CALL, Backend
 
@@ -237,6 +238,47 @@ async def test_it_may_be_moved_back_and_on(shop: Shop):
     for serving in (OLD, NEW, THIRD):
         await shop.start(serving, one(OLD))
         assert await shop.ticking() == {}
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_of_several_that_are_put_at_the_same_time_in_different_queues_one_is_left(
+    shop: Shop, declared: bool
+):
+    queues = [OLD, NEW, THIRD, NEW, OLD]
+    for number in range(20):
+        if declared:
+            await shop.start(OLD, one(OLD, every_ms=HOUR + number))
+        await asyncio.gather(*(shop.put(queue) for queue in queues[number % 3 :]))
+        assert len(await shop.ticking()) == 1
+        assert len(await shop.schedules.list()) == 1
+        await shop.put(queues[number % 3])
+        assert await shop.ticking() == {queues[number % 3]: 2 * HOUR}
+        if number % 2:
+            await shop.schedules.remove("s")
+            assert await shop.ticking() == {}
+
+
+async def test_who_was_put_last_stays_also_if_the_others_tick_meanwhile(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+):
+    for queue in (NEW, OLD, NEW):
+        await shop.start(OLD, one(OLD))
+        await shop.put(queue)
+    write, ticks = shop.timetable.write, 0
+
+    async def after_a_tick(queue: str, entries: Any) -> Any:
+        nonlocal ticks
+        entry = await shop.entry(NEW)
+        if queue == NEW and entry is not None and ticks < 3:
+            ticks += 1
+            tick = Tick(id="s", rev=entry.rev, jobs=[], next_ms=1, overlap=Overlap.ALLOW, max_runs=0)
+            assert (await shop.timetable.tick(NEW, [tick])).made == [0]
+        return await write(queue, entries)
+
+    monkeypatch.setattr(shop.timetable, "write", after_a_tick)
+    await shop.put(OLD)
+    assert ticks == 3
+    assert await shop.ticking() == {OLD: 2 * HOUR}
 
 
 async def test_a_paused_one_that_is_moved_stays_paused(shop: Shop):

@@ -160,7 +160,9 @@ async def test_a_worker_that_was_here_before_only_adds_what_is_missing():
     since = await shop.start(one(), one("t"))
     await shop.change(changed=True, definition=encode(Definition(every_ms=7000)))
     mine = await shop.entry()
-    assert await shop.timetable.write(QUEUE, [Entry(id="t", rev=(await shop.entry()).rev)]) == [True]
+    other = await shop.read("t")
+    assert other is not None
+    assert await shop.timetable.write(QUEUE, [Entry(id="t", rev=other.rev)]) == [True]
     assert await shop.start(one(), one("t"), since=since) == since
     assert await shop.entry() == mine
     assert await shop.read("t") is not None
