@@ -66,6 +66,15 @@ async def test_a_job_may_send_jobs_to_another_queue_and_await_them(session: Memo
     assert await within(gather(*await double.send_many([(1,), (2,)]))) == (2, 4)
 
 
+async def test_a_schedule_put_for_a_queue_that_no_task_is_declared_with_ticks(session: MemorySession):
+    await app.schedules.put("ticks", add.options(queue="slow").call(1, 2), every=60)
+    await session.advance(120)
+    schedule = await app.schedules.get("ticks")
+    assert (schedule.queue, schedule.runs) == ("slow", 2)
+    assert schedule.last_job is not None
+    assert await within(app.handle(schedule.last_job, queue="slow").result()) == 3
+
+
 async def test_a_queue_that_no_task_is_declared_with_is_served_too(session: MemorySession):
     handle = await add.options(queue="slow").send(1, 2)
     await within(session.drain())
