@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -13,9 +14,11 @@ from aioq.connect import Connector, limits_of
 from aioq.durations import Duration
 from aioq.durations import seconds as in_seconds
 from aioq.host import Host
-from aioq.memory_store import MemoryStore
-from aioq.scheduler import declare, tick_due
+from aioq.memory_store import Holder, MemoryStore, MemoryTimetable
+from aioq.scheduler import declare
 from aioq.store import Claim, Limits, NewJob, Token
+from aioq.ticking import tick_due
+from aioq.timetable import Entry
 from aioq.worker import Worker
 
 _NEVER_MS = 10**12
@@ -77,7 +80,7 @@ class MemorySession:
             await self._stack.aclose()
 
     def _serve(self, queue: str) -> None:
-        """Run the jobs of a queue; one that no task is declared with is served from its first job on."""
+        """Run the jobs of a queue; one that no task is declared with from its first job or schedule on."""
         if queue not in self._served:
             self._served.add(queue)
             worker = Worker(self._host, queues=[queue])
@@ -166,11 +169,32 @@ def _least(times: Sequence[int | None]) -> int | None:
     return min((each for each in times if each is not None), default=None)
 
 
+class _ObservedTimetable(MemoryTimetable):
+    """Schedules that say which queues they are stored in."""
+
+    def __init__(
+        self,
+        app: str,
+        at: Callable[[str], AbstractContextManager[Holder]],
+        queues: Callable[[], Sequence[str]],
+        on_queue: Callable[[str], None],
+    ) -> None:
+        super().__init__(app, at, queues)
+        self._on_queue = on_queue
+
+    async def write(self, queue: str, entries: Sequence[Entry]) -> list[bool]:
+        """See `aioq.timetable.Timetable.write`."""
+        if any(entry.definition for entry in entries):
+            self._on_queue(queue)
+        return await super().write(queue, entries)
+
+
 class _ObservedStore(MemoryStore):
-    """A memory store that says which queues are sent to, and counts what is claimed."""
+    """A memory store that says which queues are sent to or have schedules, and counts what is claimed."""
 
     def __init__(self, app: str, clock: ManualClock, limits: Limits, on_queue: Callable[[str], None]) -> None:
         super().__init__(app, clock=clock, limits=limits)
+        self._timetable = _ObservedTimetable(app, self._at, lambda: list(self._queues), on_queue)
         self._on_queue = on_queue
         self.claimed = 0
 

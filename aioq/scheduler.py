@@ -1,36 +1,28 @@
-"""What any worker does for the schedules of a queue: put those of the code into the server, and make due ticks.
+"""What any worker does for the schedules of a queue: put those of the code into the server.
 
-Each is a decision over what was read (`reconcile`, `aioq.timing.plan`), and a write that goes by the revision it
+It is a decision over what was read (`reconcile`), and a write that goes by the revision it
 was decided on. Workers that do the same at once do no harm: one of them is accepted, the others read again.
 """
 
+import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
 from aioq.declaring import Declared
-from aioq.errors import WireError
-from aioq.timetable import Agenda, Entry, Tick, Ticked, Timetable
-from aioq.timing import Definition, Plan, decode, encode, job_of, plan, stamp
+from aioq.timetable import Agenda, Entry, Standing, Timetable
+from aioq.timing import Definition, encode, stamp
 
 log = logging.getLogger("aioq.schedules")
-
-LIMIT = 100
-"""The most schedules of one step, so that one step never holds the server up."""
-
-JOBS = 1_000
-"""The most jobs of one step, likewise, however many ticks were missed: about 5 ms of a server. One schedule makes
-no more on its own (`aioq.timing.MAX_TICKS`)."""
 
 TRIES = 10
 """How often a write that somebody else was quicker with is decided anew. One fails only where another succeeds."""
 
 
-_NO_SCHEDULE = "what the server has under its key (it ends with :schedule: and this id) is none; delete that key"
-
-_IN_THE_WAY = "a key of another type is where its jobs go, one of the queue's lanes; move that key away"
+OLDEST = 1
+"""Since when those stand who have noted nothing: before all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,35 +34,27 @@ class Change:
     level: int = logging.INFO
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What came of looking for due ticks.
-
-    Attributes:
-        next_tick_ms: how long until the next tick that this process can make, in ms; None for none.
-        due: whether there were any.
-        won: whether this process was the one to make one.
-        made: jobs made.
-        more: whether there may be further ones that are due, for the next step.
-        stuck: what is wrong with those whose ticks this process cannot make, by schedule.
-    """
-
-    next_tick_ms: int | None
-    due: bool = False
-    won: bool = False
-    made: int = 0
-    more: bool = False
-    stuck: Mapping[str, str] = field(default_factory=dict[str, str])
-
-
 Places = Mapping[str, Sequence[tuple[str, Entry]]]
 """For a schedule's id where else it is: the queue, and what is there."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What came of declaring.
+
+    Attributes:
+        agenda: what is there then.
+        since: when this process has declared, by the server's time in microseconds; to be given the next time.
+    """
+
+    agenda: Agenda
+    since: int
+
+
 async def declare(
-    timetable: Timetable, queue: str, declared: Sequence[Declared], *, whole: bool, missing_only: bool = False
-) -> Agenda:
-    """Put the code's schedules of a queue into the server, and return what is there then.
+    timetable: Timetable, queue: str, declared: Sequence[Declared], *, whole: bool, since: int = 0
+) -> Stored:
+    """Put the code's schedules of a queue into the server.
 
     A schedule that was changed at run time keeps the change until its declaration changes. One that has come from
     another queue is deleted there before it is stored here: a schedule is in one queue, and ticks once.
@@ -81,8 +65,8 @@ async def declare(
         declared: all schedules of the App, for those of other queues are not to be in this one.
         whole: whether this process serves the whole App, so that what is not declared here is declared nowhere:
             then it is removed. (What was put at run time only is never removed.)
-        missing_only: add those that the server does not have, in this queue or another, and change nothing
-            else: for a worker that has been here for a while, and may not be the newest.
+        since: of a worker that has done this before, when: then only what the server has lost is put back, and
+            only where no worker with other code was started later, for that one may have removed it.
 
     Raises:
         ServerError: see `aioq.store.Store`.
@@ -90,6 +74,15 @@ async def declare(
     agenda = await timetable.read(queue)
     for note in kept(agenda, [each for each in declared if each.queue == queue]):
         log.info("%s", note)
+    code = fingerprint(declared)
+    standing = Standing(since or OLDEST, code, code)
+    if declared or agenda.entries:  # who has no schedules leaves nothing behind for them
+        standing = await timetable.stand(queue, since, code)
+    if standing.code != code:
+        return Stored(agenda, since)
+    # Of this code, but what is there may be older: the server is back at an earlier state, or a worker with older
+    # code was quicker to put its own back. Then there is more to put right.
+    missing_only = since > 0 and standing.before in {"", code}
     for _ in range(TRIES):
         places = await _places(timetable, queue, _news(agenda, queue, declared))
         if not missing_only and not await _leave(timetable, queue, declared, places):
@@ -97,14 +90,44 @@ async def declare(
         changes = reconcile(agenda, queue, declared, whole=whole, missing_only=missing_only, places=places)
         if not changes:
             break
-        accepted = await timetable.write(queue, [change.entry for change in changes])
-        for change, done in zip(changes, accepted, strict=True):
-            if done:
-                log.log(change.level, "%s", change.words)
+        accepted = await _write(timetable, queue, changes)
         before, agenda = agenda, await timetable.read(queue)
-        if not any(accepted) and agenda.entries == before.entries:
+        if not accepted and agenda.entries == before.entries:
             break  # nobody was quicker: what cannot be stored has been told where that was found
-    return agenda
+    return Stored(agenda, since or standing.since)
+
+
+async def sweep(timetable: Timetable, served: Collection[str], declared: Sequence[Declared]) -> None:
+    """Remove what has come from code, and is not declared any more, in queues that the App does not know any more.
+
+    For a worker that serves the whole App: no other one looks there.
+
+    Args:
+        timetable: where.
+        served: the queues that this worker serves, which are seen to by `declare`.
+        declared: all schedules of the App.
+
+    Raises:
+        ServerError: see `aioq.store.Store`.
+    """
+    for queue in await timetable.queues():
+        if queue not in served and _departures(await timetable.read(queue), queue, declared, whole=True):
+            await declare(timetable, queue, declared, whole=True)
+
+
+async def _write(timetable: Timetable, queue: str, changes: Sequence[Change]) -> bool:
+    """Write changes and tell of those that were made; whether one was."""
+    accepted = await timetable.write(queue, [change.entry for change in changes])
+    for change, done in zip(changes, accepted, strict=True):
+        if done:
+            log.log(change.level, "%s", change.words)
+    return any(accepted)
+
+
+def fingerprint(declared: Sequence[Declared]) -> str:
+    """The hash of all that an App declares."""
+    parts = sorted(msgspec.msgpack.encode((each.id, each.code)) for each in declared)
+    return hashlib.blake2b(msgspec.msgpack.encode(parts), digest_size=16).hexdigest()
 
 
 def _news(agenda: Agenda, queue: str, declared: Sequence[Declared]) -> list[Declared]:
@@ -180,7 +203,7 @@ def reconcile(
         queue: the queue.
         declared: all schedules of the App.
         whole: see `declare`.
-        missing_only: see `declare`.
+        missing_only: add those that the server does not have, in this queue or another, and change nothing else.
         places: where else those are that this queue does not have.
     """
     places = places or {}
@@ -263,103 +286,6 @@ def written(now_ms: int, entry: Entry, definition: Definition, envelope: bytes, 
     )
 
 
-async def tick_due(timetable: Timetable, queue: str) -> Step:
-    """Make the ticks of a queue that are due: of up to `LIMIT` schedules, and up to `JOBS` jobs.
-
-    Those that this process cannot tick do not keep it from the ones behind them.
-
-    Raises:
-        ServerError: see `aioq.store.Store`.
-    """
-    stuck: dict[str, str] = {}
-    skip = 0
-    while True:
-        agenda = await timetable.due(queue, LIMIT, skip)
-        due = _due(agenda)
-        ticked = await timetable.tick(queue, due.ticks) if due.ticks else Ticked(None, ())
-        due.stuck.update(dict.fromkeys(ticked.blocked, _IN_THE_WAY))
-        stuck.update(due.stuck)
-        further = due.left or len(agenda.entries) + len(agenda.unreadable) == LIMIT
-        if len(ticked.blocked) < len(due.ticks) or not further:
-            break
-        skip += len(due.stuck)
-    won = any(number is not None for number in ticked.made)
-    return Step(
-        0 if due.left else _following(agenda, due.ticks, ticked, stuck),
-        due=bool(due.ticks or stuck),
-        won=won,
-        made=sum(number or 0 for number in ticked.made),
-        more=won and further,
-        stuck=stuck,
-    )
-
-
-@dataclass(slots=True)
-class _Due:
-    """What one look at the due schedules makes of them.
-
-    Attributes:
-        ticks: what is to be ticked now.
-        stuck: what cannot be, and why.
-        left: whether some are left for the next step.
-    """
-
-    ticks: list[Tick] = field(default_factory=list[Tick])
-    stuck: dict[str, str] = field(default_factory=dict[str, str])
-    left: bool = False
-
-
-def _due(agenda: Agenda) -> _Due:
-    """Decide what is to be ticked in one step."""
-    due = _Due(stuck=dict.fromkeys(agenda.unreadable, _NO_SCHEDULE))
-    jobs = 0
-    for entry in agenda.entries:
-        try:
-            definition = decode(entry.definition)
-        except WireError as error:
-            due.stuck[entry.id] = str(error)
-            continue
-        planned = _planned(entry, definition, agenda.now_ms)
-        jobs += len(planned.ticks)
-        if due.ticks and jobs > JOBS:
-            due.left = True
-            break
-        if planned.missed:
-            log.warning("schedule %s: %s", entry.id, _missed(definition, entry.next_ms or 0, planned))
-        due.ticks.append(_tick(entry, definition, planned))
-    return due
-
-
-def _following(agenda: Agenda, ticks: Sequence[Tick], ticked: Ticked, stuck: Mapping[str, str]) -> int | None:
-    """How long until the next tick that this process can make, in ms."""
-    if ticks and not stuck:
-        return ticked.next_tick_ms
-    # The first tick may be one of those that are stuck, and long due: it must not keep this process awake.
-    ahead = [max(0, tick.next_ms - agenda.now_ms) for tick in ticks if tick.next_ms is not None]
-    ahead += [] if agenda.next_tick_ms is None else [agenda.next_tick_ms]
-    return min(ahead, default=None)
-
-
-def _planned(entry: Entry, definition: Definition, now_ms: int) -> Plan:
-    if entry.next_ms is None or entry.next_ms > now_ms:
-        # The index has it as due and it says otherwise: by hand, or a script that was stopped half-way. The tick
-        # that it goes on to puts that right.
-        rests = entry.paused or entry.removed
-        return Plan((), entry.next_ms or (None if rests else definition.next_after(now_ms)))
-    return plan(definition, entry.next_ms, now_ms)
-
-
-def _tick(entry: Entry, definition: Definition, planned: Plan) -> Tick:
-    return Tick(
-        id=entry.id,
-        rev=entry.rev,
-        jobs=[job_of(entry.id, definition, tick) for tick in planned.ticks],
-        next_ms=planned.next_ms,
-        overlap=definition.overlap,
-        max_runs=definition.max_runs,
-    )
-
-
 def _replacement(now_ms: int, entry: Entry, declared: Declared) -> Change:
     new = written(now_ms, entry, declared.definition, declared.envelope)
     new = msgspec.structs.replace(new, code=declared.code, priority=declared.priority, changed=False)
@@ -373,8 +299,3 @@ def _next(entry: Entry) -> str:
     if entry.paused:
         return "it stays paused"
     return "it is over" if entry.next_ms is None else f"next tick {stamp(entry.next_ms)}"
-
-
-def _missed(definition: Definition, due_ms: int, planned: Plan) -> str:
-    made = f"{len(planned.ticks)} made now" if planned.ticks else "none made"
-    return f"no worker was there for its ticks since {stamp(due_ms)}; misfire={definition.misfire.value}: {made}"

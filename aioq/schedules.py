@@ -1,6 +1,6 @@
 """Schedules at run time: what `app.schedules` does, and what it shows."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Unpack
 
@@ -180,11 +180,9 @@ class Schedules:
                 after, priority=job.priority, code=codes[0] if codes else "", changed=bool(codes)
             )
 
-        stored = await self._change(queue, schedule_id, change)
+        stored = await self._change(queue, schedule_id, change, always=True)
         # Afterwards: what fails in between leaves one too many, which the same call puts right, and not none.
-        for found_in, entry in others:
-            if not entry.removed:
-                await self._change(found_in, schedule_id, _removal)
+        await self._leave_one(schedule_id, {found_in: entry.rev for found_in, entry in others})
         return shown(queue, stored)
 
     async def list(self) -> "list[Schedule]":
@@ -295,8 +293,35 @@ class Schedules:
             raise ScheduleNotFoundError(f"schedule {schedule_id!r} is gone", schedule_id)
         return left[0]
 
-    async def _change(self, queue: str, schedule_id: str, change: "Change") -> Entry:
-        """Read, decide, write; again where somebody was quicker. What stands then is returned, or an empty one."""
+    async def _leave_one(self, schedule_id: str, before: "Mapping[str, int]") -> None:
+        """Delete all but the one that was written last, of a schedule that has just been stored in one queue.
+
+        Others may put it in further queues meanwhile. Whoever writes looks afterwards, so the last one sees all of
+        them; and each deletes only what is older than another, so one is left.
+
+        Args:
+            schedule_id: the schedule.
+            before: its revision where it was before: older, whatever the clocks of a cluster's servers say.
+        """
+        timetable = (await self._source.store()).timetable
+
+        def age(found: "tuple[str, Entry]") -> "tuple[bool, int, str]":
+            return before.get(found[0]) != found[1].rev, found[1].rev, found[0]
+
+        for _ in range(TRIES):
+            found = [each for each in await self._look(schedule_id) if not each[1].removed]
+            if len(found) <= 1:
+                return
+            for queue, entry in sorted(found, key=age)[:-1]:
+                # Where it is refused, somebody has written there since: the next look decides.
+                await timetable.write(queue, [_removed(entry)])
+        raise ConfigError(f"schedule {schedule_id!r} is in several queues, changed by too many others; try again")
+
+    async def _change(self, queue: str, schedule_id: str, change: "Change", *, always: bool = False) -> Entry:
+        """Read, decide, write; again where somebody was quicker. What stands then is returned, or an empty one.
+
+        With `always` also what is there already is written, to be what was written last.
+        """
         timetable = (await self._source.store()).timetable
         for _ in range(TRIES):
             agenda = await timetable.read(queue, [schedule_id])
@@ -304,7 +329,7 @@ class Schedules:
             after = change(agenda.now_ms, before)
             if after is None:
                 return Entry(id=schedule_id)
-            if after == before or (await timetable.write(queue, [after]))[0]:
+            if (after == before and not always) or (await timetable.write(queue, [after]))[0]:
                 return after
         raise ConfigError(
             f"schedule {schedule_id!r} in queue {queue!r} could not be written: it is being changed by too many "
@@ -318,8 +343,10 @@ Change = Callable[[int, Entry | None], Entry | None]
 
 def _removal(now_ms: int, entry: Entry | None) -> Entry | None:
     del now_ms
-    if entry is None or entry.removed:
-        return entry
+    return entry if entry is None or entry.removed else _removed(entry)
+
+
+def _removed(entry: Entry) -> Entry:
     if not entry.code:
         return Entry(id=entry.id, rev=entry.rev)
     return msgspec.structs.replace(entry, removed=True, next_ms=None)

@@ -20,8 +20,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         id: the schedule's id.
-        rev: its revision when it was read; 0 for one that is not there. A new one begins with a number that no
-            earlier schedule of its id had, from the server's clock, so that nobody acts on the new one by the old.
+        rev: its revision when it was read; 0 for one that is not there. With each write it is the server's time in
+            microseconds, or the next number where that is not higher, and a tick adds 1. So no earlier schedule of
+            its id had the same, and nobody acts on the new one by the old.
         definition: the encoded definition; empty to delete the schedule.
         envelope: the encoded call that each tick sends.
         priority: the lane of its jobs.
@@ -103,6 +104,20 @@ class Ticked(msgspec.Struct, frozen=True, gc=False):
     blocked: Sequence[str] = ()
 
 
+class Standing(msgspec.Struct, frozen=True, gc=False):
+    """Whose declarations of schedules stand in a queue: those of the worker that was started last.
+
+    Attributes:
+        since: when that one has declared them, by the server's time in microseconds.
+        code: the hash of what its code declares.
+        before: the hash of those that stood before; empty where there was no note of any.
+    """
+
+    since: int
+    code: str
+    before: str
+
+
 class Timetable(Protocol):
     """The schedules of each queue. Errors and cancellation are as in `aioq.store.Store`."""
 
@@ -120,6 +135,16 @@ class Timetable(Protocol):
         To delete one that is gone is done already. One whose key in the server holds something else is refused.
         `last_ms` and `last_job` are not written: they are the ticks' own. One that is stored with a next tick
         before all others wakes a worker. A job that is held back is let go when its schedule is deleted.
+        """
+        ...
+
+    async def stand(self, queue: str, since: int, code: str) -> Standing:
+        """Note whose declarations stand in a queue, unless later ones do; the note is lost with the server's data.
+
+        Args:
+            queue: the queue.
+            since: when they were declared, as this has said then; 0 for now.
+            code: the hash of what the caller's code declares, in hexadecimal digits.
         """
         ...
 

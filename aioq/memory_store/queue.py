@@ -13,7 +13,7 @@ from aioq.memory_store.lanes import LANES, WAKE_UP, Lanes
 from aioq.memory_store.leases import Leases
 from aioq.memory_store.mail import Mail
 from aioq.memory_store.records import Record
-from aioq.memory_store.timetable import MemoryQueueTimetable
+from aioq.memory_store.timetable import MemoryQueueTimetable, Revisions
 from aioq.memory_store.tombstones import Tombstones
 from aioq.store import (
     LATER,
@@ -45,6 +45,7 @@ class MemoryQueue:
         name: the queue's name.
         clock: for delays and the expiry of records.
         limits: the App's limits.
+        revisions: of the store's schedules.
 
     Attributes:
         lanes: the jobs that wait to be run.
@@ -52,7 +53,7 @@ class MemoryQueue:
         timetable: the schedules.
     """
 
-    def __init__(self, app: str, name: str, clock: Clock, limits: Limits) -> None:
+    def __init__(self, app: str, name: str, clock: Clock, limits: Limits, revisions: Revisions) -> None:
         self.lanes = Lanes()
         self.mail = Mail()
         self._app = app
@@ -61,8 +62,8 @@ class MemoryQueue:
         self._limits = limits
         self._records: dict[str, Record] = {}
         self.timetable = MemoryQueueTimetable(
-            clock,
             self._records,
+            revisions,
             queue=self._queue,
             schedule=self._schedule,
             wake=lambda: self.lanes.push(Priority.NORMAL, WAKE_UP),

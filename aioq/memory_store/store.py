@@ -11,7 +11,7 @@ from aioq.memory_store.lanes import Reader
 from aioq.memory_store.leases import MemoryLeaseKeeper
 from aioq.memory_store.mail import MemoryInbox
 from aioq.memory_store.queue import MemoryQueue
-from aioq.memory_store.timetable import MemoryTimetable
+from aioq.memory_store.timetable import MemoryTimetable, Revisions
 from aioq.store import (
     Claim,
     Limits,
@@ -43,6 +43,7 @@ class MemoryStore:
         self._app = app
         self._clock = clock
         self._limits = limits
+        self._revisions = Revisions(clock)
         self._queues: dict[str, MemoryQueue] = {}
         self._inbox = MemoryInbox()
         self._timetable = MemoryTimetable(app, self._at, lambda: list(self._queues))
@@ -181,7 +182,8 @@ class MemoryStore:
         with self._lock:
             queue = self._queues.get(name)
             if queue is None:
-                queue = self._queues[name] = MemoryQueue(self._app, name, self._clock, self._limits)
+                queue = MemoryQueue(self._app, name, self._clock, self._limits, self._revisions)
+                self._queues[name] = queue
             queue.expire()
             yield queue
             queue.lanes.serve()

@@ -13,7 +13,7 @@ from aioq.job import JobState
 from aioq.memory_store.mail import Mail
 from aioq.memory_store.records import Record
 from aioq.store import WorkerLease
-from aioq.timetable import Agenda, Entry, Tick, Ticked
+from aioq.timetable import Agenda, Entry, Standing, Tick, Ticked
 from aioq.timing import Overlap
 
 
@@ -26,12 +26,41 @@ class _Kept:
     held: str = ""
 
 
+ROOM = 1000
+"""How many ticks may lie between two writes at the same time and not reach the later one's revision."""
+
+
+class Revisions:
+    """The revisions of a store's schedules: the time, as on a server.
+
+    A clock that is moved by hand may stand still between two writes; yet the later one has the higher revision, in
+    whichever queue.
+
+    Args:
+        clock: the store's.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self._last = 0
+
+    def written(self) -> int:
+        """The revision of what is written now."""
+        self._last = max(self.clock.now_ms() * 1000, self._last + ROOM)
+        return self._last
+
+    def ticked(self, rev: int) -> int:
+        """The revision after a tick."""
+        self._last = max(self._last, rev + 1)
+        return rev + 1
+
+
 class MemoryQueueTimetable:
     """One queue's schedules; called under the store's lock.
 
     Args:
-        clock: the store's.
         records: the queue's jobs.
+        revisions: the store's, and its clock.
         queue: queues a job.
         schedule: lets a job wait until a time in ms.
         wake: wakes a worker, to learn of an earlier tick.
@@ -39,20 +68,21 @@ class MemoryQueueTimetable:
 
     def __init__(
         self,
-        clock: Clock,
         records: dict[str, Record],
+        revisions: Revisions,
         *,
         queue: Callable[[Record], None],
         schedule: Callable[[Record, int], None],
         wake: Callable[[], None],
     ) -> None:
-        self._clock = clock
+        self._clock = revisions.clock
         self._records = records
+        self._revisions = revisions
         self._queue = queue
         self._schedule = schedule
         self._wake = wake
         self._kept: dict[str, _Kept] = {}
-        self._last_rev = 0
+        self._standing = Standing(0, "", "")
 
     @property
     def empty(self) -> bool:
@@ -90,10 +120,19 @@ class MemoryQueueTimetable:
         if kept is None:
             kept = self._kept[entry.id] = _Kept(entry)
         last = {"last_ms": kept.entry.last_ms, "last_job": kept.entry.last_job} if entry.rev else {}
-        kept.entry = msgspec.structs.replace(entry, rev=self._rev_after(entry.rev), **last)
+        kept.entry = msgspec.structs.replace(entry, rev=self._revisions.written(), **last)
         if entry.next_ms is not None and (first is None or entry.next_ms - self._clock.now_ms() < first):
             self._wake()
         return True
+
+    def stand(self, since: int, code: str) -> Standing:
+        """See `aioq.timetable.Timetable.stand`."""
+        stood = self._standing
+        since = since or max(self._clock.now_ms() * 1000, stood.since + 1)
+        if since <= stood.since:
+            return msgspec.structs.replace(stood, before=stood.code)
+        self._standing = Standing(since, code, stood.code)
+        return self._standing
 
     def tick(self, ticks: Sequence[Tick]) -> Ticked:
         """See `aioq.timetable.Timetable.tick`."""
@@ -109,15 +148,6 @@ class MemoryQueueTimetable:
             kept.held = ""
         elif kept.current == job_id:
             self._let_next(kept)
-
-    def _rev_after(self, rev: int) -> int:
-        """The revision after this one. A new schedule's is the time, as on a server, and none there was before.
-
-        A clock that is moved by hand may stand still between two schedules.
-        """
-        after = rev + 1 if rev else max(self._clock.now_ms() * 1000, self._last_rev + 1)
-        self._last_rev = max(self._last_rev, after)
-        return after
 
     def _delete(self, schedule_id: str) -> None:
         self._let_next(self._kept[schedule_id])
@@ -146,7 +176,7 @@ class MemoryQueueTimetable:
                 kept.entry = msgspec.structs.replace(kept.entry, last_ms=tick_ms, last_job=job_id)
         over = tick.max_runs and kept.entry.runs >= tick.max_runs
         kept.entry = msgspec.structs.replace(
-            kept.entry, rev=self._rev_after(kept.entry.rev), next_ms=None if over else tick.next_ms
+            kept.entry, rev=self._revisions.ticked(kept.entry.rev), next_ms=None if over else tick.next_ms
         )
         return made
 
@@ -237,6 +267,11 @@ class MemoryTimetable:
         """Store or delete schedules; False for each whose revision is not the entry's any more."""
         with self._at(queue) as at:
             return [at.timetable.write(entry) for entry in entries]
+
+    async def stand(self, queue: str, since: int, code: str) -> Standing:
+        """Note whose declarations stand in a queue, unless later ones do."""
+        with self._at(queue) as at:
+            return at.timetable.stand(since, code)
 
     async def tick(self, queue: str, ticks: Sequence[Tick]) -> Ticked:
         """Make jobs and move schedules on, each in one step, and only where the revision is still the same."""

@@ -10,7 +10,7 @@ from aioq.inbox import worker_channel
 from aioq.job import Priority
 from aioq.redis_store.link import Arg
 from aioq.redis_store.register import Register
-from aioq.timetable import Agenda, Entry, Tick, Ticked
+from aioq.timetable import Agenda, Entry, Standing, Tick, Ticked
 
 log = logging.getLogger("aioq.redis")
 
@@ -77,6 +77,11 @@ class RedisTimetable:
             await self._register.remove(queue)
             if (await self.read(queue)).entries:
                 await self._register.add(queue)
+
+    async def stand(self, queue: str, since: int, code: str) -> Standing:
+        """Note whose declarations stand in a queue, unless later ones do."""
+        stands, its_code, before = await self._ask("schedule_stand", queue, [since, code])
+        return Standing(stands, its_code.decode(), before.decode())
 
     async def tick(self, queue: str, ticks: Sequence[Tick]) -> Ticked:
         """Make jobs and move schedules on, each in one step, and only where the revision is still the same."""

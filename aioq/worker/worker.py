@@ -242,7 +242,14 @@ class Worker:
         holdings = Holdings()
         promoter = Promoter(store, queue)
         renewal = settings.lease / RENEWALS
-        ticker = Ticker(store.timetable, queue, self._declared, whole=self._whole, renewal=renewal)
+        ticker = Ticker(
+            store.timetable,
+            queue,
+            self._declared,
+            whole=self._whole,
+            renewal=renewal,
+            served=self.queues if self._whole and queue == self.queues[0] else (),
+        )
         return _QueueDuties(
             membership,
             holdings,

@@ -151,6 +151,10 @@ def schedules(look: Look, key: str) -> None:
     assert all(look.client.exists(look.base + name) for name in names)
 
 
+def declared(look: Look, key: str) -> None:
+    assert look.client.strlen(look.base + key) <= 16 + 1 + 32
+
+
 def schedule_queues(look: Look, key: str) -> None:
     """Those that have schedules; this App has one queue."""
     assert look.client.smembers(look.app_base + key) == {QUEUE}
@@ -173,6 +177,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":cancel:<worker>": ("deleted with the worker", of_a_worker),
     ":schedules": ("members", schedules),
     ":schedule:<id>": ("deleted with the schedule", schedule),
+    ":declared": ("one", declared),
     ":schedule-queues": ("members", schedule_queues),
     ":dead": ("capped", dead),
     ":receipt:<call>": ("expires", receipt),
@@ -220,6 +225,7 @@ async def use_everything(store: RedisStore) -> None:
     for number in range(6):
         await settle(store, "w1", await running(store, "w1", f"broken-{number}"), Verb.FAILED, BROKEN, ttl_ms=HOUR)
     await put(store, "ticking", "removed")
+    await store.timetable.stand(QUEUE, 0, "0" * 32)
     revs = {entry.id: entry.rev for entry in (await store.timetable.read(QUEUE)).entries}
     assert await store.timetable.write(QUEUE, [Entry(id="removed", rev=revs["removed"])]) == [True]
     await store.timetable.tick(QUEUE, [msgspec.structs.replace(TICK, rev=revs["ticking"])])
@@ -302,18 +308,19 @@ async def test_every_key_has_a_bound_that_holds(redis_store: RedisStore, look: L
         BOUNDS[pattern][1](look, key)
 
 
-async def test_when_all_is_over_only_empty_lanes_are_left(redis_store: RedisStore, look: Look) -> None:
+async def test_when_all_is_over_only_empty_lanes_and_a_note_are_left(redis_store: RedisStore, look: Look) -> None:
     inside = ServerInside(look.client, look.base)
     await use_everything(redis_store)
 
     await end_everything(redis_store, inside)
 
+    rest = {":job:<id>", ":body:<id>", ":receipt:<call>", ":done:<send>", ":dead", ":declared"}
     for key in look.names():
-        assert pattern_of(key) in {*LANES, ":job:<id>", ":body:<id>", ":receipt:<call>", ":done:<send>", ":dead"}
+        assert pattern_of(key) in {*LANES, *rest}
         BOUNDS[pattern_of(key)][1](look, key)
     inside.jump(2 * DAY)
-    assert set(look.names()) <= LANES
-    assert sum(look.client.xlen(look.base + key) for key in look.names()) <= NODES
+    assert set(look.names()) <= {*LANES, ":declared"}
+    assert sum(look.client.xlen(look.base + key) for key in look.names() if key in LANES) <= NODES
     places = inside.places()
     assert (places.waiting.total(), places.delivered, places.consumers) == (0, {}, set())
 

@@ -1,5 +1,6 @@
 """A schedule is in one queue: whoever moves it, by code or at run time, and whichever workers there are."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -13,9 +14,10 @@ from aioq.scheduler import declare
 from aioq.schedules import Schedules
 from aioq.store import NewJob, Store
 from aioq.task import Call
-from aioq.timetable import Entry
-from aioq.timing import Definition, encode
-from tests.contract.kit import CALL
+from aioq.timetable import Entry, Tick
+from aioq.timing import Definition, Overlap, encode
+from aioq.worker.services.ticker import Ticker
+from tests.contract.kit import CALL, Backend
 
 pytestmark = pytest.mark.anyio
 
@@ -55,11 +57,18 @@ class Shop:
     async def store(self) -> Store:
         return self._store
 
-    async def start(
-        self, serving: str, *declared: Declared, whole: bool = False, missing_only: bool = False
-    ) -> None:
-        """A worker of one queue starts."""
-        await declare(self.timetable, serving, declared, whole=whole, missing_only=missing_only)
+    async def start(self, serving: str, *declared: Declared, whole: bool = False, since: int = 0) -> int:
+        """A worker of one queue starts, or comes again."""
+        return (await declare(self.timetable, serving, declared, whole=whole, since=since)).since
+
+    async def serve_all(self, *declared: Declared) -> None:
+        """A worker with the whole App starts, which has the old and the new queue."""
+        tickers = [
+            Ticker(self.timetable, queue, declared, whole=True, renewal=2.0, served=served)
+            for queue, served in ((OLD, (OLD, NEW)), (NEW, ()))
+        ]
+        for ticker in tickers:
+            await ticker._declare()
 
     async def put(self, queue: str, every: float = 7200) -> None:
         self.into = queue
@@ -137,11 +146,11 @@ async def test_a_pause_moves_along(shop: Shop):
 
 
 async def test_a_worker_with_the_old_code_that_goes_on_does_not_bring_it_back(shop: Shop):
-    await shop.start(OLD, one(OLD))
+    since = await shop.start(OLD, one(OLD))
     await shop.start(NEW, one(NEW))
-    await shop.start(OLD, one(OLD), missing_only=True)
+    await shop.start(OLD, one(OLD), since=since)
     assert await shop.ticking() == {NEW: HOUR}
-    await shop.start(NEW, one(OLD), missing_only=True)
+    await shop.start(NEW, one(OLD), since=since)
     assert await shop.ticking() == {NEW: HOUR}, "and takes nothing away"
 
 
@@ -149,6 +158,24 @@ async def test_what_was_put_at_run_time_in_another_queue_is_replaced_once_code_d
     await shop.put(NEW)
     await shop.start(OLD, one(OLD))
     assert await shop.ticking() == {OLD: HOUR}
+
+
+async def test_what_newer_code_has_removed_stays_removed_and_what_the_server_has_lost_is_put_back(
+    shop: Shop, backend: Backend
+):
+    """Also of the state that a server comes back with."""
+    older = await shop.start(OLD, one(OLD), one(OLD, "gone"), whole=True)
+    newer = await shop.start(OLD, one(OLD), whole=True)
+    await shop.start(OLD, one(OLD), one(OLD, "gone"), whole=True, since=older)
+    assert (await shop.ticking(), await shop.entry(OLD, "gone")) == ({OLD: HOUR}, None)
+
+    if backend.database is not None:
+        with backend.database.client() as client:
+            client.flushdb()
+        await shop.start(OLD, one(OLD), whole=True, since=newer)
+        assert await shop.ticking() == {OLD: HOUR}
+        await shop.start(OLD, one(OLD), one(OLD, "gone"), whole=True, since=older)
+        assert await shop.entry(OLD, "gone") is None
 
 
 # -- at run time ------------------------------------------------------------------------------------------------
@@ -159,8 +186,8 @@ async def test_one_that_code_declares_is_moved_and_stays_there_until_its_declara
     await shop.put(NEW)
     for serving in (OLD, NEW, OLD):
         assert await shop.ticking() == {NEW: 2 * HOUR}
-        await shop.start(serving, one(OLD))
-        await shop.start(serving, one(OLD), missing_only=True)
+        since = await shop.start(serving, one(OLD))
+        await shop.start(serving, one(OLD), since=since)
     schedule = await shop.schedules.get("s")
     assert (schedule.queue, schedule.in_code, schedule.changed) == (NEW, True, True)
     assert len(await shop.schedules.list()) == 1
@@ -211,6 +238,47 @@ async def test_it_may_be_moved_back_and_on(shop: Shop):
         assert await shop.ticking() == {}
 
 
+@pytest.mark.parametrize("declared", [True, False])
+async def test_of_several_that_are_put_at_the_same_time_in_different_queues_one_is_left(
+    shop: Shop, declared: bool
+):
+    queues = [OLD, NEW, THIRD, NEW, OLD]
+    for number in range(20):
+        if declared:
+            await shop.start(OLD, one(OLD, every_ms=HOUR + number))
+        await asyncio.gather(*(shop.put(queue) for queue in queues[number % 3 :]))
+        assert len(await shop.ticking()) == 1
+        assert len(await shop.schedules.list()) == 1
+        await shop.put(queues[number % 3])
+        assert await shop.ticking() == {queues[number % 3]: 2 * HOUR}
+        if number % 2:
+            await shop.schedules.remove("s")
+            assert await shop.ticking() == {}
+
+
+async def test_who_was_put_last_stays_also_if_the_others_tick_meanwhile(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+):
+    for queue in (NEW, OLD, NEW):
+        await shop.start(OLD, one(OLD))
+        await shop.put(queue)
+    write, ticks = shop.timetable.write, 0
+
+    async def after_a_tick(queue: str, entries: Any) -> Any:
+        nonlocal ticks
+        entry = await shop.entry(NEW)
+        if queue == NEW and entry is not None and ticks < 3:
+            ticks += 1
+            tick = Tick(id="s", rev=entry.rev, jobs=[], next_ms=1, overlap=Overlap.ALLOW, max_runs=0)
+            assert (await shop.timetable.tick(NEW, [tick])).made == [0]
+        return await write(queue, entries)
+
+    monkeypatch.setattr(shop.timetable, "write", after_a_tick)
+    await shop.put(OLD)
+    assert ticks == 3
+    assert await shop.ticking() == {OLD: 2 * HOUR}
+
+
 async def test_a_paused_one_that_is_moved_stays_paused(shop: Shop):
     await shop.start(OLD, one(OLD))
     await shop.schedules.pause("s")
@@ -258,6 +326,29 @@ async def test_what_is_in_a_queue_that_no_app_knows_is_found(shop: Shop):
     assert await shop.timetable.queues() == []
     with pytest.raises(ScheduleNotFoundError, match="looked for in queue mail, post"):
         await shop.schedules.get("s")
+
+
+async def test_what_left_the_code_together_with_its_queue_goes_and_what_was_put_at_run_time_stays(shop: Shop):
+    older = await shop.start(THIRD, one(THIRD), one(THIRD, "paused"), one(THIRD, "moves"))
+    await shop.schedules.pause("paused")
+    mine = Entry(id="mine", definition=encode(Definition(every_ms=HOUR)), envelope=CALL, next_ms=HOUR)
+    assert await shop.timetable.write(THIRD, [mine]) == [True]
+
+    await shop.serve_all(one(OLD, "moves"))
+    entries = (await shop.timetable.read(THIRD)).entries
+    assert [entry.id for entry in entries] == ["mine"]
+    await shop.start(THIRD, one(THIRD), one(THIRD, "paused"), one(THIRD, "moves"), since=older)
+    assert (await shop.timetable.read(THIRD)).entries == entries, "nor does an older worker bring it back"
+
+
+async def test_one_that_was_put_where_no_app_looks_stays_while_it_is_declared(shop: Shop):
+    await shop.start(OLD, one(OLD))
+    await shop.put(THIRD)
+    await shop.serve_all(one(OLD))
+    assert await shop.ticking() == {THIRD: 2 * HOUR}
+    await shop.serve_all()
+    assert await shop.ticking() == {}
+    assert await shop.timetable.queues() == []
 
 
 async def test_every_one_of_an_id_is_meant(shop: Shop):

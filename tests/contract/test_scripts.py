@@ -97,6 +97,7 @@ CALLS: dict[str, Call] = {
     "schedule_read": lambda store, n: store.timetable.read(QUEUE, ["s"] * n),
     "schedule_write": lambda store, n: store.timetable.write(QUEUE, [Entry(id="s")] * n),
     "schedule_pass": lambda store, _: store.timetable.pass_on(QUEUE),
+    "schedule_stand": lambda store, _: store.timetable.stand(QUEUE, 0, "ab"),
     "schedule_tick": lambda store, n: store.timetable.tick(QUEUE, [TICK] * n),
 }
 REPLIES: dict[str, Callable[[int], Any]] = {
@@ -104,6 +105,7 @@ REPLIES: dict[str, Callable[[int], Any]] = {
     "promote": lambda _: [0, [-1, -1]],
     "schedule_read": lambda _: [0, -1],
     "schedule_write": lambda _: [1],
+    "schedule_stand": lambda _: [1, b"ab", b""],
     "schedule_tick": lambda n: [-1] * (n + 1),
     "recover": lambda _: [b"", 0, 0],
     "info": lambda n: [[]] * n,

@@ -11,7 +11,7 @@ from aioq.job import JobState, Priority
 from aioq.memory_store import MemoryStore
 from aioq.redis_store import RedisStore
 from aioq.store import NewJob, Store, Verb
-from aioq.timetable import Agenda, Entry, Tick
+from aioq.timetable import Agenda, Entry, Standing, Tick
 from aioq.timing import Overlap
 from tests.contract.kit import (
     CALL,
@@ -123,7 +123,21 @@ async def test_a_write_by_an_old_revision_is_refused(store: Store):
     changed = msgspec.structs.replace(entry, paused=True)
     assert await store.timetable.write(QUEUE, [changed, changed]) == [True, False]
     assert await store.timetable.write(QUEUE, [msgspec.structs.replace(entry, rev=0)]) == [False]
-    assert (await read(store)).rev == entry.rev + 1
+    assert (await read(store)).rev > entry.rev
+
+
+async def test_of_declarations_the_latest_stand_and_who_asks_is_told_which_stood(store: Store):
+    stand = store.timetable.stand
+    first = await stand(QUEUE, 0, "aa")
+    assert (first.code, first.before) == ("aa", "")
+    second = await stand(QUEUE, 0, "bb")
+    assert (second.code, second.before) == ("bb", "aa")
+    assert second.since > first.since > 0
+    assert await stand(QUEUE, first.since, "aa") == Standing(second.since, "bb", "bb")
+    assert await stand(QUEUE, second.since, "bb") == Standing(second.since, "bb", "bb")
+    assert await stand(QUEUE, second.since + 1, "aa") == Standing(second.since + 1, "aa", "bb")
+    assert (await stand("other", first.since, "aa")).before == ""
+    assert await store.timetable.queues() == [], "none of this is a schedule"
 
 
 async def test_a_deleted_schedule_is_gone_and_may_come_again(store: Store):

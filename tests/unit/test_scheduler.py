@@ -1,4 +1,4 @@
-"""`aioq.scheduler`: the code's schedules against what the server has, and the making of due ticks."""
+"""`aioq.scheduler` and `aioq.ticking`: the code's schedules in the server, and due ticks."""
 
 import asyncio
 import logging
@@ -12,7 +12,8 @@ from aioq.clock import ManualClock
 from aioq.declaring import Declared
 from aioq.job import Priority
 from aioq.memory_store import MemoryStore
-from aioq.scheduler import declare, tick_due, written
+from aioq.scheduler import declare, written
+from aioq.ticking import tick_due
 from aioq.timetable import Agenda, Entry, Ticked
 from aioq.timing import MISFIRE_MS, Definition, Misfire, encode, job_of
 from tests.unit.kit import QUEUE, call, memory_store
@@ -31,8 +32,8 @@ class Shop:
         self.store: MemoryStore = memory_store(self.clock)
         self.timetable = self.store.timetable
 
-    async def start(self, *declared: Declared, whole: bool = True, missing_only: bool = False) -> None:
-        await declare(self.timetable, QUEUE, declared, whole=whole, missing_only=missing_only)
+    async def start(self, *declared: Declared, whole: bool = True, since: int = 0) -> int:
+        return (await declare(self.timetable, QUEUE, declared, whole=whole, since=since)).since
 
     async def read(self, schedule_id: str = "s") -> Entry | None:
         entries = (await self.timetable.read(QUEUE, [schedule_id])).entries
@@ -156,13 +157,49 @@ async def test_one_that_was_removed_is_forgotten_once_code_does_not_declare_it()
 
 async def test_a_worker_that_was_here_before_only_adds_what_is_missing():
     shop = Shop()
-    await shop.start(one(every_ms=2 * MINUTE))
-    newer = await shop.entry()
-    await shop.start(one(), one("t"), missing_only=True)
-    assert await shop.entry() == newer
+    since = await shop.start(one(), one("t"))
+    await shop.change(changed=True, definition=encode(Definition(every_ms=7000)))
+    mine = await shop.entry()
+    other = await shop.read("t")
+    assert other is not None
+    assert await shop.timetable.write(QUEUE, [Entry(id="t", rev=other.rev)]) == [True]
+    assert await shop.start(one(), one("t"), since=since) == since
+    assert await shop.entry() == mine
     assert await shop.read("t") is not None
-    await shop.start(missing_only=True)
+
+
+async def test_a_worker_without_schedules_takes_away_none_of_newer_code():
+    shop = Shop()
+    since = await shop.start()
+    await shop.start(one())
+    newer = await shop.entry()
+    await shop.start(since=since)
     assert await shop.entry() == newer
+
+
+async def test_a_worker_with_older_code_neither_changes_nor_brings_back_anything():
+    shop = Shop()
+    older = await shop.start(one(), one("t"))
+    newer = await shop.start(one(every_ms=2 * MINUTE))
+    assert await shop.read("t") is None
+    entry = await shop.entry()
+    assert await shop.start(one(), one("t"), since=older) == older
+    assert (await shop.entry(), await shop.read("t")) == (entry, None)
+    await shop.start(one(every_ms=2 * MINUTE), since=newer)
+    assert (await shop.entry(), await shop.read("t")) == (entry, None)
+
+
+async def test_who_was_started_last_has_its_way_also_after_all_was_lost():
+    shop = Shop()
+    older = await shop.start(one(), one("t"))
+    newer = await shop.start(one(every_ms=2 * MINUTE))
+    shop.timetable = memory_store(shop.clock).timetable
+    await shop.start(one(), one("t"), since=older)
+    assert await shop.read("t") is not None, "somebody has to put back what was lost"
+    await shop.start(one(every_ms=2 * MINUTE), since=newer)
+    assert ((await shop.entry()).next_ms, await shop.read("t")) == (NOON + 2 * MINUTE, None)
+    await shop.start(one(), one("t"), since=older)
+    assert ((await shop.entry()).next_ms, await shop.read("t")) == (NOON + 2 * MINUTE, None)
 
 
 async def test_a_due_tick_that_the_new_definition_has_too_is_not_lost():

@@ -11,6 +11,8 @@ import pytest
 from aioq import App, ConfigError, JobCancelledError, JobFailed, JobNotFoundError, Retry, current_job, gather
 from aioq.job import JobState
 from aioq.testing import ManualClock, MemorySession, app_fixture
+from aioq.timetable import Entry
+from aioq.timing import Definition, encode
 from tests.unit.kit import others, within
 
 pytestmark = pytest.mark.anyio
@@ -65,6 +67,27 @@ async def test_a_job_is_sent_and_awaited(session: MemorySession):
 
 async def test_a_job_may_send_jobs_to_another_queue_and_await_them(session: MemorySession):
     assert await within(gather(*await double.send_many([(1,), (2,)]))) == (2, 4)
+
+
+async def test_a_schedule_put_for_a_queue_that_no_task_is_declared_with_ticks(session: MemorySession):
+    await app.schedules.put("ticks", add.options(queue="slow").call(1, 2), every=60)
+    await session.advance(120)
+    schedule = await app.schedules.get("ticks")
+    assert (schedule.queue, schedule.runs) == ("slow", 2)
+    assert schedule.last_job is not None
+    assert await within(app.handle(schedule.last_job, queue="slow").result()) == 3
+
+
+async def test_a_worker_with_the_whole_app_removes_what_left_it_together_with_its_queue():
+    small = App("small", url="redis://nowhere")
+    async with small.test() as session:
+        entry = Entry(id="gone", definition=encode(Definition(every_ms=60_000)), code="aa", next_ms=2**50)
+        assert await session._store.timetable.write("left", [entry]) == [True]
+        for _ in range(100):
+            if not await small.schedules.list():
+                break
+            await asyncio.sleep(0.01)
+        assert await small.schedules.list() == []
 
 
 async def test_a_queue_that_no_task_is_declared_with_is_served_too(session: MemorySession):

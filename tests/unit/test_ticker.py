@@ -2,23 +2,28 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from aioq.clock import ManualClock
+from aioq.declaring import Declared
 from aioq.errors import ServerError, ServerUnavailableError
-from aioq.scheduler import Step
+from aioq.job import Priority
+from aioq.scheduler import Stored
+from aioq.ticking import Step
 from aioq.timetable import Agenda, Entry
-from aioq.timing import MISFIRE_MS
+from aioq.timing import MISFIRE_MS, Definition
 from aioq.worker.services import ticker as module
 from aioq.worker.services.ticker import Ticker
-from tests.unit.kit import QUEUE, running, turns, until, within
+from tests.unit.kit import QUEUE, call, memory_store, running, turns, until, within
 
 pytestmark = pytest.mark.anyio
 
 LONG = 3_600_000
+SINCE = 7
 
 
 class Bench:
@@ -33,7 +38,7 @@ class Bench:
     ) -> None:
         self.steps = list(steps)
         self.looks = 0
-        self.declared: list[bool] = []
+        self.declared: list[int] = []
         self.found = found
         self.outages = 0
         monkeypatch.setattr(module, "tick_due", self._tick_due)
@@ -50,12 +55,12 @@ class Bench:
             raise step
         return step
 
-    async def _declare(self, *_: Any, missing_only: bool, **__: Any) -> Agenda:
+    async def _declare(self, *_: Any, since: int, **__: Any) -> Stored:
         if self.outages:
             self.outages -= 1
             raise ServerUnavailableError("down")
-        self.declared.append(missing_only)
-        return Agenda(1000, None, self.found)
+        self.declared.append(since)
+        return Stored(Agenda(1000, None, self.found), SINCE)
 
     async def pass_on(self, queue: str) -> None:
         self.passed_on.append(queue)
@@ -66,6 +71,24 @@ class Bench:
             await until(lambda: self.declared)
             await turns()
             yield
+
+
+def one(schedule_id: str) -> Declared:
+    return Declared(
+        id=schedule_id,
+        queue=QUEUE,
+        definition=Definition(every_ms=LONG),
+        envelope=call(),
+        priority=Priority.NORMAL,
+    )
+
+
+async def until_there(there: Callable[[], Awaitable[list[str]]], ids: list[str]) -> None:
+    for _ in range(1000):
+        if await there() == ids:
+            return
+        await asyncio.sleep(0.005)
+    assert await there() == ids
 
 
 WON = Step(LONG, due=True, won=True, made=1)
@@ -79,7 +102,7 @@ async def test_it_declares_first_and_then_sleeps_while_no_tick_is_expected(monke
         bench.ticker.expect(None)
         bench.ticker.expect(LONG)
         await turns()
-    assert (bench.declared, bench.looks) == ([False], 0)
+    assert (bench.declared, bench.looks) == ([0], 0)
 
 
 async def test_a_tick_that_is_due_at_the_start_is_looked_at(monkeypatch: pytest.MonkeyPatch):
@@ -163,9 +186,33 @@ async def test_after_a_lost_lease_what_is_missing_is_declared(monkeypatch: pytes
     bench = Bench(monkeypatch)
     async with bench.runs():
         bench.ticker.rejoin()
-        await until(lambda: bench.declared == [False, True])
+        await until(lambda: bench.declared == [0, SINCE])
         bench.ticker.expect(0)
         await until(lambda: bench.looks == 1)
+
+
+async def test_a_worker_that_lost_its_lease_puts_back_what_was_lost_and_not_what_newer_code_removed():
+    keep, leave = one("keep"), one("leave")
+    store = memory_store(ManualClock(1_795_521_600_000))
+    lost = memory_store(ManualClock(1_795_521_600_000))
+
+    async def there() -> list[str]:
+        return sorted(entry.id for entry in (await store.timetable.read(QUEUE)).entries)
+
+    older = Ticker(store.timetable, QUEUE, [keep, leave], whole=True, renewal=2.0)
+    async with running(older.run()):
+        await until_there(there, ["keep", "leave"])
+        newer = Ticker(store.timetable, QUEUE, [keep], whole=True, renewal=2.0)
+        async with running(newer.run()):
+            await until_there(there, ["keep"])
+            for ticker in (older, newer):
+                ticker.rejoin()
+                await asyncio.sleep(0.02)
+                assert await there() == ["keep"]
+        store = lost
+        older._timetable = store.timetable
+        older.rejoin()
+        await until_there(there, ["keep", "leave"])
 
 
 async def test_what_only_another_worker_can_tick_is_told_once_and_not_looked_at_with_each_reply(
@@ -303,7 +350,7 @@ async def test_what_does_not_work_is_told_once_a_cause_until_it_works(
     bench = Bench(monkeypatch, *[wrong] * 50, other, *[wrong] * 50, WON)
     async with bench.runs():
         bench.ticker.expect(0)
-        await until(lambda: bench.declared == [False, True])  # what was lost with the trouble is put back
+        await until(lambda: bench.declared == [0, SINCE])  # what was lost with the trouble is put back
     assert [record.getMessage() for record in caplog.records] == [
         f"queue {QUEUE}: this worker cannot make the ticks of its schedules: {wrong}; trying again until it can",
         f"queue {QUEUE}: this worker cannot make the ticks of its schedules: {other}; trying again until it can",

@@ -1,9 +1,10 @@
 -- Stores or deletes schedules, each only where nobody has written it since it was read. To delete one that is gone
 -- is done already, so a call that is repeated because its reply got lost is not refused.
 --
--- A schedule is there if the queue's index has it; what is left of one that the index has lost is written over. A new
--- one begins with the server's time in microseconds as its revision: whoever has read an earlier schedule of this id
--- has another revision, however often that was written.
+-- A schedule is there if the queue's index has it; what is left of one that the index has lost is written over. With
+-- each write its revision is the server's time in microseconds, or the next number where that is not higher. So whoever
+-- has read an earlier schedule of this id has another revision, however often that was written; and of those of one id
+-- in several queues, the one that was written last has the highest.
 --
 -- KEYS: 1 base key
 -- ARGV: ten per schedule: id, the revision it must have (0 for none), definition ('' to delete it), envelope, lane
@@ -46,11 +47,8 @@ for i = 1, #ARGV, 10 do
     local first = until_first(SCHEDULES)
     redis.call('HSET', key, 'definition', ARGV[i + 2], 'job', ARGV[i + 3], 'lane', ARGV[i + 4], 'code', ARGV[i + 5],
       'marks', ARGV[i + 6], 'next', tick, 'runs', ARGV[i + 8], 'skipped', ARGV[i + 9])
-    if rev == '0' then
-      redis.call('HSET', key, 'rev', clock[1] .. string.format('%06d', clock[2]))
-    else
-      redis.call('HINCRBY', key, 'rev', 1)
-    end
+    local following = math.max(clock[1] * 1000000 + clock[2], (tonumber(rev) or 0) + 1)
+    redis.call('HSET', key, 'rev', string.format('%.0f', following))
     redis.call('ZADD', SCHEDULES, tick == '' and '+inf' or tick, id)
     -- Before all others: an entry without a job wakes one worker, who learns of it.
     if tick ~= '' and (first < 0 or tonumber(tick) - now < first) then push(nil, '', false) end

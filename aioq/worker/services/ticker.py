@@ -18,12 +18,13 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from aioq.backoff import Backoff
 from aioq.declaring import Declared
 from aioq.errors import ServerError, ServerUnavailableError
-from aioq.scheduler import declare, tick_due
+from aioq.scheduler import declare, sweep
+from aioq.ticking import tick_due
 from aioq.timetable import Timetable
 
 log = logging.getLogger("aioq.worker")
@@ -53,15 +54,25 @@ class Ticker:
         declared: the code's schedules, of every queue.
         whole: whether this worker has the whole App; see `aioq.scheduler.declare`.
         renewal: seconds between two renewals of the lease.
+        served: of one of the tickers of a worker that has the whole App, all of the worker's queues: then this
+            one looks at the start into the others, too; see `aioq.scheduler.sweep`.
     """
 
     def __init__(
-        self, timetable: Timetable, queue: str, declared: Sequence[Declared], *, whole: bool, renewal: float
+        self,
+        timetable: Timetable,
+        queue: str,
+        declared: Sequence[Declared],
+        *,
+        whole: bool,
+        renewal: float,
+        served: Collection[str] = (),
     ) -> None:
         self._timetable = timetable
         self._queue = queue
         self._declared = declared
         self._whole = whole
+        self._served = served
         # Drawn, so that of many who stand back one comes first.
         self._patience = min(renewal * 1.1 + random.uniform(0.0, 1.0), MOST_PATIENCE)  # noqa: S311 - spreads load
         self._longest = math.inf if renewal <= OFTEN else MOST_PATIENCE
@@ -70,6 +81,7 @@ class Ticker:
         self._looking = False
         self._more = False
         self._missing = False
+        self._since = 0
         self._stopping = False
         self._ended = asyncio.Event()
         self._failures = 0
@@ -117,7 +129,7 @@ class Ticker:
     async def run(self) -> None:
         """Tick until `stop`, or until cancelled. Cancellation: a tick under way may have been made."""
         try:
-            await self._declare(missing_only=False)
+            await self._declare()
             backoff = Backoff()
             while await self._wait():
                 self._tick_at = math.inf
@@ -148,7 +160,7 @@ class Ticker:
     async def _step(self) -> None:
         if self._missing:
             self._missing = False
-            await self._declare(missing_only=True)
+            await self._declare()
             if self._more:
                 self._look()
             return
@@ -173,18 +185,21 @@ class Ticker:
         if step.more:
             self._look()
 
-    async def _declare(self, *, missing_only: bool) -> None:
+    async def _declare(self) -> None:
         backoff = Backoff()
         while not self._stopping:
             try:
-                agenda = await declare(
-                    self._timetable, self._queue, self._declared, whole=self._whole, missing_only=missing_only
+                stored = await declare(
+                    self._timetable, self._queue, self._declared, whole=self._whole, since=self._since
                 )
+                if self._served and not self._since:
+                    await sweep(self._timetable, self._served, self._declared)
             except ServerError as error:
                 self._failed("store", error)
                 await asyncio.sleep(backoff.next())
                 continue
             self._healed()
+            self._since, agenda = stored.since, stored.agenda
             due = any(entry.next_ms is not None and entry.next_ms <= agenda.now_ms for entry in agenda.entries)
             self.expect(0 if due else agenda.next_tick_ms)
             return
