@@ -53,7 +53,7 @@ _MODULES = {
     "aioq.middleware": ("Middleware", "Outgoing"),
     "aioq.results": ("JobHandle", "as_completed", "gather"),
     "aioq.retry": ("Retry", "Snooze"),
-    "aioq.schedules": ("Schedule",),
+    "aioq.schedule": ("Schedule",),
     "aioq.task": ("Call", "Task"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -28,7 +28,7 @@ from aioq.job import JobInfo, JobState, Priority, Progress
 from aioq.middleware import Middleware, Outgoing
 from aioq.results import JobHandle, as_completed, gather
 from aioq.retry import Retry, Snooze
-from aioq.schedules import Schedule
+from aioq.schedule import Schedule
 from aioq.task import Call, Task
 
 __version__: str

@@ -17,7 +17,7 @@ from rich.text import Text
 from aioq.app import App
 from aioq.cli.errors import as_command_errors
 from aioq.cli.loader import load_app
-from aioq.schedules import Schedule, duration
+from aioq.schedule import Schedule, duration
 from aioq.timing import zone_or_utc
 
 T = TypeVar("T")

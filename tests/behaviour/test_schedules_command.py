@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from aioq.cli.schedules import facts, print_list
-from aioq.schedules import Schedule
+from aioq.schedule import Schedule
 from aioq.timing import Definition
 from tests.behaviour.kit import Project
 

@@ -14,7 +14,7 @@ from aioq import App, ArgumentError, ConfigError
 from aioq.declaring import Declared, define
 from aioq.durations import FIRST, LAST, MAX_DELAY
 from aioq.job import Priority
-from aioq.schedules import shown
+from aioq.schedule import shown
 from aioq.task import AsyncTask, SyncTask
 from aioq.timetable import Entry
 from aioq.timing import FIRST_MS, LAST_MS, Definition, Misfire, Overlap, decode, encode

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from aioq import App, ConfigError, ScheduleNotFoundError, current_job
-from aioq.schedules import describe, duration, shown
+from aioq.schedule import describe, duration, shown
 from aioq.testing import MemorySession
 from aioq.timetable import Entry
 from aioq.timing import Definition, to_datetime

@@ -99,7 +99,7 @@ def test_a_stored_schedule_in_another_zone_keeps_no_other_one_from_ticking():
         from aioq.connect import limits_of
         from aioq.memory_store import MemoryStore
         from aioq.ticking import tick_due
-        from aioq.schedules import shown
+        from aioq.schedule import shown
         from aioq.timetable import Entry
         from aioq.timing import Definition, encode
 
