@@ -20,6 +20,9 @@ from aioq.timing import decode
 TRIES = 20
 """How often a change is tried anew when a tick or another change came first; each time somebody got through."""
 
+SHOWN = 10
+"""Ids that are named to who asks for one that there is not: the id of a decorated function is its task's name."""
+
 
 class Schedules:
     """`app.schedules`: the schedules in the server, whoever has put them there.
@@ -195,8 +198,10 @@ class Schedules:
         """The schedules of this id: one, or several until a worker has put that right. At least one."""
         found = [each for each in await self._see(schedule_id) if not each[1].removed]
         if not found:
+            known = ", ".join([each.id for each in await self.list()][:SHOWN]) or "none"
             raise ScheduleNotFoundError(
-                f"there is no schedule {schedule_id!r} (looked for in queue {', '.join(await self._places())})",
+                f"there is no schedule {schedule_id!r} (looked for in queue {', '.join(await self._places())}); "
+                f"there are: {known}",
                 schedule_id,
             )
         return found

@@ -7,8 +7,8 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from aioq.errors import ServerUnavailableError
+from aioq.redis_store.connection import Arg
 from aioq.redis_store.faults import translate
-from aioq.redis_store.link import Arg
 
 log = logging.getLogger("aioq.redis")
 

@@ -8,7 +8,7 @@ import msgspec
 
 from aioq.inbox import worker_channel
 from aioq.job import Priority
-from aioq.redis_store.link import Arg
+from aioq.redis_store.connection import Arg
 from aioq.redis_store.register import Register
 from aioq.timetable import Agenda, Entry, Standing, Tick, Ticked
 

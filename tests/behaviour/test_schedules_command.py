@@ -74,7 +74,7 @@ async def test_an_operators_day(project: Project) -> None:
     assert removed == "removed morning; code declares it, and it comes back when its declaration changes"
     assert "morning" not in await aioq(project, "list", "shop:app")
     log = await aioq(project, "show", "shop:app", "morning", code=2)
-    assert log == "aioq: there is no schedule 'morning' (looked for in queue default, reports)"
+    assert log == "aioq: there is no schedule 'morning' (looked for in queue default, reports); there are: adds"
 
     await worker.stop()
     again = await project.ready_worker("shop:app")
