@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 from weakref import WeakKeyDictionary
@@ -70,9 +70,10 @@ class App(Scheduling):
         self.middleware: list[Middleware] = list(middleware)
         self._connector = Connector(self.name, self.settings)
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = WeakKeyDictionary()
+        self._recent: Client | None = None
         self._opening: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Client]] = WeakKeyDictionary()
         self._guards: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None]] = WeakKeyDictionary()
-        self._dispatcher = Dispatcher(self.settings, self.middleware, self.client, self)
+        self._dispatcher = Dispatcher(self.settings, self.middleware, self.client, self._current, self)
         prepare = fitting(self.tasks, self._dispatcher.prepare)
         Scheduling.__init__(self, Declarations(self.settings.timezone, prepare), self.task)
         self._declarations.add_named(self.settings.schedules or {}, self.by_name)
@@ -184,13 +185,13 @@ class App(Scheduling):
         """
         return await self._dispatcher.send_calls(calls)
 
-    async def send_call(self, call: Call[R]) -> JobHandle[R]:
+    def send_call(self, call: Call[R]) -> Awaitable[JobHandle[R]]:
         """Send one call made by `task.call(...)`."""
-        return await self._dispatcher.send_call(call)
+        return self._dispatcher.send_call(call)
 
-    async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
-        """The same as `send_many`."""
-        return await self._dispatcher.send_calls(calls)
+    def send_alike(self, call: Call[R], arguments: Sequence[Sequence[Any]]) -> Awaitable[list[JobHandle[R]]]:
+        """Send `call` once for each of the positional arguments; see `Task.send_many`."""
+        return self._dispatcher.send_alike(call, arguments)
 
     def handle(self, job_id: str, *, queue: str | None = None) -> JobHandle[Any]:
         """A handle of a job that was sent anywhere.
@@ -281,12 +282,18 @@ class App(Scheduling):
             schedules=self._declarations.encoded,
         )
 
+    def _current(self) -> Client | None:
+        loop, recent = asyncio.get_running_loop(), self._recent
+        if recent is None or recent.loop is not loop:
+            recent = self._recent = self._clients.get(loop)
+        return recent
+
     async def client(self) -> Client:
         """What this App holds for the running event loop, made on first use."""
-        loop = asyncio.get_running_loop()
-        client = self._clients.get(loop)
+        client = self._current()
         if client is not None:
             return client
+        loop = asyncio.get_running_loop()
         opening = self._opening.get(loop)
         if opening is None:
             opening = loop.create_task(self._open_client(loop), name="aioq-open")
@@ -309,6 +316,7 @@ class App(Scheduling):
             try:
                 yield
             finally:
+                self._recent = None
                 if self._clients.pop(loop, None) is client:
                     await client.close()
 
@@ -331,6 +339,7 @@ class App(Scheduling):
         The App can be used again afterwards. Cancellation: connections are dropped.
         """
         loop = asyncio.get_running_loop()
+        self._recent = None
         client = self._clients.pop(loop, None)
         guard = self._guards.pop(loop, None)
         if client is not None:

@@ -1,24 +1,28 @@
 """Coalescing: many small requests of one process become few large ones.
 
-What is added while the event loop is busy goes out together as soon as it is idle; while one flush is in flight
-the next one gathers. So a lone request waits for nobody, and under load the batches grow by themselves: there
-is no timer and no batch size to tune.
+What is added while the event loop is busy goes out together as soon as it is idle, or has grown to half a batch;
+while as many flushes are in flight as there may be the next one gathers. So a lone request waits for nobody, and
+under load the batches grow by themselves: there is no timer to tune.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import msgspec
 
 ItemT = TypeVar("ItemT")
 ReplyT = TypeVar("ReplyT")
 
 
-class _Entry(NamedTuple, Generic[ItemT, ReplyT]):
+class _Entry(msgspec.Struct, Generic[ItemT], gc=False):
     item: ItemT
-    future: "asyncio.Future[ReplyT]"
+    future: "asyncio.Future[Any] | None"
     size: int
     weight: int
+    several: bool
 
 
 class Batcher(Generic[ItemT, ReplyT]):
@@ -26,71 +30,110 @@ class Batcher(Generic[ItemT, ReplyT]):
 
     Args:
         flush: sends a batch and returns one reply an item, in order; a reply that is an exception is raised
-            to whoever added that item. What `flush` itself raises reaches every item of the batch.
+            to whoever added that item. What `flush` itself raises reaches every item of the batch. A coroutine
+            runs in a task of its own; a future is waited for as it is.
+        retry: given a batch whose flush has failed, and how; what it returns is waited for in place of the flush,
+            and None lets the failure stand.
         max_items: the most items in one batch; one item may stand for several, see `put`.
         max_weight: a batch is closed once its items weigh this much, in bytes as a rule; None for no limit.
         capacity: `wait_for_space` waits while this many items are held (gathering or in flight), which is what
             keeps memory bounded when the server is slower than its producers.
-        in_flight: the most batches in flight at once; more than one where a flush waits long for a reply. They are
-            started in the order of their items.
+        in_flight: the most batches in flight at once. They are started in the order of their items.
+        eager: a batch of this many items leaves at once, before the event loop has had its turn.
+        on_answer: told of each batch that was answered, and of the replies.
     """
 
     def __init__(
         self,
         flush: Callable[[list[ItemT]], Awaitable[Sequence[ReplyT | Exception]]],
         *,
+        retry: Callable[[list[ItemT], BaseException], Awaitable[Sequence[ReplyT | Exception]] | None]
+        | None = None,
         max_items: int,
         capacity: int,
         max_weight: int | None = None,
         in_flight: int = 1,
+        eager: int | None = None,
+        on_answer: Callable[[list[ItemT], Sequence[ReplyT | Exception]], None] | None = None,
     ) -> None:
         self._flush = flush
+        self._retry = retry
         self._max_items = max_items
         self._max_weight = max_weight
         self._capacity = capacity
-        self._gathered: deque[_Entry[ItemT, ReplyT]] = deque()
+        self._eager = eager or max_items
+        self._on_answer = on_answer
+        self._gathered: deque[_Entry[ItemT]] = deque()
+        self._gathered_size = 0
         self._held = 0
         self._in_flight = in_flight
-        self._flushers: set[asyncio.Task[None]] = set()
+        self._flights: set[asyncio.Future[Sequence[ReplyT | Exception]]] = set()
+        self._starting: asyncio.Handle | None = None
         self._blocked: deque[asyncio.Future[None]] = deque()
+        self._drained: asyncio.Future[None] | None = None
 
     @property
     def held(self) -> int:
         """Items that have no reply yet."""
         return self._held
 
-    def put(self, item: ItemT, *, count: int = 1, weight: int = 0) -> "asyncio.Future[ReplyT]":
+    def put(self, item: ItemT, *, weight: int = 0) -> "asyncio.Future[ReplyT]":
         """Send `item` with the next batch, and return the future of its reply.
-
-        Args:
-            item: what to send.
-            count: how many items it counts as.
-            weight: its weight.
 
         An item whose future is cancelled before a flush has taken it is withdrawn; one in flight is not.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[ReplyT] = loop.create_future()
-        self._gathered.append(_Entry(item, future, count, weight))
-        self._held += count
-        if len(self._flushers) < self._in_flight:
-            # It begins once all that is ready to run now has had its turn, and so has put its items too.
-            flusher = loop.create_task(self._run(), name="aioq-flush")
-            self._flushers.add(flusher)
-            flusher.add_done_callback(self._flushers.discard)  # one that is cancelled before it starts
+        self._gather(loop, _Entry(item, future, 1, weight, False))
         return future
+
+    def add(self, item: ItemT, *, weight: int = 0) -> None:
+        """The same without a future: nobody waits for this item's reply but `on_answer`."""
+        self._gather(asyncio.get_running_loop(), _Entry(item, None, 1, weight, False))
+
+    def put_several(self, item: ItemT, count: int, *, weight: int = 0) -> "asyncio.Future[list[ReplyT]]":
+        """The same with an item that stands for several, and of which each has a reply.
+
+        A reply that is an exception is raised in place of all of them.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[ReplyT]] = loop.create_future()
+        self._gather(loop, _Entry(item, future, count, weight, True))
+        return future
+
+    def _gather(self, loop: asyncio.AbstractEventLoop, entry: _Entry[ItemT]) -> None:
+        self._gathered.append(entry)
+        self._held += entry.size
+        self._gathered_size += entry.size
+        if len(self._flights) < self._in_flight:
+            if self._gathered_size >= self._eager:
+                self._start()
+            elif self._starting is None:
+                # It begins once all that is ready to run now has had its turn, and so has put its items too.
+                self._starting = loop.call_soon(self._start)
+
+    def hurry(self) -> None:
+        """Let what is gathered leave at once, if no flush is in flight: nothing else is to come."""
+        if self._gathered and not self._flights:
+            self._start()
 
     async def drain(self) -> None:
         """Wait until nothing is gathered or in flight."""
-        while self._flushers:
-            await asyncio.wait(self._flushers)
+        while self._held:
+            if self._drained is None:
+                self._drained = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._drained)
 
     def close(self) -> None:
         """Drop what is gathered or in flight; whoever waits for it is cancelled."""
-        for flusher in self._flushers:
-            flusher.cancel()
+        for flight in self._flights:
+            flight.cancel()
         while self._gathered:
-            self._gathered.popleft().future.cancel()
+            entry = self._gathered.popleft()
+            if entry.future is not None:
+                entry.future.cancel()
+            self._release(entry.size)
+        self._gathered_size = 0
 
     async def wait_for_space(self) -> None:
         """Return once there is space for another item."""
@@ -112,23 +155,32 @@ class Batcher(Generic[ItemT, ReplyT]):
                 waiter.set_result(None)
                 count -= 1
 
-    async def _run(self) -> None:
-        try:
-            while batch := self._take():
-                await self._send(batch)
-        finally:
-            # Here and not only when the task is done, a turn of the loop later: whoever puts an item in between
-            # must see that nobody would take it.
-            self._flushers -= {asyncio.current_task()}
+    def _start(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+            self._starting = None
+        while len(self._flights) < self._in_flight and (batch := self._take()):
+            try:
+                flight = self._flush([entry.item for entry in batch])
+            except Exception as error:  # what `flush` raises at once is an answer too
+                self._fail(batch, error)
+                continue
+            self._follow(batch, flight)
 
-    def _take(self) -> "list[_Entry[ItemT, ReplyT]]":
-        batch: list[_Entry[ItemT, ReplyT]] = []
+    def _follow(self, batch: "list[_Entry[ItemT]]", flight: Awaitable[Sequence[ReplyT | Exception]]) -> None:
+        future = asyncio.ensure_future(flight)
+        self._flights.add(future)
+        future.add_done_callback(partial(self._landed, batch))
+
+    def _take(self) -> "list[_Entry[ItemT]]":
+        batch: list[_Entry[ItemT]] = []
         count = weight = 0
         gathered = self._gathered
         while gathered:
             entry = gathered[0]
-            if entry.future.cancelled():
+            if entry.future is not None and entry.future.cancelled():
                 gathered.popleft()
+                self._gathered_size -= entry.size
                 self._release(entry.size)
                 continue
             count += entry.size
@@ -136,31 +188,59 @@ class Batcher(Generic[ItemT, ReplyT]):
             if batch and (count > self._max_items or (self._max_weight and weight > self._max_weight)):
                 break
             batch.append(gathered.popleft())
+            self._gathered_size -= entry.size
         return batch
 
     def _release(self, count: int) -> None:
         self._held -= count
         if self._blocked:
             self._wake_blocked(count)
+        if not self._held and self._drained is not None:
+            self._drained.set_result(None)
+            self._drained = None
 
-    async def _send(self, batch: "list[_Entry[ItemT, ReplyT]]") -> None:
-        try:
-            replies = await self._flush([entry.item for entry in batch])
-        except Exception as error:
-            replies = [error] * len(batch)
-        except BaseException:
-            for entry in batch:
+    def _landed(
+        self, batch: "list[_Entry[ItemT]]", flight: "asyncio.Future[Sequence[ReplyT | Exception]]"
+    ) -> None:
+        self._flights.discard(flight)
+        error = asyncio.CancelledError() if flight.cancelled() else flight.exception()
+        again = None
+        if error is None:
+            self._answer(batch, flight.result())
+        elif self._retry is None or (again := self._retry([entry.item for entry in batch], error)) is None:
+            self._fail(batch, error)
+        if again is not None:
+            self._follow(batch, again)
+        if self._gathered:
+            self._start()
+
+    def _answer(self, batch: "list[_Entry[ItemT]]", replies: Sequence[ReplyT | Exception]) -> None:
+        if self._on_answer is not None:
+            self._on_answer([entry.item for entry in batch], replies)
+        start = 0
+        for entry in batch:
+            future, end = entry.future, start + entry.size
+            reply: Any = replies[start:end] if entry.several else replies[start]
+            start = end
+            if future is None or future.done():
+                continue
+            error = _first_error(reply) if entry.several else reply
+            if isinstance(error, Exception):
+                future.set_exception(error)
+            else:
+                future.set_result(reply)
+        self._release(start)
+
+    def _fail(self, batch: "list[_Entry[ItemT]]", error: BaseException) -> None:
+        for entry in batch:
+            if entry.future is None or entry.future.done():
+                continue
+            if isinstance(error, asyncio.CancelledError):
                 entry.future.cancel()
-            raise
-        finally:
-            self._release(sum([entry.size for entry in batch]))
-        for entry, reply in zip(batch, replies, strict=True):
-            if not entry.future.done():
-                _resolve(entry.future, reply)
+            else:
+                entry.future.set_exception(error)
+        self._release(sum(entry.size for entry in batch))
 
 
-def _resolve(future: "asyncio.Future[ReplyT]", reply: ReplyT | Exception) -> None:
-    if isinstance(reply, Exception):
-        future.set_exception(reply)
-    else:
-        future.set_result(reply)
+def _first_error(replies: Sequence[object]) -> object:
+    return next((reply for reply in replies if isinstance(reply, Exception)), None)

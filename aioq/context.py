@@ -43,7 +43,6 @@ class JobContext:
         max_attempts: how many attempts the retry policy allows.
         crashes: how many runs of this job died with their worker.
         headers: what the sender sent along.
-        sent_at: when the server took the job.
         deadline: when the attempt's timeout ends it, by this host's clock; None without a timeout.
         state: the value the App's lifespan yielded; None without a lifespan.
         cancel_requested: whether the job is being cancelled or its worker stopped. A coroutine is told by
@@ -53,6 +52,7 @@ class JobContext:
     __slots__ = (
         "_log",
         "_report",
+        "_sent_at",
         "attempt",
         "cancel_requested",
         "crashes",
@@ -61,7 +61,6 @@ class JobContext:
         "id",
         "max_attempts",
         "queue",
-        "sent_at",
         "state",
         "task",
     )
@@ -76,7 +75,7 @@ class JobContext:
         max_attempts: int = 1,
         crashes: int = 0,
         headers: Mapping[str, str] | None = None,
-        sent_at: datetime | None = None,
+        sent_at: datetime | int | None = None,
         deadline: datetime | None = None,
         state: Any = None,
         report: Callable[[Progress], None] | None = None,
@@ -88,12 +87,19 @@ class JobContext:
         self.max_attempts = max_attempts
         self.crashes = crashes
         self.headers: Mapping[str, str] = headers or {}
-        self.sent_at = sent_at
+        self._sent_at = sent_at
         self.deadline = deadline
         self.state = state
         self.cancel_requested = False
         self._report = report
         self._log: JobLogger | None = None
+
+    @property
+    def sent_at(self) -> datetime | None:
+        """When the server took the job."""
+        if isinstance(self._sent_at, int):  # in milliseconds: few tasks ask for it
+            self._sent_at = datetime.fromtimestamp(self._sent_at / 1000, UTC)
+        return self._sent_at
 
     @property
     def log(self) -> JobLogger:

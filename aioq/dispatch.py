@@ -6,6 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
+from msgspec.structs import replace
+
 from aioq.client import Client
 from aioq.codec import unencodable
 from aioq.config import Settings
@@ -13,6 +16,7 @@ from aioq.errors import ArgumentError, PayloadTooLargeError
 from aioq.job import DEFAULT_QUEUE, Priority, new_job_id, new_job_ids
 from aioq.middleware import Middleware, Outgoing
 from aioq.options import Options
+from aioq.producer import Sending
 from aioq.registry import ANYTHING
 from aioq.results import JobHandle, ResultSource
 from aioq.store import NewJob
@@ -20,6 +24,18 @@ from aioq.task import Call
 from aioq.wire import CallOptions, encode_envelope
 
 R = TypeVar("R")
+
+PART = 500
+"""Jobs of a `send_many` that are encoded while the server has those before. Fewer would cost more calls."""
+
+CHECKED = 1_000
+"""How many calls are looked at together, whether they can be encoded."""
+
+MARGIN = 4_096
+"""Bytes that an envelope may have beside its arguments, by far."""
+
+_PLAIN = msgspec.msgpack.Encoder()
+"""Encodes what needs no help of ours, and refuses the rest."""
 
 
 class Dispatcher:
@@ -29,6 +45,7 @@ class Dispatcher:
         settings: the App's settings.
         middleware: the App's list, read at each send.
         client: gives the client of the running event loop.
+        current: the same where it is open already, else None.
         source: what the handles ask.
     """
 
@@ -37,9 +54,11 @@ class Dispatcher:
         settings: Settings,
         middleware: Sequence[Middleware],
         client: Callable[[], Awaitable[Client]],
+        current: Callable[[], Client | None],
         source: ResultSource,
     ) -> None:
         self._settings = settings
+        self._current = current
         self._middleware = middleware
         self._client = client
         self._source = source
@@ -48,33 +67,88 @@ class Dispatcher:
         """Send one call; see `Task.send`."""
         if self._middleware:
             return (await self._send_through_middleware([call]))[0]
-        queue = call.options.queue or self._settings.default_queue
-        job_id, nonce = _identity(call.options, queue)
-        job = self._job(job_id, call, call.args, call.kwargs, call.options.headers, nonce=nonce)
-        added = await (await self._client()).producer.send(queue, job)
+        options = call.options
+        queue = options.queue or self._settings.default_queue
+        job_id, nonce = (new_job_id(queue), "") if options.job_id is None else _identity(options, queue)
+        client = self._current()
+        waiter = "" if client is None else client.waiters.channel(queue)
+        job = self._job(job_id, call, call.args, call.kwargs, options.headers, nonce=nonce, waiter=waiter)
+        client = client or await self._client()
+        if waiter:
+            client.waiters.expect(queue, job_id)
+        added = False
+        try:
+            added = await (client.producer.put(queue, job) or client.producer.send(queue, job))
+        finally:
+            if waiter and not added:
+                client.waiters.forget(queue, job_id)
         return self._handle(call, job_id, queue, added)
 
     async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
         """Send several calls; see `App.send_many`."""
         if self._middleware:
             return await self._send_through_middleware(calls)
-        jobs = self._encode(calls)
-        added = await (await self._client()).producer.send_many(jobs)
-        return [
-            self._handle(call, job.id, queue, new)
-            for call, (queue, job), new in zip(calls, jobs, added, strict=True)
-        ]
-
-    def _encode(self, calls: Sequence[Call[Any]]) -> list[tuple[str, NewJob]]:
         default_queue = self._settings.default_queue
         queues = [call.options.queue or default_queue for call in calls]
         fresh = {queue: iter(new_job_ids(queue, count)) for queue, count in Counter(queues).items()}
-        jobs: list[tuple[str, NewJob]] = []
+        jobs: list[NewJob] = []
         for queue, call in zip(queues, calls, strict=True):
             options = call.options
             job_id, nonce = (next(fresh[queue]), "") if options.job_id is None else _identity(options, queue)
-            jobs.append((queue, self._job(job_id, call, call.args, call.kwargs, options.headers, nonce=nonce)))
-        return jobs
+            jobs.append(self._job(job_id, call, call.args, call.kwargs, options.headers, nonce=nonce))
+        added = await (await self._client()).producer.send_many(jobs, queues)
+        return [
+            self._handle(call, job.id, queue, new)
+            for call, job, queue, new in zip(calls, jobs, queues, added, strict=True)
+        ]
+
+    async def send_alike(self, call: Call[R], arguments: Sequence[Sequence[Any]]) -> list[JobHandle[R]]:
+        """Send one call for each of the positional arguments, the rest as in `call`; see `Task.send_many`.
+
+        Nothing is sent where one of them cannot be. Where that can be seen at once, for all is plain data, the
+        first are on their way while the others are encoded.
+        """
+        options, count = call.options, len(arguments)
+        if self._middleware or options.job_id is not None:
+            return await self.send_calls([replace(call, args=args) for args in arguments])
+        queue, wire = options.queue or self._settings.default_queue, _wire_options(options, options.headers)
+        source, returns = self._source, call.signature.returns if call.signature is not None else None
+        ids, priority = new_job_ids(queue, count), options.priority or Priority.NORMAL
+        delay_ms, eta_ms = options.delay_ms, options.eta_ms
+        step = PART if count > PART and self._are_plain(arguments) else max(count, 1)
+        handles: list[JobHandle[R]] = []
+        sending: Sending | None = None
+        try:
+            for start in range(0, count, step):
+                end = start + step
+                jobs = [
+                    NewJob(job_id, self._envelope(call, args, {}, wire), priority, delay_ms, eta_ms)
+                    for job_id, args in zip(ids[start:end], arguments[start:end], strict=True)
+                ]
+                sending = sending or Sending((await self._client()).producer)
+                await sending.put(jobs, queue)
+                handles += [JobHandle(source, job.id, queue, returns, added=True) for job in jobs]
+                await asyncio.sleep(0)  # replies may have come, and make way for the next
+            added = await sending.replies() if sending is not None else []
+        except BaseException:
+            if sending is not None:
+                sending.withdraw()
+            raise
+        if not all(added):
+            for handle, new in zip(handles, added, strict=True):
+                handle.added = new
+        return handles
+
+    def _are_plain(self, arguments: Sequence[Sequence[Any]]) -> bool:
+        """Whether all can be encoded for certain, and none is too large."""
+        most = self._settings.max_payload - MARGIN
+        try:
+            return all(
+                len(_PLAIN.encode(arguments[start : start + CHECKED])) < most
+                for start in range(0, len(arguments), CHECKED)
+            )
+        except Exception:
+            return False  # what cannot be encoded is named when it is
 
     def prepare(self, call: Call[Any]) -> tuple[str, NewJob]:
         """Encode a call without sending it or passing the middleware: its queue, and a job of a fresh id.
@@ -148,10 +222,18 @@ class Dispatcher:
         headers: Mapping[str, str],
         *,
         nonce: str,
+        waiter: str = "",
     ) -> NewJob:
         options = call.options
+        envelope = self._envelope(call, args, kwargs, _wire_options(options, headers))
+        priority = options.priority or Priority.NORMAL
+        return NewJob(job_id, envelope, priority, options.delay_ms, options.eta_ms, nonce, waiter)
+
+    def _envelope(
+        self, call: Call[Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions | None
+    ) -> bytes:
         try:
-            envelope = encode_envelope(call.task, args, kwargs, _wire_options(options, headers))
+            envelope = encode_envelope(call.task, args, kwargs, options)
         except Exception as error:
             raise _blame(call, args, kwargs, error) from error
         if len(envelope) > self._settings.max_payload:
@@ -159,8 +241,7 @@ class Dispatcher:
                 f"task {call.task!r}: the encoded call has {len(envelope)} bytes, at most "
                 f"{self._settings.max_payload} are sent (max_payload); store it elsewhere and send where it is"
             )
-        priority = options.priority or Priority.NORMAL
-        return NewJob(job_id, envelope, priority, options.delay_ms, options.eta_ms, nonce)
+        return envelope
 
 
 class _Gathering:
@@ -177,7 +258,8 @@ class _Gathering:
     def __init__(self, expected: int, client: Callable[[], Awaitable[Client]]) -> None:
         self._missing = expected
         self._client = client
-        self._jobs: list[tuple[str, NewJob]] = []
+        self._jobs: list[NewJob] = []
+        self._queues: list[str] = []
         self._complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sending: asyncio.Task[list[bool]] | None = None
         self.error: BaseException | None = None
@@ -185,7 +267,8 @@ class _Gathering:
     async def join(self, queue: str, job: NewJob) -> bool:
         """Send a job together with the others; whether the server added it."""
         position = len(self._jobs)
-        self._jobs.append((queue, job))
+        self._jobs.append(job)
+        self._queues.append(queue)
         self._one_less()
         await asyncio.shield(self._complete)
         if self._sending is None:
@@ -205,7 +288,7 @@ class _Gathering:
     async def _send(self) -> list[bool]:
         if self.error is not None:
             raise asyncio.CancelledError
-        return await (await self._client()).producer.send_many(self._jobs)
+        return await (await self._client()).producer.send_many(self._jobs, self._queues)
 
 
 def _identity(options: Options, queue: str) -> tuple[str, str]:

@@ -206,9 +206,10 @@ class _ObservedStore(MemoryStore):
         tokens: Sequence[Token] = (),
         *,
         known: Collection[str] | None = None,
+        idle: bool = False,
     ) -> Claim:
         """See `aioq.store.Store.claim`."""
-        claim = await super().claim(queue, worker, count, tokens, known=known)
+        claim = await super().claim(queue, worker, count, tokens, known=known, idle=idle)
         self.claimed += len(claim.jobs)
         return claim
 

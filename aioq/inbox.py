@@ -24,6 +24,11 @@ def worker_channel(app: str, worker: str) -> str:
     return f"aioq:{app}:worker:{worker}"
 
 
+def handing_channel(app: str, worker: str) -> str:
+    """The channel on which a waiting worker is handed jobs; the message is the store's own."""
+    return f"aioq:{app}:handed:{worker}"
+
+
 def waiter_channel(app: str, process: str) -> str:
     """The channel on which a process is told of outcomes; the message is a notice."""
     return f"aioq:{app}:waiter:{process}"

@@ -5,10 +5,12 @@ adds only once, until `send_timeout`; memory is bounded because a send waits whi
 """
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import NamedTuple
+
+import msgspec
 
 from aioq.backoff import Backoff
 from aioq.batch import Batcher
@@ -32,6 +34,11 @@ LAG = 0.1
 for one turn, far below the second that another attempt costs."""
 
 
+EAGER_JOBS = 64
+"""Jobs that leave at once although more may follow in the same turn of the loop: the server works while this
+process prepares those."""
+
+
 class _Outage(NamedTuple):
     """The last attempt to send to a queue failed."""
 
@@ -39,23 +46,28 @@ class _Outage(NamedTuple):
     at: float
 
 
-class _Pending(NamedTuple):
+class _Pending(msgspec.Struct, gc=False):
     """Jobs that are sent together: one, or a part of a `send_many`."""
 
     jobs: Sequence[NewJob]
     deadline: float
     again: bool = False
+    attempt_ends: float = 0.0
+    expired: bool = False
 
 
 class _Part(NamedTuple):
     """A part of a `send_many`: where its jobs stand in it, and what the server says of them."""
 
     positions: Sequence[int]
-    reply: asyncio.Future[Sequence[bool]]
+    reply: asyncio.Future[list[bool]]
 
 
-_Replies = dict[int, Sequence[bool] | Exception]
-"""What the jobs of a flush are told, by the identity of their `_Pending`: one batch may hold one id twice."""
+_Faults = dict[int, Exception]
+"""Why jobs are given up, by the identity of their `_Pending`: one batch may hold one id twice."""
+
+_Told = list[bool | Exception]
+"""What a flush is told, for each job in its order."""
 
 
 class Producer:
@@ -71,8 +83,10 @@ class Producer:
         self._store = store
         self._send_timeout = send_timeout
         self._capacity = capacity
-        self._batchers: dict[str, Batcher[_Pending, Sequence[bool]]] = {}
+        self._batchers: dict[str, Batcher[_Pending, bool]] = {}
         self._outages: dict[str, _Outage] = {}
+        self._persisting: Counter[str] = Counter()
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def send(self, queue: str, job: NewJob, *, again: bool = False) -> bool:
         """Send one job; False when the server already had its id.
@@ -89,29 +103,263 @@ class Producer:
             SendError: not confirmed within `send_timeout`.
             ServerRejectedError: the server refuses this user.
         """
+        return await (self.put(queue, job, again=again) or self._put_later(queue, job, again))
+
+    def put(self, queue: str, job: NewJob, *, again: bool = False) -> "asyncio.Future[bool] | None":
+        """Hand over one job, where there is space for it at once: the future of what `send` returns."""
         batcher = self._batchers.get(queue) or self._batcher(queue)
+        if batcher.held >= self._capacity:
+            return None
+        deadline = asyncio.get_running_loop().time() + self._send_timeout
+        return batcher.put(_Pending((job,), deadline, again), weight=len(job.envelope))
+
+    async def _put_later(self, queue: str, job: NewJob, again: bool) -> bool:
+        batcher = self._batchers[queue]
         pending = _Pending((job,), asyncio.get_running_loop().time() + self._send_timeout, again)
-        if batcher.held < self._capacity:
-            return (await batcher.put(pending, weight=len(job.envelope)))[0]
         try:
             async with asyncio.timeout_at(pending.deadline):
                 await batcher.wait_for_space()
         except TimeoutError:
             raise self._gave_up([pending], "there is no space to send it from", "was not sent") from None
-        return (await batcher.put(pending, weight=len(job.envelope)))[0]
+        return await batcher.put(pending, weight=len(job.envelope))
 
-    async def send_many(self, jobs: Sequence[tuple[str, NewJob]]) -> list[bool]:
-        """Send jobs, each to its queue, in order; see `send`.
+    async def send_many(self, jobs: Sequence[NewJob], queues: str | Sequence[str]) -> list[bool]:
+        """Send jobs in order; see `send` and `Sending.put`."""
+        sending = Sending(self)
+        await sending.put(jobs, queues)
+        return await sending.replies()
+
+    async def put_all(
+        self, jobs: Sequence[NewJob], queue: str, parts: "list[_Part]", positions: Sequence[int]
+    ) -> None:
+        """Hand over jobs in parts that are as large as one flush, and wait for space in between.
+
+        Args:
+            jobs: the jobs of a `Sending`.
+            queue: where to.
+            parts: takes the parts.
+            positions: those of the jobs to hand over.
+        """
+        batcher = self._batchers.get(queue) or self._batcher(queue)
+        start = 0
+        while start < len(positions):
+            if batcher.held >= self._capacity:
+                await batcher.wait_for_space()
+            end = start + min(MAX_JOBS, self._capacity - batcher.held)
+            some = [jobs[position] for position in positions[start:end]]
+            count, weight = _fitting(some)
+            pending = _Pending(some[:count], asyncio.get_running_loop().time() + self._send_timeout)
+            reply = batcher.put_several(pending, count, weight=weight)
+            parts.append(_Part(positions[start : start + count], reply))
+            start += count
+
+    async def drain(self) -> None:
+        """Wait until nothing is on its way."""
+        for batcher in tuple(self._batchers.values()):
+            await batcher.drain()
+
+    def _batcher(self, queue: str) -> Batcher[_Pending, bool]:
+        batcher = Batcher(
+            partial(self._flush, queue),
+            retry=partial(self._retry, queue),
+            max_items=MAX_JOBS,
+            max_weight=MAX_BYTES,
+            capacity=self._capacity,
+            in_flight=self._store.sends_in_flight,
+            eager=EAGER_JOBS,
+        )
+        self._batchers[queue] = batcher
+        return batcher
+
+    def _flush(self, queue: str, batch: list[_Pending]) -> Awaitable[Sequence[bool | Exception]]:
+        """Make the first attempt, as a rule the only one: nothing but a call to the store, and a timer."""
+        if queue in self._outages or self._persisting[queue]:
+            return self._persist(queue, batch)
+        first = batch[0]
+        attempt = self._attempt(queue, batch, again=any(pending.again for pending in batch))
+        first.attempt_ends = _time_for(batch)
+        timer = asyncio.get_running_loop().call_at(first.attempt_ends, _expire, first, attempt)
+        attempt.add_done_callback(lambda _: timer.cancel())
+        return attempt
+
+    def _attempt(self, queue: str, batch: list[_Pending], *, again: bool) -> "asyncio.Future[list[bool]]":
+        return asyncio.ensure_future(self._store.enqueue(queue, _jobs_of(batch), again=again))
+
+    def _retry(self, queue: str, batch: list[_Pending], error: BaseException) -> "asyncio.Task[_Told] | None":
+        """Go on after a first attempt that has failed, unless that is final."""
+        if isinstance(error, asyncio.CancelledError):
+            if not batch[0].expired:
+                return None  # the loop is being closed
+            batch[0].expired = False
+            # Where the timer was late, the loop was blocked: the reply may be here, and there was no time to look.
+            late = asyncio.get_running_loop().time() - batch[0].attempt_ends
+            return self._persist(queue, batch, TimeoutError(), excused=late > LAG)
+        if isinstance(error, (ServerUnavailableError, TimeoutError)):
+            return self._persist(queue, batch, error)
+        return None
+
+    def _persist(
+        self, queue: str, batch: list[_Pending], error: Exception | None = None, *, excused: bool = False
+    ) -> "asyncio.Task[_Told]":
+        """Try until the jobs are there or their time is over, one flush of a queue after the other.
+
+        Args:
+            queue: where to.
+            batch: the jobs.
+            error: what a first attempt has failed with.
+            excused: that says nothing about the server.
+        """
+        self._persisting[queue] += 1
+        return asyncio.get_running_loop().create_task(
+            self._take_turn(queue, batch, error, excused), name="aioq-send"
+        )
+
+    async def _take_turn(self, queue: str, batch: list[_Pending], error: Exception | None, excused: bool) -> _Told:
+        try:
+            async with self._turns[queue]:
+                return await self._try(queue, batch, error, excused)
+        finally:
+            self._persisting[queue] -= 1
+
+    async def _try(self, queue: str, batch: list[_Pending], error: Exception | None, excused: bool) -> _Told:
+        faults: _Faults = {}
+        added: Sequence[bool] = ()
+        backoff = Backoff()
+        again = error is not None or any(pending.again for pending in batch)
+        if error is not None and not excused:
+            left = self._failed(queue, batch, error, faults)
+        else:
+            left = self._spare(queue, batch, faults)
+        while left:
+            if error is not None:
+                await asyncio.sleep(backoff.next())
+            attempt, ends = asyncio.timeout(None), _time_for(left)
+            try:
+                async with attempt:
+                    attempt.reschedule(ends)
+                    added = await self._attempt(queue, left, again=again)
+            except (ServerUnavailableError, TimeoutError) as fault:
+                error, again = fault, True
+                if not excused and attempt.expired() and asyncio.get_running_loop().time() - ends > LAG:
+                    excused = True
+                else:
+                    left = self._failed(queue, left, fault, faults)
+            else:
+                self._outages.pop(queue, None)
+                break
+        return _told(batch, faults, added)
+
+    def _spare(self, queue: str, batch: list[_Pending], faults: _Faults) -> list[_Pending]:
+        """Return the jobs that an attempt is to be made for.
+
+        Where the one before has just failed, it has shown for the jobs that waited meanwhile, and whose time is
+        over, what an attempt of their own would: they are answered with its error.
+        """
+        outage = self._outages.get(queue)
+        if outage is None or asyncio.get_running_loop().time() - outage.at > FAIR_ATTEMPT:
+            return batch
+        return self._give_up(batch, outage, faults)
+
+    def _failed(self, queue: str, batch: list[_Pending], error: Exception, faults: _Faults) -> list[_Pending]:
+        """Note a failed attempt, answer the jobs whose time is over, and return the others."""
+        if not str(error):
+            error = TimeoutError("the server did not answer in time")
+        outage = self._outages[queue] = _Outage(error, asyncio.get_running_loop().time())
+        return self._give_up(batch, outage, faults)
+
+    def _give_up(self, batch: list[_Pending], outage: _Outage, faults: _Faults) -> list[_Pending]:
+        now = asyncio.get_running_loop().time()
+        over = [p for p in batch if p.deadline <= now and p.deadline - self._send_timeout <= outage.at]
+        if over:
+            fault = self._gave_up(over, str(outage.error), "is unconfirmed")
+            fault.__cause__ = outage.error
+            faults.update((id(pending), fault) for pending in over)
+        return [pending for pending in batch if id(pending) not in faults]
+
+    def _gave_up(self, batch: Sequence[_Pending], why: str, what: str) -> SendError:
+        ids = tuple(job.id for job in _jobs_of(batch))
+        shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")  # noqa: PLR2004
+        return SendError(f"job {shown} {what} after {self._send_timeout:g} s: {why}", ids)
+
+
+def _expire(first: _Pending, attempt: "asyncio.Future[list[bool]]") -> None:
+    first.expired = True
+    attempt.cancel()
+
+
+def _time_for(batch: list[_Pending]) -> float:
+    """When an attempt ends; a loop that was blocked for long must not fail its sends without an honest one."""
+    first_deadline = min(pending.deadline for pending in batch)
+    return max(first_deadline, asyncio.get_running_loop().time() + FAIR_ATTEMPT)
+
+
+def _told(batch: list[_Pending], faults: _Faults, added: Sequence[bool]) -> _Told:
+    """What each job of a batch is told: its fault, or else what the store says of it."""
+    told: _Told = []
+    start = 0
+    for pending in batch:
+        count = len(pending.jobs)
+        fault = faults.get(id(pending))
+        if fault is not None:
+            told += [fault] * count
+        else:
+            told += added[start : start + count]
+            start += count
+    return told
+
+
+def _jobs_of(batch: Sequence[_Pending]) -> Sequence[NewJob]:
+    if len(batch) == 1:
+        return batch[0].jobs
+    return [job for pending in batch for job in pending.jobs]
+
+
+class Sending:
+    """Jobs of one call that are handed over one after the other, and confirmed together.
+
+    Args:
+        producer: sends them.
+    """
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+        self._jobs: list[NewJob] = []
+        self._parts: list[_Part] = []
+
+    async def put(self, jobs: Sequence[NewJob], queues: str | Sequence[str]) -> None:
+        """Hand over jobs, which may have to wait for space.
+
+        Cancellation: what no flush has taken yet is withdrawn, of the earlier calls too.
+
+        Args:
+            jobs: what to send.
+            queues: the queue of all of them, or that of each.
+        """
+        first = len(self._jobs)
+        self._jobs += jobs
+        try:
+            for queue, positions in _by_queue(queues, first, len(jobs)).items():
+                await self._producer.put_all(self._jobs, queue, self._parts, positions)
+        except BaseException:
+            self.withdraw()
+            raise
+
+    def withdraw(self) -> None:
+        """Take back what no flush has taken yet."""
+        for part in self._parts:
+            part.reply.cancel()
+
+    async def replies(self) -> list[bool]:
+        """Wait until all are confirmed; for each what `Producer.send` returns.
 
         Raises:
-            SendError: naming every job of this call that is not confirmed; the others have been sent.
+            SendError: naming every job that is not confirmed; the others have been sent.
         """
-        parts = await self._put_all(jobs)
-        replies = await asyncio.gather(*(part.reply for part in parts), return_exceptions=True)
-        added = [False] * len(jobs)
+        replies = await asyncio.gather(*(part.reply for part in self._parts), return_exceptions=True)
+        added = [False] * len(self._jobs)
         failed: list[int] = []
         cause: BaseException | None = None
-        for part, reply in zip(parts, replies, strict=True):
+        for part, reply in zip(self._parts, replies, strict=True):
             if isinstance(reply, BaseException):
                 failed += part.positions
                 cause = cause or reply
@@ -122,135 +370,30 @@ class Producer:
             return added
         if isinstance(cause, SendError):
             raise SendError(
-                f"{len(failed)} of {len(jobs)} jobs are unconfirmed: {cause.__cause__ or cause}",
-                tuple(jobs[position][1].id for position in sorted(failed)),
+                f"{len(failed)} of {len(added)} jobs are unconfirmed: {cause.__cause__ or cause}",
+                tuple(self._jobs[position].id for position in sorted(failed)),
             ) from cause.__cause__
         raise cause
 
-    async def _put_all(self, jobs: Sequence[tuple[str, NewJob]]) -> list[_Part]:
-        """Hand over the jobs in parts that are as large as one flush, and wait for space in between."""
-        loop = asyncio.get_running_loop()
-        of_queue: defaultdict[str, list[int]] = defaultdict(list)
-        for position, (queue, _) in enumerate(jobs):
-            of_queue[queue].append(position)
-        parts: list[_Part] = []
-        try:
-            for queue, positions in of_queue.items():
-                batcher = self._batchers.get(queue) or self._batcher(queue)
-                start = 0
-                while start < len(positions):
-                    if batcher.held >= self._capacity:
-                        await batcher.wait_for_space()
-                    most = min(MAX_JOBS, self._capacity - batcher.held)
-                    count, weight = _fitting(jobs, positions[start : start + most])
-                    taken = positions[start : start + count]
-                    start += count
-                    pending = _Pending([jobs[position][1] for position in taken], loop.time() + self._send_timeout)
-                    parts.append(_Part(taken, batcher.put(pending, count=count, weight=weight)))
-        except BaseException:
-            for part in parts:
-                part.reply.cancel()  # withdraws those that no flush has taken yet
-            raise
-        return parts
 
-    async def drain(self) -> None:
-        """Wait until nothing is on its way."""
-        for batcher in tuple(self._batchers.values()):
-            await batcher.drain()
-
-    def _batcher(self, queue: str) -> Batcher[_Pending, Sequence[bool]]:
-        batcher = Batcher(
-            partial(self._flush, queue),
-            max_items=MAX_JOBS,
-            max_weight=MAX_BYTES,
-            capacity=self._capacity,
-            in_flight=self._store.in_flight,
-        )
-        self._batchers[queue] = batcher
-        return batcher
-
-    async def _flush(self, queue: str, batch: list[_Pending]) -> Sequence[Sequence[bool] | Exception]:
-        replies: _Replies = {}
-        left, backoff, excused = self._spare(queue, batch, replies), Backoff(), False
-        again = any(pending.again for pending in left)
-        while left:
-            attempt = _time_for(left)
-            try:
-                async with attempt:
-                    added = await self._store.enqueue(queue, _jobs_of(left), again=again)
-            except (ServerUnavailableError, TimeoutError) as error:
-                again = True
-                if not excused and _loop_was_blocked(attempt):
-                    excused = True  # the reply may be here: there was no time to look
-                else:
-                    left = self._failed(queue, left, error, replies)
-                if left:
-                    await asyncio.sleep(backoff.next())
-            else:
-                self._outages.pop(queue, None)
-                start = 0
-                for pending in left:
-                    replies[id(pending)] = added[start : start + len(pending.jobs)]
-                    start += len(pending.jobs)
-                break
-        return [replies[id(pending)] for pending in batch]
-
-    def _spare(self, queue: str, batch: list[_Pending], replies: _Replies) -> list[_Pending]:
-        """Return the jobs that an attempt is to be made for.
-
-        Where the one before has just failed, it has shown for the jobs that waited meanwhile, and whose time is
-        over, what an attempt of their own would: they are answered with its error.
-        """
-        outage = self._outages.get(queue)
-        if outage is None or asyncio.get_running_loop().time() - outage.at > FAIR_ATTEMPT:
-            return batch
-        return self._give_up(batch, outage, replies)
-
-    def _failed(self, queue: str, batch: list[_Pending], error: Exception, replies: _Replies) -> list[_Pending]:
-        """Note a failed attempt, answer the jobs whose time is over, and return the others."""
-        if not str(error):
-            error = TimeoutError("the server did not answer in time")
-        outage = self._outages[queue] = _Outage(error, asyncio.get_running_loop().time())
-        return self._give_up(batch, outage, replies)
-
-    def _give_up(self, batch: list[_Pending], outage: _Outage, replies: _Replies) -> list[_Pending]:
-        now = asyncio.get_running_loop().time()
-        over = [p for p in batch if p.deadline <= now and p.deadline - self._send_timeout <= outage.at]
-        if over:
-            fault = self._gave_up(over, str(outage.error), "is unconfirmed")
-            fault.__cause__ = outage.error
-            replies.update((id(pending), fault) for pending in over)
-        return [pending for pending in batch if id(pending) not in replies]
-
-    def _gave_up(self, batch: Sequence[_Pending], why: str, what: str) -> SendError:
-        ids = tuple(job.id for job in _jobs_of(batch))
-        shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")  # noqa: PLR2004
-        return SendError(f"job {shown} {what} after {self._send_timeout:g} s: {why}", ids)
+def _by_queue(queues: str | Sequence[str], first: int, count: int) -> dict[str, Sequence[int]]:
+    """The positions of the jobs of each queue, counted from `first`."""
+    if isinstance(queues, str):
+        return {queues: range(first, first + count)}
+    positions: defaultdict[str, list[int]] = defaultdict(list)
+    for position, queue in enumerate(queues, first):
+        positions[queue].append(position)
+    return dict(positions)
 
 
-def _time_for(batch: list[_Pending]) -> asyncio.Timeout:
-    """The end of an attempt; a loop that was blocked for long must not fail its sends without an honest one."""
-    first_deadline = min(pending.deadline for pending in batch)
-    return asyncio.timeout_at(max(first_deadline, asyncio.get_running_loop().time() + FAIR_ATTEMPT))
-
-
-def _loop_was_blocked(attempt: asyncio.Timeout) -> bool:
-    """Whether the loop was late for the timer that ended an attempt: it may have been late for the reply, too."""
-    when = attempt.when()
-    return attempt.expired() and when is not None and asyncio.get_running_loop().time() - when > LAG
-
-
-def _jobs_of(batch: Sequence[_Pending]) -> Sequence[NewJob]:
-    if len(batch) == 1:
-        return batch[0].jobs
-    return [job for pending in batch for job in pending.jobs]
-
-
-def _fitting(jobs: Sequence[tuple[str, NewJob]], positions: Sequence[int]) -> tuple[int, int]:
-    """How many of the jobs at these positions one flush takes, at least one, and how many bytes they have."""
+def _fitting(jobs: Sequence[NewJob]) -> tuple[int, int]:
+    """How many of the first jobs one flush takes, at least one, and how many bytes they have."""
+    sizes = [len(job.envelope) for job in jobs]
+    total = sum(sizes)
+    if total <= MAX_BYTES:
+        return len(jobs), total
     count = weight = 0
-    for position in positions:
-        size = len(jobs[position][1].envelope)
+    for size in sizes:
         if count and weight + size > MAX_BYTES:
             break
         count, weight = count + 1, weight + size

@@ -8,13 +8,14 @@ Cancelling a verb leaves it open whether the server has carried it out.
 """
 
 import enum
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
 import msgspec
 
 from aioq.inbox import Inbox
 from aioq.job import JobInfo, JobState, Priority
+from aioq.leases import LeaseKeeper, WorkerLease
 from aioq.timetable import Timetable
 
 
@@ -28,6 +29,8 @@ class NewJob(msgspec.Struct, frozen=True, gc=False):
         delay_ms: queue it this long after the server takes it, in milliseconds; None for at once.
         eta_ms: queue it at this time, in milliseconds since the Unix epoch; None for at once.
         nonce: tells this send from other sends of the same id; "" where no other send can have the id.
+        waiter: the channel of this process where it will wait for the outcome, as if it had called `Store.wait`
+            already; "" for none. All jobs of one call have the same, and the store may tell it of others of them.
     """
 
     id: str
@@ -36,6 +39,7 @@ class NewJob(msgspec.Struct, frozen=True, gc=False):
     delay_ms: int | None = None
     eta_ms: int | None = None
     nonce: str = ""
+    waiter: str = ""
 
 
 class Claimed(msgspec.Struct, frozen=True, gc=False):
@@ -63,11 +67,17 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Token(msgspec.Struct, frozen=True, gc=False):
-    """What a blocking wait brought: an entry that is delivered to this worker but not claimed yet."""
+    """What a blocking wait brought: an entry that is delivered to this worker but not claimed yet.
+
+    Attributes:
+        lane: where it was.
+        entry: its id there.
+        job_ids: the jobs it names; none where it only wakes the worker.
+    """
 
     lane: str
     entry: str
-    job_id: str
+    job_ids: tuple[str, ...] = ()
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
@@ -172,42 +182,6 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     result_ttl_ms: int = 86_400_000
 
 
-class Renewal(msgspec.Struct, frozen=True, gc=False):
-    """What a renewal of a lease brought.
-
-    Attributes:
-        lost: the lease had ended already.
-        next_due_ms: see `Claim`.
-        expired: some other worker's lease has ended: recovery has work.
-        outage: other leases may have ended for want of a server, and their workers be about to renew them: this
-            worker's own had ended, or it joins after its store could not be opened at first.
-        cancelled: ids of jobs this worker runs whose cancellation was asked for.
-        next_tick_ms: see `Claim`.
-    """
-
-    lost: bool = False
-    next_due_ms: int | None = None
-    expired: bool = False
-    outage: bool = False
-    cancelled: Sequence[str] = ()
-    next_tick_ms: int | None = None
-
-
-class WorkerLease(msgspec.Struct, frozen=True, gc=False):
-    """A worker of a queue, as the server knows it.
-
-    Attributes:
-        worker: its id.
-        lease_ms: how long its lease lasts from now on, in milliseconds; 0 where it has ended.
-        fetched_ms: how long ago it last got an answer to its fetching, in milliseconds; -1 where that is not
-            known. A worker that has no free slot counts as fetching: it waits for its jobs, not for the server.
-    """
-
-    worker: str
-    lease_ms: int
-    fetched_ms: int
-
-
 class NoOutcome(enum.Enum):
     """Why a wait brought no outcome although nobody will be told of one."""
 
@@ -243,26 +217,6 @@ class ServerInfo(msgspec.Struct, frozen=True):
     version: str
 
 
-class LeaseKeeper(Protocol):
-    """A worker's leases on a connection of their own; called from one thread, never from an event loop."""
-
-    def join(self, queue: str, worker: str) -> Renewal:
-        """Take a new lease and make the queue ready to be read."""
-        ...
-
-    def renew(self, queue: str, worker: str, *, fetched_ms: int = 0, sweep: bool = False) -> Renewal:
-        """Prolong the lease; one that another worker has begun to recover is not prolonged but reported as lost.
-
-        `fetched_ms` is how long ago the worker last got an answer to its fetching, see `WorkerLease`. `sweep`
-        also looks after what was delivered to workers that are gone; now and then will do.
-        """
-        ...
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        ...
-
-
 class Store(Protocol):
     """Job verbs over a server. One Store belongs to one event loop."""
 
@@ -277,11 +231,19 @@ class Store(Protocol):
         ...
 
     @property
-    def in_flight(self) -> int:
-        """How many enqueues, and how many settles, of a queue are worth having under way at once.
+    def sends_in_flight(self) -> int:
+        """How many enqueues of a queue are worth having under way at once: two keep client and server busy.
+
+        They are carried out in the order they were called in.
+        """
+        ...
+
+    @property
+    def settles_in_flight(self) -> int:
+        """How many settles of a queue are worth having under way at once.
 
         One where the reply comes at once, for then the next batch gathers meanwhile; more where it waits for a
-        disk or a replica. They are written in the order they were called in.
+        disk or a replica.
         """
         ...
 
@@ -297,7 +259,7 @@ class Store(Protocol):
         """Close every connection."""
         ...
 
-    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
+    def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
         """Add jobs; False for each id the server already had, which stays as it is.
 
         `again` is given when an earlier call with these jobs may have been carried out, its reply being lost.
@@ -318,12 +280,25 @@ class Store(Protocol):
         tokens: Sequence[Token] = (),
         *,
         known: Collection[str] | None = None,
+        idle: bool = False,
     ) -> Claim:
         """Take up to `count` jobs, lanes in priority order, and mark them running.
 
         `tokens` are claimed first. `known` is given after a connection that broke: the ids of all jobs the
         worker knows that it holds. Then it also gets what a blocking wait brought, or a claim has already
         marked as its own, in a reply that got lost.
+
+        `idle` is given where the worker goes on to `block` when it gets less than `count`; until its next claim
+        a store may hand it a job, over `handed`.
+        """
+        ...
+
+    async def handed(
+        self, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
+    ) -> Callable[[], Awaitable[None]]:
+        """Listen for jobs that the store hands to a waiting worker, as if it had claimed them.
+
+        Returns what ends it. `on_gap` is called when some may have been lost: a claim with `known` finds them.
         """
         ...
 
@@ -338,8 +313,13 @@ class Store(Protocol):
         """End a `block` of this worker that is under way, so that nothing is delivered to it any more."""
         ...
 
-    async def settle(self, queue: str, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
-        """Write outcomes; False for each job that is no longer this worker's under that claim."""
+    def settle(
+        self, queue: str, worker: str, settlements: Sequence[Settlement], *, idle: bool = False
+    ) -> Awaitable[list[bool]]:
+        """Write outcomes; False for each job that is no longer this worker's under that claim.
+
+        `idle` is given by a worker that is blocked and has a free slot; see `claim`.
+        """
         ...
 
     async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
@@ -366,7 +346,7 @@ class Store(Protocol):
         """Give back everything the worker still holds, at no cost to the jobs, and forget the worker."""
         ...
 
-    async def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
+    def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> Awaitable[list[WaitReply]]:
         """For each job its outcome, or register `channel` to be told; one step, so nothing falls between.
 
         From the first outcome on that would exceed `WAIT_LIMIT`, each job that has one is answered with `LATER`.

@@ -5,7 +5,7 @@ checker sees the function's parameters in `send` and its return type in the hand
 """
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Generic, Literal, Never, ParamSpec, Protocol, TypeVar
@@ -55,12 +55,12 @@ class Sender(Protocol):
         """What is around each send and run, outermost first."""
         ...
 
-    async def send_call(self, call: Call[R]) -> JobHandle[R]:
+    def send_call(self, call: Call[R]) -> Awaitable[JobHandle[R]]:
         """Send one call."""
         ...
 
-    async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
-        """Send several calls."""
+    def send_alike(self, call: Call[R], arguments: Sequence[Sequence[Any]]) -> Awaitable[list[JobHandle[R]]]:
+        """Send a call once for each of the positional arguments."""
         ...
 
     def life(self) -> AbstractAsyncContextManager[Any]:
@@ -146,8 +146,9 @@ class Sendable(Generic[P, R]):
         Raises:
             ArgumentError: the arguments do not fit the function.
         """
-        self.signature.check(args, kwargs)
-        return Call(self.name, args, kwargs, self._options, self.signature)
+        signature = self._signature()
+        signature.check(args, kwargs)
+        return Call(self.name, args, kwargs, self._options, signature)
 
     async def send(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Send a call; returns once the server has the job.
@@ -170,17 +171,18 @@ class Sendable(Generic[P, R]):
             ArgumentError: one of them does not fit; nothing was sent.
             SendError: naming the jobs that are unconfirmed.
         """
-        calls: list[Call[R]] = []
-        signature, options = self.signature, self._options
-        for position, args in enumerate(arguments):
+        signature, every = self.signature, list(arguments)
+        fitting: set[int] = set()
+        for position, args in enumerate(every):
             if not isinstance(args, (tuple, list)):
                 raise ArgumentError(
                     f"{self.where}: send_many item {position} is {args!r}: expected a tuple of the positional "
                     f"arguments, for one argument ({args!r},)"
                 )
-            signature.check(args, {})
-            calls.append(Call(self.name, args, {}, options, signature))
-        return await self.sender.send_calls(calls)
+            if len(args) not in fitting:  # what their number decides is looked at once
+                signature.check(args, {})
+                fitting.add(len(args))
+        return await self.sender.send_alike(Call(self.name, (), {}, self._options, signature), every)
 
 
 class Task(Sendable[P, R]):

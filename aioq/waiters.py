@@ -9,7 +9,7 @@ a message the network swallowed.
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 
 from aioq.backoff import Backoff
@@ -21,6 +21,14 @@ from aioq.store import LATER, MISSING, Store, WaitReply
 from aioq.wire import decode_notice
 
 log = logging.getLogger("aioq.results")
+
+MAX_EXPECTED = 1_000
+"""Jobs that may be sent with the news that this process will wait for them, before it does. A guess: more than are
+awaited at once as a rule."""
+
+MAX_TRUST = 16
+"""How many jobs in vain it takes until this process, which used to wait for those it sent, is taken for one that
+does not. A guess."""
 
 MAX_BATCH = 500
 """The most ids of one registration; the reply may carry as many outcomes, or fewer large ones (`WAIT_LIMIT`)."""
@@ -59,6 +67,23 @@ class Waiters:
             self._poller = asyncio.get_running_loop().create_task(self._poll(), name="aioq-result-poll")
         return await waiters.outcome(job_id)
 
+    def channel(self, queue: str) -> str:
+        """What to send along with a job, where this process is likely to wait for it; "" where it is not.
+
+        So the server need not be told later. Whoever sends it must say that with `expect`, before, and with
+        `forget` if the job was not added.
+        """
+        waiters = self._queues.get(queue)
+        return "" if waiters is None else waiters.channel()
+
+    def expect(self, queue: str, job_id: str) -> None:
+        """The server will tell of the job's outcome."""
+        self._queues[queue].expect(job_id)
+
+    def forget(self, queue: str, job_id: str) -> None:
+        """It will not."""
+        self._queues[queue].forget(job_id)
+
     async def close(self) -> None:
         """Stop waiting; whoever still awaits an outcome gets a ServerUnavailableError."""
         if self._poller is not None:
@@ -85,8 +110,10 @@ class _QueueWaiters:
         self._waiting: dict[str, list[asyncio.Future[bytes]]] = {}
         self._registered: set[str] = set()
         self._listening: asyncio.Task[None] | None = None
+        self._expected: dict[str, None] = {}
+        self._trust = 0
         self._questions: Batcher[str, WaitReply] = Batcher(
-            partial(self._ask), max_items=MAX_BATCH, capacity=1_000_000
+            partial(store.wait, queue, channel), retry=self._retry, max_items=MAX_BATCH, capacity=1_000_000
         )
 
     async def outcome(self, job_id: str) -> bytes:
@@ -95,7 +122,13 @@ class _QueueWaiters:
         futures.append(future)
         try:
             await self._listen()
-            self._question(job_id)
+            if job_id in self._expected:  # the server knows already that we wait, and has not told us yet
+                del self._expected[job_id]
+                self._registered.add(job_id)
+                self._trust = min(self._trust + 1, MAX_TRUST)
+            else:
+                self._question(job_id)
+                self._trust = max(self._trust, 1)
             return await future
         finally:
             futures.remove(future)
@@ -103,8 +136,25 @@ class _QueueWaiters:
                 self._waiting.pop(job_id, None)
                 self._registered.discard(job_id)
 
+    def channel(self) -> str:
+        """Where the server may tell of jobs that are sent now; "" where nobody is likely to wait for them."""
+        listens = self._listening is not None and self._listening.done() and not _has_failed(self._listening)
+        return self._channel if listens and self._trust > 0 else ""
+
+    def expect(self, job_id: str) -> None:
+        """A job is sent with the channel."""
+        if len(self._expected) >= MAX_EXPECTED:
+            del self._expected[next(iter(self._expected))]
+            self._trust -= 1
+        self._expected[job_id] = None
+
+    def forget(self, job_id: str) -> None:
+        """A job was not added after all."""
+        self._expected.pop(job_id, None)
+
     def ask_again(self) -> None:
-        """Register everything that is awaited once more."""
+        """Register everything that is awaited once more; of what is not yet, news may have got lost."""
+        self._expected.clear()
         for job_id in tuple(self._waiting):
             self._question(job_id)
 
@@ -142,14 +192,17 @@ class _QueueWaiters:
 
     def _on_notice(self, message: bytes) -> None:
         for job_id, outcome in decode_notice(message):
-            if outcome is None:
+            if job_id in self._expected:  # nobody waits for it yet, and whoever comes has to ask
+                del self._expected[job_id]
+                self._trust -= 1
+            elif outcome is None:
                 self._question(job_id)
             else:
                 self._answer(job_id, outcome)
 
     def _answer(self, job_id: str, reply: WaitReply) -> None:
         if reply is None:
-            self._registered.add(job_id)
+            self._registered.update(self._waiting.keys() & {job_id})
             return
         if reply is LATER:
             if job_id in self._waiting:
@@ -167,14 +220,19 @@ class _QueueWaiters:
             else:
                 future.set_result(reply)
 
-    async def _ask(self, job_ids: list[str]) -> list[WaitReply]:
+    def _retry(self, job_ids: list[str], error: BaseException) -> Awaitable[list[WaitReply]] | None:
+        return self._persist(job_ids, error) if isinstance(error, ServerUnavailableError) else None
+
+    async def _persist(self, job_ids: list[str], error: ServerUnavailableError) -> list[WaitReply]:
+        """Ask until there is an answer, after a first time that has failed."""
         backoff = Backoff()
         while True:
+            log.debug("waiting for %d outcomes of queue %s: %s", len(job_ids), self._queue, error)
+            await asyncio.sleep(backoff.next())
             try:
                 return await self._store.wait(self._queue, self._channel, job_ids)
-            except ServerUnavailableError as error:
-                log.debug("waiting for %d outcomes of queue %s: %s", len(job_ids), self._queue, error)
-                await asyncio.sleep(backoff.next())
+            except ServerUnavailableError as fault:
+                error = fault
 
 
 def _has_failed(task: "asyncio.Task[None]") -> bool:

@@ -1,6 +1,6 @@
 """Job records as the Redis store keeps them, for tests that put some there or look at one.
 
-The fields and their order stand in `aioq/redis_store/lua/_lib.lua`.
+The fields and their order stand in `aioq/redis_store/lua/_records.lua`.
 """
 
 from typing import Any

@@ -1,13 +1,10 @@
-"""What a worker shows when it starts."""
+"""What a worker shows when it starts: a box for a person, plain lines for a log."""
 
 import os
 import socket
+import sys
 from collections.abc import Iterable
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from importlib import import_module
 
 from aioq.store import ServerInfo
 
@@ -26,9 +23,6 @@ def show_banner(
     tasks: Iterable[str],
 ) -> None:
     """Print the banner to standard error, where the log goes too."""
-    table = Table(box=box.ROUNDED, show_header=False, title=f"aioq {version}", title_style="bold")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
     names = sorted(tasks)
     shown = names[:MAX_TASKS]
     if len(names) > MAX_TASKS:
@@ -41,6 +35,10 @@ def show_banner(
         "tasks": "\n".join(shown) or "none",
         "host": f"{socket.gethostname()}, pid {os.getpid()}",
     }
-    for name, value in rows.items():
-        table.add_row(name, Text(value))
-    Console(stderr=True, highlight=False).print(table)
+    if sys.stderr.isatty():
+        # Drawing takes 4 MB of a worker's memory for as long as it lives, so only where somebody looks.
+        import_module("aioq.cli.box").draw(f"aioq {version}", rows)
+        return
+    width = max(map(len, rows))
+    lines = [f"│ {name:{width}} │ {value.replace(chr(10), ', ')}" for name, value in rows.items()]
+    print(f"aioq {version}", *lines, sep="\n", file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ from rich.text import Text
 from aioq.app import App
 from aioq.cli.loader import load_app
 from aioq.host import worker_queues
-from aioq.store import WorkerLease
+from aioq.leases import WorkerLease
 from aioq.worker import host_of, this_host
 
 

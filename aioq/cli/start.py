@@ -10,14 +10,15 @@ import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
 from msgspec import structs
 
 from aioq.app import App
 from aioq.cli.banner import show_banner
 from aioq.cli.child import DONE, ChildMark
-from aioq.cli.health import HealthServer, listen
 from aioq.cli.life import LifespanError, guarded, report
 from aioq.cli.loader import load_app
 from aioq.cli.logs import set_up_logging
@@ -148,7 +149,12 @@ def _listener(app: App | None, plan: WorkerPlan, child: ChildMark | None) -> soc
         return None if child.health_fd is None else socket.socket(fileno=child.health_fd)
     host, port = ("", None) if app is None else (app.settings.health_host, app.settings.health_port)
     port = port if plan.health_port is None else plan.health_port
-    return None if port is None else listen(host, port)
+    return None if port is None else _health().listen(host, port)
+
+
+def _health() -> Any:
+    """Imported where it is asked for: an HTTP server is a megabyte of every worker's memory."""
+    return import_module("aioq.cli.health")
 
 
 @contextlib.contextmanager
@@ -157,7 +163,7 @@ def _answering(listener: socket.socket | None, health: Callable[[], Health]) -> 
     if listener is None:
         yield
         return
-    server = HealthServer(listener, health)
+    server = _health().HealthServer(listener, health)
     log.info("health checks are answered on port %d: /live and /ready", server.port)
     try:
         yield

@@ -59,12 +59,12 @@ class Lanes:
     def push(self, priority: Priority, job_id: str, *, front: bool = False) -> None:
         """Add an entry. Blocked readers learn of it by `serve`, when the verb is through."""
         lane = priority.value + FRONT if front else priority.value
-        self._waiting[lane].append(Token(lane, str(next(self._entries)), job_id))
+        self._waiting[lane].append(Token(lane, str(next(self._entries)), (job_id,) if job_id else ()))
 
     def pop(self, lane: str) -> str | None:
         """Take the next entry of a lane, and return its job's id; None when the lane is empty."""
         waiting = self._waiting[lane]
-        return waiting.popleft().job_id if waiting else None
+        return next(iter(waiting.popleft().job_ids), WAKE_UP) if waiting else None
 
     def accept(self, token: Token) -> bool:
         """Take a delivered entry; False when somebody has taken it meanwhile."""
@@ -72,10 +72,9 @@ class Lanes:
 
     def put_back(self, token: Token) -> bool:
         """Move an entry to the front of its lane; False for one without a job, which is dropped."""
-        if token.job_id == WAKE_UP:
-            return False
-        self.push(Priority(token.lane.removesuffix(FRONT)), token.job_id, front=True)
-        return True
+        for job_id in token.job_ids:
+            self.push(Priority(token.lane.removesuffix(FRONT)), job_id, front=True)
+        return bool(token.job_ids)
 
     def delivered(self, worker: str, lane: str) -> list[Token]:
         """What was delivered to a worker out of one lane and is not claimed yet, oldest first."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from aioq.store import Renewal, WorkerLease
+from aioq.leases import Renewal, WorkerLease
 
 _RECOVERING = float("-inf")
 """The end of a lease whose worker is being recovered."""

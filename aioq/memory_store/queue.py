@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from aioq.clock import Clock
 from aioq.inbox import worker_channel
 from aioq.job import JobInfo, JobState, Priority
+from aioq.leases import Renewal, WorkerLease
 from aioq.memory_store.delayed import Delayed
 from aioq.memory_store.lanes import LANES, WAKE_UP, Lanes
 from aioq.memory_store.leases import Leases
@@ -25,12 +26,10 @@ from aioq.store import (
     NewJob,
     Promotion,
     Recovery,
-    Renewal,
     Settlement,
     Token,
     Verb,
     WaitReply,
-    WorkerLease,
 )
 
 MAX_WAITERS = 64
@@ -102,11 +101,11 @@ class MemoryQueue:
         """Add a job; False where its id is there already, unless this very send has added it."""
         if again and (job.nonce or job.id) in self._tombstones:
             return True
-        there = self._records.get(job.id)
-        if there is not None:
+        if (there := self._records.get(job.id)) is not None:
             return again and there.nonce == job.nonce
         now = self._clock.now_ms()
         record = self._records[job.id] = Record(job.id, bytes(job.envelope), job.priority, now, job.nonce)
+        record.waiters += filter(None, [job.waiter])
         due = now + job.delay_ms if job.delay_ms else job.eta_ms
         if due is not None and due > now:
             self._schedule(record, due)
@@ -148,8 +147,9 @@ class MemoryQueue:
         for lane in LANES:
             while len(jobs) < count and (job_id := self.lanes.pop(lane)) is not None:
                 self._take(worker, job_id, jobs)
-        next_due_ms = self._delayed.next_due(self._clock.now_ms())
-        return Claim(jobs, next_due_ms, next_tick_ms=self.timetable.next_tick_ms())
+        return Claim(
+            jobs, self._delayed.next_due(self._clock.now_ms()), next_tick_ms=self.timetable.next_tick_ms()
+        )
 
     def settle(self, worker: str, settlement: Settlement) -> bool:
         """Write what became of a claimed job; False where it is not this worker's under this claim."""
@@ -261,7 +261,7 @@ class MemoryQueue:
         if not self.lanes.accept(token):
             return
         if len(jobs) < count:
-            self._take(worker, token.job_id, jobs)
+            self._take(worker, next(iter(token.job_ids), ""), jobs)
         else:
             self.lanes.put_back(token)
 

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
+from functools import partial
 
 from aioq.clock import Clock
 from aioq.job import JobInfo, JobState
+from aioq.leases import Renewal, WorkerLease
 from aioq.memory_store.lanes import Reader
 from aioq.memory_store.leases import MemoryLeaseKeeper
 from aioq.memory_store.mail import MemoryInbox
@@ -14,16 +16,15 @@ from aioq.memory_store.queue import MemoryQueue
 from aioq.memory_store.timetable import MemoryTimetable, Revisions
 from aioq.store import (
     Claim,
+    Claimed,
     Limits,
     NewJob,
     Promotion,
     Recovery,
-    Renewal,
     ServerInfo,
     Settlement,
     Token,
     WaitReply,
-    WorkerLease,
 )
 
 
@@ -51,8 +52,13 @@ class MemoryStore:
         self._lock = threading.Lock()
 
     @property
-    def in_flight(self) -> int:
-        """See `aioq.store.Store.in_flight`."""
+    def sends_in_flight(self) -> int:
+        """See `aioq.store.Store.sends_in_flight`."""
+        return 1
+
+    @property
+    def settles_in_flight(self) -> int:
+        """See `aioq.store.Store.settles_in_flight`."""
         return 1
 
     @property
@@ -93,10 +99,17 @@ class MemoryStore:
         tokens: Sequence[Token] = (),
         *,
         known: Collection[str] | None = None,
+        idle: bool = False,
     ) -> Claim:
         """See `aioq.store.Store.claim`."""
         with self._at(queue) as at:
             return at.claim(worker, count, tokens, known)
+
+    async def handed(
+        self, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
+    ) -> Callable[[], Awaitable[None]]:
+        """See `aioq.store.Store.handed`; this store hands over nothing."""
+        return partial(asyncio.sleep, 0)
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
         """See `aioq.store.Store.block`."""
@@ -117,7 +130,9 @@ class MemoryStore:
         with self._at(queue) as at:
             at.lanes.release(worker)
 
-    async def settle(self, queue: str, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
+    async def settle(
+        self, queue: str, worker: str, settlements: Sequence[Settlement], *, idle: bool = False
+    ) -> list[bool]:
         """See `aioq.store.Store.settle`."""
         with self._at(queue) as at:
             return [at.settle(worker, settlement) for settlement in settlements]

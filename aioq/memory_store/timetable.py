@@ -10,9 +10,9 @@ import msgspec
 from aioq.clock import Clock
 from aioq.inbox import worker_channel
 from aioq.job import JobState
+from aioq.leases import WorkerLease
 from aioq.memory_store.mail import Mail
 from aioq.memory_store.records import Record
-from aioq.store import WorkerLease
 from aioq.timetable import Agenda, Entry, Standing, Tick, Ticked
 from aioq.timing import Overlap
 

@@ -19,8 +19,8 @@ from aioq.redis_store.link import CONNECT_TIMEOUT, Link
 
 log = logging.getLogger("aioq.redis")
 
-LANES = ("high:front", "high", "normal:front", "normal", "low:front", "low")
-"""A queue's streams, first served first; the same list stands in `_lib.lua`."""
+LANES = tuple(f"{lane}{part}" for lane in ("high", "normal", "low") for part in (":front", ":rest", ""))
+"""A queue's streams, first served first; the same list stands in `_base.lua`."""
 
 UNBLOCK_PAUSE = 0.005
 """Seconds between two tries to unblock a read that the server does not have yet."""
@@ -30,7 +30,7 @@ UNBLOCK_WITHIN = 1.0
 read is on its way, short beside what a stop may take."""
 
 LOOK_AGAIN = 5.0
-"""Seconds until a lane that was left out is tried again. Each time costs seven commands where nothing has changed,
+"""Seconds until a lane that was left out is tried again. Each time costs ten commands where nothing has changed,
 and once it is mended, what is sent to it waits for up to so long."""
 
 _LATE = 5.0

@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
         self._parser.feed(data)
         try:
             while (reply := self._parser.gets()) is not False:
-                self._replies.append(reply)
+                self._received(reply)
         except InvalidResponse as error:
             self._end(error)
             self._transport.abort()
@@ -112,6 +112,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         self._end(RedisConnectionError(f"the connection was lost: {exc or 'closed by the server'}"))
+
+    def _received(self, reply: Any) -> None:
+        self._replies.append(reply)
 
     def _end(self, error: Exception) -> None:
         self._lost = self._lost or error

@@ -39,6 +39,8 @@ _RULES: tuple[_Rule, ...] = (
         ServerRejectedError,
         "refused the login: {}; check user name and password in the URL",
     ),
+    # What a server says to a command of many words before the login.
+    ((), "unauthenticated", ServerRejectedError, "wants a login: {}; put user name and password into the URL"),
     (
         (ReadOnlyError,),
         "READONLY",

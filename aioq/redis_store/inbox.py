@@ -4,6 +4,9 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
 
 from aioq.ending import end
 from aioq.errors import ServerError, ServerRejectedError
@@ -25,6 +28,34 @@ _Message = list[bytes]
 """Kind, channel and body; a PONG has an empty body, and a confirmation a number."""
 
 
+class _Subscription(Connection):
+    """A connection whose messages go to a function as they come.
+
+    Attributes:
+        heard: how many messages have come.
+        ended: done when the connection has ended.
+    """
+
+    def __init__(self, opened: AbstractConnection, on_message: Callable[["_Message"], None]) -> None:
+        super().__init__(opened)
+        self._on_message = on_message
+        self.heard = 0
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def _received(self, reply: Any) -> None:
+        self.heard += 1
+        if isinstance(reply, Exception):
+            self._end(reply)
+        else:
+            self._on_message(reply)
+
+    def _end(self, error: Exception) -> None:
+        super()._end(error)
+        if not self.ended.done():
+            log.debug("the subscription ends: %s", error)
+            self.ended.set_result(None)
+
+
 class RedisInbox:
     """Channels and who listens to them.
 
@@ -36,7 +67,8 @@ class RedisInbox:
         self._link = link
         self._listeners: dict[str, tuple[Callable[[bytes], None], Callable[[], None]]] = {}
         self._confirmations: dict[str, asyncio.Future[None]] = {}
-        self._connection: Connection | None = None
+        self._subscribed: set[str] = set()  # what earlier connections have asked for, be it answered or not
+        self._connection: _Subscription | None = None
         self._reader: asyncio.Task[None] | None = None
 
     async def listen(self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
@@ -59,6 +91,7 @@ class RedisInbox:
 
     async def leave(self, channel: str) -> None:
         """Stop listening to a channel."""
+        self._subscribed.discard(channel)
         if self._listeners.pop(channel, None) is not None and self._connection is not None:
             self._send(self._connection, "UNSUBSCRIBE", channel)
 
@@ -81,10 +114,11 @@ class RedisInbox:
         pause = 0.05
         while True:
             try:
-                self._connection = await self._link.connect()
-                self._subscribe(self._connection)
+                self._connection = _Subscription(await self._link.open(), self._dispatch)
+                if self._listeners:
+                    self._connection.send(("SUBSCRIBE", *self._listeners))
                 pause = 0.05
-                await self._read(self._connection)
+                await self._watch(self._connection)
             except ServerRejectedError as error:
                 self._fail_confirmations(error)
             except ServerError as error:
@@ -93,6 +127,7 @@ class RedisInbox:
                 log.debug("the subscription broke: %s", error)
             finally:
                 if self._connection is not None:
+                    self._subscribed.update(self._listeners)
                     await self._connection.close()
                 self._connection = None
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
@@ -104,24 +139,20 @@ class RedisInbox:
             if not confirmed.done():
                 confirmed.set_exception(error)
 
-    def _subscribe(self, connection: Connection) -> None:
-        if self._listeners:
-            connection.send(("SUBSCRIBE", *self._listeners))
-
-    async def _read(self, connection: Connection) -> None:
+    @staticmethod
+    async def _watch(connection: "_Subscription") -> None:
+        """Return when the connection has ended, or says nothing even when it is asked."""
         tested = False
-        while True:
-            try:
-                async with asyncio.timeout(QUIET):
-                    message: _Message = await connection.read()
-            except TimeoutError:
-                if tested:
-                    return
+        while not connection.ended.done():
+            heard = connection.heard
+            await asyncio.wait([connection.ended], timeout=QUIET)
+            if connection.heard != heard:
+                tested = False
+            elif tested:
+                return
+            else:
                 connection.send(("PING",))
                 tested = True
-                continue
-            tested = False
-            self._dispatch(message)
 
     def _dispatch(self, message: "_Message") -> None:
         kind, channel = message[0], message[1].decode() if message[1] else ""
@@ -130,8 +161,9 @@ class RedisInbox:
             confirmed = self._confirmations.pop(channel, None)
             if confirmed is not None and not confirmed.done():
                 confirmed.set_result(None)
-            elif listener is not None:
-                listener[1]()  # a channel that was listened to before: the connection is a new one
+            if listener is not None and channel in self._subscribed:
+                listener[1]()  # the server may have had it before, over a connection that is gone
+            self._subscribed.discard(channel)
         elif kind == b"message" and listener is not None:
             try:
                 listener[0](message[2])

@@ -7,10 +7,11 @@ import redis
 from redis.exceptions import NoScriptError
 
 from aioq.errors import ServerError
+from aioq.leases import Renewal
 from aioq.redis_store.faults import FOREIGN, translate
 from aioq.redis_store.replies import parse_renewal
 from aioq.redis_store.scripts import script
-from aioq.store import Limits, Renewal
+from aioq.store import Limits
 
 
 class RedisLeaseKeeper:

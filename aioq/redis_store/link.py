@@ -1,25 +1,27 @@
 """Connections of one event loop to one server, and script calls over them.
 
-redis-py does the connecting (URL, TLS, login, database), `connection.py` what is said then. The pool is our own
-because redis-py's polls a connection's socket each time it is handed out, which costs more than a script call's
-encoding.
+redis-py does the connecting (URL, TLS, login, database), `connection.py` what is said then. All commands of a
+process share one connection (`pipe.py`), but for those that block: the reads that wait for jobs, and writes that
+wait to be confirmed.
 """
 
 import asyncio
 import contextlib
-from collections import defaultdict
-from collections.abc import Coroutine, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import NoScriptError, ResponseError
 
+from aioq.ending import end
 from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.redis_store.connection import Arg, Connection
 from aioq.redis_store.durability import Confirmation
 from aioq.redis_store.faults import FOREIGN, translate
-from aioq.redis_store.scripts import script
+from aioq.redis_store.pipe import Asked, Pipe
+from aioq.redis_store.scripts import Script, script
 
 REPLY_TIMEOUT = 10.0
 """Seconds a reply may take before the connection counts as dead. A guess: above any batch's time, below what a
@@ -27,9 +29,76 @@ person waits."""
 
 CONNECT_TIMEOUT = 5.0
 
-MAX_CONNECTIONS = 16
-"""Calls under way at once, and as many more whose writes are being confirmed; the others wait. One connection
-carries thousands of calls a second, so more would only cost the server and this process file descriptors."""
+MAX_CONFIRMATIONS = 16
+"""Writes that are being confirmed at once, each on a connection of its own; the others wait."""
+
+Read = Callable[[Any], Any]
+"""Makes of a script's reply what its caller wants."""
+
+
+class _Command:
+    """A command of any kind."""
+
+    __slots__ = ("command", "link", "reply")
+
+    def __init__(self, link: "Link", command: Sequence[Arg], reply: "asyncio.Future[Any]") -> None:
+        self.link = link
+        self.command = command
+        self.reply = reply
+
+    @property
+    def given_up(self) -> bool:
+        return self.reply.cancelled()
+
+    def answer(self, reply: Any) -> None:
+        if self.reply.done():
+            return
+        if not isinstance(reply, Exception):
+            self.reply.set_result(reply)
+        elif isinstance(reply, FOREIGN) and not isinstance(reply, ResponseError):
+            self.reply.set_exception(_translated(reply, self.link.shown_url))
+        else:
+            self.reply.set_exception(reply)
+
+
+class _ScriptCall:
+    """A script: called by its hash, and where the server does not know that, once more with its text."""
+
+    __slots__ = ("args", "code", "command", "link", "read", "reply")
+
+    def __init__(
+        self, link: "Link", code: Script, args: Sequence[Arg], read: Read | None, reply: "asyncio.Future[Any]"
+    ) -> None:
+        self.link = link
+        self.code = code
+        self.args = args
+        self.read = read
+        self.reply = reply
+        # By its text until the server is known to have it: to be told so and call again would cost it its turn.
+        known = code.sha in link.loaded
+        self.command: Sequence[Arg] = ("EVALSHA", code.sha, 1, *args) if known else ("EVAL", code.text, 1, *args)
+
+    @property
+    def given_up(self) -> bool:
+        return self.reply.cancelled()
+
+    def answer(self, reply: Any) -> None:
+        if self.reply.done():
+            return
+        if not isinstance(reply, Exception):
+            self.link.loaded.add(self.code.sha)
+            try:
+                self.reply.set_result(reply if self.read is None else self.read(reply))
+            except Exception as error:  # whoever asked is to meet it, not the connection
+                self.reply.set_exception(error)
+        elif isinstance(reply, NoScriptError):
+            self.link.loaded.discard(self.code.sha)
+            self.command = ("EVAL", self.code.text, 1, *self.args)
+            self.link.ask(self)
+        elif isinstance(reply, FOREIGN):
+            self.reply.set_exception(_translated(reply, self.link.shown_url))
+        else:
+            self.reply.set_exception(reply)
 
 
 class Link:
@@ -50,16 +119,23 @@ class Link:
             self._factory: Any = ConnectionPool.from_url(url, **options)  # pyright: ignore[reportUnknownMemberType] - redis-py is partly typed
         except (TypeError, ValueError) as error:
             raise ServerRejectedError(f"{shown_url} has an option that cannot be used: {error}") from error
+        self._pipe: Pipe | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._unsent: deque[Asked] = deque()
+        self._leaving: dict[asyncio.Task[None], Pipe] = {}
+        # Those that wait for a disk or a replica have connections of their own: nobody else waits for that.
         self._idle: list[Connection] = []
-        self._places = asyncio.Semaphore(MAX_CONNECTIONS)
-        # Those that wait for a disk or a replica have places of their own: nobody else waits for that.
-        self._confirming = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._confirming = asyncio.Semaphore(MAX_CONFIRMATIONS)
         self._orders: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._loaded: set[str] = set()
+        self.loaded: set[str] = set()
         self._closed = False
 
     async def connect(self) -> Connection:
-        """A new connection, which its caller must close.
+        """A new connection, which its caller must close; see `open`."""
+        return Connection(await self.open())
+
+    async def open(self) -> AbstractConnection:
+        """A connection that has logged in.
 
         Raises:
             ServerUnavailableError: nobody answers, or not in time.
@@ -74,7 +150,6 @@ class Link:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await opening.connect()
-            return Connection(opening)
         except FOREIGN as error:
             await _abandon(opening)
             raise translate(error, self.shown_url) from error
@@ -86,6 +161,7 @@ class Link:
         except BaseException:
             await _abandon(opening)
             raise
+        return opening
 
     async def call(
         self, name: str, key: str, args: Sequence[Arg], confirmation: Confirmation | None = None
@@ -94,26 +170,38 @@ class Link:
 
         With a `confirmation`, return once the server has confirmed what the script wrote.
 
-        Cancellation: the connection is dropped; the script may have run.
+        Calls without a confirmation are carried out in the order they were made in. Cancellation: the script may
+        have run.
 
         Raises:
             ServerError: see `aioq.store.Store`.
         """
+        if confirmation is None:
+            return await self.begin(name, key, args)
         code = script(name)
         try:
             # A confirmed call must not lose its turn because the server does not know the script yet.
-            if confirmation is None or code.sha in self._loaded:
+            if code.sha in self.loaded:
                 with contextlib.suppress(NoScriptError):
-                    return await self._run(("EVALSHA", code.sha, 1, key, *args), key, confirmation)
-            reply = await self._run(("EVAL", code.text, 1, key, *args), key, confirmation)
+                    return await self._in_turn(("EVALSHA", code.sha, 1, key, *args), key, confirmation)
+            reply = await self._in_turn(("EVAL", code.text, 1, key, *args), key, confirmation)
         except ResponseError as error:
             raise translate(error, self.shown_url) from error
-        self._loaded.add(code.sha)
+        self.loaded.add(code.sha)
         return reply
 
-    async def _run(self, command: Sequence[Arg], key: str, confirmation: Confirmation | None) -> Any:
-        if confirmation is None:
-            return await self.command(*command)
+    def begin(self, name: str, key: str, args: Sequence[Arg], read: Read | None = None) -> "asyncio.Future[Any]":
+        """Call a script as `call` does, without a confirmation.
+
+        Returns the future of its reply, or of what `read` makes of it.
+
+        Cancelling the future gives the call up.
+        """
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.ask(_ScriptCall(self, script(name), (key, *args), read, reply))
+        return reply
+
+    async def _in_turn(self, command: Sequence[Arg], key: str, confirmation: Confirmation) -> Any:
         async with AsyncExitStack() as turn:
             # Before the connection: one that takes long to be made must not be overtaken.
             await turn.enter_async_context(self._orders[key])
@@ -146,18 +234,60 @@ class Link:
         return reply, confirmed[-1]
 
     async def command(self, *args: Arg) -> Any:
-        """Send one command over an idle connection and return its reply.
+        """Send one command, and return its reply.
+
+        Cancellation: the command may have run. What is asked from then on goes over a new connection; see
+        `Pipe.is_open`.
 
         Raises:
             ResponseError: the server's own error; the connection stays good.
             ServerUnavailableError: the connection failed; the command may have run.
         """
-        async with self._places:
-            return await self._command(args)
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.ask(_Command(self, args, reply))
+        return await reply
 
-    async def _command(self, command: Sequence[Arg]) -> Any:
-        connection = await self._take()
-        return await self._guarded(connection, _converse(connection, command))
+    def ask(self, asked: Asked) -> None:
+        """Have a command sent, and told its reply; over a new connection where the last one may be dead."""
+        pipe = self._pipe
+        if pipe is not None and self._opening is None and pipe.is_open:
+            pipe.ask(asked)
+        elif self._closed:
+            asked.answer(self._was_closed())
+        else:
+            self._unsent.append(asked)
+            if self._opening is None:
+                self._opening = asyncio.get_running_loop().create_task(self._reopen(), name="aioq-connect")
+
+    async def _reopen(self) -> None:
+        """Connect for all that is to be said, and say it in its order."""
+        old, self._pipe = self._pipe, None
+        if old is not None:
+            self._see_off(old)
+        try:
+            pipe = Pipe(await self.open(), REPLY_TIMEOUT)
+        except BaseException as error:
+            self._opening = None
+            failed = error if isinstance(error, Exception) else self._was_closed()
+            while self._unsent:
+                self._unsent.popleft().answer(failed)
+            if not isinstance(error, Exception):
+                raise
+            return
+        self._pipe, self._opening = pipe, None
+        while self._unsent:
+            asked = self._unsent.popleft()
+            if not asked.given_up:
+                pipe.ask(asked)
+
+    def _was_closed(self) -> ServerUnavailableError:
+        return ServerUnavailableError(f"the connection to {self.shown_url} was closed by this process")
+
+    def _see_off(self, pipe: Pipe) -> asyncio.Task[None]:
+        leaving = asyncio.get_running_loop().create_task(pipe.see_off(), name="aioq-disconnect")
+        self._leaving[leaving] = pipe
+        leaving.add_done_callback(self._leaving.pop)
+        return leaving
 
     async def _guarded(self, connection: Connection, talk: Coroutine[Any, Any, Any]) -> Any:
         """Give the connection back after the talk, unless the talk has broken it."""
@@ -182,12 +312,23 @@ class Link:
     async def close(self) -> None:
         """Close all connections, those of calls under way when these have ended."""
         self._closed = True
+        pipes = list(self._leaving.values())
+        await end([task for task in (self._opening, *self._leaving) if task is not None])
+        self._opening = None  # it may have ended before its first step
+        while self._unsent:
+            self._unsent.popleft().answer(self._was_closed())
+        for pipe in pipes:
+            await pipe.close()  # a task that ended before its first step has closed nothing
+        if self._pipe is not None:
+            leaving = self._see_off(self._pipe)
+            if self._pipe.is_idle:
+                await leaving
         while self._idle:
             await self._idle.pop().close()
 
     async def _take(self) -> Connection:
         if self._closed:
-            raise ServerUnavailableError(f"the connection to {self.shown_url} was closed by this process")
+            raise self._was_closed()
         return self._idle.pop() if self._idle else await self.connect()
 
     def _give_back(self, connection: Connection) -> None:
@@ -197,17 +338,18 @@ class Link:
             self._idle.append(connection)
 
 
-async def _converse(connection: Connection, command: Sequence[Arg]) -> Any:
-    connection.send(command)
-    return await connection.read()
-
-
 async def _read(connection: Connection) -> Any:
     """The next reply, be it an error: the replies after it have to be read too."""
     try:
         return await connection.read()
     except ResponseError as error:
         return error
+
+
+def _translated(error: Exception, shown_url: str) -> Exception:
+    fault = translate(error, shown_url)
+    fault.__cause__ = error
+    return fault
 
 
 async def _abandon(opening: AbstractConnection) -> None:

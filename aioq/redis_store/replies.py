@@ -9,24 +9,16 @@ import msgspec
 
 from aioq.errors import WireError
 from aioq.job import JobInfo, JobState, Priority, Progress
-from aioq.store import (
-    LATER,
-    MISSING,
-    Claim,
-    Claimed,
-    Promotion,
-    Recovery,
-    Renewal,
-    WaitReply,
-    WorkerLease,
-)
+from aioq.leases import Renewal, WorkerLease
+from aioq.store import LATER, MISSING, Claim, Claimed, Promotion, Recovery, WaitReply
 from aioq.wire import OutcomeKind, decode_envelope, decode_failure, decode_outcome
 
 LOST = -2
 """What `claim` and `renew` answer to a worker without a lease."""
 
 _CLAIM_HEADER = 3
-_CLAIM_WIDTH = 7
+_CLAIM_WIDTH = 4
+_FIRST_CLAIM = (1, 0, 0, 0)
 _WORKER_WIDTH = 3
 
 _PROGRESS = msgspec.msgpack.Decoder(Progress)
@@ -42,31 +34,36 @@ def parse_claim(reply: Sequence[Any]) -> Claim:
     if reply[0] == LOST:
         return Claim(lost=True)
     now = reply[1]
-    jobs = [
-        Claimed(
-            id=reply[i].decode(),
-            envelope=reply[i + 1],
-            claim=reply[i + 2],
-            attempts=reply[i + 3],
-            crashes=reply[i + 4],
-            interruptions=reply[i + 5],
-            sent_ms=reply[i + 6],
-            started_ms=now,
+    jobs: list[Claimed] = []
+    for i in range(_CLAIM_HEADER, len(reply), _CLAIM_WIDTH):
+        claim, attempts, crashes, interruptions = reply[i + 3] or _FIRST_CLAIM
+        jobs.append(
+            Claimed(reply[i].decode(), reply[i + 1], claim, attempts, crashes, interruptions, reply[i + 2], now)
         )
-        for i in range(_CLAIM_HEADER, len(reply), _CLAIM_WIDTH)
-    ]
     return Claim(jobs, due(reply[0][0]), next_tick_ms=due(reply[0][1]))
 
 
-def named_by(fields: Sequence[bytes]) -> str | None:
-    """The id of the job that an entry names, "" for a wake-up; None for what somebody else has put there.
+def parse_handed(message: bytes) -> Claimed:
+    """What `enqueue.lua` publishes to the worker that it hands a job to."""
+    now, size, rest = message.split(b" ", 2)
+    at, end = int(now), int(size)
+    return Claimed(rest[:end].decode(), rest[end:], *_FIRST_CLAIM, at, at)
 
-    `_lib.lua` does the same.
+
+def named_by(fields: Sequence[bytes]) -> tuple[str, ...] | None:
+    """The ids of the jobs that an entry names, none for a wake-up; None for what somebody else has put there.
+
+    `_entries.lua` does the same.
     """
-    for name, value in zip(fields[::2], fields[1::2], strict=False):
-        if name == b"job":
-            with contextlib.suppress(UnicodeDecodeError):
-                return value.decode()
+    named = dict(zip(fields[::2], fields[1::2], strict=False))
+    with contextlib.suppress(UnicodeDecodeError):
+        if b"job" in named:
+            job_id = named[b"job"].decode()
+            return (job_id,) if job_id else ()
+    with contextlib.suppress(UnicodeDecodeError, KeyError, ValueError):
+        prefix, width, ids = named[b"prefix"].decode(), int(named[b"width"]), named[b"ids"].decode()
+        if width > 0 and len(ids) % width == 0:
+            return tuple(prefix + ids[start : start + width] for start in range(0, len(ids), width))
     return None
 
 

@@ -1,13 +1,17 @@
 """The Lua scripts: read from the package once, called by the hash of their text.
 
 Two versions of aioq can share a server as long as they agree on the data, because each calls its own texts.
-`_lib.lua` stands before each script.
+What several scripts share is in parts, `_base.lua` and the like. A script's header names those it needs, in their
+order: what it does not need would only cost the server time with each call.
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+
+_NEEDS = re.compile(rb"^-- NEEDS: (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,16 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """The script `lua/<name>.lua`."""
-    folder = files("aioq.redis_store").joinpath("lua")
-    text = folder.joinpath("_lib.lua").read_bytes() + folder.joinpath(f"{name}.lua").read_bytes()
+    """The script `lua/<name>.lua`, after the parts that it needs."""
+    text = b"".join([*(_read(f"_{part}") for part in parts_of(name)), _read(name)])
     return Script(name, text, hashlib.sha1(text).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
+
+
+def parts_of(name: str) -> list[str]:
+    """The parts that a script's header, or a part's own, names."""
+    needs = _NEEDS.search(_read(name))
+    return needs[1].decode().split(", ") if needs else []
+
+
+def _read(name: str) -> bytes:
+    return files("aioq.redis_store").joinpath("lua", f"{name}.lua").read_bytes()

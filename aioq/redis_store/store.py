@@ -3,15 +3,17 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 from redis.exceptions import ResponseError
 
 from aioq.errors import ServerRejectedError, ServerUnavailableError
-from aioq.inbox import worker_channel
+from aioq.inbox import handing_channel, worker_channel
 from aioq.job import JobInfo, JobState, Priority
+from aioq.leases import WorkerLease
 from aioq.redis_store import replies
 from aioq.redis_store.blocking import BlockingReads
 from aioq.redis_store.connection import Arg
@@ -24,6 +26,7 @@ from aioq.redis_store.register import Register
 from aioq.redis_store.timetable import RedisTimetable
 from aioq.store import (
     Claim,
+    Claimed,
     Limits,
     NewJob,
     Promotion,
@@ -31,9 +34,11 @@ from aioq.store import (
     ServerInfo,
     Settlement,
     Token,
+    Verb,
     WaitReply,
-    WorkerLease,
 )
+
+T = TypeVar("T")
 
 log = logging.getLogger("aioq.redis")
 
@@ -86,8 +91,13 @@ class RedisStore:
         self._reads = BlockingReads(app, self._link, longest_ms=limits.lease_ms // 2)
 
     @property
-    def in_flight(self) -> int:
-        """See `aioq.store.Store.in_flight`."""
+    def sends_in_flight(self) -> int:
+        """See `aioq.store.Store.sends_in_flight`."""
+        return 2 if self._confirmation is None else IN_FLIGHT
+
+    @property
+    def settles_in_flight(self) -> int:
+        """See `aioq.store.Store.settles_in_flight`."""
         return 1 if self._confirmation is None else IN_FLIGHT
 
     @property
@@ -142,17 +152,23 @@ class RedisStore:
         """See `aioq.store.Store.keeper`."""
         return RedisLeaseKeeper(self._url, self._link.shown_url, self._app, self._limits, outage=self._was_away)
 
-    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
+    def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
         """See `aioq.store.Store.enqueue`."""
-        nonces = msgspec.msgpack.encode([job.nonce for job in jobs]) if any(job.nonce for job in jobs) else b""
-        args: list[Arg] = ["again" if again else "", nonces]
+        args: list[Arg] = ["again" if again else "", b"", b"", handing_channel(self._app, ""), ""]
+        normal, named, placed = Priority.NORMAL, False, False
         for job in jobs:
-            lane = "" if job.priority is Priority.NORMAL else job.priority.value
-            args += (job.id, job.envelope, lane, _due(job.delay_ms, job.eta_ms))
-        present = set(await self._call("enqueue", queue, args, self._confirmation))
-        if not present:
-            return [True] * len(jobs)
-        return [position not in present for position in range(1, len(jobs) + 1)]
+            args += (job.id, job.envelope)
+            if job.nonce:
+                named = True
+            if job.waiter:
+                args[4] = job.waiter
+            if job.priority is not normal or job.delay_ms or job.eta_ms is not None:
+                placed = True
+        if named or len({job.id for job in jobs}) < len(jobs):
+            args[1] = msgspec.msgpack.encode([job.nonce for job in jobs])
+        if placed:
+            args[2] = msgspec.msgpack.encode([word for job in jobs for word in _place(job)])
+        return self._begin("enqueue", queue, args, partial(_not_in, len(jobs)), self._confirmation)
 
     async def claim(
         self,
@@ -162,16 +178,29 @@ class RedisStore:
         tokens: Sequence[Token] = (),
         *,
         known: Collection[str] | None = None,
+        idle: bool = False,
     ) -> Claim:
         """See `aioq.store.Store.claim`."""
         encoded = b"" if known is None else msgspec.msgpack.encode(list(known))
-        args: list[Arg] = [worker, min(count, MAX_CLAIM), encoded]
+        args: list[Arg] = [worker, min(count, MAX_CLAIM), encoded, "idle" if idle else ""]
         for token in tokens:
-            args += (token.lane, token.entry, token.job_id)
+            args += (token.lane, token.entry, msgspec.msgpack.encode(token.job_ids))
         reply = await self._call("claim", queue, args)
         if reply[0] != replies.LOST and reply[2]:
             self._tell_strange(queue, reply[2].decode())
         return replies.parse_claim(reply)
+
+    async def handed(
+        self, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
+    ) -> Callable[[], Awaitable[None]]:
+        """See `aioq.store.Store.handed`."""
+        channel = handing_channel(self._app, worker)
+        try:
+            await self._inbox.listen(channel, lambda message: on_job(replies.parse_handed(message)), on_gap)
+        except BaseException:
+            await self._inbox.leave(channel)
+            raise
+        return partial(self._inbox.leave, channel)
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
         """See `aioq.store.Store.block`."""
@@ -180,11 +209,11 @@ class RedisStore:
             Token(lane, entry.decode(), self._named_by(queue, entry, fields)) for lane, entry, fields in delivered
         ]
 
-    def _named_by(self, queue: str, entry: bytes, fields: list[bytes]) -> str:
-        job_id = replies.named_by(fields)
-        if job_id is None:
+    def _named_by(self, queue: str, entry: bytes, fields: list[bytes]) -> tuple[str, ...]:
+        job_ids = replies.named_by(fields)
+        if job_ids is None:
             self._tell_strange(queue, entry.decode())
-        return job_id or ""
+        return job_ids or ()
 
     def _tell_strange(self, queue: str, entry: str) -> None:
         """Say it once a queue: who puts such entries there may put many."""
@@ -196,30 +225,32 @@ class RedisStore:
         """See `aioq.store.Store.unblock`."""
         await self._reads.unblock(queue, worker)
 
-    async def settle(self, queue: str, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
+    def settle(
+        self, queue: str, worker: str, settlements: Sequence[Settlement], *, idle: bool = False
+    ) -> Awaitable[list[bool]]:
         """See `aioq.store.Store.settle`."""
         limits = self._limits
+        usual_ttl = next((s.ttl_ms for s in settlements if s.verb is Verb.SUCCEEDED), 0)
         args: list[Arg] = [
             worker,
             limits.dead_ttl_ms,
             limits.dead_limit,
             limits.tombstone_ms,
             limits.result_ttl_ms,
+            usual_ttl,
+            "idle" if idle else "",
         ]
         for s in settlements:
-            args += (s.job_id, s.claim, s.verb.value, s.outcome, s.delay_ms, s.ttl_ms)
-        refused = set(await self._call("settle", queue, args, self._confirmation))
-        if not refused:
-            return [True] * len(settlements)
-        return [position not in refused for position in range(1, len(settlements) + 1)]
+            usual = s.verb is Verb.SUCCEEDED and s.ttl_ms == usual_ttl
+            args += (s.job_id, s.claim, s.outcome, "" if usual else f"{s.verb.value} {s.delay_ms} {s.ttl_ms}")
+        return self._begin("settle", queue, args, partial(_not_in, len(settlements)), self._confirmation)
 
     async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
         """See `aioq.store.Store.progress`."""
         args: list[Arg] = [worker]
         for report in reports:
             args += report
-        refused = set(await self._call("progress", queue, args))
-        return [position not in refused for position in range(1, len(reports) + 1)]
+        return _not_in(len(reports), await self._call("progress", queue, args))
 
     async def promote(self, queue: str, limit: int) -> Promotion:
         """See `aioq.store.Store.promote`."""
@@ -239,9 +270,9 @@ class RedisStore:
         while (await self._recover(queue, "departing", worker, b"", 1000)).more:
             pass
 
-    async def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
+    def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> Awaitable[list[WaitReply]]:
         """See `aioq.store.Store.wait`."""
-        return replies.parse_wait(await self._call("wait", queue, [channel, *job_ids]))
+        return self._begin("wait", queue, [channel, *job_ids], replies.parse_wait, None)
 
     async def info(self, queue: str, job_ids: Sequence[str]) -> list[JobInfo | None]:
         """See `aioq.store.Store.info`."""
@@ -273,6 +304,23 @@ class RedisStore:
                 await asyncio.to_thread(self._revive)
             raise
 
+    def _begin(
+        self,
+        name: str,
+        queue: str,
+        args: Sequence[Arg],
+        read: Callable[[Any], T],
+        confirmation: Confirmation | None,
+    ) -> Awaitable[T]:
+        """Call a script, without a task where nothing else is due; what `read` makes of its reply."""
+        if confirmation is None and self._revive is None:
+            return self._link.begin(name, base_key(self._app, queue), args, read)
+        return self._finish(self._call(name, queue, args, confirmation), read)
+
+    @staticmethod
+    async def _finish(call: Coroutine[Any, Any, Any], read: Callable[[Any], T]) -> T:
+        return read(await call)
+
     async def _ask(
         self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None
     ) -> Any:
@@ -293,6 +341,19 @@ class RedisStore:
         args = [mode, worker, limit, limits.max_crashes, crash_outcome, limits.dead_ttl_ms, limits.dead_limit]
         args += (limits.tombstone_ms, limits.result_ttl_ms)
         return replies.parse_recovery(await self._ask("recover", queue, args))
+
+
+def _not_in(count: int, positions: Sequence[int]) -> list[bool]:
+    """Of so many, counted from 1, which are not among the positions that a script has named."""
+    if not positions:
+        return [True] * count
+    named = set(positions)
+    return [position not in named for position in range(1, count + 1)]
+
+
+def _place(job: NewJob) -> tuple[str, str]:
+    """A job's lane and due time for `enqueue.lua`."""
+    return "" if job.priority is Priority.NORMAL else job.priority.value, _due(job.delay_ms, job.eta_ms)
 
 
 def _due(delay_ms: int | None, eta_ms: int | None) -> str:

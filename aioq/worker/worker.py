@@ -19,7 +19,8 @@ from aioq.backoff import Backoff
 from aioq.ending import end
 from aioq.errors import ServerUnavailableError
 from aioq.host import Host, unknown_tasks, worker_queues
-from aioq.store import Claimed, Renewal, ServerInfo, Settlement, Store
+from aioq.leases import Renewal
+from aioq.store import Claimed, ServerInfo, Settlement, Store
 from aioq.worker.health import Health, QueueHealth, judge
 from aioq.worker.holdings import Holdings
 from aioq.worker.membership import Life, Membership
@@ -29,6 +30,7 @@ from aioq.worker.services.executor import Executor
 from aioq.worker.services.fetcher import Fetcher
 from aioq.worker.services.lease import RENEWALS, LeaseService
 from aioq.worker.services.promoter import Promoter
+from aioq.worker.services.receiver import Receiver
 from aioq.worker.services.recovery import Recovery
 from aioq.worker.services.reporter import Reporter
 from aioq.worker.services.settler import Settler
@@ -62,6 +64,7 @@ class _QueueDuties:
     promoter: Promoter
     recovery: Recovery
     canceller: Canceller
+    receiver: Receiver
     ticker: Ticker
 
 
@@ -187,7 +190,7 @@ class Worker:
         ]
         for duties in self._queues.values():
             background += [duties.promoter.run(), duties.recovery.run()]
-            background += [duties.canceller.run(), duties.ticker.run()]
+            background += [duties.canceller.run(), duties.receiver.run(), duties.ticker.run()]
         fetchers = [duties.fetcher.run() for duties in self._queues.values()]
         tasks = [asyncio.create_task(duty) for duty in (*background, *fetchers)]
         enders: list[asyncio.Task[Any]] = [asyncio.create_task(self._stop.wait())]
@@ -210,7 +213,7 @@ class Worker:
         self._slots = Slots(self.concurrency)
         self._watchdog = Watchdog(settings.loop_lag_warning)
         self._reporter = Reporter(store)
-        self._settler = Settler(store, on_written=self._written, on_refused=self._refused)
+        self._settler = Settler(store, on_written=self._written, on_refused=self._refused, idle=self._is_idle)
         self._burst = Burst(self.queues, lambda: self._executor.running, self._look_again)
         self._caller = Caller(
             host.middleware,
@@ -224,7 +227,7 @@ class Worker:
             settle=self._settler.put,
             reporter_of=self._reporter.reporter,
             flush_report=self._reporter.flush,
-            on_idle=self._burst.idle,
+            on_idle=self._no_job_runs,
         )
         self._queues = {queue: self._duties(store, queue) for queue in self.queues}
         self._lease = LeaseService(
@@ -241,42 +244,33 @@ class Worker:
         membership = Membership(queue, self._life)
         holdings = Holdings()
         promoter = Promoter(store, queue)
+        served = self.queues if self._whole and queue == self.queues[0] else ()
         renewal = settings.lease / RENEWALS
-        ticker = Ticker(
-            store.timetable,
-            queue,
-            self._declared,
-            whole=self._whole,
-            renewal=renewal,
-            served=self.queues if self._whole and queue == self.queues[0] else (),
-        )
-        return _QueueDuties(
+        ticker = Ticker(store.timetable, queue, self._declared, whole=self._whole, renewal=renewal, served=served)
+        fetcher = Fetcher(
+            store,
             membership,
-            holdings,
-            Fetcher(
-                store,
-                membership,
-                self._slots,
-                deliver=self._deliver,
-                on_due=promoter.expect,
-                on_tick=ticker.expect,
-                on_lost=partial(self._lost, queue),
-                on_empty=partial(self._burst.empty, queue),
-                held=holdings.ids,
-                space=partial(self._settler.space, queue),
-            ),
-            promoter,
-            Recovery(store, queue, lease=settings.lease, max_crashes=settings.max_crashes),
-            Canceller(
-                store.inbox,
-                self._host.name,
-                membership,
-                cancel=self._cancel,
-                on_gap=self._hurry_lease,
-                on_lead=ticker.lead,
-            ),
-            ticker,
+            self._slots,
+            deliver=self._deliver,
+            on_handed=self._handed,
+            on_due=promoter.expect,
+            on_tick=ticker.expect,
+            on_lost=partial(self._lost, queue),
+            on_empty=partial(self._burst.empty, queue),
+            held=holdings.ids,
+            space=partial(self._settler.space, queue),
         )
+        canceller = Canceller(
+            store.inbox,
+            self._host.name,
+            membership,
+            cancel=self._cancel,
+            on_gap=self._hurry_lease,
+            on_lead=ticker.lead,
+        )
+        recovery = Recovery(store, queue, lease=settings.lease, max_crashes=settings.max_crashes)
+        receiver = Receiver(store, membership, deliver=fetcher.hand, on_gap=fetcher.look_again)
+        return _QueueDuties(membership, holdings, fetcher, promoter, recovery, canceller, receiver, ticker)
 
     def _fetched_ago(self, queue: str) -> float:
         """Seconds since the last fetch; a worker whose slots are all taken does not fetch, but must not hang."""
@@ -285,10 +279,29 @@ class Worker:
     def _hurry_lease(self) -> None:
         self._lease.hurry()
 
-    def _deliver(self, queue: str, worker: str, claimed: Claimed) -> None:
+    def _no_job_runs(self) -> None:
+        self._settler.hurry()
+        self._burst.idle()
+
+    def _is_idle(self, queue: str) -> bool:
+        return self._queues[queue].fetcher.waiting and self._slots.free > 0
+
+    def _handed(self, queue: str, worker: str, claimed: Claimed) -> None:
+        if worker != self._queues[queue].membership.worker:
+            return  # its lease is lost, and the job with it
+        is_full = not self._slots.free  # another queue's jobs have taken what was free
+        self._slots.take(1)
+        self._deliver(queue, worker, claimed, at_once=True, decline=is_full)
+
+    def _deliver(
+        self, queue: str, worker: str, claimed: Claimed, *, at_once: bool = False, decline: bool = False
+    ) -> None:
         self._burst.delivered()
         self._queues[queue].holdings.add(claimed.id, claimed.claim)
-        self._executor.submit(queue, worker, claimed)
+        if decline:
+            self._executor.decline(queue, worker, claimed)
+        else:
+            self._executor.submit(queue, worker, claimed, at_once=at_once)
 
     def _renewed(self, membership: Membership, renewal: Renewal, healed: bool) -> None:
         duties = self._queues[membership.queue]

@@ -5,7 +5,7 @@ from typing import Any
 from benchmarks.stage import Stage
 from benchmarks.workloads.contract import JOBS, Figures, Metric, Workload
 
-BULK, CONCURRENT, SEQUENTIAL = 20_000, 20_000, 5_000
+BULK, CONCURRENT, SEQUENTIAL = 200_000, 200_000, 20_000
 SENDERS = 100
 
 

@@ -76,7 +76,7 @@ class MemoryInside:
             workers=set(queue._leases._ends), dead=set(queue._dead), fetched=set(queue._leases._fetched)
         )
         for waiting in queue.lanes._waiting.values():
-            places.waiting.update(token.job_id for token in waiting)
+            places.waiting.update(job_id for token in waiting for job_id in token.job_ids)
         for owner, token in queue.lanes._delivered.values():
             places.delivered.setdefault(owner, set()).add(token)
         places.consumers = set(places.delivered)
@@ -119,8 +119,8 @@ class ServerInside:
             fetched=set(found["fetched"]),
             dead=set(found["dead"]),
         )
-        for worker, lane, entry, job_id in found["delivered"]:
-            places.delivered.setdefault(worker, set()).add(Token(lane, entry, job_id))
+        for worker, lane, entry, job_ids in found["delivered"]:
+            places.delivered.setdefault(worker, set()).add(Token(lane, entry, tuple(job_ids)))
         return places
 
     def jump(self, ms: int) -> None:
@@ -132,19 +132,30 @@ class ServerInside:
 
 _PLACES = """
 local base = KEYS[1]
+local function named_by(fields)
+  local named, ids = {}, {}
+  for i = 1, #fields, 2 do named[fields[i]] = fields[i + 1] end
+  if named.job then return named.job ~= '' and {named.job} or ids end
+  for i = 1, #named.ids, named.width do
+    ids[#ids + 1] = named.prefix .. string.sub(named.ids, i, i + named.width - 1)
+  end
+  return ids
+end
 local found = {waiting = {}, delivered = {}, held = {}, consumers = {}}
-for _, lane in ipairs({'high:front', 'high', 'normal:front', 'normal', 'low:front', 'low'}) do
+for _, lane in ipairs({
+  'high:front', 'high:rest', 'high', 'normal:front', 'normal:rest', 'normal', 'low:front', 'low:rest', 'low',
+}) do
   local key = base .. ':' .. lane
   for _, group in ipairs(redis.call('XINFO', 'GROUPS', key)) do
     local last
     for i = 1, #group, 2 do if group[i] == 'last-delivered-id' then last = group[i + 1] end end
     for _, entry in ipairs(redis.call('XRANGE', key, '(' .. last, '+')) do
-      found.waiting[#found.waiting + 1] = entry[2][2]
+      for _, id in ipairs(named_by(entry[2])) do found.waiting[#found.waiting + 1] = id end
     end
   end
   for _, pending in ipairs(redis.call('XPENDING', key, 'aioq', '-', '+', 1000)) do
     local entry = redis.call('XRANGE', key, pending[1], pending[1])[1]
-    found.delivered[#found.delivered + 1] = {pending[2], lane, pending[1], entry[2][2]}
+    found.delivered[#found.delivered + 1] = {pending[2], lane, pending[1], named_by(entry[2])}
   end
   for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', key, 'aioq')) do
     found.consumers[#found.consumers + 1] = consumer[2]

@@ -8,8 +8,9 @@ import anyio
 import msgspec
 
 from aioq.job import JobInfo, JobState, Priority
+from aioq.leases import Renewal
 from aioq.memory_store import MemoryStore
-from aioq.store import Claimed, NewJob, Renewal, Settlement, Store, Token, Verb
+from aioq.store import Claimed, NewJob, Settlement, Store, Token, Verb
 from aioq.wire import (
     Failure,
     decode_notice,

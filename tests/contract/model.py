@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from aioq.job import JobInfo, JobState, Priority
+from aioq.leases import Renewal
 from aioq.store import (
     MISSING,
     Claim,
@@ -17,7 +18,6 @@ from aioq.store import (
     NewJob,
     Promotion,
     Recovery,
-    Renewal,
     Settlement,
     Token,
     Verb,
@@ -85,6 +85,11 @@ def shown(info: JobInfo) -> tuple[object, ...]:
         *(info.worker, info.progress and info.progress.done),
         *(time is not None for time in (info.due_at, info.started_at, info.ended_at)),
     )
+
+
+def named_by(tokens: Iterable[Token]) -> list[str]:
+    """The ids of the jobs that entries name."""
+    return [job_id for token in tokens for job_id in token.job_ids]
 
 
 class Model:
@@ -183,10 +188,11 @@ class Model:
         free = [job for job in self.queued() if job.delivered is None and not job.loose]
         assert reply or not free, "nothing was delivered though there is something"
         assert len({token.lane for token in reply}) == len(reply), "more than one entry of a lane"
-        for token in reply:
-            job = self.jobs.get(token.job_id)
+        for job_id in named_by(reply):
+            job = self.jobs.get(job_id)
             if job is not None and job.state is JobState.QUEUED and not job.loose:
-                assert job.turn == min(each.turn for each in free if each.turn[:2] == job.turn[:2])
+                left = (each.turn for each in free if each.delivered is None and each.turn[:2] == job.turn[:2])
+                assert job.turn == min(left)
                 job.delivered = worker
         self.tokens.setdefault(worker, []).extend(reply)
 
@@ -371,14 +377,14 @@ class Model:
             if token not in self.tokens.get(worker, ()):
                 continue
             self.tokens[worker].remove(token)
-            job = self.jobs.get(token.job_id)
-            if job is None or job.state is not JobState.QUEUED:
-                continue
-            if len(started) < count:
-                self._start(job, worker)
-                started.append(job.id)
-            else:
-                self._queue(job, front=True)
+            for job in filter(None, map(self.jobs.get, token.job_ids)):
+                if job.state is not JobState.QUEUED:
+                    continue
+                if len(started) < count:
+                    self._start(job, worker)
+                    started.append(job.id)
+                else:
+                    self._queue(job, front=True)
         return started
 
     def _start(self, job: Job, worker: str) -> None:
@@ -464,13 +470,13 @@ class Model:
         fates = [self._restore(self.jobs[job_id], crash_outcome, came) for job_id in gone]
         for token in tokens:
             delivered.remove(token)
-            job = self.jobs.get(token.job_id)
-            if job is not None and job.state is JobState.QUEUED:
-                self._queue(job, front=True, came=came)
+            for job in filter(None, map(self.jobs.get, token.job_ids)):
+                if job.state is JobState.QUEUED:
+                    self._queue(job, front=True, came=came)
         if len(gone) + len(tokens) < limit:
             self.leases.pop(worker, None)
             self.cancelling.pop(worker, None)
-        returned = fates.count(JobState.QUEUED) + sum(token.job_id != "" for token in tokens)
+        returned = fates.count(JobState.QUEUED) + len(named_by(tokens))
         return returned, {job_id for job_id, fate in zip(gone, fates, strict=True) if fate is JobState.FAILED}
 
     def _restore(self, job: Job, crash_outcome: bytes | None, came: int) -> JobState:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from aioq.job import Priority, Progress
-from aioq.redis_store import RedisStore
+from aioq.redis_store import RedisStore, replies
 from aioq.redis_store.durability import MARK_MS, Confirmation
 from aioq.store import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.timetable import Entry, Tick
@@ -92,10 +92,15 @@ class Look:
         return read_record(self.client, f"{self.base}:job:{job_id}")
 
 
+def named_by(fields: dict[str, str]) -> tuple[str, ...]:
+    """The jobs that an entry names."""
+    return replies.named_by([part.encode() for pair in fields.items() for part in pair]) or ()
+
+
 def lane(look: Look, key: str) -> None:
     """No more than what waits and was not passed yet, and two nodes."""
     entries = look.client.xrange(look.base + key)
-    waiting = [entry for entry in entries if look.state(entry[1]["job"]) == "queued"]
+    waiting = [entry for entry in entries if any(look.state(each) == "queued" for each in named_by(entry[1]))]
     assert len(entries) <= len(waiting) + NODES
 
 
@@ -117,6 +122,11 @@ def body(look: Look, key: str) -> None:
 
 def scheduled(look: Look, key: str) -> None:
     assert {look.state(member) for member in look.client.zrange(look.base + key, 0, -1)} == {"scheduled"}
+
+
+def idle(look: Look, key: str) -> None:
+    """Some of the workers."""
+    assert set(look.client.zrange(look.base + key, 0, -1)) <= look.workers()
 
 
 def workers(look: Look, key: str) -> None:
@@ -166,12 +176,13 @@ def schedule(look: Look, key: str) -> None:
 
 
 BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
-    **{f":{priority.value}{end}": ("trimmed", lane) for priority in Priority for end in ("", ":front")},
+    **{f":{priority.value}{end}": ("trimmed", lane) for priority in Priority for end in ("", ":front", ":rest")},
     ":job:<id>": ("expires", job),
     ":body:<id>": ("with its job", body),
     ":scheduled": ("members", scheduled),
     ":workers": ("members", workers),
     ":fetched": ("members", workers),
+    ":idle": ("members", idle),
     ":synced": ("expires", mark),
     ":held:<worker>": ("deleted with the worker", of_a_worker),
     ":cancel:<worker>": ("deleted with the worker", of_a_worker),
@@ -249,7 +260,7 @@ async def use_everything(store: RedisStore) -> None:
     await take(store, "w1", 5)
     await store.enqueue(QUEUE, [NewJob("large", encode_envelope("large", ["x" * 2000], {}, None))])
     await send(store, "delivered", "waiting")
-    assert [token.job_id for token in await store.block(QUEUE, "w2", BLOCK) if token.lane == "normal"]
+    assert [token.job_ids for token in await store.block(QUEUE, "w2", BLOCK) if token.lane == "normal"]
 
 
 async def put(store: RedisStore, *ids: str) -> None:
@@ -298,6 +309,7 @@ async def end_everything(store: RedisStore, inside: ServerInside) -> None:
 
 async def test_every_key_has_a_bound_that_holds(redis_store: RedisStore, look: Look) -> None:
     await use_everything(redis_store)
+    look.client.zadd(f"{look.base}:idle", {"w2": 1})  # what a claim that finds nothing leaves
     # What a durable write leaves; not every server can confirm one.
     look.client.execute_command(*CONFIRMED.commands(look.base)[0])
 

@@ -159,7 +159,7 @@ async def test_blocking_returns_at_once_when_there_is_a_job(store: Store) -> Non
 
     (token,) = await finish(asyncio.create_task(store.block(QUEUE, worker, BLOCK)))
 
-    assert (token.lane, token.job_id) == ("normal", "job")
+    assert (token.lane, token.job_ids) == ("normal", ("job",))
     assert await state(store) is JobState.QUEUED, "delivered, but not claimed yet"
     claim = await store.claim(QUEUE, worker, 1, [token])
     assert ids(claim.jobs) == ["job"]
@@ -172,7 +172,7 @@ async def test_a_blocked_worker_is_woken_by_a_job(store: Store, backend: Backend
     await send(await backend.open(), "job")
 
     tokens = await finish(task)
-    assert [token.job_id for token in tokens] == ["job"]
+    assert [token.job_ids for token in tokens] == [("job",)]
     assert ids((await store.claim(QUEUE, worker, 1, tokens)).jobs) == ["job"]
 
 
@@ -193,10 +193,11 @@ async def test_two_jobs_wake_two_workers(store: Store, backend: Backend) -> None
     stores = {"one": store, "two": await backend.open()}
     tasks = [await backend.blocked(each, await joined(each, worker)) for worker, each in stores.items()]
 
-    await send(store, "a", "b")
+    await send(store, "a")
+    await send(store, "b")
 
-    woken = [token.job_id for task in tasks for token in await finish(task)]
-    assert sorted(woken) == ["a", "b"]
+    woken = [token.job_ids for task in tasks for token in await finish(task)]
+    assert sorted(woken) == [("a",), ("b",)]
 
 
 async def test_a_promoted_job_wakes(store: Store, backend: Backend) -> None:
@@ -210,7 +211,7 @@ async def test_a_promoted_job_wakes(store: Store, backend: Backend) -> None:
 
     await eventually(promoted)
 
-    assert [token.job_id for token in await finish(task)] == ["job"]
+    assert [token.job_ids for token in await finish(task)] == [("job",)]
 
 
 async def test_a_job_that_is_given_back_wakes(store: Store, backend: Backend) -> None:
@@ -221,7 +222,7 @@ async def test_a_job_that_is_given_back_wakes(store: Store, backend: Backend) ->
     await settle(other, "other", job, Verb.INTERRUPT)
 
     (token,) = await finish(task)
-    assert (token.lane, token.job_id) == ("normal:front", "job")
+    assert (token.lane, token.job_ids) == ("normal:front", ("job",))
 
 
 async def test_a_job_that_is_scheduled_before_all_others_wakes(store: Store, backend: Backend) -> None:
@@ -234,7 +235,7 @@ async def test_a_job_that_is_scheduled_before_all_others_wakes(store: Store, bac
     await send(store, "early", delay_ms=LONG)
 
     tokens = await finish(task)
-    assert [token.job_id for token in tokens] == [""]
+    assert [token.job_ids for token in tokens] == [()]
     claim = await store.claim(QUEUE, worker, 1, tokens)
     assert claim.jobs == []
     assert claim.next_due_ms is not None
@@ -258,7 +259,7 @@ async def test_a_retry_that_is_due_before_all_others_wakes(store: Store, backend
 
     await settle(store, worker, job, Verb.RETRY, BROKEN, delay_ms=LONG)
 
-    assert [token.job_id for token in await finish(task)] == [""]
+    assert [token.job_ids for token in await finish(task)] == [()]
 
 
 async def test_unblock_ends_the_wait(store: Store, backend: Backend) -> None:
@@ -279,7 +280,7 @@ async def test_unblocking_who_does_not_wait_changes_nothing(store: Store) -> Non
 
     tokens = await store.block(QUEUE, worker, BLOCK)
 
-    assert [token.job_id for token in tokens] == ["job"]
+    assert [token.job_ids for token in tokens] == [("job",)]
     await store.unblock(QUEUE, worker)
 
 
@@ -290,7 +291,7 @@ async def test_unblock_leaves_other_workers_alone(store: Store, backend: Backend
     await store.unblock(QUEUE, "w")
     await send(store, "job")
 
-    assert [token.job_id for token in await finish(task)] == ["job"]
+    assert [token.job_ids for token in await finish(task)] == [("job",)]
 
 
 async def test_what_a_lost_wait_delivered_is_found_by_recheck(store: Store) -> None:
@@ -424,7 +425,7 @@ async def test_tokens_beyond_the_count_go_back_to_the_front(store: Store) -> Non
     await send(store, "low", "lower", priority=Priority.LOW)
     await send(store, "high", priority=Priority.HIGH)
     tokens = await store.block(QUEUE, worker, BLOCK)
-    assert [token.job_id for token in tokens] == ["high", "low"]
+    assert [token.job_ids for token in tokens] == [("high",), ("low",)]
 
     assert ids((await store.claim(QUEUE, worker, 1, tokens)).jobs) == ["high"]
 

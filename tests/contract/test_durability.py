@@ -15,7 +15,7 @@ from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.redis_store import RedisStore
 from aioq.redis_store.connection import Connection
 from aioq.redis_store.durability import Durability, require_fsync
-from aioq.redis_store.link import MAX_CONNECTIONS
+from aioq.redis_store.link import MAX_CONFIRMATIONS
 from aioq.store import Limits, NewJob, Verb
 from aioq.timetable import Entry, Tick
 from aioq.timing import Overlap
@@ -215,7 +215,7 @@ async def test_batches_that_wait_for_the_disk_at_once_keep_their_order(start_ser
     app = App("shop", url=server.url, durability="fsync")
     async with app:
         store = await app.store()
-        assert store.in_flight == 8
+        assert store.sends_in_flight == store.settles_in_flight == 8
         many = [app.by_name("shop.add").call(number) for number in range(3000)]
         handles = await app.send_many(many)
 
@@ -229,8 +229,8 @@ async def test_batches_that_wait_for_the_disk_at_once_keep_their_order(start_ser
 async def test_what_waits_for_a_replica_keeps_no_other_call_waiting(start_server: Start) -> None:
     store = RedisStore("shop", start_server().url, shown_url="-", limits=Limits(), durability="replicated")
     waiting = [
-        asyncio.create_task(store.enqueue(f"queue-{number % 4}", [NewJob(f"job-{number}", CALL)]))
-        for number in range(4 * store.in_flight)
+        asyncio.ensure_future(store.enqueue(f"queue-{number % 4}", [NewJob(f"job-{number}", CALL)]))
+        for number in range(4 * store.sends_in_flight)
     ]
     with redis.Redis.from_url(store._url) as client:
         await eventually(lambda: waits(client))
@@ -246,7 +246,7 @@ async def test_what_waits_for_a_replica_keeps_no_other_call_waiting(start_server
 
 async def waits(client: redis.Redis) -> bool:
     """Whether as many calls as there is room for wait for a replica."""
-    return client.info("clients")["blocked_clients"] >= MAX_CONNECTIONS  # pyright: ignore[reportIndexIssue]
+    return client.info("clients")["blocked_clients"] >= MAX_CONFIRMATIONS  # pyright: ignore[reportIndexIssue]
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
@@ -282,7 +282,7 @@ async def test_batches_keep_their_order_though_a_connection_takes_long(
 async def test_memory_waits_for_nothing(start_server: Start) -> None:
     server = start_server()
     store = RedisStore("shop", server.url, shown_url="redis://x", limits=Limits())
-    assert (store.in_flight, store._confirmation) == (1, None)
+    assert (store.sends_in_flight, store.settles_in_flight, store._confirmation) == (2, 1, None)
     assert await store.enqueue(QUEUE, [NewJob("a", CALL)]) == [True]
     with server.client(0) as client:
         assert not client.exists("aioq:{shop:mail}:synced")

@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from aioq.job import JobState, Priority
+from aioq.leases import Renewal
 from aioq.redis_store import RedisStore
-from aioq.store import Claim, Limits, Recovery, Renewal, Store, Verb
+from aioq.store import Claim, Limits, Recovery, Store, Verb
 from tests.contract.kit import (
     BLOCK,
     BROKEN,
@@ -260,7 +261,7 @@ class TestAfterItsEnd:
         await joined(store, "dead")
         await send(store, "job", "next")
         tokens = await store.block(QUEUE, "dead", BLOCK)
-        assert [token.job_id for token in tokens] == ["job"]
+        assert [token.job_ids for token in tokens] == [("job",)]
 
         assert await recovered(store) == Recovery("dead", returned=1)
 
@@ -271,7 +272,7 @@ class TestAfterItsEnd:
     async def test_a_wake_up_that_was_delivered_is_dropped(self, store: Store) -> None:
         await joined(store, "dead")
         await send(store, "job", delay_ms=LONG)
-        assert [token.job_id for token in await store.block(QUEUE, "dead", BLOCK)] == [""]
+        assert [token.job_ids for token in await store.block(QUEUE, "dead", BLOCK)] == [()]
 
         assert await recovered(store) == Recovery("dead", returned=0)
 
@@ -294,7 +295,7 @@ class TestAfterItsEnd:
         await recovered(store)
         await send(store, "job", "next")
         tokens = await store.block(QUEUE, "dead", BLOCK)
-        assert [token.job_id for token in tokens] == ["job"]
+        assert [token.job_ids for token in tokens] == [("job",)]
 
         assert (await store.claim(QUEUE, "dead", 1, tokens)).lost
 

@@ -264,7 +264,7 @@ def test_other_threads_may_use_it_too(memory: MemoryStore) -> None:
     asyncio.run(send_one(memory))
 
     thread.join(10)
-    assert [token.job_id for token in got] == ["job"]
+    assert [token.job_ids for token in got] == [("job",)]
 
 
 async def send_one(memory: MemoryStore) -> None:

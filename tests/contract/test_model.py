@@ -24,7 +24,7 @@ from aioq.store import Limits, NewJob, Settlement, Store, Token, Verb
 from aioq.wire import encode_result
 from tests.contract.inside import Inside, MemoryInside, Places, ServerInside
 from tests.contract.kit import BROKEN, CALL, CRASHED, QUEUE, REASON, THREE, Listener
-from tests.contract.model import NOTICE_LIMIT, Model, shown
+from tests.contract.model import NOTICE_LIMIT, Model, named_by, shown
 from tests.databases import Database
 
 T = TypeVar("T")
@@ -95,7 +95,7 @@ class StoreMachine(RuleBasedStateMachine):
         for pick in range(2):
             self.claim(pick, 2)
         self.block(2)
-        self.listeners = {channel: self.run(Listener.on(self.store, channel)) for channel in CHANNELS}
+        self.listeners = {channel: self.run(Listener.on, self.store, channel) for channel in CHANNELS}
 
     def teardown(self) -> None:
         if not hasattr(self, "listeners"):
@@ -103,27 +103,27 @@ class StoreMachine(RuleBasedStateMachine):
         try:
             self.everybody_was_told_once()
         finally:
-            self.run(self.store.close())
+            self.run(self.store.close)
             self.keeper.close()
             self.clean()
             self.runner.close()
 
-    def run(self, awaitable: Awaitable[T]) -> T:
+    def run(self, call: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
         async def wait() -> T:
-            return await awaitable
+            return await call(*args, **kwargs)
 
         return self.runner.run(wait())
 
     def everybody_was_told_once(self) -> None:
         """Each waiter was told each outcome once. The end of one last job says that this is all."""
-        self.run(self.store.enqueue(QUEUE, [NewJob("end", CALL)]))
+        self.run(self.store.enqueue, QUEUE, [NewJob("end", CALL)])
         for channel in CHANNELS:
-            self.run(self.store.wait(QUEUE, channel, ["end"]))
-        self.run(self.store.cancel(QUEUE, ["end"], REASON, 0))
+            self.run(self.store.wait, QUEUE, channel, ["end"])
+        self.run(self.store.cancel, QUEUE, ["end"], REASON, 0)
         told: Counter[tuple[str, str, bytes | None]] = Counter()
         for channel, listener in self.listeners.items():
             while not told[channel, "end", REASON]:
-                told.update((channel, *pair) for pair in self.run(listener.notice()))
+                told.update((channel, *pair) for pair in self.run(listener.notice))
             del told[channel, "end", REASON]
         assert told == self.model.told
 
@@ -137,13 +137,13 @@ class StoreMachine(RuleBasedStateMachine):
         self.ids += names if fresh else ()
         jobs = [NewJob(name, CALL, priority, delay_ms or None, nonce=nonce) for name in names]
         self.sends.append(jobs)
-        self.model.enqueue(jobs, False, self.run(self.store.enqueue(QUEUE, jobs)))
+        self.model.enqueue(jobs, False, self.run(self.store.enqueue, QUEUE, jobs))
 
     @rule(pick=picks)
     def enqueue_again(self, pick: int) -> None:
         """One of the last sends, whose reply got lost as far as its sender knows."""
         jobs = one_of(self.sends[-4:], pick)
-        self.model.enqueue(jobs, True, self.run(self.store.enqueue(QUEUE, jobs, again=True)))
+        self.model.enqueue(jobs, True, self.run(self.store.enqueue, QUEUE, jobs, again=True))
 
     @rule(worker=workers, mode=st.sampled_from(["join", "", "sweep", "sweep"]))
     def renew(self, worker: str, mode: str) -> None:
@@ -198,7 +198,7 @@ class StoreMachine(RuleBasedStateMachine):
         *,
         arrives: bool = True,
     ) -> None:
-        claim = self.run(self.store.claim(QUEUE, worker, count, tokens, known=known))
+        claim = self.run(self.store.claim, QUEUE, worker, count, tokens, known=known)
         self.model.claim(worker, count, tokens, known, claim)
         if arrives:
             self.claims += [(worker, job.id, job.claim) for job in claim.jobs]
@@ -210,7 +210,7 @@ class StoreMachine(RuleBasedStateMachine):
         self._something_waits()  # where nothing does, a server may take a tenth of a second to say so
         late = [worker for worker in WORKERS if self.model.lost(worker)]
         worker = self._live_worker(pick) if live or not late else one_of(late, pick)
-        tokens = self.run(self.store.block(QUEUE, worker, 1))
+        tokens = self.run(self.store.block, QUEUE, worker, 1)
         self.model.block(worker, tokens)
         self.seen[worker] += tokens
 
@@ -261,14 +261,14 @@ class StoreMachine(RuleBasedStateMachine):
     ) -> None:
         worker, job_id, claim = claimed
         batch = [Settlement(job_id, claim, verb, outcome, delay_ms, ttl_ms)] * times
-        for each, accepted in zip(batch, self.run(self.store.settle(QUEUE, worker, batch)), strict=True):
+        for each, accepted in zip(batch, self.run(self.store.settle, QUEUE, worker, batch), strict=True):
             self.model.settle(worker, each, accepted)
 
     @rule(pick=picks, done=st.integers(0, 9), thief=st.none() | workers)
     def progress(self, pick: int, done: int, thief: str | None) -> None:
         worker, job_id, claim = self._one_running(pick)
         report = (job_id, claim, msgspec.msgpack.encode(Progress(done)))
-        (stored,) = self.run(self.store.progress(QUEUE, thief or worker, [report]))
+        (stored,) = self.run(self.store.progress, QUEUE, thief or worker, [report])
         self.model.progress(thief or worker, job_id, claim, done, stored)
 
     def _names(self, pick: int, count: int) -> list[str]:
@@ -279,13 +279,13 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(pick=picks, outcome=outcomes, ttl_ms=ttls)
     def cancel(self, pick: int, outcome: str, ttl_ms: int) -> None:
         (name,) = self._names(pick, 1)
-        (state,) = self.run(self.store.cancel(QUEUE, [name], OUTCOMES[outcome], ttl_ms))
+        (state,) = self.run(self.store.cancel, QUEUE, [name], OUTCOMES[outcome], ttl_ms)
         self.model.cancel(name, OUTCOMES[outcome], ttl_ms, state)
 
     @rule(pick=picks, count=numbers, channel=st.sampled_from(CHANNELS), again=often)
     def wait(self, pick: int, count: int, channel: str, again: bool) -> None:
         names = self._names(pick, count) * (1 + again)
-        for name, reply in zip(names, self.run(self.store.wait(QUEUE, channel, names)), strict=True):
+        for name, reply in zip(names, self.run(self.store.wait, QUEUE, channel, names), strict=True):
             self.model.wait(channel, name, reply)
 
     @rule(limit=limits)
@@ -293,11 +293,11 @@ class StoreMachine(RuleBasedStateMachine):
         if not self.model.scheduled():
             self.enqueue(2, Priority.LOW, HOUR)
         before = self._scheduled()
-        promotion = self.run(self.store.promote(QUEUE, limit))
+        promotion = self.run(self.store.promote, QUEUE, limit)
         self.model.promote(limit, promotion, before - self._scheduled())
 
     def _scheduled(self) -> set[str]:
-        infos = self.run(self.store.info(QUEUE, self.ids))
+        infos = self.run(self.store.info, QUEUE, self.ids)
         return {info.id for info in infos if info is not None and info.state is JobState.SCHEDULED}
 
     def _one_who_holds(self, pick: int) -> str:
@@ -321,20 +321,20 @@ class StoreMachine(RuleBasedStateMachine):
     def recover(self, pick: int, limit: int) -> None:
         if not self.model.ended():
             self.crash(pick)
-        step = self.run(self.store.recover(QUEUE, CRASHED, limit))
+        step = self.run(self.store.recover, QUEUE, CRASHED, limit)
         self.model.recover(CRASHED, limit, step, *self._given_back(step.worker))
 
     @rule(dead=st.sampled_from(["w", "w1", "unknown"]), limit=limits)
     def recover_dead(self, dead: str, limit: int) -> None:
         """A supervisor knows that its child has died."""
-        step = self.run(self.store.recover(QUEUE, CRASHED, limit, dead=dead))
+        step = self.run(self.store.recover, QUEUE, CRASHED, limit, dead=dead)
         self.model.recover_dead(dead, CRASHED, limit, step, *self._given_back(step.worker))
 
     @rule(pick=picks, known=often)
     def depart(self, pick: int, known: bool) -> None:
         """Somebody takes leave who holds something, or whom nobody knows."""
         worker = self._one_who_holds(pick) if known else "unknown"
-        self.run(self.store.depart(QUEUE, worker))
+        self.run(self.store.depart, QUEUE, worker)
         self.model.depart(worker, *self._given_back(worker))
 
     def _given_back(self, worker: str | None) -> tuple[list[str], list[Token]]:
@@ -358,7 +358,7 @@ class StoreMachine(RuleBasedStateMachine):
         places = self.inside.places()
         self.model.follow_the_dead(places.dead)
         check_places(self.model, places)
-        for name, info in zip(self.ids, self.run(self.store.info(QUEUE, self.ids)), strict=True):
+        for name, info in zip(self.ids, self.run(self.store.info, QUEUE, self.ids), strict=True):
             job = self.model.jobs.get(name)
             assert (info and shown(info)) == (job and job.shown()), name
 
@@ -372,7 +372,7 @@ def check_places(model: Model, places: Places) -> None:
     assert places.fetched <= places.workers
     assert places.scheduled == {job.id for job in model.scheduled()}
     assert places.delivered == {worker: set(tokens) for worker, tokens in model.tokens.items() if tokens}
-    entries = places.waiting + Counter(t.job_id for tokens in places.delivered.values() for t in tokens)
+    entries = places.waiting + Counter(each for tokens in places.delivered.values() for each in named_by(tokens))
     for job in model.jobs.values():
         queued = job.state is JobState.QUEUED
         assert entries[job.id] >= queued, f"{job.id} is in no lane"

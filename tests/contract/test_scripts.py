@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 
 import aioq.redis_store
 from aioq.redis_store import RedisStore, blocking, keeper, replies
-from aioq.redis_store.scripts import script
+from aioq.redis_store.scripts import parts_of, script
 from aioq.store import WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
 from aioq.timetable import Entry, Tick
 from aioq.timing import Overlap
@@ -34,7 +34,7 @@ class Header:
         self.parts: dict[str, str] = {"": ""}
         part = ""
         for line in lines:
-            found = re.match(r"(KEYS|ARGV|REPLY): ?(.*)", line)
+            found = re.match(r"(NEEDS|KEYS|ARGV|REPLY): ?(.*)", line)
             part = found[1] if found else part
             self.parts[part] = f"{self.parts.get(part, '')} {found[2] if found else line}".strip()
 
@@ -65,6 +65,13 @@ def test_a_header_says_what_the_script_does_takes_and_returns(name: str) -> None
     assert header.parts["REPLY"]
 
 
+@pytest.mark.parametrize("name", LUA)
+def test_a_script_or_part_comes_after_all_parts_that_it_needs(name: str) -> None:
+    needed = parts_of(name)
+    for position, part in enumerate(needed):
+        assert set(parts_of(f"_{part}")) <= set(needed[:position]), part
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_header_names_the_arguments_that_the_script_reads(name: str) -> None:
     header = Header(name)
@@ -72,7 +79,7 @@ def test_a_header_names_the_arguments_that_the_script_reads(name: str) -> None:
 
     read = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", header.code)}
     assert read <= set(range(1, header.fixed + 1))
-    assert set(re.findall(r"KEYS\[\d+\]", header.code)) == set(), "the base key is read by _lib.lua"
+    assert set(re.findall(r"KEYS\[\d+\]", header.code)) == set(), "the base key is read by _base.lua"
     expected = [(str(header.fixed + 1), str(header.each))] if header.each else []
     assert sorted({(first, step or "1") for first, step in loops}) == expected, (
         "each loop goes through all of them"
@@ -81,10 +88,10 @@ def test_a_header_names_the_arguments_that_the_script_reads(name: str) -> None:
 
 SETTLEMENT = Settlement("job", 1, Verb.SUCCEEDED, THREE)
 TICK = Tick(id="s", rev=1, jobs=[("s@1", 1, 1)], next_ms=2, overlap=Overlap.ALLOW, max_runs=0)
-Call = Callable[[RedisStore, int], Coroutine[Any, Any, Any]]
+Call = Callable[[RedisStore, int], Awaitable[Any]]
 CALLS: dict[str, Call] = {
     "enqueue": lambda store, n: store.enqueue(QUEUE, [NewJob("job", CALL, nonce="n")] * n, again=n > 1),
-    "claim": lambda store, n: store.claim(QUEUE, "w", 5, [Token("normal", "1-1", "job")] * n),
+    "claim": lambda store, n: store.claim(QUEUE, "w", 5, [Token("normal", "1-1", ("job",))] * n),
     "settle": lambda store, n: store.settle(QUEUE, "w", [SETTLEMENT] * n),
     "progress": lambda store, n: store.progress(QUEUE, "w", [("job", 1, b"")] * n),
     "promote": lambda store, _: store.promote(QUEUE, 5),
@@ -125,9 +132,13 @@ async def test_the_caller_sends_what_the_header_names(
         calls.append((script_name, key, len(args)))
         return REPLIES.get(script_name, lambda _: [])(number)
 
+    async def begin(script_name: str, key: str, args: Sequence[object], read: Callable[[Any], Any]) -> Any:
+        return read(await call(script_name, key, args, None))
+
     async def nothing(*_: object) -> None: ...
 
     monkeypatch.setattr(store._link, "call", call)
+    monkeypatch.setattr(store._link, "begin", begin)
     monkeypatch.setattr(store._timetable._register, "_command", nothing)
     await CALLS[name](store, number)
 
@@ -162,7 +173,7 @@ def test_every_script_is_called_and_every_called_script_is_there() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
                 name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-                if name in {"_call", "_ask", "_ask_durably", "call", "script"}:
+                if name in {"_begin", "_call", "_ask", "_ask_durably", "call", "script"}:
                     called.add(str(node.args[0].value))
 
     assert called == set(SCRIPTS)
@@ -170,7 +181,7 @@ def test_every_script_is_called_and_every_called_script_is_there() -> None:
 
 
 def test_the_lanes_are_the_same_in_lua_and_in_python() -> None:
-    lanes = re.search(r"local LANES = \{(.*)\}", LUA["_lib"].read_text())
+    lanes = re.search(r"local LANES = \{([^}]*)\}", LUA["_base"].read_text())
 
     assert lanes
     assert tuple(re.findall(r"'([^']+)'", lanes[1])) == blocking.LANES
@@ -188,7 +199,9 @@ def test_what_a_lost_lease_is_answered_with_is_the_same_in_lua_and_in_python() -
 def test_a_script_is_named_by_the_hash_of_all_of_its_text() -> None:
     for name in SCRIPTS:
         code = script(name)
-        assert code.text == LUA["_lib"].read_bytes() + LUA[name].read_bytes()
+        assert code.text == b"".join(
+            LUA[part].read_bytes() for part in (*(f"_{part}" for part in parts_of(name)), name)
+        )
         assert re.fullmatch("[0-9a-f]{40}", code.sha)
     assert len({script(name).sha for name in SCRIPTS}) == len(SCRIPTS)
 

@@ -344,7 +344,7 @@ async def test_a_store_finds_its_way_back_after_a_restart(name: str, start_serve
         await eventually(told)
         assert await send(store, "job") == [True]
         tokens = await store.block(QUEUE, "w", BLOCK)
-        assert [token.job_id for token in tokens] == ["job"]
+        assert [token.job_ids for token in tokens] == [("job",)]
         await store.wait(QUEUE, "again", ["job"])
         await store.cancel(QUEUE, ["job"], THREE, 1000)
         assert await listener.notice() == [("job", THREE)]

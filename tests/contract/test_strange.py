@@ -66,7 +66,7 @@ async def test_a_blocking_read_passes_over_it(
     put(redis_backend, fields)
 
     tokens = await redis_store.block(QUEUE, "w", BLOCK)
-    assert [token.job_id for token in tokens] == [""]
+    assert [token.job_ids for token in tokens] == [()]
     assert (await redis_store.claim(QUEUE, "w", 1, tokens)).jobs == []
 
     assert pending(redis_backend) == 0
@@ -167,7 +167,7 @@ async def test_a_lane_of_another_type_does_not_hold_the_others_up(
         await send(redis_store, f"job-{number}")
         async with asyncio.timeout(1):  # as soon as without it, and not when the read ends
             tokens = await waiting
-        assert [token.job_id for token in tokens] == [f"job-{number}"]
+        assert [token.job_ids for token in tokens] == [(f"job-{number}",)]
         assert ids((await redis_store.claim(QUEUE, "w", 1, tokens)).jobs) == [f"job-{number}"]
 
     (record,) = caplog.records

@@ -100,5 +100,5 @@ async def test_jobs_whose_outcome_is_not_kept_leave_nothing_that_does_not_expire
         assert sorted(kinds) == ["done"] * 101 + ["receipt"]
         lanes = set(client.keys("*")) - expiring  # pyright: ignore[reportArgumentType]
         names = {str(key).rpartition("}:")[2] for key in lanes}
-        assert names == {lane + end for lane in ("high", "normal", "low") for end in ("", ":front")}
+        assert names == {lane + end for lane in ("high", "normal", "low") for end in ("", ":front", ":rest")}
         assert sum(client.xlen(key) for key in lanes) < SHORT  # pyright: ignore[reportArgumentType]

@@ -1,18 +1,23 @@
 """Waiting for outcomes: there already, told later, or no such job; nothing falls in between."""
 
+from typing import Any
+
 import pytest
+from msgspec.structs import replace
 
 from aioq.job import JobState
-from aioq.store import LATER, MISSING, WAIT_LIMIT, Settlement, Store, Verb
-from aioq.wire import encode_result
+from aioq.store import LATER, MISSING, WAIT_LIMIT, NewJob, Settlement, Store, Verb
+from aioq.wire import encode_envelope, encode_result
 from tests.contract.kit import (
     BROKEN,
+    CALL,
     LONG,
     QUEUE,
     REASON,
     THREE,
     Backend,
     Listener,
+    eventually,
     joined,
     running,
     send,
@@ -24,6 +29,7 @@ from tests.contract.kit import (
 pytestmark = pytest.mark.anyio
 
 LARGE = encode_result("shop.add", "x" * 66_000)
+LARGE_CALL = encode_envelope("shop.add", ["x" * 2_000], {}, None)
 
 
 async def test_nothing_to_wait_for(store: Store) -> None:
@@ -46,6 +52,41 @@ async def test_a_retry_is_no_outcome(store: Store) -> None:
     await settle(store, worker, await running(store, worker), Verb.RETRY, BROKEN)
 
     assert await store.wait(QUEUE, "me", ["job"]) == [None]
+
+
+@pytest.mark.parametrize("how", ["alone", "together", "later", "own-id", "large", "again", "repeated"])
+async def test_who_said_with_the_send_that_it_waits_is_told(store: Store, how: str) -> None:
+    listener, worker = await Listener.on(store, "me"), await joined(store, "w")
+    job = NewJob("job", CALL if how != "large" else LARGE_CALL, waiter="me", nonce="n" if how == "own-id" else "")
+    jobs = [job, NewJob("other", CALL)] if how == "together" else [job]
+    await store.enqueue(QUEUE, jobs if how != "later" else [replace(job, delay_ms=1)])
+    if how == "repeated":  # its reply got lost
+        assert await store.enqueue(QUEUE, jobs, again=True) == [True]
+    if how == "later":
+        await eventually(lambda: promoted(store))
+    (claimed,) = await take(store, worker, 1)
+    if how == "again":
+        assert await settle(store, worker, claimed, Verb.RETRY, BROKEN)
+        (claimed,) = await take(store, worker, 1)
+    assert await settle(store, worker, claimed, Verb.SUCCEEDED, THREE)
+
+    assert await listener.notice() == [("job", THREE)]
+    assert await store.wait(QUEUE, "me", ["job"]) == [THREE]
+
+
+async def promoted(store: Store) -> bool:
+    return (await store.promote(QUEUE, 5)).count == 1
+
+
+async def test_two_who_wait_are_both_told(store: Store) -> None:
+    listeners, worker = [await Listener.on(store, name) for name in ("me", "you")], await joined(store, "w")
+    await store.enqueue(QUEUE, [NewJob("job", CALL, waiter="me")])
+    (claimed,) = await take(store, worker, 1)
+    assert await store.wait(QUEUE, "you", ["job"]) == [None]
+    assert await store.wait(QUEUE, "me", ["job"]) == [None]
+    assert await settle(store, worker, claimed, Verb.SUCCEEDED, THREE)
+
+    assert [await listener.notice() for listener in listeners] == [[("job", THREE)]] * 2
 
 
 def outcome_of(size: int) -> bytes:
@@ -280,7 +321,7 @@ async def test_a_listener_is_called_after_the_verb_not_within(store: Store) -> N
     batch = [Settlement(job.id, job.claim, Verb.SUCCEEDED, THREE, 0, LONG)]
     if type(store).__name__ == "MemoryStore":
         # Without a network in between the order is certain.
-        coroutine = store.settle(QUEUE, worker, batch)
+        coroutine: Any = store.settle(QUEUE, worker, batch)
         with pytest.raises(StopIteration):
             coroutine.send(None)
         assert seen == []

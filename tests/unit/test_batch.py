@@ -120,12 +120,12 @@ async def test_an_error_of_the_flush_reaches_every_item_and_the_next_batch_goes_
     assert subject.held == 0
 
 
-async def test_when_the_flusher_is_cancelled_nobody_waits_for_ever_and_the_next_item_starts_a_new_one():
+async def test_when_a_flush_is_cancelled_nobody_waits_for_ever_and_the_next_item_starts_a_new_one():
     server = Server(held_up=True)
     subject = batcher(server)
     future = subject.put("a")
     await until(lambda: server.batches)
-    (flusher,) = subject._flushers
+    (flusher,) = subject._flights
     flusher.cancel()
     await within(asyncio.wait([future]))
     assert future.cancelled()

@@ -1,5 +1,7 @@
 """From a call to what the store is given."""
 
+import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +12,7 @@ from aioq import App, Middleware, Outgoing, Retry
 from aioq.errors import ArgumentError, PayloadTooLargeError, SendError
 from aioq.job import Priority, queue_of
 from aioq.middleware import Middleware as Base
+from aioq.producer import _Part
 from aioq.retry import RetryRule
 from aioq.store import NewJob
 from aioq.wire import CallOptions, decode_envelope
@@ -26,15 +29,25 @@ class Client:
         self.calls = 0
         self.again: list[str] = []
 
+    def put(self, queue: str, job: NewJob) -> None:
+        """There is no space at once."""
+
     async def send(self, queue: str, job: NewJob, *, again: bool = False) -> bool:
         self.again += [job.id] * again
-        return (await self.send_many([(queue, job)]))[0]
+        return (await self.send_many([job], queue))[0]
 
-    async def send_many(self, jobs: list[tuple[str, NewJob]]) -> list[bool]:
+    async def send_many(self, jobs: list[NewJob], queues: str | list[str]) -> list[bool]:
         self.calls += 1
         known = {job.id for _, job in self.sent}
-        self.sent += jobs
-        return [job.id not in known for _, job in jobs]
+        self.note(jobs, queues)
+        return [job.id not in known for job in jobs]
+
+    async def put_all(self, jobs: list[NewJob], queue: str, parts: list[_Part], positions: Sequence[int]) -> None:
+        reply = asyncio.ensure_future(self.send_many([jobs[each] for each in positions], queue))
+        parts.append(_Part(positions, reply))
+
+    def note(self, jobs: list[NewJob], queues: str | list[str]) -> None:
+        self.sent += zip([queues] * len(jobs) if isinstance(queues, str) else queues, jobs, strict=True)
 
 
 def make(*middleware: Base, **settings: Any) -> tuple[App, Client]:
@@ -266,10 +279,10 @@ async def test_middleware_may_drop_a_call():
 async def test_what_a_layer_forwards_twice_is_the_same_send(job_id: str | None):
     app, client = make(Insisting())
 
-    async def send_many(jobs: list[tuple[str, NewJob]]) -> list[bool]:
-        client.sent += jobs
+    async def send_many(jobs: list[NewJob], queues: str | list[str]) -> list[bool]:
+        client.note(jobs, queues)
         del client.send_many  # pyright: ignore[reportAttributeAccessIssue] - the next call finds the class's own
-        raise SendError("no answer", tuple(job.id for _, job in jobs))
+        raise SendError("no answer", tuple(job.id for job in jobs))
 
     client.send_many = send_many  # pyright: ignore[reportAttributeAccessIssue]
     handle = await app.tasks["mul"].options(job_id=job_id).send(1, 2)
@@ -305,11 +318,47 @@ async def test_with_middleware_too_one_wrong_call_and_nothing_is_sent():
 async def test_with_middleware_too_every_unconfirmed_job_is_named():
     app, client = make(Middleware())
 
-    async def send_many(jobs: list[tuple[str, NewJob]]) -> list[bool]:
-        raise SendError("down", tuple(job.id for _, job in jobs))
+    async def send_many(jobs: list[NewJob], _: str | list[str]) -> list[bool]:
+        raise SendError("down", tuple(job.id for job in jobs))
 
     client.send_many = send_many  # pyright: ignore[reportAttributeAccessIssue]
     calls = [app.tasks["mul"].options(job_id=each).call(1, 2) for each in "abc"]
     with pytest.raises(SendError) as caught:
         await app.send_many(calls)
     assert caught.value.job_ids == ("a", "b", "c")
+
+
+# -- many at once -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 249, 250, 251, 2_000])
+async def test_as_many_calls_of_one_task_as_one_likes_come_in_their_order(count: int):
+    app, client = make()
+    handles = await app.tasks["mul"].send_many([(number, 2) for number in range(count)])
+    assert [handle.id for handle in handles] == [job.id for _, job in client.sent]
+    assert len({handle.id for handle in handles}) == count
+    assert [envelope(job)[1] for _, job in client.sent] == [[number, 2] for number in range(count)]
+
+
+@pytest.mark.parametrize("wrong", [object(), "x" * 2_000_000], ids=["not-encodable", "too-large"])
+@pytest.mark.parametrize("where", [0, 500, 1_999])
+async def test_of_many_calls_too_one_that_cannot_be_sent_and_nothing_is(wrong: object, where: int):
+    app, client = make()
+    calls: list[tuple[object, int]] = [(number, 2) for number in range(2_000)]
+    calls[where] = (wrong, 2)
+    with pytest.raises((ArgumentError, PayloadTooLargeError)):
+        await app.tasks["mul"].send_many(calls)
+    assert client.sent == []
+
+
+async def test_what_plain_encoding_does_not_know_is_sent_all_the_same():
+    class Model:
+        def model_dump(self, **_: object) -> dict[str, int]:
+            return {"x": 1}
+
+        @classmethod
+        def model_validate(cls, value: object) -> object: ...
+
+    app, client = make()
+    await app.tasks["mul"].send_many([(Model(), 2)] * 600)
+    assert [envelope(job)[1] for _, job in client.sent] == [[{"x": 1}, 2]] * 600

@@ -1,5 +1,6 @@
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -11,7 +12,7 @@ from aioq.worker.membership import Life, Membership
 from aioq.worker.services import fetcher as module
 from aioq.worker.services.fetcher import Fetcher
 from aioq.worker.slots import Slots
-from tests.unit.kit import QUEUE, call, memory_store, running, turns, until, within
+from tests.unit.kit import QUEUE, call, claimed, memory_store, running, turns, until, within
 
 pytestmark = pytest.mark.anyio
 
@@ -34,11 +35,12 @@ class Store(MemoryStore):
         tokens: Sequence[Token] = (),
         *,
         known: Collection[str] | None = None,
+        idle: bool = False,
     ) -> Claim:
         self.claims.append((count, len(tokens), known))
         if self.faults:
             raise self.faults.pop(0)
-        return await super().claim(queue, worker, count, tokens, known=known)
+        return await super().claim(queue, worker, count, tokens, known=known, idle=idle)
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
         self.blocking += 1
@@ -58,6 +60,7 @@ class Bench:
         self.store = Store()
         self.membership = Membership(QUEUE, Life())
         self.slots = Slots(slots)
+        self.handed: list[str] = []
         self.jobs: list[str] = []
         self.due: list[int | None] = []
         self.ticks: list[tuple[int | None, bool]] = []
@@ -68,6 +71,7 @@ class Bench:
             self.membership,
             self.slots,
             deliver=self._deliver,
+            on_handed=lambda _, __, job: self.handed.append(job.id),
             on_due=self.due.append,
             on_tick=self._on_tick,
             on_lost=self._lost,
@@ -197,9 +201,9 @@ async def test_a_claim_whose_reply_got_lost_is_made_up_for():
     await bench.join()
     claim, lost = bench.store.claim, True
 
-    async def lossy(*args: object, known: Collection[str] | None) -> Claim:
+    async def lossy(*args: object, known: Collection[str] | None, idle: bool) -> Claim:
         nonlocal lost
-        got = await claim(*args, known=known)  # pyright: ignore[reportArgumentType]
+        got = await claim(*args, known=known, idle=idle)  # pyright: ignore[reportArgumentType]
         if lost:
             lost = False
             raise ServerUnavailableError("the reply got lost")
@@ -276,10 +280,10 @@ async def test_a_job_that_is_claimed_while_it_stops_is_delivered():
     await bench.join()
     claim, begun, go = bench.store.claim, asyncio.Event(), asyncio.Event()
 
-    async def slow(*args: object, known: Collection[str] | None) -> Claim:
+    async def slow(*args: object, known: Collection[str] | None, idle: bool) -> Claim:
         begun.set()
         await go.wait()
-        return await claim(*args, known=known)  # pyright: ignore[reportArgumentType]
+        return await claim(*args, known=known, idle=idle)  # pyright: ignore[reportArgumentType]
 
     bench.store.claim = slow  # pyright: ignore[reportAttributeAccessIssue]
     async with running(bench.fetcher.run()):
@@ -300,3 +304,63 @@ async def test_a_nudge_during_an_outage_does_no_harm():
 
     bench.store.unblock = unblock  # pyright: ignore[reportAttributeAccessIssue]
     await within(bench.fetcher.nudge())
+
+
+# -- what is handed over ----------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def asking(bench: Bench, *brings: str, fails: bool = False) -> AsyncIterator[asyncio.Event]:
+    """A claim under way, with known jobs where the connection broke before; set the event to let it end."""
+    claim, begun, go = bench.store.claim, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: object, known: Collection[str] | None, idle: bool) -> Claim:
+        first = not begun.is_set()
+        begun.set()
+        await go.wait()
+        if first and fails:
+            raise ServerUnavailableError("gone")
+        jobs = [claimed(job_id=each, claim=2) for each in brings] if first else []
+        got = await claim(*args, known=known, idle=idle)  # pyright: ignore[reportArgumentType]
+        return Claim(jobs) if jobs else got
+
+    bench.store.claim = slow  # pyright: ignore[reportAttributeAccessIssue]
+    await bench.join()
+    async with running(bench.fetcher.run()):
+        await within(begun.wait())  # pyright: ignore[reportArgumentType]
+        yield go
+
+
+async def test_what_is_handed_over_waits_for_the_claim_under_way():
+    bench = Bench()
+    async with asking(bench, "first") as go:
+        bench.fetcher.hand(bench.membership.worker, claimed(job_id="second"))
+        assert bench.handed == []
+        go.set()
+        await until(lambda: bench.handed == ["second"])
+        assert bench.jobs == ["first"]
+        bench.fetcher.hand(bench.membership.worker, claimed(job_id="third"))
+        await until(lambda: bench.handed == ["second", "third"])
+
+
+async def test_what_a_claim_with_known_jobs_brings_is_not_taken_a_second_time():
+    bench = Bench()
+    bench.fetcher._recheck = True
+    async with asking(bench, "a", "late") as go:
+        bench.fetcher.hand(bench.membership.worker, claimed(job_id="a"))
+        bench.fetcher.hand(bench.membership.worker, claimed(job_id="b"))
+        go.set()
+        await until(lambda: bench.handed == ["b"])
+        bench.fetcher.hand(bench.membership.worker, claimed(job_id="late"))
+        await turns()
+        assert bench.handed == ["b"]
+
+
+async def test_after_a_claim_that_failed_the_next_brings_what_was_handed_over():
+    bench = Bench()
+    async with asking(bench, fails=True) as go:
+        bench.fetcher.hand(bench.membership.worker, claimed(job_id="a"))
+        go.set()
+        await until(lambda: any(known is not None for _, _, known in bench.store.claims))
+        await turns()
+        assert bench.handed == []

@@ -13,7 +13,7 @@ from aioq.cli.check import CheckPlan
 from aioq.cli.child import CHILD_VARIABLE, ChildMark
 from aioq.cli.health import HealthServer, ask, listen, together
 from aioq.errors import ConfigError
-from aioq.store import WorkerLease
+from aioq.leases import WorkerLease
 from aioq.worker import this_host
 from aioq.worker.health import LIVE_LAG, READY_AGE, Health, QueueHealth, judge
 

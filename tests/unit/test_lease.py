@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from aioq.errors import ServerUnavailableError
-from aioq.store import Renewal
+from aioq.leases import Renewal
 from aioq.worker.membership import Life, Membership
 from aioq.worker.services.lease import RENEWALS, SWEEP_EVERY, LeaseService
 from tests.unit.kit import running, turns, until, within

@@ -30,7 +30,7 @@ class ScriptedStore:
         self.calls: list[tuple[str, list[str]]] = []
         self.again: list[bool] = []
         self.go = asyncio.Event()
-        self.in_flight = 1
+        self.sends_in_flight = 1
 
     async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
         self.calls.append((queue, [job.id for job in jobs]))
@@ -52,8 +52,8 @@ def job(job_id: str, size: int = 1) -> NewJob:
     return NewJob(job_id, b"x" * size)
 
 
-def jobs(*ids: str) -> list[tuple[str, NewJob]]:
-    return [(QUEUE, job(job_id)) for job_id in ids]
+def jobs(*ids: str) -> tuple[list[NewJob], str]:
+    return [job(job_id) for job_id in ids], QUEUE
 
 
 def make(store: ScriptedStore, *, send_timeout: float = 30.0, capacity: int = 100) -> Producer:
@@ -85,20 +85,20 @@ async def test_concurrent_sends_leave_in_one_call():
 async def test_each_queue_has_calls_of_its_own():
     store = ScriptedStore()
     producer = make(store)
-    await within(producer.send_many([("a", job("1")), ("b", job("2")), ("a", job("3"))]))
+    await within(producer.send_many([job("1"), job("2"), job("3")], ["a", "b", "a"]))
     assert sorted(store.calls) == [("a", ["1", "3"]), ("b", ["2"])]
 
 
 async def test_a_call_has_a_most_of_jobs():
     store = ScriptedStore()
-    await within(make(store, capacity=5000).send_many(jobs(*map(str, range(1200)))))
+    await within(make(store, capacity=5000).send_many(*jobs(*map(str, range(1200)))))
     assert [len(ids) for _, ids in store.calls] == [500, 500, 200]
     assert [job_id for _, ids in store.calls for job_id in ids] == list(map(str, range(1200)))
 
 
 async def test_a_call_has_a_most_of_bytes():
     store = ScriptedStore()
-    await within(make(store).send_many([(QUEUE, job(str(n), 400_000)) for n in range(4)]))
+    await within(make(store).send_many([job(str(n), 400_000) for n in range(4)], QUEUE))
     assert [ids for _, ids in store.calls] == [["0", "1"], ["2", "3"]]
 
 
@@ -106,7 +106,7 @@ async def test_a_job_that_is_there_already_is_told_apart():
     producer = make(ScriptedStore())
     assert await within(producer.send(QUEUE, job("a"))) is True
     assert await within(producer.send(QUEUE, job("a"))) is False
-    assert await within(producer.send_many(jobs("b", "b", "a"))) == [True, False, False]
+    assert await within(producer.send_many(*jobs("b", "b", "a"))) == [True, False, False]
 
 
 # -- outages ----------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ async def test_a_job_that_is_there_already_is_told_apart():
 @pytest.mark.parametrize("fault", [DOWN, LOST])
 async def test_a_flush_that_fails_is_repeated_with_the_same_ids_and_adds_nothing_twice(fault: str):
     store = ScriptedStore(fault, fault)
-    assert await within(make(store).send_many(jobs("a", "b"))) == [True, True]
+    assert await within(make(store).send_many(*jobs("a", "b"))) == [True, True]
     assert store.calls == [(QUEUE, ["a", "b"])] * 3
     assert store.again == [False, True, True]
     await store.memory.open()
@@ -127,8 +127,8 @@ async def test_what_another_sent_meanwhile_under_the_same_id_is_told_apart():
     """The first attempt did not arrive, and somebody else was faster than the second."""
     store = ScriptedStore(DOWN)
     assert await store.memory.enqueue(QUEUE, [NewJob("mine", b"x", nonce="theirs")]) == [True]
-    pending = (QUEUE, NewJob("mine", b"x", nonce="ours"))
-    assert await within(make(store).send_many([pending, *jobs("new")])) == [False, True]
+    pending = NewJob("mine", b"x", nonce="ours")
+    assert await within(make(store).send_many([pending, job("new")], QUEUE)) == [False, True]
 
 
 async def test_a_send_that_its_caller_repeats_is_a_repetition_from_the_first_attempt_on():
@@ -170,14 +170,14 @@ async def test_a_server_that_does_not_answer_is_given_up_too():
 async def test_of_many_jobs_the_unconfirmed_ones_are_named():
     store = ScriptedStore(*[DOWN] * 1_000_000)
     with pytest.raises(SendError, match=r"^7 of 7 jobs are unconfirmed: redis://x: connection refused") as caught:
-        await within(make(store, send_timeout=0.05).send_many(jobs(*"abcdefg")))
+        await within(make(store, send_timeout=0.05).send_many(*jobs(*"abcdefg")))
     assert caught.value.job_ids == tuple("abcdefg")
 
 
 async def test_a_long_list_of_jobs_is_cut_in_the_text_only():
     now = asyncio.get_running_loop().time()
     batch = [module._Pending([job(each)], now - 1) for each in "abcdefg"]
-    replies = await within(make(ScriptedStore(DOWN))._flush(QUEUE, batch))
+    replies = await within(make(ScriptedStore(DOWN))._persist(QUEUE, batch))
     for fault in replies:
         assert isinstance(fault, SendError)
         assert fault.job_ids == tuple("abcdefg")
@@ -192,9 +192,9 @@ async def test_some_queues_may_fail_and_the_jobs_of_the_others_are_sent():
         return await (good if queue == "bad" else store.memory.enqueue)(queue, given, again=again)
 
     store.enqueue = enqueue  # pyright: ignore[reportAttributeAccessIssue]
-    calls = [("bad", job("1")), ("fine", job("2")), ("bad", job("3"))]
+    calls = [job("1"), job("2"), job("3")]
     with pytest.raises(SendError, match=r"^2 of 3 jobs are unconfirmed") as caught:
-        await within(make(store, send_timeout=0.05).send_many(calls))
+        await within(make(store, send_timeout=0.05).send_many(calls, ["bad", "fine", "bad"]))
     assert caught.value.job_ids == ("1", "3")
     assert (await store.memory.info("fine", ["2"]))[0] is not None
 
@@ -204,10 +204,10 @@ async def test_each_job_has_a_deadline_of_its_own():
     store = ScriptedStore(DOWN)
     now = asyncio.get_running_loop().time()
     batch = [module._Pending([job("early")], now - 1), module._Pending([job("late")], now + 60)]
-    early, late = await within(make(store)._flush(QUEUE, batch))
+    early, late = await within(make(store)._persist(QUEUE, batch))
     assert isinstance(early, SendError)
     assert early.job_ids == ("early",)
-    assert late == [True]
+    assert late is True
     assert store.calls == [(QUEUE, ["early", "late"]), (QUEUE, ["late"])]
 
 
@@ -217,15 +217,15 @@ async def test_the_earliest_deadline_of_a_flush_counts_wherever_it_stands():
     store = ScriptedStore(HANGS)
     now = asyncio.get_running_loop().time()
     batch = [module._Pending([job("young")], now + 3600), module._Pending([job("old")], now + 0.02)]
-    young, old = await within(make(store)._flush(QUEUE, batch))
-    assert young == [True]
+    young, old = await within(make(store)._persist(QUEUE, batch))
+    assert young is True
     assert isinstance(old, SendError)
 
 
 async def test_a_job_that_is_late_before_it_leaves_gets_one_honest_attempt():
     """A loop that was blocked for long must not fail what a healthy server would have taken."""
     batch = [module._Pending([job("a")], asyncio.get_running_loop().time() - 60)]
-    assert await within(make(ScriptedStore())._flush(QUEUE, batch)) == [[True]]
+    assert await within(make(ScriptedStore())._persist(QUEUE, batch)) == [True]
 
 
 async def test_after_a_failed_attempt_what_has_waited_for_as_long_is_given_up_without_one():
@@ -237,7 +237,7 @@ async def test_after_a_failed_attempt_what_has_waited_for_as_long_is_given_up_wi
     with pytest.raises(
         SendError, match=r"^4000 of 4000 jobs are unconfirmed: the server did not answer"
     ) as caught:
-        await within(producer.send_many(jobs(*map(str, range(4000)))))
+        await within(producer.send_many(*jobs(*map(str, range(4000)))))
     assert loop.time() - begun < 2 * module.FAIR_ATTEMPT
     assert len(caught.value.job_ids) == 4000
     assert len(store.calls) == 1
@@ -260,9 +260,9 @@ async def give_up_one_after_the_other(producer: Producer, pause: float = 0.0) ->
     """Flush two jobs whose time is over already; both were there when the first attempt failed."""
     loop = asyncio.get_running_loop()
     batches = [[module._Pending([job(each)], loop.time() - 0.001)] for each in "ab"]
-    (first,) = await producer._flush(QUEUE, batches[0])
+    (first,) = await producer._persist(QUEUE, batches[0])
     loop_blocked_for(pause)
-    (second,) = await producer._flush(QUEUE, batches[1])
+    (second,) = await producer._persist(QUEUE, batches[1])
     return [first, second]
 
 
@@ -275,9 +275,9 @@ async def test_after_a_success_there_is_an_attempt_again():
     producer = make(store)
     loop = asyncio.get_running_loop()
     late = [[module._Pending([job(each)], loop.time() - 0.001)] for each in "ac"]
-    assert isinstance((await within(producer._flush(QUEUE, late[0])))[0], SendError)
-    assert await within(producer._flush(QUEUE, [module._Pending([job("b")], loop.time() + 60)])) == [[True]]
-    assert await within(producer._flush(QUEUE, late[1])) == [[True]]
+    assert isinstance((await within(producer._persist(QUEUE, late[0])))[0], SendError)
+    assert await within(producer._persist(QUEUE, [module._Pending([job("b")], loop.time() + 60)])) == [True]
+    assert await within(producer._persist(QUEUE, late[1])) == [True]
 
 
 async def test_an_attempt_that_failed_some_time_ago_says_nothing(monkeypatch: pytest.MonkeyPatch):
@@ -285,7 +285,7 @@ async def test_an_attempt_that_failed_some_time_ago_says_nothing(monkeypatch: py
     store = ScriptedStore(DOWN, None)
     first, second = await within(give_up_one_after_the_other(make(store), 0.02))
     assert isinstance(first, SendError)
-    assert second == [True]
+    assert second is True
 
 
 async def test_an_attempt_that_failed_before_a_send_began_says_nothing():
@@ -294,11 +294,11 @@ async def test_an_attempt_that_failed_before_a_send_began_says_nothing():
     producer = make(store, send_timeout=0.01)
     loop = asyncio.get_running_loop()
     assert isinstance(
-        (await within(producer._flush(QUEUE, [module._Pending([job("a")], loop.time())])))[0], SendError
+        (await within(producer._persist(QUEUE, [module._Pending([job("a")], loop.time())])))[0], SendError
     )
     sent = module._Pending([job("b")], loop.time() + 0.01)
     loop_blocked_for(0.02)
-    assert await within(producer._flush(QUEUE, [sent])) == [[True]]
+    assert await within(producer._persist(QUEUE, [sent])) == [True]
 
 
 async def test_an_attempt_during_which_the_loop_was_blocked_is_made_once_more():
@@ -309,7 +309,7 @@ async def test_an_attempt_during_which_the_loop_was_blocked_is_made_once_more():
     await until(lambda: store.calls)
     loop_blocked_for(1.2)
     assert await within(sends) == [True] * 600
-    assert [len(ids) for _, ids in store.calls] == [500, 500, 100]
+    assert [len(ids) for _, ids in store.calls] == [64, 64, 500, 36]
 
 
 async def test_a_refusal_is_not_retried():
@@ -325,7 +325,7 @@ async def _send_one(producer: Producer) -> None:
 
 
 async def _send_two(producer: Producer) -> None:
-    await producer.send_many(jobs("a", "b"))
+    await producer.send_many(*jobs("a", "b"))
 
 
 # -- bounded memory ---------------------------------------------------------------------------------------------
@@ -337,7 +337,7 @@ async def test_never_more_jobs_than_the_capacity_are_on_their_way(many: bool):
     producer = make(store, capacity=10)
     ids = list(map(str, range(100)))
     work: Callable[[], Any] = (
-        (lambda: producer.send_many(jobs(*ids)))
+        (lambda: producer.send_many(*jobs(*ids)))
         if many
         else (lambda: asyncio.gather(*[producer.send(QUEUE, job(each)) for each in ids]))
     )
@@ -372,7 +372,7 @@ async def test_a_cancelled_send_withdraws_what_no_flush_has_taken():
     producer = make(store)
     first = asyncio.create_task(producer.send(QUEUE, job("a")))
     await until(lambda: store.calls)
-    one, many = producer.send(QUEUE, job("b")), producer.send_many(jobs("c", "d"))
+    one, many = producer.send(QUEUE, job("b")), producer.send_many(*jobs("c", "d"))
     waiting = [asyncio.create_task(one), asyncio.create_task(many)]
     await turns()
     for task in waiting:
@@ -390,7 +390,7 @@ async def test_a_send_of_many_that_is_cancelled_while_it_waits_for_space_withdra
     producer = make(store, capacity=3)
     first = asyncio.create_task(producer.send(QUEUE, job("a")))
     await until(lambda: store.calls)
-    many = asyncio.create_task(producer.send_many(jobs("b", "c", "d", "e")))
+    many = asyncio.create_task(producer.send_many(*jobs("b", "c", "d", "e")))
     await until(lambda: producer._batchers[QUEUE].held == 3)
     await turns()
     many.cancel()
@@ -423,3 +423,36 @@ async def test_draining_waits_for_every_queue():
     assert not drained.done()
     store.go.set()
     await within(asyncio.gather(drained, *sends))
+
+
+# -- the end of the loop ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["first", "further"])
+async def test_an_attempt_that_is_cancelled_from_outside_is_not_made_again(again: bool):
+    """As all tasks are when `asyncio.run` ends."""
+    store = ScriptedStore(*([DOWN] if again else []), *[HANGS] * 5)
+    producer = make(store)
+    sending = asyncio.create_task(producer.send(QUEUE, job("a")))
+    await until(lambda: len(store.calls) == 1 + again)
+    for task in others() - {sending}:
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(_of(sending))
+    await within(producer.drain())
+    assert len(store.calls) == 1 + again
+    assert others() == set()
+
+
+async def _of(task: "asyncio.Task[bool]") -> bool:
+    return await task
+
+
+async def test_a_timer_that_comes_early_is_a_timer(monkeypatch: pytest.MonkeyPatch):
+    """uvloop's count in milliseconds."""
+    loop = asyncio.get_running_loop()
+    call_at = loop.call_at
+    monkeypatch.setattr(loop, "call_at", lambda when, *args: call_at(when - 0.005, *args), raising=False)
+    monkeypatch.setattr(module, "FAIR_ATTEMPT", 0.02)
+    with pytest.raises(SendError):
+        await within(make(ScriptedStore(*[HANGS] * 9), send_timeout=0.02).send(QUEUE, job("a")))

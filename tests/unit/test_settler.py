@@ -19,9 +19,11 @@ class Scripted:
         self.refuse: set[str] = set()
         self.go = asyncio.Event()
         self.go.set()
-        self.in_flight = 1
+        self.settles_in_flight = 1
 
-    async def settle(self, queue: str, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
+    async def settle(
+        self, queue: str, worker: str, settlements: Sequence[Settlement], *, idle: bool = False
+    ) -> list[bool]:
         self.writes.append((queue, worker, [each.job_id for each in settlements]))
         await self.go.wait()
         if self.faults:

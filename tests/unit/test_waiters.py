@@ -134,6 +134,95 @@ async def test_an_outcome_between_the_answer_and_its_arrival_is_not_missed(store
     store.hold.set()
 
 
+# -- told with the send ------------------------------------------------------------------------------------------
+
+
+async def expected(waiters: Waiters, store: Store, job_id: str) -> None:
+    """Send a job as a dispatcher does, of a process that waits for what it sends."""
+    waiters.expect(QUEUE, job_id)
+    waiter = waiters.channel(QUEUE)
+    assert waiter
+    await store.enqueue(QUEUE, [NewJob(job_id, call("shop.add", 1, 2), waiter=waiter)])
+
+
+async def awaited_once(waiters: Waiters, store: Store) -> None:
+    """What makes a process one that waits for what it sends."""
+    assert waiters.channel(QUEUE) == ""
+    await store.send("first")
+    (task,) = await waiting(waiters, store, "first")
+    await store.finish("first")
+    await within(_of(task))
+    store.asked.clear()
+
+
+async def test_who_waits_for_what_it_sends_need_not_ask(store: Store, waiters: Waiters):
+    await awaited_once(waiters, store)
+    await expected(waiters, store, "a")
+    task = asyncio.create_task(waiters.outcome(QUEUE, "a"))
+    await turns()
+    await store.finish("a")
+    assert await within(_of(task)) == THREE
+    assert store.asked == []
+
+
+async def test_who_comes_after_the_notice_asks(store: Store, waiters: Waiters):
+    await awaited_once(waiters, store)
+    await expected(waiters, store, "a")
+    await store.finish("a")
+    await until(lambda: len(store.lossy.notices) == 2)
+    await turns()
+    assert await within(waiters.outcome(QUEUE, "a")) == THREE
+    assert store.asked == [["a"]]
+
+
+async def test_after_a_gap_nothing_is_expected_any_more(store: Store, waiters: Waiters):
+    await awaited_once(waiters, store)
+    await expected(waiters, store, "a")
+    store.lossy.deaf = True
+    await store.finish("a")
+    store.lossy.gaps[0]()
+    assert await within(waiters.outcome(QUEUE, "a")) == THREE
+    assert store.asked == [["a"]]
+
+
+async def test_what_was_not_added_is_not_expected(store: Store, waiters: Waiters):
+    await awaited_once(waiters, store)
+    await store.send("a")
+    waiters.expect(QUEUE, "a")
+    waiters.forget(QUEUE, "a")
+    task = asyncio.create_task(waiters.outcome(QUEUE, "a"))
+    await until(lambda: store.asked == [["a"]])
+    await turns()
+    await store.finish("a")
+    assert await within(_of(task)) == THREE
+
+
+async def test_who_sends_without_waiting_is_soon_told_of_nothing(store: Store, waiters: Waiters):
+    await awaited_once(waiters, store)
+    for number in range(module.MAX_TRUST):
+        if not waiters.channel(QUEUE):
+            break
+        await expected(waiters, store, f"{number}")
+        await store.finish(f"{number}")
+        await until(lambda: len(store.lossy.notices) == number + 2)  # noqa: B023 - run at once
+        await turns()
+    assert waiters.channel(QUEUE) == ""
+    await store.send("late")
+    (task,) = await waiting(waiters, store, "late")
+    assert waiters.channel(QUEUE), "one that waits again is believed again"
+    await store.finish("late")
+    await within(_of(task))
+
+
+async def test_no_more_than_so_many_are_expected(store: Store, waiters: Waiters, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "MAX_EXPECTED", 3)
+    await awaited_once(waiters, store)
+    for number in range(9):
+        waiters.expect(QUEUE, f"{number}")
+    assert len(waiters._queues[QUEUE]._expected) == 3
+    assert waiters.channel(QUEUE) == ""
+
+
 async def test_it_listens_before_it_asks(store: Store, waiters: Waiters):
     order: list[str] = []
     listen, wait = store.lossy.listen, store.wait

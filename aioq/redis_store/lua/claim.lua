@@ -7,58 +7,90 @@
 -- A job is put into the held set, then marked, then its entry is acknowledged: wherever the script fails, the job is
 -- in the held set or its entry is pending, and the next claim with known jobs or the recovery finds it.
 --
+-- NEEDS: base, records, lanes, entries
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 how many, 3 '' or the ids of the jobs this worker knows that it holds, as a MessagePack array:
---   then it is also given what it holds or was sent without knowing, because a reply got lost,
---   then three for each entry a blocking read brought: lane, entry id, job id
+--   then it is also given what it holds or was sent without knowing, because a reply got lost; 4 'idle' where it
+--   waits for jobs after this if it finds less than it asks for,
+--   then three for each entry a blocking read brought: lane, entry id, ids of its jobs as a MessagePack array
 -- REPLY: {-2} when the worker has lost its lease; else {ms until the next scheduled job, ms until the next tick} (-1
---   for none), now, the last entry that named no job in aioq's way ('' for none), and per job id, envelope, claim,
---   attempts, crashes, interruptions, sent
+--   for none), now, the last entry that named no job in aioq's way ('' for none), and per job id, envelope, sent, and
+--   {claim, attempts, crashes, interruptions}, or 0 where this is the first time that it is claimed
 local worker, count = ARGV[1], tonumber(ARGV[2])
 local lost = lease_lost(worker)
 
 -- A reply is closed at this many bytes of envelopes, so that it arrives in time over a slow link too.
 local CLAIM_LIMIT = 1048576
+-- Nobody knows how many jobs an entry names: so the first read is of one entry, and each of at most four times as many.
+local GROWTH = 4
 local recheck, known = ARGV[3] ~= '', {}
 if recheck then
   for _, id in ipairs(cmsgpack.unpack(ARGV[3])) do known[id] = true end
 end
 
-local reply, taken = {0, now, ''}, 0
+local reply, taken, bytes = {0, now, ''}, 0, 0
+local marked, held = {}, {}
+local run = run_by(worker, 'running') .. NOW
 
-local bytes, marked, held = 0, {}, {}
-local function take(id, job)
-  -- An entry may outlive its job: cancelled, expired, or a wake-up without a job.
+local function give(id, envelope, sent, past, text)
+  taken, bytes = taken + 1, bytes + #envelope
+  marked[#marked + 1], marked[#marked + 2] = job_key(id), text
+  held[#held + 1] = id
+  local n = #reply
+  reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = id, envelope, sent, past
+end
+
+-- An entry may outlive its job: cancelled, expired, or named twice.
+local function take(id, text)
+  if known[id] == 'taken' then return end
+  local envelope, sent, record = begin_first(text, run)
+  if envelope then
+    known[id] = 'taken'
+    return give(id, envelope, sent, 0, record)
+  end
+  local job = unpacked(text)
   if not job then return end
   local missed = recheck and job[STATE] == 'running' and job[WORKER] == worker and not known[id]
   if job[STATE] and not missed then return end
-  local envelope = whole(id, job[JOB])
+  envelope = whole(id, job[JOB])
   if not envelope then
     -- Evicted, or deleted by hand: without it there is no job, and whoever waits for it is to learn that.
     redis.call('DEL', job_key(id))
     return
   end
-  known[id] = true
+  known[id] = 'taken'
   local claim = (job[CLAIM] or 0) + 1
   widen(job, STARTED)
   job[STATE], job[WORKER], job[CLAIM], job[STARTED] = 'running', worker, claim, now
-  marked[#marked + 1], marked[#marked + 2] = id, job
-  held[#held + 1] = id
-  taken = taken + 1
-  bytes = bytes + #envelope
-  local n = #reply
-  reply[n + 1], reply[n + 2], reply[n + 3] = id, envelope, claim
-  reply[n + 4], reply[n + 5], reply[n + 6] = job[ATTEMPTS] or 0, job[CRASHES] or 0, job[INTERRUPTIONS] or 0
-  reply[n + 7] = job[SENT]
+  local past = {claim, job[ATTEMPTS] or 0, job[CRASHES] or 0, job[INTERRUPTIONS] or 0}
+  give(id, envelope, job[SENT], past, cmsgpack.pack(job))
 end
 
 -- Writes down what was taken; before the entries are acknowledged.
 local function mark()
   if #held == 0 then return end
   redis.call('SADD', held_key(worker), unpack(held))
-  save_all(marked)
+  set_all(marked)
   marked, held = {}, {}
 end
+
+-- Takes as many of the jobs as there is room for; returns the position of the first that is left.
+local function take_all(ids)
+  local first = 1
+  while first <= #ids and taken < count and bytes < CLAIM_LIMIT do
+    local some = {unpack(ids, first, math.min(#ids, first + count - taken - 1))}
+    local texts = texts_of(some)
+    for _, id in ipairs(some) do
+      if bytes >= CLAIM_LIMIT then break end
+      take(id, texts[id])
+      first = first + 1
+    end
+  end
+  mark()
+  return first
+end
+
+local function lane_of(name) return string.match(name, '^[^:]*') end
 
 local function read(lane, id, most)
   local got = redis.pcall('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', most, 'STREAMS', lane, id)
@@ -72,36 +104,32 @@ end
 
 -- Drops what every reader has passed. Only the pending list, short-lived here, holds it back. What cannot be dropped
 -- now is dropped another time.
-local function trim(lane, last, exhausted)
+local function trim(lane, last, is_empty)
   local pending = redis.pcall('XPENDING', lane, GROUP)
   if pending.err then return end
   if pending[1] > 0 then
     redis.pcall('XTRIM', lane, 'MINID', '~', pending[2])
-  elseif exhausted then
+  elseif is_empty then
     redis.pcall('XTRIM', lane, 'MAXLEN', 0)
   else
     redis.pcall('XTRIM', lane, 'MINID', '~', last)
   end
 end
 
--- Takes an entry that was delivered to this worker. A wait brings one of each lane that has any, which can be
--- more than there are free slots: the rest goes back to the front, as does all where the lease has ended.
-local function accept(name, entry, id)
+-- Takes an entry that was delivered to this worker. A wait brings one of each lane that has any, which can be more
+-- than there are free slots: the rest goes back to the front, as does all where the lease has ended.
+local function accept(name, entry, ids)
   local lane = base .. ':' .. name
   local pending = redis.pcall('XPENDING', lane, GROUP, entry, entry, 1)
   -- Whoever has recovered this entry meanwhile has acknowledged it.
   if is_unreadable(pending) or not pending[1] then return end
-  if not lost and taken < count then
-    take(id, load(id))
-    mark()
-  elseif id ~= '' then
-    push((string.gsub(name, ':front$', '')), id, true)
-  end
+  for i = lost and 1 or take_all(ids), #ids do push(lane_of(name), ids[i], true) end
   redis.call('XACK', lane, GROUP, entry)
   redis.call('XDEL', lane, entry)
 end
 
-for i = 4, #ARGV, 3 do accept(ARGV[i], ARGV[i + 1], ARGV[i + 2]) end
+for i = 5, #ARGV, 3 do accept(ARGV[i], ARGV[i + 1], cmsgpack.unpack(ARGV[i + 2])) end
+redis.call('ZREM', IDLE, worker)
 if lost then return {-2} end
 
 -- What was meant for this worker already comes before anything new, however long the lanes are.
@@ -113,34 +141,48 @@ if recheck then
   end
   for _, id in ipairs(redis.call('SMEMBERS', held_key(worker))) do
     if taken >= count or bytes >= CLAIM_LIMIT then break end
-    if not known[id] then take(id, load(id)) end
+    if not known[id] then
+      local text = redis.pcall('GET', job_key(id))
+      if not is_unreadable(text) then take(id, text) end
+    end
   end
   mark()
 end
 
+-- What is left of entries that were not taken whole goes before all that is in the lane, and so to its `rest`, which
+-- is empty then: it is always read to its end. What is left at the front (its entries name one job each) stays there.
+local function put_back(name, ids, first)
+  if first > #ids then return false end
+  if string.sub(name, -6) == ':front' then
+    for i = first, #ids do push(lane_of(name), ids[i], true) end
+    return true
+  end
+  push_all(lane_of(name) .. ':rest', ids, first)
+  return string.sub(name, -5) == ':rest'
+end
+
 for _, name in ipairs(LANES) do
-  local lane = base .. ':' .. name
+  local lane, most = base .. ':' .. name, string.sub(name, -5) == ':rest' and 1000 or 1
   while taken < count and bytes < CLAIM_LIMIT do
-    local most = count - taken
     local entries = read(lane, '>', most)
+    local is_empty = #entries < most
     if #entries > 0 then
       local ids, passed = {}, {}
-      for i, entry in ipairs(entries) do ids[i], passed[i] = named_by(entry), entry[1] end
-      local jobs = load_all(ids)
-      for _, id in ipairs(ids) do
-        if bytes < CLAIM_LIMIT then
-          take(id, jobs[id])
-        elseif id ~= '' then
-          push((string.gsub(name, ':front$', '')), id, true)
-        end
+      for i, entry in ipairs(entries) do
+        for _, id in ipairs(named_by(entry)) do ids[#ids + 1] = id end
+        passed[i] = entry[1]
       end
-      mark()
+      local again = put_back(name, ids, take_all(ids))
       redis.call('XACK', lane, GROUP, unpack(passed))
-      trim(lane, entries[#entries][1], #entries < most)
+      trim(lane, passed[#passed], is_empty and not again)
+      -- As many as will do if they name as many jobs each as these.
+      most = math.max(1, math.min(most * GROWTH, math.ceil((count - taken) * #entries / math.max(#ids, 1))))
     end
-    if #entries < most then break end
+    if is_empty then break end
   end
 end
 
+-- All lanes were read to their end.
+if ARGV[4] ~= '' and taken < count and bytes < CLAIM_LIMIT then redis.call('ZADD', IDLE, now, worker) end
 reply[1], reply[3] = next_due(), strange
 return reply

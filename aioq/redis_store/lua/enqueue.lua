@@ -1,20 +1,28 @@
--- Adds jobs whose id the queue does not have yet. A job without a `state` field is queued.
+-- Adds jobs whose id the queue does not have yet.
 --
 -- The records are written last and at once: where the script fails, there is a record only of what will be run, and an
 -- entry or a due time without a record is passed over.
 --
+-- NEEDS: base, records, lanes
 -- KEYS: 1 base key
--- ARGV: 1 'again' where an earlier call may have added these jobs, else ''; 2 '' or what tells each send from others
---   of the same id ('' where there can be none), as a MessagePack array;
---   then four per job: id, envelope, lane ('' for normal), due: '' for at once, '+N' for N ms from now, or the time in
---   ms since the epoch
+-- ARGV: 1 'again' where an earlier call may have added these jobs, else ''; 2 '' where no id can be used twice, else
+--   what tells each send from others of the same id, as a MessagePack array; 3 '' where all are for the normal lane
+--   and at once, else a MessagePack array of two per job: lane ('' for normal), due ('' for at once, '+N' for N ms from
+--   now, or the time in ms since the epoch), 4 what the channels begin with on which workers are handed jobs; 5 the channel of a process that will wait for
+--   these jobs, '' for none,
+--   then two per job: id, envelope
 -- REPLY: the positions (from 1) of the jobs that were there already, but not those that the earlier call has added
 local again = ARGV[1] ~= ''
-local nonces = ARGV[2] ~= '' and cmsgpack.unpack(ARGV[2]) or {}
-local present, added, changed = {}, {}, {}
+local nonces = ARGV[2] ~= '' and cmsgpack.unpack(ARGV[2]) or nil
+local places = ARGV[3] ~= '' and cmsgpack.unpack(ARGV[3]) or nil
+local present, added, records, queued = {}, {}, {}, {}
+local watched = ARGV[5] ~= '' and packed(ARGV[5]) or nil
 
-local keys = {}
-for i = 3, #ARGV, 4 do keys[#keys + 1] = job_key(ARGV[i]) end
+local ids, keys = {}, {}
+for i = 6, #ARGV, 2 do
+  ids[#ids + 1] = ARGV[i]
+  keys[#keys + 1] = job_key(ARGV[i])
+end
 -- As a rule none is there, and that is one question.
 local all_new = not again and (#keys == 0 or redis.call('EXISTS', unpack(keys)) == 0)
 
@@ -27,29 +35,90 @@ local function is_done(id, nonce)
   return job and (job[NONCE] or '') == nonce
 end
 
-local function add(id, envelope, lane, due, nonce)
-  local at = now
-  if due ~= '' then
-    at = tonumber(due)
-    if string.sub(due, 1, 1) == '+' then at = now + at end
-  end
-  local later = at > now
-  if later then schedule(id, at, lane) else push(lane, id, false) end
-  local job = new_job(id, envelope, lane, nonce ~= '' and nonce, later and 'scheduled')
-  added[id] = nonce
-  changed[#changed + 1], changed[#changed + 2] = id, job
+-- When it is to run, where that is later than now.
+local function later(due)
+  if due == '' then return nil end
+  local at = tonumber(due)
+  if string.sub(due, 1, 1) == '+' then at = now + at end
+  return at > now and at
 end
 
-for i = 3, #ARGV, 4 do
-  local id, position = ARGV[i], (i + 1) / 4
-  local nonce = nonces[position] or ''
+-- The jobs that are queued in the same lane one after the other share entries.
+local waiting_for = 'normal'
+local function queue(lane, id)
+  if lane ~= waiting_for then
+    push_all(waiting_for, queued, 1)
+    queued = {}
+  end
+  waiting_for = lane
+  queued[#queued + 1] = id
+end
+
+local function record(id, envelope, lane, nonce, state)
+  if not lane and nonce == '' and not state and #envelope <= BODY_LIMIT then return fresh(envelope, watched) end
+  local job = new_job(id, envelope, lane, nonce ~= '' and nonce, state)
+  if watched then
+    widen(job, WAITERS)
+    job[WAITERS] = ARGV[5]
+  end
+  return cmsgpack.pack(job)
+end
+
+local function add(position, envelope, nonce)
+  local id, lane, due = ids[position], nil, nil
+  if places then
+    lane, due = places[2 * position - 1], later(places[2 * position])
+    if lane == '' then lane = nil end
+  end
+  if due then schedule(id, due, lane) else queue(lane or 'normal', id) end
+  records[#records + 1] = keys[position]
+  records[#records + 1] = record(id, envelope, lane, nonce, due and 'scheduled')
+  added[id] = nonce
+end
+
+-- A worker that waits and can be told, or nil. One whose lease has ended is given nothing, nor one that does not listen.
+local function who_waits()
+  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', IDLE, 0, '+inf')) do
+    local lease = redis.call('ZSCORE', WORKERS, worker)
+    if lease and tonumber(lease) > now and redis.call('PUBSUB', 'NUMSUB', ARGV[4] .. worker)[2] > 0 then return worker end
+  end
+end
+
+-- A lone job that finds a worker waiting is handed to it, marked as its own as a claim would: so it need not be woken
+-- first and ask then. A worker that dies before it has heard of the job is recovered with all that it holds.
+local function hand_over(id, envelope)
+  local worker = who_waits()
+  if not worker then return false end
+  local _, _, record = begin_first(fresh(envelope, watched), run_by(worker, 'running') .. NOW)
+  redis.call('SADD', held_key(worker), id)
+  redis.call('SET', keys[1], record)
+  redis.call('ZADD', IDLE, HANDED, worker)
+  redis.call('PUBLISH', ARGV[4] .. worker, string.format('%.0f %d ', now, #id) .. id .. envelope)
+  return true
+end
+
+-- What most sends are: nothing there, nothing special, no id twice.
+if all_new and not nonces and not places then
+  if #ids == 1 and #ARGV[#ARGV] <= BODY_LIMIT and hand_over(ids[1], ARGV[#ARGV]) then return present end
+  for i, id in ipairs(ids) do
+    records[2 * i - 1], records[2 * i] = keys[i], record(id, ARGV[2 * i + 5], nil, '', nil)
+  end
+  push_all('normal', ids, 1)
+  set_all(records)
+  return present
+end
+
+for i = 6, #ARGV, 2 do
+  local position = i / 2 - 2
+  local id, nonce = ids[position], nonces and nonces[position] or ''
   if again and is_done(id, nonce) then
     -- Nothing is left to do.
   elseif added[id] or not all_new and redis.call('EXISTS', keys[position]) == 1 then
     present[#present + 1] = position
   else
-    add(id, ARGV[i + 1], ARGV[i + 2] ~= '' and ARGV[i + 2] or nil, ARGV[i + 3], nonce)
+    add(position, ARGV[i + 1], nonce)
   end
 end
-save_all(changed)
+push_all(waiting_for, queued, 1)
+set_all(records)
 return present

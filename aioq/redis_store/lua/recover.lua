@@ -1,6 +1,7 @@
 -- Gives back what a worker held: one that died (a crash, which is counted), or one that departs.
 -- Bounded: call again while there is more. The worker is forgotten, and its consumer deleted, with the last step.
 --
+-- NEEDS: base, records, lanes, entries, schedules, ending
 -- KEYS: 1 base key
 -- ARGV: 1 'lapsed' for some worker whose lease has ended, 'dead' for one that is known to have died whatever its
 --   lease says, 'departing' for one that takes leave; 2 the departing worker's id, or what the ids of the dead begin
@@ -68,11 +69,9 @@ for _, name in ipairs(LANES) do
   if not is_unreadable(pending) then
     for _, entry in ipairs(pending) do
       local body = redis.call('XRANGE', lane, entry[1], entry[1])
-      local id = body[1] and named_by(body[1]) or ''
-      if id ~= '' then
-        push((string.gsub(name, ':front$', '')), id, true)
-        reply[2] = reply[2] + 1
-      end
+      local ids = body[1] and named_by(body[1]) or {}
+      for _, id in ipairs(ids) do push(string.match(name, '^[^:]*'), id, true) end
+      reply[2] = reply[2] + #ids
       redis.call('XACK', lane, GROUP, entry[1])
       redis.call('XDEL', lane, entry[1])
       left = left - 1
@@ -86,6 +85,7 @@ else
   for _, name in ipairs(LANES) do redis.pcall('XGROUP', 'DELCONSUMER', base .. ':' .. name, GROUP, worker) end
   redis.call('ZREM', WORKERS, worker)
   redis.call('ZREM', FETCHED, worker)
+  redis.call('ZREM', IDLE, worker)
   redis.call('DEL', held_key(worker), cancel_key(worker))
   reply[3] = another and 1 or 0
 end

@@ -1,11 +1,16 @@
 -- Writes what became of claimed jobs, and tells those who wait for them. A job that is not this worker's under
 -- this claim is left alone: that is the fence.
 --
+-- NEEDS: base, records, lanes, schedules, ending
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 dead ttl in ms, 3 dead limit, 4 ms a job is to be found after its send, 5 result ttl in ms, for
---   a job that was parked for too long, then six per job: id, claim, verb, outcome, delay ms, ttl ms
+--   a job that was parked for too long, 6 ms to keep the results of those that just succeeded; 7
+--   'idle' where the worker waits for jobs,
+--   then four per job: id, claim, outcome, and '' where it succeeded and is kept for that long, else verb, delay in ms
+--   and ttl in ms, with spaces between them
 -- REPLY: the positions (from 1) of the jobs that were refused
 local worker, dead_ttl, dead_limit, result_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
+local usual_ttl = tonumber(ARGV[6])
 local refused, settled = {}, {}
 tombstone = tonumber(ARGV[4])
 
@@ -62,31 +67,56 @@ end
 -- What would run again but was cancelled meanwhile ends here, with the reason that `cancel` was given.
 local by_request = {retry = true, snooze = true, interrupt = true, release = true, park = true, cancelled = true}
 
-local ids = {}
-for i = 6, #ARGV, 6 do ids[#ids + 1] = ARGV[i] end
-local jobs = load_all(ids)
-for i = 6, #ARGV, 6 do
-  local id, verb = ARGV[i], ARGV[i + 2]
-  local job = jobs[id] or load(id)
-  jobs[id] = nil -- once more in the same call, it is to be seen as this one has left it
-  local mine = job and job[WORKER] == worker and job[CLAIM] == tonumber(ARGV[i + 1])
-  if mine and has_ended(job) then
-    -- The same settle again, after a reply that got lost: done already, or all but what is deleted last.
-    let_body_go(id, job, redis.call('PTTL', job_key(id)))
-    settled[#settled + 1] = id
-  elseif not mine or job[STATE] ~= 'running' then
-    refused[#refused + 1] = i / 6
+local run, first_done = run_by(worker, 'running'), '\154\194'
+local done_by = run_by(worker, 'succeeded')
+
+-- What most settles are: a result for a job that this worker runs as its first.
+local function settle_first(id, text, outcome)
+  if usual_ttl <= 0 or usual_ttl < tombstone or #outcome > BODY_LIMIT or string.find(id, '@', 1, true) then return false end
+  local sent, started, waiters = read_first(text, run)
+  if not sent then return false end
+  notify(id, waiters, outcome, true)
+  redis.call('SET', job_key(id), first_done .. sent .. done_by .. started .. packed(outcome) .. NOW, 'PX', usual_ttl)
+  return true
+end
+
+local function settle(id, job, how, outcome)
+  local verb, delay, ttl = 'succeeded', '0', usual_ttl
+  if how ~= '' then verb, delay, ttl = string.match(how, '^(%a+) (%d+) (%d+)$') end
+  local reason = job[CANCEL]
+  if reason and by_request[verb] then
+    finish(id, job, 'cancelled', reason, job[CANCEL_TTL])
   else
+    verbs[verb](id, job, outcome, tonumber(delay), tonumber(ttl))
+  end
+  if reason then redis.call('SREM', cancel_key(worker), id) end
+end
+
+local ids = {}
+for i = 8, #ARGV, 4 do ids[#ids + 1] = ARGV[i] end
+local texts = texts_of(ids)
+for i = 8, #ARGV, 4 do
+  local id, claim, outcome, how = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local text = texts[id]
+  texts[id] = nil -- once more in the same call, it is to be seen as this one has left it
+  if how == '' and claim == '1' and settle_first(id, text, outcome) then
     settled[#settled + 1] = id
-    local reason = job[CANCEL]
-    if reason and by_request[verb] then
-      finish(id, job, 'cancelled', reason, job[CANCEL_TTL])
+  else
+    local job = text and unpacked(text) or load(id)
+    local mine = job and job[WORKER] == worker and job[CLAIM] == tonumber(claim)
+    if mine and has_ended(job) then
+      -- The same settle again, after a reply that got lost: done already, or all but what is deleted last.
+      let_body_go(id, job, redis.call('PTTL', job_key(id)))
+      settled[#settled + 1] = id
+    elseif not mine or job[STATE] ~= 'running' then
+      refused[#refused + 1] = i / 4 - 1
     else
-      verbs[verb](id, job, ARGV[i + 3], tonumber(ARGV[i + 4]), tonumber(ARGV[i + 5]))
+      settled[#settled + 1] = id
+      settle(id, job, how, outcome)
     end
-    if reason then redis.call('SREM', cancel_key(worker), id) end
   end
 end
 if #settled > 0 then redis.call('SREM', held_key(worker), unpack(settled)) end
+if ARGV[7] ~= '' then redis.call('ZADD', IDLE, 'XX', now, worker) end
 publish()
 return refused

@@ -1,10 +1,12 @@
 -- Returns outcomes that are there, and registers the caller for the others. One step: nothing falls between.
 --
+-- NEEDS: base, records
 -- KEYS: 1 base key
 -- ARGV: 1 the caller's channel, then job ids
 -- REPLY: per job: the outcome; nil where the caller is registered; 0 where there is no such job; 1 where there is an
 --   outcome but no room for it
 local channel, reply = ARGV[1], {}
+local MAX_WAITERS = 64
 
 -- A reply is closed at this many bytes of outcomes, so that it arrives in time over a slow link too. After that
 -- no outcome is even read.

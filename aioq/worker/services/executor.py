@@ -7,9 +7,12 @@ outcome is written and its slot is free, whatever its function still does.
 
 import asyncio
 import logging
+import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
 from functools import partial
+from typing import Any
 
 from aioq.job import Progress
 from aioq.store import Claimed, Settlement
@@ -17,7 +20,7 @@ from aioq.worker.slots import Slots
 from aioq.worker.steps.calling import Caller
 from aioq.worker.steps.joblog import log_ended, log_received
 from aioq.worker.steps.pipeline import Bench, begin, classify, prepare, release
-from aioq.worker.steps.run import INTERRUPTED, LOST, TIMED_OUT, Run
+from aioq.worker.steps.run import INTERRUPTED, LOST, TIMED_OUT, Run, RunKey
 
 log = logging.getLogger("aioq.worker")
 
@@ -29,12 +32,11 @@ ReporterOf = Callable[[str, str, str, int], Callable[[Progress], None]]
 FlushReport = Callable[[str, str, str, int], "asyncio.Task[None] | None"]
 
 
-_Key = tuple[str, str, str]
-"""Queue, worker id and job id: after a lost lease a job may come back under a new id while it still ends here."""
-
-
-def _key(run: Run) -> _Key:
-    return (run.queue, run.worker, run.claimed.id)
+def _run_at_once(work: Coroutine[Any, Any, None], name: str, context: Context) -> "asyncio.Task[None]":
+    loop = asyncio.get_running_loop()
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(work, loop=loop, name=name, context=context, eager_start=True)
+    return loop.create_task(work, name=name, context=context)
 
 
 class Executor:
@@ -68,10 +70,11 @@ class Executor:
         self._reporter_of = reporter_of
         self._flush_report = flush_report
         self._on_idle = on_idle
-        self._running: dict[_Key, Run] = {}
+        self._running: dict[RunKey, Run] = {}
         self._backlog: deque[Run] = deque()
         self._stopping = False
         self._left: set[Run] = set()
+        self._context = copy_context()  # a job sees what its worker's start has set, whoever's message brings it
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -85,15 +88,24 @@ class Executor:
         """Jobs that are being run."""
         return len(self._running)
 
-    def submit(self, queue: str, worker: str, claimed: Claimed) -> None:
-        """Run a claimed job, now or when a slot is free; its slot is taken already."""
+    def submit(self, queue: str, worker: str, claimed: Claimed, *, at_once: bool = False) -> None:
+        """Run a claimed job, now or when a slot is free; its slot is taken already.
+
+        With `at_once` it runs up to its first wait before this returns, where Python can do that: for a job that
+        comes alone, and so keeps nobody else from theirs.
+        """
         run = Run(queue, worker, claimed)
         if self._stopping:
             self._end(run, release(run))
         elif len(self._running) >= self._slots.total:
             self._backlog.append(run)
         else:
-            self._start(run)
+            self._start(run, at_once=at_once)
+
+    def decline(self, queue: str, worker: str, claimed: Claimed) -> None:
+        """Give back a job that there is no slot for; one is taken already."""
+        run = Run(queue, worker, claimed)
+        self._end(run, release(run))
 
     def cancel(self, queue: str, worker: str, job_id: str, reason: str) -> None:
         """Cancel a job that is here; nothing where it is not (any more)."""
@@ -102,7 +114,7 @@ class Executor:
             self._cancel(run, reason)
             return
         for waiting in self._backlog:
-            if _key(waiting) == (queue, worker, job_id):
+            if waiting.key == (queue, worker, job_id):
                 self._backlog.remove(waiting)
                 self._end(waiting, release(waiting))  # the server ends it: its cancellation was asked for
                 return
@@ -150,7 +162,7 @@ class Executor:
             asyncio.get_running_loop().call_later(GRACE, self._leave_behind, run)
 
     def _leave_behind(self, run: Run) -> None:
-        if self._running.get(_key(run)) is not run:
+        if self._running.get(run.key) is not run:
             return  # it has ended, as it was told to
         log.warning("%s[%s] does not end when it is cancelled; it is left behind", run.name, run.claimed.id)
         self._left.add(run)
@@ -160,9 +172,9 @@ class Executor:
         if run.handle is not None:
             run.handle.cancel()  # the first one may have been swallowed by chance: asyncio.wait_for on Python 3.11
 
-    def _start(self, run: Run) -> None:
+    def _start(self, run: Run, *, at_once: bool = False) -> None:
         run.started = asyncio.get_running_loop().time()
-        self._running[_key(run)] = run
+        self._running[run.key] = run
         self._idle.clear()
         run.settlement = self._prepare(run)
         log_received(run)
@@ -172,9 +184,14 @@ class Executor:
         claimed, context = run.claimed, run.context
         assert context is not None
         context.attach(self._reporter_of(run.queue, run.worker, claimed.id, claimed.claim))
-        loop = asyncio.get_running_loop()
-        run.handle = loop.create_task(self._execute(run), name=f"{run.name}[{claimed.id}]")
-        run.handle.add_done_callback(partial(self._ended, run))
+        name = f"{run.name}[{claimed.id}]"
+        if at_once:
+            run.handle = _run_at_once(self._execute(run), name, self._context.copy())
+        else:
+            loop, context = asyncio.get_running_loop(), self._context.copy()
+            run.handle = loop.create_task(self._execute(run), name=name, context=context)
+        if not run.handle.done():
+            run.handle.add_done_callback(partial(self._ended, run))
 
     def _begin(self, run: Run) -> None:
         """The run has a place, and begins: from here on its time is its own."""
@@ -194,6 +211,7 @@ class Executor:
             return classify(run, self._bench)
 
     async def _execute(self, run: Run) -> None:
+        run.entered = True
         try:
             run.result = await self._caller.call(run, self._begin)
         except BaseException as error:
@@ -204,20 +222,20 @@ class Executor:
         report = self._flush_report(run.queue, run.worker, run.claimed.id, run.claimed.claim)
         if report is not None:
             await asyncio.wait([report], timeout=GRACE)  # no outcome waits for it for long
-        if self._running.get(_key(run)) is run:
+        if self._running.get(run.key) is run:
             run.settlement = classify(run, self._bench)
             self._finish(run)
 
     def _ended(self, run: Run, _: "asyncio.Task[None]") -> None:
         """A run that was cancelled before its first step has never come to `_execute`."""
         self._left.discard(run)
-        if self._running.get(_key(run)) is run:
+        if self._running.get(run.key) is run:
             run.error = run.error or asyncio.CancelledError()
             run.settlement = classify(run, self._bench)
             self._finish(run)
 
     def _finish(self, run: Run) -> None:
-        del self._running[_key(run)]
+        del self._running[run.key]
         log_ended(run, asyncio.get_running_loop().time() - run.started)
         self._end(run, run.settlement)
         while self._backlog and len(self._running) < self._slots.total:

@@ -32,6 +32,11 @@ MAX_CLAIM = 500
 """The most jobs of one claim: what a script and its reply carry with ease."""
 
 
+MAX_BROUGHT = 1_000
+"""How many of the jobs that a claim with known jobs has brought are remembered: a message about one of them may
+come late. Far more than can be handed over in the time that takes."""
+
+
 class OnTick(Protocol):
     """See `Fetcher`."""
 
@@ -43,11 +48,15 @@ class OnTick(Protocol):
 class Fetcher:
     """See the module.
 
+    Attributes:
+        waiting: whether it waits for jobs.
+
     Args:
         store: where the jobs are.
         membership: the queue, and the id to claim under.
         slots: what is to be filled.
         deliver: given each claimed job; it takes over the slot, which is taken already.
+        on_handed: given each job that the server has handed to this worker; no slot is taken for it.
         on_due: told how long until the next scheduled job is due, in ms.
         on_tick: told how long until the next tick of a schedule, in ms, and whether this worker was woken for it.
         on_lost: told when the lease turns out to be lost.
@@ -63,6 +72,7 @@ class Fetcher:
         slots: Slots,
         *,
         deliver: Callable[[str, str, Claimed], None],
+        on_handed: Callable[[str, str, Claimed], None],
         on_due: Callable[[int | None], None],
         on_tick: OnTick,
         on_lost: Callable[[str], None],
@@ -74,6 +84,10 @@ class Fetcher:
         self._membership = membership
         self._slots = slots
         self._deliver = deliver
+        self._on_handed = on_handed
+        self._asking = False
+        self._handed: list[tuple[str, Claimed]] = []
+        self._brought: dict[str, None] = {}
         self._on_due = on_due
         self._on_tick = on_tick
         self._on_lost = on_lost
@@ -83,12 +97,14 @@ class Fetcher:
         self._space = space
         self._recheck = False
         self._nudges = 0
+        self._nudging: asyncio.Task[None] | None = None
         self._tokens: Sequence[Token] = ()
         self._backoff = Backoff()
         self._task: asyncio.Task[None] | None = None
         self._idle = False
         self._fetched_at = time.monotonic()
         self._full = False
+        self.waiting = False
         self._most = min(MAX_CLAIM, max(slots.total // 2, 2))
 
     @property
@@ -133,6 +149,22 @@ class Fetcher:
         await asyncio.wait([self._task])
         await self._return_tokens()
 
+    def hand(self, worker: str, job: Claimed) -> None:
+        """Take over a job that the server has handed to this worker.
+
+        While a claim is under way it waits for that: what the claim brings was queued before. One with known jobs
+        may bring this very job, under a later claim, and goes first, also where the message comes later than that.
+        """
+        if self._asking:
+            self._handed.append((worker, job))
+        elif job.id not in self._brought:
+            self._on_handed(self._membership.queue, worker, job)
+
+    def look_again(self) -> None:
+        """Jobs may have been given to this worker that it does not know of: claim soon, with those it does."""
+        self._recheck = True
+        self._nudging = asyncio.get_running_loop().create_task(self.nudge())
+
     async def nudge(self) -> None:
         """Make the fetcher look again: a claim under way is followed by another, a blocking read ends."""
         self._nudges += 1
@@ -160,14 +192,18 @@ class Fetcher:
             return ()
         self._fetched_at = time.monotonic()
         self._on_due(claim.next_due_ms)
-        self._on_tick(claim.next_tick_ms, woken=any(not token.job_id for token in tokens))
+        self._on_tick(claim.next_tick_ms, woken=any(not token.job_ids for token in tokens))
         if len(claim.jobs) >= asked or self._slots.free == 0 or self._stopping:
             return ()  # there may be more: claim again rather than wait
         if nudges != self._nudges:
             return ()  # what this claim has seen is older than what it was asked to look for
         if not claim.jobs:
             self._on_empty()
-        tokens = await self._store.block(self._membership.queue, worker, BLOCK_MS)
+        self.waiting = True
+        try:
+            tokens = await self._store.block(self._membership.queue, worker, BLOCK_MS)
+        finally:
+            self.waiting = False
         self._fetched_at = time.monotonic()
         return tokens
 
@@ -175,14 +211,26 @@ class Fetcher:
         queue = self._membership.queue
         self._slots.take(asked)
         got = 0
+        known = self._held() if self._recheck else None
+        self._asking = True
         try:
-            known = self._held() if self._recheck else None
-            claim = await self._store.claim(queue, worker, asked, tokens, known=known)
+            claim = await self._store.claim(queue, worker, asked, tokens, known=known, idle=not self._stopping)
             got = len(claim.jobs)
             self._backoff = Backoff()
             self._recheck = self._recheck and got == asked  # there may be more that is not known of
+        except BaseException:
+            self._handed.clear()  # the next claim brings them
+            raise
         finally:
+            self._asking = False
             self._slots.give_back(asked - got)
         for job in claim.jobs:
             self._deliver(queue, worker, job)
+        if known is not None:
+            self._brought.update((job.id, None) for job in claim.jobs)
+            while len(self._brought) > MAX_BROUGHT:
+                del self._brought[next(iter(self._brought))]
+        handed, self._handed = self._handed, []
+        for handed_to, job in handed:
+            self.hand(handed_to, job)
         return claim

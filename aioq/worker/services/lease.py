@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from aioq.backoff import Backoff
 from aioq.errors import ServerError, ServerRejectedError
-from aioq.store import LeaseKeeper, Renewal
+from aioq.leases import LeaseKeeper, Renewal
 from aioq.worker.membership import Membership
 
 log = logging.getLogger("aioq.worker")

@@ -7,8 +7,10 @@ server is gone the outcomes wait; they are few, because no slot is filled again 
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 
 from aioq.backoff import Backoff
 from aioq.batch import Batcher
@@ -38,6 +40,7 @@ class Settler:
         store: where to.
         on_written: told of each settlement the server has heard of: queue, settlement.
         on_refused: told of each settlement that the fence refused: queue, worker, settlement.
+        idle: whether the worker waits for jobs of a queue and has a free slot.
     """
 
     def __init__(
@@ -46,10 +49,12 @@ class Settler:
         *,
         on_written: Callable[[str, Settlement], None],
         on_refused: Callable[[str, str, Settlement], None],
+        idle: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._store = store
         self._on_written = on_written
         self._on_refused = on_refused
+        self._idle = idle
         self._batchers: dict[str, Batcher[Fate, bool]] = {}
         self.refused = 0
 
@@ -62,10 +67,12 @@ class Settler:
                 max_items=MAX_BATCH,
                 max_weight=MAX_BYTES,
                 capacity=MAX_WAITING,
-                in_flight=self._store.in_flight,
+                in_flight=self._store.settles_in_flight,
+                retry=partial(self._retry, queue),
+                on_answer=partial(self._answered, queue),
             )
             self._batchers[queue] = batcher
-        batcher.put((worker, settlement), weight=len(settlement.outcome))
+        batcher.add((worker, settlement), weight=len(settlement.outcome))
 
     async def space(self, queue: str) -> None:
         """Return while fewer outcomes wait than `MAX_WAITING`: more jobs are not run meanwhile."""
@@ -79,37 +86,60 @@ class Settler:
             for batcher in tuple(self._batchers.values()):
                 await batcher.drain()
 
-    async def _flush(self, queue: str, batch: list[Fate]) -> list[bool]:
+    def hurry(self) -> None:
+        """Write at once: no job runs whose outcome could go with what is there."""
+        for batcher in self._batchers.values():
+            batcher.hurry()
+
+    def _flush(self, queue: str, batch: list[Fate]) -> Awaitable[Sequence[bool]]:
+        worker = batch[0][0]
+        # A lease that was lost in between makes it two worker ids.
+        if any(owner != worker for owner, _ in batch):
+            return self._persist(queue, batch)
+        return self._store.settle(queue, worker, [settlement for _, settlement in batch], idle=self._idle(queue))
+
+    def _answered(self, queue: str, batch: list[Fate], accepted: Sequence[bool | Exception]) -> None:
+        for (worker, settlement), taken in zip(batch, accepted, strict=True):
+            self._on_written(queue, settlement)
+            if not taken:
+                self.refused += 1
+                self._on_refused(queue, worker, settlement)
+
+    def _retry(self, queue: str, batch: list[Fate], error: BaseException) -> Awaitable[Sequence[bool]] | None:
+        if isinstance(error, ServerError):
+            return self._persist(queue, batch, error)
+        if not isinstance(error, asyncio.CancelledError):
+            log.error("queue %s: %d outcomes could not be written", queue, len(batch), exc_info=error)
+        return None
+
+    async def _persist(self, queue: str, batch: list[Fate], error: ServerError | None = None) -> list[bool]:
+        """Write until the server has it, those of one worker id after the other.
+
+        Args:
+            queue: where to.
+            batch: what to write.
+            error: what a first attempt has failed with.
+        """
         accepted: list[bool] = []
-        # All of one worker id as a rule; a lease that was lost in between makes it two.
-        start = 0
-        while start < len(batch):
-            worker = batch[start][0]
-            end = start
-            while end < len(batch) and batch[end][0] == worker:
-                end += 1
-            settlements = [settlement for _, settlement in batch[start:end]]
-            accepted += await self._write(queue, worker, settlements)
-            start = end
+        for worker, fates in groupby(batch, key=itemgetter(0)):
+            accepted += await self._write(queue, worker, [settlement for _, settlement in fates], error)
         return accepted
 
-    async def _write(self, queue: str, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
-        backoff = Backoff()
-        repeated = False  # then a refusal may only mean that the attempt whose reply got lost has done it
+    async def _write(
+        self, queue: str, worker: str, settlements: Sequence[Settlement], error: ServerError | None
+    ) -> list[bool]:
+        backoff, said = Backoff(), False
+        repeated = error is not None
         while True:
+            if error is not None:
+                level = logging.DEBUG if said or isinstance(error, ServerUnavailableError) else logging.WARNING
+                said = True
+                log.log(level, "queue %s: %d outcomes wait: %s", queue, len(settlements), error)
+                await asyncio.sleep(backoff.next())
             try:
                 accepted = await self._store.settle(queue, worker, settlements)
-            except ServerError as error:
-                pause = backoff.next()
-                expected = repeated or isinstance(error, ServerUnavailableError)
-                level = logging.DEBUG if expected else logging.WARNING  # one that is answered is said once
-                log.log(level, "queue %s: %d outcomes wait: %s", queue, len(settlements), error)
-                await asyncio.sleep(pause)
-                repeated = True
+            except ServerError as fault:
+                error, repeated = fault, True
                 continue
-            for settlement, taken in zip(settlements, accepted, strict=True):
-                self._on_written(queue, settlement)
-                if not taken and not repeated:
-                    self.refused += 1
-                    self._on_refused(queue, worker, settlement)
-            return accepted
+            # After that a refusal may only mean that the attempt whose reply got lost has done it.
+            return [taken or repeated for taken in accepted]

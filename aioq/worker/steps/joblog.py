@@ -90,6 +90,6 @@ def _error(run: Run) -> str:
         return "?"
     failure = failure_of(run.error)
     asked_for = isinstance(run.error, Retry) and run.error.__cause__ is None
-    if run.task is None or not failure.traceback or run.handle is None or asked_for:
+    if run.task is None or not failure.traceback or not run.entered or asked_for:
         return failure.summary
     return f"{failure.summary}\n{failure.traceback.rstrip()}"

@@ -284,6 +284,6 @@ def _context(run: Run, bench: Bench) -> JobContext:
         max_attempts=run.retry.attempts,
         crashes=claimed.crashes,
         headers=envelope.options.headers,
-        sent_at=datetime.fromtimestamp(claimed.sent_ms / 1000, UTC),
+        sent_at=claimed.sent_ms,
         state=bench.state,
     )

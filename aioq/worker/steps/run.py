@@ -1,7 +1,7 @@
 """The record that flows through the worker: one run of one job."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aioq.context import JobContext
@@ -10,6 +10,8 @@ from aioq.retry import ONE_ATTEMPT, RetryRule
 from aioq.store import Claimed, Settlement
 from aioq.task import Task
 from aioq.wire import Envelope
+
+RunKey = tuple[str, str, str]
 
 
 @dataclass(slots=True, eq=False)
@@ -30,6 +32,9 @@ class Run:
         result_ttl_ms: how long the outcome is kept (step bind).
         context: what `current_job()` returns (step bind).
         isolated: whether the run is the job's last chance, in a process of its own (step bind).
+        key: queue, worker id and job id: after a lost lease a job may come back under a new id while it still ends
+            here.
+        entered: whether its task has had its first step.
         begun: whether its function, or the middleware around it, has been called: it had a place (step call).
         unfit: arguments or a result that no further attempt would mend (step call).
         handle: the asyncio task of the run, once it runs.
@@ -55,6 +60,7 @@ class Run:
     result_ttl_ms: int = 0
     context: JobContext | None = None
     isolated: bool = False
+    entered: bool = False
     begun: bool = False
     unfit: ArgumentError | ResultError | None = None
     handle: asyncio.Task[None] | None = None
@@ -65,6 +71,10 @@ class Run:
     settlement: Settlement | None = None
     result: Any = None
     error: BaseException | None = None
+    key: RunKey = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = (self.queue, self.worker, self.claimed.id)
 
     @property
     def task_name(self) -> str:

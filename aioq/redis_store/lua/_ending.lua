@@ -1,0 +1,108 @@
+-- How jobs end, or go back to their lane.
+--
+-- NEEDS: base, records, lanes, schedules
+local DEAD = base .. ':dead'
+-- A notice larger than this would fill a subscriber's output buffer; its receivers ask for the outcome instead.
+local NOTICE_LIMIT = 65536
+local NIL = '\192'
+
+local function u32(n)
+  local low = n % 65536
+  local high = (n - low) / 65536
+  return string.char(math.floor(high / 256), high % 256, math.floor(low / 256), low % 256)
+end
+
+-- Outcomes gathered by waiting process, published together at the end.
+local notices = {}
+local function notify(id, waiters, outcome, keep)
+  if not waiters then return end
+  if #outcome > NOTICE_LIMIT and keep then outcome = NIL end
+  for channel in string.gmatch(waiters, '%S+') do
+    local notice = notices[channel]
+    if not notice then
+      notice = {}
+      notices[channel] = notice
+    end
+    notice[#notice + 1] = '\219' .. u32(#id) .. id
+    notice[#notice + 1] = outcome
+  end
+end
+local function publish()
+  for channel, notice in pairs(notices) do
+    redis.call('PUBLISH', channel, '\221' .. u32(#notice) .. table.concat(notice))
+  end
+end
+
+-- For how long after its send a job is to be found, in ms; each script that ends jobs sets it.
+local tombstone = 0
+
+-- Stores the record of a job that has ended for so many ms, or lets it go at once where those are over.
+local function keep(id, job, ttl)
+  if ttl < tombstone then
+    local left = job[SENT] + tombstone - now
+    if left > 0 and ttl < left then redis.call('SET', done_key(job[NONCE] or id), '', 'PX', left) end
+  end
+  if ttl <= 0 then
+    redis.call('DEL', job_key(id))
+  else
+    redis.call('SET', job_key(id), cmsgpack.pack(job), 'PX', ttl)
+  end
+end
+
+-- Lets what has a key of its own go with the record of an ended job that names it, or at once where none does.
+local function let_body_go(id, job, ttl)
+  if ttl > 0 and (job[JOB] or job[OUTCOME] == true) then
+    redis.call('PEXPIRE', body_key(id), ttl)
+  else
+    redis.call('DEL', body_key(id))
+  end
+end
+
+-- Ends a job: the outcome is stored, or forgotten at once where ttl is 0, and the waiters are told.
+local function finish(id, job, state, outcome, ttl)
+  if string.find(id, '@', 1, true) then let_next(id) end
+  notify(id, job[WAITERS], outcome, ttl > 0)
+  local has_body, is_large = job[JOB] == true, state == 'succeeded' and #outcome > BODY_LIMIT and ttl > 0
+  if is_large then redis.call('SET', body_key(id), outcome, 'PX', ttl) end
+  widen(job, ENDED)
+  job[STATE], job[OUTCOME], job[ENDED] = state, is_large or outcome, now
+  if job[WAITERS] then job[WAITERS] = false end
+  if state ~= 'failed' then job[JOB] = false end
+  keep(id, job, ttl)
+  -- Not first: a server that is out of memory would let it through, and all that follows.
+  if has_body then let_body_go(id, job, ttl) end
+end
+
+-- One dead job too many: from now on it is kept as every other outcome is, for its own ttl after its end.
+local function unbury(id)
+  local job = load(id)
+  if not job or job[STATE] ~= 'failed' or not job[TTL] then return end
+  local left, has_body = job[ENDED] + job[TTL] - now, job[JOB] == true
+  job[JOB], job[TTL] = false, false
+  keep(id, job, left)
+  if has_body then redis.call('DEL', body_key(id)) end
+end
+
+-- A failed job is kept for the operator: as long as its outcome, or as the dead are kept, whichever is longer.
+local function bury(id, job, outcome, ttl, dead_ttl, dead_limit)
+  if ttl < dead_ttl then
+    widen(job, TTL)
+    job[TTL] = ttl
+  end
+  finish(id, job, 'failed', outcome, math.max(ttl, dead_ttl))
+  if dead_ttl <= 0 then return end
+  redis.call('ZADD', DEAD, now, id)
+  redis.call('PEXPIRE', DEAD, dead_ttl)
+  redis.call('ZREMRANGEBYSCORE', DEAD, '-inf', now - dead_ttl)
+  for _, old in ipairs(redis.call('ZRANGE', DEAD, 0, -1 - dead_limit)) do
+    unbury(old)
+    redis.call('ZREM', DEAD, old)
+  end
+end
+
+-- Sends a job that was running back to its lane.
+local function give_back(id, job, front)
+  push(job[LANE], id, front)
+  job[STATE], job[WORKER] = false, false
+  save(id, job)
+end

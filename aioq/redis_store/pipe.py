@@ -1,0 +1,121 @@
+"""A connection that carries the commands of many callers at once.
+
+Whoever asks does not wait for the replies to those before, so the server has the next command while this process
+is busy with the last reply. The server carries commands out in the order they were asked in.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from aioq.redis_store.connection import Arg, Connection
+
+
+class Asked(Protocol):
+    """A command on its way."""
+
+    @property
+    def command(self) -> Sequence[Arg]:
+        """What it is made of."""
+        ...
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nobody waits for its reply any more although none has come."""
+        ...
+
+    def answer(self, reply: Any) -> None:
+        """Take the reply, an exception where it is an error of the server's or the connection has ended."""
+        ...
+
+
+class Pipe(Connection):
+    """See the module.
+
+    Args:
+        opened: see `Connection`.
+        patience: seconds a reply may take before the connection counts as dead.
+    """
+
+    def __init__(self, opened: AbstractConnection, patience: float) -> None:
+        super().__init__(opened)
+        # Each command leaves at once: uvloop would keep it until this turn of the loop is over.
+        self._transport.set_write_buffer_limits(high=0)
+        self._patience = patience
+        self._asked: deque[tuple[Asked, float]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._watch: asyncio.TimerHandle | None = None
+        self._emptied: asyncio.Future[None] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes further commands.
+
+        One on which somebody has given up, as a rule because its time was over, may be dead.
+        """
+        return (
+            self._emptied is None
+            and self._lost is None
+            and not self._transport.is_closing()
+            and not any(asked.given_up for asked, _ in self._asked)
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no reply is to come."""
+        return not self._asked
+
+    def ask(self, asked: Asked) -> None:
+        """Send a command, and have it told the reply."""
+        try:
+            self.send(asked.command)
+        except RedisConnectionError as error:
+            asked.answer(error)
+            return
+        self._asked.append((asked, self._loop.time() + self._patience))
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._patience, self._look)
+
+    async def see_off(self) -> None:
+        """Take no further command, and close once the replies to come have come."""
+        self._emptied = self._loop.create_future()
+        try:
+            if self._asked:
+                await self._emptied
+        finally:
+            await self.close()
+
+    def _received(self, reply: Any) -> None:
+        asked, _ = self._asked.popleft()
+        asked.answer(reply)
+        self._note_empty()
+
+    def _note_empty(self) -> None:
+        if self._emptied is not None and not self._asked and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    def _look(self) -> None:
+        """See that the oldest command is not overdue; one timer for all."""
+        self._watch = None
+        if not self._asked:
+            return
+        _, due = self._asked[0]
+        if due <= self._loop.time():
+            self._end(RedisConnectionError(f"no reply within {self._patience:g} s"))
+            self._transport.abort()
+        else:
+            self._watch = self._loop.call_at(due, self._look)
+
+    def _end(self, error: Exception) -> None:
+        super()._end(error)
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        while self._asked:
+            asked, _ = self._asked.popleft()
+            asked.answer(error)
+        self._note_empty()
