@@ -56,7 +56,7 @@ async def test_the_command_line_wins_over_all_of_them(
     worker = project.worker("shop.tasks:app", "--burst", *arguments, **environ)
 
     assert await worker.ended() == 0
-    assert re.search(rf"│ concurrency │ {concurrency} ", worker.log)
+    assert re.search(rf"│ concurrency │ {concurrency}\n", worker.log)
 
 
 async def test_pyproject_is_found_from_a_directory_below_it(project: Project) -> None:
@@ -68,8 +68,8 @@ async def test_pyproject_is_found_from_a_directory_below_it(project: Project) ->
     )
 
     assert await worker.ended() == 0, worker.log
-    assert re.search(r"│ concurrency │ 17 ", worker.log)
-    assert re.search(r"│ queues +│ toml ", worker.log)
+    assert re.search(r"│ concurrency │ 17\n", worker.log)
+    assert re.search(r"│ queues +│ toml\n", worker.log)
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def run(hosts: Hosts) -> Iterator[Callable[..., Program]]:
 
 def test_two_jobs_go_to_the_other_host(hosts: Hosts, run: Callable[..., Program]) -> None:
     worker = run(hosts.worker, "-m", "aioq", "worker", "proj.app:app")
-    worker.wait_for("app .* proj ", "tasks .* proj.task1.add", "proj.task2.multiply", "host ")
+    worker.wait_for(r"app .* proj\s", "tasks .* proj.task1.add", "proj.task2.multiply", "host ")
 
     client = run(hosts.client, "client.py")
     assert client.wait() == 0, client.output
