@@ -31,8 +31,8 @@ PART = 500
 CHECKED = 1_000
 """How many calls are looked at together, whether they can be encoded."""
 
-MARGIN = 4_096
-"""Bytes that an envelope may have beside its arguments, by far."""
+MARGIN = 16
+"""Bytes that the headers of arrays may differ by, and more."""
 
 _PLAIN = msgspec.msgpack.Encoder()
 """Encodes what needs no help of ours, and refuses the rest."""
@@ -115,7 +115,8 @@ class Dispatcher:
         source, returns = self._source, call.signature.returns if call.signature is not None else None
         ids, priority = new_job_ids(queue, count), options.priority or Priority.NORMAL
         delay_ms, eta_ms = options.delay_ms, options.eta_ms
-        step = PART if count > PART and self._are_plain(arguments) else max(count, 1)
+        most = self._settings.max_payload - len(self._envelope(call, (), {}, wire)) - MARGIN
+        step = PART if count > PART and _are_plain(arguments, most) else max(count, 1)
         handles: list[JobHandle[R]] = []
         sending: Sending | None = None
         try:
@@ -138,17 +139,6 @@ class Dispatcher:
             for handle, new in zip(handles, added, strict=True):
                 handle.added = new
         return handles
-
-    def _are_plain(self, arguments: Sequence[Sequence[Any]]) -> bool:
-        """Whether all can be encoded for certain, and none is too large."""
-        most = self._settings.max_payload - MARGIN
-        try:
-            return all(
-                len(_PLAIN.encode(arguments[start : start + CHECKED])) < most
-                for start in range(0, len(arguments), CHECKED)
-            )
-        except Exception:
-            return False  # what cannot be encoded is named when it is
 
     def prepare(self, call: Call[Any]) -> tuple[str, NewJob]:
         """Encode a call without sending it or passing the middleware: its queue, and a job of a fresh id.
@@ -289,6 +279,17 @@ class _Gathering:
         if self.error is not None:
             raise asyncio.CancelledError
         return await (await self._client()).producer.send_many(self._jobs, self._queues)
+
+
+def _are_plain(arguments: Sequence[Sequence[Any]], most: int) -> bool:
+    """Whether all can be encoded for certain, and none takes more bytes than `most`."""
+    try:
+        return all(
+            len(_PLAIN.encode(arguments[start : start + CHECKED])) <= most
+            for start in range(0, len(arguments), CHECKED)
+        )
+    except Exception:
+        return False  # what cannot be encoded is named when it is
 
 
 def _identity(options: Options, queue: str) -> tuple[str, str]:

@@ -145,12 +145,15 @@ class _QueueWaiters:
         """A job is sent with the channel."""
         if len(self._expected) >= MAX_EXPECTED:
             del self._expected[next(iter(self._expected))]
-            self._trust -= 1
+            self._trust = max(self._trust - 1, 0)
         self._expected[job_id] = None
 
     def forget(self, job_id: str) -> None:
-        """A job was not added after all."""
+        """A job was not added after all, and who has relied on that meanwhile has to ask."""
         self._expected.pop(job_id, None)
+        self._registered.discard(job_id)
+        if job_id in self._waiting:
+            self._question(job_id)
 
     def ask_again(self) -> None:
         """Register everything that is awaited once more; of what is not yet, news may have got lost."""
@@ -194,7 +197,7 @@ class _QueueWaiters:
         for job_id, outcome in decode_notice(message):
             if job_id in self._expected:  # nobody waits for it yet, and whoever comes has to ask
                 del self._expected[job_id]
-                self._trust -= 1
+                self._trust = max(self._trust - 1, 0)
             elif outcome is None:
                 self._question(job_id)
             else:

@@ -16,10 +16,6 @@ class Holdings:
         """A job was claimed."""
         self._claims[job_id] = claim
 
-    def has(self, job_id: str) -> bool:
-        """Whether the job is held."""
-        return job_id in self._claims
-
     def discard(self, job_id: str, claim: int) -> None:
         """An outcome is written. A retry may have been claimed anew already: that later claim stays."""
         if self._claims.get(job_id) == claim:

@@ -287,21 +287,26 @@ class Worker:
         return self._queues[queue].fetcher.waiting and self._slots.free > 0
 
     def _handed(self, queue: str, worker: str, claimed: Claimed) -> None:
-        if worker != self._queues[queue].membership.worker:
+        duties = self._queues[queue]
+        if worker != duties.membership.worker:
             return  # its lease is lost, and the job with it
-        is_full = not self._slots.free  # another queue's jobs have taken what was free
+        was_full = not self._slots.free  # another queue's jobs have taken what was free
         self._slots.take(1)
-        self._deliver(queue, worker, claimed, at_once=True, decline=is_full)
-
-    def _deliver(
-        self, queue: str, worker: str, claimed: Claimed, *, at_once: bool = False, decline: bool = False
-    ) -> None:
-        self._burst.delivered()
-        self._queues[queue].holdings.add(claimed.id, claimed.claim)
-        if decline:
+        if is_full := not self._slots.free:
+            duties.fetcher.end_waiting()  # what comes next is for a worker that can run it
+        self._note(queue, claimed)
+        if was_full:
             self._executor.decline(queue, worker, claimed)
         else:
-            self._executor.submit(queue, worker, claimed, at_once=at_once)
+            self._executor.submit(queue, worker, claimed, at_once=not is_full)
+
+    def _deliver(self, queue: str, worker: str, claimed: Claimed) -> None:
+        self._note(queue, claimed)
+        self._executor.submit(queue, worker, claimed)
+
+    def _note(self, queue: str, claimed: Claimed) -> None:
+        self._burst.delivered()
+        self._queues[queue].holdings.add(claimed.id, claimed.claim)
 
     def _renewed(self, membership: Membership, renewal: Renewal, healed: bool) -> None:
         duties = self._queues[membership.queue]
@@ -321,8 +326,7 @@ class Worker:
         if self._queues[queue].membership.lose(worker):
             log.warning(
                 "queue %s: the lease of %s was lost; what it ran is cancelled here and runs elsewhere",
-                queue,
-                worker,
+                *(queue, worker),
             )
             self._executor.abandon(queue, worker)
             self._queues[queue].holdings.clear()
@@ -335,10 +339,7 @@ class Worker:
     def _refused(self, queue: str, worker: str, settlement: Settlement) -> None:
         log.warning(
             "queue %s: the outcome (%s) of job %s was refused: it is no longer held by %s",
-            queue,
-            settlement.verb.value,
-            settlement.job_id,
-            worker,
+            *(queue, settlement.verb.value, settlement.job_id, worker),
         )
 
     async def _look_again(self) -> None:
@@ -388,8 +389,7 @@ class Worker:
             patience = self._host.settings.shutdown_timeout
             log.info(
                 "stopping: %d jobs are finished, for up to %g s; a second signal gives them back",
-                running,
-                patience,
+                *(running, patience),
             )
             idle = asyncio.create_task(self._executor.wait_idle())
             hurry = asyncio.create_task(self._hurry.wait())

@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import redis
@@ -16,7 +17,7 @@ from aioq.errors import ServerError
 from aioq.job import JobState
 from aioq.redis_store import RedisStore
 from aioq.redis_store.scripts import script
-from aioq.store import Limits, NewJob, Settlement, Verb
+from aioq.store import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.timetable import Entry, Tick
 from aioq.timing import Overlap
 from tests.contract.kit import BROKEN, CALL, CRASHED, LONG, THREE, eventually, ids, joined
@@ -57,6 +58,11 @@ class Refusing:
     async def claims(self, queue: str, worker: str, known: Sequence[str] | None = None) -> list[str]:
         """What a worker gets by a claim, sorted."""
         return sorted(ids((await self.full.claim(queue, worker, 10, known=known)).jobs))
+
+    async def gets(self, queue: str, wanted: list[str], handed: list[Claimed]) -> bool:
+        """Whether `w` has all of the jobs, those that it was handed and what it finds itself."""
+        handed += (await self.full.claim(queue, "w", 10, known=ids(handed))).jobs
+        return sorted(set(ids(handed))) == wanted
 
     async def recovered(self, queue: str) -> None:
         """Give back what `w` held."""
@@ -123,6 +129,24 @@ async def test_an_enqueue(name: str, delay_ms: int | None, start_server: StartSe
                 return await at.claims(queue, "w")
 
             assert await eventually(claimed) == ["a"], queue
+
+
+@each_server
+@pytest.mark.parametrize("count", [1, 3])
+async def test_an_enqueue_while_a_worker_waits(name: str, count: int, start_server: StartServer) -> None:
+    async with refusing(start_server(name)) as at:
+        for command in commands("enqueue"):
+            queue = at.refuse(command)
+            await joined(at.full, "w", queue)
+            handed: list[Claimed] = []
+            leave = await at.full.handed("w", handed.append, lambda: None)
+            await at.full.claim(queue, "w", 5, idle=True)
+            jobs = [NewJob(job_id, CALL) for job_id in JOBS[:count]]
+            with suppress(ServerError):
+                await at.limited.enqueue(queue, jobs)
+            await at.full.enqueue(queue, jobs, again=True)  # as a producer does
+            assert await eventually(partial(at.gets, queue, JOBS[:count], handed)), queue
+            await leave()
 
 
 @each_server

@@ -18,6 +18,7 @@ from tests.contract.kit import (
     QUEUE,
     THREE,
     Backend,
+    Listener,
     eventually,
     ids,
     info,
@@ -278,3 +279,39 @@ async def test_a_cancellation_of_a_handed_job_reaches_its_worker(redis_store: Re
     assert await redis_store.cancel(QUEUE, ["job"], THREE, LONG) == [JobState.RUNNING]
     assert await settle(redis_store, "w", job, Verb.RETRY, THREE)
     assert await state(redis_store) is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("what", ["string", "list"])
+async def test_a_key_of_another_type_in_place_of_the_waiting_ones_harms_nobody(
+    redis_store: RedisStore, hands: Hands, client: redis.Redis, redis_backend: Backend, what: str
+) -> None:
+    def spoil() -> None:
+        client.delete(redis_backend.key("idle"))
+        if what == "string":
+            client.set(redis_backend.key("idle"), "mine")
+        else:
+            client.rpush(redis_backend.key("idle"), "mine")
+
+    spoil()
+    listener = await Listener.on(redis_store, "me")
+    await wait_for_jobs(redis_store)
+    await redis_store.enqueue(QUEUE, [NewJob("job", CALL, waiter="me")])
+    spoil()
+    (job,) = (await redis_store.claim(QUEUE, "w", 5, idle=True)).jobs
+    spoil()
+    done = Settlement("job", job.claim, Verb.SUCCEEDED, THREE, 0, LONG)
+    assert await redis_store.settle(QUEUE, "w", [done], idle=True) == [True]
+    assert await listener.notice() == [("job", THREE)]
+    await redis_store.depart(QUEUE, "w")
+    assert await redis_store.workers(QUEUE) == []
+
+
+async def test_records_that_somebody_has_cut_short_stop_no_claim(
+    redis_store: RedisStore, hands: Hands, client: redis.Redis, redis_backend: Backend
+) -> None:
+    names = [f"cut-{number}" for number in range(7)]
+    await send(redis_store, *names, "whole")
+    cut = [b"\x92\xd9", b"\x92\xda\x01", b"\x92", b"\x98\xd9", b"\x9b\xda", b"\x92\xa5ab", b"\x9b\xa1x\xcf"]
+    for name, text in zip(names, cut, strict=True):
+        client.set(redis_backend.key(f"job:{name}"), text)
+    assert ids(await take(redis_store, "w", 9)) == ["whole"]

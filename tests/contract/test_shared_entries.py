@@ -125,3 +125,34 @@ async def test_what_only_looks_like_such_an_entry_is_passed_over(
     assert (await redis_store.claim(QUEUE, worker, 5, tokens)).jobs == []
     await send(redis_store, "job")
     assert ids(await take(redis_store, worker)) == ["job"]
+
+
+async def test_thousands_of_wake_ups_hide_no_job(
+    redis_store: RedisStore, client: redis.Redis, redis_backend: Backend
+) -> None:
+    """As there are where each scheduled job was due before all others, and nobody was there to be woken."""
+    worker = await joined(redis_store, "w")
+    pipeline = client.pipeline(transaction=False)
+    for _ in range(12_000):
+        pipeline.xadd(redis_backend.key("normal"), {"job": ""})
+    pipeline.execute()
+    names = [f"job-{number}" for number in range(300)]
+    await send(redis_store, *names)
+    got: list[str] = []
+    while jobs := await take(redis_store, worker, 100):
+        got += ids(jobs)
+    assert got == names
+
+
+async def test_a_claim_with_known_jobs_finds_all_that_was_delivered(
+    redis_store: RedisStore, client: redis.Redis, redis_backend: Backend
+) -> None:
+    worker = await joined(redis_store, "w")
+    names = [f"job-{number}" for number in range(2_500)]
+    for name in names:
+        await send(redis_store, name)
+    client.xreadgroup("aioq", worker, {redis_backend.key("normal"): ">"}, count=5_000)
+    got = ids((await redis_store.claim(QUEUE, worker, 500, known=[])).jobs)
+    while jobs := await take(redis_store, worker, 500):
+        got += ids(jobs)
+    assert sorted(got) == sorted(names)

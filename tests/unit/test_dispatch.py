@@ -351,6 +351,14 @@ async def test_of_many_calls_too_one_that_cannot_be_sent_and_nothing_is(wrong: o
     assert client.sent == []
 
 
+async def test_of_many_calls_one_that_is_too_large_with_its_headers_and_nothing_is_sent():
+    app, client = make(max_payload=10_000)
+    task = app.tasks["mul"].options(headers={"trace": "x" * 4_000})
+    with pytest.raises(PayloadTooLargeError):
+        await task.send_many([*[(1, 2)] * 900, ("x" * 7_000, 2)])
+    assert client.sent == []
+
+
 async def test_what_plain_encoding_does_not_know_is_sent_all_the_same():
     class Model:
         def model_dump(self, **_: object) -> dict[str, int]:

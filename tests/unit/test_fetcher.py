@@ -364,3 +364,22 @@ async def test_after_a_claim_that_failed_the_next_brings_what_was_handed_over():
         await until(lambda: any(known is not None for _, _, known in bench.store.claims))
         await turns()
         assert bench.handed == []
+
+
+async def test_a_gap_during_a_claim_is_looked_for_after_it():
+    bench = Bench()
+    async with asking(bench) as go:
+        bench.fetcher.look_again()
+        go.set()
+        await until(lambda: any(known is not None for _, _, known in bench.store.claims))
+
+
+async def test_nothing_is_begun_under_a_lease_that_the_claim_has_reported_lost():
+    bench = Bench()
+    async with asking(bench) as go:
+        worker = bench.membership.worker
+        bench.fetcher.hand(worker, claimed(job_id="a"))
+        bench.store._queues[QUEUE]._leases.begin_recovery(worker)
+        go.set()
+        await until(lambda: bench.lost == [worker])
+        assert bench.handed == []

@@ -197,6 +197,20 @@ async def test_what_was_not_added_is_not_expected(store: Store, waiters: Waiters
     assert await within(_of(task)) == THREE
 
 
+async def test_who_has_relied_on_a_send_that_added_nothing_asks_after_all(store: Store, waiters: Waiters):
+    """An id of one's own, awaited elsewhere in the process while the send is on its way."""
+    await awaited_once(waiters, store)
+    await store.send("a")
+    waiters.expect(QUEUE, "a")
+    task = asyncio.create_task(waiters.outcome(QUEUE, "a"))
+    await turns()
+    assert store.asked == []
+    waiters.forget(QUEUE, "a")
+    await until(lambda: store.asked == [["a"]])
+    await store.finish("a")
+    assert await within(_of(task)) == THREE
+
+
 async def test_who_sends_without_waiting_is_soon_told_of_nothing(store: Store, waiters: Waiters):
     await awaited_once(waiters, store)
     for number in range(module.MAX_TRUST):

@@ -140,8 +140,8 @@ local function packed(text) return header(#text) .. text end
 -- Where the string at a position begins, and where what follows it does; nil where there is none.
 local function string_at(text, at)
   local kind, long, short = string.byte(text, at, at + 2)
-  if kind == 217 then return at + 2, at + 2 + long end
-  if kind == 218 then return at + 3, at + 3 + long * 256 + short end
+  if kind == 217 and long then return at + 2, at + 2 + long end
+  if kind == 218 and short then return at + 3, at + 3 + long * 256 + short end
   if kind and kind >= 160 and kind < 192 then return at + 1, at + 1 + kind - 160 end
 end
 

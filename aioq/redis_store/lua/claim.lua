@@ -21,8 +21,9 @@ local lost = lease_lost(worker)
 
 -- A reply is closed at this many bytes of envelopes, so that it arrives in time over a slow link too.
 local CLAIM_LIMIT = 1048576
--- Nobody knows how many jobs an entry names: so the first read is of one entry, and each of at most four times as many.
-local GROWTH = 4
+-- Nobody knows how many jobs an entry names: so the first read is of one entry, and each of at most four times as many,
+-- far fewer than what is read of a `rest` at once.
+local GROWTH, MOST, ALL = 4, 100, 1000
 local recheck, known = ARGV[3] ~= '', {}
 if recheck then
   for _, id in ipairs(cmsgpack.unpack(ARGV[3])) do known[id] = true end
@@ -129,15 +130,16 @@ local function accept(name, entry, ids)
 end
 
 for i = 5, #ARGV, 3 do accept(ARGV[i], ARGV[i + 1], cmsgpack.unpack(ARGV[i + 2])) end
-redis.call('ZREM', IDLE, worker)
+redis.pcall('ZREM', IDLE, worker)
 if lost then return {-2} end
 
 -- What was meant for this worker already comes before anything new, however long the lanes are.
 if recheck then
   for _, name in ipairs(LANES) do
-    for _, entry in ipairs(read(base .. ':' .. name, '0', 1000)) do
-      accept(name, entry[1], named_by(entry))
-    end
+    repeat
+      local entries = read(base .. ':' .. name, '0', ALL)
+      for _, entry in ipairs(entries) do accept(name, entry[1], named_by(entry)) end
+    until #entries < ALL
   end
   for _, id in ipairs(redis.call('SMEMBERS', held_key(worker))) do
     if taken >= count or bytes >= CLAIM_LIMIT then break end
@@ -162,7 +164,7 @@ local function put_back(name, ids, first)
 end
 
 for _, name in ipairs(LANES) do
-  local lane, most = base .. ':' .. name, string.sub(name, -5) == ':rest' and 1000 or 1
+  local lane, most = base .. ':' .. name, string.sub(name, -5) == ':rest' and ALL or 1
   while taken < count and bytes < CLAIM_LIMIT do
     local entries = read(lane, '>', most)
     local is_empty = #entries < most
@@ -176,13 +178,13 @@ for _, name in ipairs(LANES) do
       redis.call('XACK', lane, GROUP, unpack(passed))
       trim(lane, passed[#passed], is_empty and not again)
       -- As many as will do if they name as many jobs each as these.
-      most = math.max(1, math.min(most * GROWTH, math.ceil((count - taken) * #entries / math.max(#ids, 1))))
+      most = math.max(1, math.min(most * GROWTH, MOST, math.ceil((count - taken) * #entries / math.max(#ids, 1))))
     end
     if is_empty then break end
   end
 end
 
 -- All lanes were read to their end.
-if ARGV[4] ~= '' and taken < count and bytes < CLAIM_LIMIT then redis.call('ZADD', IDLE, now, worker) end
+if ARGV[4] ~= '' and taken < count and bytes < CLAIM_LIMIT then redis.pcall('ZADD', IDLE, now, worker) end
 reply[1], reply[3] = next_due(), strange
 return reply

@@ -15,7 +15,7 @@
 local again = ARGV[1] ~= ''
 local nonces = ARGV[2] ~= '' and cmsgpack.unpack(ARGV[2]) or nil
 local places = ARGV[3] ~= '' and cmsgpack.unpack(ARGV[3]) or nil
-local present, added, records, queued = {}, {}, {}, {}
+local present, added, new, records, queued = {}, {}, {}, {}, {}
 local watched = ARGV[5] ~= '' and packed(ARGV[5]) or nil
 
 local ids, keys = {}, {}
@@ -54,6 +54,7 @@ local function queue(lane, id)
   queued[#queued + 1] = id
 end
 
+-- With what a large envelope has beside it; so once what makes the job found is there.
 local function record(id, envelope, lane, nonce, state)
   if not lane and nonce == '' and not state and #envelope <= BODY_LIMIT then return fresh(envelope, watched) end
   local job = new_job(id, envelope, lane, nonce ~= '' and nonce, state)
@@ -71,39 +72,45 @@ local function add(position, envelope, nonce)
     if lane == '' then lane = nil end
   end
   if due then schedule(id, due, lane) else queue(lane or 'normal', id) end
-  records[#records + 1] = keys[position]
-  records[#records + 1] = record(id, envelope, lane, nonce, due and 'scheduled')
   added[id] = nonce
+  new[#new + 1] = {position, envelope, lane, nonce, due and 'scheduled'}
 end
 
 -- A worker that waits and can be told, or nil. One whose lease has ended is given nothing, nor one that does not listen.
 local function who_waits()
-  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', IDLE, 0, '+inf')) do
+  local workers = redis.pcall('ZRANGEBYSCORE', IDLE, 0, '+inf', 'LIMIT', 0, 8)
+  for _, worker in ipairs(workers.err and {} or workers) do
     local lease = redis.call('ZSCORE', WORKERS, worker)
-    if lease and tonumber(lease) > now and redis.call('PUBSUB', 'NUMSUB', ARGV[4] .. worker)[2] > 0 then return worker end
+    local listening = redis.pcall('PUBSUB', 'NUMSUB', ARGV[4] .. worker)
+    if lease and tonumber(lease) > now and not listening.err and listening[2] > 0 then return worker end
   end
 end
 
 -- A lone job that finds a worker waiting is handed to it, marked as its own as a claim would: so it need not be woken
--- first and ask then. A worker that dies before it has heard of the job is recovered with all that it holds.
+-- first and ask then. A worker that dies before it has heard of the job is recovered with all that it holds. Where it
+-- cannot be told, the job is queued, and its record written over.
 local function hand_over(id, envelope)
   local worker = who_waits()
   if not worker then return false end
-  local _, _, record = begin_first(fresh(envelope, watched), run_by(worker, 'running') .. NOW)
-  redis.call('SADD', held_key(worker), id)
-  redis.call('SET', keys[1], record)
+  local _, _, running = begin_first(fresh(envelope, watched), run_by(worker, 'running') .. NOW)
   redis.call('ZADD', IDLE, HANDED, worker)
-  redis.call('PUBLISH', ARGV[4] .. worker, string.format('%.0f %d ', now, #id) .. id .. envelope)
+  redis.call('SADD', held_key(worker), id)
+  redis.call('SET', keys[1], running)
+  local told = redis.pcall('PUBLISH', ARGV[4] .. worker, string.format('%.0f %d ', now, #id) .. id .. envelope)
+  if told == 0 or type(told) == 'table' then
+    redis.call('SREM', held_key(worker), id)
+    return false
+  end
   return true
 end
 
 -- What most sends are: nothing there, nothing special, no id twice.
 if all_new and not nonces and not places then
   if #ids == 1 and #ARGV[#ARGV] <= BODY_LIMIT and hand_over(ids[1], ARGV[#ARGV]) then return present end
+  push_all('normal', ids, 1)
   for i, id in ipairs(ids) do
     records[2 * i - 1], records[2 * i] = keys[i], record(id, ARGV[2 * i + 5], nil, '', nil)
   end
-  push_all('normal', ids, 1)
   set_all(records)
   return present
 end
@@ -120,5 +127,9 @@ for i = 6, #ARGV, 2 do
   end
 end
 push_all(waiting_for, queued, 1)
+for i, job in ipairs(new) do
+  local position = job[1]
+  records[2 * i - 1], records[2 * i] = keys[position], record(ids[position], job[2], job[3], job[4], job[5])
+end
 set_all(records)
 return present

@@ -85,7 +85,7 @@ else
   for _, name in ipairs(LANES) do redis.pcall('XGROUP', 'DELCONSUMER', base .. ':' .. name, GROUP, worker) end
   redis.call('ZREM', WORKERS, worker)
   redis.call('ZREM', FETCHED, worker)
-  redis.call('ZREM', IDLE, worker)
+  redis.pcall('ZREM', IDLE, worker)
   redis.call('DEL', held_key(worker), cancel_key(worker))
   reply[3] = another and 1 or 0
 end

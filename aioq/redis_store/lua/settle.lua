@@ -117,6 +117,6 @@ for i = 8, #ARGV, 4 do
   end
 end
 if #settled > 0 then redis.call('SREM', held_key(worker), unpack(settled)) end
-if ARGV[7] ~= '' then redis.call('ZADD', IDLE, 'XX', now, worker) end
 publish()
+if ARGV[7] ~= '' then redis.pcall('ZADD', IDLE, 'XX', now, worker) end
 return refused

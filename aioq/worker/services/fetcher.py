@@ -32,6 +32,9 @@ MAX_CLAIM = 500
 """The most jobs of one claim: what a script and its reply carry with ease."""
 
 
+FULL = 1_048_576
+"""The bytes of envelopes at which a store closes its reply to a claim."""
+
 MAX_BROUGHT = 1_000
 """How many of the jobs that a claim with known jobs has brought are remembered: a message about one of them may
 come late. Far more than can be handed over in the time that takes."""
@@ -163,6 +166,10 @@ class Fetcher:
     def look_again(self) -> None:
         """Jobs may have been given to this worker that it does not know of: claim soon, with those it does."""
         self._recheck = True
+        self.end_waiting()
+
+    def end_waiting(self) -> None:
+        """End the blocking read under way; `run` comes back to it when a slot is free."""
         self._nudging = asyncio.get_running_loop().create_task(self.nudge())
 
     async def nudge(self) -> None:
@@ -211,22 +218,28 @@ class Fetcher:
         queue = self._membership.queue
         self._slots.take(asked)
         got = 0
-        known = self._held() if self._recheck else None
+        recheck, self._recheck = self._recheck, False  # it may be asked for again meanwhile
+        known = self._held() if recheck else None
         self._asking = True
         try:
             claim = await self._store.claim(queue, worker, asked, tokens, known=known, idle=not self._stopping)
             got = len(claim.jobs)
             self._backoff = Backoff()
-            self._recheck = self._recheck and got == asked  # there may be more that is not known of
         except BaseException:
+            self._recheck = True
             self._handed.clear()  # the next claim brings them
             raise
         finally:
             self._asking = False
             self._slots.give_back(asked - got)
+        if claim.lost:
+            self._handed.clear()
         for job in claim.jobs:
             self._deliver(queue, worker, job)
-        if known is not None:
+        if recheck:
+            # A reply that is full may have left out what is not known of.
+            is_full = got == asked or sum(len(job.envelope) for job in claim.jobs) >= FULL
+            self._recheck = self._recheck or is_full
             self._brought.update((job.id, None) for job in claim.jobs)
             while len(self._brought) > MAX_BROUGHT:
                 del self._brought[next(iter(self._brought))]
