@@ -1,8 +1,8 @@
 """Coalescing: many small requests of one process become few large ones.
 
-What is added while the event loop is busy goes out together as soon as it is idle, or has grown to half a batch;
-while as many flushes are in flight as there may be the next one gathers. So a lone request waits for nobody, and
-under load the batches grow by themselves: there is no timer to tune.
+What is added while the event loop is busy goes out together as soon as it is idle, or has grown large enough to
+leave before; while as many flushes are in flight as there may be the next one gathers. So a lone request waits
+for nobody, and under load the batches grow by themselves: there is no timer to tune.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class Batcher(Generic[ItemT, ReplyT]):
             runs in a task of its own; a future is waited for as it is.
         retry: given a batch whose flush has failed, and how; what it returns is waited for in place of the flush,
             and None lets the failure stand.
-        max_items: the most items in one batch; one item may stand for several, see `put`.
+        max_items: the most items in one batch; one item may stand for several, see `put_several`.
         max_weight: a batch is closed once its items weigh this much, in bytes as a rule; None for no limit.
         capacity: `wait_for_space` waits while this many items are held (gathering or in flight), which is what
             keeps memory bounded when the server is slower than its producers.

@@ -233,10 +233,10 @@ class Producer:
         while left:
             if error is not None:
                 await asyncio.sleep(backoff.next())
-            attempt, ends = asyncio.timeout(None), _time_for(left)
+            ends = _time_for(left)
+            attempt = asyncio.timeout_at(ends)
             try:
                 async with attempt:
-                    attempt.reschedule(ends)
                     added = await self._attempt(queue, left, again=again)
             except (ServerUnavailableError, TimeoutError) as fault:
                 error, again = fault, True

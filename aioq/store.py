@@ -198,6 +198,9 @@ LATER = NoOutcome.LATER
 WaitReply = bytes | NoOutcome | None
 """The outcome if there is one; None where the waiter is registered now; MISSING; LATER."""
 
+CLAIM_LIMIT = 1_048_576
+"""The bytes of envelopes at which a reply to a claim is closed, so that it arrives in time over any link."""
+
 WAIT_LIMIT = 1_048_576
 """The most bytes of outcomes in one reply to a wait, so that it arrives in time over a slow link too. The first
 outcome comes however large it is."""

@@ -36,8 +36,8 @@ Read = Callable[[Any], Any]
 """Makes of a script's reply what its caller wants."""
 
 
-class _Command:
-    """A command of any kind."""
+class _Asked:
+    """What a command and a script call have in common."""
 
     __slots__ = ("command", "link", "reply")
 
@@ -50,6 +50,12 @@ class _Command:
     def given_up(self) -> bool:
         return self.reply.cancelled()
 
+
+class _Command(_Asked):
+    """A command of any kind; the server's own errors are its caller's to read."""
+
+    __slots__ = ()
+
     def answer(self, reply: Any) -> None:
         if self.reply.done():
             return
@@ -61,26 +67,19 @@ class _Command:
             self.reply.set_exception(reply)
 
 
-class _ScriptCall:
-    """A script: called by its hash, and where the server does not know that, once more with its text."""
+class _ScriptCall(_Asked):
+    """A script: called by its text until the server is known to have it; to be told so would cost it its turn."""
 
-    __slots__ = ("args", "code", "command", "link", "read", "reply")
+    __slots__ = ("args", "code", "read")
 
     def __init__(
         self, link: "Link", code: Script, args: Sequence[Arg], read: Read | None, reply: "asyncio.Future[Any]"
     ) -> None:
-        self.link = link
+        known = code.sha in link.loaded
+        super().__init__(link, ("EVALSHA", code.sha, 1, *args) if known else ("EVAL", code.text, 1, *args), reply)
         self.code = code
         self.args = args
         self.read = read
-        self.reply = reply
-        # By its text until the server is known to have it: to be told so and call again would cost it its turn.
-        known = code.sha in link.loaded
-        self.command: Sequence[Arg] = ("EVALSHA", code.sha, 1, *args) if known else ("EVAL", code.text, 1, *args)
-
-    @property
-    def given_up(self) -> bool:
-        return self.reply.cancelled()
 
     def answer(self, reply: Any) -> None:
         if self.reply.done():

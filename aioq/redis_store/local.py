@@ -1,16 +1,14 @@
 """The store of an App that names no server: where nothing answers, it says what to do."""
 
 import contextlib
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Generator, Sequence
+from typing import Any
 
 from aioq.errors import ServerUnavailableError
 from aioq.redis_store.connection import Arg
 from aioq.redis_store.durability import Confirmation
 from aioq.redis_store.store import RedisStore
 from aioq.store import ServerInfo
-
-T = TypeVar("T")
 
 _TWO_WAYS_OUT = (
     "no server is configured and nothing answers at redis://localhost:6379. Either set AIOQ_URL "
@@ -22,6 +20,8 @@ _TWO_WAYS_OUT = (
 class LocalStore(RedisStore):
     """See the module."""
 
+    _in_tasks = True
+
     async def open(self) -> ServerInfo:
         """See `aioq.store.Store.open`."""
         with _two_ways_out():
@@ -32,16 +32,6 @@ class LocalStore(RedisStore):
     ) -> Any:
         with _two_ways_out():
             return await super()._call(name, queue, args, confirmation)
-
-    def _begin(
-        self,
-        name: str,
-        queue: str,
-        args: Sequence[Arg],
-        read: Callable[[Any], T],
-        confirmation: Confirmation | None,
-    ) -> Awaitable[T]:
-        return self._finish(self._call(name, queue, args, confirmation), read)
 
 
 @contextlib.contextmanager

@@ -62,6 +62,9 @@ class RedisStore:
             is started again that way.
     """
 
+    _in_tasks = False
+    """Whether each call has more to do than to ask and to read, as that of a store which explains its errors."""
+
     def __init__(
         self,
         app: str,
@@ -313,7 +316,7 @@ class RedisStore:
         confirmation: Confirmation | None,
     ) -> Awaitable[T]:
         """Call a script, without a task where nothing else is due; what `read` makes of its reply."""
-        if confirmation is None and self._revive is None:
+        if confirmation is None and self._revive is None and not self._in_tasks:
             return self._link.begin(name, base_key(self._app, queue), args, read)
         return self._finish(self._call(name, queue, args, confirmation), read)
 

@@ -74,9 +74,10 @@ class Membership:
         await self._joined.wait()
         return self.worker
 
-    async def ended(self) -> None:
-        """Wait until the lease of the present id is lost."""
-        await self._lost.wait()
+    async def ended(self, worker: str) -> None:
+        """Wait until the lease of `worker` is lost; it may be already, and the present id another."""
+        if worker == self.worker:
+            await self._lost.wait()
 
     def confirm(self, worker: str) -> None:
         """The server has given `worker` a lease."""

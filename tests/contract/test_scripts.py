@@ -12,7 +12,7 @@ import pytest
 import aioq.redis_store
 from aioq.redis_store import RedisStore, blocking, keeper, replies
 from aioq.redis_store.scripts import parts_of, script
-from aioq.store import WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
+from aioq.store import CLAIM_LIMIT, WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
 from aioq.timetable import Entry, Tick
 from aioq.timing import Overlap
 from tests.contract.kit import CALL, QUEUE, REASON, THREE, Backend, info, joined, keep, send, settle, take_one
@@ -189,6 +189,10 @@ def test_the_lanes_are_the_same_in_lua_and_in_python() -> None:
 
 def test_the_limit_of_a_wait_is_the_same_in_lua_and_in_python() -> None:
     assert f"local WAIT_LIMIT = {WAIT_LIMIT}\n" in LUA["wait"].read_text()
+
+
+def test_the_limit_of_a_claim_is_the_same_in_lua_and_in_python() -> None:
+    assert f"local CLAIM_LIMIT = {CLAIM_LIMIT}\n" in LUA["claim"].read_text()
 
 
 def test_what_a_lost_lease_is_answered_with_is_the_same_in_lua_and_in_python() -> None:

@@ -43,7 +43,7 @@ async def test_a_lost_lease_makes_a_new_id_that_has_to_be_confirmed():
     subject = Membership("mail", Life())
     old = subject.worker
     subject.confirm(old)
-    ended = asyncio.create_task(subject.ended())
+    ended = asyncio.create_task(subject.ended(subject.worker))
     await turns()
     assert not ended.done()
     assert subject.lose(old) is True
@@ -72,12 +72,22 @@ async def test_a_late_confirmation_of_an_old_id_does_not_count():
 async def test_who_waited_for_the_end_learns_of_it_although_the_next_lease_is_there_already():
     subject = Membership("mail", Life())
     subject.confirm(subject.worker)
-    ended = asyncio.create_task(subject.ended())
+    ended = asyncio.create_task(subject.ended(subject.worker))
     await turns()
     subject.lose(subject.worker)
     subject.confirm(subject.worker)
     await within(asyncio.wait([ended]))
-    again = asyncio.create_task(subject.ended())
+    again = asyncio.create_task(subject.ended(subject.worker))
     await turns()
     assert not again.done()
     again.cancel()
+
+
+async def test_who_comes_after_the_end_of_an_id_does_not_wait_for_that_of_the_next():
+    """It was lost, and the next one confirmed, while somebody still made ready under the old one."""
+    subject = Membership("mail", Life())
+    old = subject.worker
+    subject.confirm(old)
+    subject.lose(old)
+    subject.confirm(subject.worker)
+    await within(subject.ended(old))

@@ -50,7 +50,7 @@ class Canceller:
             channel = worker_channel(self._app, worker)
             await self._inbox.listen(channel, partial(self._heard, self._membership.queue), self._on_gap)
             try:
-                await self._membership.ended()
+                await self._membership.ended(worker)
             finally:
                 await self._inbox.leave(channel)
 

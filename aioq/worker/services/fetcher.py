@@ -5,8 +5,10 @@ jobs of one claim run, the server prepares the next. When there was less than as
 blocks until the server has an entry for it; the server wakes one worker an entry. After a connection that broke,
 the next claim also brings what the server has given to this worker in a reply that got lost.
 
-What a worker may hold beyond its slots: the entries of one blocking read, at most one a lane of each queue; those
-that find no slot go back with the next claim.
+A lone job may be handed to a worker that waits, without a claim; see `receiver.py`.
+
+What a worker may hold beyond its slots: the entries of one blocking read, at most one a lane of each queue, of up
+to 64 jobs each; those that find no slot go back with the next claim.
 """
 
 import asyncio
@@ -17,7 +19,7 @@ from typing import Protocol
 
 from aioq.backoff import Backoff
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
-from aioq.store import Claim, Claimed, Store, Token
+from aioq.store import CLAIM_LIMIT, Claim, Claimed, Store, Token
 from aioq.worker.membership import Membership
 from aioq.worker.slots import Slots
 
@@ -31,9 +33,6 @@ one command in this time."""
 MAX_CLAIM = 500
 """The most jobs of one claim: what a script and its reply carry with ease."""
 
-
-FULL = 1_048_576
-"""The bytes of envelopes at which a store closes its reply to a claim."""
 
 MAX_BROUGHT = 1_000
 """How many of the jobs that a claim with known jobs has brought are remembered: a message about one of them may
@@ -238,7 +237,7 @@ class Fetcher:
             self._deliver(queue, worker, job)
         if recheck:
             # A reply that is full may have left out what is not known of.
-            is_full = got == asked or sum(len(job.envelope) for job in claim.jobs) >= FULL
+            is_full = got == asked or sum(len(job.envelope) for job in claim.jobs) >= CLAIM_LIMIT
             self._recheck = self._recheck or is_full
             self._brought.update((job.id, None) for job in claim.jobs)
             while len(self._brought) > MAX_BROUGHT:

@@ -42,7 +42,6 @@ class Receiver:
             deliver = partial(self._deliver, worker)
             leave = await self._store.handed(worker, deliver, self._on_gap)
             try:
-                if self._membership.worker == worker:  # it may have changed meanwhile
-                    await self._membership.ended()
+                await self._membership.ended(worker)
             finally:
                 await leave()
