@@ -34,6 +34,10 @@ class Signature:
         where: the task, for errors: `task 'shop.add'`.
         function: the function whose annotations are read; a missing one stands for Any.
 
+    Attributes:
+        fitting: how many positional arguments are a call that it takes without a further look.
+        returns: what it returns.
+
     Raises:
         ConfigError: an annotation cannot be decoded into, naming the parameter.
         NameError: an annotation names something that is not defined (yet).
@@ -50,6 +54,9 @@ class Signature:
         self._keyword_only = frozenset(
             p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY and p.default is _EMPTY
         )
+        self.fitting = (
+            frozenset[int]() if self._keyword_only else frozenset(range(self._required, len(self._names) + 1))
+        )
         self._types: dict[str, Any] = {p.name: hints.get(p.name, Any) for p in parameters}
         self._keywords = frozenset(p.name for p in parameters if p.kind in _KEYWORD)
         self._rest = next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), None)
@@ -64,7 +71,7 @@ class Signature:
         Raises:
             ArgumentError: naming the task and the parameter.
         """
-        if not kwargs and not self._keyword_only and self._required <= len(args) <= len(self._names):
+        if not kwargs and len(args) in self.fitting:
             return
         try:
             self._signature.bind(*args, **kwargs)

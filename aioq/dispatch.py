@@ -21,7 +21,7 @@ from aioq.registry import ANYTHING
 from aioq.results import JobHandle, ResultSource
 from aioq.store import NewJob
 from aioq.task import Call
-from aioq.wire import CallOptions, encode_envelope
+from aioq.wire import CallOptions, encode_envelope, encode_envelopes
 
 R = TypeVar("R")
 
@@ -67,12 +67,13 @@ class Dispatcher:
         """Send one call; see `Task.send`."""
         if self._middleware:
             return (await self._send_through_middleware([call]))[0]
-        options = call.options
+        options, client = call.options, self._current()
         queue = options.queue or self._settings.default_queue
         job_id, nonce = (new_job_id(queue), "") if options.job_id is None else _identity(options, queue)
-        client = self._current()
         waiter = "" if client is None else client.waiters.channel(queue)
-        job = self._job(job_id, call, call.args, call.kwargs, options.headers, nonce=nonce, waiter=waiter)
+        envelope = self._envelope(call, call.args, call.kwargs, options.wire)
+        priority = options.priority or Priority.NORMAL
+        job = NewJob(job_id, envelope, priority, options.delay_ms, options.eta_ms, nonce, waiter)
         client = client or await self._client()
         if waiter:
             client.waiters.expect(queue, job_id)
@@ -82,7 +83,8 @@ class Dispatcher:
         finally:
             if waiter and not added:
                 client.waiters.forget(queue, job_id)
-        return self._handle(call, job_id, queue, added)
+        signature = call.signature
+        return JobHandle(self._source, job_id, queue, None if signature is None else signature.returns, added)
 
     async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
         """Send several calls; see `App.send_many`."""
@@ -95,7 +97,7 @@ class Dispatcher:
         for queue, call in zip(queues, calls, strict=True):
             options = call.options
             job_id, nonce = (next(fresh[queue]), "") if options.job_id is None else _identity(options, queue)
-            jobs.append(self._job(job_id, call, call.args, call.kwargs, options.headers, nonce=nonce))
+            jobs.append(self._job(job_id, call, nonce))
         added = await (await self._client()).producer.send_many(jobs, queues)
         return [
             self._handle(call, job.id, queue, new)
@@ -111,7 +113,7 @@ class Dispatcher:
         options, count = call.options, len(arguments)
         if self._middleware or options.job_id is not None:
             return await self.send_calls([replace(call, args=args) for args in arguments])
-        queue, wire = options.queue or self._settings.default_queue, _wire_options(options, options.headers)
+        queue, wire = options.queue or self._settings.default_queue, options.wire
         source, returns = self._source, call.signature.returns if call.signature is not None else None
         ids, priority = new_job_ids(queue, count), options.priority or Priority.NORMAL
         delay_ms, eta_ms = options.delay_ms, options.eta_ms
@@ -121,14 +123,15 @@ class Dispatcher:
         sending: Sending | None = None
         try:
             for start in range(0, count, step):
-                end = start + step
+                some = ids[start : start + step]
+                envelopes = self._envelopes(call, arguments[start : start + step], wire)
                 jobs = [
-                    NewJob(job_id, self._envelope(call, args, {}, wire), priority, delay_ms, eta_ms)
-                    for job_id, args in zip(ids[start:end], arguments[start:end], strict=True)
+                    NewJob(job_id, envelope, priority, delay_ms, eta_ms)
+                    for job_id, envelope in zip(some, envelopes, strict=True)
                 ]
                 sending = sending or Sending((await self._client()).producer)
                 await sending.put(jobs, queue)
-                handles += [JobHandle(source, job.id, queue, returns, added=True) for job in jobs]
+                handles += [JobHandle(source, job_id, queue, returns, True) for job_id in some]
                 await asyncio.sleep(0)  # replies may have come, and make way for the next
             added = await sending.replies() if sending is not None else []
         except BaseException:
@@ -149,7 +152,7 @@ class Dispatcher:
         """
         queue = call.options.queue or self._settings.default_queue
         job_id = new_job_id(queue)
-        return queue, self._job(job_id, call, call.args, call.kwargs, call.options.headers, nonce="")
+        return queue, self._job(job_id, call)
 
     async def deliver(self, queue: str, job: NewJob) -> bool:
         """Send a job that is encoded already; see `Task.send`."""
@@ -183,7 +186,9 @@ class Dispatcher:
 
         async def last(outgoing: Outgoing) -> bool:
             nonlocal arrived
-            job = self._job(job_id, call, outgoing.args, outgoing.kwargs, outgoing.headers, nonce=nonce)
+            wire = call.options.wire_with(outgoing.headers)
+            envelope = self._envelope(call, outgoing.args, outgoing.kwargs, wire)
+            job = _new_job(job_id, envelope, call.options, nonce)
             if arrived:  # a layer forwards it once more: the server may have it already
                 return await (await self._client()).producer.send(queue, job, again=True)
             arrived = True
@@ -203,21 +208,9 @@ class Dispatcher:
             gathering.stay_away(None)
         return self._handle(call, job_id, queue, added)
 
-    def _job(
-        self,
-        job_id: str,
-        call: Call[Any],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        headers: Mapping[str, str],
-        *,
-        nonce: str,
-        waiter: str = "",
-    ) -> NewJob:
+    def _job(self, job_id: str, call: Call[Any], nonce: str = "", waiter: str = "") -> NewJob:
         options = call.options
-        envelope = self._envelope(call, args, kwargs, _wire_options(options, headers))
-        priority = options.priority or Priority.NORMAL
-        return NewJob(job_id, envelope, priority, options.delay_ms, options.eta_ms, nonce, waiter)
+        return _new_job(job_id, self._envelope(call, call.args, call.kwargs, options.wire), options, nonce, waiter)
 
     def _envelope(
         self, call: Call[Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions | None
@@ -232,6 +225,18 @@ class Dispatcher:
                 f"{self._settings.max_payload} are sent (max_payload); store it elsewhere and send where it is"
             )
         return envelope
+
+    def _envelopes(
+        self, call: Call[Any], arguments: Sequence[Sequence[Any]], options: CallOptions | None
+    ) -> list[bytes]:
+        """Encode as `_envelope` does; where one cannot be, that finds out which."""
+        try:
+            envelopes = encode_envelopes(call.task, arguments, options)
+        except Exception:
+            envelopes = []
+        if envelopes and max(map(len, envelopes)) <= self._settings.max_payload:
+            return envelopes
+        return [self._envelope(call, args, {}, options) for args in arguments]
 
 
 class _Gathering:
@@ -303,11 +308,9 @@ async def _through(layer: Middleware, forward: Callable[[Outgoing], Awaitable[bo
     return await layer.send(outgoing, forward)
 
 
-def _wire_options(options: Options, headers: Mapping[str, str]) -> CallOptions | None:
-    timeout, retry, ttl = options.timeout, options.retry, options.result_ttl_ms
-    if timeout is None and retry is None and ttl is None and not headers:
-        return None
-    return CallOptions(timeout, retry, ttl, dict(headers) if headers else None)
+def _new_job(job_id: str, envelope: bytes, options: Options, nonce: str, waiter: str = "") -> NewJob:
+    priority = options.priority or Priority.NORMAL
+    return NewJob(job_id, envelope, priority, options.delay_ms, options.eta_ms, nonce, waiter)
 
 
 def _blame(call: Call[Any], args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> ArgumentError:

@@ -136,6 +136,9 @@ DEFAULT_QUEUE = "default"
 MAX_ALIKE = 500
 """The most ids that have most letters in common. As many jobs leave in one flush."""
 
+OWN_LETTERS = 4
+"""The last letters of an id, which differ where the others are in common."""
+
 _DRAWN: list[str] = []
 _DRAWS = 256
 """How many ids are drawn at once for those that are needed one by one."""

@@ -176,7 +176,7 @@ class Producer:
         if queue in self._outages or self._persisting[queue]:
             return self._persist(queue, batch)
         first = batch[0]
-        attempt = self._attempt(queue, batch, again=any(pending.again for pending in batch))
+        attempt = self._attempt(queue, batch, again=True in [pending.again for pending in batch])
         first.attempt_ends = _time_for(batch)
         timer = asyncio.get_running_loop().call_at(first.attempt_ends, _expire, first, attempt)
         attempt.add_done_callback(lambda _: timer.cancel())
@@ -289,7 +289,7 @@ def _expire(first: _Pending, attempt: "asyncio.Future[list[bool]]") -> None:
 
 def _time_for(batch: list[_Pending]) -> float:
     """When an attempt ends; a loop that was blocked for long must not fail its sends without an honest one."""
-    first_deadline = min(pending.deadline for pending in batch)
+    first_deadline = min([pending.deadline for pending in batch])
     return max(first_deadline, asyncio.get_running_loop().time() + FAIR_ATTEMPT)
 
 
@@ -311,7 +311,10 @@ def _told(batch: list[_Pending], faults: _Faults, added: Sequence[bool]) -> _Tol
 def _jobs_of(batch: Sequence[_Pending]) -> Sequence[NewJob]:
     if len(batch) == 1:
         return batch[0].jobs
-    return [job for pending in batch for job in pending.jobs]
+    jobs: list[NewJob] = []
+    for pending in batch:
+        jobs += pending.jobs
+    return jobs
 
 
 class Sending:
@@ -356,14 +359,14 @@ class Sending:
             SendError: naming every job that is not confirmed; the others have been sent.
         """
         replies = await asyncio.gather(*(part.reply for part in self._parts), return_exceptions=True)
-        added = [False] * len(self._jobs)
+        added = [True] * len(self._jobs)
         failed: list[int] = []
         cause: BaseException | None = None
         for part, reply in zip(self._parts, replies, strict=True):
             if isinstance(reply, BaseException):
                 failed += part.positions
                 cause = cause or reply
-            else:
+            elif not all(reply):
                 for position, new in zip(part.positions, reply, strict=True):
                     added[position] = new
         if cause is None:

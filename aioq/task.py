@@ -76,6 +76,7 @@ class Sendable(Generic[P, R]):
         self.name = name
         self._options = options
         self._signature = signature
+        self._known: Signature | None = None
 
     @property
     def where(self) -> str:
@@ -89,7 +90,9 @@ class Sendable(Generic[P, R]):
         Raises:
             ConfigError: an annotation names something that does not exist.
         """
-        return self._signature()
+        if self._known is None:
+            self._known = self._signature()
+        return self._known
 
     def options(
         self,
@@ -146,8 +149,12 @@ class Sendable(Generic[P, R]):
         Raises:
             ArgumentError: the arguments do not fit the function.
         """
-        signature = self._signature()
-        signature.check(args, kwargs)
+        return self._call(args, kwargs)
+
+    def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call[R]:
+        signature = self._known or self.signature
+        if kwargs or len(args) not in signature.fitting:
+            signature.check(args, kwargs)
         return Call(self.name, args, kwargs, self._options, signature)
 
     async def send(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
@@ -160,7 +167,7 @@ class Sendable(Generic[P, R]):
             PayloadTooLargeError: they are larger than `max_payload`; nothing was sent.
             SendError: the server did not confirm the job within `send_timeout`.
         """
-        return await self.sender.send_call(self.call(*args, **kwargs))
+        return await self.sender.send_call(self._call(args, kwargs))
 
     async def send_many(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[R]]:
         """Send one call for each tuple of positional arguments, and return the handles in their order.

@@ -161,6 +161,14 @@ def encode_envelope(
     return ENCODER.encode((VERSION, task, args))
 
 
+def encode_envelopes(task: str, every: Sequence[Sequence[object]], options: CallOptions | None) -> list[bytes]:
+    """The bytes of several calls that differ in their positional arguments only; see `encode_envelope`."""
+    encode = ENCODER.encode
+    if options is not None:
+        return [encode((VERSION, task, args, {}, options)) for args in every]
+    return [encode((VERSION, task, args)) for args in every]
+
+
 def decode_envelope(data: bytes) -> Envelope:
     """Read the bytes of one call.
 

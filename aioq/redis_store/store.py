@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 
 from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.inbox import handing_channel, worker_channel
-from aioq.job import JobInfo, JobState, Priority
+from aioq.job import JobInfo, JobState
 from aioq.leases import WorkerLease
 from aioq.redis_store import replies
 from aioq.redis_store.blocking import BlockingReads
@@ -23,6 +23,7 @@ from aioq.redis_store.inbox import RedisInbox
 from aioq.redis_store.keeper import RedisLeaseKeeper, base_key
 from aioq.redis_store.link import Link
 from aioq.redis_store.register import Register
+from aioq.redis_store.requests import due_word, enqueue_args, settle_args
 from aioq.redis_store.timetable import RedisTimetable
 from aioq.store import (
     Claim,
@@ -34,7 +35,6 @@ from aioq.store import (
     ServerInfo,
     Settlement,
     Token,
-    Verb,
     WaitReply,
 )
 
@@ -157,20 +157,7 @@ class RedisStore:
 
     def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
         """See `aioq.store.Store.enqueue`."""
-        args: list[Arg] = ["again" if again else "", b"", b"", handing_channel(self._app, ""), ""]
-        normal, named, placed = Priority.NORMAL, False, False
-        for job in jobs:
-            args += (job.id, job.envelope)
-            if job.nonce:
-                named = True
-            if job.waiter:
-                args[4] = job.waiter
-            if job.priority is not normal or job.delay_ms or job.eta_ms is not None:
-                placed = True
-        if named or len({job.id for job in jobs}) < len(jobs):
-            args[1] = msgspec.msgpack.encode([job.nonce for job in jobs])
-        if placed:
-            args[2] = msgspec.msgpack.encode([word for job in jobs for word in _place(job)])
+        args = enqueue_args(jobs, handing_channel(self._app, ""), again=again)
         return self._begin("enqueue", queue, args, partial(_not_in, len(jobs)), self._confirmation)
 
     async def claim(
@@ -232,20 +219,7 @@ class RedisStore:
         self, queue: str, worker: str, settlements: Sequence[Settlement], *, idle: bool = False
     ) -> Awaitable[list[bool]]:
         """See `aioq.store.Store.settle`."""
-        limits = self._limits
-        usual_ttl = next((s.ttl_ms for s in settlements if s.verb is Verb.SUCCEEDED), 0)
-        args: list[Arg] = [
-            worker,
-            limits.dead_ttl_ms,
-            limits.dead_limit,
-            limits.tombstone_ms,
-            limits.result_ttl_ms,
-            usual_ttl,
-            "idle" if idle else "",
-        ]
-        for s in settlements:
-            usual = s.verb is Verb.SUCCEEDED and s.ttl_ms == usual_ttl
-            args += (s.job_id, s.claim, s.outcome, "" if usual else f"{s.verb.value} {s.delay_ms} {s.ttl_ms}")
+        args = settle_args(worker, settlements, self._limits, idle=idle)
         return self._begin("settle", queue, args, partial(_not_in, len(settlements)), self._confirmation)
 
     async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
@@ -286,7 +260,7 @@ class RedisStore:
         self, queue: str, job_ids: Sequence[str], *, delay_ms: int | None = None, eta_ms: int | None = None
     ) -> list[JobState | None]:
         """See `aioq.store.Store.reschedule`."""
-        return replies.parse_states(await self._ask("reschedule", queue, [_due(delay_ms, eta_ms), *job_ids]))
+        return replies.parse_states(await self._ask("reschedule", queue, [due_word(delay_ms, eta_ms), *job_ids]))
 
     async def cancel(
         self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
@@ -352,14 +326,3 @@ def _not_in(count: int, positions: Sequence[int]) -> list[bool]:
         return [True] * count
     named = set(positions)
     return [position not in named for position in range(1, count + 1)]
-
-
-def _place(job: NewJob) -> tuple[str, str]:
-    """A job's lane and due time for `enqueue.lua`."""
-    return "" if job.priority is Priority.NORMAL else job.priority.value, _due(job.delay_ms, job.eta_ms)
-
-
-def _due(delay_ms: int | None, eta_ms: int | None) -> str:
-    if delay_ms:
-        return f"+{delay_ms}"
-    return "" if eta_ms is None else str(eta_ms)

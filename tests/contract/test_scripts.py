@@ -41,7 +41,7 @@ class Header:
     @property
     def fixed(self) -> int:
         """How many arguments come once."""
-        numbers = [int(number) for number in re.findall(r"(?:^|[,;] )(\d) ", self.parts["ARGV"])]
+        numbers = [int(number) for number in re.findall(r"(?:^|[,;] )(\d+) ", self.parts["ARGV"])]
         assert numbers == list(range(1, len(numbers) + 1)), "numbered in order"
         return len(numbers)
 
@@ -49,7 +49,7 @@ class Header:
     def each(self) -> int:
         """How many arguments come for each job, 0 where the header names none."""
         argv = self.parts["ARGV"]
-        found = re.search(r"(\w+) (?:per|for each) ", argv)
+        found = re.search(r"(?:^|then )(\w+) (?:per|for each) ", argv)
         if found:
             return NUMBERS[found[1]]
         return 1 if re.search(r"(?:^|then )job ids", argv) else 0

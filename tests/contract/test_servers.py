@@ -174,7 +174,7 @@ async def test_a_wrong_login(name: str, login: Login, given: str, start_server: 
 
 
 @each_server
-@pytest.mark.parametrize("missing", ["eval", "evalsha", "xadd", "mset"])
+@pytest.mark.parametrize("missing", ["eval", "evalsha", "xadd", "msetnx"])
 async def test_a_user_without_permission(name: str, missing: str, start_server: StartServer) -> None:
     login = Login("secret", user="shop", rules=f"~* &* +@all -{missing}")
     server = start_server(name, login=login)

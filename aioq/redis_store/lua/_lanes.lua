@@ -15,6 +15,20 @@ local function push(lane, id, front)
   redis.call('DEL', IDLE)
 end
 
+-- Queues jobs whose ids all begin with `prefix` and have `width` bytes after that, which are `ends`.
+local function push_alike(name, prefix, width, ends)
+  local lane = base .. ':' .. name
+  if #ends == width then
+    redis.call('XADD', lane, '*', 'job', prefix .. ends)
+  else
+    for start = 1, #ends, SHARING * width do
+      local some = string.sub(ends, start, start + SHARING * width - 1)
+      redis.call('XADD', lane, '*', 'prefix', prefix, 'width', width, 'ids', some)
+    end
+  end
+  redis.call('DEL', IDLE)
+end
+
 -- The ids from `first` on that one entry can hold: what they all begin with, what they end with, and the last of them.
 -- Ids that aioq has drawn together differ in their last four letters only.
 local function alike(ids, first)

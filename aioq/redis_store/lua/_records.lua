@@ -151,17 +151,10 @@ local function ends_with_string(text, at)
   return after == #text + 1
 end
 
-local heads = {}
--- `watched` is who waits for the job, packed, or nil.
-local function fresh(envelope, watched)
-  local size = #envelope
-  local head = heads[size]
-  if not head then
-    head = (watched and '\155' or '\146') .. header(size)
-    heads[size] = head
-  end
-  return watched and head .. envelope .. NOW .. UNRUN .. watched or head .. envelope .. NOW
-end
+-- What a fresh record has before its envelope and after it. `watched` is who waits for the job, packed, or nil.
+local function before_fresh(size, watched) return (watched and '\155' or '\146') .. header(size) end
+local function after_fresh(watched) return watched and NOW .. UNRUN .. watched or NOW end
+local function fresh(envelope, watched) return before_fresh(#envelope, watched) .. envelope .. after_fresh(watched) end
 
 -- The time that ends at a position of a record's text.
 local function time_at(text, last)

@@ -1,0 +1,68 @@
+"""What the scripts of an enqueue and of a settle are called with; each Lua file says what its arguments mean."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from aioq.job import OWN_LETTERS, Priority
+from aioq.redis_store.connection import Arg
+from aioq.store import Limits, NewJob, Settlement, Verb
+
+_encode = msgspec.msgpack.encode
+
+
+def enqueue_args(jobs: Sequence[NewJob], handing: str, *, again: bool) -> list[Arg]:
+    """The arguments of `enqueue.lua`.
+
+    Args:
+        jobs: what to enqueue.
+        handing: what the channels begin with on which workers are handed jobs.
+        again: an earlier call may have added these jobs.
+    """
+    ids = [job.id for job in jobs]
+    envelopes = [job.envelope for job in jobs]
+    normal, named, placed, waiter = Priority.NORMAL, False, False, ""
+    for job in jobs:
+        if job.nonce:
+            named = True
+        if job.waiter:
+            waiter = job.waiter
+        if job.priority is not normal or job.delay_ms or job.eta_ms is not None:
+            placed = True
+    nonces = _encode([job.nonce for job in jobs]) if named or len(set(ids)) < len(ids) else b""
+    places = _encode([word for job in jobs for word in _place(job)]) if placed else b""
+    sizes = _encode([len(envelope) for envelope in envelopes])
+    return ["again" if again else "", nonces, places, handing, waiter, b"".join(envelopes), sizes, *_packed(ids)]
+
+
+def settle_args(worker: str, settlements: Sequence[Settlement], limits: Limits, *, idle: bool) -> list[Arg]:
+    """The arguments of `settle.lua`; see `aioq.store.Store.settle`."""
+    usual_ttl = next((s.ttl_ms for s in settlements if s.verb is Verb.SUCCEEDED), 0)
+    args: list[Arg] = [worker, limits.dead_ttl_ms, limits.dead_limit, limits.tombstone_ms, limits.result_ttl_ms]
+    args += (usual_ttl, "idle" if idle else "")
+    for s in settlements:
+        usual = s.verb is Verb.SUCCEEDED and s.ttl_ms == usual_ttl
+        args += (s.job_id, s.claim, s.outcome, "" if usual else f"{s.verb.value} {s.delay_ms} {s.ttl_ms}")
+    return args
+
+
+def due_word(delay_ms: int | None, eta_ms: int | None) -> str:
+    """When a job is to be run: `+N` for N ms from now, the time in ms since the epoch, or "" for at once."""
+    if delay_ms:
+        return f"+{delay_ms}"
+    return "" if eta_ms is None else str(eta_ms)
+
+
+def _place(job: NewJob) -> tuple[str, str]:
+    """A job's lane and due time for `enqueue.lua`."""
+    return "" if job.priority is Priority.NORMAL else job.priority.value, due_word(job.delay_ms, job.eta_ms)
+
+
+def _packed(ids: list[str]) -> tuple[str, int, str | bytes]:
+    """What all ids begin with, how many bytes each has after that, and these; or else 0 and all ids, encoded."""
+    for prefix in (ids[0][:-OWN_LETTERS], "") if len(ids) > 1 else ("",):
+        own = [job_id[len(prefix) :] for job_id in ids if job_id.startswith(prefix)]
+        widths, joined = set(map(len, own)), "".join(own)
+        if len(own) == len(ids) and len(widths) == 1 and (prefix + joined).isascii():
+            return prefix, widths.pop(), joined
+    return "", 0, _encode(ids)
