@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 from weakref import WeakKeyDictionary
@@ -73,15 +73,15 @@ class App(Scheduling):
         self._recent: Client | None = None
         self._opening: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Client]] = WeakKeyDictionary()
         self._guards: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None]] = WeakKeyDictionary()
-        self._dispatcher = Dispatcher(self.settings, self.middleware, self.client, self._current, self)
-        prepare = fitting(self.tasks, self._dispatcher.prepare)
+        self.outlet = Dispatcher(self.settings, self.middleware, self.client, self._current, self)
+        prepare = fitting(self.tasks, self.outlet.prepare)
         Scheduling.__init__(self, Declarations(self.settings.timezone, prepare), self.task)
         self._declarations.add_named(self.settings.schedules or {}, self.by_name)
         self.schedules = Schedules(
             self,
             self.queues,
             prepare=prepare,
-            deliver=self._dispatcher.deliver,
+            deliver=self.outlet.deliver,
             default_tz=self.settings.timezone,
         )
         self._lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
@@ -183,15 +183,7 @@ class App(Scheduling):
             ArgumentError: an argument cannot be encoded; nothing was sent.
             SendError: naming the jobs that are unconfirmed.
         """
-        return await self._dispatcher.send_calls(calls)
-
-    def send_call(self, call: Call[R]) -> Awaitable[JobHandle[R]]:
-        """Send one call made by `task.call(...)`."""
-        return self._dispatcher.send_call(call)
-
-    def send_alike(self, call: Call[R], arguments: Sequence[Sequence[Any]]) -> Awaitable[list[JobHandle[R]]]:
-        """Send `call` once for each of the positional arguments; see `Task.send_many`."""
-        return self._dispatcher.send_alike(call, arguments)
+        return await self.outlet.send_calls(calls)
 
     def handle(self, job_id: str, *, queue: str | None = None) -> JobHandle[Any]:
         """A handle of a job that was sent anywhere.

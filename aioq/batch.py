@@ -233,9 +233,10 @@ class Batcher(Generic[ItemT, ReplyT]):
             if entry.several:
                 reply: Any = replies[start : start + entry.size]
                 error = _first_error(reply)
+                start += entry.size
             else:
                 error = reply = replies[start]
-            start += entry.size
+                start += 1
             if future is None or future.done():
                 continue
             if isinstance(error, Exception):

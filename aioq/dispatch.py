@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from aioq.client import Client
-from aioq.codec import unencodable
+from aioq.codec import Signature, unencodable
 from aioq.config import Settings
 from aioq.errors import ArgumentError, PayloadTooLargeError
 from aioq.job import DEFAULT_QUEUE, Priority, new_job_id, new_job_ids
@@ -63,45 +63,43 @@ class Dispatcher:
         self._client = client
         self._source = source
 
-    async def send_call(self, call: Call[R]) -> JobHandle[R]:
-        """Send one call; see `Task.send`."""
-        if self._middleware:
-            return (await self._send_through_middleware([call]))[0]
-        options, client = call.options, self._current()
+    def begin(
+        self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options, signature: Signature
+    ) -> tuple[JobHandle[Any], Awaitable[bool]]:
+        """Send one call; see `aioq.task.Outlet.begin`."""
+        client = self._current()
         queue = options.queue or self._settings.default_queue
         job_id, nonce = (new_job_id(queue), "") if options.job_id is None else _identity(options, queue)
+        handle: JobHandle[Any] = JobHandle(self._source, job_id, queue, signature.returns)
+        if self._middleware:
+            return handle, self._send_inward(Call(task, args, kwargs, options, signature), (job_id, nonce))
         waiter = "" if client is None else client.waiters.channel(queue)
-        envelope = self._envelope(call, call.args, call.kwargs, options.wire)
+        envelope = self._envelope(task, args, kwargs, options.wire, signature)
         priority = options.priority or Priority.NORMAL
         job = NewJob(job_id, envelope, priority, options.delay_ms, options.eta_ms, nonce, waiter)
-        client = client or await self._client()
+        if client is None:
+            return handle, self.deliver(queue, job)
         if waiter:
-            client.waiters.expect(queue, job_id)
-        added = False
-        try:
-            added = await (client.producer.put(queue, job) or client.producer.send(queue, job))
-        finally:
-            if waiter and not added:
-                client.waiters.forget(queue, job_id)
-        signature = call.signature
-        return JobHandle(self._source, job_id, queue, None if signature is None else signature.returns, added)
+            return handle, _expecting(client, queue, job)
+        return handle, client.producer.put(queue, job) or client.producer.send(queue, job)
 
     async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
         """Send several calls; see `App.send_many`."""
-        if self._middleware:
-            return await self._send_through_middleware(calls)
         default_queue = self._settings.default_queue
         queues = [call.options.queue or default_queue for call in calls]
         fresh = {queue: iter(new_job_ids(queue, count)) for queue, count in Counter(queues).items()}
-        jobs: list[NewJob] = []
-        for queue, call in zip(queues, calls, strict=True):
-            options = call.options
-            job_id, nonce = (next(fresh[queue]), "") if options.job_id is None else _identity(options, queue)
-            jobs.append(self._job(job_id, call, nonce))
-        added = await (await self._client()).producer.send_many(jobs, queues)
+        identities = [
+            (next(fresh[queue]), "") if call.options.job_id is None else _identity(call.options, queue)
+            for queue, call in zip(queues, calls, strict=True)
+        ]
+        if self._middleware:
+            added = await self._send_through_middleware(calls, identities)
+        else:
+            jobs = [self._job(call, *identity) for call, identity in zip(calls, identities, strict=True)]
+            added = await (await self._client()).producer.send_many(jobs, queues)
         return [
-            self._handle(call, job.id, queue, new)
-            for call, job, queue, new in zip(calls, jobs, queues, added, strict=True)
+            JobHandle(self._source, job_id, queue, None if call.signature is None else call.signature.returns, new)
+            for call, queue, (job_id, _), new in zip(calls, queues, identities, added, strict=True)
         ]
 
     async def send_alike(self, call: Call[R], arguments: Sequence[Sequence[Any]]) -> list[JobHandle[R]]:
@@ -117,7 +115,7 @@ class Dispatcher:
         source, returns = self._source, call.signature.returns if call.signature is not None else None
         ids, priority = new_job_ids(queue, count), options.priority or Priority.NORMAL
         delay_ms, eta_ms = options.delay_ms, options.eta_ms
-        most = self._settings.max_payload - len(self._envelope(call, (), {}, wire)) - MARGIN
+        most = self._settings.max_payload - len(self._envelope(call.task, (), {}, wire, call.signature)) - MARGIN
         step = PART if count > PART and _are_plain(arguments, most) else max(count, 1)
         handles: list[JobHandle[R]] = []
         sending: Sending | None = None
@@ -152,42 +150,45 @@ class Dispatcher:
         """
         queue = call.options.queue or self._settings.default_queue
         job_id = new_job_id(queue)
-        return queue, self._job(job_id, call)
+        return queue, self._job(call, job_id, "")
 
     async def deliver(self, queue: str, job: NewJob) -> bool:
         """Send a job that is encoded already; see `Task.send`."""
         return await (await self._client()).producer.send(queue, job)
 
-    def _handle(self, call: Call[R], job_id: str, queue: str, added: bool) -> JobHandle[R]:
-        returns = call.signature.returns if call.signature is not None else None
-        return JobHandle(self._source, job_id, queue, returns, added=added)
+    async def _send_inward(self, call: Call[Any], identity: tuple[str, str]) -> bool:
+        return (await self._send_through_middleware([call], [identity]))[0]
 
-    async def _send_through_middleware(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
+    async def _send_through_middleware(
+        self, calls: Sequence[Call[Any]], identities: Sequence[tuple[str, str]]
+    ) -> list[bool]:
         """Let every call go inward through the layers, send all that arrive at once, and let them go outward.
 
         So the calls of one `send_many` leave together, and nothing is sent where one of them is wrong.
         """
         gathering = _Gathering(len(calls), self._client)
-        tasks = [asyncio.create_task(self._send_through(call, gathering)) for call in calls]
+        tasks = [
+            asyncio.create_task(self._send_through(call, *identity, gathering))
+            for call, identity in zip(calls, identities, strict=True)
+        ]
         try:
-            handles = await asyncio.gather(*tasks, return_exceptions=True)
+            every = await asyncio.gather(*tasks, return_exceptions=True)
         finally:
             for task in tasks:
                 task.cancel()
-        for handle in handles:
-            if isinstance(handle, BaseException):
-                raise gathering.error or handle
-        return [handle for handle in handles if not isinstance(handle, BaseException)]
+        for added in every:
+            if isinstance(added, BaseException):
+                raise gathering.error or added
+        return [added for added in every if not isinstance(added, BaseException)]
 
-    async def _send_through(self, call: Call[Any], gathering: "_Gathering") -> JobHandle[Any]:
+    async def _send_through(self, call: Call[Any], job_id: str, nonce: str, gathering: "_Gathering") -> bool:
         queue = call.options.queue or self._settings.default_queue
-        job_id, nonce = _identity(call.options, queue)
         arrived = False
 
         async def last(outgoing: Outgoing) -> bool:
             nonlocal arrived
             wire = call.options.wire_with(outgoing.headers)
-            envelope = self._envelope(call, outgoing.args, outgoing.kwargs, wire)
+            envelope = self._envelope(call.task, outgoing.args, outgoing.kwargs, wire, call.signature)
             job = _new_job(job_id, envelope, call.options, nonce)
             if arrived:  # a layer forwards it once more: the server may have it already
                 return await (await self._client()).producer.send(queue, job, again=True)
@@ -206,22 +207,27 @@ class Dispatcher:
             raise
         if not arrived:
             gathering.stay_away(None)
-        return self._handle(call, job_id, queue, added)
+        return added
 
-    def _job(self, job_id: str, call: Call[Any], nonce: str = "", waiter: str = "") -> NewJob:
-        options = call.options
-        return _new_job(job_id, self._envelope(call, call.args, call.kwargs, options.wire), options, nonce, waiter)
+    def _job(self, call: Call[Any], job_id: str, nonce: str) -> NewJob:
+        envelope = self._envelope(call.task, call.args, call.kwargs, call.options.wire, call.signature)
+        return _new_job(job_id, envelope, call.options, nonce)
 
     def _envelope(
-        self, call: Call[Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions | None
+        self,
+        task: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: CallOptions | None,
+        signature: Signature | None,
     ) -> bytes:
         try:
-            envelope = encode_envelope(call.task, args, kwargs, options)
+            envelope = encode_envelope(task, args, kwargs, options)
         except Exception as error:
-            raise _blame(call, args, kwargs, error) from error
+            raise _blame(task, args, kwargs, signature, error) from error
         if len(envelope) > self._settings.max_payload:
             raise PayloadTooLargeError(
-                f"task {call.task!r}: the encoded call has {len(envelope)} bytes, at most "
+                f"task {task!r}: the encoded call has {len(envelope)} bytes, at most "
                 f"{self._settings.max_payload} are sent (max_payload); store it elsewhere and send where it is"
             )
         return envelope
@@ -236,7 +242,7 @@ class Dispatcher:
             envelopes = []
         if envelopes and max(map(len, envelopes)) <= self._settings.max_payload:
             return envelopes
-        return [self._envelope(call, args, {}, options) for args in arguments]
+        return [self._envelope(call.task, args, {}, options, call.signature) for args in arguments]
 
 
 class _Gathering:
@@ -308,13 +314,27 @@ async def _through(layer: Middleware, forward: Callable[[Outgoing], Awaitable[bo
     return await layer.send(outgoing, forward)
 
 
-def _new_job(job_id: str, envelope: bytes, options: Options, nonce: str, waiter: str = "") -> NewJob:
+def _new_job(job_id: str, envelope: bytes, options: Options, nonce: str) -> NewJob:
     priority = options.priority or Priority.NORMAL
-    return NewJob(job_id, envelope, priority, options.delay_ms, options.eta_ms, nonce, waiter)
+    return NewJob(job_id, envelope, priority, options.delay_ms, options.eta_ms, nonce)
 
 
-def _blame(call: Call[Any], args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> ArgumentError:
-    if call.signature is not None and call.signature is not ANYTHING:
-        return call.signature.blame(args, kwargs, error)
+async def _expecting(client: Client, queue: str, job: NewJob) -> bool:
+    """Send a job of which the server is to tell this process how it ends."""
+    client.waiters.expect(queue, job.id)
+    added = False
+    try:
+        added = await client.producer.send(queue, job)
+    finally:
+        if not added:
+            client.waiters.forget(queue, job.id)
+    return added
+
+
+def _blame(
+    task: str, args: Sequence[Any], kwargs: Mapping[str, Any], signature: Signature | None, error: Exception
+) -> ArgumentError:
+    if signature is not None and signature is not ANYTHING:
+        return signature.blame(args, kwargs, error)
     named = [(f"args[{index}]", value) for index, value in enumerate(args)]
-    return unencodable(f"task {call.task!r}", [*named, *kwargs.items()], error)
+    return unencodable(f"task {task!r}", [*named, *kwargs.items()], error)

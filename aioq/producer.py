@@ -83,6 +83,7 @@ class Producer:
         self._store = store
         self._send_timeout = send_timeout
         self._capacity = capacity
+        self._loop = asyncio.get_running_loop()
         self._batchers: dict[str, Batcher[_Pending, bool]] = {}
         self._outages: dict[str, _Outage] = {}
         self._persisting: Counter[str] = Counter()
@@ -110,12 +111,12 @@ class Producer:
         batcher = self._batchers.get(queue) or self._batcher(queue)
         if batcher.held >= self._capacity:
             return None
-        deadline = asyncio.get_running_loop().time() + self._send_timeout
+        deadline = self._loop.time() + self._send_timeout
         return batcher.put(_Pending((job,), deadline, again), weight=len(job.envelope))
 
     async def _put_later(self, queue: str, job: NewJob, again: bool) -> bool:
         batcher = self._batchers[queue]
-        pending = _Pending((job,), asyncio.get_running_loop().time() + self._send_timeout, again)
+        pending = _Pending((job,), self._loop.time() + self._send_timeout, again)
         try:
             async with asyncio.timeout_at(pending.deadline):
                 await batcher.wait_for_space()
@@ -148,7 +149,7 @@ class Producer:
             end = start + min(MAX_JOBS, self._capacity - batcher.held)
             some = [jobs[position] for position in positions[start:end]]
             count, weight = _fitting(some)
-            pending = _Pending(some[:count], asyncio.get_running_loop().time() + self._send_timeout)
+            pending = _Pending(some[:count], self._loop.time() + self._send_timeout)
             reply = batcher.put_several(pending, count, weight=weight)
             parts.append(_Part(positions[start : start + count], reply))
             start += count
@@ -178,7 +179,7 @@ class Producer:
         first = batch[0]
         attempt = self._attempt(queue, batch, again=True in [pending.again for pending in batch])
         first.attempt_ends = _time_for(batch)
-        timer = asyncio.get_running_loop().call_at(first.attempt_ends, _expire, first, attempt)
+        timer = self._loop.call_at(first.attempt_ends, _expire, first, attempt)
         attempt.add_done_callback(lambda _: timer.cancel())
         return attempt
 
@@ -192,7 +193,7 @@ class Producer:
                 return None  # the loop is being closed
             batch[0].expired = False
             # Where the timer was late, the loop was blocked: the reply may be here, and there was no time to look.
-            late = asyncio.get_running_loop().time() - batch[0].attempt_ends
+            late = self._loop.time() - batch[0].attempt_ends
             return self._persist(queue, batch, TimeoutError(), excused=late > LAG)
         if isinstance(error, (ServerUnavailableError, TimeoutError)):
             return self._persist(queue, batch, error)
@@ -210,9 +211,7 @@ class Producer:
             excused: that says nothing about the server.
         """
         self._persisting[queue] += 1
-        return asyncio.get_running_loop().create_task(
-            self._take_turn(queue, batch, error, excused), name="aioq-send"
-        )
+        return self._loop.create_task(self._take_turn(queue, batch, error, excused), name="aioq-send")
 
     async def _take_turn(self, queue: str, batch: list[_Pending], error: Exception | None, excused: bool) -> _Told:
         try:
@@ -240,7 +239,7 @@ class Producer:
                     added = await self._attempt(queue, left, again=again)
             except (ServerUnavailableError, TimeoutError) as fault:
                 error, again = fault, True
-                if not excused and attempt.expired() and asyncio.get_running_loop().time() - ends > LAG:
+                if not excused and attempt.expired() and self._loop.time() - ends > LAG:
                     excused = True
                 else:
                     left = self._failed(queue, left, fault, faults)
@@ -256,7 +255,7 @@ class Producer:
         over, what an attempt of their own would: they are answered with its error.
         """
         outage = self._outages.get(queue)
-        if outage is None or asyncio.get_running_loop().time() - outage.at > FAIR_ATTEMPT:
+        if outage is None or self._loop.time() - outage.at > FAIR_ATTEMPT:
             return batch
         return self._give_up(batch, outage, faults)
 
@@ -264,11 +263,11 @@ class Producer:
         """Note a failed attempt, answer the jobs whose time is over, and return the others."""
         if not str(error):
             error = TimeoutError("the server did not answer in time")
-        outage = self._outages[queue] = _Outage(error, asyncio.get_running_loop().time())
+        outage = self._outages[queue] = _Outage(error, self._loop.time())
         return self._give_up(batch, outage, faults)
 
     def _give_up(self, batch: list[_Pending], outage: _Outage, faults: _Faults) -> list[_Pending]:
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         over = [p for p in batch if p.deadline <= now and p.deadline - self._send_timeout <= outage.at]
         if over:
             fault = self._gave_up(over, str(outage.error), "is unconfirmed")

@@ -47,20 +47,31 @@ class Call(msgspec.Struct, Generic[R_co], frozen=True):
     signature: Signature | None = None
 
 
-class Sender(Protocol):
-    """What a task needs of its App."""
+class Outlet(Protocol):
+    """What sends calls."""
 
-    @property
-    def middleware(self) -> Sequence[Middleware]:
-        """What is around each send and run, outermost first."""
-        ...
-
-    def send_call(self, call: Call[R]) -> Awaitable[JobHandle[R]]:
-        """Send one call."""
+    def begin(
+        self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options, signature: Signature
+    ) -> tuple[JobHandle[Any], Awaitable[bool]]:
+        """Send one call, which fits: its handle, and what to await; that says whether the job was added."""
         ...
 
     def send_alike(self, call: Call[R], arguments: Sequence[Sequence[Any]]) -> Awaitable[list[JobHandle[R]]]:
         """Send a call once for each of the positional arguments."""
+        ...
+
+
+class Sender(Protocol):
+    """What a task needs of its App."""
+
+    @property
+    def outlet(self) -> Outlet:
+        """Sends its calls."""
+        ...
+
+    @property
+    def middleware(self) -> Sequence[Middleware]:
+        """What is around each send and run, outermost first."""
         ...
 
     def life(self) -> AbstractAsyncContextManager[Any]:
@@ -73,6 +84,7 @@ class Sendable(Generic[P, R]):
 
     def __init__(self, sender: Sender, name: str, options: Options, signature: Callable[[], Signature]) -> None:
         self.sender = sender
+        self._outlet = sender.outlet
         self.name = name
         self._options = options
         self._signature = signature
@@ -149,12 +161,8 @@ class Sendable(Generic[P, R]):
         Raises:
             ArgumentError: the arguments do not fit the function.
         """
-        return self._call(args, kwargs)
-
-    def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call[R]:
-        signature = self._known or self.signature
-        if kwargs or len(args) not in signature.fitting:
-            signature.check(args, kwargs)
+        signature = self.signature
+        signature.check(args, kwargs)
         return Call(self.name, args, kwargs, self._options, signature)
 
     async def send(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
@@ -167,7 +175,12 @@ class Sendable(Generic[P, R]):
             PayloadTooLargeError: they are larger than `max_payload`; nothing was sent.
             SendError: the server did not confirm the job within `send_timeout`.
         """
-        return await self.sender.send_call(self._call(args, kwargs))
+        signature = self._known or self.signature
+        if kwargs or len(args) not in signature.fitting:
+            signature.check(args, kwargs)
+        handle, sent = self._outlet.begin(self.name, args, kwargs, self._options, signature)
+        handle.added = await sent
+        return handle
 
     async def send_many(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[R]]:
         """Send one call for each tuple of positional arguments, and return the handles in their order.
@@ -189,7 +202,7 @@ class Sendable(Generic[P, R]):
             if len(args) not in fitting:  # what their number decides is looked at once
                 signature.check(args, {})
                 fitting.add(len(args))
-        return await self.sender.send_alike(Call(self.name, (), {}, self._options, signature), every)
+        return await self._outlet.send_alike(Call(self.name, (), {}, self._options, signature), every)
 
 
 class Task(Sendable[P, R]):

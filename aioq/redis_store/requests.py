@@ -60,9 +60,13 @@ def _place(job: NewJob) -> tuple[str, str]:
 
 def _packed(ids: list[str]) -> tuple[str, int, str | bytes]:
     """What all ids begin with, how many bytes each has after that, and these; or else 0 and all ids, encoded."""
-    for prefix in (ids[0][:-OWN_LETTERS], "") if len(ids) > 1 else ("",):
+    if not ids:
+        return "", 0, _encode(ids)
+    first, last, own = ids[0], ids[-1], ids
+    prefix = first[:-OWN_LETTERS] if first != last and first[:-OWN_LETTERS] == last[:-OWN_LETTERS] else ""
+    if prefix:
         own = [job_id[len(prefix) :] for job_id in ids if job_id.startswith(prefix)]
-        widths, joined = set(map(len, own)), "".join(own)
-        if len(own) == len(ids) and len(widths) == 1 and (prefix + joined).isascii():
-            return prefix, widths.pop(), joined
+    widths, joined = set(map(len, own)), "".join(own)
+    if len(widths) == 1 and len(own) == len(ids) and joined.isascii() and prefix.isascii():
+        return prefix, widths.pop(), joined
     return "", 0, _encode(ids)

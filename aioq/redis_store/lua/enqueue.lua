@@ -11,8 +11,8 @@
 --   now, or the time in ms since the epoch); 4 what the channels begin with on which workers are handed jobs; 5 the
 --   channel of a process that will wait for these jobs, '' for none;
 --   6 the envelopes, one after the other; 7 how many bytes each has, as a MessagePack array;
---   8 what all ids begin with, 9 how many bytes each has after that, 10 these, one after the other; or '', 0 and the
---   ids as a MessagePack array, where they are not of equal length
+--   8 what all ids begin with, 9 how many bytes each has after that, 10 these, one after the other; where ids are
+--   not equally long, these are '', zero and the ids as a MessagePack array
 -- REPLY: the positions (from 1) of the jobs that were there already, but not those that the earlier call has added
 local again = ARGV[1] ~= ''
 local nonces = ARGV[2] ~= '' and cmsgpack.unpack(ARGV[2]) or nil
