@@ -14,18 +14,25 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-ItemT = TypeVar("ItemT")
-ReplyT = TypeVar("ReplyT")
 
+class Item(msgspec.Struct, gc=False, kw_only=True):
+    """What a batcher gathers; a subclass says what is to be flushed.
 
-class _Entry(msgspec.Struct, Generic[ItemT], gc=False):
-    """An item that waits for its reply, or that stands for several and waits for those of each."""
+    Attributes:
+        future: gets its reply; None where nobody waits for that but `on_answer`.
+        weight: what it adds to `max_weight`.
+        size: how many it stands for.
+        several: whether it has a reply for each of these; its future gets a list, or the first error.
+    """
 
-    item: ItemT
-    future: "asyncio.Future[Any] | None"
-    weight: int
+    future: "asyncio.Future[Any] | None" = None
+    weight: int = 0
     size: int = 1
     several: bool = False
+
+
+ItemT = TypeVar("ItemT", bound=Item)
+ReplyT = TypeVar("ReplyT")
 
 
 class Batcher(Generic[ItemT, ReplyT]):
@@ -33,11 +40,11 @@ class Batcher(Generic[ItemT, ReplyT]):
 
     Args:
         flush: sends a batch and returns one reply an item, in order; a reply that is an exception is raised
-            to whoever added that item. What `flush` itself raises reaches every item of the batch. A coroutine
+            to whoever waits for that item. What `flush` itself raises reaches every item of the batch. A coroutine
             runs in a task of its own; a future is waited for as it is.
         retry: given a batch whose flush has failed, and how; what it returns is waited for in place of the flush,
             and None lets the failure stand.
-        max_items: the most items in one batch; one item may stand for several, see `put_several`.
+        max_items: the most items in one batch; one item may stand for several.
         max_weight: a batch is closed once its items weigh this much, in bytes as a rule; None for no limit.
         capacity: `wait_for_space` waits while this many items are held (gathering or in flight), which is what
             keeps memory bounded when the server is slower than its producers.
@@ -69,7 +76,7 @@ class Batcher(Generic[ItemT, ReplyT]):
         self._capacity = capacity
         self._eager = eager or max_items
         self._on_answer = on_answer
-        self._gathered: deque[_Entry[ItemT]] = deque()
+        self._gathered: deque[ItemT] = deque()
         self._gathered_size = 0
         self._gathered_weight = 0
         self.held = 0
@@ -79,34 +86,15 @@ class Batcher(Generic[ItemT, ReplyT]):
         self._blocked: deque[asyncio.Future[None]] = deque()
         self._drained: asyncio.Future[None] | None = None
 
-    def put(self, item: ItemT, *, weight: int = 0) -> "asyncio.Future[ReplyT]":
-        """Send `item` with the next batch, and return the future of its reply.
+    def add(self, item: ItemT) -> None:
+        """Send `item` with the next batch.
 
         An item whose future is cancelled before a flush has taken it is withdrawn; one in flight is not.
         """
-        # Not `loop.create_future()`, which makes the same and takes twice as long in uvloop.
-        future: asyncio.Future[ReplyT] = asyncio.Future()
-        self._gather(_Entry(item, future, weight))
-        return future
-
-    def add(self, item: ItemT, *, weight: int = 0) -> None:
-        """The same without a future: nobody waits for this item's reply but `on_answer`."""
-        self._gather(_Entry(item, None, weight))
-
-    def put_several(self, item: ItemT, count: int, *, weight: int = 0) -> "asyncio.Future[list[ReplyT]]":
-        """The same with an item that stands for several, and of which each has a reply.
-
-        A reply that is an exception is raised in place of all of them.
-        """
-        future: asyncio.Future[list[ReplyT]] = asyncio.Future()
-        self._gather(_Entry(item, future, weight, count, True))
-        return future
-
-    def _gather(self, entry: _Entry[ItemT]) -> None:
-        self._gathered.append(entry)
-        self.held += entry.size
-        self._gathered_size += entry.size
-        self._gathered_weight += entry.weight
+        self._gathered.append(item)
+        self.held += item.size
+        self._gathered_size += item.size
+        self._gathered_weight += item.weight
         if len(self._flights) < self._in_flight:
             if self._gathered_size >= self._eager:
                 self._start()
@@ -131,10 +119,10 @@ class Batcher(Generic[ItemT, ReplyT]):
         for flight in self._flights:
             flight.cancel()
         while self._gathered:
-            entry = self._gathered.popleft()
-            if entry.future is not None:
-                entry.future.cancel()
-            self._release(entry.size)
+            item = self._gathered.popleft()
+            if item.future is not None:
+                item.future.cancel()
+            self._release(item.size)
         self._gathered_size = self._gathered_weight = 0
 
     async def wait_for_space(self) -> None:
@@ -163,42 +151,42 @@ class Batcher(Generic[ItemT, ReplyT]):
             self._starting = None
         while len(self._flights) < self._in_flight and (batch := self._take()):
             try:
-                flight = self._flush([entry.item for entry in batch])
+                flight = self._flush(batch)
             except Exception as error:  # what `flush` raises at once is an answer too
                 self._fail(batch, error)
                 continue
             self._follow(batch, flight)
 
-    def _follow(self, batch: "list[_Entry[ItemT]]", flight: Awaitable[Sequence[ReplyT | Exception]]) -> None:
+    def _follow(self, batch: list[ItemT], flight: Awaitable[Sequence[ReplyT | Exception]]) -> None:
         future = asyncio.ensure_future(flight)
         self._flights.add(future)
         future.add_done_callback(partial(self._landed, batch))
 
-    def _take(self) -> "list[_Entry[ItemT]]":
+    def _take(self) -> list[ItemT]:
         gathered = self._gathered
         if self._gathered_size <= self._max_items and self._gathered_weight <= self._max_weight:
             # As a rule; and without a look at each, but whether it was withdrawn.
-            every = [entry for entry in gathered if entry.future is None or not entry.future.cancelled()]
+            every = [item for item in gathered if item.future is None or not item.future.cancelled()]
             if len(every) == len(gathered):
                 gathered.clear()
                 self._gathered_size = self._gathered_weight = 0
                 return every
-        batch: list[_Entry[ItemT]] = []
+        batch: list[ItemT] = []
         count = weight = 0
         while gathered:
-            entry = gathered[0]
-            withdrawn = entry.future is not None and entry.future.cancelled()
+            item = gathered[0]
+            withdrawn = item.future is not None and item.future.cancelled()
             if not withdrawn:
-                count += entry.size
-                weight += entry.weight
+                count += item.size
+                weight += item.weight
                 if batch and (count > self._max_items or weight > self._max_weight):
                     break
-                batch.append(entry)
+                batch.append(item)
             gathered.popleft()
-            self._gathered_size -= entry.size
-            self._gathered_weight -= entry.weight
+            self._gathered_size -= item.size
+            self._gathered_weight -= item.weight
             if withdrawn:
-                self._release(entry.size)
+                self._release(item.size)
         return batch
 
     def _release(self, count: int) -> None:
@@ -209,31 +197,29 @@ class Batcher(Generic[ItemT, ReplyT]):
             self._drained.set_result(None)
             self._drained = None
 
-    def _landed(
-        self, batch: "list[_Entry[ItemT]]", flight: "asyncio.Future[Sequence[ReplyT | Exception]]"
-    ) -> None:
+    def _landed(self, batch: list[ItemT], flight: "asyncio.Future[Sequence[ReplyT | Exception]]") -> None:
         self._flights.discard(flight)
         error = asyncio.CancelledError() if flight.cancelled() else flight.exception()
         again = None
         if error is None:
             self._answer(batch, flight.result())
-        elif self._retry is None or (again := self._retry([entry.item for entry in batch], error)) is None:
+        elif self._retry is None or (again := self._retry(batch, error)) is None:
             self._fail(batch, error)
         if again is not None:
             self._follow(batch, again)
         if self._gathered:
             self._start()
 
-    def _answer(self, batch: "list[_Entry[ItemT]]", replies: Sequence[ReplyT | Exception]) -> None:
+    def _answer(self, batch: list[ItemT], replies: Sequence[ReplyT | Exception]) -> None:
         if self._on_answer is not None:
-            self._on_answer([entry.item for entry in batch], replies)
+            self._on_answer(batch, replies)
         start = 0
-        for entry in batch:
-            future = entry.future
-            if entry.several:
-                reply: Any = replies[start : start + entry.size]
+        for item in batch:
+            future = item.future
+            if item.several:
+                reply: Any = replies[start : start + item.size]
                 error = _first_error(reply)
-                start += entry.size
+                start += item.size
             else:
                 error = reply = replies[start]
                 start += 1
@@ -245,15 +231,15 @@ class Batcher(Generic[ItemT, ReplyT]):
                 future.set_result(reply)
         self._release(start)
 
-    def _fail(self, batch: "list[_Entry[ItemT]]", error: BaseException) -> None:
-        for entry in batch:
-            if entry.future is None or entry.future.done():
+    def _fail(self, batch: list[ItemT], error: BaseException) -> None:
+        for item in batch:
+            if item.future is None or item.future.done():
                 continue
             if isinstance(error, asyncio.CancelledError):
-                entry.future.cancel()
+                item.future.cancel()
             else:
-                entry.future.set_exception(error)
-        self._release(sum(entry.size for entry in batch))
+                item.future.set_exception(error)
+        self._release(sum(item.size for item in batch))
 
 
 def _first_error(replies: Sequence[object]) -> object:

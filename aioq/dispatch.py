@@ -57,7 +57,8 @@ class Dispatcher:
         current: Callable[[], Client | None],
         source: ResultSource,
     ) -> None:
-        self._settings = settings
+        self._default_queue = settings.default_queue
+        self._max_payload = settings.max_payload
         self._current = current
         self._middleware = middleware
         self._client = client
@@ -68,7 +69,7 @@ class Dispatcher:
     ) -> tuple[JobHandle[Any], Awaitable[bool]]:
         """Send one call; see `aioq.task.Outlet.begin`."""
         client = self._current()
-        queue = options.queue or self._settings.default_queue
+        queue = options.queue or self._default_queue
         job_id, nonce = (new_job_id(queue), "") if options.job_id is None else _identity(options, queue)
         handle: JobHandle[Any] = JobHandle(self._source, job_id, queue, signature.returns)
         if self._middleware:
@@ -85,7 +86,7 @@ class Dispatcher:
 
     async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
         """Send several calls; see `App.send_many`."""
-        default_queue = self._settings.default_queue
+        default_queue = self._default_queue
         queues = [call.options.queue or default_queue for call in calls]
         fresh = {queue: iter(new_job_ids(queue, count)) for queue, count in Counter(queues).items()}
         identities = [
@@ -111,11 +112,11 @@ class Dispatcher:
         options, count = call.options, len(arguments)
         if self._middleware or options.job_id is not None:
             return await self.send_calls([replace(call, args=args) for args in arguments])
-        queue, wire = options.queue or self._settings.default_queue, options.wire
+        queue, wire = options.queue or self._default_queue, options.wire
         source, returns = self._source, call.signature.returns if call.signature is not None else None
         ids, priority = new_job_ids(queue, count), options.priority or Priority.NORMAL
         delay_ms, eta_ms = options.delay_ms, options.eta_ms
-        most = self._settings.max_payload - len(self._envelope(call.task, (), {}, wire, call.signature)) - MARGIN
+        most = self._max_payload - len(self._envelope(call.task, (), {}, wire, call.signature)) - MARGIN
         step = PART if count > PART and _are_plain(arguments, most) else max(count, 1)
         handles: list[JobHandle[R]] = []
         sending: Sending | None = None
@@ -148,7 +149,7 @@ class Dispatcher:
             ArgumentError: an argument cannot be encoded.
             PayloadTooLargeError: the call is larger than `max_payload`.
         """
-        queue = call.options.queue or self._settings.default_queue
+        queue = call.options.queue or self._default_queue
         job_id = new_job_id(queue)
         return queue, self._job(call, job_id, "")
 
@@ -182,7 +183,7 @@ class Dispatcher:
         return [added for added in every if not isinstance(added, BaseException)]
 
     async def _send_through(self, call: Call[Any], job_id: str, nonce: str, gathering: "_Gathering") -> bool:
-        queue = call.options.queue or self._settings.default_queue
+        queue = call.options.queue or self._default_queue
         arrived = False
 
         async def last(outgoing: Outgoing) -> bool:
@@ -225,10 +226,10 @@ class Dispatcher:
             envelope = encode_envelope(task, args, kwargs, options)
         except Exception as error:
             raise _blame(task, args, kwargs, signature, error) from error
-        if len(envelope) > self._settings.max_payload:
+        if len(envelope) > self._max_payload:
             raise PayloadTooLargeError(
                 f"task {task!r}: the encoded call has {len(envelope)} bytes, at most "
-                f"{self._settings.max_payload} are sent (max_payload); store it elsewhere and send where it is"
+                f"{self._max_payload} are sent (max_payload); store it elsewhere and send where it is"
             )
         return envelope
 
@@ -240,7 +241,7 @@ class Dispatcher:
             envelopes = encode_envelopes(call.task, arguments, options)
         except Exception:
             envelopes = []
-        if envelopes and max(map(len, envelopes)) <= self._settings.max_payload:
+        if envelopes and max(map(len, envelopes)) <= self._max_payload:
             return envelopes
         return [self._envelope(call.task, args, {}, options, call.signature) for args in arguments]
 

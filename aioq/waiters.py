@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Sequence
 from functools import partial
 
 from aioq.backoff import Backoff
-from aioq.batch import Batcher
+from aioq.batch import Batcher, Item
 from aioq.ending import end
 from aioq.errors import JobNotFoundError, ServerUnavailableError
 from aioq.inbox import waiter_channel
@@ -100,6 +100,12 @@ class Waiters:
                 waiters.ask_again()
 
 
+class _Question(Item):
+    """How a job has ended, or to be told when it does."""
+
+    job_id: str
+
+
 class _QueueWaiters:
     """What is awaited of one queue."""
 
@@ -112,8 +118,8 @@ class _QueueWaiters:
         self._listening: asyncio.Task[None] | None = None
         self._expected: dict[str, None] = {}
         self._trust = 0
-        self._questions: Batcher[str, WaitReply] = Batcher(
-            partial(store.wait, queue, channel), retry=self._retry, max_items=MAX_BATCH, capacity=1_000_000
+        self._questions: Batcher[_Question, WaitReply] = Batcher(
+            self._ask, retry=self._retry, max_items=MAX_BATCH, capacity=1_000_000
         )
 
     async def outcome(self, job_id: str) -> bytes:
@@ -172,7 +178,9 @@ class _QueueWaiters:
 
     def _question(self, job_id: str) -> None:
         """Ask for an outcome or to be told; while the answer is on its way a notice may bring it too."""
-        self._questions.put(job_id).add_done_callback(partial(self._answered, job_id))
+        question: asyncio.Future[WaitReply] = asyncio.Future()
+        question.add_done_callback(partial(self._answered, job_id))
+        self._questions.add(_Question(job_id, future=question))
 
     def _answered(self, job_id: str, question: "asyncio.Future[WaitReply]") -> None:
         if question.cancelled():
@@ -223,17 +231,20 @@ class _QueueWaiters:
             else:
                 future.set_result(reply)
 
-    def _retry(self, job_ids: list[str], error: BaseException) -> Awaitable[list[WaitReply]] | None:
-        return self._persist(job_ids, error) if isinstance(error, ServerUnavailableError) else None
+    def _ask(self, questions: list[_Question]) -> Awaitable[list[WaitReply]]:
+        return self._store.wait(self._queue, self._channel, [question.job_id for question in questions])
 
-    async def _persist(self, job_ids: list[str], error: ServerUnavailableError) -> list[WaitReply]:
+    def _retry(self, questions: list[_Question], error: BaseException) -> Awaitable[list[WaitReply]] | None:
+        return self._persist(questions, error) if isinstance(error, ServerUnavailableError) else None
+
+    async def _persist(self, questions: list[_Question], error: ServerUnavailableError) -> list[WaitReply]:
         """Ask until there is an answer, after a first time that has failed."""
         backoff = Backoff()
         while True:
-            log.debug("waiting for %d outcomes of queue %s: %s", len(job_ids), self._queue, error)
+            log.debug("waiting for %d outcomes of queue %s: %s", len(questions), self._queue, error)
             await asyncio.sleep(backoff.next())
             try:
-                return await self._store.wait(self._queue, self._channel, job_ids)
+                return await self._ask(questions)
             except ServerUnavailableError as fault:
                 error = fault
 

@@ -3,10 +3,22 @@ from collections.abc import Sequence
 
 import pytest
 
-from aioq.batch import Batcher
+from aioq.batch import Batcher, Item
 from tests.unit.kit import others, turns, until, within
 
 pytestmark = pytest.mark.anyio
+
+
+class Word(Item):
+    """What is put into a batch."""
+
+    text: str
+
+
+def put(subject: "Batcher[Word, str]", text: str, *, weight: int = 0) -> "asyncio.Future[str]":
+    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    subject.add(Word(text, future=future, weight=weight))
+    return future
 
 
 class Server:
@@ -21,7 +33,8 @@ class Server:
         if not held_up:
             self.go.set()
 
-    async def flush(self, batch: list[str]) -> Sequence[str | Exception]:
+    async def flush(self, words: list[Word]) -> Sequence[str | Exception]:
+        batch = [word.text for word in words]
         self.batches.append(batch)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -37,7 +50,7 @@ class Server:
 def batcher(
     server: Server, *, max_items: int = 100, capacity: int = 1000, weight: int | None = None, in_flight: int = 1
 ):
-    return Batcher[str, str](
+    return Batcher[Word, str](
         server.flush,
         max_items=max_items,
         capacity=capacity,
@@ -52,7 +65,7 @@ def batcher(
 async def test_what_is_added_at_once_leaves_together():
     server = Server()
     subject = batcher(server)
-    futures = [subject.put(item) for item in "abc"]
+    futures = [put(subject, item) for item in "abc"]
     assert await within(asyncio.gather(*futures)) == ["A", "B", "C"]
     assert server.batches == [["a", "b", "c"]]
 
@@ -65,9 +78,9 @@ async def test_a_lone_item_waits_for_nobody():
 async def test_while_a_batch_is_in_flight_the_next_one_gathers():
     server = Server(held_up=True)
     subject = batcher(server)
-    first = subject.put("a")
+    first = put(subject, "a")
     await until(lambda: server.batches)
-    rest = [subject.put(item) for item in "bcd"]
+    rest = [put(subject, item) for item in "bcd"]
     await turns()
     assert server.batches == [["a"]]
     server.go.set()
@@ -92,7 +105,7 @@ async def test_a_batch_is_closed_by_number_and_by_weight(
 ):
     server = Server()
     subject = batcher(server, **options)
-    replies = await within(asyncio.gather(*[subject.put(item, weight=len(item)) for item in items]))
+    replies = await within(asyncio.gather(*[put(subject, item, weight=len(item)) for item in items]))
     assert replies == [item.upper() for item in items]
     assert server.batches == [list(batch) for batch in batches]
 
@@ -102,7 +115,7 @@ async def test_a_batch_is_closed_by_number_and_by_weight(
 
 async def test_a_reply_that_is_an_error_reaches_its_item_alone():
     subject = batcher(Server())
-    futures = [subject.put(item) for item in ("a", "bad", "c")]
+    futures = [put(subject, item) for item in ("a", "bad", "c")]
     replies = await within(asyncio.gather(*futures, return_exceptions=True))
     assert [replies[0], replies[2]] == ["A", "C"]
     assert isinstance(replies[1], ValueError)
@@ -112,7 +125,7 @@ async def test_an_error_of_the_flush_reaches_every_item_and_the_next_batch_goes_
     server = Server()
     server.errors = [OSError("gone")]
     subject = batcher(server, max_items=2)
-    futures = [subject.put(item) for item in "abc"]
+    futures = [put(subject, item) for item in "abc"]
     first, second, third = await within(asyncio.gather(*futures, return_exceptions=True))
     assert isinstance(first, OSError)
     assert first is second
@@ -123,7 +136,7 @@ async def test_an_error_of_the_flush_reaches_every_item_and_the_next_batch_goes_
 async def test_when_a_flush_is_cancelled_nobody_waits_for_ever_and_the_next_item_starts_a_new_one():
     server = Server(held_up=True)
     subject = batcher(server)
-    future = subject.put("a")
+    future = put(subject, "a")
     await until(lambda: server.batches)
     (flusher,) = subject._flights
     flusher.cancel()
@@ -142,9 +155,9 @@ async def test_where_a_reply_takes_long_several_batches_are_under_way_in_the_ord
     subject = batcher(server, in_flight=3)
     futures = []
     for expected, item in enumerate("abc", 1):
-        futures.append(subject.put(item))
+        futures.append(put(subject, item))
         await until(lambda: len(server.batches) == expected)  # noqa: B023 - run at once
-    futures += [subject.put(item) for item in "de"]
+    futures += [put(subject, item) for item in "de"]
     await turns()
     assert server.batches == [["a"], ["b"], ["c"]], "no more than three"
     server.go.set()
@@ -162,9 +175,9 @@ async def test_an_item_that_comes_just_when_the_last_flush_ends_is_not_left_lyin
     def again(future: "asyncio.Future[str]") -> None:
         replies.append(future.result())
         if len(replies) < 5:
-            subject.put("x").add_done_callback(again)
+            put(subject, "x").add_done_callback(again)
 
-    subject.put("x").add_done_callback(again)
+    put(subject, "x").add_done_callback(again)
     await until(lambda: len(replies) == 5)
     await within(subject.drain())
 
@@ -175,9 +188,9 @@ async def test_an_item_that_comes_just_when_the_last_flush_ends_is_not_left_lyin
 async def test_an_item_that_no_flush_has_taken_is_withdrawn():
     server = Server(held_up=True)
     subject = batcher(server)
-    first = subject.put("a")
+    first = put(subject, "a")
     await until(lambda: server.batches)
-    second, third = subject.put("b"), subject.put("c")
+    second, third = put(subject, "b"), put(subject, "c")
     second.cancel()
     server.go.set()
     await within(asyncio.gather(first, third))
@@ -188,7 +201,7 @@ async def test_an_item_that_no_flush_has_taken_is_withdrawn():
 async def test_an_item_in_flight_arrives_all_the_same():
     server = Server(held_up=True)
     subject = batcher(server)
-    future = subject.put("a")
+    future = put(subject, "a")
     await until(lambda: server.batches)
     future.cancel()
     server.go.set()
@@ -200,7 +213,7 @@ async def test_when_all_were_withdrawn_nothing_is_flushed():
     server = Server()
     subject = batcher(server)
     for item in "abc":
-        subject.put(item).cancel()
+        put(subject, item).cancel()
     await within(subject.drain())
     assert (server.batches, subject.held) == ([], 0)
 
@@ -211,7 +224,7 @@ async def test_when_all_were_withdrawn_nothing_is_flushed():
 async def test_draining_waits_for_what_gathers_and_for_what_is_in_flight():
     server = Server(held_up=True)
     subject = batcher(server, max_items=1)
-    futures = [subject.put(item) for item in "ab"]
+    futures = [put(subject, item) for item in "ab"]
     drained = asyncio.create_task(subject.drain())
     await until(lambda: server.batches)
     await turns()
@@ -229,13 +242,13 @@ async def test_draining_of_nothing_returns_at_once():
 # -- bounded ----------------------------------------------------------------------------------------------------
 
 
-async def _send(subject: Batcher[str, str], item: str) -> str:
+async def _send(subject: Batcher[Word, str], item: str) -> str:
     await subject.wait_for_space()
-    return await subject.put(item)
+    return await put(subject, item)
 
 
-async def _reply(subject: Batcher[str, str], item: str) -> str:
-    return await subject.put(item)
+async def _reply(subject: Batcher[Word, str], item: str) -> str:
+    return await put(subject, item)
 
 
 async def test_never_more_than_the_capacity_is_held():
@@ -246,7 +259,7 @@ async def test_never_more_than_the_capacity_is_held():
     async def send(item: str) -> str:
         nonlocal most
         await subject.wait_for_space()
-        future = subject.put(item)
+        future = put(subject, item)
         most = max(most, subject.held)
         return await future
 

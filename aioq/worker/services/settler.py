@@ -10,10 +10,10 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter
 
 from aioq.backoff import Backoff
-from aioq.batch import Batcher
+from aioq.batch import Batcher, Item
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.store import Settlement, Store
 
@@ -29,8 +29,12 @@ MAX_WAITING = 5_000
 """Outcomes that may wait to be written before no further job is fetched: what a server that is slow to confirm
 (durability) may fall behind, in a few megabytes."""
 
-Fate = tuple[str, Settlement]
-"""A worker id and what became of a job that was claimed under it."""
+
+class _Fate(Item):
+    """What became of a job, and the id of the worker that has claimed it."""
+
+    worker: str
+    settlement: Settlement
 
 
 class Settler:
@@ -55,7 +59,7 @@ class Settler:
         self._on_written = on_written
         self._on_refused = on_refused
         self._idle = idle
-        self._batchers: dict[str, Batcher[Fate, bool]] = {}
+        self._batchers: dict[str, Batcher[_Fate, bool]] = {}
         self.refused = 0
 
     def put(self, queue: str, worker: str, settlement: Settlement) -> None:
@@ -72,7 +76,7 @@ class Settler:
                 on_answer=partial(self._answered, queue),
             )
             self._batchers[queue] = batcher
-        batcher.add((worker, settlement), weight=len(settlement.outcome))
+        batcher.add(_Fate(worker, settlement, weight=len(settlement.outcome)))
 
     async def space(self, queue: str) -> None:
         """Return while fewer outcomes wait than `MAX_WAITING`: more jobs are not run meanwhile."""
@@ -91,28 +95,28 @@ class Settler:
         for batcher in self._batchers.values():
             batcher.hurry()
 
-    def _flush(self, queue: str, batch: list[Fate]) -> Awaitable[Sequence[bool]]:
-        worker = batch[0][0]
+    def _flush(self, queue: str, batch: list[_Fate]) -> Awaitable[Sequence[bool]]:
+        worker = batch[0].worker
         # A lease that was lost in between makes it two worker ids.
-        if any(owner != worker for owner, _ in batch):
+        if any(fate.worker != worker for fate in batch):
             return self._persist(queue, batch)
-        return self._store.settle(queue, worker, [settlement for _, settlement in batch], idle=self._idle(queue))
+        return self._store.settle(queue, worker, [fate.settlement for fate in batch], idle=self._idle(queue))
 
-    def _answered(self, queue: str, batch: list[Fate], accepted: Sequence[bool | Exception]) -> None:
-        for (worker, settlement), taken in zip(batch, accepted, strict=True):
-            self._on_written(queue, settlement)
+    def _answered(self, queue: str, batch: list[_Fate], accepted: Sequence[bool | Exception]) -> None:
+        for fate, taken in zip(batch, accepted, strict=True):
+            self._on_written(queue, fate.settlement)
             if not taken:
                 self.refused += 1
-                self._on_refused(queue, worker, settlement)
+                self._on_refused(queue, fate.worker, fate.settlement)
 
-    def _retry(self, queue: str, batch: list[Fate], error: BaseException) -> Awaitable[Sequence[bool]] | None:
+    def _retry(self, queue: str, batch: list[_Fate], error: BaseException) -> Awaitable[Sequence[bool]] | None:
         if isinstance(error, ServerError):
             return self._persist(queue, batch, error)
         if not isinstance(error, asyncio.CancelledError):
             log.error("queue %s: %d outcomes could not be written", queue, len(batch), exc_info=error)
         return None
 
-    async def _persist(self, queue: str, batch: list[Fate], error: ServerError | None = None) -> list[bool]:
+    async def _persist(self, queue: str, batch: list[_Fate], error: ServerError | None = None) -> list[bool]:
         """Write until the server has it, those of one worker id after the other.
 
         Args:
@@ -121,8 +125,8 @@ class Settler:
             error: what a first attempt has failed with.
         """
         accepted: list[bool] = []
-        for worker, fates in groupby(batch, key=itemgetter(0)):
-            accepted += await self._write(queue, worker, [settlement for _, settlement in fates], error)
+        for worker, fates in groupby(batch, key=attrgetter("worker")):
+            accepted += await self._write(queue, worker, [fate.settlement for fate in fates], error)
         return accepted
 
     async def _write(
