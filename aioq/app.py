@@ -8,7 +8,7 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 from weakref import WeakKeyDictionary
 
 from aioq.client import Client
-from aioq.codec import ResultType
+from aioq.codec import ANYTHING, ResultType
 from aioq.config import Settings, from_module, from_pyproject, load_settings
 from aioq.connect import Connector
 from aioq.declaring import Declarations
@@ -20,7 +20,7 @@ from aioq.host import Host, worker_queues
 from aioq.job import Priority, queue_of
 from aioq.middleware import Middleware
 from aioq.options import Options
-from aioq.registry import ANYTHING, SettingArgs, TaskDecorator, fitting, import_all, register
+from aioq.registry import SettingArgs, TaskDecorator, fitting, import_all, register
 from aioq.results import JobHandle
 from aioq.retry import Retry
 from aioq.schedules import Schedules

@@ -78,10 +78,9 @@ class Signature:
         except TypeError as error:
             raise ArgumentError(f"{self.where}: {error}; it takes {self._signature}") from None
 
-    def blame(self, args: Sequence[object], kwargs: Mapping[str, object], error: Exception) -> ArgumentError:
-        """The error for a call that could not be encoded, naming the parameter at fault."""
-        named = [(self._name_of(index), value) for index, value in enumerate(args)]
-        return unencodable(self.where, [*named, *kwargs.items()], error)
+    def named(self, args: Sequence[object], kwargs: Mapping[str, object]) -> list[tuple[str, object]]:
+        """The arguments of a call, each with the name of its parameter."""
+        return [(self._name_of(index), value) for index, value in enumerate(args)] + list(kwargs.items())
 
     def decode(
         self, args: msgspec.Raw | bytes, kwargs: msgspec.Raw | bytes
@@ -192,6 +191,14 @@ class ResultType:
 
 ANY_RESULT = ResultType("the task", Any)
 """For results whose task this process does not know."""
+
+
+def _anything(*args: Any, **kwargs: Any) -> Any:
+    """Stands for a task that is known by name only."""
+
+
+ANYTHING = Signature("the task", _anything)
+"""The signature of a task that is known by name only: any arguments, any result."""
 
 
 def unencodable(where: str, named: Sequence[tuple[str, object]], error: Exception) -> ArgumentError:

@@ -3,27 +3,23 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
 from aioq.client import Client
-from aioq.codec import Signature, unencodable
+from aioq.codec import Signature
 from aioq.config import Settings
-from aioq.errors import ArgumentError, PayloadTooLargeError
-from aioq.job import DEFAULT_QUEUE, Priority, new_job_id, new_job_ids
+from aioq.job import new_job_id, new_job_ids
 from aioq.middleware import Middleware, Outgoing
 from aioq.options import Options
 from aioq.producer import Sending
-from aioq.registry import ANYTHING
 from aioq.results import JobHandle, ResultSource
+from aioq.route import Route
 from aioq.store import NewJob
 from aioq.task import Call
-from aioq.wire import CallOptions, encode_envelope, encode_envelopes
-
-R = TypeVar("R")
 
 PART = 500
 """Jobs of a `send_many` that are encoded while the server has those before. Fewer would cost more calls."""
@@ -57,27 +53,29 @@ class Dispatcher:
         current: Callable[[], Client | None],
         source: ResultSource,
     ) -> None:
-        self._default_queue = settings.default_queue
-        self._max_payload = settings.max_payload
+        self._settings = settings
         self._current = current
         self._middleware = middleware
         self._client = client
         self._source = source
 
+    def route(self, task: str, signature: Signature, options: Options) -> Route:
+        """See `aioq.task.Outlet.route`."""
+        return Route(task, signature, options, self._settings)
+
     def begin(
-        self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options, signature: Signature
+        self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[JobHandle[Any], Awaitable[bool]]:
-        """Send one call; see `aioq.task.Outlet.begin`."""
-        client = self._current()
-        queue = options.queue or self._default_queue
-        job_id, nonce = (new_job_id(queue), "") if options.job_id is None else _identity(options, queue)
-        handle: JobHandle[Any] = JobHandle(self._source, job_id, queue, signature.returns)
+        """See `aioq.task.Outlet.begin`."""
+        client, queue, options = self._current(), route.queue, route.options
+        job_id, nonce = (new_job_id(queue), "") if options.job_id is None else route.identity()
+        handle: JobHandle[Any] = JobHandle(self._source, job_id, queue, route.signature.returns)
         if self._middleware:
-            return handle, self._send_inward(Call(task, args, kwargs, options, signature), (job_id, nonce))
+            call: Call[Any] = Call(route.task, args, kwargs, route.options, route.signature)
+            return handle, self._send_inward(call, route, job_id, nonce)
         waiter = "" if client is None else client.waiters.channel(queue)
-        envelope = self._envelope(task, args, kwargs, options.wire, signature)
-        priority = options.priority or Priority.NORMAL
-        job = NewJob(job_id, envelope, priority, options.delay_ms, options.eta_ms, nonce, waiter)
+        envelope = route.envelope(args, kwargs)
+        job = NewJob(job_id, envelope, route.priority, options.delay_ms, options.eta_ms, nonce, waiter)
         if client is None:
             return handle, self.deliver(queue, job)
         if waiter:
@@ -86,44 +84,45 @@ class Dispatcher:
 
     async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
         """Send several calls; see `App.send_many`."""
-        default_queue = self._default_queue
-        queues = [call.options.queue or default_queue for call in calls]
+        routes = [self.route(call.task, call.signature, call.options) for call in calls]
+        queues = [route.queue for route in routes]
         fresh = {queue: iter(new_job_ids(queue, count)) for queue, count in Counter(queues).items()}
         identities = [
-            (next(fresh[queue]), "") if call.options.job_id is None else _identity(call.options, queue)
-            for queue, call in zip(queues, calls, strict=True)
+            (next(fresh[route.queue]), "") if route.options.job_id is None else route.identity()
+            for route in routes
         ]
         if self._middleware:
-            added = await self._send_through_middleware(calls, identities)
+            added = await self._send_through_middleware(calls, routes, identities)
         else:
-            jobs = [self._job(call, *identity) for call, identity in zip(calls, identities, strict=True)]
+            jobs = [
+                _new_job(route, job_id, route.envelope(call.args, call.kwargs), nonce)
+                for call, route, (job_id, nonce) in zip(calls, routes, identities, strict=True)
+            ]
             added = await (await self._client()).producer.send_many(jobs, queues)
         return [
-            JobHandle(self._source, job_id, queue, None if call.signature is None else call.signature.returns, new)
-            for call, queue, (job_id, _), new in zip(calls, queues, identities, added, strict=True)
+            JobHandle(self._source, job_id, route.queue, route.signature.returns, new)
+            for route, (job_id, _), new in zip(routes, identities, added, strict=True)
         ]
 
-    async def send_alike(self, call: Call[R], arguments: Sequence[Sequence[Any]]) -> list[JobHandle[R]]:
-        """Send one call for each of the positional arguments, the rest as in `call`; see `Task.send_many`.
+    async def send_alike(self, route: Route, every: Sequence[Sequence[Any]]) -> list[JobHandle[Any]]:
+        """Send a call for each of the positional arguments; see `Task.send_many`.
 
         Nothing is sent where one of them cannot be. Where that can be seen at once, for all is plain data, the
         first are on their way while the others are encoded.
         """
-        options, count = call.options, len(arguments)
+        options, count = route.options, len(every)
         if self._middleware or options.job_id is not None:
-            return await self.send_calls([replace(call, args=args) for args in arguments])
-        queue, wire = options.queue or self._default_queue, options.wire
-        source, returns = self._source, call.signature.returns if call.signature is not None else None
-        ids, priority = new_job_ids(queue, count), options.priority or Priority.NORMAL
-        delay_ms, eta_ms = options.delay_ms, options.eta_ms
-        most = self._max_payload - len(self._envelope(call.task, (), {}, wire, call.signature)) - MARGIN
-        step = PART if count > PART and _are_plain(arguments, most) else max(count, 1)
-        handles: list[JobHandle[R]] = []
+            calls: list[Call[Any]] = [Call(route.task, args, {}, options, route.signature) for args in every]
+            return await self.send_calls(calls)
+        source, returns, queue, priority = self._source, route.signature.returns, route.queue, route.priority
+        ids, delay_ms, eta_ms = new_job_ids(queue, count), options.delay_ms, options.eta_ms
+        step = PART if count > PART and _are_plain(every, route.room() - MARGIN) else max(count, 1)
+        handles: list[JobHandle[Any]] = []
         sending: Sending | None = None
         try:
             for start in range(0, count, step):
                 some = ids[start : start + step]
-                envelopes = self._envelopes(call, arguments[start : start + step], wire)
+                envelopes = route.envelopes(every[start : start + step])
                 jobs = [
                     NewJob(job_id, envelope, priority, delay_ms, eta_ms)
                     for job_id, envelope in zip(some, envelopes, strict=True)
@@ -149,19 +148,19 @@ class Dispatcher:
             ArgumentError: an argument cannot be encoded.
             PayloadTooLargeError: the call is larger than `max_payload`.
         """
-        queue = call.options.queue or self._default_queue
-        job_id = new_job_id(queue)
-        return queue, self._job(call, job_id, "")
+        route = self.route(call.task, call.signature, call.options)
+        envelope = route.envelope(call.args, call.kwargs)
+        return route.queue, _new_job(route, new_job_id(route.queue), envelope)
 
     async def deliver(self, queue: str, job: NewJob) -> bool:
         """Send a job that is encoded already; see `Task.send`."""
         return await (await self._client()).producer.send(queue, job)
 
-    async def _send_inward(self, call: Call[Any], identity: tuple[str, str]) -> bool:
-        return (await self._send_through_middleware([call], [identity]))[0]
+    async def _send_inward(self, call: Call[Any], route: Route, job_id: str, nonce: str) -> bool:
+        return (await self._send_through_middleware([call], [route], [(job_id, nonce)]))[0]
 
     async def _send_through_middleware(
-        self, calls: Sequence[Call[Any]], identities: Sequence[tuple[str, str]]
+        self, calls: Sequence[Call[Any]], routes: Sequence[Route], identities: Sequence[tuple[str, str]]
     ) -> list[bool]:
         """Let every call go inward through the layers, send all that arrive at once, and let them go outward.
 
@@ -169,8 +168,8 @@ class Dispatcher:
         """
         gathering = _Gathering(len(calls), self._client)
         tasks = [
-            asyncio.create_task(self._send_through(call, *identity, gathering))
-            for call, identity in zip(calls, identities, strict=True)
+            asyncio.create_task(self._send_through(call, route, job_id, nonce, gathering))
+            for call, route, (job_id, nonce) in zip(calls, routes, identities, strict=True)
         ]
         try:
             every = await asyncio.gather(*tasks, return_exceptions=True)
@@ -182,15 +181,15 @@ class Dispatcher:
                 raise gathering.error or added
         return [added for added in every if not isinstance(added, BaseException)]
 
-    async def _send_through(self, call: Call[Any], job_id: str, nonce: str, gathering: "_Gathering") -> bool:
-        queue = call.options.queue or self._default_queue
-        arrived = False
+    async def _send_through(
+        self, call: Call[Any], route: Route, job_id: str, nonce: str, gathering: "_Gathering"
+    ) -> bool:
+        queue, arrived = route.queue, False
 
         async def last(outgoing: Outgoing) -> bool:
             nonlocal arrived
-            wire = call.options.wire_with(outgoing.headers)
-            envelope = self._envelope(call.task, outgoing.args, outgoing.kwargs, wire, call.signature)
-            job = _new_job(job_id, envelope, call.options, nonce)
+            way = self.route(call.task, call.signature, replace(call.options, headers=outgoing.headers))
+            job = _new_job(way, job_id, way.envelope(outgoing.args, outgoing.kwargs), nonce)
             if arrived:  # a layer forwards it once more: the server may have it already
                 return await (await self._client()).producer.send(queue, job, again=True)
             arrived = True
@@ -209,41 +208,6 @@ class Dispatcher:
         if not arrived:
             gathering.stay_away(None)
         return added
-
-    def _job(self, call: Call[Any], job_id: str, nonce: str) -> NewJob:
-        envelope = self._envelope(call.task, call.args, call.kwargs, call.options.wire, call.signature)
-        return _new_job(job_id, envelope, call.options, nonce)
-
-    def _envelope(
-        self,
-        task: str,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        options: CallOptions | None,
-        signature: Signature | None,
-    ) -> bytes:
-        try:
-            envelope = encode_envelope(task, args, kwargs, options)
-        except Exception as error:
-            raise _blame(task, args, kwargs, signature, error) from error
-        if len(envelope) > self._max_payload:
-            raise PayloadTooLargeError(
-                f"task {task!r}: the encoded call has {len(envelope)} bytes, at most "
-                f"{self._max_payload} are sent (max_payload); store it elsewhere and send where it is"
-            )
-        return envelope
-
-    def _envelopes(
-        self, call: Call[Any], arguments: Sequence[Sequence[Any]], options: CallOptions | None
-    ) -> list[bytes]:
-        """Encode as `_envelope` does; where one cannot be, that finds out which."""
-        try:
-            envelopes = encode_envelopes(call.task, arguments, options)
-        except Exception:
-            envelopes = []
-        if envelopes and max(map(len, envelopes)) <= self._max_payload:
-            return envelopes
-        return [self._envelope(call.task, args, {}, options, call.signature) for args in arguments]
 
 
 class _Gathering:
@@ -304,20 +268,12 @@ def _are_plain(arguments: Sequence[Sequence[Any]], most: int) -> bool:
         return False  # what cannot be encoded is named when it is
 
 
-def _identity(options: Options, queue: str) -> tuple[str, str]:
-    """The job's id, and what tells this send of it from others: an id of one's own can be sent more than once."""
-    if options.job_id is None:
-        return new_job_id(queue), ""
-    return options.job_id, new_job_id(DEFAULT_QUEUE)
-
-
 async def _through(layer: Middleware, forward: Callable[[Outgoing], Awaitable[bool]], outgoing: Outgoing) -> bool:
     return await layer.send(outgoing, forward)
 
 
-def _new_job(job_id: str, envelope: bytes, options: Options, nonce: str) -> NewJob:
-    priority = options.priority or Priority.NORMAL
-    return NewJob(job_id, envelope, priority, options.delay_ms, options.eta_ms, nonce)
+def _new_job(route: Route, job_id: str, envelope: bytes, nonce: str = "") -> NewJob:
+    return NewJob(job_id, envelope, route.priority, route.options.delay_ms, route.options.eta_ms, nonce)
 
 
 async def _expecting(client: Client, queue: str, job: NewJob) -> bool:
@@ -330,12 +286,3 @@ async def _expecting(client: Client, queue: str, job: NewJob) -> bool:
         if not added:
             client.waiters.forget(queue, job.id)
     return added
-
-
-def _blame(
-    task: str, args: Sequence[Any], kwargs: Mapping[str, Any], signature: Signature | None, error: Exception
-) -> ArgumentError:
-    if signature is not None and signature is not ANYTHING:
-        return signature.blame(args, kwargs, error)
-    named = [(f"args[{index}]", value) for index, value in enumerate(args)]
-    return unencodable(f"task {task!r}", [*named, *kwargs.items()], error)

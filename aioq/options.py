@@ -14,7 +14,6 @@ from aioq.durations import FIRST, LAST, MAX_DELAY, YEARS, Duration, as_seconds
 from aioq.errors import ConfigError
 from aioq.job import MAX_JOB_ID, NAME, Priority
 from aioq.retry import Retry, RetryRule, rule_of
-from aioq.wire import CallOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,6 @@ class Options:
         result_ttl_ms: how long the outcome is kept, in milliseconds; 0 for not at all.
         headers: what travels beside the arguments.
         priority: the lane.
-        wire: what the worker is to know of these; None for nothing.
     """
 
     queue: str | None = None
@@ -43,17 +41,6 @@ class Options:
     result_ttl_ms: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     priority: Priority | None = None
-    wire: CallOptions | None = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        # Made once for all calls.
-        object.__setattr__(self, "wire", self.wire_with(self.headers))
-
-    def wire_with(self, headers: Mapping[str, str]) -> CallOptions | None:
-        """What the worker is to know, with other headers."""
-        if self.timeout is None and self.retry is None and self.result_ttl_ms is None and not headers:
-            return None
-        return CallOptions(self.timeout, self.retry, self.result_ttl_ms, dict(headers) if headers else None)
 
     def merged(self, other: "Options") -> "Options":
         """These options with every one that `other` sets taken from it."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, cast, overload
 
-from aioq.codec import BadArgumentsError, Signature
+from aioq.codec import ANYTHING, BadArgumentsError
 from aioq.durations import Duration
 from aioq.errors import ConfigError, DuplicateTaskError
 from aioq.naming import task_name, whereabouts
@@ -122,7 +122,7 @@ def fitting(
 
     def fitted(call: Call[Any]) -> tuple[str, NewJob]:
         task = tasks.get(call.task)
-        if task is None and call.signature is not None and call.signature is not ANYTHING:
+        if task is None and call.signature is not ANYTHING:
             raise ConfigError(foreign(call.task))
         queue, job = prepare(call)
         if task is not None:
@@ -217,11 +217,3 @@ def import_all(modules: Sequence[str]) -> None:
             raise ConfigError(
                 f"imports: the module {module!r} failed to import: {type(error).__name__}: {error}"
             ) from error
-
-
-def _anything(*args: Any, **kwargs: Any) -> Any:
-    """Stands for a task that is known by name only."""
-
-
-ANYTHING = Signature("the task", _anything)
-"""The signature of a task that is known by name only: any arguments, any result."""

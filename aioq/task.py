@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, Never, ParamSpec, Protocol, TypeVar
 
 import msgspec
 
-from aioq.codec import ResultType, Signature
+from aioq.codec import ANYTHING, ResultType, Signature
 from aioq.durations import Duration
 from aioq.errors import ArgumentError, ConfigError
 from aioq.job import Priority
@@ -21,6 +21,7 @@ from aioq.naming import whereabouts
 from aioq.options import NAMES, NO_OPTIONS, Options, make_options, unknown_option
 from aioq.results import JobHandle
 from aioq.retry import Retry
+from aioq.route import Route
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,27 +38,31 @@ class Call(msgspec.Struct, Generic[R_co], frozen=True):
         args: the positional arguments.
         kwargs: the keyword arguments.
         options: the options it is sent with.
-        signature: what the arguments are checked against; None for a task that is known by name only.
+        signature: what the arguments are checked against.
     """
 
     task: str
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     options: Options = NO_OPTIONS
-    signature: Signature | None = None
+    signature: Signature = ANYTHING
 
 
 class Outlet(Protocol):
     """What sends calls."""
 
+    def route(self, task: str, signature: Signature, options: Options) -> Route:
+        """What its calls with these options have in common."""
+        ...
+
     def begin(
-        self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options, signature: Signature
+        self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[JobHandle[Any], Awaitable[bool]]:
         """Send one call, which fits: its handle, and what to await; that says whether the job was added."""
         ...
 
-    def send_alike(self, call: Call[R], arguments: Sequence[Sequence[Any]]) -> Awaitable[list[JobHandle[R]]]:
-        """Send a call once for each of the positional arguments."""
+    def send_alike(self, route: Route, every: Sequence[Sequence[Any]]) -> Awaitable[list[JobHandle[Any]]]:
+        """Send a call for each of the positional arguments, which fit."""
         ...
 
 
@@ -88,7 +93,7 @@ class Sendable(Generic[P, R]):
         self.name = name
         self._options = options
         self._signature = signature
-        self._known: Signature | None = None
+        self._route: Route | None = None
 
     @property
     def where(self) -> str:
@@ -102,9 +107,7 @@ class Sendable(Generic[P, R]):
         Raises:
             ConfigError: an annotation names something that does not exist.
         """
-        if self._known is None:
-            self._known = self._signature()
-        return self._known
+        return self._signature()
 
     def options(
         self,
@@ -175,10 +178,10 @@ class Sendable(Generic[P, R]):
             PayloadTooLargeError: they are larger than `max_payload`; nothing was sent.
             SendError: the server did not confirm the job within `send_timeout`.
         """
-        signature = self._known or self.signature
-        if kwargs or len(args) not in signature.fitting:
-            signature.check(args, kwargs)
-        handle, sent = self._outlet.begin(self.name, args, kwargs, self._options, signature)
+        route = self._route or self._find_route()
+        if kwargs or len(args) not in route.fitting:
+            route.signature.check(args, kwargs)
+        handle, sent = self._outlet.begin(route, args, kwargs)
         handle.added = await sent
         return handle
 
@@ -191,7 +194,7 @@ class Sendable(Generic[P, R]):
             ArgumentError: one of them does not fit; nothing was sent.
             SendError: naming the jobs that are unconfirmed.
         """
-        signature, every = self.signature, list(arguments)
+        route, every = self._route or self._find_route(), list(arguments)
         fitting: set[int] = set()
         for position, args in enumerate(every):
             if not isinstance(args, (tuple, list)):
@@ -200,9 +203,13 @@ class Sendable(Generic[P, R]):
                     f"arguments, for one argument ({args!r},)"
                 )
             if len(args) not in fitting:  # what their number decides is looked at once
-                signature.check(args, {})
+                route.signature.check(args, {})
                 fitting.add(len(args))
-        return await self._outlet.send_alike(Call(self.name, (), {}, self._options, signature), every)
+        return await self._outlet.send_alike(route, every)
+
+    def _find_route(self) -> Route:
+        self._route = route = self._outlet.route(self.name, self.signature, self._options)
+        return route
 
 
 class Task(Sendable[P, R]):

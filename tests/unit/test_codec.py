@@ -346,11 +346,13 @@ def test_calls_of_many_lengths_do_not_collect_decoders_without_end():
     ],
 )  # fmt: skip
 def test_an_argument_that_cannot_be_encoded_is_named(args: tuple[Any, ...], kwargs: dict[str, Any], text: str):
-    assert str(signature(two).blame(args, kwargs, ValueError())).startswith(f"task 'shop.add': {text}")
+    error = unencodable("task 'shop.add'", signature(two).named(args, kwargs), ValueError())
+    assert str(error).startswith(f"task 'shop.add': {text}")
 
 
 def test_one_of_many_is_named_by_its_place():
-    assert "argument 'numbers[1]'" in str(signature(many).blame((1, print), {}, ValueError()))
+    error = unencodable("task 't'", signature(many).named((1, print), {}), ValueError())
+    assert "argument 'numbers[1]'" in str(error)
 
 
 def test_where_each_argument_alone_can_be_encoded_the_error_is_shown_as_it_is():

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from aioq import App, Retry
+from aioq.codec import ANYTHING
 from aioq.errors import ConfigError, DuplicateTaskError
 from aioq.options import Options
-from aioq.registry import ANYTHING, TASK_OPTIONS, import_all
+from aioq.registry import TASK_OPTIONS, import_all
 from aioq.retry import RetryRule
 from aioq.task import AsyncTask, SyncTask
 

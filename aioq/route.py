@@ -1,0 +1,89 @@
+"""Routes: what is the same for every call of a task with the same options, worked out once."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aioq.codec import Signature, unencodable
+from aioq.config import Settings
+from aioq.errors import PayloadTooLargeError
+from aioq.job import DEFAULT_QUEUE, Priority, new_job_id
+from aioq.options import Options
+from aioq.wire import CallOptions, encode_envelope, encode_envelopes
+
+
+class Route:
+    """See the module.
+
+    Args:
+        task: the task's name.
+        signature: what its arguments are checked against.
+        options: those of the calls.
+        settings: the App's.
+
+    Attributes:
+        task: the task's name.
+        signature: what its arguments are checked against.
+        fitting: as that of the signature.
+        options: those of the calls.
+        queue: where the calls are sent.
+        priority: the lane there.
+    """
+
+    __slots__ = ("_max_payload", "_wire", "fitting", "options", "priority", "queue", "signature", "task")
+
+    def __init__(self, task: str, signature: Signature, options: Options, settings: Settings) -> None:
+        self.task = task
+        self.signature = signature
+        self.fitting = signature.fitting
+        self.options = options
+        self.queue = options.queue or settings.default_queue
+        self.priority = options.priority or Priority.NORMAL
+        self._wire = _wire(options)
+        self._max_payload = settings.max_payload
+
+    def identity(self) -> tuple[str, str]:
+        """A call's id, and what tells this send from others of that id: one's own can be sent more than once."""
+        if self.options.job_id is None:
+            return new_job_id(self.queue), ""
+        return self.options.job_id, new_job_id(DEFAULT_QUEUE)
+
+    def envelope(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+        """Encode a call.
+
+        Raises:
+            ArgumentError: naming the argument that has no MessagePack form.
+            PayloadTooLargeError: the call is larger than `max_payload`.
+        """
+        try:
+            envelope = encode_envelope(self.task, args, kwargs, self._wire)
+        except Exception as error:
+            named = self.signature.named(args, kwargs)
+            raise unencodable(f"task {self.task!r}", named, error) from error
+        if len(envelope) > self._max_payload:
+            raise PayloadTooLargeError(
+                f"task {self.task!r}: the encoded call has {len(envelope)} bytes, at most "
+                f"{self._max_payload} are sent (max_payload); store it elsewhere and send where it is"
+            )
+        return envelope
+
+    def envelopes(self, every: Sequence[Sequence[Any]]) -> list[bytes]:
+        """Encode a call for each of the positional arguments; where one cannot be, `envelope` finds out which."""
+        try:
+            envelopes = encode_envelopes(self.task, every, self._wire)
+        except Exception:
+            envelopes = []
+        if envelopes and max(map(len, envelopes)) <= self._max_payload:
+            return envelopes
+        return [self.envelope(args, {}) for args in every]
+
+    def room(self) -> int:
+        """How many bytes the positional arguments of a call can have."""
+        return self._max_payload - len(self.envelope((), {}))
+
+
+def _wire(options: Options) -> CallOptions | None:
+    """What the worker is to know of the options; None for nothing."""
+    timeout, retry, ttl, headers = options.timeout, options.retry, options.result_ttl_ms, options.headers
+    if timeout is None and retry is None and ttl is None and not headers:
+        return None
+    return CallOptions(timeout, retry, ttl, dict(headers) if headers else None)
