@@ -15,9 +15,9 @@ from aioq.config import Settings
 from aioq.job import new_job_id, new_job_ids
 from aioq.middleware import Middleware, Outgoing
 from aioq.options import Options
-from aioq.producer import Sending
 from aioq.results import JobHandle, ResultSource
 from aioq.route import Route
+from aioq.sending import Sending, send_many
 from aioq.store import NewJob
 from aioq.task import Call
 
@@ -98,7 +98,7 @@ class Dispatcher:
                 _new_job(route, job_id, route.envelope(call.args, call.kwargs), nonce)
                 for call, route, (job_id, nonce) in zip(calls, routes, identities, strict=True)
             ]
-            added = await (await self._client()).producer.send_many(jobs, queues)
+            added = await send_many((await self._client()).producer, jobs, queues)
         return [
             JobHandle(self._source, job_id, route.queue, route.signature.returns, new)
             for route, (job_id, _), new in zip(routes, identities, added, strict=True)
@@ -254,7 +254,7 @@ class _Gathering:
     async def _send(self) -> list[bool]:
         if self.error is not None:
             raise asyncio.CancelledError
-        return await (await self._client()).producer.send_many(self._jobs, self._queues)
+        return await send_many((await self._client()).producer, self._jobs, self._queues)
 
 
 def _are_plain(arguments: Sequence[Sequence[Any]], most: int) -> bool:

@@ -15,6 +15,7 @@ The server's record is the authority; nothing in a process's memory says what st
 import enum
 import os
 import re
+import struct
 from base64 import b64encode
 from datetime import datetime
 
@@ -145,9 +146,9 @@ _DRAWS = 256
 
 
 def _words(count: int, size: int) -> list[str]:
-    """So many words of so many letters and digits, drawn at once: one by one takes four times as long."""
-    text = b64encode(os.urandom(3 * size * count // 4), b"xX").decode()
-    return [text[start : start + size] for start in range(0, size * count, size)]
+    """So many words of so many letters and digits, drawn at once: one by one takes six times as long."""
+    letters = b64encode(os.urandom(3 * size * count // 4), b"xX")
+    return b" ".join(struct.unpack(f"{size}s" * count, letters)).decode().split(" ")
 
 
 def _forget_drawn() -> None:

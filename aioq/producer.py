@@ -8,6 +8,7 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Sequence
 from functools import partial
+from math import inf
 from typing import NamedTuple
 
 from aioq.backoff import Backoff
@@ -44,6 +45,13 @@ class _Outage(NamedTuple):
     at: float
 
 
+class Part(NamedTuple):
+    """A part of a `send_many`: where its jobs stand in it, and what the server says of them."""
+
+    positions: Sequence[int]
+    reply: asyncio.Future[list[bool]]
+
+
 class _Pending(Item):
     """Jobs that are sent together: one, or a part of a `send_many`."""
 
@@ -52,13 +60,6 @@ class _Pending(Item):
     again: bool = False
     attempt_ends: float = 0.0
     expired: bool = False
-
-
-class _Part(NamedTuple):
-    """A part of a `send_many`: where its jobs stand in it, and what the server says of them."""
-
-    positions: Sequence[int]
-    reply: asyncio.Future[list[bool]]
 
 
 _Faults = dict[int, Exception]
@@ -83,6 +84,9 @@ class Producer:
         self._capacity = capacity
         self._loop = asyncio.get_running_loop()
         self._batchers: dict[str, Batcher[_Pending, bool]] = {}
+        self._attempts: dict[asyncio.Future[list[bool]], _Pending] = {}
+        self._looks_at = inf
+        self._timer: asyncio.TimerHandle | None = None
         self._outages: dict[str, _Outage] = {}
         self._persisting: Counter[str] = Counter()
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -128,14 +132,8 @@ class Producer:
         batcher.add(pending)
         return await future
 
-    async def send_many(self, jobs: Sequence[NewJob], queues: str | Sequence[str]) -> list[bool]:
-        """Send jobs in order; see `send` and `Sending.put`."""
-        sending = Sending(self)
-        await sending.put(jobs, queues)
-        return await sending.replies()
-
     async def put_all(
-        self, jobs: Sequence[NewJob], queue: str, parts: "list[_Part]", positions: Sequence[int]
+        self, jobs: Sequence[NewJob], queue: str, parts: list[Part], positions: Sequence[int]
     ) -> None:
         """Hand over jobs in parts that are as large as one flush, and wait for space in between.
 
@@ -156,7 +154,7 @@ class Producer:
             deadline = self._loop.time() + self._send_timeout
             reply: asyncio.Future[list[bool]] = self._loop.create_future()
             batcher.add(_Pending(some[:count], deadline, future=reply, weight=weight, size=count, several=True))
-            parts.append(_Part(positions[start : start + count], reply))
+            parts.append(Part(positions[start : start + count], reply))
             start += count
 
     async def drain(self) -> None:
@@ -184,9 +182,28 @@ class Producer:
         first = batch[0]
         attempt = self._attempt(queue, batch, again=True in [pending.again for pending in batch])
         first.attempt_ends = _time_for(batch)
-        timer = self._loop.call_at(first.attempt_ends, _expire, first, attempt)
-        attempt.add_done_callback(lambda _: timer.cancel())
+        self._attempts[attempt] = first
+        attempt.add_done_callback(self._attempts.pop)
+        if first.attempt_ends < self._looks_at:
+            self._look_at(first.attempt_ends)
         return attempt
+
+    def _look_at(self, time: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._looks_at, self._timer = time, self._loop.call_at(time, self._look)
+
+    def _look(self) -> None:
+        """Give up the first attempts whose time is over; one timer for all of them."""
+        self._looks_at, self._timer, now = inf, None, self._loop.time()
+        for attempt, first in self._attempts.items():
+            if attempt.done():
+                continue
+            if first.attempt_ends <= now:
+                first.expired = True
+                attempt.cancel()
+            elif first.attempt_ends < self._looks_at:
+                self._look_at(first.attempt_ends)
 
     def _attempt(self, queue: str, batch: list[_Pending], *, again: bool) -> "asyncio.Future[list[bool]]":
         return asyncio.ensure_future(self._store.enqueue(queue, _jobs_of(batch), again=again))
@@ -286,11 +303,6 @@ class Producer:
         return SendError(f"job {shown} {what} after {self._send_timeout:g} s: {why}", ids)
 
 
-def _expire(first: _Pending, attempt: "asyncio.Future[list[bool]]") -> None:
-    first.expired = True
-    attempt.cancel()
-
-
 def _time_for(batch: list[_Pending]) -> float:
     """When an attempt ends; a loop that was blocked for long must not fail its sends without an honest one."""
     first_deadline = min([pending.deadline for pending in batch])
@@ -319,78 +331,6 @@ def _jobs_of(batch: Sequence[_Pending]) -> Sequence[NewJob]:
     for pending in batch:
         jobs += pending.jobs
     return jobs
-
-
-class Sending:
-    """Jobs of one call that are handed over one after the other, and confirmed together.
-
-    Args:
-        producer: sends them.
-    """
-
-    def __init__(self, producer: Producer) -> None:
-        self._producer = producer
-        self._jobs: list[NewJob] = []
-        self._parts: list[_Part] = []
-
-    async def put(self, jobs: Sequence[NewJob], queues: str | Sequence[str]) -> None:
-        """Hand over jobs, which may have to wait for space.
-
-        Cancellation: what no flush has taken yet is withdrawn, of the earlier calls too.
-
-        Args:
-            jobs: what to send.
-            queues: the queue of all of them, or that of each.
-        """
-        first = len(self._jobs)
-        self._jobs += jobs
-        try:
-            for queue, positions in _by_queue(queues, first, len(jobs)).items():
-                await self._producer.put_all(self._jobs, queue, self._parts, positions)
-        except BaseException:
-            self.withdraw()
-            raise
-
-    def withdraw(self) -> None:
-        """Take back what no flush has taken yet."""
-        for part in self._parts:
-            part.reply.cancel()
-
-    async def replies(self) -> list[bool]:
-        """Wait until all are confirmed; for each what `Producer.send` returns.
-
-        Raises:
-            SendError: naming every job that is not confirmed; the others have been sent.
-        """
-        replies = await asyncio.gather(*(part.reply for part in self._parts), return_exceptions=True)
-        added = [True] * len(self._jobs)
-        failed: list[int] = []
-        cause: BaseException | None = None
-        for part, reply in zip(self._parts, replies, strict=True):
-            if isinstance(reply, BaseException):
-                failed += part.positions
-                cause = cause or reply
-            elif not all(reply):
-                for position, new in zip(part.positions, reply, strict=True):
-                    added[position] = new
-        if cause is None:
-            return added
-        if isinstance(cause, SendError):
-            raise SendError(
-                f"{len(failed)} of {len(added)} jobs are unconfirmed: {cause.__cause__ or cause}",
-                tuple(self._jobs[position].id for position in sorted(failed)),
-            ) from cause.__cause__
-        raise cause
-
-
-def _by_queue(queues: str | Sequence[str], first: int, count: int) -> dict[str, Sequence[int]]:
-    """The positions of the jobs of each queue, counted from `first`."""
-    if isinstance(queues, str):
-        return {queues: range(first, first + count)}
-    positions: defaultdict[str, list[int]] = defaultdict(list)
-    for position, queue in enumerate(queues, first):
-        positions[queue].append(position)
-    return dict(positions)
 
 
 def _fitting(jobs: Sequence[NewJob]) -> tuple[int, int]:

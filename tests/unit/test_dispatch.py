@@ -12,7 +12,7 @@ from aioq import App, Middleware, Outgoing, Retry
 from aioq.errors import ArgumentError, PayloadTooLargeError, SendError
 from aioq.job import Priority, queue_of
 from aioq.middleware import Middleware as Base
-from aioq.producer import _Part
+from aioq.producer import Part
 from aioq.retry import RetryRule
 from aioq.store import NewJob
 from aioq.wire import CallOptions, decode_envelope
@@ -34,17 +34,17 @@ class Client:
 
     async def send(self, queue: str, job: NewJob, *, again: bool = False) -> bool:
         self.again += [job.id] * again
-        return (await self.send_many([job], queue))[0]
+        return (await self.add([job], queue))[0]
 
-    async def send_many(self, jobs: list[NewJob], queues: str | list[str]) -> list[bool]:
+    async def add(self, jobs: list[NewJob], queues: str | list[str]) -> list[bool]:
         self.calls += 1
         known = {job.id for _, job in self.sent}
         self.note(jobs, queues)
         return [job.id not in known for job in jobs]
 
-    async def put_all(self, jobs: list[NewJob], queue: str, parts: list[_Part], positions: Sequence[int]) -> None:
-        reply = asyncio.ensure_future(self.send_many([jobs[each] for each in positions], queue))
-        parts.append(_Part(positions, reply))
+    async def put_all(self, jobs: list[NewJob], queue: str, parts: list[Part], positions: Sequence[int]) -> None:
+        reply = asyncio.ensure_future(self.add([jobs[each] for each in positions], queue))
+        parts.append(Part(positions, reply))
 
     def note(self, jobs: list[NewJob], queues: str | list[str]) -> None:
         self.sent += zip([queues] * len(jobs) if isinstance(queues, str) else queues, jobs, strict=True)
@@ -131,7 +131,7 @@ async def test_several_calls_leave_together_and_in_order():
     ]
     assert [queue for queue, _ in client.sent] == ["sums", "default", "fast"]
     assert [handle.id for handle in handles] == [job.id for _, job in client.sent]
-    assert client.calls == 1
+    assert client.calls == 3, "one for each queue"
     assert await app.send_many([]) == []
 
 

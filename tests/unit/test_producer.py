@@ -11,6 +11,7 @@ from aioq import producer as module
 from aioq.errors import SendError, ServerRejectedError, ServerUnavailableError
 from aioq.memory_store import MemoryStore
 from aioq.producer import Producer
+from aioq.sending import send_many
 from aioq.store import NewJob
 from tests.unit.kit import QUEUE, memory_store, others, turns, until, within
 
@@ -85,20 +86,20 @@ async def test_concurrent_sends_leave_in_one_call():
 async def test_each_queue_has_calls_of_its_own():
     store = ScriptedStore()
     producer = make(store)
-    await within(producer.send_many([job("1"), job("2"), job("3")], ["a", "b", "a"]))
+    await within(send_many(producer, [job("1"), job("2"), job("3")], ["a", "b", "a"]))
     assert sorted(store.calls) == [("a", ["1", "3"]), ("b", ["2"])]
 
 
 async def test_a_call_has_a_most_of_jobs():
     store = ScriptedStore()
-    await within(make(store, capacity=5000).send_many(*jobs(*map(str, range(1200)))))
+    await within(send_many(make(store, capacity=5000), *jobs(*map(str, range(1200)))))
     assert [len(ids) for _, ids in store.calls] == [500, 500, 200]
     assert [job_id for _, ids in store.calls for job_id in ids] == list(map(str, range(1200)))
 
 
 async def test_a_call_has_a_most_of_bytes():
     store = ScriptedStore()
-    await within(make(store).send_many([job(str(n), 400_000) for n in range(4)], QUEUE))
+    await within(send_many(make(store), [job(str(n), 400_000) for n in range(4)], QUEUE))
     assert [ids for _, ids in store.calls] == [["0", "1"], ["2", "3"]]
 
 
@@ -106,7 +107,7 @@ async def test_a_job_that_is_there_already_is_told_apart():
     producer = make(ScriptedStore())
     assert await within(producer.send(QUEUE, job("a"))) is True
     assert await within(producer.send(QUEUE, job("a"))) is False
-    assert await within(producer.send_many(*jobs("b", "b", "a"))) == [True, False, False]
+    assert await within(send_many(producer, *jobs("b", "b", "a"))) == [True, False, False]
 
 
 # -- outages ----------------------------------------------------------------------------------------------------
@@ -115,7 +116,7 @@ async def test_a_job_that_is_there_already_is_told_apart():
 @pytest.mark.parametrize("fault", [DOWN, LOST])
 async def test_a_flush_that_fails_is_repeated_with_the_same_ids_and_adds_nothing_twice(fault: str):
     store = ScriptedStore(fault, fault)
-    assert await within(make(store).send_many(*jobs("a", "b"))) == [True, True]
+    assert await within(send_many(make(store), *jobs("a", "b"))) == [True, True]
     assert store.calls == [(QUEUE, ["a", "b"])] * 3
     assert store.again == [False, True, True]
     await store.memory.open()
@@ -128,7 +129,7 @@ async def test_what_another_sent_meanwhile_under_the_same_id_is_told_apart():
     store = ScriptedStore(DOWN)
     assert await store.memory.enqueue(QUEUE, [NewJob("mine", b"x", nonce="theirs")]) == [True]
     pending = NewJob("mine", b"x", nonce="ours")
-    assert await within(make(store).send_many([pending, job("new")], QUEUE)) == [False, True]
+    assert await within(send_many(make(store), [pending, job("new")], QUEUE)) == [False, True]
 
 
 async def test_a_send_that_its_caller_repeats_is_a_repetition_from_the_first_attempt_on():
@@ -170,7 +171,7 @@ async def test_a_server_that_does_not_answer_is_given_up_too():
 async def test_of_many_jobs_the_unconfirmed_ones_are_named():
     store = ScriptedStore(*[DOWN] * 1_000_000)
     with pytest.raises(SendError, match=r"^7 of 7 jobs are unconfirmed: redis://x: connection refused") as caught:
-        await within(make(store, send_timeout=0.05).send_many(*jobs(*"abcdefg")))
+        await within(send_many(make(store, send_timeout=0.05), *jobs(*"abcdefg")))
     assert caught.value.job_ids == tuple("abcdefg")
 
 
@@ -194,7 +195,7 @@ async def test_some_queues_may_fail_and_the_jobs_of_the_others_are_sent():
     store.enqueue = enqueue  # pyright: ignore[reportAttributeAccessIssue]
     calls = [job("1"), job("2"), job("3")]
     with pytest.raises(SendError, match=r"^2 of 3 jobs are unconfirmed") as caught:
-        await within(make(store, send_timeout=0.05).send_many(calls, ["bad", "fine", "bad"]))
+        await within(send_many(make(store, send_timeout=0.05), calls, ["bad", "fine", "bad"]))
     assert caught.value.job_ids == ("1", "3")
     assert (await store.memory.info("fine", ["2"]))[0] is not None
 
@@ -237,7 +238,7 @@ async def test_after_a_failed_attempt_what_has_waited_for_as_long_is_given_up_wi
     with pytest.raises(
         SendError, match=r"^4000 of 4000 jobs are unconfirmed: the server did not answer"
     ) as caught:
-        await within(producer.send_many(*jobs(*map(str, range(4000)))))
+        await within(send_many(producer, *jobs(*map(str, range(4000)))))
     assert loop.time() - begun < 2 * module.FAIR_ATTEMPT
     assert len(caught.value.job_ids) == 4000
     assert len(store.calls) == 1
@@ -325,7 +326,7 @@ async def _send_one(producer: Producer) -> None:
 
 
 async def _send_two(producer: Producer) -> None:
-    await producer.send_many(*jobs("a", "b"))
+    await send_many(producer, *jobs("a", "b"))
 
 
 # -- bounded memory ---------------------------------------------------------------------------------------------
@@ -337,7 +338,7 @@ async def test_never_more_jobs_than_the_capacity_are_on_their_way(many: bool):
     producer = make(store, capacity=10)
     ids = list(map(str, range(100)))
     work: Callable[[], Any] = (
-        (lambda: producer.send_many(*jobs(*ids)))
+        (lambda: send_many(producer, *jobs(*ids)))
         if many
         else (lambda: asyncio.gather(*[producer.send(QUEUE, job(each)) for each in ids]))
     )
@@ -372,7 +373,7 @@ async def test_a_cancelled_send_withdraws_what_no_flush_has_taken():
     producer = make(store)
     first = asyncio.create_task(producer.send(QUEUE, job("a")))
     await until(lambda: store.calls)
-    one, many = producer.send(QUEUE, job("b")), producer.send_many(*jobs("c", "d"))
+    one, many = producer.send(QUEUE, job("b")), send_many(producer, *jobs("c", "d"))
     waiting = [asyncio.create_task(one), asyncio.create_task(many)]
     await turns()
     for task in waiting:
@@ -390,7 +391,7 @@ async def test_a_send_of_many_that_is_cancelled_while_it_waits_for_space_withdra
     producer = make(store, capacity=3)
     first = asyncio.create_task(producer.send(QUEUE, job("a")))
     await until(lambda: store.calls)
-    many = asyncio.create_task(producer.send_many(*jobs("b", "c", "d", "e")))
+    many = asyncio.create_task(send_many(producer, *jobs("b", "c", "d", "e")))
     await until(lambda: producer._batchers[QUEUE].held == 3)
     await turns()
     many.cancel()
