@@ -279,12 +279,12 @@ async def test_middleware_may_drop_a_call():
 async def test_what_a_layer_forwards_twice_is_the_same_send(job_id: str | None):
     app, client = make(Insisting())
 
-    async def send_many(jobs: list[NewJob], queues: str | list[str]) -> list[bool]:
+    async def add(jobs: list[NewJob], queues: str | list[str]) -> list[bool]:
         client.note(jobs, queues)
-        del client.send_many  # pyright: ignore[reportAttributeAccessIssue] - the next call finds the class's own
+        del client.add  # pyright: ignore[reportAttributeAccessIssue] - the next call finds the class's own
         raise SendError("no answer", tuple(job.id for job in jobs))
 
-    client.send_many = send_many  # pyright: ignore[reportAttributeAccessIssue]
+    client.add = add  # pyright: ignore[reportAttributeAccessIssue]
     handle = await app.tasks["mul"].options(job_id=job_id).send(1, 2)
     (_, first), (_, second) = client.sent
     assert first == second
@@ -318,10 +318,10 @@ async def test_with_middleware_too_one_wrong_call_and_nothing_is_sent():
 async def test_with_middleware_too_every_unconfirmed_job_is_named():
     app, client = make(Middleware())
 
-    async def send_many(jobs: list[NewJob], _: str | list[str]) -> list[bool]:
+    async def add(jobs: list[NewJob], _: str | list[str]) -> list[bool]:
         raise SendError("down", tuple(job.id for job in jobs))
 
-    client.send_many = send_many  # pyright: ignore[reportAttributeAccessIssue]
+    client.add = add  # pyright: ignore[reportAttributeAccessIssue]
     calls = [app.tasks["mul"].options(job_id=each).call(1, 2) for each in "abc"]
     with pytest.raises(SendError) as caught:
         await app.send_many(calls)
