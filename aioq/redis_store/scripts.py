@@ -1,8 +1,8 @@
 """The Lua scripts: read from the package once, called by the hash of their text.
 
 Two versions of aioq can share a server as long as they agree on the data, because each calls its own texts.
-What several scripts share is in parts, `_base.lua` and the like. A script's header names those it needs, in their
-order: what it does not need would only cost the server time with each call.
+What several scripts share is in parts, `_base.lua` and the like. A line `-- NEEDS: base, records` of a script, in
+its header or further down, names those that stand there when the server is given it, in their order.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-_NEEDS = re.compile(rb"^-- NEEDS: (.+)$", re.MULTILINE)
+_NEEDS = re.compile(rb"^-- NEEDS: (.+)\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +31,18 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """The script `lua/<name>.lua`, after the parts that it needs."""
-    text = b"".join([*(_read(f"_{part}") for part in parts_of(name)), _read(name)])
+    """The script `lua/<name>.lua`, with the parts that it needs."""
+
+    def parts(needs: re.Match[bytes]) -> bytes:
+        return b"".join([needs[0], *(_read(f"_{part}") for part in needs[1].decode().split(", "))])
+
+    text = _NEEDS.sub(parts, _read(name))
     return Script(name, text, hashlib.sha1(text).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
 
 
 def parts_of(name: str) -> list[str]:
-    """The parts that a script's header, or a part's own, names."""
-    needs = _NEEDS.search(_read(name))
-    return needs[1].decode().split(", ") if needs else []
+    """The parts that a script, or a part's own header, names."""
+    return [part for needs in _NEEDS.findall(_read(name)) for part in needs.decode().split(", ")]
 
 
 def _read(name: str) -> bytes:

@@ -181,7 +181,7 @@ def test_every_script_is_called_and_every_called_script_is_there() -> None:
 
 
 def test_the_lanes_are_the_same_in_lua_and_in_python() -> None:
-    lanes = re.search(r"local LANES = \{([^}]*)\}", LUA["_base"].read_text())
+    lanes = re.search(r"local LANES = \{([^}]*)\}", LUA["_common"].read_text())
 
     assert lanes
     assert tuple(re.findall(r"'([^']+)'", lanes[1])) == blocking.LANES
@@ -203,9 +203,12 @@ def test_what_a_lost_lease_is_answered_with_is_the_same_in_lua_and_in_python() -
 def test_a_script_is_named_by_the_hash_of_all_of_its_text() -> None:
     for name in SCRIPTS:
         code = script(name)
-        assert code.text == b"".join(
-            LUA[part].read_bytes() for part in (*(f"_{part}" for part in parts_of(name)), name)
-        )
+        text = code.text
+        for part in parts_of(name):
+            before, found, after = text.partition(LUA[f"_{part}"].read_bytes())
+            assert found, part
+            text = before + after
+        assert text == LUA[name].read_bytes(), "and nothing else"
         assert re.fullmatch("[0-9a-f]{40}", code.sha)
     assert len({script(name).sha for name in SCRIPTS}) == len(SCRIPTS)
 

@@ -3,7 +3,7 @@
 -- The records are written last and at once: where the script fails, there is a record only of what will be run, and an
 -- entry or a due time without a record is passed over.
 --
--- NEEDS: base, records, lanes
+-- NEEDS: base, shapes, push
 -- KEYS: 1 base key
 -- ARGV: 1 'again' where an earlier call may have added these jobs, else ''; 2 '' where no id can be used twice, else
 --   what tells each send from others of the same id, as a MessagePack array; 3 '' where all are for the normal lane
@@ -21,33 +21,30 @@ local watched = ARGV[5] ~= '' and packed(ARGV[5]) or nil
 -- Two long arguments in place of two for each job: the server takes longer to read those than it takes to cut these.
 local envelopes, sizes, prefix, width, ends = ARGV[6], cmsgpack.unpack(ARGV[7]), ARGV[8], tonumber(ARGV[9]), ARGV[10]
 
--- A worker that waits and can be told, or nil. One whose lease has ended is given nothing, nor one that does not listen.
-local function who_waits()
-  local workers = redis.pcall('ZRANGEBYSCORE', IDLE, 0, '+inf', 'LIMIT', 0, 8)
-  for _, worker in ipairs(workers.err and {} or workers) do
-    local lease = redis.call('ZSCORE', WORKERS, worker)
-    local listening = redis.pcall('PUBSUB', 'NUMSUB', ARGV[4] .. worker)
-    if lease and tonumber(lease) > now and not listening.err and listening[2] > 0 then return worker end
-  end
-end
-
--- A lone job that finds a worker waiting is handed to it, marked as its own as a claim would: so it need not be woken
--- first and ask then. A worker that dies before it has heard of the job is recovered with all that it holds. Where it
--- cannot be told, the job is as it was before: not there.
-local function hand_over(id, envelope)
-  local worker = who_waits()
-  if not worker then return false end
+-- Marks a job as a worker's own, as a claim would, and tells it; false where it does not listen. A worker that dies before
+-- it has heard of the job is recovered with all that it holds.
+local function hand_to(worker, id, envelope)
   local _, _, running = begin_first(fresh(envelope, watched), run_by(worker, 'running') .. NOW)
   redis.call('ZADD', IDLE, HANDED, worker)
   redis.call('SADD', held_key(worker), id)
-  redis.call('SET', job_key(id), running)
-  local told = redis.pcall('PUBLISH', ARGV[4] .. worker, string.format('%.0f %d ', now, #id) .. id .. envelope)
-  if told == 0 or type(told) == 'table' then
+  if redis.call('SET', job_key(id), running, 'NX') then
+    local told = redis.pcall('PUBLISH', ARGV[4] .. worker, string.format('%.0f %d ', now, #id) .. id .. envelope)
+    if type(told) == 'number' and told > 0 then return true end
     redis.call('DEL', job_key(id))
-    redis.call('SREM', held_key(worker), id)
-    return false
   end
-  return true
+  redis.call('SREM', held_key(worker), id)
+  return false
+end
+
+-- A lone job that finds a worker waiting is handed to it: so it need not be woken first and ask then. One whose lease has
+-- ended is given nothing.
+local function hand_over(id, envelope)
+  local workers = redis.pcall('ZRANGEBYSCORE', IDLE, 0, '+inf', 'LIMIT', 0, 8)
+  for _, worker in ipairs(workers.err and {} or workers) do
+    local lease = redis.call('ZSCORE', WORKERS, worker)
+    if lease and tonumber(lease) > now and hand_to(worker, id, envelope) then return true end
+  end
+  return false
 end
 
 -- Adds the jobs if none of them is there, and whether it has; some may be named by entries without having been added.
@@ -67,10 +64,11 @@ end
 
 -- What most sends are: nothing special, no id that can be used twice.
 if not again and not nonces and not places and width > 0 and #sizes <= CHUNK then
-  local id = #sizes == 1 and #envelopes <= BODY_LIMIT and prefix .. ends
-  if id and redis.call('EXISTS', job_key(id)) == 0 and hand_over(id, envelopes) or add_all() then return {} end
+  local alone = #sizes == 1 and #envelopes <= BODY_LIMIT
+  if alone and hand_over(prefix .. ends, envelopes) or add_all() then return {} end
 end
 
+-- NEEDS: common, records, lanes
 local present, added, new, records, queued = {}, {}, {}, {}, {}
 local ids, keys, texts, start = width == 0 and cmsgpack.unpack(ends) or {}, {}, {}, 1
 for i, size in ipairs(sizes) do

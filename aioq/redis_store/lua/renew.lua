@@ -1,7 +1,7 @@
 -- Takes or prolongs a worker's lease, and notes when the worker last got an answer to its fetching: a worker whose
 -- lease holds is alive, one that fetches does its work.
 --
--- NEEDS: base
+-- NEEDS: base, common
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 lease in ms, 3 how many ms ago it last fetched, 4 'join' to come as a new worker, 'sweep' to
 --   look after consumers that no worker answers for, '' for neither

@@ -1,7 +1,7 @@
 -- Passes on who makes the ticks first, to the worker whose lease was renewed last: a message without a job's id tells
 -- it. Nothing where there is no worker, or no tick to come.
 --
--- NEEDS: base
+-- NEEDS: base, common
 -- KEYS: 1 base key
 -- ARGV: 1 the prefix of workers' channels
 -- REPLY: the worker that was told, '' for none

@@ -1,7 +1,7 @@
 -- Notes whose declarations of schedules stand in this queue: those of the worker that was started last. The note goes
 -- with the server's data, so it also tells whether they were lost.
 --
--- NEEDS: base
+-- NEEDS: base, common
 -- KEYS: 1 base key
 -- ARGV: 1 when the worker declared them, as this has told it (0 for now), 2 the hash of what its code declares
 -- REPLY: {since when in microseconds, and the hash, of those that stand now; the hash of those that stood, '' for none}

@@ -1,7 +1,7 @@
 -- Writes what became of claimed jobs, and tells those who wait for them. A job that is not this worker's under
 -- this claim is left alone: that is the fence.
 --
--- NEEDS: base, records, lanes, schedules, ending
+-- NEEDS: base, shapes, notices
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 dead ttl in ms, 3 dead limit, 4 ms a job is to be found after its send, 5 result ttl in ms, for
 --   a job that was parked for too long, 6 ms to keep the results of those that just succeeded; 7
@@ -9,10 +9,48 @@
 --   then four per job: id, claim, outcome, and '' where it succeeded and is kept for that long, else verb, delay in ms
 --   and ttl in ms, with spaces between them
 -- REPLY: the positions (from 1) of the jobs that were refused
-local worker, dead_ttl, dead_limit, result_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
-local usual_ttl = tonumber(ARGV[6])
-local refused, settled = {}, {}
-tombstone = tonumber(ARGV[4])
+local worker, needed, usual_ttl = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[6])
+local refused, settled, others = {}, {}, {}
+local run, first_done = run_by(worker, 'running'), '\154\194'
+local done_by = run_by(worker, 'succeeded')
+
+-- What most settles are: a result for a job that this worker runs as its first.
+local function settle_first(id, text, outcome)
+  if usual_ttl <= 0 or usual_ttl < needed or #outcome > BODY_LIMIT then return false end
+  if string.find(id, '@', 1, true) then return false end
+  local sent, started, waiters = read_first(text, run)
+  if not sent then return false end
+  notify(id, waiters, outcome, true)
+  redis.call('SET', job_key(id), first_done .. sent .. done_by .. started .. packed(outcome) .. NOW, 'PX', usual_ttl)
+  return true
+end
+
+-- The held set is written after the records: what is in it is looked up there.
+local function finish_call()
+  if #settled > 0 then redis.call('SREM', held_key(worker), unpack(settled)) end
+  publish()
+  if ARGV[7] ~= '' then redis.pcall('ZADD', IDLE, 'XX', now, worker) end
+  return refused
+end
+
+local ids = {}
+for i = 8, #ARGV, 4 do ids[#ids + 1] = ARGV[i] end
+local texts = texts_of(ids)
+for i = 8, #ARGV, 4 do
+  local id = ARGV[i]
+  local text = texts[id]
+  if text and ARGV[i + 3] == '' and ARGV[i + 1] == '1' and settle_first(id, text, ARGV[i + 2]) then
+    settled[#settled + 1] = id
+  else
+    others[#others + 1] = i
+  end
+  texts[id] = nil -- once more in the same call, it is to be seen as this one has left it
+end
+if #others == 0 then return finish_call() end
+
+-- NEEDS: common, records, push, lanes, schedules, ending
+local dead_ttl, dead_limit, result_ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
+tombstone = needed
 
 local function again(id, job, delay)
   if delay > 0 then
@@ -67,19 +105,6 @@ end
 -- What would run again but was cancelled meanwhile ends here, with the reason that `cancel` was given.
 local by_request = {retry = true, snooze = true, interrupt = true, release = true, park = true, cancelled = true}
 
-local run, first_done = run_by(worker, 'running'), '\154\194'
-local done_by = run_by(worker, 'succeeded')
-
--- What most settles are: a result for a job that this worker runs as its first.
-local function settle_first(id, text, outcome)
-  if usual_ttl <= 0 or usual_ttl < tombstone or #outcome > BODY_LIMIT or string.find(id, '@', 1, true) then return false end
-  local sent, started, waiters = read_first(text, run)
-  if not sent then return false end
-  notify(id, waiters, outcome, true)
-  redis.call('SET', job_key(id), first_done .. sent .. done_by .. started .. packed(outcome) .. NOW, 'PX', usual_ttl)
-  return true
-end
-
 local function settle(id, job, how, outcome)
   local verb, delay, ttl = 'succeeded', '0', usual_ttl
   if how ~= '' then verb, delay, ttl = string.match(how, '^(%a+) (%d+) (%d+)$') end
@@ -92,31 +117,19 @@ local function settle(id, job, how, outcome)
   if reason then redis.call('SREM', cancel_key(worker), id) end
 end
 
-local ids = {}
-for i = 8, #ARGV, 4 do ids[#ids + 1] = ARGV[i] end
-local texts = texts_of(ids)
-for i = 8, #ARGV, 4 do
+for _, i in ipairs(others) do
   local id, claim, outcome, how = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local text = texts[id]
-  texts[id] = nil -- once more in the same call, it is to be seen as this one has left it
-  if how == '' and claim == '1' and settle_first(id, text, outcome) then
+  local job = load(id)
+  local mine = job and job[WORKER] == worker and job[CLAIM] == tonumber(claim)
+  if mine and has_ended(job) then
+    -- The same settle again, after a reply that got lost: done already, or all but what is deleted last.
+    let_body_go(id, job, redis.call('PTTL', job_key(id)))
     settled[#settled + 1] = id
+  elseif not mine or job[STATE] ~= 'running' then
+    refused[#refused + 1] = i / 4 - 1
   else
-    local job = text and unpacked(text) or load(id)
-    local mine = job and job[WORKER] == worker and job[CLAIM] == tonumber(claim)
-    if mine and has_ended(job) then
-      -- The same settle again, after a reply that got lost: done already, or all but what is deleted last.
-      let_body_go(id, job, redis.call('PTTL', job_key(id)))
-      settled[#settled + 1] = id
-    elseif not mine or job[STATE] ~= 'running' then
-      refused[#refused + 1] = i / 4 - 1
-    else
-      settled[#settled + 1] = id
-      settle(id, job, how, outcome)
-    end
+    settled[#settled + 1] = id
+    settle(id, job, how, outcome)
   end
 end
-if #settled > 0 then redis.call('SREM', held_key(worker), unpack(settled)) end
-publish()
-if ARGV[7] ~= '' then redis.pcall('ZADD', IDLE, 'XX', now, worker) end
-return refused
+return finish_call()

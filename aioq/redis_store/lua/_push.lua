@@ -1,0 +1,25 @@
+-- How jobs that were sent are queued; see _lanes.lua.
+--
+-- NEEDS: base
+
+-- The most jobs of one entry: each claim that takes some of them writes the others anew.
+local SHARING = 64
+
+local function push(lane, id, front)
+  redis.call('XADD', base .. ':' .. (lane or 'normal') .. (front and ':front' or ''), '*', 'job', id)
+  redis.call('DEL', IDLE)
+end
+
+-- Queues jobs whose ids all begin with `prefix` and have `width` bytes after that, which are `ends`.
+local function push_alike(name, prefix, width, ends)
+  local lane = base .. ':' .. name
+  if #ends == width then
+    redis.call('XADD', lane, '*', 'job', prefix .. ends)
+  else
+    for start = 1, #ends, SHARING * width do
+      local some = string.sub(ends, start, start + SHARING * width - 1)
+      redis.call('XADD', lane, '*', 'prefix', prefix, 'width', width, 'ids', some)
+    end
+  end
+  redis.call('DEL', IDLE)
+end
