@@ -50,6 +50,8 @@ class Batcher(Generic[ItemT, ReplyT]):
             keeps memory bounded when the server is slower than its producers.
         in_flight: the most batches in flight at once. They are started in the order of their items.
         eager: a batch of this many items leaves at once, before the event loop has had its turn.
+        prompt: an item that finds nothing gathered or in flight leaves at once, a turn of the loop earlier, and
+            without those that follow in that turn.
         on_answer: told of each batch that was answered, and of the replies.
 
     Attributes:
@@ -67,6 +69,7 @@ class Batcher(Generic[ItemT, ReplyT]):
         max_weight: int | None = None,
         in_flight: int = 1,
         eager: int | None = None,
+        prompt: bool = False,
         on_answer: Callable[[list[ItemT], Sequence[ReplyT | Exception]], None] | None = None,
     ) -> None:
         self._flush = flush
@@ -75,6 +78,7 @@ class Batcher(Generic[ItemT, ReplyT]):
         self._max_weight = max_weight or sys.maxsize
         self._capacity = capacity
         self._eager = eager or max_items
+        self._prompt = prompt
         self._on_answer = on_answer
         self._gathered: deque[ItemT] = deque()
         self._gathered_size = 0
@@ -96,7 +100,7 @@ class Batcher(Generic[ItemT, ReplyT]):
         self._gathered_size += item.size
         self._gathered_weight += item.weight
         if len(self._flights) < self._in_flight:
-            if self._gathered_size >= self._eager:
+            if self._gathered_size >= self._eager or (self._prompt and self.held == item.size):
                 self._start()
             elif self._starting is None:
                 # It begins once all that is ready to run now has had its turn, and so has put its items too.

@@ -171,6 +171,7 @@ class Producer:
             capacity=self._capacity,
             in_flight=self._store.sends_in_flight,
             eager=EAGER_JOBS,
+            prompt=True,
         )
         self._batchers[queue] = batcher
         return batcher

@@ -70,6 +70,17 @@ async def test_what_is_added_at_once_leaves_together():
     assert server.batches == [["a", "b", "c"]]
 
 
+async def test_a_prompt_batcher_lets_the_first_item_leave_at_once():
+    server = Server(held_up=True)
+    subject = Batcher[Word, str](server.flush, max_items=100, capacity=1000, prompt=True)
+    futures = [put(subject, item) for item in "ab"]
+    assert len(subject._flights) == 1
+    futures.append(put(subject, "c"))
+    server.go.set()
+    assert await within(asyncio.gather(*futures)) == ["A", "B", "C"]
+    assert server.batches == [["a"], ["b", "c"]]
+
+
 async def test_a_lone_item_waits_for_nobody():
     server = Server()
     assert await within(_reply(batcher(server), "a")) == "A"
