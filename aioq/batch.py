@@ -1,8 +1,9 @@
 """Coalescing: many small requests of one process become few large ones.
 
 What is added while the event loop is busy goes out together as soon as it is idle, or has grown large enough to
-leave before; while as many flushes are in flight as there may be the next one gathers. So a lone request waits
-for nobody, and under load the batches grow by themselves: there is no timer to tune.
+leave before (with `prompt` the first item does not wait for that); while as many flushes are in flight as there
+may be the next one gathers. So a lone request waits for nobody, and under load the batches grow by themselves:
+there is no timer to tune.
 """
 
 import asyncio

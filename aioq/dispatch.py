@@ -12,7 +12,7 @@ import msgspec
 from aioq.client import Client
 from aioq.codec import Signature
 from aioq.config import Settings
-from aioq.job import new_job_id, new_job_ids
+from aioq.job import new_job_id, new_job_ids, new_nonce
 from aioq.middleware import Middleware, Outgoing
 from aioq.options import Options
 from aioq.results import JobHandle, ResultSource
@@ -68,7 +68,7 @@ class Dispatcher:
     ) -> tuple[JobHandle[Any], Awaitable[bool]]:
         """See `aioq.task.Outlet.begin`."""
         client, queue, options = self._current(), route.queue, route.options
-        job_id, nonce = (new_job_id(queue), "") if options.job_id is None else route.identity()
+        job_id, nonce = (new_job_id(queue), "") if options.job_id is None else (options.job_id, new_nonce())
         handle: JobHandle[Any] = JobHandle(self._source, job_id, queue, route.signature.returns)
         if self._middleware:
             call: Call[Any] = Call(route.task, args, kwargs, route.options, route.signature)
@@ -88,7 +88,7 @@ class Dispatcher:
         queues = [route.queue for route in routes]
         fresh = {queue: iter(new_job_ids(queue, count)) for queue, count in Counter(queues).items()}
         identities = [
-            (next(fresh[route.queue]), "") if route.options.job_id is None else route.identity()
+            (next(fresh[route.queue]), "") if route.options.job_id is None else (route.options.job_id, new_nonce())
             for route in routes
         ]
         if self._middleware:

@@ -173,6 +173,11 @@ def new_job_id(queue: str) -> str:
     return word if queue == DEFAULT_QUEUE else f"{queue}.{word}"
 
 
+def new_nonce() -> str:
+    """What tells a send of an id of one's own from other sends of it."""
+    return new_job_id(DEFAULT_QUEUE)
+
+
 def new_job_ids(queue: str, count: int) -> list[str]:
     """As many fresh ids for jobs that are sent together.
 

@@ -57,7 +57,7 @@ class ResultSource(Protocol):
         ...
 
 
-class JobHandle(msgspec.Struct, Generic[R_co], eq=False, gc=False):
+class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
     """A job that was sent: await it for its result.
 
     `await handle` waits without limit; `await handle.result(timeout=5)` raises the builtin TimeoutError when the

@@ -6,7 +6,7 @@ from typing import Any
 from aioq.codec import Signature, unencodable
 from aioq.config import Settings
 from aioq.errors import PayloadTooLargeError
-from aioq.job import DEFAULT_QUEUE, Priority, new_job_id
+from aioq.job import Priority
 from aioq.options import Options
 from aioq.wire import CallOptions, encode_envelope, encode_envelopes
 
@@ -40,12 +40,6 @@ class Route:
         self.priority = options.priority or Priority.NORMAL
         self._wire = _wire(options)
         self._max_payload = settings.max_payload
-
-    def identity(self) -> tuple[str, str]:
-        """A call's id, and what tells this send from others of that id: one's own can be sent more than once."""
-        if self.options.job_id is None:
-            return new_job_id(self.queue), ""
-        return self.options.job_id, new_job_id(DEFAULT_QUEUE)
 
     def envelope(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
         """Encode a call.

@@ -82,7 +82,9 @@ class Waiters:
 
     def forget(self, queue: str, job_id: str) -> None:
         """It will not."""
-        self._queues[queue].forget(job_id)
+        waiters = self._queues.get(queue)
+        if waiters is not None:  # nobody waits any more once the App is closed
+            waiters.forget(job_id)
 
     async def close(self) -> None:
         """Stop waiting; whoever still awaits an outcome gets a ServerUnavailableError."""

@@ -200,7 +200,7 @@ class Server:
         server = cls(_Setup(name, directory, login, tls, appendonly, extra_args))
         tries = PORT_TRIES if tcp or tls else 1
         for attempt in range(1, tries + 1):
-            server._setup.port = _free_port() if tcp or tls else 0
+            server._setup.port = free_port() if tcp or tls else 0
             try:
                 server._launch()
             except ServerStartError as error:
@@ -372,7 +372,8 @@ def _watch(pid: int, socket_directory: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

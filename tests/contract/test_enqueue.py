@@ -188,6 +188,29 @@ async def test_promote_keeps_to_its_limit_and_says_that_more_is_due(store: Store
     assert sorted(ids(await take(store, await joined(store, "w")))) == ["a", "b", "c"]
 
 
+# There already
+
+
+async def test_a_job_that_is_there_already_stands_as_it_was(store: Store) -> None:
+    low = [NewJob(name, CALL, Priority.LOW) for name in ("first", "second")]
+    assert await store.enqueue(QUEUE, low) == [True, True]
+    assert await store.enqueue(QUEUE, [NewJob("second", CALL)]) == [False]
+    assert await store.enqueue(QUEUE, [NewJob("new", CALL), NewJob("second", CALL)]) == [True, False]
+    assert ids(await take(store, await joined(store, "w"))) == ["new", "first", "second"]
+
+
+async def test_sending_what_is_there_already_leaves_nothing_behind(
+    redis_store: RedisStore, redis_backend: Backend
+) -> None:
+    assert redis_backend.database is not None
+    await redis_store.enqueue(QUEUE, [NewJob("job", CALL, delay_ms=LONG)])
+    with redis_backend.database.client() as client:
+        before = client.xlen(redis_backend.key("normal"))
+        for _ in range(3):
+            assert await redis_store.enqueue(QUEUE, [NewJob("job", CALL)]) == [False]
+        assert client.xlen(redis_backend.key("normal")) == before
+
+
 # Sent again after a reply that got lost
 
 

@@ -220,6 +220,18 @@ async def test_the_next_is_handed_it_where_one_is_gone(redis_store: RedisStore, 
     assert (await hands.next()).id == "job"
 
 
+async def test_what_is_there_already_stays_with_the_worker_that_runs_it(
+    redis_store: RedisStore, hands: Hands, client: redis.Redis, redis_backend: Backend
+) -> None:
+    await wait_for_jobs(redis_store)
+    await send(redis_store, "job")
+    await hands.next()
+    await wait_for_jobs(redis_store)
+    assert await redis_store.enqueue(QUEUE, [NewJob("job", CALL)]) == [False]
+    assert client.smembers(redis_backend.key("held:w")) == {"job"}
+    assert (await redis_store.recover(QUEUE, CRASHED, 10, dead="w")).returned == 1
+
+
 async def test_nothing_is_handed_to_a_worker_whose_lease_has_ended(
     redis_store: RedisStore, hands: Hands, client: redis.Redis, redis_backend: Backend
 ) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import anyio
@@ -13,6 +14,7 @@ import pytest
 import redis
 
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
+from aioq.job import JobState
 from aioq.redis_store import RedisStore, blocking
 from aioq.redis_store.connection import Arg, Connection
 from aioq.store import Limits, NewJob, ServerInfo, Settlement, Store, Verb
@@ -32,10 +34,11 @@ from tests.contract.kit import (
     running,
     send,
     settle,
+    state,
 )
 from tests.databases import Database
 from tests.proxies import Proxy
-from tests.servers import Login, Server, available
+from tests.servers import Login, Server, available, free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -157,6 +160,55 @@ async def test_a_server_says_what_it_is(server: Database) -> None:
     assert (found.url, found.product) == ("redis://shown", product)
     assert found.version.startswith(version)
     assert isinstance(found, ServerInfo)
+
+
+# A cluster
+
+
+async def test_a_job_is_queued_and_not_handed_where_the_subscription_is_at_another_node(
+    start_server: StartServer,
+) -> None:
+    """A node counts its own subscribers only, but what it is told to publish reaches those of all."""
+    nodes = [
+        start_server(tcp=True, extra_args=("--cluster-enabled", "yes", "--cluster-port", str(bus)))
+        for bus in (free_port(), free_port())
+    ]
+    first, second = (redis.Redis.from_url(node.url) for node in nodes)
+    with first, second, second.pubsub() as subscription:
+        subscription.subscribe("aioq:shop:handed:w", "marks")
+        first.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        first.execute_command("CLUSTER", "MEET", "127.0.0.1", *_ports(second))
+        await eventually(lambda: _are_one(first, subscription))
+        async with store_at(nodes[0].url) as store:
+            await joined(store, "w")
+            assert (await store.claim(QUEUE, "w", 5, idle=True)).jobs == []
+            await send(store, "job")
+            assert await state(store) is JobState.QUEUED
+        first.publish("marks", "last")
+        assert b"aioq:shop:handed:w" not in _heard_until(subscription, b"last")
+
+
+def _ports(node: redis.Redis) -> tuple[int, int]:
+    """A node's own port, and that for the other nodes."""
+    found: Any = node.config_get("*port")
+    return int(found["port"]), int(found["cluster-port"])
+
+
+async def _are_one(node: redis.Redis, subscription: Any) -> bool:
+    """Whether the cluster works, and what one node publishes reaches a subscription at the other."""
+    facts: Any = node.execute_command("CLUSTER", "INFO")
+    node.publish("marks", "first")
+    return "cluster_state:ok" in str(facts) and bool(_heard_until(subscription, b"first"))
+
+
+def _heard_until(subscription: Any, mark: bytes) -> list[bytes]:
+    """The channels of all messages up to this one; none where it does not come."""
+    channels: list[bytes] = []
+    while message := subscription.get_message(ignore_subscribe_messages=True, timeout=1):
+        channels.append(message["channel"])
+        if message["data"] == mark:
+            return channels
+    return []
 
 
 # Refusals

@@ -310,6 +310,7 @@ async def test_an_attempt_during_which_the_loop_was_blocked_is_made_once_more():
     await until(lambda: store.calls)
     loop_blocked_for(1.2)
     assert await within(sends) == [True] * 600
+    # The first left at once and alone, and so did its second attempt.
     assert [len(ids) for _, ids in store.calls] == [1, 1, 500, 99]
 
 

@@ -1,5 +1,7 @@
 import asyncio
+import gc
 import time
+import weakref
 
 import pytest
 
@@ -335,3 +337,12 @@ async def _of(task: "asyncio.Task[tuple[int, ...]]") -> tuple[int, ...]:
 
 async def _next(generator):
     return await anext(generator)
+
+
+async def test_a_handle_keeps_no_app_alive_that_holds_it():
+    app = App("shop", url="redis://nowhere")
+    app.state_of_mine = app.handle("a")  # pyright: ignore[reportAttributeAccessIssue] - any attribute of an App
+    gone = weakref.ref(app)
+    del app
+    gc.collect()
+    assert gone() is None

@@ -10,16 +10,17 @@ local function push(lane, id, front)
   redis.call('DEL', IDLE)
 end
 
--- Queues jobs whose ids all begin with `prefix` and have `width` bytes after that, which are `ends`.
-local function push_alike(name, prefix, width, ends)
-  local lane = base .. ':' .. name
+-- Queues jobs whose ids all begin with `prefix` and have `width` bytes after that, which are `ends`; the entries' ids.
+local function push_alike(lane, prefix, width, ends)
+  local entries = {}
   if #ends == width then
-    redis.call('XADD', lane, '*', 'job', prefix .. ends)
+    entries[1] = redis.call('XADD', lane, '*', 'job', prefix .. ends)
   else
     for start = 1, #ends, SHARING * width do
       local some = string.sub(ends, start, start + SHARING * width - 1)
-      redis.call('XADD', lane, '*', 'prefix', prefix, 'width', width, 'ids', some)
+      entries[#entries + 1] = redis.call('XADD', lane, '*', 'prefix', prefix, 'width', width, 'ids', some)
     end
   end
   redis.call('DEL', IDLE)
+  return entries
 end

@@ -1,7 +1,7 @@
 -- Adds jobs whose id the queue does not have yet.
 --
--- The records are written last and at once: where the script fails, there is a record only of what will be run, and an
--- entry or a due time without a record is passed over.
+-- The records are written last and at once, but for that of a job that is handed over: where the script fails, there is a
+-- record only of what will be run, and an entry or a due time without a record is passed over.
 --
 -- NEEDS: base, shapes, push
 -- KEYS: 1 base key
@@ -21,33 +21,41 @@ local watched = ARGV[5] ~= '' and packed(ARGV[5]) or nil
 -- Two long arguments in place of two for each job: the server takes longer to read those than it takes to cut these.
 local envelopes, sizes, prefix, width, ends = ARGV[6], cmsgpack.unpack(ARGV[7]), ARGV[8], tonumber(ARGV[9]), ARGV[10]
 
--- Marks a job as a worker's own, as a claim would, and tells it; false where it does not listen. A worker that dies before
--- it has heard of the job is recovered with all that it holds.
+-- Marks a job as a worker's own, as a claim would, and tells it. A worker that dies before it has heard of the job is
+-- recovered with all that it holds. Where it cannot be told, all is undone, but that it is handed nothing until it says
+-- again that it waits.
 local function hand_to(worker, id, envelope)
   local _, _, running = begin_first(fresh(envelope, watched), run_by(worker, 'running') .. NOW)
   redis.call('ZADD', IDLE, HANDED, worker)
   redis.call('SADD', held_key(worker), id)
-  if redis.call('SET', job_key(id), running, 'NX') then
-    local told = redis.pcall('PUBLISH', ARGV[4] .. worker, string.format('%.0f %d ', now, #id) .. id .. envelope)
-    if type(told) == 'number' and told > 0 then return true end
-    redis.call('DEL', job_key(id))
-  end
+  redis.call('SET', job_key(id), running)
+  local told = redis.pcall('PUBLISH', ARGV[4] .. worker, string.format('%.0f %d ', now, #id) .. id .. envelope)
+  if type(told) == 'number' and told > 0 then return true end
+  redis.call('DEL', job_key(id))
   redis.call('SREM', held_key(worker), id)
   return false
 end
 
--- A lone job that finds a worker waiting is handed to it: so it need not be woken first and ask then. One whose lease has
--- ended is given nothing.
+-- Whether a worker can be handed a job: its lease has not ended, and it listens. That is asked before it is told, for in
+-- a cluster a message reaches those who listen at other nodes too, whom nobody counts here.
+local function takes_jobs(worker)
+  local lease = redis.call('ZSCORE', WORKERS, worker)
+  if not lease or tonumber(lease) <= now then return false end
+  local listening = redis.pcall('PUBSUB', 'NUMSUB', ARGV[4] .. worker)
+  return not listening.err and listening[2] > 0
+end
+
+-- A lone job that finds a worker waiting is handed to it: so it need not be woken first and ask then.
 local function hand_over(id, envelope)
   local workers = redis.pcall('ZRANGEBYSCORE', IDLE, 0, '+inf', 'LIMIT', 0, 8)
-  for _, worker in ipairs(workers.err and {} or workers) do
-    local lease = redis.call('ZSCORE', WORKERS, worker)
-    if lease and tonumber(lease) > now and hand_to(worker, id, envelope) then return true end
+  if workers.err or not workers[1] or redis.call('EXISTS', job_key(id)) == 1 then return false end
+  for _, worker in ipairs(workers) do
+    if takes_jobs(worker) then return hand_to(worker, id, envelope) end
   end
   return false
 end
 
--- Adds the jobs if none of them is there, and whether it has; some may be named by entries without having been added.
+-- Adds the jobs if none of them is there, and whether it has.
 local function add_all()
   local keys, records, tail = job_key(prefix), {}, after_fresh(watched)
   local start, last, head = 1, nil, nil
@@ -58,8 +66,11 @@ local function add_all()
     records[2 * i] = head .. string.sub(envelopes, start, start + size - 1) .. tail
     start = start + size
   end
-  push_alike('normal', prefix, width, ends)
-  return redis.call('MSETNX', unpack(records)) == 1
+  local lane = base .. ':normal'
+  local entries = push_alike(lane, prefix, width, ends)
+  if redis.call('MSETNX', unpack(records)) == 1 then return true end
+  redis.call('XDEL', lane, unpack(entries))
+  return false
 end
 
 -- What most sends are: nothing special, no id that can be used twice.
