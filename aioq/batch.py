@@ -1,9 +1,9 @@
 """Coalescing: many small requests of one process become few large ones.
 
 What is added while the event loop is busy goes out together as soon as it is idle, or has grown large enough to
-leave before (with `prompt` the first item does not wait for that); while as many flushes are in flight as there
-may be the next one gathers. So a lone request waits for nobody, and under load the batches grow by themselves:
-there is no timer to tune.
+leave before; while as many flushes are in flight as there may be the next one gathers. So a lone request waits
+for nobody (with `prompt` not even for the loop's turn), and under load the batches grow by themselves: there is no
+timer to tune.
 """
 
 import asyncio
@@ -51,8 +51,8 @@ class Batcher(Generic[ItemT, ReplyT]):
             keeps memory bounded when the server is slower than its producers.
         in_flight: the most batches in flight at once. They are started in the order of their items.
         eager: a batch of this many items leaves at once, before the event loop has had its turn.
-        prompt: an item that finds nothing gathered or in flight leaves at once, a turn of the loop earlier, and
-            without those that follow in that turn.
+        prompt: an item that finds nothing gathered or in flight leaves at once, a turn of the loop earlier, if the
+            batch before had one item too. Where it had several, more are likely to follow in this turn.
         on_answer: told of each batch that was answered, and of the replies.
 
     Attributes:
@@ -80,6 +80,7 @@ class Batcher(Generic[ItemT, ReplyT]):
         self._capacity = capacity
         self._eager = eager or max_items
         self._prompt = prompt
+        self._alone = False
         self._on_answer = on_answer
         self._gathered: deque[ItemT] = deque()
         self._gathered_size = 0
@@ -101,7 +102,7 @@ class Batcher(Generic[ItemT, ReplyT]):
         self._gathered_size += item.size
         self._gathered_weight += item.weight
         if len(self._flights) < self._in_flight:
-            if self._gathered_size >= self._eager or (self._prompt and self.held == item.size):
+            if self._gathered_size >= self._eager or (self._alone and self.held == item.size):
                 self._start()
             elif self._starting is None:
                 # It begins once all that is ready to run now has had its turn, and so has put its items too.
@@ -155,6 +156,7 @@ class Batcher(Generic[ItemT, ReplyT]):
             self._starting.cancel()
             self._starting = None
         while len(self._flights) < self._in_flight and (batch := self._take()):
+            self._alone = self._prompt and len(batch) == 1 and not batch[0].several
             try:
                 flight = self._flush(batch)
             except Exception as error:  # what `flush` raises at once is an answer too

@@ -179,7 +179,7 @@ class Sendable(Generic[P, R]):
             SendError: the server did not confirm the job within `send_timeout`.
         """
         route = self._route or self._find_route()
-        if kwargs or len(args) not in route.fitting:
+        if kwargs or len(args) not in route.fitting:  # what most calls are is not worth a call
             route.signature.check(args, kwargs)
         handle, sent = self._outlet.begin(route, args, kwargs)
         handle.added = await sent

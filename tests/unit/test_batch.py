@@ -70,15 +70,17 @@ async def test_what_is_added_at_once_leaves_together():
     assert server.batches == [["a", "b", "c"]]
 
 
-async def test_a_prompt_batcher_lets_the_first_item_leave_at_once():
-    server = Server(held_up=True)
+async def test_a_prompt_batcher_lets_one_lone_item_after_the_other_leave_at_once():
+    server = Server()
     subject = Batcher[Word, str](server.flush, max_items=100, capacity=1000, prompt=True)
-    futures = [put(subject, item) for item in "ab"]
+    assert await within(put(subject, "a")) == "A"
+    lone = put(subject, "b")
     assert len(subject._flights) == 1
-    futures.append(put(subject, "c"))
-    server.go.set()
-    assert await within(asyncio.gather(*futures)) == ["A", "B", "C"]
-    assert server.batches == [["a"], ["b", "c"]]
+    assert await within(asyncio.gather(lone, put(subject, "c"), put(subject, "d"))) == ["B", "C", "D"]
+    burst = [put(subject, item) for item in "ef"]
+    assert not subject._flights, "the batch before had two items"
+    assert await within(asyncio.gather(*burst)) == ["E", "F"]
+    assert server.batches == [["a"], ["b"], ["c", "d"], ["e", "f"]]
 
 
 async def test_a_lone_item_waits_for_nobody():
