@@ -82,6 +82,13 @@ def version_of(python: str) -> str:
     return subprocess.run([python, "--version"], capture_output=True, text=True, check=False).stdout.strip()
 
 
+def configured(python: str) -> str:
+    """Whether an interpreter was configured to be optimized by a profile, as those of Docker's images are."""
+    asked = "import sysconfig; print(sysconfig.get_config_var('CONFIG_ARGS'))"
+    arguments = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=False).stdout
+    return f"configured {'with' if '--enable-optimizations' in arguments else 'without'} --enable-optimizations"
+
+
 def _fingerprint(requirements: Path, python: str, *, with_aioq: bool) -> str:
     files = [requirements, *([ROOT / "pyproject.toml"] if with_aioq else [])]
     content = b"".join(file.read_bytes() for file in files)

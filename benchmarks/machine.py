@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environments import Environment, version_of
+from benchmarks.environments import Environment, configured, version_of
 from benchmarks.plan import Plan
 
 
@@ -18,7 +18,7 @@ def describe(plan: Plan, environments: dict[str, Environment], python: str) -> d
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": f"{platform.system()} {platform.release()}",
         "load": round(os.getloadavg()[0], 2),
-        "python": version_of(python),
+        "python": f"{version_of(python)}, {configured(python)}",
         "server": plan.server,
         "persistence": "off (no snapshots, no append-only file)",
         "rounds": plan.rounds,

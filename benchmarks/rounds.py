@@ -69,8 +69,7 @@ class Run:
             self._probe(library, known)
         for number in range(1, self.plan.rounds + 1):
             for workload in self.workloads:
-                if workload.rounds is None or number <= workload.rounds:
-                    self._round(number, workload, known)
+                self._round(number, workload, known)
 
     def _probe(self, library: Library, known: Known) -> None:
         reason = self._attempt(library, known, draining.probe)

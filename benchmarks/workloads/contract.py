@@ -38,7 +38,6 @@ class Workload:
         measure: measures one library once. Raises `VoidError` where the round does not count.
         metrics: what `measure` returns.
         bare: the bare loops that take part, by name.
-        rounds: the most rounds, for what hardly varies; None for the plan's.
     """
 
     key: str
@@ -46,7 +45,6 @@ class Workload:
     measure: Callable[[Stage], Figures]
     metrics: tuple[Metric, ...]
     bare: tuple[str, ...] = ()
-    rounds: int | None = None
 
 
 JOBS = Metric("jobs", "jobs", None)

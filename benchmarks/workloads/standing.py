@@ -116,7 +116,6 @@ WORKLOADS = (
             _lower("many_cpu", f"% of a core, {MANY}", 2),
             _lower("many_mb", f"MB, {MANY}"),
         ),
-        rounds=2,
     ),
     Workload(
         "starting",
@@ -127,14 +126,12 @@ WORKLOADS = (
             _lower("help_s", "--help s", 3),
             Metric("python_s", "bare Python s", None, digits=3),
         ),
-        rounds=2,
     ),
     Workload(
         "memory",
         "Server memory a queued job, 80-byte payload",
         memory,
         (_lower("bytes", "bytes/job"), Metric("jobs", "jobs", None)),
-        rounds=2,
     ),
     Workload(
         "commands",
@@ -145,6 +142,5 @@ WORKLOADS = (
             _lower("in_all", "with those of scripts", 2),
             Metric("jobs", "jobs", None),
         ),
-        rounds=2,
     ),
 )

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import catalogue, plotting
+from benchmarks import ledger as ledger_module
 from benchmarks.catalogue import LIBRARIES
 from benchmarks.contract import Setup
 from benchmarks.environments import Environment
-from benchmarks.ledger import VARIABLE, Ledger
+from benchmarks.ledger import POLL, VARIABLE, Ledger
 from benchmarks.monitor import Seen, monitored
 from benchmarks.plan import FEWEST, Plan
 from benchmarks.report import ratios, report, table
@@ -50,6 +51,36 @@ def test_a_ledger_tells_jobs_that_ran_never_once_and_twice(tmp_path: Path) -> No
         assert (count.once, count.never, count.more) == (2, 1, 1)
         assert ledger.wait(3, 0) is not None
         assert ledger.wait(4, 0) is None
+
+
+class _Clock:
+    """Stands for `time`: while somebody sleeps, jobs run at a steady rate, in a file that a ledger watches."""
+
+    def __init__(self, path: Path, rate: float) -> None:
+        self._path = path
+        self._rate = rate
+        self._now = 0.0
+        self.looks = 0
+
+    def perf_counter(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        self.looks += 1
+        self._now += seconds
+        with self._path.open("r+b") as file:
+            file.write(b"\x01" * min(int(self._now * self._rate), self._path.stat().st_size))
+
+
+def test_a_ledger_is_looked_at_seldom_but_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs, rate = 100_000, 20_000.0
+    with Ledger(tmp_path / "ledger", jobs) as ledger:
+        clock = _Clock(ledger.path, rate)
+        monkeypatch.setattr(ledger_module, "time", clock)
+        seen = ledger.wait(jobs, 30)
+    assert seen is not None
+    assert jobs / rate <= seen <= jobs / rate + 2 * POLL
+    assert clock.looks <= 40
 
 
 def test_a_ratio_above_one_is_better_whichever_direction_is() -> None:
