@@ -83,10 +83,9 @@ class Batcher(Generic[ItemT, ReplyT]):
         self._alone = False
         self._on_answer = on_answer
         self._gathered: deque[ItemT] = deque()
-        self._gathered_size = 0
-        self._gathered_weight = 0
         self.held = 0
-        self._in_flight = in_flight
+        self._flying = 0
+        self._free = in_flight
         self._flights: set[asyncio.Future[Sequence[ReplyT | Exception]]] = set()
         self._starting: asyncio.Handle | None = None
         self._blocked: deque[asyncio.Future[None]] = deque()
@@ -99,10 +98,8 @@ class Batcher(Generic[ItemT, ReplyT]):
         """
         self._gathered.append(item)
         self.held += item.size
-        self._gathered_size += item.size
-        self._gathered_weight += item.weight
-        if len(self._flights) < self._in_flight:
-            if self._gathered_size >= self._eager or (self._alone and self.held == item.size):
+        if self._free > 0:
+            if self.held - self._flying >= self._eager or (self._alone and self.held == item.size):
                 self._start()
             elif self._starting is None:
                 # It begins once all that is ready to run now has had its turn, and so has put its items too.
@@ -129,7 +126,6 @@ class Batcher(Generic[ItemT, ReplyT]):
             if item.future is not None:
                 item.future.cancel()
             self._release(item.size)
-        self._gathered_size = self._gathered_weight = 0
 
     async def wait_for_space(self) -> None:
         """Return once there is space for another item."""
@@ -155,11 +151,13 @@ class Batcher(Generic[ItemT, ReplyT]):
         if self._starting is not None:
             self._starting.cancel()
             self._starting = None
-        while len(self._flights) < self._in_flight and (batch := self._take()):
+        while self._free > 0 and (batch := self._take()):
             self._alone = self._prompt and len(batch) == 1 and not batch[0].several
+            self._free -= 1
             try:
                 flight = self._flush(batch)
             except Exception as error:  # what `flush` raises at once is an answer too
+                self._free += 1
                 self._fail(batch, error)
                 continue
             self._follow(batch, flight)
@@ -171,29 +169,28 @@ class Batcher(Generic[ItemT, ReplyT]):
 
     def _take(self) -> list[ItemT]:
         gathered = self._gathered
-        if self._gathered_size <= self._max_items and self._gathered_weight <= self._max_weight:
+        few = self.held - self._flying <= self._max_items
+        if few and sum([item.weight for item in gathered]) <= self._max_weight:
             # As a rule; and without a look at each, but whether it was withdrawn.
             every = [item for item in gathered if item.future is None or not item.future.cancelled()]
             if len(every) == len(gathered):
                 gathered.clear()
-                self._gathered_size = self._gathered_weight = 0
+                self._flying = self.held
                 return every
         batch: list[ItemT] = []
-        count = weight = 0
+        size = weight = 0
         while gathered:
             item = gathered[0]
-            withdrawn = item.future is not None and item.future.cancelled()
-            if not withdrawn:
-                count += item.size
+            if item.future is not None and item.future.cancelled():
+                self._release(item.size)
+            elif batch and (size + item.size > self._max_items or weight + item.weight > self._max_weight):
+                break
+            else:
+                size += item.size
                 weight += item.weight
-                if batch and (count > self._max_items or weight > self._max_weight):
-                    break
                 batch.append(item)
             gathered.popleft()
-            self._gathered_size -= item.size
-            self._gathered_weight -= item.weight
-            if withdrawn:
-                self._release(item.size)
+        self._flying += size
         return batch
 
     def _release(self, count: int) -> None:
@@ -214,29 +211,24 @@ class Batcher(Generic[ItemT, ReplyT]):
             self._fail(batch, error)
         if again is not None:
             self._follow(batch, again)
+        else:
+            self._free += 1
         if self._gathered:
             self._start()
 
     def _answer(self, batch: list[ItemT], replies: Sequence[ReplyT | Exception]) -> None:
         if self._on_answer is not None:
             self._on_answer(batch, replies)
-        start = 0
-        for item in batch:
+        told = _by_item(batch, replies) if True in [item.several for item in batch] else replies
+        for item, reply in zip(batch, told, strict=True):
             future = item.future
-            if item.several:
-                reply: Any = replies[start : start + item.size]
-                error = _first_error(reply)
-                start += item.size
-            else:
-                error = reply = replies[start]
-                start += 1
             if future is None or future.done():
                 continue
-            if isinstance(error, Exception):
-                future.set_exception(error)
+            if isinstance(reply, Exception):
+                future.set_exception(reply)
             else:
                 future.set_result(reply)
-        self._release(start)
+        self._down(len(replies))
 
     def _fail(self, batch: list[ItemT], error: BaseException) -> None:
         for item in batch:
@@ -246,8 +238,20 @@ class Batcher(Generic[ItemT, ReplyT]):
                 item.future.cancel()
             else:
                 item.future.set_exception(error)
-        self._release(sum(item.size for item in batch))
+        self._down(sum(item.size for item in batch))
+
+    def _down(self, count: int) -> None:
+        self._flying -= count
+        self._release(count)
 
 
-def _first_error(replies: Sequence[object]) -> object:
-    return next((reply for reply in replies if isinstance(reply, Exception)), None)
+def _by_item(batch: Sequence[Item], replies: Sequence[Any]) -> list[Any]:
+    """What each item is told: its reply; or, of one that has several, all or else the first error."""
+    told: list[Any] = []
+    start = 0
+    for item in batch:
+        some = replies[start : start + item.size]
+        start += item.size
+        error = next((reply for reply in some if isinstance(reply, Exception)), None)
+        told.append(error or some if item.several else some[0])
+    return told

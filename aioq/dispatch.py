@@ -67,15 +67,26 @@ class Dispatcher:
         self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[JobHandle[Any], Awaitable[bool]]:
         """See `aioq.task.Outlet.begin`."""
-        client, queue, options = self._current(), route.queue, route.options
+        client = self._current()
+        if client is None or client.waiters.used or self._middleware or not route.usual:
+            return self._begin_unusual(client, route, args, kwargs)
+        queue = route.queue
+        job_id = new_job_id(queue)
+        job = NewJob(job_id, route.envelope(args, kwargs))
+        sent = client.producer.put(queue, job) or client.producer.send(queue, job)
+        return JobHandle(self._source, job_id, queue, route.returns), sent
+
+    def _begin_unusual(
+        self, client: Client | None, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[JobHandle[Any], Awaitable[bool]]:
+        queue, options = route.queue, route.options
         job_id, nonce = (new_job_id(queue), "") if options.job_id is None else (options.job_id, new_nonce())
-        handle: JobHandle[Any] = JobHandle(self._source, job_id, queue, route.signature.returns)
+        handle: JobHandle[Any] = JobHandle(self._source, job_id, queue, route.returns)
         if self._middleware:
-            call: Call[Any] = Call(route.task, args, kwargs, route.options, route.signature)
+            call: Call[Any] = Call(route.task, args, kwargs, options, route.signature)
             return handle, self._send_inward(call, route, job_id, nonce)
         waiter = "" if client is None else client.waiters.channel(queue)
-        envelope = route.envelope(args, kwargs)
-        job = NewJob(job_id, envelope, route.priority, options.delay_ms, options.eta_ms, nonce, waiter)
+        job = _new_job(route, job_id, route.envelope(args, kwargs), nonce, waiter)
         if client is None:
             return handle, self.deliver(queue, job)
         if waiter:
@@ -272,8 +283,8 @@ async def _through(layer: Middleware, forward: Callable[[Outgoing], Awaitable[bo
     return await layer.send(outgoing, forward)
 
 
-def _new_job(route: Route, job_id: str, envelope: bytes, nonce: str = "") -> NewJob:
-    return NewJob(job_id, envelope, route.priority, route.options.delay_ms, route.options.eta_ms, nonce)
+def _new_job(route: Route, job_id: str, envelope: bytes, nonce: str = "", waiter: str = "") -> NewJob:
+    return NewJob(job_id, envelope, route.priority, route.options.delay_ms, route.options.eta_ms, nonce, waiter)
 
 
 async def _expecting(client: Client, queue: str, job: NewJob) -> bool:

@@ -326,12 +326,7 @@ def _told(batch: list[_Pending], faults: _Faults, added: Sequence[bool]) -> _Tol
 
 
 def _jobs_of(batch: Sequence[_Pending]) -> Sequence[NewJob]:
-    if len(batch) == 1:
-        return batch[0].jobs
-    jobs: list[NewJob] = []
-    for pending in batch:
-        jobs += pending.jobs
-    return jobs
+    return batch[0].jobs if len(batch) == 1 else [job for pending in batch for job in pending.jobs]
 
 
 def _fitting(jobs: Sequence[NewJob]) -> tuple[int, int]:

@@ -27,9 +27,22 @@ class Route:
         options: those of the calls.
         queue: where the calls are sent.
         priority: the lane there.
+        returns: what the task returns.
+        usual: whether a job of these calls is an id of ours and an envelope, and nothing else.
     """
 
-    __slots__ = ("_max_payload", "_wire", "fitting", "options", "priority", "queue", "signature", "task")
+    __slots__ = (
+        "_max_payload",
+        "_wire",
+        "fitting",
+        "options",
+        "priority",
+        "queue",
+        "returns",
+        "signature",
+        "task",
+        "usual",
+    )
 
     def __init__(self, task: str, signature: Signature, options: Options, settings: Settings) -> None:
         self.task = task
@@ -38,6 +51,9 @@ class Route:
         self.options = options
         self.queue = options.queue or settings.default_queue
         self.priority = options.priority or Priority.NORMAL
+        self.returns = signature.returns
+        special = (options.job_id, options.delay_ms, options.eta_ms)
+        self.usual = self.priority is Priority.NORMAL and special == (None, None, None)
         self._wire = _wire(options)
         self._max_payload = settings.max_payload
 

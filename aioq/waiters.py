@@ -41,12 +41,16 @@ class Waiters:
         store: where the jobs are.
         app: the App's name.
         poll_interval: seconds between two safety polls.
+
+    Attributes:
+        used: whether an outcome was ever asked for; if not, no queue has a `channel`.
     """
 
     def __init__(self, store: Store, app: str, *, poll_interval: float) -> None:
         self._store = store
         self._channel = waiter_channel(app, os.urandom(9).hex())
         self._poll_interval = poll_interval
+        self.used = False
         self._queues: dict[str, _QueueWaiters] = {}
         self._poller: asyncio.Task[None] | None = None
 
@@ -59,6 +63,7 @@ class Waiters:
             JobNotFoundError: the server has no such job.
             ServerRejectedError: the server refuses this user.
         """
+        self.used = True
         waiters = self._queues.get(queue)
         if waiters is None:
             waiters = _QueueWaiters(self._store, queue, f"{self._channel}:{queue}")

@@ -21,17 +21,18 @@ def enqueue_args(jobs: Sequence[NewJob], handing: str, *, again: bool) -> list[A
     """
     ids = [job.id for job in jobs]
     envelopes = [job.envelope for job in jobs]
-    normal, named, placed, waiter = Priority.NORMAL, False, False, ""
-    for job in jobs:
-        if job.nonce:
-            named = True
-        if job.waiter:
-            waiter = job.waiter
-        if job.priority is not normal or job.delay_ms or job.eta_ms is not None:
-            placed = True
-    nonces = _encode([job.nonce for job in jobs]) if named or len(set(ids)) < len(ids) else b""
+    sizes = _encode([*map(len, envelopes)])
+    normal = Priority.NORMAL
+    special = [
+        job
+        for job in jobs
+        if job.nonce or job.waiter or job.delay_ms or job.eta_ms is not None or job.priority is not normal
+    ]
+    named = len(set(ids)) < len(ids) or any(job.nonce for job in special)
+    nonces = _encode([job.nonce for job in jobs]) if named else b""
+    waiter = next((job.waiter for job in special if job.waiter), "")
+    placed = any(any(_place(job)) for job in special)
     places = _encode([word for job in jobs for word in _place(job)]) if placed else b""
-    sizes = _encode([len(envelope) for envelope in envelopes])
     return ["again" if again else "", nonces, places, handing, waiter, b"".join(envelopes), sizes, *_packed(ids)]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from benchmarks.stage import START_WITHIN, Stage, VoidError
 from benchmarks.workloads.contract import Figures, Metric, Workload
 
-ONE_AT_A_TIME, WARM_UP = 1_000, 20
+ONE_AT_A_TIME, WARM_UP = 20_000, 20
 LOAD_SECONDS = 5.0
 KEEPS_UP = 0.98
 """The share of what is offered that has to come back in time for the percentiles to mean anything."""
