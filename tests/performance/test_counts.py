@@ -157,6 +157,20 @@ async def test_function_calls_of_a_sent_job(jobs: Jobs) -> None:
     assert JOBS < calls[0] <= 12 * JOBS
 
 
+async def test_function_calls_of_a_send_among_many(jobs: Jobs) -> None:
+    # 42.6: as above, and a future, the turn of whoever awaits it, and a share of a flush of some 50.
+    numbers = iter(range(JOBS))
+
+    async def sender() -> None:
+        for number in numbers:
+            await jobs.noop.send(number)
+
+    await jobs.noop.send(0)
+    with counted_calls() as calls:
+        await asyncio.gather(*(sender() for _ in range(SENDERS)))
+    assert JOBS < calls[0] <= 46 * JOBS
+
+
 async def test_a_job_leaves_nothing_behind(jobs: Jobs) -> None:
     # Blocks of memory that this process still holds after a job, beside what the first jobs have filled: 0.
     held: list[int] = []
