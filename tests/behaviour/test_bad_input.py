@@ -1,6 +1,7 @@
 """What bad input gets: an error that names it where it is given, one failed job where it arrives, never more."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
@@ -65,6 +66,17 @@ async def test_an_unencodable_argument_of_a_task_known_by_name_only_is_named_too
 
     with redis_server.client() as client:
         assert keys(client, app_name) == []
+
+
+@pytest.mark.parametrize("shape", [lambda handle: handle, lambda handle: {"of": [handle]}])
+async def test_a_handle_as_an_argument_is_an_error_that_says_what_to_send_instead(
+    redis_server: Database, app_name: str, shape: Callable[[Any], Any]
+) -> None:
+    app, add = make_app(redis_server, app_name)
+    async with app:
+        handle = await add.send(1, 2)
+        with pytest.raises(ArgumentError, match=r"argument 'y' cannot be encoded.*send handle\.id.*app\.handle\("):
+            await add.send(1, shape(handle))
 
 
 @pytest.mark.parametrize(
