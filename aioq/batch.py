@@ -203,18 +203,32 @@ class Batcher(Generic[ItemT, ReplyT]):
 
     def _landed(self, batch: list[ItemT], flight: "asyncio.Future[Sequence[ReplyT | Exception]]") -> None:
         self._flights.discard(flight)
-        error = asyncio.CancelledError() if flight.cancelled() else flight.exception()
         again = None
+        try:
+            again = self._conclude(batch, flight)
+        except Exception as error:  # a hook's, or there are too few replies: the loop is told, and goes on
+            self._fail(batch, error)
+            raise
+        finally:
+            if again is not None:
+                self._follow(batch, again)
+            else:
+                self._free += 1
+            if self._gathered:
+                self._start()
+
+    def _conclude(
+        self, batch: list[ItemT], flight: "asyncio.Future[Sequence[ReplyT | Exception]]"
+    ) -> Awaitable[Sequence[ReplyT | Exception]] | None:
+        """Answer the items of a flight that has ended, or return what is waited for in its place."""
+        error = asyncio.CancelledError() if flight.cancelled() else flight.exception()
         if error is None:
             self._answer(batch, flight.result())
         elif self._retry is None or (again := self._retry(batch, error)) is None:
             self._fail(batch, error)
-        if again is not None:
-            self._follow(batch, again)
         else:
-            self._free += 1
-        if self._gathered:
-            self._start()
+            return again
+        return None
 
     def _answer(self, batch: list[ItemT], replies: Sequence[ReplyT | Exception]) -> None:
         if self._on_answer is not None:

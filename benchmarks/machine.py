@@ -3,16 +3,18 @@
 import os
 import platform
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environments import Environment, configured, version_of
+from benchmarks.environments import ROOT, Environment, configured, version_of
 from benchmarks.plan import Plan
 
 
 def describe(plan: Plan, environments: dict[str, Environment], python: str) -> dict[str, Any]:
     """The machine, the server and the versions, as they are printed and kept with the results."""
     return {
+        "commit": _commit(),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -26,6 +28,15 @@ def describe(plan: Plan, environments: dict[str, Environment], python: str) -> d
         "seconds": plan.seconds,
         "versions": {name: environment.versions for name, environment in environments.items()},
     }
+
+
+def _commit() -> str:
+    """The commit that is measured, with `-dirty` where files differ from it."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _cpu() -> str:

@@ -35,6 +35,9 @@ def ratios(summaries: Iterable[Summary]) -> str:
         if mine is None:
             continue
         for metric in summary.workload.metrics:
+            if metric.alone and metric.key in mine.values:
+                value = _number(mine.values[metric.key].median, metric)
+                lines.append(f"| {summary.workload.key} | {metric.label} | {value} | - | - |")
             for found in summary.ratios.get(metric.key, ()):
                 value = _number(mine.values[metric.key].median, metric)
                 other = LIBRARIES[found.other].title

@@ -60,6 +60,8 @@ def _row(name: str, workload: Workload, records: Sequence[Record]) -> Row:
 
 
 def _ratios(metric: Metric, rows: Sequence[Row]) -> Iterable[Ratio]:
+    if metric.alone:
+        return
     values = {row.library: row.values[metric.key].median for row in rows if metric.key in row.values}
     mine = values.pop(SUBJECT.name, None)
     if not mine:

@@ -19,6 +19,7 @@ class Metric:
         better: which direction is better; None for what only explains the others.
         limit: the bare loop that is the limit of it, by name.
         digits: how many digits after the point the tables show.
+        alone: a ratio of two figures of the same library, which is not put beside those of others.
     """
 
     key: str
@@ -26,6 +27,7 @@ class Metric:
     better: Literal["higher", "lower"] | None = "higher"
     limit: tuple[str, ...] = ()
     digits: int = 0
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

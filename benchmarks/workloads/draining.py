@@ -11,12 +11,16 @@ from functools import partial
 from typing import NamedTuple
 
 from benchmarks.ledger import Ledger
+from benchmarks.plan import Plan
 from benchmarks.stage import START_WITHIN, Fleet, Stage, VoidError
 from benchmarks.workloads.contract import JOBS, Figures, Metric, Workload
 
 DRAIN = 20_000
 STAGE_SHARE = 4.0
 """How many times the time of one measurement staging may take: some enqueue slower than they drain."""
+
+TURNS = 2
+"""Jobs there are at least for each that may run at once: with fewer the worker is never at work in full."""
 
 CHECKED = 20_000
 """The most results that are read after a drain; above it an even share, and all runs are still counted."""
@@ -47,15 +51,18 @@ def probe(stage: Stage) -> None:
 
 def drain(stage: Stage, *, task: str = "noop", concurrency: int = 100, processes: int = 1) -> Figures:
     """Fill the queue, start a worker, and watch the ledger."""
-    name, plan, known = stage.library.name, stage.plan, stage.known
-    jobs = min(
-        plan.fitting(DRAIN, known.drain.get(name)),
-        plan.fitting(DRAIN, known.bulk.get(name), plan.seconds * STAGE_SHARE),
-    )
+    name, known = stage.library.name, stage.known
+    jobs = size(stage.plan, known.drain.get(name), known.bulk.get(name), concurrency)
     pace = fill_and_drain(stage, jobs, task=task, concurrency=concurrency, processes=processes)
     if task == "noop" and processes == 1:
         known.drain[name] = pace.whole
     return {"per_second": pace.whole, "jobs": jobs}
+
+
+def size(plan: Plan, drain_rate: float | None, bulk_rate: float | None, concurrency: int) -> int:
+    """How many jobs a library gets that drains and enqueues as many a second."""
+    fitting = min(plan.fitting(DRAIN, drain_rate), plan.fitting(DRAIN, bulk_rate, plan.seconds * STAGE_SHARE))
+    return max(fitting, min(plan.scaled(DRAIN), concurrency * TURNS))
 
 
 def fill_and_drain(

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,12 +54,16 @@ def test_a_ledger_tells_jobs_that_ran_never_once_and_twice(tmp_path: Path) -> No
         assert ledger.wait(4, 0) is None
 
 
-class _Clock:
-    """Stands for `time`: while somebody sleeps, jobs run at a steady rate, in a file that a ledger watches."""
+Pace = Callable[[float], float]
+"""How many jobs have run by a time."""
 
-    def __init__(self, path: Path, rate: float) -> None:
+
+class _Clock:
+    """Stands for `time`: while somebody sleeps, jobs run at a pace, in a file that a ledger watches."""
+
+    def __init__(self, path: Path, pace: Pace) -> None:
         self._path = path
-        self._rate = rate
+        self._pace = pace
         self._now = 0.0
         self.looks = 0
 
@@ -69,18 +74,33 @@ class _Clock:
         self.looks += 1
         self._now += seconds
         with self._path.open("r+b") as file:
-            file.write(b"\x01" * min(int(self._now * self._rate), self._path.stat().st_size))
+            file.write(b"\x01" * min(int(self._pace(self._now)), self._path.stat().st_size))
 
 
-def test_a_ledger_is_looked_at_seldom_but_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs, rate = 100_000, 20_000.0
+@pytest.mark.parametrize(
+    ("jobs", "pace", "end"),
+    [
+        pytest.param(1_000_000, lambda now: now * 25_000, 40.0, id="large"),
+        pytest.param(20_000, lambda now: now * 50_000, 0.4, id="steady"),
+        pytest.param(1_000, lambda now: now * 1_000, 1.0, id="slow"),
+        pytest.param(20_000, lambda now: 10 + max(0, now - 0.1) * 50_000, 0.4998, id="stalls after ten"),
+        pytest.param(6_000, lambda now: now * 100 + max(0, now - 0.3) * 19_900, 0.5985, id="starts slowly"),
+        pytest.param(4_000, lambda now: 2 + max(0, now - 0.05) * 8_000, 0.54975, id="a peer's start"),
+    ],
+)
+def test_a_ledger_is_looked_at_in_time_and_for_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, pace: Pace, end: float
+) -> None:
     with Ledger(tmp_path / "ledger", jobs) as ledger:
-        clock = _Clock(ledger.path, rate)
+        clock = _Clock(ledger.path, pace)
         monkeypatch.setattr(ledger_module, "time", clock)
-        seen = ledger.wait(jobs, 30)
+        head = ledger.wait(jobs // 10, 60)
+        seen = ledger.wait(jobs, 60)
+    assert head is not None
     assert seen is not None
-    assert jobs / rate <= seen <= jobs / rate + 2 * POLL
-    assert clock.looks <= 40
+    assert pace(head - 0.01 * end) <= jobs // 10 <= pace(head)
+    assert end - 0.0001 <= seen <= end + POLL + 0.001
+    assert clock.looks * jobs * 1.5e-9 <= 0.02 * end
 
 
 def test_a_ratio_above_one_is_better_whichever_direction_is() -> None:
@@ -88,6 +108,29 @@ def test_a_ratio_above_one_is_better_whichever_direction_is() -> None:
     assert [tuple(each) for each in fast.ratios["per_second"]] == [("saq", 2.0), ("bare", 0.5)]
     slow = summarise(SLOW, _records(SLOW, aioq=[2.0], arq=[8.0], saq=[4.0]))
     assert [tuple(each) for each in slow.ratios["ms"]] == [("saq", 2.0)]
+
+
+def test_a_ratio_of_its_own_is_printed_and_put_beside_nobodys() -> None:
+    own = Workload("own", "Own", lambda _: {}, (Metric("share", "to small", "lower", digits=2, alone=True),))
+    summary = summarise(own, _records(own, aioq=[1.04], arq=[0.5]))
+    assert "| own | to small | 1.04 | - | - |" in ratios([summary]).splitlines()
+    assert "arq" not in ratios([summary])
+
+
+@pytest.mark.parametrize(
+    ("rates", "concurrency", "jobs"),
+    [
+        pytest.param((None, None), 100, 20_000, id="unknown"),
+        pytest.param((1e6, 1e6), 100, 20_000, id="fast"),
+        pytest.param((3_000.0, 1e6), 100, 3_000, id="what it drains in a second"),
+        pytest.param((3_000.0, 600.0), 100, 2_400, id="what it enqueues in four"),
+        pytest.param((300.0, 1e6), 1_000, 2_000, id="twice what runs at once"),
+    ],
+)
+def test_a_drain_has_as_many_jobs_as_fit_and_as_keep_the_worker_at_work(
+    rates: tuple[float | None, float | None], concurrency: int, jobs: int
+) -> None:
+    assert draining.size(Plan(seconds=1.0), *rates, concurrency) == jobs
 
 
 def test_a_void_round_counts_for_nothing_and_is_reported() -> None:

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -143,6 +144,41 @@ async def test_an_error_of_the_flush_reaches_every_item_and_the_next_batch_goes_
     assert isinstance(first, OSError)
     assert first is second
     assert third == "C"
+    assert subject.held == 0
+
+
+def _no_answer(_batch: list[Word], _replies: Sequence[str | Exception]) -> None:
+    raise LookupError("on_answer")
+
+
+def _no_retry(_batch: list[Word], _error: BaseException) -> None:
+    raise LookupError("retry")
+
+
+@pytest.mark.parametrize(
+    ("hooks", "words"),
+    [({"on_answer": _no_answer}, "on_answer"), ({"retry": _no_retry}, "retry"), ({}, "shorter")],
+    ids=["on_answer", "retry", "too few replies"],
+)
+async def test_what_fails_with_a_reply_fails_its_items_and_not_those_after(hooks: dict[str, Any], words: str):
+    """A log handler of the user's that raises, say: the loop is told, and the next batch has its place."""
+    told: list[BaseException] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context["exception"]))
+    count = 0
+
+    async def flush(batch: list[Word]) -> list[str]:
+        nonlocal count
+        count += 1
+        if "retry" in hooks:
+            raise ConnectionError
+        return [word.text for word in (batch if hooks else batch[1:])]
+
+    subject = Batcher[Word, str](flush, max_items=100, capacity=1000, **hooks)
+    for number in (1, 2, 3):
+        with pytest.raises((LookupError, ValueError), match=words):
+            await within(put(subject, "word"))
+        assert count == len(told) == number
+    await within(subject.drain())
     assert subject.held == 0
 
 
