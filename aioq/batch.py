@@ -154,13 +154,12 @@ class Batcher(Generic[ItemT, ReplyT]):
             self._starting = None
         while self._free > 0 and (batch := self._take()):
             self._alone = self._prompt and len(batch) == 1 and not batch[0].several
-            self._free -= 1
             try:
                 flight = self._flush(batch)
             except Exception as error:  # what `flush` raises at once is an answer too
-                self._free += 1
                 self._fail(batch, error)
                 continue
+            self._free -= 1
             self._follow(batch, flight)
 
     def _follow(self, batch: list[ItemT], flight: Awaitable[Sequence[ReplyT | Exception]]) -> None:
