@@ -53,8 +53,8 @@ class Batcher(Generic[ItemT, ReplyT]):
         eager: a batch of this many items leaves at once, before the event loop has had its turn.
         prompt: an item that finds nothing gathered or in flight leaves at once, a turn of the loop earlier, if the
             batch before had one item too. Where it had several, more are likely to follow in this turn.
-        on_answer: told of each batch that was answered, and of the replies. What this or `retry` raises reaches every
-            item of the batch that has no reply yet, and the loop's exception handler.
+        on_answer: told of each batch that was answered, and of the replies. What this or `retry` raises reaches
+            every item of the batch that has no reply yet, and the loop's exception handler.
 
     Attributes:
         held: items that have no reply yet.
