@@ -50,7 +50,7 @@ class App(Scheduling):
         ConfigError: naming the setting and where it was given.
     """
 
-    instead_of_encoding = " (a job handle goes as its id: send handle.id, and make app.handle(id) of it there)"
+    instead_of_encoding = "a job handle goes as its id: send handle.id, and make app.handle(id) of it there"
     """A handle holds its App, which is where encoding it ends."""
 
     def __init__(

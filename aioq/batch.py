@@ -224,11 +224,11 @@ class Batcher(Generic[ItemT, ReplyT]):
         error = asyncio.CancelledError() if flight.cancelled() else flight.exception()
         if error is None:
             self._answer(batch, flight.result())
-        elif self._retry is None or (again := self._retry(batch, error)) is None:
+            return None
+        again = None if self._retry is None else self._retry(batch, error)
+        if again is None:
             self._fail(batch, error)
-        else:
-            return again
-        return None
+        return again
 
     def _answer(self, batch: list[ItemT], replies: Sequence[ReplyT | Exception]) -> None:
         if self._on_answer is not None:

@@ -32,12 +32,13 @@ _MAX_TRACEBACK = 16_384
 def encode_hook(value: object) -> object:
     """Turn a pydantic model into plain data; anything else msgspec does not know is refused.
 
-    The error ends with what an attribute `instead_of_encoding` of its class says.
+    The error says what to do in its place where the class of the object has it, as `instead_of_encoding`.
     """
     dump: Callable[..., object] | None = getattr(value, "model_dump", None)
     if dump is not None and hasattr(type(value), "model_validate"):
         return dump(mode="json", round_trip=True)
-    advice = getattr(type(value), "instead_of_encoding", "")
+    instead = getattr(type(value), "instead_of_encoding", "")
+    advice = f" ({instead})" if instead else ""
     raise NotImplementedError(f"objects of type {type(value).__qualname__} have no MessagePack form{advice}")
 
 

@@ -60,7 +60,7 @@ def drain(stage: Stage, *, task: str = "noop", concurrency: int = 100, processes
 
 
 def size(plan: Plan, drain_rate: float | None, bulk_rate: float | None, concurrency: int) -> int:
-    """How many jobs a library gets that drains and enqueues as many a second."""
+    """How many jobs a library gets that drains and enqueues so many a second; None for what is not known yet."""
     fitting = min(plan.fitting(DRAIN, drain_rate), plan.fitting(DRAIN, bulk_rate, plan.seconds * STAGE_SHARE))
     return max(fitting, min(plan.scaled(DRAIN), concurrency * TURNS))
 

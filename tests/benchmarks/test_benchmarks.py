@@ -81,6 +81,7 @@ class _Clock:
     ("jobs", "pace", "end"),
     [
         pytest.param(1_000_000, lambda now: now * 25_000, 40.0, id="large"),
+        pytest.param(100_000, lambda now: now * 20_000, 5.0, id="middling"),
         pytest.param(20_000, lambda now: now * 50_000, 0.4, id="steady"),
         pytest.param(1_000, lambda now: now * 1_000, 1.0, id="slow"),
         pytest.param(20_000, lambda now: 10 + max(0, now - 0.1) * 50_000, 0.4998, id="stalls after ten"),
