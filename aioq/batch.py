@@ -8,107 +8,235 @@ timer to tune.
 
 import asyncio
 import sys
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Generic, TypeVar
+from itertools import accumulate
+from typing import Any, Generic, Self, TypeVar
 
-import msgspec
+ItemT = TypeVar("ItemT")
+
+_is_cancelled = asyncio.Future[Any].cancelled
 
 
-class Item(msgspec.Struct, gc=False, kw_only=True):
-    """What a batcher gathers; a subclass says what is to be flushed.
+class Batch(ABC):
+    """What leaves together. A subclass has what is to be flushed, in columns: lists, not an object an item.
+
+    What is added at once is an entry: one item as a rule, and it may be several.
 
     Attributes:
-        future: gets its reply; None where nobody waits for that but `on_answer`.
-        weight: what it adds to `max_weight`.
-        size: how many it stands for.
-        several: whether it has a reply for each of these; its future gets a list, or the first error.
+        futures: who waits for the reply to each entry; None where nobody does but `on_answer`.
+        several: how many items an entry is that gets a list of replies, or the first error, by its position.
     """
 
-    future: "asyncio.Future[Any] | None" = None
-    weight: int = 0
-    size: int = 1
-    several: bool = False
+    def __init__(self) -> None:
+        self.futures: list[asyncio.Future[Any] | None] = []
+        self.several: dict[int, int] = {}
+
+    @property
+    def size(self) -> int:
+        """How many items there are."""
+        return len(self.futures) - len(self.several) + sum(self.several.values())
+
+    @property
+    @abstractmethod
+    def weight(self) -> int:
+        """What counts for `max_weight`."""
+
+    @abstractmethod
+    def weights(self, count: int) -> Sequence[int]:
+        """What each of the first items adds to that."""
+
+    @abstractmethod
+    def keep(self, entries: Sequence[int], items: Sequence[int]) -> None:
+        """Drop all from the columns but what is at these positions."""
+
+    @abstractmethod
+    def cut(self, entries: int, items: int) -> Self:
+        """Move the first ones to the columns of a new batch."""
+
+    def withdraw(self) -> int:
+        """Drop the entries whose futures were cancelled; how many items they were."""
+        if True not in map(_is_cancelled, filter(None, self.futures)):
+            return 0
+        before = self.size
+        futures, several, ends = self.futures, self.several, self._ends()
+        self.futures, self.several = [], {}
+        entries: list[int] = []
+        items: list[int] = []
+        for entry, (future, first, after) in enumerate(zip(futures, (0, *ends), ends, strict=False)):
+            if future is None or not future.cancelled():
+                if entry in several:
+                    self.several[len(entries)] = several[entry]
+                self.futures.append(future)
+                entries.append(entry)
+                items += range(first, after)
+        self.keep(entries, items)
+        return before - len(items)
+
+    def split(self, max_items: int, max_weight: int) -> Self:
+        """Take off the first entries, as many as do not exceed this, but one at the least."""
+        weights = self.weights(max_items)
+        entries = first = weight = 0
+        while entries < len(self.futures):
+            after = first + self.several.get(entries, 1)
+            weight += sum(weights[first:after])
+            if entries and (after > max_items or weight > max_weight):
+                break
+            entries, first = entries + 1, after
+        batch = self.cut(entries, first)
+        batch.futures, self.futures = self.futures[:entries], self.futures[entries:]
+        batch.several = {entry: size for entry, size in self.several.items() if entry < entries}
+        self.several = {entry - entries: size for entry, size in self.several.items() if entry >= entries}
+        return batch
+
+    def by_entry(self, replies: Sequence[Any]) -> Sequence[Any]:
+        """What each entry is told: its reply; or, of one that is several items, all or else the first error."""
+        if not self.several:
+            return replies
+        told: list[Any] = []
+        first = 0
+        for entry, after in enumerate(self._ends()):
+            some = replies[first:after]
+            error = next((reply for reply in some if isinstance(reply, Exception)), None)
+            told.append(error or some if entry in self.several else some[0])
+            first = after
+        return told
+
+    def _ends(self) -> list[int]:
+        """How many items there are up to the end of each entry."""
+        return list(accumulate(self.several.get(entry, 1) for entry in range(len(self.futures))))
 
 
-ItemT = TypeVar("ItemT", bound=Item)
+class Items(Batch, Generic[ItemT]):
+    """A batch of things that are flushed as they are: one column, and no weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items: list[ItemT] = []
+
+    @property
+    def weight(self) -> int:
+        """See `Batch.weight`."""
+        return 0
+
+    def weights(self, count: int) -> Sequence[int]:
+        """See `Batch.weights`."""
+        return [0] * count
+
+    def keep(self, entries: Sequence[int], items: Sequence[int]) -> None:
+        """See `Batch.keep`."""
+        self.items = [self.items[position] for position in items]
+
+    def cut(self, entries: int, items: int) -> Self:
+        """See `Batch.cut`."""
+        batch = type(self)()
+        batch.items, self.items = self.items[:items], self.items[items:]
+        return batch
+
+
+FEW = 8
+"""Fewer items are not worth a flush of their own: halves of 5 took as long as 10 at once, and more CPU; halves of
+10 took two thirds as long as 20 at once (measured)."""
+
+BatchT = TypeVar("BatchT", bound=Batch)
 ReplyT = TypeVar("ReplyT")
 
 
-class Batcher(Generic[ItemT, ReplyT]):
-    """Gathers items and hands them to `flush` in batches, one batch in flight at a time as a rule.
+class Batcher(Generic[BatchT, ReplyT]):
+    """Gathers entries and hands them to `flush` in batches, one batch in flight at a time as a rule.
+
+    Whoever has something to send puts it into the columns of the batch that is `gathering`, and then calls `add`.
 
     Args:
+        make: makes an empty batch.
         flush: sends a batch and returns one reply an item, in order; a reply that is an exception is raised
             to whoever waits for that item. What `flush` itself raises reaches every item of the batch. A coroutine
             runs in a task of its own; a future is waited for as it is.
         retry: given a batch whose flush has failed, and how; what it returns is waited for in place of the flush,
             and None lets the failure stand.
-        max_items: the most items in one batch; one item may stand for several.
-        max_weight: a batch is closed once its items weigh this much, in bytes as a rule; None for no limit.
+        max_items: the most items in one batch; one entry may be several.
+        max_weight: the most a batch of more than one entry weighs, in bytes as a rule; None for no limit.
         capacity: `wait_for_space` waits while this many items are held (gathering or in flight), which is what
             keeps memory bounded when the server is slower than its producers.
         in_flight: the most batches in flight at once. They are started in the order of their items.
-        eager: a batch of this many items leaves at once, before the event loop has had its turn.
+        eager: a batch leaves at once, before the event loop has had its turn, when it has half of the items that
+            were held lately, so that the other half is made ready meanwhile; this is the most that it waits for,
+            `FEW` the least. None: it always waits for the turn.
         prompt: an item that finds nothing gathered or in flight leaves at once, a turn of the loop earlier, if the
             batch before had one item too. Where it had several, more are likely to follow in this turn.
         on_answer: told of each batch that was answered, and of the replies. What this or `retry` raises reaches
             every item of the batch that has no reply yet, and the loop's exception handler.
 
     Attributes:
+        gathering: the batch that leaves next, as a rule as a whole.
         held: items that have no reply yet.
     """
 
     def __init__(
         self,
-        flush: Callable[[list[ItemT]], Awaitable[Sequence[ReplyT | Exception]]],
+        make: Callable[[], BatchT],
+        flush: Callable[[BatchT], Awaitable[Sequence[ReplyT | Exception]]],
         *,
-        retry: Callable[[list[ItemT], BaseException], Awaitable[Sequence[ReplyT | Exception]] | None]
-        | None = None,
+        retry: Callable[[BatchT, BaseException], Awaitable[Sequence[ReplyT | Exception]] | None] | None = None,
         max_items: int,
         capacity: int,
         max_weight: int | None = None,
         in_flight: int = 1,
         eager: int | None = None,
         prompt: bool = False,
-        on_answer: Callable[[list[ItemT], Sequence[ReplyT | Exception]], None] | None = None,
+        on_answer: Callable[[BatchT, Sequence[ReplyT | Exception]], None] | None = None,
     ) -> None:
+        self._make = make
         self._flush = flush
         self._retry = retry
         self._max_items = max_items
-        self._max_weight = max_weight or sys.maxsize
+        self._max_weight = max_weight
         self._capacity = capacity
+        self._most = eager
         self._eager = eager or max_items
+        self._crowd = 2 * self._eager
         self._prompt = prompt
         self._alone = False
         self._on_answer = on_answer
-        self._gathered: deque[ItemT] = deque()
-        self.held = 0
-        self._flying = 0
+        self.gathering = make()
+        self.held: int = 0
         self._free = in_flight
         self._flights: set[asyncio.Future[Sequence[ReplyT | Exception]]] = set()
         self._starting: asyncio.Handle | None = None
         self._blocked: deque[asyncio.Future[None]] = deque()
         self._drained: asyncio.Future[None] | None = None
 
-    def add(self, item: ItemT) -> None:
-        """Send `item` with the next batch.
+    def add(self, future: "asyncio.Future[Any] | None" = None) -> None:
+        """Send the item that was just put into the batch; `future` gets its reply.
 
         An item whose future is cancelled before a flush has taken it is withdrawn; one in flight is not.
         """
-        self._gathered.append(item)
-        self.held += item.size
+        futures = self.gathering.futures
+        futures.append(future)
+        self.held += 1
         if self._free > 0:
-            if self.held - self._flying >= self._eager or (self._alone and self.held == item.size):
+            if len(futures) >= self._eager:
                 self._start()
             elif self._starting is None:
-                # It begins once all that is ready to run now has had its turn, and so has put its items too.
-                self._starting = asyncio.get_running_loop().call_soon(self._start)
+                self._start_soon()
+
+    def add_several(self, future: "asyncio.Future[Any]", count: int) -> None:
+        """Send so many items, which were just put into the batch; `future` gets the list of replies."""
+        batch = self.gathering
+        batch.several[len(batch.futures)] = count
+        batch.futures.append(future)
+        self.held += count
+        if self._free > 0:
+            if batch.size >= self._eager:
+                self._start()
+            elif self._starting is None:
+                self._start_soon()
 
     def hurry(self) -> None:
         """Let what is gathered leave at once, if no flush is in flight: nothing else is to come."""
-        if self._gathered and not self._flights:
+        if self.gathering.futures and not self._flights:
             self._start()
 
     async def drain(self) -> None:
@@ -122,11 +250,11 @@ class Batcher(Generic[ItemT, ReplyT]):
         """Drop what is gathered or in flight; whoever waits for it is cancelled."""
         for flight in self._flights:
             flight.cancel()
-        while self._gathered:
-            item = self._gathered.popleft()
-            if item.future is not None:
-                item.future.cancel()
-            self._release(item.size)
+        dropped, self.gathering = self.gathering, self._make()
+        for future in dropped.futures:
+            if future is not None:
+                future.cancel()
+        self._release(dropped.size)
 
     async def wait_for_space(self) -> None:
         """Return once there is space for another item."""
@@ -148,12 +276,20 @@ class Batcher(Generic[ItemT, ReplyT]):
                 waiter.set_result(None)
                 count -= 1
 
+    def _start_soon(self) -> None:
+        """Start with the first of what gathers now."""
+        if self._alone and not self._flights:
+            self._start()
+        else:
+            # It begins once all that is ready to run now has had its turn, and so has put its items too.
+            self._starting = asyncio.get_running_loop().call_soon(self._start)
+
     def _start(self) -> None:
         if self._starting is not None:
             self._starting.cancel()
             self._starting = None
-        while self._free > 0 and (batch := self._take()):
-            self._alone = self._prompt and len(batch) == 1 and not batch[0].several
+        while self._free > 0 and (batch := self._take()) is not None:
+            self._alone = self._prompt and len(batch.futures) == 1 and not batch.several
             try:
                 flight = self._flush(batch)
             except Exception as error:  # what `flush` raises at once is an answer too
@@ -162,36 +298,23 @@ class Batcher(Generic[ItemT, ReplyT]):
             self._free -= 1
             self._follow(batch, flight)
 
-    def _follow(self, batch: list[ItemT], flight: Awaitable[Sequence[ReplyT | Exception]]) -> None:
+    def _follow(self, batch: BatchT, flight: Awaitable[Sequence[ReplyT | Exception]]) -> None:
         future = asyncio.ensure_future(flight)
         self._flights.add(future)
         future.add_done_callback(partial(self._landed, batch))
 
-    def _take(self) -> list[ItemT]:
-        gathered = self._gathered
-        few = self.held - self._flying <= self._max_items
-        if few and sum([item.weight for item in gathered]) <= self._max_weight:
-            # As a rule; and without a look at each, but whether it was withdrawn.
-            every = [item for item in gathered if item.future is None or not item.future.cancelled()]
-            if len(every) == len(gathered):
-                gathered.clear()
-                self._flying = self.held
-                return every
-        batch: list[ItemT] = []
-        size = weight = 0
-        while gathered:
-            item = gathered[0]
-            if item.future is not None and item.future.cancelled():
-                self._release(item.size)
-            elif batch and (size + item.size > self._max_items or weight + item.weight > self._max_weight):
-                break
+    def _take(self) -> BatchT | None:
+        """What is to leave now, None where nothing is."""
+        while (batch := self.gathering).futures:
+            if batch.size > self._max_items or (self._max_weight and batch.weight > self._max_weight):
+                batch = batch.split(self._max_items, self._max_weight or sys.maxsize)
             else:
-                size += item.size
-                weight += item.weight
-                batch.append(item)
-            gathered.popleft()
-        self._flying += size
-        return batch
+                self.gathering = self._make()
+            if withdrawn := batch.withdraw():
+                self._release(withdrawn)
+            if batch.futures:
+                return batch
+        return None
 
     def _release(self, count: int) -> None:
         self.held -= count
@@ -201,8 +324,10 @@ class Batcher(Generic[ItemT, ReplyT]):
             self._drained.set_result(None)
             self._drained = None
 
-    def _landed(self, batch: list[ItemT], flight: "asyncio.Future[Sequence[ReplyT | Exception]]") -> None:
+    def _landed(self, batch: BatchT, flight: "asyncio.Future[Sequence[ReplyT | Exception]]") -> None:
         self._flights.discard(flight)
+        if self._most is not None:
+            self._halve(self._most)
         again = None
         try:
             again = self._conclude(batch, flight)
@@ -214,11 +339,26 @@ class Batcher(Generic[ItemT, ReplyT]):
                 self._follow(batch, again)
             else:
                 self._free += 1
-            if self._gathered:
-                self._start()
+            self._go_on()
+
+    def _halve(self, most: int) -> None:
+        """See `eager`. What is held counts as a batch lands; larger numbers are forgotten by and by."""
+        self._crowd = max(self.held, self._crowd - self._crowd // 8)
+        self._eager = min(max(self._crowd // 2, FEW), most)
+
+    def _go_on(self) -> None:
+        """Start with what has gathered meanwhile."""
+        if not self.gathering.futures:
+            return
+        if self._most is not None and self._flights and self.gathering.size < self._eager:
+            # Another one is under way, and those who were just answered may have more, which is to go with this.
+            if self._starting is None:
+                self._start_soon()
+        else:
+            self._start()
 
     def _conclude(
-        self, batch: list[ItemT], flight: "asyncio.Future[Sequence[ReplyT | Exception]]"
+        self, batch: BatchT, flight: "asyncio.Future[Sequence[ReplyT | Exception]]"
     ) -> Awaitable[Sequence[ReplyT | Exception]] | None:
         """Answer the items of a flight that has ended, or return what is waited for in its place."""
         error = asyncio.CancelledError() if flight.cancelled() else flight.exception()
@@ -230,42 +370,24 @@ class Batcher(Generic[ItemT, ReplyT]):
             self._fail(batch, error)
         return again
 
-    def _answer(self, batch: list[ItemT], replies: Sequence[ReplyT | Exception]) -> None:
+    def _answer(self, batch: BatchT, replies: Sequence[ReplyT | Exception]) -> None:
         if self._on_answer is not None:
             self._on_answer(batch, replies)
-        told = _by_item(batch, replies) if True in [item.several for item in batch] else replies
-        for item, reply in zip(batch, told, strict=True):
-            future = item.future
+        for future, reply in zip(batch.futures, batch.by_entry(replies), strict=True):
             if future is None or future.done():
                 continue
             if isinstance(reply, Exception):
                 future.set_exception(reply)
             else:
                 future.set_result(reply)
-        self._down(len(replies))
+        self._release(batch.size)
 
-    def _fail(self, batch: list[ItemT], error: BaseException) -> None:
-        for item in batch:
-            if item.future is None or item.future.done():
+    def _fail(self, batch: BatchT, error: BaseException) -> None:
+        for future in batch.futures:
+            if future is None or future.done():
                 continue
             if isinstance(error, asyncio.CancelledError):
-                item.future.cancel()
+                future.cancel()
             else:
-                item.future.set_exception(error)
-        self._down(sum(item.size for item in batch))
-
-    def _down(self, count: int) -> None:
-        self._flying -= count
-        self._release(count)
-
-
-def _by_item(batch: Sequence[Item], replies: Sequence[Any]) -> list[Any]:
-    """What each item is told: its reply; or, of one that has several, all or else the first error."""
-    told: list[Any] = []
-    start = 0
-    for item in batch:
-        some = replies[start : start + item.size]
-        start += item.size
-        error = next((reply for reply in some if isinstance(reply, Exception)), None)
-        told.append(error or some if item.several else some[0])
-    return told
+                future.set_exception(error)
+        self._release(batch.size)

@@ -70,10 +70,11 @@ class Dispatcher:
         client = self._current()
         if client is None or client.waiters.used or self._middleware or not route.usual:
             return self._begin_unusual(client, route, args, kwargs)
-        queue = route.queue
-        job_id = new_job_id(queue)
-        job = NewJob(job_id, route.envelope(args, kwargs))
-        sent = client.producer.put(queue, job) or client.producer.send(queue, job)
+        queue, producer = route.queue, client.producer
+        job_id, envelope = new_job_id(queue), route.envelope(args, kwargs)
+        outbox = producer.outboxes.get(queue)
+        if outbox is None or (sent := outbox.put(job_id, envelope)) is None:
+            sent = producer.send(queue, NewJob(job_id, envelope))
         return JobHandle(self._source, job_id, queue, route.returns), sent
 
     def _begin_unusual(
@@ -91,7 +92,7 @@ class Dispatcher:
             return handle, self.deliver(queue, job)
         if waiter:
             return handle, _expecting(client, queue, job)
-        return handle, client.producer.put(queue, job) or client.producer.send(queue, job)
+        return handle, client.producer.send(queue, job)
 
     async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
         """Send several calls; see `App.send_many`."""

@@ -5,7 +5,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from aioq.errors import SendError
-from aioq.producer import Part, Producer
+from aioq.outbox import Part
+from aioq.producer import Producer
 from aioq.store import NewJob
 
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Sequence
 from functools import partial
 
 from aioq.backoff import Backoff
-from aioq.batch import Batcher, Item
+from aioq.batch import Batcher, Items
 from aioq.ending import end
 from aioq.errors import JobNotFoundError, ServerUnavailableError
 from aioq.inbox import waiter_channel
@@ -107,12 +107,6 @@ class Waiters:
                 waiters.ask_again()
 
 
-class _Question(Item):
-    """How a job has ended, or to be told when it does."""
-
-    job_id: str
-
-
 class _QueueWaiters:
     """What is awaited of one queue."""
 
@@ -125,8 +119,8 @@ class _QueueWaiters:
         self._listening: asyncio.Task[None] | None = None
         self._expected: dict[str, None] = {}
         self._trust = 0
-        self._questions: Batcher[_Question, WaitReply] = Batcher(
-            self._ask, retry=self._retry, max_items=MAX_BATCH, capacity=1_000_000
+        self._questions: Batcher[Items[str], WaitReply] = Batcher(
+            Items, self._ask, retry=self._retry, max_items=MAX_BATCH, capacity=1_000_000
         )
 
     async def outcome(self, job_id: str) -> bytes:
@@ -187,7 +181,8 @@ class _QueueWaiters:
         """Ask for an outcome or to be told; while the answer is on its way a notice may bring it too."""
         question: asyncio.Future[WaitReply] = asyncio.Future()
         question.add_done_callback(partial(self._answered, job_id))
-        self._questions.add(_Question(job_id, future=question))
+        self._questions.gathering.items.append(job_id)
+        self._questions.add(question)
 
     def _answered(self, job_id: str, question: "asyncio.Future[WaitReply]") -> None:
         if question.cancelled():
@@ -238,17 +233,17 @@ class _QueueWaiters:
             else:
                 future.set_result(reply)
 
-    def _ask(self, questions: list[_Question]) -> Awaitable[list[WaitReply]]:
-        return self._store.wait(self._queue, self._channel, [question.job_id for question in questions])
+    def _ask(self, questions: Items[str]) -> Awaitable[list[WaitReply]]:
+        return self._store.wait(self._queue, self._channel, questions.items)
 
-    def _retry(self, questions: list[_Question], error: BaseException) -> Awaitable[list[WaitReply]] | None:
+    def _retry(self, questions: Items[str], error: BaseException) -> Awaitable[list[WaitReply]] | None:
         return self._persist(questions, error) if isinstance(error, ServerUnavailableError) else None
 
-    async def _persist(self, questions: list[_Question], error: ServerUnavailableError) -> list[WaitReply]:
+    async def _persist(self, questions: Items[str], error: ServerUnavailableError) -> list[WaitReply]:
         """Ask until there is an answer, after a first time that has failed."""
         backoff = Backoff()
         while True:
-            log.debug("waiting for %d outcomes of queue %s: %s", len(questions), self._queue, error)
+            log.debug("waiting for %d outcomes of queue %s: %s", questions.size, self._queue, error)
             await asyncio.sleep(backoff.next())
             try:
                 return await self._ask(questions)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from aioq.columns import NewJobs
 from aioq.job import OWN_LETTERS, Priority
 from aioq.redis_store.connection import Arg
 from aioq.store import Limits, NewJob, Settlement, Verb
@@ -11,7 +12,7 @@ from aioq.store import Limits, NewJob, Settlement, Verb
 _encode = msgspec.msgpack.encode
 
 
-def enqueue_args(jobs: Sequence[NewJob], handing: str, *, again: bool) -> list[Arg]:
+def enqueue_args(jobs: NewJobs, handing: str, *, again: bool) -> list[Arg]:
     """The arguments of `enqueue.lua`.
 
     Args:
@@ -19,15 +20,8 @@ def enqueue_args(jobs: Sequence[NewJob], handing: str, *, again: bool) -> list[A
         handing: what the channels begin with on which workers are handed jobs.
         again: an earlier call may have added these jobs.
     """
-    ids = [job.id for job in jobs]
-    envelopes = [job.envelope for job in jobs]
+    ids, envelopes, special = jobs.ids, jobs.envelopes, jobs.special.values()
     sizes = _encode([*map(len, envelopes)])
-    normal = Priority.NORMAL
-    special = [
-        job
-        for job in jobs
-        if job.nonce or job.waiter or job.delay_ms or job.eta_ms is not None or job.priority is not normal
-    ]
     named = len(set(ids)) < len(ids) or any(job.nonce for job in special)
     nonces = _encode([job.nonce for job in jobs]) if named else b""
     waiter = next((job.waiter for job in special if job.waiter), "")

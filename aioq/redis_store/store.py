@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 from redis.exceptions import ResponseError
 
+from aioq.columns import NewJobs
 from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.inbox import handing_channel, worker_channel
 from aioq.job import JobInfo, JobState
@@ -157,7 +158,8 @@ class RedisStore:
 
     def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
         """See `aioq.store.Store.enqueue`."""
-        args = enqueue_args(jobs, handing_channel(self._app, ""), again=again)
+        columns = jobs if isinstance(jobs, NewJobs) else NewJobs(jobs)
+        args = enqueue_args(columns, handing_channel(self._app, ""), again=again)
         return self._begin("enqueue", queue, args, partial(_not_in, len(jobs)), self._confirmation)
 
     async def claim(

@@ -4,21 +4,27 @@ from typing import Any
 
 import pytest
 
-from aioq.batch import Batcher, Item
+from aioq.batch import Batcher, Items
 from tests.unit.kit import others, turns, until, within
 
 pytestmark = pytest.mark.anyio
 
 
-class Word(Item):
-    """What is put into a batch."""
+class Words(Items[str]):
+    """A batch whose items weigh as much as they are long."""
 
-    text: str
+    @property
+    def weight(self) -> int:
+        return sum(map(len, self.items))
+
+    def weights(self, count: int) -> Sequence[int]:
+        return [len(text) for text in self.items[:count]]
 
 
-def put(subject: "Batcher[Word, str]", text: str, *, weight: int = 0) -> "asyncio.Future[str]":
+def put(subject: "Batcher[Words, str]", text: str) -> "asyncio.Future[str]":
     future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    subject.add(Word(text, future=future, weight=weight))
+    subject.gathering.items.append(text)
+    subject.add(future)
     return future
 
 
@@ -34,8 +40,8 @@ class Server:
         if not held_up:
             self.go.set()
 
-    async def flush(self, words: list[Word]) -> Sequence[str | Exception]:
-        batch = [word.text for word in words]
+    async def flush(self, words: Words) -> Sequence[str | Exception]:
+        batch = words.items
         self.batches.append(batch)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -51,7 +57,8 @@ class Server:
 def batcher(
     server: Server, *, max_items: int = 100, capacity: int = 1000, weight: int | None = None, in_flight: int = 1
 ):
-    return Batcher[Word, str](
+    return Batcher[Words, str](
+        Words,
         server.flush,
         max_items=max_items,
         capacity=capacity,
@@ -73,7 +80,7 @@ async def test_what_is_added_at_once_leaves_together():
 
 async def test_a_prompt_batcher_lets_one_lone_item_after_the_other_leave_at_once():
     server = Server()
-    subject = Batcher[Word, str](server.flush, max_items=100, capacity=1000, prompt=True)
+    subject = Batcher[Words, str](Words, server.flush, max_items=100, capacity=1000, prompt=True)
     assert await within(put(subject, "a")) == "A"
     lone = put(subject, "b")
     assert len(subject._flights) == 1
@@ -119,7 +126,7 @@ async def test_a_batch_is_closed_by_number_and_by_weight(
 ):
     server = Server()
     subject = batcher(server, **options)
-    replies = await within(asyncio.gather(*[put(subject, item, weight=len(item)) for item in items]))
+    replies = await within(asyncio.gather(*[put(subject, item) for item in items]))
     assert replies == [item.upper() for item in items]
     assert server.batches == [list(batch) for batch in batches]
 
@@ -147,11 +154,11 @@ async def test_an_error_of_the_flush_reaches_every_item_and_the_next_batch_goes_
     assert subject.held == 0
 
 
-def _no_answer(_batch: list[Word], _replies: Sequence[str | Exception]) -> None:
+def _no_answer(_batch: Words, _replies: Sequence[str | Exception]) -> None:
     raise LookupError("on_answer")
 
 
-def _no_retry(_batch: list[Word], _error: BaseException) -> None:
+def _no_retry(_batch: Words, _error: BaseException) -> None:
     raise LookupError("retry")
 
 
@@ -166,14 +173,14 @@ async def test_what_fails_with_a_reply_fails_its_items_and_not_those_after(hooks
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context["exception"]))
     count = 0
 
-    async def flush(batch: list[Word]) -> list[str]:
+    async def flush(batch: Words) -> list[str]:
         nonlocal count
         count += 1
         if "retry" in hooks:
             raise ConnectionError
-        return [word.text for word in (batch if hooks else batch[1:])]
+        return batch.items if hooks else batch.items[1:]
 
-    subject = Batcher[Word, str](flush, max_items=100, capacity=1000, **hooks)
+    subject = Batcher[Words, str](Words, flush, max_items=100, capacity=1000, **hooks)
     for number in (1, 2, 3):
         with pytest.raises((LookupError, ValueError), match=words):
             await within(put(subject, "word"))
@@ -229,6 +236,78 @@ async def test_an_item_that_comes_just_when_the_last_flush_ends_is_not_left_lyin
     put(subject, "x").add_done_callback(again)
     await until(lambda: len(replies) == 5)
     await within(subject.drain())
+
+
+# -- halves -----------------------------------------------------------------------------------------------------
+
+
+class Queueing:
+    """A server that answers one batch after the other, each after some turns of the loop."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self._line = asyncio.Lock()
+
+    async def flush(self, words: Items[str]) -> Sequence[str]:
+        self.sizes.append(words.size)
+        async with self._line:
+            await turns(3)
+        return words.items
+
+
+@pytest.mark.parametrize(
+    ("senders", "size"), [(100, 50), (50, 25), (20, 10), (12, 8)], ids=["100", "50", "20", "no less than FEW"]
+)
+async def test_one_half_is_under_way_while_the_other_is_made_ready(senders: int, size: int):
+    server = Queueing()
+    subject = Batcher[Words, str](Words, server.flush, max_items=500, capacity=1000, in_flight=2, eager=64)
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent
+        while sent < 400 * senders // 10:
+            sent += 1
+            await put(subject, "word")
+
+    await within(asyncio.gather(*[send() for _ in range(senders)]))
+    steady = server.sizes[len(server.sizes) // 2 : -4]
+    assert len(steady) > 10
+    assert {size} <= set(steady) <= {size, senders - size}
+    assert abs(steady.count(size) - (len(steady) if size * 2 == senders else len(steady) / 2)) <= 1
+
+
+async def test_what_gathered_waits_for_those_who_are_just_answered_while_another_batch_is_under_way():
+    landed: list[asyncio.Future[list[str]]] = []
+    batches: list[list[str]] = []
+
+    def flush(words: Words) -> "asyncio.Future[list[str]]":
+        batches.append(words.items)
+        landed.append(asyncio.get_running_loop().create_future())
+        return landed[-1]
+
+    subject = Batcher[Words, str](Words, flush, max_items=500, capacity=1000, in_flight=2, eager=64)
+    first = [put(subject, word) for word in ("a",)]
+    await turns()
+    put(subject, "b")
+    await turns()
+    put(subject, "c")
+    first[0].add_done_callback(lambda _: put(subject, "d"))
+    landed[0].set_result(["A"])
+    await until(lambda: len(batches) == 3)
+    assert batches == [["a"], ["b"], ["c", "d"]]
+    subject.close()
+
+
+async def test_what_gathered_leaves_at_once_where_no_other_batch_is_under_way():
+    server = Server(held_up=True)
+    subject = Batcher[Words, str](Words, server.flush, max_items=500, capacity=1000, eager=64)
+    first = put(subject, "a")
+    await until(lambda: server.batches)
+    put(subject, "b")
+    first.add_done_callback(lambda _: put(subject, "c"))
+    server.go.set()
+    await within(subject.drain())
+    assert server.batches == [["a"], ["b"], ["c"]]
 
 
 # -- cancellation -----------------------------------------------------------------------------------------------
@@ -291,12 +370,12 @@ async def test_draining_of_nothing_returns_at_once():
 # -- bounded ----------------------------------------------------------------------------------------------------
 
 
-async def _send(subject: Batcher[Word, str], item: str) -> str:
+async def _send(subject: Batcher[Words, str], item: str) -> str:
     await subject.wait_for_space()
     return await put(subject, item)
 
 
-async def _reply(subject: Batcher[Word, str], item: str) -> str:
+async def _reply(subject: Batcher[Words, str], item: str) -> str:
     return await put(subject, item)
 
 

@@ -12,7 +12,7 @@ from aioq import App, Middleware, Outgoing, Retry
 from aioq.errors import ArgumentError, PayloadTooLargeError, SendError
 from aioq.job import Priority, queue_of
 from aioq.middleware import Middleware as Base
-from aioq.producer import Part
+from aioq.outbox import Part
 from aioq.retry import RetryRule
 from aioq.store import NewJob
 from aioq.wire import CallOptions, decode_envelope
@@ -28,9 +28,7 @@ class Client:
         self.sent: list[tuple[str, NewJob]] = []
         self.calls = 0
         self.again: list[str] = []
-
-    def put(self, queue: str, job: NewJob) -> None:
-        """There is no space at once."""
+        self.outboxes: dict[str, Any] = {}  # nothing was sent yet
 
     async def send(self, queue: str, job: NewJob, *, again: bool = False) -> bool:
         self.again += [job.id] * again

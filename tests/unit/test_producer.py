@@ -10,6 +10,8 @@ import pytest
 from aioq import producer as module
 from aioq.errors import SendError, ServerRejectedError, ServerUnavailableError
 from aioq.memory_store import MemoryStore
+from aioq.outbox import Outbox
+from aioq.parcel import Pending
 from aioq.producer import Producer
 from aioq.sending import send_many
 from aioq.store import NewJob
@@ -177,7 +179,7 @@ async def test_of_many_jobs_the_unconfirmed_ones_are_named():
 
 async def test_a_long_list_of_jobs_is_cut_in_the_text_only():
     now = asyncio.get_running_loop().time()
-    batch = [module._Pending([job(each)], now - 1) for each in "abcdefg"]
+    batch = [Pending([job(each)], now - 1) for each in "abcdefg"]
     replies = await within(make(ScriptedStore(DOWN))._persist(QUEUE, batch))
     for fault in replies:
         assert isinstance(fault, SendError)
@@ -204,7 +206,7 @@ async def test_each_job_has_a_deadline_of_its_own():
     """Two jobs in one flush: the earlier is given up, the later goes on."""
     store = ScriptedStore(DOWN)
     now = asyncio.get_running_loop().time()
-    batch = [module._Pending([job("early")], now - 1), module._Pending([job("late")], now + 60)]
+    batch = [Pending([job("early")], now - 1), Pending([job("late")], now + 60)]
     early, late = await within(make(store)._persist(QUEUE, batch))
     assert isinstance(early, SendError)
     assert early.job_ids == ("early",)
@@ -217,7 +219,7 @@ async def test_the_earliest_deadline_of_a_flush_counts_wherever_it_stands():
     """A send that had to wait for space comes after younger ones."""
     store = ScriptedStore(HANGS)
     now = asyncio.get_running_loop().time()
-    batch = [module._Pending([job("young")], now + 3600), module._Pending([job("old")], now + 0.02)]
+    batch = [Pending([job("young")], now + 3600), Pending([job("old")], now + 0.02)]
     young, old = await within(make(store)._persist(QUEUE, batch))
     assert young is True
     assert isinstance(old, SendError)
@@ -225,7 +227,7 @@ async def test_the_earliest_deadline_of_a_flush_counts_wherever_it_stands():
 
 async def test_a_job_that_is_late_before_it_leaves_gets_one_honest_attempt():
     """A loop that was blocked for long must not fail what a healthy server would have taken."""
-    batch = [module._Pending([job("a")], asyncio.get_running_loop().time() - 60)]
+    batch = [Pending([job("a")], asyncio.get_running_loop().time() - 60)]
     assert await within(make(ScriptedStore())._persist(QUEUE, batch)) == [True]
 
 
@@ -260,7 +262,7 @@ async def test_what_is_given_up_without_an_attempt_has_the_reason_of_the_one_tha
 async def give_up_one_after_the_other(producer: Producer, pause: float = 0.0) -> list[Any]:
     """Flush two jobs whose time is over already; both were there when the first attempt failed."""
     loop = asyncio.get_running_loop()
-    batches = [[module._Pending([job(each)], loop.time() - 0.001)] for each in "ab"]
+    batches = [[Pending([job(each)], loop.time() - 0.001)] for each in "ab"]
     (first,) = await producer._persist(QUEUE, batches[0])
     loop_blocked_for(pause)
     (second,) = await producer._persist(QUEUE, batches[1])
@@ -275,9 +277,9 @@ async def test_after_a_success_there_is_an_attempt_again():
     store = ScriptedStore(DOWN, None)
     producer = make(store)
     loop = asyncio.get_running_loop()
-    late = [[module._Pending([job(each)], loop.time() - 0.001)] for each in "ac"]
+    late = [[Pending([job(each)], loop.time() - 0.001)] for each in "ac"]
     assert isinstance((await within(producer._persist(QUEUE, late[0])))[0], SendError)
-    assert await within(producer._persist(QUEUE, [module._Pending([job("b")], loop.time() + 60)])) == [True]
+    assert await within(producer._persist(QUEUE, [Pending([job("b")], loop.time() + 60)])) == [True]
     assert await within(producer._persist(QUEUE, late[1])) == [True]
 
 
@@ -294,10 +296,8 @@ async def test_an_attempt_that_failed_before_a_send_began_says_nothing():
     store = ScriptedStore(DOWN, None)
     producer = make(store, send_timeout=0.01)
     loop = asyncio.get_running_loop()
-    assert isinstance(
-        (await within(producer._persist(QUEUE, [module._Pending([job("a")], loop.time())])))[0], SendError
-    )
-    sent = module._Pending([job("b")], loop.time() + 0.01)
+    assert isinstance((await within(producer._persist(QUEUE, [Pending([job("a")], loop.time())])))[0], SendError)
+    sent = Pending([job("b")], loop.time() + 0.01)
     loop_blocked_for(0.02)
     assert await within(producer._persist(QUEUE, [sent])) == [True]
 
@@ -345,7 +345,7 @@ async def test_never_more_jobs_than_the_capacity_are_on_their_way(many: bool):
     sent = asyncio.ensure_future(work())
     await until(lambda: store.calls)
     await turns()
-    assert producer._batchers[QUEUE].held == 10
+    assert producer.outboxes[QUEUE].held == 10
     store.go.set()
     assert await within(sent) == [True] * 100
     assert max(len(call) for _, call in store.calls) <= 10
@@ -363,6 +363,80 @@ async def test_without_space_a_send_gives_up_in_time_and_says_so():
     store.go.set()
     assert await within(first) is True  # its attempt was under way, and is given FAIR_ATTEMPT
     assert [ids for _, ids in store.calls] == [["a"]]
+
+
+# -- the short way ----------------------------------------------------------------------------------------------
+
+
+async def opened(producer: Producer) -> Outbox:
+    """The outbox of a queue that two jobs were sent to before: after a lone one the next would leave at once."""
+    await send_many(producer, *jobs("before", "that"))
+    return producer.outboxes[QUEUE]
+
+
+async def test_what_is_put_leaves_together_with_what_is_sent_and_in_order():
+    store = ScriptedStore()
+    outbox = await within(opened(producer := make(store)))
+
+    async def put(job_id: str) -> bool:
+        return await _of_future(outbox.put(job_id, b"x"))
+
+    sends = [
+        asyncio.create_task(put("a")),
+        asyncio.create_task(producer.send(QUEUE, NewJob("b", b"x", nonce="mine"))),
+        asyncio.create_task(send_many(producer, *jobs("c", "d"))),
+    ]
+    assert await within(asyncio.gather(*sends)) == [True, True, [True, True]]
+    assert store.calls[1:] == [(QUEUE, ["a", "b", "c", "d"])]
+
+
+async def _of_future(future: "asyncio.Future[bool] | None") -> bool:
+    assert future is not None
+    return await future
+
+
+@pytest.mark.parametrize("fault", [DOWN, LOST])
+async def test_what_was_put_is_sent_again_after_a_failure(fault: str):
+    store = ScriptedStore(None, fault, fault)
+    outbox = await within(opened(make(store)))
+    puts = [outbox.put(each, b"x") for each in "ab"]
+    assert await within(asyncio.gather(*map(_of_future, puts))) == [True, True]
+    assert store.calls[1:] == [(QUEUE, ["a", "b"])] * 3
+    assert store.again == [False, False, True, True]
+
+
+async def test_what_was_put_is_given_up_in_time_and_named():
+    store = ScriptedStore(None, *[DOWN] * 1_000_000)
+    outbox = await within(opened(make(store, send_timeout=0.05)))
+    with pytest.raises(SendError) as caught:
+        await within(_of_future(outbox.put("a", b"x")))
+    assert str(caught.value) == "job a is unconfirmed after 0.05 s: redis://x: connection refused"
+    assert caught.value.job_ids == ("a",)
+
+
+async def test_nothing_is_put_where_there_is_no_space():
+    store = ScriptedStore(None, HANGS)
+    outbox = await within(opened(make(store, capacity=2)))
+    first, second, third = (outbox.put(each, b"x") for each in "abc")
+    assert third is None
+    assert outbox.held == 2
+    store.go.set()
+    assert await within(asyncio.gather(_of_future(first), _of_future(second))) == [True, True]
+    assert store.calls[1:] == [(QUEUE, ["a", "b"])]
+
+
+async def test_what_was_put_is_withdrawn_if_no_flush_has_taken_it():
+    store = ScriptedStore(None, HANGS)
+    outbox = await within(opened(make(store)))
+    first = outbox.put("a", b"x")
+    await until(lambda: len(store.calls) == 2)
+    second, third = outbox.put("b", b"x"), outbox.put("c", b"x")
+    assert second is not None
+    second.cancel()
+    store.go.set()
+    assert await within(asyncio.gather(_of_future(first), _of_future(third))) == [True, True]
+    assert store.calls[1:] == [(QUEUE, ["a"]), (QUEUE, ["c"])]
+    assert outbox.held == 0
 
 
 # -- cancellation -----------------------------------------------------------------------------------------------
@@ -383,7 +457,7 @@ async def test_a_cancelled_send_withdraws_what_no_flush_has_taken():
     await within(first)
     await within(producer.drain())
     assert store.calls == [(QUEUE, ["a"])]
-    assert producer._batchers[QUEUE].held == 0
+    assert producer.outboxes[QUEUE].held == 0
 
 
 async def test_a_send_of_many_that_is_cancelled_while_it_waits_for_space_withdraws_all():
@@ -392,7 +466,7 @@ async def test_a_send_of_many_that_is_cancelled_while_it_waits_for_space_withdra
     first = asyncio.create_task(producer.send(QUEUE, job("a")))
     await until(lambda: store.calls)
     many = asyncio.create_task(send_many(producer, *jobs("b", "c", "d", "e")))
-    await until(lambda: producer._batchers[QUEUE].held == 3)
+    await until(lambda: producer.outboxes[QUEUE].held == 3)
     await turns()
     many.cancel()
     await asyncio.gather(many, return_exceptions=True)

@@ -12,8 +12,10 @@ from functools import partial
 from itertools import groupby
 from operator import attrgetter
 
+import msgspec
+
 from aioq.backoff import Backoff
-from aioq.batch import Batcher, Item
+from aioq.batch import Batcher, Items
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.store import Settlement, Store
 
@@ -30,11 +32,24 @@ MAX_WAITING = 5_000
 (durability) may fall behind, in a few megabytes."""
 
 
-class _Fate(Item):
+class _Fate(msgspec.Struct, frozen=True, gc=False):
     """What became of a job, and the id of the worker that has claimed it."""
 
     worker: str
     settlement: Settlement
+
+
+class _Fates(Items[_Fate]):
+    """What became of jobs that are settled together."""
+
+    @property
+    def weight(self) -> int:
+        """See `Batch.weight`: bytes."""
+        return sum(self.weights(len(self.items)))
+
+    def weights(self, count: int) -> Sequence[int]:
+        """See `Batch.weights`: bytes."""
+        return [len(fate.settlement.outcome) for fate in self.items[:count]]
 
 
 class Settler:
@@ -59,7 +74,7 @@ class Settler:
         self._on_written = on_written
         self._on_refused = on_refused
         self._idle = idle
-        self._batchers: dict[str, Batcher[_Fate, bool]] = {}
+        self._batchers: dict[str, Batcher[_Fates, bool]] = {}
         self.refused = 0
 
     def put(self, queue: str, worker: str, settlement: Settlement) -> None:
@@ -67,6 +82,7 @@ class Settler:
         batcher = self._batchers.get(queue)
         if batcher is None:
             batcher = Batcher(
+                _Fates,
                 partial(self._flush, queue),
                 max_items=MAX_BATCH,
                 max_weight=MAX_BYTES,
@@ -76,7 +92,8 @@ class Settler:
                 on_answer=partial(self._answered, queue),
             )
             self._batchers[queue] = batcher
-        batcher.add(_Fate(worker, settlement, weight=len(settlement.outcome)))
+        batcher.gathering.items.append(_Fate(worker, settlement))
+        batcher.add()
 
     async def space(self, queue: str) -> None:
         """Return while fewer outcomes wait than `MAX_WAITING`: more jobs are not run meanwhile."""
@@ -95,28 +112,29 @@ class Settler:
         for batcher in self._batchers.values():
             batcher.hurry()
 
-    def _flush(self, queue: str, batch: list[_Fate]) -> Awaitable[Sequence[bool]]:
-        worker = batch[0].worker
+    def _flush(self, queue: str, batch: _Fates) -> Awaitable[Sequence[bool]]:
+        fates = batch.items
+        worker = fates[0].worker
         # A lease that was lost in between makes it two worker ids.
-        if any(fate.worker != worker for fate in batch):
-            return self._persist(queue, batch)
-        return self._store.settle(queue, worker, [fate.settlement for fate in batch], idle=self._idle(queue))
+        if any(fate.worker != worker for fate in fates):
+            return self._persist(queue, fates)
+        return self._store.settle(queue, worker, [fate.settlement for fate in fates], idle=self._idle(queue))
 
-    def _answered(self, queue: str, batch: list[_Fate], accepted: Sequence[bool | Exception]) -> None:
-        for fate, taken in zip(batch, accepted, strict=True):
+    def _answered(self, queue: str, batch: _Fates, accepted: Sequence[bool | Exception]) -> None:
+        for fate, taken in zip(batch.items, accepted, strict=True):
             self._on_written(queue, fate.settlement)
             if not taken:
                 self.refused += 1
                 self._on_refused(queue, fate.worker, fate.settlement)
 
-    def _retry(self, queue: str, batch: list[_Fate], error: BaseException) -> Awaitable[Sequence[bool]] | None:
+    def _retry(self, queue: str, batch: _Fates, error: BaseException) -> Awaitable[Sequence[bool]] | None:
         if isinstance(error, ServerError):
-            return self._persist(queue, batch, error)
+            return self._persist(queue, batch.items, error)
         if not isinstance(error, asyncio.CancelledError):
-            log.error("queue %s: %d outcomes could not be written", queue, len(batch), exc_info=error)
+            log.error("queue %s: %d outcomes could not be written", queue, batch.size, exc_info=error)
         return None
 
-    async def _persist(self, queue: str, batch: list[_Fate], error: ServerError | None = None) -> list[bool]:
+    async def _persist(self, queue: str, batch: Sequence[_Fate], error: ServerError | None = None) -> list[bool]:
         """Write until the server has it, those of one worker id after the other.
 
         Args:

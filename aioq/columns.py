@@ -1,0 +1,54 @@
+"""Jobs to enqueue, as columns: most are an id and an envelope and nothing else, so no object is made of each."""
+
+from collections.abc import Iterable, Sequence
+from typing import overload
+
+from aioq.job import Priority
+from aioq.store import NewJob
+
+
+class NewJobs(Sequence[NewJob]):
+    """See the module.
+
+    Args:
+        jobs: the first ones.
+
+    Attributes:
+        ids: the id of each.
+        envelopes: the encoded call of each.
+        special: those that have more than these two, by position. Whoever appends to the columns alone adds a job
+            that has not.
+    """
+
+    __slots__ = ("envelopes", "ids", "special")
+
+    def __init__(self, jobs: Iterable[NewJob] = ()) -> None:
+        self.ids: list[str] = []
+        self.envelopes: list[bytes] = []
+        self.special: dict[int, NewJob] = {}
+        if jobs:
+            self.extend(jobs)
+
+    def extend(self, jobs: Iterable[NewJob]) -> None:
+        """Append jobs of any kind."""
+        first, more, normal = len(self.ids), list(jobs), Priority.NORMAL
+        self.ids += [job.id for job in more]
+        self.envelopes += [job.envelope for job in more]
+        self.special |= {
+            position: job
+            for position, job in enumerate(more, first)
+            if job.nonce or job.waiter or job.delay_ms or job.eta_ms is not None or job.priority is not normal
+        }
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, position: int) -> NewJob: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[NewJob]: ...
+    def __getitem__(self, position: int | slice) -> NewJob | list[NewJob]:
+        if isinstance(position, slice):
+            return [self[each] for each in range(*position.indices(len(self.ids)))]
+        at = range(len(self.ids))[position]
+        return self.special.get(at) or NewJob(self.ids[at], self.envelopes[at])

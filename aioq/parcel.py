@@ -1,0 +1,91 @@
+"""Jobs on their way to the server: as they leave together, and as they are sent again one by one."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from aioq.batch import Batch
+from aioq.columns import NewJobs
+from aioq.errors import SendError
+from aioq.store import NewJob
+
+
+class Pending(msgspec.Struct, gc=False):
+    """Jobs that are confirmed or given up together: one, or a part of a `send_many`.
+
+    Attributes:
+        jobs: the jobs.
+        deadline: when they are given up, by the loop's clock.
+        again: these very jobs were sent before, and it is not known whether the server has them.
+    """
+
+    jobs: Sequence[NewJob]
+    deadline: float
+    again: bool = False
+
+
+class Parcel(NewJobs, Batch):
+    """What leaves in one call.
+
+    Attributes:
+        deadlines: when each entry is given up.
+        again: some of the jobs were sent before, and it is not known whether the server has them.
+        attempt_ends: when the first attempt is given up.
+        expired: it was.
+    """
+
+    def __init__(self) -> None:
+        NewJobs.__init__(self)
+        Batch.__init__(self)
+        self.deadlines: list[float] = []
+        self.again = False
+        self.attempt_ends = 0.0
+        self.expired = False
+
+    @property
+    def weight(self) -> int:
+        """See `Batch.weight`: bytes."""
+        return sum(map(len, self.envelopes))
+
+    def weights(self, count: int) -> Sequence[int]:
+        """See `Batch.weights`: bytes."""
+        return [*map(len, self.envelopes[:count])]
+
+    def keep(self, entries: Sequence[int], items: Sequence[int]) -> None:
+        """See `Batch.keep`."""
+        self.deadlines = [self.deadlines[position] for position in entries]
+        kept = NewJobs(self[position] for position in items)
+        self.ids, self.envelopes, self.special = kept.ids, kept.envelopes, kept.special
+
+    def cut(self, entries: int, items: int) -> "Parcel":
+        """See `Batch.cut`."""
+        parcel, special = Parcel(), self.special.items()
+        parcel.again = self.again
+        parcel.ids, self.ids = self.ids[:items], self.ids[items:]
+        parcel.envelopes, self.envelopes = self.envelopes[:items], self.envelopes[items:]
+        parcel.special = {position: job for position, job in special if position < items}
+        self.special = {position - items: job for position, job in special if position >= items}
+        parcel.deadlines, self.deadlines = self.deadlines[:entries], self.deadlines[entries:]
+        return parcel
+
+    def pending(self) -> list[Pending]:
+        """Its entries, each for itself."""
+        entries: list[Pending] = []
+        first = 0
+        for entry, deadline in enumerate(self.deadlines):
+            after = first + self.several.get(entry, 1)
+            entries.append(Pending(self[first:after], deadline, self.again))
+            first = after
+        return entries
+
+
+def jobs_of(batch: Sequence[Pending]) -> Sequence[NewJob]:
+    """All jobs of these."""
+    return [job for pending in batch for job in pending.jobs]
+
+
+def gave_up(batch: Sequence[Pending], send_timeout: float, why: str, what: str) -> SendError:
+    """The error that names the jobs of these."""
+    ids = tuple(job.id for job in jobs_of(batch))
+    shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")  # noqa: PLR2004
+    return SendError(f"job {shown} {what} after {send_timeout:g} s: {why}", ids)
