@@ -136,10 +136,6 @@ class Items(Batch, Generic[ItemT]):
         return batch
 
 
-FEW = 8
-"""Fewer items are not worth a flush of their own: halves of 5 took as long as 10 at once, and more CPU; halves of
-10 took two thirds as long as 20 at once (measured)."""
-
 BatchT = TypeVar("BatchT", bound=Batch)
 ReplyT = TypeVar("ReplyT")
 
@@ -161,9 +157,7 @@ class Batcher(Generic[BatchT, ReplyT]):
         capacity: `wait_for_space` waits while this many items are held (gathering or in flight), which is what
             keeps memory bounded when the server is slower than its producers.
         in_flight: the most batches in flight at once. They are started in the order of their items.
-        eager: a batch leaves at once, before the event loop has had its turn, when it has half of the items that
-            were held lately, so that the other half is made ready meanwhile; this is the most that it waits for,
-            `FEW` the least. None: it always waits for the turn.
+        eager: a batch of this many items leaves at once, before the event loop has had its turn.
         prompt: an item that finds nothing gathered or in flight leaves at once, a turn of the loop earlier, if the
             batch before had one item too. Where it had several, more are likely to follow in this turn.
         on_answer: told of each batch that was answered, and of the replies. What this or `retry` raises reaches
@@ -194,9 +188,7 @@ class Batcher(Generic[BatchT, ReplyT]):
         self._max_items = max_items
         self._max_weight = max_weight
         self._capacity = capacity
-        self._most = eager
         self._eager = eager or max_items
-        self._crowd = 2 * self._eager
         self._prompt = prompt
         self._alone = False
         self._on_answer = on_answer
@@ -326,8 +318,6 @@ class Batcher(Generic[BatchT, ReplyT]):
 
     def _landed(self, batch: BatchT, flight: "asyncio.Future[Sequence[ReplyT | Exception]]") -> None:
         self._flights.discard(flight)
-        if self._most is not None:
-            self._halve(self._most)
         again = None
         try:
             again = self._conclude(batch, flight)
@@ -339,23 +329,8 @@ class Batcher(Generic[BatchT, ReplyT]):
                 self._follow(batch, again)
             else:
                 self._free += 1
-            self._go_on()
-
-    def _halve(self, most: int) -> None:
-        """See `eager`. What is held counts as a batch lands; larger numbers are forgotten by and by."""
-        self._crowd = max(self.held, self._crowd - self._crowd // 8)
-        self._eager = min(max(self._crowd // 2, FEW), most)
-
-    def _go_on(self) -> None:
-        """Start with what has gathered meanwhile."""
-        if not self.gathering.futures:
-            return
-        if self._most is not None and self._flights and self.gathering.size < self._eager:
-            # Another one is under way, and those who were just answered may have more, which is to go with this.
-            if self._starting is None:
-                self._start_soon()
-        else:
-            self._start()
+            if self.gathering.futures:
+                self._start()
 
     def _conclude(
         self, batch: BatchT, flight: "asyncio.Future[Sequence[ReplyT | Exception]]"
