@@ -17,8 +17,6 @@ from typing import Any, Generic, Self, TypeVar
 
 ItemT = TypeVar("ItemT")
 
-_is_cancelled = asyncio.Future[Any].cancelled
-
 
 class Batch(ABC):
     """What leaves together. A subclass has what is to be flushed, in columns: lists, not an object an item.
@@ -39,14 +37,9 @@ class Batch(ABC):
         """How many items there are."""
         return len(self.futures) - len(self.several) + sum(self.several.values())
 
-    @property
-    @abstractmethod
-    def weight(self) -> int:
-        """What counts for `max_weight`."""
-
     @abstractmethod
     def weights(self, count: int) -> Sequence[int]:
-        """What each of the first items adds to that."""
+        """What each of the first items adds to `max_weight`."""
 
     @abstractmethod
     def keep(self, entries: Sequence[int], items: Sequence[int]) -> None:
@@ -58,7 +51,7 @@ class Batch(ABC):
 
     def withdraw(self) -> int:
         """Drop the entries whose futures were cancelled; how many items they were."""
-        if True not in map(_is_cancelled, filter(None, self.futures)):
+        if True not in [future is not None and future.cancelled() for future in self.futures]:
             return 0
         before = self.size
         futures, several, ends = self.futures, self.several, self._ends()
@@ -115,11 +108,6 @@ class Items(Batch, Generic[ItemT]):
     def __init__(self) -> None:
         super().__init__()
         self.items: list[ItemT] = []
-
-    @property
-    def weight(self) -> int:
-        """See `Batch.weight`."""
-        return 0
 
     def weights(self, count: int) -> Sequence[int]:
         """See `Batch.weights`."""
@@ -298,7 +286,8 @@ class Batcher(Generic[BatchT, ReplyT]):
     def _take(self) -> BatchT | None:
         """What is to leave now, None where nothing is."""
         while (batch := self.gathering).futures:
-            if batch.size > self._max_items or (self._max_weight and batch.weight > self._max_weight):
+            size = batch.size
+            if size > self._max_items or (self._max_weight and sum(batch.weights(size)) > self._max_weight):
                 batch = batch.split(self._max_items, self._max_weight or sys.maxsize)
             else:
                 self.gathering = self._make()

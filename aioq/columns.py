@@ -1,6 +1,6 @@
 """Jobs to enqueue, as columns: most are an id and an envelope and nothing else, so no object is made of each."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
 from aioq.job import Priority
@@ -29,19 +29,30 @@ class NewJobs(Sequence[NewJob]):
         if jobs:
             self.extend(jobs)
 
+    def append(self, job: NewJob) -> None:
+        """Append a job of any kind."""
+        if _is_special(job):
+            self.special[len(self.ids)] = job
+        self.ids.append(job.id)
+        self.envelopes.append(job.envelope)
+
     def extend(self, jobs: Iterable[NewJob]) -> None:
         """Append jobs of any kind."""
-        first, more, normal = len(self.ids), list(jobs), Priority.NORMAL
+        first, more = len(self.ids), list(jobs)
         self.ids += [job.id for job in more]
         self.envelopes += [job.envelope for job in more]
-        self.special |= {
-            position: job
-            for position, job in enumerate(more, first)
-            if job.nonce or job.waiter or job.delay_ms or job.eta_ms is not None or job.priority is not normal
-        }
+        self.special |= {position: job for position, job in enumerate(more, first) if _is_special(job)}
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __iter__(self) -> Iterator[NewJob]:
+        if len(self.special) == len(self.ids):  # in the order of their positions, as they were appended
+            yield from self.special.values()
+            return
+        known = self.special.get
+        for position, (job_id, envelope) in enumerate(zip(self.ids, self.envelopes, strict=True)):
+            yield known(position) or NewJob(job_id, envelope)
 
     @overload
     def __getitem__(self, position: int) -> NewJob: ...
@@ -52,3 +63,9 @@ class NewJobs(Sequence[NewJob]):
             return [self[each] for each in range(*position.indices(len(self.ids)))]
         at = range(len(self.ids))[position]
         return self.special.get(at) or NewJob(self.ids[at], self.envelopes[at])
+
+
+def _is_special(job: NewJob) -> bool:
+    """Whether a job is more than an id and an envelope."""
+    timed = job.delay_ms or job.eta_ms is not None
+    return bool(timed or job.nonce or job.waiter or job.priority is not Priority.NORMAL)

@@ -68,9 +68,11 @@ class Dispatcher:
     ) -> tuple[JobHandle[Any], Awaitable[bool]]:
         """See `aioq.task.Outlet.begin`."""
         client = self._current()
-        if client is None or client.waiters.used or self._middleware or not route.usual:
+        if client is None or self._middleware or not route.usual:
             return self._begin_unusual(client, route, args, kwargs)
-        queue, producer = route.queue, client.producer
+        queue, producer, waiters = route.queue, client.producer, client.waiters
+        if waiters.used and waiters.channel(queue):
+            return self._begin_unusual(client, route, args, kwargs)
         job_id, envelope = new_job_id(queue), route.envelope(args, kwargs)
         outbox = producer.outboxes.get(queue)
         if outbox is None or (sent := outbox.put(job_id, envelope)) is None:
@@ -92,7 +94,7 @@ class Dispatcher:
             return handle, self.deliver(queue, job)
         if waiter:
             return handle, _expecting(client, queue, job)
-        return handle, client.producer.send(queue, job)
+        return handle, client.producer.put(queue, job) or client.producer.send(queue, job)
 
     async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
         """Send several calls; see `App.send_many`."""

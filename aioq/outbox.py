@@ -64,7 +64,7 @@ class Outbox(Batcher[Parcel, bool]):
     def put(self, job_id: str, envelope: bytes) -> "asyncio.Future[bool] | None":
         """Send one job that is an id and an envelope and nothing else, where there is space for it at once.
 
-        Returns the future of what `send` returns, None where there is no space.
+        Returns the future of what `Producer.send` returns, None where there is no space.
         """
         if self.held >= self._capacity:
             return None
@@ -74,34 +74,34 @@ class Outbox(Batcher[Parcel, bool]):
         parcel.deadlines.append(self._loop.time() + self._send_timeout)
         # Not `loop.create_future()`, which makes the same and takes twice as long in uvloop.
         future: asyncio.Future[bool] = asyncio.Future()
-        # As `add` does: a call would be a tenth of what a send costs before it leaves.
-        futures = parcel.futures
-        futures.append(future)
-        self.held += 1
-        if self._free > 0:
-            if len(futures) >= self._eager:
-                self._start()
-            elif self._starting is None:
-                self._start_soon()
+        self.add(future)
         return future
 
-    async def send(self, job: NewJob, *, again: bool) -> bool:
-        """See `Producer.send`."""
-        deadline = self._loop.time() + self._send_timeout
+    def put_job(self, job: NewJob, *, again: bool) -> "asyncio.Future[bool] | None":
+        """Send one job of any kind as `put` does."""
         if self.held >= self._capacity:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self.wait_for_space()
-            except TimeoutError:
-                late, why = [Pending((job,), deadline)], "there is no space to send it from"
-                raise gave_up(late, self._send_timeout, why, "was not sent") from None
+            return None
+        return self._put(job, again, self._loop.time() + self._send_timeout)
+
+    async def put_later(self, job: NewJob, *, again: bool) -> bool:
+        """Send one job once there is space for it; see `Producer.send`."""
+        deadline = self._loop.time() + self._send_timeout
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self.wait_for_space()
+        except TimeoutError:
+            late, why = [Pending((job,), deadline)], "there is no space to send it from"
+            raise gave_up(late, self._send_timeout, why, "was not sent") from None
+        return await self._put(job, again, deadline)
+
+    def _put(self, job: NewJob, again: bool, deadline: float) -> "asyncio.Future[bool]":
         parcel = self.gathering
-        parcel.extend((job,))
-        parcel.deadlines.append(deadline)
+        parcel.append(job)
         parcel.again |= again
-        future: asyncio.Future[bool] = self._loop.create_future()
+        parcel.deadlines.append(deadline)
+        future: asyncio.Future[bool] = asyncio.Future()
         self.add(future)
-        return await future
+        return future
 
     async def put_all(self, jobs: Sequence[NewJob], parts: list[Part], positions: Sequence[int]) -> None:
         """See `Producer.put_all`."""

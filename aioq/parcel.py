@@ -42,11 +42,6 @@ class Parcel(NewJobs, Batch):
         self.attempt_ends = 0.0
         self.expired = False
 
-    @property
-    def weight(self) -> int:
-        """See `Batch.weight`: bytes."""
-        return sum(map(len, self.envelopes))
-
     def weights(self, count: int) -> Sequence[int]:
         """See `Batch.weights`: bytes."""
         return [*map(len, self.envelopes[:count])]

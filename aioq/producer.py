@@ -80,7 +80,12 @@ class Producer:
             SendError: not confirmed within `send_timeout`.
             ServerRejectedError: the server refuses this user.
         """
-        return await self._outbox(queue).send(job, again=again)
+        outbox = self._outbox(queue)
+        return await (outbox.put_job(job, again=again) or outbox.put_later(job, again=again))
+
+    def put(self, queue: str, job: NewJob) -> "asyncio.Future[bool] | None":
+        """Send one job where there is space for it at once: the future of what `send` returns."""
+        return self._outbox(queue).put_job(job, again=False)
 
     async def put_all(
         self, jobs: Sequence[NewJob], queue: str, parts: list[Part], positions: Sequence[int]

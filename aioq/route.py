@@ -8,7 +8,7 @@ from aioq.config import Settings
 from aioq.errors import PayloadTooLargeError
 from aioq.job import Priority
 from aioq.options import Options
-from aioq.wire import ENCODER, VERSION, CallOptions, encode_envelope, encode_envelopes
+from aioq.wire import CallOptions, encode_envelope, encode_envelopes
 
 
 class Route:
@@ -65,10 +65,7 @@ class Route:
             PayloadTooLargeError: the call is larger than `max_payload`.
         """
         try:
-            if kwargs or self._wire is not None:
-                envelope = encode_envelope(self.task, args, kwargs, self._wire)
-            else:  # likewise; most calls are so, and another function is a tenth of what one costs
-                envelope = ENCODER.encode((VERSION, self.task, args))
+            envelope = encode_envelope(self.task, args, kwargs, self._wire)
         except Exception as error:
             named = self.signature.named(args, kwargs)
             raise unencodable(f"task {self.task!r}", named, error) from error

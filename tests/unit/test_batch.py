@@ -13,10 +13,6 @@ pytestmark = pytest.mark.anyio
 class Words(Items[str]):
     """A batch whose items weigh as much as they are long."""
 
-    @property
-    def weight(self) -> int:
-        return sum(map(len, self.items))
-
     def weights(self, count: int) -> Sequence[int]:
         return [len(text) for text in self.items[:count]]
 

@@ -30,6 +30,9 @@ class Client:
         self.again: list[str] = []
         self.outboxes: dict[str, Any] = {}  # nothing was sent yet
 
+    def put(self, queue: str, job: NewJob) -> None:
+        """There is no space at once."""
+
     async def send(self, queue: str, job: NewJob, *, again: bool = False) -> bool:
         self.again += [job.id] * again
         return (await self.add([job], queue))[0]

@@ -33,11 +33,16 @@ def a_job(dice: random.Random, number: int) -> NewJob:
 # -- columns ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("at_once", [True, False], ids=["extend", "append"])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_jobs_in_columns_are_the_jobs_that_were_put_in(kind: dict[str, Any]):
+def test_jobs_in_columns_are_the_jobs_that_were_put_in(kind: dict[str, Any], at_once: bool):
     jobs = [NewJob("a", b"1"), NewJob("b", b"2", **kind), NewJob("c", b"3")]
     columns = NewJobs(jobs[:1])
-    columns.extend(iter(jobs[1:]))
+    if at_once:
+        columns.extend(iter(jobs[1:]))
+    else:
+        columns.append(jobs[1])
+        columns.append(jobs[2])
     assert list(columns) == jobs
     assert columns[1:] == jobs[1:]
     assert columns[::-1] == jobs[::-1]
@@ -99,7 +104,7 @@ def check(parcel: Parcel, entries: Sequence[Entry]) -> None:
     assert parcel.deadlines == [entry.deadline for entry in entries]
     assert parcel.several == {at: len(entry.jobs) for at, entry in enumerate(entries) if entry.several}
     assert parcel.size == len(jobs)
-    assert parcel.weight == sum(len(job.envelope) for job in jobs)
+    assert parcel.weights(parcel.size) == [len(job.envelope) for job in jobs]
     pending = [(list(each.jobs), each.deadline, each.again) for each in parcel.pending()]
     assert pending == [(entry.jobs, entry.deadline, parcel.again) for entry in entries]
 

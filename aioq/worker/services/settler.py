@@ -42,11 +42,6 @@ class _Fate(msgspec.Struct, frozen=True, gc=False):
 class _Fates(Items[_Fate]):
     """What became of jobs that are settled together."""
 
-    @property
-    def weight(self) -> int:
-        """See `Batch.weight`: bytes."""
-        return sum(self.weights(len(self.items)))
-
     def weights(self, count: int) -> Sequence[int]:
         """See `Batch.weights`: bytes."""
         return [len(fate.settlement.outcome) for fate in self.items[:count]]
