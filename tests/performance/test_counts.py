@@ -26,6 +26,8 @@ from tests.databases import Database
 pytestmark = pytest.mark.anyio
 
 JOBS = 1_000
+MANY = 5_000
+"""Jobs where it depends on the machine's other work how many leave together: so a moment of that does not decide."""
 SENDERS = 100
 ALONE = 20
 """Jobs that are sent one at a time."""
@@ -91,12 +93,12 @@ def counted_calls() -> Generator[list[int]]:
 
 
 async def test_commands_a_job_under_load(redis_server: Database, jobs: Jobs) -> None:
-    # 0.09 a job: an enqueue, a claim and a settle for each batch of what 100 senders send meanwhile.
+    # 0.08 a job: an enqueue, a claim and a settle for each batch of what 100 senders send meanwhile.
     async with jobs.worker():
         with monitored(redis_server.server) as seen:
-            assert sorted(await jobs.send_from_many(JOBS)) == list(range(JOBS))
+            assert sorted(await jobs.send_from_many(MANY)) == list(range(MANY))
     count = seen.by_clients
-    assert 0 < count <= 0.11 * JOBS
+    assert 0 < count <= 0.1 * MANY
 
 
 async def test_commands_of_a_job_alone(redis_server: Database, jobs: Jobs) -> None:
@@ -114,9 +116,9 @@ async def test_commands_within_scripts(redis_server: Database, jobs: Jobs) -> No
     # 1.6 with a waiter a job: what the settle stores, and a share of what is done for a batch.
     async with jobs.worker():
         with monitored(redis_server.server) as seen:
-            await jobs.send_from_many(JOBS)
+            await jobs.send_from_many(MANY)
     count = seen.by_scripts
-    assert JOBS < count <= 2 * JOBS
+    assert MANY < count <= 1.8 * MANY
 
 
 async def test_commands_of_an_idle_worker(redis_server: Database, jobs: Jobs) -> None:
