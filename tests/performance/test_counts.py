@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 JOBS = 1_000
 MANY = 5_000
-"""Jobs where it depends on the machine's other work how many leave together: so a moment of that does not decide."""
+"""Jobs where the machine's other work decides how many leave together: a moment of that is not to tell."""
 SENDERS = 100
 ALONE = 20
 """Jobs that are sent one at a time."""
