@@ -15,6 +15,8 @@ from functools import partial
 from itertools import accumulate
 from typing import Any, Generic, Self, TypeVar
 
+from aioq.pace import Pace
+
 ItemT = TypeVar("ItemT")
 
 
@@ -145,7 +147,8 @@ class Batcher(Generic[BatchT, ReplyT]):
         capacity: `wait_for_space` waits while this many items are held (gathering or in flight), which is what
             keeps memory bounded when the server is slower than its producers.
         in_flight: the most batches in flight at once. They are started in the order of their items.
-        eager: a batch of this many items leaves at once, before the event loop has had its turn.
+        eager: a batch of this many items leaves at once, before the event loop has had its turn, and one of fewer
+            where `Pace` says so. None: one of `max_items` does.
         prompt: an item that finds nothing gathered or in flight leaves at once, a turn of the loop earlier, if the
             batch before had one item too. Where it had several, more are likely to follow in this turn.
         on_answer: told of each batch that was answered, and of the replies. What this or `retry` raises reaches
@@ -176,12 +179,14 @@ class Batcher(Generic[BatchT, ReplyT]):
         self._max_items = max_items
         self._max_weight = max_weight
         self._capacity = capacity
-        self._eager = eager or max_items
+        self._pace = Pace(eager or max_items)
+        self._learns = eager is not None
         self._prompt = prompt
         self._alone = False
         self._on_answer = on_answer
         self.gathering = make()
         self.held: int = 0
+        self._released = 0
         self._free = in_flight
         self._flights: set[asyncio.Future[Sequence[ReplyT | Exception]]] = set()
         self._starting: asyncio.Handle | None = None
@@ -197,7 +202,7 @@ class Batcher(Generic[BatchT, ReplyT]):
         futures.append(future)
         self.held += 1
         if self._free > 0:
-            if len(futures) >= self._eager:
+            if len(futures) >= self._pace.size:
                 self._start()
             elif self._starting is None:
                 self._start_soon()
@@ -209,7 +214,7 @@ class Batcher(Generic[BatchT, ReplyT]):
         batch.futures.append(future)
         self.held += count
         if self._free > 0:
-            if batch.size >= self._eager:
+            if batch.size >= self._pace.size:
                 self._start()
             elif self._starting is None:
                 self._start_soon()
@@ -299,6 +304,7 @@ class Batcher(Generic[BatchT, ReplyT]):
 
     def _release(self, count: int) -> None:
         self.held -= count
+        self._released += count
         if self._blocked:
             self._wake_blocked(count)
         if not self.held and self._drained is not None:
@@ -318,8 +324,25 @@ class Batcher(Generic[BatchT, ReplyT]):
                 self._follow(batch, again)
             else:
                 self._free += 1
-            if self.gathering.futures:
-                self._start()
+                if self._learns:
+                    # After the turn of those who were answered.
+                    asyncio.get_running_loop().call_soon(self._learn, batch.size, self.held + self._released)
+            self._go_on()
+
+    def _learn(self, answered: int, added: int) -> None:
+        """See `Pace.learn`; so many items had been added before."""
+        self._pace.learn(answered, self.held + self._released - added, self.held)
+
+    def _go_on(self) -> None:
+        """Start with what has gathered meanwhile."""
+        if not self.gathering.futures:
+            return
+        if self._learns and self._flights and self.gathering.size < self._pace.size:
+            # Another one is under way, and those who were just answered may have more, which is to go with this.
+            if self._starting is None:
+                self._start_soon()
+        else:
+            self._start()
 
     def _conclude(
         self, batch: BatchT, flight: "asyncio.Future[Sequence[ReplyT | Exception]]"

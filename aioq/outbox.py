@@ -16,8 +16,8 @@ MAX_BYTES = 1_048_576
 """A flush is closed at this size, so that one reply never takes long."""
 
 EAGER_JOBS = 64
-"""Jobs that leave at once although more may follow in the same turn of the loop: the server works while this
-process prepares those."""
+"""With so many a flush leaves at once, though more may follow in the same turn of the loop: the server works while
+this process prepares those. Larger ones gain nothing (measured with 150 to 1,000 senders)."""
 
 
 class Part(NamedTuple):

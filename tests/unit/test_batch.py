@@ -234,6 +234,93 @@ async def test_an_item_that_comes_just_when_the_last_flush_ends_is_not_left_lyin
     await within(subject.drain())
 
 
+# -- halves -----------------------------------------------------------------------------------------------------
+
+
+class Queueing:
+    """A server that answers one batch after the other, each after some turns of the loop."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self._line = asyncio.Lock()
+
+    async def flush(self, words: Items[str]) -> Sequence[str]:
+        self.sizes.append(words.size)
+        async with self._line:
+            await turns(3)
+        return words.items
+
+
+@pytest.mark.parametrize(
+    ("senders", "size"), [(100, 50), (50, 25), (20, 10), (12, 8)], ids=["100", "50", "20", "no less than FEW"]
+)
+async def test_one_half_is_under_way_while_the_other_is_made_ready(senders: int, size: int):
+    server = Queueing()
+    subject = Batcher[Words, str](Words, server.flush, max_items=500, capacity=1000, in_flight=2, eager=64)
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent
+        while sent < 400 * senders // 10:
+            sent += 1
+            await put(subject, "word")
+
+    await within(asyncio.gather(*[send() for _ in range(senders)]))
+    steady = server.sizes[len(server.sizes) // 2 : -4]
+    assert len(steady) > 10
+    assert {size} <= set(steady) <= {size, senders - size}
+    assert abs(steady.count(size) - (len(steady) if size * 2 == senders else len(steady) / 2)) <= 1
+
+
+async def test_batches_stay_whole_where_those_who_are_answered_go_on_to_something_else():
+    server = Queueing()
+    subject = Batcher[Words, str](Words, server.flush, max_items=500, capacity=1000, in_flight=2, eager=64)
+
+    async def send(times: int, between: int) -> None:
+        for _ in range(times):
+            await put(subject, "word")
+            await turns(between)
+
+    await within(asyncio.gather(*[send(20, 5) for _ in range(60)]))
+    assert server.sizes == [60] * 20
+    await within(asyncio.gather(*[send(40, 0) for _ in range(60)]))
+    assert server.sizes[-40:] == [30] * 40
+
+
+async def test_what_gathered_waits_for_those_who_are_just_answered_while_another_batch_is_under_way():
+    landed: list[asyncio.Future[list[str]]] = []
+    batches: list[list[str]] = []
+
+    def flush(words: Words) -> "asyncio.Future[list[str]]":
+        batches.append(words.items)
+        landed.append(asyncio.get_running_loop().create_future())
+        return landed[-1]
+
+    subject = Batcher[Words, str](Words, flush, max_items=500, capacity=1000, in_flight=2, eager=64)
+    first = [put(subject, word) for word in ("a",)]
+    await turns()
+    put(subject, "b")
+    await turns()
+    put(subject, "c")
+    first[0].add_done_callback(lambda _: put(subject, "d"))
+    landed[0].set_result(["A"])
+    await until(lambda: len(batches) == 3)
+    assert batches == [["a"], ["b"], ["c", "d"]]
+    subject.close()
+
+
+async def test_what_gathered_leaves_at_once_where_no_other_batch_is_under_way():
+    server = Server(held_up=True)
+    subject = Batcher[Words, str](Words, server.flush, max_items=500, capacity=1000, eager=64)
+    first = put(subject, "a")
+    await until(lambda: server.batches)
+    put(subject, "b")
+    first.add_done_callback(lambda _: put(subject, "c"))
+    server.go.set()
+    await within(subject.drain())
+    assert server.batches == [["a"], ["b"], ["c"]]
+
+
 # -- cancellation -----------------------------------------------------------------------------------------------
 
 
