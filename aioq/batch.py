@@ -15,8 +15,6 @@ from functools import partial
 from itertools import accumulate
 from typing import Any, Generic, Self, TypeVar
 
-from aioq.pace import Pace
-
 ItemT = TypeVar("ItemT")
 
 
@@ -37,7 +35,8 @@ class Batch(ABC):
     @property
     def size(self) -> int:
         """How many items there are."""
-        return len(self.futures) - len(self.several) + sum(self.several.values())
+        entries = len(self.futures)
+        return entries - len(self.several) + sum(self.several.values()) if self.several else entries
 
     @abstractmethod
     def weights(self, count: int) -> Sequence[int]:
@@ -126,6 +125,10 @@ class Items(Batch, Generic[ItemT]):
         return batch
 
 
+FEW = 8
+"""Fewer items are not worth a batch of their own: halves of 5 took as long as 10 at once, and more CPU; halves of
+10 took two thirds as long as 20 at once (measured)."""
+
 BatchT = TypeVar("BatchT", bound=Batch)
 ReplyT = TypeVar("ReplyT")
 
@@ -147,8 +150,9 @@ class Batcher(Generic[BatchT, ReplyT]):
         capacity: `wait_for_space` waits while this many items are held (gathering or in flight), which is what
             keeps memory bounded when the server is slower than its producers.
         in_flight: the most batches in flight at once. They are started in the order of their items.
-        eager: a batch of this many items leaves at once, before the event loop has had its turn, and one of fewer
-            where `Pace` says so. None: one of `max_items` does.
+        eager: a batch of this many items leaves at once, before the event loop has had its turn. Where those who
+            are answered send again at once, half of all that is held will do, but not fewer than `FEW`: then one
+            half is under way while this process makes the other ready. None: `max_items` leave at once.
         prompt: an item that finds nothing gathered or in flight leaves at once, a turn of the loop earlier, if the
             batch before had one item too. Where it had several, more are likely to follow in this turn.
         on_answer: told of each batch that was answered, and of the replies. What this or `retry` raises reaches
@@ -179,14 +183,14 @@ class Batcher(Generic[BatchT, ReplyT]):
         self._max_items = max_items
         self._max_weight = max_weight
         self._capacity = capacity
-        self._pace = Pace(eager or max_items)
-        self._learns = eager is not None
+        self._most = eager
+        self._eager = eager or max_items
         self._prompt = prompt
         self._alone = False
         self._on_answer = on_answer
         self.gathering = make()
         self.held: int = 0
-        self._released = 0
+        self._awaited = 0
         self._free = in_flight
         self._flights: set[asyncio.Future[Sequence[ReplyT | Exception]]] = set()
         self._starting: asyncio.Handle | None = None
@@ -202,7 +206,7 @@ class Batcher(Generic[BatchT, ReplyT]):
         futures.append(future)
         self.held += 1
         if self._free > 0:
-            if len(futures) >= self._pace.size:
+            if len(futures) >= self._eager:
                 self._start()
             elif self._starting is None:
                 self._start_soon()
@@ -214,7 +218,7 @@ class Batcher(Generic[BatchT, ReplyT]):
         batch.futures.append(future)
         self.held += count
         if self._free > 0:
-            if batch.size >= self._pace.size:
+            if batch.size >= self._eager:
                 self._start()
             elif self._starting is None:
                 self._start_soon()
@@ -304,7 +308,6 @@ class Batcher(Generic[BatchT, ReplyT]):
 
     def _release(self, count: int) -> None:
         self.held -= count
-        self._released += count
         if self._blocked:
             self._wake_blocked(count)
         if not self.held and self._drained is not None:
@@ -324,20 +327,26 @@ class Batcher(Generic[BatchT, ReplyT]):
                 self._follow(batch, again)
             else:
                 self._free += 1
-                if self._learns:
+                if self._most is not None:
                     # After the turn of those who were answered.
-                    asyncio.get_running_loop().call_soon(self._learn, batch.size, self.held + self._released)
+                    self._awaited += batch.size
+                    asyncio.get_running_loop().call_soon(
+                        self._learn, self._most, batch.size, self.held + self._awaited
+                    )
             self._go_on()
 
-    def _learn(self, answered: int, added: int) -> None:
-        """See `Pace.learn`; so many items had been added before."""
-        self._pace.learn(answered, self.held + self._released - added, self.held)
+    def _learn(self, most: int, answered: int, before: int) -> None:
+        """See `eager`. Those who were answered and have not had their turn yet count as if they were held."""
+        now = self.held + self._awaited
+        self._awaited -= answered
+        again = 2 * (now - before) >= answered
+        self._eager = min(max((now - answered) // 2, FEW), most) if again else most
 
     def _go_on(self) -> None:
         """Start with what has gathered meanwhile."""
         if not self.gathering.futures:
             return
-        if self._learns and self._flights and self.gathering.size < self._pace.size:
+        if self._most is not None and self._flights and self.gathering.size < self._eager:
             # Another one is under way, and those who were just answered may have more, which is to go with this.
             if self._starting is None:
                 self._start_soon()

@@ -29,6 +29,13 @@ class NewJobs(Sequence[NewJob]):
         if jobs:
             self.extend(jobs)
 
+    @classmethod
+    def usual(cls, ids: list[str], envelopes: list[bytes]) -> "NewJobs":
+        """Jobs that are an id and an envelope and nothing else. The lists are taken over."""
+        jobs = NewJobs()
+        jobs.ids, jobs.envelopes = ids, envelopes
+        return jobs
+
     def append(self, job: NewJob) -> None:
         """Append a job of any kind."""
         if _is_special(job):
@@ -38,10 +45,24 @@ class NewJobs(Sequence[NewJob]):
 
     def extend(self, jobs: Iterable[NewJob]) -> None:
         """Append jobs of any kind."""
-        first, more = len(self.ids), list(jobs)
-        self.ids += [job.id for job in more]
-        self.envelopes += [job.envelope for job in more]
-        self.special |= {position: job for position, job in enumerate(more, first) if _is_special(job)}
+        if not isinstance(jobs, NewJobs):
+            for job in jobs:
+                self.append(job)
+            return
+        self.special |= {position + len(self.ids): job for position, job in jobs.special.items()}
+        self.ids += jobs.ids
+        self.envelopes += jobs.envelopes
+
+    def part(self, first: int, after: int) -> "NewJobs":
+        """Those from `first` to the one before `after`."""
+        part = NewJobs.usual(self.ids[first:after], self.envelopes[first:after])
+        special = self.special.items()
+        part.special = {position - first: job for position, job in special if first <= position < after}
+        return part
+
+    def replace(self, jobs: "NewJobs") -> None:
+        """Take these over in place of all that are here."""
+        self.ids, self.envelopes, self.special = jobs.ids, jobs.envelopes, jobs.special
 
     def __len__(self) -> int:
         return len(self.ids)

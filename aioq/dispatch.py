@@ -11,6 +11,7 @@ import msgspec
 
 from aioq.client import Client
 from aioq.codec import Signature
+from aioq.columns import NewJobs
 from aioq.config import Settings
 from aioq.job import new_job_id, new_job_ids, new_nonce
 from aioq.middleware import Middleware, Outgoing
@@ -128,19 +129,17 @@ class Dispatcher:
         if self._middleware or options.job_id is not None:
             calls: list[Call[Any]] = [Call(route.task, args, {}, options, route.signature) for args in every]
             return await self.send_calls(calls)
-        source, returns, queue, priority = self._source, route.signature.returns, route.queue, route.priority
-        ids, delay_ms, eta_ms = new_job_ids(queue, count), options.delay_ms, options.eta_ms
+        source, returns, queue = self._source, route.signature.returns, route.queue
+        ids = new_job_ids(queue, count)
         step = PART if count > PART and _are_plain(every, route.room() - MARGIN) else max(count, 1)
         handles: list[JobHandle[Any]] = []
         sending: Sending | None = None
         try:
             for start in range(0, count, step):
                 some = ids[start : start + step]
-                envelopes = route.envelopes(every[start : start + step])
-                jobs = [
-                    NewJob(job_id, envelope, priority, delay_ms, eta_ms)
-                    for job_id, envelope in zip(some, envelopes, strict=True)
-                ]
+                jobs = NewJobs.usual(some, route.envelopes(every[start : start + step]))
+                if not route.usual:
+                    jobs = NewJobs(_new_job(route, job.id, job.envelope) for job in jobs)
                 sending = sending or Sending((await self._client()).producer)
                 await sending.put(jobs, queue)
                 handles += [JobHandle(source, job_id, queue, returns, True) for job_id in some]

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from aioq.batch import Batcher
+from aioq.columns import NewJobs
 from aioq.parcel import Parcel, Pending, gave_up
 from aioq.store import NewJob
 
@@ -103,29 +104,28 @@ class Outbox(Batcher[Parcel, bool]):
         self.add(future)
         return future
 
-    async def put_all(self, jobs: Sequence[NewJob], parts: list[Part], positions: Sequence[int]) -> None:
+    async def put_all(self, jobs: NewJobs, parts: list[Part], positions: Sequence[int]) -> None:
         """See `Producer.put_all`."""
         start = 0
-        while start < len(positions):
+        while start < len(jobs):
             if self.held >= self._capacity:
                 await self.wait_for_space()
-            end = start + min(MAX_JOBS, self._capacity - self.held)
-            some = [jobs[position] for position in positions[start:end]]
-            count = _fitting(some)
+            most = min(MAX_JOBS, self._capacity - self.held)
+            count = _fitting(jobs.envelopes[start : start + most])
             reply: asyncio.Future[list[bool]] = self._loop.create_future()
             parcel = self.gathering
-            parcel.extend(some[:count])
+            parcel.extend(jobs.part(start, start + count))
             parcel.deadlines.append(self._loop.time() + self._send_timeout)
             self.add_several(reply, count)
             parts.append(Part(positions[start : start + count], reply))
             start += count
 
 
-def _fitting(jobs: Sequence[NewJob]) -> int:
+def _fitting(envelopes: Sequence[bytes]) -> int:
     """How many of the first jobs one flush takes; at least one."""
-    sizes = [len(job.envelope) for job in jobs]
+    sizes = [*map(len, envelopes)]
     if sum(sizes) <= MAX_BYTES:
-        return len(jobs)
+        return len(sizes)
     count = weight = 0
     for size in sizes:
         if count and weight + size > MAX_BYTES:

@@ -49,17 +49,14 @@ class Parcel(NewJobs, Batch):
     def keep(self, entries: Sequence[int], items: Sequence[int]) -> None:
         """See `Batch.keep`."""
         self.deadlines = [self.deadlines[position] for position in entries]
-        kept = NewJobs(self[position] for position in items)
-        self.ids, self.envelopes, self.special = kept.ids, kept.envelopes, kept.special
+        self.replace(NewJobs(self[position] for position in items))
 
     def cut(self, entries: int, items: int) -> "Parcel":
         """See `Batch.cut`."""
-        parcel, special = Parcel(), self.special.items()
+        parcel = Parcel()
         parcel.again = self.again
-        parcel.ids, self.ids = self.ids[:items], self.ids[items:]
-        parcel.envelopes, self.envelopes = self.envelopes[:items], self.envelopes[items:]
-        parcel.special = {position: job for position, job in special if position < items}
-        self.special = {position - items: job for position, job in special if position >= items}
+        parcel.replace(self.part(0, items))
+        self.replace(self.part(items, len(self)))
         parcel.deadlines, self.deadlines = self.deadlines[:entries], self.deadlines[entries:]
         return parcel
 

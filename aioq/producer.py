@@ -12,6 +12,7 @@ from math import inf
 from typing import NamedTuple
 
 from aioq.backoff import Backoff
+from aioq.columns import NewJobs
 from aioq.errors import ServerUnavailableError
 from aioq.outbox import Outbox, Part
 from aioq.parcel import Parcel, Pending, gave_up, jobs_of
@@ -87,16 +88,14 @@ class Producer:
         """Send one job where there is space for it at once: the future of what `send` returns."""
         return self._outbox(queue).put_job(job, again=False)
 
-    async def put_all(
-        self, jobs: Sequence[NewJob], queue: str, parts: list[Part], positions: Sequence[int]
-    ) -> None:
+    async def put_all(self, jobs: NewJobs, queue: str, parts: list[Part], positions: Sequence[int]) -> None:
         """Hand over jobs in parts that are as large as one flush, and wait for space in between.
 
         Args:
-            jobs: the jobs of a `Sending`.
+            jobs: some of the jobs of a `Sending`.
             queue: where to.
             parts: takes the parts.
-            positions: those of the jobs to hand over.
+            positions: where each of these jobs stands in it.
         """
         await self._outbox(queue).put_all(jobs, parts, positions)
 

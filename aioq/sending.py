@@ -4,6 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 
+from aioq.columns import NewJobs
 from aioq.errors import SendError
 from aioq.outbox import Part
 from aioq.producer import Producer
@@ -13,7 +14,7 @@ from aioq.store import NewJob
 async def send_many(producer: Producer, jobs: Sequence[NewJob], queues: str | Sequence[str]) -> list[bool]:
     """Send jobs in order; for each what `Producer.send` returns. See `Sending`."""
     sending = Sending(producer)
-    await sending.put(jobs, queues)
+    await sending.put(NewJobs(jobs), queues)
     return await sending.replies()
 
 
@@ -26,10 +27,10 @@ class Sending:
 
     def __init__(self, producer: Producer) -> None:
         self._producer = producer
-        self._jobs: list[NewJob] = []
+        self._ids: list[str] = []
         self._parts: list[Part] = []
 
-    async def put(self, jobs: Sequence[NewJob], queues: str | Sequence[str]) -> None:
+    async def put(self, jobs: NewJobs, queues: str | Sequence[str]) -> None:
         """Hand over jobs, which may have to wait for space.
 
         Cancellation: what no flush has taken yet is withdrawn, of the earlier calls too.
@@ -38,11 +39,12 @@ class Sending:
             jobs: what to send.
             queues: the queue of all of them, or that of each.
         """
-        first = len(self._jobs)
-        self._jobs += jobs
+        first = len(self._ids)
+        self._ids += jobs.ids
         try:
             for queue, positions in _by_queue(queues, first, len(jobs)).items():
-                await self._producer.put_all(self._jobs, queue, self._parts, positions)
+                some = jobs if len(positions) == len(jobs) else NewJobs(jobs[each - first] for each in positions)
+                await self._producer.put_all(some, queue, self._parts, positions)
         except BaseException:
             self.withdraw()
             raise
@@ -59,7 +61,7 @@ class Sending:
             SendError: naming every job that is not confirmed; the others have been sent.
         """
         replies = await asyncio.gather(*(part.reply for part in self._parts), return_exceptions=True)
-        added = [True] * len(self._jobs)
+        added = [True] * len(self._ids)
         failed: list[int] = []
         cause: BaseException | None = None
         for part, reply in zip(self._parts, replies, strict=True):
@@ -74,7 +76,7 @@ class Sending:
         if isinstance(cause, SendError):
             raise SendError(
                 f"{len(failed)} of {len(added)} jobs are unconfirmed: {cause.__cause__ or cause}",
-                tuple(self._jobs[position].id for position in sorted(failed)),
+                tuple(self._ids[position] for position in sorted(failed)),
             ) from cause.__cause__
         raise cause
 

@@ -152,15 +152,15 @@ async def test_function_calls_of_a_drained_job(jobs: Jobs) -> None:
 
 
 async def test_function_calls_of_a_sent_job(jobs: Jobs) -> None:
-    # 10.6: check the arguments, encode, make the id and the handle, and its share of the flush.
+    # 6.8: check the arguments, encode, make the id and the handle, and its share of the flush.
     await jobs.noop.send(0)
     with counted_calls() as calls:
         await jobs.noop.send_many([(number,) for number in range(JOBS)])
-    assert JOBS < calls[0] <= 12 * JOBS
+    assert JOBS < calls[0] <= 8 * JOBS
 
 
 async def test_function_calls_of_a_send_among_many(jobs: Jobs) -> None:
-    # 42.2: as above, and a future, the turn of whoever awaits it, and a share of a flush of some 50.
+    # 45.5: as above, and a future, the turn of whoever awaits it, and a share of a flush of some 50.
     numbers = iter(range(JOBS))
 
     async def sender() -> None:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from aioq import App, Middleware, Outgoing, Retry
+from aioq.columns import NewJobs
 from aioq.errors import ArgumentError, PayloadTooLargeError, SendError
 from aioq.job import Priority, queue_of
 from aioq.middleware import Middleware as Base
@@ -43,8 +44,8 @@ class Client:
         self.note(jobs, queues)
         return [job.id not in known for job in jobs]
 
-    async def put_all(self, jobs: list[NewJob], queue: str, parts: list[Part], positions: Sequence[int]) -> None:
-        reply = asyncio.ensure_future(self.add([jobs[each] for each in positions], queue))
+    async def put_all(self, jobs: NewJobs, queue: str, parts: list[Part], positions: Sequence[int]) -> None:
+        reply = asyncio.ensure_future(self.add(list(jobs), queue))
         parts.append(Part(positions, reply))
 
     def note(self, jobs: list[NewJob], queues: str | list[str]) -> None:

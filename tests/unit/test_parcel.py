@@ -33,13 +33,15 @@ def a_job(dice: random.Random, number: int) -> NewJob:
 # -- columns ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at_once", [True, False], ids=["extend", "append"])
+@pytest.mark.parametrize("how", ["jobs", "columns", "one by one"])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_jobs_in_columns_are_the_jobs_that_were_put_in(kind: dict[str, Any], at_once: bool):
+def test_jobs_in_columns_are_the_jobs_that_were_put_in(kind: dict[str, Any], how: str):
     jobs = [NewJob("a", b"1"), NewJob("b", b"2", **kind), NewJob("c", b"3")]
     columns = NewJobs(jobs[:1])
-    if at_once:
+    if how == "jobs":
         columns.extend(iter(jobs[1:]))
+    elif how == "columns":
+        columns.extend(NewJobs(jobs[1:]))
     else:
         columns.append(jobs[1])
         columns.append(jobs[2])
@@ -52,6 +54,26 @@ def test_jobs_in_columns_are_the_jobs_that_were_put_in(kind: dict[str, Any], at_
         columns[3]
     with pytest.raises(IndexError):
         columns[-4]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize(("first", "after"), [(0, 4), (0, 2), (1, 3), (2, 4), (2, 2), (4, 4)])
+def test_a_part_of_the_columns(kind: dict[str, Any], first: int, after: int):
+    jobs = [NewJob(letter, letter.encode(), **(kind if letter in "bc" else {})) for letter in "abcd"]
+    columns = NewJobs(jobs)
+    part = columns.part(first, after)
+    assert list(part) == jobs[first:after]
+    assert len(part.special) == (len([job for job in jobs[first:after] if job.id in "bc"]) if kind else 0)
+    part.append(NewJob("e", b"e", **kind))
+    assert list(columns) == jobs
+    columns.replace(part)
+    assert list(columns) == [*jobs[first:after], NewJob("e", b"e", **kind)]
+
+
+def test_usual_jobs_are_made_of_the_columns():
+    columns = NewJobs.usual(["a", "b"], [b"1", b"2"])
+    assert list(columns) == [NewJob("a", b"1"), NewJob("b", b"2")]
+    assert not columns.special
 
 
 def test_who_appends_to_the_columns_alone_adds_a_plain_job():
