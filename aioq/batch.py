@@ -126,8 +126,7 @@ class Items(Batch, Generic[ItemT]):
 
 
 FEW = 8
-"""Fewer items are not worth a batch of their own: halves of 5 took as long as 10 at once, and more CPU; halves of
-10 took two thirds as long as 20 at once (measured)."""
+"""Fewer items are not worth a batch of their own: halves of 5 took as long as 10 at once, and more CPU."""
 
 BatchT = TypeVar("BatchT", bound=Batch)
 ReplyT = TypeVar("ReplyT")
@@ -150,9 +149,11 @@ class Batcher(Generic[BatchT, ReplyT]):
         capacity: `wait_for_space` waits while this many items are held (gathering or in flight), which is what
             keeps memory bounded when the server is slower than its producers.
         in_flight: the most batches in flight at once. They are started in the order of their items.
-        eager: a batch of this many items leaves at once, before the event loop has had its turn. Where those who
-            are answered send again at once, half of all that is held will do, but not fewer than `FEW`: then one
-            half is under way while this process makes the other ready. None: `max_items` leave at once.
+        eager: a batch of this many leaves at once, before the event loop has had its turn. Where half as many as
+            were answered come in the turn after a landing, half of all that are held will do, but not fewer than
+            `FEW`: so one half is under way while this process makes the other ready. To become whole, what has
+            gathered at a landing waits for that turn while another batch is in flight. None: `max_items` leave at
+            once, and nothing waits.
         prompt: an item that finds nothing gathered or in flight leaves at once, a turn of the loop earlier, if the
             batch before had one item too. Where it had several, more are likely to follow in this turn.
         on_answer: told of each batch that was answered, and of the replies. What this or `retry` raises reaches

@@ -56,8 +56,8 @@ class NewJobs(Sequence[NewJob]):
     def part(self, first: int, after: int) -> "NewJobs":
         """Those from `first` to the one before `after`."""
         part = NewJobs.usual(self.ids[first:after], self.envelopes[first:after])
-        special = self.special.items()
-        part.special = {position - first: job for position, job in special if first <= position < after}
+        if special := self.special:
+            part.special = {at - first: special[at] for at in range(first, after) if at in special}
         return part
 
     def replace(self, jobs: "NewJobs") -> None:

@@ -136,10 +136,12 @@ class Dispatcher:
         sending: Sending | None = None
         try:
             for start in range(0, count, step):
-                some = ids[start : start + step]
-                jobs = NewJobs.usual(some, route.envelopes(every[start : start + step]))
-                if not route.usual:
-                    jobs = NewJobs(_new_job(route, job.id, job.envelope) for job in jobs)
+                some, envelopes = ids[start : start + step], route.envelopes(every[start : start + step])
+                jobs = (
+                    NewJobs.usual(some, envelopes)
+                    if route.usual
+                    else NewJobs(map(partial(_new_job, route), some, envelopes))
+                )
                 sending = sending or Sending((await self._client()).producer)
                 await sending.put(jobs, queue)
                 handles += [JobHandle(source, job_id, queue, returns, True) for job_id in some]

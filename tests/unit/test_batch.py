@@ -285,6 +285,32 @@ async def test_batches_stay_whole_where_those_who_are_answered_go_on_to_somethin
     assert server.sizes == [60] * 20
     await within(asyncio.gather(*[send(40, 0) for _ in range(60)]))
     assert server.sizes[-40:] == [30] * 40
+    await within(asyncio.gather(*[send(20, 5) for _ in range(60)]))
+    assert server.sizes[-10:] == [60] * 10
+
+
+async def test_batches_that_land_in_one_turn_are_halves_of_one_crowd():
+    landed: list[asyncio.Future[list[str]]] = []
+    batches: list[list[str]] = []
+
+    def flush(words: Words) -> "asyncio.Future[list[str]]":
+        batches.append(words.items)
+        landed.append(asyncio.get_running_loop().create_future())
+        return landed[-1]
+
+    async def send() -> None:
+        for _ in range(3):
+            await put(subject, "word")
+
+    subject = Batcher[Words, str](Words, flush, max_items=500, capacity=1000, in_flight=2, eager=40)
+    senders = [asyncio.create_task(send()) for _ in range(60)]
+    for sizes in ([40, 20], [40, 20], [30, 30]):
+        await until(lambda: len(landed) == 2)
+        assert [len(batch) for batch in batches] == sizes
+        answered, landed[:], batches[:] = list(zip(landed, batches, strict=True)), [], []
+        for flight, batch in answered:
+            flight.set_result(batch)
+    await within(asyncio.gather(*senders))
 
 
 async def test_what_gathered_waits_for_those_who_are_just_answered_while_another_batch_is_under_way():
