@@ -29,8 +29,8 @@ class NewJobs(Sequence[NewJob]):
         if jobs:
             self.extend(jobs)
 
-    @classmethod
-    def usual(cls, ids: list[str], envelopes: list[bytes]) -> "NewJobs":
+    @staticmethod
+    def usual(ids: list[str], envelopes: list[bytes]) -> "NewJobs":
         """Jobs that are an id and an envelope and nothing else. The lists are taken over."""
         jobs = NewJobs()
         jobs.ids, jobs.envelopes = ids, envelopes

@@ -251,6 +251,19 @@ class Queueing:
         return words.items
 
 
+class ByHand:
+    """A server whose answers the test gives."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.landed: list[asyncio.Future[list[str]]] = []
+
+    def flush(self, words: Items[str]) -> "asyncio.Future[list[str]]":
+        self.batches.append(words.items)
+        self.landed.append(asyncio.get_running_loop().create_future())
+        return self.landed[-1]
+
+
 @pytest.mark.parametrize(
     ("senders", "size"), [(100, 50), (50, 25), (20, 10), (12, 8)], ids=["100", "50", "20", "no less than FEW"]
 )
@@ -290,48 +303,36 @@ async def test_batches_stay_whole_where_those_who_are_answered_go_on_to_somethin
 
 
 async def test_batches_that_land_in_one_turn_are_halves_of_one_crowd():
-    landed: list[asyncio.Future[list[str]]] = []
-    batches: list[list[str]] = []
-
-    def flush(words: Words) -> "asyncio.Future[list[str]]":
-        batches.append(words.items)
-        landed.append(asyncio.get_running_loop().create_future())
-        return landed[-1]
+    server = ByHand()
 
     async def send() -> None:
         for _ in range(3):
             await put(subject, "word")
 
-    subject = Batcher[Words, str](Words, flush, max_items=500, capacity=1000, in_flight=2, eager=40)
+    subject = Batcher[Words, str](Words, server.flush, max_items=500, capacity=1000, in_flight=2, eager=40)
     senders = [asyncio.create_task(send()) for _ in range(60)]
     for sizes in ([40, 20], [40, 20], [30, 30]):
-        await until(lambda: len(landed) == 2)
-        assert [len(batch) for batch in batches] == sizes
-        answered, landed[:], batches[:] = list(zip(landed, batches, strict=True)), [], []
-        for flight, batch in answered:
+        await until(lambda: len(server.landed) == 2)
+        assert [len(batch) for batch in server.batches] == sizes
+        landed, batches = server.landed, server.batches
+        server.landed, server.batches = [], []
+        for flight, batch in zip(landed, batches, strict=True):
             flight.set_result(batch)
     await within(asyncio.gather(*senders))
 
 
 async def test_what_gathered_waits_for_those_who_are_just_answered_while_another_batch_is_under_way():
-    landed: list[asyncio.Future[list[str]]] = []
-    batches: list[list[str]] = []
-
-    def flush(words: Words) -> "asyncio.Future[list[str]]":
-        batches.append(words.items)
-        landed.append(asyncio.get_running_loop().create_future())
-        return landed[-1]
-
-    subject = Batcher[Words, str](Words, flush, max_items=500, capacity=1000, in_flight=2, eager=64)
+    server = ByHand()
+    subject = Batcher[Words, str](Words, server.flush, max_items=500, capacity=1000, in_flight=2, eager=64)
     first = [put(subject, word) for word in ("a",)]
     await turns()
     put(subject, "b")
     await turns()
     put(subject, "c")
     first[0].add_done_callback(lambda _: put(subject, "d"))
-    landed[0].set_result(["A"])
-    await until(lambda: len(batches) == 3)
-    assert batches == [["a"], ["b"], ["c", "d"]]
+    server.landed[0].set_result(["A"])
+    await until(lambda: len(server.batches) == 3)
+    assert server.batches == [["a"], ["b"], ["c", "d"]]
     subject.close()
 
 
