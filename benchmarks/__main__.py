@@ -1,19 +1,23 @@
 """`python -m benchmarks`: measure aioq beside its peers, print the ratios, write the results."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from benchmarks import catalogue, machine, plotting
-from benchmarks.environments import Environment, EnvironmentMissingError, find_python, make
+from benchmarks.environments import HOME, Environment, EnvironmentMissingError, find_python, make
 from benchmarks.plan import Plan
-from benchmarks.report import ratios, report, table
+from benchmarks.report import environment_lines, ratios, report, table
 from benchmarks.rounds import Run, open_raw
 from benchmarks.summary import summarise
 from benchmarks.workloads import table as workloads
 from tests.flavours import available
 
 RESULTS = Path(__file__).parent / "results"
+PART = HOME / "results"
+"""Where the results of some of the libraries or workloads go, lest they take the place of the whole."""
 
 
 def _names(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
@@ -28,7 +32,12 @@ def _names(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]
 @click.option("--seconds", type=click.FloatRange(0.2), default=5.0, show_default=True, help="Of one measurement.")
 @click.option("--python", default=None, help="The interpreter of all environments. Python 3.13, if it is there.")
 @click.option("--server", default=None, help="Redis 7.0 if it is installed, else the first of the tests' servers.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The directory for the results.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="The directory for the results. benchmarks/results if all is measured, .bench/results for a part.",
+)
 @click.option("--quick", is_flag=True, help="Fewer workloads, nothing written.")
 def main(
     *,
@@ -39,7 +48,7 @@ def main(
     seconds: float,
     python: str | None,
     server: str | None,
-    out: Path,
+    out: Path | None,
     quick: bool,
 ) -> None:
     """Measure aioq, its peers and bare loops in one run, interleaved, each time on a fresh server."""
@@ -48,10 +57,12 @@ def main(
         chosen = workloads.chosen(keys or (workloads.QUICK if quick else ()))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    out = out or directory(peers, keys)
     plan = Plan(rounds, scale, seconds, server or _server())
     python = python or find_python()
     environments, missing = _environments(libraries, python)
     described = machine.describe(plan, environments, python)
+    click.echo(environment_lines(described))
     usable = [library for library in libraries if library.name not in missing]
     run = Run(plan, usable, environments, chosen, missing)
     if quick:
@@ -63,11 +74,17 @@ def main(
     if not quick:
         plots = plotting.draw(out, python)
         (out / "README.md").write_text(report(described, summaries, missing, plots))
+        click.echo(f"\nThe results are in {os.path.relpath(out)}.")
     for summary in summaries:
         click.echo(f"\n{summary.workload.title}\n{table(summary)}")
     click.echo(f"\n{ratios(summaries)}")
     for name, reason in missing.items():
         click.echo(f"not measured: {name}: {reason}")
+
+
+def directory(peers: Sequence[str], keys: Sequence[str]) -> Path:
+    """Where the results go that these peers and workloads (none: all of them) give."""
+    return RESULTS if set(catalogue.PEERS) <= set(peers) and not keys else PART
 
 
 def _environments(

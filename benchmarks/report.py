@@ -16,7 +16,7 @@ def report(
         "# Benchmark results",
         "Medians over the rounds, with the lowest and highest in parentheses. Ratios: above 1 is better than the "
         "other, also where less is better. How it is measured, and how to read it: docs/performance.md.",
-        "\n".join(_environment(environment)),
+        environment_lines(environment),
         "## Ratios",
         ratios(summaries),
         *_missing(missing),
@@ -79,18 +79,17 @@ def _number(value: float, metric: Metric) -> str:
     return f"{value:,.{metric.digits}f}"
 
 
-def _environment(environment: dict[str, Any]) -> Iterable[str]:
+def environment_lines(environment: dict[str, Any]) -> str:
+    """What the figures were measured on, see `machine.describe`: a line a property."""
     versions: dict[str, dict[str, str]] = environment["versions"]
-    for key, value in environment.items():
-        if key != "versions":
-            yield f"- {key}: {value}"
+    lines = [f"- {key}: {value}" for key, value in environment.items() if key != "versions"]
     shown = [
         f"{name} {versions[library.environment][name]}"
         for library in LIBRARIES.values()
         for name in library.shown
         if name in versions.get(library.environment, {})
     ]
-    yield f"- versions: {', '.join(dict.fromkeys(shown))}"
+    return "\n".join([*lines, f"- versions: {', '.join(dict.fromkeys(shown))}"])
 
 
 def _missing(missing: dict[str, str]) -> Iterable[str]:

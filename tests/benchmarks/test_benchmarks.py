@@ -1,21 +1,23 @@
 """The benchmark's own decisions: what counts, what is void, which way a ratio goes; one round on a real server."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from benchmarks import catalogue, plotting
+from benchmarks import catalogue, machine, plotting
 from benchmarks import ledger as ledger_module
+from benchmarks.__main__ import PART, RESULTS, directory
 from benchmarks.catalogue import LIBRARIES
 from benchmarks.contract import Setup
 from benchmarks.environments import Environment
 from benchmarks.ledger import POLL, VARIABLE, Ledger
 from benchmarks.monitor import Seen, monitored
 from benchmarks.plan import FEWEST, Plan
-from benchmarks.report import ratios, report, table
+from benchmarks.report import environment_lines, ratios, report, table
 from benchmarks.rounds import Record, Run, open_raw
 from benchmarks.stage import Known, VoidError, stage
 from benchmarks.summary import summarise
@@ -229,6 +231,22 @@ def test_the_raw_results_are_what_is_plotted(tmp_path: Path) -> None:
             print(json.dumps(record.as_json()), file=file)
         print(json.dumps(Record(1, "bulk", "saq", {}, "void").as_json()), file=file)
     assert plotting.read(path) == {"bulk": {"aioq": 2.0, "arq": 1.0}}
+
+
+def test_what_was_measured_on_is_told_whole() -> None:
+    lines = environment_lines(machine.describe(SMALL, {"aioq": HERE}, sys.executable)).splitlines()
+    told = dict(line.removeprefix("- ").split(": ", 1) for line in lines)
+    assert told["versions"] == "aioq 0"
+    assert told["python"].startswith(f"Python {sys.version.split()[0]}")
+    assert re.fullmatch(rf"{re.escape(SERVER)} \(\d+\.\d+\.\d+\)", told["server"])
+    assert told["persistence"].startswith("off")
+    assert told["cpu"]
+
+
+def test_a_part_does_not_take_the_place_of_the_whole() -> None:
+    assert directory(tuple(catalogue.PEERS), ()) == RESULTS
+    assert directory(("arq", "saq"), ()) == PART != RESULTS
+    assert directory(tuple(catalogue.PEERS), ("bulk",)) == PART
 
 
 def test_one_round_of_aioq_on_a_real_server() -> None:

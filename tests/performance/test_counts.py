@@ -140,7 +140,7 @@ async def test_bytes_of_a_queued_job(redis_server: Database, jobs: Jobs, app_nam
     await keep.send_many([(f"{number:080}",) for number in range(JOBS)])
     with redis_server.client() as client:
         used = sum(client.memory_usage(key, samples=0) or 0 for key in keys(client, app_name))
-    assert 80 * JOBS < used <= 275 * JOBS
+    assert 80 * JOBS < used <= 270 * JOBS
 
 
 async def test_function_calls_of_a_drained_job(jobs: Jobs) -> None:
