@@ -57,7 +57,7 @@ def main(
         chosen = workloads.chosen(keys or (workloads.QUICK if quick else ()))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    out = out or directory(peers, keys)
+    out = out or results_directory(peers, keys)
     plan = Plan(rounds, scale, seconds, server or _server())
     python = python or find_python()
     environments, missing = _environments(libraries, python)
@@ -82,7 +82,7 @@ def main(
         click.echo(f"not measured: {name}: {reason}")
 
 
-def directory(peers: Sequence[str], keys: Sequence[str]) -> Path:
+def results_directory(peers: Sequence[str], keys: Sequence[str]) -> Path:
     """Where the results go that these peers and workloads (none: all of them) give."""
     return RESULTS if set(catalogue.PEERS) <= set(peers) and not keys else PART
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.environments import ROOT, Environment, configured, version_of
 from benchmarks.plan import Plan
-from tests.flavours import find
+from tests.flavours import version
 
 
 def describe(plan: Plan, environments: dict[str, Environment], python: str) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def describe(plan: Plan, environments: dict[str, Environment], python: str) -> d
         "kernel": f"{platform.system()} {platform.release()}",
         "load": round(os.getloadavg()[0], 2),
         "python": f"{version_of(python)}, {configured(python)}",
-        "server": _server(plan.server),
+        "server": f"{plan.server} ({version(plan.server)})",
         "persistence": "off (no snapshots, no append-only file)",
         "rounds": plan.rounds,
         "scale": plan.scale,
@@ -38,14 +38,6 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def _server(name: str) -> str:
-    """A server and its whole version."""
-    path = find(name)
-    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout if path else ""
-    match = re.search(r"v=(\S+)", said)
-    return f"{name} ({match.group(1)})" if match else name
 
 
 def _cpu() -> str:

@@ -67,6 +67,13 @@ def find(name: str) -> Path | None:
     return found if isinstance(found, Path) else None
 
 
+def version(name: str) -> str | None:
+    """The whole version of a supported server, such as 7.0.15, or None where it is not installed."""
+    path = find(name)
+    match = re.search(r" v=(\S+)", _answer(path)) if path else None
+    return match.group(1) if match else None
+
+
 def missing(name: str) -> Missing | None:
     """Why `find` gave None, or None where it did not."""
     found = _look(name)
@@ -98,12 +105,17 @@ def _look(name: str) -> Path | Missing:
     if not path.is_file():
         return Missing(f"{flavour.source} is not installed: no {path}", installable=True)
     path = _runnable(path)
-    answer = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    answer = _answer(path)
     match = re.match(r"(\w+) server v=(\d+\.\d+)", answer)
     if match is None or match.groups() != (flavour.says, flavour.version):
         said = match.group(0) if match else repr(answer.strip())
         return Missing(f"{path} says {said}", installable=True)
     return path
+
+
+def _answer(path: Path) -> str:
+    """What a binary says of its version."""
+    return subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
 
 
 def _runnable(path: Path) -> Path:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import catalogue, machine, plotting
 from benchmarks import ledger as ledger_module
-from benchmarks.__main__ import PART, RESULTS, directory
+from benchmarks.__main__ import PART, RESULTS, results_directory
 from benchmarks.catalogue import LIBRARIES
 from benchmarks.contract import Setup
 from benchmarks.environments import Environment
@@ -244,9 +244,9 @@ def test_what_was_measured_on_is_told_whole() -> None:
 
 
 def test_a_part_does_not_take_the_place_of_the_whole() -> None:
-    assert directory(tuple(catalogue.PEERS), ()) == RESULTS
-    assert directory(("arq", "saq"), ()) == PART != RESULTS
-    assert directory(tuple(catalogue.PEERS), ("bulk",)) == PART
+    assert results_directory(tuple(catalogue.PEERS), ()) == RESULTS
+    assert results_directory(("arq", "saq"), ()) == PART != RESULTS
+    assert results_directory(tuple(catalogue.PEERS), ("bulk",)) == PART
 
 
 def test_one_round_of_aioq_on_a_real_server() -> None:
