@@ -147,11 +147,11 @@ async def test_a_process_that_dies_is_replaced_and_its_job_runs_again(project: P
     await until(lambda: mark.exists() and mark.read_text())
     victim = int(mark.read_text())
     mark.unlink()
-    gate.touch()
 
     psutil.Process(victim).kill()
 
     await supervisor.saw(rf"ERROR +worker process \d \(pid {victim}\) was killed by SIGKILL; it is replaced")
+    gate.touch()  # not before: the victim would end the job
     await supervisor.saw(r"worker process \d has pid", times=3)
     pid, attempt = await handle.result(timeout=20)
     info = await handle.info()
