@@ -43,8 +43,13 @@ def parse_claim(reply: Sequence[Any]) -> Claim:
     return Claim(jobs, due(reply[0][0]), next_tick_ms=due(reply[0][1]))
 
 
+def parse_added(reply: int) -> list[bool]:
+    """The mirror of `enqueue_one.lua`."""
+    return [reply == 1]
+
+
 def parse_handed(message: bytes) -> Claimed:
-    """What `enqueue.lua` publishes to the worker that it hands a job to."""
+    """What `enqueue_one.lua` publishes to the worker that it hands a job to."""
     now, size, rest = message.split(b" ", 2)
     at, end = int(now), int(size)
     return Claimed(rest[:end].decode(), rest[end:], *_FIRST_CLAIM, at, at)

@@ -12,12 +12,30 @@ from aioq.store import Limits, NewJob, Settlement, Verb
 _encode = msgspec.msgpack.encode
 
 
-def enqueue_args(jobs: NewJobs, handing: str, *, again: bool) -> list[Arg]:
+BODY_LIMIT = 1024
+"""The largest envelope that is kept in the job's record, in bytes; as in `_shapes.lua`."""
+
+
+def enqueue_one_args(jobs: NewJobs, handing: str) -> list[Arg] | None:
+    """The arguments of `enqueue_one.lua`, None where it does not do for these jobs.
+
+    Args:
+        jobs: what to enqueue, for the first time.
+        handing: what the channels begin with on which workers are handed jobs.
+    """
+    if len(jobs.ids) != 1 or len(jobs.envelopes[0]) > BODY_LIMIT:
+        return None
+    if not jobs.special:
+        return [jobs.ids[0], jobs.envelopes[0], "", handing]
+    job = jobs.special[0]
+    return None if job.nonce or any(_place(job)) else [job.id, job.envelope, job.waiter, handing]
+
+
+def enqueue_args(jobs: NewJobs, *, again: bool) -> list[Arg]:
     """The arguments of `enqueue.lua`.
 
     Args:
         jobs: what to enqueue.
-        handing: what the channels begin with on which workers are handed jobs.
         again: an earlier call may have added these jobs.
     """
     ids, envelopes, special = jobs.ids, jobs.envelopes, jobs.special.values()
@@ -27,7 +45,7 @@ def enqueue_args(jobs: NewJobs, handing: str, *, again: bool) -> list[Arg]:
     waiter = next((job.waiter for job in special if job.waiter), "")
     placed = any(any(_place(job)) for job in special)
     places = _encode([word for job in jobs for word in _place(job)]) if placed else b""
-    return ["again" if again else "", nonces, places, handing, waiter, b"".join(envelopes), sizes, *_packed(ids)]
+    return ["again" if again else "", nonces, places, waiter, b"".join(envelopes), sizes, *_packed(ids)]
 
 
 def settle_args(worker: str, settlements: Sequence[Settlement], limits: Limits, *, idle: bool) -> list[Arg]:

@@ -24,7 +24,7 @@ from aioq.redis_store.inbox import RedisInbox
 from aioq.redis_store.keeper import RedisLeaseKeeper, base_key
 from aioq.redis_store.link import Link
 from aioq.redis_store.register import Register
-from aioq.redis_store.requests import due_word, enqueue_args, settle_args
+from aioq.redis_store.requests import due_word, enqueue_args, enqueue_one_args, settle_args
 from aioq.redis_store.timetable import RedisTimetable
 from aioq.store import (
     Claim,
@@ -159,7 +159,10 @@ class RedisStore:
     def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
         """See `aioq.store.Store.enqueue`."""
         columns = jobs if isinstance(jobs, NewJobs) else NewJobs(jobs)
-        args = enqueue_args(columns, handing_channel(self._app, ""), again=again)
+        one = None if again else enqueue_one_args(columns, handing_channel(self._app, ""))
+        if one is not None:
+            return self._begin("enqueue_one", queue, one, replies.parse_added, self._confirmation)
+        args = enqueue_args(columns, again=again)
         return self._begin("enqueue", queue, args, partial(_not_in, len(jobs)), self._confirmation)
 
     async def claim(

@@ -13,17 +13,14 @@
 -- ARGV: each script's own.
 -- REPLY: none of its own.
 local base = KEYS[1]
-local GROUP = 'aioq'
-local SCHEDULED, WORKERS, FETCHED = base .. ':scheduled', base .. ':workers', base .. ':fetched'
+local WORKERS = base .. ':workers'
 -- The workers that wait for jobs, by when they began to, or by HANDED once they were handed one and have not said since
 -- that they wait again. No lane has an entry that came after them: whatever is queued deletes the key, for what is
--- handed over must overtake nothing. See enqueue.lua.
+-- handed over must overtake nothing. See enqueue_one.lua.
 local IDLE = base .. ':idle'
 local HANDED = -1
-local SCHEDULES = base .. ':schedules'
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local function held_key(worker) return base .. ':held:' .. worker end
-local function cancel_key(worker) return base .. ':cancel:' .. worker end

@@ -1,6 +1,9 @@
 -- What all need but the shortest calls.
 --
 -- NEEDS: base
+local GROUP = 'aioq'
+local SCHEDULED, SCHEDULES, FETCHED = base .. ':scheduled', base .. ':schedules', base .. ':fetched'
+local function cancel_key(worker) return base .. ':cancel:' .. worker end
 
 -- First served first; see _lanes.lua.
 local LANES = {

@@ -1,6 +1,6 @@
 -- How jobs end, or go back to their lane.
 --
--- NEEDS: base, common, shapes, records, push, lanes, schedules, notices
+-- NEEDS: base, common, shapes, runs, records, push, lanes, schedules, notices
 local DEAD = base .. ':dead'
 -- For how long after its send a job is to be found, in ms; each script that ends jobs sets it.
 local tombstone = 0

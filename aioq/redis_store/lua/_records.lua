@@ -1,6 +1,6 @@
 -- The records of jobs.
 --
--- NEEDS: base, common, shapes
+-- NEEDS: base, common, shapes, runs
 local function body_key(id) return base .. ':body:' .. id end
 -- What is left of a job whose record goes before its send is over: a send that is repeated, because the reply got
 -- lost, finds it here. It is named by the nonce of the send, or by the id where no other send can have that.

@@ -1,6 +1,6 @@
 -- What several scripts know of schedules.
 --
--- NEEDS: base, common, shapes, records, push, lanes
+-- NEEDS: base, common, shapes, runs, records, push, lanes
 local function schedule_key(id) return base .. ':schedule:' .. id end
 
 -- What to answer where a key of another type stands in the place of the index of the schedules; nil where none does.

@@ -1,59 +1,24 @@
 -- Adds jobs whose id the queue does not have yet.
 --
--- The records are written last and at once, but for that of a job that is handed over: where the script fails, there is a
--- record only of what will be run, and an entry or a due time without a record is passed over.
+-- The records are written last and at once: where the script fails, there is a record only of what will be run, and an
+-- entry or a due time without a record is passed over.
 --
 -- NEEDS: base, shapes, push
 -- KEYS: 1 base key
 -- ARGV: 1 'again' where an earlier call may have added these jobs, else ''; 2 '' where no id can be used twice, else
 --   what tells each send from others of the same id, as a MessagePack array; 3 '' where all are for the normal lane
 --   and at once, else a MessagePack array of two per job: lane ('' for normal), due ('' for at once, '+N' for N ms from
---   now, or the time in ms since the epoch); 4 what the channels begin with on which workers are handed jobs; 5 the
---   channel of a process that will wait for these jobs, '' for none;
---   6 the envelopes, one after the other; 7 how many bytes each has, as a MessagePack array;
---   8 what all ids begin with, 9 how many bytes each has after that, 10 these, one after the other; where ids are
+--   now, or the time in ms since the epoch); 4 the channel of a process that will wait for these jobs, '' for none;
+--   5 the envelopes, one after the other; 6 how many bytes each has, as a MessagePack array;
+--   7 what all ids begin with, 8 how many bytes each has after that, 9 these, one after the other; where ids are
 --   not equally long, these are '', zero and the ids as a MessagePack array
 -- REPLY: the positions (from 1) of the jobs that were there already, but not those that the earlier call has added
 local again = ARGV[1] ~= ''
 local nonces = ARGV[2] ~= '' and cmsgpack.unpack(ARGV[2]) or nil
 local places = ARGV[3] ~= '' and cmsgpack.unpack(ARGV[3]) or nil
-local watched = ARGV[5] ~= '' and packed(ARGV[5]) or nil
+local watched = ARGV[4] ~= '' and packed(ARGV[4]) or nil
 -- Two long arguments in place of two for each job: the server takes longer to read those than it takes to cut these.
-local envelopes, sizes, prefix, width, ends = ARGV[6], cmsgpack.unpack(ARGV[7]), ARGV[8], tonumber(ARGV[9]), ARGV[10]
-
--- Marks a job as a worker's own, as a claim would, and tells it. A worker that dies before it has heard of the job is
--- recovered with all that it holds. Where it cannot be told, all is undone, but that it is handed nothing until it says
--- again that it waits.
-local function hand_to(worker, id, envelope)
-  local _, _, running = begin_first(fresh(envelope, watched), run_by(worker, 'running') .. NOW)
-  redis.call('ZADD', IDLE, HANDED, worker)
-  redis.call('SADD', held_key(worker), id)
-  redis.call('SET', job_key(id), running)
-  local told = redis.pcall('PUBLISH', ARGV[4] .. worker, string.format('%.0f %d ', now, #id) .. id .. envelope)
-  if type(told) == 'number' and told > 0 then return true end
-  redis.call('DEL', job_key(id))
-  redis.call('SREM', held_key(worker), id)
-  return false
-end
-
--- Whether a worker can be handed a job: its lease has not ended, and it listens. That is asked before it is told, for in
--- a cluster a message reaches those who listen at other nodes too, whom nobody counts here.
-local function takes_jobs(worker)
-  local lease = redis.call('ZSCORE', WORKERS, worker)
-  if not lease or tonumber(lease) <= now then return false end
-  local listening = redis.pcall('PUBSUB', 'NUMSUB', ARGV[4] .. worker)
-  return not listening.err and listening[2] > 0
-end
-
--- A lone job that finds a worker waiting is handed to it: so it need not be woken first and ask then.
-local function hand_over(id, envelope)
-  local workers = redis.pcall('ZRANGEBYSCORE', IDLE, 0, '+inf', 'LIMIT', 0, 8)
-  if workers.err or not workers[1] or redis.call('EXISTS', job_key(id)) == 1 then return false end
-  for _, worker in ipairs(workers) do
-    if takes_jobs(worker) then return hand_to(worker, id, envelope) end
-  end
-  return false
-end
+local envelopes, sizes, prefix, width, ends = ARGV[5], cmsgpack.unpack(ARGV[6]), ARGV[7], tonumber(ARGV[8]), ARGV[9]
 
 -- Adds the jobs if none of them is there, and whether it has.
 local function add_all()
@@ -75,11 +40,10 @@ end
 
 -- What most sends are: nothing special, no id that can be used twice.
 if not again and not nonces and not places and width > 0 and #sizes <= CHUNK then
-  local alone = #sizes == 1 and #envelopes <= BODY_LIMIT
-  if alone and hand_over(prefix .. ends, envelopes) or add_all() then return {} end
+  if add_all() then return {} end
 end
 
--- NEEDS: common, records, lanes
+-- NEEDS: common, runs, records, lanes
 local present, added, new, records, queued = {}, {}, {}, {}, {}
 local ids, keys, texts, start = width == 0 and cmsgpack.unpack(ends) or {}, {}, {}, 1
 for i, size in ipairs(sizes) do
@@ -125,7 +89,7 @@ local function record(id, envelope, lane, nonce, state)
   local job = new_job(id, envelope, lane, nonce ~= '' and nonce, state)
   if watched then
     widen(job, WAITERS)
-    job[WAITERS] = ARGV[5]
+    job[WAITERS] = ARGV[4]
   end
   return cmsgpack.pack(job)
 end

@@ -1,6 +1,6 @@
 -- Reads job records.
 --
--- NEEDS: base, common, shapes, records
+-- NEEDS: base, common, shapes, runs, records
 -- KEYS: 1 base key
 -- ARGV: job ids
 -- REPLY: per job the fields and values of its record (empty for none), followed by 'due' and the time it is due

@@ -1,6 +1,6 @@
 -- Stores what running jobs say of their progress, behind the same fence as a settle.
 --
--- NEEDS: base, common, shapes, records
+-- NEEDS: base, common, shapes, runs, records
 -- KEYS: 1 base key
 -- ARGV: 1 worker, then three per job: id, claim, encoded progress
 -- REPLY: the positions (from 1) of the reports that were refused

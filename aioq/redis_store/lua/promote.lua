@@ -1,6 +1,6 @@
 -- Queues scheduled jobs that are due.
 --
--- NEEDS: base, common, shapes, records, push, lanes
+-- NEEDS: base, common, shapes, runs, records, push, lanes
 -- KEYS: 1 base key
 -- ARGV: 1 the most jobs in this step
 -- REPLY: {how many were queued, {ms until the next one is due, ms until the next tick} (-1 for none)}

@@ -1,7 +1,7 @@
 -- Gives back what a worker held: one that died (a crash, which is counted), or one that departs.
 -- Bounded: call again while there is more. The worker is forgotten, and its consumer deleted, with the last step.
 --
--- NEEDS: base, common, shapes, records, push, lanes, entries, schedules, notices, ending
+-- NEEDS: base, common, shapes, runs, records, push, lanes, entries, schedules, notices, ending
 -- KEYS: 1 base key
 -- ARGV: 1 'lapsed' for some worker whose lease has ended, 'dead' for one that is known to have died whatever its
 --   lease says, 'departing' for one that takes leave; 2 the departing worker's id, or what the ids of the dead begin

@@ -1,6 +1,6 @@
 -- Reads schedules: some by their ids, those whose tick is due, or all.
 --
--- NEEDS: base, common, shapes, records, push, lanes, schedules
+-- NEEDS: base, common, shapes, runs, records, push, lanes, schedules
 -- KEYS: 1 base key
 -- ARGV: 1 'ids', 'due' or 'all', 2 the most of those that are due, 3 how many of those to pass over,
 --   then one per schedule: its id, for 'ids'

@@ -6,7 +6,7 @@
 -- has read an earlier schedule of this id has another revision, however often that was written; and of those of one id
 -- in several queues, the one that was written last has the highest.
 --
--- NEEDS: base, common, shapes, records, push, lanes, schedules
+-- NEEDS: base, common, shapes, runs, records, push, lanes, schedules
 -- KEYS: 1 base key
 -- ARGV: ten per schedule: id, the revision it must have (0 for none), definition ('' to delete it), envelope, lane
 --   ('' for normal), the hash of its definition in code, marks, next tick in ms since the epoch ('' for none), runs,

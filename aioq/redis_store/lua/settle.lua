@@ -1,7 +1,7 @@
 -- Writes what became of claimed jobs, and tells those who wait for them. A job that is not this worker's under
 -- this claim is left alone: that is the fence.
 --
--- NEEDS: base, shapes, notices
+-- NEEDS: base, shapes, runs, notices
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 dead ttl in ms, 3 dead limit, 4 ms a job is to be found after its send, 5 result ttl in ms, for
 --   a job that was parked for too long, 6 ms to keep the results of those that just succeeded; 7

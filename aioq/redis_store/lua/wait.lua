@@ -1,6 +1,6 @@
 -- Returns outcomes that are there, and registers the caller for the others. One step: nothing falls between.
 --
--- NEEDS: base, common, shapes, records
+-- NEEDS: base, common, shapes, runs, records
 -- KEYS: 1 base key
 -- ARGV: 1 the caller's channel, then job ids
 -- REPLY: per job: the outcome; nil where the caller is registered; 0 where there is no such job; 1 where there is an

@@ -1,6 +1,6 @@
 -- Tells which workers a queue has.
 --
--- NEEDS: base
+-- NEEDS: base, common
 -- KEYS: 1 base key
 -- ARGV: none
 -- REPLY: three per worker: its id, the ms its lease lasts from now on (negative where it has ended), how many ms ago
