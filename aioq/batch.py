@@ -297,7 +297,8 @@ class Batcher(Generic[BatchT, ReplyT]):
         """What is to leave now, None where nothing is."""
         while (batch := self.gathering).futures:
             size = batch.size
-            if size > self._max_items or (self._max_weight and sum(batch.weights(size)) > self._max_weight):
+            heavy = self._max_weight and len(batch.futures) > 1 and sum(batch.weights(size)) > self._max_weight
+            if heavy or size > self._max_items:
                 batch = batch.split(self._max_items, self._max_weight or sys.maxsize)
             else:
                 self.gathering = self._make()

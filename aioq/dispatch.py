@@ -21,6 +21,7 @@ from aioq.route import Route
 from aioq.sending import Sending, send_many
 from aioq.store import NewJob
 from aioq.task import Call
+from aioq.waiters import Waiters
 
 PART = 500
 """Jobs of a `send_many` that are encoded while the server has those before. Fewer would cost more calls."""
@@ -72,12 +73,15 @@ class Dispatcher:
         if client is None or self._middleware or not route.usual:
             return self._begin_unusual(client, route, args, kwargs)
         queue, producer, waiters = route.queue, client.producer, client.waiters
-        if waiters.used and waiters.channel(queue):
-            return self._begin_unusual(client, route, args, kwargs)
         job_id, envelope = new_job_id(queue), route.envelope(args, kwargs)
+        waiter = waiters.channel(queue) if waiters.used else ""
+        if waiter:
+            waiters.expect(queue, job_id)
         outbox = producer.outboxes.get(queue)
-        if outbox is None or (sent := outbox.put(job_id, envelope)) is None:
-            sent = producer.send(queue, NewJob(job_id, envelope))
+        if outbox is None or (sent := outbox.put(job_id, envelope, waiter)) is None:
+            sent = producer.send(queue, NewJob(job_id, envelope, waiter=waiter))
+        if waiter:
+            sent = _expected(waiters, queue, job_id, sent)
         return JobHandle(self._source, job_id, queue, route.returns), sent
 
     def _begin_unusual(
@@ -94,8 +98,9 @@ class Dispatcher:
         if client is None:
             return handle, self.deliver(queue, job)
         if waiter:
-            return handle, _expecting(client, queue, job)
-        return handle, client.producer.put(queue, job) or client.producer.send(queue, job)
+            client.waiters.expect(queue, job_id)
+        sent = client.producer.put(queue, job) or client.producer.send(queue, job)
+        return handle, _expected(client.waiters, queue, job_id, sent) if waiter else sent
 
     async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
         """Send several calls; see `App.send_many`."""
@@ -291,13 +296,12 @@ def _new_job(route: Route, job_id: str, envelope: bytes, nonce: str = "", waiter
     return NewJob(job_id, envelope, route.priority, route.options.delay_ms, route.options.eta_ms, nonce, waiter)
 
 
-async def _expecting(client: Client, queue: str, job: NewJob) -> bool:
-    """Send a job of which the server is to tell this process how it ends."""
-    client.waiters.expect(queue, job.id)
+async def _expected(waiters: Waiters, queue: str, job_id: str, sent: Awaitable[bool]) -> bool:
+    """Wait for the send of a job of which the server is to tell this process how it ends."""
     added = False
     try:
-        added = await client.producer.send(queue, job)
+        added = await sent
     finally:
         if not added:
-            client.waiters.forget(queue, job.id)
+            waiters.forget(queue, job_id)
     return added

@@ -1,6 +1,7 @@
 """A process's subscription to messages of the server, and the channels' names; part of the store contract."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -24,6 +25,7 @@ def worker_channel(app: str, worker: str) -> str:
     return f"aioq:{app}:worker:{worker}"
 
 
+@lru_cache(1024)
 def handing_channel(app: str, worker: str) -> str:
     """The channel on which a waiting worker is handed jobs; the message is the store's own."""
     return f"aioq:{app}:handed:{worker}"

@@ -62,14 +62,16 @@ class Outbox(Batcher[Parcel, bool]):
         self._send_timeout = send_timeout
         self._loop = asyncio.get_running_loop()
 
-    def put(self, job_id: str, envelope: bytes) -> "asyncio.Future[bool] | None":
-        """Send one job that is an id and an envelope and nothing else, where there is space for it at once.
+    def put(self, job_id: str, envelope: bytes, waiter: str = "") -> "asyncio.Future[bool] | None":
+        """Send one job that is an id and an envelope, and may have a waiter, where there is space for it at once.
 
         Returns the future of what `Producer.send` returns, None where there is no space.
         """
         if self.held >= self._capacity:
             return None
         parcel = self.gathering
+        if waiter:
+            parcel.special[len(parcel.ids)] = NewJob(job_id, envelope, waiter=waiter)
         parcel.ids.append(job_id)
         parcel.envelopes.append(envelope)
         parcel.deadlines.append(self._loop.time() + self._send_timeout)

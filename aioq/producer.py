@@ -118,7 +118,7 @@ class Producer:
 
     def _flush(self, queue: str, parcel: Parcel) -> Awaitable[Sequence[bool | Exception]]:
         """Make the first attempt, as a rule the only one: nothing but a call to the store, and a timer."""
-        if queue in self._outages or self._persisting[queue]:
+        if queue in self._outages or self._persisting.get(queue):
             return self._persist(queue, parcel.pending())
         attempt = self._attempt(queue, parcel, again=parcel.again)
         parcel.attempt_ends = _time_for(parcel.deadlines)

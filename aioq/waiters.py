@@ -117,6 +117,7 @@ class _QueueWaiters:
         self._waiting: dict[str, list[asyncio.Future[bytes]]] = {}
         self._registered: set[str] = set()
         self._listening: asyncio.Task[None] | None = None
+        self._listens = False
         self._expected: dict[str, None] = {}
         self._trust = 0
         self._questions: Batcher[Items[str], WaitReply] = Batcher(
@@ -128,7 +129,8 @@ class _QueueWaiters:
         futures = self._waiting.setdefault(job_id, [])
         futures.append(future)
         try:
-            await self._listen()
+            if not self._listens:
+                await self._listen()
             if job_id in self._expected:  # the server knows already that we wait, and has not told us yet
                 del self._expected[job_id]
                 self._registered.add(job_id)
@@ -145,8 +147,7 @@ class _QueueWaiters:
 
     def channel(self) -> str:
         """Where the server may tell of jobs that are sent now; "" where nobody is likely to wait for them."""
-        listens = self._listening is not None and self._listening.done() and not _has_failed(self._listening)
-        return self._channel if listens and self._trust > 0 else ""
+        return self._channel if self._listens and self._trust > 0 else ""
 
     def expect(self, job_id: str) -> None:
         """A job is sent with the channel."""
@@ -202,6 +203,7 @@ class _QueueWaiters:
             )
         if not self._listening.done():
             await asyncio.shield(self._listening)
+        self._listens = True
 
     def _on_notice(self, message: bytes) -> None:
         for job_id, outcome in decode_notice(message):

@@ -61,7 +61,9 @@ class Connection(asyncio.Protocol):
         """
         if self._lost is not None or self._transport.is_closing():
             raise RedisConnectionError(f"the connection was closed: {self._lost or 'by the server'}")
-        packed = b"".join([_pack(tuple(command)) for command in commands])
+        packed = _pack(tuple(commands[0]))
+        if len(commands) > 1:
+            packed += b"".join([_pack(tuple(command)) for command in commands[1:]])
         try:
             self._transport.write(packed)
         except RuntimeError as error:

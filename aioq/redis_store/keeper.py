@@ -1,5 +1,6 @@
 """Leases renewed over a blocking connection, from a thread that no task can keep busy."""
 
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -63,6 +64,7 @@ class RedisLeaseKeeper:
         return parse_renewal(reply)
 
 
+@lru_cache(1024)
 def base_key(app: str, queue: str) -> str:
     """The key all keys of a queue start with; its braces put them into one cluster slot."""
     return f"aioq:{{{app}:{queue}}}"

@@ -41,10 +41,9 @@ class _Asked:
 
     __slots__ = ("command", "link", "reply")
 
-    def __init__(self, link: "Link", command: Sequence[Arg], reply: "asyncio.Future[Any]") -> None:
-        self.link = link
-        self.command = command
-        self.reply = reply
+    link: "Link"
+    command: Sequence[Arg]
+    reply: "asyncio.Future[Any]"
 
     @property
     def given_up(self) -> bool:
@@ -55,6 +54,11 @@ class _Command(_Asked):
     """A command of any kind; the server's own errors are its caller's to read."""
 
     __slots__ = ()
+
+    def __init__(self, link: "Link", command: Sequence[Arg], reply: "asyncio.Future[Any]") -> None:
+        self.link = link
+        self.command = command
+        self.reply = reply
 
     def answer(self, reply: Any) -> None:
         if self.reply.done():
@@ -76,7 +80,9 @@ class _ScriptCall(_Asked):
         self, link: "Link", code: Script, args: Sequence[Arg], read: Read | None, reply: "asyncio.Future[Any]"
     ) -> None:
         known = code.sha in link.loaded
-        super().__init__(link, ("EVALSHA", code.sha, 1, *args) if known else ("EVAL", code.text, 1, *args), reply)
+        self.link = link
+        self.command = ("EVALSHA", code.sha, 1, *args) if known else ("EVAL", code.text, 1, *args)
+        self.reply = reply
         self.code = code
         self.args = args
         self.read = read

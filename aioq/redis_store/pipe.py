@@ -61,7 +61,7 @@ class Pipe(Connection):
             self._emptied is None
             and self._lost is None
             and not self._transport.is_closing()
-            and not any(asked.given_up for asked, _ in self._asked)
+            and not (self._asked and any(asked.given_up for asked, _ in self._asked))
         )
 
     @property

@@ -25,10 +25,12 @@ def enqueue_one_args(jobs: NewJobs, handing: str) -> list[Arg] | None:
     """
     if len(jobs.ids) != 1 or len(jobs.envelopes[0]) > BODY_LIMIT:
         return None
-    if not jobs.special:
-        return [jobs.ids[0], jobs.envelopes[0], "", handing]
-    job = jobs.special[0]
-    return None if job.nonce or any(_place(job)) else [job.id, job.envelope, job.waiter, handing]
+    job_id, envelope, waiter = jobs.ids[0], jobs.envelopes[0], ""
+    if jobs.special:
+        waiter = jobs.special[0].waiter
+        if jobs.special[0] != NewJob(job_id, envelope, waiter=waiter):
+            return None
+    return [job_id, envelope, waiter, handing]
 
 
 def enqueue_args(jobs: NewJobs, *, again: bool) -> list[Arg]:

@@ -10,14 +10,14 @@
 --   and ttl in ms, with spaces between them
 -- REPLY: the positions (from 1) of the jobs that were refused
 local worker, needed, usual_ttl = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[6])
-local refused, settled, others = {}, {}, {}
-local run, first_done = run_by(worker, 'running'), '\154\194'
-local done_by = run_by(worker, 'succeeded')
+local run, done_by, first_done = run_by(worker, 'running'), run_by(worker, 'succeeded'), '\154\194'
+local refused = {}
 
--- What most settles are: a result for a job that this worker runs as its first.
-local function settle_first(id, text, outcome)
-  if usual_ttl <= 0 or usual_ttl < needed or #outcome > BODY_LIMIT then return false end
-  if string.find(id, '@', 1, true) then return false end
+-- What most settles are: a result for a job that this worker runs as its first. `i` is where its arguments begin.
+local function settle_first(i, id, text)
+  if not text or ARGV[i + 3] ~= '' or ARGV[i + 1] ~= '1' or usual_ttl <= 0 or usual_ttl < needed then return false end
+  local outcome = ARGV[i + 2]
+  if #outcome > BODY_LIMIT or string.find(id, '@', 1, true) then return false end
   local sent, started, waiters = read_first(text, run)
   if not sent then return false end
   notify(id, waiters, outcome, true)
@@ -26,27 +26,28 @@ local function settle_first(id, text, outcome)
 end
 
 -- The held set is written after the records: what is in it is looked up there.
-local function finish_call()
-  if #settled > 0 then redis.call('SREM', held_key(worker), unpack(settled)) end
+local function finish_call(...)
+  if ... then redis.call('SREM', held_key(worker), ...) end
   publish()
   if ARGV[7] ~= '' then redis.pcall('ZADD', IDLE, 'XX', now, worker) end
   return refused
 end
 
-local ids = {}
+-- A lone job needs no tables.
+if #ARGV == 11 then
+  local text = redis.pcall('GET', job_key(ARGV[8]))
+  if type(text) == 'string' and settle_first(8, ARGV[8], text) then return finish_call(ARGV[8]) end
+end
+
+local ids, settled, others = {}, {}, {}
 for i = 8, #ARGV, 4 do ids[#ids + 1] = ARGV[i] end
 local texts = texts_of(ids)
 for i = 8, #ARGV, 4 do
   local id = ARGV[i]
-  local text = texts[id]
-  if text and ARGV[i + 3] == '' and ARGV[i + 1] == '1' and settle_first(id, text, ARGV[i + 2]) then
-    settled[#settled + 1] = id
-  else
-    others[#others + 1] = i
-  end
+  if settle_first(i, id, texts[id]) then settled[#settled + 1] = id else others[#others + 1] = i end
   texts[id] = nil -- once more in the same call, it is to be seen as this one has left it
 end
-if #others == 0 then return finish_call() end
+if #others == 0 then return finish_call(unpack(settled)) end
 
 -- NEEDS: common, records, push, lanes, schedules, ending
 local dead_ttl, dead_limit, result_ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
@@ -132,4 +133,4 @@ for _, i in ipairs(others) do
     settle(id, job, how, outcome)
   end
 end
-return finish_call()
+return finish_call(unpack(settled))
