@@ -132,10 +132,24 @@ async def test_an_enqueue(name: str, delay_ms: int | None, start_server: StartSe
 
 
 @each_server
-@pytest.mark.parametrize("count", [1, 3])
-async def test_an_enqueue_while_a_worker_waits(name: str, count: int, start_server: StartServer) -> None:
+async def test_an_enqueue_of_a_lone_job(name: str, start_server: StartServer) -> None:
     async with refusing(start_server(name)) as at:
-        for command in commands("enqueue"):
+        for command in commands("enqueue_one"):
+            queue = at.refuse(command)
+            await joined(at.full, "w", queue)
+            with suppress(ServerError):
+                await at.limited.enqueue(queue, [NewJob("a", CALL)])
+            await at.full.enqueue(queue, [NewJob("a", CALL)], again=True)  # as a producer does
+            assert await at.claims(queue, "w") == ["a"], queue
+
+
+@each_server
+@pytest.mark.parametrize(("count", "script_name"), [(1, "enqueue_one"), (3, "enqueue")])
+async def test_an_enqueue_while_a_worker_waits(
+    name: str, count: int, script_name: str, start_server: StartServer
+) -> None:
+    async with refusing(start_server(name)) as at:
+        for command in commands(script_name):
             queue = at.refuse(command)
             await joined(at.full, "w", queue)
             handed: list[Claimed] = []
@@ -178,21 +192,23 @@ async def test_a_settle_after_which_a_job_runs_again(
 
 
 @each_server
+@pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("verb", [Verb.SUCCEEDED, Verb.FAILED])
-async def test_a_settle_that_ends_a_job(name: str, verb: Verb, start_server: StartServer) -> None:
+async def test_a_settle_that_ends_jobs(name: str, verb: Verb, count: int, start_server: StartServer) -> None:
     async with refusing(start_server(name)) as at:
         for command in commands("settle"):
             queue = at.refuse(command)
             outcomes = [
                 Settlement(each.job_id, each.claim, verb, THREE, 0, LONG) for each in await running(at, queue)
-            ]
+            ][:count]
             with suppress(ServerError):
                 await at.limited.settle(queue, "w", outcomes)
 
-            assert await at.full.settle(queue, "w", outcomes) == [True] * 3, queue
-            found = await at.full.info(queue, JOBS)
-            assert [each and each.state for each in found] == [JobState(verb.value)] * 3
-            keys = [f"aioq:{{shop:{queue}}}:job:{job_id}" for job_id in JOBS]
+            assert await at.full.settle(queue, "w", outcomes) == [True] * count, queue
+            jobs = [each.job_id for each in outcomes]
+            found = await at.full.info(queue, jobs)
+            assert [each and each.state for each in found] == [JobState(verb.value)] * count
+            keys = [f"aioq:{{shop:{queue}}}:job:{job_id}" for job_id in jobs]
             assert all(at.client.pttl(key) > 0 for key in keys), queue  # pyright: ignore[reportOperatorIssue]
 
 

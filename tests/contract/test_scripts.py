@@ -91,6 +91,7 @@ TICK = Tick(id="s", rev=1, jobs=[("s@1", 1, 1)], next_ms=2, overlap=Overlap.ALLO
 Call = Callable[[RedisStore, int], Awaitable[Any]]
 CALLS: dict[str, Call] = {
     "enqueue": lambda store, n: store.enqueue(QUEUE, [NewJob("job", CALL, nonce="n")] * n, again=n > 1),
+    "enqueue_one": lambda store, n: store.enqueue(QUEUE, [NewJob("job", CALL, waiter="me" if n else "")]),
     "claim": lambda store, n: store.claim(QUEUE, "w", 5, [Token("normal", "1-1", ("job",))] * n),
     "settle": lambda store, n: store.settle(QUEUE, "w", [SETTLEMENT] * n),
     "progress": lambda store, n: store.progress(QUEUE, "w", [("job", 1, b"")] * n),
@@ -108,6 +109,7 @@ CALLS: dict[str, Call] = {
     "schedule_tick": lambda store, n: store.timetable.tick(QUEUE, [TICK] * n),
 }
 REPLIES: dict[str, Callable[[int], Any]] = {
+    "enqueue_one": lambda n: int(n > 0),
     "claim": lambda _: [[-1, -1], 0, b""],
     "promote": lambda _: [0, [-1, -1]],
     "schedule_read": lambda _: [0, -1],

@@ -5,10 +5,10 @@
 local NOTICE_LIMIT = 65536
 local NIL = '\192'
 
-local function u32(n)
-  local low = n % 65536
-  local high = (n - low) / 65536
-  return string.char(math.floor(high / 256), high % 256, math.floor(low / 256), low % 256)
+-- What a notice says of one job, and a notice of so many.
+local function told_of(id, outcome) return '\219' .. struct.pack('>I4', #id) .. id .. outcome end
+local function tell(channel, count, told)
+  redis.call('PUBLISH', channel, '\221' .. struct.pack('>I4', 2 * count) .. told)
 end
 
 -- Outcomes gathered by waiting process, published together at the end.
@@ -22,12 +22,9 @@ local function notify(id, waiters, outcome, keep)
       notice = {}
       notices[channel] = notice
     end
-    notice[#notice + 1] = '\219' .. u32(#id) .. id
-    notice[#notice + 1] = outcome
+    notice[#notice + 1] = told_of(id, outcome)
   end
 end
 local function publish()
-  for channel, notice in pairs(notices) do
-    redis.call('PUBLISH', channel, '\221' .. u32(#notice) .. table.concat(notice))
-  end
+  for channel, notice in pairs(notices) do tell(channel, #notice, table.concat(notice)) end
 end

@@ -17,49 +17,28 @@ local function ends_with_string(text, at)
   return after == #text + 1
 end
 
--- The time that ends at a position of a record's text.
-local function time_at(text, last)
-  local a, b, c, d, e, f = string.byte(text, last - 5, last)
-  return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
-end
-
--- Of a record of one of the first two shapes: where its envelope begins, where SENT does, and where what follows.
+-- Of a record of one of the first two shapes: its first byte, where its envelope begins, where SENT does, and where what
+-- follows.
 local function start_of(text)
   local kind = text and string.byte(text)
   if kind ~= 146 and kind ~= 152 and kind ~= 155 then return nil end
   local first, sent = string_at(text, 2)
   if not first or #text < sent + TIME - 1 or string.byte(text, sent) ~= 207 then return nil end
-  return first, sent, sent + TIME
-end
-
--- The envelope of a fresh record, when it was sent, and its record in a first run; nil for any other. `run` is what
--- `run_by` returns, and the time.
-local function begin_first(text, run)
-  local first, sent, rest = start_of(text)
-  if not first then return nil end
-  local envelope = string.sub(text, first, sent - 1)
-  if string.byte(text) == 146 and #text == rest - 1 then
-    return envelope, time_at(text, rest - 1), '\152' .. string.sub(text, 2) .. run
-  end
-  local watched = rest + #UNRUN
-  if string.byte(text) ~= 155 or string.sub(text, rest, watched - 1) ~= UNRUN then return nil end
-  if not ends_with_string(text, watched) then return nil end
-  local record = string.sub(text, 1, rest - 1) .. run .. UNWATCHED .. string.sub(text, watched)
-  return envelope, time_at(text, rest - 1), record
+  return kind, first, sent, sent + TIME
 end
 
 -- Of a record of a first run: when it was sent and when it began, packed, and who waits for it; nil for any other.
 local function read_first(text, run)
-  local _, sent, rest = start_of(text)
-  if not sent or string.sub(text, rest, rest + #run - 1) ~= run then return nil end
+  local kind, _, sent, rest = start_of(text)
+  if not kind or string.sub(text, rest, rest + #run - 1) ~= run then return nil end
   local started = rest + #run
   local after = started + TIME
   if string.byte(text, started) ~= 207 then return nil end
-  if string.byte(text) == 152 and #text == after - 1 then
+  if kind == 152 and #text == after - 1 then
     return string.sub(text, sent, rest - 1), string.sub(text, started), false
   end
   local watched = after + #UNWATCHED
-  if string.byte(text) ~= 155 or string.sub(text, after, watched - 1) ~= UNWATCHED then return nil end
+  if kind ~= 155 or string.sub(text, after, watched - 1) ~= UNWATCHED then return nil end
   if not ends_with_string(text, watched) then return nil end
   local waiters = string_at(text, watched)
   return string.sub(text, sent, rest - 1), string.sub(text, started, after - 1), string.sub(text, waiters)

@@ -29,9 +29,31 @@ if recheck then
   for _, id in ipairs(cmsgpack.unpack(ARGV[3])) do known[id] = true end
 end
 
+-- The time that ends at a position of a record's text.
+local function time_at(text, last)
+  local a, b, c, d, e, f = string.byte(text, last - 5, last)
+  return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
+end
+
+-- The envelope of a fresh record, when it was sent, and its record in a first run; nil for any other. `run` is what
+-- `run_by` returns, and the time.
+local function begin_first(text, run)
+  local kind, first, sent, rest = start_of(text)
+  if not kind then return nil end
+  local envelope = string.sub(text, first, sent - 1)
+  if kind == 146 and #text == rest - 1 then
+    return envelope, time_at(text, rest - 1), '\152' .. string.sub(text, 2) .. run
+  end
+  local watched = rest + #UNRUN
+  if kind ~= 155 or string.sub(text, rest, watched - 1) ~= UNRUN then return nil end
+  if not ends_with_string(text, watched) then return nil end
+  local record = string.sub(text, 1, rest - 1) .. run .. UNWATCHED .. string.sub(text, watched)
+  return envelope, time_at(text, rest - 1), record
+end
+
 local reply, taken, bytes = {0, now, ''}, 0, 0
 local marked, held = {}, {}
-local run = run_by(worker, 'running') .. NOW
+local run = run_by(worker, RUNNING) .. NOW
 
 local function give(id, envelope, sent, past, text)
   taken, bytes = taken + 1, bytes + #envelope

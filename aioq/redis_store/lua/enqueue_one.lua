@@ -29,7 +29,7 @@ if some_wait and redis.call('EXISTS', key) == 0 then
   local function hand_to(worker)
     redis.call('ZADD', IDLE, HANDED, worker)
     redis.call('SADD', held_key(worker), id)
-    redis.call('SET', key, first_run(envelope, watched, run_by(worker, 'running') .. NOW))
+    redis.call('SET', key, first_run(envelope, watched, run_by(worker, RUNNING) .. NOW))
     local told = redis.pcall('PUBLISH', ARGV[4] .. worker, string.format('%.0f %d ', now, #id) .. id .. envelope)
     if type(told) == 'number' and told > 0 then return true end
     redis.call('DEL', key)

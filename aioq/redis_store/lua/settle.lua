@@ -10,44 +10,62 @@
 --   and ttl in ms, with spaces between them
 -- REPLY: the positions (from 1) of the jobs that were refused
 local worker, needed, usual_ttl = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[6])
-local run, done_by, first_done = run_by(worker, 'running'), run_by(worker, 'succeeded'), '\154\194'
-local refused = {}
+local run, done_by, first_done = run_by(worker, RUNNING), run_by(worker, SUCCEEDED), '\154\194'
 
--- What most settles are: a result for a job that this worker runs as its first. `i` is where its arguments begin.
+-- What most settles are: a result for a job that this worker runs as its first. Writes it and returns who waits, or false
+-- for nobody; nil for any other. `i` is where its arguments begin.
 local function settle_first(i, id, text)
-  if not text or ARGV[i + 3] ~= '' or ARGV[i + 1] ~= '1' or usual_ttl <= 0 or usual_ttl < needed then return false end
   local outcome = ARGV[i + 2]
-  if #outcome > BODY_LIMIT or string.find(id, '@', 1, true) then return false end
+  if not text or ARGV[i + 3] ~= '' or ARGV[i + 1] ~= '1' or usual_ttl <= 0 or usual_ttl < needed then return nil end
+  if #outcome > BODY_LIMIT or string.find(id, '@', 1, true) then return nil end
   local sent, started, waiters = read_first(text, run)
-  if not sent then return false end
-  notify(id, waiters, outcome, true)
+  if not sent then return nil end
   redis.call('SET', job_key(id), first_done .. sent .. done_by .. started .. packed(outcome) .. NOW, 'PX', usual_ttl)
-  return true
+  return waiters
 end
 
--- The held set is written after the records: what is in it is looked up there.
-local function finish_call(...)
-  if ... then redis.call('SREM', held_key(worker), ...) end
-  publish()
+local function wait_again()
   if ARGV[7] ~= '' then redis.pcall('ZADD', IDLE, 'XX', now, worker) end
-  return refused
 end
 
 -- A lone job needs no tables.
-if #ARGV == 11 then
-  local text = redis.pcall('GET', job_key(ARGV[8]))
-  if type(text) == 'string' and settle_first(8, ARGV[8], text) then return finish_call(ARGV[8]) end
+local FIRST = 8
+if #ARGV == FIRST + 3 then
+  local id, outcome = ARGV[FIRST], ARGV[FIRST + 2]
+  local text = redis.pcall('GET', job_key(id))
+  local waiters = settle_first(FIRST, id, type(text) == 'string' and text)
+  if waiters ~= nil then
+    redis.call('SREM', held_key(worker), id)
+    for channel in string.gmatch(waiters or '', '%S+') do tell(channel, 1, told_of(id, outcome)) end
+    wait_again()
+    return {}
+  end
 end
 
-local ids, settled, others = {}, {}, {}
+-- The held set is written after the records: what is in it is looked up there.
+local refused, settled, others = {}, {}, {}
+local function finish_call()
+  if #settled > 0 then redis.call('SREM', held_key(worker), unpack(settled)) end
+  publish()
+  wait_again()
+  return refused
+end
+
+local ids = {}
 for i = 8, #ARGV, 4 do ids[#ids + 1] = ARGV[i] end
 local texts = texts_of(ids)
 for i = 8, #ARGV, 4 do
   local id = ARGV[i]
-  if settle_first(i, id, texts[id]) then settled[#settled + 1] = id else others[#others + 1] = i end
+  local waiters = settle_first(i, id, texts[id])
+  if waiters == nil then
+    others[#others + 1] = i
+  else
+    settled[#settled + 1] = id
+    notify(id, waiters, ARGV[i + 2], true)
+  end
   texts[id] = nil -- once more in the same call, it is to be seen as this one has left it
 end
-if #others == 0 then return finish_call(unpack(settled)) end
+if #others == 0 then return finish_call() end
 
 -- NEEDS: common, records, push, lanes, schedules, ending
 local dead_ttl, dead_limit, result_ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
@@ -133,4 +151,4 @@ for _, i in ipairs(others) do
     settle(id, job, how, outcome)
   end
 end
-return finish_call(unpack(settled))
+return finish_call()

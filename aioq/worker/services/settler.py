@@ -111,7 +111,7 @@ class Settler:
         fates = batch.items
         worker = fates[0].worker
         # A lease that was lost in between makes it two worker ids.
-        if any(fate.worker != worker for fate in fates):
+        if len(fates) > 1 and any(fate.worker != worker for fate in fates):
             return self._persist(queue, fates)
         return self._store.settle(queue, worker, [fate.settlement for fate in fates], idle=self._idle(queue))
 
