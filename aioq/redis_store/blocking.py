@@ -20,7 +20,7 @@ from aioq.redis_store.link import CONNECT_TIMEOUT, Link
 log = logging.getLogger("aioq.redis")
 
 LANES = tuple(f"{lane}{part}" for lane in ("high", "normal", "low") for part in (":front", ":rest", ""))
-"""A queue's streams, first served first; the same list stands in `_base.lua`."""
+"""A queue's streams, first served first; the same list stands in `_common.lua`."""
 
 UNBLOCK_PAUSE = 0.005
 """Seconds between two tries to unblock a read that the server does not have yet."""

@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
         """
         if self._lost is not None or self._transport.is_closing():
             raise RedisConnectionError(f"the connection was closed: {self._lost or 'by the server'}")
-        packed = _pack(tuple(commands[0]))
+        packed = _pack(tuple(commands[0]))  # as a rule the only one
         if len(commands) > 1:
             packed += b"".join([_pack(tuple(command)) for command in commands[1:]])
         try:

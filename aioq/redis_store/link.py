@@ -6,7 +6,6 @@ wait to be confirmed.
 """
 
 import asyncio
-import contextlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -80,6 +79,7 @@ class _ScriptCall(_Asked):
         self, link: "Link", code: Script, args: Sequence[Arg], read: Read | None, reply: "asyncio.Future[Any]"
     ) -> None:
         known = code.sha in link.loaded
+        # Not by the class above: a lone job waits for each call.
         self.link = link
         self.command = ("EVALSHA", code.sha, 1, *args) if known else ("EVAL", code.text, 1, *args)
         self.reply = reply
@@ -97,7 +97,7 @@ class _ScriptCall(_Asked):
             except Exception as error:  # whoever asked is to meet it, not the connection
                 self.reply.set_exception(error)
         elif isinstance(reply, NoScriptError):
-            self.link.loaded.discard(self.code.sha)
+            self.link.loaded.clear()  # it has forgotten all of them
             self.command = ("EVAL", self.code.text, 1, *self.args)
             self.link.ask(self)
         elif isinstance(reply, FOREIGN):
@@ -187,8 +187,10 @@ class Link:
         try:
             # A confirmed call must not lose its turn because the server does not know the script yet.
             if code.sha in self.loaded:
-                with contextlib.suppress(NoScriptError):
+                try:
                     return await self._in_turn(("EVALSHA", code.sha, 1, key, *args), key, confirmation)
+                except NoScriptError:
+                    self.loaded.clear()
             reply = await self._in_turn(("EVAL", code.text, 1, key, *args), key, confirmation)
         except ResponseError as error:
             raise translate(error, self.shown_url) from error
@@ -279,6 +281,9 @@ class Link:
             if not isinstance(error, Exception):
                 raise
             return
+        # The server may have been started anew, and know what others have called since: that would overtake a
+        # call of what it does not know.
+        self.loaded.clear()
         self._pipe, self._opening = pipe, None
         while self._unsent:
             asked = self._unsent.popleft()

@@ -79,6 +79,13 @@ class TestTheKeyOfItsOwn:
         await store.enqueue(QUEUE, [NewJob("small", LARGE[:1024]), NewJob("not small", LARGE[:1025])])
         assert self.ttls(backend) == {"a": -1, "b": -1, "not small": -1}
 
+    @pytest.mark.parametrize(("size", "has_key"), [(1024, False), (1025, True)])
+    async def test_a_small_one_that_is_sent_alone_has_none(
+        self, redis_store: RedisStore, backend: Backend, size: int, has_key: bool
+    ) -> None:
+        await redis_store.enqueue(QUEUE, [NewJob("alone", LARGE[:size])])
+        assert self.ttls(backend) == ({"alone": -1} if has_key else {})
+
     @pytest.mark.parametrize("ttl_ms", [0, LONG])
     @pytest.mark.parametrize(("verb", "outcome"), [(Verb.SUCCEEDED, THREE), (Verb.CANCELLED, REASON)])
     async def test_it_goes_when_the_job_has_ended(

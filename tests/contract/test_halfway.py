@@ -82,10 +82,10 @@ async def refusing(server: Server) -> AsyncIterator[Refusing]:
     await limited.close()
 
 
-async def running(at: Refusing, queue: str) -> list[Settlement]:
+async def running(at: Refusing, queue: str, waiter: str = "") -> list[Settlement]:
     """Three jobs that `w` runs; as what they would be settled with, verb and all still to be said."""
     await joined(at.full, "w", queue)
-    await at.full.enqueue(queue, [NewJob(job_id, CALL) for job_id in JOBS])
+    await at.full.enqueue(queue, [NewJob(job_id, CALL, waiter=waiter) for job_id in JOBS])
     claim = await at.full.claim(queue, "w", 10)
     return [Settlement(job.id, job.claim, Verb.RELEASE) for job in claim.jobs]
 
@@ -199,10 +199,11 @@ async def test_a_settle_that_ends_jobs(name: str, verb: Verb, count: int, start_
         for command in commands("settle"):
             queue = at.refuse(command)
             outcomes = [
-                Settlement(each.job_id, each.claim, verb, THREE, 0, LONG) for each in await running(at, queue)
-            ][:count]
+                Settlement(each.job_id, each.claim, verb, THREE, 0, LONG)
+                for each in (await running(at, queue, "me"))[:count]
+            ]
             with suppress(ServerError):
-                await at.limited.settle(queue, "w", outcomes)
+                await at.limited.settle(queue, "w", outcomes, idle=True)
 
             assert await at.full.settle(queue, "w", outcomes) == [True] * count, queue
             jobs = [each.job_id for each in outcomes]
@@ -210,6 +211,7 @@ async def test_a_settle_that_ends_jobs(name: str, verb: Verb, count: int, start_
             assert [each and each.state for each in found] == [JobState(verb.value)] * count
             keys = [f"aioq:{{shop:{queue}}}:job:{job_id}" for job_id in jobs]
             assert all(at.client.pttl(key) > 0 for key in keys), queue  # pyright: ignore[reportOperatorIssue]
+            assert at.client.smembers(f"aioq:{{shop:{queue}}}:held:w") == set(JOBS[count:]), queue
 
 
 @each_server

@@ -189,6 +189,15 @@ async def test_jobs_that_come_together_are_queued(redis_store: RedisStore, hands
     assert hands.jobs == []
 
 
+@pytest.mark.parametrize("waiter", ["", "me"])
+async def test_a_job_whose_delay_is_none_is_handed_over(
+    redis_store: RedisStore, hands: Hands, waiter: str
+) -> None:
+    await wait_for_jobs(redis_store)
+    await redis_store.enqueue(QUEUE, [NewJob("job", CALL, delay_ms=0, waiter=waiter)])
+    assert (await hands.next()).id == "job"
+
+
 @pytest.mark.parametrize("what", ["delayed", "large", "known", "urgent"])
 async def test_what_is_no_plain_job_is_queued(redis_store: RedisStore, hands: Hands, what: str) -> None:
     await wait_for_jobs(redis_store)

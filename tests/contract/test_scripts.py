@@ -1,6 +1,7 @@
 """One test holds each Lua header against its caller; and a server that has forgotten a script is told it again."""
 
 import ast
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
@@ -11,11 +12,26 @@ import pytest
 
 import aioq.redis_store
 from aioq.redis_store import RedisStore, blocking, keeper, replies
+from aioq.redis_store.requests import BODY_LIMIT
 from aioq.redis_store.scripts import parts_of, script
 from aioq.store import CLAIM_LIMIT, WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
 from aioq.timetable import Entry, Tick
 from aioq.timing import Overlap
-from tests.contract.kit import CALL, QUEUE, REASON, THREE, Backend, info, joined, keep, send, settle, take_one
+from tests.contract.kit import (
+    CALL,
+    QUEUE,
+    REASON,
+    THREE,
+    Backend,
+    ids,
+    info,
+    joined,
+    keep,
+    send,
+    settle,
+    take,
+    take_one,
+)
 
 LUA = {path.name.removesuffix(".lua"): path for path in files("aioq.redis_store").joinpath("lua").iterdir()}
 SCRIPTS = sorted(name for name in LUA if not name.startswith("_"))
@@ -189,6 +205,10 @@ def test_the_lanes_are_the_same_in_lua_and_in_python() -> None:
     assert tuple(re.findall(r"'([^']+)'", lanes[1])) == blocking.LANES
 
 
+def test_the_largest_envelope_in_a_record_is_the_same_in_lua_and_in_python() -> None:
+    assert f"local BODY_LIMIT = {BODY_LIMIT}\n" in LUA["_shapes"].read_text()
+
+
 def test_the_limit_of_a_wait_is_the_same_in_lua_and_in_python() -> None:
     assert f"local WAIT_LIMIT = {WAIT_LIMIT}\n" in LUA["wait"].read_text()
 
@@ -233,3 +253,34 @@ async def test_a_server_that_forgot_its_scripts_is_told_them_again(
         with redis_backend.database.client() as client:
             known = client.script_exists(*(script(name).sha for name in ("claim", "settle", "renew")))
             assert known == [True] * 3
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("connects_anew", [False, True])
+@pytest.mark.parametrize("first", ["one", "several"])
+async def test_what_is_sent_next_overtakes_nothing_where_the_server_knows_its_script_only(
+    redis_store: RedisStore, redis_backend: Backend, first: str, connects_anew: bool
+) -> None:
+    """One job and several have a script each; after a restart others may have told the server one of the two."""
+    assert redis_backend.database is not None
+    other = await redis_backend.open()
+    one, several = [NewJob("a", CALL)], [NewJob("b", CALL), NewJob("c", CALL)]
+    order = [one, several] if first == "one" else [several, one]
+    await joined(redis_store, "w")
+    for jobs in order:
+        await redis_store.enqueue(QUEUE, jobs)
+    await take(redis_store, "w")
+
+    with redis_backend.database.client() as client:
+        client.script_flush()
+    teller = other if connects_anew else redis_store
+    await teller.enqueue(QUEUE, [NewJob(f"known-{job.id}", CALL) for job in order[1]])
+    if connects_anew:
+        pipe = redis_store._link._pipe
+        assert pipe is not None
+        await pipe.close()
+    known = ids(await take(redis_store, "w"))
+    sends = [redis_store.enqueue(QUEUE, [NewJob(f"next-{job.id}", CALL) for job in jobs]) for jobs in order]
+    await asyncio.gather(*sends)
+    assert known == [f"known-{job.id}" for job in order[1]]
+    assert ids(await take(redis_store, "w")) == [f"next-{job.id}" for jobs in order for job in jobs]

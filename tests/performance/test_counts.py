@@ -144,11 +144,11 @@ async def test_bytes_of_a_queued_job(redis_server: Database, jobs: Jobs, app_nam
 
 
 async def test_function_calls_of_a_drained_job(jobs: Jobs) -> None:
-    # 138, all that the worker's loop does for a job: claim, decode, run, encode, settle, and a share of the rest.
+    # 136, all that the worker's loop does for a job: claim, decode, run, encode, settle, and a share of the rest.
     await jobs.noop.send_many([(number,) for number in range(JOBS)])
     with counted_calls() as calls:
         await _drain(jobs)
-    assert JOBS < calls[0] <= 150 * JOBS
+    assert JOBS < calls[0] <= 145 * JOBS
 
 
 async def test_function_calls_of_a_sent_job(jobs: Jobs) -> None:
@@ -160,7 +160,7 @@ async def test_function_calls_of_a_sent_job(jobs: Jobs) -> None:
 
 
 async def test_function_calls_of_a_send_among_many(jobs: Jobs) -> None:
-    # 45.5: as above, and a future, the turn of whoever awaits it, and a share of a flush of some 50.
+    # 45.2: as above, and a future, the turn of whoever awaits it, and a share of a flush of some 50.
     numbers = iter(range(JOBS))
 
     async def sender() -> None:
@@ -171,6 +171,25 @@ async def test_function_calls_of_a_send_among_many(jobs: Jobs) -> None:
     with counted_calls() as calls:
         await asyncio.gather(*(sender() for _ in range(SENDERS)))
     assert JOBS < calls[0] <= 46 * JOBS
+
+
+async def test_function_calls_of_a_send_alone(jobs: Jobs) -> None:
+    # 206: as above, with a flush of its own, and what the loop does for a reply.
+    await jobs.noop.send(0)
+    with counted_calls() as calls:
+        for number in range(JOBS):
+            await jobs.noop.send(number)
+    assert JOBS < calls[0] <= 212 * JOBS
+
+
+async def test_commands_within_the_scripts_of_a_job_alone(redis_server: Database, jobs: Jobs) -> None:
+    # 16: ten of a hand-over, six of a settle that tells one waiter.
+    async with jobs.worker():
+        with monitored(redis_server.server) as seen:
+            for number in range(ALONE):
+                await (await jobs.noop.send(number))
+    count = seen.by_scripts
+    assert ALONE < count <= 17 * ALONE
 
 
 async def test_a_job_leaves_nothing_behind(jobs: Jobs) -> None:

@@ -13,13 +13,9 @@ end
 -- Queues jobs whose ids all begin with `prefix` and have `width` bytes after that, which are `ends`; the entries' ids.
 local function push_alike(lane, prefix, width, ends)
   local entries = {}
-  if #ends == width then
-    entries[1] = redis.call('XADD', lane, '*', 'job', prefix .. ends)
-  else
-    for start = 1, #ends, SHARING * width do
-      local some = string.sub(ends, start, start + SHARING * width - 1)
-      entries[#entries + 1] = redis.call('XADD', lane, '*', 'prefix', prefix, 'width', width, 'ids', some)
-    end
+  for start = 1, #ends, SHARING * width do
+    local some = string.sub(ends, start, start + SHARING * width - 1)
+    entries[#entries + 1] = redis.call('XADD', lane, '*', 'prefix', prefix, 'width', width, 'ids', some)
   end
   redis.call('DEL', IDLE)
   return entries

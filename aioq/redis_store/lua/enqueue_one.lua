@@ -1,7 +1,7 @@
 -- Adds a job that is sent alone and is nothing special: for the normal lane, at once, under an id that nobody uses twice.
 --
--- A script of its own, for what a lone job needs is a tenth of what many may need, and all that a script defines costs
--- each of its calls.
+-- A script of its own, for a lone job needs little of what many may need, and all that a script defines costs each of its
+-- calls.
 --
 -- NEEDS: base, shapes
 -- KEYS: 1 base key

@@ -28,7 +28,7 @@ local function wait_again()
   if ARGV[7] ~= '' then redis.pcall('ZADD', IDLE, 'XX', now, worker) end
 end
 
--- A lone job needs no tables.
+-- A lone job needs no tables. Its outcome is small enough for any notice, and the held set is written after the record.
 local FIRST = 8
 if #ARGV == FIRST + 3 then
   local id, outcome = ARGV[FIRST], ARGV[FIRST + 2]
@@ -42,8 +42,8 @@ if #ARGV == FIRST + 3 then
   end
 end
 
--- The held set is written after the records: what is in it is looked up there.
 local refused, settled, others = {}, {}, {}
+-- The held set is written after the records: what is in it is looked up there.
 local function finish_call()
   if #settled > 0 then redis.call('SREM', held_key(worker), unpack(settled)) end
   publish()
