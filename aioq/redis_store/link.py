@@ -38,10 +38,9 @@ Read = Callable[[Any], Any]
 class _Asked:
     """What a command and a script call have in common."""
 
-    __slots__ = ("command", "link", "reply")
+    __slots__ = ("link", "reply")
 
     link: "Link"
-    command: Sequence[Arg]
     reply: "asyncio.Future[Any]"
 
     @property
@@ -52,7 +51,7 @@ class _Asked:
 class _Command(_Asked):
     """A command of any kind; the server's own errors are its caller's to read."""
 
-    __slots__ = ()
+    __slots__ = ("command",)
 
     def __init__(self, link: "Link", command: Sequence[Arg], reply: "asyncio.Future[Any]") -> None:
         self.link = link
@@ -78,14 +77,19 @@ class _ScriptCall(_Asked):
     def __init__(
         self, link: "Link", code: Script, args: Sequence[Arg], read: Read | None, reply: "asyncio.Future[Any]"
     ) -> None:
-        known = code.sha in link.loaded
-        # Not by the class above: a lone job waits for each call.
         self.link = link
-        self.command = ("EVALSHA", code.sha, 1, *args) if known else ("EVAL", code.text, 1, *args)
         self.reply = reply
         self.code = code
         self.args = args
         self.read = read
+
+    @property
+    def command(self) -> Sequence[Arg]:
+        """As it is to be sent now: what the server is known to have may change while a call waits for its turn."""
+        code = self.code
+        if code.sha in self.link.loaded:
+            return ("EVALSHA", code.sha, 1, *self.args)
+        return ("EVAL", code.text, 1, *self.args)
 
     def answer(self, reply: Any) -> None:
         if self.reply.done():
@@ -98,7 +102,6 @@ class _ScriptCall(_Asked):
                 self.reply.set_exception(error)
         elif isinstance(reply, NoScriptError):
             self.link.loaded.clear()  # it has forgotten all of them
-            self.command = ("EVAL", self.code.text, 1, *self.args)
             self.link.ask(self)
         elif isinstance(reply, FOREIGN):
             self.reply.set_exception(_translated(reply, self.link.shown_url))

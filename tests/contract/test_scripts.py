@@ -279,7 +279,7 @@ async def test_what_is_sent_next_overtakes_nothing_where_the_server_knows_its_sc
         pipe = redis_store._link._pipe
         assert pipe is not None
         await pipe.close()
-    known = ids(await take(redis_store, "w"))
+    known = ids(await take(other, "w"))
     sends = [redis_store.enqueue(QUEUE, [NewJob(f"next-{job.id}", CALL) for job in jobs]) for jobs in order]
     await asyncio.gather(*sends)
     assert known == [f"known-{job.id}" for job in order[1]]

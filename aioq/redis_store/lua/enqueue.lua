@@ -39,9 +39,8 @@ local function add_all()
 end
 
 -- What most sends are: nothing special, no id that can be used twice.
-if not again and not nonces and not places and width > 0 and #sizes <= CHUNK then
-  if add_all() then return {} end
-end
+local usual = not again and not nonces and not places and width > 0 and #sizes <= CHUNK
+if usual and add_all() then return {} end
 
 -- NEEDS: common, runs, records, lanes
 local present, added, new, records, queued = {}, {}, {}, {}, {}
