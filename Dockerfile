@@ -13,7 +13,9 @@ FROM python:3.13-slim
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin aioq
 COPY --from=build /opt/aioq /opt/aioq
 COPY docker/healthcheck.py /opt/aioq/healthcheck.py
-ENV PATH=/opt/aioq/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# A probe of `--health-port` comes from outside of the container, whose own network the engine fences off; so it listens
+# on all addresses here, unlike elsewhere.
+ENV PATH=/opt/aioq/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 AIOQ_HEALTH_HOST=0.0.0.0
 WORKDIR /app
 USER aioq
 # Podman and buildah keep this only with `--format docker`.

@@ -67,7 +67,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         loop_lag_warning: how long a job may block its worker's event loop before a warning names it and shows its
             stack, above 0. Default 1.
         health_port: the port that `aioq worker` answers health checks on, 0 for any free one. Default None: none.
-        health_host: the address it listens on there. Default "": all.
+        health_host: the address it listens on there; 0.0.0.0 for all, `::` for all with IPv6, as a container needs
+            whose probes come from outside. Default "127.0.0.1", this host alone.
         durability: what `send` and the writing of an outcome wait for: "memory" (the server has it), "fsync" (it
             is in the server's append-only file, on disk), "replicated" (a replica has it). Default "memory".
         dead_ttl: how long a dead job is kept for the operator. Default 604800 (a week).
@@ -100,7 +101,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     unknown_task_ttl: float = 3600.0
     loop_lag_warning: float = 1.0
     health_port: int | None = None
-    health_host: str = ""
+    health_host: str = "127.0.0.1"
     durability: str = "memory"
     dead_ttl: float = 604_800.0
     dead_limit: int = 10_000

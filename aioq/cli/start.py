@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
+from ipaddress import ip_address
 from typing import Any
 
 from msgspec import structs
@@ -24,6 +25,7 @@ from aioq.cli.loader import load_app
 from aioq.cli.logs import set_up_logging
 from aioq.cli.supervisor import Supervisor
 from aioq.cli.watch import require_watcher
+from aioq.config import load_settings
 from aioq.errors import ServerError
 from aioq.host import worker_queues
 from aioq.store import ServerInfo
@@ -147,7 +149,8 @@ def _listener(app: App | None, plan: WorkerPlan, child: ChildMark | None) -> soc
     """Where health checks are answered; None where none are asked for."""
     if child is not None:
         return None if child.health_fd is None else socket.socket(fileno=child.health_fd)
-    host, port = ("", None) if app is None else (app.settings.health_host, app.settings.health_port)
+    settings = load_settings({}) if app is None else app.settings  # with --reload, the App is the children's
+    host, port = settings.health_host, settings.health_port
     port = port if plan.health_port is None else plan.health_port
     return None if port is None else _health().listen(host, port)
 
@@ -164,7 +167,9 @@ def _answering(listener: socket.socket | None, health: Callable[[], Health]) -> 
         yield
         return
     server = _health().HealthServer(listener, health)
-    log.info("health checks are answered on port %d: /live and /ready", server.port)
+    host = listener.getsockname()[0]
+    where = f" (from this host alone, at {host})" if ip_address(host).is_loopback else ""
+    log.info("health checks are answered on port %d: /live and /ready%s", server.port, where)
     try:
         yield
     finally:

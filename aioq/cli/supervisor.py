@@ -18,7 +18,7 @@ from pathlib import Path
 
 from aioq.backoff import Backoff
 from aioq.cli.child import DONE, REFUSED, ChildMark
-from aioq.cli.health import ask, together
+from aioq.cli.health import ask_all, together
 from aioq.cli.watch import changes
 from aioq.ending import end
 from aioq.worker import Health
@@ -88,10 +88,11 @@ class Supervisor:
     def health(self) -> Health:
         """How the worker processes do, together; asks each of them, from any thread."""
         alive = dict(self._alive)
-        ports = {number: child.health_port for number in range(1, self._count + 1) if (child := alive.get(number))}
-        answers: dict[int, Health | None] = dict.fromkeys(range(1, self._count + 1))
-        answers |= {number: ask(port) for number, port in ports.items() if port is not None}
-        return together(answers)
+        ports = {
+            number: child.health_port if (child := alive.get(number)) else None
+            for number in range(1, self._count + 1)
+        }
+        return together(ask_all(ports))
 
     async def run(self) -> int:
         """Supervise until `stop`, or until every child has ended by itself; the exit code."""

@@ -1,9 +1,12 @@
 """Whether a worker does its work: `--health-port` and `aioq check`. Being there is not enough."""
 
+import asyncio
 import http.client
 import json
 import re
 import signal
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +106,7 @@ async def test_a_port_that_is_taken_ends_the_start_with_one_line(project: Projec
     second = project.worker("poison:app", "--health-port", str(port))
 
     assert await second.ended() == 2
-    assert re.fullmatch(rf"aioq: health_port: cannot listen on \*:{port}: .*", second.log)
+    assert re.fullmatch(rf"aioq: health_port: cannot listen on 127\.0\.0\.1:{port}: .*", second.log)
     assert await first.stop() == 0
 
 
@@ -172,3 +175,42 @@ async def test_what_check_cannot_look_at_is_one_line(
     code, printed, complaint = await check(project, *arguments, **settings)
     assert (code, printed) == (2, "")
     assert re.fullmatch(line, complaint)
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+async def test_slow_clients_take_neither_the_core_nor_the_descriptors_of_a_worker(
+    project: Project, processes: str
+) -> None:
+    """150 clients that send a byte now and then, and come again when they are thrown out."""
+    project.copy("poison")
+    worker = project.worker("poison:app", "--processes", processes, "--health-port", "0")
+    lines = await worker.saw("health checks are answered on port", times=1 if processes == "1" else 3)
+    port = max(int(line.rpartition("on port ")[2].partition(":")[0]) for line in lines)
+    port = await port_of(worker) if processes == "1" else port
+    await answers(port, "/ready", 200)
+    process = psutil.Process(worker.pid)
+    clients: list[socket.socket] = []
+
+    def trickle() -> None:
+        for number in range(150):
+            if number >= len(clients):
+                clients.append(socket.create_connection(("127.0.0.1", port), timeout=10))
+            try:
+                clients[number].send(b"G")
+            except OSError:
+                clients[number].close()
+                clients[number] = socket.create_connection(("127.0.0.1", port), timeout=10)
+
+    before, busy, begun = process.num_fds(), sum(process.cpu_times()[:2]), time.monotonic()
+    most = 0
+    for _ in range(5):
+        await asyncio.to_thread(trickle)
+        assert (await asyncio.to_thread(get, port, "/ready"))[0] == 200
+        most = max(most, process.num_fds() - before)
+    share = (sum(process.cpu_times()[:2]) - busy) / (time.monotonic() - begun)
+    for client in clients:
+        client.close()
+
+    assert most <= 40
+    assert share < 0.5
+    assert await worker.stop() == 0

@@ -92,7 +92,7 @@ def test_the_defaults_are_what_the_design_says():
         "unknown_task_ttl": 3600,
         "loop_lag_warning": 1,
         "health_port": None,
-        "health_host": "",
+        "health_host": "127.0.0.1",
         "durability": "memory",
         "dead_ttl": 604800,
         "dead_limit": 10000,

@@ -2,16 +2,23 @@
 
 import http.client
 import json
+import resource
+import socket
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 
 from aioq.cli import check
+from aioq.cli import health as module
 from aioq.cli.check import CheckPlan
 from aioq.cli.child import CHILD_VARIABLE, ChildMark
-from aioq.cli.health import HealthServer, ask, listen, together
+from aioq.cli.health import MAX_CLIENTS, MAX_HEAD, HealthServer, ask, ask_all, listen, together
 from aioq.errors import ConfigError
 from aioq.leases import WorkerLease
 from aioq.worker import this_host
@@ -118,8 +125,9 @@ def test_a_port_that_is_taken_is_an_error_that_names_it(probe: Probe) -> None:
         listen("127.0.0.1", probe.server.port)
 
 
-def test_all_addresses_are_listened_on_by_default() -> None:
-    server = HealthServer(listen("", 0), lambda: health(default=GOOD))
+@pytest.mark.parametrize("host", ["", "::", "0.0.0.0", "localhost"])
+def test_all_addresses_are_listened_on_where_that_is_asked_for(host: str) -> None:
+    server = HealthServer(listen(host, 0), lambda: health(default=GOOD))
     try:
         assert ask(server.port) == health(default=GOOD)
     finally:
@@ -131,6 +139,118 @@ def test_who_does_not_answer_has_no_health(probe: Probe) -> None:
     assert ask(port) == probe.health
     probe.server.close()
     assert ask(port) is None
+
+
+# -- clients that take their time, and many of them
+
+
+def connected(port: int, text: bytes = b"") -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", port), timeout=10)
+    client.sendall(text)
+    return client
+
+
+def answer(client: socket.socket) -> bytes:
+    """All that comes until the other side has nothing more to say."""
+    with client, client.makefile("rb") as answers:
+        return answers.read()
+
+
+@pytest.mark.parametrize("text", [b"", b"GET /ready HT", b"GET /ready HTTP/1.1\r\nHost: a\r\n"])
+def test_a_request_has_a_deadline_as_a_whole(probe: Probe, monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:
+    monkeypatch.setattr(module, "REQUEST_TIMEOUT", 0.05)
+    with connected(probe.server.port, text) as client, suppress(ConnectionResetError):
+        assert client.recv(1) == b""
+
+
+def test_a_body_is_not_waited_for(probe: Probe) -> None:
+    head = b"GET /ready HTTP/1.1\r\nContent-Length: 1000\r\n\r\n"
+    client = connected(probe.server.port, head + b"slow")
+    assert client.recv(15) == b"HTTP/1.0 200 OK"
+    client.close()
+
+
+@pytest.mark.parametrize("text", [b"GET /" + b"x" * 2 * MAX_HEAD, b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * MAX_HEAD])
+def test_a_head_has_a_bound(probe: Probe, text: bytes) -> None:
+    # The answer is lost where the rest of the head meets a closed door.
+    with connected(probe.server.port) as client, suppress(ConnectionResetError, BrokenPipeError):
+        client.sendall(text)
+        assert client.recv(12) == b"HTTP/1.0 431"
+    assert probe.get("/ready")[0] == 200
+
+
+def test_whatever_is_no_http_hurts_nobody(probe: Probe) -> None:
+    for text in (b"\x16\x03\x01\x02\r\n\r\n", b"GET\r\n\r\n", b"\r\n\r\n", b"GET /ready HTTP/9.9\r\n\r\n"):
+        assert b" 200 " not in answer(connected(probe.server.port, text))
+    assert probe.get("/ready")[0] == 200
+
+
+def test_clients_that_are_silent_keep_no_probe_out_and_take_few_descriptors(probe: Probe) -> None:
+    probe.get("/ready")
+    process = psutil.Process()
+    with ExitStack() as stack:
+        before = process.num_fds()
+        for _ in range(150):
+            stack.enter_context(connected(probe.server.port, b"GET /ready"))
+        assert probe.get("/ready")[0] == 200  # so all before it have had their turn
+        assert process.num_fds() - before - 150 <= MAX_CLIENTS + 2  # the one that comes, and the one that goes
+
+
+def test_a_process_without_descriptors_does_not_spin(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ACCEPT_RETRY", 0.05)
+    refused = threading.Event()
+    times: list[float] = []
+
+    def note(*_: object) -> None:
+        times.append(time.monotonic())
+        if len(times) == 3:
+            refused.set()
+
+    monkeypatch.setattr(module.log, "debug", note)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as client:
+        client.settimeout(10)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            client.connect(("127.0.0.1", probe.server.port))
+            assert refused.wait(10)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert times[2] - times[0] >= 0.09
+        client.sendall(b"GET /ready HTTP/1.0\r\n\r\n")
+        assert client.recv(15) == b"HTTP/1.0 200 OK"
+
+
+def test_those_who_ask_together_get_one_answer() -> None:
+    asked: list[None] = []
+    go_on = threading.Event()
+
+    def slow() -> Health:
+        asked.append(None)
+        go_on.wait(10)
+        return health(default=GOOD)
+
+    server = HealthServer(listen("127.0.0.1", 0), slow)
+    try:
+        clients = [connected(server.port, b"GET /ready HTTP/1.0\r\n\r\n") for _ in range(5)]
+        clients += [connected(server.port) for _ in range(100)]  # these make no room at the cost of those who ask
+        go_on.set()
+        assert all(b" 200 OK" in answer(client) for client in clients[:5])
+        for client in clients:
+            client.close()
+    finally:
+        server.close()
+    assert len(asked) <= 2  # one who came after the answer gets his own
+
+
+def test_processes_are_asked_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHILD_TIMEOUT", 0.3)
+    with ExitStack() as stack:
+        stuck = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(10)]
+        begun = time.monotonic()
+        found = ask_all({number: each.getsockname()[1] for number, each in enumerate(stuck)} | {99: None})
+        assert time.monotonic() - begun < 2
+    assert found == dict.fromkeys([*range(10), 99])
 
 
 # -- a supervisor's word to its child
