@@ -6,6 +6,7 @@ from aioq.errors import (
     ConfigError,
     DuplicateTaskError,
     EmbeddedServerError,
+    Failure,
     JobCancelledError,
     JobError,
     JobFailed,
@@ -24,9 +25,10 @@ from aioq.errors import (
     UnknownTaskError,
     WireError,
 )
+from aioq.gathering import as_completed, gather
 from aioq.job import JobInfo, JobState, Priority, Progress
 from aioq.middleware import Middleware, Outgoing
-from aioq.results import JobHandle, as_completed, gather
+from aioq.results import JobHandle
 from aioq.retry import Retry, Snooze
 from aioq.schedule import Schedule
 from aioq.task import Call, Task
@@ -41,6 +43,7 @@ __all__ = [
     "ConfigError",
     "DuplicateTaskError",
     "EmbeddedServerError",
+    "Failure",
     "JobCancelledError",
     "JobContext",
     "JobError",

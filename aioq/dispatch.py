@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from aioq.client import Client
-from aioq.codec import Signature
+from aioq.codec import ResultType, Signature
 from aioq.columns import NewJobs
 from aioq.config import Settings
 from aioq.job import new_job_id, new_job_ids, new_nonce
@@ -64,6 +64,10 @@ class Dispatcher:
     def route(self, task: str, signature: Signature, options: Options) -> Route:
         """See `aioq.task.Outlet.route`."""
         return Route(task, signature, options, self._settings)
+
+    def handle(self, job_id: str, queue: str | None, returns: ResultType | None) -> JobHandle[Any]:
+        """See `aioq.task.Outlet.handle`."""
+        return JobHandle(self._source, job_id, queue, returns)
 
     def begin(
         self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]

@@ -4,6 +4,32 @@ One base class, `AioqError`, and below it one class for each thing a caller can 
 other libraries stop at the edge: a Redis exception never leaves `redis_store`.
 """
 
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What ended an attempt, as text: the one form in which errors of tasks are shown, wherever that is.
+
+    Attributes:
+        type: the qualified name of the exception's class at the worker.
+        message: `str()` of the exception at the worker.
+        traceback: the formatted traceback at the worker; empty where there was none, or where another attempt
+            follows (the worker's log has it).
+    """
+
+    type: str
+    message: str
+    traceback: str = ""
+
+    @property
+    def summary(self) -> str:
+        """`Type: message`."""
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+    def __str__(self) -> str:
+        return self.summary
+
 
 class AioqError(Exception):
     """The base of every error aioq raises on purpose."""
@@ -129,17 +155,16 @@ class RemoteError(AioqError):
 
 
 class JobFailed(JobError):  # noqa: N818 - the name is part of the public contract
-    """The job ended as a failure; `__cause__` is a `RemoteError` with the type, message and traceback.
+    """The job ended as a failure; `__cause__` is a `RemoteError`, so that a traceback shows the remote one too.
 
     Attributes:
         job_id: the job.
         task: the task's name.
-        error: the same object as `__cause__`.
+        error: what ended it: `type`, `message`, `traceback`.
     """
 
-    def __init__(self, job_id: str, task: str, error: RemoteError) -> None:
-        text = f"{error.type}: {error.message}" if error.message else error.type
-        super().__init__(f"job {job_id} ({task}) failed: {text}", job_id)
+    def __init__(self, job_id: str, task: str, error: Failure) -> None:
+        super().__init__(f"job {job_id} ({task}) failed: {error.summary}", job_id)
         self.task = task
         self.error = error
-        self.__cause__ = error
+        self.__cause__ = RemoteError(error.type, error.message, error.traceback)

@@ -17,9 +17,11 @@ import os
 import re
 import struct
 from base64 import b64encode
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-import msgspec
+from aioq.errors import Failure
 
 
 class JobState(enum.StrEnum):
@@ -67,7 +69,8 @@ class Priority(enum.StrEnum):
     LOW = "low"
 
 
-class Progress(msgspec.Struct, frozen=True, gc=False):
+@dataclass(frozen=True, slots=True)
+class Progress:
     """What a running job last said of its progress.
 
     Attributes:
@@ -81,8 +84,12 @@ class Progress(msgspec.Struct, frozen=True, gc=False):
     message: str = ""
 
 
-class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobInfo:
     """What the server knows of a job, at the moment it was asked.
+
+    A plain dataclass of plain values: FastAPI returns it as it is, and `dataclasses.asdict` makes a dict of it for
+    `json.dumps(..., default=str)`. Times are in UTC, by the server's clock.
 
     Attributes:
         id: the job's id.
@@ -99,8 +106,10 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
         ended_at: when the outcome was stored, or None.
         worker: the worker that runs it or ran it last, or None.
         progress: what the task last reported, or None.
-        error: `Type: message` of the last failed attempt, or None.
-        headers: the headers the sender gave; empty once the job has succeeded (its envelope is dropped then).
+        error: what ended the last failed attempt, or None.
+        headers: the headers the sender gave.
+        result: what the job returned, where it was asked for (`info(result=True)`) and the job has succeeded; None
+            else.
     """
 
     id: str
@@ -117,8 +126,9 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: datetime | None = None
     worker: str | None = None
     progress: Progress | None = None
-    error: str | None = None
-    headers: dict[str, str] = {}
+    error: Failure | None = None
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+    result: Any = None
 
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")

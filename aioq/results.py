@@ -1,16 +1,16 @@
-"""Awaiting jobs: the handle, and the ways to await several."""
+"""The handle of a job: awaiting it, looking at it, and cancelling or moving it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from aioq.codec import ANY_RESULT, ResultType
-from aioq.durations import Duration
-from aioq.ending import end
-from aioq.errors import ConfigError, JobCancelledError, JobFailed, RemoteError
+from aioq.durations import Duration, seconds
+from aioq.errors import ConfigError, JobCancelledError, JobFailed
 from aioq.job import JobInfo, JobState
 from aioq.options import make_options
 from aioq.store import Store
@@ -22,14 +22,9 @@ from aioq.wire import (
     decode_outcome,
     decode_reason,
     encode_cancellation,
+    with_headers,
 )
 
-R = TypeVar("R")
-R1 = TypeVar("R1")
-R2 = TypeVar("R2")
-R3 = TypeVar("R3")
-R4 = TypeVar("R4")
-R5 = TypeVar("R5")
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -89,34 +84,34 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
     def __repr__(self) -> str:
         return f"<JobHandle {self.id}>"
 
-    async def result(self, timeout: float | None = None) -> R_co:  # noqa: ASYNC109 - part of the public contract
+    async def result(self, timeout: Duration | None = None) -> R_co:  # noqa: ASYNC109 - part of the public contract
         """Wait for the job and return what it returned, in the annotated type.
 
         Args:
-            timeout: the longest to wait, in seconds; None for no limit.
+            timeout: the longest to wait, in seconds or as a timedelta; None for no limit.
 
         Cancellation: the waiting ends, the job goes on; to end the job, `cancel()`.
 
         Raises:
             TimeoutError: the time has passed; the job goes on.
-            JobFailed: the job failed; its `__cause__` shows the remote type, message and traceback.
+            JobFailed: the job failed; its `error` has the type, message and traceback.
             JobCancelledError: the job was cancelled.
             JobNotFoundError: there is no such job, or its result has expired.
+            ConfigError: `timeout` is no span of time.
         """
         outcome = await self.outcome(timeout)
         if outcome.kind is OutcomeKind.SUCCEEDED:
-            returns = self._returns or self._source.result_type(outcome.task) or ANY_RESULT
-            return returns.decode(outcome.value)
+            return self._decoded(outcome.task, outcome.value)
         if outcome.kind is OutcomeKind.CANCELLED:
             reason = decode_reason(outcome)
             raise JobCancelledError(f"job {self.id} was cancelled" + (f": {reason}" if reason else ""), self.id)
-        failure = decode_failure(outcome)
-        raise JobFailed(self.id, outcome.task, RemoteError(failure.type, failure.message, failure.traceback))
+        raise JobFailed(self.id, outcome.task, decode_failure(outcome))
 
-    async def outcome(self, timeout: float | None = None) -> Outcome:  # noqa: ASYNC109 - as in result()
+    async def outcome(self, timeout: Duration | None = None) -> Outcome:  # noqa: ASYNC109 - as in result()
         """Wait until the job has ended, and return how, still encoded; see `result`."""
+        span = None if timeout is None else seconds(timeout, "timeout")
         if self._outcome is None:
-            limit = asyncio.timeout(timeout)
+            limit = asyncio.timeout(span)
             try:
                 async with limit:
                     queue = await self._locate()
@@ -125,7 +120,7 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
             except TimeoutError:
                 if not limit.expired():
                     raise
-                raise TimeoutError(f"job {self.id} has no outcome after {timeout:g} s; it goes on") from None
+                raise TimeoutError(f"job {self.id} has no outcome after {span:g} s; it goes on") from None
         return self._outcome
 
     async def status(self) -> JobState:
@@ -136,17 +131,32 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
         """
         return (await self.info()).state
 
-    async def info(self) -> JobInfo:
+    async def info(self, *, result: bool = False) -> JobInfo:
         """What the server knows of the job.
+
+        Args:
+            result: whether to fetch what the job has returned too, if it has succeeded.
 
         Raises:
             JobNotFoundError: there is no such job.
         """
+        found = await self._look(results=result)
+        if found.result is None:
+            return found
+        return replace(found, result=self._decoded(found.task, found.result))
+
+    async def _look(self, *, results: bool = False) -> JobInfo:
+        """What the server knows of the job; the result is still encoded."""
         queue = await self._locate()
-        found = (await (await self._source.store()).info(queue, [self.id]))[0]
+        store = await self._source.store()
+        found = (await store.info(queue, [self.id], results=results))[0]
         if found is None:
             raise not_found(self.id, [queue])
         return found
+
+    def _decoded(self, task: str, value: msgspec.Raw) -> Any:
+        returns = self._returns or self._source.result_type(task) or ANY_RESULT
+        return returns.decode(value)
 
     async def cancel(self, reason: str = "") -> bool:
         """Cancel the job: one that waits never runs; of a running one the coroutine is cancelled at its worker.
@@ -163,9 +173,10 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
         Raises:
             JobNotFoundError: there is no such job.
         """
-        queue = await self._locate()
-        store = await self._source.store()
-        outcome = encode_cancellation("", reason)
+        # The server drops the call of a job that is cancelled; so what is to be known of it afterwards goes along.
+        known = await self._look()
+        queue, store = known.queue, await self._source.store()
+        outcome = with_headers(encode_cancellation(known.task, reason), known.headers)
         state = (await store.cancel(queue, [self.id], outcome, self._source.result_ttl_ms()))[0]
         if state is None:
             raise not_found(self.id, [queue])
@@ -224,130 +235,3 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
                     return queue
             raise not_found(self.id, queues)
         return self._queue
-
-
-# Up to five handles keep the type of each. What comes back is a tuple, so that these types are true;
-# `asyncio.gather` is declared like this too, but makes a list. (ASYNC109: as in result().)
-@overload
-async def gather(
-    one: JobHandle[R1],
-    /,
-    *,
-    timeout: float | None = None,  # noqa: ASYNC109
-) -> tuple[R1]: ...
-@overload
-async def gather(
-    one: JobHandle[R1],
-    two: JobHandle[R2],
-    /,
-    *,
-    timeout: float | None = None,  # noqa: ASYNC109
-) -> tuple[R1, R2]: ...
-@overload
-async def gather(
-    one: JobHandle[R1],
-    two: JobHandle[R2],
-    three: JobHandle[R3],
-    /,
-    *,
-    timeout: float | None = None,  # noqa: ASYNC109
-) -> tuple[R1, R2, R3]: ...
-@overload
-async def gather(
-    one: JobHandle[R1],
-    two: JobHandle[R2],
-    three: JobHandle[R3],
-    four: JobHandle[R4],
-    /,
-    *,
-    timeout: float | None = None,  # noqa: ASYNC109
-) -> tuple[R1, R2, R3, R4]: ...
-@overload
-async def gather(
-    one: JobHandle[R1],
-    two: JobHandle[R2],
-    three: JobHandle[R3],
-    four: JobHandle[R4],
-    five: JobHandle[R5],
-    /,
-    *,
-    timeout: float | None = None,  # noqa: ASYNC109
-) -> tuple[R1, R2, R3, R4, R5]: ...
-@overload
-async def gather(
-    *handles: JobHandle[R],
-    timeout: float | None = None,  # noqa: ASYNC109
-) -> tuple[R, ...]: ...
-
-
-async def gather(
-    *handles: JobHandle[Any],
-    timeout: float | None = None,  # noqa: ASYNC109
-) -> tuple[Any, ...]:
-    """Wait for several jobs and return their results, a tuple in the order of the handles.
-
-    For type checkers the results of up to five handles have a type each: `total, text = await gather(add, join)`.
-
-    Args:
-        handles: the jobs.
-        timeout: the longest to wait for all of them, in seconds; None for no limit.
-
-    Cancellation: the waiting ends, the jobs go on.
-
-    Raises:
-        JobFailed: what the first job that fails raises, at once; the other jobs go on.
-        TimeoutError: the time has passed.
-    """
-    tasks = [asyncio.ensure_future(handle.result()) for handle in handles]
-    limit = asyncio.timeout(timeout)
-    try:
-        async with limit:
-            return tuple(await asyncio.gather(*tasks))
-    except TimeoutError:
-        if not limit.expired():
-            raise
-        raise _not_in_time(tasks, timeout) from None
-    finally:
-        await end(tasks)
-
-
-async def as_completed(
-    handles: Sequence[JobHandle[R]],
-    *,
-    timeout: float | None = None,  # noqa: ASYNC109 - as in result()
-) -> AsyncIterator[JobHandle[R]]:
-    """Yield each handle once its job has ended, first ended first; awaiting it then returns or raises at once.
-
-    Args:
-        handles: the jobs.
-        timeout: the longest to wait for all of them, in seconds; None for no limit.
-
-    Cancellation: the waiting ends, the jobs go on; so does leaving the loop early.
-
-    Raises:
-        TimeoutError: the time has passed before all had ended.
-        JobNotFoundError: one of the jobs does not exist.
-    """
-    loop = asyncio.get_running_loop()
-    deadline = None if timeout is None else loop.time() + timeout
-    ended: asyncio.Queue[asyncio.Task[Outcome]] = asyncio.Queue()
-    by_task = {loop.create_task(handle.outcome()): handle for handle in handles}
-    for task in by_task:
-        task.add_done_callback(ended.put_nowait)
-    try:
-        for _ in range(len(by_task)):
-            try:
-                async with asyncio.timeout_at(deadline):
-                    task = await ended.get()
-            except TimeoutError:
-                raise _not_in_time(list(by_task), timeout) from None
-            task.result()
-            yield by_task[task]
-    finally:
-        await end(by_task)
-
-
-def _not_in_time(tasks: "Sequence[asyncio.Task[Any]]", timeout: float | None) -> TimeoutError:
-    # A task that the timeout has cancelled waited for its job.
-    left = sum(not task.done() or task.cancelled() for task in tasks)
-    return TimeoutError(f"{left} of {len(tasks)} jobs have no outcome after {timeout:g} s; they go on")

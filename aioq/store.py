@@ -356,8 +356,8 @@ class Store(Protocol):
         """
         ...
 
-    async def info(self, queue: str, job_ids: Sequence[str]) -> list[JobInfo | None]:
-        """What the server knows of each job."""
+    async def info(self, queue: str, job_ids: Sequence[str], *, results: bool = False) -> list[JobInfo | None]:
+        """What the server knows of each job; with `results` also what those returned that succeeded, encoded."""
         ...
 
     async def reschedule(

@@ -61,6 +61,10 @@ class Outlet(Protocol):
         """Send one call, which fits: its handle, and what to await; that says whether the job was added."""
         ...
 
+    def handle(self, job_id: str, queue: str | None, returns: ResultType | None) -> JobHandle[Any]:
+        """A handle of a job that was sent anywhere."""
+        ...
+
     def send_alike(self, route: Route, every: Sequence[Sequence[Any]]) -> Awaitable[list[JobHandle[Any]]]:
         """Send a call for each of the positional arguments, which fit."""
         ...
@@ -167,6 +171,15 @@ class Sendable(Generic[P, R]):
         signature = self.signature
         signature.check(args, kwargs)
         return Call(self.name, args, kwargs, self._options, signature)
+
+    def handle(self, job_id: str, *, queue: str | None = None) -> JobHandle[R]:
+        """A handle of a job of this task that was sent anywhere; its result is of the task's return type.
+
+        Args:
+            job_id: the job's id.
+            queue: its queue; see `App.handle`.
+        """
+        return self._outlet.handle(job_id, queue, self.signature.returns)
 
     async def send(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Send a call; returns once the server has the job.

@@ -1,7 +1,8 @@
 """The wire format: MessagePack arrays that start with their version.
 
     envelope  [version, task, args, kwargs, options]      what a sender stores; trailing empty parts are left out
-    outcome   [version, kind, task, value]                what a worker stores; `kind` says what `value` is
+    outcome   [version, kind, task, value, headers]       what a worker stores; `kind` says what `value` is, and
+                                                          headers are left out where the sender gave none
     notice    [job id, outcome, job id, outcome, ...]     what a settle publishes to waiting processes
 
 `args` is an array, `kwargs` and `options` are maps. The golden bytes in `tests/unit/test_wire.py` pin all of it:
@@ -11,11 +12,12 @@ Nothing here is pickled, so reading a payload never runs code.
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
 
-from aioq.errors import NewerVersionError, WireError
+from aioq.errors import Failure, NewerVersionError, WireError
 from aioq.retry import RetryRule
 
 VERSION = 1
@@ -23,6 +25,8 @@ VERSION = 1
 
 EMPTY_MAP = b"\x80"
 NIL = b"\xc0"
+_FIVE = b"\x95"
+"""What an array of five begins with."""
 
 _MAX_MESSAGE = 4_096
 _MAX_TRACEBACK = 16_384
@@ -111,31 +115,22 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
         kind: what `value` is.
         task: the task's name, empty where whoever wrote the outcome could not know it.
         value: the encoded result, failure or reason.
+        headers: what the sender sent along; the envelope, where they were, may be gone.
     """
 
     version: int
     kind: OutcomeKind
     task: str
     value: msgspec.Raw
+    headers: dict[str, str] | None = None
 
 
-class Failure(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The exception that ended an attempt, as text.
-
-    Attributes:
-        type: the exception class's qualified name.
-        message: its message.
-        traceback: its formatted traceback.
-    """
+class _Failure(msgspec.Struct, array_like=True, gc=False):
+    """A `Failure` as it is on the wire."""
 
     type: str
     message: str
     traceback: str = ""
-
-    @property
-    def summary(self) -> str:
-        """`Type: message` in one line."""
-        return f"{self.type}: {self.message}" if self.message else self.type
 
 
 UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
@@ -146,7 +141,7 @@ VersionedT = TypeVar("VersionedT", Envelope, Outcome)
 
 _ENVELOPE = msgspec.msgpack.Decoder(Envelope)
 _OUTCOME = msgspec.msgpack.Decoder(Outcome)
-_FAILURE = msgspec.msgpack.Decoder(Failure)
+_FAILURE = msgspec.msgpack.Decoder(_Failure)
 _NOTICE = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _TEXT = msgspec.msgpack.Decoder(str)
 
@@ -219,6 +214,11 @@ def encode_cancellation(task: str, reason: str) -> bytes:
     return ENCODER.encode((VERSION, OutcomeKind.CANCELLED, task, _clean(reason, _MAX_MESSAGE)))
 
 
+def with_headers(outcome: bytes, headers: Mapping[str, str] | None) -> bytes:
+    """An outcome that keeps the headers of its job, whose envelope is dropped; one without any stays as it is."""
+    return _FIVE + outcome[1:] + ENCODER.encode(headers) if headers else outcome
+
+
 def decode_outcome(data: bytes) -> Outcome:
     """Read an outcome.
 
@@ -235,7 +235,8 @@ def decode_failure(outcome: Outcome) -> Failure:
     Raises:
         WireError: it holds something else.
     """
-    return _decode("failure", _FAILURE, outcome.value)
+    found = _decode("failure", _FAILURE, outcome.value)
+    return Failure(found.type, found.message, found.traceback)
 
 
 def decode_reason(outcome: Outcome) -> str:
@@ -245,6 +246,45 @@ def decode_reason(outcome: Outcome) -> str:
         WireError: it holds something else.
     """
     return _decode("reason", _TEXT, outcome.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a job's envelope and its outcome say of it, for people.
+
+    Attributes:
+        task: its task's name; empty where neither can be read.
+        headers: what the sender sent along.
+        error: what ended the last failed attempt, or None.
+        value: the encoded result of a job that has succeeded, or None.
+    """
+
+    task: str
+    headers: dict[str, str]
+    error: Failure | None
+    value: msgspec.Raw | None
+
+
+def describe(envelope: bytes, outcome: bytes | None) -> Described:
+    """Read what there is. The envelope may be gone; of bytes that are no envelope nothing can be said.
+
+    Raises:
+        WireError: the outcome is none.
+    """
+    try:
+        call = decode_envelope(envelope)
+        task, headers = call.task, call.options.headers
+    except WireError:
+        task, headers = "", None
+    if outcome is None:
+        return Described(task, headers or {}, None, None)
+    end = decode_outcome(outcome)
+    return Described(
+        task or end.task,
+        headers or end.headers or {},
+        decode_failure(end) if end.kind is OutcomeKind.FAILED else None,
+        end.value if end.kind is OutcomeKind.SUCCEEDED else None,
+    )
 
 
 def decode_notice(data: bytes) -> list[tuple[str, bytes | None]]:

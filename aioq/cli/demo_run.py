@@ -8,8 +8,9 @@ from typing import Any
 from aioq.cli.demo_plan import MIXED, RUSH, Kind
 from aioq.cli.demo_view import Tally, View
 from aioq.errors import JobCancelledError, JobFailed
+from aioq.gathering import as_completed
 from aioq.job import JobInfo, JobState
-from aioq.results import JobHandle, as_completed
+from aioq.results import JobHandle
 from aioq.task import Task
 
 PATIENCE = 20.0

@@ -222,10 +222,10 @@ class MemoryQueue:
             record.waiters.append(channel)
         return None
 
-    def info(self, job_id: str) -> JobInfo | None:
+    def info(self, job_id: str, *, results: bool = False) -> JobInfo | None:
         """What there is to know of a job."""
         record = self._records.get(job_id)
-        return None if record is None else record.info(self._name)
+        return None if record is None else record.info(self._name, results=results)
 
     def cancel(self, job_id: str, outcome: bytes, ttl_ms: int) -> JobState | None:
         """Cancel a job that waits, or ask the worker of a running one to; returns the state it was in."""

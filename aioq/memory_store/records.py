@@ -5,10 +5,9 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from aioq.errors import WireError
 from aioq.job import JobInfo, JobState, Priority, Progress
 from aioq.store import Claimed
-from aioq.wire import OutcomeKind, decode_envelope, decode_failure, decode_outcome
+from aioq.wire import describe
 
 _PROGRESS = msgspec.msgpack.Decoder(Progress)
 
@@ -89,19 +88,18 @@ class Record:
         if state is not JobState.FAILED:
             self.envelope = None
 
-    def info(self, queue: str) -> JobInfo:
-        """What a handle shows.
+    def info(self, queue: str, *, results: bool = False) -> JobInfo:
+        """What a handle shows; see `aioq.store.Store.info`.
 
         Raises:
             WireError: the stored outcome is none.
         """
-        task, headers = self._call()
-        named, error = self._failure()
+        told = describe(self.envelope or b"", self.outcome)
         ran = self.state in (JobState.RUNNING, JobState.SUCCEEDED)
         return JobInfo(
             id=self.id,
             queue=queue,
-            task=task or named,
+            task=told.task,
             state=self.state,
             priority=self.priority,
             attempts=self.attempts + ran,
@@ -113,23 +111,10 @@ class Record:
             ended_at=_time(self.ended_ms),
             worker=self.worker,
             progress=None if self.progress is None else _PROGRESS.decode(self.progress),
-            error=error,
-            headers=headers,
+            error=told.error,
+            headers=told.headers,
+            result=told.value if results else None,
         )
-
-    def _call(self) -> tuple[str, dict[str, str]]:
-        """The task's name and the headers; of bytes that are no envelope nothing can be said."""
-        try:
-            envelope = decode_envelope(self.envelope or b"")
-        except WireError:
-            return "", {}
-        return envelope.task, envelope.options.headers or {}
-
-    def _failure(self) -> tuple[str, str | None]:
-        if self.outcome is None:
-            return "", None
-        outcome = decode_outcome(self.outcome)
-        return outcome.task, decode_failure(outcome).summary if outcome.kind is OutcomeKind.FAILED else None
 
 
 def _time(ms: int | None) -> datetime | None:

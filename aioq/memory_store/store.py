@@ -168,10 +168,10 @@ class MemoryStore:
         with self._at(queue) as at:
             return at.wait(channel, job_ids)
 
-    async def info(self, queue: str, job_ids: Sequence[str]) -> list[JobInfo | None]:
+    async def info(self, queue: str, job_ids: Sequence[str], *, results: bool = False) -> list[JobInfo | None]:
         """See `aioq.store.Store.info`."""
         with self._at(queue) as at:
-            return [at.info(job_id) for job_id in job_ids]
+            return [at.info(job_id, results=results) for job_id in job_ids]
 
     async def reschedule(
         self, queue: str, job_ids: Sequence[str], *, delay_ms: int | None = None, eta_ms: int | None = None

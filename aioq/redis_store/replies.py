@@ -11,7 +11,7 @@ from aioq.errors import WireError
 from aioq.job import JobInfo, JobState, Priority, Progress
 from aioq.leases import Renewal, WorkerLease
 from aioq.store import LATER, MISSING, Claim, Claimed, Promotion, Recovery, WaitReply
-from aioq.wire import OutcomeKind, decode_envelope, decode_failure, decode_outcome
+from aioq.wire import describe
 
 LOST = -2
 """What `claim` and `renew` answer to a worker without a lease."""
@@ -118,26 +118,25 @@ def parse_states(reply: Sequence[bytes]) -> list[JobState | None]:
     return [JobState(state.decode()) if state else None for state in reply]
 
 
-def parse_info(queue: str, job_id: str, fields: Sequence[Any]) -> JobInfo | None:
+def parse_info(queue: str, job_id: str, fields: Sequence[Any], *, results: bool = False) -> JobInfo | None:
     """The mirror of `info.lua`, for one job; None where somebody has put there what cannot be one."""
     record = {name.decode(): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
     try:
-        return _info(queue, job_id, record)
+        return _info(queue, job_id, record, results=results)
     except (ValueError, OverflowError, OSError, WireError, msgspec.DecodeError):  # text, times, what is encoded
         return None
 
 
-def _info(queue: str, job_id: str, record: dict[str, Any]) -> JobInfo | None:
+def _info(queue: str, job_id: str, record: dict[str, Any], *, results: bool) -> JobInfo | None:
     if "sent" not in record:
         return None
     state = JobState(record.get("state", b"queued").decode())
-    task, headers = _call(record)
-    named, error = _outcome(record.get("outcome"))
+    told = describe(record.get("job", b""), record.get("outcome"))
     ran = state in (JobState.RUNNING, JobState.SUCCEEDED)
     return JobInfo(
         id=job_id,
         queue=queue,
-        task=task or named,
+        task=told.task,
         state=state,
         priority=Priority(record.get("lane", b"normal").decode()),
         attempts=int(record.get("attempts", 0)) + ran,
@@ -149,25 +148,10 @@ def _info(queue: str, job_id: str, record: dict[str, Any]) -> JobInfo | None:
         ended_at=_time(record.get("ended")),
         worker=record["worker"].decode() if "worker" in record else None,
         progress=_PROGRESS.decode(record["progress"]) if "progress" in record else None,
-        error=error,
-        headers=headers,
+        error=told.error,
+        headers=told.headers,
+        result=told.value if results else None,
     )
-
-
-def _call(record: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    """The task's name and the headers; of bytes that are no envelope nothing can be said."""
-    try:
-        envelope = decode_envelope(record.get("job", b""))
-    except WireError:
-        return "", {}
-    return envelope.task, envelope.options.headers or {}
-
-
-def _outcome(data: bytes | None) -> tuple[str, str | None]:
-    if data is None:
-        return "", None
-    outcome = decode_outcome(data)
-    return outcome.task, decode_failure(outcome).summary if outcome.kind is OutcomeKind.FAILED else None
 
 
 def _time(ms: bytes | int | None) -> datetime | None:

@@ -256,10 +256,13 @@ class RedisStore:
         """See `aioq.store.Store.wait`."""
         return self._begin("wait", queue, [channel, *job_ids], replies.parse_wait, None)
 
-    async def info(self, queue: str, job_ids: Sequence[str]) -> list[JobInfo | None]:
+    async def info(self, queue: str, job_ids: Sequence[str], *, results: bool = False) -> list[JobInfo | None]:
         """See `aioq.store.Store.info`."""
         records = await self._ask("info", queue, job_ids)
-        return [replies.parse_info(queue, job_id, fields) for job_id, fields in zip(job_ids, records, strict=True)]
+        return [
+            replies.parse_info(queue, job_id, fields, results=results)
+            for job_id, fields in zip(job_ids, records, strict=True)
+        ]
 
     async def reschedule(
         self, queue: str, job_ids: Sequence[str], *, delay_ms: int | None = None, eta_ms: int | None = None

@@ -176,6 +176,6 @@ class TestNoDead:
         await settle(store, worker, await running(store, worker, "kept"), Verb.FAILED, outcome)
         await settle(store, worker, await running(store, worker, "not"), Verb.FAILED, outcome, ttl_ms=0)
 
-        assert (await info(store, "kept")).error == "OSError"
+        assert str((await info(store, "kept")).error) == "OSError"
         assert await gone(store, "not")
         assert backend.dead() == 0

@@ -3,9 +3,10 @@
 import msgspec
 import pytest
 
+from aioq.errors import Failure
 from aioq.job import JobInfo, JobState, Priority, Progress
 from aioq.store import Store, Verb
-from aioq.wire import CallOptions, encode_envelope, encode_result
+from aioq.wire import CallOptions, encode_cancellation, encode_envelope, encode_result, with_headers
 from tests.contract.kit import (
     BROKEN,
     LONG,
@@ -80,7 +81,7 @@ async def test_a_job_that_waits_for_its_next_attempt(store: Store) -> None:
     job = await info(store)
 
     assert (job.state, job.worker, job.attempts) == (JobState.SCHEDULED, None, 1)
-    assert job.error == "ValueError: no"
+    assert job.error == Failure("ValueError", "no", "Traceback ...")
     assert times(job) == {"sent_at": True, "due_at": True, "started_at": True, "ended_at": False}
 
 
@@ -92,8 +93,49 @@ async def test_a_succeeded_job(store: Store) -> None:
     job = await info(store)
 
     assert (job.state, job.task, job.worker, job.attempts) == (JobState.SUCCEEDED, "shop.add", "w", 1)
-    assert (job.headers, job.error) == ({}, None), "the envelope is dropped; the outcome names the task"
+    assert (job.headers, job.error) == ({}, None), (
+        "the envelope is dropped; the outcome names the task, and the headers where there are any"
+    )
     assert times(job) == {"sent_at": True, "due_at": False, "started_at": True, "ended_at": True}
+
+
+@pytest.mark.parametrize("verb", [Verb.SUCCEEDED, Verb.CANCELLED])
+async def test_headers_stay_where_the_outcome_brings_them(store: Store, verb: Verb) -> None:
+    worker = await joined(store, "w")
+    await send(store, "job", call=WITH_HEADERS)
+    outcome = THREE if verb is Verb.SUCCEEDED else REASON
+
+    await settle(store, worker, await take_one(store, worker), verb, with_headers(outcome, {"trace": "abc"}))
+
+    job = await info(store)
+    assert (job.state, job.headers) == (verb, {"trace": "abc"})
+
+
+async def test_headers_and_the_task_stay_where_a_cancellation_brings_them(store: Store) -> None:
+    await send(store, "job", call=WITH_HEADERS)
+
+    await store.cancel(QUEUE, ["job"], with_headers(encode_cancellation("shop.add", ""), {"trace": "abc"}), LONG)
+
+    job = await info(store)
+    assert (job.state, job.task, job.headers) == (JobState.CANCELLED, "shop.add", {"trace": "abc"})
+
+
+async def test_results_come_encoded_and_where_they_are_asked_for(store: Store) -> None:
+    worker = await joined(store, "w")
+    await send(store, "good")
+    await settle(store, worker, await take_one(store, worker), Verb.SUCCEEDED, THREE)
+    await send(store, "bad")
+    await settle(store, worker, await take_one(store, worker), Verb.FAILED, BROKEN)
+    await send(store, "large")
+    await settle(store, worker, await take_one(store, worker), Verb.SUCCEEDED, encode_result("t", "x" * 2000))
+    await send(store, "queued")
+    ids = ["good", "bad", "large", "queued"]
+
+    asked = await store.info(QUEUE, ids, results=True)
+
+    found = [None if each is None or each.result is None else bytes(each.result) for each in asked]
+    assert found == [b"\x03", None, msgspec.msgpack.encode("x" * 2000), None]
+    assert [each and each.result for each in await store.info(QUEUE, ids)] == [None] * 4
 
 
 async def test_a_failed_job(store: Store) -> None:
@@ -104,7 +146,9 @@ async def test_a_failed_job(store: Store) -> None:
     job = await info(store)
 
     assert (job.state, job.task, job.attempts) == (JobState.FAILED, "shop.add", 1)
-    assert (job.headers, job.error) == ({"trace": "abc"}, "ValueError: no"), "kept for the operator"
+    assert (job.headers, job.error) == ({"trace": "abc"}, Failure("ValueError", "no", "Traceback ...")), (
+        "kept for the operator"
+    )
     assert times(job) == {"sent_at": True, "due_at": False, "started_at": True, "ended_at": True}
 
 

@@ -201,7 +201,7 @@ class TestAfterItsEnd:
 
         found = await info(store)
         assert (found.state, found.crashes, found.attempts) == (JobState.FAILED, 2, 0)
-        assert found.error == "aioq.WorkerCrashed: too often"
+        assert str(found.error) == "aioq.WorkerCrashed: too often"
         assert await listener.notice() == [("job", CRASHED)]
         assert backend.dead() == 1
 

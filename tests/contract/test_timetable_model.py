@@ -4,6 +4,7 @@ What `overlap` makes of a tick depends on the job before it, so jobs are claimed
 """
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any
@@ -171,7 +172,7 @@ def entries(agenda: Agenda) -> list[Entry]:
 def shown(info: JobInfo) -> JobInfo:
     """The record with its times reduced to whether there are any."""
     times = {name: getattr(info, name) is not None for name in ("sent_at", "due_at", "started_at", "ended_at")}
-    return msgspec.structs.replace(info, **times)
+    return dataclasses.replace(info, **times)  # pyright: ignore[reportArgumentType] - they are bools here
 
 
 @pytest.mark.timeout(120)

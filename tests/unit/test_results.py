@@ -107,7 +107,7 @@ async def test_a_failure_carries_type_message_and_traceback(source: Source):
     assert str(error) == "job a (shop.add) failed: shop.PaymentError: no money"
     assert (error.job_id, error.task) == ("a", "shop.add")
     assert isinstance(cause, RemoteError)
-    assert cause is error.error
+    assert error.error == failure
     assert (cause.type, cause.message, cause.traceback) == (
         "shop.PaymentError",
         "no money",

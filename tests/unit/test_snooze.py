@@ -104,7 +104,7 @@ async def test_a_task_group_may_snooze_and_ask_for_another_attempt(session: Memo
 async def test_a_delay_out_of_its_range_fails_the_job(session: MemorySession):
     handle = await broken.send()
     await within(session.drain())
-    assert "snooze(-1): expected seconds" in ((await handle.info()).error or "")
+    assert "snooze(-1): expected seconds" in str((await handle.info()).error)
 
 
 @pytest.mark.parametrize("delay", ["soon", -1, float("inf"), timedelta(days=10_000), 10**12, 10**30])

@@ -28,6 +28,7 @@ from aioq.wire import (
     encode_failure,
     encode_notice,
     encode_result,
+    with_headers,
     wrap_result,
 )
 
@@ -64,6 +65,10 @@ OUTCOMES = {
         encode_failure("shop.add", Failure("ValueError", "no", "tb")),
         "940101a873686f702e61646493aa56616c75654572726f72a26e6fa27462",
     ),
+    "with headers": (
+        with_headers(encode_result("shop.add", 3), {"a": "b"}),
+        "950100a873686f702e6164640381a161a162",
+    ),
     "cancellation": (encode_cancellation("shop.add", "why"), "940102a873686f702e616464a3776879"),
 }
 
@@ -93,11 +98,14 @@ def test_the_bytes_of_an_outcome(encoded: bytes, golden: str):
 
 
 def test_the_golden_bytes_of_the_outcomes_are_read():
-    result, _, failure, cancellation = (decode_outcome(bytes.fromhex(golden)) for _, golden in OUTCOMES.values())
+    result, _, failure, headed, cancellation = (
+        decode_outcome(bytes.fromhex(golden)) for _, golden in OUTCOMES.values()
+    )
     assert (result.kind, result.task) == (OutcomeKind.SUCCEEDED, "shop.add")
     assert msgspec.msgpack.decode(result.value) == 3
     assert failure.kind is OutcomeKind.FAILED
     assert decode_failure(failure) == Failure("ValueError", "no", "tb")
+    assert (headed.headers, msgspec.msgpack.decode(headed.value), result.headers) == ({"a": "b"}, 3, None)
     assert cancellation.kind is OutcomeKind.CANCELLED
     assert decode_reason(cancellation) == "why"
 

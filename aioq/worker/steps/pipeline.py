@@ -34,6 +34,7 @@ from aioq.wire import (
     encode_cancellation,
     encode_failure,
     encode_result,
+    with_headers,
 )
 from aioq.worker.steps.failures import ChildError, failure_of, failure_to_show, message_of
 from aioq.worker.steps.run import CANCELLED, INTERRUPTED, LOST, TIMED_OUT, Run
@@ -167,7 +168,7 @@ def release(run: Run) -> Settlement:
 def _stopped(run: Run) -> Settlement:
     if run.stop == INTERRUPTED:
         return Settlement(run.claimed.id, run.claimed.claim, Verb.INTERRUPT)
-    outcome = encode_cancellation(run.task_name, "")
+    outcome = with_headers(encode_cancellation(run.task_name, ""), run.headers)
     return Settlement(run.claimed.id, run.claimed.claim, Verb.CANCELLED, outcome, ttl_ms=run.result_ttl_ms)
 
 
@@ -196,17 +197,20 @@ def _succeeded(run: Run, bench: Bench) -> Settlement:
             "store it elsewhere and return where it is"
         )
         return _failed(run, _shown(run.error))
+    envelope = run.envelope
+    if envelope is not None and envelope.options.headers:  # asked here, for most jobs have none
+        outcome = with_headers(outcome, envelope.options.headers)
     return Settlement(run.claimed.id, run.claimed.claim, Verb.SUCCEEDED, outcome, ttl_ms=run.result_ttl_ms)
 
 
 def _failed(run: Run, failure: Failure) -> Settlement:
-    outcome = encode_failure(run.task_name, failure)
+    outcome = with_headers(encode_failure(run.task_name, failure), run.headers)
     return Settlement(run.claimed.id, run.claimed.claim, Verb.FAILED, outcome, ttl_ms=run.result_ttl_ms)
 
 
 def _park(run: Run, bench: Bench, error: Exception) -> Settlement:
     ttl = round(bench.settings.unknown_task_ttl * 1000)
-    outcome = encode_failure(run.task_name, _shown(error))
+    outcome = with_headers(encode_failure(run.task_name, _shown(error)), run.headers)
     delay = min(PARK_MS << min(run.claimed.claim - 1, 10), MAX_PARK_MS)
     return Settlement(
         run.claimed.id, run.claimed.claim, Verb.PARK, outcome, delay_ms=min(delay, max(ttl, 1)), ttl_ms=ttl

@@ -82,6 +82,11 @@ class Run:
         return self.envelope.task if self.envelope is not None else ""
 
     @property
+    def headers(self) -> dict[str, str] | None:
+        """What the sender sent along; None for nothing, or where the envelope could not be read."""
+        return self.envelope.options.headers if self.envelope is not None else None
+
+    @property
     def in_child(self) -> bool:
         """Whether the function runs in another process."""
         return self.isolated or (self.task is not None and self.task.executor == "process")
