@@ -9,11 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 import pydantic
 import pytest
-from fastapi import FastAPI
 
 from aioq import (
     App,
@@ -109,47 +107,6 @@ def test_it_is_plain_and_frozen(value: Any) -> None:
     assert dataclasses.is_dataclass(value)
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(value, dataclasses.fields(value)[0].name, None)
-
-
-async def test_it_goes_through_fastapi() -> None:
-    """By the return annotation, by `response_model`, in a list, and in a model of one's own."""
-
-    class Page(pydantic.BaseModel):
-        jobs: list[JobInfo]
-
-    web = FastAPI()
-
-    @web.get("/annotated/{job_id}")
-    async def annotated(job_id: str) -> JobInfo:
-        return await app.handle(job_id).info(result=True)
-
-    @web.get("/modelled/{job_id}", response_model=JobInfo)
-    async def modelled(job_id: str) -> Any:
-        return await app.handle(job_id).info()
-
-    @web.get("/page")
-    async def page() -> Page:
-        return Page(jobs=[await handle.info() for handle in (done, failed)])
-
-    _used = [annotated, modelled, page]
-    transport = httpx.ASGITransport(app=web)
-    async with app.test(), httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
-        done, failed = await point.options(headers=HEADERS).send(1), await fail.send("no")
-        await done
-        await within(_ended(failed))
-
-        shown: Any = (await client.get(f"/annotated/{done.id}")).json()
-        assert (shown["state"], shown["headers"]) == ("succeeded", HEADERS)
-        assert (shown["result"], shown["error"]) == ({"x": 1, "y": 0}, None)
-        shown = (await client.get(f"/modelled/{failed.id}")).json()
-        assert (shown["state"], shown["result"]) == ("failed", None)
-        assert (shown["error"]["type"], shown["error"]["message"]) == ("LookupError", "no")
-        assert "raise LookupError(word)" in shown["error"]["traceback"]
-        shown = (await client.get("/page")).json()
-        assert [each["state"] for each in shown["jobs"]] == ["succeeded", "failed"]
-        schema: Any = (await client.get("/openapi.json")).json()["components"]["schemas"]
-    assert set(schema["JobInfo"]["properties"]) == {field.name for field in dataclasses.fields(JobInfo)}
-    assert set(schema["Failure"]["properties"]) == {"type", "message", "traceback"}
 
 
 async def _ended(handle: JobHandle[Any]) -> Failure | None:
