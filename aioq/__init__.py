@@ -57,6 +57,7 @@ _MODULES = {
     "aioq.retry": ("Retry", "Snooze"),
     "aioq.schedule": ("Schedule",),
     "aioq.task": ("Call", "Task"),
+    "aioq.verdicts": ("Cancel", "Fail"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -32,6 +32,7 @@ from aioq.results import JobHandle
 from aioq.retry import Retry, Snooze
 from aioq.schedule import Schedule
 from aioq.task import Call, Task
+from aioq.verdicts import Cancel, Fail
 
 __version__: str
 
@@ -40,9 +41,11 @@ __all__ = [
     "App",
     "ArgumentError",
     "Call",
+    "Cancel",
     "ConfigError",
     "DuplicateTaskError",
     "EmbeddedServerError",
+    "Fail",
     "Failure",
     "JobCancelledError",
     "JobContext",

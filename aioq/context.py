@@ -40,7 +40,7 @@ class JobContext:
         task: the task's name.
         queue: the queue it came from.
         attempt: which attempt this is, 1 for the first.
-        max_attempts: how many attempts the retry policy allows.
+        max_attempts: how many attempts the retry policy allows; None for no end.
         crashes: how many runs of this job died with their worker.
         headers: what the sender sent along.
         deadline: when the attempt's timeout ends it, by this host's clock; None without a timeout.
@@ -72,7 +72,7 @@ class JobContext:
         task: str,
         queue: str,
         attempt: int = 1,
-        max_attempts: int = 1,
+        max_attempts: int | None = 1,
         crashes: int = 0,
         headers: Mapping[str, str] | None = None,
         sent_at: datetime | int | None = None,

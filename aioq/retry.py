@@ -5,36 +5,52 @@ backoff with *full jitter*, which spreads a crowd of failures best (Marc Brooker
 Jitter", AWS Architecture Blog, 2015).
 """
 
+import inspect
+import logging
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
-from typing import cast
+from typing import Any
 
 import msgspec
 
 from aioq.durations import MAX_DELAY, Duration, as_seconds
 from aioq.errors import ConfigError
+from aioq.exception_names import checked_name, class_name, class_names, known_names
+
+__all__ = ["ONE_ATTEMPT", "Retry", "RetryRule", "Snooze", "class_name", "class_names", "rule_of"]
+
+log = logging.getLogger("aioq.worker")
 
 DEFAULT_ATTEMPTS = 3
 """Attempts of a `Retry` that does not say how many. A guess: enough for a hiccup, few enough to notice a bug."""
 
 MAX_ATTEMPTS = 1_000_000_000
-"""The most that `attempts` may be: with the default delays two thousand years. Beyond, it cannot be sent."""
+"""The most that `attempts` may be: with the default delays two thousand years. Beyond, it cannot be sent.
+`attempts=None`, no end, travels as this number, so that an older worker understands it."""
+
+MAX_DELAYS = 100
+"""The most delays that `delays` may list: they travel with each call, and who needs more has a rule for them."""
 
 ExceptionSpec = type[BaseException] | str
+
+DelayFunction = Callable[[int, BaseException], Duration]
+"""Says how long to wait after an attempt: its number, 1 for the first, and the error that ended it."""
 
 
 class RetryRule(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The plain data of a `Retry` policy, as it travels with a job.
 
     Attributes:
-        attempts: the most attempts, the first one included.
+        attempts: the most attempts, the first one included; `MAX_ATTEMPTS` for no end.
         delay: the base of the backoff in seconds.
         max_delay: its cap in seconds.
         factor: its growth from attempt to attempt.
         jitter: whether the delay is drawn from 0 to the backoff; exactly the backoff otherwise.
         on: names of exception classes to retry on; empty for all.
         never: names of exception classes never to retry on; they win over `on`.
+        delays: the delay after each attempt in seconds, in place of the backoff; the last one for all further.
+        max_elapsed: no attempt begins later than this many seconds after the job was sent; None for no limit.
     """
 
     attempts: int = DEFAULT_ATTEMPTS
@@ -44,29 +60,83 @@ class RetryRule(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     jitter: bool = True
     on: tuple[str, ...] = ()
     never: tuple[str, ...] = ()
+    delays: tuple[float, ...] = ()
+    max_elapsed: float | None = None
 
-    def allows(self, names: Collection[str]) -> bool:
+    @property
+    def most_attempts(self) -> int | None:
+        """The most attempts; None for no end."""
+        return None if self.attempts >= MAX_ATTEMPTS else self.attempts
+
+    def allows(self, names: Collection[str], leaves: Sequence[Collection[str]] = ()) -> bool:
         """Whether an attempt that ended with such an error may be followed by another, attempts aside.
+
+        Of a group each error in it counts: none may be one of `never`, and all must be of `on`.
 
         Args:
             names: the names of the error's class and of the classes it derives from.
+            leaves: of a group, those of each error in it.
         """
-        names = frozenset(names)
-        if names.intersection(self.never):
+        never = known_names(self.never)
+        if any(not never.isdisjoint(each) for each in (names, *leaves)):
             return False
-        return not self.on or bool(names.intersection(self.on))
+        on = known_names(self.on)
+        if not on or not on.isdisjoint(names):
+            return True
+        return bool(leaves) and all(not on.isdisjoint(each) for each in leaves)
 
     def backoff(self, attempt: int) -> float:
-        """Seconds to wait after `attempt` (1 for the first) failed."""
-        try:
-            ceiling = min(self.max_delay, self.delay * self.factor ** (attempt - 1))
-        except OverflowError:
-            ceiling = self.max_delay
+        """Seconds to wait after `attempt` (1 for the first) failed, as the numbers say."""
+        if self.delays:
+            ceiling = self.delays[min(attempt, len(self.delays)) - 1]
+        else:
+            try:
+                ceiling = min(self.max_delay, self.delay * self.factor ** (attempt - 1))
+            except OverflowError:
+                ceiling = self.max_delay
         return random.uniform(0, ceiling) if self.jitter else ceiling  # noqa: S311 - spreads load, guards nothing
+
+    def wait(self, attempt: int, error: BaseException) -> float:
+        """Seconds to wait after `attempt` failed with `error`; nothing it is given makes it raise."""
+        del error
+        return self.backoff(attempt)
+
+
+class FunctionRule(RetryRule, frozen=True, omit_defaults=True, gc=True):
+    """A rule whose delay is a function, which stays in the code that declares the task.
+
+    Attributes:
+        function: says the delay.
+    """
+
+    function: DelayFunction | None = None
+
+    def wait(self, attempt: int, error: BaseException) -> float:
+        """What the function says; the default backoff where it raises, or says what is no delay."""
+        assert self.function is not None
+        given: Any = None
+        try:
+            given = self.function(attempt, error)
+            number = as_seconds(given)
+        except BaseException as fault:
+            return _fallback(attempt, self.function, f"raised {type(fault).__qualname__}")
+        if number is None or not 0 <= number <= MAX_DELAY:
+            return _fallback(attempt, self.function, f"gave a {type(given).__qualname__} that is no delay")
+        number = min(number, self.max_delay)
+        return random.uniform(0, number) if self.jitter else number  # noqa: S311 - spreads load, guards nothing
 
 
 ONE_ATTEMPT = RetryRule(attempts=1)
 """What holds for a task that declares no retry: one attempt."""
+
+_DEFAULTS = RetryRule()
+
+
+def _fallback(attempt: int, function: object, why: str) -> float:
+    seconds = _DEFAULTS.backoff(attempt)
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    log.warning("the delay function %s of a retry rule %s; the default backoff is used", name, why)
+    return seconds
 
 
 class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks for another attempt
@@ -78,43 +148,75 @@ class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks fo
     `attempts`; where neither it nor the task says how many, 3. A group of nothing but Retries, as an
     `asyncio.TaskGroup` raises it, is the one with the longest delay.
 
+    A group of other errors is retried if each error in it may be, and is not if one of them is of `never`; naming
+    the class of the group itself decides too.
+
     Args:
-        attempts: the most attempts, the first one included, up to `MAX_ATTEMPTS`; 3 by default.
+        attempts: the most attempts, the first one included, up to `MAX_ATTEMPTS`; None for no end. 3 by
+            default, or one more than `delays`.
         delay: the base of the backoff in seconds or as a timedelta, 1 s by default; in a raised Retry the exact
-            delay.
-        max_delay: the cap of the backoff, 600 s by default.
+            delay. Or a function of the attempt (1 for the first) and the error, which returns the delay; it stays
+            with the task, so it cannot be given to a call. It runs on the worker's event loop and must not wait.
+            Where it raises or returns something else, a warning says so and the default backoff is used. An error
+            of a child process is a `RemoteError`.
+        delays: the exact delay after the first attempt, the second, and so on, in place of the backoff. With
+            `attempts=None` the last one goes on.
+        max_delay: the cap of the backoff, 600 s by default, or of what the function returns, none by default.
         factor: the growth of the backoff from attempt to attempt, 2 by default.
-        jitter: draw the delay uniformly from 0 to the backoff (full jitter), the default.
-        on: exception classes (or their qualified names) to retry on, subclasses included; all by default.
+        jitter: draw the delay uniformly from 0 to the backoff (full jitter). The default for a backoff; not for
+            `delays` and a function.
+        max_elapsed: seconds or a timedelta since the job was sent, waiting and its own delay included, after which
+            no further attempt begins: the job fails with its last error. No limit by default.
+        on: exception classes (or their qualified names) to retry on, subclasses included; all by default. A name
+            may be an alias (`"socket.timeout"`). One whose module does not exist here is a warning, for a process
+            that only sends may lack it; one that its module does not have is an error.
         never: exception classes never to retry on; they win over `on`.
 
     Raises:
-        ConfigError: a value is out of its range.
+        ConfigError: a value is out of its range, or contradicts another.
     """
 
     def __init__(
         self,
-        attempts: int | None = None,
+        attempts: int | msgspec.UnsetType | None = msgspec.UNSET,
         *,
-        delay: Duration | None = None,
+        delay: Duration | DelayFunction | None = None,
+        delays: Iterable[Duration] | None = None,
         max_delay: Duration | None = None,
         factor: float = 2.0,
-        jitter: bool = True,
+        jitter: bool | None = None,
+        max_elapsed: Duration | None = None,
         on: Iterable[ExceptionSpec] = (),
         never: Iterable[ExceptionSpec] = (),
     ) -> None:
         super().__init__("another attempt was asked for")
-        self.attempts = attempts
-        self.delay = None if delay is None else _positive("delay", delay)
-        self.rule = RetryRule(
-            attempts=_count(attempts),
-            delay=1.0 if self.delay is None else self.delay,
-            max_delay=600.0 if max_delay is None else _positive("max_delay", max_delay),
+        steps = () if delays is None else _steps(delays)
+        if steps:
+            _refuse_beside_delays(attempts, len(steps), delay=delay, max_delay=max_delay, factor=factor)
+        function = _function(delay) if callable(delay) else None
+        exact = steps or function is not None
+        number = None if delay is None or callable(delay) else _positive("delay", delay)
+        cap = MAX_DELAY if function is not None else 600.0
+        rule = RetryRule(
+            attempts=len(steps) + 1 if steps and attempts is msgspec.UNSET else _count(attempts),
+            delay=1.0 if number is None else number,
+            max_delay=float(cap) if max_delay is None else _positive("max_delay", max_delay),
             factor=_factor(factor),
-            jitter=jitter,
+            jitter=not exact if jitter is None else jitter,
             on=_names("on", on),
             never=_names("never", never),
+            delays=steps,
+            max_elapsed=None if max_elapsed is None else _positive("max_elapsed", max_elapsed),
         )
+        self.rule = rule if function is None else FunctionRule(**msgspec.structs.asdict(rule), function=function)
+        self.attempts = rule.attempts if steps or attempts is not msgspec.UNSET else None
+        self.delay = number
+
+    def delay_after(self, attempt: int) -> float | None:
+        """The delay that it asks for itself, raised in `attempt`; None where it leaves that to the policy."""
+        if self.delay is not None or not (self.rule.delays or isinstance(self.rule, FunctionRule)):
+            return self.delay
+        return self.rule.wait(attempt, self.__cause__ or self)
 
 
 class Snooze(Exception):  # noqa: N818 - no error: the way a task puts its job off
@@ -137,37 +239,6 @@ class Snooze(Exception):  # noqa: N818 - no error: the way a task puts its job o
         self.delay = number
 
 
-def asked_by(error: BaseException) -> BaseException:
-    """What a run's error asks for: of a group of `Snooze` alone, or `Retry` alone, the longest of them.
-
-    An `asyncio.TaskGroup` raises a group, also of one. Any other error is returned as it is, also a group of both
-    kinds, or one with an error among them: that is a failure, which a delay must not hide.
-    """
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    group = cast("BaseExceptionGroup[BaseException]", error)
-    leaves = _leaves(group)
-    for kind in (Snooze, Retry):
-        asked = [leaf for leaf in leaves if isinstance(leaf, kind)]
-        if len(asked) == len(leaves):
-            # One without a delay leaves it to the policy; one that names a delay knows better.
-            return max(asked, key=lambda each: -1.0 if each.delay is None else each.delay)
-    return group
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    """The errors in a group and in the groups in it, however deep."""
-    found: list[BaseException] = []
-    left: list[BaseException] = [group]
-    while left:
-        error = left.pop()
-        if isinstance(error, BaseExceptionGroup):
-            left += reversed(cast("BaseExceptionGroup[BaseException]", error).exceptions)
-        else:
-            found.append(error)
-    return found
-
-
 def rule_of(retry: "Retry | int | None") -> RetryRule | None:
     """The rule that a `retry=` option stands for; an int is the number of attempts.
 
@@ -183,21 +254,15 @@ def rule_of(retry: "Retry | int | None") -> RetryRule | None:
     raise ConfigError(f"retry={retry!r}: expected a Retry(...) or a number of attempts")
 
 
-def class_names(error: BaseException) -> tuple[str, ...]:
-    """The names of an error's class and of all classes it derives from."""
-    return tuple(class_name(base) for base in type(error).__mro__)
-
-
-def class_name(cls: type) -> str:
-    """The name a rule knows an exception class by; builtins go without their module."""
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _count(attempts: int | None) -> int:
-    if attempts is None:
+def _count(attempts: int | msgspec.UnsetType | None) -> int:
+    if attempts is msgspec.UNSET:
         return DEFAULT_ATTEMPTS
+    if attempts is None:
+        return MAX_ATTEMPTS
     if not isinstance(attempts, int) or isinstance(attempts, bool) or not 1 <= attempts <= MAX_ATTEMPTS:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigError(f"Retry(attempts={attempts!r}): expected a whole number from 1 to {MAX_ATTEMPTS}")
+        raise ConfigError(
+            f"Retry(attempts={attempts!r}): expected a whole number from 1 to {MAX_ATTEMPTS}, or None for no end"
+        )
     return attempts
 
 
@@ -215,6 +280,47 @@ def _positive(name: str, value: Duration) -> float:
     return number
 
 
+def _steps(delays: Iterable[Duration]) -> tuple[float, ...]:
+    if isinstance(delays, (str, bytes)) or not isinstance(delays, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"Retry(delays={delays!r}): expected a list of seconds or timedeltas")
+    steps = tuple(_positive(f"delays[{place}]", each) for place, each in zip(range(MAX_DELAYS + 1), delays))  # noqa: B905 - endless iterables end here
+    if not 0 < len(steps) <= MAX_DELAYS:
+        had = f"{MAX_DELAYS + 1} or more" if steps else "none"
+        raise ConfigError(f"Retry(delays=...): expected 1 to {MAX_DELAYS} delays, got {had}")
+    return steps
+
+
+def _refuse_beside_delays(
+    attempts: int | msgspec.UnsetType | None, count: int, *, delay: object, max_delay: object, factor: float
+) -> None:
+    for name, given in (("delay", delay), ("max_delay", max_delay)):
+        if given is not None:
+            raise ConfigError(f"Retry(delays=..., {name}={given!r}): give delays or {name}, not both")
+    if factor != 2.0:  # noqa: PLR2004 - the default
+        raise ConfigError(f"Retry(delays=..., factor={factor!r}): give delays or factor, not both")
+    if isinstance(attempts, int) and attempts != count + 1:
+        raise ConfigError(
+            f"Retry(attempts={attempts!r}, delays=...): {count} delays are between {count + 1} attempts; "
+            "leave attempts out, or give None to go on with the last delay"
+        )
+
+
+def _function(function: Callable[..., Any]) -> DelayFunction:
+    name = getattr(function, "__qualname__", repr(function))
+    if inspect.iscoroutinefunction(function) or inspect.isclass(function):
+        kind = "a class" if inspect.isclass(function) else "a coroutine function"
+        raise ConfigError(
+            f"Retry(delay={name}): expected a plain function of the attempt and the error, got {kind}"
+        )
+    try:
+        inspect.signature(function).bind(1, ConnectionError())
+    except TypeError:
+        raise ConfigError(f"Retry(delay={name}): it is called with the attempt and the error") from None
+    except ValueError:  # a builtin that does not tell
+        pass
+    return function
+
+
 def _names(name: str, classes: Iterable[ExceptionSpec]) -> tuple[str, ...]:
     if isinstance(classes, (str, type)):
         classes = (classes,)
@@ -222,10 +328,5 @@ def _names(name: str, classes: Iterable[ExceptionSpec]) -> tuple[str, ...]:
         raise ConfigError(f"Retry({name}={classes!r}): expected exception classes")
     names: list[str] = []
     for cls in classes:
-        if isinstance(cls, str):
-            names.append(cls.removeprefix("builtins."))
-        elif isinstance(cls, type) and issubclass(cls, BaseException):  # pyright: ignore[reportUnnecessaryIsInstance]
-            names.append(class_name(cls))
-        else:
-            raise ConfigError(f"Retry({name}=...): {cls!r} is not an exception class")
+        names.append(checked_name(f"Retry({name}=...)", cls))  # noqa: PERF401 - a warning names the caller's line
     return tuple(names)

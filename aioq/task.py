@@ -20,7 +20,7 @@ from aioq.middleware import Middleware
 from aioq.naming import whereabouts
 from aioq.options import NAMES, NO_OPTIONS, Options, make_options, unknown_option
 from aioq.results import JobHandle
-from aioq.retry import Retry
+from aioq.retry import FunctionRule, Retry
 from aioq.route import Route
 
 P = ParamSpec("P")
@@ -136,7 +136,7 @@ class Sendable(Generic[P, R]):
             job_id: an id of your own. The server adds an id only once, so sending it again is safe, and the
                 handle's `added` tells; it may be used anew once its result has expired.
             timeout: the longest one attempt may take; 0 for no limit.
-            retry: a `Retry`, or a number of attempts.
+            retry: a `Retry`, or a number of attempts; its delay cannot be a function here.
             result_ttl: how long the outcome is kept; 0 for not at all (a handle that waits is still told).
                 However short it is, a send whose reply got lost and that is repeated adds the job once.
             headers: strings that travel beside the arguments; `current_job().headers` shows them.
@@ -160,6 +160,11 @@ class Sendable(Generic[P, R]):
             headers=headers,
             priority=priority,
         )
+        if isinstance(given.retry, FunctionRule):
+            raise ConfigError(
+                f"{self.where}: a Retry whose delay is a function cannot travel with a call; declare it with the "
+                "task, @app.task(retry=...), or use delays=[...]"
+            )
         return Sendable(self.sender, self.name, self._options.merged(given), self._signature)
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:

@@ -284,7 +284,12 @@ async def test_a_task_that_no_worker_knows_is_dead_after_unknown_task_ttl(projec
 def test_the_public_errors_have_one_base() -> None:
     public = [getattr(aioq, name) for name in aioq.__all__]
     errors = [value for value in public if isinstance(value, type) and issubclass(value, Exception)]
-    assert {error for error in errors if not issubclass(error, aioq.AioqError)} == {aioq.Retry, aioq.Snooze}
+    assert {error for error in errors if not issubclass(error, aioq.AioqError)} == {
+        aioq.Cancel,
+        aioq.Fail,
+        aioq.Retry,
+        aioq.Snooze,
+    }
 
 
 async def test_waiting_for_a_job_that_does_not_exist_is_an_error(redis_server: Database, app_name: str) -> None:

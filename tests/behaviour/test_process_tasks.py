@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from aioq import JobFailed, gather
+from aioq import JobCancelledError, JobFailed, gather
 from tests.behaviour.kit import RAISED, Process, Project, until
 
 pytestmark = pytest.mark.anyio
@@ -34,6 +34,16 @@ async def test_a_process_task_runs_in_another_process_with_types_and_retries(pro
     assert job_id == plain.id
     assert point == tasks.Point(4, 3)
     assert await retried == 2
+    assert await worker.stop() == 0
+
+
+async def test_a_process_task_ends_its_job_itself_and_a_function_says_its_delays(project: Project) -> None:
+    tasks, worker = await start(project)
+    with pytest.raises(JobCancelledError, match="was cancelled: why not"):
+        await (await tasks.ends_itself_in_process.send("cancel")).result(timeout=20)
+    with pytest.raises(JobFailed, match="Fail: why not"):
+        await (await tasks.ends_itself_in_process.send("fail")).result(timeout=20)
+    assert await (await tasks.asks_a_function_in_process.send()).result(timeout=20) == 3
     assert await worker.stop() == 0
 
 

@@ -10,7 +10,7 @@ import pytest
 from aioq import App, Retry
 from aioq.config import Settings
 from aioq.errors import ProcessDiedError
-from aioq.retry import ONE_ATTEMPT, RetryRule, Snooze
+from aioq.retry import MAX_ATTEMPTS, ONE_ATTEMPT, RetryRule, Snooze
 from aioq.store import Claimed, Settlement, Verb
 from aioq.wire import CallOptions, Failure, Outcome, OutcomeKind, decode_failure, decode_outcome
 from aioq.worker.steps.failures import ChildError
@@ -269,6 +269,12 @@ FIXED = RetryRule(3, 2.0, jitter=False)
 ODD = f"{__name__}.Odd"
 CHILD = ChildError(Failure("shop.Odd", "no"), ("shop.Odd", "ValueError", "Exception"))
 
+CHILD_GROUP = ChildError(
+    Failure("ExceptionGroup", "no"),
+    ("ExceptionGroup", "Exception"),
+    leaves=(("shop.Odd", "ValueError"), ("ValueError",)),
+)
+
 
 def child_retry(attempts: int | None = None, delay: float | None = None) -> ChildError:
     return ChildError(
@@ -321,7 +327,27 @@ FATES: list[tuple[BaseException, int, RetryRule | None, Verb, float | None]] = [
     (ExceptionGroup("", [Snooze(30), ExceptionGroup("", [Odd()])]), 1, FIXED, Verb.RETRY, 2),
     (ExceptionGroup("", [Snooze(30), Retry(delay=30)]), 1, None, Verb.FAILED, 0),
     (BaseExceptionGroup("", [Snooze(30), asyncio.CancelledError()]), 1, None, Verb.FAILED, 0),
+    # a group of errors: each of them counts, and so does the class of the group itself
+    (ExceptionGroup("", [Odd(), Odd()]), 1, RetryRule(3, 2.0, jitter=False, on=(ODD,)), Verb.RETRY, 2),
+    (ExceptionGroup("", [ExceptionGroup("", [OSError()])]), 1, RetryRule(3, 0.0, on=("IOError",)), Verb.RETRY, 0),
+    (ExceptionGroup("", [Odd(), KeyError()]), 1, RetryRule(3, on=(ODD,)), Verb.FAILED, 0),
+    (ExceptionGroup("", [Odd(), KeyError()]), 1, RetryRule(3, 0.0, on=(ODD, "LookupError")), Verb.RETRY, 0),
+    (ExceptionGroup("", [Odd(), KeyError()]), 1, RetryRule(3, on=(ODD, "KeyError"), never=(ODD,)), Verb.FAILED, 0),
+    (ExceptionGroup("", [Odd(), KeyError()]), 1, RetryRule(3, never=("LookupError",)), Verb.FAILED, 0),
+    (ExceptionGroup("", [Odd(), KeyError()]), 1, RetryRule(3, 0.0, on=("ExceptionGroup",)), Verb.RETRY, 0),
+    (ExceptionGroup("", [Odd()]), 1, RetryRule(3, never=("ExceptionGroup",)), Verb.FAILED, 0),
+    # a call's own delays, and no end
+    (Odd(), 2, RetryRule(4, jitter=False, delays=(60.0, 600.0, 3600.0)), Verb.RETRY, 600),
+    (Odd(), 4, RetryRule(4, jitter=False, delays=(60.0, 600.0, 3600.0)), Verb.FAILED, 0),
+    (Odd(), 9000, RetryRule(MAX_ATTEMPTS, jitter=False, delays=(60.0, 600.0)), Verb.RETRY, 600),
+    (Retry(delays=[5, 50]), 2, None, Verb.RETRY, 50),
+    (Retry(delays=[5, 50]), 3, FIXED, Verb.FAILED, 0),
+    (Retry(attempts=None, delay=7), 50, FIXED, Verb.RETRY, 7),
+    (Retry(delay=lambda attempt, _: attempt * 10), 2, FIXED, Verb.RETRY, 20),
     # out of the process pool
+    (CHILD_GROUP, 1, RetryRule(3, 0.0, on=("ValueError",)), Verb.RETRY, 0),
+    (CHILD_GROUP, 1, RetryRule(3, on=("shop.Odd",)), Verb.FAILED, 0),
+    (CHILD_GROUP, 1, RetryRule(3, never=("shop.Odd",)), Verb.FAILED, 0),
     (CHILD, 1, None, Verb.FAILED, 0),
     (CHILD, 1, FIXED, Verb.RETRY, 2),
     (CHILD, 1, RetryRule(3, on=("ValueError",)), Verb.RETRY, None),
@@ -395,6 +421,34 @@ def test_of_a_retry_that_was_raised_from_an_error_the_error_is_shown(attempt: in
 def test_of_an_attempt_that_has_another_no_more_is_kept_than_people_look_at():
     shown = failure(ended(error=Odd("m" * 5000), attempt=1, retry=RetryRule(attempts=2)))
     assert (shown.message, shown.traceback) == ("m" * 500, "")
+
+
+# -- classify: how long it may go on ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("waited", "limit", "error", "verb"),
+    [
+        (0, 100.0, Odd(), Verb.RETRY),
+        (97, 100.0, Odd(), Verb.RETRY),  # and 2 s of delay
+        (99, 100.0, Odd(), Verb.FAILED),
+        (10_000, None, Odd(), Verb.RETRY),
+        (99, 100.0, Retry(delay=0), Verb.RETRY),
+        (99, 100.0, Retry(delay=2), Verb.FAILED),
+        (99, None, Retry(delay=2, max_elapsed=100), Verb.FAILED),
+        (99, 100.0, child_retry(delay=2), Verb.FAILED),
+        (-50, 100.0, Odd(), Verb.RETRY),  # the server's clock was set back
+    ],
+)
+def test_no_attempt_begins_after_max_elapsed(waited: int, limit: float | None, error: BaseException, verb: Verb):
+    run = make_run(call())
+    claim = msgspec.structs.replace(run.claimed, sent_ms=run.claimed.started_ms - waited * 1000)
+    run = Run(QUEUE, "worker", claim)
+    run.retry, run.retry_declared = RetryRule(9, 2.0, jitter=False, max_elapsed=limit), True
+    run.error = error
+    settlement = classify(run, Bench({}, Settings(name="shop")))
+    assert settlement is not None
+    assert settlement.verb is verb
 
 
 # -- classify: stops --------------------------------------------------------------------------------------------

@@ -228,6 +228,10 @@ def _read(run: Run, report: Report) -> msgspec.Raw:
         retry_delay=report.retry_delay,
         retry_attempts=report.retry_attempts,
         snooze=report.snooze,
+        leaves=report.leaves,
+        retry_max_elapsed=report.retry_max_elapsed,
+        cancel_reason=report.cancel_reason,
+        is_fail=report.is_fail,
     )
 
 

@@ -31,10 +31,12 @@ import msgspec
 from aioq.codec import BadArgumentsError
 from aioq.context import JobContext, enter_job
 from aioq.errors import AioqError
+from aioq.exception_names import class_names, leaf_names
 from aioq.job import Progress
 from aioq.middleware import wrapped
-from aioq.retry import Retry, Snooze, asked_by, class_names
+from aioq.retry import Retry, Snooze
 from aioq.task import Task
+from aioq.verdicts import Cancel, Fail, asked_by
 from aioq.wire import ENCODER, Failure, encode_failure
 from aioq.worker.steps.failures import caught, failure_to_show, message_of, result_of
 from aioq.worker.steps.order import HEADER, Begun, Ending, Line, Order, Report, frame, line_of, read_order
@@ -242,9 +244,13 @@ def _failed(ending: Ending, error: BaseException, attempt: int) -> Report:
         failure=_clean(failure_to_show(error, attempt)),
         names=class_names(error),
         is_retry=isinstance(error, Retry),
-        retry_delay=error.delay if isinstance(error, Retry) else None,
+        retry_delay=error.delay_after(attempt) if isinstance(error, Retry) else None,
         retry_attempts=error.attempts if isinstance(error, Retry) else None,
         snooze=error.delay if isinstance(error, Snooze) else None,
+        leaves=leaf_names(error),
+        retry_max_elapsed=error.rule.max_elapsed if isinstance(error, Retry) else None,
+        cancel_reason=_utf8(error.reason) if isinstance(error, Cancel) else None,
+        is_fail=isinstance(error, Fail),
     )
 
 

@@ -27,6 +27,10 @@ class ChildError(Exception):
         retry_attempts: the attempts where it was a `Retry` that gave them.
         is_retry: whether it was a `Retry`.
         snooze: the delay in seconds where it was a `Snooze`.
+        leaves: of a group, the names of each kind of error in it.
+        retry_max_elapsed: the `max_elapsed` where it was a `Retry` that gave one.
+        cancel_reason: the reason where it was a `Cancel`.
+        is_fail: whether it was a `Fail`.
     """
 
     def __init__(
@@ -38,6 +42,10 @@ class ChildError(Exception):
         retry_delay: float | None = None,
         retry_attempts: int | None = None,
         snooze: float | None = None,
+        leaves: tuple[tuple[str, ...], ...] = (),
+        retry_max_elapsed: float | None = None,
+        cancel_reason: str | None = None,
+        is_fail: bool = False,
     ) -> None:
         super().__init__(failure.summary)
         self.failure = failure
@@ -46,6 +54,10 @@ class ChildError(Exception):
         self.snooze = snooze
         self.retry_delay = retry_delay
         self.retry_attempts = retry_attempts
+        self.leaves = leaves
+        self.retry_max_elapsed = retry_max_elapsed
+        self.cancel_reason = cancel_reason
+        self.is_fail = is_fail
 
 
 class Raised:

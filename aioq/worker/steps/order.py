@@ -44,7 +44,7 @@ class Order(msgspec.Struct, frozen=True):
         job_id: for `current_job()`, as are the following.
         queue: the queue.
         attempt: the attempt.
-        max_attempts: the attempts the retry rule allows.
+        max_attempts: the attempts the retry rule allows, None for no end.
         crashes: the runs that died with their worker.
         headers: the headers.
         sent_at: when the server took the job.
@@ -63,7 +63,7 @@ class Order(msgspec.Struct, frozen=True):
     job_id: str
     queue: str
     attempt: int
-    max_attempts: int
+    max_attempts: int | None
     crashes: int
     headers: dict[str, str]
     sent_at: datetime | None
@@ -100,6 +100,10 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
         retry_delay: its delay.
         retry_attempts: its attempts.
         snooze: the delay where it was a `Snooze`.
+        leaves: see `ChildError`, as the following.
+        retry_max_elapsed: its `max_elapsed`.
+        cancel_reason: the reason where it was a `Cancel`.
+        is_fail: whether it was a `Fail`.
     """
 
     ending: Ending
@@ -111,6 +115,10 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     retry_delay: float | None = None
     retry_attempts: int | None = None
     snooze: float | None = None
+    leaves: tuple[tuple[str, ...], ...] = ()
+    retry_max_elapsed: float | None = None
+    cancel_reason: str | None = None
+    is_fail: bool = False
 
 
 Message = Begun | Line | Report

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any
 
 from aioq.codec import BadArgumentsError
@@ -20,14 +21,17 @@ from aioq.errors import (
     ArgumentError,
     NewerVersionError,
     ProcessDiedError,
+    RemoteError,
     ResultError,
     UnknownTaskError,
     WireError,
 )
+from aioq.exception_names import leaf_names
 from aioq.naming import real_module
-from aioq.retry import DEFAULT_ATTEMPTS, ONE_ATTEMPT, Retry, Snooze, asked_by, class_name, class_names
+from aioq.retry import DEFAULT_ATTEMPTS, ONE_ATTEMPT, Retry, Snooze, class_name, class_names
 from aioq.store import Settlement, Verb
 from aioq.task import Task
+from aioq.verdicts import Cancel, Fail, asked_by
 from aioq.wire import (
     Failure,
     decode_envelope,
@@ -150,7 +154,16 @@ def classify(run: Run, bench: Bench) -> Settlement | None:
     if run.isolated and isinstance(error, ProcessDiedError):
         return _failed(run, _crashed(run))
     error = run.error = asked_by(error)
-    return _snoozed(run, error) or _failed_attempt(run, error)
+    return _ended_by_request(run, error) or _snoozed(run, error) or _failed_attempt(run, error)
+
+
+def _ended_by_request(run: Run, error: BaseException) -> Settlement | None:
+    """The end that the task itself has asked for by `Cancel` or `Fail`."""
+    in_child = isinstance(error, ChildError)
+    if isinstance(error, Fail) or (in_child and error.is_fail):
+        return _failed(run, failure_of(error))
+    reason = error.reason if isinstance(error, Cancel) else error.cancel_reason if in_child else None
+    return None if reason is None else _cancelled(run, reason)
 
 
 def _snoozed(run: Run, error: BaseException) -> Settlement | None:
@@ -168,7 +181,11 @@ def release(run: Run) -> Settlement:
 def _stopped(run: Run) -> Settlement:
     if run.stop == INTERRUPTED:
         return Settlement(run.claimed.id, run.claimed.claim, Verb.INTERRUPT)
-    outcome = with_headers(encode_cancellation(run.task_name, ""), run.headers)
+    return _cancelled(run, "")
+
+
+def _cancelled(run: Run, reason: str) -> Settlement:
+    outcome = with_headers(encode_cancellation(run.task_name, reason), run.headers)
     return Settlement(run.claimed.id, run.claimed.claim, Verb.CANCELLED, outcome, ttl_ms=run.result_ttl_ms)
 
 
@@ -251,17 +268,30 @@ def _crashed(run: Run) -> Failure:
 
 def _retry_delay(run: Run, error: BaseException) -> float | None:
     """Seconds until the next attempt; None when there is none."""
-    if isinstance(error, Retry):
-        return _asked_delay(run, error.attempts, error.delay)
-    if isinstance(error, ChildError) and error.is_retry:
-        return _asked_delay(run, error.retry_attempts, error.retry_delay)
-    names = error.names if isinstance(error, ChildError) else class_names(error)
-    if run.attempt >= run.retry.attempts or not run.retry.allows(names):
+    delay = _delay(run, error)
+    if delay is None:
         return None
-    return run.retry.backoff(run.attempt)
+    limits = [run.retry.max_elapsed, _asked_limit(error)]
+    limit = min((each for each in limits if each is not None), default=None)
+    return None if limit is not None and _elapsed(run) + delay > limit else delay
 
 
-def _asked_delay(run: Run, attempts: int | None, delay: float | None) -> float | None:
+def _delay(run: Run, error: BaseException) -> float | None:
+    """The same, whatever time has passed."""
+    if isinstance(error, Retry):
+        return _asked_delay(run, error, error.attempts, error.delay_after(run.attempt))
+    if isinstance(error, ChildError) and error.is_retry:
+        return _asked_delay(run, error, error.retry_attempts, error.retry_delay)
+    if run.attempt >= run.retry.attempts:
+        return None
+    if isinstance(error, ChildError):
+        allowed = run.retry.allows(error.names, error.leaves)
+    else:
+        allowed = run.retry.allows(class_names(error), leaf_names(error))
+    return run.retry.wait(run.attempt, _seen(error)) if allowed else None
+
+
+def _asked_delay(run: Run, error: BaseException, attempts: int | None, delay: float | None) -> float | None:
     """The delay of a raised `Retry`: its own numbers, else the task's."""
     limit = attempts or (run.retry.attempts if run.retry_declared else DEFAULT_ATTEMPTS)
     if run.attempt >= limit:
@@ -269,7 +299,28 @@ def _asked_delay(run: Run, attempts: int | None, delay: float | None) -> float |
     if delay is not None:
         return delay
     rule = run.retry if run.retry_declared else Retry().rule
-    return rule.backoff(run.attempt)
+    return rule.wait(run.attempt, _seen(error))
+
+
+def _seen(error: BaseException) -> BaseException:
+    """The error as a delay function is given it."""
+    if isinstance(error, ChildError):
+        failure = error.failure
+        return RemoteError(failure.type, failure.message, failure.traceback)
+    return error
+
+
+def _asked_limit(error: BaseException) -> float | None:
+    """The `max_elapsed` of a raised `Retry`."""
+    if isinstance(error, Retry):
+        return error.rule.max_elapsed
+    return error.retry_max_elapsed if isinstance(error, ChildError) else None
+
+
+def _elapsed(run: Run) -> float:
+    """Seconds since the job was sent: by the server's clock until it was claimed, by this host's from then on."""
+    here = monotonic() - run.started if run.started else 0.0
+    return max(0, run.claimed.started_ms - run.claimed.sent_ms) / 1000 + here
 
 
 def _shown(error: Exception) -> Failure:
@@ -285,7 +336,7 @@ def _context(run: Run, bench: Bench) -> JobContext:
         task=envelope.task,
         queue=run.queue,
         attempt=run.attempt,
-        max_attempts=run.retry.attempts,
+        max_attempts=run.retry.most_attempts,
         crashes=claimed.crashes,
         headers=envelope.options.headers,
         sent_at=claimed.sent_ms,

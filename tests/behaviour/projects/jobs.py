@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 import pydantic
 
-from aioq import App, JobContext, Middleware, Outgoing, Retry, current_job
+from aioq import App, Cancel, Fail, JobContext, Middleware, Outgoing, Retry, current_job
 
 
 class Tracing(Middleware):
@@ -216,6 +216,19 @@ def raises_in_thread(kind: str) -> None:
 @app.task(executor="process")
 def raises_in_process(kind: str) -> None:
     raise RAISED[kind]()
+
+
+@app.task(executor="process", retry=Retry(attempts=None, delay=0))
+def ends_itself_in_process(how: str) -> None:
+    verdict = {"cancel": Cancel, "fail": Fail}[how]("why not")
+    raise ExceptionGroup("as a TaskGroup", [verdict])
+
+
+@app.task(executor="process", retry=Retry(3, delay=lambda attempt, error: 0 if "again" in str(error) else 3600))
+def asks_a_function_in_process() -> int:
+    if current_job().attempt < 3:
+        raise ExceptionGroup("again", [OSError("again")])
+    return current_job().attempt
 
 
 @app.task(executor="process")
