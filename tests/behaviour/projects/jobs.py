@@ -140,7 +140,7 @@ def slow_process(started: str) -> None:
 
 
 @app.task(retry=Retry(3, delay=0.05))
-async def flaky(good_attempt: int) -> tuple[int, int]:
+async def flaky(good_attempt: int) -> tuple[int, int | None]:
     job = current_job()
     if job.attempt < good_attempt:
         raise ConnectionError(f"attempt {job.attempt} of {job.max_attempts}")
