@@ -48,12 +48,14 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         id: the job.
         envelope: the encoded call.
-        claim: how often the job was claimed, this time included: with the worker's id it fences every write.
+        claim: the number of this claim: with the worker's id it fences every write. No two claims of a worker have
+            the same, though a job's id is used anew.
         attempts: attempts that ended before this one.
         crashes: runs that died with their worker.
         interruptions: runs that were given back.
         sent_ms: when the server took it, in milliseconds since the Unix epoch.
         started_ms: when it was claimed, likewise.
+        claims: how often the job was claimed, this time included.
     """
 
     id: str
@@ -64,6 +66,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     interruptions: int
     sent_ms: int
     started_ms: int
+    claims: int = 1
 
 
 class Token(msgspec.Struct, frozen=True, gc=False):

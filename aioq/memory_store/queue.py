@@ -4,6 +4,7 @@ import heapq
 import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Sequence
+from itertools import count
 
 from aioq.clock import Clock
 from aioq.inbox import worker_channel
@@ -72,6 +73,7 @@ class MemoryQueue:
         self._tombstones = Tombstones()
         self._dead: OrderedDict[str, int] = OrderedDict()
         self._leases = Leases(limits.lease_ms)
+        self._claims = count(1)
         self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._cancelling: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._verbs: dict[Verb, Callable[[Record, Settlement], None]] = {
@@ -269,13 +271,14 @@ class MemoryQueue:
         record = self._records.get(job_id)
         if record is not None and record.state is JobState.QUEUED:
             self._held[worker][job_id] = None
-            jobs.append(record.start(worker, self._clock.now_ms()))
+            jobs.append(record.start(worker, next(self._claims), self._clock.now_ms()))
 
     def _take_missed(self, worker: str, count: int, jobs: list[Claimed], known: set[str]) -> None:
         """Claim anew what the worker holds without knowing, because the reply to its claim got lost."""
         for job_id in self._held[worker]:
             if len(jobs) < count and job_id not in known:
-                jobs.append(self._records[job_id].start(worker, self._clock.now_ms()))
+                record = self._records[job_id]
+                jobs.append(record.start(worker, next(self._claims), self._clock.now_ms()))
 
     # Running again
 

@@ -24,7 +24,8 @@ class Record:
         nonce: the send that brought it; see `aioq.store.NewJob`.
         state: where it is in its life.
         due_ms: when it will be queued, while it is scheduled.
-        claim: how often it was claimed.
+        claim: the number of the last claim; 0 before the first.
+        claims: how often it was claimed.
         attempts: attempts that ended by the task's own doing.
         crashes: runs that died with their worker.
         interruptions: runs that were given back.
@@ -48,6 +49,7 @@ class Record:
     state: JobState = JobState.QUEUED
     due_ms: int | None = None
     claim: int = 0
+    claims: int = 0
     attempts: int = 0
     crashes: int = 0
     interruptions: int = 0
@@ -66,10 +68,11 @@ class Record:
         """The fence: whether `worker` was the last to claim the job, by this claim."""
         return self.worker == worker and self.claim == claim
 
-    def start(self, worker: str, now: int) -> Claimed:
-        """Mark the job running."""
+    def start(self, worker: str, claim: int, now: int) -> Claimed:
+        """Mark the job running, under the claim of this number."""
         self.state, self.worker, self.started_ms = JobState.RUNNING, worker, now
-        self.claim += 1
+        self.claim = claim
+        self.claims += 1
         return Claimed(
             id=self.id,
             envelope=self.envelope or b"",
@@ -79,6 +82,7 @@ class Record:
             interruptions=self.interruptions,
             sent_ms=self.sent_ms,
             started_ms=now,
+            claims=self.claims,
         )
 
     def end(self, state: JobState, outcome: bytes, now: int) -> None:

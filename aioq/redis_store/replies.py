@@ -33,13 +33,13 @@ def parse_claim(reply: Sequence[Any]) -> Claim:
     """The mirror of `claim.lua`."""
     if reply[0] == LOST:
         return Claim(lost=True)
-    now = reply[1]
+    number = reply[1]
+    now = number // 1000
     jobs: list[Claimed] = []
     for i in range(_CLAIM_HEADER, len(reply), _CLAIM_WIDTH):
-        claim, attempts, crashes, interruptions = reply[i + 3] or _FIRST_CLAIM
-        jobs.append(
-            Claimed(reply[i].decode(), reply[i + 1], claim, attempts, crashes, interruptions, reply[i + 2], now)
-        )
+        job_id, envelope, sent, past = reply[i : i + _CLAIM_WIDTH]
+        claims, *counts = past or _FIRST_CLAIM
+        jobs.append(Claimed(job_id.decode(), envelope, number, *counts, sent, now, claims))
     return Claim(jobs, due(reply[0][0]), next_tick_ms=due(reply[0][1]))
 
 
@@ -50,9 +50,10 @@ def parse_added(reply: int) -> list[bool]:
 
 def parse_handed(message: bytes) -> Claimed:
     """What `enqueue_one.lua` publishes to the worker that it hands a job to."""
-    now, size, rest = message.split(b" ", 2)
-    at, end = int(now), int(size)
-    return Claimed(rest[:end].decode(), rest[end:], *_FIRST_CLAIM, at, at)
+    claim, size, rest = message.split(b" ", 2)
+    number, end = int(claim), int(size)
+    at = number // 1000
+    return Claimed(rest[:end].decode(), rest[end:], number, 0, 0, 0, at, at)
 
 
 def named_by(fields: Sequence[bytes]) -> tuple[str, ...] | None:
@@ -144,7 +145,7 @@ def _info(queue: str, job_id: str, record: dict[str, Any], *, results: bool) -> 
         interruptions=int(record.get("interruptions", 0)),
         sent_at=_time(record.get("sent")),
         due_at=_time(record.get("due")),
-        started_at=_time(record.get("started")),
+        started_at=_started(record.get("started")),
         ended_at=_time(record.get("ended")),
         worker=record["worker"].decode() if "worker" in record else None,
         progress=_PROGRESS.decode(record["progress"]) if "progress" in record else None,
@@ -152,6 +153,10 @@ def _info(queue: str, job_id: str, record: dict[str, Any], *, results: bool) -> 
         headers=told.headers,
         result=told.value if results else None,
     )
+
+
+def _started(claim: int | None) -> datetime | None:
+    return None if claim is None else _time(claim // 1000)
 
 
 def _time(ms: bytes | int | None) -> datetime | None:

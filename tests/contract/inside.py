@@ -187,7 +187,7 @@ for _, key in ipairs(redis.call('KEYS', base .. ':job:*')) do
   local text = redis.pcall('GET', key)
   if type(text) == 'string' then
     local record = cmsgpack.unpack(text)
-    for _, field in ipairs({2, 8, 10, 18}) do record[field] = record[field] and record[field] - ms end
+    for _, field in ipairs({2, 10, 18}) do record[field] = record[field] and record[field] - ms end
     redis.call('SET', key, cmsgpack.pack(record), 'KEEPTTL')
   end
 end

@@ -57,6 +57,7 @@ class Job:
     owner: str | None = None
     delivered: str | None = None
     claim: int = 0
+    claims: int = 0
     attempts: int = 0
     crashes: int = 0
     interruptions: int = 0
@@ -74,7 +75,7 @@ class Job:
         ran = self.state in (JobState.RUNNING, JobState.SUCCEEDED)
         return (
             *(self.state, self.priority, self.attempts + ran, self.crashes, self.interruptions),
-            *(self.owner, self.progress, self.state is JobState.SCHEDULED, self.claim > 0, self.state.ended),
+            *(self.owner, self.progress, self.state is JobState.SCHEDULED, self.claims > 0, self.state.ended),
         )
 
 
@@ -120,6 +121,7 @@ class Model:
         self.told: Counter[tuple[str, str, bytes | None]] = Counter()
         self._limits = limits
         self._used: set[str] = set()
+        self._last_claim: dict[str, int] = {}
         self._came = 0
 
     # What there is
@@ -220,8 +222,10 @@ class Model:
             job = self.jobs[claimed.id]
             if job.id not in first:
                 self._start(job, worker)
-            counted = (claimed.claim, claimed.attempts, claimed.crashes, claimed.interruptions)
-            assert counted == (job.claim, job.attempts, job.crashes, job.interruptions)
+            counted = (claimed.claims, claimed.attempts, claimed.crashes, claimed.interruptions)
+            assert counted == (job.claims, job.attempts, job.crashes, job.interruptions)
+            assert claimed.claim > self._last_claim.get(claimed.id, 0), "each claim has a number of its own"
+            job.claim = self._last_claim[claimed.id] = claimed.claim
         self._check_due(reply.next_due_ms)
 
     def settle(self, worker: str, settlement: Settlement, accepted: bool) -> None:
@@ -389,7 +393,7 @@ class Model:
 
     def _start(self, job: Job, worker: str) -> None:
         job.state, job.owner, job.delivered = JobState.RUNNING, worker, None
-        job.claim += 1
+        job.claims += 1
 
     def _next(self) -> int:
         self._came += 1

@@ -196,7 +196,7 @@ async def test_a_job_can_be_sent_again_after_its_cancellation_is_forgotten(store
     assert await send(store, "job") == [True]
 
     again = await take_one(store, worker)
-    assert again.claim == 1
+    assert again.claims == 1
     assert await settle(store, worker, again, Verb.RETRY, BROKEN)
     assert await state(store) is JobState.QUEUED, "the new job was not asked to be cancelled"
 

@@ -85,7 +85,7 @@ async def test_a_lone_job_is_handed_to_a_waiting_worker_as_its_own(
     assert await send(redis_store, "job") == [True]
     job = await hands.next()
 
-    assert (job.id, job.envelope, job.claim) == ("job", CALL, 1)
+    assert (job.id, job.envelope, job.claims) == ("job", CALL, 1)
     assert (job.attempts, job.crashes, job.interruptions, job.sent_ms) == (0, 0, 0, job.started_ms)
     found = await info(redis_store, "job")
     assert (found.state, found.worker) == (JobState.RUNNING, "w")
@@ -94,6 +94,20 @@ async def test_a_lone_job_is_handed_to_a_waiting_worker_as_its_own(
     assert await settle(redis_store, "w", job, Verb.SUCCEEDED, THREE)
     assert await state(redis_store) is JobState.SUCCEEDED
     assert await send(redis_store, "job") == [False]
+
+
+async def test_a_repeated_settle_does_not_end_a_later_job_of_the_same_id(
+    redis_store: RedisStore, hands: Hands
+) -> None:
+    await wait_for_jobs(redis_store)
+    runs: list[Claimed] = []
+    for _ in range(2):
+        assert await send(redis_store, "job") == [True]
+        runs.append(await hands.next())
+        done = Settlement("job", runs[0].claim, Verb.SUCCEEDED, THREE, 0, 0)
+        assert await redis_store.settle(QUEUE, "w", [done], idle=True) == [len(runs) == 1]
+    assert await state(redis_store) is JobState.RUNNING
+    assert await settle(redis_store, "w", runs[1], Verb.SUCCEEDED, THREE)
 
 
 async def test_whoever_was_handed_a_job_is_handed_no_other_until_it_waits_again(
@@ -259,7 +273,7 @@ async def test_a_job_whose_message_got_lost_is_found_by_the_next_claim_with_know
     await hands.next()
     assert ids((await redis_store.claim(QUEUE, "w", 5, known=["job"])).jobs) == []
     (job,) = (await redis_store.claim(QUEUE, "w", 5, known=[])).jobs
-    assert (job.id, job.claim) == ("job", 2)
+    assert (job.id, job.claims) == ("job", 2)
 
 
 async def test_a_job_that_was_handed_to_a_worker_that_died_is_recovered(
@@ -271,7 +285,7 @@ async def test_a_job_that_was_handed_to_a_worker_that_died_is_recovered(
     assert (await redis_store.recover(QUEUE, CRASHED, 10, dead="w")).returned == 1
     assert waiting(client, redis_backend) == []
     (job,) = await take(redis_store, await joined(redis_store, "other"))
-    assert (job.id, job.claim, job.crashes) == ("job", 2, 1)
+    assert (job.id, job.claims, job.crashes) == ("job", 2, 1)
 
 
 async def test_a_worker_that_has_lost_its_lease_waits_for_nothing(

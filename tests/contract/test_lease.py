@@ -153,7 +153,7 @@ class TestAfterItsEnd:
         assert (found.state, found.worker) == (JobState.QUEUED, None)
         assert (found.attempts, found.crashes, found.interruptions) == (0, 1, 0)
         first, second = await take(store, await joined(store, "w"))
-        assert (first.id, first.crashes, first.claim) == ("job", 1, job.claim + 1)
+        assert (first.id, first.crashes, first.claims) == ("job", 1, job.claims + 1)
         assert second.id == "next"
 
     async def test_jobs_go_back_to_their_own_lane(self, store: Store) -> None:

@@ -103,9 +103,9 @@ async def test_a_snoozed_job_runs_again_with_its_attempts_unchanged(store: Store
     assert ((await info(store)).state, (await info(store)).attempts) == (JobState.SCHEDULED, 0)
     await move(store)
     again = await take_one(store, "w")
-    assert (again.attempts, again.crashes, again.interruptions, again.claim) == (0, 0, 0, 2)
+    assert (again.attempts, again.crashes, again.interruptions, again.claims) == (0, 0, 0, 2)
     assert await settle(store, "w", again, Verb.SNOOZE)
-    assert (await take_one(store, "w")).claim == 3
+    assert (await take_one(store, "w")).claims == 3
 
 
 async def test_a_job_that_was_cancelled_while_it_snoozed_off_ends(store: Store):

@@ -1,9 +1,11 @@
 """Settling: what each verb does to a job, and the fence that keeps everybody else's hands off it."""
 
+from functools import partial
+
 import pytest
 
 from aioq.job import JobState
-from aioq.store import Claimed, Settlement, Store, Verb
+from aioq.store import Claimed, NewJob, Settlement, Store, Verb
 from tests.contract.kit import (
     BROKEN,
     CALL,
@@ -139,7 +141,7 @@ async def test_a_retry_runs_when_its_delay_is_over(store: Store) -> None:
         return await take(store, worker)
 
     (job,) = await eventually(again)
-    assert (job.attempts, job.claim, job.envelope) == (1, 2, CALL)
+    assert (job.attempts, job.claims, job.envelope) == (1, 2, CALL)
 
 
 @pytest.mark.parametrize(("verb", "interruptions"), [(Verb.INTERRUPT, 1), (Verb.RELEASE, 0)])
@@ -166,7 +168,7 @@ async def test_counters_add_up(store: Store) -> None:
 
     job = await take_one(store, worker)
 
-    assert (job.claim, job.attempts, job.interruptions, job.crashes) == (6, 2, 2, 0)
+    assert (job.claims, job.attempts, job.interruptions, job.crashes) == (6, 2, 2, 0)
     assert (await info(store)).attempts == 3, "the one under way included"
 
 
@@ -291,6 +293,65 @@ async def test_the_same_settle_twice_is_accepted_and_changes_nothing(store: Stor
     assert await info(store) == before
 
 
+@pytest.mark.parametrize("verb", ENDS)
+@pytest.mark.parametrize("nonces", [("", ""), ("one", "two")])
+async def test_a_repeated_settle_does_not_end_a_later_job_of_the_same_id(
+    store: Store, verb: Verb, nonces: tuple[str, str]
+) -> None:
+    """The reply to the first one got lost, its result was forgotten at once, and the id was used anew meanwhile."""
+    worker = await joined(store, "w")
+    runs: list[Claimed] = []
+    for nonce in nonces:
+        assert await store.enqueue(QUEUE, [NewJob("job", CALL, nonce=nonce)]) == [True]
+        runs.append(await take_one(store, worker))
+        if len(runs) == 1:
+            assert await settle(store, worker, runs[0], Verb.SUCCEEDED, THREE, ttl_ms=0)
+
+    assert not await settle(store, worker, runs[0], verb, ENDS[verb][1])
+    assert not await settle(store, worker, runs[0], Verb.SUCCEEDED, THREE, ttl_ms=0)
+
+    assert await state(store) is JobState.RUNNING
+    assert await settle(store, worker, runs[1], Verb.SUCCEEDED, THREE)
+    assert not await settle(store, worker, runs[0], Verb.SUCCEEDED, THREE), "not even as the end that is there"
+
+
+async def test_nor_does_a_batch_in_which_it_stands(store: Store) -> None:
+    worker = await joined(store, "w")
+    await send(store, *"abc")
+    first = await take(store, worker)
+    batch = [Settlement(job.id, job.claim, Verb.SUCCEEDED, THREE, ttl_ms=0) for job in first]
+    assert await store.settle(QUEUE, worker, batch) == [True] * 3
+    await send(store, "b", "d")
+    again = {job.id: job for job in await take(store, worker)}
+
+    late = [batch[1], Settlement("d", again["d"].claim, Verb.SUCCEEDED, THREE, ttl_ms=LONG)]
+    assert await store.settle(QUEUE, worker, late) == [False, True]
+
+    assert await state(store, "b") is JobState.RUNNING
+
+
+async def test_nor_is_what_the_earlier_one_reports_taken_for_the_later_ones(store: Store) -> None:
+    worker = await joined(store, "w")
+    first = await running(store, worker)
+    await settle(store, worker, first, Verb.SUCCEEDED, THREE, ttl_ms=0)
+    second = await running(store, worker)
+
+    reports = [("job", first.claim, b"\x91\x01"), ("job", second.claim, b"\x91\x02")]
+    assert await store.progress(QUEUE, worker, reports) == [False, True]
+
+
+async def test_nor_does_it_after_a_result_that_has_expired(store: Store) -> None:
+    worker = await joined(store, "w")
+    first = await running(store, worker)
+    await settle(store, worker, first, Verb.SUCCEEDED, THREE, ttl_ms=1)
+
+    await eventually(partial(gone, store))
+    second = await running(store, worker)
+
+    assert not await settle(store, worker, first, Verb.SUCCEEDED, THREE)
+    assert await settle(store, worker, second, Verb.SUCCEEDED, THREE)
+
+
 async def test_another_worker_is_refused_after_the_end_too(store: Store) -> None:
     worker = await joined(store, "w")
     job = await running(store, worker)
@@ -307,7 +368,7 @@ async def test_a_batch_is_settled_one_by_one(store: Store) -> None:
     jobs = await take(store, worker)
     batch = [Settlement(job.id, job.claim, Verb.SUCCEEDED, THREE, ttl_ms=LONG) for job in jobs]
     batch[1] = Settlement("b", 99, Verb.SUCCEEDED, THREE)
-    batch[2] = Settlement("c", 1, Verb.RETRY, BROKEN)
+    batch[2] = Settlement("c", jobs[2].claim, Verb.RETRY, BROKEN)
 
     assert await store.settle(QUEUE, worker, batch) == [True, False, True, True]
 

@@ -27,21 +27,17 @@ local function start_of(text)
   return kind, first, sent, sent + TIME
 end
 
--- Of a record of a first run: when it was sent and when it began, packed, and who waits for it; nil for any other.
+-- Of a record of this very first run: when it was sent, packed, and who waits for it; nil for any other. `run` is what
+-- `run_by` returns, and STARTED.
 local function read_first(text, run)
   local kind, _, sent, rest = start_of(text)
   if not kind or string.sub(text, rest, rest + #run - 1) ~= run then return nil end
-  local started = rest + #run
-  local after = started + TIME
-  if string.byte(text, started) ~= 207 then return nil end
-  if kind == 152 and #text == after - 1 then
-    return string.sub(text, sent, rest - 1), string.sub(text, started), false
-  end
+  local after = rest + #run
+  if kind == 152 and #text == after - 1 then return string.sub(text, sent, rest - 1), false end
   local watched = after + #UNWATCHED
   if kind ~= 155 or string.sub(text, after, watched - 1) ~= UNWATCHED then return nil end
   if not ends_with_string(text, watched) then return nil end
-  local waiters = string_at(text, watched)
-  return string.sub(text, sent, rest - 1), string.sub(text, started, after - 1), string.sub(text, waiters)
+  return string.sub(text, sent, rest - 1), string.sub(text, (string_at(text, watched)))
 end
 
 -- The texts of the records of several jobs, by id; false where there is none.

@@ -34,10 +34,10 @@ local function after_fresh(watched) return watched and NOW .. UNRUN .. watched o
 local function fresh(envelope, watched) return before_fresh(#envelope, watched) .. envelope .. after_fresh(watched) end
 
 -- What comes between SENT and STARTED in a record of a worker's first run of a job, or of one that succeeded in it; the
--- state is packed already.
+-- state is packed already. With STARTED, packed, behind it that is all that the fence goes by.
 local RUNNING, SUCCEEDED = '\167running', '\169succeeded'
 local function run_by(worker, state) return '\194\194' .. state .. packed(worker) .. '\1' end
--- The record of a job in its first run; `run` is what `run_by` returns, and the time that it began.
+-- The record of a job in its first run; `run` is what `run_by` returns, and STARTED.
 local function first_run(envelope, watched, run)
   local kind, waiters = watched and '\155' or '\152', watched and UNWATCHED .. watched or ''
   return kind .. header(#envelope) .. envelope .. NOW .. run .. waiters

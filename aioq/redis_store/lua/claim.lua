@@ -14,8 +14,8 @@
 --   waits for jobs after this if it finds less than it asks for,
 --   then three for each entry a blocking read brought: lane, entry id, ids of its jobs as a MessagePack array
 -- REPLY: {-2} when the worker has lost its lease; else {ms until the next scheduled job, ms until the next tick} (-1
---   for none), now, the last entry that named no job in aioq's way ('' for none), and per job id, envelope, sent, and
---   {claim, attempts, crashes, interruptions}, or 0 where this is the first time that it is claimed
+--   for none), the number of this claim, the last entry that named no job in aioq's way ('' for none), and per job id,
+--   envelope, sent, and {claims, attempts, crashes, interruptions}, or 0 where this is the first time that it is claimed
 local worker, count = ARGV[1], tonumber(ARGV[2])
 local lost = lease_lost(worker)
 
@@ -36,7 +36,7 @@ local function time_at(text, last)
 end
 
 -- The envelope of a fresh record, when it was sent, and its record in a first run; nil for any other. `run` is what
--- `run_by` returns, and the time.
+-- `run_by` returns, and STARTED.
 local function begin_first(text, run)
   local kind, first, sent, rest = start_of(text)
   if not kind then return nil end
@@ -51,9 +51,10 @@ local function begin_first(text, run)
   return envelope, time_at(text, rest - 1), record
 end
 
-local reply, taken, bytes = {0, now, ''}, 0, 0
+local number = claim_number()
+local reply, taken, bytes = {0, number, ''}, 0, 0
 local marked, held = {}, {}
-local run = run_by(worker, RUNNING) .. NOW
+local run = run_by(worker, RUNNING) .. cmsgpack.pack(number)
 
 local function give(id, envelope, sent, past, text)
   taken, bytes = taken + 1, bytes + #envelope
@@ -82,10 +83,10 @@ local function take(id, text)
     return
   end
   known[id] = 'taken'
-  local claim = (job[CLAIM] or 0) + 1
+  local claims = (job[CLAIM] or 0) + 1
   widen(job, STARTED)
-  job[STATE], job[WORKER], job[CLAIM], job[STARTED] = 'running', worker, claim, now
-  local past = {claim, job[ATTEMPTS] or 0, job[CRASHES] or 0, job[INTERRUPTIONS] or 0}
+  job[STATE], job[WORKER], job[CLAIM], job[STARTED] = 'running', worker, claims, number
+  local past = {claims, job[ATTEMPTS] or 0, job[CRASHES] or 0, job[INTERRUPTIONS] or 0}
   give(id, envelope, job[SENT], past, cmsgpack.pack(job))
 end
 

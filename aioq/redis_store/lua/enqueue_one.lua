@@ -27,10 +27,11 @@ if some_wait and redis.call('EXISTS', key) == 0 then
   -- is recovered with all that it holds. Where it cannot be told, all is undone, but that it is handed nothing until it
   -- says again that it waits.
   local function hand_to(worker)
+    local number = claim_number()
     redis.call('ZADD', IDLE, HANDED, worker)
     redis.call('SADD', held_key(worker), id)
-    redis.call('SET', key, first_run(envelope, watched, run_by(worker, RUNNING) .. NOW))
-    local told = redis.pcall('PUBLISH', ARGV[4] .. worker, string.format('%.0f %d ', now, #id) .. id .. envelope)
+    redis.call('SET', key, first_run(envelope, watched, run_by(worker, RUNNING) .. cmsgpack.pack(number)))
+    local told = redis.pcall('PUBLISH', ARGV[4] .. worker, string.format('%.0f %d ', number, #id) .. id .. envelope)
     if type(told) == 'number' and told > 0 then return true end
     redis.call('DEL', key)
     redis.call('SREM', held_key(worker), id)

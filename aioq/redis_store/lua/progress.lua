@@ -9,7 +9,7 @@ for i = 2, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end
 local jobs = load_all(ids)
 for i = 2, #ARGV, 3 do
   local job = jobs[ARGV[i]]
-  if job and job[WORKER] == ARGV[1] and job[CLAIM] == tonumber(ARGV[i + 1]) and job[STATE] == 'running' then
+  if job and job[WORKER] == ARGV[1] and job[STARTED] == tonumber(ARGV[i + 1]) and job[STATE] == 'running' then
     widen(job, PROGRESS)
     job[PROGRESS] = ARGV[i + 2]
     changed[#changed + 1], changed[#changed + 2] = ARGV[i], job

@@ -10,17 +10,27 @@
 --   and ttl in ms, with spaces between them
 -- REPLY: the positions (from 1) of the jobs that were refused
 local worker, needed, usual_ttl = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[6])
-local run, done_by, first_done = run_by(worker, RUNNING), run_by(worker, SUCCEEDED), '\154\194'
+local run_of, done_by, first_done = run_by(worker, RUNNING), run_by(worker, SUCCEEDED), '\154\194'
+
+-- What the records of its first runs have behind SENT: as they run, and once they have succeeded. It is made once for
+-- each claim, as a rule, for most of a batch were claimed together.
+local of_claim, run, done
+local function use_claim(claim)
+  if claim == of_claim then return end
+  local started = cmsgpack.pack(tonumber(claim))
+  of_claim, run, done = claim, run_of .. started, done_by .. started
+end
 
 -- What most settles are: a result for a job that this worker runs as its first. Writes it and returns who waits, or false
 -- for nobody; nil for any other. `i` is where its arguments begin.
 local function settle_first(i, id, text)
   local outcome = ARGV[i + 2]
-  if not text or ARGV[i + 3] ~= '' or ARGV[i + 1] ~= '1' or usual_ttl <= 0 or usual_ttl < needed then return nil end
+  if not text or ARGV[i + 3] ~= '' or usual_ttl <= 0 or usual_ttl < needed then return nil end
   if #outcome > BODY_LIMIT or string.find(id, '@', 1, true) then return nil end
-  local sent, started, waiters = read_first(text, run)
+  use_claim(ARGV[i + 1])
+  local sent, waiters = read_first(text, run)
   if not sent then return nil end
-  redis.call('SET', job_key(id), first_done .. sent .. done_by .. started .. packed(outcome) .. NOW, 'PX', usual_ttl)
+  redis.call('SET', job_key(id), first_done .. sent .. done .. packed(outcome) .. NOW, 'PX', usual_ttl)
   return waiters
 end
 
@@ -139,7 +149,7 @@ end
 for _, i in ipairs(others) do
   local id, claim, outcome, how = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local job = load(id)
-  local mine = job and job[WORKER] == worker and job[CLAIM] == tonumber(claim)
+  local mine = job and job[WORKER] == worker and job[STARTED] == tonumber(claim)
   if mine and has_ended(job) then
     -- The same settle again, after a reply that got lost: done already, or all but what is deleted last.
     let_body_go(id, job, redis.call('PTTL', job_key(id)))

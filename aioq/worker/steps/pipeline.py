@@ -228,7 +228,7 @@ def _failed(run: Run, failure: Failure) -> Settlement:
 def _park(run: Run, bench: Bench, error: Exception) -> Settlement:
     ttl = round(bench.settings.unknown_task_ttl * 1000)
     outcome = with_headers(encode_failure(run.task_name, _shown(error)), run.headers)
-    delay = min(PARK_MS << min(run.claimed.claim - 1, 10), MAX_PARK_MS)
+    delay = min(PARK_MS << min(run.claimed.claims - 1, 10), MAX_PARK_MS)
     return Settlement(
         run.claimed.id, run.claimed.claim, Verb.PARK, outcome, delay_ms=min(delay, max(ttl, 1)), ttl_ms=ttl
     )
