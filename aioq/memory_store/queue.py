@@ -2,7 +2,7 @@
 
 import heapq
 import sys
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from itertools import count
 
@@ -10,6 +10,7 @@ from aioq.clock import Clock
 from aioq.inbox import worker_channel
 from aioq.job import JobInfo, JobState, Priority
 from aioq.leases import Renewal, WorkerLease
+from aioq.memory_store.dead import Dead
 from aioq.memory_store.delayed import Delayed
 from aioq.memory_store.lanes import LANES, WAKE_UP, Lanes
 from aioq.memory_store.leases import Leases
@@ -71,7 +72,7 @@ class MemoryQueue:
         self._delayed = Delayed(self._records)
         self._expiring: list[tuple[int, str]] = []  # a heap of (time, job id)
         self._tombstones = Tombstones()
-        self._dead: OrderedDict[str, int] = OrderedDict()
+        self._dead = Dead(limits.dead_ttl_ms, limits.dead_limit)
         self._leases = Leases(limits.lease_ms)
         self._claims = count(1)
         self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)
@@ -95,8 +96,7 @@ class MemoryQueue:
             record = self._records.get(job_id)
             if record is not None and record.expires_ms == expires_ms:  # a dead one may have gone sooner
                 del self._records[job_id]
-        while self._dead and self._oldest_death() <= now - self._limits.dead_ttl_ms:
-            self._dead.popitem(last=False)
+        self._dead.expire(now)
         self._tombstones.expire(now)
 
     def enqueue(self, job: NewJob, *, again: bool) -> bool:
@@ -351,10 +351,8 @@ class MemoryQueue:
             return
         now = self._clock.now_ms()
         record.result_expires_ms = now + ttl_ms
-        # Oldest first, because a job dies once and time does not run backwards.
-        self._dead[record.id] = now
-        while len(self._dead) > limits.dead_limit:
-            self._unbury(self._dead.popitem(last=False)[0])
+        for job_id in self._dead.add(record, now):
+            self._unbury(job_id)
 
     def _unbury(self, job_id: str) -> None:
         """One dead job too many: from now on it is kept as every other outcome is."""
@@ -362,9 +360,6 @@ class MemoryQueue:
         if record.expires_ms is not None and record.result_expires_ms < record.expires_ms:
             record.envelope = None
             self._expire_at(record, record.result_expires_ms)
-
-    def _oldest_death(self) -> int:
-        return next(iter(self._dead.values()))
 
     def _empty(self, worker: str, limit: int, crash_outcome: bytes | None) -> Recovery:
         """Take up to `limit` jobs and entries from a worker, and forget it when nothing is left."""

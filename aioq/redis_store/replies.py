@@ -38,8 +38,9 @@ def parse_claim(reply: Sequence[Any]) -> Claim:
     jobs: list[Claimed] = []
     for i in range(_CLAIM_HEADER, len(reply), _CLAIM_WIDTH):
         job_id, envelope, sent, past = reply[i : i + _CLAIM_WIDTH]
-        claims, *counts = past or _FIRST_CLAIM
-        jobs.append(Claimed(job_id.decode(), envelope, number, *counts, sent, now, claims))
+        claims, attempts, crashes, interruptions = past or _FIRST_CLAIM
+        job = Claimed(job_id.decode(), envelope, number, attempts, crashes, interruptions, sent, now, claims)
+        jobs.append(job)
     return Claim(jobs, due(reply[0][0]), next_tick_ms=due(reply[0][1]))
 
 

@@ -298,7 +298,7 @@ async def test_the_same_settle_twice_is_accepted_and_changes_nothing(store: Stor
 async def test_a_repeated_settle_does_not_end_a_later_job_of_the_same_id(
     store: Store, verb: Verb, nonces: tuple[str, str]
 ) -> None:
-    """The reply to the first one got lost, its result was forgotten at once, and the id was used anew meanwhile."""
+    """The reply to the first one got lost, its result was forgotten at once, and the id was used anew."""
     worker = await joined(store, "w")
     runs: list[Claimed] = []
     for nonce in nonces:

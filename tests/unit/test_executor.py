@@ -4,12 +4,13 @@ import asyncio
 import logging
 from typing import Any
 
+import msgspec
 import pytest
 
 from aioq import App, JobCancelledError, JobFailed, current_job
 from aioq.memory_store import MemoryStore
 from aioq.worker.services import executor as module
-from tests.unit.kit import within
+from tests.unit.kit import claimed, within
 
 pytestmark = pytest.mark.anyio
 
@@ -37,6 +38,11 @@ async def slow_to_clean_up() -> str:
         await asyncio.sleep(0)
         swallowed.append("cleaned up")
     return "never"
+
+
+@app.task
+async def waits() -> None:
+    await release.wait()
 
 
 @app.task
@@ -142,3 +148,27 @@ async def test_no_outcome_waits_for_long_for_the_last_progress(monkeypatch: pyte
     monkeypatch.setattr(MemoryStore, "progress", never)
     async with app.test():
         assert await within(await reports.send()) == 42
+
+
+@pytest.mark.parametrize("declined", [False, True])
+async def test_a_job_that_waits_for_its_slot_takes_over_the_claim_under_which_it_comes_again(
+    declined: bool,
+) -> None:
+    """The server has forgotten the first claim of both, the one that runs and the one that waits."""
+    async with app.test() as session:
+        first = await waits.send()
+        (worker,) = session._workers
+        executor = worker._executor
+        while executor.running < 1:  # noqa: ASYNC110 - nothing signals it
+            await asyncio.sleep(0)
+        (run,) = executor._running.values()
+        given = [claimed(run.claimed.envelope, job_id=each, claim=77) for each in (first.id, "another")]
+        given = [msgspec.structs.replace(each, sent_ms=run.claimed.sent_ms) for each in given]
+        worker._slots.take(3)
+        executor.submit("default", run.worker, given[1])
+        (waiting,) = executor._backlog
+        for each in given:
+            (executor.decline if declined else executor.submit)("default", run.worker, each)
+        assert (executor.running, list(executor._backlog), worker._slots.used) == (1, [waiting], 2)
+        assert (run.claimed, waiting.claimed) == tuple(given)
+        release.set()

@@ -19,13 +19,17 @@ from aioq.store import Claimed, Settlement
 from aioq.worker.slots import Slots
 from aioq.worker.steps.calling import Caller
 from aioq.worker.steps.joblog import log_ended, log_received
-from aioq.worker.steps.pipeline import Bench, begin, classify, prepare, release
+from aioq.worker.steps.pipeline import Bench, begin, classify, prepare, release, snooze
 from aioq.worker.steps.run import INTERRUPTED, LOST, TIMED_OUT, Run, RunKey
 
 log = logging.getLogger("aioq.worker")
 
 GRACE = 5.0
 """Seconds a job has to end once it is told to; a guess at what closing connections takes."""
+
+AGAIN_MS = 1_000
+"""How long a job waits whose id an earlier one still has in this worker. A guess: only somebody's hand brings that
+about."""
 
 Settle = Callable[[str, str, Settlement], None]
 ReporterOf = Callable[[str, str, str, int], Callable[[Progress], None]]
@@ -95,6 +99,8 @@ class Executor:
         comes alone, and so keeps nobody else from theirs.
         """
         run = Run(queue, worker, claimed)
+        if self._has_again(run):
+            return
         if self._stopping:
             self._end(run, release(run))
         elif len(self._running) >= self._slots.total:
@@ -105,7 +111,8 @@ class Executor:
     def decline(self, queue: str, worker: str, claimed: Claimed) -> None:
         """Give back a job that there is no slot for; one is taken already."""
         run = Run(queue, worker, claimed)
-        self._end(run, release(run))
+        if not self._has_again(run):
+            self._end(run, release(run))
 
     def cancel(self, queue: str, worker: str, job_id: str, reason: str) -> None:
         """Cancel a job that is here; nothing where it is not (any more)."""
@@ -147,6 +154,38 @@ class Executor:
             self._cancel(run, INTERRUPTED)
         await self._idle.wait()
 
+    def _has_again(self, run: Run) -> bool:
+        """Whether the worker was given a job that it has already, and so does not run it a second time.
+
+        The server has forgotten the first claim, as after a failover to a replica that lagged. The run that is
+        here goes on under the new claim. Where the id is another send's by now it cannot: that one waits until
+        it has ended.
+        """
+        here = self._running.get(run.key)
+        if here is None and self._backlog:
+            here = next((waiting for waiting in self._backlog if waiting.key == run.key), None)
+        if here is None:
+            return False
+        if not here.runs_what(run):
+            log.warning(
+                "queue %s: job %s is still run here under an earlier send; this one waits", run.queue, run.key[2]
+            )
+            self._end(run, snooze(run, AGAIN_MS))
+            return True
+        log.warning(
+            "queue %s: the server gave job %s again, which runs here already: it goes on", run.queue, run.key[2]
+        )
+        here.claimed = run.claimed
+        self._report_from(here)
+        self._slots.give_back()
+        return True
+
+    def _report_from(self, run: Run) -> None:
+        """Let a run report its progress under the claim that it has now."""
+        if run.context is not None:
+            claimed = run.claimed
+            run.context.attach(self._reporter_of(run.queue, run.worker, claimed.id, claimed.claim))
+
     def _cancel(self, run: Run, reason: str) -> None:
         if run.over and reason != LOST:
             return  # its function has returned: it has an outcome
@@ -181,10 +220,8 @@ class Executor:
         if run.settlement is not None:
             self._finish(run)
             return
-        claimed, context = run.claimed, run.context
-        assert context is not None
-        context.attach(self._reporter_of(run.queue, run.worker, claimed.id, claimed.claim))
-        name = f"{run.name}[{claimed.id}]"
+        self._report_from(run)
+        name = f"{run.name}[{run.claimed.id}]"
         if at_once:
             run.handle = _run_at_once(self._execute(run), name, self._context.copy())
         else:

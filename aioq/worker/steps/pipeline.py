@@ -170,12 +170,17 @@ def _snoozed(run: Run, error: BaseException) -> Settlement | None:
     delay = error.snooze if isinstance(error, ChildError) else error.delay if isinstance(error, Snooze) else None
     if delay is None:
         return None
-    return Settlement(run.claimed.id, run.claimed.claim, Verb.SNOOZE, delay_ms=round(delay * 1000))
+    return snooze(run, round(delay * 1000))
 
 
 def release(run: Run) -> Settlement:
     """Give back a job that was never started."""
     return Settlement(run.claimed.id, run.claimed.claim, Verb.RELEASE)
+
+
+def snooze(run: Run, delay_ms: int) -> Settlement:
+    """Put off a job that was never started."""
+    return Settlement(run.claimed.id, run.claimed.claim, Verb.SNOOZE, delay_ms=delay_ms)
 
 
 def _stopped(run: Run) -> Settlement:

@@ -76,6 +76,11 @@ class Run:
     def __post_init__(self) -> None:
         self.key = (self.queue, self.worker, self.claimed.id)
 
+    def runs_what(self, other: "Run") -> bool:
+        """Whether both are runs of one send, and not of two that had the same id one after the other."""
+        mine, others = self.claimed, other.claimed
+        return mine.sent_ms == others.sent_ms and mine.envelope == others.envelope
+
     @property
     def task_name(self) -> str:
         """The task's name; empty where the envelope could not be read."""
