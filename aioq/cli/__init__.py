@@ -3,12 +3,15 @@
 import sys
 from importlib import import_module
 
+from aioq.stdio import open_standard_streams
+
 INTERRUPTED = 130
 """The exit code of a command that was ended by Ctrl-C, as shells count."""
 
 
 def main() -> None:
     """The entry point of the `aioq` script and of `python -m aioq`."""
+    open_standard_streams()
     try:
         commands = import_module("aioq.cli.main")
     except KeyboardInterrupt:

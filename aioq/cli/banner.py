@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from importlib import import_module
 
+from aioq.printable import printable
 from aioq.store import ServerInfo
 
 MAX_TASKS = 20
@@ -23,17 +24,17 @@ def show_banner(
     tasks: Iterable[str],
 ) -> None:
     """Print the banner to standard error, where the log goes too."""
-    names = sorted(tasks)
+    names = [printable(name) for name in sorted(tasks)]
     shown = names[:MAX_TASKS]
     if len(names) > MAX_TASKS:
         shown.append(f"... and {len(names) - MAX_TASKS} more")
     rows = {
         "app": app,
-        "server": f"{server.url} ({server.product} {server.version})",
+        "server": printable(f"{server.url} ({server.product} {server.version})"),
         "queues": ", ".join(queues),
         "concurrency": f"{concurrency}" + (f" x {processes} processes" if processes > 1 else ""),
         "tasks": "\n".join(shown) or "none",
-        "host": f"{socket.gethostname()}, pid {os.getpid()}",
+        "host": printable(f"{socket.gethostname()}, pid {os.getpid()}"),
     }
     if sys.stderr.isatty():
         # Drawing takes 4 MB of a worker's memory for as long as it lives, so only where somebody looks.

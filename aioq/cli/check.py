@@ -17,6 +17,7 @@ from aioq.app import App
 from aioq.cli.loader import load_app
 from aioq.host import worker_queues
 from aioq.leases import WorkerLease
+from aioq.printable import printable
 from aioq.worker import host_of, this_host
 
 
@@ -52,7 +53,7 @@ def run_check(plan: CheckPlan) -> int:
     if not plan.quiet:
         _show(app, mine)
     for trouble in troubles:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"aioq check: {trouble}"))
+        Console(stderr=True, highlight=False, soft_wrap=True).print(Text(printable(f"aioq check: {trouble}")))
     return 1 if troubles else 0
 
 
@@ -92,5 +93,5 @@ def _show(app: App, found: Mapping[str, Sequence[WorkerLease]]) -> None:
         for w in sorted(workers, key=lambda w: w.worker):
             lease = f"{w.lease_ms / 1000:.1f} s left" if w.lease_ms else "ended"
             fetched = f"{w.fetched_ms / 1000:.1f} s ago" if w.fetched_ms >= 0 else "?"
-            table.add_row(Text(queue), Text(w.worker), lease, fetched)
+            table.add_row(Text(printable(queue)), Text(printable(w.worker)), lease, fetched)
     Console(highlight=False).print(table)

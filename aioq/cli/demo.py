@@ -23,10 +23,12 @@ from aioq.app import App
 from aioq.cli.child import ChildMark
 from aioq.cli.demo_run import DemoRun
 from aioq.cli.demo_view import Tally, View, show_summary
+from aioq.cli.errors import WorkerEndedError
 from aioq.cli.loader import load_app
 from aioq.config import ENV_PREFIX
 from aioq.embedded import available
-from aioq.errors import AioqError, EmbeddedServerError
+from aioq.errors import EmbeddedServerError
+from aioq.printable import printable_lines
 
 TASKS = "aioq.cli.demo_tasks"
 
@@ -43,10 +45,6 @@ NEXT = (
     "Next: save the first program of aioq's README as tasks.py, start `aioq worker tasks:app`, "
     "and run `python tasks.py` in another shell."
 )
-
-
-class WorkerEndedError(AioqError):
-    """The demo's worker has ended too early; the message carries the end of its log."""
 
 
 def run_demo() -> int:
@@ -177,7 +175,7 @@ def _verdict(console: Console, tallies: list[Tally], seconds: float, log: Path) 
     count = sum(len(tally.kind.calls) for tally in tallies)
     problems = sum(len(tally.problems) for tally in tallies)
     if problems:
-        console.print("The end of the worker's log:", _end_of(log), sep="\n")
+        console.print("The end of the worker's log:", printable_lines(_end_of(log)), sep="\n")
     what = f"not as expected: {problems} of them" if problems else "everything came out as expected"
     console.print(f"{count} jobs in {seconds:.1f} s; {what}.", soft_wrap=True)
     console.print(NEXT, soft_wrap=True)
@@ -191,7 +189,8 @@ async def _beside(worker: subprocess.Popen[bytes], log: Path, work: Coroutine[An
         while not task.done():
             if worker.poll() is not None:
                 raise WorkerEndedError(
-                    f"the demo's worker ended with exit code {worker.returncode}:\n{_end_of(log)}"
+                    f"the demo's worker ended with exit code {worker.returncode}:",
+                    _end_of(log),
                 )
             await asyncio.wait([task], timeout=LOOK)
     finally:

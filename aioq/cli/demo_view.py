@@ -12,6 +12,7 @@ from rich.text import Text
 
 from aioq.cli.demo_plan import Kind
 from aioq.job import JobState
+from aioq.printable import printable
 
 
 @dataclass(slots=True)
@@ -100,4 +101,4 @@ def show_summary(console: Console, tallies: list[Tally]) -> None:
     console.print(table)
     for tally in tallies:
         for problem in tally.problems[:5]:
-            console.print(Text(f"not as expected: {tally.kind.title}: {problem}", style="red"))
+            console.print(Text(printable(f"not as expected: {tally.kind.title}: {problem}"), style="red"))

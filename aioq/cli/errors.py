@@ -7,16 +7,38 @@ from typing import Any
 import click
 
 from aioq.errors import AioqError
+from aioq.printable import printable, printable_lines
 
 
 class CommandError(click.ClickException):
-    """An error that ends the command with exit code 2 and one line."""
+    """An error that ends the command with exit code 2 and one line.
+
+    Args:
+        error: what went wrong.
+    """
 
     exit_code = 2
 
+    def __init__(self, error: AioqError) -> None:
+        super().__init__(str(error))
+        self._log = error.log if isinstance(error, WorkerEndedError) else ""
+
     def show(self, file: Any = None) -> None:
         """Print it to standard error."""
-        click.echo(f"aioq: {self.message}", err=True, file=file)
+        more = f"\n{printable_lines(self._log)}" if self._log else ""
+        click.echo(f"aioq: {printable(self.message)}{more}", err=True, file=file)
+
+
+class WorkerEndedError(AioqError):
+    """The demo's worker has ended too early.
+
+    Attributes:
+        log: the end of its log.
+    """
+
+    def __init__(self, message: str, log: str) -> None:
+        super().__init__(message)
+        self.log = log
 
 
 @contextmanager
@@ -25,4 +47,4 @@ def as_command_errors() -> Generator[None]:
     try:
         yield
     except AioqError as error:
-        raise CommandError(str(error)) from None
+        raise CommandError(error) from None

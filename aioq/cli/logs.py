@@ -1,48 +1,113 @@
-"""The worker's log: lines for people, or one JSON object a line for machines."""
+"""The worker's log: lines for people, or one JSON object a line for machines.
+
+Neither can be forged by what is logged: see `aioq.printable`. And neither formatter raises.
+"""
 
 import logging
+import os
 import sys
-import traceback
 from datetime import UTC, datetime
+from typing import TextIO
 
 import msgspec
 
-TEXT_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
+from aioq.logrecords import extras_of, let_through, message_of, plain, raised_of, traceback_of
+from aioq.printable import json_ascii, json_printable, printable, printable_lines
 
-_EXTRAS = ("job_id", "task", "queue")
+_COLOURS = {
+    logging.DEBUG: "\x1b[2m",
+    logging.INFO: "\x1b[32m",
+    logging.WARNING: "\x1b[33m",
+    logging.ERROR: "\x1b[31m",
+    logging.CRITICAL: "\x1b[1;31m",
+}
+_FAINT, _PLAIN = "\x1b[2m", "\x1b[0m"
+
+
+class TextFormatter(logging.Formatter):
+    """Time, level and message; the name of the logger too, where it is none of aioq's.
+
+    Args:
+        colour: whether a terminal shows it.
+    """
+
+    def __init__(self, *, colour: bool = False) -> None:
+        super().__init__()
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record in one line, and its traceback in those that follow."""
+        time, level = self.formatTime(record), f"{printable(record.levelname):7}"
+        if self._colour:
+            time = f"{_FAINT}{time}{_PLAIN}"
+            level = f"{_COLOURS.get(record.levelno, '')}{level}{_PLAIN}"
+        said = message_of(record)
+        if record.name != "aioq" and not record.name.startswith("aioq."):
+            said = f"{printable(record.name)}: {said}"
+        if trace := traceback_of(record):
+            said = f"{said}\n{trace}"
+        return f"{time} {level} {printable_lines(said)}"
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC, RFC 3339), level, logger, message, the job's fields, the traceback."""
+    """One JSON object a line: time (UTC, RFC 3339), level, logger, message, what was raised, traceback, extras.
+
+    Args:
+        ascii_only: whether the stream takes no other characters.
+    """
+
+    def __init__(self, *, ascii_only: bool = False) -> None:
+        super().__init__()
+        self._finish = json_ascii if ascii_only else json_printable
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON."""
         fields: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
+            "level": plain(record.levelname.lower()),
+            "logger": plain(record.name),
+            "message": plain(message_of(record)),
             "pid": record.process,
         }
-        fields |= {name: value for name in _EXTRAS if (value := getattr(record, name, None)) is not None}
-        if record.exc_info:
-            fields["traceback"] = "".join(traceback.format_exception(*record.exc_info))
-        return msgspec.json.encode(fields, enc_hook=str).decode()
+        if raised := raised_of(record):
+            fields["exception"] = raised
+        if trace := traceback_of(record):
+            fields["traceback"] = plain(trace)
+        fields |= {name: value for name, value in extras_of(record).items() if name not in fields}
+        return self._finish(msgspec.json.encode(fields).decode())
 
 
-def set_up_logging(level: str, log_format: str) -> None:
+def set_up_logging(level: str, log_format: str, *, explicit: bool = False) -> None:
     """Send the log to standard error.
 
-    A root logger that the user's own module has set up is left as it is, but for the level.
+    What the user's own module has set up wins: handlers and level of the root logger are left as they are, and so
+    is a level of the logger `aioq`. But aioq's own lines come through, whatever the root logger's level.
 
     Args:
         level: debug, info, warning, error or critical.
         log_format: text or json.
+        explicit: whether the level stands on the command line: then it holds for aioq's lines in any case.
     """
     root = logging.getLogger()
-    root.setLevel(level.upper())
+    number = logging.getLevelNamesMapping()[level.upper()]
+    let_through(number, whatever=explicit)
     if root.handlers:
         return
+    if explicit or root.level == logging.WARNING:  # which is what it has when nobody has set it
+        root.setLevel(number)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(TEXT_FORMAT))
+    handler.setFormatter(_formatter(log_format, sys.stderr))
     root.addHandler(handler)
+
+
+def _formatter(log_format: str, stream: TextIO) -> logging.Formatter:
+    if log_format == "json":
+        return JsonFormatter(ascii_only=not stream.encoding.lower().startswith("utf"))
+    return TextFormatter(colour=_shows_colour(stream))
+
+
+def _shows_colour(stream: TextIO) -> bool:
+    """By the customs of no-color.org and force-color.org: a variable that is not empty."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or (stream.isatty() and os.environ.get("TERM") != "dumb")

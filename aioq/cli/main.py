@@ -16,6 +16,7 @@ from aioq.cli import INTERRUPTED
 from aioq.cli.child import REFUSED, ChildMark
 from aioq.cli.errors import CommandError
 from aioq.errors import AioqError
+from aioq.printable import printable_lines
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -95,8 +96,8 @@ def worker(target: str, **options: Any) -> None:
         code: int = start.start_worker(plan, child)
     except AioqError as error:
         if (plan.log_level or "").lower() == "debug":
-            traceback.print_exc()
-        raise (CommandError if child is None else ChildError)(str(error)) from None
+            click.echo(printable_lines(traceback.format_exc().rstrip()), err=True)
+        raise (CommandError if child is None else ChildError)(error) from None
     sys.exit(code)
 
 
@@ -130,7 +131,7 @@ def check(target: str, **options: Any) -> None:
     try:
         code: int = module.run_check(module.CheckPlan(target=target, **options))
     except AioqError as error:
-        raise CommandError(str(error)) from None
+        raise CommandError(error) from None
     sys.exit(code)
 
 
@@ -140,7 +141,7 @@ def demo() -> None:
     try:
         code: int = _imported("demo").run_demo()
     except AioqError as error:
-        raise CommandError(str(error)) from None
+        raise CommandError(error) from None
     sys.exit(code)
 
 

@@ -17,6 +17,7 @@ from rich.text import Text
 from aioq.app import App
 from aioq.cli.errors import as_command_errors
 from aioq.cli.loader import load_app
+from aioq.printable import printable
 from aioq.schedule import Schedule, duration
 from aioq.timing import zone_or_utc
 
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 RUNS = 5
 """How many of the next runs are shown."""
+
+NEXT_RUNS = "next runs"
 
 LATE = timedelta(seconds=30)
 """A tick that is late by more has no worker: another one has long taken over from one that has died."""
@@ -93,7 +96,7 @@ def resume(target: str, schedule_id: str) -> None:
 @_id
 def run(target: str, schedule_id: str) -> None:
     """Send a schedule's call now, besides its ticks, and print the job's id."""
-    click.echo(_with_app(target, lambda app: app.schedules.run_now(schedule_id)).id)
+    click.echo(printable(_with_app(target, lambda app: app.schedules.run_now(schedule_id)).id))
 
 
 @commands.command()
@@ -107,10 +110,9 @@ def remove(target: str, schedule_id: str) -> None:
         await app.schedules.remove(schedule_id)
         return declared
 
-    if _with_app(target, change):
-        click.echo(f"removed {schedule_id}; code declares it, and it comes back when its declaration changes")
-    else:
-        click.echo(f"removed {schedule_id}")
+    declared = _with_app(target, change)
+    more = "; code declares it, and it comes back when its declaration changes" if declared else ""
+    click.echo(f"removed {printable(schedule_id)}{more}")
 
 
 def _with_app(target: str, call: Callable[[App], Awaitable[T]]) -> T:
@@ -132,8 +134,7 @@ def print_list(console: Console, schedules: Sequence[Schedule], *, plain: bool) 
     """Print schedules: as a table, or plain, one line each with tabs between what it says."""
     if plain:
         for schedule in schedules:
-            fields = ("".join(each if each.isprintable() else " " for each in field) for field in _line(schedule))
-            click.echo("\t".join(fields), file=console.file)
+            click.echo("\t".join(map(printable, _line(schedule))), file=console.file)
         return
     if not schedules:
         return
@@ -147,9 +148,9 @@ def print_list(console: Console, schedules: Sequence[Schedule], *, plain: bool) 
     for schedule in schedules:
         # The zone stands beside the time, and only there: twice is too wide.
         cells = (schedule.id, schedule.task, schedule.description, _next(schedule), _state(schedule))
-        table.add_row(*map(Text, cells))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     # What does not fit although all else is folded runs over the edge, where a terminal breaks it without loss.
-    least = max(cell_len(schedule.id) for schedule in schedules) + 3 * _LEAST + _DATE + _FRAME
+    least = max(cell_len(printable(schedule.id)) for schedule in schedules) + 3 * _LEAST + _DATE + _FRAME
     table.width = least if least > console.width else None
     console.print(table, crop=False, no_wrap=True, overflow="ignore")
 
@@ -163,9 +164,10 @@ def _line(schedule: Schedule) -> Sequence[str]:
 
 
 def _show(schedule: Schedule) -> None:
-    table = Table(box=box.ROUNDED, show_header=False, title=Text(schedule.id))
+    table = Table(box=box.ROUNDED, show_header=False, title=Text(printable(schedule.id)))
     for name, value in facts(schedule):
-        table.add_row(Text(name), Text(value))
+        # The next runs are a line each; what comes from others has no line breaks of its own.
+        table.add_row(name, Text(value if name == NEXT_RUNS else printable(value)))
     _console().print(table)
 
 
@@ -188,7 +190,7 @@ def facts(schedule: Schedule) -> Sequence[tuple[str, str]]:
             "due since",
             f"{_moment(schedule.next_at, zone)}: no worker makes its ticks" if _is_due(schedule) else "",
         ),
-        ("next runs", "\n".join(_moment(run, zone) for run in schedule.next_runs(RUNS))),
+        (NEXT_RUNS, "\n".join(_moment(run, zone) for run in schedule.next_runs(RUNS))),
         ("state", _state(schedule)),
     ]
     return [(name, value) for name, value in facts if value]

@@ -25,9 +25,11 @@ from aioq.cli.loader import load_app
 from aioq.cli.logs import set_up_logging
 from aioq.cli.supervisor import Supervisor
 from aioq.cli.watch import require_watcher
-from aioq.config import load_settings
+from aioq.config import Settings, load_settings
 from aioq.errors import ServerError
 from aioq.host import worker_queues
+from aioq.logrecords import let_through
+from aioq.stdio import print_at_once
 from aioq.store import ServerInfo
 from aioq.worker import Health, Life, Worker, life_prefix, recover_dead
 
@@ -64,21 +66,28 @@ def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
     Raises:
         AioqError: the App cannot be loaded, or the server refuses.
     """
+    print_at_once()
     if plan.reload and child is None:
         require_watcher()
         # The App is loaded in the children only: a broken module is mended by the next change. So nobody here
         # can give back what a dead child held; its lease does that.
         set_up_logging(plan.log_level or "info", plan.log_format or "text")
+        _set_up_logging(plan, load_settings({}))
         return asyncio.run(_supervise(plan, plan.processes or 1))
     app = load_app(plan.target)
     ChildMark.forget()
     settings = app.settings
-    set_up_logging(plan.log_level or settings.log_level, plan.log_format or settings.log_format)
+    _set_up_logging(plan, settings)
     processes = plan.processes or settings.processes
     if processes > 1 and child is None:
         return asyncio.run(_supervise(plan, processes, app))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_work(app, plan, child))
+
+
+def _set_up_logging(plan: WorkerPlan, settings: Settings) -> None:
+    level, log_format = plan.log_level or settings.log_level, plan.log_format or settings.log_format
+    set_up_logging(level, log_format, explicit=plan.log_level is not None)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -99,6 +108,7 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
     concurrency = plan.concurrency or host.settings.concurrency
 
     def announce(info: ServerInfo) -> None:
+        let_through(logging.getLogger("aioq").level)  # a lifespan may have set up logging
         quiet = plan.log_format or host.settings.log_format
         if quiet == "text" and (child is None or child.number == 1):
             show_banner(

@@ -113,7 +113,8 @@ async def test_a_child_logs_with_the_workers_level_and_format(project: Project) 
 
     assert (fields["logger"], fields["level"], fields["job_id"]) == ("aioq.task", "error", handle.id)
     assert fields["pid"] != worker.pid
-    assert "ValueError: invalid literal" in fields["message"]
+    assert fields["exception"].startswith("ValueError: invalid literal")
+    assert "ValueError: invalid literal" in fields["traceback"]
     assert "logged by the task" not in worker.log
     assert await worker.stop() == 0
 

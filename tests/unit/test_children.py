@@ -84,6 +84,7 @@ def order(function: str, *args: Any, module: str = "unit_children") -> Order:
         timeout=None,
         deadline=None,
         log_level=logging.WARNING,
+        own_log_level=logging.WARNING,
     )
 
 
@@ -185,7 +186,7 @@ def test_a_record_is_the_same_after_its_way(caplog: pytest.LogCaptureFixture):
         extra={"job_id": "j", "o": {}},
     )
 
-    log_line(line_of(record, logging.Formatter()))
+    log_line(line_of(record))
 
     (found,) = caplog.records
     assert found.getMessage() == "\\udcff at 100%"

@@ -201,6 +201,7 @@ def _order(run: Run) -> Order:
         timeout=run.timeout,
         deadline=context.deadline,
         log_level=logging.getLogger().level,
+        own_log_level=logging.getLogger("aioq").getEffectiveLevel(),
         isolated=run.isolated,
     )
 

@@ -33,8 +33,10 @@ from aioq.context import JobContext, enter_job
 from aioq.errors import AioqError
 from aioq.exception_names import class_names, leaf_names
 from aioq.job import Progress
+from aioq.logrecords import let_through
 from aioq.middleware import wrapped
 from aioq.retry import Retry, Snooze
+from aioq.stdio import open_standard_streams, print_at_once
 from aioq.task import Task
 from aioq.verdicts import Cancel, Fail, asked_by
 from aioq.wire import ENCODER, Failure, encode_failure
@@ -67,7 +69,8 @@ def serve(fd: int, parent: int) -> None:
     """
     _disregard_signals()
     os.set_inheritable(fd, False)
-    cast("Any", sys.stdout).reconfigure(line_buffering=True)  # standard error is no terminal, as a rule
+    open_standard_streams()
+    print_at_once()
     line = _WorkerLine(socket.socket(fileno=fd), parent)
     while (order := line.next_order()) is not None:
         line.answer(_carry_out(order, line))
@@ -166,15 +169,10 @@ class _ToWorker(logging.Handler):
     def __init__(self, line: _WorkerLine) -> None:
         super().__init__()
         self._line = line
-        self.setFormatter(logging.Formatter())
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one; what cannot be put into words is shown as logging shows its own errors."""
-        try:
-            assert self.formatter is not None
-            self._line.send(line_of(record, self.formatter))
-        except Exception:
-            self.handleError(record)
+        """Send one."""
+        self._line.send(line_of(record))
 
 
 def _carry_out(order: Order, line: _WorkerLine) -> Report:
@@ -202,7 +200,7 @@ def _find(order: Order, line: _WorkerLine) -> Task[Any, Any]:
     except BaseException as error:
         raise _EndedError(_failed(Ending.UNREADY, error, order.attempt)) from error
     finally:
-        _set_up_logging(order.log_level, line)
+        _set_up_logging(order, line)
 
 
 def _lookup(order: Order) -> Task[Any, Any]:
@@ -214,10 +212,12 @@ def _lookup(order: Order) -> Task[Any, Any]:
     return cast("Task[Any, Any]", target)
 
 
-def _set_up_logging(level: int, line: _WorkerLine) -> None:
-    """As the worker does: a root logger that the user's module has set up is left as it is, but for the level."""
+def _set_up_logging(order: Order, line: _WorkerLine) -> None:
+    """As the worker does: a root logger that the user's module has set up is left as it is."""
+    let_through(order.own_log_level)
     root = logging.getLogger()
-    root.setLevel(level)
+    if not any(not isinstance(handler, _ToWorker) for handler in root.handlers):
+        root.setLevel(order.log_level)
     if not root.handlers:
         root.addHandler(_ToWorker(line))
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from aioq.logrecords import message_of, plain, raised_of, traceback_of
 from aioq.wire import ENCODER, Failure
 
 HEADER = 4
@@ -51,6 +52,7 @@ class Order(msgspec.Struct, frozen=True):
         timeout: seconds the attempt may take, from `Begun` on where there is no deadline yet.
         deadline: when the attempt's timeout ends it, where it runs already.
         log_level: the level of the worker's root logger.
+        own_log_level: the level of aioq's loggers there.
         isolated: whether this is a job on its last chance: it runs as it would in the worker, on an event loop,
             inside the App's lifespan and middleware.
     """
@@ -70,6 +72,7 @@ class Order(msgspec.Struct, frozen=True):
     timeout: float | None
     deadline: datetime | None
     log_level: int
+    own_log_level: int
     isolated: bool = False
 
 
@@ -81,10 +84,10 @@ class Line(msgspec.Struct, frozen=True, tag="line"):
     """A log record.
 
     Attributes:
-        fields: the record's attributes, as far as they are plain; `msg` is complete, traceback included.
+        fields: the record's attributes, as MessagePack holds them; `msg` is complete, the traceback is text.
     """
 
-    fields: dict[str, str | int | float | None]
+    fields: dict[str, Any]
 
 
 class Report(msgspec.Struct, frozen=True, tag="report"):
@@ -143,16 +146,17 @@ def read_message(body: bytes) -> Message:
     return _MESSAGE.decode(body)
 
 
-def line_of(record: logging.LogRecord, formatter: logging.Formatter) -> Line:
-    """A log record, so that it can travel.
+def line_of(record: logging.LogRecord) -> Line:
+    """A log record, so that it can travel; nothing in it can keep it from that."""
+    fields = {key: plain(value) for key, value in tuple(vars(record).items()) if key not in _IN_WORDS}
+    fields |= {"msg": plain(message_of(record)), "exc_text": plain(traceback_of(record)) or None}
+    if raised := raised_of(record):
+        fields.setdefault("exception", raised)
+    return Line(fields)
 
-    Args:
-        record: the record.
-        formatter: puts the message and the traceback together.
-    """
-    plain = {key: value for key, value in vars(record).items() if _is_plain(value)}
-    text = formatter.format(record).encode("utf-8", "backslashreplace").decode()
-    return Line({**plain, "msg": text, "exc_text": None, "stack_info": None})
+
+_IN_WORDS = {"args", "exc_info", "stack_info"}
+"""Attributes of a record that stand in its message or its traceback by then."""
 
 
 def log_line(line: Line) -> None:
@@ -161,7 +165,3 @@ def log_line(line: Line) -> None:
     logger = logging.getLogger(record.name)
     if logger.isEnabledFor(record.levelno):
         logger.handle(record)
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, (str, int, float))
