@@ -7,12 +7,13 @@ was decided on. Workers that do the same at once do no harm: one of them is acce
 import hashlib
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
 from aioq.declaring import Declared
-from aioq.timetable import Agenda, Entry, Standing, Timetable
+from aioq.departures import Change, Keeping, departure, keepings, write_changes
+from aioq.timetable import Agenda, Entry, Timetable
 from aioq.timing import Definition, encode, stamp
 
 log = logging.getLogger("aioq.schedules")
@@ -21,18 +22,8 @@ TRIES = 10
 """How often a write that somebody else was quicker with is decided anew. One fails only where another succeeds."""
 
 
-OLDEST = 1
-"""Since when those stand who have noted nothing: before all others."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A write, and what the log says of it."""
-
-    entry: Entry
-    words: str
-    level: int = logging.INFO
-
+Left = Mapping[str, Entry]
+"""What is kept of schedules that are not there any more; see `aioq.timetable.Timetable.left`."""
 
 Places = Mapping[str, Sequence[tuple[str, Entry]]]
 """For a schedule's id where else it is: the queue, and what is there."""
@@ -45,14 +36,22 @@ class Stored:
     Attributes:
         agenda: what is there then.
         since: when this process has declared, by the server's time in microseconds; to be given the next time.
+        kept: the schedules of the code that this one does not declare, and why they stay all the same.
     """
 
     agenda: Agenda
     since: int
+    kept: Mapping[str, Keeping] = field(default_factory=dict[str, Keeping])
 
 
 async def declare(
-    timetable: Timetable, queue: str, declared: Sequence[Declared], *, whole: bool, since: int = 0
+    timetable: Timetable,
+    queue: str,
+    declared: Sequence[Declared],
+    *,
+    whole: bool,
+    since: int = 0,
+    worker: str = "",
 ) -> Stored:
     """Put the code's schedules of a queue into the server.
 
@@ -64,43 +63,53 @@ async def declare(
         queue: the queue.
         declared: all schedules of the App, for those of other queues are not to be in this one.
         whole: whether this process serves the whole App, so that what is not declared here is declared nowhere:
-            then it is removed. (What was put at run time only is never removed.)
-        since: of a worker that has done this before, when: then only what the server has lost is put back, and
-            only where no worker with other code was started later, for that one may have removed it.
+            then it is removed, unless the code of another worker that lives declares it. (What was put at run time
+            only is never removed.)
+        since: of a worker that has done this before, when: then only what is missing is put back.
+        worker: the worker, by its id in this queue, whose declarations they are while it lives; empty for none.
 
     Raises:
         ServerError: see `aioq.store.Store`.
     """
-    agenda = await timetable.read(queue)
-    for note in kept(agenda, [each for each in declared if each.queue == queue]):
-        log.info("%s", note)
     code = fingerprint(declared)
-    standing = Standing(since or OLDEST, code, code)
-    if declared or agenda.entries:  # who has no schedules leaves nothing behind for them
-        standing = await timetable.stand(queue, since, code)
-    if standing.code != code:
-        return Stored(agenda, since)
+    # First said, then looked: so what another worker takes for nobody's in between is missing at the look.
+    standing = await timetable.stand(queue, since, code, worker=worker, ids=[each.id for each in declared])
+    agenda = await timetable.read(queue)
+    for note in notes(agenda, [each for each in declared if each.queue == queue]):
+        log.info("%s", note)
     # Of this code, but what is there may be older: the server is back at an earlier state, or a worker with older
     # code was quicker to put its own back. Then there is more to put right.
-    missing_only = since > 0 and standing.before in {"", code}
+    is_older = standing.code != code
+    if is_older and not worker:
+        return Stored(
+            agenda, since
+        )  # only a worker that lives has what newer code has removed back, with its lease
+    missing_only = is_older or (since > 0 and standing.before in {"", code})
+    kept: dict[str, Keeping] = {}
     for _ in range(TRIES):
-        places = await _places(timetable, queue, _news(agenda, queue, declared))
-        if not missing_only and not await _leave(timetable, queue, declared, places):
-            continue
-        changes = reconcile(agenda, queue, declared, whole=whole, missing_only=missing_only, places=places)
+        news = _news(agenda, queue, declared)
+        places, left = await _places(timetable, queue, news), await _left(timetable, queue, agenda, news)
+        if not missing_only:
+            kept = await _kept(timetable, queue, agenda, declared)
+            if not await _leave(timetable, queue, declared, places):
+                continue
+        found = Found(agenda, kept, places, left)
+        changes = reconcile(found, queue, declared, whole=whole, missing_only=missing_only)
         if not changes:
             break
-        accepted = await _write(timetable, queue, changes)
+        accepted = await write_changes(timetable, queue, changes)
         before, agenda = agenda, await timetable.read(queue)
         if not accepted and agenda.entries == before.entries:
-            break  # nobody was quicker: what cannot be stored has been told where that was found
-    return Stored(agenda, since or standing.since)
+            break  # nobody was quicker: what cannot be stored was logged where that was found
+    return Stored(agenda, since or standing.since, kept)
 
 
-async def sweep(timetable: Timetable, served: Collection[str], declared: Sequence[Declared]) -> None:
-    """Remove what has come from code, and is not declared any more, in queues that the App does not know any more.
+async def sweep(
+    timetable: Timetable, served: Collection[str], declared: Sequence[Declared]
+) -> dict[str, Mapping[str, Keeping]]:
+    """Remove what has come from code and is not declared any more, in queues that the App does not know any more.
 
-    For a worker that serves the whole App: no other one looks there.
+    For a worker that serves the whole App: no other one looks there. What stays is returned, by queue.
 
     Args:
         timetable: where.
@@ -110,18 +119,15 @@ async def sweep(timetable: Timetable, served: Collection[str], declared: Sequenc
     Raises:
         ServerError: see `aioq.store.Store`.
     """
+    kept: dict[str, Mapping[str, Keeping]] = {}
     for queue in await timetable.queues():
-        if queue not in served and _departures(await timetable.read(queue), queue, declared, whole=True):
-            await declare(timetable, queue, declared, whole=True)
-
-
-async def _write(timetable: Timetable, queue: str, changes: Sequence[Change]) -> bool:
-    """Write changes and tell of those that were made; whether one was."""
-    accepted = await timetable.write(queue, [change.entry for change in changes])
-    for change, done in zip(changes, accepted, strict=True):
-        if done:
-            log.log(change.level, "%s", change.words)
-    return any(accepted)
+        if queue in served:
+            continue
+        agenda = await timetable.read(queue)
+        kept[queue] = await _kept(timetable, queue, agenda, declared)
+        if _departures(Found(agenda, kept[queue]), queue, declared, whole=True):
+            kept[queue] = (await declare(timetable, queue, declared, whole=True)).kept
+    return kept
 
 
 def fingerprint(declared: Sequence[Declared]) -> str:
@@ -145,6 +151,22 @@ async def _places(timetable: Timetable, queue: str, news: Sequence[Declared]) ->
             for entry in found.entries if found else ():
                 places.setdefault(entry.id, []).append((other, entry))
     return places
+
+
+async def _left(timetable: Timetable, queue: str, agenda: Agenda, news: Sequence[Declared]) -> Left:
+    """What is kept of those that are new here; looked for only where one is not there."""
+    there = {entry.id for entry in agenda.entries}
+    missing = [each.id for each in news if each.id not in there]
+    return {entry.id: entry for entry in (await timetable.left(queue, missing)).entries} if missing else {}
+
+
+async def _kept(
+    timetable: Timetable, queue: str, agenda: Agenda, declared: Sequence[Declared]
+) -> dict[str, Keeping]:
+    """What this code does not declare and has to stay; looked for only where there is such a thing."""
+    declared_ids = {each.id for each in declared}
+    foreign = [entry.id for entry in agenda.entries if entry.code and entry.id not in declared_ids]
+    return await keepings(timetable, queue, foreign) if foreign else {}
 
 
 async def _leave(timetable: Timetable, queue: str, declared: Sequence[Declared], places: Places) -> bool:
@@ -174,7 +196,7 @@ def is_moved(entry: Entry, code: str) -> bool:
     return entry.changed and entry.code == code and not entry.removed
 
 
-def kept(agenda: Agenda, declared: Sequence[Declared]) -> Iterable[str]:
+def notes(agenda: Agenda, declared: Sequence[Declared]) -> Iterable[str]:
     """What of the code's schedules is otherwise in the server, because of somebody who changed it at run time."""
     entries = {entry.id: entry for entry in agenda.entries}
     for each in declared:
@@ -187,66 +209,79 @@ def kept(agenda: Agenda, declared: Sequence[Declared]) -> Iterable[str]:
             yield f"schedule {each.id}: {words} at run time; that stays until its declaration in code changes"
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What there is, as far as it decides what is to be written.
+
+    Attributes:
+        agenda: what the queue has.
+        kept: what this code does not declare and has to stay.
+        places: where else those are that this queue does not have.
+        left: what is kept of those that were removed when no code declared them.
+    """
+
+    agenda: Agenda
+    kept: Collection[str] = ()
+    places: Places = field(default_factory=dict[str, Sequence[tuple[str, Entry]]])
+    left: Left = field(default_factory=dict[str, Entry])
+
+
 def reconcile(
-    agenda: Agenda,
-    queue: str,
-    declared: Sequence[Declared],
-    *,
-    whole: bool,
-    missing_only: bool = False,
-    places: Places | None = None,
+    found: Found, queue: str, declared: Sequence[Declared], *, whole: bool, missing_only: bool = False
 ) -> list[Change]:
     """Decide what is to be written so that the server has the code's schedules of a queue.
 
     Args:
-        agenda: what the queue has.
+        found: what there is.
         queue: the queue.
         declared: all schedules of the App.
         whole: see `declare`.
         missing_only: add those that the server does not have, in this queue or another, and change nothing else.
-        places: where else those are that this queue does not have.
     """
-    places = places or {}
+    agenda = found.agenda
     entries = {entry.id: entry for entry in agenda.entries}
-    changes: list[Change] = [] if missing_only else _departures(agenda, queue, declared, whole=whole)
+    changes: list[Change] = [] if missing_only else _departures(found, queue, declared, whole=whole)
     for each in declared:
         if each.queue != queue:
             continue
-        entry, elsewhere = entries.get(each.id), places.get(each.id, ())
+        entry, elsewhere = entries.get(each.id), found.places.get(each.id, ())
         if entry is not None:
             if entry.code != each.code and not missing_only:
                 changes.append(_replacement(agenda.now_ms, entry, each))
         elif missing_only and elsewhere:
             continue  # a newer worker, or an operator, has moved it
-        elif not any(is_moved(found, each.code) for _, found in elsewhere):
-            changes.append(_addition(agenda.now_ms, each, [found for _, found in elsewhere]))
+        elif not any(is_moved(other, each.code) for _, other in elsewhere):
+            before = [other for _, other in elsewhere]
+            changes.append(_addition(agenda.now_ms, each, before, found.left.get(each.id)))
     return changes
 
 
-def _departures(agenda: Agenda, queue: str, declared: Sequence[Declared], *, whole: bool) -> list[Change]:
+def _departures(found: Found, queue: str, declared: Sequence[Declared], *, whole: bool) -> list[Change]:
     """What the code does not declare in this queue, or not any more."""
     homes = {each.id: each for each in declared}
     changes: list[Change] = []
-    for entry in agenda.entries:
+    for entry in found.agenda.entries:
         home = homes.get(entry.id)
-        gone = Entry(id=entry.id, rev=entry.rev)
         if home is None:
-            if whole and entry.code:
-                words = f"schedule {entry.id}: removed; the code does not declare it any more"
-                changes.append(Change(gone, words))
+            if whole and entry.code and entry.id not in found.kept:
+                changes.append(departure(entry))
         elif home.queue == queue or is_moved(entry, home.code):
             continue
         elif entry.paused and not entry.removed:
             continue  # it rests, and whoever stores it in its new queue takes the pause along
         else:
             words = f"schedule {entry.id}: removed from queue {queue}; the code declares it in {home.queue}"
+            gone = Entry(id=entry.id, rev=entry.rev)
             changes.append(Change(gone, words, logging.INFO if entry.code else logging.WARNING))
     return changes
 
 
-def _addition(now_ms: int, declared: Declared, before: Sequence[Entry]) -> Change:
-    """A schedule that this queue does not have; what it was in another queue goes on here."""
-    start = Entry(id=declared.id)
+def _addition(now_ms: int, declared: Declared, before: Sequence[Entry], left: Entry | None) -> Change:
+    """A schedule that this queue does not have; what it was in another queue, or here before, goes on here."""
+    if left is not None and left.code == declared.code and not before:
+        again = msgspec.structs.replace(left, rev=0)
+        return Change(again, f"schedule {declared.id}: stored again as it was when it was removed; {_next(again)}")
+    start = Entry(id=declared.id) if left is None else msgspec.structs.replace(left, rev=0, changed=False)
     for entry in before:
         if not entry.removed:
             start = msgspec.structs.replace(entry, rev=0, changed=False)
@@ -296,6 +331,8 @@ def _replacement(now_ms: int, entry: Entry, declared: Declared) -> Change:
 
 
 def _next(entry: Entry) -> str:
+    if entry.removed:
+        return "somebody has removed it at run time; that stays"
     if entry.paused:
         return "it stays paused"
     return "it is over" if entry.next_ms is None else f"next tick {stamp(entry.next_ms)}"

@@ -37,6 +37,7 @@ class Step:
         made: jobs made.
         more: whether there may be further ones that are due, for the next step.
         stuck: what is wrong with those whose ticks this process cannot make, by schedule.
+        of_code: those that were due and come from code.
     """
 
     next_tick_ms: int | None
@@ -45,6 +46,7 @@ class Step:
     made: int = 0
     more: bool = False
     stuck: Mapping[str, str] = field(default_factory=dict[str, str])
+    of_code: Sequence[str] = ()
 
 
 async def tick_due(timetable: Timetable, queue: str) -> Step:
@@ -75,6 +77,7 @@ async def tick_due(timetable: Timetable, queue: str) -> Step:
         made=sum(number or 0 for number in ticked.made),
         more=won and further,
         stuck=stuck,
+        of_code=[entry.id for entry in agenda.entries if entry.code],
     )
 
 

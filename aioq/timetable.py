@@ -118,11 +118,27 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     before: str
 
 
+class Owners(msgspec.Struct, frozen=True, gc=False):
+    """Whose code declares schedules, of the workers that live.
+
+    Attributes:
+        declared_by: for each id that was asked for a worker whose code declares it; empty for none.
+        unsaid: a worker that has not said what its code declares; empty for none.
+    """
+
+    declared_by: Sequence[str]
+    unsaid: str
+
+
 class Timetable(Protocol):
     """The schedules of each queue. Errors and cancellation are as in `aioq.store.Store`."""
 
     async def read(self, queue: str, ids: Sequence[str] | None = None) -> Agenda:
         """The schedules with these ids, or all of the queue."""
+        ...
+
+    async def left(self, queue: str, ids: Sequence[str]) -> Agenda:
+        """What is kept of schedules with these ids that are not there any more; see `write`."""
         ...
 
     async def due(self, queue: str, limit: int, skip: int = 0) -> Agenda:
@@ -135,17 +151,30 @@ class Timetable(Protocol):
         To delete one that is gone is done already. One whose key in the server holds something else is refused.
         `last_ms` and `last_job` are not written: they are the ticks' own. One that is stored with a next tick
         before all others wakes a worker. A job that is held back is let go when its schedule is deleted.
+        One that is deleted with its `code`, because no code declares it any more, is kept for a day, so that
+        `left` finds what was changed at run time; refused while a worker of the queue declares it (`owners`).
         """
         ...
 
-    async def stand(self, queue: str, since: int, code: str) -> Standing:
+    async def stand(
+        self, queue: str, since: int, code: str, *, worker: str = "", ids: Sequence[str] = ()
+    ) -> Standing:
         """Note whose declarations stand in a queue, unless later ones do; the note is lost with the server's data.
+
+        What the worker's code declares is noted too, until its lease ends or it departs; see `owners`. Where
+        there is no schedule, neither in the queue nor in the code, nothing else is noted of a worker.
 
         Args:
             queue: the queue.
             since: when they were declared, as this has said then; 0 for now.
             code: the hash of what the caller's code declares, in hexadecimal digits.
+            worker: the caller, by its id in this queue; empty where it is no worker.
+            ids: what its code declares, in whichever queue.
         """
+        ...
+
+    async def owners(self, queue: str, ids: Sequence[str]) -> Owners:
+        """Whether the code of a worker of the queue declares schedules, in whichever queue."""
         ...
 
     async def tick(self, queue: str, ticks: Sequence[Tick]) -> Ticked:

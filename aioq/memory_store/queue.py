@@ -57,14 +57,15 @@ class MemoryQueue:
     def __init__(self, app: str, name: str, clock: Clock, limits: Limits, revisions: Revisions) -> None:
         self.lanes = Lanes()
         self.mail = Mail()
-        self._app = app
-        self._name = name
+        self._app, self._name = app, name
         self._clock = clock
         self._limits = limits
         self._records: dict[str, Record] = {}
+        self._leases = Leases(limits.lease_ms)
         self.timetable = MemoryQueueTimetable(
             self._records,
             revisions,
+            self._leases,
             queue=self._queue,
             schedule=self._schedule,
             wake=lambda: self.lanes.push(Priority.NORMAL, WAKE_UP),
@@ -73,7 +74,6 @@ class MemoryQueue:
         self._expiring: list[tuple[int, str]] = []  # a heap of (time, job id)
         self._tombstones = Tombstones()
         self._dead = Dead(limits.dead_ttl_ms, limits.dead_limit)
-        self._leases = Leases(limits.lease_ms)
         self._claims = count(1)
         self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._cancelling: defaultdict[str, dict[str, None]] = defaultdict(dict)

@@ -11,9 +11,10 @@ from aioq.clock import Clock
 from aioq.inbox import worker_channel
 from aioq.job import JobState
 from aioq.leases import WorkerLease
+from aioq.memory_store.leases import Leases
 from aioq.memory_store.mail import Mail
 from aioq.memory_store.records import Record
-from aioq.timetable import Agenda, Entry, Standing, Tick, Ticked
+from aioq.timetable import Agenda, Entry, Owners, Standing, Tick, Ticked
 from aioq.timing import Overlap
 
 
@@ -28,6 +29,10 @@ class _Kept:
 
 ROOM = 1000
 """How many ticks may lie between two writes at the same time and not reach the later one's revision."""
+
+
+KEPT_MS = 24 * 60 * 60 * 1000
+"""How long one is kept that was deleted because no code declares it any more; as in `schedule_write.lua`."""
 
 
 class Revisions:
@@ -61,6 +66,7 @@ class MemoryQueueTimetable:
     Args:
         records: the queue's jobs.
         revisions: the store's, and its clock.
+        leases: the queue's workers.
         queue: queues a job.
         schedule: lets a job wait until a time in ms.
         wake: wakes a worker, to learn of an earlier tick.
@@ -70,6 +76,7 @@ class MemoryQueueTimetable:
         self,
         records: dict[str, Record],
         revisions: Revisions,
+        leases: Leases,
         *,
         queue: Callable[[Record], None],
         schedule: Callable[[Record, int], None],
@@ -83,6 +90,9 @@ class MemoryQueueTimetable:
         self._wake = wake
         self._kept: dict[str, _Kept] = {}
         self._standing = Standing(0, "", "")
+        self._leases = leases
+        self._owners: dict[str, frozenset[str]] = {}
+        self._left: dict[str, tuple[Entry, int]] = {}
 
     @property
     def empty(self) -> bool:
@@ -100,6 +110,13 @@ class MemoryQueueTimetable:
             return self._agenda(sorted(self._kept, key=self._rank))
         return self._agenda([each for each in ids if each in self._kept])
 
+    def left(self, ids: Sequence[str]) -> Agenda:
+        """See `aioq.timetable.Timetable.left`."""
+        now = self._clock.now_ms()
+        self._left = {each: kept for each, kept in self._left.items() if kept[1] > now}
+        entries = [self._left[each][0] for each in ids if each in self._left and each not in self._kept]
+        return msgspec.structs.replace(self._agenda(()), entries=entries)
+
     def due(self, limit: int, skip: int) -> Agenda:
         """See `aioq.timetable.Timetable.due`."""
         now = self._clock.now_ms()
@@ -114,25 +131,40 @@ class MemoryQueueTimetable:
         if (0 if kept is None else kept.entry.rev) != entry.rev:
             return False
         if not entry.definition:
-            self._delete(entry.id)
+            if entry.code and any(self.owners([entry.id]).declared_by):
+                return False
+            self._delete(entry.id, keep=bool(entry.code))
             return True
         first = self.next_tick_ms()
         if kept is None:
             kept = self._kept[entry.id] = _Kept(entry)
+            self._left.pop(entry.id, None)
         last = {"last_ms": kept.entry.last_ms, "last_job": kept.entry.last_job} if entry.rev else {}
         kept.entry = msgspec.structs.replace(entry, rev=self._revisions.written(), **last)
         if entry.next_ms is not None and (first is None or entry.next_ms - self._clock.now_ms() < first):
             self._wake()
         return True
 
-    def stand(self, since: int, code: str) -> Standing:
+    def stand(self, since: int, code: str, worker: str, ids: Sequence[str]) -> Standing:
         """See `aioq.timetable.Timetable.stand`."""
+        self._owners = {other: its for other, its in self._owners.items() if not self._leases.lost(other)}
+        if not self._leases.lost(worker):
+            self._owners[worker] = frozenset(ids)
+        if worker and not ids and not self._kept:
+            return Standing(max(since, 1), code, code)
         stood = self._standing
         since = since or max(self._clock.now_ms() * 1000, stood.since + 1)
         if since <= stood.since:
             return msgspec.structs.replace(stood, before=stood.code)
         self._standing = Standing(since, code, stood.code)
         return self._standing
+
+    def owners(self, ids: Sequence[str]) -> Owners:
+        """See `aioq.timetable.Timetable.owners`."""
+        living = [each.worker for each in self._leases.all() if not self._leases.lost(each.worker)]
+        unsaid = [worker for worker in living if worker not in self._owners]
+        declared_by = [[worker for worker in living if each in self._owners.get(worker, ())] for each in ids]
+        return Owners([(owners or [""])[0] for owners in declared_by], (unsaid or [""])[0])
 
     def tick(self, ticks: Sequence[Tick]) -> Ticked:
         """See `aioq.timetable.Timetable.tick`."""
@@ -149,9 +181,11 @@ class MemoryQueueTimetable:
         elif kept.current == job_id:
             self._let_next(kept)
 
-    def _delete(self, schedule_id: str) -> None:
-        self._let_next(self._kept[schedule_id])
-        del self._kept[schedule_id]
+    def _delete(self, schedule_id: str, *, keep: bool) -> None:
+        kept = self._kept.pop(schedule_id)
+        self._let_next(kept)
+        if keep:
+            self._left[schedule_id] = kept.entry, self._clock.now_ms() + KEPT_MS
 
     def _rank(self, schedule_id: str) -> tuple[float, bytes]:
         next_ms = self._kept[schedule_id].entry.next_ms
@@ -258,6 +292,11 @@ class MemoryTimetable:
         with self._at(queue) as at:
             return at.timetable.read(ids)
 
+    async def left(self, queue: str, ids: Sequence[str]) -> Agenda:
+        """What is kept of schedules with these ids that are not there any more."""
+        with self._at(queue) as at:
+            return at.timetable.left(ids)
+
     async def due(self, queue: str, limit: int, skip: int = 0) -> Agenda:
         """Up to `limit` schedules whose tick is due, the longest due first, without the first `skip` of them."""
         with self._at(queue) as at:
@@ -268,10 +307,17 @@ class MemoryTimetable:
         with self._at(queue) as at:
             return [at.timetable.write(entry) for entry in entries]
 
-    async def stand(self, queue: str, since: int, code: str) -> Standing:
+    async def stand(
+        self, queue: str, since: int, code: str, *, worker: str = "", ids: Sequence[str] = ()
+    ) -> Standing:
         """Note whose declarations stand in a queue, unless later ones do."""
         with self._at(queue) as at:
-            return at.timetable.stand(since, code)
+            return at.timetable.stand(since, code, worker, ids)
+
+    async def owners(self, queue: str, ids: Sequence[str]) -> Owners:
+        """Whether the code of a worker of the queue declares schedules, in whichever queue."""
+        with self._at(queue) as at:
+            return at.timetable.owners(ids)
 
     async def tick(self, queue: str, ticks: Sequence[Tick]) -> Ticked:
         """Make jobs and move schedules on, each in one step, and only where the revision is still the same."""

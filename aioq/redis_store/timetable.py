@@ -10,7 +10,7 @@ from aioq.inbox import worker_channel
 from aioq.job import Priority
 from aioq.redis_store.connection import Arg
 from aioq.redis_store.register import Register
-from aioq.timetable import Agenda, Entry, Standing, Tick, Ticked
+from aioq.timetable import Agenda, Entry, Owners, Standing, Tick, Ticked
 
 log = logging.getLogger("aioq.redis")
 
@@ -41,6 +41,10 @@ class RedisTimetable:
         """The schedules with these ids, or all of the queue."""
         which = "all" if ids is None else "ids"
         return parse_agenda(await self._ask("schedule_read", queue, [which, 0, 0, *(ids or ())]))
+
+    async def left(self, queue: str, ids: Sequence[str]) -> Agenda:
+        """What is kept of schedules with these ids that are not there any more."""
+        return parse_agenda(await self._ask("schedule_read", queue, ["left", 0, 0, *ids]))
 
     async def due(self, queue: str, limit: int, skip: int = 0) -> Agenda:
         """Up to `limit` schedules whose tick is due, the longest due first, without the first `skip` of them."""
@@ -78,10 +82,18 @@ class RedisTimetable:
             if (await self.read(queue)).entries:
                 await self._register.add(queue)
 
-    async def stand(self, queue: str, since: int, code: str) -> Standing:
+    async def stand(
+        self, queue: str, since: int, code: str, *, worker: str = "", ids: Sequence[str] = ()
+    ) -> Standing:
         """Note whose declarations stand in a queue, unless later ones do."""
-        stands, its_code, before = await self._ask("schedule_stand", queue, [since, code])
+        args: list[Arg] = [since, code, worker, msgspec.msgpack.encode(ids)]
+        stands, its_code, before = await self._ask("schedule_stand", queue, args)
         return Standing(stands, its_code.decode(), before.decode())
+
+    async def owners(self, queue: str, ids: Sequence[str]) -> Owners:
+        """Whether the code of a worker of the queue declares schedules, in whichever queue."""
+        unsaid, *owners = await self._ask("schedule_owners", queue, ids)
+        return Owners([owner.decode() for owner in owners], unsaid.decode())
 
     async def tick(self, queue: str, ticks: Sequence[Tick]) -> Ticked:
         """Make jobs and move schedules on, each in one step, and only where the revision is still the same."""

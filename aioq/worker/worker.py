@@ -240,13 +240,16 @@ class Worker:
         )
 
     def _duties(self, store: Store, queue: str) -> _QueueDuties:
-        settings = self._host.settings
+        host, settings = self._host, self._host.settings
         membership = Membership(queue, self._life)
         holdings = Holdings()
         promoter = Promoter(store, queue)
         served = self.queues if self._whole and queue == self.queues[0] else ()
         renewal = settings.lease / RENEWALS
-        ticker = Ticker(store.timetable, queue, self._declared, whole=self._whole, renewal=renewal, served=served)
+        ready = membership.ready
+        ticker = Ticker(
+            store.timetable, queue, self._declared, whole=self._whole, renewal=renewal, served=served, ready=ready
+        )
         fetcher = Fetcher(
             store,
             membership,
@@ -261,12 +264,7 @@ class Worker:
             space=partial(self._settler.space, queue),
         )
         canceller = Canceller(
-            store.inbox,
-            self._host.name,
-            membership,
-            cancel=self._cancel,
-            on_gap=self._hurry_lease,
-            on_lead=ticker.lead,
+            store.inbox, host.name, membership, cancel=self._cancel, on_gap=self._hurry_lease, on_lead=ticker.lead
         )
         recovery = Recovery(store, queue, lease=settings.lease, max_crashes=settings.max_crashes)
         receiver = Receiver(store, membership, deliver=fetcher.hand, on_gap=fetcher.look_again)

@@ -172,7 +172,13 @@ def schedule_queues(look: Look, key: str) -> None:
 
 
 def schedule(look: Look, key: str) -> None:
-    assert look.client.zscore(look.base + ":schedules", key.removeprefix(":schedule:")) is not None
+    """It is there, or was removed because no code declares it any more."""
+    if look.client.zscore(look.base + ":schedules", key.removeprefix(":schedule:")) is None:
+        look.expires_within(key, DAY)
+
+
+def owners(look: Look, key: str) -> None:
+    assert set(look.client.hkeys(look.base + key)) <= look.workers()
 
 
 BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
@@ -189,6 +195,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":schedules": ("members", schedules),
     ":schedule:<id>": ("deleted with the schedule", schedule),
     ":declared": ("one", declared),
+    ":owners": ("members", owners),
     ":schedule-queues": ("members", schedule_queues),
     ":dead": ("capped", dead),
     ":receipt:<call>": ("expires", receipt),
@@ -235,10 +242,15 @@ async def use_everything(store: RedisStore) -> None:
     await send(store, "called off", delay_ms=HOUR)
     for number in range(6):
         await settle(store, "w1", await running(store, "w1", f"broken-{number}"), Verb.FAILED, BROKEN, ttl_ms=HOUR)
-    await put(store, "ticking", "removed")
-    await store.timetable.stand(QUEUE, 0, "0" * 32)
+    await put(store, "ticking", "removed", "undeclared")
+    for worker in ("w1", "gone", "left"):
+        await store.timetable.stand(QUEUE, 0, "0" * 32, worker=worker, ids=["ticking"])
     revs = {entry.id: entry.rev for entry in (await store.timetable.read(QUEUE)).entries}
-    assert await store.timetable.write(QUEUE, [Entry(id="removed", rev=revs["removed"])]) == [True]
+    removed = [
+        Entry(id="removed", rev=revs["removed"]),
+        Entry(id="undeclared", rev=revs["undeclared"], code="any"),
+    ]
+    assert await store.timetable.write(QUEUE, removed) == [True, True]
     await store.timetable.tick(QUEUE, [msgspec.structs.replace(TICK, rev=revs["ticking"])])
     assert [each.id for each in await take(store, "w1", 9)] == ["ticking@1"]
     awaited = await running(store, "w1", "awaited")
@@ -326,7 +338,7 @@ async def test_when_all_is_over_only_empty_lanes_and_a_note_are_left(redis_store
 
     await end_everything(redis_store, inside)
 
-    rest = {":job:<id>", ":body:<id>", ":receipt:<call>", ":done:<send>", ":dead", ":declared"}
+    rest = {":job:<id>", ":body:<id>", ":receipt:<call>", ":done:<send>", ":dead", ":declared", ":schedule:<id>"}
     for key in look.names():
         assert pattern_of(key) in {*LANES, *rest}
         BOUNDS[pattern_of(key)][1](look, key)

@@ -122,6 +122,7 @@ CALLS: dict[str, Call] = {
     "schedule_write": lambda store, n: store.timetable.write(QUEUE, [Entry(id="s")] * n),
     "schedule_pass": lambda store, _: store.timetable.pass_on(QUEUE),
     "schedule_stand": lambda store, _: store.timetable.stand(QUEUE, 0, "ab"),
+    "schedule_owners": lambda store, n: store.timetable.owners(QUEUE, ["s"] * n),
     "schedule_tick": lambda store, n: store.timetable.tick(QUEUE, [TICK] * n),
 }
 REPLIES: dict[str, Callable[[int], Any]] = {
@@ -131,6 +132,7 @@ REPLIES: dict[str, Callable[[int], Any]] = {
     "schedule_read": lambda _: [0, -1],
     "schedule_write": lambda _: [1],
     "schedule_stand": lambda _: [1, b"ab", b""],
+    "schedule_owners": lambda n: [b""] * (n + 1),
     "schedule_tick": lambda n: [-1] * (n + 1),
     "recover": lambda _: [b"", 0, 0],
     "info": lambda n: [[]] * n,

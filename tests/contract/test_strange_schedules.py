@@ -13,7 +13,7 @@ from aioq.declaring import Declared
 from aioq.errors import ServerError
 from aioq.job import Priority
 from aioq.redis_store import RedisStore
-from aioq.timetable import Entry, Tick
+from aioq.timetable import Entry, Owners, Tick
 from aioq.timing import Definition, Overlap
 from aioq.worker.services.ticker import Ticker
 from tests.contract.kit import CALL, LONG, QUEUE, Backend, eventually, ids, joined, keep, send, take
@@ -138,6 +138,24 @@ async def test_a_register_that_is_none_stops_nobody(
     (record,) = caplog.records
     assert "schedules in queues that the App does not know are not found" in record.getMessage()
     assert [entry.id for entry in (await redis_store.timetable.due(QUEUE, 9)).entries] == ["a"]
+
+
+async def test_what_workers_declare_is_noted_anew_where_there_is_something_else_and_is_not_known_till_then(
+    redis_store: RedisStore, redis_backend: Backend, client: Any
+) -> None:
+    await joined(redis_store, "w")
+    client.set(redis_backend.key("owners"), STRANGE)
+    assert await redis_store.timetable.owners(QUEUE, ["a"]) == Owners([""], "w")
+    await redis_store.timetable.stand(QUEUE, 0, "aa", worker="w", ids=["a"])
+    assert await redis_store.timetable.owners(QUEUE, ["a"]) == Owners(["w"], "")
+
+    client.hset(redis_backend.key("owners"), "w", STRANGE)
+    assert await redis_store.timetable.owners(QUEUE, ["a"]) == Owners([""], "w")
+    client.hset(redis_backend.key("owners"), "long-gone", STRANGE)
+    client.delete(redis_backend.key("workers"))
+    await joined(redis_store, "v")
+    await redis_store.timetable.stand(QUEUE, 0, "aa", worker="v", ids=["a"])
+    assert client.hkeys(redis_backend.key("owners")) == ["v"]
 
 
 async def test_one_that_is_left_in_the_index_alone_is_stored_again_by_who_finds_it(

@@ -11,7 +11,7 @@ from aioq.job import JobState, Priority
 from aioq.memory_store import MemoryStore
 from aioq.redis_store import RedisStore
 from aioq.store import NewJob, Store, Verb
-from aioq.timetable import Agenda, Entry, Standing, Tick
+from aioq.timetable import Agenda, Entry, Owners, Standing, Tick
 from aioq.timing import Overlap
 from tests.contract.kit import (
     CALL,
@@ -138,6 +138,69 @@ async def test_of_declarations_the_latest_stand_and_who_asks_is_told_which_stood
     assert await stand(QUEUE, second.since + 1, "aa") == Standing(second.since + 1, "aa", "bb")
     assert (await stand("other", first.since, "aa")).before == ""
     assert await store.timetable.queues() == [], "none of this is a schedule"
+
+
+async def test_what_a_worker_declares_is_its_own_until_it_goes(store: Store):
+    await put(store)
+    for worker in ("w", "v"):
+        await joined(store, worker)
+    owners = await store.timetable.owners(QUEUE, ["s", "t"])
+    assert (owners.declared_by, owners.unsaid in {"w", "v"}) == (["", ""], True)
+
+    await store.timetable.stand(QUEUE, 0, "aa", worker="w", ids=["s", "elsewhere"])
+    await store.timetable.stand(QUEUE, 0, "bb", worker="v", ids=["s", "t"])
+    await store.timetable.stand(QUEUE, 0, "cc", worker="nobody", ids=["u"])
+    owners = await store.timetable.owners(QUEUE, ["elsewhere", "t", "u"])
+    assert owners == Owners(["w", "v", ""], "")
+
+    await store.depart(QUEUE, "v")
+    assert await store.timetable.owners(QUEUE, ["s", "t"]) == Owners(["w", ""], "")
+    while (await store.recover(QUEUE, b"", 10, dead="w")).more:
+        pass
+    assert await store.timetable.owners(QUEUE, ["s", "t"]) == Owners(["", ""], "")
+
+
+async def test_a_worker_of_an_app_without_schedules_says_so_and_leaves_nothing_behind(store: Store):
+    await joined(store, "w")
+    first = await store.timetable.stand(QUEUE, 0, "aa", worker="w")
+    assert (first.code, first.before) == ("aa", "aa")
+    assert await store.timetable.owners(QUEUE, ["s"]) == Owners([""], "")
+    assert (await store.timetable.stand(QUEUE, 0, "bb", worker="w", ids=["s"])).before == "", (
+        "no note of it is left"
+    )
+
+
+async def test_one_that_a_worker_declares_is_not_removed_for_being_declared_by_nobody(store: Store):
+    entry = await put(store)
+    await joined(store, "w")
+    await store.timetable.stand(QUEUE, 0, "aa", worker="w", ids=["s"])
+    gone = Entry(id="s", rev=entry.rev, code="hash")
+    assert await store.timetable.write(QUEUE, [gone]) == [False]
+    assert await read(store) == entry
+    await store.depart(QUEUE, "w")
+    assert await store.timetable.write(QUEUE, [gone]) == [True]
+
+
+async def test_one_that_nobody_declares_is_kept_aside_as_it_was_and_comes_back(store: Store):
+    entry = await put(store, "s")
+    await put(store, "t")
+    paused = msgspec.structs.replace(entry, paused=True, runs=3, code="hash", next_ms=None)
+    assert await store.timetable.write(QUEUE, [paused]) == [True]
+    kept = await read(store)
+    assert (await store.timetable.left(QUEUE, ["s", "t", "none"])).entries == [], "they are there"
+    other = await read(store, "t")
+    gone = [Entry(id="s", rev=kept.rev, code="hash"), Entry(id="t", rev=other.rev)]
+    assert await store.timetable.write(QUEUE, gone) == [True, True]
+    assert await store.timetable.write(QUEUE, gone) == [True, True], "the same again, after a reply that got lost"
+    assert (await store.timetable.read(QUEUE)).entries == []
+    assert (await store.timetable.left(QUEUE, ["s", "t"])).entries == [kept], (
+        "what somebody has removed is not kept"
+    )
+
+    assert await store.timetable.write(QUEUE, [msgspec.structs.replace(kept, rev=0)]) == [True]
+    again = await read(store)
+    assert msgspec.structs.replace(again, rev=kept.rev, last_ms=kept.last_ms, last_job=kept.last_job) == kept
+    assert (await store.timetable.left(QUEUE, ["s"])).entries == []
 
 
 async def test_a_deleted_schedule_is_gone_and_may_come_again(store: Store):

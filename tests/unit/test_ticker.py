@@ -191,6 +191,90 @@ async def test_after_a_lost_lease_what_is_missing_is_declared(monkeypatch: pytes
         await until(lambda: bench.looks == 1)
 
 
+async def test_a_lease_that_is_lost_in_the_midst_of_a_look_is_not_forgotten(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench(monkeypatch, LOST, LOST)
+    look = bench._tick_due
+
+    async def lost_meanwhile(*args: Any) -> Step:
+        step = await look(*args)
+        if bench.looks == 2:
+            bench.ticker.rejoin()
+        return step
+
+    monkeypatch.setattr(module, "tick_due", lost_meanwhile)
+    bench.ticker._patience = 0.0
+    async with bench.runs():
+        bench.ticker.expect(0)
+        await until(lambda: bench.looks == 1)
+        bench.ticker.expect(0)
+        await until(lambda: bench.declared == [0, SINCE])
+
+
+async def test_a_worker_that_the_server_does_not_know_yet_declares_nothing_and_may_be_stopped():
+    store = memory_store(ManualClock(1_795_521_600_000))
+
+    async def never() -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    ticker = Ticker(store.timetable, QUEUE, [one("s")], whole=True, renewal=2.0, ready=never)
+    async with running(ticker.run()):
+        await turns()
+        assert (await store.timetable.read(QUEUE)).entries == []
+        await within(ticker.stop())
+
+
+class Workers:
+    """Workers of a queue in memory, each with its own code."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock(1_795_521_600_000)
+        self.store = memory_store(self.clock)
+
+    def ticker(self, worker: str, *ids: str, whole: bool = True, lease: float = 0.2) -> Ticker:
+        async def ready() -> str:
+            self.store.keeper().join(QUEUE, worker)
+            return worker
+
+        declared = [one(each) for each in ids]
+        return Ticker(self.store.timetable, QUEUE, declared, whole=whole, renewal=lease / 4, ready=ready)
+
+    async def there(self) -> list[str]:
+        return sorted(entry.id for entry in (await self.store.timetable.read(QUEUE)).entries)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_what_another_worker_declares_stays_until_it_goes(caplog: pytest.LogCaptureFixture, whole: bool):
+    workers = Workers()
+    async with running(workers.ticker("a", "s").run()):
+        await until_there(workers.there, ["s"])
+        async with running(workers.ticker("b", "t", whole=whole).run()):
+            await until_there(workers.there, ["s", "t"])
+            await until(lambda: "does not declare it, that of worker a does" in caplog.text)
+            await asyncio.sleep(0.3)  # longer than a lease
+            assert await workers.there() == ["s", "t"]
+            await workers.store.depart(QUEUE, "a")
+            if whole:
+                await until_there(workers.there, ["t"])
+    assert await workers.there() == (["t"] if whole else ["s", "t"])
+    assert caplog.text.count("does not declare it, that of worker a does") == 1
+
+
+async def test_one_that_comes_up_later_is_found_by_who_ticks_it():
+    workers = Workers()
+    newer = workers.ticker("b", "t")
+    async with running(newer.run()):
+        await until_there(workers.there, ["t"])
+        async with running(workers.ticker("a", "s").run()):
+            await until_there(workers.there, ["s", "t"])
+        workers.clock.advance(LONG / 1000)
+        newer.expect(0)
+        await asyncio.sleep(0.3)
+        assert await workers.there() == ["s", "t"], "it was started last, and lives"
+        await workers.store.depart(QUEUE, "a")
+        await until_there(workers.there, ["t"])
+
+
 async def test_a_worker_that_lost_its_lease_puts_back_what_was_lost_and_not_what_newer_code_removed():
     keep, leave = one("keep"), one("leave")
     store = memory_store(ManualClock(1_795_521_600_000))

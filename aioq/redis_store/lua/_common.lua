@@ -3,6 +3,8 @@
 -- NEEDS: base
 local GROUP = 'aioq'
 local SCHEDULED, SCHEDULES, FETCHED = base .. ':scheduled', base .. ':schedules', base .. ':fetched'
+-- What the code of each worker declares of schedules: the worker, and their ids as a MessagePack array.
+local OWNERS = base .. ':owners'
 local function cancel_key(worker) return base .. ':cancel:' .. worker end
 
 -- First served first; see _lanes.lua.

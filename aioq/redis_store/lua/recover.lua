@@ -86,6 +86,7 @@ else
   redis.call('ZREM', WORKERS, worker)
   redis.call('ZREM', FETCHED, worker)
   redis.pcall('ZREM', IDLE, worker)
+  redis.pcall('HDEL', OWNERS, worker)
   redis.call('DEL', held_key(worker), cancel_key(worker))
   reply[3] = another and 1 or 0
 end

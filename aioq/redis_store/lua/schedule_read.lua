@@ -1,9 +1,10 @@
--- Reads schedules: some by their ids, those whose tick is due, or all.
+-- Reads schedules: some by their ids, those whose tick is due, or all; or what is kept for a while of those that were
+-- removed because no code declares them any more.
 --
 -- NEEDS: base, common, shapes, runs, records, push, lanes, schedules
 -- KEYS: 1 base key
--- ARGV: 1 'ids', 'due' or 'all', 2 the most of those that are due, 3 how many of those to pass over,
---   then one per schedule: its id, for 'ids'
+-- ARGV: 1 'ids', 'due', 'all' or 'left', 2 the most of those that are due, 3 how many of those to pass over,
+--   then one per schedule: its id, for 'ids' and 'left'
 -- REPLY: {now, ms until the first tick that is still to come (-1 for none), and per schedule {id, its fields and
 --   values ...}: the id alone where there is none, the id and '' where its key holds something else}
 local missing = without_index()
@@ -18,9 +19,10 @@ elseif which == 'all' then
 end
 
 local function read(id)
-  if not redis.call('ZSCORE', SCHEDULES, id) then return {id} end
+  local is_there = redis.call('ZSCORE', SCHEDULES, id) and true or false
+  if is_there == (which == 'left') then return {id} end
   local fields = redis.pcall('HGETALL', schedule_key(id))
-  if is_unreadable(fields) or not fields[1] then return {id, ''} end
+  if is_unreadable(fields) or not fields[1] then return is_there and {id, ''} or {id} end
   return {id, unpack(fields)}
 end
 

@@ -1,15 +1,38 @@
--- Notes whose declarations of schedules stand in this queue: those of the worker that was started last. The note goes
--- with the server's data, so it also tells whether they were lost.
+-- Notes what a worker's code declares of schedules, for as long as the worker lives; and whose declarations stand in
+-- this queue: those of the worker that was started last. The notes go with the server's data, so they also tell
+-- whether it was lost.
 --
 -- NEEDS: base, common
 -- KEYS: 1 base key
--- ARGV: 1 when the worker declared them, as this has told it (0 for now), 2 the hash of what its code declares
+-- ARGV: 1 when the worker declared them, as this has told it (0 for now), 2 the hash of what its code declares, 3 the
+--   worker ('' for a caller that is none), 4 the ids of what its code declares, as a MessagePack array
 -- REPLY: {since when in microseconds, and the hash, of those that stand now; the hash of those that stood, '' for none}
 local key = base .. ':declared'
+local mine, worker = tonumber(ARGV[1]), ARGV[3] or ''
+
+-- What the recovery of a worker has not taken away, because the register of workers was lost, goes here.
+local function note()
+  local found = redis.pcall('HKEYS', OWNERS)
+  if is_unreadable(found) then
+    redis.call('DEL', OWNERS)
+    found = {}
+  end
+  for _, other in ipairs(found) do
+    if lease_lost(other) then redis.call('HDEL', OWNERS, other) end
+  end
+  if not lease_lost(worker) then redis.call('HSET', OWNERS, worker, ARGV[4]) end
+end
+
+if worker ~= '' then note() end
+-- Where nobody has a schedule, a worker leaves nothing behind for them.
+if worker ~= '' and cmsgpack.unpack(ARGV[4])[1] == nil and redis.call('EXISTS', SCHEDULES) == 0 then
+  return {math.max(mine, 1), ARGV[2], ARGV[2]}
+end
+
 -- What is none, because somebody has put something else in its place, is written over.
 local found = redis.pcall('GET', key)
 local since, code = string.match(not is_unreadable(found) and found or '', '^(%d+) (%x+)$')
-local stood, mine = tonumber(since or 0), tonumber(ARGV[1])
+local stood = tonumber(since or 0)
 -- Whoever starts comes last, also where the clock was set back.
 if mine == 0 then mine = math.max(clock[1] * 1000000 + clock[2], stood + 1) end
 if mine <= stood then return {stood, code, code} end

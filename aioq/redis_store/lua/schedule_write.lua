@@ -6,16 +6,21 @@
 -- has read an earlier schedule of this id has another revision, however often that was written; and of those of one id
 -- in several queues, the one that was written last has the highest.
 --
--- NEEDS: base, common, shapes, runs, records, push, lanes, schedules
+-- One that is deleted because no code declares it any more is kept for KEPT_MS under its key, outside of the index:
+-- where the code comes back, so does what somebody has changed at run time. While the code of a worker that lives
+-- declares it, that is refused; a worker says what it declares before it looks whether it is there.
+--
+-- NEEDS: base, common, shapes, runs, records, push, lanes, schedules, owners
 -- KEYS: 1 base key
 -- ARGV: ten per schedule: id, the revision it must have (0 for none), definition ('' to delete it), envelope, lane
---   ('' for normal), the hash of its definition in code, marks, next tick in ms since the epoch ('' for none), runs,
+--   ('' for normal), the hash of its definition in code (with '' as definition: see above), marks, next tick in ms since the epoch ('' for none), runs,
 --   skipped
 -- REPLY: {how many schedules the queue has now, and the position (from 1) of each that was refused, negative where a
 --   key of another type is in its place}
 local missing = without_index()
 if missing then return missing end
 
+local KEPT_MS = 24 * 60 * 60 * 1000
 local refused = {}
 
 -- The revision of a schedule, '0' for none; nil where its key holds something else.
@@ -25,12 +30,18 @@ local function revision(id)
   return redis.call('ZSCORE', SCHEDULES, id) and found[1] or '0'
 end
 
-local function delete(id)
+local owner
+local function is_declared(id)
+  owner = owner or owners()
+  return owner[id] ~= nil
+end
+
+local function delete(id, code)
   local held = redis.call('HGET', schedule_key(id), 'held')
   -- What is held back will not be let go by a schedule that is gone.
   if held then let_next(redis.call('HGET', schedule_key(id), 'current') or held) end
   redis.call('ZREM', SCHEDULES, id)
-  redis.call('DEL', schedule_key(id))
+  if code == '' then redis.call('DEL', schedule_key(id)) else redis.call('PEXPIRE', schedule_key(id), KEPT_MS) end
 end
 
 for i = 1, #ARGV, 10 do
@@ -40,14 +51,15 @@ for i = 1, #ARGV, 10 do
     refused[#refused + 1] = -(i + 9) / 10
   elseif ARGV[i + 2] == '' and rev == '0' then
     redis.call('ZREM', SCHEDULES, id)
-  elseif rev ~= ARGV[i + 1] then
+  elseif rev ~= ARGV[i + 1] or (ARGV[i + 2] == '' and ARGV[i + 5] ~= '' and is_declared(id)) then
     refused[#refused + 1] = (i + 9) / 10
   elseif ARGV[i + 2] == '' then
-    delete(id)
+    delete(id, ARGV[i + 5])
   else
     local first = until_first(SCHEDULES)
     redis.call('HSET', key, 'definition', ARGV[i + 2], 'job', ARGV[i + 3], 'lane', ARGV[i + 4], 'code', ARGV[i + 5],
       'marks', ARGV[i + 6], 'next', tick, 'runs', ARGV[i + 8], 'skipped', ARGV[i + 9])
+    if rev == '0' then redis.call('PERSIST', key) end
     local following = math.max(clock[1] * 1000000 + clock[2], (tonumber(rev) or 0) + 1)
     redis.call('HSET', key, 'rev', string.format('%.0f', following))
     redis.call('ZADD', SCHEDULES, tick == '' and '+inf' or tick, id)

@@ -9,6 +9,9 @@ It sleeps until the next tick, as far as any reply of the server has said. A sch
 before all others wakes one worker, who goes first from then on. A worker that stops passes on to another that it
 goes first.
 
+A schedule that another worker's code declares, and this one's does not, is looked at again until it can go (see
+`aioq.departures`): a command or two each half a lease, while there is one.
+
 Nothing here needs a free slot. A worker without one does not fetch and is not woken, so it hears of a schedule by
 the renewals of its lease; where those are rare, it looks by itself.
 """
@@ -18,10 +21,12 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from aioq.backoff import Backoff
 from aioq.declaring import Declared
+from aioq.departures import Departures, Keeping, depart, note_kept
+from aioq.ending import end
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.scheduler import declare, sweep
 from aioq.ticking import tick_due
@@ -45,6 +50,14 @@ OUTAGE_TRIES = 6
 most outages end within these 2 s. A guess."""
 
 
+RENEWALS = 4
+"""Renewals within one lease; see `aioq.worker.services.lease`."""
+
+
+async def _nobody() -> str:
+    return ""
+
+
 class Ticker:
     """See the module.
 
@@ -56,6 +69,8 @@ class Ticker:
         renewal: seconds between two renewals of the lease.
         served: of one of the tickers of a worker that has the whole App, all of the worker's queues: then this
             one looks at the start into the others, too; see `aioq.scheduler.sweep`.
+        ready: waits until the server knows the worker, and returns its id in this queue: what it declares is its
+            own for as long as it lives. By default it is nobody's.
     """
 
     def __init__(
@@ -67,12 +82,17 @@ class Ticker:
         whole: bool,
         renewal: float,
         served: Collection[str] = (),
+        ready: Callable[[], Awaitable[str]] = _nobody,
     ) -> None:
         self._timetable = timetable
         self._queue = queue
         self._declared = declared
+        self._declared_ids = {each.id for each in declared}
         self._whole = whole
         self._served = served
+        self._ready = ready
+        self._departures = Departures(renewal * RENEWALS)
+        self._review_at: float = math.inf
         # Drawn, so that of many who stand back one comes first.
         self._patience = min(renewal * 1.1 + random.uniform(0.0, 1.0), MOST_PATIENCE)  # noqa: S311 - spreads load
         self._longest = math.inf if renewal <= OFTEN else MOST_PATIENCE
@@ -82,7 +102,7 @@ class Ticker:
         self._more = False
         self._missing = False
         self._since = 0
-        self._stopping = False
+        self._stopped = asyncio.Event()
         self._ended = asyncio.Event()
         self._failures = 0
         self._told: set[str] = set()
@@ -126,14 +146,22 @@ class Ticker:
         self._tick_at, self._looking = asyncio.get_running_loop().time(), False
         self._changed.set()
 
+    @property
+    def _look_at(self) -> float:
+        """When to look for ticks; at once after a lost lease, whatever a reply has said since of the next tick."""
+        return -math.inf if self._missing else self._tick_at
+
     async def run(self) -> None:
         """Tick until `stop`, or until cancelled. Cancellation: a tick under way may have been made."""
         try:
             await self._declare()
             backoff = Backoff()
             while await self._wait():
-                self._tick_at = math.inf
                 try:
+                    if self._look_at > asyncio.get_running_loop().time():
+                        await self._review()
+                        continue
+                    self._tick_at = math.inf
                     await self._step()
                     backoff = Backoff()
                 except ServerError as error:
@@ -148,7 +176,7 @@ class Ticker:
         To be called when the worker has departed, so that it is not passed on to itself. A server that does not
         answer is no matter: then another worker goes first a few seconds late.
         """
-        self._stopping = True
+        self._stopped.set()
         self._changed.set()
         await self._ended.wait()
         if self._first:
@@ -167,6 +195,7 @@ class Ticker:
         # To look because there was no news for long is not coming too late either.
         self._led, keeps = False, self._led or (self._looking and self._first)
         step = await tick_due(self._timetable, self._queue)
+        self._examine(step.of_code)
         news = step.stuck.keys() - self._stuck
         if self._healed() or news:
             # Perhaps by somebody who has moved away what was in the way, and the schedules with it. And of one
@@ -187,13 +216,22 @@ class Ticker:
 
     async def _declare(self) -> None:
         backoff = Backoff()
-        while not self._stopping:
+        while not self._stopped.is_set():
             try:
+                worker = await self._joined()
+                if worker is None:
+                    return
                 stored = await declare(
-                    self._timetable, self._queue, self._declared, whole=self._whole, since=self._since
+                    self._timetable,
+                    self._queue,
+                    self._declared,
+                    whole=self._whole,
+                    since=self._since,
+                    worker=worker,
                 )
+                self._keep({self._queue: stored.kept})
                 if self._served and not self._since:
-                    await sweep(self._timetable, self._served, self._declared)
+                    self._keep(await sweep(self._timetable, self._served, self._declared))
             except ServerError as error:
                 self._failed("store", error)
                 await asyncio.sleep(backoff.next())
@@ -203,6 +241,44 @@ class Ticker:
             due = any(entry.next_ms is not None and entry.next_ms <= agenda.now_ms for entry in agenda.entries)
             self.expect(0 if due else agenda.next_tick_ms)
             return
+
+    async def _joined(self) -> str | None:
+        """This worker's id, once the server knows it; None at the stop."""
+        joining, stop = asyncio.ensure_future(self._ready()), asyncio.ensure_future(self._stopped.wait())
+        try:
+            await asyncio.wait([joining, stop], return_when=asyncio.FIRST_COMPLETED)
+            return None if self._stopped.is_set() else joining.result()
+        finally:
+            await end([joining, stop])
+
+    def _keep(self, kept: Mapping[str, Mapping[str, Keeping]]) -> None:
+        """Schedules stay that this worker's code does not declare: look at them again."""
+        now = asyncio.get_running_loop().time()
+        for queue, its in kept.items():
+            note_kept(self._departures, queue, its, now)
+        self._plan_review()
+
+    def _examine(self, ticked: Sequence[str]) -> None:
+        """Of what is ticked the code may declare something no more that was not there at the start."""
+        foreign = [each for each in ticked if each not in self._declared_ids] if self._whole else []
+        now = asyncio.get_running_loop().time()
+        for schedule_id in foreign:
+            if schedule_id not in self._departures.waiting().get(self._queue, ()):
+                # As if somebody had it: who has been away for a moment finds it as it was.
+                self._departures.find(self._queue, schedule_id, Keeping(""), now)
+                self._plan_review()
+
+    def _plan_review(self) -> None:
+        pause = self._departures.pause if self._whole else None  # only who has the whole App removes
+        self._review_at = math.inf if pause is None else asyncio.get_running_loop().time() + pause
+
+    async def _review(self) -> None:
+        """Look again at what stays because of others, and remove what nobody declares any more."""
+        try:
+            await depart(self._timetable, self._departures, asyncio.get_running_loop().time())
+        except ServerError as error:
+            log.debug("queue %s: could not look at what its schedules are declared by: %s", self._queue, error)
+        self._plan_review()
 
     def _failed(self, what: str, error: ServerError) -> None:
         """Tell what does not work: each cause once, until it works again."""
@@ -229,9 +305,9 @@ class Ticker:
     async def _wait(self) -> bool:
         """Return when a tick is expected; False at the stop."""
         loop = asyncio.get_running_loop()
-        while not self._stopping and self._tick_at > loop.time():
+        while not self._stopped.is_set() and (until := min(self._look_at, self._review_at)) > loop.time():
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(None if math.isinf(self._tick_at) else self._tick_at):
+                async with asyncio.timeout_at(None if math.isinf(until) else until):
                     await self._changed.wait()
-        return not self._stopping
+        return not self._stopped.is_set()
