@@ -16,6 +16,14 @@ class Inbox(Protocol):
         """Stop listening to the channel."""
         ...
 
+    def look(self) -> None:
+        """Have it found out whether messages still come from the server that jobs are written to.
+
+        Returns at once. Where another server has taken that one's place, the subscription is made anew, and
+        `on_gap` called.
+        """
+        ...
+
 
 def worker_channel(app: str, worker: str) -> str:
     """The channel on which a worker is told of cancellations; the message is the job's id.

@@ -30,6 +30,10 @@ MAX_TRUST = 16
 """How many jobs in vain it takes until this process, which used to wait for those it sent, is taken for one that
 does not. A guess."""
 
+LOOK_EVERY = 2.0
+"""Seconds between two looks whether what is listened to is still the server that jobs are written to, while
+something is awaited: after a failover that leaves connections open results are late by little more than that."""
+
 MAX_BATCH = 500
 """The most ids of one registration; the reply may carry as many outcomes, or fewer large ones (`WAIT_LIMIT`)."""
 
@@ -52,7 +56,7 @@ class Waiters:
         self._poll_interval = poll_interval
         self.used = False
         self._queues: dict[str, _QueueWaiters] = {}
-        self._poller: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
 
     async def outcome(self, queue: str, job_id: str) -> bytes:
         """Wait for a job's outcome.
@@ -68,8 +72,10 @@ class Waiters:
         if waiters is None:
             waiters = _QueueWaiters(self._store, queue, f"{self._channel}:{queue}")
             self._queues[queue] = waiters
-        if self._poller is None:
-            self._poller = asyncio.get_running_loop().create_task(self._poll(), name="aioq-result-poll")
+        if not self._background:
+            loop = asyncio.get_running_loop()
+            duties = {"aioq-result-poll": self._poll(), "aioq-result-look": self._look()}
+            self._background = [loop.create_task(duty, name=name) for name, duty in duties.items()]
         return await waiters.outcome(job_id)
 
     def channel(self, queue: str) -> str:
@@ -93,9 +99,8 @@ class Waiters:
 
     async def close(self) -> None:
         """Stop waiting; whoever still awaits an outcome gets a ServerUnavailableError."""
-        if self._poller is not None:
-            await end([self._poller])
-            self._poller = None
+        background, self._background = self._background, []
+        await end(background)
         for waiters in self._queues.values():
             waiters.close()
         self._queues.clear()
@@ -105,6 +110,12 @@ class Waiters:
             await asyncio.sleep(self._poll_interval)
             for waiters in tuple(self._queues.values()):
                 waiters.ask_again()
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            if any(waiters.waits for waiters in self._queues.values()):
+                self._store.inbox.look()
 
 
 class _QueueWaiters:
@@ -144,6 +155,11 @@ class _QueueWaiters:
             if not futures:
                 self._waiting.pop(job_id, None)
                 self._registered.discard(job_id)
+
+    @property
+    def waits(self) -> bool:
+        """Whether something is awaited."""
+        return bool(self._waiting)
 
     def channel(self) -> str:
         """Where the server may tell of jobs that are sent now; "" where nobody is likely to wait for them."""

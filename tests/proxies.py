@@ -104,6 +104,10 @@ class Proxy:
         """Take connections again."""
         self._closed = False
 
+    def lead_to(self, port: int) -> None:
+        """Forward new connections to another server; those that stand go on to the one before."""
+        self._port = port
+
     def hold(self) -> None:
         """A black hole: connections stand, new ones are accepted, and nobody hears anything, either way."""
         self._open.clear()

@@ -61,6 +61,9 @@ class MemoryInbox:
         """Stop listening to the channel."""
         self._listeners.pop(channel, None)
 
+    def look(self) -> None:
+        """See `aioq.inbox.Inbox`: there is no other place."""
+
     def close(self) -> None:
         """Stop listening to everything."""
         self._listeners.clear()

@@ -61,6 +61,7 @@ class BlockingReads:
         self._connections: dict[tuple[str, str], tuple[Connection, int]] = {}
         self._foreign: dict[str, dict[str, str]] = {}  # by queue: the lanes to leave out, and what their keys hold
         self._look_at: dict[str, float] = {}  # when such a queue's lanes are all tried again
+        link.failover.on_drop(self._drop_all)
 
     async def read(self, queue: str, worker: str, timeout_ms: int) -> list[Delivery]:
         """Wait for an entry in any lane of a queue.
@@ -133,7 +134,8 @@ class BlockingReads:
             async with asyncio.timeout(timeout_ms / 1000 + _LATE):
                 connection.send(command)
                 return await connection.read()
-        except ResponseError:  # an answer: the connection is good
+        except ResponseError as error:  # an answer: the connection is good
+            self._link.note(error)
             raise
         except (*FOREIGN, TimeoutError) as error:
             await self.drop(queue, worker)
@@ -141,6 +143,12 @@ class BlockingReads:
         except BaseException:
             await self.drop(queue, worker)
             raise
+
+    def _drop_all(self) -> None:
+        """After a failover: what reads fails, and is tried again over a new connection."""
+        for connection, _ in self._connections.values():
+            self._link.failover.retire(connection)
+        self._connections.clear()
 
     async def _leave_out(self, queue: str) -> bool:
         """Find the lanes that are no streams, and leave them out for a while; whether that helps.

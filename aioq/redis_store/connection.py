@@ -7,6 +7,7 @@ redis-py's own reading and writing goes through asyncio's streams, and packs in 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any, Protocol, cast
 
 import hiredis
@@ -15,6 +16,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
 
 from aioq.redis_store.faults import FOREIGN
+
+_INIT: Any = vars(AbstractConnection)["__init__"]
+_HAS_DRIVER_INFO = "driver_info" in signature(_INIT).parameters
+
+ANONYMOUS: dict[str, Any] = {"driver_info": None} if _HAS_DRIVER_INFO else {"lib_name": None, "lib_version": None}
+"""Options of a connection: not to tell the server redis-py's name and version, which takes two commands, is no
+command to Redis 6.2 and 7.0, and which a user with few permissions may not."""
 
 Arg = str | bytes | int
 """What a command is made of."""

@@ -6,11 +6,14 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    ClusterDownError,
+    MovedError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -19,7 +22,6 @@ from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 
 _HEALING = (
     "BUSY ",
-    "MASTERDOWN",
     "CLUSTERDOWN",
     "TRYAGAIN",
     "NOREPLICAS",
@@ -28,6 +30,33 @@ _HEALING = (
 )
 """What answers of a server that will be well again contain. Redis 6.2 wraps an error that a script met, so the
 code is looked for anywhere in the text."""
+
+
+_REPLACED = (
+    "READONLY",
+    "MASTERDOWN",
+    "LOADING",
+    "NOREPLICAS",
+    "CLUSTERDOWN",
+    "MISCONF",
+    "MOVED",
+    "cannot be used with replica instances",
+)
+"""What answers of a server contain that serves nobody for now, or no more: a demoted primary, one that is cut off
+from its replicas or its cluster, that cannot write to its disk, that loads what another one has."""
+
+
+def may_be_replaced(error: Exception) -> bool:
+    """Whether a server that answers so may have another in its place, which only a new connection finds."""
+    # redis-py's own parser takes the code away, and says it with the class.
+    if isinstance(error, (ReadOnlyError, BusyLoadingError, ClusterDownError, MovedError)):
+        return True
+    return isinstance(error, ResponseError) and any(code in str(error) for code in _REPLACED)
+
+
+def closed_here(shown_url: str) -> ServerUnavailableError:
+    """The error for what is asked of a store that is closed."""
+    return ServerUnavailableError(f"the connection to {shown_url} was closed by this process")
 
 
 _Rule = tuple[tuple[type[Exception], ...], str, type[ServerError], str]
@@ -47,6 +76,14 @@ _RULES: tuple[_Rule, ...] = (
         ServerUnavailableError,
         "is a read-only replica; aioq needs the primary ({})",
     ),
+    # What WAIT and WAITAOF say after a write that came just before the server was demoted.
+    (
+        (),
+        "cannot be used with replica",
+        ServerUnavailableError,
+        "is a read-only replica; aioq needs the primary ({})",
+    ),
+    ((ClusterDownError, TryAgainError), "MASTERDOWN", ServerUnavailableError, "is not ready: {}"),
     ((NoPermissionError,), "NOPERM", ServerRejectedError, "refused a command to this user: {}"),
     # Refused within a script: as Redis 6.2 and 7.0 say it, and as later ones and Valkey do.
     ((), "executing the script can't", ServerRejectedError, "refused a command to this user: {}"),

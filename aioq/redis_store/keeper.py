@@ -9,7 +9,9 @@ from redis.exceptions import NoScriptError
 
 from aioq.errors import ServerError
 from aioq.leases import Renewal
-from aioq.redis_store.faults import FOREIGN, translate
+from aioq.redis_store.connection import ANONYMOUS
+from aioq.redis_store.failover import Failover
+from aioq.redis_store.faults import FOREIGN, may_be_replaced, translate
 from aioq.redis_store.replies import parse_renewal
 from aioq.redis_store.scripts import script
 from aioq.store import Limits
@@ -23,10 +25,16 @@ class RedisLeaseKeeper:
         shown_url: the same, masked.
         app: the App's name.
         limits: the App's limits.
+        failover: of the process's other connections.
         outage: the server could not be reached when this process began.
     """
 
-    def __init__(self, url: str, shown_url: str, app: str, limits: Limits, *, outage: bool = False) -> None:
+    def __init__(
+        self, url: str, shown_url: str, app: str, limits: Limits, failover: Failover, *, outage: bool = False
+    ) -> None:
+        self._failover = failover
+        self._leave = failover.on_drop(self._note_drop)
+        self._dropped = False
         self._outage = outage
         self._shown_url = shown_url
         self._app = app
@@ -34,7 +42,7 @@ class RedisLeaseKeeper:
         # A renewal that is not answered within a quarter of the lease is tried again on a new connection.
         patience = max(limits.lease_ms / 4000, 0.5)
         self._client: Any = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType] - redis-py is partly typed
-            url, protocol=2, socket_timeout=patience, socket_connect_timeout=patience, retry=None
+            url, protocol=2, socket_timeout=patience, socket_connect_timeout=patience, retry=None, **ANONYMOUS
         )
 
     def join(self, queue: str, worker: str) -> Renewal:
@@ -48,17 +56,27 @@ class RedisLeaseKeeper:
 
     def close(self) -> None:
         """Let go of the connection."""
+        self._leave()
         self._client.close()
+
+    def _note_drop(self) -> None:
+        """Called on the event loop: the connection is not to be used any more."""
+        self._dropped = True
 
     def _renew(self, queue: str, worker: str, fetched_ms: int, mode: str) -> Renewal:
         code = script("renew")
         args = (1, base_key(self._app, queue), worker, self._limits.lease_ms, fetched_ms, mode)
+        if self._dropped:
+            self._dropped = False
+            self._client.connection_pool.disconnect()
         try:
             try:
                 reply = self._client.evalsha(code.sha, *args)
             except NoScriptError:
                 reply = self._client.eval(code.text, *args)
         except FOREIGN as error:
+            if may_be_replaced(error):
+                self._failover.drop_soon()
             fault: ServerError = translate(error, self._shown_url)
             raise fault from error
         return parse_renewal(reply)

@@ -2,13 +2,12 @@
 
 redis-py does the connecting (URL, TLS, login, database), `connection.py` what is said then. All commands of a
 process share one connection (`pipe.py`), but for those that block: the reads that wait for jobs, and writes that
-wait to be confirmed.
+wait to be confirmed (`confirming.py`).
 """
 
 import asyncio
-from collections import defaultdict, deque
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -16,20 +15,15 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from aioq.ending import end
 from aioq.errors import ServerRejectedError, ServerUnavailableError
-from aioq.redis_store.connection import Arg, Connection
+from aioq.redis_store.confirming import REPLY_TIMEOUT, ConfirmedWrites
+from aioq.redis_store.connection import ANONYMOUS, Arg, Connection
 from aioq.redis_store.durability import Confirmation
-from aioq.redis_store.faults import FOREIGN, translate
+from aioq.redis_store.failover import Failover
+from aioq.redis_store.faults import FOREIGN, closed_here, may_be_replaced, translate
 from aioq.redis_store.pipe import Asked, Pipe
 from aioq.redis_store.scripts import Script, script
 
-REPLY_TIMEOUT = 10.0
-"""Seconds a reply may take before the connection counts as dead. A guess: above any batch's time, below what a
-person waits."""
-
 CONNECT_TIMEOUT = 5.0
-
-MAX_CONFIRMATIONS = 16
-"""Writes that are being confirmed at once, each on a connection of its own; the others wait."""
 
 Read = Callable[[Any], Any]
 """Makes of a script's reply what its caller wants."""
@@ -66,6 +60,7 @@ class _Command(_Asked):
         elif isinstance(reply, FOREIGN) and not isinstance(reply, ResponseError):
             self.reply.set_exception(_translated(reply, self.link.shown_url))
         else:
+            self.link.note(reply)
             self.reply.set_exception(reply)
 
 
@@ -104,6 +99,7 @@ class _ScriptCall(_Asked):
             self.link.loaded.clear()  # it has forgotten all of them
             self.link.ask(self)
         elif isinstance(reply, FOREIGN):
+            self.link.note(reply)
             self.reply.set_exception(_translated(reply, self.link.shown_url))
         else:
             self.reply.set_exception(reply)
@@ -120,7 +116,8 @@ class Link:
     def __init__(self, url: str, shown_url: str) -> None:
         self.shown_url = shown_url
         # No timeouts of redis-py's: it uses asyncio.wait_for, which on Python 3.11 can swallow a cancellation.
-        options: dict[str, Any] = {"protocol": 2, "socket_timeout": None, "socket_connect_timeout": None}
+        timeouts = {"socket_timeout": None, "socket_connect_timeout": None}
+        options: dict[str, Any] = {"protocol": 2, **timeouts, **ANONYMOUS}
         if not url.startswith("unix:"):
             options["socket_keepalive"] = True
         try:
@@ -131,12 +128,11 @@ class Link:
         self._opening: asyncio.Task[None] | None = None
         self._unsent: deque[Asked] = deque()
         self._leaving: dict[asyncio.Task[None], Pipe] = {}
-        # Those that wait for a disk or a replica have connections of their own: nobody else waits for that.
-        self._idle: list[Connection] = []
-        self._confirming = asyncio.Semaphore(MAX_CONFIRMATIONS)
-        self._orders: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.loaded: set[str] = set()
         self._closed = False
+        self.failover = Failover()
+        self.failover.on_drop(self._drop)
+        self.confirmed = ConfirmedWrites(self.connect, self.failover, shown_url, self.loaded)
 
     async def connect(self) -> Connection:
         """A new connection, which its caller must close; see `open`."""
@@ -186,19 +182,7 @@ class Link:
         """
         if confirmation is None:
             return await self.begin(name, key, args)
-        code = script(name)
-        try:
-            # A confirmed call must not lose its turn because the server does not know the script yet.
-            if code.sha in self.loaded:
-                try:
-                    return await self._in_turn(("EVALSHA", code.sha, 1, key, *args), key, confirmation)
-                except NoScriptError:
-                    self.loaded.clear()
-            reply = await self._in_turn(("EVAL", code.text, 1, key, *args), key, confirmation)
-        except ResponseError as error:
-            raise translate(error, self.shown_url) from error
-        self.loaded.add(code.sha)
-        return reply
+        return await self.confirmed.call(script(name), key, args, confirmation)
 
     def begin(self, name: str, key: str, args: Sequence[Arg], read: Read | None = None) -> "asyncio.Future[Any]":
         """Call a script as `call` does, without a confirmation.
@@ -210,38 +194,6 @@ class Link:
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.ask(_ScriptCall(self, script(name), (key, *args), read, reply))
         return reply
-
-    async def _in_turn(self, command: Sequence[Arg], key: str, confirmation: Confirmation) -> Any:
-        async with AsyncExitStack() as turn:
-            # Before the connection: one that takes long to be made must not be overtaken.
-            await turn.enter_async_context(self._orders[key])
-            async with self._confirming:
-                connection = await self._take()
-                talk = self._confirmed(connection, command, confirmation.commands(key), turn)
-                reply, confirmed = await self._guarded(connection, talk)
-        confirmation.check(confirmed, self.shown_url)
-        return reply
-
-    async def _confirmed(
-        self,
-        connection: Connection,
-        command: Sequence[Arg],
-        follow: Sequence[Sequence[Arg]],
-        turn: AsyncExitStack,
-    ) -> tuple[Any, Any]:
-        """Run a script and what confirms its writes, all on one connection; both replies.
-
-        Several of these may be under way; what they write is written in the order they were called in. The turn
-        of this one ends with the script's reply.
-        """
-        connection.send(command, *follow)
-        reply = await _read(connection)
-        await turn.aclose()
-        confirmed = [await _read(connection) for _ in follow]
-        for each in (reply, *confirmed):
-            if isinstance(each, ResponseError):
-                raise each
-        return reply, confirmed[-1]
 
     async def command(self, *args: Arg) -> Any:
         """Send one command, and return its reply.
@@ -263,7 +215,7 @@ class Link:
         if pipe is not None and self._opening is None and pipe.is_open:
             pipe.ask(asked)
         elif self._closed:
-            asked.answer(self._was_closed())
+            asked.answer(closed_here(self.shown_url))
         else:
             self._unsent.append(asked)
             if self._opening is None:
@@ -278,7 +230,7 @@ class Link:
             pipe = Pipe(await self.open(), REPLY_TIMEOUT)
         except BaseException as error:
             self._opening = None
-            failed = error if isinstance(error, Exception) else self._was_closed()
+            failed = error if isinstance(error, Exception) else closed_here(self.shown_url)
             while self._unsent:
                 self._unsent.popleft().answer(failed)
             if not isinstance(error, Exception):
@@ -293,34 +245,22 @@ class Link:
             if not asked.given_up:
                 pipe.ask(asked)
 
-    def _was_closed(self) -> ServerUnavailableError:
-        return ServerUnavailableError(f"the connection to {self.shown_url} was closed by this process")
+    def note(self, error: Exception) -> None:
+        """See whether an answer means that another server may be there by now; see `Failover`."""
+        if may_be_replaced(error):
+            self.failover.drop()
+
+    def _drop(self) -> None:
+        """Ask for everything that is asked from now on over a new connection."""
+        old, self._pipe = self._pipe, None
+        if old is not None:
+            self._see_off(old)
 
     def _see_off(self, pipe: Pipe) -> asyncio.Task[None]:
         leaving = asyncio.get_running_loop().create_task(pipe.see_off(), name="aioq-disconnect")
         self._leaving[leaving] = pipe
         leaving.add_done_callback(self._leaving.pop)
         return leaving
-
-    async def _guarded(self, connection: Connection, talk: Coroutine[Any, Any, Any]) -> Any:
-        """Give the connection back after the talk, unless the talk has broken it."""
-        try:
-            async with asyncio.timeout(REPLY_TIMEOUT):
-                reply = await talk
-        except ResponseError:  # an answer, if not the wanted one
-            self._give_back(connection)
-            raise
-        except FOREIGN as error:
-            # The idle ones are as old as this one was, and likely as dead.
-            for each in (connection, *self._idle):
-                await each.close()
-            self._idle.clear()
-            raise translate(error, self.shown_url) from error
-        except BaseException:
-            await connection.close()
-            raise
-        self._give_back(connection)
-        return reply
 
     async def close(self) -> None:
         """Close all connections, those of calls under way when these have ended."""
@@ -329,34 +269,15 @@ class Link:
         await end([task for task in (self._opening, *self._leaving) if task is not None])
         self._opening = None  # it may have ended before its first step
         while self._unsent:
-            self._unsent.popleft().answer(self._was_closed())
+            self._unsent.popleft().answer(closed_here(self.shown_url))
         for pipe in pipes:
             await pipe.close()  # a task that ended before its first step has closed nothing
         if self._pipe is not None:
             leaving = self._see_off(self._pipe)
             if self._pipe.is_idle:
                 await leaving
-        while self._idle:
-            await self._idle.pop().close()
-
-    async def _take(self) -> Connection:
-        if self._closed:
-            raise self._was_closed()
-        return self._idle.pop() if self._idle else await self.connect()
-
-    def _give_back(self, connection: Connection) -> None:
-        if self._closed:
-            asyncio.get_running_loop().create_task(connection.close())
-        else:
-            self._idle.append(connection)
-
-
-async def _read(connection: Connection) -> Any:
-    """The next reply, be it an error: the replies after it have to be read too."""
-    try:
-        return await connection.read()
-    except ResponseError as error:
-        return error
+        await self.confirmed.close()
+        await self.failover.close()
 
 
 def _translated(error: Exception, shown_url: str) -> Exception:

@@ -83,7 +83,7 @@ class RedisStore:
         self._durability: Durability = durability
         self._confirmation = confirmation(durability)
         self._link = Link(url, shown_url)
-        self._inbox = RedisInbox(self._link)
+        self._inbox = RedisInbox(self._link, f"{base_key(app, '')}:none")
         self._timetable = RedisTimetable(
             app,
             self._ask,
@@ -154,7 +154,10 @@ class RedisStore:
 
     def keeper(self) -> RedisLeaseKeeper:
         """See `aioq.store.Store.keeper`."""
-        return RedisLeaseKeeper(self._url, self._link.shown_url, self._app, self._limits, outage=self._was_away)
+        link = self._link
+        return RedisLeaseKeeper(
+            self._url, link.shown_url, self._app, self._limits, link.failover, outage=self._was_away
+        )
 
     def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
         """See `aioq.store.Store.enqueue`."""

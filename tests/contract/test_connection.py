@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
@@ -13,8 +14,10 @@ import uvloop
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
 
+from aioq.redis_store import RedisStore
 from aioq.redis_store.connection import Connection
 from aioq.redis_store.link import Link
+from aioq.store import Limits
 from tests.databases import Database
 from tests.proxies import Proxy
 from tests.servers import Server
@@ -156,3 +159,21 @@ def test_a_closed_connection_leaves_no_warning(
         runner.run(main())
     gc.collect()
     assert [str(each.message) for each in recwarn if issubclass(each.category, ResourceWarning)] == []
+
+
+async def test_a_connection_says_nothing_that_the_server_may_refuse(server: Database, app_name: str) -> None:
+    """Not its library's name either, which is an error to Redis 6.2 and 7.0 and to a user with few permissions."""
+    store = RedisStore(app_name, server.url, shown_url="-", limits=Limits())
+    await store.open()
+    await store.inbox.listen(f"aioq:{app_name}:me", lambda _: None, lambda: None)
+    keeper = store.keeper()
+    await asyncio.to_thread(keeper.join, "mail", "w")
+    with server.client() as client:
+        found: Any = client.client_list()
+        mine = [
+            each for each in found if int(each["db"]) == server.number and each["id"] != str(client.client_id())
+        ]
+    assert len(mine) == 3
+    assert {each.get("lib-name", "") for each in mine} == {""}
+    await asyncio.to_thread(keeper.close)
+    await store.close()

@@ -13,9 +13,9 @@ import redis
 from aioq import App
 from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.redis_store import RedisStore
+from aioq.redis_store.confirming import MAX_CONFIRMATIONS
 from aioq.redis_store.connection import Connection
 from aioq.redis_store.durability import Durability, require_fsync
-from aioq.redis_store.link import MAX_CONFIRMATIONS
 from aioq.store import Limits, NewJob, Verb
 from aioq.timetable import Entry, Tick
 from aioq.timing import Overlap
@@ -260,9 +260,9 @@ async def test_batches_keep_their_order_though_a_connection_takes_long(
         if known:
             with pytest.raises(ServerUnavailableError, match="no replica"):
                 await store.enqueue("other", [NewJob("job", CALL)])
-        while store._link._idle:
-            await store._link._idle.pop().close()
-        connect, asked = store._link.connect, 0
+        while store._link.confirmed.idle:
+            await store._link.confirmed.idle.pop().close()
+        connect, asked = store._link.confirmed._connect, 0
 
         async def slow() -> Connection:
             nonlocal asked
@@ -273,7 +273,7 @@ async def test_batches_keep_their_order_though_a_connection_takes_long(
                 await asyncio.sleep(0.001)
             return connection
 
-        monkeypatch.setattr(store._link, "connect", slow)
+        monkeypatch.setattr(store._link.confirmed, "_connect", slow)
         names = ["first", "second", "third"]
         batches = [store.enqueue(QUEUE, [NewJob(name, CALL)]) for name in names]
         await asyncio.gather(*batches, return_exceptions=True)

@@ -36,7 +36,7 @@ async def test_calls_that_are_made_at_once_share_a_connection_and_keep_their_ord
     await asyncio.gather(*(link.command("RPUSH", key, number) for number in range(100)))
     assert await link.command("LRANGE", key, 0, -1) == [b"%d" % number for number in range(100)]
     await link.command("DEL", key)
-    assert link._idle == []
+    assert link.confirmed.idle == []
 
 
 async def test_an_error_is_its_callers_alone(link: Link) -> None:
@@ -150,7 +150,7 @@ async def test_a_connection_seen_off_answers_what_is_on_its_way(server: Database
 
 async def test_a_subscription_whose_confirmation_got_lost_says_that_messages_may_be_missing(link: Link) -> None:
     """The server had it, and may have told of something, before the connection that asked was gone."""
-    inbox, gaps, lost = RedisInbox(link), list[int](), asyncio.Event()
+    inbox, gaps, lost = RedisInbox(link, "none"), list[int](), asyncio.Event()
     dispatch = inbox._dispatch
 
     def lose_the_first(message: list[bytes]) -> None:

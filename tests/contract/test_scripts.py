@@ -12,6 +12,7 @@ import pytest
 
 import aioq.redis_store
 from aioq.redis_store import RedisStore, blocking, keeper, replies
+from aioq.redis_store.failover import Failover
 from aioq.redis_store.requests import BODY_LIMIT
 from aioq.redis_store.scripts import parts_of, script
 from aioq.store import CLAIM_LIMIT, WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
@@ -167,8 +168,8 @@ async def test_the_caller_sends_what_the_header_names(
 
 
 @pytest.mark.parametrize("mode", ["", "join", "sweep"])
-def test_the_lease_keeper_sends_what_the_header_names(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    lease_keeper = keeper.RedisLeaseKeeper("redis://nowhere", "-", "shop", Limits())
+async def test_the_lease_keeper_sends_what_the_header_names(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease_keeper = keeper.RedisLeaseKeeper("redis://nowhere", "-", "shop", Limits(), Failover())
     sent: list[tuple[object, ...]] = []
 
     def evalsha(*args: object) -> list[object]:

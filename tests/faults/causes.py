@@ -10,6 +10,7 @@ from typing import Any
 
 import redis
 
+from tests.failovers import Pair
 from tests.proxies import Proxy
 from tests.servers import Server
 
@@ -35,6 +36,7 @@ class Place:
 
     Attributes:
         server: the server.
+        pair: the server and its replica, where the cause asks for one.
         proxy: what stands before it; only where the cause asks for one.
         base: the base key of the queue.
         seconds: how long the cause is to last.
@@ -42,6 +44,7 @@ class Place:
     """
 
     server: Server
+    pair: Pair | None
     proxy: Proxy | None
     base: str
     seconds: float
@@ -73,6 +76,7 @@ class Cause:
         begin: begins and ends it.
         options: of `Server.start`.
         proxied: it happens on the way to the server, not in it.
+        paired: the server has a replica, and a proxy that leads to the one of them that is the primary.
         seconds: how long it lasts in the short form; in the full form twice as long, at least 5.
             error: the code that clients are refused with; it must have been seen.
         restarts: the server's own counters begin anew.
@@ -83,6 +87,7 @@ class Cause:
     begin: Callable[[Place], AbstractAsyncContextManager[None]]
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     proxied: bool = False
+    paired: bool = False
     seconds: float = 2.0
     error: str = ""
     restarts: bool = False
@@ -141,6 +146,15 @@ async def read_only(place: Place) -> AsyncIterator[None]:
     await place.run(lambda client: client.execute_command("REPLICAOF", "127.0.0.1", "1"))
     yield
     await place.run(lambda client: client.execute_command("REPLICAOF", "NO", "ONE"))
+
+
+@asynccontextmanager
+async def failed_over(place: Place) -> AsyncIterator[None]:
+    """The replica becomes the primary, and after a while the address leads there; no connection is closed."""
+    assert place.pair is not None
+    await place.pair.fail_over(isolated=True, address=False)
+    yield
+    place.pair.move()
 
 
 @asynccontextmanager
@@ -259,6 +273,7 @@ CAUSES = (
         restarts=True,
     ),
     Cause("READONLY", read_only, error="READONLY"),
+    Cause("failover, connections open", failed_over, paired=True, error="READONLY"),
     Cause("OOM", out_of_memory, error="OOM"),
     Cause("BUSY", busy, error="BUSY"),
     Cause("NOSCRIPT", scripts_gone, error="NOSCRIPT"),

@@ -18,6 +18,7 @@ import pytest
 
 import aioq
 from tests.behaviour.kit import Process, Project, cleared, until
+from tests.failovers import Pair
 from tests.faults.causes import CAUSES, Cause, Place
 from tests.faults.figures import Case, Report
 from tests.faults.harness import Rig
@@ -151,10 +152,19 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene_of(cause: Cause, server: Server, app: str, folder: Path) -> AsyncIterator[tuple[Scene, Place]]:
+async def scene_of(
+    cause: Cause, start: Callable[..., Server], app: str, folder: Path
+) -> AsyncIterator[tuple[Scene, Place]]:
     """A project with a worker, before the cause."""
     async with AsyncExitStack() as stack:
-        proxy = await stack.enter_async_context(Proxy(server.port)) if cause.proxied else None
+        pair = proxy = None
+        if cause.paired:
+            pair = await stack.enter_async_context(Pair.started(start, folder.name))
+            server, proxy = pair.primary, pair.proxy
+        else:
+            server = start(folder.name, **cause.options)
+            if cause.proxied:
+                proxy = await stack.enter_async_context(Proxy(server.port))
         project = Project(folder, proxy.url if proxy else server.url, app)
         # The safety poll is put off, so that it is the healing that brings the results; but where the jobs are
         # forgotten, it is what tells.
@@ -165,7 +175,7 @@ async def scene_of(cause: Cause, server: Server, app: str, folder: Path) -> Asyn
         stack.callback(rig.clear)
         worker = await project.ready_worker("work:app", "--log-level", "warning")
         await stack.enter_async_context(rig.tasks.app)
-        yield Scene(rig, worker, folder), Place(server, proxy, f"aioq:{{{app}:default}}", cause.seconds)
+        yield Scene(rig, worker, folder), Place(server, pair, proxy, f"aioq:{{{app}:default}}", cause.seconds)
 
 
 @pytest.mark.fault(
@@ -195,15 +205,14 @@ async def test_everybody_goes_through_it(
     report.on(", ".join(servers))
     failings: list[str] = []
     for name in servers:
-        server = start_server(name, **cause.options)
-        async with scene_of(cause, server, app_name, tmp_path / name) as (scene, place):
+        async with scene_of(cause, start_server, app_name, tmp_path / name) as (scene, place):
             figures = await go_through(cause, scene, place)
             code = await scene.worker.stop()
         report.add(**{name: figures})
         assert code == 0, scene.worker.log
         assert "Traceback" not in scene.worker.log, scene.worker.log
         failings += [f"{name}: {failing}\n{scene.worker.log}" for failing in figures.failings()]
-        server.stop()
+        place.server.stop()
     assert not failings, "\n".join(failings)
     assert len(caplog.records) <= LINES_LIMIT * len(servers), caplog.text
 

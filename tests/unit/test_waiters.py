@@ -27,6 +27,7 @@ class LossyInbox:
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
         self.deaf = False
+        self.looks = 0
         self.faults: list[Exception] = []
         self.gaps: list[Callable[[], None]] = []
         self.notices: list[bytes] = []
@@ -45,6 +46,9 @@ class LossyInbox:
 
     async def leave(self, channel: str) -> None:
         await self._inbox.leave(channel)
+
+    def look(self) -> None:
+        self.looks += 1
 
 
 class Store(MemoryStore):
@@ -457,3 +461,21 @@ async def test_closing_of_what_was_never_used(store: Store):
 
 async def _of(task: "asyncio.Task[bytes]") -> bytes:
     return await task
+
+
+# -- looks ------------------------------------------------------------------------------------------------------
+
+
+async def test_while_something_is_awaited_a_look_is_taken_at_who_is_listened_to(
+    store: Store, waiters: Waiters, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.001)
+    await store.send("a")
+    (task,) = await waiting(waiters, store, "a")
+    await until(lambda: store.lossy.looks > 2)
+    await store.finish("a")
+    assert await within(_of(task)) == THREE
+    await turns()
+    before = store.lossy.looks
+    await asyncio.sleep(0.01)
+    assert store.lossy.looks == before
