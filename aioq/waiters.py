@@ -74,7 +74,7 @@ class Waiters:
             self._queues[queue] = waiters
         if not self._background:
             loop = asyncio.get_running_loop()
-            duties = {"aioq-result-poll": self._poll(), "aioq-result-look": self._look()}
+            duties = {"aioq-result-poll": self._poll(), "aioq-result-poll-look": self._look()}
             self._background = [loop.create_task(duty, name=name) for name, duty in duties.items()]
         return await waiters.outcome(job_id)
 
