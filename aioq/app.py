@@ -8,7 +8,7 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 from weakref import WeakKeyDictionary
 
 from aioq.client import Client
-from aioq.codec import ANYTHING, ResultType
+from aioq.codec import ResultType
 from aioq.config import Settings, from_module, from_pyproject, load_settings
 from aioq.connect import Connector
 from aioq.declaring import Declarations
@@ -19,8 +19,7 @@ from aioq.harness import MemorySession
 from aioq.host import Host, worker_queues
 from aioq.job import Priority, queue_of
 from aioq.middleware import Middleware
-from aioq.options import Options
-from aioq.registry import SettingArgs, TaskDecorator, fitting, import_all, register
+from aioq.registry import SettingArgs, TaskDecorator, fitting, import_all, register, unregistered
 from aioq.results import JobHandle
 from aioq.retry import Retry
 from aioq.schedules import Schedules
@@ -168,7 +167,7 @@ class App(Scheduling):
         `await app.by_name("shop.tasks.add").options(delay=10).send(1, 2)`. The arguments are checked at the
         worker, unless the task is registered here too.
         """
-        return self.tasks.get(name) or Sendable(self, name, Options(), lambda: ANYTHING)
+        return self.tasks.get(name) or unregistered(self, name, self.tasks)
 
     # -- sending
 

@@ -8,8 +8,10 @@ A setting is taken from the first of these sources that has it:
 4. the defaults of `Settings`.
 
 Every source is checked in full, also where a stronger one overrides it: a mistake must not lie in wait until
-the override goes away. An unknown name is an error everywhere, because a misspelt setting that is ignored
-looks just like one that works. A URL in an error or in `repr(Settings)` has gone through `mask_url`.
+the override goes away. An unknown name is an error, because a misspelt setting that is ignored looks just like one
+that works. In the environment it is a warning, once: others write there too (`AIOQ_VERSION` in an image), and in a
+rolling deployment it may be a setting of the version to come. A URL in an error or in `repr(Settings)` has gone
+through `mask_url`.
 """
 
 import __future__
@@ -27,6 +29,7 @@ from typing import Any, cast
 import msgspec
 
 from aioq.errors import ConfigError
+from aioq.notices import NOTICES
 from aioq.rules import MODULE, RULES
 from aioq.urls import mask_url
 
@@ -207,7 +210,7 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, object]:
         if name is not None:
             result[name] = _fit(name, text, f"environment variable {key}", text=text)
         else:
-            raise ConfigError(_unknown(key, "the environment", ENV_PREFIX))
+            NOTICES.add(f"{_unknown(key, 'the environment', ENV_PREFIX)}; it is ignored")
     return result
 
 

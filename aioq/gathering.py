@@ -3,12 +3,12 @@
 # ruff: noqa: ASYNC109 - a timeout is part of the public contract, and of each overload
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast, overload
 
 from aioq.durations import Duration, seconds
 from aioq.ending import end
-from aioq.results import JobHandle
+from aioq.results import JobHandle, why_late
 from aioq.wire import Outcome
 
 R = TypeVar("R")
@@ -79,17 +79,17 @@ async def gather(
         ConfigError: `timeout` is no span of time.
     """
     span = None if timeout is None else seconds(timeout, "timeout")
-    tasks = [asyncio.ensure_future(handle.result()) for handle in as_handles("gather", handles)]
+    by_task = {asyncio.ensure_future(handle.result()): handle for handle in as_handles("gather", handles)}
     limit = asyncio.timeout(span)
     try:
         async with limit:
-            return tuple(await asyncio.gather(*tasks))
+            return tuple(await asyncio.gather(*by_task))
     except TimeoutError:
         if not limit.expired():
             raise
-        raise _not_in_time(tasks, span) from None
+        raise await _not_in_time(by_task, span) from None
     finally:
-        await end(tasks)
+        await end(by_task)
 
 
 async def as_completed(
@@ -124,7 +124,7 @@ async def as_completed(
                 async with asyncio.timeout_at(deadline):
                     task = await ended.get()
             except TimeoutError:
-                raise _not_in_time(list(by_task), span) from None
+                raise await _not_in_time(by_task, span) from None
             task.result()
             yield by_task[task]
     finally:
@@ -154,7 +154,8 @@ def as_handles(where: str, given: Sequence[JobHandle[Any] | Iterable[JobHandle[A
     return cast("list[JobHandle[Any]]", handles)
 
 
-def _not_in_time(tasks: "Sequence[asyncio.Task[Any]]", span: float | None) -> TimeoutError:
+async def _not_in_time(by_task: "Mapping[asyncio.Task[Any], JobHandle[Any]]", span: float | None) -> TimeoutError:
     # A task that the timeout has cancelled waited for its job.
-    left = sum(not task.done() or task.cancelled() for task in tasks)
-    return TimeoutError(f"{left} of {len(tasks)} jobs have no outcome after {span:g} s; they go on")
+    left = [handle for task, handle in by_task.items() if not task.done() or task.cancelled()]
+    first = f". The first of them, job {left[0].id}{why}" if left and (why := await why_late(left[0])) else ""
+    return TimeoutError(f"{len(left)} of {len(by_task)} jobs have no outcome after {span:g} s; they go on{first}")

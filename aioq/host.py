@@ -10,6 +10,7 @@ from aioq.declaring import Declared
 from aioq.middleware import Middleware
 from aioq.options import check_name
 from aioq.store import Store
+from aioq.suggestions import did_you_mean
 from aioq.task import Task
 from aioq.wire import decode_envelope
 
@@ -48,6 +49,23 @@ def worker_queues(host: Host, wanted: Sequence[str]) -> list[str]:
     declared = [task.defaults.queue for task in host.tasks.values() if task.defaults.queue]
     scheduled = [schedule.queue for schedule in host.schedules()]
     return list(dict.fromkeys([host.settings.default_queue, *declared, *scheduled]))
+
+
+def undeclared_queues(host: Host, wanted: Sequence[str]) -> list[str]:
+    """What to say of queues that a worker is to serve and nothing in its App is declared with; each one as a line.
+
+    It serves them all the same, for a call may name any queue.
+
+    Raises:
+        ConfigError: as `worker_queues`.
+    """
+    declared = worker_queues(host, ())
+    return [
+        f"queue {queue!r} is the queue of no task or schedule of this App{did_you_mean(queue, declared)}; "
+        "it has only what is sent there by options(queue=...)"
+        for queue in worker_queues(host, wanted)
+        if queue not in declared
+    ]
 
 
 def unknown_tasks(host: Host, declared: Sequence[Declared], queues: Collection[str]) -> list[str]:

@@ -11,9 +11,11 @@ from aioq.codec import ANYTHING, BadArgumentsError
 from aioq.durations import Duration
 from aioq.errors import ConfigError, DuplicateTaskError
 from aioq.naming import task_name, whereabouts
-from aioq.options import make_options, unknown_option
+from aioq.notices import NOTICES
+from aioq.options import Options, make_options, unknown_option
 from aioq.store import NewJob
-from aioq.task import AsyncTask, Call, Sender, SyncTask, Task, make_task
+from aioq.suggestions import did_you_mean
+from aioq.task import AsyncTask, Call, Sendable, Sender, SyncTask, Task, make_task
 from aioq.wire import decode_envelope
 
 P = ParamSpec("P")
@@ -142,6 +144,17 @@ def foreign(task: str) -> str:
         f"task {task!r} is not registered in this App, whose workers would not know it; declare the schedule with "
         f"the App that has it, or use app.by_name({task!r}).call(...)"
     )
+
+
+def unregistered(sender: Sender, name: str, tasks: Mapping[str, Task[Any, Any]]) -> Sendable[..., Any]:
+    """A task that this App does not know; one that is named much like one it knows is worth a warning.
+
+    It is no error, for workers may know more than who sends.
+    """
+    near = did_you_mean(name, tasks)
+    if near:
+        NOTICES.add(f"task {name!r} is not registered in app {sender!r}{near}; it is sent as it is")
+    return Sendable(sender, name, Options(), lambda: ANYTHING)
 
 
 def caller() -> str:

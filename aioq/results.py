@@ -12,8 +12,10 @@ from aioq.codec import ANY_RESULT, ResultType
 from aioq.durations import Duration, seconds
 from aioq.errors import ConfigError, JobCancelledError, JobFailed
 from aioq.job import JobInfo, JobState
+from aioq.leases import WorkerLease
 from aioq.options import make_options
 from aioq.store import Store
+from aioq.wait_report import why_no_outcome
 from aioq.waiters import Waiters, not_found
 from aioq.wire import (
     Outcome,
@@ -120,7 +122,8 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
             except TimeoutError:
                 if not limit.expired():
                     raise
-                raise TimeoutError(f"job {self.id} has no outcome after {span:g} s; it goes on") from None
+                why = await why_late(self)
+                raise TimeoutError(f"job {self.id} has no outcome after {span:g} s; it goes on{why}") from None
         return self._outcome
 
     async def status(self) -> JobState:
@@ -235,3 +238,12 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
                     return queue
             raise not_found(self.id, queues)
         return self._queue
+
+
+async def why_late(handle: JobHandle[Any]) -> str:
+    """What the message of a wait that has timed out says of the job's state."""
+
+    async def workers(queue: str) -> Sequence[WorkerLease]:
+        return await (await handle._source.store()).workers(queue)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the handle's own module
+
+    return await why_no_outcome(handle.info, workers)

@@ -1,20 +1,28 @@
 """Finding the App that `module:app` names, and saying in one line why it cannot be found."""
 
 import importlib
+import importlib.util
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
 from types import ModuleType
 
 from aioq.app import App
 from aioq.errors import AioqError, LoadError
+
+USUAL = ("app", "main", "tasks", "worker")
+"""Where a package that has no App itself may have it: the first of these modules with one counts."""
 
 
 def load_app(target: str) -> App:
     """The App `target` names, with its `imports` loaded.
 
     Args:
-        target: `module:attribute`, or `module` alone where the module has one App.
+        target: `module:attribute`, or `module` alone where the module has one App. A package that has none itself
+            stands for the first of its modules `USUAL` that has.
 
     Raises:
         LoadError: saying in one line what was looked for and what is there.
@@ -25,6 +33,7 @@ def load_app(target: str) -> App:
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.insert(0, folder)
+    _refuse_path(module_name, attribute)
     module = _import(module_name)
     app = _attribute(module, attribute) if attribute else _only_app(module)
     try:
@@ -34,13 +43,31 @@ def load_app(target: str) -> App:
     return app
 
 
+def _refuse_path(name: str, attribute: str) -> None:
+    """Say which module a path stands for; a module has one name, and by another it would be loaded twice."""
+    if not (os.sep in name or name.endswith(".py") or name.startswith(".")):
+        return
+    path = Path(os.path.relpath(name))
+    parts = path.with_suffix("").parts if path.suffix == ".py" else path.parts
+    if not path.exists() and not path.with_suffix(".py").exists():
+        raise LoadError(f"there is no {name!r} in {os.getcwd()}; name a module, such as shop.tasks:app")
+    what = "a directory" if path.is_dir() else "a file"
+    if not parts or not all(part.isidentifier() for part in parts):
+        raise LoadError(
+            f"{name!r} is {what} and no module; run aioq where the package is, and name it: shop.tasks:app"
+        )
+    module = ".".join(part for part in parts if part != "__init__")
+    raise LoadError(f"{name!r} is {what}; name the module: {module}{f':{attribute}' if attribute else ''}")
+
+
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise LoadError(_no_module(name, error.name)) from error
-        raise LoadError(f"module {name!r} failed to import: {error} ({_place(error)})") from error
+        hint = _where_is((error.name or "").partition(".")[0])
+        raise LoadError(f"module {name!r} failed to import: {error} ({_place(error)}){hint}") from error
     except AioqError as error:
         raise LoadError(f"module {name!r}: {error}") from error
     except SyntaxError as error:
@@ -65,35 +92,84 @@ def _no_module(name: str, missing: str) -> str:
     )
     found = ", ".join(here[:10]) or "no module"
     what = repr(name) if name == missing else f"{name!r} (there is no {missing!r})"
-    return f"no module {what} in {os.getcwd()} or on sys.path; {os.getcwd()} has: {found}"
+    hint = _with_a_colon(name) or _where_is(missing.partition(".")[0]) or _alike(missing, here)
+    return f"no module {what} in {os.getcwd()} or on sys.path{hint}; {os.getcwd()} has: {found}"
+
+
+def _with_a_colon(name: str) -> str:
+    """For `shop.tasks.app`, where `shop.tasks` is a module that has it."""
+    parent, _, last = name.rpartition(".")
+    module = sys.modules.get(parent)
+    return f"; did you mean {parent}:{last}?" if isinstance(getattr(module, last, None), App) else ""
+
+
+def _where_is(package: str) -> str:
+    """For who has started it in another directory than the one that the package is in."""
+    here = Path.cwd()
+    for folder in (here.parent, here.parent.parent, *sorted(each for each in here.iterdir() if each.is_dir())):
+        if package.isidentifier() and ((folder / package).is_dir() or (folder / f"{package}.py").is_file()):
+            return f"; but {folder} has it: run aioq there"
+    return ""
+
+
+def _alike(name: str, there: list[str]) -> str:
+    near = get_close_matches(name, there, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _apps(module: ModuleType) -> dict[str, App]:
     return {name: value for name, value in vars(module).items() if isinstance(value, App)}
 
 
+def _inner(module: ModuleType) -> Iterator[ModuleType]:
+    """Those of the usual modules that a package has, imported when it is their turn."""
+    for name in USUAL if hasattr(module, "__path__") else ():
+        full = f"{module.__name__}.{name}"
+        if importlib.util.find_spec(full) is not None:
+            yield _import(full)
+
+
 def _attribute(module: ModuleType, attribute: str) -> App:
-    value: object = module
-    for part in attribute.split("."):
-        value = getattr(value, part, None)
+    value = _value(module, attribute)
     if isinstance(value, App):
         return value
+    elsewhere: list[str] = []
+    if value is None or isinstance(value, ModuleType):
+        for inner in _inner(module):
+            found = _value(inner, attribute)
+            if isinstance(found, App):
+                return found
+            elsewhere += [f"{inner.__name__}:{name}" for name in _apps(inner)]
     apps = ", ".join(_apps(module)) or "none"
     what = "has no" if value is None else f"has a {type(value).__name__} named"
     wanted = f"{attribute!r}" if value is None else f"{attribute!r}, which is no App"
-    raise LoadError(f"module {module.__name__!r} {what} {wanted}; Apps in it: {apps}")
+    hint = f"; there is {' and '.join(elsewhere)}" if elsewhere else ""
+    raise LoadError(f"module {module.__name__!r} {what} {wanted}; Apps in it: {apps}{hint}")
+
+
+def _value(module: ModuleType, attribute: str) -> object:
+    value: object = module
+    for part in attribute.split("."):
+        value = getattr(value, part, None)
+    return value
 
 
 def _only_app(module: ModuleType) -> App:
-    apps = _apps(module)
+    looked = ""
+    holder, apps = module, _apps(module)
+    for inner in () if apps else _inner(module):
+        if apps := _apps(inner):
+            holder = inner
+            break
+        looked += f", nor has {inner.__name__!r}"
     different = {id(app): name for name, app in apps.items()}
     if len(different) == 1:
         return next(iter(apps.values()))
     if not apps:
-        raise LoadError(f"module {module.__name__!r} has no App; make one: app = App({module.__name__!r})")
+        raise LoadError(f"module {module.__name__!r} has no App{looked}; make one: app = App({module.__name__!r})")
     raise LoadError(
-        f"module {module.__name__!r} has {len(different)} Apps; say which: "
-        + " or ".join(f"{module.__name__}:{name}" for name in apps)
+        f"module {holder.__name__!r} has {len(different)} Apps; say which: "
+        + " or ".join(f"{holder.__name__}:{name}" for name in apps)
     )
 
 

@@ -53,11 +53,7 @@ def cli() -> None:
     "-c", "--concurrency", type=click.IntRange(1), metavar="N", help="Jobs that run at once in one process."
 )
 @click.option(
-    "-p",
-    "--processes",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Worker processes; one that dies is replaced.",
+    "-p", "--processes", type=click.IntRange(1), metavar="N", help="Worker processes; one that dies is replaced."
 )
 @click.option("--burst", is_flag=True, help="Exit when the queues are empty.")
 @click.option("--reload", is_flag=True, help="Restart when a Python file below the working directory changes.")
@@ -86,8 +82,9 @@ def cli() -> None:
 def worker(target: str, **options: Any) -> None:
     """Run the jobs of MODULE:APP, for example shop.tasks:app.
 
-    MODULE alone will do where it has one App. The first SIGTERM or Ctrl-C stops gracefully: running jobs are
-    finished for up to --shutdown-timeout seconds, then given back; the second gives them back at once.
+    MODULE alone will do where it has one App; a package, where its module app, main, tasks or worker has.
+    The first SIGTERM or Ctrl-C stops gracefully: running jobs are finished for up to --shutdown-timeout seconds,
+    then given back; the second gives them back at once.
     """
     start = _imported("start")
     plan = start.WorkerPlan(target=target, **options)

@@ -27,8 +27,9 @@ from aioq.cli.supervisor import Supervisor
 from aioq.cli.watch import require_watcher
 from aioq.config import Settings, load_settings
 from aioq.errors import ServerError
-from aioq.host import worker_queues
+from aioq.host import undeclared_queues, worker_queues
 from aioq.logrecords import let_through
+from aioq.notices import NOTICES
 from aioq.stdio import print_at_once
 from aioq.store import ServerInfo
 from aioq.worker import Health, Life, Worker, life_prefix, recover_dead
@@ -67,17 +68,21 @@ def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
         AioqError: the App cannot be loaded, or the server refuses.
     """
     print_at_once()
+    NOTICES.keep()
     if plan.reload and child is None:
         require_watcher()
         # The App is loaded in the children only: a broken module is mended by the next change. So nobody here
         # can give back what a dead child held; its lease does that.
         set_up_logging(plan.log_level or "info", plan.log_format or "text")
-        _set_up_logging(plan, load_settings({}))
+        _set_up_logging(plan, load_settings({}), child)
         return asyncio.run(_supervise(plan, plan.processes or 1))
     app = load_app(plan.target)
     ChildMark.forget()
     settings = app.settings
-    _set_up_logging(plan, settings)
+    _set_up_logging(plan, settings, child)
+    if child is None:
+        for words in undeclared_queues(app.host(), plan.queues):
+            log.warning("%s", words)
     processes = plan.processes or settings.processes
     if processes > 1 and child is None:
         return asyncio.run(_supervise(plan, processes, app))
@@ -85,9 +90,11 @@ def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
         return runner.run(_work(app, plan, child))
 
 
-def _set_up_logging(plan: WorkerPlan, settings: Settings) -> None:
+def _set_up_logging(plan: WorkerPlan, settings: Settings, child: ChildMark | None) -> None:
     level, log_format = plan.log_level or settings.log_level, plan.log_format or settings.log_format
     set_up_logging(level, log_format, explicit=plan.log_level is not None)
+    if child is None:
+        NOTICES.say()  # a child's supervisor has said them
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -1,7 +1,9 @@
 """What `aioq worker` says when it cannot start or work: one line, exit code 2, no traceback, no password."""
 
 import asyncio
+import json
 import re
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -83,7 +85,6 @@ async def test_an_app_that_cannot_be_loaded(project: Project, text: str, target:
             "many",
             "'concurrency' from environment variable AIOQ_CONCURRENCY must be an integer",
         ),
-        ("AIOQ_CONCURENCY", "3", "unknown setting 'AIOQ_CONCURENCY'.*did you mean 'AIOQ_CONCURRENCY'"),
         ("AIOQ_URL", "http://user:secret@host", r"setting 'url'.*http://\*\*\*@host"),
     ],
 )
@@ -94,6 +95,27 @@ async def test_a_bad_environment(project: Project, variable: str, value: str, wo
 
     assert re.search(words, line), line
     assert "secret" not in line
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("processes", ["1", "2"])
+async def test_an_unknown_variable_is_a_warning_and_the_worker_works(
+    project: Project, processes: str, log_format: str
+) -> None:
+    project.copy("children")
+    children = project.load("children")
+    settings = {"AIOQ_CONCURENCY": "3", "AIOQ_VERSION": "1.2", "AIOQ_LOG_FORMAT": log_format}
+    worker = project.worker("children:app", "--processes", processes, **settings)
+    async with children.app:
+        assert await (await children.typed.send(3)).result(timeout=20) == 3  # in a process of the pool
+    assert await worker.stop() == 0
+
+    (line,) = await worker.saw("unknown setting 'AIOQ_CONCURENCY'.*did you mean 'AIOQ_CONCURRENCY'")
+    assert len(await worker.saw("unknown setting 'AIOQ_VERSION'")) == 1
+    if log_format == "json":
+        assert [json.loads(each)["level"] for each in worker.lines if each == line] == ["warning"]
+    else:
+        assert " WARNING " in line
 
 
 async def test_the_traceback_is_there_for_who_asks(project: Project) -> None:
@@ -265,3 +287,79 @@ async def test_a_send_without_a_server_names_it(project: Project) -> None:
     with pytest.raises(Exception, match=r"redis://\*\*\*@127\.0\.0\.1:1/2 cannot be reached") as caught:
         await app.send("x")
     assert "secret" not in str(caught.value)
+
+
+# -- finding the App
+
+
+@pytest.mark.parametrize("target", ["proj", "proj:app", "proj.app", "proj.app:app", "other", "other:queue"])
+async def test_a_package_stands_for_the_module_of_it_that_has_the_app(project: Project, target: str) -> None:
+    for name in ("proj", "other"):
+        project.write(f"{name}/__init__.py", "")
+    project.write("proj/app.py", ONE_APP)
+    project.write("other/main.py", "print('no App here')\n")
+    project.write("other/tasks.py", "from aioq import App\nqueue = App()\n")
+    project.write("other/worker.py", "1 / 0\n")  # never looked at: one before it has the App
+    worker = project.worker(target, "--burst")
+    assert await worker.ended() == 0, worker.log
+
+
+@pytest.mark.parametrize(
+    ("folder", "target", "words"),
+    [
+        (".", "proj:queue", r"module 'proj' has no 'queue'; Apps in it: none; there is proj\.app:app$"),
+        (".", "empty", r"module 'empty' has no App, nor has 'empty\.tasks'; make one"),
+        (".", "two", r"module 'two\.app' has 2 Apps; say which: two\.app:first or two\.app:second$"),
+        (".", "proj/app.py", r"'proj/app\.py' is a file; name the module: proj\.app$"),
+        (".", "./proj/app.py:app", r"'\./proj/app\.py' is a file; name the module: proj\.app:app$"),
+        (".", "proj/", r"'proj/' is a directory; name the module: proj$"),
+        (".", ".", r"'\.' is a directory and no module; run aioq where the package is, and name it: "),
+        (".", "proj/nothing.py", r"there is no 'proj/nothing\.py' in "),
+        (".", "proj.app.app", r"no module 'proj\.app\.app' .*; did you mean proj\.app:app\?; "),
+        (".", "porj.app:app", r"no module 'porj\.app' .*; did you mean proj\?; "),
+        ("proj", "proj.app:app", r"no module 'proj\.app' .*; but .*/project has it: run aioq there; "),
+        ("above", "proj.app:app", r"no module 'proj\.app' .*; but .*/project has it: run aioq there; "),
+        (".", "inner:app", r"no module 'inner' .*; but .*/project/src has it: run aioq there; "),
+        (
+            "proj",
+            "uses:app",
+            r"No module named 'proj' \(.*uses\.py, line 1\); but .*/project has it: run aioq there$",
+        ),
+        (".", "broken", r"module 'broken\.app' failed to import: ZeroDivisionError"),
+    ],
+)
+async def test_an_app_that_is_looked_for_at_the_wrong_place(
+    project: Project, folder: str, target: str, words: str
+) -> None:
+    for name in ("proj", "empty", "two", "above", "broken", "src/inner"):
+        project.write(f"{name}/__init__.py", "")
+    project.write("proj/app.py", ONE_APP)
+    project.write("proj/uses.py", "from proj.app import app\n")
+    project.write("empty/tasks.py", "")
+    project.write("two/app.py", TWO_APPS)
+    project.write("broken/app.py", "1 / 0\n")
+    worker = project.run(sys.executable, "-m", "aioq", "worker", target, folder=folder)
+    assert await worker.ended() == 2, worker.log
+    assert len(worker.lines) == 1, worker.log
+    assert re.search(words, worker.log), worker.log
+
+
+async def test_a_queue_that_nothing_is_declared_with_is_a_warning(project: Project) -> None:
+    project.write("shop.py", ONE_APP + "@app.task(queue='mail')\ndef send(): ...\n")
+    worker = project.worker("shop:app", "-q", "mial", "-q", "mail", "-q", "default", "--burst", "-p", "2")
+    assert await worker.ended() == 0
+    (line,) = await worker.saw("WARNING")
+    assert re.search(r"queue 'mial' is the queue of no task or schedule .* \(did you mean 'mail'\?\)", line)
+
+
+async def test_a_wait_in_vain_and_a_task_that_no_worker_knows(project: Project) -> None:
+    project.write("shop.py", ONE_APP + "@app.task(name='shop.add')\ndef add(): ...\n")
+    async with App(project.name, url=project.settings["AIOQ_URL"]) as app:
+        handle = await app.send("shop.ad")
+        with pytest.raises(TimeoutError, match="it goes on: queued; no worker serves queue 'default'"):
+            await handle.result(timeout=0.05)
+        worker = project.worker("shop:app", "--burst")
+        await worker.saw(r"does not know the task 'shop\.ad' \(did you mean 'shop\.add'\?\)")
+        assert await worker.ended() == 0
+        with pytest.raises(TimeoutError, match=r"it goes on: scheduled, due in \d"):
+            await handle.result(timeout=0.05)

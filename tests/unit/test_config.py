@@ -18,6 +18,7 @@ from aioq.cli.child import CHILD_VARIABLE
 from aioq.config import Settings, from_module, from_pyproject, load_settings
 from aioq.durations import as_seconds, seconds
 from aioq.errors import ConfigError
+from aioq.notices import Notices
 
 relaxed = settings(deadline=None)
 
@@ -54,6 +55,14 @@ def load(**explicit: object) -> Settings:
 
 def load_env(**environ: str) -> Settings:
     return load_settings({}, environ=environ)
+
+
+@pytest.fixture
+def notices(monkeypatch: pytest.MonkeyPatch) -> Notices:
+    """Those of a process that has said nothing yet."""
+    fresh = Notices()
+    monkeypatch.setattr(config, "NOTICES", fresh)
+    return fresh
 
 
 def refused(load: Callable[[], object]) -> str:
@@ -450,14 +459,35 @@ def test_an_unknown_name_is_an_error_with_the_nearest_one(source: str, name: str
         ("AIOQ_", "valid are: AIOQ_NAME, AIOQ_URL, "),
     ],
 )
-def test_an_unknown_variable_is_an_error_with_the_nearest_one(variable: str, advice: str):
-    message = refused(lambda: load_env(**{variable: "6379"}))
-    assert message.startswith(f"unknown setting {variable!r} in the environment; {advice}")
+def test_an_unknown_variable_is_a_warning_with_the_nearest_one(
+    variable: str, advice: str, notices: Notices, caplog: pytest.LogCaptureFixture
+):
+    assert load_env(**{variable: "6379"}) == Settings()
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("aioq.config", "WARNING")
+    assert record.getMessage().startswith(f"unknown setting {variable!r} in the environment; {advice}")
+    assert record.getMessage().endswith("; it is ignored")
+    assert "6379" not in record.getMessage()
 
 
-def test_of_several_mistakes_in_the_environment_the_same_one_shows_each_time():
-    for names in itertools.permutations(["AIOQ_A", "AIOQ_B", "AIOQ_LEASE"]):
-        assert "'AIOQ_A'" in refused(lambda names=names: load_env(**dict.fromkeys(names, "x")))
+def test_an_unknown_variable_is_named_once(notices: Notices, caplog: pytest.LogCaptureFixture):
+    notices.keep()
+    assert load_env(AIOQ_VERSION="1.2", AIOQ_LEASE="9").lease == 9
+    assert caplog.messages == []
+    notices.say()
+    load_env(AIOQ_VERSION="1.2")
+    load_env(AIOQ_VERSION="1.3", AIOQ_NEW_SETTING="x")
+    notices.keep()
+    notices.say()
+    assert [re.findall("'AIOQ_.*?'", message)[0] for message in caplog.messages] == [
+        "'AIOQ_VERSION'",
+        "'AIOQ_NEW_SETTING'",
+    ]
+
+
+def test_of_several_mistakes_in_the_environment_the_same_one_shows_each_time(notices: Notices):
+    for names in itertools.permutations(["AIOQ_LEASE", "AIOQ_THREADS", "AIOQ_B"]):
+        assert "'lease'" in refused(lambda names=names: load_env(**dict.fromkeys(names, "x")))
 
 
 # -- a config module -----------------------------------------------------------------------------------------

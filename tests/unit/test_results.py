@@ -129,7 +129,9 @@ async def test_a_timeout_says_of_which_job_and_that_it_goes_on(source: Source):
     (handle,) = await source.send("a")
     with pytest.raises(TimeoutError) as caught:
         await handle.result(timeout=0.01)
-    assert str(caught.value) == "job a has no outcome after 0.01 s; it goes on"
+    assert str(caught.value) == (
+        "job a has no outcome after 0.01 s; it goes on: queued; no worker serves queue 'mail'"
+    )
     assert await handle.status() is JobState.QUEUED
     await source.end("a", encode_result("shop.add", 3))
     assert await within(_result(handle)) == 3

@@ -35,6 +35,7 @@ from aioq.exception_names import class_names, leaf_names
 from aioq.job import Progress
 from aioq.logrecords import let_through
 from aioq.middleware import wrapped
+from aioq.notices import NOTICES
 from aioq.retry import Retry, Snooze
 from aioq.stdio import open_standard_streams, print_at_once
 from aioq.task import Task
@@ -70,6 +71,7 @@ def serve(fd: int, parent: int) -> None:
     _disregard_signals()
     os.set_inheritable(fd, False)
     open_standard_streams()
+    NOTICES.keep()  # the worker has said them, of the same environment
     print_at_once()
     line = _WorkerLine(socket.socket(fileno=fd), parent)
     while (order := line.next_order()) is not None:

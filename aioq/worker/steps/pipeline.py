@@ -30,6 +30,7 @@ from aioq.exception_names import leaf_names
 from aioq.naming import real_module
 from aioq.retry import DEFAULT_ATTEMPTS, ONE_ATTEMPT, Retry, Snooze, class_name, class_names
 from aioq.store import Settlement, Verb
+from aioq.suggestions import did_you_mean
 from aioq.task import Task
 from aioq.verdicts import Cancel, Fail, asked_by
 from aioq.wire import (
@@ -93,13 +94,15 @@ def resolve(run: Run, bench: Bench) -> Settlement | None:
     run.task = bench.tasks.get(run.name)
     if run.task is None:
         known = ", ".join(sorted(bench.tasks)[:10]) or "none"
-        run.error = UnknownTaskError(f"this worker does not know the task {run.name!r}; it knows: {known}")
+        near = did_you_mean(run.name, bench.tasks)
+        run.error = UnknownTaskError(f"this worker does not know the task {run.name!r}{near}; it knows: {known}")
         ttl = bench.settings.unknown_task_ttl
         return _park(
             run,
             bench,
             UnknownTaskError(
-                f"no worker knew the task {run.name!r} for {ttl:g} s (unknown_task_ttl); this one knows: {known}"
+                f"no worker knew the task {run.name!r} for {ttl:g} s (unknown_task_ttl){near}; "
+                f"this one knows: {known}"
             ),
         )
     return None
