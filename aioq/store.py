@@ -91,12 +91,14 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
         next_due_ms: how long until the next scheduled job is due, in milliseconds; None when none is scheduled.
         lost: the worker's lease has ended; it owns nothing any more and must join again under a new id.
         next_tick_ms: how long until the next tick of a schedule, in milliseconds; None when there is none.
+        more: it ended before the lanes did, for it has passed over many jobs that are none (any more): call again.
     """
 
     jobs: Sequence[Claimed] = ()
     next_due_ms: int | None = None
     lost: bool = False
     next_tick_ms: int | None = None
+    more: bool = False
 
 
 class Verb(enum.StrEnum):
@@ -203,6 +205,9 @@ WaitReply = bytes | NoOutcome | None
 
 CLAIM_LIMIT = 1_048_576
 """The bytes of envelopes at which a reply to a claim is closed, so that it arrives in time over any link."""
+
+PASSED_LIMIT = 2_000
+"""The jobs and entries that a claim passes over at the most, so that it never holds the server up."""
 
 WAIT_LIMIT = 1_048_576
 """The most bytes of outcomes in one reply to a wait, so that it arrives in time over a slow link too. The first

@@ -45,9 +45,16 @@ class Leases:
     def lost(self, worker: str) -> bool:
         """Whether the worker's lease is no more: never taken, or its recovery has begun.
 
-        A lease that has merely ended is still the worker's, as it is on a server.
+        A lease that has merely ended is still the worker's, as it is on a server; so is one that has vanished
+        though the worker was not recovered, which ends with `forget`.
         """
-        return self._ends.get(worker, _RECOVERING) == _RECOVERING
+        end = self._ends.get(worker)
+        return worker not in self._fetched if end is None else end == _RECOVERING
+
+    def enter_anew(self) -> None:
+        """Give those a lease whose lease has vanished: they may live."""
+        for worker in self._fetched.keys() - self._ends.keys():
+            self._ends[worker] = time.monotonic() + self._seconds
 
     def has_ended(self, worker: str) -> bool:
         """Whether the worker has a lease that has ended."""

@@ -15,13 +15,12 @@ from aioq.memory_store.delayed import Delayed
 from aioq.memory_store.lanes import LANES, WAKE_UP, Lanes
 from aioq.memory_store.leases import Leases
 from aioq.memory_store.mail import Mail
+from aioq.memory_store.outcomes import wait_for
 from aioq.memory_store.records import Record
 from aioq.memory_store.timetable import MemoryQueueTimetable, Revisions
 from aioq.memory_store.tombstones import Tombstones
 from aioq.store import (
-    LATER,
-    MISSING,
-    WAIT_LIMIT,
+    PASSED_LIMIT,
     Claim,
     Claimed,
     Limits,
@@ -33,9 +32,6 @@ from aioq.store import (
     Verb,
     WaitReply,
 )
-
-MAX_WAITERS = 64
-"""The most channels that are told of one job; further ones live by their safety poll."""
 
 
 class MemoryQueue:
@@ -122,6 +118,7 @@ class MemoryQueue:
         outage = mode != "join" and self._leases.has_ended(worker)
         self._leases.take(worker, fetched_ms)
         if mode:
+            self._leases.enter_anew()
             for owner in self.lanes.owners():
                 if not self._leases.knows(owner):  # delivered to a read that outlived its worker
                     self._leases.begin_recovery(owner)
@@ -146,11 +143,12 @@ class MemoryQueue:
                 for token in self.lanes.delivered(worker, lane):
                     self._accept(worker, token, count, jobs)
             self._take_missed(worker, count, jobs, {*known, *(job.id for job in jobs)})
-        for lane in LANES:
-            while len(jobs) < count and (job_id := self.lanes.pop(lane)) is not None:
-                self._take(worker, job_id, jobs)
+        passed = self._take_from_lanes(worker, count, jobs)
         return Claim(
-            jobs, self._delayed.next_due(self._clock.now_ms()), next_tick_ms=self.timetable.next_tick_ms()
+            jobs,
+            self._delayed.next_due(self._clock.now_ms()),
+            next_tick_ms=self.timetable.next_tick_ms(),
+            more=passed >= PASSED_LIMIT,
         )
 
     def settle(self, worker: str, settlement: Settlement) -> bool:
@@ -204,25 +202,7 @@ class MemoryQueue:
 
     def wait(self, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
         """For each job the outcome, or register the channel to be told of it."""
-        replies = [self._outcome(channel, job_id) for job_id in job_ids]
-        taken, full = 0, False
-        for position, reply in enumerate(replies):
-            if isinstance(reply, bytes):
-                full = full or (taken > 0 and taken + len(reply) > WAIT_LIMIT)
-                taken += len(reply)
-                if full:
-                    replies[position] = LATER
-        return replies
-
-    def _outcome(self, channel: str, job_id: str) -> WaitReply:
-        record = self._records.get(job_id)
-        if record is None:
-            return MISSING
-        if record.state.ended:
-            return record.outcome
-        if channel not in record.waiters and len(record.waiters) < MAX_WAITERS:
-            record.waiters.append(channel)
-        return None
+        return wait_for(self._records, channel, job_ids)
 
     def info(self, job_id: str, *, results: bool = False) -> JobInfo | None:
         """What there is to know of a job."""
@@ -266,6 +246,16 @@ class MemoryQueue:
             self._take(worker, next(iter(token.job_ids), ""), jobs)
         else:
             self.lanes.put_back(token)
+
+    def _take_from_lanes(self, worker: str, count: int, jobs: list[Claimed]) -> int:
+        """Take what there is room for; returns how many entries were passed over."""
+        passed = 0
+        for lane in LANES:
+            while len(jobs) < count and passed < PASSED_LIMIT and (job_id := self.lanes.pop(lane)) is not None:
+                before = len(jobs)
+                self._take(worker, job_id, jobs)
+                passed += len(jobs) == before
+        return passed
 
     def _take(self, worker: str, job_id: str, jobs: list[Claimed]) -> None:
         record = self._records.get(job_id)

@@ -64,8 +64,8 @@ class RedisLeaseKeeper:
         self._dropped = True
 
     def _renew(self, queue: str, worker: str, fetched_ms: int, mode: str) -> Renewal:
-        code = script("renew")
-        args = (1, base_key(self._app, queue), worker, self._limits.lease_ms, fetched_ms, mode)
+        code, limits = script("renew"), self._limits
+        args = (1, base_key(self._app, queue), worker, limits.lease_ms, fetched_ms, limits.dead_limit, mode)
         if self._dropped:
             self._dropped = False
             self._client.connection_pool.disconnect()

@@ -16,8 +16,12 @@ from aioq.wire import describe
 LOST = -2
 """What `claim` and `renew` answer to a worker without a lease."""
 
+NAMED_LIMIT = 512
+"""The most jobs that one entry may name; the same stands in `_entries.lua`."""
+
 _CLAIM_HEADER = 3
 _CLAIM_WIDTH = 4
+_MORE = 2
 _FIRST_CLAIM = (1, 0, 0, 0)
 _WORKER_WIDTH = 3
 
@@ -41,7 +45,15 @@ def parse_claim(reply: Sequence[Any]) -> Claim:
         claims, attempts, crashes, interruptions = past or _FIRST_CLAIM
         job = Claimed(job_id.decode(), envelope, number, attempts, crashes, interruptions, sent, now, claims)
         jobs.append(job)
-    return Claim(jobs, due(reply[0][0]), next_tick_ms=due(reply[0][1]))
+    more = bool(reply[2] and reply[2][_MORE])
+    return Claim(jobs, due(reply[0][0]), next_tick_ms=due(reply[0][1]), more=more)
+
+
+def said_by_claim(reply: Sequence[Any]) -> tuple[str, str]:
+    """What a claim has passed over: an entry that names no job, a job whose record cannot be read; "" for none."""
+    if reply[0] == LOST or not reply[2]:
+        return "", ""
+    return reply[2][0].decode(), reply[2][1].decode(errors="backslashreplace")
 
 
 def parse_added(reply: int) -> list[bool]:
@@ -69,7 +81,7 @@ def named_by(fields: Sequence[bytes]) -> tuple[str, ...] | None:
             return (job_id,) if job_id else ()
     with contextlib.suppress(UnicodeDecodeError, KeyError, ValueError):
         prefix, width, ids = named[b"prefix"].decode(), int(named[b"width"]), named[b"ids"].decode()
-        if width > 0 and len(ids) % width == 0:
+        if width > 0 and len(ids) % width == 0 and len(ids) <= width * NAMED_LIMIT:
             return tuple(prefix + ids[start : start + width] for start in range(0, len(ids), width))
     return None
 

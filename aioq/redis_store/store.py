@@ -50,6 +50,10 @@ MAX_CLAIM = 500
 """The most jobs of one claim: what Lua's `unpack` and one reply carry with ease."""
 
 
+TELL_AGAIN = 60.0
+"""Seconds from one log line about records that this version cannot read to the next."""
+
+
 class RedisStore:
     """Job verbs on a Redis or Valkey server.
 
@@ -91,6 +95,7 @@ class RedisStore:
             Register(self._link.command, f"{base_key(app, '')}:schedule-queues", shown_url),
         )
         self._strange: set[str] = set()
+        self._foreign: dict[str, float] = {}  # by queue: when to tell of records that cannot be read again
         self._was_away = False
         self._reads = BlockingReads(app, self._link, longest_ms=limits.lease_ms // 2)
 
@@ -184,8 +189,11 @@ class RedisStore:
         for token in tokens:
             args += (token.lane, token.entry, msgspec.msgpack.encode(token.job_ids))
         reply = await self._call("claim", queue, args)
-        if reply[0] != replies.LOST and reply[2]:
-            self._tell_strange(queue, reply[2].decode())
+        strange, foreign = replies.said_by_claim(reply)
+        if strange:
+            self._tell_strange(queue, strange)
+        if foreign:
+            self._tell_foreign(queue, foreign)
         return replies.parse_claim(reply)
 
     async def handed(
@@ -219,6 +227,17 @@ class RedisStore:
             self._strange.add(queue)
             log.warning("queue %s: entry %s names no job; it and others like it are passed over", queue, entry)
 
+    def _tell_foreign(self, queue: str, job_id: str) -> None:
+        """Say it once in a while: during a deployment there may be many, and they come again."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._foreign.get(queue, now):
+            self._foreign[queue] = now + TELL_AGAIN
+            log.warning(
+                "queue %s: the record of job %s is none that this version of aioq can read; a newer one may have "
+                "written it, so it and others like it are put off until a worker of that version comes by",
+                *(queue, job_id),
+            )
+
     async def unblock(self, queue: str, worker: str) -> None:
         """See `aioq.store.Store.unblock`."""
         await self._reads.unblock(queue, worker)
@@ -239,7 +258,10 @@ class RedisStore:
 
     async def promote(self, queue: str, limit: int) -> Promotion:
         """See `aioq.store.Store.promote`."""
-        return replies.parse_promotion(await self._call("promote", queue, [limit]))
+        reply = await self._call("promote", queue, [limit])
+        if reply[2]:
+            self._tell_foreign(queue, reply[2].decode(errors="backslashreplace"))
+        return replies.parse_promotion(reply)
 
     async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
         """See `aioq.store.Store.recover`."""
@@ -252,7 +274,7 @@ class RedisStore:
     async def depart(self, queue: str, worker: str) -> None:
         """See `aioq.store.Store.depart`."""
         await self._reads.drop(queue, worker)
-        while (await self._recover(queue, "departing", worker, b"", 1000)).more:
+        while (await self._recover(queue, "departing", worker, b"", 500)).more:
             pass
 
     def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> Awaitable[list[WaitReply]]:

@@ -321,14 +321,14 @@ class Worker:
         self._executor.cancel(queue, self._queues[queue].membership.worker, job_id, CANCELLED)
 
     def _lost(self, queue: str, worker: str) -> None:
-        if self._queues[queue].membership.lose(worker):
+        if (duties := self._queues[queue]).membership.lose(worker):
             log.warning(
                 "queue %s: the lease of %s was lost; what it ran is cancelled here and runs elsewhere",
                 *(queue, worker),
             )
-            self._executor.abandon(queue, worker)
-            self._queues[queue].holdings.clear()
-            self._queues[queue].ticker.rejoin()
+            duties.recovery.give_back(worker, self._executor.abandon(queue, worker))
+            duties.holdings.clear()
+            duties.ticker.rejoin()
             self._lease.hurry()
 
     def _written(self, queue: str, settlement: Settlement) -> None:

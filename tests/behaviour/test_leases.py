@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aioq import gather
-from tests.behaviour.kit import Project, info_when, state_is
+from tests.behaviour.kit import Project, info_when, keys, state_is, until
 from tests.databases import Database
 from tests.proxies import Proxy
 from tests.servers import Server
@@ -45,6 +45,56 @@ async def test_a_worker_that_was_stopped_too_long_lets_go_of_its_jobs(
     second.signal(signal.SIGCONT)
     assert await first.stop() == 0
     assert await second.stop() == 0
+
+
+async def test_no_job_is_orphaned_where_the_register_of_the_workers_vanishes(
+    project: Project, redis_server: Database, tmp_path: Path
+) -> None:
+    project.copy("lines")
+    lines = project.load("lines")
+    gate = tmp_path / "gate"
+    workers = [await project.ready_worker("lines:app", "--concurrency", "3", **SHORT) for _ in range(2)]
+    jobs = await lines.hold.send_many([(str(gate),)] * 6)
+    for job in jobs:
+        await state_is(job, "running")
+
+    with redis_server.client() as client:
+        client.delete(f"aioq:{{{project.name}:default}}:workers")
+    workers[1].signal(signal.SIGKILL)
+    third = await project.ready_worker("lines:app", "--concurrency", "3", **SHORT)
+    await until(lambda: "has ended; 3 of its jobs run again" in workers[0].log + third.log)
+    gate.touch()
+
+    pids = [pid for pid, _ in await gather(*jobs, timeout=15)]
+    assert pids.count(workers[0].pid) == 3, "the living one has lost nothing"
+    assert [(await job.info()).crashes for job in jobs].count(1) == 3
+    assert "was lost" not in workers[0].log
+    assert await workers[0].stop() == 0
+    assert await third.stop() == 0
+
+
+async def test_no_job_is_orphaned_where_all_that_is_known_of_a_worker_vanishes(
+    project: Project, redis_server: Database, tmp_path: Path
+) -> None:
+    """Then it has lost its lease, and gives back itself what it ran."""
+    project.copy("lines")
+    lines = project.load("lines")
+    gate = tmp_path / "gate"
+    worker = await project.ready_worker("lines:app", "--concurrency", "10", **SHORT)
+    jobs = await lines.hold.send_many([(str(gate),)] * 10)
+    for job in jobs:
+        await state_is(job, "running")
+
+    with redis_server.client() as client:
+        base = f"aioq:{{{project.name}:default}}:"
+        held = [key for key in keys(client, project.name) if key.startswith(f"{base}held:")]
+        client.delete(*held, *(base + name for name in ("workers", "fetched", "leases", "idle")))
+    await worker.saw(r"the lease of .* was lost; what it ran is cancelled here and runs elsewhere")
+    gate.touch()
+
+    assert len(await gather(*jobs, timeout=15)) == 10
+    assert [(await job.info()).crashes for job in jobs] == [0] * 10
+    assert await worker.stop() == 0
 
 
 @pytest.fixture

@@ -63,6 +63,21 @@ class Backend:
         with self.database.client() as client:
             return client.zcard(self.key("dead"))  # pyright: ignore[reportReturnType]
 
+    def forget_workers(self) -> None:
+        """Delete the register of the workers and of their leases, as an eviction does."""
+        if self.database is None:
+            memory = self._make()
+            assert isinstance(memory, MemoryStore)
+            memory._queues[QUEUE]._leases._ends.clear()
+        else:
+            self.delete("workers")
+
+    def delete(self, *names: str) -> None:
+        """Delete keys of the queue."""
+        assert self.database is not None
+        with self.database.client() as client:
+            client.delete(*(self.key(name) for name in names))
+
     async def blocked(self, store: Store, worker: str) -> "asyncio.Task[list[Token]]":
         """A `block` that is under way: the server knows of it."""
         before = self._blocked()

@@ -133,6 +133,10 @@ def workers(look: Look, key: str) -> None:
     assert set(look.client.zrange(look.base + key, 0, -1)) == look.workers()
 
 
+def leases(look: Look, key: str) -> None:
+    assert set(look.client.hkeys(look.base + key)) <= look.workers()
+
+
 def of_a_worker(look: Look, key: str) -> None:
     assert key.split(":")[2] in look.workers()
     assert {look.state(member) for member in look.client.smembers(look.base + key)} == {"running"}
@@ -188,6 +192,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":scheduled": ("members", scheduled),
     ":workers": ("members", workers),
     ":fetched": ("members", workers),
+    ":leases": ("members", leases),
     ":idle": ("members", idle),
     ":synced": ("expires", mark),
     ":held:<worker>": ("deleted with the worker", of_a_worker),

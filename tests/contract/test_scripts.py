@@ -15,7 +15,7 @@ from aioq.redis_store import RedisStore, blocking, keeper, replies
 from aioq.redis_store.failover import Failover
 from aioq.redis_store.requests import BODY_LIMIT
 from aioq.redis_store.scripts import parts_of, script
-from aioq.store import CLAIM_LIMIT, WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
+from aioq.store import CLAIM_LIMIT, PASSED_LIMIT, WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
 from aioq.timetable import Entry, Tick
 from aioq.timing import Overlap
 from tests.contract.kit import (
@@ -128,8 +128,8 @@ CALLS: dict[str, Call] = {
 }
 REPLIES: dict[str, Callable[[int], Any]] = {
     "enqueue_one": lambda n: int(n > 0),
-    "claim": lambda _: [[-1, -1], 0, b""],
-    "promote": lambda _: [0, [-1, -1]],
+    "claim": lambda _: [[-1, -1], 0, 0],
+    "promote": lambda _: [0, [-1, -1], b""],
     "schedule_read": lambda _: [0, -1],
     "schedule_write": lambda _: [1],
     "schedule_stand": lambda _: [1, b"ab", b""],
@@ -218,6 +218,14 @@ def test_the_limit_of_a_wait_is_the_same_in_lua_and_in_python() -> None:
 
 def test_the_limit_of_a_claim_is_the_same_in_lua_and_in_python() -> None:
     assert f"local CLAIM_LIMIT = {CLAIM_LIMIT}\n" in LUA["claim"].read_text()
+
+
+def test_the_most_jobs_that_a_claim_passes_over_are_the_same_in_lua_and_in_python() -> None:
+    assert f"local PASSED_LIMIT, LARGE = {PASSED_LIMIT}, " in LUA["claim"].read_text()
+
+
+def test_the_most_jobs_of_an_entry_are_the_same_in_lua_and_in_python() -> None:
+    assert f"local NAMED_LIMIT = {replies.NAMED_LIMIT}\n" in LUA["_entries"].read_text()
 
 
 def test_what_a_lost_lease_is_answered_with_is_the_same_in_lua_and_in_python() -> None:

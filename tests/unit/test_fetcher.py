@@ -6,7 +6,7 @@ import pytest
 
 from aioq.errors import ServerUnavailableError
 from aioq.memory_store import MemoryStore
-from aioq.store import Claim, Claimed, NewJob, Token
+from aioq.store import PASSED_LIMIT, Claim, Claimed, NewJob, Token
 from aioq.timetable import Entry
 from aioq.worker.membership import Life, Membership
 from aioq.worker.services import fetcher as module
@@ -383,3 +383,16 @@ async def test_nothing_is_begun_under_a_lease_that_the_claim_has_reported_lost()
         go.set()
         await until(lambda: bench.lost == [worker])
         assert bench.handed == []
+
+
+async def test_where_a_claim_says_that_there_is_more_it_claims_again_at_once():
+    bench = Bench(slots=1)
+    await bench.join()
+    names = [f"job-{number}" for number in range(2 * PASSED_LIMIT)]
+    await bench.store.send(*names)
+    await bench.store.cancel(QUEUE, names, b"", 0)
+    await bench.store.send("behind")
+    async with running(bench.fetcher.run()):
+        await until(lambda: bench.jobs)
+        assert bench.store.blocking == bench.empty == 0
+        assert len(bench.store.claims) == 3

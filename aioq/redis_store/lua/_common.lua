@@ -2,7 +2,9 @@
 --
 -- NEEDS: base
 local GROUP = 'aioq'
-local SCHEDULED, SCHEDULES, FETCHED = base .. ':scheduled', base .. ':schedules', base .. ':fetched'
+local SCHEDULED, SCHEDULES = base .. ':scheduled', base .. ':schedules'
+-- Beside WORKERS: when each worker last fetched, and for how long each takes its lease, in ms.
+local FETCHED, LEASES = base .. ':fetched', base .. ':leases'
 -- What the code of each worker declares of schedules: the worker, and their ids as a MessagePack array.
 local OWNERS = base .. ':owners'
 local function cancel_key(worker) return base .. ':cancel:' .. worker end
@@ -15,10 +17,30 @@ local LANES = {
 -- A lease that has run out is lost once another worker has begun to recover it, not before: after an outage of
 -- the server, when all have run out, each worker that is still there goes on. RECOVERING is the score of one
 -- whose recovery has begun.
+--
+-- The register of the workers may have vanished, evicted or deleted by hand: then whoever still bears a name elsewhere was
+-- not recovered, for that ends with the deletion of all that bears it. Such a worker goes on, and its next renewal enters
+-- it anew; of those that are no more a sweep does, see renew.lua.
 local RECOVERING = 0
+local function is_known_elsewhere(worker)
+  return redis.call('ZSCORE', FETCHED, worker) or redis.call('EXISTS', held_key(worker)) == 1
+end
 local function lease_lost(worker)
   local lease = redis.call('ZSCORE', WORKERS, worker)
-  return not lease or tonumber(lease) == RECOVERING
+  if lease then return tonumber(lease) == RECOVERING end
+  return not is_known_elsewhere(worker)
+end
+
+-- Leases end by the server's clock. Where that has stepped back, what was written before ends as much later; whoever
+-- lives renews its lease meanwhile, and of the others it would not end for as long as the step. So a lease that ends later
+-- than any that its worker could take now is cut to the half of one, in which it is renewed twice. Looked at are those
+-- that end more than `least` from now; `usual` is the lease of a worker of which that is not known.
+local function cut_leases(least, usual)
+  local far = redis.call('ZREVRANGEBYSCORE', WORKERS, '+inf', '(' .. now + least, 'WITHSCORES', 'LIMIT', 0, 100)
+  for i = 1, #far, 2 do
+    local lease = tonumber(redis.call('HGET', LEASES, far[i]) or usual)
+    if tonumber(far[i + 1]) > now + lease then redis.call('ZADD', WORKERS, now + lease / 2, far[i]) end
+  end
 end
 
 -- A record or a lane that is none, because somebody has put a key of another type in its place or its group is gone,

@@ -52,8 +52,10 @@ local function unbury(id)
   if has_body then redis.call('DEL', body_key(id)) end
 end
 
--- A failed job is kept for the operator: as long as its outcome, or as the dead are kept, whichever is longer.
-local function bury(id, job, outcome, ttl, dead_ttl, dead_limit)
+-- A failed job is kept for the operator: as long as its outcome, or as the dead are kept, whichever is longer. The call
+-- that buries ends with `trim_dead`.
+local buried = 0
+local function bury(id, job, outcome, ttl, dead_ttl)
   if ttl < dead_ttl then
     widen(job, TTL)
     job[TTL] = ttl
@@ -62,11 +64,23 @@ local function bury(id, job, outcome, ttl, dead_ttl, dead_limit)
   if dead_ttl <= 0 then return end
   redis.call('ZADD', DEAD, now, id)
   redis.call('PEXPIRE', DEAD, dead_ttl)
-  redis.call('ZREMRANGEBYSCORE', DEAD, '-inf', now - dead_ttl)
-  for _, old in ipairs(redis.call('ZRANGE', DEAD, 0, -1 - dead_limit)) do
-    unbury(old)
-    redis.call('ZREM', DEAD, old)
+  buried = buried + 1
+end
+
+-- Lets go of the dead that there are too many of, as many as this call has buried and so many more: the limit may have
+-- been lowered by hundreds of thousands. Whether more are left.
+local TRIMMED = 200
+local function trim_dead(dead_ttl, dead_limit)
+  local most = buried + TRIMMED
+  local old = math.min(redis.call('ZCOUNT', DEAD, '-inf', now - dead_ttl), most)
+  if old > 0 then redis.call('ZREMRANGEBYRANK', DEAD, 0, old - 1) end
+  local over = redis.call('ZCARD', DEAD) - dead_limit
+  if over <= 0 then return false end
+  for _, id in ipairs(redis.call('ZRANGE', DEAD, 0, math.min(over, most) - 1)) do
+    unbury(id)
+    redis.call('ZREM', DEAD, id)
   end
+  return over > most
 end
 
 -- Sends a job that was running back to its lane.

@@ -17,6 +17,9 @@ local function is_text(id)
   return not string.find(id, '[\128-\255]')
 end
 
+-- The most jobs of one entry, with room for what a later version may do: one with hundreds of thousands is nobody's.
+local NAMED_LIMIT = 512
+
 -- The ids of the jobs that an entry names. There are none in a wake-up, nor in what somebody else has put there: an
 -- entry without the fields, or with an id that no client can have. That is noted in `strange`.
 local strange = ''
@@ -26,7 +29,7 @@ local function named_by(entry)
   for i = 1, #fields, 2 do named[fields[i]] = fields[i + 1] end
   local id, ids, width = named.job, named.ids, tonumber(named.width)
   if id and is_text(id) then return id ~= '' and {id} or {} end
-  local several = ids and named.prefix and width and width >= 1 and #ids % width == 0
+  local several = ids and named.prefix and width and width >= 1 and #ids % width == 0 and #ids <= width * NAMED_LIMIT
   if not several or not is_text(named.prefix .. ids) then
     if fields[1] then strange = entry[1] end
     return {}

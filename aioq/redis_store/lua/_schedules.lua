@@ -19,6 +19,8 @@ local function let_next(id)
     redis.call('HDEL', key, 'held')
   elseif found[1] == id then
     local job = load(held)
+    -- One of a later version waits on: whoever reads it lets it go with the next tick.
+    if not job and redis.call('EXISTS', job_key(held)) == 1 then return end
     if job and job[STATE] == 'waiting' then
       push(job[LANE], held, false)
       job[STATE] = false

@@ -7,15 +7,17 @@
 -- A job is put into the held set, then marked, then its entry is acknowledged: wherever the script fails, the job is
 -- in the held set or its entry is pending, and the next claim with known jobs or the recovery finds it.
 --
--- NEEDS: base, common, shapes, runs, records, push, lanes, entries
+-- NEEDS: base, common, shapes, runs, records, push, lanes, entries, foreign
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 how many, 3 '' or the ids of the jobs this worker knows that it holds, as a MessagePack array:
 --   then it is also given what it holds or was sent without knowing, because a reply got lost; 4 'idle' where it
 --   waits for jobs after this if it finds less than it asks for,
 --   then three for each entry a blocking read brought: lane, entry id, ids of its jobs as a MessagePack array
 -- REPLY: {-2} when the worker has lost its lease; else {ms until the next scheduled job, ms until the next tick} (-1
---   for none), the number of this claim, the last entry that named no job in aioq's way ('' for none), and per job id,
---   envelope, sent, and {claims, attempts, crashes, interruptions}, or 0 where this is the first time that it is claimed
+--   for none), the number of this claim, what else there is to say (0 for nothing, else {the last entry that named no job
+--   in aioq's way, the last job whose record this version cannot read ('' for none), 1 where the call ended before the
+--   lanes did}), and per job id, envelope, sent, and {claims, attempts, crashes, interruptions}, or 0 where this is the
+--   first time that it is claimed
 local worker, count = ARGV[1], tonumber(ARGV[2])
 local lost = lease_lost(worker)
 
@@ -24,6 +26,13 @@ local CLAIM_LIMIT = 1048576
 -- Nobody knows how many jobs an entry names: so the first read is of one entry, and each of at most four times as many,
 -- far fewer than what is read of a `rest` at once.
 local GROWTH, MOST, ALL = 4, 100, 1000
+-- How many jobs a call passes over, and entries that name none: what takes some milliseconds. A lane may hold 300,000
+-- that were cancelled. A large record counts as one for each kilobyte, for it takes as long to read.
+local PASSED_LIMIT, LARGE = 2000, 1024
+-- How many of the jobs that it holds are looked up of those that the worker does not know of: more than any has slots.
+local HELD_LIMIT = 10000
+-- How many entries are taken that were delivered to it: a wait brings nine at the most.
+local DELIVERED_LIMIT = 3000
 local recheck, known = ARGV[3] ~= '', {}
 if recheck then
   for _, id in ipairs(cmsgpack.unpack(ARGV[3])) do known[id] = true end
@@ -52,8 +61,12 @@ local function begin_first(text, run)
 end
 
 local number = claim_number()
-local reply, taken, bytes = {0, number, ''}, 0, 0
+local reply, taken, bytes, passed, delivered = {0, number, 0}, 0, 0, 0, 0
 local marked, held = {}, {}
+local foreign = ''
+
+-- Whether the call has done what it may, or all that was asked for.
+local function is_full() return taken >= count or bytes >= CLAIM_LIMIT or passed >= PASSED_LIMIT end
 local run = run_by(worker, RUNNING) .. cmsgpack.pack(number)
 
 local function give(id, envelope, sent, past, text)
@@ -64,30 +77,55 @@ local function give(id, envelope, sent, past, text)
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = id, envelope, sent, past
 end
 
--- An entry may outlive its job: cancelled, expired, or named twice.
-local function take(id, text)
-  if known[id] == 'taken' then return end
-  local envelope, sent, record = begin_first(text, run)
-  if envelope then
-    known[id] = 'taken'
-    return give(id, envelope, sent, 0, record)
+-- What this version cannot read. Only a job that is queued comes from its lane; of any other the entry is a leftover.
+local function pass_on(id, text)
+  local state = foreign_state(id, text)
+  if state == 'queued' or state == 'unknown' then
+    put_off(id)
+    foreign = id
   end
+  return false
+end
+
+-- Takes a job whose record is no fresh one, if it is to be taken: an entry may outlive its job, that was cancelled, has
+-- expired, or was named twice. `is_held` where it is one that the worker holds. Returns whether it is taken.
+local function take_other(id, text, is_held)
   local job = unpacked(text)
-  if not job then return end
+  if not job then return not is_held and pass_on(id, text) end
   local missed = recheck and job[STATE] == 'running' and job[WORKER] == worker and not known[id]
-  if job[STATE] and not missed then return end
-  envelope = whole(id, job[JOB])
+  local orphan = job[STATE] == 'running' and job[WORKER] ~= worker and is_orphan(job)
+  if job[STATE] and not missed and not orphan then return false end
+  local envelope = whole(id, job[JOB])
   if not envelope then
     -- Evicted, or deleted by hand: without it there is no job, and whoever waits for it is to learn that.
     redis.call('DEL', job_key(id))
-    return
+    return false
   end
   known[id] = 'taken'
+  if orphan then
+    widen(job, CRASHES)
+    job[CRASHES] = (job[CRASHES] or 0) + 1
+  end
   local claims = (job[CLAIM] or 0) + 1
   widen(job, STARTED)
   job[STATE], job[WORKER], job[CLAIM], job[STARTED] = 'running', worker, claims, number
   local past = {claims, job[ATTEMPTS] or 0, job[CRASHES] or 0, job[INTERRUPTIONS] or 0}
   give(id, envelope, job[SENT], past, cmsgpack.pack(job))
+  return true
+end
+
+-- `text` is what was read under the job's key: false for nothing or for a key of another type, nil where it is known that
+-- there is none.
+local function take(id, text, is_held)
+  if text ~= nil and known[id] ~= 'taken' then
+    local envelope, sent, record = begin_first(text, run)
+    if envelope then
+      known[id] = 'taken'
+      return give(id, envelope, sent, 0, record)
+    end
+    if take_other(id, text, is_held) then return end
+  end
+  passed = passed + 1 + math.floor(#(text or '') / LARGE)
 end
 
 -- Writes down what was taken; before the entries are acknowledged.
@@ -98,17 +136,30 @@ local function mark()
   marked, held = {}, {}
 end
 
+-- The texts of several records; those that are not there at all, which is one question, are nil.
+local function read_texts(ids)
+  local texts, missing = texts_of(ids), {}
+  for _, id in ipairs(ids) do
+    if not texts[id] then missing[#missing + 1] = job_key(id) end
+  end
+  if missing[1] and redis.call('EXISTS', unpack(missing)) == 0 then
+    for _, id in ipairs(ids) do texts[id] = texts[id] or nil end
+  end
+  return texts
+end
+
 -- Takes as many of the jobs as there is room for; returns the position of the first that is left.
 local function take_all(ids)
-  local first = 1
-  while first <= #ids and taken < count and bytes < CLAIM_LIMIT do
-    local some = {unpack(ids, first, math.min(#ids, first + count - taken - 1))}
-    local texts = texts_of(some)
+  local first, most = 1, count - taken
+  while first <= #ids and not is_full() do
+    local some, before = {unpack(ids, first, math.min(#ids, first + most - 1))}, taken
+    local texts = read_texts(some)
     for _, id in ipairs(some) do
-      if bytes >= CLAIM_LIMIT then break end
+      if is_full() then break end
       take(id, texts[id])
       first = first + 1
     end
+    most = taken == before and math.min(most * GROWTH, MOST) or count - taken
   end
   mark()
   return first
@@ -160,15 +211,16 @@ if lost then return {-2} end
 if recheck then
   for _, name in ipairs(LANES) do
     repeat
-      local entries = read(base .. ':' .. name, '0', ALL)
+      local entries = read(base .. ':' .. name, '0', MOST)
       for _, entry in ipairs(entries) do accept(name, entry[1], named_by(entry)) end
-    until #entries < ALL
+      delivered = delivered + #entries
+    until #entries < MOST or passed >= PASSED_LIMIT or delivered >= DELIVERED_LIMIT
   end
-  for _, id in ipairs(redis.call('SMEMBERS', held_key(worker))) do
-    if taken >= count or bytes >= CLAIM_LIMIT then break end
+  for _, id in ipairs(redis.call('SRANDMEMBER', held_key(worker), HELD_LIMIT)) do
+    if is_full() then break end
     if not known[id] then
       local text = redis.pcall('GET', job_key(id))
-      if not is_unreadable(text) then take(id, text) end
+      take(id, not is_unreadable(text) and text, true)
     end
   end
   mark()
@@ -188,26 +240,31 @@ end
 
 for _, name in ipairs(LANES) do
   local lane, most = base .. ':' .. name, string.sub(name, -5) == ':rest' and ALL or 1
-  while taken < count and bytes < CLAIM_LIMIT do
+  while not is_full() do
     local entries = read(lane, '>', most)
     local is_empty = #entries < most
     if #entries > 0 then
-      local ids, passed = {}, {}
+      local ids, names, before = {}, {}, taken
       for i, entry in ipairs(entries) do
-        for _, id in ipairs(named_by(entry)) do ids[#ids + 1] = id end
-        passed[i] = entry[1]
+        local named = named_by(entry)
+        if not named[1] then passed = passed + 1 end
+        for _, id in ipairs(named) do ids[#ids + 1] = id end
+        names[i] = entry[1]
       end
       local again = put_back(name, ids, take_all(ids))
-      redis.call('XACK', lane, GROUP, unpack(passed))
-      trim(lane, passed[#passed], is_empty and not again)
-      -- As many as will do if they name as many jobs each as these.
-      most = math.max(1, math.min(most * GROWTH, MOST, math.ceil((count - taken) * #entries / math.max(#ids, 1))))
+      redis.call('XACK', lane, GROUP, unpack(names))
+      trim(lane, names[#names], is_empty and not again)
+      -- As many as will do if they name as many jobs each as these; more where none of these was to be taken.
+      local wanted = taken == before and MOST or math.ceil((count - taken) * #entries / math.max(#ids, 1))
+      most = math.max(1, math.min(most * GROWTH, MOST, wanted))
     end
     if is_empty then break end
   end
 end
 
 -- All lanes were read to their end.
-if ARGV[4] ~= '' and taken < count and bytes < CLAIM_LIMIT then redis.pcall('ZADD', IDLE, now, worker) end
-reply[1], reply[3] = next_due(), strange
+if ARGV[4] ~= '' and not is_full() then redis.pcall('ZADD', IDLE, now, worker) end
+local is_cut = passed >= PASSED_LIMIT or delivered >= DELIVERED_LIMIT
+if strange ~= '' or foreign ~= '' or is_cut then reply[3] = {strange, foreign, is_cut and 1 or 0} end
+reply[1] = next_due()
 return reply

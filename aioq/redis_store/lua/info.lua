@@ -1,6 +1,6 @@
 -- Reads job records.
 --
--- NEEDS: base, common, shapes, runs, records
+-- NEEDS: base, common, shapes, runs, records, foreign
 -- KEYS: 1 base key
 -- ARGV: job ids
 -- REPLY: per job the fields and values of its record (empty for none), followed by 'due' and the time it is due
@@ -12,7 +12,7 @@ local NAMES = {
 local reply = {}
 for i = 1, #ARGV do
   local id, fields = ARGV[i], {}
-  local job = load(id)
+  local job = look(id)
   if job then
     job[JOB] = whole(id, job[JOB])
     if job[OUTCOME] then job[OUTCOME] = whole(id, job[OUTCOME]) end

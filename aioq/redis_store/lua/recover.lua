@@ -1,7 +1,8 @@
 -- Gives back what a worker held: one that died (a crash, which is counted), or one that departs.
--- Bounded: call again while there is more. The worker is forgotten, and its consumer deleted, with the last step.
+-- Bounded: call again while there is more. The worker is forgotten, and its consumer deleted, with the last step. Where
+-- nobody is to be recovered, dead jobs that there are too many of are let go.
 --
--- NEEDS: base, common, shapes, runs, records, push, lanes, entries, schedules, notices, ending
+-- NEEDS: base, common, shapes, runs, records, push, lanes, entries, foreign, schedules, notices, ending
 -- KEYS: 1 base key
 -- ARGV: 1 'lapsed' for some worker whose lease has ended, 'dead' for one that is known to have died whatever its
 --   lease says, 'departing' for one that takes leave; 2 the departing worker's id, or what the ids of the dead begin
@@ -10,7 +11,12 @@
 -- REPLY: {worker or '', jobs given back, 1 if there is more, ids of jobs that were dead-lettered ...}
 local mode, worker, limit, max_crashes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local crashed = mode ~= 'departing'
+local dead_ttl, dead_limit = tonumber(ARGV[6]), tonumber(ARGV[7])
 tombstone = tonumber(ARGV[8])
+-- How long a lease is taken for where that is not known, in ms: a day.
+local LONGEST = 86400000
+-- The most jobs of entries that were delivered: each of them may name many.
+local MOST = 2000
 
 -- The next worker to recover, and whether there is another one after it.
 local function find()
@@ -30,13 +36,16 @@ end
 
 local another = false
 if crashed then
+  if mode == 'lapsed' then cut_leases(0, LONGEST) end
   worker, another = find()
-  if not worker then return {'', 0, 0} end
+  if not worker then return {'', 0, mode == 'lapsed' and trim_dead(dead_ttl, dead_limit) and 1 or 0} end
   redis.call('ZADD', WORKERS, RECOVERING, worker)
 end
 local reply = {worker, 0, 0}
 
+-- What this version cannot read is nobody's from now on; whoever reads it sees that it was this worker's.
 local function restore(id, job)
+  if not job and foreign_state(id, redis.pcall('GET', job_key(id))) then put_off(id) end
   if not job or job[WORKER] ~= worker or job[STATE] ~= 'running' then return end
   local crashes = (job[CRASHES] or 0) + (crashed and 1 or 0)
   widen(job, CRASHES)
@@ -44,7 +53,7 @@ local function restore(id, job)
   if job[CANCEL] then
     finish(id, job, 'cancelled', job[CANCEL], job[CANCEL_TTL])
   elseif crashed and crashes > max_crashes then
-    bury(id, job, ARGV[5], tonumber(ARGV[9]), tonumber(ARGV[6]), tonumber(ARGV[7]))
+    bury(id, job, ARGV[5], tonumber(ARGV[9]), dead_ttl)
     reply[#reply + 1] = id
   else
     give_back(id, job, true)
@@ -62,16 +71,19 @@ for _, id in ipairs(held) do
 end
 
 -- Entries that a blocking read delivered to the worker, but that it never claimed.
+local named, is_cut = 0, false
 for _, name in ipairs(LANES) do
-  if left <= 0 then break end
+  if left <= 0 or is_cut then break end
   local lane = base .. ':' .. name
   local pending = redis.pcall('XPENDING', lane, GROUP, '-', '+', left, worker)
   if not is_unreadable(pending) then
     for _, entry in ipairs(pending) do
+      is_cut = named >= MOST
+      if is_cut then break end
       local body = redis.call('XRANGE', lane, entry[1], entry[1])
       local ids = body[1] and named_by(body[1]) or {}
       for _, id in ipairs(ids) do push(string.match(name, '^[^:]*'), id, true) end
-      reply[2] = reply[2] + #ids
+      reply[2], named = reply[2] + #ids, named + #ids
       redis.call('XACK', lane, GROUP, entry[1])
       redis.call('XDEL', lane, entry[1])
       left = left - 1
@@ -79,16 +91,18 @@ for _, name in ipairs(LANES) do
   end
 end
 
-if left <= 0 then
+if left <= 0 or is_cut then
   reply[3] = 1
 else
   for _, name in ipairs(LANES) do redis.pcall('XGROUP', 'DELCONSUMER', base .. ':' .. name, GROUP, worker) end
   redis.call('ZREM', WORKERS, worker)
   redis.call('ZREM', FETCHED, worker)
+  redis.call('HDEL', LEASES, worker)
   redis.pcall('ZREM', IDLE, worker)
   redis.pcall('HDEL', OWNERS, worker)
   redis.call('DEL', held_key(worker), cancel_key(worker))
   reply[3] = another and 1 or 0
 end
 publish()
+if buried > 0 then trim_dead(dead_ttl, dead_limit) end
 return reply

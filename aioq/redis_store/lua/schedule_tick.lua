@@ -1,7 +1,7 @@
 -- Makes the jobs of due ticks and moves their schedules on, each in one step, and only where the schedule is still
 -- what the caller decided by. An id that is there already is not added again.
 --
--- NEEDS: base, common, shapes, runs, records, push, lanes, schedules
+-- NEEDS: base, common, shapes, runs, records, push, lanes, foreign, schedules
 -- KEYS: 1 base key
 -- ARGV: six per schedule: id, revision, next tick in ms since the epoch ('' for none), overlap, the most runs (0 for no
 --   limit), its jobs as a MessagePack array of id, tick and due time in turn
@@ -11,7 +11,7 @@ local reply = {0}
 
 -- Whether a job is there and has not ended.
 local function unfinished(id)
-  local job = load(id)
+  local job = look(id)
   return job and not has_ended(job)
 end
 

@@ -105,7 +105,7 @@ function verbs.succeeded(id, job, outcome, _, ttl) finish(id, job, 'succeeded', 
 function verbs.cancelled(id, job, outcome, _, ttl) finish(id, job, 'cancelled', outcome, ttl) end
 function verbs.failed(id, job, outcome, _, ttl)
   count(job, ATTEMPTS)
-  bury(id, job, outcome, ttl, dead_ttl, dead_limit)
+  bury(id, job, outcome, ttl, dead_ttl)
 end
 function verbs.retry(id, job, outcome, delay)
   count(job, ATTEMPTS)
@@ -126,7 +126,7 @@ function verbs.park(id, job, outcome, delay, ttl)
   widen(job, PARKED)
   job[PARKED] = job[PARKED] or now
   if now - job[PARKED] >= ttl then
-    bury(id, job, outcome, result_ttl, dead_ttl, dead_limit)
+    bury(id, job, outcome, result_ttl, dead_ttl)
   else
     again(id, job, delay)
   end
@@ -161,4 +161,6 @@ for _, i in ipairs(others) do
     settle(id, job, how, outcome)
   end
 end
-return finish_call()
+finish_call()
+if buried > 0 then trim_dead(dead_ttl, dead_limit) end
+return refused

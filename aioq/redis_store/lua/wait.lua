@@ -1,9 +1,10 @@
 -- Returns outcomes that are there, and registers the caller for the others. One step: nothing falls between.
 --
--- NEEDS: base, common, shapes, runs, records
+-- NEEDS: base, common, shapes, runs, records, foreign
 -- KEYS: 1 base key
 -- ARGV: 1 the caller's channel, then job ids
--- REPLY: per job: the outcome; nil where the caller is registered; 0 where there is no such job; 1 where there is an
+-- REPLY: per job: the outcome; nil where the caller is registered, or has to ask again, for the job's record is one that
+--   this version cannot read; 0 where there is no such job; 1 where there is an
 --   outcome but no room for it
 local channel, reply = ARGV[1], {}
 local MAX_WAITERS = 64
@@ -40,14 +41,14 @@ local function register(id, job)
 end
 
 for i = 2, #ARGV do
-  local job = load(ARGV[i])
+  local job, is_newer = look(ARGV[i])
   if not job then
-    reply[i - 1] = 0
+    reply[i - 1] = redis.call('EXISTS', job_key(ARGV[i])) == 0 and 0
   elseif has_ended(job) then
     reply[i - 1] = outcome_of(ARGV[i], job)
   else
     reply[i - 1] = false
-    register(ARGV[i], job)
+    if not is_newer then register(ARGV[i], job) end
   end
 end
 return reply

@@ -11,6 +11,6 @@ for i = 1, #found, 2 do
   local fetched = redis.call('ZSCORE', FETCHED, found[i])
   local n = #reply
   reply[n + 1], reply[n + 2] = found[i], found[i + 1] - now
-  reply[n + 3] = fetched and now - fetched or -1
+  reply[n + 3] = fetched and math.max(0, now - fetched) or -1
 end
 return reply

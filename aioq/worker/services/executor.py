@@ -126,14 +126,22 @@ class Executor:
                 self._end(waiting, release(waiting))  # the server ends it: its cancellation was asked for
                 return
 
-    def abandon(self, queue: str, worker: str) -> None:
-        """The lease of `worker` is lost: cancel what was claimed under it, and write nothing of it."""
+    def abandon(self, queue: str, worker: str) -> dict[str, int]:
+        """The lease of `worker` is lost: cancel what was claimed under it, and write nothing of it.
+
+        Returns:
+            The jobs, and the number of the claim of each.
+        """
+        claims: dict[str, int] = {}
         for run in [run for run in self._backlog if run.queue == queue and run.worker == worker]:
             self._backlog.remove(run)
             self._slots.give_back()
+            claims[run.claimed.id] = run.claimed.claim
         for run in tuple(self._running.values()):
             if run.queue == queue and run.worker == worker:
                 self._cancel(run, LOST)
+                claims[run.claimed.id] = run.claimed.claim
+        return claims
 
     def stop(self) -> int:
         """Start nothing more, and give back what was not started; how many jobs still run."""

@@ -199,7 +199,7 @@ class Fetcher:
         self._fetched_at = time.monotonic()
         self._on_due(claim.next_due_ms)
         self._on_tick(claim.next_tick_ms, woken=any(not token.job_ids for token in tokens))
-        if len(claim.jobs) >= asked or self._slots.free == 0 or self._stopping:
+        if len(claim.jobs) >= asked or self._slots.free == 0 or self._stopping or claim.more:
             return ()  # there may be more: claim again rather than wait
         if nudges != self._nudges:
             return ()  # what this claim has seen is older than what it was asked to look for
@@ -238,7 +238,7 @@ class Fetcher:
         if recheck:
             # A reply that is full may have left out what is not known of.
             is_full = got == asked or sum(len(job.envelope) for job in claim.jobs) >= CLAIM_LIMIT
-            self._recheck = self._recheck or is_full
+            self._recheck = self._recheck or is_full or claim.more
             self._brought.update((job.id, None) for job in claim.jobs)
             while len(self._brought) > MAX_BROUGHT:
                 del self._brought[next(iter(self._brought))]

@@ -1,16 +1,20 @@
 """Duty: give back what workers held whose lease has ended.
 
-Every worker can do it; the server hands each job back once. After an outage of the server this worker holds off
-for one lease, because then every lease has run out and the others are only about to renew theirs.
+Every worker can do it; the server hands each job back once. A worker that has lost its own lease gives back itself
+what nobody has recovered yet: the lease may have been lost with all that the server knew of its workers. After an
+outage of the server this worker holds off for one lease, because then every lease has run out and the others are
+only about to renew theirs.
 """
 
 import asyncio
 import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
 
 from aioq.backoff import Backoff
 from aioq.errors import ServerError
 from aioq.store import Recovery as StepDone
-from aioq.store import Store
+from aioq.store import Settlement, Store, Verb
 from aioq.wire import Failure, encode_failure
 
 log = logging.getLogger("aioq.worker")
@@ -79,8 +83,20 @@ class Recovery:
         self._queue = queue
         self._lease = lease
         self._wanted = asyncio.Event()
+        self._own: deque[tuple[str, Sequence[Settlement]]] = deque()
         self._not_before = 0.0
         self._outcome = crash_outcome(max_crashes)
+
+    def give_back(self, worker: str, claims: Mapping[str, int]) -> None:
+        """This worker has lost its lease under that id: what it held is not to wait for others.
+
+        Args:
+            worker: the id.
+            claims: the jobs, and the number of the claim of each; what is no longer this id's stays as it is.
+        """
+        jobs = [Settlement(job_id, claim, Verb.INTERRUPT) for job_id, claim in claims.items()]
+        self._own += [(worker, jobs[start : start + LIMIT]) for start in range(0, len(jobs), LIMIT)]
+        self._wanted.set()
 
     def want(self) -> None:
         """Some worker's lease has ended."""
@@ -98,6 +114,9 @@ class Recovery:
             await self._wanted.wait()
             self._wanted.clear()
             try:
+                while self._own:
+                    await self._store.settle(self._queue, *self._own[0])
+                    self._own.popleft()
                 await asyncio.sleep(max(0.0, self._not_before - loop.time()))
                 while await self._step():
                     pass

@@ -1,0 +1,220 @@
+"""No script holds the server up, whatever there is: what can be many goes in steps."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from aioq.redis_store import RedisStore
+from aioq.store import PASSED_LIMIT, Limits, Settlement, Store, Verb
+from tests.contract.inside import ServerInside
+from tests.contract.kit import (
+    BROKEN,
+    CRASHED,
+    LONG,
+    QUEUE,
+    REASON,
+    Backend,
+    ids,
+    joined,
+    keep,
+    running,
+    send,
+    settle,
+    take,
+)
+
+pytestmark = pytest.mark.anyio
+
+MANY = 2 * PASSED_LIMIT + 500
+
+
+@pytest.fixture
+def client(redis_backend: Backend) -> Iterator[redis.Redis]:
+    assert redis_backend.database is not None
+    with redis_backend.database.client() as client:
+        yield client
+
+
+async def claims_until_found(store: Store, wanted: str) -> int:
+    """How many claims say that there is more until one brings the job."""
+    passed = 0
+    while True:
+        claim = await store.claim(QUEUE, "w", 1, idle=True)
+        if claim.jobs:
+            assert ids(claim.jobs) == [wanted]
+            return passed
+        assert claim.more, "there is more, and the call says so"
+        passed += 1
+
+
+async def cancelled(store: Store, many: int, *, ttl_ms: int) -> None:
+    names = [f"job-{number:06}" for number in range(many)]
+    for start in range(0, many, 500):
+        await send(store, *names[start : start + 500])
+        await store.cancel(QUEUE, names[start : start + 500], REASON, ttl_ms)
+
+
+@pytest.mark.parametrize("ttl_ms", [LONG, 0], ids=["cancelled", "gone"])
+async def test_a_claim_passes_over_so_many_jobs_and_no_more(store: Store, ttl_ms: int) -> None:
+    await joined(store, "w")
+    await cancelled(store, MANY, ttl_ms=ttl_ms)
+    await send(store, "behind")
+
+    assert await claims_until_found(store, "behind") == MANY // PASSED_LIMIT
+    claim = await store.claim(QUEUE, "w", 1)
+    assert (list(claim.jobs), claim.more) == ([], False)
+
+
+@pytest.mark.parametrize("fields", [{"job": ""}, {"by": "hand"}], ids=["wake-ups", "strange"])
+async def test_a_claim_passes_over_so_many_entries_that_name_nobody(
+    redis_store: RedisStore, redis_backend: Backend, client: redis.Redis, fields: dict[str, str]
+) -> None:
+    await joined(redis_store, "w")
+    with client.pipeline(transaction=False) as pipe:
+        for _ in range(MANY):
+            pipe.xadd(redis_backend.key("normal"), fields)  # pyright: ignore[reportArgumentType]
+        pipe.execute()
+    await send(redis_store, "behind")
+
+    assert await claims_until_found(redis_store, "behind") == MANY // PASSED_LIMIT
+    assert client.xlen(redis_backend.key("normal")) <= 200, "they are trimmed as ever"
+
+
+async def test_large_records_count_for_more(redis_store: RedisStore) -> None:
+    await joined(redis_store, "w")
+    large = "x" * 100_000
+    await send(redis_store, *(f"job-{number}" for number in range(50)))
+    for job in await take(redis_store, "w", 50):
+        await settle(redis_store, "w", job, Verb.RETRY, large.encode(), ttl_ms=LONG)
+        await redis_store.reschedule(QUEUE, [job.id], delay_ms=LONG)  # its entry stays behind
+    await send(redis_store, "behind")
+
+    assert await claims_until_found(redis_store, "behind") == 2
+
+
+async def test_a_worker_that_is_told_of_more_does_not_stand_idle(
+    redis_store: RedisStore, redis_backend: Backend, client: redis.Redis
+) -> None:
+    await joined(redis_store, "w")
+    await cancelled(redis_store, PASSED_LIMIT, ttl_ms=LONG)
+
+    assert (await redis_store.claim(QUEUE, "w", 1, idle=True)).more
+    assert client.zcard(redis_backend.key("idle")) == 0
+    assert not (await redis_store.claim(QUEUE, "w", 1, idle=True)).more
+    assert client.zcard(redis_backend.key("idle")) == 1
+
+
+async def test_what_a_recheck_finds_in_the_lanes_is_bounded_too(
+    redis_store: RedisStore, redis_backend: Backend, client: redis.Redis
+) -> None:
+    await joined(redis_store, "w")
+    await cancelled(redis_store, MANY, ttl_ms=LONG)
+    client.xreadgroup("aioq", "w", {redis_backend.key("normal"): ">"}, count=MANY)
+    await send(redis_store, "behind")
+    found, calls = [], 0
+    while not found:
+        found = ids((await redis_store.claim(QUEUE, "w", 1, known=[])).jobs)
+        calls += 1
+    assert found == ["behind"]
+    assert calls == MANY // PASSED_LIMIT + 1
+
+
+class TestTheDead:
+    @pytest.fixture
+    def limits(self) -> Limits:
+        return Limits(lease_ms=LONG, dead_limit=10, dead_ttl_ms=LONG)
+
+    @pytest.fixture(autouse=True)
+    def many(self, redis_backend: Backend, client: redis.Redis) -> int:
+        """Far more than the limit, which has been lowered since."""
+        client.zadd(redis_backend.key("dead"), {f"dead-{number}": 1e15 + number for number in range(3000)})
+        return 3000
+
+    @pytest.mark.parametrize("together", [1, 50])
+    async def test_what_is_over_a_lowered_limit_goes_in_steps(
+        self, redis_store: RedisStore, redis_backend: Backend, together: int, many: int
+    ) -> None:
+        await joined(redis_store, "w")
+        await send(redis_store, *(f"job-{number}" for number in range(together)))
+        jobs = await take(redis_store, "w", together)
+        batch = [Settlement(job.id, job.claim, Verb.FAILED, BROKEN, 0, LONG) for job in jobs]
+        assert all(await redis_store.settle(QUEUE, "w", batch))
+
+        assert redis_backend.dead() == many - 200
+
+    async def test_a_worker_carries_it_on(
+        self, redis_store: RedisStore, redis_backend: Backend, many: int
+    ) -> None:
+        assert (await keep(redis_store, "w", "join")).expired, "recovery has work"
+        steps = 1
+        while (step := await redis_store.recover(QUEUE, CRASHED, 100)).more:
+            assert step.worker is None
+            steps += 1
+        assert redis_backend.dead() == 10
+        assert steps == -(-(many - 10) // 200)
+        assert not (await keep(redis_store, "w", "sweep")).expired
+
+    async def test_those_whose_time_is_over_go_in_steps(
+        self, redis_store: RedisStore, redis_backend: Backend, client: redis.Redis, many: int
+    ) -> None:
+        client.zadd(redis_backend.key("dead"), {f"dead-{number}": 1 for number in range(many)})
+        job = await running(redis_store, await joined(redis_store, "w"))
+
+        await settle(redis_store, "w", job, Verb.FAILED, BROKEN)
+
+        assert redis_backend.dead() >= many - 2 * 201
+
+
+async def test_a_recovery_takes_so_many_jobs_of_entries(
+    redis_store: RedisStore, redis_backend: Backend, client: redis.Redis
+) -> None:
+    await joined(redis_store, "dead")
+    names = [f"job-{number:04}" for number in range(4000)]
+    for start in range(0, 4000, 500):
+        await send(redis_store, *names[start : start + 500])
+    client.xreadgroup("aioq", "dead", {redis_backend.key("normal"): ">"}, count=4000)
+    returned: list[int] = []
+    more = True
+    while more:
+        step = await redis_store.recover(QUEUE, CRASHED, 200, dead="dead")
+        returned.append(step.returned)
+        more = step.more
+    assert sum(returned) == 4000
+    assert max(returned) <= 2000 + 64
+    places = ServerInside(client, redis_backend.key("").removesuffix(":")).places()
+    assert (len(places.waiting), places.workers) == (4000, set())
+
+
+async def test_a_departure_with_a_huge_held_set_goes_in_steps(
+    redis_store: RedisStore, redis_backend: Backend, client: redis.Redis
+) -> None:
+    await joined(redis_store, "w")
+    client.sadd(redis_backend.key("held:w"), *(f"job-{number}" for number in range(20_000)))
+
+    await redis_store.depart(QUEUE, "w")
+
+    assert not client.exists(redis_backend.key("held:w"))
+
+
+async def test_a_recheck_looks_up_so_many_of_a_huge_held_set(
+    redis_store: RedisStore, redis_backend: Backend, client: redis.Redis
+) -> None:
+    await joined(redis_store, "w")
+    client.sadd(redis_backend.key("held:w"), *(f"job-{number}" for number in range(20_000)))
+
+    assert (await redis_store.claim(QUEUE, "w", 5, known=[])).more
+
+
+async def test_an_entry_that_names_more_jobs_than_any_of_ours_is_passed_over(
+    redis_store: RedisStore, redis_backend: Backend, client: redis.Redis
+) -> None:
+    await joined(redis_store, "w")
+    entry = {"prefix": "p", "width": 1, "ids": "x" * 100_000}
+    client.xadd(redis_backend.key("normal"), entry)  # pyright: ignore[reportArgumentType]
+    await send(redis_store, "job")
+
+    assert ids(await take(redis_store, "w")) == ["job"]
+    client.xadd(redis_backend.key("normal"), entry)  # pyright: ignore[reportArgumentType]
+    (token,) = await redis_store.block(QUEUE, "w", 1000)
+    assert token.job_ids == ()
