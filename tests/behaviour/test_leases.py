@@ -73,6 +73,33 @@ async def test_no_job_is_orphaned_where_the_register_of_the_workers_vanishes(
     assert await third.stop() == 0
 
 
+async def test_the_jobs_of_a_worker_that_died_do_not_wait_for_a_clock_that_stepped_back(
+    project: Project, redis_server: Database, tmp_path: Path
+) -> None:
+    """A server's clock cannot be moved here: its leases are written as one that stepped back has left them."""
+    project.copy("lines")
+    lines = project.load("lines")
+    gate = tmp_path / "gate"
+    first = await project.ready_worker("lines:app", **SHORT)
+    job = await lines.hold.send(str(gate))
+    await state_is(job, "running")
+    second = await project.ready_worker("lines:app", **SHORT)
+    first.signal(signal.SIGKILL)
+    await first.ended()
+
+    with redis_server.client() as client:
+        for name in ("workers", "fetched"):
+            key = f"aioq:{{{project.name}:default}}:{name}"
+            for worker in client.zrange(key, 0, -1):  # the living one writes its own anew
+                client.zincrby(key, 3_600_000, worker)
+    await info_when(job, lambda info: info.state == "running" and info.crashes == 1)
+    gate.touch()
+
+    assert (await job)[0] == second.pid
+    assert "was lost" not in second.log
+    assert await second.stop() == 0
+
+
 async def test_no_job_is_orphaned_where_all_that_is_known_of_a_worker_vanishes(
     project: Project, redis_server: Database, tmp_path: Path
 ) -> None:
