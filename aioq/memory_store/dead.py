@@ -31,6 +31,13 @@ class Dead:
         while len(self._died) > self._limit:
             yield self._died.popitem(last=False)[0]
 
+    def give_up(self, record: Record, now_ms: int) -> bool:
+        """Let a dead job go whose result is forgotten, for a new send of its id; whether it is one."""
+        free = record.id in self._died and record.result_expires_ms <= now_ms
+        if free:
+            del self._died[record.id]
+        return free
+
     def expire(self, now_ms: int) -> None:
         """Let those go whose time is over."""
         while self._died and next(iter(self._died.values())) <= now_ms - self._ttl_ms:

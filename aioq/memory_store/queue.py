@@ -99,9 +99,11 @@ class MemoryQueue:
         """Add a job; False where its id is there already, unless this very send has added it."""
         if again and (job.nonce or job.id) in self._tombstones:
             return True
-        if (there := self._records.get(job.id)) is not None:
-            return again and there.nonce == job.nonce
-        now = self._clock.now_ms()
+        now, there = self._clock.now_ms(), self._records.get(job.id)
+        if there is not None and again and there.nonce == job.nonce:
+            return True
+        if there is not None and not self._dead.give_up(there, now):
+            return False
         record = self._records[job.id] = Record(job.id, bytes(job.envelope), job.priority, now, job.nonce)
         record.waiters += filter(None, [job.waiter])
         due = now + job.delay_ms if job.delay_ms else job.eta_ms
@@ -341,6 +343,9 @@ class MemoryQueue:
             return
         now = self._clock.now_ms()
         record.result_expires_ms = now + ttl_ms
+        if record.result_expires_ms < record.sent_ms + limits.tombstone_ms:
+            # From then on a new send of its id may take its place.
+            self._tombstones.put(record.nonce or record.id, record.sent_ms + limits.tombstone_ms)
         for job_id in self._dead.add(record, now):
             self._unbury(job_id)
 

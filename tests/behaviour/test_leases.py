@@ -91,7 +91,7 @@ async def test_the_jobs_of_a_worker_that_died_do_not_wait_for_a_clock_that_stepp
         for name in ("workers", "fetched"):
             key = f"aioq:{{{project.name}:default}}:{name}"
             for worker in client.zrange(key, 0, -1):  # the living one writes its own anew
-                client.zincrby(key, 3_600_000, worker)
+                client.zincrby(key, 3_600_000, str(worker))
     await info_when(job, lambda info: info.state == "running" and info.crashes == 1)
     gate.touch()
 

@@ -161,8 +161,12 @@ class Model:
     def _enqueue(self, new: NewJob, again: bool) -> bool:
         if again and self.done.get(new.nonce or new.id, 0) > self.now:
             return True
-        if new.id in self.jobs:
-            return again and self.jobs[new.id].nonce == new.nonce
+        there = self.jobs.get(new.id)
+        if there is not None:
+            if again and there.nonce == new.nonce:
+                return True
+            if there.buried is None or there.result_expires > self.now:
+                return False
         job = self.jobs[new.id] = Job(new.id, new.priority, new.id in self._used, self.now, new.nonce)
         self._used.add(new.id)
         if new.delay_ms:
@@ -454,6 +458,8 @@ class Model:
 
     def _bury(self, job: Job, outcome: bytes, ttl: int) -> None:
         self._end(job, JobState.FAILED, outcome, max(ttl, self._limits.dead_ttl_ms))
+        if self.now + ttl < job.sent + self._limits.tombstone_ms:
+            self.done[job.nonce or job.id] = job.sent + self._limits.tombstone_ms
         self.failed.add(job.id)
         job.buried, job.result_expires = self.now, self.now + ttl
 

@@ -3,10 +3,11 @@
 import pytest
 
 from aioq.job import JobState
-from aioq.store import Limits, Store, Verb
-from aioq.wire import Failure, encode_failure
+from aioq.store import Limits, NewJob, Store, Verb
+from aioq.wire import Failure, encode_envelope, encode_failure
 from tests.contract.kit import (
     BROKEN,
+    CALL,
     LONG,
     QUEUE,
     THREE,
@@ -18,6 +19,7 @@ from tests.contract.kit import (
     send,
     settle,
     state,
+    take,
     take_one,
 )
 
@@ -179,3 +181,75 @@ class TestNoDead:
         assert str((await info(store, "kept")).error) == "OSError"
         assert await gone(store, "not")
         assert backend.dead() == 0
+
+
+class TestAnIdOfADeadJob:
+    """It can be used anew once the job's own result is forgotten; until then the job is the operator's."""
+
+    @pytest.fixture
+    def limits(self) -> Limits:
+        return Limits(dead_ttl_ms=LONG, lease_ms=LONG, tombstone_ms=LONG)
+
+    async def fail(self, store: Store, *, ttl_ms: int, nonce: str = "", call: bytes = CALL) -> None:
+        worker = await joined(store, "w")
+        assert await store.enqueue(QUEUE, [NewJob("job", call, nonce=nonce)]) == [True]
+        await settle(store, worker, await take_one(store, worker), Verb.FAILED, BROKEN, ttl_ms=ttl_ms)
+        assert await state(store) is JobState.FAILED, "kept for the operator"
+
+    @pytest.mark.parametrize("nonces", [("", ""), ("one", "two")])
+    @pytest.mark.parametrize("size", [10, 5000])
+    async def test_a_new_send_takes_its_place(
+        self, store: Store, backend: Backend, nonces: tuple[str, str], size: int
+    ) -> None:
+        call = encode_envelope("shop.add", ["x" * size], {}, None)
+        await self.fail(store, ttl_ms=0, nonce=nonces[0], call=call)
+        assert backend.dead() == 1
+
+        assert await store.enqueue(QUEUE, [NewJob("job", CALL, nonce=nonces[1])]) == [True]
+
+        assert (await info(store)).state is JobState.QUEUED
+        assert backend.dead() == 0
+        job = await take_one(store, "w")
+        assert (job.envelope, job.attempts, job.claims) == (CALL, 0, 1)
+        assert await settle(store, "w", job, Verb.SUCCEEDED, THREE)
+        assert await state(store) is JobState.SUCCEEDED
+
+    async def test_so_it_does_among_others_and_with_a_delay(self, store: Store) -> None:
+        await self.fail(store, ttl_ms=0, nonce="one")
+        jobs = [
+            NewJob("a", CALL),
+            NewJob("job", CALL, nonce="two", delay_ms=LONG),
+            NewJob("job", CALL, nonce="three"),
+        ]
+
+        assert await store.enqueue(QUEUE, jobs) == [True, True, False]
+
+        assert await state(store) is JobState.SCHEDULED
+
+    async def test_until_its_result_is_forgotten_there_is_none(self, store: Store) -> None:
+        await self.fail(store, ttl_ms=60)
+        assert await send(store, "job") == [False]
+        assert await state(store) is JobState.FAILED
+
+        async def added() -> bool:
+            return (await send(store, "job"))[0]
+
+        await eventually(added)
+        assert await state(store) is JobState.QUEUED
+
+    async def test_a_repeated_send_is_not_a_new_one(self, store: Store) -> None:
+        """Its reply got lost, and the job has run and failed meanwhile."""
+        await self.fail(store, ttl_ms=0, nonce="one")
+
+        assert await store.enqueue(QUEUE, [NewJob("job", CALL, nonce="one")], again=True) == [True]
+        assert await state(store) is JobState.FAILED
+        assert await store.enqueue(QUEUE, [NewJob("job", CALL, nonce="two")], again=True) == [True]
+        await settle(store, "w", await take_one(store, "w"), Verb.FAILED, BROKEN, ttl_ms=0)
+        assert await store.enqueue(QUEUE, [NewJob("job", CALL, nonce="one")], again=True) == [True]
+
+        assert (await take(store, "w"), await state(store)) == ([], JobState.FAILED)
+
+    async def test_of_one_that_is_there_no_more_the_id_is_free_as_ever(self, store: Store) -> None:
+        worker = await joined(store, "w")
+        await settle(store, worker, await running(store, worker), Verb.SUCCEEDED, THREE, ttl_ms=0)
+        assert await send(store, "job") == [True]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aioq import App, JobNotFoundError
+from aioq import App, JobFailed, JobNotFoundError
 from aioq.context import JobContext, enter_job
 from tests.faults.harness import Crew, Rig
 
@@ -73,7 +73,8 @@ async def test_an_id_is_known_only_as_long_as_its_job_is_kept(rig: Rig) -> None:
         sent: list[bool] = []
         for _ in range(2):
             handle = await work.options(job_id=job_id, **options).send(1, 0.0)
-            with suppress(JobNotFoundError):  # it may have ended, and be forgotten, before it is awaited
+            # It may have ended, and be forgotten, before it is awaited; or it has timed out.
+            with suppress(JobNotFoundError, JobFailed):
                 await handle.result(timeout=20)
             sent.append(handle.added)
         return sent
@@ -81,6 +82,7 @@ async def test_an_id_is_known_only_as_long_as_its_job_is_kept(rig: Rig) -> None:
     async with Crew(rig, 1).at_work():
         assert await send_twice("kept") == [True, False]
         assert await send_twice("forgotten", result_ttl=0) == [True, True]
+        assert await send_twice("failed", result_ttl=0, timeout=1e-6) == [True, True]
 
     runs = [row.job for row in rig.runs()]
     assert (runs.count("kept"), runs.count("forgotten")) == (1, 2)

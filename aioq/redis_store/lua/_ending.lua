@@ -1,15 +1,15 @@
 -- How jobs end, or go back to their lane.
 --
--- NEEDS: base, common, shapes, runs, records, push, lanes, schedules, notices
-local DEAD = base .. ':dead'
+-- NEEDS: base, common, shapes, runs, records, push, lanes, schedules, notices, dead
 -- For how long after its send a job is to be found, in ms; each script that ends jobs sets it.
 local tombstone = 0
 
--- Stores the record of a job that has ended for so many ms, or lets it go at once where those are over.
+-- Stores the record of a job that has ended for so many ms, or lets it go at once where those are over. Of a dead one a
+-- new send of the id may take the place before that.
 local function keep(id, job, ttl)
-  if ttl < tombstone then
+  if math.min(ttl, job[TTL] or ttl) < tombstone then
     local left = job[SENT] + tombstone - now
-    if left > 0 and ttl < left then redis.call('SET', done_key(job[NONCE] or id), '', 'PX', left) end
+    if left > 0 and math.min(ttl, job[TTL] or ttl) < left then redis.call('SET', done_key(job[NONCE] or id), '', 'PX', left) end
   end
   if ttl <= 0 then
     redis.call('DEL', job_key(id))

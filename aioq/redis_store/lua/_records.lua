@@ -97,6 +97,12 @@ local function whole(id, value)
   return not is_unreadable(body) and body
 end
 
+-- Whether the id of a job can be used anew although there is its record: its result is forgotten, by its `result_ttl`, and
+-- it is kept for the operator only. A send of that id takes its place.
+local function is_free(job)
+  return job[STATE] == 'failed' and job[TTL] and job[ENDED] + job[TTL] <= now
+end
+
 local function has_ended(job)
   return job[STATE] == 'succeeded' or job[STATE] == 'failed' or job[STATE] == 'cancelled'
 end

@@ -1,7 +1,7 @@
 -- Cancels jobs: one that waits to be run ends here, the worker of a running one is told. A call that changed anything
 -- leaves a receipt, so that the same call, repeated because its reply got lost, is answered as it was the first time.
 --
--- NEEDS: base, common, shapes, runs, records, push, lanes, schedules, notices, ending
+-- NEEDS: base, common, shapes, runs, records, push, lanes, schedules, notices, dead, ending
 -- KEYS: 1 base key
 -- ARGV: 1 the call's own name, 2 the outcome to store, 3 how long to keep it in ms, 4 the prefix of workers' channels,
 --   5 ms a job is to be found after its send, then job ids

@@ -42,7 +42,7 @@ end
 local usual = not again and not nonces and not places and width > 0 and #sizes <= CHUNK
 if usual and add_all() then return {} end
 
--- NEEDS: common, runs, records, lanes
+-- NEEDS: common, runs, records, lanes, dead
 local present, added, new, records, queued = {}, {}, {}, {}, {}
 local ids, keys, texts, start = width == 0 and cmsgpack.unpack(ends) or {}, {}, {}, 1
 for i, size in ipairs(sizes) do
@@ -108,7 +108,7 @@ for position, id in ipairs(ids) do
   local nonce = nonces and nonces[position] or ''
   if again and is_done(id, nonce) then
     -- Nothing is left to do.
-  elseif added[id] or not all_new and redis.call('EXISTS', keys[position]) == 1 then
+  elseif added[id] or not all_new and redis.call('EXISTS', keys[position]) == 1 and not give_up(id) then
     present[#present + 1] = position
   else
     add(position, texts[position], nonce)

@@ -52,5 +52,11 @@ local lane = base .. ':normal'
 local entry = redis.call('XADD', lane, '*', 'job', id)
 if some_wait then redis.call('DEL', IDLE) end
 if redis.call('MSETNX', key, fresh(envelope, watched)) == 1 then return 1 end
+
+-- NEEDS: common, runs, records, dead
+if give_up(id) then
+  redis.call('SET', key, fresh(envelope, watched))
+  return 1
+end
 redis.call('XDEL', lane, entry)
 return 0

@@ -2,7 +2,7 @@
 -- Bounded: call again while there is more. The worker is forgotten, and its consumer deleted, with the last step. Where
 -- nobody is to be recovered, dead jobs that there are too many of are let go.
 --
--- NEEDS: base, common, shapes, runs, records, push, lanes, entries, foreign, schedules, notices, ending
+-- NEEDS: base, common, shapes, runs, records, push, lanes, entries, foreign, schedules, notices, dead, ending
 -- KEYS: 1 base key
 -- ARGV: 1 'lapsed' for some worker whose lease has ended, 'dead' for one that is known to have died whatever its
 --   lease says, 'departing' for one that takes leave; 2 the departing worker's id, or what the ids of the dead begin

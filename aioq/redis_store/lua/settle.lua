@@ -77,7 +77,7 @@ for i = 8, #ARGV, 4 do
 end
 if #others == 0 then return finish_call() end
 
--- NEEDS: common, records, push, lanes, schedules, ending
+-- NEEDS: common, records, push, lanes, schedules, dead, ending
 local dead_ttl, dead_limit, result_ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
 tombstone = needed
 
