@@ -42,6 +42,7 @@ _MODULES = {
         "ProcessDiedError",
         "RemoteError",
         "ResultError",
+        "RunningLoopError",
         "ScheduleNotFoundError",
         "SendError",
         "ServerError",
@@ -50,7 +51,7 @@ _MODULES = {
         "UnknownTaskError",
         "WireError",
     ),
-    "aioq.gathering": ("as_completed", "gather"),
+    "aioq.gathering": ("as_completed", "gather", "gather_sync"),
     "aioq.job": ("JobInfo", "JobState", "Priority", "Progress"),
     "aioq.middleware": ("Middleware", "Outgoing"),
     "aioq.results": ("JobHandle",),
@@ -76,5 +77,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names, whether they were asked for or not."""
-    return sorted({*globals(), *_HOMES})
+    """What is for users, whether it was asked for or not."""
+    return sorted([*_HOMES, "__version__"])

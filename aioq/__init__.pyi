@@ -17,6 +17,7 @@ from aioq.errors import (
     ProcessDiedError,
     RemoteError,
     ResultError,
+    RunningLoopError,
     ScheduleNotFoundError,
     SendError,
     ServerError,
@@ -25,7 +26,7 @@ from aioq.errors import (
     UnknownTaskError,
     WireError,
 )
-from aioq.gathering import as_completed, gather
+from aioq.gathering import as_completed, gather, gather_sync
 from aioq.job import JobInfo, JobState, Priority, Progress
 from aioq.middleware import Middleware, Outgoing
 from aioq.results import JobHandle
@@ -67,6 +68,7 @@ __all__ = [
     "RemoteError",
     "ResultError",
     "Retry",
+    "RunningLoopError",
     "Schedule",
     "ScheduleNotFoundError",
     "SendError",
@@ -80,4 +82,5 @@ __all__ = [
     "as_completed",
     "current_job",
     "gather",
+    "gather_sync",
 ]

@@ -1,35 +1,27 @@
 """The App: where tasks are registered, sent from, and their results asked for."""
 
-import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
-from weakref import WeakKeyDictionary
 
-from aioq.client import Client
-from aioq.codec import ResultType
 from aioq.config import Settings, from_module, from_pyproject, load_settings
-from aioq.connect import Connector
-from aioq.declaring import Declarations
-from aioq.dispatch import Dispatcher
 from aioq.durations import Duration
 from aioq.errors import ConfigError
 from aioq.harness import MemorySession
-from aioq.host import Host, worker_queues
-from aioq.job import Priority, queue_of
+from aioq.internals import Internals
+from aioq.job import Priority
 from aioq.middleware import Middleware
-from aioq.registry import SettingArgs, TaskDecorator, fitting, import_all, register, unregistered
+from aioq.registry import SettingArgs, TaskDecorator, import_all, register, unregistered
 from aioq.results import JobHandle
 from aioq.retry import Retry
 from aioq.schedules import Schedules
 from aioq.scheduling import Scheduling
-from aioq.store import Store
 from aioq.task import AsyncTask, Call, Executor, Sendable, SyncTask, Task
-from aioq.waiters import Waiters
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class App(Scheduling):
@@ -49,9 +41,6 @@ class App(Scheduling):
         ConfigError: naming the setting and where it was given.
     """
 
-    instead_of_encoding = "a job handle goes as its id: send handle.id, and make app.handle(id) of it there"
-    """A handle holds its App, which is where encoding it ends."""
-
     def __init__(
         self,
         name: str = "",
@@ -70,24 +59,17 @@ class App(Scheduling):
         self.name = self.settings.name
         self.tasks: dict[str, Task[Any, Any]] = {}
         self.middleware: list[Middleware] = list(middleware)
-        self._connector = Connector(self.name, self.settings)
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = WeakKeyDictionary()
-        self._recent: Client | None = None
-        self._opening: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Client]] = WeakKeyDictionary()
-        self._guards: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None]] = WeakKeyDictionary()
-        self.outlet = Dispatcher(self.settings, self.middleware, self.client, self._current, self)
-        prepare = fitting(self.tasks, self.outlet.prepare)
-        Scheduling.__init__(self, Declarations(self.settings.timezone, prepare), self.task)
-        self._declarations.add_named(self.settings.schedules or {}, self.by_name)
+        self._internals = Internals(self.settings, self.tasks, self.middleware)
+        parts = self._internals
+        Scheduling.__init__(self, parts.declarations, self.task, parts)
+        parts.declarations.add_named(self.settings.schedules or {}, self.by_name)
         self.schedules = Schedules(
-            self,
-            self.queues,
-            prepare=prepare,
-            deliver=self.outlet.deliver,
+            parts,
+            parts.queues,
+            prepare=parts.prepare,
+            deliver=parts.outlet.deliver,
             default_tz=self.settings.timezone,
         )
-        self._lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
-        self._state: Any = None
 
     @classmethod
     def from_config(
@@ -150,8 +132,8 @@ class App(Scheduling):
             DuplicateTaskError: another function has this name.
         """
         if function is not None:
-            return register(self.tasks, self, function, {})
-        return TaskDecorator(lambda function: register(self.tasks, self, function, options))
+            return register(self.tasks, self._internals, function, {})
+        return TaskDecorator(lambda function: register(self.tasks, self._internals, function, options))
 
     def load(self) -> None:
         """Import the modules of the setting `imports`, which registers their tasks; a worker does it.
@@ -167,13 +149,20 @@ class App(Scheduling):
         `await app.by_name("shop.tasks.add").options(delay=10).send(1, 2)`. The arguments are checked at the
         worker, unless the task is registered here too.
         """
-        return self.tasks.get(name) or unregistered(self, name, self.tasks)
+        return self.tasks.get(name) or unregistered(self._internals, name, self.tasks)
 
     # -- sending
 
-    async def send(self, name: str, /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
-        """Send a task by name; see `by_name` for options, and `Task.send` for what is raised."""
-        return await self.by_name(name).send(*args, **kwargs)
+    def send(self, name: str, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, JobHandle[Any]]:
+        """Send a task by name: `await app.send("shop.add", 1, 2)`.
+
+        See `by_name` for options, and `Task.send` for what is raised.
+        """
+        return self.by_name(name).send(*args, **kwargs)
+
+    def send_sync(self, name: str, /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
+        """`send` for sync code; see `Task.send_sync`."""
+        return self.by_name(name).send_sync(*args, **kwargs)
 
     async def send_many(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
         """Send calls of any tasks at once: `await app.send_many([add.call(1, 2), mul.call(3, y=4)])`.
@@ -185,7 +174,30 @@ class App(Scheduling):
             ArgumentError: an argument cannot be encoded; nothing was sent.
             SendError: naming the jobs that are unconfirmed.
         """
-        return await self.outlet.send_calls(calls)
+        return await self._internals.outlet.send_calls(calls)
+
+    def send_many_sync(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
+        """`send_many` for sync code; see `Task.send_sync`."""
+        return self._internals.run_sync("await app.send_many(...)", lambda: self.send_many(calls))
+
+    def run_sync(self, awaitable: Awaitable[T]) -> T:
+        """Run anything else from sync code: `app.run_sync(app.schedules.list())`.
+
+        It runs on an event loop in a daemon thread, one for all Apps of the process; so it must not block, and an
+        object that belongs to another event loop is none for it. Any thread may call this, many at once.
+        KeyboardInterrupt, or any other exception in the thread that waits, cancels it.
+
+        Args:
+            awaitable: a coroutine, or something else that can be awaited.
+
+        Returns:
+            What it returns; what it raises is raised here.
+
+        Raises:
+            RunningLoopError: an event loop runs in this thread: use `await`.
+            TypeError: it cannot be awaited.
+        """
+        return self._internals.sync.run_given(awaitable)
 
     def handle(self, job_id: str, *, queue: str | None = None) -> JobHandle[Any]:
         """A handle of a job that was sent anywhere.
@@ -195,36 +207,7 @@ class App(Scheduling):
             queue: its queue. A generated id names it; for an id of your own it is looked for in the queues this
                 App's tasks are declared with, if it is not given.
         """
-        return JobHandle(self, job_id, queue)
-
-    # -- what handles ask for
-
-    async def store(self) -> Store:
-        """The store of the running event loop."""
-        return (await self.client()).store
-
-    async def waiters(self) -> Waiters:
-        """The waiters of the running event loop."""
-        return (await self.client()).waiters
-
-    def queues(self) -> list[str]:
-        """The default queue, and those that tasks and schedules are declared with."""
-        return worker_queues(self.host(), ())
-
-    def queues_of(self, job_id: str) -> list[str]:
-        """The queues a job of this id may be in: the one a generated id names, then those this App knows."""
-        named = queue_of(job_id)
-        known = self.queues()
-        return known if named is None else list(dict.fromkeys([named, *known]))
-
-    def result_type(self, task: str) -> ResultType | None:
-        """What a registered task returns."""
-        found = self.tasks.get(task)
-        return None if found is None else found.returns
-
-    def result_ttl_ms(self) -> int:
-        """How long an outcome is kept by default, in milliseconds."""
-        return round(self.settings.result_ttl * 1000)
+        return JobHandle(self._internals, job_id, queue)
 
     # -- life
 
@@ -243,85 +226,17 @@ class App(Scheduling):
         """
         if inspect.isasyncgenfunction(function):
             function = asynccontextmanager(function)
-        self._lifespan = function  # pyright: ignore[reportAttributeAccessIssue] - either kind by now
+        self._internals.lifespan = function  # pyright: ignore[reportAttributeAccessIssue] - either kind by now
         return function  # pyright: ignore[reportReturnType] - likewise
 
     @property
     def state(self) -> Any:
         """The value the lifespan yielded; None outside a worker."""
-        return self._state
-
-    @asynccontextmanager
-    async def life(self) -> AsyncGenerator[Any]:
-        """What a worker enters around its life: the lifespan, whose value it yields."""
-        if self._lifespan is None:
-            yield None
-            return
-        async with self._lifespan() as state:
-            self._state = state
-            try:
-                yield state
-            finally:
-                self._state = None
-
-    def host(self) -> Host:
-        """The parts of this App that a worker runs with."""
-        return Host(
-            name=self.name,
-            settings=self.settings,
-            tasks=self.tasks,
-            middleware=self.middleware,
-            lifespan=self.life,
-            store=self.store,
-            schedules=self._declarations.encoded,
-        )
-
-    def _current(self) -> Client | None:
-        loop, recent = asyncio.get_running_loop(), self._recent
-        if recent is None or recent.loop is not loop:
-            recent = self._recent = self._clients.get(loop)
-        return recent
-
-    async def client(self) -> Client:
-        """What this App holds for the running event loop, made on first use."""
-        client = self._current()
-        if client is not None:
-            return client
-        loop = asyncio.get_running_loop()
-        opening = self._opening.get(loop)
-        if opening is None:
-            opening = loop.create_task(self._open_client(loop), name="aioq-open")
-            self._opening[loop] = opening
-        return await asyncio.shield(opening)  # one opening for all who ask, whoever of them is cancelled
-
-    async def _open_client(self, loop: asyncio.AbstractEventLoop) -> Client:
-        try:
-            client = await self._connector.client(loop)
-            await self._close_with_loop(loop, client)
-            self._clients[loop] = client
-            return client
-        finally:
-            del self._opening[loop]
-
-    async def _close_with_loop(self, loop: asyncio.AbstractEventLoop, client: Client) -> None:
-        """Have the client closed when its loop is: `asyncio.run` closes the generators a loop has seen."""
-
-        async def guard() -> AsyncGenerator[None]:
-            try:
-                yield
-            finally:
-                self._recent = None
-                if self._clients.pop(loop, None) is client:
-                    await client.close()
-
-        generator = guard()
-        await anext(generator)
-        self._guards[loop] = generator
+        return self._internals.state
 
     async def __aenter__(self) -> Self:
         """Connect, and see that the server can be worked with."""
-        client = await self.client()
-        await client.store.open()
+        await (await self._internals.store()).open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -332,20 +247,18 @@ class App(Scheduling):
 
         The App can be used again afterwards. Cancellation: connections are dropped.
         """
-        loop = asyncio.get_running_loop()
-        self._recent = None
-        client = self._clients.pop(loop, None)
-        guard = self._guards.pop(loop, None)
-        if client is not None:
-            await client.close()
-        if guard is not None:
-            await guard.aclose()
-        if not self._clients:
-            await self._connector.detach()
+        await self._internals.close()
 
     def test(self) -> MemorySession:
         """Run this App in memory, with a clock you move: `async with app.test() as session:`.
 
-        Inside, `send`, `await handle`, retries and delays work without a server; see `aioq.testing`.
+        Inside, `send`, `await handle`, retries and delays work without a server; see `aioq.testing`. In sync code
+        `with app.test() as session:` does the same for `send_sync` and its like.
         """
-        return MemorySession(self.host(), self._connector, self.queues, self.aclose)
+        parts = self._internals
+        return MemorySession(parts.host(), parts.connector, parts.sync, parts.queues, parts.close)
+
+
+def internals_of(app: App) -> Internals:
+    """The parts of an App that are not for its users."""
+    return app._internals  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - this is the way to them

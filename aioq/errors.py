@@ -43,6 +43,10 @@ class LoadError(ConfigError):
     """`module:app` on the command line does not lead to an App."""
 
 
+class RunningLoopError(AioqError, RuntimeError):
+    """A method for sync code was called where an event loop runs, which it would block; use the async one."""
+
+
 class DuplicateTaskError(ConfigError):
     """Two functions were registered under one task name."""
 

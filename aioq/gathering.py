@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast, overload
 
 from aioq.durations import Duration, seconds
 from aioq.ending import end
-from aioq.results import JobHandle, why_late
+from aioq.results import JobHandle, outcome_of, source_of, why_late
 from aioq.wire import Outcome
 
 R = TypeVar("R")
@@ -92,6 +92,58 @@ async def gather(
         await end(by_task)
 
 
+@overload
+def gather_sync(one: JobHandle[R1], /, *, timeout: Duration | None = None) -> tuple[R1]: ...
+@overload
+def gather_sync(
+    one: JobHandle[R1], two: JobHandle[R2], /, *, timeout: Duration | None = None
+) -> tuple[R1, R2]: ...
+@overload
+def gather_sync(
+    one: JobHandle[R1], two: JobHandle[R2], three: JobHandle[R3], /, *, timeout: Duration | None = None
+) -> tuple[R1, R2, R3]: ...
+@overload
+def gather_sync(
+    one: JobHandle[R1],
+    two: JobHandle[R2],
+    three: JobHandle[R3],
+    four: JobHandle[R4],
+    /,
+    *,
+    timeout: Duration | None = None,
+) -> tuple[R1, R2, R3, R4]: ...
+@overload
+def gather_sync(
+    one: JobHandle[R1],
+    two: JobHandle[R2],
+    three: JobHandle[R3],
+    four: JobHandle[R4],
+    five: JobHandle[R5],
+    /,
+    *,
+    timeout: Duration | None = None,
+) -> tuple[R1, R2, R3, R4, R5]: ...
+@overload
+def gather_sync(*handles: JobHandle[R], timeout: Duration | None = None) -> tuple[R, ...]: ...
+@overload
+def gather_sync(handles: Iterable[JobHandle[R]], /, *, timeout: Duration | None = None) -> tuple[R, ...]: ...
+
+
+def gather_sync(
+    *handles: JobHandle[Any] | Iterable[JobHandle[Any]],
+    timeout: Duration | None = None,
+) -> tuple[Any, ...]:
+    """`gather` for sync code: wait in this thread; see `App.run_sync`.
+
+    Raises:
+        RunningLoopError: an event loop runs in this thread: `await gather(...)`.
+    """
+    found = as_handles("gather_sync", handles)
+    if not found:
+        return ()
+    return source_of(found[0]).run_sync("await gather(...)", lambda: gather(*found, timeout=timeout))
+
+
 async def as_completed(
     handles: Iterable[JobHandle[R]],
     *,
@@ -115,7 +167,8 @@ async def as_completed(
     span = None if timeout is None else seconds(timeout, "timeout")
     deadline = None if span is None else loop.time() + span
     ended: asyncio.Queue[asyncio.Task[Outcome]] = asyncio.Queue()
-    by_task = {loop.create_task(handle.outcome()): handle for handle in as_handles("as_completed", (handles,))}
+    found = as_handles("as_completed", (handles,))
+    by_task = {asyncio.ensure_future(outcome_of(handle)): handle for handle in found}
     for task in by_task:
         task.add_done_callback(ended.put_nowait)
     try:

@@ -17,6 +17,7 @@ from aioq.host import Host
 from aioq.memory_store import Holder, MemoryStore, MemoryTimetable
 from aioq.scheduler import declare
 from aioq.store import Claim, Limits, NewJob, Token
+from aioq.sync import SyncRunner
 from aioq.ticking import tick_due
 from aioq.timetable import Entry
 from aioq.worker import Worker
@@ -39,12 +40,14 @@ class MemorySession:
         self,
         host: Host,
         connector: Connector,
+        sync: SyncRunner,
         queues: Callable[[], Sequence[str]],
         close_client: Callable[[], Awaitable[None]],
     ) -> None:
         self.clock = ManualClock()
         self._host = host
         self._connector = connector
+        self._sync = sync
         self._queues = queues
         self._close_client = close_client
         self._stack: contextlib.AsyncExitStack = contextlib.AsyncExitStack()
@@ -57,6 +60,8 @@ class MemorySession:
         await self._close_client()
         self._stack.enter_context(self._connector.replaced(lambda: self._store))
         self._stack.push_async_callback(self._close_client)
+        # What sync code does meanwhile, a task in a thread for one, meets this store on this loop.
+        self._stack.enter_context(self._sync.on(asyncio.get_running_loop()))
         # Every worker of the session shares one life of the App.
         state = await self._stack.enter_async_context(self._host.lifespan())
         self._host = replace(self._host, lifespan=lambda: contextlib.nullcontext(state))
@@ -78,6 +83,18 @@ class MemorySession:
                     raise error
         finally:
             await self._stack.aclose()
+
+    def __enter__(self) -> "SyncSession":
+        """The same for a test that is sync code.
+
+        Raises:
+            RunningLoopError: an event loop runs in this thread: `async with app.test()`.
+        """
+        self._sync.run("async with app.test()", self.__aenter__)
+        return SyncSession(self, self._sync)
+
+    def __exit__(self, *error: object) -> None:
+        self._sync.run("async with app.test()", lambda: self.__aexit__(*error))
 
     def _serve(self, queue: str) -> None:
         """Run the jobs of a queue; one that no task is declared with from its first job or schedule on."""
@@ -147,6 +164,29 @@ class MemorySession:
                 if not idle.done():
                     idle.cancel()
                     running.result()  # the worker has failed: say why
+
+
+class SyncSession:
+    """What `with app.test() as session:` gives: the session for a test that is sync code.
+
+    Jobs are sent by `send_sync` and awaited by `result_sync` meanwhile.
+
+    Attributes:
+        clock: the time the store goes by; it stands still unless it is moved.
+    """
+
+    def __init__(self, session: MemorySession, sync: SyncRunner) -> None:
+        self.clock = session.clock
+        self._session = session
+        self._sync = sync
+
+    def advance(self, seconds: Duration) -> None:
+        """See `MemorySession.advance`."""
+        self._sync.run("async with app.test()", lambda: self._session.advance(seconds))
+
+    def drain(self) -> None:
+        """See `MemorySession.drain`."""
+        self._sync.run("async with app.test()", self._session.drain)
 
 
 @dataclass(frozen=True, slots=True)

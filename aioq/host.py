@@ -11,7 +11,7 @@ from aioq.middleware import Middleware
 from aioq.options import check_name
 from aioq.store import Store
 from aioq.suggestions import did_you_mean
-from aioq.task import Task
+from aioq.task import Task, signature_of
 from aioq.wire import decode_envelope
 
 
@@ -49,6 +49,16 @@ def worker_queues(host: Host, wanted: Sequence[str]) -> list[str]:
     declared = [task.defaults.queue for task in host.tasks.values() if task.defaults.queue]
     scheduled = [schedule.queue for schedule in host.schedules()]
     return list(dict.fromkeys([host.settings.default_queue, *declared, *scheduled]))
+
+
+def compile_signatures(host: Host) -> None:
+    """Compile what all tasks take and return, where that was put off.
+
+    Raises:
+        ConfigError: an annotation names something that does not exist.
+    """
+    for task in host.tasks.values():
+        signature_of(task)
 
 
 def undeclared_queues(host: Host, wanted: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ from aioq.notices import NOTICES
 from aioq.options import Options, make_options, unknown_option
 from aioq.store import NewJob
 from aioq.suggestions import did_you_mean
-from aioq.task import AsyncTask, Call, Sendable, Sender, SyncTask, Task, make_task
+from aioq.task import AsyncTask, Call, Sendable, Sender, SyncTask, Task, make_task, signature_of
 from aioq.wire import decode_envelope
 
 P = ParamSpec("P")
@@ -130,9 +130,9 @@ def fitting(
         if task is not None:
             envelope = decode_envelope(job.envelope)
             try:
-                task.signature.decode(envelope.args, envelope.kwargs)
+                signature_of(task).decode(envelope.args, envelope.kwargs)
             except BadArgumentsError as error:
-                raise ConfigError(f"{task.where}: {error}") from None
+                raise ConfigError(f"task {task.name!r}: {error}") from None
         return queue, job
 
     return fitted

@@ -1,7 +1,7 @@
 """The handle of a job: awaiting it, looking at it, and cancelling or moving it."""
 
 import asyncio
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
@@ -27,6 +27,7 @@ from aioq.wire import (
     with_headers,
 )
 
+R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -51,6 +52,10 @@ class ResultSource(Protocol):
 
     def result_ttl_ms(self) -> int:
         """How long an outcome is kept by default, in milliseconds."""
+        ...
+
+    def run_sync(self, instead: str, make: Callable[[], Awaitable[R]]) -> R:
+        """Run for sync code what `make` returns; see `aioq.sync.SyncRunner.run`."""
         ...
 
 
@@ -101,7 +106,7 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
             JobNotFoundError: there is no such job, or its result has expired.
             ConfigError: `timeout` is no span of time.
         """
-        outcome = await self.outcome(timeout)
+        outcome = await self._ended(timeout)
         if outcome.kind is OutcomeKind.SUCCEEDED:
             return self._decoded(outcome.task, outcome.value)
         if outcome.kind is OutcomeKind.CANCELLED:
@@ -109,7 +114,17 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
             raise JobCancelledError(f"job {self.id} was cancelled" + (f": {reason}" if reason else ""), self.id)
         raise JobFailed(self.id, outcome.task, decode_failure(outcome))
 
-    async def outcome(self, timeout: Duration | None = None) -> Outcome:  # noqa: ASYNC109 - as in result()
+    def result_sync(self, timeout: Duration | None = None) -> R_co:
+        """`result` for sync code: wait in this thread; see `App.run_sync`.
+
+        KeyboardInterrupt ends the waiting, the job goes on.
+
+        Raises:
+            RunningLoopError: an event loop runs in this thread: `await handle.result(...)`.
+        """
+        return self._source.run_sync("await handle.result(...)", lambda: self.result(timeout))
+
+    async def _ended(self, timeout: Duration | None = None) -> Outcome:  # noqa: ASYNC109 - as in result()
         """Wait until the job has ended, and return how, still encoded; see `result`."""
         span = None if timeout is None else seconds(timeout, "timeout")
         if self._outcome is None:
@@ -134,6 +149,10 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
         """
         return (await self.info()).state
 
+    def status_sync(self) -> JobState:
+        """`status` for sync code; see `App.run_sync`."""
+        return self._source.run_sync("await handle.status()", self.status)
+
     async def info(self, *, result: bool = False) -> JobInfo:
         """What the server knows of the job.
 
@@ -147,6 +166,10 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
         if found.result is None:
             return found
         return replace(found, result=self._decoded(found.task, found.result))
+
+    def info_sync(self, *, result: bool = False) -> JobInfo:
+        """`info` for sync code; see `App.run_sync`."""
+        return self._source.run_sync("await handle.info(...)", lambda: self.info(result=result))
 
     async def _look(self, *, results: bool = False) -> JobInfo:
         """What the server knows of the job; the result is still encoded."""
@@ -184,6 +207,10 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
         if state is None:
             raise not_found(self.id, [queue])
         return not state.ended
+
+    def cancel_sync(self, reason: str = "") -> bool:
+        """`cancel` for sync code; see `App.run_sync`."""
+        return self._source.run_sync("await handle.cancel(...)", lambda: self.cancel(reason))
 
     async def reschedule(self, *, delay: Duration | None = None, eta: datetime | None = None) -> bool:
         """Move a job that has not been started to another time: one that is queued, delayed or to be retried.
@@ -244,6 +271,16 @@ async def why_late(handle: JobHandle[Any]) -> str:
     """What the message of a wait that has timed out says of the job's state."""
 
     async def workers(queue: str) -> Sequence[WorkerLease]:
-        return await (await handle._source.store()).workers(queue)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the handle's own module
+        return await (await source_of(handle).store()).workers(queue)
 
     return await why_no_outcome(handle.info, workers)
+
+
+def source_of(handle: JobHandle[Any]) -> ResultSource:
+    """Where a handle gets its answers."""
+    return handle._source  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - this is the way to it
+
+
+def outcome_of(handle: JobHandle[Any]) -> Awaitable[Outcome]:
+    """Wait until a job has ended, for its outcome, still encoded; see `JobHandle.result`."""
+    return handle._ended()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - this is the way to it

@@ -1,13 +1,13 @@
 """The part of an App that declares schedules."""
 
 from collections.abc import Callable
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 from aioq.declaring import Declarations, ScheduleArgs, check_id
 from aioq.durations import Duration
 from aioq.errors import ConfigError
 from aioq.registry import ScheduleDecorator, call_without_arguments, caller, foreign
-from aioq.task import Call, Task
+from aioq.task import Call, Sender, Task, sender_of
 
 _USES = {"every": "@app.every(seconds)", "cron": '@app.cron("...")'}
 """How the decorators are written."""
@@ -19,11 +19,15 @@ class Scheduling:
     Args:
         declarations: what is declared.
         register: makes a task of a function.
+        sender: what this App's tasks send through, by which they are known.
     """
 
-    def __init__(self, declarations: Declarations, register: Callable[[Callable[..., Any]], Any]) -> None:
+    def __init__(
+        self, declarations: Declarations, register: Callable[[Callable[..., Any]], Any], sender: Sender
+    ) -> None:
         self._declarations = declarations
         self._register = register
+        self._sender = sender
 
     def schedule(
         self,
@@ -97,7 +101,7 @@ class Scheduling:
         definition = self._declarations.define(where, {name: timing, **options})
 
         def declare(task: Task[Any, Any]) -> None:
-            if cast("object", task.sender) is not self:
+            if sender_of(task) is not self._sender:
                 raise ConfigError(f"{where}: {foreign(task.name)}")
             call, sends = call_without_arguments(task), (task.name, task.defaults)
             self._declarations.add(schedule_id or task.name, call, place, definition, sends=sends)

@@ -8,7 +8,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Any, Generic, Literal, Never, ParamSpec, Protocol, TypeVar
+from types import FunctionType, MethodType
+from typing import Any, Generic, Literal, Never, ParamSpec, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -25,6 +26,7 @@ from aioq.route import Route
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 
 Executor = Literal["async", "thread", "process"]
@@ -65,6 +67,10 @@ class Outlet(Protocol):
         """A handle of a job that was sent anywhere."""
         ...
 
+    def run_sync(self, instead: str, make: Callable[[], Awaitable[T]]) -> T:
+        """Run for sync code what `make` returns; see `aioq.sync.SyncRunner.run`."""
+        ...
+
     def send_alike(self, route: Route, every: Sequence[Sequence[Any]]) -> Awaitable[list[JobHandle[Any]]]:
         """Send a call for each of the positional arguments, which fit."""
         ...
@@ -88,30 +94,69 @@ class Sender(Protocol):
         ...
 
 
+class _Sending:
+    """How calls of a task with certain options are sent."""
+
+    def __init__(self, outlet: Outlet, name: str, options: Options, signature: Callable[[], Signature]) -> None:
+        self.outlet = outlet
+        self.name = name
+        self.options = options
+        self.signature = signature
+        self._route: Route | None = None
+
+    async def send(self, *args: Any, **kwargs: Any) -> JobHandle[Any]:
+        """See `Sendable.send`."""
+        route = self._route or self._find_route()
+        if kwargs or len(args) not in route.fitting:  # what most calls are is not worth a call
+            route.signature.check(args, kwargs)
+        handle, sent = self.outlet.begin(route, args, kwargs)
+        handle.added = await sent
+        return handle
+
+    async def send_many(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[Any]]:
+        """See `Sendable.send_many`."""
+        route, every = self._route or self._find_route(), list(arguments)
+        fitting: set[int] = set()
+        for position, args in enumerate(every):
+            if not isinstance(args, (tuple, list)):
+                raise ArgumentError(
+                    f"task {self.name!r}: send_many item {position} is {args!r}: expected a tuple of the "
+                    f"positional arguments, for one argument ({args!r},)"
+                )
+            if len(args) not in fitting:  # what their number decides is looked at once
+                route.signature.check(args, {})
+                fitting.add(len(args))
+        return await self.outlet.send_alike(route, every)
+
+    def named(self, method: FunctionType) -> Callable[..., Any]:
+        """A method of this under the task's name.
+
+        Python names the function of a coroutine that nobody has awaited; so a forgotten `await` says that
+        "coroutine 'shop.add.send' was never awaited".
+        """
+        copy = FunctionType(method.__code__, method.__globals__, method.__name__)
+        copy.__qualname__ = f"{self.name}.{method.__name__}"
+        copy.__doc__ = method.__doc__
+        return MethodType(copy, self)
+
+    def _find_route(self) -> Route:
+        self._route = route = self.outlet.route(self.name, self.signature(), self.options)
+        return route
+
+
 class Sendable(Generic[P, R]):
     """A task with options: what `task.options(...)` returns."""
 
     def __init__(self, sender: Sender, name: str, options: Options, signature: Callable[[], Signature]) -> None:
-        self.sender = sender
+        self._sender = sender
         self._outlet = sender.outlet
         self.name = name
         self._options = options
         self._signature = signature
-        self._route: Route | None = None
-
-    @property
-    def where(self) -> str:
-        """The task, for errors."""
-        return f"task {self.name!r}"
-
-    @property
-    def signature(self) -> Signature:
-        """What the task takes and returns.
-
-        Raises:
-            ConfigError: an annotation names something that does not exist.
-        """
-        return self._signature()
+        self._sending = sending = _Sending(sender.outlet, name, options, signature)
+        # In place of the methods below, which say the same at the cost of one more call.
+        self.__dict__["send"] = sending.named(cast("FunctionType", _Sending.send))
+        self.__dict__["send_many"] = sending.named(cast("FunctionType", _Sending.send_many))
 
     def options(
         self,
@@ -147,9 +192,9 @@ class Sendable(Generic[P, R]):
             ConfigError: naming the task and the option.
         """
         if unknown:
-            raise ConfigError(unknown_option(self.where, next(iter(unknown)), NAMES))
+            raise ConfigError(unknown_option(f"task {self.name!r}", next(iter(unknown)), NAMES))
         given = make_options(
-            self.where,
+            f"task {self.name!r}",
             delay=delay,
             eta=eta,
             queue=queue,
@@ -162,10 +207,10 @@ class Sendable(Generic[P, R]):
         )
         if isinstance(given.retry, FunctionRule):
             raise ConfigError(
-                f"{self.where}: a Retry whose delay is a function cannot travel with a call; declare it with the "
-                "task, @app.task(retry=...), or use delays=[...]"
+                f"task {self.name!r}: a Retry whose delay is a function cannot travel with a call; declare it "
+                "with the task, @app.task(retry=...), or use delays=[...]"
             )
-        return Sendable(self.sender, self.name, self._options.merged(given), self._signature)
+        return Sendable(self._sender, self.name, self._options.merged(given), self._signature)
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """A call to send later or together with others.
@@ -173,7 +218,7 @@ class Sendable(Generic[P, R]):
         Raises:
             ArgumentError: the arguments do not fit the function.
         """
-        signature = self.signature
+        signature = self._signature()
         signature.check(args, kwargs)
         return Call(self.name, args, kwargs, self._options, signature)
 
@@ -184,7 +229,7 @@ class Sendable(Generic[P, R]):
             job_id: the job's id.
             queue: its queue; see `App.handle`.
         """
-        return self._outlet.handle(job_id, queue, self.signature.returns)
+        return self._outlet.handle(job_id, queue, self._signature().returns)
 
     async def send(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Send a call; returns once the server has the job.
@@ -196,12 +241,17 @@ class Sendable(Generic[P, R]):
             PayloadTooLargeError: they are larger than `max_payload`; nothing was sent.
             SendError: the server did not confirm the job within `send_timeout`.
         """
-        route = self._route or self._find_route()
-        if kwargs or len(args) not in route.fitting:  # what most calls are is not worth a call
-            route.signature.check(args, kwargs)
-        handle, sent = self._outlet.begin(route, args, kwargs)
-        handle.added = await sent
-        return handle
+        return await self._sending.send(*args, **kwargs)
+
+    def send_sync(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """`send` for sync code: waits in this thread until the server has the job; see `App.run_sync`.
+
+        Raises what `send` raises.
+
+        Raises:
+            RunningLoopError: an event loop runs in this thread: `await task.send(...)`.
+        """
+        return self._outlet.run_sync(f"await {self.name}.send(...)", lambda: self.send(*args, **kwargs))
 
     async def send_many(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[R]]:
         """Send one call for each tuple of positional arguments, and return the handles in their order.
@@ -212,22 +262,11 @@ class Sendable(Generic[P, R]):
             ArgumentError: one of them does not fit; nothing was sent.
             SendError: naming the jobs that are unconfirmed.
         """
-        route, every = self._route or self._find_route(), list(arguments)
-        fitting: set[int] = set()
-        for position, args in enumerate(every):
-            if not isinstance(args, (tuple, list)):
-                raise ArgumentError(
-                    f"{self.where}: send_many item {position} is {args!r}: expected a tuple of the positional "
-                    f"arguments, for one argument ({args!r},)"
-                )
-            if len(args) not in fitting:  # what their number decides is looked at once
-                route.signature.check(args, {})
-                fitting.add(len(args))
-        return await self._outlet.send_alike(route, every)
+        return await self._sending.send_many(arguments)
 
-    def _find_route(self) -> Route:
-        self._route = route = self._outlet.route(self.name, self.signature, self._options)
-        return route
+    def send_many_sync(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[R]]:
+        """`send_many` for sync code; see `send_sync`."""
+        return self._outlet.run_sync(f"await {self.name}.send_many(...)", lambda: self.send_many(arguments))
 
 
 class Task(Sendable[P, R]):
@@ -261,7 +300,7 @@ class Task(Sendable[P, R]):
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
         try:
-            self._compiled = Signature(self.where, function)
+            self._compiled = Signature(f"task {name!r}", function)
         except NameError:
             # An annotation names something defined further down; it is looked up when it is needed.
             self._compiled = None
@@ -269,20 +308,29 @@ class Task(Sendable[P, R]):
     def _compile(self) -> Signature:
         if self._compiled is None:
             try:
-                self._compiled = Signature(self.where, self.function)
+                self._compiled = Signature(f"task {self.name!r}", self.function)
             except NameError as error:
                 raise ConfigError(
-                    f"{self.where} ({whereabouts(self.function)}): an annotation cannot be resolved: {error}"
+                    f"task {self.name!r} ({whereabouts(self.function)}): an annotation cannot be resolved: {error}"
                 ) from error
         return self._compiled
 
-    @property
-    def returns(self) -> ResultType:
-        """The type its results are decoded into."""
-        return self.signature.returns
-
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
+
+
+def signature_of(task: Sendable[..., Any]) -> Signature:
+    """What a task takes and returns.
+
+    Raises:
+        ConfigError: an annotation names something that does not exist.
+    """
+    return task._signature()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - this is the way to it
+
+
+def sender_of(task: Sendable[..., Any]) -> Sender:
+    """What a task has of its App."""
+    return task._sender  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - likewise
 
 
 class AsyncTask(Task[P, R]):

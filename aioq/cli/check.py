@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aioq.app import App
+from aioq.app import App, internals_of
 from aioq.cli.loader import load_app
 from aioq.host import worker_queues
 from aioq.leases import WorkerLease
@@ -50,7 +50,7 @@ def run_check(plan: CheckPlan) -> int:
     if plan.quiet:
         NOTICES.keep()  # for good: they are for the worker to say
     app = load_app(plan.target)
-    found = asyncio.run(_look(app, worker_queues(app.host(), plan.queues)))
+    found = asyncio.run(_look(app, worker_queues(internals_of(app).host(), plan.queues)))
     mine = found if plan.any_host else on_host(found, this_host())
     troubles = judge(mine, plan)
     if not plan.quiet:
@@ -82,7 +82,7 @@ def judge(found: Mapping[str, Sequence[WorkerLease]], plan: CheckPlan) -> list[s
 
 
 async def _look(app: App, queues: Sequence[str]) -> dict[str, list[WorkerLease]]:
-    store = await app.store()
+    store = await internals_of(app).store()
     try:
         await store.open()
         return {queue: await store.workers(queue) for queue in queues}

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from aioq.app import App
+from aioq.app import App, internals_of
 from aioq.cli.child import ChildMark
 from aioq.cli.demo_run import DemoRun
 from aioq.cli.demo_view import Tally, View, show_summary
@@ -159,7 +159,7 @@ async def _demo(app: App, log: Path, stack: contextlib.ExitStack) -> int:
     console = Console(highlight=False, markup=False)
     started = time.monotonic()
     async with app:
-        server = await (await app.store()).open()
+        server = await (await internals_of(app).store()).open()
         where = "at AIOQ_URL" if app.settings.url else "embedded, in a temporary directory"
         console.print(f"server: {server.product} {server.version}, {where}", soft_wrap=True)
         worker = stack.enter_context(_worker(log))

@@ -17,7 +17,7 @@ from typing import Any
 
 from msgspec import structs
 
-from aioq.app import App
+from aioq.app import App, internals_of
 from aioq.cli.banner import show_banner
 from aioq.cli.child import DONE, ChildMark
 from aioq.cli.life import LifespanError, guarded, report
@@ -107,7 +107,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
-    host = app.host()
+    host = internals_of(app).host()
     host = replace(host, lifespan=partial(guarded, app.name, host.lifespan))
     if plan.shutdown_timeout is not None:
         host = replace(host, settings=structs.replace(host.settings, shutdown_timeout=plan.shutdown_timeout))
@@ -223,7 +223,7 @@ async def _supervise(plan: WorkerPlan, processes: int, app: App | None = None) -
 
 async def _bury(app: App, plan: WorkerPlan, pid: int, life: str) -> None:
     """Give back what a dead child held, instead of waiting for its lease to end."""
-    host = app.host()
+    host = internals_of(app).host()
     for queue in worker_queues(host, plan.queues):
         try:
             store = await host.store()

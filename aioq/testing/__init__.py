@@ -11,7 +11,7 @@ needs anyio's pytest plugin (installed with aioq) or pytest-asyncio in auto mode
 """
 
 from aioq.clock import ManualClock
-from aioq.harness import MemorySession
+from aioq.harness import MemorySession, SyncSession
 from aioq.testing.fixtures import app_fixture
 
-__all__ = ["ManualClock", "MemorySession", "app_fixture"]
+__all__ = ["ManualClock", "MemorySession", "SyncSession", "app_fixture"]

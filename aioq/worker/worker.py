@@ -18,7 +18,7 @@ from typing import Any
 from aioq.backoff import Backoff
 from aioq.ending import end
 from aioq.errors import ServerUnavailableError
-from aioq.host import Host, unknown_tasks, worker_queues
+from aioq.host import Host, compile_signatures, unknown_tasks, worker_queues
 from aioq.leases import Renewal
 from aioq.store import Claimed, ServerInfo, Settlement, Store
 from aioq.worker.health import Health, QueueHealth, judge
@@ -105,8 +105,7 @@ class Worker:
         self._task: asyncio.Task[Any] | None = None
         self._declared = host.schedules()
         self._whole = set(worker_queues(host, ())) <= set(self.queues)
-        for task in host.tasks.values():
-            _ = task.signature  # compiled now, so that a bad annotation stops the start and not a job
+        compile_signatures(host)  # now, so that a bad annotation stops the start and not a job
 
     @property
     def left_behind(self) -> int:

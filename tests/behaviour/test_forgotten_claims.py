@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from aioq import App, JobHandle, current_job, gather
+from aioq.app import internals_of
 from aioq.worker.worker import Worker
 from tests.behaviour.kit import until
 from tests.databases import Database
@@ -59,7 +60,7 @@ class Shop:
 
     @asynccontextmanager
     async def worker(self, concurrency: int) -> AsyncIterator[Worker]:
-        worker = Worker(self.app.host(), queues=["default"], concurrency=concurrency)
+        worker = Worker(internals_of(self.app).host(), queues=["default"], concurrency=concurrency)
         async with self.app:
             running = asyncio.create_task(worker.run())
             try:

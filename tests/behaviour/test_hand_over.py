@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from aioq import App
+from aioq.app import internals_of
 from aioq.worker.worker import Worker
 from tests.behaviour.kit import until
 from tests.databases import Database
@@ -49,7 +50,7 @@ class Shop:
     async def worker(
         self, *, concurrency: int = 10, queues: Sequence[str] = ("default",)
     ) -> AsyncIterator[Worker]:
-        worker = Worker(self.app.host(), queues=queues, concurrency=concurrency)
+        worker = Worker(internals_of(self.app).host(), queues=queues, concurrency=concurrency)
         async with self.app:
             running = asyncio.create_task(worker.run())
             try:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from aioq import App, Schedule
+from aioq.app import internals_of
 from aioq.job import JobState
 from aioq.task import Sendable
 from aioq.timing import stamp, to_ms
@@ -137,7 +138,9 @@ async def test_when_the_one_that_ticks_is_stopped_another_goes_on_at_once_with_i
         following = [last + timedelta(seconds=0.5 * n) for n in range(1, 6)]
         await asyncio.sleep(max(0.0, (following[-1] - datetime.now(UTC)).total_seconds()) + 1)
 
-        infos = await (await app.store()).info("default", [f"beat@{stamp(to_ms(tick))}" for tick in following])
+        infos = await (await internals_of(app).store()).info(
+            "default", [f"beat@{stamp(to_ms(tick))}" for tick in following]
+        )
         sent = [info.sent_at for info in infos if info is not None and info.sent_at is not None]
         assert len(sent) == len(following), "none came more than a second too late"
         assert max(at - tick for at, tick in zip(sent, following, strict=True)) < timedelta(seconds=1)
@@ -251,7 +254,7 @@ async def lateness(app: App, task: Sendable[..., Any]) -> list[float]:
     handles = await app.send_many([task.options(eta=eta).call() for eta in etas])
     assert datetime.now(UTC) < begin, "the jobs were sent in time"
     await asyncio.gather(*(handle.result(timeout=60) for handle in handles))
-    store = await app.store()
+    store = await internals_of(app).store()
     late: list[float] = []
     for first in range(0, DELAYED, 500):
         infos = await store.info("default", [handle.id for handle in handles[first : first + 500]])

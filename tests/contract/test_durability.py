@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from aioq import App
+from aioq.app import internals_of
 from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.redis_store import RedisStore
 from aioq.redis_store.confirming import MAX_CONFIRMATIONS
@@ -217,7 +218,7 @@ async def test_batches_that_wait_for_the_disk_at_once_keep_their_order(start_ser
     server = start_server("redis-8.2", appendonly=True, extra_args=("--appendfsync", "everysec"))
     app = App("shop", url=server.url, durability="fsync")
     async with app:
-        store = await app.store()
+        store = await internals_of(app).store()
         assert store.sends_in_flight == store.settles_in_flight == 8
         many = [app.by_name("shop.add").call(number) for number in range(3000)]
         handles = await app.send_many(many)

@@ -1,5 +1,6 @@
 """R7: jobs that do to their worker what they can, each with twenty neighbours in flight beside it."""
 
+import asyncio
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from aioq import JobHandle
+from aioq.results import outcome_of
 from tests.faults.figures import Case, Report
 from tests.faults.harness import Crew, Load, Numbered, Rig, condition
 from tests.records import put_record
@@ -45,6 +47,12 @@ async def send_poison(rig: Rig, number: int, kind: str) -> JobHandle[Any]:
     return await rig.tasks.poison.send(number, kind)
 
 
+async def ending(handle: JobHandle[Any]) -> str:
+    """The kind of its outcome."""
+    async with asyncio.timeout(40):
+        return (await outcome_of(handle)).kind.name.lower()
+
+
 async def poisoned(rig: Rig, load: Load, kind: str, neighbours: list[Numbered], number: int) -> str:
     """One poisonous job among its neighbours, which are in flight when it starts; its outcome."""
     await load.send(neighbours)
@@ -52,7 +60,7 @@ async def poisoned(rig: Rig, load: Load, kind: str, neighbours: list[Numbered], 
     await condition(lambda: ids <= rig.started(), 20, "the start of the neighbours")
     handle = await send_poison(rig, number, kind)
     rig.ledger.accepted(handle.id, number)
-    outcome = (await handle.outcome(timeout=40)).kind.name.lower()
+    outcome = await ending(handle)
     rig.ledger.outcome(handle.id, number, outcome)
     return outcome
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from aioq import App
+from aioq.app import internals_of
 from aioq.host import worker_queues
 from aioq.task import AsyncTask
 from aioq.worker import Worker
@@ -47,7 +48,7 @@ class Jobs:
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[None]:
         """A worker that has run some jobs, so that all scripts are loaded and all connections are made."""
-        host = self.app.host()
+        host = internals_of(self.app).host()
         worker = Worker(host, queues=worker_queues(host, ()), concurrency=100)
         running = asyncio.create_task(worker.run())
         try:
@@ -204,5 +205,5 @@ async def test_a_job_leaves_nothing_behind(jobs: Jobs) -> None:
 
 
 async def _drain(jobs: Jobs) -> None:
-    host = jobs.app.host()
+    host = internals_of(jobs.app).host()
     await Worker(host, queues=worker_queues(host, ()), concurrency=100, burst=True).run()

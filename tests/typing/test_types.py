@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from aioq import App, Call, JobHandle, JobInfo, JobState, Priority, Retry, Task
-from aioq import as_completed, current_job, gather
-from aioq.testing import MemorySession
+from aioq import as_completed, current_job, gather, gather_sync
+from aioq.testing import MemorySession, SyncSession
 
 app = App("shop")
 
@@ -51,7 +51,7 @@ async def nothing() -> None: ...
 
 
 _used: list[Any] = [Any, Call, JobHandle, JobInfo, JobState, MemorySession, Priority, Sequence, Task]
-_used += [as_completed, current_job, datetime, gather]
+_used += [as_completed, current_job, datetime, gather, gather_sync, SyncSession]
 
 
 async def sample() -> None:
@@ -78,6 +78,41 @@ schedule = await app.schedules.put("adds", add.call(5, 8), cron="@daily")
 reveal_type(schedule.next_at)  # T: datetime | None
 reveal_type(await app.schedules.list())  # T: list[Schedule]
 reveal_type(await (await add.send(1, 2)).reschedule(delay=5))  # T: bool
+""",
+    "sync code": """
+reveal_type(add.send_sync(1, y=2))  # T: JobHandle[int]
+reveal_type(join.options(delay=1).send_sync("a"))  # T: JobHandle[str]
+add.send_sync("x", 2)  # E: reportArgumentType
+mail.send_sync(to="ada")  # E: reportCallIssue
+reveal_type(heavy.send_many_sync([(b"",)]))  # T: list[JobHandle[dict[str, float]]]
+reveal_type(app.send_sync("x", 1))  # T: JobHandle[Any]
+reveal_type(app.send_many_sync([add.call(1, 2)]))  # T: list[JobHandle[Any]]
+number, word = add.send_sync(1, 2), join.send_sync("a")
+reveal_type(number.result_sync(timeout=datetime.timedelta(1)))  # T: int
+reveal_type(number.info_sync(result=True))  # T: JobInfo
+reveal_type(number.status_sync())  # T: JobState
+reveal_type(number.cancel_sync("why"))  # T: bool
+number.result_sync(timeout="5")  # E: reportArgumentType
+reveal_type(gather_sync(number))  # T: tuple[int]
+reveal_type(gather_sync(number, word, timeout=5))  # T: tuple[int, str]
+reveal_type(gather_sync([number, number]))  # T: tuple[int, ...]
+gather_sync(1)  # E: reportArgumentType|reportCallIssue
+reveal_type(app.run_sync(add.send(1, 2)))  # T: JobHandle[int]
+reveal_type(app.run_sync(number))  # T: int
+reveal_type(app.run_sync(app.schedules.list()))  # T: list[Schedule]
+app.run_sync(add.send)  # E: reportArgumentType
+with app.test() as session:
+    reveal_type(session)  # T: SyncSession
+    session.advance(datetime.timedelta(1))
+reveal_type(await app.send("x"))  # T: JobHandle[Any]
+""",
+    "handles of tasks": """
+reveal_type(add.handle("id"))  # T: JobHandle[int]
+reveal_type(await join.options(delay=1).handle("id", queue="x"))  # T: str
+reveal_type(app.handle("id"))  # T: JobHandle[Any]
+reveal_type((await add.handle("id").info()).error)  # T: Failure | None
+await add.handle("id").result(datetime.timedelta(1))
+reveal_type(await gather([add.handle("a"), add.handle("b")]))  # T: tuple[int, ...]
 """,
     "arguments of send": """
 await add.send(1, 2)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from aioq import App, ConfigError, Middleware, connect
+from aioq.app import internals_of
 from aioq.config import Settings
 from aioq.connect import LOCAL_URL
 from aioq.errors import ServerUnavailableError
@@ -32,7 +33,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def in_memory(app: App, store: MemoryStore) -> App:
-    app._connector._store_factory = lambda: store
+    internals_of(app).connector._store_factory = lambda: store
     return app
 
 
@@ -142,7 +143,7 @@ def test_the_queues_are_the_default_one_and_those_of_the_tasks():
     app = App("shop", url=URL, default_queue="main")
     for name, queue in (("a", "mail"), ("b", None), ("c", "mail"), ("d", "main"), ("e", "slow")):
         app.task(name=name, queue=queue)(lambda: None)
-    assert app.queues() == ["main", "mail", "slow"]
+    assert internals_of(app).queues() == ["main", "mail", "slow"]
 
 
 @pytest.mark.anyio
@@ -158,18 +159,18 @@ async def test_the_lifespan_is_around_and_its_value_is_there(ready: bool):
             seen.append("down")
 
     app.lifespan(contextlib.asynccontextmanager(resources) if ready else resources)
-    async with app.host().lifespan() as state:
+    async with internals_of(app).host().lifespan() as state:
         assert (state, app.state) == ("state", "state")
     assert (app.state, seen) == (None, ["up", "down"])
     with pytest.raises(ValueError, match="inside"):
-        async with app.host().lifespan():
+        async with internals_of(app).host().lifespan():
             raise ValueError("inside")
     assert (app.state, seen) == (None, ["up", "down"] * 2)
 
 
 @pytest.mark.anyio
 async def test_without_a_lifespan_there_is_no_state():
-    async with App("shop", url=URL).host().lifespan() as state:
+    async with internals_of(App("shop", url=URL)).host().lifespan() as state:
         assert state is None
 
 
@@ -195,7 +196,7 @@ def test_one_app_serves_two_loops_in_a_row(redis_server: Database, app_name: str
 
     job_id = asyncio.run(send())
     assert asyncio.run(ask(job_id)) == "queued"
-    assert len(app._clients) == 0
+    assert len(internals_of(app)._clients) == 0
     gc.collect()
 
 
@@ -250,11 +251,11 @@ async def test_async_with_connects_and_closes(redis_server: Database, app_name: 
     app = App(app_name, url=redis_server.url)
     async with app as same:
         assert same is app
-        client = await app.client()
-        assert await app.client() is client
-    assert len(app._clients) == 0
+        client = await internals_of(app).client()
+        assert await internals_of(app).client() is client
+    assert len(internals_of(app)._clients) == 0
     async with app:
-        assert await app.client() is not client
+        assert await internals_of(app).client() is not client
 
 
 @pytest.mark.anyio
@@ -307,9 +308,9 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> Embedded:
 @pytest.mark.anyio
 async def test_without_a_url_the_embedded_server_is_attached_to_and_let_go_of(embedded: Embedded):
     app = App("shop")
-    client = await app.client()
+    client = await internals_of(app).client()
     assert isinstance(client.store, RedisStore)
-    await app.client()
+    await internals_of(app).client()
     assert (embedded.attached, embedded.detached) == (1, 0)
     await app.aclose()
     assert (embedded.attached, embedded.detached) == (1, 1)
@@ -319,7 +320,7 @@ async def test_without_a_url_the_embedded_server_is_attached_to_and_let_go_of(em
 async def test_every_hold_on_the_embedded_server_is_let_go_of(embedded: Embedded):
     """Several first sends at once: each attach wants its own detach, or the server never stops."""
     app = App("shop")
-    await within(asyncio.gather(*[app.client() for _ in range(5)]))  # pyright: ignore[reportArgumentType]
+    await within(asyncio.gather(*[internals_of(app).client() for _ in range(5)]))  # pyright: ignore[reportArgumentType]
     await app.aclose()
     assert embedded.attached == embedded.detached
 
@@ -337,7 +338,7 @@ def test_the_holds_of_several_threads_are_let_go_of_too(embedded: Embedded, monk
 
     def work() -> None:
         async def use() -> None:
-            await app.client()
+            await internals_of(app).client()
             await asyncio.to_thread(opened.wait)
             await app.aclose()
 
@@ -354,7 +355,7 @@ def test_the_holds_of_several_threads_are_let_go_of_too(embedded: Embedded, monk
 @pytest.mark.anyio
 async def test_with_a_url_there_is_no_embedded_server(embedded: Embedded):
     app = App("shop", url=URL)
-    await app.client()
+    await internals_of(app).client()
     await app.aclose()
     assert embedded.attached == 0
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from aioq import App, ArgumentError, ConfigError
+from aioq.app import internals_of
 from aioq.declaring import Declared, define
 from aioq.durations import FIRST, LAST, MAX_DELAY
 from aioq.job import Priority
@@ -147,7 +148,7 @@ def test_the_widest_span_is_worked_with_to_its_end(line: str, tz: str):
 
 
 def declared(app: App) -> dict[str, Declared]:
-    return {each.id: each for each in app.host().schedules()}
+    return {each.id: each for each in internals_of(app).host().schedules()}
 
 
 def test_a_function_becomes_a_task_with_a_schedule():
@@ -167,7 +168,7 @@ def test_a_function_becomes_a_task_with_a_schedule():
     assert set(found) == {sweep.name, "half-minute"}
     assert found[sweep.name].definition == Definition(cron="*/5 * * * mon-fri", tz="Asia/Shanghai")
     assert (found["half-minute"].queue, found["half-minute"].priority) == ("mail", Priority.HIGH)
-    assert shop.queues() == ["default", "mail"]
+    assert internals_of(shop).queues() == ["default", "mail"]
 
 
 def test_a_call_with_arguments_has_a_schedule_by_name():
@@ -180,7 +181,7 @@ def test_a_call_with_arguments_has_a_schedule_by_name():
     shop.schedule("adds", add.options(queue="slow").call(5, y=8), every=30)
     (each,) = declared(shop).values()
     assert (each.id, each.queue) == ("adds", "slow")
-    assert shop.queues() == ["default", "slow"]
+    assert internals_of(shop).queues() == ["default", "slow"]
 
 
 def test_one_task_may_have_several_schedules():
@@ -455,7 +456,7 @@ def test_schedules_of_the_settings_are_by_the_tasks_names():
         },
     )
     assert declared(shop)["adds"].definition == Definition(every_ms=30_000, tz="Asia/Shanghai")
-    assert shop.queues() == ["default", "mail"]
+    assert internals_of(shop).queues() == ["default", "mail"]
 
     @shop.task(name="shop.add", queue="sums")
     async def add(x: int, y: int) -> int:

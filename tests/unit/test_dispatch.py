@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from aioq import App, Middleware, Outgoing, Retry
+from aioq.app import internals_of
 from aioq.columns import NewJobs
 from aioq.errors import ArgumentError, PayloadTooLargeError, SendError
 from aioq.job import Priority, queue_of
@@ -59,7 +60,7 @@ def make(*middleware: Base, **settings: Any) -> tuple[App, Client]:
     async def given() -> Client:
         return client
 
-    app.outlet._client = given  # pyright: ignore[reportAttributeAccessIssue]
+    internals_of(app).outlet._client = given  # pyright: ignore[reportAttributeAccessIssue]
 
     @app.task(name="add", queue="sums", timeout=9, retry=7, result_ttl=8, priority="low")
     def _add(x: int, y: int = 2) -> int:

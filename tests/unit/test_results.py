@@ -2,10 +2,13 @@ import asyncio
 import gc
 import time
 import weakref
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import pytest
 
 from aioq import App, as_completed, gather
+from aioq.app import internals_of
 from aioq.codec import ResultType
 from aioq.errors import JobCancelledError, JobFailed, JobNotFoundError, RemoteError, WireError
 from aioq.job import JobState
@@ -17,6 +20,8 @@ from aioq.wire import Failure, encode_cancellation, encode_failure, encode_resul
 from tests.unit.kit import QUEUE, call, memory_store, others, turns, until, within
 
 pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
 
 HOUR_MS = 3_600_000
 
@@ -45,6 +50,9 @@ class Source:
 
     def result_ttl_ms(self) -> int:
         return HOUR_MS
+
+    def run_sync(self, instead: str, make: Callable[[], Awaitable[T]]) -> T:
+        raise NotImplementedError
 
     async def send(self, *ids: str, queue: str = QUEUE) -> list[JobHandle[int]]:
         await self.memory.enqueue(queue, [NewJob(each, call("shop.add", 1, 2)) for each in ids])
@@ -314,8 +322,8 @@ def test_a_job_is_looked_for_first_where_its_id_says(job_id: str, queue: str | N
     @app.task(queue="mail")
     def send() -> None: ...
 
-    assert app.queues() == ["default", "mail"]
-    assert app.queues_of(job_id)[0] == (queue or "default")
+    assert internals_of(app).queues() == ["default", "mail"]
+    assert internals_of(app).queues_of(job_id)[0] == (queue or "default")
     assert app.handle(job_id).queue is None  # an id of somebody's own may look like a generated one
     assert app.handle(job_id, queue="given").queue == "given"
 
@@ -323,7 +331,7 @@ def test_a_job_is_looked_for_first_where_its_id_says(job_id: str, queue: str | N
 async def test_an_id_of_the_callers_own_is_found_although_it_looks_like_a_generated_one():
     source = Source("default", QUEUE)
     app = App("shop", url="redis://nowhere")
-    app.store = source.store  # pyright: ignore[reportAttributeAccessIssue]
+    internals_of(app).store = source.store  # pyright: ignore[reportAttributeAccessIssue]
     job_id = "order.1234567890123456"
     await source.send(job_id, queue="default")
     assert (await app.handle(job_id).info()).queue == "default"

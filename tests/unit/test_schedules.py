@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from aioq import App, ConfigError, ScheduleNotFoundError, current_job
+from aioq.app import internals_of
 from aioq.schedule import describe, duration, shown
 from aioq.testing import MemorySession
 from aioq.timetable import Entry
@@ -293,7 +294,7 @@ async def test_a_change_that_a_tick_came_before_is_made_anew(
     session: MemorySession, monkeypatch: pytest.MonkeyPatch
 ):
     await app.schedules.put("s", add.call(1, 2), every=60)
-    timetable = (await app.store()).timetable
+    timetable = (await internals_of(app).store()).timetable
     write, raced = timetable.write, False
 
     async def after_somebody_else(queue: str, entries: Any) -> list[bool]:

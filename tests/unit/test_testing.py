@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aioq import App, ConfigError, JobCancelledError, JobFailed, JobNotFoundError, Retry, current_job, gather
+from aioq.app import internals_of
 from aioq.job import JobState
 from aioq.testing import ManualClock, MemorySession, app_fixture
 from aioq.timetable import Entry
@@ -204,7 +205,7 @@ async def test_each_session_starts_empty_and_leaves_nothing_behind():
             await session.drain()
             ids.append(handle.id)
     assert others() == before
-    assert app._connector._store_factory is None
+    assert internals_of(app).connector._store_factory is None
 
 
 async def test_a_failure_inside_is_raised_as_it_is_and_what_runs_is_ended():

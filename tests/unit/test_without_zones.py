@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import available_timezones
 assert available_timezones() == set()
 
+from aioq.app import internals_of
 from aioq import App, ConfigError
 """
 
@@ -41,7 +42,7 @@ def test_utc_may_be_named_as_a_container_names_it():
         @app.cron("0 6 * * *")
         async def look(): ...
 
-        definition = app.host().schedules()[0].definition
+        definition = internals_of(app).host().schedules()[0].definition
         print(definition.tz, definition.next_after(0))
     """)
     assert printed == "Etc/UTC 21600000\n"

@@ -17,6 +17,7 @@ from aioq.context import enter_job
 from aioq.errors import ArgumentError, ProcessDiedError, ResultError, WireError
 from aioq.middleware import Middleware, wrapped
 from aioq.naming import real_module
+from aioq.task import signature_of
 from aioq.wire import Failure
 from aioq.worker.steps.children import Children, DiedError, NotBegunError
 from aioq.worker.steps.failures import ChildError, caught, result_of
@@ -176,7 +177,7 @@ def _bring_home(run: Run, error: _UnreadyError) -> None:
     run.isolated = False
     assert run.task is not None and run.envelope is not None  # noqa: PT018 - one fact: bound
     try:
-        run.args, run.kwargs = run.task.signature.decode(run.envelope.args, run.envelope.kwargs)
+        run.args, run.kwargs = signature_of(run.task).decode(run.envelope.args, run.envelope.kwargs)
     except BadArgumentsError as bad:
         run.unfit = ArgumentError(str(bad))
         raise run.unfit from None
@@ -240,6 +241,6 @@ def _decoded(run: Run, encoded: msgspec.Raw) -> Any:
     """The result for the middleware; one that is not what the task promises is theirs to see as it is."""
     assert run.task is not None
     try:
-        return run.task.returns.decode(encoded)
+        return signature_of(run.task).returns.decode(encoded)
     except WireError:
         return msgspec.msgpack.decode(encoded)

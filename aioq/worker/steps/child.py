@@ -38,7 +38,7 @@ from aioq.middleware import wrapped
 from aioq.notices import NOTICES
 from aioq.retry import Retry, Snooze
 from aioq.stdio import open_standard_streams, print_at_once
-from aioq.task import Task
+from aioq.task import Task, sender_of, signature_of
 from aioq.verdicts import Cancel, Fail, asked_by
 from aioq.wire import ENCODER, Failure, encode_failure
 from aioq.worker.steps.failures import caught, failure_to_show, message_of, result_of
@@ -226,7 +226,7 @@ def _set_up_logging(order: Order, line: _WorkerLine) -> None:
 
 def _arguments(task: Task[Any, Any], order: Order) -> tuple[tuple[Any, ...], dict[str, Any]]:
     try:
-        return task.signature.decode(order.args, order.kwargs)
+        return signature_of(task).decode(order.args, order.kwargs)
     except BadArgumentsError as error:
         raise _EndedError(Report(Ending.BAD_ARGUMENTS, text=_utf8(str(error)))) from error
 
@@ -284,14 +284,14 @@ async def _as_in_a_worker(
     begin: Callable[[], None],
 ) -> Any:
     context.attach(_drop)
-    life = task.sender.life()
+    life = sender_of(task).life()
     try:
         context.state = await life.__aenter__()
     except BaseException as error:
         raise _EndedError(_failed(Ending.UNREADY, error, context.attempt)) from error
     try:
         begin()
-        return await wrapped(task.sender.middleware, context, call)
+        return await wrapped(sender_of(task).middleware, context, call)
     finally:
         try:
             await life.__aexit__(None, None, None)

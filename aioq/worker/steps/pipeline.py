@@ -31,7 +31,7 @@ from aioq.naming import real_module
 from aioq.retry import DEFAULT_ATTEMPTS, ONE_ATTEMPT, Retry, Snooze, class_name, class_names
 from aioq.store import Settlement, Verb
 from aioq.suggestions import did_you_mean
-from aioq.task import Task
+from aioq.task import Task, signature_of
 from aioq.verdicts import Cancel, Fail, asked_by
 from aioq.wire import (
     Failure,
@@ -124,7 +124,7 @@ def bind(run: Run, bench: Bench) -> Settlement | None:
     run.isolated = _is_last_chance(run, settings.max_crashes)
     if not run.in_child:
         try:
-            run.args, run.kwargs = task.signature.decode(envelope.args, envelope.kwargs)
+            run.args, run.kwargs = signature_of(task).decode(envelope.args, envelope.kwargs)
         except BadArgumentsError as error:
             run.error = ArgumentError(str(error))
             return _failed(run, _shown(run.error))

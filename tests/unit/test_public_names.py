@@ -1,0 +1,87 @@
+"""What `dir()` shows: only what is for users. Whoever adds a public name adds it here, on purpose."""
+
+from typing import Any
+
+import pytest
+
+import aioq
+from aioq import App, JobHandle, Schedule
+from aioq.task import Sendable, Task
+
+APP = """
+aclose by_name cron every from_config handle lifespan load middleware name run_sync schedule schedules send
+send_many send_many_sync send_sync settings state task tasks test
+"""
+SENDABLE = "call handle name options send send_many send_many_sync send_sync"
+TASK = f"{SENDABLE} defaults executor function"
+HANDLE = """
+added cancel cancel_sync id info info_sync queue reschedule result result_sync run_now status status_sync
+"""
+SCHEDULES = "get list pause put remove resume run_now"
+PACKAGE = """
+AioqError App ArgumentError Call Cancel ConfigError DuplicateTaskError EmbeddedServerError Fail Failure
+JobCancelledError JobContext JobError JobFailed JobHandle JobInfo JobNotFoundError JobState LoadError
+Middleware NewerVersionError NoJobError Outgoing PayloadTooLargeError Priority ProcessDiedError Progress
+RemoteError ResultError Retry RunningLoopError Schedule ScheduleNotFoundError SendError ServerError
+ServerRejectedError ServerUnavailableError Snooze Task UnknownTaskError WireError as_completed current_job
+gather gather_sync
+"""
+
+app = App("shop", url="redis://nowhere")
+
+
+@app.task
+async def add(x: int, y: int) -> int:
+    return x + y
+
+
+@app.task
+def join(*words: str) -> str:
+    return " ".join(words)
+
+
+def shown(thing: Any) -> list[str]:
+    return [name for name in dir(thing) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize(
+    ("thing", "names"),
+    [
+        (aioq, PACKAGE),
+        (app, APP),
+        (add, TASK),
+        (join, TASK),
+        (add.options(delay=1), SENDABLE),
+        (app.by_name("other"), SENDABLE),
+        (JobHandle, HANDLE),
+        (add.handle("a"), HANDLE),
+        (app.schedules, SCHEDULES),
+    ],
+    ids=["aioq", "app", "async task", "sync task", "options", "by name", "JobHandle", "handle", "schedules"],
+)
+def test_an_object_shows_what_is_for_users(thing: Any, names: str) -> None:
+    assert shown(thing) == sorted(names.split())
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "of_instances"),
+    [
+        (App, APP, "middleware name schedules settings tasks"),
+        (Task, TASK, "defaults executor function name"),
+        (Sendable, SENDABLE, "name"),
+    ],
+)
+def test_a_class_shows_what_its_objects_do(kind: type, names: str, of_instances: str) -> None:
+    assert shown(kind) == sorted(set(names.split()) - set(of_instances.split()))
+
+
+def test_the_package_shows_its_version_and_no_module_of_its_own() -> None:
+    import_all = [getattr(aioq, name) for name in aioq.__all__]
+    assert Schedule in import_all
+    assert [name for name in dir(aioq) if name.startswith("_")] == ["__version__"]
+
+
+def test_every_public_method_is_described() -> None:
+    for kind in (App, Task, Sendable, JobHandle):
+        for name in filter(lambda name: callable(getattr(kind, name)), shown(kind)):
+            assert getattr(kind, name).__doc__, f"{kind.__name__}.{name}"
