@@ -81,7 +81,7 @@ def test_the_package_shows_its_version_and_no_module_of_its_own() -> None:
     assert [name for name in dir(aioq) if name.startswith("_")] == ["__version__"]
 
 
-def test_every_public_method_is_described() -> None:
-    for kind in (App, Task, Sendable, JobHandle):
-        for name in filter(lambda name: callable(getattr(kind, name)), shown(kind)):
-            assert getattr(kind, name).__doc__, f"{kind.__name__}.{name}"
+@pytest.mark.parametrize("kind", [App, Task, Sendable, JobHandle])
+def test_every_public_method_is_described(kind: type) -> None:
+    found = {name: getattr(kind, name) for name in shown(kind)}
+    assert [name for name, method in found.items() if callable(method) and not method.__doc__] == []
