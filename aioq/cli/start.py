@@ -81,7 +81,7 @@ def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
     settings = app.settings
     _set_up_logging(plan, settings, child)
     if child is None:
-        for words in undeclared_queues(app.host(), plan.queues):
+        for words in undeclared_queues(internals_of(app).host(), plan.queues):
             log.warning("%s", words)
     processes = plan.processes or settings.processes
     if processes > 1 and child is None:
