@@ -25,6 +25,15 @@ YEARS = f"a year from {FIRST.year} to {LAST.year}"
 """That in words, for errors."""
 
 
+def clamped(value: float) -> float | None:
+    """Return a span that somebody else has written, not beyond what can be set; None where it is none at all.
+
+    Args:
+        value: in seconds; NaN, an infinity and a negative number may be among what is read.
+    """
+    return min(value, MAX_DELAY) if value >= 0 else None
+
+
 def as_seconds(value: object) -> float | None:
     """Return `value` in seconds, or None if it is no duration, for callers that word their own error.
 

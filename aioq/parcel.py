@@ -81,3 +81,14 @@ def gave_up(batch: Sequence[Pending], send_timeout: float, why: str, what: str) 
     ids = tuple(job.id for job in jobs_of(batch))
     shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")  # noqa: PLR2004
     return SendError(f"job {shown} {what} after {send_timeout:g} s: {why}", ids)
+
+
+def refused_of(pending: Pending, told: Sequence[bool | Exception]) -> Sequence[bool | Exception]:
+    """What the jobs of an entry are told, with one error that names those of them that were refused."""
+    faults = [each for each in told if isinstance(each, Exception)]
+    if len(told) == 1 or not faults:
+        return told
+    ids = tuple(job.id for job, each in zip(pending.jobs, told, strict=True) if isinstance(each, Exception))
+    refused = SendError(f"{len(ids)} of {len(told)} jobs were not sent: {faults[0]}", ids)
+    refused.__cause__ = faults[0].__cause__ if isinstance(faults[0], SendError) else faults[0]
+    return [refused if isinstance(each, Exception) else each for each in told]

@@ -15,7 +15,8 @@ from aioq.backoff import Backoff
 from aioq.columns import NewJobs
 from aioq.errors import ServerUnavailableError
 from aioq.outbox import Outbox, Part
-from aioq.parcel import Parcel, Pending, gave_up, jobs_of
+from aioq.parcel import Parcel, Pending, gave_up, jobs_of, refused_of
+from aioq.refusals import is_refusal
 from aioq.store import NewJob, Store
 
 FAIR_ATTEMPT = 1.0
@@ -159,6 +160,8 @@ class Producer:
             return self._persist(queue, parcel.pending(), TimeoutError(), excused=late > LAG)
         if isinstance(error, (ServerUnavailableError, TimeoutError)):
             return self._persist(queue, parcel.pending(), error)
+        if len(parcel) > 1 and isinstance(error, Exception) and is_refusal(error):
+            return self._loop.create_task(self._try_apart(queue, parcel.pending(), error), name="aioq-send")
         return None
 
     def _persist(
@@ -183,6 +186,16 @@ class Producer:
             self._persisting[queue] -= 1
 
     async def _try(self, queue: str, batch: list[Pending], error: Exception | None, excused: bool) -> _Told:
+        try:
+            return await self._try_together(queue, batch, error, excused)
+        except Exception as fault:
+            if not is_refusal(fault):
+                raise
+            return await self._try_apart(queue, batch, fault)
+
+    async def _try_together(
+        self, queue: str, batch: list[Pending], error: Exception | None, excused: bool
+    ) -> _Told:
         faults: _Faults = {}
         added: Sequence[bool] = ()
         backoff = Backoff()
@@ -209,6 +222,23 @@ class Producer:
                 self._outages.pop(queue, None)
                 break
         return _told(batch, faults, added)
+
+    async def _try_apart(self, queue: str, batch: Sequence[Pending], error: Exception) -> _Told:
+        """Send the halves of what the server refuses, until what it refuses stands alone."""
+        apart = [Pending((job,), pending.deadline, again=True) for pending in batch for job in pending.jobs]
+        if len(apart) == 1:
+            return [error]
+        middle = len(apart) // 2
+        told = [
+            *await self._try(queue, apart[:middle], None, False),
+            *await self._try(queue, apart[middle:], None, False),
+        ]
+        start = 0
+        for pending in batch:
+            after = start + len(pending.jobs)
+            told[start:after] = refused_of(pending, told[start:after])
+            start = after
+        return told
 
     def _spare(self, queue: str, batch: list[Pending], faults: _Faults) -> list[Pending]:
         """Return the jobs that an attempt is to be made for.

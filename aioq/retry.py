@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from aioq.durations import MAX_DELAY, Duration, as_seconds
+from aioq.durations import MAX_DELAY, Duration, as_seconds, clamped
 from aioq.errors import ConfigError
 from aioq.exception_names import checked_name, class_name, class_names, known_names
 
@@ -31,6 +31,9 @@ MAX_ATTEMPTS = 1_000_000_000
 
 MAX_DELAYS = 100
 """The most delays that `delays` may list: they travel with each call, and who needs more has a rule for them."""
+
+MAX_FACTOR = 1e9
+"""The fastest growth of a delay that is read; any faster reaches every cap with the next attempt too."""
 
 ExceptionSpec = type[BaseException] | str
 
@@ -100,6 +103,25 @@ class RetryRule(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         """Seconds to wait after `attempt` failed with `error`; nothing it is given makes it raise."""
         del error
         return self.backoff(attempt)
+
+
+def clamped_rule(rule: RetryRule) -> RetryRule:
+    """Return a rule that somebody else has written, each number of it within what `Retry` takes."""
+    usual = RetryRule()
+    fit = msgspec.structs.replace(
+        rule,
+        attempts=min(max(rule.attempts, 1), MAX_ATTEMPTS),
+        delay=_or(clamped(rule.delay), usual.delay),
+        max_delay=_or(clamped(rule.max_delay), usual.max_delay),
+        factor=min(rule.factor, MAX_FACTOR) if rule.factor >= 1 else 1.0,
+        delays=tuple(_or(clamped(each), usual.delay) for each in rule.delays),
+        max_elapsed=None if rule.max_elapsed is None else clamped(rule.max_elapsed),
+    )
+    return rule if fit == rule else fit
+
+
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
 
 
 class FunctionRule(RetryRule, frozen=True, omit_defaults=True, gc=True):

@@ -7,12 +7,22 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from aioq.durations import as_seconds
+from aioq.durations import MAX_DELAY, as_seconds
 from aioq.timing import zone, zone_hint
 from aioq.urls import SCHEMES, check_url, objection
 
 MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 """A dotted path. A string, not compiled: at the first use that costs an import nothing."""
+
+
+MAX_COUNT = 1_000_000_000
+"""The most of anything that is counted: what a server's integers and Python's timers take with ease."""
+
+MAX_BYTES = 256 * 1_048_576
+"""The largest call or result that may be allowed: a server takes no string over 512 MiB, and hangs up."""
+
+MAX_LEASE = 86_400.0
+"""The longest lease, in seconds: a day, which is how long the jobs of a killed worker would wait."""
 
 
 class Rule(NamedTuple):
@@ -25,22 +35,35 @@ class Rule(NamedTuple):
     objection: Callable[[Any], str | None] = lambda _: None  # what is wrong with a value that `check` has returned
 
 
-def _integer(least: int, most: int | None = None, *, optional: bool = False) -> Rule:
+def _too_large(most: float, unit: str) -> Callable[[Any], str | None]:
+    """What is said of a value that no use has; a range so wide stands in no error about a value's kind."""
+
+    def objection(value: float) -> str | None:
+        return (
+            f"{value:g} is more than {most:g}{unit}, the most there is; is it in another unit?"
+            if value > most
+            else None
+        )
+
+    return objection
+
+
+def _integer(least: int, most: int | None = None, *, optional: bool = False, bound: int = MAX_COUNT) -> Rule:
     def check(value: object) -> int | None:
         fits = isinstance(value, int) and not isinstance(value, bool) and least <= value <= (most or value)
         return cast("int", value) if fits else None
 
     expected = f"an integer >= {least}" if most is None else f"an integer from {least} to {most}"
-    return Rule(check, _parse_number, expected, optional)
+    return Rule(check, _parse_number, expected, optional, _too_large(bound, ""))
 
 
-def _duration(least: float, *, above: bool = False, optional: bool = False) -> Rule:
+def _duration(least: float, *, above: bool = False, optional: bool = False, bound: float = MAX_DELAY) -> Rule:
     def check(value: object) -> float | None:
         number = as_seconds(value)
         return None if number is None or number < least or (above and number == least) else number
 
     expected = f"a number of seconds {'>' if above else '>='} {least:g}"
-    return Rule(check, _parse_number, expected, optional)
+    return Rule(check, _parse_number, expected, optional, _too_large(bound, " s"))
 
 
 def _parse_number(text: str) -> int | float | str:
@@ -119,10 +142,10 @@ RULES: dict[str, Rule] = {
     "timeout": _duration(0, above=True, optional=True),
     "result_ttl": _duration(0),
     "send_timeout": _duration(0, above=True),
-    "max_payload": _integer(1),
-    "max_result": _integer(1),
+    "max_payload": _integer(1, bound=MAX_BYTES),
+    "max_result": _integer(1, bound=MAX_BYTES),
     "max_pending_sends": _integer(1),
-    "lease": _duration(2),
+    "lease": _duration(2, bound=MAX_LEASE),
     "max_crashes": _integer(0),
     "shutdown_timeout": _duration(0),
     "unknown_task_ttl": _duration(0),

@@ -66,7 +66,9 @@ class Sending:
         cause: BaseException | None = None
         for part, reply in zip(self._parts, replies, strict=True):
             if isinstance(reply, BaseException):
-                failed += part.positions
+                named = reply.job_ids if isinstance(reply, SendError) else ()
+                mine = [position for position in part.positions if self._ids[position] in named]
+                failed += mine or part.positions
                 cause = cause or reply
             elif not all(reply):
                 for position, new in zip(part.positions, reply, strict=True):

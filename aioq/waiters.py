@@ -17,6 +17,7 @@ from aioq.batch import Batcher, Items
 from aioq.ending import end
 from aioq.errors import JobNotFoundError, ServerUnavailableError
 from aioq.inbox import waiter_channel
+from aioq.refusals import each_alone, is_refusal
 from aioq.store import LATER, MISSING, Store, WaitReply
 from aioq.wire import decode_notice
 
@@ -254,8 +255,14 @@ class _QueueWaiters:
     def _ask(self, questions: Items[str]) -> Awaitable[list[WaitReply]]:
         return self._store.wait(self._queue, self._channel, questions.items)
 
-    def _retry(self, questions: Items[str], error: BaseException) -> Awaitable[list[WaitReply]] | None:
-        return self._persist(questions, error) if isinstance(error, ServerUnavailableError) else None
+    def _retry(
+        self, questions: Items[str], error: BaseException
+    ) -> Awaitable[Sequence[WaitReply | Exception]] | None:
+        if isinstance(error, ServerUnavailableError):
+            return self._persist(questions, error)
+        if questions.size > 1 and isinstance(error, Exception) and is_refusal(error):
+            return each_alone(questions.items, partial(self._store.wait, self._queue, self._channel), error)
+        return None
 
     async def _persist(self, questions: Items[str], error: ServerUnavailableError) -> list[WaitReply]:
         """Ask until there is an answer, after a first time that has failed."""

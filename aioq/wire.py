@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from aioq.durations import MAX_DELAY, clamped
 from aioq.errors import Failure, NewerVersionError, WireError
-from aioq.retry import RetryRule
+from aioq.retry import RetryRule, clamped_rule
 
 VERSION = 1
 """The format this module writes."""
@@ -170,13 +171,27 @@ def encode_envelopes(task: str, every: Sequence[Sequence[object]], options: Call
 
 
 def decode_envelope(data: bytes) -> Envelope:
-    """Read the bytes of one call.
+    """Read the bytes of one call; its options are within what can be set, whoever has written them.
 
     Raises:
         NewerVersionError: they were written by a newer aioq.
         WireError: they are no envelope.
     """
-    return _decode_versioned("envelope", _ENVELOPE, data)
+    envelope = _decode_versioned("envelope", _ENVELOPE, data)
+    if envelope.options is not NO_OPTIONS:
+        return msgspec.structs.replace(envelope, options=_within_bounds(envelope.options))
+    return envelope
+
+
+def _within_bounds(options: CallOptions) -> CallOptions:
+    """Clamp what no timer and no server would take."""
+    ttl_ms = options.result_ttl_ms
+    return CallOptions(
+        None if options.timeout is None else clamped(options.timeout),
+        None if options.retry is None else clamped_rule(options.retry),
+        None if ttl_ms is None else min(max(ttl_ms, 0), MAX_DELAY * 1000),
+        options.headers,
+    )
 
 
 def encode_result(task: str, value: object) -> bytes:

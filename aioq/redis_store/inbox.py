@@ -168,6 +168,7 @@ class RedisInbox:
         Raises:
             ServerError: the server refuses, or cannot be reached.
         """
+        self._refused = False
         connection = self._connection = _Subscription(await self._link.open(), self._dispatch)
         try:
             connection.send(self._probe, *([("SUBSCRIBE", *self._listeners)] if self._listeners else []))
@@ -189,7 +190,7 @@ class RedisInbox:
 
     def _reject(self, error: ServerRejectedError) -> None:
         """Waiting does not heal this: tell those who wait to be subscribed, and who asks before the next try."""
-        if not self._told:
+        if self._refused and not self._told:  # a login is refused to others too, and they tell
             self._told = True
             log.warning("%s; results and cancellations are late until that is mended", error)
         self._rejection = error

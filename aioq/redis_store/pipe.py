@@ -73,7 +73,7 @@ class Pipe(Connection):
         """Send a command, and have it told the reply."""
         try:
             self.send(asked.command)
-        except RedisConnectionError as error:
+        except Exception as error:  # the connection has ended, or this cannot be put into a command
             asked.answer(error)
             return
         self._asked.append((asked, self._loop.time() + self._patience))

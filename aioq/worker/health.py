@@ -13,7 +13,7 @@ LIVE_LAG = 60.0
 far above what a task blocks by mistake; its jobs are crashed by the restart, so it must not come early."""
 
 
-class QueueHealth(msgspec.Struct, frozen=True):
+class QueueHealth(msgspec.Struct, frozen=True, omit_defaults=True):
     """How one queue is served.
 
     Attributes:
@@ -21,11 +21,15 @@ class QueueHealth(msgspec.Struct, frozen=True):
         lease: whether the server has given that id a lease.
         last_fetch_age: seconds since the last successful fetch; 0 while no slot is free, because then no fetch is
             due.
+        unwritten_age: seconds for which an outcome has waited that could not be written; 0 where none waits.
+        trouble: why the server refuses this worker, such as a password that was changed; empty where it does not.
     """
 
     worker: str
     lease: bool
     last_fetch_age: float
+    unwritten_age: float = 0.0
+    trouble: str = ""
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -65,8 +69,12 @@ def judge(
 
 
 def _trouble(name: str, queue: QueueHealth) -> str:
+    if queue.trouble:
+        return f"queue {name}: {queue.trouble}"
     if not queue.lease:
         return f"queue {name}: the server has given {queue.worker} no lease"
     if queue.last_fetch_age > READY_AGE:
         return f"queue {name}: the last successful fetch was {queue.last_fetch_age:.1f} s ago"
+    if queue.unwritten_age > READY_AGE:
+        return f"queue {name}: outcomes have waited to be written for {queue.unwritten_age:.1f} s"
     return ""

@@ -126,7 +126,8 @@ class Worker:
             return Health(ready=False, reasons=["it has not reached its server yet, or is still in its lifespan"])
         queues = {
             queue: QueueHealth(
-                duties.membership.worker, duties.membership.joined, round(self._fetched_ago(queue), 3)
+                *(duties.membership.worker, duties.membership.joined, round(self._fetched_ago(queue), 3)),
+                *(round(self._settler.late(queue), 3), self._lease.rejection(queue)),
             )
             for queue, duties in self._queues.items()
         }
@@ -263,7 +264,10 @@ class Worker:
             space=partial(self._settler.space, queue),
         )
         canceller = Canceller(
-            store.inbox, host.name, membership, cancel=self._cancel, on_gap=self._hurry_lease, on_lead=ticker.lead
+            *(store.inbox, host.name, membership),
+            cancel=self._cancel,
+            on_gap=lambda: self._lease.hurry(),  # noqa: PLW0108 - it is made later
+            on_lead=ticker.lead,
         )
         recovery = Recovery(store, queue, lease=settings.lease, max_crashes=settings.max_crashes)
         receiver = Receiver(store, membership, deliver=fetcher.hand, on_gap=fetcher.look_again)
@@ -272,9 +276,6 @@ class Worker:
     def _fetched_ago(self, queue: str) -> float:
         """Seconds since the last fetch; a worker whose slots are all taken does not fetch, but must not hang."""
         return max(self._queues[queue].fetcher.fetched_ago, self._watchdog.lag)
-
-    def _hurry_lease(self) -> None:
-        self._lease.hurry()
 
     def _no_job_runs(self) -> None:
         self._settler.hurry()

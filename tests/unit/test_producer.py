@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aioq import producer as module
-from aioq.errors import SendError, ServerRejectedError, ServerUnavailableError
+from aioq.errors import SendError, ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.memory_store import MemoryStore
 from aioq.outbox import Outbox
 from aioq.parcel import Pending
@@ -531,3 +531,47 @@ async def test_a_timer_that_comes_early_is_a_timer(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "FAIR_ATTEMPT", 0.02)
     with pytest.raises(SendError):
         await within(make(ScriptedStore(*[HANGS] * 9), send_timeout=0.02).send(QUEUE, job("a")))
+
+
+# -- what the server refuses -------------------------------------------------------------------------------------
+
+
+class Refusing(ScriptedStore):
+    """Refuses whatever call holds one of the bad jobs."""
+
+    def __init__(self, *bad: str, script: Sequence[Any] = ()) -> None:
+        super().__init__(*script)
+        self.bad = set(bad)
+
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
+        added = await super().enqueue(queue, [job for job in jobs if job.id not in self.bad], again=again)
+        if self.bad & {job.id for job in jobs}:
+            raise ServerError("answered with an error: WRONGTYPE")
+        return added
+
+
+@pytest.mark.parametrize("bad", [("b",), ("a", "d"), ("a", "b", "c", "d")], ids=["one", "two", "all"])
+@pytest.mark.parametrize("script", [[], [DOWN]], ids=["at once", "after an outage"])
+async def test_a_send_that_the_server_refuses_fails_alone(bad: tuple[str, ...], script: list[Any]):
+    store = Refusing(*bad, script=script)
+    producer = make(store)
+    sends = [producer.send(QUEUE, job(each)) for each in "abcd"]
+    told = await within(asyncio.gather(*sends, return_exceptions=True))
+    assert [isinstance(each, ServerError) for each in told] == [each in bad for each in "abcd"]
+    assert [each for each in told if each is True] == [True] * (4 - len(bad))
+
+
+async def test_of_many_the_refused_are_named_and_the_others_are_sent():
+    store = Refusing("b", "d")
+    with pytest.raises(SendError, match=r"2 of 4 jobs are unconfirmed: .*WRONGTYPE") as caught:
+        await within(send_many(make(store), *jobs("a", "b", "c", "d")))
+    assert caught.value.job_ids == ("b", "d")
+    assert isinstance(caught.value.__cause__, ServerError)
+    assert await store.memory.enqueue(QUEUE, jobs("a", "b", "c", "d")[0]) == [False, True, False, True]
+
+
+async def test_a_lone_send_that_is_refused_is_tried_once():
+    store = Refusing("a")
+    with pytest.raises(ServerError, match="WRONGTYPE"):
+        await within(make(store).send(QUEUE, job("a")))
+    assert len(store.calls) == 1

@@ -3,8 +3,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from aioq.errors import ServerRejectedError, ServerUnavailableError
+from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.store import Settlement, Verb
+from aioq.wire import decode_failure, decode_outcome
 from aioq.worker.services import settler as module
 from aioq.worker.services.settler import MAX_BATCH, Settler
 from tests.unit.kit import QUEUE, others, settlement, turns, until, within
@@ -155,3 +156,86 @@ async def test_a_server_that_answers_with_an_error_is_said_once(
     settler.put(QUEUE, "w", settlement())
     await within(settler.drain())
     assert [record.levelname for record in caplog.records] == ["WARNING", "DEBUG", "DEBUG"]
+
+
+# -- what the server refuses -------------------------------------------------------------------------------------
+
+
+class Refusing(Scripted):
+    """Refuses whatever batch holds one of the bad jobs, unless it is to be written as failed."""
+
+    def __init__(self, *bad: str, also_failures: bool = False, error: Exception | None = None) -> None:
+        super().__init__()
+        self.bad = bad
+        self.also_failures = also_failures
+        self.error = error or ServerError("answered with an error: ERR value is out of range")
+        self.written: dict[str, Settlement] = {}
+
+    async def settle(
+        self, queue: str, worker: str, settlements: Sequence[Settlement], *, idle: bool = False
+    ) -> list[bool]:
+        await super().settle(queue, worker, settlements, idle=idle)
+        for each in settlements:
+            if each.job_id in self.bad and (self.also_failures or each.verb is not Verb.FAILED):
+                raise self.error
+            self.written[each.job_id] = each
+        return [True] * len(settlements)
+
+
+@pytest.mark.parametrize("bad", [("c",), ("a", "h"), tuple("abcdefgh")], ids=["one", "two", "all"])
+@pytest.mark.parametrize("error", [None, OverflowError("int too large")], ids=["the server's", "not even sent"])
+async def test_what_the_server_refuses_ends_as_failed_and_all_others_are_written(
+    bad: tuple[str, ...], error: Exception | None
+):
+    store, told = Refusing(*bad, error=error), Told()
+    settler = make(store, told)
+    for job_id in "abcdefgh":
+        settler.put(QUEUE, "w", settlement(job_id))
+    await within(settler.drain())
+    assert {job_id for job_id, each in store.written.items() if each.verb is Verb.FAILED} == set(bad)
+    assert set(store.written) == set("abcdefgh")
+    for job_id in bad:
+        failure = decode_failure(decode_outcome(store.written[job_id].outcome))
+        assert failure.type == "aioq.errors.ServerError"
+        assert str(store.error) in failure.message
+        assert "succeeded" in failure.message
+    assert sorted(told.written) == [(QUEUE, job_id) for job_id in "abcdefgh"]
+    assert told.refused == []
+
+
+async def test_a_refusal_of_the_moment_is_none_for_good():
+    """An operator has killed a script."""
+    store = Refusing("a")
+    settler = make(store)
+    settler.put(QUEUE, "w", settlement("a"))
+    await until(lambda: len(store.writes) == 2)
+    store.bad = ()
+    await within(settler.drain())
+    assert store.written["a"].verb is Verb.SUCCEEDED
+
+
+async def test_what_cannot_even_fail_holds_up_nobody(caplog: pytest.LogCaptureFixture):
+    store = Refusing("a", also_failures=True)
+    settler = make(store)
+    settler.put(QUEUE, "w", settlement("a"))
+    settler.put(QUEUE, "w", settlement("b", Verb.RELEASE))
+    await within(settler.drain())
+    assert set(store.written) == {"b"}
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+    assert "of job a is refused" in caplog.text
+    assert settler.late(QUEUE) == 0
+
+
+async def test_how_long_outcomes_have_waited_is_told(store: Scripted):
+    settler = make(store)
+    assert settler.late(QUEUE) == 0
+    store.faults = [ServerUnavailableError("down")]
+    settler.put(QUEUE, "w", settlement("a"))
+    await until(lambda: store.writes)
+    store.go.clear()
+    await until(lambda: len(store.writes) == 2)
+    assert settler.late(QUEUE) > 0
+    assert settler.late("another") == 0
+    store.go.set()
+    await within(settler.drain())
+    assert settler.late(QUEUE) == 0

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aioq.durations import MAX_DELAY
 from aioq.errors import NewerVersionError, WireError
-from aioq.retry import RetryRule
+from aioq.retry import MAX_FACTOR, RetryRule
 from aioq.wire import (
     CallOptions,
     Envelope,
@@ -135,10 +136,10 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=10,
 )
-counts = st.integers(0, 2**40)
+counts = st.integers(0, 10 * 366 * 86_400 * 1000)
 options = st.builds(
     CallOptions,
-    timeout=st.none() | st.floats(0, 1e9),
+    timeout=st.none() | st.floats(0, 3e8),
     retry=st.none() | st.builds(RetryRule, attempts=st.integers(1, 10**6), on=st.lists(texts).map(tuple)),
     result_ttl_ms=st.none() | counts,
     headers=st.none() | st.dictionaries(texts, texts, max_size=3),
@@ -333,3 +334,36 @@ def test_the_common_types_have_a_form():
     envelope = decode_envelope(encode_envelope("t", (now, word, {1, 2}), {}, None))
     decoded = msgspec.msgpack.decode(envelope.args, type=tuple[dt.datetime, uuid.UUID, set[int]])
     assert decoded == (now, word, {1, 2})
+
+
+# -- options that no sender of this version writes ---------------------------------------------------------------
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (CallOptions(timeout=NAN), CallOptions()),
+        (CallOptions(timeout=INF), CallOptions(timeout=MAX_DELAY)),
+        (CallOptions(timeout=-1.0), CallOptions()),
+        (CallOptions(result_ttl_ms=10**18), CallOptions(result_ttl_ms=MAX_DELAY * 1000)),
+        (CallOptions(result_ttl_ms=-5), CallOptions(result_ttl_ms=0)),
+        (CallOptions(retry=RetryRule(delay=NAN, max_delay=NAN)), CallOptions(retry=RetryRule())),
+        (
+            CallOptions(retry=RetryRule(attempts=-3, delay=INF, max_delay=INF, factor=INF)),
+            CallOptions(retry=RetryRule(attempts=1, delay=MAX_DELAY, max_delay=MAX_DELAY, factor=MAX_FACTOR)),
+        ),
+        (
+            CallOptions(retry=RetryRule(factor=NAN, delays=(NAN, INF), max_elapsed=NAN)),
+            CallOptions(retry=RetryRule(factor=1.0, delays=(1.0, MAX_DELAY))),
+        ),
+        (CallOptions(headers={"a": "b"}), CallOptions(headers={"a": "b"})),
+    ],
+    ids=repr,
+)
+def test_options_are_clamped_where_they_are_read(given: CallOptions, read: CallOptions):
+    envelope = decode_envelope(encode_envelope("shop.add", [1], {}, given))
+    assert envelope.options == read
+    if envelope.options.retry is not None:
+        assert 0 <= envelope.options.retry.backoff(10**6) <= MAX_DELAY

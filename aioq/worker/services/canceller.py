@@ -4,10 +4,13 @@ The server tells the worker over pub/sub; a cancellation that gets lost on that 
 the lease. A message that names no job is about the ticks; where it gets lost, the next one is a few seconds late.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
 
+from aioq.backoff import Backoff
+from aioq.errors import ServerError
 from aioq.inbox import Inbox, worker_channel
 from aioq.worker.membership import Membership
 
@@ -44,13 +47,18 @@ class Canceller:
         self._on_lead = on_lead
 
     async def run(self) -> None:
-        """Listen until cancelled, under each id the worker takes."""
+        """Listen until cancelled, under each id the worker takes; where the server refuses that, try again."""
+        backoff = Backoff()
         while True:
             worker = await self._membership.ready()
             channel = worker_channel(self._app, worker)
-            await self._inbox.listen(channel, partial(self._heard, self._membership.queue), self._on_gap)
             try:
+                await self._inbox.listen(channel, partial(self._heard, self._membership.queue), self._on_gap)
+                backoff = Backoff()
                 await self._membership.ended(worker)
+            except ServerError as error:  # the renewal of the lease tells of it, and of cancellations
+                log.debug("channel %s: %s", channel, error)
+                await asyncio.sleep(backoff.next())
             finally:
                 await self._inbox.leave(channel)
 

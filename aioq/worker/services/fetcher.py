@@ -18,7 +18,8 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
 from aioq.backoff import Backoff
-from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
+from aioq.errors import ServerError, ServerRejectedError
+from aioq.refusals import is_refusal
 from aioq.store import CLAIM_LIMIT, Claim, Claimed, Store, Token
 from aioq.worker.membership import Membership
 from aioq.worker.slots import Slots
@@ -105,7 +106,8 @@ class Fetcher:
         self._task: asyncio.Task[None] | None = None
         self._idle = False
         self._fetched_at = time.monotonic()
-        self._full = False
+        self._served = self._full = False
+        self._told = ""
         self.waiting = False
         self._most = min(MAX_CLAIM, max(slots.total // 2, 2))
 
@@ -129,10 +131,11 @@ class Fetcher:
             self._idle = False
             try:
                 self._tokens = await self._step(worker, self._tokens)
-            except ServerRejectedError:
-                raise  # waiting does not heal it: the worker ends, and says why
             except ServerError as error:
-                if not isinstance(error, ServerUnavailableError):
+                if isinstance(error, ServerRejectedError) and not self._served:
+                    raise  # waiting does not heal it: the worker ends, and says why
+                if is_refusal(error) and str(error) != self._told:
+                    self._told = str(error)
                     log.warning("queue %s: %s", self._membership.queue, error)
                 self._tokens, self._recheck = (), True
                 pause = self._backoff.next()
@@ -196,7 +199,7 @@ class Fetcher:
         if claim.lost:
             self._on_lost(worker)
             return ()
-        self._fetched_at = time.monotonic()
+        self._fetched_at, self._served = time.monotonic(), True
         self._on_due(claim.next_due_ms)
         self._on_tick(claim.next_tick_ms, woken=any(not token.job_ids for token in tokens))
         if len(claim.jobs) >= asked or self._slots.free == 0 or self._stopping or claim.more:

@@ -60,6 +60,9 @@ class LeaseService:
         self._error: BaseException | None = None
         self._done = asyncio.Event()
         self._troubled: set[str] = set()
+        self._rejections: dict[str, str] = {}
+        self._served = False
+        self._retries = Backoff()
         self._thread = threading.Thread(target=self._run, name="aioq-lease", daemon=True)
 
     async def run(self) -> None:
@@ -78,6 +81,10 @@ class LeaseService:
         self._stopping = True
         self._wake.set()
         await self._done.wait()
+
+    def rejection(self, queue: str) -> str:
+        """Why the server refuses to renew the lease of a queue; empty where it does not. From any thread."""
+        return self._rejections.get(queue, "")
 
     def hurry(self) -> None:
         """Renew now; after a lost lease this is how the worker joins again at once."""
@@ -108,18 +115,11 @@ class LeaseService:
                 sweep = self._round % SWEEP_EVERY == 0
                 fetched_ms = round(self._fetched_ago(membership.queue) * 1000)
                 renewal = self._keeper.renew(membership.queue, worker, fetched_ms=fetched_ms, sweep=sweep)
-        except ServerRejectedError:
-            raise  # waiting does not heal it: the worker ends, and says why
         except ServerError as error:
-            if membership.queue not in self._troubled:
-                self._troubled.add(membership.queue)
-                log.warning("queue %s: %s; trying again until it is back", membership.queue, error)
-                self._retries = Backoff()
-            return self._retries.next()
-        healed = membership.queue in self._troubled
-        if healed:
-            self._troubled.discard(membership.queue)
-            log.warning("queue %s: the server is back", membership.queue)
+            if isinstance(error, ServerRejectedError) and not self._served:
+                raise  # waiting does not heal it: the worker ends, and says why
+            return self._note_trouble(membership.queue, error)
+        healed = self._note_success(membership.queue)
         if renewal.lost:
             self._tell(self._on_lost, membership, worker)
         else:
@@ -127,6 +127,29 @@ class LeaseService:
                 self._tell(membership.confirm, worker)
             self._tell(self._on_renewal, membership, renewal, healed or renewal.outage)
         return None
+
+    def _note_trouble(self, queue: str, error: ServerError) -> float:
+        """Say it once; the pause until the next try."""
+        if isinstance(error, ServerRejectedError):
+            # A password that was changed, a permission that was taken away: a person can mend that.
+            self._rejections[queue] = str(error)
+        if queue not in self._troubled:
+            level = logging.DEBUG if self._troubled else logging.WARNING  # one server, one cause
+            self._troubled.add(queue)
+            log.log(level, "queue %s: %s; trying again until it is back", queue, error)
+            self._retries = Backoff()
+        return self._retries.next()
+
+    def _note_success(self, queue: str) -> bool:
+        """Whether there was trouble before."""
+        self._served = True
+        self._rejections.pop(queue, None)
+        if queue not in self._troubled:
+            return False
+        self._troubled.discard(queue)
+        level = logging.DEBUG if self._troubled else logging.WARNING
+        log.log(level, "queue %s: the server is back", queue)
+        return True
 
     def _tell(self, callback: Callable[..., object], *args: object) -> None:
         if not self._loop.is_closed():

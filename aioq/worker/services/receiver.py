@@ -5,11 +5,17 @@ worker's own and tells it over pub/sub. What gets lost on that way is brought by
 whose reply got lost.
 """
 
+import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 
+from aioq.backoff import Backoff
+from aioq.errors import ServerError
 from aioq.store import Claimed, Store
 from aioq.worker.membership import Membership
+
+log = logging.getLogger("aioq.worker")
 
 
 class Receiver:
@@ -36,11 +42,18 @@ class Receiver:
         self._on_gap = on_gap
 
     async def run(self) -> None:
-        """Listen until cancelled, under each id the worker takes."""
+        """Listen until cancelled, under each id the worker takes; where the server refuses that, try again."""
+        backoff = Backoff()
         while True:
             worker = await self._membership.ready()
             deliver = partial(self._deliver, worker)
-            leave = await self._store.handed(worker, deliver, self._on_gap)
+            try:
+                leave = await self._store.handed(worker, deliver, self._on_gap)
+            except ServerError as error:  # the renewal of the lease tells of it, and claims bring the jobs
+                log.debug("worker %s is handed no jobs: %s", worker, error)
+                await asyncio.sleep(backoff.next())
+                continue
+            backoff = Backoff()
             try:
                 await self._membership.ended(worker)
             finally:

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import msgspec
 
 from aioq.errors import ServerError
 from aioq.job import Progress
+from aioq.refusals import each_alone, is_refusal
 from aioq.store import Store
 
 log = logging.getLogger("aioq.worker")
@@ -17,6 +18,9 @@ log = logging.getLogger("aioq.worker")
 PAUSE = 0.1
 """Seconds between two writes: what a person can follow, however often a task reports."""
 
+
+_Report = tuple[str, int, bytes]
+"""Job id, claim and the encoded progress."""
 
 _Key = tuple[str, str, str, int]
 """Queue, worker id, job id and claim."""
@@ -90,13 +94,25 @@ class Reporter:
             groups.setdefault((queue, worker), []).append(report)
         for (queue, worker), reports in groups.items():
             try:
-                stored = await self._store.progress(queue, worker, reports)
+                stored = await self._store_all(queue, worker, reports)
             except ServerError as error:
                 log.debug("queue %s: %d progress reports were dropped: %s", queue, len(reports), error)
                 continue
             for (job_id, _, _), taken in zip(reports, stored, strict=True):
-                if not taken:
+                if isinstance(taken, Exception):
+                    log.warning("queue %s: the progress of job %s was refused: %s", queue, job_id, taken)
+                elif not taken:
                     self._refuse(queue, worker, job_id)
+
+    async def _store_all(self, queue: str, worker: str, reports: Sequence[_Report]) -> Sequence[bool | Exception]:
+        """What the server says of each report; one that it refuses keeps no other from being stored."""
+        store = partial(self._store.progress, queue, worker)
+        try:
+            return await store(reports)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            return await each_alone(reports, store, error)
 
     def _refuse(self, queue: str, worker: str, job_id: str) -> None:
         self.refused += 1

@@ -2,22 +2,29 @@
 
 What finishes while the event loop is busy, or while a write is in flight, goes out with the next one. While the
 server is gone the outcomes wait; they are few, because no slot is filled again without a server, nor while
-`MAX_WAITING` of them wait.
+`MAX_WAITING` of them wait. What the server refuses for a reason that waiting does not heal is found by halving: it
+ends as failed, and all others are written.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
+from typing import cast
 
 import msgspec
 
 from aioq.backoff import Backoff
 from aioq.batch import Batcher, Items
-from aioq.errors import ServerError, ServerUnavailableError
-from aioq.store import Settlement, Store
+from aioq.errors import ServerError, ServerUnavailableError, WireError
+from aioq.refusals import is_refusal
+from aioq.retry import class_name
+from aioq.store import Settlement, Store, Verb
+from aioq.wire import Failure, decode_outcome, encode_failure
 
 log = logging.getLogger("aioq.worker")
 
@@ -30,6 +37,14 @@ MAX_BYTES = 1_048_576
 MAX_WAITING = 5_000
 """Outcomes that may wait to be written before no further job is fetched: what a server that is slow to confirm
 (durability) may fall behind, in a few megabytes."""
+
+
+TRIES = 3
+"""How often an outcome is written that is refused alone, before it counts as refused for good: some refusals are
+the moment's (a script that an operator has killed). A guess."""
+
+FAILURE_TTL_MS = 86_400_000
+"""The longest that the failure in its place is kept: its own time may be what was refused."""
 
 
 class _Fate(msgspec.Struct, frozen=True, gc=False):
@@ -70,6 +85,7 @@ class Settler:
         self._on_refused = on_refused
         self._idle = idle
         self._batchers: dict[str, Batcher[_Fates, bool]] = {}
+        self._waits: dict[object, tuple[str, float]] = {}
         self.refused = 0
 
     def put(self, queue: str, worker: str, settlement: Settlement) -> None:
@@ -102,6 +118,11 @@ class Settler:
             for batcher in tuple(self._batchers.values()):
                 await batcher.drain()
 
+    def late(self, queue: str) -> float:
+        """For how many seconds an outcome of a queue waits that could not be written; from any thread."""
+        waits = [since for where, since in tuple(self._waits.values()) if where == queue]
+        return time.monotonic() - min(waits) if waits else 0.0
+
     def hurry(self) -> None:
         """Write at once: no job runs whose outcome could go with what is there."""
         for batcher in self._batchers.values():
@@ -113,7 +134,10 @@ class Settler:
         # A lease that was lost in between makes it two worker ids.
         if len(fates) > 1 and any(fate.worker != worker for fate in fates):
             return self._persist(queue, fates)
-        return self._store.settle(queue, worker, [fate.settlement for fate in fates], idle=self._idle(queue))
+        try:
+            return self._store.settle(queue, worker, [fate.settlement for fate in fates], idle=self._idle(queue))
+        except Exception as error:  # one of them cannot even be put into a command
+            return self._persist(queue, fates, error)
 
     def _answered(self, queue: str, batch: _Fates, accepted: Sequence[bool | Exception]) -> None:
         for fate, taken in zip(batch.items, accepted, strict=True):
@@ -123,13 +147,9 @@ class Settler:
                 self._on_refused(queue, fate.worker, fate.settlement)
 
     def _retry(self, queue: str, batch: _Fates, error: BaseException) -> Awaitable[Sequence[bool]] | None:
-        if isinstance(error, ServerError):
-            return self._persist(queue, batch.items, error)
-        if not isinstance(error, asyncio.CancelledError):
-            log.error("queue %s: %d outcomes could not be written", queue, batch.size, exc_info=error)
-        return None
+        return self._persist(queue, batch.items, error) if isinstance(error, Exception) else None
 
-    async def _persist(self, queue: str, batch: Sequence[_Fate], error: ServerError | None = None) -> list[bool]:
+    async def _persist(self, queue: str, batch: Sequence[_Fate], error: Exception | None = None) -> list[bool]:
         """Write until the server has it, those of one worker id after the other.
 
         Args:
@@ -143,20 +163,83 @@ class Settler:
         return accepted
 
     async def _write(
-        self, queue: str, worker: str, settlements: Sequence[Settlement], error: ServerError | None
+        self, queue: str, worker: str, settlements: Sequence[Settlement], error: Exception | None
     ) -> list[bool]:
-        backoff, said = Backoff(), False
-        repeated = error is not None
-        while True:
-            if error is not None:
-                level = logging.DEBUG if said or isinstance(error, ServerUnavailableError) else logging.WARNING
-                said = True
-                log.log(level, "queue %s: %d outcomes wait: %s", queue, len(settlements), error)
+        """Write what belongs together; where the server refuses that, halves of it, until one stands alone."""
+        try:
+            return await self._when_there(queue, worker, settlements, error)
+        except Exception as fault:
+            if not is_refusal(fault):
+                raise
+            if len(settlements) == 1:
+                return [await self._write_otherwise(queue, worker, settlements[0], fault)]
+            middle = len(settlements) // 2
+            # A script that failed half-way may have written some of them already.
+            again = ServerUnavailableError(f"a batch with them was refused: {fault}")
+            first = await self._write(queue, worker, settlements[:middle], again)
+            return first + await self._write(queue, worker, settlements[middle:], again)
+
+    async def _write_otherwise(self, queue: str, worker: str, settlement: Settlement, error: Exception) -> bool:
+        """One that the server refuses: a few times more, and then as a failure that says why."""
+        backoff = Backoff()
+        for kind in (settlement, _failed(settlement, error)):
+            for _ in range(TRIES if kind is not None else 0):
                 await asyncio.sleep(backoff.next())
-            try:
-                accepted = await self._store.settle(queue, worker, settlements)
-            except ServerError as fault:
-                error, repeated = fault, True
-                continue
-            # After that a refusal may only mean that the attempt whose reply got lost has done it.
-            return [taken or repeated for taken in accepted]
+                try:
+                    await self._when_there(queue, worker, [cast("Settlement", kind)], error)
+                except Exception as fault:
+                    if not is_refusal(fault):
+                        raise
+                    error = fault
+                else:
+                    return True
+            log.error(
+                "queue %s: the outcome (%s) of job %s is refused: %s; %s",
+                *(queue, settlement.verb.value, settlement.job_id, error),
+                "the job ends as failed" if kind is settlement else "the job stays until this worker ends",
+            )
+        return True
+
+    async def _when_there(
+        self, queue: str, worker: str, settlements: Sequence[Settlement], error: Exception | None
+    ) -> list[bool]:
+        """Write as soon as the server can.
+
+        Raises:
+            Exception: it refuses, and waiting does not heal that.
+        """
+        backoff, said, wait = Backoff(), False, object()
+        repeated = error is not None
+        try:
+            while True:
+                if error is not None and not is_refusal(error):
+                    self._waits.setdefault(wait, (queue, time.monotonic()))
+                    level = logging.DEBUG if said or isinstance(error, ServerUnavailableError) else logging.WARNING
+                    said = True
+                    log.log(level, "queue %s: %d outcomes wait: %s", queue, len(settlements), error)
+                    await asyncio.sleep(backoff.next())
+                try:
+                    accepted = await self._store.settle(queue, worker, settlements)
+                except Exception as fault:
+                    if is_refusal(fault):
+                        raise
+                    error, repeated = fault, True
+                    continue
+                # After that a refusal may only mean that the attempt whose reply got lost has done it.
+                return [taken or repeated for taken in accepted]
+        finally:
+            self._waits.pop(wait, None)
+
+
+def _failed(settlement: Settlement, error: Exception) -> Settlement | None:
+    """What is written in place of an outcome that the server refuses; None for a job that has none yet."""
+    if settlement.verb in {Verb.RELEASE, Verb.INTERRUPT}:
+        return None
+    task = ""
+    with suppress(WireError):
+        task = decode_outcome(settlement.outcome).task
+    failure = Failure(
+        class_name(ServerError), f"the server refused this job's outcome ({settlement.verb.value}): {error}"
+    )
+    ttl_ms = min(max(settlement.ttl_ms, 0), FAILURE_TTL_MS)
+    return Settlement(settlement.job_id, settlement.claim, Verb.FAILED, encode_failure(task, failure), 0, ttl_ms)
