@@ -258,8 +258,11 @@ class Store(Protocol):
         """
         ...
 
-    async def open(self) -> ServerInfo:
+    async def open(self, *, thorough: bool = False) -> ServerInfo:
         """Connect, and see that the server is one that can be worked with.
+
+        Args:
+            thorough: also that this user may do all that a worker does, and warn of a server that may lose jobs.
 
         Raises:
             ServerRejectedError: a wrong password, no permission, or a server too old.

@@ -84,7 +84,7 @@ def judge(found: Mapping[str, Sequence[WorkerLease]], plan: CheckPlan) -> list[s
 async def _look(app: App, queues: Sequence[str]) -> dict[str, list[WorkerLease]]:
     store = await internals_of(app).store()
     try:
-        await store.open()
+        await store.open(thorough=True)
         return {queue: await store.workers(queue) for queue in queues}
     finally:
         await app.aclose()

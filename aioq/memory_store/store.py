@@ -71,8 +71,9 @@ class MemoryStore:
         """The schedules."""
         return self._timetable
 
-    async def open(self) -> ServerInfo:
+    async def open(self, *, thorough: bool = False) -> ServerInfo:
         """See `aioq.store.Store.open`."""
+        del thorough
         return ServerInfo("memory://", "memory", "-")
 
     async def close(self) -> None:

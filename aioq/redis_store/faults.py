@@ -96,6 +96,33 @@ _RULES: tuple[_Rule, ...] = (
 """Exception classes, a code that the text may have instead, and what it means; the first that fits counts."""
 
 
+_COMMAND = re.compile(r"run the '([^']+)' command")
+
+
+def granted_by(text: str) -> str:
+    """The ACL rule that grants what an answer refuses; empty where it refuses something else.
+
+    Args:
+        text: the server's words, which differ from version to version.
+    """
+    if "NOPERM" not in text and "permission" not in text:
+        return ""
+    command = _COMMAND.search(text)
+    if command is not None:
+        return f"+{command[1].lower()}"
+    if "channel" in text:
+        return "'&aioq:*'"
+    return "'~aioq:*'" if "key" in text else ""
+
+
+def _advice(text: str) -> str:
+    """What to do about a permission that is missing."""
+    grant = granted_by(text)
+    if not grant and "script" in text:
+        grant = "'~aioq:*'" if "key" in text else "what its rules leave out"
+    return f"{text}; grant the user {grant} with ACL SETUSER (all rules: docs/worker.md)" if grant else text
+
+
 def translate(error: Exception, url: str) -> ServerError:
     """The aioq error for what redis-py or the socket raised; `url` is the masked one."""
     if isinstance(error.__cause__, RedisError):
@@ -104,6 +131,7 @@ def translate(error: Exception, url: str) -> ServerError:
     text = re.sub(r" connecting to \S+", " connecting.", str(error)) or type(error).__name__
     for kinds, code, make, words in _RULES:
         if isinstance(error, kinds) or (code and code in text):
+            text = _advice(text) if "to this user" in words else text
             return make(f"{url} {words.format(text)}")
     if isinstance(error, ResponseError) and any(code in text for code in _HEALING):
         return ServerUnavailableError(f"{url} is not ready: {text}")

@@ -22,10 +22,10 @@ class LocalStore(RedisStore):
 
     _in_tasks = True
 
-    async def open(self) -> ServerInfo:
+    async def open(self, *, thorough: bool = False) -> ServerInfo:
         """See `aioq.store.Store.open`."""
         with _two_ways_out():
-            return await super().open()
+            return await super().open(thorough=thorough)
 
     async def _call(
         self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None

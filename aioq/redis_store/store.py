@@ -23,6 +23,7 @@ from aioq.redis_store.faults import translate
 from aioq.redis_store.inbox import RedisInbox
 from aioq.redis_store.keeper import RedisLeaseKeeper, base_key
 from aioq.redis_store.link import Link
+from aioq.redis_store.permissions import require
 from aioq.redis_store.register import Register
 from aioq.redis_store.requests import due_word, enqueue_args, enqueue_one_args, settle_args
 from aioq.redis_store.timetable import RedisTimetable
@@ -119,20 +120,19 @@ class RedisStore:
         """The schedules."""
         return self._timetable
 
-    async def open(self) -> ServerInfo:
+    async def open(self, *, thorough: bool = False) -> ServerInfo:
         """See `aioq.store.Store.open`."""
         if self._revive is not None:
             await asyncio.to_thread(self._revive)
         try:
-            reply: bytes = await self._link.command("INFO", "server")
+            reply: list[bytes] = await self._link.command("HELLO")  # unlike INFO it needs no permission
         except ServerUnavailableError:
             self._was_away = True
             raise
         except ResponseError as error:
             raise translate(error, self._link.shown_url) from error
-        facts = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
-        valkey = facts.get("valkey_version")
-        product, version = ("valkey", valkey) if valkey else ("redis", facts.get("redis_version", "0.0"))
+        facts = dict(zip(reply[::2], reply[1::2], strict=True))
+        product, version = facts[b"server"].decode(), facts[b"version"].decode()
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
             raise ServerRejectedError(
                 f"{self._link.shown_url} is {product} {version}; aioq needs Redis 6.2 or newer, or Valkey"
@@ -140,7 +140,27 @@ class RedisStore:
         if self._durability == "fsync":
             numbers = tuple(int(part) for part in version.split(".")[:3])
             require_fsync(product, numbers, await self._appendfsync(), self._link.shown_url)
+        if thorough:
+            base, channel = base_key(self._app, ""), f"aioq:{self._app}:none"
+            await require(self._link, f"{base}:none", channel, self._durability)
+            if self._revive is None:  # the embedded server is aioq's own
+                await self._warn_of_eviction()
         return ServerInfo(self._link.shown_url, product, version)
+
+    async def _warn_of_eviction(self) -> None:
+        """Warn of a server that throws keys away when its memory is full, if it tells."""
+        try:
+            reply: bytes = await self._link.command("INFO", "memory")
+        except ResponseError:
+            return
+        facts = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+        policy = facts.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            log.warning(
+                "%s evicts keys when its memory is full (maxmemory-policy %s), and an evicted key is a lost job; "
+                "set maxmemory-policy to noeviction",
+                *(self._link.shown_url, policy),
+            )
 
     async def _appendfsync(self) -> str | None:
         """The server's `appendfsync`: "off" without an append-only file, None where it does not tell."""

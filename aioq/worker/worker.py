@@ -169,7 +169,7 @@ class Worker:
         warned = False
         while not self._stop.is_set():
             try:
-                return await store.open()
+                return await store.open(thorough=True)
             except ServerUnavailableError as error:
                 if not warned:
                     log.warning("%s; trying again until it is there", error)

@@ -1,6 +1,7 @@
 """What a server can answer besides replies, in aioq's terms; and the forms of URL that lead to one."""
 
 import asyncio
+import re
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,7 +17,9 @@ import redis
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.job import JobState
 from aioq.redis_store import RedisStore, blocking
+from aioq.redis_store import scripts as scripts_module
 from aioq.redis_store.connection import Arg, Connection
+from aioq.redis_store.permissions import trials
 from aioq.store import Limits, NewJob, ServerInfo, Settlement, Store, Verb
 from tests.contract.kit import (
     BLOCK,
@@ -245,11 +248,47 @@ async def test_a_user_without_access_to_the_keys(name: str, start_server: StartS
         await fails(store, ServerRejectedError, "refused", "user")
 
 
-async def test_a_user_who_may_not_ask_for_info(start_server: StartServer) -> None:
+async def test_a_user_who_may_not_ask_for_info_needs_not_to(start_server: StartServer) -> None:
     server = start_server(login=Login("secret", user="shop", rules="~* &* +@all -info"))
     async with store_at(server.url) as store:
-        with pytest.raises(ServerRejectedError, match="info"):
-            await store.open()
+        assert server.name == "-".join([(found := await store.open()).product, found.version[:3]])
+
+
+@each_server
+async def test_all_that_is_missing_is_found_when_a_store_is_opened(name: str, start_server: StartServer) -> None:
+    rules = "~aioq:* resetchannels +@all -xadd -zadd -subscribe"
+    server = start_server(name, login=Login("secret", user="shop", rules=rules))
+    async with store_at(server.url) as store:
+        with pytest.raises(ServerRejectedError, match="refused a command to this user") as caught:
+            await store.open(thorough=True)
+    for grant in ("+xadd", "+zadd", "+subscribe", "'&aioq:*'"):
+        assert grant in str(caught.value)
+    with server.client() as client:
+        assert client.keys("*") == []
+
+
+@pytest.mark.parametrize("rules", ["+@all", "+@all -info"])
+async def test_a_server_that_evicts_keys_is_warned_of(
+    rules: str, start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start_server(login=Login("secret", user="shop", rules=f"~* &* {rules}"))
+    for policy in ("noeviction", "allkeys-lru"):
+        with server.client() as client:
+            client.config_set("maxmemory-policy", policy)
+        async with store_at(server.url) as store:
+            await store.open(thorough=True)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == (0 if "-info" in rules else 1)
+    assert all("maxmemory-policy allkeys-lru" in text for text in told)
+
+
+def test_every_command_of_the_scripts_is_tried() -> None:
+    scripts = Path(scripts_module.__file__).parent / "lua"
+    called = {
+        found.upper() for file in scripts.glob("*.lua") for found in re.findall(r"call\('(\w+)'", file.read_text())
+    }
+    tried = {str(each[0]) for each in trials("key", "channel", "memory")}
+    assert called - tried == set()
 
 
 # What heals

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from aioq.errors import ServerUnavailableError
+from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.leases import Renewal
 from aioq.worker.membership import Life, Membership
 from aioq.worker.services.lease import RENEWALS, SWEEP_EVERY, LeaseService
@@ -210,3 +210,28 @@ async def test_cancelling_ends_the_thread_too(make: Callable[..., Bench]):
         await until(lambda: bench.renewals)
     await asyncio.to_thread(bench.service._thread.join)
     assert bench.keeper.closed == 1
+
+
+async def test_a_refusal_is_waited_out_and_told_once_by_who_has_served_before(
+    make: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+):
+    """A password that was changed. Two queues have one server."""
+    bench = make("q", "r", lease=0.1)
+    changed = ServerRejectedError("refused the login")
+    bench.keeper.script = [Renewal(), Renewal(), *[changed] * 6]
+    async with running(bench.service.run()):
+        await until(lambda: bench.service.rejection("q") and bench.service.rejection("r"))
+        assert bench.service.rejection("q") == "refused the login"
+        await until(lambda: len(bench.renewals) >= 4 and not bench.service.rejection("q"))
+        await until(lambda: not bench.service.rejection("r"))
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(told) == 2
+    assert "refused the login; trying again" in told[0]
+    assert "the server is back" in told[1]
+
+
+async def test_a_refusal_at_the_start_ends_the_service(make: Callable[..., Bench]):
+    bench = make("q")
+    bench.keeper.script = [ServerRejectedError("refused the login")]
+    with pytest.raises(ServerRejectedError):
+        await within(bench.service.run())
