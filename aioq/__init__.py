@@ -50,6 +50,7 @@ _MODULES = {
         "ServerUnavailableError",
         "UnknownTaskError",
         "WireError",
+        "WouldDeadlock",
     ),
     "aioq.gathering": ("as_completed", "gather", "gather_sync"),
     "aioq.job": ("JobInfo", "JobState", "Priority", "Progress"),

@@ -25,6 +25,7 @@ from aioq.errors import (
     ServerUnavailableError,
     UnknownTaskError,
     WireError,
+    WouldDeadlock,
 )
 from aioq.gathering import as_completed, gather, gather_sync
 from aioq.job import JobInfo, JobState, Priority, Progress
@@ -79,6 +80,7 @@ __all__ = [
     "Task",
     "UnknownTaskError",
     "WireError",
+    "WouldDeadlock",
     "as_completed",
     "current_job",
     "gather",

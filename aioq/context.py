@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from aioq.durations import Duration
 from aioq.errors import AioqError
@@ -32,6 +32,31 @@ class JobLogger(logging.LoggerAdapter[logging.Logger]):
         self.logger.log(level, f"{job} {msg}", *args, **kwargs)
 
 
+class Lender(Protocol):
+    """What a worker does while one of its jobs waits for others. May be called from any thread."""
+
+    app: object
+    """The App whose jobs are meant."""
+
+    def begin(self, job: "JobContext", queue: str, job_id: str, *, held: bool) -> None:
+        """A job begins to wait for another one of its App.
+
+        Args:
+            job: the job.
+            queue: the other one's queue.
+            job_id: the other one's id.
+            held: whether that one is held back until the job of its schedule's tick before has ended.
+
+        Raises:
+            WouldDeadlock: it would wait for ever.
+        """
+        ...
+
+    def end(self, job: "JobContext", queue: str, job_id: str, *, held: bool) -> None:
+        """The waiting is over; once for each `begin`."""
+        ...
+
+
 class JobContext:
     """The job that is running: what `current_job()` returns.
 
@@ -50,9 +75,11 @@ class JobContext:
     """
 
     __slots__ = (
+        "_lender",
         "_log",
         "_report",
         "_sent_at",
+        "_worker",
         "attempt",
         "cancel_requested",
         "crashes",
@@ -79,6 +106,8 @@ class JobContext:
         deadline: datetime | None = None,
         state: Any = None,
         report: Callable[[Progress], None] | None = None,
+        worker: str = "",
+        lender: Lender | None = None,
     ) -> None:
         self.id = job_id
         self.task = task
@@ -92,6 +121,8 @@ class JobContext:
         self.state = state
         self.cancel_requested = False
         self._report = report
+        self._worker = worker
+        self._lender = lender
         self._log: JobLogger | None = None
 
     @property
@@ -149,6 +180,11 @@ class JobContext:
         """Say where `progress` goes; the worker does."""
         self._report = report
 
+    def lender(self, app: object) -> Lender | None:
+        """Who lends this job's slot while it waits for a job of `app`; None for nobody."""
+        lender = self._lender
+        return lender if lender is not None and lender.app is app else None
+
     def time_left(self) -> float | None:
         """Seconds until the attempt's timeout; None without one."""
         return None if self.deadline is None else (self.deadline - datetime.now(UTC)).total_seconds()
@@ -167,6 +203,16 @@ def current_job() -> JobContext:
         return _current.get()
     except LookupError:
         raise NoJobError("no job is running here; current_job() works inside a task run by a worker") from None
+
+
+def job_here() -> JobContext | None:
+    """The job that is running here, if there is one."""
+    return _current.get(None)
+
+
+def worker_of(job: JobContext) -> str:
+    """The id of the worker that runs a job, in the job's queue; empty in a process of the pool."""
+    return job._worker  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module, and none of users
 
 
 def enter_job(context: JobContext) -> None:

@@ -141,6 +141,18 @@ class JobCancelledError(JobError):
     """The job was cancelled before it had an outcome."""
 
 
+class WouldDeadlock(JobError):  # noqa: N818 - the name is part of the public contract
+    """A job was about to wait for one that cannot end before the job itself has.
+
+    Attributes:
+        chain: the ids of what it would wait for, each waiting for the next one; the last one is the job's own.
+    """
+
+    def __init__(self, message: str, job_id: str, chain: tuple[str, ...]) -> None:
+        super().__init__(message, job_id)
+        self.chain = chain
+
+
 class RemoteError(AioqError):
     """What a task raised, as far as it can travel: the type's name, the message and the traceback as text.
 

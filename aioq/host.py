@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aioq.config import Settings
@@ -12,6 +12,7 @@ from aioq.options import check_name
 from aioq.store import Store
 from aioq.suggestions import did_you_mean
 from aioq.task import Task, signature_of
+from aioq.waits import Waits
 from aioq.wire import decode_envelope
 
 
@@ -27,6 +28,8 @@ class Host:
         lifespan: makes the context that is entered around the worker's life.
         store: opens the store of the running loop.
         schedules: encodes the schedules that code declares.
+        app: the App, as its handles name it.
+        waits: which of its jobs wait for which, in this process.
     """
 
     name: str
@@ -36,6 +39,8 @@ class Host:
     lifespan: Callable[[], AbstractAsyncContextManager[Any]]
     store: Callable[[], Coroutine[Any, Any, Store]]
     schedules: Callable[[], Sequence[Declared]] = tuple
+    app: object = None
+    waits: Waits = field(default_factory=Waits)
 
 
 def worker_queues(host: Host, wanted: Sequence[str]) -> list[str]:

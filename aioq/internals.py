@@ -20,6 +20,7 @@ from aioq.store import Store
 from aioq.sync import SyncRunner
 from aioq.task import Task, signature_of
 from aioq.waiters import Waiters
+from aioq.waits import Waits
 
 R = TypeVar("R")
 
@@ -53,6 +54,7 @@ class Internals:
         self.sync = SyncRunner()
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = WeakKeyDictionary()
         self._recent: Client | None = None
+        self._waits = Waits()
         self._opening: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Client]] = WeakKeyDictionary()
         self._guards: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None]] = WeakKeyDictionary()
         self.outlet = Dispatcher(settings, middleware, self.client, self._current, self)
@@ -122,6 +124,8 @@ class Internals:
             lifespan=self.life,
             store=self.store,
             schedules=self.declarations.encoded,
+            app=self,
+            waits=self._waits,
         )
 
     # -- one client for each event loop

@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from aioq.codec import ANY_RESULT, ResultType
+from aioq.context import JobContext, Lender, job_here
 from aioq.durations import Duration, seconds
 from aioq.errors import ConfigError, JobCancelledError, JobFailed
 from aioq.job import JobInfo, JobState
@@ -105,6 +106,7 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
             JobCancelledError: the job was cancelled.
             JobNotFoundError: there is no such job, or its result has expired.
             ConfigError: `timeout` is no span of time.
+            WouldDeadlock: this is a job that waits, and the other one cannot end before it.
         """
         outcome = await self._ended(timeout)
         if outcome.kind is OutcomeKind.SUCCEEDED:
@@ -133,13 +135,33 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
                 async with limit:
                     queue = await self._locate()
                     waiters = await self._source.waiters()
-                    self._outcome = decode_outcome(await waiters.outcome(queue, self.id))
+                    job = job_here()
+                    lender = None if job is None else job.lender(self._source)
+                    if job is None or lender is None:
+                        outcome = await waiters.outcome(queue, self.id)
+                    else:
+                        outcome = await self._wait_within(job, lender, queue, waiters)
+                    self._outcome = decode_outcome(outcome)
             except TimeoutError:
                 if not limit.expired():
                     raise
                 why = await why_late(self)
                 raise TimeoutError(f"job {self.id} has no outcome after {span:g} s; it goes on{why}") from None
         return self._outcome
+
+    async def _wait_within(self, job: JobContext, lender: Lender, queue: str, waiters: Waiters) -> bytes:
+        """Wait in a job of the same App, which lends meanwhile what others need to run."""
+        held = "@" in self.id and await self._is_held(queue)  # a tick's job; others cannot be held back
+        lender.begin(job, queue, self.id, held=held)
+        try:
+            return await waiters.outcome(queue, self.id)
+        finally:
+            lender.end(job, queue, self.id, held=held)
+
+    async def _is_held(self, queue: str) -> bool:
+        store = await self._source.store()
+        found = (await store.info(queue, [self.id]))[0]
+        return found is not None and found.state is JobState.WAITING
 
     async def status(self) -> JobState:
         """The job's state.

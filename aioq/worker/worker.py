@@ -23,6 +23,7 @@ from aioq.leases import Renewal
 from aioq.store import Claimed, ServerInfo, Settlement, Store
 from aioq.worker.health import Health, QueueHealth, judge
 from aioq.worker.holdings import Holdings
+from aioq.worker.lending import Lending
 from aioq.worker.membership import Life, Membership
 from aioq.worker.services.burst import Burst
 from aioq.worker.services.canceller import Canceller
@@ -221,7 +222,7 @@ class Worker:
             processes=settings.pool_size or os.cpu_count() or 1,
         )
         self._executor = Executor(
-            Bench(host.tasks, settings, state),
+            Bench(host.tasks, settings, state, Lending(host.app, host.waits)),
             self._caller,
             self._slots,
             settle=self._settler.put,

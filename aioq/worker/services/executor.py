@@ -14,6 +14,7 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
 
+from aioq.context import JobContext, worker_of
 from aioq.job import Progress
 from aioq.store import Claimed, Settlement
 from aioq.worker.slots import Slots
@@ -81,6 +82,10 @@ class Executor:
         self._context = copy_context()  # a job sees what its worker's start has set, whoever's message brings it
         self._idle = asyncio.Event()
         self._idle.set()
+        self._lending = bench.lending
+        self._lending.serve(
+            slots, in_thread=self._in_thread, lend_threads=caller.lend_threads, on_lent=self._slot_lent
+        )
 
     @property
     def left_behind(self) -> int:
@@ -103,7 +108,7 @@ class Executor:
             return
         if self._stopping:
             self._end(run, release(run))
-        elif len(self._running) >= self._slots.total:
+        elif len(self._running) - self._lending.lent >= self._slots.total:
             self._backlog.append(run)
         else:
             self._start(run, at_once=at_once)
@@ -279,12 +284,29 @@ class Executor:
             run.settlement = classify(run, self._bench)
             self._finish(run)
 
+    def _in_thread(self, context: JobContext) -> bool | None:
+        """Whether a job's function is in a thread; None where it is not run any more."""
+        run = self._running.get((context.queue, worker_of(context), context.id))
+        if run is None or run.context is not context:
+            return None
+        return run.task is not None and run.task.executor == "thread"
+
+    def _slot_lent(self) -> None:
+        if self._backlog:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        while self._backlog and len(self._running) - self._lending.lent < self._slots.total:
+            self._start(self._backlog.popleft())
+
     def _finish(self, run: Run) -> None:
         del self._running[run.key]
+        if self._lending.lent:
+            self._lending.drop(run.context)
         log_ended(run, asyncio.get_running_loop().time() - run.started)
         self._end(run, run.settlement)
-        while self._backlog and len(self._running) < self._slots.total:
-            self._start(self._backlog.popleft())
+        if self._backlog:
+            self._go_on()
         if not self._running:
             self._idle.set()
             self._on_idle()

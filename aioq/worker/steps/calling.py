@@ -61,6 +61,10 @@ class Caller:
         """Threads that run a function, be its job still waited for or not."""
         return self._busy_threads
 
+    def lend_threads(self, count: int) -> None:
+        """Have place for so many more threads, or fewer: that many wait for others' jobs; see `Lending`."""
+        self._threads.total_tokens += count
+
     def close(self) -> None:
         """Keep no child process: those that are idle end now, the others when their job has ended."""
         self._children.close()

@@ -9,7 +9,7 @@ unless the job is not this worker's any more. All of them are plain functions; `
 import asyncio
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
@@ -41,6 +41,7 @@ from aioq.wire import (
     encode_result,
     with_headers,
 )
+from aioq.worker.lending import Lending
 from aioq.worker.steps.failures import ChildError, failure_of, failure_to_show, message_of
 from aioq.worker.steps.run import CANCELLED, INTERRUPTED, LOST, TIMED_OUT, Run
 
@@ -60,11 +61,13 @@ class Bench:
         tasks: the registered tasks by name.
         settings: the App's settings.
         state: what the lifespan yielded.
+        lending: lends the slots of jobs that wait for others.
     """
 
     tasks: Mapping[str, Task[Any, Any]]
     settings: Settings
     state: Any = None
+    lending: Lending = field(default_factory=Lending)
 
 
 def prepare(run: Run, bench: Bench) -> Settlement | None:
@@ -349,4 +352,6 @@ def _context(run: Run, bench: Bench) -> JobContext:
         headers=envelope.options.headers,
         sent_at=claimed.sent_ms,
         state=bench.state,
+        worker=run.worker,
+        lender=bench.lending,
     )
