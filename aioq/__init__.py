@@ -51,6 +51,7 @@ _MODULES = {
         "UnknownTaskError",
         "WireError",
         "WouldDeadlock",
+        "WrongLoopError",
     ),
     "aioq.gathering": ("as_completed", "gather", "gather_sync"),
     "aioq.job": ("JobInfo", "JobState", "Priority", "Progress"),

@@ -26,6 +26,7 @@ from aioq.errors import (
     UnknownTaskError,
     WireError,
     WouldDeadlock,
+    WrongLoopError,
 )
 from aioq.gathering import as_completed, gather, gather_sync
 from aioq.job import JobInfo, JobState, Priority, Progress
@@ -81,6 +82,7 @@ __all__ = [
     "UnknownTaskError",
     "WireError",
     "WouldDeadlock",
+    "WrongLoopError",
     "as_completed",
     "current_job",
     "gather",

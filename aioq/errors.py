@@ -121,6 +121,10 @@ class ScheduleNotFoundError(AioqError):
         self.schedule_id = schedule_id
 
 
+class WrongLoopError(AioqError, RuntimeError):
+    """An App that runs in memory (`app.test()`) was used from another event loop than it was entered on."""
+
+
 class JobError(AioqError):
     """The base of what awaiting a job can raise, apart from the builtin TimeoutError.
 

@@ -13,6 +13,7 @@ from aioq.clock import ManualClock
 from aioq.connect import Connector, limits_of
 from aioq.durations import Duration
 from aioq.durations import seconds as in_seconds
+from aioq.errors import WrongLoopError
 from aioq.host import Host
 from aioq.memory_store import Holder, MemoryStore, MemoryTimetable
 from aioq.scheduler import declare
@@ -57,8 +58,9 @@ class MemorySession:
         self._store = _ObservedStore(host.name, self.clock, self._limits, self._serve)
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         await self._close_client()
-        self._stack.enter_context(self._connector.replaced(lambda: self._store))
+        self._stack.enter_context(self._connector.replaced(self._store_here))
         self._stack.push_async_callback(self._close_client)
         # What sync code does meanwhile, a task in a thread for one, meets this store on this loop.
         self._stack.enter_context(self._sync.on(asyncio.get_running_loop()))
@@ -96,6 +98,19 @@ class MemorySession:
     def __exit__(self, *error: object) -> None:
         self._sync.run("async with app.test()", lambda: self.__aexit__(*error))
 
+    def _store_here(self) -> MemoryStore:
+        """The store, where it is asked for on the session's own event loop; for the first client of each loop."""
+        self._check_loop()
+        return self._store
+
+    def _check_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise WrongLoopError(
+                f"App {self._host.name!r} runs in memory on another event loop than this one: app.test() was "
+                "entered there, by a fixture of another plugin or scope, or by a test whose web application "
+                "runs in a thread of its own (TestClient). Enter it on this loop; see docs/testing.md"
+            )
+
     def _serve(self, queue: str) -> None:
         """Run the jobs of a queue; one that no task is declared with from its first job or schedule on."""
         if queue not in self._served:
@@ -115,7 +130,9 @@ class MemorySession:
         Raises:
             ConfigError: `seconds` is no span of time.
             ValueError: `seconds` is negative.
+            WrongLoopError: the session was entered on another event loop.
         """
+        self._check_loop()
         span = in_seconds(seconds, "seconds")
         if span < 0:
             raise ValueError(f"a clock cannot go back by {-span} s")
@@ -131,7 +148,11 @@ class MemorySession:
 
         Schedules tick as the clock passes by, but it is not moved for them. A job that puts itself off for ever
         keeps this from ending.
+
+        Raises:
+            WrongLoopError: the session was entered on another event loop.
         """
+        self._check_loop()
         while (step := await self._settle()).job_ms is not None:
             self.clock.advance(max(step.first_ms, 1) / 1000)
 

@@ -6,8 +6,8 @@
             await session.advance(3600)
             assert await handle == "sent"
 
-With pytest, `session = app_fixture(app)` in a conftest makes the same a fixture; it is an async fixture, so it
-needs anyio's pytest plugin (installed with aioq) or pytest-asyncio in auto mode.
+With pytest, `session = app_fixture(app)` in a conftest makes the same a fixture, on whichever event loop the test
+runs: that of pytest-asyncio, in either mode, or of anyio's plugin (installed with aioq).
 """
 
 from aioq.clock import ManualClock

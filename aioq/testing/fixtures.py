@@ -1,26 +1,145 @@
-"""A pytest fixture around `app.test()`."""
+"""A pytest fixture around `app.test()`, on the event loop that the test is going to run on.
 
-from collections.abc import AsyncIterator
+An async fixture would be set up by whichever plugin takes it first: by none under pytest-asyncio's strict mode,
+and under its auto mode, where a test has anyio's mark too, by the one that does not run the test. So this is a
+plain fixture, which looks who runs the test and asks that one.
+"""
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from importlib import import_module
 from typing import Any
 
 from aioq.app import App
-from aioq.harness import MemorySession
+from aioq.errors import ConfigError
+from aioq.harness import MemorySession, SyncSession
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+"""Runs a coroutine on the test's event loop, from outside of it."""
 
 
 def app_fixture(app: App) -> Any:
     """A fixture that runs `app` in memory for the time of a test, and gives the test its session.
+
+    It works with pytest-asyncio, in either mode, with anyio's plugin (on asyncio), and in sync tests.
 
     Args:
         app: the App; in the test, its tasks are sent and awaited as always.
 
     Raises:
         ModuleNotFoundError: pytest is not installed.
+        ConfigError: at the set-up of a test: nobody runs it on an event loop that this knows of.
     """
     import pytest  # optional extra  # noqa: PLC0415
 
     @pytest.fixture
-    async def session() -> AsyncIterator[MemorySession]:
-        async with app.test() as running:
-            yield running
+    def session(request: Any) -> Iterator[MemorySession | SyncSession]:
+        if not inspect.iscoroutinefunction(getattr(request.node, "function", None)):
+            with app.test() as running:
+                yield running
+        elif _is_of_pytest_asyncio(request):
+            yield from _on(_runner_of_pytest_asyncio(request), app)
+        elif "anyio_backend" in request.fixturenames:
+            yield from _by_anyio(request, app)
+        else:
+            raise ConfigError(
+                f"{request.node.nodeid} uses an App in memory and is run by neither pytest-asyncio nor anyio: "
+                "mark it (pytest.mark.asyncio, or pytest.mark.anyio), or enter app.test() yourself"
+            )
 
     return session
+
+
+async def _running(app: App) -> AsyncGenerator[MemorySession]:
+    async with app.test() as session:
+        yield session
+
+
+# -- anyio ------------------------------------------------------------------------------------------------------
+
+
+def _by_anyio(request: Any, app: App) -> Iterator[MemorySession]:
+    from anyio.pytest_plugin import extract_backend_and_options, get_runner  # optional extra  # noqa: PLC0415
+
+    backend, options = extract_backend_and_options(request.getfixturevalue("anyio_backend"))
+    if backend != "asyncio":
+        raise ConfigError(
+            f"aioq runs on asyncio, and anyio runs {request.node.nodeid} on {backend}: have a fixture "
+            "anyio_backend that returns 'asyncio'"
+        )
+    with get_runner(backend, options) as runner:
+        yield from runner.run_asyncgen_fixture(_running, {"app": app})
+
+
+# -- pytest-asyncio ---------------------------------------------------------------------------------------------
+
+
+def _is_of_pytest_asyncio(request: Any) -> bool:
+    if not request.config.pluginmanager.has_plugin("asyncio"):
+        return False
+    plugin: Any = import_module("pytest_asyncio")  # optional extra
+    return plugin.is_async_test(request.node)
+
+
+def _runner_of_pytest_asyncio(request: Any) -> Run:
+    """What runs the test: a fixture of pytest-asyncio's own, which has no public name."""
+    import pytest  # optional extra  # noqa: PLC0415
+
+    scope = _loop_scope(request)
+    for name in (f"_{scope}_scoped_runner", f"_{scope}_event_loop", "event_loop"):  # from 1.1, of 1.0, before
+        with contextlib.suppress(pytest.FixtureLookupError):
+            found = request.getfixturevalue(name)
+            return found.run if hasattr(found, "run") else found.run_until_complete
+    raise ConfigError(
+        "this version of pytest-asyncio keeps its event loop where aioq.testing does not find it; write the "
+        "fixture yourself: an async one, by pytest_asyncio.fixture, around `async with app.test()`"
+    )
+
+
+def _loop_scope(request: Any) -> str:
+    """How long the test's event loop lives: as its mark says, or the configuration."""
+    marker = request.node.get_closest_marker("asyncio")
+    given: dict[str, Any] = marker.kwargs if marker is not None else {}
+    default = ""
+    with contextlib.suppress(ValueError):  # a version without this setting
+        default = request.config.getini("asyncio_default_test_loop_scope")
+    return given.get("loop_scope") or given.get("scope") or default or "function"
+
+
+def _on(run: Run, app: App) -> Iterator[MemorySession]:
+    """Hold a session while the generator is: in one asyncio task, as cancel scopes in a lifespan want it."""
+    held = _Held(app)
+    session = run(held.begin())
+    try:
+        yield session
+    finally:
+        run(held.end())
+
+
+class _Held:
+    """A session that is entered and left by one task."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def begin(self) -> MemorySession:
+        """Enter it."""
+        self._entered: asyncio.Future[MemorySession] = asyncio.get_running_loop().create_future()
+        self._over = asyncio.Event()
+        self._task = asyncio.ensure_future(self._hold())
+        await asyncio.wait([self._entered, self._task], return_when=asyncio.FIRST_COMPLETED)
+        if not self._entered.done():
+            self._task.result()  # it could not be entered: that says why
+        return self._entered.result()
+
+    async def end(self) -> None:
+        """Leave it."""
+        self._over.set()
+        await self._task
+
+    async def _hold(self) -> None:
+        async with self._app.test() as session:
+            self._entered.set_result(session)
+            await self._over.wait()

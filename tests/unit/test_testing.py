@@ -290,6 +290,8 @@ def test_the_fixture_in_a_project_of_its_own(pytester: pytest.Pytester, monkeypa
             assert await handle == "hello Ada"
         """,
     )
-    ran = pytester.runpytest_subprocess("-p", "no:randomly", "-p", "no:cacheprovider", "-W", "error")
+    ran = pytester.runpytest_subprocess(
+        "-p", "no:asyncio", "-p", "no:randomly", "-p", "no:cacheprovider", "-W", "error"
+    )
     ran.assert_outcomes(passed=1)
     assert not (Path(pytester.path) / ".aioq").exists()
