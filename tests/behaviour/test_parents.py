@@ -46,6 +46,34 @@ async def tree(depth: int) -> int:
     return sum([await (await tree.send(depth - 1)) for _ in range(2)])
 
 
+@app.task
+def sync_leaf(number: int) -> int:
+    return number
+
+
+@app.task
+def sync_parent(number: int) -> int:
+    return sum(sync_leaf.send_sync(number + n).result_sync() for n in range(3))
+
+
+@app.task
+def sync_tree(depth: int) -> int:
+    if depth == 0:
+        return 1
+    handles = sync_tree.send_many_sync([(depth - 1,), (depth - 1,)])
+    return sum(app.run_sync(gather(handles)))
+
+
+@app.task
+def sync_waits_for_itself() -> None:
+    app.handle(current_job().id).result_sync()
+
+
+@app.task
+def sync_waits_in_vain() -> None:
+    orphan.send_sync().result_sync()
+
+
 @app.task(queue="never-served")
 async def orphan() -> None: ...
 
@@ -106,6 +134,22 @@ async def test_one_slot_is_enough_for_parents_of_any_depth(
     async with served(project, app, "-c", "1"):
         for _ in range(2):
             assert await (await app.send(f"family.{task}", argument)).result(timeout=20) == result
+
+
+@pytest.mark.parametrize(("task", "argument", "result"), [("sync_parent", 1, 6), ("sync_tree", 3, 8)])
+async def test_plain_functions_lend_their_threads_too(
+    project: Project, app: App, task: str, argument: int, result: int
+) -> None:
+    async with served(project, app, "-c", "1"):
+        for _ in range(2):
+            assert await (await app.send(f"family.{task}", argument)).result(timeout=20) == result
+        # One is cancelled while it waits; its thread waits on, and keeps nobody from a thread.
+        left = await app.send("family.sync_waits_in_vain")
+        await state_is(left, JobState.RUNNING)
+        assert await left.cancel()
+        assert await (await app.send("family.sync_parent", 1)).result(timeout=20) == 6
+        with pytest.raises(JobFailed, match=r"WouldDeadlock: job .+ waits for itself"):
+            await (await app.send("family.sync_waits_for_itself")).result(timeout=20)
 
 
 async def test_a_parent_that_ends_while_it_waits_gives_back_one_slot_and_no_more(
