@@ -12,7 +12,7 @@ class Renewal(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         lost: the lease had ended already.
         next_due_ms: see `Claim`.
-        expired: some other worker's lease has ended: recovery has work.
+        expired: some other worker's lease has ended, or there are more dead jobs than may be: recovery has work.
         outage: other leases may have ended for want of a server, and their workers be about to renew them: this
             worker's own had ended, or it joins after its store could not be opened at first.
         cancelled: ids of jobs this worker runs whose cancellation was asked for.

@@ -345,7 +345,7 @@ class Store(Protocol):
         ...
 
     async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
-        """Take one step in giving back what a worker held that died.
+        """Take one step in giving back what a worker held that died; or in letting go of too many dead jobs.
 
         That is one whose lease has ended; with `dead`, one whose id begins so, which is known to have died
         whatever its lease says.

@@ -152,7 +152,7 @@ async def test_what_workers_declare_is_noted_anew_where_there_is_something_else_
     client.hset(redis_backend.key("owners"), "w", STRANGE)
     assert await redis_store.timetable.owners(QUEUE, ["a"]) == Owners([""], "w")
     client.hset(redis_backend.key("owners"), "long-gone", STRANGE)
-    client.delete(redis_backend.key("workers"))
+    client.delete(redis_backend.key("workers"), redis_backend.key("fetched"))
     await joined(redis_store, "v")
     await redis_store.timetable.stand(QUEUE, 0, "aa", worker="v", ids=["a"])
     assert client.hkeys(redis_backend.key("owners")) == ["v"]
