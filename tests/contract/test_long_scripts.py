@@ -66,6 +66,20 @@ async def test_a_claim_passes_over_so_many_jobs_and_no_more(store: Store, ttl_ms
     assert (list(claim.jobs), claim.more) == ([], False)
 
 
+@pytest.mark.parametrize("count", [1, 3, 70])
+async def test_after_all_that_it_passes_over_a_claim_takes_what_was_asked_for_and_no_more(
+    store: Store, count: int
+) -> None:
+    await joined(store, "w")
+    await cancelled(store, 500, ttl_ms=LONG)
+    names = [f"next-{number:03}" for number in range(100)]
+    await send(store, *names)
+
+    got = ids(await take(store, "w", count))
+    assert got == names[:count]
+    assert ids(await take(store, "w", 100)) == names[count:]
+
+
 @pytest.mark.parametrize("fields", [{"job": ""}, {"by": "hand"}], ids=["wake-ups", "strange"])
 async def test_a_claim_passes_over_so_many_entries_that_name_nobody(
     redis_store: RedisStore, redis_backend: Backend, client: redis.Redis, fields: dict[str, str]

@@ -23,7 +23,4 @@ local HANDED = -1
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
--- What tells a claim from every other claim: the time in microseconds, for no two scripts begin within the same one.
-local function claim_number() return clock[1] * 1000000 + clock[2] end
-
 local function held_key(worker) return base .. ':held:' .. worker end

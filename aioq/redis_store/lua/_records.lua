@@ -10,8 +10,8 @@ local function done_key(send) return base .. ':done:' .. send end
 -- table of it, and each field that is looked at or changed is a command. Absent fields are false, and left out at the
 -- end; an absent state is `queued`, an absent lane `normal`. JOB is the envelope, OUTCOME the outcome; true where it is
 -- in a key of its own, which is one key for both: a job whose outcome may be large has no envelope any more. Times are
--- in ms, but STARTED is the number of the claim (see _base.lua), by which the fence goes: CLAIM counts a job's claims, and
--- that begins anew where an id is used anew.
+-- in ms, but STARTED is in microseconds: it is the number of the claim, by which the fence goes, for no two scripts begin
+-- within the same microsecond. CLAIM counts a job's claims, and that begins anew where an id is used anew.
 local JOB, SENT, LANE, NONCE, STATE, WORKER, CLAIM, STARTED = 1, 2, 3, 4, 5, 6, 7, 8
 local OUTCOME, ENDED, WAITERS, ATTEMPTS, CRASHES, INTERRUPTIONS = 9, 10, 11, 12, 13, 14
 local PROGRESS, CANCEL, CANCEL_TTL, PARKED, TTL = 15, 16, 17, 18, 19

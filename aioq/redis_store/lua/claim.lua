@@ -60,7 +60,7 @@ local function begin_first(text, run)
   return envelope, time_at(text, rest - 1), record
 end
 
-local number = claim_number()
+local number = clock[1] * 1000000 + clock[2] -- of this claim, see _records.lua
 local reply, taken, bytes, passed, delivered = {0, number, 0}, 0, 0, 0, 0
 local marked, held = {}, {}
 local foreign = ''
@@ -136,16 +136,15 @@ local function mark()
   marked, held = {}, {}
 end
 
--- The texts of several records; those that are not there at all, which is one question, are nil.
-local function read_texts(ids)
-  local texts, missing = texts_of(ids), {}
+-- Some of these texts are false: where no such record is there at all, which is one question, they become nil.
+local function look_for_missing(ids, texts)
+  local missing = {}
   for _, id in ipairs(ids) do
-    if not texts[id] then missing[#missing + 1] = job_key(id) end
+    if texts[id] == false then missing[#missing + 1] = job_key(id) end
   end
   if missing[1] and redis.call('EXISTS', unpack(missing)) == 0 then
     for _, id in ipairs(ids) do texts[id] = texts[id] or nil end
   end
-  return texts
 end
 
 -- Takes as many of the jobs as there is room for; returns the position of the first that is left.
@@ -153,9 +152,13 @@ local function take_all(ids)
   local first, most = 1, count - taken
   while first <= #ids and not is_full() do
     local some, before = {unpack(ids, first, math.min(#ids, first + most - 1))}, taken
-    local texts = read_texts(some)
+    local texts, looked = texts_of(some), false
     for _, id in ipairs(some) do
-      if is_full() then break end
+      if taken >= count or bytes >= CLAIM_LIMIT or passed >= PASSED_LIMIT then break end
+      if not texts[id] and not looked then
+        look_for_missing(some, texts)
+        looked = true
+      end
       take(id, texts[id])
       first = first + 1
     end

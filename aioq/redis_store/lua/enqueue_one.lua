@@ -27,7 +27,7 @@ if some_wait and redis.call('EXISTS', key) == 0 then
   -- is recovered with all that it holds. Where it cannot be told, all is undone, but that it is handed nothing until it
   -- says again that it waits.
   local function hand_to(worker)
-    local number = claim_number()
+    local number = clock[1] * 1000000 + clock[2] -- of this claim, see _records.lua
     redis.call('ZADD', IDLE, HANDED, worker)
     redis.call('SADD', held_key(worker), id)
     redis.call('SET', key, first_run(envelope, watched, run_by(worker, RUNNING) .. cmsgpack.pack(number)))
