@@ -167,6 +167,7 @@ async def test_the_caller_sends_what_the_header_names(
     assert calls == [(name, "aioq:{shop:mail}", header.fixed + header.each * number)]
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("mode", ["", "join", "sweep"])
 async def test_the_lease_keeper_sends_what_the_header_names(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lease_keeper = keeper.RedisLeaseKeeper("redis://nowhere", "-", "shop", Limits(), Failover())
