@@ -72,6 +72,19 @@ class TestTheLiving:
         assert not (await keep(redis_store, "w")).lost
         assert await settle(redis_store, "w", job, Verb.SUCCEEDED, THREE)
 
+    async def test_a_key_of_another_type_beside_the_register_keeps_nobody_from_it(
+        self, redis_store: RedisStore, redis_backend: Backend
+    ) -> None:
+        assert redis_backend.database is not None
+        with redis_backend.database.client() as client:
+            client.set(redis_backend.key("leases"), "mine")
+            client.zadd(redis_backend.key("workers"), {"far": 1e15})
+        job = await running(redis_store, await joined(redis_store, "w"))
+        assert not (await keep(redis_store, "w", "sweep")).lost
+        await redis_store.recover(QUEUE, CRASHED, 100, dead="far")
+        assert await settle(redis_store, "w", job, Verb.SUCCEEDED, THREE)
+        await redis_store.depart(QUEUE, "w")
+
     async def test_one_that_was_recovered_has_still_lost_its_lease(self, store: Store, backend: Backend) -> None:
         await running(store, await joined(store, "dead"))
         assert (await store.recover(QUEUE, CRASHED, 100, dead="dead")).returned == 1

@@ -14,6 +14,15 @@ local LANES = {
   'high:front', 'high:rest', 'high', 'normal:front', 'normal:rest', 'normal', 'low:front', 'low:rest', 'low',
 }
 
+-- A record or a lane that is none, because somebody has put a key of another type in its place or its group is gone,
+-- is passed over. Any other error, as of a command that is not permitted, ends the script, before it takes for gone
+-- what is there.
+local function is_unreadable(reply)
+  if type(reply) ~= 'table' or not reply.err then return false end
+  if string.find(reply.err, 'NOGROUP', 1, true) or string.find(reply.err, 'WRONGTYPE', 1, true) then return true end
+  error(reply.err)
+end
+
 -- A lease that has run out is lost once another worker has begun to recover it, not before: after an outage of
 -- the server, when all have run out, each worker that is still there goes on. RECOVERING is the score of one
 -- whose recovery has begun.
@@ -35,21 +44,16 @@ end
 -- lives renews its lease meanwhile, and of the others it would not end for as long as the step. So a lease that ends later
 -- than any that its worker could take now is cut to the half of one, in which it is renewed twice. Looked at are those
 -- that end more than `least` from now; `usual` is the lease of a worker of which that is not known.
+local function lease_of(worker, usual)
+  local lease = redis.pcall('HGET', LEASES, worker)
+  return tonumber(not is_unreadable(lease) and lease) or usual
+end
 local function cut_leases(least, usual)
   local far = redis.call('ZREVRANGEBYSCORE', WORKERS, '+inf', '(' .. now + least, 'WITHSCORES', 'LIMIT', 0, 100)
   for i = 1, #far, 2 do
-    local lease = tonumber(redis.call('HGET', LEASES, far[i]) or usual)
+    local lease = lease_of(far[i], usual)
     if tonumber(far[i + 1]) > now + lease then redis.call('ZADD', WORKERS, now + lease / 2, far[i]) end
   end
-end
-
--- A record or a lane that is none, because somebody has put a key of another type in its place or its group is gone,
--- is passed over. Any other error, as of a command that is not permitted, ends the script, before it takes for gone
--- what is there.
-local function is_unreadable(reply)
-  if type(reply) ~= 'table' or not reply.err then return false end
-  if string.find(reply.err, 'NOGROUP', 1, true) or string.find(reply.err, 'WRONGTYPE', 1, true) then return true end
-  error(reply.err)
 end
 
 local function until_first(key)

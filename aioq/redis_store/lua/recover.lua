@@ -97,7 +97,7 @@ else
   for _, name in ipairs(LANES) do redis.pcall('XGROUP', 'DELCONSUMER', base .. ':' .. name, GROUP, worker) end
   redis.call('ZREM', WORKERS, worker)
   redis.call('ZREM', FETCHED, worker)
-  redis.call('HDEL', LEASES, worker)
+  redis.pcall('HDEL', LEASES, worker)
   redis.pcall('ZREM', IDLE, worker)
   redis.pcall('HDEL', OWNERS, worker)
   redis.call('DEL', held_key(worker), cancel_key(worker))

@@ -30,7 +30,7 @@ local MOST = 2000
 
 -- A worker without a lease that was not recovered: the register has vanished. It may live, so it has the time to renew.
 local function enter_anew(name)
-  redis.call('ZADD', WORKERS, 'NX', now + tonumber(redis.call('HGET', LEASES, name) or lease), name)
+  redis.call('ZADD', WORKERS, 'NX', now + lease_of(name, lease), name)
 end
 
 -- The server delivers to a read that is still blocked after its worker was recovered, and so makes the consumer
@@ -70,7 +70,7 @@ local function sweep()
 end
 
 if mode ~= '' then
-  redis.call('HSET', LEASES, worker, lease)
+  redis.pcall('HSET', LEASES, worker, lease) -- without it the others go by their own
   sweep()
 end
 if redis.call('ZCOUNT', WORKERS, '-inf', '(' .. now) > 0 then wanted = 1 end
