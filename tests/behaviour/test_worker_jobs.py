@@ -158,6 +158,24 @@ async def test_asking_for_another_attempt_ends_after_three_where_nothing_says_ho
 # -- the job itself
 
 
+async def test_what_was_sent_along_is_shown_to_the_end_and_the_result_on_request(shop: Shop) -> None:
+    done, failed = await shop.tasks.add.send(1, 2), await shop.tasks.fails.send("no")
+    cancelled = await shop.tasks.add.options(delay=3600).send(1, 2)
+    await done
+    with pytest.raises(JobFailed):
+        await failed
+    await cancelled.cancel()
+
+    for handle, task, state in (
+        (done, "add", "succeeded"),
+        (failed, "fails", "failed"),
+        (cancelled, "add", "cancelled"),
+    ):
+        info = await handle.info(result=True)
+        assert (info.task, info.state, info.headers) == (f"jobs.{task}", state, {"trace": f"trace-of-jobs.{task}"})
+        assert info.result == (3 if handle is done else None)
+
+
 async def test_current_job_says_what_runs(shop: Shop) -> None:
     before = datetime.now(UTC) - timedelta(seconds=1)
     handle = await shop.tasks.about.options(headers={"tenant": "7"}).send()
