@@ -1,8 +1,7 @@
 """The App: where tasks are registered, sent from, and their results asked for."""
 
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
 from aioq.config import Settings, from_module, from_pyproject, load_settings
@@ -11,8 +10,10 @@ from aioq.errors import ConfigError
 from aioq.harness import MemorySession
 from aioq.internals import Internals
 from aioq.job import Priority
-from aioq.middleware import Middleware
-from aioq.registry import SettingArgs, TaskDecorator, import_all, register, unregistered
+from aioq.middleware import Layers, Middleware
+from aioq.migration import Place, explain_missing
+from aioq.options import check_job_id
+from aioq.registry import SettingArgs, TaskDecorator, check_task_name, import_all, register, unregistered
 from aioq.results import JobHandle
 from aioq.retry import Retry
 from aioq.schedules import Schedules
@@ -58,7 +59,7 @@ class App(Scheduling):
             raise ConfigError('an App needs a name: App("shop"); its producers and workers use the same one')
         self.name = self.settings.name
         self.tasks: dict[str, Task[Any, Any]] = {}
-        self.middleware: list[Middleware] = list(middleware)
+        self.middleware: list[Middleware] = Layers(middleware)
         self._internals = Internals(self.settings, self.tasks, self.middleware)
         parts = self._internals
         Scheduling.__init__(self, parts.declarations, self.task, parts)
@@ -149,6 +150,7 @@ class App(Scheduling):
         `await app.by_name("shop.tasks.add").options(delay=10).send(1, 2)`. The arguments are checked at the
         worker, unless the task is registered here too.
         """
+        check_task_name(name)
         return self.tasks.get(name) or unregistered(self._internals, name, self.tasks)
 
     # -- sending
@@ -207,6 +209,7 @@ class App(Scheduling):
             queue: its queue. A generated id names it; for an id of your own it is looked for in the queues this
                 App's tasks are declared with, if it is not given.
         """
+        check_job_id(job_id)
         return JobHandle(self._internals, job_id, queue)
 
     # -- life
@@ -214,25 +217,31 @@ class App(Scheduling):
     def lifespan(
         self, function: Callable[[], AsyncIterator[Any] | AbstractAsyncContextManager[Any]]
     ) -> Callable[[], AbstractAsyncContextManager[Any]]:
-        """Register what a worker sets up before its first job and tears down after its last.
+        """Register what a worker sets up before its first job and tears down after its last; may be used again.
 
             @app.lifespan
             async def resources():
                 async with httpx.AsyncClient() as client:
                     yield client          # app.state, and current_job().state
 
+        Several are entered in the order in which they were registered, and left in reverse. A function of the same
+        module and name, such as an edited cell of a notebook, takes the place of the one before.
+
         Args:
             function: an async generator function that yields once, or one made with `@asynccontextmanager`.
+
+        Raises:
+            ConfigError: it is none of them, saying what to write.
         """
-        if inspect.isasyncgenfunction(function):
-            function = asynccontextmanager(function)
-        self._internals.lifespan = function  # pyright: ignore[reportAttributeAccessIssue] - either kind by now
-        return function  # pyright: ignore[reportReturnType] - likewise
+        return self._internals.lifespans.add(function)
 
     @property
     def state(self) -> Any:
-        """The value the lifespan yielded; None outside a worker."""
-        return self._internals.state
+        """The value the lifespan yielded; None outside a worker.
+
+        Where several yielded one (None does not count), a tuple of their values in the order of registration.
+        """
+        return self._internals.lifespans.state
 
     async def __aenter__(self) -> Self:
         """Connect, and see that the server can be worked with."""
@@ -257,6 +266,9 @@ class App(Scheduling):
         """
         parts = self._internals
         return MemorySession(parts.host(), parts.connector, parts.sync, parts.queues, parts.close)
+
+
+explain_missing(App, Place.APP)
 
 
 def internals_of(app: App) -> Internals:

@@ -29,6 +29,7 @@ from typing import Any, cast
 import msgspec
 
 from aioq.errors import ConfigError
+from aioq.migration import Place, here
 from aioq.notices import NOTICES
 from aioq.rules import MODULE, RULES
 from aioq.urls import mask_url
@@ -238,6 +239,9 @@ def _unknown(name: str, source: str, prefix: str = "") -> str:
     fold = str.upper if prefix else str.lower
     case = "" if fold(name) == name else f"names are {fold.__name__}-case, "
     asked = name.removeprefix(prefix).lower()
+    instead = None if prefix else here(Place.SETTING, asked)
+    if instead is not None:
+        return f"unknown setting {name!r} in {source}; here it is {instead}"
     near = get_close_matches(asked, RULES, n=1) or [valid for valid in RULES if valid.startswith(f"{asked}_")]
     names = [fold(prefix + valid) for valid in near or RULES]
     advice = f"did you mean {' or '.join(map(repr, names))}?" if near else f"valid are: {', '.join(names)}"

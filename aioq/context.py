@@ -10,6 +10,10 @@ from aioq.durations import Duration
 from aioq.errors import AioqError
 from aioq.job import Progress
 from aioq.retry import Snooze
+from aioq.texts import cut
+
+MAX_MESSAGE = 1_000
+"""Characters kept of a progress message. A guess: more is no message, and the server copies it at each step."""
 
 
 class NoJobError(AioqError):
@@ -148,14 +152,16 @@ class JobContext:
         Args:
             done: how much is done, in any unit.
             total: how much there is in all, in the same unit.
-            message: a text for people.
+            message: a text for people; of one longer than `MAX_MESSAGE` the ends are kept.
 
         Raises:
             NoJobError: in a process pool, where no connection to the worker is held.
         """
         if self._report is None:
             raise NoJobError(f"job {self.id} runs in a process pool, where progress cannot be reported")
-        self._report(Progress(float(done), None if total is None else float(total), message))
+        self._report(
+            Progress(float(done), None if total is None else float(total), cut(str(message), MAX_MESSAGE))
+        )
 
     def snooze(self, delay: Duration) -> NoReturn:
         """End this run here, and run the job again after `delay`; neither an attempt nor a failure.

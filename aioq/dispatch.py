@@ -1,6 +1,7 @@
 """From a call to a job that the server has: encode, pass the middleware, hand to the producer."""
 
 import asyncio
+import inspect
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from aioq.client import Client
 from aioq.codec import ResultType, Signature
 from aioq.columns import NewJobs
 from aioq.config import Settings
+from aioq.errors import ArgumentError
 from aioq.job import new_job_id, new_job_ids, new_nonce
 from aioq.middleware import Middleware, Outgoing
 from aioq.options import Options
@@ -114,7 +116,10 @@ class Dispatcher:
 
     async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
         """Send several calls; see `App.send_many`."""
-        routes = [self.route(call.task, call.signature, call.options) for call in calls]
+        try:
+            routes = [self.route(call.task, call.signature, call.options) for call in calls]
+        except AttributeError:
+            raise _no_call(calls) from None
         queues = [route.queue for route in routes]
         fresh = {queue: iter(new_job_ids(queue, count)) for queue, count in Counter(queues).items()}
         identities = [
@@ -285,6 +290,14 @@ class _Gathering:
         if self.error is not None:
             raise asyncio.CancelledError
         return await send_many((await self._client()).producer, self._jobs, self._queues)
+
+
+def _no_call(calls: Sequence[Any]) -> ArgumentError:
+    """The error for something among calls that is none."""
+    place, wrong = next((place, each) for place, each in enumerate(calls) if not isinstance(each, Call))
+    if inspect.iscoroutine(wrong):
+        wrong.close()  # its function shall not run, nor shall Python say that nobody has awaited it
+    return ArgumentError(f"send_many item {place} is {wrong!r}: expected a call of a task, made by task.call(...)")
 
 
 def _are_plain(arguments: Sequence[Sequence[Any]], most: int) -> bool:

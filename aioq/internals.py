@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -14,6 +14,7 @@ from aioq.declaring import Declarations
 from aioq.dispatch import Dispatcher
 from aioq.host import Host, worker_queues
 from aioq.job import queue_of
+from aioq.lifespans import Lifespans
 from aioq.middleware import Middleware
 from aioq.registry import fitting
 from aioq.store import Store
@@ -39,8 +40,7 @@ class Internals:
         sync: runs for sync code what is async.
         declarations: the schedules that code declares.
         prepare: encodes a call that fits its task: its queue, and the job.
-        lifespan: what a worker sets up before its first job, if there is something.
-        state: what that has yielded; None outside a worker.
+        lifespans: what a worker sets up before its first job.
     """
 
     instead_of_encoding = "a job handle goes as its id: send handle.id, and make app.handle(id) of it there"
@@ -60,8 +60,7 @@ class Internals:
         self.outlet = Dispatcher(settings, middleware, self.client, self._current, self)
         self.prepare = fitting(tasks, self.outlet.prepare)
         self.declarations = Declarations(settings.timezone, self.prepare)
-        self.lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
-        self.state: Any = None
+        self.lifespans = Lifespans()
 
     def __repr__(self) -> str:
         return f"<App {self.settings.name}>"
@@ -101,18 +100,9 @@ class Internals:
 
     # -- what workers ask for
 
-    @asynccontextmanager
-    async def life(self) -> AsyncGenerator[Any]:
-        """What a worker enters around its life: the lifespan, whose value it yields."""
-        if self.lifespan is None:
-            yield None
-            return
-        async with self.lifespan() as state:
-            self.state = state
-            try:
-                yield state
-            finally:
-                self.state = None
+    def life(self) -> AbstractAsyncContextManager[Any]:
+        """What a worker enters around its life: the lifespans, with their value."""
+        return self.lifespans.entered()
 
     def host(self) -> Host:
         """The parts of this App that a worker runs with."""

@@ -4,12 +4,16 @@ Subclass `Middleware`, override one method or both, and give instances to `App(m
 listed is the outermost.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from types import FunctionType
+from typing import Any, Self, SupportsIndex
 
 from aioq.context import JobContext
+from aioq.errors import ConfigError
+from aioq.naming import whereabouts
 
 
 @dataclass(slots=True)
@@ -64,6 +68,78 @@ class Middleware:
             The job's result.
         """
         return await forward()
+
+
+class Layers(list[Middleware]):
+    """An App's middleware, outermost first; each is checked where it is put in, so that a mistake shows there."""
+
+    def __init__(self, layers: Iterable[Middleware] = ()) -> None:
+        super().__init__(checked_layers(layers))
+
+    def append(self, layer: Middleware, /) -> None:
+        """See `list.append`."""
+        super().append(checked_layer(layer))
+
+    def insert(self, position: SupportsIndex, layer: Middleware, /) -> None:
+        """See `list.insert`."""
+        super().insert(position, checked_layer(layer))
+
+    def extend(self, layers: Iterable[Middleware], /) -> None:
+        """See `list.extend`."""
+        super().extend(checked_layers(layers))
+
+    def __iadd__(self, layers: Iterable[Middleware], /) -> Self:  # pyright: ignore[reportIncompatibleMethodOverride] - list's takes anything iterable too
+        self.extend(layers)
+        return self
+
+    def __setitem__(self, position: Any, layer: Any, /) -> None:
+        # One for a place, several for a slice.
+        checked: Any = checked_layers(layer) if type(position) is slice else checked_layer(layer)
+        super().__setitem__(position, checked)
+
+
+def checked_layers(layers: Iterable[Middleware]) -> list[Middleware]:
+    """The layers, each of which can be one.
+
+    Raises:
+        ConfigError: what is given is no list of them, or one is none.
+    """
+    if not isinstance(layers, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"middleware={layers!r}: expected a list of them: middleware=[...]")
+    return [checked_layer(layer) for layer in layers]
+
+
+def checked_layer(layer: Middleware) -> Middleware:
+    """The layer, which can be one.
+
+    Raises:
+        ConfigError: it is a class or no `Middleware`, or a hook of it is no coroutine function.
+    """
+    given: Any = layer
+    if isinstance(given, type):
+        name = given.__qualname__
+        raise ConfigError(f"middleware {name} is a class; give an object of it: middleware=[{name}()]")
+    if not isinstance(given, Middleware):
+        raise ConfigError(f"middleware {given!r} is not one: derive its class from aioq.Middleware")
+    for hook in HOOKS:
+        _check_hook(type(given).__qualname__, hook, getattr(given, hook))
+    return layer
+
+
+def _check_hook(name: str, hook: str, function: Any) -> None:
+    plain = getattr(function, "__func__", function)
+    generates = inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain)
+    # A wrapper may be a plain function and return what is to be awaited.
+    is_plain = isinstance(plain, FunctionType) and not hasattr(plain, "__wrapped__")
+    if generates or (is_plain and not inspect.iscoroutinefunction(plain)):
+        kind = "a generator" if generates else "a plain function"
+        raise ConfigError(
+            f"middleware {name}: its `{hook}` is {kind} ({whereabouts(plain)}); write `async def {hook}`"
+        )
+
+
+HOOKS = ("send", "run")
+"""What a middleware may override."""
 
 
 def wrapped(

@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import cast
 
 from aioq.durations import FIRST, LAST, MAX_DELAY, YEARS, Duration, as_seconds
-from aioq.errors import ConfigError
+from aioq.errors import ArgumentError, ConfigError
 from aioq.job import MAX_JOB_ID, NAME, Priority
+from aioq.migration import Place, here
 from aioq.retry import Retry, RetryRule, rule_of
 
 
@@ -67,6 +68,9 @@ _FIELDS = (
     "headers",
     "priority",
 )
+
+MAX_HEADERS = 16_384
+"""The most bytes of a job's headers, names and values together: as many as web servers take of a request."""
 
 NAMES = ("delay", "eta", "queue", "job_id", "timeout", "retry", "result_ttl", "headers", "priority")
 """What a caller may give, by name."""
@@ -129,8 +133,13 @@ def make_options(
 
 def unknown_option(where: str, name: str, valid: tuple[str, ...]) -> str:
     """The text for an option that does not exist, with the nearest one that does."""
+    instead = here(Place.OPTION, name)
+    if instead is not None:
+        return f"{where}: unknown option {name!r}; here it is {instead}"
     near = difflib.get_close_matches(name, valid, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; the options are {', '.join(valid)}"
+    if name in NAMES and name not in valid and "queue" in valid:
+        hint += f"; {name} is for a call: task.options({name}=...)"
     return f"{where}: unknown option {name!r}{hint}"
 
 
@@ -143,6 +152,18 @@ def check_name(what: str, name: object) -> str:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ConfigError(f"{what} {name!r}: expected 1 to 128 letters, digits, '.', '_' or '-'")
     return name
+
+
+def check_job_id(job_id: object) -> None:
+    """See that it can be a job's id.
+
+    Raises:
+        ArgumentError: it cannot.
+    """
+    if isinstance(job_id, str) and 0 < len(job_id) <= MAX_JOB_ID:
+        return
+    advice = "it is a handle already" if hasattr(type(job_id), "result") else f"1 to {MAX_JOB_ID} characters"
+    raise ArgumentError(f"app.handle({job_id!r}): expected a job's id, as handle.id gives it; {advice}")
 
 
 def _job_id(where: str, job_id: object) -> str | None:
@@ -193,7 +214,26 @@ def _headers(where: str, headers: object) -> Mapping[str, str]:
     for key, value in given.items():
         if not _is_text(key) or not _is_text(value):
             raise ConfigError(f"{where}: headers[{key!r}]={value!r}: headers are strings")
-    return dict(cast("Mapping[str, str]", headers))
+    headers = dict(cast("Mapping[str, str]", headers))
+    objection = too_large(headers)
+    if objection is not None:
+        raise ConfigError(f"{where}: {objection}")
+    return headers
+
+
+def too_large(headers: Mapping[str, str]) -> str | None:
+    """What is wrong with headers that are larger than a job may carry."""
+    size = sum(
+        len(key.encode("utf-8", "replace")) + len(value.encode("utf-8", "replace"))
+        for key, value in headers.items()
+    )
+    if size <= MAX_HEADERS:
+        return None
+    largest = max(headers, key=lambda key: len(headers[key]))
+    return (
+        f"the headers have {size} bytes, {largest[:100]!r} is the largest; at most {MAX_HEADERS} are sent along: "
+        "they are kept with the job to its end; put what is larger into an argument"
+    )
 
 
 def _is_text(value: object) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, cast, overload
 
 from aioq.codec import ANYTHING, BadArgumentsError
 from aioq.durations import Duration
-from aioq.errors import ConfigError, DuplicateTaskError
+from aioq.errors import ArgumentError, ConfigError, DuplicateTaskError
 from aioq.naming import task_name, whereabouts
 from aioq.notices import NOTICES
 from aioq.options import Options, make_options, unknown_option
@@ -23,6 +23,9 @@ R = TypeVar("R")
 
 TASK_OPTIONS = ("name", "queue", "timeout", "retry", "result_ttl", "priority", "executor")
 """What `@app.task(...)` takes."""
+
+MAX_TASK_NAME = 500
+"""The longest name of a task, in characters: it is stored with each job and each outcome."""
 
 
 class SettingArgs(TypedDict, total=False):
@@ -195,6 +198,25 @@ def register(
     return task
 
 
+def check_task_name(name: object) -> None:
+    """See that it can be a task's name.
+
+    Raises:
+        ArgumentError: it cannot; naming what to write in place of a task or a function.
+    """
+    if isinstance(name, Task):
+        raise ArgumentError(f"{name!r} is a task, no name; use it itself: await {name.__name__}.send(...)")
+    if callable(name):
+        shown = getattr(name, "__qualname__", repr(name))
+        raise ArgumentError(
+            f"{shown} is a function, no task's name; register it with @app.task and use await {shown}.send(...), "
+            'or give the name of a task: app.send("shop.add", ...)'
+        )
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_TASK_NAME:
+        shown = repr(name)[:100]
+        raise ArgumentError(f"task name {shown}: expected a text of 1 to {MAX_TASK_NAME} characters")
+
+
 def _name_for(function: Callable[..., Any], name: Any) -> str:
     """The task's name: the given one, else the function's own; what cannot be a task is refused."""
     if isinstance(function, Task):
@@ -209,6 +231,8 @@ def _name_for(function: Callable[..., Any], name: Any) -> str:
         name = task_name(function)
     elif not isinstance(name, str) or not name:
         raise ConfigError(f"task name={name!r}: expected a text")
+    if len(name) > MAX_TASK_NAME:
+        raise ConfigError(f"task name={name[:100]!r}...: expected at most {MAX_TASK_NAME} characters")
     return name
 
 

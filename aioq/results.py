@@ -14,6 +14,7 @@ from aioq.durations import Duration, seconds
 from aioq.errors import ConfigError, JobCancelledError, JobFailed
 from aioq.job import JobInfo, JobState
 from aioq.leases import WorkerLease
+from aioq.migration import Place, explain_missing
 from aioq.options import make_options
 from aioq.store import Store
 from aioq.wait_report import why_no_outcome
@@ -287,6 +288,9 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
                     return queue
             raise not_found(self.id, queues)
         return self._queue
+
+
+explain_missing(JobHandle, Place.HANDLE)
 
 
 async def why_late(handle: JobHandle[Any]) -> str:

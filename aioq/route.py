@@ -5,9 +5,9 @@ from typing import Any
 
 from aioq.codec import Signature, unencodable
 from aioq.config import Settings
-from aioq.errors import PayloadTooLargeError
+from aioq.errors import ArgumentError, PayloadTooLargeError
 from aioq.job import Priority
-from aioq.options import Options
+from aioq.options import Options, too_large
 from aioq.wire import CallOptions, encode_envelope, encode_envelopes
 
 
@@ -54,7 +54,7 @@ class Route:
         self.returns = signature.returns
         special = (options.job_id, options.delay_ms, options.eta_ms)
         self.usual = self.priority is Priority.NORMAL and special == (None, None, None)
-        self._wire = _wire(options)
+        self._wire = _wire(task, options)
         self._max_payload = settings.max_payload
 
     def envelope(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
@@ -91,9 +91,11 @@ class Route:
         return self._max_payload - len(self.envelope((), {}))
 
 
-def _wire(options: Options) -> CallOptions | None:
+def _wire(task: str, options: Options) -> CallOptions | None:
     """What the worker is to know of the options; None for nothing."""
     timeout, retry, ttl, headers = options.timeout, options.retry, options.result_ttl_ms, options.headers
     if timeout is None and retry is None and ttl is None and not headers:
         return None
+    if headers and (objection := too_large(headers)) is not None:  # of several options, or of a middleware
+        raise ArgumentError(f"task {task!r}: {objection}")
     return CallOptions(timeout, retry, ttl, dict(headers) if headers else None)

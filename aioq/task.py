@@ -18,6 +18,7 @@ from aioq.durations import Duration
 from aioq.errors import ArgumentError, ConfigError
 from aioq.job import Priority
 from aioq.middleware import Middleware
+from aioq.migration import Place, explain_missing
 from aioq.naming import whereabouts
 from aioq.options import NAMES, NO_OPTIONS, Options, make_options, unknown_option
 from aioq.results import JobHandle
@@ -267,6 +268,9 @@ class Sendable(Generic[P, R]):
     def send_many_sync(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[R]]:
         """`send_many` for sync code; see `send_sync`."""
         return self._outlet.run_sync(f"await {self.name}.send_many(...)", lambda: self.send_many(arguments))
+
+
+explain_missing(Sendable, Place.TASK)
 
 
 class Task(Sendable[P, R]):

@@ -20,6 +20,7 @@ import msgspec
 from aioq.durations import MAX_DELAY, clamped
 from aioq.errors import Failure, NewerVersionError, WireError
 from aioq.retry import RetryRule, clamped_rule
+from aioq.texts import cut
 
 VERSION = 1
 """The format this module writes."""
@@ -216,9 +217,9 @@ def encode_failure(task: str, failure: Failure) -> bytes:
             OutcomeKind.FAILED,
             task,
             (
-                _clean(failure.type, _MAX_MESSAGE),
-                _clean(failure.message, _MAX_MESSAGE),
-                _clean(failure.traceback, _MAX_TRACEBACK),
+                cut(failure.type, _MAX_MESSAGE),
+                cut(failure.message, _MAX_MESSAGE),
+                cut(failure.traceback, _MAX_TRACEBACK),
             ),
         )
     )
@@ -226,7 +227,7 @@ def encode_failure(task: str, failure: Failure) -> bytes:
 
 def encode_cancellation(task: str, reason: str) -> bytes:
     """The outcome of a job that was cancelled."""
-    return ENCODER.encode((VERSION, OutcomeKind.CANCELLED, task, _clean(reason, _MAX_MESSAGE)))
+    return ENCODER.encode((VERSION, OutcomeKind.CANCELLED, task, cut(reason, _MAX_MESSAGE)))
 
 
 def with_headers(outcome: bytes, headers: Mapping[str, str] | None) -> bytes:
@@ -347,13 +348,6 @@ def _decode_versioned(what: str, decoder: "msgspec.msgpack.Decoder[VersionedT]",
             f"the {what} is of format {version}, this aioq knows up to {VERSION}; upgrade this process"
         )
     raise WireError(f"not an {what} ({why}): {data[:40]!r}")
-
-
-def _clean(text: str, limit: int) -> str:
-    if len(text) > limit:
-        half = limit // 2
-        text = f"{text[:half]}\n... {len(text) - limit} characters left out ...\n{text[-half:]}"
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _peek_version(data: bytes) -> int:

@@ -70,6 +70,7 @@ def cli() -> None:
     help="Answer health checks there: /live and /ready. 0 for any free port.",
 )
 @click.option(
+    "-l",
     "--log-level",
     type=click.Choice(LEVELS, case_sensitive=False),
     help="warning turns off the lines about each job.",

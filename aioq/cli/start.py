@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Generator
@@ -23,6 +22,7 @@ from aioq.cli.child import DONE, ChildMark
 from aioq.cli.life import LifespanError, guarded, report
 from aioq.cli.loader import load_app
 from aioq.cli.logs import set_up_logging
+from aioq.cli.signals import SIGNALS, StopSignals
 from aioq.cli.supervisor import Supervisor
 from aioq.cli.watch import require_watcher
 from aioq.config import Settings, load_settings
@@ -41,8 +41,6 @@ STOPPED_AT_START = 130
 
 LIFESPAN_FAILED = 1
 """The exit code of a worker whose App's lifespan raised; a supervisor tries again, unlike after a bad command."""
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +129,11 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
     life = None if child is None else Life(child.life)
     worker = Worker(host, queues=queues, concurrency=concurrency, burst=plan.burst, on_start=announce, life=life)
     loop = asyncio.get_running_loop()
-    for number in SIGNALS:
-        loop.add_signal_handler(number, worker.stop)
     if child is not None:
         # The supervisor holds the other end of standard input; when it dies, however it dies, this one stops.
         loop.add_reader(sys.stdin.fileno(), _orphaned, loop, worker)
-    with _answering(_listener(app, plan, child), worker.health):
+    signals = StopSignals(loop, worker.stop)
+    with signals.kept(), _answering(_listener(app, plan, child), worker.health):
         try:
             code = await _run(worker)
         finally:

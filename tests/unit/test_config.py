@@ -451,8 +451,8 @@ def test_an_endless_value_is_cut():
         ("CONCURRENCY", "names are lower-case, did you mean 'concurrency'?"),
         ("Lease", "names are lower-case, did you mean 'lease'?"),
         ("CONCURENCY", "names are lower-case, did you mean 'concurrency'?"),
-        ("broker", f"valid are: {', '.join(FIELDS)}"),
-        ("BROKER", f"names are lower-case, valid are: {', '.join(FIELDS)}"),
+        ("colour", f"valid are: {', '.join(FIELDS)}"),
+        ("COLOUR", f"names are lower-case, valid are: {', '.join(FIELDS)}"),
     ],
 )
 @pytest.mark.parametrize("source", ["App(...)", "shop.config"])

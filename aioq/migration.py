@@ -1,0 +1,207 @@
+"""Words that people bring along from other job queues, and what each of them is here.
+
+One table for all places where such a word may be written. Whoever adds an option or a setting looks here for its
+other names.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+
+class Place(StrEnum):
+    """Where a word is written."""
+
+    TASK = "an attribute of a task"
+    APP = "an attribute of an App"
+    HANDLE = "an attribute of a handle"
+    OPTION = "an option of a task or a call"
+    SETTING = "a setting"
+
+
+_SEND = "await task.send(...)"
+_SEND_LATER = "await task.options(delay=...).send(...)"
+_CALL = "task.call(...), which app.send_many and schedules take"
+_ATTEMPTS = "retry=Retry(attempts=...), where the first attempt counts too"
+_TIMEOUT = "timeout=..., in seconds or as a timedelta"
+_EXPIRY = "nothing here: jobs do not expire; a task can look at current_job().sent_at and raise Cancel()"
+_ALWAYS = "always so here: a job is acknowledged when it has ended, and runs again if its worker dies"
+_CONTEXT = "current_job(), inside the task"
+_RATE = "nothing here; a queue of its own and `aioq worker -q NAME -c N` bound how many run at once"
+_URL = 'url="redis://..." (AIOQ_URL in the environment)'
+_NO_BACKEND = "not needed: results are in the same server as the jobs (url=...)"
+_SERIALIZER = "not needed: calls and results are MessagePack, with the types of the annotations"
+_LIFESPAN = "@app.lifespan"
+_STATE = "await handle.status()"
+_RESULT = "await handle, or await handle.result(timeout=...)"
+
+WORDS: dict[Place, dict[str, str]] = {
+    Place.TASK: {
+        **dict.fromkeys(("delay", "enqueue", "kiq", "defer", "defer_async", "send_async", "push"), _SEND),
+        "apply_async": "await task.options(...).send(*args, **kwargs)",
+        "send_with_options": "await task.options(...).send(*args, **kwargs)",
+        "kicker": "task.options(...)",
+        "configure": "task.options(...)",
+        "set": "task.options(...)",
+        **dict.fromkeys(("enqueue_in", "enqueue_at", "schedule", "schedule_by_time"), _SEND_LATER),
+        **dict.fromkeys(("s", "si", "subtask", "message"), _CALL),
+        **dict.fromkeys(("map", "starmap", "chunks"), "await task.send_many([(1,), (2,)])"),
+        **dict.fromkeys(("apply", "run", "fn", "call_local"), "a plain call, task(...), which runs it here"),
+        "retry": "raise Retry(...), inside the task",
+        "request": _CONTEXT,
+        "update_state": "current_job().progress(...), inside the task",
+        "delay_on_commit": f"{_SEND}, after the commit",
+        "apply_async_on_commit": f"{_SEND}, after the commit",
+    },
+    Place.APP: {
+        **dict.fromkeys(("send_task", "enqueue", "enqueue_job", "enqueue_call"), 'await app.send("name", ...)'),
+        "conf": "app.settings, which the constructor takes",
+        "config_from_object": 'App.from_config("shop.config")',
+        "autodiscover_tasks": 'imports=["shop.tasks"]',
+        **dict.fromkeys(("periodic_task", "periodic", "scheduled"), "@app.cron(...) or @app.every(...)"),
+        "add_periodic_task": "app.schedule(...)",
+        **dict.fromkeys(("register_task", "actor", "register", "job"), "@app.task"),
+        **dict.fromkeys(("AsyncResult", "get_job", "fetch_job", "job_status"), "app.handle(job_id)"),
+        **dict.fromkeys(("on_startup", "on_shutdown", "startup", "shutdown", "on_event"), _LIFESPAN),
+        **dict.fromkeys(("add_middleware", "with_middlewares"), "App(middleware=[...])"),
+    },
+    Place.HANDLE: {
+        **dict.fromkeys(("get", "wait_result", "return_value", "join"), _RESULT),
+        **dict.fromkeys(("state", "ready", "successful", "failed", "is_finished", "get_status"), _STATE),
+        **dict.fromkeys(("revoke", "abort", "terminate"), "await handle.cancel()"),
+        "task_id": "handle.id",
+        "job_id": "handle.id",
+        "result_info": "await handle.info()",
+    },
+    Place.OPTION: {
+        "attempts": "retry=..., the number of attempts or a Retry(...)",
+        **dict.fromkeys(("max_retries", "retries", "max_tries", "tries", "max_attempts"), _ATTEMPTS),
+        **dict.fromkeys(("autoretry_for", "retry_for", "retry_when", "retry_on"), "retry=Retry(on=(...))"),
+        **dict.fromkeys(("dont_autoretry_for", "throws"), "retry=Retry(never=(...))"),
+        **dict.fromkeys(
+            ("default_retry_delay", "retry_delay", "retry_backoff", "min_backoff", "backoff"),
+            "retry=Retry(delay=..., factor=...)",
+        ),
+        **dict.fromkeys(("retry_backoff_max", "max_backoff", "retry_max_delay"), "retry=Retry(max_delay=...)"),
+        "retry_jitter": "retry=Retry(jitter=...)",
+        "retry_kwargs": "retry=Retry(...)",
+        "retry_policy": "retry=Retry(...)",
+        "retry_delays": "retry=Retry(delays=[...])",
+        **dict.fromkeys(("countdown", "defer_by", "_defer_by", "in_", "wait"), "delay=..., in seconds"),
+        **dict.fromkeys(
+            ("at", "run_at", "when", "scheduled", "schedule_at", "defer_until", "_defer_until"),
+            "eta=..., a datetime with a time zone",
+        ),
+        **dict.fromkeys(("expires", "_expires", "max_age", "ttl", "expire"), _EXPIRY),
+        **dict.fromkeys(("task_id", "_job_id", "message_id", "idempotency_key", "key"), "job_id=..."),
+        **dict.fromkeys(("queue_name", "_queue_name", "routing_key", "exchange"), "queue=..."),
+        **dict.fromkeys(("actor_name", "task_name", "func_name"), "name=..."),
+        **dict.fromkeys(
+            ("time_limit", "soft_time_limit", "job_timeout", "execution_timeout", "max_runtime"), _TIMEOUT
+        ),
+        **dict.fromkeys(("acks_late", "reject_on_worker_lost", "acks_on_failure_or_timeout"), _ALWAYS),
+        "ignore_result": "result_ttl=0",
+        **dict.fromkeys(("keep_result", "result_expires", "failure_ttl"), "result_ttl=..., in seconds"),
+        **dict.fromkeys(
+            ("store_results", "track_started", "keep_result_forever"), "always so here (result_ttl=...)"
+        ),
+        **dict.fromkeys(("bind", "pass_context", "context"), _CONTEXT),
+        **dict.fromkeys(("rate_limit", "throttle", "limit"), _RATE),
+        **dict.fromkeys(("serializer", "compression"), _SERIALIZER),
+        **dict.fromkeys(("labels", "meta", "metadata"), "headers={...}, strings"),
+        "at_front": 'priority="high"',
+        **dict.fromkeys(
+            ("link", "link_error", "on_success", "on_failure"), "middleware: its `run` is around each run"
+        ),
+        "base": "not needed: middleware is what all tasks have in common",
+        "pool": 'executor="process"',
+    },
+    Place.SETTING: {
+        **dict.fromkeys(
+            ("broker", "broker_url", "redis", "redis_url", "redis_settings", "redis_dsn", "dsn"), _URL
+        ),
+        **dict.fromkeys(("broker_read_url", "broker_write_url", "valkey_url", "connection", "uri"), _URL),
+        **dict.fromkeys(("host", "port", "db", "password", "username"), f"a part of {_URL}"),
+        **dict.fromkeys(("redis_host", "redis_port", "redis_db", "redis_password"), f"a part of {_URL}"),
+        **dict.fromkeys(("backend", "result_backend", "results_backend", "store_results"), _NO_BACKEND),
+        **dict.fromkeys(
+            ("task_serializer", "result_serializer", "accept_content", "serializer", "event_serializer"),
+            _SERIALIZER,
+        ),
+        **dict.fromkeys(
+            ("include", "tasks", "functions", "modules", "task_modules", "task_packages"), "imports=[...]"
+        ),
+        **dict.fromkeys(("worker_concurrency", "max_jobs", "max_async_tasks"), "concurrency=..."),
+        **dict.fromkeys(("workers", "worker_processes", "num_workers"), "processes=..."),
+        **dict.fromkeys(("task_time_limit", "task_soft_time_limit", "job_timeout", "time_limit"), "timeout=..."),
+        **dict.fromkeys(("result_expires", "task_result_expires", "keep_result"), "result_ttl=..., in seconds"),
+        "task_ignore_result": "result_ttl=0",
+        **dict.fromkeys(("task_default_queue", "queue", "queue_name"), "default_queue=..."),
+        **dict.fromkeys(
+            ("queues", "task_queues", "task_routes"), "@app.task(queue=...) and `aioq worker -q NAME`"
+        ),
+        **dict.fromkeys(
+            ("namespace", "prefix", "main", "app", "app_name"), "name=..., which stands before all keys"
+        ),
+        **dict.fromkeys(("beat_schedule", "beat_schedules", "cron_jobs"), "schedules={...}, or @app.cron(...)"),
+        **dict.fromkeys(("tz", "time_zone", "celery_timezone"), "timezone=..."),
+        "enable_utc": 'not needed: times have a zone; timezone="UTC" is the default of schedules',
+        **dict.fromkeys(("loglevel", "worker_log_level"), "log_level=..."),
+        **dict.fromkeys(("task_always_eager", "always_eager", "immediate", "is_async"), "app.test(), in tests"),
+        **dict.fromkeys(("task_acks_late", "task_reject_on_worker_lost", "acks_late"), _ALWAYS),
+        **dict.fromkeys(
+            ("worker_prefetch_multiplier", "prefetch", "burst_size"), "not needed: concurrency=... bounds it"
+        ),
+        **dict.fromkeys(("on_startup", "on_shutdown", "startup", "shutdown"), _LIFESPAN),
+        **dict.fromkeys(("middlewares",), "middleware=[...]"),
+        **dict.fromkeys(
+            ("visibility_timeout", "broker_transport_options"),
+            "lease=..., after which a dead worker's jobs run again",
+        ),
+        **dict.fromkeys(
+            ("graceful_shutdown_timeout", "shutdown_grace_period", "job_completion_wait"), "shutdown_timeout=..."
+        ),
+        **dict.fromkeys(("poll_delay", "dequeue_timeout"), "not needed: workers are told of jobs"),
+        **dict.fromkeys(("task_annotations", "task_default_rate_limit"), "options of each task: @app.task(...)"),
+    },
+}
+"""The words of each place, and what is written here instead, or why nothing is."""
+
+_PREFIXES = ("celery_", "rq_", "arq_", "dramatiq_", "huey_", "saq_", "taskiq_")
+
+SERVERS = ("CELERY_BROKER_URL", "BROKER_URL", "REDIS_URL", "VALKEY_URL", "REDIS_HOST")
+"""Variables by which other libraries are told where the server is."""
+
+
+def here(place: Place, word: str) -> str | None:
+    """What a word is here; None for one that is in the table of no place.
+
+    Args:
+        place: where it was written; a word of another place is known too.
+        word: as it was written: in any case, a setting also with the other library's name before it.
+    """
+    for each in (word, word.lower(), *(word.lower().removeprefix(prefix) for prefix in _PREFIXES)):
+        for where in (place, Place.OPTION, Place.SETTING) if place in _WRITTEN else (place,):
+            if each in WORDS[where]:
+                return WORDS[where][each]
+    return None
+
+
+_WRITTEN = (Place.OPTION, Place.SETTING)
+
+
+def explain_missing(cls: type, place: Place) -> None:
+    """Have objects of a class say what an attribute that other libraries have is here.
+
+    Set from outside, for a type checker takes every name for an attribute of a class that has `__getattr__`.
+    """
+
+    def look_up(thing: Any, name: str) -> Any:
+        instead = here(place, name) if not name.startswith("__") else None
+        hint = "" if instead is None else f"; here it is {instead}"
+        text = f"{type(thing).__name__!r} object has no attribute {name!r}{hint}"
+        raise AttributeError(text, name=name, obj=thing)
+
+    setattr(cls, _LOOK_UP, look_up)
+
+
+_LOOK_UP = "__getattr__"
