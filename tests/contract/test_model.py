@@ -80,7 +80,11 @@ class StoreMachine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.runner = asyncio.Runner()
-        self.store, self.inside, self.clean = self.make()
+
+        async def make() -> tuple[Store, Inside, Callable[[], None]]:
+            return self.make()  # a store belongs to a loop
+
+        self.store, self.inside, self.clean = self.runner.run(make())
         self.keeper = self.store.keeper()
         self.model = Model(LIMITS)
         self.ids: list[str] = []

@@ -26,7 +26,7 @@ from aioq.clock import ManualClock
 from aioq.job import JobInfo, Priority
 from aioq.memory_store import MemoryStore
 from aioq.redis_store import RedisStore
-from aioq.store import Limits, NewJob, Settlement, Store, Verb
+from aioq.store import Claim, Limits, NewJob, Settlement, Store, Verb
 from aioq.timetable import Agenda, Entry, Tick, Ticked
 from aioq.timing import Overlap
 from tests.contract.kit import BROKEN, CALL, LONG, REASON
@@ -52,8 +52,12 @@ class SideBySide(RuleBasedStateMachine):
         self.queue = f"queue-{next(self.names)}"
         self.runner = asyncio.Runner()
         self.memory = MemoryStore(self.app, clock=ManualClock(), limits=limits)
-        self.redis = RedisStore(self.app, self.database.url, shown_url=self.database.url, limits=limits)
-        self.claims: list[tuple[str, int]] = []
+
+        async def make() -> RedisStore:  # a store belongs to a loop
+            return RedisStore(self.app, self.database.url, shown_url=self.database.url, limits=limits)
+
+        self.redis = self.runner.run(make())
+        self.claims: list[tuple[str, tuple[int, int]]] = []  # the numbers of the claim in both
         for store in (self.memory, self.redis):
             keeper = store.keeper()
             keeper.join(self.queue, WORKER)
@@ -130,20 +134,31 @@ class SideBySide(RuleBasedStateMachine):
 
     @rule(number=st.integers(1, 3))
     def claim(self, number: int) -> None:
-        claim = self.both(
-            lambda store: store.claim(self.queue, WORKER, number),
-            lambda claim: ([(job.id, job.claim) for job in claim.jobs], claim.next_tick_ms),
-        )
-        self.claims += [(job.id, job.claim) for job in claim.jobs]
+        numbers: list[list[int]] = []
+
+        async def take(store: Store) -> Claim:
+            claim = await store.claim(self.queue, WORKER, number)
+            numbers.append([job.claim for job in claim.jobs])
+            return claim
+
+        claim = self.both(take, lambda claim: ([(job.id, job.claims) for job in claim.jobs], claim.next_tick_ms))
+        self.claims += [
+            (job.id, (mine, its)) for job, mine, its in zip(claim.jobs, numbers[0], numbers[1], strict=True)
+        ]
 
     @precondition(lambda self: self.claims)
     @rule(
         pick=st.integers(0, 99), verb=st.sampled_from(Verb), delay_ms=hours, ttl_ms=st.sampled_from([0, 9 * LONG])
     )
     def settle(self, pick: int, verb: Verb, delay_ms: int, ttl_ms: int) -> None:
-        job_id, claim = self.claims.pop(pick % len(self.claims))
-        settlement = Settlement(job_id, claim, verb, BROKEN, delay_ms, ttl_ms)
-        self.both(lambda store: store.settle(self.queue, WORKER, [settlement]))
+        job_id, claims = self.claims.pop(pick % len(self.claims))
+
+        async def settle(store: Store) -> list[bool]:
+            claim = claims[store is self.redis]
+            settlement = Settlement(job_id, claim, verb, BROKEN, delay_ms, ttl_ms)
+            return await store.settle(self.queue, WORKER, [settlement])
+
+        self.both(settle)
 
     @rule(job=st.sampled_from(TICKS), ttl_ms=st.sampled_from([0, 9 * LONG]))
     def cancel(self, job: str, ttl_ms: int) -> None:
