@@ -56,6 +56,7 @@ _MODULES = {
     "aioq.gathering": ("as_completed", "gather", "gather_sync"),
     "aioq.job": ("JobInfo", "JobState", "Priority", "Progress"),
     "aioq.middleware": ("Middleware", "Outgoing"),
+    "aioq.outcome": ("Outcome", "OutcomeKind"),
     "aioq.results": ("JobHandle",),
     "aioq.retry": ("Retry", "Snooze"),
     "aioq.schedule": ("Schedule",),

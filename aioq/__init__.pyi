@@ -31,6 +31,7 @@ from aioq.errors import (
 from aioq.gathering import as_completed, gather, gather_sync
 from aioq.job import JobInfo, JobState, Priority, Progress
 from aioq.middleware import Middleware, Outgoing
+from aioq.outcome import Outcome, OutcomeKind
 from aioq.results import JobHandle
 from aioq.retry import Retry, Snooze
 from aioq.schedule import Schedule
@@ -62,6 +63,8 @@ __all__ = [
     "Middleware",
     "NewerVersionError",
     "NoJobError",
+    "Outcome",
+    "OutcomeKind",
     "Outgoing",
     "PayloadTooLargeError",
     "Priority",

@@ -68,7 +68,7 @@ class App(Scheduling):
             parts,
             parts.queues,
             prepare=parts.prepare,
-            deliver=parts.outlet.deliver,
+            deliver=parts.deliver_encoded,
             default_tz=self.settings.timezone,
         )
 

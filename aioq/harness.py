@@ -159,7 +159,7 @@ class MemorySession:
     async def _settle(self) -> "_Ahead":
         """Run what is due, and return what comes next."""
         for queue in tuple(self._served):
-            while (await tick_due(self._store.timetable, queue)).won:
+            while (await tick_due(self._store.timetable, queue, self._host.sends)).won:
                 pass
             while (await self._store.promote(queue, 1000)).count:
                 pass

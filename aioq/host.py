@@ -7,6 +7,7 @@ from typing import Any
 
 from aioq.config import Settings
 from aioq.declaring import Declared
+from aioq.encoded_sends import EncodedSends
 from aioq.middleware import Middleware
 from aioq.options import check_name
 from aioq.store import Store
@@ -30,6 +31,7 @@ class Host:
         schedules: encodes the schedules that code declares.
         app: the App, as its handles name it.
         waits: which of its jobs wait for which, in this process.
+        sends: passes the jobs of ticks through the middleware.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Host:
     schedules: Callable[[], Sequence[Declared]] = tuple
     app: object = None
     waits: Waits = field(default_factory=Waits)
+    sends: EncodedSends | None = None
 
 
 def worker_queues(host: Host, wanted: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -12,6 +13,8 @@ from aioq.config import Settings
 from aioq.connect import Connector
 from aioq.declaring import Declarations
 from aioq.dispatch import Dispatcher
+from aioq.encoded_sends import EncodedSends
+from aioq.hooks import worker_life
 from aioq.host import Host, worker_queues
 from aioq.job import queue_of
 from aioq.lifespans import Lifespans
@@ -41,6 +44,8 @@ class Internals:
         declarations: the schedules that code declares.
         prepare: encodes a call that fits its task: its queue, and the job.
         lifespans: what a worker sets up before its first job.
+        sends: passes calls that are encoded already through the middleware.
+        deliver_encoded: sends such a call so.
     """
 
     instead_of_encoding = "a job handle goes as its id: send handle.id, and make app.handle(id) of it there"
@@ -61,6 +66,8 @@ class Internals:
         self.prepare = fitting(tasks, self.outlet.prepare)
         self.declarations = Declarations(settings.timezone, self.prepare)
         self.lifespans = Lifespans()
+        self.sends = EncodedSends(middleware, tasks, settings.max_payload)
+        self.deliver_encoded = partial(self.sends.deliver, self.outlet.deliver)
 
     def __repr__(self) -> str:
         return f"<App {self.settings.name}>"
@@ -111,11 +118,12 @@ class Internals:
             settings=self.settings,
             tasks=self.tasks,
             middleware=self.middleware,
-            lifespan=self.life,
+            lifespan=partial(worker_life, self.life, self.middleware),
             store=self.store,
             schedules=self.declarations.encoded,
             app=self,
             waits=self._waits,
+            sends=self.sends,
         )
 
     # -- one client for each event loop

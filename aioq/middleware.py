@@ -1,6 +1,6 @@
-"""Middleware: code of the user's around every send and around every run.
+"""Middleware: code of the user's around every send and every run, and after it; the one set of hooks there is.
 
-Subclass `Middleware`, override one method or both, and give instances to `App(middleware=[...])`. The first one
+Subclass `Middleware`, override some of its methods, and give instances to `App(middleware=[...])`. The first one
 listed is the outermost.
 """
 
@@ -14,6 +14,7 @@ from typing import Any, Self, SupportsIndex
 from aioq.context import JobContext
 from aioq.errors import ConfigError
 from aioq.naming import whereabouts
+from aioq.outcome import Outcome
 
 
 @dataclass(slots=True)
@@ -43,9 +44,10 @@ class Middleware:
     async def send(self, call: Outgoing, forward: Callable[[Outgoing], Awaitable[bool]]) -> bool:
         """Around a send, in the process that sends.
 
-        Not around a schedule's jobs, be they made by a tick or by `app.schedules.run_now`: their call was encoded
-        when the schedule was declared or put, and a tick makes its job of that in the server, where no process of
-        yours sends anything. What every run needs belongs into `run`, which is around these jobs too.
+        Also around the jobs of schedules: in the worker that makes the tick, and for `app.schedules.run_now` in
+        the process that calls it. Where this raises or hangs for one of a tick's jobs, the tick stays due, and a
+        warning says why; where it does not call `forward`, there is no job for this tick. Two workers may be about
+        to make the same tick: both come here, and for one of them `forward` returns False.
 
         Args:
             call: what is sent.
@@ -68,6 +70,25 @@ class Middleware:
             The job's result.
         """
         return await forward()
+
+    async def settled(self, job: JobContext, outcome: Outcome) -> None:
+        """After an attempt, in the worker, once it is known what becomes of the job; once for each attempt.
+
+        The server has the outcome then, and the job's slot is free: what this does or raises changes neither. It
+        is also called for what never came to `run`: a call that does not fit its task, or whose task the worker
+        does not know; then `job` has what is known. It may take 10 s; where it falls behind, the worker fetches no
+        more jobs. A worker that dies tells nobody.
+
+        Args:
+            job: the same as `current_job()` inside the task, and here.
+            outcome: what became of it.
+        """
+
+    async def worker_started(self) -> None:
+        """In a worker, inside the lifespan, before its first job. It may take 10 s; what it raises is logged."""
+
+    async def worker_stopped(self) -> None:
+        """In a worker, inside the lifespan, after its last job; in reverse order. As `worker_started`."""
 
 
 class Layers(list[Middleware]):
@@ -138,7 +159,7 @@ def _check_hook(name: str, hook: str, function: Any) -> None:
         )
 
 
-HOOKS = ("send", "run")
+HOOKS = ("send", "run", "settled", "worker_started", "worker_stopped")
 """What a middleware may override."""
 
 

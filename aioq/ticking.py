@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from aioq.encoded_sends import EncodedSends
 from aioq.errors import WireError
 from aioq.timetable import Agenda, Entry, Tick, Ticked, Timetable
 from aioq.timing import Definition, Plan, decode, job_of, plan, stamp
@@ -49,20 +50,32 @@ class Step:
     of_code: Sequence[str] = ()
 
 
-async def tick_due(timetable: Timetable, queue: str) -> Step:
+async def tick_due(timetable: Timetable, queue: str, sends: EncodedSends | None = None) -> Step:
     """Make the ticks of a queue that are due: of up to `LIMIT` schedules, and up to `JOBS` jobs.
 
     Those that this process cannot tick do not keep it from the ones behind them.
 
+    Args:
+        timetable: where the schedules are.
+        queue: the queue.
+        sends: passes the jobs through the middleware; None where there is none.
+
     Raises:
         ServerError: see `aioq.store.Store`.
     """
+    if sends is None or not sends.wanted:
+        return await _tick_due(timetable, queue, None)
+    async with sends.turn(queue):
+        return await _tick_due(timetable, queue, sends)
+
+
+async def _tick_due(timetable: Timetable, queue: str, sends: EncodedSends | None) -> Step:
     stuck: dict[str, str] = {}
     skip = 0
     while True:
         agenda = await timetable.due(queue, LIMIT, skip)
         due = _due(agenda)
-        ticked = await timetable.tick(queue, due.ticks) if due.ticks else Ticked(None, ())
+        ticked = await _tick_all(timetable, queue, agenda, due, sends)
         due.stuck.update(dict.fromkeys(ticked.blocked, _IN_THE_WAY))
         stuck.update(due.stuck)
         further = due.left or len(agenda.entries) + len(agenda.unreadable) == LIMIT
@@ -79,6 +92,17 @@ async def tick_due(timetable: Timetable, queue: str) -> Step:
         stuck=stuck,
         of_code=[entry.id for entry in agenda.entries if entry.code],
     )
+
+
+async def _tick_all(
+    timetable: Timetable, queue: str, agenda: Agenda, due: "_Due", sends: EncodedSends | None
+) -> Ticked:
+    if sends is None:
+        return await timetable.tick(queue, due.ticks) if due.ticks else Ticked(None, ())
+    envelopes = {entry.id: entry.envelope for entry in agenda.entries}
+    due.ticks, ticked, stuck = await sends.tick(timetable, queue, due.ticks, envelopes)
+    due.stuck.update(stuck)
+    return ticked
 
 
 @dataclass(slots=True)

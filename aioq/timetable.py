@@ -79,6 +79,7 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         next_ms: the next tick; None where there is none any more.
         overlap: see `Overlap`.
         max_runs: the most jobs in all; 0 for no limit.
+        envelopes: the encoded call of each job, empty where it is the schedule's own; none where all are.
     """
 
     id: str
@@ -87,6 +88,7 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     next_ms: int | None
     overlap: Overlap
     max_runs: int
+    envelopes: Sequence[bytes] = ()
 
 
 class Ticked(msgspec.Struct, frozen=True, gc=False):

@@ -9,7 +9,7 @@ import msgspec
 
 from aioq.clock import Clock
 from aioq.inbox import worker_channel
-from aioq.job import JobState
+from aioq.job import JobState, Priority
 from aioq.leases import WorkerLease
 from aioq.memory_store.leases import Leases
 from aioq.memory_store.mail import Mail
@@ -202,10 +202,11 @@ class MemoryQueueTimetable:
         if kept is None or kept.entry.rev != tick.rev:
             return None
         made = 0
-        for job_id, tick_ms, due_ms in tick.jobs:
+        envelopes = tick.envelopes or [b""] * len(tick.jobs)
+        for (job_id, tick_ms, due_ms), own in zip(tick.jobs, envelopes, strict=True):
             if tick.max_runs and kept.entry.runs >= tick.max_runs:
                 break
-            if self._make(kept, job_id, due_ms, tick.overlap):
+            if self._make(kept, job_id, due_ms, own or kept.entry.envelope, tick.overlap):
                 made += 1
                 kept.entry = msgspec.structs.replace(kept.entry, last_ms=tick_ms, last_job=job_id)
         over = tick.max_runs and kept.entry.runs >= tick.max_runs
@@ -214,7 +215,7 @@ class MemoryQueueTimetable:
         )
         return made
 
-    def _make(self, kept: _Kept, job_id: str, due_ms: int, overlap: Overlap) -> bool:
+    def _make(self, kept: _Kept, job_id: str, due_ms: int, envelope: bytes, overlap: Overlap) -> bool:
         """One tick under its overlap policy; whether a job was made."""
         entry = kept.entry
         busy = overlap is not Overlap.ALLOW and self._unfinished(kept.current)
@@ -224,7 +225,7 @@ class MemoryQueueTimetable:
         if busy and (overlap is Overlap.SKIP or self._unfinished(kept.held)):
             kept.entry = msgspec.structs.replace(entry, skipped=entry.skipped + 1)
             return False
-        self._add(job_id, entry, due_ms, held=busy)
+        self._add(job_id, envelope, entry.priority, due_ms, held=busy)
         if busy:
             kept.held = job_id
         else:
@@ -232,12 +233,12 @@ class MemoryQueueTimetable:
         kept.entry = msgspec.structs.replace(entry, runs=entry.runs + 1)
         return True
 
-    def _add(self, job_id: str, entry: Entry, due_ms: int, *, held: bool) -> None:
+    def _add(self, job_id: str, envelope: bytes, priority: Priority, due_ms: int, *, held: bool) -> None:
         """Add a tick's job, unless its id is there already; one that is held back waits."""
         if job_id in self._records:
             return
         now = self._clock.now_ms()
-        record = self._records[job_id] = Record(job_id, entry.envelope, entry.priority, now)
+        record = self._records[job_id] = Record(job_id, envelope, priority, now)
         if held:
             record.state = JobState.WAITING
         elif due_ms > now:

@@ -10,7 +10,7 @@ No service knows another; what one tells the others goes through the callbacks w
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,8 +27,8 @@ from aioq.worker.lending import Lending
 from aioq.worker.membership import Life, Membership
 from aioq.worker.services.burst import Burst
 from aioq.worker.services.canceller import Canceller
-from aioq.worker.services.executor import Executor
 from aioq.worker.services.fetcher import Fetcher
+from aioq.worker.services.hooks import Hooks
 from aioq.worker.services.lease import RENEWALS, LeaseService
 from aioq.worker.services.promoter import Promoter
 from aioq.worker.services.receiver import Receiver
@@ -41,6 +41,7 @@ from aioq.worker.slots import Slots
 from aioq.worker.steps.calling import Caller
 from aioq.worker.steps.pipeline import Bench
 from aioq.worker.steps.run import CANCELLED
+from aioq.worker.wiring import executor_telling
 
 log = logging.getLogger("aioq.worker")
 
@@ -144,6 +145,7 @@ class Worker:
         """Return when a look at the queues has found nothing to run, and nothing runs; only while it serves."""
         await self._serving.wait()
         await self._burst.wait()
+        await self._hooks.drain()
 
     async def run(self) -> None:
         """Work until `stop`, or in burst mode until the queues are empty.
@@ -184,11 +186,7 @@ class Worker:
 
     async def _serve(self, store: Store, state: Any) -> None:
         self._build(store, state)
-        background: list[Coroutine[Any, Any, None]] = [
-            self._lease.run(),
-            self._reporter.run(),
-            self._watchdog.run(),
-        ]
+        background = [self._lease.run(), self._reporter.run(), self._watchdog.run()]
         for duties in self._queues.values():
             background += [duties.promoter.run(), duties.recovery.run()]
             background += [duties.canceller.run(), duties.receiver.run(), duties.ticker.run()]
@@ -214,14 +212,17 @@ class Worker:
         self._slots = Slots(self.concurrency)
         self._watchdog = Watchdog(settings.loop_lag_warning)
         self._reporter = Reporter(store)
+        self._hooks = Hooks(host.middleware)
         self._settler = Settler(store, on_written=self._written, on_refused=self._refused, idle=self._is_idle)
+        self._settler.on_answer = self._hooks.on_answer
         self._burst = Burst(self.queues, lambda: self._executor.running, self._look_again)
         self._caller = Caller(
             host.middleware,
             threads=settings.threads or self.concurrency,
             processes=settings.pool_size or os.cpu_count() or 1,
         )
-        self._executor = Executor(
+        self._executor = executor_telling(
+            self._hooks.on_end,
             Bench(host.tasks, settings, state, Lending(host.app, host.waits)),
             self._caller,
             self._slots,
@@ -243,14 +244,13 @@ class Worker:
     def _duties(self, store: Store, queue: str) -> _QueueDuties:
         host, settings = self._host, self._host.settings
         membership = Membership(queue, self._life)
-        holdings = Holdings()
-        promoter = Promoter(store, queue)
+        holdings, promoter = Holdings(), Promoter(store, queue)
         served = self.queues if self._whole and queue == self.queues[0] else ()
-        renewal = settings.lease / RENEWALS
-        ready = membership.ready
+        ready, renewal = membership.ready, settings.lease / RENEWALS
         ticker = Ticker(
             store.timetable, queue, self._declared, whole=self._whole, renewal=renewal, served=served, ready=ready
         )
+        ticker.sends = host.sends
         fetcher = Fetcher(
             store,
             membership,
@@ -262,7 +262,7 @@ class Worker:
             on_lost=partial(self._lost, queue),
             on_empty=partial(self._burst.empty, queue),
             held=holdings.ids,
-            space=partial(self._settler.space, queue),
+            space=self._hooks.space_after(partial(self._settler.space, queue)),
         )
         canceller = Canceller(
             *(store.inbox, host.name, membership),
@@ -355,6 +355,7 @@ class Worker:
             await asyncio.wait(fetching, timeout=LAST_FETCH)
             await self._finish_jobs(self._executor.stop())
             await self._take_leave(store)
+            await self._hooks.stop(FAREWELL)
         finally:
             await end([*fetching, *tasks, *enders])
         log.info("stopped")

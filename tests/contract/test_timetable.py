@@ -435,6 +435,22 @@ async def test_skip_leaves_a_tick_out_while_the_job_before_it_has_not_ended(stor
     assert await state(store, "s@2") is (JobState.QUEUED if ended else None)
 
 
+@pytest.mark.parametrize("overlap", [Overlap.ALLOW, Overlap.ONE])
+async def test_jobs_of_one_tick_may_have_calls_of_their_own(store: Store, overlap: Overlap):
+    await joined(store, "w")
+    await put(store)
+    own = b"\x93 a call \x00\xff" + b"x" * 70_000
+    made = tick(await read(store), "s@1", "s@2", overlap=overlap)
+    made = msgspec.structs.replace(made, envelopes=[own, b""])
+    assert (await store.timetable.tick(QUEUE, [made])).made == [2]
+    first = await take_one(store, "w")
+    assert first.envelope == own
+    assert await settle(store, "w", first, Verb.SUCCEEDED, THREE)
+    second = await take_one(store, "w")
+    assert (first.id, second.id) == ("s@1", "s@2")
+    assert second.envelope == (await read(store)).envelope
+
+
 async def test_a_job_that_is_retried_has_not_ended(store: Store):
     await joined(store, "w")
     await put(store)

@@ -4,7 +4,7 @@
 -- NEEDS: base, common, shapes, runs, records, push, lanes, foreign, schedules
 -- KEYS: 1 base key
 -- ARGV: six per schedule: id, revision, next tick in ms since the epoch ('' for none), overlap, the most runs (0 for no
---   limit), its jobs as a MessagePack array of id, tick and due time in turn
+--   limit), its jobs as a MessagePack array of id, tick, due time and call ('' for the schedule's) in turn
 -- REPLY: {ms until the queue's first tick (-1 for none), and per schedule the jobs made, -1 where it was refused, -2
 --   where a key of another type is in the way of its jobs}
 local reply = {0}
@@ -15,17 +15,17 @@ local function unfinished(id)
   return job and not has_ended(job)
 end
 
-local function add(id, schedule_fields, due, held)
+local function add(id, envelope, schedule_fields, due, held)
   local lane = schedule_fields.lane
   if redis.call('EXISTS', job_key(id)) == 1 then return end
   -- What makes the job found comes first: where that fails, the tick is made once more, and its id is still free.
   local later = not held and due > now
   if later then schedule(id, due, lane) elseif not held then push(lane, id, false) end
-  save(id, new_job(id, schedule_fields.envelope, lane, nil, held and 'waiting' or later and 'scheduled'))
+  save(id, new_job(id, envelope ~= '' and envelope or schedule_fields.envelope, lane, nil, held and 'waiting' or later and 'scheduled'))
 end
 
 -- One tick under its overlap policy; whether a job was made.
-local function make(s, job_id, due, overlap)
+local function make(s, job_id, due, envelope, overlap)
   local busy = overlap ~= 'allow' and s.current and unfinished(s.current)
   if not busy and s.held and unfinished(s.held) then
     -- The one before it went without an end, by hand or evicted: it is let go now, and is what this tick finds.
@@ -37,7 +37,7 @@ local function make(s, job_id, due, overlap)
     s.skipped = s.skipped + 1
     return false
   end
-  add(job_id, s, due, busy)
+  add(job_id, envelope, s, due, busy)
   if busy then s.held = job_id else s.current, s.held = job_id, nil end
   s.runs = s.runs + 1
   return true
@@ -49,9 +49,9 @@ local function tick(id, following, overlap, limit, jobs)
   local s = {key = key, envelope = found[1], lane = found[2] ~= '' and found[2] or nil,
     runs = tonumber(found[3]) or 0, skipped = tonumber(found[4]) or 0, current = found[5] or nil, held = found[6] or nil}
   local made = 0
-  for j = 1, #jobs, 3 do
+  for j = 1, #jobs, 4 do
     if limit > 0 and s.runs >= limit then break end
-    if make(s, jobs[j], jobs[j + 2], overlap) then
+    if make(s, jobs[j], jobs[j + 2], jobs[j + 3], overlap) then
       made = made + 1
       redis.call('HSET', key, 'last', jobs[j + 1], 'last_job', jobs[j])
     end

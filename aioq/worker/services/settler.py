@@ -70,6 +70,10 @@ class Settler:
         on_written: told of each settlement the server has heard of: queue, settlement.
         on_refused: told of each settlement that the fence refused: queue, worker, settlement.
         idle: whether the worker waits for jobs of a queue and has a free slot.
+
+    Attributes:
+        refused: how many settlements the fence has refused.
+        on_answer: told of each settlement that the server has answered: queue, settlement, whether it is accepted.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class Settler:
         self._on_written = on_written
         self._on_refused = on_refused
         self._idle = idle
+        self.on_answer: Callable[[str, Settlement, bool], None] | None = None
         self._batchers: dict[str, Batcher[_Fates, bool]] = {}
         self._waits: dict[object, tuple[str, float]] = {}
         self.refused = 0
@@ -145,6 +150,8 @@ class Settler:
             if not taken:
                 self.refused += 1
                 self._on_refused(queue, fate.worker, fate.settlement)
+            if self.on_answer is not None:
+                self.on_answer(queue, fate.settlement, taken is True)
 
     def _retry(self, queue: str, batch: _Fates, error: BaseException) -> Awaitable[Sequence[bool]] | None:
         return self._persist(queue, batch.items, error) if isinstance(error, Exception) else None

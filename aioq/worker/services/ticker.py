@@ -26,6 +26,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from aioq.backoff import Backoff
 from aioq.declaring import Declared
 from aioq.departures import Departures, Keeping, depart, note_kept
+from aioq.encoded_sends import EncodedSends
 from aioq.ending import end
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.scheduler import declare, sweep
@@ -71,6 +72,9 @@ class Ticker:
             one looks at the start into the others, too; see `aioq.scheduler.sweep`.
         ready: waits until the server knows the worker, and returns its id in this queue: what it declares is its
             own for as long as it lives. By default it is nobody's.
+
+    Attributes:
+        sends: passes the jobs of ticks through the middleware; None where there is none.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class Ticker:
         served: Collection[str] = (),
         ready: Callable[[], Awaitable[str]] = _nobody,
     ) -> None:
+        self.sends: EncodedSends | None = None
         self._timetable = timetable
         self._queue = queue
         self._declared = declared
@@ -194,7 +199,7 @@ class Ticker:
             return
         # To look because there was no news for long is not coming too late either.
         self._led, keeps = False, self._led or (self._looking and self._first)
-        step = await tick_due(self._timetable, self._queue)
+        step = await tick_due(self._timetable, self._queue, *(() if self.sends is None else (self.sends,)))
         self._examine(step.of_code)
         news = step.stuck.keys() - self._stuck
         if self._healed() or news:

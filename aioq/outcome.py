@@ -1,0 +1,56 @@
+"""What became of a job after one attempt, as `Middleware.settled` is told."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class OutcomeKind(StrEnum):
+    """How an attempt ended.
+
+    SUCCEEDED: the task returned. RETRY: it failed, and another attempt follows. FAILED: it failed for good.
+    CANCELLED: by `handle.cancel` or `raise Cancel`. TIMED_OUT: it took longer than its timeout; `retry_in` says
+    whether another follows. INTERRUPTED: its worker ended, and it was given back. SNOOZED: it put itself
+    off. BAD_ARGUMENTS: the arguments do not fit the task. BAD_RESULT: the result cannot be stored. PARKED: this
+    worker does not know the task, or cannot read the call. LOST: the job is another worker's by now, or the server
+    has not answered until the worker's end.
+    """
+
+    SUCCEEDED = "succeeded"
+    RETRY = "retry"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed out"
+    INTERRUPTED = "interrupted"
+    SNOOZED = "snoozed"
+    BAD_ARGUMENTS = "bad arguments"
+    BAD_RESULT = "bad result"
+    PARKED = "parked"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a job after one attempt.
+
+    Attributes:
+        kind: how the attempt ended.
+        retry_in: seconds until the job runs again (RETRY, TIMED_OUT, SNOOZED, PARKED); None where it does not, or
+            where another worker takes it at once (INTERRUPTED, LOST).
+        result: what the task returned (SUCCEEDED).
+        error: what it raised, of a child process a `RemoteError`; None where nothing was.
+        reason: why it was cancelled, where that is known in the worker: what `raise Cancel` was given.
+        duration: seconds the attempt took.
+    """
+
+    kind: OutcomeKind
+    retry_in: float | None = None
+    result: Any = None
+    error: BaseException | None = None
+    reason: str = ""
+    duration: float = 0.0
+
+    @property
+    def final(self) -> bool:
+        """Whether the job has ended with it: there will be no further attempt."""
+        return self.retry_in is None and self.kind not in {OutcomeKind.INTERRUPTED, OutcomeKind.LOST}

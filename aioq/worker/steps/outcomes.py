@@ -1,0 +1,86 @@
+"""What a run's record says of its outcome, in the words of `aioq.outcome`."""
+
+from typing import Any
+
+import msgspec
+
+from aioq.context import JobContext
+from aioq.errors import ArgumentError, RemoteError, ResultError
+from aioq.outcome import Outcome, OutcomeKind
+from aioq.store import Settlement, Verb
+from aioq.verdicts import Cancel
+from aioq.worker.steps.failures import ChildError
+from aioq.worker.steps.run import TIMED_OUT, Run
+
+_KINDS = {
+    Verb.SUCCEEDED: OutcomeKind.SUCCEEDED,
+    Verb.RETRY: OutcomeKind.RETRY,
+    Verb.FAILED: OutcomeKind.FAILED,
+    Verb.CANCELLED: OutcomeKind.CANCELLED,
+    Verb.SNOOZE: OutcomeKind.SNOOZED,
+    Verb.PARK: OutcomeKind.PARKED,
+    Verb.INTERRUPT: OutcomeKind.INTERRUPTED,
+}
+_LATER = (Verb.RETRY, Verb.SNOOZE, Verb.PARK)
+
+
+def outcome_of(run: Run, settlement: Settlement | None, seconds: float) -> Outcome:
+    """The outcome of a run.
+
+    Args:
+        run: the run.
+        settlement: what was written of it; None where nothing was, or where the server refused it.
+        seconds: how long it took.
+    """
+    if settlement is None:
+        return Outcome(kind=OutcomeKind.LOST, error=_error(run), duration=seconds)
+    verb = settlement.verb
+    return Outcome(
+        kind=_kind(run, verb),
+        retry_in=settlement.delay_ms / 1000 if verb in _LATER else None,
+        result=_result(run) if verb is Verb.SUCCEEDED else None,
+        error=None if verb in {Verb.SUCCEEDED, Verb.SNOOZE} else _error(run),
+        reason=_reason(run) if verb is Verb.CANCELLED else "",
+        duration=seconds,
+    )
+
+
+def context_of(run: Run) -> JobContext:
+    """The job, as the run was given it; made here where it did not come so far."""
+    claimed = run.claimed
+    return run.context or JobContext(
+        job_id=claimed.id,
+        task=run.task_name,
+        queue=run.queue,
+        attempt=run.attempt,
+        crashes=claimed.crashes,
+        headers=run.headers,
+        sent_at=claimed.sent_ms,
+    )
+
+
+def _kind(run: Run, verb: Verb) -> OutcomeKind:
+    if verb in {Verb.FAILED, Verb.RETRY} and run.stop == TIMED_OUT and isinstance(run.error, TimeoutError):
+        return OutcomeKind.TIMED_OUT
+    if verb is Verb.FAILED and isinstance(run.error, ArgumentError) and (run.error is run.unfit or not run.begun):
+        return OutcomeKind.BAD_ARGUMENTS
+    if verb is Verb.FAILED and isinstance(run.error, ResultError):
+        return OutcomeKind.BAD_RESULT
+    return _KINDS.get(verb, OutcomeKind.INTERRUPTED)
+
+
+def _error(run: Run) -> BaseException | None:
+    if isinstance(run.error, ChildError):
+        failure = run.error.failure
+        return RemoteError(failure.type, failure.message, failure.traceback)
+    return run.error
+
+
+def _result(run: Run) -> Any:
+    return msgspec.msgpack.decode(run.result) if isinstance(run.result, msgspec.Raw) else run.result
+
+
+def _reason(run: Run) -> str:
+    if isinstance(run.error, ChildError):
+        return run.error.cancel_reason or ""
+    return run.error.reason if isinstance(run.error, Cancel) else ""
