@@ -1,6 +1,6 @@
 """Start, stop, kill and restart real servers for the tests.
 
-A `Server` listens on a Unix socket by default and never writes snapshots. It ends with the process that
+A `Server` listens on a Unix socket by default and writes no snapshots by itself. It ends with the process that
 started it, however that process ends: a watcher holds the other end of a pipe and kills the server when the
 pipe closes. `SERVERS` and `find` say which servers there are (see `tests/flavours.py`).
 """
@@ -96,6 +96,10 @@ def _socket_directory() -> Path:
     return directory
 
 
+NEVER = ("--save", "31536000", "1000000000")
+"""Snapshots that never come: a server that keeps nothing on disk at all is warned of by every worker."""
+
+
 @dataclass(slots=True)
 class _Setup:
     """What a server was started with, kept for a restart."""
@@ -123,7 +127,7 @@ class _Setup:
             reason = missing(self.name)
             raise ServerStartError(f"{self.name}: {reason.reason if reason else 'gone'}")
         plain_port = 0 if self.tls else self.port
-        args: list[str | Path] = [binary, "--dir", self.directory, "--port", str(plain_port), "--save", ""]
+        args: list[str | Path] = [binary, "--dir", self.directory, "--port", str(plain_port), *NEVER]
         args += ["--bind", "127.0.0.1", "--databases", str(DATABASES)]
         args += ["--unixsocket", self.socket, "--unixsocketperm", "700"]
         args += ["--appendonly", "yes" if self.appendonly else "no"]
@@ -340,6 +344,8 @@ class Server:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            if how is signal.SIGTERM:  # then it has written one for all that
+                (self._setup.directory / "dump.rdb").unlink(missing_ok=True)
         if watcher is not None:
             watcher.kill()  # only now: until here it stands by
             watcher.communicate()

@@ -48,7 +48,14 @@ def trials(key: str, channel: str, durability: Durability) -> list[_Command]:
     nothing += [("HGET", key, "f"), ("HGETALL", key), ("HMGET", key, "f"), ("HDEL", key, "f"), ("HKEYS", key)]
     nothing += [("SMEMBERS", key), ("SRANDMEMBER", key), ("SREM", key, "m")]
     nothing += [("ZCARD", key), ("ZCOUNT", key, 0, 1), ("ZRANGE", key, 0, 1), ("ZRANGEBYSCORE", key, 0, 1)]
-    nothing += [("ZREM", key, "m"), ("ZREMRANGEBYSCORE", key, 0, 1), ("ZSCORE", key, "m")]
+    nothing += [
+        ("ZREM", key, "m"),
+        ("ZREMRANGEBYSCORE", key, 0, 1),
+        ("ZREMRANGEBYRANK", key, 0, 0),
+        ("ZREVRANGEBYSCORE", key, 1, 0),
+        ("ZDIFF", 1, key),
+        ("ZSCORE", key, "m"),
+    ]
     nothing += [("XACK", key, "g", "0-1"), ("XADD", key, "NOMKSTREAM", "*", "f", "v"), ("XDEL", key, "0-1")]
     nothing += [("XGROUP", "CREATE", key, "g", "$"), ("XGROUP", "DELCONSUMER", key, "g", "c")]
     nothing += [("XINFO", "CONSUMERS", key, "g"), ("XPENDING", key, "g"), ("XRANGE", key, "-", "+")]

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -144,16 +145,21 @@ class RedisStore:
             base, channel = base_key(self._app, ""), f"aioq:{self._app}:none"
             await require(self._link, f"{base}:none", channel, self._durability)
             if self._revive is None:  # the embedded server is aioq's own
-                await self._warn_of_eviction()
+                await self._warn_of_losses()
         return ServerInfo(self._link.shown_url, product, version)
 
-    async def _warn_of_eviction(self) -> None:
-        """Warn of a server that throws keys away when its memory is full, if it tells."""
-        try:
-            reply: bytes = await self._link.command("INFO", "memory")
-        except ResponseError:
-            return
-        facts = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+    async def _warn_of_losses(self) -> None:
+        """Warn of a server that evicts keys when its memory is full, or keeps nothing on disk, if it tells."""
+        facts: dict[str, str] = {}
+        with suppress(ResponseError):
+            reply: bytes = await self._link.command("INFO")
+            facts = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+            saves: list[bytes] = await self._link.command("CONFIG", "GET", "save")
+            if facts.get("aof_enabled") == "0" and saves[1:] == [b""]:
+                log.warning(
+                    "%s keeps nothing on disk: its jobs are gone when it ends; set appendonly to yes",
+                    self._link.shown_url,
+                )
         policy = facts.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             log.warning(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from aioq import App, ServerRejectedError
+from aioq.app import internals_of
 from tests.behaviour.kit import ROOT, Project
 from tests.servers import Login, Server, available
 
@@ -20,6 +21,7 @@ DOCUMENTED = re.search(
 TASKS = """
 import asyncio
 from aioq import App, current_job
+from aioq.app import internals_of
 
 app = App()
 
@@ -66,7 +68,7 @@ async def test_the_documented_rules_are_enough_for_everything(
     assert not [line for line in worker.lines if re.search("WARNING|ERROR|NOPERM", line)], worker.log
     assert await worker.stop() == 0
     async with App(project.name, url=server.url, durability="replicated") as app:
-        await (await app.store()).open(thorough=True)
+        await (await internals_of(app).store()).open(thorough=True)
 
 
 NO_CHANNELS = "~aioq:* resetchannels +@all"

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from aioq import App, JobFailed, ServerError
+from aioq.app import internals_of
 from aioq.store import Settlement, Verb
 from aioq.worker.services.settler import Settler
 from tests.behaviour.kit import Project
@@ -37,7 +38,7 @@ async def test_an_outcome_that_the_server_refuses_ends_as_failed_and_the_others_
 ) -> None:
     async with App(app_name, url=redis_server.url) as app:
         handles = await app.send_many([app.by_name("x").call(number) for number in range(8)])
-        store = await app.store()
+        store = await internals_of(app).store()
         await asyncio.to_thread(store.keeper().join, "default", "w")
         claimed = (await store.claim("default", "w", 8)).jobs
         settler = Settler(store, on_written=lambda *_: None, on_refused=lambda *_: None)

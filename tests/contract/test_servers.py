@@ -282,6 +282,21 @@ async def test_a_server_that_evicts_keys_is_warned_of(
     assert all("maxmemory-policy allkeys-lru" in text for text in told)
 
 
+@pytest.mark.parametrize(
+    ("rules", "appendonly", "warned"),
+    [("+@all", "no", True), ("+@all", "yes", False), ("+@all -config", "no", False)],
+)
+async def test_a_server_that_keeps_nothing_on_disk_is_warned_of(
+    rules: str, appendonly: str, warned: bool, start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    args = ("--save", "", "--appendonly", appendonly)
+    server = start_server(login=Login("secret", user="shop", rules=f"~* &* {rules}"), extra_args=args)
+    async with store_at(server.url) as store:
+        await store.open(thorough=True)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert ["keeps nothing on disk" in text for text in told] == [True] * warned
+
+
 def test_every_command_of_the_scripts_is_tried() -> None:
     scripts = Path(scripts_module.__file__).parent / "lua"
     called = {
