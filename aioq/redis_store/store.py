@@ -20,7 +20,7 @@ from aioq.redis_store import replies
 from aioq.redis_store.blocking import BlockingReads
 from aioq.redis_store.connection import Arg
 from aioq.redis_store.durability import IN_FLIGHT, Confirmation, Durability, confirmation, require_fsync
-from aioq.redis_store.faults import translate
+from aioq.redis_store.faults import granted_by, translate
 from aioq.redis_store.inbox import RedisInbox
 from aioq.redis_store.keeper import RedisLeaseKeeper, base_key
 from aioq.redis_store.link import Link
@@ -126,14 +126,12 @@ class RedisStore:
         if self._revive is not None:
             await asyncio.to_thread(self._revive)
         try:
-            reply: list[bytes] = await self._link.command("HELLO")  # unlike INFO it needs no permission
+            product, version = await self._product()
         except ServerUnavailableError:
             self._was_away = True
             raise
         except ResponseError as error:
             raise translate(error, self._link.shown_url) from error
-        facts = dict(zip(reply[::2], reply[1::2], strict=True))
-        product, version = facts[b"server"].decode(), facts[b"version"].decode()
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
             raise ServerRejectedError(
                 f"{self._link.shown_url} is {product} {version}; aioq needs Redis 6.2 or newer, or Valkey"
@@ -147,6 +145,20 @@ class RedisStore:
             if self._revive is None:  # the embedded server is aioq's own
                 await self._warn_of_losses()
         return ServerInfo(self._link.shown_url, product, version)
+
+    async def _product(self) -> tuple[str, str]:
+        """What the server is, and its version."""
+        try:
+            reply: bytes = await self._link.command("INFO", "server")
+        except ResponseError as error:
+            if not granted_by(str(error)):
+                raise
+            pairs: list[bytes] = await self._link.command("HELLO")  # which needs no permission
+            hello = dict(zip(pairs[::2], pairs[1::2], strict=True))
+            return hello[b"server"].decode(), hello[b"version"].decode()
+        facts = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+        valkey = facts.get("valkey_version")
+        return ("valkey", valkey) if valkey else ("redis", facts.get("redis_version", "0.0"))
 
     async def _warn_of_losses(self) -> None:
         """Warn of a server that evicts keys when its memory is full, or keeps nothing on disk, if it tells."""
