@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from math import isnan
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ import click
 from aioq.cli import INTERRUPTED
 from aioq.cli.child import REFUSED, ChildMark
 from aioq.cli.errors import CommandError
+from aioq.durations import MAX_DELAY
 from aioq.errors import AioqError
 from aioq.printable import printable_lines
 
@@ -31,6 +33,20 @@ class ChildError(CommandError):
 
 def _imported(name: str | None) -> Any:
     return import_module(f"aioq.cli.{name}")
+
+
+class _Seconds(click.FloatRange):
+    """A span of time, up to `aioq.durations.MAX_DELAY`; NaN is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType`."""
+        number = super().convert(value, param, ctx)
+        if isnan(number):
+            self.fail(f"{value} is no number of seconds", param, ctx)
+        return number
+
+
+SECONDS = _Seconds(0, MAX_DELAY)
 
 
 @click.group(context_settings=HELP)
@@ -59,7 +75,7 @@ def cli() -> None:
 @click.option("--reload", is_flag=True, help="Restart when a Python file below the working directory changes.")
 @click.option(
     "--shutdown-timeout",
-    type=click.FloatRange(0),
+    type=SECONDS,
     metavar="SECONDS",
     help="How long running jobs may take to end at a stop.",
 )
@@ -111,7 +127,7 @@ def worker(target: str, **options: Any) -> None:
 )
 @click.option(
     "--max-age",
-    type=click.FloatRange(0),
+    type=SECONDS,
     default=15.0,
     show_default=True,
     metavar="SECONDS",

@@ -59,3 +59,12 @@ async def test_a_setting_that_no_server_takes_stops_the_start(project: Project) 
     worker = project.worker("mill:app", AIOQ_RESULT_TTL="1e15")
     assert await worker.ended() == 2
     assert "setting 'result_ttl' from environment variable AIOQ_RESULT_TTL: 1e+15 is more than" in worker.log
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1e15"])
+async def test_a_span_on_the_command_line_is_bounded_too(project: Project, text: str) -> None:
+    project.copy("mill")
+    for command in (["worker", "mill:app", "--shutdown-timeout", text], ["check", "mill:app", "--max-age", text]):
+        process = project.python("-m", "aioq", *command)
+        assert await process.ended() == 2
+        assert command[2] in process.log
