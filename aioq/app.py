@@ -136,6 +136,23 @@ class App(Scheduling):
             return register(self.tasks, self._internals, function, {})
         return TaskDecorator(lambda function: register(self.tasks, self._internals, function, options))
 
+    def register_type(
+        self, kind: type[T], /, *, encode: Callable[[T], object], decode: Callable[[Any], T]
+    ) -> None:
+        """Have values of a type of your own sent and returned, also within lists, dicts and dataclasses.
+
+        Do it before the tasks that are annotated with the type, and in every process that sends or runs them.
+
+        Args:
+            kind: the class; values of its subclasses are not sent.
+            encode: makes plain data of a value: None, bool, int, float, str, bytes, lists and dicts of them.
+            decode: makes a value of that again; a tuple arrives as a list.
+
+        Raises:
+            ConfigError: such values are sent already without that, or the type is registered with other functions.
+        """
+        self._internals.own_types.register(kind, encode, decode)
+
     def load(self) -> None:
         """Import the modules of the setting `imports`, which registers their tasks; a worker does it.
 

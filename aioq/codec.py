@@ -8,15 +8,20 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_type_hints
+from typing import Any
 
 import msgspec
 
-from aioq.errors import ArgumentError, ConfigError, WireError
-from aioq.wire import EMPTY_MAP, ENCODER, UNREADABLE, decode_hook
+from aioq.annotations import advice_on, prepared, unsendable
+from aioq.errors import ArgumentError, ConfigError, ResultError, WireError
+from aioq.fidelity import ChangedError, Check, check_of, surely
+from aioq.functions import awaited_type, called_by, hints_of
+from aioq.own_types import NO_OWN_TYPES, OwnTypes
+from aioq.wire import EMPTY_MAP, ENCODER, UNREADABLE, decode_outcome
 
 _EMPTY = inspect.Parameter.empty
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 _LOCATED = re.compile(r"(?P<text>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
@@ -33,9 +38,11 @@ class Signature:
     Args:
         where: the task, for errors: `task 'shop.add'`.
         function: the function whose annotations are read; a missing one stands for Any.
+        own: the types its App has registered.
 
     Attributes:
         fitting: how many positional arguments are a call that it takes without a further look.
+        checked: whether `verify` looks at anything.
         returns: what it returns.
 
     Raises:
@@ -43,10 +50,16 @@ class Signature:
         NameError: an annotation names something that is not defined (yet).
     """
 
-    def __init__(self, where: str, function: Callable[..., object]) -> None:
+    def __init__(self, where: str, function: Callable[..., object], own: OwnTypes = NO_OWN_TYPES) -> None:
         self.where = where
-        self._signature = inspect.signature(function)
-        hints = get_type_hints(function, include_extras=True)
+        self._own = own
+        try:
+            self._signature = inspect.signature(function)
+        except ValueError as error:
+            raise ConfigError(
+                f"{where}: {error}; write a function around it, whose parameters can be seen"
+            ) from None
+        hints = hints_of(function)
         parameters = self._signature.parameters.values()
         positional = [p for p in parameters if p.kind in _POSITIONAL]
         self._names = tuple(p.name for p in positional)
@@ -57,13 +70,19 @@ class Signature:
         self.fitting = (
             frozenset[int]() if self._keyword_only else frozenset(range(self._required, len(self._names) + 1))
         )
-        self._types: dict[str, Any] = {p.name: hints.get(p.name, Any) for p in parameters}
+        self._types: dict[str, Any] = {p.name: self._prepared(p, hints.get(p.name, Any)) for p in parameters}
         self._keywords = frozenset(p.name for p in parameters if p.kind in _KEYWORD)
         self._rest = next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), None)
         self._extra = next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD), None)
         self._by_arity: dict[int, msgspec.msgpack.Decoder[tuple[Any, ...]]] = {}
-        self._by_name = {name: self._compile(name, tp) for name, tp in self._types.items()}
-        self.returns = ResultType(where, hints.get("return", Any))
+        self._by_name = {name: own.decoder(kind) for name, kind in self._types.items()}
+        checks = {name: check_of(kind, own) for name, kind in self._types.items()}
+        self._checks = {name: check for name, check in checks.items() if check is not None}
+        self.checked = bool(self._checks)
+        returns = hints.get("return", Any)
+        if not inspect.iscoroutinefunction(called_by(function)):
+            returns = awaited_type(returns) or returns  # a plain function that makes a coroutine
+        self.returns = ResultType(where, returns, own)
 
     def check(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         """See that a call with these arguments is one the function takes.
@@ -77,6 +96,25 @@ class Signature:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise ArgumentError(f"{self.where}: {error}; it takes {self._signature}") from None
+
+    def verify(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+        """See that the arguments of a call, which can be encoded, arrive as they are.
+
+        Raises:
+            ArgumentError: naming the task, the parameter and what would be lost.
+        """
+        for index, value in enumerate(args):
+            name = self._names[index] if index < len(self._names) else self._rest
+            self._verify(self._checks.get(str(name)), self._name_of(index), value)
+        for name, value in kwargs.items():
+            self._verify(self._checks.get(name if name in self._keywords else str(self._extra)), name, value)
+
+    def _verify(self, check: Check | None, name: str, value: object) -> None:
+        try:
+            if check is not None:
+                check(value)
+        except ChangedError as error:
+            raise ArgumentError(f"{self.where}: argument {name}{error}") from None
 
     def named(self, args: Sequence[object], kwargs: Mapping[str, object]) -> list[tuple[str, object]]:
         """The arguments of a call, each with the name of its parameter."""
@@ -116,10 +154,7 @@ class Signature:
         kinds = [self._types[name] for name in self._names[:count]]
         if self._rest is not None:
             kinds += [self._types[self._rest]] * (count - len(kinds))
-        decoder = msgspec.msgpack.Decoder[tuple[Any, ...]](
-            types.GenericAlias(tuple, tuple(kinds)),  # pyright: ignore[reportArgumentType] - built at run time
-            dec_hook=decode_hook,
-        )
+        decoder = self._own.decoder(types.GenericAlias(tuple, tuple(kinds)))
         if len(self._by_arity) < 64:  # noqa: PLR2004 - a task with *args must not collect decoders without end
             self._by_arity[count] = decoder
         return decoder
@@ -140,11 +175,9 @@ class Signature:
                 raise BadArgumentsError(_relocate(error, f"$.{name}")) from None
         return named
 
-    def _compile(self, name: str, kind: Any) -> "msgspec.msgpack.Decoder[Any]":
-        try:
-            return msgspec.msgpack.Decoder(kind, dec_hook=decode_hook)
-        except (TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"{self.where}: parameter {name!r} cannot be decoded: {error}") from error
+    def _prepared(self, parameter: inspect.Parameter, kind: Any) -> Any:
+        optional = parameter.default is not _EMPTY or parameter.kind in _VARIABLE
+        return _compiled(f"{self.where}: parameter {parameter.name!r}", kind, self._own, optional=optional)
 
     def _name_of(self, index: int) -> str:
         if index < len(self._names):
@@ -161,19 +194,58 @@ class Signature:
 
 
 class ResultType:
-    """A task's return annotation, compiled when the first result is decoded.
+    """A task's return annotation, compiled.
 
     Args:
         where: the task, for errors.
         kind: the annotation.
+        own: the types its App has registered.
+
+    Attributes:
+        kind: the type of the results.
+        surely: the classes whose instances are results of that type without a further look; None for all.
+        encoder: encodes results.
+
+    Raises:
+        ConfigError: nothing can be decoded into it.
     """
 
-    __slots__ = ("_decoder", "kind", "where")
+    __slots__ = ("_check", "_decoder", "_shown", "encoder", "kind", "surely", "where")
 
-    def __init__(self, where: str, kind: Any) -> None:
+    def __init__(self, where: str, kind: Any, own: OwnTypes = NO_OWN_TYPES) -> None:
         self.where = where
-        self.kind = type(None) if kind is None else kind
-        self._decoder: msgspec.msgpack.Decoder[Any] | None = None
+        self.kind = _compiled(f"{where}: the return annotation", kind, own, optional=False)
+        self.encoder = own.encoder
+        self._shown = "None" if kind is type(None) else inspect.formatannotation(kind)
+        self._decoder = own.decoder(self.kind)
+        self._check = check_of(self.kind, own)
+        self.surely = None if self.kind is Any else surely(self.kind, own)
+
+    def verify(self, result: object, encoded: msgspec.Raw | bytes) -> None:
+        """See that a result is of this type, and that whoever asks for it gets it as it is.
+
+        Args:
+            result: what the task returned.
+            encoded: the same, encoded.
+
+        Raises:
+            ResultError: naming the annotation and what came.
+        """
+        try:
+            self._decoder.decode(encoded)
+            if self._check is not None:
+                self._check(result)
+        except ChangedError as error:
+            raise ResultError(f"{self.where}: the result, annotated {self._shown}{error}") from None
+        except (*UNREADABLE, TypeError) as error:
+            raise ResultError(
+                f"{self.where}: the result does not fit its annotation {self._shown}: {_relocate(error, '$')}; "
+                f"got {type(result).__qualname__}"
+            ) from None
+
+    def verify_outcome(self, result: object, outcome: bytes) -> None:
+        """The same, where it stands in an outcome."""
+        self.verify(result, decode_outcome(outcome).value)
 
     def decode(self, data: msgspec.Raw | bytes) -> Any:
         """Decode a result into the annotated type.
@@ -182,11 +254,34 @@ class ResultType:
             WireError: the stored result is not of that type.
         """
         try:
-            if self._decoder is None:
-                self._decoder = msgspec.msgpack.Decoder(self.kind, dec_hook=decode_hook)
             return self._decoder.decode(data)
         except (*UNREADABLE, TypeError) as error:
             raise WireError(f"{self.where}: the result is not what it is annotated with: {error}") from error
+
+
+def _compiled(what: str, kind: Any, own: OwnTypes, *, optional: bool) -> Any:
+    """An annotation that can be decoded into.
+
+    Args:
+        what: what has it, for errors.
+        kind: the annotation.
+        own: the types the App has registered.
+        optional: whether there need not be a value: then it may be one that cannot be sent.
+
+    Raises:
+        ConfigError: it cannot.
+        NameError: it names something that is not defined (yet).
+    """
+    try:
+        kind = prepared(kind)
+        own.decoder(kind)
+        unknown = None if optional else unsendable(kind, own)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{what} cannot be decoded: {error}") from error
+    if unknown is not None:
+        name = f"{unknown.__module__}.{unknown.__qualname__}".removeprefix("builtins.")
+        raise ConfigError(f"{what} cannot be decoded: nothing makes a {name} of plain data; {advice_on(unknown)}")
+    return kind
 
 
 ANY_RESULT = ResultType("the task", Any)
@@ -201,11 +296,16 @@ ANYTHING = Signature("the task", _anything)
 """The signature of a task that is known by name only: any arguments, any result."""
 
 
-def unencodable(where: str, named: Sequence[tuple[str, object]], error: Exception) -> ArgumentError:
+def unencodable(
+    where: str,
+    named: Sequence[tuple[str, object]],
+    error: Exception,
+    encoder: msgspec.msgpack.Encoder = ENCODER,
+) -> ArgumentError:
     """The error for arguments that have no MessagePack form, naming the first one that has none."""
     for name, value in named:
         try:
-            ENCODER.encode(value)
+            encoder.encode(value)
         except Exception as cause:
             return ArgumentError(
                 f"{where}: argument {name!r} cannot be encoded: {cause}; got {type(value).__qualname__}"

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -17,7 +17,8 @@ from aioq.config import Settings
 from aioq.errors import ArgumentError
 from aioq.job import new_job_id, new_job_ids, new_nonce
 from aioq.middleware import Middleware, Outgoing
-from aioq.options import Options
+from aioq.options import Options, wrong_headers
+from aioq.own_types import NO_OWN_TYPES, OwnTypes
 from aioq.results import JobHandle, ResultSource
 from aioq.route import Route
 from aioq.sending import Sending, send_many
@@ -49,6 +50,7 @@ class Dispatcher:
         client: gives the client of the running event loop.
         current: the same where it is open already, else None.
         source: what the handles ask.
+        own: the types that the App has registered.
     """
 
     def __init__(
@@ -58,8 +60,11 @@ class Dispatcher:
         client: Callable[[], Awaitable[Client]],
         current: Callable[[], Client | None],
         source: ResultSource,
+        *,
+        own: OwnTypes = NO_OWN_TYPES,
     ) -> None:
         self._settings = settings
+        self._own = own
         self._current = current
         self._middleware = middleware
         self._client = client
@@ -67,7 +72,7 @@ class Dispatcher:
 
     def route(self, task: str, signature: Signature, options: Options) -> Route:
         """See `aioq.task.Outlet.route`."""
-        return Route(task, signature, options, self._settings)
+        return Route(task, signature, options, self._settings, own=self._own)
 
     def handle(self, job_id: str, queue: str | None, returns: ResultType | None) -> JobHandle[Any]:
         """See `aioq.task.Outlet.handle`."""
@@ -151,7 +156,8 @@ class Dispatcher:
             return await self.send_calls(calls)
         source, returns, queue = self._source, route.signature.returns, route.queue
         ids = new_job_ids(queue, count)
-        step = PART if count > PART and _are_plain(every, route.room() - MARGIN) else max(count, 1)
+        streams = count > PART and not route.checked and _are_plain(every, route.room() - MARGIN)
+        step = PART if streams else max(count, 1)
         handles: list[JobHandle[Any]] = []
         sending: Sending | None = None
         try:
@@ -232,7 +238,7 @@ class Dispatcher:
 
         forward: Callable[[Outgoing], Awaitable[bool]] = last
         for layer in reversed(self._middleware):
-            forward = partial(_through, layer, forward)
+            forward = partial(_through, layer, partial(_checked, layer, forward))
         headers = dict(call.options.headers)
         try:
             added = await forward(Outgoing(job_id, queue, call.task, tuple(call.args), dict(call.kwargs), headers))
@@ -313,6 +319,23 @@ def _are_plain(arguments: Sequence[Sequence[Any]], most: int) -> bool:
 
 async def _through(layer: Middleware, forward: Callable[[Outgoing], Awaitable[bool]], outgoing: Outgoing) -> bool:
     return await layer.send(outgoing, forward)
+
+
+async def _checked(layer: Middleware, forward: Callable[[Outgoing], Awaitable[bool]], outgoing: Outgoing) -> bool:
+    """Send on what a layer has made of a call, if it is one; whether the arguments fit the worker will see."""
+    if wrong := wrong_headers(outgoing.headers) or _wrong_arguments(outgoing.args, outgoing.kwargs):
+        raise ArgumentError(f"task {outgoing.task!r}: middleware {type(layer).__qualname__}: {wrong}")
+    return await forward(outgoing)
+
+
+def _wrong_arguments(args: object, kwargs: object) -> str:
+    if not isinstance(args, (tuple, list)):
+        return f"args={args!r}: expected a tuple of the positional arguments"
+    if not isinstance(kwargs, dict) or not all(
+        isinstance(name, str) for name in cast("dict[object, Any]", kwargs)
+    ):
+        return f"kwargs={kwargs!r}: expected a dict of the keyword arguments"
+    return ""
 
 
 def _new_job(route: Route, job_id: str, envelope: bytes, nonce: str = "", waiter: str = "") -> NewJob:

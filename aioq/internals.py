@@ -19,6 +19,7 @@ from aioq.host import Host, worker_queues
 from aioq.job import queue_of
 from aioq.lifespans import Lifespans
 from aioq.middleware import Middleware
+from aioq.own_types import OwnTypes
 from aioq.registry import fitting
 from aioq.store import Store
 from aioq.sync import SyncRunner
@@ -38,6 +39,7 @@ class Internals:
         middleware: its middleware, likewise.
 
     Attributes:
+        own_types: the types that are registered.
         outlet: sends calls.
         connector: makes clients.
         sync: runs for sync code what is async.
@@ -62,7 +64,8 @@ class Internals:
         self._waits = Waits()
         self._opening: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Client]] = WeakKeyDictionary()
         self._guards: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None]] = WeakKeyDictionary()
-        self.outlet = Dispatcher(settings, middleware, self.client, self._current, self)
+        self.own_types = OwnTypes()
+        self.outlet = Dispatcher(settings, middleware, self.client, self._current, self, own=self.own_types)
         self.prepare = fitting(tasks, self.outlet.prepare)
         self.declarations = Declarations(settings.timezone, self.prepare)
         self.lifespans = Lifespans()

@@ -4,9 +4,11 @@
 replaced by what the module would be called if it were imported.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 
@@ -43,3 +45,14 @@ def whereabouts(function: Callable[..., Any]) -> str:
     """`file:line` of a function, for errors."""
     code = getattr(function, "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else repr(function)
+
+
+def described(function: Callable[..., Any]) -> str:
+    """`file:line` of a function, and of the one that a decorator has put it around, for errors."""
+    places = [whereabouts(function)]
+    for cell in getattr(function, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # not filled yet
+            inner = cell.cell_contents
+            if isinstance(inner, FunctionType) and inner is not function:
+                places.append(f"{inner.__qualname__}, {whereabouts(inner)}")
+    return places[0] if len(places) == 1 else f"{places[0]} (around {'; '.join(places[1:])})"

@@ -5,6 +5,7 @@ An option left out is `None`: the task's own setting applies, then the App's.
 
 import difflib
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -208,17 +209,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def _headers(where: str, headers: object) -> Mapping[str, str]:
     if headers is None:
         return {}
-    if not isinstance(headers, Mapping):
-        raise ConfigError(f"{where}: headers={headers!r}: expected a mapping of strings to strings")
-    given = cast("Mapping[object, object]", headers)
-    for key, value in given.items():
-        if not _is_text(key) or not _is_text(value):
-            raise ConfigError(f"{where}: headers[{key!r}]={value!r}: headers are strings")
-    headers = dict(cast("Mapping[str, str]", headers))
-    objection = too_large(headers)
-    if objection is not None:
-        raise ConfigError(f"{where}: {objection}")
-    return headers
+    if wrong := wrong_headers(headers):
+        raise ConfigError(f"{where}: {wrong}")
+    return dict(cast("Mapping[str, str]", headers))
 
 
 def too_large(headers: Mapping[str, str]) -> str | None:
@@ -234,6 +227,16 @@ def too_large(headers: Mapping[str, str]) -> str | None:
         f"the headers have {size} bytes, {largest[:100]!r} is the largest; at most {MAX_HEADERS} are sent along: "
         "they are kept with the job to its end; put what is larger into an argument"
     )
+
+
+def wrong_headers(headers: object) -> str:
+    """What is wrong with the headers of a call, naming the first one that is; empty where nothing is."""
+    if not isinstance(headers, Mapping):
+        return f"headers={reprlib.repr(headers)}: expected a mapping of strings to strings"
+    for key, value in cast("Mapping[object, object]", headers).items():
+        if not _is_text(key) or not _is_text(value):
+            return f"headers[{reprlib.repr(key)}]={reprlib.repr(value)}: headers are strings"
+    return too_large(cast("Mapping[str, str]", headers)) or ""
 
 
 def _is_text(value: object) -> bool:

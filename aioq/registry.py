@@ -10,7 +10,8 @@ from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, cast, overload
 from aioq.codec import ANYTHING, BadArgumentsError
 from aioq.durations import Duration
 from aioq.errors import ArgumentError, ConfigError, DuplicateTaskError
-from aioq.naming import task_name, whereabouts
+from aioq.identity import replaces
+from aioq.naming import described, task_name
 from aioq.notices import NOTICES
 from aioq.options import Options, make_options, unknown_option
 from aioq.store import NewJob
@@ -174,11 +175,14 @@ def register(
     """Make a task of a function and put it among `tasks`.
 
     The same function may come twice: a module that runs as a script may be imported under its own name too.
+    Another one takes its place where its module was reloaded, or its cell of a notebook edited.
 
     Raises:
         ConfigError: naming the task and the option.
         DuplicateTaskError: another function has this name.
     """
+    if isinstance(function, staticmethod):
+        function = function.__func__
     given = dict(options)
     name = given.pop("name", None)
     name = _name_for(function, name)
@@ -189,10 +193,12 @@ def register(
     executor = given.pop("executor", None)
     task = make_task(sender, name, function, executor, make_options(where, **given))
     present = tasks.get(name)
-    if present is not None and whereabouts(present.function) != whereabouts(function):
+    if present is not None and not replaces(
+        name, task.function, task.declared_in, present.function, present.declared_in
+    ):
         raise DuplicateTaskError(
-            f"two tasks are named {name!r}: {whereabouts(present.function)} and {whereabouts(function)}; "
-            'give one another name: @app.task(name="...")'
+            f"two tasks are named {name!r}: {described(present.function)} and {described(function)}; "
+            f"{_what_to_do(name)}"
         )
     tasks[name] = task
     return task
@@ -221,12 +227,17 @@ def _name_for(function: Callable[..., Any], name: Any) -> str:
     """The task's name: the given one, else the function's own; what cannot be a task is refused."""
     if isinstance(function, Task):
         raise ConfigError(f"{function!r} is a task already")
+    if isinstance(function, classmethod):
+        raise ConfigError(
+            f"task {name or '?'!r}: a class method has no class before its class is there; "
+            "make the task behind the class: app.task(TheClass.the_method)"
+        )
     if not callable(function) or inspect.isclass(function):
         raise ConfigError(f"task {name or '?'!r}: expected a function, got {function!r}")
     if name is None:
-        if not hasattr(function, "__qualname__"):
+        if not hasattr(function, "__qualname__") or not function.__module__:
             raise ConfigError(
-                f'task of {function!r}: it has no name of its own; give it one: @app.task(name="...")'
+                f'task of {function!r}: it has no name of its own; give it one: app.task(name="...")(...)'
             )
         name = task_name(function)
     elif not isinstance(name, str) or not name:
@@ -234,6 +245,13 @@ def _name_for(function: Callable[..., Any], name: Any) -> str:
     if len(name) > MAX_TASK_NAME:
         raise ConfigError(f"task name={name[:100]!r}...: expected at most {MAX_TASK_NAME} characters")
     return name
+
+
+def _what_to_do(name: str) -> str:
+    advice = 'give one another name: @app.task(name="...")'
+    if "<locals>" in name:  # a decorator has hidden what the functions are called
+        return f"{advice}; in a decorator, @functools.wraps(function) keeps the function's own"
+    return advice
 
 
 def import_all(modules: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from aioq.config import Settings
 from aioq.errors import ArgumentError, PayloadTooLargeError
 from aioq.job import Priority
 from aioq.options import Options, too_large
+from aioq.own_types import NO_OWN_TYPES, OwnTypes
 from aioq.wire import CallOptions, encode_envelope, encode_envelopes
 
 
@@ -19,6 +20,7 @@ class Route:
         signature: what its arguments are checked against.
         options: those of the calls.
         settings: the App's.
+        own: the types it has registered.
 
     Attributes:
         task: the task's name.
@@ -28,12 +30,15 @@ class Route:
         queue: where the calls are sent.
         priority: the lane there.
         returns: what the task returns.
+        checked: whether arguments are looked at before they are sent.
         usual: whether a job of these calls is an id of ours and an envelope, and nothing else.
     """
 
     __slots__ = (
+        "_encoder",
         "_max_payload",
         "_wire",
+        "checked",
         "fitting",
         "options",
         "priority",
@@ -44,7 +49,15 @@ class Route:
         "usual",
     )
 
-    def __init__(self, task: str, signature: Signature, options: Options, settings: Settings) -> None:
+    def __init__(
+        self,
+        task: str,
+        signature: Signature,
+        options: Options,
+        settings: Settings,
+        *,
+        own: OwnTypes = NO_OWN_TYPES,
+    ) -> None:
         self.task = task
         self.signature = signature
         self.fitting = signature.fitting
@@ -52,6 +65,8 @@ class Route:
         self.queue = options.queue or settings.default_queue
         self.priority = options.priority or Priority.NORMAL
         self.returns = signature.returns
+        self.checked = signature.checked
+        self._encoder = own.encoder
         special = (options.job_id, options.delay_ms, options.eta_ms)
         self.usual = self.priority is Priority.NORMAL and special == (None, None, None)
         self._wire = _wire(task, options)
@@ -61,14 +76,16 @@ class Route:
         """Encode a call.
 
         Raises:
-            ArgumentError: naming the argument that has no MessagePack form.
+            ArgumentError: naming the argument that has no MessagePack form, or would not arrive as it is.
             PayloadTooLargeError: the call is larger than `max_payload`.
         """
         try:
-            envelope = encode_envelope(self.task, args, kwargs, self._wire)
+            envelope = encode_envelope(self.task, args, kwargs, self._wire, self._encoder)
         except Exception as error:
             named = self.signature.named(args, kwargs)
-            raise unencodable(f"task {self.task!r}", named, error) from error
+            raise unencodable(f"task {self.task!r}", named, error, self._encoder) from error
+        if self.checked:
+            self.signature.verify(args, kwargs)
         if len(envelope) > self._max_payload:
             raise PayloadTooLargeError(
                 f"task {self.task!r}: the encoded call has {len(envelope)} bytes, at most "
@@ -79,7 +96,7 @@ class Route:
     def envelopes(self, every: Sequence[Sequence[Any]]) -> list[bytes]:
         """Encode a call for each of the positional arguments; where one cannot be, `envelope` finds out which."""
         try:
-            envelopes = encode_envelopes(self.task, every, self._wire)
+            envelopes = [] if self.checked else encode_envelopes(self.task, every, self._wire, self._encoder)
         except Exception:
             envelopes = []
         if envelopes and max(map(len, envelopes)) <= self._max_payload:

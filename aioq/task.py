@@ -16,11 +16,15 @@ import msgspec
 from aioq.codec import ANYTHING, ResultType, Signature
 from aioq.durations import Duration
 from aioq.errors import ArgumentError, ConfigError
+from aioq.functions import called_by, not_importable
+from aioq.functions import is_async as is_coroutine
+from aioq.identity import Execution, execution
 from aioq.job import Priority
 from aioq.middleware import Middleware
 from aioq.migration import Place, explain_missing
 from aioq.naming import whereabouts
 from aioq.options import NAMES, NO_OPTIONS, Options, make_options, unknown_option
+from aioq.own_types import OwnTypes
 from aioq.results import JobHandle
 from aioq.retry import FunctionRule, Retry
 from aioq.route import Route
@@ -88,6 +92,11 @@ class Sender(Protocol):
     @property
     def middleware(self) -> Sequence[Middleware]:
         """What is around each send and run, outermost first."""
+        ...
+
+    @property
+    def own_types(self) -> OwnTypes:
+        """The types that are registered with it."""
         ...
 
     def life(self) -> AbstractAsyncContextManager[Any]:
@@ -281,6 +290,8 @@ class Task(Sendable[P, R]):
         function: the function itself.
         executor: where a worker runs it: on its event loop, in a thread or in another process.
         defaults: the options it was declared with.
+        declared_in: the run of the module that declared it.
+        compiled: its signature, if that could be compiled where it was declared.
     """
 
     def __init__(
@@ -297,27 +308,28 @@ class Task(Sendable[P, R]):
         self.function = function
         self.executor: Executor = executor
         self.defaults = defaults
-        self._compiled: Signature | None = None
+        self.declared_in: Execution | None = execution()
+        self.compiled: Signature | None = None
         self.__name__ = getattr(function, "__name__", name)
         self.__qualname__ = getattr(function, "__qualname__", name)
-        self.__module__ = getattr(function, "__module__", __name__)
+        self.__module__ = str(getattr(function, "__module__", None))
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
         try:
-            self._compiled = Signature(f"task {name!r}", function)
+            self.compiled = Signature(f"task {name!r}", function, sender.own_types)
         except NameError:
             # An annotation names something defined further down; it is looked up when it is needed.
-            self._compiled = None
+            self.compiled = None
 
     def _compile(self) -> Signature:
-        if self._compiled is None:
+        if self.compiled is None:
             try:
-                self._compiled = Signature(f"task {self.name!r}", self.function)
+                self.compiled = Signature(f"task {self.name!r}", self.function, self._sender.own_types)
             except NameError as error:
                 raise ConfigError(
                     f"task {self.name!r} ({whereabouts(self.function)}): an annotation cannot be resolved: {error}"
                 ) from error
-        return self._compiled
+        return self.compiled
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
@@ -361,14 +373,19 @@ def make_task(
     Raises:
         ConfigError: the function and the executor do not go together.
     """
-    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+    called = called_by(function)
+    if inspect.isasyncgenfunction(called) or inspect.isgeneratorfunction(called):
         raise ConfigError(f"task {name!r} ({whereabouts(function)}): a generator cannot be a task")
-    is_async = inspect.iscoroutinefunction(function)
+    is_async = is_coroutine(function)
     if executor is None:
         executor = "async" if is_async else "thread"
     if executor not in {"async", "thread", "process"} or (executor == "async") is not is_async:
         kind = "a coroutine function" if is_async else "a plain function"
         takes = "'async'" if is_async else "'thread' or 'process'"
         raise ConfigError(f"task {name!r}: executor={executor!r} for {kind}; it takes {takes}")
+    if executor == "process" and (why := not_importable(function)):
+        raise ConfigError(
+            f"task {name!r} ({whereabouts(function)}): executor='process': its process imports it anew, and {why}"
+        )
     make = AsyncTask[Any, Any] if is_async else SyncTask[Any, Any]
     return make(sender, name, function, executor=executor, defaults=defaults)  # pyright: ignore[reportArgumentType]

@@ -11,7 +11,7 @@ Nothing here is pickled, so reading a payload never runs code.
 """
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ import msgspec
 
 from aioq.durations import MAX_DELAY, clamped
 from aioq.errors import Failure, NewerVersionError, WireError
+from aioq.own_types import encode_hook
 from aioq.retry import RetryRule, clamped_rule
 from aioq.texts import cut
 
@@ -35,33 +36,8 @@ _MAX_TRACEBACK = 16_384
 """Characters kept of an exception's message and traceback; both are for people, who read the ends of them."""
 
 
-def encode_hook(value: object) -> object:
-    """Turn a pydantic model into plain data; anything else msgspec does not know is refused.
-
-    The error says what to do in its place where the class of the object has it, as `instead_of_encoding`.
-    """
-    dump: Callable[..., object] | None = getattr(value, "model_dump", None)
-    if dump is not None and hasattr(type(value), "model_validate"):
-        return dump(mode="json", round_trip=True)
-    instead = getattr(type(value), "instead_of_encoding", "")
-    advice = f" ({instead})" if instead else ""
-    raise NotImplementedError(f"objects of type {type(value).__qualname__} have no MessagePack form{advice}")
-
-
-def decode_hook(cls: type, value: object) -> object:
-    """Build a pydantic model from plain data; other classes are left to msgspec's own check."""
-    validate: Callable[..., object] | None = getattr(cls, "model_validate", None)
-    if validate is None:
-        return value
-    if not hasattr(cls, "__pydantic_validator__"):
-        return validate(value)
-    # A model is sent under its fields' names, in the forms JSON has: an alias or strictness of its own must not
-    # stand in the way of what another model of the same class has written.
-    return validate(value, strict=False, by_name=True, by_alias=True)
-
-
 ENCODER = msgspec.msgpack.Encoder(enc_hook=encode_hook)
-"""Encodes everything that goes on the wire."""
+"""Encodes everything that goes on the wire, but for the types that an App has registered."""
 
 
 class CallOptions(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -149,7 +125,11 @@ _TEXT = msgspec.msgpack.Decoder(str)
 
 
 def encode_envelope(
-    task: str, args: Sequence[object], kwargs: Mapping[str, object], options: CallOptions | None
+    task: str,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    options: CallOptions | None,
+    encoder: msgspec.msgpack.Encoder = ENCODER,
 ) -> bytes:
     """The bytes of one call.
 
@@ -157,15 +137,20 @@ def encode_envelope(
         Exception: an argument has no MessagePack form; the caller finds out which.
     """
     if options is not None:
-        return ENCODER.encode((VERSION, task, args, kwargs, options))
+        return encoder.encode((VERSION, task, args, kwargs, options))
     if kwargs:
-        return ENCODER.encode((VERSION, task, args, kwargs))
-    return ENCODER.encode((VERSION, task, args))
+        return encoder.encode((VERSION, task, args, kwargs))
+    return encoder.encode((VERSION, task, args))
 
 
-def encode_envelopes(task: str, every: Sequence[Sequence[object]], options: CallOptions | None) -> list[bytes]:
+def encode_envelopes(
+    task: str,
+    every: Sequence[Sequence[object]],
+    options: CallOptions | None,
+    encoder: msgspec.msgpack.Encoder = ENCODER,
+) -> list[bytes]:
     """The bytes of several calls that differ in their positional arguments only; see `encode_envelope`."""
-    encode = ENCODER.encode
+    encode = encoder.encode
     if options is not None:
         return [encode((VERSION, task, args, {}, options)) for args in every]
     return [encode((VERSION, task, args)) for args in every]
@@ -195,13 +180,13 @@ def _within_bounds(options: CallOptions) -> CallOptions:
     )
 
 
-def encode_result(task: str, value: object) -> bytes:
+def encode_result(task: str, value: object, encoder: msgspec.msgpack.Encoder = ENCODER) -> bytes:
     """The outcome of a job that succeeded with `value`.
 
     Raises:
         Exception: `value` has no MessagePack form.
     """
-    return ENCODER.encode((VERSION, OutcomeKind.SUCCEEDED, task, value))
+    return encoder.encode((VERSION, OutcomeKind.SUCCEEDED, task, value))
 
 
 def wrap_result(task: str, encoded: bytes) -> bytes:

@@ -83,8 +83,8 @@ async def test_whatever_a_task_raises_is_its_own_failure(shop: Shop, task: str, 
     assert error.type in name.split("|")
 
 
-async def test_a_result_of_another_type_than_annotated_is_an_error_at_the_handle(shop: Shop) -> None:
+async def test_a_result_of_another_type_than_annotated_is_a_failure(shop: Shop) -> None:
     handle = await shop.tasks.returns_wrong_type.send()
 
-    with pytest.raises(Exception, match=r"task 'jobs\.returns_wrong_type'.*not what it is annotated with"):
+    with pytest.raises(JobFailed, match=r"ResultError: task 'jobs\.returns_wrong_type': the result does not fit"):
         await handle

@@ -34,9 +34,41 @@ def pid() -> int:
     return os.getpid()
 
 
+class Money:
+    def __init__(self, amount: int) -> None:
+        self.amount = amount
+
+
+app.register_type(Money, encode=lambda money: money.amount, decode=Money)
+
+
+@app.task(executor="process")
+def doubles(parts: list[Money]) -> list[Money]:
+    return [Money(2 * part.amount) for part in parts]
+
+
+@app.task(executor="process")
+def misfit() -> int:
+    return "no number"
+
+
 @app.task(executor="process")
 def dies() -> None:
     os._exit(3)
+
+
+@app.task(executor="process")
+def makes_a_coroutine(number: int):
+    async def makes():
+        return number
+    return makes()
+
+
+def double(number):
+    return number * 2
+
+
+doubled = app.task(executor="process")(double)
 
 
 @app.task(executor="process")
@@ -160,9 +192,30 @@ async def test_a_cancelled_order_ends_its_child(children: Children, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("deaths")
+async def test_a_child_knows_the_registered_types_and_holds_results_against_their_annotation(children: Children):
+    report = await children.carry_out(order("doubles", [20, 1]), lambda: None, keep=True)
+    assert (report.ending, msgspec.msgpack.decode(report.value)) == (Ending.RETURNED, [40, 2])
+    report = await children.carry_out(order("misfit"), lambda: None, keep=True)
+    assert report.ending is Ending.BAD_RESULT
+    assert "misfit': the result does not fit its annotation int: $: expected int, got str; got str" in report.text
+
+
+@pytest.mark.usefixtures("deaths")
+@pytest.mark.parametrize(("function", "value"), [("makes_a_coroutine", 21), ("double", 42)])
+async def test_a_coroutine_is_awaited_and_a_task_may_have_another_name_in_its_module(
+    children: Children, function: str, value: int
+):
+    report = await children.carry_out(order(function, 21), lambda: None, keep=True)
+    assert (report.ending, msgspec.msgpack.decode(report.value)) == (Ending.RETURNED, value)
+
+
+@pytest.mark.usefixtures("deaths")
 @pytest.mark.parametrize(
     ("module", "function", "words"),
-    [("no_such_module", "pid", "No module named"), ("unit_children", "app", "is no task")],
+    [
+        ("no_such_module", "pid", "No module named"),
+        ("unit_children", "app", "has no task 'unit_children.app' in"),
+    ],
 )
 async def test_what_cannot_be_found_is_reported_and_not_begun(
     children: Children, module: str, function: str, words: str

@@ -373,3 +373,53 @@ async def test_what_plain_encoding_does_not_know_is_sent_all_the_same():
     app, client = make()
     await app.tasks["mul"].send_many([(Model(), 2)] * 600)
     assert [envelope(job)[1] for _, job in client.sent] == [[{"x": 1}, 2]] * 600
+
+
+# -- what a middleware makes of a call
+
+
+class Changes(Middleware):
+    def __init__(self, **change: Any) -> None:
+        self.change = change
+
+    async def send(self, call: Outgoing, forward: Any) -> bool:
+        for name, value in self.change.items():
+            setattr(call, name, value)
+        return await forward(call)
+
+
+class Passes(Middleware):
+    """Another layer, which is not to blame."""
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"headers": {"tenant": 42}}, "headers['tenant']=42: headers are strings"),
+        ({"headers": {b"tenant": "42"}}, "headers[b'tenant']='42': headers are strings"),
+        ({"headers": {"tenant": None}}, "headers['tenant']=None: headers are strings"),
+        ({"headers": {"tenant": "\ud800"}}, "headers['tenant']='\\ud800': headers are strings"),
+        ({"headers": None}, "headers=None: expected a mapping of strings to strings"),
+        ({"headers": [("a", "b")]}, "headers=[('a', 'b')]: expected a mapping"),
+        ({"headers": {"a": "b", "trace": "ä" * 8_192}}, "the headers have 16391 bytes, 'trace' is the largest"),
+        ({"args": None}, "args=None: expected a tuple of the positional arguments"),
+        ({"args": "ab"}, "args='ab': expected a tuple"),
+        ({"kwargs": {1: 2}}, "kwargs={1: 2}: expected a dict of the keyword arguments"),
+    ],
+)
+async def test_what_a_middleware_spoils_is_an_error_at_the_send_that_names_it(change: dict[str, Any], text: str):
+    app, client = make(Passes(), Changes(**change), Passes())
+    add: Any = app.tasks["add"]
+    for sent in (lambda: add.send(1, 2), lambda: add.send_many([(1, 2)]), lambda: app.send_many([add.call(1, 2)])):
+        with pytest.raises(ArgumentError) as caught:
+            await sent()
+        assert str(caught.value).startswith("task 'add': middleware Changes: ")
+        assert text in str(caught.value)
+    assert client.sent == []
+
+
+async def test_headers_up_to_the_bound_are_sent():
+    app, client = make(Changes(headers={"a": "x" * 16_383}))
+    await app.tasks["add"].send(1, 2)
+    ((_, job),) = client.sent
+    assert decode_envelope(job.envelope).options.headers == {"a": "x" * 16_383}

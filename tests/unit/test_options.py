@@ -118,6 +118,10 @@ def test_headers_are_a_copy():
         ({"headers": {"a": 1}}, "headers['a']=1: headers are strings"),
         ({"headers": {1: "a"}}, "headers[1]='a': headers are strings"),
         ({"headers": {"a": "\ud800"}}, "headers['a']="),
+        (
+            {"headers": {"a": "x", "b": "x" * 16_384}},
+            "the headers have 16387 bytes, 'b' is the largest",
+        ),
         ({"priority": "urgent"}, "priority='urgent': expected high, normal or low"),
         ({"priority": 1}, "priority=1: expected high, normal or low"),
         ({"priority": ["high"]}, "priority=['high']: expected high, normal or low"),

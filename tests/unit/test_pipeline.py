@@ -30,11 +30,12 @@ def app() -> App:
     @app.task(name="shop.own", timeout=7, retry=Retry(4, delay=3, jitter=False), result_ttl=11)
     async def _own() -> None: ...
 
-    @app.task(name="shop.heavy", executor="process")
-    def _heavy(x: int) -> int:
-        return x
-
+    app.task(name="shop.heavy", executor="process")(_heavy)
     return app
+
+
+def _heavy(x: int) -> int:
+    return x
 
 
 def outcome(settlement: Settlement | None) -> Outcome:

@@ -51,10 +51,7 @@ def test_both_forms_of_the_decorator_and_both_kinds_of_functions(app: App):
         """One."""
         return x
 
-    @app.task(queue="mail", timeout=5, retry=2, result_ttl=7, priority="low", executor="process")
-    def two(x: int) -> int:
-        return x
-
+    two = app.task(queue="mail", timeout=5, retry=2, result_ttl=7, priority="low", executor="process")(_plain)
     assert isinstance(one, AsyncTask)
     assert isinstance(two, SyncTask)
     assert (one.executor, two.executor) == ("async", "process")

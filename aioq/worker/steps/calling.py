@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from inspect import isawaitable
 from typing import Any
 
 import anyio
@@ -122,7 +123,7 @@ class Caller:
         begin(run)
         if task.executor == "async":
             return await task.function(*run.args, **(run.kwargs or {}))
-        return result_of(
+        result = result_of(
             await anyio.to_thread.run_sync(
                 self._call_plainly,
                 run,
@@ -131,6 +132,8 @@ class Caller:
                 limiter=self._unlimited,
             )
         )
+        # A plain function around a coroutine's: it has made the coroutine, which belongs onto this loop.
+        return await result if isawaitable(result) else result
 
     def _call_plainly(self, run: Run, context: contextvars.Context) -> Any:
         """Run the function in this thread; counted here, because a job that is cancelled leaves its thread."""
@@ -191,8 +194,8 @@ def _order(run: Run) -> Order:
     task, context, envelope = run.task, run.context, run.envelope
     assert task is not None and context is not None and envelope is not None  # noqa: PT018 - one fact: bound
     return Order(
-        module=real_module(task.function.__module__),
-        function=task.function.__qualname__,
+        module=real_module(task.__module__),
+        function=task.__qualname__,
         task=task.name,
         args=envelope.args,
         kwargs=envelope.kwargs,

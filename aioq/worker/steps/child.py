@@ -20,17 +20,18 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import import_module
+from inspect import isawaitable
 from typing import Any, cast
 
 import msgspec
 
-from aioq.codec import BadArgumentsError
+from aioq.codec import BadArgumentsError, ResultType
 from aioq.context import JobContext, enter_job
-from aioq.errors import AioqError
+from aioq.errors import AioqError, ResultError
 from aioq.exception_names import class_names, leaf_names
 from aioq.job import Progress
 from aioq.logrecords import let_through
@@ -40,7 +41,7 @@ from aioq.retry import Retry, Snooze
 from aioq.stdio import open_standard_streams, print_at_once
 from aioq.task import Task, sender_of, signature_of
 from aioq.verdicts import Cancel, Fail, asked_by
-from aioq.wire import ENCODER, Failure, encode_failure
+from aioq.wire import Failure, encode_failure
 from aioq.worker.steps.failures import caught, failure_to_show, message_of, result_of
 from aioq.worker.steps.order import HEADER, Begun, Ending, Line, Order, Report, frame, line_of, read_order
 
@@ -182,14 +183,15 @@ def _carry_out(order: Order, line: _WorkerLine) -> Report:
     try:
         task = _find(order, line)
         args, kwargs = _arguments(task, order)
+        returns = signature_of(task).returns
         context = _context(order)
         begin = partial(_begin, order, context, line)
         if order.isolated:
-            return _encoded(
-                order, asyncio.run(_as_in_a_worker(task, _call_of(task, args, kwargs), context, begin))
-            )
+            call = _call_of(task, args, kwargs)
+            return _encoded(order, returns, asyncio.run(_as_in_a_worker(task, call, context, begin)))
         begin()
-        return _encoded(order, task.function(*args, **kwargs))
+        result = task.function(*args, **kwargs)
+        return _encoded(order, returns, asyncio.run(_awaited(result)) if isawaitable(result) else result)
     except _EndedError as ended:
         return ended.report
     except BaseException as error:
@@ -206,12 +208,18 @@ def _find(order: Order, line: _WorkerLine) -> Task[Any, Any]:
 
 
 def _lookup(order: Order) -> Task[Any, Any]:
-    target: Any = sys.modules.get(order.module) or import_module(order.module)
+    module = sys.modules.get(order.module) or import_module(order.module)
+    target: Any = module
     for part in order.function.split("."):
-        target = getattr(target, part)
-    if not isinstance(target, Task):
-        raise AioqError(f"{order.module}.{order.function} is no task in the child process; it is {target!r}")
-    return cast("Task[Any, Any]", target)
+        target = getattr(target, part, None)
+    others: list[Any] = list(vars(module).values())
+    for found in (target, *others):  # work = app.task(executor="process")(function), under any name
+        if isinstance(found, Task) and found.name == order.task:
+            return cast("Task[Any, Any]", found)
+    raise AioqError(
+        f"the module {order.module} has no task {order.task!r} in the child process, where it was imported anew; "
+        f"its {order.function} is {target!r}"
+    )
 
 
 def _set_up_logging(order: Order, line: _WorkerLine) -> None:
@@ -231,12 +239,18 @@ def _arguments(task: Task[Any, Any], order: Order) -> tuple[tuple[Any, ...], dic
         raise _EndedError(Report(Ending.BAD_ARGUMENTS, text=_utf8(str(error)))) from error
 
 
-def _encoded(order: Order, result: Any) -> Report:
+def _encoded(order: Order, returns: ResultType, result: Any) -> Report:
     try:
-        return Report(Ending.RETURNED, value=msgspec.Raw(ENCODER.encode(result)))
+        encoded = msgspec.Raw(returns.encoder.encode(result))
     except Exception as error:
         why = f"{message_of(error)}; got {type(result).__qualname__}"
         return Report(Ending.BAD_RESULT, text=_utf8(f"the result of {order.task} cannot be encoded: {why}"))
+    try:
+        if returns.surely is not None and type(result) not in returns.surely:
+            returns.verify(result, encoded)
+    except ResultError as error:
+        return Report(Ending.BAD_RESULT, text=_utf8(str(error)))
+    return Report(Ending.RETURNED, value=encoded)
 
 
 def _failed(ending: Ending, error: BaseException, attempt: int) -> Report:
@@ -305,9 +319,14 @@ def _call_of(
     async def call() -> Any:
         if task.executor == "async":
             return await task.function(*args, **kwargs)
-        return result_of(await asyncio.to_thread(caught, task.function, *args, **kwargs))
+        result = result_of(await asyncio.to_thread(caught, task.function, *args, **kwargs))
+        return await result if isawaitable(result) else result
 
     return call
+
+
+async def _awaited(result: Awaitable[Any]) -> Any:
+    return await result
 
 
 def _drop(progress: Progress) -> None:

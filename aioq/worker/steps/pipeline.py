@@ -14,7 +14,9 @@ from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
 
-from aioq.codec import BadArgumentsError
+import msgspec
+
+from aioq.codec import ANY_RESULT, BadArgumentsError
 from aioq.config import Settings
 from aioq.context import JobContext
 from aioq.errors import (
@@ -94,7 +96,8 @@ def decode(run: Run, bench: Bench) -> Settlement | None:
 
 def resolve(run: Run, bench: Bench) -> Settlement | None:
     """Find the task. An unknown one is parked: during a deployment another worker may know it."""
-    run.task = bench.tasks.get(run.name)
+    envelope = run.envelope
+    run.task = None if envelope is None else bench.tasks.get(envelope.task)
     if run.task is None:
         known = ", ".join(sorted(bench.tasks)[:10]) or "none"
         near = did_you_mean(run.name, bench.tasks)
@@ -127,7 +130,8 @@ def bind(run: Run, bench: Bench) -> Settlement | None:
     run.isolated = _is_last_chance(run, settings.max_crashes)
     if not run.in_child:
         try:
-            run.args, run.kwargs = signature_of(task).decode(envelope.args, envelope.kwargs)
+            signature = task.compiled or signature_of(task)  # as a rule it is there, and costs no call
+            run.args, run.kwargs = signature.decode(envelope.args, envelope.kwargs)
         except BadArgumentsError as error:
             run.error = ArgumentError(str(error))
             return _failed(run, _shown(run.error))
@@ -211,9 +215,11 @@ def _failed_attempt(run: Run, error: BaseException) -> Settlement:
 
 
 def _succeeded(run: Run, bench: Bench) -> Settlement:
-    limit = bench.settings.max_result
+    limit, result = bench.settings.max_result, run.result
+    task, envelope = run.task, run.envelope
+    returns = ANY_RESULT if task is None else (task.compiled or signature_of(task)).returns
     try:
-        outcome = encode_result(run.task_name, run.result)
+        outcome = encode_result("" if envelope is None else envelope.task, result, returns.encoder)
     except Exception as error:
         run.error = ResultError(
             f"the result of {run.name} cannot be encoded: {message_of(error)}; got {type(run.result).__qualname__}"
@@ -225,7 +231,12 @@ def _succeeded(run: Run, bench: Bench) -> Settlement:
             "store it elsewhere and return where it is"
         )
         return _failed(run, _shown(run.error))
-    envelope = run.envelope
+    if returns.surely is not None and type(result) not in returns.surely and type(result) is not msgspec.Raw:
+        try:
+            returns.verify_outcome(result, outcome)  # one from a child process has been looked at there
+        except ResultError as error:
+            run.error = error
+            return _failed(run, _shown(error))
     if envelope is not None and envelope.options.headers:  # asked here, for most jobs have none
         outcome = with_headers(outcome, envelope.options.headers)
     return Settlement(run.claimed.id, run.claimed.claim, Verb.SUCCEEDED, outcome, ttl_ms=run.result_ttl_ms)
@@ -255,9 +266,8 @@ def _is_last_chance(run: Run, max_crashes: int) -> bool:
     """
     if not 1 <= max_crashes <= run.claimed.crashes or run.task is None or run.task.executor == "process":
         return False
-    function = run.task.function
-    found: Any = sys.modules.get(real_module(function.__module__))
-    for part in function.__qualname__.split("."):
+    found: Any = sys.modules.get(real_module(run.task.__module__))
+    for part in run.task.__qualname__.split("."):
         found = getattr(found, part, None)
     return found is run.task
 
