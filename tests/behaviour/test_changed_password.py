@@ -15,6 +15,23 @@ from tests.servers import Login, Server
 pytestmark = pytest.mark.anyio
 
 
+TASKS = """
+from aioq import App
+
+app = App()
+
+
+@app.task
+async def add(x: int, y: int) -> int:
+    return x + y
+
+
+@app.every(3600)
+async def hourly() -> None:
+    pass
+"""
+
+
 def ready(port: int) -> tuple[int, dict[str, Any]]:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as reply:
@@ -33,7 +50,7 @@ async def test_a_worker_waits_until_its_password_is_right_again(
 ) -> None:
     server = start_server(login=Login("first", user=user))
     project.settings["AIOQ_URL"] = server.url
-    project.copy("mill")
+    project.write("mill.py", TASKS)
     worker = await project.ready_worker("mill:app", "--health-port", "0", AIOQ_LEASE="2")
     (line,) = await worker.saw("health checks are answered on port")
     port = int(re.search(r"port (\d+)", line)[1])  # pyright: ignore[reportOptionalSubscript]
@@ -44,6 +61,8 @@ async def test_a_worker_waits_until_its_password_is_right_again(
             if user
             else (lambda password: admin.config_set("requirepass", password))
         )
+        declared = f"aioq:{{{project.name}:default}}:declared"
+        await until(lambda: admin.exists(declared))  # the last thing that it does at its start
         change("second")
         for kind in ("normal", "pubsub"):
             admin.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")

@@ -28,7 +28,7 @@ from aioq.declaring import Declared
 from aioq.departures import Departures, Keeping, depart, note_kept
 from aioq.encoded_sends import EncodedSends
 from aioq.ending import end
-from aioq.errors import ServerError, ServerUnavailableError
+from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.scheduler import declare, sweep
 from aioq.ticking import tick_due
 from aioq.timetable import Timetable
@@ -289,7 +289,7 @@ class Ticker:
         """Tell what does not work: each cause once, until it works again."""
         log.debug("queue %s: could not %s its schedules: %s", self._queue, what, error)
         self._failures += 1
-        if isinstance(error, ServerUnavailableError) and self._failures < OUTAGE_TRIES:
+        if isinstance(error, (ServerUnavailableError, ServerRejectedError)) and self._failures < OUTAGE_TRIES:
             return
         if str(error) not in self._told:
             self._told.add(str(error))
