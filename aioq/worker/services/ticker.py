@@ -289,8 +289,10 @@ class Ticker:
         """Tell what does not work: each cause once, until it works again."""
         log.debug("queue %s: could not %s its schedules: %s", self._queue, what, error)
         self._failures += 1
-        if isinstance(error, (ServerUnavailableError, ServerRejectedError)) and self._failures < OUTAGE_TRIES:
+        if isinstance(error, ServerUnavailableError) and self._failures < OUTAGE_TRIES:
             return
+        if isinstance(error, ServerRejectedError) and "login" in str(error):
+            return  # it is refused to all, and the leases tell
         if str(error) not in self._told:
             self._told.add(str(error))
             log.warning(
