@@ -39,7 +39,7 @@ class Outcome:
             where another worker takes it at once (INTERRUPTED, LOST).
         result: what the task returned (SUCCEEDED).
         error: what it raised, of a child process a `RemoteError`; None where nothing was.
-        reason: why it was cancelled, where that is known in the worker: what `raise Cancel` was given.
+        reason: why it was cancelled: what `handle.cancel` or `raise Cancel` was given.
         duration: seconds the attempt took.
     """
 

@@ -212,7 +212,7 @@ class Worker:
         self._slots = Slots(self.concurrency)
         self._watchdog = Watchdog(settings.loop_lag_warning)
         self._reporter = Reporter(store)
-        self._hooks = Hooks(host.middleware)
+        self._hooks = Hooks(host.middleware, store)
         self._settler = Settler(store, on_written=self._written, on_refused=self._refused, idle=self._is_idle)
         self._settler.on_answer = self._hooks.on_answer
         self._burst = Burst(self.queues, lambda: self._executor.running, self._look_again)

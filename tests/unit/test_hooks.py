@@ -144,6 +144,7 @@ async def test_a_cancelled_and_an_interrupted_job():
         await until(lambda: watch.told)
     kinds = {job.id: outcome.kind for job, outcome in watch.told}
     assert kinds == {first.id: OutcomeKind.CANCELLED, second.id: OutcomeKind.INTERRUPTED}
+    assert {outcome.reason for _, outcome in watch.told} == {"changed my mind", ""}
 
 
 class Broken(Watch):

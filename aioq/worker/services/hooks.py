@@ -6,16 +6,20 @@ further job is fetched until they have caught up.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from aioq.context import JobContext, enter_job
 from aioq.ending import end
+from aioq.errors import ServerError, WireError
 from aioq.hooks import call_hook, overriding
 from aioq.middleware import Middleware
-from aioq.outcome import Outcome
-from aioq.store import Settlement
+from aioq.outcome import Outcome, OutcomeKind
+from aioq.store import Settlement, Store
+from aioq.wire import decode_outcome, decode_reason
 from aioq.worker.steps.outcomes import context_of, outcome_of
 from aioq.worker.steps.run import Run
 
@@ -36,13 +40,15 @@ class Hooks:
 
     Args:
         middleware: the App's, outermost first.
+        store: says why a job was cancelled.
 
     Attributes:
         on_end: takes a run that has ended and how long it took; None where no middleware wants to be told.
         on_answer: takes queue, a settlement that the server has answered, and whether it was accepted; likewise.
     """
 
-    def __init__(self, middleware: Sequence[Middleware]) -> None:
+    def __init__(self, middleware: Sequence[Middleware], store: Store) -> None:
+        self._store = store
         self._layers = overriding(middleware, "settled")
         self.on_end = self._ended if self._layers else None
         self.on_answer = self._answered if self._layers else None
@@ -116,7 +122,17 @@ class Hooks:
         self._running.discard(task)
         self._next()
 
+    async def _reason_of(self, job: JobContext) -> str:
+        """What the job's cancellation was given; the worker was told of it without, and the server has it."""
+        with contextlib.suppress(ServerError, WireError):
+            (reply,) = await self._store.wait(job.queue, "", [job.id])
+            if isinstance(reply, bytes):
+                return decode_reason(decode_outcome(reply))
+        return ""
+
     async def _call(self, job: JobContext, outcome: Outcome) -> None:
         enter_job(job)
+        if outcome.kind is OutcomeKind.CANCELLED and not outcome.reason:
+            outcome = replace(outcome, reason=await self._reason_of(job))
         for layer in self._layers:
             await call_hook(layer, "settled", job, outcome)
