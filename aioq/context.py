@@ -9,6 +9,7 @@ from typing import Any, NoReturn, Protocol
 from aioq.durations import Duration
 from aioq.errors import AioqError
 from aioq.job import Progress
+from aioq.log import GuardedLogger
 from aioq.retry import Snooze
 from aioq.texts import cut
 
@@ -20,20 +21,19 @@ class NoJobError(AioqError):
     """`current_job()` was called where no job is running."""
 
 
-class JobLogger(logging.LoggerAdapter[logging.Logger]):
-    """The logger `aioq.task`, with the job's id and task in front of each message and in the record's extras."""
+class JobLogger(GuardedLogger):
+    """The logger `aioq.task`, with the job's id and task in front of each message and in the record's extras.
 
-    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        """Put the job before the message and into the record."""
-        if not self.isEnabledFor(level):
-            return
+    What a logging handler or its like raises does not reach the task: it is said once, on standard error.
+    """
+
+    def _emit(self, level: int, msg: object, args: tuple[object, ...], **kwargs: Any) -> None:
         extra = self.extra or {}
         job = f"{extra['task']}[{extra['job_id']}]"
         if args:
             job = job.replace("%", "%%")  # the message is a format
-        kwargs["extra"] = {**extra, **(kwargs.get("extra") or {})}
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the caller's line, not this one
-        self.logger.log(level, f"{job} {msg}", *args, **kwargs)
+        super()._emit(level, f"{job} {msg}", args, **kwargs)
 
 
 class Lender(Protocol):

@@ -9,9 +9,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from aioq.log import logger
 from aioq.timetable import Entry, Timetable
 
-log = logging.getLogger("aioq.schedules")
+log = logger("aioq.schedules")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ about to make a tick passes its calls through the middleware first, and says wit
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -18,6 +17,7 @@ from aioq.codec import BadArgumentsError
 from aioq.ending import end
 from aioq.errors import AioqError, ArgumentError, PayloadTooLargeError, WireError
 from aioq.hooks import overriding
+from aioq.log import logger
 from aioq.middleware import Middleware, Outgoing
 from aioq.options import too_large
 from aioq.store import NewJob
@@ -25,7 +25,7 @@ from aioq.task import Task, signature_of
 from aioq.timetable import Tick, Ticked, Timetable
 from aioq.wire import NO_OPTIONS, Envelope, decode_envelope, encode_envelope
 
-log = logging.getLogger("aioq.schedules")
+log = logger("aioq.schedules")
 
 PATIENCE = 5.0
 """Seconds that the middleware has to send the jobs of ticks on, and again to end: below the time after which

@@ -15,38 +15,39 @@ from importlib.util import find_spec
 from typing import Any, cast
 
 from aioq.errors import ConfigError
+from aioq.introspect import bases_of, full_name_of, members_of
 from aioq.naming import real_module
 
 
 def class_name(cls: type) -> str:
     """The qualified name of a class; builtins go without their module."""
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    return full_name_of(cls)
 
 
 def class_names(error: BaseException) -> tuple[str, ...]:
     """The names of an error's class and of all classes it derives from."""
-    return tuple(rule_name(base) for base in type(error).__mro__)
+    return tuple(rule_name(base) for base in bases_of(error))
 
 
 def rule_name(cls: type) -> str:
     """The name a rule knows a class by: that of its real module, also where that runs as a script."""
-    if cls.__module__ != "__main__":
-        return class_name(cls)
-    return f"{real_module(cls.__module__)}.{cls.__qualname__}"
+    name = full_name_of(cls)
+    return f"{real_module('__main__')}.{name.removeprefix('__main__.')}" if name.startswith("__main__.") else name
 
 
 def leaves_of(error: BaseException) -> list[BaseException]:
     """The errors in a group and in the groups in it, however deep; none for what is no group."""
-    if not isinstance(error, BaseExceptionGroup):
+    if members_of(error) is None:
         return []
     found: list[BaseException] = []
-    left: list[BaseException] = [cast("BaseExceptionGroup[BaseException]", error)]
+    left = [error]
     while left:
         each = left.pop()
-        if isinstance(each, BaseExceptionGroup):
-            left += reversed(cast("BaseExceptionGroup[BaseException]", each).exceptions)
-        else:
+        members = members_of(each)
+        if members is None:
             found.append(each)
+        else:
+            left += reversed(members)
     return found
 
 

@@ -1,14 +1,14 @@
 """The hooks of middleware beside the way of a job: called for a bounded time, and what they raise is logged."""
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+from aioq.log import logger
 from aioq.middleware import Middleware
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 HOOK_TIME = 10.0
 """Seconds that a hook may take: what an HTTP request to a metrics service may."""

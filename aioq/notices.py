@@ -4,9 +4,9 @@ A worker learns from its App's settings what its log looks like, and notices thi
 them until then. A process of the pool keeps them for good: its worker has said them.
 """
 
-import logging
+from aioq.log import logger
 
-log = logging.getLogger("aioq.config")
+log = logger("aioq.config")
 
 MOST = 1000
 """How many are said at most: a name in one may be of the user's making."""

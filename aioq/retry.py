@@ -6,7 +6,7 @@ Jitter", AWS Architecture Blog, 2015).
 """
 
 import inspect
-import logging
+import math
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
@@ -17,13 +17,19 @@ import msgspec
 from aioq.durations import MAX_DELAY, Duration, as_seconds, clamped
 from aioq.errors import ConfigError
 from aioq.exception_names import checked_name, class_name, class_names, known_names
+from aioq.introspect import cause_of, name_of
+from aioq.log import logger
 
 __all__ = ["ONE_ATTEMPT", "Retry", "RetryRule", "Snooze", "class_name", "class_names", "rule_of"]
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 DEFAULT_ATTEMPTS = 3
 """Attempts of a `Retry` that does not say how many. A guess: enough for a hiccup, few enough to notice a bug."""
+
+DEFAULT_MAX_DELAY = 600.0
+"""Seconds that the backoff grows to where nothing else is said. A guess: what is down for an hour is asked a few
+times in it."""
 
 MAX_ATTEMPTS = 1_000_000_000
 """The most that `attempts` may be: with the default delays two thousand years. Beyond, it cannot be sent.
@@ -58,7 +64,7 @@ class RetryRule(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     attempts: int = DEFAULT_ATTEMPTS
     delay: float = 1.0
-    max_delay: float = 600.0
+    max_delay: float = DEFAULT_MAX_DELAY
     factor: float = 2.0
     jitter: bool = True
     on: tuple[str, ...] = ()
@@ -97,6 +103,7 @@ class RetryRule(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
                 ceiling = min(self.max_delay, self.delay * self.factor ** (attempt - 1))
             except OverflowError:
                 ceiling = self.max_delay
+        ceiling = _clamped(ceiling)
         return random.uniform(0, ceiling) if self.jitter else ceiling  # noqa: S311 - spreads load, guards nothing
 
     def wait(self, attempt: int, error: BaseException) -> float:
@@ -141,9 +148,9 @@ class FunctionRule(RetryRule, frozen=True, omit_defaults=True, gc=True):
             given = self.function(attempt, error)
             number = as_seconds(given)
         except BaseException as fault:
-            return _fallback(attempt, self.function, f"raised {type(fault).__qualname__}")
+            return _fallback(attempt, self.function, f"raised {name_of(fault)}")
         if number is None or not 0 <= number <= MAX_DELAY:
-            return _fallback(attempt, self.function, f"gave a {type(given).__qualname__} that is no delay")
+            return _fallback(attempt, self.function, f"gave a {name_of(given)} that is no delay")
         number = min(number, self.max_delay)
         return random.uniform(0, number) if self.jitter else number  # noqa: S311 - spreads load, guards nothing
 
@@ -218,7 +225,7 @@ class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks fo
         function = _function(delay) if callable(delay) else None
         exact = steps or function is not None
         number = None if delay is None or callable(delay) else _positive("delay", delay)
-        cap = MAX_DELAY if function is not None else 600.0
+        cap = MAX_DELAY if function is not None else DEFAULT_MAX_DELAY
         rule = RetryRule(
             attempts=len(steps) + 1 if steps and attempts is msgspec.UNSET else _count(attempts),
             delay=1.0 if number is None else number,
@@ -238,7 +245,7 @@ class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks fo
         """The delay that it asks for itself, raised in `attempt`; None where it leaves that to the policy."""
         if self.delay is not None or not (self.rule.delays or isinstance(self.rule, FunctionRule)):
             return self.delay
-        return self.rule.wait(attempt, self.__cause__ or self)
+        return self.rule.wait(attempt, cause_of(self) or self)
 
 
 class Snooze(Exception):  # noqa: N818 - no error: the way a task puts its job off
@@ -274,6 +281,11 @@ def rule_of(retry: "Retry | int | None") -> RetryRule | None:
     if isinstance(retry, int) and not isinstance(retry, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
         return Retry(retry).rule
     raise ConfigError(f"retry={retry!r}: expected a Retry(...) or a number of attempts")
+
+
+def _clamped(delay: float) -> float:
+    """A delay as it may be: the numbers of a rule that came over the wire may be any, NaN and infinity too."""
+    return DEFAULT_MAX_DELAY if math.isnan(delay) else min(max(delay, 0.0), MAX_DELAY)
 
 
 def _count(attempts: int | msgspec.UnsetType | None) -> int:

@@ -13,10 +13,11 @@ import msgspec
 
 from aioq.declaring import Declared
 from aioq.departures import Change, Keeping, departure, keepings, write_changes
+from aioq.log import logger
 from aioq.timetable import Agenda, Entry, Timetable
 from aioq.timing import Definition, encode, stamp
 
-log = logging.getLogger("aioq.schedules")
+log = logger("aioq.schedules")
 
 TRIES = 10
 """How often a write that somebody else was quicker with is decided anew. One fails only where another succeeds."""

@@ -101,15 +101,22 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     more: bool = False
 
 
+MAX_CUTS = 10
+"""Interruptions in a row, each soon after the start of a run, that cost a job nothing. A rolling deployment of
+many workers may meet one job some of these times: with `max_crashes` 3 it takes 14 in a row to end it."""
+
+
 class Verb(enum.StrEnum):
     """What a settle does with a job.
 
     `succeeded`, `failed` and `cancelled` store the outcome, wake the waiters and keep the record for `ttl_ms`; a
-    failed job is also kept in the dead set. `retry` counts the attempt and queues the job again after
-    `delay_ms`, the outcome being what it failed with. `interrupt` gives a started job back, `release` one that
-    never started; both to the front of its lane, with the attempts unchanged. `snooze` queues the job again after
-    `delay_ms`, with the attempts unchanged too. `park` puts off a job that this
-    worker cannot run, and stores the outcome as a failure once it has been parked for `ttl_ms`.
+    failed job is also kept in the dead set. `retry` counts the attempt and queues the job again after `delay_ms`,
+    the outcome being what it failed with. `interrupt` gives a started job back, `release` one that never started;
+    both to the front of its lane, with the attempts unchanged. `cut` is an `interrupt` of a run that had only
+    begun: after `MAX_CUTS` of them in a row each counts a crash too. `crash` counts one, of a worker that ended by
+    itself: as after a recovery, a job with more than `max_crashes` fails with the outcome, and any other goes to
+    the front of its lane. `snooze` queues the job again after `delay_ms`, with the attempts unchanged too. `park`
+    puts off a job this worker cannot run, and stores the outcome as a failure once parked for `ttl_ms`.
     """
 
     SUCCEEDED = "succeeded"
@@ -118,6 +125,8 @@ class Verb(enum.StrEnum):
     RETRY = "retry"
     SNOOZE = "snooze"
     INTERRUPT = "interrupt"
+    CUT = "cut"
+    CRASH = "crash"
     RELEASE = "release"
     PARK = "park"
 
@@ -129,7 +138,7 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
         job_id: the job.
         claim: the `Claimed.claim` it was run under.
         verb: what to do with it.
-        outcome: the encoded outcome, empty for `snooze`, `interrupt` and `release`.
+        outcome: the encoded outcome; empty for `snooze`, `interrupt` and `release`.
         delay_ms: for `retry`, `snooze` and `park`.
         ttl_ms: how long to keep the outcome (0: tell the waiters and forget it); for `park` see `Verb`.
     """

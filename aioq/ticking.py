@@ -4,16 +4,16 @@ Each is a decision over what was read (`aioq.timing.plan`), and a write that goe
 on. Workers that do the same at once do no harm: one of them is accepted, the others read again.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aioq.encoded_sends import EncodedSends
 from aioq.errors import WireError
+from aioq.log import logger
 from aioq.timetable import Agenda, Entry, Tick, Ticked, Timetable
 from aioq.timing import Definition, Plan, decode, job_of, plan, stamp
 
-log = logging.getLogger("aioq.schedules")
+log = logger("aioq.schedules")
 
 LIMIT = 100
 """The most schedules of one step, so that one step never holds the server up."""

@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 
 from aioq.exception_names import leaves_of
+from aioq.introspect import is_a
 from aioq.retry import Retry, Snooze
 
 
@@ -56,16 +57,16 @@ def asked_by(error: BaseException) -> BaseException:
     if not leaves:
         return error
     requests = (Cancel, Retry, Snooze)
-    fails = [leaf for leaf in leaves if isinstance(leaf, Fail)]
-    cancels = [leaf for leaf in leaves if isinstance(leaf, Cancel)]
+    fails = [leaf for leaf in leaves if is_a(leaf, Fail)]
+    cancels = [leaf for leaf in leaves if is_a(leaf, Cancel)]
     if fails and len(leaves) == 1:
         return fails[0]
-    if fails or (cancels and not all(isinstance(leaf, requests) for leaf in leaves)):
+    if fails or (cancels and not all(issubclass(type(leaf), requests) for leaf in leaves)):
         return _failed(error, [leaf.reason for leaf in fails] or [_CALLED_OFF])
     if cancels:
         return cancels[0]
     for kind in (Snooze, Retry):
-        asked = [leaf for leaf in leaves if isinstance(leaf, kind)]
+        asked = [leaf for leaf in leaves if is_a(leaf, kind)]
         if len(asked) == len(leaves):
             # One without a delay leaves it to the policy; one that names a delay knows better.
             return max(asked, key=lambda each: -1.0 if each.delay is None else each.delay)

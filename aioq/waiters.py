@@ -7,7 +7,6 @@ a message the network swallowed.
 """
 
 import asyncio
-import logging
 import os
 from collections.abc import Awaitable, Sequence
 from functools import partial
@@ -17,11 +16,12 @@ from aioq.batch import Batcher, Items
 from aioq.ending import end
 from aioq.errors import JobNotFoundError, ServerUnavailableError
 from aioq.inbox import waiter_channel
+from aioq.log import logger
 from aioq.refusals import each_alone, is_refusal
 from aioq.store import LATER, MISSING, Store, WaitReply
 from aioq.wire import decode_notice
 
-log = logging.getLogger("aioq.results")
+log = logger("aioq.results")
 
 MAX_EXPECTED = 1_000
 """Jobs that may be sent with the news that this process will wait for them, before it does. A guess: more than are

@@ -12,6 +12,10 @@ DONE = 117
 """The exit code of a child that has ended in order. Not 0, for a task may call `os._exit(0)`: any other code is a
 death, and numbers like this are nobody's habit."""
 
+STOPPED = 119
+"""The exit code of a child that was told to stop, and has done so in order. Where that was not its supervisor's
+doing, it is replaced."""
+
 REFUSED = 118
 """The exit code of a child that cannot start for a reason a restart does not mend, and has said which."""
 

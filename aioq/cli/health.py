@@ -9,7 +9,6 @@ the standard library's http.server.
 import asyncio
 import contextlib
 import io
-import logging
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +20,10 @@ from typing import Any
 import msgspec
 
 from aioq.errors import ConfigError
+from aioq.log import logger
 from aioq.worker import Health
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 REQUEST_TIMEOUT = 5.0
 """Seconds a client has for all of its request, and for taking the answer."""

@@ -1,14 +1,14 @@
 """What goes wrong in an App's lifespan, shown as what it is: the user's own code, which stops the worker."""
 
-import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any
 
+from aioq.log import logger
 from aioq.worker.steps.failures import message_of
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 
 class LifespanError(Exception):

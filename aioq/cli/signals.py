@@ -7,13 +7,14 @@ back to the system, which would end the process at once.
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 from collections.abc import Callable, Generator
 from typing import Any
 
-log = logging.getLogger("aioq.worker")
+from aioq.log import logger
+
+log = logger("aioq.worker")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -18,7 +18,7 @@ from msgspec import structs
 
 from aioq.app import App, internals_of
 from aioq.cli.banner import show_banner
-from aioq.cli.child import DONE, ChildMark
+from aioq.cli.child import DONE, STOPPED, ChildMark
 from aioq.cli.life import LifespanError, guarded, report
 from aioq.cli.loader import load_app
 from aioq.cli.logs import set_up_logging
@@ -28,16 +28,20 @@ from aioq.cli.watch import require_watcher
 from aioq.config import Settings, load_settings
 from aioq.errors import ServerError
 from aioq.host import undeclared_queues, worker_queues
+from aioq.log import logger
 from aioq.logrecords import let_through
 from aioq.notices import NOTICES
 from aioq.stdio import print_at_once
 from aioq.store import ServerInfo
 from aioq.worker import Health, Life, Worker, life_prefix, recover_dead
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 STOPPED_AT_START = 130
 """The exit code of a worker that a second signal has ended before it could start."""
+
+ENDED_FROM_WITHIN = 1
+"""The exit code of a worker that a job has ended, by cancelling all tasks of its loop for example."""
 
 LIFESPAN_FAILED = 1
 """The exit code of a worker whose App's lifespan raised; a supervisor tries again, unlike after a bad command."""
@@ -139,7 +143,7 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
         finally:
             await app.aclose()
     if child is not None and code == 0:
-        code = DONE
+        code = DONE if plan.burst else STOPPED
     if worker.left_behind:
         # Their jobs are given back. Python would wait for them at its end, perhaps for ever.
         log.warning("%d functions that do not end when they are cancelled are left behind", worker.left_behind)
@@ -152,7 +156,7 @@ async def _run(worker: Worker) -> int:
     try:
         await worker.run()
     except asyncio.CancelledError:
-        return STOPPED_AT_START
+        return ENDED_FROM_WITHIN if worker.ended_by_itself else STOPPED_AT_START
     except LifespanError as error:
         report(error)
         return LIFESPAN_FAILED

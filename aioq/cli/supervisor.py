@@ -7,7 +7,6 @@ children see the end of the pipe and stop gracefully.
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -17,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aioq.backoff import Backoff
-from aioq.cli.child import DONE, REFUSED, ChildMark
+from aioq.cli.child import DONE, REFUSED, STOPPED, ChildMark
 from aioq.cli.health import ask_all, together
 from aioq.cli.watch import changes
 from aioq.ending import end
+from aioq.log import logger
 from aioq.worker import Health
 
-log = logging.getLogger("aioq.supervisor")
+log = logger("aioq.supervisor")
 
 STEADY = 10.0
 """Seconds after which a child counts as well started, and its next death as a new trouble. A guess."""
@@ -164,7 +164,7 @@ class Supervisor:
             # What a restart does not mend ends everything; the child has said what it is.
             replaced = "" if code == REFUSED or self._reload else "; it is replaced"
             log.error("worker process %d (pid %d) %s%s", number, process.pid, _how_it_ended(code), replaced)
-        if code != REFUSED:
+        if code not in {REFUSED, STOPPED}:
             self._bury(child)
         return process, code
 
@@ -220,4 +220,6 @@ def _how_it_ended(code: int) -> str:
     if code < 0:
         with contextlib.suppress(ValueError):
             return f"was killed by {signal.Signals(-code).name}"
+    if code == STOPPED:
+        return "was told to stop, and not by this supervisor"
     return "could not start" if code == REFUSED else f"ended with exit code {code}"

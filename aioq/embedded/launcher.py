@@ -14,7 +14,6 @@ deleted: a lock on a deleted file excludes nobody. For local file systems, not f
 import atexit
 import contextlib
 import importlib
-import logging
 import os
 import signal
 import socket
@@ -28,11 +27,12 @@ from pathlib import Path
 
 from aioq.embedded.place import prepare_directory, socket_path
 from aioq.errors import EmbeddedServerError
+from aioq.log import logger
 
 if sys.platform != "win32":
     import fcntl
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _POLL = 0.01  # seconds between two looks; a start was measured at 20 to 60 ms
 _REPLY_TIMEOUT = 1.0  # seconds a PING may take before the server counts as not answering

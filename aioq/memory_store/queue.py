@@ -79,7 +79,7 @@ class MemoryQueue:
             Verb.FAILED: self._fail,
             Verb.RETRY: self._retry,
             Verb.SNOOZE: self._snooze,
-            Verb.INTERRUPT: self._interrupt,
+            **dict.fromkeys((Verb.INTERRUPT, Verb.CUT, Verb.CRASH), self._give_back),
             Verb.RELEASE: lambda record, _: self._queue(record, front=True),
             Verb.PARK: self._park,
         }
@@ -291,16 +291,18 @@ class MemoryQueue:
 
     def _retry(self, record: Record, settlement: Settlement) -> None:
         record.attempts += 1
-        record.outcome, record.parked_ms = settlement.outcome, None
+        record.outcome, record.parked_ms, record.cuts = settlement.outcome, None, 0
         self._again(record, settlement.delay_ms)
 
     def _snooze(self, record: Record, settlement: Settlement) -> None:
-        record.parked_ms = None
+        record.parked_ms, record.cuts = None, 0
         self._again(record, settlement.delay_ms)
 
-    def _interrupt(self, record: Record, _: Settlement) -> None:
-        record.interruptions += 1
-        self._queue(record, front=True)
+    def _give_back(self, record: Record, settlement: Settlement) -> None:
+        if record.break_off(settlement.verb) and record.crashes > self._limits.max_crashes:
+            self._bury(record, settlement.outcome, settlement.ttl_ms)
+        else:
+            self._queue(record, front=True)
 
     def _park(self, record: Record, settlement: Settlement) -> None:
         now = self._clock.now_ms()
@@ -389,5 +391,5 @@ class MemoryQueue:
         return False
 
 
-_BY_REQUEST = frozenset({Verb.RETRY, Verb.SNOOZE, Verb.INTERRUPT, Verb.RELEASE, Verb.PARK, Verb.CANCELLED})
+_BY_REQUEST = frozenset(Verb) - {Verb.SUCCEEDED, Verb.FAILED}
 """With these, a job that was cancelled meanwhile ends with the outcome that `cancel` was given."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from aioq.job import JobInfo, JobState, Priority, Progress
-from aioq.store import Claimed
+from aioq.store import MAX_CUTS, Claimed, Verb
 from aioq.wire import describe
 
 _PROGRESS = msgspec.msgpack.Decoder(Progress)
@@ -29,6 +29,7 @@ class Record:
         attempts: attempts that ended by the task's own doing.
         crashes: runs that died with their worker.
         interruptions: runs that were given back.
+        cuts: how many of these there were in a row, each soon after its start.
         worker: who runs it or, once it has ended, who ran it last.
         started_ms: when it was last claimed.
         ended_ms: when the outcome was stored.
@@ -53,6 +54,7 @@ class Record:
     attempts: int = 0
     crashes: int = 0
     interruptions: int = 0
+    cuts: int = 0
     worker: str | None = None
     started_ms: int | None = None
     ended_ms: int | None = None
@@ -63,6 +65,15 @@ class Record:
     parked_ms: int | None = None
     cancellation: tuple[bytes, int] | None = None
     waiters: list[str] = field(default_factory=list[str])
+
+    def break_off(self, verb: Verb) -> bool:
+        """Count a run that its worker's end has broken off; whether that is a crash."""
+        self.interruptions += verb is not Verb.CRASH
+        if verb is not Verb.CRASH:
+            self.cuts = self.cuts + 1 if verb is Verb.CUT else 0
+        crashed = verb is Verb.CRASH or self.cuts > MAX_CUTS
+        self.crashes += crashed
+        return crashed
 
     def belongs_to(self, worker: str, claim: int) -> bool:
         """The fence: whether `worker` was the last to claim the job, by this claim."""

@@ -6,18 +6,18 @@ lanes. So it is left out, and looked at again now and then; the others are serve
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Sequence
 
 from redis.exceptions import ResponseError
 
 from aioq.errors import ServerError, ServerUnavailableError
+from aioq.log import logger
 from aioq.redis_store.connection import Connection
 from aioq.redis_store.faults import FOREIGN, translate
 from aioq.redis_store.keeper import base_key
 from aioq.redis_store.link import CONNECT_TIMEOUT, Link
 
-log = logging.getLogger("aioq.redis")
+log = logger("aioq.redis")
 
 LANES = tuple(f"{lane}{part}" for lane in ("high", "normal", "low") for part in (":front", ":rest", ""))
 """A queue's streams, first served first; the same list stands in `_common.lua`."""

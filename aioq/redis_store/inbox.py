@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import random
 from collections.abc import Callable
 from typing import Any, cast
@@ -12,11 +11,12 @@ from redis.exceptions import ResponseError
 
 from aioq.ending import end
 from aioq.errors import ServerError, ServerRejectedError
+from aioq.log import logger
 from aioq.redis_store.connection import Connection
 from aioq.redis_store.faults import FOREIGN, translate
 from aioq.redis_store.link import Link
 
-log = logging.getLogger("aioq.redis")
+log = logger("aioq.redis")
 
 QUIET = 15.0
 """Seconds without a message after which the connection is tested with a PING; a second such silence ends it. A

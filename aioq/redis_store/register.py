@@ -1,16 +1,16 @@
 """The queues of an App that have schedules, so that those in a queue the App no longer knows are found too."""
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis.exceptions import ResponseError
 
 from aioq.errors import ServerUnavailableError
+from aioq.log import logger
 from aioq.redis_store.connection import Arg
 from aioq.redis_store.faults import translate
 
-log = logging.getLogger("aioq.redis")
+log = logger("aioq.redis")
 
 
 class Register:

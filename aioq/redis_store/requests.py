@@ -59,8 +59,13 @@ def settle_args(worker: str, settlements: Sequence[Settlement], limits: Limits, 
     args += (usual_ttl, "idle" if idle else "")
     for s in settlements:
         usual = s.verb is Verb.SUCCEEDED and s.ttl_ms == usual_ttl
-        args += (s.job_id, s.claim, s.outcome, "" if usual else f"{s.verb.value} {s.delay_ms} {s.ttl_ms}")
+        args += (s.job_id, s.claim, s.outcome, "" if usual else f"{s.verb.value} {_number(s, limits)} {s.ttl_ms}")
     return args
+
+
+def _number(settlement: Settlement, limits: Limits) -> int:
+    """The one number that a verb may have beside its ttl."""
+    return limits.max_crashes if settlement.verb in {Verb.CUT, Verb.CRASH} else settlement.delay_ms
 
 
 def due_word(delay_ms: int | None, eta_ms: int | None) -> str:

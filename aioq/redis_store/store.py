@@ -1,7 +1,6 @@
 """The store contract over Redis: one script call a batch. Each verb's meaning stands in its Lua file."""
 
 import asyncio
-import logging
 import os
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.inbox import handing_channel, worker_channel
 from aioq.job import JobInfo, JobState
 from aioq.leases import WorkerLease
+from aioq.log import logger
 from aioq.redis_store import replies
 from aioq.redis_store.blocking import BlockingReads
 from aioq.redis_store.connection import Arg
@@ -43,7 +43,7 @@ from aioq.store import (
 
 T = TypeVar("T")
 
-log = logging.getLogger("aioq.redis")
+log = logger("aioq.redis")
 
 OLDEST = (6, 2)
 """The oldest server that has what the scripts use (XTRIM MINID)."""

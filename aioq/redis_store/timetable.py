@@ -1,6 +1,5 @@
 """Schedules on a Redis or Valkey server; each verb's meaning stands in its Lua file."""
 
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -8,11 +7,12 @@ import msgspec
 
 from aioq.inbox import worker_channel
 from aioq.job import Priority
+from aioq.log import logger
 from aioq.redis_store.connection import Arg
 from aioq.redis_store.register import Register
 from aioq.timetable import Agenda, Entry, Owners, Standing, Tick, Ticked
 
-log = logging.getLogger("aioq.redis")
+log = logger("aioq.redis")
 
 Ask = Callable[[str, str, Sequence[Arg]], Awaitable[Any]]
 """Calls a script, by its name, on a queue. It may be called twice after a connection that broke: every verb here

@@ -58,10 +58,18 @@ class Health(msgspec.Struct, frozen=True):
 
 
 def judge(
-    queues: Mapping[str, QueueHealth], *, running: int, concurrency: int, loop_lag: float, refused: int
+    queues: Mapping[str, QueueHealth],
+    *,
+    running: int,
+    concurrency: int,
+    loop_lag: float,
+    refused: int,
+    full_for: float = 0.0,
 ) -> Health:
-    """The health that these facts make."""
+    """The health that these facts make; `full_for` is how many seconds no slot has been free by now."""
     reasons = [reason for name, queue in queues.items() if (reason := _trouble(name, queue))]
+    if not running and full_for > READY_AGE:
+        reasons.append(f"all {concurrency} slots have been taken for {full_for:.0f} s, and no job runs")
     live = loop_lag <= LIVE_LAG
     if not live:
         reasons.append(f"the event loop has been blocked for {loop_lag:.0f} s")

@@ -6,16 +6,16 @@ wait: ten times the slots; those beyond keep what they have, until another one's
 """
 
 import asyncio
-import logging
 import math
 from collections import Counter
 from collections.abc import Callable
 
 from aioq.context import JobContext
+from aioq.log import logger
 from aioq.waits import Waits
 from aioq.worker.slots import Slots
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 MOST = 10
 """How many times its slots a worker lends at the most. A guess: a parent that waits costs memory and no more, and

@@ -1,6 +1,7 @@
 """Slots: the worker's units of concurrency, shared by all its queues."""
 
 import asyncio
+import time
 
 
 class Slots:
@@ -13,8 +14,15 @@ class Slots:
     def __init__(self, total: int) -> None:
         self.total = total
         self._used = 0
+        self._full_since: float | None = None
         self._freed = asyncio.Event()
         self._freed.set()
+
+    @property
+    def full_for(self) -> float:
+        """Seconds that no slot has been free by now; may be read from any thread."""
+        since = self._full_since
+        return 0.0 if since is None else time.monotonic() - since
 
     @property
     def used(self) -> int:
@@ -33,11 +41,13 @@ class Slots:
     def take(self, count: int) -> None:
         """Take slots; a job that is here already takes one even where none is free."""
         self._used += count
-        if self._used >= self.total:
+        if self._used >= self.total and self._full_since is None:
+            self._full_since = time.monotonic()
             self._freed.clear()
 
     def give_back(self, count: int = 1) -> None:
         """Return slots."""
         self._used -= count
         if self._used < self.total:
+            self._full_since = None
             self._freed.set()

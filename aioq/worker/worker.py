@@ -8,23 +8,24 @@ No service knows another; what one tells the others goes through the callbacks w
 """
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from aioq.backoff import Backoff
 from aioq.ending import end
-from aioq.errors import ServerUnavailableError
+from aioq.errors import ServerError
 from aioq.host import Host, compile_signatures, unknown_tasks, worker_queues
 from aioq.leases import Renewal
+from aioq.log import logger
 from aioq.store import Claimed, ServerInfo, Settlement, Store
+from aioq.worker.connecting import connected
 from aioq.worker.health import Health, QueueHealth, judge
 from aioq.worker.holdings import Holdings
 from aioq.worker.lending import Lending
 from aioq.worker.membership import Life, Membership
+from aioq.worker.service_end import ServiceEnd
 from aioq.worker.services.burst import Burst
 from aioq.worker.services.canceller import Canceller
 from aioq.worker.services.fetcher import Fetcher
@@ -43,7 +44,7 @@ from aioq.worker.steps.pipeline import Bench
 from aioq.worker.steps.run import CANCELLED
 from aioq.worker.wiring import executor_telling
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 LAST_FETCH = 2.0
 """Seconds that the fetching may take to end at the stop."""
@@ -81,6 +82,9 @@ class Worker:
         on_start: told of the server once it answers, before the first job is claimed.
         life: what its ids carry; see `Life`.
 
+    Attributes:
+        ended_by_itself: whether it has ended, or ends, without having been stopped: a job has cancelled it, say.
+
     Raises:
         ConfigError: a task's annotations cannot be decoded into.
     """
@@ -105,6 +109,7 @@ class Worker:
         self._hurry = asyncio.Event()
         self._serving = asyncio.Event()
         self._task: asyncio.Task[Any] | None = None
+        self.ended_by_itself = False
         self._declared = host.schedules()
         self._whole = set(worker_queues(host, ())) <= set(self.queues)
         compile_signatures(host)  # now, so that a bad annotation stops the start and not a job
@@ -139,6 +144,7 @@ class Worker:
             concurrency=self.concurrency,
             loop_lag=self._watchdog.lag,
             refused=self._settler.refused + self._reporter.refused,
+            full_for=self._slots.full_for,
         )
 
     async def wait_empty(self) -> None:
@@ -150,14 +156,14 @@ class Worker:
     async def run(self) -> None:
         """Work until `stop`, or in burst mode until the queues are empty.
 
-        Cancellation: as a stop in a hurry.
+        Cancellation: as a stop in a hurry, but what it ran counts a crash, for it comes from there as a rule.
 
         Raises:
             ServerRejectedError: the server refuses this user or is too old.
         """
         self._task = asyncio.current_task()
         store = await self._host.store()
-        info = await self._connect(store)
+        info = await connected(store, self._stop)
         if info is None:
             return
         for words in unknown_tasks(self._host, self._declared, self.queues):
@@ -166,23 +172,6 @@ class Worker:
             if self._on_start is not None:
                 self._on_start(info)
             await self._serve(store, state)
-
-    async def _connect(self, store: Store) -> ServerInfo | None:
-        backoff = Backoff()
-        warned = False
-        while not self._stop.is_set():
-            try:
-                return await store.open(thorough=True)
-            except ServerUnavailableError as error:
-                if not warned:
-                    log.warning("%s; trying again until it is there", error)
-                warned = True
-                try:
-                    async with asyncio.timeout(backoff.next()):
-                        await self._stop.wait()
-                except TimeoutError:
-                    continue
-        return None
 
     async def _serve(self, store: Store, state: Any) -> None:
         self._build(store, state)
@@ -197,15 +186,26 @@ class Worker:
             enders.append(asyncio.create_task(self._burst.wait()))
         self._serving.set()
         try:
-            done, _ = await asyncio.wait([*tasks, *enders], return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
+            await ServiceEnd([*tasks, *enders], self._cancelled)
+            for task in [each for each in (*tasks, *enders) if each.done()]:
                 task.result()  # a service that ends by itself has met a bug: let it be seen
-        except BaseException:
+        except BaseException as error:
             # Cancelled, or a duty has failed, be it the leases': what still runs must not go on without one.
             self._hurry.set()
+            if not isinstance(error, ServerError):  # that is the server's doing, and no job's
+                self._cancelled("")
             raise
         finally:
             await self._shut_down(store, tasks, enders)
+
+    def _cancelled(self, job: str) -> None:
+        """The worker ends, and nobody has stopped it: something that runs in it does that, be it `job` or not."""
+        if self._stop.is_set() or self.ended_by_itself:
+            return
+        self.ended_by_itself = True
+        self._executor.fall()
+        by = f", by {job}" if job else ""
+        log.error("this worker was ended from within%s, not by a signal; each job that it ran counts a crash", by)
 
     def _build(self, store: Store, state: Any) -> None:
         host, settings = self._host, self._host.settings

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from aioq import JobFailed, gather
+from aioq.store import MAX_CUTS
 from tests.behaviour.kit import Process, Project, info_when, until
 
 pytestmark = pytest.mark.anyio
@@ -48,6 +49,48 @@ async def test_a_job_that_kills_its_worker_is_found_out_and_its_neighbours_are_n
     crashes = [(await handle.info()).crashes for handle in neighbours]
     assert max(crashes) <= 2, "one was blamed for what it did not do"
     assert len(re.findall("was killed by|ended with exit code 3", supervisor.log)) == 2
+    assert await supervisor.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "error"), [("cancel", "WorkerCrashed"), ("stop", "RuntimeError"), ("exit", "SystemExit")]
+)
+async def test_a_job_that_ends_its_worker_in_order_counts_a_crash_each_time(
+    project: Project, tmp_path: Path, how: str, error: str
+) -> None:
+    """Its last run is alone, in a process whose loop it ends as well; the neighbours are not blamed."""
+    tasks, supervisor = await start(project, "--processes", "2", AIOQ_MAX_CRASHES="2", AIOQ_LEASE="60")
+    gate = tmp_path / "gate"
+    neighbours = await tasks.neighbour.send_many([(str(gate), number) for number in range(NEIGHBOURS)])
+    for handle in neighbours:
+        await info_when(handle, lambda info: info.state == "running")
+
+    poison = await tasks.falls.send(how, str(tmp_path / "never"))
+    with pytest.raises(JobFailed) as caught:
+        await poison.result(timeout=30)
+    gate.touch()
+    results: tuple[tuple[int, int, int], ...] = await gather(*neighbours, timeout=30)
+
+    assert caught.value.error.type == error
+    info = await poison.info()
+    assert (info.crashes, info.interruptions) == (2, 0)
+    assert [number for number, _, _ in results] == list(range(NEIGHBOURS))
+    assert max([(await handle.info()).crashes for handle in neighbours]) <= 2
+    assert len(re.findall("this worker was ended from within", supervisor.log)) == 2
+    assert await supervisor.stop() == 0
+
+
+async def test_a_job_that_has_its_worker_stopped_soon_after_its_start_is_not_run_for_ever(
+    project: Project, tmp_path: Path
+) -> None:
+    """A stop looks the same whoever asks for it; so what comes too fast, too often, counts as well."""
+    tasks, supervisor = await start(project, "--processes", "2", "--shutdown-timeout", "0", AIOQ_MAX_CRASHES="0")
+    poison = await tasks.falls.send("signal", str(tmp_path / "never"))
+    with pytest.raises(JobFailed, match=r"WorkerCrashed.*stopped from outside soon after the start"):
+        await poison.result(timeout=50)
+
+    info = await poison.info()
+    assert (info.crashes, info.interruptions) == (1, MAX_CUTS + 1)
     assert await supervisor.stop() == 0
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from aioq.job import JobInfo, JobState, Priority
 from aioq.leases import Renewal
 from aioq.store import (
+    MAX_CUTS,
     MISSING,
     Claim,
     Limits,
@@ -61,6 +62,7 @@ class Job:
     attempts: int = 0
     crashes: int = 0
     interruptions: int = 0
+    cuts: int = 0
     progress: int | None = None
     outcome: bytes | None = None
     parked: int | None = None
@@ -425,10 +427,10 @@ class Model:
             self._bury(job, outcome, ttl)
         elif verb is Verb.RETRY:
             job.attempts += 1
-            job.parked = None
+            job.parked, job.cuts = None, 0
             self._again(job, settlement.delay_ms)
         elif verb is Verb.SNOOZE:
-            job.parked = None
+            job.parked, job.cuts = None, 0
             self._again(job, settlement.delay_ms)
         elif verb is Verb.PARK:
             job.parked = self.now if job.parked is None else job.parked
@@ -436,8 +438,22 @@ class Model:
                 self._bury(job, outcome, self._limits.result_ttl_ms)
             else:
                 self._again(job, settlement.delay_ms)
+        elif verb in (Verb.CUT, Verb.CRASH):
+            self._break_off(job, settlement)
         else:
             job.interruptions += verb is Verb.INTERRUPT
+            job.cuts = 0 if verb is Verb.INTERRUPT else job.cuts
+            self._queue(job, front=True)
+
+    def _break_off(self, job: Job, settlement: Settlement) -> None:
+        cut = settlement.verb is Verb.CUT
+        job.interruptions += cut
+        job.cuts += cut
+        crashed = not cut or job.cuts > MAX_CUTS
+        job.crashes += crashed
+        if crashed and job.crashes > self._limits.max_crashes:
+            self._bury(job, settlement.outcome, settlement.ttl_ms)
+        else:
             self._queue(job, front=True)
 
     def _end(self, job: Job, state: JobState, outcome: bytes, ttl: int) -> None:

@@ -235,7 +235,7 @@ class StoreMachine(RuleBasedStateMachine):
     def put_off(self, pick: int, verb: Verb, delay_ms: int, ttl_ms: int) -> None:
         self._settle(self._one_running(pick), verb, BROKEN, delay_ms=delay_ms, ttl_ms=ttl_ms)
 
-    @rule(pick=picks, verb=st.sampled_from([Verb.RELEASE, Verb.INTERRUPT]))
+    @rule(pick=picks, verb=st.sampled_from([Verb.RELEASE, Verb.INTERRUPT, Verb.CUT, Verb.CRASH]))
     def give_back(self, pick: int, verb: Verb) -> None:
         self._settle(self._one_running(pick), verb, b"")
 

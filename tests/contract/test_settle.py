@@ -4,8 +4,8 @@ from functools import partial
 
 import pytest
 
-from aioq.job import JobState
-from aioq.store import Claimed, NewJob, Settlement, Store, Verb
+from aioq.job import JobInfo, JobState
+from aioq.store import MAX_CUTS, Claimed, Limits, NewJob, Settlement, Store, Verb
 from tests.contract.kit import (
     BROKEN,
     CALL,
@@ -28,7 +28,8 @@ from tests.contract.kit import (
 
 pytestmark = pytest.mark.anyio
 
-RUNS_AGAIN = [Verb.RETRY, Verb.INTERRUPT, Verb.RELEASE, Verb.PARK]
+MAX_CRASHES = Limits().max_crashes
+RUNS_AGAIN = [Verb.RETRY, Verb.INTERRUPT, Verb.CUT, Verb.CRASH, Verb.RELEASE, Verb.PARK]
 ENDS = {
     Verb.SUCCEEDED: (JobState.SUCCEEDED, THREE),
     Verb.FAILED: (JobState.FAILED, BROKEN),
@@ -158,6 +159,60 @@ async def test_giving_back_costs_no_attempt(store: Store, verb: Verb, interrupti
     again = await take(store, worker)
     assert ids(again) == ["back", "next"]
     assert (again[0].attempts, again[0].interruptions) == (0, interruptions)
+
+
+# Ends of workers that come too often
+
+
+async def cut(store: Store, worker: str, verb: Verb = Verb.CUT) -> JobInfo:
+    """Have the job claimed and broken off once more."""
+    assert await settle(store, worker, await take_one(store, worker), verb, BROKEN)
+    return await info(store)
+
+
+async def test_a_worker_that_ends_by_itself_costs_its_jobs_a_crash(store: Store, backend: Backend) -> None:
+    worker = await joined(store, "w")
+    await send(store, "job")
+    await send(store, "next")
+    for crashes in range(1, MAX_CRASHES + 1):
+        found = await cut(store, worker, Verb.CRASH)
+        assert (found.state, found.attempts, found.crashes, found.interruptions) == ("queued", 0, crashes, 0)
+        assert found.error is None
+
+    found = await cut(store, worker, Verb.CRASH)
+
+    assert (found.state, found.attempts, found.crashes) == ("failed", 0, MAX_CRASHES + 1)
+    assert str(found.error) == "ValueError: no"
+    assert backend.dead() == 1
+    assert ids(await take(store, worker)) == ["next"]
+
+
+async def test_interruptions_in_a_row_soon_after_the_start_cost_a_crash_from_some_number_on(store: Store) -> None:
+    worker = await joined(store, "w")
+    await send(store, "job")
+    for number in range(1, MAX_CUTS + 1):
+        found = await cut(store, worker)
+        assert (found.state, found.crashes, found.interruptions) == ("queued", 0, number)
+    for crashes in range(1, MAX_CRASHES + 1):
+        found = await cut(store, worker)
+        assert (found.state, found.crashes, found.interruptions) == ("queued", crashes, MAX_CUTS + crashes)
+
+    found = await cut(store, worker)
+
+    assert (found.state, found.crashes) == ("failed", MAX_CRASHES + 1)
+
+
+@pytest.mark.parametrize(("verb", "anew"), [(Verb.INTERRUPT, True), (Verb.RETRY, True), (Verb.RELEASE, False)])
+async def test_a_run_that_was_long_or_came_to_its_end_ends_the_row(store: Store, verb: Verb, anew: bool) -> None:
+    worker = await joined(store, "w")
+    await send(store, "job")
+    for _ in range(MAX_CUTS):
+        await cut(store, worker)
+    await settle(store, worker, await take_one(store, worker), verb, BROKEN)
+
+    found = await cut(store, worker)
+
+    assert found.crashes == (0 if anew else 1)
 
 
 async def test_counters_add_up(store: Store) -> None:

@@ -10,7 +10,7 @@ import pytest
 from aioq import App, JobCancelledError, JobFailed, current_job
 from aioq.memory_store import MemoryStore
 from aioq.worker.services import executor as module
-from tests.unit.kit import claimed, within
+from tests.unit.kit import call, claimed, turns, within
 
 pytestmark = pytest.mark.anyio
 
@@ -172,3 +172,26 @@ async def test_a_job_that_waits_for_its_slot_takes_over_the_claim_under_which_it
         assert (executor.running, list(executor._backlog), worker._slots.used) == (1, [waiting], 2)
         assert (run.claimed, waiting.claimed) == tuple(given)
         release.set()
+
+
+async def test_what_is_handed_over_begins_after_what_was_claimed_before() -> None:
+    """From Python 3.12 on a lone job begins at once; but not while earlier ones wait for their first turn."""
+    order: list[int] = []
+    shop = App("order", url="redis://nowhere", concurrency=5)
+
+    @shop.task(name="order.note")
+    async def note(number: int) -> int:
+        order.append(number)
+        return number
+
+    async with shop.test() as session:
+        assert await within(await note.send(0)) == 0
+        (worker,) = session._workers
+        for number in (1, 2):
+            worker._slots.take(1)
+            worker._executor.submit("default", "w", claimed(call("order.note", number), job_id=str(number)))
+        worker._slots.take(1)
+        worker._executor.submit("default", "w", claimed(call("order.note", 3), job_id="3"), at_once=True)
+        await turns()
+        assert order == [0, 1, 2, 3]
+        assert worker._executor._to_enter == 0

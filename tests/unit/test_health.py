@@ -56,6 +56,13 @@ def test_only_a_loop_that_is_blocked_for_very_long_is_beyond_hope() -> None:
     assert beyond.reasons == ["the event loop has been blocked for 61 s"]
 
 
+@pytest.mark.parametrize(("running", "full_for", "ready"), [(0, 16, False), (0, 15, True), (1, 99, True)])
+def test_a_worker_whose_slots_are_gone_is_not_ready(running: int, full_for: float, ready: bool) -> None:
+    found = judge({"default": GOOD}, running=running, concurrency=2, loop_lag=0, refused=0, full_for=full_for)
+    assert found.reasons == ([] if ready else ["all 2 slots have been taken for 16 s, and no job runs"])
+    assert (found.ready, found.live) == (ready, True)
+
+
 def test_processes_are_ready_together_or_not_at_all() -> None:
     one = health(default=GOOD)
     assert together({1: one, 2: one}) == Health(

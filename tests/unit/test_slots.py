@@ -48,3 +48,20 @@ async def test_taking_none_changes_nothing():
     slots.take(0)
     slots.give_back(0)
     assert slots.free == 1
+
+
+def test_it_is_known_since_when_all_are_taken(monkeypatch: pytest.MonkeyPatch):
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    slots = Slots(2)
+    slots.take(1)
+    now = 101.0
+    assert slots.full_for == 0
+    slots.take(1)
+    now = 105.0
+    slots.take(1)  # one more than there are
+    slots.give_back()
+    now = 111.0
+    assert slots.full_for == 10
+    slots.give_back()
+    assert slots.full_for == 0

@@ -14,7 +14,7 @@ local function done_key(send) return base .. ':done:' .. send end
 -- within the same microsecond. CLAIM counts a job's claims, and that begins anew where an id is used anew.
 local JOB, SENT, LANE, NONCE, STATE, WORKER, CLAIM, STARTED = 1, 2, 3, 4, 5, 6, 7, 8
 local OUTCOME, ENDED, WAITERS, ATTEMPTS, CRASHES, INTERRUPTIONS = 9, 10, 11, 12, 13, 14
-local PROGRESS, CANCEL, CANCEL_TTL, PARKED, TTL = 15, 16, 17, 18, 19
+local PROGRESS, CANCEL, CANCEL_TTL, PARKED, TTL, CUTS = 15, 16, 17, 18, 19, 20
 
 -- Makes room for the fields up to `last`: what is packed as an array must have no holes.
 local function widen(job, last)
@@ -23,7 +23,7 @@ end
 
 local KINDS = {
   'string', 'number', 'string', 'string', 'string', 'string', 'number', 'number', 'string', 'number', 'string',
-  'number', 'number', 'number', 'string', 'string', 'number', 'number', 'number',
+  'number', 'number', 'number', 'string', 'string', 'number', 'number', 'number', 'number',
 }
 -- Of which field on a job in each state has two.
 local STATES = {

@@ -6,7 +6,8 @@
 -- ARGV: 1 worker, 2 dead ttl in ms, 3 dead limit, 4 ms a job is to be found after its send, 5 result ttl in ms, for
 --   a job that was parked for too long, 6 ms to keep the results of those that just succeeded; 7
 --   'idle' where the worker waits for jobs,
---   then four per job: id, claim, outcome, and '' where it succeeded and is kept for that long, else verb, delay in ms
+--   then four per job: id, claim, outcome, and '' where it succeeded and is kept for that long, else verb, delay in ms (of
+--   a crash or a cut: most crashes a job may survive)
 --   and ttl in ms, with spaces between them
 -- REPLY: the positions (from 1) of the jobs that were refused
 local worker, needed, usual_ttl = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[6])
@@ -91,14 +92,19 @@ local function again(id, job, delay)
   end
 end
 
+-- A run that came to its own end, or was long: it ends what is counted in a row.
 local function unpark(job)
   if job[PARKED] then job[PARKED] = false end
+  if job[CUTS] then job[CUTS] = false end
 end
 
 local function count(job, field)
   widen(job, field)
   job[field] = (job[field] or 0) + 1
 end
+
+-- As in aioq/store.py.
+local MAX_CUTS = 10
 
 local verbs = {}
 function verbs.succeeded(id, job, outcome, _, ttl) finish(id, job, 'succeeded', outcome, ttl) end
@@ -113,8 +119,24 @@ function verbs.retry(id, job, outcome, delay)
   unpark(job)
   again(id, job, delay)
 end
+-- A run of a worker that ended by itself: a crash, as the recovery counts one.
+function verbs.crash(id, job, outcome, most, ttl)
+  count(job, CRASHES)
+  if job[CRASHES] > most then
+    bury(id, job, outcome, ttl, dead_ttl, dead_limit)
+  else
+    give_back(id, job, true)
+  end
+end
+function verbs.cut(id, job, outcome, most, ttl)
+  count(job, INTERRUPTIONS)
+  count(job, CUTS)
+  if job[CUTS] > MAX_CUTS then return verbs.crash(id, job, outcome, most, ttl) end
+  give_back(id, job, true)
+end
 function verbs.interrupt(id, job)
   count(job, INTERRUPTIONS)
+  if job[CUTS] then job[CUTS] = false end
   give_back(id, job, true)
 end
 function verbs.snooze(id, job, _, delay)
@@ -132,7 +154,9 @@ function verbs.park(id, job, outcome, delay, ttl)
   end
 end
 -- What would run again but was cancelled meanwhile ends here, with the reason that `cancel` was given.
-local by_request = {retry = true, snooze = true, interrupt = true, release = true, park = true, cancelled = true}
+local by_request = {
+  retry = true, snooze = true, interrupt = true, cut = true, crash = true, release = true, park = true, cancelled = true,
+}
 
 local function settle(id, job, how, outcome)
   local verb, delay, ttl = 'succeeded', '0', usual_ttl

@@ -5,16 +5,16 @@ the lease. A message that names no job is about the ticks; where it gets lost, t
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from functools import partial
 
 from aioq.backoff import Backoff
 from aioq.errors import ServerError
 from aioq.inbox import Inbox, worker_channel
+from aioq.log import logger
 from aioq.worker.membership import Membership
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 
 class Canceller:

@@ -1,12 +1,14 @@
 """Duty: run claimed jobs, each in an asyncio task of its own, and hand what became of them to the settler.
 
-Nothing a job does gets past `_execute`: whatever it raises, SystemExit and its like included, ends as that job's
-outcome. A job that is told to end (a timeout, a cancellation, a lost lease) and does not is left behind: its
-outcome is written and its slot is free, whatever its function still does.
+Nothing a job does gets past `_start` and `_execute`: whatever it raises, SystemExit and its like included, ends as
+that job's outcome. Its outcome is handed over and its slot is given back before anything else that its end brings
+along, the log line above all, so that nothing can come between.
+
+A job that is told to end (a timeout, a cancellation, a lost lease) and does not is left behind: its outcome is
+written and its slot is free, whatever its function still does.
 """
 
 import asyncio
-import logging
 import sys
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -15,15 +17,17 @@ from functools import partial
 from typing import Any
 
 from aioq.context import JobContext, worker_of
+from aioq.introspect import is_a
 from aioq.job import Progress
+from aioq.log import logger
 from aioq.store import Claimed, Settlement
 from aioq.worker.slots import Slots
 from aioq.worker.steps.calling import Caller
 from aioq.worker.steps.joblog import log_ended, log_received
 from aioq.worker.steps.pipeline import Bench, begin, classify, prepare, release, snooze
-from aioq.worker.steps.run import INTERRUPTED, LOST, TIMED_OUT, Run, RunKey
+from aioq.worker.steps.run import CUT_SHORT, FALLEN, INTERRUPTED, LOST, TIMED_OUT, Run, RunKey
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 GRACE = 5.0
 """Seconds a job has to end once it is told to; a guess at what closing connections takes."""
@@ -31,6 +35,11 @@ GRACE = 5.0
 AGAIN_MS = 1_000
 """How long a job waits whose id an earlier one still has in this worker. A guess: only somebody's hand brings that
 about."""
+
+SHORT_RUN = 60.0
+"""A run that had begun less than these seconds before its worker was stopped counts as cut short: `Verb.CUT` has a
+bound on how often in a row. A job that has its own worker stopped is at it within seconds; one that a deployment
+meets is anywhere in its run."""
 
 Settle = Callable[[str, str, Settlement], None]
 ReporterOf = Callable[[str, str, str, int], Callable[[Progress], None]]
@@ -77,7 +86,11 @@ class Executor:
         self._on_idle = on_idle
         self._running: dict[RunKey, Run] = {}
         self._backlog: deque[Run] = deque()
+        self._going_on = False
+        self._to_enter = 0  # runs whose tasks have not had their first step
         self._stopping = False
+        self._stopped_at = 0.0
+        self._falls = False
         self._left: set[Run] = set()
         self._context = copy_context()  # a job sees what its worker's start has set, whoever's message brings it
         self._idle = asyncio.Event()
@@ -101,7 +114,7 @@ class Executor:
         """Run a claimed job, now or when a slot is free; its slot is taken already.
 
         With `at_once` it runs up to its first wait before this returns, where Python can do that: for a job that
-        comes alone, and so keeps nobody else from theirs.
+        comes alone, and so keeps nobody else from theirs. Not while one that was claimed earlier has yet to begin.
         """
         run = Run(queue, worker, claimed)
         if self._has_again(run):
@@ -150,12 +163,16 @@ class Executor:
 
     def stop(self) -> int:
         """Start nothing more, and give back what was not started; how many jobs still run."""
-        self._stopping = True
+        self._stopping, self._stopped_at = True, asyncio.get_running_loop().time()
         while self._backlog:
             run = self._backlog.popleft()
             self._end(run, release(run))
         self._caller.close()
         return len(self._running)
+
+    def fall(self) -> None:
+        """The worker ends by itself: something it runs has done that, and may have cancelled other jobs' tasks."""
+        self._falls = True
 
     async def wait_idle(self) -> None:
         """Return once no job runs."""
@@ -164,7 +181,8 @@ class Executor:
     async def interrupt(self) -> None:
         """Cancel what runs and give it back; returns when no job runs, after `GRACE` seconds at the latest."""
         for run in tuple(self._running.values()):
-            self._cancel(run, INTERRUPTED)
+            short = self._stopped_at - run.started < SHORT_RUN
+            self._cancel(run, FALLEN if self._falls else CUT_SHORT if short else INTERRUPTED)
         await self._idle.wait()
 
     def _has_again(self, run: Run) -> bool:
@@ -216,11 +234,11 @@ class Executor:
     def _leave_behind(self, run: Run) -> None:
         if self._running.get(run.key) is not run:
             return  # it has ended, as it was told to
-        log.warning("%s[%s] does not end when it is cancelled; it is left behind", run.name, run.claimed.id)
         self._left.add(run)
         run.error = asyncio.CancelledError()
         run.settlement = classify(run, self._bench)
         self._finish(run)
+        log.warning("%s[%s] does not end when it is cancelled; it is left behind", run.name, run.claimed.id)
         if run.handle is not None:
             run.handle.cancel()  # the first one may have been swallowed by chance: asyncio.wait_for on Python 3.11
 
@@ -228,20 +246,39 @@ class Executor:
         run.started = asyncio.get_running_loop().time()
         self._running[run.key] = run
         self._idle.clear()
-        run.settlement = self._prepare(run)
+        try:
+            run.settlement = prepare(run, self._bench)
+        except BaseException as error:  # this may be the fetcher's stack: nobody above is to hear of it
+            run.error = error
+            run.settlement = classify(run, self._bench)
         log_received(run)
         if run.settlement is not None:
             self._finish(run)
             return
+        try:
+            self._launch(run, at_once=at_once)
+        except BaseException as error:
+            self._give_up(run, error)
+
+    def _launch(self, run: Run, *, at_once: bool) -> None:
         self._report_from(run)
-        name = f"{run.name}[{run.claimed.id}]"
-        if at_once:
-            run.handle = _run_at_once(self._execute(run), name, self._context.copy())
-        else:
-            loop, context = asyncio.get_running_loop(), self._context.copy()
-            run.handle = loop.create_task(self._execute(run), name=name, context=context)
+        work, name = self._execute(run), f"{run.name}[{run.claimed.id}]"
+        at_once = at_once and not self._to_enter  # what was claimed before begins before
+        self._to_enter += 1
+        try:
+            if at_once:
+                run.handle = _run_at_once(work, name, self._context.copy())
+            else:
+                loop, context = asyncio.get_running_loop(), self._context.copy()
+                run.handle = loop.create_task(work, name=name, context=context)
+        except BaseException:  # a task factory of the user's has raised
+            self._to_enter -= 1
+            work.close()
+            raise
         if not run.handle.done():
             run.handle.add_done_callback(partial(self._ended, run))
+        elif self._running.get(run.key) is run:
+            self._ended(run, run.handle)
 
     def _begin(self, run: Run) -> None:
         """The run has a place, and begins: from here on its time is its own."""
@@ -253,19 +290,13 @@ class Executor:
         if run.timeout is not None:
             run.timer = loop.call_later(run.timeout, self._cancel, run, TIMED_OUT)
 
-    def _prepare(self, run: Run) -> Settlement | None:
-        try:
-            return prepare(run, self._bench)
-        except Exception as error:
-            run.error = error
-            return classify(run, self._bench)
-
     async def _execute(self, run: Run) -> None:
         run.entered = True
+        self._to_enter -= 1
         try:
             run.result = await self._caller.call(run, self._begin)
         except BaseException as error:
-            run.error = error
+            self._failed(run, error)
         run.over = True
         if run.timer is not None:
             run.timer.cancel()
@@ -276,11 +307,20 @@ class Executor:
             run.settlement = classify(run, self._bench)
             self._finish(run)
 
-    def _ended(self, run: Run, _: "asyncio.Task[None]") -> None:
-        """A run that was cancelled before its first step has never come to `_execute`."""
+    def _ended(self, run: Run, task: "asyncio.Task[None]") -> None:
+        """What was cancelled before its first step, or while its last report was written, is finished here."""
         self._left.discard(run)
+        if not run.entered:
+            self._to_enter -= 1
         if self._running.get(run.key) is run:
-            run.error = run.error or asyncio.CancelledError()
+            fault = None if task.cancelled() else task.exception()
+            self._give_up(run, asyncio.CancelledError() if fault is None else fault)
+
+    def _give_up(self, run: Run, error: BaseException) -> None:
+        """End a run that has not come to its end by itself; where its function has, that is its outcome."""
+        if run.error is None and not run.over:
+            self._failed(run, error)
+        if self._running.get(run.key) is run:
             run.settlement = classify(run, self._bench)
             self._finish(run)
 
@@ -295,23 +335,37 @@ class Executor:
         if self._backlog:
             self._go_on()
 
-    def _go_on(self) -> None:
-        while self._backlog and len(self._running) - self._lending.lent < self._slots.total:
-            self._start(self._backlog.popleft())
+    def _failed(self, run: Run, error: BaseException) -> None:
+        run.error = error
+        if self._falls and run.stop is None and is_a(error, asyncio.CancelledError):
+            run.stop = FALLEN  # whoever ends the worker cancels the tasks of other jobs too
 
     def _finish(self, run: Run) -> None:
         del self._running[run.key]
         if self._lending.lent:
             self._lending.drop(run.context)
-        log_ended(run, asyncio.get_running_loop().time() - run.started)
         self._end(run, run.settlement)
+        log_ended(run, asyncio.get_running_loop().time() - run.started)
         if self._backlog:
             self._go_on()
         if not self._running:
             self._idle.set()
             self._on_idle()
 
+    def _go_on(self) -> None:
+        """Start what waits for a slot; a run that ends at once, in here, leaves the next one to the loop below."""
+        if self._going_on:
+            return
+        self._going_on = True
+        try:
+            while self._backlog and len(self._running) - self._lending.lent < self._slots.total:
+                self._start(self._backlog.popleft())
+        finally:
+            self._going_on = False
+
     def _end(self, run: Run, settlement: Settlement | None) -> None:
-        if settlement is not None:
-            self._settle(run.queue, run.worker, settlement)
-        self._slots.give_back()
+        try:
+            if settlement is not None:
+                self._settle(run.queue, run.worker, settlement)
+        finally:
+            self._slots.give_back()

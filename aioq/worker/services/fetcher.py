@@ -12,19 +12,19 @@ to 64 jobs each; those that find no slot go back with the next claim.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
 from aioq.backoff import Backoff
 from aioq.errors import ServerError, ServerRejectedError
+from aioq.log import logger
 from aioq.refusals import is_refusal
 from aioq.store import CLAIM_LIMIT, Claim, Claimed, Store, Token
 from aioq.worker.membership import Membership
 from aioq.worker.slots import Slots
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 BLOCK_MS = 5_000
 """How long one blocking read waits. It bounds how long a dead connection goes unnoticed, and costs an idle worker

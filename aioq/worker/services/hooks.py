@@ -7,7 +7,6 @@ further job is fetched until they have caught up.
 
 import asyncio
 import contextlib
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from aioq.context import JobContext, enter_job
 from aioq.ending import end
 from aioq.errors import ServerError, WireError
 from aioq.hooks import call_hook, overriding
+from aioq.log import logger
 from aioq.middleware import Middleware
 from aioq.outcome import Outcome, OutcomeKind
 from aioq.store import Settlement, Store
@@ -23,7 +23,7 @@ from aioq.wire import decode_outcome, decode_reason
 from aioq.worker.steps.outcomes import context_of, outcome_of
 from aioq.worker.steps.run import Run
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 AT_ONCE = 100
 """How many attempts are told of at once. A guess: as many as jobs run by default."""

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from aioq.backoff import Backoff
 from aioq.errors import ServerError, ServerRejectedError
 from aioq.leases import LeaseKeeper, Renewal
+from aioq.log import logger
 from aioq.worker.membership import Membership
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 SWEEP_EVERY = 8
 """Renewals from one sweep to the next: with the default lease every 16 s. What a sweep finds is rare."""

@@ -5,14 +5,14 @@ all others wakes one worker, whose claim then learns of it.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 from aioq.backoff import Backoff
 from aioq.errors import ServerError
+from aioq.log import logger
 from aioq.store import Store
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 LIMIT = 500
 """The most jobs of one step, so that one step never holds the server up."""

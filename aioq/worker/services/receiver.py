@@ -6,16 +6,16 @@ whose reply got lost.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from functools import partial
 
 from aioq.backoff import Backoff
 from aioq.errors import ServerError
+from aioq.log import logger
 from aioq.store import Claimed, Store
 from aioq.worker.membership import Membership
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 
 class Receiver:

@@ -7,17 +7,17 @@ only about to renew theirs.
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 
 from aioq.backoff import Backoff
 from aioq.errors import ServerError
+from aioq.log import logger
 from aioq.store import Recovery as StepDone
 from aioq.store import Settlement, Store, Verb
 from aioq.wire import Failure, encode_failure
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 LIMIT = 200
 """The most jobs of one step, so that one step never holds the server up."""

@@ -1,7 +1,6 @@
 """Duty: store what running jobs say of their progress; of several reports of one job the latest counts."""
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -9,11 +8,13 @@ from functools import partial
 import msgspec
 
 from aioq.errors import ServerError
+from aioq.introspect import text_of
 from aioq.job import Progress
+from aioq.log import logger
 from aioq.refusals import each_alone, is_refusal
 from aioq.store import Store
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 PAUSE = 0.1
 """Seconds between two writes: what a person can follow, however often a task reports."""
@@ -90,7 +91,7 @@ class Reporter:
     async def _write(self, latest: "Mapping[_Key, Progress]") -> None:
         groups: dict[tuple[str, str], list[tuple[str, int, bytes]]] = {}
         for (queue, worker, job_id, claim), progress in latest.items():
-            report = (job_id, claim, msgspec.msgpack.encode(progress))
+            report = (job_id, claim, _encoded(progress))
             groups.setdefault((queue, worker), []).append(report)
         for (queue, worker), reports in groups.items():
             try:
@@ -119,3 +120,15 @@ class Reporter:
         log.warning(
             "queue %s: the progress of job %s was refused: it is no longer held by %s", queue, job_id, worker
         )
+
+
+def _encoded(progress: Progress) -> bytes:
+    """A report as it is stored; of a message that is no text, or none that UTF-8 can hold, what can be shown."""
+    try:
+        if type(progress.message) is str:
+            return msgspec.msgpack.encode(progress)
+    except UnicodeError:
+        pass
+    text, _ = text_of(str, progress.message)
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return msgspec.msgpack.encode(Progress(progress.done, progress.total, text))

@@ -21,12 +21,13 @@ import msgspec
 from aioq.backoff import Backoff
 from aioq.batch import Batcher, Items
 from aioq.errors import ServerError, ServerUnavailableError, WireError
+from aioq.log import logger
 from aioq.refusals import is_refusal
 from aioq.retry import class_name
 from aioq.store import Settlement, Store, Verb
 from aioq.wire import Failure, decode_outcome, encode_failure
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 MAX_BATCH = 500
 """The most jobs of one write: what Lua's `unpack` carries with ease."""
@@ -240,7 +241,7 @@ class Settler:
 
 def _failed(settlement: Settlement, error: Exception) -> Settlement | None:
     """What is written in place of an outcome that the server refuses; None for a job that has none yet."""
-    if settlement.verb in {Verb.RELEASE, Verb.INTERRUPT}:
+    if settlement.verb in {Verb.RELEASE, Verb.INTERRUPT, Verb.CUT, Verb.CRASH}:
         return None
     task = ""
     with suppress(WireError):

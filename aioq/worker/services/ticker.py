@@ -18,7 +18,6 @@ the renewals of its lease; where those are rare, it looks by itself.
 
 import asyncio
 import contextlib
-import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -29,11 +28,12 @@ from aioq.departures import Departures, Keeping, depart, note_kept
 from aioq.encoded_sends import EncodedSends
 from aioq.ending import end
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
+from aioq.log import logger
 from aioq.scheduler import declare, sweep
 from aioq.ticking import tick_due
 from aioq.timetable import Timetable
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 EARLY_MS = 100
 """Looking this much too early is not coming too late: this host's clock may run faster than the server's."""

@@ -9,13 +9,14 @@ can be told afterwards is how long the process stood still.
 """
 
 import asyncio
-import logging
 import sys
 import threading
 import time
 import traceback
 
-log = logging.getLogger("aioq.worker")
+from aioq.log import logger
+
+log = logger("aioq.worker")
 
 LOOK = 0.05
 """Seconds that an answer which is late is still waited for: after a stopped process (SIGSTOP, a suspended host)

@@ -1,5 +1,7 @@
 """The step `call`: run the task's function where it belongs, inside the middleware."""
 
+import asyncio
+import contextlib
 import contextvars
 import logging
 import math
@@ -16,6 +18,7 @@ import msgspec
 from aioq.codec import BadArgumentsError
 from aioq.context import enter_job
 from aioq.errors import ArgumentError, ProcessDiedError, ResultError, WireError
+from aioq.log import logger
 from aioq.middleware import Middleware, wrapped
 from aioq.naming import real_module
 from aioq.task import signature_of
@@ -25,7 +28,7 @@ from aioq.worker.steps.failures import ChildError, caught, result_of
 from aioq.worker.steps.order import Ending, Order, Report
 from aioq.worker.steps.run import Run
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 LAST_CHANCES = 16
 """How many jobs on their last chance run at once, each in a process of its own. A guess: a process that has
@@ -36,6 +39,27 @@ Begin = Callable[[Run], None]
 
 class _UnreadyError(Exception):
     """A process of a job's own came not as far as the job; the message says why."""
+
+
+class _Thread:
+    """A run's place among the threads; its fields are read and written under the caller's lock.
+
+    Attributes:
+        busy: whether the function runs.
+        left: whether the job does not wait for it any more.
+    """
+
+    __slots__ = ("_lock", "busy", "left")
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+        self.busy = self.left = False
+
+    def leave(self) -> bool:
+        """The job has ended; whether the function still runs."""
+        with self._lock:
+            self.left = True
+            return self.busy
 
 
 class Caller:
@@ -55,6 +79,7 @@ class Caller:
         self._unlimited = anyio.CapacityLimiter(math.inf)  # for anyio, which would count to 40 by itself
         self._children = Children()
         self._busy_threads = 0
+        self._left_threads = 0
         self._lock = threading.Lock()
 
     @property
@@ -93,8 +118,34 @@ class Caller:
         assert run.task is not None
         if run.task.executor == "async":
             return await self._within(run, begin)
-        limiter = self._processes if run.in_child else self._threads
-        return await self._placed(limiter, partial(self._within, run, begin))
+        if run.in_child:
+            return await self._placed(self._processes, partial(self._within, run, begin))
+        return await self._in_thread(run, begin)
+
+    async def _in_thread(self, run: Run, begin: Begin) -> Any:
+        """A run of a plain function. Its place is the thread's: it lasts as long as that does, not as the job."""
+        thread = run.thread = _Thread(self._lock)
+        limiter = self._threads
+        try:
+            limiter.acquire_on_behalf_of_nowait(thread)
+        except anyio.WouldBlock:
+            await limiter.acquire_on_behalf_of(thread)
+        try:
+            return await self._within(run, begin)
+        finally:
+            if not thread.leave():
+                limiter.release_on_behalf_of(thread)
+            else:
+                self._left_threads += 1
+                log.warning(
+                    "%s[%s] runs on in its thread after its job has ended, and holds one of %g threads till then; "
+                    "%d are held so",
+                    *(run.name, run.claimed.id, limiter.total_tokens, self._left_threads),
+                )
+
+    def _return_thread(self, thread: "_Thread") -> None:
+        self._left_threads -= 1
+        self._threads.release_on_behalf_of(thread)
 
     @staticmethod
     async def _placed(limiter: anyio.CapacityLimiter, call: Callable[[], Any]) -> Any:
@@ -127,6 +178,7 @@ class Caller:
             await anyio.to_thread.run_sync(
                 self._call_plainly,
                 run,
+                asyncio.get_running_loop(),
                 contextvars.copy_context(),
                 abandon_on_cancel=True,
                 limiter=self._unlimited,
@@ -135,16 +187,25 @@ class Caller:
         # A plain function around a coroutine's: it has made the coroutine, which belongs onto this loop.
         return await result if isawaitable(result) else result
 
-    def _call_plainly(self, run: Run, context: contextvars.Context) -> Any:
+    def _call_plainly(self, run: Run, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> Any:
         """Run the function in this thread; counted here, because a job that is cancelled leaves its thread."""
-        assert run.task is not None
+        thread = run.thread
+        assert run.task is not None and thread is not None  # noqa: PT018 - one fact: it has its place
         with self._lock:
+            if thread.left:
+                return None  # its job has ended in between
+            thread.busy = True
             self._busy_threads += 1
         try:
             return context.run(caught, run.task.function, *run.args, **(run.kwargs or {}))
         finally:
             with self._lock:
+                thread.busy = False
                 self._busy_threads -= 1
+                left = thread.left
+            if left:
+                with contextlib.suppress(RuntimeError):  # the loop is closed, and its worker gone
+                    loop.call_soon_threadsafe(self._return_thread, thread)
 
     async def _run_in_child(self, run: Run, begin: Begin) -> Any:
         try:
@@ -168,6 +229,8 @@ class Caller:
         if report.ending is Ending.UNREADY:
             why = "?" if report.failure is None else report.failure.summary
             raise _UnreadyError(f"the App cannot be set up a second time: {why}")
+        if report.ending is Ending.FALLEN:
+            raise _died()
         return _read(run, report)
 
 

@@ -33,7 +33,9 @@ from aioq.codec import BadArgumentsError, ResultType
 from aioq.context import JobContext, enter_job
 from aioq.errors import AioqError, ResultError
 from aioq.exception_names import class_names, leaf_names
+from aioq.introspect import full_name_of, is_a, name_of
 from aioq.job import Progress
+from aioq.log import logger
 from aioq.logrecords import let_through
 from aioq.middleware import wrapped
 from aioq.notices import NOTICES
@@ -42,12 +44,15 @@ from aioq.stdio import open_standard_streams, print_at_once
 from aioq.task import Task, sender_of, signature_of
 from aioq.verdicts import Cancel, Fail, asked_by
 from aioq.wire import Failure, encode_failure
-from aioq.worker.steps.failures import caught, failure_to_show, message_of, result_of
+from aioq.worker.steps.failures import Raised, caught, failure_to_show, message_of, result_of
 from aioq.worker.steps.order import HEADER, Begun, Ending, Line, Order, Report, frame, line_of, read_order
 
-log = logging.getLogger("aioq.worker")
+log = logger("aioq.worker")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+GRACE = 5.0
+"""Seconds that a job has to end that has cancelled what waits for it; as in the executor."""
 
 WATCH = 1.0
 """Seconds between two looks at whether the worker still lives. Its end of the socket is closed when it dies, which
@@ -174,8 +179,11 @@ class _ToWorker(logging.Handler):
         self._line = line
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one."""
-        self._line.send(line_of(record))
+        """Send one; what cannot travel is shown as logging shows its own errors."""
+        try:
+            self._line.send(line_of(record))
+        except BaseException:
+            self.handleError(record)
 
 
 def _carry_out(order: Order, line: _WorkerLine) -> Report:
@@ -242,8 +250,8 @@ def _arguments(task: Task[Any, Any], order: Order) -> tuple[tuple[Any, ...], dic
 def _encoded(order: Order, returns: ResultType, result: Any) -> Report:
     try:
         encoded = msgspec.Raw(returns.encoder.encode(result))
-    except Exception as error:
-        why = f"{message_of(error)}; got {type(result).__qualname__}"
+    except BaseException as error:
+        why = f"{message_of(error)}; got {name_of(result)}"
         return Report(Ending.BAD_RESULT, text=_utf8(f"the result of {order.task} cannot be encoded: {why}"))
     try:
         if returns.surely is not None and type(result) not in returns.surely:
@@ -254,19 +262,27 @@ def _encoded(order: Order, returns: ResultType, result: Any) -> Report:
 
 
 def _failed(ending: Ending, error: BaseException, attempt: int) -> Report:
-    error = asked_by(error)
+    try:
+        return _report_of(ending, asked_by(error), attempt)
+    except BaseException:  # of a class of the user's that says such things in its own way
+        return Report(ending, failure=_clean(Failure(full_name_of(type(error)), message_of(error))))
+
+
+def _report_of(ending: Ending, error: BaseException, attempt: int) -> Report:
+    delay = error.delay_after(attempt) if is_a(error, Retry) else None
+    attempts = error.attempts if is_a(error, Retry) else None
     return Report(
         ending,
         failure=_clean(failure_to_show(error, attempt)),
         names=class_names(error),
-        is_retry=isinstance(error, Retry),
-        retry_delay=error.delay_after(attempt) if isinstance(error, Retry) else None,
-        retry_attempts=error.attempts if isinstance(error, Retry) else None,
-        snooze=error.delay if isinstance(error, Snooze) else None,
+        is_retry=is_a(error, Retry),
+        retry_delay=None if delay is None else float(delay),
+        retry_attempts=None if attempts is None else int(attempts),
+        snooze=float(error.delay) if is_a(error, Snooze) else None,
         leaves=leaf_names(error),
-        retry_max_elapsed=error.rule.max_elapsed if isinstance(error, Retry) else None,
-        cancel_reason=_utf8(error.reason) if isinstance(error, Cancel) else None,
-        is_fail=isinstance(error, Fail),
+        retry_max_elapsed=error.rule.max_elapsed if is_a(error, Retry) else None,
+        cancel_reason=_utf8(error.reason) if is_a(error, Cancel) else None,
+        is_fail=is_a(error, Fail),
     )
 
 
@@ -305,12 +321,31 @@ async def _as_in_a_worker(
         raise _EndedError(_failed(Ending.UNREADY, error, context.attempt)) from error
     try:
         begin()
-        return await wrapped(sender_of(task).middleware, context, call)
+        return await _alone(partial(wrapped, sender_of(task).middleware, context, call), context)
     finally:
         try:
             await life.__aexit__(None, None, None)
         except Exception:  # the job has ended: as in a worker, this is not its failure
             log.exception("the lifespan of the process of %s[%s] failed at its end", context.task, context.id)
+
+
+async def _alone(call: Callable[[], Awaitable[Any]], context: JobContext) -> Any:
+    """Run the job in an asyncio task of its own, as a worker does, so that it may end what waits for it."""
+
+    async def job() -> Any:
+        try:
+            return await call()
+        except BaseException as error:
+            return Raised(error)
+
+    running = asyncio.create_task(job(), name=f"{context.task}[{context.id}]")
+    try:
+        await asyncio.wait([running])
+    except asyncio.CancelledError:  # nobody else can: the worker kills this process where it wants it to end
+        running.cancel()
+        await asyncio.wait([running], timeout=GRACE)
+        raise _EndedError(Report(Ending.FALLEN)) from None
+    return result_of(running.result())
 
 
 def _call_of(

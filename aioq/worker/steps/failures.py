@@ -7,7 +7,9 @@ from types import TracebackType
 from typing import Any
 
 from aioq.errors import ProcessDiedError
-from aioq.retry import Retry, class_name
+from aioq.introspect import cause_of, full_name_of, is_a, name_of, text_of, traceback_of
+from aioq.retry import Retry
+from aioq.store import MAX_CUTS
 from aioq.wire import Failure
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
@@ -83,44 +85,44 @@ def result_of(ended: Any) -> Any:
     Raises:
         BaseException: what the function raised.
     """
-    if isinstance(ended, Raised):
+    if is_a(ended, Raised):
         raise ended.error
     return ended
 
 
 def failure_of(error: BaseException) -> Failure:
     """An exception as text: its type, its message and its traceback without aioq's own frames at the top."""
-    if isinstance(error, ChildError):
+    if is_a(error, ChildError):
         return error.failure
-    return Failure(class_name(type(error)), message_of(error), _traceback_of(error))
+    return Failure(full_name_of(type(error)), message_of(error), _traceback_of(error))
 
 
 def failure_to_show(error: BaseException, attempt: int) -> Failure:
     """The same, but of a raised `Retry` what it was raised from, if anything."""
-    if not isinstance(error, Retry):
+    if not is_a(error, Retry):
         return failure_of(error)
-    if error.__cause__ is not None:
-        return failure_of(error.__cause__)
+    cause = cause_of(error)
+    if cause is not None:
+        return failure_of(cause)
     shown = failure_of(error)
     return Failure(shown.type, f"asked for another attempt in attempt {attempt}", shown.traceback)
 
 
 def message_of(error: BaseException) -> str:
     """`str(error)`, or what went wrong with that."""
-    try:
-        return str(error)
-    except BaseException as fault:
-        return f"<its message could not be read: {type(fault).__qualname__}>"
+    text, fault = text_of(str, error)
+    return text if fault is None else f"<its message could not be read: {name_of(fault)}>"
 
 
 def _traceback_of(error: BaseException) -> str:
-    frames = _own_frames(error.__traceback__)
-    if frames is None and isinstance(error, _SELF_EXPLAINING):
+    start = traceback_of(error)
+    frames = _own_frames(start)
+    if frames is None and any(is_a(error, kind) for kind in _SELF_EXPLAINING):
         return ""
     try:
-        return "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
+        return "".join(traceback.format_exception(type(error), error, frames or start))
     except BaseException as fault:
-        return f"<the traceback could not be formatted: {type(fault).__qualname__}>"
+        return f"<the traceback could not be formatted: {name_of(fault)}>"
 
 
 def _own_frames(start: TracebackType | None) -> TracebackType | None:
@@ -129,3 +131,22 @@ def _own_frames(start: TracebackType | None) -> TracebackType | None:
     while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.tb_next
     return frame
+
+
+def fallen(max_crashes: int) -> Failure:
+    """Of a job whose worker ended too often while it ran."""
+    return Failure(
+        "WorkerCrashed",
+        f"the job's worker ended more than {max_crashes} times while running it (max_crashes): by itself, or "
+        f"stopped from outside soon after the start of the run, more than {MAX_CUTS} times in a row; "
+        "it was not run again",
+    )
+
+
+def crashed_alone(crashes: int) -> Failure:
+    """Of a job that has killed the process it had for itself."""
+    return Failure(
+        "WorkerCrashed",
+        f"the job's worker died {crashes} times while running it (max_crashes), and so did the "
+        "process of its own that it was given then",
+    )

@@ -9,12 +9,17 @@ from typing import Any
 
 import msgspec
 
+from aioq.introspect import cause_of, is_a, name_of, text_of
+from aioq.log import logger, report_fault
 from aioq.retry import Retry
 from aioq.store import Verb
 from aioq.worker.steps.failures import failure_of
 from aioq.worker.steps.run import Run
 
-log = logging.getLogger("aioq.job")
+log = logger("aioq.job")
+
+# Asked for each job, so without the guard's frame; the functions below have one of their own.
+_is_wanted = logging.getLogger("aioq.job").isEnabledFor
 
 MAX_SHOWN = 200
 """Characters of a result that are logged."""
@@ -28,6 +33,8 @@ _WORDS = {
     Verb.CANCELLED: (logging.INFO, "cancelled after {seconds:.2f}s"),
     Verb.PARK: (logging.WARNING, "put off: {reason}"),
     Verb.INTERRUPT: (logging.WARNING, "interrupted after {seconds:.2f}s by the worker's stop; given back"),
+    Verb.CUT: (logging.WARNING, "interrupted after {seconds:.2f}s by the worker's stop; given back"),
+    Verb.CRASH: (logging.WARNING, "ended after {seconds:.2f}s with its worker, which nobody has stopped: a crash"),
     Verb.RELEASE: (logging.INFO, "given back before it was started"),
 }
 """What is said of each end, and how loudly."""
@@ -49,16 +56,22 @@ class _Lazy:
 
 
 def log_received(run: Run) -> None:
-    """Say that a job has come in."""
-    if log.isEnabledFor(logging.INFO):
-        log.info("%s[%s] received", run.name, run.claimed.id, extra=_extra(run))
+    """Say that a job has come in; raises nothing."""
+    try:
+        if _is_wanted(logging.INFO):
+            log.info("%s[%s] received", run.name, run.claimed.id, extra=_extra(run))
+    except BaseException as fault:
+        report_fault("aioq.job", fault)
 
 
 def log_ended(run: Run, seconds: float) -> None:
-    """Say how a run ended; failures with their traceback."""
-    level, words = _LOST if run.settlement is None else _WORDS[run.settlement.verb]
-    if log.isEnabledFor(level):  # before anything is put into words: most workers do not log good jobs
-        log.log(level, "%s[%s] %s", run.name, run.claimed.id, _ending(run, words, seconds), extra=_extra(run))
+    """Say how a run ended; failures with their traceback. It raises nothing: the outcome is on its way already."""
+    try:
+        level, words = _LOST if run.settlement is None else _WORDS[run.settlement.verb]
+        if _is_wanted(level):  # before anything is put into words: most workers do not log good jobs
+            log.log(level, "%s[%s] %s", run.name, run.claimed.id, _ending(run, words, seconds), extra=_extra(run))
+    except BaseException as fault:
+        report_fault("aioq.job", fault)
 
 
 def _ending(run: Run, words: str, seconds: float) -> str:
@@ -76,12 +89,11 @@ def _extra(run: Run) -> dict[str, Any]:
 
 
 def _shown(result: Any) -> str:
-    if isinstance(result, msgspec.Raw):
+    if is_a(result, msgspec.Raw):
         result = msgspec.msgpack.decode(result)
-    try:
-        text = repr(result)
-    except BaseException as error:
-        return f"<its repr raised {type(error).__qualname__}>"
+    text, fault = text_of(repr, result)
+    if fault is not None:
+        return f"<its repr raised {name_of(fault)}>"
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text)} characters)"
 
 
@@ -89,7 +101,7 @@ def _error(run: Run) -> str:
     if run.error is None:
         return "?"
     failure = failure_of(run.error)
-    asked_for = isinstance(run.error, Retry) and run.error.__cause__ is None
+    asked_for = is_a(run.error, Retry) and cause_of(run.error) is None
     if run.task is None or not failure.traceback or not run.entered or asked_for:
         return failure.summary
     return f"{failure.summary}\n{failure.traceback.rstrip()}"

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from aioq.log import report_fault
 from aioq.logrecords import message_of, plain, raised_of, traceback_of
 from aioq.wire import ENCODER, Failure
 
@@ -31,6 +32,8 @@ class Ending(StrEnum):
     BAD_ARGUMENTS = "bad arguments"
     BAD_RESULT = "bad result"
     UNREADY = "unready"
+    FALLEN = "fallen"
+    """The job has cancelled all that runs on the process's event loop: what would be its worker."""
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -160,8 +163,11 @@ _IN_WORDS = {"args", "exc_info", "stack_info"}
 
 
 def log_line(line: Line) -> None:
-    """Log what a child has logged, where and as this process logs."""
-    record = logging.makeLogRecord(dict(line.fields))
-    logger = logging.getLogger(record.name)
-    if logger.isEnabledFor(record.levelno):
-        logger.handle(record)
+    """Log what a child has logged, where and as this process logs; raises nothing, for the job is not to blame."""
+    try:
+        record = logging.makeLogRecord(dict(line.fields))
+        logger = logging.getLogger(record.name)
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
+    except BaseException as fault:
+        report_fault(str(line.fields.get("name")), fault)

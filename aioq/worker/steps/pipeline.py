@@ -19,6 +19,7 @@ import msgspec
 from aioq.codec import ANY_RESULT, BadArgumentsError
 from aioq.config import Settings
 from aioq.context import JobContext
+from aioq.durations import MAX_DELAY
 from aioq.errors import (
     ArgumentError,
     NewerVersionError,
@@ -29,6 +30,7 @@ from aioq.errors import (
     WireError,
 )
 from aioq.exception_names import leaf_names
+from aioq.introspect import full_name_of, is_a, name_of
 from aioq.naming import real_module
 from aioq.retry import DEFAULT_ATTEMPTS, ONE_ATTEMPT, Retry, Snooze, class_name, class_names
 from aioq.store import Settlement, Verb
@@ -44,8 +46,8 @@ from aioq.wire import (
     with_headers,
 )
 from aioq.worker.lending import Lending
-from aioq.worker.steps.failures import ChildError, failure_of, failure_to_show, message_of
-from aioq.worker.steps.run import CANCELLED, INTERRUPTED, LOST, TIMED_OUT, Run
+from aioq.worker.steps.failures import ChildError, crashed_alone, failure_of, failure_to_show, fallen, message_of
+from aioq.worker.steps.run import CANCELLED, CUT_SHORT, FALLEN, INTERRUPTED, LOST, TIMED_OUT, Run
 
 PARK_MS, MAX_PARK_MS = 2_000, 30_000
 """How long a job that this worker cannot run is put off before some worker looks at it again, at first and at the
@@ -135,7 +137,7 @@ def bind(run: Run, bench: Bench) -> Settlement | None:
         except BadArgumentsError as error:
             run.error = ArgumentError(str(error))
             return _failed(run, _shown(run.error))
-        except Exception as error:
+        except BaseException as error:  # whatever the user's types raise while they are built
             run.error = error
             return _failed(run, failure_of(error))
     run.context = _context(run, bench)
@@ -151,36 +153,55 @@ def begin(run: Run) -> None:
 
 
 def classify(run: Run, bench: Bench) -> Settlement | None:
-    """What is to be written, after the call: `run.result` or `run.error` says how it went."""
+    """What is to be written, after the call: `run.result` or `run.error` says how it went. It raises nothing."""
+    try:
+        return _classified(run, bench)
+    except BaseException as fault:
+        return _unclassified(run, fault)
+
+
+def _classified(run: Run, bench: Bench) -> Settlement | None:
     if run.stop == LOST:
         return None
     error = run.error = _with_reason(run)
     if error is None:
         return _succeeded(run, bench)
-    if run.stop in {CANCELLED, INTERRUPTED}:
-        return _stopped(run)
+    if run.stop in {CANCELLED, INTERRUPTED, CUT_SHORT, FALLEN}:
+        return _stopped(run, bench)
     if run.unfit is not None and error is run.unfit:
         return _failed(run, _shown(run.unfit))
-    if run.isolated and isinstance(error, ProcessDiedError):
-        return _failed(run, _crashed(run))
+    if run.isolated and is_a(error, ProcessDiedError):
+        return _failed(run, crashed_alone(run.claimed.crashes))
     error = run.error = asked_by(error)
     return _ended_by_request(run, error) or _snoozed(run, error) or _failed_attempt(run, error)
 
 
 def _ended_by_request(run: Run, error: BaseException) -> Settlement | None:
     """The end that the task itself has asked for by `Cancel` or `Fail`."""
-    in_child = isinstance(error, ChildError)
-    if isinstance(error, Fail) or (in_child and error.is_fail):
+    if is_a(error, Fail) or (is_a(error, ChildError) and error.is_fail):
         return _failed(run, failure_of(error))
-    reason = error.reason if isinstance(error, Cancel) else error.cancel_reason if in_child else None
+    reason = error.reason if is_a(error, Cancel) else error.cancel_reason if is_a(error, ChildError) else None
     return None if reason is None else _cancelled(run, reason)
 
 
+def _unclassified(run: Run, fault: BaseException) -> Settlement:
+    """The end of a job of which nothing else can be said, for to look at how it went has raised `fault`."""
+    error = run.error = fault if run.error is None else run.error
+    words = message_of(error)
+    if error is not fault:
+        words += f" (what this asks for could not be worked out: {full_name_of(type(fault))}: {message_of(fault)})"
+    return _failed(run, Failure(full_name_of(type(error)), words))
+
+
 def _snoozed(run: Run, error: BaseException) -> Settlement | None:
-    delay = error.snooze if isinstance(error, ChildError) else error.delay if isinstance(error, Snooze) else None
+    delay = error.snooze if is_a(error, ChildError) else error.delay if is_a(error, Snooze) else None
     if delay is None:
         return None
-    return snooze(run, round(delay * 1000))
+    return snooze(run, _milliseconds(delay))
+
+
+def _milliseconds(delay: float) -> int:
+    return round(min(max(delay, 0.0), MAX_DELAY) * 1000)
 
 
 def release(run: Run) -> Settlement:
@@ -193,10 +214,23 @@ def snooze(run: Run, delay_ms: int) -> Settlement:
     return Settlement(run.claimed.id, run.claimed.claim, Verb.SNOOZE, delay_ms=delay_ms)
 
 
-def _stopped(run: Run) -> Settlement:
-    if run.stop == INTERRUPTED:
-        return Settlement(run.claimed.id, run.claimed.claim, Verb.INTERRUPT)
-    return _cancelled(run, "")
+def _stopped(run: Run, bench: Bench) -> Settlement:
+    if run.stop == CANCELLED:
+        return _cancelled(run, "")
+    verb = _interruption(run)
+    if verb is Verb.INTERRUPT:
+        return Settlement(run.claimed.id, run.claimed.claim, verb)
+    outcome = with_headers(encode_failure(run.task_name, fallen(bench.settings.max_crashes)), run.headers)
+    return Settlement(run.claimed.id, run.claimed.claim, verb, outcome, ttl_ms=run.result_ttl_ms)
+
+
+def _interruption(run: Run) -> Verb:
+    """What the end of its worker is to a run that has not come to its own."""
+    if not run.begun:
+        return Verb.INTERRUPT
+    if run.stop == FALLEN:
+        return Verb.INTERRUPT if run.in_child else Verb.CRASH  # another process cannot cancel a task of this one
+    return Verb.CUT if run.stop == CUT_SHORT else Verb.INTERRUPT
 
 
 def _cancelled(run: Run, reason: str) -> Settlement:
@@ -211,7 +245,7 @@ def _failed_attempt(run: Run, error: BaseException) -> Settlement:
     failure = failure_to_show(error, run.attempt)
     # What `info` shows of it: the whole of it is in the log, and the server copies this at each further step.
     outcome = encode_failure(run.task_name, Failure(failure.type, failure.message[:MAX_RETRY_MESSAGE]))
-    return Settlement(run.claimed.id, run.claimed.claim, Verb.RETRY, outcome, delay_ms=max(0, round(delay * 1000)))
+    return Settlement(run.claimed.id, run.claimed.claim, Verb.RETRY, outcome, delay_ms=_milliseconds(delay))
 
 
 def _succeeded(run: Run, bench: Bench) -> Settlement:
@@ -220,9 +254,9 @@ def _succeeded(run: Run, bench: Bench) -> Settlement:
     returns = ANY_RESULT if task is None else (task.compiled or signature_of(task)).returns
     try:
         outcome = encode_result("" if envelope is None else envelope.task, result, returns.encoder)
-    except Exception as error:
+    except BaseException as error:
         run.error = ResultError(
-            f"the result of {run.name} cannot be encoded: {message_of(error)}; got {type(run.result).__qualname__}"
+            f"the result of {run.name} cannot be encoded: {message_of(error)}; got {name_of(run.result)}"
         )
         return _failed(run, _shown(run.error))
     if len(outcome) > limit:
@@ -274,17 +308,9 @@ def _is_last_chance(run: Run, max_crashes: int) -> bool:
 
 def _with_reason(run: Run) -> BaseException | None:
     """The run's error; a cancellation that the timeout has made is the timeout."""
-    if run.stop == TIMED_OUT and isinstance(run.error, asyncio.CancelledError):
+    if run.stop == TIMED_OUT and run.error is not None and is_a(run.error, asyncio.CancelledError):
         return TimeoutError(f"the attempt took longer than its timeout of {run.timeout:g} s")
     return run.error
-
-
-def _crashed(run: Run) -> Failure:
-    return Failure(
-        "WorkerCrashed",
-        f"the job's worker died {run.claimed.crashes} times while running it (max_crashes), and so did the "
-        "process of its own that it was given then",
-    )
 
 
 def _retry_delay(run: Run, error: BaseException) -> float | None:
@@ -299,13 +325,13 @@ def _retry_delay(run: Run, error: BaseException) -> float | None:
 
 def _delay(run: Run, error: BaseException) -> float | None:
     """The same, whatever time has passed."""
-    if isinstance(error, Retry):
+    if is_a(error, Retry):
         return _asked_delay(run, error, error.attempts, error.delay_after(run.attempt))
-    if isinstance(error, ChildError) and error.is_retry:
+    if is_a(error, ChildError) and error.is_retry:
         return _asked_delay(run, error, error.retry_attempts, error.retry_delay)
     if run.attempt >= run.retry.attempts:
         return None
-    if isinstance(error, ChildError):
+    if is_a(error, ChildError):
         allowed = run.retry.allows(error.names, error.leaves)
     else:
         allowed = run.retry.allows(class_names(error), leaf_names(error))
@@ -325,7 +351,7 @@ def _asked_delay(run: Run, error: BaseException, attempts: int | None, delay: fl
 
 def _seen(error: BaseException) -> BaseException:
     """The error as a delay function is given it."""
-    if isinstance(error, ChildError):
+    if is_a(error, ChildError):
         failure = error.failure
         return RemoteError(failure.type, failure.message, failure.traceback)
     return error
@@ -333,9 +359,9 @@ def _seen(error: BaseException) -> BaseException:
 
 def _asked_limit(error: BaseException) -> float | None:
     """The `max_elapsed` of a raised `Retry`."""
-    if isinstance(error, Retry):
+    if is_a(error, Retry):
         return error.rule.max_elapsed
-    return error.retry_max_elapsed if isinstance(error, ChildError) else None
+    return error.retry_max_elapsed if is_a(error, ChildError) else None
 
 
 def _elapsed(run: Run) -> float:

@@ -37,6 +37,7 @@ class Run:
         entered: whether its task has had its first step.
         begun: whether its function, or the middleware around it, has been called: it had a place (step call).
         unfit: arguments or a result that no further attempt would mend (step call).
+        thread: its place among the threads (step call, of a plain function).
         handle: the asyncio task of the run, once it runs.
         timer: ends the run at its timeout, if it has one.
         over: whether the function has returned or raised; what is left is to write that down.
@@ -63,6 +64,7 @@ class Run:
     entered: bool = False
     begun: bool = False
     unfit: ArgumentError | ResultError | None = None
+    thread: Any = None
     handle: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
     over: bool = False
@@ -112,6 +114,12 @@ CANCELLED = "cancelled"
 
 INTERRUPTED = "interrupted"
 """`Run.stop`: the worker is being stopped; the job is given back."""
+
+CUT_SHORT = "cut short"
+"""`Run.stop`: the worker is being stopped, soon after the run had begun; the job is given back."""
+
+FALLEN = "fallen"
+"""`Run.stop`: the worker ends by itself; the job is given back, and counts a crash."""
 
 TIMED_OUT = "timed out"
 """`Run.stop`: the attempt took longer than its timeout."""

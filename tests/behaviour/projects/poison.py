@@ -30,6 +30,28 @@ async def dies(how: str) -> None:
 
 
 @app.task
+async def falls(how: str, gate: str) -> None:
+    """End the worker in order, and wait to be ended with it."""
+    if how == "cancel":
+        for task in asyncio.all_tasks():
+            if task is not asyncio.current_task():
+                task.cancel()
+    if how == "stop":
+        asyncio.get_running_loop().stop()
+    if how == "exit":
+        leaving = asyncio.create_task(_exits())
+        await asyncio.wait([leaving])
+    if how == "signal":
+        os.kill(os.getpid(), signal.SIGTERM)
+    while not os.path.exists(gate):  # noqa: ASYNC110, ASYNC240 - another process opens the gate
+        await asyncio.sleep(0.01)
+
+
+async def _exits() -> None:
+    raise SystemExit(4)
+
+
+@app.task
 def environment() -> dict[str, str]:
     """What a process that a task starts would inherit."""
     return {name: value for name, value in os.environ.items() if name.startswith("AIOQ_")}

@@ -1,0 +1,106 @@
+"""`threads` bounds the threads there are, also those whose jobs have ended before them."""
+
+import asyncio
+import logging
+import threading
+
+import pytest
+
+from aioq import App, JobCancelledError, JobFailed
+from tests.unit.kit import turns, until, within
+
+pytestmark = pytest.mark.anyio
+
+app = App("threads", url="redis://nowhere", concurrency=10, threads=2)
+begun: list[int] = []
+inside = 0
+most = 0
+gate = threading.Event()
+
+
+@app.task
+def stuck(number: int) -> int:
+    """Does not end before it is let, whatever becomes of its job."""
+    global inside, most  # noqa: PLW0603
+    inside += 1
+    most = max(most, inside)
+    begun.append(number)
+    gate.wait(20)
+    inside -= 1
+    return number
+
+
+@app.task
+async def plain(number: int) -> int:
+    return number
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    global inside, most  # noqa: PLW0603
+    inside = most = 0
+    begun.clear()
+    gate.clear()
+
+
+async def test_a_thread_whose_job_has_timed_out_counts_until_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "aioq.worker")
+    async with app.test() as session:
+        late = await stuck.options(timeout=0.01).send_many([(1,), (2,)])
+        for handle in late:
+            with pytest.raises(JobFailed, match="TimeoutError"):
+                await within(handle)
+        waiting = await stuck.send_many([(3,), (4,), (5,)])
+        assert await within(await plain.send(6)) == 6, "what needs no thread runs"
+        await turns()
+        assert sorted(begun) == [1, 2]
+        said = [record.getMessage() for record in caplog.records if "runs on in its thread" in record.getMessage()]
+        assert [words.partition(" ")[0] for words in said] == [f"{stuck.name}[{handle.id}]" for handle in late]
+        assert said[1].endswith("holds one of 2 threads till then; 2 are held so")
+
+        gate.set()
+        assert [await within(handle) for handle in waiting] == [3, 4, 5]
+        assert most == 2
+        (worker,) = session._workers
+        await until(lambda: worker._caller._threads.borrowed_tokens == 0)
+        assert worker._caller.busy_threads == 0
+
+
+async def test_a_thread_whose_job_was_cancelled_counts_too() -> None:
+    async with app.test():
+        handles = await stuck.send_many([(1,), (2,)])
+        await until(lambda: len(begun) == 2)
+        await handles[0].cancel("no")
+        with pytest.raises(JobCancelledError):
+            await within(handles[0])
+        waiting = await stuck.send(3)
+        await turns()
+        assert sorted(begun) == [1, 2]
+        gate.set()
+        assert await within(waiting) == 3
+        assert await within(handles[1]) == 2
+
+
+async def test_a_job_that_is_cancelled_while_it_waits_for_a_thread_holds_none() -> None:
+    async with app.test() as session:
+        running = await stuck.send_many([(1,), (2,)])
+        await until(lambda: len(begun) == 2)
+        waiting = await stuck.send(3)
+        await turns()
+        await waiting.cancel("no")
+        with pytest.raises(JobCancelledError):
+            await within(waiting)
+        gate.set()
+        assert [await within(handle) for handle in running] == [1, 2]
+        (worker,) = session._workers
+        await until(lambda: worker._caller._threads.borrowed_tokens == 0)
+        assert sorted(begun) == [1, 2]
+
+
+async def test_threads_that_are_left_do_not_keep_the_session_from_its_end() -> None:
+    async with app.test():
+        handle = await stuck.options(timeout=0.01).send(1)
+        with pytest.raises(JobFailed, match="TimeoutError"):
+            await within(handle)
+    gate.set()
+    await asyncio.to_thread(lambda: None)
