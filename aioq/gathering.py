@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast, overload
 
 from aioq.durations import Duration, seconds
 from aioq.ending import end
+from aioq.plural import counted
 from aioq.results import JobHandle, outcome_of, source_of, why_late
 from aioq.wire import Outcome
 
@@ -210,5 +211,7 @@ def as_handles(where: str, given: Sequence[JobHandle[Any] | Iterable[JobHandle[A
 async def _not_in_time(by_task: "Mapping[asyncio.Task[Any], JobHandle[Any]]", span: float | None) -> TimeoutError:
     # A task that the timeout has cancelled waited for its job.
     left = [handle for task, handle in by_task.items() if not task.done() or task.cancelled()]
-    first = f". The first of them, job {left[0].id}{why}" if left and (why := await why_late(left[0])) else ""
-    return TimeoutError(f"{len(left)} of {len(by_task)} jobs have no outcome after {span:g} s; they go on{first}")
+    first = f". The first, job {left[0].id}{why}" if left and (why := await why_late(left[0])) else ""
+    late = f"{len(left)} of {counted(len(by_task), 'job')} {'has' if len(left) == 1 else 'have'} no outcome"
+    goes = "it goes on" if len(left) == 1 else "they go on"
+    return TimeoutError(f"{late} after {span:g} s; {goes}{first}")

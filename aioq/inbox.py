@@ -4,6 +4,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Protocol
 
+SEPARATOR = b"\n"
+"""Between a job's id and what follows in a message; no id has it."""
+
 
 class Inbox(Protocol):
     """A process's subscription: messages of the channels it listens to."""
@@ -26,7 +29,7 @@ class Inbox(Protocol):
 
 
 def worker_channel(app: str, worker: str) -> str:
-    """The channel on which a worker is told of cancellations; the message is the job's id.
+    """The channel on which a worker is told of cancellations: the job's id, `SEPARATOR`, the outcome it gets.
 
     An empty message says that it goes first with the ticks of schedules; see `aioq.timetable.Timetable.pass_on`.
     """

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from aioq.introspect import full_name_of, is_a, traceback_of
+from aioq.printable import printable_lines
 
 MAX_SAID = 20
 """How many kinds of faults of logging are said in a process's life."""
@@ -88,6 +89,6 @@ def report_fault(name: str, fault: BaseException) -> None:
 
 def _shown(fault: BaseException) -> str:
     try:
-        return "".join(traceback.format_exception(fault)).rstrip()
+        return printable_lines("".join(traceback.format_exception(fault)).rstrip())
     except BaseException:
         return "(it cannot be shown)"

@@ -19,6 +19,7 @@ from aioq.errors import ConfigError
 from aioq.exception_names import checked_name, class_name, class_names, known_names
 from aioq.introspect import cause_of, name_of
 from aioq.log import logger
+from aioq.plural import counted
 
 __all__ = ["ONE_ATTEMPT", "Retry", "RetryRule", "Snooze", "class_name", "class_names", "rule_of"]
 
@@ -334,8 +335,8 @@ def _refuse_beside_delays(
         raise ConfigError(f"Retry(delays=..., factor={factor!r}): give delays or factor, not both")
     if isinstance(attempts, int) and attempts != count + 1:
         raise ConfigError(
-            f"Retry(attempts={attempts!r}, delays=...): {count} delays are between {count + 1} attempts; "
-            "leave attempts out, or give None to go on with the last delay"
+            f"Retry(attempts={attempts!r}, delays=...): {counted(count, 'delay', 'is/are')} between {count + 1} "
+            "attempts; leave attempts out, or give None to go on with the last delay"
         )
 
 

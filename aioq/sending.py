@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from aioq.columns import NewJobs
 from aioq.errors import SendError
 from aioq.outbox import Part
+from aioq.plural import counted
 from aioq.producer import Producer
 from aioq.store import NewJob
 
@@ -76,8 +77,9 @@ class Sending:
         if cause is None:
             return added
         if isinstance(cause, SendError):
+            verb = "is" if len(failed) == 1 else "are"
             raise SendError(
-                f"{len(failed)} of {len(added)} jobs are unconfirmed: {cause.__cause__ or cause}",
+                f"{len(failed)} of {counted(len(added), 'job')} {verb} unconfirmed: {cause.__cause__ or cause}",
                 tuple(self._ids[position] for position in sorted(failed)),
             ) from cause.__cause__
         raise cause

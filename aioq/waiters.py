@@ -17,6 +17,7 @@ from aioq.ending import end
 from aioq.errors import JobNotFoundError, ServerUnavailableError
 from aioq.inbox import waiter_channel
 from aioq.log import logger
+from aioq.plural import counted
 from aioq.refusals import each_alone, is_refusal
 from aioq.store import LATER, MISSING, Store, WaitReply
 from aioq.wire import decode_notice
@@ -268,7 +269,7 @@ class _QueueWaiters:
         """Ask until there is an answer, after a first time that has failed."""
         backoff = Backoff()
         while True:
-            log.debug("waiting for %d outcomes of queue %s: %s", questions.size, self._queue, error)
+            log.debug("waiting for %s of queue %s: %s", counted(questions.size, "outcome"), self._queue, error)
             await asyncio.sleep(backoff.next())
             try:
                 return await self._ask(questions)

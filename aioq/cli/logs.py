@@ -102,7 +102,7 @@ def set_up_logging(level: str, log_format: str, *, explicit: bool = False) -> No
 
 def _formatter(log_format: str, stream: TextIO) -> logging.Formatter:
     if log_format == "json":
-        return JsonFormatter(ascii_only=not stream.encoding.lower().startswith("utf"))
+        return JsonFormatter(ascii_only=not str(getattr(stream, "encoding", "")).lower().startswith("utf"))
     return TextFormatter(colour=_shows_colour(stream))
 
 

@@ -31,6 +31,7 @@ from aioq.host import undeclared_queues, worker_queues
 from aioq.log import logger
 from aioq.logrecords import let_through
 from aioq.notices import NOTICES
+from aioq.plural import counted
 from aioq.stdio import print_at_once
 from aioq.store import ServerInfo
 from aioq.worker import Health, Life, Worker, life_prefix, recover_dead
@@ -75,7 +76,6 @@ def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
         require_watcher()
         # The App is loaded in the children only: a broken module is mended by the next change. So nobody here
         # can give back what a dead child held; its lease does that.
-        set_up_logging(plan.log_level or "info", plan.log_format or "text")
         _set_up_logging(plan, load_settings({}), child)
         return asyncio.run(_supervise(plan, plan.processes or 1))
     app = load_app(plan.target)
@@ -146,7 +146,8 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
         code = DONE if plan.burst else STOPPED
     if worker.left_behind:
         # Their jobs are given back. Python would wait for them at its end, perhaps for ever.
-        log.warning("%d functions that do not end when they are cancelled are left behind", worker.left_behind)
+        words = "does not end when it is cancelled, and is/do not end when they are cancelled, and are"
+        log.warning("%s left behind", counted(worker.left_behind, "function", words))
         logging.shutdown()
         os._exit(code)
     return code

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import count
 
 from aioq.clock import Clock
-from aioq.inbox import worker_channel
+from aioq.inbox import SEPARATOR, worker_channel
 from aioq.job import JobInfo, JobState, Priority
 from aioq.leases import Renewal, WorkerLease
 from aioq.memory_store.dead import Dead
@@ -220,7 +220,7 @@ class MemoryQueue:
         if state is JobState.RUNNING and record.worker is not None:
             record.cancellation = (outcome, ttl_ms)
             self._cancelling[record.worker][job_id] = None
-            self.mail.tell(worker_channel(self._app, record.worker), job_id.encode())
+            self.mail.tell(worker_channel(self._app, record.worker), job_id.encode() + SEPARATOR + outcome)
         elif not state.ended:
             record.due_ms = None
             self._finish(record, JobState.CANCELLED, outcome, ttl_ms)  # its entry in the lane stays behind

@@ -40,6 +40,7 @@ from aioq.worker.services.ticker import Ticker
 from aioq.worker.services.watchdog import Watchdog
 from aioq.worker.slots import Slots
 from aioq.worker.steps.calling import Caller
+from aioq.worker.steps.joblog import stopping
 from aioq.worker.steps.pipeline import Bench
 from aioq.worker.steps.run import CANCELLED
 from aioq.worker.wiring import executor_telling
@@ -318,8 +319,8 @@ class Worker:
         for job_id in renewal.cancelled:
             self._cancel(membership.queue, job_id)
 
-    def _cancel(self, queue: str, job_id: str) -> None:
-        self._executor.cancel(queue, self._queues[queue].membership.worker, job_id, CANCELLED)
+    def _cancel(self, queue: str, job_id: str, why: str = "") -> None:
+        self._executor.cancel(queue, self._queues[queue].membership.worker, job_id, CANCELLED, why)
 
     def _lost(self, queue: str, worker: str) -> None:
         if (duties := self._queues[queue]).membership.lose(worker):
@@ -387,10 +388,7 @@ class Worker:
     async def _finish_jobs(self, running: int) -> None:
         if running and not self._hurry.is_set():
             patience = self._host.settings.shutdown_timeout
-            log.info(
-                "stopping: %d jobs are finished, for up to %g s; a second signal gives them back",
-                *(running, patience),
-            )
+            log.info("%s", stopping(running, patience))
             idle = asyncio.create_task(self._executor.wait_idle())
             hurry = asyncio.create_task(self._hurry.wait())
             await asyncio.wait([idle, hurry], timeout=patience, return_when=asyncio.FIRST_COMPLETED)

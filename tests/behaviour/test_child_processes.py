@@ -46,7 +46,7 @@ async def test_a_signal_to_all_processes_is_a_graceful_stop(
     os.killpg(worker.pid, number)
     if to == "every process":
         os.kill(child, number)
-    await worker.saw("stopping: 1 jobs are finished")
+    await worker.saw("stopping: 1 job still runs")
     gate.touch()
 
     assert await handle.result(timeout=20) == -signal.SIGTERM, "the program heeds what the child does not"

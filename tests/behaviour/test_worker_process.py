@@ -59,7 +59,7 @@ async def test_each_job_has_a_line_when_it_comes_and_one_when_it_ends(project: P
     failing = await lines.fails.send()
 
     stamp = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} "
-    await worker.saw(rf"{stamp}INFO +lines\.add\[{handle.id}\] received$")
+    await worker.saw(rf"{stamp}INFO +lines\.add\[{handle.id}\] received, waited \d+\.\d\ds, attempt 1$")
     await worker.saw(rf"{stamp}INFO +lines\.add\[{handle.id}\] succeeded in \d+\.\d\ds: 30$")
     await worker.saw(rf"{stamp}ERROR +lines\.fails\[{failing.id}\] failed in \d+\.\d\ds: ValueError: no way$")
     await worker.saw(r"^Traceback \(most recent call last\):$")

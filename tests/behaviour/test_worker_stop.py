@@ -67,7 +67,7 @@ async def test_a_running_job_is_finished_and_what_waits_is_left_to_others(
     waiting += await lines.add.options(queue="other").send_many([(number, 1) for number in range(5, 10)])
 
     worker.signal(signal.SIGTERM)
-    await worker.saw("stopping: 1 jobs are finished, for up to 20 s")
+    await worker.saw("stopping: 1 job still runs and may take up to 20 s to end; a second signal gives it back")
     other = await project.ready_worker("lines:app")
     assert await gather(*waiting, timeout=10) == tuple(range(1, 11))
     gate.touch()
@@ -91,7 +91,7 @@ async def test_a_job_that_is_not_finished_in_time_is_given_back_unharmed(
     await until(Path(f"{gate}.pid").exists)
 
     worker.signal(number)
-    await worker.saw("stopping: 1 jobs")
+    await worker.saw("stopping: 1 job still runs")
     if "second" in how:
         worker.signal(number)
 

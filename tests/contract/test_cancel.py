@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from aioq.errors import ServerUnavailableError
-from aioq.inbox import worker_channel
+from aioq.inbox import SEPARATOR, worker_channel
 from aioq.job import JobState
 from aioq.redis_store import RedisStore
 from aioq.store import Store, Verb
@@ -121,7 +121,7 @@ async def test_the_worker_is_told(store: Store, backend: Backend) -> None:
 
     assert await cancel(other, "jöb 1") == [JobState.RUNNING]
 
-    assert (await listener.next()).decode() == "jöb 1"
+    assert await listener.next() == "jöb 1".encode() + SEPARATOR + REASON
     assert await state(store, "jöb 1") is JobState.RUNNING
 
 
@@ -252,7 +252,8 @@ async def test_a_worker_is_asked_once_though_the_reply_was_lost(
     assert await cancel(redis_store) == [JobState.RUNNING]
     await cancel(redis_store, "end")
 
-    assert [await listener.next(), await listener.next()] == [b"job", b"end"]
+    heard = [await listener.next(), await listener.next()]
+    assert heard == [b"job" + SEPARATOR + REASON, b"end" + SEPARATOR + REASON]
 
 
 async def test_what_is_kept_of_a_cancellation_expires(redis_store: RedisStore, redis_backend: Backend) -> None:

@@ -223,9 +223,9 @@ async def test_timeouts_take_a_timedelta() -> None:
         handle = await hang.send()
         with pytest.raises(TimeoutError, match=r"has no outcome after 0.001 s"):
             await handle.result(short)
-        with pytest.raises(TimeoutError, match=r"1 of 1 jobs have no outcome after 0.001 s"):
+        with pytest.raises(TimeoutError, match=r"1 of 1 job has no outcome after 0.001 s"):
             await gather(handle, timeout=short)
-        with pytest.raises(TimeoutError, match=r"1 of 1 jobs have no outcome after 0.001 s"):
+        with pytest.raises(TimeoutError, match=r"1 of 1 job has no outcome after 0.001 s"):
             _ = [each async for each in as_completed([handle], timeout=short)]
         done = await add.send(1, 2)
         assert await done.result(timeout=timedelta(seconds=30)) == 3

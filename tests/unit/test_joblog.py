@@ -5,8 +5,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from aioq import App
+from aioq import App, Retry
+from aioq.logrecords import extras_of
 from aioq.store import Settlement, Verb
+from aioq.wire import encode_cancellation
 from aioq.worker.steps.joblog import MAX_SHOWN, log_ended, log_received
 from aioq.worker.steps.pipeline import prepare
 from aioq.worker.steps.run import Run
@@ -42,6 +44,15 @@ def said(log: pytest.LogCaptureFixture) -> tuple[int, str]:
     return record.levelno, record.getMessage()
 
 
+def facts(log: pytest.LogCaptureFixture) -> dict[str, Any]:
+    """The fields beside those that each record has."""
+    return {
+        name: value
+        for name, value in extras_of(log.records[0]).items()
+        if name not in {"job_id", "task", "queue"} and not name.startswith("caplog")
+    }
+
+
 def end(
     run: Run, verb: Verb, *, result: Any = None, error: BaseException | None = None, delay_ms: int = 0
 ) -> None:
@@ -52,7 +63,15 @@ def end(
 
 def test_a_job_that_comes_in(run: Run, log: pytest.LogCaptureFixture):
     log_received(run)
-    assert said(log) == (logging.INFO, "shop.add[job] received")
+    assert said(log) == (logging.INFO, "shop.add[job] received, waited 1.00s, attempt 2")
+    assert facts(log) == {"event": "received", "attempt": 2, "wait": 1.0}
+
+
+def test_a_job_that_comes_in_once_more(run: Run, log: pytest.LogCaptureFixture):
+    """Since when it waits this time is not known: it may have waited for its retry."""
+    run.claimed = msgspec.structs.replace(run.claimed, claims=3)
+    log_received(run)
+    assert said(log) == (logging.INFO, "shop.add[job] received, attempt 2")
 
 
 @pytest.mark.parametrize(
@@ -88,6 +107,45 @@ def test_a_job_that_has_ended(
     assert said(log) == (level, f"shop.add[job] {text}")
 
 
+async def _asks(cause: BaseException | None) -> Retry:
+    try:
+        raise Retry from cause  # noqa: TRY301 - it is to have a traceback
+    except Retry as error:
+        return error
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("verb", "cause", "text"),
+    [
+        (Verb.RETRY, ValueError("no"), "failed in attempt 2, runs again in 1.50s: ValueError: no"),
+        (Verb.RETRY, None, "asked for another attempt in attempt 2, runs again in 1.50s"),
+        (Verb.FAILED, ValueError("no"), "failed in 2.02s: ValueError: no"),
+        (Verb.FAILED, None, "failed in 2.02s: it asked for another attempt in its last one"),
+    ],
+)
+async def test_of_a_retry_its_cause_is_shown(
+    run: Run, log: pytest.LogCaptureFixture, verb: Verb, cause: BaseException | None, text: str
+):
+    run.entered = True
+    end(run, verb, error=await _asks(cause), delay_ms=1500 if verb is Verb.RETRY else 0)
+    assert said(log)[1] == f"shop.add[job] {text}"
+
+
+@pytest.mark.parametrize(("why", "own"), [("too late", ""), ("", "not needed"), ("too late", "not needed")])
+def test_a_cancellation_with_its_reason(run: Run, log: pytest.LogCaptureFixture, why: str, own: str):
+    run.why = why
+    run.settlement = Settlement("job", 1, Verb.CANCELLED, encode_cancellation("shop.add", own))
+    log_ended(run, 2.0249)
+    assert said(log)[1] == f"shop.add[job] cancelled after 2.02s: {why or own}"
+    assert facts(log) == {"event": "cancelled", "attempt": 2, "duration": 2.0249, "reason": why or own}
+
+
+def test_what_others_say_stays_in_the_line(run: Run, log: pytest.LogCaptureFixture):
+    end(run, Verb.FAILED, error=ValueError("no\n2026-11-29 forged\x1b[2J"))
+    assert said(log)[1] == r"shop.add[job] failed in 2.02s: ValueError: no\n2026-11-29 forged\x1b[2J"
+
+
 def test_every_verb_has_its_words(run: Run, log: pytest.LogCaptureFixture):
     for verb in Verb:
         end(run, verb)
@@ -103,8 +161,11 @@ async def test_a_task_that_failed_is_logged_with_its_traceback(run: Run, log: py
         end(run, Verb.FAILED, error=error)
     level, text = said(log)
     assert level == logging.ERROR
-    assert text.startswith("shop.add[job] failed in 2.02s: ValueError: no\nTraceback (most recent call last):\n")
-    assert text.endswith("ValueError: no")
+    assert text == "shop.add[job] failed in 2.02s: ValueError: no"
+    shown = logging.Formatter().format(log.records[0])  # anybody's formatter shows it
+    assert shown.startswith(f"{text}\nTraceback (most recent call last):\n")
+    assert shown.endswith("ValueError: no")
+    assert facts(log) == {"event": "failed", "attempt": 2, "duration": 2.0249, "exception": "ValueError: no"}
 
 
 def test_a_run_whose_lease_was_lost(run: Run, log: pytest.LogCaptureFixture):
@@ -131,4 +192,4 @@ def test_at_level_warning_only_trouble_is_said(run: Run, log: pytest.LogCaptureF
 
 def test_a_job_that_is_not_understood_is_logged_without_a_name(log: pytest.LogCaptureFixture):
     log_received(make_run(b"garbage"))
-    assert log.records[0].getMessage() == "?[job] received"
+    assert log.records[0].getMessage() == "?[job] received, waited 1.00s, attempt 1"

@@ -131,8 +131,8 @@ async def test_a_wait_in_vain_says_why() -> None:
         late = await add.options(delay=60).send(1, 2)
         with pytest.raises(TimeoutError, match=r"0\.01 s; it goes on: scheduled, due in \d+ s$"):
             await late.result(timeout=0.01)
-        with pytest.raises(TimeoutError, match=r"1 of 1 jobs .*; they go on\. The first of them, job "):
+        with pytest.raises(TimeoutError, match=r"1 of 1 job has .*; it goes on\. The first, job "):
             await gather(late, timeout=0.01)
-        with pytest.raises(TimeoutError, match=rf"The first of them, job {late.id}: scheduled"):
+        with pytest.raises(TimeoutError, match=rf"The first, job {late.id}: scheduled"):
             async for _ in as_completed([late], timeout=0.01):
                 pass

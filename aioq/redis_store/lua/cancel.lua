@@ -1,5 +1,6 @@
--- Cancels jobs: one that waits to be run ends here, the worker of a running one is told. A call that changed anything
--- leaves a receipt, so that the same call, repeated because its reply got lost, is answered as it was the first time.
+-- Cancels jobs: one that waits to be run ends here, the worker of a running one is told (the job's id, a line break,
+-- the outcome). A call that changed anything leaves a receipt, so that the same call, repeated because its reply got
+-- lost, is answered as it was the first time.
 --
 -- NEEDS: base, common, shapes, runs, records, push, lanes, schedules, notices, dead, ending
 -- KEYS: 1 base key
@@ -24,7 +25,7 @@ for i = 6, #ARGV do
     job[CANCEL], job[CANCEL_TTL] = outcome, ttl
     save(id, job)
     redis.call('SADD', cancel_key(job[WORKER]), id)
-    redis.call('PUBLISH', prefix .. job[WORKER], id)
+    redis.call('PUBLISH', prefix .. job[WORKER], id .. '\n' .. outcome)
     changed = true
   elseif state == 'queued' or state == 'scheduled' or state == 'waiting' then
     -- Its entry in the lane stays behind; a claim passes over it.

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from functools import partial
 
 from aioq.backoff import Backoff
-from aioq.errors import ServerError
-from aioq.inbox import Inbox, worker_channel
+from aioq.errors import ServerError, WireError
+from aioq.inbox import SEPARATOR, Inbox, worker_channel
 from aioq.log import logger
+from aioq.wire import decode_outcome, decode_reason
 from aioq.worker.membership import Membership
 
 log = logger("aioq.worker")
@@ -24,7 +25,7 @@ class Canceller:
         inbox: the process's subscription.
         app: the App's name.
         membership: the queue, and the worker's id there.
-        cancel: cancels a running job: queue, job id.
+        cancel: cancels a running job: queue, job id, the reason that was given.
         on_gap: called when messages may have been lost.
         on_lead: called when another worker has passed on to this one who goes first with the ticks.
     """
@@ -35,7 +36,7 @@ class Canceller:
         app: str,
         membership: Membership,
         *,
-        cancel: Callable[[str, str], None],
+        cancel: Callable[[str, str, str], None],
         on_gap: Callable[[], None],
         on_lead: Callable[[], None] = lambda: None,
     ) -> None:
@@ -64,6 +65,15 @@ class Canceller:
 
     def _heard(self, queue: str, message: bytes) -> None:
         if message:
-            self._cancel(queue, message.decode())
+            job_id, _, outcome = message.partition(SEPARATOR)
+            self._cancel(queue, job_id.decode(), _reason(outcome))
         else:
             self._on_lead()
+
+
+def _reason(outcome: bytes) -> str:
+    """The reason in the outcome that a cancelled job ends with; it is for the log alone."""
+    try:
+        return decode_reason(decode_outcome(outcome)) if outcome else ""
+    except WireError:
+        return ""

@@ -132,10 +132,11 @@ class Executor:
         if not self._has_again(run):
             self._end(run, release(run))
 
-    def cancel(self, queue: str, worker: str, job_id: str, reason: str) -> None:
-        """Cancel a job that is here; nothing where it is not (any more)."""
+    def cancel(self, queue: str, worker: str, job_id: str, reason: str, why: str = "") -> None:
+        """Cancel a job that is here; nothing where it is not (any more). `why` is for the log."""
         run = self._running.get((queue, worker, job_id))
         if run is not None:
+            run.why = run.why or why
             self._cancel(run, reason)
             return
         for waiting in self._backlog:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from aioq.backoff import Backoff
 from aioq.errors import ServerError
 from aioq.log import logger
+from aioq.plural import counted
 from aioq.store import Recovery as StepDone
 from aioq.store import Settlement, Store, Verb
 from aioq.wire import Failure, encode_failure
@@ -29,7 +30,7 @@ def crash_outcome(max_crashes: int) -> bytes:
         "",
         Failure(
             "WorkerCrashed",
-            f"the job's worker died more than {max_crashes} times while running it (max_crashes); "
+            f"the job's worker died more than {counted(max_crashes, 'time')} while running it (max_crashes); "
             "it was not run again",
         ),
     )

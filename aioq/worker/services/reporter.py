@@ -11,6 +11,7 @@ from aioq.errors import ServerError
 from aioq.introspect import text_of
 from aioq.job import Progress
 from aioq.log import logger
+from aioq.plural import counted
 from aioq.refusals import each_alone, is_refusal
 from aioq.store import Store
 
@@ -97,7 +98,9 @@ class Reporter:
             try:
                 stored = await self._store_all(queue, worker, reports)
             except ServerError as error:
-                log.debug("queue %s: %d progress reports were dropped: %s", queue, len(reports), error)
+                log.debug(
+                    "queue %s: %s dropped: %s", queue, counted(len(reports), "progress report", "was/were"), error
+                )
                 continue
             for (job_id, _, _), taken in zip(reports, stored, strict=True):
                 if isinstance(taken, Exception):

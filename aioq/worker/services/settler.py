@@ -22,6 +22,7 @@ from aioq.backoff import Backoff
 from aioq.batch import Batcher, Items
 from aioq.errors import ServerError, ServerUnavailableError, WireError
 from aioq.log import logger
+from aioq.plural import counted
 from aioq.refusals import is_refusal
 from aioq.retry import class_name
 from aioq.store import Settlement, Store, Verb
@@ -224,7 +225,8 @@ class Settler:
                     self._waits.setdefault(wait, (queue, time.monotonic()))
                     level = logging.DEBUG if said or isinstance(error, ServerUnavailableError) else logging.WARNING
                     said = True
-                    log.log(level, "queue %s: %d outcomes wait: %s", queue, len(settlements), error)
+                    waiting = counted(len(settlements), "outcome", "waits/wait")
+                    log.log(level, "queue %s: %s: %s", queue, waiting, error)
                     await asyncio.sleep(backoff.next())
                 try:
                     accepted = await self._store.settle(queue, worker, settlements)

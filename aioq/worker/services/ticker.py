@@ -29,6 +29,7 @@ from aioq.encoded_sends import EncodedSends
 from aioq.ending import end
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.log import logger
+from aioq.plural import counted
 from aioq.scheduler import declare, sweep
 from aioq.ticking import tick_due
 from aioq.timetable import Timetable
@@ -210,7 +211,7 @@ class Ticker:
             log.warning("schedule %s: this worker cannot make its ticks: %s", schedule_id, step.stuck[schedule_id])
         self._stuck = set(step.stuck)
         if step.won:
-            log.debug("queue %s: made the ticks that were due: %d jobs", self._queue, step.made)
+            log.debug("queue %s: made the ticks that were due: %s", self._queue, counted(step.made, "job"))
         early = step.next_tick_ms is not None and step.next_tick_ms <= EARLY_MS
         first = step.won if step.due else keeps or early
         self._first = first or self._led  # it may have been passed on to this worker meanwhile

@@ -13,8 +13,10 @@ import sys
 import threading
 import time
 import traceback
+from types import FrameType
 
 from aioq.log import logger
+from aioq.printable import printable
 
 log = logger("aioq.worker")
 
@@ -90,9 +92,7 @@ class Watchdog:
             log.warning(
                 "%s blocks the event loop, for %.1f s by now; every other job of this worker waits for it. "
                 "Make it a plain function, or await in it:\n%s",
-                name,
-                time.monotonic() - asked,
-                self._stack(),
+                *(printable(name), time.monotonic() - asked, self._stack()),
             )
             self._wait(answered, wait)
             wait *= 2
@@ -113,4 +113,23 @@ class Watchdog:
     def _stack(self) -> str:
         frames = sys._current_frames()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - documented, for this
         frame = frames.get(self._loop_thread)
-        return "".join(traceback.format_stack(frame)).rstrip() if frame is not None else "(its stack is not known)"
+        return stack_of_the_user(frame) if frame is not None else "(its stack is not known)"
+
+
+def stack_of_the_user(frame: FrameType) -> str:
+    """A stack in words, from the user's own code on: how the event loop came to it is the same each time.
+
+    What the user's code calls stays, be it a library. A stack that is not in the user's code at all stays whole.
+    """
+    stack = list(traceback.walk_stack(frame))[::-1]
+    at = next((at for at, (each, _) in enumerate(stack) if not _is_machinery(each)), 0)
+    return "".join(traceback.StackSummary.extract(iter(stack[at:])).format()).rstrip()
+
+
+_MACHINERY = {"aioq", "asyncio", "uvloop", "click", "runpy", "contextlib"}
+"""The packages between the start of a worker's process and a task."""
+
+
+def _is_machinery(frame: FrameType) -> bool:
+    package = str(frame.f_globals.get("__name__")).partition(".")[0]
+    return package in _MACHINERY or (package == "__main__" and frame.f_code.co_filename == sys.argv[0])

@@ -8,6 +8,7 @@ from typing import Any
 
 from aioq.errors import ProcessDiedError
 from aioq.introspect import cause_of, full_name_of, is_a, name_of, text_of, traceback_of
+from aioq.plural import counted
 from aioq.retry import Retry
 from aioq.store import MAX_CUTS
 from aioq.wire import Failure
@@ -147,6 +148,6 @@ def crashed_alone(crashes: int) -> Failure:
     """Of a job that has killed the process it had for itself."""
     return Failure(
         "WorkerCrashed",
-        f"the job's worker died {crashes} times while running it (max_crashes), and so did the "
+        f"the job's worker died {counted(crashes, 'time')} while running it (max_crashes), and so did the "
         "process of its own that it was given then",
     )

@@ -105,14 +105,8 @@ def resolve(run: Run, bench: Bench) -> Settlement | None:
         near = did_you_mean(run.name, bench.tasks)
         run.error = UnknownTaskError(f"this worker does not know the task {run.name!r}{near}; it knows: {known}")
         ttl = bench.settings.unknown_task_ttl
-        return _park(
-            run,
-            bench,
-            UnknownTaskError(
-                f"no worker knew the task {run.name!r} for {ttl:g} s (unknown_task_ttl){near}; "
-                f"this one knows: {known}"
-            ),
-        )
+        none = f"no worker knew the task {run.name!r} for {ttl:g} s (unknown_task_ttl){near}"
+        return _park(run, bench, UnknownTaskError(f"{none}; this one knows: {known}"))
     return None
 
 

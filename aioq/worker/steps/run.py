@@ -42,6 +42,7 @@ class Run:
         timer: ends the run at its timeout, if it has one.
         over: whether the function has returned or raised; what is left is to write that down.
         stop: why the run was cancelled from outside, if it was.
+        why: the reason that whoever has cancelled the job gave.
         started: the loop's time at the start; once it has begun, then.
         settlement: what is written in the end (step classify).
         result: what the task returned, for the log.
@@ -69,6 +70,7 @@ class Run:
     timer: asyncio.TimerHandle | None = None
     over: bool = False
     stop: str | None = None
+    why: str = ""
     started: float = 0.0
     settlement: Settlement | None = None
     result: Any = None
