@@ -374,10 +374,10 @@ class Batcher(Generic[BatchT, ReplyT]):
         for future, reply in zip(batch.futures, batch.by_entry(replies), strict=True):
             if future is None or future.done():
                 continue
-            if isinstance(reply, Exception):
-                future.set_exception(reply)
-            else:
+            if type(reply) is bool or not isinstance(reply, Exception):  # most are: no call for those
                 future.set_result(reply)
+            else:
+                future.set_exception(reply)
         self._release(batch.size)
 
     def _fail(self, batch: BatchT, error: BaseException) -> None:
