@@ -16,7 +16,7 @@ from aioq.notices import NOTICES
 from aioq.options import Options, make_options, unknown_option
 from aioq.store import NewJob
 from aioq.suggestions import did_you_mean
-from aioq.task import AsyncTask, Call, Sendable, Sender, SyncTask, Task, make_task, signature_of
+from aioq.task import AsyncTask, Call, Sendable, Sender, SyncTask, Task, declared_in, make_task, signature_of
 from aioq.wire import decode_envelope
 
 P = ParamSpec("P")
@@ -194,7 +194,7 @@ def register(
     task = make_task(sender, name, function, executor, make_options(where, **given))
     present = tasks.get(name)
     if present is not None and not replaces(
-        name, task.function, task.declared_in, present.function, present.declared_in
+        name, task.function, declared_in(task), present.function, declared_in(present)
     ):
         raise DuplicateTaskError(
             f"two tasks are named {name!r}: {described(present.function)} and {described(function)}; "

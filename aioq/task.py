@@ -308,28 +308,28 @@ class Task(Sendable[P, R]):
         self.function = function
         self.executor: Executor = executor
         self.defaults = defaults
-        self.declared_in: Execution | None = execution()
-        self.compiled: Signature | None = None
+        self._declared_in: Execution | None = execution()
+        self._compiled: Signature | None = None
         self.__name__ = getattr(function, "__name__", name)
         self.__qualname__ = getattr(function, "__qualname__", name)
         self.__module__ = str(getattr(function, "__module__", None))
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
         try:
-            self.compiled = Signature(f"task {name!r}", function, sender.own_types)
+            self._compiled = Signature(f"task {name!r}", function, sender.own_types)
         except NameError:
             # An annotation names something defined further down; it is looked up when it is needed.
-            self.compiled = None
+            self._compiled = None
 
     def _compile(self) -> Signature:
-        if self.compiled is None:
+        if self._compiled is None:
             try:
-                self.compiled = Signature(f"task {self.name!r}", self.function, self._sender.own_types)
+                self._compiled = Signature(f"task {self.name!r}", self.function, self._sender.own_types)
             except NameError as error:
                 raise ConfigError(
                     f"task {self.name!r} ({whereabouts(self.function)}): an annotation cannot be resolved: {error}"
                 ) from error
-        return self.compiled
+        return self._compiled
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
@@ -342,6 +342,11 @@ def signature_of(task: Sendable[..., Any]) -> Signature:
         ConfigError: an annotation names something that does not exist.
     """
     return task._signature()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - this is the way to it
+
+
+def declared_in(task: Task[..., Any]) -> Execution | None:
+    """The run of the module that has declared a task; None outside any, as in a thread."""
+    return task._declared_in  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - likewise
 
 
 def sender_of(task: Sendable[..., Any]) -> Sender:

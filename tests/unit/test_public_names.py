@@ -9,8 +9,8 @@ from aioq import App, JobHandle, Schedule
 from aioq.task import Sendable, Task
 
 APP = """
-aclose by_name cron every from_config handle lifespan load middleware name run_sync schedule schedules send
-send_many send_many_sync send_sync settings state task tasks test
+aclose by_name cron every from_config handle lifespan load middleware name register_type run_sync schedule
+schedules send send_many send_many_sync send_sync settings state task tasks test
 """
 SENDABLE = "call handle name options send send_many send_many_sync send_sync"
 TASK = f"{SENDABLE} defaults executor function"
@@ -21,10 +21,10 @@ SCHEDULES = "get list pause put remove resume run_now"
 PACKAGE = """
 AioqError App ArgumentError Call Cancel ConfigError DuplicateTaskError EmbeddedServerError Fail Failure
 JobCancelledError JobContext JobError JobFailed JobHandle JobInfo JobNotFoundError JobState LoadError
-Middleware NewerVersionError NoJobError Outgoing PayloadTooLargeError Priority ProcessDiedError Progress
-RemoteError ResultError Retry RunningLoopError Schedule ScheduleNotFoundError SendError ServerError
-ServerRejectedError ServerUnavailableError Snooze Task UnknownTaskError WireError as_completed current_job
-gather gather_sync
+Middleware NewerVersionError NoJobError Outcome OutcomeKind Outgoing PayloadTooLargeError Priority ProcessDiedError
+Progress RemoteError ResultError Retry RunningLoopError Schedule ScheduleNotFoundError SendError ServerError
+ServerRejectedError ServerUnavailableError Snooze Task UnknownTaskError WireError WouldDeadlock WrongLoopError
+as_completed current_job gather gather_sync
 """
 
 app = App("shop", url="redis://nowhere")

@@ -126,7 +126,8 @@ def bind(run: Run, bench: Bench) -> Settlement | None:
     run.isolated = _is_last_chance(run, settings.max_crashes)
     if not run.in_child:
         try:
-            signature = task.compiled or signature_of(task)  # as a rule it is there, and costs no call
+            # As a rule it is there, and costs no call.
+            signature = task._compiled or signature_of(task)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - see above
             run.args, run.kwargs = signature.decode(envelope.args, envelope.kwargs)
         except BadArgumentsError as error:
             run.error = ArgumentError(str(error))
@@ -245,7 +246,9 @@ def _failed_attempt(run: Run, error: BaseException) -> Settlement:
 def _succeeded(run: Run, bench: Bench) -> Settlement:
     limit, result = bench.settings.max_result, run.result
     task, envelope = run.task, run.envelope
-    returns = ANY_RESULT if task is None else (task.compiled or signature_of(task)).returns
+    returns = ANY_RESULT
+    if task is not None:
+        returns = (task._compiled or signature_of(task)).returns  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as in `bind`
     try:
         outcome = encode_result("" if envelope is None else envelope.task, result, returns.encoder)
     except BaseException as error:
