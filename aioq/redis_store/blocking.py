@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.log import logger
 from aioq.redis_store.connection import Connection
-from aioq.redis_store.faults import FOREIGN, translate
+from aioq.redis_store.faults import FOREIGN, closed_here, translate
 from aioq.redis_store.keeper import base_key
 from aioq.redis_store.link import CONNECT_TIMEOUT, Link
 
@@ -61,6 +61,7 @@ class BlockingReads:
         self._connections: dict[tuple[str, str], tuple[Connection, int]] = {}
         self._foreign: dict[str, dict[str, str]] = {}  # by queue: the lanes to leave out, and what their keys hold
         self._look_at: dict[str, float] = {}  # when such a queue's lanes are all tried again
+        self._closed = False
         link.failover.on_drop(self._drop_all)
 
     async def read(self, queue: str, worker: str, timeout_ms: int) -> list[Delivery]:
@@ -85,17 +86,16 @@ class BlockingReads:
             async with asyncio.timeout(UNBLOCK_WITHIN):
                 await self._unblock((queue, worker))
 
-    async def drop(self, queue: str, worker: str) -> None:
+    def drop(self, queue: str, worker: str) -> None:
         """Close the connection on which a worker waits at a queue."""
         found = self._connections.pop((queue, worker), None)
         if found is not None:
-            await found[0].close()
+            found[0].close()
 
-    async def close(self) -> None:
-        """Close all of them."""
-        for connection, _ in self._connections.values():
-            await connection.close()
-        self._connections.clear()
+    def close(self) -> None:
+        """Close all of them, one that is just being made as soon as it is."""
+        self._closed = True
+        self._drop_all()
 
     async def _read(self, queue: str, worker: str, timeout_ms: int) -> list[Delivery]:
         now = asyncio.get_running_loop().time()
@@ -138,16 +138,16 @@ class BlockingReads:
             self._link.note(error)
             raise
         except (*FOREIGN, TimeoutError) as error:
-            await self.drop(queue, worker)
+            self.drop(queue, worker)
             raise translate(error, self._link.shown_url) from error
         except BaseException:
-            await self.drop(queue, worker)
+            self.drop(queue, worker)
             raise
 
     def _drop_all(self) -> None:
         """After a failover: what reads fails, and is tried again over a new connection."""
         for connection, _ in self._connections.values():
-            self._link.failover.retire(connection)
+            connection.close()
         self._connections.clear()
 
     async def _leave_out(self, queue: str) -> bool:
@@ -195,11 +195,14 @@ class BlockingReads:
                     connection.send(("CLIENT", "ID"))
                     found = (connection, int(await connection.read()))
             except FOREIGN as error:
-                await connection.close()
+                connection.close()
                 raise translate(error, self._link.shown_url) from error
             except BaseException:
-                await connection.close()
+                connection.close()
                 raise
+            if self._closed:  # meanwhile
+                connection.close()
+                raise closed_here(self._link.shown_url)
             self._connections[queue, worker] = found
         return found
 

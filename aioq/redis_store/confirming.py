@@ -68,11 +68,10 @@ class ConfirmedWrites:
         self._loaded.add(code.sha)
         return reply
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close the connections, those of calls under way when these have ended."""
         self._closed = True
-        while self.idle:
-            await self.idle.pop().close()
+        self._drop()
 
     async def _in_turn(self, command: Sequence[Arg], key: str, confirmation: Confirmation) -> Any:
         async with AsyncExitStack() as turn:
@@ -120,11 +119,11 @@ class ConfirmedWrites:
         except FOREIGN as error:
             # The idle ones are as old as this one was, and likely as dead.
             for each in (connection, *self.idle):
-                await each.close()
+                each.close()
             self.idle.clear()
             raise translate(error, self._shown_url) from error
         except BaseException:
-            await connection.close()
+            connection.close()
             raise
         self._give_back(connection, drops)
         return reply
@@ -138,12 +137,12 @@ class ConfirmedWrites:
         if drops == self._drops and not self._closed:
             self.idle.append(connection)
         else:
-            self._failover.retire(connection)
+            connection.close()
 
     def _drop(self) -> None:
         self._drops += 1
         while self.idle:
-            self._failover.retire(self.idle.pop())
+            self.idle.pop().close()
 
 
 async def _read(connection: Connection) -> Any:

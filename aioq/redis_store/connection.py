@@ -15,8 +15,6 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
 
-from aioq.redis_store.faults import FOREIGN
-
 _INIT: Any = vars(AbstractConnection)["__init__"]
 _HAS_DRIVER_INFO = "driver_info" in signature(_INIT).parameters
 
@@ -50,15 +48,18 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self, opened: AbstractConnection) -> None:
-        self._opened = opened
         # replyError turns nested errors, as within the reply of a script, into exceptions too.
         self._parser = hiredis.Reader(protocolError=InvalidResponse, replyError=answered)
         self._replies: deque[Any] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._lost: Exception | None = None
-        # redis-py has no other way to its transport; `tests/contract/test_connection.py` holds on to it.
-        stream = cast("_Stream", opened._writer)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-        self._transport = stream.transport
+        # redis-py has no other way to its transport; `tests/contract/test_connection.py` holds on to it. From here
+        # on the connection is this object's alone, so that it can be closed at once, also where nothing can be
+        # awaited; the stream is kept because the last reference to it would close the transport.
+        theirs = cast("Any", opened)
+        self._stream: _Stream = theirs._writer  # noqa: SLF001
+        theirs._writer = theirs._reader = None  # noqa: SLF001
+        self._transport = self._stream.transport
         self._transport.set_protocol(self)
 
     def send(self, *commands: Sequence[Arg]) -> None:
@@ -97,15 +98,11 @@ class Connection(asyncio.Protocol):
             raise reply
         return reply
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """End the connection, whatever state it is in; a read under way fails."""
         self._end(RedisConnectionError("the connection was closed by this process"))
         # At once: what a server that does not read has not taken yet would keep the socket open.
         self._transport.abort()
-        try:
-            await self._opened.disconnect(nowait=True)
-        except FOREIGN:
-            return
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from math import inf
 
-from aioq.redis_store.connection import Connection
-
 PAUSE = 0.75
 """Seconds between two times that all connections are dropped: the address may still lead to the old server. A
 guess: with the second that callers wait at most between two attempts, half of what the healing may take."""
@@ -29,7 +27,6 @@ class Failover:
         self._holders: list[Callable[[], None]] = []
         self._dropped_at = -inf
         self._later: asyncio.TimerHandle | None = None
-        self._retiring: set[asyncio.Task[None]] = set()
 
     def on_drop(self, let_go: Callable[[], None]) -> Callable[[], None]:
         """Have `let_go` called, on the event loop, when all connections are to be dropped.
@@ -60,18 +57,10 @@ class Failover:
         with suppress(RuntimeError):  # the loop is closed, and the connections with it
             self._loop.call_soon_threadsafe(self.drop)
 
-    def retire(self, connection: Connection) -> None:
-        """Close a connection, without waiting for that."""
-        task = self._loop.create_task(connection.close(), name="aioq-disconnect")
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
-
-    async def close(self) -> None:
-        """Drop nothing any more, and wait until what was retired is closed."""
+    def close(self) -> None:
+        """Drop nothing any more."""
         self._holders.clear()
         self._cancel_later()
-        while self._retiring:
-            await asyncio.wait(self._retiring)
 
     def _drop(self) -> None:
         self._cancel_later()

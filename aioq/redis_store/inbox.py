@@ -176,7 +176,7 @@ class RedisInbox:
         finally:
             self._connection = None
             self._subscribed.update(self._listeners)
-            await connection.close()
+            connection.close()
         self._refused = connection.refusal is not None
         if connection.refusal is not None:
             self._link.note(connection.refusal)
@@ -186,7 +186,7 @@ class RedisInbox:
     def _drop(self) -> None:
         """After a failover: what is published at the new server is heard over a new connection only."""
         if self._connection is not None:
-            self._link.failover.retire(self._connection)
+            self._connection.close()
 
     def _reject(self, error: ServerRejectedError) -> None:
         """Waiting does not heal this: tell those who wait to be subscribed, and who asks before the next try."""

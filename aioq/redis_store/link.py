@@ -8,6 +8,7 @@ wait to be confirmed (`confirming.py`).
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -24,6 +25,10 @@ from aioq.redis_store.pipe import Asked, Pipe
 from aioq.redis_store.scripts import Script, script
 
 CONNECT_TIMEOUT = 5.0
+
+CLOSE_PATIENCE = 1.0
+"""Seconds that calls under way get when the connections are closed. A guess: far longer than a server takes that
+answers at all, and a close beside one that does not is not held up for long."""
 
 Read = Callable[[Any], Any]
 """Makes of a script's reply what its caller wants."""
@@ -127,7 +132,7 @@ class Link:
         self._pipe: Pipe | None = None
         self._opening: asyncio.Task[None] | None = None
         self._unsent: deque[Asked] = deque()
-        self._leaving: dict[asyncio.Task[None], Pipe] = {}
+        self._leaving: list[Pipe] = []
         self.loaded: set[str] = set()
         self._closed = False
         self.failover = Failover()
@@ -142,9 +147,11 @@ class Link:
         """A connection that has logged in.
 
         Raises:
-            ServerUnavailableError: nobody answers, or not in time.
+            ServerUnavailableError: nobody answers, or not in time; or this link is closed.
             ServerRejectedError: the login was refused.
         """
+        if self._closed:
+            raise closed_here(self.shown_url)
         try:
             opening: AbstractConnection = self._factory.make_connection()
         except FOREIGN as error:
@@ -165,6 +172,9 @@ class Link:
         except BaseException:
             await _abandon(opening)
             raise
+        if self._closed:  # meanwhile, and nobody would close this one
+            await _abandon(opening)
+            raise closed_here(self.shown_url)
         return opening
 
     async def call(
@@ -256,28 +266,34 @@ class Link:
         if old is not None:
             self._see_off(old)
 
-    def _see_off(self, pipe: Pipe) -> asyncio.Task[None]:
-        leaving = asyncio.get_running_loop().create_task(pipe.see_off(), name="aioq-disconnect")
-        self._leaving[leaving] = pipe
-        leaving.add_done_callback(self._leaving.pop)
-        return leaving
+    def _see_off(self, pipe: Pipe) -> None:
+        pipe.see_off()
+        self._leaving = [each for each in (*self._leaving, pipe) if not each.is_gone]
 
     async def close(self) -> None:
-        """Close all connections, those of calls under way when these have ended."""
+        """Close all connections: those of calls under way when these have ended, or after `CLOSE_PATIENCE`.
+
+        Cancellation: the connections are closed at once.
+        """
         self._closed = True
-        pipes = list(self._leaving.values())
-        await end([task for task in (self._opening, *self._leaving) if task is not None])
-        self._opening = None  # it may have ended before its first step
-        while self._unsent:
-            self._unsent.popleft().answer(closed_here(self.shown_url))
-        for pipe in pipes:
-            await pipe.close()  # a task that ended before its first step has closed nothing
-        if self._pipe is not None:
-            leaving = self._see_off(self._pipe)
-            if self._pipe.is_idle:
-                await leaving
-        await self.confirmed.close()
-        await self.failover.close()
+        try:
+            if self._opening is not None:
+                await end([self._opening])
+            self._drop()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_PATIENCE):
+                    for pipe in self._leaving:
+                        if pipe.is_awaited:
+                            await pipe.wait_gone()
+        finally:
+            self._opening = None  # it may have ended before its first step
+            while self._unsent:
+                self._unsent.popleft().answer(closed_here(self.shown_url))
+            self._drop()
+            for pipe in self._leaving:
+                pipe.close()
+            self.confirmed.close()
+            self.failover.close()
 
 
 def _translated(error: Exception, shown_url: str) -> Exception:

@@ -101,7 +101,7 @@ async def _subscribing(link: Link, channel: str) -> list[object]:
                 except ResponseError as error:
                     told.append(error)
     finally:
-        await connection.close()
+        connection.close()
     return told
 
 

@@ -49,7 +49,8 @@ class Pipe(Connection):
         self._asked: deque[tuple[Asked, float]] = deque()
         self._loop = asyncio.get_running_loop()
         self._watch: asyncio.TimerHandle | None = None
-        self._emptied: asyncio.Future[None] | None = None
+        self._leaving = False
+        self._ended: asyncio.Future[None] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -58,16 +59,21 @@ class Pipe(Connection):
         One on which somebody has given up, as a rule because its time was over, may be dead.
         """
         return (
-            self._emptied is None
+            not self._leaving
             and self._lost is None
             and not self._transport.is_closing()
             and not (self._asked and any(asked.given_up for asked, _ in self._asked))
         )
 
     @property
-    def is_idle(self) -> bool:
-        """Whether no reply is to come."""
-        return not self._asked
+    def is_gone(self) -> bool:
+        """Whether it has ended."""
+        return self._lost is not None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anybody waits for a reply."""
+        return not all(asked.given_up for asked, _ in self._asked)
 
     def ask(self, asked: Asked) -> None:
         """Send a command, and have it told the reply."""
@@ -80,23 +86,23 @@ class Pipe(Connection):
         if self._watch is None:
             self._watch = self._loop.call_later(self._patience, self._look)
 
-    async def see_off(self) -> None:
+    def see_off(self) -> None:
         """Take no further command, and close once the replies to come have come."""
-        self._emptied = self._loop.create_future()
-        try:
-            if self._asked:
-                await self._emptied
-        finally:
-            await self.close()
+        self._leaving = True
+        if not self._asked:
+            self.close()
+
+    async def wait_gone(self) -> None:
+        """Wait until it has ended; for one alone to do so."""
+        if self._lost is None:
+            self._ended = self._loop.create_future()
+            await self._ended
 
     def _received(self, reply: Any) -> None:
         asked, _ = self._asked.popleft()
         asked.answer(reply)
-        self._note_empty()
-
-    def _note_empty(self) -> None:
-        if self._emptied is not None and not self._asked and not self._emptied.done():
-            self._emptied.set_result(None)
+        if self._leaving and not self._asked:
+            self.close()
 
     def _look(self) -> None:
         """See that the oldest command is not overdue; one timer for all."""
@@ -118,4 +124,5 @@ class Pipe(Connection):
         while self._asked:
             asked, _ = self._asked.popleft()
             asked.answer(error)
-        self._note_empty()
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)

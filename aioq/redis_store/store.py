@@ -192,7 +192,7 @@ class RedisStore:
     async def close(self) -> None:
         """See `aioq.store.Store.close`."""
         await self._inbox.close()
-        await self._reads.close()
+        self._reads.close()
         await self._link.close()
 
     def keeper(self) -> RedisLeaseKeeper:
@@ -311,7 +311,7 @@ class RedisStore:
 
     async def depart(self, queue: str, worker: str) -> None:
         """See `aioq.store.Store.depart`."""
-        await self._reads.drop(queue, worker)
+        self._reads.drop(queue, worker)
         while (await self._recover(queue, "departing", worker, b"", 500)).more:
             pass
 

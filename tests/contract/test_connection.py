@@ -32,7 +32,7 @@ async def connected(url: str) -> AsyncIterator[Connection]:
     try:
         yield connection
     finally:
-        await connection.close()
+        connection.close()
         await link.close()
 
 
@@ -110,7 +110,7 @@ async def test_a_read_under_way_fails_when_the_connection_is_closed_here(server:
     async with connected(server.url) as connection:
         reading = asyncio.create_task(connection.read())
         await asyncio.sleep(0)
-        await connection.close()
+        connection.close()
         with pytest.raises(RedisConnectionError, match=r"by this process"):
             await reading
 
@@ -120,7 +120,7 @@ async def test_closing_does_not_wait_for_a_server_that_does_not_read(start_serve
     async with connected(server.url) as connection:
         os.kill(server.pid, signal.SIGSTOP)
         connection.send(("ECHO", bytes(50_000_000)))
-        await connection.close()
+        connection.close()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert connection._transport.get_write_buffer_size() == 0

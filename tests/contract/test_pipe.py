@@ -141,11 +141,48 @@ async def test_a_connection_seen_off_answers_what_is_on_its_way(server: Database
     waiting = asyncio.ensure_future(link.command("BLPOP", "nothing", "0.05"))
     await asyncio.sleep(0)
     assert isinstance(link._pipe, Pipe)
-    leaving = link._see_off(link._pipe)
+    link._see_off(link._pipe)
     assert await waiting is None
-    with anyio.fail_after(5):
-        await leaving
+    assert link._pipe.is_gone
     await link.close()
+
+
+@pytest.mark.parametrize("left", [False, True])
+async def test_a_close_lets_calls_under_way_have_their_replies(server: Database, *, left: bool) -> None:
+    link = Link(server.url, "redis://shown")
+    await link.command("PING")
+    waiting = asyncio.ensure_future(link.command("BLPOP", "nothing", "0.05"))
+    await asyncio.sleep(0)
+    if left:
+        link.failover.drop()
+    await link.close()
+    assert waiting.done()
+    assert await waiting is None
+
+
+@pytest.mark.parametrize("way", ["time is over", "cancelled"])
+async def test_a_close_waits_for_no_reply_that_does_not_come(
+    server: Database, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(module, "CLOSE_PATIENCE", 0.05 if way == "time is over" else 20)
+    link = Link(server.url, "redis://shown")
+    await link.command("PING")
+    waiting = asyncio.ensure_future(link.command("BLPOP", "nothing", "20"))
+    await asyncio.sleep(0)
+    with anyio.fail_after(5), anyio.move_on_after(0.05 if way == "cancelled" else 5):
+        await link.close()
+    with anyio.fail_after(1), pytest.raises(ServerUnavailableError, match="closed by this process"):
+        await waiting
+
+
+async def test_a_closed_link_opens_nothing(server: Database) -> None:
+    link = Link(server.url, "redis://shown")
+    opening = asyncio.ensure_future(link.connect())
+    await asyncio.sleep(0)
+    await link.close()
+    for each in (opening, link.connect()):
+        with pytest.raises(ServerUnavailableError, match="closed by this process"):
+            await each
 
 
 async def test_a_subscription_whose_confirmation_got_lost_says_that_messages_may_be_missing(link: Link) -> None:

@@ -290,7 +290,7 @@ async def test_what_is_sent_next_overtakes_nothing_where_the_server_knows_its_sc
     if connects_anew:
         pipe = redis_store._link._pipe
         assert pipe is not None
-        await pipe.close()
+        pipe.close()
     known = ids(await take(other, "w"))
     sends = [redis_store.enqueue(QUEUE, [NewJob(f"next-{job.id}", CALL) for job in jobs]) for jobs in order]
     await asyncio.gather(*sends)

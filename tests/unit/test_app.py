@@ -246,6 +246,59 @@ for turns in range(40):
     assert (ran.returncode, ran.stderr, ran.stdout) == (0, "", "")
 
 
+@pytest.mark.parametrize("goes_on", [False, True], ids=["the loop ends", "the App is closed"])
+def test_no_connection_outlives_its_close_whatever_is_on_its_way(
+    redis_server: Database, app_name: str, *, goes_on: bool
+):
+    """Likewise: a reply that does not come, or over a connection that has been left; a write to be confirmed."""
+    code = f"""
+import asyncio
+from contextlib import suppress
+from aioq import App
+from aioq.app import internals_of
+from aioq.errors import ServerError
+from aioq.redis_store.durability import Confirmation
+
+app = App({app_name!r}, url={redis_server.url!r})
+NEVER = Confirmation(("BLPOP", "nothing", 20), "")
+
+async def asked(link):
+    with suppress(ServerError):
+        await link.command("BLPOP", "nothing", 20)
+
+async def written(link):
+    with suppress(ServerError):
+        await link.call("schedule_stand", "aioq:{{{app_name}:default}}", [1, "x"], NEVER)
+
+def left(link):
+    link.failover.drop()
+
+def nothing(link):
+    pass
+
+async def main(asks, leaves):
+    asyncio.get_running_loop().slow_callback_duration = 10
+    link = (await internals_of(app).store())._link
+    await link.command("PING")
+    asking = [asyncio.create_task(ask(link)) for ask in asks]
+    for _ in range(4):
+        await asyncio.sleep(0)
+    leaves(link)
+    if {goes_on}:
+        async with asyncio.timeout(5):
+            await app.aclose()
+        assert [each for each in asyncio.all_tasks() if each.get_name().startswith("aioq")] == []
+
+for leaves in (nothing, left):
+    for asks in ([], [asked], [written]):
+        asyncio.run(main(asks, leaves))
+"""
+    environment = {**os.environ, "PYTHONDEVMODE": "1"}
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=30)
+    assert (ran.returncode, ran.stderr, ran.stdout) == (0, "", "")
+
+
 @pytest.mark.anyio
 async def test_async_with_connects_and_closes(redis_server: Database, app_name: str):
     app = App(app_name, url=redis_server.url)
