@@ -44,7 +44,7 @@ async def test_the_readme_shows_the_records_and_the_keys_that_are_there(
     server = start_server()
     project.settings = {"AIOQ_URL": server.url}
     with cleared_copy(project), server.client() as text:
-        client = type(text).from_url(server.url)  # one that leaves bytes as they are
+        client: Any = type(text).from_url(server.url)  # one that leaves bytes as they are
         sender = project.python("client.py")
         assert await sender.ended() == 0, sender.log
         job_id = re.findall(r" is job (\w+)$", "\n".join(sender.printed), re.MULTILINE)[0]
@@ -85,7 +85,8 @@ def kind_of(key: str) -> str:
 def keys_of_the_table() -> dict[str, str]:
     """Key and type of each row."""
     kinds: dict[str, str] = {}
-    for names, types in re.findall(r"^\| `\.\.\.:(.+?) \| ([a-z, ]+) \| ", PAGE, re.MULTILINE):
+    rows: list[tuple[str, str]] = re.findall(r"^\| `\.\.\.:(.+?) \| ([a-z, ]+) \| ", PAGE, re.MULTILINE)
+    for names, types in rows:
         keys = [
             re.sub(r"<\w+>", "", each).strip("`:. ") + (":" if "<" in each else "") for each in names.split(", ")
         ]

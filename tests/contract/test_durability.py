@@ -262,7 +262,7 @@ async def test_batches_keep_their_order_though_a_connection_takes_long(
             with pytest.raises(ServerUnavailableError, match="no replica"):
                 await store.enqueue("other", [NewJob("job", CALL)])
         while store._link.confirmed.idle:
-            await store._link.confirmed.idle.pop().close()
+            store._link.confirmed.idle.pop().close()
         connect, asked = store._link.confirmed._connect, 0
 
         async def slow() -> Connection:

@@ -178,5 +178,5 @@ async def test_connections_are_dropped_now_and_then_and_not_with_each_answer(
         await again.wait()
     assert dropped[1] - dropped[0] >= 0.04
     failover.drop()
-    await failover.close()
+    failover.close()
     assert failover._later is None
