@@ -1,57 +1,45 @@
-"""What README.md and docs/ say: their programs run, their tables hold what there is, their links lead somewhere.
+"""What README.md and docs/ say: their programs run, their tables hold what there is, their commands can be typed.
 
 A block of Python is marked by its info string: `python runnable` is run as it stands, `python runnable worker` is
 saved as `tasks.py` and run beside `aioq worker tasks:app`. Both must end with exit code 0, and print what the next
 `$ python tasks.py` on the page shows.
 """
 
+import os
 import re
+import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+import click
 import msgspec
 import pytest
 from click.testing import CliRunner
 
+from aioq import AioqError, App, JobContext, JobHandle, JobState, Middleware, Outcome, OutcomeKind, Task
+from aioq.cli.banner import show_banner
 from aioq.cli.main import cli
 from aioq.config import Settings
+from aioq.declaring import NAMES as SCHEDULE_OPTIONS
 from aioq.options import NAMES
 from aioq.registry import TASK_OPTIONS
+from aioq.store import ServerInfo
+from aioq.timing import Definition, Misfire, Overlap
+from aioq.worker.health import Health, QueueHealth
+from tests.behaviour.kit import ROOT
+from tests.behaviour.pages import PAGES, Block, blocks
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("**/*.md"))]
-BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LONG = 50.0  # seconds
 AIOQ = Path(sys.executable).with_name("aioq")  # the command, as the pages print it
 
 
-@dataclass(frozen=True)
-class Block:
-    page: str
-    line: int
-    language: str
-    marks: tuple[str, ...]
-    text: str
-
-    @property
-    def id(self) -> str:
-        return f"{self.page}:{self.line}"
-
-
-def _blocks() -> Iterator[Block]:
-    for page in PAGES:
-        source = page.read_text()
-        for match in BLOCK.finditer(source):
-            line = source.count("\n", 0, match.start()) + 1
-            yield Block(str(page.relative_to(ROOT)), line, match[1], tuple(match[2].split()), match[3])
-
-
-PYTHON = [block for block in _blocks() if block.language == "python"]
+PYTHON = [block for block in blocks() if block.language == "python"]
 RUNNABLE = [block for block in PYTHON if block.marks]
 
 
@@ -96,7 +84,7 @@ def test_a_program_runs(block: Block, folder: Path) -> None:
 
 def _shown_after(block: Block) -> str:
     """What the page says that the program prints; nothing if it does not say."""
-    later = [other for other in _blocks() if other.page == block.page and other.line > block.line]
+    later = [other for other in blocks() if other.page == block.page and other.line > block.line]
     shown = [other.text for other in later if other.text.startswith("$ python tasks.py\n")]
     return shown[0].partition("\n")[2] if shown and "print(" in block.text else ""
 
@@ -168,3 +156,172 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
         assert not target.startswith("http"), "pages outside move; there is none to be kept yet"
         assert (page.parent / target).exists(), target
+
+
+def test_the_banner_is_that_of_the_page(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (block,) = [block for block in blocks("docs/worker.md") if block.language == "text" and "╭" in block.text]
+    monkeypatch.setattr(socket, "gethostname", lambda: "worker-1")
+    monkeypatch.setattr(os, "getpid", lambda: 4711)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    show_banner(
+        version="0.1.0",
+        app="shop",
+        server=ServerInfo("redis://***@redis:6379/0", "redis", "8.2.1"),
+        queues=["default", "mail"],
+        concurrency=100,
+        processes=1,
+        tasks=["shop.tasks.add", "shop.tasks.total"],
+    )
+    said = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().err)
+    assert [line.rstrip() for line in said.splitlines()] == block.text.splitlines()
+
+
+COMMANDS = [
+    (block.id, line[len("$ aioq ") :].split("|")[0].split("#")[0])
+    for block in blocks()
+    for line in block.text.splitlines()
+    if line.startswith("$ aioq ")
+]
+
+
+@pytest.mark.parametrize(("where", "line"), COMMANDS, ids=[f"{where} {line}" for where, line in COMMANDS])
+def test_every_command_that_is_shown_can_be_typed(where: str, line: str) -> None:
+    command: click.Command = cli
+    context = click.Context(cli)
+    arguments = shlex.split(line)
+    while isinstance(command, click.Group):
+        _, found, arguments = command.resolve_command(context, arguments)
+        assert found is not None, where
+        command = found
+    command.make_context(command.name, arguments)  # which reads options and arguments, and runs nothing
+
+
+def test_the_settings_of_the_readme_are_settings() -> None:
+    defaults = {field.name: field.default for field in msgspec.structs.fields(Settings)}
+    shown = {name: cells for name, cells in _rows("README.md", 3).items() if name in defaults}
+    assert len(shown) == 7
+    words = {
+        "a day": 86400,
+        "8 s": 8,
+        "no limit": None,
+        "none": (),
+        "the embedded server": None,
+        "`memory`": "memory",
+    }
+    for name, (environment, default, _) in shown.items():
+        assert environment == f"`AIOQ_{name.upper()}`"
+        assert words.get(default, default) in (defaults[name], str(defaults[name])), name
+
+
+def test_every_option_of_a_schedule_is_in_the_table() -> None:
+    rows = _rows("docs/scheduling.md", 2)
+    names = {part.strip("` ") for name in rows for part in name.split(",")}
+    assert names == set(SCHEDULE_OPTIONS)
+    assert {name: cells[1] for name, cells in rows.items() if name in {"misfire", "misfire_cap", "overlap"}} == {
+        "misfire": f"`{Misfire.LAST.value}`",
+        "misfire_cap": str(next(f.default for f in msgspec.structs.fields(Definition) if f.name == "misfire_cap")),
+        "overlap": f"`{Overlap.ALLOW.value}`",
+    }
+
+
+def _names(page: str, heading: str) -> set[str]:
+    """The names in the first cells of the tables below a heading."""
+    section = (ROOT / page).read_text().partition(f"\n{heading}\n")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`(\w+)", cell)}
+
+
+def test_what_a_job_has_is_in_the_table() -> None:
+    public = {name for name in dir(JobContext) if not name.startswith("_")}
+    assert _names("docs/tasks.md", "## The current job") == public - {"attach", "lender"}  # aioq's own
+
+
+def test_every_hook_and_every_kind_of_outcome_is_named() -> None:
+    assert _names("docs/tasks.md", "## Middleware") == {
+        name for name in dir(Middleware) if not name.startswith("_")
+    }
+    page = (ROOT / "docs" / "tasks.md").read_text()
+    named = page.partition("`OutcomeKind`:")[2].partition("`final`")[0]
+    assert set(re.findall(r"`([A-Z_]+)`", named)) == {kind.name for kind in OutcomeKind}
+    assert all(f"`{field}`" in page for field in dir(Outcome) if not field.startswith("_"))
+
+
+def test_the_states_of_a_job_are_named() -> None:
+    row = next(line for line in (ROOT / "docs/results.md").read_text().splitlines() if "a `JobState`:" in line)
+    assert set(re.findall(r"`(\w+)`", row.partition("a `JobState`:")[2])) == {state.value for state in JobState}
+
+
+def test_what_the_health_checks_answer_is_named() -> None:
+    page = (
+        (ROOT / "docs/worker.md")
+        .read_text()
+        .partition("Both come with the facts as JSON:")[2]
+        .partition("\n\n")[0]
+    )
+    fields = {*Health.__struct_fields__, *QueueHealth.__struct_fields__} - {"queues"}
+    assert set(re.findall(r"`(\w+)`", page)) == fields
+
+
+def test_every_sync_method_is_in_the_table() -> None:
+    table = (ROOT / "docs/sync.md").read_text().partition("They take the same")[0]
+    there = {name for kind in (App, Task, JobHandle) for name in dir(kind) if name.endswith("_sync")}
+    assert there | {"gather_sync"} == set(re.findall(r"\w+_sync\b", table))
+
+
+@pytest.mark.anyio
+async def test_the_errors_of_the_faq_are_those_that_are_raised() -> None:
+    """Those that need no server; `test_command_errors.py` has the others."""
+    app = App("shop")
+    said: list[str] = []
+
+    @app.task(name="add")
+    async def add(x: int, y: int) -> int:
+        return x + y
+
+    for wrong in (
+        lambda: App("shop", concurency=3),  # pyright: ignore[reportCallIssue] - that is the mistake
+        lambda: App("shop", concurrency=0),
+        lambda: app.schedule("s", add.call(1, 2), cron="* * * * *", tz="Asia/Nowhere"),
+        lambda: app.task(name="add")(test_every_sync_method_is_in_the_table),
+    ):
+        with pytest.raises(AioqError) as caught:
+            wrong()
+        said.append(f"{type(caught.value).__name__}: {caught.value}")
+    async with app.test():
+        for job in (await add.send(1, cast("int", "2")), app.handle("no-such-job")):
+            with pytest.raises(AioqError) as caught:
+                await job
+            said.append(f"{type(caught.value).__name__}: {caught.value}")
+        with pytest.raises(AioqError) as caught:
+            add.send_sync(1, 2)
+        said.append(f"{type(caught.value).__name__}: {caught.value}")
+    page = (ROOT / "docs" / "faq.md").read_text()
+    texts = re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\*\*(.*?)\*\*", page, re.MULTILINE | re.DOTALL)))
+    elsewhere = (
+        "cannot be reached",
+        "no server is",
+        "refused the login",
+        "Authentication",
+        "put off",
+        "attached to",
+    )
+    elsewhere += ("was never awaited", "await handle")
+    messages = [text for text in texts if " " in text and not any(word in text for word in elsewhere)]
+    assert len(messages) >= 6
+    for text in messages:
+        parts = [re.escape(part.strip()) for part in " ".join(text.split()).split("...")]
+        assert any(re.search(".*".join(parts), line) for line in said), (text, said)
+
+
+def test_the_figures_of_the_readme_are_those_of_the_benchmark() -> None:
+    measured = (ROOT / "benchmarks" / "results" / "README.md").read_text().splitlines()
+    table = (ROOT / "README.md").read_text().partition("\n## Speed\n")[2].partition("\n\nRates are")[0]
+    rows = [row.replace("*", "").strip("| ").split(" | ") for row in table.splitlines() if row.startswith("| ")][
+        1:
+    ]
+    assert len(rows) == 10
+    for library, *figures in rows:
+        own = " ".join(line for line in measured if line.startswith(f"| {library} |"))
+        assert [figure for figure in figures if f" {figure} " not in own] == [], library

@@ -6,6 +6,7 @@ own; else they are separate processes on the loopback interface. The test's id s
 
 import contextlib
 import os
+import pty
 import re
 import secrets
 import shutil
@@ -13,16 +14,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.behaviour.pages import alike, blocks, shown_by
 from tests.conftest import PREFERENCE
 from tests.servers import Login, Server, available, find
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "two_hosts"
+README = "examples/two_hosts/README.md"
 PASSWORD = "between-two-hosts"
 SERVER, WORKER, CLIENT = "10.77.0.1", "10.77.0.2", "10.77.0.3"
 IP = shutil.which("ip") or shutil.which("ip", path="/usr/sbin:/sbin")
@@ -30,18 +34,26 @@ LONG = 40.0  # seconds; everything here takes four
 
 
 class Program:
-    """A process whose output is read as it comes."""
+    """A process whose output is read as it comes; with a terminal, as a person sees it."""
 
-    def __init__(self, command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        environment: Mapping[str, str] | None = None,
+        *,
+        terminal: bool = False,
+    ) -> None:
+        here, there = pty.openpty() if terminal else os.pipe()
         self.process = subprocess.Popen(
             command,
             cwd=EXAMPLE,
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", **(environment or {})},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            stdout=there,
+            stderr=there,
         )
+        os.close(there)
+        self._output = os.fdopen(here, encoding="utf-8")
         self.lines: list[str] = []
         self.times: list[float] = []  # when each line was read
         self._more = threading.Condition()
@@ -81,8 +93,8 @@ class Program:
         return all(re.search(pattern, self.output) for pattern in patterns)
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as lines:
+        # A terminal that nobody has open any more gives an error, where a pipe ends.
+        with self._output as lines, contextlib.suppress(OSError):
             for line in lines:
                 with self._more:
                     self.lines.append(line)
@@ -172,6 +184,7 @@ def _in_namespaces(directory: Path) -> Iterator[Hosts]:
         binary = find(name)
         assert binary is not None
         options = ["--bind", SERVER, "--port", "6379", "--requirepass", PASSWORD, "--save", "", "--dir", directory]
+        options += ["--appendonly", "yes"]
         server = Program([*network.command("server"), binary, *options])
         try:
             server.wait_for("Ready to accept connections")
@@ -202,8 +215,9 @@ def run(hosts: Hosts) -> Iterator[Callable[..., Program]]:
     """Start a program of the example on a host, as its README does; stopped when the test ends."""
     started: list[Program] = []
 
-    def start(host: Sequence[str], *command: str) -> Program:
-        started.append(Program([*host, sys.executable, *command], {"AIOQ_URL": hosts.url}))
+    def start(host: Sequence[str], *command: str, terminal: bool = False) -> Program:
+        environment = {"AIOQ_URL": hosts.url, "COLUMNS": "120", "TERM": "xterm"}
+        started.append(Program([*host, sys.executable, *command], environment, terminal=terminal))
         return started[-1]
 
     yield start
@@ -211,15 +225,36 @@ def run(hosts: Hosts) -> Iterator[Callable[..., Program]]:
         program.stop()
 
 
+def plain(program: Program, hosts: Hosts) -> str:
+    """What a program has said, at the address of the README's server, and without what differs from run to run."""
+    address = hosts.url.rpartition("@")[2]
+    return alike(program.output.replace(address, f"{SERVER}:6379/0"))
+
+
+def lines_of(program: Program, hosts: Hosts) -> Counter[str]:
+    return Counter(plain(program, hosts).splitlines())
+
+
+def lines_shown(*words: str) -> Counter[str]:
+    """The lines of the README's log."""
+    (block,) = [
+        block for block in blocks(README) if block.language == "text" and all(w in block.text for w in words)
+    ]
+    return Counter(alike(block.text).splitlines())
+
+
 def test_two_jobs_go_to_the_other_host(hosts: Hosts, run: Callable[..., Program]) -> None:
-    worker = run(hosts.worker, "-m", "aioq", "worker", "proj.app:app")
-    worker.wait_for(r"app .* proj\s", "tasks .* proj.task1.add", "proj.task2.multiply", "host ")
+    worker = run(hosts.worker, "-m", "aioq", "worker", "proj.app:app", terminal=True)
+    worker.wait_for(r"app .* proj\s", "tasks .* proj.task1.add", "proj.task2.multiply", "host .*\n.*╯")
+    banner = alike(shown_by(README, "aioq worker proj.app:app"))
+    assert banner in plain(worker, hosts), "the README shows another banner"
 
     client = run(hosts.client, "client.py")
     assert client.wait() == 0, client.output
     client_ended = time.monotonic()
     job_ids = re.findall(r" is job (\w+)$", client.output, re.MULTILINE)
     assert len(job_ids) == 2
+    assert alike(client.output) == alike(shown_by(README, "python client.py"))
 
     add, multiply = (rf"proj\.task{n}\.{f}\[{job}\] " for (n, f), job in zip(TASKS, job_ids, strict=True))
     worker.wait_for(add + "received", multiply + "received")
@@ -230,10 +265,12 @@ def test_two_jobs_go_to_the_other_host(hosts: Hosts, run: Callable[..., Program]
 
     later = run(hosts.client, "result.py", *job_ids)
     assert later.wait() == 0
+    assert later.output == shown_by(README, "python result.py TryXN1CuBk7CSVBr wu4ShCHXRyNpC4j2")
     assert later.output.split() == ["30", "1024"]
 
     worker.stop()
     assert worker.process.returncode == 0
+    assert lines_shown("1024") <= lines_of(worker, hosts)
     assert PASSWORD not in worker.output + client.output + later.output
 
 
@@ -245,10 +282,17 @@ def test_the_periodic_part_runs_by_itself(hosts: Hosts, run: Callable[..., Progr
     assert shown.wait() == 0
     assert "At 09:42 on Monday through Friday (Asia/Shanghai)" in shown.output
     assert shown.output.count("09:42:00 CST") == 5
+    command = "aioq schedules show proj.app:app multiply-in-the-morning"
+    assert alike(shown.output) == alike(shown_by(README, command))
 
     worker.wait_for(r"proj\.task1\.add\[add-every-30-seconds@\S+:[03]0Z\] succeeded in 2\.\d\ds: 13\n")
+    paused = run(hosts.client, "-m", "aioq", "schedules", "pause", "proj.app:app", "add-every-30-seconds")
+    assert paused.wait() == 0, paused.output
     worker.stop()
     assert worker.process.returncode == 0
+    shown_lines = lines_shown("stored")
+    assert len(shown_lines) == 4
+    assert shown_lines <= lines_of(worker, hosts)
 
 
 TASKS = ((1, "add"), (2, "multiply"))

@@ -1,13 +1,13 @@
 """The worker's log as its reader sees it: the lines of docs/worker.md, fields of JSON, the user's own logging."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.behaviour.kit import ROOT, Process, Project, state_is, until
+from tests.behaviour.kit import Process, Project, state_is, until
+from tests.behaviour.pages import alike, blocks
 
 pytestmark = pytest.mark.anyio
 
@@ -59,14 +59,6 @@ logging.config.dictConfig({
 """
 
 
-def shown(text: str, project: str = "/srv") -> str:
-    """A text without what differs from run to run."""
-    text = text.replace(project, "/srv")
-    text = re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}", "TIME", text, flags=re.MULTILINE)
-    text = re.sub(r"\[[A-Za-z0-9]{16}\]", "[ID]", text)
-    return re.sub(r"(waited|in|after) \d+\.\d\ds", r"\1 TIME", text)
-
-
 async def started(project: Project, *arguments: str, more: str = "") -> tuple[Process, Any]:
     project.write("shop.py", SHOP + more)
     return await project.ready_worker("shop:app", "--shutdown-timeout", "1", *arguments), project.load("shop")
@@ -83,13 +75,11 @@ async def test_the_page_shows_what_is_logged(project: Project, tmp_path: Path) -
         await state_is(running, "cancelled")
     assert await worker.stop() == 0
 
-    (block,) = re.findall(
-        r"^```text log\n(.*?)^```", (ROOT / "docs/worker.md").read_text(), re.MULTILINE | re.DOTALL
-    )
-    said = shown(worker.log, str(project.folder)).splitlines()
+    (block,) = [block for block in blocks("docs/worker.md") if block.marks == ("log",)]
+    said = alike(worker.log.replace(str(project.folder), "/srv")).splitlines()
     said = [line for line in said if not line.startswith("    ~") and "^^^" not in line]
     at = -1
-    for line in shown(block).splitlines():
+    for line in alike(block.text).splitlines():
         assert line in said[at + 1 :], (line, worker.log)
         at = said.index(line, at + 1)
 
