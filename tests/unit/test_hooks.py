@@ -1,15 +1,20 @@
 """`Middleware.settled`, `worker_started` and `worker_stopped`: once for each attempt; nothing they do matters."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
 from aioq import App, Cancel, Fail, JobContext, Middleware, Outcome, OutcomeKind, Outgoing, Retry, current_job
 from aioq.app import internals_of
+from aioq.clock import ManualClock
 from aioq.hooks import overriding
-from tests.unit.kit import until, within
+from aioq.memory_store import MemoryStore
+from aioq.store import Limits, Settlement, Verb
+from aioq.wire import Failure, encode_cancellation, encode_failure
+from aioq.worker.services.hooks import Hooks
+from tests.unit.kit import call, make_run, until, within
 
 pytestmark = pytest.mark.anyio
 
@@ -145,6 +150,101 @@ async def test_a_cancelled_and_an_interrupted_job():
     kinds = {job.id: outcome.kind for job, outcome in watch.told}
     assert kinds == {first.id: OutcomeKind.CANCELLED, second.id: OutcomeKind.INTERRUPTED}
     assert {outcome.reason for _, outcome in watch.told} == {"changed my mind", ""}
+
+
+def _refuse(*_: object) -> Any:
+    raise KeyboardInterrupt("do not look")
+
+
+@pytest.mark.parametrize(
+    ("base", "kind"),
+    [
+        (Exception, OutcomeKind.FAILED),
+        (TimeoutError, OutcomeKind.FAILED),
+        (Cancel, OutcomeKind.CANCELLED),
+        (Retry, OutcomeKind.RETRY),
+    ],
+)
+async def test_an_error_that_raises_when_it_is_looked_at_is_told_all_the_same(
+    base: type[Exception], kind: OutcomeKind
+):
+    watch = Watch()
+    app = shop(watch)
+    odd = type("Odd", (base,), {"__class__": property(_refuse)})()
+
+    @app.task(name="odd")
+    async def odd_one() -> None:
+        raise odd
+
+    async with app.test() as session:
+        await odd_one.send()
+        assert await within(await app.send("add", 1)) == 2
+        await within(session.advance(0))
+    assert [(job.task, outcome.kind) for job, outcome in watch.told] == [
+        ("odd", kind),
+        ("add", OutcomeKind.SUCCEEDED),
+    ]
+
+
+async def test_an_outcome_that_cannot_be_put_together_is_told_without_its_parts(monkeypatch: pytest.MonkeyPatch):
+    watch = Watch()
+    app = shop(watch)
+    monkeypatch.setattr("aioq.worker.steps.outcomes._error", _refuse)
+    async with app.test() as session:
+        await app.send("verdict", "cancel")
+        assert await within(await app.send("add", 1)) == 2
+        await within(session.advance(0))
+    kinds = {job.task: (outcome.kind, outcome.error) for job, outcome in watch.told}
+    assert kinds == {"verdict": (OutcomeKind.CANCELLED, None), "add": (OutcomeKind.SUCCEEDED, None)}
+
+
+class Ended(MemoryStore):
+    """A store whose jobs have all ended, with that outcome; None where they have not."""
+
+    def __init__(self, outcome: bytes | None) -> None:
+        super().__init__("shop", clock=ManualClock(), limits=Limits(lease_ms=60_000))
+        self.outcome = outcome
+
+    async def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> list[Any]:
+        return [self.outcome for _ in job_ids]
+
+
+CRASHED = encode_failure("add", Failure("WorkerCrashed", "too often"))
+
+
+@pytest.mark.parametrize(
+    ("verb", "stored", "kind", "final", "reason"),
+    [
+        (Verb.CRASH, None, OutcomeKind.INTERRUPTED, False, ""),
+        (Verb.CUT, None, OutcomeKind.INTERRUPTED, False, ""),
+        (Verb.CRASH, CRASHED, OutcomeKind.FAILED, True, ""),
+        (Verb.CUT, CRASHED, OutcomeKind.FAILED, True, ""),
+        (Verb.PARK, CRASHED, OutcomeKind.FAILED, True, ""),
+        (Verb.CUT, encode_failure("add", Failure("ValueError", "elsewhere")), OutcomeKind.INTERRUPTED, False, ""),
+        (Verb.RETRY, encode_cancellation("add", "no more"), OutcomeKind.CANCELLED, True, "no more"),
+        (Verb.SNOOZE, encode_cancellation("add", "no more"), OutcomeKind.CANCELLED, True, "no more"),
+        (Verb.CRASH, encode_cancellation("add", ""), OutcomeKind.CANCELLED, True, ""),
+    ],
+)
+async def test_where_the_server_decides_what_becomes_of_the_job_it_is_asked(
+    verb: Verb, stored: bytes | None, kind: OutcomeKind, final: bool, reason: str
+):
+    watch = Watch()
+    hooks = Hooks([watch], Ended(stored))
+    run = make_run(call("add", 1))
+    run.settlement = Settlement("job", 1, verb, CRASHED, delay_ms=2000)
+    assert hooks.on_end is not None
+    assert hooks.on_answer is not None
+
+    hooks.on_end(run, 0.5)
+    hooks.on_answer(run.queue, run.settlement, True)
+    await within(hooks.drain())
+
+    ((_, outcome),) = watch.told
+    assert (outcome.kind, outcome.final, outcome.reason) == (kind, final, reason)
+    assert (outcome.retry_in is None) == (final or kind is OutcomeKind.INTERRUPTED)
+    if kind is OutcomeKind.FAILED:
+        assert str(outcome.error) == "WorkerCrashed: too often"
 
 
 class Broken(Watch):

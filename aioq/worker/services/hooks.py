@@ -13,13 +13,14 @@ from dataclasses import replace
 
 from aioq.context import JobContext, enter_job
 from aioq.ending import end
-from aioq.errors import ServerError, WireError
+from aioq.errors import RemoteError, ServerError, WireError
 from aioq.hooks import call_hook, overriding
 from aioq.log import logger
 from aioq.middleware import Middleware
 from aioq.outcome import Outcome, OutcomeKind
-from aioq.store import Settlement, Store
-from aioq.wire import decode_outcome, decode_reason
+from aioq.store import Settlement, Store, Verb
+from aioq.wire import OutcomeKind as WireKind
+from aioq.wire import decode_failure, decode_outcome, decode_reason
 from aioq.worker.steps.outcomes import context_of, outcome_of
 from aioq.worker.steps.run import Run
 
@@ -30,6 +31,12 @@ AT_ONCE = 100
 
 MAX_WAITING = 1_000
 """How many may wait to be told before no further job is fetched. A guess: a few hundred kilobytes."""
+
+_BURYING = (Verb.CRASH, Verb.CUT, Verb.PARK)
+"""After these the server says whether the job has failed for good: it counts."""
+
+_OPEN = (*_BURYING, Verb.RETRY, Verb.SNOOZE, Verb.INTERRUPT)
+"""After these a job goes on, unless its cancellation was asked for meanwhile."""
 
 _Key = tuple[str, str, int]
 """Queue, job id and claim."""
@@ -54,7 +61,7 @@ class Hooks:
         self.on_answer = self._answered if self._layers else None
         self._loop = asyncio.get_running_loop()
         self._unwritten: dict[_Key, tuple[Run, Settlement, float]] = {}
-        self._waiting: deque[tuple[JobContext, Outcome]] = deque()
+        self._waiting: deque[tuple[JobContext, Outcome, Settlement | None]] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._space = asyncio.Event()
         self._space.set()
@@ -104,15 +111,15 @@ class Hooks:
             await end(self._running)
 
     def _tell(self, run: Run, settlement: Settlement | None, seconds: float) -> None:
-        self._waiting.append((context_of(run), outcome_of(run, settlement, seconds)))
+        self._waiting.append((context_of(run), outcome_of(run, settlement, seconds), settlement))
         if len(self._waiting) > MAX_WAITING:
             self._space.clear()
         self._next()
 
     def _next(self) -> None:
         while self._waiting and len(self._running) < AT_ONCE:
-            job, outcome = self._waiting.popleft()
-            task = self._loop.create_task(self._call(job, outcome), name=f"aioq-settled-{job.id}")
+            job, outcome, settlement = self._waiting.popleft()
+            task = self._loop.create_task(self._call(job, outcome, settlement), name=f"aioq-settled-{job.id}")
             self._running.add(task)
             task.add_done_callback(self._done)
         if len(self._waiting) <= MAX_WAITING:
@@ -122,17 +129,30 @@ class Hooks:
         self._running.discard(task)
         self._next()
 
-    async def _reason_of(self, job: JobContext) -> str:
-        """What the job's cancellation was given; the worker was told of it without, and the server has it."""
+    async def _looked_up(self, job: JobContext, outcome: Outcome, settlement: Settlement | None) -> Outcome:
+        """The outcome with what only the server knows: whether the job has ended, and why it was cancelled.
+
+        It ends a job whose cancellation was asked for in the meantime, that has crashed too often, or that was
+        parked for too long.
+        """
+        verb = settlement.verb if settlement is not None else None
+        if settlement is None or not (verb in _OPEN or (verb is Verb.CANCELLED and not outcome.reason)):
+            return outcome
         with contextlib.suppress(ServerError, WireError):
             (reply,) = await self._store.wait(job.queue, "", [job.id])
-            if isinstance(reply, bytes):
-                return decode_reason(decode_outcome(reply))
-        return ""
+            if not isinstance(reply, bytes):
+                return outcome
+            stored = decode_outcome(reply)
+            if stored.kind == WireKind.CANCELLED:
+                return replace(outcome, kind=OutcomeKind.CANCELLED, retry_in=None, reason=decode_reason(stored))
+            if verb in _BURYING and reply == settlement.outcome:  # else that of a later run
+                failure = decode_failure(stored)
+                error = RemoteError(failure.type, failure.message, failure.traceback)
+                return replace(outcome, kind=OutcomeKind.FAILED, retry_in=None, error=error)
+        return outcome
 
-    async def _call(self, job: JobContext, outcome: Outcome) -> None:
+    async def _call(self, job: JobContext, outcome: Outcome, settlement: Settlement | None) -> None:
         enter_job(job)
-        if outcome.kind is OutcomeKind.CANCELLED and not outcome.reason:
-            outcome = replace(outcome, reason=await self._reason_of(job))
+        outcome = await self._looked_up(job, outcome, settlement)
         for layer in self._layers:
             await call_hook(layer, "settled", job, outcome)

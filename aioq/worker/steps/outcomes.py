@@ -6,6 +6,7 @@ import msgspec
 
 from aioq.context import JobContext
 from aioq.errors import ArgumentError, RemoteError, ResultError
+from aioq.introspect import is_a
 from aioq.outcome import Outcome, OutcomeKind
 from aioq.store import Settlement, Verb
 from aioq.verdicts import Cancel
@@ -20,12 +21,14 @@ _KINDS = {
     Verb.SNOOZE: OutcomeKind.SNOOZED,
     Verb.PARK: OutcomeKind.PARKED,
     Verb.INTERRUPT: OutcomeKind.INTERRUPTED,
+    Verb.CUT: OutcomeKind.INTERRUPTED,
+    Verb.CRASH: OutcomeKind.INTERRUPTED,
 }
 _LATER = (Verb.RETRY, Verb.SNOOZE, Verb.PARK)
 
 
 def outcome_of(run: Run, settlement: Settlement | None, seconds: float) -> Outcome:
-    """The outcome of a run.
+    """The outcome of a run; it raises nothing, for it is asked where outcomes are written.
 
     Args:
         run: the run.
@@ -34,10 +37,17 @@ def outcome_of(run: Run, settlement: Settlement | None, seconds: float) -> Outco
     """
     if settlement is None:
         return Outcome(kind=OutcomeKind.LOST, error=_error(run), duration=seconds)
-    verb = settlement.verb
+    verb, retry_in = settlement.verb, settlement.delay_ms / 1000 if settlement.verb in _LATER else None
+    try:
+        return _outcome(run, verb, retry_in, seconds)
+    except BaseException:  # of a class of the user's that says such things in its own way
+        return Outcome(kind=_KINDS[verb], retry_in=retry_in, duration=seconds)
+
+
+def _outcome(run: Run, verb: Verb, retry_in: float | None, seconds: float) -> Outcome:
     return Outcome(
         kind=_kind(run, verb),
-        retry_in=settlement.delay_ms / 1000 if verb in _LATER else None,
+        retry_in=retry_in,
         result=_result(run) if verb is Verb.SUCCEEDED else None,
         error=None if verb in {Verb.SUCCEEDED, Verb.SNOOZE} else _error(run),
         reason=_reason(run) if verb is Verb.CANCELLED else "",
@@ -60,27 +70,31 @@ def context_of(run: Run) -> JobContext:
 
 
 def _kind(run: Run, verb: Verb) -> OutcomeKind:
-    if verb in {Verb.FAILED, Verb.RETRY} and run.stop == TIMED_OUT and isinstance(run.error, TimeoutError):
+    if verb in {Verb.FAILED, Verb.RETRY} and run.stop == TIMED_OUT and _is_error(run, TimeoutError):
         return OutcomeKind.TIMED_OUT
-    if verb is Verb.FAILED and isinstance(run.error, ArgumentError) and (run.error is run.unfit or not run.begun):
+    if verb is Verb.FAILED and _is_error(run, ArgumentError) and (run.error is run.unfit or not run.begun):
         return OutcomeKind.BAD_ARGUMENTS
-    if verb is Verb.FAILED and isinstance(run.error, ResultError):
+    if verb is Verb.FAILED and _is_error(run, ResultError):
         return OutcomeKind.BAD_RESULT
-    return _KINDS.get(verb, OutcomeKind.INTERRUPTED)
+    return _KINDS[verb]
+
+
+def _is_error(run: Run, kind: type[BaseException]) -> bool:
+    return run.error is not None and is_a(run.error, kind)
 
 
 def _error(run: Run) -> BaseException | None:
-    if isinstance(run.error, ChildError):
+    if is_a(run.error, ChildError):
         failure = run.error.failure
         return RemoteError(failure.type, failure.message, failure.traceback)
     return run.error
 
 
 def _result(run: Run) -> Any:
-    return msgspec.msgpack.decode(run.result) if isinstance(run.result, msgspec.Raw) else run.result
+    return msgspec.msgpack.decode(run.result) if is_a(run.result, msgspec.Raw) else run.result
 
 
 def _reason(run: Run) -> str:
-    if isinstance(run.error, ChildError):
+    if is_a(run.error, ChildError):
         return run.error.cancel_reason or ""
-    return run.error.reason if isinstance(run.error, Cancel) else ""
+    return run.error.reason if is_a(run.error, Cancel) else ""
