@@ -226,7 +226,7 @@ class App(Scheduling):
             queue: its queue. A generated id names it; for an id of your own it is looked for in the queues this
                 App's tasks are declared with, if it is not given.
         """
-        check_job_id(job_id)
+        check_job_id(job_id, "app.handle")
         return JobHandle(self._internals, job_id, queue)
 
     # -- life

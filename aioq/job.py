@@ -60,6 +60,9 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 }
 """The legal moves. `send` enters at scheduled, queued or waiting."""
 
+WAITS = (JobState.SCHEDULED, JobState.QUEUED)
+"""The states of a job that waits for its time or for a worker."""
+
 
 class Priority(enum.StrEnum):
     """A queue's lanes, the first one served first; a lower lane is served when the higher ones are empty."""
@@ -106,7 +109,7 @@ class JobInfo:
         ended_at: when the outcome was stored, or None.
         worker: the worker that runs it or ran it last, or None.
         progress: what the task last reported, or None.
-        error: what ended the last failed attempt, or None.
+        error: what ended the last failed attempt, or why workers have put the job off; else None.
         headers: the headers the sender gave.
         result: what the job returned, where it was asked for (`info(result=True)`) and the job has succeeded; None
             else.
@@ -129,6 +132,20 @@ class JobInfo:
     error: Failure | None = None
     headers: dict[str, str] = field(default_factory=dict[str, str])
     result: Any = None
+
+
+UNKNOWN_TASK = "aioq.errors.UnknownTaskError"
+"""The type of what a job shows as its error while it is put off, and has as one if it is for too long."""
+
+
+def put_off(task: str) -> Failure:
+    """What is shown of a job that a worker has put off, until one takes it.
+
+    Args:
+        task: its task's name; empty where the call cannot be read here.
+    """
+    what = f"knows the task {task!r}" if task else "can read its call"
+    return Failure(UNKNOWN_TASK, f"no worker that has come to it {what}")
 
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")

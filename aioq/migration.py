@@ -18,27 +18,31 @@ class Place(StrEnum):
     SETTING = "a setting"
 
 
-_SEND = "await task.send(...)"
-_SEND_LATER = "await task.options(delay=...).send(...)"
+_SEND = "await task.send(...), in sync code task.send_sync(...)"
+_SEND_WITH = "await task.options(...).send(...), in sync code task.options(...).send_sync(...)"
+_SEND_LATER = "await task.options(delay=...).send(...), in sync code task.options(delay=...).send_sync(...)"
+_SEND_NAMED = 'await app.send("name", ...), in sync code app.send_sync("name", ...)'
 _CALL = "task.call(...), which app.send_many and schedules take"
 _ATTEMPTS = "retry=Retry(attempts=...), where the first attempt counts too"
 _TIMEOUT = "timeout=..., in seconds or as a timedelta"
-_EXPIRY = "nothing here: jobs do not expire; a task can look at current_job().sent_at and raise Cancel()"
-_ALWAYS = "always so here: a job is acknowledged when it has ended, and runs again if its worker dies"
+_EXPIRY = "nothing: jobs do not expire; a task can look at current_job().sent_at and raise Cancel()"
+_ALWAYS = "always so: a job is acknowledged when it has ended, and runs again if its worker dies"
 _CONTEXT = "current_job(), inside the task"
-_RATE = "nothing here; a queue of its own and `aioq worker -q NAME -c N` bound how many run at once"
+_RATE = "nothing; a queue of its own and `aioq worker -q NAME -c N` bound how many run at once"
 _URL = 'url="redis://..." (AIOQ_URL in the environment)'
 _NO_BACKEND = "not needed: results are in the same server as the jobs (url=...)"
 _SERIALIZER = "not needed: calls and results are MessagePack, with the types of the annotations"
 _LIFESPAN = "@app.lifespan"
-_STATE = "await handle.status()"
-_RESULT = "await handle, or await handle.result(timeout=...)"
+_STATE = "await handle.status(), in sync code handle.status_sync()"
+_RESULT = "await handle, or await handle.result(timeout=...); in sync code handle.result_sync(timeout=...)"
+_CANCEL = "await handle.cancel(), in sync code handle.cancel_sync()"
+_INFO = "await handle.info(), in sync code handle.info_sync()"
 
 WORDS: dict[Place, dict[str, str]] = {
     Place.TASK: {
         **dict.fromkeys(("delay", "enqueue", "kiq", "defer", "defer_async", "send_async", "push"), _SEND),
-        "apply_async": "await task.options(...).send(*args, **kwargs)",
-        "send_with_options": "await task.options(...).send(*args, **kwargs)",
+        "apply_async": _SEND_WITH,
+        "send_with_options": _SEND_WITH,
         "kicker": "task.options(...)",
         "configure": "task.options(...)",
         "set": "task.options(...)",
@@ -53,7 +57,7 @@ WORDS: dict[Place, dict[str, str]] = {
         "apply_async_on_commit": f"{_SEND}, after the commit",
     },
     Place.APP: {
-        **dict.fromkeys(("send_task", "enqueue", "enqueue_job", "enqueue_call"), 'await app.send("name", ...)'),
+        **dict.fromkeys(("send_task", "enqueue", "enqueue_job", "enqueue_call"), _SEND_NAMED),
         "conf": "app.settings, which the constructor takes",
         "config_from_object": 'App.from_config("shop.config")',
         "autodiscover_tasks": 'imports=["shop.tasks"]',
@@ -62,15 +66,21 @@ WORDS: dict[Place, dict[str, str]] = {
         **dict.fromkeys(("register_task", "actor", "register", "job"), "@app.task"),
         **dict.fromkeys(("AsyncResult", "get_job", "fetch_job", "job_status"), "app.handle(job_id)"),
         **dict.fromkeys(("on_startup", "on_shutdown", "startup", "shutdown", "on_event"), _LIFESPAN),
-        **dict.fromkeys(("add_middleware", "with_middlewares"), "App(middleware=[...])"),
+        **dict.fromkeys(("add_middleware", "with_middlewares", "middlewares"), "App(middleware=[...])"),
+        **dict.fromkeys(
+            ("worker", "run", "start", "worker_main", "run_worker"), "`aioq worker shop.tasks:app`, a command"
+        ),
+        "close": "await app.aclose(), or async with app",
     },
     Place.HANDLE: {
-        **dict.fromkeys(("get", "wait_result", "return_value", "join"), _RESULT),
-        **dict.fromkeys(("state", "ready", "successful", "failed", "is_finished", "get_status"), _STATE),
-        **dict.fromkeys(("revoke", "abort", "terminate"), "await handle.cancel()"),
+        **dict.fromkeys(("get", "wait", "wait_result", "return_value", "join"), _RESULT),
+        **dict.fromkeys(
+            ("state", "ready", "done", "successful", "failed", "is_finished", "is_failed", "get_status"), _STATE
+        ),
+        **dict.fromkeys(("revoke", "abort", "terminate"), _CANCEL),
         "task_id": "handle.id",
         "job_id": "handle.id",
-        "result_info": "await handle.info()",
+        **dict.fromkeys(("result_info", "traceback", "exc_info", "meta"), _INFO),
     },
     Place.OPTION: {
         "attempts": "retry=..., the number of attempts or a Retry(...)",
@@ -101,9 +111,7 @@ WORDS: dict[Place, dict[str, str]] = {
         **dict.fromkeys(("acks_late", "reject_on_worker_lost", "acks_on_failure_or_timeout"), _ALWAYS),
         "ignore_result": "result_ttl=0",
         **dict.fromkeys(("keep_result", "result_expires", "failure_ttl"), "result_ttl=..., in seconds"),
-        **dict.fromkeys(
-            ("store_results", "track_started", "keep_result_forever"), "always so here (result_ttl=...)"
-        ),
+        **dict.fromkeys(("store_results", "track_started", "keep_result_forever"), "always so (result_ttl=...)"),
         **dict.fromkeys(("bind", "pass_context", "context"), _CONTEXT),
         **dict.fromkeys(("rate_limit", "throttle", "limit"), _RATE),
         **dict.fromkeys(("serializer", "compression"), _SERIALIZER),
@@ -180,13 +188,20 @@ def here(place: Place, word: str) -> str | None:
         word: as it was written: in any case, a setting also with the other library's name before it.
     """
     for each in (word, word.lower(), *(word.lower().removeprefix(prefix) for prefix in _PREFIXES)):
-        for where in (place, Place.OPTION, Place.SETTING) if place in _WRITTEN else (place,):
+        for where in (place, *(_WRITTEN if place in _WRITTEN and each not in _PLAIN else ())):
             if each in WORDS[where]:
                 return WORDS[where][each]
     return None
 
 
 _WRITTEN = (Place.OPTION, Place.SETTING)
+
+_PLAIN = frozenset(
+    {"app", "at", "base", "bind", "connection", "context", "expire", "expires", "host", "key", "labels", "limit"}
+    | {"link", "main", "meta", "metadata", "modules", "password", "pool", "port", "prefix", "redis", "tasks"}
+    | {"throttle", "ttl", "username", "wait", "when", "workers"}
+)
+"""Words that mean too much to be known in another place than their own: a config module may call anything BASE."""
 
 
 def explain_missing(cls: type, place: Place) -> None:

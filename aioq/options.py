@@ -155,8 +155,12 @@ def check_name(what: str, name: object) -> str:
     return name
 
 
-def check_job_id(job_id: object) -> None:
+def check_job_id(job_id: object, method: str) -> None:
     """See that it can be a job's id.
+
+    Args:
+        job_id: what was given for one.
+        method: to which method.
 
     Raises:
         ArgumentError: it cannot.
@@ -164,7 +168,7 @@ def check_job_id(job_id: object) -> None:
     if isinstance(job_id, str) and 0 < len(job_id) <= MAX_JOB_ID:
         return
     advice = "it is a handle already" if hasattr(type(job_id), "result") else f"1 to {MAX_JOB_ID} characters"
-    raise ArgumentError(f"app.handle({job_id!r}): expected a job's id, as handle.id gives it; {advice}")
+    raise ArgumentError(f"{method}({job_id!r}): expected a job's id, as handle.id gives it; {advice}")
 
 
 def _job_id(where: str, job_id: object) -> str | None:

@@ -23,7 +23,7 @@ from aioq.job import Priority
 from aioq.middleware import Middleware
 from aioq.migration import Place, explain_missing
 from aioq.naming import whereabouts
-from aioq.options import NAMES, NO_OPTIONS, Options, make_options, unknown_option
+from aioq.options import NAMES, NO_OPTIONS, Options, check_job_id, make_options, unknown_option
 from aioq.own_types import OwnTypes
 from aioq.results import JobHandle
 from aioq.retry import FunctionRule, Retry
@@ -238,7 +238,11 @@ class Sendable(Generic[P, R]):
         Args:
             job_id: the job's id.
             queue: its queue; see `App.handle`.
+
+        Raises:
+            ArgumentError: it can be no job's id.
         """
+        check_job_id(job_id, "task.handle")
         return self._outlet.handle(job_id, queue, self._signature().returns)
 
     async def send(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:

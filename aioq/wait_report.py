@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 
 from aioq.errors import AioqError, JobNotFoundError
-from aioq.job import JobInfo, JobState
+from aioq.job import UNKNOWN_TASK, JobInfo, JobState
 from aioq.leases import WorkerLease
 
 PATIENCE = 1.0
@@ -49,19 +49,32 @@ def in_words(info: JobInfo, workers: Sequence[WorkerLease]) -> str:
         again = f", in attempt {info.attempts}" if info.attempts > 1 else ""
         return f"running for {_seconds(_age(info.started_at))} on worker {info.worker}{again}"
     if info.state is JobState.SCHEDULED and not _overdue(info):
-        left = _seconds(-_age(info.due_at))
-        if info.error is None:
-            return f"scheduled, due in {left}"
-        return f"to be run again in {left}, after {info.error.summary}"
+        return _scheduled(info)
     if info.state is JobState.WAITING:
         return "it waits for another job"
     if info.state.ended:
         return f"it has {'been ' if info.state is JobState.CANCELLED else ''}{info.state} since"
-    return f"{'queued' if info.state is JobState.QUEUED else 'due'}; {_served(info.queue, workers)}"
+    return f"{'queued' if info.state is JobState.QUEUED else 'due'}; {_served(info, workers)}"
 
 
-def _served(queue: str, workers: Sequence[WorkerLease]) -> str:
-    alive = [worker for worker in workers if worker.lease_ms > 0]
+def _scheduled(info: JobInfo) -> str:
+    left = _seconds(-_age(info.due_at))
+    if info.error is None:
+        return f"scheduled, due in {left}"
+    if _put_off(info):
+        return f"put off for {left} more{_put_off(info)}"
+    return f"to be run again in {left}, after {info.error.summary}"
+
+
+def _put_off(info: JobInfo) -> str:
+    """That workers have come to it and did not know its task: only then is that the error of a job that waits."""
+    return f": {info.error.message}" if info.error is not None and info.error.type == UNKNOWN_TASK else ""
+
+
+def _served(info: JobInfo, workers: Sequence[WorkerLease]) -> str:
+    queue, alive = info.queue, [worker for worker in workers if worker.lease_ms > 0]
+    if alive and _put_off(info):
+        return f"it was put off before{_put_off(info)}"
     if not alive:
         return f"no worker serves queue {queue!r}"
     fetched = min(worker.fetched_ms for worker in alive)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from aioq.job import JobInfo, JobState, Priority, Progress
+from aioq.job import WAITS, JobInfo, JobState, Priority, Progress, put_off
 from aioq.store import MAX_CUTS, Claimed, Verb
 from aioq.wire import describe
 
@@ -126,7 +126,7 @@ class Record:
             ended_at=_time(self.ended_ms),
             worker=self.worker,
             progress=None if self.progress is None else _PROGRESS.decode(self.progress),
-            error=told.error,
+            error=put_off(told.task) if self.state in WAITS and self.parked_ms is not None else told.error,
             headers=told.headers,
             result=told.value if results else None,
         )

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from aioq.errors import WireError
-from aioq.job import JobInfo, JobState, Priority, Progress
+from aioq.job import WAITS, JobInfo, JobState, Priority, Progress, put_off
 from aioq.leases import Renewal, WorkerLease
 from aioq.store import LATER, MISSING, Claim, Claimed, Promotion, Recovery, WaitReply
 from aioq.wire import describe
@@ -162,7 +162,7 @@ def _info(queue: str, job_id: str, record: dict[str, Any], *, results: bool) -> 
         ended_at=_time(record.get("ended")),
         worker=record["worker"].decode() if "worker" in record else None,
         progress=_PROGRESS.decode(record["progress"]) if "progress" in record else None,
-        error=told.error,
+        error=put_off(told.task) if state in WAITS and "parked" in record else told.error,
         headers=told.headers,
         result=told.value if results else None,
     )

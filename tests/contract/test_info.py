@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from aioq.errors import Failure
-from aioq.job import JobInfo, JobState, Priority, Progress
+from aioq.job import UNKNOWN_TASK, JobInfo, JobState, Priority, Progress
 from aioq.store import Store, Verb
 from aioq.wire import CallOptions, encode_cancellation, encode_envelope, encode_result, with_headers
 from tests.contract.kit import (
@@ -83,6 +83,27 @@ async def test_a_job_that_waits_for_its_next_attempt(store: Store) -> None:
     assert (job.state, job.worker, job.attempts) == (JobState.SCHEDULED, None, 1)
     assert job.error == Failure("ValueError", "no", "Traceback ...")
     assert times(job) == {"sent_at": True, "due_at": True, "started_at": True, "ended_at": False}
+
+
+async def test_a_job_that_is_put_off_says_why(store: Store) -> None:
+    worker = await joined(store, "w")
+    await settle(store, worker, await running(store, worker), Verb.PARK, BROKEN, delay_ms=LONG, ttl_ms=LONG)
+
+    job = await info(store)
+
+    assert (job.state, job.attempts) == (JobState.SCHEDULED, 0)
+    assert job.error == Failure(UNKNOWN_TASK, "no worker that has come to it knows the task 'shop.add'")
+
+
+async def test_one_that_was_put_off_shows_its_own_failure_later(store: Store) -> None:
+    worker = await joined(store, "w")
+    await settle(store, worker, await running(store, worker), Verb.PARK, BROKEN, delay_ms=0, ttl_ms=LONG)
+    again = await take_one(store, worker)
+    assert (await info(store)).error is None
+
+    await settle(store, worker, again, Verb.RETRY, BROKEN, delay_ms=LONG)
+
+    assert (await info(store)).error == Failure("ValueError", "no", "Traceback ...")
 
 
 async def test_a_succeeded_job(store: Store) -> None:

@@ -32,8 +32,8 @@ def plain(x: int) -> int:
 @pytest.mark.parametrize(
     ("word", "instead"),
     [
-        ("delay", "await task.send(...)"),
-        ("apply_async", "await task.options(...).send(*args, **kwargs)"),
+        ("delay", "await task.send(...), in sync code task.send_sync(...)"),
+        ("apply_async", "await task.options(...).send(...), in sync code task.options(...).send_sync(...)"),
         ("s", "task.call(...)"),
         ("si", "task.call(...)"),
         ("enqueue", "await task.send(...)"),
@@ -61,7 +61,10 @@ def test_any_other_attribute_is_missing_as_usual():
 @pytest.mark.parametrize(
     ("thing", "word", "instead"),
     [
-        (app, "send_task", 'await app.send("name", ...)'),
+        (app, "send_task", 'await app.send("name", ...), in sync code app.send_sync("name", ...)'),
+        (app, "run_worker", "`aioq worker"),
+        (app.handle("j"), "wait", "in sync code handle.result_sync(timeout=...)"),
+        (app.handle("j"), "traceback", "in sync code handle.info_sync()"),
         (app, "conf", "app.settings"),
         (app.handle("j"), "get", "await handle"),
         (app.handle("j"), "revoke", "await handle.cancel()"),
@@ -75,13 +78,13 @@ def test_what_an_app_and_a_handle_have_elsewhere(thing: Any, word: str, instead:
 
 OPTIONS = {
     "countdown": "delay=",
-    "expires": "jobs do not expire",
+    "expires": "here it is nothing: jobs do not expire",
     "max_retries": "retry=Retry(attempts=...)",
     "attempts": "retry=...",
     "rate_limit": "queue of its own",
     "bind": "current_job()",
     "autoretry_for": "retry=Retry(on=(...))",
-    "acks_late": "always so here",
+    "acks_late": "here it is always so: ",
     "time_limit": "timeout=",
     "_defer_by": "delay=",
     "labels": "headers=",
@@ -153,6 +156,17 @@ def test_a_word_of_another_place_is_known_where_people_mix_them():
     assert here(Place.OPTION, "xyz") is None
 
 
+@pytest.mark.parametrize("word", ["BASE", "key", "POOL", "meta", "ttl"])
+def test_a_plain_word_is_no_option_where_settings_are(word: str):
+    assert here(Place.OPTION, word) is not None
+    assert here(Place.SETTING, word) is None
+
+
+def test_each_advice_reads_on_behind_here_it_is():
+    advice = {text for words in WORDS.values() for text in words.values()}
+    assert not [text for text in advice if " here" in f" {text}".replace("which runs it here", "")]
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -184,6 +198,9 @@ def test_what_is_no_id_of_a_job_explains_itself(job_id: Any, text: str):
     with pytest.raises(ArgumentError) as caught:
         app.handle(job_id)
     assert text in str(caught.value)
+    with pytest.raises(ArgumentError) as caught:
+        add.handle(job_id)
+    assert text.replace("app.handle(", "task.handle(", 1) in str(caught.value)
 
 
 async def test_what_is_no_call_explains_itself():

@@ -11,7 +11,7 @@ from aioq import App, gather
 from aioq import wait_report as module
 from aioq.errors import JobNotFoundError, ServerUnavailableError
 from aioq.gathering import as_completed
-from aioq.job import JobInfo, JobState
+from aioq.job import JobInfo, JobState, put_off
 from aioq.leases import WorkerLease
 from aioq.wait_report import in_words, why_no_outcome
 from aioq.wire import Failure
@@ -58,6 +58,17 @@ def ago(seconds: float) -> datetime:
             [STUCK, FETCHING],
             "queued; 2 workers serve queue 'default', and have not come to it",
         ),
+        (
+            info(JobState.SCHEDULED, due_at=-3.9, error=put_off("shop.ad")),
+            [],
+            "put off for 3.9 s more: no worker that has come to it knows the task 'shop.ad'",
+        ),
+        (
+            info(JobState.QUEUED, error=put_off("")),
+            [FETCHING],
+            "queued; it was put off before: no worker that has come to it can read its call",
+        ),
+        (info(JobState.QUEUED, error=put_off("shop.ad")), [GONE], "queued; no worker serves queue 'default'"),
         (
             info(JobState.RUNNING, started_at=12.2, worker="host-1", attempts=1),
             [],
