@@ -16,6 +16,8 @@ class Place(StrEnum):
     HANDLE = "an attribute of a handle"
     OPTION = "an option of a task or a call"
     SETTING = "a setting"
+    RETRY = "an argument of Retry"
+    COMMAND = "a command, or an option of `aioq worker`"
 
 
 _SEND = "await task.send(...), in sync code task.send_sync(...)"
@@ -170,6 +172,38 @@ WORDS: dict[Place, dict[str, str]] = {
         ),
         **dict.fromkeys(("poll_delay", "dequeue_timeout"), "not needed: workers are told of jobs"),
         **dict.fromkeys(("task_annotations", "task_default_rate_limit"), "options of each task: @app.task(...)"),
+    },
+    Place.RETRY: {
+        **dict.fromkeys(
+            ("max_retries", "retries", "max_tries", "tries", "max_attempts", "stop"),
+            "attempts=..., where the first attempt counts too",
+        ),
+        **dict.fromkeys(
+            ("countdown", "defer", "eta", "wait", "default_retry_delay", "retry_delay", "interval"),
+            "delay=..., in seconds",
+        ),
+        **dict.fromkeys(("backoff", "retry_backoff", "min_backoff"), "delay=... and factor=..."),
+        **dict.fromkeys(("backoff_max", "retry_backoff_max", "max_backoff"), "max_delay=..."),
+        **dict.fromkeys(("retry_jitter",), "jitter=..."),
+        **dict.fromkeys(("autoretry_for", "retry_for", "retry_on", "exceptions", "throw"), "on=(...)"),
+        **dict.fromkeys(("dont_autoretry_for", "throws"), "never=(...)"),
+        "exc": "raise Retry(...) from error",
+        "intervals": "delays=[...]",
+    },
+    Place.COMMAND: {
+        **dict.fromkeys(("-A", "--app"), "the first argument: aioq worker shop.tasks:app"),
+        **dict.fromkeys(("-Q", "--queues"), "-q NAME, once for each queue"),
+        "--loglevel": "--log-level, or -l",
+        **dict.fromkeys(("-P", "--pool"), "not needed: each task says where it runs (def, async def, executor=)"),
+        **dict.fromkeys(("-B", "--beat", "beat", "scheduler"), "not needed: any worker keeps the clock"),
+        "--autoscale": "-c N and -p N, which are fixed",
+        **dict.fromkeys(("-t", "--threads"), "the setting threads"),
+        **dict.fromkeys(("-w", "--workers"), "-p N"),
+        **dict.fromkeys(("-n", "--hostname", "--name"), "not needed: a worker's name is made of its host and pid"),
+        **dict.fromkeys(("--watch",), "--reload"),
+        **dict.fromkeys(("--url", "--broker", "-b"), "AIOQ_URL in the environment, or App(url=...)"),
+        **dict.fromkeys(("inspect", "status", "info"), "aioq check shop.tasks:app, or handle.info()"),
+        **dict.fromkeys(("run", "start", "multi", "work"), "aioq worker shop.tasks:app"),
     },
 }
 """The words of each place, and what is written here instead, or why nothing is."""

@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Never
 
 import msgspec
 
@@ -19,6 +19,7 @@ from aioq.errors import ConfigError
 from aioq.exception_names import checked_name, class_name, class_names, known_names
 from aioq.introspect import cause_of, name_of
 from aioq.log import logger
+from aioq.migration import Place, here
 from aioq.plural import counted
 
 __all__ = ["ONE_ATTEMPT", "Retry", "RetryRule", "Snooze", "class_name", "class_names", "rule_of"]
@@ -218,8 +219,11 @@ class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks fo
         max_elapsed: Duration | None = None,
         on: Iterable[ExceptionSpec] = (),
         never: Iterable[ExceptionSpec] = (),
+        **unknown: Never,
     ) -> None:
         super().__init__("another attempt was asked for")
+        for word in unknown:
+            raise ConfigError(_unknown(word))
         steps = () if delays is None else _steps(delays)
         if steps:
             _refuse_beside_delays(attempts, len(steps), delay=delay, max_delay=max_delay, factor=factor)
@@ -282,6 +286,15 @@ def rule_of(retry: "Retry | int | None") -> RetryRule | None:
     if isinstance(retry, int) and not isinstance(retry, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
         return Retry(retry).rule
     raise ConfigError(f"retry={retry!r}: expected a Retry(...) or a number of attempts")
+
+
+_TAKES = "attempts, delay, delays, max_delay, factor, jitter, max_elapsed, on and never"
+
+
+def _unknown(word: str) -> str:
+    instead = here(Place.RETRY, word)
+    hint = f"it takes {_TAKES}" if instead is None else f"here it is {instead}"
+    return f"Retry({word}=...): unknown argument; {hint}"
 
 
 def _clamped(delay: float) -> float:

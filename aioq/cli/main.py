@@ -4,6 +4,7 @@ What a command does is imported when it is called: a worker need not carry what 
 need not wait for either.
 """
 
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from aioq.cli.child import REFUSED, ChildMark
 from aioq.cli.errors import CommandError
 from aioq.durations import MAX_DELAY
 from aioq.errors import AioqError
+from aioq.migration import Place, here
 from aioq.printable import printable_lines
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -55,6 +57,14 @@ def cli() -> None:
     """Run and inspect aioq job queues."""
 
 
+def _one_by_one(_: click.Context, __: click.Parameter, queues: tuple[str, ...]) -> tuple[str, ...]:
+    for queue in queues:
+        if "," in queue:
+            each = " ".join(f"-q {name.strip()}" for name in queue.split(",") if name.strip())
+            raise click.BadParameter(f"{queue!r}: one queue at a time: {each}")
+    return queues
+
+
 @cli.command()
 @click.argument("target", metavar="MODULE:APP")
 @click.option(
@@ -62,6 +72,7 @@ def cli() -> None:
     "--queue",
     "queues",
     multiple=True,
+    callback=_one_by_one,
     metavar="NAME",
     help="A queue to serve; may be repeated. All that the tasks name, if not given.",
 )
@@ -122,6 +133,7 @@ def worker(target: str, **options: Any) -> None:
     "--queue",
     "queues",
     multiple=True,
+    callback=_one_by_one,
     metavar="NAME",
     help="A queue that must be served; may be repeated. Any of the App's, if not given.",
 )
@@ -184,6 +196,24 @@ cli.add_command(
 )
 
 
+_NO_COMMAND = re.compile("No such command '([^']+)'")
+
+
+def _explained(error: click.ClickException) -> click.ClickException:
+    """The error; of a word of another library's command line one that says what it is here."""
+    if not isinstance(error, click.UsageError):
+        return error
+    command = _NO_COMMAND.match(error.message)
+    if isinstance(error, click.NoSuchOption):
+        what, word = "option", error.option_name
+    else:
+        what, word = "command", "" if command is None else command[1]
+    instead = here(Place.COMMAND, word)
+    return (
+        error if instead is None else click.UsageError(f"No such {what} {word!r}; here it is {instead}", error.ctx)
+    )
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point of the `aioq` script and of `python -m aioq`."""
     try:
@@ -191,6 +221,6 @@ def main(args: Sequence[str] | None = None) -> None:
     except click.Abort:  # Ctrl-C, which click by itself makes a failure of
         sys.exit(INTERRUPTED)
     except click.ClickException as error:
-        error.show()
+        _explained(error).show()
         sys.exit(error.exit_code)
     sys.exit(code)

@@ -1,5 +1,6 @@
 """Words that people bring along from other libraries: each says what it is here, wherever it is written."""
 
+import inspect
 import logging
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from aioq import App, ArgumentError, ConfigError
+from aioq import App, ArgumentError, ConfigError, Retry
 from aioq.app import internals_of
-from aioq.cli.main import cli
+from aioq.cli.main import cli, main
 from aioq.config import load_settings
 from aioq.migration import WORDS, Place, here
 from aioq.options import NAMES
@@ -231,3 +232,59 @@ def test_l_is_the_level_of_the_log():
     result = CliRunner().invoke(cli, ["worker", "shop:app", "-l", "loud"])
     assert result.exit_code == 2
     assert "Invalid value for '-l' / '--log-level': 'loud'" in result.output
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (
+            ["worker", "-A", "shop", "-l", "info"],
+            "No such option '-A'; here it is the first argument: ",
+        ),
+        (["-A", "shop", "worker"], "No such option '-A'; here it is the first argument: "),
+        (["worker", "shop", "-Q", "mail"], "No such option '-Q'; here it is -q NAME, once for each queue"),
+        (["worker", "shop", "--beat"], "here it is not needed: any worker keeps the clock"),
+        (["beat"], "No such command 'beat'; here it is not needed: any worker keeps the clock"),
+        (["worker", "shop", "-q", "mail,bulk"], "'mail,bulk': one queue at a time: -q mail -q bulk"),
+        (["check", "shop", "-q", "mail, bulk"], "one queue at a time: -q mail -q bulk"),
+        (["wroker"], "No such command 'wroker'. Did you mean 'worker'?"),
+        (["worker", "shop", "--burts"], "No such option '--burts'. Did you mean '--burst'?"),
+    ],
+)
+def test_the_command_line_of_elsewhere(args: list[str], text: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        main(args)
+    assert caught.value.code == 2
+    assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("max_retries", "here it is attempts=..., where the first attempt counts too"),
+        ("countdown", "here it is delay=..., in seconds"),
+        ("exc", "here it is raise Retry(...) from error"),
+        ("colour", "it takes attempts, delay, delays, max_delay, factor, jitter, max_elapsed, on and never"),
+    ],
+)
+def test_arguments_of_a_retry_of_elsewhere(word: str, text: str):
+    given: dict[str, Any] = {word: 3}
+    with pytest.raises(ConfigError) as caught:
+        Retry(**given)
+    assert str(caught.value) == f"Retry({word}=...): unknown argument; {text}"
+
+
+def test_the_arguments_of_a_retry_are_those_that_are_listed():
+    given: dict[str, Any] = {"colour": 3}
+    with pytest.raises(ConfigError) as caught:
+        Retry(**given)
+    own = [name for name in inspect.signature(Retry.__init__).parameters if name not in ("self", "unknown")]
+    listed = str(caught.value).partition("it takes ")[2].replace(" and ", ", ").split(", ")
+    assert sorted(listed) == sorted(own)
+
+
+def test_a_config_modules_own_constant_is_no_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "own_names.py").write_text("_ROOT = 1\nBASE = '/srv'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="unknown setting 'BASE' in own_names; names are lower-case"):
+        App.from_config("own_names")
