@@ -283,8 +283,8 @@ class Batcher(Generic[BatchT, ReplyT]):
             try:
                 flight = self._flush(batch)
             except Exception as error:  # what `flush` raises at once is an answer too
-                self._fail(batch, error)
-                continue
+                flight = asyncio.get_running_loop().create_future()
+                flight.set_exception(error)
             self._free -= 1
             self._follow(batch, flight)
 

@@ -16,17 +16,22 @@ from aioq.job import Priority
 from aioq.options import make_options, unknown_option
 from aioq.store import NewJob
 from aioq.task import Call, Sendable, Task
-from aioq.timing import FIRST_MS, MAX_TICKS, Definition, Misfire, Overlap, encode, to_ms, zone, zone_hint
+from aioq.timing import (
+    FIRST_MS,
+    LEAST_EVERY,
+    MAX_TICKS,
+    MOST_RUNS,
+    Definition,
+    Misfire,
+    Overlap,
+    encode,
+    to_ms,
+    zone,
+    zone_hint,
+)
 
 MAX_ID = 200
 """The longest schedule id, in characters: a job's id is made of it, and has to hold the tick too."""
-
-LEAST_EVERY = 0.1
-"""The shortest interval in seconds. A guess: below, a task that loops does the same at no cost to the server."""
-
-
-MOST_RUNS = 10**9
-"""The most runs that may be asked for; one each 0.1 s would take three years. Who wants no limit gives None."""
 
 
 class ScheduleArgs(TypedDict, total=False):

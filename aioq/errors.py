@@ -88,7 +88,13 @@ class ServerUnavailableError(ServerError):
 
 
 class ServerRejectedError(ServerError):
-    """The server answers but refuses (password, permission, version); waiting does not heal it."""
+    """The server answers but refuses (password, permission, version); waiting does not heal it.
+
+    Attributes:
+        is_login: whether it is the login that was refused, and so whatever this process asks.
+    """
+
+    is_login = False
 
 
 class EmbeddedServerError(ServerError):

@@ -1,6 +1,7 @@
 """What each setting may be: a check of its value, and how it is read from the environment."""
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple, cast
@@ -39,11 +40,10 @@ def _too_large(most: float, unit: str) -> Callable[[Any], str | None]:
     """What is said of a value that no use has; a range so wide stands in no error about a value's kind."""
 
     def objection(value: float) -> str | None:
-        return (
-            f"{value:g} is more than {most:g}{unit}, the most there is; is it in another unit?"
-            if value > most
-            else None
-        )
+        if value <= most:
+            return None
+        shown = f"{value:g}" if value < sys.float_info.max else f"a number of {int(value).bit_length()} bits"
+        return f"{shown} is more than {most:g}{unit}, the most there is; is it in another unit?"
 
     return objection
 

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import msgspec
 
 from aioq.cron import parse
-from aioq.durations import FIRST, LAST
+from aioq.durations import FIRST, LAST, MAX_DELAY
 from aioq.errors import NewerVersionError, WireError
 
 VERSION = 1
@@ -28,6 +28,12 @@ them, and the schedule's `misfire` decides. It is the time within which a worker
 
 MAX_TICKS = 1_000
 """The most ticks of one schedule that are made in one step."""
+
+LEAST_EVERY = 0.1
+"""The shortest interval in seconds. A guess: below, a task that loops does the same at no cost to the server."""
+
+MOST_RUNS = 10**9
+"""The most runs that may be asked for; one each 0.1 s would take three years. Who wants no limit gives None."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -126,6 +132,8 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
         seconds costs no more than a minute of them.
         """
         span = 1_000 * count
+        if self.end_ms is not None:  # else the look back leaps over years of none into as many of ticks
+            until_ms = max(min(until_ms, self.end_ms), first_ms)
         while True:
             begin = max(first_ms, until_ms - span)
             found = list(self.ticks(begin, until_ms))
@@ -248,6 +256,8 @@ def encode(definition: Definition) -> bytes:
 def decode(data: bytes) -> Definition:
     """Read a definition that the server kept, and see that this process can work with it.
 
+    Its numbers are within what can be declared, whoever has written them.
+
     Raises:
         NewerVersionError: it was written by a newer aioq.
         WireError: it is none, or names a cron line or a zone that this process does not know.
@@ -266,4 +276,17 @@ def decode(data: bytes) -> Definition:
             raise WireError("a schedule without cron and every")
     except (msgspec.DecodeError, ValueError) as error:
         raise WireError(f"not a schedule's definition: {error}") from None
-    return definition
+    return _within_bounds(definition)
+
+
+def _within_bounds(definition: Definition) -> Definition:
+    """Clamp what would make ticks without end, or jobs that are never due."""
+    most_ms = MAX_DELAY * 1000
+    fit = msgspec.structs.replace(
+        definition,
+        every_ms=0 if definition.cron else min(max(definition.every_ms, round(LEAST_EVERY * 1000)), most_ms),
+        jitter_ms=min(max(definition.jitter_ms, 0), most_ms),
+        max_runs=min(max(definition.max_runs, 0), MOST_RUNS),
+        misfire_cap=min(max(definition.misfire_cap, 1), MAX_TICKS),
+    )
+    return definition if fit == definition else fit

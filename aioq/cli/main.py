@@ -21,6 +21,7 @@ from aioq.durations import MAX_DELAY
 from aioq.errors import AioqError
 from aioq.migration import Place, here
 from aioq.printable import printable_lines
+from aioq.rules import MAX_COUNT
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -49,6 +50,7 @@ class _Seconds(click.FloatRange):
 
 
 SECONDS = _Seconds(0, MAX_DELAY)
+COUNT = click.IntRange(1, MAX_COUNT)
 
 
 @click.group(context_settings=HELP)
@@ -76,12 +78,8 @@ def _one_by_one(_: click.Context, __: click.Parameter, queues: tuple[str, ...]) 
     metavar="NAME",
     help="A queue to serve; may be repeated. All that the tasks name, if not given.",
 )
-@click.option(
-    "-c", "--concurrency", type=click.IntRange(1), metavar="N", help="Jobs that run at once in one process."
-)
-@click.option(
-    "-p", "--processes", type=click.IntRange(1), metavar="N", help="Worker processes; one that dies is replaced."
-)
+@click.option("-c", "--concurrency", type=COUNT, metavar="N", help="Jobs that run at once in one process.")
+@click.option("-p", "--processes", type=COUNT, metavar="N", help="Worker processes; one that dies is replaced.")
 @click.option("--burst", is_flag=True, help="Exit when the queues are empty.")
 @click.option("--reload", is_flag=True, help="Restart when a Python file below the working directory changes.")
 @click.option(

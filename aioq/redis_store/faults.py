@@ -1,6 +1,7 @@
 """Redis errors, put in aioq's terms: what heals by waiting, and what does not."""
 
 import re
+from collections.abc import Callable
 
 from redis.exceptions import (
     AuthenticationError,
@@ -59,17 +60,23 @@ def closed_here(shown_url: str) -> ServerUnavailableError:
     return ServerUnavailableError(f"the connection to {shown_url} was closed by this process")
 
 
-_Rule = tuple[tuple[type[Exception], ...], str, type[ServerError], str]
+def _login_refused(text: str) -> ServerRejectedError:
+    error = ServerRejectedError(text)
+    error.is_login = True
+    return error
+
+
+_Rule = tuple[tuple[type[Exception], ...], str, Callable[[str], ServerError], str]
 
 _RULES: tuple[_Rule, ...] = (
     (
         (AuthenticationError, AuthorizationError),
         "NOAUTH",
-        ServerRejectedError,
+        _login_refused,
         "refused the login: {}; check user name and password in the URL",
     ),
     # What a server says to a command of many words before the login.
-    ((), "unauthenticated", ServerRejectedError, "wants a login: {}; put user name and password into the URL"),
+    ((), "unauthenticated", _login_refused, "wants a login: {}; put user name and password into the URL"),
     (
         (ReadOnlyError,),
         "READONLY",

@@ -61,6 +61,14 @@ async def test_a_setting_that_no_server_takes_stops_the_start(project: Project) 
     assert "setting 'result_ttl' from environment variable AIOQ_RESULT_TTL: 1e+15 is more than" in worker.log
 
 
+@pytest.mark.parametrize("option", ["--concurrency", "--processes"])
+async def test_a_count_on_the_command_line_is_bounded_too(project: Project, option: str) -> None:
+    project.copy("mill")
+    process = project.python("-m", "aioq", "worker", "mill:app", option, "1000000000000")
+    assert await process.ended() == 2
+    assert option in process.log
+
+
 @pytest.mark.parametrize("text", ["nan", "inf", "1e15"])
 async def test_a_span_on_the_command_line_is_bounded_too(project: Project, text: str) -> None:
     project.copy("mill")

@@ -223,8 +223,9 @@ def _heard_until(subscription: Any, mark: bytes) -> list[bytes]:
 async def test_a_wrong_login(name: str, login: Login, given: str, start_server: StartServer) -> None:
     server = start_server(name, login=login)
     async with store_at(f"unix://{given}{server.socket}") as store:
-        with pytest.raises(ServerRejectedError, match="redis://shown"):
+        with pytest.raises(ServerRejectedError, match="redis://shown") as refused:
             await store.open()
+        assert refused.value.is_login
         await fails(store, ServerRejectedError, "redis://shown")
 
 

@@ -87,6 +87,24 @@ async def test_a_recovery_passes_over_it(redis_store: RedisStore, redis_backend:
     assert pending(redis_backend) == 0
 
 
+async def test_what_is_in_the_place_of_a_held_set_does_not_hold_up_the_recovery_of_others(
+    redis_store: RedisStore, redis_backend: Backend
+) -> None:
+    await send(redis_store, "a", "b")
+    await joined(redis_store, "other")
+    await take(redis_store, "other", 1)
+    assert redis_backend.database is not None
+    with redis_backend.database.client() as client:
+        client.set(redis_backend.key("held:nobody"), "somebody else's")
+        client.zadd(redis_backend.key("workers"), {"nobody": 1, "other": 2})
+
+    first = await redis_store.recover(QUEUE, b"", 100)
+    second = await redis_store.recover(QUEUE, b"", 100)
+
+    assert (first.worker, first.returned, first.more) == ("nobody", 0, True)
+    assert (second.worker, second.returned, second.more) == ("other", 1, False)
+
+
 async def test_what_was_delivered_of_it_is_passed_over_by_the_next_claim(
     redis_store: RedisStore, redis_backend: Backend
 ) -> None:

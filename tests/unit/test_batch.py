@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import pytest
@@ -147,6 +147,18 @@ async def test_an_error_of_the_flush_reaches_every_item_and_the_next_batch_goes_
     assert isinstance(first, OSError)
     assert first is second
     assert third == "C"
+    assert subject.held == 0
+
+
+async def test_what_a_flush_raises_at_once_may_be_tried_again_like_any_other_failure():
+    def refuse(_batch: Words) -> Awaitable[Sequence[str | Exception]]:
+        raise ValueError("no command can be made of it")
+
+    async def again(batch: Words) -> Sequence[str | Exception]:
+        return [word.upper() for word in batch.items]
+
+    subject = Batcher(Words, refuse, retry=lambda batch, _: again(batch), max_items=10, capacity=10)
+    assert await within(put(subject, "a")) == "A"
     assert subject.held == 0
 
 

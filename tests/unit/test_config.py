@@ -274,6 +274,11 @@ def test_the_bounds_themselves_fit(setting: str, most: int):
     assert "is more than" in refused(lambda: load(**{setting: most + 1}))
 
 
+@pytest.mark.parametrize("setting", sorted({*INTEGERS} - {"health_port"}))
+def test_an_integer_beyond_any_float_is_refused_too(setting: str):
+    assert "a number of 1329 bits is more than" in refused(lambda: load(**{setting: 10**400}))
+
+
 def test_the_variable_of_supervised_workers_is_no_setting():
     assert load_env(**{CHILD_VARIABLE: "1"}) == Settings()
     assert frozenset({CHILD_VARIABLE}) == config.RESERVED

@@ -1,10 +1,11 @@
 import asyncio
 import logging
+from collections.abc import Sequence
 
 import pytest
 
-from aioq.errors import ServerUnavailableError
-from aioq.store import NewJob
+from aioq.errors import ServerError, ServerUnavailableError
+from aioq.store import NewJob, Settlement
 from aioq.store import Recovery as Step
 from aioq.wire import decode_failure, decode_outcome
 from aioq.worker.services import recovery as module
@@ -114,3 +115,38 @@ async def test_the_jobs_of_a_dead_worker_run_again():
         while not await waiting():
             recovery.want()
             await asyncio.sleep(0.001)
+
+
+async def test_what_the_server_refuses_of_its_own_jobs_keeps_nothing_else_waiting(
+    caplog: pytest.LogCaptureFixture,
+):
+    given: list[str] = []
+
+    class Refusing(Scripted):
+        async def settle(self, queue: str, worker: str, jobs: Sequence[Settlement]) -> list[bool]:
+            if any(job.job_id == "b" for job in jobs):
+                raise ServerError("WRONGTYPE")
+            given.extend(job.job_id for job in jobs)
+            return [True] * len(jobs)
+
+    store = Refusing(Step("w1"))
+    recovery = make(store)
+    async with running(recovery.run()):
+        recovery.give_back("former", {"a": 1, "b": 2, "c": 3, "d": 4})
+        await until(lambda: store.steps)
+    assert given == ["a", "c", "d"]
+    assert [record.getMessage() for record in caplog.records if "given back" in record.getMessage()] == [
+        f"queue {QUEUE}: job b cannot be given back: WRONGTYPE"
+    ]
+
+
+async def test_a_recovery_that_the_server_refuses_is_said_once(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.WARNING, "aioq.worker")
+    store = Scripted(*[ServerError("WRONGTYPE")] * 3, Step())
+    recovery = make(store)
+    async with running(recovery.run()):
+        recovery.want()
+        await until(lambda: not store.script)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"queue {QUEUE}: could not recover what workers held that died: WRONGTYPE"
+    ]

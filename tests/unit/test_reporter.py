@@ -3,7 +3,7 @@ import asyncio
 import msgspec
 import pytest
 
-from aioq.errors import ServerUnavailableError
+from aioq.errors import ServerError, ServerUnavailableError
 from aioq.job import Progress
 from aioq.worker.services import reporter as module
 from aioq.worker.services.reporter import Reporter
@@ -19,10 +19,13 @@ class Noting:
         self.written: list[Written] = []
         self.faults: list[Exception] = []
         self.stale: set[str] = set()
+        self.poison: set[str] = set()
 
     async def progress(self, queue: str, worker: str, reports: list[tuple[str, int, bytes]]) -> list[bool]:
         if self.faults:
             raise self.faults.pop(0)
+        if not self.poison.isdisjoint(job_id for job_id, _, _ in reports):
+            raise ServerError("WRONGTYPE")
         decoded = [(job_id, claim, msgspec.msgpack.decode(data, type=Progress)) for job_id, claim, data in reports]
         self.written.append((queue, worker, decoded))
         return [job_id not in self.stale for job_id, _, _ in reports]
@@ -129,3 +132,34 @@ async def test_a_report_that_the_fence_refuses_is_counted_and_said(
     assert [record.getMessage() for record in caplog.records] == [
         "queue mail: the progress of job old was refused: it is no longer held by w"
     ]
+
+
+@pytest.mark.usefixtures("_no_pause")
+async def test_a_report_that_the_server_refuses_keeps_no_other_from_being_stored(
+    store: Noting, caplog: pytest.LogCaptureFixture
+):
+    store.poison = {"j3", "j5"}
+    reporter = make(store)
+    for number in range(8):
+        reporter.reporter(QUEUE, "w", f"j{number}", number)(Progress(number, 8))
+    async with running(reporter.run()):
+        await until(lambda: len(caplog.records) == 2)
+    stored = [job_id for _, _, reports in store.written for job_id, _, _ in reports]
+    assert stored == [f"j{number}" for number in range(8) if number not in {3, 5}]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"queue {QUEUE}: the progress of job {job_id} was refused: WRONGTYPE" for job_id in ("j3", "j5")
+    ]
+    assert reporter.refused == 0
+
+
+@pytest.mark.usefixtures("_no_pause")
+async def test_an_outage_amid_the_halves_costs_reports_and_nothing_else(store: Noting):
+    reporter = make(store)
+    async with running(reporter.run()):
+        store.faults = [ServerError("WRONGTYPE"), ServerUnavailableError("gone")]
+        for number in range(2):
+            reporter.reporter(QUEUE, "w", f"j{number}", number)(Progress(number, 2))
+        await until(lambda: not store.faults)
+        reporter.reporter(QUEUE, "w", "j2", 2)(Progress(1, 2))
+        await until(lambda: store.written)
+    assert [reports[0][0] for _, _, reports in store.written] == ["j2"]

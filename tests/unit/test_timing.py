@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aioq.durations import MAX_DELAY
 from aioq.errors import NewerVersionError, WireError
 from aioq.timing import (
     FIRST_MS,
@@ -114,6 +115,17 @@ def test_a_year_of_missed_seconds_is_no_trouble():
     assert cron("* * * * * *").latest(NOON - 365 * 24 * HOUR, NOON, 1) == [NOON]
 
 
+def test_missed_seconds_that_ended_long_ago_are_no_trouble(monkeypatch: pytest.MonkeyPatch):
+    """To look back from now for the last ticks would find the whole span before the end at once."""
+    year, looked = 365 * 24 * HOUR, []
+    ticks = Definition.ticks
+    monkeypatch.setattr(Definition, "ticks", lambda *args: (looked.append(each) or each for each in ticks(*args)))
+    ended = every(1, end_ms=NOON - year)
+    assert ended.latest(NOON - 3 * year, NOON, 2) == [NOON - year - 1000, NOON - year]
+    assert len(looked) < 100
+    assert every(1, end_ms=NOON - year).latest(NOON - HOUR, NOON, 2) == []
+
+
 # -- plans ------------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +217,29 @@ def test_a_definition_is_read_as_it_was_written():
 
 def test_the_stored_form_is_pinned():
     assert encode(every(30, overlap=Overlap.ONE)) == b"\x92\x01\x82\xa8every_ms\xcdu0\xa7overlap\xa3one"
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ({"every_ms": 1}, {"every_ms": 100}),
+        ({"every_ms": 2**64 - 1}, {"every_ms": MAX_DELAY * 1000}),
+        ({"every_ms": -1, "cron": "* * * * *"}, {"cron": "* * * * *"}),
+        ({"every_ms": 1000, "jitter_ms": -1}, {"every_ms": 1000}),
+        ({"every_ms": 1000, "jitter_ms": 2**62}, {"every_ms": 1000, "jitter_ms": MAX_DELAY * 1000}),
+        ({"every_ms": 1000, "max_runs": -5}, {"every_ms": 1000}),
+        ({"every_ms": 1000, "max_runs": 2**62}, {"every_ms": 1000, "max_runs": 10**9}),
+        ({"every_ms": 1000, "misfire_cap": 2**62}, {"every_ms": 1000, "misfire_cap": MAX_TICKS}),
+        ({"every_ms": 1000, "misfire_cap": -1}, {"every_ms": 1000, "misfire_cap": 1}),
+    ],
+)
+def test_a_definition_is_clamped_where_it_is_read(given: dict[str, Any], read: dict[str, Any]):
+    """Some of these made ticks without end, others a job that was never due, and one a division by zero."""
+    definition = decode(msgspec.msgpack.encode((1, given)))
+    assert definition == Definition(**read)
+    planned = plan(definition, NOON - 24 * HOUR, NOON)
+    assert 1 <= len(planned.ticks) <= MAX_TICKS
+    assert all(job_of("s", definition, tick)[2] >= tick for tick in planned.ticks)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from aioq import waiters as module
-from aioq.errors import JobNotFoundError, ServerRejectedError, ServerUnavailableError
+from aioq.errors import JobNotFoundError, ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.inbox import Inbox
 from aioq.memory_store import MemoryStore
 from aioq.store import NewJob, Settlement, Verb, WaitReply
@@ -61,6 +61,7 @@ class Store(MemoryStore):
         self.asked: list[list[str]] = []
         self.faults: list[Exception] = []
         self.hold: asyncio.Event | None = None
+        self.poison: set[str] = set()
 
     @property
     def inbox(self) -> LossyInbox:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -70,6 +71,8 @@ class Store(MemoryStore):
         self.asked.append(list(job_ids))
         if self.faults:
             raise self.faults.pop(0)
+        if not self.poison.isdisjoint(job_ids):
+            raise ServerError("WRONGTYPE")
         reply = await super().wait(queue, channel, job_ids)
         if self.hold is not None:
             await self.hold.wait()
@@ -376,6 +379,18 @@ async def test_a_refusal_reaches_all_who_wait(store: Store, waiters: Waiters):
     for task in tasks:
         with pytest.raises(ServerRejectedError, match="no permission"):
             await within(_of(task))
+
+
+async def test_a_refusal_of_one_question_reaches_the_one_who_asks_it(store: Store, waiters: Waiters):
+    ids = [f"job-{number}" for number in range(8)]
+    await store.send(*ids)
+    await store.finish(*ids)
+    store.poison = {"job-5"}
+    asking = [waiters.outcome(QUEUE, job_id) for job_id in ids]
+    told = await within(asyncio.gather(*asking, return_exceptions=True))
+    assert isinstance(told.pop(5), ServerError)
+    assert told == [THREE] * 7
+    assert len(store.asked) <= 8  # halves, and not one by one
 
 
 async def test_a_subscription_that_could_not_be_had_is_asked_for_again(store: Store, waiters: Waiters):

@@ -62,7 +62,9 @@ local function restore(id, job)
 end
 
 local left = limit
-local held = redis.call('SRANDMEMBER', held_key(worker), left)
+-- Whatever somebody has put in its place must not keep the jobs of this worker's lanes, and of all other workers, waiting.
+local held = redis.pcall('SRANDMEMBER', held_key(worker), left)
+if is_unreadable(held) then held = {} end
 local jobs = load_all(held)
 for _, id in ipairs(held) do
   restore(id, jobs[id])

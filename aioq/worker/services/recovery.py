@@ -7,13 +7,16 @@ only about to renew theirs.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from aioq.backoff import Backoff
 from aioq.errors import ServerError
 from aioq.log import logger
 from aioq.plural import counted
+from aioq.refusals import each_alone, is_refusal
 from aioq.store import Recovery as StepDone
 from aioq.store import Settlement, Store, Verb
 from aioq.wire import Failure, encode_failure
@@ -86,6 +89,7 @@ class Recovery:
         self._wanted = asyncio.Event()
         self._own: deque[tuple[str, Sequence[Settlement]]] = deque()
         self._not_before = 0.0
+        self._told = ""
         self._outcome = crash_outcome(max_crashes)
 
     def give_back(self, worker: str, claims: Mapping[str, int]) -> None:
@@ -116,16 +120,32 @@ class Recovery:
             self._wanted.clear()
             try:
                 while self._own:
-                    await self._store.settle(self._queue, *self._own[0])
+                    await self._return(*self._own[0])
                     self._own.popleft()
                 await asyncio.sleep(max(0.0, self._not_before - loop.time()))
                 while await self._step():
                     pass
-                backoff = Backoff()
+                backoff, self._told = Backoff(), ""
             except ServerError as error:
-                log.debug("queue %s: could not recover: %s", self._queue, error)
+                news = is_refusal(error) and str(error) != self._told
+                self._told = str(error) if news else self._told
+                level = logging.WARNING if news else logging.DEBUG
+                log.log(level, "queue %s: could not recover what workers held that died: %s", self._queue, error)
                 await asyncio.sleep(backoff.next())
                 self._wanted.set()
+
+    async def _return(self, worker: str, jobs: Sequence[Settlement]) -> None:
+        """Give back what this worker held; what the server refuses keeps nothing else from it."""
+        settle = partial(self._store.settle, self._queue, worker)
+        try:
+            await settle(jobs)
+        except ServerError as error:
+            if not is_refusal(error):
+                raise
+            told = await each_alone(jobs, settle, error)
+            for job, fault in zip(jobs, told, strict=True):
+                if isinstance(fault, Exception):
+                    log.warning("queue %s: job %s cannot be given back: %s", self._queue, job.job_id, fault)
 
     async def _step(self) -> bool:
         step = await self._store.recover(self._queue, self._outcome, LIMIT)

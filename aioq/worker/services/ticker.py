@@ -292,7 +292,7 @@ class Ticker:
         self._failures += 1
         if isinstance(error, ServerUnavailableError) and self._failures < OUTAGE_TRIES:
             return
-        if isinstance(error, ServerRejectedError) and "login" in str(error):
+        if isinstance(error, ServerRejectedError) and error.is_login:
             return  # it is refused to all, and the leases tell
         if str(error) not in self._told:
             self._told.add(str(error))
