@@ -58,12 +58,12 @@ class Pipe(Connection):
 
         One on which somebody has given up, as a rule because its time was over, may be dead.
         """
-        return (
-            not self._leaving
-            and self._lost is None
-            and not self._transport.is_closing()
-            and not (self._asked and any(asked.given_up for asked, _ in self._asked))
-        )
+        if self._leaving or self._lost is not None or self._transport.is_closing():
+            return False
+        for asked, _ in self._asked:  # noqa: SIM110 - a generator would cost a call for each
+            if asked.given_up:
+                return False
+        return True
 
     @property
     def is_gone(self) -> bool:

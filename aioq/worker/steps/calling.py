@@ -117,7 +117,10 @@ class Caller:
                 _bring_home(run, error)
         assert run.task is not None
         if run.task.executor == "async":
-            return await self._within(run, begin)
+            if self._middleware:
+                return await self._within(run, begin)
+            begin(run)  # what most jobs are: each further call would be one for every job
+            return await run.task.function(*run.args, **(run.kwargs or {}))
         if run.in_child:
             return await self._placed(self._processes, partial(self._within, run, begin))
         return await self._in_thread(run, begin)

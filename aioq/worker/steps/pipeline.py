@@ -124,7 +124,7 @@ def bind(run: Run, bench: Bench) -> Settlement | None:
     if options.result_ttl_ms is None and defaults.result_ttl_ms is not None:
         run.result_ttl_ms = defaults.result_ttl_ms
     run.isolated = _is_last_chance(run, settings.max_crashes)
-    if not run.in_child:
+    if not run.isolated and task.executor != "process":  # its process decodes them itself
         try:
             # As a rule it is there, and costs no call.
             signature = task._compiled or signature_of(task)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - see above
