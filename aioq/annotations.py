@@ -24,6 +24,12 @@ _BOUNDS = {
 _NOTES = {"DocInfo", "Unit"}
 """What constrains nothing."""
 
+_CHECKING = {"annotated_types", "pydantic", "pydantic_core"}
+"""Libraries whose notes constrain values, and so do what other libraries and users derive from them."""
+
+_INJECTING = {"fastapi", "fast_depends", "taskiq_dependencies"}
+"""Libraries whose notes and defaults ask for an object that a framework makes for each call."""
+
 _PLAIN = (type(None), bool, int, float, str, bytes, list, dict)
 """What arrives where nothing else is asked for."""
 
@@ -50,6 +56,15 @@ def prepared(kind: Any) -> Any:
     if get_origin(kind) is Literal or not get_args(kind):
         return kind
     return _rebuilt(kind, tuple(_prepared_argument(argument) for argument in get_args(kind)))
+
+
+def unfilled(default: object) -> str:
+    """What is wrong with a default that only a framework puts a value in place of; empty for others."""
+    if _is_injected(default):
+        return f"{default!r} is not called here; {_INSTEAD_OF_INJECTION}"
+    if _derives(default, "FieldInfo") and _is_constraint(default):
+        return f"its default is {default!r}, which would arrive as it is; write Annotated[..., Field(...)]"
+    return ""
 
 
 def unsendable(kind: Any, own: OwnTypes) -> type | None:
@@ -89,7 +104,7 @@ def _flat(notes: list[Any]) -> Iterator[Any]:
     for note in notes:
         if not _is_constraint(note):
             yield note
-        elif type(note).__name__ == "FieldInfo":
+        elif _derives(note, "FieldInfo"):
             yield from _flat(note.metadata)
         elif hasattr(note, "__iter__"):
             yield from _flat(list(note))
@@ -99,20 +114,38 @@ def _flat(notes: list[Any]) -> Iterator[Any]:
 
 def _is_constraint(note: Any) -> bool:
     """Whether a note comes from a library that checks what it says; others are notes for whoever reads them."""
-    if isinstance(note, type) or type(note).__name__ in _NOTES:
+    cls = cast("Any", type(note))
+    if issubclass(cls, type) or is_model(cls) or _derives(note, *_NOTES):
         return False
-    return type(note).__module__.partition(".")[0] in {"annotated_types", "pydantic", "pydantic_core"}
+    return any(_library(base) in _CHECKING for base in cls.__mro__)
+
+
+def _is_injected(note: object) -> bool:
+    """Whether a framework would put something of its own making in its place."""
+    return _library(type(note)) in _INJECTING and not _is_constraint(note)
+
+
+_INSTEAD_OF_INJECTION = "open what tasks share in @app.lifespan, and take it from current_job().state"
+
+
+def _derives(note: object, *names: str) -> bool:
+    return any(base.__name__ in names for base in type(note).__mro__)
+
+
+def _library(cls: type) -> str:
+    return cls.__module__.partition(".")[0]
 
 
 def _meta(note: Any) -> Any:
     """A note in words that msgspec knows; None for one that constrains nothing."""
-    name = type(note).__name__
+    if _is_injected(note):
+        raise UnsupportedError(f"{note!r} is not called here; {_INSTEAD_OF_INJECTION}")
     if not _is_constraint(note):
         return note
-    if name == "Strict" and note.strict:
+    if _derives(note, "Strict") and note.strict:
         return None  # as everything here
-    if name in _BOUNDS:
-        word = _BOUNDS[name]
+    word = next((_BOUNDS[base.__name__] for base in type(note).__mro__ if base.__name__ in _BOUNDS), None)
+    if word is not None:
         return msgspec.Meta(**{word: getattr(note, word)})
     said = {key: value for key, value in getattr(note, "__dict__", {}).items() if value is not None}
     if said.keys() == {"pattern"}:
@@ -128,14 +161,27 @@ def _see_fields(kind: Any, seen: set[Any]) -> None:
     if not isinstance(cls, type) or cls in seen or is_model(cls) or not _has_fields(cls):
         return
     seen.add(cls)
+    declared = cast(
+        "dict[str, Any]", getattr(cls, "__pydantic_fields__", None) or {}
+    )  # of a pydantic dataclass: `int = Field(gt=0)`
     for name, hint in get_type_hints(cls, include_extras=True).items():
-        for part in _parts(hint):
-            if _is_constraint(part):
+        parts = list(_parts(hint))
+        for note in _flat([*parts, declared.get(name)]):
+            if _is_constraint(note) and _meta_or_none(note) is not None:
                 raise UnsupportedError(
-                    f"field {cls.__qualname__}.{name}: {part!r} would not be checked; use msgspec.Meta, or make "
+                    f"field {cls.__qualname__}.{name}: {note!r} would not be checked; use msgspec.Meta, or make "
                     f"{cls.__qualname__} a pydantic model"
                 )
+        for part in parts:
             _see_fields(part, seen)
+
+
+def _meta_or_none(note: Any) -> Any:
+    """What a note constrains, in whatever words; None for nothing."""
+    try:
+        return _meta(note)
+    except UnsupportedError:
+        return note
 
 
 def _has_fields(cls: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from aioq.annotations import advice_on, prepared, unsendable
+from aioq.annotations import advice_on, prepared, unfilled, unsendable
 from aioq.errors import ArgumentError, ConfigError, ResultError, WireError
 from aioq.fidelity import ChangedError, Check, check_of, surely
 from aioq.functions import awaited_type, called_by, hints_of
@@ -59,7 +59,10 @@ class Signature:
             raise ConfigError(
                 f"{where}: {error}; write a function around it, whose parameters can be seen"
             ) from None
-        hints = hints_of(function)
+        try:
+            hints = hints_of(function)
+        except TypeError as error:
+            raise ConfigError(f"{where}: {error}") from error
         parameters = self._signature.parameters.values()
         positional = [p for p in parameters if p.kind in _POSITIONAL]
         self._names = tuple(p.name for p in positional)
@@ -176,8 +179,11 @@ class Signature:
         return named
 
     def _prepared(self, parameter: inspect.Parameter, kind: Any) -> Any:
+        what = f"{self.where}: parameter {parameter.name!r}"
+        if wrong := unfilled(parameter.default):
+            raise ConfigError(f"{what}: {wrong}")
         optional = parameter.default is not _EMPTY or parameter.kind in _VARIABLE
-        return _compiled(f"{self.where}: parameter {parameter.name!r}", kind, self._own, optional=optional)
+        return _compiled(what, kind, self._own, optional=optional)
 
     def _name_of(self, index: int) -> str:
         if index < len(self._names):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,8 +17,9 @@ from aioq.config import Settings
 from aioq.errors import ArgumentError
 from aioq.job import new_job_id, new_job_ids, new_nonce
 from aioq.middleware import Middleware, Outgoing
-from aioq.options import Options, wrong_headers
+from aioq.options import Options
 from aioq.own_types import NO_OWN_TYPES, OwnTypes
+from aioq.passage import inward
 from aioq.results import JobHandle, ResultSource
 from aioq.route import Route
 from aioq.sending import Sending, send_many
@@ -236,9 +237,7 @@ class Dispatcher:
             arrived = True
             return await gathering.join(queue, job)
 
-        forward: Callable[[Outgoing], Awaitable[bool]] = last
-        for layer in reversed(self._middleware):
-            forward = partial(_through, layer, partial(_checked, layer, forward))
+        forward = inward(self._middleware, last)
         headers = dict(call.options.headers)
         try:
             added = await forward(Outgoing(job_id, queue, call.task, tuple(call.args), dict(call.kwargs), headers))
@@ -315,27 +314,6 @@ def _are_plain(arguments: Sequence[Sequence[Any]], most: int) -> bool:
         )
     except Exception:
         return False  # what cannot be encoded is named when it is
-
-
-async def _through(layer: Middleware, forward: Callable[[Outgoing], Awaitable[bool]], outgoing: Outgoing) -> bool:
-    return await layer.send(outgoing, forward)
-
-
-async def _checked(layer: Middleware, forward: Callable[[Outgoing], Awaitable[bool]], outgoing: Outgoing) -> bool:
-    """Send on what a layer has made of a call, if it is one; whether the arguments fit the worker will see."""
-    if wrong := wrong_headers(outgoing.headers) or _wrong_arguments(outgoing.args, outgoing.kwargs):
-        raise ArgumentError(f"task {outgoing.task!r}: middleware {type(layer).__qualname__}: {wrong}")
-    return await forward(outgoing)
-
-
-def _wrong_arguments(args: object, kwargs: object) -> str:
-    if not isinstance(args, (tuple, list)):
-        return f"args={args!r}: expected a tuple of the positional arguments"
-    if not isinstance(kwargs, dict) or not all(
-        isinstance(name, str) for name in cast("dict[object, Any]", kwargs)
-    ):
-        return f"kwargs={kwargs!r}: expected a dict of the keyword arguments"
-    return ""
 
 
 def _new_job(route: Route, job_id: str, envelope: bytes, nonce: str = "", waiter: str = "") -> NewJob:

@@ -13,25 +13,24 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from aioq.codec import BadArgumentsError
+from aioq.codec import ANYTHING, BadArgumentsError, unencodable
 from aioq.ending import end
-from aioq.errors import AioqError, ArgumentError, PayloadTooLargeError, WireError
+from aioq.errors import AioqError, PayloadTooLargeError, WireError
 from aioq.hooks import overriding
 from aioq.log import logger
 from aioq.middleware import Middleware, Outgoing
-from aioq.options import too_large
+from aioq.own_types import NO_OWN_TYPES, OwnTypes
+from aioq.passage import inward
 from aioq.store import NewJob
 from aioq.task import Task, signature_of
 from aioq.timetable import Tick, Ticked, Timetable
-from aioq.wire import NO_OPTIONS, Envelope, decode_envelope, encode_envelope
+from aioq.wire import NO_OPTIONS, CallOptions, Envelope, decode_envelope, encode_envelope
 
 log = logger("aioq.schedules")
 
 PATIENCE = 5.0
 """Seconds that the middleware has to send the jobs of ticks on, and again to end: below the time after which
 a tick counts as missed (`aioq.timing.MISFIRE_MS`)."""
-
-Forward = Callable[[Outgoing], Awaitable[bool]]
 
 
 class EncodedSends:
@@ -41,14 +40,20 @@ class EncodedSends:
         middleware: the App's list, read at each send.
         tasks: the App's tasks by name, which know the types of arguments.
         max_payload: the most bytes of a call.
+        own: the types that the App has registered.
     """
 
     def __init__(
-        self, middleware: Sequence[Middleware], tasks: Mapping[str, Task[Any, Any]], max_payload: int
+        self,
+        middleware: Sequence[Middleware],
+        tasks: Mapping[str, Task[Any, Any]],
+        max_payload: int,
+        own: OwnTypes = NO_OWN_TYPES,
     ) -> None:
         self._middleware = middleware
         self._tasks = tasks
         self._max_payload = max_payload
+        self._encoder = own.encoder
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]] = WeakKeyDictionary()
 
     @property
@@ -124,9 +129,7 @@ class EncodedSends:
         async def last(outgoing: Outgoing) -> bool:
             return await deliver(self._encoded(envelope, outgoing))
 
-        forward: Forward = last
-        for layer in reversed(layers):
-            forward = partial(_layer, layer, forward)
+        forward = inward(layers, last)
         headers = dict(envelope.options.headers or {})
         return await forward(Outgoing(job_id, queue, envelope.task, tuple(args), dict(kwargs), headers))
 
@@ -138,13 +141,18 @@ class EncodedSends:
         return msgspec.msgpack.decode(envelope.args), msgspec.msgpack.decode(envelope.kwargs)
 
     def _encoded(self, envelope: Envelope, outgoing: Outgoing) -> bytes:
-        where = f"task {envelope.task!r}"
-        if (objection := too_large(outgoing.headers)) is not None:
-            raise ArgumentError(f"{where}: {objection}")
-        options = msgspec.structs.replace(envelope.options, headers=dict(outgoing.headers) or None)
-        encoded = encode_envelope(
-            envelope.task, outgoing.args, outgoing.kwargs, None if options == NO_OPTIONS else options
+        where, args, kwargs = f"task {envelope.task!r}", outgoing.args, outgoing.kwargs
+        task = self._tasks.get(envelope.task)
+        signature = ANYTHING if task is None else signature_of(task)
+        options: CallOptions | None = msgspec.structs.replace(
+            envelope.options, headers=dict(outgoing.headers) or None
         )
+        options = None if options == NO_OPTIONS else options
+        try:
+            encoded = encode_envelope(envelope.task, args, kwargs, options, self._encoder)
+        except Exception as error:
+            raise unencodable(where, signature.named(args, kwargs), error, self._encoder) from error
+        signature.verify(args, kwargs)
         if len(encoded) > self._max_payload:
             raise PayloadTooLargeError(f"{where}: the encoded call has {len(encoded)} bytes (max_payload)")
         return encoded
@@ -196,10 +204,6 @@ class _Send:
         if not self._here.done():
             self._here.set_result(None)
         return await asyncio.shield(self._made)
-
-
-async def _layer(layer: Middleware, forward: Forward, outgoing: Outgoing) -> bool:
-    return await layer.send(outgoing, forward)
 
 
 async def _asked(timetable: Timetable, queue: str, ticks: Sequence[Tick]) -> Ticked:

@@ -6,14 +6,16 @@ the declared type is to be made of.
 """
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any, cast, get_origin
 from uuid import UUID
 
 from msgspec import inspect as kinds
 
 from aioq.annotations import parts_of
-from aioq.own_types import OwnTypes, decode_hook, is_model
+from aioq.differences import difference, named_parts
+from aioq.own_types import OwnTypes, is_model, is_path
 
 Check = Callable[[Any], None]
 """Looks at a value; raises `ChangedError` where it would arrive as another one."""
@@ -102,12 +104,15 @@ class _Compiler:
             held = self._begun[info.cls]
             return lambda value: held[0](value)  # noqa: PLW0108 - it is not there yet
         held = self._begun[info.cls] = []
-        fields = [(field.name, look) for field in info.fields if (look := self.compile(field.type)) is not None]
+        looks = [(field, self.compile(field.type)) for field in info.fields]
+        fields = [(field.name, look) for field, look in looks if look is not None]
+        other = _made_of_other(info, {field.encode_name: look for field, look in looks})
         whole = _round_trip(cls, self._own) if _has_hook(cls) else None
 
         def check(value: Any) -> None:
             if type(value) is not cls:
-                return _exactly(value, cls)
+                _exactly(value, cls)
+                return other(value)
             for name, look in fields:
                 _at(f".{name}", look, getattr(value, name))
             if whole is not None:
@@ -150,13 +155,16 @@ class _Compiler:
 
     def _custom(self, info: kinds.CustomType) -> Check | None:
         cls: Any = get_origin(info.cls) or info.cls
+        if is_path(cls) and cls not in self._own:
+            return _path(cls)
         if not is_model(cls):
             return None
         whole = _round_trip(info.cls, self._own)
 
         def check(value: Any) -> None:
             if type(value) is not cls:
-                return _exactly(value, cls)
+                _exactly(value, cls)
+                return _same_fields(value, cls)
             return whole(value)
 
         return check
@@ -168,9 +176,7 @@ class _Compiler:
 
         def check(value: Any) -> None:
             _exactly(value, dict)
-            if not isinstance(value, dict):
-                return
-            for key, held in cast("dict[Any, Any]", value).items():
+            for key, held in (named_parts(value) or {}).items():
                 if key not in fields:
                     raise ChangedError(f": {name} has no key {key!r}, which would not arrive")
                 if (look := fields[key]) is not None:
@@ -227,9 +233,55 @@ def _exactly(value: Any, cls: Any) -> None:
         raise ChangedError(f": {name} would arrive as {declared}; declare {name}, or send {declared}")
 
 
+def _made_of_other(info: Any, fields: Mapping[str, Check | None]) -> Check:
+    """Look at what is no object of the class but is to become one: all that it has must have a place there."""
+    name, tag, tag_field = info.cls.__qualname__, getattr(info, "tag", None), getattr(info, "tag_field", None)
+
+    def check(value: Any) -> None:
+        parts = named_parts(value)
+        if parts is None or (tag_field is not None and parts.get(tag_field, tag) != tag):
+            return  # of another class of a union
+        for key, held in parts.items():
+            if key not in fields and key != tag_field:
+                raise ChangedError(f": {name} has no field {key!r}, which would not arrive")
+            if (look := fields.get(key)) is not None:
+                _at(f".{key}", look, held)
+
+    return check
+
+
+def _same_fields(value: Any, cls: Any) -> None:
+    """See that an object that is to become a model has no more than that; of a dict, the model itself decides."""
+    fields = getattr(cls, "model_fields", None)
+    if fields is None or isinstance(value, dict) or cls.model_config.get("extra") == "allow":
+        return
+    missing = next((key for key in named_parts(value) or () if key not in fields), None)
+    if missing is not None:
+        raise ChangedError(f": {cls.__qualname__} has no field {missing!r}, which would not arrive")
+
+
+def _path(cls: Any) -> Check:
+    def check(value: Any) -> None:
+        if isinstance(value, PurePath) and value != (made := cls(str(value))):
+            raise ChangedError(f": {type(value).__qualname__} would arrive as {type(made).__qualname__}")
+
+    return check
+
+
 def _time(value: Any) -> None:
-    if isinstance(value, dt.time) and value.tzinfo is not None and value.utcoffset() is None:
+    if not isinstance(value, dt.time):
+        return
+    if value.fold:
+        raise ChangedError(": fold=1 would not arrive; send a datetime with a zone")
+    if value.tzinfo is None:
+        return
+    if (offset := value.utcoffset()) is None:
         raise ChangedError(f": the zone {value.tzinfo} would not arrive, for its offset depends on the day")
+    if offset % _MINUTE:
+        raise ChangedError(f": its offset of {offset} would arrive without the seconds")
+
+
+_MINUTE = dt.timedelta(minutes=1)
 
 
 def _date(value: Any) -> None:
@@ -258,87 +310,7 @@ def _round_trip(cls: Any, own: OwnTypes) -> Check:
             arrived = decoder.decode(own.encoder.encode(value))
         except Exception as error:
             raise ChangedError(f": it cannot be read again: {error}") from None
-        difference = _difference(value, arrived, _PARTS)
-        if difference is not None and is_model(cls):
-            difference = _difference(value, arrived, _PARTS_WITH_DEFAULTS)
-        if difference is not None:
-            raise ChangedError(difference)
+        if (found := difference(value, arrived)) is not None:
+            raise ChangedError(found)
 
     return check
-
-
-def _difference(sent: Any, arrived: Any, take_apart: "_TakeApart") -> str | None:
-    """Where two values differ, and how; None where they do not."""
-    if type(sent) is not type(arrived):
-        return f": {type(sent).__qualname__} would arrive as {type(arrived).__qualname__}"
-    for parts_in in take_apart:
-        parts = parts_in(sent)
-        if parts is not None:
-            return _difference_in(parts, parts_in(arrived) or {}, take_apart)
-    return None if _equal(sent, arrived) else f": it would arrive as another {type(sent).__qualname__}"
-
-
-def _equal(sent: Any, arrived: Any) -> bool:
-    try:
-        return bool(sent == arrived or sent != sent)  # noqa: PLR0124 - not a number, which equals nothing
-    except Exception:
-        return False
-
-
-def _difference_in(sent: dict[str, Any], arrived: dict[str, Any], take_apart: "_TakeApart") -> str | None:
-    for path, value in sent.items():
-        if path not in arrived:
-            return f"{path}: it would not arrive"
-        if (inner := _difference(value, arrived[path], take_apart)) is not None:
-            return f"{path}{inner}"
-    missing = next((path for path in arrived if path not in sent), None)
-    return None if missing is None else f"{missing}: it was not there, and would arrive"
-
-
-def _parts_of_model(value: Any) -> dict[str, Any] | None:
-    cls = cast("Any", type(value))
-    if not is_model(cls):
-        return None
-    names = cast(
-        "Any", getattr(cls, "model_fields", None) or vars(value)
-    )  # beside them it holds what it has cached
-    extra = cast("Any", getattr(value, "__pydantic_extra__", None) or {})
-    return {f".{name}": getattr(value, name, None) for name in (*names, *extra)}
-
-
-def _parts_with_defaults(value: Any) -> dict[str, Any] | None:
-    """The same; a default that the class gives in a form of another type counts as what validation makes of it."""
-    parts = _parts_of_model(value)
-    given = getattr(value, "model_fields_set", None)
-    if parts is None or given is None or len(given) == len(parts):
-        return parts
-    dumped = value.model_dump(mode="python", by_alias=False, round_trip=True, warnings=False)
-    made = _parts_of_model(decode_hook(cast("Any", type(value)), dumped)) or {}
-    for path, default in parts.items():
-        if path[1:] not in given and type(made.get(path)) is not type(default):
-            parts[path] = made.get(path)
-    return parts
-
-
-def _parts_of_object(value: Any) -> dict[str, Any] | None:
-    cls = cast("Any", type(value))
-    names = getattr(cls, "__struct_fields__", None) or getattr(cls, "__dataclass_fields__", None)
-    return None if names is None else {f".{name}": getattr(value, name, None) for name in names}
-
-
-def _parts_of_dict(value: Any) -> dict[str, Any] | None:
-    if not isinstance(value, dict):
-        return None
-    return {f"[{key!r}]": held for key, held in cast("dict[Any, Any]", value).items()}
-
-
-def _parts_of_list(value: Any) -> dict[str, Any] | None:
-    if not isinstance(value, (list, tuple)):
-        return None
-    return {f"[{index}]": held for index, held in enumerate(cast("list[Any]", value))}
-
-
-_TakeApart = Sequence[Callable[[Any], dict[str, Any] | None]]
-
-_PARTS: _TakeApart = (_parts_of_model, _parts_of_object, _parts_of_dict, _parts_of_list)
-_PARTS_WITH_DEFAULTS: _TakeApart = (_parts_with_defaults, *_PARTS[1:])

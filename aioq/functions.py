@@ -3,9 +3,10 @@
 import asyncio
 import inspect
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from aioq.naming import real_module
@@ -32,8 +33,31 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
 
     Raises:
         NameError: one names something that is not defined (yet).
+        TypeError: one cannot be evaluated; the message names the parameter.
     """
-    return get_type_hints(called_by(function), include_extras=True)
+    called = called_by(function)
+    if not isinstance(getattr(called, "__annotations__", None), Mapping):
+        return {}  # such as a builtin's or a mock's
+    try:
+        return get_type_hints(called, include_extras=True)
+    except NameError:
+        raise
+    except Exception as error:
+        if isinstance(error, AttributeError) and "partially initialized module" in str(error):
+            raise NameError(str(error)) from error  # of an import in a circle: it will be there
+        raise TypeError(f"{_culprit(called)}: {type(error).__qualname__}: {error}") from error
+
+
+def _culprit(called: Callable[..., Any]) -> str:
+    """The annotation that cannot be evaluated."""
+    scope = getattr(inspect.unwrap(called), "__globals__", {})
+    for name, hint in called.__annotations__.items():
+        try:
+            get_type_hints(SimpleNamespace(__annotations__={name: hint}), scope)
+        except Exception:
+            what = "the return annotation" if name == "return" else f"the annotation of parameter {name!r}"
+            return f"{what}, {hint if isinstance(hint, str) else repr(hint)}"
+    return "an annotation"
 
 
 def is_async(function: Callable[..., Any]) -> bool:
@@ -59,7 +83,7 @@ def awaited_type(kind: Any) -> Any:
 def not_importable(function: Callable[..., Any]) -> str:
     """Why another process cannot import the function by its name, and what to do; empty where it can."""
     name = getattr(function, "__qualname__", None)
-    if name is None or inspect.ismethod(function) or not function.__module__:
+    if name is None or inspect.ismethod(function) or not getattr(function, "__module__", None):
         return (
             f"a {type(function).__qualname__} cannot be imported by name; write a function around it in a module"
         )

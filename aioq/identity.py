@@ -132,7 +132,20 @@ def _parts_of_function(function: FunctionType) -> list[Any]:
     module = real_module(str(scope.get("__name__")))
     # The same file may have run as a script and been imported; code of no file is made for its namespace alone.
     place = id(scope) if code.co_filename.startswith("<") else _file(code)
-    return [code, module, place, function.__defaults__, function.__kwdefaults__, cells]
+    return [code, module, place, function.__defaults__, function.__kwdefaults__, cells, _annotations(function)]
+
+
+def _annotations(function: FunctionType) -> Any:
+    """A function's annotations as texts without its module, for classes are others where that has run twice."""
+    try:
+        kinds = function.__annotations__
+    except Exception:
+        return None  # a name in them is not defined yet, on Python 3.14
+    module = function.__module__
+    return {
+        name: kind if isinstance(kind, str) else inspect.formatannotation(kind, module).replace(f"{module}.", "")
+        for name, kind in kinds.items()
+    }
 
 
 _PARTS: Mapping[type, Callable[[Any], Sequence[Any]]] = {

@@ -69,7 +69,7 @@ class Internals:
         self.prepare = fitting(tasks, self.outlet.prepare)
         self.declarations = Declarations(settings.timezone, self.prepare)
         self.lifespans = Lifespans()
-        self.sends = EncodedSends(middleware, tasks, settings.max_payload)
+        self.sends = EncodedSends(middleware, tasks, settings.max_payload, self.own_types)
         self.deliver_encoded = partial(self.sends.deliver, self.outlet.deliver)
 
     def __repr__(self) -> str:

@@ -235,7 +235,7 @@ def _name_for(function: Callable[..., Any], name: Any) -> str:
     if not callable(function) or inspect.isclass(function):
         raise ConfigError(f"task {name or '?'!r}: expected a function, got {function!r}")
     if name is None:
-        if not hasattr(function, "__qualname__") or not function.__module__:
+        if not hasattr(function, "__qualname__") or not getattr(function, "__module__", None):
             raise ConfigError(
                 f'task of {function!r}: it has no name of its own; give it one: app.task(name="...")(...)'
             )

@@ -114,7 +114,7 @@ class _Sending:
         self.signature = signature
         self._route: Route | None = None
 
-    async def send(self, *args: Any, **kwargs: Any) -> JobHandle[Any]:
+    async def send(self, /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
         """See `Sendable.send`."""
         route = self._route or self._find_route()
         if kwargs or len(args) not in route.fitting:  # what most calls are is not worth a call
@@ -222,7 +222,7 @@ class Sendable(Generic[P, R]):
             )
         return Sendable(self._sender, self.name, self._options.merged(given), self._signature)
 
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+    def call(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """A call to send later or together with others.
 
         Raises:
@@ -245,7 +245,7 @@ class Sendable(Generic[P, R]):
         check_job_id(job_id, "task.handle")
         return self._outlet.handle(job_id, queue, self._signature().returns)
 
-    async def send(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+    async def send(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Send a call; returns once the server has the job.
 
         Cancellation: a job that has not left yet is withdrawn; otherwise it is open whether the server has it.
@@ -257,7 +257,7 @@ class Sendable(Generic[P, R]):
         """
         return await self._sending.send(*args, **kwargs)
 
-    def send_sync(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+    def send_sync(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """`send` for sync code: waits in this thread until the server has the job; see `App.run_sync`.
 
         Raises what `send` raises.
@@ -361,7 +361,7 @@ def sender_of(task: Sendable[..., Any]) -> Sender:
 class AsyncTask(Task[P, R]):
     """A task made of a coroutine function: `await task(...)` runs it here."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Run the function here, as if it were no task."""
         return self.function(*args, **kwargs)
 
@@ -369,7 +369,7 @@ class AsyncTask(Task[P, R]):
 class SyncTask(Task[P, R]):
     """A task made of a plain function: `task(...)` runs it here."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here, as if it were no task."""
         return self.function(*args, **kwargs)
 

@@ -1,12 +1,13 @@
 """Middleware's `send` around the jobs of schedules: those of ticks, and of `run_now`."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from aioq import App, JobNotFoundError, Middleware, Outgoing, current_job
+from aioq import App, ArgumentError, JobNotFoundError, Middleware, Outgoing, current_job
 from aioq.app import internals_of
 from aioq.ticking import tick_due
 from tests.unit.kit import within
@@ -132,3 +133,61 @@ async def test_who_comes_too_late_is_told_that_it_added_nothing():
         await within(session.advance(10))
     assert ran == []
     assert late.seen[-1][3] is False
+
+
+class Amount:
+    def __init__(self, cents: int) -> None:
+        self.cents = cents
+
+
+class Changes(Middleware):
+    """Does to a call what it was made for."""
+
+    def __init__(self, change: Callable[[Outgoing], None]) -> None:
+        self.change = change
+
+    async def send(self, call: Outgoing, forward: Forward) -> bool:
+        self.change(call)
+        return await forward(call)
+
+
+def paying(change: Callable[[Outgoing], None]) -> App:
+    app = App("shop", url="redis://nowhere", middleware=[Changes(change)])
+    app.register_type(Amount, encode=lambda amount: amount.cents, decode=Amount)
+
+    @app.task(name="pay")
+    async def pay(amount: Amount, prices: dict[str, int]) -> None:
+        ran.append(("paid", amount.cents))
+
+    app.schedule("s", pay.call(Amount(3), {"a": 1}), every=10)
+    return app
+
+
+async def test_types_of_ones_own_pass_through_it():
+    async with paying(lambda call: None).test() as session:
+        await within(session.advance(10))
+    assert ran == [("paid", 3)]
+
+
+WRONG: dict[str, tuple[Callable[[Outgoing], Any], str]] = {
+    "a header of another kind": (lambda call: call.headers.update(tenant=42), "headers['tenant']=42"),  # pyright: ignore[reportArgumentType]
+    "headers that are none": (lambda call: setattr(call, "headers", [1]), "headers=[1]: expected a mapping"),
+    "arguments that are none": (lambda call: setattr(call, "args", "ab"), "args='ab': expected a tuple"),
+    "what cannot be encoded": (lambda call: call.kwargs.update(prices=1j), "argument 'prices' cannot be encoded"),
+    "what would change": (
+        lambda call: setattr(call, "args", (Amount(1), Counter("a"))),
+        "argument prices: Counter would arrive as dict",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "text"), WRONG.values(), ids=WRONG)
+async def test_what_a_layer_makes_of_a_call_is_looked_at_as_at_a_send(
+    change: Callable[[Outgoing], Any], text: str
+):
+    app = paying(change)
+    async with app.test():
+        with pytest.raises(ArgumentError) as caught:
+            await app.schedules.run_now("s")
+    assert str(caught.value).startswith("task 'pay': ")
+    assert text in str(caught.value)

@@ -12,6 +12,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import annotated_types
+import fastapi
 import msgspec
 import pydantic
 import pytest
@@ -107,6 +108,21 @@ class Normal:
         self.name = self.name.lower()
 
 
+@dataclasses.dataclass
+class Labelled:
+    x: int
+    label: str
+
+
+@pydantic.dataclasses.dataclass
+class Amount:
+    value: int = pydantic.Field(gt=0, default=1)
+
+
+class Meeting(pydantic.BaseModel):
+    at: dt.datetime
+
+
 class Shape(msgspec.Struct, tag=True):
     name: str
 
@@ -186,6 +202,17 @@ CONVERTED: dict[str, tuple[Any, Any, Any]] = {
     "a dict for a dataclass": (Point, {"x": 1}, Point(1)),
     "a dict for a model": (Stripped, {"name": " a "}, Stripped(name="a")),
     "a text for a date": (dt.date, "2026-02-03", dt.date(2026, 2, 3)),
+    "another dataclass, with fewer fields": (Space, Point(1, 2), Space(1, 2)),
+    "a dict for a struct of a union": (
+        Shape | Circle,
+        {"type": "Circle", "name": "c", "radius": 1},
+        Circle("c", 1),
+    ),
+    "a moment in the hour that is there twice, in a model": (
+        Meeting,
+        Meeting(at=dt.datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN, fold=1)),
+        Meeting(at=dt.datetime(2026, 10, 25, 1, 30, tzinfo=dt.UTC)),
+    ),
     "a moment of a zone, as the same moment": (
         dt.datetime,
         dt.datetime(2026, 7, 1, 12, tzinfo=BERLIN),
@@ -214,6 +241,27 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "a named tuple": (tuple[int, int], Pair(1, 2), "x: Pair would arrive as tuple"),
     "a key too many": (Order, {"id": 1, "note": ""}, "x: Order has no key 'note', which would not arrive"),
     "the zone of a time": (dt.time, dt.time(1, tzinfo=BERLIN), "x: the zone Europe/Berlin would not arrive"),
+    "the seconds of a time's offset": (
+        dt.time,
+        dt.time(1, tzinfo=dt.timezone(dt.timedelta(hours=5, seconds=30))),
+        "x: its offset of 5:00:30 would arrive without the seconds",
+    ),
+    "the fold of a time": (dt.time, dt.time(2, 30, fold=1), "x: fold=1 would not arrive"),
+    "a path of another system": (
+        pathlib.PurePath,
+        pathlib.PureWindowsPath("C:/a"),
+        "x: PureWindowsPath would arrive as PurePosixPath",
+    ),
+    "a key that a dataclass has not": (Point, {"x": 1, "z": 2}, "x: Point has no field 'z', which would not"),
+    "one that a struct of a union has not": (
+        Shape | Circle,
+        {"type": "Circle", "name": "c", "radius": 1, "z": 2},
+        "x: Circle has no field 'z'",
+    ),
+    "a subclass in a dict for a dataclass": (Line, {"points": [Space(1)]}, "x.points[0]: Space would arrive as"),
+    "another dataclass, with more fields": (Point, Labelled(1, "a"), "x: Point has no field 'label', which"),
+    "another dataclass for a TypedDict": (Order, Labelled(1, "a"), "x: Order has no key 'x', which would not"),
+    "another model, with more fields": (Stripped, Login(user="a"), "x: Stripped has no field 'user', which"),
     "a datetime": (dt.date, dt.datetime(2026, 2, 3), "x: a datetime is no date; send its .date()"),
 }
 NOT_ENCODED: dict[str, Any] = {
@@ -355,6 +403,11 @@ def test_plain_arguments_cost_no_look(kind: Any):
 
 # -- constraints --------------------------------------------------------------------------------------------------
 
+
+class Positive(annotated_types.Gt):
+    pass
+
+
 CHECKED: dict[str, tuple[Any, Any, Any]] = {
     "msgspec": (Annotated[int, msgspec.Meta(gt=3)], 4, 3),
     "annotated_types": (Annotated[int, annotated_types.Gt(3)], 4, 3),
@@ -362,6 +415,8 @@ CHECKED: dict[str, tuple[Any, Any, Any]] = {
     "a length": (list[Annotated[str, annotated_types.Len(1, 3)]], ["abc"], ["abcd"]),
     "a pydantic Field": (Annotated[int, pydantic.Field(ge=3, multiple_of=2, description="even")], 4, 5),
     "a pattern": (Annotated[str, pydantic.Field(pattern="^a")], "ab", "ba"),
+    "what is derived from one": (Annotated[int, fastapi.Query(ge=3)], 4, 2),
+    "a bound of one's own": (Annotated[int, Positive(0)], 1, 0),
     "a type of pydantic": (dict[str, pydantic.PositiveInt], {"a": 1}, {"a": 0}),
     "a note of one's own": (Annotated[int, "a note", {"not": "hashable"}, annotated_types.Unit("m")], 1, "a"),
     "strictness": (Annotated[int, pydantic.Strict()], 1, "1"),
@@ -370,6 +425,8 @@ UNCHECKED: dict[str, Any] = {
     "a predicate": Annotated[int, annotated_types.Predicate(bool)],
     "a validator": list[Annotated[int, pydantic.AfterValidator(abs)]],
     "a conversion": Annotated[str, pydantic.StringConstraints(strip_whitespace=True)],
+    "what FastAPI would call": Annotated[int, fastapi.Depends(int)],
+    "a field of a pydantic dataclass": list[Amount],
     "digits": Annotated[Decimal, pydantic.Field(max_digits=3)],
     "a bound on what has none": Annotated[Point, annotated_types.Gt(3)],
 }
@@ -409,6 +466,23 @@ def test_and_so_is_one_in_a_field():
         ConfigError, match=r"Account\.owner: MinLen\(min_length=1\) would not be checked; use msgspec"
     ):
         taking(list[Account])
+
+
+DEFAULTS: dict[str, tuple[Any, str]] = {
+    "a pydantic Field": (pydantic.Field(gt=3), "write Annotated[..., Field(...)]"),
+    "what FastAPI reads": (fastapi.Query(3), "write Annotated[..., Field(...)]"),
+    "what FastAPI calls": (fastapi.Depends(int), "is not called here; open what tasks share in @app.lifespan"),
+}
+
+
+@pytest.mark.parametrize(("default", "text"), DEFAULTS.values(), ids=DEFAULTS)
+def test_a_default_that_a_framework_would_fill_in_is_refused(default: Any, text: str):
+    def function(x: int = default) -> None: ...
+
+    with pytest.raises(ConfigError) as caught:
+        Signature("task 't'", function)
+    assert str(caught.value).startswith("task 't': parameter 'x': ")
+    assert text in str(caught.value)
 
 
 # -- results ------------------------------------------------------------------------------------------------------

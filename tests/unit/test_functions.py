@@ -1,13 +1,16 @@
 """What can be called can be a task, or is refused with what to do; a coroutine is awaited wherever it was made."""
 
 import functools
+import importlib
 import math
 import operator
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -119,6 +122,59 @@ async def test_whatever_can_be_called_is_a_task(app: App, what: str):
     assert (thread != LOOP) is (what in IN_A_THREAD)
 
 
+async def test_a_mock_is_one_too(app: App):
+    app.task(name="work")(AsyncMock(return_value=5))
+    async with app.test():
+        assert await (await app.send("work", "hi")).result(timeout=10) == 5
+
+
+@pytest.mark.parametrize("name", ["self", "function", "name", "run"])
+async def test_its_parameters_may_have_any_name(app: App, name: str):
+    scope: dict[str, Any] = {}
+    exec(f"def later({name}: int) -> int: return {name}\nasync def soon({name}: int) -> int: return {name}", scope)
+    async with app.test():
+        for kind in ("later", "soon"):
+            task: Any = app.task(name=kind)(scope[kind])
+            calls = [await task.send(**{name: 1}), await app.send(kind, **{name: 1})]
+            calls += await app.send_many([task.call(**{name: 1})])
+            assert [await call.result(timeout=10) for call in calls] == [1, 1, 1]
+    local: Any = app.tasks["later"]
+    assert local(**{name: 1}) == 1
+
+
+UNRESOLVED: dict[str, tuple[str, str]] = {
+    "an attribute that is not there": ("functools.Missing", "AttributeError: module 'functools' has no"),
+    "a text for people": ("the amount", "SyntaxError: "),
+    "an operation that is none": ("1 | 'a'", "TypeError: unsupported operand"),
+}
+
+
+@pytest.mark.parametrize(("kind", "text"), UNRESOLVED.values(), ids=UNRESOLVED)
+def test_an_annotation_that_cannot_be_evaluated_is_named_where_it_is_declared(app: App, kind: str, text: str):
+    def work(x: Any, y: Any) -> Any: ...
+
+    for name, what in (("y", "the annotation of parameter 'y'"), ("return", "the return annotation")):
+        work.__annotations__ = {"x": int, name: kind}
+        with pytest.raises(ConfigError) as caught:
+            app.task(name="work")(work)
+        assert str(caught.value).startswith(f"task 'work': {what}, {kind}: {text}")
+
+
+def test_one_of_a_module_that_is_still_imported_is_looked_up_later(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "circle_a.py").write_text("import circle_b\nclass Order: pass\n")
+    (tmp_path / "circle_b.py").write_text(
+        "import circle_a\nfrom aioq import App\napp = App('x')\n"
+        "@app.task\nasync def work(order: 'circle_a.Order | None' = None): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("circle_a").circle_b
+    assert module.work.call().task == "circle_b.work"
+    monkeypatch.delitem(sys.modules, "circle_a")
+    monkeypatch.delitem(sys.modules, "circle_b")
+
+
 async def test_its_arguments_are_checked_as_those_of_a_function(app: App):
     task: Any = app.task(name="work")(MAIL)
     with pytest.raises(ArgumentError, match="too many positional arguments"):
@@ -154,6 +210,7 @@ NAMELESS: dict[str, Any] = {
     "a partial": functools.partial(plain, "mail"),
     "an object": PlainCall(),
     "a method of a builtin": "".join,
+    "a method of a builtin class": str.upper,
 }
 
 

@@ -1,5 +1,6 @@
 """Two functions under one name are an error, unless the code that declares them has run again."""
 
+import dataclasses
 import functools
 import importlib
 import sys
@@ -89,6 +90,17 @@ class Till:
 FIRST, SECOND = Till(1), Till(2)
 
 
+def taking(kind: Any) -> Callable[..., Any]:
+    def work(order: Any) -> None: ...
+
+    work.__annotations__ = {"order": kind}
+    return work
+
+
+def local() -> type:
+    return dataclasses.make_dataclass("Order", ["number"])
+
+
 def from_template(amount: int) -> Callable[..., Any]:
     scope: dict[str, Any] = {"amount": amount, "__name__": "generated"}
     exec("def pay(): return amount", scope)  # as a template engine does
@@ -107,11 +119,13 @@ DIFFERENT: dict[str, Any] = {
     "other defaults": (by_default(1), by_default(2)),
     "two lambdas in one line": tuple(lambdas()),
     "methods of two objects": (FIRST.count, SECOND.count),
+    "other annotations": (taking(int), taking(str)),
     "partials": (functools.partial(charge, 1), functools.partial(charge, 2)),
     "one code in two namespaces": (from_template(1), from_template(2)),
     "a closure that compares to no truth": (doing([object()]), doing([object()])),
 }
 THE_SAME: dict[str, Any] = {
+    "annotations of a module that has run twice": (taking(local()), taking(local())),
     "a decorator": (logged(charge), logged(charge)),
     "a closure": (doing((1, {"a": [2]})), doing((1, {"a": [2]}))),
     "defaults": (by_default("a"), by_default("a")),

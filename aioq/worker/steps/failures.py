@@ -72,7 +72,7 @@ class Raised:
         self.error = error
 
 
-def caught(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def caught(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Call the function; what it raises is returned, see `Raised`."""
     try:
         return function(*args, **kwargs)
