@@ -122,6 +122,8 @@ class Dispatcher:
 
     async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
         """Send several calls; see `App.send_many`."""
+        if isinstance(calls, Call):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ArgumentError(f"send_many takes a list of calls, got one: [{calls.task}.call(...)]")
         try:
             routes = [self.route(call.task, call.signature, call.options) for call in calls]
         except AttributeError:

@@ -233,7 +233,8 @@ def _name_for(function: Callable[..., Any], name: Any) -> str:
             "make the task behind the class: app.task(TheClass.the_method)"
         )
     if not callable(function) or inspect.isclass(function):
-        raise ConfigError(f"task {name or '?'!r}: expected a function, got {function!r}")
+        hint = f"; a name is given by its word: @app.task(name={function!r})" if isinstance(function, str) else ""
+        raise ConfigError(f"task {name or '?'!r}: expected a function, got {function!r}{hint}")
     if name is None:
         if not hasattr(function, "__qualname__") or not getattr(function, "__module__", None):
             raise ConfigError(

@@ -11,7 +11,7 @@ import msgspec
 from aioq.codec import ANY_RESULT, ResultType
 from aioq.context import JobContext, Lender, job_here
 from aioq.durations import Duration, seconds
-from aioq.errors import ConfigError, JobCancelledError, JobFailed
+from aioq.errors import ArgumentError, ConfigError, JobCancelledError, JobFailed
 from aioq.job import JobInfo, JobState
 from aioq.leases import WorkerLease
 from aioq.migration import Place, explain_missing
@@ -220,8 +220,11 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
             False where the job had ended already.
 
         Raises:
+            ArgumentError: the reason is no text.
             JobNotFoundError: there is no such job.
         """
+        if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ArgumentError(f"cancel({reason!r}): the reason is a text")
         # The server drops the call of a job that is cancelled; so what is to be known of it afterwards goes along.
         known = await self._look()
         queue, store = known.queue, await self._source.store()

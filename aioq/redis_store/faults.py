@@ -130,12 +130,21 @@ def _advice(text: str) -> str:
     return f"{text}; grant the user {grant} with ACL SETUSER (all rules: docs/worker.md)" if grant else text
 
 
+def _in_words(error: Exception, url: str) -> str:
+    """What an error says that has no text of its own."""
+    if not isinstance(error, TimeoutError):
+        return type(error).__name__
+    # A server without TLS waits for more of what it takes for a command, and says nothing.
+    tls = "; does it speak TLS? if not, its URL begins with redis://" if url.startswith("rediss:") else ""
+    return f"it does not answer{tls}"
+
+
 def translate(error: Exception, url: str) -> ServerError:
     """The aioq error for what redis-py or the socket raised; `url` is the masked one."""
     if isinstance(error.__cause__, RedisError):
         error = error.__cause__  # redis-py's asyncio side wraps what a connection's login met
     # redis-py names the host, which for a badly written URL may be a part of the password; the URL says it anyway.
-    text = re.sub(r" connecting to \S+", " connecting.", str(error)) or type(error).__name__
+    text = re.sub(r" connecting to \S+", " connecting.", str(error)) or _in_words(error, url)
     for kinds, code, make, words in _RULES:
         if isinstance(error, kinds) or (code and code in text):
             text = _advice(text) if "to this user" in words else text

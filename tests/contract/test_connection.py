@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +15,9 @@ import uvloop
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
 
+from aioq.errors import ServerUnavailableError
 from aioq.redis_store import RedisStore
+from aioq.redis_store import link as link_module
 from aioq.redis_store.connection import Connection
 from aioq.redis_store.link import Link
 from aioq.store import Limits
@@ -177,3 +180,19 @@ async def test_a_connection_says_nothing_that_the_server_may_refuse(server: Data
     assert {each.get("lib-name", "") for each in mine} == {""}
     await asyncio.to_thread(keeper.close)
     await store.close()
+
+
+async def test_a_server_without_tls_says_nothing_to_who_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "CONNECT_TIMEOUT", 0.1)
+    silent = socket.create_server(("127.0.0.1", 0))  # takes connections and reads nothing
+    url = f"rediss://127.0.0.1:{silent.getsockname()[1]}"
+    link = Link(url, url)
+    try:
+        with pytest.raises(ServerUnavailableError) as caught:
+            await link.connect()
+        assert str(caught.value) == (
+            f"{url} cannot be reached: it does not answer; does it speak TLS? if not, its URL begins with redis://"
+        )
+    finally:
+        await link.close()
+        silent.close()

@@ -211,6 +211,23 @@ async def test_what_is_no_call_explains_itself():
                 await app.send_many([add.call(1, 2), wrong])  # pyright: ignore[reportArgumentType]
 
 
+async def test_one_call_is_no_list_of_calls():
+    async with app.test():
+        with pytest.raises(
+            ArgumentError, match=r"send_many takes a list of calls, got one: \[.*add.call\(...\)\]"
+        ):
+            await app.send_many(add.call(1, 2))  # pyright: ignore[reportArgumentType]
+
+
+async def test_a_reason_is_a_text():
+    reason: Any = ValueError("no longer wanted")
+    async with app.test():
+        with pytest.raises(
+            ArgumentError, match=r"cancel\(ValueError\('no longer wanted'\)\): the reason is a text"
+        ):
+            await (await add.options(delay=5).send(1, 2)).cancel(reason)
+
+
 def test_a_name_of_a_task_is_bounded():
     with pytest.raises(ConfigError, match="at most 500 characters"):
         app.task(name="t" * 501)(plain)

@@ -111,6 +111,7 @@ def test_without_one_a_task_is_called_by_its_module_and_qualified_name(app: App)
         (_async_generator, {}, "a generator cannot be a task"),
         (42, {}, "expected a function, got 42"),
         (42, {"name": "x"}, "expected a function, got 42"),
+        ("add", {}, "expected a function, got 'add'; a name is given by its word: @app.task(name='add')"),
         (functools.partial(_plain), {}, "name"),
         (int, {}, "int"),
     ],
