@@ -237,7 +237,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(pick=picks, verb=st.sampled_from([Verb.RELEASE, Verb.INTERRUPT, Verb.CUT, Verb.CRASH]))
     def give_back(self, pick: int, verb: Verb) -> None:
-        self._settle(self._one_running(pick), verb, b"")
+        self._settle(self._one_running(pick), verb, CRASHED if verb in {Verb.CUT, Verb.CRASH} else b"")
 
     @rule(pick=picks, verb=st.sampled_from(Verb), thief=st.none() | workers)
     def settle_late(self, pick: int, verb: Verb, thief: str | None) -> None:

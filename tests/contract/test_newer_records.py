@@ -34,7 +34,7 @@ pytestmark = pytest.mark.anyio
 
 # One more field; a state, a type or an encoding that this version does not know; another type of key.
 CHANGES = {
-    "field": "for i = #record + 1, 19 do record[i] = false end record[20] = {unique = 'mine'}",
+    "field": "for i = #record + 1, 39 do record[i] = false end record[40] = {unique = 'mine'}",
     "state": "for i = #record + 1, 5 do record[i] = false end record[5] = 'dreaming'",
     "type": "for i = #record + 1, 4 do record[i] = false end record[3] = {'urgent', 7}",
 }
