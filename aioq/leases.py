@@ -17,6 +17,8 @@ class Renewal(msgspec.Struct, frozen=True, gc=False):
             worker's own had ended, or it joins after its store could not be opened at first.
         cancelled: ids of jobs this worker runs whose cancellation was asked for.
         next_tick_ms: see `Claim`.
+        holds: the server has a note of jobs that this worker holds. Where it should have, and has none, that has
+            vanished; a claim with known jobs puts it back.
     """
 
     lost: bool = False
@@ -25,6 +27,7 @@ class Renewal(msgspec.Struct, frozen=True, gc=False):
     outage: bool = False
     cancelled: Sequence[str] = ()
     next_tick_ms: int | None = None
+    holds: bool = False
 
 
 class WorkerLease(msgspec.Struct, frozen=True, gc=False):

@@ -130,6 +130,7 @@ class MemoryQueue:
             outage=outage,
             cancelled=list(self._cancelling.get(worker, ())),
             next_tick_ms=self.timetable.next_tick_ms(),
+            holds=bool(self._held.get(worker)),
         )
 
     def claim(self, worker: str, count: int, tokens: Sequence[Token], known: Collection[str] | None) -> Claim:

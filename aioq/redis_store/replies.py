@@ -94,7 +94,8 @@ def parse_renewal(reply: Sequence[Any]) -> Renewal:
         next_due_ms=due(reply[0][0]),
         expired=bool(reply[1]),
         outage=bool(reply[2]),
-        cancelled=[job_id.decode() for job_id in reply[3:]],
+        holds=bool(reply[3]),
+        cancelled=[job_id.decode() for job_id in reply[4:]],
         next_tick_ms=due(reply[0][1]),
     )
 

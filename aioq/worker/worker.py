@@ -316,6 +316,8 @@ class Worker:
         duties.ticker.expect(renewal.next_tick_ms)
         if renewal.expired:
             duties.recovery.want()
+        if not renewal.holds:
+            duties.fetcher.hold_again()
         for job_id in renewal.cancelled:
             self._cancel(membership.queue, job_id)
 

@@ -124,6 +124,31 @@ async def test_no_job_is_orphaned_where_all_that_is_known_of_a_worker_vanishes(
     assert await worker.stop() == 0
 
 
+async def test_no_job_is_orphaned_where_the_note_of_what_a_worker_holds_vanishes(
+    project: Project, redis_server: Database, tmp_path: Path
+) -> None:
+    """Nobody else could recover its jobs if it died then; it sees that, also while it has no free slot."""
+    project.copy("lines")
+    lines = project.load("lines")
+    gate = tmp_path / "gate"
+    worker = await project.ready_worker("lines:app", "--concurrency", "1", **SHORT)
+    job = await lines.hold.send(str(gate))
+    await state_is(job, "running")
+
+    with redis_server.client() as client:
+        (held,) = [key for key in keys(client, project.name) if ":held:" in key]
+        client.delete(held)
+        await until(lambda: client.exists(held) == 1, "the note")
+    worker.signal(signal.SIGKILL)
+    await worker.ended()
+    second = await project.ready_worker("lines:app", **SHORT)
+    await info_when(job, lambda info: info.state == "running" and info.crashes == 1)
+    gate.touch()
+
+    assert (await job)[0] == second.pid
+    assert await second.stop() == 0
+
+
 @pytest.fixture
 def tcp_server(start_server: Callable[..., Server]) -> Server:
     return start_server(tcp=True)

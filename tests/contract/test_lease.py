@@ -462,3 +462,32 @@ class TestDeparture:
 
         assert consumers(redis_backend) == set()
         assert left_of(redis_backend, "w") == []
+
+
+async def test_a_renewal_tells_whether_there_is_a_note_of_what_the_worker_holds(store: Store) -> None:
+    await joined(store, "w")
+    job = await running(store, "w")
+    assert (await keep(store, "w")).holds
+    await settle(store, "w", job, Verb.SUCCEEDED, THREE)
+    assert not (await keep(store, "w")).holds
+
+
+async def test_a_note_that_has_vanished_is_made_anew_of_what_the_worker_knows(
+    redis_store: RedisStore, redis_backend: Backend
+) -> None:
+    await joined(redis_store, "w")
+    await joined(redis_store, "other")
+    await send(redis_store, "a", "b", "c", "d")
+    await take(redis_store, "w", 3)
+    await take(redis_store, "other", 1)
+    assert redis_backend.database is not None
+    with redis_backend.database.client() as client:
+        client.delete(redis_backend.key("held:w"))
+        assert not (await keep(redis_store, "w")).holds
+
+        claim = await redis_store.claim(QUEUE, "w", 0, known=["a", "b", "d", "nowhere"])
+
+        assert client.smembers(redis_backend.key("held:w")) == {"a", "b"}
+    assert not claim.jobs
+    assert (await keep(redis_store, "w")).holds
+    assert (await redis_store.recover(QUEUE, b"", 100, dead="w")).returned == 2

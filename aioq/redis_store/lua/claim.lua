@@ -10,7 +10,8 @@
 -- NEEDS: base, common, shapes, runs, records, push, lanes, entries, foreign
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 how many, 3 '' or the ids of the jobs this worker knows that it holds, as a MessagePack array:
---   then it is also given what it holds or was sent without knowing, because a reply got lost; 4 'idle' where it
+--   then it is also given what it holds or was sent without knowing, because a reply got lost, and what it knows of is
+--   noted again where that note has vanished; 4 'idle' where it
 --   waits for jobs after this if it finds less than it asks for,
 --   then three for each entry a blocking read brought: lane, entry id, ids of its jobs as a MessagePack array
 -- REPLY: {-2} when the worker has lost its lease; else {ms until the next scheduled job, ms until the next tick} (-1
@@ -209,6 +210,20 @@ end
 for i = 5, #ARGV, 3 do accept(ARGV[i], ARGV[i + 1], cmsgpack.unpack(ARGV[i + 2])) end
 redis.pcall('ZREM', IDLE, worker)
 if lost then return {-2} end
+
+-- Where the note of what this worker holds has vanished, evicted or deleted by hand, it is made anew: nobody could recover
+-- these jobs without it.
+local function hold_again()
+  local ids, mine = {}, {}
+  for id in pairs(known) do ids[#ids + 1] = id end
+  for id, job in pairs(load_all(ids)) do
+    if job[STATE] == 'running' and job[WORKER] == worker then mine[#mine + 1] = id end
+  end
+  for start = 1, #mine, CHUNK do
+    redis.call('SADD', held_key(worker), unpack(mine, start, math.min(start + CHUNK - 1, #mine)))
+  end
+end
+if recheck and redis.call('EXISTS', held_key(worker)) == 0 then hold_again() end
 
 -- What was meant for this worker already comes before anything new, however long the lanes are.
 if recheck then

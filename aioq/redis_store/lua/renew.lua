@@ -7,7 +7,7 @@
 --   'sweep' to look after what no worker answers for, '' for neither
 -- REPLY: {-2} when the lease is lost; else {ms until the next scheduled job, ms until the next tick} (-1 for
 --   none), 1 if some worker's lease has ended or there are too many dead jobs, 1 if this worker's own had (and is renewed
---   now), and the ids of this worker's jobs whose cancellation was asked for
+--   now), 1 if there is a note of jobs that this worker holds, and the ids of this worker's jobs whose cancellation was asked for
 local worker, lease, mode = ARGV[1], tonumber(ARGV[2]), ARGV[5]
 local ended, wanted = 0, 0
 if mode == 'join' then
@@ -75,6 +75,6 @@ if mode ~= '' then
 end
 if redis.call('ZCOUNT', WORKERS, '-inf', '(' .. now) > 0 then wanted = 1 end
 
-local reply = {next_due(), wanted, ended}
+local reply = {next_due(), wanted, ended, redis.call('EXISTS', held_key(worker))}
 for _, id in ipairs(redis.call('SMEMBERS', cancel_key(worker))) do reply[#reply + 1] = id end
 return reply

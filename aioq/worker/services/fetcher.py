@@ -101,6 +101,7 @@ class Fetcher:
         self._recheck = False
         self._nudges = 0
         self._nudging: asyncio.Task[None] | None = None
+        self._holding: asyncio.Task[None] | None = None
         self._tokens: Sequence[Token] = ()
         self._backoff = Backoff()
         self._task: asyncio.Task[None] | None = None
@@ -145,6 +146,8 @@ class Fetcher:
     async def stop(self) -> None:
         """Claim nothing more, and end the blocking read under way."""
         self._stopping = True
+        if self._holding is not None:
+            await asyncio.wait([self._holding])
         if self._task is None:
             return
         if self._idle:
@@ -169,6 +172,18 @@ class Fetcher:
         """Jobs may have been given to this worker that it does not know of: claim soon, with those it does."""
         self._recheck = True
         self.end_waiting()
+
+    def hold_again(self) -> None:
+        """The server has no note of what this worker holds, without which nobody could recover it: see to that."""
+        if self._held() and (self._holding is None or self._holding.done()):
+            self._holding = asyncio.get_running_loop().create_task(self._hold_again())
+
+    async def _hold_again(self) -> None:
+        queue, worker = self._membership.queue, self._membership.worker
+        try:
+            await self._store.claim(queue, worker, 0, known=self._held())
+        except ServerError as error:
+            log.debug("queue %s: what this worker holds is noted with the next renewal: %s", queue, error)
 
     def end_waiting(self) -> None:
         """End the blocking read under way; `run` comes back to it when a slot is free."""
