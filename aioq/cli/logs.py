@@ -77,7 +77,7 @@ class JsonFormatter(logging.Formatter):
         return self._finish(msgspec.json.encode(fields).decode())
 
 
-def set_up_logging(level: str, log_format: str, *, explicit: bool = False) -> None:
+def set_up_logging(level: str, log_format: str, *, explicit: bool = False) -> bool:
     """Send the log to standard error.
 
     What the user's own module has set up wins: handlers and level of the root logger are left as they are, and so
@@ -87,17 +87,21 @@ def set_up_logging(level: str, log_format: str, *, explicit: bool = False) -> No
         level: debug, info, warning, error or critical.
         log_format: text or json.
         explicit: whether the level stands on the command line: then it holds for aioq's lines in any case.
+
+    Returns:
+        Whether lines have the format that was asked for: False where the user's handlers decide that.
     """
     root = logging.getLogger()
     number = logging.getLevelNamesMapping()[level.upper()]
     let_through(number, whatever=explicit)
     if root.handlers:
-        return
+        return False
     if explicit or root.level == logging.WARNING:  # which is what it has when nobody has set it
         root.setLevel(number)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_formatter(log_format, sys.stderr))
     root.addHandler(handler)
+    return True
 
 
 def _formatter(log_format: str, stream: TextIO) -> logging.Formatter:

@@ -94,8 +94,13 @@ def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
 
 def _set_up_logging(plan: WorkerPlan, settings: Settings, child: ChildMark | None) -> None:
     level, log_format = plan.log_level or settings.log_level, plan.log_format or settings.log_format
-    set_up_logging(level, log_format, explicit=plan.log_level is not None)
+    formatted = set_up_logging(level, log_format, explicit=plan.log_level is not None)
     if child is None:
+        if log_format == "json" and not formatted:
+            log.warning(
+                "log_format json has no effect, for a module of the App has set up logging itself; "
+                "give its handler a JSON formatter, or leave the root logger's handlers to aioq"
+            )
         NOTICES.say()  # a child's supervisor has said them
 
 

@@ -73,3 +73,27 @@ async def test_it_goes_through_fastapi() -> None:
         schema: Any = (await client.get("/openapi.json")).json()["components"]["schemas"]
     assert set(schema["JobInfo"]["properties"]) == {field.name for field in dataclasses.fields(JobInfo)}
     assert set(schema["Failure"]["properties"]) == {"type", "message", "traceback"}
+
+
+def _with_both_kinds() -> FastAPI:
+    web = FastAPI()
+
+    @web.post("/plain/{x}")
+    def plain(x: int) -> Any:
+        return dataclasses.asdict(point.send_sync(x).info_sync())["task"], point.send_sync(x).result_sync(
+            timeout=10
+        ).x
+
+    @web.post("/coroutine/{x}")
+    async def coroutine(x: int) -> int:
+        return (await (await point.send(x)).result(timeout=10)).x
+
+    _used = [plain, coroutine]
+    return web
+
+
+async def test_endpoints_of_both_kinds_share_a_tests_session() -> None:
+    transport = httpx.ASGITransport(app=_with_both_kinds())
+    async with app.test(), httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+        assert (await client.post("/plain/1")).json() == [point.name, 1]
+        assert (await client.post("/coroutine/2")).json() == 2

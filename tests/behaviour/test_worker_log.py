@@ -164,3 +164,13 @@ async def test_a_blocked_loop_is_shown_from_the_users_code_on(project: Project, 
     assert frames[0].endswith(", in blocks")
     assert frames[1].endswith(", in hold")
     assert not [frame for frame in frames if "asyncio" in frame or "/aioq/" in frame]
+
+
+@pytest.mark.parametrize(("arguments", "times"), [(("--log-format", "json", "-p", "2"), 1), (("-p", "1"), 0)])
+async def test_a_format_that_the_users_configuration_overrides_is_told_once(
+    project: Project, arguments: tuple[str, ...], times: int
+) -> None:
+    project.write("shop.py", SHOP + CONFIGURED)
+    worker = project.worker("shop:app", "--burst", *arguments)
+    assert await worker.ended() == 0
+    assert worker.log.count("mine WARNING aioq.worker log_format json has no effect") == times
