@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
+from pkgutil import iter_modules
 from types import ModuleType
 
 from aioq.app import App
@@ -85,6 +86,13 @@ def _import(name: str) -> ModuleType:
 
 
 def _no_module(name: str, missing: str) -> str:
+    parent = missing.rpartition(".")[0]
+    package = sys.modules.get(parent)
+    if package is not None and package.__file__ and hasattr(package, "__path__"):  # a mere directory is no package
+        inside = sorted(f"{parent}.{module.name}" for module in iter_modules(package.__path__))
+        hint = _with_a_colon(name) or _alike(missing, inside)
+        found = ", ".join(inside[:10]) or "no module"
+        return f"no module {missing!r} in the package {parent!r}{hint}; it has: {found}"
     here = sorted(
         entry.name.removesuffix(".py")
         for entry in os.scandir(os.getcwd())

@@ -316,6 +316,12 @@ async def test_a_package_stands_for_the_module_of_it_that_has_the_app(project: P
         (".", ".", r"'\.' is a directory and no module; run aioq where the package is, and name it: "),
         (".", "proj/nothing.py", r"there is no 'proj/nothing\.py' in "),
         (".", "proj.app.app", r"no module 'proj\.app\.app' .*; did you mean proj\.app:app\?; "),
+        (
+            ".",
+            "proj.ap:app",
+            r"no module 'proj\.ap' in the package 'proj'; did you mean proj\.app\?; it has: proj\.app, ",
+        ),
+        (".", "empty.nothing.app", r"no module 'empty\.nothing' in the package 'empty'; it has: empty\.tasks$"),
         (".", "porj.app:app", r"no module 'porj\.app' .*; did you mean proj\?; "),
         ("proj", "proj.app:app", r"no module 'proj\.app' .*; but .*/project has it: run aioq there; "),
         ("above", "proj.app:app", r"no module 'proj\.app' .*; but .*/project has it: run aioq there; "),
