@@ -16,7 +16,7 @@ from aioq.columns import NewJobs
 from aioq.errors import ServerUnavailableError
 from aioq.outbox import Outbox, Part
 from aioq.parcel import Parcel, Pending, gave_up, jobs_of, refused_of
-from aioq.refusals import is_refusal
+from aioq.refusals import each_alone, is_refusal
 from aioq.store import NewJob, Store
 
 FAIR_ATTEMPT = 1.0
@@ -194,7 +194,7 @@ class Producer:
             return await self._try_apart(queue, batch, fault)
 
     async def _try_together(
-        self, queue: str, batch: list[Pending], error: Exception | None, excused: bool
+        self, queue: str, batch: Sequence[Pending], error: Exception | None, excused: bool
     ) -> _Told:
         faults: _Faults = {}
         added: Sequence[bool] = ()
@@ -224,15 +224,10 @@ class Producer:
         return _told(batch, faults, added)
 
     async def _try_apart(self, queue: str, batch: Sequence[Pending], error: Exception) -> _Told:
-        """Send the halves of what the server refuses, until what it refuses stands alone."""
+        """Send again what the server refuses, so that only what it refuses by itself fails."""
         apart = [Pending((job,), pending.deadline, again=True) for pending in batch for job in pending.jobs]
-        if len(apart) == 1:
-            return [error]
-        middle = len(apart) // 2
-        told = [
-            *await self._try(queue, apart[:middle], None, False),
-            *await self._try(queue, apart[middle:], None, False),
-        ]
+        send = partial(self._try_together, queue, error=None, excused=False)
+        told = await each_alone(apart, send, error)
         start = 0
         for pending in batch:
             after = start + len(pending.jobs)
@@ -240,7 +235,7 @@ class Producer:
             start = after
         return told
 
-    def _spare(self, queue: str, batch: list[Pending], faults: _Faults) -> list[Pending]:
+    def _spare(self, queue: str, batch: Sequence[Pending], faults: _Faults) -> Sequence[Pending]:
         """Return the jobs that an attempt is to be made for.
 
         Where the one before has just failed, it has shown for the jobs that waited meanwhile, and whose time is
@@ -251,14 +246,16 @@ class Producer:
             return batch
         return self._give_up(batch, outage, faults)
 
-    def _failed(self, queue: str, batch: list[Pending], error: Exception, faults: _Faults) -> list[Pending]:
+    def _failed(
+        self, queue: str, batch: Sequence[Pending], error: Exception, faults: _Faults
+    ) -> Sequence[Pending]:
         """Note a failed attempt, answer the jobs whose time is over, and return the others."""
         if not str(error):
             error = TimeoutError("the server did not answer in time")
         outage = self._outages[queue] = _Outage(error, self._loop.time())
         return self._give_up(batch, outage, faults)
 
-    def _give_up(self, batch: list[Pending], outage: _Outage, faults: _Faults) -> list[Pending]:
+    def _give_up(self, batch: Sequence[Pending], outage: _Outage, faults: _Faults) -> Sequence[Pending]:
         now = self._loop.time()
         over = [p for p in batch if p.deadline <= now and p.deadline - self._send_timeout <= outage.at]
         if over:
@@ -273,7 +270,7 @@ def _time_for(deadlines: Sequence[float]) -> float:
     return max(min(deadlines), asyncio.get_running_loop().time() + FAIR_ATTEMPT)
 
 
-def _told(batch: list[Pending], faults: _Faults, added: Sequence[bool]) -> _Told:
+def _told(batch: Sequence[Pending], faults: _Faults, added: Sequence[bool]) -> _Told:
     """What each job of a batch is told: its fault, or else what the store says of it."""
     told: _Told = []
     start = 0

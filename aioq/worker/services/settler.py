@@ -23,7 +23,7 @@ from aioq.batch import Batcher, Items
 from aioq.errors import ServerError, ServerUnavailableError, WireError
 from aioq.log import logger
 from aioq.plural import counted
-from aioq.refusals import is_refusal
+from aioq.refusals import each_alone, is_refusal
 from aioq.retry import class_name
 from aioq.store import Settlement, Store, Verb
 from aioq.wire import Failure, decode_outcome, encode_failure
@@ -174,19 +174,20 @@ class Settler:
     async def _write(
         self, queue: str, worker: str, settlements: Sequence[Settlement], error: Exception | None
     ) -> list[bool]:
-        """Write what belongs together; where the server refuses that, halves of it, until one stands alone."""
+        """Write what belongs together; where the server refuses that, what it refuses fails alone."""
         try:
             return await self._when_there(queue, worker, settlements, error)
         except Exception as fault:
             if not is_refusal(fault):
                 raise
-            if len(settlements) == 1:
-                return [await self._write_otherwise(queue, worker, settlements[0], fault)]
-            middle = len(settlements) // 2
             # A script that failed half-way may have written some of them already.
             again = ServerUnavailableError(f"a batch with them was refused: {fault}")
-            first = await self._write(queue, worker, settlements[:middle], again)
-            return first + await self._write(queue, worker, settlements[middle:], again)
+            write = partial(self._when_there, queue, worker, error=again)
+            replies = await each_alone(settlements, write, fault)
+        return [
+            await self._write_otherwise(queue, worker, one, reply) if isinstance(reply, Exception) else reply
+            for one, reply in zip(settlements, replies, strict=True)
+        ]
 
     async def _write_otherwise(self, queue: str, worker: str, settlement: Settlement, error: Exception) -> bool:
         """One that the server refuses: a few times more, and then as a failure that says why."""
