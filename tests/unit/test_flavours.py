@@ -26,6 +26,9 @@ TLS_TESTS = {
     "test_tls_with_an_authority_that_is_not_trusted",
 }
 
+# A run of pytest within one: on a busy machine it takes longer than a test may.
+pytestmark = pytest.mark.timeout(240)
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

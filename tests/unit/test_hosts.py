@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# A run of pytest within one: on a busy machine it takes longer than a test may.
+pytestmark = pytest.mark.timeout(240)
+
 ROOT = Path(__file__).parents[2]
 NEEDS = {
     "/proc": "test_the_server_gets_one_lock_file_and_no_other",
