@@ -6,13 +6,13 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, NoReturn
 
 from msgspec import structs
 
@@ -28,6 +28,7 @@ from aioq.cli.watch import require_watcher
 from aioq.config import Settings, load_settings
 from aioq.errors import ServerError
 from aioq.host import undeclared_queues, worker_queues
+from aioq.introspect import name_of
 from aioq.log import logger
 from aioq.logrecords import let_through
 from aioq.notices import NOTICES
@@ -43,6 +44,9 @@ STOPPED_AT_START = 130
 
 ENDED_FROM_WITHIN = 1
 """The exit code of a worker that a job has ended, by cancelling all tasks of its loop for example."""
+
+THREADS_END = 1.0
+"""Seconds for the threads of `asyncio.to_thread` to end once the worker has; a guess: nobody waits for them."""
 
 LIFESPAN_FAILED = 1
 """The exit code of a worker whose App's lifespan raised; a supervisor tries again, unlike after a bad command."""
@@ -88,8 +92,40 @@ def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
     processes = plan.processes or settings.processes
     if processes > 1 and child is None:
         return asyncio.run(_supervise(plan, processes, app))
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_work(app, plan, child))
+    return _work_to_the_end(_work(app, plan, child))
+
+
+def _work_to_the_end(work: Coroutine[Any, Any, int]) -> int:
+    """Run a worker on an event loop, and return its exit code.
+
+    What a callback of the loop raises (`KeyboardInterrupt`, `SystemExit`) goes past every task and ends the loop;
+    where it comes again while the worker shuts down, that does too. Then nobody is left to end the threads for
+    plain functions, for which Python would wait for ever.
+    """
+    tasks: list[asyncio.Task[Any] | None] = []
+
+    async def observed() -> int:
+        tasks.append(asyncio.current_task())
+        return await work
+
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(observed())
+    except BaseException as error:
+        if all(task is None or task.done() for task in tasks):
+            raise
+        log.error(  # noqa: TRY400 - the traceback would be asyncio's own
+            "the event loop of this worker was ended from within by %s, again while it shut down; "
+            "the recovery has its jobs",
+            name_of(error),
+        )
+        _leave(ENDED_FROM_WITHIN)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process without waiting for its threads."""
+    logging.shutdown()
+    os._exit(code)
 
 
 def _set_up_logging(plan: WorkerPlan, settings: Settings, child: ChildMark | None) -> None:
@@ -149,13 +185,22 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
             await app.aclose()
     if child is not None and code == 0:
         code = DONE if plan.burst else STOPPED
+    # Their jobs are given back. Python would wait for them at its end, perhaps for ever.
     if worker.left_behind:
-        # Their jobs are given back. Python would wait for them at its end, perhaps for ever.
         words = "does not end when it is cancelled, and is/do not end when they are cancelled, and are"
         log.warning("%s left behind", counted(worker.left_behind, "function", words))
-        logging.shutdown()
-        os._exit(code)
+        _leave(code)
+    if not await _loop_threads_end(loop):
+        log.warning("a function in a thread of the event loop (asyncio.to_thread) does not end; it is left behind")
+        _leave(code)
     return code
+
+
+async def _loop_threads_end(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether what tasks have given to threads ends soon; a cancelled `await` leaves its thread behind."""
+    closing = asyncio.create_task(loop.shutdown_default_executor())
+    await asyncio.wait([closing], timeout=THREADS_END)
+    return closing.done()
 
 
 async def _run(worker: Worker) -> int:

@@ -94,6 +94,24 @@ async def test_a_job_that_has_its_worker_stopped_soon_after_its_start_is_not_run
     assert await supervisor.stop() == 0
 
 
+async def test_a_job_that_ends_the_loop_again_and_again_does_not_leave_a_process_that_hangs(
+    project: Project, tmp_path: Path
+) -> None:
+    """There are idle threads of plain functions, which an event loop that is no more cannot end."""
+    tasks, supervisor = await start(project, "--processes", "2", AIOQ_LEASE="60")
+    gate = tmp_path / "gate"
+    for _ in range(20):
+        await (await tasks.in_thread.send()).result(timeout=20)
+
+    poison = await tasks.breaks_the_loop.send(str(gate))
+    await info_when(poison, lambda info: info.crashes > 0)
+    gate.touch()
+
+    await poison.result(timeout=20)
+    await supervisor.saw(r"ended with exit code \d+; it is replaced")
+    assert await supervisor.stop() == 0
+
+
 async def test_a_dead_process_loses_its_lease_at_once(project: Project, tmp_path: Path) -> None:
     """The lease would last for a minute; the supervisor knows better."""
     tasks, supervisor = await start(project, "--processes", "2", AIOQ_LEASE="60")

@@ -220,7 +220,7 @@ async def test_reload_runs_the_new_code_and_survives_a_broken_one(project: Proje
     assert "Traceback" not in worker.log
 
 
-@pytest.mark.parametrize("task", ["stubborn", "stubborn_thread"])
+@pytest.mark.parametrize("task", ["stubborn", "stubborn_thread", "stubborn_thread_of_the_loop"])
 async def test_a_function_that_never_ends_does_not_keep_the_worker(project: Project, task: str) -> None:
     project.write(
         "stubborn.py",
@@ -240,6 +240,10 @@ async def stubborn():
 @app.task
 def stubborn_thread():
     threading.Event().wait()
+
+@app.task
+async def stubborn_thread_of_the_loop():
+    await asyncio.to_thread(threading.Event().wait)
 """,
     )
     module = project.load("stubborn")

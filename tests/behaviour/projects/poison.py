@@ -47,6 +47,26 @@ async def falls(how: str, gate: str) -> None:
         await asyncio.sleep(0.01)
 
 
+@app.task
+async def breaks_the_loop(gate: str) -> None:
+    """End the loop as nothing but a callback can, again and again: also while the worker shuts down."""
+    if os.path.exists(gate):  # noqa: ASYNC240
+        return
+    loop = asyncio.get_running_loop()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    for number in range(200):
+        loop.call_later(number * 0.002, interrupt)
+    await asyncio.Event().wait()
+
+
+@app.task
+def in_thread() -> int:
+    return os.getpid()
+
+
 async def _exits() -> None:
     raise SystemExit(4)
 
