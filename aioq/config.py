@@ -28,9 +28,9 @@ from typing import Any, cast
 
 import msgspec
 
+from aioq.deferred_warnings import DEFERRED
 from aioq.errors import ConfigError
 from aioq.migration import Place, here
-from aioq.notices import NOTICES
 from aioq.rules import MODULE, RULES
 from aioq.urls import mask_url
 
@@ -211,7 +211,7 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, object]:
         if name is not None:
             result[name] = _fit(name, text, f"environment variable {key}", text=text)
         else:
-            NOTICES.add(f"{_unknown(key, 'the environment', ENV_PREFIX)}; it is ignored")
+            DEFERRED.add(f"{_unknown(key, 'the environment', ENV_PREFIX)}; it is ignored")
     return result
 
 

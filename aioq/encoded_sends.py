@@ -34,7 +34,7 @@ a tick counts as missed (`aioq.timing.MISFIRE_MS`)."""
 
 
 class EncodedSends:
-    """See the module.
+    """The way of encoded calls through the middleware of one App.
 
     Args:
         middleware: the App's list, read at each send.

@@ -80,9 +80,9 @@ class OwnTypes:
         except Exception as error:
             why = f"raised {type(error).__qualname__}: {error}"
             raise TypeError(f"the function that encodes {name} {why}") from error
-        if (strange := _strange(plain)) is not None:
+        if (odd := _not_plain(plain)) is not None:
             raise TypeError(
-                f"the function that encodes {name} returned a {type(strange).__qualname__}; it may return None, "
+                f"the function that encodes {name} returned a {type(odd).__qualname__}; it may return None, "
                 "bool, int, float, str, bytes, and lists, tuples and dicts of them"
             )
         return plain
@@ -168,7 +168,7 @@ def _known_already(kind: type) -> str:
     return "" if isinstance(info, msgspec.inspect.CustomType) else "it is sent as it is already"
 
 
-def _strange(value: Any) -> object:
+def _not_plain(value: Any) -> object:
     """The first value in plain data that is not plain; None where all is."""
     if type(value) in _PLAIN:
         return None
@@ -176,7 +176,7 @@ def _strange(value: Any) -> object:
         return value
     held: Any = value
     parts: list[Any] = [*held.keys(), *held.values()] if type(value) is dict else list(held)
-    return next((found for part in parts if (found := _strange(part)) is not None), None)
+    return next((found for part in parts if (found := _not_plain(part)) is not None), None)
 
 
 NO_OWN_TYPES = OwnTypes()

@@ -8,11 +8,11 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, cast, overload
 
 from aioq.codec import ANYTHING, BadArgumentsError
+from aioq.deferred_warnings import DEFERRED
 from aioq.durations import Duration
 from aioq.errors import ArgumentError, ConfigError, DuplicateTaskError
 from aioq.identity import replaces
 from aioq.naming import described, task_name
-from aioq.notices import NOTICES
 from aioq.options import Options, make_options, unknown_option
 from aioq.store import NewJob
 from aioq.suggestions import did_you_mean
@@ -157,7 +157,7 @@ def unregistered(sender: Sender, name: str, tasks: Mapping[str, Task[Any, Any]])
     """
     near = did_you_mean(name, tasks)
     if near:
-        NOTICES.add(f"task {name!r} is not registered in app {sender!r}{near}; it is sent as it is")
+        DEFERRED.add(f"task {name!r} is not registered in app {sender!r}{near}; it is sent as it is")
     return Sendable(sender, name, Options(), lambda: ANYTHING)
 
 

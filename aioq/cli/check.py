@@ -15,9 +15,9 @@ from rich.text import Text
 
 from aioq.app import App, internals_of
 from aioq.cli.loader import load_app
+from aioq.deferred_warnings import DEFERRED
 from aioq.host import worker_queues
 from aioq.leases import WorkerLease
-from aioq.notices import NOTICES
 from aioq.printable import printable
 from aioq.worker import host_of, this_host
 
@@ -48,7 +48,7 @@ def run_check(plan: CheckPlan) -> int:
         AioqError: the App cannot be loaded, or the server refuses or cannot be reached.
     """
     if plan.quiet:
-        NOTICES.keep()  # for good: they are for the worker to say
+        DEFERRED.keep()  # for good: they are for the worker to say
     app = load_app(plan.target)
     found = asyncio.run(_look(app, worker_queues(internals_of(app).host(), plan.queues)))
     mine = found if plan.any_host else on_host(found, this_host())

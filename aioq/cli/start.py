@@ -26,12 +26,12 @@ from aioq.cli.signals import SIGNALS, StopSignals
 from aioq.cli.supervisor import Supervisor
 from aioq.cli.watch import require_watcher
 from aioq.config import Settings, load_settings
+from aioq.deferred_warnings import DEFERRED
 from aioq.errors import ServerError
 from aioq.host import undeclared_queues, worker_queues
 from aioq.introspect import name_of
 from aioq.log import logger
 from aioq.logrecords import let_through
-from aioq.notices import NOTICES
 from aioq.plural import counted
 from aioq.stdio import print_at_once
 from aioq.store import ServerInfo
@@ -75,7 +75,7 @@ def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
         AioqError: the App cannot be loaded, or the server refuses.
     """
     print_at_once()
-    NOTICES.keep()
+    DEFERRED.keep()
     if plan.reload and child is None:
         require_watcher()
         # The App is loaded in the children only: a broken module is mended by the next change. So nobody here
@@ -137,7 +137,7 @@ def _set_up_logging(plan: WorkerPlan, settings: Settings, child: ChildMark | Non
                 "log_format json has no effect, for a module of the App has set up logging itself; "
                 "give its handler a JSON formatter, or leave the root logger's handlers to aioq"
             )
-        NOTICES.say()  # a child's supervisor has said them
+        DEFERRED.say()  # a child's supervisor has said them
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -26,7 +26,7 @@ MAX_CONFIRMATIONS = 16
 
 
 class ConfirmedWrites:
-    """See the module.
+    """Script calls whose writes the server has to confirm.
 
     Args:
         connect: makes a connection.

@@ -17,7 +17,7 @@ guess: with the second that callers wait at most between two attempts, half of w
 
 
 class Failover:
-    """See the module.
+    """Drops all connections of one event loop to one server.
 
     Who holds connections says with `on_drop` how to let go of them.
     """

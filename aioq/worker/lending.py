@@ -48,7 +48,7 @@ class _Waiting:
 
 
 class Lending:
-    """See the module. What concerns slots and threads happens on the worker's event loop.
+    """The slots and threads that a worker has lent. What concerns them happens on the worker's event loop.
 
     Args:
         app: whose handles are meant; None for nobody's.

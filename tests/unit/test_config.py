@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from aioq import config
 from aioq.cli.child import CHILD_VARIABLE
 from aioq.config import Settings, from_module, from_pyproject, load_settings
+from aioq.deferred_warnings import DeferredWarnings
 from aioq.durations import MAX_DELAY, as_seconds, seconds
 from aioq.errors import ConfigError
-from aioq.notices import Notices
 
 relaxed = settings(deadline=None)
 
@@ -58,10 +58,10 @@ def load_env(**environ: str) -> Settings:
 
 
 @pytest.fixture
-def notices(monkeypatch: pytest.MonkeyPatch) -> Notices:
+def deferred(monkeypatch: pytest.MonkeyPatch) -> DeferredWarnings:
     """Those of a process that has said nothing yet."""
-    fresh = Notices()
-    monkeypatch.setattr(config, "NOTICES", fresh)
+    fresh = DeferredWarnings()
+    monkeypatch.setattr(config, "DEFERRED", fresh)
     return fresh
 
 
@@ -485,7 +485,7 @@ def test_an_unknown_name_is_an_error_with_the_nearest_one(source: str, name: str
     ],
 )
 def test_an_unknown_variable_is_a_warning_with_the_nearest_one(
-    variable: str, advice: str, notices: Notices, caplog: pytest.LogCaptureFixture
+    variable: str, advice: str, deferred: DeferredWarnings, caplog: pytest.LogCaptureFixture
 ):
     assert load_env(**{variable: "6379"}) == Settings()
     (record,) = caplog.records
@@ -495,22 +495,22 @@ def test_an_unknown_variable_is_a_warning_with_the_nearest_one(
     assert "6379" not in record.getMessage()
 
 
-def test_an_unknown_variable_is_named_once(notices: Notices, caplog: pytest.LogCaptureFixture):
-    notices.keep()
+def test_an_unknown_variable_is_named_once(deferred: DeferredWarnings, caplog: pytest.LogCaptureFixture):
+    deferred.keep()
     assert load_env(AIOQ_VERSION="1.2", AIOQ_LEASE="9").lease == 9
     assert caplog.messages == []
-    notices.say()
+    deferred.say()
     load_env(AIOQ_VERSION="1.2")
     load_env(AIOQ_VERSION="1.3", AIOQ_NEW_SETTING="x")
-    notices.keep()
-    notices.say()
+    deferred.keep()
+    deferred.say()
     assert [re.findall("'AIOQ_.*?'", message)[0] for message in caplog.messages] == [
         "'AIOQ_VERSION'",
         "'AIOQ_NEW_SETTING'",
     ]
 
 
-def test_of_several_mistakes_in_the_environment_the_same_one_shows_each_time(notices: Notices):
+def test_of_several_mistakes_in_the_environment_the_same_one_shows_each_time(deferred: DeferredWarnings):
     for names in itertools.permutations(["AIOQ_LEASE", "AIOQ_THREADS", "AIOQ_B"]):
         assert "'lease'" in refused(lambda names=names: load_env(**dict.fromkeys(names, "x")))
 

@@ -1,7 +1,7 @@
 import pytest
 
 from aioq import App, registry
-from aioq.notices import MOST, Notices
+from aioq.deferred_warnings import MOST, DeferredWarnings
 from aioq.suggestions import did_you_mean
 
 KNOWN = ("shop.tasks.add", "shop.tasks.total", "shop.mail.send_mail", "shop.old.total")
@@ -28,7 +28,7 @@ def test_the_nearest_name(name: str, near: str | None) -> None:
 def test_a_name_that_is_nearly_one_of_the_apps_is_a_warning_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(registry, "NOTICES", Notices())
+    monkeypatch.setattr(registry, "DEFERRED", DeferredWarnings())
     app = App("shop", url="redis://nowhere")
 
     @app.task(name="shop.tasks.add")
@@ -45,7 +45,7 @@ def test_a_name_that_is_nearly_one_of_the_apps_is_a_warning_once(
 
 
 def test_notices_have_a_bound(caplog: pytest.LogCaptureFixture) -> None:
-    notices = Notices()
+    deferred = DeferredWarnings()
     for number in range(MOST + 10):
-        notices.add(str(number))
+        deferred.add(str(number))
     assert len(caplog.messages) == MOST

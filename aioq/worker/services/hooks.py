@@ -18,6 +18,7 @@ from aioq.hooks import call_hook, overriding
 from aioq.log import logger
 from aioq.middleware import Middleware
 from aioq.outcome import Outcome, OutcomeKind
+from aioq.plural import counted
 from aioq.store import Settlement, Store, Verb
 from aioq.wire import OutcomeKind as WireKind
 from aioq.wire import decode_failure, decode_outcome, decode_reason
@@ -43,7 +44,7 @@ _Key = tuple[str, str, int]
 
 
 class Hooks:
-    """See the module.
+    """Calls `settled` of the middleware that has it, once for each attempt.
 
     Args:
         middleware: the App's, outermost first.
@@ -106,7 +107,8 @@ class Hooks:
             async with asyncio.timeout(patience):
                 await self.drain()
         except TimeoutError:
-            log.warning("%d attempts are not told to middleware: no time", len(self._waiting) + len(self._running))
+            left = counted(len(self._waiting) + len(self._running), "attempt")
+            log.warning("%s: the middleware's `settled` was not called, or not to its end: the worker stops", left)
             self._waiting.clear()
             await end(self._running)
 

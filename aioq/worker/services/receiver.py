@@ -50,7 +50,7 @@ class Receiver:
             try:
                 leave = await self._store.handed(worker, deliver, self._on_gap)
             except ServerError as error:  # the renewal of the lease tells of it, and claims bring the jobs
-                log.debug("worker %s is handed no jobs: %s", worker, error)
+                log.debug("worker %s gets no jobs by direct dispatch: %s", worker, error)
                 await asyncio.sleep(backoff.next())
                 continue
             backoff = Backoff()

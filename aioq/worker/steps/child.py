@@ -31,6 +31,7 @@ import msgspec
 
 from aioq.codec import BadArgumentsError, ResultType
 from aioq.context import JobContext, enter_job
+from aioq.deferred_warnings import DEFERRED
 from aioq.errors import AioqError, ResultError
 from aioq.exception_names import class_names, leaf_names
 from aioq.introspect import full_name_of, is_a, name_of
@@ -38,7 +39,6 @@ from aioq.job import Progress
 from aioq.log import logger
 from aioq.logrecords import let_through
 from aioq.middleware import wrapped
-from aioq.notices import NOTICES
 from aioq.retry import Retry, Snooze
 from aioq.stdio import open_standard_streams, print_at_once
 from aioq.task import Task, sender_of, signature_of
@@ -77,7 +77,7 @@ def serve(fd: int, parent: int) -> None:
     _disregard_signals()
     os.set_inheritable(fd, False)
     open_standard_streams()
-    NOTICES.keep()  # the worker has said them, of the same environment
+    DEFERRED.keep()  # the worker has said them, of the same environment
     print_at_once()
     line = _WorkerLine(socket.socket(fileno=fd), parent)
     while (order := line.next_order()) is not None:

@@ -1,7 +1,7 @@
-"""What is said once in a process, however often it is noticed, and not before the log has its form.
+"""Warnings that are logged once in a process, and not before its logging is set up.
 
-A worker learns from its App's settings what its log looks like, and notices things while it makes them. It keeps
-them until then. A process of the pool keeps them for good: its worker has said them.
+A worker learns from its App's settings what its log looks like, and finds what to warn of while it reads them. It
+keeps the warnings until then. A process of the pool keeps them for good: its worker has said them.
 """
 
 from aioq.log import logger
@@ -12,7 +12,7 @@ MOST = 1000
 """How many are said at most: a name in one may be of the user's making."""
 
 
-class Notices:
+class DeferredWarnings:
     """Warnings about what a process was given.
 
     Attributes:
@@ -44,5 +44,5 @@ class Notices:
             log.warning("%s", words)
 
 
-NOTICES = Notices()
+DEFERRED = DeferredWarnings()
 """Those of this process."""
