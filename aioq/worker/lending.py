@@ -74,6 +74,7 @@ class Lending:
         in_thread: Callable[[JobContext], bool | None],
         lend_threads: Callable[[int], None],
         on_lent: Callable[[], None],
+        has_left: Callable[[JobContext], bool] = lambda _: False,
     ) -> None:
         """Begin to lend, on the running event loop.
 
@@ -82,12 +83,14 @@ class Lending:
             in_thread: whether a job runs in a thread; None where it does not run any more.
             lend_threads: given how many more threads there are for others, negative for fewer.
             on_lent: called when a slot was lent.
+            has_left: whether a job that does not run any more has left its function behind in its thread.
         """
         self._loop = asyncio.get_running_loop()
         self._slots = slots
         self._in_thread = in_thread
         self._lend_threads = lend_threads
         self._on_lent = on_lent
+        self._has_left = has_left
 
     def begin(self, job: JobContext, queue: str, job_id: str, *, held: bool) -> None:
         """See `aioq.context.Lender`."""
@@ -122,9 +125,11 @@ class Lending:
         waiting = self._waiting.get(job)
         if waiting is None:
             in_thread = self._in_thread(job)
-            if in_thread is None:
+            left = in_thread is None and self._has_left(job)
+            if in_thread is None and not left:
                 return  # what it has started outlives it
-            waiting = self._waiting[job] = _Waiting(in_thread=in_thread)
+            waiting = self._waiting[job] = _Waiting(in_thread=left or bool(in_thread))
+            waiting.over = left
         waiting.waits += 1
         if waiting.waits == 1:
             self._lend(job, waiting)
@@ -143,6 +148,10 @@ class Lending:
             self._lend_next()
 
     def _lend(self, job: JobContext, waiting: _Waiting) -> None:
+        if waiting.over:  # it has given back its slot, and holds but its thread
+            waiting.thread = True
+            self._lend_threads(1)
+            return
         if self.lent >= MOST * self._slots.total:
             self._short[job] = None
             self._warn()

@@ -26,6 +26,7 @@ class Bench:
     def __init__(self, total: int, *, in_thread: bool = False) -> None:
         self.slots = Slots(total)
         self.runs: set[JobContext] = set()
+        self.left: set[JobContext] = set()
         self.threads = 0
         self.lending = Lending("app")
         self.lent = 0
@@ -34,6 +35,7 @@ class Bench:
             in_thread=lambda context: in_thread if context in self.runs else None,
             lend_threads=self._lend_threads,
             on_lent=self._on_lent,
+            has_left=lambda context: context in self.left,
         )
 
     def _lend_threads(self, count: int) -> None:
@@ -58,6 +60,21 @@ class Bench:
 
     def end(self, context: JobContext, child: str = "child") -> None:
         self.lending.end(context, "q", child, held=False)
+
+
+async def test_a_thread_that_its_job_has_left_lends_its_place_while_it_waits():
+    bench = Bench(1, in_thread=True)
+    parent = bench.start()
+    bench.left.add(parent)
+    bench.finish(parent)
+    for _ in range(2):  # it begins to wait after its job has ended, and again
+        bench.begin(parent)
+        assert (bench.threads, bench.slots.used, bench.lending.lent) == (1, 0, 0)
+        bench.end(parent)
+        assert (bench.threads, bench.slots.used, bench.lending.lent) == (0, 0, 0)
+    bench.left.clear()
+    bench.begin(parent)
+    assert bench.threads == 0
 
 
 async def test_one_slot_is_lent_for_as_long_as_a_job_waits_for_any():

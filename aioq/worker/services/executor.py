@@ -97,7 +97,11 @@ class Executor:
         self._idle.set()
         self._lending = bench.lending
         self._lending.serve(
-            slots, in_thread=self._in_thread, lend_threads=caller.lend_threads, on_lent=self._slot_lent
+            slots,
+            in_thread=self._in_thread,
+            lend_threads=caller.lend_threads,
+            on_lent=self._slot_lent,
+            has_left=caller.has_left,
         )
 
     @property

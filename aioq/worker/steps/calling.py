@@ -16,7 +16,7 @@ import anyio.to_thread
 import msgspec
 
 from aioq.codec import BadArgumentsError
-from aioq.context import enter_job
+from aioq.context import JobContext, enter_job
 from aioq.errors import ArgumentError, ProcessDiedError, ResultError, WireError
 from aioq.log import logger
 from aioq.middleware import Middleware, wrapped
@@ -79,13 +79,17 @@ class Caller:
         self._unlimited = anyio.CapacityLimiter(math.inf)  # for anyio, which would count to 40 by itself
         self._children = Children()
         self._busy_threads = 0
-        self._left_threads = 0
+        self._left: set[JobContext] = set()
         self._lock = threading.Lock()
 
     @property
     def busy_threads(self) -> int:
         """Threads that run a function, be its job still waited for or not."""
         return self._busy_threads
+
+    def has_left(self, context: JobContext) -> bool:
+        """Whether a job has ended, and its function still runs in its thread."""
+        return context in self._left
 
     def lend_threads(self, count: int) -> None:
         """Have place for so many more threads, or fewer: that many wait for others' jobs; see `Lending`."""
@@ -139,15 +143,17 @@ class Caller:
             if not thread.leave():
                 limiter.release_on_behalf_of(thread)
             else:
-                self._left_threads += 1
+                assert run.context is not None
+                self._left.add(run.context)
                 log.warning(
                     "%s[%s] runs on in its thread after its job has ended, and holds one of %g threads till then; "
                     "%d are held so",
-                    *(run.name, run.claimed.id, limiter.total_tokens, self._left_threads),
+                    *(run.name, run.claimed.id, limiter.total_tokens, len(self._left)),
                 )
 
-    def _return_thread(self, thread: "_Thread") -> None:
-        self._left_threads -= 1
+    def _return_thread(self, context: JobContext | None, thread: "_Thread") -> None:
+        if context is not None:
+            self._left.discard(context)
         self._threads.release_on_behalf_of(thread)
 
     @staticmethod
@@ -208,7 +214,7 @@ class Caller:
                 left = thread.left
             if left:
                 with contextlib.suppress(RuntimeError):  # the loop is closed, and its worker gone
-                    loop.call_soon_threadsafe(self._return_thread, thread)
+                    loop.call_soon_threadsafe(self._return_thread, run.context, thread)
 
     async def _run_in_child(self, run: Run, begin: Begin) -> Any:
         try:
