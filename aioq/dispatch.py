@@ -17,7 +17,7 @@ from aioq.config import Settings
 from aioq.errors import ArgumentError
 from aioq.job import new_job_id, new_job_ids, new_nonce
 from aioq.middleware import Middleware, Outgoing
-from aioq.options import Options
+from aioq.options import Options, listed
 from aioq.own_types import NO_OWN_TYPES, OwnTypes
 from aioq.passage import inward
 from aioq.results import JobHandle, ResultSource
@@ -124,6 +124,7 @@ class Dispatcher:
         """Send several calls; see `App.send_many`."""
         if isinstance(calls, Call):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ArgumentError(f"send_many takes a list of calls, got one: [{calls.task}.call(...)]")
+        calls = listed(calls, "the calls: send_many([task.call(1), task.call(2)])")
         try:
             routes = [self.route(call.task, call.signature, call.options) for call in calls]
         except AttributeError:

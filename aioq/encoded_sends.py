@@ -19,6 +19,7 @@ from aioq.errors import AioqError, PayloadTooLargeError, WireError
 from aioq.hooks import overriding
 from aioq.log import logger
 from aioq.middleware import Middleware, Outgoing
+from aioq.options import plain
 from aioq.own_types import NO_OWN_TYPES, OwnTypes
 from aioq.passage import inward
 from aioq.store import NewJob
@@ -145,7 +146,7 @@ class EncodedSends:
         task = self._tasks.get(envelope.task)
         signature = ANYTHING if task is None else signature_of(task)
         options: CallOptions | None = msgspec.structs.replace(
-            envelope.options, headers=dict(outgoing.headers) or None
+            envelope.options, headers=plain(outgoing.headers) or None
         )
         options = None if options == NO_OPTIONS else options
         try:

@@ -40,8 +40,21 @@ _RESULT = "await handle, or await handle.result(timeout=...); in sync code handl
 _CANCEL = "await handle.cancel(), in sync code handle.cancel_sync()"
 _INFO = "await handle.info(), in sync code handle.info_sync()"
 
+_HOOKS = "middleware: its `run` is around each run, `settled` after each attempt"
+_SCHEDULES = '@app.cron("*/5 * * * *") or @app.every(seconds), above the task'
+_TOGETHER = "await the handles inside a task: await gather(await task.send_many(...))"
+
 WORDS: dict[Place, dict[str, str]] = {
     Place.TASK: {
+        **dict.fromkeys(("perform_async", "perform_later"), _SEND),
+        **dict.fromkeys(("perform_in", "call_later"), _SEND_LATER),
+        "signature": _CALL,
+        "message_with_options": "task.options(...).call(...)",
+        **dict.fromkeys(
+            ("AsyncResult", "get_result"), "task.handle(job_id), or what `await task.send(...)` returns"
+        ),
+        **dict.fromkeys(("revoke", "cancel", "abort"), "await task.handle(job_id).cancel()"),
+        **dict.fromkeys(("on_success", "on_failure", "on_retry"), _HOOKS),
         **dict.fromkeys(("delay", "enqueue", "kiq", "defer", "defer_async", "send_async", "push"), _SEND),
         "apply_async": _SEND_WITH,
         "send_with_options": _SEND_WITH,
@@ -59,6 +72,19 @@ WORDS: dict[Place, dict[str, str]] = {
         "apply_async_on_commit": f"{_SEND}, after the commit",
     },
     Place.APP: {
+        **dict.fromkeys(("broker", "connection", "redis", "pool"), "not needed: the App opens its own (url=...)"),
+        **dict.fromkeys(("backend", "with_result_backend"), _NO_BACKEND),
+        "with_broker": _URL,
+        **dict.fromkeys(
+            ("control", "revoke"), "await app.handle(job_id).cancel(), and `aioq check` for its workers"
+        ),
+        **dict.fromkeys(("signals", "add_event_handler", "before_process", "after_process"), _HOOKS),
+        "on_after_configure": _LIFESPAN,
+        **dict.fromkeys(("beat_schedule", "cron_job"), _SCHEDULES),
+        **dict.fromkeys(("shared_task", "process"), "@app.task"),
+        "Task": "@app.task; middleware is what all tasks have in common",
+        **dict.fromkeys(("queue", "get_queue"), "@app.task(queue=...) or task.options(queue=...)"),
+        **dict.fromkeys(("group", "chord", "GroupResult"), _TOGETHER),
         **dict.fromkeys(("send_task", "enqueue", "enqueue_job", "enqueue_call"), _SEND_NAMED),
         "conf": "app.settings, which the constructor takes",
         "config_from_object": 'App.from_config("shop.config")',
@@ -75,6 +101,11 @@ WORDS: dict[Place, dict[str, str]] = {
         "close": "await app.aclose(), or async with app",
     },
     Place.HANDLE: {
+        **dict.fromkeys(("get_result", "job_result"), _RESULT),
+        **dict.fromkeys(("success", "is_ready"), _STATE),
+        **dict.fromkeys(("forget", "delete"), "not needed: a result is gone after result_ttl seconds"),
+        **dict.fromkeys(("date_done", "name", "get_progress", "refresh"), "await handle.info()"),
+        "message_id": "handle.id",
         **dict.fromkeys(("get", "wait", "wait_result", "return_value", "join"), _RESULT),
         **dict.fromkeys(
             ("state", "ready", "done", "successful", "failed", "is_finished", "is_failed", "get_status"), _STATE
@@ -85,6 +116,23 @@ WORDS: dict[Place, dict[str, str]] = {
         **dict.fromkeys(("result_info", "traceback", "exc_info", "meta"), _INFO),
     },
     Place.OPTION: {
+        **dict.fromkeys(("cron", "crontab", "schedule", "run_every", "minute", "hour", "second"), _SCHEDULES),
+        **dict.fromkeys(
+            ("seconds", "minutes", "hours", "days", "day", "weekday", "month", "run_at_hour"), _SCHEDULES
+        ),
+        **dict.fromkeys(("day_of_week", "day_of_month", "month_of_year"), _SCHEDULES),
+        **dict.fromkeys(
+            ("unique", "unique_for", "singleton", "dedupe", "deduplicate"),
+            "job_id=..., with which a job is added once while its result is kept",
+        ),
+        **dict.fromkeys(("concurrency", "max_concurrency", "concurrency_limit"), _RATE),
+        **dict.fromkeys(("depends_on", "wait_for", "chord"), _TOGETHER),
+        **dict.fromkeys(("callback", "callbacks"), _HOOKS),
+        **dict.fromkeys(("tags", "correlation_id", "description"), "headers={...}, strings"),
+        "ignore_results": "result_ttl=0",
+        "schedule_by_time": "eta=..., a datetime with a time zone",
+        "retry_on_error": "retry=..., the number of attempts or a Retry(...)",
+        "heartbeat": "lease=..., of the App: workers renew it by themselves",
         "attempts": "retry=..., the number of attempts or a Retry(...)",
         **dict.fromkeys(("max_retries", "retries", "max_tries", "tries", "max_attempts"), _ATTEMPTS),
         **dict.fromkeys(("autoretry_for", "retry_for", "retry_when", "retry_on"), "retry=Retry(on=(...))"),
@@ -126,6 +174,7 @@ WORDS: dict[Place, dict[str, str]] = {
         "pool": 'executor="process"',
     },
     Place.SETTING: {
+        **dict.fromkeys(("retry", "executor", "priority"), "an option of each task: @app.task(...)"),
         **dict.fromkeys(
             ("broker", "broker_url", "redis", "redis_url", "redis_settings", "redis_dsn", "dsn"), _URL
         ),

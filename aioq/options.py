@@ -6,16 +6,18 @@ An option left out is `None`: the task's own setting applies, then the App's.
 import difflib
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import cast
+from typing import TypeVar, cast
 
 from aioq.durations import FIRST, LAST, MAX_DELAY, YEARS, Duration, as_seconds
 from aioq.errors import ArgumentError, ConfigError
 from aioq.job import MAX_JOB_ID, NAME, Priority
 from aioq.migration import Place, here
 from aioq.retry import Retry, RetryRule, rule_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,8 @@ def unknown_option(where: str, name: str, valid: tuple[str, ...]) -> str:
     hint = f"; did you mean {near[0]!r}?" if near else f"; the options are {', '.join(valid)}"
     if name in NAMES and name not in valid and "queue" in valid:
         hint += f"; {name} is for a call: task.options({name}=...)"
+    if name == "name" and name not in valid:
+        hint += "; name is for the task: @app.task(name=...)"
     return f"{where}: unknown option {name!r}{hint}"
 
 
@@ -169,6 +173,17 @@ def check_job_id(job_id: object, method: str) -> None:
         return
     advice = "it is a handle already" if hasattr(type(job_id), "result") else f"1 to {MAX_JOB_ID} characters"
     raise ArgumentError(f"{method}({job_id!r}): expected a job's id, as handle.id gives it; {advice}")
+
+
+def listed(several: Iterable[T], what: str) -> list[T]:
+    """What `send_many` was given, as a list.
+
+    Raises:
+        ArgumentError: it is something else.
+    """
+    if not isinstance(several, Iterable):
+        raise ArgumentError(f"send_many({reprlib.repr(several)}): expected a list of {what}")
+    return list(several)
 
 
 def _job_id(where: str, job_id: object) -> str | None:
@@ -216,6 +231,11 @@ def _headers(where: str, headers: object) -> Mapping[str, str]:
     if wrong := wrong_headers(headers):
         raise ConfigError(f"{where}: {wrong}")
     return dict(cast("Mapping[str, str]", headers))
+
+
+def plain(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers as they are sent: of a subclass of `str`, such as a `StrEnum`, its text."""
+    return {str.__str__(key): str.__str__(value) for key, value in headers.items()}
 
 
 def too_large(headers: Mapping[str, str]) -> str | None:

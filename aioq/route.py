@@ -7,7 +7,7 @@ from aioq.codec import Signature, unencodable
 from aioq.config import Settings
 from aioq.errors import ArgumentError, PayloadTooLargeError
 from aioq.job import Priority
-from aioq.options import Options, too_large
+from aioq.options import Options, plain, too_large
 from aioq.own_types import NO_OWN_TYPES, OwnTypes
 from aioq.wire import CallOptions, encode_envelope, encode_envelopes
 
@@ -115,4 +115,4 @@ def _wire(task: str, options: Options) -> CallOptions | None:
         return None
     if headers and (objection := too_large(headers)) is not None:  # of several options, or of a middleware
         raise ArgumentError(f"task {task!r}: {objection}")
-    return CallOptions(timeout, retry, ttl, dict(headers) if headers else None)
+    return CallOptions(timeout, retry, ttl, plain(headers) if headers else None)

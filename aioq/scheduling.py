@@ -65,14 +65,14 @@ class Scheduling:
         self._declarations.add_call(schedule_id, call, caller(), given)
 
     def cron(
-        self, line: str, /, *, schedule_id: str | None = None, **options: Unpack[ScheduleArgs]
+        self, line: str = "", /, *, schedule_id: str | None = None, **options: Unpack[ScheduleArgs]
     ) -> ScheduleDecorator:
         """Declare a schedule by a cron line, of a function without arguments: `@app.cron("*/5 * * * mon-fri")`.
 
         A function that is no task yet becomes one; `@app.task(...)` below it gives it options.
 
         Args:
-            line: as `cron` of `schedule`.
+            line: as `cron` of `schedule`; it has no default, but for the error that says so.
             schedule_id: by default the task's name.
             options: as for `schedule`.
 
@@ -83,7 +83,7 @@ class Scheduling:
         return self._scheduler("cron", line, schedule_id, caller(), options)
 
     def every(
-        self, interval: Duration, /, *, schedule_id: str | None = None, **options: Unpack[ScheduleArgs]
+        self, interval: Duration = 0, /, *, schedule_id: str | None = None, **options: Unpack[ScheduleArgs]
     ) -> ScheduleDecorator:
         """Declare a schedule by an interval; otherwise as `cron`: `@app.every(timedelta(seconds=30))`."""
         return self._scheduler("every", interval, schedule_id, caller(), options)

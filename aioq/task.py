@@ -23,7 +23,7 @@ from aioq.job import Priority
 from aioq.middleware import Middleware
 from aioq.migration import Place, explain_missing
 from aioq.naming import whereabouts
-from aioq.options import NAMES, NO_OPTIONS, Options, check_job_id, make_options, unknown_option
+from aioq.options import NAMES, NO_OPTIONS, Options, check_job_id, listed, make_options, unknown_option
 from aioq.own_types import OwnTypes
 from aioq.results import JobHandle
 from aioq.retry import FunctionRule, Retry
@@ -125,7 +125,7 @@ class _Sending:
 
     async def send_many(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[Any]]:
         """See `Sendable.send_many`."""
-        route, every = self._route or self._find_route(), list(arguments)
+        route, every = self._route or self._find_route(), listed(arguments, "tuples: send_many([(1,), (2,)])")
         fitting: set[int] = set()
         for position, args in enumerate(every):
             if not isinstance(args, (tuple, list)):

@@ -1,14 +1,14 @@
 """From a call to what the store is given."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pytest
 
-from aioq import App, Middleware, Outgoing, Retry
+from aioq import App, JobState, Middleware, Outgoing, Retry, current_job
 from aioq.app import internals_of
 from aioq.columns import NewJobs
 from aioq.errors import ArgumentError, PayloadTooLargeError, SendError
@@ -423,3 +423,43 @@ async def test_headers_up_to_the_bound_are_sent():
     await app.tasks["add"].send(1, 2)
     ((_, job),) = client.sent
     assert decode_envelope(job.envelope).options.headers == {"a": "x" * 16_383}
+
+
+class Text(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize("value", [JobState.FAILED, Text("failed")], ids=["a StrEnum", "a subclass"])
+async def test_headers_of_a_kind_of_str_are_sent_as_text(value: str):
+    class Marks(Middleware):
+        async def send(self, call: Outgoing, forward: Callable[[Outgoing], Awaitable[bool]]) -> bool:
+            call.headers["layer"] = value
+            return await forward(call)
+
+    seen: list[dict[str, str]] = []
+    for layers in ([], [Marks()]):
+        app = App("shop", url="redis://nowhere", middleware=layers)
+
+        @app.task(name="look")
+        async def look() -> None:
+            seen.append(dict(current_job().headers))
+
+        app.schedule("s", look.options(headers={Text("own"): value}).call(), every=10)
+        async with app.test() as session:
+            await (await look.options(headers={Text("own"): value}).send()).result(timeout=10)
+            await session.advance(10)
+    layered = {"own": "failed", "layer": "failed"}
+    assert seen == [{"own": "failed"}] * 2 + [layered] * 2
+    assert all(type(text) is str for headers in seen for text in headers.values())
+
+
+async def test_calls_may_come_from_a_generator():
+    app = App("shop", url="redis://nowhere")
+
+    @app.task(name="echo")
+    async def echo(number: int) -> int:
+        return number
+
+    async with app.test():
+        handles = await app.send_many(echo.call(number) for number in range(3))  # pyright: ignore[reportArgumentType]
+        assert [await handle.result(timeout=10) for handle in handles] == [0, 1, 2]

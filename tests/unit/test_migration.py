@@ -39,6 +39,9 @@ def plain(x: int) -> int:
         ("si", "task.call(...)"),
         ("enqueue", "await task.send(...)"),
         ("kiq", "await task.send(...)"),
+        ("perform_in", "await task.options(delay=...).send(...)"),
+        ("revoke", "await task.handle(job_id).cancel()"),
+        ("on_failure", "middleware: "),
         ("retry", "raise Retry(...)"),
     ],
 )
@@ -68,6 +71,10 @@ def test_any_other_attribute_is_missing_as_usual():
         (app.handle("j"), "traceback", "in sync code handle.info_sync()"),
         (app, "conf", "app.settings"),
         (app.handle("j"), "get", "await handle"),
+        (app.handle("j"), "forget", "not needed: a result is gone after result_ttl"),
+        (app, "broker", "the App opens its own (url=...)"),
+        (app, "chord", "await gather("),
+        (app, "beat_schedule", "@app.cron("),
         (app.handle("j"), "revoke", "await handle.cancel()"),
     ],
 )
@@ -90,6 +97,11 @@ OPTIONS = {
     "_defer_by": "delay=",
     "labels": "headers=",
     "at_front": 'priority="high"',
+    "cron": '@app.cron("*/5 * * * *")',
+    "minutes": "@app.every(seconds)",
+    "unique": "job_id=",
+    "depends_on": "await gather(",
+    "max_concurrency": "queue of its own",
 }
 
 
@@ -103,6 +115,31 @@ def test_options_of_elsewhere(word: str, instead: str):
     for error in (sent.value, declared.value):
         assert f"unknown option {word!r}; here it is " in str(error)
         assert instead in str(error)
+
+
+def test_an_option_of_a_task_is_told_from_one_of_a_call():
+    with pytest.raises(ConfigError, match=r"name is for the task: @app\.task\(name=\.\.\.\)"):
+        add.options(name="b")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match=r"executor.* an option of each task: @app\.task\(\.\.\.\)"):
+        add.options(executor="thread")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match=r"a name is given by its word: @app\.task\(name='add'\)"):
+        app.task("add")  # pyright: ignore
+
+
+@pytest.mark.parametrize("given", [{"minute": "*/5"}, {"hours": 1}])
+def test_a_schedule_in_words_of_elsewhere(given: dict[str, Any]):
+    for decorator in (app.cron, app.every):
+        with pytest.raises(ConfigError, match=r"here it is @app\.cron\(\"\*/5 \* \* \* \*\"\) or @app\.every\("):
+            decorator(**given)
+        with pytest.raises(ConfigError, match=f"{decorator.__name__}"):
+            decorator()
+
+
+async def test_what_is_no_list_of_calls_explains_itself():
+    with pytest.raises(ArgumentError, match=r"expected a list of the calls: send_many\(\[task.call\(1\)"):
+        await app.send_many(5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ArgumentError, match=r"send_many\(5\): expected a list of tuples"):
+        await add.send_many(5)  # pyright: ignore[reportArgumentType]
 
 
 def test_an_option_of_a_call_is_told_from_one_that_there_is_not():
