@@ -40,8 +40,8 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
         return {}  # such as a builtin's or a mock's
     try:
         return get_type_hints(called, include_extras=True)
-    except NameError:
-        raise
+    except NameError as error:
+        raise NameError(f"{error} (an import under TYPE_CHECKING alone does not define it)") from error
     except Exception as error:
         if isinstance(error, AttributeError) and "partially initialized module" in str(error):
             raise NameError(str(error)) from error  # of an import in a circle: it will be there

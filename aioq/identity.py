@@ -98,6 +98,8 @@ def _names(function: Any, seen: Sequence[object]) -> list[str]:
     if any(function is each for each in seen):
         return []
     names = [str(getattr(function, "__qualname__", type(function).__qualname__))]
+    if isinstance(function, MethodType):  # a class method of a class below has the name of that above
+        names.append(str(getattr(function.__self__, "__qualname__", type(function.__self__).__qualname__)))
     for cell in getattr(function, "__closure__", None) or ():
         content = _content(cell)
         if callable(content) and not inspect.isclass(content):

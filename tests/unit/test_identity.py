@@ -271,6 +271,14 @@ def test_another_cell_with_another_function_of_the_same_task_name_is_an_error(no
         notebook("@app.task(name='pay')\ndef refund(): return 1\n")
 
 
+def test_a_class_method_of_another_class_does_not_replace(notebook: Callable[..., None], app: App):
+    notebook("class A:\n    @classmethod\n    def load(cls): return 1\nclass B(A): pass\napp.task(A.load)")
+    with pytest.raises(DuplicateTaskError):
+        notebook("app.task(B.load)")
+    notebook("class A:\n    @classmethod\n    def load(cls): return 2\napp.task(A.load)")
+    assert app.tasks["__main__.A.load"].function() == 2
+
+
 def test_a_lambda_is_replaced_where_it_has_a_name_of_its_own(notebook: Callable[..., None], app: App):
     for number in (1, 2):
         notebook(f"app.task(name='pay')(lambda: {number})")

@@ -207,6 +207,7 @@ def test_a_type_that_is_never_defined_is_an_error_that_names_the_place(app: App)
     text = str(caught.value)
     assert text.startswith(f"task {task.name!r} ({__file__}:{function.__code__.co_firstlineno}): ")
     assert "an annotation cannot be resolved: name 'Nowhere' is not defined" in text
+    assert "TYPE_CHECKING" in text
 
 
 # -- imports ----------------------------------------------------------------------------------------------------
