@@ -282,7 +282,9 @@ def _compiled(what: str, kind: Any, own: OwnTypes, *, optional: bool) -> Any:
         kind = prepared(kind)
         own.decoder(kind)
         unknown = None if optional else unsendable(kind, own)
-    except (TypeError, ValueError, AttributeError) as error:
+    except NameError:
+        raise
+    except Exception as error:  # of msgspec, or of annotations of a class's fields that cannot be evaluated
         raise ConfigError(f"{what} cannot be decoded: {error}") from error
     if unknown is not None:
         name = f"{unknown.__module__}.{unknown.__qualname__}".removeprefix("builtins.")

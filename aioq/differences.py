@@ -1,5 +1,6 @@
 """Where two values differ: one that is sent, and what arrives of it."""
 
+import dataclasses
 import datetime as dt
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -28,9 +29,8 @@ def named_parts(value: Any) -> dict[Any, Any] | None:
     if (names := getattr(cls, "__struct_fields__", None)) is not None:
         sent = zip(cls.__struct_encode_fields__, names, strict=True)
         return {key: held for key, name in sent if (held := getattr(value, name)) is not UNSET}
-    names = getattr(cls, "__dataclass_fields__", None) or [
-        field.name for field in getattr(cls, "__attrs_attrs__", ())
-    ]
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else getattr(cls, "__attrs_attrs__", ())
+    names = [field.name for field in fields]
     return {name: getattr(value, name) for name in names if hasattr(value, name)} if names else None
 
 

@@ -181,7 +181,7 @@ def listed(several: Iterable[T], what: str) -> list[T]:
     Raises:
         ArgumentError: it is something else.
     """
-    if not isinstance(several, Iterable):
+    if not isinstance(several, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ArgumentError(f"send_many({reprlib.repr(several)}): expected a list of {what}")
     return list(several)
 

@@ -7,7 +7,7 @@ import enum
 import pathlib
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, NoReturn, TypedDict
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -109,6 +109,12 @@ class Normal:
 
 
 @dataclasses.dataclass
+class Dotted:
+    x: int
+    kind: ClassVar[str] = "dot"
+
+
+@dataclasses.dataclass
 class Labelled:
     x: int
     label: str
@@ -202,6 +208,7 @@ CONVERTED: dict[str, tuple[Any, Any, Any]] = {
     "a dict for a dataclass": (Point, {"x": 1}, Point(1)),
     "a dict for a model": (Stripped, {"name": " a "}, Stripped(name="a")),
     "a text for a date": (dt.date, "2026-02-03", dt.date(2026, 2, 3)),
+    "another dataclass, with a class variable": (Point, Dotted(1), Point(1)),
     "another dataclass, with fewer fields": (Space, Point(1, 2), Space(1, 2)),
     "a dict for a struct of a union": (
         Shape | Circle,
@@ -466,6 +473,12 @@ def test_and_so_is_one_in_a_field():
         ConfigError, match=r"Account\.owner: MinLen\(min_length=1\) would not be checked; use msgspec"
     ):
         taking(list[Account])
+
+
+def test_a_field_whose_annotation_cannot_be_evaluated_is_refused_there_too():
+    broken = dataclasses.make_dataclass("Broken", [("x", "the amount")])
+    with pytest.raises(ConfigError, match=r"^task 'shop.add': parameter 'x' cannot be decoded: Forward reference"):
+        taking(list[broken])  # pyright: ignore[reportInvalidTypeArguments]
 
 
 DEFAULTS: dict[str, tuple[Any, str]] = {
