@@ -150,8 +150,8 @@ class JobContext:
         write. Do not await it.
 
         Args:
-            done: how much is done, in any unit.
-            total: how much there is in all, in the same unit.
+            done: how much is done, in any unit; what is not finite counts as 0.
+            total: how much there is in all, in the same unit; what is not finite is unknown.
             message: a text for people; of one longer than `MAX_MESSAGE` the ends are kept.
 
         Raises:
@@ -159,9 +159,7 @@ class JobContext:
         """
         if self._report is None:
             raise NoJobError(f"job {self.id} runs in a process pool, where progress cannot be reported")
-        self._report(
-            Progress(float(done), None if total is None else float(total), cut(str(message), MAX_MESSAGE))
-        )
+        self._report(Progress(done, total, cut(str(message), MAX_MESSAGE)))
 
     def snooze(self, delay: Duration) -> NoReturn:
         """End this run here, and run the job again after `delay`; neither an attempt nor a failure.

@@ -19,6 +19,7 @@ import struct
 from base64 import b64encode
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import isfinite
 from typing import Any
 
 from aioq.errors import Failure
@@ -80,11 +81,26 @@ class Progress:
         done: how much is done, in the task's own unit.
         total: how much there is in all, or None where the task did not say.
         message: a text for people.
+
+    NaN and infinities, which JSON cannot hold, are none of these: `done` is 0 then, and `total` unknown.
     """
 
     done: float
     total: float | None = None
     message: str = ""
+
+    def __post_init__(self) -> None:
+        """Keep to what can be shown; reports are read here, too."""
+        object.__setattr__(self, "done", _finite(self.done) or 0.0)
+        object.__setattr__(self, "total", None if self.total is None else _finite(self.total))
+
+
+def _finite(number: float) -> float | None:
+    try:
+        number = float(number)
+    except OverflowError:  # an int beyond 1.8e308
+        return None
+    return number if isfinite(number) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

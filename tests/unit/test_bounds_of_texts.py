@@ -1,7 +1,10 @@
 """What a job stores beside its result is bounded: texts are cut with a note, headers are refused."""
 
+import dataclasses
+import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from aioq import (
@@ -13,6 +16,7 @@ from aioq import (
     JobCancelledError,
     JobFailed,
     Middleware,
+    Progress,
     current_job,
 )
 from aioq.context import MAX_MESSAGE
@@ -109,3 +113,35 @@ async def test_headers_that_are_too_large_are_refused_where_they_are_given():
         with pytest.raises(ArgumentError, match="'tag' is the largest"):
             await tagged.send(1)
         await report.options(headers=half).send(1)
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "stored"),
+    [
+        (float("nan"), float("inf"), (0.0, None)),
+        (-float("inf"), float("nan"), (0.0, None)),
+        (10**400, 10**400, (0.0, None)),
+        (3, 1e300, (3.0, 1e300)),
+    ],
+)
+async def test_a_progress_that_is_no_number_fails_no_job_and_can_be_shown_as_json(
+    done: float, total: float, stored: tuple[float, float | None]
+):
+    app = App("shop")
+
+    @app.task
+    async def report() -> None:
+        current_job().progress(done, total)
+
+    async with app.test():
+        handle = await report.send()
+        await handle
+        progress = (await handle.info()).progress
+    assert progress is not None
+    assert (progress.done, progress.total) == stored
+    assert json.dumps(dataclasses.asdict(progress), allow_nan=False)
+
+
+def test_a_progress_that_another_version_has_stored_is_read_likewise():
+    stored = msgspec.msgpack.encode({"done": float("inf"), "total": float("nan")})
+    assert msgspec.msgpack.decode(stored, type=Progress) == Progress(0.0, None)
