@@ -69,7 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         unknown_task_ttl: how long a job whose task no worker knows is parked before it is dead; make it
             outlast a rolling deploy. Default 3600 (an hour).
         loop_lag_warning: how long a job may block its worker's event loop before a warning names it and shows its
-            stack, above 0. Default 1.
+            stack, above 0; less than 0.01 counts as that. Default 1.
         health_port: the port that `aioq worker` answers health checks on, 0 for any free one. Default None: none.
         health_host: the address it listens on there; 0.0.0.0 for all, `::` for all with IPv6, as a container needs
             whose probes come from outside. Default "127.0.0.1", this host alone.
@@ -77,7 +77,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             is in the server's append-only file, on disk), "replicated" (a replica has it). Default "memory".
         dead_ttl: how long a dead job is kept for the operator. Default 604800 (a week).
         dead_limit: how many dead jobs a queue keeps; the oldest go first. Default 10000.
-        poll_interval: how often a waiter asks for its result without being told, above 0. Default 5.
+        poll_interval: how often a waiter asks for its result without being told, above 0; less than 0.01 counts as
+            that. Default 5.
         timezone: the time zone of cron schedules that name none, such as "Asia/Shanghai". Default "UTC".
         schedules: schedules by id, see docs/scheduling.md; JSON in the environment. Default None, none.
         log_level: debug, info, warning, error or critical, in any case. Default "info".

@@ -32,6 +32,9 @@ MAX_TRUST = 16
 """How many jobs in vain it takes until this process, which used to wait for those it sent, is taken for one that
 does not. A guess."""
 
+LEAST_POLL = 0.01
+"""The shortest pause between two polls in seconds. A guess: below, a process that waits keeps its server busy."""
+
 LOOK_EVERY = 2.0
 """Seconds between two looks whether what is listened to is still the server that jobs are written to, while
 something is awaited: after a failover that leaves connections open results are late by little more than that."""
@@ -46,7 +49,7 @@ class Waiters:
     Args:
         store: where the jobs are.
         app: the App's name.
-        poll_interval: seconds between two safety polls.
+        poll_interval: seconds between two safety polls; `LEAST_POLL` where it is less.
 
     Attributes:
         used: whether an outcome was ever asked for; if not, no queue has a `channel`.
@@ -55,7 +58,7 @@ class Waiters:
     def __init__(self, store: Store, app: str, *, poll_interval: float) -> None:
         self._store = store
         self._channel = waiter_channel(app, os.urandom(9).hex())
-        self._poll_interval = poll_interval
+        self._poll_interval = max(poll_interval, LEAST_POLL)
         self.used = False
         self._queues: dict[str, _QueueWaiters] = {}
         self._background: list[asyncio.Task[None]] = []

@@ -331,6 +331,19 @@ async def test_the_poll_finds_what_the_network_swallowed(store: Store):
     await waiters.close()
 
 
+async def test_there_is_a_pause_between_two_polls_however_short_the_interval(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "LEAST_POLL", HOUR)
+    waiters = Waiters(store, "shop", poll_interval=1e-9)
+    await store.send("a")
+    (task,) = await waiting(waiters, store, "a")
+    await turns()
+    assert store.asked == [["a"]]
+    task.cancel()
+    await waiters.close()
+
+
 async def test_what_is_too_large_for_a_notice_is_asked_for(store: Store, waiters: Waiters):
     await store.send("a")
     (task,) = await waiting(waiters, store, "a")

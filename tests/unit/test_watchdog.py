@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from aioq.worker.services import watchdog as module
 from aioq.worker.services.watchdog import Watchdog
-from tests.unit.kit import running, until, within
+from tests.unit.kit import running, turns, until, within
 
 pytestmark = pytest.mark.anyio
 
@@ -112,3 +113,13 @@ async def test_its_thread_ends_with_it_even_while_the_loop_is_blocked(seen: Seen
         await until(watchdog._thread.is_alive)
     await asyncio.to_thread(watchdog._thread.join, 10)
     assert not watchdog._thread.is_alive()
+
+
+async def test_however_low_the_limit_is_the_loop_has_time_to_answer(monkeypatch: pytest.MonkeyPatch, seen: Seen):
+    """Else a worker says all the time, as fast as it can, that it stands still."""
+    monkeypatch.setattr(module, "LEAST", 3600)
+    watchdog = Watchdog(1e-9)
+    async with running(watchdog.run()):
+        await turns()
+        watchdog._look_back(1.0)
+    assert seen.texts == []

@@ -20,6 +20,9 @@ from aioq.printable import printable
 
 log = logger("aioq.worker")
 
+LEAST = 0.01
+"""The shortest `limit` in seconds. A guess: below, this thread does nothing but ask, and every loop is late."""
+
 LOOK = 0.05
 """Seconds that an answer which is late is still waited for: after a stopped process (SIGSTOP, a suspended host)
 goes on, this thread may come first."""
@@ -33,11 +36,11 @@ class Watchdog:
     """See the module.
 
     Args:
-        limit: how long the event loop may be blocked before it is said, in seconds.
+        limit: how long the event loop may be blocked before it is said, in seconds; `LEAST` where it is less.
     """
 
     def __init__(self, limit: float) -> None:
-        self._limit = limit
+        self._limit = max(limit, LEAST)
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._asked: float | None = None
