@@ -8,7 +8,8 @@ Jitter", AWS Architecture Blog, 2015).
 import inspect
 import math
 import random
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import timedelta
 from typing import Any, Never
 
@@ -236,7 +237,7 @@ class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks fo
             delay=1.0 if number is None else number,
             max_delay=float(cap) if max_delay is None else _positive("max_delay", max_delay),
             factor=_factor(factor),
-            jitter=not exact if jitter is None else jitter,
+            jitter=not exact if jitter is None else _flag("jitter", jitter),
             on=_names("on", on),
             never=_names("never", never),
             delays=steps,
@@ -321,6 +322,12 @@ def _factor(factor: float) -> float:
     return number
 
 
+def _flag(name: str, value: bool) -> bool:
+    if not isinstance(value, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"Retry({name}={value!r}): expected True or False")
+    return value
+
+
 def _positive(name: str, value: Duration) -> float:
     number = as_seconds(value)
     if number is None or not 0 <= number <= MAX_DELAY:
@@ -329,7 +336,7 @@ def _positive(name: str, value: Duration) -> float:
 
 
 def _steps(delays: Iterable[Duration]) -> tuple[float, ...]:
-    if isinstance(delays, (str, bytes)) or not isinstance(delays, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if isinstance(delays, (str, bytes, AbstractSet, Mapping)) or not isinstance(delays, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"Retry(delays={delays!r}): expected a list of seconds or timedeltas")
     steps = tuple(_positive(f"delays[{place}]", each) for place, each in zip(range(MAX_DELAYS + 1), delays))  # noqa: B905 - endless iterables end here
     if not 0 < len(steps) <= MAX_DELAYS:
@@ -355,11 +362,17 @@ def _refuse_beside_delays(
 
 def _function(function: Callable[..., Any]) -> DelayFunction:
     name = getattr(function, "__qualname__", repr(function))
-    if inspect.iscoroutinefunction(function) or inspect.isclass(function):
-        kind = "a class" if inspect.isclass(function) else "a coroutine function"
-        raise ConfigError(
-            f"Retry(delay={name}): expected a plain function of the attempt and the error, got {kind}"
-        )
+    kinds = (
+        (inspect.isclass, "a class"),
+        (inspect.iscoroutinefunction, "a coroutine function"),
+        (inspect.isgeneratorfunction, "a generator"),
+        (inspect.isasyncgenfunction, "a generator"),
+    )
+    for is_one, kind in kinds:
+        if is_one(function):
+            raise ConfigError(
+                f"Retry(delay={name}): expected a plain function of the attempt and the error, got {kind}"
+            )
     try:
         inspect.signature(function).bind(1, ConnectionError())
     except TypeError:

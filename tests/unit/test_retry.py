@@ -1,4 +1,5 @@
 import itertools
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -123,6 +124,10 @@ def test_a_rule_survives_the_wire():
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(rule), type=RetryRule) == rule
 
 
+def _yields(attempt: int, error: BaseException) -> Iterator[int]:
+    yield attempt
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [
@@ -131,6 +136,11 @@ def test_a_rule_survives_the_wire():
         ({"attempts": True}, "attempts=True"),
         ({"attempts": 2.0}, "attempts=2.0"),
         ({"attempts": "3"}, "attempts='3'"),
+        ({"jitter": 0.5}, "Retry(jitter=0.5): expected True or False"),
+        ({"jitter": "no"}, "jitter='no'"),
+        ({"delays": {60, 600}}, "expected a list of seconds"),
+        ({"delays": {60: 600}}, "expected a list of seconds"),
+        ({"delay": _yields}, "expected a plain function of the attempt and the error, got a generator"),
         ({"delay": -1}, "Retry(delay=-1): expected seconds or a timedelta, from 0 s to ten years"),
         ({"delay": True}, "delay=True"),
         ({"delay": "1"}, "delay='1'"),
