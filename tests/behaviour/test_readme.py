@@ -325,3 +325,12 @@ def test_the_figures_of_the_readme_are_those_of_the_benchmark() -> None:
     for library, *figures in rows:
         own = " ".join(line for line in measured if line.startswith(f"| {library} |"))
         assert [figure for figure in figures if f" {figure} " not in own] == [], library
+
+
+def test_every_module_has_its_place_in_the_design() -> None:
+    page = (ROOT / "docs" / "design.md").read_text()
+    section = page.partition("\n## Modules and layers\n")[2].partition("\n## ")[0]
+    modules = {path.stem for path in (ROOT / "aioq").glob("[!_]*.py")}
+    assert modules - set(re.findall(r"`(\w+)`", section)) == set()
+    for file in re.findall(r"`([\w/]+\.(?:py|lua))`", page):
+        assert (ROOT / file).exists() or next((ROOT / "aioq").rglob(file), None), f"docs/design.md names {file}"
