@@ -247,6 +247,25 @@ async def test_where_the_server_decides_what_becomes_of_the_job_it_is_asked(
         assert str(outcome.error) == "WorkerCrashed: too often"
 
 
+async def test_where_the_server_refuses_an_outcome_the_failure_in_its_place_is_told():
+    watch = Watch()
+    hooks = Hooks([watch], Ended(None))
+    run = make_run(call("add", 1))
+    run.result = 2
+    run.settlement = Settlement("job", 1, Verb.SUCCEEDED, b"too large")
+    assert hooks.on_end is not None
+    assert hooks.on_answer is not None
+
+    hooks.on_end(run, 0.5)
+    instead = encode_failure("add", Failure("aioq.errors.ServerError", "it was refused"))
+    hooks.on_answer(run.queue, Settlement("job", 1, Verb.FAILED, instead), True)
+    await within(hooks.drain())
+
+    ((_, outcome),) = watch.told
+    assert (outcome.kind, outcome.result, outcome.final) == (OutcomeKind.FAILED, None, True)
+    assert str(outcome.error) == "aioq.errors.ServerError: it was refused"
+
+
 class Broken(Watch):
     async def settled(self, job: JobContext, outcome: Outcome) -> None:
         self.told.append((job, outcome))

@@ -203,6 +203,22 @@ async def test_what_the_server_refuses_ends_as_failed_and_all_others_are_written
     assert told.refused == []
 
 
+@pytest.mark.parametrize("also_failures", [False, True])
+async def test_it_is_told_what_was_written_in_place_of_what_is_refused(also_failures: bool):
+    settler = make(Refusing("b", also_failures=also_failures))
+    answers: dict[str, tuple[Verb, bool]] = {}
+    settler.on_answer = lambda queue, each, taken: answers.update({each.job_id: (each.verb, taken)})
+    for job_id in "abc":
+        settler.put(QUEUE, "w", settlement(job_id))
+    await within(settler.drain())
+    good = (Verb.SUCCEEDED, True)
+    assert answers == {
+        "a": good,
+        "b": (Verb.SUCCEEDED, False) if also_failures else (Verb.FAILED, True),
+        "c": good,
+    }
+
+
 async def test_a_refusal_of_the_moment_is_none_for_good():
     """An operator has killed a script."""
     store = Refusing("a")

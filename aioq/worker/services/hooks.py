@@ -79,7 +79,9 @@ class Hooks:
         """The server has answered a settlement, which it has accepted or refused."""
         found = self._unwritten.pop((queue, settlement.job_id, settlement.claim), None)
         if found is not None:
-            run, _, seconds = found
+            run, meant, seconds = found
+            if settlement is not meant:  # the server would not take that one, so the job ends as a failure
+                run.error = _stored_error(settlement.outcome)
             self._tell(run, settlement if taken else None, seconds)
 
     def space_after(self, other: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
@@ -148,9 +150,7 @@ class Hooks:
             if stored.kind == WireKind.CANCELLED:
                 return replace(outcome, kind=OutcomeKind.CANCELLED, retry_in=None, reason=decode_reason(stored))
             if verb in _BURYING and reply == settlement.outcome:  # else that of a later run
-                failure = decode_failure(stored)
-                error = RemoteError(failure.type, failure.message, failure.traceback)
-                return replace(outcome, kind=OutcomeKind.FAILED, retry_in=None, error=error)
+                return replace(outcome, kind=OutcomeKind.FAILED, retry_in=None, error=_stored_error(reply))
         return outcome
 
     async def _call(self, job: JobContext, outcome: Outcome, settlement: Settlement | None) -> None:
@@ -158,3 +158,9 @@ class Hooks:
         outcome = await self._looked_up(job, outcome, settlement)
         for layer in self._layers:
             await call_hook(layer, "settled", job, outcome)
+
+
+def _stored_error(outcome: bytes) -> RemoteError:
+    """The error of a failure as it is stored."""
+    failure = decode_failure(decode_outcome(outcome))
+    return RemoteError(failure.type, failure.message, failure.traceback)

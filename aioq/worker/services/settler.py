@@ -93,6 +93,8 @@ class Settler:
         self.on_answer: Callable[[str, Settlement, bool], None] | None = None
         self._batchers: dict[str, Batcher[_Fates, bool]] = {}
         self._waits: dict[object, tuple[str, float]] = {}
+        # By job and claim, until it is told: what was written in place of a refused outcome, None for nothing.
+        self._instead: dict[tuple[str, int], Settlement | None] = {}
         self.refused = 0
 
     def put(self, queue: str, worker: str, settlement: Settlement) -> None:
@@ -152,8 +154,11 @@ class Settler:
             if not taken:
                 self.refused += 1
                 self._on_refused(queue, fate.worker, fate.settlement)
+            written: Settlement | None = fate.settlement
+            if self._instead:
+                written = self._instead.pop((fate.settlement.job_id, fate.settlement.claim), fate.settlement)
             if self.on_answer is not None:
-                self.on_answer(queue, fate.settlement, taken is True)
+                self.on_answer(queue, written or fate.settlement, taken is True and written is not None)
 
     def _retry(self, queue: str, batch: _Fates, error: BaseException) -> Awaitable[Sequence[bool]] | None:
         return self._persist(queue, batch.items, error) if isinstance(error, Exception) else None
@@ -202,12 +207,15 @@ class Settler:
                         raise
                     error = fault
                 else:
+                    if kind is not settlement:
+                        self._instead[settlement.job_id, settlement.claim] = kind
                     return True
             log.error(
                 "queue %s: the outcome (%s) of job %s is refused: %s; %s",
                 *(queue, settlement.verb.value, settlement.job_id, error),
                 "the job ends as failed" if kind is settlement else "the job stays until this worker ends",
             )
+        self._instead[settlement.job_id, settlement.claim] = None
         return True
 
     async def _when_there(
