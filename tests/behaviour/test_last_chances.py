@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from aioq import JobFailed
-from aioq.errors import WireError
 from tests.behaviour.kit import Process, Project
 
 pytestmark = pytest.mark.anyio
@@ -44,16 +43,16 @@ async def test_it_knows_says_and_prints_what_it_would_in_the_worker(project: Pro
     assert await worker.stop() == 0
 
 
-async def test_a_result_of_another_type_than_promised_fails_where_it_is_read(
-    project: Project, tmp_path: Path
-) -> None:
+async def test_a_result_of_another_type_than_promised_is_a_failure(project: Project, tmp_path: Path) -> None:
     tasks, worker = await start(project)
     handle = await tasks.wrong_type.send(str(tmp_path / "flag"))
 
-    with pytest.raises(WireError, match="the result is not what it is annotated with"):
+    with pytest.raises(JobFailed, match="ResultError") as caught:
         await handle.result(timeout=30)
 
-    assert (await handle.info()).state == "succeeded"
+    assert "str" in caught.value.error.message
+    assert "int" in caught.value.error.message
+    assert (await handle.info()).state == "failed"
     assert await worker.stop() == 0
 
 

@@ -21,7 +21,7 @@ async def add(x: int, y: int) -> int:
     await asyncio.sleep(0.5)
     return x + y
 
-@app.task(retry=Retry(2, delay=0.2, jitter=0))
+@app.task(retry=Retry(2, delay=0.2, jitter=False))
 async def charge() -> None:
     raise ValueError("no such account")
 

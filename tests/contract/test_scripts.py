@@ -175,7 +175,7 @@ async def test_the_lease_keeper_sends_what_the_header_names(mode: str, monkeypat
 
     def evalsha(*args: object) -> list[object]:
         sent.append(args)
-        return [[-1, -1], 0, 0]
+        return [[-1, -1], 0, 0, 1]
 
     monkeypatch.setattr(lease_keeper, "_client", type("Client", (), {"evalsha": staticmethod(evalsha)}))
     if mode == "join":

@@ -302,8 +302,10 @@ assert os.waitpid(child, 0)[1] == 0
 import multiprocessing
 def work(number):
     return add.options(job_id=f"j{number}").send_sync(1, 2).id
-with multiprocessing.get_context("fork").Pool(2) as pool:
-    assert pool.map(work, [2, 3]) == ["j2", "j3"]
+pool = multiprocessing.get_context("fork").Pool(2)
+assert pool.map(work, [2, 3]) == ["j2", "j3"]
+pool.close()  # not ended by a signal, which would break into what they do at their end
+pool.join()
 """,
 }
 
