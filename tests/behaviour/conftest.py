@@ -10,13 +10,14 @@ import pytest
 from tests.behaviour.kit import Process, Project, cleared
 from tests.conftest import PREFERENCE
 from tests.databases import Database, new_app_name
+from tests.loggers import put_back
 from tests.servers import Server, available
 
 
 @pytest.fixture
 def project(tmp_path: Path, redis_server: Database, app_name: str) -> Iterator[Project]:
     """An empty project whose App uses the `redis_server`."""
-    with cleared(Project(tmp_path / "project", redis_server.url, app_name)) as project:
+    with put_back(), cleared(Project(tmp_path / "project", redis_server.url, app_name)) as project:
         yield project
 
 

@@ -15,6 +15,7 @@ import pytest
 from aioq.cli.logs import JsonFormatter, TextFormatter, set_up_logging
 from aioq.logrecords import let_through
 from aioq.worker.steps.order import Line, frame, line_of, log_line, read_message
+from tests.loggers import put_back
 
 
 class Mean:
@@ -141,18 +142,12 @@ class Stream(io.StringIO):
 @pytest.fixture
 def untouched() -> Iterator[None]:
     """Logging as Python starts with it, and as it was afterwards."""
-    root = logging.getLogger()
-    loggers = [root, *(each for each in root.manager.loggerDict.values() if isinstance(each, logging.Logger))]
-    before = [(each, each.level, list(each.handlers), each.disabled, each.propagate) for each in loggers]
-    root.handlers[:] = []
-    root.setLevel(logging.WARNING)
-    logging.getLogger("aioq").setLevel(logging.NOTSET)
-    yield
-    for logger, level, handlers, disabled, propagate in before:
-        logger.handlers[:] = handlers
-        logger.setLevel(level)
-        logger.disabled, logger.propagate = disabled, propagate
-    logging.getLogger("aioq").setLevel(logging.NOTSET)
+    with put_back():
+        root = logging.getLogger()
+        root.handlers[:] = []
+        root.setLevel(logging.WARNING)
+        logging.getLogger("aioq").setLevel(logging.NOTSET)
+        yield
 
 
 @pytest.mark.usefixtures("untouched")
