@@ -5,7 +5,9 @@ that finds nothing because it looks at nothing would pass for ever.
 """
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -94,6 +96,20 @@ def pickle_imports(path: Path, source: str) -> Iterator[str]:
                 yield f"{path}:{node.lineno}: imports {name}"
 
 
+_IGNORE = re.compile(r"#\s*(?:type|pyright):\s*ignore")
+_NAMED = re.compile(r"#\s*pyright:\s*ignore\[report\w+(?:,\s*report\w+)*\]")
+
+
+def nameless_ignores(path: Path, source: str) -> Iterator[str]:
+    """A comment that silences pyright names the rule; of `type: ignore[...]` pyright does not read the name."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type != tokenize.COMMENT:
+            continue
+        ignores, named = _IGNORE.findall(token.string), _NAMED.findall(token.string)
+        if len(ignores) > len(named):
+            yield f"{path}:{token.start[0]}: {token.string}: write `# pyright: ignore[report...]`"
+
+
 def incomplete_lua_header(path: Path, source: str) -> Iterator[str]:
     """A script starts with comment lines that name its KEYS, its ARGV and its REPLY."""
     header: list[str] = []
@@ -126,6 +142,11 @@ def test_the_package_keeps_the_rule(rule: Rule) -> None:
     _assert_kept(rule, "*.py", ["aioq"])
 
 
+def test_every_ignore_names_its_rule() -> None:
+    for pattern in ("*.py", "*.pyi"):
+        _assert_kept(nameless_ignores, pattern, [*SIZED, "tests"])
+
+
 def test_every_lua_file_has_its_header() -> None:
     _assert_kept(incomplete_lua_header, "*.lua", ["aioq"])
 
@@ -151,6 +172,10 @@ BREAKING: list[tuple[Rule, str]] = [
     (function_level_imports, "class C:\n    async def f(self):\n        from os import path  # extra"),
     (pickle_imports, "import json, pickle as json2"),
     (pickle_imports, "from pickle import loads"),
+    (nameless_ignores, "x = 1  # type: ignore"),
+    (nameless_ignores, "x = 1  # type: ignore[return-value] - the point of it"),
+    (nameless_ignores, "x = 1  # pyright: ignore"),
+    (nameless_ignores, "x = 1  # noqa: F401 # pyright:ignore # pyright: ignore[reportX]"),
     (incomplete_lua_header, "return 1\n-- KEYS\n-- ARGV\n-- REPLY\n"),
     (incomplete_lua_header, "-- KEYS 1 the queue\n-- ARGV\n\nreturn 1\n"),
 ]
@@ -161,6 +186,7 @@ KEEPING: list[tuple[Rule, str]] = [
     (type_checking_blocks, "'TYPE_CHECKING'"),
     (function_level_imports, "import os\ndef f():\n    import uvloop  # optional extra"),
     (pickle_imports, "from json import loads"),
+    (nameless_ignores, "x = '# type: ignore'  # noqa: F401 # pyright: ignore[reportX, reportY] - why"),
     (
         incomplete_lua_header,
         "-- Does it.\n--\n-- KEYS[1] the queue\n--  ARGV: none\n-- REPLY: 1\n\nreturn 1\n",

@@ -212,7 +212,7 @@ async def test_more_sends_than_may_be_pending_wait_their_turn(redis_server: Data
 
         assert len({handle.id for handle in handles}) == 1000
         with redis_server.client() as client:
-            assert len(client.keys(f"aioq:{{{app_name}:default}}:job:*")) == 1000  # pyright: ignore
+            assert len(client.keys(f"aioq:{{{app_name}:default}}:job:*")) == 1000
 
 
 async def test_a_send_that_finds_no_space_ends_in_time(

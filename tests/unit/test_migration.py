@@ -123,7 +123,7 @@ def test_an_option_of_a_task_is_told_from_one_of_a_call():
     with pytest.raises(ConfigError, match=r"executor.* an option of each task: @app\.task\(\.\.\.\)"):
         add.options(executor="thread")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match=r"a name is given by its word: @app\.task\(name='add'\)"):
-        app.task("add")  # pyright: ignore
+        app.task("add")  # pyright: ignore[reportCallIssue, reportArgumentType] - what the error is about
 
 
 @pytest.mark.parametrize("given", [{"minute": "*/5"}, {"hours": 1}])
