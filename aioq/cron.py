@@ -185,7 +185,7 @@ def parse(line: str) -> Cron:
         _days=parsed,
     )
     if cron.next_after(datetime(2000, 1, 1, tzinfo=UTC), UTC) is None:
-        raise CronError("its dates never come")
+        raise CronError(_never_both(fields))
     return cron
 
 
@@ -207,10 +207,53 @@ def _parse(fields: list[str], first: str) -> CronSim:
     try:
         return CronSim(" ".join(fields), _ANY)
     except CronSimError as error:
+        _check_days(fields)
         what = str(error).removeprefix("Bad ").replace("minute", first)
         raise CronError(f"bad {what} field in {' '.join(fields)!r}") from None
     except (ValueError, AssertionError):  # what cronsim does not expect, such as a step over L
         raise CronError(f"cannot be read: {' '.join(fields)!r}") from None
+
+
+def _check_days(fields: list[str]) -> None:
+    """Say of a day that none of the line's months has that it never comes; cronsim calls it a bad field.
+
+    Raises:
+        CronError: it never comes.
+    """
+    minute, hour, days, month, weekday = fields
+    try:
+        CronSim(f"{minute} {hour} {days} * {weekday}", _ANY)  # with all months it would be a line
+        months = sorted(CronSim(f"* * * {month} *", _ANY).months)
+    except (CronSimError, ValueError, AssertionError):
+        return
+    if not _SHORT.keys() >= set(months):
+        return
+    have = " and ".join(f"{_SHORT[each][0]} has {_SHORT[each][1]}" for each in months)
+    raise CronError(
+        f"its dates never come: the day-of-month field {days!r} is past the end of each month in the month field "
+        f"{month!r} ({have}); for the last day of a month write L in its place"
+    )
+
+
+def _never_both(fields: list[str]) -> str:
+    """What is said of a line whose two day fields never match on one day."""
+    _, _, days, month, weekday = fields
+    when = "" if month == "*" else f" in the months {month!r}"
+    return (
+        f"its dates never come: no day{when} fits both the day-of-month field {days!r} and the day-of-week field "
+        f"{weekday!r}; both must match because one of them begins with *. Write it without the * where either of "
+        "them will do"
+    )
+
+
+_SHORT = {
+    2: ("February", "29 days at the most"),
+    4: ("April", "30 days"),
+    6: ("June", "30 days"),
+    9: ("September", "30 days"),
+    11: ("November", "30 days"),
+}
+"""The months that end before the 31st, and how long they are."""
 
 
 def _last(day: date) -> int:

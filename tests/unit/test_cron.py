@@ -2,6 +2,7 @@
 
 import random
 from datetime import UTC, datetime, timedelta
+from itertools import combinations
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -260,6 +261,8 @@ def test_an_alias_is_the_line_it_stands_for(alias: str) -> None:
     ("line", "why"),
     [
         ("0 0 30 2 *", "day-of-month"),
+        ("0 0 32 2 *", "bad day-of-month"),
+        ("0 0 31 2,13 *", "bad month"),
         ("0 0 31 4,6,9,11 *", "day-of-month"),
         ("60 * * * *", "minute"),
         ("* 24 * * *", "hour"),
@@ -279,6 +282,65 @@ def test_an_alias_is_the_line_it_stands_for(alias: str) -> None:
 def test_a_bad_line_is_refused_with_the_field_at_fault(line: str, why: str) -> None:
     with pytest.raises(CronError, match=why):
         parse(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "day", "month", "have"),
+    [
+        ("0 0 31 2 *", "31", "2", "February has 29 days at the most"),
+        ("0 0 30 feb *", "30", "feb", "February has 29 days at the most"),
+        ("0 0 30/2 2 *", "30/2", "2", "February has 29 days at the most"),
+        ("0 0 30-31 2 */2", "30-31", "2", "February has 29 days at the most"),
+        ("0 0 31 4 *", "31", "4", "April has 30 days"),
+        ("15 0 0 31 6 *", "31", "6", "June has 30 days"),
+        ("0 0 31 9,11 *", "31", "9,11", "September has 30 days and November has 30 days"),
+    ],
+)
+def test_of_a_day_that_its_months_have_not_it_is_said_and_what_to_write(
+    line: str, day: str, month: str, have: str
+):
+    with pytest.raises(CronError) as caught:
+        parse(line)
+    assert str(caught.value) == (
+        f"its dates never come: the day-of-month field '{day}' is past the end of each month in the month field "
+        f"'{month}' ({have}); for the last day of a month write L in its place"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "when", "days", "weekdays"),
+    [
+        ("0 0 */31 * mon#3", "", "*/31", "mon#3"),
+        ("0 0 */31 2-4 mon#3", " in the months '2-4'", "*/31", "mon#3"),
+        ("0 0 LW * */7", "", "LW", "*/7"),
+    ],
+)
+def test_of_two_day_fields_that_never_match_at_once_it_is_said(line: str, when: str, days: str, weekdays: str):
+    with pytest.raises(CronError) as caught:
+        parse(line)
+    assert str(caught.value) == (
+        f"its dates never come: no day{when} fits both the day-of-month field '{days}' and the day-of-week field "
+        f"'{weekdays}'; both must match because one of them begins with *. Write it without the * where either of "
+        "them will do"
+    )
+
+
+@pytest.mark.parametrize("line", ["0 0 31 2,3 *", "0 0 29 2 *", "0 0 29/2 2 *", "0 0 31 */5 *", "0 0 31 2 mon"])
+def test_dates_that_come_seldom_are_a_line(line: str) -> None:
+    assert parse(line).next_after(datetime(2026, 1, 1, tzinfo=UTC), UTC) is not None
+
+
+@pytest.mark.parametrize("months", [each for size in range(1, 6) for each in combinations((2, 4, 6, 9, 11), size)])
+@pytest.mark.parametrize("day", [28, 29, 30, 31])
+def test_a_line_that_is_said_never_to_come_does_not(months: tuple[int, ...], day: int) -> None:
+    """The calendar's own answer, for every choice of short months."""
+    comes = any(day <= (29 if month == 2 else 30) for month in months)
+    line = f"0 0 {day} {','.join(map(str, months))} *"
+    if comes:
+        assert parse(line).next_after(datetime(2026, 1, 1, tzinfo=UTC), UTC) is not None
+    else:
+        with pytest.raises(CronError, match="its dates never come"):
+            parse(line)
 
 
 @given(st.text(alphabet="0123456789*/,-#Ll@wW monfri²", max_size=20))
