@@ -22,11 +22,13 @@ class Seen(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.texts: list[str] = []
+        self.facts: list[tuple[str, float]] = []
         self.fresh = threading.Condition()
 
     def emit(self, record: logging.LogRecord) -> None:
         with self.fresh:
             self.texts.append(record.getMessage())
+            self.facts.append((record.__dict__["event"], record.__dict__["duration"]))
             self.fresh.notify_all()
 
     def block_until(self, pattern: str, times: int = 1) -> None:
@@ -60,6 +62,10 @@ async def test_the_job_that_blocks_the_loop_is_named_with_its_stack_while_it_doe
     assert re.match(r"shop\.add\[x7Gq\] blocks the event loop, for \d\.\d s by now", first)
     assert "in a_slow_thing" in first
     assert re.fullmatch(r"the event loop was blocked for \d\.\d s by shop\.add\[x7Gq\]", last)
+    assert [event for event, _ in seen.facts] == ["loop_blocking", "loop_blocked"]
+    by_then, at_last = (seconds for _, seconds in seen.facts)
+    assert LIMIT <= by_then <= at_last, "the fields say how long, in seconds"
+    assert all(f" {seconds:.1f} s " in text for text, (_, seconds) in zip(seen.texts, seen.facts, strict=True))
 
 
 async def test_it_is_said_again_ever_more_seldom(seen: Seen) -> None:
@@ -105,6 +111,7 @@ async def test_an_answer_that_comes_far_too_late_tells_of_a_process_that_stood_s
     assert seen.texts == [
         "this process stood still for 0.2 s: it was stopped, or something held the interpreter lock"
     ]
+    assert seen.facts == [("stood_still", 5 * LIMIT)]
 
 
 async def test_its_thread_ends_with_it_even_while_the_loop_is_blocked(seen: Seen) -> None:

@@ -84,7 +84,11 @@ class Watchdog:
     def _look_back(self, lag: float) -> None:
         if lag > STOOD_STILL * self._limit:
             log.warning(
-                "this process stood still for %.1f s: it was stopped, or something held the interpreter lock", lag
+                *(
+                    "this process stood still for %.1f s: it was stopped, or something held the interpreter lock",
+                    lag,
+                ),
+                extra=_extra("stood_still", lag),
             )
 
     def _blocked(self, answered: threading.Event, asked: float) -> None:
@@ -92,14 +96,18 @@ class Watchdog:
         name = self._culprit()
         wait = self._limit
         while not answered.is_set() and not self._stopping.is_set():
+            lag = time.monotonic() - asked
             log.warning(
                 "%s blocks the event loop, for %.1f s by now; every other job of this worker waits for it. "
                 "Make it a plain function, or await in it:\n%s",
-                *(printable(name), time.monotonic() - asked, self._stack()),
+                *(printable(name), lag, self._stack()),
+                extra=_extra("loop_blocking", lag),
             )
             self._wait(answered, wait)
             wait *= 2
-        log.warning("the event loop was blocked for %.1f s by %s", time.monotonic() - asked, name)
+        lag = time.monotonic() - asked
+        words = "the event loop was blocked for %.1f s by %s"
+        log.warning(words, lag, printable(name), extra=_extra("loop_blocked", lag))
 
     def _wait(self, answered: threading.Event, seconds: float) -> None:
         """Wait for the answer, and look for the worker's end in between."""
@@ -117,6 +125,11 @@ class Watchdog:
         frames = sys._current_frames()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - documented, for this
         frame = frames.get(self._loop_thread)
         return stack_of_the_user(frame) if frame is not None else "(its stack is not known)"
+
+
+def _extra(event: str, seconds: float) -> dict[str, object]:
+    """What a record has for whoever counts them: the words round it."""
+    return {"event": event, "duration": round(seconds, 6)}
 
 
 def stack_of_the_user(frame: FrameType) -> str:
