@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "aioq.app": ("App",),
+    "aioq.call": ("Call",),
     "aioq.context": ("JobContext", "NoJobError", "current_job"),
     "aioq.errors": (
         "AioqError",
@@ -60,7 +61,7 @@ _MODULES = {
     "aioq.results": ("JobHandle",),
     "aioq.retry": ("Retry", "Snooze"),
     "aioq.schedule": ("Schedule",),
-    "aioq.task": ("Call", "Task"),
+    "aioq.task": ("Task",),
     "aioq.verdicts": ("Cancel", "Fail"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -1,4 +1,5 @@
 from aioq.app import App
+from aioq.call import Call
 from aioq.context import JobContext, NoJobError, current_job
 from aioq.errors import (
     AioqError,
@@ -35,7 +36,7 @@ from aioq.outcome import Outcome, OutcomeKind
 from aioq.results import JobHandle
 from aioq.retry import Retry, Snooze
 from aioq.schedule import Schedule
-from aioq.task import Call, Task
+from aioq.task import Task
 from aioq.verdicts import Cancel, Fail
 
 __version__: str

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
+from aioq.call import Call
 from aioq.config import Settings, from_module, from_pyproject, load_settings
 from aioq.durations import Duration
 from aioq.errors import ConfigError
@@ -18,7 +19,7 @@ from aioq.results import JobHandle
 from aioq.retry import Retry
 from aioq.schedules import Schedules
 from aioq.scheduling import Scheduling
-from aioq.task import AsyncTask, Call, Executor, Sendable, SyncTask, Task
+from aioq.task import AsyncTask, Executor, Sendable, SyncTask, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -193,7 +194,7 @@ class App(Scheduling):
             ArgumentError: an argument cannot be encoded; nothing was sent.
             SendError: naming the jobs that are unconfirmed.
         """
-        return await self._internals.outlet.send_calls(calls)
+        return await self._internals.dispatcher.send_calls(calls)
 
     def send_many_sync(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
         """`send_many` for sync code; see `Task.send_sync`."""

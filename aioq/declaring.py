@@ -9,26 +9,17 @@ from typing import Any, Literal, TypedDict, cast
 
 import msgspec
 
+from aioq.call import Call
 from aioq.cron import CronError, parse
 from aioq.durations import FIRST, LAST, MAX_DELAY, YEARS, Duration, as_seconds
 from aioq.errors import AioqError, ConfigError
 from aioq.job import Priority
 from aioq.options import make_options, unknown_option
 from aioq.store import NewJob
-from aioq.task import Call, Sendable, Task
-from aioq.timing import (
-    FIRST_MS,
-    LEAST_EVERY,
-    MAX_TICKS,
-    MOST_RUNS,
-    Definition,
-    Misfire,
-    Overlap,
-    encode,
-    to_ms,
-    zone,
-    zone_hint,
-)
+from aioq.task import Sendable, Task
+from aioq.timetable import Overlap
+from aioq.timezones import zone, zone_hint
+from aioq.timing import FIRST_MS, LEAST_EVERY, MAX_TICKS, MOST_RUNS, Definition, Misfire, encode, to_ms
 
 MAX_ID = 200
 """The longest schedule id, in characters: a job's id is made of it, and has to hold the tick too."""

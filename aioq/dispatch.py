@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from aioq.call import Call
 from aioq.client import Client
 from aioq.codec import ResultType, Signature
 from aioq.columns import NewJobs
@@ -24,7 +25,6 @@ from aioq.results import JobHandle, ResultSource
 from aioq.route import Route
 from aioq.sending import Sending, send_many
 from aioq.store import NewJob
-from aioq.task import Call
 from aioq.waiters import Waiters
 
 T = TypeVar("T")
@@ -72,21 +72,21 @@ class Dispatcher:
         self._source = source
 
     def route(self, task: str, signature: Signature, options: Options) -> Route:
-        """See `aioq.task.Outlet.route`."""
+        """What calls of a task with these options have in common."""
         return Route(task, signature, options, self._settings, own=self._own)
 
     def handle(self, job_id: str, queue: str | None, returns: ResultType | None) -> JobHandle[Any]:
-        """See `aioq.task.Outlet.handle`."""
+        """A handle of a job that was sent anywhere."""
         return JobHandle(self._source, job_id, queue, returns)
 
     def run_sync(self, instead: str, make: Callable[[], Awaitable[T]]) -> T:
-        """See `aioq.task.Outlet.run_sync`."""
+        """Run for sync code what `make` returns; see `aioq.sync.SyncRunner.run`."""
         return self._source.run_sync(instead, make)
 
     def begin(
         self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[JobHandle[Any], Awaitable[bool]]:
-        """See `aioq.task.Outlet.begin`."""
+        """Send one call, which fits: its handle, and what to await; that says whether the job was added."""
         client = self._current()
         if client is None or self._middleware or not route.usual:
             return self._begin_unusual(client, route, args, kwargs)

@@ -40,7 +40,7 @@ class Internals:
 
     Attributes:
         own_types: the types that are registered.
-        outlet: sends calls.
+        dispatcher: sends calls.
         connector: makes clients.
         sync: runs for sync code what is async.
         declarations: the schedules that code declares.
@@ -65,12 +65,12 @@ class Internals:
         self._opening: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Client]] = WeakKeyDictionary()
         self._guards: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None]] = WeakKeyDictionary()
         self.own_types = OwnTypes()
-        self.outlet = Dispatcher(settings, middleware, self.client, self._current, self, own=self.own_types)
-        self.prepare = fitting(tasks, self.outlet.prepare)
+        self.dispatcher = Dispatcher(settings, middleware, self.client, self._current, self, own=self.own_types)
+        self.prepare = fitting(tasks, self.dispatcher.prepare)
         self.declarations = Declarations(settings.timezone, self.prepare)
         self.lifespans = Lifespans()
         self.sends = EncodedSends(middleware, tasks, settings.max_payload, self.own_types)
-        self.deliver_encoded = partial(self.sends.deliver, self.outlet.deliver)
+        self.deliver_encoded = partial(self.sends.deliver, self.dispatcher.deliver)
 
     def __repr__(self) -> str:
         return f"<App {self.settings.name}>"

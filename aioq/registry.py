@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, cast, overload
 
+from aioq.call import Call
 from aioq.codec import ANYTHING, BadArgumentsError
 from aioq.deferred_warnings import DEFERRED
 from aioq.durations import Duration
@@ -16,7 +17,7 @@ from aioq.naming import described, task_name
 from aioq.options import Options, make_options, unknown_option
 from aioq.store import NewJob
 from aioq.suggestions import did_you_mean
-from aioq.task import AsyncTask, Call, Sendable, Sender, SyncTask, Task, declared_in, make_task, signature_of
+from aioq.task import AsyncTask, Sendable, Sender, SyncTask, Task, declared_in, make_task, signature_of
 from aioq.wire import decode_envelope
 
 P = ParamSpec("P")

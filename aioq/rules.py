@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from aioq.durations import MAX_DELAY, as_seconds
-from aioq.timing import zone, zone_hint
+from aioq.timezones import zone, zone_hint
 from aioq.urls import SCHEMES, check_url, objection
 
 MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"

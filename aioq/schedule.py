@@ -6,8 +6,9 @@ import msgspec
 
 from aioq.cron import parse
 from aioq.errors import WireError
-from aioq.timetable import Entry
-from aioq.timing import Definition, Misfire, Overlap, decode, to_datetime, to_ms, zone_or_utc
+from aioq.timetable import Entry, Overlap
+from aioq.timezones import zone_or_utc
+from aioq.timing import Definition, Misfire, decode, to_datetime, to_ms
 from aioq.wire import decode_envelope
 
 

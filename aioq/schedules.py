@@ -5,6 +5,7 @@ from typing import Any, Unpack
 
 import msgspec
 
+from aioq.call import Call
 from aioq.declaring import ScheduleArgs, check_call, check_id, define
 from aioq.durations import Duration
 from aioq.errors import ConfigError, ScheduleNotFoundError
@@ -13,7 +14,6 @@ from aioq.results import JobHandle, ResultSource
 from aioq.schedule import Schedule, shown
 from aioq.scheduler import written
 from aioq.store import NewJob
-from aioq.task import Call
 from aioq.timetable import Entry
 from aioq.timing import decode
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any, Unpack
 
+from aioq.call import Call
 from aioq.declaring import Declarations, ScheduleArgs, check_id
 from aioq.durations import Duration
 from aioq.errors import ConfigError
 from aioq.registry import ScheduleDecorator, call_without_arguments, caller, foreign
-from aioq.task import Call, Sender, Task, sender_of
+from aioq.task import Sender, Task, sender_of
 
 _USES = {"every": "@app.every(seconds)", "cron": '@app.cron("...")'}
 """How the decorators are written."""

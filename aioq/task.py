@@ -5,15 +5,15 @@ checker sees the function's parameters in `send` and its return type in the hand
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from types import FunctionType, MethodType
 from typing import Any, Generic, Literal, Never, ParamSpec, Protocol, TypeVar, cast
 
-import msgspec
-
-from aioq.codec import ANYTHING, ResultType, Signature
+from aioq.call import Call
+from aioq.codec import Signature
+from aioq.dispatch import Dispatcher
 from aioq.durations import Duration
 from aioq.errors import ArgumentError, ConfigError
 from aioq.functions import called_by, not_importable
@@ -23,7 +23,7 @@ from aioq.job import Priority
 from aioq.middleware import Middleware
 from aioq.migration import Place, explain_missing
 from aioq.naming import whereabouts
-from aioq.options import NAMES, NO_OPTIONS, Options, check_job_id, listed, make_options, unknown_option
+from aioq.options import NAMES, Options, check_job_id, listed, make_options, unknown_option
 from aioq.own_types import OwnTypes
 from aioq.results import JobHandle
 from aioq.retry import FunctionRule, Retry
@@ -37,55 +37,11 @@ R_co = TypeVar("R_co", covariant=True)
 Executor = Literal["async", "thread", "process"]
 
 
-class Call(msgspec.Struct, Generic[R_co], frozen=True):
-    """One call of a task that was not sent yet; `app.send_many` takes them.
-
-    Attributes:
-        task: the task's name.
-        args: the positional arguments.
-        kwargs: the keyword arguments.
-        options: the options it is sent with.
-        signature: what the arguments are checked against.
-    """
-
-    task: str
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
-    options: Options = NO_OPTIONS
-    signature: Signature = ANYTHING
-
-
-class Outlet(Protocol):
-    """What sends calls."""
-
-    def route(self, task: str, signature: Signature, options: Options) -> Route:
-        """What its calls with these options have in common."""
-        ...
-
-    def begin(
-        self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[JobHandle[Any], Awaitable[bool]]:
-        """Send one call, which fits: its handle, and what to await; that says whether the job was added."""
-        ...
-
-    def handle(self, job_id: str, queue: str | None, returns: ResultType | None) -> JobHandle[Any]:
-        """A handle of a job that was sent anywhere."""
-        ...
-
-    def run_sync(self, instead: str, make: Callable[[], Awaitable[T]]) -> T:
-        """Run for sync code what `make` returns; see `aioq.sync.SyncRunner.run`."""
-        ...
-
-    def send_alike(self, route: Route, every: Sequence[Sequence[Any]]) -> Awaitable[list[JobHandle[Any]]]:
-        """Send a call for each of the positional arguments, which fit."""
-        ...
-
-
 class Sender(Protocol):
     """What a task needs of its App."""
 
     @property
-    def outlet(self) -> Outlet:
+    def dispatcher(self) -> Dispatcher:
         """Sends its calls."""
         ...
 
@@ -107,8 +63,10 @@ class Sender(Protocol):
 class _Sending:
     """How calls of a task with certain options are sent."""
 
-    def __init__(self, outlet: Outlet, name: str, options: Options, signature: Callable[[], Signature]) -> None:
-        self.outlet = outlet
+    def __init__(
+        self, dispatcher: Dispatcher, name: str, options: Options, signature: Callable[[], Signature]
+    ) -> None:
+        self.dispatcher = dispatcher
         self.name = name
         self.options = options
         self.signature = signature
@@ -119,7 +77,7 @@ class _Sending:
         route = self._route or self._find_route()
         if kwargs or len(args) not in route.fitting:  # what most calls are is not worth a call
             route.signature.check(args, kwargs)
-        handle, sent = self.outlet.begin(route, args, kwargs)
+        handle, sent = self.dispatcher.begin(route, args, kwargs)
         handle.added = await sent
         return handle
 
@@ -136,7 +94,7 @@ class _Sending:
             if len(args) not in fitting:  # what their number decides is looked at once
                 route.signature.check(args, {})
                 fitting.add(len(args))
-        return await self.outlet.send_alike(route, every)
+        return await self.dispatcher.send_alike(route, every)
 
     def named(self, method: FunctionType) -> Callable[..., Any]:
         """A method of this under the task's name.
@@ -150,7 +108,7 @@ class _Sending:
         return MethodType(copy, self)
 
     def _find_route(self) -> Route:
-        self._route = route = self.outlet.route(self.name, self.signature(), self.options)
+        self._route = route = self.dispatcher.route(self.name, self.signature(), self.options)
         return route
 
 
@@ -159,11 +117,11 @@ class Sendable(Generic[P, R]):
 
     def __init__(self, sender: Sender, name: str, options: Options, signature: Callable[[], Signature]) -> None:
         self._sender = sender
-        self._outlet = sender.outlet
+        self._dispatcher = sender.dispatcher
         self.name = name
         self._options = options
         self._signature = signature
-        self._sending = sending = _Sending(sender.outlet, name, options, signature)
+        self._sending = sending = _Sending(sender.dispatcher, name, options, signature)
         # In place of the methods below, which say the same at the cost of one more call.
         self.__dict__["send"] = sending.named(cast("FunctionType", _Sending.send))
         self.__dict__["send_many"] = sending.named(cast("FunctionType", _Sending.send_many))
@@ -243,7 +201,7 @@ class Sendable(Generic[P, R]):
             ArgumentError: it can be no job's id.
         """
         check_job_id(job_id, "task.handle")
-        return self._outlet.handle(job_id, queue, self._signature().returns)
+        return self._dispatcher.handle(job_id, queue, self._signature().returns)
 
     async def send(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Send a call; returns once the server has the job.
@@ -265,7 +223,7 @@ class Sendable(Generic[P, R]):
         Raises:
             RunningLoopError: an event loop runs in this thread: `await task.send(...)`.
         """
-        return self._outlet.run_sync(f"await {self.name}.send(...)", lambda: self.send(*args, **kwargs))
+        return self._dispatcher.run_sync(f"await {self.name}.send(...)", lambda: self.send(*args, **kwargs))
 
     async def send_many(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[R]]:
         """Send one call for each tuple of positional arguments, and return the handles in their order.
@@ -280,7 +238,7 @@ class Sendable(Generic[P, R]):
 
     def send_many_sync(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[R]]:
         """`send_many` for sync code; see `send_sync`."""
-        return self._outlet.run_sync(f"await {self.name}.send_many(...)", lambda: self.send_many(arguments))
+        return self._dispatcher.run_sync(f"await {self.name}.send_many(...)", lambda: self.send_many(arguments))
 
 
 explain_missing(Sendable, Place.TASK)

@@ -6,13 +6,28 @@ every write and every tick raises the schedule's revision, and names the one it 
 workers that see a tick due, one makes it.
 """
 
+import enum
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 
 from aioq.job import Priority
-from aioq.timing import Job, Overlap
+
+Job: TypeAlias = tuple[str, int, int]
+"""A tick's job: its id, the tick, and when the job is due, both in ms since the epoch."""
+
+
+class Overlap(enum.StrEnum):
+    """What becomes of a tick while the job of the tick before has not ended.
+
+    `allow`: it is made, and both run. `skip`: it is left out. `one`: it is made and held back until that job has
+    ended; while one is held back, further ticks are left out.
+    """
+
+    ALLOW = "allow"
+    SKIP = "skip"
+    ONE = "one"
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):

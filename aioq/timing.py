@@ -7,17 +7,16 @@ import enum
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
-from difflib import get_close_matches
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import TypeAlias
-from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
 
 from aioq.cron import parse
 from aioq.durations import FIRST, LAST, MAX_DELAY
 from aioq.errors import NewerVersionError, WireError
+from aioq.timetable import Job, Overlap
+from aioq.timezones import zone
 
 VERSION = 1
 """The format of an encoded definition."""
@@ -41,10 +40,6 @@ FIRST_MS, LAST_MS = ((moment - _EPOCH) // timedelta(milliseconds=1) for moment i
 """No tick is earlier, and none later. What is declared lies in between; what a server has need not."""
 
 
-UTC_NAMES = ("UTC", "Etc/UTC")
-"""The zones that need no database: what containers are in, as `TZ` and a setting name it."""
-
-
 class Misfire(enum.StrEnum):
     """What becomes of ticks that nobody made in time, because no worker ran.
 
@@ -55,18 +50,6 @@ class Misfire(enum.StrEnum):
     SKIP = "skip"
     LAST = "last"
     ALL = "all"
-
-
-class Overlap(enum.StrEnum):
-    """What becomes of a tick while the job of the tick before has not ended.
-
-    `allow`: it is made, and both run. `skip`: it is left out. `one`: it is made and held back until that job has
-    ended; while one is held back, further ticks are left out.
-    """
-
-    ALLOW = "allow"
-    SKIP = "skip"
-    ONE = "one"
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -170,10 +153,6 @@ def plan(definition: Definition, due_ms: int, now_ms: int) -> Plan:
     return Plan(tuple(definition.latest(due_ms, now_ms, count)) or (due_ms,), next_ms, missed=True)
 
 
-Job: TypeAlias = tuple[str, int, int]
-"""A tick's job: its id, the tick, and when the job is due, both in ms since the epoch."""
-
-
 def job_of(schedule_id: str, definition: Definition, tick_ms: int) -> Job:
     """The job of one tick. Its id says which, so the same tick made twice would be one job."""
     job_id = f"{schedule_id}@{stamp(tick_ms)}"
@@ -198,53 +177,6 @@ def to_datetime(moment_ms: int) -> datetime:
 def to_ms(moment: datetime) -> int:
     """A datetime with a time zone as milliseconds since the epoch."""
     return (moment - _EPOCH) // timedelta(milliseconds=1)
-
-
-@lru_cache(maxsize=256)
-def zone(name: str) -> tzinfo:
-    """The time zone of a name, from the system's database or the package `tzdata`; UTC needs neither.
-
-    Every zone that aioq works with comes from here, for a host may have no database: UTC has to work there.
-
-    Raises:
-        ValueError: there is none of that name on this host.
-    """
-    if name in UTC_NAMES:
-        return UTC
-    try:
-        return ZoneInfo(name)
-    # Unknown, malformed, a directory of the database, a file of it that is damaged: each has an error of its own.
-    except Exception as error:
-        why = "" if _has_database() else f", which has no time zone database: {_INSTALL}"
-        raise ValueError(f"no time zone {name!r} on this host{why}") from error
-
-
-def zone_or_utc(name: str) -> tzinfo:
-    """The time zone of a name, to show times in; UTC where this host does not know it."""
-    try:
-        return zone(name)
-    except ValueError:
-        return UTC
-
-
-def zone_hint(name: str) -> str:
-    """What to do about a name that `zone` refuses."""
-    if not _has_database():
-        return f"this host has no time zone database: {_INSTALL}"
-    near = get_close_matches(name, available_timezones(), n=1)
-    return f"did you mean {near[0]!r}?" if near else "use a name such as 'Asia/Shanghai'"
-
-
-_INSTALL = "pip install tzdata"
-
-
-def _has_database() -> bool:
-    """Whether this host knows any zone; one that every database has stands for all."""
-    try:
-        ZoneInfo("Europe/London")
-    except Exception:  # as in `zone`
-        return False
-    return True
 
 
 def encode(definition: Definition) -> bytes:

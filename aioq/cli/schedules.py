@@ -19,7 +19,7 @@ from aioq.cli.errors import as_command_errors
 from aioq.cli.loader import load_app
 from aioq.printable import printable
 from aioq.schedule import Schedule, duration
-from aioq.timing import zone_or_utc
+from aioq.timezones import zone_or_utc
 
 T = TypeVar("T")
 

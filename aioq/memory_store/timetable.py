@@ -14,8 +14,7 @@ from aioq.leases import WorkerLease
 from aioq.memory_store.leases import Leases
 from aioq.memory_store.mail import Mail
 from aioq.memory_store.records import Record
-from aioq.timetable import Agenda, Entry, Owners, Standing, Tick, Ticked
-from aioq.timing import Overlap
+from aioq.timetable import Agenda, Entry, Overlap, Owners, Standing, Tick, Ticked
 
 
 @dataclass(slots=True)

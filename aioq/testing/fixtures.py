@@ -10,9 +10,8 @@ import contextlib
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
-from aioq.app import App
 from aioq.errors import ConfigError
 from aioq.harness import MemorySession, SyncSession
 
@@ -20,7 +19,15 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs a coroutine on the test's event loop, from outside of it."""
 
 
-def app_fixture(app: App) -> Any:
+class InMemory(Protocol):
+    """What can run in memory: an `aioq.App`."""
+
+    def test(self) -> MemorySession:
+        """A session in memory, which is not entered yet."""
+        ...
+
+
+def app_fixture(app: InMemory) -> Any:
     """A fixture that runs `app` in memory for the time of a test, and gives the test its session.
 
     It works with pytest-asyncio, in either mode, with anyio's plugin (on asyncio), and in sync tests.
@@ -52,7 +59,7 @@ def app_fixture(app: App) -> Any:
     return session
 
 
-async def _running(app: App) -> AsyncGenerator[MemorySession]:
+async def _running(app: InMemory) -> AsyncGenerator[MemorySession]:
     async with app.test() as session:
         yield session
 
@@ -60,7 +67,7 @@ async def _running(app: App) -> AsyncGenerator[MemorySession]:
 # -- anyio ------------------------------------------------------------------------------------------------------
 
 
-def _by_anyio(request: Any, app: App) -> Iterator[MemorySession]:
+def _by_anyio(request: Any, app: InMemory) -> Iterator[MemorySession]:
     from anyio.pytest_plugin import extract_backend_and_options, get_runner  # optional extra  # noqa: PLC0415
 
     backend, options = extract_backend_and_options(request.getfixturevalue("anyio_backend"))
@@ -108,7 +115,7 @@ def _loop_scope(request: Any) -> str:
     return given.get("loop_scope") or given.get("scope") or default or "function"
 
 
-def _on(run: Run, app: App) -> Iterator[MemorySession]:
+def _on(run: Run, app: InMemory) -> Iterator[MemorySession]:
     """Hold a session while the generator is: in one asyncio task, as cancel scopes in a lifespan want it."""
     held = _Held(app)
     session = run(held.begin())
@@ -121,7 +128,7 @@ def _on(run: Run, app: App) -> Iterator[MemorySession]:
 class _Held:
     """A session that is entered and left by one task."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: InMemory) -> None:
         self._app = app
 
     async def begin(self) -> MemorySession:

@@ -30,7 +30,8 @@ from aioq.declaring import NAMES as SCHEDULE_OPTIONS
 from aioq.options import NAMES
 from aioq.registry import TASK_OPTIONS
 from aioq.store import ServerInfo
-from aioq.timing import Definition, Misfire, Overlap
+from aioq.timetable import Overlap
+from aioq.timing import Definition, Misfire
 from aioq.worker.health import Health, QueueHealth
 from tests.behaviour.kit import ROOT
 from tests.behaviour.pages import PAGES, Block, blocks

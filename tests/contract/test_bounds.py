@@ -12,8 +12,7 @@ from aioq.job import Priority, Progress
 from aioq.redis_store import RedisStore, replies
 from aioq.redis_store.durability import MARK_MS, Confirmation
 from aioq.store import Claimed, Limits, NewJob, Settlement, Verb
-from aioq.timetable import Entry, Tick
-from aioq.timing import Overlap
+from aioq.timetable import Entry, Overlap, Tick
 from aioq.wire import encode_envelope
 from tests.contract.inside import ServerInside
 from tests.contract.kit import (

@@ -18,8 +18,7 @@ from aioq.redis_store.confirming import MAX_CONFIRMATIONS
 from aioq.redis_store.connection import Connection
 from aioq.redis_store.durability import Durability, require_fsync
 from aioq.store import Limits, NewJob, Verb
-from aioq.timetable import Entry, Tick
-from aioq.timing import Overlap
+from aioq.timetable import Entry, Overlap, Tick
 from tests.contract.kit import CALL, QUEUE, THREE, eventually, ids, joined, send, settle, take_one
 from tests.servers import Server, available
 

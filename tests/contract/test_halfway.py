@@ -18,8 +18,7 @@ from aioq.job import JobState
 from aioq.redis_store import RedisStore
 from aioq.redis_store.scripts import script
 from aioq.store import Claimed, Limits, NewJob, Settlement, Verb
-from aioq.timetable import Entry, Tick
-from aioq.timing import Overlap
+from aioq.timetable import Entry, Overlap, Tick
 from tests.contract.kit import BROKEN, CALL, CRASHED, LONG, THREE, eventually, ids, joined
 from tests.servers import Server, available
 

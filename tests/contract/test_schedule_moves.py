@@ -7,15 +7,15 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from aioq.call import Call
 from aioq.declaring import Declared
 from aioq.errors import ScheduleNotFoundError, ServerUnavailableError
 from aioq.job import Priority
 from aioq.scheduler import declare
 from aioq.schedules import Schedules
 from aioq.store import NewJob, Store
-from aioq.task import Call
-from aioq.timetable import Entry, Tick
-from aioq.timing import Definition, Overlap, encode
+from aioq.timetable import Entry, Overlap, Tick
+from aioq.timing import Definition, encode
 from aioq.worker.services.ticker import Ticker
 from tests.contract.kit import CALL, Backend
 

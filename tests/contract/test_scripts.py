@@ -16,8 +16,7 @@ from aioq.redis_store.failover import Failover
 from aioq.redis_store.requests import BODY_LIMIT
 from aioq.redis_store.scripts import parts_of, script
 from aioq.store import CLAIM_LIMIT, PASSED_LIMIT, WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
-from aioq.timetable import Entry, Tick
-from aioq.timing import Overlap
+from aioq.timetable import Entry, Overlap, Tick
 from tests.contract.kit import (
     CALL,
     QUEUE,

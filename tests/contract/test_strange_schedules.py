@@ -13,8 +13,8 @@ from aioq.declaring import Declared
 from aioq.errors import ServerError
 from aioq.job import Priority
 from aioq.redis_store import RedisStore
-from aioq.timetable import Entry, Owners, Tick
-from aioq.timing import Definition, Overlap
+from aioq.timetable import Entry, Overlap, Owners, Tick
+from aioq.timing import Definition
 from aioq.worker.services.ticker import Ticker
 from tests.contract.kit import CALL, LONG, QUEUE, Backend, eventually, ids, joined, keep, send, take
 

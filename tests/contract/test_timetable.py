@@ -11,8 +11,7 @@ from aioq.job import JobState, Priority
 from aioq.memory_store import MemoryStore
 from aioq.redis_store import RedisStore
 from aioq.store import NewJob, Store, Verb
-from aioq.timetable import Agenda, Entry, Owners, Standing, Tick
-from aioq.timing import Overlap
+from aioq.timetable import Agenda, Entry, Overlap, Owners, Standing, Tick
 from tests.contract.kit import (
     CALL,
     LONG,

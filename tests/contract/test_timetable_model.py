@@ -27,8 +27,7 @@ from aioq.job import JobInfo, Priority
 from aioq.memory_store import MemoryStore
 from aioq.redis_store import RedisStore
 from aioq.store import Claim, Limits, NewJob, Settlement, Store, Verb
-from aioq.timetable import Agenda, Entry, Tick, Ticked
-from aioq.timing import Overlap
+from aioq.timetable import Agenda, Entry, Overlap, Tick, Ticked
 from tests.contract.kit import BROKEN, CALL, LONG, REASON
 from tests.databases import Database
 

@@ -17,8 +17,8 @@ from aioq.durations import FIRST, LAST, MAX_DELAY
 from aioq.job import Priority
 from aioq.schedule import shown
 from aioq.task import AsyncTask, SyncTask
-from aioq.timetable import Entry
-from aioq.timing import FIRST_MS, LAST_MS, Definition, Misfire, Overlap, decode, encode
+from aioq.timetable import Entry, Overlap
+from aioq.timing import FIRST_MS, LAST_MS, Definition, Misfire, decode, encode
 
 pytestmark = pytest.mark.anyio
 

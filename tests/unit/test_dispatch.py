@@ -60,7 +60,7 @@ def make(*middleware: Base, **settings: Any) -> tuple[App, Client]:
     async def given() -> Client:
         return client
 
-    internals_of(app).outlet._client = given  # pyright: ignore[reportAttributeAccessIssue]
+    internals_of(app).dispatcher._client = given  # pyright: ignore[reportAttributeAccessIssue]
 
     @app.task(name="add", queue="sums", timeout=9, retry=7, result_ttl=8, priority="low")
     def _add(x: int, y: int = 2) -> int:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from aioq.durations import MAX_DELAY
 from aioq.errors import NewerVersionError, WireError
+from aioq.timetable import Overlap
+from aioq.timezones import zone
 from aioq.timing import (
     FIRST_MS,
     LAST_MS,
@@ -18,7 +20,6 @@ from aioq.timing import (
     MISFIRE_MS,
     Definition,
     Misfire,
-    Overlap,
     decode,
     encode,
     job_of,
@@ -26,7 +27,6 @@ from aioq.timing import (
     stamp,
     to_datetime,
     to_ms,
-    zone,
 )
 
 HOUR = 3_600_000
