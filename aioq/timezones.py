@@ -1,0 +1,56 @@
+"""Time zones: from the system's database or the package `tzdata`; UTC needs neither."""
+
+from datetime import UTC, tzinfo
+from difflib import get_close_matches
+from functools import lru_cache
+from zoneinfo import ZoneInfo, available_timezones
+
+UTC_NAMES = ("UTC", "Etc/UTC")
+"""The zones that need no database: what containers are in, as `TZ` and a setting name it."""
+
+
+@lru_cache(maxsize=256)
+def zone(name: str) -> tzinfo:
+    """The time zone of a name, from the system's database or the package `tzdata`; UTC needs neither.
+
+    Every zone that aioq works with comes from here, for a host may have no database: UTC has to work there.
+
+    Raises:
+        ValueError: there is none of that name on this host.
+    """
+    if name in UTC_NAMES:
+        return UTC
+    try:
+        return ZoneInfo(name)
+    # Unknown, malformed, a directory of the database, a file of it that is damaged: each has an error of its own.
+    except Exception as error:
+        why = "" if _has_database() else f", which has no time zone database: {_INSTALL}"
+        raise ValueError(f"no time zone {name!r} on this host{why}") from error
+
+
+def zone_or_utc(name: str) -> tzinfo:
+    """The time zone of a name, to show times in; UTC where this host does not know it."""
+    try:
+        return zone(name)
+    except ValueError:
+        return UTC
+
+
+def zone_hint(name: str) -> str:
+    """What to do about a name that `zone` refuses."""
+    if not _has_database():
+        return f"this host has no time zone database: {_INSTALL}"
+    near = get_close_matches(name, available_timezones(), n=1)
+    return f"did you mean {near[0]!r}?" if near else "use a name such as 'Asia/Shanghai'"
+
+
+_INSTALL = "pip install tzdata"
+
+
+def _has_database() -> bool:
+    """Whether this host knows any zone; one that every database has stands for all."""
+    try:
+        ZoneInfo("Europe/London")
+    except Exception:  # as in `zone`
+        return False
+    return True
