@@ -14,6 +14,7 @@ from aioq.job import Priority
 from aioq.middleware import Layers, Middleware
 from aioq.migration import Place, explain_missing
 from aioq.options import check_job_id
+from aioq.public import public
 from aioq.registry import SettingArgs, TaskDecorator, check_task_name, import_all, register, unregistered
 from aioq.results import JobHandle
 from aioq.retry import Retry
@@ -26,6 +27,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
+@public
 class App(Scheduling):
     """An application: its tasks, and its way to the server.
 

@@ -7,10 +7,12 @@ import msgspec
 
 from aioq.codec import ANYTHING, Signature
 from aioq.options import NO_OPTIONS, Options
+from aioq.public import public
 
 R_co = TypeVar("R_co", covariant=True)
 
 
+@public
 class Call(msgspec.Struct, Generic[R_co], frozen=True):
     """One call of a task that was not sent yet; `app.send_many` takes them.
 

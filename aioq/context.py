@@ -10,6 +10,7 @@ from aioq.durations import Duration
 from aioq.errors import AioqError
 from aioq.job import Progress
 from aioq.log import GuardedLogger
+from aioq.public import public
 from aioq.retry import Snooze
 from aioq.texts import cut
 
@@ -17,6 +18,7 @@ MAX_MESSAGE = 1_000
 """Characters kept of a progress message. A guess: more is no message, and the server copies it at each step."""
 
 
+@public
 class NoJobError(AioqError):
     """`current_job()` was called where no job is running."""
 
@@ -61,6 +63,7 @@ class Lender(Protocol):
         ...
 
 
+@public
 class JobContext:
     """The job that is running: what `current_job()` returns.
 
@@ -180,15 +183,6 @@ class JobContext:
         """
         raise Snooze(delay)
 
-    def attach(self, report: Callable[[Progress], None]) -> None:
-        """Say where `progress` goes; the worker does."""
-        self._report = report
-
-    def lender(self, app: object) -> Lender | None:
-        """Who lends this job's slot while it waits for a job of `app`; None for nobody."""
-        lender = self._lender
-        return lender if lender is not None and lender.app is app else None
-
     def time_left(self) -> float | None:
         """Seconds until the attempt's timeout; None without one."""
         return None if self.deadline is None else (self.deadline - datetime.now(UTC)).total_seconds()
@@ -217,6 +211,17 @@ def job_here() -> JobContext | None:
 def worker_of(job: JobContext) -> str:
     """The id of the worker that runs a job, in the job's queue; empty in a process of the pool."""
     return job._worker  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module, and none of users
+
+
+def attach(job: JobContext, report: Callable[[Progress], None]) -> None:
+    """Say where the `progress` of a job goes; the worker does."""
+    job._report = report  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module, and none of users
+
+
+def lender_of(job: JobContext | None, app: object) -> Lender | None:
+    """Who lends a job's slot while it waits for a job of `app`; None for nobody."""
+    lender = None if job is None else job._lender  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module, and none of users
+    return lender if lender is not None and lender.app is app else None
 
 
 def enter_job(context: JobContext) -> None:

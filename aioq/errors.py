@@ -5,8 +5,12 @@ other libraries stop at the edge: a Redis exception never leaves `redis_store`.
 """
 
 from dataclasses import dataclass
+from typing import Any
+
+from aioq.public import public, travelling
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Failure:
     """What ended an attempt, as text: the one form in which errors of tasks are shown, wherever that is.
@@ -31,62 +35,79 @@ class Failure:
         return self.summary
 
 
+@public
 class AioqError(Exception):
     """The base of every error aioq raises on purpose."""
 
+    __reduce__ = travelling
 
+
+@public
 class ConfigError(AioqError):
     """A setting, an option or a declaration is wrong; the message names it and where it was written."""
 
 
+@public
 class LoadError(ConfigError):
     """`module:app` on the command line does not lead to an App."""
 
 
+@public
 class RunningLoopError(AioqError, RuntimeError):
     """A method for sync code was called where an event loop runs, which it would block; use the async one."""
 
 
+@public
 class DuplicateTaskError(ConfigError):
     """Two functions were registered under one task name."""
 
 
+@public
 class ArgumentError(AioqError, TypeError):
     """A call's arguments do not fit the task, or cannot be encoded; nothing was sent."""
 
 
+@public
 class PayloadTooLargeError(AioqError, ValueError):
     """A call's encoded arguments are larger than `max_payload`; nothing was sent."""
 
 
+@public
 class WireError(AioqError):
     """Bytes that were read are not what this version of aioq writes."""
 
 
+@public
 class NewerVersionError(WireError):
     """An envelope was written by a newer aioq than this one; another worker may know it."""
 
 
+@public
 class ResultError(AioqError):
     """What a task returned cannot be encoded or is larger than `max_result`; the job fails with this."""
 
 
+@public
 class ProcessDiedError(AioqError):
     """The process of the pool that ran the job died: killed, out of memory, or a crash in native code."""
 
 
+@public
 class UnknownTaskError(AioqError):
     """No worker knew the job's task for as long as `unknown_task_ttl`."""
 
 
+@public
 class ServerError(AioqError):
     """The server could not do what was asked."""
 
 
+@public
 class ServerUnavailableError(ServerError):
     """The server cannot be reached or is not ready; waiting may heal it, so callers retry with backoff."""
 
 
+@public
 class ServerRejectedError(ServerError):
     """The server answers but refuses (password, permission, version); waiting does not heal it.
 
@@ -97,10 +118,12 @@ class ServerRejectedError(ServerError):
     is_login = False
 
 
+@public
 class EmbeddedServerError(ServerError):
     """The embedded server could not be started or reached; the message names both ways out."""
 
 
+@public
 class SendError(AioqError):
     """The server did not confirm these jobs within `send_timeout`; it may have some of them.
 
@@ -115,6 +138,7 @@ class SendError(AioqError):
         self.job_ids = job_ids
 
 
+@public
 class ScheduleNotFoundError(AioqError):
     """The server knows no such schedule: it was never put there, or it was removed.
 
@@ -127,10 +151,12 @@ class ScheduleNotFoundError(AioqError):
         self.schedule_id = schedule_id
 
 
+@public
 class WrongLoopError(AioqError, RuntimeError):
     """An App that runs in memory (`app.test()`) was used from another event loop than it was entered on."""
 
 
+@public
 class JobError(AioqError):
     """The base of what awaiting a job can raise, apart from the builtin TimeoutError.
 
@@ -143,14 +169,17 @@ class JobError(AioqError):
         self.job_id = job_id
 
 
+@public
 class JobNotFoundError(JobError):
     """The server knows no such job: it was never sent there, or its record has expired."""
 
 
+@public
 class JobCancelledError(JobError):
     """The job was cancelled before it had an outcome."""
 
 
+@public
 class WouldDeadlock(JobError):  # noqa: N818 - the name is part of the public contract
     """A job was about to wait for one that cannot end before the job itself has.
 
@@ -163,6 +192,7 @@ class WouldDeadlock(JobError):  # noqa: N818 - the name is part of the public co
         self.chain = chain
 
 
+@public
 class RemoteError(AioqError):
     """What a task raised, as far as it can travel: the type's name, the message and the traceback as text.
 
@@ -180,6 +210,7 @@ class RemoteError(AioqError):
         self.traceback = traceback
 
 
+@public
 class JobFailed(JobError):  # noqa: N818 - the name is part of the public contract
     """The job ended as a failure; `__cause__` is a `RemoteError`, so that a traceback shows the remote one too.
 
@@ -194,3 +225,6 @@ class JobFailed(JobError):  # noqa: N818 - the name is part of the public contra
         self.task = task
         self.error = error
         self.__cause__ = RemoteError(error.type, error.message, error.traceback)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return JobFailed, (self.job_id, self.task, self.error), vars(self)  # its cause is made anew

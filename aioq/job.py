@@ -23,8 +23,10 @@ from math import isfinite
 from typing import Any
 
 from aioq.errors import Failure
+from aioq.public import public
 
 
+@public
 class JobState(enum.StrEnum):
     """Where a job is in its life."""
 
@@ -65,6 +67,7 @@ WAITS = (JobState.SCHEDULED, JobState.QUEUED)
 """The states of a job that waits for its time or for a worker."""
 
 
+@public
 class Priority(enum.StrEnum):
     """A queue's lanes, the first one served first; a lower lane is served when the higher ones are empty."""
 
@@ -73,6 +76,7 @@ class Priority(enum.StrEnum):
     LOW = "low"
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Progress:
     """What a running job last said of its progress.
@@ -103,6 +107,7 @@ def _finite(number: float) -> float | None:
     return number if isfinite(number) else None
 
 
+@public
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobInfo:
     """What the server knows of a job, at the moment it was asked.
@@ -150,7 +155,7 @@ class JobInfo:
     result: Any = None
 
 
-UNKNOWN_TASK = "aioq.errors.UnknownTaskError"
+UNKNOWN_TASK = "aioq.UnknownTaskError"
 """The type of what a job shows as its error while it is put off, and has as one if it is for too long."""
 
 

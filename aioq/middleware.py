@@ -15,8 +15,10 @@ from aioq.context import JobContext
 from aioq.errors import ConfigError
 from aioq.naming import whereabouts
 from aioq.outcome import Outcome
+from aioq.public import public
 
 
+@public
 @dataclass(slots=True)
 class Outgoing:
     """A call on its way to the server; a middleware may change `args`, `kwargs` and `headers`.
@@ -38,6 +40,7 @@ class Outgoing:
     headers: dict[str, str] = field(default_factory=dict[str, str])
 
 
+@public
 class Middleware:
     """The base: both methods pass everything on unchanged."""
 

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from aioq.public import public
 
+
+@public
 class OutcomeKind(StrEnum):
     """How an attempt ended.
 
@@ -29,6 +32,7 @@ class OutcomeKind(StrEnum):
     LOST = "lost"
 
 
+@public
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What became of a job after one attempt.

@@ -9,13 +9,14 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from aioq.codec import ANY_RESULT, ResultType
-from aioq.context import JobContext, Lender, job_here
+from aioq.context import JobContext, Lender, job_here, lender_of
 from aioq.durations import Duration, seconds
 from aioq.errors import ArgumentError, ConfigError, JobCancelledError, JobFailed
 from aioq.job import JobInfo, JobState
 from aioq.leases import WorkerLease
 from aioq.migration import Place, explain_missing
 from aioq.options import make_options
+from aioq.public import public
 from aioq.store import Store
 from aioq.wait_report import why_no_outcome
 from aioq.waiters import Waiters, not_found
@@ -61,6 +62,7 @@ class ResultSource(Protocol):
         ...
 
 
+@public
 class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
     """A job that was sent: await it for its result.
 
@@ -137,7 +139,7 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
                     queue = await self._locate()
                     waiters = await self._source.waiters()
                     job = job_here()
-                    lender = None if job is None else job.lender(self._source)
+                    lender = lender_of(job, self._source)
                     if job is None or lender is None:
                         outcome = await waiters.outcome(queue, self.id)
                     else:

@@ -22,6 +22,7 @@ from aioq.introspect import cause_of, name_of
 from aioq.log import logger
 from aioq.migration import Place, here
 from aioq.plural import counted
+from aioq.public import public, travelling
 
 __all__ = ["ONE_ATTEMPT", "Retry", "RetryRule", "Snooze", "class_name", "class_names", "rule_of"]
 
@@ -171,6 +172,7 @@ def _fallback(attempt: int, function: object, why: str) -> float:
     return seconds
 
 
+@public
 class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks for another attempt
     """A retry policy, and the way a task asks for another attempt.
 
@@ -207,6 +209,8 @@ class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks fo
     Raises:
         ConfigError: a value is out of its range, or contradicts another.
     """
+
+    __reduce__ = travelling
 
     def __init__(
         self,
@@ -254,6 +258,7 @@ class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks fo
         return self.rule.wait(attempt, cause_of(self) or self)
 
 
+@public
 class Snooze(Exception):  # noqa: N818 - no error: the way a task puts its job off
     """What `current_job().snooze(delay)` raises: the job runs again after `delay`, at no cost to its attempts.
 
@@ -265,6 +270,8 @@ class Snooze(Exception):  # noqa: N818 - no error: the way a task puts its job o
     Raises:
         ConfigError: it is out of its range.
     """
+
+    __reduce__ = travelling
 
     def __init__(self, delay: Duration) -> None:
         number = as_seconds(delay)

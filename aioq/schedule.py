@@ -6,12 +6,14 @@ import msgspec
 
 from aioq.cron import parse
 from aioq.errors import WireError
+from aioq.public import public
 from aioq.timetable import Entry, Overlap
 from aioq.timezones import zone_or_utc
 from aioq.timing import Definition, Misfire, decode, to_datetime, to_ms
 from aioq.wire import decode_envelope
 
 
+@public
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     """What the server knows of a schedule, at the moment it was asked.
 

@@ -6,7 +6,7 @@ checker sees the function's parameters in `send` and its return type in the hand
 
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
 from types import FunctionType, MethodType
 from typing import Any, Generic, Literal, Never, ParamSpec, Protocol, TypeVar, cast
@@ -25,6 +25,7 @@ from aioq.migration import Place, explain_missing
 from aioq.naming import whereabouts
 from aioq.options import NAMES, Options, check_job_id, listed, make_options, unknown_option
 from aioq.own_types import OwnTypes
+from aioq.public import public
 from aioq.results import JobHandle
 from aioq.retry import FunctionRule, Retry
 from aioq.route import Route
@@ -244,6 +245,7 @@ class Sendable(Generic[P, R]):
 explain_missing(Sendable, Place.TASK)
 
 
+@public
 class Task(Sendable[P, R]):
     """A registered function.
 
@@ -252,8 +254,6 @@ class Task(Sendable[P, R]):
         function: the function itself.
         executor: where a worker runs it: on its event loop, in a thread or in another process.
         defaults: the options it was declared with.
-        declared_in: the run of the module that declared it.
-        compiled: its signature, if that could be compiled where it was declared.
     """
 
     def __init__(
@@ -277,11 +277,10 @@ class Task(Sendable[P, R]):
         self.__module__ = str(getattr(function, "__module__", None))
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
-        try:
+        with suppress(
+            NameError
+        ):  # an annotation names something defined further down: it is looked up when needed
             self._compiled = Signature(f"task {name!r}", function, sender.own_types)
-        except NameError:
-            # An annotation names something defined further down; it is looked up when it is needed.
-            self._compiled = None
 
     def _compile(self) -> Signature:
         if self._compiled is None:

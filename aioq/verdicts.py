@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 from aioq.exception_names import leaves_of
 from aioq.introspect import is_a
+from aioq.public import public
 from aioq.retry import Retry, Snooze
 
 
+@public
 class Cancel(Exception):  # noqa: N818 - no error: the way a task calls its job off
     """Raised in a task, it ends the job as cancelled, whatever the retry rule says.
 
@@ -28,6 +30,7 @@ class Cancel(Exception):  # noqa: N818 - no error: the way a task calls its job 
         super().__init__(self.reason)
 
 
+@public
 class Fail(Exception):  # noqa: N818 - as `Cancel`
     """Raised in a task, it ends the job as failed, without another attempt, whatever the retry rule says.
 

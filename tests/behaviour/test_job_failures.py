@@ -63,14 +63,14 @@ async def test_a_failed_job_is_looked_at_with_info(shop: Shop) -> None:
 async def test_a_result_that_cannot_be_encoded_is_the_jobs_failure(shop: Shop, kind: str) -> None:
     error = await failure(shop, "returns", kind)
 
-    assert error.type == "aioq.errors.ResultError"
+    assert error.type == "aioq.ResultError"
     assert "the result of jobs.returns cannot be encoded" in error.message
 
 
 async def test_a_result_that_is_too_large_is_the_jobs_failure(shop: Shop) -> None:
     error = await failure(shop, "returns", "large")
 
-    assert error.type == "aioq.errors.ResultError"
+    assert error.type == "aioq.ResultError"
     assert "max_result" in error.message
 
 

@@ -236,7 +236,7 @@ def _names(page: str, heading: str) -> set[str]:
 
 def test_what_a_job_has_is_in_the_table() -> None:
     public = {name for name in dir(JobContext) if not name.startswith("_")}
-    assert _names("docs/tasks.md", "## The current job") == public - {"attach", "lender"}  # aioq's own
+    assert _names("docs/tasks.md", "## The current job") == public
 
 
 def test_every_hook_and_every_kind_of_outcome_is_named() -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from aioq.context import JobContext, NoJobError, current_job, enter_job
+from aioq.context import JobContext, NoJobError, attach, current_job, enter_job
 from aioq.errors import AioqError
 from aioq.job import Progress
 
@@ -91,7 +91,7 @@ def test_progress_is_reported_in_floats():
 def test_progress_goes_where_the_worker_attached_it():
     reports: list[Progress] = []
     job = make()
-    job.attach(reports.append)
+    attach(job, reports.append)
     thread = threading.Thread(target=job.progress, args=(3,))
     thread.start()
     thread.join()

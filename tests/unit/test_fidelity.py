@@ -286,7 +286,7 @@ NOT_DECLARED: dict[str, tuple[Any, str]] = {
     "deque": (collections.deque[int], "nothing makes a collections.deque of plain data; "),
     "complex": (complex, "nothing makes a complex of plain data; "),
     "range": (range | None, "nothing makes a range of plain data; "),
-    "a class of one's own": (dict[str, App], "nothing makes a aioq.app.App of plain data; "),
+    "a class of one's own": (dict[str, App], "nothing makes a aioq.App of plain data; "),
     "a secret by itself": (pydantic.SecretStr, "app.register_type("),
     "an Enum of tuples": (Mixed, "Enums must contain either all str or all int values"),
 }
@@ -527,7 +527,7 @@ async def test_a_result_that_does_not_fit_is_a_failure_at_the_worker(kind: Any, 
         with pytest.raises(JobFailed) as caught:
             await handle.result(timeout=10)
         assert (await handle.info()).attempts == 1
-    assert caught.value.error.type == "aioq.errors.ResultError"
+    assert caught.value.error.type == "aioq.ResultError"
     message = caught.value.error.message.replace("tests.unit.test_fidelity.", "")
     assert message.startswith("task 'give': the result")
     assert text in message

@@ -257,13 +257,13 @@ async def test_where_the_server_refuses_an_outcome_the_failure_in_its_place_is_t
     assert hooks.on_answer is not None
 
     hooks.on_end(run, 0.5)
-    instead = encode_failure("add", Failure("aioq.errors.ServerError", "it was refused"))
+    instead = encode_failure("add", Failure("aioq.ServerError", "it was refused"))
     hooks.on_answer(run.queue, Settlement("job", 1, Verb.FAILED, instead), True)
     await within(hooks.drain())
 
     ((_, outcome),) = watch.told
     assert (outcome.kind, outcome.result, outcome.final) == (OutcomeKind.FAILED, None, True)
-    assert str(outcome.error) == "aioq.errors.ServerError: it was refused"
+    assert str(outcome.error) == "aioq.ServerError: it was refused"
 
 
 class Broken(Watch):

@@ -131,7 +131,7 @@ def test_bytes_that_are_no_envelope_are_dead_at_once(app: App, envelope: bytes):
     assert settlement is not None
     assert (settlement.verb, settlement.job_id, settlement.claim) == (Verb.FAILED, "job", 1)
     shown = failure(settlement)
-    assert shown.type == "aioq.errors.WireError"
+    assert shown.type == "aioq.WireError"
     assert shown.traceback == ""
     assert run.error is not None
 
@@ -140,7 +140,7 @@ def test_an_envelope_of_a_newer_version_is_parked(app: App):
     _, settlement = prepared(app, bytes.fromhex("9302a17490"))
     assert settlement is not None
     assert (settlement.verb, settlement.delay_ms, settlement.ttl_ms) == (Verb.PARK, PARK_MS, 3_600_000)
-    assert failure(settlement).type == "aioq.errors.NewerVersionError"
+    assert failure(settlement).type == "aioq.NewerVersionError"
     assert "format 2" in failure(settlement).message
 
 
@@ -150,7 +150,7 @@ def test_an_unknown_task_is_parked(app: App):
     assert (settlement.verb, settlement.delay_ms, settlement.ttl_ms) == (Verb.PARK, PARK_MS, 3_600_000)
     assert outcome(settlement).task == "shop.new"
     assert failure(settlement) == Failure(
-        "aioq.errors.UnknownTaskError",
+        "aioq.UnknownTaskError",
         "no worker knew the task 'shop.new' for 3600 s (unknown_task_ttl); "
         "this one knows: shop.add, shop.heavy, shop.own",
     )
@@ -184,7 +184,7 @@ def test_arguments_that_do_not_fit_are_a_failure_and_no_retry(app: App, envelope
     assert settlement.verb is Verb.FAILED
     assert settlement.ttl_ms == 86_400_000
     if message is not None:
-        assert failure(settlement).type == "aioq.errors.ArgumentError"
+        assert failure(settlement).type == "aioq.ArgumentError"
         assert failure(settlement).message.startswith(message)
 
 
@@ -240,7 +240,7 @@ def test_a_result_that_comes_encoded_from_the_process_pool_is_stored_as_it_is():
 
 def test_a_result_that_cannot_be_encoded_is_a_failure():
     shown = failure(ended(object()))
-    assert shown.type == "aioq.errors.ResultError"
+    assert shown.type == "aioq.ResultError"
     assert shown.message == (
         "the result of shop.add cannot be encoded: objects of type object have no MessagePack form; got object"
     )
@@ -279,7 +279,7 @@ CHILD_GROUP = ChildError(
 
 def child_retry(attempts: int | None = None, delay: float | None = None) -> ChildError:
     return ChildError(
-        Failure("aioq.retry.Retry", "asked"), ("aioq.retry.Retry",), is_retry=True,
+        Failure("aioq.Retry", "asked"), ("aioq.Retry",), is_retry=True,
         retry_attempts=attempts, retry_delay=delay,
     )  # fmt: skip
 
@@ -381,7 +381,7 @@ def test_what_becomes_of_an_attempt_that_failed(
         (Odd("no"), ODD, "no"),
         (ValueError("\ud800"), "ValueError", "\\ud800"),
         (SystemExit(3), "SystemExit", "3"),
-        (Retry(), "aioq.retry.Retry", "asked for another attempt in attempt 3"),
+        (Retry(), "aioq.Retry", "asked for another attempt in attempt 3"),
         (CHILD, "shop.Odd", "no"),
     ],
 )

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import aioq
-from aioq import App, JobHandle, Schedule
+from aioq import App, JobContext, JobHandle, Schedule
 from aioq.task import Sendable, Task
 
 APP = """
@@ -16,6 +16,10 @@ SENDABLE = "call handle name options send send_many send_many_sync send_sync"
 TASK = f"{SENDABLE} defaults executor function"
 HANDLE = """
 added cancel cancel_sync id info info_sync queue reschedule result result_sync run_now status status_sync
+"""
+JOB = """
+attempt cancel_requested crashes deadline headers id log max_attempts progress queue sent_at snooze state
+task time_left
 """
 SCHEDULES = "get list pause put remove resume run_now"
 PACKAGE = """
@@ -56,8 +60,22 @@ def shown(thing: Any) -> list[str]:
         (JobHandle, HANDLE),
         (add.handle("a"), HANDLE),
         (app.schedules, SCHEDULES),
+        (JobContext, JOB),
+        (JobContext(job_id="a", task="add", queue="default"), JOB),
     ],
-    ids=["aioq", "app", "async task", "sync task", "options", "by name", "JobHandle", "handle", "schedules"],
+    ids=[
+        "aioq",
+        "app",
+        "async task",
+        "sync task",
+        "options",
+        "by name",
+        "JobHandle",
+        "handle",
+        "schedules",
+        "JobContext",
+        "job",
+    ],
 )
 def test_an_object_shows_what_is_for_users(thing: Any, names: str) -> None:
     assert shown(thing) == sorted(names.split())
@@ -81,7 +99,7 @@ def test_the_package_shows_its_version_and_no_module_of_its_own() -> None:
     assert [name for name in dir(aioq) if name.startswith("_")] == ["__version__"]
 
 
-@pytest.mark.parametrize("kind", [App, Task, Sendable, JobHandle])
+@pytest.mark.parametrize("kind", [App, Task, Sendable, JobHandle, JobContext])
 def test_every_public_method_is_described(kind: type) -> None:
     found = {name: getattr(kind, name) for name in shown(kind)}
     assert [name for name, method in found.items() if callable(method) and not method.__doc__] == []

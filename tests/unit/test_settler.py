@@ -196,7 +196,7 @@ async def test_what_the_server_refuses_ends_as_failed_and_all_others_are_written
     assert set(store.written) == set("abcdefgh")
     for job_id in bad:
         failure = decode_failure(decode_outcome(store.written[job_id].outcome))
-        assert failure.type == "aioq.errors.ServerError"
+        assert failure.type == "aioq.ServerError"
         assert str(store.error) in failure.message
         assert "succeeded" in failure.message
     assert sorted(told.written) == [(QUEUE, job_id) for job_id in "abcdefgh"]

@@ -71,7 +71,7 @@ async def test_a_fail_is_the_last_attempt_whatever_the_rule(session: MemorySessi
     handle = await task.send("fail")
     with pytest.raises(JobFailed, match="why not") as caught:
         await within(handle)
-    assert (caught.value.error.type, caught.value.error.message) == ("aioq.verdicts.Fail", "why not")
+    assert (caught.value.error.type, caught.value.error.message) == ("aioq.Fail", "why not")
     assert (await handle.status(), len(runs)) == (JobState.FAILED, 1)
 
 

@@ -16,7 +16,7 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
 
-from aioq.context import JobContext, worker_of
+from aioq.context import JobContext, attach, worker_of
 from aioq.introspect import is_a
 from aioq.job import Progress
 from aioq.log import logger
@@ -220,7 +220,7 @@ class Executor:
         """Let a run report its progress under the claim that it has now."""
         if run.context is not None:
             claimed = run.claimed
-            run.context.attach(self._reporter_of(run.queue, run.worker, claimed.id, claimed.claim))
+            attach(run.context, self._reporter_of(run.queue, run.worker, claimed.id, claimed.claim))
 
     def _cancel(self, run: Run, reason: str) -> None:
         if run.over and reason != LOST:

@@ -30,7 +30,7 @@ from typing import Any, cast
 import msgspec
 
 from aioq.codec import BadArgumentsError, ResultType
-from aioq.context import JobContext, enter_job
+from aioq.context import JobContext, attach, enter_job
 from aioq.deferred_warnings import DEFERRED
 from aioq.errors import AioqError, ResultError
 from aioq.exception_names import class_names, leaf_names
@@ -313,7 +313,7 @@ async def _as_in_a_worker(
     context: JobContext,
     begin: Callable[[], None],
 ) -> Any:
-    context.attach(_drop)
+    attach(context, _drop)
     life = sender_of(task).life()
     try:
         context.state = await life.__aenter__()
