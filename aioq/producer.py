@@ -260,7 +260,8 @@ class Producer:
         over = [p for p in batch if p.deadline <= now and p.deadline - self._send_timeout <= outage.at]
         if over:
             fault = gave_up(over, self._send_timeout, str(outage.error), "is unconfirmed")
-            fault.__cause__ = outage.error
+            # Its text is in the message; without its traceback it is one line where the error is shown.
+            fault.__cause__ = outage.error.with_traceback(None)
             faults.update((id(pending), fault) for pending in over)
         return [pending for pending in batch if id(pending) not in faults]
 

@@ -112,7 +112,7 @@ class BlockingReads:
                 return []
             if "WRONGTYPE" in str(error) and await self._leave_out(queue):
                 return []  # the caller claims once more, and comes back
-            raise self._lost(error) from error
+            raise self._lost(error) from None
         if not left_out and self._foreign.pop(queue, None):
             log.warning("queue %s: all of its lanes are served again", queue)
         prefix = len(base_key(self._app, queue)) + 1
@@ -139,7 +139,7 @@ class BlockingReads:
             raise
         except (*FOREIGN, TimeoutError) as error:
             self.drop(queue, worker)
-            raise translate(error, self._link.shown_url) from error
+            raise translate(error, self._link.shown_url) from None
         except BaseException:
             self.drop(queue, worker)
             raise
@@ -183,7 +183,7 @@ class BlockingReads:
                     return
             except ResponseError as error:
                 # A user without CLIENT waits until the read's own time is over.
-                raise translate(error, self._link.shown_url) from error
+                raise translate(error, self._link.shown_url) from None
             await asyncio.sleep(UNBLOCK_PAUSE)  # the read is on its way to the server, or back
 
     async def _connection(self, queue: str, worker: str) -> tuple[Connection, int]:
@@ -196,7 +196,7 @@ class BlockingReads:
                     found = (connection, int(await connection.read()))
             except FOREIGN as error:
                 connection.close()
-                raise translate(error, self._link.shown_url) from error
+                raise translate(error, self._link.shown_url) from None
             except BaseException:
                 connection.close()
                 raise

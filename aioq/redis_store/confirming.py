@@ -64,7 +64,7 @@ class ConfirmedWrites:
                     self._loaded.clear()
             reply = await self._in_turn(("EVAL", code.text, 1, key, *args), key, confirmation)
         except ResponseError as error:
-            raise translate(error, self._shown_url) from error
+            raise translate(error, self._shown_url) from None
         self._loaded.add(code.sha)
         return reply
 
@@ -121,7 +121,7 @@ class ConfirmedWrites:
             for each in (connection, *self.idle):
                 each.close()
             self.idle.clear()
-            raise translate(error, self._shown_url) from error
+            raise translate(error, self._shown_url) from None
         except BaseException:
             connection.close()
             raise

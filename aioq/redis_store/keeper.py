@@ -78,7 +78,7 @@ class RedisLeaseKeeper:
             if may_be_replaced(error):
                 self._failover.drop_soon()
             fault: ServerError = translate(error, self._shown_url)
-            raise fault from error
+            raise fault from None
         return parse_renewal(reply)
 
 

@@ -128,7 +128,7 @@ class Link:
         try:
             self._factory: Any = ConnectionPool.from_url(url, **options)  # pyright: ignore[reportUnknownMemberType] - redis-py is partly typed
         except (TypeError, ValueError) as error:
-            raise ServerRejectedError(f"{shown_url} has an option that cannot be used: {error}") from error
+            raise ServerRejectedError(f"{shown_url} has an option that cannot be used: {error}") from None
         self._pipe: Pipe | None = None
         self._opening: asyncio.Task[None] | None = None
         self._unsent: deque[Asked] = deque()
@@ -155,20 +155,20 @@ class Link:
         try:
             opening: AbstractConnection = self._factory.make_connection()
         except FOREIGN as error:
-            raise translate(error, self.shown_url) from error
+            raise translate(error, self.shown_url) from None
         except (TypeError, ValueError) as error:
-            raise ServerRejectedError(f"{self.shown_url} has an option that cannot be used: {error}") from error
+            raise ServerRejectedError(f"{self.shown_url} has an option that cannot be used: {error}") from None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await opening.connect()
         except FOREIGN as error:
             await _abandon(opening)
-            raise translate(error, self.shown_url) from error
+            raise translate(error, self.shown_url) from None
         except (
             RuntimeError
         ) as error:  # uvloop refuses to write to a transport that was reset in the middle of the login
             await _abandon(opening)
-            raise ServerUnavailableError(f"{self.shown_url} reset the connection: {error}") from error
+            raise ServerUnavailableError(f"{self.shown_url} reset the connection: {error}") from None
         except BaseException:
             await _abandon(opening)
             raise
@@ -298,7 +298,7 @@ class Link:
 
 def _translated(error: Exception, shown_url: str) -> Exception:
     fault = translate(error, shown_url)
-    fault.__cause__ = error
+    fault.__context__, fault.__suppress_context__ = error, True  # as `raise ... from None`
     return fault
 
 

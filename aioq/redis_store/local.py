@@ -38,5 +38,5 @@ class LocalStore(RedisStore):
 def _two_ways_out() -> Generator[None]:
     try:
         yield
-    except ServerUnavailableError as error:
-        raise ServerUnavailableError(_TWO_WAYS_OUT) from error
+    except ServerUnavailableError:
+        raise ServerUnavailableError(_TWO_WAYS_OUT) from None

@@ -65,7 +65,7 @@ class Register:
         except ResponseError as error:
             fault = translate(error, self._shown_url)
             if isinstance(fault, ServerUnavailableError):
-                raise fault from error
+                raise fault from None
             if not self._told:
                 self._told = True
                 log.warning(

@@ -131,7 +131,7 @@ class RedisStore:
             self._was_away = True
             raise
         except ResponseError as error:
-            raise translate(error, self._link.shown_url) from error
+            raise translate(error, self._link.shown_url) from None
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
             raise ServerRejectedError(
                 f"{self._link.shown_url} is {product} {version}; aioq needs Redis 6.2 or newer, or Valkey"
