@@ -265,7 +265,11 @@ class App(Scheduling):
 
     async def __aenter__(self) -> Self:
         """Connect, and see that the server can be worked with."""
-        await (await self._internals.store()).open()
+        try:
+            await (await self._internals.store()).open()
+        except BaseException:
+            await self._internals.close()  # a server that answers, and refuses, has taken a connection
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

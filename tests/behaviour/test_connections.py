@@ -11,10 +11,10 @@ from typing import Any, cast
 import pytest
 import redis
 
-from aioq import App, SendError, gather
+from aioq import App, SendError, ServerRejectedError, gather
 from tests.behaviour.kit import Process, Project, until
 from tests.databases import Database
-from tests.servers import Server
+from tests.servers import Login, Server
 
 pytestmark = pytest.mark.anyio
 
@@ -314,3 +314,28 @@ async def test_a_script_sends_its_own_tasks_to_a_worker(
     assert await script.ended() == 0, script.log
     assert script.printed == [f"{module}.swap True", f"{module}.swap_apart True"]
     assert await worker.stop() == 0
+
+
+REFUSED = [
+    ({"login": Login("secret")}, "", {}, "Authentication required"),
+    ({"login": Login("secret")}, ":wrong@", {}, "invalid username-password"),
+    ({}, "", {"durability": "fsync"}, "appendfsync|append-only|WAITAOF"),
+]
+
+
+@pytest.mark.parametrize(("options", "login", "settings", "why"), REFUSED, ids=["none", "wrong", "durability"])
+async def test_a_start_that_the_server_refuses_leaves_no_connection(
+    start_server: Callable[..., Server],
+    app_name: str,
+    options: dict[str, Any],
+    login: str,
+    settings: dict[str, Any],
+    why: str,
+) -> None:
+    """Nobody closes an App that `async with` has not entered."""
+    server = start_server(tcp=True, **options)
+    with pytest.raises(ServerRejectedError, match=why):
+        async with App(app_name, url=f"redis://{login}127.0.0.1:{server.port}", **settings):
+            pass
+    with server.client() as client:
+        await until(lambda: len(client.client_list()) == 1, "the end of all connections but one's own")
