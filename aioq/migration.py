@@ -33,7 +33,9 @@ _CONTEXT = "current_job(), inside the task"
 _RATE = "nothing; a queue of its own and `aioq worker -q NAME -c N` bound how many run at once"
 _URL = 'url="redis://..." (AIOQ_URL in the environment)'
 _NO_BACKEND = "not needed: results are in the same server as the jobs (url=...)"
-_SERIALIZER = "not needed: calls and results are MessagePack, with the types of the annotations"
+_SERIALIZER = (
+    "not needed: calls and results are MessagePack, with the types of the annotations and of app.register_type"
+)
 _LIFESPAN = "@app.lifespan"
 _STATE = "await handle.status(), in sync code handle.status_sync()"
 _RESULT = "await handle, or await handle.result(timeout=...); in sync code handle.result_sync(timeout=...)"
@@ -186,6 +188,7 @@ WORDS: dict[Place, dict[str, str]] = {
             ("task_serializer", "result_serializer", "accept_content", "serializer", "event_serializer"),
             _SERIALIZER,
         ),
+        **dict.fromkeys(("job_serializer", "job_deserializer"), _SERIALIZER),
         **dict.fromkeys(
             ("include", "tasks", "functions", "modules", "task_modules", "task_packages"), "imports=[...]"
         ),
@@ -211,6 +214,7 @@ WORDS: dict[Place, dict[str, str]] = {
             ("worker_prefetch_multiplier", "prefetch", "burst_size"), "not needed: concurrency=... bounds it"
         ),
         **dict.fromkeys(("on_startup", "on_shutdown", "startup", "shutdown"), _LIFESPAN),
+        **dict.fromkeys(("on_job_start", "on_job_end", "after_job_end"), _HOOKS),
         **dict.fromkeys(("middlewares",), "middleware=[...]"),
         **dict.fromkeys(
             ("visibility_timeout", "broker_transport_options"),

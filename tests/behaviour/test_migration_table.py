@@ -1,0 +1,147 @@
+"""The README's table for those who come from Celery or arq: its right side runs, its left side is explained.
+
+What is on the left, and is written here by mistake, ends in an error that says what it is here.
+"""
+
+import ast
+import inspect
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+import aioq
+from aioq import App, Middleware
+from aioq.cli.main import main
+from aioq.config import Settings
+from aioq.migration import Place, here
+from tests.behaviour.kit import ROOT
+
+pytestmark = pytest.mark.anyio
+
+_AFTER = (ROOT / "README.md").read_text().partition("\n## Coming from Celery or arq\n")[2]
+TABLE = _AFTER.partition("\n\nA project")[0].strip().splitlines()[2:]
+ROWS = [[re.findall(r"`([^`]+)`", cell) for cell in line[1:-1].split("|")] for line in TABLE]
+LEFT = {code for celery, arq, _ in ROWS for code in (*celery, *arq)}
+RIGHT = sorted({code for *_, here_ in ROWS for code in here_})
+
+MISTAKES: dict[str, tuple[Place, str]] = {
+    'app.config_from_object("proj.config")': (Place.APP, "config_from_object"),
+    "functions": (Place.SETTING, "functions"),
+    "add.delay(1, 2)": (Place.TASK, "delay"),
+    'pool.enqueue_job("add", 1, 2)': (Place.APP, "enqueue_job"),
+    "add.apply_async((1, 2), countdown=10)": (Place.TASK, "apply_async"),
+    "_defer_by=10": (Place.OPTION, "_defer_by"),
+    'app.send_task("proj.add", (1, 2))': (Place.APP, "send_task"),
+    "result.get(timeout=5)": (Place.HANDLE, "get"),
+    "AsyncResult(id)": (Place.APP, "AsyncResult"),
+    "autoretry_for": (Place.OPTION, "autoretry_for"),
+    "self.retry()": (Place.TASK, "retry"),
+    "raise Retry(defer=5)": (Place.RETRY, "defer"),
+    "add.delay(1, 2).get()": (Place.HANDLE, "get"),
+    "on_startup": (Place.SETTING, "on_startup"),
+    "after_job_end": (Place.SETTING, "after_job_end"),
+    "job_serializer": (Place.SETTING, "job_serializer"),
+    "visibility_timeout": (Place.SETTING, "visibility_timeout"),
+    "job_timeout": (Place.SETTING, "job_timeout"),
+    "celery -A proj worker": (Place.COMMAND, "-A"),
+    "task_always_eager": (Place.SETTING, "task_always_eager"),
+    "beat_schedule": (Place.SETTING, "beat_schedule"),
+    "crontab(...)": (Place.OPTION, "crontab"),
+    "celery beat": (Place.COMMAND, "beat"),
+    "cron_jobs": (Place.SETTING, "cron_jobs"),
+}
+"""Where each of them may be written here, and the word that is then wrong."""
+
+NO_MISTAKES = {
+    'app = Celery("proj")': "imported from there",
+    "class WorkerSettings": "a class of one's own",
+    "@app.task": "the same here",
+    "Job(id, pool)": "imported from there",
+    "await job.result(timeout=5)": "the same here",
+    "raise Reject()": "imported from there",
+    "raise Ignore()": "imported from there",
+    "task_success": "imported from there",
+    "worker_ready": "imported from there",
+    "arq proj.WorkerSettings": "another program",
+}
+
+
+def test_each_word_of_the_left_is_explained() -> None:
+    assert {*MISTAKES, *NO_MISTAKES} == LEFT
+    for code, (place, word) in MISTAKES.items():
+        assert word in code
+        assert here(place, word) is not None, code
+
+
+@pytest.mark.parametrize(("place", "word"), MISTAKES.values(), ids=MISTAKES)
+async def test_the_mistake_is_an_error_that_says_what_it_is_here(
+    place: Place, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = App("proj", url="redis://nowhere")
+    task = app.task(name="proj.add")(lambda x, y: None)
+    given: dict[str, Any] = {word: 1}
+    ways: dict[Place, Callable[[], Any]] = {
+        Place.TASK: lambda: getattr(task, word),
+        Place.APP: lambda: getattr(app, word),
+        Place.HANDLE: lambda: getattr(app.handle("job"), word),
+        Place.OPTION: lambda: task.options(**given),
+        Place.SETTING: lambda: App("proj", **given),
+        Place.RETRY: lambda: aioq.Retry(**given),
+        Place.COMMAND: lambda: main(["worker", word] if word.startswith("-") else [word]),
+    }
+    said = here(place, word)
+    assert said is not None
+    with pytest.raises((aioq.AioqError, AttributeError, SystemExit)) as caught:
+        ways[place]()
+    assert said in str(caught.value) + capsys.readouterr().err
+
+
+@pytest.fixture
+async def names(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[dict[str, Any]]:
+    """What the right side stands on: a session in memory, and a package `proj` that has a config."""
+    monkeypatch.syspath_prepend(ROOT / "examples" / "two_hosts")
+    app = App("proj")
+
+    @app.task(name="proj.add")
+    async def add(x: int, y: int) -> int:
+        return x + y
+
+    async with app.test() as session:
+        handle = await add.send(1, 2)
+        await handle
+        everything = {name: getattr(aioq, name) for name in aioq.__all__}
+        yield everything | {"app": app, "add": add, "handle": handle, "id": handle.id, "session": session}
+
+
+@pytest.mark.parametrize("code", RIGHT)
+async def test_the_right_side_is_there(code: str, names: dict[str, Any]) -> None:
+    code = code.removeprefix("raise ").replace("Retry(on=...)", "Retry(on=(OSError,))")
+    if re.fullmatch(r"\w+", code):
+        assert code == "Middleware" or hasattr(Middleware, code)
+    elif code.startswith("aioq "):
+        pass  # `test_commands_shown.py` reads it
+    elif code.endswith("_sync()"):
+        assert all(hasattr(names[kind], name) for kind, name in (("add", "send_sync"), ("handle", "result_sync")))
+    elif found := re.fullmatch(r"@?app\.(\w+)(?:\(\.\.\.\))?", code):
+        assert callable(getattr(App, found[1]))
+    elif code == "schedules = {...}":
+        assert "schedules" in Settings.__struct_fields__
+    elif code == "async with app.test()":
+        await run(code + " as another: pass", names | {"app": App("proj")})
+    elif code.startswith("retry="):
+        names["app"].task(name="other", retry=await run(f"value = {code.removeprefix('retry=')}", names))(
+            lambda: None
+        )
+    else:
+        await run(code if code.startswith("app =") else f"value = {code}", names)
+
+
+async def run(code: str, names: dict[str, Any]) -> Any:
+    """Run code that may await; what it calls `value`."""
+    names = dict(names)
+    made = eval(compile(code, "the table", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
+    if inspect.isawaitable(made):
+        await made
+    return names.get("value")
