@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.behaviour.kit import ROOT
+from tests.behaviour.pages import held_by
 
 SECONDS = 50
 SCOPE = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where it is not set
-DOCS = ROOT / "docs" / "testing.md"
-FILE = re.compile(r"^```python\n# (\S+\.py)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILES = {
+    block.text.partition("\n")[0].removeprefix("# "): block.text
+    for block in held_by("test_the_fixture_works_in_both_modes_of_pytest_asyncio_and_beside_anyio")
+}
 
 ON_A_WIDER_LOOP = """
 import pytest
@@ -105,8 +108,7 @@ async def test_never_begins(broken):
 
 def run(folder: Path, *options: str, **files: str) -> str:
     """Run pytest over what the page shows and further files; what it prints."""
-    shown = dict(FILE.findall(DOCS.read_text()))
-    for name, text in (shown | {f"{name}.py": text for name, text in files.items()}).items():
+    for name, text in (FILES | {f"{name}.py": text for name, text in files.items()}).items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)

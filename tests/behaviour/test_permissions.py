@@ -9,14 +9,11 @@ import pytest
 
 from aioq import App, ServerRejectedError
 from aioq.app import internals_of
-from tests.behaviour.kit import ROOT, Project
+from tests.behaviour.kit import Project
+from tests.behaviour.pages import held_by
 from tests.servers import Login, Server, available
 
 pytestmark = pytest.mark.anyio
-
-DOCUMENTED = re.search(
-    r"^ACL SETUSER shop on >secret (.+)$", (ROOT / "docs" / "worker.md").read_text(), re.MULTILINE
-)
 
 TASKS = """
 import asyncio
@@ -47,8 +44,9 @@ async def wait() -> None:
 async def test_the_documented_rules_are_enough_for_everything(
     project: Project, start_server: Callable[..., Server], name: str
 ) -> None:
-    assert DOCUMENTED is not None
-    server = start_server(name, login=Login("secret", user="shop", rules=f"+ping {DOCUMENTED[1]}"))
+    (block,) = held_by("test_the_documented_rules_are_enough_for_everything")
+    documented = block.text.removeprefix("ACL SETUSER shop on >secret ").strip()
+    server = start_server(name, login=Login("secret", user="shop", rules=f"+ping {documented}"))
     project.settings["AIOQ_URL"] = server.url
     project.write("jobs.py", TASKS)
     worker = await project.ready_worker("jobs:app", "--log-level", "warning")

@@ -1,4 +1,4 @@
-"""What README.md and docs/ say: their programs run, their tables hold what there is, their commands can be typed.
+"""What README.md and docs/ say: their programs run, their tables hold what there is.
 
 A block of Python is marked by its info string: `python runnable` is run as it stands, `python runnable worker` is
 saved as `tasks.py` and run beside `aioq worker tasks:app`. Both must end with exit code 0, and print what the next
@@ -7,7 +7,6 @@ saved as `tasks.py` and run beside `aioq worker tasks:app`. Both must end with e
 
 import os
 import re
-import shlex
 import shutil
 import socket
 import subprocess
@@ -15,14 +14,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
-import click
 import msgspec
 import pytest
 from click.testing import CliRunner
 
-from aioq import AioqError, App, JobContext, JobHandle, JobState, Middleware, Outcome, OutcomeKind, Task
+from aioq import App, JobContext, JobHandle, JobState, Middleware, Outcome, OutcomeKind, Task
 from aioq.cli.banner import show_banner
 from aioq.cli.main import cli
 from aioq.config import Settings
@@ -34,14 +31,16 @@ from aioq.timetable import Overlap
 from aioq.timing import Definition, Misfire
 from aioq.worker.health import Health, QueueHealth
 from tests.behaviour.kit import ROOT
-from tests.behaviour.pages import PAGES, Block, blocks
+from tests.behaviour.pages import PAGES, Block, blocks, held_by
 
 LONG = 50.0  # seconds
 AIOQ = Path(sys.executable).with_name("aioq")  # the command, as the pages print it
 
 
+OUTSIDE = ("https://keepachangelog.com/en/1.1.0/", "https://semver.org/spec/v2.0.0.html")
 PYTHON = [block for block in blocks() if block.language == "python"]
-RUNNABLE = [block for block in PYTHON if block.marks]
+PROGRAMS = held_by("test_a_program_runs")
+RUNNABLE = [block for block in PROGRAMS if block.marks]
 
 
 @pytest.fixture
@@ -85,9 +84,12 @@ def test_a_program_runs(block: Block, folder: Path) -> None:
 
 def _shown_after(block: Block) -> str:
     """What the page says that the program prints; nothing if it does not say."""
-    later = [other for other in blocks() if other.page == block.page and other.line > block.line]
-    shown = [other.text for other in later if other.text.startswith("$ python tasks.py\n")]
-    return shown[0].partition("\n")[2] if shown and "print(" in block.text else ""
+    if "print(" not in block.text:
+        return ""
+    later = [other for other in PROGRAMS if other.page == block.page and other.line > block.line]
+    assert later, "it prints, and the page does not show what"
+    assert later[0] not in RUNNABLE, "it prints, and the page does not show what"
+    return later[0].text.removeprefix("$ python tasks.py\n")
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.id)
@@ -155,14 +157,14 @@ def test_every_option_of_the_worker_is_in_the_table(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
-        assert not target.startswith("http"), "pages outside move; there is none to be kept yet"
-        assert (page.parent / target).exists(), target
+        # Pages outside move: there are but those that the changelog's form asks for.
+        assert (page.parent / target).exists() or (page.name == "CHANGELOG.md" and target in OUTSIDE), target
 
 
 def test_the_banner_is_that_of_the_page(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (block,) = [block for block in blocks("docs/worker.md") if block.language == "text" and "╭" in block.text]
+    (block,) = held_by("test_the_banner_is_that_of_the_page")
     monkeypatch.setattr(socket, "gethostname", lambda: "worker-1")
     monkeypatch.setattr(os, "getpid", lambda: 4711)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -177,26 +179,6 @@ def test_the_banner_is_that_of_the_page(
     )
     said = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().err)
     assert [line.rstrip() for line in said.splitlines()] == block.text.splitlines()
-
-
-COMMANDS = [
-    (block.id, line[len("$ aioq ") :].split("|")[0].split("#")[0])
-    for block in blocks()
-    for line in block.text.splitlines()
-    if line.startswith("$ aioq ")
-]
-
-
-@pytest.mark.parametrize(("where", "line"), COMMANDS, ids=[f"{where} {line}" for where, line in COMMANDS])
-def test_every_command_that_is_shown_can_be_typed(where: str, line: str) -> None:
-    command: click.Command = cli
-    context = click.Context(cli)
-    arguments = shlex.split(line)
-    while isinstance(command, click.Group):
-        _, found, arguments = command.resolve_command(context, arguments)
-        assert found is not None, where
-        command = found
-    command.make_context(command.name, arguments)  # which reads options and arguments, and runs nothing
 
 
 def test_the_settings_of_the_readme_are_settings() -> None:
@@ -269,51 +251,6 @@ def test_every_sync_method_is_in_the_table() -> None:
     table = (ROOT / "docs/sync.md").read_text().partition("They take the same")[0]
     there = {name for kind in (App, Task, JobHandle) for name in dir(kind) if name.endswith("_sync")}
     assert there | {"gather_sync"} == set(re.findall(r"\w+_sync\b", table))
-
-
-@pytest.mark.anyio
-async def test_the_errors_of_the_faq_are_those_that_are_raised() -> None:
-    """Those that need no server; `test_command_errors.py` has the others."""
-    app = App("shop")
-    said: list[str] = []
-
-    @app.task(name="add")
-    async def add(x: int, y: int) -> int:
-        return x + y
-
-    for wrong in (
-        lambda: App("shop", concurency=3),  # pyright: ignore[reportCallIssue] - that is the mistake
-        lambda: App("shop", concurrency=0),
-        lambda: app.schedule("s", add.call(1, 2), cron="* * * * *", tz="Asia/Nowhere"),
-        lambda: app.task(name="add")(test_every_sync_method_is_in_the_table),
-    ):
-        with pytest.raises(AioqError) as caught:
-            wrong()
-        said.append(f"{type(caught.value).__name__}: {caught.value}")
-    async with app.test():
-        for job in (await add.send(1, cast("int", "2")), app.handle("no-such-job")):
-            with pytest.raises(AioqError) as caught:
-                await job
-            said.append(f"{type(caught.value).__name__}: {caught.value}")
-        with pytest.raises(AioqError) as caught:
-            add.send_sync(1, 2)
-        said.append(f"{type(caught.value).__name__}: {caught.value}")
-    page = (ROOT / "docs" / "faq.md").read_text()
-    texts = re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\*\*(.*?)\*\*", page, re.MULTILINE | re.DOTALL)))
-    elsewhere = (
-        "cannot be reached",
-        "no server is",
-        "refused the login",
-        "Authentication",
-        "put off",
-        "attached to",
-    )
-    elsewhere += ("was never awaited", "await handle")
-    messages = [text for text in texts if " " in text and not any(word in text for word in elsewhere)]
-    assert len(messages) >= 6
-    for text in messages:
-        parts = [re.escape(part.strip()) for part in " ".join(text.split()).split("...")]
-        assert any(re.search(".*".join(parts), line) for line in said), (text, said)
 
 
 def test_the_figures_of_the_readme_are_those_of_the_benchmark() -> None:

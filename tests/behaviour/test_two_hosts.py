@@ -21,12 +21,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.behaviour.pages import alike, blocks, shown_by
+from tests.behaviour.pages import Block, alike, held_by, shown_by
 from tests.conftest import PREFERENCE
 from tests.servers import Login, Server, available, find
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "two_hosts"
-README = "examples/two_hosts/README.md"
 PASSWORD = "between-two-hosts"
 SERVER, WORKER, CLIENT = "10.77.0.1", "10.77.0.2", "10.77.0.3"
 IP = shutil.which("ip") or shutil.which("ip", path="/usr/sbin:/sbin")
@@ -235,18 +234,17 @@ def lines_of(program: Program, hosts: Hosts) -> Counter[str]:
     return Counter(plain(program, hosts).splitlines())
 
 
-def lines_shown(*words: str) -> Counter[str]:
+def lines_shown(shown: list[Block]) -> Counter[str]:
     """The lines of the README's log."""
-    (block,) = [
-        block for block in blocks(README) if block.language == "text" and all(w in block.text for w in words)
-    ]
+    (block,) = [block for block in shown if block.language == "text"]
     return Counter(alike(block.text).splitlines())
 
 
 def test_two_jobs_go_to_the_other_host(hosts: Hosts, run: Callable[..., Program]) -> None:
+    shown = held_by("test_two_jobs_go_to_the_other_host")
     worker = run(hosts.worker, "-m", "aioq", "worker", "proj.app:app", terminal=True)
     worker.wait_for(r"app .* proj\s", "tasks .* proj.task1.add", "proj.task2.multiply", "host .*\n.*╯")
-    banner = alike(shown_by(README, "aioq worker proj.app:app"))
+    banner = alike(shown_by(shown, "aioq worker proj.app:app"))
     assert banner in plain(worker, hosts), "the README shows another banner"
 
     client = run(hosts.client, "client.py")
@@ -254,7 +252,7 @@ def test_two_jobs_go_to_the_other_host(hosts: Hosts, run: Callable[..., Program]
     client_ended = time.monotonic()
     job_ids = re.findall(r" is job (\w+)$", client.output, re.MULTILINE)
     assert len(job_ids) == 2
-    assert alike(client.output) == alike(shown_by(README, "python client.py"))
+    assert alike(client.output) == alike(shown_by(shown, "python client.py"))
 
     add, multiply = (rf"proj\.task{n}\.{f}\[{job}\] " for (n, f), job in zip(TASKS, job_ids, strict=True))
     worker.wait_for(add + "received", multiply + "received")
@@ -265,32 +263,33 @@ def test_two_jobs_go_to_the_other_host(hosts: Hosts, run: Callable[..., Program]
 
     later = run(hosts.client, "result.py", *job_ids)
     assert later.wait() == 0
-    assert later.output == shown_by(README, "python result.py TryXN1CuBk7CSVBr wu4ShCHXRyNpC4j2")
+    assert later.output == shown_by(shown, "python result.py TryXN1CuBk7CSVBr wu4ShCHXRyNpC4j2")
     assert later.output.split() == ["30", "1024"]
 
     worker.stop()
     assert worker.process.returncode == 0
-    assert lines_shown("1024") <= lines_of(worker, hosts)
+    assert lines_shown(shown) <= lines_of(worker, hosts)
     assert PASSWORD not in worker.output + client.output + later.output
 
 
 def test_the_periodic_part_runs_by_itself(hosts: Hosts, run: Callable[..., Program]) -> None:
+    shown = held_by("test_the_periodic_part_runs_by_itself")
     worker = run(hosts.worker, "-m", "aioq", "worker", "proj.app:app")
     worker.wait_for("schedule add-every-30-seconds: stored", "schedule multiply-in-the-morning: stored")
 
-    shown = run(hosts.client, "-m", "aioq", "schedules", "show", "proj.app:app", "multiply-in-the-morning")
-    assert shown.wait() == 0
-    assert "At 09:42 on Monday through Friday (Asia/Shanghai)" in shown.output
-    assert shown.output.count("09:42:00 CST") == 5
+    described = run(hosts.client, "-m", "aioq", "schedules", "show", "proj.app:app", "multiply-in-the-morning")
+    assert described.wait() == 0
+    assert "At 09:42 on Monday through Friday (Asia/Shanghai)" in described.output
+    assert described.output.count("09:42:00 CST") == 5
     command = "aioq schedules show proj.app:app multiply-in-the-morning"
-    assert alike(shown.output) == alike(shown_by(README, command))
+    assert alike(described.output) == alike(shown_by(shown, command))
 
     worker.wait_for(r"proj\.task1\.add\[add-every-30-seconds@\S+:[03]0Z\] succeeded in 2\.\d\ds: 13\n")
     paused = run(hosts.client, "-m", "aioq", "schedules", "pause", "proj.app:app", "add-every-30-seconds")
     assert paused.wait() == 0, paused.output
     worker.stop()
     assert worker.process.returncode == 0
-    shown_lines = lines_shown("stored")
+    shown_lines = lines_shown(shown)
     assert len(shown_lines) == 4
     assert shown_lines <= lines_of(worker, hosts)
 

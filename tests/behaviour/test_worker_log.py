@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.behaviour.kit import Process, Project, state_is, until
-from tests.behaviour.pages import alike, blocks
+from tests.behaviour.pages import alike, held_by
 
 pytestmark = pytest.mark.anyio
 
@@ -75,7 +75,7 @@ async def test_the_page_shows_what_is_logged(project: Project, tmp_path: Path) -
         await state_is(running, "cancelled")
     assert await worker.stop() == 0
 
-    (block,) = [block for block in blocks("docs/worker.md") if block.marks == ("log",)]
+    (block,) = held_by("test_the_page_shows_what_is_logged")
     said = alike(worker.log.replace(str(project.folder), "/srv")).splitlines()
     said = [line for line in said if not line.startswith("    ~") and "^^^" not in line]
     at = -1

@@ -11,6 +11,7 @@ import pytest
 
 from aioq import App, JobFailed, JobNotFoundError
 from aioq.context import JobContext, enter_job
+from tests.behaviour.pages import held_by
 from tests.faults.harness import Crew, Rig
 
 pytestmark = pytest.mark.anyio
@@ -49,9 +50,9 @@ def test_links_between_the_pages_lead_somewhere(page: str) -> None:
 
 def test_the_example_charges_once_however_often_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"  ```python\n(.*?)  ```", PAGE.read_text(), re.DOTALL)
+    (example,) = held_by("test_the_example_charges_once_however_often_it_runs")
     names: dict[str, Any] = {"__name__": "shop"}
-    exec(re.sub(r"^  ", "", example, flags=re.MULTILINE), names)
+    exec(example.text, names)
     app: App = names["app"]
 
     for run, (job_id, cents) in enumerate([("a", 100), ("a", 100), ("b", 250)]):

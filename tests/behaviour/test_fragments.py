@@ -1,0 +1,290 @@
+"""The pieces of Python on the pages that are no whole programs: each is run, with what it stands on around it.
+
+A piece is found by its page and its first line, and one that nobody gives anything to stand on fails.
+"""
+
+import ast
+import importlib
+import inspect
+import sys
+import types
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+
+from aioq import (
+    App,
+    Fail,
+    JobFailed,
+    Middleware,
+    Outgoing,
+    Retry,
+    ScheduleNotFoundError,
+    Task,
+    as_completed,
+    current_job,
+    gather,
+)
+from tests.behaviour.kit import ROOT
+from tests.behaviour.pages import TWO_HOSTS, Block, held_by
+
+pytestmark = pytest.mark.anyio
+
+BLOCKS = held_by("test_a_fragment_does_what_the_page_says")
+Names = dict[str, Any]
+Show = Callable[..., Awaitable[Names]]
+Stand = Callable[[Show, pytest.MonkeyPatch], Awaitable[None]]
+STANDS: dict[tuple[str, str], Stand] = {}
+
+
+def fragment(page: str, first: str) -> Callable[[Stand], Stand]:
+    """What the piece of a page that begins with this line stands on, and what must come of it."""
+
+    def register(stand: Stand) -> Stand:
+        STANDS[page, first] = stand
+        return stand
+
+    return register
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.id)
+async def test_a_fragment_does_what_the_page_says(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Names] = []
+
+    async def show(**names: Any) -> Names:
+        """Run what the page shows with these names; the names that there are then."""
+        module = types.ModuleType("shop.tasks")
+        monkeypatch.setitem(sys.modules, "shop.tasks", module)
+        module.__dict__.update(names)
+        code = compile(block.text, block.id, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        made = eval(code, module.__dict__)
+        if inspect.isawaitable(made):
+            await made
+        shown.append(module.__dict__)
+        return module.__dict__
+
+    key = (block.page, block.text.partition("\n")[0])
+    assert key in STANDS, f"nothing is here for {key} to stand on"
+    await STANDS[key](show, monkeypatch)
+    assert len(shown) == 1
+
+
+def test_nothing_is_here_for_a_piece_that_no_page_has() -> None:
+    assert set(STANDS) == {(block.page, block.text.partition("\n")[0]) for block in BLOCKS}
+
+
+def shop(*middleware: Middleware) -> tuple[App, Task[[int, int], int]]:
+    """An App with a task."""
+    app = App("shop", middleware=middleware)
+
+    @app.task(name="shop.tasks.add")
+    async def add(x: int, y: int) -> int:
+        return x + y
+
+    return app, add
+
+
+def priced(app: App, name: str) -> Any:
+    """A further task of it."""
+
+    @app.task(name=name)
+    async def task(*args: Any, **named: Any) -> str:
+        return f"{name} {args} {named}"
+
+    return task
+
+
+# -- README.md
+
+
+@fragment("README.md", "value = await handle  # waits without limit")
+async def _results(show: Show, _: pytest.MonkeyPatch) -> None:
+    app, add = shop()
+    async with app.test():
+        handle = await add.send(1, 2)
+        handles = await add.send_many([(1, 2), (3, 4)])
+        of_jobs: Names = {"handle": handle, "job_id": handles[0].id, "handles": handles}
+        names = await show(app=app, gather=gather, as_completed=as_completed, **of_jobs)
+    assert names["value"] == 3
+    assert names["values"] == (3, 7)
+    assert names["state"] == "succeeded"
+    info = names["info"]
+    assert (info.attempts, info.crashes, info.error, info.progress) == (1, 0, None, None)
+    assert info.worker
+    assert names["handle"] in handles
+
+
+@fragment("README.md", "@app.lifespan")
+async def _inside_a_task(show: Show, _: pytest.MonkeyPatch) -> None:
+    """429 once, then 200; and 410."""
+    answers = {"http://a": [429, 200], "http://b": [200], "http://gone": [410]}
+
+    def client() -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            transport=httpx.MockTransport(
+                lambda request: httpx.Response(answers[f"http://{request.url.host}"].pop(0))
+            )
+        )
+
+    app = App("shop")
+    stub = types.SimpleNamespace(AsyncClient=client)
+    names = await show(app=app, httpx=stub, current_job=current_job, Retry=Retry, Fail=Fail)
+    async with app.test() as session:
+        good = await names["fetch"].send(["http://a", "http://b"])
+        await session.advance(29)
+        assert await good.status() == "scheduled"
+        await session.advance(1)
+        assert await good == 2
+        info = await good.info()
+        assert info.attempts == 2
+        assert info.progress is not None
+        assert (info.progress.done, info.progress.total, info.progress.message) == (2, 2, "http://b")
+        gone = await names["fetch"].send(["http://gone"])
+        with pytest.raises(JobFailed, match="it is gone"):
+            await gone
+        assert (await gone.info()).attempts == 1
+
+
+@fragment("README.md", '@app.cron("*/5 * * * mon-fri", tz="Asia/Shanghai")')
+async def _again_and_again(show: Show, _: pytest.MonkeyPatch) -> None:
+    app, add = shop()
+    async with app.test():
+        await show(app=app, add=add, report=priced(app, "report"))
+        assert "report" in {schedule.id for schedule in await app.schedules.list()}
+    async with app.test():
+        found = {schedule.id: schedule.description for schedule in await app.schedules.list()}
+    assert set(found) == {"shop.tasks.sweep", "add-every-30-seconds"}
+    assert found["add-every-30-seconds"] == "Every 30 s"
+
+
+# -- docs/tasks.md
+
+
+class _Sent(Middleware):
+    """Notes the calls that are sent."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    async def send(self, call: Outgoing, forward: Callable[[Outgoing], Awaitable[bool]]) -> bool:
+        """See `aioq.Middleware.send`."""
+        where = "" if call.queue == "default" else f" in {call.queue}"
+        self.calls.append(call.task.rpartition(".")[2] + where)
+        return await forward(call)
+
+
+@fragment("docs/tasks.md", "handle = await add.send(1, 2)  # one call")
+async def _sending(show: Show, _: pytest.MonkeyPatch) -> None:
+    sent = _Sent()
+    app, add = shop(sent)
+
+    @app.task(name="shop.tasks.mul")
+    async def mul(x: int, y: int) -> int:
+        return x * y
+
+    async with app.test() as session:
+        names = await show(app=app, add=add, mul=mul)
+        await session.drain()
+        assert await gather(names["handles"]) == (3, 12)
+        assert await names["handle"] == 3
+        assert (await names["handle"].info()).attempts == 1
+    assert sent.calls == ["add", "add", "add", "add", "mul", "add in slow", "add", "add"]
+
+
+@fragment("docs/tasks.md", "@app.task")
+async def _jobs_that_wait_for_jobs(show: Show, _: pytest.MonkeyPatch) -> None:
+    app = App("shop", concurrency=1)
+
+    @app.task
+    async def month(year: int, number: int) -> int:
+        return year * number
+
+    names = await show(app=app, month=month, gather=gather)
+    async with app.test():
+        assert await (await names["report"].send(2)) == 2 * 78
+
+
+@fragment("docs/tasks.md", "@app.task(retry=5)  # up to five attempts, whatever is raised")
+async def _retries(show: Show, _: pytest.MonkeyPatch) -> None:
+    """Five attempts, those that the rule is for, and two for the call."""
+    app = App("shop")
+
+    def declared(function: Any = None, **options: Any) -> Any:
+        """`@app.task`, over a function that does nothing: here it fails."""
+        if function is None:
+            return partial(declared, **options)
+
+        async def failing(error: str = "OSError") -> None:
+            raise {"OSError": OSError, "ConnectionError": ConnectionError, "MyError": MyError}[error]
+
+        return app.task(**options, name=function.__name__)(failing)
+
+    async with app.test() as session:
+        names = await show(app=types.SimpleNamespace(task=declared), Retry=Retry, MyError=MyError)
+        handles = [await names["simple"].send()]
+        handles += [await names["choosy"].send(error) for error in ("OSError", "ConnectionError", "MyError")]
+        await session.drain()
+        assert [(await handle.info()).attempts for handle in handles] == [5, 1, 5, 1]
+
+
+class MyError(ConnectionError):
+    """The page's."""
+
+
+# -- docs/scheduling.md
+
+
+@fragment("docs/scheduling.md", '@app.cron("0 6 * * mon-fri")')
+async def _two_schedules(show: Show, _: pytest.MonkeyPatch) -> None:
+    app = App("shop")
+    await show(app=app)
+    async with app.test():
+        found = {schedule.id: (schedule.task, schedule.queue) for schedule in await app.schedules.list()}
+    task = ("shop.tasks.report", "reports")
+    assert found == {"shop.tasks.report": task, "report-at-weekends": task}
+
+
+@fragment(
+    "docs/scheduling.md",
+    'schedule = await app.schedules.put("report", report.call("eu"), cron="0 6 * * mon-fri", tz="Europe/Berlin")',
+)
+async def _at_run_time(show: Show, _: pytest.MonkeyPatch) -> None:
+    app = App("shop")
+    async with app.test():
+        names = await show(app=app, report=priced(app, "report"))
+        assert await names["handle"] == "report ('eu',) {}"
+        with pytest.raises(ScheduleNotFoundError):
+            await app.schedules.get("report")
+    schedule = names["schedule"]
+    assert schedule.next_at > datetime.now(UTC) - timedelta(days=1)
+    assert len(schedule.next_runs(5)) == 5
+
+
+# -- elsewhere
+
+
+@fragment("docs/sync.md", "from shop.tasks import add")
+async def _a_notebook(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, add = shop()
+    async with app.test():
+        names = await show(add=add)
+        assert await names["handle"] == 3
+
+
+@fragment(TWO_HOSTS, "from proj.task1 import add")
+async def _where_the_modules_are(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "examples" / "two_hosts")
+    task1 = importlib.import_module("proj.task1")
+    monkeypatch.setattr(task1, "time", types.SimpleNamespace(sleep=lambda _: None))
+    async with task1.app.test():
+        assert await (await show())["handle"] == 30
+
+
+@fragment("tests/README.md", "import pytest")
+async def _a_test(show: Show, _: pytest.MonkeyPatch) -> None:
+    names = await show()
+    await names["test_a_job_runs"](types.SimpleNamespace(url="redis://nowhere"), "shop")
