@@ -45,19 +45,22 @@ def trials(key: str, channel: str, durability: Durability) -> list[_Command]:
         ("PTTL", key),
         ("PERSIST", key),
     ]
-    nothing += [("HGET", key, "f"), ("HGETALL", key), ("HMGET", key, "f"), ("HDEL", key, "f"), ("HKEYS", key)]
-    nothing += [("SMEMBERS", key), ("SRANDMEMBER", key), ("SREM", key, "m")]
+    nothing += [("HGET", key, "f"), ("HGETALL", key), ("HMGET", key, "f"), ("HDEL", key, "f"), ("HRANDFIELD", key)]
+    nothing += [("SMEMBERS", key), ("SRANDMEMBER", key), ("SREM", key, "m"), ("UNLINK", key)]
     nothing += [("ZCARD", key), ("ZCOUNT", key, 0, 1), ("ZRANGE", key, 0, 1), ("ZRANGEBYSCORE", key, 0, 1)]
     nothing += [
         ("ZREM", key, "m"),
         ("ZREMRANGEBYSCORE", key, 0, 1),
         ("ZREMRANGEBYRANK", key, 0, 0),
         ("ZREVRANGEBYSCORE", key, 1, 0),
-        ("ZDIFF", 1, key),
+        ("ZMSCORE", key, "m"),
+        ("ZRANDMEMBER", key),
+        ("ZSCAN", key, 0),
         ("ZSCORE", key, "m"),
     ]
     nothing += [("XACK", key, "g", "0-1"), ("XADD", key, "NOMKSTREAM", "*", "f", "v"), ("XDEL", key, "0-1")]
     nothing += [("XGROUP", "CREATE", key, "g", "$"), ("XGROUP", "DELCONSUMER", key, "g", "c")]
+    nothing += [("XGROUP", "DESTROY", key, "g"), ("XINFO", "GROUPS", key)]
     nothing += [("XINFO", "CONSUMERS", key, "g"), ("XPENDING", key, "g"), ("XRANGE", key, "-", "+")]
     nothing += [("XREADGROUP", "GROUP", "g", "c", "STREAMS", key, ">"), ("XTRIM", key, "MAXLEN", 0)]
     nothing += [("EVAL", "return 1", 0), ("EVALSHA", "0" * 40, 0), ("CLIENT", "ID")]

@@ -24,6 +24,7 @@ _CLAIM_WIDTH = 4
 _MORE = 2
 _FIRST_CLAIM = (1, 0, 0, 0)
 _WORKER_WIDTH = 3
+_RECOVERY_HEADER = 4
 
 _PROGRESS = msgspec.msgpack.Decoder(Progress)
 
@@ -100,12 +101,13 @@ def parse_renewal(reply: Sequence[Any]) -> Renewal:
     )
 
 
-def parse_workers(reply: Sequence[Any]) -> list[WorkerLease]:
-    """The mirror of `workers.lua`."""
-    return [
+def parse_workers(reply: Sequence[Any]) -> tuple[bytes, list[WorkerLease]]:
+    """The mirror of `workers.lua`: where the next call goes on, and the workers of this one."""
+    workers = [
         WorkerLease(reply[i].decode(), max(reply[i + 1], 0), reply[i + 2])
-        for i in range(0, len(reply), _WORKER_WIDTH)
+        for i in range(1, len(reply), _WORKER_WIDTH)
     ]
+    return reply[0], workers
 
 
 def parse_promotion(reply: Sequence[Any]) -> Promotion:
@@ -119,8 +121,16 @@ def parse_recovery(reply: Sequence[Any]) -> Recovery:
         worker=reply[0].decode() or None,
         returned=reply[1],
         more=bool(reply[2]),
-        buried=[job_id.decode() for job_id in reply[3:]],
+        buried=[job_id.decode() for job_id in reply[_RECOVERY_HEADER:]],
     )
+
+
+def not_in(count: int, positions: Sequence[int]) -> list[bool]:
+    """Of so many, counted from 1, which are not among the positions that a script has named."""
+    if not positions:
+        return [True] * count
+    named = set(positions)
+    return [position not in named for position in range(1, count + 1)]
 
 
 def parse_wait(reply: Sequence[bytes | int | None]) -> list[WaitReply]:

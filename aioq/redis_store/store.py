@@ -24,6 +24,7 @@ from aioq.redis_store.faults import granted_by, translate
 from aioq.redis_store.inbox import RedisInbox
 from aioq.redis_store.keeper import RedisLeaseKeeper, base_key
 from aioq.redis_store.link import Link
+from aioq.redis_store.paging import BEGIN, all_workers
 from aioq.redis_store.permissions import require
 from aioq.redis_store.register import Register
 from aioq.redis_store.requests import due_word, enqueue_args, enqueue_one_args, settle_args
@@ -209,7 +210,7 @@ class RedisStore:
         if one is not None:
             return self._begin("enqueue_one", queue, one, replies.parse_added, self._confirmation)
         args = enqueue_args(columns, again=again)
-        return self._begin("enqueue", queue, args, partial(_not_in, len(jobs)), self._confirmation)
+        return self._begin("enqueue", queue, args, partial(replies.not_in, len(jobs)), self._confirmation)
 
     async def claim(
         self,
@@ -285,14 +286,14 @@ class RedisStore:
     ) -> Awaitable[list[bool]]:
         """See `aioq.store.Store.settle`."""
         args = settle_args(worker, settlements, self._limits, idle=idle)
-        return self._begin("settle", queue, args, partial(_not_in, len(settlements)), self._confirmation)
+        return self._begin("settle", queue, args, partial(replies.not_in, len(settlements)), self._confirmation)
 
     async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
         """See `aioq.store.Store.progress`."""
         args: list[Arg] = [worker]
         for report in reports:
             args += report
-        return _not_in(len(reports), await self._call("progress", queue, args))
+        return replies.not_in(len(reports), await self._call("progress", queue, args))
 
     async def promote(self, queue: str, limit: int) -> Promotion:
         """See `aioq.store.Store.promote`."""
@@ -307,7 +308,7 @@ class RedisStore:
 
     async def workers(self, queue: str) -> list[WorkerLease]:
         """See `aioq.store.Store.workers`."""
-        return replies.parse_workers(await self._ask("workers", queue, []))
+        return await all_workers(self._ask, queue)
 
     async def depart(self, queue: str, worker: str) -> None:
         """See `aioq.store.Store.depart`."""
@@ -388,12 +389,9 @@ class RedisStore:
         limits = self._limits
         args = [mode, worker, limit, limits.max_crashes, crash_outcome, limits.dead_ttl_ms, limits.dead_limit]
         args += (limits.tombstone_ms, limits.result_ttl_ms)
-        return replies.parse_recovery(await self._ask("recover", queue, args))
-
-
-def _not_in(count: int, positions: Sequence[int]) -> list[bool]:
-    """Of so many, counted from 1, which are not among the positions that a script has named."""
-    if not positions:
-        return [True] * count
-    named = set(positions)
-    return [position not in named for position in range(1, count + 1)]
+        cursor = BEGIN
+        while True:
+            reply = await self._ask("recover", queue, [*args, cursor])
+            cursor = reply[3]
+            if cursor == BEGIN:
+                return replies.parse_recovery(reply)

@@ -1,26 +1,37 @@
 """Schedules on a Redis or Valkey server; each verb's meaning stands in its Lua file."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import msgspec
 
 from aioq.inbox import worker_channel
 from aioq.job import Priority
 from aioq.log import logger
+from aioq.redis_store.agendas import read_all, read_due, read_some
 from aioq.redis_store.connection import Arg
+from aioq.redis_store.owners import look_at_owners
+from aioq.redis_store.paging import Ask, pages
 from aioq.redis_store.register import Register
+from aioq.redis_store.replies import not_in
 from aioq.timetable import Agenda, Entry, Owners, Standing, Tick, Ticked
 
 log = logger("aioq.redis")
 
-Ask = Callable[[str, str, Sequence[Arg]], Awaitable[Any]]
-"""Calls a script, by its name, on a queue. It may be called twice after a connection that broke: every verb here
-names the revision it goes by, so that the second call changes nothing."""
+WRITTEN_AT_ONCE = 200
+"""The most schedules of one write, so that it never holds the server up: some milliseconds."""
+
+ASKED_AT_ONCE = 1000
+"""The most schedules that are looked for at once in what workers declare."""
+
+TRIES = 10
+"""How often the workers' declarations are looked at anew because one has noted some in between; then all stays."""
 
 
 class RedisTimetable:
-    """See `aioq.timetable.Timetable`.
+    """See `aioq.timetable.Timetable`. What can be many goes in several calls.
+
+    A call may be made twice after a connection that broke: every verb names the revision it goes by, so that the
+    second one changes nothing.
 
     Args:
         app: the App's name.
@@ -39,35 +50,45 @@ class RedisTimetable:
 
     async def read(self, queue: str, ids: Sequence[str] | None = None) -> Agenda:
         """The schedules with these ids, or all of the queue."""
-        which = "all" if ids is None else "ids"
-        return parse_agenda(await self._ask("schedule_read", queue, [which, 0, 0, *(ids or ())]))
+        return await (read_all(self._ask, queue) if ids is None else read_some(self._ask, queue, "ids", ids))
 
     async def left(self, queue: str, ids: Sequence[str]) -> Agenda:
         """What is kept of schedules with these ids that are not there any more."""
-        return parse_agenda(await self._ask("schedule_read", queue, ["left", 0, 0, *ids]))
+        return await read_some(self._ask, queue, "left", ids)
 
     async def due(self, queue: str, limit: int, skip: int = 0) -> Agenda:
         """Up to `limit` schedules whose tick is due, the longest due first, without the first `skip` of them."""
-        return parse_agenda(await self._ask("schedule_read", queue, ["due", limit, skip]))
+        return await read_due(self._ask, queue, limit, skip)
 
     async def write(self, queue: str, entries: Sequence[Entry]) -> list[bool]:
         """Store or delete schedules; False for each whose revision is not the entry's any more."""
-        args: list[Arg] = []
-        for entry in entries:
-            lane = "" if entry.priority is Priority.NORMAL else entry.priority.value
-            args += (entry.id, entry.rev, entry.definition, entry.envelope, lane, entry.code, _marks(entry))
-            args += (_moment(entry.next_ms), entry.runs, entry.skipped)
+        done: list[bool] = []
+        for part in pages(entries, WRITTEN_AT_ONCE):
+            done += await self._write(queue, part)
+        return done
+
+    async def _write(self, queue: str, entries: Sequence[Entry]) -> list[bool]:
         keeps = any(entry.definition for entry in entries)
         if keeps:
             await self._register.add(queue)
-        reply: list[int] = await self._ask_durably("schedule_write", queue, args)
-        refused = reply[1:]
-        await self._note(queue, left=reply[0], keeps=keeps)
+        count, *refused = await self._write_undeclared(queue, entries)
+        await self._note(queue, left=count, keeps=keeps)
         for position in refused:
             if position < 0:
                 self._tell_strange(queue, entries[-position - 1].id)
-        others = {abs(position) for position in refused}
-        return [position not in others for position in range(1, len(entries) + 1)]
+        return not_in(len(entries), [abs(position) for position in refused])
+
+    async def _write_undeclared(self, queue: str, entries: Sequence[Entry]) -> list[int]:
+        """Write; what is deleted because no code declares it only where that is so in the very moment."""
+        leaving = [entry.id for entry in entries if _is_leaving(entry)]
+        if not leaving:
+            return await self._ask_durably("schedule_write", queue, _write_args(entries, b"", ()))
+        for _ in range(TRIES):
+            looked = await look_at_owners(self._ask, queue, leaving)
+            args = _write_args(entries, looked.stood, looked.declared_by)
+            if reply := await self._ask_durably("schedule_write", queue, args):
+                return reply
+        return await self._ask_durably("schedule_write", queue, _write_args(entries, b"", leaving))
 
     async def _note(self, queue: str, *, left: int, keeps: bool) -> None:
         """Keep the register true; it is in another slot than the queue, so no script can.
@@ -86,14 +107,17 @@ class RedisTimetable:
         self, queue: str, since: int, code: str, *, worker: str = "", ids: Sequence[str] = ()
     ) -> Standing:
         """Note whose declarations stand in a queue, unless later ones do."""
-        args: list[Arg] = [since, code, worker, msgspec.msgpack.encode(ids)]
-        stands, its_code, before = await self._ask("schedule_stand", queue, args)
+        encoded = msgspec.msgpack.encode(ids)
+        stands, its_code, before, more = await self._ask("schedule_stand", queue, [since, code, worker, encoded])
+        while more:  # notes of workers that are no more
+            *_, more = await self._ask("schedule_stand", queue, [stands, code, worker, encoded])
         return Standing(stands, its_code.decode(), before.decode())
 
     async def owners(self, queue: str, ids: Sequence[str]) -> Owners:
         """Whether the code of a worker of the queue declares schedules, in whichever queue."""
-        unsaid, *owners = await self._ask("schedule_owners", queue, ids)
-        return Owners([owner.decode() for owner in owners], unsaid.decode())
+        found = [(await look_at_owners(self._ask, queue, part)).owners(part) for part in pages(ids, ASKED_AT_ONCE)]
+        unsaid = next((each.unsaid for each in found if each.unsaid), "")
+        return Owners([owner for each in found for owner in each.declared_by], unsaid)
 
     async def tick(self, queue: str, ticks: Sequence[Tick]) -> Ticked:
         """Make jobs and move schedules on, each in one step, and only where the revision is still the same."""
@@ -136,43 +160,27 @@ def _text(data: bytes) -> msgspec.Raw:
 _BLOCKED = -2
 """What `schedule_tick.lua` says of a schedule that a key of another type is in the way of."""
 
-_EMPTY = 1
-"""The length of what `schedule_read.lua` says of a schedule that is not there."""
+
+def _write_args(entries: Sequence[Entry], stood: bytes, declared: Collection[str]) -> list[Arg]:
+    """The arguments of `schedule_write.lua`.
+
+    Args:
+        entries: what to write.
+        stood: when a worker had last noted what it declares, before that was looked at.
+        declared: what is to stay, because the code of a worker declares it.
+    """
+    args: list[Arg] = [stood]
+    for entry in entries:
+        lane = "" if entry.priority is Priority.NORMAL else entry.priority.value
+        marks = "declared" if _is_leaving(entry) and entry.id in declared else _marks(entry)
+        args += (entry.id, entry.rev, entry.definition, entry.envelope, lane, entry.code, marks)
+        args += (_moment(entry.next_ms), entry.runs, entry.skipped)
+    return args
 
 
-def parse_agenda(reply: Sequence[Any]) -> Agenda:
-    """The mirror of `schedule_read.lua`."""
-    entries: list[Entry] = []
-    unreadable: list[str] = []
-    for item in reply[2:]:
-        if len(item) == _EMPTY:
-            continue
-        try:
-            entries.append(_entry(item[0].decode(), item[1:]))
-        except (LookupError, ValueError):  # fields that are missing, or are not what they should be
-            unreadable.append(item[0].decode(errors="backslashreplace"))
-    return Agenda(reply[0], None if reply[1] < 0 else reply[1], entries, tuple(unreadable))
-
-
-def _entry(schedule_id: str, fields: Sequence[bytes]) -> Entry:
-    record = {name.decode(): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
-    marks = record["marks"].decode().split()
-    return Entry(
-        id=schedule_id,
-        rev=int(record["rev"]),
-        definition=record["definition"],
-        envelope=record["job"],
-        priority=Priority(record["lane"].decode() or Priority.NORMAL),
-        code=record["code"].decode(),
-        changed="changed" in marks,
-        paused="paused" in marks,
-        removed="removed" in marks,
-        next_ms=_number(record["next"]),
-        runs=int(record["runs"]),
-        skipped=int(record["skipped"]),
-        last_ms=_number(record.get("last", b"")),
-        last_job=record.get("last_job", b"").decode(),
-    )
+def _is_leaving(entry: Entry) -> bool:
+    """Whether it is to be deleted because no code declares it any more."""
+    return bool(entry.code and not entry.definition)
 
 
 def _marks(entry: Entry) -> str:
@@ -182,7 +190,3 @@ def _marks(entry: Entry) -> str:
 
 def _moment(ms: int | None) -> Arg:
     return "" if ms is None else ms
-
-
-def _number(text: bytes) -> int | None:
-    return int(text) if text else None

@@ -184,6 +184,10 @@ def owners(look: Look, key: str) -> None:
     assert set(look.client.hkeys(look.base + key)) <= look.workers()
 
 
+def stood(look: Look, key: str) -> None:
+    look.expires_within(key, HOUR)
+
+
 BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     **{f":{priority.value}{end}": ("trimmed", lane) for priority in Priority for end in ("", ":front", ":rest")},
     ":job:<id>": ("expires", job),
@@ -200,6 +204,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":schedule:<id>": ("deleted with the schedule", schedule),
     ":declared": ("one", declared),
     ":owners": ("members", owners),
+    ":stood": ("expires", stood),
     ":schedule-queues": ("members", schedule_queues),
     ":dead": ("capped", dead),
     ":receipt:<call>": ("expires", receipt),
@@ -343,6 +348,7 @@ async def test_when_all_is_over_only_empty_lanes_and_a_note_are_left(redis_store
     await end_everything(redis_store, inside)
 
     rest = {":job:<id>", ":body:<id>", ":receipt:<call>", ":done:<send>", ":dead", ":declared", ":schedule:<id>"}
+    rest.add(":stood")
     for key in look.names():
         assert pattern_of(key) in {*LANES, *rest}
         BOUNDS[pattern_of(key)][1](look, key)

@@ -129,12 +129,13 @@ REPLIES: dict[str, Callable[[int], Any]] = {
     "enqueue_one": lambda n: int(n > 0),
     "claim": lambda _: [[-1, -1], 0, 0],
     "promote": lambda _: [0, [-1, -1], b""],
-    "schedule_read": lambda _: [0, -1],
+    "schedule_read": lambda _: [0, -1, b"0"],
+    "workers": lambda _: [b"0"],
     "schedule_write": lambda _: [1],
-    "schedule_stand": lambda _: [1, b"ab", b""],
-    "schedule_owners": lambda n: [b""] * (n + 1),
+    "schedule_stand": lambda _: [1, b"ab", b"", 0],
+    "schedule_owners": lambda n: [b"0", b"\x90", b"", b"", *[b""] * n],
     "schedule_tick": lambda n: [-1] * (n + 1),
-    "recover": lambda _: [b"", 0, 0],
+    "recover": lambda _: [b"", 0, 0, b"0"],
     "info": lambda n: [[]] * n,
 }
 
@@ -194,7 +195,7 @@ def test_every_script_is_called_and_every_called_script_is_there() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
                 name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-                if name in {"_begin", "_call", "_ask", "_ask_durably", "call", "script"}:
+                if name in {"_begin", "_call", "_ask", "_ask_durably", "ask", "call", "script"}:
                     called.add(str(node.args[0].value))
 
     assert called == set(SCRIPTS)

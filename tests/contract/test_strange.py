@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 import redis
 
 from aioq.errors import ServerError
-from aioq.job import Priority
+from aioq.job import JobState, Priority
 from aioq.redis_store import RedisStore, blocking
-from tests.contract.kit import BLOCK, CALL, QUEUE, Backend, ids, joined, send, take
+from tests.contract.kit import BLOCK, CALL, QUEUE, Backend, ids, joined, send, state, take
 from tests.databases import Database
 from tests.records import put_record
 
@@ -236,3 +237,75 @@ async def test_where_no_lane_is_one_the_error_is_the_callers(
         set_lane(redis_backend, lane, "mine")
     with pytest.raises(ServerError, match="WRONGTYPE"):
         await redis_store.block(QUEUE, "w", BLOCK)
+
+
+@pytest.mark.parametrize("others", [(), ("normal",)], ids=["front", "front and lane"])
+async def test_a_front_of_another_type_does_not_hold_up_the_recovery_of_what_goes_there(
+    redis_store: RedisStore, redis_backend: Backend, others: tuple[str, ...]
+) -> None:
+    await joined(redis_store, "dead")
+    await send(redis_store, "a", "b")
+    await send(redis_store, "c", priority=Priority.HIGH)
+    assert len(await take(redis_store, "dead", 2)) == 2
+    assert [token.job_ids for token in await redis_store.block(QUEUE, "dead", BLOCK)] == [("b",)]
+    for lane in ("normal:front", *others):
+        set_lane(redis_backend, lane, "mine")
+
+    step = await redis_store.recover(QUEUE, b"", 100, dead="dead")
+
+    assert not step.more
+    await joined(redis_store, "w")
+    assert set(ids(await take(redis_store, "w"))) == {"a", "b", "c"}
+
+
+async def test_what_no_stream_of_its_lane_can_take_comes_once_one_can(
+    redis_store: RedisStore, redis_backend: Backend
+) -> None:
+    await joined(redis_store, "dead")
+    await send(redis_store, "a")
+    await send(redis_store, "b", priority=Priority.LOW)
+    await take(redis_store, "dead")
+    for lane in NORMAL:
+        set_lane(redis_backend, lane, "mine")
+
+    assert not (await redis_store.recover(QUEUE, b"", 100, dead="dead")).more
+
+    await joined(redis_store, "w")
+    assert ids(await take(redis_store, "w")) == ["b"]
+    make_due(redis_backend)
+    assert (await redis_store.promote(QUEUE, 10)).count == 1
+    assert ids(await take(redis_store, "w")) == [], "still in the way: it waits on"
+    for lane in NORMAL:
+        set_lane(redis_backend, lane, None)
+    make_due(redis_backend)
+    await redis_store.promote(QUEUE, 10)
+    assert ids(await take(redis_store, "w")) == ["a"]
+
+
+async def test_a_lane_of_another_type_does_not_hold_up_what_is_due_for_the_others(
+    redis_store: RedisStore, redis_backend: Backend
+) -> None:
+    await joined(redis_store, "w")
+    await send(redis_store, "a", priority=Priority.HIGH, delay_ms=1000)
+    await send(redis_store, "b", delay_ms=2000)
+    set_lane(redis_backend, "high", "mine")
+    make_due(redis_backend)
+
+    assert (await redis_store.promote(QUEUE, 10)).count == 2
+    assert ids(await take(redis_store, "w")) == ["b"]
+    assert await state(redis_store, "a") is JobState.SCHEDULED
+    set_lane(redis_backend, "high", None)
+    make_due(redis_backend)
+    await redis_store.promote(QUEUE, 10)
+    assert ids(await take(redis_store, "w")) == ["a"]
+
+
+NORMAL = ["normal:front", "normal:rest", "normal"]
+
+
+def make_due(backend: Backend) -> None:
+    """Let all that waits for its time be due, in its order."""
+    assert backend.database is not None
+    with backend.database.client() as client:
+        members: Any = client.zrange(backend.key("scheduled"), 0, -1)
+        client.zadd(backend.key("scheduled"), {member: 1 + i for i, member in enumerate(members)})

@@ -23,6 +23,11 @@ local function is_unreadable(reply)
   error(reply.err)
 end
 
+-- Passes over what `pcall` has caught, where that is of such a key.
+local function pass_over(problem)
+  is_unreadable({err = type(problem) == 'table' and problem.err or tostring(problem)})
+end
+
 -- A lease that has run out is lost once another worker has begun to recover it, not before: after an outage of
 -- the server, when all have run out, each worker that is still there goes on. RECOVERING is the score of one
 -- whose recovery has begun.
@@ -43,17 +48,29 @@ end
 -- Leases end by the server's clock. Where that has stepped back, what was written before ends as much later; whoever
 -- lives renews its lease meanwhile, and of the others it would not end for as long as the step. So a lease that ends later
 -- than any that its worker could take now is cut to the half of one, in which it is renewed twice. Looked at are those
--- that end more than `least` from now; `usual` is the lease of a worker of which that is not known.
+-- that end more than `least` from now, so many of them at once: those that end last, and where none of those is to be
+-- cut, for all take longer leases, others with each call. `usual` is the lease of a worker of which that is not known.
+local CUT_AT_ONCE = 100
 local function lease_of(worker, usual)
   local lease = redis.pcall('HGET', LEASES, worker)
   return tonumber(not is_unreadable(lease) and lease) or usual
 end
-local function cut_leases(least, usual)
-  local far = redis.call('ZREVRANGEBYSCORE', WORKERS, '+inf', '(' .. now + least, 'WITHSCORES', 'LIMIT', 0, 100)
+local function cut_some(least, usual, skip)
+  local far = redis.call('ZREVRANGEBYSCORE', WORKERS, '+inf', '(' .. now + least, 'WITHSCORES', 'LIMIT', skip, CUT_AT_ONCE)
+  local cut = false
   for i = 1, #far, 2 do
     local lease = lease_of(far[i], usual)
-    if tonumber(far[i + 1]) > now + lease then redis.call('ZADD', WORKERS, now + lease / 2, far[i]) end
+    if tonumber(far[i + 1]) > now + lease then
+      redis.call('ZADD', WORKERS, now + lease / 2, far[i])
+      cut = true
+    end
   end
+  return #far < 2 * CUT_AT_ONCE or cut
+end
+local function cut_leases(least, usual)
+  if cut_some(least, usual, 0) then return end
+  local others = redis.call('ZCOUNT', WORKERS, '(' .. now + least, '+inf') - CUT_AT_ONCE
+  if others > 0 then cut_some(least, usual, CUT_AT_ONCE + clock[2] % others) end
 end
 
 local function until_first(key)

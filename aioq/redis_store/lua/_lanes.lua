@@ -6,6 +6,23 @@
 -- bytes each has after that, and these, one after the other (`prefix`, `width`, `ids`).
 --
 -- NEEDS: base, push
+-- Where somebody has put a key of another type in the place of a lane's front, what is given back goes to another of its
+-- streams.
+local BEHIND_FRONT = {'', ':rest'}
+local function push_front(lane, id)
+  local added = redis.pcall('XADD', lane .. ':front', '*', 'job', id)
+  for _, stream in ipairs(BEHIND_FRONT) do
+    if type(added) ~= 'table' or not string.find(added.err, 'WRONGTYPE', 1, true) then break end
+    added = redis.pcall('XADD', lane .. stream, '*', 'job', id)
+  end
+  if type(added) == 'table' and added.err then error(added.err) end
+end
+local function push(lane, id, front)
+  lane = base .. ':' .. (lane or 'normal')
+  if front then push_front(lane, id) else redis.call('XADD', lane, '*', 'job', id) end
+  redis.call('DEL', IDLE)
+end
+
 -- The ids from `first` on that one entry can hold: what they all begin with, what they end with, and the last of them.
 -- Ids that aioq has drawn together differ in their last four letters only.
 local function alike(ids, first)

@@ -1,25 +1,24 @@
 -- Which workers' code declares schedules, of the workers that live. One whose lease has run out lives until another
 -- worker begins to recover it.
 --
+-- There may be thousands of workers with thousands of declarations, so they are looked at in several calls, and what nobody
+-- declares is deleted in another one. In between a worker may come that declares it: that is told by STOOD.
+--
 -- NEEDS: base, common
-local function ids_of(worker)
-  local found = redis.pcall('HGET', OWNERS, worker)
-  if is_unreadable(found) or not found then return nil end
-  local done, ids = pcall(cmsgpack.unpack, found)
+-- When a worker has last noted what it declares, in microseconds; gone after STOOD_MS. Only those that declare something
+-- which they had not noted before.
+local STOOD = base .. ':stood'
+local STOOD_MS = 60 * 60 * 1000
+local function last_stand()
+  local stood = redis.pcall('GET', STOOD)
+  return not is_unreadable(stood) and stood or ''
+end
+
+local function ids_in(text)
+  local done, ids = pcall(cmsgpack.unpack, text)
   return done and type(ids) == 'table' and ids or nil
 end
-
--- For each schedule a worker that declares it; and a worker that has not said what it declares, '' for none.
-local function owners()
-  local owner, unsaid = {}, ''
-  local workers = redis.call('ZRANGE', WORKERS, 0, -1, 'WITHSCORES')
-  for i = 1, #workers, 2 do
-    if tonumber(workers[i + 1]) ~= RECOVERING then
-      local ids = ids_of(workers[i])
-      if not ids then unsaid = workers[i] end
-      for _, id in ipairs(ids or {}) do owner[id] = owner[id] or workers[i] end
-    end
-  end
-  return owner, unsaid
+local function noted_by(worker)
+  local found = redis.pcall('HGET', OWNERS, worker)
+  return not is_unreadable(found) and found or nil
 end
-

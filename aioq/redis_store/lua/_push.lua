@@ -5,11 +5,6 @@
 -- The most jobs of one entry: each claim that takes some of them writes the others anew.
 local SHARING = 64
 
-local function push(lane, id, front)
-  redis.call('XADD', base .. ':' .. (lane or 'normal') .. (front and ':front' or ''), '*', 'job', id)
-  redis.call('DEL', IDLE)
-end
-
 -- Queues jobs whose ids all begin with `prefix` and have `width` bytes after that, which are `ends`; the entries' ids.
 local function push_alike(lane, prefix, width, ends)
   local entries = {}

@@ -25,8 +25,10 @@ redis.call('ZADD', WORKERS, now + lease, worker)
 redis.call('ZADD', FETCHED, now - tonumber(ARGV[3]), worker)
 cut_leases(lease, lease)
 
--- The most consumers that a sweep looks at, for another begins with others; and workers without a lease.
+-- The most consumers that a sweep looks at, for another begins with others; and workers that may have no lease.
 local MOST = 2000
+-- The most consumers of a lane that are listed, for they can only be listed all at once: some 6 ms.
+local LISTED = 4000
 
 -- A worker without a lease that was not recovered: the register has vanished. It may live, so it has the time to renew.
 local function enter_anew(name)
@@ -47,23 +49,56 @@ local function look_after(lane, consumer, pending)
   end
 end
 
+-- A lane's group: how many consumers and pending entries it has, and what was delivered last; nil where there is none.
+local function group_of(lane)
+  local groups = redis.pcall('XINFO', 'GROUPS', lane)
+  for _, fields in ipairs(groups.err and {} or groups) do
+    local group = {}
+    for i = 1, #fields, 2 do group[fields[i]] = fields[i + 1] end
+    if group.name == GROUP then return group end
+  end
+end
+
+-- A lane with more consumers than can be listed. Whoever has been sent something there is known by that. Where most of
+-- the others are nobody any more, all are let go with the group, which is made anew as it was: whoever reads is entered
+-- again.
+local function look_over(lane, group)
+  if group.pending > 0 then
+    for _, entry in ipairs(redis.call('XPENDING', lane, GROUP, 'IDLE', lease, '-', '+', MOST)) do
+      look_after(lane, entry[2], 1)
+    end
+  elseif group.consumers > 2 * redis.call('ZCARD', WORKERS) then
+    redis.call('XGROUP', 'DESTROY', lane, GROUP)
+    redis.call('XGROUP', 'CREATE', lane, GROUP, group['last-delivered-id'])
+  end
+end
+
+-- Looks after some of a lane's consumers; how many.
+local function look_at(lane, most)
+  local group = group_of(lane)
+  if not group or group.consumers == 0 then return 0 end
+  if group.consumers > LISTED then
+    look_over(lane, group)
+    return 0
+  end
+  local consumers = redis.call('XINFO', 'CONSUMERS', lane, GROUP)
+  local many = math.min(#consumers, most)
+  for j = 1, many do
+    local fields = consumers[(now + j) % #consumers + 1]
+    look_after(lane, fields[2], fields[4])
+  end
+  return many
+end
+
 local function sweep()
   local looked = 0
   for i = 0, #LANES - 1 do
     if looked >= MOST then break end
-    local lane = base .. ':' .. LANES[(i + math.floor(now / 1000)) % #LANES + 1]
-    local consumers = redis.pcall('XINFO', 'CONSUMERS', lane, GROUP)
-    if consumers.err then consumers = {} end
-    local many = math.min(#consumers, MOST - looked)
-    for j = 1, many do
-      local fields = consumers[(now + j) % #consumers + 1]
-      look_after(lane, fields[2], fields[4])
-    end
-    looked = looked + many
+    looked = looked + look_at(base .. ':' .. LANES[(i + math.floor(now / 1000)) % #LANES + 1], MOST - looked)
   end
-  for i, name in ipairs(redis.call('ZDIFF', 2, FETCHED, WORKERS)) do
-    if i > MOST then break end
-    enter_anew(name)
+  local some = redis.call('ZRANDMEMBER', FETCHED, MOST) -- this worker is among them
+  for i, lease_end in ipairs(redis.call('ZMSCORE', WORKERS, unpack(some))) do
+    if not lease_end then enter_anew(some[i]) end
   end
   local dead = redis.pcall('ZCARD', base .. ':dead')
   if type(dead) == 'number' and dead > tonumber(ARGV[4]) then wanted = 1 end
@@ -75,6 +110,8 @@ if mode ~= '' then
 end
 if redis.call('ZCOUNT', WORKERS, '-inf', '(' .. now) > 0 then wanted = 1 end
 
+-- Each is there until its job has ended, so those that find no room here come with the next renewals.
+local CANCELLED_LIMIT = 1000
 local reply = {next_due(), wanted, ended, redis.call('EXISTS', held_key(worker))}
-for _, id in ipairs(redis.call('SMEMBERS', cancel_key(worker))) do reply[#reply + 1] = id end
+for _, id in ipairs(redis.call('SRANDMEMBER', cancel_key(worker), CANCELLED_LIMIT)) do reply[#reply + 1] = id end
 return reply

@@ -71,7 +71,7 @@ end
 local function attempt(...)
   local done, made = pcall(tick, ...)
   if done then return made end
-  is_unreadable({err = type(made) == 'table' and made.err or tostring(made)})
+  pass_over(made)
   return -2
 end
 

@@ -8,17 +8,25 @@
 --
 -- One that is deleted because no code declares it any more is kept for KEPT_MS under its key, outside of the index:
 -- where the code comes back, so does what somebody has changed at run time. While the code of a worker that lives
--- declares it, that is refused; a worker says what it declares before it looks whether it is there.
+-- declares it, that is refused: so the caller has looked (schedule_owners.lua), and nothing is done where a worker has noted
+-- anything since; a worker says what it declares before it looks whether it is there.
 --
 -- NEEDS: base, common, shapes, runs, records, push, lanes, schedules, owners
 -- KEYS: 1 base key
--- ARGV: ten per schedule: id, the revision it must have (0 for none), definition ('' to delete it), envelope, lane
---   ('' for normal), the hash of its definition in code (with '' as definition: see above), marks, next tick in ms since the epoch ('' for none), runs,
+-- ARGV: 1 when a worker has last noted what it declares, before the caller looked at that ('' for never, or where nothing is
+--   deleted because no code declares it), then ten per schedule: id, the revision it must have (0 for none), definition ('' to delete it), envelope, lane
+--   ('' for normal), the hash of its definition in code (with '' as definition: see above), marks (with both: 'declared' where
+--   the code of a worker declares it), next tick in ms since the epoch ('' for none), runs,
 --   skipped
 -- REPLY: {how many schedules the queue has now, and the position (from 1) of each that was refused, negative where a
---   key of another type is in its place}
+--   key of another type is in its place; nothing where a worker has noted since what it declares}
 local missing = without_index()
 if missing then return missing end
+
+for i = 2, #ARGV, 10 do
+  local leaves = ARGV[i + 2] == '' and ARGV[i + 5] ~= '' and ARGV[i + 6] ~= 'declared'
+  if leaves and ARGV[1] ~= last_stand() then return {} end
+end
 
 local KEPT_MS = 24 * 60 * 60 * 1000
 local refused = {}
@@ -30,12 +38,6 @@ local function revision(id)
   return redis.call('ZSCORE', SCHEDULES, id) and found[1] or '0'
 end
 
-local owner
-local function is_declared(id)
-  owner = owner or owners()
-  return owner[id] ~= nil
-end
-
 local function delete(id, code)
   local held = redis.call('HGET', schedule_key(id), 'held')
   -- What is held back will not be let go by a schedule that is gone.
@@ -44,15 +46,15 @@ local function delete(id, code)
   if code == '' then redis.call('DEL', schedule_key(id)) else redis.call('PEXPIRE', schedule_key(id), KEPT_MS) end
 end
 
-for i = 1, #ARGV, 10 do
+for i = 2, #ARGV, 10 do
   local id, key, tick = ARGV[i], schedule_key(ARGV[i]), ARGV[i + 7]
   local rev = revision(id)
   if not rev then
-    refused[#refused + 1] = -(i + 9) / 10
+    refused[#refused + 1] = -(i + 8) / 10
   elseif ARGV[i + 2] == '' and rev == '0' then
     redis.call('ZREM', SCHEDULES, id)
-  elseif rev ~= ARGV[i + 1] or (ARGV[i + 2] == '' and ARGV[i + 5] ~= '' and is_declared(id)) then
-    refused[#refused + 1] = (i + 9) / 10
+  elseif rev ~= ARGV[i + 1] or (ARGV[i + 2] == '' and ARGV[i + 5] ~= '' and ARGV[i + 6] == 'declared') then
+    refused[#refused + 1] = (i + 8) / 10
   elseif ARGV[i + 2] == '' then
     delete(id, ARGV[i + 5])
   else
