@@ -24,8 +24,8 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "aioq.app": ("App",),
-    "aioq.call": ("Call",),
-    "aioq.context": ("JobContext", "NoJobError", "current_job"),
+    "aioq.producer.call": ("Call",),
+    "aioq.jobs.context": ("JobContext", "NoJobError", "current_job"),
     "aioq.errors": (
         "AioqError",
         "ArgumentError",
@@ -54,15 +54,15 @@ _MODULES = {
         "WouldDeadlock",
         "WrongLoopError",
     ),
-    "aioq.gathering": ("as_completed", "gather", "gather_sync"),
-    "aioq.job": ("JobInfo", "JobState", "Priority", "Progress"),
-    "aioq.middleware": ("Middleware", "Outgoing"),
-    "aioq.outcome": ("Outcome", "OutcomeKind"),
-    "aioq.results": ("JobHandle",),
-    "aioq.retry": ("Retry", "Snooze"),
-    "aioq.schedule": ("Schedule",),
-    "aioq.task": ("Task",),
-    "aioq.verdicts": ("Cancel", "Fail"),
+    "aioq.results.gather": ("as_completed", "gather", "gather_sync"),
+    "aioq.jobs.job": ("JobInfo", "JobState", "Priority", "Progress"),
+    "aioq.jobs.middleware": ("Middleware", "Outgoing"),
+    "aioq.jobs.outcome": ("Outcome", "OutcomeKind"),
+    "aioq.results.handle": ("JobHandle",),
+    "aioq.jobs.retry": ("Retry", "Snooze"),
+    "aioq.schedules.info": ("Schedule",),
+    "aioq.tasks.task": ("Task",),
+    "aioq.jobs.verdicts": ("Cancel", "Fail"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -1,6 +1,4 @@
 from aioq.app import App
-from aioq.call import Call
-from aioq.context import JobContext, NoJobError, current_job
 from aioq.errors import (
     AioqError,
     ArgumentError,
@@ -29,15 +27,17 @@ from aioq.errors import (
     WouldDeadlock,
     WrongLoopError,
 )
-from aioq.gathering import as_completed, gather, gather_sync
-from aioq.job import JobInfo, JobState, Priority, Progress
-from aioq.middleware import Middleware, Outgoing
-from aioq.outcome import Outcome, OutcomeKind
-from aioq.results import JobHandle
-from aioq.retry import Retry, Snooze
-from aioq.schedule import Schedule
-from aioq.task import Task
-from aioq.verdicts import Cancel, Fail
+from aioq.jobs.context import JobContext, NoJobError, current_job
+from aioq.jobs.job import JobInfo, JobState, Priority, Progress
+from aioq.jobs.middleware import Middleware, Outgoing
+from aioq.jobs.outcome import Outcome, OutcomeKind
+from aioq.jobs.retry import Retry, Snooze
+from aioq.jobs.verdicts import Cancel, Fail
+from aioq.producer.call import Call
+from aioq.results.gather import as_completed, gather, gather_sync
+from aioq.results.handle import JobHandle
+from aioq.schedules.info import Schedule
+from aioq.tasks.task import Task
 
 __version__: str
 

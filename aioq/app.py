@@ -4,23 +4,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
-from aioq.call import Call
-from aioq.config import Settings, from_module, from_pyproject, load_settings
-from aioq.durations import Duration
+from aioq.config.settings import Settings, from_module, from_pyproject, load_settings
 from aioq.errors import ConfigError
-from aioq.harness import MemorySession
 from aioq.internals import Internals
-from aioq.job import Priority
-from aioq.middleware import Layers, Middleware
-from aioq.migration import Place, explain_missing
-from aioq.options import check_job_id
+from aioq.jobs.job import Priority
+from aioq.jobs.middleware import Layers, Middleware
+from aioq.jobs.options import check_job_id
+from aioq.jobs.retry import Retry
+from aioq.producer.call import Call
 from aioq.public import public
-from aioq.registry import SettingArgs, TaskDecorator, check_task_name, import_all, register, unregistered
-from aioq.results import JobHandle
-from aioq.retry import Retry
-from aioq.schedules import Schedules
-from aioq.scheduling import Scheduling
-from aioq.task import AsyncTask, Executor, Sendable, SyncTask, Task
+from aioq.results.handle import JobHandle
+from aioq.schedules.decorators import Scheduling
+from aioq.schedules.manager import Schedules
+from aioq.tasks.registry import SettingArgs, TaskDecorator, check_task_name, import_all, register, unregistered
+from aioq.tasks.task import AsyncTask, Executor, Sendable, SyncTask, Task
+from aioq.testing.session import MemorySession
+from aioq.util.durations import Duration
+from aioq.util.migration import Place, explain_missing
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,8 +38,9 @@ class App(Scheduling):
         name: the App's name. Apps with different names share a server without meeting; the producers and workers
             of one application use the same name.
         middleware: code around each send and run, outermost first.
-        settings: see `aioq.config.Settings`. What is not given here is taken from the environment (`AIOQ_URL`,
-            `AIOQ_CONCURRENCY`, ...), then from `[tool.aioq]` of the nearest pyproject.toml, then from defaults.
+        settings: see `aioq.config.settings.Settings`. What is not given here is taken from the environment
+            (`AIOQ_URL`, `AIOQ_CONCURRENCY`, ...), then from `[tool.aioq]` of the nearest
+            pyproject.toml, then from defaults.
 
     Raises:
         ConfigError: naming the setting and where it was given.

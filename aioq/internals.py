@@ -7,25 +7,25 @@ from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from aioq.client import Client
-from aioq.codec import ResultType
-from aioq.config import Settings
-from aioq.connect import Connector
-from aioq.declaring import Declarations
-from aioq.dispatch import Dispatcher
-from aioq.encoded_sends import EncodedSends
-from aioq.hooks import worker_life
-from aioq.host import Host, worker_queues
-from aioq.job import queue_of
-from aioq.lifespans import Lifespans
-from aioq.middleware import Middleware
-from aioq.own_types import OwnTypes
-from aioq.registry import fitting
-from aioq.store import Store
-from aioq.sync import SyncRunner
-from aioq.task import Task, signature_of
-from aioq.waiters import Waiters
-from aioq.waits import Waits
+from aioq.config.settings import Settings
+from aioq.connect.connector import Connector
+from aioq.jobs.hooks import worker_life
+from aioq.jobs.job import queue_of
+from aioq.jobs.lifespans import Lifespans
+from aioq.jobs.middleware import Middleware
+from aioq.producer.client import Client
+from aioq.producer.sender import Dispatcher
+from aioq.results.wait_graph import Waits
+from aioq.results.waiters import Waiters
+from aioq.schedules.declare import Declarations
+from aioq.schedules.sends import EncodedSends
+from aioq.store.contract import Store
+from aioq.tasks.registry import fitting
+from aioq.tasks.task import Task, signature_of
+from aioq.util.loop_thread import SyncRunner
+from aioq.wire.own_types import OwnTypes
+from aioq.wire.signature import ResultType
+from aioq.worker.app_parts import Host, worker_queues
 
 R = TypeVar("R")
 
@@ -105,7 +105,7 @@ class Internals:
         return round(self.settings.result_ttl * 1000)
 
     def run_sync(self, instead: str, make: Callable[[], Awaitable[R]]) -> R:
-        """See `aioq.sync.SyncRunner.run`."""
+        """See `aioq.util.loop_thread.SyncRunner.run`."""
         return self.sync.run(instead, make)
 
     # -- what workers ask for

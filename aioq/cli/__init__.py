@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-from aioq.stdio import open_standard_streams
+from aioq.util.standard_streams import open_standard_streams
 
 INTERRUPTED = 130
 """The exit code of a command that was ended by Ctrl-C, as shells count."""

@@ -15,11 +15,11 @@ from rich.text import Text
 
 from aioq.app import App, internals_of
 from aioq.cli.loader import load_app
-from aioq.deferred_warnings import DEFERRED
-from aioq.host import worker_queues
-from aioq.leases import WorkerLease
-from aioq.printable import printable
+from aioq.store.leases import WorkerLease
+from aioq.util.deferred_warnings import DEFERRED
+from aioq.util.printable import printable
 from aioq.worker import host_of, this_host
+from aioq.worker.app_parts import worker_queues
 
 
 @dataclass(frozen=True, slots=True)

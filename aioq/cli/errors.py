@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from aioq.errors import AioqError
-from aioq.printable import printable, printable_lines
+from aioq.util.printable import printable, printable_lines
 
 
 class CommandError(click.ClickException):

@@ -15,13 +15,13 @@ from typing import Any
 import click
 
 from aioq.cli import INTERRUPTED
-from aioq.cli.child import REFUSED, ChildMark
 from aioq.cli.errors import CommandError
-from aioq.durations import MAX_DELAY
+from aioq.cli.worker.child_env import REFUSED, ChildMark
+from aioq.config.validators import MAX_COUNT
 from aioq.errors import AioqError
-from aioq.migration import Place, here
-from aioq.printable import printable_lines
-from aioq.rules import MAX_COUNT
+from aioq.util.durations import MAX_DELAY
+from aioq.util.migration import Place, here
+from aioq.util.printable import printable_lines
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -39,7 +39,7 @@ def _imported(name: str | None) -> Any:
 
 
 class _Seconds(click.FloatRange):
-    """A span of time, up to `aioq.durations.MAX_DELAY`; NaN is none."""
+    """A span of time, up to `aioq.util.durations.MAX_DELAY`; NaN is none."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See `click.ParamType`."""
@@ -112,7 +112,7 @@ def worker(target: str, **options: Any) -> None:
     The first SIGTERM or Ctrl-C stops gracefully: running jobs are finished for up to --shutdown-timeout seconds,
     then given back; the second gives them back at once.
     """
-    start = _imported("start")
+    start = _imported("worker.command")
     plan = start.WorkerPlan(target=target, **options)
     child = ChildMark.read()
     try:
@@ -163,7 +163,7 @@ def check(target: str, **options: Any) -> None:
 def demo() -> None:
     """Show aioq at work: an embedded server, a worker process and jobs of every kind; takes a few seconds."""
     try:
-        code: int = _imported("demo").run_demo()
+        code: int = _imported("demo.command").run_demo()
     except AioqError as error:
         raise CommandError(error) from None
     sys.exit(code)

@@ -17,9 +17,9 @@ from rich.text import Text
 from aioq.app import App
 from aioq.cli.errors import as_command_errors
 from aioq.cli.loader import load_app
-from aioq.printable import printable
-from aioq.schedule import Schedule, duration
-from aioq.timezones import zone_or_utc
+from aioq.schedules.info import Schedule, duration
+from aioq.util.printable import printable
+from aioq.util.timezones import zone_or_utc
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ With pytest, `session = app_fixture(app)` in a conftest makes the same a fixture
 runs: that of pytest-asyncio, in either mode, or of anyio's plugin (installed with aioq).
 """
 
-from aioq.clock import ManualClock
-from aioq.harness import MemorySession, SyncSession
 from aioq.testing.fixtures import app_fixture
+from aioq.testing.session import MemorySession, SyncSession
+from aioq.util.clock import ManualClock
 
 __all__ = ["ManualClock", "MemorySession", "SyncSession", "app_fixture"]

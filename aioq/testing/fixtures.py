@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from aioq.errors import ConfigError
-from aioq.harness import MemorySession, SyncSession
+from aioq.testing.session import MemorySession, SyncSession
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs a coroutine on the test's event loop, from outside of it."""

@@ -1,8 +1,8 @@
 """The worker: `worker.py` connects the services, each of the other files is one duty or one step."""
 
+from aioq.worker.duties.recovery import recover_dead
 from aioq.worker.health import Health
-from aioq.worker.membership import Life, host_of, life_prefix, this_host
-from aioq.worker.services.recovery import recover_dead
+from aioq.worker.identity import Life, host_of, life_prefix, this_host
 from aioq.worker.worker import Worker
 
 __all__ = [

@@ -2,10 +2,10 @@
 
 import asyncio
 
-from aioq.backoff import Backoff
 from aioq.errors import ServerUnavailableError
-from aioq.log import logger
-from aioq.store import ServerInfo, Store
+from aioq.store.contract import ServerInfo, Store
+from aioq.util.aio import Backoff
+from aioq.util.log import logger
 
 log = logger("aioq.worker")
 

@@ -10,9 +10,9 @@ import math
 from collections import Counter
 from collections.abc import Callable
 
-from aioq.context import JobContext
-from aioq.log import logger
-from aioq.waits import Waits
+from aioq.jobs.context import JobContext
+from aioq.results.wait_graph import Waits
+from aioq.util.log import logger
 from aioq.worker.slots import Slots
 
 log = logger("aioq.worker")
@@ -93,12 +93,12 @@ class Lending:
         self._has_left = has_left
 
     def begin(self, job: JobContext, queue: str, job_id: str, *, held: bool) -> None:
-        """See `aioq.context.Lender`."""
+        """See `aioq.jobs.context.Lender`."""
         self._waits.add((job.queue, job.id), (queue, job_id), held=held)
         self._on_loop(self._begin, job)
 
     def end(self, job: JobContext, queue: str, job_id: str, *, held: bool) -> None:
-        """See `aioq.context.Lender`."""
+        """See `aioq.jobs.context.Lender`."""
         self._waits.discard((job.queue, job.id), (queue, job_id), held=held)
         self._on_loop(self._end, job)
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from aioq.context import NoJobError, current_job
+from aioq.jobs.context import NoJobError, current_job
 
 
 class ServiceEnd(asyncio.Future[None]):

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from aioq.worker.services.executor import Executor
-from aioq.worker.steps.run import Run
+from aioq.worker.duties.executor import Executor
+from aioq.worker.run.run import Run
 
 
 class TellingExecutor(Executor):

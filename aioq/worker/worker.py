@@ -14,35 +14,35 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from aioq.ending import end
 from aioq.errors import ServerError
-from aioq.host import Host, compile_signatures, unknown_tasks, worker_queues
-from aioq.leases import Renewal
-from aioq.log import logger
-from aioq.store import Claimed, ServerInfo, Settlement, Store
+from aioq.store.contract import Claimed, ServerInfo, Settlement, Store
+from aioq.store.leases import Renewal
+from aioq.util.aio import end
+from aioq.util.log import logger
+from aioq.worker.app_parts import Host, compile_signatures, unknown_tasks, worker_queues
 from aioq.worker.connecting import connected
+from aioq.worker.duties.cancellation import Canceller
+from aioq.worker.duties.drain import Burst
+from aioq.worker.duties.fetcher import Fetcher
+from aioq.worker.duties.handoff import Receiver
+from aioq.worker.duties.hooks import Hooks
+from aioq.worker.duties.leases import RENEWALS, LeaseService
+from aioq.worker.duties.progress import Reporter
+from aioq.worker.duties.promoter import Promoter
+from aioq.worker.duties.recovery import Recovery
+from aioq.worker.duties.settler import Settler
+from aioq.worker.duties.ticker import Ticker
+from aioq.worker.duties.watchdog import Watchdog
 from aioq.worker.health import Health, QueueHealth, judge
-from aioq.worker.holdings import Holdings
+from aioq.worker.held_jobs import Holdings
+from aioq.worker.identity import Life, Membership
 from aioq.worker.lending import Lending
-from aioq.worker.membership import Life, Membership
+from aioq.worker.run.call import Caller
+from aioq.worker.run.logging import stopping
+from aioq.worker.run.pipeline import Bench
+from aioq.worker.run.run import CANCELLED
 from aioq.worker.service_end import ServiceEnd
-from aioq.worker.services.burst import Burst
-from aioq.worker.services.canceller import Canceller
-from aioq.worker.services.fetcher import Fetcher
-from aioq.worker.services.hooks import Hooks
-from aioq.worker.services.lease import RENEWALS, LeaseService
-from aioq.worker.services.promoter import Promoter
-from aioq.worker.services.receiver import Receiver
-from aioq.worker.services.recovery import Recovery
-from aioq.worker.services.reporter import Reporter
-from aioq.worker.services.settler import Settler
-from aioq.worker.services.ticker import Ticker
-from aioq.worker.services.watchdog import Watchdog
 from aioq.worker.slots import Slots
-from aioq.worker.steps.calling import Caller
-from aioq.worker.steps.joblog import stopping
-from aioq.worker.steps.pipeline import Bench
-from aioq.worker.steps.run import CANCELLED
 from aioq.worker.wiring import executor_telling
 
 log = logger("aioq.worker")

@@ -188,7 +188,7 @@ DRAWINGS: dict[tuple[str, str], tuple[str, ...]] = {
         "contract/test_timetable.py::test_one_holds_a_job_back_until_the_one_before_it_has_ended",
     ),
     ("docs/scheduling.md", " in code "): (
-        "unit/test_scheduler.py::test_a_change_at_run_time_stays_until_the_declaration_changes",
+        "unit/schedules/test_reconcile.py::test_a_change_at_run_time_stays_until_the_declaration_changes",
     ),
     ("docs/scheduling.md", " old code, "): (
         "behaviour/test_two_programs.py::test_what_new_code_drops_goes_with_the_last_worker_of_the_old_code",

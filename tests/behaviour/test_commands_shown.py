@@ -19,7 +19,7 @@ import yaml
 
 from aioq import ConfigError
 from aioq.cli.main import cli
-from aioq.config import Settings, load_settings
+from aioq.config.settings import Settings, load_settings
 from benchmarks import catalogue
 from benchmarks.__main__ import main as benchmark
 from tests.behaviour.kit import ROOT

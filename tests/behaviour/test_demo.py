@@ -66,7 +66,7 @@ def test_it_shows_jobs_of_every_kind_and_leaves_nothing(temporary: Path) -> None
     assert time.monotonic() - started < 30
     assert demo.stderr == ""
     assert re.search(r"^server: valkey [\d.]+, embedded", demo.stdout, re.MULTILINE)
-    assert re.search(r"^worker: aioq worker aioq.cli.demo_tasks:app, process \d+$", demo.stdout, re.MULTILINE)
+    assert re.search(r"^worker: aioq worker aioq.cli.demo.tasks:app, process \d+$", demo.stdout, re.MULTILINE)
     assert _rows(demo.stdout) == {
         "async functions": (200, "200 succeeded"),
         "plain functions, in threads": (20, "20 succeeded"),

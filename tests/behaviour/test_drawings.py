@@ -4,10 +4,10 @@ import re
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from aioq.cron import parse
-from aioq.job import TRANSITIONS, JobState
-from aioq.store import Store
-from aioq.timing import Definition, Misfire, plan, to_ms
+from aioq.jobs.job import TRANSITIONS, JobState
+from aioq.schedules.cron import parse
+from aioq.schedules.timing import Definition, Misfire, plan, to_ms
+from aioq.store.contract import Store
 from tests.behaviour.kit import ROOT
 from tests.behaviour.pages import drawing
 

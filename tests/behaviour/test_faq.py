@@ -12,9 +12,9 @@ from typing import Any, cast
 import pytest
 
 from aioq import AioqError, App
-from aioq.redis_store import link as link_module
-from aioq.redis_store.local import LocalStore
-from aioq.store import Limits, NewJob
+from aioq.store.contract import Limits, NewJob
+from aioq.store.redis.local import LocalStore
+from aioq.store.redis.net import commands as link_module
 from tests.behaviour.kit import ROOT, Project
 from tests.servers import Login, Server
 

@@ -13,8 +13,8 @@ import yaml
 
 from aioq import App
 from aioq.cli.errors import CommandError
-from aioq.cli.health import HealthServer, listen
-from aioq.config import Settings, load_settings
+from aioq.cli.worker.health_server import HealthServer, listen
+from aioq.config.settings import Settings, load_settings
 from aioq.worker import Health
 from tests.behaviour.kit import ROOT
 from tests.behaviour.pages import Block, held_by

@@ -14,8 +14,8 @@ import pytest
 import aioq
 from aioq import App, Middleware
 from aioq.cli.main import main
-from aioq.config import Settings
-from aioq.migration import Place, here
+from aioq.config.settings import Settings
+from aioq.util.migration import Place, here
 from tests.behaviour.kit import ROOT
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from aioq import App, JobFailed, gather
-from aioq.job import JobState
+from aioq.jobs.job import JobState
 from tests.behaviour.kit import Process, Project, state_is, until
 
 pytestmark = pytest.mark.anyio

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from aioq import JobFailed, gather
-from aioq.store import MAX_CUTS
+from aioq.store.contract import MAX_CUTS
 from tests.behaviour.kit import Process, Project, info_when, until
 
 pytestmark = pytest.mark.anyio

@@ -20,15 +20,15 @@ import pytest
 from click.testing import CliRunner
 
 from aioq import App, JobContext, JobHandle, JobState, Middleware, Outcome, OutcomeKind, Task
-from aioq.cli.banner import show_banner
 from aioq.cli.main import cli
-from aioq.config import Settings
-from aioq.declaring import NAMES as SCHEDULE_OPTIONS
-from aioq.options import NAMES
-from aioq.registry import TASK_OPTIONS
-from aioq.store import ServerInfo
-from aioq.timetable import Overlap
-from aioq.timing import Definition, Misfire
+from aioq.cli.worker.banner import show_banner
+from aioq.config.settings import Settings
+from aioq.jobs.options import NAMES
+from aioq.schedules.declare import NAMES as SCHEDULE_OPTIONS
+from aioq.schedules.timing import Definition, Misfire
+from aioq.store.contract import ServerInfo
+from aioq.store.schedules import Overlap
+from aioq.tasks.registry import TASK_OPTIONS
 from aioq.worker.health import Health, QueueHealth
 from tests.behaviour.kit import ROOT
 from tests.behaviour.pages import PAGES, Block, blocks, held_by

@@ -6,8 +6,8 @@ import pytest
 
 from aioq import App, JobFailed, ServerError
 from aioq.app import internals_of
-from aioq.store import Settlement, Verb
-from aioq.worker.services.settler import Settler
+from aioq.store.contract import Settlement, Verb
+from aioq.worker.duties.settler import Settler
 from tests.behaviour.kit import Project
 from tests.contract.kit import THREE
 from tests.databases import Database

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from aioq.cli.schedules import facts, print_list
-from aioq.schedule import Schedule
-from aioq.timing import Definition
+from aioq.schedules.info import Schedule
+from aioq.schedules.timing import Definition
 from tests.behaviour.kit import Project
 
 pytestmark = pytest.mark.anyio

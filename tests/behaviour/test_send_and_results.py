@@ -74,7 +74,7 @@ async def test_ten_thousand_sends_from_a_hundred_coroutines_in_less_than_one_com
 
 def _called_by_scripts() -> set[str]:
     """The commands that aioq's Lua files call."""
-    folder = files("aioq.redis_store").joinpath("lua")
+    folder = files("aioq.store.redis").joinpath("lua")
     texts = [file.read_text() for file in folder.iterdir()]
     return {name.lower() for text in texts for name in re.findall(r"redis\.p?call\('(\w+)'", text)}
 

@@ -13,9 +13,9 @@ import pytest
 
 from aioq import App, Schedule
 from aioq.app import internals_of
-from aioq.job import JobState
-from aioq.task import Sendable
-from aioq.timing import stamp, to_ms
+from aioq.jobs.job import JobState
+from aioq.schedules.timing import stamp, to_ms
+from aioq.tasks.task import Sendable
 from tests.behaviour.kit import Process, Project, cleared, info_when, state_is, until
 from tests.servers import Server
 

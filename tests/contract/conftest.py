@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from aioq.clock import SystemClock
-from aioq.memory_store import MemoryStore
-from aioq.redis_store import RedisStore
-from aioq.store import Limits, Store
+from aioq.store.contract import Limits, Store
+from aioq.store.memory import MemoryStore
+from aioq.store.redis import RedisStore
+from aioq.util.clock import SystemClock
 from tests.contract.kit import LONG, Backend
 from tests.databases import Database, Pool, foreign_keys
 from tests.servers import available

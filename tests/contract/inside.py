@@ -7,11 +7,11 @@ from typing import Protocol
 
 import redis
 
-from aioq.clock import ManualClock
-from aioq.job import JobState
-from aioq.memory_store import MemoryStore
-from aioq.memory_store.queue import MemoryQueue
-from aioq.store import Token
+from aioq.jobs.job import JobState
+from aioq.store.contract import Token
+from aioq.store.memory import MemoryStore
+from aioq.store.memory.queue import MemoryQueue
+from aioq.util.clock import ManualClock
 
 
 @dataclass(slots=True)

@@ -7,11 +7,11 @@ from typing import TypeVar
 import anyio
 import msgspec
 
-from aioq.job import JobInfo, JobState, Priority
-from aioq.leases import Renewal
-from aioq.memory_store import MemoryStore
-from aioq.store import Claimed, NewJob, Settlement, Store, Token, Verb
-from aioq.wire import (
+from aioq.jobs.job import JobInfo, JobState, Priority
+from aioq.store.contract import Claimed, NewJob, Settlement, Store, Token, Verb
+from aioq.store.leases import Renewal
+from aioq.store.memory import MemoryStore
+from aioq.wire.messages import (
     Failure,
     decode_notice,
     encode_cancellation,

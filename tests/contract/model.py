@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from aioq.job import JobInfo, JobState, Priority
-from aioq.leases import Renewal
-from aioq.store import (
+from aioq.jobs.job import JobInfo, JobState, Priority
+from aioq.store.contract import (
     MAX_CUTS,
     MISSING,
     Claim,
@@ -24,6 +23,7 @@ from aioq.store import (
     Verb,
     WaitReply,
 )
+from aioq.store.leases import Renewal
 
 RANKS = {priority: rank for rank, priority in enumerate(Priority)}
 NOTICE_LIMIT = 65_536

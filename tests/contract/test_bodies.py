@@ -5,10 +5,10 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from aioq.job import JobState, Progress
-from aioq.redis_store import RedisStore
-from aioq.store import MISSING, Limits, NewJob, Settlement, Store, Verb
-from aioq.wire import CallOptions, encode_envelope, encode_result
+from aioq.jobs.job import JobState, Progress
+from aioq.store.contract import MISSING, Limits, NewJob, Settlement, Store, Verb
+from aioq.store.redis import RedisStore
+from aioq.wire.messages import CallOptions, encode_envelope, encode_result
 from tests.contract.kit import BROKEN, CRASHED, LONG, QUEUE, REASON, THREE, Backend, joined, settle, take
 from tests.records import put_record
 

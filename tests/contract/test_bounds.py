@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from aioq.job import Priority, Progress
-from aioq.redis_store import RedisStore, replies
-from aioq.redis_store.durability import MARK_MS, Confirmation
-from aioq.store import Claimed, Limits, NewJob, Settlement, Verb
-from aioq.timetable import Entry, Overlap, Tick
-from aioq.wire import encode_envelope
+from aioq.jobs.job import Priority, Progress
+from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
+from aioq.store.redis import RedisStore, replies
+from aioq.store.redis.durability import MARK_MS, Confirmation
+from aioq.store.schedules import Entry, Overlap, Tick
+from aioq.wire.messages import encode_envelope
 from tests.contract.inside import ServerInside
 from tests.contract.kit import (
     BLOCK,

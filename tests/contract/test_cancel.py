@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from aioq.errors import ServerUnavailableError
-from aioq.inbox import SEPARATOR, worker_channel
-from aioq.job import JobState
-from aioq.redis_store import RedisStore
-from aioq.store import Store, Verb
+from aioq.jobs.job import JobState
+from aioq.store.contract import Store, Verb
+from aioq.store.pubsub import SEPARATOR, worker_channel
+from aioq.store.redis import RedisStore
 from tests.contract.kit import (
     BROKEN,
     LONG,

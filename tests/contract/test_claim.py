@@ -5,9 +5,9 @@ import asyncio
 import anyio
 import pytest
 
-from aioq.job import JobState, Priority
-from aioq.store import Claim, Settlement, Store, Token, Verb
-from aioq.wire import encode_envelope
+from aioq.jobs.job import JobState, Priority
+from aioq.store.contract import Claim, Settlement, Store, Token, Verb
+from aioq.wire.messages import encode_envelope
 from tests.contract.kit import (
     BLOCK,
     BROKEN,

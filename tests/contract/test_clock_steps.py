@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from aioq.clock import SystemClock
-from aioq.memory_store import MemoryStore
-from aioq.redis_store import RedisStore
-from aioq.store import Limits, Store, Verb
-from aioq.ticking import tick_due
-from aioq.timetable import Entry
-from aioq.timing import Definition, Misfire, encode
+from aioq.schedules.ticks import tick_due
+from aioq.schedules.timing import Definition, Misfire, encode
+from aioq.store.contract import Limits, Store, Verb
+from aioq.store.memory import MemoryStore
+from aioq.store.redis import RedisStore
+from aioq.store.schedules import Entry
+from aioq.util.clock import SystemClock
 from tests.contract.kit import (
     CALL,
     CRASHED,

@@ -16,11 +16,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
 
 from aioq.errors import ServerUnavailableError
-from aioq.redis_store import RedisStore
-from aioq.redis_store import link as link_module
-from aioq.redis_store.connection import Connection
-from aioq.redis_store.link import Link
-from aioq.store import Limits
+from aioq.store.contract import Limits
+from aioq.store.redis import RedisStore
+from aioq.store.redis.net import commands as link_module
+from aioq.store.redis.net.commands import Link
+from aioq.store.redis.net.connection import Connection
 from tests.databases import Database
 from tests.proxies import Proxy
 from tests.servers import Server

@@ -2,9 +2,9 @@
 
 import pytest
 
-from aioq.job import JobState
-from aioq.store import Limits, NewJob, Store, Verb
-from aioq.wire import Failure, encode_envelope, encode_failure
+from aioq.jobs.job import JobState
+from aioq.store.contract import Limits, NewJob, Store, Verb
+from aioq.wire.messages import Failure, encode_envelope, encode_failure
 from tests.contract.kit import (
     BROKEN,
     CALL,

@@ -13,12 +13,12 @@ import redis
 from aioq import App
 from aioq.app import internals_of
 from aioq.errors import ServerRejectedError, ServerUnavailableError
-from aioq.redis_store import RedisStore
-from aioq.redis_store.confirming import MAX_CONFIRMATIONS
-from aioq.redis_store.connection import Connection
-from aioq.redis_store.durability import Durability, require_fsync
-from aioq.store import Limits, NewJob, Verb
-from aioq.timetable import Entry, Overlap, Tick
+from aioq.store.contract import Limits, NewJob, Verb
+from aioq.store.redis import RedisStore
+from aioq.store.redis.durability import Durability, require_fsync
+from aioq.store.redis.net.confirming import MAX_CONFIRMATIONS
+from aioq.store.redis.net.connection import Connection
+from aioq.store.schedules import Entry, Overlap, Tick
 from tests.contract.kit import CALL, QUEUE, THREE, eventually, ids, joined, send, settle, take_one
 from tests.servers import Server, available
 

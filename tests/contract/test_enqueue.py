@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from aioq.clock import SystemClock
-from aioq.job import JobState, Priority
-from aioq.redis_store import RedisStore
-from aioq.store import Limits, NewJob, Store, Verb
+from aioq.jobs.job import JobState, Priority
+from aioq.store.contract import Limits, NewJob, Store, Verb
+from aioq.store.redis import RedisStore
+from aioq.util.clock import SystemClock
 from tests.contract.kit import (
     BROKEN,
     CALL,

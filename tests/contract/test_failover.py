@@ -9,13 +9,13 @@ import pytest
 from redis._parsers.base import BaseParser
 
 from aioq.errors import ServerUnavailableError
-from aioq.redis_store import RedisStore
-from aioq.redis_store import failover as module
-from aioq.redis_store.connection import answered
-from aioq.redis_store.durability import Durability
-from aioq.redis_store.failover import Failover
-from aioq.redis_store.faults import may_be_replaced, translate
-from aioq.store import Limits, Verb
+from aioq.store.contract import Limits, Verb
+from aioq.store.redis import RedisStore
+from aioq.store.redis.durability import Durability
+from aioq.store.redis.errors import may_be_replaced, translate
+from aioq.store.redis.net import failover as module
+from aioq.store.redis.net.connection import answered
+from aioq.store.redis.net.failover import Failover
 from tests.contract.kit import BLOCK, QUEUE, THREE, Listener, eventually, running, send, settle
 from tests.failovers import Pair
 from tests.servers import Server, available

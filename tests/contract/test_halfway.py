@@ -14,11 +14,11 @@ import redis
 from msgspec.structs import replace
 
 from aioq.errors import ServerError
-from aioq.job import JobState
-from aioq.redis_store import RedisStore
-from aioq.redis_store.scripts import script
-from aioq.store import Claimed, Limits, NewJob, Settlement, Verb
-from aioq.timetable import Entry, Overlap, Tick
+from aioq.jobs.job import JobState
+from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
+from aioq.store.redis import RedisStore
+from aioq.store.redis.scripts import script
+from aioq.store.schedules import Entry, Overlap, Tick
 from tests.contract.kit import BROKEN, CALL, CRASHED, LONG, THREE, eventually, ids, joined
 from tests.servers import Server, available
 

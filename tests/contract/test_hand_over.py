@@ -6,10 +6,10 @@ import pytest
 import redis
 
 from aioq.errors import ServerUnavailableError
-from aioq.job import JobState
-from aioq.redis_store import RedisStore
-from aioq.store import Claimed, NewJob, Settlement, Verb
-from aioq.wire import encode_envelope
+from aioq.jobs.job import JobState
+from aioq.store.contract import Claimed, NewJob, Settlement, Verb
+from aioq.store.redis import RedisStore
+from aioq.wire.messages import encode_envelope
 from tests.contract.kit import (
     BLOCK,
     CALL,

@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from aioq.errors import Failure
-from aioq.job import UNKNOWN_TASK, JobInfo, JobState, Priority, Progress
-from aioq.store import Store, Verb
-from aioq.wire import CallOptions, encode_cancellation, encode_envelope, encode_result, with_headers
+from aioq.jobs.job import UNKNOWN_TASK, JobInfo, JobState, Priority, Progress
+from aioq.store.contract import Store, Verb
+from aioq.wire.messages import CallOptions, encode_cancellation, encode_envelope, encode_result, with_headers
 from tests.contract.kit import (
     BROKEN,
     LONG,

@@ -5,10 +5,10 @@ import asyncio
 import msgspec
 import pytest
 
-from aioq.job import JobState, Priority
-from aioq.leases import Renewal
-from aioq.redis_store import RedisStore
-from aioq.store import Claim, Limits, Recovery, Store, Verb
+from aioq.jobs.job import JobState, Priority
+from aioq.store.contract import Claim, Limits, Recovery, Store, Verb
+from aioq.store.leases import Renewal
+from aioq.store.redis import RedisStore
 from tests.contract.kit import (
     BLOCK,
     BROKEN,

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 import redis
 
-from aioq.redis_store import RedisStore, agendas, owners, paging, timetable
-from aioq.store import Limits
-from aioq.timetable import Entry
+from aioq.store.contract import Limits
+from aioq.store.redis import RedisStore, agendas, owners, paging
+from aioq.store.redis import schedules as timetable
+from aioq.store.schedules import Entry
 from tests.contract.kit import CALL, CRASHED, LONG, QUEUE, Backend, ids, joined, keep, send, take
 
 pytestmark = pytest.mark.anyio

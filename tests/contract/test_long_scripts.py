@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from aioq.redis_store import RedisStore
-from aioq.store import PASSED_LIMIT, Limits, Settlement, Store, Verb
+from aioq.store.contract import PASSED_LIMIT, Limits, Settlement, Store, Verb
+from aioq.store.redis import RedisStore
 from tests.contract.inside import ServerInside
 from tests.contract.kit import (
     BROKEN,

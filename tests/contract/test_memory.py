@@ -5,10 +5,10 @@ import threading
 
 import pytest
 
-from aioq.clock import ManualClock
-from aioq.job import JobState
-from aioq.memory_store import MemoryStore
-from aioq.store import Limits, NewJob, Promotion, ServerInfo, Token, Verb
+from aioq.jobs.job import JobState
+from aioq.store.contract import Limits, NewJob, Promotion, ServerInfo, Token, Verb
+from aioq.store.memory import MemoryStore
+from aioq.util.clock import ManualClock
 from tests.contract.kit import (
     BLOCK,
     BROKEN,

@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from aioq.clock import ManualClock
-from aioq.job import JobState, Priority, Progress
-from aioq.memory_store import MemoryStore
-from aioq.redis_store import RedisStore
-from aioq.store import Limits, NewJob, Settlement, Store, Token, Verb
-from aioq.wire import encode_result
+from aioq.jobs.job import JobState, Priority, Progress
+from aioq.store.contract import Limits, NewJob, Settlement, Store, Token, Verb
+from aioq.store.memory import MemoryStore
+from aioq.store.redis import RedisStore
+from aioq.util.clock import ManualClock
+from aioq.wire.messages import encode_result
 from tests.contract.inside import Inside, MemoryInside, Places, ServerInside
 from tests.contract.kit import BROKEN, CALL, CRASHED, QUEUE, REASON, THREE, Listener
 from tests.contract.model import NOTICE_LIMIT, Model, named_by, shown

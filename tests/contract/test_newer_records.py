@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import redis
 
-from aioq.job import JobState, Priority
-from aioq.redis_store import RedisStore
-from aioq.redis_store import store as module
-from aioq.store import MISSING, Limits, Settlement, Verb
+from aioq.jobs.job import JobState, Priority
+from aioq.store.contract import MISSING, Limits, Settlement, Verb
+from aioq.store.redis import RedisStore
+from aioq.store.redis import store as module
 from tests.contract.inside import ServerInside
 from tests.contract.kit import (
     CRASHED,

@@ -10,12 +10,12 @@ import pytest
 from redis.exceptions import ResponseError
 
 from aioq.errors import ServerUnavailableError
-from aioq.redis_store import link as module
-from aioq.redis_store.inbox import RedisInbox
-from aioq.redis_store.link import Link
-from aioq.redis_store.local import LocalStore
-from aioq.redis_store.pipe import Pipe
-from aioq.store import Limits, NewJob, Settlement, Verb
+from aioq.store.contract import Limits, NewJob, Settlement, Verb
+from aioq.store.redis.local import LocalStore
+from aioq.store.redis.net import commands as module
+from aioq.store.redis.net.commands import Link
+from aioq.store.redis.net.pipeline import Pipe
+from aioq.store.redis.net.subscription import RedisInbox
 from tests.databases import Database
 from tests.servers import Server
 

@@ -5,9 +5,9 @@ Nobody loses what it runs, and what dead ones ran is found all the same.
 
 import pytest
 
-from aioq.job import JobState
-from aioq.redis_store import RedisStore, blocking
-from aioq.store import Limits, Store, Verb
+from aioq.jobs.job import JobState
+from aioq.store.contract import Limits, Store, Verb
+from aioq.store.redis import RedisStore, blocking
 from tests.contract.inside import ServerInside
 from tests.contract.kit import (
     CRASHED,

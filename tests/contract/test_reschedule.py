@@ -2,8 +2,8 @@
 
 import pytest
 
-from aioq.job import JobState
-from aioq.store import NewJob, Store, Verb
+from aioq.jobs.job import JobState
+from aioq.store.contract import NewJob, Store, Verb
 from tests.contract.kit import (
     CALL,
     LONG,

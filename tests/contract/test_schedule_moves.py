@@ -7,16 +7,16 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from aioq.call import Call
-from aioq.declaring import Declared
 from aioq.errors import ScheduleNotFoundError, ServerUnavailableError
-from aioq.job import Priority
-from aioq.scheduler import declare
-from aioq.schedules import Schedules
-from aioq.store import NewJob, Store
-from aioq.timetable import Entry, Overlap, Tick
-from aioq.timing import Definition, encode
-from aioq.worker.services.ticker import Ticker
+from aioq.jobs.job import Priority
+from aioq.producer.call import Call
+from aioq.schedules.declare import Declared
+from aioq.schedules.manager import Schedules
+from aioq.schedules.reconcile import declare
+from aioq.schedules.timing import Definition, encode
+from aioq.store.contract import NewJob, Store
+from aioq.store.schedules import Entry, Overlap, Tick
+from aioq.worker.duties.ticker import Ticker
 from tests.contract.kit import CALL, Backend
 
 pytestmark = pytest.mark.anyio

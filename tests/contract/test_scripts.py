@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-import aioq.redis_store
-from aioq.redis_store import RedisStore, blocking, keeper, replies
-from aioq.redis_store.failover import Failover
-from aioq.redis_store.requests import BODY_LIMIT
-from aioq.redis_store.scripts import parts_of, script
-from aioq.store import CLAIM_LIMIT, PASSED_LIMIT, WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
-from aioq.timetable import Entry, Overlap, Tick
+import aioq.store.redis
+from aioq.store.contract import CLAIM_LIMIT, PASSED_LIMIT, WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
+from aioq.store.redis import RedisStore, blocking, replies
+from aioq.store.redis import leases as keeper
+from aioq.store.redis.arguments import BODY_LIMIT
+from aioq.store.redis.net.failover import Failover
+from aioq.store.redis.scripts import parts_of, script
+from aioq.store.schedules import Entry, Overlap, Tick
 from tests.contract.kit import (
     CALL,
     QUEUE,
@@ -33,8 +34,13 @@ from tests.contract.kit import (
     take_one,
 )
 
-LUA = {path.name.removesuffix(".lua"): path for path in files("aioq.redis_store").joinpath("lua").iterdir()}
-SCRIPTS = sorted(name for name in LUA if not name.startswith("_"))
+LUA = {
+    f"{directory.name}/{path.name.removesuffix('.lua')}".removeprefix("commands/"): path
+    for directory in files("aioq.store.redis").joinpath("lua").iterdir()
+    for path in directory.iterdir()
+}
+"""Commands by their name, parts as `lib/<name>`."""
+SCRIPTS = sorted(name for name in LUA if not name.startswith("lib/"))
 NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "ten": 10}
 
 
@@ -83,9 +89,9 @@ def test_a_header_says_what_the_script_does_takes_and_returns(name: str) -> None
 
 @pytest.mark.parametrize("name", LUA)
 def test_a_script_or_part_comes_after_all_parts_that_it_needs(name: str) -> None:
-    needed = parts_of(name)
+    needed = parts_of(name if name.startswith("lib/") else f"commands/{name}")
     for position, part in enumerate(needed):
-        assert set(parts_of(f"_{part}")) <= set(needed[:position]), part
+        assert set(parts_of(f"lib/{part}")) <= set(needed[:position]), part
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -95,7 +101,7 @@ def test_a_header_names_the_arguments_that_the_script_reads(name: str) -> None:
 
     read = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", header.code)}
     assert read <= set(range(1, header.fixed + 1))
-    assert set(re.findall(r"KEYS\[\d+\]", header.code)) == set(), "the base key is read by _base.lua"
+    assert set(re.findall(r"KEYS\[\d+\]", header.code)) == set(), "the base key is read by lib/base.lua"
     expected = [(str(header.fixed + 1), str(header.each))] if header.each else []
     assert sorted({(first, step or "1") for first, step in loops}) == expected, (
         "each loop goes through all of them"
@@ -191,7 +197,7 @@ async def test_the_lease_keeper_sends_what_the_header_names(mode: str, monkeypat
 
 def test_every_script_is_called_and_every_called_script_is_there() -> None:
     called: set[str] = set()
-    for path in Path(aioq.redis_store.__path__[0]).glob("*.py"):
+    for path in Path(aioq.store.redis.__path__[0]).glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
                 name = getattr(node.func, "attr", getattr(node.func, "id", ""))
@@ -203,14 +209,14 @@ def test_every_script_is_called_and_every_called_script_is_there() -> None:
 
 
 def test_the_lanes_are_the_same_in_lua_and_in_python() -> None:
-    lanes = re.search(r"local LANES = \{([^}]*)\}", LUA["_common"].read_text())
+    lanes = re.search(r"local LANES = \{([^}]*)\}", LUA["lib/common"].read_text())
 
     assert lanes
     assert tuple(re.findall(r"'([^']+)'", lanes[1])) == blocking.LANES
 
 
 def test_the_largest_envelope_in_a_record_is_the_same_in_lua_and_in_python() -> None:
-    assert f"local BODY_LIMIT = {BODY_LIMIT}\n" in LUA["_shapes"].read_text()
+    assert f"local BODY_LIMIT = {BODY_LIMIT}\n" in LUA["lib/record_text_write"].read_text()
 
 
 def test_the_limit_of_a_wait_is_the_same_in_lua_and_in_python() -> None:
@@ -226,7 +232,7 @@ def test_the_most_jobs_that_a_claim_passes_over_are_the_same_in_lua_and_in_pytho
 
 
 def test_the_most_jobs_of_an_entry_are_the_same_in_lua_and_in_python() -> None:
-    assert f"local NAMED_LIMIT = {replies.NAMED_LIMIT}\n" in LUA["_entries"].read_text()
+    assert f"local NAMED_LIMIT = {replies.NAMED_LIMIT}\n" in LUA["lib/entries"].read_text()
 
 
 def test_what_a_lost_lease_is_answered_with_is_the_same_in_lua_and_in_python() -> None:
@@ -238,8 +244,8 @@ def test_a_script_is_named_by_the_hash_of_all_of_its_text() -> None:
     for name in SCRIPTS:
         code = script(name)
         text = code.text
-        for part in parts_of(name):
-            before, found, after = text.partition(LUA[f"_{part}"].read_bytes())
+        for part in parts_of(f"commands/{name}"):
+            before, found, after = text.partition(LUA[f"lib/{part}"].read_bytes())
             assert found, part
             text = before + after
         assert text == LUA[name].read_bytes(), "and nothing else"

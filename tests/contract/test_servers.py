@@ -15,12 +15,12 @@ import pytest
 import redis
 
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
-from aioq.job import JobState
-from aioq.redis_store import RedisStore, blocking
-from aioq.redis_store import scripts as scripts_module
-from aioq.redis_store.connection import Arg, Connection
-from aioq.redis_store.permissions import trials
-from aioq.store import Limits, NewJob, ServerInfo, Settlement, Store, Verb
+from aioq.jobs.job import JobState
+from aioq.store.contract import Limits, NewJob, ServerInfo, Settlement, Store, Verb
+from aioq.store.redis import RedisStore, blocking
+from aioq.store.redis import scripts as scripts_module
+from aioq.store.redis.net.connection import Arg, Connection
+from aioq.store.redis.permissions import trials
 from tests.contract.kit import (
     BLOCK,
     CALL,
@@ -301,7 +301,9 @@ async def test_a_server_that_keeps_nothing_on_disk_is_warned_of(
 def test_every_command_of_the_scripts_is_tried() -> None:
     scripts = Path(scripts_module.__file__).parent / "lua"
     called = {
-        found.upper() for file in scripts.glob("*.lua") for found in re.findall(r"call\('(\w+)'", file.read_text())
+        found.upper()
+        for file in scripts.rglob("*.lua")
+        for found in re.findall(r"call\('(\w+)'", file.read_text())
     }
     tried = {str(each[0]) for each in trials("key", "channel", "memory")}
     assert called - tried == set()

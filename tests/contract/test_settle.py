@@ -4,8 +4,8 @@ from functools import partial
 
 import pytest
 
-from aioq.job import JobInfo, JobState
-from aioq.store import MAX_CUTS, Claimed, Limits, NewJob, Settlement, Store, Verb
+from aioq.jobs.job import JobInfo, JobState
+from aioq.store.contract import MAX_CUTS, Claimed, Limits, NewJob, Settlement, Store, Verb
 from tests.contract.kit import (
     BROKEN,
     CALL,

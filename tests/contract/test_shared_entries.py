@@ -3,10 +3,10 @@
 import pytest
 import redis
 
-from aioq.job import new_job_ids
-from aioq.redis_store import RedisStore
-from aioq.store import NewJob, Settlement, Store, Verb
-from aioq.wire import encode_envelope
+from aioq.jobs.job import new_job_ids
+from aioq.store.contract import NewJob, Settlement, Store, Verb
+from aioq.store.redis import RedisStore
+from aioq.wire.messages import encode_envelope
 from tests.contract.kit import BLOCK, CALL, QUEUE, Backend, ids, joined, send, take
 
 pytestmark = pytest.mark.anyio

@@ -8,8 +8,8 @@ import pytest
 import redis
 
 from aioq.errors import ServerError
-from aioq.job import JobState, Priority
-from aioq.redis_store import RedisStore, blocking
+from aioq.jobs.job import JobState, Priority
+from aioq.store.redis import RedisStore, blocking
 from tests.contract.kit import BLOCK, CALL, QUEUE, Backend, ids, joined, send, state, take
 from tests.databases import Database
 from tests.records import put_record

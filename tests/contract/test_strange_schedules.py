@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from aioq.declaring import Declared
 from aioq.errors import ServerError
-from aioq.job import Priority
-from aioq.redis_store import RedisStore
-from aioq.timetable import Entry, Overlap, Owners, Tick
-from aioq.timing import Definition
-from aioq.worker.services.ticker import Ticker
+from aioq.jobs.job import Priority
+from aioq.schedules.declare import Declared
+from aioq.schedules.timing import Definition
+from aioq.store.redis import RedisStore
+from aioq.store.schedules import Entry, Overlap, Owners, Tick
+from aioq.worker.duties.ticker import Ticker
 from tests.contract.kit import CALL, LONG, QUEUE, Backend, eventually, ids, joined, keep, send, take
 
 pytestmark = pytest.mark.anyio

@@ -2,8 +2,8 @@
 
 import pytest
 
-from aioq.redis_store import RedisStore
-from aioq.store import NewJob, Settlement, Verb
+from aioq.store.contract import NewJob, Settlement, Verb
+from aioq.store.redis import RedisStore
 from tests.contract.kit import (
     BLOCK,
     CALL,

@@ -6,12 +6,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from aioq.inbox import worker_channel
-from aioq.job import JobState, Priority
-from aioq.memory_store import MemoryStore
-from aioq.redis_store import RedisStore
-from aioq.store import NewJob, Store, Verb
-from aioq.timetable import Agenda, Entry, Overlap, Owners, Standing, Tick
+from aioq.jobs.job import JobState, Priority
+from aioq.store.contract import NewJob, Store, Verb
+from aioq.store.memory import MemoryStore
+from aioq.store.pubsub import worker_channel
+from aioq.store.redis import RedisStore
+from aioq.store.schedules import Agenda, Entry, Overlap, Owners, Standing, Tick
 from tests.contract.kit import (
     CALL,
     LONG,

@@ -22,12 +22,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from aioq.clock import ManualClock
-from aioq.job import JobInfo, Priority
-from aioq.memory_store import MemoryStore
-from aioq.redis_store import RedisStore
-from aioq.store import Claim, Limits, NewJob, Settlement, Store, Verb
-from aioq.timetable import Agenda, Entry, Overlap, Tick, Ticked
+from aioq.jobs.job import JobInfo, Priority
+from aioq.store.contract import Claim, Limits, NewJob, Settlement, Store, Verb
+from aioq.store.memory import MemoryStore
+from aioq.store.redis import RedisStore
+from aioq.store.schedules import Agenda, Entry, Overlap, Tick, Ticked
+from aioq.util.clock import ManualClock
 from tests.contract.kit import BROKEN, CALL, LONG, REASON
 from tests.databases import Database
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from aioq.job import JobState
-from aioq.store import LATER, MISSING, WAIT_LIMIT, NewJob, Settlement, Store, Verb
-from aioq.wire import encode_envelope, encode_result
+from aioq.jobs.job import JobState
+from aioq.store.contract import LATER, MISSING, WAIT_LIMIT, NewJob, Settlement, Store, Verb
+from aioq.wire.messages import encode_envelope, encode_result
 from tests.contract.kit import (
     BROKEN,
     CALL,

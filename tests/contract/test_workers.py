@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from aioq.job import JobState
-from aioq.store import Recovery, Store, Verb
+from aioq.jobs.job import JobState
+from aioq.store.contract import Recovery, Store, Verb
 from tests.contract.kit import (
     CRASHED,
     QUEUE,

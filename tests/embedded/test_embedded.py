@@ -463,7 +463,7 @@ def test_no_package_no_server(monkeypatch: pytest.MonkeyPatch, attach: Attach) -
 
 def test_windows_can_import_it() -> None:
     code = (
-        "import importlib, os, sys, aioq.embedded.launcher as launcher\n"
+        "import importlib, os, sys, aioq.embedded.server as launcher\n"
         "sys.platform, sys.modules['fcntl'] = 'win32', None\n"
         "del os.register_at_fork, os.geteuid\n"
         "print(importlib.reload(launcher).available())\n"

@@ -12,7 +12,7 @@ from typing import Any
 import redis
 
 from aioq import JobCancelledError, JobFailed, JobHandle, JobNotFoundError
-from aioq.call import Call
+from aioq.producer.call import Call
 from tests.behaviour.kit import Process, Project
 from tests.faults.ledger import KILL, Ledger, Row, Verdict, verdict
 

@@ -7,7 +7,7 @@ import pytest
 import uvloop
 
 from aioq.errors import ServerUnavailableError
-from aioq.redis_store.link import Link
+from aioq.store.redis.net.commands import Link
 from tests.faults.figures import Case, Report
 from tests.faults.harness import Crew, Load, Rig, meanwhile, mixed_seconds
 from tests.proxies import Proxy

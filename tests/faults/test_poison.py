@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aioq import JobHandle
-from aioq.results import outcome_of
+from aioq.results.handle import outcome_of
 from tests.faults.figures import Case, Report
 from tests.faults.harness import Crew, Load, Numbered, Rig, condition
 from tests.records import put_record

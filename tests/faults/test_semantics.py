@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aioq import App, JobFailed, JobNotFoundError
-from aioq.context import JobContext, enter_job
+from aioq.jobs.context import JobContext, enter_job
 from tests.behaviour.pages import held_by
 from tests.faults.harness import Crew, Rig
 

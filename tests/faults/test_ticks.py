@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from aioq.timing import stamp, to_ms
+from aioq.schedules.timing import stamp, to_ms
 from tests.behaviour.kit import Process
 from tests.faults.figures import Case, Report
 from tests.faults.harness import Crew, Rig, condition

@@ -17,9 +17,9 @@ import pytest
 
 from aioq import App
 from aioq.app import internals_of
-from aioq.host import worker_queues
-from aioq.task import AsyncTask
+from aioq.tasks.task import AsyncTask
 from aioq.worker import Worker
+from aioq.worker.app_parts import worker_queues
 from benchmarks.monitor import monitored
 from tests.behaviour.kit import keys
 from tests.databases import Database

@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from aioq.app import App
-from aioq.clock import ManualClock
-from aioq.config import Settings
-from aioq.memory_store import MemoryStore
-from aioq.store import Claimed, Limits, Settlement, Verb
-from aioq.wire import CallOptions, encode_envelope
-from aioq.worker.steps.pipeline import Bench
-from aioq.worker.steps.run import Run
+from aioq.config.settings import Settings
+from aioq.store.contract import Claimed, Limits, Settlement, Verb
+from aioq.store.memory import MemoryStore
+from aioq.util.clock import ManualClock
+from aioq.wire.messages import CallOptions, encode_envelope
+from aioq.worker.run.pipeline import Bench
+from aioq.worker.run.run import Run
 
 T = TypeVar("T")
 

@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from aioq import App, ConfigError, Middleware, connect
+from aioq import App, ConfigError, Middleware
 from aioq.app import internals_of
-from aioq.config import Settings
-from aioq.connect import LOCAL_URL
+from aioq.config.settings import Settings
+from aioq.connect import connector as connect
+from aioq.connect.connector import LOCAL_URL
 from aioq.errors import ServerUnavailableError
-from aioq.memory_store import MemoryStore
-from aioq.redis_store import RedisStore
-from aioq.store import Limits
+from aioq.store.contract import Limits
+from aioq.store.memory import MemoryStore
+from aioq.store.redis import RedisStore
 from tests.databases import Database
 from tests.unit.kit import memory_store, within
 
@@ -257,7 +258,7 @@ from contextlib import suppress
 from aioq import App
 from aioq.app import internals_of
 from aioq.errors import ServerError
-from aioq.redis_store.durability import Confirmation
+from aioq.store.redis.durability import Confirmation
 
 app = App({app_name!r}, url={redis_server.url!r})
 NEVER = Confirmation(("BLPOP", "nothing", 20), "")

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from aioq import App, JobFailed, Retry, current_job, gather
-from aioq import log as log_module
-from aioq.job import Progress
-from aioq.store import Verb
-from aioq.wire import CallOptions
-from aioq.worker.steps.pipeline import classify, prepare
+from aioq.jobs.job import Progress
+from aioq.store.contract import Verb
+from aioq.util import log as log_module
+from aioq.wire.messages import CallOptions
+from aioq.worker.run.pipeline import classify, prepare
 from tests.unit.kit import call, make_bench, make_run, within
 
 pytestmark = pytest.mark.anyio

@@ -19,9 +19,9 @@ from aioq import (
     Progress,
     current_job,
 )
-from aioq.context import MAX_MESSAGE
-from aioq.options import MAX_HEADERS
-from aioq.texts import cut
+from aioq.jobs.context import MAX_MESSAGE
+from aioq.jobs.options import MAX_HEADERS
+from aioq.util.texts import cut
 from tests.unit.kit import within
 
 pytestmark = pytest.mark.anyio

@@ -14,8 +14,8 @@ import pytest
 
 import aioq
 from aioq import App, Failure, JobFailed, Retry
-from aioq.exception_names import class_names
-from aioq.retry import RetryRule
+from aioq.jobs.retry import RetryRule
+from aioq.util.exception_names import class_names
 
 CLASSES = [name for name in aioq.__all__ if inspect.isclass(getattr(aioq, name))]
 ERRORS = [name for name in CLASSES if issubclass(getattr(aioq, name), BaseException)]
@@ -39,7 +39,7 @@ def test_a_public_class_says_the_name_it_is_imported_by(name: str):
 
 def test_every_error_of_aioq_is_public():
     for module in pkgutil.walk_packages(aioq.__path__, "aioq."):
-        if module.name not in {"aioq.__main__", "aioq.cli.demo_tasks", "aioq.cli.child"}:
+        if module.name not in {"aioq.__main__", "aioq.cli.demo.tasks", "aioq.cli.worker.child_env"}:
             importlib.import_module(module.name)
     known = {getattr(aioq, name) for name in ERRORS}
     ours = {kind for kind in error_classes(aioq.AioqError) if kind.__module__.partition(".")[0] == "aioq"}
@@ -92,7 +92,7 @@ def test_a_failed_job_keeps_the_remote_error_as_its_cause():
     assert back.__cause__.traceback == "Traceback ..."
 
 
-@pytest.mark.parametrize("written", ["aioq.Fail", "aioq.verdicts.Fail", aioq.Fail])
+@pytest.mark.parametrize("written", ["aioq.Fail", "aioq.jobs.verdicts.Fail", aioq.Fail])
 def test_both_names_of_a_public_class_are_understood(written: Any):
     assert Retry(on=written).rule.on == ("aioq.Fail",)
 
@@ -123,4 +123,4 @@ async def test_who_awaits_a_job_is_shown_the_public_name(caplog: pytest.LogCaptu
     assert info.error is not None
     assert info.error.type == "aioq.Fail"
     assert "aioq.Fail: why" in caplog.text
-    assert "aioq.verdicts" not in caplog.text + str(caught.value) + caught.value.error.traceback
+    assert "aioq.jobs.verdicts" not in caplog.text + str(caught.value) + caught.value.error.traceback

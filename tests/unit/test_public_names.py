@@ -6,7 +6,7 @@ import pytest
 
 import aioq
 from aioq import App, JobContext, JobHandle, Schedule
-from aioq.task import Sendable, Task
+from aioq.tasks.task import Sendable, Task
 
 APP = """
 aclose by_name cron every from_config handle lifespan load middleware name register_type run_sync schedule

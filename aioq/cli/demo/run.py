@@ -1,0 +1,132 @@
+"""The demo's jobs: sent, followed while they run, and held against what must come of them."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aioq.cli.demo.plan import MIXED, RUSH, Kind
+from aioq.cli.demo.view import Tally, View
+from aioq.errors import JobCancelledError, JobFailed
+from aioq.jobs.job import JobInfo, JobState
+from aioq.results.gather import as_completed
+from aioq.results.handle import JobHandle
+from aioq.tasks.task import Task
+
+PATIENCE = 20.0
+"""Seconds until what has not ended counts as failed; all of it was measured to take 5 s on a two-core machine."""
+
+LOOK = 0.05
+"""Seconds between two looks at a job that is followed."""
+
+REASON = "the demo wanted it so"
+
+
+class DemoRun:
+    """One run of the demo.
+
+    Args:
+        tasks: the tasks by their functions' names.
+        view: told of everything that moves.
+
+    Attributes:
+        tallies: one for each kind of jobs, in the order they were sent.
+    """
+
+    def __init__(self, tasks: Mapping[str, Task[Any, Any]], view: View) -> None:
+        self._tasks = tasks
+        self._view = view
+        self.tallies: list[Tally] = []
+
+    async def everything(self) -> None:
+        """Send all jobs and see them through."""
+        await asyncio.gather(*(self._see_through(kind) for kind in MIXED))
+        await self._see_through(RUSH)
+
+    async def _see_through(self, kind: Kind) -> None:
+        tally = Tally(kind, total=kind.calls[0][0] if kind.reports else len(kind.calls))
+        self.tallies.append(tally)
+        self._view.add(tally)
+        started = time.monotonic()
+        handles = await self._tasks[kind.task].options(delay=kind.delay).send_many(kind.calls)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.gather(self._collect(tally, handles), self._follow(tally, handles[0]))
+        except TimeoutError:
+            open_jobs = len(handles) - sum(tally.outcomes.values())
+            tally.problems.append(f"{open_jobs} have not ended within {PATIENCE:g} s")
+        tally.seconds = time.monotonic() - started
+        self._view.end(tally)
+
+    async def _collect(self, tally: Tally, handles: Sequence[JobHandle[Any]]) -> None:
+        """Take each job's outcome as it ends."""
+        kind = tally.kind
+        expected = dict(zip([handle.id for handle in handles], kind.results or [None] * len(handles), strict=True))
+        async for handle in as_completed(handles):
+            state, value = await _ending(handle)
+            problem = check_outcome(kind, state, value, expected[handle.id])
+            if not problem and kind.inspect:
+                problem = check_info(kind, await handle.info())
+            if problem:
+                tally.problems.append(f"job {handle.id} {problem}")
+            tally.outcomes[state] = tally.outcomes.get(state, 0) + 1
+            tally.done = tally.total if kind.reports else tally.done + 1
+            self._view.update(tally)
+
+    async def _follow(self, tally: Tally, handle: JobHandle[Any]) -> None:
+        """Look at a job while it runs: to show its progress, or to cancel it."""
+        kind = tally.kind
+        if not (kind.reports or kind.cancel):
+            return
+        while not (info := await handle.info()).state.ended:
+            if kind.cancel and info.state is JobState.RUNNING:
+                await handle.cancel(REASON)
+                return
+            if info.progress is not None:
+                tally.done = int(info.progress.done)
+                self._view.update(tally)
+            await asyncio.sleep(LOOK)
+
+
+async def _ending(handle: JobHandle[Any]) -> tuple[JobState, Any]:
+    """How a job ended, and with what: its result, the text of its error, or the reason of its cancellation."""
+    try:
+        return JobState.SUCCEEDED, await handle
+    except JobFailed as error:
+        return JobState.FAILED, str(error.error)
+    except JobCancelledError as error:
+        return JobState.CANCELLED, str(error)
+
+
+def check_outcome(kind: Kind, state: JobState, value: Any, expected: Any) -> str:
+    """What is wrong with a job's outcome; an empty text if nothing.
+
+    Args:
+        kind: what the job was.
+        state: how it ended.
+        value: see `_ending`.
+        expected: the result it must have.
+    """
+    if state is not kind.state:
+        return f"{state}: {value}"
+    if state is JobState.SUCCEEDED and value != expected:
+        return f"returned {value!r}, not {expected!r}"
+    if state is JobState.FAILED and not value.startswith(kind.error):
+        return f"failed with {value}, not with {kind.error}"
+    if state is JobState.CANCELLED and REASON not in value:
+        return f"was cancelled without the reason that was given: {value}"
+    return ""
+
+
+def check_info(kind: Kind, info: JobInfo) -> str:
+    """What is wrong with an ended job's record; an empty text if nothing."""
+    if info.state is not kind.state:
+        return f"is {info.state} in its record"
+    if info.attempts != kind.attempts:
+        return f"took {info.attempts} attempts, not {kind.attempts}"
+    if kind.delay is not None:
+        assert info.sent_at is not None and info.started_at is not None  # noqa: PT018 - one fact: it ran
+        waited = (info.started_at - info.sent_at).total_seconds()
+        if waited < kind.delay:
+            return f"was started {waited:.3f} s after its send"
+    return ""

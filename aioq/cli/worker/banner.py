@@ -1,0 +1,45 @@
+"""What a worker shows when it starts: a box for a person, plain lines for a log."""
+
+import os
+import socket
+import sys
+from collections.abc import Iterable
+from importlib import import_module
+
+from aioq.store.contract import ServerInfo
+from aioq.util.printable import printable
+
+MAX_TASKS = 20
+"""Task names shown; more are counted."""
+
+
+def show_banner(
+    *,
+    version: str,
+    app: str,
+    server: ServerInfo,
+    queues: Iterable[str],
+    concurrency: int,
+    processes: int,
+    tasks: Iterable[str],
+) -> None:
+    """Print the banner to standard error, where the log goes too."""
+    names = [printable(name) for name in sorted(tasks)]
+    shown = names[:MAX_TASKS]
+    if len(names) > MAX_TASKS:
+        shown.append(f"... and {len(names) - MAX_TASKS} more")
+    rows = {
+        "app": app,
+        "server": printable(f"{server.url} ({server.product} {server.version})"),
+        "queues": ", ".join(queues),
+        "concurrency": f"{concurrency}" + (f" x {processes} processes" if processes > 1 else ""),
+        "tasks": "\n".join(shown) or "none",
+        "host": printable(f"{socket.gethostname()}, pid {os.getpid()}"),
+    }
+    if sys.stderr.isatty():
+        # Drawing takes 4 MB of a worker's memory for as long as it lives, so only where somebody looks.
+        import_module("aioq.cli.worker.box").draw(f"aioq {version}", rows)
+        return
+    width = max(map(len, rows))
+    lines = [f"│ {name:{width}} │ {value.replace(chr(10), ', ')}" for name, value in rows.items()]
+    print(f"aioq {version}", *lines, sep="\n", file=sys.stderr, flush=True)

@@ -1,0 +1,301 @@
+"""`aioq worker`: one worker in this process, or a supervisor over several."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Coroutine, Generator
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from importlib.metadata import version
+from ipaddress import ip_address
+from typing import Any, NoReturn
+
+from msgspec import structs
+
+from aioq.app import App, internals_of
+from aioq.cli.loader import load_app
+from aioq.cli.logging import set_up_logging
+from aioq.cli.worker.banner import show_banner
+from aioq.cli.worker.child_env import DONE, STOPPED, ChildMark
+from aioq.cli.worker.lifespan import LifespanError, guarded, report
+from aioq.cli.worker.reload import require_watcher
+from aioq.cli.worker.signals import SIGNALS, StopSignals
+from aioq.cli.worker.supervisor import Supervisor
+from aioq.config.settings import Settings, load_settings
+from aioq.errors import ServerError
+from aioq.store.contract import ServerInfo
+from aioq.util.deferred_warnings import DEFERRED
+from aioq.util.introspect import name_of
+from aioq.util.log import logger
+from aioq.util.log_records import let_through
+from aioq.util.plural import counted
+from aioq.util.standard_streams import print_at_once
+from aioq.worker import Health, Life, Worker, life_prefix, recover_dead
+from aioq.worker.app_parts import undeclared_queues, worker_queues
+
+log = logger("aioq.worker")
+
+STOPPED_AT_START = 130
+"""The exit code of a worker that a second signal has ended before it could start."""
+
+ENDED_FROM_WITHIN = 1
+"""The exit code of a worker that a job has ended, by cancelling all tasks of its loop for example."""
+
+THREADS_END = 1.0
+"""Seconds for the threads of `asyncio.to_thread` to end once the worker has; a guess: nobody waits for them."""
+
+LIFESPAN_FAILED = 1
+"""The exit code of a worker whose App's lifespan raised; a supervisor tries again, unlike after a bad command."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """The command line of `aioq worker`; None where the App's settings apply."""
+
+    target: str
+    queues: tuple[str, ...] = ()
+    concurrency: int | None = None
+    processes: int | None = None
+    burst: bool = False
+    reload: bool = False
+    shutdown_timeout: float | None = None
+    health_port: int | None = None
+    log_level: str | None = None
+    log_format: str | None = None
+
+
+def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
+    """Run `aioq worker`, as a supervisor's child or as nobody's, and return its exit code.
+
+    Raises:
+        AioqError: the App cannot be loaded, or the server refuses.
+    """
+    print_at_once()
+    DEFERRED.keep()
+    if plan.reload and child is None:
+        require_watcher()
+        # The App is loaded in the children only: a broken module is mended by the next change. So nobody here
+        # can give back what a dead child held; its lease does that.
+        _set_up_logging(plan, load_settings({}), child)
+        return asyncio.run(_supervise(plan, plan.processes or 1))
+    app = load_app(plan.target)
+    ChildMark.forget()
+    settings = app.settings
+    _set_up_logging(plan, settings, child)
+    if child is None:
+        for words in undeclared_queues(internals_of(app).host(), plan.queues):
+            log.warning("%s", words)
+    processes = plan.processes or settings.processes
+    if processes > 1 and child is None:
+        return asyncio.run(_supervise(plan, processes, app))
+    return _work_to_the_end(_work(app, plan, child))
+
+
+def _work_to_the_end(work: Coroutine[Any, Any, int]) -> int:
+    """Run a worker on an event loop, and return its exit code.
+
+    What a callback of the loop raises (`KeyboardInterrupt`, `SystemExit`) goes past every task and ends the loop;
+    where it comes again while the worker shuts down, that does too. Then nobody is left to end the threads for
+    plain functions, for which Python would wait for ever.
+    """
+    tasks: list[asyncio.Task[Any] | None] = []
+
+    async def observed() -> int:
+        tasks.append(asyncio.current_task())
+        return await work
+
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(observed())
+    except BaseException as error:
+        if all(task is None or task.done() for task in tasks):
+            raise
+        log.error(  # noqa: TRY400 - the traceback would be asyncio's own
+            "the event loop of this worker was ended from within by %s, again while it shut down; "
+            "the recovery has its jobs",
+            name_of(error),
+        )
+        _leave(ENDED_FROM_WITHIN)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process without waiting for its threads."""
+    logging.shutdown()
+    os._exit(code)
+
+
+def _set_up_logging(plan: WorkerPlan, settings: Settings, child: ChildMark | None) -> None:
+    level, log_format = plan.log_level or settings.log_level, plan.log_format or settings.log_format
+    formatted = set_up_logging(level, log_format, explicit=plan.log_level is not None)
+    if child is None:
+        if log_format == "json" and not formatted:
+            log.warning(
+                "log_format json has no effect, for a module of the App has set up logging itself; "
+                "give its handler a JSON formatter, or leave the root logger's handlers to aioq"
+            )
+        DEFERRED.say()  # a child's supervisor has said them
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where it is installed."""
+    try:
+        import uvloop  # optional extra  # noqa: PLC0415
+    except ModuleNotFoundError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
+    host = internals_of(app).host()
+    host = replace(host, lifespan=partial(guarded, app.name, host.lifespan))
+    if plan.shutdown_timeout is not None:
+        host = replace(host, settings=structs.replace(host.settings, shutdown_timeout=plan.shutdown_timeout))
+    queues = worker_queues(host, plan.queues)
+    concurrency = plan.concurrency or host.settings.concurrency
+
+    def announce(info: ServerInfo) -> None:
+        let_through(logging.getLogger("aioq").level)  # a lifespan may have set up logging
+        quiet = plan.log_format or host.settings.log_format
+        if quiet == "text" and (child is None or child.number == 1):
+            show_banner(
+                version=version("aioq"),
+                app=app.name,
+                server=info,
+                queues=queues,
+                concurrency=concurrency,
+                processes=plan.processes or host.settings.processes,
+                tasks=app.tasks,
+            )
+
+    life = None if child is None else Life(child.life)
+    worker = Worker(host, queues=queues, concurrency=concurrency, burst=plan.burst, on_start=announce, life=life)
+    loop = asyncio.get_running_loop()
+    if child is not None:
+        # The supervisor holds the other end of standard input; when it dies, however it dies, this one stops.
+        loop.add_reader(sys.stdin.fileno(), _orphaned, loop, worker)
+    signals = StopSignals(loop, worker.stop)
+    with signals.kept(), _answering(_listener(app, plan, child), worker.health):
+        try:
+            code = await _run(worker)
+        finally:
+            await app.aclose()
+    if child is not None and code == 0:
+        code = DONE if plan.burst else STOPPED
+    # Their jobs are given back. Python would wait for them at its end, perhaps for ever.
+    if worker.left_behind:
+        words = "does not end when it is cancelled, and is/do not end when they are cancelled, and are"
+        log.warning("%s left behind", counted(worker.left_behind, "function", words))
+        _leave(code)
+    if not await _loop_threads_end(loop):
+        log.warning("a function in a thread of the event loop (asyncio.to_thread) does not end; it is left behind")
+        _leave(code)
+    return code
+
+
+async def _loop_threads_end(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether what tasks have given to threads ends soon; a cancelled `await` leaves its thread behind."""
+    closing = asyncio.create_task(loop.shutdown_default_executor())
+    await asyncio.wait([closing], timeout=THREADS_END)
+    return closing.done()
+
+
+async def _run(worker: Worker) -> int:
+    try:
+        await worker.run()
+    except asyncio.CancelledError:
+        return ENDED_FROM_WITHIN if worker.ended_by_itself else STOPPED_AT_START
+    except LifespanError as error:
+        report(error)
+        return LIFESPAN_FAILED
+    return 0
+
+
+def _listener(app: App | None, plan: WorkerPlan, child: ChildMark | None) -> socket.socket | None:
+    """Where health checks are answered; None where none are asked for."""
+    if child is not None:
+        return None if child.health_fd is None else socket.socket(fileno=child.health_fd)
+    settings = load_settings({}) if app is None else app.settings  # with --reload, the App is the children's
+    host, port = settings.health_host, settings.health_port
+    port = port if plan.health_port is None else plan.health_port
+    return None if port is None else _health().listen(host, port)
+
+
+def _health() -> Any:
+    """Imported where it is asked for: an HTTP server is a megabyte of every worker's memory."""
+    return import_module("aioq.cli.worker.health_server")
+
+
+@contextlib.contextmanager
+def _answering(listener: socket.socket | None, health: Callable[[], Health]) -> Generator[None]:
+    """Answer health checks meanwhile."""
+    if listener is None:
+        yield
+        return
+    server = _health().HealthServer(listener, health)
+    host = listener.getsockname()[0]
+    where = f" (from this host alone, at {host})" if ip_address(host).is_loopback else ""
+    log.info("health checks are answered on port %d: /live and /ready%s", server.port, where)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+def _orphaned(loop: asyncio.AbstractEventLoop, worker: Worker) -> None:
+    with contextlib.suppress(OSError):
+        if os.read(sys.stdin.fileno(), 1):
+            return
+    loop.remove_reader(sys.stdin.fileno())
+    worker.stop()
+
+
+async def _supervise(plan: WorkerPlan, processes: int, app: App | None = None) -> int:
+    listener = _listener(app, plan, None)
+    supervisor = Supervisor(
+        _child_command(plan),
+        processes=processes,
+        reload=plan.reload,
+        with_health=listener is not None,
+        on_death=None if app is None else partial(_bury, app, plan),
+    )
+    loop = asyncio.get_running_loop()
+    for number in SIGNALS:
+        loop.add_signal_handler(number, supervisor.stop)
+    with _answering(listener, supervisor.health):
+        try:
+            return await supervisor.run()
+        finally:
+            if app is not None:
+                await app.aclose()
+
+
+async def _bury(app: App, plan: WorkerPlan, pid: int, life: str) -> None:
+    """Give back what a dead child held, instead of waiting for its lease to end."""
+    host = internals_of(app).host()
+    for queue in worker_queues(host, plan.queues):
+        try:
+            store = await host.store()
+            await recover_dead(store, queue, life_prefix(pid, life), max_crashes=host.settings.max_crashes)
+        except ServerError as error:
+            log.warning("queue %s: what process %d held waits for its lease to end: %s", queue, pid, error)
+
+
+def _child_command(plan: WorkerPlan) -> list[str]:
+    command = [sys.executable, "-m", "aioq", "worker", plan.target]
+    for queue in plan.queues:
+        command += ["--queue", queue]
+    pairs = {
+        "--concurrency": plan.concurrency,
+        "--processes": plan.processes,
+        "--shutdown-timeout": plan.shutdown_timeout,
+        "--log-level": plan.log_level,
+        "--log-format": plan.log_format,
+    }
+    for option, value in pairs.items():
+        if value is not None:
+            command += [option, str(value)]
+    return [*command, "--burst"] if plan.burst else command

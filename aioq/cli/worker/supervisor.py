@@ -1,0 +1,224 @@
+"""The parent of worker processes: it replaces those that die, restarts them on a change, and stops them.
+
+A child has a session of its own, so that Ctrl-C in a terminal reaches only the supervisor, which passes it on
+once. It holds the read end of a pipe whose write end is here: when the supervisor dies, whatever the way, the
+children see the end of the pipe and stop gracefully.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aioq.cli.worker.child_env import DONE, REFUSED, STOPPED, ChildMark
+from aioq.cli.worker.health_server import ask_all, together
+from aioq.cli.worker.reload import changes
+from aioq.util.aio import Backoff, end
+from aioq.util.log import logger
+from aioq.worker import Health
+
+log = logger("aioq.supervisor")
+
+STEADY = 10.0
+"""Seconds after which a child counts as well started, and its next death as a new trouble. A guess."""
+
+BAD_COMMAND = 2
+"""The exit code where no child can start for a reason that a restart does not mend."""
+
+
+BURIAL = 5.0
+"""Seconds that giving back a dead child's jobs may take; what is left then waits for its lease to end."""
+
+OnDeath = Callable[[int, str], Awaitable[None]]
+"""What is done when a child has died: process number and life (see `ChildMark`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """A worker process, and where it answers health checks."""
+
+    process: Process
+    mark: ChildMark
+    health_port: int | None
+
+
+class Supervisor:
+    """See the module.
+
+    Args:
+        command: what starts one child.
+        processes: how many.
+        reload: restart them when a Python file below the working directory changes.
+        with_health: have the children answer health checks, for `health`.
+        on_death: gives back at once what a child held that has died.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        processes: int,
+        reload: bool = False,
+        with_health: bool = False,
+        on_death: OnDeath | None = None,
+    ) -> None:
+        self._command = command
+        self._count = processes
+        self._reload = reload
+        self._with_health = with_health
+        self._on_death = on_death
+        self._burials: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+        self._retired: set[Process] = set()
+        self._alive: dict[int, _Child] = {}
+        self._code = 0
+        self._changed = asyncio.Event()
+
+    def stop(self) -> None:
+        """Stop all children gracefully; asked a second time, they give back their jobs at once."""
+        self._stopping.set()
+        self._signal(signal.SIGTERM)
+
+    def health(self) -> Health:
+        """How the worker processes do, together; asks each of them, from any thread."""
+        alive = dict(self._alive)
+        ports = {
+            number: child.health_port if (child := alive.get(number)) else None
+            for number in range(1, self._count + 1)
+        }
+        return together(ask_all(ports))
+
+    async def run(self) -> int:
+        """Supervise until `stop`, or until every child has ended by itself; the exit code."""
+        watcher = asyncio.create_task(self._watch()) if self._reload else None
+        try:
+            await asyncio.gather(*(self._keep(number) for number in range(1, self._count + 1)))
+        finally:
+            if watcher is not None:
+                self._stopping.set()
+                await watcher
+            if self._burials:
+                _, late = await asyncio.wait(self._burials, timeout=BURIAL)
+                await end(late)
+        return self._code
+
+    async def _keep(self, number: int) -> None:
+        """Keep child `number` alive."""
+        loop = asyncio.get_running_loop()
+        backoff = Backoff(0.1, 5.0)
+        while not self._stopping.is_set():
+            started = loop.time()
+            try:
+                child, code = await self._one_life(number)
+            except OSError as error:
+                log.error("worker process %d cannot be started: %s", number, error)  # noqa: TRY400 - no bug of ours
+                child, code = None, None
+            if child in self._retired:
+                self._retired.discard(child)
+                continue
+            if self._stopping.is_set() or code == DONE:
+                return  # stopped, or done: a burst found the queues empty
+            if self._reload:
+                await self._wait_for_change()
+            elif code == REFUSED:
+                self._code = BAD_COMMAND
+                self.stop()
+            else:
+                if loop.time() - started > STEADY:
+                    backoff = Backoff(0.1, 5.0)
+                await self._pause(backoff.next())
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+    async def _one_life(self, number: int) -> tuple[Process, int]:
+        read_end, write_end = os.pipe()
+        try:
+            child = await self._start(number, read_end)
+        except BaseException:
+            os.close(write_end)
+            raise
+        finally:
+            os.close(read_end)
+        self._alive[number] = child
+        process = child.process
+        log.info("worker process %d has pid %d", number, process.pid)
+        if self._stopping.is_set():
+            process.send_signal(signal.SIGTERM)
+        try:
+            code = await process.wait()
+        finally:
+            del self._alive[number]
+            os.close(write_end)
+        if code == DONE:
+            return process, code
+        if not self._stopping.is_set() and process not in self._retired:
+            # What a restart does not mend ends everything; the child has said what it is.
+            replaced = "" if code == REFUSED or self._reload else "; it is replaced"
+            log.error("worker process %d (pid %d) %s%s", number, process.pid, _how_it_ended(code), replaced)
+        if code not in {REFUSED, STOPPED}:
+            self._bury(child)
+        return process, code
+
+    async def _start(self, number: int, read_end: int) -> _Child:
+        """Start a child; where it is to answer health checks, on a socket that is made here and passed on."""
+        life = os.urandom(4).hex()
+        with socket.socket() as listener:
+            port = None
+            if self._with_health:
+                listener.bind(("127.0.0.1", 0))
+                listener.listen()
+                port = listener.getsockname()[1]
+            mark = ChildMark(number, life, None if port is None else listener.fileno())
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=read_end,
+                env=mark.environ(),
+                pass_fds=() if mark.health_fd is None else (mark.health_fd,),
+                start_new_session=True,
+            )
+        return _Child(process, mark, port)
+
+    def _bury(self, child: _Child) -> None:
+        """Have a dead child's jobs given back, while the next one already starts."""
+        if self._on_death is not None:
+            burial = asyncio.ensure_future(self._on_death(child.process.pid, child.mark.life))
+            self._burials.add(burial)
+            burial.add_done_callback(self._burials.discard)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for child in self._alive.values():
+            with contextlib.suppress(ProcessLookupError):
+                child.process.send_signal(number)
+
+    async def _watch(self) -> None:
+        async for paths in changes(Path.cwd(), self._stopping):
+            log.warning("%s changed; restarting", ", ".join(paths[:3]))
+            self._retired.update(child.process for child in self._alive.values())
+            self._signal(signal.SIGTERM)
+            self._changed.set()
+            self._changed.clear()
+
+    async def _wait_for_change(self) -> None:
+        log.warning("waiting for a change")
+        changed = asyncio.create_task(self._changed.wait())
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait([changed, stopping], return_when=asyncio.FIRST_COMPLETED)
+        changed.cancel()
+        stopping.cancel()
+
+
+def _how_it_ended(code: int) -> str:
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"was killed by {signal.Signals(-code).name}"
+    if code == STOPPED:
+        return "was told to stop, and not by this supervisor"
+    return "could not start" if code == REFUSED else f"ended with exit code {code}"

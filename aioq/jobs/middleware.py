@@ -1,0 +1,181 @@
+"""Middleware: code of the user's around every send and every run, and after it; the one set of hooks there is.
+
+Subclass `Middleware`, override some of its methods, and give instances to `App(middleware=[...])`. The first one
+listed is the outermost.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from types import FunctionType
+from typing import Any, Self, SupportsIndex
+
+from aioq.errors import ConfigError
+from aioq.jobs.context import JobContext
+from aioq.jobs.outcome import Outcome
+from aioq.public import public
+from aioq.util.naming import whereabouts
+
+
+@public
+@dataclass(slots=True)
+class Outgoing:
+    """A call on its way to the server; a middleware may change `args`, `kwargs` and `headers`.
+
+    Attributes:
+        job_id: the id it will have.
+        queue: where it goes.
+        task: the task's name.
+        args: the positional arguments.
+        kwargs: the keyword arguments.
+        headers: what travels beside the arguments.
+    """
+
+    job_id: str
+    queue: str
+    task: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@public
+class Middleware:
+    """The base: both methods pass everything on unchanged."""
+
+    async def send(self, call: Outgoing, forward: Callable[[Outgoing], Awaitable[bool]]) -> bool:
+        """Around a send, in the process that sends.
+
+        Also around the jobs of schedules: in the worker that makes the tick, and for `app.schedules.run_now` in
+        the process that calls it. Where this raises or hangs for one of a tick's jobs, the tick stays due, and a
+        warning says why; where it does not call `forward`, there is no job for this tick. Two workers may be about
+        to make the same tick: both come here, and for one of them `forward` returns False.
+
+        Args:
+            call: what is sent.
+            forward: sends it on; returns whether the server added it. Not calling it drops the job, and its
+                handle will find none.
+
+        Returns:
+            What `forward` returned.
+        """
+        return await forward(call)
+
+    async def run(self, job: JobContext, forward: Callable[[], Awaitable[Any]]) -> Any:
+        """Around a run, in the worker, inside the job's timeout.
+
+        Args:
+            job: the same as `current_job()` inside the task.
+            forward: runs the task and returns its result, or raises what it raised.
+
+        Returns:
+            The job's result.
+        """
+        return await forward()
+
+    async def settled(self, job: JobContext, outcome: Outcome) -> None:
+        """After an attempt, in the worker, once it is known what becomes of the job; once for each attempt.
+
+        The server has the outcome then, and the job's slot is free: what this does or raises changes neither. It
+        is also called for what never came to `run`: a call that does not fit its task, or whose task the worker
+        does not know; then `job` has what is known. It may take 10 s; where it falls behind, the worker fetches no
+        more jobs. A worker that dies tells nobody.
+
+        Args:
+            job: the same as `current_job()` inside the task, and here.
+            outcome: what became of it.
+        """
+
+    async def worker_started(self) -> None:
+        """In a worker, inside the lifespan, before its first job. It may take 10 s; what it raises is logged."""
+
+    async def worker_stopped(self) -> None:
+        """In a worker, inside the lifespan, after its last job; in reverse order. As `worker_started`."""
+
+
+class Layers(list[Middleware]):
+    """An App's middleware, outermost first; each is checked where it is put in, so that a mistake shows there."""
+
+    def __init__(self, layers: Iterable[Middleware] = ()) -> None:
+        super().__init__(checked_layers(layers))
+
+    def append(self, layer: Middleware, /) -> None:
+        """See `list.append`."""
+        super().append(checked_layer(layer))
+
+    def insert(self, position: SupportsIndex, layer: Middleware, /) -> None:
+        """See `list.insert`."""
+        super().insert(position, checked_layer(layer))
+
+    def extend(self, layers: Iterable[Middleware], /) -> None:
+        """See `list.extend`."""
+        super().extend(checked_layers(layers))
+
+    def __iadd__(self, layers: Iterable[Middleware], /) -> Self:  # pyright: ignore[reportIncompatibleMethodOverride] - list's takes anything iterable too
+        self.extend(layers)
+        return self
+
+    def __setitem__(self, position: Any, layer: Any, /) -> None:
+        # One for a place, several for a slice.
+        checked: Any = checked_layers(layer) if type(position) is slice else checked_layer(layer)
+        super().__setitem__(position, checked)
+
+
+def checked_layers(layers: Iterable[Middleware]) -> list[Middleware]:
+    """The layers, each of which can be one.
+
+    Raises:
+        ConfigError: what is given is no list of them, or one is none.
+    """
+    if not isinstance(layers, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"middleware={layers!r}: expected a list of them: middleware=[...]")
+    return [checked_layer(layer) for layer in layers]
+
+
+def checked_layer(layer: Middleware) -> Middleware:
+    """The layer, which can be one.
+
+    Raises:
+        ConfigError: it is a class or no `Middleware`, or a hook of it is no coroutine function.
+    """
+    given: Any = layer
+    if isinstance(given, type):
+        name = given.__qualname__
+        raise ConfigError(f"middleware {name} is a class; give an object of it: middleware=[{name}()]")
+    if not isinstance(given, Middleware):
+        raise ConfigError(f"middleware {given!r} is not one: derive its class from aioq.Middleware")
+    for hook in HOOKS:
+        _check_hook(type(given).__qualname__, hook, getattr(given, hook))
+    return layer
+
+
+def _check_hook(name: str, hook: str, function: Any) -> None:
+    plain = getattr(function, "__func__", function)
+    generates = inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain)
+    # A wrapper may be a plain function and return what is to be awaited.
+    is_plain = isinstance(plain, FunctionType) and not hasattr(plain, "__wrapped__")
+    if generates or (is_plain and not inspect.iscoroutinefunction(plain)):
+        kind = "a generator" if generates else "a plain function"
+        raise ConfigError(
+            f"middleware {name}: its `{hook}` is {kind} ({whereabouts(plain)}); write `async def {hook}`"
+        )
+
+
+HOOKS = ("send", "run", "settled", "worker_started", "worker_stopped")
+"""What a middleware may override."""
+
+
+def wrapped(
+    middleware: Sequence[Middleware], job: JobContext, call: Callable[[], Awaitable[Any]]
+) -> Awaitable[Any]:
+    """Run a job's function inside the middleware, the first one outermost.
+
+    Args:
+        middleware: the layers.
+        job: what they are told of the job.
+        call: runs the function.
+    """
+    for layer in reversed(middleware):
+        call = partial(layer.run, job, call)
+    return call()

@@ -1,0 +1,280 @@
+"""Per-call options: what `task.options(...)` takes, checked where it is written.
+
+An option left out is `None`: the task's own setting applies, then the App's.
+"""
+
+import difflib
+import re
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar, cast
+
+from aioq.errors import ArgumentError, ConfigError
+from aioq.jobs.job import MAX_JOB_ID, NAME, Priority
+from aioq.jobs.retry import Retry, RetryRule, rule_of
+from aioq.util.durations import FIRST, LAST, MAX_DELAY, YEARS, Duration, as_seconds
+from aioq.util.migration import Place, here
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Checked options of one call or of a task.
+
+    Attributes:
+        queue: the queue's name.
+        job_id: the id to use in place of a generated one.
+        delay_ms: how long to wait before the job is queued, in milliseconds.
+        eta_ms: when to queue it, in milliseconds since the Unix epoch.
+        timeout: the longest one attempt may take, in seconds; 0 for no limit.
+        retry: the retry rule.
+        result_ttl_ms: how long the outcome is kept, in milliseconds; 0 for not at all.
+        headers: what travels beside the arguments.
+        priority: the lane.
+    """
+
+    queue: str | None = None
+    job_id: str | None = None
+    delay_ms: int | None = None
+    eta_ms: int | None = None
+    timeout: float | None = None
+    retry: RetryRule | None = None
+    result_ttl_ms: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    priority: Priority | None = None
+
+    def merged(self, other: "Options") -> "Options":
+        """These options with every one that `other` sets taken from it."""
+        given = {name: value for name in _FIELDS if (value := getattr(other, name)) is not None}
+        given["headers"] = {**self.headers, **other.headers}
+        if other.delay_ms is not None:
+            given["eta_ms"] = None
+        if other.eta_ms is not None:
+            given["delay_ms"] = None
+        return replace(self, **given)
+
+
+NO_OPTIONS = Options()
+"""None given."""
+
+_FIELDS = (
+    "queue",
+    "job_id",
+    "delay_ms",
+    "eta_ms",
+    "timeout",
+    "retry",
+    "result_ttl_ms",
+    "headers",
+    "priority",
+)
+
+MAX_HEADERS = 16_384
+"""The most bytes of a job's headers, names and values together: as many as web servers take of a request."""
+
+NAMES = ("delay", "eta", "queue", "job_id", "timeout", "retry", "result_ttl", "headers", "priority")
+"""What a caller may give, by name."""
+
+
+def make_options(
+    where: str,
+    *,
+    delay: Duration | None = None,
+    eta: datetime | None = None,
+    queue: str | None = None,
+    job_id: str | None = None,
+    timeout: Duration | None = None,
+    retry: Retry | int | None = None,
+    result_ttl: Duration | None = None,
+    headers: Mapping[str, str] | None = None,
+    priority: Priority | str | None = None,
+    **unknown: object,
+) -> Options:
+    """Check the options a caller gave.
+
+    Args:
+        where: what they are for, for the errors' texts: `task 'shop.add'`.
+        delay: wait this long before the job is queued: seconds or a timedelta.
+        eta: queue the job at this time; must have a time zone, and a year from 1900 to 9998.
+        queue: the queue.
+        job_id: an id of the caller's own; the server adds an id only once.
+        timeout: the longest one attempt may take; 0 for no limit.
+        retry: a `Retry`, or a number of attempts.
+        result_ttl: how long the outcome is kept; 0 for not at all.
+        headers: strings that travel beside the arguments.
+        priority: `high`, `normal` or `low`.
+        unknown: anything else, which is an error.
+
+    Raises:
+        ConfigError: naming the option, what it got and what it takes.
+    """
+    if unknown:
+        raise ConfigError(unknown_option(where, next(iter(unknown)), NAMES))
+    if delay is not None and eta is not None:
+        raise ConfigError(f"{where}: give delay or eta, not both")
+    if queue is not None:
+        check_name(f"{where}: queue", queue)
+    try:
+        rule = rule_of(retry)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return Options(
+        queue=queue,
+        job_id=_job_id(where, job_id),
+        delay_ms=_milliseconds(where, "delay", delay),
+        eta_ms=_eta_ms(where, eta),
+        timeout=None if timeout is None else _duration(where, "timeout", timeout),
+        retry=rule,
+        result_ttl_ms=_milliseconds(where, "result_ttl", result_ttl),
+        headers=_headers(where, headers),
+        priority=_priority(where, priority),
+    )
+
+
+def unknown_option(where: str, name: str, valid: tuple[str, ...]) -> str:
+    """The text for an option that does not exist, with the nearest one that does."""
+    instead = here(Place.OPTION, name)
+    if instead is not None:
+        return f"{where}: unknown option {name!r}; here it is {instead}"
+    near = difflib.get_close_matches(name, valid, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; the options are {', '.join(valid)}"
+    if name in NAMES and name not in valid and "queue" in valid:
+        hint += f"; {name} is for a call: task.options({name}=...)"
+    if name == "name" and name not in valid:
+        hint += "; name is for the task: @app.task(name=...)"
+    return f"{where}: unknown option {name!r}{hint}"
+
+
+def check_name(what: str, name: object) -> str:
+    """Return `name` if it can be an app's or a queue's.
+
+    Raises:
+        ConfigError: it has characters that have a meaning in the server's keys, or is empty or too long.
+    """
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ConfigError(f"{what} {name!r}: expected 1 to 128 letters, digits, '.', '_' or '-'")
+    return name
+
+
+def check_job_id(job_id: object, method: str) -> None:
+    """See that it can be a job's id.
+
+    Args:
+        job_id: what was given for one.
+        method: to which method.
+
+    Raises:
+        ArgumentError: it cannot.
+    """
+    if isinstance(job_id, str) and 0 < len(job_id) <= MAX_JOB_ID:
+        return
+    advice = "it is a handle already" if hasattr(type(job_id), "result") else f"1 to {MAX_JOB_ID} characters"
+    raise ArgumentError(f"{method}({job_id!r}): expected a job's id, as handle.id gives it; {advice}")
+
+
+def listed(several: Iterable[T], what: str) -> list[T]:
+    """What `send_many` was given, as a list.
+
+    Raises:
+        ArgumentError: it is something else.
+    """
+    if not isinstance(several, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ArgumentError(f"send_many({reprlib.repr(several)}): expected a list of {what}")
+    return list(several)
+
+
+def _job_id(where: str, job_id: object) -> str | None:
+    if job_id is None:
+        return None
+    if not isinstance(job_id, str) or not 0 < len(job_id) <= MAX_JOB_ID or not job_id.isprintable():
+        raise ConfigError(f"{where}: job_id={job_id!r}: expected 1 to {MAX_JOB_ID} printable characters")
+    return job_id
+
+
+def _duration(where: str, name: str, value: object) -> float:
+    number = as_seconds(value)
+    if number is None:
+        raise ConfigError(f"{where}: {name}={value!r}: expected seconds or a timedelta")
+    if not 0 <= number <= MAX_DELAY:
+        raise ConfigError(f"{where}: {name}={value!r}: expected from 0 s to ten years")
+    return number
+
+
+def _milliseconds(where: str, name: str, value: Duration | None) -> int | None:
+    return None if value is None else round(_duration(where, name, value) * 1000)
+
+
+def _eta_ms(where: str, eta: object) -> int | None:
+    if eta is None:
+        return None
+    if not isinstance(eta, datetime):
+        raise ConfigError(f"{where}: eta={eta!r}: expected a datetime; for seconds from now use delay")
+    if eta.tzinfo is None or eta.utcoffset() is None:
+        raise ConfigError(
+            f"{where}: eta={eta.isoformat()} has no time zone, so it names no moment; "
+            "use datetime.now(UTC) + ... or .replace(tzinfo=...)"
+        )
+    if not FIRST <= eta <= LAST:
+        raise ConfigError(f"{where}: eta={eta.isoformat()}: expected {YEARS}")
+    return round((eta - _EPOCH) / timedelta(milliseconds=1))
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _headers(where: str, headers: object) -> Mapping[str, str]:
+    if headers is None:
+        return {}
+    if wrong := wrong_headers(headers):
+        raise ConfigError(f"{where}: {wrong}")
+    return dict(cast("Mapping[str, str]", headers))
+
+
+def plain(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers as they are sent: of a subclass of `str`, such as a `StrEnum`, its text."""
+    return {str.__str__(key): str.__str__(value) for key, value in headers.items()}
+
+
+def too_large(headers: Mapping[str, str]) -> str | None:
+    """What is wrong with headers that are larger than a job may carry."""
+    size = sum(
+        len(key.encode("utf-8", "replace")) + len(value.encode("utf-8", "replace"))
+        for key, value in headers.items()
+    )
+    if size <= MAX_HEADERS:
+        return None
+    largest = max(headers, key=lambda key: len(headers[key]))
+    return (
+        f"the headers have {size} bytes, {largest[:100]!r} is the largest; at most {MAX_HEADERS} are sent along: "
+        "they are kept with the job to its end; put what is larger into an argument"
+    )
+
+
+def wrong_headers(headers: object) -> str:
+    """What is wrong with the headers of a call, naming the first one that is; empty where nothing is."""
+    if not isinstance(headers, Mapping):
+        return f"headers={reprlib.repr(headers)}: expected a mapping of strings to strings"
+    for key, value in cast("Mapping[object, object]", headers).items():
+        if not _is_text(key) or not _is_text(value):
+            return f"headers[{reprlib.repr(key)}]={reprlib.repr(value)}: headers are strings"
+    return too_large(cast("Mapping[str, str]", headers)) or ""
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a string that UTF-8 can hold, which one with half of a surrogate pair is not."""
+    return isinstance(value, str) and _SURROGATE.search(value) is None
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _priority(where: str, priority: object) -> Priority | None:
+    if priority is None:
+        return None
+    try:
+        return Priority(priority)  # pyright: ignore[reportArgumentType] - the enum does the checking
+    except ValueError:
+        raise ConfigError(f"{where}: priority={priority!r}: expected high, normal or low") from None

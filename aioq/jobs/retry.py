@@ -1,0 +1,400 @@
+"""Retry policy: whether a failed attempt runs again, and when.
+
+The delay before attempt n + 1 is drawn uniformly from 0 to min(max_delay, delay * factor ** (n - 1)): exponential
+backoff with *full jitter*, which spreads a crowd of failures best (Marc Brooker, "Exponential Backoff And
+Jitter", AWS Architecture Blog, 2015).
+"""
+
+import inspect
+import math
+import random
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from datetime import timedelta
+from typing import Any, Never
+
+import msgspec
+
+from aioq.errors import ConfigError
+from aioq.public import public, travelling
+from aioq.util.durations import MAX_DELAY, Duration, as_seconds, clamped
+from aioq.util.exception_names import checked_name, class_name, class_names, known_names
+from aioq.util.introspect import cause_of, name_of
+from aioq.util.log import logger
+from aioq.util.migration import Place, here
+from aioq.util.plural import counted
+
+__all__ = ["ONE_ATTEMPT", "Retry", "RetryRule", "Snooze", "class_name", "class_names", "rule_of"]
+
+log = logger("aioq.worker")
+
+DEFAULT_ATTEMPTS = 3
+"""Attempts of a `Retry` that does not say how many. A guess: enough for a hiccup, few enough to notice a bug."""
+
+DEFAULT_MAX_DELAY = 600.0
+"""Seconds that the backoff grows to where nothing else is said. A guess: what is down for an hour is asked a few
+times in it."""
+
+MAX_ATTEMPTS = 1_000_000_000
+"""The most that `attempts` may be: with the default delays two thousand years. Beyond, it cannot be sent.
+`attempts=None`, no end, travels as this number, so that an older worker understands it."""
+
+MAX_DELAYS = 100
+"""The most delays that `delays` may list: they travel with each call, and who needs more has a rule for them."""
+
+MAX_FACTOR = 1e9
+"""The fastest growth of a delay that is read; any faster reaches every cap with the next attempt too."""
+
+ExceptionSpec = type[BaseException] | str
+
+DelayFunction = Callable[[int, BaseException], Duration]
+"""Says how long to wait after an attempt: its number, 1 for the first, and the error that ended it."""
+
+
+class RetryRule(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """The plain data of a `Retry` policy, as it travels with a job.
+
+    Attributes:
+        attempts: the most attempts, the first one included; `MAX_ATTEMPTS` for no end.
+        delay: the base of the backoff in seconds.
+        max_delay: its cap in seconds.
+        factor: its growth from attempt to attempt.
+        jitter: whether the delay is drawn from 0 to the backoff; exactly the backoff otherwise.
+        on: names of exception classes to retry on; empty for all.
+        never: names of exception classes never to retry on; they win over `on`.
+        delays: the delay after each attempt in seconds, in place of the backoff; the last one for all further.
+        max_elapsed: no attempt begins later than this many seconds after the job was sent; None for no limit.
+    """
+
+    attempts: int = DEFAULT_ATTEMPTS
+    delay: float = 1.0
+    max_delay: float = DEFAULT_MAX_DELAY
+    factor: float = 2.0
+    jitter: bool = True
+    on: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
+    delays: tuple[float, ...] = ()
+    max_elapsed: float | None = None
+
+    @property
+    def most_attempts(self) -> int | None:
+        """The most attempts; None for no end."""
+        return None if self.attempts >= MAX_ATTEMPTS else self.attempts
+
+    def allows(self, names: Collection[str], leaves: Sequence[Collection[str]] = ()) -> bool:
+        """Whether an attempt that ended with such an error may be followed by another, attempts aside.
+
+        Of a group each error in it counts: none may be one of `never`, and all must be of `on`.
+
+        Args:
+            names: the names of the error's class and of the classes it derives from.
+            leaves: of a group, those of each error in it.
+        """
+        never = known_names(self.never)
+        if any(not never.isdisjoint(each) for each in (names, *leaves)):
+            return False
+        on = known_names(self.on)
+        if not on or not on.isdisjoint(names):
+            return True
+        return bool(leaves) and all(not on.isdisjoint(each) for each in leaves)
+
+    def backoff(self, attempt: int) -> float:
+        """Seconds to wait after `attempt` (1 for the first) failed, as the numbers say."""
+        if self.delays:
+            ceiling = self.delays[min(attempt, len(self.delays)) - 1]
+        else:
+            try:
+                ceiling = min(self.max_delay, self.delay * self.factor ** (attempt - 1))
+            except OverflowError:
+                ceiling = self.max_delay
+        ceiling = _clamped(ceiling)
+        return random.uniform(0, ceiling) if self.jitter else ceiling  # noqa: S311 - spreads load, guards nothing
+
+    def wait(self, attempt: int, error: BaseException) -> float:
+        """Seconds to wait after `attempt` failed with `error`; nothing it is given makes it raise."""
+        del error
+        return self.backoff(attempt)
+
+
+def clamped_rule(rule: RetryRule) -> RetryRule:
+    """Return a rule that somebody else has written, each number of it within what `Retry` takes."""
+    usual = RetryRule()
+    fit = msgspec.structs.replace(
+        rule,
+        attempts=min(max(rule.attempts, 1), MAX_ATTEMPTS),
+        delay=_or(clamped(rule.delay), usual.delay),
+        max_delay=_or(clamped(rule.max_delay), usual.max_delay),
+        factor=min(rule.factor, MAX_FACTOR) if rule.factor >= 1 else 1.0,
+        delays=tuple(_or(clamped(each), usual.delay) for each in rule.delays),
+        max_elapsed=None if rule.max_elapsed is None else clamped(rule.max_elapsed),
+    )
+    return rule if fit == rule else fit
+
+
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
+class FunctionRule(RetryRule, frozen=True, omit_defaults=True, gc=True):
+    """A rule whose delay is a function, which stays in the code that declares the task.
+
+    Attributes:
+        function: says the delay.
+    """
+
+    function: DelayFunction | None = None
+
+    def wait(self, attempt: int, error: BaseException) -> float:
+        """What the function says; the default backoff where it raises, or says what is no delay."""
+        assert self.function is not None
+        given: Any = None
+        try:
+            given = self.function(attempt, error)
+            number = as_seconds(given)
+        except BaseException as fault:
+            return _fallback(attempt, self.function, f"raised {name_of(fault)}")
+        if number is None or not 0 <= number <= MAX_DELAY:
+            return _fallback(attempt, self.function, f"gave a {name_of(given)} that is no delay")
+        number = min(number, self.max_delay)
+        return random.uniform(0, number) if self.jitter else number  # noqa: S311 - spreads load, guards nothing
+
+
+ONE_ATTEMPT = RetryRule(attempts=1)
+"""What holds for a task that declares no retry: one attempt."""
+
+_DEFAULTS = RetryRule()
+
+
+def _fallback(attempt: int, function: object, why: str) -> float:
+    seconds = _DEFAULTS.backoff(attempt)
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    log.warning("the delay function %s of a retry rule %s; the default backoff is used", name, why)
+    return seconds
+
+
+@public
+class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks for another attempt
+    """A retry policy, and the way a task asks for another attempt.
+
+    As a policy: `@app.task(retry=Retry(attempts=5))` or `task.options(retry=Retry(attempts=2, on=(IOError,)))`.
+    Inside a task: `raise Retry(delay=30)` ends this attempt and runs the job again in exactly 30 s; without
+    `delay` the task's own backoff applies. A raised Retry counts as an attempt and keeps to the policy's
+    `attempts`; where neither it nor the task says how many, 3. A group of nothing but Retries, as an
+    `asyncio.TaskGroup` raises it, is the one with the longest delay.
+
+    A group of other errors is retried if each error in it may be, and is not if one of them is of `never`; naming
+    the class of the group itself decides too.
+
+    Args:
+        attempts: the most attempts, the first one included, up to `MAX_ATTEMPTS`; None for no end. 3 by
+            default, or one more than `delays`.
+        delay: the base of the backoff in seconds or as a timedelta, 1 s by default; in a raised Retry the exact
+            delay. Or a function of the attempt (1 for the first) and the error, which returns the delay; it stays
+            with the task, so it cannot be given to a call. It runs on the worker's event loop and must not wait.
+            Where it raises or returns something else, a warning says so and the default backoff is used. An error
+            of a child process is a `RemoteError`.
+        delays: the exact delay after the first attempt, the second, and so on, in place of the backoff. With
+            `attempts=None` the last one goes on.
+        max_delay: the cap of the backoff, 600 s by default, or of what the function returns, none by default.
+        factor: the growth of the backoff from attempt to attempt, 2 by default.
+        jitter: draw the delay uniformly from 0 to the backoff (full jitter). The default for a backoff; not for
+            `delays` and a function.
+        max_elapsed: seconds or a timedelta since the job was sent, waiting and its own delay included, after which
+            no further attempt begins: the job fails with its last error. No limit by default.
+        on: exception classes (or their qualified names) to retry on, subclasses included; all by default. A name
+            may be an alias (`"socket.timeout"`). One whose module does not exist here is a warning, for a process
+            that only sends may lack it; one that its module does not have is an error.
+        never: exception classes never to retry on; they win over `on`.
+
+    Raises:
+        ConfigError: a value is out of its range, or contradicts another.
+    """
+
+    __reduce__ = travelling
+
+    def __init__(
+        self,
+        attempts: int | msgspec.UnsetType | None = msgspec.UNSET,
+        *,
+        delay: Duration | DelayFunction | None = None,
+        delays: Iterable[Duration] | None = None,
+        max_delay: Duration | None = None,
+        factor: float = 2.0,
+        jitter: bool | None = None,
+        max_elapsed: Duration | None = None,
+        on: Iterable[ExceptionSpec] = (),
+        never: Iterable[ExceptionSpec] = (),
+        **unknown: Never,
+    ) -> None:
+        super().__init__("another attempt was asked for")
+        for word in unknown:
+            raise ConfigError(_unknown(word))
+        steps = () if delays is None else _steps(delays)
+        if steps:
+            _refuse_beside_delays(attempts, len(steps), delay=delay, max_delay=max_delay, factor=factor)
+        function = _function(delay) if callable(delay) else None
+        exact = steps or function is not None
+        number = None if delay is None or callable(delay) else _positive("delay", delay)
+        cap = MAX_DELAY if function is not None else DEFAULT_MAX_DELAY
+        rule = RetryRule(
+            attempts=len(steps) + 1 if steps and attempts is msgspec.UNSET else _count(attempts),
+            delay=1.0 if number is None else number,
+            max_delay=float(cap) if max_delay is None else _positive("max_delay", max_delay),
+            factor=_factor(factor),
+            jitter=not exact if jitter is None else _flag("jitter", jitter),
+            on=_names("on", on),
+            never=_names("never", never),
+            delays=steps,
+            max_elapsed=None if max_elapsed is None else _positive("max_elapsed", max_elapsed),
+        )
+        self.rule = rule if function is None else FunctionRule(**msgspec.structs.asdict(rule), function=function)
+        self.attempts = rule.attempts if steps or attempts is not msgspec.UNSET else None
+        self.delay = number
+
+    def delay_after(self, attempt: int) -> float | None:
+        """The delay that it asks for itself, raised in `attempt`; None where it leaves that to the policy."""
+        if self.delay is not None or not (self.rule.delays or isinstance(self.rule, FunctionRule)):
+            return self.delay
+        return self.rule.wait(attempt, cause_of(self) or self)
+
+
+@public
+class Snooze(Exception):  # noqa: N818 - no error: the way a task puts its job off
+    """What `current_job().snooze(delay)` raises: the job runs again after `delay`, at no cost to its attempts.
+
+    A group of nothing but Snoozes, as an `asyncio.TaskGroup` raises it, is the longest of them.
+
+    Args:
+        delay: seconds or a timedelta, from 0 to ten years.
+
+    Raises:
+        ConfigError: it is out of its range.
+    """
+
+    __reduce__ = travelling
+
+    def __init__(self, delay: Duration) -> None:
+        number = as_seconds(delay)
+        if number is None or not 0 <= number <= MAX_DELAY:
+            raise ConfigError(f"snooze({delay!r}): expected seconds or a timedelta, from 0 s to ten years")
+        super().__init__(f"the job was put off by {number:g} s")
+        self.delay = number
+
+
+def rule_of(retry: "Retry | int | None") -> RetryRule | None:
+    """The rule that a `retry=` option stands for; an int is the number of attempts.
+
+    Raises:
+        ConfigError: it is neither a Retry nor a count.
+    """
+    if retry is None:
+        return None
+    if isinstance(retry, Retry):
+        return retry.rule
+    if isinstance(retry, int) and not isinstance(retry, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return Retry(retry).rule
+    raise ConfigError(f"retry={retry!r}: expected a Retry(...) or a number of attempts")
+
+
+_TAKES = "attempts, delay, delays, max_delay, factor, jitter, max_elapsed, on and never"
+
+
+def _unknown(word: str) -> str:
+    instead = here(Place.RETRY, word)
+    hint = f"it takes {_TAKES}" if instead is None else f"here it is {instead}"
+    return f"Retry({word}=...): unknown argument; {hint}"
+
+
+def _clamped(delay: float) -> float:
+    """A delay as it may be: the numbers of a rule that came over the wire may be any, NaN and infinity too."""
+    return DEFAULT_MAX_DELAY if math.isnan(delay) else min(max(delay, 0.0), MAX_DELAY)
+
+
+def _count(attempts: int | msgspec.UnsetType | None) -> int:
+    if attempts is msgspec.UNSET:
+        return DEFAULT_ATTEMPTS
+    if attempts is None:
+        return MAX_ATTEMPTS
+    if not isinstance(attempts, int) or isinstance(attempts, bool) or not 1 <= attempts <= MAX_ATTEMPTS:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(
+            f"Retry(attempts={attempts!r}): expected a whole number from 1 to {MAX_ATTEMPTS}, or None for no end"
+        )
+    return attempts
+
+
+def _factor(factor: float) -> float:
+    number = as_seconds(factor)
+    if number is None or number < 1 or isinstance(factor, timedelta):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"Retry(factor={factor!r}): expected a number of at least 1")
+    return number
+
+
+def _flag(name: str, value: bool) -> bool:
+    if not isinstance(value, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"Retry({name}={value!r}): expected True or False")
+    return value
+
+
+def _positive(name: str, value: Duration) -> float:
+    number = as_seconds(value)
+    if number is None or not 0 <= number <= MAX_DELAY:
+        raise ConfigError(f"Retry({name}={value!r}): expected seconds or a timedelta, from 0 s to ten years")
+    return number
+
+
+def _steps(delays: Iterable[Duration]) -> tuple[float, ...]:
+    if isinstance(delays, (str, bytes, AbstractSet, Mapping)) or not isinstance(delays, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"Retry(delays={delays!r}): expected a list of seconds or timedeltas")
+    steps = tuple(_positive(f"delays[{place}]", each) for place, each in zip(range(MAX_DELAYS + 1), delays))  # noqa: B905 - endless iterables end here
+    if not 0 < len(steps) <= MAX_DELAYS:
+        had = f"{MAX_DELAYS + 1} or more" if steps else "none"
+        raise ConfigError(f"Retry(delays=...): expected 1 to {MAX_DELAYS} delays, got {had}")
+    return steps
+
+
+def _refuse_beside_delays(
+    attempts: int | msgspec.UnsetType | None, count: int, *, delay: object, max_delay: object, factor: float
+) -> None:
+    for name, given in (("delay", delay), ("max_delay", max_delay)):
+        if given is not None:
+            raise ConfigError(f"Retry(delays=..., {name}={given!r}): give delays or {name}, not both")
+    if factor != 2.0:  # noqa: PLR2004 - the default
+        raise ConfigError(f"Retry(delays=..., factor={factor!r}): give delays or factor, not both")
+    if isinstance(attempts, int) and attempts != count + 1:
+        raise ConfigError(
+            f"Retry(attempts={attempts!r}, delays=...): {counted(count, 'delay', 'is/are')} between {count + 1} "
+            "attempts; leave attempts out, or give None to go on with the last delay"
+        )
+
+
+def _function(function: Callable[..., Any]) -> DelayFunction:
+    name = getattr(function, "__qualname__", repr(function))
+    kinds = (
+        (inspect.isclass, "a class"),
+        (inspect.iscoroutinefunction, "a coroutine function"),
+        (inspect.isgeneratorfunction, "a generator"),
+        (inspect.isasyncgenfunction, "a generator"),
+    )
+    for is_one, kind in kinds:
+        if is_one(function):
+            raise ConfigError(
+                f"Retry(delay={name}): expected a plain function of the attempt and the error, got {kind}"
+            )
+    try:
+        inspect.signature(function).bind(1, ConnectionError())
+    except TypeError:
+        raise ConfigError(f"Retry(delay={name}): it is called with the attempt and the error") from None
+    except ValueError:  # a builtin that does not tell
+        pass
+    return function
+
+
+def _names(name: str, classes: Iterable[ExceptionSpec]) -> tuple[str, ...]:
+    if isinstance(classes, (str, type)):
+        classes = (classes,)
+    if not isinstance(classes, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"Retry({name}={classes!r}): expected exception classes")
+    names: list[str] = []
+    for cls in classes:
+        names.append(checked_name(f"Retry({name}=...)", cls))  # noqa: PERF401 - a warning names the caller's line
+    return tuple(names)

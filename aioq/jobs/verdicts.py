@@ -1,0 +1,83 @@
+"""What a task raises to say itself what becomes of its job.
+
+`Retry` asks for another attempt and `Snooze` puts the job off (both in `aioq.jobs.retry`), `Cancel` and `Fail`
+end it.
+"""
+
+from collections.abc import Sequence
+
+from aioq.jobs.retry import Retry, Snooze
+from aioq.public import public
+from aioq.util.exception_names import leaves_of
+from aioq.util.introspect import is_a
+
+
+@public
+class Cancel(Exception):  # noqa: N818 - no error: the way a task calls its job off
+    """Raised in a task, it ends the job as cancelled, whatever the retry rule says.
+
+        raise Cancel("the order was withdrawn")
+
+    Who awaits the job gets a `JobCancelledError` with the reason. It may be raised in a coroutine, in a thread, in
+    a child process and in middleware, and in an `asyncio.TaskGroup`: a group ends the job so if nothing but
+    `Cancel`, `Retry` and `Snooze` is in it; with an error in it, the job has failed, without another attempt.
+
+    Args:
+        reason: a text for whoever awaits the job and for the log; of a long one the ends are kept.
+    """
+
+    def __init__(self, reason: object = "") -> None:
+        self.reason = str(reason)
+        super().__init__(self.reason)
+
+
+@public
+class Fail(Exception):  # noqa: N818 - as `Cancel`
+    """Raised in a task, it ends the job as failed, without another attempt, whatever the retry rule says.
+
+        raise Fail("there is no such account") from error
+
+    In a group of errors it holds for the whole of it.
+
+    Args:
+        reason: the failure's message.
+    """
+
+    def __init__(self, reason: object = "") -> None:
+        self.reason = str(reason)
+        super().__init__(self.reason)
+
+
+_CALLED_OFF = "the job was called off, and an error came with it"
+
+
+def asked_by(error: BaseException) -> BaseException:
+    """What a run's error asks for: of a group the request that holds for all of it, else the error as it is.
+
+    An `asyncio.TaskGroup` raises a group, also of one. Of `Snooze` alone, or `Retry` alone, the longest counts. A
+    group with an error among them is a failure, which a delay must not hide.
+    """
+    leaves = leaves_of(error)
+    if not leaves:
+        return error
+    requests = (Cancel, Retry, Snooze)
+    fails = [leaf for leaf in leaves if is_a(leaf, Fail)]
+    cancels = [leaf for leaf in leaves if is_a(leaf, Cancel)]
+    if fails and len(leaves) == 1:
+        return fails[0]
+    if fails or (cancels and not all(issubclass(type(leaf), requests) for leaf in leaves)):
+        return _failed(error, [leaf.reason for leaf in fails] or [_CALLED_OFF])
+    if cancels:
+        return cancels[0]
+    for kind in (Snooze, Retry):
+        asked = [leaf for leaf in leaves if is_a(leaf, kind)]
+        if len(asked) == len(leaves):
+            # One without a delay leaves it to the policy; one that names a delay knows better.
+            return max(asked, key=lambda each: -1.0 if each.delay is None else each.delay)
+    return error
+
+
+def _failed(group: BaseException, reasons: Sequence[str]) -> Fail:
+    failure = Fail("; ".join(reasons))
+    failure.__cause__ = group
+    return failure

@@ -1,0 +1,31 @@
+"""Calls of tasks, before they are sent."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from aioq.jobs.options import NO_OPTIONS, Options
+from aioq.public import public
+from aioq.wire.signature import ANYTHING, Signature
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+@public
+class Call(msgspec.Struct, Generic[R_co], frozen=True):
+    """One call of a task that was not sent yet; `app.send_many` takes them.
+
+    Attributes:
+        task: the task's name.
+        args: the positional arguments.
+        kwargs: the keyword arguments.
+        options: the options it is sent with.
+        signature: what the arguments are checked against.
+    """
+
+    task: str
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    options: Options = NO_OPTIONS
+    signature: Signature = ANYTHING

@@ -1,0 +1,43 @@
+"""A call's way through the middleware's `send`; behind each layer it is seen whether it is still one."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, cast
+
+from aioq.errors import ArgumentError
+from aioq.jobs.middleware import Middleware, Outgoing
+from aioq.jobs.options import wrong_headers
+
+Forward = Callable[[Outgoing], Awaitable[bool]]
+
+
+def inward(layers: Sequence[Middleware], last: Forward) -> Forward:
+    """What passes a call through the layers, outermost first, and then to `last`.
+
+    It raises what they raise, and `ArgumentError` for what a layer has made of a call that cannot be sent: whether
+    the arguments fit the worker will see.
+    """
+    forward = last
+    for layer in reversed(layers):
+        forward = partial(_through, layer, partial(_checked, layer, forward))
+    return forward
+
+
+async def _through(layer: Middleware, forward: Forward, outgoing: Outgoing) -> bool:
+    return await layer.send(outgoing, forward)
+
+
+async def _checked(layer: Middleware, forward: Forward, outgoing: Outgoing) -> bool:
+    if wrong := wrong_headers(outgoing.headers) or _wrong_arguments(outgoing.args, outgoing.kwargs):
+        raise ArgumentError(f"task {outgoing.task!r}: middleware {type(layer).__qualname__}: {wrong}")
+    return await forward(outgoing)
+
+
+def _wrong_arguments(args: object, kwargs: object) -> str:
+    if not isinstance(args, (tuple, list)):
+        return f"args={args!r}: expected a tuple of the positional arguments"
+    if not isinstance(kwargs, dict) or not all(
+        isinstance(name, str) for name in cast("dict[object, Any]", kwargs)
+    ):
+        return f"kwargs={kwargs!r}: expected a dict of the keyword arguments"
+    return ""

@@ -1,0 +1,317 @@
+"""The handle of a job: awaiting it, looking at it, and cancelling or moving it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from aioq.errors import ArgumentError, ConfigError, JobCancelledError, JobFailed
+from aioq.jobs.context import JobContext, Lender, job_here, lender_of
+from aioq.jobs.job import JobInfo, JobState
+from aioq.jobs.options import make_options
+from aioq.public import public
+from aioq.results.wait_report import why_no_outcome
+from aioq.results.waiters import Waiters, not_found
+from aioq.store.contract import Store
+from aioq.store.leases import WorkerLease
+from aioq.util.durations import Duration, seconds
+from aioq.util.migration import Place, explain_missing
+from aioq.wire.messages import (
+    Outcome,
+    OutcomeKind,
+    decode_failure,
+    decode_outcome,
+    decode_reason,
+    encode_cancellation,
+    with_headers,
+)
+from aioq.wire.signature import ANY_RESULT, ResultType
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class ResultSource(Protocol):
+    """Where a handle gets its answers: the App, whatever event loop it is asked on."""
+
+    async def store(self) -> Store:
+        """The store of the running loop."""
+        ...
+
+    async def waiters(self) -> Waiters:
+        """The waiters of the running loop."""
+        ...
+
+    def queues_of(self, job_id: str) -> Sequence[str]:
+        """The queues a job of this id may be in, the likeliest first."""
+        ...
+
+    def result_type(self, task: str) -> ResultType | None:
+        """What the task returns, None where this process does not know the task."""
+        ...
+
+    def result_ttl_ms(self) -> int:
+        """How long an outcome is kept by default, in milliseconds."""
+        ...
+
+    def run_sync(self, instead: str, make: Callable[[], Awaitable[R]]) -> R:
+        """Run for sync code what `make` returns; see `aioq.util.loop_thread.SyncRunner.run`."""
+        ...
+
+
+@public
+class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
+    """A job that was sent: await it for its result.
+
+    `await handle` waits without limit; `await handle.result(timeout=5)` raises the builtin TimeoutError when the
+    time has passed, and the job goes on. A handle can be awaited any number of times, on any event loop, and a
+    handle of the same job can be made in any process: `app.handle(handle.id)`.
+
+    Attributes:
+        id: the job's id.
+        added: False where the server already had a job of this id, which then stands as it was; None where this
+            handle does not come from a send.
+    """
+
+    # A struct, because each job of a bulk send has a handle: this one is made in a fifth of the time.
+    _source: ResultSource
+    id: str
+    _queue: str | None
+    _returns: ResultType | None = None
+    added: bool | None = None
+    _outcome: Outcome | None = None
+
+    @property
+    def queue(self) -> str | None:
+        """The job's queue; None where it is not known yet."""
+        return self._queue
+
+    def __await__(self) -> Generator[Any, None, R_co]:
+        return self.result().__await__()
+
+    def __repr__(self) -> str:
+        return f"<JobHandle {self.id}>"
+
+    async def result(self, timeout: Duration | None = None) -> R_co:  # noqa: ASYNC109 - part of the public contract
+        """Wait for the job and return what it returned, in the annotated type.
+
+        Args:
+            timeout: the longest to wait, in seconds or as a timedelta; None for no limit.
+
+        Cancellation: the waiting ends, the job goes on; to end the job, `cancel()`.
+
+        Raises:
+            TimeoutError: the time has passed; the job goes on.
+            JobFailed: the job failed; its `error` has the type, message and traceback.
+            JobCancelledError: the job was cancelled.
+            JobNotFoundError: there is no such job, or its result has expired.
+            ConfigError: `timeout` is no span of time.
+            WouldDeadlock: this is a job that waits, and the other one cannot end before it.
+        """
+        outcome = await self._ended(timeout)
+        if outcome.kind is OutcomeKind.SUCCEEDED:
+            return self._decoded(outcome.task, outcome.value)
+        if outcome.kind is OutcomeKind.CANCELLED:
+            reason = decode_reason(outcome)
+            raise JobCancelledError(f"job {self.id} was cancelled" + (f": {reason}" if reason else ""), self.id)
+        raise JobFailed(self.id, outcome.task, decode_failure(outcome))
+
+    def result_sync(self, timeout: Duration | None = None) -> R_co:
+        """`result` for sync code: wait in this thread; see `App.run_sync`.
+
+        KeyboardInterrupt ends the waiting, the job goes on.
+
+        Raises:
+            RunningLoopError: an event loop runs in this thread: `await handle.result(...)`.
+        """
+        return self._source.run_sync("await handle.result(...)", lambda: self.result(timeout))
+
+    async def _ended(self, timeout: Duration | None = None) -> Outcome:  # noqa: ASYNC109 - as in result()
+        """Wait until the job has ended, and return how, still encoded; see `result`."""
+        span = None if timeout is None else seconds(timeout, "timeout")
+        if self._outcome is None:
+            limit = asyncio.timeout(span)
+            try:
+                async with limit:
+                    queue = await self._locate()
+                    waiters = await self._source.waiters()
+                    job = job_here()
+                    lender = lender_of(job, self._source)
+                    if job is None or lender is None:
+                        outcome = await waiters.outcome(queue, self.id)
+                    else:
+                        outcome = await self._wait_within(job, lender, queue, waiters)
+                    self._outcome = decode_outcome(outcome)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                why = await why_late(self)
+                raise TimeoutError(f"job {self.id} has no outcome after {span:g} s; it goes on{why}") from None
+        return self._outcome
+
+    async def _wait_within(self, job: JobContext, lender: Lender, queue: str, waiters: Waiters) -> bytes:
+        """Wait in a job of the same App, which lends meanwhile what others need to run."""
+        held = "@" in self.id and await self._is_held(queue)  # a tick's job; others cannot be held back
+        lender.begin(job, queue, self.id, held=held)
+        try:
+            return await waiters.outcome(queue, self.id)
+        finally:
+            lender.end(job, queue, self.id, held=held)
+
+    async def _is_held(self, queue: str) -> bool:
+        store = await self._source.store()
+        found = (await store.info(queue, [self.id]))[0]
+        return found is not None and found.state is JobState.WAITING
+
+    async def status(self) -> JobState:
+        """The job's state.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+        """
+        return (await self.info()).state
+
+    def status_sync(self) -> JobState:
+        """`status` for sync code; see `App.run_sync`."""
+        return self._source.run_sync("await handle.status()", self.status)
+
+    async def info(self, *, result: bool = False) -> JobInfo:
+        """What the server knows of the job.
+
+        Args:
+            result: whether to fetch what the job has returned too, if it has succeeded.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+        """
+        found = await self._look(results=result)
+        if found.result is None:
+            return found
+        return replace(found, result=self._decoded(found.task, found.result))
+
+    def info_sync(self, *, result: bool = False) -> JobInfo:
+        """`info` for sync code; see `App.run_sync`."""
+        return self._source.run_sync("await handle.info(...)", lambda: self.info(result=result))
+
+    async def _look(self, *, results: bool = False) -> JobInfo:
+        """What the server knows of the job; the result is still encoded."""
+        queue = await self._locate()
+        store = await self._source.store()
+        found = (await store.info(queue, [self.id], results=results))[0]
+        if found is None:
+            raise not_found(self.id, [queue])
+        return found
+
+    def _decoded(self, task: str, value: msgspec.Raw) -> Any:
+        returns = self._returns or self._source.result_type(task) or ANY_RESULT
+        return returns.decode(value)
+
+    async def cancel(self, reason: str = "") -> bool:
+        """Cancel the job: one that waits never runs; of a running one the coroutine is cancelled at its worker.
+
+        A plain function that runs in a thread cannot be stopped: the job ends as cancelled, the thread goes on.
+        A task that ends before the cancellation reaches it keeps its outcome.
+
+        Args:
+            reason: a text for whoever awaits the job.
+
+        Returns:
+            False where the job had ended already.
+
+        Raises:
+            ArgumentError: the reason is no text.
+            JobNotFoundError: there is no such job.
+        """
+        if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ArgumentError(f"cancel({reason!r}): the reason is a text")
+        # The server drops the call of a job that is cancelled; so what is to be known of it afterwards goes along.
+        known = await self._look()
+        queue, store = known.queue, await self._source.store()
+        outcome = with_headers(encode_cancellation(known.task, reason), known.headers)
+        state = (await store.cancel(queue, [self.id], outcome, self._source.result_ttl_ms()))[0]
+        if state is None:
+            raise not_found(self.id, [queue])
+        return not state.ended
+
+    def cancel_sync(self, reason: str = "") -> bool:
+        """`cancel` for sync code; see `App.run_sync`."""
+        return self._source.run_sync("await handle.cancel(...)", lambda: self.cancel(reason))
+
+    async def reschedule(self, *, delay: Duration | None = None, eta: datetime | None = None) -> bool:
+        """Move a job that has not been started to another time: one that is queued, delayed or to be retried.
+
+        Args:
+            delay: run it after this time from now, in seconds or as a timedelta; or `eta`.
+            eta: run it at this time, a datetime with a time zone; or `delay`.
+
+        Returns:
+            False where it stays as it is: it runs, has ended, or waits for another job.
+
+        Raises:
+            ConfigError: naming the option, or not exactly one of both was given; nothing was changed.
+            JobNotFoundError: there is no such job.
+        """
+        where = f"job {self.id}: reschedule"
+        if delay is None and eta is None:
+            raise ConfigError(f"{where}: give delay or eta; to run it at once use run_now()")
+        options = make_options(where, delay=delay, eta=eta)
+        return await self._move(options.delay_ms, options.eta_ms)
+
+    async def run_now(self) -> bool:
+        """Queue a job at once that is delayed or to be retried later.
+
+        Returns:
+            False where it stays as it is: it runs, has ended, or waits for another job.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+        """
+        return await self._move(None, None)
+
+    async def _move(self, delay_ms: int | None, eta_ms: int | None) -> bool:
+        queue = await self._locate()
+        store = await self._source.store()
+        state = (await store.reschedule(queue, [self.id], delay_ms=delay_ms, eta_ms=eta_ms))[0]
+        if state is None:
+            raise not_found(self.id, [queue])
+        return state in {JobState.QUEUED, JobState.SCHEDULED}
+
+    async def _locate(self) -> str:
+        """The job's queue; looked for among those the App knows where the id does not name it."""
+        if self._queue is None:
+            queues = list(self._source.queues_of(self.id))
+            if len(queues) == 1:
+                self._queue = queues[0]
+                return queues[0]
+            store = await self._source.store()
+            for queue in queues:
+                if (await store.info(queue, [self.id]))[0] is not None:
+                    self._queue = queue
+                    return queue
+            raise not_found(self.id, queues)
+        return self._queue
+
+
+explain_missing(JobHandle, Place.HANDLE)
+
+
+async def why_late(handle: JobHandle[Any]) -> str:
+    """What the message of a wait that has timed out says of the job's state."""
+
+    async def workers(queue: str) -> Sequence[WorkerLease]:
+        return await (await source_of(handle).store()).workers(queue)
+
+    return await why_no_outcome(handle.info, workers)
+
+
+def source_of(handle: JobHandle[Any]) -> ResultSource:
+    """Where a handle gets its answers."""
+    return handle._source  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - this is the way to it
+
+
+def outcome_of(handle: JobHandle[Any]) -> Awaitable[Outcome]:
+    """Wait until a job has ended, for its outcome, still encoded; see `JobHandle.result`."""
+    return handle._ended()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - this is the way to it

@@ -1,0 +1,104 @@
+"""Why a job has no outcome yet, for the message of a wait that has timed out."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+
+from aioq.errors import AioqError, JobNotFoundError
+from aioq.jobs.job import UNKNOWN_TASK, JobInfo, JobState
+from aioq.store.leases import WorkerLease
+
+PATIENCE = 1.0
+"""Seconds that the answer may take: who waits has waited for long enough."""
+
+
+async def why_no_outcome(
+    look: Callable[[], Awaitable[JobInfo]], workers: Callable[[str], Awaitable[Sequence[WorkerLease]]]
+) -> str:
+    """The job's state in words, to be put behind the message; whatever goes wrong here, nothing is raised.
+
+    Cancellation: as that of the wait.
+
+    Args:
+        look: asks for the job.
+        workers: asks for the workers of a queue.
+    """
+    try:
+        async with asyncio.timeout(PATIENCE):
+            info = await look()
+            waits = info.state is JobState.QUEUED or _overdue(info)
+            return f": {in_words(info, await workers(info.queue) if waits else ())}"
+    except JobNotFoundError as error:
+        return f": {error}"
+    except TimeoutError:
+        return ": the server does not answer"
+    except AioqError as error:
+        return f": {error}"
+    except Exception:  # it must not hide what it is about
+        return ""
+
+
+def in_words(info: JobInfo, workers: Sequence[WorkerLease]) -> str:
+    """What a job waits for.
+
+    Args:
+        info: the job.
+        workers: those of its queue; only asked for where it waits for one.
+    """
+    if info.state is JobState.RUNNING:
+        again = f", in attempt {info.attempts}" if info.attempts > 1 else ""
+        return f"running for {_seconds(_age(info.started_at))} on worker {info.worker}{again}"
+    if info.state is JobState.SCHEDULED and not _overdue(info):
+        return _scheduled(info)
+    if info.state is JobState.WAITING:
+        return "it waits for another job"
+    if info.state.ended:
+        return f"it has {'been ' if info.state is JobState.CANCELLED else ''}{info.state} since"
+    return f"{'queued' if info.state is JobState.QUEUED else 'due'}; {_served(info, workers)}"
+
+
+def _scheduled(info: JobInfo) -> str:
+    left = _seconds(-_age(info.due_at))
+    if info.error is None:
+        return f"scheduled, due in {left}"
+    if _put_off(info):
+        return f"put off for {left} more{_put_off(info)}"
+    return f"to be run again in {left}, after {info.error.summary}"
+
+
+def _put_off(info: JobInfo) -> str:
+    """That workers have come to it and did not know its task: only then is that the error of a job that waits."""
+    return f": {info.error.message}" if info.error is not None and info.error.type == UNKNOWN_TASK else ""
+
+
+def _served(info: JobInfo, workers: Sequence[WorkerLease]) -> str:
+    queue, alive = info.queue, [worker for worker in workers if worker.lease_ms > 0]
+    if alive and _put_off(info):
+        return f"it was put off before{_put_off(info)}"
+    if not alive:
+        return f"no worker serves queue {queue!r}"
+    fetched = min(worker.fetched_ms for worker in alive)
+    stuck = f", the last fetch was {_seconds(fetched / 1000)} ago" if fetched > STUCK else ""
+    if len(alive) == 1:
+        return f"one worker serves queue {queue!r}, and has not come to it{stuck}"
+    return f"{len(alive)} workers serve queue {queue!r}, and have not come to it{stuck}"
+
+
+LONG = 10.0
+"""Seconds from which on tenths of them say nothing."""
+
+STUCK = 15_000
+"""Milliseconds since the last fetch from which on it is worth a word, as for `/ready`."""
+
+
+def _overdue(info: JobInfo) -> bool:
+    return info.state is JobState.SCHEDULED and _age(info.due_at) >= 0
+
+
+def _age(moment: datetime | None) -> float:
+    """Seconds since a moment by the server's clock, as far as this host's agrees with it."""
+    return 0.0 if moment is None else (datetime.now(UTC) - moment).total_seconds()
+
+
+def _seconds(seconds: float) -> str:
+    return f"{max(seconds, 0):.{0 if seconds >= LONG else 1}f} s"

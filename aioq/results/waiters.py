@@ -1,0 +1,292 @@
+"""The waiters of a process: registered with the jobs it awaits, told by pub/sub.
+
+A process has one subscription. Waiting for a job registers the process with the job's record, or returns the
+outcome if there is one already: one script, so no outcome can fall between the look and the registration. When
+the subscription breaks, everything that is still awaited is registered again; a slow poll is the safety net for
+a message the network swallowed.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Sequence
+from functools import partial
+
+from aioq.errors import JobNotFoundError, ServerUnavailableError
+from aioq.store.contract import LATER, MISSING, Store, WaitReply
+from aioq.store.pubsub import waiter_channel
+from aioq.store.refusals import each_alone, is_refusal
+from aioq.util.aio import Backoff, end
+from aioq.util.batcher import Batcher, Items
+from aioq.util.log import logger
+from aioq.util.plural import counted
+from aioq.wire.messages import decode_notice
+
+log = logger("aioq.results.handle")
+
+MAX_EXPECTED = 1_000
+"""Jobs that may be sent with the news that this process will wait for them, before it does. A guess: more than are
+awaited at once as a rule."""
+
+MAX_TRUST = 16
+"""How many jobs in vain it takes until this process, which used to wait for those it sent, is taken for one that
+does not. A guess."""
+
+LEAST_POLL = 0.01
+"""The shortest pause between two polls in seconds. A guess: below, a process that waits keeps its server busy."""
+
+LOOK_EVERY = 2.0
+"""Seconds between two looks whether what is listened to is still the server that jobs are written to, while
+something is awaited: after a failover that leaves connections open results are late by little more than that."""
+
+MAX_BATCH = 500
+"""The most ids of one registration; the reply may carry as many outcomes, or fewer large ones (`WAIT_LIMIT`)."""
+
+
+class Waiters:
+    """What one process awaits on one event loop.
+
+    Args:
+        store: where the jobs are.
+        app: the App's name.
+        poll_interval: seconds between two safety polls; `LEAST_POLL` where it is less.
+
+    Attributes:
+        used: whether an outcome was ever asked for; if not, no queue has a `channel`.
+    """
+
+    def __init__(self, store: Store, app: str, *, poll_interval: float) -> None:
+        self._store = store
+        self._channel = waiter_channel(app, os.urandom(9).hex())
+        self._poll_interval = max(poll_interval, LEAST_POLL)
+        self.used = False
+        self._queues: dict[str, _QueueWaiters] = {}
+        self._background: list[asyncio.Task[None]] = []
+
+    async def outcome(self, queue: str, job_id: str) -> bytes:
+        """Wait for a job's outcome.
+
+        Cancellation: the job goes on; only the waiting ends.
+
+        Raises:
+            JobNotFoundError: the server has no such job.
+            ServerRejectedError: the server refuses this user.
+        """
+        self.used = True
+        waiters = self._queues.get(queue)
+        if waiters is None:
+            waiters = _QueueWaiters(self._store, queue, f"{self._channel}:{queue}")
+            self._queues[queue] = waiters
+        if not self._background:
+            loop = asyncio.get_running_loop()
+            duties = {"aioq-result-poll": self._poll(), "aioq-result-poll-look": self._look()}
+            self._background = [loop.create_task(duty, name=name) for name, duty in duties.items()]
+        return await waiters.outcome(job_id)
+
+    def channel(self, queue: str) -> str:
+        """What to send along with a job, where this process is likely to wait for it; "" where it is not.
+
+        So the server need not be told later. Whoever sends it must say that with `expect`, before, and with
+        `forget` if the job was not added.
+        """
+        waiters = self._queues.get(queue)
+        return "" if waiters is None else waiters.channel()
+
+    def expect(self, queue: str, job_id: str) -> None:
+        """The server will tell of the job's outcome."""
+        self._queues[queue].expect(job_id)
+
+    def forget(self, queue: str, job_id: str) -> None:
+        """It will not."""
+        waiters = self._queues.get(queue)
+        if waiters is not None:  # nobody waits any more once the App is closed
+            waiters.forget(job_id)
+
+    async def close(self) -> None:
+        """Stop waiting; whoever still awaits an outcome gets a ServerUnavailableError."""
+        background, self._background = self._background, []
+        await end(background)
+        for waiters in self._queues.values():
+            waiters.close()
+        self._queues.clear()
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self._poll_interval)
+            for waiters in tuple(self._queues.values()):
+                waiters.ask_again()
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            if any(waiters.waits for waiters in self._queues.values()):
+                self._store.inbox.look()
+
+
+class _QueueWaiters:
+    """What is awaited of one queue."""
+
+    def __init__(self, store: Store, queue: str, channel: str) -> None:
+        self._store = store
+        self._queue = queue
+        self._channel = channel
+        self._waiting: dict[str, list[asyncio.Future[bytes]]] = {}
+        self._registered: set[str] = set()
+        self._listening: asyncio.Task[None] | None = None
+        self._listens = False
+        self._expected: dict[str, None] = {}
+        self._trust = 0
+        self._questions: Batcher[Items[str], WaitReply] = Batcher(
+            Items, self._ask, retry=self._retry, max_items=MAX_BATCH, capacity=1_000_000
+        )
+
+    async def outcome(self, job_id: str) -> bytes:
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        futures = self._waiting.setdefault(job_id, [])
+        futures.append(future)
+        try:
+            if not self._listens:
+                await self._listen()
+            if job_id in self._expected:  # the server knows already that we wait, and has not told us yet
+                del self._expected[job_id]
+                self._registered.add(job_id)
+                self._trust = min(self._trust + 1, MAX_TRUST)
+            else:
+                self._question(job_id)
+                self._trust = max(self._trust, 1)
+            return await future
+        finally:
+            futures.remove(future)
+            if not futures:
+                self._waiting.pop(job_id, None)
+                self._registered.discard(job_id)
+
+    @property
+    def waits(self) -> bool:
+        """Whether something is awaited."""
+        return bool(self._waiting)
+
+    def channel(self) -> str:
+        """Where the server may tell of jobs that are sent now; "" where nobody is likely to wait for them."""
+        return self._channel if self._listens and self._trust > 0 else ""
+
+    def expect(self, job_id: str) -> None:
+        """A job is sent with the channel."""
+        if len(self._expected) >= MAX_EXPECTED:
+            del self._expected[next(iter(self._expected))]
+            self._trust = max(self._trust - 1, 0)
+        self._expected[job_id] = None
+
+    def forget(self, job_id: str) -> None:
+        """A job was not added after all, and who has relied on that meanwhile has to ask."""
+        self._expected.pop(job_id, None)
+        self._registered.discard(job_id)
+        if job_id in self._waiting:
+            self._question(job_id)
+
+    def ask_again(self) -> None:
+        """Register everything that is awaited once more; of what is not yet, news may have got lost."""
+        self._expected.clear()
+        for job_id in tuple(self._waiting):
+            self._question(job_id)
+
+    def close(self) -> None:
+        for futures in self._waiting.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(ServerUnavailableError("the App was closed while the job was awaited"))
+        self._questions.close()
+        if self._listening is not None:
+            self._listening.cancel()
+
+    def _question(self, job_id: str) -> None:
+        """Ask for an outcome or to be told; while the answer is on its way a notice may bring it too."""
+        question: asyncio.Future[WaitReply] = asyncio.Future()
+        question.add_done_callback(partial(self._answered, job_id))
+        self._questions.gathering.items.append(job_id)
+        self._questions.add(question)
+
+    def _answered(self, job_id: str, question: "asyncio.Future[WaitReply]") -> None:
+        if question.cancelled():
+            return
+        error = question.exception()
+        if error is None:
+            self._answer(job_id, question.result())
+            return
+        for future in self._waiting.get(job_id, ()):
+            if not future.done():
+                future.set_exception(error)
+
+    async def _listen(self) -> None:
+        if self._listening is None or _has_failed(self._listening):
+            self._listening = asyncio.get_running_loop().create_task(
+                self._store.inbox.listen(self._channel, self._on_notice, self.ask_again)
+            )
+        if not self._listening.done():
+            await asyncio.shield(self._listening)
+        self._listens = True
+
+    def _on_notice(self, message: bytes) -> None:
+        for job_id, outcome in decode_notice(message):
+            if job_id in self._expected:  # nobody waits for it yet, and whoever comes has to ask
+                del self._expected[job_id]
+                self._trust = max(self._trust - 1, 0)
+            elif outcome is None:
+                self._question(job_id)
+            else:
+                self._answer(job_id, outcome)
+
+    def _answer(self, job_id: str, reply: WaitReply) -> None:
+        if reply is None:
+            self._registered.update(self._waiting.keys() & {job_id})
+            return
+        if reply is LATER:
+            if job_id in self._waiting:
+                self._question(job_id)
+            return
+        if reply is MISSING and job_id in self._registered:
+            # It was there. An outcome that is not kept is on its way to us; if not, the next look will tell.
+            self._registered.discard(job_id)
+            return
+        for future in self._waiting.get(job_id, ()):
+            if future.done():
+                continue
+            if reply is MISSING:
+                future.set_exception(not_found(job_id, [self._queue]))
+            else:
+                future.set_result(reply)
+
+    def _ask(self, questions: Items[str]) -> Awaitable[list[WaitReply]]:
+        return self._store.wait(self._queue, self._channel, questions.items)
+
+    def _retry(
+        self, questions: Items[str], error: BaseException
+    ) -> Awaitable[Sequence[WaitReply | Exception]] | None:
+        if isinstance(error, ServerUnavailableError):
+            return self._persist(questions, error)
+        if questions.size > 1 and isinstance(error, Exception) and is_refusal(error):
+            return each_alone(questions.items, partial(self._store.wait, self._queue, self._channel), error)
+        return None
+
+    async def _persist(self, questions: Items[str], error: ServerUnavailableError) -> list[WaitReply]:
+        """Ask until there is an answer, after a first time that has failed."""
+        backoff = Backoff()
+        while True:
+            log.debug("waiting for %s of queue %s: %s", counted(questions.size, "outcome"), self._queue, error)
+            await asyncio.sleep(backoff.next())
+            try:
+                return await self._ask(questions)
+            except ServerUnavailableError as fault:
+                error = fault
+
+
+def _has_failed(task: "asyncio.Task[None]") -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
+
+
+def not_found(job_id: str, queues: Sequence[str]) -> JobNotFoundError:
+    """The error for a job that none of the queues has."""
+    where = f"queue {queues[0]!r}" if len(queues) == 1 else f"the queues {', '.join(queues)}"
+    return JobNotFoundError(
+        f"there is no job {job_id!r} in {where}: it was not sent there, or its result has expired (result_ttl)",
+        job_id,
+    )

@@ -1,0 +1,387 @@
+"""Schedules as they are written, in code or at run time: their options, checked where they stand."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any, Literal, TypedDict, cast
+
+import msgspec
+
+from aioq.errors import AioqError, ConfigError
+from aioq.jobs.job import Priority
+from aioq.jobs.options import make_options, unknown_option
+from aioq.producer.call import Call
+from aioq.schedules.cron import CronError, parse
+from aioq.schedules.timing import FIRST_MS, LEAST_EVERY, MAX_TICKS, MOST_RUNS, Definition, Misfire, encode, to_ms
+from aioq.store.contract import NewJob
+from aioq.store.schedules import Overlap
+from aioq.tasks.task import Sendable, Task
+from aioq.util.durations import FIRST, LAST, MAX_DELAY, YEARS, Duration, as_seconds
+from aioq.util.timezones import zone, zone_hint
+
+MAX_ID = 200
+"""The longest schedule id, in characters: a job's id is made of it, and has to hold the tick too."""
+
+
+class ScheduleArgs(TypedDict, total=False):
+    """What a schedule takes besides its timing; `App.schedule` says what each means."""
+
+    tz: str | None
+    start: datetime | None
+    end: datetime | None
+    jitter: Duration
+    max_runs: int | None
+    misfire: Misfire | Literal["skip", "last", "all"]
+    misfire_cap: int
+    overlap: Overlap | Literal["allow", "skip", "one"]
+
+
+_CALL_NAMES: dict[str, Any] = {"task": None, "args": (), "kwargs": {}, "options": {}}
+"""What a schedule of the settings says of its call, and what stands for what it does not say."""
+
+NAMES = ("cron", "every", *ScheduleArgs.__annotations__)
+"""What a schedule takes, by name."""
+
+
+class Declared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A schedule as code declares it, encoded.
+
+    Attributes:
+        id: its id.
+        queue: its queue.
+        definition: when it ticks.
+        envelope: the encoded call.
+        priority: the lane of its jobs.
+    """
+
+    id: str
+    queue: str
+    definition: Definition
+    envelope: bytes
+    priority: Priority
+
+    @property
+    def code(self) -> str:
+        """What tells this declaration from the one before it."""
+        parts = (encode(self.definition), self.envelope, self.queue.encode(), self.priority.value.encode())
+        return hashlib.blake2b(b"".join(len(p).to_bytes(4) + p for p in parts), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """A schedule as code declares it.
+
+    Attributes:
+        id: its id.
+        definition: when it ticks.
+        call: makes the call that each tick sends; late, for a task may be declared after its schedule.
+        sends: what tells this call from another one, before it can be made.
+        place: where it is declared, for errors.
+    """
+
+    id: str
+    definition: Definition
+    call: Callable[[], Call[Any]]
+    sends: object
+    place: str
+
+
+class Declarations:
+    """An App's schedules in code.
+
+    Args:
+        default_tz: the zone of those that name none.
+        prepare: encodes a call: its queue, and the job.
+    """
+
+    def __init__(self, default_tz: str, prepare: Callable[[Call[Any]], tuple[str, NewJob]]) -> None:
+        self._default_tz = default_tz
+        self._prepare = prepare
+        self._by_id: dict[str, Declaration] = {}
+
+    def define(self, where: str, options: Mapping[str, Any]) -> Definition:
+        """See `define`: in the App's zone where `options` name none."""
+        return define(where, default_tz=self._default_tz, **options)
+
+    def add(
+        self,
+        schedule_id: str,
+        call: Callable[[], Call[Any]],
+        place: str,
+        definition: Definition,
+        *,
+        sends: object,
+    ) -> None:
+        """Declare a schedule. The same place may do the very same again.
+
+        So a module may run as a script and be imported too, or be reloaded. Another schedule by the same id from
+        the same place comes of a loop or a helper, and is an error.
+
+        Args:
+            schedule_id: its id.
+            call: makes what each tick sends, once all tasks are declared.
+            place: `file:line`.
+            definition: when it ticks.
+            sends: what tells this call from another one; compared.
+
+        Raises:
+            ConfigError: the id cannot be one, or is declared by another place, or as another schedule.
+        """
+        where = f"schedule {check_id(schedule_id)!r}"
+        new = Declaration(schedule_id, definition, call, sends, place)
+        present = self._by_id.setdefault(schedule_id, new)
+        difference = _difference(present, new)
+        if difference is not None:
+            raise ConfigError(
+                f"{where} is declared twice{difference}: {present.place} and {place}; give one of them another id"
+            )
+        self._by_id[schedule_id] = new
+
+    def add_call(self, schedule_id: str, call: Call[Any], place: str, options: Mapping[str, Any]) -> None:
+        """Declare a schedule whose call is there already.
+
+        Raises:
+            ConfigError: as `add`, or an option is wrong, or one of the call does not go with a schedule.
+            ArgumentError: the call cannot be encoded.
+        """
+        where = f"schedule {check_id(schedule_id)!r}"
+        check_call(where, call)
+        try:
+            queue, job = self._prepare(call)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        definition = self.define(where, options)
+        self.add(schedule_id, lambda: call, place, definition, sends=(queue, job.envelope, job.priority))
+
+    def add_named(self, table: Mapping[str, Any], by_name: Callable[[str], Sendable[..., Any]]) -> None:
+        """Declare the schedules of the setting `schedules`.
+
+        Args:
+            table: for each id a mapping of `task`, `args`, `kwargs`, `options` (what `task.options` takes), and
+                what `define` takes.
+            by_name: gives a task.
+
+        Raises:
+            ConfigError: naming the schedule and what is wrong with it.
+        """
+        for schedule_id, given in table.items():
+            where = f"setting 'schedules', {schedule_id!r}"
+            timing = {name: value for name, value in given.items() if name not in _CALL_NAMES}
+            task, args, kwargs, options = (given.get(name, default) for name, default in _CALL_NAMES.items())
+            if not isinstance(task, str) or not task:
+                raise ConfigError(f"{where}: task={task!r}: expected the name of a task")
+            if not isinstance(args, (list, tuple)) or not _is_table(kwargs) or not _is_table(options):
+                raise ConfigError(f"{where}: expected a list as args, and tables as kwargs and options")
+            make_options(where, **options)
+            call = partial(_named_call, by_name, task, args, kwargs, options)
+            definition = self.define(f"schedule {check_id(schedule_id)!r}", timing)
+            self.add(schedule_id, call, where, definition, sends=call.args[1:])
+
+    def encoded(self) -> list[Declared]:
+        """The schedules, encoded; once all tasks are declared.
+
+        Raises:
+            ConfigError: a call does not fit its task, naming the schedule and where it is declared.
+        """
+        return [self._encode(declaration) for declaration in self._by_id.values()]
+
+    def _encode(self, declaration: Declaration) -> Declared:
+        where = f"schedule {declaration.id!r} ({declaration.place})"
+        try:
+            call = declaration.call()
+            queue, job = self._prepare(call)
+        except AioqError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        check_call(where, call)
+        return Declared(
+            id=declaration.id,
+            queue=queue,
+            definition=declaration.definition,
+            envelope=job.envelope,
+            priority=job.priority,
+        )
+
+
+def define(
+    where: str,
+    *,
+    default_tz: str,
+    cron: str | None = None,
+    every: Duration | None = None,
+    tz: str | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    jitter: Duration = 0,
+    max_runs: int | None = None,
+    misfire: str = Misfire.LAST,
+    misfire_cap: int = 100,
+    overlap: str = Overlap.ALLOW,
+    **unknown: object,
+) -> Definition:
+    """Check what a schedule is given; `App.schedule` says what each means.
+
+    Args:
+        where: the schedule, for errors: `schedule 'nightly'`.
+        default_tz: the App's zone, which has been checked.
+        cron: or `every`.
+        every: or `cron`.
+        tz: likewise.
+        start: likewise.
+        end: likewise.
+        jitter: likewise.
+        max_runs: likewise.
+        misfire: likewise.
+        misfire_cap: likewise.
+        overlap: likewise.
+        unknown: anything else, which is an error.
+
+    Raises:
+        ConfigError: naming the schedule, the option and what it takes.
+    """
+    if unknown:
+        raise ConfigError(unknown_option(where, next(iter(unknown)), NAMES))
+    if (cron is None) == (every is None):
+        raise ConfigError(f"{where}: give cron or every, {'not both' if cron is not None else 'one of them'}")
+    definition = Definition(
+        cron="" if cron is None else _cron(where, cron),
+        every_ms=0 if every is None else _every_ms(where, every),
+        tz=default_tz if tz is None else check_zone(f"{where}: tz", tz),
+        start_ms=_moment(where, "start", start),
+        end_ms=_moment(where, "end", end),
+        jitter_ms=_jitter_ms(where, jitter),
+        max_runs=0 if max_runs is None else _count(where, "max_runs", max_runs, MOST_RUNS),
+        misfire=Misfire(_choice(where, "misfire", misfire, Misfire)),
+        misfire_cap=_count(where, "misfire_cap", misfire_cap, MAX_TICKS),
+        overlap=Overlap(_choice(where, "overlap", overlap, Overlap)),
+    )
+    _check_span(where, definition, start, end)
+    return definition
+
+
+def check_id(schedule_id: object) -> str:
+    """Return `schedule_id` if it can be a schedule's.
+
+    Raises:
+        ConfigError: it is no text, empty, too long, or has blanks or unprintable characters.
+    """
+    text = schedule_id if isinstance(schedule_id, str) else ""
+    if not 0 < len(text) <= MAX_ID or not text.isprintable() or " " in text:
+        raise ConfigError(
+            f"schedule id {schedule_id!r}: expected 1 to {MAX_ID} printable characters without blanks"
+        )
+    return text
+
+
+def check_zone(what: str, name: object) -> str:
+    """Return `name` if it is a time zone's.
+
+    Raises:
+        ConfigError: this host has none of that name; with the nearest one that it has, or how to get any.
+    """
+    if not isinstance(name, str):
+        raise ConfigError(f"{what}={name!r}: expected the name of a time zone, such as 'Asia/Shanghai'")
+    try:
+        zone(name)
+    except ValueError:
+        raise ConfigError(f"{what}={name!r}: no such time zone; {zone_hint(name)}") from None
+    return name
+
+
+def check_call(where: str, call: Call[Any]) -> None:
+    """See that it is a call, and that its options go with a schedule.
+
+    Raises:
+        ConfigError: it is none, or an option does not: ticks say when a job runs, and what its id is.
+    """
+    if not isinstance(call, Call):  # pyright: ignore[reportUnnecessaryIsInstance] - who does not check types gives the task
+        name = call.__name__ if isinstance(call, Task) else "task"
+        raise ConfigError(f"{where}: expected a call of a task, got {call!r}; use {name}.call(...)")
+    options = call.options
+    given = {"delay": options.delay_ms, "eta": options.eta_ms, "job_id": options.job_id}
+    wrong = [name for name, value in given.items() if value is not None]
+    if wrong:
+        raise ConfigError(f"{where}: its call has {wrong[0]}, which does not go with a schedule")
+
+
+def _difference(present: Declaration, new: Declaration) -> str | None:
+    """What keeps two declarations of one id from being the same one; None where they are."""
+    if present.place != new.place:
+        return ""
+    if present.definition != new.definition:
+        return " at one place, with another timing"
+    return " at one place, with another call" if present.sends != new.sends else None
+
+
+def _named_call(
+    by_name: Callable[[str], Sendable[..., Any]],
+    task: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Call[Any]:
+    return by_name(task).options(**options).call(*args, **kwargs)
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in cast("dict[object, object]", value))
+
+
+def _cron(where: str, line: object) -> str:
+    if not isinstance(line, str):
+        raise ConfigError(f"{where}: cron={line!r}: expected a cron line, such as '*/5 * * * mon-fri'")
+    try:
+        return parse(line).line
+    except CronError as error:
+        raise ConfigError(f"{where}: cron={line!r}: {error}") from None
+
+
+def _every_ms(where: str, every: object) -> int:
+    number = as_seconds(every)
+    if number is None or not LEAST_EVERY <= number <= MAX_DELAY:
+        raise ConfigError(
+            f"{where}: every={every!r}: expected seconds or a timedelta, from {LEAST_EVERY:g} s to ten years"
+        )
+    return round(number * 1000)
+
+
+def _jitter_ms(where: str, jitter: object) -> int:
+    number = as_seconds(jitter)
+    if number is None or not 0 <= number <= MAX_DELAY:
+        raise ConfigError(f"{where}: jitter={jitter!r}: expected seconds or a timedelta, from 0 s to ten years")
+    return round(number * 1000)
+
+
+def _moment(where: str, name: str, moment: object) -> int | None:
+    if moment is None:
+        return None
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        raise ConfigError(f"{where}: {name}={moment!r}: expected a datetime with a time zone")
+    if not FIRST <= moment <= LAST:
+        raise ConfigError(f"{where}: {name}={moment}: expected {YEARS}; leave it out for no bound")
+    return to_ms(moment)
+
+
+def _check_span(where: str, definition: Definition, start: datetime | None, end: datetime | None) -> None:
+    """See that there is a tick between the schedule's start and its end."""
+    if start is not None and end is not None and end < start:
+        raise ConfigError(f"{where}: end={end} is before start={start}")
+    # From its beginning on, not from now: one that is over is no mistake, it has been there for its time.
+    if definition.next_after(FIRST_MS - 1) is None:
+        what = f"cron={definition.cron!r}" if definition.cron else f"every={definition.every_ms / 1000:.12g}"
+        ends = [f" {name}={moment}" for name, moment in (("start", start), ("end", end)) if moment is not None]
+        raise ConfigError(f"{where}: it never ticks: no time of {what} lies within{','.join(ends)}")
+
+
+def _count(where: str, name: str, value: object, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ConfigError(f"{where}: {name}={value!r}: expected a whole number from 1 to {most}")
+    return value
+
+
+def _choice(where: str, name: str, value: object, choices: type[Misfire] | type[Overlap]) -> str:
+    valid = [choice.value for choice in cast("Sequence[Misfire | Overlap]", list(choices))]
+    if value not in valid:
+        raise ConfigError(f"{where}: {name}={value!r}: expected {', '.join(valid[:-1])} or {valid[-1]}")
+    return str(value)

@@ -1,0 +1,274 @@
+"""Schedules at run time: what `app.schedules` does, and what it shows."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Unpack
+
+import msgspec
+
+from aioq.errors import ConfigError, ScheduleNotFoundError
+from aioq.jobs.job import new_job_id
+from aioq.producer.call import Call
+from aioq.results.handle import JobHandle, ResultSource
+from aioq.schedules.declare import ScheduleArgs, check_call, check_id, define
+from aioq.schedules.info import Schedule, shown
+from aioq.schedules.reconcile import written
+from aioq.schedules.timing import decode
+from aioq.store.contract import NewJob
+from aioq.store.schedules import Entry
+from aioq.util.durations import Duration
+
+TRIES = 20
+"""How often a change is tried anew when a tick or another change came first; each time somebody got through."""
+
+SHOWN = 10
+"""Ids that are named to who asks for one that there is not: the id of a decorated function is its task's name."""
+
+
+class Schedules:
+    """`app.schedules`: the schedules in the server, whoever has put them there.
+
+    A change that is made here stays until the schedule's declaration in code changes, if it has one. Every method
+    raises `ServerUnavailableError` where the server cannot be reached; cancelling one leaves it open whether the
+    change was made.
+
+    Args:
+        source: the App, for handles and stores.
+        queues: the queues that are looked in.
+        prepare: encodes a call: its queue, and the job.
+        deliver: sends a job to a queue.
+        default_tz: the zone of a cron line that has none of its own.
+    """
+
+    def __init__(
+        self,
+        source: ResultSource,
+        queues: Callable[[], Sequence[str]],
+        *,
+        prepare: Callable[[Call[Any]], tuple[str, NewJob]],
+        deliver: Callable[[str, NewJob], Awaitable[bool]],
+        default_tz: str,
+    ) -> None:
+        self._source = source
+        self._queues = queues
+        self._prepare = prepare
+        self._deliver = deliver
+        self._default_tz = default_tz
+
+    async def put(
+        self,
+        schedule_id: str,
+        call: Call[Any],
+        *,
+        cron: str | None = None,
+        every: Duration | None = None,
+        **options: Unpack[ScheduleArgs],
+    ) -> Schedule:
+        """Store a schedule, in place of the one that has this id.
+
+            await app.schedules.put("report", report.call("eu"), cron="0 6 * * mon-fri", tz="Europe/Berlin")
+
+        Where the present one is paused, so is the new one; one that is over starts again. One that is in another
+        queue moves to that of the call, also where code declares it there; until its declaration changes.
+
+        Args:
+            schedule_id: 1 to 200 printable characters without blanks.
+            call: what each tick sends, made by `task.call(...)`.
+            cron: when, as in `App.schedule`, or `every`.
+            every: when, as in `App.schedule`, or `cron`.
+            options: as in `App.schedule`.
+
+        Raises:
+            ConfigError: naming the option; nothing was stored. Or what has this id is changed all the time.
+            ServerUnavailableError: the server cannot be reached. One that moves may be in both queues then, until
+                this is called again, and is never in none.
+        """
+        where = f"schedule {check_id(schedule_id)!r}"
+        definition = define(where, default_tz=self._default_tz, cron=cron, every=every, **options)
+        check_call(where, call)
+        queue, job = self._prepare(call)
+        others = [(found_in, entry) for found_in, entry in await self._look(schedule_id) if found_in != queue]
+        live = [entry for _, entry in others if not entry.removed]
+
+        def change(now_ms: int, entry: Entry | None) -> Entry:
+            before = entry or Entry(id=schedule_id)
+            if live and (entry is None or entry.removed):
+                # It comes from another queue and stays what it was: paused, and so often run.
+                before = msgspec.structs.replace(live[0], rev=before.rev)
+            after = written(now_ms, before, definition, job.envelope, anew=True)
+            codes = [each.code for each in (*live, before, *(other for _, other in others)) if each.code]
+            return msgspec.structs.replace(
+                after, priority=job.priority, code=codes[0] if codes else "", changed=bool(codes)
+            )
+
+        stored = await self._change(queue, schedule_id, change, always=True)
+        # Afterwards: what fails in between leaves one too many, which the same call puts right, and not none.
+        await self._leave_one(schedule_id, {found_in: entry.rev for found_in, entry in others})
+        return shown(queue, stored)
+
+    async def list(self) -> "list[Schedule]":
+        """All schedules, the next to tick first: also those in queues that this App does not know."""
+        store = await self._source.store()
+        found: list[Schedule] = []
+        for queue in await self._places():
+            agenda = await store.timetable.read(queue)
+            found += [shown(queue, entry, agenda.now_ms) for entry in agenda.entries if not entry.removed]
+        return sorted(found, key=lambda each: (each.next_at is None, each.next_at, each.id))
+
+    async def get(self, schedule_id: str) -> Schedule:
+        """One schedule.
+
+        Raises:
+            ScheduleNotFoundError: there is none of this id.
+        """
+        queue, entry, now_ms = (await self._find(schedule_id))[0]
+        return shown(queue, entry, now_ms)
+
+    async def pause(self, schedule_id: str) -> Schedule:
+        """Let a schedule rest: its ticks pass, and are not made good later.
+
+        Raises:
+            ScheduleNotFoundError: there is none of this id.
+        """
+
+        def change(now_ms: int, entry: Entry | None) -> Entry | None:
+            del now_ms
+            if entry is None or entry.paused or entry.removed:
+                return entry
+            return msgspec.structs.replace(entry, paused=True, next_ms=None)
+
+        return await self._change_all(schedule_id, change)
+
+    async def resume(self, schedule_id: str) -> Schedule:
+        """Let a paused schedule go on, from its next tick on.
+
+        Raises:
+            ScheduleNotFoundError: there is none of this id.
+        """
+
+        def change(now_ms: int, entry: Entry | None) -> Entry | None:
+            if entry is None or not entry.paused or entry.removed:
+                return entry
+            definition = decode(entry.definition)
+            over = definition.max_runs and entry.runs >= definition.max_runs
+            return msgspec.structs.replace(
+                entry, paused=False, next_ms=None if over else definition.next_after(now_ms)
+            )
+
+        return await self._change_all(schedule_id, change)
+
+    async def run_now(self, schedule_id: str) -> JobHandle[Any]:
+        """Send the schedule's call at once, besides its ticks and whatever its policies say.
+
+        Raises:
+            ScheduleNotFoundError: there is none of this id.
+            SendError: the server did not confirm the job within `send_timeout`.
+        """
+        queue, entry, _ = (await self._find(schedule_id))[0]
+        job_id = new_job_id(queue)
+        added = await self._deliver(queue, NewJob(job_id, entry.envelope, entry.priority))
+        return JobHandle(self._source, job_id, queue, added=added)
+
+    async def remove(self, schedule_id: str) -> None:
+        """Remove a schedule. One that code declares comes back when its declaration changes, not before.
+
+        A job it has made stays, also one that is held back: it runs.
+
+        Raises:
+            ScheduleNotFoundError: there is none of this id.
+        """
+        for queue, _, _ in await self._find(schedule_id):
+            await self._change(queue, schedule_id, _removal)
+
+    async def _places(self) -> "list[str]":
+        """The queues to look in: those the App knows, and those that have schedules."""
+        store = await self._source.store()
+        return [*dict.fromkeys([*self._queues(), *await store.timetable.queues()])]
+
+    async def _look(self, schedule_id: str) -> "list[tuple[str, Entry]]":
+        """What there is of this id, in each queue that has it; also what was removed and is remembered."""
+        return [(queue, entry) for queue, entry, _ in await self._see(schedule_id)]
+
+    async def _see(self, schedule_id: str) -> "list[tuple[str, Entry, int]]":
+        """The same, each with the server's time when it was read."""
+        store = await self._source.store()
+        looks = [(queue, await store.timetable.read(queue, [schedule_id])) for queue in await self._places()]
+        return [(queue, entry, agenda.now_ms) for queue, agenda in looks for entry in agenda.entries]
+
+    async def _find(self, schedule_id: str) -> "list[tuple[str, Entry, int]]":
+        """The schedules of this id: one, or several until a worker has put that right. At least one."""
+        found = [each for each in await self._see(schedule_id) if not each[1].removed]
+        if not found:
+            known = ", ".join([each.id for each in await self.list()][:SHOWN]) or "none"
+            raise ScheduleNotFoundError(
+                f"there is no schedule {schedule_id!r} (looked for in queue {', '.join(await self._places())}); "
+                f"there are: {known}",
+                schedule_id,
+            )
+        return found
+
+    async def _change_all(self, schedule_id: str, change: "Change") -> Schedule:
+        """Change every schedule of this id; the first one is shown."""
+        found = await self._find(schedule_id)
+        changed = [(queue, await self._change(queue, schedule_id, change), now_ms) for queue, _, now_ms in found]
+        left = [shown(queue, entry, now_ms) for queue, entry, now_ms in changed if entry.definition]
+        if not left:
+            raise ScheduleNotFoundError(f"schedule {schedule_id!r} is gone", schedule_id)
+        return left[0]
+
+    async def _leave_one(self, schedule_id: str, before: "Mapping[str, int]") -> None:
+        """Delete all but the one that was written last, of a schedule that has just been stored in one queue.
+
+        Others may put it in further queues meanwhile. Whoever writes looks afterwards, so the last one sees all of
+        them; and each deletes only what is older than another, so one is left.
+
+        Args:
+            schedule_id: the schedule.
+            before: its revision where it was before: older, whatever the clocks of a cluster's servers say.
+        """
+        timetable = (await self._source.store()).timetable
+
+        def age(found: "tuple[str, Entry]") -> "tuple[bool, int, str]":
+            return before.get(found[0]) != found[1].rev, found[1].rev, found[0]
+
+        for _ in range(TRIES):
+            found = [each for each in await self._look(schedule_id) if not each[1].removed]
+            if len(found) <= 1:
+                return
+            for queue, entry in sorted(found, key=age)[:-1]:
+                # Where it is refused, somebody has written there since: the next look decides.
+                await timetable.write(queue, [_removed(entry)])
+        raise ConfigError(f"schedule {schedule_id!r} is in several queues, changed by too many others; try again")
+
+    async def _change(self, queue: str, schedule_id: str, change: "Change", *, always: bool = False) -> Entry:
+        """Read, decide, write; again where somebody was quicker. What stands then is returned, or an empty one.
+
+        With `always` also what is there already is written, to be what was written last.
+        """
+        timetable = (await self._source.store()).timetable
+        for _ in range(TRIES):
+            agenda = await timetable.read(queue, [schedule_id])
+            before = agenda.entries[0] if agenda.entries else None
+            after = change(agenda.now_ms, before)
+            if after is None:
+                return Entry(id=schedule_id)
+            if (after == before and not always) or (await timetable.write(queue, [after]))[0]:
+                return after
+        raise ConfigError(
+            f"schedule {schedule_id!r} in queue {queue!r} could not be written: it is being changed by too many "
+            "others, then try again; or its key in the server holds something else, then the log says so"
+        )
+
+
+Change = Callable[[int, Entry | None], Entry | None]
+"""Decides, by the server's time and what there is, what is to be there; None where there is nothing to change."""
+
+
+def _removal(now_ms: int, entry: Entry | None) -> Entry | None:
+    del now_ms
+    return entry if entry is None or entry.removed else _removed(entry)
+
+
+def _removed(entry: Entry) -> Entry:
+    if not entry.code:
+        return Entry(id=entry.id, rev=entry.rev)
+    return msgspec.structs.replace(entry, removed=True, next_ms=None)

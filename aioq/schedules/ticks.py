@@ -1,0 +1,176 @@
+"""What any worker does for the schedules of a queue: make the ticks that are due.
+
+Each is a decision over what was read (`aioq.schedules.timing.plan`), and a write that goes by the revision it was
+decided on. Workers that do the same at once do no harm: one of them is accepted, the others read again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from aioq.errors import WireError
+from aioq.schedules.sends import EncodedSends
+from aioq.schedules.timing import Definition, Plan, decode, job_of, plan, stamp
+from aioq.store.schedules import Agenda, Entry, Tick, Ticked, Timetable
+from aioq.util.log import logger
+
+log = logger("aioq.schedules")
+
+LIMIT = 100
+"""The most schedules of one step, so that one step never holds the server up."""
+
+JOBS = 1_000
+"""The most jobs of one step, likewise, however many ticks were missed: about 5 ms of a server. One schedule makes
+no more on its own (`aioq.schedules.timing.MAX_TICKS`)."""
+
+_NO_SCHEDULE = "what the server has under its key (it ends with :schedule: and this id) is none; delete that key"
+
+_IN_THE_WAY = "a key of another type is where its jobs go, one of the queue's lanes; move that key away"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What came of looking for due ticks.
+
+    Attributes:
+        next_tick_ms: how long until the next tick that this process can make, in ms; None for none.
+        due: whether there were any.
+        won: whether this process was the one to make one.
+        made: jobs made.
+        more: whether there may be further ones that are due, for the next step.
+        stuck: what is wrong with those whose ticks this process cannot make, by schedule.
+        of_code: those that were due and come from code.
+    """
+
+    next_tick_ms: int | None
+    due: bool = False
+    won: bool = False
+    made: int = 0
+    more: bool = False
+    stuck: Mapping[str, str] = field(default_factory=dict[str, str])
+    of_code: Sequence[str] = ()
+
+
+async def tick_due(timetable: Timetable, queue: str, sends: EncodedSends | None = None) -> Step:
+    """Make the ticks of a queue that are due: of up to `LIMIT` schedules, and up to `JOBS` jobs.
+
+    Those that this process cannot tick do not keep it from the ones behind them.
+
+    Args:
+        timetable: where the schedules are.
+        queue: the queue.
+        sends: passes the jobs through the middleware; None where there is none.
+
+    Raises:
+        ServerError: see `aioq.store.contract.Store`.
+    """
+    if sends is None or not sends.wanted:
+        return await _tick_due(timetable, queue, None)
+    async with sends.turn(queue):
+        return await _tick_due(timetable, queue, sends)
+
+
+async def _tick_due(timetable: Timetable, queue: str, sends: EncodedSends | None) -> Step:
+    stuck: dict[str, str] = {}
+    skip = 0
+    while True:
+        agenda = await timetable.due(queue, LIMIT, skip)
+        due = _due(agenda)
+        ticked = await _tick_all(timetable, queue, agenda, due, sends)
+        due.stuck.update(dict.fromkeys(ticked.blocked, _IN_THE_WAY))
+        stuck.update(due.stuck)
+        further = due.left or len(agenda.entries) + len(agenda.unreadable) == LIMIT
+        if len(ticked.blocked) < len(due.ticks) or not further:
+            break
+        skip += len(due.stuck)
+    won = any(number is not None for number in ticked.made)
+    return Step(
+        0 if due.left else _following(agenda, due.ticks, ticked, stuck),
+        due=bool(due.ticks or stuck),
+        won=won,
+        made=sum(number or 0 for number in ticked.made),
+        more=won and further,
+        stuck=stuck,
+        of_code=[entry.id for entry in agenda.entries if entry.code],
+    )
+
+
+async def _tick_all(
+    timetable: Timetable, queue: str, agenda: Agenda, due: "_Due", sends: EncodedSends | None
+) -> Ticked:
+    if sends is None:
+        return await timetable.tick(queue, due.ticks) if due.ticks else Ticked(None, ())
+    envelopes = {entry.id: entry.envelope for entry in agenda.entries}
+    due.ticks, ticked, stuck = await sends.tick(timetable, queue, due.ticks, envelopes)
+    due.stuck.update(stuck)
+    return ticked
+
+
+@dataclass(slots=True)
+class _Due:
+    """What one look at the due schedules makes of them.
+
+    Attributes:
+        ticks: what is to be ticked now.
+        stuck: what cannot be, and why.
+        left: whether some are left for the next step.
+    """
+
+    ticks: list[Tick] = field(default_factory=list[Tick])
+    stuck: dict[str, str] = field(default_factory=dict[str, str])
+    left: bool = False
+
+
+def _due(agenda: Agenda) -> _Due:
+    """Decide what is to be ticked in one step."""
+    due = _Due(stuck=dict.fromkeys(agenda.unreadable, _NO_SCHEDULE))
+    jobs = 0
+    for entry in agenda.entries:
+        try:
+            definition = decode(entry.definition)
+        except WireError as error:
+            due.stuck[entry.id] = str(error)
+            continue
+        planned = _planned(entry, definition, agenda.now_ms)
+        jobs += len(planned.ticks)
+        if due.ticks and jobs > JOBS:
+            due.left = True
+            break
+        if planned.missed:
+            log.warning("schedule %s: %s", entry.id, _missed(definition, entry.next_ms or 0, planned))
+        due.ticks.append(_tick(entry, definition, planned))
+    return due
+
+
+def _following(agenda: Agenda, ticks: Sequence[Tick], ticked: Ticked, stuck: Mapping[str, str]) -> int | None:
+    """How long until the next tick that this process can make, in ms."""
+    if ticks and not stuck:
+        return ticked.next_tick_ms
+    # The first tick may be one of those that are stuck, and long due: it must not keep this process awake.
+    ahead = [max(0, tick.next_ms - agenda.now_ms) for tick in ticks if tick.next_ms is not None]
+    ahead += [] if agenda.next_tick_ms is None else [agenda.next_tick_ms]
+    return min(ahead, default=None)
+
+
+def _planned(entry: Entry, definition: Definition, now_ms: int) -> Plan:
+    if entry.next_ms is None or entry.next_ms > now_ms:
+        # The index has it as due and it says otherwise: by hand, or a script that was stopped half-way. The tick
+        # that it goes on to puts that right.
+        rests = entry.paused or entry.removed
+        return Plan((), entry.next_ms or (None if rests else definition.next_after(now_ms)))
+    return plan(definition, entry.next_ms, now_ms)
+
+
+def _tick(entry: Entry, definition: Definition, planned: Plan) -> Tick:
+    return Tick(
+        id=entry.id,
+        rev=entry.rev,
+        jobs=[job_of(entry.id, definition, tick) for tick in planned.ticks],
+        next_ms=planned.next_ms,
+        overlap=definition.overlap,
+        max_runs=definition.max_runs,
+    )
+
+
+def _missed(definition: Definition, due_ms: int, planned: Plan) -> str:
+    made = f"{len(planned.ticks)} made now" if planned.ticks else "none made"
+    return f"no worker was there for its ticks since {stamp(due_ms)}; misfire={definition.misfire.value}: {made}"

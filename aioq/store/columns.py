@@ -1,0 +1,92 @@
+"""Jobs to enqueue, as columns: most are an id and an envelope and nothing else, so no object is made of each."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
+
+from aioq.jobs.job import Priority
+from aioq.store.contract import NewJob
+
+
+class NewJobs(Sequence[NewJob]):
+    """See the module.
+
+    Args:
+        jobs: the first ones.
+
+    Attributes:
+        ids: the id of each.
+        envelopes: the encoded call of each.
+        special: those that have more than these two, by position. Whoever appends to the columns alone adds a job
+            that has not.
+    """
+
+    __slots__ = ("envelopes", "ids", "special")
+
+    def __init__(self, jobs: Iterable[NewJob] = ()) -> None:
+        self.ids: list[str] = []
+        self.envelopes: list[bytes] = []
+        self.special: dict[int, NewJob] = {}
+        if jobs:
+            self.extend(jobs)
+
+    @staticmethod
+    def usual(ids: list[str], envelopes: list[bytes]) -> "NewJobs":
+        """Jobs that are an id and an envelope and nothing else. The lists are taken over."""
+        jobs = NewJobs()
+        jobs.ids, jobs.envelopes = ids, envelopes
+        return jobs
+
+    def append(self, job: NewJob) -> None:
+        """Append a job of any kind."""
+        if _is_special(job):
+            self.special[len(self.ids)] = job
+        self.ids.append(job.id)
+        self.envelopes.append(job.envelope)
+
+    def extend(self, jobs: Iterable[NewJob]) -> None:
+        """Append jobs of any kind."""
+        if not isinstance(jobs, NewJobs):
+            for job in jobs:
+                self.append(job)
+            return
+        self.special |= {position + len(self.ids): job for position, job in jobs.special.items()}
+        self.ids += jobs.ids
+        self.envelopes += jobs.envelopes
+
+    def part(self, first: int, after: int) -> "NewJobs":
+        """Those from `first` to the one before `after`."""
+        part = NewJobs.usual(self.ids[first:after], self.envelopes[first:after])
+        if special := self.special:
+            part.special = {at - first: special[at] for at in range(first, after) if at in special}
+        return part
+
+    def replace(self, jobs: "NewJobs") -> None:
+        """Take these over in place of all that are here."""
+        self.ids, self.envelopes, self.special = jobs.ids, jobs.envelopes, jobs.special
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[NewJob]:
+        if len(self.special) == len(self.ids):  # in the order of their positions, as they were appended
+            yield from self.special.values()
+            return
+        known = self.special.get
+        for position, (job_id, envelope) in enumerate(zip(self.ids, self.envelopes, strict=True)):
+            yield known(position) or NewJob(job_id, envelope)
+
+    @overload
+    def __getitem__(self, position: int) -> NewJob: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[NewJob]: ...
+    def __getitem__(self, position: int | slice) -> NewJob | list[NewJob]:
+        if isinstance(position, slice):
+            return [self[each] for each in range(*position.indices(len(self.ids)))]
+        at = range(len(self.ids))[position]
+        return self.special.get(at) or NewJob(self.ids[at], self.envelopes[at])
+
+
+def _is_special(job: NewJob) -> bool:
+    """Whether a job is more than an id and an envelope."""
+    timed = job.delay_ms or job.eta_ms is not None
+    return bool(timed or job.nonce or job.waiter or job.priority is not Priority.NORMAL)

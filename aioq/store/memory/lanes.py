@@ -1,0 +1,111 @@
+"""The lanes of one queue: who is next, what was delivered to whom, and who is blocked.
+
+An entry names a job and may outlive it: whoever takes an entry looks whether its job is still to be run.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from itertools import count
+
+from aioq.jobs.job import Priority
+from aioq.store.contract import Token
+
+FRONT = ":front"
+LANES = tuple(name for priority in Priority for name in (priority.value + FRONT, priority.value))
+"""First served first. What was given back goes to the front of its lane, which is a lane of its own."""
+
+WAKE_UP = ""
+"""The job id of an entry without a job: it wakes one worker, who then learns when the next job is due."""
+
+
+class Reader:
+    """A `block` that is under way.
+
+    Args:
+        worker: whose it is.
+
+    Attributes:
+        tokens: what was delivered to it.
+        woken: set, on the loop it was made in, when it is to return.
+    """
+
+    def __init__(self, worker: str) -> None:
+        self.worker = worker
+        self.tokens: Sequence[Token] = ()
+        self.woken = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def gone(self) -> bool:
+        """Whether its loop ended without it."""
+        return self._loop.is_closed()
+
+    def wake(self) -> None:
+        """Let it return; from any thread."""
+        if not self.gone:
+            self._loop.call_soon_threadsafe(self.woken.set)
+
+
+class Lanes:
+    """Entries that wait, entries that are delivered but not claimed, and blocked readers."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, deque[Token]] = {name: deque() for name in LANES}
+        self._delivered: dict[str, tuple[str, Token]] = {}
+        self._readers: list[Reader] = []
+        self._entries = count(1)
+
+    def push(self, priority: Priority, job_id: str, *, front: bool = False) -> None:
+        """Add an entry. Blocked readers learn of it by `serve`, when the verb is through."""
+        lane = priority.value + FRONT if front else priority.value
+        self._waiting[lane].append(Token(lane, str(next(self._entries)), (job_id,) if job_id else ()))
+
+    def pop(self, lane: str) -> str | None:
+        """Take the next entry of a lane, and return its job's id; None when the lane is empty."""
+        waiting = self._waiting[lane]
+        return next(iter(waiting.popleft().job_ids), WAKE_UP) if waiting else None
+
+    def accept(self, token: Token) -> bool:
+        """Take a delivered entry; False when somebody has taken it meanwhile."""
+        return self._delivered.pop(token.entry, None) is not None
+
+    def put_back(self, token: Token) -> bool:
+        """Move an entry to the front of its lane; False for one without a job, which is dropped."""
+        for job_id in token.job_ids:
+            self.push(Priority(token.lane.removesuffix(FRONT)), job_id, front=True)
+        return bool(token.job_ids)
+
+    def delivered(self, worker: str, lane: str) -> list[Token]:
+        """What was delivered to a worker out of one lane and is not claimed yet, oldest first."""
+        return [token for owner, token in self._delivered.values() if owner == worker and token.lane == lane]
+
+    def owners(self) -> set[str]:
+        """The workers to whom something was delivered that is not claimed yet."""
+        return {owner for owner, _ in self._delivered.values()}
+
+    def join(self, reader: Reader) -> None:
+        """Line up a blocked reader."""
+        self._readers.append(reader)
+
+    def leave(self, reader: Reader) -> None:
+        """Forget a reader that returns."""
+        if reader in self._readers:
+            self._readers.remove(reader)
+
+    def release(self, worker: str | None = None) -> None:
+        """Let the readers of a worker, or all of them, return with nothing."""
+        for reader in [reader for reader in self._readers if worker in (None, reader.worker)]:
+            self._readers.remove(reader)
+            reader.wake()
+
+    def serve(self) -> None:
+        """Deliver to readers, first blocked first served, as long as there is something to deliver."""
+        while self._readers and any(self._waiting.values()):
+            reader = self._readers.pop(0)
+            if reader.gone:
+                continue
+            reader.tokens = [waiting.popleft() for waiting in self._waiting.values() if waiting]
+            for token in reader.tokens:
+                self._delivered[token.entry] = (reader.worker, token)
+            reader.wake()

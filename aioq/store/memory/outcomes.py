@@ -1,0 +1,32 @@
+"""Outcomes in memory, for those who wait for them."""
+
+from collections.abc import Mapping, Sequence
+
+from aioq.store.contract import LATER, MISSING, WAIT_LIMIT, WaitReply
+from aioq.store.memory.records import Record
+
+MAX_WAITERS = 64
+"""The most channels that are told of one job; further ones live by their safety poll."""
+
+
+def wait_for(records: Mapping[str, Record], channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
+    """See `aioq.store.contract.Store.wait`."""
+    replies = [_outcome(records.get(job_id), channel) for job_id in job_ids]
+    taken, full = 0, False
+    for position, reply in enumerate(replies):
+        if isinstance(reply, bytes):
+            full = full or (taken > 0 and taken + len(reply) > WAIT_LIMIT)
+            taken += len(reply)
+            if full:
+                replies[position] = LATER
+    return replies
+
+
+def _outcome(record: Record | None, channel: str) -> WaitReply:
+    if record is None:
+        return MISSING
+    if record.state.ended:
+        return record.outcome
+    if channel not in record.waiters and len(record.waiters) < MAX_WAITERS:
+        record.waiters.append(channel)
+    return None

@@ -1,0 +1,79 @@
+"""Messages of the in-memory store: gathered while a verb works, told to the listeners afterwards."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+from aioq.wire.messages import encode_notice
+
+NOTICE_LIMIT = 65_536
+"""The largest outcome, in bytes, that is sent along with a notice; receivers ask for a larger one. The same
+as on a server, so that a unit test meets the same two ways."""
+
+
+class Mail:
+    """What one verb has to tell: a notice for each waiting channel, and the ids for workers' channels."""
+
+    def __init__(self) -> None:
+        self._notices: defaultdict[str, list[tuple[str, bytes | None]]] = defaultdict(list)
+        self._messages: list[tuple[str, bytes]] = []
+
+    def tell(self, channel: str, message: bytes) -> None:
+        """Send a message of its own."""
+        self._messages.append((channel, message))
+
+    def notify(self, channels: list[str], job_id: str, outcome: bytes, *, kept: bool) -> None:
+        """Send a job's outcome, or only that there is one where it is large and can be asked for."""
+        told = None if kept and len(outcome) > NOTICE_LIMIT else outcome
+        for channel in channels:
+            self._notices[channel].append((job_id, told))
+
+    def take(self) -> Iterator[tuple[str, bytes]]:
+        """What is to be sent, once."""
+        notices, messages = dict(self._notices), list(self._messages)
+        self._notices.clear()
+        self._messages.clear()
+        yield from messages
+        for channel, pairs in notices.items():
+            yield channel, encode_notice(pairs)
+
+
+class _Listener:
+    """One channel's callback and the loop it must be called on."""
+
+    def __init__(self, on_message: Callable[[bytes], None]) -> None:
+        self.on_message = on_message
+        self.loop = asyncio.get_running_loop()
+
+
+class MemoryInbox:
+    """See `aioq.store.contract.Inbox`. Nothing is ever lost here, so `on_gap` is never called."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[str, _Listener] = {}
+
+    async def listen(self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
+        """Call `on_message` on this loop for each message from now on."""
+        del on_gap
+        self._listeners[channel] = _Listener(on_message)
+
+    async def leave(self, channel: str) -> None:
+        """Stop listening to the channel."""
+        self._listeners.pop(channel, None)
+
+    def look(self) -> None:
+        """See `aioq.store.pubsub.Inbox`: there is no other place."""
+
+    def close(self) -> None:
+        """Stop listening to everything."""
+        self._listeners.clear()
+
+    def publish(self, channel: str, message: bytes) -> None:
+        """Have the listener called as soon as its loop is free; never from within a verb."""
+        listener = self._listeners.get(channel)
+        if listener is not None and not listener.loop.is_closed():
+            listener.loop.call_soon_threadsafe(self._deliver, channel, listener, message)
+
+    def _deliver(self, channel: str, listener: _Listener, message: bytes) -> None:
+        if self._listeners.get(channel) is listener:  # it may have left meanwhile
+            listener.on_message(message)

@@ -1,0 +1,396 @@
+"""One queue in memory: its jobs, and what each verb does to them. Waiting and locking are the store's."""
+
+import heapq
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from itertools import count
+
+from aioq.jobs.job import JobInfo, JobState, Priority
+from aioq.store.contract import (
+    PASSED_LIMIT,
+    Claim,
+    Claimed,
+    Limits,
+    NewJob,
+    Promotion,
+    Recovery,
+    Settlement,
+    Token,
+    Verb,
+    WaitReply,
+)
+from aioq.store.leases import Renewal, WorkerLease
+from aioq.store.memory.dead import Dead
+from aioq.store.memory.delayed import Delayed
+from aioq.store.memory.lanes import LANES, WAKE_UP, Lanes
+from aioq.store.memory.leases import Leases
+from aioq.store.memory.outcomes import wait_for
+from aioq.store.memory.pubsub import Mail
+from aioq.store.memory.records import Record
+from aioq.store.memory.schedules import MemoryQueueTimetable, Revisions
+from aioq.store.memory.tombstones import Tombstones
+from aioq.store.pubsub import SEPARATOR, worker_channel
+from aioq.util.clock import Clock
+
+
+class MemoryQueue:
+    """Jobs by id, and the sets they are in.
+
+    Args:
+        app: the App's name.
+        name: the queue's name.
+        clock: for delays and the expiry of records.
+        limits: the App's limits.
+        revisions: of the store's schedules.
+
+    Attributes:
+        lanes: the jobs that wait to be run.
+        mail: what the last verb has to tell.
+        timetable: the schedules.
+    """
+
+    def __init__(self, app: str, name: str, clock: Clock, limits: Limits, revisions: Revisions) -> None:
+        self.lanes = Lanes()
+        self.mail = Mail()
+        self._app, self._name = app, name
+        self._clock = clock
+        self._limits = limits
+        self._records: dict[str, Record] = {}
+        self._leases = Leases(limits.lease_ms)
+        self.timetable = MemoryQueueTimetable(
+            self._records,
+            revisions,
+            self._leases,
+            queue=self._queue,
+            schedule=self._schedule,
+            wake=lambda: self.lanes.push(Priority.NORMAL, WAKE_UP),
+        )
+        self._delayed = Delayed(self._records)
+        self._expiring: list[tuple[int, str]] = []  # a heap of (time, job id)
+        self._tombstones = Tombstones()
+        self._dead = Dead(limits.dead_ttl_ms, limits.dead_limit)
+        self._claims = count(1)
+        self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self._cancelling: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self._verbs: dict[Verb, Callable[[Record, Settlement], None]] = {
+            Verb.SUCCEEDED: lambda record, s: self._finish(record, JobState.SUCCEEDED, s.outcome, s.ttl_ms),
+            Verb.CANCELLED: lambda record, s: self._finish(record, JobState.CANCELLED, s.outcome, s.ttl_ms),
+            Verb.FAILED: self._fail,
+            Verb.RETRY: self._retry,
+            Verb.SNOOZE: self._snooze,
+            **dict.fromkeys((Verb.INTERRUPT, Verb.CUT, Verb.CRASH), self._give_back),
+            Verb.RELEASE: lambda record, _: self._queue(record, front=True),
+            Verb.PARK: self._park,
+        }
+
+    def expire(self) -> None:
+        """Forget the records whose time is over; before each verb."""
+        now = self._clock.now_ms()
+        while self._expiring and self._expiring[0][0] <= now:
+            expires_ms, job_id = heapq.heappop(self._expiring)
+            record = self._records.get(job_id)
+            if record is not None and record.expires_ms == expires_ms:  # a dead one may have gone sooner
+                del self._records[job_id]
+        self._dead.expire(now)
+        self._tombstones.expire(now)
+
+    def enqueue(self, job: NewJob, *, again: bool) -> bool:
+        """Add a job; False where its id is there already, unless this very send has added it."""
+        if again and (job.nonce or job.id) in self._tombstones:
+            return True
+        now, there = self._clock.now_ms(), self._records.get(job.id)
+        if there is not None and again and there.nonce == job.nonce:
+            return True
+        if there is not None and not self._dead.give_up(there, now):
+            return False
+        record = self._records[job.id] = Record(job.id, bytes(job.envelope), job.priority, now, job.nonce)
+        record.waiters += filter(None, [job.waiter])
+        due = now + job.delay_ms if job.delay_ms else job.eta_ms
+        if due is not None and due > now:
+            self._schedule(record, due)
+        else:
+            self._queue(record)
+        return True
+
+    def renew(self, worker: str, fetched_ms: int, mode: str) -> Renewal:
+        """Take or prolong a lease; `mode` is `join`, `sweep` or nothing."""
+        if mode != "join" and self._leases.lost(worker):
+            return Renewal(lost=True)
+        outage = mode != "join" and self._leases.has_ended(worker)
+        self._leases.take(worker, fetched_ms)
+        if mode:
+            self._leases.enter_anew()
+            for owner in self.lanes.owners():
+                if not self._leases.knows(owner):  # delivered to a read that outlived its worker
+                    self._leases.begin_recovery(owner)
+        return Renewal(
+            next_due_ms=self._delayed.next_due(self._clock.now_ms()),
+            expired=bool(self._leases.ended()),
+            outage=outage,
+            cancelled=list(self._cancelling.get(worker, ())),
+            next_tick_ms=self.timetable.next_tick_ms(),
+            holds=bool(self._held.get(worker)),
+        )
+
+    def claim(self, worker: str, count: int, tokens: Sequence[Token], known: Collection[str] | None) -> Claim:
+        """Take jobs off the lanes and mark them running."""
+        lost = self._leases.lost(worker)
+        jobs: list[Claimed] = []
+        for token in tokens:
+            self._accept(worker, token, 0 if lost else count, jobs)
+        if lost:
+            return Claim(lost=True)
+        if known is not None:
+            for lane in LANES:
+                for token in self.lanes.delivered(worker, lane):
+                    self._accept(worker, token, count, jobs)
+            self._take_missed(worker, count, jobs, {*known, *(job.id for job in jobs)})
+        passed = self._take_from_lanes(worker, count, jobs)
+        return Claim(
+            jobs,
+            self._delayed.next_due(self._clock.now_ms()),
+            next_tick_ms=self.timetable.next_tick_ms(),
+            more=passed >= PASSED_LIMIT,
+        )
+
+    def settle(self, worker: str, settlement: Settlement) -> bool:
+        """Write what became of a claimed job; False where it is not this worker's under this claim."""
+        record = self._records.get(settlement.job_id)
+        if record is None or not record.belongs_to(worker, settlement.claim):
+            return False
+        if record.state.ended:
+            return True  # the same settle again, after a reply that got lost
+        self._held[worker].pop(record.id, None)
+        self._cancelling[worker].pop(record.id, None)
+        if record.cancellation is not None and settlement.verb in _BY_REQUEST:
+            self._finish(record, JobState.CANCELLED, *record.cancellation)
+        else:
+            self._verbs[settlement.verb](record, settlement)
+        return True
+
+    def progress(self, worker: str, job_id: str, claim: int, encoded: bytes) -> bool:
+        """Store what a running job says of its progress, behind the same fence as a settle; False if refused."""
+        record = self._records.get(job_id)
+        if record is None or record.state is not JobState.RUNNING or not record.belongs_to(worker, claim):
+            return False
+        record.progress = encoded
+        return True
+
+    def promote(self, limit: int) -> Promotion:
+        """Queue scheduled jobs that are due."""
+        count = 0
+        now = self._clock.now_ms()
+        while count < limit and (record := self._delayed.pop_due(now)):
+            self._queue(record)
+            count += 1
+        return Promotion(count, self._delayed.next_due(now))
+
+    def recover(self, crash_outcome: bytes, limit: int, dead: str) -> Recovery:
+        """Take one step in giving back what a worker held that died; see `Store.recover`."""
+        found = self._leases.starting_with(dead) if dead else self._leases.ended()
+        if not found:
+            return Recovery()
+        self._leases.begin_recovery(found[0])
+        step = self._empty(found[0], limit, crash_outcome)
+        return Recovery(step.worker, step.returned, step.buried, step.more or len(found) > 1)
+
+    def workers(self) -> list[WorkerLease]:
+        """The workers of this queue."""
+        return self._leases.all()
+
+    def depart(self, worker: str) -> None:
+        """Give back what a worker holds, and forget it."""
+        self._empty(worker, sys.maxsize, None)
+
+    def wait(self, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
+        """For each job the outcome, or register the channel to be told of it."""
+        return wait_for(self._records, channel, job_ids)
+
+    def info(self, job_id: str, *, results: bool = False) -> JobInfo | None:
+        """What there is to know of a job."""
+        record = self._records.get(job_id)
+        return None if record is None else record.info(self._name, results=results)
+
+    def cancel(self, job_id: str, outcome: bytes, ttl_ms: int) -> JobState | None:
+        """Cancel a job that waits, or ask the worker of a running one to; returns the state it was in."""
+        record = self._records.get(job_id)
+        if record is None:
+            return None
+        state = record.state
+        if state is JobState.RUNNING and record.worker is not None:
+            record.cancellation = (outcome, ttl_ms)
+            self._cancelling[record.worker][job_id] = None
+            self.mail.tell(worker_channel(self._app, record.worker), job_id.encode() + SEPARATOR + outcome)
+        elif not state.ended:
+            record.due_ms = None
+            self._finish(record, JobState.CANCELLED, outcome, ttl_ms)  # its entry in the lane stays behind
+        return state
+
+    def reschedule(self, job_id: str, delay_ms: int | None, eta_ms: int | None) -> JobState | None:
+        """Move a job that is queued or scheduled to another time; returns the state it was in."""
+        record = self._records.get(job_id)
+        if record is None:
+            return None
+        state, now = record.state, self._clock.now_ms()
+        due = now + delay_ms if delay_ms else eta_ms
+        if state in {JobState.QUEUED, JobState.SCHEDULED} and due is not None and due > now:
+            self._schedule(record, due)  # the entry of a queued one stays behind in its lane
+        elif state is JobState.SCHEDULED:
+            self._queue(record)
+        return state
+
+    # Taking jobs
+
+    def _accept(self, worker: str, token: Token, count: int, jobs: list[Claimed]) -> None:
+        if not self.lanes.accept(token):
+            return
+        if len(jobs) < count:
+            self._take(worker, next(iter(token.job_ids), ""), jobs)
+        else:
+            self.lanes.put_back(token)
+
+    def _take_from_lanes(self, worker: str, count: int, jobs: list[Claimed]) -> int:
+        """Take what there is room for; returns how many entries were passed over."""
+        passed = 0
+        for lane in LANES:
+            while len(jobs) < count and passed < PASSED_LIMIT and (job_id := self.lanes.pop(lane)) is not None:
+                before = len(jobs)
+                self._take(worker, job_id, jobs)
+                passed += len(jobs) == before
+        return passed
+
+    def _take(self, worker: str, job_id: str, jobs: list[Claimed]) -> None:
+        record = self._records.get(job_id)
+        if record is not None and record.state is JobState.QUEUED:
+            self._held[worker][job_id] = None
+            jobs.append(record.start(worker, next(self._claims), self._clock.now_ms()))
+
+    def _take_missed(self, worker: str, count: int, jobs: list[Claimed], known: set[str]) -> None:
+        """Claim anew what the worker holds without knowing, because the reply to its claim got lost."""
+        for job_id in self._held[worker]:
+            if len(jobs) < count and job_id not in known:
+                record = self._records[job_id]
+                jobs.append(record.start(worker, next(self._claims), self._clock.now_ms()))
+
+    # Running again
+
+    def _queue(self, record: Record, *, front: bool = False) -> None:
+        record.state, record.worker, record.due_ms = JobState.QUEUED, None, None
+        self.lanes.push(record.priority, record.id, front=front)
+
+    def _schedule(self, record: Record, due_ms: int) -> None:
+        if self._delayed.add(record, due_ms):
+            self.lanes.push(record.priority, WAKE_UP)
+        record.state, record.worker = JobState.SCHEDULED, None
+
+    def _again(self, record: Record, delay_ms: int) -> None:
+        if delay_ms > 0:
+            self._schedule(record, self._clock.now_ms() + delay_ms)
+        else:
+            self._queue(record)
+
+    def _retry(self, record: Record, settlement: Settlement) -> None:
+        record.attempts += 1
+        record.outcome, record.parked_ms, record.cuts = settlement.outcome, None, 0
+        self._again(record, settlement.delay_ms)
+
+    def _snooze(self, record: Record, settlement: Settlement) -> None:
+        record.parked_ms, record.cuts = None, 0
+        self._again(record, settlement.delay_ms)
+
+    def _give_back(self, record: Record, settlement: Settlement) -> None:
+        if record.break_off(settlement.verb) and record.crashes > self._limits.max_crashes:
+            self._bury(record, settlement.outcome, settlement.ttl_ms)
+        else:
+            self._queue(record, front=True)
+
+    def _park(self, record: Record, settlement: Settlement) -> None:
+        now = self._clock.now_ms()
+        if record.parked_ms is None:
+            record.parked_ms = now
+        if now - record.parked_ms >= settlement.ttl_ms:
+            self._bury(record, settlement.outcome, self._limits.result_ttl_ms)
+        else:
+            self._again(record, settlement.delay_ms)
+
+    # Ending
+
+    def _fail(self, record: Record, settlement: Settlement) -> None:
+        record.attempts += 1
+        self._bury(record, settlement.outcome, settlement.ttl_ms)
+
+    def _finish(self, record: Record, state: JobState, outcome: bytes, ttl_ms: int) -> None:
+        self.mail.notify(record.waiters, record.id, outcome, kept=ttl_ms > 0)
+        now = self._clock.now_ms()
+        record.end(state, outcome, now)
+        self._expire_at(record, now + ttl_ms)
+        self.timetable.ended(record.id)
+
+    def _expire_at(self, record: Record, expires_ms: int) -> None:
+        """Let a record go at that time, or now where that is past."""
+        needed_until = record.sent_ms + self._limits.tombstone_ms
+        if expires_ms < needed_until:
+            self._tombstones.put(record.nonce or record.id, needed_until)
+        if expires_ms <= self._clock.now_ms():
+            del self._records[record.id]
+            return
+        record.expires_ms = expires_ms
+        heapq.heappush(self._expiring, (expires_ms, record.id))
+
+    def _bury(self, record: Record, outcome: bytes, ttl_ms: int) -> None:
+        """Fail a job, and keep it as long as its outcome or as the dead are kept, whichever is longer."""
+        limits = self._limits
+        self._finish(record, JobState.FAILED, outcome, max(ttl_ms, limits.dead_ttl_ms))
+        if limits.dead_ttl_ms <= 0:
+            return
+        now = self._clock.now_ms()
+        record.result_expires_ms = now + ttl_ms
+        if record.result_expires_ms < record.sent_ms + limits.tombstone_ms:
+            # From then on a new send of its id may take its place.
+            self._tombstones.put(record.nonce or record.id, record.sent_ms + limits.tombstone_ms)
+        for job_id in self._dead.add(record, now):
+            self._unbury(job_id)
+
+    def _unbury(self, job_id: str) -> None:
+        """One dead job too many: from now on it is kept as every other outcome is."""
+        record = self._records[job_id]
+        if record.expires_ms is not None and record.result_expires_ms < record.expires_ms:
+            record.envelope = None
+            self._expire_at(record, record.result_expires_ms)
+
+    def _empty(self, worker: str, limit: int, crash_outcome: bytes | None) -> Recovery:
+        """Take up to `limit` jobs and entries from a worker, and forget it when nothing is left."""
+        buried: list[str] = []
+        returned = 0
+        held = list(self._held[worker])[:limit]
+        for job_id in held:
+            del self._held[worker][job_id]
+            returned += self._restore(self._records[job_id], crash_outcome, buried)
+        tokens = [token for lane in LANES for token in self.lanes.delivered(worker, lane)]
+        tokens = tokens[: limit - len(held)]
+        for token in tokens:
+            returned += self.lanes.accept(token) and self.lanes.put_back(token)
+        more = len(held) + len(tokens) >= limit
+        if not more:
+            self._leases.forget(worker)
+            del self._held[worker]
+            self._cancelling.pop(worker, None)
+        return Recovery(worker, returned, buried, more)
+
+    def _restore(self, record: Record, crash_outcome: bytes | None, buried: list[str]) -> bool:
+        """Give back one job, or end one that was cancelled or has crashed too often; whether it went back."""
+        record.crashes += crash_outcome is not None
+        if record.cancellation is not None:
+            self._finish(record, JobState.CANCELLED, *record.cancellation)
+        elif crash_outcome is not None and record.crashes > self._limits.max_crashes:
+            self._bury(record, crash_outcome, self._limits.result_ttl_ms)
+            buried.append(record.id)
+        else:
+            self._queue(record, front=True)
+            return True
+        return False
+
+
+_BY_REQUEST = frozenset(Verb) - {Verb.SUCCEEDED, Verb.FAILED}
+"""With these, a job that was cancelled meanwhile ends with the outcome that `cancel` was given."""

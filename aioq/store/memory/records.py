@@ -1,0 +1,136 @@
+"""A job's record in memory, and what `info` shows of it."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import msgspec
+
+from aioq.jobs.job import WAITS, JobInfo, JobState, Priority, Progress, put_off
+from aioq.store.contract import MAX_CUTS, Claimed, Verb
+from aioq.wire.messages import describe
+
+_PROGRESS = msgspec.msgpack.Decoder(Progress)
+
+
+@dataclass(slots=True)
+class Record:
+    """Everything that is kept of one job. Only its queue writes it.
+
+    Attributes:
+        id: the job.
+        envelope: the encoded call; None once the job has succeeded or was cancelled.
+        priority: the lane.
+        sent_ms: when the job was taken.
+        nonce: the send that brought it; see `aioq.store.contract.NewJob`.
+        state: where it is in its life.
+        due_ms: when it will be queued, while it is scheduled.
+        claim: the number of the last claim; 0 before the first.
+        claims: how often it was claimed.
+        attempts: attempts that ended by the task's own doing.
+        crashes: runs that died with their worker.
+        interruptions: runs that were given back.
+        cuts: how many of these there were in a row, each soon after its start.
+        worker: who runs it or, once it has ended, who ran it last.
+        started_ms: when it was last claimed.
+        ended_ms: when the outcome was stored.
+        expires_ms: when the record goes, once the job has ended.
+        result_expires_ms: when it would go if it were not among the dead.
+        outcome: the outcome, or what the last failed attempt left.
+        progress: what was last reported, encoded.
+        parked_ms: when a worker first parked it.
+        cancellation: outcome and ttl to end it with, where its cancellation was asked for while it ran.
+        waiters: channels to tell of the outcome.
+    """
+
+    id: str
+    envelope: bytes | None
+    priority: Priority
+    sent_ms: int
+    nonce: str = ""
+    state: JobState = JobState.QUEUED
+    due_ms: int | None = None
+    claim: int = 0
+    claims: int = 0
+    attempts: int = 0
+    crashes: int = 0
+    interruptions: int = 0
+    cuts: int = 0
+    worker: str | None = None
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    expires_ms: int | None = None
+    result_expires_ms: int = 0
+    outcome: bytes | None = None
+    progress: bytes | None = None
+    parked_ms: int | None = None
+    cancellation: tuple[bytes, int] | None = None
+    waiters: list[str] = field(default_factory=list[str])
+
+    def break_off(self, verb: Verb) -> bool:
+        """Count a run that its worker's end has broken off; whether that is a crash."""
+        self.interruptions += verb is not Verb.CRASH
+        if verb is not Verb.CRASH:
+            self.cuts = self.cuts + 1 if verb is Verb.CUT else 0
+        crashed = verb is Verb.CRASH or self.cuts > MAX_CUTS
+        self.crashes += crashed
+        return crashed
+
+    def belongs_to(self, worker: str, claim: int) -> bool:
+        """The fence: whether `worker` was the last to claim the job, by this claim."""
+        return self.worker == worker and self.claim == claim
+
+    def start(self, worker: str, claim: int, now: int) -> Claimed:
+        """Mark the job running, under the claim of this number."""
+        self.state, self.worker, self.started_ms = JobState.RUNNING, worker, now
+        self.claim = claim
+        self.claims += 1
+        return Claimed(
+            id=self.id,
+            envelope=self.envelope or b"",
+            claim=self.claim,
+            attempts=self.attempts,
+            crashes=self.crashes,
+            interruptions=self.interruptions,
+            sent_ms=self.sent_ms,
+            started_ms=now,
+            claims=self.claims,
+        )
+
+    def end(self, state: JobState, outcome: bytes, now: int) -> None:
+        """Store the outcome. Only a failed job keeps its call, so that an operator can send it again."""
+        self.state, self.outcome, self.ended_ms = state, outcome, now
+        self.waiters = []
+        if state is not JobState.FAILED:
+            self.envelope = None
+
+    def info(self, queue: str, *, results: bool = False) -> JobInfo:
+        """What a handle shows; see `aioq.store.contract.Store.info`.
+
+        Raises:
+            WireError: the stored outcome is none.
+        """
+        told = describe(self.envelope or b"", self.outcome)
+        ran = self.state in (JobState.RUNNING, JobState.SUCCEEDED)
+        return JobInfo(
+            id=self.id,
+            queue=queue,
+            task=told.task,
+            state=self.state,
+            priority=self.priority,
+            attempts=self.attempts + ran,
+            crashes=self.crashes,
+            interruptions=self.interruptions,
+            sent_at=_time(self.sent_ms),
+            due_at=_time(self.due_ms),
+            started_at=_time(self.started_ms),
+            ended_at=_time(self.ended_ms),
+            worker=self.worker,
+            progress=None if self.progress is None else _PROGRESS.decode(self.progress),
+            error=put_off(told.task) if self.state in WAITS and self.parked_ms is not None else told.error,
+            headers=told.headers,
+            result=told.value if results else None,
+        )
+
+
+def _time(ms: int | None) -> datetime | None:
+    return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC)

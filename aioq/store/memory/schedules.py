@@ -1,0 +1,341 @@
+"""Schedules in memory: the part of a queue that makes jobs by the clock."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from aioq.jobs.job import JobState, Priority
+from aioq.store.leases import WorkerLease
+from aioq.store.memory.leases import Leases
+from aioq.store.memory.pubsub import Mail
+from aioq.store.memory.records import Record
+from aioq.store.pubsub import worker_channel
+from aioq.store.schedules import Agenda, Entry, Overlap, Owners, Standing, Tick, Ticked
+from aioq.util.clock import Clock
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A schedule, and its jobs as far as `overlap` wants them."""
+
+    entry: Entry
+    current: str = ""
+    held: str = ""
+
+
+ROOM = 1000
+"""How many ticks may lie between two writes at the same time and not reach the later one's revision."""
+
+
+KEPT_MS = 24 * 60 * 60 * 1000
+"""How long one is kept that was deleted because no code declares it any more; as in `schedule_write.lua`."""
+
+
+class Revisions:
+    """The revisions of a store's schedules: the time, as on a server.
+
+    A clock that is moved by hand may stand still between two writes; yet the later one has the higher revision, in
+    whichever queue.
+
+    Args:
+        clock: the store's.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self._last = 0
+
+    def written(self) -> int:
+        """The revision of what is written now."""
+        self._last = max(self.clock.now_ms() * 1000, self._last + ROOM)
+        return self._last
+
+    def ticked(self, rev: int) -> int:
+        """The revision after a tick."""
+        self._last = max(self._last, rev + 1)
+        return rev + 1
+
+
+class MemoryQueueTimetable:
+    """One queue's schedules; called under the store's lock.
+
+    Args:
+        records: the queue's jobs.
+        revisions: the store's, and its clock.
+        leases: the queue's workers.
+        queue: queues a job.
+        schedule: lets a job wait until a time in ms.
+        wake: wakes a worker, to learn of an earlier tick.
+    """
+
+    def __init__(
+        self,
+        records: dict[str, Record],
+        revisions: Revisions,
+        leases: Leases,
+        *,
+        queue: Callable[[Record], None],
+        schedule: Callable[[Record, int], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._clock = revisions.clock
+        self._records = records
+        self._revisions = revisions
+        self._queue = queue
+        self._schedule = schedule
+        self._wake = wake
+        self._kept: dict[str, _Kept] = {}
+        self._standing = Standing(0, "", "")
+        self._leases = leases
+        self._owners: dict[str, frozenset[str]] = {}
+        self._left: dict[str, tuple[Entry, int]] = {}
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no schedule."""
+        return not self._kept
+
+    def next_tick_ms(self) -> int | None:
+        """How long until the first tick, 0 where one is due."""
+        ticks = [kept.entry.next_ms for kept in self._kept.values() if kept.entry.next_ms is not None]
+        return max(0, min(ticks) - self._clock.now_ms()) if ticks else None
+
+    def read(self, ids: Sequence[str] | None) -> Agenda:
+        """See `aioq.store.schedules.Timetable.read`."""
+        if ids is None:
+            return self._agenda(sorted(self._kept, key=self._rank))
+        return self._agenda([each for each in ids if each in self._kept])
+
+    def left(self, ids: Sequence[str]) -> Agenda:
+        """See `aioq.store.schedules.Timetable.left`."""
+        now = self._clock.now_ms()
+        self._left = {each: kept for each, kept in self._left.items() if kept[1] > now}
+        entries = [self._left[each][0] for each in ids if each in self._left and each not in self._kept]
+        return msgspec.structs.replace(self._agenda(()), entries=entries)
+
+    def due(self, limit: int, skip: int) -> Agenda:
+        """See `aioq.store.schedules.Timetable.due`."""
+        now = self._clock.now_ms()
+        ids = [each for each in sorted(self._kept, key=self._rank) if self._rank(each)[0] <= now]
+        return self._agenda(ids[skip : skip + limit])
+
+    def write(self, entry: Entry) -> bool:
+        """See `aioq.store.schedules.Timetable.write`, for one."""
+        kept = self._kept.get(entry.id)
+        if not entry.definition and kept is None:
+            return True
+        if (0 if kept is None else kept.entry.rev) != entry.rev:
+            return False
+        if not entry.definition:
+            if entry.code and any(self.owners([entry.id]).declared_by):
+                return False
+            self._delete(entry.id, keep=bool(entry.code))
+            return True
+        first = self.next_tick_ms()
+        if kept is None:
+            kept = self._kept[entry.id] = _Kept(entry)
+            self._left.pop(entry.id, None)
+        last = {"last_ms": kept.entry.last_ms, "last_job": kept.entry.last_job} if entry.rev else {}
+        kept.entry = msgspec.structs.replace(entry, rev=self._revisions.written(), **last)
+        if entry.next_ms is not None and (first is None or entry.next_ms - self._clock.now_ms() < first):
+            self._wake()
+        return True
+
+    def stand(self, since: int, code: str, worker: str, ids: Sequence[str]) -> Standing:
+        """See `aioq.store.schedules.Timetable.stand`."""
+        self._owners = {other: its for other, its in self._owners.items() if not self._leases.lost(other)}
+        if not self._leases.lost(worker):
+            self._owners[worker] = frozenset(ids)
+        if worker and not ids and not self._kept:
+            return Standing(max(since, 1), code, code)
+        stood = self._standing
+        since = since or max(self._clock.now_ms() * 1000, stood.since + 1)
+        if since <= stood.since:
+            return msgspec.structs.replace(stood, before=stood.code)
+        self._standing = Standing(since, code, stood.code)
+        return self._standing
+
+    def owners(self, ids: Sequence[str]) -> Owners:
+        """See `aioq.store.schedules.Timetable.owners`."""
+        living = [each.worker for each in self._leases.all() if not self._leases.lost(each.worker)]
+        unsaid = [worker for worker in living if worker not in self._owners]
+        declared_by = [[worker for worker in living if each in self._owners.get(worker, ())] for each in ids]
+        return Owners([(owners or [""])[0] for owners in declared_by], (unsaid or [""])[0])
+
+    def tick(self, ticks: Sequence[Tick]) -> Ticked:
+        """See `aioq.store.schedules.Timetable.tick`."""
+        made = [self._tick(tick) for tick in ticks]
+        return Ticked(self.next_tick_ms(), made)
+
+    def ended(self, job_id: str) -> None:
+        """A job has ended: the one that was held back for it is queued."""
+        kept = self._kept.get(job_id.rpartition("@")[0])
+        if kept is None or not kept.held:
+            return
+        if kept.held == job_id:
+            kept.held = ""
+        elif kept.current == job_id:
+            self._let_next(kept)
+
+    def _delete(self, schedule_id: str, *, keep: bool) -> None:
+        kept = self._kept.pop(schedule_id)
+        self._let_next(kept)
+        if keep:
+            self._left[schedule_id] = kept.entry, self._clock.now_ms() + KEPT_MS
+
+    def _rank(self, schedule_id: str) -> tuple[float, bytes]:
+        next_ms = self._kept[schedule_id].entry.next_ms
+        return (float("inf") if next_ms is None else next_ms, schedule_id.encode())
+
+    def _agenda(self, ids: Sequence[str]) -> Agenda:
+        now = self._clock.now_ms()
+        ahead = [ms for kept in self._kept.values() if (ms := kept.entry.next_ms) is not None and ms > now]
+        entries = [self._kept[each].entry for each in ids]
+        return Agenda(now, min(ahead) - now if ahead else None, entries)
+
+    def _tick(self, tick: Tick) -> int | None:
+        kept = self._kept.get(tick.id)
+        if kept is None or kept.entry.rev != tick.rev:
+            return None
+        made = 0
+        envelopes = tick.envelopes or [b""] * len(tick.jobs)
+        for (job_id, tick_ms, due_ms), own in zip(tick.jobs, envelopes, strict=True):
+            if tick.max_runs and kept.entry.runs >= tick.max_runs:
+                break
+            if self._make(kept, job_id, due_ms, own or kept.entry.envelope, tick.overlap):
+                made += 1
+                kept.entry = msgspec.structs.replace(kept.entry, last_ms=tick_ms, last_job=job_id)
+        over = tick.max_runs and kept.entry.runs >= tick.max_runs
+        kept.entry = msgspec.structs.replace(
+            kept.entry, rev=self._revisions.ticked(kept.entry.rev), next_ms=None if over else tick.next_ms
+        )
+        return made
+
+    def _make(self, kept: _Kept, job_id: str, due_ms: int, envelope: bytes, overlap: Overlap) -> bool:
+        """One tick under its overlap policy; whether a job was made."""
+        entry = kept.entry
+        busy = overlap is not Overlap.ALLOW and self._unfinished(kept.current)
+        if not busy and self._unfinished(kept.held):
+            self._let_next(kept)
+            busy = overlap is not Overlap.ALLOW
+        if busy and (overlap is Overlap.SKIP or self._unfinished(kept.held)):
+            kept.entry = msgspec.structs.replace(entry, skipped=entry.skipped + 1)
+            return False
+        self._add(job_id, envelope, entry.priority, due_ms, held=busy)
+        if busy:
+            kept.held = job_id
+        else:
+            kept.current, kept.held = job_id, ""
+        kept.entry = msgspec.structs.replace(entry, runs=entry.runs + 1)
+        return True
+
+    def _add(self, job_id: str, envelope: bytes, priority: Priority, due_ms: int, *, held: bool) -> None:
+        """Add a tick's job, unless its id is there already; one that is held back waits."""
+        if job_id in self._records:
+            return
+        now = self._clock.now_ms()
+        record = self._records[job_id] = Record(job_id, envelope, priority, now)
+        if held:
+            record.state = JobState.WAITING
+        elif due_ms > now:
+            self._schedule(record, due_ms)
+        else:
+            self._queue(record)
+
+    def _let_next(self, kept: _Kept) -> None:
+        held = self._records.get(kept.held)
+        if held is not None and held.state is JobState.WAITING:
+            self._queue(held)
+        kept.current, kept.held = kept.held or kept.current, ""
+
+    def _unfinished(self, job_id: str) -> bool:
+        record = self._records.get(job_id)
+        return record is not None and not record.state.ended
+
+
+class Holder(Protocol):
+    """A queue."""
+
+    mail: Mail
+
+    @property
+    def timetable(self) -> MemoryQueueTimetable:
+        """Its schedules."""
+        ...
+
+    def workers(self) -> Sequence[WorkerLease]:
+        """Its workers."""
+        ...
+
+
+class MemoryTimetable:
+    """See `aioq.store.schedules.Timetable`.
+
+    Args:
+        app: the App's name.
+        at: gives a queue, as one verb has it to itself.
+        queues: the names of all queues.
+    """
+
+    def __init__(
+        self, app: str, at: Callable[[str], AbstractContextManager[Holder]], queues: Callable[[], Sequence[str]]
+    ) -> None:
+        self._app = app
+        self._at = at
+        self._queues = queues
+
+    async def read(self, queue: str, ids: Sequence[str] | None = None) -> Agenda:
+        """The schedules with these ids, or all of the queue."""
+        with self._at(queue) as at:
+            return at.timetable.read(ids)
+
+    async def left(self, queue: str, ids: Sequence[str]) -> Agenda:
+        """What is kept of schedules with these ids that are not there any more."""
+        with self._at(queue) as at:
+            return at.timetable.left(ids)
+
+    async def due(self, queue: str, limit: int, skip: int = 0) -> Agenda:
+        """Up to `limit` schedules whose tick is due, the longest due first, without the first `skip` of them."""
+        with self._at(queue) as at:
+            return at.timetable.due(limit, skip)
+
+    async def write(self, queue: str, entries: Sequence[Entry]) -> list[bool]:
+        """Store or delete schedules; False for each whose revision is not the entry's any more."""
+        with self._at(queue) as at:
+            return [at.timetable.write(entry) for entry in entries]
+
+    async def stand(
+        self, queue: str, since: int, code: str, *, worker: str = "", ids: Sequence[str] = ()
+    ) -> Standing:
+        """Note whose declarations stand in a queue, unless later ones do."""
+        with self._at(queue) as at:
+            return at.timetable.stand(since, code, worker, ids)
+
+    async def owners(self, queue: str, ids: Sequence[str]) -> Owners:
+        """Whether the code of a worker of the queue declares schedules, in whichever queue."""
+        with self._at(queue) as at:
+            return at.timetable.owners(ids)
+
+    async def tick(self, queue: str, ticks: Sequence[Tick]) -> Ticked:
+        """Make jobs and move schedules on, each in one step, and only where the revision is still the same."""
+        with self._at(queue) as at:
+            return at.timetable.tick(ticks)
+
+    async def queues(self) -> list[str]:
+        """The queues that have schedules, whether or not this App knows them."""
+        return sorted(queue for queue in self._queues() if not self._empty(queue))
+
+    def _empty(self, queue: str) -> bool:
+        with self._at(queue) as at:
+            return at.timetable.empty
+
+    async def pass_on(self, queue: str) -> None:
+        """Tell a worker of the queue that it goes first with the ticks from now on; nothing without one."""
+        with self._at(queue) as at:
+            workers = [worker for worker in at.workers() if worker.lease_ms > 0]
+            if workers and at.timetable.next_tick_ms() is not None:
+                first = max(workers, key=lambda worker: worker.lease_ms)
+                at.mail.tell(worker_channel(self._app, first.worker), b"")

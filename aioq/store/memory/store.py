@@ -1,0 +1,207 @@
+"""The store contract in memory: the verbs of `MemoryQueue` behind one lock, with the waiting added."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
+from functools import partial
+
+from aioq.jobs.job import JobInfo, JobState
+from aioq.store.contract import (
+    Claim,
+    Claimed,
+    Limits,
+    NewJob,
+    Promotion,
+    Recovery,
+    ServerInfo,
+    Settlement,
+    Token,
+    WaitReply,
+)
+from aioq.store.leases import Renewal, WorkerLease
+from aioq.store.memory.lanes import Reader
+from aioq.store.memory.leases import MemoryLeaseKeeper
+from aioq.store.memory.pubsub import MemoryInbox
+from aioq.store.memory.queue import MemoryQueue
+from aioq.store.memory.schedules import MemoryTimetable, Revisions
+from aioq.util.clock import Clock
+
+
+class MemoryStore:
+    """Job verbs without a server. The jobs live as long as this object, over any number of event loops.
+
+    Delays, ttls and timestamps follow `clock`; leases and the timeout of `block` are in real time, because
+    they are about this process and not about the jobs.
+
+    Args:
+        app: the App's name.
+        clock: what time it is.
+        limits: the App's limits.
+    """
+
+    def __init__(self, app: str, *, clock: Clock, limits: Limits) -> None:
+        self._app = app
+        self._clock = clock
+        self._limits = limits
+        self._revisions = Revisions(clock)
+        self._queues: dict[str, MemoryQueue] = {}
+        self._inbox = MemoryInbox()
+        self._timetable = MemoryTimetable(app, self._at, lambda: list(self._queues))
+        # A lease keeper's thread comes here too. Nothing awaits or calls back while it is held.
+        self._lock = threading.Lock()
+
+    @property
+    def sends_in_flight(self) -> int:
+        """See `aioq.store.contract.Store.sends_in_flight`."""
+        return 1
+
+    @property
+    def settles_in_flight(self) -> int:
+        """See `aioq.store.contract.Store.settles_in_flight`."""
+        return 1
+
+    @property
+    def inbox(self) -> MemoryInbox:
+        """The subscription of this process."""
+        return self._inbox
+
+    @property
+    def timetable(self) -> MemoryTimetable:
+        """The schedules."""
+        return self._timetable
+
+    async def open(self, *, thorough: bool = False) -> ServerInfo:
+        """See `aioq.store.contract.Store.open`."""
+        del thorough
+        return ServerInfo("memory://", "memory", "-")
+
+    async def close(self) -> None:
+        """End what waits on this loop; the jobs stay, and the store can be opened again."""
+        self._inbox.close()
+        with self._lock:
+            for queue in self._queues.values():
+                queue.lanes.release()
+
+    def keeper(self) -> MemoryLeaseKeeper:
+        """See `aioq.store.contract.Store.keeper`."""
+        return MemoryLeaseKeeper(self._renew)
+
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
+        """See `aioq.store.contract.Store.enqueue`."""
+        with self._at(queue) as at:
+            return [at.enqueue(job, again=again) for job in jobs]
+
+    async def claim(
+        self,
+        queue: str,
+        worker: str,
+        count: int,
+        tokens: Sequence[Token] = (),
+        *,
+        known: Collection[str] | None = None,
+        idle: bool = False,
+    ) -> Claim:
+        """See `aioq.store.contract.Store.claim`."""
+        with self._at(queue) as at:
+            return at.claim(worker, count, tokens, known)
+
+    async def handed(
+        self, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
+    ) -> Callable[[], Awaitable[None]]:
+        """See `aioq.store.contract.Store.handed`; this store hands over nothing."""
+        return partial(asyncio.sleep, 0)
+
+    async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
+        """See `aioq.store.contract.Store.block`."""
+        reader = Reader(worker)
+        with self._at(queue) as at:
+            at.lanes.join(reader)
+        timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, reader.woken.set)
+        try:
+            await reader.woken.wait()
+        finally:
+            timer.cancel()
+            with self._lock:
+                at.lanes.leave(reader)
+        return list(reader.tokens)
+
+    async def unblock(self, queue: str, worker: str) -> None:
+        """See `aioq.store.contract.Store.unblock`."""
+        with self._at(queue) as at:
+            at.lanes.release(worker)
+
+    async def settle(
+        self, queue: str, worker: str, settlements: Sequence[Settlement], *, idle: bool = False
+    ) -> list[bool]:
+        """See `aioq.store.contract.Store.settle`."""
+        with self._at(queue) as at:
+            return [at.settle(worker, settlement) for settlement in settlements]
+
+    async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
+        """See `aioq.store.contract.Store.progress`."""
+        with self._at(queue) as at:
+            return [at.progress(worker, *report) for report in reports]
+
+    async def promote(self, queue: str, limit: int) -> Promotion:
+        """See `aioq.store.contract.Store.promote`."""
+        with self._at(queue) as at:
+            return at.promote(limit)
+
+    async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
+        """See `aioq.store.contract.Store.recover`."""
+        with self._at(queue) as at:
+            return at.recover(crash_outcome, limit, dead)
+
+    async def workers(self, queue: str) -> list[WorkerLease]:
+        """See `aioq.store.contract.Store.workers`."""
+        with self._at(queue) as at:
+            return at.workers()
+
+    async def depart(self, queue: str, worker: str) -> None:
+        """See `aioq.store.contract.Store.depart`."""
+        with self._at(queue) as at:
+            at.lanes.release(worker)
+            at.depart(worker)
+
+    async def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
+        """See `aioq.store.contract.Store.wait`."""
+        with self._at(queue) as at:
+            return at.wait(channel, job_ids)
+
+    async def info(self, queue: str, job_ids: Sequence[str], *, results: bool = False) -> list[JobInfo | None]:
+        """See `aioq.store.contract.Store.info`."""
+        with self._at(queue) as at:
+            return [at.info(job_id, results=results) for job_id in job_ids]
+
+    async def reschedule(
+        self, queue: str, job_ids: Sequence[str], *, delay_ms: int | None = None, eta_ms: int | None = None
+    ) -> list[JobState | None]:
+        """See `aioq.store.contract.Store.reschedule`."""
+        with self._at(queue) as at:
+            return [at.reschedule(job_id, delay_ms, eta_ms) for job_id in job_ids]
+
+    async def cancel(
+        self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
+    ) -> list[JobState | None]:
+        """See `aioq.store.contract.Store.cancel`."""
+        with self._at(queue) as at:
+            return [at.cancel(job_id, outcome, ttl_ms) for job_id in job_ids]
+
+    def _renew(self, queue: str, worker: str, fetched_ms: int, mode: str) -> Renewal:
+        with self._at(queue) as at:
+            return at.renew(worker, fetched_ms, mode)
+
+    @contextlib.contextmanager
+    def _at(self, name: str) -> Generator[MemoryQueue, None, None]:
+        """A queue, as one verb has it to itself; then blocked readers are served and messages sent."""
+        with self._lock:
+            queue = self._queues.get(name)
+            if queue is None:
+                queue = MemoryQueue(self._app, name, self._clock, self._limits, self._revisions)
+                self._queues[name] = queue
+            queue.expire()
+            yield queue
+            queue.lanes.serve()
+            for channel, message in queue.mail.take():
+                self._inbox.publish(channel, message)

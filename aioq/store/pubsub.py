@@ -1,0 +1,48 @@
+"""A process's subscription to messages of the server, and the channels' names; part of the store contract."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Protocol
+
+SEPARATOR = b"\n"
+"""Between a job's id and what follows in a message; no id has it."""
+
+
+class Inbox(Protocol):
+    """A process's subscription: messages of the channels it listens to."""
+
+    async def listen(self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
+        """Call `on_message` for each message from now on, and `on_gap` when some may have been lost."""
+        ...
+
+    async def leave(self, channel: str) -> None:
+        """Stop listening to the channel."""
+        ...
+
+    def look(self) -> None:
+        """Have it found out whether messages still come from the server that jobs are written to.
+
+        Returns at once. Where another server has taken that one's place, the subscription is made anew, and
+        `on_gap` called.
+        """
+        ...
+
+
+def worker_channel(app: str, worker: str) -> str:
+    """The channel on which a worker is told of cancellations: the job's id, `SEPARATOR`, the outcome it gets.
+
+    An empty message says that it goes first with the ticks of schedules
+    (`aioq.store.schedules.Timetable.pass_on`).
+    """
+    return f"aioq:{app}:worker:{worker}"
+
+
+@lru_cache(1024)
+def handing_channel(app: str, worker: str) -> str:
+    """The channel on which a waiting worker is handed jobs; the message is the store's own."""
+    return f"aioq:{app}:handed:{worker}"
+
+
+def waiter_channel(app: str, process: str) -> str:
+    """The channel on which a process is told of outcomes; the message is a notice."""
+    return f"aioq:{app}:waiter:{process}"

@@ -1,0 +1,94 @@
+"""What the scripts of an enqueue and of a settle are called with; each Lua file says what its arguments mean."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from aioq.jobs.job import OWN_LETTERS, Priority
+from aioq.store.columns import NewJobs
+from aioq.store.contract import Limits, NewJob, Settlement, Verb
+from aioq.store.redis.net.connection import Arg
+
+_encode = msgspec.msgpack.encode
+
+
+BODY_LIMIT = 1024
+"""The largest envelope that is kept in the job's record, in bytes; as in `lib/record_text_write.lua`."""
+
+
+def enqueue_one_args(jobs: NewJobs, handing: str) -> list[Arg] | None:
+    """The arguments of `enqueue_one.lua`, None where it does not do for these jobs.
+
+    Args:
+        jobs: what to enqueue, for the first time.
+        handing: what the channels begin with on which workers are handed jobs.
+    """
+    if len(jobs.ids) != 1 or len(jobs.envelopes[0]) > BODY_LIMIT:
+        return None
+    job_id, envelope, waiter = jobs.ids[0], jobs.envelopes[0], ""
+    if jobs.special:
+        job = jobs.special[0]
+        waiter = job.waiter
+        # The first comparison is the cheap one, and says what is true as a rule.
+        if job != NewJob(job_id, envelope, waiter=waiter) and (job.nonce or any(_place(job))):
+            return None
+    return [job_id, envelope, waiter, handing]
+
+
+def enqueue_args(jobs: NewJobs, *, again: bool) -> list[Arg]:
+    """The arguments of `enqueue.lua`.
+
+    Args:
+        jobs: what to enqueue.
+        again: an earlier call may have added these jobs.
+    """
+    ids, envelopes, special = jobs.ids, jobs.envelopes, jobs.special.values()
+    sizes = _encode([*map(len, envelopes)])
+    named = len(set(ids)) < len(ids) or any(job.nonce for job in special)
+    nonces = _encode([job.nonce for job in jobs]) if named else b""
+    waiter = next((job.waiter for job in special if job.waiter), "")
+    placed = any(any(_place(job)) for job in special)
+    places = _encode([word for job in jobs for word in _place(job)]) if placed else b""
+    return ["again" if again else "", nonces, places, waiter, b"".join(envelopes), sizes, *_packed(ids)]
+
+
+def settle_args(worker: str, settlements: Sequence[Settlement], limits: Limits, *, idle: bool) -> list[Arg]:
+    """The arguments of `settle.lua`; see `aioq.store.contract.Store.settle`."""
+    usual_ttl = next((s.ttl_ms for s in settlements if s.verb is Verb.SUCCEEDED), 0)
+    args: list[Arg] = [worker, limits.dead_ttl_ms, limits.dead_limit, limits.tombstone_ms, limits.result_ttl_ms]
+    args += (usual_ttl, "idle" if idle else "")
+    for s in settlements:
+        usual = s.verb is Verb.SUCCEEDED and s.ttl_ms == usual_ttl
+        args += (s.job_id, s.claim, s.outcome, "" if usual else f"{s.verb.value} {_number(s, limits)} {s.ttl_ms}")
+    return args
+
+
+def _number(settlement: Settlement, limits: Limits) -> int:
+    """The one number that a verb may have beside its ttl."""
+    return limits.max_crashes if settlement.verb in {Verb.CUT, Verb.CRASH} else settlement.delay_ms
+
+
+def due_word(delay_ms: int | None, eta_ms: int | None) -> str:
+    """When a job is to be run: `+N` for N ms from now, the time in ms since the epoch, or "" for at once."""
+    if delay_ms:
+        return f"+{delay_ms}"
+    return "" if eta_ms is None else str(eta_ms)
+
+
+def _place(job: NewJob) -> tuple[str, str]:
+    """A job's lane and due time for `enqueue.lua`."""
+    return "" if job.priority is Priority.NORMAL else job.priority.value, due_word(job.delay_ms, job.eta_ms)
+
+
+def _packed(ids: list[str]) -> tuple[str, int, str | bytes]:
+    """What all ids begin with, how many bytes each has after that, and these; or else 0 and all ids, encoded."""
+    if not ids:
+        return "", 0, _encode(ids)
+    first, last, own = ids[0], ids[-1], ids
+    prefix = first[:-OWN_LETTERS] if first != last and first[:-OWN_LETTERS] == last[:-OWN_LETTERS] else ""
+    if prefix:
+        own = [job_id[len(prefix) :] for job_id in ids if job_id.startswith(prefix)]
+    widths, joined = set(map(len, own)), "".join(own)
+    if len(widths) == 1 and len(own) == len(ids) and joined.isascii() and prefix.isascii():
+        return prefix, widths.pop(), joined
+    return "", 0, _encode(ids)

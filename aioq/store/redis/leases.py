@@ -1,0 +1,88 @@
+"""Leases renewed over a blocking connection, from a thread that no task can keep busy."""
+
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+import redis
+from redis.exceptions import NoScriptError
+
+from aioq.errors import ServerError
+from aioq.store.contract import Limits
+from aioq.store.leases import Renewal
+from aioq.store.redis.errors import FOREIGN, may_be_replaced, translate
+from aioq.store.redis.net.connection import ANONYMOUS
+from aioq.store.redis.net.failover import Failover
+from aioq.store.redis.replies import parse_renewal
+from aioq.store.redis.scripts import script
+
+
+class RedisLeaseKeeper:
+    """See `aioq.store.contract.LeaseKeeper`.
+
+    Args:
+        url: the server's URL.
+        shown_url: the same, masked.
+        app: the App's name.
+        limits: the App's limits.
+        failover: of the process's other connections.
+        outage: the server could not be reached when this process began.
+    """
+
+    def __init__(
+        self, url: str, shown_url: str, app: str, limits: Limits, failover: Failover, *, outage: bool = False
+    ) -> None:
+        self._failover = failover
+        self._leave = failover.on_drop(self._note_drop)
+        self._dropped = False
+        self._outage = outage
+        self._shown_url = shown_url
+        self._app = app
+        self._limits = limits
+        # A renewal that is not answered within a quarter of the lease is tried again on a new connection.
+        patience = max(limits.lease_ms / 4000, 0.5)
+        self._client: Any = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType] - redis-py is partly typed
+            url, protocol=2, socket_timeout=patience, socket_connect_timeout=patience, retry=None, **ANONYMOUS
+        )
+
+    def join(self, queue: str, worker: str) -> Renewal:
+        """Take a new lease and make the queue ready to be read."""
+        renewal = self._renew(queue, worker, 0, "join")
+        return msgspec.structs.replace(renewal, outage=True) if self._outage else renewal
+
+    def renew(self, queue: str, worker: str, *, fetched_ms: int = 0, sweep: bool = False) -> Renewal:
+        """Prolong the lease."""
+        return self._renew(queue, worker, fetched_ms, "sweep" if sweep else "")
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._leave()
+        self._client.close()
+
+    def _note_drop(self) -> None:
+        """Called on the event loop: the connection is not to be used any more."""
+        self._dropped = True
+
+    def _renew(self, queue: str, worker: str, fetched_ms: int, mode: str) -> Renewal:
+        code, limits = script("renew"), self._limits
+        args = (1, base_key(self._app, queue), worker, limits.lease_ms, fetched_ms, limits.dead_limit, mode)
+        if self._dropped:
+            self._dropped = False
+            self._client.connection_pool.disconnect()
+        try:
+            try:
+                reply = self._client.evalsha(code.sha, *args)
+            except NoScriptError:
+                reply = self._client.eval(code.text, *args)
+        except FOREIGN as error:
+            if may_be_replaced(error):
+                self._failover.drop_soon()
+            fault: ServerError = translate(error, self._shown_url)
+            raise fault from None
+        return parse_renewal(reply)
+
+
+@lru_cache(1024)
+def base_key(app: str, queue: str) -> str:
+    """The key all keys of a queue start with; its braces put them into one cluster slot."""
+    return f"aioq:{{{app}:{queue}}}"

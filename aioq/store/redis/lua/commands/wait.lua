@@ -1,0 +1,54 @@
+-- Returns outcomes that are there, and registers the caller for the others. One step: nothing falls between.
+--
+-- NEEDS: base, common, record_text_write, record_text_read, record, foreign
+-- KEYS: 1 base key
+-- ARGV: 1 the caller's channel, then job ids
+-- REPLY: per job: the outcome; nil where the caller is registered, or has to ask again, for the job's record is one that
+--   this version cannot read; 0 where there is no such job; 1 where there is an
+--   outcome but no room for it
+local channel, reply = ARGV[1], {}
+local MAX_WAITERS = 64
+
+-- A reply is closed at this many bytes of outcomes, so that it arrives in time over a slow link too. After that
+-- no outcome is even read.
+local WAIT_LIMIT = 1048576
+local bytes, full = 0, false
+
+local function outcome_of(id, job)
+  if full then return 1 end
+  local outcome = whole(id, job[OUTCOME])
+  if not outcome then return 0 end
+  full = bytes > 0 and bytes + #outcome > WAIT_LIMIT
+  if full then return 1 end
+  bytes = bytes + #outcome
+  return outcome
+end
+
+local function register(id, job)
+  widen(job, WAITERS)
+  local waiters = job[WAITERS]
+  if not waiters then
+    job[WAITERS] = channel
+  elseif string.find(' ' .. waiters .. ' ', ' ' .. channel .. ' ', 1, true) then
+    return
+  else
+    -- Past this many waiting processes the others live by their safety poll.
+    local _, spaces = string.gsub(waiters, ' ', '')
+    if spaces + 1 >= MAX_WAITERS then return end
+    job[WAITERS] = waiters .. ' ' .. channel
+  end
+  save(id, job)
+end
+
+for i = 2, #ARGV do
+  local job, is_newer = look(ARGV[i])
+  if not job then
+    reply[i - 1] = redis.call('EXISTS', job_key(ARGV[i])) == 0 and 0
+  elseif has_ended(job) then
+    reply[i - 1] = outcome_of(ARGV[i], job)
+  else
+    reply[i - 1] = false
+    if not is_newer then register(ARGV[i], job) end
+  end
+end
+return reply

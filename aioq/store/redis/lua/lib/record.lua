@@ -1,0 +1,108 @@
+-- The records of jobs.
+--
+-- NEEDS: base, common, record_text_write, record_text_read
+local function body_key(id) return base .. ':body:' .. id end
+-- What is left of a job whose record goes before its send is over: a send that is repeated, because the reply got
+-- lost, finds it here. It is named by the nonce of the send, or by the id where no other send can have that.
+local function done_key(send) return base .. ':done:' .. send end
+
+-- A job's record is one string, a MessagePack array of the fields below: with a hash, one value over 64 bytes makes a
+-- table of it, and each field that is looked at or changed is a command. Absent fields are false, and left out at the
+-- end; an absent state is `queued`, an absent lane `normal`. JOB is the envelope, OUTCOME the outcome; true where it is
+-- in a key of its own, which is one key for both: a job whose outcome may be large has no envelope any more. Times are
+-- in ms, but STARTED is in microseconds: it is the number of the claim, by which the fence goes, for no two scripts begin
+-- within the same microsecond. CLAIM counts a job's claims, and that begins anew where an id is used anew.
+local JOB, SENT, LANE, NONCE, STATE, WORKER, CLAIM, STARTED = 1, 2, 3, 4, 5, 6, 7, 8
+local OUTCOME, ENDED, WAITERS, ATTEMPTS, CRASHES, INTERRUPTIONS = 9, 10, 11, 12, 13, 14
+local PROGRESS, CANCEL, CANCEL_TTL, PARKED, TTL, CUTS = 15, 16, 17, 18, 19, 20
+
+-- Makes room for the fields up to `last`: what is packed as an array must have no holes.
+local function widen(job, last)
+  for i = #job + 1, last do job[i] = false end
+end
+
+local KINDS = {
+  'string', 'number', 'string', 'string', 'string', 'string', 'number', 'number', 'string', 'number', 'string',
+  'number', 'number', 'number', 'string', 'string', 'number', 'number', 'number', 'number',
+}
+-- Of which field on a job in each state has two.
+local STATES = {
+  [false] = 0, scheduled = 0, waiting = 0, running = WORKER, succeeded = OUTCOME, failed = OUTCOME, cancelled = OUTCOME,
+}
+
+-- Whether all fields are what they have to be: what somebody has put there by hand must stop no other job.
+local function is_record(job)
+  if type(job) ~= 'table' or type(job[SENT]) ~= 'number' then return false end
+  local first = STATES[job[STATE] or false]
+  if not first or first > 0 and not (job[first] and job[first + 1]) then return false end
+  if job[CANCEL] and not job[CANCEL_TTL] then return false end
+  for field, value in ipairs(job) do
+    if value and type(value) ~= KINDS[field] and not (value == true and (field == JOB or field == OUTCOME)) then
+      return false
+    end
+  end
+  return true
+end
+
+local function unpacked(text)
+  if not text then return nil end
+  local readable, job = pcall(cmsgpack.unpack, text)
+  return readable and is_record(job) and job or nil
+end
+
+local function load(id)
+  local text = redis.pcall('GET', job_key(id))
+  return not is_unreadable(text) and unpacked(text) or nil
+end
+
+-- The records of several jobs, by id.
+local function load_all(ids)
+  local jobs = texts_of(ids)
+  for id, text in pairs(jobs) do jobs[id] = unpacked(text) end
+  return jobs
+end
+
+-- Stores the record of a job that has not ended.
+local function save(id, job) redis.call('SET', job_key(id), cmsgpack.pack(job)) end
+
+-- Stores texts, given as an array of keys and texts in turn.
+local function set_all(texts)
+  for start = 1, #texts, 2 * CHUNK do
+    redis.call('MSET', unpack(texts, start, math.min(start + 2 * CHUNK - 1, #texts)))
+  end
+end
+
+-- Stores the records of jobs that have not ended, given as an array of ids and records in turn.
+local function save_all(changed)
+  local texts = {}
+  for i = 1, #changed, 2 do texts[i], texts[i + 1] = job_key(changed[i]), cmsgpack.pack(changed[i + 1]) end
+  set_all(texts)
+end
+
+-- A new job's record, and its envelope where that has a key of its own; once what makes the job found is there.
+local function new_job(id, envelope, lane, nonce, state)
+  if #envelope > BODY_LIMIT then
+    redis.call('SET', body_key(id), envelope)
+    envelope = true
+  end
+  if state then return {envelope, now, lane or false, nonce or false, state} end
+  if nonce then return {envelope, now, lane or false, nonce} end
+  return lane and {envelope, now, lane} or {envelope, now}
+end
+
+-- A field that may be in a key of its own; false where it is not (any more).
+local function whole(id, value)
+  if value ~= true then return value end
+  local body = redis.pcall('GET', body_key(id))
+  return not is_unreadable(body) and body
+end
+
+-- Whether the id of a job can be used anew although there is its record: its result is forgotten, by its `result_ttl`, and
+-- it is kept for the operator only. A send of that id takes its place.
+local function is_free(job)
+  return job[STATE] == 'failed' and job[TTL] and job[ENDED] + job[TTL] <= now
+end
+
+local function has_ended(job)
+  return job[STATE] == 'succeeded' or job[STATE] == 'failed' or job[STATE] == 'cancelled'
+end

@@ -1,0 +1,153 @@
+"""Script calls that wait until the server has confirmed what they wrote (`durability.py`).
+
+Each has a connection of its own, for as long as it takes: nobody else waits for a disk or a replica.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+from redis.exceptions import NoScriptError, ResponseError
+
+from aioq.store.redis.durability import Confirmation
+from aioq.store.redis.errors import FOREIGN, closed_here, may_be_replaced, translate
+from aioq.store.redis.net.connection import Arg, Connection
+from aioq.store.redis.net.failover import Failover
+from aioq.store.redis.scripts import Script
+
+REPLY_TIMEOUT = 10.0
+"""Seconds a reply may take before the connection counts as dead. A guess: above any batch's time, below what a
+person waits."""
+
+MAX_CONFIRMATIONS = 16
+"""Writes that are being confirmed at once, each on a connection of its own; the others wait."""
+
+
+class ConfirmedWrites:
+    """Script calls whose writes the server has to confirm.
+
+    Args:
+        connect: makes a connection.
+        failover: told of answers that mean that another server may be there; says when connections are to go.
+        shown_url: the server, for messages.
+        loaded: the hashes of the scripts that the server is known to have.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Connection]],
+        failover: Failover,
+        shown_url: str,
+        loaded: set[str],
+    ) -> None:
+        self._connect = connect
+        self._failover = failover
+        self._shown_url = shown_url
+        self._loaded = loaded
+        self.idle: list[Connection] = []
+        self._confirming = asyncio.Semaphore(MAX_CONFIRMATIONS)
+        self._orders: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._drops = 0
+        self._closed = False
+        failover.on_drop(self._drop)
+
+    async def call(self, code: Script, key: str, args: Sequence[Arg], confirmation: Confirmation) -> Any:
+        """See `Link.call`."""
+        try:
+            # A confirmed call must not lose its turn because the server does not know the script yet.
+            if code.sha in self._loaded:
+                try:
+                    return await self._in_turn(("EVALSHA", code.sha, 1, key, *args), key, confirmation)
+                except NoScriptError:
+                    self._loaded.clear()
+            reply = await self._in_turn(("EVAL", code.text, 1, key, *args), key, confirmation)
+        except ResponseError as error:
+            raise translate(error, self._shown_url) from None
+        self._loaded.add(code.sha)
+        return reply
+
+    def close(self) -> None:
+        """Close the connections, those of calls under way when these have ended."""
+        self._closed = True
+        self._drop()
+
+    async def _in_turn(self, command: Sequence[Arg], key: str, confirmation: Confirmation) -> Any:
+        async with AsyncExitStack() as turn:
+            # Before the connection: one that takes long to be made must not be overtaken.
+            await turn.enter_async_context(self._orders[key])
+            async with self._confirming:
+                connection = await self._take()
+                talk = self._confirmed(connection, command, confirmation.commands(key), turn)
+                reply, confirmed = await self._guarded(connection, talk)
+        confirmation.check(confirmed, self._shown_url)
+        return reply
+
+    async def _confirmed(
+        self,
+        connection: Connection,
+        command: Sequence[Arg],
+        follow: Sequence[Sequence[Arg]],
+        turn: AsyncExitStack,
+    ) -> tuple[Any, Any]:
+        """Run a script and what confirms its writes, all on one connection; both replies.
+
+        Several of these may be under way; what they write is written in the order they were called in. The turn
+        of this one ends with the script's reply.
+        """
+        connection.send(command, *follow)
+        reply = await _read(connection)
+        await turn.aclose()
+        confirmed = [await _read(connection) for _ in follow]
+        for each in (reply, *confirmed):
+            if isinstance(each, ResponseError):
+                raise each
+        return reply, confirmed[-1]
+
+    async def _guarded(self, connection: Connection, talk: Coroutine[Any, Any, Any]) -> Any:
+        """Give the connection back after the talk, unless the talk has broken it."""
+        drops = self._drops
+        try:
+            async with asyncio.timeout(REPLY_TIMEOUT):
+                reply = await talk
+        except ResponseError as error:  # an answer, if not the wanted one
+            if may_be_replaced(error):
+                self._failover.drop()
+            self._give_back(connection, drops)
+            raise
+        except FOREIGN as error:
+            # The idle ones are as old as this one was, and likely as dead.
+            for each in (connection, *self.idle):
+                each.close()
+            self.idle.clear()
+            raise translate(error, self._shown_url) from None
+        except BaseException:
+            connection.close()
+            raise
+        self._give_back(connection, drops)
+        return reply
+
+    async def _take(self) -> Connection:
+        if self._closed:
+            raise closed_here(self._shown_url)
+        return self.idle.pop() if self.idle else await self._connect()
+
+    def _give_back(self, connection: Connection, drops: int) -> None:
+        if drops == self._drops and not self._closed:
+            self.idle.append(connection)
+        else:
+            connection.close()
+
+    def _drop(self) -> None:
+        self._drops += 1
+        while self.idle:
+            self.idle.pop().close()
+
+
+async def _read(connection: Connection) -> Any:
+    """The next reply, be it an error: the replies after it have to be read too."""
+    try:
+        return await connection.read()
+    except ResponseError as error:
+        return error

@@ -1,0 +1,234 @@
+"""The one subscription of a process: pub/sub over a connection that is rebuilt whenever it breaks."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from typing import Any, cast
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
+
+from aioq.errors import ServerError, ServerRejectedError
+from aioq.store.redis.errors import FOREIGN, translate
+from aioq.store.redis.net.commands import Link
+from aioq.store.redis.net.connection import Connection
+from aioq.util.aio import end
+from aioq.util.log import logger
+
+log = logger("aioq.redis")
+
+QUIET = 15.0
+"""Seconds without a message after which the connection is tested with a PING; a second such silence ends it. A
+guess: half-open connections are rare, and the waiters' safety poll bounds what they can cost."""
+
+PAUSE = 0.05
+"""The pause before the first attempt to reconnect, in seconds; each further one is twice as long."""
+
+REFUSED_PAUSE = 0.4
+"""The same where the server is there and refuses: what mends that takes longer than a connection."""
+
+MAX_PAUSE = 2.0
+"""The longest pause between two attempts to reconnect, in seconds; results are late by no more than that."""
+
+
+_Message = list[bytes]
+"""Kind, channel and body; a PONG has an empty body, and a confirmation a number."""
+
+
+class _Subscription(Connection):
+    """A connection whose messages go to a function as they come.
+
+    Attributes:
+        heard: how many messages have come.
+        ended: done when the connection has ended.
+        refusal: the error that the server has answered with.
+    """
+
+    def __init__(self, opened: AbstractConnection, on_message: Callable[["_Message"], None]) -> None:
+        super().__init__(opened)
+        self._on_message = on_message
+        self.heard = 0
+        self.refusal: ResponseError | None = None
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def _received(self, reply: Any) -> None:
+        if self.refusal is not None:
+            return  # what comes after a refusal is of no use: this connection ends
+        if isinstance(reply, Exception):
+            self.refusal = reply if isinstance(reply, ResponseError) else None
+            self._end(reply)
+        elif isinstance(reply, list):  # all but the answer to the probe
+            self.heard += 1
+            self._on_message(cast("_Message", reply))
+
+    def _end(self, error: Exception) -> None:
+        super()._end(error)
+        if not self.ended.done():
+            log.debug("the subscription ends: %s", error)
+            self.ended.set_result(None)
+
+
+class RedisInbox:
+    """Channels and who listens to them.
+
+    Args:
+        link: where to connect.
+        no_key: a key that never exists. A replica refuses to delete it, and so tells that it is one, which it
+            does not when it is subscribed to.
+    """
+
+    def __init__(self, link: Link, no_key: str) -> None:
+        self._link = link
+        self._probe = ("DEL", no_key)
+        self._listeners: dict[str, tuple[Callable[[bytes], None], Callable[[], None]]] = {}
+        self._confirmations: dict[str, asyncio.Future[None]] = {}
+        self._subscribed: set[str] = set()  # what earlier connections have asked for, be it answered or not
+        self._connection: _Subscription | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._rejection: ServerRejectedError | None = None  # since the last attempt, and until the next one
+        self._refused = self._told = False
+        self._looking: asyncio.Task[None] | None = None
+        link.failover.on_drop(self._drop)
+
+    async def listen(self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
+        """Listen to a channel; returns once the server has confirmed it.
+
+        Cancellation: the channel stays registered; `leave` it.
+
+        Raises:
+            ServerRejectedError: the server refuses the login, or this channel to this user; the channel stays
+                registered all the same.
+        """
+        self._listeners[channel] = (on_message, on_gap)
+        if self._rejection is not None:
+            raise self._rejection
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._confirmations[channel] = confirmed
+        if self._reader is None:
+            self._reader = asyncio.get_running_loop().create_task(self._run(), name="aioq-inbox")
+        elif self._connection is not None:
+            self._send(self._connection, "SUBSCRIBE", channel)
+        try:
+            await asyncio.shield(confirmed)
+        finally:
+            if self._confirmations.get(channel) is confirmed:
+                del self._confirmations[channel]
+
+    async def leave(self, channel: str) -> None:
+        """Stop listening to a channel."""
+        self._subscribed.discard(channel)
+        if self._listeners.pop(channel, None) is not None and self._connection is not None:
+            self._send(self._connection, "UNSUBSCRIBE", channel)
+
+    def look(self) -> None:
+        """See `aioq.store.pubsub.Inbox`: an answer that says so drops all connections, see `failover.py`."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._look(), name="aioq-look")
+
+    async def _look(self) -> None:
+        with contextlib.suppress(ServerError, ResponseError):
+            await self._link.command(*self._probe)
+
+    async def close(self) -> None:
+        """Stop listening to everything."""
+        self._listeners.clear()
+        await end([task for task in (self._reader, self._looking) if task is not None])
+        self._reader = self._looking = None
+
+    @staticmethod
+    def _send(connection: Connection, *command: str) -> None:
+        try:
+            connection.send(command)
+        except FOREIGN as error:
+            # The reader meets the same broken connection, and subscribes again to all that is listened to.
+            log.debug("could not send %s: %s", command[0], error)
+
+    async def _run(self) -> None:
+        pause = PAUSE
+        while True:
+            try:
+                if await self._stay():
+                    pause = PAUSE
+            except ServerRejectedError as error:
+                self._reject(error)
+            except ServerError as error:
+                log.debug("the subscription is down: %s", error)
+            except FOREIGN as error:
+                log.debug("the subscription broke: %s", error)
+            if self._refused:
+                pause = max(pause, REFUSED_PAUSE)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
+            pause = min(pause * 2, MAX_PAUSE)
+            self._rejection = None
+
+    async def _stay(self) -> bool:
+        """Connect and listen for as long as that lasts; whether anything was heard.
+
+        Raises:
+            ServerError: the server refuses, or cannot be reached.
+        """
+        self._refused = False
+        connection = self._connection = _Subscription(await self._link.open(), self._dispatch)
+        try:
+            connection.send(self._probe, *([("SUBSCRIBE", *self._listeners)] if self._listeners else []))
+            await self._watch(connection)
+        finally:
+            self._connection = None
+            self._subscribed.update(self._listeners)
+            connection.close()
+        self._refused = connection.refusal is not None
+        if connection.refusal is not None:
+            self._link.note(connection.refusal)
+            raise translate(connection.refusal, self._link.shown_url)
+        return connection.heard > 0
+
+    def _drop(self) -> None:
+        """After a failover: what is published at the new server is heard over a new connection only."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def _reject(self, error: ServerRejectedError) -> None:
+        """Waiting does not heal this: tell those who wait to be subscribed, and who asks before the next try."""
+        if self._refused and not self._told:  # a login is refused to others too, and they tell
+            self._told = True
+            log.warning("%s; results and cancellations are late until that is mended", error)
+        self._rejection = error
+        for confirmed in self._confirmations.values():
+            if not confirmed.done():
+                confirmed.set_exception(error)
+
+    @staticmethod
+    async def _watch(connection: "_Subscription") -> None:
+        """Return when the connection has ended, or says nothing even when it is asked."""
+        tested = False
+        while True:
+            heard = connection.heard
+            await asyncio.wait([connection.ended], timeout=QUIET)
+            if connection.ended.done():
+                return
+            if connection.heard != heard:
+                tested = False
+            elif tested:
+                return
+            else:
+                connection.send(("PING",))
+                tested = True
+
+    def _dispatch(self, message: "_Message") -> None:
+        kind, channel = message[0], message[1].decode() if message[1] else ""
+        listener = self._listeners.get(channel)
+        if kind == b"subscribe":
+            self._told = False
+            confirmed = self._confirmations.pop(channel, None)
+            if confirmed is not None and not confirmed.done():
+                confirmed.set_result(None)
+            if listener is not None and channel in self._subscribed:
+                listener[1]()  # the server may have had it before, over a connection that is gone
+            self._subscribed.discard(channel)
+        elif kind == b"message" and listener is not None:
+            try:
+                listener[0](message[2])
+            except Exception:
+                # Anyone can publish on a channel; what nobody can read must not end the subscription.
+                log.warning("a message on %s could not be read: %r", channel, message[2][:40], exc_info=True)

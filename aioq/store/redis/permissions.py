@@ -1,0 +1,112 @@
+"""Whether the user may do what aioq does: each command is tried once, and changes nothing, at a worker's start.
+
+`ACL DRYRUN` would say the same, and is for administrators; to try works on every server, for every user. What the
+scripts call is tried outside of them: a user's permissions are the same there. Permissions for keys are not looked
+at: the first call to a queue, which a worker makes before anything else, tells of those.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from redis.exceptions import ResponseError
+
+from aioq.errors import ServerRejectedError
+from aioq.store.redis.durability import Durability
+from aioq.store.redis.errors import granted_by
+from aioq.store.redis.net.commands import Link
+from aioq.store.redis.net.connection import Arg
+
+_Command = tuple[Arg, ...]
+
+
+def trials(key: str, channel: str, durability: Durability) -> list[_Command]:
+    """Each command that aioq calls, so that it does nothing.
+
+    Args:
+        key: one that does not exist; it is a string for a moment, which is no error to those that make one, and an
+            error to those that make anything else.
+        channel: that nobody listens to.
+        durability: what writes wait for.
+    """
+    nothing: list[_Command] = [
+        ("MSETNX", key, ""),
+        ("PEXPIRE", key, 1000),
+        ("MSET", key, ""),
+        ("SET", key, "", "XX"),
+    ]
+    nothing += [("SADD", key, "m"), ("HSET", key, "f", "v"), ("HINCRBY", key, "f", 1), ("ZADD", key, "XX", 1, "m")]
+    nothing += [
+        ("DEL", key),
+        ("TIME",),
+        ("TYPE", key),
+        ("EXISTS", key),
+        ("GET", key),
+        ("MGET", key),
+        ("PTTL", key),
+        ("PERSIST", key),
+    ]
+    nothing += [("HGET", key, "f"), ("HGETALL", key), ("HMGET", key, "f"), ("HDEL", key, "f"), ("HRANDFIELD", key)]
+    nothing += [("SMEMBERS", key), ("SRANDMEMBER", key), ("SREM", key, "m"), ("UNLINK", key)]
+    nothing += [("ZCARD", key), ("ZCOUNT", key, 0, 1), ("ZRANGE", key, 0, 1), ("ZRANGEBYSCORE", key, 0, 1)]
+    nothing += [
+        ("ZREM", key, "m"),
+        ("ZREMRANGEBYSCORE", key, 0, 1),
+        ("ZREMRANGEBYRANK", key, 0, 0),
+        ("ZREVRANGEBYSCORE", key, 1, 0),
+        ("ZMSCORE", key, "m"),
+        ("ZRANDMEMBER", key),
+        ("ZSCAN", key, 0),
+        ("ZSCORE", key, "m"),
+    ]
+    nothing += [("XACK", key, "g", "0-1"), ("XADD", key, "NOMKSTREAM", "*", "f", "v"), ("XDEL", key, "0-1")]
+    nothing += [("XGROUP", "CREATE", key, "g", "$"), ("XGROUP", "DELCONSUMER", key, "g", "c")]
+    nothing += [("XGROUP", "DESTROY", key, "g"), ("XINFO", "GROUPS", key)]
+    nothing += [("XINFO", "CONSUMERS", key, "g"), ("XPENDING", key, "g"), ("XRANGE", key, "-", "+")]
+    nothing += [("XREADGROUP", "GROUP", "g", "c", "STREAMS", key, ">"), ("XTRIM", key, "MAXLEN", 0)]
+    nothing += [("EVAL", "return 1", 0), ("EVALSHA", "0" * 40, 0), ("CLIENT", "ID")]
+    nothing += [("PUBLISH", channel, ""), ("PUBSUB", "NUMSUB", channel)]
+    waits: dict[Durability, list[_Command]] = {"replicated": [("WAIT", 0, 1)], "fsync": [("WAITAOF", 0, 0, 1)]}
+    return nothing + waits.get(durability, [])
+
+
+async def require(link: Link, key: str, channel: str, durability: Durability) -> None:
+    """See that the user may do all that aioq does.
+
+    Raises:
+        ServerRejectedError: it may not; all that is missing is named.
+        ServerUnavailableError: nobody answers.
+    """
+    commands = trials(key, channel, durability)
+    replies = await asyncio.gather(*(link.command(*each) for each in commands), return_exceptions=True)
+    replies += await _subscribing(link, channel)
+    texts = [str(each) for each in replies if isinstance(each, ResponseError)]
+    missing = list(dict.fromkeys(grant for text in texts if (grant := granted_by(text)) and grant[0] != "~"))
+    if missing:
+        raise ServerRejectedError(
+            f"{link.shown_url} refused a command to this user: {_first(texts)}; what aioq needs and is missing: "
+            f"ACL SETUSER <user> {' '.join(missing)} (all rules: docs/worker.md)"
+        )
+    for each in replies:
+        if isinstance(each, Exception) and not isinstance(each, ResponseError):
+            raise each
+
+
+async def _subscribing(link: Link, channel: str) -> list[object]:
+    """What is said to a subscription, which takes a connection of its own."""
+    connection = await link.connect()
+    told: list[object] = []
+    try:
+        connection.send(("SUBSCRIBE", channel), ("UNSUBSCRIBE", channel), ("PING",))
+        async with asyncio.timeout(5):
+            for _ in range(3):
+                try:
+                    told.append(await connection.read())
+                except ResponseError as error:
+                    told.append(error)
+    finally:
+        connection.close()
+    return told
+
+
+def _first(texts: Sequence[str]) -> str:
+    return next(text for text in texts if granted_by(text))

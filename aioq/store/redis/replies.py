@@ -1,0 +1,187 @@
+"""Script replies, turned into the store's records. Pure functions: each is the mirror of one Lua file."""
+
+import contextlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from aioq.errors import WireError
+from aioq.jobs.job import WAITS, JobInfo, JobState, Priority, Progress, put_off
+from aioq.store.contract import LATER, MISSING, Claim, Claimed, Promotion, Recovery, WaitReply
+from aioq.store.leases import Renewal, WorkerLease
+from aioq.wire.messages import describe
+
+LOST = -2
+"""What `claim` and `renew` answer to a worker without a lease."""
+
+NAMED_LIMIT = 512
+"""The most jobs that one entry may name; the same stands in `lib/entries.lua`."""
+
+_CLAIM_HEADER = 3
+_CLAIM_WIDTH = 4
+_MORE = 2
+_FIRST_CLAIM = (1, 0, 0, 0)
+_WORKER_WIDTH = 3
+_RECOVERY_HEADER = 4
+
+_PROGRESS = msgspec.msgpack.Decoder(Progress)
+
+
+def due(ms: int) -> int | None:
+    """The time to the next scheduled job or tick, None where the script said that there is none."""
+    return None if ms < 0 else ms
+
+
+def parse_claim(reply: Sequence[Any]) -> Claim:
+    """The mirror of `claim.lua`."""
+    if reply[0] == LOST:
+        return Claim(lost=True)
+    number = reply[1]
+    now = number // 1000
+    jobs: list[Claimed] = []
+    for i in range(_CLAIM_HEADER, len(reply), _CLAIM_WIDTH):
+        job_id, envelope, sent, past = reply[i : i + _CLAIM_WIDTH]
+        claims, attempts, crashes, interruptions = past or _FIRST_CLAIM
+        job = Claimed(job_id.decode(), envelope, number, attempts, crashes, interruptions, sent, now, claims)
+        jobs.append(job)
+    more = bool(reply[2] and reply[2][_MORE])
+    return Claim(jobs, due(reply[0][0]), next_tick_ms=due(reply[0][1]), more=more)
+
+
+def said_by_claim(reply: Sequence[Any]) -> tuple[str, str]:
+    """What a claim has passed over: an entry that names no job, a job whose record cannot be read; "" for none."""
+    if reply[0] == LOST or not reply[2]:
+        return "", ""
+    return reply[2][0].decode(), reply[2][1].decode(errors="backslashreplace")
+
+
+def parse_added(reply: int) -> list[bool]:
+    """The mirror of `enqueue_one.lua`."""
+    return [reply == 1]
+
+
+def parse_handed(message: bytes) -> Claimed:
+    """What `enqueue_one.lua` publishes to the worker that it hands a job to."""
+    claim, size, rest = message.split(b" ", 2)
+    number, end = int(claim), int(size)
+    at = number // 1000
+    return Claimed(rest[:end].decode(), rest[end:], number, 0, 0, 0, at, at)
+
+
+def named_by(fields: Sequence[bytes]) -> tuple[str, ...] | None:
+    """The ids of the jobs that an entry names, none for a wake-up; None for what somebody else has put there.
+
+    `lib/entries.lua` does the same.
+    """
+    named = dict(zip(fields[::2], fields[1::2], strict=False))
+    with contextlib.suppress(UnicodeDecodeError):
+        if b"job" in named:
+            job_id = named[b"job"].decode()
+            return (job_id,) if job_id else ()
+    with contextlib.suppress(UnicodeDecodeError, KeyError, ValueError):
+        prefix, width, ids = named[b"prefix"].decode(), int(named[b"width"]), named[b"ids"].decode()
+        if width > 0 and len(ids) % width == 0 and len(ids) <= width * NAMED_LIMIT:
+            return tuple(prefix + ids[start : start + width] for start in range(0, len(ids), width))
+    return None
+
+
+def parse_renewal(reply: Sequence[Any]) -> Renewal:
+    """The mirror of `renew.lua`."""
+    if reply[0] == LOST:
+        return Renewal(lost=True)
+    return Renewal(
+        next_due_ms=due(reply[0][0]),
+        expired=bool(reply[1]),
+        outage=bool(reply[2]),
+        holds=bool(reply[3]),
+        cancelled=[job_id.decode() for job_id in reply[4:]],
+        next_tick_ms=due(reply[0][1]),
+    )
+
+
+def parse_workers(reply: Sequence[Any]) -> tuple[bytes, list[WorkerLease]]:
+    """The mirror of `workers.lua`: where the next call goes on, and the workers of this one."""
+    workers = [
+        WorkerLease(reply[i].decode(), max(reply[i + 1], 0), reply[i + 2])
+        for i in range(1, len(reply), _WORKER_WIDTH)
+    ]
+    return reply[0], workers
+
+
+def parse_promotion(reply: Sequence[Any]) -> Promotion:
+    """The mirror of `promote.lua`."""
+    return Promotion(reply[0], due(reply[1][0]))
+
+
+def parse_recovery(reply: Sequence[Any]) -> Recovery:
+    """The mirror of `recover.lua`."""
+    return Recovery(
+        worker=reply[0].decode() or None,
+        returned=reply[1],
+        more=bool(reply[2]),
+        buried=[job_id.decode() for job_id in reply[_RECOVERY_HEADER:]],
+    )
+
+
+def not_in(count: int, positions: Sequence[int]) -> list[bool]:
+    """Of so many, counted from 1, which are not among the positions that a script has named."""
+    if not positions:
+        return [True] * count
+    named = set(positions)
+    return [position not in named for position in range(1, count + 1)]
+
+
+def parse_wait(reply: Sequence[bytes | int | None]) -> list[WaitReply]:
+    """The mirror of `wait.lua`."""
+    return [(LATER if item else MISSING) if isinstance(item, int) else item for item in reply]
+
+
+def parse_states(reply: Sequence[bytes]) -> list[JobState | None]:
+    """The mirror of `cancel.lua` and `reschedule.lua`."""
+    return [JobState(state.decode()) if state else None for state in reply]
+
+
+def parse_info(queue: str, job_id: str, fields: Sequence[Any], *, results: bool = False) -> JobInfo | None:
+    """The mirror of `info.lua`, for one job; None where somebody has put there what cannot be one."""
+    record = {name.decode(): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
+    try:
+        return _info(queue, job_id, record, results=results)
+    except (ValueError, OverflowError, OSError, WireError, msgspec.DecodeError):  # text, times, what is encoded
+        return None
+
+
+def _info(queue: str, job_id: str, record: dict[str, Any], *, results: bool) -> JobInfo | None:
+    if "sent" not in record:
+        return None
+    state = JobState(record.get("state", b"queued").decode())
+    told = describe(record.get("job", b""), record.get("outcome"))
+    ran = state in (JobState.RUNNING, JobState.SUCCEEDED)
+    return JobInfo(
+        id=job_id,
+        queue=queue,
+        task=told.task,
+        state=state,
+        priority=Priority(record.get("lane", b"normal").decode()),
+        attempts=int(record.get("attempts", 0)) + ran,
+        crashes=int(record.get("crashes", 0)),
+        interruptions=int(record.get("interruptions", 0)),
+        sent_at=_time(record.get("sent")),
+        due_at=_time(record.get("due")),
+        started_at=_started(record.get("started")),
+        ended_at=_time(record.get("ended")),
+        worker=record["worker"].decode() if "worker" in record else None,
+        progress=_PROGRESS.decode(record["progress"]) if "progress" in record else None,
+        error=put_off(told.task) if state in WAITS and "parked" in record else told.error,
+        headers=told.headers,
+        result=told.value if results else None,
+    )
+
+
+def _started(claim: int | None) -> datetime | None:
+    return None if claim is None else _time(claim // 1000)
+
+
+def _time(ms: bytes | int | None) -> datetime | None:
+    return None if ms is None else datetime.fromtimestamp(float(ms) / 1000, UTC)

@@ -1,0 +1,397 @@
+"""The store contract over Redis: one script call a batch. Each verb's meaning stands in its Lua file."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+from redis.exceptions import ResponseError
+
+from aioq.errors import ServerRejectedError, ServerUnavailableError
+from aioq.jobs.job import JobInfo, JobState
+from aioq.store.columns import NewJobs
+from aioq.store.contract import (
+    Claim,
+    Claimed,
+    Limits,
+    NewJob,
+    Promotion,
+    Recovery,
+    ServerInfo,
+    Settlement,
+    Token,
+    WaitReply,
+)
+from aioq.store.leases import WorkerLease
+from aioq.store.pubsub import handing_channel, worker_channel
+from aioq.store.redis import replies
+from aioq.store.redis.arguments import due_word, enqueue_args, enqueue_one_args, settle_args
+from aioq.store.redis.blocking import BlockingReads
+from aioq.store.redis.durability import IN_FLIGHT, Confirmation, Durability, confirmation, require_fsync
+from aioq.store.redis.errors import granted_by, translate
+from aioq.store.redis.leases import RedisLeaseKeeper, base_key
+from aioq.store.redis.net.commands import Link
+from aioq.store.redis.net.connection import Arg
+from aioq.store.redis.net.subscription import RedisInbox
+from aioq.store.redis.paging import BEGIN, all_workers
+from aioq.store.redis.permissions import require
+from aioq.store.redis.schedule_queues import Register
+from aioq.store.redis.schedules import RedisTimetable
+from aioq.util.log import logger
+
+T = TypeVar("T")
+
+log = logger("aioq.redis")
+
+OLDEST = (6, 2)
+"""The oldest server that has what the scripts use (XTRIM MINID)."""
+
+MAX_CLAIM = 500
+"""The most jobs of one claim: what Lua's `unpack` and one reply carry with ease."""
+
+
+TELL_AGAIN = 60.0
+"""Seconds from one log line about records that this version cannot read to the next."""
+
+
+class RedisStore:
+    """Job verbs on a Redis or Valkey server.
+
+    Args:
+        app: the App's name.
+        url: the server's URL.
+        shown_url: the same with its password masked.
+        limits: what the server is asked to keep, and for how long.
+        durability: what an enqueue and a settle wait for; see `aioq.store.redis.durability`.
+        revive: called in a thread before each new attempt to reach a server that is gone; the embedded server
+            is started again that way.
+    """
+
+    _in_tasks = False
+    """Whether each call has more to do than to ask and to read, as that of a store which explains its errors."""
+
+    def __init__(
+        self,
+        app: str,
+        url: str,
+        *,
+        shown_url: str,
+        limits: Limits,
+        durability: Durability = "memory",
+        revive: Callable[[], None] | None = None,
+    ) -> None:
+        self._app = app
+        self._url = url
+        self._limits = limits
+        self._revive = revive
+        self._durability: Durability = durability
+        self._confirmation = confirmation(durability)
+        self._link = Link(url, shown_url)
+        self._inbox = RedisInbox(self._link, f"{base_key(app, '')}:none")
+        self._timetable = RedisTimetable(
+            app,
+            self._ask,
+            self._ask_durably,
+            Register(self._link.command, f"{base_key(app, '')}:schedule-queues", shown_url),
+        )
+        self._strange: set[str] = set()
+        self._foreign: dict[str, float] = {}  # by queue: when to tell of records that cannot be read again
+        self._was_away = False
+        self._reads = BlockingReads(app, self._link, longest_ms=limits.lease_ms // 2)
+
+    @property
+    def sends_in_flight(self) -> int:
+        """See `aioq.store.contract.Store.sends_in_flight`."""
+        return 2 if self._confirmation is None else IN_FLIGHT
+
+    @property
+    def settles_in_flight(self) -> int:
+        """See `aioq.store.contract.Store.settles_in_flight`."""
+        return 1 if self._confirmation is None else IN_FLIGHT
+
+    @property
+    def inbox(self) -> RedisInbox:
+        """The subscription of this process."""
+        return self._inbox
+
+    @property
+    def timetable(self) -> RedisTimetable:
+        """The schedules."""
+        return self._timetable
+
+    async def open(self, *, thorough: bool = False) -> ServerInfo:
+        """See `aioq.store.contract.Store.open`."""
+        if self._revive is not None:
+            await asyncio.to_thread(self._revive)
+        try:
+            product, version = await self._product()
+        except ServerUnavailableError:
+            self._was_away = True
+            raise
+        except ResponseError as error:
+            raise translate(error, self._link.shown_url) from None
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+            raise ServerRejectedError(
+                f"{self._link.shown_url} is {product} {version}; aioq needs Redis 6.2 or newer, or Valkey"
+            )
+        if self._durability == "fsync":
+            numbers = tuple(int(part) for part in version.split(".")[:3])
+            require_fsync(product, numbers, await self._appendfsync(), self._link.shown_url)
+        if thorough:
+            base, channel = base_key(self._app, ""), f"aioq:{self._app}:none"
+            await require(self._link, f"{base}:none", channel, self._durability)
+            if self._revive is None:  # the embedded server is aioq's own
+                await self._warn_of_losses()
+        return ServerInfo(self._link.shown_url, product, version)
+
+    async def _product(self) -> tuple[str, str]:
+        """What the server is, and its version."""
+        try:
+            reply: bytes = await self._link.command("INFO", "server")
+        except ResponseError as error:
+            if not granted_by(str(error)):
+                raise
+            pairs: list[bytes] = await self._link.command("HELLO")  # which needs no permission
+            hello = dict(zip(pairs[::2], pairs[1::2], strict=True))
+            return hello[b"server"].decode(), hello[b"version"].decode()
+        facts = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+        valkey = facts.get("valkey_version")
+        return ("valkey", valkey) if valkey else ("redis", facts.get("redis_version", "0.0"))
+
+    async def _warn_of_losses(self) -> None:
+        """Warn of a server that evicts keys when its memory is full, or keeps nothing on disk, if it tells."""
+        facts: dict[str, str] = {}
+        with suppress(ResponseError):
+            reply: bytes = await self._link.command("INFO")
+            facts = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+            saves: list[bytes] = await self._link.command("CONFIG", "GET", "save")
+            if facts.get("aof_enabled") == "0" and saves[1:] == [b""]:
+                log.warning(
+                    "%s keeps nothing on disk: its jobs are gone when it ends; set appendonly to yes",
+                    self._link.shown_url,
+                )
+        policy = facts.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            log.warning(
+                "%s evicts keys when its memory is full (maxmemory-policy %s), and an evicted key is a lost job; "
+                "set maxmemory-policy to noeviction",
+                *(self._link.shown_url, policy),
+            )
+
+    async def _appendfsync(self) -> str | None:
+        """The server's `appendfsync`: "off" without an append-only file, None where it does not tell."""
+        try:
+            reply: list[bytes] = await self._link.command("CONFIG", "GET", "append*")
+        except ResponseError:
+            return None
+        found = {name.decode(): value.decode() for name, value in zip(reply[::2], reply[1::2], strict=True)}
+        return found.get("appendfsync") if found.get("appendonly") == "yes" else "off"
+
+    async def close(self) -> None:
+        """See `aioq.store.contract.Store.close`."""
+        await self._inbox.close()
+        self._reads.close()
+        await self._link.close()
+
+    def keeper(self) -> RedisLeaseKeeper:
+        """See `aioq.store.contract.Store.keeper`."""
+        link = self._link
+        return RedisLeaseKeeper(
+            self._url, link.shown_url, self._app, self._limits, link.failover, outage=self._was_away
+        )
+
+    def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
+        """See `aioq.store.contract.Store.enqueue`."""
+        columns = jobs if isinstance(jobs, NewJobs) else NewJobs(jobs)
+        one = None if again else enqueue_one_args(columns, handing_channel(self._app, ""))
+        if one is not None:
+            return self._begin("enqueue_one", queue, one, replies.parse_added, self._confirmation)
+        args = enqueue_args(columns, again=again)
+        return self._begin("enqueue", queue, args, partial(replies.not_in, len(jobs)), self._confirmation)
+
+    async def claim(
+        self,
+        queue: str,
+        worker: str,
+        count: int,
+        tokens: Sequence[Token] = (),
+        *,
+        known: Collection[str] | None = None,
+        idle: bool = False,
+    ) -> Claim:
+        """See `aioq.store.contract.Store.claim`."""
+        encoded = b"" if known is None else msgspec.msgpack.encode(list(known))
+        args: list[Arg] = [worker, min(count, MAX_CLAIM), encoded, "idle" if idle else ""]
+        for token in tokens:
+            args += (token.lane, token.entry, msgspec.msgpack.encode(token.job_ids))
+        reply = await self._call("claim", queue, args)
+        strange, foreign = replies.said_by_claim(reply)
+        if strange:
+            self._tell_strange(queue, strange)
+        if foreign:
+            self._tell_foreign(queue, foreign)
+        return replies.parse_claim(reply)
+
+    async def handed(
+        self, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
+    ) -> Callable[[], Awaitable[None]]:
+        """See `aioq.store.contract.Store.handed`."""
+        channel = handing_channel(self._app, worker)
+        try:
+            await self._inbox.listen(channel, lambda message: on_job(replies.parse_handed(message)), on_gap)
+        except BaseException:
+            await self._inbox.leave(channel)
+            raise
+        return partial(self._inbox.leave, channel)
+
+    async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
+        """See `aioq.store.contract.Store.block`."""
+        delivered = await self._reads.read(queue, worker, timeout_ms)
+        return [
+            Token(lane, entry.decode(), self._named_by(queue, entry, fields)) for lane, entry, fields in delivered
+        ]
+
+    def _named_by(self, queue: str, entry: bytes, fields: list[bytes]) -> tuple[str, ...]:
+        job_ids = replies.named_by(fields)
+        if job_ids is None:
+            self._tell_strange(queue, entry.decode())
+        return job_ids or ()
+
+    def _tell_strange(self, queue: str, entry: str) -> None:
+        """Say it once a queue: who puts such entries there may put many."""
+        if queue not in self._strange:
+            self._strange.add(queue)
+            log.warning("queue %s: entry %s names no job; it and others like it are passed over", queue, entry)
+
+    def _tell_foreign(self, queue: str, job_id: str) -> None:
+        """Say it once in a while: during a deployment there may be many, and they come again."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._foreign.get(queue, now):
+            self._foreign[queue] = now + TELL_AGAIN
+            log.warning(
+                "queue %s: the record of job %s is none that this version of aioq can read; a newer one may have "
+                "written it, so it and others like it are put off until a worker of that version comes by",
+                *(queue, job_id),
+            )
+
+    async def unblock(self, queue: str, worker: str) -> None:
+        """See `aioq.store.contract.Store.unblock`."""
+        await self._reads.unblock(queue, worker)
+
+    def settle(
+        self, queue: str, worker: str, settlements: Sequence[Settlement], *, idle: bool = False
+    ) -> Awaitable[list[bool]]:
+        """See `aioq.store.contract.Store.settle`."""
+        args = settle_args(worker, settlements, self._limits, idle=idle)
+        return self._begin("settle", queue, args, partial(replies.not_in, len(settlements)), self._confirmation)
+
+    async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
+        """See `aioq.store.contract.Store.progress`."""
+        args: list[Arg] = [worker]
+        for report in reports:
+            args += report
+        return replies.not_in(len(reports), await self._call("progress", queue, args))
+
+    async def promote(self, queue: str, limit: int) -> Promotion:
+        """See `aioq.store.contract.Store.promote`."""
+        reply = await self._call("promote", queue, [limit])
+        if reply[2]:
+            self._tell_foreign(queue, reply[2].decode(errors="backslashreplace"))
+        return replies.parse_promotion(reply)
+
+    async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
+        """See `aioq.store.contract.Store.recover`."""
+        return await self._recover(queue, "dead" if dead else "lapsed", dead, crash_outcome, limit)
+
+    async def workers(self, queue: str) -> list[WorkerLease]:
+        """See `aioq.store.contract.Store.workers`."""
+        return await all_workers(self._ask, queue)
+
+    async def depart(self, queue: str, worker: str) -> None:
+        """See `aioq.store.contract.Store.depart`."""
+        self._reads.drop(queue, worker)
+        while (await self._recover(queue, "departing", worker, b"", 500)).more:
+            pass
+
+    def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> Awaitable[list[WaitReply]]:
+        """See `aioq.store.contract.Store.wait`."""
+        return self._begin("wait", queue, [channel, *job_ids], replies.parse_wait, None)
+
+    async def info(self, queue: str, job_ids: Sequence[str], *, results: bool = False) -> list[JobInfo | None]:
+        """See `aioq.store.contract.Store.info`."""
+        records = await self._ask("info", queue, job_ids)
+        return [
+            replies.parse_info(queue, job_id, fields, results=results)
+            for job_id, fields in zip(job_ids, records, strict=True)
+        ]
+
+    async def reschedule(
+        self, queue: str, job_ids: Sequence[str], *, delay_ms: int | None = None, eta_ms: int | None = None
+    ) -> list[JobState | None]:
+        """See `aioq.store.contract.Store.reschedule`."""
+        return replies.parse_states(await self._ask("reschedule", queue, [due_word(delay_ms, eta_ms), *job_ids]))
+
+    async def cancel(
+        self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
+    ) -> list[JobState | None]:
+        """See `aioq.store.contract.Store.cancel`."""
+        name = os.urandom(9).hex()
+        args = [name, outcome, ttl_ms, worker_channel(self._app, ""), self._limits.tombstone_ms, *job_ids]
+        return replies.parse_states(await self._ask("cancel", queue, args))
+
+    async def _call(
+        self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None
+    ) -> Any:
+        key = base_key(self._app, queue)
+        try:
+            return await self._link.call(name, key, args, confirmation)
+        except ServerUnavailableError:
+            if self._revive is not None:
+                await asyncio.to_thread(self._revive)
+            raise
+
+    def _begin(
+        self,
+        name: str,
+        queue: str,
+        args: Sequence[Arg],
+        read: Callable[[Any], T],
+        confirmation: Confirmation | None,
+    ) -> Awaitable[T]:
+        """Call a script, without a task where nothing else is due; what `read` makes of its reply."""
+        if confirmation is None and self._revive is None and not self._in_tasks:
+            return self._link.begin(name, base_key(self._app, queue), args, read)
+        return self._finish(self._call(name, queue, args, confirmation), read)
+
+    @staticmethod
+    async def _finish(call: Coroutine[Any, Any, Any], read: Callable[[Any], T]) -> T:
+        return read(await call)
+
+    async def _ask(
+        self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None
+    ) -> Any:
+        """Call for somebody who waits for the answer and does not try again; only what answers the same twice.
+
+        A connection that the server has closed meanwhile must not be their trouble.
+        """
+        try:
+            return await self._call(name, queue, args, confirmation)
+        except ServerUnavailableError:
+            return await self._call(name, queue, args, confirmation)
+
+    async def _ask_durably(self, name: str, queue: str, args: Sequence[Arg]) -> Any:
+        return await self._ask(name, queue, args, self._confirmation)
+
+    async def _recover(self, queue: str, mode: str, worker: str, crash_outcome: bytes, limit: int) -> Recovery:
+        limits = self._limits
+        args = [mode, worker, limit, limits.max_crashes, crash_outcome, limits.dead_ttl_ms, limits.dead_limit]
+        args += (limits.tombstone_ms, limits.result_ttl_ms)
+        cursor = BEGIN
+        while True:
+            reply = await self._ask("recover", queue, [*args, cursor])
+            cursor = reply[3]
+            if cursor == BEGIN:
+                return replies.parse_recovery(reply)

@@ -1,0 +1,357 @@
+"""Tasks: functions that can be sent.
+
+A `Task` stands where its function stood: calling it runs the function here, `send` runs it at a worker. The type
+checker sees the function's parameters in `send` and its return type in the handle.
+"""
+
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from datetime import datetime
+from types import FunctionType, MethodType
+from typing import Any, Generic, Literal, Never, ParamSpec, Protocol, TypeVar, cast
+
+from aioq.errors import ArgumentError, ConfigError
+from aioq.jobs.job import Priority
+from aioq.jobs.middleware import Middleware
+from aioq.jobs.options import NAMES, Options, check_job_id, listed, make_options, unknown_option
+from aioq.jobs.retry import FunctionRule, Retry
+from aioq.producer.call import Call
+from aioq.producer.route import Route
+from aioq.producer.sender import Dispatcher
+from aioq.public import public
+from aioq.results.handle import JobHandle
+from aioq.util.callables import called_by, not_importable
+from aioq.util.callables import is_async as is_coroutine
+from aioq.util.durations import Duration
+from aioq.util.function_identity import Execution, execution
+from aioq.util.migration import Place, explain_missing
+from aioq.util.naming import whereabouts
+from aioq.wire.own_types import OwnTypes
+from aioq.wire.signature import Signature
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+R_co = TypeVar("R_co", covariant=True)
+
+Executor = Literal["async", "thread", "process"]
+
+
+class Sender(Protocol):
+    """What a task needs of its App."""
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """Sends its calls."""
+        ...
+
+    @property
+    def middleware(self) -> Sequence[Middleware]:
+        """What is around each send and run, outermost first."""
+        ...
+
+    @property
+    def own_types(self) -> OwnTypes:
+        """The types that are registered with it."""
+        ...
+
+    def life(self) -> AbstractAsyncContextManager[Any]:
+        """What a worker enters around its life, with the lifespan's value."""
+        ...
+
+
+class _Sending:
+    """How calls of a task with certain options are sent."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, name: str, options: Options, signature: Callable[[], Signature]
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.name = name
+        self.options = options
+        self.signature = signature
+        self._route: Route | None = None
+
+    async def send(self, /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
+        """See `Sendable.send`."""
+        route = self._route or self._find_route()
+        if kwargs or len(args) not in route.fitting:  # what most calls are is not worth a call
+            route.signature.check(args, kwargs)
+        handle, sent = self.dispatcher.begin(route, args, kwargs)
+        handle.added = await sent
+        return handle
+
+    async def send_many(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[Any]]:
+        """See `Sendable.send_many`."""
+        route, every = self._route or self._find_route(), listed(arguments, "tuples: send_many([(1,), (2,)])")
+        fitting: set[int] = set()
+        for position, args in enumerate(every):
+            if not isinstance(args, (tuple, list)):
+                raise ArgumentError(
+                    f"task {self.name!r}: send_many item {position} is {args!r}: expected a tuple of the "
+                    f"positional arguments, for one argument ({args!r},)"
+                )
+            if len(args) not in fitting:  # what their number decides is looked at once
+                route.signature.check(args, {})
+                fitting.add(len(args))
+        return await self.dispatcher.send_alike(route, every)
+
+    def named(self, method: FunctionType) -> Callable[..., Any]:
+        """A method of this under the task's name.
+
+        Python names the function of a coroutine that nobody has awaited; so a forgotten `await` says that
+        "coroutine 'shop.add.send' was never awaited".
+        """
+        copy = FunctionType(method.__code__, method.__globals__, method.__name__)
+        copy.__qualname__ = f"{self.name}.{method.__name__}"
+        copy.__doc__ = method.__doc__
+        return MethodType(copy, self)
+
+    def _find_route(self) -> Route:
+        self._route = route = self.dispatcher.route(self.name, self.signature(), self.options)
+        return route
+
+
+class Sendable(Generic[P, R]):
+    """A task with options: what `task.options(...)` returns."""
+
+    def __init__(self, sender: Sender, name: str, options: Options, signature: Callable[[], Signature]) -> None:
+        self._sender = sender
+        self._dispatcher = sender.dispatcher
+        self.name = name
+        self._options = options
+        self._signature = signature
+        self._sending = sending = _Sending(sender.dispatcher, name, options, signature)
+        # In place of the methods below, which say the same at the cost of one more call.
+        self.__dict__["send"] = sending.named(cast("FunctionType", _Sending.send))
+        self.__dict__["send_many"] = sending.named(cast("FunctionType", _Sending.send_many))
+
+    def options(
+        self,
+        *,
+        delay: Duration | None = None,
+        eta: datetime | None = None,
+        queue: str | None = None,
+        job_id: str | None = None,
+        timeout: Duration | None = None,
+        retry: Retry | int | None = None,
+        result_ttl: Duration | None = None,
+        headers: Mapping[str, str] | None = None,
+        priority: Priority | Literal["high", "normal", "low"] | None = None,
+        **unknown: Never,
+    ) -> "Sendable[P, R]":
+        """The same task with options for the calls sent through what is returned.
+
+        Args:
+            delay: wait this long before the job is queued: seconds or a timedelta.
+            eta: queue the job at this time, a datetime with a time zone; not together with `delay`.
+            queue: the queue, in place of the task's.
+            job_id: an id of your own. The server adds an id only once, so sending it again is safe, and the
+                handle's `added` tells; it may be used anew once its result has expired.
+            timeout: the longest one attempt may take; 0 for no limit.
+            retry: a `Retry`, or a number of attempts; its delay cannot be a function here.
+            result_ttl: how long the outcome is kept; 0 for not at all (a handle that waits is still told).
+                However short it is, a send whose reply got lost and that is repeated adds the job once.
+            headers: strings that travel beside the arguments; `current_job().headers` shows them.
+            priority: `high`, `normal` or `low`.
+            unknown: nothing; a misspelt option is named in the error.
+
+        Raises:
+            ConfigError: naming the task and the option.
+        """
+        if unknown:
+            raise ConfigError(unknown_option(f"task {self.name!r}", next(iter(unknown)), NAMES))
+        given = make_options(
+            f"task {self.name!r}",
+            delay=delay,
+            eta=eta,
+            queue=queue,
+            job_id=job_id,
+            timeout=timeout,
+            retry=retry,
+            result_ttl=result_ttl,
+            headers=headers,
+            priority=priority,
+        )
+        if isinstance(given.retry, FunctionRule):
+            raise ConfigError(
+                f"task {self.name!r}: a Retry whose delay is a function cannot travel with a call; declare it "
+                "with the task, @app.task(retry=...), or use delays=[...]"
+            )
+        return Sendable(self._sender, self.name, self._options.merged(given), self._signature)
+
+    def call(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+        """A call to send later or together with others.
+
+        Raises:
+            ArgumentError: the arguments do not fit the function.
+        """
+        signature = self._signature()
+        signature.check(args, kwargs)
+        return Call(self.name, args, kwargs, self._options, signature)
+
+    def handle(self, job_id: str, *, queue: str | None = None) -> JobHandle[R]:
+        """A handle of a job of this task that was sent anywhere; its result is of the task's return type.
+
+        Args:
+            job_id: the job's id.
+            queue: its queue; see `App.handle`.
+
+        Raises:
+            ArgumentError: it can be no job's id.
+        """
+        check_job_id(job_id, "task.handle")
+        return self._dispatcher.handle(job_id, queue, self._signature().returns)
+
+    async def send(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Send a call; returns once the server has the job.
+
+        Cancellation: a job that has not left yet is withdrawn; otherwise it is open whether the server has it.
+
+        Raises:
+            ArgumentError: the arguments do not fit the function, or one cannot be encoded; nothing was sent.
+            PayloadTooLargeError: they are larger than `max_payload`; nothing was sent.
+            SendError: the server did not confirm the job within `send_timeout`.
+        """
+        return await self._sending.send(*args, **kwargs)
+
+    def send_sync(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """`send` for sync code: waits in this thread until the server has the job; see `App.run_sync`.
+
+        Raises what `send` raises.
+
+        Raises:
+            RunningLoopError: an event loop runs in this thread: `await task.send(...)`.
+        """
+        return self._dispatcher.run_sync(f"await {self.name}.send(...)", lambda: self.send(*args, **kwargs))
+
+    async def send_many(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[R]]:
+        """Send one call for each tuple of positional arguments, and return the handles in their order.
+
+        Much faster than one `send` after the other. For keyword arguments or mixed tasks see `app.send_many`.
+
+        Raises:
+            ArgumentError: one of them does not fit; nothing was sent.
+            SendError: naming the jobs that are unconfirmed.
+        """
+        return await self._sending.send_many(arguments)
+
+    def send_many_sync(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[R]]:
+        """`send_many` for sync code; see `send_sync`."""
+        return self._dispatcher.run_sync(f"await {self.name}.send_many(...)", lambda: self.send_many(arguments))
+
+
+explain_missing(Sendable, Place.TASK)
+
+
+@public
+class Task(Sendable[P, R]):
+    """A registered function.
+
+    Attributes:
+        name: the task's name.
+        function: the function itself.
+        executor: where a worker runs it: on its event loop, in a thread or in another process.
+        defaults: the options it was declared with.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        name: str,
+        function: Callable[P, Any],
+        *,
+        executor: Executor,
+        defaults: Options,
+    ) -> None:
+        route = Options(queue=defaults.queue, priority=defaults.priority)
+        super().__init__(sender, name, route, self._compile)
+        self.function = function
+        self.executor: Executor = executor
+        self.defaults = defaults
+        self._declared_in: Execution | None = execution()
+        self._compiled: Signature | None = None
+        self.__name__ = getattr(function, "__name__", name)
+        self.__qualname__ = getattr(function, "__qualname__", name)
+        self.__module__ = str(getattr(function, "__module__", None))
+        self.__doc__ = function.__doc__
+        self.__wrapped__ = function
+        with suppress(
+            NameError
+        ):  # an annotation names something defined further down: it is looked up when needed
+            self._compiled = Signature(f"task {name!r}", function, sender.own_types)
+
+    def _compile(self) -> Signature:
+        if self._compiled is None:
+            try:
+                self._compiled = Signature(f"task {self.name!r}", self.function, self._sender.own_types)
+            except NameError as error:
+                raise ConfigError(
+                    f"task {self.name!r} ({whereabouts(self.function)}): an annotation cannot be resolved: {error}"
+                ) from error
+        return self._compiled
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+
+def signature_of(task: Sendable[..., Any]) -> Signature:
+    """What a task takes and returns.
+
+    Raises:
+        ConfigError: an annotation names something that does not exist.
+    """
+    return task._signature()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - this is the way to it
+
+
+def declared_in(task: Task[..., Any]) -> Execution | None:
+    """The run of the module that has declared a task; None outside any, as in a thread."""
+    return task._declared_in  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - likewise
+
+
+def sender_of(task: Sendable[..., Any]) -> Sender:
+    """What a task has of its App."""
+    return task._sender  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - likewise
+
+
+class AsyncTask(Task[P, R]):
+    """A task made of a coroutine function: `await task(...)` runs it here."""
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Run the function here, as if it were no task."""
+        return self.function(*args, **kwargs)
+
+
+class SyncTask(Task[P, R]):
+    """A task made of a plain function: `task(...)` runs it here."""
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here, as if it were no task."""
+        return self.function(*args, **kwargs)
+
+
+def make_task(
+    sender: Sender, name: str, function: Callable[..., Any], executor: str | None, defaults: Options
+) -> AsyncTask[Any, Any] | SyncTask[Any, Any]:
+    """The task for a function; `executor` None means: a coroutine on the loop, anything else in a thread.
+
+    Raises:
+        ConfigError: the function and the executor do not go together.
+    """
+    called = called_by(function)
+    if inspect.isasyncgenfunction(called) or inspect.isgeneratorfunction(called):
+        raise ConfigError(f"task {name!r} ({whereabouts(function)}): a generator cannot be a task")
+    is_async = is_coroutine(function)
+    if executor is None:
+        executor = "async" if is_async else "thread"
+    if executor not in {"async", "thread", "process"} or (executor == "async") is not is_async:
+        kind = "a coroutine function" if is_async else "a plain function"
+        takes = "'async'" if is_async else "'thread' or 'process'"
+        raise ConfigError(f"task {name!r}: executor={executor!r} for {kind}; it takes {takes}")
+    if executor == "process" and (why := not_importable(function)):
+        raise ConfigError(
+            f"task {name!r} ({whereabouts(function)}): executor='process': its process imports it anew, and {why}"
+        )
+    make = AsyncTask[Any, Any] if is_async else SyncTask[Any, Any]
+    return make(sender, name, function, executor=executor, defaults=defaults)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,280 @@
+"""An App in memory: the same way from send to handle, with no server and a clock that is moved by hand."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Self
+
+import msgspec
+
+from aioq.connect.connector import Connector, limits_of
+from aioq.errors import WrongLoopError
+from aioq.schedules.reconcile import declare
+from aioq.schedules.ticks import tick_due
+from aioq.store.contract import Claim, Limits, NewJob, Token
+from aioq.store.memory import Holder, MemoryStore, MemoryTimetable
+from aioq.store.schedules import Entry
+from aioq.util.clock import ManualClock
+from aioq.util.durations import Duration
+from aioq.util.durations import seconds as in_seconds
+from aioq.util.loop_thread import SyncRunner
+from aioq.worker import Worker
+from aioq.worker.app_parts import Host
+
+_NEVER_MS = 10**12
+"""A lease that no move of the clock ends: the one worker is in this very process."""
+
+
+class MemorySession:
+    """What `app.test()` returns: while it is entered, the App works in memory and a worker runs its jobs.
+
+    A job that is due runs at once, in the background; `await handle` waits for it as always. A job with a
+    delay, or a retry with a backoff, runs once the clock has been moved there: by `advance`, or by `drain`.
+
+    Attributes:
+        clock: the time the store goes by; it stands still unless it is moved.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        connector: Connector,
+        sync: SyncRunner,
+        queues: Callable[[], Sequence[str]],
+        close_client: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.clock = ManualClock()
+        self._host = host
+        self._connector = connector
+        self._sync = sync
+        self._queues = queues
+        self._close_client = close_client
+        self._stack: contextlib.AsyncExitStack = contextlib.AsyncExitStack()
+        self._workers: dict[Worker, asyncio.Task[None]] = {}
+        self._served: set[str] = set()
+        self._limits = msgspec.structs.replace(limits_of(host.settings), lease_ms=_NEVER_MS)
+        self._store = _ObservedStore(host.name, self.clock, self._limits, self._serve)
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        await self._close_client()
+        self._stack.enter_context(self._connector.replaced(self._store_here))
+        self._stack.push_async_callback(self._close_client)
+        # What sync code does meanwhile, a task in a thread for one, meets this store on this loop.
+        self._stack.enter_context(self._sync.on(asyncio.get_running_loop()))
+        # Every worker of the session shares one life of the App.
+        state = await self._stack.enter_async_context(self._host.lifespan())
+        self._host = replace(self._host, lifespan=lambda: contextlib.nullcontext(state))
+        schedules = self._host.schedules()
+        for queue in self._queues():
+            # Before the worker does it: the clock may be moved as soon as this returns.
+            await declare(self._store.timetable, queue, schedules, whole=False)
+            self._serve(queue)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.stop()
+            worker.stop()  # what still runs is given back at once
+        try:
+            ended = await asyncio.gather(*self._workers.values(), return_exceptions=True)
+            for error in ended:
+                if isinstance(error, Exception):  # not the cancellation of a worker that was still starting
+                    raise error
+        finally:
+            await self._stack.aclose()
+
+    def __enter__(self) -> "SyncSession":
+        """The same for a test that is sync code.
+
+        Raises:
+            RunningLoopError: an event loop runs in this thread: `async with app.test()`.
+        """
+        self._sync.run("async with app.test()", self.__aenter__)
+        return SyncSession(self, self._sync)
+
+    def __exit__(self, *error: object) -> None:
+        self._sync.run("async with app.test()", lambda: self.__aexit__(*error))
+
+    def _store_here(self) -> MemoryStore:
+        """The store, where it is asked for on the session's own event loop; for the first client of each loop."""
+        self._check_loop()
+        return self._store
+
+    def _check_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise WrongLoopError(
+                f"App {self._host.name!r} runs in memory on another event loop than this one: app.test() was "
+                "entered there, by a fixture of another plugin or scope, or by a test whose web application "
+                "runs in a thread of its own (TestClient). Enter it on this loop; see docs/testing.md"
+            )
+
+    def _serve(self, queue: str) -> None:
+        """Run the jobs of a queue; one that no task is declared with from its first job or schedule on."""
+        if queue not in self._served:
+            self._served.add(queue)
+            worker = Worker(self._host, queues=[queue])
+            self._workers[worker] = asyncio.create_task(worker.run(), name=f"aioq-test-worker-{queue}")
+
+    async def advance(self, seconds: Duration) -> None:
+        """Move the clock on, and let everything run at its time: jobs that become due, and ticks of schedules.
+
+        It returns when the worker is idle. Moving `clock` itself instead is a leap: what was due meanwhile is
+        late, as if no worker had been there.
+
+        Args:
+            seconds: how far, in seconds or as a timedelta, at least 0; 0 only waits until the worker is idle.
+
+        Raises:
+            ConfigError: `seconds` is no span of time.
+            ValueError: `seconds` is negative.
+            WrongLoopError: the session was entered on another event loop.
+        """
+        self._check_loop()
+        span = in_seconds(seconds, "seconds")
+        if span < 0:
+            raise ValueError(f"a clock cannot go back by {-span} s")
+        end = self.clock.now_ms() + round(span * 1000)
+        # From one thing that is due to the next, so that each runs at its own time.
+        while (step := await self._settle()) and self.clock.now_ms() + step.first_ms <= end:
+            self.clock.advance(max(step.first_ms, 1) / 1000)
+        self.clock.advance(max(end - self.clock.now_ms(), 0) / 1000)
+        await self._settle()
+
+    async def drain(self) -> None:
+        """Run everything there is: wait until the worker is idle, move the clock to the next job, and so on.
+
+        Schedules tick as the clock passes by, but it is not moved for them. A job that puts itself off for ever
+        keeps this from ending.
+
+        Raises:
+            WrongLoopError: the session was entered on another event loop.
+        """
+        self._check_loop()
+        while (step := await self._settle()).job_ms is not None:
+            self.clock.advance(max(step.first_ms, 1) / 1000)
+
+    async def _settle(self) -> "_Ahead":
+        """Run what is due, and return what comes next."""
+        for queue in tuple(self._served):
+            while (await tick_due(self._store.timetable, queue, self._host.sends)).won:
+                pass
+            while (await self._store.promote(queue, 1000)).count:
+                pass
+        await self._idle()
+        jobs: list[int | None] = []
+        ticks: list[int | None] = []
+        for queue in tuple(self._served):  # asked now, for what ran may have put jobs off
+            jobs.append((await self._store.promote(queue, 0)).next_due_ms)
+            ticks.append((await self._store.timetable.read(queue, [])).next_tick_ms)
+        return _Ahead(_least(jobs), _least(ticks))
+
+    async def _idle(self) -> None:
+        """Wait until one look at every queue, one after the other, has found nothing to run anywhere.
+
+        A job of the queue looked at last may have sent one to the queue looked at first; hence all over again.
+        """
+        claimed = -1
+        while claimed != self._store.claimed:
+            claimed = self._store.claimed
+            for worker, running in tuple(self._workers.items()):
+                idle = asyncio.create_task(worker.wait_empty())
+                await asyncio.wait([idle, running], return_when=asyncio.FIRST_COMPLETED)
+                if not idle.done():
+                    idle.cancel()
+                    running.result()  # the worker has failed: say why
+
+
+class SyncSession:
+    """What `with app.test() as session:` gives: the session for a test that is sync code.
+
+    Jobs are sent by `send_sync` and awaited by `result_sync` meanwhile.
+
+    Attributes:
+        clock: the time the store goes by; it stands still unless it is moved.
+    """
+
+    def __init__(self, session: MemorySession, sync: SyncRunner) -> None:
+        self.clock = session.clock
+        self._session = session
+        self._sync = sync
+
+    def advance(self, seconds: Duration) -> None:
+        """See `MemorySession.advance`."""
+        self._sync.run("async with app.test()", lambda: self._session.advance(seconds))
+
+    def drain(self) -> None:
+        """See `MemorySession.drain`."""
+        self._sync.run("async with app.test()", self._session.drain)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """How long until the next scheduled job and the next tick, in ms; None for none."""
+
+    job_ms: int | None
+    tick_ms: int | None
+
+    def __bool__(self) -> bool:
+        return self.job_ms is not None or self.tick_ms is not None
+
+    @property
+    def first_ms(self) -> int:
+        """How long until the first of both, if there is any."""
+        return _least([self.job_ms, self.tick_ms]) or 0
+
+
+def _least(times: Sequence[int | None]) -> int | None:
+    return min((each for each in times if each is not None), default=None)
+
+
+class _ObservedTimetable(MemoryTimetable):
+    """Schedules that say which queues they are stored in."""
+
+    def __init__(
+        self,
+        app: str,
+        at: Callable[[str], AbstractContextManager[Holder]],
+        queues: Callable[[], Sequence[str]],
+        on_queue: Callable[[str], None],
+    ) -> None:
+        super().__init__(app, at, queues)
+        self._on_queue = on_queue
+
+    async def write(self, queue: str, entries: Sequence[Entry]) -> list[bool]:
+        """See `aioq.store.schedules.Timetable.write`."""
+        if any(entry.definition for entry in entries):
+            self._on_queue(queue)
+        return await super().write(queue, entries)
+
+
+class _ObservedStore(MemoryStore):
+    """A memory store that says which queues are sent to or have schedules, and counts what is claimed."""
+
+    def __init__(self, app: str, clock: ManualClock, limits: Limits, on_queue: Callable[[str], None]) -> None:
+        super().__init__(app, clock=clock, limits=limits)
+        self._timetable = _ObservedTimetable(app, self._at, lambda: list(self._queues), on_queue)
+        self._on_queue = on_queue
+        self.claimed = 0
+
+    async def claim(
+        self,
+        queue: str,
+        worker: str,
+        count: int,
+        tokens: Sequence[Token] = (),
+        *,
+        known: Collection[str] | None = None,
+        idle: bool = False,
+    ) -> Claim:
+        """See `aioq.store.contract.Store.claim`."""
+        claim = await super().claim(queue, worker, count, tokens, known=known, idle=idle)
+        self.claimed += len(claim.jobs)
+        return claim
+
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
+        """See `aioq.store.contract.Store.enqueue`."""
+        self._on_queue(queue)
+        return await super().enqueue(queue, jobs, again=again)

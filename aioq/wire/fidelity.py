@@ -1,0 +1,316 @@
+"""Whether a value arrives as it was sent: what a type's values are looked at for, worked out once.
+
+Plain scalars are not looked at. A value that is one of what is declared has to be that exactly, for a subclass
+would arrive as less than it was. A value that is something else (a dict for a dataclass, a list for a set) is what
+the declared type is to be made of.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from typing import Any, cast, get_origin
+from uuid import UUID
+
+from msgspec import inspect as kinds
+
+from aioq.wire.annotations import parts_of
+from aioq.wire.differences import difference, named_parts
+from aioq.wire.own_types import OwnTypes, is_model, is_path
+
+Check = Callable[[Any], None]
+"""Looks at a value; raises `ChangedError` where it would arrive as another one."""
+
+_COLLECTIONS: Mapping[type[kinds.Type], type] = {
+    kinds.ListType: list,
+    kinds.VarTupleType: tuple,
+    kinds.SetType: set,
+    kinds.FrozenSetType: frozenset,
+}
+_WALKED = (list, tuple, set, frozenset)
+_OBJECTS = (kinds.DataclassType, kinds.StructType)
+_EXACT: Mapping[type[kinds.Type], type] = {
+    kinds.NoneType: type(None),
+    kinds.BoolType: bool,
+    kinds.IntType: int,
+    kinds.FloatType: float,
+    kinds.StrType: str,
+    kinds.BytesType: bytes,
+    kinds.DateTimeType: dt.datetime,
+    kinds.DateType: dt.date,
+    kinds.TimeDeltaType: dt.timedelta,
+    kinds.UUIDType: UUID,
+}
+
+
+class ChangedError(ValueError):
+    """A value would not arrive as it was sent; the message starts with the path to where."""
+
+
+def check_of(kind: Any, own: OwnTypes) -> Check | None:
+    """What values of a type are to be looked at by; None where there is nothing to look at."""
+    return _Compiler(own).compile(kinds.type_info(kind))
+
+
+def surely(kind: Any, own: OwnTypes) -> frozenset[type]:
+    """The classes whose very instances are of a type without a look at them."""
+    return _surely(kinds.type_info(kind), own)
+
+
+def _surely(info: kinds.Type, own: OwnTypes) -> frozenset[type]:
+    if isinstance(info, kinds.UnionType):
+        return frozenset[type]().union(*(_surely(each, own) for each in info.types))
+    if isinstance(info, kinds.CustomType):
+        return frozenset({info.cls}) if info.cls in own else frozenset()
+    if isinstance(info, kinds.EnumType):
+        return frozenset({info.cls})
+    exact = _EXACT.get(type(info))
+    if isinstance(info, (kinds.ListType, kinds.DictType)):
+        exact = _bare(info)
+        return frozenset() if exact is None else frozenset({exact})
+    constraints = (getattr(info, name) for name in info.__struct_fields__)
+    return frozenset() if exact is None or any(each is not None for each in constraints) else frozenset({exact})
+
+
+def _bare(info: kinds.ListType | kinds.DictType) -> type | None:
+    """A list or dict, where it may hold anything."""
+    bounds = (info.min_length, info.max_length)
+    if bounds != (None, None) or any(not isinstance(part, kinds.AnyType) for part in parts_of(info)):
+        return None
+    return list if isinstance(info, kinds.ListType) else dict
+
+
+class _Compiler:
+    def __init__(self, own: OwnTypes) -> None:
+        self._own = own
+        self._begun: dict[Any, list[Check]] = {}
+
+    def compile(self, info: kinds.Type) -> Check | None:
+        if isinstance(info, _OBJECTS):
+            return self._object(info)
+        if isinstance(info, kinds.DictType):
+            return self._mapping(info)
+        if type(info) in _COLLECTIONS:
+            return _collection(_COLLECTIONS[type(info)], self.compile(cast("Any", info).item_type))
+        if isinstance(info, kinds.UnionType):
+            return self._union(info)
+        if isinstance(info, kinds.CustomType):
+            return self._custom(info)
+        rest = _REST.get(type(info))
+        return rest(self, info) if rest is not None else None
+
+    def _object(self, info: Any) -> Check:
+        cls = get_origin(info.cls) or info.cls
+        if info.cls in self._begun:  # a type that holds itself
+            held = self._begun[info.cls]
+            return lambda value: held[0](value)  # noqa: PLW0108 - it is not there yet
+        held = self._begun[info.cls] = []
+        looks = [(field, self.compile(field.type)) for field in info.fields]
+        fields = [(field.name, look) for field, look in looks if look is not None]
+        other = _made_of_other(info, {field.encode_name: look for field, look in looks})
+        whole = _round_trip(cls, self._own) if _has_hook(cls) else None
+
+        def check(value: Any) -> None:
+            if type(value) is not cls:
+                _exactly(value, cls)
+                return other(value)
+            for name, look in fields:
+                _at(f".{name}", look, getattr(value, name))
+            if whole is not None:
+                whole(value)
+            return None
+
+        held.append(check)
+        return check
+
+    def _mapping(self, info: kinds.DictType) -> Check:
+        keys, values = self.compile(info.key_type), self.compile(info.value_type)
+
+        def check(value: Any) -> None:
+            _exactly(value, dict)
+            if not isinstance(value, dict):
+                return
+            for key, held in cast("dict[Any, Any]", value).items():
+                if keys is not None:
+                    _at(f"[{key!r}]", keys, key)
+                if values is not None:
+                    _at(f"[{key!r}]", values, held)
+
+        return check if keys or values else lambda value: _exactly(value, dict)
+
+    def _union(self, info: kinds.UnionType) -> Check | None:
+        by_class: dict[type, Check] = {}
+        checks: list[Check] = []
+        for each in info.types:
+            if (look := self.compile(each)) is not None:
+                checks.append(look)
+                by_class[get_origin(getattr(each, "cls", None)) or getattr(each, "cls", type(each))] = look
+        if not checks:
+            return None
+
+        def check(value: Any) -> None:
+            for look in [by_class[type(value)]] if type(value) in by_class else checks:
+                look(value)
+
+        return check
+
+    def _custom(self, info: kinds.CustomType) -> Check | None:
+        cls: Any = get_origin(info.cls) or info.cls
+        if is_path(cls) and cls not in self._own:
+            return _path(cls)
+        if not is_model(cls):
+            return None
+        whole = _round_trip(info.cls, self._own)
+
+        def check(value: Any) -> None:
+            if type(value) is not cls:
+                _exactly(value, cls)
+                return _same_fields(value, cls)
+            return whole(value)
+
+        return check
+
+    def typed_dict(self, info: kinds.TypedDictType) -> Check:
+        """A dict with its keys: others would be left out."""
+        fields = {field.name: self.compile(field.type) for field in info.fields}
+        name = info.cls.__qualname__
+
+        def check(value: Any) -> None:
+            _exactly(value, dict)
+            for key, held in (named_parts(value) or {}).items():
+                if key not in fields:
+                    raise ChangedError(f": {name} has no key {key!r}, which would not arrive")
+                if (look := fields[key]) is not None:
+                    _at(f"[{key!r}]", look, held)
+
+        return check
+
+    def tuple_of(self, info: kinds.TupleType) -> Check:
+        """A tuple of so many, each of its own type."""
+        return _tuple(tuple, [("", self.compile(each)) for each in info.item_types])
+
+    def named_tuple(self, info: kinds.NamedTupleType) -> Check:
+        """A named tuple."""
+        return _tuple(info.cls, [(field.name, self.compile(field.type)) for field in info.fields])
+
+
+_REST: Mapping[type[kinds.Type], Callable[[_Compiler, Any], Check | None]] = {
+    kinds.TypedDictType: _Compiler.typed_dict,
+    kinds.TupleType: _Compiler.tuple_of,
+    kinds.NamedTupleType: _Compiler.named_tuple,
+    kinds.Metadata: lambda compiler, info: compiler.compile(info.type),
+    kinds.TimeType: lambda _compiler, _info: _time,
+    kinds.DateType: lambda _compiler, _info: _date,
+}
+
+
+def _collection(base: type, look: Check | None) -> Check:
+    def check(value: Any) -> None:
+        _exactly(value, base)
+        if look is not None and isinstance(value, _WALKED):
+            for index, each in enumerate(cast("list[Any]", value)):
+                _at(f"[{index}]", look, each)
+
+    return check
+
+
+def _tuple(cls: Any, parts: list[tuple[str, Check | None]]) -> Check:
+    cls = get_origin(cls) or cls
+
+    def check(value: Any) -> None:
+        _exactly(value, cls)
+        if isinstance(value, (tuple, list)):
+            for index, (each, (name, look)) in enumerate(zip(cast("list[Any]", value), parts, strict=False)):
+                if look is not None:
+                    _at(f".{name}" if name else f"[{index}]", look, each)
+
+    return check
+
+
+def _exactly(value: Any, cls: Any) -> None:
+    """Refuse a value of a subclass."""
+    if isinstance(value, cls) and type(value) is not cls:
+        name, declared = type(value).__qualname__, cls.__qualname__
+        raise ChangedError(f": {name} would arrive as {declared}; declare {name}, or send {declared}")
+
+
+def _made_of_other(info: Any, fields: Mapping[str, Check | None]) -> Check:
+    """Look at what is no object of the class but is to become one: all that it has must have a place there."""
+    name, tag, tag_field = info.cls.__qualname__, getattr(info, "tag", None), getattr(info, "tag_field", None)
+
+    def check(value: Any) -> None:
+        parts = named_parts(value)
+        if parts is None or (tag_field is not None and parts.get(tag_field, tag) != tag):
+            return  # of another class of a union
+        for key, held in parts.items():
+            if key not in fields and key != tag_field:
+                raise ChangedError(f": {name} has no field {key!r}, which would not arrive")
+            if (look := fields.get(key)) is not None:
+                _at(f".{key}", look, held)
+
+    return check
+
+
+def _same_fields(value: Any, cls: Any) -> None:
+    """See that an object that is to become a model has no more than that; of a dict, the model itself decides."""
+    fields = getattr(cls, "model_fields", None)
+    if fields is None or isinstance(value, dict) or cls.model_config.get("extra") == "allow":
+        return
+    missing = next((key for key in named_parts(value) or () if key not in fields), None)
+    if missing is not None:
+        raise ChangedError(f": {cls.__qualname__} has no field {missing!r}, which would not arrive")
+
+
+def _path(cls: Any) -> Check:
+    def check(value: Any) -> None:
+        if isinstance(value, PurePath) and value != (made := cls(str(value))):
+            raise ChangedError(f": {type(value).__qualname__} would arrive as {type(made).__qualname__}")
+
+    return check
+
+
+def _time(value: Any) -> None:
+    if not isinstance(value, dt.time):
+        return
+    if value.fold:
+        raise ChangedError(": fold=1 would not arrive; send a datetime with a zone")
+    if value.tzinfo is None:
+        return
+    if (offset := value.utcoffset()) is None:
+        raise ChangedError(f": the zone {value.tzinfo} would not arrive, for its offset depends on the day")
+    if offset % _MINUTE:
+        raise ChangedError(f": its offset of {offset} would arrive without the seconds")
+
+
+_MINUTE = dt.timedelta(minutes=1)
+
+
+def _date(value: Any) -> None:
+    if isinstance(value, dt.datetime):
+        raise ChangedError(": a datetime is no date; send its .date(), or declare a datetime")
+
+
+def _at(path: str, look: Check, value: Any) -> None:
+    try:
+        look(value)
+    except ChangedError as error:
+        raise ChangedError(f"{path}{error}") from None
+
+
+def _has_hook(cls: type) -> bool:
+    """Whether code of the class runs when a value is made of what arrives."""
+    return hasattr(cls, "__post_init__") or hasattr(cls, "__attrs_post_init__")
+
+
+def _round_trip(cls: Any, own: OwnTypes) -> Check:
+    """Encode a value, decode it, and compare: for classes with code of their own between the two."""
+    decoder = own.decoder(cls)
+
+    def check(value: Any) -> None:
+        try:
+            arrived = decoder.decode(own.encoder.encode(value))
+        except Exception as error:
+            raise ChangedError(f": it cannot be read again: {error}") from None
+        if (found := difference(value, arrived)) is not None:
+            raise ChangedError(found)
+
+    return check

@@ -1,0 +1,71 @@
+"""Duty: queue scheduled jobs when they are due, by the server's clock.
+
+It sleeps until the next job is due, as far as any reply of the server has said; a job that is scheduled before
+all others wakes one worker, whose claim then learns of it.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from aioq.errors import ServerError
+from aioq.store.contract import Store
+from aioq.util.aio import Backoff
+from aioq.util.log import logger
+
+log = logger("aioq.worker")
+
+LIMIT = 500
+"""The most jobs of one step, so that one step never holds the server up."""
+
+
+class Promoter:
+    """See the module.
+
+    Args:
+        store: where the jobs are.
+        queue: the queue.
+        on_step: called after each step that found jobs due.
+    """
+
+    def __init__(self, store: Store, queue: str, on_step: Callable[[], None] | None = None) -> None:
+        self._store = store
+        self._queue = queue
+        self._due_at: float | None = None
+        self._changed = asyncio.Event()
+        self._on_step = on_step
+
+    def expect(self, next_due_ms: int | None) -> None:
+        """Some reply said when the next job is due, in ms from now."""
+        if next_due_ms is None:
+            return
+        due_at = asyncio.get_running_loop().time() + next_due_ms / 1000
+        if self._due_at is None or due_at < self._due_at:
+            self._due_at = due_at
+            self._changed.set()
+
+    async def run(self) -> None:
+        """Promote until cancelled."""
+        backoff = Backoff()
+        while True:
+            await self._wait()
+            self._due_at = None
+            try:
+                promotion = await self._store.promote(self._queue, LIMIT)
+            except ServerError as error:
+                log.debug("queue %s: could not promote: %s", self._queue, error)
+                self.expect(round(backoff.next() * 1000))
+                continue
+            backoff = Backoff()
+            if promotion.count and self._on_step is not None:
+                self._on_step()
+            self.expect(promotion.next_due_ms)
+
+    async def _wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._due_at is None or self._due_at > loop.time():
+            self._changed.clear()
+            try:
+                async with asyncio.timeout_at(self._due_at):
+                    await self._changed.wait()
+            except TimeoutError:
+                return

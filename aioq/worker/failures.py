@@ -1,0 +1,153 @@
+"""Exceptions put into words that can travel; nothing an exception does here can raise."""
+
+import os
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from aioq.errors import ProcessDiedError
+from aioq.jobs.retry import Retry
+from aioq.store.contract import MAX_CUTS
+from aioq.util.introspect import cause_of, full_name_of, is_a, name_of, text_of, traceback_of
+from aioq.util.plural import counted
+from aioq.wire.messages import Failure
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+_SELF_EXPLAINING = (TimeoutError, ProcessDiedError)
+"""What aioq itself raises about a job with a message that says all; its own frames would add nothing."""
+
+
+class ChildError(Exception):
+    """What a task raised in a child process, as text.
+
+    Attributes:
+        failure: the exception as text.
+        names: the names of its class and of the classes it derives from.
+        retry_delay: the delay in seconds where it was a `Retry` that gave one.
+        retry_attempts: the attempts where it was a `Retry` that gave them.
+        is_retry: whether it was a `Retry`.
+        snooze: the delay in seconds where it was a `Snooze`.
+        leaves: of a group, the names of each kind of error in it.
+        retry_max_elapsed: the `max_elapsed` where it was a `Retry` that gave one.
+        cancel_reason: the reason where it was a `Cancel`.
+        is_fail: whether it was a `Fail`.
+    """
+
+    def __init__(
+        self,
+        failure: Failure,
+        names: tuple[str, ...],
+        *,
+        is_retry: bool = False,
+        retry_delay: float | None = None,
+        retry_attempts: int | None = None,
+        snooze: float | None = None,
+        leaves: tuple[tuple[str, ...], ...] = (),
+        retry_max_elapsed: float | None = None,
+        cancel_reason: str | None = None,
+        is_fail: bool = False,
+    ) -> None:
+        super().__init__(failure.summary)
+        self.failure = failure
+        self.names = names
+        self.is_retry = is_retry
+        self.snooze = snooze
+        self.retry_delay = retry_delay
+        self.retry_attempts = retry_attempts
+        self.leaves = leaves
+        self.retry_max_elapsed = retry_max_elapsed
+        self.cancel_reason = cancel_reason
+        self.is_fail = is_fail
+
+
+class Raised:
+    """An exception that a plain function raised: it must not pass through a future (StopIteration cannot)."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def caught(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call the function; what it raises is returned, see `Raised`."""
+    try:
+        return function(*args, **kwargs)
+    except BaseException as error:
+        return Raised(error)
+
+
+def result_of(ended: Any) -> Any:
+    """What a function returned, from what `caught` did.
+
+    Raises:
+        BaseException: what the function raised.
+    """
+    if is_a(ended, Raised):
+        raise ended.error
+    return ended
+
+
+def failure_of(error: BaseException) -> Failure:
+    """An exception as text: its type, its message and its traceback without aioq's own frames at the top."""
+    if is_a(error, ChildError):
+        return error.failure
+    return Failure(full_name_of(type(error)), message_of(error), _traceback_of(error))
+
+
+def failure_to_show(error: BaseException, attempt: int) -> Failure:
+    """The same, but of a raised `Retry` what it was raised from, if anything."""
+    if not is_a(error, Retry):
+        return failure_of(error)
+    cause = cause_of(error)
+    if cause is not None:
+        return failure_of(cause)
+    shown = failure_of(error)
+    return Failure(shown.type, f"asked for another attempt in attempt {attempt}", shown.traceback)
+
+
+def message_of(error: BaseException) -> str:
+    """`str(error)`, or what went wrong with that."""
+    text, fault = text_of(str, error)
+    return text if fault is None else f"<its message could not be read: {name_of(fault)}>"
+
+
+def _traceback_of(error: BaseException) -> str:
+    start = traceback_of(error)
+    frames = _own_frames(start)
+    if frames is None and any(is_a(error, kind) for kind in _SELF_EXPLAINING):
+        return ""
+    try:
+        return "".join(traceback.format_exception(type(error), error, frames or start))
+    except BaseException as fault:
+        return f"<the traceback could not be formatted: {name_of(fault)}>"
+
+
+def _own_frames(start: TracebackType | None) -> TracebackType | None:
+    """The traceback from the first frame that is not aioq's; None where there is none."""
+    frame = start
+    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.tb_next
+    return frame
+
+
+def fallen(max_crashes: int) -> Failure:
+    """Of a job whose worker ended too often while it ran."""
+    return Failure(
+        "WorkerCrashed",
+        f"the job's worker ended more than {max_crashes} times while running it (max_crashes): by itself, or "
+        f"stopped from outside soon after the start of the run, more than {MAX_CUTS} times in a row; "
+        "it was not run again",
+    )
+
+
+def crashed_alone(crashes: int) -> Failure:
+    """Of a job that has killed the process it had for itself."""
+    return Failure(
+        "WorkerCrashed",
+        f"the job's worker died {counted(crashes, 'time')} while running it (max_crashes), and so did the "
+        "process of its own that it was given then",
+    )

@@ -1,1 +1,0 @@
-"""What becomes of one job in the worker, as steps over one record; `pipeline.py` has their order."""

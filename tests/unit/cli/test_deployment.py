@@ -1,0 +1,86 @@
+"""The files that put aioq into containers: they agree with each other; the health check tells the truth."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.databases import Database
+from tests.servers import Login, Server
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def services() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+
+
+def test_compose_has_a_durable_server_and_two_hosts(services: dict[str, Any]) -> None:
+    assert set(services) == {"redis", "worker", "client"}
+    redis = services["redis"]
+    assert redis["command"][1:3] == ["--appendonly", "yes"]
+    assert redis["volumes"] == ["redis-data:/data"]
+    assert redis["healthcheck"]["test"] == ["CMD", "redis-cli", "ping"]
+
+
+@pytest.mark.parametrize("name", ["worker", "client"])
+def test_both_hosts_run_the_example_in_the_built_image(services: dict[str, Any], name: str) -> None:
+    service = services[name]
+    assert (ROOT / service["build"] / "Dockerfile").is_file()
+    assert service["environment"]["AIOQ_URL"].startswith("redis://redis:")
+    assert service["depends_on"]["redis"]["condition"] == "service_healthy"
+    [volume] = service["volumes"]
+    assert volume == "./examples/two_hosts:/app:ro"
+
+
+def test_the_workers_health_is_whether_it_fetches(services: dict[str, Any]) -> None:
+    assert services["worker"]["healthcheck"]["test"] == ["CMD", "aioq", "check", "--quiet", "proj.app:app"]
+    assert services["worker"]["command"][-1] == "proj.app:app"
+
+
+def test_everything_the_image_copies_reaches_the_build() -> None:
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied: set[str] = set()
+    for line in (ROOT / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY ") and "--from" not in line:
+            copied.update(line.split()[1:-1])
+    assert copied == allowed
+
+
+def _check_health(url: str | None) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "AIOQ_URL"}
+    if url is not None:
+        environment["AIOQ_URL"] = url
+    script = ROOT / "docker" / "healthcheck.py"
+    return subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_health_of_a_server_that_answers(redis_server: Database) -> None:
+    assert _check_health(redis_server.url).returncode == 0
+
+
+def test_health_without_a_url() -> None:
+    answer = _check_health(None)
+    assert (answer.returncode, answer.stderr) == (1, "AIOQ_URL is not set\n")
+
+
+def test_health_does_not_tell_the_password(start_server: Callable[..., Server]) -> None:
+    server = start_server(login=Login("secret"))
+    answer = _check_health(server.url.replace("secret", "guessed-secret"))
+    assert (answer.returncode, answer.stderr) == (
+        1,
+        "no PONG from the server at AIOQ_URL: AuthenticationError\n",
+    )
+
+
+def test_health_of_a_server_that_is_gone(start_server: Callable[..., Server]) -> None:
+    server = start_server()
+    server.kill()
+    answer = _check_health(server.url)
+    assert (answer.returncode, answer.stderr) == (1, "no PONG from the server at AIOQ_URL: ConnectionError\n")
