@@ -17,6 +17,7 @@ Names are imported from their modules when they are first asked for: a program p
 `aioq` command can answer Ctrl-C while the rest is still being imported. Type checkers read `__init__.pyi`.
 """
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -74,10 +75,25 @@ def __getattr__(name: str) -> Any:
     try:
         module = _HOMES[name]
     except KeyError:
-        raise AttributeError(f"module 'aioq' has no attribute {name!r}") from None
+        raise _missing(name, sys._getframe(1).f_code.co_name) from None  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - see there
     value = getattr(import_module(module), name)
     globals()[name] = value
     return value
+
+
+def _missing(name: str, asked_by: str) -> Exception:
+    """The error for a name that is not here; of one that other libraries have it says what it is here.
+
+    `from aioq import Celery` puts a text of its own in the place of an AttributeError's, so the import itself,
+    which asks before it does that, gets an ImportError. Whoever else asks gets what `hasattr` understands.
+    """
+    migration = import_module("aioq.util.migration")
+    instead = None if name.startswith("_") else migration.here(migration.Place.PACKAGE, name)
+    if instead is None:
+        return AttributeError(f"module 'aioq' has no attribute {name!r}")
+    if asked_by == "_handle_fromlist":
+        return ImportError(f"cannot import name {name!r} from 'aioq'; here it is {instead}", name="aioq")
+    return AttributeError(f"module 'aioq' has no attribute {name!r}; here it is {instead}")
 
 
 def __dir__() -> list[str]:

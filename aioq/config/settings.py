@@ -240,7 +240,10 @@ def _unknown(name: str, source: str, prefix: str = "") -> str:
     fold = str.upper if prefix else str.lower
     case = "" if fold(name) == name else f"names are {fold.__name__}-case, "
     asked = name.removeprefix(prefix).lower()
-    instead = None if prefix or asked in RULES else here(Place.SETTING, asked)
+    instead = None if asked in RULES else here(Place.SETTING, asked)
+    meant = "" if instead is None else instead.partition("=")[0]
+    if prefix and meant in RULES:
+        return f"unknown setting {name!r} in {source}; did you mean {prefix + meant.upper()!r}?"
     if instead is not None:
         return f"unknown setting {name!r} in {source}; here it is {instead}"
     near = get_close_matches(asked, RULES, n=1) or [valid for valid in RULES if valid.startswith(f"{asked}_")]

@@ -12,6 +12,7 @@ from aioq.jobs.retry import Snooze
 from aioq.public import public
 from aioq.util.durations import Duration
 from aioq.util.log import GuardedLogger
+from aioq.util.migration import Place, explain_missing
 from aioq.util.texts import cut
 
 MAX_MESSAGE = 1_000
@@ -187,6 +188,8 @@ class JobContext:
         """Seconds until the attempt's timeout; None without one."""
         return None if self.deadline is None else (self.deadline - datetime.now(UTC)).total_seconds()
 
+
+explain_missing(JobContext, Place.JOB)
 
 _current: ContextVar[JobContext] = ContextVar("aioq_current_job")
 

@@ -134,9 +134,9 @@ def make_options(
     )
 
 
-def unknown_option(where: str, name: str, valid: tuple[str, ...]) -> str:
+def unknown_option(where: str, name: str, valid: tuple[str, ...], place: Place = Place.OPTION) -> str:
     """The text for an option that does not exist, with the nearest one that does."""
-    instead = here(Place.OPTION, name)
+    instead = here(place, name)
     if instead is not None:
         return f"{where}: unknown option {name!r}; here it is {instead}"
     near = difflib.get_close_matches(name, valid, n=1)

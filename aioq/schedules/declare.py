@@ -19,6 +19,7 @@ from aioq.store.contract import NewJob
 from aioq.store.schedules import Overlap
 from aioq.tasks.task import Sendable, Task
 from aioq.util.durations import FIRST, LAST, MAX_DELAY, YEARS, Duration, as_seconds
+from aioq.util.migration import Place
 from aioq.util.timezones import zone, zone_hint
 
 MAX_ID = 200
@@ -241,7 +242,7 @@ def define(
         ConfigError: naming the schedule, the option and what it takes.
     """
     if unknown:
-        raise ConfigError(unknown_option(where, next(iter(unknown)), NAMES))
+        raise ConfigError(unknown_option(where, next(iter(unknown)), NAMES, Place.SCHEDULE))
     if (cron is None) == (every is None):
         raise ConfigError(f"{where}: give cron or every, {'not both' if cron is not None else 'one of them'}")
     definition = Definition(

@@ -14,10 +14,13 @@ class Place(StrEnum):
     TASK = "an attribute of a task"
     APP = "an attribute of an App"
     HANDLE = "an attribute of a handle"
+    JOB = "an attribute of the current job"
     OPTION = "an option of a task or a call"
+    SCHEDULE = "an option of a schedule"
     SETTING = "a setting"
     RETRY = "an argument of Retry"
     COMMAND = "a command, or an option of `aioq worker`"
+    PACKAGE = "a name of the package"
 
 
 _SEND = "await task.send(...), in sync code task.send_sync(...)"
@@ -44,6 +47,13 @@ _INFO = "await handle.info(), in sync code handle.info_sync()"
 
 _HOOKS = "middleware: its `run` is around each run, `settled` after each attempt"
 _SCHEDULES = '@app.cron("*/5 * * * *") or @app.every(seconds), above the task'
+_CRON = 'a cron line: cron="*/5 * * * mon-fri" is minute, hour, day of month, month, day of week'
+_EVERY = "every=..., in seconds or as a timedelta: every=timedelta(hours=1)"
+_TIMING = 'every=30, or cron="*/5 * * * *", whose fields are minute, hour, day of month, month, day of week'
+_APP = 'app = App("shop")'
+_WORKER = "`aioq worker shop.tasks:app`, a command"
+_NO_EVENTS = "nothing: the worker's log (--log-format json), `aioq check` and handle.info() tell"
+_NO_PURGE = "nothing: each job is cancelled by its handle, await app.handle(job_id).cancel()"
 _TOGETHER = "await the handles inside a task: await gather(await task.send_many(...))"
 
 WORDS: dict[Place, dict[str, str]] = {
@@ -70,6 +80,9 @@ WORDS: dict[Place, dict[str, str]] = {
         "retry": "raise Retry(...), inside the task",
         "request": _CONTEXT,
         "update_state": "current_job().progress(...), inside the task",
+        "backend": _NO_BACKEND,
+        "max_retries": _ATTEMPTS,
+        "default_retry_delay": "retry=Retry(delay=..., factor=...)",
         "delay_on_commit": f"{_SEND}, after the commit",
         "apply_async_on_commit": f"{_SEND}, after the commit",
     },
@@ -81,12 +94,18 @@ WORDS: dict[Place, dict[str, str]] = {
             ("control", "revoke"), "await app.handle(job_id).cancel(), and `aioq check` for its workers"
         ),
         **dict.fromkeys(("signals", "add_event_handler", "before_process", "after_process"), _HOOKS),
-        "on_after_configure": _LIFESPAN,
+        **dict.fromkeys(
+            ("on_after_configure", "on_after_finalize"),
+            f"app.schedule(...), beside the tasks; {_LIFESPAN} for what a worker opens",
+        ),
+        **dict.fromkeys(("current_task", "current_worker_task"), _CONTEXT),
+        "signature": 'app.by_name("name").call(...)',
+        "GroupResult": "app.handle(job_id) of each job, and await gather(*handles)",
         **dict.fromkeys(("beat_schedule", "cron_job"), _SCHEDULES),
         **dict.fromkeys(("shared_task", "process"), "@app.task"),
         "Task": "@app.task; middleware is what all tasks have in common",
         **dict.fromkeys(("queue", "get_queue"), "@app.task(queue=...) or task.options(queue=...)"),
-        **dict.fromkeys(("group", "chord", "GroupResult"), _TOGETHER),
+        **dict.fromkeys(("group", "chord", "chain"), _TOGETHER),
         **dict.fromkeys(("send_task", "enqueue", "enqueue_job", "enqueue_call"), _SEND_NAMED),
         "conf": "app.settings, which the constructor takes",
         "config_from_object": 'App.from_config("shop.config")',
@@ -97,9 +116,7 @@ WORDS: dict[Place, dict[str, str]] = {
         **dict.fromkeys(("AsyncResult", "get_job", "fetch_job", "job_status"), "app.handle(job_id)"),
         **dict.fromkeys(("on_startup", "on_shutdown", "startup", "shutdown", "on_event"), _LIFESPAN),
         **dict.fromkeys(("add_middleware", "with_middlewares", "middlewares"), "App(middleware=[...])"),
-        **dict.fromkeys(
-            ("worker", "run", "start", "worker_main", "run_worker"), "`aioq worker shop.tasks:app`, a command"
-        ),
+        **dict.fromkeys(("worker", "run", "start", "worker_main", "run_worker"), _WORKER),
         "close": "await app.aclose(), or async with app",
     },
     Place.HANDLE: {
@@ -107,6 +124,8 @@ WORDS: dict[Place, dict[str, str]] = {
         **dict.fromkeys(("success", "is_ready"), _STATE),
         **dict.fromkeys(("forget", "delete"), "not needed: a result is gone after result_ttl seconds"),
         **dict.fromkeys(("date_done", "name", "get_progress", "refresh"), "await handle.info()"),
+        **dict.fromkeys(("children", "collect", "results"), "the handles you keep: await gather(*handles)"),
+        **dict.fromkeys(("then", "on_ready"), "await handle, and go on"),
         "message_id": "handle.id",
         **dict.fromkeys(("get", "wait", "wait_result", "return_value", "join"), _RESULT),
         **dict.fromkeys(
@@ -116,6 +135,49 @@ WORDS: dict[Place, dict[str, str]] = {
         "task_id": "handle.id",
         "job_id": "handle.id",
         **dict.fromkeys(("result_info", "traceback", "exc_info", "meta"), _INFO),
+    },
+    Place.JOB: {
+        **dict.fromkeys(("retry", "requeue", "defer"), "raise Retry(...)"),
+        **dict.fromkeys(("retries", "job_try", "tries", "try_count"), "job.attempt, 1 for the first"),
+        **dict.fromkeys(("max_retries", "max_tries"), "job.max_attempts, in which the first counts too"),
+        "request": "the job itself: job.id, job.attempt, job.headers, ...",
+        **dict.fromkeys(("task_id", "job_id", "message_id", "key"), "job.id"),
+        **dict.fromkeys(("name", "task_name", "function", "func_name"), "job.task, its name"),
+        **dict.fromkeys(
+            ("update_state", "set_progress", "update_progress", "send_progress", "meta"),
+            "job.progress(done, total, message)",
+        ),
+        **dict.fromkeys(("logger", "get_logger"), "job.log"),
+        **dict.fromkeys(("is_aborted", "is_revoked", "aborted", "cancelled"), "job.cancel_requested"),
+        **dict.fromkeys(("args", "kwargs"), "the arguments of the task's function"),
+        **dict.fromkeys(("enqueue_time", "enqueued_at", "created_at"), "job.sent_at"),
+        **dict.fromkeys(("redis", "pool", "resources", "ctx"), "job.state, what the lifespan yielded"),
+        **dict.fromkeys(("labels", "correlation_id"), "job.headers, strings"),
+        **dict.fromkeys(("timelimit", "timeout"), "job.deadline, or job.time_left()"),
+        **dict.fromkeys(("fail", "reject"), 'raise Fail("why")'),
+        **dict.fromkeys(("cancel", "abort", "ignore"), 'raise Cancel("why")'),
+    },
+    Place.SCHEDULE: {
+        **dict.fromkeys(("minute", "hour", "second", "day", "month", "weekday"), _CRON),
+        **dict.fromkeys(("day_of_week", "day_of_month", "month_of_year"), _CRON),
+        **dict.fromkeys(("seconds", "minutes", "hours", "days", "weeks", "interval", "period"), _EVERY),
+        **dict.fromkeys(("schedule", "run_every", "crontab", "cron_expression", "spec", "when"), _TIMING),
+        **{
+            option: f"@app.task({option}=...), task.options({option}=...).call(...), "
+            f'in settings "options": {{"{option}": ...}}'
+            for option in ("queue", "priority", "timeout", "retry", "headers", "result_ttl")
+        },
+        **dict.fromkeys(("args", "kwargs"), "in the call: task.call(...)"),
+        **dict.fromkeys(("timezone", "time_zone"), 'tz="Europe/Berlin"'),
+        **dict.fromkeys(("start_date", "start_at", "begin"), "start=..., a datetime with a time zone"),
+        **dict.fromkeys(("until", "end_date", "end_at", "expires"), "end=..., a datetime with a time zone"),
+        **dict.fromkeys(("limit", "count", "times", "repeat"), "max_runs=..."),
+        **dict.fromkeys(("coalesce", "misfire_grace_time", "catchup"), 'misfire="skip", "last" or "all"'),
+        **dict.fromkeys(("max_instances", "unique", "no_overlap"), 'overlap="allow", "skip" or "one"'),
+        **dict.fromkeys(("enabled", "paused"), "await app.schedules.pause(id), or `aioq schedules pause`"),
+        **dict.fromkeys(("id", "name", "key"), "schedule_id=..., or the first argument of app.schedule"),
+        "relative": "start=..., at which the grid of every=... begins",
+        "run_at_startup": "@app.lifespan, or await app.schedules.run_now(id)",
     },
     Place.OPTION: {
         **dict.fromkeys(("cron", "crontab", "schedule", "run_every", "minute", "hour", "second"), _SCHEDULES),
@@ -255,8 +317,24 @@ WORDS: dict[Place, dict[str, str]] = {
         **dict.fromkeys(("-n", "--hostname", "--name"), "not needed: a worker's name is made of its host and pid"),
         **dict.fromkeys(("--watch",), "--reload"),
         **dict.fromkeys(("--url", "--broker", "-b"), "AIOQ_URL in the environment, or App(url=...)"),
+        **dict.fromkeys(("-E", "--events", "--task-events", "events", "flower", "dashboard"), _NO_EVENTS),
+        "purge": _NO_PURGE,
+        "result": "await app.handle(job_id), in a program",
+        **dict.fromkeys(("call", "send"), "await app.send(name, ...), in a program"),
         **dict.fromkeys(("inspect", "status", "info"), "aioq check shop.tasks:app, or handle.info()"),
         **dict.fromkeys(("run", "start", "multi", "work"), "aioq worker shop.tasks:app"),
+    },
+    Place.PACKAGE: {
+        **dict.fromkeys(("Celery", "Huey", "RedisHuey", "Broker", "RedisBroker", "current_app"), _APP),
+        **dict.fromkeys(("shared_task", "actor", "job"), "@app.task"),
+        **dict.fromkeys(("chain", "group", "chord", "signature", "chunks"), _TOGETHER),
+        **dict.fromkeys(("crontab", "CronJob", "cron_job"), f"@app.cron(...), app.schedule(...); {_TIMING}"),
+        **dict.fromkeys(("Reject", "Ignore"), 'raise Fail("why"), raise Cancel("why")'),
+        **dict.fromkeys(("AsyncResult", "GroupResult", "Job"), "app.handle(job_id)"),
+        **dict.fromkeys(("Worker", "WorkerSettings", "run_worker"), _WORKER),
+        **dict.fromkeys(("current_task", "get_current_job", "Context"), _CONTEXT),
+        **dict.fromkeys(("states", "JobStatus", "TaskStatus"), "JobState"),
+        "Queue": "@app.task(queue=...) or task.options(queue=...)",
     },
 }
 """The words of each place, and what is written here instead, or why nothing is."""

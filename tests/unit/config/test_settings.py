@@ -477,10 +477,14 @@ def test_an_unknown_name_is_an_error_with_the_nearest_one(source: str, name: str
     [
         ("AIOQ_CONCURENCY", "did you mean 'AIOQ_CONCURRENCY'?"),
         ("AIOQ_Lease", "names are upper-case, did you mean 'AIOQ_LEASE'?"),
-        ("AIOQ_PORT", "did you mean 'AIOQ_IMPORTS'?"),
+        ("AIOQ_PORT", 'here it is a part of url="redis://..." (AIOQ_URL in the environment)'),
+        ("AIOQ_REDIS_URL", "did you mean 'AIOQ_URL'?"),
+        ("AIOQ_WORKERS", "did you mean 'AIOQ_PROCESSES'?"),
+        ("AIOQ_RESULT_BACKEND", "here it is not needed: results are in the same server"),
+        ("AIOQ_VERSION", "valid are: AIOQ_NAME, AIOQ_URL, "),
         ("AIOQ_LOG", "did you mean 'AIOQ_LOG_LEVEL' or 'AIOQ_LOG_FORMAT'?"),
-        ("AIOQ_APP", "valid are: AIOQ_NAME, AIOQ_URL, "),
-        ("AIOQ_broker", "names are upper-case, valid are: AIOQ_NAME, AIOQ_URL, "),
+        ("AIOQ_APP", "did you mean 'AIOQ_NAME'?"),
+        ("AIOQ_broker", "did you mean 'AIOQ_URL'?"),
         ("AIOQ_", "valid are: AIOQ_NAME, AIOQ_URL, "),
     ],
 )

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from aioq import App, ArgumentError, ConfigError, Retry
+import aioq
+from aioq import App, ArgumentError, ConfigError, JobContext, Retry
 from aioq.app import internals_of
 from aioq.cli.main import cli, main
 from aioq.config.settings import load_settings
 from aioq.jobs.options import NAMES
+from aioq.schedules.declare import NAMES as SCHEDULE_NAMES
 from aioq.tasks.registry import MAX_TASK_NAME, TASK_OPTIONS, SettingArgs
 from aioq.util.migration import WORDS, Place, here
 
@@ -28,6 +30,9 @@ async def add(x: int, y: int) -> int:
 
 def plain(x: int) -> int:
     return x
+
+
+JOB = JobContext(job_id="j", task="add", queue="default")
 
 
 @pytest.mark.parametrize(
@@ -76,6 +81,22 @@ def test_any_other_attribute_is_missing_as_usual():
         (app, "chord", "await gather("),
         (app, "beat_schedule", "@app.cron("),
         (app.handle("j"), "revoke", "await handle.cancel()"),
+        (app, "on_after_configure", "app.schedule(...)"),
+        (app, "current_task", "current_job()"),
+        (app, "signature", 'app.by_name("name").call(...)'),
+        (app, "GroupResult", "app.handle(job_id) of each"),
+        (app.handle("j"), "children", "await gather(*handles)"),
+        (add, "backend", "results are in the same server"),
+        (add, "max_retries", "retry=Retry(attempts=...)"),
+        (JOB, "retry", "raise Retry(...)"),
+        (JOB, "retries", "job.attempt, 1 for the first"),
+        (
+            JobContext(job_id="j", task="add", queue="default"),
+            "update_state",
+            "job.progress(done, total, message)",
+        ),
+        (JOB, "logger", "job.log"),
+        (JOB, "is_aborted", "job.cancel_requested"),
     ],
 )
 def test_what_an_app_and_a_handle_have_elsewhere(thing: Any, word: str, instead: str):
@@ -126,13 +147,58 @@ def test_an_option_of_a_task_is_told_from_one_of_a_call():
         app.task("add")  # pyright: ignore[reportCallIssue, reportArgumentType] - what the error is about
 
 
-@pytest.mark.parametrize("given", [{"minute": "*/5"}, {"hours": 1}])
-def test_a_schedule_in_words_of_elsewhere(given: dict[str, Any]):
+@pytest.mark.parametrize(
+    ("word", "instead"),
+    [
+        ("minute", 'a cron line: cron="*/5 * * * mon-fri"'),
+        ("day_of_week", "minute, hour, day of month, month, day of week"),
+        ("hours", "every=timedelta(hours=1)"),
+        ("schedule", 'every=30, or cron="*/5 * * * *"'),
+        ("crontab", 'cron="*/5 * * * *"'),
+        (
+            "queue",
+            '@app.task(queue=...), task.options(queue=...).call(...), in settings "options": {"queue": ...}',
+        ),
+        ("timeout", '"options": {"timeout": ...}'),
+        ("args", "task.call(...)"),
+        ("max_instances", "overlap="),
+        ("misfire_grace_time", "misfire="),
+        ("timezone", "tz="),
+    ],
+)
+def test_a_schedule_in_words_of_elsewhere(word: str, instead: str):
+    given: dict[str, Any] = {word: 5}
+    for way in (
+        lambda: app.cron("* * * * *", **given),
+        lambda: app.every(5, **given),
+        lambda: app.schedule("s", add.call(1, 2), every=5, **given),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            way()
+        assert f"unknown option {word!r}; here it is " in str(caught.value)
+        assert instead in str(caught.value)
+
+
+def test_a_schedule_without_its_time_names_what_was_called():
     for decorator in (app.cron, app.every):
-        with pytest.raises(ConfigError, match=r"here it is @app\.cron\(\"\*/5 \* \* \* \*\"\) or @app\.every\("):
-            decorator(**given)
+        nothing: Any = decorator
         with pytest.raises(ConfigError, match=f"{decorator.__name__}"):
-            decorator()
+            nothing()
+
+
+@pytest.mark.parametrize(
+    ("given", "instead"),
+    [
+        ({"schedule": 30.0}, 'every=30, or cron="*/5 * * * *"'),
+        ({"every": 30, "queue": "mail"}, 'in settings "options": {"queue": ...}'),
+        ({"every": 30, "options": {"countdown": 3}}, "here it is delay=..., in seconds"),
+    ],
+)
+def test_a_table_of_schedules_in_words_of_elsewhere(given: dict[str, Any], instead: str):
+    with pytest.raises(ConfigError) as caught:
+        App("shop", schedules={"nightly": {"task": "shop.add", **given}})
+    assert instead in str(caught.value)
+    assert "nightly" in str(caught.value)
 
 
 async def test_what_is_no_list_of_calls_explains_itself():
@@ -184,7 +250,10 @@ def test_settings_of_elsewhere(
 def test_no_word_is_a_name_of_ours_already():
     assert not set(WORDS[Place.SETTING]) & set(SettingArgs.__annotations__)
     assert not set(WORDS[Place.OPTION]) & {*NAMES, *TASK_OPTIONS}
-    for place, thing in ((Place.TASK, add), (Place.APP, app), (Place.HANDLE, app.handle("j"))):
+    assert not set(WORDS[Place.SCHEDULE]) & set(SCHEDULE_NAMES)
+    assert not set(WORDS[Place.PACKAGE]) & set(dir(aioq))
+    things = ((Place.TASK, add), (Place.APP, app), (Place.HANDLE, app.handle("j")), (Place.JOB, JOB))
+    for place, thing in things:
         assert not [word for word in WORDS[place] if hasattr(thing, word)]
 
 
@@ -282,6 +351,34 @@ async def test_another_librarys_variable_is_noticed_where_no_server_is_named(
     assert "REDIS_URL is set, but aioq reads AIOQ_URL" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("Celery", 'App("shop")'),
+        ("shared_task", "@app.task"),
+        ("crontab", 'cron="*/5 * * * *"'),
+        ("chain", "await the handles inside a task"),
+        ("Reject", "Fail"),
+        ("AsyncResult", "app.handle(job_id)"),
+        ("Worker", "`aioq worker shop.tasks:app`"),
+    ],
+)
+def test_what_the_package_has_elsewhere(name: str, instead: str):
+    with pytest.raises(ImportError) as imported:
+        exec(f"from aioq import {name}")
+    with pytest.raises(AttributeError) as looked_up:
+        getattr(aioq, name)
+    for error in (imported.value, looked_up.value):
+        assert f"{name!r}" in str(error)
+        assert f"; here it is {instead}" in str(error) or instead in str(error)
+    assert not hasattr(aioq, name)  # whoever only asks gets an answer
+
+
+def test_any_other_name_is_missing_from_the_package_as_usual():
+    with pytest.raises(ImportError, match="cannot import name 'colour' from 'aioq'"):
+        exec("from aioq import colour")
+
+
 def test_l_is_the_level_of_the_log():
     result = CliRunner().invoke(cli, ["worker", "shop:app", "-l", "loud"])
     assert result.exit_code == 2
@@ -301,6 +398,9 @@ def test_l_is_the_level_of_the_log():
         (["beat"], "No such command 'beat'; here it is not needed: any worker keeps the clock"),
         (["worker", "shop", "-q", "mail,bulk"], "'mail,bulk': one queue at a time: -q mail -q bulk"),
         (["check", "shop", "-q", "mail, bulk"], "one queue at a time: -q mail -q bulk"),
+        (["purge", "shop"], "here it is nothing: "),
+        (["flower"], "here it is nothing: "),
+        (["worker", "shop", "-E"], "here it is nothing: "),
         (["wroker"], "No such command 'wroker'. Did you mean 'worker'?"),
         (["worker", "shop", "--burts"], "No such option '--burts'. Did you mean '--burst'?"),
     ],
