@@ -51,7 +51,7 @@ DelayFunction = Callable[[int, BaseException], Duration]
 """Says how long to wait after an attempt: its number, 1 for the first, and the error that ended it."""
 
 
-class RetryRule(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+class RetryRule(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defaults=True, gc=False):
     """The plain data of a `Retry` policy, as it travels with a job.
 
     Attributes:
@@ -135,7 +135,7 @@ def _or(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
 
 
-class FunctionRule(RetryRule, frozen=True, omit_defaults=True, gc=True):
+class FunctionRule(RetryRule, frozen=True, omit_defaults=True, repr_omit_defaults=True, gc=True):
     """A rule whose delay is a function, which stays in the code that declares the task.
 
     Attributes:
@@ -250,6 +250,10 @@ class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks fo
         self.rule = rule if function is None else FunctionRule(**msgspec.structs.asdict(rule), function=function)
         self.attempts = rule.attempts if steps or attempts is not msgspec.UNSET else None
         self.delay = number
+
+    def __repr__(self) -> str:
+        """The policy, as it may be written; what is the default is left out."""
+        return f"Retry({repr(self.rule).partition('(')[2].replace('function=', 'delay=')}"
 
     def delay_after(self, attempt: int) -> float | None:
         """The delay that it asks for itself, raised in `attempt`; None where it leaves that to the policy."""

@@ -17,6 +17,7 @@ from aioq.results.wait_report import why_no_outcome
 from aioq.results.waiters import Waiters, not_found
 from aioq.store.contract import Store
 from aioq.store.leases import WorkerLease
+from aioq.util.clock import ManualClock
 from aioq.util.durations import Duration, seconds
 from aioq.util.migration import Place, explain_missing
 from aioq.wire.messages import (
@@ -304,7 +305,11 @@ async def why_late(handle: JobHandle[Any]) -> str:
     async def workers(queue: str) -> Sequence[WorkerLease]:
         return await (await source_of(handle).store()).workers(queue)
 
-    return await why_no_outcome(handle.info, workers)
+    async def clock() -> ManualClock | None:
+        found = getattr(await source_of(handle).store(), "clock", None)  # the store in memory has one
+        return found if isinstance(found, ManualClock) else None
+
+    return await why_no_outcome(handle.info, workers, clock)
 
 
 def source_of(handle: JobHandle[Any]) -> ResultSource:

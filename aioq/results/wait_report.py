@@ -7,13 +7,16 @@ from datetime import UTC, datetime
 from aioq.errors import AioqError, JobNotFoundError
 from aioq.jobs.job import UNKNOWN_TASK, JobInfo, JobState
 from aioq.store.leases import WorkerLease
+from aioq.util.clock import ManualClock
 
 PATIENCE = 1.0
 """Seconds that the answer may take: who waits has waited for long enough."""
 
 
 async def why_no_outcome(
-    look: Callable[[], Awaitable[JobInfo]], workers: Callable[[str], Awaitable[Sequence[WorkerLease]]]
+    look: Callable[[], Awaitable[JobInfo]],
+    workers: Callable[[str], Awaitable[Sequence[WorkerLease]]],
+    clock: Callable[[], Awaitable[ManualClock | None]],
 ) -> str:
     """The job's state in words, to be put behind the message; whatever goes wrong here, nothing is raised.
 
@@ -22,12 +25,16 @@ async def why_no_outcome(
     Args:
         look: asks for the job.
         workers: asks for the workers of a queue.
+        clock: asks for the clock of an App in memory, which stands still; None where there is a server.
     """
     try:
         async with asyncio.timeout(PATIENCE):
-            info = await look()
-            waits = info.state is JobState.QUEUED or _overdue(info)
-            return f": {in_words(info, await workers(info.queue) if waits else ())}"
+            info, by_hand = await look(), await clock()
+            now = datetime.now(UTC) if by_hand is None else datetime.fromtimestamp(by_hand.now_ms() / 1000, UTC)
+            waits = info.state is JobState.QUEUED or _overdue(info, now)
+            words = in_words(info, await workers(info.queue) if waits else (), now)
+            still = STANDS_STILL if by_hand is not None and info.state is JobState.SCHEDULED else ""
+            return f": {words}{still}"
     except JobNotFoundError as error:
         return f": {error}"
     except TimeoutError:
@@ -38,18 +45,23 @@ async def why_no_outcome(
         return ""
 
 
-def in_words(info: JobInfo, workers: Sequence[WorkerLease]) -> str:
+STANDS_STILL = "; the clock of app.test() stands still until session.advance(...) or session.drain() moves it"
+"""What is said of a job that waits for its time in memory: a test that waits too has forgotten that."""
+
+
+def in_words(info: JobInfo, workers: Sequence[WorkerLease], now: datetime) -> str:
     """What a job waits for.
 
     Args:
         info: the job.
         workers: those of its queue; only asked for where it waits for one.
+        now: the time by the server's clock, as far as this host's agrees with it.
     """
     if info.state is JobState.RUNNING:
         again = f", in attempt {info.attempts}" if info.attempts > 1 else ""
-        return f"running for {_seconds(_age(info.started_at))} on worker {info.worker}{again}"
-    if info.state is JobState.SCHEDULED and not _overdue(info):
-        return _scheduled(info)
+        return f"running for {_seconds(_age(info.started_at, now))} on worker {info.worker}{again}"
+    if info.state is JobState.SCHEDULED and not _overdue(info, now):
+        return _scheduled(info, now)
     if info.state is JobState.WAITING:
         return "it waits for another job"
     if info.state.ended:
@@ -57,8 +69,8 @@ def in_words(info: JobInfo, workers: Sequence[WorkerLease]) -> str:
     return f"{'queued' if info.state is JobState.QUEUED else 'due'}; {_served(info, workers)}"
 
 
-def _scheduled(info: JobInfo) -> str:
-    left = _seconds(-_age(info.due_at))
+def _scheduled(info: JobInfo, now: datetime) -> str:
+    left = _seconds(-_age(info.due_at, now))
     if info.error is None:
         return f"scheduled, due in {left}"
     if _put_off(info):
@@ -91,13 +103,13 @@ STUCK = 15_000
 """Milliseconds since the last fetch from which on it is worth a word, as for `/ready`."""
 
 
-def _overdue(info: JobInfo) -> bool:
-    return info.state is JobState.SCHEDULED and _age(info.due_at) >= 0
+def _overdue(info: JobInfo, now: datetime) -> bool:
+    return info.state is JobState.SCHEDULED and _age(info.due_at, now) >= 0
 
 
-def _age(moment: datetime | None) -> float:
-    """Seconds since a moment by the server's clock, as far as this host's agrees with it."""
-    return 0.0 if moment is None else (datetime.now(UTC) - moment).total_seconds()
+def _age(moment: datetime | None, now: datetime) -> float:
+    """Seconds since a moment."""
+    return 0.0 if moment is None else (now - moment).total_seconds()
 
 
 def _seconds(seconds: float) -> str:

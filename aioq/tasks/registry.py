@@ -213,6 +213,8 @@ def check_task_name(name: object) -> None:
     """
     if isinstance(name, Task):
         raise ArgumentError(f"{name!r} is a task, no name; use it itself: await {name.__name__}.send(...)")
+    if isinstance(name, Call):
+        raise ArgumentError(f"a call of {name.task!r} is no task's name: await app.send_many([call]) sends it")
     if callable(name):
         shown = getattr(name, "__qualname__", repr(name))
         raise ArgumentError(

@@ -89,8 +89,8 @@ class _Sending:
         for position, args in enumerate(every):
             if not isinstance(args, (tuple, list)):
                 raise ArgumentError(
-                    f"task {self.name!r}: send_many item {position} is {args!r}: expected a tuple of the "
-                    f"positional arguments, for one argument ({args!r},)"
+                    f"task {self.name!r}: send_many item {position} is {repr(args)[:100]}: "
+                    f"expected a tuple of the positional arguments, {_as_item(args)}"
                 )
             if len(args) not in fitting:  # what their number decides is looked at once
                 route.signature.check(args, {})
@@ -329,6 +329,15 @@ class SyncTask(Task[P, R]):
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here, as if it were no task."""
         return self.function(*args, **kwargs)
+
+
+def _as_item(given: object) -> str:
+    """How what is no item of `send_many` is sent, to be put behind the error."""
+    if isinstance(given, Call):
+        return "and a call goes with app.send_many([...])"
+    if isinstance(given, Mapping):
+        return "and what has names goes with app.send_many([task.call(key=1), ...])"
+    return f"for one argument ({given!r},)"
 
 
 def make_task(

@@ -5,7 +5,7 @@ validation on arrival makes its types of it again.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, cast, get_origin
@@ -113,7 +113,8 @@ def encode_hook(value: object) -> object:
         return msgspec.Raw(_MODELS.encode(dumped))
     if isinstance(value, PurePath):
         return str(value)
-    instead = getattr(type(value), "instead_of_encoding", "")
+    awaits = "an await is missing before what made it" if issubclass(type(value), Coroutine) else ""
+    instead = getattr(type(value), "instead_of_encoding", awaits)
     advice = f" ({instead})" if instead else ""
     raise NotImplementedError(f"objects of type {type(value).__qualname__} have no MessagePack form{advice}")
 

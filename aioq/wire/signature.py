@@ -59,6 +59,7 @@ class Signature:
             raise ConfigError(
                 f"{where}: {error}; write a function around it, whose parameters can be seen"
             ) from None
+        self._shown = _with_hint(self._signature)
         try:
             hints = hints_of(function)
         except TypeError as error:
@@ -98,7 +99,8 @@ class Signature:
         try:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise ArgumentError(f"{self.where}: {error}; it takes {self._signature}") from None
+            unknown = _AS_KEYWORDS if {"args", "kwargs"} & (kwargs.keys() - self._keywords) else ""
+            raise ArgumentError(f"{self.where}: {error}; it takes {self._shown}{unknown}") from None
 
     def verify(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         """See that the arguments of a call, which can be encoded, arrive as they are.
@@ -146,13 +148,13 @@ class Signature:
         try:
             self._signature.bind(*values, **named)
         except TypeError as error:
-            raise BadArgumentsError(f"$: {error}; the task takes {self._signature}") from None
+            raise BadArgumentsError(f"$: {error}; the task takes {self._shown}") from None
 
     def _positional_decoder(self, count: int) -> "msgspec.msgpack.Decoder[tuple[Any, ...]]":
         if count > len(self._names) and self._rest is None:
             raise BadArgumentsError(
                 f"$: expected at most {len(self._names)} positional arguments, got {count}; "
-                f"the task takes {self._signature}"
+                f"the task takes {self._shown}"
             )
         kinds = [self._types[name] for name in self._names[:count]]
         if self._rest is not None:
@@ -171,7 +173,7 @@ class Signature:
         for name, value in raw.items():
             known = name if name in self._keywords else self._extra
             if known is None:
-                raise BadArgumentsError(f"$.{name}: no such parameter; the task takes {self._signature}")
+                raise BadArgumentsError(f"$.{name}: no such parameter; the task takes {self._shown}")
             try:
                 named[name] = self._by_name[known].decode(value)
             except UNREADABLE as error:
@@ -285,11 +287,36 @@ def _compiled(what: str, kind: Any, own: OwnTypes, *, optional: bool) -> Any:
     except NameError:
         raise
     except Exception as error:  # of msgspec, or of annotations of a class's fields that cannot be evaluated
-        raise ConfigError(f"{what} cannot be decoded: {error}") from error
+        raise ConfigError(f"{what} cannot be decoded: {_explained(str(error))}") from error
     if unknown is not None:
         name = f"{unknown.__module__}.{unknown.__qualname__}".removeprefix("builtins.")
         raise ConfigError(f"{what} cannot be decoded: nothing makes a {name} of plain data; {advice_on(unknown)}")
     return kind
+
+
+_AS_KEYWORDS = "; arguments are given as in a call of the function, send(1, 2, key=3), not by args= and kwargs="
+
+_CONTEXTS = frozenset({"self", "ctx"})
+"""What other libraries give a task of the job as its first argument."""
+
+
+def _with_hint(signature: inspect.Signature) -> str:
+    """A signature as errors show it; one that expects the job says how a task gets at it."""
+    first = next(iter(signature.parameters), "")
+    hint = f"; {first!r} is an argument like any other, for the job is current_job()" if first in _CONTEXTS else ""
+    return f"{signature}{hint}"
+
+
+_UNION = (
+    "; what arrives must tell by itself which of them it is: declare one class with a field for each, a pydantic "
+    "model with the union in a field, or msgspec.Struct classes with tags"
+)
+
+
+def _explained(text: str) -> str:
+    """What msgspec says of an annotation, in words of the docs, and what to do where it is about a union."""
+    text = text.replace("custom type", "pydantic model or type of register_type")
+    return f"{text}{_UNION}" if text.startswith("Type unions") else text
 
 
 ANY_RESULT = ResultType("the task", Any)

@@ -86,6 +86,16 @@ def undeclared_queues(host: Host, wanted: Sequence[str]) -> list[str]:
     ]
 
 
+def without_tasks(host: Host) -> list[str]:
+    """What to say of an App that has no tasks, as a line; nothing where it has some."""
+    if host.tasks:
+        return []
+    return [
+        f"the App {host.name!r} has no tasks, so every job is put off: name their modules, "
+        f'App({host.name!r}, imports=["shop.tasks"]) or AIOQ_IMPORTS=shop.tasks, or import them beside the App'
+    ]
+
+
 def unknown_tasks(host: Host, declared: Sequence[Declared], queues: Collection[str]) -> list[str]:
     """What to say of the schedules of some queues whose tasks the App does not know; each one as a line.
 

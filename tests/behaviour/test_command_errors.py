@@ -350,6 +350,19 @@ async def test_an_app_that_is_looked_for_at_the_wrong_place(
     assert re.search(words, worker.log), worker.log
 
 
+async def test_an_app_whose_tasks_are_not_imported_says_how_they_are(project: Project) -> None:
+    project.write("shop/app.py", ONE_APP)
+    project.write("shop/tasks.py", "from shop.app import app\n@app.task\ndef send(): ...\n")
+    worker = project.worker("shop", "--burst", "-p", "2")
+    assert await worker.ended() == 0
+    (line,) = await worker.saw("WARNING")
+    assert "has no tasks, so every job is put off: name their modules" in line
+    assert "AIOQ_IMPORTS=shop.tasks" in line
+    good = project.worker("shop", "--burst", AIOQ_IMPORTS="shop.tasks")
+    assert await good.ended() == 0
+    assert "WARNING" not in good.log
+
+
 async def test_a_queue_that_nothing_is_declared_with_is_a_warning(project: Project) -> None:
     project.write("shop.py", ONE_APP + "@app.task(queue='mail')\ndef send(): ...\n")
     worker = project.worker("shop:app", "-q", "mial", "-q", "mail", "-q", "default", "--burst", "-p", "2")

@@ -35,7 +35,7 @@ from aioq.util.log_records import let_through
 from aioq.util.plural import counted
 from aioq.util.standard_streams import print_at_once
 from aioq.worker import Health, Life, Worker, life_prefix, recover_dead
-from aioq.worker.app_parts import undeclared_queues, worker_queues
+from aioq.worker.app_parts import undeclared_queues, without_tasks, worker_queues
 
 log = logger("aioq.worker")
 
@@ -87,7 +87,8 @@ def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
     settings = app.settings
     _set_up_logging(plan, settings, child)
     if child is None:
-        for words in undeclared_queues(internals_of(app).host(), plan.queues):
+        host = internals_of(app).host()
+        for words in (*without_tasks(host), *undeclared_queues(host, plan.queues)):
             log.warning("%s", words)
     processes = plan.processes or settings.processes
     if processes > 1 and child is None:

@@ -36,13 +36,13 @@ class MemoryStore:
 
     Args:
         app: the App's name.
-        clock: what time it is.
+        clock: what time it is; an attribute too.
         limits: the App's limits.
     """
 
     def __init__(self, app: str, *, clock: Clock, limits: Limits) -> None:
         self._app = app
-        self._clock = clock
+        self.clock = clock
         self._limits = limits
         self._revisions = Revisions(clock)
         self._queues: dict[str, MemoryQueue] = {}
@@ -198,7 +198,7 @@ class MemoryStore:
         with self._lock:
             queue = self._queues.get(name)
             if queue is None:
-                queue = MemoryQueue(self._app, name, self._clock, self._limits, self._revisions)
+                queue = MemoryQueue(self._app, name, self.clock, self._limits, self._revisions)
                 self._queues[name] = queue
             queue.expire()
             yield queue

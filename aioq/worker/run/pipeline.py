@@ -8,7 +8,7 @@ unless the job is not this worker's any more. All of them are plain functions; `
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from time import monotonic
@@ -102,12 +102,20 @@ def resolve(run: Run, bench: Bench) -> Settlement | None:
     run.task = None if envelope is None else bench.tasks.get(envelope.task)
     if run.task is None:
         known = ", ".join(sorted(bench.tasks)[:10]) or "none"
-        near = did_you_mean(run.name, bench.tasks)
+        near = did_you_mean(run.name, bench.tasks) or _not_imported(run.name, bench.tasks)
         run.error = UnknownTaskError(f"this worker does not know the task {run.name!r}{near}; it knows: {known}")
         ttl = bench.settings.unknown_task_ttl
         none = f"no worker knew the task {run.name!r} for {ttl:g} s (unknown_task_ttl){near}"
         return _park(run, bench, UnknownTaskError(f"{none}; this one knows: {known}"))
     return None
+
+
+def _not_imported(name: str, known: Iterable[str]) -> str:
+    """A hint for a task of whose module nothing is known here, to be put behind the message; else nothing."""
+    module = name.rpartition(".")[0]
+    if not module or any(each.rpartition(".")[0] == module for each in known):
+        return ""
+    return f" (is its module {module!r} imported here, or listed in imports?)"
 
 
 def bind(run: Run, bench: Bench) -> Settlement | None:

@@ -285,3 +285,25 @@ def test_a_function_stays_with_its_task():
     with pytest.raises(ConfigError, match="use delays="):
         app.by_name("elsewhere").options(retry=policy)
     assert task.options(queue="mail", retry=Retry(delays=[1])).call().options.retry == Retry(delays=[1]).rule
+
+
+@pytest.mark.parametrize(
+    ("policy", "shown"),
+    [
+        (Retry(), "Retry()"),
+        (Retry(2, on=(OSError, LookupError)), "Retry(attempts=2, on=('OSError', 'LookupError'))"),
+        (Retry(delays=[1, 2]), "Retry(jitter=False, delays=(1.0, 2.0))"),
+        (Retry(delay=5, max_elapsed=60), "Retry(delay=5.0, max_elapsed=60.0)"),
+    ],
+)
+def test_a_policy_is_shown_as_it_may_be_written(policy: Retry, shown: str):
+    assert repr(policy) == shown
+    assert eval(shown, {"Retry": Retry}).rule == policy.rule
+
+
+def linear(attempt: int, error: BaseException) -> float:
+    return float(attempt)
+
+
+def test_a_function_of_a_policy_is_shown_as_the_delay():
+    assert f"delay={linear!r}" in repr(Retry(delay=linear))

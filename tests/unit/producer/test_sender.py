@@ -153,6 +153,7 @@ async def test_several_calls_of_one_task():
             "send_many item 1 is 3: expected a tuple of the positional arguments, for one argument (3,)",
         ),
         (["ab"], "send_many item 0 is 'ab'"),
+        ([{"x": 1}], "and what has names goes with app.send_many([task.call(key=1), ...])"),
         ([(1, 2), ()], "missing a required argument: 'x'"),
         ([(1, 2), (1, object())], "argument 'y' cannot be encoded"),
     ],

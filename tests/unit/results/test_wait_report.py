@@ -10,8 +10,8 @@ import pytest
 from aioq import App, gather
 from aioq.errors import JobNotFoundError, ServerUnavailableError
 from aioq.jobs.job import JobInfo, JobState, put_off
-from aioq.results import wait_report as module
 from aioq.results.gather import as_completed
+from aioq.results.handle import wait_report as module
 from aioq.results.wait_report import in_words, why_no_outcome
 from aioq.store.leases import WorkerLease
 from aioq.wire.messages import Failure
@@ -93,11 +93,15 @@ def ago(seconds: float) -> datetime:
     ],
 )
 def test_each_state_has_its_words(job: Callable[[], JobInfo], workers: list[WorkerLease], words: str) -> None:
-    assert in_words(job(), workers) == words
+    assert in_words(job(), workers, datetime.now(UTC)) == words
 
 
 async def never(*_: object) -> Any:
     await asyncio.get_running_loop().create_future()
+
+
+async def no_clock() -> None:
+    """There is a server."""
 
 
 def raising(error: BaseException) -> Any:
@@ -120,11 +124,11 @@ async def test_what_goes_wrong_with_asking_hides_nothing(
     look: Any, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.01)
-    assert await why_no_outcome(look, never) == words
+    assert await why_no_outcome(look, never, no_clock) == words
 
 
 async def test_a_cancellation_meanwhile_is_one() -> None:
-    asking = asyncio.create_task(why_no_outcome(never, never))
+    asking = asyncio.create_task(why_no_outcome(never, never, no_clock))
     await asyncio.sleep(0)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -138,10 +142,15 @@ async def test_a_wait_in_vain_says_why() -> None:
     async def add(x: int, y: int) -> int:
         return x + y
 
-    async with app.test():
+    async with app.test() as session:
         late = await add.options(delay=60).send(1, 2)
-        with pytest.raises(TimeoutError, match=r"0\.01 s; it goes on: scheduled, due in \d+ s$"):
-            await late.result(timeout=0.01)
+        for left in (60, 20):
+            still = (
+                rf"scheduled, due in {left} s; the clock of app\.test\(\) stands still until session\.advance\("
+            )
+            with pytest.raises(TimeoutError, match=rf"0\.01 s; it goes on: {still}"):
+                await late.result(timeout=0.01)
+            await session.advance(40 if left == 60 else 0)
         with pytest.raises(TimeoutError, match=r"1 of 1 job has .*; it goes on\. The first, job "):
             await gather(late, timeout=0.01)
         with pytest.raises(TimeoutError, match=rf"The first, job {late.id}: scheduled"):

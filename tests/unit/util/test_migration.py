@@ -1,5 +1,6 @@
 """Words that people bring along from other libraries: each says what it is here, wherever it is written."""
 
+import asyncio
 import inspect
 import logging
 from pathlib import Path
@@ -279,6 +280,10 @@ def test_each_advice_reads_on_behind_here_it_is():
     [
         (plain, "plain is a function, no task's name; register it with @app.task"),
         (add, "is a task, no name; use it itself: await add.send(...)"),
+        (
+            add.call(1, 2),
+            "test_migration.add' is no task's name: await app.send_many([call]) sends it",
+        ),
         (3, "task name 3: expected a text"),
         ("", "task name '': expected a text of 1 to 500"),
         ("t" * (MAX_TASK_NAME + 1), "expected a text of 1 to 500 characters"),
@@ -308,6 +313,55 @@ def test_what_is_no_id_of_a_job_explains_itself(job_id: Any, text: str):
     with pytest.raises(ArgumentError) as caught:
         add.handle(job_id)
     assert text.replace("app.handle(", "task.handle(", 1) in str(caught.value)
+
+
+async def test_a_call_is_no_item_of_tuples():
+    wrong: Any = [add.call(1, 2)]
+    with pytest.raises(ArgumentError, match=r"and a call goes with app\.send_many\(\[\.\.\.\]\)$"):
+        await add.send_many(wrong)
+
+
+async def test_arguments_by_args_and_kwargs_explain_themselves():
+    wrong: dict[str, Any] = {"args": (1, 2)}
+    with pytest.raises(ArgumentError, match=r"send\(1, 2, key=3\), not by args= and kwargs=$"):
+        await app.send(add.name, **wrong)
+
+    @app.task
+    async def takes(args: int, kwargs: int) -> None: ...
+
+    with pytest.raises(ArgumentError, match=r"it takes \(args: int, kwargs: int\) -> None$"):
+        await app.send(takes.name, args=1)
+
+
+async def bound(self: Any, x: int) -> int:
+    return x
+
+
+async def with_context(ctx: dict[str, Any], x: int) -> int:
+    return x
+
+
+@pytest.mark.parametrize(("function", "first"), [(bound, "self"), (with_context, "ctx")])
+async def test_a_task_that_expects_the_job_says_how_it_gets_at_it(function: Any, first: str):
+    own = App("shop", url="redis://nowhere")
+    task = own.task(function)
+    text = rf"; '{first}' is an argument like any other, for the job is current_job\(\)"
+    async with own.test():
+        with pytest.raises(ArgumentError, match=text):
+            await task.send(1)
+
+
+async def test_a_result_that_was_not_awaited_says_so():
+    own = App("shop", url="redis://nowhere")
+
+    @own.task
+    async def forgets() -> Any:
+        return add(1, 2)
+
+    async with own.test():
+        with pytest.warns(RuntimeWarning, match="was never awaited"):
+            failed = await asyncio.gather(await forgets.send(), return_exceptions=True)
+    assert "no MessagePack form (an await is missing before what made it); got coroutine" in str(failed[0])
 
 
 async def test_what_is_no_call_explains_itself():

@@ -129,6 +129,10 @@ class Meeting(pydantic.BaseModel):
     at: dt.datetime
 
 
+class Cat(pydantic.BaseModel):
+    lives: int
+
+
 class Shape(msgspec.Struct, tag=True):
     name: str
 
@@ -185,6 +189,7 @@ WORKS: dict[str, tuple[Any, Any]] = {
     "a dataclass that normalizes": (Normal, Normal("A")),
     "dataclasses in a dataclass": (Line, Line([Point(1)], Line([]))),
     "a union of structs": (Shape | Circle, Circle("c", 2)),
+    "a union in a model": (pydantic.RootModel[Stripped | Cat], pydantic.RootModel[Stripped | Cat](Cat(lives=9))),
     "a named tuple": (Pair, Pair(1, 2)),
     "a frozenset": (frozenset[int], frozenset({1})),
     "a bytearray": (bytearray, bytearray(b"\xff")),
@@ -288,6 +293,13 @@ NOT_DECLARED: dict[str, tuple[Any, str]] = {
     "range": (range | None, "nothing makes a range of plain data; "),
     "a class of one's own": (dict[str, App], "nothing makes a aioq.App of plain data; "),
     "a secret by itself": (pydantic.SecretStr, "app.register_type("),
+    "a union of two models": (
+        Login | Meeting,
+        "more than one pydantic model or type of register_type - ",
+    ),
+    "a union of a model and a text": (Login | str, "msgspec.Struct classes with tags"),
+    "a union of two dataclasses": (Point | Normal, "declare one class with a field for each"),
+    "a date or a text": (dt.date | str, "what arrives must tell by itself which of them it is"),
     "an Enum of tuples": (Mixed, "Enums must contain either all str or all int values"),
 }
 

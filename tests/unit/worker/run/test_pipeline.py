@@ -156,6 +156,22 @@ def test_an_unknown_task_is_parked(app: App):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("shop.mail.send", " (is its module 'shop.mail' imported here, or listed in imports?)"),
+        ("mail.add", " (did you mean 'shop.add'?)"),
+        ("shop.new", ""),
+        ("new", ""),
+    ],
+)
+def test_an_unknown_task_of_a_module_that_was_not_imported_says_so(app: App, name: str, hint: str):
+    run, settlement = prepared(app, call(name))
+    assert str(run.error).startswith(f"this worker does not know the task {name!r}{hint}; it knows: ")
+    assert settlement is not None
+    assert f"(unknown_task_ttl){hint}; this one knows: " in failure(settlement).message
+
+
 @pytest.mark.parametrize(("ttl", "delay_ms"), [(3600, PARK_MS), (2, PARK_MS), (0.5, 500), (0, 1)])
 def test_a_job_is_not_parked_for_longer_than_it_may_be(app: App, ttl: float, delay_ms: int):
     _, settlement = prepared(app, call("shop.new"), unknown_task_ttl=ttl)
