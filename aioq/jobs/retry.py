@@ -166,10 +166,9 @@ _DEFAULTS = RetryRule()
 
 
 def _fallback(attempt: int, function: object, why: str) -> float:
-    seconds = _DEFAULTS.backoff(attempt)
     name = getattr(function, "__qualname__", type(function).__qualname__)
     log.warning("the delay function %s of a retry rule %s; the default backoff is used", name, why)
-    return seconds
+    return _DEFAULTS.backoff(attempt)
 
 
 @public
@@ -252,7 +251,6 @@ class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks fo
         self.delay = number
 
     def __repr__(self) -> str:
-        """The policy, as it may be written; what is the default is left out."""
         return f"Retry({repr(self.rule).partition('(')[2].replace('function=', 'delay=')}"
 
     def delay_after(self, attempt: int) -> float | None:
@@ -300,12 +298,10 @@ def rule_of(retry: "Retry | int | None") -> RetryRule | None:
     raise ConfigError(f"retry={retry!r}: expected a Retry(...) or a number of attempts")
 
 
-_TAKES = "attempts, delay, delays, max_delay, factor, jitter, max_elapsed, on and never"
-
-
 def _unknown(word: str) -> str:
     instead = here(Place.RETRY, word)
-    hint = f"it takes {_TAKES}" if instead is None else f"here it is {instead}"
+    takes = "it takes attempts, delay, delays, max_delay, factor, jitter, max_elapsed, on and never"
+    hint = takes if instead is None else f"here it is {instead}"
     return f"Retry({word}=...): unknown argument; {hint}"
 
 

@@ -7,14 +7,17 @@ import inspect
 import re
 import warnings
 from collections.abc import Callable
+from datetime import date
 from typing import Any, cast
 
 import pytest
 
 from aioq import AioqError, App
+from aioq.app import internals_of
 from aioq.store.contract import Limits, NewJob
 from aioq.store.redis.local import LocalStore
 from aioq.store.redis.net import commands as link_module
+from aioq.worker.app_parts import without_tasks
 from tests.behaviour.kit import ROOT, Project
 from tests.servers import Login, Server
 
@@ -78,13 +81,16 @@ async def _of_declarations() -> list[str]:
     async def add(x: int, y: int) -> int:
         return x + y
 
+    async def either(value: date | str) -> None: ...
+
     wrong: list[Callable[[], Any]] = [
         lambda: App("shop", concurency=3),  # pyright: ignore[reportCallIssue] - that is the mistake
         lambda: App("shop", concurrency=0),
         lambda: app.schedule("s", add.call(1, 2), cron="* * * * *", tz="Asia/Nowhere"),
         lambda: app.task(name="add")(is_code),
+        lambda: app.task(either),
     ]
-    return [await raised(each) for each in wrong]
+    return [*[await raised(each) for each in wrong], *without_tasks(internals_of(App("shop")).host())]
 
 
 async def _of_jobs() -> list[str]:
@@ -125,7 +131,11 @@ def _of_python() -> list[str]:
         warnings.simplefilter("always")
         add.send(1, 2)  # pyright: ignore[reportUnusedCoroutine] - that is the mistake
         gc.collect()
-    return [str(each.message) for each in found]
+    forgotten: Any = add.send(1, 2)
+    with pytest.raises(AttributeError) as missing:
+        _ = forgotten.id
+    forgotten.close()
+    return [str(missing.value), *[str(each.message) for each in found]]
 
 
 async def _another_loop() -> None:

@@ -10,8 +10,8 @@ import pytest
 from aioq import App, gather
 from aioq.errors import JobNotFoundError, ServerUnavailableError
 from aioq.jobs.job import JobInfo, JobState, put_off
+from aioq.results import wait_report as module
 from aioq.results.gather import as_completed
-from aioq.results.handle import wait_report as module
 from aioq.results.wait_report import in_words, why_no_outcome
 from aioq.store.leases import WorkerLease
 from aioq.wire.messages import Failure
