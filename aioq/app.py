@@ -9,7 +9,7 @@ from aioq.errors import ConfigError
 from aioq.internals import Internals
 from aioq.jobs.job import Priority
 from aioq.jobs.middleware import Layers, Middleware
-from aioq.jobs.options import check_job_id
+from aioq.jobs.options import check_job_id, check_name
 from aioq.jobs.retry import Retry
 from aioq.producer.call import Call
 from aioq.public import public
@@ -229,8 +229,14 @@ class App(Scheduling):
             job_id: the job's id.
             queue: its queue. A generated id names it; for an id of your own it is looked for in the queues this
                 App's tasks are declared with, if it is not given.
+
+        Raises:
+            ArgumentError: what is given for the id can be none.
+            ConfigError: what is given for the queue can be none.
         """
         check_job_id(job_id, "app.handle")
+        if queue is not None:
+            check_name("app.handle: queue", queue)
         return JobHandle(self._internals, job_id, queue)
 
     # -- life

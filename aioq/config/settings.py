@@ -33,6 +33,7 @@ from aioq.config.validators import MODULE, RULES
 from aioq.errors import ConfigError
 from aioq.util.deferred_warnings import DEFERRED
 from aioq.util.migration import Place, here
+from aioq.util.printable import brief
 
 ENV_PREFIX = "AIOQ_"
 RESERVED = frozenset({"AIOQ_WORKER_CHILD"})
@@ -254,7 +255,7 @@ def _unknown(name: str, source: str, prefix: str = "") -> str:
 
 def _shown(name: str, value: object) -> str:
     """Show a value in an error: cut if endless, masked also where a URL went into another setting."""
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else brief(value)
     if name == "url" or "://" in text:
         text = mask_url(text)
     text = text[:200] + ("..." if text[200:] else "")
@@ -262,8 +263,8 @@ def _shown(name: str, value: object) -> str:
 
 
 def _import(path: str) -> ModuleType:
-    if not re.fullmatch(MODULE, path):
-        raise ConfigError(f"{path!r} is not the path of a module; write it as in an import: 'shop.config'")
+    if not isinstance(path, str) or not re.fullmatch(MODULE, path):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"{brief(path)} is not the path of a module; write it as in an import: 'shop.config'")
     try:
         return importlib.import_module(path)
     except Exception as error:

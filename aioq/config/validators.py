@@ -10,6 +10,7 @@ import msgspec
 
 from aioq.config.urls import SCHEMES, check_url, objection
 from aioq.util.durations import MAX_DELAY, as_seconds
+from aioq.util.printable import brief
 from aioq.util.timezones import zone, zone_hint
 
 MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
@@ -108,7 +109,7 @@ def _zone_objection(name: str) -> str | None:
     try:
         zone(name)
     except ValueError:
-        return f"{name!r} must be the name of a time zone, and is none here; {zone_hint(name)}"
+        return f"{brief(name)} must be the name of a time zone, and is none here; {zone_hint(name)}"
     return None
 
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from aioq.errors import ConfigError
 from aioq.util.naming import whereabouts
+from aioq.util.printable import brief
 
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
@@ -66,10 +67,10 @@ def _identity(function: Any) -> tuple[str, str] | int:
 
 
 def _check(function: Any) -> None:
-    where = f"lifespan {getattr(function, '__qualname__', function)!r}"
+    where = f"lifespan {brief(getattr(function, '__qualname__', function))}"
     if not callable(function):
         asked = "give the function itself, not what it returns" if hasattr(function, "__aenter__") else _EXAMPLE
-        raise ConfigError(f"{where}: expected a function, got {function!r}; {asked}")
+        raise ConfigError(f"{where}: expected a function, got {brief(function)}; {asked}")
     where = f"{where} ({whereabouts(inspect.unwrap(function))})"
     if inspect.isclass(function):
         if not hasattr(function, "__aenter__"):

@@ -16,6 +16,7 @@ from aioq.jobs.context import JobContext
 from aioq.jobs.outcome import Outcome
 from aioq.public import public
 from aioq.util.naming import whereabouts
+from aioq.util.printable import brief
 
 
 @public
@@ -129,7 +130,7 @@ def checked_layers(layers: Iterable[Middleware]) -> list[Middleware]:
         ConfigError: what is given is no list of them, or one is none.
     """
     if not isinstance(layers, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigError(f"middleware={layers!r}: expected a list of them: middleware=[...]")
+        raise ConfigError(f"middleware={brief(layers)}: expected a list of them: middleware=[...]")
     return [checked_layer(layer) for layer in layers]
 
 
@@ -144,7 +145,7 @@ def checked_layer(layer: Middleware) -> Middleware:
         name = given.__qualname__
         raise ConfigError(f"middleware {name} is a class; give an object of it: middleware=[{name}()]")
     if not isinstance(given, Middleware):
-        raise ConfigError(f"middleware {given!r} is not one: derive its class from aioq.Middleware")
+        raise ConfigError(f"middleware {brief(given)} is not one: derive its class from aioq.Middleware")
     for hook in HOOKS:
         _check_hook(type(given).__qualname__, hook, getattr(given, hook))
     return layer

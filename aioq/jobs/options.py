@@ -5,7 +5,6 @@ An option left out is `None`: the task's own setting applies, then the App's.
 
 import difflib
 import re
-import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -16,6 +15,7 @@ from aioq.jobs.job import MAX_JOB_ID, NAME, Priority
 from aioq.jobs.retry import Retry, RetryRule, rule_of
 from aioq.util.durations import FIRST, LAST, MAX_DELAY, YEARS, Duration, as_seconds
 from aioq.util.migration import Place, here
+from aioq.util.printable import brief
 
 T = TypeVar("T")
 
@@ -155,7 +155,7 @@ def check_name(what: str, name: object) -> str:
         ConfigError: it has characters that have a meaning in the server's keys, or is empty or too long.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ConfigError(f"{what} {name!r}: expected 1 to 128 letters, digits, '.', '_' or '-'")
+        raise ConfigError(f"{what} {brief(name)}: expected 1 to 128 letters, digits, '.', '_' or '-'")
     return name
 
 
@@ -172,7 +172,7 @@ def check_job_id(job_id: object, method: str) -> None:
     if isinstance(job_id, str) and 0 < len(job_id) <= MAX_JOB_ID:
         return
     advice = "it is a handle already" if hasattr(type(job_id), "result") else f"1 to {MAX_JOB_ID} characters"
-    raise ArgumentError(f"{method}({job_id!r}): expected a job's id, as handle.id gives it; {advice}")
+    raise ArgumentError(f"{method}({brief(job_id)}): expected a job's id, as handle.id gives it; {advice}")
 
 
 def listed(several: Iterable[T], what: str) -> list[T]:
@@ -182,7 +182,7 @@ def listed(several: Iterable[T], what: str) -> list[T]:
         ArgumentError: it is something else.
     """
     if not isinstance(several, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ArgumentError(f"send_many({reprlib.repr(several)}): expected a list of {what}")
+        raise ArgumentError(f"send_many({brief(several)}): expected a list of {what}")
     return list(several)
 
 
@@ -190,16 +190,16 @@ def _job_id(where: str, job_id: object) -> str | None:
     if job_id is None:
         return None
     if not isinstance(job_id, str) or not 0 < len(job_id) <= MAX_JOB_ID or not job_id.isprintable():
-        raise ConfigError(f"{where}: job_id={job_id!r}: expected 1 to {MAX_JOB_ID} printable characters")
+        raise ConfigError(f"{where}: job_id={brief(job_id)}: expected 1 to {MAX_JOB_ID} printable characters")
     return job_id
 
 
 def _duration(where: str, name: str, value: object) -> float:
     number = as_seconds(value)
     if number is None:
-        raise ConfigError(f"{where}: {name}={value!r}: expected seconds or a timedelta")
+        raise ConfigError(f"{where}: {name}={brief(value)}: expected seconds or a timedelta")
     if not 0 <= number <= MAX_DELAY:
-        raise ConfigError(f"{where}: {name}={value!r}: expected from 0 s to ten years")
+        raise ConfigError(f"{where}: {name}={brief(value)}: expected from 0 s to ten years")
     return number
 
 
@@ -211,7 +211,7 @@ def _eta_ms(where: str, eta: object) -> int | None:
     if eta is None:
         return None
     if not isinstance(eta, datetime):
-        raise ConfigError(f"{where}: eta={eta!r}: expected a datetime; for seconds from now use delay")
+        raise ConfigError(f"{where}: eta={brief(eta)}: expected a datetime; for seconds from now use delay")
     if eta.tzinfo is None or eta.utcoffset() is None:
         raise ConfigError(
             f"{where}: eta={eta.isoformat()} has no time zone, so it names no moment; "
@@ -256,10 +256,10 @@ def too_large(headers: Mapping[str, str]) -> str | None:
 def wrong_headers(headers: object) -> str:
     """What is wrong with the headers of a call, naming the first one that is; empty where nothing is."""
     if not isinstance(headers, Mapping):
-        return f"headers={reprlib.repr(headers)}: expected a mapping of strings to strings"
+        return f"headers={brief(headers)}: expected a mapping of strings to strings"
     for key, value in cast("Mapping[object, object]", headers).items():
         if not _is_text(key) or not _is_text(value):
-            return f"headers[{reprlib.repr(key)}]={reprlib.repr(value)}: headers are strings"
+            return f"headers[{brief(key)}]={brief(value)}: headers are strings"
     return too_large(cast("Mapping[str, str]", headers)) or ""
 
 
@@ -277,4 +277,4 @@ def _priority(where: str, priority: object) -> Priority | None:
     try:
         return Priority(priority)  # pyright: ignore[reportArgumentType] - the enum does the checking
     except ValueError:
-        raise ConfigError(f"{where}: priority={priority!r}: expected high, normal or low") from None
+        raise ConfigError(f"{where}: priority={brief(priority)}: expected high, normal or low") from None

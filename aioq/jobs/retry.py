@@ -23,6 +23,7 @@ from aioq.util.introspect import cause_of, name_of
 from aioq.util.log import logger
 from aioq.util.migration import Place, here
 from aioq.util.plural import counted
+from aioq.util.printable import brief
 
 __all__ = ["ONE_ATTEMPT", "Retry", "RetryRule", "Snooze", "class_name", "class_names", "rule_of"]
 
@@ -278,7 +279,7 @@ class Snooze(Exception):  # noqa: N818 - no error: the way a task puts its job o
     def __init__(self, delay: Duration) -> None:
         number = as_seconds(delay)
         if number is None or not 0 <= number <= MAX_DELAY:
-            raise ConfigError(f"snooze({delay!r}): expected seconds or a timedelta, from 0 s to ten years")
+            raise ConfigError(f"snooze({brief(delay)}): expected seconds or a timedelta, from 0 s to ten years")
         super().__init__(f"the job was put off by {number:g} s")
         self.delay = number
 
@@ -289,13 +290,11 @@ def rule_of(retry: "Retry | int | None") -> RetryRule | None:
     Raises:
         ConfigError: it is neither a Retry nor a count.
     """
-    if retry is None:
-        return None
-    if isinstance(retry, Retry):
-        return retry.rule
+    if retry is None or isinstance(retry, Retry):
+        return None if retry is None else retry.rule
     if isinstance(retry, int) and not isinstance(retry, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
         return Retry(retry).rule
-    raise ConfigError(f"retry={retry!r}: expected a Retry(...) or a number of attempts")
+    raise ConfigError(f"retry={brief(retry)}: expected a Retry(...) or a number of attempts")
 
 
 def _unknown(word: str) -> str:
@@ -316,35 +315,34 @@ def _count(attempts: int | msgspec.UnsetType | None) -> int:
     if attempts is None:
         return MAX_ATTEMPTS
     if not isinstance(attempts, int) or isinstance(attempts, bool) or not 1 <= attempts <= MAX_ATTEMPTS:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigError(
-            f"Retry(attempts={attempts!r}): expected a whole number from 1 to {MAX_ATTEMPTS}, or None for no end"
-        )
+        takes = f"a whole number from 1 to {MAX_ATTEMPTS}, or None for no end"
+        raise ConfigError(f"Retry(attempts={brief(attempts)}): expected {takes}")
     return attempts
 
 
 def _factor(factor: float) -> float:
     number = as_seconds(factor)
     if number is None or number < 1 or isinstance(factor, timedelta):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigError(f"Retry(factor={factor!r}): expected a number of at least 1")
+        raise ConfigError(f"Retry(factor={brief(factor)}): expected a number of at least 1")
     return number
 
 
 def _flag(name: str, value: bool) -> bool:
     if not isinstance(value, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigError(f"Retry({name}={value!r}): expected True or False")
+        raise ConfigError(f"Retry({name}={brief(value)}): expected True or False")
     return value
 
 
 def _positive(name: str, value: Duration) -> float:
     number = as_seconds(value)
     if number is None or not 0 <= number <= MAX_DELAY:
-        raise ConfigError(f"Retry({name}={value!r}): expected seconds or a timedelta, from 0 s to ten years")
+        raise ConfigError(f"Retry({name}={brief(value)}): expected seconds or a timedelta, from 0 s to ten years")
     return number
 
 
 def _steps(delays: Iterable[Duration]) -> tuple[float, ...]:
     if isinstance(delays, (str, bytes, AbstractSet, Mapping)) or not isinstance(delays, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigError(f"Retry(delays={delays!r}): expected a list of seconds or timedeltas")
+        raise ConfigError(f"Retry(delays={brief(delays)}): expected a list of seconds or timedeltas")  # pyright: ignore[reportUnknownArgumentType]
     steps = tuple(_positive(f"delays[{place}]", each) for place, each in zip(range(MAX_DELAYS + 1), delays))  # noqa: B905 - endless iterables end here
     if not 0 < len(steps) <= MAX_DELAYS:
         had = f"{MAX_DELAYS + 1} or more" if steps else "none"
@@ -357,13 +355,13 @@ def _refuse_beside_delays(
 ) -> None:
     for name, given in (("delay", delay), ("max_delay", max_delay)):
         if given is not None:
-            raise ConfigError(f"Retry(delays=..., {name}={given!r}): give delays or {name}, not both")
+            raise ConfigError(f"Retry(delays=..., {name}={brief(given)}): give delays or {name}, not both")
     if factor != 2.0:  # noqa: PLR2004 - the default
-        raise ConfigError(f"Retry(delays=..., factor={factor!r}): give delays or factor, not both")
+        raise ConfigError(f"Retry(delays=..., factor={brief(factor)}): give delays or factor, not both")
     if isinstance(attempts, int) and attempts != count + 1:
         raise ConfigError(
-            f"Retry(attempts={attempts!r}, delays=...): {counted(count, 'delay', 'is/are')} between {count + 1} "
-            "attempts; leave attempts out, or give None to go on with the last delay"
+            f"Retry(attempts={brief(attempts)}, delays=...): {counted(count, 'delay', 'is/are')} between "
+            f"{count + 1} attempts; leave attempts out, or give None to go on with the last delay"
         )
 
 
@@ -393,7 +391,7 @@ def _names(name: str, classes: Iterable[ExceptionSpec]) -> tuple[str, ...]:
     if isinstance(classes, (str, type)):
         classes = (classes,)
     if not isinstance(classes, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigError(f"Retry({name}={classes!r}): expected exception classes")
+        raise ConfigError(f"Retry({name}={brief(classes)}): expected exception classes")
     names: list[str] = []
     for cls in classes:
         names.append(checked_name(f"Retry({name}=...)", cls))  # noqa: PERF401 - a warning names the caller's line

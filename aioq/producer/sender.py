@@ -24,6 +24,7 @@ from aioq.results.handle import JobHandle, ResultSource
 from aioq.results.waiters import Waiters
 from aioq.store.columns import NewJobs
 from aioq.store.contract import NewJob
+from aioq.util.printable import brief
 from aioq.wire.own_types import NO_OWN_TYPES, OwnTypes
 from aioq.wire.signature import ResultType, Signature
 
@@ -305,7 +306,9 @@ def _no_call(calls: Sequence[Any]) -> ArgumentError:
     place, wrong = next((place, each) for place, each in enumerate(calls) if not isinstance(each, Call))
     if inspect.iscoroutine(wrong):
         wrong.close()  # its function shall not run, nor shall Python say that nobody has awaited it
-    return ArgumentError(f"send_many item {place} is {wrong!r}: expected a call of a task, made by task.call(...)")
+    return ArgumentError(
+        f"send_many item {place} is {brief(wrong)}: expected a call of a task, made by task.call(...)"
+    )
 
 
 def _are_plain(arguments: Sequence[Sequence[Any]], most: int) -> bool:

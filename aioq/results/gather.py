@@ -10,6 +10,7 @@ from aioq.results.handle import JobHandle, outcome_of, source_of, why_late
 from aioq.util.aio import end
 from aioq.util.durations import Duration, seconds
 from aioq.util.plural import counted
+from aioq.util.printable import brief
 from aioq.wire.messages import Outcome
 
 R = TypeVar("R")
@@ -200,7 +201,9 @@ def as_handles(where: str, given: Sequence[JobHandle[Any] | Iterable[JobHandle[A
     for handle in cast("list[object]", handles):
         if isinstance(handle, JobHandle):
             continue
-        found = f"{where} takes job handles, or one list of them, not {type(handle).__name__} ({handle!r:.80})"
+        found = (
+            f"{where} takes job handles, or one list of them, not {type(handle).__name__} ({brief(handle):.80})"
+        )
         if asyncio.iscoroutine(handle):
             handle.close()
             found += ": await the send first, which gives a handle"

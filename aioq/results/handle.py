@@ -20,6 +20,7 @@ from aioq.store.leases import WorkerLease
 from aioq.util.clock import ManualClock
 from aioq.util.durations import Duration, seconds
 from aioq.util.migration import Place, explain_missing
+from aioq.util.printable import brief
 from aioq.wire.messages import (
     Outcome,
     OutcomeKind,
@@ -227,7 +228,7 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
             JobNotFoundError: there is no such job.
         """
         if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ArgumentError(f"cancel({reason!r}): the reason is a text")
+            raise ArgumentError(f"cancel({brief(reason)}): the reason is a text")
         # The server drops the call of a job that is cancelled; so what is to be known of it afterwards goes along.
         known = await self._look()
         queue, store = known.queue, await self._source.store()

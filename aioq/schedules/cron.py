@@ -22,6 +22,7 @@ from functools import lru_cache
 from cronsim import CronSim, CronSimError
 
 from aioq.schedules.cron_text import words
+from aioq.util.printable import brief
 
 ALIASES = {
     "@yearly": "0 0 1 1 *",
@@ -165,7 +166,7 @@ def parse(line: str) -> Cron:
     """
     parts = ALIASES.get(line.strip().lower(), line).split()
     if line.strip().startswith("@") and len(parts) == 1:
-        raise CronError(f"unknown alias {line!r}; there are {', '.join(ALIASES)}")
+        raise CronError(f"unknown alias {brief(line)}; there are {', '.join(ALIASES)}")
     if len(parts) not in {_FIELDS, _WITH_SECONDS}:
         raise CronError(
             f"expected 5 fields (minute hour day month weekday), or 6 with seconds first, got {len(parts)}"
@@ -209,9 +210,9 @@ def _parse(fields: list[str], first: str) -> CronSim:
     except CronSimError as error:
         _check_days(fields)
         what = str(error).removeprefix("Bad ").replace("minute", first)
-        raise CronError(f"bad {what} field in {' '.join(fields)!r}") from None
+        raise CronError(f"bad {what} field in {brief(' '.join(fields))}") from None
     except (ValueError, AssertionError):  # what cronsim does not expect, such as a step over L
-        raise CronError(f"cannot be read: {' '.join(fields)!r}") from None
+        raise CronError(f"cannot be read: {brief(' '.join(fields))}") from None
 
 
 def _check_days(fields: list[str]) -> None:

@@ -20,6 +20,7 @@ from aioq.store.schedules import Overlap
 from aioq.tasks.task import Sendable, Task
 from aioq.util.durations import FIRST, LAST, MAX_DELAY, YEARS, Duration, as_seconds
 from aioq.util.migration import Place
+from aioq.util.printable import brief
 from aioq.util.timezones import zone, zone_hint
 
 MAX_ID = 200
@@ -172,7 +173,7 @@ class Declarations:
             timing = {name: value for name, value in given.items() if name not in _CALL_NAMES}
             task, args, kwargs, options = (given.get(name, default) for name, default in _CALL_NAMES.items())
             if not isinstance(task, str) or not task:
-                raise ConfigError(f"{where}: task={task!r}: expected the name of a task")
+                raise ConfigError(f"{where}: task={brief(task)}: expected the name of a task")
             if not isinstance(args, (list, tuple)) or not _is_table(kwargs) or not _is_table(options):
                 raise ConfigError(f"{where}: expected a list as args, and tables as kwargs and options")
             make_options(where, **options)
@@ -270,7 +271,7 @@ def check_id(schedule_id: object) -> str:
     text = schedule_id if isinstance(schedule_id, str) else ""
     if not 0 < len(text) <= MAX_ID or not text.isprintable() or " " in text:
         raise ConfigError(
-            f"schedule id {schedule_id!r}: expected 1 to {MAX_ID} printable characters without blanks"
+            f"schedule id {brief(schedule_id)}: expected 1 to {MAX_ID} printable characters without blanks"
         )
     return text
 
@@ -282,11 +283,11 @@ def check_zone(what: str, name: object) -> str:
         ConfigError: this host has none of that name; with the nearest one that it has, or how to get any.
     """
     if not isinstance(name, str):
-        raise ConfigError(f"{what}={name!r}: expected the name of a time zone, such as 'Asia/Shanghai'")
+        raise ConfigError(f"{what}={brief(name)}: expected the name of a time zone, such as 'Asia/Shanghai'")
     try:
         zone(name)
     except ValueError:
-        raise ConfigError(f"{what}={name!r}: no such time zone; {zone_hint(name)}") from None
+        raise ConfigError(f"{what}={brief(name)}: no such time zone; {zone_hint(name)}") from None
     return name
 
 
@@ -298,7 +299,7 @@ def check_call(where: str, call: Call[Any]) -> None:
     """
     if not isinstance(call, Call):  # pyright: ignore[reportUnnecessaryIsInstance] - who does not check types gives the task
         name = call.__name__ if isinstance(call, Task) else "task"
-        raise ConfigError(f"{where}: expected a call of a task, got {call!r}; use {name}.call(...)")
+        raise ConfigError(f"{where}: expected a call of a task, got {brief(call)}; use {name}.call(...)")
     options = call.options
     given = {"delay": options.delay_ms, "eta": options.eta_ms, "job_id": options.job_id}
     wrong = [name for name, value in given.items() if value is not None]
@@ -331,18 +332,18 @@ def _is_table(value: object) -> bool:
 
 def _cron(where: str, line: object) -> str:
     if not isinstance(line, str):
-        raise ConfigError(f"{where}: cron={line!r}: expected a cron line, such as '*/5 * * * mon-fri'")
+        raise ConfigError(f"{where}: cron={brief(line)}: expected a cron line, such as '*/5 * * * mon-fri'")
     try:
         return parse(line).line
     except CronError as error:
-        raise ConfigError(f"{where}: cron={line!r}: {error}") from None
+        raise ConfigError(f"{where}: cron={brief(line)}: {error}") from None
 
 
 def _every_ms(where: str, every: object) -> int:
     number = as_seconds(every)
     if number is None or not LEAST_EVERY <= number <= MAX_DELAY:
         raise ConfigError(
-            f"{where}: every={every!r}: expected seconds or a timedelta, from {LEAST_EVERY:g} s to ten years"
+            f"{where}: every={brief(every)}: expected seconds or a timedelta, from {LEAST_EVERY:g} s to ten years"
         )
     return round(number * 1000)
 
@@ -350,7 +351,9 @@ def _every_ms(where: str, every: object) -> int:
 def _jitter_ms(where: str, jitter: object) -> int:
     number = as_seconds(jitter)
     if number is None or not 0 <= number <= MAX_DELAY:
-        raise ConfigError(f"{where}: jitter={jitter!r}: expected seconds or a timedelta, from 0 s to ten years")
+        raise ConfigError(
+            f"{where}: jitter={brief(jitter)}: expected seconds or a timedelta, from 0 s to ten years"
+        )
     return round(number * 1000)
 
 
@@ -358,7 +361,7 @@ def _moment(where: str, name: str, moment: object) -> int | None:
     if moment is None:
         return None
     if not isinstance(moment, datetime) or moment.utcoffset() is None:
-        raise ConfigError(f"{where}: {name}={moment!r}: expected a datetime with a time zone")
+        raise ConfigError(f"{where}: {name}={brief(moment)}: expected a datetime with a time zone")
     if not FIRST <= moment <= LAST:
         raise ConfigError(f"{where}: {name}={moment}: expected {YEARS}; leave it out for no bound")
     return to_ms(moment)
@@ -377,12 +380,12 @@ def _check_span(where: str, definition: Definition, start: datetime | None, end:
 
 def _count(where: str, name: str, value: object, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise ConfigError(f"{where}: {name}={value!r}: expected a whole number from 1 to {most}")
+        raise ConfigError(f"{where}: {name}={brief(value)}: expected a whole number from 1 to {most}")
     return value
 
 
 def _choice(where: str, name: str, value: object, choices: type[Misfire] | type[Overlap]) -> str:
     valid = [choice.value for choice in cast("Sequence[Misfire | Overlap]", list(choices))]
     if value not in valid:
-        raise ConfigError(f"{where}: {name}={value!r}: expected {', '.join(valid[:-1])} or {valid[-1]}")
+        raise ConfigError(f"{where}: {name}={brief(value)}: expected {', '.join(valid[:-1])} or {valid[-1]}")
     return str(value)

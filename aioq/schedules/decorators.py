@@ -9,6 +9,7 @@ from aioq.schedules.declare import Declarations, ScheduleArgs, check_id
 from aioq.tasks.registry import ScheduleDecorator, call_without_arguments, caller, foreign
 from aioq.tasks.task import Sender, Task, sender_of
 from aioq.util.durations import Duration
+from aioq.util.printable import brief
 
 _USES = {"every": "@app.every(seconds)", "cron": '@app.cron("...")'}
 """How the decorators are written."""
@@ -96,7 +97,7 @@ class Scheduling:
         if callable(
             timing
         ):  # written without parentheses: it would take the function's place, and declare nothing
-            raise ConfigError(f"{decorator}: it stands alone before {timing!r}; use {_USES[name]}")
+            raise ConfigError(f"{decorator}: it stands alone before {brief(timing)}; use {_USES[name]}")
         where = decorator if schedule_id is None else f"schedule {check_id(schedule_id)!r}"
         # Now, and not when the function comes: the one that is wrong is this line.
         definition = self._declarations.define(where, {name: timing, **options})

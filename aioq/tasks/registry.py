@@ -16,6 +16,7 @@ from aioq.util.deferred_warnings import DEFERRED
 from aioq.util.durations import Duration
 from aioq.util.function_identity import replaces
 from aioq.util.naming import described, task_name
+from aioq.util.printable import brief
 from aioq.util.suggestions import did_you_mean
 from aioq.wire.messages import decode_envelope
 from aioq.wire.signature import ANYTHING, BadArgumentsError
@@ -222,7 +223,7 @@ def check_task_name(name: object) -> None:
             'or give the name of a task: app.send("shop.add", ...)'
         )
     if not isinstance(name, str) or not 0 < len(name) <= MAX_TASK_NAME:
-        shown = repr(name)[:100]
+        shown = brief(name)[:100]
         raise ArgumentError(f"task name {shown}: expected a text of 1 to {MAX_TASK_NAME} characters")
 
 
@@ -237,7 +238,7 @@ def _name_for(function: Callable[..., Any], name: Any) -> str:
         )
     if not callable(function) or inspect.isclass(function):
         hint = f"; a name is given by its word: @app.task(name={function!r})" if isinstance(function, str) else ""
-        raise ConfigError(f"task {name or '?'!r}: expected a function, got {function!r}{hint}")
+        raise ConfigError(f"task {brief(name or '?')}: expected a function, got {brief(function)}{hint}")
     if name is None:
         if not hasattr(function, "__qualname__") or not getattr(function, "__module__", None):
             raise ConfigError(
@@ -245,7 +246,7 @@ def _name_for(function: Callable[..., Any], name: Any) -> str:
             )
         name = task_name(function)
     elif not isinstance(name, str) or not name:
-        raise ConfigError(f"task name={name!r}: expected a text")
+        raise ConfigError(f"task name={brief(name)}: expected a text")
     if len(name) > MAX_TASK_NAME:
         raise ConfigError(f"task name={name[:100]!r}...: expected at most {MAX_TASK_NAME} characters")
     return name

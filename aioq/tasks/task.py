@@ -27,6 +27,7 @@ from aioq.util.durations import Duration
 from aioq.util.function_identity import Execution, execution
 from aioq.util.migration import Place, explain_missing
 from aioq.util.naming import whereabouts
+from aioq.util.printable import brief
 from aioq.wire.own_types import OwnTypes
 from aioq.wire.signature import Signature
 
@@ -89,7 +90,7 @@ class _Sending:
         for position, args in enumerate(every):
             if not isinstance(args, (tuple, list)):
                 raise ArgumentError(
-                    f"task {self.name!r}: send_many item {position} is {repr(args)[:100]}: "
+                    f"task {self.name!r}: send_many item {position} is {brief(args)[:100]}: "
                     f"expected a tuple of the positional arguments, {_as_item(args)}"
                 )
             if len(args) not in fitting:  # what their number decides is looked at once
@@ -354,10 +355,10 @@ def make_task(
     is_async = is_coroutine(function)
     if executor is None:
         executor = "async" if is_async else "thread"
-    if executor not in {"async", "thread", "process"} or (executor == "async") is not is_async:
+    if executor not in ("async", "thread", "process") or (executor == "async") is not is_async:
         kind = "a coroutine function" if is_async else "a plain function"
         takes = "'async'" if is_async else "'thread' or 'process'"
-        raise ConfigError(f"task {name!r}: executor={executor!r} for {kind}; it takes {takes}")
+        raise ConfigError(f"task {name!r}: executor={brief(executor)} for {kind}; it takes {takes}")
     if executor == "process" and (why := not_importable(function)):
         raise ConfigError(
             f"task {name!r} ({whereabouts(function)}): executor='process': its process imports it anew, and {why}"

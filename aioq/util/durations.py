@@ -9,6 +9,7 @@ from math import isfinite
 from typing import TypeAlias
 
 from aioq.errors import ConfigError
+from aioq.util.printable import brief
 
 Duration: TypeAlias = float | int | timedelta
 """A span of time: a number of seconds, or a timedelta."""
@@ -66,6 +67,6 @@ def seconds(value: Duration, what: str = "a duration") -> float:
     """
     number = as_seconds(value)
     if number is None:
-        msg = f"{what} must be a finite number of seconds or a timedelta, not {value!r}"
+        msg = f"{what} must be a finite number of seconds or a timedelta, not {brief(value)}"
         raise ConfigError(msg)
     return number

@@ -17,6 +17,7 @@ from typing import Any, cast
 from aioq.errors import ConfigError
 from aioq.util.introspect import bases_of, full_name_of, members_of
 from aioq.util.naming import real_module
+from aioq.util.printable import brief
 
 
 def class_name(cls: type) -> str:
@@ -76,10 +77,10 @@ def checked_name(where: str, given: object) -> str:
     if isinstance(given, type) and issubclass(given, BaseException):
         return rule_name(given)
     if not isinstance(given, str):
-        raise ConfigError(f"{where}: {given!r} is not an exception class")
+        raise ConfigError(f"{where}: {brief(cast('object', given))} is not an exception class")
     name = given.removeprefix("builtins.")
     if not all(part.isidentifier() for part in name.replace(".<locals>", "").split(".")):
-        raise ConfigError(f"{where}: {given!r} is not the name of an exception class")
+        raise ConfigError(f"{where}: {brief(given)} is not the name of an exception class")
     return _builtin(where, name) if "." not in name else _dotted(where, name)
 
 
@@ -114,7 +115,7 @@ def _dotted(where: str, name: str) -> str:
 
 def _exception(where: str, name: str, found: object) -> str:
     if not _is_exception(found):
-        raise ConfigError(f"{where}: {name!r} is not an exception class, but {found!r}")
+        raise ConfigError(f"{where}: {name!r} is not an exception class, but {brief(found)}")
     return rule_name(cast("type[BaseException]", found))
 
 

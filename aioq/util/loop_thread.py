@@ -16,6 +16,7 @@ from concurrent.futures import Future, InvalidStateError
 from typing import Generic, TypeVar
 
 from aioq.errors import RunningLoopError
+from aioq.util.printable import brief
 
 R = TypeVar("R")
 
@@ -185,7 +186,7 @@ class SyncRunner:
             TypeError: it cannot be awaited.
         """
         if not inspect.isawaitable(given):
-            raise TypeError(f"run_sync takes a coroutine or another awaitable, not {given!r:.80}")
+            raise TypeError(f"run_sync takes a coroutine or another awaitable, not {brief(given):.80}")
         try:
             return self.run("await", lambda: given)
         except RunningLoopError:

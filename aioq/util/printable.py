@@ -6,6 +6,7 @@ would show words in another order than they stand in. So such characters are sho
 """
 
 import re
+import reprlib
 
 _UNSAFE = (
     "\x00-\x1f\x7f-\x9f"  # control characters: line breaks, ESC, and the one-byte CSI
@@ -25,6 +26,27 @@ _EXCEPTION = re.compile(r"[^\W\d][\w.]*(: .*)?", re.DOTALL)
 """The line of a traceback that names what was raised. No record begins like this: each begins with its time."""
 
 _INDENT = "    "
+
+
+MAX_BRIEF = 500
+"""Characters of a value that are shown in an error. A guess: enough to recognise it."""
+
+
+class _Careful(reprlib.Repr):
+    """`repr` of what Python's own refuses: an integer of more than 4,300 digits, and what holds one."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() <= MAX_BRIEF else f"<an integer of {x.bit_length()} bits>"
+
+
+def brief(value: object) -> str:
+    """`repr` of a user's value, for an error that refuses it; raises nothing, and keeps the ends of a long one."""
+    try:
+        text = repr(value)
+    except Exception:  # its own `__repr__`, or an integer that is too long for Python to show
+        text = _Careful().repr(value)
+    half = MAX_BRIEF // 2
+    return text if len(text) <= MAX_BRIEF else f"{text[:half]} ... {text[-half:]}"
 
 
 def printable(text: str) -> str:

@@ -5,6 +5,8 @@ from difflib import get_close_matches
 from functools import lru_cache
 from zoneinfo import ZoneInfo, available_timezones
 
+from aioq.util.printable import brief
+
 UTC_NAMES = ("UTC", "Etc/UTC")
 """The zones that need no database: what containers are in, as `TZ` and a setting name it."""
 
@@ -25,7 +27,7 @@ def zone(name: str) -> tzinfo:
     # Unknown, malformed, a directory of the database, a file of it that is damaged: each has an error of its own.
     except Exception as error:
         why = "" if _has_database() else f", which has no time zone database: {_INSTALL}"
-        raise ValueError(f"no time zone {name!r} on this host{why}") from error
+        raise ValueError(f"no time zone {brief(name)} on this host{why}") from error
 
 
 def zone_or_utc(name: str) -> tzinfo:

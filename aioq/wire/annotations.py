@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Never, NoReturn, Union, cast, get_ar
 import msgspec
 from msgspec import inspect as kinds
 
+from aioq.util.printable import brief
 from aioq.wire.own_types import OwnTypes, is_model, is_path
 
 _BOUNDS = {
@@ -139,7 +140,7 @@ def _library(cls: type) -> str:
 def _meta(note: Any) -> Any:
     """A note in words that msgspec knows; None for one that constrains nothing."""
     if _is_injected(note):
-        raise UnsupportedError(f"{note!r} is not called here; {_INSTEAD_OF_INJECTION}")
+        raise UnsupportedError(f"{brief(note)} is not called here; {_INSTEAD_OF_INJECTION}")
     if not _is_constraint(note):
         return note
     if _derives(note, "Strict") and note.strict:
@@ -151,7 +152,7 @@ def _meta(note: Any) -> Any:
     if said.keys() == {"pattern"}:
         return msgspec.Meta(pattern=str(said["pattern"]))
     raise UnsupportedError(
-        f"{note!r} would not be checked; use msgspec.Meta, a bound of annotated_types, or a pydantic model"
+        f"{brief(note)} would not be checked; use msgspec.Meta, a bound of annotated_types, or a pydantic model"
     )
 
 
@@ -169,8 +170,8 @@ def _see_fields(kind: Any, seen: set[Any]) -> None:
         for note in _flat([*parts, declared.get(name)]):
             if _is_constraint(note) and _meta_or_none(note) is not None:
                 raise UnsupportedError(
-                    f"field {cls.__qualname__}.{name}: {note!r} would not be checked; use msgspec.Meta, or make "
-                    f"{cls.__qualname__} a pydantic model"
+                    f"field {cls.__qualname__}.{name}: {brief(note)} would not be checked; use msgspec.Meta, or "
+                    f"make {cls.__qualname__} a pydantic model"
                 )
         for part in parts:
             _see_fields(part, seen)

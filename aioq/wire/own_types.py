@@ -14,6 +14,7 @@ import msgspec
 
 from aioq.errors import ConfigError
 from aioq.util.function_identity import same_function
+from aioq.util.printable import brief
 
 _NATIVE = (dict, list, tuple, set, frozenset)
 """What msgspec encodes with its subclasses, without asking."""
@@ -44,12 +45,12 @@ class OwnTypes:
         Raises:
             ConfigError: it is sent already without that, or registered otherwise, or what is given is no function.
         """
-        where = f"register_type({getattr(kind, '__qualname__', kind)})"
+        where = f"register_type({getattr(kind, '__qualname__', None) or brief(kind)})"
         if not isinstance(kind, type):
-            raise ConfigError(f"{where}: expected a class, got {kind!r}")
+            raise ConfigError(f"{where}: expected a class, got {brief(kind)}")
         for name, function in (("encode", encode), ("decode", decode)):
             if not callable(function):
-                raise ConfigError(f"{where}: {name}={function!r}: expected a function")
+                raise ConfigError(f"{where}: {name}={brief(function)}: expected a function")
         if why := _known_already(kind):
             raise ConfigError(f"{where}: {why}")
         own, present = _Own(encode, decode), self._own.get(kind)
