@@ -65,6 +65,7 @@ def test_missed_ticks_are_made_as_drawn() -> None:
     due, now = (datetime(2026, 11, 24, *map(int, time.split(":")), tzinfo=UTC) for time in ("3:00", up))
     assert datetime(2026, 11, 24, *map(int, down.split(":")), tzinfo=UTC) < due < now
     assert [row.split()[0] for row in rows] == [*Misfire]
+    assert re.findall(r"made at (\d:\d\d)", "".join(rows)) == [up]
     for row in rows:
         planned = plan(Definition(cron="0 * * * *", misfire=Misfire(row.split()[0])), to_ms(due), to_ms(now))
         hours = [datetime.fromtimestamp(tick / 1000, UTC).hour for tick in planned.ticks]
