@@ -49,6 +49,8 @@ def prepared(kind: Any) -> Any:
         return type(None)  # what never returns has no result
     if type(kind).__name__ == "TypeAliasType":
         return prepared(kind.__value__)
+    if type(get_origin(kind)).__name__ == "TypeAliasType":
+        return prepared(get_origin(kind).__value__[get_args(kind)])
     if get_origin(kind) is Annotated:
         inner, *notes = get_args(kind)
         metas = [meta for note in _flat(notes) if (meta := _meta(note)) is not None]

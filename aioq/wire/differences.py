@@ -49,6 +49,8 @@ def _equal(sent: Any, arrived: Any) -> bool:
         if isinstance(sent, dt.datetime) and sent.tzinfo is not None:
             # In the hour that clocks repeat, moments of two zones are never equal for Python.
             return sent.astimezone(dt.UTC) == arrived.astimezone(dt.UTC)
+        if isinstance(sent, dt.time) and sent.fold != arrived.fold:
+            return False
         return bool(sent == arrived or sent != sent)  # noqa: PLR0124 - not a number, which equals nothing
     except Exception:
         return False
@@ -92,6 +94,8 @@ def _parts_with_defaults(value: Any) -> dict[str, Any] | None:
 def _parts_of_object(value: Any) -> dict[str, Any] | None:
     cls = cast("Any", type(value))
     names = getattr(cls, "__struct_fields__", None) or getattr(cls, "__dataclass_fields__", None)
+    if names is None and hasattr(cls, "__attrs_attrs__"):
+        names = [field.name for field in cls.__attrs_attrs__ if field.eq]  # others are no part of its value
     return None if names is None else {f".{name}": getattr(value, name, None) for name in names}
 
 

@@ -5,8 +5,9 @@ would arrive as less than it was. A value that is something else (a dict for a d
 the declared type is to be made of.
 """
 
+import dataclasses
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, cast, get_origin
 from uuid import UUID
@@ -40,6 +41,9 @@ _EXACT: Mapping[type[kinds.Type], type] = {
     kinds.TimeDeltaType: dt.timedelta,
     kinds.UUIDType: UUID,
 }
+
+
+_UNSET = object()
 
 
 class ChangedError(ValueError):
@@ -107,14 +111,16 @@ class _Compiler:
         looks = [(field, self.compile(field.type)) for field in info.fields]
         fields = [(field.name, look) for field, look in looks if look is not None]
         other = _made_of_other(info, {field.encode_name: look for field, look in looks})
-        whole = _round_trip(cls, self._own) if _has_hook(cls) else None
+        whole = _round_trip(cls, self._own) if _has_hook(cls) or _may_lack_fields(cls) else None
 
         def check(value: Any) -> None:
             if type(value) is not cls:
                 _exactly(value, cls)
                 return other(value)
             for name, look in fields:
-                _at(f".{name}", look, getattr(value, name))
+                if (held := getattr(value, name, _UNSET)) is _UNSET:
+                    raise ChangedError(f".{name}: it has no value")
+                _at(f".{name}", look, held)
             if whole is not None:
                 whole(value)
             return None
@@ -200,6 +206,7 @@ _REST: Mapping[type[kinds.Type], Callable[[_Compiler, Any], Check | None]] = {
     kinds.Metadata: lambda compiler, info: compiler.compile(info.type),
     kinds.TimeType: lambda _compiler, _info: _time,
     kinds.DateType: lambda _compiler, _info: _date,
+    kinds.MemoryViewType: lambda _compiler, _info: _view,
 }
 
 
@@ -236,6 +243,8 @@ def _exactly(value: Any, cls: Any) -> None:
 def _made_of_other(info: Any, fields: Mapping[str, Check | None]) -> Check:
     """Look at what is no object of the class but is to become one: all that it has must have a place there."""
     name, tag, tag_field = info.cls.__qualname__, getattr(info, "tag", None), getattr(info, "tag_field", None)
+    if getattr(info, "array_like", False):
+        return _made_of_array(name, [*([None] if tag_field else []), *fields.values()])
 
     def check(value: Any) -> None:
         parts = named_parts(value)
@@ -246,6 +255,20 @@ def _made_of_other(info: Any, fields: Mapping[str, Check | None]) -> Check:
                 raise ChangedError(f": {name} has no field {key!r}, which would not arrive")
             if (look := fields.get(key)) is not None:
                 _at(f".{key}", look, held)
+
+    return check
+
+
+def _made_of_array(name: str, looks: Sequence[Check | None]) -> Check:
+    """The same for a class that is sent as an array."""
+
+    def check(value: Any) -> None:
+        held = cast("list[Any]", value) if isinstance(value, (list, tuple)) else []
+        if len(held) > len(looks):
+            raise ChangedError(f": {name} has {len(looks)} places, and so {len(held)} values would not all arrive")
+        for index, (each, look) in enumerate(zip(held, looks, strict=False)):
+            if look is not None:
+                _at(f"[{index}]", look, each)
 
     return check
 
@@ -284,6 +307,11 @@ def _time(value: Any) -> None:
 _MINUTE = dt.timedelta(minutes=1)
 
 
+def _view(value: Any) -> None:
+    if isinstance(value, memoryview) and (value.format, value.ndim) != ("B", 1):
+        raise ChangedError(f": a memoryview of {value.format!r} would arrive as one of bytes; send its .tobytes()")
+
+
 def _date(value: Any) -> None:
     if isinstance(value, dt.datetime):
         raise ChangedError(": a datetime is no date; send its .date(), or declare a datetime")
@@ -299,6 +327,17 @@ def _at(path: str, look: Check, value: Any) -> None:
 def _has_hook(cls: type) -> bool:
     """Whether code of the class runs when a value is made of what arrives."""
     return hasattr(cls, "__post_init__") or hasattr(cls, "__attrs_post_init__")
+
+
+def _may_lack_fields(cls: Any) -> bool:
+    """Whether objects can have fields without a value, or some that msgspec does not send (private ones, of attrs)."""
+    if not dataclasses.is_dataclass(cls):
+        return any(field.name.startswith("_") for field in getattr(cls, "__attrs_attrs__", ()))
+    missing = dataclasses.MISSING
+    return any(
+        not field.init and field.default is missing and field.default_factory is missing
+        for field in dataclasses.fields(cls)
+    )
 
 
 def _round_trip(cls: Any, own: OwnTypes) -> Check:

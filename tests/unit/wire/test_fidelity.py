@@ -1,5 +1,6 @@
 """A value arrives as it was sent, or is refused: at the declaration, at the send, or as a result at the worker."""
 
+import array
 import collections
 import dataclasses
 import datetime as dt
@@ -7,7 +8,7 @@ import enum
 import pathlib
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, NoReturn, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, NoReturn, TypedDict, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -16,6 +17,7 @@ import fastapi
 import msgspec
 import pydantic
 import pytest
+from typing_extensions import TypeAliasType
 
 from aioq import App
 from aioq.errors import ArgumentError, ConfigError, JobFailed, ResultError
@@ -109,6 +111,18 @@ class Normal:
 
 
 @dataclasses.dataclass
+class Filled:
+    x: int
+    when: dt.date = dataclasses.field(init=False)
+    count: int = dataclasses.field(init=False, default=7)
+
+
+@dataclasses.dataclass
+class Numbered:
+    number: int = dataclasses.field(init=False)
+
+
+@dataclasses.dataclass
 class Dotted:
     x: int
     kind: ClassVar[str] = "dot"
@@ -141,6 +155,19 @@ class Circle(Shape, tag=True):
     radius: int
 
 
+class Row(msgspec.Struct, array_like=True):
+    number: int
+    points: list[Point] = []
+
+
+class Tagged(msgspec.Struct, array_like=True, tag=True):
+    number: int
+
+
+class Opening(pydantic.BaseModel):
+    at: dt.time
+
+
 class Order(TypedDict):
     id: int
 
@@ -170,6 +197,15 @@ class Right(enum.Flag):
 class Mixed(enum.Enum):
     BOTH = (1, 2)
 
+
+def filled() -> Filled:
+    value = Filled(1)
+    value.when, value.count = dt.date(2026, 2, 3), 9
+    return value
+
+
+Item = TypeVar("Item")
+Items = TypeAliasType("Items", list[Item], type_params=(Item,))
 
 BERLIN = ZoneInfo("Europe/Berlin")
 SECRET = Login(
@@ -204,6 +240,9 @@ WORKS: dict[str, tuple[Any, Any]] = {
     "a path": (pathlib.Path, pathlib.Path("/a b")),
     "a pure path or nothing": (pathlib.PurePosixPath | None, pathlib.PurePosixPath("a/b")),
     "the largest integer": (int, 2**64 - 1),
+    "fields that its constructor does not take": (Filled, filled()),
+    "a struct that is sent as an array": (Row, Row(1, [Point(1)])),
+    "an alias with a parameter": (Items[int], [1]),
     "what may be anything": (object, [1, "a"]),
 }  # fmt: skip
 CONVERTED: dict[str, tuple[Any, Any, Any]] = {
@@ -212,6 +251,8 @@ CONVERTED: dict[str, tuple[Any, Any, Any]] = {
     "a tuple for a sequence": (Sequence[int], (1, 2), [1, 2]),
     "a dict for a dataclass": (Point, {"x": 1}, Point(1)),
     "a dict for a model": (Stripped, {"name": " a "}, Stripped(name="a")),
+    "a list for a struct that is sent as an array": (Row, [1, [{"x": 1}]], Row(1, [Point(1)])),
+    "a list with a tag": (Tagged, ["Tagged", 1], Tagged(1)),
     "a text for a date": (dt.date, "2026-02-03", dt.date(2026, 2, 3)),
     "another dataclass, with a class variable": (Point, Dotted(1), Point(1)),
     "another dataclass, with fewer fields": (Space, Point(1, 2), Space(1, 2)),
@@ -274,6 +315,22 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "another dataclass, with more fields": (Point, Labelled(1, "a"), "x: Point has no field 'label', which"),
     "another dataclass for a TypedDict": (Order, Labelled(1, "a"), "x: Order has no key 'x', which would not"),
     "another model, with more fields": (Stripped, Login(user="a"), "x: Stripped has no field 'user', which"),
+    "a list with more than a struct has": (Row, [1, [], 3], "x: Row has 2 places, and so 3 values would not all"),
+    "a list with a tag and more": (Tagged, ["Tagged", 1, 2], "x: Tagged has 2 places"),
+    "a subclass in a list for a struct": (Row, (1, [Space(1)]), "x[1][0]: Space would arrive as Point"),
+    "one in an alias with a parameter": (Items[Point], [Space(1)], "x[0]: Space would arrive as Point"),
+    "a field that was never set": (Filled, Filled(1), "x.when: it has no value"),
+    "a number that was never set": (list[Numbered], [Numbered()], "x[0]: it cannot be read again: "),
+    "a memoryview of others than bytes": (
+        memoryview | None,
+        memoryview(array.array("i", [1, 2])),
+        "x: a memoryview of 'i' would arrive as one of bytes",
+    ),
+    "the fold of a time in a model": (
+        Opening,
+        Opening(at=dt.time(2, 30, fold=1)),
+        "x.at: it would arrive as another time",
+    ),
     "a datetime": (dt.date, dt.datetime(2026, 2, 3), "x: a datetime is no date; send its .date()"),
 }
 NOT_ENCODED: dict[str, Any] = {
@@ -383,6 +440,21 @@ def test_rest_arguments_are_looked_at_too():
         signature.verify((Point(1), Space(1)), {})
     with pytest.raises(ArgumentError, match=r"argument a: Space would"):
         signature.verify((), {"a": Space(1)})
+
+
+def test_what_attrs_keeps_private_is_sent_or_refused():
+    attrs = pytest.importorskip("attrs")
+
+    class Account:
+        number: int
+        _owner: str = "nobody"
+        _cache: object = attrs.field(factory=object, eq=False, init=False)
+
+    account = attrs.define(Account)
+    taking(account).verify((account(1),), {})
+    taking(account).verify((account(1, owner="nobody"),), {})
+    with pytest.raises(ArgumentError, match=r"argument x\[0\]\._owner: it would arrive as another str"):
+        taking(list[account]).verify(([account(1, owner="ada")],), {})
 
 
 @pytest.mark.parametrize("value", NOT_ENCODED.values(), ids=NOT_ENCODED)
