@@ -330,7 +330,7 @@ def _has_hook(cls: type) -> bool:
 
 
 def _may_lack_fields(cls: Any) -> bool:
-    """Whether objects can have fields without a value, or some that msgspec does not send (private ones, of attrs)."""
+    """Whether objects can have fields without a value, or (of attrs, private ones) that msgspec does not send."""
     if not dataclasses.is_dataclass(cls):
         return any(field.name.startswith("_") for field in getattr(cls, "__attrs_attrs__", ()))
     missing = dataclasses.MISSING

@@ -12,6 +12,7 @@ from aioq.store.contract import MAX_CUTS
 from aioq.util.introspect import cause_of, full_name_of, is_a, name_of, text_of, traceback_of
 from aioq.util.plural import counted
 from aioq.wire.messages import Failure
+from aioq.worker.forks import end_fork
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
@@ -73,11 +74,15 @@ class Raised:
 
 
 def caught(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call the function; what it raises is returned, see `Raised`."""
+    """Call the function; what it raises is returned, see `Raised`. A fork that it makes ends here."""
+    pid = os.getpid()
     try:
-        return function(*args, **kwargs)
+        result = function(*args, **kwargs)
     except BaseException as error:
+        end_fork(pid, error)
         return Raised(error)
+    end_fork(pid, None)
+    return result
 
 
 def result_of(ended: Any) -> Any:

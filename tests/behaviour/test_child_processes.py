@@ -85,6 +85,21 @@ async def test_a_fork_of_a_task_heeds_its_signals(project: Project) -> None:
     assert await worker.stop() == 0
 
 
+@pytest.mark.parametrize("where", ["in_the_loop", "in_a_thread", "in_a_process"])
+async def test_a_fork_that_its_task_does_not_end_is_no_second_worker(project: Project, where: str) -> None:
+    """It would settle the job, and read the replies that its worker waits for."""
+    tasks, worker = await start(project)
+    codes = {"returns": 0, "raises": 1, "says": 1, "exits": 3}
+    for how, code in codes.items():
+        handle = await getattr(tasks, f"forks_{where}").send(how)
+        assert (await handle.result(timeout=20), (await handle.info()).attempts) == (code, 1)
+    assert await gather(*[await tasks.add.send(1, each) for each in range(20)]) == tuple(range(1, 21))
+    await worker.saw("^ValueError: raised in the fork$")
+    await worker.saw("^says$")
+    assert "ERROR" not in worker.log
+    assert await worker.stop() == 0
+
+
 async def test_what_a_task_prints_and_logs_is_in_the_workers_log_and_its_input_is_empty(project: Project) -> None:
     tasks, worker = await start(project)
     handle = await tasks.talks.send()

@@ -9,6 +9,7 @@ written and its slot is free, whatever its function still does.
 """
 
 import asyncio
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -21,6 +22,7 @@ from aioq.jobs.job import Progress
 from aioq.store.contract import Claimed, Settlement
 from aioq.util.introspect import is_a
 from aioq.util.log import logger
+from aioq.worker.forks import end_fork
 from aioq.worker.run.call import Caller
 from aioq.worker.run.logging import log_ended, log_received
 from aioq.worker.run.pipeline import Bench, begin, classify, prepare, release, snooze
@@ -95,6 +97,7 @@ class Executor:
         self._context = copy_context()  # a job sees what its worker's start has set, whoever's message brings it
         self._idle = asyncio.Event()
         self._idle.set()
+        self._pid = os.getpid()
         self._lending = bench.lending
         self._lending.serve(
             slots,
@@ -302,6 +305,7 @@ class Executor:
             run.result = await self._caller.call(run, self._begin)
         except BaseException as error:
             self._failed(run, error)
+        end_fork(self._pid, run.error)
         run.over = True
         if run.timer is not None:
             run.timer.cancel()

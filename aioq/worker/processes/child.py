@@ -45,6 +45,7 @@ from aioq.util.standard_streams import open_standard_streams, print_at_once
 from aioq.wire.messages import Failure, encode_failure
 from aioq.wire.signature import BadArgumentsError, ResultType
 from aioq.worker.failures import Raised, caught, failure_to_show, message_of, result_of
+from aioq.worker.forks import end_fork
 from aioq.worker.processes.protocol import HEADER, Begun, Ending, Line, Order, Report, frame, line_of, read_order
 
 log = logger("aioq.worker")
@@ -198,7 +199,7 @@ def _carry_out(order: Order, line: _WorkerLine) -> Report:
             call = _call_of(task, args, kwargs)
             return _encoded(order, returns, asyncio.run(_as_in_a_worker(task, call, context, begin)))
         begin()
-        result = task.function(*args, **kwargs)
+        result = result_of(caught(task.function, *args, **kwargs))
         return _encoded(order, returns, asyncio.run(_awaited(result)) if isawaitable(result) else result)
     except _EndedError as ended:
         return ended.report
@@ -331,12 +332,15 @@ async def _as_in_a_worker(
 
 async def _alone(call: Callable[[], Awaitable[Any]], context: JobContext) -> Any:
     """Run the job in an asyncio task of its own, as a worker does, so that it may end what waits for it."""
+    pid = os.getpid()
 
     async def job() -> Any:
         try:
-            return await call()
+            result = await call()
         except BaseException as error:
-            return Raised(error)
+            result = Raised(error)
+        end_fork(pid, result.error if is_a(result, Raised) else None)
+        return result
 
     running = asyncio.create_task(job(), name=f"{context.task}[{context.id}]")
     try:

@@ -76,6 +76,33 @@ def forks() -> int:
     return os.WTERMSIG(os.waitpid(pid, 0)[1])
 
 
+def _forks(how: str) -> int:
+    """Fork, and leave the fork to itself; its exit code."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if how == "returns":
+        return 0
+    if how == "raises":
+        raise ValueError("raised in the fork")
+    return sys.exit(how if how == "says" else 3)
+
+
+@app.task
+async def forks_in_the_loop(how: str) -> int:
+    return _forks(how)
+
+
+@app.task
+def forks_in_a_thread(how: str) -> int:
+    return _forks(how)
+
+
+@app.task(executor="process")
+def forks_in_a_process(how: str) -> int:
+    return _forks(how)
+
+
 @app.task
 async def add(x: int, y: int) -> int:
     await asyncio.sleep(0)
