@@ -1,12 +1,13 @@
 """No script holds the server up, whatever there is: what can be many goes in steps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import redis
 
 from aioq.store.contract import PASSED_LIMIT, Limits, Settlement, Store, Verb
-from aioq.store.redis import RedisStore
+from aioq.store.redis import RedisStore, holding
 from tests.contract.inside import ServerInside
 from tests.contract.kit import (
     BROKEN,
@@ -134,6 +135,29 @@ async def test_what_a_recheck_finds_in_the_lanes_is_bounded_too(
     assert calls == MANY // PASSED_LIMIT + 1
 
 
+async def test_a_recheck_takes_so_many_jobs_of_entries_that_were_delivered(
+    redis_store: RedisStore, redis_backend: Backend, client: redis.Redis
+) -> None:
+    await joined(redis_store, "w")
+    names = [f"job-{number:04}" for number in range(4500)]
+    for start in range(0, 4500, 500):
+        await send(redis_store, *names[start : start + 500])
+    client.xreadgroup("aioq", "w", {redis_backend.key("normal"): ">"}, count=4500)
+    found: list[str] = []
+    steps = 0
+    more = True
+    while more:
+        claim = await redis_store.claim(QUEUE, "w", 1, known=found)
+        found += ids(claim.jobs)
+        steps += 1
+        more = claim.more
+
+    assert steps == 2, "3,000 jobs and what is left of an entry"
+    places = ServerInside(client, redis_backend.key("").removesuffix(":")).places()
+    assert set(found) | places.waiting.keys() == set(names)
+    assert places.delivered == {}
+
+
 class TestTheDead:
     @pytest.fixture
     def limits(self) -> Limits:
@@ -218,6 +242,76 @@ async def test_a_recheck_looks_up_so_many_of_a_huge_held_set(
     client.sadd(redis_backend.key("held:w"), *(f"job-{number}" for number in range(20_000)))
 
     assert (await redis_store.claim(QUEUE, "w", 5, known=[])).more
+
+
+class TestAWorkerOfVeryManyJobs:
+    """What it knows of is compared with what the server has noted, in steps."""
+
+    @pytest.fixture(autouse=True)
+    def made(self, redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+        """The calls, and the arguments of each."""
+        monkeypatch.setattr(holding, "KNOWN_LIMIT", 100)
+        monkeypatch.setattr(holding, "PAGE", 100)
+        made: list[tuple[str, int]] = []
+        call = redis_store._call
+
+        async def note(name: str, queue: str, args: Sequence[Any], *more: Any) -> Any:
+            made.append((name, len(args)))
+            return await call(name, queue, args, *more)
+
+        monkeypatch.setattr(redis_store, "_call", note)
+        return made
+
+    @pytest.fixture
+    async def names(self, redis_store: RedisStore) -> list[str]:
+        await joined(redis_store, "w")
+        names = [f"job-{number:04}" for number in range(1000)]
+        await send(redis_store, *names)
+        return ids(await take(redis_store, "w", 500)) + ids(await take(redis_store, "w", 500))
+
+    async def test_a_recheck_brings_what_it_does_not_know_of(
+        self, redis_store: RedisStore, names: list[str], made: list[tuple[str, int]]
+    ) -> None:
+        made.clear()
+        claim = await redis_store.claim(QUEUE, "w", 5, known=names[2:])
+
+        assert sorted(ids(claim.jobs)) == sorted(names[:2])
+        calls = [name for name, _ in made]
+        assert calls.count("held") >= 1000 // 300
+        assert (calls.count("hold"), calls.count("claim")) == (0, 1)
+
+    async def test_its_note_is_made_anew_where_it_has_vanished(
+        self,
+        redis_store: RedisStore,
+        redis_backend: Backend,
+        client: redis.Redis,
+        names: list[str],
+        made: list[tuple[str, int]],
+    ) -> None:
+        client.srem(redis_backend.key("held:w"), *names[:700])
+        await send(redis_store, "next")
+        made.clear()
+
+        assert ids((await redis_store.claim(QUEUE, "w", 5, known=[*names, "none"])).jobs) == ["next"]
+
+        assert client.smembers(redis_backend.key("held:w")) == {*names, "next"}
+        assert [size for name, size in made if name == "hold"] == [101] * 7 + [2]
+
+    async def test_one_that_has_lost_its_lease_notes_nothing(
+        self, redis_store: RedisStore, redis_backend: Backend, client: redis.Redis, names: list[str]
+    ) -> None:
+        redis_backend.delete("workers", "fetched", "held:w")
+
+        assert (await redis_store.claim(QUEUE, "w", 5, known=names)).lost
+        assert not client.exists(redis_backend.key("held:w"))
+
+    async def test_what_is_noted_without_a_job_is_passed_over_in_steps(
+        self, redis_store: RedisStore, redis_backend: Backend, client: redis.Redis, names: list[str]
+    ) -> None:
+        client.sadd(redis_backend.key("held:w"), *(f"none-{number}" for number in range(3000)))
+        while not (claim := await redis_store.claim(QUEUE, "w", 5, known=names[1:])).jobs:
+            assert claim.more
+        assert ids(claim.jobs) == names[:1]
 
 
 async def test_an_entry_that_names_more_jobs_than_any_of_ours_is_passed_over(

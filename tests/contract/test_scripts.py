@@ -12,7 +12,7 @@ import pytest
 
 import aioq.store.redis
 from aioq.store.contract import CLAIM_LIMIT, PASSED_LIMIT, WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
-from aioq.store.redis import RedisStore, blocking, replies
+from aioq.store.redis import RedisStore, blocking, holding, replies
 from aioq.store.redis import leases as keeper
 from aioq.store.redis.arguments import BODY_LIMIT
 from aioq.store.redis.net.failover import Failover
@@ -115,6 +115,8 @@ CALLS: dict[str, Call] = {
     "enqueue": lambda store, n: store.enqueue(QUEUE, [NewJob("job", CALL, nonce="n")] * n, again=n > 1),
     "enqueue_one": lambda store, n: store.enqueue(QUEUE, [NewJob("job", CALL, waiter="me" if n else "")]),
     "claim": lambda store, n: store.claim(QUEUE, "w", 5, [Token("normal", "1-1", ("job",))] * n),
+    "held": lambda store, _: holding.read_held(store._call, QUEUE, "w"),
+    "hold": lambda store, n: holding.note_held(store._call, QUEUE, "w", ["job"] * n),
     "settle": lambda store, n: store.settle(QUEUE, "w", [SETTLEMENT] * n),
     "progress": lambda store, n: store.progress(QUEUE, "w", [("job", 1, b"")] * n),
     "promote": lambda store, _: store.promote(QUEUE, 5),
@@ -137,6 +139,7 @@ REPLIES: dict[str, Callable[[int], Any]] = {
     "promote": lambda _: [0, [-1, -1], b""],
     "schedule_read": lambda _: [0, -1, b"0"],
     "workers": lambda _: [b"0"],
+    "held": lambda _: [b"0"],
     "schedule_write": lambda _: [1],
     "schedule_stand": lambda _: [1, b"ab", b"", 0],
     "schedule_owners": lambda n: [b"0", b"\x90", b"", b"", *[b""] * n],

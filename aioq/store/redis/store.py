@@ -32,6 +32,7 @@ from aioq.store.redis.arguments import due_word, enqueue_args, enqueue_one_args,
 from aioq.store.redis.blocking import BlockingReads
 from aioq.store.redis.durability import IN_FLIGHT, Confirmation, Durability, confirmation, require_fsync
 from aioq.store.redis.errors import granted_by, translate
+from aioq.store.redis.holding import known_arg
 from aioq.store.redis.leases import RedisLeaseKeeper, base_key
 from aioq.store.redis.net.commands import Link
 from aioq.store.redis.net.connection import Arg
@@ -223,7 +224,7 @@ class RedisStore:
         idle: bool = False,
     ) -> Claim:
         """See `aioq.store.contract.Store.claim`."""
-        encoded = b"" if known is None else msgspec.msgpack.encode(list(known))
+        encoded = await known_arg(self._call, queue, worker, known)
         args: list[Arg] = [worker, min(count, MAX_CLAIM), encoded, "idle" if idle else ""]
         for token in tokens:
             args += (token.lane, token.entry, msgspec.msgpack.encode(token.job_ids))

@@ -7,11 +7,12 @@
 -- A job is put into the held set, then marked, then its entry is acknowledged: wherever the script fails, the job is
 -- in the held set or its entry is pending, and the next claim with known jobs or the recovery finds it.
 --
--- NEEDS: base, common, record_text_write, record_text_read, record, push, lanes, entries, foreign
+-- NEEDS: base, common, record_text_write, record_text_read, record, push, lanes, entries, foreign, holding
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 how many, 3 '' or the ids of the jobs this worker knows that it holds, as a MessagePack array:
 --   then it is also given what it holds or was sent without knowing, because a reply got lost, and what it knows of is
---   noted again where that note has vanished; 4 'idle' where it
+--   noted again where that note has vanished; where it knows of very many, the caller has done that, and this is a map
+--   with some that it holds without knowing (`missed`); 4 'idle' where it
 --   waits for jobs after this if it finds less than it asks for,
 --   then three for each entry a blocking read brought: lane, entry id, ids of its jobs as a MessagePack array
 -- REPLY: {-2} when the worker has lost its lease; else {ms until the next scheduled job, ms until the next tick} (-1
@@ -32,11 +33,14 @@ local GROWTH, MOST, ALL = 4, 100, 1000
 local PASSED_LIMIT, LARGE = 2000, 1024
 -- How many of the jobs that it holds are looked up of those that the worker does not know of: more than any has slots.
 local HELD_LIMIT = 10000
--- How many entries are taken that were delivered to it: a wait brings nine at the most.
+-- How many jobs of entries, or entries that name none, are taken that were delivered to it: a wait brings nine entries at the
+-- most.
 local DELIVERED_LIMIT = 3000
-local recheck, known = ARGV[3] ~= '', {}
+local recheck, known, missed = ARGV[3] ~= '', {}, nil
 if recheck then
-  for _, id in ipairs(cmsgpack.unpack(ARGV[3])) do known[id] = true end
+  local told = cmsgpack.unpack(ARGV[3])
+  missed = told.missed
+  for _, id in ipairs(told) do known[id] = true end
 end
 
 -- The time that ends at a position of a record's text.
@@ -93,9 +97,9 @@ end
 local function take_other(id, text, is_held)
   local job = unpacked(text)
   if not job then return not is_held and pass_on(id, text) end
-  local missed = recheck and job[STATE] == 'running' and job[WORKER] == worker and not known[id]
+  local unknown = recheck and job[STATE] == 'running' and job[WORKER] == worker and not known[id]
   local orphan = job[STATE] == 'running' and job[WORKER] ~= worker and is_orphan(job)
-  if job[STATE] and not missed and not orphan then return false end
+  if job[STATE] and not unknown and not orphan then return false end
   local envelope = whole(id, job[JOB])
   if not envelope then
     -- Evicted, or deleted by hand: without it there is no job, and whoever waits for it is to learn that.
@@ -211,30 +215,27 @@ for i = 5, #ARGV, 3 do accept(ARGV[i], ARGV[i + 1], cmsgpack.unpack(ARGV[i + 2])
 redis.pcall('ZREM', IDLE, worker)
 if lost then return {-2} end
 
--- Where the note of what this worker holds has vanished, evicted or deleted by hand, it is made anew: nobody could recover
--- these jobs without it.
-local function hold_again()
-  local ids, mine = {}, {}
-  for id in pairs(known) do ids[#ids + 1] = id end
-  for id, job in pairs(load_all(ids)) do
-    if job[STATE] == 'running' and job[WORKER] == worker then mine[#mine + 1] = id end
-  end
-  for start = 1, #mine, CHUNK do
-    redis.call('SADD', held_key(worker), unpack(mine, start, math.min(start + CHUNK - 1, #mine)))
-  end
+local function keys_of(set)
+  local keys = {}
+  for key in pairs(set) do keys[#keys + 1] = key end
+  return keys
 end
-if recheck and redis.call('EXISTS', held_key(worker)) == 0 then hold_again() end
+if recheck and not missed and redis.call('EXISTS', held_key(worker)) == 0 then hold_again(worker, keys_of(known)) end
 
 -- What was meant for this worker already comes before anything new, however long the lanes are.
 if recheck then
   for _, name in ipairs(LANES) do
     repeat
       local entries = read(base .. ':' .. name, '0', MOST)
-      for _, entry in ipairs(entries) do accept(name, entry[1], named_by(entry)) end
-      delivered = delivered + #entries
+      for _, entry in ipairs(entries) do
+        if delivered >= DELIVERED_LIMIT then break end
+        local named = named_by(entry)
+        accept(name, entry[1], named)
+        delivered = delivered + math.max(#named, 1)
+      end
     until #entries < MOST or passed >= PASSED_LIMIT or delivered >= DELIVERED_LIMIT
   end
-  for _, id in ipairs(redis.call('SRANDMEMBER', held_key(worker), HELD_LIMIT)) do
+  for _, id in ipairs(missed or redis.call('SRANDMEMBER', held_key(worker), HELD_LIMIT)) do
     if is_full() then break end
     if not known[id] then
       local text = redis.pcall('GET', job_key(id))

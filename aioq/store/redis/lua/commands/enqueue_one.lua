@@ -50,7 +50,7 @@ end
 -- The record is written last, and where it cannot be, an entry without one is passed over.
 local lane = base .. ':normal'
 local entry = redis.call('XADD', lane, '*', 'job', id)
-if some_wait then redis.call('DEL', IDLE) end
+if some_wait then redis.call('UNLINK', IDLE) end
 if redis.call('MSETNX', key, fresh(envelope, watched)) == 1 then return 1 end
 
 -- NEEDS: common, record_text_read, record, dead

@@ -47,7 +47,9 @@ if #ARGV == FIRST + 3 then
   local waiters = settle_first(FIRST, id, type(text) == 'string' and text)
   if waiters ~= nil then
     redis.call('SREM', held_key(worker), id)
-    for channel in string.gmatch(waiters or '', '%S+') do tell(channel, 1, told_of(id, outcome)) end
+    for channel in string.gmatch(waiters or '', '%S+') do
+      redis.call('PUBLISH', channel, notice_of(1, told_of(id, outcome)))
+    end
     wait_again()
     return {}
   end

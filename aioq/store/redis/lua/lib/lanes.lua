@@ -20,7 +20,7 @@ end
 local function push(lane, id, front)
   lane = base .. ':' .. (lane or 'normal')
   if front then push_front(lane, id) else redis.call('XADD', lane, '*', 'job', id) end
-  redis.call('DEL', IDLE)
+  redis.call('UNLINK', IDLE)
 end
 
 -- The ids from `first` on that one entry can hold: what they all begin with, what they end with, and the last of them.
@@ -52,7 +52,7 @@ local function push_all(name, ids, first)
     end
     first = last + 1
   end
-  redis.call('DEL', IDLE)
+  redis.call('UNLINK', IDLE)
 end
 
 -- Schedules a job whose record is still to say so. When it is due before all others, an entry without a job wakes one

@@ -12,6 +12,6 @@ local function push_alike(lane, prefix, width, ends)
     local some = string.sub(ends, start, start + SHARING * width - 1)
     entries[#entries + 1] = redis.call('XADD', lane, '*', 'prefix', prefix, 'width', width, 'ids', some)
   end
-  redis.call('DEL', IDLE)
+  redis.call('UNLINK', IDLE)
   return entries
 end

@@ -7,24 +7,24 @@ local NIL = '\192'
 
 -- What a notice says of one job, and a notice of so many.
 local function told_of(id, outcome) return '\219' .. struct.pack('>I4', #id) .. id .. outcome end
-local function tell(channel, count, told)
-  redis.call('PUBLISH', channel, '\221' .. struct.pack('>I4', 2 * count) .. told)
-end
+local function notice_of(count, told) return '\221' .. struct.pack('>I4', 2 * count) .. told end
 
--- Outcomes gathered by waiting process, published together at the end.
+-- Outcomes gathered by the processes that wait for them, published together at the end: those that wait for the same jobs are
+-- told the same, which is put together once.
 local notices = {}
 local function notify(id, waiters, outcome, keep)
   if not waiters then return end
   if #outcome > NOTICE_LIMIT and keep then outcome = NIL end
-  for channel in string.gmatch(waiters, '%S+') do
-    local notice = notices[channel]
-    if not notice then
-      notice = {}
-      notices[channel] = notice
-    end
-    notice[#notice + 1] = told_of(id, outcome)
+  local notice = notices[waiters]
+  if not notice then
+    notice = {}
+    notices[waiters] = notice
   end
+  notice[#notice + 1] = told_of(id, outcome)
 end
 local function publish()
-  for channel, notice in pairs(notices) do tell(channel, #notice, table.concat(notice)) end
+  for waiters, notice in pairs(notices) do
+    local message = notice_of(#notice, table.concat(notice))
+    for channel in string.gmatch(waiters, '%S+') do redis.call('PUBLISH', channel, message) end
+  end
 end
