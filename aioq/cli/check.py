@@ -53,7 +53,7 @@ def run_check(plan: CheckPlan) -> int:
     found = asyncio.run(_look(app, worker_queues(internals_of(app).host(), plan.queues)))
     mine = found if plan.any_host else on_host(found, this_host())
     troubles = judge(mine, plan)
-    if not plan.quiet:
+    if not plan.quiet and any(mine.values()):
         _show(app, mine)
     for trouble in troubles:
         Console(stderr=True, highlight=False, soft_wrap=True).print(Text(printable(f"aioq check: {trouble}")))
@@ -71,7 +71,8 @@ def judge(found: Mapping[str, Sequence[WorkerLease]], plan: CheckPlan) -> list[s
     served = {queue: [w for w in workers if w.lease_ms > 0] for queue, workers in found.items()}
     troubles = [f"no worker{where} serves queue {queue}" for queue in plan.queues if not served[queue]]
     if not plan.queues and not any(served.values()):
-        troubles.append(f"no worker{where} serves any of the queues {', '.join(found)}")
+        which = f"any of the queues {', '.join(found)}" if len(found) > 1 else f"queue {next(iter(found), '')}"
+        troubles.append(f"no worker{where} serves {which}")
     troubles += [
         f"queue {queue}: the last fetch of {w.worker} was {w.fetched_ms / 1000:.1f} s ago, over {plan.max_age:g} s"
         for queue, workers in served.items()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from pkgutil import iter_modules
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 from aioq.app import App
 from aioq.errors import AioqError, LoadError
@@ -152,6 +152,8 @@ def _attribute(module: ModuleType, attribute: str) -> App:
     what = "has no" if value is None else f"has a {type(value).__name__} named"
     wanted = f"{attribute!r}" if value is None else f"{attribute!r}, which is no App"
     hint = f"; there is {' and '.join(elsewhere)}" if elsewhere else ""
+    if isinstance(value, FunctionType):
+        hint = f"; a function is not called: let the module say app = {attribute}()"
     raise LoadError(f"module {module.__name__!r} {what} {wanted}; Apps in it: {apps}{hint}")
 
 

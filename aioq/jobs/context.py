@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, NoReturn, Protocol
 
-from aioq.errors import AioqError
+from aioq.errors import AioqError, ArgumentError
 from aioq.jobs.job import Progress
 from aioq.jobs.retry import Snooze
 from aioq.public import public
@@ -160,10 +160,16 @@ class JobContext:
 
         Raises:
             NoJobError: in a process pool, where no connection to the worker is held.
+            ArgumentError: `done` or `total` is no number.
         """
         if self._report is None:
             raise NoJobError(f"job {self.id} runs in a process pool, where progress cannot be reported")
-        self._report(Progress(done, total, cut(str(message), MAX_MESSAGE)))
+        try:
+            report = Progress(done, total, cut(str(message), MAX_MESSAGE))
+        except (TypeError, ValueError):
+            given = f"progress({done!r}, {total!r})"
+            raise ArgumentError(f"{given}: done and total are numbers; a text goes in message=...") from None
+        self._report(report)
 
     def snooze(self, delay: Duration) -> NoReturn:
         """End this run here, and run the job again after `delay`; neither an attempt nor a failure.

@@ -121,7 +121,8 @@ class JobInfo:
         task: its task's name.
         state: where it is in its life.
         priority: its lane.
-        attempts: runs that were started and ended by the task's own doing, the one under way included.
+        attempts: runs that were started and ended by the task's own doing, the one under way included; one that
+            was cancelled is none.
         crashes: runs that ended with the death of their worker.
         interruptions: runs that a worker gave back because it was stopped; they cost no attempt.
         sent_at: when the server took the job.

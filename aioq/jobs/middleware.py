@@ -148,7 +148,23 @@ def checked_layer(layer: Middleware) -> Middleware:
         raise ConfigError(f"middleware {brief(given)} is not one: derive its class from aioq.Middleware")
     for hook in HOOKS:
         _check_hook(type(given).__qualname__, hook, getattr(given, hook))
+    _check_names(given)
     return layer
+
+
+def _check_names(layer: Middleware) -> None:
+    """Refuse what has methods and no hook among them, as another library's middleware: nothing calls them."""
+    kinds = [kind for kind in type(layer).__mro__ if issubclass(kind, Middleware)]
+    own = {*vars(layer)}.union(*map(vars, kinds))
+    overridden = any(getattr(type(layer), hook) is not getattr(Middleware, hook) for hook in HOOKS)
+    if overridden or {*HOOKS} & {*vars(layer)}:
+        return
+    others = sorted(name for name in own - {*HOOKS} if name[0] != "_" and callable(getattr(layer, name)))
+    if others:
+        raise ConfigError(
+            f"middleware {type(layer).__qualname__} has {', '.join(others)}, which nothing calls, and overrides "
+            f"none of {', '.join(HOOKS)}"
+        )
 
 
 def _check_hook(name: str, hook: str, function: Any) -> None:

@@ -147,14 +147,13 @@ def gather_sync(
 
 
 async def as_completed(
-    handles: Iterable[JobHandle[R]],
-    *,
+    *handles: JobHandle[R] | Iterable[JobHandle[R]],
     timeout: Duration | None = None,
 ) -> AsyncIterator[JobHandle[R]]:
     """Yield each handle once its job has ended, first ended first; awaiting it then returns or raises at once.
 
     Args:
-        handles: the jobs.
+        handles: the jobs, one after the other or as one list.
         timeout: the longest to wait for all of them, in seconds or as a timedelta; None for no limit.
 
     Cancellation: the waiting ends, the jobs go on; so does leaving the loop early.
@@ -169,7 +168,7 @@ async def as_completed(
     span = None if timeout is None else seconds(timeout, "timeout")
     deadline = None if span is None else loop.time() + span
     ended: asyncio.Queue[asyncio.Task[Outcome]] = asyncio.Queue()
-    found = as_handles("as_completed", (handles,))
+    found = as_handles("as_completed", handles)
     by_task = {asyncio.ensure_future(outcome_of(handle)): handle for handle in found}
     for task in by_task:
         task.add_done_callback(ended.put_nowait)

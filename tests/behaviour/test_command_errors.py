@@ -39,6 +39,11 @@ async def refused(project: Project, *arguments: str, **settings: str) -> str:
             "shop:number",
             r"module 'shop' has a int named 'number', which is no App; Apps in it: first, sec",
         ),
+        (
+            "from aioq import App\ndef make_app(): return App()\n",
+            "shop:make_app",
+            r"'make_app', which is no App; Apps in it: none; a function is not called: .* app = make_app\(\)$",
+        ),
         (TWO_APPS, "shop", r"module 'shop' has 2 Apps; say which: shop:first or shop:second$"),
         ("x = 1\n", "shop", r"module 'shop' has no App; make one"),
         (ONE_APP, ":app", r"':app' names no module"),

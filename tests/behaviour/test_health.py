@@ -113,7 +113,7 @@ async def test_a_port_that_is_taken_ends_the_start_with_one_line(project: Projec
 async def test_check_finds_the_workers_of_this_host(project: Project) -> None:
     project.copy("poison")
     code, printed, complaint = await check(project, "poison:app")
-    assert (code, complaint) == (1, "aioq check: no worker on this host serves any of the queues default")
+    assert (code, complaint) == (1, "aioq check: no worker on this host serves queue default")
 
     worker = await project.ready_worker("poison:app")
     await until(lambda: "received" in worker.log or "│ host" in worker.log)

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -35,7 +35,7 @@ from aioq.util.log_records import let_through
 from aioq.util.plural import counted
 from aioq.util.standard_streams import print_at_once
 from aioq.worker import Health, Life, Worker, life_prefix, recover_dead
-from aioq.worker.app_parts import undeclared_queues, without_tasks, worker_queues
+from aioq.worker.app_parts import Host, undeclared_queues, without_tasks, worker_queues
 
 log = logger("aioq.worker")
 
@@ -87,8 +87,7 @@ def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
     settings = app.settings
     _set_up_logging(plan, settings, child)
     if child is None:
-        host = internals_of(app).host()
-        for words in (*without_tasks(host), *undeclared_queues(host, plan.queues)):
+        for words in undeclared_queues(internals_of(app).host(), plan.queues):
             log.warning("%s", words)
     processes = plan.processes or settings.processes
     if processes > 1 and child is None:
@@ -150,6 +149,22 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
+def _introduce(app: App, host: Host, plan: WorkerPlan, queues: Sequence[str], server: ServerInfo) -> None:
+    """Show what works here, and say where that cannot be what was meant; once, also for several processes."""
+    if (plan.log_format or host.settings.log_format) == "text":
+        show_banner(
+            version=version("aioq"),
+            app=app.name,
+            server=server,
+            queues=queues,
+            concurrency=plan.concurrency or host.settings.concurrency,
+            processes=plan.processes or host.settings.processes,
+            tasks=app.tasks,
+        )
+    for words in without_tasks(host):
+        log.warning("%s", words)
+
+
 async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
     host = internals_of(app).host()
     host = replace(host, lifespan=partial(guarded, app.name, host.lifespan))
@@ -160,17 +175,8 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
 
     def announce(info: ServerInfo) -> None:
         let_through(logging.getLogger("aioq").level)  # a lifespan may have set up logging
-        quiet = plan.log_format or host.settings.log_format
-        if quiet == "text" and (child is None or child.number == 1):
-            show_banner(
-                version=version("aioq"),
-                app=app.name,
-                server=info,
-                queues=queues,
-                concurrency=concurrency,
-                processes=plan.processes or host.settings.processes,
-                tasks=app.tasks,
-            )
+        if child is None or child.number == 1:
+            _introduce(app, host, plan, queues, info)
 
     life = None if child is None else Life(child.life)
     worker = Worker(host, queues=queues, concurrency=concurrency, burst=plan.burst, on_start=announce, life=life)

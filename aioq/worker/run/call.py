@@ -16,7 +16,8 @@ import anyio.to_thread
 import msgspec
 
 from aioq.errors import ArgumentError, ProcessDiedError, ResultError, WireError
-from aioq.jobs.context import JobContext, enter_job
+from aioq.jobs.context import JobContext, attach, enter_job
+from aioq.jobs.job import Progress
 from aioq.jobs.middleware import Middleware, wrapped
 from aioq.tasks.task import signature_of
 from aioq.util.log import logger
@@ -39,6 +40,10 @@ Begin = Callable[[Run], None]
 
 class _UnreadyError(Exception):
     """A process of a job's own came not as far as the job; the message says why."""
+
+
+def _unread(progress: Progress) -> None:
+    """Where a thread reports to whose job has ended."""
 
 
 class _Thread:
@@ -145,6 +150,9 @@ class Caller:
             else:
                 assert run.context is not None
                 self._left.add(run.context)
+                attach(
+                    run.context, _unread
+                )  # the job has ended, so the server would refuse what the thread reports
                 log.warning(
                     "%s[%s] runs on in its thread after its job has ended, and holds one of %g threads till then; "
                     "%d are held so",

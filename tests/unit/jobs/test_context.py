@@ -3,10 +3,11 @@ import contextvars
 import logging
 import threading
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from aioq.errors import AioqError
+from aioq.errors import AioqError, ArgumentError
 from aioq.jobs.context import JobContext, NoJobError, attach, current_job, enter_job
 from aioq.jobs.job import Progress
 
@@ -96,6 +97,14 @@ def test_progress_goes_where_the_worker_attached_it():
     thread.start()
     thread.join()
     assert reports == [Progress(3.0)]
+
+
+@pytest.mark.parametrize("given", [("half",), (1, "two"), (None,)])
+def test_progress_is_in_numbers(given: Any):
+    job = make(report=lambda _: None)
+    text = r"progress\(.*\): done and total are numbers; a text goes in message="
+    with pytest.raises(ArgumentError, match=text):
+        job.progress(*given)
 
 
 def test_without_a_way_to_the_worker_progress_says_so():

@@ -65,7 +65,25 @@ class Wrapped(Middleware):
         return super().run(*args)
 
 
+class OfElsewhere(Middleware):
+    async def before_process_message(self, *_: Any) -> None: ...
+
+    async def on_start(self) -> None: ...
+
+
+class Helped(Middleware):
+    def name(self) -> str:
+        return "a helper of what it overrides"
+
+    async def worker_started(self) -> None:
+        self.name()
+
+
 WRONG: list[tuple[Any, str]] = [
+    (
+        OfElsewhere(),
+        "before_process_message, on_start, which nothing calls, and overrides none of send, run",
+    ),
     (Middleware, "middleware Middleware is a class; give an object of it: middleware=[Middleware()]"),
     (object(), "is not one: derive its class from aioq.Middleware"),
     (Plain(), "its `run` is a plain function"),
@@ -104,4 +122,5 @@ def test_a_wrapper_may_be_plain_and_a_list_may_be_changed():
     app.middleware += [Middleware()]
     app.middleware[:1] = [Middleware(), Wrapped()]
     app.middleware.append(Wrapped())
+    App("shop", url="redis://nowhere", middleware=[Helped()])
     assert [type(layer) for layer in app.middleware] == [Middleware, Wrapped, Middleware, Wrapped]

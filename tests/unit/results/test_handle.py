@@ -271,6 +271,7 @@ async def test_as_completed_yields_the_first_ended_first(source: Source):
                 await source.end(following, encode_result("shop.add", 1))
     assert seen == ["b", "c", "a"]
     assert [handle async for handle in as_completed([])] == []
+    assert {handle async for handle in as_completed(*handles)} == {*handles}
 
 
 async def test_as_completed_yields_failed_jobs_too(source: Source):

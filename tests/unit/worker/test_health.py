@@ -293,7 +293,7 @@ Found = dict[str, list[WorkerLease]]
         ({"a": [lease()], "b": []}, (), []),
         ({"a": [], "b": []}, (), ["no worker on this host serves any of the queues a, b"]),
         ({"a": [lease()], "b": []}, ("a", "b"), ["no worker on this host serves queue b"]),
-        ({"a": [lease(lease_ms=0)]}, (), ["no worker on this host serves any of the queues a"]),
+        ({"a": [lease(lease_ms=0)]}, (), ["no worker on this host serves queue a"]),
         ({"a": [lease(fetched_ms=15_000)]}, (), []),
         (
             {"a": [lease(), lease("host-2-b-1", fetched_ms=20_000)]},

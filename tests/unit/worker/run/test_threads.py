@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from aioq import App, JobCancelledError, JobFailed
+from aioq import App, JobCancelledError, JobFailed, current_job
 from tests.unit.kit import turns, until, within
 
 pytestmark = pytest.mark.anyio
@@ -64,6 +64,35 @@ async def test_a_thread_whose_job_has_timed_out_counts_until_it_ends(caplog: pyt
         (worker,) = session._workers
         await until(lambda: worker._caller._threads.borrowed_tokens == 0)
         assert worker._caller.busy_threads == 0
+
+
+@app.task
+def counting() -> None:
+    """Says how far it is until it is let, also when nobody asks any more."""
+    done = 0
+    while not gate.is_set():
+        begun.append(done := done + 1)
+        current_job().progress(done)
+        gate.wait(0.001)
+
+
+async def test_what_a_thread_reports_after_its_job_was_cancelled_is_no_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with app.test() as session:
+        handle = await counting.send()
+        await until(lambda: bool(begun))
+        assert await handle.cancel("no")
+        with pytest.raises(JobCancelledError):
+            await within(handle)
+        after = len(begun)
+        await until(lambda: len(begun) > after + 200)  # longer than reports are gathered for
+        (worker,) = session._workers
+        assert worker._reporter.refused == 0
+        assert not worker._reporter._latest
+        gate.set()
+        await until(lambda: worker._caller.busy_threads == 0)
+    assert not [record for record in caplog.records if "was refused" in record.getMessage()]
 
 
 async def test_a_thread_whose_job_was_cancelled_counts_too() -> None:
