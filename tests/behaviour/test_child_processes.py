@@ -139,11 +139,11 @@ async def test_arguments_and_results_that_do_not_fit_fail_without_a_retry(projec
     wrong = await tasks.app.send("children.typed", "three")
     unencodable = await tasks.unencodable.send(1)
 
-    with pytest.raises(JobFailed, match=r"aioq\.errors\.ArgumentError: \$\.number: expected `?int"):
+    with pytest.raises(JobFailed, match=r"aioq\.ArgumentError: \$\.number: expected `?int"):
         await wrong.result(timeout=20)
     with pytest.raises(
         JobFailed,
-        match=r"aioq\.errors\.ResultError: the result of children\.unencodable cannot be encoded: .*got object",
+        match=r"aioq\.ResultError: the result of children\.unencodable cannot be encoded: .*got object",
     ):
         await unencodable.result(timeout=20)
 
