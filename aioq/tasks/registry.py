@@ -217,7 +217,7 @@ def check_task_name(name: object) -> None:
     if isinstance(name, Call):
         raise ArgumentError(f"a call of {name.task!r} is no task's name: await app.send_many([call]) sends it")
     if callable(name):
-        shown = getattr(name, "__qualname__", repr(name))
+        shown = getattr(name, "__qualname__", brief(name))
         raise ArgumentError(
             f"{shown} is a function, no task's name; register it with @app.task and use await {shown}.send(...), "
             'or give the name of a task: app.send("shop.add", ...)'

@@ -338,7 +338,7 @@ def _as_item(given: object) -> str:
         return "and a call goes with app.send_many([...])"
     if isinstance(given, Mapping):
         return "and what has names goes with app.send_many([task.call(key=1), ...])"
-    return f"for one argument ({given!r},)"
+    return f"for one argument ({brief(given)},)"
 
 
 def make_task(

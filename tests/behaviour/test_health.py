@@ -47,6 +47,17 @@ async def answers(port: int, path: str, status: int) -> dict[str, Any]:
     return last[0][1]
 
 
+async def answers_once_there(port: int, path: str, status: int) -> dict[str, Any]:
+    """The same of a port where nobody may listen yet."""
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    await until(listens, f"somebody at port {port}")
+    return await answers(port, path, status)
+
+
 async def check(project: Project, *arguments: str, **settings: str) -> tuple[int, str, str]:
     """Run `aioq check`: exit code, what it printed, what it complained of."""
     process = project.python("-m", "aioq", "check", *arguments, **settings)
@@ -96,6 +107,27 @@ async def test_a_supervisor_answers_for_all_its_processes(project: Project) -> N
     stopped.send_signal(signal.SIGCONT)
     await answers(port, "/ready", 200)
     assert await supervisor.stop() == 0
+
+
+async def test_the_log_names_the_one_port_that_answers_for_all_processes(project: Project) -> None:
+    """A probe of Kubernetes asks one port of a container; those of the processes are the supervisor's to ask."""
+    project.copy("poison")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    supervisor = project.worker("poison:app", "-p", "2", "--health-port", str(port))
+    body = await answers_once_there(port, "/ready", 200)
+    assert set(body["queues"]) == {"1:default", "2:default"}, "both have started"
+    (line,) = await supervisor.saw("health checks")
+    assert f"answered on port {port}: /live and /ready, for all 2 processes" in line
+
+    (killed, _) = psutil.Process(supervisor.pid).children()
+    killed.kill()
+    await supervisor.saw(r"worker process \d \(pid \d+\) was killed by SIGKILL")
+    await until(lambda: len(psutil.Process(supervisor.pid).children()) == 2, "its successor")
+    body = await answers(port, "/ready", 200)
+    assert set(body["queues"]) == {"1:default", "2:default"}, "at the same port"
+    assert await supervisor.stop() == 0
+    assert len(await supervisor.saw("health checks")) == 1
 
 
 async def test_a_port_that_is_taken_ends_the_start_with_one_line(project: Project) -> None:
@@ -184,9 +216,7 @@ async def test_slow_clients_take_neither_the_core_nor_the_descriptors_of_a_worke
     """150 clients that send a byte now and then, and come again when they are thrown out."""
     project.copy("poison")
     worker = project.worker("poison:app", "--processes", processes, "--health-port", "0")
-    lines = await worker.saw("health checks are answered on port", times=1 if processes == "1" else 3)
-    port = max(int(line.rpartition("on port ")[2].partition(":")[0]) for line in lines)
-    port = await port_of(worker) if processes == "1" else port
+    port = await port_of(worker)
     await answers(port, "/ready", 200)
     process = psutil.Process(worker.pid)
     clients: list[socket.socket] = []

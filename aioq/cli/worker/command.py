@@ -185,7 +185,7 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
         # The supervisor holds the other end of standard input; when it dies, however it dies, this one stops.
         loop.add_reader(sys.stdin.fileno(), _orphaned, loop, worker)
     signals = StopSignals(loop, worker.stop)
-    with signals.kept(), _answering(_listener(app, plan, child), worker.health):
+    with signals.kept(), _answering(_listener(app, plan, child), worker.health, None if child else ""):
         try:
             code = await _run(worker)
         finally:
@@ -237,15 +237,25 @@ def _health() -> Any:
 
 
 @contextlib.contextmanager
-def _answering(listener: socket.socket | None, health: Callable[[], Health]) -> Generator[None]:
-    """Answer health checks meanwhile."""
+def _answering(
+    listener: socket.socket | None, health: Callable[[], Health], for_whom: str | None
+) -> Generator[None]:
+    """Answer health checks meanwhile.
+
+    Args:
+        listener: the socket that they come to; None where none are asked for.
+        health: asked for each of them.
+        for_whom: what the line about it adds; None for no such line, where the supervisor alone asks.
+    """
     if listener is None:
         yield
         return
     server = _health().HealthServer(listener, health)
     host = listener.getsockname()[0]
     where = f" (from this host alone, at {host})" if ip_address(host).is_loopback else ""
-    log.info("health checks are answered on port %d: /live and /ready%s", server.port, where)
+    if for_whom is not None:
+        words = "health checks are answered on port %d: /live and /ready%s%s"
+        log.info(words, server.port, for_whom, where)
     try:
         yield
     finally:
@@ -272,7 +282,8 @@ async def _supervise(plan: WorkerPlan, processes: int, app: App | None = None) -
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
         loop.add_signal_handler(number, supervisor.stop)
-    with _answering(listener, supervisor.health):
+    for_all = f", for all {processes} processes" if processes > 1 else ""
+    with _answering(listener, supervisor.health, for_all):
         try:
             return await supervisor.run()
         finally:
