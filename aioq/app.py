@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
-from aioq.config.settings import Settings, from_module, from_pyproject, load_settings
+from aioq.config.settings import SettingArgs, Settings, from_module, from_pyproject, load_settings
 from aioq.errors import ConfigError
 from aioq.internals import Internals
 from aioq.jobs.job import Priority
@@ -16,7 +16,7 @@ from aioq.public import public
 from aioq.results.handle import JobHandle
 from aioq.schedules.decorators import Scheduling
 from aioq.schedules.manager import Schedules
-from aioq.tasks.registry import SettingArgs, TaskDecorator, check_task_name, import_all, register, unregistered
+from aioq.tasks.registry import TaskDecorator, check_task_name, import_all, register, unregistered
 from aioq.tasks.task import AsyncTask, Executor, Sendable, SyncTask, Task
 from aioq.testing.session import MemorySession
 from aioq.util.durations import Duration

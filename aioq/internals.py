@@ -92,8 +92,8 @@ class Internals:
     def queues_of(self, job_id: str) -> list[str]:
         """The queues a job of this id may be in: the one a generated id names, then those this App knows."""
         named = queue_of(job_id)
-        known = self.queues()
-        return known if named is None else list(dict.fromkeys([named, *known]))
+        known = [*self.queues(), *(self.settings.routes or {}).values()]
+        return list(dict.fromkeys(known if named is None else [named, *known]))
 
     def result_type(self, task: str) -> ResultType | None:
         """What a registered task returns."""

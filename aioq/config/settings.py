@@ -20,18 +20,36 @@ import importlib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Annotated, Any, Literal, TypedDict, cast
 
 import msgspec
 
 from aioq.config.urls import mask_url
-from aioq.config.validators import MODULE, RULES
+from aioq.config.validators import (
+    HOST,
+    MAX_BYTES,
+    MAX_LEASE,
+    MODULE,
+    MODULES,
+    PATH,
+    ROUTES,
+    SCHEDULES,
+    TIMEZONE,
+    URL,
+    Rule,
+    choice,
+    duration,
+    integer,
+    word,
+)
 from aioq.errors import ConfigError
 from aioq.util.deferred_warnings import DEFERRED
+from aioq.util.durations import Duration
 from aioq.util.migration import Place, here
 from aioq.util.printable import brief
 
@@ -52,6 +70,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             and rediss://. Default None, the embedded server.
         data_dir: the directory of the embedded server's data, lock and socket. Default ".aioq".
         default_queue: the queue of a task that names none; letters as in `name`. Default "default".
+        routes: queues by the pattern of a task's name, for tasks that name none: {"shop.mail.*": "mail"}; of
+            several that match the first counts. JSON in the environment. Default None, none.
         imports: modules that a worker imports for the tasks they declare. Default none.
         concurrency: jobs that one worker process runs at once, at least 1. Default 100.
         processes: worker processes that `aioq worker` starts, at least 1. Default 1.
@@ -86,36 +106,47 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         log_format: "text" for people or "json" for machines, in any case. Default "text".
     """
 
-    name: str = ""
-    url: str | None = None
-    data_dir: str = ".aioq"
-    default_queue: str = "default"
-    imports: tuple[str, ...] = ()
-    concurrency: int = 100
-    processes: int = 1
-    threads: int | None = None
-    pool_size: int | None = None
-    timeout: float | None = None
-    result_ttl: float = 86400.0
-    send_timeout: float = 10.0
-    max_payload: int = 1_048_576
-    max_result: int = 1_048_576
-    max_pending_sends: int = 10_000
-    lease: float = 8.0
-    max_crashes: int = 3
-    shutdown_timeout: float = 20.0
-    unknown_task_ttl: float = 3600.0
-    loop_lag_warning: float = 1.0
-    health_port: int | None = None
-    health_host: str = "127.0.0.1"
-    durability: str = "memory"
-    dead_ttl: float = 604_800.0
-    dead_limit: int = 10_000
-    poll_interval: float = 5.0
-    timezone: str = "UTC"
-    schedules: Mapping[str, Mapping[str, Any]] | None = None
-    log_level: str = "info"
-    log_format: str = "text"
+    name: Annotated[str, word(r"[A-Za-z0-9._-]*")] = ""
+    url: Annotated[str | None, URL] = None
+    data_dir: Annotated[str, PATH] = ".aioq"
+    default_queue: Annotated[str, word(r"[A-Za-z0-9._-]+")] = "default"
+    routes: Annotated[Mapping[str, str] | None, ROUTES] = None
+    imports: Annotated[tuple[str, ...], MODULES] = ()
+    concurrency: Annotated[int, integer(1)] = 100
+    processes: Annotated[int, integer(1)] = 1
+    threads: Annotated[int | None, integer(1, optional=True)] = None
+    pool_size: Annotated[int | None, integer(1, optional=True)] = None
+    timeout: Annotated[float | None, duration(0, above=True, optional=True)] = None
+    result_ttl: Annotated[float, duration(0)] = 86400.0
+    send_timeout: Annotated[float, duration(0, above=True)] = 10.0
+    max_payload: Annotated[int, integer(1, bound=MAX_BYTES)] = 1_048_576
+    max_result: Annotated[int, integer(1, bound=MAX_BYTES)] = 1_048_576
+    max_pending_sends: Annotated[int, integer(1)] = 10_000
+    lease: Annotated[float, duration(2, bound=MAX_LEASE)] = 8.0
+    max_crashes: Annotated[int, integer(0)] = 3
+    shutdown_timeout: Annotated[float, duration(0)] = 20.0
+    unknown_task_ttl: Annotated[float, duration(0)] = 3600.0
+    loop_lag_warning: Annotated[float, duration(0, above=True)] = 1.0
+    health_port: Annotated[int | None, integer(0, 65535, optional=True)] = None
+    health_host: Annotated[str, HOST] = "127.0.0.1"
+    durability: Annotated[str, choice("memory", "fsync", "replicated")] = "memory"
+    dead_ttl: Annotated[float, duration(0)] = 604_800.0
+    dead_limit: Annotated[int, integer(0)] = 10_000
+    poll_interval: Annotated[float, duration(0, above=True)] = 5.0
+    timezone: Annotated[str, TIMEZONE] = "UTC"
+    schedules: Annotated[Mapping[str, Mapping[str, Any]] | None, SCHEDULES] = None
+    log_level: Annotated[str, choice("debug", "info", "warning", "error", "critical")] = "info"
+    log_format: Annotated[str, choice("text", "json")] = "text"
+
+    def queue_of(self, task: str) -> str:
+        """The queue of a task that names none: of the first route that its name matches, else the default one.
+
+        Patterns are those of `fnmatch`: `*` is any text, `?` one character, `[ab]` one of these; case counts.
+        """
+        for pattern, queue in (self.routes or {}).items():
+            if fnmatchcase(task, pattern):
+                return queue
+        return self.default_queue
 
     def __repr__(self) -> str:
         """Show every setting, the URL without its password: settings end up in logs and bug reports."""
@@ -123,6 +154,45 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.url is not None:
             values["url"] = mask_url(self.url)
         return f"Settings({', '.join(f'{field}={value!r}' for field, value in values.items())})"
+
+
+RULES: dict[str, Rule] = {name: field.__metadata__[0] for name, field in Settings.__annotations__.items()}
+"""By the setting's name."""
+
+
+class SettingArgs(TypedDict, total=False):
+    """`Settings` as an App takes them, for type checkers; a test holds the two together."""
+
+    url: str | None
+    data_dir: str
+    default_queue: str
+    routes: Mapping[str, str] | None
+    imports: Sequence[str]
+    concurrency: int
+    processes: int
+    threads: int | None
+    pool_size: int | None
+    timeout: Duration | None
+    result_ttl: Duration
+    send_timeout: Duration
+    max_payload: int
+    max_result: int
+    max_pending_sends: int
+    lease: Duration
+    max_crashes: int
+    shutdown_timeout: Duration
+    unknown_task_ttl: Duration
+    loop_lag_warning: Duration
+    health_port: int | None
+    health_host: str
+    durability: Literal["memory", "fsync", "replicated"]
+    dead_ttl: Duration
+    dead_limit: int
+    poll_interval: Duration
+    timezone: str
+    schedules: Mapping[str, Mapping[str, Any]] | None
+    log_level: str
+    log_format: str
 
 
 def load_settings(

@@ -1,4 +1,9 @@
-"""What each setting may be: a check of its value, and how it is read from the environment."""
+"""What a setting may be: checks of its value, and how it is read from the environment.
+
+`aioq.config.settings.Settings` says which rule each setting has. They are rules of our own and not msgspec's
+`Meta`: an error says what is expected in the words of the setting, with its unit, and tells a value of the wrong
+kind from one that no use has.
+"""
 
 import re
 import sys
@@ -10,6 +15,7 @@ import msgspec
 
 from aioq.config.urls import SCHEMES, check_url, objection
 from aioq.util.durations import MAX_DELAY, as_seconds
+from aioq.util.naming import NAME
 from aioq.util.printable import brief
 from aioq.util.timezones import zone, zone_hint
 
@@ -49,7 +55,9 @@ def _too_large(most: float, unit: str) -> Callable[[Any], str | None]:
     return objection
 
 
-def _integer(least: int, most: int | None = None, *, optional: bool = False, bound: int = MAX_COUNT) -> Rule:
+def integer(least: int, most: int | None = None, *, optional: bool = False, bound: int = MAX_COUNT) -> Rule:
+    """A whole number."""
+
     def check(value: object) -> int | None:
         fits = isinstance(value, int) and not isinstance(value, bool) and least <= value <= (most or value)
         return cast("int", value) if fits else None
@@ -58,7 +66,9 @@ def _integer(least: int, most: int | None = None, *, optional: bool = False, bou
     return Rule(check, _parse_number, expected, optional, _too_large(bound, ""))
 
 
-def _duration(least: float, *, above: bool = False, optional: bool = False, bound: float = MAX_DELAY) -> Rule:
+def duration(least: float, *, above: bool = False, optional: bool = False, bound: float = MAX_DELAY) -> Rule:
+    """A time: seconds or a timedelta."""
+
     def check(value: object) -> float | None:
         number = as_seconds(value)
         return None if number is None or number < least or (above and number == least) else number
@@ -74,7 +84,9 @@ def _parse_number(text: str) -> int | float | str:
     return float(text) if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", text) else text
 
 
-def _word(pattern: str) -> Rule:
+def word(pattern: str) -> Rule:
+    """A name."""
+
     # No braces, colons and blanks: it becomes part of `{app:queue}`, a Redis Cluster hash tag.
     def check(value: object) -> str | None:
         return value if isinstance(value, str) and re.fullmatch(pattern, value) else None
@@ -82,7 +94,9 @@ def _word(pattern: str) -> Rule:
     return Rule(check, str, "made of letters, digits, '.', '_' and '-'")
 
 
-def _choice(*choices: str) -> Rule:
+def choice(*choices: str) -> Rule:
+    """One of some words, in any case."""
+
     def check(value: object) -> str | None:
         return value.lower() if isinstance(value, str) and value.lower() in choices else None
 
@@ -130,38 +144,27 @@ def _split(text: str) -> list[str]:
     return [item.strip() for item in text.split(",")]
 
 
-RULES: dict[str, Rule] = {
-    "name": _word(r"[A-Za-z0-9._-]*"),
-    "url": Rule(check_url, str, f"a {'://, '.join(SCHEMES)}:///path URL", optional=True, objection=objection),
-    "data_dir": Rule(_check_path, str, "the path of a directory"),
-    "default_queue": _word(r"[A-Za-z0-9._-]+"),
-    "imports": Rule(_check_modules, _split, "a list of modules (separated by commas in the environment)"),
-    "concurrency": _integer(1),
-    "processes": _integer(1),
-    "threads": _integer(1, optional=True),
-    "pool_size": _integer(1, optional=True),
-    "timeout": _duration(0, above=True, optional=True),
-    "result_ttl": _duration(0),
-    "send_timeout": _duration(0, above=True),
-    "max_payload": _integer(1, bound=MAX_BYTES),
-    "max_result": _integer(1, bound=MAX_BYTES),
-    "max_pending_sends": _integer(1),
-    "lease": _duration(2, bound=MAX_LEASE),
-    "max_crashes": _integer(0),
-    "shutdown_timeout": _duration(0),
-    "unknown_task_ttl": _duration(0),
-    "loop_lag_warning": _duration(0, above=True),
-    "health_port": _integer(0, 65535, optional=True),
-    "health_host": Rule(_check_text, str, "a host name or an address"),
-    "durability": _choice("memory", "fsync", "replicated"),
-    "dead_ttl": _duration(0),
-    "dead_limit": _integer(0),
-    "poll_interval": _duration(0, above=True),
-    "timezone": Rule(
-        _check_text, str, "the name of a time zone, such as Asia/Shanghai", objection=_zone_objection
-    ),
-    "schedules": Rule(_check_schedules, _parse_table, "a table of schedules, each of them a table", True),
-    "log_level": _choice("debug", "info", "warning", "error", "critical"),
-    "log_format": _choice("text", "json"),
-}
-"""By the setting's name."""
+def _check_routes(value: object) -> dict[str, str] | None:
+    routes = cast("dict[str, str]", value if isinstance(value, dict) else {"": ""})
+    texts: tuple[object, ...] = (*routes, *routes.values())
+    return routes if all(isinstance(each, str) and each for each in texts) else None
+
+
+def _routes_objection(routes: dict[str, str]) -> str | None:
+    wrong = next((queue for queue in routes.values() if not NAME.fullmatch(queue)), None)
+    return None if wrong is None else f"queue {wrong!r}: expected 1 to 128 letters, digits, '.', '_' or '-'"
+
+
+PATH = Rule(_check_path, str, "the path of a directory")
+MODULES = Rule(_check_modules, _split, "a list of modules (separated by commas in the environment)")
+HOST = Rule(_check_text, str, "a host name or an address")
+URL = Rule(check_url, str, f"a {'://, '.join(SCHEMES)}:///path URL", optional=True, objection=objection)
+TIMEZONE = Rule(_check_text, str, "the name of a time zone, such as Asia/Shanghai", objection=_zone_objection)
+SCHEDULES = Rule(_check_schedules, _parse_table, "a table of schedules, each of them a table", True)
+ROUTES = Rule(
+    _check_routes,
+    _parse_table,
+    'a table of queues by the pattern of a task\'s name, {"shop.mail.*": "mail"}',
+    True,
+    _routes_objection,
+)

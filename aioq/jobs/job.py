@@ -24,6 +24,7 @@ from typing import Any
 
 from aioq.errors import Failure
 from aioq.public import public
+from aioq.util.naming import NAME
 
 
 @public
@@ -169,9 +170,6 @@ def put_off(task: str) -> Failure:
     what = f"knows the task {task!r}" if task else "can read its call"
     return Failure(UNKNOWN_TASK, f"no worker that has come to it {what}")
 
-
-NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
-"""What apps and queues may be called: these names become part of the server's keys."""
 
 _GENERATED = re.compile(r"[A-Za-z0-9]{16}")
 

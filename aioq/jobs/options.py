@@ -11,10 +11,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar, cast
 
 from aioq.errors import ArgumentError, ConfigError
-from aioq.jobs.job import MAX_JOB_ID, NAME, Priority
+from aioq.jobs.job import MAX_JOB_ID, Priority
 from aioq.jobs.retry import Retry, RetryRule, rule_of
 from aioq.util.durations import FIRST, LAST, MAX_DELAY, YEARS, Duration, as_seconds
 from aioq.util.migration import Place, here
+from aioq.util.naming import NAME
 from aioq.util.printable import brief
 
 T = TypeVar("T")

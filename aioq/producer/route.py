@@ -62,7 +62,7 @@ class Route:
         self.signature = signature
         self.fitting = signature.fitting
         self.options = options
-        self.queue = options.queue or settings.default_queue
+        self.queue = options.queue or settings.queue_of(task)
         self.priority = options.priority or Priority.NORMAL
         self.returns = signature.returns
         self.checked = signature.checked

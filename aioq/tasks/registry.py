@@ -5,7 +5,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, cast, overload
+from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from aioq.errors import ArgumentError, ConfigError, DuplicateTaskError
 from aioq.jobs.options import Options, make_options, unknown_option
@@ -13,7 +13,6 @@ from aioq.producer.call import Call
 from aioq.store.contract import NewJob
 from aioq.tasks.task import AsyncTask, Sendable, Sender, SyncTask, Task, declared_in, make_task, signature_of
 from aioq.util.deferred_warnings import DEFERRED
-from aioq.util.durations import Duration
 from aioq.util.function_identity import replaces
 from aioq.util.naming import described, task_name
 from aioq.util.printable import brief
@@ -29,40 +28,6 @@ TASK_OPTIONS = ("name", "queue", "timeout", "retry", "result_ttl", "priority", "
 
 MAX_TASK_NAME = 500
 """The longest name of a task, in characters: it is stored with each job and each outcome."""
-
-
-class SettingArgs(TypedDict, total=False):
-    """The settings an App takes; `aioq.config.settings.Settings` says what each means."""
-
-    url: str | None
-    data_dir: str
-    default_queue: str
-    imports: Sequence[str]
-    concurrency: int
-    processes: int
-    threads: int | None
-    pool_size: int | None
-    timeout: Duration | None
-    result_ttl: Duration
-    send_timeout: Duration
-    max_payload: int
-    max_result: int
-    max_pending_sends: int
-    lease: Duration
-    max_crashes: int
-    shutdown_timeout: Duration
-    unknown_task_ttl: Duration
-    loop_lag_warning: Duration
-    health_port: int | None
-    health_host: str
-    durability: Literal["memory", "fsync", "replicated"]
-    dead_ttl: Duration
-    dead_limit: int
-    poll_interval: Duration
-    timezone: str
-    schedules: Mapping[str, Mapping[str, Any]] | None
-    log_level: str
-    log_format: str
 
 
 class TaskDecorator:

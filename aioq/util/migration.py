@@ -260,9 +260,8 @@ WORDS: dict[Place, dict[str, str]] = {
         **dict.fromkeys(("result_expires", "task_result_expires", "keep_result"), "result_ttl=..., in seconds"),
         "task_ignore_result": "result_ttl=0",
         **dict.fromkeys(("task_default_queue", "queue", "queue_name"), "default_queue=..."),
-        **dict.fromkeys(
-            ("queues", "task_queues", "task_routes"), "@app.task(queue=...) and `aioq worker -q NAME`"
-        ),
+        **dict.fromkeys(("queues", "task_queues"), "@app.task(queue=...) and `aioq worker -q NAME`"),
+        **dict.fromkeys(("task_routes", "task_router"), 'routes={"shop.mail.*": "mail"}'),
         **dict.fromkeys(
             ("namespace", "prefix", "main", "app", "app_name"), "name=..., which stands before all keys"
         ),

@@ -5,11 +5,15 @@ replaced by what the module would be called if it were imported.
 """
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
 from typing import Any
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+"""What apps and queues may be called: these names become part of the server's keys."""
 
 
 def task_name(function: Callable[..., Any]) -> str:

@@ -54,7 +54,7 @@ def worker_queues(host: Host, wanted: Sequence[str]) -> list[str]:
     """
     if wanted:
         return list(dict.fromkeys(check_name("queue", name) for name in wanted))
-    declared = [task.defaults.queue for task in host.tasks.values() if task.defaults.queue]
+    declared = [task.defaults.queue or host.settings.queue_of(task.name) for task in host.tasks.values()]
     scheduled = [schedule.queue for schedule in host.schedules()]
     return list(dict.fromkeys([host.settings.default_queue, *declared, *scheduled]))
 

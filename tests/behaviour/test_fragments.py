@@ -177,6 +177,14 @@ class _Sent(Middleware):
         return await forward(call)
 
 
+@fragment("docs/tasks.md", 'app = App("shop", routes={"shop.mail.*": "mail", "*.nightly_*": "slow"})')
+async def _routes(show: Show, _: pytest.MonkeyPatch) -> None:
+    app = (await show(App=App))["app"]
+    async with app.test():
+        names = ("shop.mail.welcome", "shop.nightly_sum", "shop.add")
+        assert [(await (await app.send(name)).info()).queue for name in names] == ["mail", "slow", "default"]
+
+
 @fragment("docs/tasks.md", "handle = await add.send(1, 2)  # one call")
 async def _sending(show: Show, _: pytest.MonkeyPatch) -> None:
     sent = _Sent()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from aioq.cli.worker.child_env import CHILD_VARIABLE
 from aioq.config import settings as config
-from aioq.config.settings import Settings, from_module, from_pyproject, load_settings
+from aioq.config.settings import SettingArgs, Settings, from_module, from_pyproject, load_settings
 from aioq.errors import ConfigError
 from aioq.util.deferred_warnings import DeferredWarnings
 from aioq.util.durations import MAX_DELAY, as_seconds, seconds
@@ -45,7 +45,7 @@ DURATIONS = {
     "dead_ttl": (0, True),
     "poll_interval": (0, False),
 }
-OPTIONAL = ("url", "threads", "pool_size", "timeout", "health_port", "schedules")
+OPTIONAL = ("url", "threads", "pool_size", "timeout", "health_port", "schedules", "routes")
 FIELDS = Settings.__struct_fields__
 
 
@@ -84,6 +84,7 @@ def test_the_defaults_are_what_the_design_says():
         "url": None,
         "data_dir": ".aioq",
         "default_queue": "default",
+        "routes": None,
         "imports": (),
         "concurrency": 100,
         "processes": 1,
@@ -305,6 +306,39 @@ def test_a_kubernetes_service_called_aioq_does_no_harm(variable: str, text: str)
     assert load_env(**{variable: text}) == Settings()
 
 
+ROUTES = {"shop.mail.*": "mail", "*.nightly_[ab]": "slow", "shop.*": "shop"}
+
+
+@pytest.mark.parametrize(
+    ("task", "queue"),
+    [
+        ("shop.mail.welcome", "mail"),
+        ("shop.mail.nightly_a", "mail"),
+        ("billing.nightly_b", "slow"),
+        ("billing.nightly_c", "default"),
+        ("shop.other", "shop"),
+        ("Shop.other", "default"),
+        ("shop", "default"),
+    ],
+)
+def test_of_several_routes_that_match_the_first_counts(task: str, queue: str):
+    assert load(routes=ROUTES).queue_of(task) == queue
+    assert load().queue_of(task) == "default"
+
+
+def test_routes_in_the_environment_are_json():
+    assert load_env(AIOQ_ROUTES='{"shop.*": "mail"}').queue_of("shop.add") == "mail"
+    assert "not 'shop.*=mail'" in refused(lambda: load_env(AIOQ_ROUTES="shop.*=mail"))
+
+
+def test_a_route_to_what_can_be_no_queue_names_it():
+    assert "setting 'routes' from App(...): queue 'a b': expected" in refused(lambda: load(routes={"*": "a b"}))
+
+
+def test_what_an_app_takes_is_what_there_is():
+    assert set(SettingArgs.__annotations__) == set(Settings.__struct_fields__) - {"name"}
+
+
 # -- values that do not fit ----------------------------------------------------------------------------------
 
 
@@ -322,6 +356,11 @@ class Text(enum.StrEnum):
             "imports",
             ["shop.tasks", ["shop/tasks.py"], ["shop."], [""], ["1st"], [3], {"shop"}],
             "a list of modules (separated by commas in the environment)",
+        ),
+        (
+            "routes",
+            ["mail", ["shop.*"], {"shop.*": 3}, {3: "mail"}, {"": "mail"}, {"shop.*": ""}, {"shop.*": None}],
+            """a table of queues by the pattern of a task's name, {"shop.mail.*": "mail"} or None""",
         ),
         ("log_level", ["trace", "", 20, b"info"], "one of debug, info, warning, error, critical"),
         ("log_format", ["xml"], "one of text, json"),

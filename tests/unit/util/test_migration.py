@@ -13,10 +13,10 @@ import aioq
 from aioq import App, ArgumentError, ConfigError, JobContext, Retry
 from aioq.app import internals_of
 from aioq.cli.main import cli, main
-from aioq.config.settings import load_settings
+from aioq.config.settings import SettingArgs, load_settings
 from aioq.jobs.options import NAMES
 from aioq.schedules.declare import NAMES as SCHEDULE_NAMES
-from aioq.tasks.registry import MAX_TASK_NAME, TASK_OPTIONS, SettingArgs
+from aioq.tasks.registry import MAX_TASK_NAME, TASK_OPTIONS
 from aioq.util.migration import WORDS, Place, here
 
 pytestmark = pytest.mark.anyio
@@ -223,6 +223,7 @@ SETTINGS = {
     "worker_concurrency": "concurrency=",
     "CELERY_TASK_ALWAYS_EAGER": "app.test()",
     "beat_schedule": "schedules=",
+    "task_routes": "routes={",
     "rate_limit": "queue of its own",
     "on_startup": "@app.lifespan",
 }
