@@ -145,9 +145,9 @@ def _split(text: str) -> list[str]:
 
 
 def _check_routes(value: object) -> dict[str, str] | None:
-    routes = cast("dict[str, str]", value if isinstance(value, dict) else {"": ""})
-    texts: tuple[object, ...] = (*routes, *routes.values())
-    return routes if all(isinstance(each, str) and each for each in texts) else None
+    routes = cast("dict[object, object]", value if isinstance(value, dict) else {"": ""})
+    fits = all(isinstance(each, str) and each for each in (*routes, *routes.values()))
+    return cast("dict[str, str]", routes) if fits else None
 
 
 def _routes_objection(routes: dict[str, str]) -> str | None:
