@@ -56,7 +56,7 @@ class Waiters:
 
     def __init__(self, store: Store, app: str, *, poll_interval: float) -> None:
         self._store = store
-        self._channel = waiter_channel(app, os.urandom(9).hex())
+        self._app, self._process = app, os.urandom(9).hex()
         self._poll_interval = max(poll_interval, LEAST_POLL)
         self.used = False
         self._queues: dict[str, _QueueWaiters] = {}
@@ -74,7 +74,7 @@ class Waiters:
         self.used = True
         waiters = self._queues.get(queue)
         if waiters is None:
-            waiters = _QueueWaiters(self._store, queue, f"{self._channel}:{queue}")
+            waiters = _QueueWaiters(self._store, queue, waiter_channel(self._app, queue, self._process))
             self._queues[queue] = waiters
         if not self._background:
             loop = asyncio.get_running_loop()

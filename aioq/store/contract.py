@@ -317,7 +317,7 @@ class Store(Protocol):
         ...
 
     async def handed(
-        self, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
+        self, queue: str, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
     ) -> Callable[[], Awaitable[None]]:
         """Listen for jobs that the store hands to a waiting worker, as if it had claimed them.
 

@@ -1,7 +1,6 @@
 """A process's subscription to messages of the server, and the channels' names; part of the store contract."""
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Protocol
 
 SEPARATOR = b"\n"
@@ -28,21 +27,25 @@ class Inbox(Protocol):
         ...
 
 
-def worker_channel(app: str, worker: str) -> str:
+def worker_channel(app: str, queue: str, worker: str) -> str:
     """The channel on which a worker is told of cancellations: the job's id, `SEPARATOR`, the outcome it gets.
 
     An empty message says that it goes first with the ticks of schedules
     (`aioq.store.schedules.Timetable.pass_on`).
     """
-    return f"aioq:{app}:worker:{worker}"
+    return f"{_base(app, queue)}:worker:{worker}"
 
 
-@lru_cache(1024)
-def handing_channel(app: str, worker: str) -> str:
+def handing_channel(app: str, queue: str, worker: str) -> str:
     """The channel on which a waiting worker is handed jobs; the message is the store's own."""
-    return f"aioq:{app}:handed:{worker}"
+    return f"{_base(app, queue)}:handed:{worker}"
 
 
-def waiter_channel(app: str, process: str) -> str:
+def waiter_channel(app: str, queue: str, process: str) -> str:
     """The channel on which a process is told of outcomes; the message is a notice."""
-    return f"aioq:{app}:waiter:{process}"
+    return f"{_base(app, queue)}:waiter:{process}"
+
+
+def _base(app: str, queue: str) -> str:
+    """What all channels of a queue begin with; the braces put them into the cluster slot of its keys."""
+    return f"aioq:{{{app}:{queue}}}"

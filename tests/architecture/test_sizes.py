@@ -117,7 +117,7 @@ def incomplete_lua_header(path: Path, source: str) -> Iterator[str]:
         if line.strip() and not line.startswith("--"):
             break
         header.append(line)
-    for word in LUA_PART if path.parent.name == "lib" and path.name != "base.lua" else LUA_HEADER:
+    for word in LUA_PART if path.parent.name == "lib" else LUA_HEADER:
         if not re.search(rf"^--\s*{word}\b", "\n".join(header), re.MULTILINE):
             yield f"{path}: the header does not name {word}"
 

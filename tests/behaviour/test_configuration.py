@@ -149,7 +149,7 @@ async def test_tls_with_an_authority_that_is_not_trusted(
 
 
 async def test_a_user_and_a_password(project: Project, start_server: Callable[..., Server]) -> None:
-    rules = f"~aioq:{{{project.name}:* &aioq:{project.name}:* +@all"
+    rules = f"~aioq:{{{project.name}:* &aioq:{{{project.name}:* +@all"
     server = start_server(tcp=True, login=Login("p@ss/w:rd?", "ada", rules))
 
     await works(project, server.url, f"redis://***@127.0.0.1:{server.port}/0")
@@ -157,7 +157,7 @@ async def test_a_user_and_a_password(project: Project, start_server: Callable[..
 
 async def test_the_commands_a_user_needs(project: Project, start_server: Callable[..., Server]) -> None:
     """Without @dangerous and @admin: INFO alone comes from there."""
-    rules = f"~aioq:{{{project.name}:* &aioq:{project.name}:* +@all -@admin -@dangerous +info"
+    rules = f"~aioq:{{{project.name}:* &aioq:{{{project.name}:* +@all -@admin -@dangerous +info"
     server = start_server(tcp=True, login=Login("secret", "ada", rules))
 
     await works(project, server.url, f"redis://***@127.0.0.1:{server.port}/0")

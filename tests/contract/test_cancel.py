@@ -116,7 +116,7 @@ async def test_a_batch_gives_the_state_of_each(store: Store) -> None:
 
 async def test_the_worker_is_told(store: Store, backend: Backend) -> None:
     other = await backend.open()
-    listener = await Listener.on(store, worker_channel(backend.app, "w"))
+    listener = await Listener.on(store, worker_channel(backend.app, QUEUE, "w"))
     await running(store, await joined(store, "w"), "jöb 1")
 
     assert await cancel(other, "jöb 1") == [JobState.RUNNING]
@@ -246,7 +246,7 @@ async def test_a_worker_is_asked_once_though_the_reply_was_lost(
     worker = await joined(redis_store, "w")
     await running(redis_store, worker)
     await running(redis_store, worker, "end")
-    listener = await Listener.on(redis_store, worker_channel(redis_store._app, worker))
+    listener = await Listener.on(redis_store, worker_channel(redis_store._app, QUEUE, worker))
     lost_replies.append("cancel")
 
     assert await cancel(redis_store) == [JobState.RUNNING]

@@ -57,7 +57,7 @@ async def hands(redis_store: RedisStore) -> AsyncIterator[Hands]:
     """Those of the worker `w`, which has joined and listens."""
     hands = Hands()
     await joined(redis_store, "w")
-    leave = await redis_store.handed("w", hands.jobs.append, hands.gap)
+    leave = await redis_store.handed(QUEUE, "w", hands.jobs.append, hands.gap)
     yield hands
     await leave()
 

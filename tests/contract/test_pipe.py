@@ -51,7 +51,7 @@ async def test_what_cannot_be_read_is_its_callers_alone(link: Link) -> None:
     def read(_: object) -> object:
         raise ValueError("unreadable")
 
-    bad = link.begin("workers", "aioq:{x:y}", [], read)
+    bad = link.begin("workers", "aioq:{x:y}", ["0", 500], read)
     good = asyncio.ensure_future(link.command("PING"))
     with pytest.raises(ValueError, match="unreadable"):
         await bad

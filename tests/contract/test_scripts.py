@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import hashlib
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
@@ -12,11 +13,11 @@ import pytest
 
 import aioq.store.redis
 from aioq.store.contract import CLAIM_LIMIT, PASSED_LIMIT, WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
-from aioq.store.redis import RedisStore, blocking, holding, replies
+from aioq.store.redis import RedisStore, holding, keys, replies
 from aioq.store.redis import leases as keeper
 from aioq.store.redis.arguments import BODY_LIMIT
 from aioq.store.redis.net.failover import Failover
-from aioq.store.redis.scripts import parts_of, script
+from aioq.store.redis.scripts import definitions, names_in, needs_of, resolved, script, source
 from aioq.store.schedules import Entry, Overlap, Tick
 from tests.contract.kit import (
     CALL,
@@ -87,11 +88,45 @@ def test_a_header_says_what_the_script_does_takes_and_returns(name: str) -> None
     assert header.parts["REPLY"]
 
 
+PARTS = resolved([LUA[name].read_text() for name in SCRIPTS])
+DEFINED_IN = {name: part for part in PARTS for each in definitions(part) for name in each.names}
+MOST_LOCALS = 160
+"""Of 200 that Lua allows a chunk: what is left is for the next capabilities."""
+
+
+def test_every_part_is_needed_and_comes_once_and_after_all_that_it_needs() -> None:
+    assert sorted(PARTS) == sorted(name.removeprefix("lib/") for name in LUA if name.startswith("lib/"))
+    for position, part in enumerate(PARTS):
+        assert set(needs_of(source(f"lib/{part}"))) <= set(PARTS[:position]), part
+
+
 @pytest.mark.parametrize("name", LUA)
-def test_a_script_or_part_comes_after_all_parts_that_it_needs(name: str) -> None:
-    needed = parts_of(name if name.startswith("lib/") else f"commands/{name}")
-    for position, part in enumerate(needed):
-        assert set(parts_of(f"lib/{part}")) <= set(needed[:position]), part
+def test_a_script_or_part_says_which_parts_it_uses(name: str) -> None:
+    """By name or by way of those it names: so no part is handed anything past its functions' parameters."""
+    text = LUA[name].read_text()
+    there = {*resolved([text]), name.removeprefix("lib/")}
+
+    used = {DEFINED_IN[each] for each in names_in(text) & DEFINED_IN.keys()}
+    assert used <= there
+    assert set(needs_of(text)) <= used, "and names no others"
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_changes_nothing_of_what_it_defines(part: str) -> None:
+    """What it defines outlives the calls where the server has it as a library."""
+    names = "|".join(re.escape(each) for each in DEFINED_IN)
+    for each in definitions(part):
+        for line in each.text.splitlines()[1:]:
+            assert not re.match(rf"\s*(?:{names})(?:\[.*\])?(?:, [\w.]+)* = ", line), line
+
+
+def test_the_parts_leave_room_for_others() -> None:
+    assert len({name for name in DEFINED_IN if "." not in name}) <= MOST_LOCALS
+
+
+def test_no_name_is_defined_twice() -> None:
+    every = [name for part in PARTS for each in definitions(part) for name in each.names]
+    assert len(every) == len(set(every))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -101,7 +136,7 @@ def test_a_header_names_the_arguments_that_the_script_reads(name: str) -> None:
 
     read = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", header.code)}
     assert read <= set(range(1, header.fixed + 1))
-    assert set(re.findall(r"KEYS\[\d+\]", header.code)) == set(), "the base key is read by lib/base.lua"
+    assert set(re.findall(r"KEYS\[\d+\]", header.code)) == set(), "the base key is read by lib/call.lua"
     expected = [(str(header.fixed + 1), str(header.each))] if header.each else []
     assert sorted({(first, step or "1") for first, step in loops}) == expected, (
         "each loop goes through all of them"
@@ -212,10 +247,10 @@ def test_every_script_is_called_and_every_called_script_is_there() -> None:
 
 
 def test_the_lanes_are_the_same_in_lua_and_in_python() -> None:
-    lanes = re.search(r"local LANES = \{([^}]*)\}", LUA["lib/common"].read_text())
+    lanes = re.search(r"local LANES = \{([^}]*)\}", LUA["lib/keys"].read_text())
 
     assert lanes
-    assert tuple(re.findall(r"'([^']+)'", lanes[1])) == blocking.LANES
+    assert tuple(re.findall(r"'([^']+)'", lanes[1])) == keys.LANES
 
 
 def test_the_largest_envelope_in_a_record_is_the_same_in_lua_and_in_python() -> None:
@@ -246,14 +281,19 @@ def test_what_a_lost_lease_is_answered_with_is_the_same_in_lua_and_in_python() -
 def test_a_script_is_named_by_the_hash_of_all_of_its_text() -> None:
     for name in SCRIPTS:
         code = script(name)
-        text = code.text
-        for part in parts_of(f"commands/{name}"):
-            before, found, after = text.partition(LUA[f"lib/{part}"].read_bytes())
-            assert found, part
-            text = before + after
-        assert text == LUA[name].read_bytes(), "and nothing else"
-        assert re.fullmatch("[0-9a-f]{40}", code.sha)
+        text = code.text.decode()
+        assert text.endswith(LUA[name].read_text())
+        assert code.sha == hashlib.sha1(code.text).hexdigest()
     assert len({script(name).sha for name in SCRIPTS}) == len(SCRIPTS)
+
+
+def test_a_script_has_of_its_parts_what_it_uses_and_nothing_else() -> None:
+    info = script("info").text.decode()
+
+    assert "local function job_key(" in info, "by way of `Foreign.look`"
+    assert "function Foreign.look(" in info
+    assert "function Foreign.put_off(" not in info
+    assert "XADD" not in info
 
 
 @pytest.mark.anyio

@@ -17,6 +17,7 @@ import redis
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.jobs.job import JobState
 from aioq.store.contract import Limits, NewJob, ServerInfo, Settlement, Store, Verb
+from aioq.store.pubsub import handing_channel, waiter_channel
 from aioq.store.redis import RedisStore, blocking
 from aioq.store.redis import scripts as scripts_module
 from aioq.store.redis.net.connection import Arg, Connection
@@ -137,7 +138,7 @@ async def test_a_user_who_may_touch_only_what_is_aioqs(start_server: StartServer
         await store.open()
         await joined(store, "w")
         assert await settle(store, "w", await running(store, "w"), Verb.SUCCEEDED, THREE)
-        await Listener.on(store, "aioq:shop:waiter:1")
+        await Listener.on(store, waiter_channel("shop", QUEUE, "1"))
         assert await store.block(QUEUE, "w", 1) == []
         await store.unblock(QUEUE, "w")
 
@@ -178,7 +179,8 @@ async def test_a_job_is_queued_and_not_handed_where_the_subscription_is_at_anoth
     ]
     first, second = (redis.Redis.from_url(node.url) for node in nodes)
     with first, second, second.pubsub() as subscription:
-        subscription.subscribe("aioq:shop:handed:w", "marks")
+        channel = handing_channel("shop", QUEUE, "w")
+        subscription.subscribe(channel, "marks")
         first.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         first.execute_command("CLUSTER", "MEET", "127.0.0.1", *_ports(second))
         await eventually(lambda: _are_one(first, subscription))
@@ -188,7 +190,7 @@ async def test_a_job_is_queued_and_not_handed_where_the_subscription_is_at_anoth
             await send(store, "job")
             assert await state(store) is JobState.QUEUED
         first.publish("marks", "last")
-        assert b"aioq:shop:handed:w" not in _heard_until(subscription, b"last")
+        assert channel.encode() not in _heard_until(subscription, b"last")
 
 
 def _ports(node: redis.Redis) -> tuple[int, int]:

@@ -548,7 +548,7 @@ async def test_an_empty_agenda(store: Store):
 
 
 async def test_who_goes_first_is_passed_on_to_a_worker_that_is_there(store: Store):
-    heard = await Listener.on(store, worker_channel(app_of(store), "w"))
+    heard = await Listener.on(store, worker_channel(app_of(store), QUEUE, "w"))
     await store.timetable.pass_on(QUEUE)
     await joined(store, "w")
     await store.timetable.pass_on(QUEUE)

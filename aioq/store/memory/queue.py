@@ -221,7 +221,9 @@ class MemoryQueue:
         if state is JobState.RUNNING and record.worker is not None:
             record.cancellation = (outcome, ttl_ms)
             self._cancelling[record.worker][job_id] = None
-            self.mail.tell(worker_channel(self._app, record.worker), job_id.encode() + SEPARATOR + outcome)
+            self.mail.tell(
+                worker_channel(self._app, self._name, record.worker), job_id.encode() + SEPARATOR + outcome
+            )
         elif not state.ended:
             record.due_ms = None
             self._finish(record, JobState.CANCELLED, outcome, ttl_ms)  # its entry in the lane stays behind

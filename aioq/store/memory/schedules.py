@@ -338,4 +338,4 @@ class MemoryTimetable:
             workers = [worker for worker in at.workers() if worker.lease_ms > 0]
             if workers and at.timetable.next_tick_ms() is not None:
                 first = max(workers, key=lambda worker: worker.lease_ms)
-                at.mail.tell(worker_channel(self._app, first.worker), b"")
+                at.mail.tell(worker_channel(self._app, queue, first.worker), b"")

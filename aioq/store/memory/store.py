@@ -107,7 +107,7 @@ class MemoryStore:
             return at.claim(worker, count, tokens, known)
 
     async def handed(
-        self, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
+        self, queue: str, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
     ) -> Callable[[], Awaitable[None]]:
         """See `aioq.store.contract.Store.handed`; this store hands over nothing."""
         return partial(asyncio.sleep, 0)

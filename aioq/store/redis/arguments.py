@@ -16,13 +16,8 @@ BODY_LIMIT = 1024
 """The largest envelope that is kept in the job's record, in bytes; as in `lib/record_text_write.lua`."""
 
 
-def enqueue_one_args(jobs: NewJobs, handing: str) -> list[Arg] | None:
-    """The arguments of `enqueue_one.lua`, None where it does not do for these jobs.
-
-    Args:
-        jobs: what to enqueue, for the first time.
-        handing: what the channels begin with on which workers are handed jobs.
-    """
+def enqueue_one_args(jobs: NewJobs) -> list[Arg] | None:
+    """The arguments of `enqueue_one.lua` for a first attempt, None where it does not do for these jobs."""
     if len(jobs.ids) != 1 or len(jobs.envelopes[0]) > BODY_LIMIT:
         return None
     job_id, envelope, waiter = jobs.ids[0], jobs.envelopes[0], ""
@@ -32,7 +27,7 @@ def enqueue_one_args(jobs: NewJobs, handing: str) -> list[Arg] | None:
         # The first comparison is the cheap one, and says what is true as a rule.
         if job != NewJob(job_id, envelope, waiter=waiter) and (job.nonce or any(_place(job))):
             return None
-    return [job_id, envelope, waiter, handing]
+    return [job_id, envelope, waiter]
 
 
 def enqueue_args(jobs: NewJobs, *, again: bool) -> list[Arg]:

@@ -12,15 +12,12 @@ from redis.exceptions import ResponseError
 
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.store.redis.errors import FOREIGN, closed_here, translate
-from aioq.store.redis.leases import base_key
+from aioq.store.redis.keys import GROUP, LANES, base_key, lane_key
 from aioq.store.redis.net.commands import CONNECT_TIMEOUT, Link
 from aioq.store.redis.net.connection import Connection
 from aioq.util.log import logger
 
 log = logger("aioq.redis")
-
-LANES = tuple(f"{lane}{part}" for lane in ("high", "normal", "low") for part in (":front", ":rest", ""))
-"""A queue's streams, first served first; the same list stands in `lib/common.lua`."""
 
 UNBLOCK_PAUSE = 0.005
 """Seconds between two tries to unblock a read that the server does not have yet."""
@@ -126,8 +123,8 @@ class BlockingReads:
         connection, _ = await self._connection(queue, worker)
         base = base_key(self._app, queue)
         command = (  # BLOCK 0 would wait for ever
-            *("XREADGROUP", "GROUP", "aioq", worker, "COUNT", 1, "BLOCK", timeout_ms, "STREAMS"),
-            *(f"{base}:{lane}" for lane in lanes),
+            *("XREADGROUP", "GROUP", GROUP, worker, "COUNT", 1, "BLOCK", timeout_ms, "STREAMS"),
+            *(lane_key(base, lane) for lane in lanes),
             *(">" for _ in lanes),
         )
         try:
@@ -157,7 +154,7 @@ class BlockingReads:
         """
         base = base_key(self._app, queue)
         try:
-            types = [(lane, (await self._link.command("TYPE", f"{base}:{lane}")).decode()) for lane in LANES]
+            types = [(lane, (await self._link.command("TYPE", lane_key(base, lane))).decode()) for lane in LANES]
         except ResponseError:  # a user without TYPE is told of the read's own error
             return False
         found = {lane: kind for lane, kind in types if kind not in {"stream", "none"}}
@@ -167,9 +164,9 @@ class BlockingReads:
         for lane, kind in found.items():
             if told.get(lane) != kind:
                 log.warning(
-                    "queue %s: key %s:%s holds a %s and no stream, so no job of this lane can be read; move that "
+                    "queue %s: key %s holds a %s and no stream, so no job of this lane can be read; move that "
                     "key away (the other lanes are served)",
-                    *(queue, base, lane, kind),
+                    *(queue, lane_key(base, lane), kind),
                 )
         self._foreign[queue] = found
         self._look_at[queue] = asyncio.get_running_loop().time() + LOOK_AGAIN

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from aioq.errors import ServerRejectedError, ServerUnavailableError
+from aioq.store.redis.keys import synced_key
 
 Durability = Literal["memory", "fsync", "replicated"]
 
@@ -47,7 +48,7 @@ class Confirmation:
 
     def commands(self, key: str) -> list[tuple[str | int, ...]]:
         """What is sent after a write to the queue whose base key is `key`; the last reply is the confirmation."""
-        return [("SET", f"{key}:synced", "", "PX", MARK_MS), self.command]
+        return [("SET", synced_key(key), "", "PX", MARK_MS), self.command]
 
     def check(self, reply: Any, shown_url: str) -> None:
         """See that the reply confirms.

@@ -1,6 +1,5 @@
 """Leases renewed over a blocking connection, from a thread that no task can keep busy."""
 
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -11,6 +10,7 @@ from aioq.errors import ServerError
 from aioq.store.contract import Limits
 from aioq.store.leases import Renewal
 from aioq.store.redis.errors import FOREIGN, may_be_replaced, translate
+from aioq.store.redis.keys import base_key
 from aioq.store.redis.net.connection import ANONYMOUS
 from aioq.store.redis.net.failover import Failover
 from aioq.store.redis.replies import parse_renewal
@@ -80,9 +80,3 @@ class RedisLeaseKeeper:
             fault: ServerError = translate(error, self._shown_url)
             raise fault from None
         return parse_renewal(reply)
-
-
-@lru_cache(1024)
-def base_key(app: str, queue: str) -> str:
-    """The key all keys of a queue start with; its braces put them into one cluster slot."""
-    return f"aioq:{{{app}:{queue}}}"

@@ -5,7 +5,6 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from aioq.jobs.job import Priority
-from aioq.store.pubsub import worker_channel
 from aioq.store.redis.agendas import read_all, read_due, read_some
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.owners import look_at_owners
@@ -139,7 +138,7 @@ class RedisTimetable:
 
     async def pass_on(self, queue: str) -> None:
         """Tell a worker of the queue that it goes first with the ticks from now on; nothing without one."""
-        await self._ask("schedule_pass", queue, [worker_channel(self._app, "")])
+        await self._ask("schedule_pass", queue, [])
 
     def _tell_strange(self, queue: str, schedule_id: str) -> None:
         if (queue, schedule_id) not in self._strange:

@@ -1,17 +1,24 @@
-"""The Lua scripts: read from the package once, called by the hash of their text.
+"""The Lua scripts: read from the package once, put together with the parts that they need.
+
+What several commands share is in parts, `lua/lib/keys.lua` and the like. A command or a part says with a line
+`-- NEEDS: record, lanes` which others it uses; these are resolved here, each once and before whoever needs it. A
+part is a list of definitions, and a script gets those that it uses: what a call does not need costs it time to
+define.
 
 Two versions of aioq can share a server as long as they agree on the data, because each calls its own texts.
-What several scripts share is in parts, `lua/lib/base.lua` and the like. A line `-- NEEDS: base, record` of a
-script, in its header or further down, names those that stand there when the server is given it, in their order.
 """
 
 import hashlib
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-_NEEDS = re.compile(rb"^-- NEEDS: (.+)\n", re.MULTILINE)
+_NEEDS = re.compile(r"^-- NEEDS: (.+)$", re.MULTILINE)
+_DEFINES = re.compile(r"(?:local )?function ([\w.]+)\(|local ([\w, ]+?) =")
+_COMMENT_OR_STRING = re.compile(r"--.*|'(?:[^'\\\n]|\\.)*'")
+_NAME = re.compile(r"(?<![\w.:])[A-Za-z_]\w*(?:\.\w+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +26,7 @@ class Script:
     """One script.
 
     Attributes:
-        name: the file's name without its ending.
+        name: the command's, that of its file without the ending.
         text: what the server is given.
         sha: the SHA-1 of the text, which is the server's name for it.
     """
@@ -29,21 +36,83 @@ class Script:
     sha: str
 
 
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One definition of a part.
+
+    Attributes:
+        names: what it defines, such as `job_key` or `Lanes.push`.
+        text: its lines, without what is said above them.
+    """
+
+    names: frozenset[str]
+    text: str
+
+
 @cache
 def script(name: str) -> Script:
-    """The script `lua/commands/<name>.lua`, with the parts that it needs."""
-
-    def parts(needs: re.Match[bytes]) -> bytes:
-        return b"".join([needs[0], *(_read(f"lib/{part}") for part in needs[1].decode().split(", "))])
-
-    text = _NEEDS.sub(parts, _read(f"commands/{name}"))
+    """The script of a command, with what it uses of the parts that it needs."""
+    body = source(f"commands/{name}")
+    text = "\n".join([*used_by(body, resolved([body])), "local q = begin(KEYS)", body]).encode()
     return Script(name, text, hashlib.sha1(text).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
 
 
-def parts_of(path: str) -> list[str]:
-    """The parts that a script, or a part's own header, names; `commands/claim` or `lib/record`."""
-    return [part for needs in _NEEDS.findall(_read(path)) for part in needs.decode().split(", ")]
+def resolved(texts: Iterable[str]) -> list[str]:
+    """The parts that these commands need, be it by way of others: each once, after all that it needs itself."""
+    found: dict[str, None] = {}
+
+    def add(part: str) -> None:
+        if part not in found:
+            for other in needs_of(source(f"lib/{part}")):
+                add(other)
+            found[part] = None
+
+    for part in ("call", *(part for text in texts for part in needs_of(text))):
+        add(part)
+    return list(found)
 
 
-def _read(path: str) -> bytes:
-    return files("aioq.store.redis").joinpath("lua", f"{path}.lua").read_bytes()
+def needs_of(text: str) -> list[str]:
+    """The parts that a command or a part names; `nothing` is none."""
+    return [part for needs in _NEEDS.findall(text) for part in needs.split(", ") if part != "nothing"]
+
+
+def used_by(body: str, parts: Iterable[str]) -> Iterator[str]:
+    """What is used of these parts, be it by way of other definitions; in their order."""
+    there = [definition for part in parts for definition in definitions(part)]
+    by_name = {name: definition for definition in there for name in definition.names}
+    wanted, looked_at = {"begin", *names_in(body)}, set[str]()
+    while new := wanted - looked_at:
+        looked_at |= new
+        for name in new & by_name.keys():
+            wanted |= names_in(by_name[name].text)
+    return (definition.text for definition in there if definition.names & wanted)
+
+
+@cache
+def definitions(part: str) -> list[Definition]:
+    """What a part defines. Each definition begins at the left margin, and nothing else does but what ends one."""
+    blocks: list[list[str]] = []
+    for line in source(f"lib/{part}").splitlines():
+        if _DEFINES.match(line):
+            blocks.append([line])
+        elif line and not line.startswith("--"):
+            blocks[-1].append(line)
+    return [Definition(_defined_by(block[0]), "\n".join(block)) for block in blocks]
+
+
+def names_in(text: str) -> set[str]:
+    """The names that a text uses: `job_key`, and `Lanes` as well as `Lanes.push`."""
+    found = set(_NAME.findall(_COMMENT_OR_STRING.sub("", text)))
+    return found | {name.partition(".")[0] for name in found}
+
+
+def _defined_by(line: str) -> frozenset[str]:
+    function, variables = _DEFINES.findall(line)[0]
+    return frozenset([function] if function else variables.split(", "))
+
+
+@cache
+def source(path: str) -> str:
+    """The text of a file, `commands/claim` or `lib/record`."""
+    return files("aioq.store.redis").joinpath("lua", f"{path}.lua").read_text("utf-8")

@@ -26,14 +26,15 @@ from aioq.store.contract import (
     WaitReply,
 )
 from aioq.store.leases import WorkerLease
-from aioq.store.pubsub import handing_channel, worker_channel
+from aioq.store.pubsub import handing_channel
 from aioq.store.redis import replies
 from aioq.store.redis.arguments import due_word, enqueue_args, enqueue_one_args, settle_args
 from aioq.store.redis.blocking import BlockingReads
 from aioq.store.redis.durability import IN_FLIGHT, Confirmation, Durability, confirmation, require_fsync
 from aioq.store.redis.errors import granted_by, translate
 from aioq.store.redis.holding import known_arg
-from aioq.store.redis.leases import RedisLeaseKeeper, base_key
+from aioq.store.redis.keys import base_key, no_key, schedule_queues_key
+from aioq.store.redis.leases import RedisLeaseKeeper
 from aioq.store.redis.net.commands import Link
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.net.subscription import RedisInbox
@@ -91,12 +92,12 @@ class RedisStore:
         self._durability: Durability = durability
         self._confirmation = confirmation(durability)
         self._link = Link(url, shown_url)
-        self._inbox = RedisInbox(self._link, f"{base_key(app, '')}:none")
+        self._inbox = RedisInbox(self._link, no_key(app))
         self._timetable = RedisTimetable(
             app,
             self._ask,
             self._ask_durably,
-            Register(self._link.command, f"{base_key(app, '')}:schedule-queues", shown_url),
+            Register(self._link.command, schedule_queues_key(app), shown_url),
         )
         self._strange: set[str] = set()
         self._foreign: dict[str, float] = {}  # by queue: when to tell of records that cannot be read again
@@ -142,8 +143,7 @@ class RedisStore:
             numbers = tuple(int(part) for part in version.split(".")[:3])
             require_fsync(product, numbers, await self._appendfsync(), self._link.shown_url)
         if thorough:
-            base, channel = base_key(self._app, ""), f"aioq:{self._app}:none"
-            await require(self._link, f"{base}:none", channel, self._durability)
+            await require(self._link, no_key(self._app), no_key(self._app), self._durability)
             if self._revive is None:  # the embedded server is aioq's own
                 await self._warn_of_losses()
         return ServerInfo(self._link.shown_url, product, version)
@@ -207,7 +207,7 @@ class RedisStore:
     def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
         """See `aioq.store.contract.Store.enqueue`."""
         columns = jobs if isinstance(jobs, NewJobs) else NewJobs(jobs)
-        one = None if again else enqueue_one_args(columns, handing_channel(self._app, ""))
+        one = None if again else enqueue_one_args(columns)
         if one is not None:
             return self._begin("enqueue_one", queue, one, replies.parse_added, self._confirmation)
         args = enqueue_args(columns, again=again)
@@ -237,10 +237,10 @@ class RedisStore:
         return replies.parse_claim(reply)
 
     async def handed(
-        self, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
+        self, queue: str, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
     ) -> Callable[[], Awaitable[None]]:
         """See `aioq.store.contract.Store.handed`."""
-        channel = handing_channel(self._app, worker)
+        channel = handing_channel(self._app, queue, worker)
         try:
             await self._inbox.listen(channel, lambda message: on_job(replies.parse_handed(message)), on_gap)
         except BaseException:
@@ -340,7 +340,7 @@ class RedisStore:
     ) -> list[JobState | None]:
         """See `aioq.store.contract.Store.cancel`."""
         name = os.urandom(9).hex()
-        args = [name, outcome, ttl_ms, worker_channel(self._app, ""), self._limits.tombstone_ms, *job_ids]
+        args = [name, outcome, ttl_ms, self._limits.tombstone_ms, *job_ids]
         return replies.parse_states(await self._ask("cancel", queue, args))
 
     async def _call(

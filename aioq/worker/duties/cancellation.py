@@ -52,7 +52,7 @@ class Canceller:
         backoff = Backoff()
         while True:
             worker = await self._membership.ready()
-            channel = worker_channel(self._app, worker)
+            channel = worker_channel(self._app, self._membership.queue, worker)
             try:
                 await self._inbox.listen(channel, partial(self._heard, self._membership.queue), self._on_gap)
                 backoff = Backoff()

@@ -2,39 +2,39 @@
 -- the outcome). A call that changed anything leaves a receipt, so that the same call, repeated because its reply got
 -- lost, is answered as it was the first time.
 --
--- NEEDS: base, common, record_text_write, record_text_read, record, push, lanes, overlap, results, dead, finish
+-- NEEDS: keys, record, results, finish
 -- KEYS: 1 base key
--- ARGV: 1 the call's own name, 2 the outcome to store, 3 how long to keep it in ms, 4 the prefix of workers' channels,
---   5 ms a job is to be found after its send, then job ids
+-- ARGV: 1 the call's own name, 2 the outcome to store, 3 how long to keep it in ms, 4 ms a job is to be found after its
+--   send, then job ids
 -- REPLY: per job the state it was in, '' for no such job
-local receipt = base .. ':receipt:' .. ARGV[1]
+local receipt = receipt_key(q, ARGV[1])
 -- Far longer than a call is repeated, which is once and at once.
 local RECEIPT_TTL = 60000
 
 local before = redis.call('GET', receipt)
 if before then return cmsgpack.unpack(before) end
 
-local outcome, ttl, prefix, reply, changed = ARGV[2], tonumber(ARGV[3]), ARGV[4], {}, false
-tombstone = tonumber(ARGV[5])
-for i = 6, #ARGV do
+local outcome, ttl, reply, changed = ARGV[2], tonumber(ARGV[3]), {}, false
+local limits = {tombstone = tonumber(ARGV[4])}
+for i = 5, #ARGV do
   local id = ARGV[i]
-  local job = load(id)
+  local job = load(q, id)
   local state = job and (job[STATE] or 'queued') or ''
   if state == 'running' then
     widen(job, CANCEL_TTL)
     job[CANCEL], job[CANCEL_TTL] = outcome, ttl
-    save(id, job)
-    redis.call('SADD', cancel_key(job[WORKER]), id)
-    redis.call('PUBLISH', prefix .. job[WORKER], id .. '\n' .. outcome)
+    save(q, id, job)
+    redis.call('SADD', cancel_key(q, job[WORKER]), id)
+    redis.call('PUBLISH', worker_channel(q, job[WORKER]), id .. '\n' .. outcome)
     changed = true
   elseif state == 'queued' or state == 'scheduled' or state == 'waiting' then
     -- Its entry in the lane stays behind; a claim passes over it.
-    finish(id, job, 'cancelled', outcome, ttl)
-    redis.call('ZREM', SCHEDULED, id)
+    Finish.finish(q, limits, id, job, 'cancelled', outcome, ttl)
+    redis.call('ZREM', q.base .. SCHEDULED, id)
     changed = true
   end
-  reply[i - 5] = state
+  reply[i - 4] = state
 end
 if changed then redis.call('SET', receipt, cmsgpack.pack(reply), 'PX', RECEIPT_TTL) end
-publish()
+Results.publish(q)
 return reply

@@ -7,7 +7,7 @@
 -- A job is put into the held set, then marked, then its entry is acknowledged: wherever the script fails, the job is
 -- in the held set or its entry is pending, and the next claim with known jobs or the recovery finds it.
 --
--- NEEDS: base, common, record_text_write, record_text_read, record, push, lanes, entries, foreign, holding
+-- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, leases, due, entries, foreign, holding
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 how many, 3 '' or the ids of the jobs this worker knows that it holds, as a MessagePack array:
 --   then it is also given what it holds or was sent without knowing, because a reply got lost, and what it knows of is
@@ -21,7 +21,7 @@
 --   lanes did}), and per job id, envelope, sent, and {claims, attempts, crashes, interruptions}, or 0 where this is the
 --   first time that it is claimed
 local worker, count = ARGV[1], tonumber(ARGV[2])
-local lost = lease_lost(worker)
+local lost = Leases.is_lost(q, worker)
 
 -- A reply is closed at this many bytes of envelopes, so that it arrives in time over a slow link too.
 local CLAIM_LIMIT = 1048576
@@ -55,20 +55,27 @@ local function begin_first(text, run)
   local kind, first, sent, rest = start_of(text)
   if not kind then return nil end
   local envelope = string.sub(text, first, sent - 1)
-  if kind == 146 and #text == rest - 1 then
-    return envelope, time_at(text, rest - 1), '\152' .. string.sub(text, 2) .. run
+  if kind == ARRAY_2 and #text == rest - 1 then
+    return envelope, time_at(text, rest - 1), BEGIN_ARRAY_8 .. string.sub(text, 2) .. run
   end
   local watched = rest + #UNRUN
-  if kind ~= 155 or string.sub(text, rest, watched - 1) ~= UNRUN then return nil end
+  if kind ~= ARRAY_11 or string.sub(text, rest, watched - 1) ~= UNRUN then return nil end
   if not ends_with_string(text, watched) then return nil end
   local record = string.sub(text, 1, rest - 1) .. run .. UNWATCHED .. string.sub(text, watched)
   return envelope, time_at(text, rest - 1), record
 end
 
-local number = clock[1] * 1000000 + clock[2] -- of this claim, see lib/record.lua
+local number = q.micros -- of this claim, see lib/record.lua
 local reply, taken, bytes, passed, delivered = {0, number, 0}, 0, 0, 0, 0
 local marked, held = {}, {}
-local foreign = ''
+-- The last entry that named no job in aioq's way, and the last job whose record this version cannot read.
+local malformed, foreign = '', ''
+
+local function jobs_of(entry)
+  local ids, wrong = Entries.named_by(entry)
+  malformed = wrong or malformed
+  return ids
+end
 
 -- Whether the call has done what it may, or all that was asked for.
 local function is_full() return taken >= count or bytes >= CLAIM_LIMIT or passed >= PASSED_LIMIT end
@@ -76,7 +83,7 @@ local run = run_by(worker, RUNNING) .. cmsgpack.pack(number)
 
 local function give(id, envelope, sent, past, text)
   taken, bytes = taken + 1, bytes + #envelope
-  marked[#marked + 1], marked[#marked + 2] = job_key(id), text
+  marked[#marked + 1], marked[#marked + 2] = job_key(q, id), text
   held[#held + 1] = id
   local n = #reply
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = id, envelope, sent, past
@@ -84,9 +91,9 @@ end
 
 -- What this version cannot read. Only a job that is queued comes from its lane; of any other the entry is a leftover.
 local function pass_on(id, text)
-  local state = foreign_state(id, text)
+  local state = Foreign.state_of(q, id, text)
   if state == 'queued' or state == 'unknown' then
-    put_off(id)
+    Foreign.put_off(q, id)
     foreign = id
   end
   return false
@@ -98,12 +105,12 @@ local function take_other(id, text, is_held)
   local job = unpacked(text)
   if not job then return not is_held and pass_on(id, text) end
   local unknown = recheck and job[STATE] == 'running' and job[WORKER] == worker and not known[id]
-  local orphan = job[STATE] == 'running' and job[WORKER] ~= worker and is_orphan(job)
+  local orphan = job[STATE] == 'running' and job[WORKER] ~= worker and Foreign.is_orphan(q, job)
   if job[STATE] and not unknown and not orphan then return false end
-  local envelope = whole(id, job[JOB])
+  local envelope = whole(q, id, job[JOB])
   if not envelope then
     -- Evicted, or deleted by hand: without it there is no job, and whoever waits for it is to learn that.
-    redis.call('DEL', job_key(id))
+    redis.call('DEL', job_key(q, id))
     return false
   end
   known[id] = 'taken'
@@ -136,7 +143,7 @@ end
 -- Writes down what was taken; before the entries are acknowledged.
 local function mark()
   if #held == 0 then return end
-  redis.call('SADD', held_key(worker), unpack(held))
+  redis.call('SADD', held_key(q, worker), unpack(held))
   set_all(marked)
   marked, held = {}, {}
 end
@@ -145,7 +152,7 @@ end
 local function look_for_missing(ids, texts)
   local missing = {}
   for _, id in ipairs(ids) do
-    if texts[id] == false then missing[#missing + 1] = job_key(id) end
+    if texts[id] == false then missing[#missing + 1] = job_key(q, id) end
   end
   if missing[1] and redis.call('EXISTS', unpack(missing)) == 0 then
     for _, id in ipairs(ids) do texts[id] = texts[id] or nil end
@@ -157,7 +164,7 @@ local function take_all(ids)
   local first, most = 1, count - taken
   while first <= #ids and not is_full() do
     local some, before = {unpack(ids, first, math.min(#ids, first + most - 1))}, taken
-    local texts, looked = texts_of(some), false
+    local texts, looked = texts_of(q, some), false
     for _, id in ipairs(some) do
       if taken >= count or bytes >= CLAIM_LIMIT or passed >= PASSED_LIMIT then break end
       if not texts[id] and not looked then
@@ -172,8 +179,6 @@ local function take_all(ids)
   mark()
   return first
 end
-
-local function lane_of(name) return string.match(name, '^[^:]*') end
 
 local function read(lane, id, most)
   local got = redis.pcall('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', most, 'STREAMS', lane, id)
@@ -202,17 +207,17 @@ end
 -- Takes an entry that was delivered to this worker. A wait brings one of each lane that has any, which can be more
 -- than there are free slots: the rest goes back to the front, as does all where the lease has ended.
 local function accept(name, entry, ids)
-  local lane = base .. ':' .. name
+  local lane = lane_key(q, name)
   local pending = redis.pcall('XPENDING', lane, GROUP, entry, entry, 1)
   -- Whoever has recovered this entry meanwhile has acknowledged it.
   if is_unreadable(pending) or not pending[1] then return end
-  for i = lost and 1 or take_all(ids), #ids do push(lane_of(name), ids[i], true) end
+  for i = lost and 1 or take_all(ids), #ids do Lanes.push(q, lane_of(name), ids[i], true) end
   redis.call('XACK', lane, GROUP, entry)
   redis.call('XDEL', lane, entry)
 end
 
 for i = 5, #ARGV, 3 do accept(ARGV[i], ARGV[i + 1], cmsgpack.unpack(ARGV[i + 2])) end
-redis.pcall('ZREM', IDLE, worker)
+redis.pcall('ZREM', q.base .. IDLE, worker)
 if lost then return {-2} end
 
 local function keys_of(set)
@@ -220,25 +225,25 @@ local function keys_of(set)
   for key in pairs(set) do keys[#keys + 1] = key end
   return keys
 end
-if recheck and not missed and redis.call('EXISTS', held_key(worker)) == 0 then hold_again(worker, keys_of(known)) end
+if recheck and not missed and redis.call('EXISTS', held_key(q, worker)) == 0 then hold_again(q, worker, keys_of(known)) end
 
 -- What was meant for this worker already comes before anything new, however long the lanes are.
 if recheck then
   for _, name in ipairs(LANES) do
     repeat
-      local entries = read(base .. ':' .. name, '0', MOST)
+      local entries = read(lane_key(q, name), '0', MOST)
       for _, entry in ipairs(entries) do
         if delivered >= DELIVERED_LIMIT then break end
-        local named = named_by(entry)
+        local named = jobs_of(entry)
         accept(name, entry[1], named)
         delivered = delivered + math.max(#named, 1)
       end
     until #entries < MOST or passed >= PASSED_LIMIT or delivered >= DELIVERED_LIMIT
   end
-  for _, id in ipairs(missed or redis.call('SRANDMEMBER', held_key(worker), HELD_LIMIT)) do
+  for _, id in ipairs(missed or redis.call('SRANDMEMBER', held_key(q, worker), HELD_LIMIT)) do
     if is_full() then break end
     if not known[id] then
-      local text = redis.pcall('GET', job_key(id))
+      local text = redis.pcall('GET', job_key(q, id))
       take(id, not is_unreadable(text) and text, true)
     end
   end
@@ -249,23 +254,23 @@ end
 -- is empty then: it is always read to its end. What is left at the front (its entries name one job each) stays there.
 local function put_back(name, ids, first)
   if first > #ids then return false end
-  if string.sub(name, -6) == ':front' then
-    for i = first, #ids do push(lane_of(name), ids[i], true) end
+  if is_front(name) then
+    for i = first, #ids do Lanes.push(q, lane_of(name), ids[i], true) end
     return true
   end
-  push_all(lane_of(name) .. ':rest', ids, first)
-  return string.sub(name, -5) == ':rest'
+  Lanes.push_all(q, rest_of(lane_of(name)), ids, first)
+  return is_rest(name)
 end
 
 for _, name in ipairs(LANES) do
-  local lane, most = base .. ':' .. name, string.sub(name, -5) == ':rest' and ALL or 1
+  local lane, most = lane_key(q, name), is_rest(name) and ALL or 1
   while not is_full() do
     local entries = read(lane, '>', most)
     local is_empty = #entries < most
     if #entries > 0 then
       local ids, names, before = {}, {}, taken
       for i, entry in ipairs(entries) do
-        local named = named_by(entry)
+        local named = jobs_of(entry)
         if not named[1] then passed = passed + 1 end
         for _, id in ipairs(named) do ids[#ids + 1] = id end
         names[i] = entry[1]
@@ -282,8 +287,8 @@ for _, name in ipairs(LANES) do
 end
 
 -- All lanes were read to their end.
-if ARGV[4] ~= '' and not is_full() then redis.pcall('ZADD', IDLE, now, worker) end
+if ARGV[4] ~= '' and not is_full() then redis.pcall('ZADD', q.base .. IDLE, q.now, worker) end
 local is_cut = passed >= PASSED_LIMIT or delivered >= DELIVERED_LIMIT
-if strange ~= '' or foreign ~= '' or is_cut then reply[3] = {strange, foreign, is_cut and 1 or 0} end
-reply[1] = next_due()
+if malformed ~= '' or foreign ~= '' or is_cut then reply[3] = {malformed, foreign, is_cut and 1 or 0} end
+reply[1] = next_due(q)
 return reply

@@ -3,7 +3,7 @@
 -- The records are written last and at once: where the script fails, there is a record only of what will be run, and an
 -- entry or a due time without a record is passed over.
 --
--- NEEDS: base, record_text_write, push
+-- NEEDS: keys, msgpack, record_text_write, record, lanes, dead
 -- KEYS: 1 base key
 -- ARGV: 1 'again' where an earlier call may have added these jobs, else ''; 2 '' where no id can be used twice, else
 --   what tells each send from others of the same id, as a MessagePack array; 3 '' where all are for the normal lane
@@ -22,7 +22,7 @@ local envelopes, sizes, prefix, width, ends = ARGV[5], cmsgpack.unpack(ARGV[6]),
 
 -- Adds the jobs if none of them is there, and whether it has.
 local function add_all()
-  local keys, records, tail = job_key(prefix), {}, after_fresh(watched)
+  local keys, records, tail = job_key(q, prefix), {}, after_fresh(q, watched)
   local start, last, head = 1, nil, nil
   for i, size in ipairs(sizes) do
     if size > BODY_LIMIT then return false end
@@ -31,10 +31,9 @@ local function add_all()
     records[2 * i] = head .. string.sub(envelopes, start, start + size - 1) .. tail
     start = start + size
   end
-  local lane = base .. ':normal'
-  local entries = push_alike(lane, prefix, width, ends)
+  local entries = Lanes.push_alike(q, NORMAL, prefix, width, ends)
   if redis.call('MSETNX', unpack(records)) == 1 then return true end
-  redis.call('XDEL', lane, unpack(entries))
+  redis.call('XDEL', lane_key(q, NORMAL), unpack(entries))
   return false
 end
 
@@ -42,12 +41,11 @@ end
 local usual = not again and not nonces and not places and width > 0 and #sizes <= CHUNK
 if usual and add_all() then return {} end
 
--- NEEDS: common, record_text_read, record, lanes, dead
 local present, added, new, records, queued = {}, {}, {}, {}, {}
 local ids, keys, texts, start = width == 0 and cmsgpack.unpack(ends) or {}, {}, {}, 1
 for i, size in ipairs(sizes) do
   ids[i] = ids[i] or prefix .. string.sub(ends, (i - 1) * width + 1, i * width)
-  keys[i] = job_key(ids[i])
+  keys[i] = job_key(q, ids[i])
   texts[i] = string.sub(envelopes, start, start + size - 1)
   start = start + size
 end
@@ -58,8 +56,8 @@ local all_new = not again and (#keys == 0 or redis.call('EXISTS', unpack(keys)) 
 -- an id anew.
 local function is_done(id, nonce)
   if added[id] then return added[id] == nonce end
-  if redis.call('EXISTS', done_key(nonce ~= '' and nonce or id)) == 1 then return true end
-  local job = load(id)
+  if redis.call('EXISTS', tombstone_key(q, nonce ~= '' and nonce or id)) == 1 then return true end
+  local job = load(q, id)
   return job and (job[NONCE] or '') == nonce
 end
 
@@ -67,15 +65,15 @@ end
 local function later(due)
   if due == '' then return nil end
   local at = tonumber(due)
-  if string.sub(due, 1, 1) == '+' then at = now + at end
-  return at > now and at
+  if string.sub(due, 1, 1) == '+' then at = q.now + at end
+  return at > q.now and at
 end
 
 -- The jobs that are queued in the same lane one after the other share entries.
-local waiting_for = 'normal'
+local waiting_for = NORMAL
 local function queue(lane, id)
   if lane ~= waiting_for then
-    push_all(waiting_for, queued, 1)
+    Lanes.push_all(q, waiting_for, queued, 1)
     queued = {}
   end
   waiting_for = lane
@@ -84,8 +82,8 @@ end
 
 -- With what a large envelope has beside it; so once what makes the job found is there.
 local function record(id, envelope, lane, nonce, state)
-  if not lane and nonce == '' and not state and #envelope <= BODY_LIMIT then return fresh(envelope, watched) end
-  local job = new_job(id, envelope, lane, nonce ~= '' and nonce, state)
+  if not lane and nonce == '' and not state and #envelope <= BODY_LIMIT then return fresh(q, envelope, watched) end
+  local job = new_job(q, id, envelope, lane, nonce ~= '' and nonce, state)
   if watched then
     widen(job, WAITERS)
     job[WAITERS] = ARGV[4]
@@ -99,7 +97,7 @@ local function add(position, envelope, nonce)
     lane, due = places[2 * position - 1], later(places[2 * position])
     if lane == '' then lane = nil end
   end
-  if due then schedule(id, due, lane) else queue(lane or 'normal', id) end
+  if due then Lanes.schedule(q, id, due, lane) else queue(lane or NORMAL, id) end
   added[id] = nonce
   new[#new + 1] = {position, envelope, lane, nonce, due and 'scheduled'}
 end
@@ -108,13 +106,13 @@ for position, id in ipairs(ids) do
   local nonce = nonces and nonces[position] or ''
   if again and is_done(id, nonce) then
     -- Nothing is left to do.
-  elseif added[id] or not all_new and redis.call('EXISTS', keys[position]) == 1 and not give_up(id) then
+  elseif added[id] or not all_new and redis.call('EXISTS', keys[position]) == 1 and not Dead.give_up(q, id) then
     present[#present + 1] = position
   else
     add(position, texts[position], nonce)
   end
 end
-push_all(waiting_for, queued, 1)
+Lanes.push_all(q, waiting_for, queued, 1)
 for i, job in ipairs(new) do
   local position = job[1]
   records[2 * i - 1], records[2 * i] = keys[position], record(ids[position], job[2], job[3], job[4], job[5])

@@ -1,6 +1,6 @@
 -- Reads job records.
 --
--- NEEDS: base, common, record_text_write, record_text_read, record, foreign
+-- NEEDS: keys, record, foreign
 -- KEYS: 1 base key
 -- ARGV: job ids
 -- REPLY: per job the fields and values of its record (empty for none), followed by 'due' and the time it is due
@@ -12,14 +12,14 @@ local NAMES = {
 local reply = {}
 for i = 1, #ARGV do
   local id, fields = ARGV[i], {}
-  local job = look(id)
+  local job = Foreign.look(q, id)
   if job then
-    job[JOB] = whole(id, job[JOB])
-    if job[OUTCOME] then job[OUTCOME] = whole(id, job[OUTCOME]) end
+    job[JOB] = whole(q, id, job[JOB])
+    if job[OUTCOME] then job[OUTCOME] = whole(q, id, job[OUTCOME]) end
     for field, name in ipairs(NAMES) do
       if job[field] then fields[#fields + 1], fields[#fields + 2] = name, job[field] end
     end
-    local due = redis.call('ZSCORE', SCHEDULED, id)
+    local due = redis.call('ZSCORE', q.base .. SCHEDULED, id)
     if due then fields[#fields + 1], fields[#fields + 2] = 'due', due end
   end
   reply[i] = fields

@@ -1,12 +1,12 @@
 -- Stores what running jobs say of their progress, behind the same fence as a settle.
 --
--- NEEDS: base, common, record_text_write, record_text_read, record
+-- NEEDS: record
 -- KEYS: 1 base key
 -- ARGV: 1 worker, then three per job: id, claim, encoded progress
 -- REPLY: the positions (from 1) of the reports that were refused
 local refused, ids, changed = {}, {}, {}
 for i = 2, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end
-local jobs = load_all(ids)
+local jobs = load_all(q, ids)
 for i = 2, #ARGV, 3 do
   local job = jobs[ARGV[i]]
   if job and job[WORKER] == ARGV[1] and job[STARTED] == tonumber(ARGV[i + 1]) and job[STATE] == 'running' then
@@ -17,5 +17,5 @@ for i = 2, #ARGV, 3 do
     refused[#refused + 1] = (i + 1) / 3
   end
 end
-save_all(changed)
+save_all(q, changed)
 return refused

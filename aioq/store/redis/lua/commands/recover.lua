@@ -2,7 +2,7 @@
 -- Bounded: call again while there is more. The worker is forgotten, and its consumer deleted, with the last step. Where
 -- nobody is to be recovered, dead jobs that there are too many of are let go.
 --
--- NEEDS: base, common, record_text_write, record_text_read, record, push, lanes, entries, foreign, overlap, results, dead, finish
+-- NEEDS: call, keys, record, results, lanes, finish, leases, entries, foreign
 -- KEYS: 1 base key
 -- ARGV: 1 'lapsed' for some worker whose lease has ended, 'dead' for one that is known to have died whatever its
 --   lease says, 'departing' for one that takes leave; 2 the departing worker's id, or what the ids of the dead begin
@@ -13,8 +13,7 @@
 --   ('0' for nowhere), ids of jobs that were dead-lettered ...}
 local mode, worker, limit, max_crashes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local crashed = mode ~= 'departing'
-local dead_ttl, dead_limit = tonumber(ARGV[6]), tonumber(ARGV[7])
-tombstone = tonumber(ARGV[8])
+local limits = {dead_ttl = tonumber(ARGV[6]), dead_limit = tonumber(ARGV[7]), tombstone = tonumber(ARGV[8])}
 -- How long a lease is taken for where that is not known, in ms: a day.
 local LONGEST = 86400000
 -- The most jobs of entries that were delivered: each of them may name many.
@@ -25,10 +24,10 @@ local LOOKED_AT = 5000
 -- The next worker to recover, whether there is, or may be, another one after it, and where to go on looking.
 local function find()
   if mode == 'lapsed' then
-    local ended = redis.call('ZRANGEBYSCORE', WORKERS, '-inf', '(' .. now, 'LIMIT', 0, 2)
+    local ended = redis.call('ZRANGEBYSCORE', q.base .. WORKERS, '-inf', '(' .. q.now, 'LIMIT', 0, 2)
     return ended[1], ended[2] ~= nil, '0'
   end
-  local some = redis.call('ZSCAN', WORKERS, ARGV[10], 'COUNT', LOOKED_AT)
+  local some = redis.call('ZSCAN', q.base .. WORKERS, ARGV[10], 'COUNT', LOOKED_AT)
   local following, members, found = some[1], some[2], nil
   for i = 1, #members, 2 do
     if string.sub(members[i], 1, #worker) == worker then
@@ -41,50 +40,50 @@ end
 
 local another, following = false, '0'
 if crashed then
-  if mode == 'lapsed' then cut_leases(0, LONGEST) end
+  if mode == 'lapsed' then Leases.cut(q, 0, LONGEST) end
   worker, another, following = find()
-  if not worker then return {'', 0, mode == 'lapsed' and trim_dead(dead_ttl, dead_limit) and 1 or 0, following} end
-  redis.call('ZADD', WORKERS, RECOVERING, worker)
+  if not worker then return {'', 0, mode == 'lapsed' and Finish.trim_dead(q, limits) and 1 or 0, following} end
+  redis.call('ZADD', q.base .. WORKERS, RECOVERING, worker)
 end
 local reply = {worker, 0, 0, '0'}
 
 -- Queues what the worker had. What cannot be queued, because a key of another type is in each place that it could be in,
 -- does not keep back what comes after it: it is tried again as what is due.
 local function queue_again(lane, id)
-  local done, problem = pcall(push, lane, id, true)
+  local done, problem = pcall(Lanes.push, q, lane, id, true)
   if done then return end
   pass_over(problem)
-  put_off(id)
+  Foreign.put_off(q, id)
 end
 
 -- What this version cannot read is nobody's from now on; whoever reads it sees that it was this worker's.
 local function restore(id, job)
-  if not job and foreign_state(id, redis.pcall('GET', job_key(id))) then put_off(id) end
+  if not job and Foreign.state_of(q, id, redis.pcall('GET', job_key(q, id))) then Foreign.put_off(q, id) end
   if not job or job[WORKER] ~= worker or job[STATE] ~= 'running' then return end
   local crashes = (job[CRASHES] or 0) + (crashed and 1 or 0)
   widen(job, CRASHES)
   job[CRASHES] = crashes
   if job[CANCEL] then
-    finish(id, job, 'cancelled', job[CANCEL], job[CANCEL_TTL])
+    Finish.finish(q, limits, id, job, 'cancelled', job[CANCEL], job[CANCEL_TTL])
   elseif crashed and crashes > max_crashes then
-    bury(id, job, ARGV[5], tonumber(ARGV[9]), dead_ttl)
+    Finish.bury(q, limits, id, job, ARGV[5], tonumber(ARGV[9]))
     reply[#reply + 1] = id
   else
     queue_again(job[LANE], id)
     job[STATE], job[WORKER] = false, false
-    save(id, job)
+    save(q, id, job)
     reply[2] = reply[2] + 1
   end
 end
 
 local left = limit
 -- Whatever somebody has put in its place must not keep the jobs of this worker's lanes, and of all other workers, waiting.
-local held = redis.pcall('SRANDMEMBER', held_key(worker), left)
+local held = redis.pcall('SRANDMEMBER', held_key(q, worker), left)
 if is_unreadable(held) then held = {} end
-local jobs = load_all(held)
+local jobs = load_all(q, held)
 for _, id in ipairs(held) do
   restore(id, jobs[id])
-  redis.call('SREM', held_key(worker), id)
+  redis.call('SREM', held_key(q, worker), id)
   left = left - 1
 end
 
@@ -92,15 +91,15 @@ end
 local named, is_cut = 0, false
 for _, name in ipairs(LANES) do
   if left <= 0 or is_cut then break end
-  local lane = base .. ':' .. name
+  local lane = lane_key(q, name)
   local pending = redis.pcall('XPENDING', lane, GROUP, '-', '+', left, worker)
   if not is_unreadable(pending) then
     for _, entry in ipairs(pending) do
       is_cut = named >= MOST
       if is_cut then break end
       local body = redis.call('XRANGE', lane, entry[1], entry[1])
-      local ids = body[1] and named_by(body[1]) or {}
-      for _, id in ipairs(ids) do queue_again(string.match(name, '^[^:]*'), id) end
+      local ids = body[1] and Entries.named_by(body[1]) or {}
+      for _, id in ipairs(ids) do queue_again(lane_of(name), id) end
       reply[2], named = reply[2] + #ids, named + #ids
       redis.call('XACK', lane, GROUP, entry[1])
       redis.call('XDEL', lane, entry[1])
@@ -112,15 +111,15 @@ end
 if left <= 0 or is_cut then
   reply[3] = 1
 else
-  for _, name in ipairs(LANES) do redis.pcall('XGROUP', 'DELCONSUMER', base .. ':' .. name, GROUP, worker) end
-  redis.call('ZREM', WORKERS, worker)
-  redis.call('ZREM', FETCHED, worker)
-  redis.pcall('HDEL', LEASES, worker)
-  redis.pcall('ZREM', IDLE, worker)
-  redis.pcall('HDEL', OWNERS, worker)
-  redis.call('UNLINK', held_key(worker), cancel_key(worker)) -- the second may be large
+  for _, name in ipairs(LANES) do redis.pcall('XGROUP', 'DELCONSUMER', lane_key(q, name), GROUP, worker) end
+  redis.call('ZREM', q.base .. WORKERS, worker)
+  redis.call('ZREM', q.base .. FETCHED, worker)
+  redis.pcall('HDEL', q.base .. LEASES, worker)
+  redis.pcall('ZREM', q.base .. IDLE, worker)
+  redis.pcall('HDEL', q.base .. OWNERS, worker)
+  redis.call('UNLINK', held_key(q, worker), cancel_key(q, worker)) -- the second may be large
   reply[3] = another and 1 or 0
 end
-publish()
-if buried > 0 then trim_dead(dead_ttl, dead_limit) end
+Results.publish(q)
+if q.buried > 0 then Finish.trim_dead(q, limits) end
 return reply

@@ -1,7 +1,7 @@
 -- Takes or prolongs a worker's lease, and notes when the worker last got an answer to its fetching: a worker whose
 -- lease holds is alive, one that fetches does its work.
 --
--- NEEDS: base, common
+-- NEEDS: call, keys, leases, due
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 lease in ms, 3 how many ms ago it last fetched, 4 the most dead jobs, 5 'join' to come as a new worker,
 --   'sweep' to look after what no worker answers for, '' for neither
@@ -12,18 +12,18 @@ local worker, lease, mode = ARGV[1], tonumber(ARGV[2]), ARGV[5]
 local ended, wanted = 0, 0
 if mode == 'join' then
   for _, name in ipairs(LANES) do
-    local made = redis.pcall('XGROUP', 'CREATE', base .. ':' .. name, GROUP, '0', 'MKSTREAM')
+    local made = redis.pcall('XGROUP', 'CREATE', lane_key(q, name), GROUP, '0', 'MKSTREAM')
     local is_there = made.err and string.find(made.err, 'BUSYGROUP', 1, true)
     if not is_there then is_unreadable(made) end -- a lane that is none keeps nobody from the others
   end
-elseif lease_lost(worker) then
+elseif Leases.is_lost(q, worker) then
   return {-2}
-elseif tonumber(redis.call('ZSCORE', WORKERS, worker) or now) < now then
+elseif tonumber(redis.call('ZSCORE', q.base .. WORKERS, worker) or q.now) < q.now then
   ended = 1
 end
-redis.call('ZADD', WORKERS, now + lease, worker)
-redis.call('ZADD', FETCHED, now - tonumber(ARGV[3]), worker)
-cut_leases(lease, lease)
+redis.call('ZADD', q.base .. WORKERS, q.now + lease, worker)
+redis.call('ZADD', q.base .. FETCHED, q.now - tonumber(ARGV[3]), worker)
+Leases.cut(q, lease, lease)
 
 -- The most consumers that a sweep looks at, for another begins with others; and workers that may have no lease.
 local MOST = 2000
@@ -32,18 +32,18 @@ local LISTED = 4000
 
 -- A worker without a lease that was not recovered: the register has vanished. It may live, so it has the time to renew.
 local function enter_anew(name)
-  redis.call('ZADD', WORKERS, 'NX', now + lease_of(name, lease), name)
+  redis.call('ZADD', q.base .. WORKERS, 'NX', q.now + Leases.length_of(q, name, lease), name)
 end
 
 -- The server delivers to a read that is still blocked after its worker was recovered, and so makes the consumer
 -- anew. What was delivered that way is given to the recovery; a consumer with nothing is deleted. A lane that is gone,
 -- or its group, has none; the next claim makes it anew.
 local function look_after(lane, consumer, pending)
-  if redis.call('ZSCORE', WORKERS, consumer) then return end
-  if is_known_elsewhere(consumer) then
+  if redis.call('ZSCORE', q.base .. WORKERS, consumer) then return end
+  if Leases.is_known_elsewhere(q, consumer) then
     enter_anew(consumer)
   elseif pending > 0 then
-    redis.call('ZADD', WORKERS, RECOVERING, consumer)
+    redis.call('ZADD', q.base .. WORKERS, RECOVERING, consumer)
   else
     redis.call('XGROUP', 'DELCONSUMER', lane, GROUP, consumer)
   end
@@ -67,7 +67,7 @@ local function look_over(lane, group)
     for _, entry in ipairs(redis.call('XPENDING', lane, GROUP, 'IDLE', lease, '-', '+', MOST)) do
       look_after(lane, entry[2], 1)
     end
-  elseif group.consumers > 2 * redis.call('ZCARD', WORKERS) then
+  elseif group.consumers > 2 * redis.call('ZCARD', q.base .. WORKERS) then
     redis.call('XGROUP', 'DESTROY', lane, GROUP)
     redis.call('XGROUP', 'CREATE', lane, GROUP, group['last-delivered-id'])
   end
@@ -84,7 +84,7 @@ local function look_at(lane, most)
   local consumers = redis.call('XINFO', 'CONSUMERS', lane, GROUP)
   local many = math.min(#consumers, most)
   for j = 1, many do
-    local fields = consumers[(now + j) % #consumers + 1]
+    local fields = consumers[(q.now + j) % #consumers + 1]
     look_after(lane, fields[2], fields[4])
   end
   return many
@@ -94,24 +94,24 @@ local function sweep()
   local looked = 0
   for i = 0, #LANES - 1 do
     if looked >= MOST then break end
-    looked = looked + look_at(base .. ':' .. LANES[(i + math.floor(now / 1000)) % #LANES + 1], MOST - looked)
+    looked = looked + look_at(lane_key(q, LANES[(i + math.floor(q.now / 1000)) % #LANES + 1]), MOST - looked)
   end
-  local some = redis.call('ZRANDMEMBER', FETCHED, MOST) -- this worker is among them
-  for i, lease_end in ipairs(redis.call('ZMSCORE', WORKERS, unpack(some))) do
+  local some = redis.call('ZRANDMEMBER', q.base .. FETCHED, MOST) -- this worker is among them
+  for i, lease_end in ipairs(redis.call('ZMSCORE', q.base .. WORKERS, unpack(some))) do
     if not lease_end then enter_anew(some[i]) end
   end
-  local dead = redis.pcall('ZCARD', base .. ':dead')
+  local dead = redis.pcall('ZCARD', q.base .. DEAD)
   if type(dead) == 'number' and dead > tonumber(ARGV[4]) then wanted = 1 end
 end
 
 if mode ~= '' then
-  redis.pcall('HSET', LEASES, worker, lease) -- without it the others go by their own
+  redis.pcall('HSET', q.base .. LEASES, worker, lease) -- without it the others go by their own
   sweep()
 end
-if redis.call('ZCOUNT', WORKERS, '-inf', '(' .. now) > 0 then wanted = 1 end
+if redis.call('ZCOUNT', q.base .. WORKERS, '-inf', '(' .. q.now) > 0 then wanted = 1 end
 
 -- Each is there until its job has ended, so those that find no room here come with the next renewals.
 local CANCELLED_LIMIT = 1000
-local reply = {next_due(), wanted, ended, redis.call('EXISTS', held_key(worker))}
-for _, id in ipairs(redis.call('SRANDMEMBER', cancel_key(worker), CANCELLED_LIMIT)) do reply[#reply + 1] = id end
+local reply = {next_due(q), wanted, ended, redis.call('EXISTS', held_key(q, worker))}
+for _, id in ipairs(redis.call('SRANDMEMBER', cancel_key(q, worker), CANCELLED_LIMIT)) do reply[#reply + 1] = id end
 return reply

@@ -1,29 +1,29 @@
 -- Moves jobs that wait to be run to another time.
 --
--- NEEDS: base, common, record_text_write, record_text_read, record, push, lanes
+-- NEEDS: keys, record, lanes
 -- KEYS: 1 base key
 -- ARGV: 1 due: '' for at once, '+N' for N ms from now, or the time in ms since the epoch, then job ids
 -- REPLY: per job the state it was in, '' for no such job; only a queued or a scheduled one was moved
-local at, reply = now, {}
+local at, reply = q.now, {}
 if ARGV[1] ~= '' then
   at = tonumber(ARGV[1])
-  if string.sub(ARGV[1], 1, 1) == '+' then at = now + at end
+  if string.sub(ARGV[1], 1, 1) == '+' then at = q.now + at end
 end
 for i = 2, #ARGV do
   local id = ARGV[i]
-  local job = load(id)
+  local job = load(q, id)
   local state = job and (job[STATE] or 'queued') or ''
-  if (state == 'queued' or state == 'scheduled') and at > now then
+  if (state == 'queued' or state == 'scheduled') and at > q.now then
     -- The entry of a queued one stays behind in its lane; a claim passes over it.
-    schedule(id, at, job[LANE] or nil)
+    Lanes.schedule(q, id, at, job[LANE] or nil)
     widen(job, STATE)
     job[STATE] = 'scheduled'
-    save(id, job)
+    save(q, id, job)
   elseif state == 'scheduled' then
-    push(job[LANE], id, false)
+    Lanes.push(q, job[LANE], id, false)
     job[STATE] = false
-    save(id, job)
-    redis.call('ZREM', SCHEDULED, id)
+    save(q, id, job)
+    redis.call('ZREM', q.base .. SCHEDULED, id)
   end
   reply[i - 1] = state
 end

@@ -1,7 +1,7 @@
 -- Tells whether the code of a worker that lives declares schedules, step by step: each call looks at some of the workers
 -- and goes on where the one before has ended. Who is there all the time is looked at once at least.
 --
--- NEEDS: base, common, owners
+-- NEEDS: keys, leases, owners
 -- KEYS: 1 base key
 -- ARGV: 1 where to go on with the workers (0 to begin), 2 about how many of them, 3 those that the call before has left, as a
 --   MessagePack array; where there are any, only they are looked at,
@@ -11,7 +11,7 @@
 --   a worker whose code declares it, '' for none}
 local cursor, workers = ARGV[1], cmsgpack.unpack(ARGV[3])
 if not workers[1] then
-  local some = redis.call('ZSCAN', WORKERS, cursor, 'COUNT', ARGV[2])
+  local some = redis.call('ZSCAN', q.base .. WORKERS, cursor, 'COUNT', ARGV[2])
   cursor = some[1]
   for i = 1, #some[2], 2 do
     if tonumber(some[2][i + 1]) ~= RECOVERING then workers[#workers + 1] = some[2][i] end
@@ -23,8 +23,8 @@ end
 local READ_LIMIT = 1048576
 local owner, unsaid, seen, bytes = {}, '', {}, 0
 local function look_at(worker)
-  local text = noted_by(worker)
-  local ids = text and (seen[text] or ids_in(text))
+  local text = Owners.noted_by(q, worker)
+  local ids = text and (seen[text] or Owners.ids_in(text))
   if not ids then
     unsaid = worker
     return
@@ -45,6 +45,6 @@ end
 local left = {}
 for i = looked + 1, #workers do left[#left + 1] = workers[i] end
 
-local reply = {cursor, cmsgpack.pack(left), last_stand(), unsaid}
+local reply = {cursor, cmsgpack.pack(left), Owners.last_noted(q), unsaid}
 for i = 4, #ARGV do reply[#reply + 1] = owner[ARGV[i]] or '' end
 return reply

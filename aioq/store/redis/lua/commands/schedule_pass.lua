@@ -1,12 +1,12 @@
 -- Passes on who makes the ticks first, to the worker whose lease was renewed last: a message without a job's id tells
 -- it. Nothing where there is no worker, or no tick to come.
 --
--- NEEDS: base, common
+-- NEEDS: keys, due
 -- KEYS: 1 base key
--- ARGV: 1 the prefix of workers' channels
+-- ARGV: none
 -- REPLY: the worker that was told, '' for none
-if until_first(SCHEDULES) < 0 then return '' end
-local worker = redis.call('ZRANGE', WORKERS, -1, -1, 'WITHSCORES')
-if not worker[1] or tonumber(worker[2]) < now then return '' end
-redis.call('PUBLISH', ARGV[1] .. worker[1], '')
+if until_first(q, q.base .. SCHEDULES) < 0 then return '' end
+local worker = redis.call('ZRANGE', q.base .. WORKERS, -1, -1, 'WITHSCORES')
+if not worker[1] or tonumber(worker[2]) < q.now then return '' end
+redis.call('PUBLISH', worker_channel(q, worker[1]), '')
 return worker[1]

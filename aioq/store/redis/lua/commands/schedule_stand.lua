@@ -2,40 +2,39 @@
 -- this queue: those of the worker that was started last. The notes go with the server's data, so they also tell
 -- whether it was lost.
 --
--- NEEDS: base, common, owners
+-- NEEDS: call, keys, msgpack, leases, owners
 -- KEYS: 1 base key
 -- ARGV: 1 when the worker declared them, as this has told it (0 for now), 2 the hash of what its code declares, 3 the
 --   worker ('' for a caller that is none), 4 the ids of what its code declares, as a MessagePack array
 -- REPLY: {since when in microseconds, and the hash, of those that stand now; the hash of those that stood, '' for none; 1 if
 --   there are more notes of workers that are no more}
-local key = base .. ':declared'
+local key = q.base .. DECLARED
 local mine, worker = tonumber(ARGV[1]), ARGV[3] or ''
 
 -- What the recovery of a worker has not taken away, because the register of workers was lost, goes here: of so many notes, drawn
 -- by lot, those of workers that are no more. Where that is half of them, there are more.
 local LOOKED_AT = 500
 local function clean()
-  local found = redis.pcall('HRANDFIELD', OWNERS, LOOKED_AT)
+  local found = redis.pcall('HRANDFIELD', q.base .. OWNERS, LOOKED_AT)
   if is_unreadable(found) then
-    redis.call('DEL', OWNERS)
+    redis.call('DEL', q.base .. OWNERS)
     return 0
   end
   local lost = {}
   for _, other in ipairs(found) do
-    if lease_lost(other) then lost[#lost + 1] = other end
+    if Leases.is_lost(q, other) then lost[#lost + 1] = other end
   end
-  if lost[1] then redis.call('HDEL', OWNERS, unpack(lost)) end
+  if lost[1] then redis.call('HDEL', q.base .. OWNERS, unpack(lost)) end
   return #found == LOOKED_AT and 2 * #lost > #found and 1 or 0
 end
 
-local NOTHING = '\144' -- an empty MessagePack array
 local function note()
-  if lease_lost(worker) then return end
+  if Leases.is_lost(q, worker) then return end
   -- First that it is said, then what: who deletes a schedule between two looks at the notes has to look again.
-  if ARGV[4] ~= NOTHING and noted_by(worker) ~= ARGV[4] then
-    redis.call('SET', STOOD, clock[1] * 1000000 + clock[2], 'PX', STOOD_MS)
+  if ARGV[4] ~= NO_ITEMS and Owners.noted_by(q, worker) ~= ARGV[4] then
+    redis.call('SET', q.base .. STOOD, q.micros, 'PX', STOOD_MS)
   end
-  redis.call('HSET', OWNERS, worker, ARGV[4])
+  redis.call('HSET', q.base .. OWNERS, worker, ARGV[4])
 end
 
 local more = 0
@@ -44,7 +43,7 @@ if worker ~= '' then
   note()
 end
 -- Where nobody has a schedule, a worker leaves nothing behind for them.
-if worker ~= '' and ARGV[4] == NOTHING and redis.call('EXISTS', SCHEDULES) == 0 then
+if worker ~= '' and ARGV[4] == NO_ITEMS and redis.call('EXISTS', q.base .. SCHEDULES) == 0 then
   return {math.max(mine, 1), ARGV[2], ARGV[2], more}
 end
 
@@ -53,7 +52,7 @@ local found = redis.pcall('GET', key)
 local since, code = string.match(not is_unreadable(found) and found or '', '^(%d+) (%x+)$')
 local stood = tonumber(since or 0)
 -- Whoever starts comes last, also where the clock was set back.
-if mine == 0 then mine = math.max(clock[1] * 1000000 + clock[2], stood + 1) end
+if mine == 0 then mine = math.max(q.micros, stood + 1) end
 if mine <= stood then return {stood, code, code, more} end
 redis.call('SET', key, string.format('%.0f %s', mine, ARGV[2]))
 return {mine, ARGV[2], code or '', more}

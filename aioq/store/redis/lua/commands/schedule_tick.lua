@@ -1,7 +1,7 @@
 -- Makes the jobs of due ticks and moves their schedules on, each in one step, and only where the schedule is still
 -- what the caller decided by. An id that is there already is not added again.
 --
--- NEEDS: base, common, record_text_write, record_text_read, record, push, lanes, foreign, overlap
+-- NEEDS: call, keys, record, lanes, overlap, due, foreign
 -- KEYS: 1 base key
 -- ARGV: six per schedule: id, revision, next tick in ms since the epoch ('' for none), overlap, the most runs (0 for no
 --   limit), its jobs as a MessagePack array of id, tick, due time and call ('' for the schedule's) in turn
@@ -11,17 +11,17 @@ local reply = {0}
 
 -- Whether a job is there and has not ended.
 local function unfinished(id)
-  local job = look(id)
+  local job = Foreign.look(q, id)
   return job and not has_ended(job)
 end
 
 local function add(id, envelope, schedule_fields, due, held)
   local lane = schedule_fields.lane
-  if redis.call('EXISTS', job_key(id)) == 1 then return end
+  if redis.call('EXISTS', job_key(q, id)) == 1 then return end
   -- What makes the job found comes first: where that fails, the tick is made once more, and its id is still free.
-  local later = not held and due > now
-  if later then schedule(id, due, lane) elseif not held then push(lane, id, false) end
-  save(id, new_job(id, envelope ~= '' and envelope or schedule_fields.envelope, lane, nil, held and 'waiting' or later and 'scheduled'))
+  local later = not held and due > q.now
+  if later then Lanes.schedule(q, id, due, lane) elseif not held then Lanes.push(q, lane, id, false) end
+  save(q, id, new_job(q, id, envelope ~= '' and envelope or schedule_fields.envelope, lane, nil, held and 'waiting' or later and 'scheduled'))
 end
 
 -- One tick under its overlap policy; whether a job was made.
@@ -30,7 +30,7 @@ local function make(s, job_id, due, envelope, overlap)
   if not busy and s.held and unfinished(s.held) then
     -- The one before it went without an end, by hand or evicted: it is let go now, and is what this tick finds.
     redis.call('HSET', s.key, 'current', s.current, 'held', s.held)
-    let_next(s.current)
+    Overlap.let_next(q, s.current)
     s.current, s.held, busy = s.held, nil, overlap ~= 'allow'
   end
   if busy and (overlap == 'skip' or (s.held and unfinished(s.held))) then
@@ -44,7 +44,7 @@ local function make(s, job_id, due, envelope, overlap)
 end
 
 local function tick(id, following, overlap, limit, jobs)
-  local key = schedule_key(id)
+  local key = schedule_key(q, id)
   local found = redis.call('HMGET', key, 'job', 'lane', 'runs', 'skipped', 'current', 'held')
   local s = {key = key, envelope = found[1], lane = found[2] ~= '' and found[2] or nil,
     runs = tonumber(found[3]) or 0, skipped = tonumber(found[4]) or 0, current = found[5] or nil, held = found[6] or nil}
@@ -59,7 +59,7 @@ local function tick(id, following, overlap, limit, jobs)
   if limit > 0 and s.runs >= limit then following = '' end
   -- The index first: where what follows fails, the schedule is due again with the tick it had, and its jobs' ids are
   -- there; the other way round it would be due by the index with a tick that is still to come.
-  redis.call('ZADD', SCHEDULES, following == '' and '+inf' or following, id)
+  redis.call('ZADD', q.base .. SCHEDULES, following == '' and '+inf' or following, id)
   redis.call('HSET', key, 'next', following, 'runs', s.runs, 'skipped', s.skipped)
   if s.current then redis.call('HSET', key, 'current', s.current) end
   if s.held then redis.call('HSET', key, 'held', s.held) else redis.call('HDEL', key, 'held') end
@@ -77,11 +77,11 @@ end
 
 for i = 1, #ARGV, 6 do
   local made = -1
-  local found = redis.pcall('HMGET', schedule_key(ARGV[i]), 'rev')
+  local found = redis.pcall('HMGET', schedule_key(q, ARGV[i]), 'rev')
   if not is_unreadable(found) and found[1] == ARGV[i + 1] then
     made = attempt(ARGV[i], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4]), cmsgpack.unpack(ARGV[i + 5]))
   end
   reply[#reply + 1] = made
 end
-reply[1] = until_first(SCHEDULES)
+reply[1] = until_first(q, q.base .. SCHEDULES)
 return reply

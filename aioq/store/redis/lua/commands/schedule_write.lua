@@ -11,7 +11,7 @@
 -- declares it, that is refused: so the caller has looked (schedule_owners.lua), and nothing is done where a worker has noted
 -- anything since; a worker says what it declares before it looks whether it is there.
 --
--- NEEDS: base, common, record_text_write, record_text_read, record, push, lanes, overlap, owners
+-- NEEDS: call, keys, lanes, overlap, due, owners
 -- KEYS: 1 base key
 -- ARGV: 1 when a worker has last noted what it declares, before the caller looked at that ('' for never, or where nothing is
 --   deleted because no code declares it), then ten per schedule: id, the revision it must have (0 for none), definition ('' to delete it), envelope, lane
@@ -20,12 +20,12 @@
 --   skipped
 -- REPLY: {how many schedules the queue has now, and the position (from 1) of each that was refused, negative where a
 --   key of another type is in its place; nothing where a worker has noted since what it declares}
-local missing = without_index()
+local missing = Overlap.without_index(q)
 if missing then return missing end
 
 for i = 2, #ARGV, 10 do
   local leaves = ARGV[i + 2] == '' and ARGV[i + 5] ~= '' and ARGV[i + 6] ~= 'declared'
-  if leaves and ARGV[1] ~= last_stand() then return {} end
+  if leaves and ARGV[1] ~= Owners.last_noted(q) then return {} end
 end
 
 local KEPT_MS = 24 * 60 * 60 * 1000
@@ -33,40 +33,40 @@ local refused = {}
 
 -- The revision of a schedule, '0' for none; nil where its key holds something else.
 local function revision(id)
-  local found = redis.pcall('HMGET', schedule_key(id), 'rev')
+  local found = redis.pcall('HMGET', schedule_key(q, id), 'rev')
   if is_unreadable(found) then return nil end
-  return redis.call('ZSCORE', SCHEDULES, id) and found[1] or '0'
+  return redis.call('ZSCORE', q.base .. SCHEDULES, id) and found[1] or '0'
 end
 
 local function delete(id, code)
-  local held = redis.call('HGET', schedule_key(id), 'held')
+  local held = redis.call('HGET', schedule_key(q, id), 'held')
   -- What is held back will not be let go by a schedule that is gone.
-  if held then let_next(redis.call('HGET', schedule_key(id), 'current') or held) end
-  redis.call('ZREM', SCHEDULES, id)
-  if code == '' then redis.call('DEL', schedule_key(id)) else redis.call('PEXPIRE', schedule_key(id), KEPT_MS) end
+  if held then Overlap.let_next(q, redis.call('HGET', schedule_key(q, id), 'current') or held) end
+  redis.call('ZREM', q.base .. SCHEDULES, id)
+  if code == '' then redis.call('DEL', schedule_key(q, id)) else redis.call('PEXPIRE', schedule_key(q, id), KEPT_MS) end
 end
 
 for i = 2, #ARGV, 10 do
-  local id, key, tick = ARGV[i], schedule_key(ARGV[i]), ARGV[i + 7]
+  local id, key, tick = ARGV[i], schedule_key(q, ARGV[i]), ARGV[i + 7]
   local rev = revision(id)
   if not rev then
     refused[#refused + 1] = -(i + 8) / 10
   elseif ARGV[i + 2] == '' and rev == '0' then
-    redis.call('ZREM', SCHEDULES, id)
+    redis.call('ZREM', q.base .. SCHEDULES, id)
   elseif rev ~= ARGV[i + 1] or (ARGV[i + 2] == '' and ARGV[i + 5] ~= '' and ARGV[i + 6] == 'declared') then
     refused[#refused + 1] = (i + 8) / 10
   elseif ARGV[i + 2] == '' then
     delete(id, ARGV[i + 5])
   else
-    local first = until_first(SCHEDULES)
+    local first = until_first(q, q.base .. SCHEDULES)
     redis.call('HSET', key, 'definition', ARGV[i + 2], 'job', ARGV[i + 3], 'lane', ARGV[i + 4], 'code', ARGV[i + 5],
       'marks', ARGV[i + 6], 'next', tick, 'runs', ARGV[i + 8], 'skipped', ARGV[i + 9])
     if rev == '0' then redis.call('PERSIST', key) end
-    local following = math.max(clock[1] * 1000000 + clock[2], (tonumber(rev) or 0) + 1)
+    local following = math.max(q.micros, (tonumber(rev) or 0) + 1)
     redis.call('HSET', key, 'rev', string.format('%.0f', following))
-    redis.call('ZADD', SCHEDULES, tick == '' and '+inf' or tick, id)
+    redis.call('ZADD', q.base .. SCHEDULES, tick == '' and '+inf' or tick, id)
     -- Before all others: an entry without a job wakes one worker, who learns of it.
-    if tick ~= '' and (first < 0 or tonumber(tick) - now < first) then push(nil, '', false) end
+    if tick ~= '' and (first < 0 or tonumber(tick) - q.now < first) then Lanes.push(q, nil, '', false) end
   end
 end
-return {redis.call('ZCARD', SCHEDULES), unpack(refused)}
+return {redis.call('ZCARD', q.base .. SCHEDULES), unpack(refused)}

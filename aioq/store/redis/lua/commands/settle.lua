@@ -1,7 +1,7 @@
 -- Writes what became of claimed jobs, and tells those who wait for them. A job that is not this worker's under
 -- this claim is left alone: that is the fence.
 --
--- NEEDS: base, record_text_write, record_text_read, results
+-- NEEDS: keys, msgpack, record_text_write, record_text_read, record, results, lanes, finish
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 dead ttl in ms, 3 dead limit, 4 ms a job is to be found after its send, 5 result ttl in ms, for
 --   a job that was parked for too long, 6 ms to keep the results of those that just succeeded; 7
@@ -10,8 +10,10 @@
 --   a crash or a cut: most crashes a job may survive)
 --   and ttl in ms, with spaces between them
 -- REPLY: the positions (from 1) of the jobs that were refused
-local worker, needed, usual_ttl = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[6])
-local run_of, done_by, first_done = run_by(worker, RUNNING), run_by(worker, SUCCEEDED), '\154\194'
+local worker, usual_ttl = ARGV[1], tonumber(ARGV[6])
+local limits = {dead_ttl = tonumber(ARGV[2]), dead_limit = tonumber(ARGV[3]), tombstone = tonumber(ARGV[4])}
+local ended = cmsgpack.pack(q.now)
+local run_of, done_by = run_by(worker, RUNNING), run_by(worker, SUCCEEDED)
 
 -- What the records of its first runs have behind SENT: as they run, and once they have succeeded. It is made once for
 -- each claim, as a rule, for most of a batch were claimed together.
@@ -26,30 +28,28 @@ end
 -- for nobody; nil for any other. `i` is where its arguments begin.
 local function settle_first(i, id, text)
   local outcome = ARGV[i + 2]
-  if not text or ARGV[i + 3] ~= '' or usual_ttl <= 0 or usual_ttl < needed then return nil end
+  if not text or ARGV[i + 3] ~= '' or usual_ttl <= 0 or usual_ttl < limits.tombstone then return nil end
   if #outcome > BODY_LIMIT or string.find(id, '@', 1, true) then return nil end
   use_claim(ARGV[i + 1])
   local sent, waiters = read_first(text, run)
   if not sent then return nil end
-  redis.call('SET', job_key(id), first_done .. sent .. done .. packed(outcome) .. NOW, 'PX', usual_ttl)
+  redis.call('SET', job_key(q, id), BEFORE_DONE .. sent .. done .. packed(outcome) .. ended, 'PX', usual_ttl)
   return waiters
 end
 
 local function wait_again()
-  if ARGV[7] ~= '' then redis.pcall('ZADD', IDLE, 'XX', now, worker) end
+  if ARGV[7] ~= '' then redis.pcall('ZADD', q.base .. IDLE, 'XX', q.now, worker) end
 end
 
 -- A lone job needs no tables. Its outcome is small enough for any notice, and the held set is written after the record.
 local FIRST = 8
 if #ARGV == FIRST + 3 then
   local id, outcome = ARGV[FIRST], ARGV[FIRST + 2]
-  local text = redis.pcall('GET', job_key(id))
+  local text = redis.pcall('GET', job_key(q, id))
   local waiters = settle_first(FIRST, id, type(text) == 'string' and text)
   if waiters ~= nil then
-    redis.call('SREM', held_key(worker), id)
-    for channel in string.gmatch(waiters or '', '%S+') do
-      redis.call('PUBLISH', channel, notice_of(1, told_of(id, outcome)))
-    end
+    redis.call('SREM', held_key(q, worker), id)
+    if waiters then Results.send(waiters, Results.message(1, Results.entry(id, outcome))) end
     wait_again()
     return {}
   end
@@ -58,15 +58,15 @@ end
 local refused, settled, others = {}, {}, {}
 -- The held set is written after the records: what is in it is looked up there.
 local function finish_call()
-  if #settled > 0 then redis.call('SREM', held_key(worker), unpack(settled)) end
-  publish()
+  if #settled > 0 then redis.call('SREM', held_key(q, worker), unpack(settled)) end
+  Results.publish(q)
   wait_again()
   return refused
 end
 
 local ids = {}
 for i = 8, #ARGV, 4 do ids[#ids + 1] = ARGV[i] end
-local texts = texts_of(ids)
+local texts = texts_of(q, ids)
 for i = 8, #ARGV, 4 do
   local id = ARGV[i]
   local waiters = settle_first(i, id, texts[id])
@@ -74,23 +74,21 @@ for i = 8, #ARGV, 4 do
     others[#others + 1] = i
   else
     settled[#settled + 1] = id
-    notify(id, waiters, ARGV[i + 2], true)
+    Results.notify(q, id, waiters, ARGV[i + 2], true)
   end
   texts[id] = nil -- once more in the same call, it is to be seen as this one has left it
 end
 if #others == 0 then return finish_call() end
 
--- NEEDS: common, record, push, lanes, overlap, dead, finish
-local dead_ttl, dead_limit, result_ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
-tombstone = needed
+local result_ttl = tonumber(ARGV[5])
 
 local function again(id, job, delay)
   if delay > 0 then
-    schedule(id, now + delay, job[LANE] or nil)
+    Lanes.schedule(q, id, q.now + delay, job[LANE] or nil)
     job[STATE], job[WORKER] = 'scheduled', false
-    save(id, job)
+    save(q, id, job)
   else
-    give_back(id, job, false)
+    Finish.give_back(q, id, job, false)
   end
 end
 
@@ -109,11 +107,11 @@ end
 local MAX_CUTS = 10
 
 local verbs = {}
-function verbs.succeeded(id, job, outcome, _, ttl) finish(id, job, 'succeeded', outcome, ttl) end
-function verbs.cancelled(id, job, outcome, _, ttl) finish(id, job, 'cancelled', outcome, ttl) end
+function verbs.succeeded(id, job, outcome, _, ttl) Finish.finish(q, limits, id, job, 'succeeded', outcome, ttl) end
+function verbs.cancelled(id, job, outcome, _, ttl) Finish.finish(q, limits, id, job, 'cancelled', outcome, ttl) end
 function verbs.failed(id, job, outcome, _, ttl)
   count(job, ATTEMPTS)
-  bury(id, job, outcome, ttl, dead_ttl)
+  Finish.bury(q, limits, id, job, outcome, ttl)
 end
 function verbs.retry(id, job, outcome, delay)
   count(job, ATTEMPTS)
@@ -125,32 +123,32 @@ end
 function verbs.crash(id, job, outcome, most, ttl)
   count(job, CRASHES)
   if job[CRASHES] > most then
-    bury(id, job, outcome, ttl, dead_ttl, dead_limit)
+    Finish.bury(q, limits, id, job, outcome, ttl)
   else
-    give_back(id, job, true)
+    Finish.give_back(q, id, job, true)
   end
 end
 function verbs.cut(id, job, outcome, most, ttl)
   count(job, INTERRUPTIONS)
   count(job, CUTS)
   if job[CUTS] > MAX_CUTS then return verbs.crash(id, job, outcome, most, ttl) end
-  give_back(id, job, true)
+  Finish.give_back(q, id, job, true)
 end
 function verbs.interrupt(id, job)
   count(job, INTERRUPTIONS)
   if job[CUTS] then job[CUTS] = false end
-  give_back(id, job, true)
+  Finish.give_back(q, id, job, true)
 end
 function verbs.snooze(id, job, _, delay)
   unpark(job)
   again(id, job, delay)
 end
-function verbs.release(id, job) give_back(id, job, true) end
+function verbs.release(id, job) Finish.give_back(q, id, job, true) end
 function verbs.park(id, job, outcome, delay, ttl)
   widen(job, PARKED)
-  job[PARKED] = job[PARKED] or now
-  if now - job[PARKED] >= ttl then
-    bury(id, job, outcome, result_ttl, dead_ttl)
+  job[PARKED] = job[PARKED] or q.now
+  if q.now - job[PARKED] >= ttl then
+    Finish.bury(q, limits, id, job, outcome, result_ttl)
   else
     again(id, job, delay)
   end
@@ -165,20 +163,20 @@ local function settle(id, job, how, outcome)
   if how ~= '' then verb, delay, ttl = string.match(how, '^(%a+) (%d+) (%d+)$') end
   local reason = job[CANCEL]
   if reason and by_request[verb] then
-    finish(id, job, 'cancelled', reason, job[CANCEL_TTL])
+    Finish.finish(q, limits, id, job, 'cancelled', reason, job[CANCEL_TTL])
   else
     verbs[verb](id, job, outcome, tonumber(delay), tonumber(ttl))
   end
-  if reason then redis.call('SREM', cancel_key(worker), id) end
+  if reason then redis.call('SREM', cancel_key(q, worker), id) end
 end
 
 for _, i in ipairs(others) do
   local id, claim, outcome, how = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local job = load(id)
+  local job = load(q, id)
   local mine = job and job[WORKER] == worker and job[STARTED] == tonumber(claim)
   if mine and has_ended(job) then
     -- The same settle again, after a reply that got lost: done already, or all but what is deleted last.
-    let_body_go(id, job, redis.call('PTTL', job_key(id)))
+    Finish.let_body_go(q, id, job, redis.call('PTTL', job_key(q, id)))
     settled[#settled + 1] = id
   elseif not mine or job[STATE] ~= 'running' then
     refused[#refused + 1] = i / 4 - 1
@@ -188,5 +186,5 @@ for _, i in ipairs(others) do
   end
 end
 finish_call()
-if buried > 0 then trim_dead(dead_ttl, dead_limit) end
+if q.buried > 0 then Finish.trim_dead(q, limits) end
 return refused

@@ -1,6 +1,6 @@
 -- Returns outcomes that are there, and registers the caller for the others. One step: nothing falls between.
 --
--- NEEDS: base, common, record_text_write, record_text_read, record, foreign
+-- NEEDS: keys, record, foreign
 -- KEYS: 1 base key
 -- ARGV: 1 the caller's channel, then job ids
 -- REPLY: per job: the outcome; nil where the caller is registered, or has to ask again, for the job's record is one that
@@ -16,7 +16,7 @@ local bytes, full = 0, false
 
 local function outcome_of(id, job)
   if full then return 1 end
-  local outcome = whole(id, job[OUTCOME])
+  local outcome = whole(q, id, job[OUTCOME])
   if not outcome then return 0 end
   full = bytes > 0 and bytes + #outcome > WAIT_LIMIT
   if full then return 1 end
@@ -37,13 +37,13 @@ local function register(id, job)
     if spaces + 1 >= MAX_WAITERS then return end
     job[WAITERS] = waiters .. ' ' .. channel
   end
-  save(id, job)
+  save(q, id, job)
 end
 
 for i = 2, #ARGV do
-  local job, is_newer = look(ARGV[i])
+  local job, is_newer = Foreign.look(q, ARGV[i])
   if not job then
-    reply[i - 1] = redis.call('EXISTS', job_key(ARGV[i])) == 0 and 0
+    reply[i - 1] = redis.call('EXISTS', job_key(q, ARGV[i])) == 0 and 0
   elseif has_ended(job) then
     reply[i - 1] = outcome_of(ARGV[i], job)
   else

@@ -1,17 +1,17 @@
 -- Tells which workers a queue has, step by step: each call goes on where the one before has ended. Whoever is there all the
 -- time is told of once at least.
 --
--- NEEDS: base, common
+-- NEEDS: keys
 -- KEYS: 1 base key
 -- ARGV: 1 where to go on (0 to begin), 2 about how many workers
 -- REPLY: {where the next call goes on ('0' for nowhere), and three per worker: its id, the ms its lease lasts from now on
 --   (negative where it has ended), how many ms ago it last fetched}
-local found = redis.call('ZSCAN', WORKERS, ARGV[1], 'COUNT', ARGV[2])
+local found = redis.call('ZSCAN', q.base .. WORKERS, ARGV[1], 'COUNT', ARGV[2])
 local reply, members = {found[1]}, found[2]
 for i = 1, #members, 2 do
-  local fetched = redis.call('ZSCORE', FETCHED, members[i])
+  local fetched = redis.call('ZSCORE', q.base .. FETCHED, members[i])
   local n = #reply
-  reply[n + 1], reply[n + 2] = members[i], members[i + 1] - now
-  reply[n + 3] = fetched and math.max(0, now - fetched) or -1
+  reply[n + 1], reply[n + 2] = members[i], members[i + 1] - q.now
+  reply[n + 3] = fetched and math.max(0, q.now - fetched) or -1
 end
 return reply

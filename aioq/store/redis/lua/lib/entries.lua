@@ -1,6 +1,8 @@
 -- What an entry of a lane says; see lib/lanes.lua.
 --
--- NEEDS: base
+-- NEEDS: nothing
+local Entries = {}
+
 -- What UTF-8 takes more than one byte for; see RFC 3629, section 4.
 local UTF8 = {
   '[\194-\223][\128-\191]',
@@ -11,7 +13,7 @@ local UTF8 = {
   '[\241-\243][\128-\191][\128-\191][\128-\191]',
   '\244[\128-\143][\128-\191][\128-\191]',
 }
-local function is_text(id)
+function Entries.is_text(id)
   if not string.find(id, '[\128-\255]') then return true end
   for _, sequence in ipairs(UTF8) do id = string.gsub(id, sequence, '') end
   return not string.find(id, '[\128-\255]')
@@ -21,18 +23,16 @@ end
 local NAMED_LIMIT = 512
 
 -- The ids of the jobs that an entry names. There are none in a wake-up, nor in what somebody else has put there: an
--- entry without the fields, or with an id that no client can have. That is noted in `strange`.
-local strange = ''
-local function named_by(entry)
+-- entry without the fields, or with an id that no client can have; then also the entry's own id, for it is malformed.
+function Entries.named_by(entry)
   local named = {}
   local fields = entry[2] or {}
   for i = 1, #fields, 2 do named[fields[i]] = fields[i + 1] end
   local id, ids, width = named.job, named.ids, tonumber(named.width)
-  if id and is_text(id) then return id ~= '' and {id} or {} end
+  if id and Entries.is_text(id) then return id ~= '' and {id} or {} end
   local several = ids and named.prefix and width and width >= 1 and #ids % width == 0 and #ids <= width * NAMED_LIMIT
-  if not several or not is_text(named.prefix .. ids) then
-    if fields[1] then strange = entry[1] end
-    return {}
+  if not several or not Entries.is_text(named.prefix .. ids) then
+    return {}, fields[1] and entry[1] or nil
   end
   local found = {}
   for i = 1, #ids, width do found[#found + 1] = named.prefix .. string.sub(ids, i, i + width - 1) end

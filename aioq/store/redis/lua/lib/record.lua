@@ -1,10 +1,6 @@
 -- The records of jobs.
 --
--- NEEDS: base, common, record_text_write, record_text_read
-local function body_key(id) return base .. ':body:' .. id end
--- What is left of a job whose record goes before its send is over: a send that is repeated, because the reply got
--- lost, finds it here. It is named by the nonce of the send, or by the id where no other send can have that.
-local function done_key(send) return base .. ':done:' .. send end
+-- NEEDS: call, keys, record_text_write, record_text_read
 
 -- A job's record is one string, a MessagePack array of the fields below: with a hash, one value over 64 bytes makes a
 -- table of it, and each field that is looked at or changed is a command. Absent fields are false, and left out at the
@@ -50,20 +46,20 @@ local function unpacked(text)
   return readable and is_record(job) and job or nil
 end
 
-local function load(id)
-  local text = redis.pcall('GET', job_key(id))
+local function load(q, id)
+  local text = redis.pcall('GET', job_key(q, id))
   return not is_unreadable(text) and unpacked(text) or nil
 end
 
 -- The records of several jobs, by id.
-local function load_all(ids)
-  local jobs = texts_of(ids)
+local function load_all(q, ids)
+  local jobs = texts_of(q, ids)
   for id, text in pairs(jobs) do jobs[id] = unpacked(text) end
   return jobs
 end
 
 -- Stores the record of a job that has not ended.
-local function save(id, job) redis.call('SET', job_key(id), cmsgpack.pack(job)) end
+local function save(q, id, job) redis.call('SET', job_key(q, id), cmsgpack.pack(job)) end
 
 -- Stores texts, given as an array of keys and texts in turn.
 local function set_all(texts)
@@ -73,34 +69,34 @@ local function set_all(texts)
 end
 
 -- Stores the records of jobs that have not ended, given as an array of ids and records in turn.
-local function save_all(changed)
+local function save_all(q, changed)
   local texts = {}
-  for i = 1, #changed, 2 do texts[i], texts[i + 1] = job_key(changed[i]), cmsgpack.pack(changed[i + 1]) end
+  for i = 1, #changed, 2 do texts[i], texts[i + 1] = job_key(q, changed[i]), cmsgpack.pack(changed[i + 1]) end
   set_all(texts)
 end
 
 -- A new job's record, and its envelope where that has a key of its own; once what makes the job found is there.
-local function new_job(id, envelope, lane, nonce, state)
+local function new_job(q, id, envelope, lane, nonce, state)
   if #envelope > BODY_LIMIT then
-    redis.call('SET', body_key(id), envelope)
+    redis.call('SET', body_key(q, id), envelope)
     envelope = true
   end
-  if state then return {envelope, now, lane or false, nonce or false, state} end
-  if nonce then return {envelope, now, lane or false, nonce} end
-  return lane and {envelope, now, lane} or {envelope, now}
+  if state then return {envelope, q.now, lane or false, nonce or false, state} end
+  if nonce then return {envelope, q.now, lane or false, nonce} end
+  return lane and {envelope, q.now, lane} or {envelope, q.now}
 end
 
 -- A field that may be in a key of its own; false where it is not (any more).
-local function whole(id, value)
+local function whole(q, id, value)
   if value ~= true then return value end
-  local body = redis.pcall('GET', body_key(id))
+  local body = redis.pcall('GET', body_key(q, id))
   return not is_unreadable(body) and body
 end
 
 -- Whether the id of a job can be used anew although there is its record: its result is forgotten, by its `result_ttl`, and
 -- it is kept for the operator only. A send of that id takes its place.
-local function is_free(job)
-  return job[STATE] == 'failed' and job[TTL] and job[ENDED] + job[TTL] <= now
+local function is_free(q, job)
+  return job[STATE] == 'failed' and job[TTL] and job[ENDED] + job[TTL] <= q.now
 end
 
 local function has_ended(job)

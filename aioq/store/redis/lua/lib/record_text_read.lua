@@ -1,29 +1,15 @@
 -- How the records of a first run, and of what is to have one, are read; see lib/record_text_write.lua.
 --
--- NEEDS: base, record_text_write
+-- NEEDS: keys, msgpack, record_text_write
 local TIME = 9 -- bytes
-
--- Where the string at a position begins, and where what follows it does; nil where there is none.
-local function string_at(text, at)
-  local kind, long, short = string.byte(text, at, at + 2)
-  if kind == 217 and long then return at + 2, at + 2 + long end
-  if kind == 218 and short then return at + 3, at + 3 + long * 256 + short end
-  if kind and kind >= 160 and kind < 192 then return at + 1, at + 1 + kind - 160 end
-end
-
--- Whether nothing but a string follows from a position on.
-local function ends_with_string(text, at)
-  local _, after = string_at(text, at)
-  return after == #text + 1
-end
 
 -- Of a record of one of the first two shapes: its first byte, where its envelope begins, where SENT does, and where what
 -- follows.
 local function start_of(text)
   local kind = text and string.byte(text)
-  if kind ~= 146 and kind ~= 152 and kind ~= 155 then return nil end
+  if kind ~= ARRAY_2 and kind ~= ARRAY_8 and kind ~= ARRAY_11 then return nil end
   local first, sent = string_at(text, 2)
-  if not first or #text < sent + TIME - 1 or string.byte(text, sent) ~= 207 then return nil end
+  if not first or #text < sent + TIME - 1 or string.byte(text, sent) ~= UINT_64 then return nil end
   return kind, first, sent, sent + TIME
 end
 
@@ -33,19 +19,19 @@ local function read_first(text, run)
   local kind, _, sent, rest = start_of(text)
   if not kind or string.sub(text, rest, rest + #run - 1) ~= run then return nil end
   local after = rest + #run
-  if kind == 152 and #text == after - 1 then return string.sub(text, sent, rest - 1), false end
+  if kind == ARRAY_8 and #text == after - 1 then return string.sub(text, sent, rest - 1), false end
   local watched = after + #UNWATCHED
-  if kind ~= 155 or string.sub(text, after, watched - 1) ~= UNWATCHED then return nil end
+  if kind ~= ARRAY_11 or string.sub(text, after, watched - 1) ~= UNWATCHED then return nil end
   if not ends_with_string(text, watched) then return nil end
   return string.sub(text, sent, rest - 1), string.sub(text, (string_at(text, watched)))
 end
 
 -- The texts of the records of several jobs, by id; false where there is none.
-local function texts_of(ids)
+local function texts_of(q, ids)
   local texts = {}
   for start = 1, #ids, CHUNK do
     local keys = {}
-    for i = start, math.min(start + CHUNK - 1, #ids) do keys[#keys + 1] = job_key(ids[i]) end
+    for i = start, math.min(start + CHUNK - 1, #ids) do keys[#keys + 1] = job_key(q, ids[i]) end
     for i, text in ipairs(redis.call('MGET', unpack(keys))) do texts[ids[start + i - 1]] = text end
   end
   return texts

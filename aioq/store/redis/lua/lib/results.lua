@@ -1,30 +1,35 @@
--- How processes that wait are told.
+-- How processes that wait for outcomes are told, by result messages.
 --
--- NEEDS: base
--- A notice larger than this would fill a subscriber's output buffer; its receivers ask for the outcome instead.
-local NOTICE_LIMIT = 65536
-local NIL = '\192'
+-- NEEDS: msgpack
+local Results = {}
 
--- What a notice says of one job, and a notice of so many.
-local function told_of(id, outcome) return '\219' .. struct.pack('>I4', #id) .. id .. outcome end
-local function notice_of(count, told) return '\221' .. struct.pack('>I4', 2 * count) .. told end
+-- A result message larger than this would fill a subscriber's output buffer; its receivers ask for the outcome instead.
+local MESSAGE_LIMIT = 65536
 
--- Outcomes gathered by the processes that wait for them, published together at the end: those that wait for the same jobs are
--- told the same, which is put together once.
-local notices = {}
-local function notify(id, waiters, outcome, keep)
-  if not waiters then return end
-  if #outcome > NOTICE_LIMIT and keep then outcome = NIL end
-  local notice = notices[waiters]
-  if not notice then
-    notice = {}
-    notices[waiters] = notice
-  end
-  notice[#notice + 1] = told_of(id, outcome)
+-- What a result message says of one job, and a message with so many of these.
+function Results.entry(id, outcome) return BEGIN_STRING_32 .. struct.pack('>I4', #id) .. id .. outcome end
+function Results.message(count, entries) return BEGIN_ARRAY_32 .. struct.pack('>I4', 2 * count) .. entries end
+
+-- Publishes a result message to each process that waits.
+function Results.send(waiters, message)
+  for channel in string.gmatch(waiters, '%S+') do redis.call('PUBLISH', channel, message) end
 end
-local function publish()
-  for waiters, notice in pairs(notices) do
-    local message = notice_of(#notice, table.concat(notice))
-    for channel in string.gmatch(waiters, '%S+') do redis.call('PUBLISH', channel, message) end
+
+-- Notes an outcome for the processes that wait for it; `Results.publish` tells them at the end of the call. Those that wait
+-- for the same jobs are told the same, which is put together once.
+function Results.notify(q, id, waiters, outcome, keep)
+  if not waiters then return end
+  if #outcome > MESSAGE_LIMIT and keep then outcome = NIL end
+  q.messages = q.messages or {}
+  local entries = q.messages[waiters]
+  if not entries then
+    entries = {}
+    q.messages[waiters] = entries
+  end
+  entries[#entries + 1] = Results.entry(id, outcome)
+end
+function Results.publish(q)
+  for waiters, entries in pairs(q.messages or {}) do
+    Results.send(waiters, Results.message(#entries, table.concat(entries)))
   end
 end

@@ -1,0 +1,12 @@
+-- When what waits for its time is due.
+--
+-- NEEDS: call, keys
+local function until_first(q, key)
+  local head = redis.pcall('ZRANGE', key, 0, 0, 'WITHSCORES')
+  -- A schedule without a next tick, such as a paused one, is kept at infinity.
+  if is_unreadable(head) or not head[1] or head[2] == 'inf' then return -1 end
+  return math.max(0, head[2] - q.now)
+end
+
+-- The ms until the next scheduled job is due, and until the next tick of a schedule; -1 for none.
+local function next_due(q) return {until_first(q, q.base .. SCHEDULED), until_first(q, q.base .. SCHEDULES)} end

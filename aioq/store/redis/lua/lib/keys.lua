@@ -1,0 +1,49 @@
+-- Every key of a queue; `aioq/store/redis/keys.py` names the same, and docs/design.md says what is in them.
+--
+-- Each begins with the queue's base key, aioq:{app:queue}, so that all of them are in one cluster slot.
+--
+-- NEEDS: nothing
+
+-- What a queue has one of: what follows the base key.
+local WORKERS = ':workers'
+-- Beside it: when each worker last fetched, and for how long each takes its lease, in ms.
+local FETCHED, LEASES = ':fetched', ':leases'
+-- The workers that wait for jobs, by when they began to, or by less than zero once they were handed one and have not said
+-- since that they wait again. No lane has an entry that came after them: whatever is queued deletes the key, for what is
+-- handed over must overtake nothing. See enqueue_one.lua.
+local IDLE = ':idle'
+local SCHEDULED, DEAD = ':scheduled', ':dead'
+local SCHEDULES = ':schedules'
+-- What the code of each worker declares of schedules: the worker, and their ids as a MessagePack array.
+local OWNERS = ':owners'
+-- Whose declarations are the newest, and when a worker last noted what it had not noted before.
+local DECLARED, STOOD = ':declared', ':stood'
+
+-- What it has one of for each job, worker, schedule, call or send.
+local function job_key(q, id) return q.base .. ':job:' .. id end
+local function body_key(q, id) return q.base .. ':body:' .. id end
+local function held_key(q, worker) return q.base .. ':held:' .. worker end
+local function cancel_key(q, worker) return q.base .. ':cancel:' .. worker end
+local function schedule_key(q, id) return q.base .. ':schedule:' .. id end
+local function receipt_key(q, call) return q.base .. ':receipt:' .. call end
+-- What is left of a job whose record goes before its send is over: a send that is repeated, because the reply got
+-- lost, finds it here. It is named by the nonce of the send, or by the id where no other send can have that.
+local function tombstone_key(q, send) return q.base .. ':done:' .. send end
+
+-- The streams of its lanes, first served first, and their consumer group; see lib/lanes.lua.
+local LANES = {
+  'high:front', 'high:rest', 'high', 'normal:front', 'normal:rest', 'normal', 'low:front', 'low:rest', 'low',
+}
+local GROUP, NORMAL = 'aioq', 'normal'
+local function lane_key(q, lane) return q.base .. ':' .. lane end
+local function front_of(lane) return lane .. ':front' end
+local function rest_of(lane) return lane .. ':rest' end
+local function is_front(lane) return string.sub(lane, -6) == ':front' end
+local function is_rest(lane) return string.sub(lane, -5) == ':rest' end
+-- The lane that a stream belongs to.
+local function lane_of(stream) return string.match(stream, '^[^:]*') end
+
+-- The channels of a worker: what it is to hear of cancellations and ticks, and of jobs that are handed to it directly. Those
+-- of waiting processes are named in records.
+local function worker_channel(q, worker) return q.base .. ':worker:' .. worker end
+local function handed_channel(q, worker) return q.base .. ':handed:' .. worker end
