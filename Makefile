@@ -3,8 +3,16 @@
 # The first Python on the path that is new enough. Another one: `make clean`, then `make PYTHON=python3.13 ...`.
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
-BIN := .venv/bin
+# Another Python beside the first: make test VENV=.venv-3.13 PYTHON=python3.13
+VENV ?= .venv
+BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+# Which servers the tests run on besides the memory store: make test SERVERS=all, or SERVERS=redis-7.0,redis-8.2; the
+# oldest and the newest that are installed by default. In the environment, the tests read it there.
+SERVERS ?=
+export SERVERS
+# How many processes run the tests. Two for each core, since many a test waits for a process that it has started.
+TEST_PROCESSES ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 # For one's own additions: make test PYTEST_ARGS="-x -k lease"
 PYTEST_ARGS ?=
 # Likewise: make faults FAULTS_ARGS="--faults-seed 7"; --faults-scale 0.1 takes a tenth of the time and proves less
@@ -14,53 +22,63 @@ BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check faults bench bench-quick clean
+.PHONY: help demo test test-alone test-beside coverage check faults bench bench-quick clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: .venv/app.stamp ## install aioq into .venv and watch it work: embedded server, worker, jobs
+demo: $(VENV)/app.stamp ## install aioq into .venv and watch it work: embedded server, worker, jobs
 	$(BIN)/aioq demo
 
-test: .venv/dev.stamp ## run all tests on every server that runs here, with coverage
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(PYTEST_ARGS)
+test: test-alone test-beside ## run all tests on the memory store and two servers; on all of them with SERVERS=all
 
-check: .venv/dev.stamp ## run what needs no server: ruff, pyright, import-linter, sizes
+# The tests that measure times come first, with the machine to themselves. Exit code 5: PYTEST_ARGS choose none of them.
+test-alone: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -n 0 -m alone $(PYTEST_ARGS) || [ $$? = 5 ]
+
+test-beside: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not alone" $(PYTEST_ARGS)
+
+coverage: $(VENV)/dev.stamp ## run them with coverage, which takes half as long again, and fail below the floor
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not alone" --cov --cov-report=term $(PYTEST_ARGS)
+
+check: $(VENV)/dev.stamp ## run what needs no server: ruff, pyright, import-linter, sizes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest tests/architecture --noconftest -q
 
-faults: .venv/dev.stamp ## break everything at full size (40 minutes), and write docs/faults.md
+faults: SERVERS = all
+faults: $(VENV)/dev.stamp ## break everything at full size (40 minutes), and write docs/faults.md
 	$(BIN)/python -m tests.faults $(FAULTS_ARGS)
 
-bench: .venv/dev.stamp ## measure aioq beside its peers: hours; results in benchmarks/results, see docs/performance.md
+bench: $(VENV)/dev.stamp ## measure aioq beside its peers: hours; results in benchmarks/results, see docs/performance.md
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-bench-quick: .venv/dev.stamp ## the same with two peers and small sizes, in three minutes: prints the ratios
+bench-quick: $(VENV)/dev.stamp ## the same with two peers and small sizes, in three minutes: prints the ratios
 	$(BIN)/python -m benchmarks --quick --peers ardiq,blitzq --rounds 2 --scale 0.25 --seconds 2 $(BENCH_ARGS)
 
 clean: ## remove .venv, caches and reports
-	rm -rf .venv .bench .coverage .coverage.* .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-* .bench .coverage .coverage.* .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/python.stamp:
+$(VENV)/python.stamp:
 	@test -n "$(PYTHON)" || { echo "aioq needs Python 3.11 or newer and found none on the path;" \
 		"name one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "aioq needs Python 3.11 or newer, which '$(PYTHON)' is not" >&2; exit 1; }
-	@"$(PYTHON)" -m venv --clear .venv || \
+	@"$(PYTHON)" -m venv --clear $(VENV) || \
 		{ echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@touch $@
 
 # Editable, so that a change in aioq/ needs no new installation.
-.venv/app.stamp: .venv/python.stamp pyproject.toml
-	@echo "installing aioq into .venv"
+$(VENV)/app.stamp: $(VENV)/python.stamp pyproject.toml
+	@echo "installing aioq into $(VENV)"
 	@$(PIP) install -e '.[embedded,uvloop,reload]'
 	@touch $@
 
-.venv/dev.stamp: .venv/app.stamp requirements/dev.txt
-	@echo "installing the tools of requirements/dev.txt into .venv"
+$(VENV)/dev.stamp: $(VENV)/app.stamp requirements/dev.txt
+	@echo "installing the tools of requirements/dev.txt into $(VENV)"
 	@$(PIP) install -r requirements/dev.txt
 	@touch $@

@@ -13,7 +13,7 @@ from benchmarks.report import environment_lines, ratios, report, table
 from benchmarks.rounds import Run, open_raw
 from benchmarks.summary import summarise
 from benchmarks.workloads import table as workloads
-from tests.flavours import available
+from tests.flavours import installed
 
 RESULTS = Path(__file__).parent / "results"
 PART = HOME / "results"
@@ -101,7 +101,7 @@ def _environments(
 
 
 def _server() -> str:
-    there = available()
+    there = installed()
     if not there:
         raise click.UsageError("no server is installed: see CONTRIBUTING.md")
     return "redis-7.0" if "redis-7.0" in there else there[0]

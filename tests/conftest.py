@@ -1,6 +1,6 @@
 """What every test can ask for, and what every test is held to.
 
-- `server`: a fresh database of a real server, once for each server that runs here (contract tests).
+- `server`: a fresh database of a real server, once for each server that the run is on (contract tests).
 - `redis_server`: the same on one server only (behaviour tests).
 - `start_server`: a server of the test's own, to be stopped, killed or started with other options.
 - `start_tls_server`: the same over TLS, once for each server that can.
@@ -24,7 +24,8 @@ import pytest
 
 from tests import hosts, leaks
 from tests.databases import Database, Pool, foreign_keys, new_app_name
-from tests.servers import SERVERS, Server, Tls, available, missing, with_tls
+from tests.flavours import CHOICE
+from tests.servers import SERVERS, Server, Tls, available, chosen, missing, with_tls
 
 REQUIRED = "AIOQ_REQUIRE_SERVERS"
 
@@ -32,21 +33,25 @@ REQUIRED = "AIOQ_REQUIRE_SERVERS"
 # aioq[embedded] is installed.
 PREFERENCE = ("valkey-9.1", "redis-7.0", "redis-8.2", "redis-6.2")
 
-_must_run = os.environ.get("CI") == "true" or os.environ.get(REQUIRED) == "1"
+_in_ci = os.environ.get("CI") == "true"
+_must_run = _in_ci or os.environ.get(REQUIRED) == "1"
 # A developer's own settings must not reach the apps under test. (The workers of xdist need not know what is
 # required: the process that starts them has checked it.)
 for _name in [name for name in os.environ if name.startswith("AIOQ_")]:
     del os.environ[_name]
+if _must_run:
+    os.environ.setdefault(CHOICE, "all")
 
 
 def _servers_not_run() -> str:
-    found = [(name, missing(name)) for name in SERVERS]
-    return f"servers not run: {', '.join(f'{name} ({why.reason})' for name, why in found if why is not None)}"
+    left_out = [name for name in SERVERS if name not in available()]
+    reasons = [why.reason if (why := missing(name)) else f"not chosen; {CHOICE}=all" for name in left_out]
+    return ", ".join(f"{name} ({reason})" for name, reason in zip(left_out, reasons, strict=True))
 
 
 def _not_run() -> list[str]:
     """One line for each kind of thing that this run leaves out."""
-    lines = [_servers_not_run()] if len(available()) < len(SERVERS) else []
+    lines = [f"servers not run: {names}"] if (names := _servers_not_run()) else []
     if not with_tls():
         lines.append("tests not run: all over TLS (no server that runs here is built with it)")
     lines += [f"tests not run: all that need {name} (this host has none)" for name in hosts.lacking()]
@@ -63,9 +68,12 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "needs_server(name): what is tested is this one server's; left out without it"
     )
     config.addinivalue_line("markers", "needs_host(name): left out where `tests.hosts` finds none of it")
-    lacking = [name for name in SERVERS if (why := missing(name)) is not None and why.installable]
+    config.addinivalue_line("markers", "alone: measures times, so it runs when nothing else does (`make test`)")
+    lacking = [name for name in chosen() if (why := missing(name)) is not None and why.installable]
     if _must_run and lacking:
-        raise pytest.UsageError(f"all servers must run here (CI or {REQUIRED}); {_servers_not_run()}")
+        raise pytest.UsageError(f"these must run here (CI or {REQUIRED}); servers not run: {_servers_not_run()}")
+    if _in_ci and hosts.to_install():
+        raise pytest.UsageError(f"to be installed in CI, by .ci/run: {', '.join(hosts.to_install())}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -103,12 +111,29 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
     return ("asyncio", {})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _module_leaves_nothing_running() -> Iterator[None]:
+    """Fail the last test of a module of which a process stays, whoever started it and however long ago."""
+    processes = leaks.processes()
+    yield
+    _fail_for(leaks.end_new_processes(processes))
+
+
 @pytest.fixture(autouse=True)
 def _leaves_nothing_running() -> Iterator[None]:
-    """Fail a test that leaves a process or a non-daemon thread behind."""
-    processes, threads = leaks.processes(), set(threading.enumerate())
-    yield
-    left = [*leaks.end_new_processes(processes), *leaks.new_threads(threads)]
+    """Fail a test that leaves a process or a non-daemon thread behind.
+
+    Processes are looked for where it has started any: to look through all that there are takes longer than most
+    tests do.
+    """
+    threads = set(threading.enumerate())
+    with leaks.starts() as starts:
+        yield
+    processes = [] if starts.before is None else leaks.end_new_processes(starts.before)
+    _fail_for([*processes, *leaks.new_threads(threads)])
+
+
+def _fail_for(left: list[str]) -> None:
     if left:
         pytest.fail(f"left running: {', '.join(left)}")
 
@@ -141,7 +166,7 @@ def _checked(pool: Pool, name: str, app_name: str) -> Iterator[Database]:
 # Computed here, so that a server that cannot run is no parameter at all: it is reported, never skipped.
 @pytest.fixture(params=available())
 def server(request: pytest.FixtureRequest, _pool: Pool, app_name: str) -> Iterator[Database]:
-    """An empty database of each supported server in turn."""
+    """An empty database of each server that the run is on."""
     with _checked(_pool, request.param, app_name) as database:
         yield database
 
@@ -151,7 +176,7 @@ def redis_server(_pool: Pool, app_name: str) -> Iterator[Database]:
     """An empty database of one supported server."""
     names = [name for name in PREFERENCE if name in available()]
     if not names:
-        pytest.fail(_servers_not_run())
+        pytest.fail(f"servers not run: {_servers_not_run()}")
     with _checked(_pool, names[0], app_name) as database:
         yield database
 

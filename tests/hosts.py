@@ -1,10 +1,15 @@
-"""What not every host has that some tests need; a test names it by the mark `needs_host(name)`."""
+"""What not every host has that some tests need; a test names it by the mark `needs_host(name)`.
+
+Where it is missing these tests are left out by name. What a package would bring is an error in CI, whose `.ci/run`
+installs that.
+"""
 
 import functools
 import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 READ_ONLY = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs -o ro none "$0" && exec "$@"')
@@ -29,20 +34,37 @@ def _may_be_read_only() -> bool:
             return False
 
 
-FACILITIES: dict[str, Callable[[], bool]] = {
-    "/proc": Path("/proc/self/fd").exists,
-    "/sys": Path("/sys/kernel").exists,
-    "a directory that is read-only": _may_be_read_only,
+@dataclass(frozen=True, slots=True)
+class Facility:
+    """Something that a host has or has not.
+
+    Attributes:
+        is_here: whether this one has it.
+        package: Debian's that brings it; empty where none does.
+    """
+
+    is_here: Callable[[], bool]
+    package: str = ""
+
+
+FACILITIES = {
+    "/proc": Facility(Path("/proc/self/fd").exists),
+    "/sys": Facility(Path("/sys/kernel").exists),
+    "a directory that is read-only": Facility(_may_be_read_only),
 }
-"""By its name: whether this host has it."""
 
 
 @functools.cache
 def has(name: str) -> bool:
     """Whether this host has it."""
-    return FACILITIES[name]()
+    return FACILITIES[name].is_here()
 
 
 def lacking() -> list[str]:
     """The names of what this host has not."""
     return [name for name in FACILITIES if not has(name)]
+
+
+def to_install() -> list[str]:
+    """The names of what this host has not and a package would bring, with the package."""
+    return [f"{name} ({FACILITIES[name].package})" for name in lacking() if FACILITIES[name].package]

@@ -3,9 +3,14 @@
 import contextlib
 import os
 import secrets
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 import psutil
 
@@ -17,6 +22,59 @@ GRACE = 3.0  # seconds for what is just ending; costs nothing when nothing is le
 # AIOQ_*: those are aioq's settings, and one it does not know is an error.
 _MARK = "TEST_RUN_OF_AIOQ"
 os.environ[_MARK] = secrets.token_hex(8)
+
+
+STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system"})
+"""What Python's audit calls the start of a process. Where `multiprocessing` does not fork, its starts have no name
+there; `BaseProcess.start` is watched for them."""
+
+
+@dataclass(slots=True, eq=False)
+class Starts:
+    """Whether this process starts others for a while.
+
+    Attributes:
+        before: the ids of all processes there were before the first start; None while there was none.
+    """
+
+    before: set[int] | None = None
+
+
+_watched: list[Starts] = []
+
+
+@contextlib.contextmanager
+def starts() -> Iterator[Starts]:
+    """Watch for the start of processes by this one, in whatever thread."""
+    watched = Starts()
+    _watched.append(watched)
+    try:
+        yield watched
+    finally:
+        _watched.remove(watched)
+
+
+def _note() -> None:
+    for watched in _watched:
+        if watched.before is None:
+            watched.before = processes()
+
+
+def _audit(event: str, _: tuple[Any, ...]) -> None:
+    if event in STARTS:
+        _note()
+
+
+_start = BaseProcess.start
+
+
+def _noted_start(self: BaseProcess) -> None:
+    _note()
+    _start(self)
+
+
+sys.addaudithook(_audit)
+BaseProcess.start = _noted_start
 
 
 def processes() -> set[int]:

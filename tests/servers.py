@@ -25,7 +25,7 @@ import trustme
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.flavours import SERVERS, Missing, available, find, missing, with_tls
+from tests.flavours import SERVERS, Missing, available, chosen, find, installed, missing, with_tls
 
 __all__ = [
     "DATABASES",
@@ -37,7 +37,9 @@ __all__ = [
     "ServerStartError",
     "Tls",
     "available",
+    "chosen",
     "find",
+    "installed",
     "missing",
     "owned_pids",
     "with_tls",

@@ -24,6 +24,7 @@ from benchmarks import catalogue
 from benchmarks.__main__ import main as benchmark
 from tests.behaviour.kit import ROOT
 from tests.behaviour.pages import PAGES, blocks, held_by
+from tests.flavours import SERVERS
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
@@ -57,7 +58,9 @@ def make(words: Words, config: pytest.Config) -> None:
         arguments = shlex.split(value)
         if name == "BENCH_ARGS":
             benchmarks(arguments)
-        elif name != "PYTHON":
+        elif name == "SERVERS":
+            assert value == "all" or set(value.split(",")) <= SERVERS.keys(), value
+        elif name not in {"PYTHON", "VENV"}:
             pytest_(arguments, config)
 
 

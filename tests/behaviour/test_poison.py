@@ -112,6 +112,7 @@ async def test_a_job_that_ends_the_loop_again_and_again_does_not_leave_a_process
     assert await supervisor.stop() == 0
 
 
+@pytest.mark.alone
 async def test_a_dead_process_loses_its_lease_at_once(project: Project, tmp_path: Path) -> None:
     """The lease would last for a minute; the supervisor knows better."""
     tasks, supervisor = await start(project, "--processes", "2", AIOQ_LEASE="60")

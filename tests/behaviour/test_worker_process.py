@@ -137,6 +137,7 @@ async def test_burst_runs_what_there_is_and_what_that_sends_and_ends(project: Pr
     assert await later.status() == "scheduled"
 
 
+@pytest.mark.alone
 async def test_burst_with_nothing_to_do_ends_at_once(project: Project) -> None:
     """It used to sit out a blocking read whose wake-up had come too early."""
     await loaded(project)

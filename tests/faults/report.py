@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from tests.faults.figures import Record, read
-from tests.servers import available, find
+from tests.servers import find, installed
 
 HEAD = """\
 # Faults: what was broken, and what came of it
@@ -111,7 +111,7 @@ def verdict(record: Record) -> str:
 def server_versions() -> list[str]:
     """What each server that runs here says of its version."""
     found: list[str] = []
-    for each in available():
+    for each in installed():
         binary = find(each)
         assert binary is not None
         said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout

@@ -1,10 +1,6 @@
-"""A machine without one of the servers: the run passes and says what it did not run, or refuses to start.
-
-Each test runs pytest in a process of its own, in which Debian's server is looked for where it is not.
-"""
+"""Which of the servers that are installed the tests run on."""
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,72 +8,67 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
-ELSEWHERE = """
-import dataclasses, pathlib
 from tests import flavours
+from tests.flavours import SERVERS, available, chosen, with_tls
 
-here = flavours.SERVERS["redis-7.0"]
-flavours.SERVERS["redis-7.0"] = dataclasses.replace(here, locate=lambda: pathlib.Path("/nowhere/redis-server"))
-"""
-TLS_TESTS = {
-    "test_tls",
-    "test_a_certificate_of_an_unknown_authority",
-    "test_tls_with_an_authority_that_is_not_trusted",
-}
-
-# A run of pytest within one: on a busy machine it takes longer than a test may.
-pytestmark = pytest.mark.timeout(240)
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def pytest_without_debians_server(tmp_path: Path) -> Run:
-    """Run pytest there; as a plugin, the change reaches the processes of xdist too."""
-    (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
-    inherited = {key: value for key, value in os.environ.items() if key != "CI"}
-    inherited |= {"PYTEST_PLUGINS": "elsewhere", "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Say which servers are installed here."""
 
-    def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-        return subprocess.run(
-            command, cwd=ROOT, env={**inherited, **environ}, capture_output=True, text=True, check=False
-        )
+    def say(*names: str) -> None:
+        monkeypatch.setattr(flavours, "find", lambda name: Path("/there") if name in names else None)
 
-    return run
+    monkeypatch.delenv("SERVERS", raising=False)
+    return say
 
 
-@pytest.mark.parametrize("processes", ["0", "1"])
-def test_what_it_alone_can_do_is_left_out_by_name(processes: str, pytest_without_debians_server: Run) -> None:
-    files = ("tests/unit/harness/test_servers.py", "tests/contract/test_servers.py")
-    run = pytest_without_debians_server("-n", processes, *files, "-k", "tls or authority or stop_leaves")
-
-    assert run.returncode == pytest.ExitCode.OK, run.stdout
-    assert re.search(r"\b1 passed", run.stdout), run.stdout
-    for line in (
-        r"^servers not run: .*redis-7\.0 \(Debian's redis-server is not installed: no /nowhere/redis-server\)",
-        r"^tests not run: all over TLS \(no server that runs here is built with it\)$",
-    ):
-        assert len(re.findall(line, run.stdout, re.MULTILINE)) == 2, run.stdout  # at the top, and at the end
-
-
-def test_nothing_else_is_left_out(pytest_without_debians_server: Run) -> None:
-    collected = pytest_without_debians_server("-n", "0", "--collect-only", "-q", "tests")
-    names = [line.rpartition("::")[2] for line in collected.stdout.splitlines() if "::" in line]
-
-    assert collected.returncode == pytest.ExitCode.OK, collected.stdout
-    assert any("redis-6.2" in name or "valkey-9.1" in name for name in names)
-    assert not [name for name in names if "redis-7.0" in name]
-    assert not {name.partition("[")[0] for name in names} & TLS_TESTS
+@pytest.mark.parametrize(
+    ("there", "default"),
+    [
+        (("redis-6.2", "redis-7.0", "redis-8.2", "valkey-9.1"), ["redis-6.2", "valkey-9.1"]),
+        (("redis-7.0", "redis-8.2", "valkey-9.1"), ["redis-7.0", "valkey-9.1"]),
+        (("valkey-9.1",), ["valkey-9.1"]),
+        ((), []),
+    ],
+)
+def test_by_default_they_are_the_oldest_and_the_newest(
+    there: tuple[str, ...], default: list[str], installed: Callable[..., None]
+) -> None:
+    installed(*there)
+    assert available() == default
 
 
-@pytest.mark.parametrize("variable", ["CI", "AIOQ_REQUIRE_SERVERS"])
-def test_where_all_must_run_it_is_an_error(variable: str, pytest_without_debians_server: Run) -> None:
-    value = "true" if variable == "CI" else "1"
-    here = "tests/unit/harness/test_flavours.py"
-    refused = pytest_without_debians_server("--collect-only", here, **{variable: value})
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [("all", list(SERVERS)), ("redis-8.2", ["redis-8.2"]), ("valkey-9.1,redis-7.0", ["redis-7.0", "valkey-9.1"])],
+    ids=["all", "one", "two"],
+)
+def test_others_are_chosen_by_name(
+    words: str, names: list[str], installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVERS", words)
+    installed(*SERVERS)
+    assert available() == chosen() == names
+    installed("redis-8.2")
+    assert chosen() == names
+    assert available() == [name for name in names if name == "redis-8.2"]
 
+
+def test_what_only_one_of_them_can_do_is_run_on_that_one(
+    installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVERS", "valkey-9.1")
+    installed(*SERVERS)
+    assert with_tls() == ["redis-7.0"]
+
+
+def test_a_name_that_is_none_stops_the_run() -> None:
+    refused = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "0", "--collect-only", __file__],
+        cwd=ROOT, env=os.environ | {"SERVERS": "redis-6.2,redis-6"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert refused.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "all servers must run here (CI or AIOQ_REQUIRE_SERVERS); servers not run: " in refused.stderr
-    assert "redis-7.0 (Debian's redis-server is not installed" in refused.stderr
+    assert "SERVERS names no server of redis-6.2, redis-7.0, redis-8.2, valkey-9.1: redis-6" in refused.stderr

@@ -254,6 +254,7 @@ def test_those_who_ask_together_get_one_answer(monkeypatch: pytest.MonkeyPatch) 
     assert len(asked) <= 2  # one who came after the answer gets his own
 
 
+@pytest.mark.alone
 def test_processes_are_asked_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHILD_TIMEOUT", 0.3)
     with ExitStack() as stack:
