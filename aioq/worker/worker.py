@@ -23,6 +23,7 @@ from aioq.worker.app_parts import Host, compile_signatures, unknown_tasks, worke
 from aioq.worker.connecting import connected
 from aioq.worker.duties.cancellation import Canceller
 from aioq.worker.duties.drain import Burst
+from aioq.worker.duties.executor import Executor
 from aioq.worker.duties.fetcher import Fetcher
 from aioq.worker.duties.handoff import Receiver
 from aioq.worker.duties.hooks import Hooks
@@ -38,12 +39,11 @@ from aioq.worker.held_jobs import Holdings
 from aioq.worker.identity import Life, Membership
 from aioq.worker.lending import Lending
 from aioq.worker.run.call import Caller
+from aioq.worker.run.environment import RunEnvironment
 from aioq.worker.run.logging import stopping
-from aioq.worker.run.pipeline import Bench
 from aioq.worker.run.run import CANCELLED
 from aioq.worker.service_end import ServiceEnd
 from aioq.worker.slots import Slots
-from aioq.worker.wiring import executor_telling
 
 log = logger("aioq.worker")
 
@@ -222,15 +222,15 @@ class Worker:
             threads=settings.threads or self.concurrency,
             processes=settings.pool_size or os.cpu_count() or 1,
         )
-        self._executor = executor_telling(
-            self._hooks.on_end,
-            Bench(host.tasks, settings, state, Lending(host.app, host.waits)),
+        self._executor = Executor(
+            RunEnvironment(host.tasks, settings, state, Lending(host.app, host.waits)),
             self._caller,
             self._slots,
             settle=self._settler.put,
             reporter_of=self._reporter.reporter,
             flush_report=self._reporter.flush,
             on_idle=self._no_job_runs,
+            on_end=self._hooks.on_end,
         )
         self._queues = {queue: self._duties(store, queue) for queue in self.queues}
         self._lease = LeaseService(

@@ -11,7 +11,7 @@ from aioq.store.contract import Claimed, Limits, Settlement, Verb
 from aioq.store.memory import MemoryStore
 from aioq.util.clock import ManualClock
 from aioq.wire.messages import CallOptions, encode_envelope
-from aioq.worker.run.pipeline import Bench
+from aioq.worker.run.environment import RunEnvironment
 from aioq.worker.run.run import Run
 
 T = TypeVar("T")
@@ -77,8 +77,8 @@ def make_run(envelope: bytes, *, attempts: int = 0) -> Run:
     return Run(QUEUE, "worker", claimed(envelope, attempts=attempts))
 
 
-def make_bench(app: App, **settings: Any) -> Bench:
-    return Bench(app.tasks, Settings(**{"name": app.name, **settings}), "the state")
+def make_environment(app: App, **settings: Any) -> RunEnvironment:
+    return RunEnvironment(app.tasks, Settings(**{"name": app.name, **settings}), "the state")
 
 
 def settlement(job_id: str = "job", verb: Verb = Verb.SUCCEEDED, *, claim: int = 1) -> Settlement:

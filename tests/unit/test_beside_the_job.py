@@ -16,8 +16,9 @@ from aioq.jobs.job import Progress
 from aioq.store.contract import Verb
 from aioq.util import log as log_module
 from aioq.wire.messages import CallOptions
-from aioq.worker.run.pipeline import classify, prepare
-from tests.unit.kit import call, make_bench, make_run, within
+from aioq.worker.run.pipeline import prepare
+from aioq.worker.run.settlements import classify
+from tests.unit.kit import call, make_environment, make_run, within
 
 pytestmark = pytest.mark.anyio
 
@@ -145,10 +146,10 @@ async def test_and_is_followed_by_another_attempt_where_the_task_has_one(how: st
 def test_a_rule_off_the_wire_may_hold_any_number(field: str, number: float) -> None:
     rule = msgspec.structs.replace(Retry(5).rule, **{field: number, "jitter": False})
     run = make_run(call(good.name, 1, options=CallOptions(retry=rule)), attempts=2)
-    bench = make_bench(app)
-    assert prepare(run, bench) is None
+    environment = make_environment(app)
+    assert prepare(run, environment) is None
     run.error = ValueError("no")
-    settled = classify(run, bench)
+    settled = classify(run, environment)
     assert settled is not None
     assert settled.verb is Verb.RETRY
     assert 0 <= settled.delay_ms <= 10 * 366 * 86_400_000
@@ -178,7 +179,9 @@ def _doc(how: str) -> Doc:
     return doc
 
 
-async def test_many_bad_jobs_that_wait_for_a_slot_end_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_jobs_that_cannot_be_begun_and_wait_for_a_slot_end_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each ends as soon as it is begun; were that done inside each other, Python's stack would end first."""
     alone = App("alone", url="redis://nowhere", concurrency=1)
 
@@ -186,21 +189,27 @@ async def test_many_bad_jobs_that_wait_for_a_slot_end_one_after_the_other(monkey
     async def jobs(doc: Doc) -> str:
         return doc.how
 
+    def factory(loop: asyncio.AbstractEventLoop, work: Any, **kwargs: Any) -> Any:
+        if work.__qualname__ == "Executor._execute":
+            raise RuntimeError("no more tasks")
+        return asyncio.Task(work, loop=loop, **kwargs)
+
     async with alone.test() as session:
         assert await within(await jobs.send(Doc("a"))) == "a"
         (worker,) = session._workers
-        executor, gate = worker._executor, asyncio.Event()
-        first = await jobs.send(Doc("a"))
-        await within(first)
+        executor = worker._executor
         monkeypatch.setattr(executor, "_running", {("q", "w", "held"): None})
         for number in range(1500):
             worker._slots.take(1)
             executor.submit("default", "nobody", _claimed(call("alone.index", _doc("SystemExit")), str(number)))
         assert len(executor._backlog) == 1500
         executor._running.clear()
-        executor._go_on()
-        assert (len(executor._backlog), worker._slots.used <= 1) == (0, True)
-        gate.set()
+        asyncio.get_running_loop().set_task_factory(factory)
+        try:
+            executor._go_on()
+            assert (len(executor._backlog), worker._slots.used <= 1) == (0, True)
+        finally:
+            asyncio.get_running_loop().set_task_factory(None)
 
 
 def _claimed(envelope: bytes, job_id: str) -> Any:

@@ -1,8 +1,11 @@
 """Duty: run claimed jobs, each in an asyncio task of its own, and hand what became of them to the settler.
 
-Nothing a job does gets past `_start` and `_execute`: whatever it raises, SystemExit and its like included, ends as
-that job's outcome. Its outcome is handed over and its slot is given back before anything else that its end brings
-along, the log line above all, so that nothing can come between.
+    submit -> _start -> _execute: prepare -> call -> last report -> _finish
+
+`_execute` is a run's life, from claimed to settled. Nothing a job does gets past it: whatever it raises,
+SystemExit and its like included, becomes its outcome. `_finish` is the one end of all runs: the outcome goes to
+the settler and the slot is given back before anything else that the end brings along, the log line above all, so
+that nothing can come between.
 
 A job that is told to end (a timeout, a cancellation, a lost lease) and does not is left behind: its outcome is
 written and its slot is free, whatever its function still does.
@@ -15,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from aioq.jobs.context import JobContext, attach, worker_of
 from aioq.jobs.job import Progress
@@ -24,9 +27,11 @@ from aioq.util.introspect import is_a
 from aioq.util.log import logger
 from aioq.worker.forks import end_fork
 from aioq.worker.run.call import Caller
+from aioq.worker.run.environment import RunEnvironment
 from aioq.worker.run.logging import log_ended, log_received
-from aioq.worker.run.pipeline import Bench, begin, classify, prepare, release, snooze
+from aioq.worker.run.pipeline import begin, prepare
 from aioq.worker.run.run import CUT_SHORT, FALLEN, INTERRUPTED, LOST, TIMED_OUT, Run, RunKey
+from aioq.worker.run.settlements import classify, release, snooze
 from aioq.worker.slots import Slots
 
 log = logger("aioq.worker")
@@ -48,29 +53,30 @@ ReporterOf = Callable[[str, str, str, int], Callable[[Progress], None]]
 FlushReport = Callable[[str, str, str, int], "asyncio.Task[None] | None"]
 
 
-def _run_at_once(work: Coroutine[Any, Any, None], name: str, context: Context) -> "asyncio.Task[None]":
+def _run_at_once(work: Coroutine[Any, Any, None], context: Context) -> "asyncio.Task[None]":
     loop = asyncio.get_running_loop()
     if sys.version_info >= (3, 12):
-        return asyncio.Task(work, loop=loop, name=name, context=context, eager_start=True)
-    return loop.create_task(work, name=name, context=context)
+        return asyncio.Task(work, loop=loop, context=context, eager_start=True)
+    return loop.create_task(work, context=context)
 
 
 class Executor:
-    """See the module.
+    """Runs the claimed jobs of all queues of a worker.
 
     Args:
-        bench: what the pipeline's steps need.
+        environment: what the steps of all runs share.
         caller: runs the functions.
         slots: given back as jobs end.
-        settle: takes over a settlement: queue, worker, settlement.
+        settle: writes a settlement: queue, worker, settlement.
         reporter_of: makes what a job reports its progress through.
         flush_report: writes a job's last report; None when there is none.
         on_idle: called when the last running job has ended.
+        on_end: told of each run that was settled, and how many seconds it took; None where nobody wants to know.
     """
 
     def __init__(
         self,
-        bench: Bench,
+        environment: RunEnvironment,
         caller: Caller,
         slots: Slots,
         *,
@@ -78,14 +84,16 @@ class Executor:
         reporter_of: ReporterOf,
         flush_report: FlushReport,
         on_idle: Callable[[], None],
+        on_end: Callable[[Run, float], None] | None = None,
     ) -> None:
-        self._bench = bench
+        self._environment = environment
         self._caller = caller
         self._slots = slots
         self._settle = settle
         self._reporter_of = reporter_of
         self._flush_report = flush_report
         self._on_idle = on_idle
+        self._on_end = on_end
         self._running: dict[RunKey, Run] = {}
         self._backlog: deque[Run] = deque()
         self._going_on = False
@@ -98,7 +106,7 @@ class Executor:
         self._idle = asyncio.Event()
         self._idle.set()
         self._pid = os.getpid()
-        self._lending = bench.lending
+        self._lending = environment.lending
         self._lending.serve(
             slots,
             in_thread=self._in_thread,
@@ -244,49 +252,62 @@ class Executor:
             return  # it has ended, as it was told to
         self._left.add(run)
         run.error = asyncio.CancelledError()
-        run.settlement = classify(run, self._bench)
         self._finish(run)
         log.warning("%s[%s] does not end when it is cancelled; it is left behind", run.name, run.claimed.id)
         if run.handle is not None:
             run.handle.cancel()  # the first one may have been swallowed by chance: asyncio.wait_for on Python 3.11
 
     def _start(self, run: Run, *, at_once: bool = False) -> None:
-        run.started = asyncio.get_running_loop().time()
+        """Give a run that has a slot its asyncio task, which is all of its life."""
+        loop = asyncio.get_running_loop()
+        run.started = loop.time()
         self._running[run.key] = run
         self._idle.clear()
-        try:
-            run.settlement = prepare(run, self._bench)
-        except BaseException as error:  # this may be the fetcher's stack: nobody above is to hear of it
-            run.error = error
-            run.settlement = classify(run, self._bench)
-        log_received(run)
-        if run.settlement is not None:
-            self._finish(run)
-            return
-        try:
-            self._launch(run, at_once=at_once)
-        except BaseException as error:
-            self._give_up(run, error)
-
-    def _launch(self, run: Run, *, at_once: bool) -> None:
-        self._report_from(run)
-        work, name = self._execute(run), f"{run.name}[{run.claimed.id}]"
         at_once = at_once and not self._to_enter  # what was claimed before begins before
         self._to_enter += 1
+        work, context = self._execute(run), self._context.copy()
         try:
             if at_once:
-                run.handle = _run_at_once(work, name, self._context.copy())
+                run.handle = _run_at_once(work, context)
             else:
-                loop, context = asyncio.get_running_loop(), self._context.copy()
-                run.handle = loop.create_task(work, name=name, context=context)
-        except BaseException:  # a task factory of the user's has raised
+                run.handle = loop.create_task(work, context=context)
+        except BaseException as error:  # a task factory of the user's has raised
             self._to_enter -= 1
             work.close()
-            raise
+            self._give_up(run, error)
+            return
         if not run.handle.done():
             run.handle.add_done_callback(partial(self._ended, run))
         elif self._running.get(run.key) is run:
             self._ended(run, run.handle)
+
+    async def _execute(self, run: Run) -> None:
+        """A run's life, from claimed to settled."""
+        run.entered = True
+        self._to_enter -= 1
+        self._prepare(run)
+        if run.settlement is None:
+            (run.handle or cast("asyncio.Task[None]", asyncio.current_task())).set_name(
+                f"{run.name}[{run.claimed.id}]"
+            )
+            try:
+                run.result = await self._caller.call(run, self._begin)
+            except BaseException as error:
+                self._failed(run, error)
+            end_fork(self._pid, run.error)
+            run.over = True
+            if run.timer is not None:
+                run.timer.cancel()
+            report = self._flush_report(run.queue, run.worker, run.claimed.id, run.claimed.claim)
+            if report is not None:
+                await asyncio.wait([report], timeout=GRACE)  # no outcome waits for it for long
+        self._finish(run)
+
+    def _prepare(self, run: Run) -> None:
+        """Make a run ready to be called; one that cannot be has its settlement then. It raises nothing."""
+        run.settlement = prepare(run, self._environment)
+        log_received(run)
+        self._report_from(run)
 
     def _begin(self, run: Run) -> None:
         """The run has a place, and begins: from here on its time is its own."""
@@ -297,24 +318,6 @@ class Executor:
         run.started = loop.time()
         if run.timeout is not None:
             run.timer = loop.call_later(run.timeout, self._cancel, run, TIMED_OUT)
-
-    async def _execute(self, run: Run) -> None:
-        run.entered = True
-        self._to_enter -= 1
-        try:
-            run.result = await self._caller.call(run, self._begin)
-        except BaseException as error:
-            self._failed(run, error)
-        end_fork(self._pid, run.error)
-        run.over = True
-        if run.timer is not None:
-            run.timer.cancel()
-        report = self._flush_report(run.queue, run.worker, run.claimed.id, run.claimed.claim)
-        if report is not None:
-            await asyncio.wait([report], timeout=GRACE)  # no outcome waits for it for long
-        if self._running.get(run.key) is run:
-            run.settlement = classify(run, self._bench)
-            self._finish(run)
 
     def _ended(self, run: Run, task: "asyncio.Task[None]") -> None:
         """What was cancelled before its first step, or while its last report was written, is finished here."""
@@ -327,11 +330,11 @@ class Executor:
 
     def _give_up(self, run: Run, error: BaseException) -> None:
         """End a run that has not come to its end by itself; where its function has, that is its outcome."""
+        if not run.entered:
+            self._prepare(run)  # its outcome names its task
         if run.error is None and not run.over:
             self._failed(run, error)
-        if self._running.get(run.key) is run:
-            run.settlement = classify(run, self._bench)
-            self._finish(run)
+        self._finish(run)
 
     def _in_thread(self, context: JobContext) -> bool | None:
         """Whether a job's function is in a thread; None where it is not run any more."""
@@ -350,16 +353,24 @@ class Executor:
             run.stop = FALLEN  # whoever ends the worker cancels the tasks of other jobs too
 
     def _finish(self, run: Run) -> None:
+        """End a run: outcome and slot first, then what may raise, which is guarded."""
+        if self._running.get(run.key) is not run:
+            return  # it was left behind, and has its outcome
+        if run.settlement is None or run.stop == LOST:
+            run.settlement = classify(run, self._environment)
         del self._running[run.key]
         if self._lending.lent:
             self._lending.drop(run.context)
         self._end(run, run.settlement)
-        log_ended(run, asyncio.get_running_loop().time() - run.started)
+        seconds = asyncio.get_running_loop().time() - run.started
+        log_ended(run, seconds)
         if self._backlog:
             self._go_on()
         if not self._running:
             self._idle.set()
             self._on_idle()
+        if self._on_end is not None:
+            self._on_end(run, seconds)
 
     def _go_on(self) -> None:
         """Start what waits for a slot; a run that ends at once, in here, leaves the next one to the loop below."""

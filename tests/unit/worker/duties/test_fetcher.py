@@ -22,7 +22,7 @@ class Store(MemoryStore):
 
     def __init__(self) -> None:
         inner = memory_store()
-        super().__init__("shop", clock=inner._clock, limits=inner._limits)
+        super().__init__("shop", clock=inner.clock, limits=inner._limits)
         self.claims: list[tuple[int, int, Collection[str] | None]] = []
         self.faults: list[Exception] = []
         self.blocking = 0
@@ -169,7 +169,7 @@ async def test_it_passes_on_when_the_next_job_is_due():
 async def test_it_passes_on_when_the_next_tick_is_and_whether_it_was_woken_for_it():
     bench = Bench()
     await bench.join()
-    now = bench.store._clock.now_ms()
+    now = bench.store.clock.now_ms()
     async with running(bench.fetcher.run()):
         await until(lambda: bench.store.blocking)
         assert bench.ticks == [(None, False)]

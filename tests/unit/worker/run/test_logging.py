@@ -12,7 +12,7 @@ from aioq.wire.messages import encode_cancellation
 from aioq.worker.run.logging import MAX_SHOWN, log_ended, log_received
 from aioq.worker.run.pipeline import prepare
 from aioq.worker.run.run import Run
-from tests.unit.kit import QUEUE, call, make_bench, make_run
+from tests.unit.kit import QUEUE, call, make_environment, make_run
 
 
 class Shy:
@@ -28,7 +28,7 @@ def run() -> Run:
     async def _add() -> None: ...
 
     run = make_run(call("shop.add"), attempts=1)
-    assert prepare(run, make_bench(app)) is None
+    assert prepare(run, make_environment(app)) is None
     return run
 
 

@@ -14,9 +14,11 @@ from aioq.jobs.retry import MAX_ATTEMPTS, ONE_ATTEMPT, RetryRule, Snooze
 from aioq.store.contract import Claimed, Settlement, Verb
 from aioq.wire.messages import CallOptions, Failure, Outcome, OutcomeKind, decode_failure, decode_outcome
 from aioq.worker.failures import ChildError
-from aioq.worker.run.pipeline import PARK_MS, Bench, begin, classify, prepare, release
+from aioq.worker.run.environment import RunEnvironment
+from aioq.worker.run.pipeline import begin, prepare
 from aioq.worker.run.run import CANCELLED, INTERRUPTED, LOST, TIMED_OUT, Run
-from tests.unit.kit import QUEUE, call, claimed, make_bench, make_run
+from aioq.worker.run.settlements import PARK_MS, classify, release
+from tests.unit.kit import QUEUE, call, claimed, make_environment, make_run
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def failure(settlement: Settlement | None) -> Failure:
 
 def prepared(app: App, envelope: bytes, **settings: Any) -> tuple[Run, Settlement | None]:
     run = make_run(envelope)
-    return run, prepare(run, make_bench(app, **settings))
+    return run, prepare(run, make_environment(app, **settings))
 
 
 # -- prepare: what can be run -----------------------------------------------------------------------------------
@@ -107,7 +109,7 @@ def test_the_call_the_task_and_the_app_are_asked_in_this_order(
 
 def test_the_attempt_is_counted_from_what_the_store_says(app: App):
     run = make_run(call("shop.own"), attempts=2)
-    assert prepare(run, make_bench(app)) is None
+    assert prepare(run, make_environment(app)) is None
     assert run.context is not None
     assert (run.attempt, run.context.attempt, run.context.max_attempts) == (3, 3, 4)
 
@@ -230,11 +232,11 @@ def ended(
     max_result: int = 1000,
 ) -> Settlement | None:
     run = Run(QUEUE, "worker", claimed(call("shop.add"), claim=9, attempts=attempt - 1), result_ttl_ms=500)
-    prepare(run, Bench(App("shop", url="redis://nowhere").tasks, Settings(result_ttl=0.5)))
+    prepare(run, RunEnvironment(App("shop", url="redis://nowhere").tasks, Settings(result_ttl=0.5)))
     run.result, run.error, run.stop, run.timeout = result, error, stop, 1.0
     if retry is not None:
         run.retry, run.retry_declared = retry, True
-    return classify(run, Bench({}, Settings(max_result=max_result)))
+    return classify(run, RunEnvironment({}, Settings(max_result=max_result)))
 
 
 def test_a_result_is_stored():
@@ -463,7 +465,7 @@ def test_no_attempt_begins_after_max_elapsed(waited: int, limit: float | None, e
     run = Run(QUEUE, "worker", claim)
     run.retry, run.retry_declared = RetryRule(9, 2.0, jitter=False, max_elapsed=limit), True
     run.error = error
-    settlement = classify(run, Bench({}, Settings(name="shop")))
+    settlement = classify(run, RunEnvironment({}, Settings(name="shop")))
     assert settlement is not None
     assert settlement.verb is verb
 
@@ -501,10 +503,10 @@ def test_a_run_that_was_stopped(stop: str, error: BaseException | None, verb: Ve
 
 def test_an_attempt_that_its_timeout_ended_says_so():
     run = make_run(call("shop.add", 1, 2))
-    prepare(run, Bench({}, Settings()))
+    prepare(run, RunEnvironment({}, Settings()))
     run.timeout, run.stop, run.error = 2.5, TIMED_OUT, asyncio.CancelledError()
 
-    assert failure(classify(run, Bench({}, Settings()))).summary == (
+    assert failure(classify(run, RunEnvironment({}, Settings()))).summary == (
         "TimeoutError: the attempt took longer than its timeout of 2.5 s"
     )
 
@@ -528,7 +530,7 @@ def suspect(task: str, crashes: int, max_crashes: int) -> Run:
         return x
 
     tasks = {importable.name: importable, "local": local}
-    assert prepare(run, Bench(tasks, Settings(max_crashes=max_crashes))) is None
+    assert prepare(run, RunEnvironment(tasks, Settings(max_crashes=max_crashes))) is None
     return run
 
 
@@ -550,11 +552,11 @@ def test_a_task_that_no_process_could_import_has_its_last_chance_here():
 def test_who_dies_alone_is_the_one_that_did_it_and_is_not_retried(crashes: int):
     run = suspect(importable.name, crashes, 3)
     run.retry, run.error = FIXED, ProcessDiedError("it died")
-    settlement = classify(run, Bench({}, Settings()))
+    settlement = classify(run, RunEnvironment({}, Settings()))
     assert failure(settlement).type == "WorkerCrashed"
     assert f"died {crashes} times while running it (max_crashes), and so did" in failure(settlement).message
     run.error = ValueError("no crash")
-    again = classify(run, Bench({}, Settings()))
+    again = classify(run, RunEnvironment({}, Settings()))
     assert again is not None
     assert again.verb is Verb.RETRY
 

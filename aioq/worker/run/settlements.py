@@ -1,0 +1,248 @@
+"""What is written of a run that has ended."""
+
+import asyncio
+from time import monotonic
+
+import msgspec
+
+from aioq.errors import (
+    ProcessDiedError,
+    RemoteError,
+    ResultError,
+)
+from aioq.jobs.retry import DEFAULT_ATTEMPTS, Retry, Snooze, class_name, class_names
+from aioq.jobs.verdicts import Cancel, Fail, asked_by
+from aioq.store.contract import Settlement, Verb
+from aioq.tasks.task import signature_of
+from aioq.util.durations import MAX_DELAY
+from aioq.util.exception_names import leaf_names
+from aioq.util.introspect import full_name_of, is_a, name_of
+from aioq.wire.messages import (
+    Failure,
+    encode_cancellation,
+    encode_failure,
+    encode_result,
+    with_headers,
+)
+from aioq.wire.signature import ANY_RESULT
+from aioq.worker.failures import ChildError, crashed_alone, failure_of, failure_to_show, fallen, message_of
+from aioq.worker.run.environment import RunEnvironment
+from aioq.worker.run.run import CANCELLED, CUT_SHORT, FALLEN, INTERRUPTED, LOST, TIMED_OUT, Run
+
+PARK_MS, MAX_PARK_MS = 2_000, 30_000
+"""How long a job that this worker cannot run is put off before some worker looks at it again, at first and at the
+most: short for the person who has just deployed, and few log lines for a task that nobody will ever know."""
+
+MAX_RETRY_MESSAGE = 500
+"""Characters that are kept of the message of an attempt after which there is another."""
+
+
+def classify(run: Run, environment: RunEnvironment) -> Settlement | None:
+    """What is to be written, after the call: `run.result` or `run.error` says how it went. It raises nothing."""
+    try:
+        return _classified(run, environment)
+    except BaseException as fault:
+        return _unclassified(run, fault)
+
+
+def _classified(run: Run, environment: RunEnvironment) -> Settlement | None:
+    if run.stop == LOST:
+        return None
+    error = run.error = _with_reason(run)
+    if error is None:
+        return _succeeded(run, environment)
+    if run.stop in {CANCELLED, INTERRUPTED, CUT_SHORT, FALLEN}:
+        return _stopped(run, environment)
+    if run.unfit is not None and error is run.unfit:
+        return failed(run, own_failure(run.unfit))
+    if run.isolated and is_a(error, ProcessDiedError):
+        return failed(run, crashed_alone(run.claimed.crashes))
+    error = run.error = asked_by(error)
+    return _ended_by_request(run, error) or _snoozed(run, error) or _failed_attempt(run, error)
+
+
+def _ended_by_request(run: Run, error: BaseException) -> Settlement | None:
+    """The end that the task itself has asked for by `Cancel` or `Fail`."""
+    if is_a(error, Fail) or (is_a(error, ChildError) and error.is_fail):
+        return failed(run, failure_of(error))
+    reason = error.reason if is_a(error, Cancel) else error.cancel_reason if is_a(error, ChildError) else None
+    return None if reason is None else _cancelled(run, reason)
+
+
+def _unclassified(run: Run, fault: BaseException) -> Settlement:
+    """The end of a job of which nothing else can be said, for to look at how it went has raised `fault`."""
+    error = run.error = fault if run.error is None else run.error
+    words = message_of(error)
+    if error is not fault:
+        words += f" (what this asks for could not be worked out: {full_name_of(type(fault))}: {message_of(fault)})"
+    return failed(run, Failure(full_name_of(type(error)), words))
+
+
+def _snoozed(run: Run, error: BaseException) -> Settlement | None:
+    delay = error.snooze if is_a(error, ChildError) else error.delay if is_a(error, Snooze) else None
+    if delay is None:
+        return None
+    return snooze(run, _milliseconds(delay))
+
+
+def _milliseconds(delay: float) -> int:
+    return round(min(max(delay, 0.0), MAX_DELAY) * 1000)
+
+
+def release(run: Run) -> Settlement:
+    """Give back a job that was never started."""
+    return Settlement(run.claimed.id, run.claimed.claim, Verb.RELEASE)
+
+
+def snooze(run: Run, delay_ms: int) -> Settlement:
+    """Put off a job that was never started."""
+    return Settlement(run.claimed.id, run.claimed.claim, Verb.SNOOZE, delay_ms=delay_ms)
+
+
+def _stopped(run: Run, environment: RunEnvironment) -> Settlement:
+    if run.stop == CANCELLED:
+        return _cancelled(run, "")
+    verb = _interruption(run)
+    if verb is Verb.INTERRUPT:
+        return Settlement(run.claimed.id, run.claimed.claim, verb)
+    outcome = with_headers(encode_failure(run.task_name, fallen(environment.settings.max_crashes)), run.headers)
+    return Settlement(run.claimed.id, run.claimed.claim, verb, outcome, ttl_ms=run.result_ttl_ms)
+
+
+def _interruption(run: Run) -> Verb:
+    """What the end of its worker is to a run that has not come to its own."""
+    if not run.begun:
+        return Verb.INTERRUPT
+    if run.stop == FALLEN:
+        return Verb.INTERRUPT if run.in_child else Verb.CRASH  # another process cannot cancel a task of this one
+    return Verb.CUT if run.stop == CUT_SHORT else Verb.INTERRUPT
+
+
+def _cancelled(run: Run, reason: str) -> Settlement:
+    outcome = with_headers(encode_cancellation(run.task_name, reason), run.headers)
+    return Settlement(run.claimed.id, run.claimed.claim, Verb.CANCELLED, outcome, ttl_ms=run.result_ttl_ms)
+
+
+def _failed_attempt(run: Run, error: BaseException) -> Settlement:
+    delay = _retry_delay(run, error)
+    if delay is None:
+        return failed(run, failure_to_show(error, run.attempt))
+    failure = failure_to_show(error, run.attempt)
+    # What `info` shows of it: the whole of it is in the log, and the server copies this at each further step.
+    outcome = encode_failure(run.task_name, Failure(failure.type, failure.message[:MAX_RETRY_MESSAGE]))
+    return Settlement(run.claimed.id, run.claimed.claim, Verb.RETRY, outcome, delay_ms=_milliseconds(delay))
+
+
+def _succeeded(run: Run, environment: RunEnvironment) -> Settlement:
+    limit, result = environment.settings.max_result, run.result
+    task, envelope = run.task, run.envelope
+    returns = ANY_RESULT
+    if task is not None:
+        returns = (task._compiled or signature_of(task)).returns  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as in `bind`
+    try:
+        outcome = encode_result("" if envelope is None else envelope.task, result, returns.encoder)
+    except BaseException as error:
+        run.error = ResultError(
+            f"the result of {run.name} cannot be encoded: {message_of(error)}; got {name_of(run.result)}"
+        )
+        return failed(run, own_failure(run.error))
+    if len(outcome) > limit:
+        run.error = ResultError(
+            f"the result of {run.name} has {len(outcome)} bytes; at most {limit} are stored (max_result): "
+            "store it elsewhere and return where it is"
+        )
+        return failed(run, own_failure(run.error))
+    if returns.surely is not None and type(result) not in returns.surely and type(result) is not msgspec.Raw:
+        try:
+            returns.verify_outcome(result, outcome)  # one from a child process has been looked at there
+        except ResultError as error:
+            run.error = error
+            return failed(run, own_failure(error))
+    if envelope is not None and envelope.options.headers:  # asked here, for most jobs have none
+        outcome = with_headers(outcome, envelope.options.headers)
+    return Settlement(run.claimed.id, run.claimed.claim, Verb.SUCCEEDED, outcome, ttl_ms=run.result_ttl_ms)
+
+
+def failed(run: Run, failure: Failure) -> Settlement:
+    """End a job as failed for good."""
+    outcome = with_headers(encode_failure(run.task_name, failure), run.headers)
+    return Settlement(run.claimed.id, run.claimed.claim, Verb.FAILED, outcome, ttl_ms=run.result_ttl_ms)
+
+
+def parked(run: Run, environment: RunEnvironment, error: Exception) -> Settlement:
+    """Put off a job that this worker cannot run, for one that can."""
+    ttl = round(environment.settings.unknown_task_ttl * 1000)
+    outcome = with_headers(encode_failure(run.task_name, own_failure(error)), run.headers)
+    delay = min(PARK_MS << min(run.claimed.claims - 1, 10), MAX_PARK_MS)
+    return Settlement(
+        run.claimed.id, run.claimed.claim, Verb.PARK, outcome, delay_ms=min(delay, max(ttl, 1)), ttl_ms=ttl
+    )
+
+
+def _with_reason(run: Run) -> BaseException | None:
+    """The run's error; a cancellation that the timeout has made is the timeout."""
+    if run.stop == TIMED_OUT and run.error is not None and is_a(run.error, asyncio.CancelledError):
+        return TimeoutError(f"the attempt took longer than its timeout of {run.timeout:g} s")
+    return run.error
+
+
+def _retry_delay(run: Run, error: BaseException) -> float | None:
+    """Seconds until the next attempt; None when there is none."""
+    delay = _delay(run, error)
+    if delay is None:
+        return None
+    limits = [run.retry.max_elapsed, _asked_limit(error)]
+    limit = min((each for each in limits if each is not None), default=None)
+    return None if limit is not None and _elapsed(run) + delay > limit else delay
+
+
+def _delay(run: Run, error: BaseException) -> float | None:
+    """The same, whatever time has passed."""
+    if is_a(error, Retry):
+        return _asked_delay(run, error, error.attempts, error.delay_after(run.attempt))
+    if is_a(error, ChildError) and error.is_retry:
+        return _asked_delay(run, error, error.retry_attempts, error.retry_delay)
+    if run.attempt >= run.retry.attempts:
+        return None
+    if is_a(error, ChildError):
+        allowed = run.retry.allows(error.names, error.leaves)
+    else:
+        allowed = run.retry.allows(class_names(error), leaf_names(error))
+    return run.retry.wait(run.attempt, _seen(error)) if allowed else None
+
+
+def _asked_delay(run: Run, error: BaseException, attempts: int | None, delay: float | None) -> float | None:
+    """The delay of a raised `Retry`: its own numbers, else the task's."""
+    limit = attempts or (run.retry.attempts if run.retry_declared else DEFAULT_ATTEMPTS)
+    if run.attempt >= limit:
+        return None
+    if delay is not None:
+        return delay
+    rule = run.retry if run.retry_declared else Retry().rule
+    return rule.wait(run.attempt, _seen(error))
+
+
+def _seen(error: BaseException) -> BaseException:
+    """The error as a delay function is given it."""
+    if is_a(error, ChildError):
+        failure = error.failure
+        return RemoteError(failure.type, failure.message, failure.traceback)
+    return error
+
+
+def _asked_limit(error: BaseException) -> float | None:
+    """The `max_elapsed` of a raised `Retry`."""
+    if is_a(error, Retry):
+        return error.rule.max_elapsed
+    return error.retry_max_elapsed if is_a(error, ChildError) else None
+
+
+def _elapsed(run: Run) -> float:
+    """Seconds since the job was sent: by the server's clock until it was claimed, by this host's from then on."""
+    here = monotonic() - run.started if run.started else 0.0
+    return max(0, run.claimed.started_ms - run.claimed.sent_ms) / 1000 + here
+
+
+def own_failure(error: Exception) -> Failure:
+    """An error of aioq's own as text: its traceback would say nothing to anybody."""
+    return Failure(class_name(type(error)), str(error))
