@@ -14,9 +14,18 @@ from aioq.jobs.retry import Retry
 from aioq.producer.call import Call
 from aioq.public import public
 from aioq.results.handle import JobHandle
-from aioq.schedules.decorators import Scheduling
+from aioq.schedules.declare import ScheduleArgs
+from aioq.schedules.decorators import ScheduleDecorators
 from aioq.schedules.manager import Schedules
-from aioq.tasks.registry import TaskDecorator, check_task_name, import_all, register, unregistered
+from aioq.tasks.registry import (
+    ScheduleDecorator,
+    TaskDecorator,
+    caller,
+    check_task_name,
+    import_all,
+    register,
+    unregistered,
+)
 from aioq.tasks.task import AsyncTask, Executor, Sendable, SyncTask, Task
 from aioq.testing.session import MemorySession
 from aioq.util.durations import Duration
@@ -28,7 +37,7 @@ T = TypeVar("T")
 
 
 @public
-class App(Scheduling):
+class App:
     """An application: its tasks, and its way to the server.
 
     Connections open on first use and close with the event loop they belong to; `async with app:` opens and
@@ -66,7 +75,7 @@ class App(Scheduling):
         self.middleware: list[Middleware] = Layers(middleware)
         self._internals = Internals(self.settings, self.tasks, self.middleware)
         parts = self._internals
-        Scheduling.__init__(self, parts.declarations, self.task, parts)
+        self._decorators = ScheduleDecorators(parts.declarations, self.task, parts.task_app)
         parts.declarations.add_named(self.settings.schedules or {}, self.by_name)
         self.schedules = Schedules(
             parts,
@@ -137,8 +146,8 @@ class App(Scheduling):
             DuplicateTaskError: another function has this name.
         """
         if function is not None:
-            return register(self.tasks, self._internals, function, {})
-        return TaskDecorator(lambda function: register(self.tasks, self._internals, function, options))
+            return register(self.tasks, self._internals.task_app, function, {})
+        return TaskDecorator(lambda function: register(self.tasks, self._internals.task_app, function, options))
 
     def register_type(
         self, kind: type[T], /, *, encode: Callable[[T], object], decode: Callable[[Any], T]
@@ -172,7 +181,7 @@ class App(Scheduling):
         worker, unless the task is registered here too.
         """
         check_task_name(name)
-        return self.tasks.get(name) or unregistered(self._internals, name, self.tasks)
+        return self.tasks.get(name) or unregistered(self._internals.task_app, name, self.tasks)
 
     # -- sending
 
@@ -197,7 +206,7 @@ class App(Scheduling):
             ArgumentError: an argument cannot be encoded; nothing was sent.
             SendError: naming the jobs that are unconfirmed.
         """
-        return await self._internals.dispatcher.send_calls(calls)
+        return await self._internals.sender.send_calls(calls)
 
     def send_many_sync(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
         """`send_many` for sync code; see `Task.send_sync`."""
@@ -238,6 +247,67 @@ class App(Scheduling):
         if queue is not None:
             check_name("app.handle: queue", queue)
         return JobHandle(self._internals, job_id, queue)
+
+    # -- schedules
+
+    def schedule(
+        self,
+        schedule_id: str,
+        call: Call[Any],
+        *,
+        cron: str | None = None,
+        every: Duration | None = None,
+        **options: Unpack[ScheduleArgs],
+    ) -> None:
+        """Declare a schedule: `app.schedule("add-every-30-seconds", add.call(5, 8), every=30)`.
+
+        A worker puts it into the server, and any worker makes its ticks, each once.
+
+        Args:
+            schedule_id: its id: 1 to 200 printable characters without blanks.
+            call: what each tick sends, made by `task.call(...)`.
+            cron: when: five fields, six with seconds in front, or `@daily` and its like.
+            every: or an interval, in seconds or as a timedelta, at least 0.1 s. It ticks on the grid from `start`
+                on, by default from the epoch: every 30 s at second 0 and 30 of each minute.
+            options: all optional. `tz`: the zone of the cron line, by default the setting `timezone`. `start`,
+                `end`: the first and the last moment of a tick. `jitter`: each job is put off by a part of this.
+                `max_runs`: it is over after so many jobs. `misfire`: what becomes of ticks that no worker was
+                there for: `skip`, `last` (the default) or `all`, the latest `misfire_cap` (100) of them.
+                `overlap`: what becomes of a tick while the job before it has not ended: `allow` (the default),
+                `skip`, or `one`, which holds one job back.
+
+        Raises:
+            ConfigError: naming the schedule and the option, or the other place that declares this id; or the same
+                place, where it declares another schedule by it: in a loop, or as a helper of others. Or the call
+                is none, is of another App's task, or does not fit its task.
+            ArgumentError: an argument of the call cannot be encoded.
+        """
+        given = {"cron": cron, "every": every, **options}
+        self._internals.declarations.add_call(schedule_id, call, caller(), given)
+
+    def cron(
+        self, line: str = "", /, *, schedule_id: str | None = None, **options: Unpack[ScheduleArgs]
+    ) -> ScheduleDecorator:
+        """Declare a schedule by a cron line, of a function without arguments: `@app.cron("*/5 * * * mon-fri")`.
+
+        A function that is no task yet becomes one; `@app.task(...)` below it gives it options.
+
+        Args:
+            line: as `cron` of `schedule`; it has no default, but for the error that says so.
+            schedule_id: by default the task's name.
+            options: as for `schedule`.
+
+        Raises:
+            ConfigError: as `schedule`.
+            ArgumentError: the function takes arguments.
+        """
+        return self._decorators.make("cron", line, schedule_id, caller(), options)
+
+    def every(
+        self, interval: Duration = 0, /, *, schedule_id: str | None = None, **options: Unpack[ScheduleArgs]
+    ) -> ScheduleDecorator:
+        """Declare a schedule by an interval; otherwise as `cron`: `@app.every(timedelta(seconds=30))`."""
+        return self._decorators.make("every", interval, schedule_id, caller(), options)
 
     # -- life
 

@@ -1,27 +1,26 @@
 """What an App is made of that is not for its users: what its tasks, handles and workers ask of it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 from aioq.config.settings import Settings
-from aioq.connect.connector import Connector
 from aioq.jobs.hooks import worker_life
 from aioq.jobs.job import queue_of
 from aioq.jobs.lifespans import Lifespans
 from aioq.jobs.middleware import Middleware
-from aioq.producer.client import Client
-from aioq.producer.sender import Dispatcher
+from aioq.producer.client import Client, Clients
+from aioq.producer.delivery import Buffers
+from aioq.producer.sender import Sender
 from aioq.results.wait_graph import Waits
 from aioq.results.waiters import Waiters
 from aioq.schedules.declare import Declarations
 from aioq.schedules.sends import EncodedSends
+from aioq.store.connector import Connector
 from aioq.store.contract import Store
 from aioq.tasks.registry import fitting
-from aioq.tasks.task import Task, signature_of
+from aioq.tasks.task import Task, TaskApp, signature_of
 from aioq.util.loop_thread import SyncRunner
 from aioq.wire.own_types import OwnTypes
 from aioq.wire.signature import ResultType
@@ -40,12 +39,14 @@ class Internals:
 
     Attributes:
         own_types: the types that are registered.
-        dispatcher: sends calls.
-        connector: makes clients.
+        connector: makes stores.
+        clients: what each event loop holds.
+        sender: sends calls.
         sync: runs for sync code what is async.
         declarations: the schedules that code declares.
         prepare: encodes a call that fits its task: its queue, and the job.
         lifespans: what a worker sets up before its first job.
+        task_app: what tasks need.
         sends: passes calls that are encoded already through the middleware.
         deliver_encoded: sends such a call so.
     """
@@ -59,18 +60,16 @@ class Internals:
         self.middleware = middleware
         self.connector = Connector(settings.name, settings)
         self.sync = SyncRunner()
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = WeakKeyDictionary()
-        self._recent: Client | None = None
+        self.clients = Clients(self._make_client)
         self._waits = Waits()
-        self._opening: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Client]] = WeakKeyDictionary()
-        self._guards: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None]] = WeakKeyDictionary()
         self.own_types = OwnTypes()
-        self.dispatcher = Dispatcher(settings, middleware, self.client, self._current, self, own=self.own_types)
-        self.prepare = fitting(tasks, self.dispatcher.prepare)
+        self.sender = Sender(settings, middleware, self.clients, self, own=self.own_types)
+        self.prepare = fitting(tasks, self.sender.prepare)
         self.declarations = Declarations(settings.timezone, self.prepare)
         self.lifespans = Lifespans()
+        self.task_app = TaskApp(settings.name, self.sender, middleware, self.own_types, self.lifespans.entered)
         self.sends = EncodedSends(middleware, tasks, settings.max_payload, self.own_types)
-        self.deliver_encoded = partial(self.sends.deliver, self.dispatcher.deliver)
+        self.deliver_encoded = partial(self.sends.deliver, self.sender.deliver)
 
     def __repr__(self) -> str:
         return f"<App {self.settings.name}>"
@@ -110,10 +109,6 @@ class Internals:
 
     # -- what workers ask for
 
-    def life(self) -> AbstractAsyncContextManager[Any]:
-        """What a worker enters around its life: the lifespans, with their value."""
-        return self.lifespans.entered()
-
     def host(self) -> Host:
         """The parts of this App that a worker runs with."""
         return Host(
@@ -121,7 +116,7 @@ class Internals:
             settings=self.settings,
             tasks=self.tasks,
             middleware=self.middleware,
-            lifespan=partial(worker_life, self.life, self.middleware),
+            lifespan=partial(worker_life, self.lifespans.entered, self.middleware),
             store=self.store,
             schedules=self.declarations.encoded,
             app=self,
@@ -129,59 +124,23 @@ class Internals:
             sends=self.sends,
         )
 
-    # -- one client for each event loop
-
-    def _current(self) -> Client | None:
-        loop, recent = asyncio.get_running_loop(), self._recent
-        if recent is None or recent.loop is not loop:
-            recent = self._recent = self._clients.get(loop)
-        return recent
+    # -- what each event loop holds
 
     async def client(self) -> Client:
         """What this App holds for the running event loop, made on first use."""
-        client = self._current()
-        if client is not None:
-            return client
-        loop = asyncio.get_running_loop()
-        opening = self._opening.get(loop)
-        if opening is None:
-            opening = loop.create_task(self._open_client(loop), name="aioq-open")
-            self._opening[loop] = opening
-        return await asyncio.shield(opening)  # one opening for all who ask, whoever of them is cancelled
+        return await self.clients.get()
 
-    async def _open_client(self, loop: asyncio.AbstractEventLoop) -> Client:
-        try:
-            client = await self.connector.client(loop)
-            await self._close_with_loop(loop, client)
-            self._clients[loop] = client
-            return client
-        finally:
-            del self._opening[loop]
-
-    async def _close_with_loop(self, loop: asyncio.AbstractEventLoop, client: Client) -> None:
-        """Have the client closed when its loop is: `asyncio.run` closes the generators a loop has seen."""
-
-        async def guard() -> AsyncGenerator[None]:
-            try:
-                yield
-            finally:
-                self._recent = None
-                if self._clients.pop(loop, None) is client:
-                    await client.close()
-
-        generator = guard()
-        await anext(generator)
-        self._guards[loop] = generator
+    async def _make_client(self) -> Client:
+        settings, store = self.settings, await self.connector.store()
+        return Client(
+            asyncio.get_running_loop(),
+            store,
+            Buffers(store, send_timeout=settings.send_timeout, capacity=settings.max_pending_sends),
+            Waiters(store, settings.name, poll_interval=settings.poll_interval),
+        )
 
     async def close(self) -> None:
-        """See `App.aclose`."""
-        loop = asyncio.get_running_loop()
-        self._recent = None
-        client = self._clients.pop(loop, None)
-        guard = self._guards.pop(loop, None)
-        if client is not None:
-            await client.close()
-        if guard is not None:
-            await guard.aclose()
-        if not self._clients:
+        """Close what the running event loop holds; see `App.aclose`."""
+        await self.clients.close()
+        if not self.clients:
             await self.connector.detach()

@@ -1,130 +1,254 @@
-"""The way of a queue's sends to the next flush, which is to be short."""
+"""A queue's sends: they gather, and leave together in a first attempt, as a rule the only one."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from math import inf
 from typing import NamedTuple
 
-from aioq.producer.parcel import Parcel, Pending, gave_up
+from aioq.errors import SendError
 from aioq.store.columns import NewJobs
-from aioq.store.contract import NewJob
-from aioq.util.batcher import Batcher
+from aioq.store.contract import NewJob, Store
+from aioq.util.batcher import Batch, Batcher
 
 MAX_JOBS = 500
-"""The most jobs of one flush: larger ones gain nothing (measured: 500 reach what bulk loading can do) and hold
+"""The most jobs of one batch: larger ones gain nothing (measured: 500 reach what bulk loading can do) and hold
 the server up for others."""
 
 MAX_BYTES = 1_048_576
-"""A flush is closed at this size, so that one reply never takes long."""
+"""A batch is closed at this size, so that one reply never takes long."""
 
 EAGER_JOBS = 64
-"""With so many a flush leaves at once, though more may follow in the same turn of the loop: the server works while
+"""With so many a batch leaves at once, though more may follow in the same turn of the loop: the server works while
 this process prepares those. Larger ones gain nothing (measured with 150 to 1,000 senders)."""
 
-
-class Part(NamedTuple):
-    """A part of a `send_many`: where its jobs stand in it, and what the server says of them."""
-
-    positions: Sequence[int]
-    reply: asyncio.Future[list[bool]]
+FAIR_ATTEMPT = 1.0
+"""Seconds an attempt is given even when its jobs are late already."""
 
 
-class Outbox(Batcher[Parcel, bool]):
-    """Gathers the jobs of one queue.
+class SendBatch(NewJobs, Batch):
+    """Jobs that leave in one call, in columns. After an attempt that failed each entry is a batch for itself.
+
+    Attributes:
+        deadlines: when each entry is given up, by the loop's clock.
+        again: some of the jobs were sent before, and it is not known whether the server has them.
+        attempt_ends: when the first attempt is given up.
+        expired: it was.
+    """
+
+    def __init__(self) -> None:
+        # What both bases have, said here: two calls less for each lone send.
+        self.ids = []
+        self.envelopes = []
+        self.special = {}
+        self.futures = []
+        self.several = {}
+        self.deadlines: list[float] = []
+        self.again = False
+        self.attempt_ends = 0.0
+        self.expired = False
+
+    @staticmethod
+    def entry(jobs: Iterable[NewJob], deadline: float, *, again: bool = False) -> "SendBatch":
+        """A batch of one entry: jobs that are confirmed or given up together."""
+        batch = SendBatch()
+        batch.extend(jobs)
+        batch.deadlines, batch.again = [deadline], again
+        return batch
+
+    def weights(self, count: int) -> Sequence[int]:
+        """How many bytes each of the first calls has."""
+        return [*map(len, self.envelopes[:count])]
+
+    def keep(self, entries: Sequence[int], items: Sequence[int]) -> None:
+        """Drop all from the columns but what is at these positions."""
+        self.deadlines = [self.deadlines[position] for position in entries]
+        self.replace(NewJobs(self[position] for position in items))
+
+    def cut(self, entries: int, items: int) -> "SendBatch":
+        """Move the first ones to the columns of a new batch."""
+        batch = SendBatch()
+        batch.again = self.again
+        batch.replace(self.part(0, items))
+        self.replace(self.part(items, len(self)))
+        batch.deadlines, self.deadlines = self.deadlines[:entries], self.deadlines[entries:]
+        return batch
+
+    def apart(self) -> "list[SendBatch]":
+        """A batch of each entry."""
+        entries: list[SendBatch] = []
+        first = 0
+        for entry, deadline in enumerate(self.deadlines):
+            after = first + self.several.get(entry, 1)
+            entries.append(SendBatch.entry(self.part(first, after), deadline, again=self.again))
+            first = after
+        return entries
+
+
+class Outage(NamedTuple):
+    """The last attempt to send to a queue failed."""
+
+    error: Exception
+    at: float
+
+
+class Buffer(Batcher[SendBatch, bool]):
+    """Gathers the jobs of one queue and makes the first attempt to send each batch.
 
     Args:
-        flush: see `Batcher`.
-        retry: see `Batcher`.
+        store: where to.
+        queue: the queue.
+        repeat: goes on with a batch whose first attempt has failed, and how; or with one that must not be tried
+            before those that are repeated already, without an error. None: the failure is final.
         send_timeout: seconds after which a job that the server has not confirmed is given up.
         capacity: the most jobs that may wait to be confirmed; further sends wait for space.
-        in_flight: the most flushes in flight at once.
+
+    Attributes:
+        outage: how the last attempt failed, if it did; who repeats writes it.
+        repeating: how many batches are being repeated; likewise.
     """
 
     def __init__(
         self,
-        flush: Callable[[Parcel], Awaitable[Sequence[bool | Exception]]],
-        retry: Callable[[Parcel, BaseException], Awaitable[Sequence[bool | Exception]] | None],
+        store: Store,
+        queue: str,
+        repeat: Callable[[SendBatch, BaseException | None], Awaitable[Sequence[bool | Exception]] | None],
         *,
         send_timeout: float,
         capacity: int,
-        in_flight: int,
     ) -> None:
         super().__init__(
-            Parcel,
-            flush,
-            retry=retry,
+            SendBatch,
+            self._attempt,
+            retry=repeat,
             max_items=MAX_JOBS,
             max_weight=MAX_BYTES,
             capacity=capacity,
-            in_flight=in_flight,
+            in_flight=store.sends_in_flight,
             eager=EAGER_JOBS,
             prompt=True,
         )
+        self._store = store
+        self._queue = queue
+        self._repeat = repeat
         self._send_timeout = send_timeout
         self._loop = asyncio.get_running_loop()
+        self._attempts: dict[asyncio.Future[list[bool]], SendBatch] = {}
+        self._looks_at = inf
+        self._timer: asyncio.TimerHandle | None = None
+        self.outage: Outage | None = None
+        self.repeating = 0
 
-    def put(self, job_id: str, envelope: bytes, waiter: str = "") -> "asyncio.Future[bool] | None":
-        """Send one job that is an id and an envelope, and may have a waiter, where there is space for it at once.
+    def put(
+        self,
+        job_id: str,
+        envelope: bytes,
+        special: NewJob | None = None,
+        *,
+        again: bool = False,
+        deadline: float = 0.0,
+    ) -> Awaitable[bool]:
+        """Send one job; what is returned is awaited, and says False when the server already had its id.
 
-        Returns the future of what `Producer.send` returns, None where there is no space.
+        Args:
+            job_id: its id.
+            envelope: the encoded call.
+            special: the same job, if it is more than these two.
+            again: this very job was sent before, and it is not known whether the server has it.
+            deadline: when it is given up, by the loop's clock; 0 for after `send_timeout`.
+
+        Cancellation: a job that no batch in flight has taken yet is withdrawn; of one in flight it is open whether
+        the server has it.
+
+        Raises:
+            SendError: not confirmed within `send_timeout`.
+            ServerRejectedError: the server refuses this user.
         """
+        deadline = deadline or self._loop.time() + self._send_timeout
         if self.held >= self._capacity:
-            return None
-        parcel = self.gathering
-        if waiter:
-            parcel.special[len(parcel.ids)] = NewJob(job_id, envelope, waiter=waiter)
-        parcel.ids.append(job_id)
-        parcel.envelopes.append(envelope)
-        parcel.deadlines.append(self._loop.time() + self._send_timeout)
+            return self._put_later(job_id, envelope, special, again, deadline)
+        batch = self.gathering
+        if special is not None:
+            batch.special[len(batch.ids)] = special
+        if again:
+            batch.again = True
+        batch.ids.append(job_id)
+        batch.envelopes.append(envelope)
+        batch.deadlines.append(deadline)
         # Not `loop.create_future()`, which makes the same and takes twice as long in uvloop.
         future: asyncio.Future[bool] = asyncio.Future()
         self.add(future)
         return future
 
-    def put_job(self, job: NewJob, *, again: bool) -> "asyncio.Future[bool] | None":
-        """Send one job of any kind as `put` does."""
-        if self.held >= self._capacity:
-            return None
-        return self._put(job, again, self._loop.time() + self._send_timeout)
+    def put_part(self, jobs: NewJobs, start: int) -> "tuple[int, asyncio.Future[list[bool]]]":
+        """Send as many of several jobs as one batch takes: how many these are, and the future of the replies.
 
-    async def put_later(self, job: NewJob, *, again: bool) -> bool:
-        """Send one job once there is space for it; see `Producer.send`."""
-        deadline = self._loop.time() + self._send_timeout
+        Args:
+            jobs: all jobs of the queue that are sent together.
+            start: the first of these to send. There is space for it: see `wait_for_space`.
+        """
+        most = min(MAX_JOBS, self._capacity - self.held)
+        count = _fitting(jobs.envelopes[start : start + most])
+        batch = self.gathering
+        batch.extend(jobs.part(start, start + count))
+        batch.deadlines.append(self._loop.time() + self._send_timeout)
+        replies: asyncio.Future[list[bool]] = self._loop.create_future()
+        self.add_several(replies, count)
+        return count, replies
+
+    async def _put_later(
+        self, job_id: str, envelope: bytes, special: NewJob | None, again: bool, deadline: float
+    ) -> bool:
         try:
             async with asyncio.timeout_at(deadline):
                 await self.wait_for_space()
         except TimeoutError:
-            late, why = [Pending((job,), deadline)], "there is no space to send it from"
-            raise gave_up(late, self._send_timeout, why, "was not sent") from None
-        return await self._put(job, again, deadline)
+            why = "there is no space to send it from"
+            raise gave_up([job_id], self._send_timeout, why, "was not sent") from None
+        return await self.put(job_id, envelope, special, again=again, deadline=deadline)
 
-    def _put(self, job: NewJob, again: bool, deadline: float) -> "asyncio.Future[bool]":
-        parcel = self.gathering
-        parcel.append(job)
-        parcel.again |= again
-        parcel.deadlines.append(deadline)
-        future: asyncio.Future[bool] = asyncio.Future()
-        self.add(future)
-        return future
+    def _attempt(self, batch: SendBatch) -> Awaitable[Sequence[bool | Exception]]:
+        """Make the first attempt: nothing but a call to the store, and a timer."""
+        if (self.outage is not None or self.repeating) and (repeated := self._repeat(batch, None)) is not None:
+            return repeated
+        attempt = asyncio.ensure_future(self._store.enqueue(self._queue, batch, again=batch.again))
+        batch.attempt_ends = end_of_attempt(self._loop, batch.deadlines)
+        self._attempts[attempt] = batch
+        attempt.add_done_callback(self._attempts.pop)
+        if batch.attempt_ends < self._looks_at:
+            self._look_at(batch.attempt_ends)
+        return attempt
 
-    async def put_all(self, jobs: NewJobs, parts: list[Part], positions: Sequence[int]) -> None:
-        """See `Producer.put_all`."""
-        start = 0
-        while start < len(jobs):
-            if self.held >= self._capacity:
-                await self.wait_for_space()
-            most = min(MAX_JOBS, self._capacity - self.held)
-            count = _fitting(jobs.envelopes[start : start + most])
-            reply: asyncio.Future[list[bool]] = self._loop.create_future()
-            parcel = self.gathering
-            parcel.extend(jobs.part(start, start + count))
-            parcel.deadlines.append(self._loop.time() + self._send_timeout)
-            self.add_several(reply, count)
-            parts.append(Part(positions[start : start + count], reply))
-            start += count
+    def _look_at(self, time: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._looks_at, self._timer = time, self._loop.call_at(time, self._look)
+
+    def _look(self) -> None:
+        """Give up the first attempts whose time is over; one timer for all of them."""
+        self._looks_at, self._timer, now = inf, None, self._loop.time()
+        for attempt, batch in self._attempts.items():
+            if attempt.done():
+                continue
+            if batch.attempt_ends <= now:
+                batch.expired = True
+                attempt.cancel()
+            elif batch.attempt_ends < self._looks_at:
+                self._look_at(batch.attempt_ends)
+
+
+def end_of_attempt(loop: asyncio.AbstractEventLoop, deadlines: Sequence[float]) -> float:
+    """When an attempt ends; a loop that was blocked for long must not fail its sends without an honest one."""
+    return max(min(deadlines), loop.time() + FAIR_ATTEMPT)
+
+
+def gave_up(ids: Sequence[str], send_timeout: float, why: str, what: str) -> SendError:
+    """The error that names the jobs that are given up."""
+    shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")  # noqa: PLR2004
+    return SendError(f"job {shown} {what} after {send_timeout:g} s: {why}", tuple(ids))
 
 
 def _fitting(envelopes: Sequence[bytes]) -> int:
-    """How many of the first jobs one flush takes; at least one."""
+    """How many of the first jobs one batch takes; at least one."""
     sizes = [*map(len, envelopes)]
     if sum(sizes) <= MAX_BYTES:
         return len(sizes)

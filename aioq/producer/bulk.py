@@ -1,40 +1,58 @@
-"""Jobs that one call sends: handed to the producer part by part, and confirmed together."""
+"""Jobs that one call sends: put into their buffers part by part, and confirmed together."""
 
 import asyncio
+import inspect
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
 
-from aioq.errors import SendError
-from aioq.producer.buffer import Part
-from aioq.producer.delivery import Producer
+import msgspec
+
+from aioq.errors import ArgumentError, SendError
+from aioq.producer.call import Call
+from aioq.producer.delivery import Buffers
 from aioq.store.columns import NewJobs
 from aioq.store.contract import NewJob
 from aioq.util.plural import counted
+from aioq.util.printable import brief
+
+CHECKED = 1_000
+"""How many calls are looked at together, whether they can be encoded."""
+
+_PLAIN = msgspec.msgpack.Encoder()
+"""Encodes what needs no help of ours, and refuses the rest."""
 
 
-async def send_many(producer: Producer, jobs: Sequence[NewJob], queues: str | Sequence[str]) -> list[bool]:
-    """Send jobs in order; for each what `Producer.send` returns. See `Sending`."""
-    sending = Sending(producer)
+class _Part(NamedTuple):
+    """Some of the jobs: where they stand among all, and what the server says of them."""
+
+    positions: Sequence[int]
+    replies: asyncio.Future[list[bool]]
+
+
+async def send_many(buffers: Buffers, jobs: Sequence[NewJob], queues: str | Sequence[str]) -> list[bool]:
+    """Send jobs in order; for each what `Buffer.put` returns."""
+    sending = Sending(buffers)
     await sending.put(NewJobs(jobs), queues)
     return await sending.replies()
 
 
 class Sending:
-    """Jobs of one call that are handed over one after the other, and confirmed together.
+    """Jobs of one call that are put one after the other, and confirmed together.
 
     Args:
-        producer: sends them.
+        buffers: take them.
     """
 
-    def __init__(self, producer: Producer) -> None:
-        self._producer = producer
+    def __init__(self, buffers: Buffers) -> None:
+        self._buffers = buffers
         self._ids: list[str] = []
-        self._parts: list[Part] = []
+        self._parts: list[_Part] = []
 
     async def put(self, jobs: NewJobs, queues: str | Sequence[str]) -> None:
-        """Hand over jobs, which may have to wait for space.
+        """Put jobs into their buffers, in parts that are as large as one batch, and wait for space in between.
 
-        Cancellation: what no flush has taken yet is withdrawn, of the earlier calls too.
+        Cancellation: what no batch in flight has taken yet is withdrawn, of the earlier calls too.
 
         Args:
             jobs: what to send.
@@ -45,23 +63,28 @@ class Sending:
         try:
             for queue, positions in _by_queue(queues, first, len(jobs)).items():
                 some = jobs if len(positions) == len(jobs) else NewJobs(jobs[each - first] for each in positions)
-                await self._producer.put_all(some, queue, self._parts, positions)
+                buffer, start = self._buffers[queue], 0
+                while start < len(some):
+                    await buffer.wait_for_space()
+                    count, replies = buffer.put_part(some, start)
+                    self._parts.append(_Part(positions[start : start + count], replies))
+                    start += count
         except BaseException:
             self.withdraw()
             raise
 
     def withdraw(self) -> None:
-        """Take back what no flush has taken yet."""
+        """Take back what no batch in flight has taken yet."""
         for part in self._parts:
-            part.reply.cancel()
+            part.replies.cancel()
 
     async def replies(self) -> list[bool]:
-        """Wait until all are confirmed; for each what `Producer.send` returns.
+        """Wait until all are confirmed; for each what `Buffer.put` returns.
 
         Raises:
             SendError: naming every job that is not confirmed; the others have been sent.
         """
-        replies = await asyncio.gather(*(part.reply for part in self._parts), return_exceptions=True)
+        replies = await asyncio.gather(*(part.replies for part in self._parts), return_exceptions=True)
         added = [True] * len(self._ids)
         failed: list[int] = []
         cause: BaseException | None = None
@@ -85,6 +108,53 @@ class Sending:
         raise cause
 
 
+class Gathering:
+    """Jobs that wait for each other: once every call has come or stayed away, all that came are sent.
+
+    Args:
+        expected: how many calls there are.
+        buffers: gives those of the running event loop.
+
+    Attributes:
+        error: why nothing was sent, if a call failed on its way.
+    """
+
+    def __init__(self, expected: int, buffers: Callable[[], Awaitable[Buffers]]) -> None:
+        self._missing = expected
+        self._buffers = buffers
+        self._jobs: list[NewJob] = []
+        self._queues: list[str] = []
+        self._complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sending: asyncio.Task[list[bool]] | None = None
+        self.error: BaseException | None = None
+
+    async def join(self, queue: str, job: NewJob) -> bool:
+        """Send a job together with the others; whether the server added it."""
+        position = len(self._jobs)
+        self._jobs.append(job)
+        self._queues.append(queue)
+        self._one_less()
+        await asyncio.shield(self._complete)
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send())
+        return (await asyncio.shield(self._sending))[position]
+
+    def stay_away(self, error: BaseException | None) -> None:
+        """A call does not come: a layer dropped it, or it failed."""
+        self.error = self.error or error
+        self._one_less()
+
+    def _one_less(self) -> None:
+        self._missing -= 1
+        if self._missing == 0:
+            self._complete.set_result(None)
+
+    async def _send(self) -> list[bool]:
+        if self.error is not None:
+            raise asyncio.CancelledError
+        return await send_many(await self._buffers(), self._jobs, self._queues)
+
+
 def _by_queue(queues: str | Sequence[str], first: int, count: int) -> dict[str, Sequence[int]]:
     """The positions of the jobs of each queue, counted from `first`."""
     if isinstance(queues, str):
@@ -93,3 +163,24 @@ def _by_queue(queues: str | Sequence[str], first: int, count: int) -> dict[str, 
     for position, queue in enumerate(queues, first):
         positions[queue].append(position)
     return dict(positions)
+
+
+def no_call(calls: Sequence[Any]) -> ArgumentError:
+    """The error for something among calls that is none."""
+    place, wrong = next((place, each) for place, each in enumerate(calls) if not isinstance(each, Call))
+    if inspect.iscoroutine(wrong):
+        wrong.close()  # its function shall not run, nor shall Python say that nobody has awaited it
+    return ArgumentError(
+        f"send_many item {place} is {brief(wrong)}: expected a call of a task, made by task.call(...)"
+    )
+
+
+def are_plain(arguments: Sequence[Sequence[Any]], most: int) -> bool:
+    """Whether all can be encoded for certain, and none takes more bytes than `most`."""
+    try:
+        return all(
+            len(_PLAIN.encode(arguments[start : start + CHECKED])) <= most
+            for start in range(0, len(arguments), CHECKED)
+        )
+    except Exception:
+        return False  # what cannot be encoded is named when it is

@@ -1,9 +1,11 @@
-"""What one process holds for one event loop: the store, and the producer and waiters over it."""
+"""What one process holds for one event loop: the store, and the buffers and waiters over it."""
 
 import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
-from aioq.producer.delivery import Producer
+from aioq.producer.delivery import Buffers
 from aioq.results.waiters import Waiters
 from aioq.store.contract import Store
 
@@ -15,17 +17,90 @@ class Client:
     Attributes:
         loop: the loop they belong to.
         store: the way to the server.
-        producer: sends jobs.
+        buffers: send jobs, by queue.
         waiters: await outcomes.
     """
 
     loop: asyncio.AbstractEventLoop
     store: Store
-    producer: Producer
+    buffers: Buffers
     waiters: Waiters
 
     async def close(self) -> None:
         """Let what is on its way arrive, then close every connection."""
-        await self.producer.drain()
+        await self.buffers.drain()
         await self.waiters.close()
         await self.store.close()
+
+
+class Clients:
+    """The clients of an App, one for each event loop.
+
+    Args:
+        make: makes a client for the running loop.
+
+    Attributes:
+        recent: the one that was asked for last, of whatever loop.
+    """
+
+    def __init__(self, make: Callable[[], Awaitable[Client]]) -> None:
+        self._make = make
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = WeakKeyDictionary()
+        self._opening: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Client]] = WeakKeyDictionary()
+        self._guards: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None]] = WeakKeyDictionary()
+        self.recent: Client | None = None
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def current(self) -> Client | None:
+        """That of the running loop, None where it is not open."""
+        client = self.recent = self._clients.get(asyncio.get_running_loop())
+        return client
+
+    async def get(self) -> Client:
+        """That of the running loop, made on first use."""
+        client = self.current()
+        if client is not None:
+            return client
+        loop = asyncio.get_running_loop()
+        opening = self._opening.get(loop)
+        if opening is None:
+            opening = loop.create_task(self._open(loop), name="aioq-open")
+            self._opening[loop] = opening
+        return await asyncio.shield(opening)  # one opening for all who ask, whoever of them is cancelled
+
+    async def close(self) -> None:
+        """Close that of the running loop."""
+        loop = asyncio.get_running_loop()
+        self.recent = None
+        client = self._clients.pop(loop, None)
+        guard = self._guards.pop(loop, None)
+        if client is not None:
+            await client.close()
+        if guard is not None:
+            await guard.aclose()
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> Client:
+        try:
+            client = await self._make()
+            await self._close_with_loop(loop, client)
+            self._clients[loop] = client
+            return client
+        finally:
+            del self._opening[loop]
+
+    async def _close_with_loop(self, loop: asyncio.AbstractEventLoop, client: Client) -> None:
+        """Have the client closed when its loop is: `asyncio.run` closes the generators a loop has seen."""
+
+        async def guard() -> AsyncGenerator[None]:
+            try:
+                yield
+            finally:
+                self.recent = None
+                if self._clients.pop(loop, None) is client:
+                    await client.close()
+
+        generator = guard()
+        await anext(generator)
+        self._guards[loop] = generator

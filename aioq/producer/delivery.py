@@ -1,286 +1,226 @@
-"""The producer: concurrent sends of one process leave in one script call a flush.
+"""What becomes of a batch whose first attempt has failed, and the buffers of all queues.
 
-A send returns when the server has its job. A flush that fails is repeated with the same job ids, which the server
+A send returns when the server has its job. A batch that fails is repeated with the same job ids, which the server
 adds only once, until `send_timeout`; memory is bounded because a send waits while too many others do.
 """
 
 import asyncio
-from collections import Counter, defaultdict
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from math import inf
-from typing import NamedTuple
 
-from aioq.errors import ServerUnavailableError
-from aioq.producer.buffer import Outbox, Part
-from aioq.producer.parcel import Parcel, Pending, gave_up, jobs_of, refused_of
+from aioq.errors import SendError, ServerUnavailableError
+from aioq.producer.buffer import FAIR_ATTEMPT, Buffer, Outage, SendBatch, end_of_attempt, gave_up
 from aioq.store.columns import NewJobs
-from aioq.store.contract import NewJob, Store
+from aioq.store.contract import Store
 from aioq.store.refusals import each_alone, is_refusal
 from aioq.util.aio import Backoff
 
-FAIR_ATTEMPT = 1.0
-"""Seconds an attempt is given even when its jobs are late already, and that one which failed counts for others."""
-
+OUTAGE_COUNTS = FAIR_ATTEMPT
+"""Seconds for which an attempt that failed counts for other jobs too."""
 
 LAG = 0.1
 """Seconds that a timer may be late before the loop counts as blocked. A guess: far above what a busy loop takes
 for one turn, far below the second that another attempt costs."""
 
 
-class _Outage(NamedTuple):
-    """The last attempt to send to a queue failed."""
-
-    error: Exception
-    at: float
-
-
 _Faults = dict[int, Exception]
-"""Why jobs are given up, by the identity of their `Pending`: one batch may hold one id twice."""
+"""Why entries are given up, by their identity: two may have one id."""
 
-_Told = list[bool | Exception]
-"""What a flush is told, for each job in its order."""
+_Replies = list[bool | Exception]
+"""What is said to a batch, for each job in its order."""
 
 
-class Producer:
-    """Sends jobs of one event loop.
+class Buffers(dict[str, Buffer]):
+    """The buffers of one event loop by queue; one is made when it is first asked for.
 
     Args:
         store: where to.
         send_timeout: seconds after which a job that the server has not confirmed is given up.
         capacity: the most jobs of a queue that may wait to be confirmed; further sends wait for space.
-
-    Attributes:
-        outboxes: by queue, those that were sent to.
     """
 
     def __init__(self, store: Store, *, send_timeout: float, capacity: int) -> None:
+        super().__init__()
         self._store = store
         self._send_timeout = send_timeout
         self._capacity = capacity
-        self._loop = asyncio.get_running_loop()
-        self.outboxes: dict[str, Outbox] = {}
-        self._attempts: dict[asyncio.Future[list[bool]], Parcel] = {}
-        self._looks_at = inf
-        self._timer: asyncio.TimerHandle | None = None
-        self._outages: dict[str, _Outage] = {}
-        self._persisting: Counter[str] = Counter()
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def send(self, queue: str, job: NewJob, *, again: bool = False) -> bool:
-        """Send one job; False when the server already had its id.
-
-        Args:
-            queue: where to.
-            job: what to send.
-            again: this very job was sent before, and it is not known whether the server has it.
-
-        Cancellation: a job that no flush has taken yet is withdrawn; of one in flight it is open whether the
-        server has it.
-
-        Raises:
-            SendError: not confirmed within `send_timeout`.
-            ServerRejectedError: the server refuses this user.
-        """
-        outbox = self._outbox(queue)
-        return await (outbox.put_job(job, again=again) or outbox.put_later(job, again=again))
-
-    def put(self, queue: str, job: NewJob) -> "asyncio.Future[bool] | None":
-        """Send one job where there is space for it at once: the future of what `send` returns."""
-        return self._outbox(queue).put_job(job, again=False)
-
-    async def put_all(self, jobs: NewJobs, queue: str, parts: list[Part], positions: Sequence[int]) -> None:
-        """Hand over jobs in parts that are as large as one flush, and wait for space in between.
-
-        Args:
-            jobs: some of the jobs of a `Sending`.
-            queue: where to.
-            parts: takes the parts.
-            positions: where each of these jobs stands in it.
-        """
-        await self._outbox(queue).put_all(jobs, parts, positions)
+    def __missing__(self, queue: str) -> Buffer:
+        delivery = Delivery(self._store, queue, send_timeout=self._send_timeout, capacity=self._capacity)
+        self[queue] = delivery.buffer
+        return delivery.buffer
 
     async def drain(self) -> None:
         """Wait until nothing is on its way."""
-        for outbox in tuple(self.outboxes.values()):
-            await outbox.drain()
+        for buffer in tuple(self.values()):
+            await buffer.drain()
 
-    def _outbox(self, queue: str) -> Outbox:
-        outbox = self.outboxes.get(queue)
-        if outbox is None:
-            outbox = self.outboxes[queue] = Outbox(
-                partial(self._flush, queue),
-                partial(self._retry, queue),
-                send_timeout=self._send_timeout,
-                capacity=self._capacity,
-                in_flight=self._store.sends_in_flight,
-            )
-        return outbox
 
-    def _flush(self, queue: str, parcel: Parcel) -> Awaitable[Sequence[bool | Exception]]:
-        """Make the first attempt, as a rule the only one: nothing but a call to the store, and a timer."""
-        if queue in self._outages or self._persisting.get(queue):
-            return self._persist(queue, parcel.pending())
-        attempt = self._attempt(queue, parcel, again=parcel.again)
-        parcel.attempt_ends = _time_for(parcel.deadlines)
-        self._attempts[attempt] = parcel
-        attempt.add_done_callback(self._attempts.pop)
-        if parcel.attempt_ends < self._looks_at:
-            self._look_at(parcel.attempt_ends)
-        return attempt
+class Delivery:
+    """Goes on with the batches of one queue whose first attempt has failed.
 
-    def _look_at(self, time: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._looks_at, self._timer = time, self._loop.call_at(time, self._look)
+    Args:
+        store: where to.
+        queue: the queue.
+        send_timeout: seconds after which a job that the server has not confirmed is given up.
+        capacity: the most jobs that may wait to be confirmed.
 
-    def _look(self) -> None:
-        """Give up the first attempts whose time is over; one timer for all of them."""
-        self._looks_at, self._timer, now = inf, None, self._loop.time()
-        for attempt, parcel in self._attempts.items():
-            if attempt.done():
-                continue
-            if parcel.attempt_ends <= now:
-                parcel.expired = True
-                attempt.cancel()
-            elif parcel.attempt_ends < self._looks_at:
-                self._look_at(parcel.attempt_ends)
+    Attributes:
+        buffer: gathers them, and makes the first attempts.
+    """
 
-    def _attempt(self, queue: str, jobs: Sequence[NewJob], *, again: bool) -> "asyncio.Future[list[bool]]":
-        return asyncio.ensure_future(self._store.enqueue(queue, jobs, again=again))
+    def __init__(self, store: Store, queue: str, *, send_timeout: float, capacity: int) -> None:
+        self._store = store
+        self._queue = queue
+        self._send_timeout = send_timeout
+        self._loop = asyncio.get_running_loop()
+        self._turn = asyncio.Lock()
+        self.buffer = Buffer(store, queue, self.repeat, send_timeout=send_timeout, capacity=capacity)
 
-    def _retry(self, queue: str, parcel: Parcel, error: BaseException) -> "asyncio.Task[_Told] | None":
-        """Go on after a first attempt that has failed, unless that is final."""
+    def repeat(self, batch: SendBatch, error: BaseException | None) -> "asyncio.Task[_Replies] | None":
+        """Go on with a batch, unless that is final."""
         if isinstance(error, asyncio.CancelledError):
-            if not parcel.expired:
+            if not batch.expired:
                 return None  # the loop is being closed
-            parcel.expired = False
+            batch.expired = False
             # Where the timer was late, the loop was blocked: the reply may be here, and there was no time to look.
-            late = self._loop.time() - parcel.attempt_ends
-            return self._persist(queue, parcel.pending(), TimeoutError(), excused=late > LAG)
-        if isinstance(error, (ServerUnavailableError, TimeoutError)):
-            return self._persist(queue, parcel.pending(), error)
-        if len(parcel) > 1 and isinstance(error, Exception) and is_refusal(error):
-            return self._loop.create_task(self._try_apart(queue, parcel.pending(), error), name="aioq-send")
+            late = self._loop.time() - batch.attempt_ends
+            return self._persist(batch.apart(), TimeoutError(), excused=late > LAG)
+        if error is None or isinstance(error, (ServerUnavailableError, TimeoutError)):
+            return self._persist(batch.apart(), error)
+        if len(batch) > 1 and isinstance(error, Exception) and is_refusal(error):
+            return self._loop.create_task(self._try_apart(batch.apart(), error), name="aioq-send")
         return None
 
     def _persist(
-        self, queue: str, batch: list[Pending], error: Exception | None = None, *, excused: bool = False
-    ) -> "asyncio.Task[_Told]":
-        """Try until the jobs are there or their time is over, one flush of a queue after the other.
+        self, entries: list[SendBatch], error: Exception | None = None, *, excused: bool = False
+    ) -> "asyncio.Task[_Replies]":
+        """Try until the jobs are there or their time is over, one batch of the queue after the other.
 
         Args:
-            queue: where to.
-            batch: the jobs.
+            entries: the jobs.
             error: what a first attempt has failed with.
             excused: that says nothing about the server.
         """
-        self._persisting[queue] += 1
-        return self._loop.create_task(self._take_turn(queue, batch, error, excused), name="aioq-send")
+        self.buffer.repeating += 1
+        return self._loop.create_task(self._take_turn(entries, error, excused), name="aioq-send")
 
-    async def _take_turn(self, queue: str, batch: list[Pending], error: Exception | None, excused: bool) -> _Told:
+    async def _take_turn(self, entries: list[SendBatch], error: Exception | None, excused: bool) -> _Replies:
         try:
-            async with self._turns[queue]:
-                return await self._try(queue, batch, error, excused)
+            async with self._turn:
+                return await self._try(entries, error, excused)
         finally:
-            self._persisting[queue] -= 1
+            self.buffer.repeating -= 1
 
-    async def _try(self, queue: str, batch: list[Pending], error: Exception | None, excused: bool) -> _Told:
+    async def _try(self, entries: list[SendBatch], error: Exception | None, excused: bool) -> _Replies:
         try:
-            return await self._try_together(queue, batch, error, excused)
+            return await self._try_together(entries, error, excused)
         except Exception as fault:
             if not is_refusal(fault):
                 raise
-            return await self._try_apart(queue, batch, fault)
+            return await self._try_apart(entries, fault)
 
     async def _try_together(
-        self, queue: str, batch: Sequence[Pending], error: Exception | None, excused: bool
-    ) -> _Told:
+        self, entries: Sequence[SendBatch], error: Exception | None, excused: bool
+    ) -> _Replies:
         faults: _Faults = {}
         added: Sequence[bool] = ()
         backoff = Backoff()
-        again = error is not None or any(pending.again for pending in batch)
+        again = error is not None or any(entry.again for entry in entries)
         if error is not None and not excused:
-            left = self._failed(queue, batch, error, faults)
+            left = self._failed(entries, error, faults)
         else:
-            left = self._spare(queue, batch, faults)
+            left = self._spare(entries, faults)
         while left:
             if error is not None:
                 await asyncio.sleep(backoff.next())
-            ends = _time_for([pending.deadline for pending in left])
+            ends = end_of_attempt(self._loop, [entry.deadlines[0] for entry in left])
             attempt = asyncio.timeout_at(ends)
             try:
                 async with attempt:
-                    added = await self._attempt(queue, jobs_of(left), again=again)
+                    added = await self._store.enqueue(self._queue, _joined(left), again=again)
             except (ServerUnavailableError, TimeoutError) as fault:
                 error, again = fault, True
                 if not excused and attempt.expired() and self._loop.time() - ends > LAG:
                     excused = True
                 else:
-                    left = self._failed(queue, left, fault, faults)
+                    left = self._failed(left, fault, faults)
             else:
-                self._outages.pop(queue, None)
+                self.buffer.outage = None
                 break
-        return _told(batch, faults, added)
+        return _replies(entries, faults, added)
 
-    async def _try_apart(self, queue: str, batch: Sequence[Pending], error: Exception) -> _Told:
+    async def _try_apart(self, entries: Sequence[SendBatch], error: Exception) -> _Replies:
         """Send again what the server refuses, so that only what it refuses by itself fails."""
-        apart = [Pending((job,), pending.deadline, again=True) for pending in batch for job in pending.jobs]
-        send = partial(self._try_together, queue, error=None, excused=False)
-        told = await each_alone(apart, send, error)
+        alone = [SendBatch.entry([job], entry.deadlines[0], again=True) for entry in entries for job in entry]
+        send = partial(self._try_together, error=None, excused=False)
+        replies = await each_alone(alone, send, error)
         start = 0
-        for pending in batch:
-            after = start + len(pending.jobs)
-            told[start:after] = refused_of(pending, told[start:after])
+        for entry in entries:
+            after = start + len(entry)
+            replies[start:after] = _refused_of(entry, replies[start:after])
             start = after
-        return told
+        return replies
 
-    def _spare(self, queue: str, batch: Sequence[Pending], faults: _Faults) -> Sequence[Pending]:
-        """Return the jobs that an attempt is to be made for.
+    def _spare(self, entries: Sequence[SendBatch], faults: _Faults) -> Sequence[SendBatch]:
+        """Return the entries that an attempt is to be made for.
 
         Where the one before has just failed, it has shown for the jobs that waited meanwhile, and whose time is
         over, what an attempt of their own would: they are answered with its error.
         """
-        outage = self._outages.get(queue)
-        if outage is None or self._loop.time() - outage.at > FAIR_ATTEMPT:
-            return batch
-        return self._give_up(batch, outage, faults)
+        outage = self.buffer.outage
+        if outage is None or self._loop.time() - outage.at > OUTAGE_COUNTS:
+            return entries
+        return self._give_up(entries, outage, faults)
 
-    def _failed(
-        self, queue: str, batch: Sequence[Pending], error: Exception, faults: _Faults
-    ) -> Sequence[Pending]:
-        """Note a failed attempt, answer the jobs whose time is over, and return the others."""
+    def _failed(self, entries: Sequence[SendBatch], error: Exception, faults: _Faults) -> Sequence[SendBatch]:
+        """Note a failed attempt, answer the entries whose time is over, and return the others."""
         if not str(error):
             error = TimeoutError("the server did not answer in time")
-        outage = self._outages[queue] = _Outage(error, self._loop.time())
-        return self._give_up(batch, outage, faults)
+        outage = self.buffer.outage = Outage(error, self._loop.time())
+        return self._give_up(entries, outage, faults)
 
-    def _give_up(self, batch: Sequence[Pending], outage: _Outage, faults: _Faults) -> Sequence[Pending]:
+    def _give_up(self, entries: Sequence[SendBatch], outage: Outage, faults: _Faults) -> Sequence[SendBatch]:
         now = self._loop.time()
-        over = [p for p in batch if p.deadline <= now and p.deadline - self._send_timeout <= outage.at]
+        began = outage.at + self._send_timeout
+        over = [entry for entry in entries if entry.deadlines[0] <= now and entry.deadlines[0] <= began]
         if over:
-            fault = gave_up(over, self._send_timeout, str(outage.error), "is unconfirmed")
+            fault = gave_up(_joined(over).ids, self._send_timeout, str(outage.error), "is unconfirmed")
             # Its text is in the message; without its traceback it is one line where the error is shown.
             fault.__cause__ = outage.error.with_traceback(None)
-            faults.update((id(pending), fault) for pending in over)
-        return [pending for pending in batch if id(pending) not in faults]
+            faults.update((id(entry), fault) for entry in over)
+        return [entry for entry in entries if id(entry) not in faults]
 
 
-def _time_for(deadlines: Sequence[float]) -> float:
-    """When an attempt ends; a loop that was blocked for long must not fail its sends without an honest one."""
-    return max(min(deadlines), asyncio.get_running_loop().time() + FAIR_ATTEMPT)
+def _joined(entries: Sequence[SendBatch]) -> NewJobs:
+    """All jobs of these."""
+    jobs = NewJobs()
+    for entry in entries:
+        jobs.extend(entry)
+    return jobs
 
 
-def _told(batch: Sequence[Pending], faults: _Faults, added: Sequence[bool]) -> _Told:
-    """What each job of a batch is told: its fault, or else what the store says of it."""
-    told: _Told = []
+def _replies(entries: Sequence[SendBatch], faults: _Faults, added: Sequence[bool]) -> _Replies:
+    """What is said to each job: its fault, or else what the store says of it."""
+    replies: _Replies = []
     start = 0
-    for pending in batch:
-        count = len(pending.jobs)
-        fault = faults.get(id(pending))
+    for entry in entries:
+        count = len(entry)
+        fault = faults.get(id(entry))
         if fault is not None:
-            told += [fault] * count
+            replies += [fault] * count
         else:
-            told += added[start : start + count]
+            replies += added[start : start + count]
             start += count
-    return told
+    return replies
+
+
+def _refused_of(entry: SendBatch, replies: Sequence[bool | Exception]) -> Sequence[bool | Exception]:
+    """What is said to the jobs of an entry, with one error that names those of them that were refused."""
+    faults = [each for each in replies if isinstance(each, Exception)]
+    if len(replies) == 1 or not faults:
+        return replies
+    ids = tuple(job_id for job_id, each in zip(entry.ids, replies, strict=True) if isinstance(each, Exception))
+    refused = SendError(f"{len(ids)} of {len(replies)} jobs were not sent: {faults[0]}", ids)
+    refused.__cause__ = faults[0].__cause__ if isinstance(faults[0], SendError) else faults[0]
+    return [refused if isinstance(each, Exception) else each for each in replies]

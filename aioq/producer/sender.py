@@ -1,56 +1,154 @@
-"""From a call to a job that the server has: encode, pass the middleware, hand to the producer."""
+"""The entrance of every send: from a call to a job in its queue's buffer.
+
+What is the same for all calls of a task is worked out once, in its `Route`.
+"""
 
 import asyncio
-import inspect
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, TypeVar
 
-import msgspec
-
 from aioq.config.settings import Settings
-from aioq.errors import ArgumentError
-from aioq.jobs.job import new_job_id, new_job_ids, new_nonce
+from aioq.errors import ArgumentError, PayloadTooLargeError
+from aioq.jobs.job import Priority, new_job_id, new_job_ids, new_nonce
 from aioq.jobs.middleware import Middleware, Outgoing
-from aioq.jobs.options import Options, listed
-from aioq.producer.bulk import Sending, send_many
+from aioq.jobs.options import Options, listed, plain, too_large
+from aioq.producer.bulk import Gathering, Sending, are_plain, no_call, send_many
 from aioq.producer.call import Call
-from aioq.producer.client import Client
-from aioq.producer.route import Route
+from aioq.producer.client import Clients
+from aioq.producer.delivery import Buffers
 from aioq.producer.send_middleware import inward
 from aioq.results.handle import JobHandle, ResultSource
 from aioq.results.waiters import Waiters
 from aioq.store.columns import NewJobs
 from aioq.store.contract import NewJob
-from aioq.util.printable import brief
+from aioq.wire.messages import CallOptions, encode_envelope, encode_envelopes
 from aioq.wire.own_types import NO_OWN_TYPES, OwnTypes
-from aioq.wire.signature import ResultType, Signature
+from aioq.wire.signature import ResultType, Signature, unencodable
 
 T = TypeVar("T")
 
 PART = 500
 """Jobs of a `send_many` that are encoded while the server has those before. Fewer would cost more calls."""
 
-CHECKED = 1_000
-"""How many calls are looked at together, whether they can be encoded."""
-
 MARGIN = 16
 """Bytes that the headers of arrays may differ by, and more."""
 
-_PLAIN = msgspec.msgpack.Encoder()
-"""Encodes what needs no help of ours, and refuses the rest."""
+
+class Route:
+    """What is the same for every call of a task with the same options, worked out once.
+
+    Args:
+        task: the task's name.
+        signature: what its arguments are checked against.
+        options: those of the calls.
+        settings: the App's.
+        own: the types it has registered.
+
+    Attributes:
+        task: the task's name.
+        signature: what its arguments are checked against.
+        fitting: as that of the signature.
+        options: those of the calls.
+        queue: where the calls are sent.
+        priority: the lane there.
+        returns: what the task returns.
+        checked: whether arguments are looked at before they are sent.
+        usual: whether a job of these calls is an id of ours and an envelope, and nothing else.
+    """
+
+    __slots__ = (
+        "_encoder",
+        "_max_payload",
+        "_wire",
+        "checked",
+        "fitting",
+        "options",
+        "priority",
+        "queue",
+        "returns",
+        "signature",
+        "task",
+        "usual",
+    )
+
+    def __init__(
+        self,
+        task: str,
+        signature: Signature,
+        options: Options,
+        settings: Settings,
+        *,
+        own: OwnTypes = NO_OWN_TYPES,
+    ) -> None:
+        self.task = task
+        self.signature = signature
+        self.fitting = signature.fitting
+        self.options = options
+        self.queue = options.queue or settings.queue_of(task)
+        self.priority = options.priority or Priority.NORMAL
+        self.returns = signature.returns
+        self.checked = signature.checked
+        self._encoder = own.encoder
+        special = (options.job_id, options.delay_ms, options.eta_ms)
+        self.usual = self.priority is Priority.NORMAL and special == (None, None, None)
+        self._wire = _wire(task, options)
+        self._max_payload = settings.max_payload
+
+    def envelope(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+        """Encode a call.
+
+        Raises:
+            ArgumentError: naming the argument that has no MessagePack form, or would not arrive as it is.
+            PayloadTooLargeError: the call is larger than `max_payload`.
+        """
+        try:
+            envelope = encode_envelope(self.task, args, kwargs, self._wire, self._encoder)
+        except Exception as error:
+            named = self.signature.named(args, kwargs)
+            raise unencodable(f"task {self.task!r}", named, error, self._encoder) from error
+        if self.checked:
+            self.signature.verify(args, kwargs)
+        if len(envelope) > self._max_payload:
+            raise PayloadTooLargeError(
+                f"task {self.task!r}: the encoded call has {len(envelope)} bytes, at most "
+                f"{self._max_payload} are sent (max_payload); store it elsewhere and send where it is"
+            )
+        return envelope
+
+    def envelopes(self, every: Sequence[Sequence[Any]]) -> list[bytes]:
+        """Encode a call for each of the positional arguments; where one cannot be, `envelope` finds out which."""
+        try:
+            envelopes = [] if self.checked else encode_envelopes(self.task, every, self._wire, self._encoder)
+        except Exception:
+            envelopes = []
+        if envelopes and max(map(len, envelopes)) <= self._max_payload:
+            return envelopes
+        return [self.envelope(args, {}) for args in every]
+
+    def identity(self) -> tuple[str, str]:
+        """A job's id, and the nonce by which the sender of an id of its own is known."""
+        given = self.options.job_id
+        return (new_job_id(self.queue), "") if given is None else (given, new_nonce())
+
+    def job(self, job_id: str, envelope: bytes, nonce: str = "", waiter: str = "") -> NewJob:
+        """The job of an encoded call."""
+        options = self.options
+        return NewJob(job_id, envelope, self.priority, options.delay_ms, options.eta_ms, nonce, waiter)
+
+    def room(self) -> int:
+        """How many bytes the positional arguments of a call can have."""
+        return self._max_payload - len(self.envelope((), {}))
 
 
-class Dispatcher:
-    """Sends calls.
+class Sender:
+    """The entrance of every send.
 
     Args:
         settings: the App's settings.
         middleware: the App's list, read at each send.
-        client: gives the client of the running event loop.
-        current: the same where it is open already, else None.
+        clients: what each event loop holds.
         source: what the handles ask.
         own: the types that the App has registered.
     """
@@ -59,17 +157,15 @@ class Dispatcher:
         self,
         settings: Settings,
         middleware: Sequence[Middleware],
-        client: Callable[[], Awaitable[Client]],
-        current: Callable[[], Client | None],
+        clients: Clients,
         source: ResultSource,
         *,
         own: OwnTypes = NO_OWN_TYPES,
     ) -> None:
         self._settings = settings
         self._own = own
-        self._current = current
         self._middleware = middleware
-        self._client = client
+        self._clients = clients
         self._source = source
 
     def route(self, task: str, signature: Signature, options: Options) -> Route:
@@ -88,38 +184,39 @@ class Dispatcher:
         self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[JobHandle[Any], Awaitable[bool]]:
         """Send one call, which fits: its handle, and what to await; that says whether the job was added."""
-        client = self._current()
-        if client is None or self._middleware or not route.usual:
-            return self._begin_unusual(client, route, args, kwargs)
-        queue, producer, waiters = route.queue, client.producer, client.waiters
-        job_id, envelope = new_job_id(queue), route.envelope(args, kwargs)
+        clients, queue = self._clients, route.queue
+        client = clients.recent
+        if client is None or client.loop is not asyncio.get_running_loop():
+            client = clients.current()
+        if client is None or self._middleware:
+            return self._begin_later(route, args, kwargs)
+        waiters, special = client.waiters, None
         waiter = waiters.channel(queue) if waiters.used else ""
+        if route.usual:
+            job_id, envelope = new_job_id(queue), route.envelope(args, kwargs)
+            if waiter:
+                special = NewJob(job_id, envelope, waiter=waiter)
+        else:
+            (job_id, nonce), envelope = route.identity(), route.envelope(args, kwargs)
+            special = route.job(job_id, envelope, nonce, waiter)
         if waiter:
             waiters.expect(queue, job_id)
-        outbox = producer.outboxes.get(queue)
-        if outbox is None or (sent := outbox.put(job_id, envelope, waiter)) is None:
-            sent = producer.send(queue, NewJob(job_id, envelope, waiter=waiter))
+        sent = client.buffers[queue].put(job_id, envelope, special)
         if waiter:
             sent = _expected(waiters, queue, job_id, sent)
         return JobHandle(self._source, job_id, queue, route.returns), sent
 
-    def _begin_unusual(
-        self, client: Client | None, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]
+    def _begin_later(
+        self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[JobHandle[Any], Awaitable[bool]]:
-        queue, options = route.queue, route.options
-        job_id, nonce = (new_job_id(queue), "") if options.job_id is None else (options.job_id, new_nonce())
-        handle: JobHandle[Any] = JobHandle(self._source, job_id, queue, route.returns)
+        """As `begin`, where something has to be awaited first: the middleware, or that the store is made."""
+        job_id, nonce = route.identity()
         if self._middleware:
-            call: Call[Any] = Call(route.task, args, kwargs, options, route.signature)
-            return handle, self._send_inward(call, route, job_id, nonce)
-        waiter = "" if client is None else client.waiters.channel(queue)
-        job = _new_job(route, job_id, route.envelope(args, kwargs), nonce, waiter)
-        if client is None:
-            return handle, self.deliver(queue, job)
-        if waiter:
-            client.waiters.expect(queue, job_id)
-        sent = client.producer.put(queue, job) or client.producer.send(queue, job)
-        return handle, _expected(client.waiters, queue, job_id, sent) if waiter else sent
+            call: Call[Any] = Call(route.task, args, kwargs, route.options, route.signature)
+            sent = self._send_inward(call, route, job_id, nonce)
+        else:
+            sent = self.deliver(route.queue, route.job(job_id, route.envelope(args, kwargs), nonce))
+        return JobHandle(self._source, job_id, route.queue, route.returns), sent
 
     async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
         """Send several calls; see `App.send_many`."""
@@ -129,21 +226,21 @@ class Dispatcher:
         try:
             routes = [self.route(call.task, call.signature, call.options) for call in calls]
         except AttributeError:
-            raise _no_call(calls) from None
+            raise no_call(calls) from None
         queues = [route.queue for route in routes]
         fresh = {queue: iter(new_job_ids(queue, count)) for queue, count in Counter(queues).items()}
         identities = [
-            (next(fresh[route.queue]), "") if route.options.job_id is None else (route.options.job_id, new_nonce())
+            (next(fresh[route.queue]), "") if route.options.job_id is None else route.identity()
             for route in routes
         ]
         if self._middleware:
             added = await self._send_through_middleware(calls, routes, identities)
         else:
             jobs = [
-                _new_job(route, job_id, route.envelope(call.args, call.kwargs), nonce)
+                route.job(job_id, route.envelope(call.args, call.kwargs), nonce)
                 for call, route, (job_id, nonce) in zip(calls, routes, identities, strict=True)
             ]
-            added = await send_many((await self._client()).producer, jobs, queues)
+            added = await send_many(await self._buffers(), jobs, queues)
         return [
             JobHandle(self._source, job_id, route.queue, route.signature.returns, new)
             for route, (job_id, _), new in zip(routes, identities, added, strict=True)
@@ -161,19 +258,15 @@ class Dispatcher:
             return await self.send_calls(calls)
         source, returns, queue = self._source, route.signature.returns, route.queue
         ids = new_job_ids(queue, count)
-        streams = count > PART and not route.checked and _are_plain(every, route.room() - MARGIN)
+        streams = count > PART and not route.checked and are_plain(every, route.room() - MARGIN)
         step = PART if streams else max(count, 1)
         handles: list[JobHandle[Any]] = []
         sending: Sending | None = None
         try:
             for start in range(0, count, step):
                 some, envelopes = ids[start : start + step], route.envelopes(every[start : start + step])
-                jobs = (
-                    NewJobs.usual(some, envelopes)
-                    if route.usual
-                    else NewJobs(map(partial(_new_job, route), some, envelopes))
-                )
-                sending = sending or Sending((await self._client()).producer)
+                jobs = NewJobs.usual(some, envelopes) if route.usual else NewJobs(map(route.job, some, envelopes))
+                sending = sending or Sending(await self._buffers())
                 await sending.put(jobs, queue)
                 handles += [JobHandle(source, job_id, queue, returns, True) for job_id in some]
                 await asyncio.sleep(0)  # replies may have come, and make way for the next
@@ -196,11 +289,14 @@ class Dispatcher:
         """
         route = self.route(call.task, call.signature, call.options)
         envelope = route.envelope(call.args, call.kwargs)
-        return route.queue, _new_job(route, new_job_id(route.queue), envelope)
+        return route.queue, route.job(new_job_id(route.queue), envelope)
 
-    async def deliver(self, queue: str, job: NewJob) -> bool:
-        """Send a job that is encoded already; see `Task.send`."""
-        return await (await self._client()).producer.send(queue, job)
+    async def deliver(self, queue: str, job: NewJob, *, again: bool = False) -> bool:
+        """Send a job that is encoded already; whether it was added."""
+        return await (await self._buffers())[queue].put(job.id, job.envelope, job, again=again)
+
+    async def _buffers(self) -> Buffers:
+        return (await self._clients.get()).buffers
 
     async def _send_inward(self, call: Call[Any], route: Route, job_id: str, nonce: str) -> bool:
         return (await self._send_through_middleware([call], [route], [(job_id, nonce)]))[0]
@@ -212,7 +308,7 @@ class Dispatcher:
 
         So the calls of one `send_many` leave together, and nothing is sent where one of them is wrong.
         """
-        gathering = _Gathering(len(calls), self._client)
+        gathering = Gathering(len(calls), self._buffers)
         tasks = [
             asyncio.create_task(self._send_through(call, route, job_id, nonce, gathering))
             for call, route, (job_id, nonce) in zip(calls, routes, identities, strict=True)
@@ -228,16 +324,16 @@ class Dispatcher:
         return [added for added in every if not isinstance(added, BaseException)]
 
     async def _send_through(
-        self, call: Call[Any], route: Route, job_id: str, nonce: str, gathering: "_Gathering"
+        self, call: Call[Any], route: Route, job_id: str, nonce: str, gathering: Gathering
     ) -> bool:
         queue, arrived = route.queue, False
 
         async def last(outgoing: Outgoing) -> bool:
             nonlocal arrived
             way = self.route(call.task, call.signature, replace(call.options, headers=outgoing.headers))
-            job = _new_job(way, job_id, way.envelope(outgoing.args, outgoing.kwargs), nonce)
+            job = way.job(job_id, way.envelope(outgoing.args, outgoing.kwargs), nonce)
             if arrived:  # a layer forwards it once more: the server may have it already
-                return await (await self._client()).producer.send(queue, job, again=True)
+                return await self.deliver(queue, job, again=True)
             arrived = True
             return await gathering.join(queue, job)
 
@@ -254,78 +350,6 @@ class Dispatcher:
         return added
 
 
-class _Gathering:
-    """Jobs that wait for each other: once every call has come or stayed away, all that came are sent.
-
-    Args:
-        expected: how many calls there are.
-        client: gives the client of the running event loop.
-
-    Attributes:
-        error: why nothing was sent, if a call failed on its way.
-    """
-
-    def __init__(self, expected: int, client: Callable[[], Awaitable[Client]]) -> None:
-        self._missing = expected
-        self._client = client
-        self._jobs: list[NewJob] = []
-        self._queues: list[str] = []
-        self._complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._sending: asyncio.Task[list[bool]] | None = None
-        self.error: BaseException | None = None
-
-    async def join(self, queue: str, job: NewJob) -> bool:
-        """Send a job together with the others; whether the server added it."""
-        position = len(self._jobs)
-        self._jobs.append(job)
-        self._queues.append(queue)
-        self._one_less()
-        await asyncio.shield(self._complete)
-        if self._sending is None:
-            self._sending = asyncio.create_task(self._send())
-        return (await asyncio.shield(self._sending))[position]
-
-    def stay_away(self, error: BaseException | None) -> None:
-        """A call does not come: a layer dropped it, or it failed."""
-        self.error = self.error or error
-        self._one_less()
-
-    def _one_less(self) -> None:
-        self._missing -= 1
-        if self._missing == 0:
-            self._complete.set_result(None)
-
-    async def _send(self) -> list[bool]:
-        if self.error is not None:
-            raise asyncio.CancelledError
-        return await send_many((await self._client()).producer, self._jobs, self._queues)
-
-
-def _no_call(calls: Sequence[Any]) -> ArgumentError:
-    """The error for something among calls that is none."""
-    place, wrong = next((place, each) for place, each in enumerate(calls) if not isinstance(each, Call))
-    if inspect.iscoroutine(wrong):
-        wrong.close()  # its function shall not run, nor shall Python say that nobody has awaited it
-    return ArgumentError(
-        f"send_many item {place} is {brief(wrong)}: expected a call of a task, made by task.call(...)"
-    )
-
-
-def _are_plain(arguments: Sequence[Sequence[Any]], most: int) -> bool:
-    """Whether all can be encoded for certain, and none takes more bytes than `most`."""
-    try:
-        return all(
-            len(_PLAIN.encode(arguments[start : start + CHECKED])) <= most
-            for start in range(0, len(arguments), CHECKED)
-        )
-    except Exception:
-        return False  # what cannot be encoded is named when it is
-
-
-def _new_job(route: Route, job_id: str, envelope: bytes, nonce: str = "", waiter: str = "") -> NewJob:
-    return NewJob(job_id, envelope, route.priority, route.options.delay_ms, route.options.eta_ms, nonce, waiter)
-
-
 async def _expected(waiters: Waiters, queue: str, job_id: str, sent: Awaitable[bool]) -> bool:
     """Wait for the send of a job of which the server is to tell this process how it ends."""
     added = False
@@ -335,3 +359,13 @@ async def _expected(waiters: Waiters, queue: str, job_id: str, sent: Awaitable[b
         if not added:
             waiters.forget(queue, job_id)
     return added
+
+
+def _wire(task: str, options: Options) -> CallOptions | None:
+    """What the worker is to know of the options; None for nothing."""
+    timeout, retry, ttl, headers = options.timeout, options.retry, options.result_ttl_ms, options.headers
+    if timeout is None and retry is None and ttl is None and not headers:
+        return None
+    if headers and (objection := too_large(headers)) is not None:  # of several options, or of a middleware
+        raise ArgumentError(f"task {task!r}: {objection}")
+    return CallOptions(timeout, retry, ttl, plain(headers) if headers else None)

@@ -11,7 +11,7 @@ from aioq.errors import ArgumentError, ConfigError, DuplicateTaskError
 from aioq.jobs.options import Options, make_options, unknown_option
 from aioq.producer.call import Call
 from aioq.store.contract import NewJob
-from aioq.tasks.task import AsyncTask, Sendable, Sender, SyncTask, Task, declared_in, make_task, signature_of
+from aioq.tasks.task import AsyncTask, Sendable, SyncTask, Task, TaskApp, declared_in, make_task, signature_of
 from aioq.util.deferred_warnings import DEFERRED
 from aioq.util.function_identity import replaces
 from aioq.util.naming import described, task_name
@@ -117,15 +117,15 @@ def foreign(task: str) -> str:
     )
 
 
-def unregistered(sender: Sender, name: str, tasks: Mapping[str, Task[Any, Any]]) -> Sendable[..., Any]:
+def unregistered(app: TaskApp, name: str, tasks: Mapping[str, Task[Any, Any]]) -> Sendable[..., Any]:
     """A task that this App does not know; one that is named much like one it knows is worth a warning.
 
     It is no error, for workers may know more than who sends.
     """
     near = did_you_mean(name, tasks)
     if near:
-        DEFERRED.add(f"task {name!r} is not registered in app {sender!r}{near}; it is sent as it is")
-    return Sendable(sender, name, Options(), lambda: ANYTHING)
+        DEFERRED.add(f"task {name!r} is not registered in app {app.name!r}{near}; it is sent as it is")
+    return Sendable(app, name, Options(), lambda: ANYTHING)
 
 
 def caller() -> str:
@@ -137,7 +137,7 @@ def caller() -> str:
 
 
 def register(
-    tasks: dict[str, Task[Any, Any]], sender: Sender, function: Callable[..., Any], options: dict[str, Any]
+    tasks: dict[str, Task[Any, Any]], app: TaskApp, function: Callable[..., Any], options: dict[str, Any]
 ) -> Task[Any, Any]:
     """Make a task of a function and put it among `tasks`.
 
@@ -158,7 +158,7 @@ def register(
         if option not in TASK_OPTIONS:
             raise ConfigError(unknown_option(where, option, TASK_OPTIONS))
     executor = given.pop("executor", None)
-    task = make_task(sender, name, function, executor, make_options(where, **given))
+    task = make_task(app, name, function, executor, make_options(where, **given))
     present = tasks.get(name)
     if present is not None and not replaces(
         name, task.function, declared_in(task), present.function, declared_in(present)

@@ -7,9 +7,10 @@ checker sees the function's parameters in `send` and its return type in the hand
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from types import FunctionType, MethodType
-from typing import Any, Generic, Literal, Never, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Generic, Literal, Never, ParamSpec, TypeVar, cast
 
 from aioq.errors import ArgumentError, ConfigError
 from aioq.jobs.job import Priority
@@ -17,8 +18,7 @@ from aioq.jobs.middleware import Middleware
 from aioq.jobs.options import NAMES, Options, check_job_id, listed, make_options, unknown_option
 from aioq.jobs.retry import FunctionRule, Retry
 from aioq.producer.call import Call
-from aioq.producer.route import Route
-from aioq.producer.sender import Dispatcher
+from aioq.producer.sender import Route, Sender
 from aioq.public import public
 from aioq.results.handle import JobHandle
 from aioq.util.callables import called_by, not_importable
@@ -39,36 +39,30 @@ R_co = TypeVar("R_co", covariant=True)
 Executor = Literal["async", "thread", "process"]
 
 
-class Sender(Protocol):
-    """What a task needs of its App."""
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskApp:
+    """What a task needs of its App; tasks of one App have the same one.
 
-    @property
-    def dispatcher(self) -> Dispatcher:
-        """Sends its calls."""
-        ...
+    Attributes:
+        name: the App's name.
+        sender: sends its calls.
+        middleware: what is around each send and run, outermost first.
+        own_types: the types that are registered with it.
+        lifespan: what a worker enters around its work, with the lifespan's value.
+    """
 
-    @property
-    def middleware(self) -> Sequence[Middleware]:
-        """What is around each send and run, outermost first."""
-        ...
-
-    @property
-    def own_types(self) -> OwnTypes:
-        """The types that are registered with it."""
-        ...
-
-    def life(self) -> AbstractAsyncContextManager[Any]:
-        """What a worker enters around its life, with the lifespan's value."""
-        ...
+    name: str
+    sender: Sender
+    middleware: Sequence[Middleware]
+    own_types: OwnTypes
+    lifespan: Callable[[], AbstractAsyncContextManager[Any]]
 
 
 class _Sending:
     """How calls of a task with certain options are sent."""
 
-    def __init__(
-        self, dispatcher: Dispatcher, name: str, options: Options, signature: Callable[[], Signature]
-    ) -> None:
-        self.dispatcher = dispatcher
+    def __init__(self, sender: Sender, name: str, options: Options, signature: Callable[[], Signature]) -> None:
+        self.sender = sender
         self.name = name
         self.options = options
         self.signature = signature
@@ -79,7 +73,7 @@ class _Sending:
         route = self._route or self._find_route()
         if kwargs or len(args) not in route.fitting:  # what most calls are is not worth a call
             route.signature.check(args, kwargs)
-        handle, sent = self.dispatcher.begin(route, args, kwargs)
+        handle, sent = self.sender.begin(route, args, kwargs)
         handle.added = await sent
         return handle
 
@@ -96,7 +90,7 @@ class _Sending:
             if len(args) not in fitting:  # what their number decides is looked at once
                 route.signature.check(args, {})
                 fitting.add(len(args))
-        return await self.dispatcher.send_alike(route, every)
+        return await self.sender.send_alike(route, every)
 
     def named(self, method: FunctionType) -> Callable[..., Any]:
         """A method of this under the task's name.
@@ -110,20 +104,19 @@ class _Sending:
         return MethodType(copy, self)
 
     def _find_route(self) -> Route:
-        self._route = route = self.dispatcher.route(self.name, self.signature(), self.options)
+        self._route = route = self.sender.route(self.name, self.signature(), self.options)
         return route
 
 
 class Sendable(Generic[P, R]):
     """A task with options: what `task.options(...)` returns."""
 
-    def __init__(self, sender: Sender, name: str, options: Options, signature: Callable[[], Signature]) -> None:
-        self._sender = sender
-        self._dispatcher = sender.dispatcher
+    def __init__(self, app: TaskApp, name: str, options: Options, signature: Callable[[], Signature]) -> None:
+        self._app = app
         self.name = name
         self._options = options
         self._signature = signature
-        self._sending = sending = _Sending(sender.dispatcher, name, options, signature)
+        self._sending = sending = _Sending(app.sender, name, options, signature)
         # In place of the methods below, which say the same at the cost of one more call.
         self.__dict__["send"] = sending.named(cast("FunctionType", _Sending.send))
         self.__dict__["send_many"] = sending.named(cast("FunctionType", _Sending.send_many))
@@ -180,7 +173,7 @@ class Sendable(Generic[P, R]):
                 f"task {self.name!r}: a Retry whose delay is a function cannot travel with a call; declare it "
                 "with the task, @app.task(retry=...), or use delays=[...]"
             )
-        return Sendable(self._sender, self.name, self._options.merged(given), self._signature)
+        return Sendable(self._app, self.name, self._options.merged(given), self._signature)
 
     def call(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """A call to send later or together with others.
@@ -203,7 +196,7 @@ class Sendable(Generic[P, R]):
             ArgumentError: it can be no job's id.
         """
         check_job_id(job_id, "task.handle")
-        return self._dispatcher.handle(job_id, queue, self._signature().returns)
+        return self._app.sender.handle(job_id, queue, self._signature().returns)
 
     async def send(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Send a call; returns once the server has the job.
@@ -225,7 +218,7 @@ class Sendable(Generic[P, R]):
         Raises:
             RunningLoopError: an event loop runs in this thread: `await task.send(...)`.
         """
-        return self._dispatcher.run_sync(f"await {self.name}.send(...)", lambda: self.send(*args, **kwargs))
+        return self._app.sender.run_sync(f"await {self.name}.send(...)", lambda: self.send(*args, **kwargs))
 
     async def send_many(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[R]]:
         """Send one call for each tuple of positional arguments, and return the handles in their order.
@@ -240,7 +233,7 @@ class Sendable(Generic[P, R]):
 
     def send_many_sync(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[R]]:
         """`send_many` for sync code; see `send_sync`."""
-        return self._dispatcher.run_sync(f"await {self.name}.send_many(...)", lambda: self.send_many(arguments))
+        return self._app.sender.run_sync(f"await {self.name}.send_many(...)", lambda: self.send_many(arguments))
 
 
 explain_missing(Sendable, Place.TASK)
@@ -259,7 +252,7 @@ class Task(Sendable[P, R]):
 
     def __init__(
         self,
-        sender: Sender,
+        app: TaskApp,
         name: str,
         function: Callable[P, Any],
         *,
@@ -267,7 +260,7 @@ class Task(Sendable[P, R]):
         defaults: Options,
     ) -> None:
         route = Options(queue=defaults.queue, priority=defaults.priority)
-        super().__init__(sender, name, route, self._compile)
+        super().__init__(app, name, route, self._compile)
         self.function = function
         self.executor: Executor = executor
         self.defaults = defaults
@@ -281,12 +274,12 @@ class Task(Sendable[P, R]):
         with suppress(
             NameError
         ):  # an annotation names something defined further down: it is looked up when needed
-            self._compiled = Signature(f"task {name!r}", function, sender.own_types)
+            self._compiled = Signature(f"task {name!r}", function, app.own_types)
 
     def _compile(self) -> Signature:
         if self._compiled is None:
             try:
-                self._compiled = Signature(f"task {self.name!r}", self.function, self._sender.own_types)
+                self._compiled = Signature(f"task {self.name!r}", self.function, self._app.own_types)
             except NameError as error:
                 raise ConfigError(
                     f"task {self.name!r} ({whereabouts(self.function)}): an annotation cannot be resolved: {error}"
@@ -311,9 +304,9 @@ def declared_in(task: Task[..., Any]) -> Execution | None:
     return task._declared_in  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - likewise
 
 
-def sender_of(task: Sendable[..., Any]) -> Sender:
+def app_of(task: Sendable[..., Any]) -> TaskApp:
     """What a task has of its App."""
-    return task._sender  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - likewise
+    return task._app  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - likewise
 
 
 class AsyncTask(Task[P, R]):
@@ -342,7 +335,7 @@ def _as_item(given: object) -> str:
 
 
 def make_task(
-    sender: Sender, name: str, function: Callable[..., Any], executor: str | None, defaults: Options
+    app: TaskApp, name: str, function: Callable[..., Any], executor: str | None, defaults: Options
 ) -> AsyncTask[Any, Any] | SyncTask[Any, Any]:
     """The task for a function; `executor` None means: a coroutine on the loop, anything else in a thread.
 
@@ -364,4 +357,4 @@ def make_task(
             f"task {name!r} ({whereabouts(function)}): executor='process': its process imports it anew, and {why}"
         )
     make = AsyncTask[Any, Any] if is_async else SyncTask[Any, Any]
-    return make(sender, name, function, executor=executor, defaults=defaults)  # pyright: ignore[reportArgumentType]
+    return make(app, name, function, executor=executor, defaults=defaults)  # pyright: ignore[reportArgumentType]

@@ -9,10 +9,10 @@ from typing import Self
 
 import msgspec
 
-from aioq.connect.connector import Connector, limits_of
 from aioq.errors import WrongLoopError
 from aioq.schedules.reconcile import declare
 from aioq.schedules.ticks import tick_due
+from aioq.store.connector import Connector, limits_of
 from aioq.store.contract import Claim, Limits, NewJob, Token
 from aioq.store.memory import Holder, MemoryStore, MemoryTimetable
 from aioq.store.schedules import Entry

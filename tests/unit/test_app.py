@@ -14,9 +14,9 @@ import pytest
 from aioq import App, ConfigError, Middleware
 from aioq.app import internals_of
 from aioq.config.settings import Settings
-from aioq.connect import connector as connect
-from aioq.connect.connector import LOCAL_URL
 from aioq.errors import ServerUnavailableError
+from aioq.store import connector as connect
+from aioq.store.connector import LOCAL_URL
 from aioq.store.contract import Limits
 from aioq.store.memory import MemoryStore
 from aioq.store.redis import RedisStore
@@ -197,7 +197,7 @@ def test_one_app_serves_two_loops_in_a_row(redis_server: Database, app_name: str
 
     job_id = asyncio.run(send())
     assert asyncio.run(ask(job_id)) == "queued"
-    assert len(internals_of(app)._clients) == 0
+    assert len(internals_of(app).clients) == 0
     gc.collect()
 
 
@@ -307,7 +307,7 @@ async def test_async_with_connects_and_closes(redis_server: Database, app_name: 
         assert same is app
         client = await internals_of(app).client()
         assert await internals_of(app).client() is client
-    assert len(internals_of(app)._clients) == 0
+    assert len(internals_of(app).clients) == 0
     async with app:
         assert await internals_of(app).client() is not client
 

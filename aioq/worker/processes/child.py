@@ -35,7 +35,7 @@ from aioq.jobs.job import Progress
 from aioq.jobs.middleware import wrapped
 from aioq.jobs.retry import Retry, Snooze
 from aioq.jobs.verdicts import Cancel, Fail, asked_by
-from aioq.tasks.task import Task, sender_of, signature_of
+from aioq.tasks.task import Task, app_of, signature_of
 from aioq.util.deferred_warnings import DEFERRED
 from aioq.util.exception_names import class_names, leaf_names
 from aioq.util.introspect import full_name_of, is_a, name_of
@@ -315,14 +315,14 @@ async def _as_in_a_worker(
     begin: Callable[[], None],
 ) -> Any:
     attach(context, _drop)
-    life = sender_of(task).life()
+    life = app_of(task).lifespan()
     try:
         context.state = await life.__aenter__()
     except BaseException as error:
         raise _EndedError(_failed(Ending.UNREADY, error, context.attempt)) from error
     try:
         begin()
-        return await _alone(partial(wrapped, sender_of(task).middleware, context, call), context)
+        return await _alone(partial(wrapped, app_of(task).middleware, context, call), context)
     finally:
         try:
             await life.__aexit__(None, None, None)

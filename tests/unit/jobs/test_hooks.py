@@ -124,7 +124,7 @@ async def test_what_never_came_to_run_is_told_too():
 
     app = shop(watch)
     async with app.test() as session:
-        await internals_of(app).dispatcher.send_calls([add.call("no number")])
+        await internals_of(app).sender.send_calls([add.call("no number")])
         unknown = await app.send("nobody.knows")
         await within(session.advance(0))
         kinds = {job.task: outcome.kind for job, outcome in watch.told}

@@ -1,4 +1,4 @@
-"""The producer over a store that does what the test's script says."""
+"""The buffers over a store that does what the test's script says."""
 
 import asyncio
 import time
@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from aioq.errors import SendError, ServerError, ServerRejectedError, ServerUnavailableError
+from aioq.producer import buffer as buffer_module
 from aioq.producer import delivery as module
-from aioq.producer.buffer import Outbox
+from aioq.producer.buffer import Buffer, SendBatch
 from aioq.producer.bulk import send_many
-from aioq.producer.delivery import Producer
-from aioq.producer.parcel import Pending
+from aioq.producer.delivery import Buffers, Delivery
 from aioq.store.contract import NewJob
 from aioq.store.memory import MemoryStore
 from tests.unit.kit import QUEUE, memory_store, others, turns, until, within
@@ -59,8 +59,16 @@ def jobs(*ids: str) -> tuple[list[NewJob], str]:
     return [job(job_id) for job_id in ids], QUEUE
 
 
-def make(store: ScriptedStore, *, send_timeout: float = 30.0, capacity: int = 100) -> Producer:
-    return Producer(store, send_timeout=send_timeout, capacity=capacity)  # pyright: ignore[reportArgumentType]
+def make(store: ScriptedStore, *, send_timeout: float = 30.0, capacity: int = 100) -> Buffers:
+    return Buffers(store, send_timeout=send_timeout, capacity=capacity)  # pyright: ignore[reportArgumentType]
+
+
+def delivery(store: ScriptedStore, *, send_timeout: float = 30.0) -> Delivery:
+    return Delivery(store, QUEUE, send_timeout=send_timeout, capacity=100)  # pyright: ignore[reportArgumentType]
+
+
+async def send(buffers: Buffers, job: NewJob, queue: str = QUEUE, *, again: bool = False) -> bool:
+    return await buffers[queue].put(job.id, job.envelope, job, again=again)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +79,8 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _no_fairness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FAIR_ATTEMPT", 0.01)
+    monkeypatch.setattr(buffer_module, "FAIR_ATTEMPT", 0.01)
+    monkeypatch.setattr(module, "OUTAGE_COUNTS", 0.01)
 
 
 # -- coalescing -------------------------------------------------------------------------------------------------
@@ -79,16 +88,16 @@ def _no_fairness(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_concurrent_sends_leave_in_one_call():
     store = ScriptedStore()
-    producer = make(store)
-    added = await within(asyncio.gather(*[producer.send(QUEUE, job(str(n))) for n in range(50)]))
+    buffers = make(store)
+    added = await within(asyncio.gather(*[send(buffers, job(str(n))) for n in range(50)]))
     assert added == [True] * 50
     assert store.calls == [(QUEUE, [str(n) for n in range(50)])]
 
 
 async def test_each_queue_has_calls_of_its_own():
     store = ScriptedStore()
-    producer = make(store)
-    await within(send_many(producer, [job("1"), job("2"), job("3")], ["a", "b", "a"]))
+    buffers = make(store)
+    await within(send_many(buffers, [job("1"), job("2"), job("3")], ["a", "b", "a"]))
     assert sorted(store.calls) == [("a", ["1", "3"]), ("b", ["2"])]
 
 
@@ -106,17 +115,17 @@ async def test_a_call_has_a_most_of_bytes():
 
 
 async def test_a_job_that_is_there_already_is_told_apart():
-    producer = make(ScriptedStore())
-    assert await within(producer.send(QUEUE, job("a"))) is True
-    assert await within(producer.send(QUEUE, job("a"))) is False
-    assert await within(send_many(producer, *jobs("b", "b", "a"))) == [True, False, False]
+    buffers = make(ScriptedStore())
+    assert await within(send(buffers, job("a"))) is True
+    assert await within(send(buffers, job("a"))) is False
+    assert await within(send_many(buffers, *jobs("b", "b", "a"))) == [True, False, False]
 
 
 # -- outages ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fault", [DOWN, LOST])
-async def test_a_flush_that_fails_is_repeated_with_the_same_ids_and_adds_nothing_twice(fault: str):
+async def test_a_batch_that_fails_is_repeated_with_the_same_ids_and_adds_nothing_twice(fault: str):
     store = ScriptedStore(fault, fault)
     assert await within(send_many(make(store), *jobs("a", "b"))) == [True, True]
     assert store.calls == [(QUEUE, ["a", "b"])] * 3
@@ -136,18 +145,18 @@ async def test_what_another_sent_meanwhile_under_the_same_id_is_told_apart():
 
 async def test_a_send_that_its_caller_repeats_is_a_repetition_from_the_first_attempt_on():
     store = ScriptedStore()
-    producer = make(store)
-    assert await within(producer.send(QUEUE, job("a"))) is True
-    assert await within(producer.send(QUEUE, job("a"), again=True)) is True
+    buffers = make(store)
+    assert await within(send(buffers, job("a"))) is True
+    assert await within(send(buffers, job("a"), again=True)) is True
     assert store.again == [False, True]
 
 
 async def test_what_gathers_during_an_outage_follows_when_it_is_over():
     store = ScriptedStore(HANGS)
-    producer = make(store)
-    first = asyncio.create_task(producer.send(QUEUE, job("a")))
+    buffers = make(store)
+    first = asyncio.create_task(send(buffers, job("a")))
     await until(lambda: store.calls)
-    rest = [asyncio.create_task(producer.send(QUEUE, job(each))) for each in "bc"]
+    rest = [asyncio.create_task(send(buffers, job(each))) for each in "bc"]
     await turns()
     store.go.set()
     assert await within(asyncio.gather(first, *rest)) == [True] * 3
@@ -157,7 +166,7 @@ async def test_what_gathers_during_an_outage_follows_when_it_is_over():
 async def test_a_job_that_is_not_confirmed_in_time_is_given_up_and_named():
     store = ScriptedStore(*[DOWN] * 1_000_000)
     with pytest.raises(SendError) as caught:
-        await within(make(store, send_timeout=0.05).send(QUEUE, job("a")))
+        await within(send(make(store, send_timeout=0.05), job("a")))
     assert str(caught.value) == "job a is unconfirmed after 0.05 s: redis://x: connection refused"
     assert caught.value.job_ids == ("a",)
     assert isinstance(caught.value.__cause__, ServerUnavailableError)
@@ -167,7 +176,7 @@ async def test_a_job_that_is_not_confirmed_in_time_is_given_up_and_named():
 @pytest.mark.usefixtures("_no_fairness")
 async def test_a_server_that_does_not_answer_is_given_up_too():
     with pytest.raises(SendError, match=r"is unconfirmed after 0.05 s: the server did not answer in time"):
-        await within(make(ScriptedStore(HANGS), send_timeout=0.05).send(QUEUE, job("a")))
+        await within(send(make(ScriptedStore(HANGS), send_timeout=0.05), job("a")))
 
 
 async def test_of_many_jobs_the_unconfirmed_ones_are_named():
@@ -179,8 +188,8 @@ async def test_of_many_jobs_the_unconfirmed_ones_are_named():
 
 async def test_a_long_list_of_jobs_is_cut_in_the_text_only():
     now = asyncio.get_running_loop().time()
-    batch = [Pending([job(each)], now - 1) for each in "abcdefg"]
-    replies = await within(make(ScriptedStore(DOWN))._persist(QUEUE, batch))
+    batch = [SendBatch.entry([job(each)], now - 1) for each in "abcdefg"]
+    replies = await within(delivery(ScriptedStore(DOWN))._persist(batch))
     for fault in replies:
         assert isinstance(fault, SendError)
         assert fault.job_ids == tuple("abcdefg")
@@ -203,11 +212,11 @@ async def test_some_queues_may_fail_and_the_jobs_of_the_others_are_sent():
 
 
 async def test_each_job_has_a_deadline_of_its_own():
-    """Two jobs in one flush: the earlier is given up, the later goes on."""
+    """Two jobs in one batch: the earlier is given up, the later goes on."""
     store = ScriptedStore(DOWN)
     now = asyncio.get_running_loop().time()
-    batch = [Pending([job("early")], now - 1), Pending([job("late")], now + 60)]
-    early, late = await within(make(store)._persist(QUEUE, batch))
+    batch = [SendBatch.entry([job("early")], now - 1), SendBatch.entry([job("late")], now + 60)]
+    early, late = await within(delivery(store)._persist(batch))
     assert isinstance(early, SendError)
     assert early.job_ids == ("early",)
     assert late is True
@@ -215,41 +224,41 @@ async def test_each_job_has_a_deadline_of_its_own():
 
 
 @pytest.mark.usefixtures("_no_fairness")
-async def test_the_earliest_deadline_of_a_flush_counts_wherever_it_stands():
+async def test_the_earliest_deadline_of_a_batch_counts_wherever_it_stands():
     """A send that had to wait for space comes after younger ones."""
     store = ScriptedStore(HANGS)
     now = asyncio.get_running_loop().time()
-    batch = [Pending([job("young")], now + 3600), Pending([job("old")], now + 0.02)]
-    young, old = await within(make(store)._persist(QUEUE, batch))
+    batch = [SendBatch.entry([job("young")], now + 3600), SendBatch.entry([job("old")], now + 0.02)]
+    young, old = await within(delivery(store)._persist(batch))
     assert young is True
     assert isinstance(old, SendError)
 
 
 async def test_a_job_that_is_late_before_it_leaves_gets_one_honest_attempt():
     """A loop that was blocked for long must not fail what a healthy server would have taken."""
-    batch = [Pending([job("a")], asyncio.get_running_loop().time() - 60)]
-    assert await within(make(ScriptedStore())._persist(QUEUE, batch)) == [True]
+    batch = [SendBatch.entry([job("a")], asyncio.get_running_loop().time() - 60)]
+    assert await within(delivery(ScriptedStore())._persist(batch)) == [True]
 
 
 async def test_after_a_failed_attempt_what_has_waited_for_as_long_is_given_up_without_one():
-    """A server that is frozen must not cost each of the flushes that wait a second of its own."""
+    """A server that is frozen must not cost each of the batches that wait a second of its own."""
     store = ScriptedStore(*[HANGS] * 20)
-    producer = make(store, send_timeout=0.05, capacity=5000)
+    buffers = make(store, send_timeout=0.05, capacity=5000)
     loop = asyncio.get_running_loop()
     begun = loop.time()
     with pytest.raises(
         SendError, match=r"^4000 of 4000 jobs are unconfirmed: the server did not answer"
     ) as caught:
-        await within(send_many(producer, *jobs(*map(str, range(4000)))))
-    assert loop.time() - begun < 2 * module.FAIR_ATTEMPT
+        await within(send_many(buffers, *jobs(*map(str, range(4000)))))
+    assert loop.time() - begun < 2 * buffer_module.FAIR_ATTEMPT
     assert len(caught.value.job_ids) == 4000
     assert len(store.calls) == 1
 
 
 async def test_what_is_given_up_without_an_attempt_has_the_reason_of_the_one_that_failed():
     store = ScriptedStore(DOWN, DOWN)
-    producer = make(store)
-    fault, other = await within(give_up_one_after_the_other(producer))
+    buffers = delivery(store)
+    fault, other = await within(give_up_one_after_the_other(buffers))
     assert isinstance(fault, SendError)
     assert isinstance(other, SendError)
     assert len(store.calls) == 1
@@ -259,13 +268,13 @@ async def test_what_is_given_up_without_an_attempt_has_the_reason_of_the_one_tha
     assert isinstance(other.__cause__, ServerUnavailableError)
 
 
-async def give_up_one_after_the_other(producer: Producer, pause: float = 0.0) -> list[Any]:
+async def give_up_one_after_the_other(buffers: Delivery, pause: float = 0.0) -> list[Any]:
     """Flush two jobs whose time is over already; both were there when the first attempt failed."""
     loop = asyncio.get_running_loop()
-    batches = [[Pending([job(each)], loop.time() - 0.001)] for each in "ab"]
-    (first,) = await producer._persist(QUEUE, batches[0])
+    batches = [[SendBatch.entry([job(each)], loop.time() - 0.001)] for each in "ab"]
+    (first,) = await buffers._persist(batches[0])
     loop_blocked_for(pause)
-    (second,) = await producer._persist(QUEUE, batches[1])
+    (second,) = await buffers._persist(batches[1])
     return [first, second]
 
 
@@ -275,18 +284,18 @@ def loop_blocked_for(seconds: float) -> None:
 
 async def test_after_a_success_there_is_an_attempt_again():
     store = ScriptedStore(DOWN, None)
-    producer = make(store)
+    buffers = delivery(store)
     loop = asyncio.get_running_loop()
-    late = [[Pending([job(each)], loop.time() - 0.001)] for each in "ac"]
-    assert isinstance((await within(producer._persist(QUEUE, late[0])))[0], SendError)
-    assert await within(producer._persist(QUEUE, [Pending([job("b")], loop.time() + 60)])) == [True]
-    assert await within(producer._persist(QUEUE, late[1])) == [True]
+    late = [[SendBatch.entry([job(each)], loop.time() - 0.001)] for each in "ac"]
+    assert isinstance((await within(buffers._persist(late[0])))[0], SendError)
+    assert await within(buffers._persist([SendBatch.entry([job("b")], loop.time() + 60)])) == [True]
+    assert await within(buffers._persist(late[1])) == [True]
 
 
 async def test_an_attempt_that_failed_some_time_ago_says_nothing(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "FAIR_ATTEMPT", 0.01)
+    monkeypatch.setattr(module, "OUTAGE_COUNTS", 0.01)
     store = ScriptedStore(DOWN, None)
-    first, second = await within(give_up_one_after_the_other(make(store), 0.02))
+    first, second = await within(give_up_one_after_the_other(delivery(store), 0.02))
     assert isinstance(first, SendError)
     assert second is True
 
@@ -294,19 +303,19 @@ async def test_an_attempt_that_failed_some_time_ago_says_nothing(monkeypatch: py
 async def test_an_attempt_that_failed_before_a_send_began_says_nothing():
     """The send came after the outage, and the loop was blocked until its time was over."""
     store = ScriptedStore(DOWN, None)
-    producer = make(store, send_timeout=0.01)
+    buffers = delivery(store, send_timeout=0.01)
     loop = asyncio.get_running_loop()
-    assert isinstance((await within(producer._persist(QUEUE, [Pending([job("a")], loop.time())])))[0], SendError)
-    sent = Pending([job("b")], loop.time() + 0.01)
+    assert isinstance((await within(buffers._persist([SendBatch.entry([job("a")], loop.time())])))[0], SendError)
+    sent = SendBatch.entry([job("b")], loop.time() + 0.01)
     loop_blocked_for(0.02)
-    assert await within(producer._persist(QUEUE, [sent])) == [True]
+    assert await within(buffers._persist([sent])) == [True]
 
 
 async def test_an_attempt_during_which_the_loop_was_blocked_is_made_once_more():
     """The reply may be here; the loop had no time to look."""
     store = ScriptedStore(HANGS, None, None)
-    producer = make(store, send_timeout=0.5, capacity=1000)
-    sends = asyncio.gather(*[producer.send(QUEUE, job(str(number))) for number in range(600)])
+    buffers = make(store, send_timeout=0.5, capacity=1000)
+    sends = asyncio.gather(*[send(buffers, job(str(number))) for number in range(600)])
     await until(lambda: store.calls)
     loop_blocked_for(1.2)
     assert await within(sends) == [True] * 600
@@ -321,12 +330,12 @@ async def test_a_refusal_is_not_retried():
         assert len(store.calls) == 1
 
 
-async def _send_one(producer: Producer) -> None:
-    await producer.send(QUEUE, job("a"))
+async def _send_one(buffers: Buffers) -> None:
+    await send(buffers, job("a"))
 
 
-async def _send_two(producer: Producer) -> None:
-    await send_many(producer, *jobs("a", "b"))
+async def _send_two(buffers: Buffers) -> None:
+    await send_many(buffers, *jobs("a", "b"))
 
 
 # -- bounded memory ---------------------------------------------------------------------------------------------
@@ -335,17 +344,17 @@ async def _send_two(producer: Producer) -> None:
 @pytest.mark.parametrize("many", [False, True], ids=["send", "send_many"])
 async def test_never_more_jobs_than_the_capacity_are_on_their_way(many: bool):
     store = ScriptedStore(HANGS)
-    producer = make(store, capacity=10)
+    buffers = make(store, capacity=10)
     ids = list(map(str, range(100)))
     work: Callable[[], Any] = (
-        (lambda: send_many(producer, *jobs(*ids)))
+        (lambda: send_many(buffers, *jobs(*ids)))
         if many
-        else (lambda: asyncio.gather(*[producer.send(QUEUE, job(each)) for each in ids]))
+        else (lambda: asyncio.gather(*[send(buffers, job(each)) for each in ids]))
     )
     sent = asyncio.ensure_future(work())
     await until(lambda: store.calls)
     await turns()
-    assert producer.outboxes[QUEUE].held == 10
+    assert buffers[QUEUE].held == 10
     store.go.set()
     assert await within(sent) == [True] * 100
     assert max(len(call) for _, call in store.calls) <= 10
@@ -353,11 +362,11 @@ async def test_never_more_jobs_than_the_capacity_are_on_their_way(many: bool):
 
 async def test_without_space_a_send_gives_up_in_time_and_says_so():
     store = ScriptedStore(HANGS)
-    producer = make(store, capacity=1, send_timeout=0.05)
-    first = asyncio.create_task(producer.send(QUEUE, job("a")))
+    buffers = make(store, capacity=1, send_timeout=0.05)
+    first = asyncio.create_task(send(buffers, job("a")))
     await until(lambda: store.calls)
     with pytest.raises(SendError) as caught:
-        await within(producer.send(QUEUE, job("b")))
+        await within(send(buffers, job("b")))
     assert str(caught.value) == "job b was not sent after 0.05 s: there is no space to send it from"
     assert caught.value.job_ids == ("b",)
     store.go.set()
@@ -368,86 +377,80 @@ async def test_without_space_a_send_gives_up_in_time_and_says_so():
 # -- the short way ----------------------------------------------------------------------------------------------
 
 
-async def opened(producer: Producer) -> Outbox:
-    """The outbox of a queue that two jobs were sent to before: after a lone one the next would leave at once."""
-    await send_many(producer, *jobs("before", "that"))
-    return producer.outboxes[QUEUE]
+async def opened(buffers: Buffers) -> Buffer:
+    """The buffer of a queue that two jobs were sent to before: after a lone one the next would leave at once."""
+    await send_many(buffers, *jobs("before", "that"))
+    return buffers[QUEUE]
 
 
 async def test_what_is_put_leaves_together_with_what_is_sent_and_in_order():
     store = ScriptedStore()
-    outbox = await within(opened(producer := make(store)))
+    buffer = await within(opened(buffers := make(store)))
 
     async def put(job_id: str) -> bool:
-        return await _of_future(outbox.put(job_id, b"x"))
+        return await buffer.put(job_id, b"x")
 
     sends = [
         asyncio.create_task(put("a")),
-        asyncio.create_task(producer.send(QUEUE, NewJob("b", b"x", nonce="mine"))),
-        asyncio.create_task(send_many(producer, *jobs("c", "d"))),
+        asyncio.create_task(send(buffers, NewJob("b", b"x", nonce="mine"))),
+        asyncio.create_task(send_many(buffers, *jobs("c", "d"))),
     ]
     assert await within(asyncio.gather(*sends)) == [True, True, [True, True]]
     assert store.calls[1:] == [(QUEUE, ["a", "b", "c", "d"])]
 
 
-async def _of_future(future: "asyncio.Future[bool] | None") -> bool:
-    assert future is not None
-    return await future
-
-
 @pytest.mark.parametrize("fault", [DOWN, LOST])
 async def test_what_was_put_is_sent_again_after_a_failure(fault: str):
     store = ScriptedStore(None, fault, fault)
-    outbox = await within(opened(make(store)))
-    puts = [outbox.put(each, b"x") for each in "ab"]
-    assert await within(asyncio.gather(*map(_of_future, puts))) == [True, True]
+    buffer = await within(opened(make(store)))
+    puts = [buffer.put(each, b"x") for each in "ab"]
+    assert await within(asyncio.gather(*puts)) == [True, True]
     assert store.calls[1:] == [(QUEUE, ["a", "b"])] * 3
     assert store.again == [False, False, True, True]
 
 
 async def test_what_was_put_is_given_up_in_time_and_named():
     store = ScriptedStore(None, *[DOWN] * 1_000_000)
-    outbox = await within(opened(make(store, send_timeout=0.05)))
+    buffer = await within(opened(make(store, send_timeout=0.05)))
     with pytest.raises(SendError) as caught:
-        await within(_of_future(outbox.put("a", b"x")))
+        await within(asyncio.ensure_future(buffer.put("a", b"x")))
     assert str(caught.value) == "job a is unconfirmed after 0.05 s: redis://x: connection refused"
     assert caught.value.job_ids == ("a",)
 
 
-async def test_nothing_is_put_where_there_is_no_space():
+async def test_what_is_put_without_space_waits_for_it():
     store = ScriptedStore(None, HANGS)
-    outbox = await within(opened(make(store, capacity=2)))
-    first, second, third = (outbox.put(each, b"x") for each in "abc")
-    assert third is None
-    assert outbox.held == 2
+    buffer = await within(opened(make(store, capacity=2)))
+    puts = [asyncio.ensure_future(buffer.put(each, b"x")) for each in "abc"]
+    await turns()
+    assert buffer.held == 2
     store.go.set()
-    assert await within(asyncio.gather(_of_future(first), _of_future(second))) == [True, True]
-    assert store.calls[1:] == [(QUEUE, ["a", "b"])]
+    assert await within(asyncio.gather(*puts)) == [True, True, True]
+    assert store.calls[1:] == [(QUEUE, ["a", "b"]), (QUEUE, ["c"])]
 
 
-async def test_what_was_put_is_withdrawn_if_no_flush_has_taken_it():
+async def test_what_was_put_is_withdrawn_if_no_batch_has_taken_it():
     store = ScriptedStore(None, HANGS)
-    outbox = await within(opened(make(store)))
-    first = outbox.put("a", b"x")
+    buffer = await within(opened(make(store)))
+    first = buffer.put("a", b"x")
     await until(lambda: len(store.calls) == 2)
-    second, third = outbox.put("b", b"x"), outbox.put("c", b"x")
-    assert second is not None
+    second, third = asyncio.ensure_future(buffer.put("b", b"x")), buffer.put("c", b"x")
     second.cancel()
     store.go.set()
-    assert await within(asyncio.gather(_of_future(first), _of_future(third))) == [True, True]
+    assert await within(asyncio.gather(first, third)) == [True, True]
     assert store.calls[1:] == [(QUEUE, ["a"]), (QUEUE, ["c"])]
-    assert outbox.held == 0
+    assert buffer.held == 0
 
 
 # -- cancellation -----------------------------------------------------------------------------------------------
 
 
-async def test_a_cancelled_send_withdraws_what_no_flush_has_taken():
+async def test_a_cancelled_send_withdraws_what_no_batch_has_taken():
     store = ScriptedStore(HANGS)
-    producer = make(store)
-    first = asyncio.create_task(producer.send(QUEUE, job("a")))
+    buffers = make(store)
+    first = asyncio.create_task(send(buffers, job("a")))
     await until(lambda: store.calls)
-    one, many = producer.send(QUEUE, job("b")), send_many(producer, *jobs("c", "d"))
+    one, many = send(buffers, job("b")), send_many(buffers, *jobs("c", "d"))
     waiting = [asyncio.create_task(one), asyncio.create_task(many)]
     await turns()
     for task in waiting:
@@ -455,45 +458,45 @@ async def test_a_cancelled_send_withdraws_what_no_flush_has_taken():
     await asyncio.gather(*waiting, return_exceptions=True)
     store.go.set()
     await within(first)
-    await within(producer.drain())
+    await within(buffers.drain())
     assert store.calls == [(QUEUE, ["a"])]
-    assert producer.outboxes[QUEUE].held == 0
+    assert buffers[QUEUE].held == 0
 
 
 async def test_a_send_of_many_that_is_cancelled_while_it_waits_for_space_withdraws_all():
     store = ScriptedStore(HANGS)
-    producer = make(store, capacity=3)
-    first = asyncio.create_task(producer.send(QUEUE, job("a")))
+    buffers = make(store, capacity=3)
+    first = asyncio.create_task(send(buffers, job("a")))
     await until(lambda: store.calls)
-    many = asyncio.create_task(send_many(producer, *jobs("b", "c", "d", "e")))
-    await until(lambda: producer.outboxes[QUEUE].held == 3)
+    many = asyncio.create_task(send_many(buffers, *jobs("b", "c", "d", "e")))
+    await until(lambda: buffers[QUEUE].held == 3)
     await turns()
     many.cancel()
     await asyncio.gather(many, return_exceptions=True)
     store.go.set()
     await within(first)
-    await within(producer.drain())
+    await within(buffers.drain())
     assert store.calls == [(QUEUE, ["a"])]
 
 
 async def test_a_cancelled_send_in_flight_leaves_nothing_behind():
     store = ScriptedStore(HANGS)
-    producer = make(store)
-    send = asyncio.create_task(producer.send(QUEUE, job("a")))
+    buffers = make(store)
+    sending = asyncio.create_task(send(buffers, job("a")))
     await until(lambda: store.calls)
-    send.cancel()
-    await asyncio.gather(send, return_exceptions=True)
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
     store.go.set()
-    await within(producer.drain())
+    await within(buffers.drain())
     assert others() == set()
 
 
 async def test_draining_waits_for_every_queue():
     store = ScriptedStore(HANGS, HANGS)
-    producer = make(store)
-    sends = [asyncio.create_task(producer.send(queue, job("x"))) for queue in ("a", "b")]
+    buffers = make(store)
+    sends = [asyncio.create_task(send(buffers, job("x"), queue)) for queue in ("a", "b")]
     await until(lambda: len(store.calls) == 2)
-    drained = asyncio.create_task(producer.drain())
+    drained = asyncio.create_task(buffers.drain())
     await turns()
     assert not drained.done()
     store.go.set()
@@ -507,14 +510,14 @@ async def test_draining_waits_for_every_queue():
 async def test_an_attempt_that_is_cancelled_from_outside_is_not_made_again(again: bool):
     """As all tasks are when `asyncio.run` ends."""
     store = ScriptedStore(*([DOWN] if again else []), *[HANGS] * 5)
-    producer = make(store)
-    sending = asyncio.create_task(producer.send(QUEUE, job("a")))
+    buffers = make(store)
+    sending = asyncio.create_task(send(buffers, job("a")))
     await until(lambda: len(store.calls) == 1 + again)
     for task in others() - {sending}:
         task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await within(_of(sending))
-    await within(producer.drain())
+    await within(buffers.drain())
     assert len(store.calls) == 1 + again
     assert others() == set()
 
@@ -528,9 +531,9 @@ async def test_a_timer_that_comes_early_is_a_timer(monkeypatch: pytest.MonkeyPat
     loop = asyncio.get_running_loop()
     call_at = loop.call_at
     monkeypatch.setattr(loop, "call_at", lambda when, *args: call_at(when - 0.005, *args), raising=False)
-    monkeypatch.setattr(module, "FAIR_ATTEMPT", 0.02)
+    monkeypatch.setattr(buffer_module, "FAIR_ATTEMPT", 0.02)
     with pytest.raises(SendError):
-        await within(make(ScriptedStore(*[HANGS] * 9), send_timeout=0.02).send(QUEUE, job("a")))
+        await within(send(make(ScriptedStore(*[HANGS] * 9), send_timeout=0.02), job("a")))
 
 
 # -- what the server refuses -------------------------------------------------------------------------------------
@@ -554,8 +557,8 @@ class Refusing(ScriptedStore):
 @pytest.mark.parametrize("script", [[], [DOWN]], ids=["at once", "after an outage"])
 async def test_a_send_that_the_server_refuses_fails_alone(bad: tuple[str, ...], script: list[Any]):
     store = Refusing(*bad, script=script)
-    producer = make(store)
-    sends = [producer.send(QUEUE, job(each)) for each in "abcd"]
+    buffers = make(store)
+    sends = [send(buffers, job(each)) for each in "abcd"]
     told = await within(asyncio.gather(*sends, return_exceptions=True))
     assert [isinstance(each, ServerError) for each in told] == [each in bad for each in "abcd"]
     assert [each for each in told if each is True] == [True] * (4 - len(bad))
@@ -573,5 +576,5 @@ async def test_of_many_the_refused_are_named_and_the_others_are_sent():
 async def test_a_lone_send_that_is_refused_is_tried_once():
     store = Refusing("a")
     with pytest.raises(ServerError, match="WRONGTYPE"):
-        await within(make(store).send(QUEUE, job("a")))
+        await within(send(make(store), job("a")))
     assert len(store.calls) == 1

@@ -1,7 +1,7 @@
 """From a call to what the store is given."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +14,6 @@ from aioq.errors import ArgumentError, PayloadTooLargeError, SendError
 from aioq.jobs.job import Priority, queue_of
 from aioq.jobs.middleware import Middleware as Base
 from aioq.jobs.retry import RetryRule
-from aioq.producer.buffer import Part
 from aioq.store.columns import NewJobs
 from aioq.store.contract import NewJob
 from aioq.wire.messages import CallOptions, decode_envelope
@@ -22,45 +21,54 @@ from aioq.wire.messages import CallOptions, decode_envelope
 pytestmark = pytest.mark.anyio
 
 
-class Client:
-    """A client whose producer notes what it is given, and adds each id once."""
+class Buffers(dict[str, "Buffer"]):
+    """Buffers that note what is put into them, and add each id once."""
 
     def __init__(self) -> None:
-        self.producer = self
+        super().__init__()
         self.sent: list[tuple[str, NewJob]] = []
         self.calls = 0
         self.again: list[str] = []
-        self.outboxes: dict[str, Any] = {}  # nothing was sent yet
 
-    def put(self, queue: str, job: NewJob) -> None:
-        """There is no space at once."""
+    def __missing__(self, queue: str) -> "Buffer":
+        return Buffer(self, queue)
 
-    async def send(self, queue: str, job: NewJob, *, again: bool = False) -> bool:
-        self.again += [job.id] * again
-        return (await self.add([job], queue))[0]
-
-    async def add(self, jobs: list[NewJob], queues: str | list[str]) -> list[bool]:
+    async def add(self, jobs: list[NewJob], queue: str) -> list[bool]:
         self.calls += 1
         known = {job.id for _, job in self.sent}
-        self.note(jobs, queues)
+        self.note(jobs, queue)
         return [job.id not in known for job in jobs]
 
-    async def put_all(self, jobs: NewJobs, queue: str, parts: list[Part], positions: Sequence[int]) -> None:
-        reply = asyncio.ensure_future(self.add(list(jobs), queue))
-        parts.append(Part(positions, reply))
-
-    def note(self, jobs: list[NewJob], queues: str | list[str]) -> None:
-        self.sent += zip([queues] * len(jobs) if isinstance(queues, str) else queues, jobs, strict=True)
+    def note(self, jobs: list[NewJob], queue: str) -> None:
+        self.sent += [(queue, job) for job in jobs]
 
 
-def make(*middleware: Base, **settings: Any) -> tuple[App, Client]:
+class Buffer:
+    def __init__(self, buffers: Buffers, queue: str) -> None:
+        self._buffers = buffers
+        self._queue = queue
+
+    async def put(
+        self, job_id: str, envelope: bytes, special: NewJob | None = None, *, again: bool = False
+    ) -> bool:
+        self._buffers.again += [job_id] * again
+        return (await self._buffers.add([special or NewJob(job_id, envelope)], self._queue))[0]
+
+    async def wait_for_space(self) -> None:
+        pass
+
+    def put_part(self, jobs: NewJobs, start: int) -> "tuple[int, asyncio.Future[list[bool]]]":
+        return len(jobs) - start, asyncio.ensure_future(self._buffers.add(jobs[start:], self._queue))
+
+
+def make(*middleware: Base, **settings: Any) -> tuple[App, Buffers]:
     app = App("shop", url="redis://nowhere", middleware=middleware, **settings)
-    client = Client()
+    client = Buffers()
 
-    async def given() -> Client:
+    async def given() -> Buffers:
         return client
 
-    internals_of(app).dispatcher._client = given  # pyright: ignore[reportAttributeAccessIssue]
+    internals_of(app).sender._buffers = given  # pyright: ignore[reportAttributeAccessIssue]
 
     @app.task(name="add", queue="sums", timeout=9, retry=7, result_ttl=8, priority="low")
     def _add(x: int, y: int = 2) -> int:
@@ -283,8 +291,8 @@ async def test_middleware_may_drop_a_call():
 async def test_what_a_layer_forwards_twice_is_the_same_send(job_id: str | None):
     app, client = make(Insisting())
 
-    async def add(jobs: list[NewJob], queues: str | list[str]) -> list[bool]:
-        client.note(jobs, queues)
+    async def add(jobs: list[NewJob], queue: str) -> list[bool]:
+        client.note(jobs, queue)
         del client.add  # pyright: ignore[reportAttributeAccessIssue] - the next call finds the class's own
         raise SendError("no answer", tuple(job.id for job in jobs))
 
@@ -322,7 +330,7 @@ async def test_with_middleware_too_one_wrong_call_and_nothing_is_sent():
 async def test_with_middleware_too_every_unconfirmed_job_is_named():
     app, client = make(Middleware())
 
-    async def add(jobs: list[NewJob], _: str | list[str]) -> list[bool]:
+    async def add(jobs: list[NewJob], _: str) -> list[bool]:
         raise SendError("down", tuple(job.id for job in jobs))
 
     client.add = add  # pyright: ignore[reportAttributeAccessIssue]

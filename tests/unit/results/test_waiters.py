@@ -56,7 +56,7 @@ class Store(MemoryStore):
 
     def __init__(self) -> None:
         inner = memory_store()
-        super().__init__("shop", clock=inner._clock, limits=inner._limits)
+        super().__init__("shop", clock=inner.clock, limits=inner._limits)
         self.lossy = LossyInbox(super().inbox)
         self.asked: list[list[str]] = []
         self.faults: list[Exception] = []

@@ -199,7 +199,7 @@ def test_one_task_may_have_several_schedules():
 def test_a_decorator_without_its_timing_is_no_decorator(which: str, is_task: bool):
     shop = app()
     function = shop.task(_nothing) if is_task else _nothing
-    use = re.escape({"every": "use @app.every(seconds)", "cron": '@app.cron("...")'}[which])
+    use = re.escape({"every": "needs arguments: @app.every(seconds)", "cron": '@app.cron("...")'}[which])
     with pytest.raises(ConfigError, match=rf"@app\.{which} at .*test_declare\.py:\d+: .*_nothing.*{use}"):
         getattr(shop, which)(function)
     assert declared(shop) == {}

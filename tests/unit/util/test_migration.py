@@ -398,7 +398,7 @@ async def test_another_librarys_variable_is_noticed_where_no_server_is_named(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ):
     monkeypatch.setenv("REDIS_URL", "redis://there")
-    monkeypatch.setattr("aioq.connect.connector.available", lambda: False)
+    monkeypatch.setattr("aioq.store.connector.available", lambda: False)
     with caplog.at_level(logging.WARNING):
         own = App("shop", data_dir=str(tmp_path))
         await internals_of(own).client()

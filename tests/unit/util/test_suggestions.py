@@ -40,7 +40,7 @@ def test_a_name_that_is_nearly_one_of_the_apps_is_a_warning_once(
         app.by_name("shop.tasks.add")
         app.by_name("elsewhere.work")
     assert caplog.messages == [
-        "task 'shop.tasks.ad' is not registered in app <App shop> (did you mean 'shop.tasks.add'?); "
+        "task 'shop.tasks.ad' is not registered in app 'shop' (did you mean 'shop.tasks.add'?); "
         "it is sent as it is"
     ]
 

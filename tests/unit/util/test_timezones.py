@@ -97,7 +97,7 @@ def test_another_zone_is_an_error_where_it_is_written():
 def test_a_stored_schedule_in_another_zone_keeps_no_other_one_from_ticking():
     printed = without_zones("""
         from aioq.util.clock import ManualClock
-        from aioq.connect.connector import limits_of
+        from aioq.store.connector import limits_of
         from aioq.store.memory import MemoryStore
         from aioq.schedules.ticks import tick_due
         from aioq.schedules.info import shown

@@ -14,9 +14,6 @@ from typing import Any
 from aioq.config.settings import Settings
 from aioq.config.urls import mask_url
 from aioq.embedded import EmbeddedServer, attach, available
-from aioq.producer.client import Client
-from aioq.producer.delivery import Producer
-from aioq.results.waiters import Waiters
 from aioq.store.contract import Limits, Store
 from aioq.util.log import logger
 from aioq.util.migration import SERVERS
@@ -32,7 +29,7 @@ own, and the network may keep it for a while. A guess."""
 
 
 class Connector:
-    """Makes clients; one an App.
+    """Makes stores; one an App.
 
     Args:
         name: the App's name.
@@ -47,24 +44,17 @@ class Connector:
         self._lock = threading.Lock()
         self._store_factory: Callable[[], Store] | None = None
 
-    async def client(self, loop: asyncio.AbstractEventLoop) -> Client:
-        """A client for the running loop; starts or joins the embedded server where there is no other.
+    async def store(self) -> Store:
+        """A store for the running event loop; starts or joins the embedded server where there is no other.
 
         Raises:
             EmbeddedServerError: the embedded server cannot be started.
         """
-        settings = self._settings
-        store = self._store_factory() if self._store_factory is not None else await self._server_store()
-        return Client(
-            loop,
-            store,
-            Producer(store, send_timeout=settings.send_timeout, capacity=settings.max_pending_sends),
-            Waiters(store, self._name, poll_interval=settings.poll_interval),
-        )
+        return self._store_factory() if self._store_factory is not None else await self._server_store()
 
     @contextlib.contextmanager
     def replaced(self, factory: Callable[[], Store]) -> Generator[None]:
-        """Make clients over other stores for a while: how an App runs in memory."""
+        """Make other stores for a while: how an App runs in memory."""
         before, self._store_factory = self._store_factory, factory
         try:
             yield

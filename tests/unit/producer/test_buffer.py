@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aioq.jobs.job import Priority
-from aioq.producer.parcel import Parcel
+from aioq.producer.buffer import SendBatch
 from aioq.store.columns import NewJobs
 from aioq.store.contract import NewJob
 
@@ -83,7 +83,7 @@ def test_who_appends_to_the_columns_alone_adds_a_plain_job():
     assert list(columns) == [NewJob("a", b"1", nonce="n"), NewJob("b", b"2")]
 
 
-# -- parcels ----------------------------------------------------------------------------------------------------
+# -- batches ----------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -107,28 +107,28 @@ def entries_of(dice: random.Random) -> list[Entry]:
     return entries
 
 
-def parcel_of(entries: Sequence[Entry]) -> Parcel:
-    parcel = Parcel()
+def batch_of(entries: Sequence[Entry]) -> SendBatch:
+    batch = SendBatch()
     for entry in entries:
         if entry.several:
-            parcel.several[len(parcel.futures)] = len(entry.jobs)
-        parcel.extend(entry.jobs)
-        parcel.deadlines.append(entry.deadline)
-        parcel.futures.append(entry.future)
-    return parcel
+            batch.several[len(batch.futures)] = len(entry.jobs)
+        batch.extend(entry.jobs)
+        batch.deadlines.append(entry.deadline)
+        batch.futures.append(entry.future)
+    return batch
 
 
-def check(parcel: Parcel, entries: Sequence[Entry]) -> None:
+def check(batch: SendBatch, entries: Sequence[Entry]) -> None:
     jobs = [job for entry in entries for job in entry.jobs]
-    assert list(parcel) == jobs
-    assert parcel.special == {position: job for position, job in enumerate(jobs) if job != plain(job)}
-    assert parcel.futures == [entry.future for entry in entries]
-    assert parcel.deadlines == [entry.deadline for entry in entries]
-    assert parcel.several == {at: len(entry.jobs) for at, entry in enumerate(entries) if entry.several}
-    assert parcel.size == len(jobs)
-    assert parcel.weights(parcel.size) == [len(job.envelope) for job in jobs]
-    pending = [(list(each.jobs), each.deadline, each.again) for each in parcel.pending()]
-    assert pending == [(entry.jobs, entry.deadline, parcel.again) for entry in entries]
+    assert list(batch) == jobs
+    assert batch.special == {position: job for position, job in enumerate(jobs) if job != plain(job)}
+    assert batch.futures == [entry.future for entry in entries]
+    assert batch.deadlines == [entry.deadline for entry in entries]
+    assert batch.several == {at: len(entry.jobs) for at, entry in enumerate(entries) if entry.several}
+    assert batch.size == len(jobs)
+    assert batch.weights(batch.size) == [len(job.envelope) for job in jobs]
+    apart = [(list(each), each.deadlines, each.again) for each in batch.apart()]
+    assert apart == [(entry.jobs, [entry.deadline], batch.again) for entry in entries]
 
 
 def plain(job: NewJob) -> NewJob:
@@ -148,29 +148,29 @@ def fitting(entries: Sequence[Entry], max_items: int, max_weight: int) -> int:
 async def test_what_is_withdrawn_is_gone_from_every_column_and_nothing_else_is(seed: int):
     dice = random.Random(seed)
     entries = entries_of(dice)
-    parcel = parcel_of(entries)
+    batch = batch_of(entries)
     gone = [entry for entry in entries if dice.random() < 0.3]
     for entry in gone:
         entry.future.cancel()
-    assert parcel.withdraw() == sum(len(entry.jobs) for entry in gone)
-    check(parcel, [entry for entry in entries if entry not in gone])
-    assert parcel.withdraw() == 0
+    assert batch.withdraw() == sum(len(entry.jobs) for entry in gone)
+    check(batch, [entry for entry in entries if entry not in gone])
+    assert batch.withdraw() == 0
 
 
 @pytest.mark.parametrize("seed", range(200))
 async def test_the_first_entries_are_split_off_as_many_as_fit(seed: int):
     dice = random.Random(seed)
     entries = entries_of(dice)
-    parcel = parcel_of(entries)
-    parcel.again = dice.random() < 0.5
+    batch = batch_of(entries)
+    batch.again = dice.random() < 0.5
     while entries:
         max_items, max_weight = dice.randrange(1, 20), dice.randrange(1, 60)
         count = fitting(entries, max_items, max_weight)
-        first = parcel.split(max_items, max_weight)
-        assert first.again is parcel.again
+        first = batch.split(max_items, max_weight)
+        assert first.again is batch.again
         check(first, entries[:count])
         entries = entries[count:]
-        check(parcel, entries)
+        check(batch, entries)
 
 
 async def test_of_several_items_the_first_error_is_told_or_else_all_replies():
@@ -179,5 +179,5 @@ async def test_of_several_items_the_first_error_is_told_or_else_all_replies():
         for ids, several in (("a", False), ("bc", True), ("d", False), ("ef", True), ("g", True))
     ]
     wrong, worse = ValueError("wrong"), ValueError("worse")
-    told = parcel_of(entries).by_entry([True, True, wrong, False, True, False, worse])
+    told = batch_of(entries).by_entry([True, True, wrong, False, True, False, worse])
     assert told == [True, wrong, False, [True, False], worse]
