@@ -48,7 +48,7 @@ def check_url(value: object) -> str | None:
     url = f"{SCHEMES.get(scheme.lower())}://{rest}"
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises if it is no number
+        _ = parts.hostname or parts.port  # raises if it is no number; that of a host is told, see `objection`
     except ValueError:
         return None
     if parts.scheme == "unix" and (parts.netloc.rpartition("@")[2] or not parts.path):
@@ -90,11 +90,22 @@ _OPTIONS = {"unix": _ANYWHERE, "redis": _TCP, "rediss": _TLS}
 
 
 def objection(url: str) -> str | None:
-    """What is wrong with the database and the options of a URL that `check_url` has returned, or None."""
+    """What is wrong with the port, the database or an option of a URL that `check_url` has returned, or None."""
     parts = urlsplit(url)
     options = parse_qsl(parts.query, keep_blank_values=True)
-    wrong = _wrong_database(parts) or _wrong_option(url, parts.scheme, options) or _twice(options)
+    wrong = _wrong_port(parts) or _wrong_database(parts) or _wrong_option(url, parts.scheme, options)
+    wrong = wrong or _twice(options)
     return wrong and f"{mask_url(url)} {wrong}"
+
+
+def _wrong_port(parts: SplitResult) -> str | None:
+    if not parts.hostname:
+        return None
+    try:
+        wrong = parts.port == 0  # the client library would take the usual one
+    except ValueError:
+        wrong = True
+    return "cannot be used: its port must be a number from 1 to 65535" if wrong else None
 
 
 def _wrong_database(parts: SplitResult) -> str | None:

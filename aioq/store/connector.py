@@ -28,6 +28,13 @@ TOMBSTONE_MARGIN = 5.0
 own, and the network may keep it for a while. A guess."""
 
 
+_making = threading.RLock()
+"""Held by what a fork must not come into: the child would have its locks, an import's for one, and not the thread
+that lets them go."""
+
+os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)
+
+
 class Connector:
     """Makes stores; one an App.
 
@@ -41,7 +48,6 @@ class Connector:
         self._settings = settings
         self._embedded: EmbeddedServer | None = None
         self._pid = os.getpid()
-        self._lock = threading.Lock()
         self._store_factory: Callable[[], Store] | None = None
 
     async def store(self) -> Store:
@@ -63,7 +69,7 @@ class Connector:
 
     async def detach(self) -> None:
         """Let go of the embedded server; the last process to do so stops it."""
-        with self._lock:
+        with _making:
             server, self._embedded = self._embedded, None
         if server is not None:
             await asyncio.to_thread(server.detach)
@@ -78,7 +84,7 @@ class Connector:
             url, revive = server.url, server.ensure
         # Not before a server is asked for: importing redis-py takes most of what importing an App took.
         # In a thread, because it takes a tenth of a second, for which the loop must not stand still.
-        redis_store: Any = await asyncio.to_thread(import_module, "aioq.store.redis")
+        redis_store: Any = await asyncio.to_thread(_import_redis_store)
         make = redis_store.LocalStore if url is None else redis_store.RedisStore
         url = url or LOCAL_URL
         return make(
@@ -91,12 +97,17 @@ class Connector:
         )
 
     def _attach(self) -> EmbeddedServer:
-        with self._lock:  # event loops in several threads share one hold
+        with _making:  # event loops in several threads share one hold
             if self._pid != os.getpid():  # forked: what the parent holds is not held here
                 self._embedded, self._pid = None, os.getpid()
             if self._embedded is None:
                 self._embedded = attach(self._settings.data_dir)
             return self._embedded
+
+
+def _import_redis_store() -> Any:
+    with _making:
+        return import_module("aioq.store.redis")
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -10,15 +10,17 @@ import atexit
 import contextlib
 import inspect
 import os
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Generator
-from concurrent.futures import Future, InvalidStateError
-from typing import Generic, TypeVar
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from typing import Generic, ParamSpec, TypeVar
 
-from aioq.errors import RunningLoopError
+from aioq.errors import RunningLoopError, ServerUnavailableError
 from aioq.util.printable import brief
 
 R = TypeVar("R")
+P = ParamSpec("P")
 
 THREAD = "aioq-sync"
 """The thread's name."""
@@ -27,11 +29,31 @@ FAREWELL = 15.0
 """Seconds that the end of the process waits for what is under way at the most. A guess: above `send_timeout`."""
 
 
+class _Threads(ThreadPoolExecutor):
+    """What the loop looks up names in. A program's threads may outlive its main one, and Python's pools do not."""
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "Future[R]":
+        """Start it, in a thread of its own where the pool takes no more."""
+        with contextlib.suppress(RuntimeError):
+            return super().submit(fn, *args, **kwargs)
+        future: Future[R] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        return future
+
+
 class _LoopThread:
     """An event loop, and the thread that runs it."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.loop.set_default_executor(_Threads(thread_name_prefix=THREAD))
         self._thread = threading.Thread(target=self._serve, name=THREAD, daemon=True)
         self._thread.start()
 
@@ -67,7 +89,15 @@ class _Process:
         self._left_behind: list[_LoopThread] = []
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop, which runs from now on."""
+        """The loop, which runs from now on.
+
+        Raises:
+            ServerUnavailableError: Python is taking itself apart, and no thread but this one runs any more.
+        """
+        if sys.is_finalizing():
+            raise ServerUnavailableError(
+                "the process is at its end, in what Python does after the handlers of atexit"
+            )
         running = self._running
         if running is None:
             with self._lock:
@@ -75,6 +105,7 @@ class _Process:
         return running.loop
 
     def close(self) -> None:
+        """Let it end; what still sends before the end of Python starts another."""
         with self._lock:
             running, self._running = self._running, None
         if running is not None:

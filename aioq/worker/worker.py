@@ -34,6 +34,7 @@ from aioq.worker.duties.recovery import Recovery
 from aioq.worker.duties.settler import Settler
 from aioq.worker.duties.ticker import Ticker
 from aioq.worker.duties.watchdog import Watchdog
+from aioq.worker.forks import forks_end
 from aioq.worker.health import Health, QueueHealth, judge
 from aioq.worker.held_jobs import Holdings
 from aioq.worker.identity import Life, Membership
@@ -169,7 +170,7 @@ class Worker:
             return
         for words in unknown_tasks(self._host, self._declared, self.queues):
             log.warning("%s", words)
-        async with self._host.lifespan() as state:
+        async with forks_end(), self._host.lifespan() as state:
             if self._on_start is not None:
                 self._on_start(info)
             await self._serve(store, state)
@@ -382,8 +383,8 @@ class Worker:
     async def _depart(self, store: Store) -> None:
         await self._settler.drain()
         await self._lease.stop()
-        for duties in self._queues.values():
-            await store.depart(duties.membership.queue, duties.membership.worker)
+        for queue, duties in self._queues.items():
+            await store.depart(queue, duties.membership.worker)
         for duties in self._queues.values():
             await duties.ticker.stop()
 
@@ -391,10 +392,9 @@ class Worker:
         if running and not self._hurry.is_set():
             patience = self._host.settings.shutdown_timeout
             log.info("%s", stopping(running, patience))
-            idle = asyncio.create_task(self._executor.wait_idle())
-            hurry = asyncio.create_task(self._hurry.wait())
-            await asyncio.wait([idle, hurry], timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            idle.cancel()
-            hurry.cancel()
+            either = [asyncio.create_task(each) for each in (self._executor.wait_idle(), self._hurry.wait())]
+            await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            for task in either:
+                task.cancel()
         if self._executor.running:
             await self._executor.interrupt()

@@ -1,5 +1,6 @@
 """What the process pool's children share with their worker and what they do not: signals, death, output, time."""
 
+import asyncio
 import json
 import os
 import re
@@ -98,6 +99,37 @@ async def test_a_fork_that_its_task_does_not_end_is_no_second_worker(project: Pr
     await worker.saw("^says$")
     assert "ERROR" not in worker.log
     assert await worker.stop() == 0
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("what", ["a turn", "a time", "a future"])
+async def test_a_fork_that_awaits_ends_and_takes_nothing_from_its_worker(
+    project: Project, tmp_path: Path, what: str, loop: str
+) -> None:
+    """Nor does it take a step of another job, or touch the connections in any other way."""
+    if loop == "asyncio":
+        project.write("uvloop.py", "raise ModuleNotFoundError")
+    tasks, worker = await start(project)
+    trace, others, end = tmp_path / "trace", tmp_path / "others", tmp_path / "end"
+    beside = [await tasks.steps.send(str(others), str(end)) for _ in range(3)]
+    await until(others.exists)
+    sends = [asyncio.create_task(_steady(tasks)) for _ in range(4)]
+
+    for _ in range(5):
+        handle = await tasks.forks_and_awaits.send(what, str(trace))
+        assert (await handle.result(timeout=20), (await handle.info()).attempts) == (1, 1)
+
+    assert [await each for each in sends] == [[2] * 100] * 4
+    end.touch()
+    await gather(*beside, timeout=20)
+    assert set(others.read_text().split()) == {str(worker.pid)}
+    assert not trace.exists()
+    await worker.saw("^RuntimeError: ", times=5)
+    assert await worker.stop() == 0
+
+
+async def _steady(tasks: Any) -> list[int]:
+    return [await (await tasks.add.send(1, 1)).result(timeout=20) for _ in range(100)]
 
 
 async def test_what_a_task_prints_and_logs_is_in_the_workers_log_and_its_input_is_empty(project: Project) -> None:

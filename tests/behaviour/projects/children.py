@@ -98,6 +98,43 @@ def forks_in_a_thread(how: str) -> int:
     return _forks(how)
 
 
+earlier: "list[asyncio.Future[None]]" = []
+
+
+def _write(trace: str, line: object) -> None:
+    with open(trace, "a") as file:
+        file.write(f"{line}\n")
+
+
+@app.task
+async def forks_and_awaits(what: str, trace: str) -> int:
+    """Fork; the fork goes on to what a fork can await. Its exit code."""
+    loop = asyncio.get_running_loop()
+    earlier[:] = [loop.create_future()]
+    loop.call_soon(earlier[0].set_result, None)
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])  # noqa: ASYNC222 - it ends at once
+    for _ in range(10_000):
+        if what == "a turn":
+            await asyncio.sleep(0)
+        elif what == "a time":
+            await asyncio.sleep(0.01)
+        else:
+            await earlier[0]
+            earlier[:] = [asyncio.Future(loop=loop)]
+        _write(trace, "went on")
+    os._exit(0)
+
+
+@app.task
+async def steps(trace: str, end: str) -> None:
+    """Say in which process each step is."""
+    while not os.path.exists(end):  # noqa: ASYNC240 - takes microseconds
+        _write(trace, os.getpid())
+        await asyncio.sleep(0)
+
+
 @app.task(executor="process")
 def forks_in_a_process(how: str) -> int:
     return _forks(how)

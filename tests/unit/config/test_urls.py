@@ -216,6 +216,25 @@ def test_a_value_that_may_be_secret_is_not_shown():
     assert objection("redis://tok/en@h/0") == "redis://***@h/0 cannot be used: its database must be a number"
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost:79x44",
+        "redis://h:0/1",
+        "rediss://h:65536",
+        "redis://u:p@h:-1",
+        "redis://:hunter2@h:port/",
+        "redis://[::1]:a",
+    ],
+)
+def test_a_port_that_is_none_is_named(url: str):
+    assert check_url(url) == url
+    assert objection(url) == f"{mask_url(url)} cannot be used: its port must be a number from 1 to 65535"
+    with pytest.raises(ConfigError, match="its port must be a number") as caught:
+        load_settings({"url": url}, environ={})
+    assert "hunter2" not in str(caught.value)
+
+
 @pytest.mark.parametrize("url", ["redis://h/one", "redis://h/0/1", "rediss://h/-1"])
 def test_a_database_that_is_no_number_is_refused(url: str):
     assert (objection(url) or "").endswith(" cannot be used: its database must be a number")

@@ -289,6 +289,24 @@ add.options(job_id="j1").send_sync(1, 2)
     assert queued(redis_server, app_name) == {"j1", "j2"}
 
 
+@pytest.mark.parametrize("before", ["used before", "not used before"])
+def test_a_destructor_at_the_very_end_gets_an_error(redis_server: Database, app_name: str, before: str) -> None:
+    """No thread but the main one runs then, and it would wait for ever."""
+    script = """
+from aioq import ServerUnavailableError
+class Last:
+    def __del__(self, send=add.send_sync, expected=ServerUnavailableError, show=print):
+        try:
+            send(1, 2)
+        except expected as error:
+            show(error)
+last = Last()
+"""
+    first = "add.options(job_id='j1').send_sync(1, 2)\n" if before == "used before" else ""
+    printed = run(first + script, redis_server, app_name)
+    assert printed == "the process is at its end, in what Python does after the handlers of atexit\n"
+
+
 FORKS = {
     "os.fork": """
 import os
@@ -318,6 +336,51 @@ def test_a_forked_child_has_a_loop_of_its_own(
     first = "add.options(job_id='j1').send_sync(1, 2)\n" if before == "used before" else ""
     # Python 3.12 and newer warn of any fork beside a thread.
     run(first + FORKS[way], redis_server, app_name, "-W", "ignore:.*fork:DeprecationWarning")
+    assert queued(redis_server, app_name) == {"j2", "j3", *(["j1"] if first else [])}
+
+
+def test_a_fork_does_not_come_into_an_import_that_another_thread_is_in(
+    redis_server: Database, app_name: str
+) -> None:
+    """The child would wait for ever for a lock that nobody there holds."""
+    script = """
+import os, sys, threading, time
+begun = threading.Event()
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "aioq.store.redis":
+            begun.set()
+            time.sleep(0.2)
+sys.meta_path.insert(0, Slow())
+sender = threading.Thread(target=add.options(job_id="j1").send_sync, args=(1, 2))
+sender.start()
+begun.wait()
+child = os.fork()
+if not child:
+    add.options(job_id="j2").send_sync(1, 2)
+    os._exit(0)
+sender.join()
+assert os.waitpid(child, 0)[1] == 0
+"""
+    run(script, redis_server, app_name, "-W", "ignore:.*fork:DeprecationWarning")
+    assert queued(redis_server, app_name) == {"j1", "j2"}
+
+
+@pytest.mark.parametrize("before", ["used before", "not used before"])
+def test_threads_that_outlive_the_main_thread_send(redis_server: Database, app_name: str, before: str) -> None:
+    """Also where the server is named, and its name is looked up in a thread of the loop's pool."""
+    script = """
+import threading
+def late():
+    threading.main_thread().join()
+    add.options(job_id="j2").send_sync(1, 2)
+    other.options(job_id="j3").send_sync(1, 2)
+threading.Thread(target=late).start()
+"""
+    named = redis_server.url.replace("127.0.0.1", "localhost")
+    other = f"other = App({app_name!r}, url={named!r}).by_name('add')\n"
+    first = "add.options(job_id='j1').send_sync(1, 2)\n" if before == "used before" else ""
+    run(other + first + script, redis_server, app_name)
     assert queued(redis_server, app_name) == {"j2", "j3", *(["j1"] if first else [])}
 
 

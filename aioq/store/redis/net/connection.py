@@ -5,6 +5,8 @@ redis-py's own reading and writing goes through asyncio's streams, and packs in 
 """
 
 import asyncio
+import os
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from inspect import signature
@@ -61,6 +63,7 @@ class Connection(asyncio.Protocol):
         theirs._writer = theirs._reader = None  # noqa: SLF001
         self._transport = self._stream.transport
         self._transport.set_protocol(self)
+        _open.add(self)
 
     def send(self, *commands: Sequence[Arg]) -> None:
         """Send commands; their replies are the caller's to read.
@@ -104,6 +107,19 @@ class Connection(asyncio.Protocol):
         # At once: what a server that does not read has not taken yet would keep the socket open.
         self._transport.abort()
 
+    def forked(self) -> None:
+        """This is a fork: what it reads and writes here would be missing, or too much, in its parent.
+
+        So it has the null device in the socket's place. Closing the socket would leave its number to whatever is
+        opened next, and the transport would use and close that.
+        """
+        if self._lost is None and not self._transport.is_closing():  # its number may be another file's by now
+            self._lost = RedisConnectionError(
+                "the connection is that of the process that this one was forked from"
+            )
+            if (socket := self._transport.get_extra_info("socket")) is not None:
+                _shut(socket.fileno())
+
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         self._parser.feed(data)
@@ -130,3 +146,19 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+
+
+_open: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for connection in list(_open):
+        connection.forked()
+
+
+def _shut(descriptor: int) -> None:
+    with open(os.devnull, "r+b", buffering=0) as nothing:
+        os.dup2(nothing.fileno(), descriptor, inheritable=False)
+
+
+os.register_at_fork(after_in_child=_forked)
