@@ -206,7 +206,7 @@ class Timetable(Protocol):
         ...
 
     async def pass_on(self, queue: str) -> None:
-        """Tell a worker of the queue that it goes first with the ticks from now on; nothing where there is none.
+        """Tell a worker of the queue that it is the leader of the ticks from now on; nothing where there is none.
 
         The message comes on the worker's channel, without a job's id, and may get lost.
         """

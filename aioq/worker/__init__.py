@@ -1,16 +1,16 @@
-"""The worker: `worker.py` connects the services, each of the other files is one duty or one step."""
+"""The worker: `worker` is its life cycle, `wiring` connects the duties, each of which is a file of `duties/`."""
 
 from aioq.worker.duties.recovery import recover_dead
 from aioq.worker.health import Health
-from aioq.worker.identity import Life, host_of, life_prefix, this_host
+from aioq.worker.identity import Incarnation, host_of, incarnation_prefix, this_host
 from aioq.worker.worker import Worker
 
 __all__ = [
     "Health",
-    "Life",
+    "Incarnation",
     "Worker",
     "host_of",
-    "life_prefix",
+    "incarnation_prefix",
     "recover_dead",
     "this_host",
 ]

@@ -6,7 +6,7 @@ after a broken connection says what is known here, and brings the rest.
 """
 
 
-class Holdings:
+class HeldJobs:
     """The jobs of one queue that this worker holds, each under its claim. Written by the worker's wiring only."""
 
     def __init__(self) -> None:

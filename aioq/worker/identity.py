@@ -11,14 +11,14 @@ def this_host() -> str:
     return socket.gethostname()[:64]
 
 
-def life_prefix(pid: int, life: str) -> str:
-    """What the ids of one life of a worker begin with: host, process, and a word that no other life has.
+def incarnation_prefix(pid: int, word: str) -> str:
+    """What the ids of one incarnation of a worker begin with: host, process, and a word that no other one has.
 
     Args:
         pid: the worker's process.
-        life: the word. A host name and a process number alone can come twice (containers, a reboot).
+        word: the word. A host name and a process number alone can come twice (containers, a reboot).
     """
-    return f"{this_host()}-{pid}-{life}-"
+    return f"{this_host()}-{pid}-{word}-"
 
 
 def host_of(worker: str) -> str:
@@ -26,16 +26,16 @@ def host_of(worker: str) -> str:
     return worker.rsplit("-", 3)[0]
 
 
-class Life:
-    """One life of a worker, from its start to its end, however often it has to take a new id.
+class Incarnation:
+    """A worker from its start to its end, however often it has to take a new id.
 
     Args:
-        life: its word; a random one by default. A supervisor gives one to its child, so that it can tell which
-            workers died with the child.
+        word: what its ids have and no others do; a random one by default. A supervisor gives one to its child, so
+            that it can tell which workers died with the child.
     """
 
-    def __init__(self, life: str | None = None) -> None:
-        self._prefix = life_prefix(os.getpid(), life or os.urandom(4).hex())
+    def __init__(self, word: str | None = None) -> None:
+        self._prefix = incarnation_prefix(os.getpid(), word or os.urandom(4).hex())
         self._numbers = count(1)
 
     def new_id(self) -> str:
@@ -50,17 +50,17 @@ class Membership:
 
     Args:
         queue: the queue.
-        life: gives the ids.
+        incarnation: gives the ids.
 
     Attributes:
         queue: the queue.
         worker: the id; a new one after each loss of the lease.
     """
 
-    def __init__(self, queue: str, life: Life) -> None:
+    def __init__(self, queue: str, incarnation: Incarnation) -> None:
         self.queue = queue
-        self._life = life
-        self.worker = life.new_id()
+        self._incarnation = incarnation
+        self.worker = incarnation.new_id()
         self._joined = asyncio.Event()
         self._lost = asyncio.Event()
 
@@ -89,7 +89,7 @@ class Membership:
         """The lease of `worker` is lost: take a new id. False where that is known already."""
         if worker != self.worker:
             return False
-        self.worker = self._life.new_id()
+        self.worker = self._incarnation.new_id()
         self._joined.clear()
         self._lost.set()
         return True

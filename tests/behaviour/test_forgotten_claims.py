@@ -94,12 +94,12 @@ async def test_a_job_that_is_given_again_while_it_runs_runs_once_and_costs_no_sl
             await until(lambda seen=seen: len(caplog.records) >= seen + len(handles))
 
         # A claim under way reserves those that are free.
-        await until(lambda: worker._slots.used == worker._executor.running == len(handles))
+        await until(lambda: worker._duties.slots.used == worker._duties.executor.running == len(handles))
         more = [await shop.hold.send(number) for number in range(8 - len(handles))]
         await until(lambda: len(shop.began) == 8, "a run in each slot")
         shop.go.set()
         assert await gather(*handles, *more, timeout=20) == (*range(len(handles)), *range(len(more)))
-        await until(lambda: worker._slots.used == 0)
+        await until(lambda: worker._duties.slots.used == 0)
         assert worker.health().refused == 0, "neither an outcome nor a report"
         assert all("runs here already" in record.getMessage() for record in caplog.records)
     assert len(shop.began) == 8
@@ -114,7 +114,7 @@ async def test_it_can_be_cancelled_as_ever(shop: Shop, caplog: pytest.LogCapture
 
         await handle.cancel("enough")
 
-        await until(lambda: worker._slots.used == 0)
+        await until(lambda: worker._duties.slots.used == 0)
         assert await handle.status() == "cancelled"
 
 
@@ -131,9 +131,9 @@ async def test_a_job_whose_id_an_earlier_run_still_has_waits_for_its_end(
         await until(lambda: caplog.records)
 
         assert "is still run here under an earlier send" in caplog.text
-        await until(lambda: worker._slots.used == 1)  # a claim under way reserves the free one
+        await until(lambda: worker._duties.slots.used == 1)  # a claim under way reserves the free one
         assert shop.began == [1]
         shop.go.set()
         assert await second.result(timeout=20) == 2
-        await until(lambda: worker._slots.used == 0)
+        await until(lambda: worker._duties.slots.used == 0)
     assert shop.began == [1, 2]

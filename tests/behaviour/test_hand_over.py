@@ -65,7 +65,7 @@ class Shop:
     @staticmethod
     def waits(worker: Worker) -> bool:
         """Whether a worker waits for jobs in all of its queues."""
-        return worker.health().ready and all(duties.fetcher.waiting for duties in worker._queues.values())
+        return worker.health().ready and all(duties.fetcher.waiting for duties in worker._duties.queues.values())
 
 
 @pytest.fixture

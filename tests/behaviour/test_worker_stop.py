@@ -279,5 +279,5 @@ async def test_a_server_that_does_not_answer_does_not_keep_the_worker(
         took = time.monotonic() - begun
 
     assert took < (9 if signals == 1 else 5), f"it took {took:.1f} s"
-    assert "could not take leave of the server" in worker.log
+    assert "could not deregister from the server" in worker.log
     assert "Traceback" not in worker.log

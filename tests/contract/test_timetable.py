@@ -544,7 +544,7 @@ async def test_an_empty_agenda(store: Store):
     assert agenda.now_ms > 1_700_000_000_000
 
 
-# -- who goes first ---------------------------------------------------------------------------------------------
+# -- who is the leader -----------------------------------------------------------------------------------------
 
 
 async def test_who_goes_first_is_passed_on_to_a_worker_that_is_there(store: Store):

@@ -170,7 +170,7 @@ async def test_an_argument_that_raises_fails_its_job_and_no_other(how: str) -> N
             await within(alone)
         assert await within(await good.send(3)) == 3
         (worker,) = session._workers
-        assert worker._slots.used <= 1  # nothing runs; one may be reserved by a claim under way
+        assert worker._duties.slots.used <= 1  # nothing runs; one may be reserved by a claim under way
 
 
 def _doc(how: str) -> Doc:
@@ -197,17 +197,17 @@ async def test_many_jobs_that_cannot_be_begun_and_wait_for_a_slot_end_one_after_
     async with alone.test() as session:
         assert await within(await jobs.send(Doc("a"))) == "a"
         (worker,) = session._workers
-        executor = worker._executor
+        executor = worker._duties.executor
         monkeypatch.setattr(executor, "_running", {("q", "w", "held"): None})
         for number in range(1500):
-            worker._slots.take(1)
+            worker._duties.slots.take(1)
             executor.submit("default", "nobody", _claimed(call("alone.index", _doc("SystemExit")), str(number)))
         assert len(executor._backlog) == 1500
         executor._running.clear()
         asyncio.get_running_loop().set_task_factory(factory)
         try:
             executor._go_on()
-            assert (len(executor._backlog), worker._slots.used <= 1) == (0, True)
+            assert (len(executor._backlog), worker._duties.slots.used <= 1) == (0, True)
         finally:
             asyncio.get_running_loop().set_task_factory(None)
 
@@ -288,7 +288,7 @@ async def test_nothing_that_logging_does_decides_a_jobs_fate(
             with pytest.raises(JobFailed, match="ZeroDivisionError"):
                 await within(await bad_in_a_plain_way.send())
         (worker,) = session._workers
-        assert worker._slots.used <= 1
+        assert worker._duties.slots.used <= 1
     said = capsys.readouterr().err
     expected = 0 if break_it is _claim_fields else 1
     assert min(1, said.count("the line may be lost")) == expected
@@ -354,10 +354,10 @@ async def test_a_job_that_has_returned_has_succeeded_although_its_task_is_cancel
             started.set()
             await asyncio.Event().wait()
 
-        worker._reporter._write = write  # pyright: ignore[reportAttributeAccessIssue]
+        worker._duties.reporter._write = write  # pyright: ignore[reportAttributeAccessIssue]
         handle = await reports.send("half")
         await within(started.wait())
-        (run,) = worker._executor._running.values()
+        (run,) = worker._duties.executor._running.values()
         while not run.over:  # noqa: ASYNC110 - nothing signals it
             await asyncio.sleep(0)
         assert run.handle is not None

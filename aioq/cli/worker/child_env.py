@@ -26,18 +26,19 @@ class ChildMark:
 
     Attributes:
         number: which of the worker processes it is, from 1.
-        life: the word that its worker ids carry, by which the supervisor can tell them when the child has died.
+        incarnation: the word that its worker ids carry, by which the supervisor can tell them when the child has
+            died.
         health_fd: the listening socket it answers health checks on; None where nobody asks.
     """
 
     number: int
-    life: str
+    incarnation: str
     health_fd: int | None = None
 
     def environ(self) -> dict[str, str]:
         """The environment of a child with this mark."""
         fd = "" if self.health_fd is None else str(self.health_fd)
-        return {**os.environ, CHILD_VARIABLE: f"{self.number}:{self.life}:{fd}"}
+        return {**os.environ, CHILD_VARIABLE: f"{self.number}:{self.incarnation}:{fd}"}
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Self | None:
@@ -45,8 +46,8 @@ class ChildMark:
         text = environ.get(CHILD_VARIABLE)
         if text is None:
             return None
-        number, life, fd = text.split(":")
-        return cls(int(number), life, int(fd) if fd else None)
+        number, incarnation, fd = text.split(":")
+        return cls(int(number), incarnation, int(fd) if fd else None)
 
     @staticmethod
     def forget() -> None:

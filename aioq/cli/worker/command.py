@@ -34,7 +34,7 @@ from aioq.util.log import logger
 from aioq.util.log_records import let_through
 from aioq.util.plural import counted
 from aioq.util.standard_streams import print_at_once
-from aioq.worker import Health, Life, Worker, life_prefix, recover_dead
+from aioq.worker import Health, Incarnation, Worker, incarnation_prefix, recover_dead
 from aioq.worker.app_parts import Host, undeclared_queues, without_tasks, worker_queues
 
 log = logger("aioq.worker")
@@ -178,8 +178,10 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
         if child is None or child.number == 1:
             _introduce(app, host, plan, queues, info)
 
-    life = None if child is None else Life(child.life)
-    worker = Worker(host, queues=queues, concurrency=concurrency, burst=plan.burst, on_start=announce, life=life)
+    incarnation = None if child is None else Incarnation(child.incarnation)
+    worker = Worker(
+        host, queues=queues, concurrency=concurrency, burst=plan.burst, on_start=announce, incarnation=incarnation
+    )
     loop = asyncio.get_running_loop()
     if child is not None:
         # The supervisor holds the other end of standard input; when it dies, however it dies, this one stops.
@@ -291,13 +293,15 @@ async def _supervise(plan: WorkerPlan, processes: int, app: App | None = None) -
                 await app.aclose()
 
 
-async def _bury(app: App, plan: WorkerPlan, pid: int, life: str) -> None:
+async def _bury(app: App, plan: WorkerPlan, pid: int, incarnation: str) -> None:
     """Give back what a dead child held, instead of waiting for its lease to end."""
     host = internals_of(app).host()
     for queue in worker_queues(host, plan.queues):
         try:
             store = await host.store()
-            await recover_dead(store, queue, life_prefix(pid, life), max_crashes=host.settings.max_crashes)
+            await recover_dead(
+                store, queue, incarnation_prefix(pid, incarnation), max_crashes=host.settings.max_crashes
+            )
         except ServerError as error:
             log.warning("queue %s: what process %d held waits for its lease to end: %s", queue, pid, error)
 

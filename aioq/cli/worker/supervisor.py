@@ -35,7 +35,7 @@ BURIAL = 5.0
 """Seconds that giving back a dead child's jobs may take; what is left then waits for its lease to end."""
 
 OnDeath = Callable[[int, str], Awaitable[None]]
-"""What is done when a child has died: process number and life (see `ChildMark`)."""
+"""What is done when a child has died: process number and incarnation (see `ChildMark`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,14 +169,14 @@ class Supervisor:
 
     async def _start(self, number: int, read_end: int) -> _Child:
         """Start a child; where it is to answer health checks, on a socket that is made here and passed on."""
-        life = os.urandom(4).hex()
+        incarnation = os.urandom(4).hex()
         with socket.socket() as listener:
             port = None
             if self._with_health:
                 listener.bind(("127.0.0.1", 0))
                 listener.listen()
                 port = listener.getsockname()[1]
-            mark = ChildMark(number, life, None if port is None else listener.fileno())
+            mark = ChildMark(number, incarnation, None if port is None else listener.fileno())
             process = await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=read_end,
@@ -189,7 +189,7 @@ class Supervisor:
     def _bury(self, child: _Child) -> None:
         """Have a dead child's jobs given back, while the next one already starts."""
         if self._on_death is not None:
-            burial = asyncio.ensure_future(self._on_death(child.process.pid, child.mark.life))
+            burial = asyncio.ensure_future(self._on_death(child.process.pid, child.mark.incarnation))
             self._burials.add(burial)
             burial.add_done_callback(self._burials.discard)
 

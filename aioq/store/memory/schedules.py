@@ -333,7 +333,7 @@ class MemoryTimetable:
             return at.timetable.empty
 
     async def pass_on(self, queue: str) -> None:
-        """Tell a worker of the queue that it goes first with the ticks from now on; nothing without one."""
+        """Tell a worker of the queue that it is the leader of the ticks from now on; nothing without one."""
         with self._at(queue) as at:
             workers = [worker for worker in at.workers() if worker.lease_ms > 0]
             if workers and at.timetable.next_tick_ms() is not None:

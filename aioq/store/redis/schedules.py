@@ -137,7 +137,7 @@ class RedisTimetable:
         return await self._register.all()
 
     async def pass_on(self, queue: str) -> None:
-        """Tell a worker of the queue that it goes first with the ticks from now on; nothing without one."""
+        """Tell a worker of the queue that it is the leader of the ticks from now on; nothing without one."""
         await self._ask("schedule_pass", queue, [])
 
     def _tell_strange(self, queue: str, schedule_id: str) -> None:

@@ -1,4 +1,4 @@
-"""Duty: hear of cancellations of running jobs, and that this worker is to go first with the ticks.
+"""Duty: hear of cancellations of running jobs, and that this worker is the leader of the ticks.
 
 The server tells the worker over pub/sub; a cancellation that gets lost on that way comes with the next renewal of
 the lease. A message that names no job is about the ticks; where it gets lost, the next one is a few seconds late.
@@ -19,7 +19,7 @@ log = logger("aioq.worker")
 
 
 class Canceller:
-    """See the module.
+    """Listens on the worker's channel of one queue.
 
     Args:
         inbox: the process's subscription.
@@ -27,7 +27,7 @@ class Canceller:
         membership: the queue, and the worker's id there.
         cancel: cancels a running job: queue, job id, the reason that was given.
         on_gap: called when messages may have been lost.
-        on_lead: called when another worker has passed on to this one who goes first with the ticks.
+        on_lead: called when another worker has passed the leadership of the ticks on to this one.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ async def recover_dead(store: Store, queue: str, prefix: str, *, max_crashes: in
     Args:
         store: where the jobs are.
         queue: the queue.
-        prefix: what their ids begin with; see `aioq.worker.identity.life_prefix`.
+        prefix: what their ids begin with; see `aioq.worker.identity.incarnation_prefix`.
         max_crashes: see `Recovery`.
 
     Cancellation: what is left is recovered when the lease has ended.

@@ -1,13 +1,9 @@
 """Duty: put the code's schedules of one queue into the server, and make their ticks.
 
-Every worker keeps the clock, one makes a tick. The one that made the last tick goes first; one that came too late
-stands back: it lets each tick's time pass by more than the span between two renewals of its lease, learns from
-them that the tick was made, and asks the server nothing. So schedules cost the other workers no command, and
-where the first one is gone, the tick is made a few seconds late.
-
+Every worker keeps the clock, one makes a tick: who, and when each looks, is decided in `aioq.schedules.tick_plan`.
 It sleeps until the next tick, as far as any reply of the server has said. A schedule that is put with a tick
-before all others wakes one worker, who goes first from then on. A worker that stops passes on to another that it
-goes first.
+before all others wakes one worker, which is the leader from then on. A worker that stops passes the leadership on
+to another.
 
 A schedule that another worker's code declares, and this one's does not, is looked at again until it can go (see
 `aioq.schedules.owners`): a command or two each half a lease, while there is one.
@@ -27,6 +23,7 @@ from aioq.schedules.declare import Declared
 from aioq.schedules.owners import Departures, Keeping, depart, note_kept
 from aioq.schedules.reconcile import declare, sweep
 from aioq.schedules.sends import EncodedSends
+from aioq.schedules.tick_plan import Look, TickPlan
 from aioq.schedules.ticks import tick_due
 from aioq.store.schedules import Timetable
 from aioq.util.aio import Backoff, end
@@ -35,16 +32,13 @@ from aioq.util.plural import counted
 
 log = logger("aioq.worker")
 
-EARLY_MS = 100
-"""Looking this much too early is not coming too late: this host's clock may run faster than the server's."""
-
 MOST_PATIENCE = 5.0
-"""The most seconds to stand back, also where leases are renewed less often, and to go without a look there: below
-the time after which a tick is missed (`aioq.schedules.timing.MISFIRE_MS`)."""
+"""The most seconds that a standby waits, also where leases are renewed less often, and to go without a look there:
+below the time after which a tick is missed (`aioq.schedules.timing.MISFIRE_MS`)."""
 
 OFTEN = 3.0
 """Seconds: renewals that come so often bring the news of a schedule in time, so that there is no need to look.
-They and the standing back take 8 s together at most, which leaves two until a tick counts as missed."""
+They and a standby's patience take 8 s together at most, which leaves two until a tick counts as missed."""
 
 OUTAGE_TRIES = 6
 """How many times in a row the server cannot be reached until that is told here: the lease tells it sooner, and
@@ -52,7 +46,7 @@ most outages end within these 2 s. A guess."""
 
 
 RENEWALS = 4
-"""Renewals within one lease; see `aioq.worker.duties.leases`."""
+"""Renewals within one lease, as the duty of the leases makes them."""
 
 
 async def _nobody() -> str:
@@ -60,7 +54,7 @@ async def _nobody() -> str:
 
 
 class Ticker:
-    """See the module.
+    """Keeps one queue's schedules of the code in the server, and makes its ticks.
 
     Args:
         timetable: where the schedules are.
@@ -98,21 +92,16 @@ class Ticker:
         self._ready = ready
         self._departures = Departures(renewal * RENEWALS)
         self._review_at: float = math.inf
-        # Drawn, so that of many who stand back one comes first.
-        self._patience = min(renewal * 1.1 + random.uniform(0.0, 1.0), MOST_PATIENCE)  # noqa: S311 - spreads load
-        self._longest = math.inf if renewal <= OFTEN else MOST_PATIENCE
-        self._first = True
-        self._led = False
-        self._looking = False
-        self._more = False
-        self._missing = False
+        self._plan = TickPlan(
+            # Drawn, so that of many standbys one comes first.
+            patience=min(renewal * 1.1 + random.uniform(0.0, 1.0), MOST_PATIENCE),  # noqa: S311 - spreads load
+            longest=math.inf if renewal <= OFTEN else MOST_PATIENCE,
+        )
         self._since = 0
         self._stopped = asyncio.Event()
         self._ended = asyncio.Event()
         self._failures = 0
         self._told: set[str] = set()
-        self._stuck: set[str] = set()
-        self._tick_at: float = math.inf
         self._changed = asyncio.Event()
 
     def expect(self, next_tick_ms: int | None, *, woken: bool = False) -> None:
@@ -120,41 +109,24 @@ class Ticker:
 
         Args:
             next_tick_ms: None for none.
-            woken: this worker was woken for it, so it goes first.
+            woken: this worker was woken for it, so it is the leader.
         """
-        self._first = self._first or woken
-        now = asyncio.get_running_loop().time()
-        tick_at = math.inf if next_tick_ms is None else now + next_tick_ms / 1000
-        # What is due and only another process can make is not looked at again with each reply that says so.
-        if not self._first or (self._stuck and next_tick_ms == 0):
-            tick_at += self._patience
-        # Standing back, a later tick is the news that the one before was made. Going first, it may be old news.
-        put_off = not self._first and next_tick_ms is not None and next_tick_ms > 0
-        looking = now + self._longest < tick_at
-        if looking:
-            tick_at = now + self._longest
-        if tick_at < self._tick_at or (put_off and tick_at != self._tick_at):
-            self._tick_at, self._looking = tick_at, looking
+        if self._plan.hear(next_tick_ms, self._now(), woken=woken):
             self._changed.set()
 
     def lead(self) -> None:
-        """The worker that went first has gone, and has passed that on to this one: look at once."""
-        self._first = self._led = True
-        self._look()
+        """The leader has gone, and has passed that on to this worker: look at once."""
+        self._plan.lead(self._now())
+        self._changed.set()
 
     def rejoin(self) -> None:
         """The lease was lost, perhaps because the server has lost its data: see that the schedules are there."""
-        self._missing = True
-        self._look()
-
-    def _look(self) -> None:
-        self._tick_at, self._looking = asyncio.get_running_loop().time(), False
+        self._plan.rejoin(self._now())
         self._changed.set()
 
-    @property
-    def _look_at(self) -> float:
-        """When to look for ticks; at once after a lost lease, whatever a reply has said since of the next tick."""
-        return -math.inf if self._missing else self._tick_at
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
     async def run(self) -> None:
         """Tick until `stop`, or until cancelled. Cancellation: a tick under way may have been made."""
@@ -162,62 +134,45 @@ class Ticker:
             await self._declare()
             backoff = Backoff()
             while await self._wait():
+                look = self._plan.begin(self._now())
                 try:
-                    if self._look_at > asyncio.get_running_loop().time():
+                    if look is Look.TICKS:
+                        await self._make_ticks()
+                    elif look is Look.DECLARE:
+                        await self._declare()
+                        self._plan.declared(self._now())
+                    else:
                         await self._review()
                         continue
-                    self._tick_at = math.inf
-                    await self._step()
                     backoff = Backoff()
                 except ServerError as error:
                     self._failed("make the ticks of", error)
-                    self._tick_at = asyncio.get_running_loop().time() + backoff.next()
+                    self._plan.retry(self._now() + backoff.next())
         finally:
             self._ended.set()
 
     async def stop(self) -> None:
-        """Tick no more; and where this worker went first, let another one do so at once.
+        """Tick no more; and where this worker is the leader, pass that on to another one at once.
 
-        To be called when the worker has departed, so that it is not passed on to itself. A server that does not
-        answer is no matter: then another worker goes first a few seconds late.
+        To be called when the worker has deregistered, so that it is not passed on to itself. A server that does
+        not answer is no matter: then another worker becomes the leader a few seconds late.
         """
         self._stopped.set()
         self._changed.set()
         await self._ended.wait()
-        if self._first:
+        if self._plan.leader:
             try:
                 await self._timetable.pass_on(self._queue)
             except ServerError as error:
                 log.debug("queue %s: could not pass on who makes the ticks: %s", self._queue, error)
 
-    async def _step(self) -> None:
-        if self._missing:
-            self._missing = False
-            await self._declare()
-            if self._more:
-                self._look()
-            return
-        # To look because there was no news for long is not coming too late either.
-        self._led, keeps = False, self._led or (self._looking and self._first)
+    async def _make_ticks(self) -> None:
         step = await tick_due(self._timetable, self._queue, *(() if self.sends is None else (self.sends,)))
         self._examine(step.of_code)
-        news = step.stuck.keys() - self._stuck
-        if self._healed() or news:
-            # Perhaps by somebody who has moved away what was in the way, and the schedules with it. And of one
-            # that cannot be read nothing may be left but its place in the index.
-            self.rejoin()
-        for schedule_id in news:
+        for schedule_id in self._plan.looked(step, self._now(), healed=self._healed()):
             log.warning("schedule %s: this worker cannot make its ticks: %s", schedule_id, step.stuck[schedule_id])
-        self._stuck = set(step.stuck)
         if step.won:
             log.debug("queue %s: made the ticks that were due: %s", self._queue, counted(step.made, "job"))
-        early = step.next_tick_ms is not None and step.next_tick_ms <= EARLY_MS
-        first = step.won if step.due else keeps or early
-        self._first = first or self._led  # it may have been passed on to this worker meanwhile
-        self.expect(step.next_tick_ms)
-        self._more = step.more
-        if step.more:
-            self._look()
 
     async def _declare(self) -> None:
         backoff = Backoff()
@@ -258,7 +213,7 @@ class Ticker:
 
     def _keep(self, kept: Mapping[str, Mapping[str, Keeping]]) -> None:
         """Schedules stay that this worker's code does not declare: look at them again."""
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         for queue, its in kept.items():
             note_kept(self._departures, queue, its, now)
         self._plan_review()
@@ -266,7 +221,7 @@ class Ticker:
     def _examine(self, ticked: Sequence[str]) -> None:
         """Of what is ticked the code may declare something no more that was not there at the start."""
         foreign = [each for each in ticked if each not in self._declared_ids] if self._whole else []
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         for schedule_id in foreign:
             if schedule_id not in self._departures.waiting().get(self._queue, ()):
                 # As if somebody had it: who has been away for a moment finds it as it was.
@@ -275,12 +230,12 @@ class Ticker:
 
     def _plan_review(self) -> None:
         pause = self._departures.pause if self._whole else None  # only who has the whole App removes
-        self._review_at = math.inf if pause is None else asyncio.get_running_loop().time() + pause
+        self._review_at = math.inf if pause is None else self._now() + pause
 
     async def _review(self) -> None:
         """Look again at what stays because of others, and remove what nobody declares any more."""
         try:
-            await depart(self._timetable, self._departures, asyncio.get_running_loop().time())
+            await depart(self._timetable, self._departures, self._now())
         except ServerError as error:
             log.debug("queue %s: could not look at what its schedules are declared by: %s", self._queue, error)
         self._plan_review()
@@ -312,7 +267,7 @@ class Ticker:
     async def _wait(self) -> bool:
         """Return when a tick is expected; False at the stop."""
         loop = asyncio.get_running_loop()
-        while not self._stopped.is_set() and (until := min(self._look_at, self._review_at)) > loop.time():
+        while not self._stopped.is_set() and (until := min(self._plan.look_at, self._review_at)) > loop.time():
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(None if math.isinf(until) else until):

@@ -113,8 +113,12 @@ async def test_however_a_parent_ends_while_it_waits_every_slot_comes_back():
             with pytest.raises(JobCancelledError):
                 await handle.result(timeout=5)
         for worker in session._workers:
-            assert (worker._slots.used, worker._executor.running, worker._executor._lending.lent) == (0, 0, 0)
-            assert not worker._executor._lending._waiting
+            assert (
+                worker._duties.slots.used,
+                worker._duties.executor.running,
+                worker._duties.executor._lending.lent,
+            ) == (0, 0, 0)
+            assert not worker._duties.executor._lending._waiting
 
 
 async def running(handle: JobHandle[None]) -> None:

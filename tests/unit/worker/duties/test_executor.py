@@ -96,13 +96,13 @@ async def test_what_is_left_behind_writes_nothing_when_it_ends_after_all() -> No
         with pytest.raises(JobFailed):
             await within(handle)
         (worker,) = session._workers
-        assert worker._executor.left_behind == 1
+        assert worker._duties.executor.left_behind == 1
         release.set()
         async with asyncio.timeout(10):
-            while worker._executor.left_behind:  # noqa: ASYNC110 - nothing signals it
+            while worker._duties.executor.left_behind:  # noqa: ASYNC110 - nothing signals it
                 await asyncio.sleep(0)
         assert await handle.status() == "failed"
-        assert worker._settler.refused == 0
+        assert worker._duties.settler.refused == 0
 
 
 async def test_a_job_that_cleans_up_in_time_is_left_in_peace(caplog: pytest.LogCaptureFixture) -> None:
@@ -131,11 +131,11 @@ async def test_a_job_whose_function_has_returned_has_its_outcome_whoever_cancels
         handle = await reports.send()
         await within(writing.wait())
         (worker,) = session._workers
-        (run,) = worker._executor._running.values()
+        (run,) = worker._duties.executor._running.values()
         while not run.over:  # noqa: ASYNC110 - nothing signals it
             await asyncio.sleep(0)
         await handle.cancel("too late")
-        worker._executor.cancel("default", run.worker, handle.id, "cancelled")
+        worker._duties.executor.cancel("default", run.worker, handle.id, "cancelled")
         go_on.set()
         assert await within(handle) == 42
 
@@ -158,18 +158,18 @@ async def test_a_job_that_waits_for_its_slot_takes_over_the_claim_under_which_it
     async with app.test() as session:
         first = await waits.send()
         (worker,) = session._workers
-        executor = worker._executor
+        executor = worker._duties.executor
         while executor.running < 1:  # noqa: ASYNC110 - nothing signals it
             await asyncio.sleep(0)
         (run,) = executor._running.values()
         given = [claimed(run.claimed.envelope, job_id=each, claim=77) for each in (first.id, "another")]
         given = [msgspec.structs.replace(each, sent_ms=run.claimed.sent_ms) for each in given]
-        worker._slots.take(3)
+        worker._duties.slots.take(3)
         executor.submit("default", run.worker, given[1])
         (waiting,) = executor._backlog
         for each in given:
             (executor.decline if declined else executor.submit)("default", run.worker, each)
-        assert (executor.running, list(executor._backlog), worker._slots.used) == (1, [waiting], 2)
+        assert (executor.running, list(executor._backlog), worker._duties.slots.used) == (1, [waiting], 2)
         assert (run.claimed, waiting.claimed) == tuple(given)
         release.set()
 
@@ -188,10 +188,10 @@ async def test_what_is_handed_over_begins_after_what_was_claimed_before() -> Non
         assert await within(await note.send(0)) == 0
         (worker,) = session._workers
         for number in (1, 2):
-            worker._slots.take(1)
-            worker._executor.submit("default", "w", claimed(call("order.note", number), job_id=str(number)))
-        worker._slots.take(1)
-        worker._executor.submit("default", "w", claimed(call("order.note", 3), job_id="3"), at_once=True)
+            worker._duties.slots.take(1)
+            worker._duties.executor.submit("default", "w", claimed(call("order.note", number), job_id=str(number)))
+        worker._duties.slots.take(1)
+        worker._duties.executor.submit("default", "w", claimed(call("order.note", 3), job_id="3"), at_once=True)
         await turns()
         assert order == [0, 1, 2, 3]
-        assert worker._executor._to_enter == 0
+        assert worker._duties.executor._to_enter == 0

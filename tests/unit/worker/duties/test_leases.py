@@ -10,7 +10,7 @@ import pytest
 from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.store.leases import Renewal
 from aioq.worker.duties.leases import RENEWALS, SWEEP_EVERY, LeaseService
-from aioq.worker.identity import Life, Membership
+from aioq.worker.identity import Incarnation, Membership
 from tests.unit.kit import running, turns, until, within
 
 pytestmark = pytest.mark.anyio
@@ -43,10 +43,10 @@ class Keeper:
         return step
 
 
-class Bench:
+class Leases:
     def __init__(self, *queues: str, lease: float = 3600) -> None:
         self.keeper = Keeper()
-        self.memberships = [Membership(queue, Life()) for queue in queues]
+        self.memberships = [Membership(queue, Incarnation()) for queue in queues]
         self.renewals: list[tuple[str, Renewal, bool]] = []
         self.lost: list[tuple[str, str]] = []
         self.service = LeaseService(
@@ -66,14 +66,14 @@ class Bench:
 
 
 @pytest.fixture
-async def make() -> AsyncIterator[Callable[..., Bench]]:
-    made: list[Bench] = []
+async def make() -> AsyncIterator[Callable[..., Leases]]:
+    made: list[Leases] = []
 
-    def bench(*queues: str, lease: float = 3600) -> Bench:
-        made.append(Bench(*queues, lease=lease))
+    def leases(*queues: str, lease: float = 3600) -> Leases:
+        made.append(Leases(*queues, lease=lease))
         return made[-1]
 
-    yield bench
+    yield leases
     for each in made:
         each.service._stopping = True
         each.service.hurry()
@@ -81,157 +81,157 @@ async def make() -> AsyncIterator[Callable[..., Bench]]:
             await asyncio.to_thread(each.service._thread.join)
 
 
-async def test_it_joins_every_queue_in_a_thread_of_its_own(make: Callable[..., Bench]):
-    bench = make("a", "b")
-    async with running(bench.service.run()):
-        await until(lambda: all(each.joined for each in bench.memberships))
-        await until(lambda: len(bench.renewals) == 2)
-        assert bench.keeper.calls == [("join", each.queue, each.worker) for each in bench.memberships]
-        assert threading.get_ident() not in bench.keeper.threads
-        assert bench.renewals == [("a", Renewal(), False), ("b", Renewal(), False)]
+async def test_it_joins_every_queue_in_a_thread_of_its_own(make: Callable[..., Leases]):
+    leases = make("a", "b")
+    async with running(leases.service.run()):
+        await until(lambda: all(each.joined for each in leases.memberships))
+        await until(lambda: len(leases.renewals) == 2)
+        assert leases.keeper.calls == [("join", each.queue, each.worker) for each in leases.memberships]
+        assert threading.get_ident() not in leases.keeper.threads
+        assert leases.renewals == [("a", Renewal(), False), ("b", Renewal(), False)]
 
 
-async def test_then_it_renews_several_times_within_the_lease(make: Callable[..., Bench]):
-    bench = make("a", lease=0.2)
+async def test_then_it_renews_several_times_within_the_lease(make: Callable[..., Leases]):
+    leases = make("a", lease=0.2)
     loop = asyncio.get_running_loop()
-    async with running(bench.service.run()):
-        await until(lambda: bench.renewals)
+    async with running(leases.service.run()):
+        await until(lambda: leases.renewals)
         started = loop.time()
-        await until(lambda: len(bench.renewals) >= 1 + RENEWALS)
+        await until(lambda: len(leases.renewals) >= 1 + RENEWALS)
         assert loop.time() - started >= 0.05 * (RENEWALS - 1)
-    assert [verb for verb, _, _ in bench.keeper.calls[:3]] == ["join", "renew", "renew"]
+    assert [verb for verb, _, _ in leases.keeper.calls[:3]] == ["join", "renew", "renew"]
 
 
-async def test_now_and_then_it_sweeps(make: Callable[..., Bench]):
-    bench = make("a")
-    async with running(bench.service.run()):
+async def test_now_and_then_it_sweeps(make: Callable[..., Leases]):
+    leases = make("a")
+    async with running(leases.service.run()):
         for round_ in range(1, 2 * SWEEP_EVERY + 1):
-            await until(lambda: len(bench.renewals) == round_)  # noqa: B023 - it is asked at once
-            bench.service.hurry()
-    swept = [round_ for round_, sweep in enumerate(bench.keeper.sweeps[: 2 * SWEEP_EVERY - 1], 2) if sweep]
+            await until(lambda: len(leases.renewals) == round_)  # noqa: B023 - it is asked at once
+            leases.service.hurry()
+    swept = [round_ for round_, sweep in enumerate(leases.keeper.sweeps[: 2 * SWEEP_EVERY - 1], 2) if sweep]
     assert swept == [SWEEP_EVERY, 2 * SWEEP_EVERY]
 
 
-async def test_a_renewal_is_passed_on(make: Callable[..., Bench]):
-    bench = make("a")
+async def test_a_renewal_is_passed_on(make: Callable[..., Leases]):
+    leases = make("a")
     renewal = Renewal(next_due_ms=5, expired=True, cancelled=["x"])
-    bench.keeper.script = [renewal]
-    async with running(bench.service.run()):
-        await until(lambda: bench.renewals)
-    assert bench.renewals == [("a", renewal, False)]
+    leases.keeper.script = [renewal]
+    async with running(leases.service.run()):
+        await until(lambda: leases.renewals)
+    assert leases.renewals == [("a", renewal, False)]
 
 
-async def test_in_a_hurry_it_renews_at_once(make: Callable[..., Bench]):
-    bench = make("a")
-    async with running(bench.service.run()):
-        await until(lambda: bench.renewals)
-        bench.service.hurry()
-        await until(lambda: len(bench.renewals) == 2)
+async def test_in_a_hurry_it_renews_at_once(make: Callable[..., Leases]):
+    leases = make("a")
+    async with running(leases.service.run()):
+        await until(lambda: leases.renewals)
+        leases.service.hurry()
+        await until(lambda: len(leases.renewals) == 2)
 
 
-async def test_a_lost_lease_is_told_and_the_worker_joins_again_under_a_new_id(make: Callable[..., Bench]):
-    bench = make("a", "b")
-    (first, _) = bench.memberships
+async def test_a_lost_lease_is_told_and_the_worker_joins_again_under_a_new_id(make: Callable[..., Leases]):
+    leases = make("a", "b")
+    (first, _) = leases.memberships
     old = first.worker
-    bench.keeper.script = [Renewal(), Renewal(), Renewal(lost=True), Renewal()]
-    async with running(bench.service.run()):
-        await until(lambda: len(bench.renewals) == 2)
-        bench.service.hurry()
-        await until(lambda: bench.lost and first.joined)
-    assert bench.lost == [("a", old)]
+    leases.keeper.script = [Renewal(), Renewal(), Renewal(lost=True), Renewal()]
+    async with running(leases.service.run()):
+        await until(lambda: len(leases.renewals) == 2)
+        leases.service.hurry()
+        await until(lambda: leases.lost and first.joined)
+    assert leases.lost == [("a", old)]
     assert first.worker != old
-    assert ("join", "a", first.worker) in bench.keeper.calls
+    assert ("join", "a", first.worker) in leases.keeper.calls
 
 
 async def test_an_outage_is_said_once_and_the_first_renewal_after_it_is_marked(
-    make: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+    make: Callable[..., Leases], caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(logging.WARNING, "aioq.worker")
-    bench = make("a")
-    bench.keeper.script = [Renewal(), *[ServerUnavailableError("redis://x is down")] * 3]
-    async with running(bench.service.run()):
-        await until(lambda: bench.renewals)
-        bench.service.hurry()
-        await until(lambda: len(bench.renewals) == 2)
-        bench.service.hurry()
-        await until(lambda: len(bench.renewals) == 3)
-    assert [healed for _, _, healed in bench.renewals] == [False, True, False]
+    leases = make("a")
+    leases.keeper.script = [Renewal(), *[ServerUnavailableError("redis://x is down")] * 3]
+    async with running(leases.service.run()):
+        await until(lambda: leases.renewals)
+        leases.service.hurry()
+        await until(lambda: len(leases.renewals) == 2)
+        leases.service.hurry()
+        await until(lambda: len(leases.renewals) == 3)
+    assert [healed for _, _, healed in leases.renewals] == [False, True, False]
     assert [record.getMessage() for record in caplog.records] == [
         "queue a: redis://x is down; trying again until it is back",
         "queue a: the server is back",
     ]
-    assert bench.memberships[0].joined  # an outage is no loss
+    assert leases.memberships[0].joined  # an outage is no loss
 
 
-async def test_an_outage_that_the_store_has_seen_is_marked_too(make: Callable[..., Bench]):
-    bench = make("a")
-    bench.keeper.script = [Renewal(outage=True), Renewal()]
-    async with running(bench.service.run()):
-        await until(lambda: bench.renewals)
-        bench.service.hurry()
-        await until(lambda: len(bench.renewals) == 2)
-    assert [healed for _, _, healed in bench.renewals] == [True, False]
+async def test_an_outage_that_the_store_has_seen_is_marked_too(make: Callable[..., Leases]):
+    leases = make("a")
+    leases.keeper.script = [Renewal(outage=True), Renewal()]
+    async with running(leases.service.run()):
+        await until(lambda: leases.renewals)
+        leases.service.hurry()
+        await until(lambda: len(leases.renewals) == 2)
+    assert [healed for _, _, healed in leases.renewals] == [True, False]
 
 
-async def test_it_renews_while_the_event_loop_is_blocked(make: Callable[..., Bench]):
-    bench = make("a", lease=0.2)
-    async with running(bench.service.run()):
-        await until(lambda: bench.renewals)
-        before, renewed = len(bench.keeper.calls), threading.Event()
-        renew = bench.keeper.renew
+async def test_it_renews_while_the_event_loop_is_blocked(make: Callable[..., Leases]):
+    leases = make("a", lease=0.2)
+    async with running(leases.service.run()):
+        await until(lambda: leases.renewals)
+        before, renewed = len(leases.keeper.calls), threading.Event()
+        renew = leases.keeper.renew
 
         def noting(queue: str, worker: str, *, fetched_ms: int = 0, sweep: bool = False) -> Renewal:
-            if len(bench.keeper.calls) > before + 2:
+            if len(leases.keeper.calls) > before + 2:
                 renewed.set()
             return renew(queue, worker, fetched_ms=fetched_ms, sweep=sweep)
 
-        bench.keeper.renew = noting  # pyright: ignore[reportAttributeAccessIssue]
+        leases.keeper.renew = noting  # pyright: ignore[reportAttributeAccessIssue]
         assert renewed.wait(10)  # noqa: ASYNC251, RUF100 - blocks the loop on purpose
 
 
-async def test_a_stop_ends_the_thread_and_closes_the_keeper(make: Callable[..., Bench]):
-    bench = make("a")
-    async with running(bench.service.run()) as (task,):
-        await until(lambda: bench.renewals)
-        await within(bench.service.stop())
+async def test_a_stop_ends_the_thread_and_closes_the_keeper(make: Callable[..., Leases]):
+    leases = make("a")
+    async with running(leases.service.run()) as (task,):
+        await until(lambda: leases.renewals)
+        await within(leases.service.stop())
         await within(asyncio.wait([task]))
         assert task.done()
-    await asyncio.to_thread(bench.service._thread.join)
-    assert bench.keeper.closed == 1
-    calls = len(bench.keeper.calls)
-    bench.service.hurry()
+    await asyncio.to_thread(leases.service._thread.join)
+    assert leases.keeper.closed == 1
+    calls = len(leases.keeper.calls)
+    leases.service.hurry()
     await turns()
-    assert len(bench.keeper.calls) == calls
+    assert len(leases.keeper.calls) == calls
 
 
-async def test_cancelling_ends_the_thread_too(make: Callable[..., Bench]):
-    bench = make("a")
-    async with running(bench.service.run()):
-        await until(lambda: bench.renewals)
-    await asyncio.to_thread(bench.service._thread.join)
-    assert bench.keeper.closed == 1
+async def test_cancelling_ends_the_thread_too(make: Callable[..., Leases]):
+    leases = make("a")
+    async with running(leases.service.run()):
+        await until(lambda: leases.renewals)
+    await asyncio.to_thread(leases.service._thread.join)
+    assert leases.keeper.closed == 1
 
 
 async def test_a_refusal_is_waited_out_and_told_once_by_who_has_served_before(
-    make: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+    make: Callable[..., Leases], caplog: pytest.LogCaptureFixture
 ):
     """A password that was changed. Two queues have one server."""
-    bench = make("q", "r", lease=0.1)
+    leases = make("q", "r", lease=0.1)
     changed = ServerRejectedError("refused the login")
-    bench.keeper.script = [Renewal(), Renewal(), *[changed] * 6]
-    async with running(bench.service.run()):
-        await until(lambda: bench.service.rejection("q") and bench.service.rejection("r"))
-        assert bench.service.rejection("q") == "refused the login"
-        await until(lambda: len(bench.renewals) >= 4 and not bench.service.rejection("q"))
-        await until(lambda: not bench.service.rejection("r"))
+    leases.keeper.script = [Renewal(), Renewal(), *[changed] * 6]
+    async with running(leases.service.run()):
+        await until(lambda: leases.service.rejection("q") and leases.service.rejection("r"))
+        assert leases.service.rejection("q") == "refused the login"
+        await until(lambda: len(leases.renewals) >= 4 and not leases.service.rejection("q"))
+        await until(lambda: not leases.service.rejection("r"))
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(told) == 2
     assert "refused the login; trying again" in told[0]
     assert "the server is back" in told[1]
 
 
-async def test_a_refusal_at_the_start_ends_the_service(make: Callable[..., Bench]):
-    bench = make("q")
-    bench.keeper.script = [ServerRejectedError("refused the login")]
+async def test_a_refusal_at_the_start_ends_the_service(make: Callable[..., Leases]):
+    leases = make("q")
+    leases.keeper.script = [ServerRejectedError("refused the login")]
     with pytest.raises(ServerRejectedError):
-        await within(bench.service.run())
+        await within(leases.service.run())

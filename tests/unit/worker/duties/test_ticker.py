@@ -1,4 +1,4 @@
-"""The duty that keeps the clock: when it looks, and who stands back."""
+"""The duty that keeps the clock: when it looks, and who is the leader."""
 
 import asyncio
 import logging
@@ -26,7 +26,7 @@ LONG = 3_600_000
 SINCE = 7
 
 
-class Bench:
+class Script:
     """A ticker over a server that answers as the script says."""
 
     def __init__(
@@ -46,7 +46,7 @@ class Bench:
         monkeypatch.setattr(module.Backoff, "next", lambda _: 0.0)
         self.passed_on: list[str] = []
         self.ticker = Ticker(self, QUEUE, [], whole=True, renewal=renewal)  # pyright: ignore[reportArgumentType]
-        self.ticker._patience = 0.05
+        self.ticker._plan.patience = 0.05
 
     async def _tick_due(self, *_: Any) -> Step:
         self.looks += 1
@@ -96,118 +96,118 @@ LOST = Step(LONG, due=True)
 
 
 async def test_it_declares_first_and_then_sleeps_while_no_tick_is_expected(monkeypatch: pytest.MonkeyPatch):
-    bench = Bench(monkeypatch)
-    bench.outages = 2
-    async with bench.runs():
-        bench.ticker.expect(None)
-        bench.ticker.expect(LONG)
+    script = Script(monkeypatch)
+    script.outages = 2
+    async with script.runs():
+        script.ticker.expect(None)
+        script.ticker.expect(LONG)
         await turns()
-    assert (bench.declared, bench.looks) == ([0], 0)
+    assert (script.declared, script.looks) == ([0], 0)
 
 
 async def test_a_tick_that_is_due_at_the_start_is_looked_at(monkeypatch: pytest.MonkeyPatch):
-    bench = Bench(monkeypatch, found=[Entry(id="s", next_ms=999)])
-    async with bench.runs():
-        await until(lambda: bench.looks == 1)
+    script = Script(monkeypatch, found=[Entry(id="s", next_ms=999)])
+    async with script.runs():
+        await until(lambda: script.looks == 1)
 
 
 async def test_it_looks_when_a_tick_is_due_and_again_at_the_next(monkeypatch: pytest.MonkeyPatch):
-    bench = Bench(monkeypatch, Step(1, due=True, won=True), Step(1, due=True, won=True), WON)
-    async with bench.runs():
-        bench.ticker.expect(0)
-        await until(lambda: bench.looks == 3)
+    script = Script(monkeypatch, Step(1, due=True, won=True), Step(1, due=True, won=True), WON)
+    async with script.runs():
+        script.ticker.expect(0)
+        await until(lambda: script.looks == 3)
         await turns()
-    assert bench.looks == 3
+    assert script.looks == 3
 
 
 async def test_an_earlier_tick_wakes_it_and_a_later_one_does_not_put_it_off(monkeypatch: pytest.MonkeyPatch):
-    bench = Bench(monkeypatch)
-    async with bench.runs():
-        bench.ticker.expect(LONG)
-        bench.ticker.expect(1)
-        bench.ticker.expect(LONG)
-        await until(lambda: bench.looks == 1)
+    script = Script(monkeypatch)
+    async with script.runs():
+        script.ticker.expect(LONG)
+        script.ticker.expect(1)
+        script.ticker.expect(LONG)
+        await until(lambda: script.looks == 1)
 
 
 async def test_who_came_too_late_stands_back_and_hears_that_the_tick_was_made(monkeypatch: pytest.MonkeyPatch):
-    bench = Bench(monkeypatch, LOST)
-    async with bench.runs():
-        bench.ticker.expect(0)
-        await until(lambda: bench.looks == 1)
-        bench.ticker._patience = 3600.0
-        bench.ticker.expect(1)
+    script = Script(monkeypatch, LOST)
+    async with script.runs():
+        script.ticker.expect(0)
+        await until(lambda: script.looks == 1)
+        script.ticker._plan.patience = 3600.0
+        script.ticker.expect(1)
         await asyncio.sleep(0.01)  # well past the tick
-        bench.ticker.expect(LONG)  # a renewal: it was made
+        script.ticker.expect(LONG)  # a renewal: it was made
         await turns()
-    assert bench.looks == 1
+    assert script.looks == 1
 
 
 async def test_standing_back_it_makes_a_tick_that_nobody_has_made(monkeypatch: pytest.MonkeyPatch):
-    bench = Bench(monkeypatch, LOST, WON, Step(LONG, due=True, won=True))
-    async with bench.runs():
-        bench.ticker.expect(0)
-        await until(lambda: bench.looks == 1)
-        bench.ticker.expect(1)
+    script = Script(monkeypatch, LOST, WON, Step(LONG, due=True, won=True))
+    async with script.runs():
+        script.ticker.expect(0)
+        await until(lambda: script.looks == 1)
+        script.ticker.expect(1)
         async with asyncio.timeout(10):
-            while bench.looks < 2:  # renewals say that it is due; that does not put it off for ever
-                bench.ticker.expect(0)
+            while script.looks < 2:  # renewals say that it is due; that does not put it off for ever
+                script.ticker.expect(0)
                 await asyncio.sleep(0.01)
-        bench.ticker._patience = 3600.0
-        bench.ticker.expect(0)  # it has made one, so it goes first
-        await until(lambda: bench.looks == 3)
+        script.ticker._plan.patience = 3600.0
+        script.ticker.expect(0)  # it has made one, so it is the leader
+        await until(lambda: script.looks == 3)
 
 
 async def test_who_is_woken_for_a_tick_goes_first(monkeypatch: pytest.MonkeyPatch):
-    bench = Bench(monkeypatch, LOST, WON)
-    async with bench.runs():
-        bench.ticker.expect(0)
-        await until(lambda: bench.looks == 1)
-        bench.ticker._patience = 3600.0
-        bench.ticker.expect(1, woken=True)
-        await until(lambda: bench.looks == 2)
+    script = Script(monkeypatch, LOST, WON)
+    async with script.runs():
+        script.ticker.expect(0)
+        await until(lambda: script.looks == 1)
+        script.ticker._plan.patience = 3600.0
+        script.ticker.expect(1, woken=True)
+        await until(lambda: script.looks == 2)
 
 
 async def test_looking_a_moment_too_early_is_not_coming_too_late(monkeypatch: pytest.MonkeyPatch):
-    bench = Bench(monkeypatch, Step(2), WON)
-    bench.ticker._patience = 3600.0
-    async with bench.runs():
-        bench.ticker.expect(0)
-        await until(lambda: bench.looks == 2)
+    script = Script(monkeypatch, Step(2), WON)
+    script.ticker._plan.patience = 3600.0
+    async with script.runs():
+        script.ticker.expect(0)
+        await until(lambda: script.looks == 2)
 
 
 async def test_an_outage_is_waited_out(monkeypatch: pytest.MonkeyPatch):
-    bench = Bench(monkeypatch, ServerUnavailableError("down"), ServerUnavailableError("down"), WON)
-    async with bench.runs():
-        bench.ticker.expect(0)
-        await until(lambda: bench.looks == 3)
+    script = Script(monkeypatch, ServerUnavailableError("down"), ServerUnavailableError("down"), WON)
+    async with script.runs():
+        script.ticker.expect(0)
+        await until(lambda: script.looks == 3)
 
 
 async def test_after_a_lost_lease_what_is_missing_is_declared(monkeypatch: pytest.MonkeyPatch):
-    bench = Bench(monkeypatch)
-    async with bench.runs():
-        bench.ticker.rejoin()
-        await until(lambda: bench.declared == [0, SINCE])
-        bench.ticker.expect(0)
-        await until(lambda: bench.looks == 1)
+    script = Script(monkeypatch)
+    async with script.runs():
+        script.ticker.rejoin()
+        await until(lambda: script.declared == [0, SINCE])
+        script.ticker.expect(0)
+        await until(lambda: script.looks == 1)
 
 
 async def test_a_lease_that_is_lost_in_the_midst_of_a_look_is_not_forgotten(monkeypatch: pytest.MonkeyPatch):
-    bench = Bench(monkeypatch, LOST, LOST)
-    look = bench._tick_due
+    script = Script(monkeypatch, LOST, LOST)
+    look = script._tick_due
 
     async def lost_meanwhile(*args: Any) -> Step:
         step = await look(*args)
-        if bench.looks == 2:
-            bench.ticker.rejoin()
+        if script.looks == 2:
+            script.ticker.rejoin()
         return step
 
     monkeypatch.setattr(module, "tick_due", lost_meanwhile)
-    bench.ticker._patience = 0.0
-    async with bench.runs():
-        bench.ticker.expect(0)
-        await until(lambda: bench.looks == 1)
-        bench.ticker.expect(0)
-        await until(lambda: bench.declared == [0, SINCE])
+    script.ticker._plan.patience = 0.0
+    async with script.runs():
+        script.ticker.expect(0)
+        await until(lambda: script.looks == 1)
+        script.ticker.expect(0)
+        await until(lambda: script.declared == [0, SINCE])
 
 
 async def test_a_worker_that_the_server_does_not_know_yet_declares_nothing_and_may_be_stopped():
@@ -304,18 +304,18 @@ async def test_what_only_another_worker_can_tick_is_told_once_and_not_looked_at_
 ):
     caplog.set_level(logging.WARNING, "aioq.worker")
     stuck = Step(None, due=True, stuck={"s": "it is too new"})
-    bench = Bench(monkeypatch, stuck, stuck, stuck)
-    async with bench.runs():
-        bench.ticker.expect(0)
-        await until(lambda: bench.looks == 1)
-        bench.ticker._patience = 0.02
-        bench.ticker.expect(0)
-        await until(lambda: bench.looks == 2)
-        bench.ticker._patience = 3600.0
+    script = Script(monkeypatch, stuck, stuck, stuck)
+    async with script.runs():
+        script.ticker.expect(0)
+        await until(lambda: script.looks == 1)
+        script.ticker._plan.patience = 0.02
+        script.ticker.expect(0)
+        await until(lambda: script.looks == 2)
+        script.ticker._plan.patience = 3600.0
         for _ in range(5):
-            bench.ticker.expect(0)
+            script.ticker.expect(0)
             await turns()
-    assert bench.looks == 2
+    assert script.looks == 2
     assert caplog.text.count("schedule s: this worker cannot make its ticks: it is too new") == 1
 
 
@@ -323,79 +323,79 @@ async def test_what_is_left_for_the_next_step_is_made_at_once_whatever_else_is_s
     monkeypatch: pytest.MonkeyPatch,
 ):
     more = Step(LONG, due=True, won=True, made=1000, more=True, stuck={"s": "it is too new"})
-    bench = Bench(monkeypatch, more, more, WON)
-    bench.ticker._patience = 3600.0
-    async with bench.runs():
-        bench.ticker.expect(0)
-        await until(lambda: bench.looks == 3)
+    script = Script(monkeypatch, more, more, WON)
+    script.ticker._plan.patience = 3600.0
+    async with script.runs():
+        script.ticker.expect(0)
+        await until(lambda: script.looks == 3)
 
 
-# -- who goes first ---------------------------------------------------------------------------------------------
+# -- who is the leader ------------------------------------------------------------------------------------------
 
 
 async def test_at_the_stop_who_goes_first_passes_it_on(monkeypatch: pytest.MonkeyPatch):
-    bench = Bench(monkeypatch, WON)
-    async with bench.runs():
-        bench.ticker.expect(0)
-        await until(lambda: bench.looks == 1)
-        await within(bench.ticker.stop())
-        bench.ticker.expect(0)
+    script = Script(monkeypatch, WON)
+    async with script.runs():
+        script.ticker.expect(0)
+        await until(lambda: script.looks == 1)
+        await within(script.ticker.stop())
+        script.ticker.expect(0)
         await turns()
-    assert (bench.passed_on, bench.looks) == ([QUEUE], 1)
+    assert (script.passed_on, script.looks) == ([QUEUE], 1)
 
 
 async def test_who_stands_back_has_nothing_to_pass_on(monkeypatch: pytest.MonkeyPatch):
-    bench = Bench(monkeypatch, LOST)
-    async with bench.runs():
-        bench.ticker.expect(0)
-        await until(lambda: bench.looks == 1)
-        await within(bench.ticker.stop())
-    assert bench.passed_on == []
+    script = Script(monkeypatch, LOST)
+    async with script.runs():
+        script.ticker.expect(0)
+        await until(lambda: script.looks == 1)
+        await within(script.ticker.stop())
+    assert script.passed_on == []
 
 
 async def test_a_server_that_is_away_does_not_hold_up_the_stop(monkeypatch: pytest.MonkeyPatch):
-    bench = Bench(monkeypatch, WON)
+    script = Script(monkeypatch, WON)
 
     async def fail(_: str) -> None:
         raise ServerUnavailableError("down")
 
-    async with bench.runs():
-        monkeypatch.setattr(bench, "pass_on", fail)
-        await within(bench.ticker.stop())
-    bench = Bench(monkeypatch)
-    bench.outages = 10**9
-    async with running(bench.ticker.run()):
+    async with script.runs():
+        monkeypatch.setattr(script, "pass_on", fail)
+        await within(script.ticker.stop())
+    script = Script(monkeypatch)
+    script.outages = 10**9
+    async with running(script.ticker.run()):
         await turns()
-        await within(bench.ticker.stop())
+        await within(script.ticker.stop())
 
 
 async def test_who_is_told_to_go_first_makes_the_next_tick_without_standing_back(monkeypatch: pytest.MonkeyPatch):
-    bench = Bench(monkeypatch, LOST, Step(5000), WON)
-    async with bench.runs():
-        bench.ticker.expect(0)
-        await until(lambda: bench.looks == 1)
-        bench.ticker._patience = 3600.0
-        bench.ticker.lead()
-        await until(lambda: bench.looks == 2)
-        bench.ticker.expect(1)
-        await until(lambda: bench.looks == 3)
+    script = Script(monkeypatch, LOST, Step(5000), WON)
+    async with script.runs():
+        script.ticker.expect(0)
+        await until(lambda: script.looks == 1)
+        script.ticker._plan.patience = 3600.0
+        script.ticker.lead()
+        await until(lambda: script.looks == 2)
+        script.ticker.expect(1)
+        await until(lambda: script.looks == 3)
 
 
 async def test_it_is_passed_on_in_the_midst_of_a_look(monkeypatch: pytest.MonkeyPatch):
-    bench = Bench(monkeypatch, LOST, WON)
-    look = bench._tick_due
+    script = Script(monkeypatch, LOST, WON)
+    look = script._tick_due
 
     async def told_meanwhile(*args: Any) -> Step:
         step = await look(*args)
-        if bench.looks == 1:
-            bench.ticker.lead()
+        if script.looks == 1:
+            script.ticker.lead()
         return step
 
-    bench.ticker._patience = 3600.0
+    script.ticker._plan.patience = 3600.0
     monkeypatch.setattr(module, "tick_due", told_meanwhile)
-    async with bench.runs():
-        bench.ticker.expect(0)
-        await until(lambda: bench.looks == 2)
+    async with script.runs():
+        script.ticker.expect(0)
+        await until(lambda: script.looks == 2)
 
 
 # -- where news is rare -----------------------------------------------------------------------------------------
@@ -403,22 +403,22 @@ async def test_it_is_passed_on_in_the_midst_of_a_look(monkeypatch: pytest.Monkey
 
 async def test_where_renewals_are_rare_it_looks_by_itself(monkeypatch: pytest.MonkeyPatch):
     """A worker without a free slot hears nothing else."""
-    bench = Bench(monkeypatch, Step(None), Step(LONG), Step(LONG), renewal=15.0)
-    bench.ticker._longest = 0.01
-    async with bench.runs():
-        await until(lambda: bench.looks >= 4)
-        bench.ticker._longest = bench.ticker._patience = 3600.0
-        looks = bench.looks
-        bench.ticker.expect(1)
-        await until(lambda: bench.looks > looks)  # looking before the time has not cost it the first place
+    script = Script(monkeypatch, Step(None), Step(LONG), Step(LONG), renewal=15.0)
+    script.ticker._plan._longest = 0.01
+    async with script.runs():
+        await until(lambda: script.looks >= 4)
+        script.ticker._plan._longest = script.ticker._plan.patience = 3600.0
+        looks = script.looks
+        script.ticker.expect(1)
+        await until(lambda: script.looks > looks)  # looking before the time has not cost it the first place
 
 
 async def test_where_renewals_come_often_it_does_not(monkeypatch: pytest.MonkeyPatch):
-    assert Bench(monkeypatch, renewal=module.OFTEN).ticker._longest == float("inf")
-    assert Bench(monkeypatch, renewal=module.OFTEN + 0.1).ticker._longest == module.MOST_PATIENCE
+    assert Script(monkeypatch, renewal=module.OFTEN).ticker._plan._longest == float("inf")
+    assert Script(monkeypatch, renewal=module.OFTEN + 0.1).ticker._plan._longest == module.MOST_PATIENCE
     for renewal in (module.OFTEN, 3.1, 10.0, 100.0):
         ticker = Ticker(None, QUEUE, [], whole=True, renewal=renewal)  # pyright: ignore[reportArgumentType]
-        news = min(renewal, ticker._longest) + (ticker._patience if renewal <= module.OFTEN else 0)
+        news = min(renewal, ticker._plan._longest) + (ticker._plan.patience if renewal <= module.OFTEN else 0)
         assert news * 1000 < MISFIRE_MS - 1000, "a tick is made before it counts as missed"
 
 
@@ -431,10 +431,10 @@ async def test_what_does_not_work_is_told_once_a_cause_until_it_works(
     caplog.set_level(logging.WARNING, "aioq.worker")
     wrong = ServerError("x answered with an error: WRONGTYPE k")
     other = ServerError("x refused a command to this user: XADD")
-    bench = Bench(monkeypatch, *[wrong] * 50, other, *[wrong] * 50, WON)
-    async with bench.runs():
-        bench.ticker.expect(0)
-        await until(lambda: bench.declared == [0, SINCE])  # what was lost with the trouble is put back
+    script = Script(monkeypatch, *[wrong] * 50, other, *[wrong] * 50, WON)
+    async with script.runs():
+        script.ticker.expect(0)
+        await until(lambda: script.declared == [0, SINCE])  # what was lost with the trouble is put back
     assert [record.getMessage() for record in caplog.records] == [
         f"queue {QUEUE}: this worker cannot make the ticks of its schedules: {wrong}; trying again until it can",
         f"queue {QUEUE}: this worker cannot make the ticks of its schedules: {other}; trying again until it can",
@@ -447,14 +447,14 @@ async def test_a_short_outage_is_the_leases_to_tell(
 ):
     caplog.set_level(logging.WARNING, "aioq.worker")
     down = ServerUnavailableError("x cannot be reached")
-    bench = Bench(monkeypatch, *[down] * (module.OUTAGE_TRIES - 1), WON)
-    async with bench.runs():
-        bench.ticker.expect(0)
-        await until(lambda: not bench.steps)
+    script = Script(monkeypatch, *[down] * (module.OUTAGE_TRIES - 1), WON)
+    async with script.runs():
+        script.ticker.expect(0)
+        await until(lambda: not script.steps)
     assert caplog.records == []
-    bench = Bench(monkeypatch, WON)
-    bench.outages = 100
-    async with bench.runs():
+    script = Script(monkeypatch, WON)
+    script.outages = 100
+    async with script.runs():
         await turns()
     assert [record.getMessage() for record in caplog.records] == [
         f"queue {QUEUE}: this worker cannot store its schedules: down; trying again until it can",

@@ -62,8 +62,8 @@ async def test_a_thread_whose_job_has_timed_out_counts_until_it_ends(caplog: pyt
         assert [await within(handle) for handle in waiting] == [3, 4, 5]
         assert most == 2
         (worker,) = session._workers
-        await until(lambda: worker._caller._threads.borrowed_tokens == 0)
-        assert worker._caller.busy_threads == 0
+        await until(lambda: worker._duties.caller._threads.borrowed_tokens == 0)
+        assert worker._duties.caller.busy_threads == 0
 
 
 @app.task
@@ -88,10 +88,10 @@ async def test_what_a_thread_reports_after_its_job_was_cancelled_is_no_warning(
         after = len(begun)
         await until(lambda: len(begun) > after + 200)  # longer than reports are gathered for
         (worker,) = session._workers
-        assert worker._reporter.refused == 0
-        assert not worker._reporter._latest
+        assert worker._duties.reporter.refused == 0
+        assert not worker._duties.reporter._latest
         gate.set()
-        await until(lambda: worker._caller.busy_threads == 0)
+        await until(lambda: worker._duties.caller.busy_threads == 0)
     assert not [record for record in caplog.records if "was refused" in record.getMessage()]
 
 
@@ -122,7 +122,7 @@ async def test_a_job_that_is_cancelled_while_it_waits_for_a_thread_holds_none() 
         gate.set()
         assert [await within(handle) for handle in running] == [1, 2]
         (worker,) = session._workers
-        await until(lambda: worker._caller._threads.borrowed_tokens == 0)
+        await until(lambda: worker._duties.caller._threads.borrowed_tokens == 0)
         assert sorted(begun) == [1, 2]
 
 

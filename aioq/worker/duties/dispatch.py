@@ -1,4 +1,4 @@
-"""Duty: take the jobs that the server hands to this worker while it waits.
+"""Duty: take the jobs that come to this worker by direct dispatch while it waits.
 
 A lone job that is sent while a worker waits need not wake it first and be claimed then: the server marks it as the
 worker's own and tells it over pub/sub. What gets lost on that way is brought by a claim, as is the job of a claim
@@ -19,7 +19,7 @@ log = logger("aioq.worker")
 
 
 class Receiver:
-    """See the module.
+    """Listens for the jobs of one queue that the server dispatches to this worker.
 
     Args:
         store: where the jobs are.

@@ -1,0 +1,285 @@
+"""What runs while a worker serves, and what one duty tells another.
+
+    fetcher --> executor --> settler          one fetcher, promoter, ticker, recovery and canceller for each
+       |           |                          queue; one executor, settler and reporter, and a lease and a
+    promoter    reporter                      watchdog thread for all
+
+No duty knows another; what one tells the others goes through the callbacks wired up here.
+"""
+
+import os
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from aioq.schedules.declare import Declared
+from aioq.store.contract import Claimed, Settlement, Store
+from aioq.store.leases import Renewal
+from aioq.util.log import logger
+from aioq.worker.app_parts import Host, worker_queues
+from aioq.worker.duties.cancellation import Canceller
+from aioq.worker.duties.dispatch import Receiver
+from aioq.worker.duties.drain import Burst
+from aioq.worker.duties.executor import Executor
+from aioq.worker.duties.fetcher import Answer, Fetcher
+from aioq.worker.duties.hooks import Hooks
+from aioq.worker.duties.leases import RENEWALS, LeaseService
+from aioq.worker.duties.progress import Reporter
+from aioq.worker.duties.promoter import Promoter
+from aioq.worker.duties.recovery import Recovery
+from aioq.worker.duties.settler import Settler
+from aioq.worker.duties.ticker import Ticker
+from aioq.worker.duties.watchdog import Watchdog
+from aioq.worker.health import Health, QueueHealth, judge
+from aioq.worker.held_jobs import HeldJobs
+from aioq.worker.identity import Incarnation, Membership
+from aioq.worker.lending import Lending
+from aioq.worker.run.call import Caller
+from aioq.worker.run.environment import RunEnvironment
+from aioq.worker.run.run import CANCELLED
+from aioq.worker.slots import Slots
+
+log = logger("aioq.worker")
+
+
+@dataclass(slots=True)
+class QueueDuties:
+    """The duties of one queue."""
+
+    membership: Membership
+    held: HeldJobs
+    fetcher: Fetcher
+    promoter: Promoter
+    recovery: Recovery
+    canceller: Canceller
+    receiver: Receiver
+    ticker: Ticker
+
+
+class Duties:
+    """All duties of a worker that serves. To be made on the running event loop, in which they run.
+
+    Args:
+        host: the App's parts.
+        store: where the jobs are.
+        state: what the lifespan yielded.
+        queues: the queues.
+        concurrency: how many jobs may run at once.
+        incarnation: makes the worker's ids.
+        declared: the schedules of the code.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        store: Store,
+        state: Any,
+        *,
+        queues: Sequence[str],
+        concurrency: int,
+        incarnation: Incarnation,
+        declared: Sequence[Declared],
+    ) -> None:
+        settings = host.settings
+        self._host = host
+        self._store = store
+        self._incarnation = incarnation
+        self._declared = declared
+        self._all_queues = tuple(queues)
+        self._whole = set(worker_queues(host, ())) <= set(queues)
+        self.slots = Slots(concurrency)
+        self.watchdog = Watchdog(settings.loop_lag_warning)
+        self.reporter = Reporter(store)
+        self.hooks = Hooks(host.middleware, store)
+        self.settler = Settler(store, on_written=self._written, on_refused=self._refused, idle=self._is_idle)
+        self.settler.on_answer = self.hooks.on_answer
+        self.burst = Burst(queues, lambda: self.executor.running, self._look_again)
+        self.caller = Caller(
+            host.middleware,
+            threads=settings.threads or concurrency,
+            processes=settings.pool_size or os.cpu_count() or 1,
+        )
+        self.executor = Executor(
+            RunEnvironment(host.tasks, settings, state, Lending(host.app, host.waits)),
+            self.caller,
+            self.slots,
+            settle=self.settler.put,
+            reporter_of=self.reporter.reporter,
+            flush_report=self.reporter.flush,
+            on_idle=self._no_job_runs,
+            on_end=self.hooks.on_end,
+        )
+        self.queues = {queue: self._queue_duties(queue) for queue in queues}
+        self.lease = LeaseService(
+            store.keeper(),
+            [duties.membership for duties in self.queues.values()],
+            settings.lease,
+            on_renewal=self._renewed,
+            on_lost=lambda membership, worker: self._lost(membership.queue, worker),
+            fetched_ago=self._fetched_ago,
+        )
+
+    def _queue_duties(self, queue: str) -> QueueDuties:
+        host, store, settings = self._host, self._store, self._host.settings
+        membership = Membership(queue, self._incarnation)
+        held, promoter = HeldJobs(), Promoter(store, queue)
+        ticker = Ticker(
+            store.timetable,
+            queue,
+            self._declared,
+            whole=self._whole,
+            renewal=settings.lease / RENEWALS,
+            served=self._all_queues if self._whole and queue == self._all_queues[0] else (),
+            ready=membership.ready,
+        )
+        ticker.sends = host.sends
+        fetcher = Fetcher(
+            store,
+            membership,
+            self.slots,
+            deliver=self._deliver,
+            on_dispatch=self._dispatched,
+            on_answer=partial(self._claim_answered, queue),
+            held=held.ids,
+            space=self.hooks.space_after(partial(self.settler.space, queue)),
+        )
+        canceller = Canceller(
+            *(store.inbox, host.name, membership),
+            cancel=self._cancel,
+            on_gap=lambda: self.lease.hurry(),  # noqa: PLW0108 - it is made later
+            on_lead=ticker.lead,
+        )
+        recovery = Recovery(store, queue, lease=settings.lease, max_crashes=settings.max_crashes)
+        receiver = Receiver(store, membership, deliver=fetcher.dispatched, on_gap=fetcher.look_again)
+        return QueueDuties(membership, held, fetcher, promoter, recovery, canceller, receiver, ticker)
+
+    def coroutines(self) -> list[Coroutine[Any, Any, None]]:
+        """What is to run while the worker serves, each in a task of its own; the fetching comes last."""
+        coroutines: list[Coroutine[Any, Any, None]] = [self.lease.run(), self.reporter.run(), self.watchdog.run()]
+        for duties in self.queues.values():
+            coroutines += [duties.promoter.run(), duties.recovery.run()]
+            coroutines += [duties.canceller.run(), duties.receiver.run(), duties.ticker.run()]
+        coroutines += [duties.fetcher.run() for duties in self.queues.values()]
+        return coroutines
+
+    @property
+    def left_behind(self) -> int:
+        """Functions that run on although their jobs were given back."""
+        return self.executor.left_behind + self.caller.busy_threads
+
+    def health(self) -> Health:
+        """How they do; may be called from any thread."""
+        queues = {
+            queue: QueueHealth(
+                *(duties.membership.worker, duties.membership.joined, round(self._fetched_ago(queue), 3)),
+                *(round(self.settler.late(queue), 3), self.lease.rejection(queue)),
+            )
+            for queue, duties in self.queues.items()
+        }
+        return judge(
+            queues,
+            running=self.executor.running,
+            concurrency=self.slots.total,
+            loop_lag=self.watchdog.lag,
+            refused=self.settler.refused + self.reporter.refused,
+            full_for=self.slots.full_for,
+        )
+
+    async def wait_empty(self) -> None:
+        """Return when a look at the queues has found nothing to run, nothing runs, and the hooks are called."""
+        await self.burst.wait()
+        await self.hooks.drain()
+
+    async def depart(self, store: Store) -> None:
+        """Write the last outcomes, and let the server forget this worker."""
+        await self.settler.drain()
+        await self.lease.stop()
+        for duties in self.queues.values():
+            await store.depart(duties.membership.queue, duties.membership.worker)
+        for duties in self.queues.values():
+            await duties.ticker.stop()
+
+    def _fetched_ago(self, queue: str) -> float:
+        """Seconds since the last fetch; a worker whose slots are all taken does not fetch, but must not hang."""
+        return max(self.queues[queue].fetcher.fetched_ago, self.watchdog.lag)
+
+    def _no_job_runs(self) -> None:
+        self.settler.hurry()
+        self.burst.idle()
+
+    def _is_idle(self, queue: str) -> bool:
+        return self.queues[queue].fetcher.waiting and self.slots.free > 0
+
+    def _dispatched(self, queue: str, worker: str, claimed: Claimed) -> None:
+        duties = self.queues[queue]
+        if worker != duties.membership.worker:
+            return  # its lease is lost, and the job with it
+        was_full = not self.slots.free  # another queue's jobs have taken what was free
+        self.slots.take(1)
+        if is_full := not self.slots.free:
+            duties.fetcher.end_waiting()  # what comes next is for a worker that can run it
+        self._note(queue, claimed)
+        if was_full:
+            self.executor.decline(queue, worker, claimed)
+        else:
+            self.executor.submit(queue, worker, claimed, at_once=not is_full)
+
+    def _deliver(self, queue: str, worker: str, claimed: Claimed) -> None:
+        self._note(queue, claimed)
+        self.executor.submit(queue, worker, claimed)
+
+    def _note(self, queue: str, claimed: Claimed) -> None:
+        self.burst.delivered()
+        self.queues[queue].held.add(claimed.id, claimed.claim)
+
+    def _claim_answered(self, queue: str, answer: Answer) -> None:
+        if answer.claim.lost:
+            self._lost(queue, answer.worker)
+            return
+        duties = self.queues[queue]
+        duties.promoter.expect(answer.claim.next_due_ms)
+        duties.ticker.expect(answer.claim.next_tick_ms, woken=answer.woken)
+        if answer.empty:
+            self.burst.empty(queue)
+
+    def _renewed(self, membership: Membership, renewal: Renewal, healed: bool) -> None:
+        duties = self.queues[membership.queue]
+        if healed:
+            duties.recovery.hold_off()
+        duties.promoter.expect(renewal.next_due_ms)
+        duties.ticker.expect(renewal.next_tick_ms)
+        if renewal.expired:
+            duties.recovery.want()
+        if not renewal.holds:
+            duties.fetcher.hold_again()
+        for job_id in renewal.cancelled:
+            self._cancel(membership.queue, job_id)
+
+    def _cancel(self, queue: str, job_id: str, why: str = "") -> None:
+        self.executor.cancel(queue, self.queues[queue].membership.worker, job_id, CANCELLED, why)
+
+    def _lost(self, queue: str, worker: str) -> None:
+        if (duties := self.queues[queue]).membership.lose(worker):
+            log.warning(
+                "queue %s: the lease of %s was lost; what it ran is cancelled here and runs elsewhere",
+                *(queue, worker),
+            )
+            duties.recovery.give_back(worker, self.executor.abandon(queue, worker))
+            duties.held.clear()
+            duties.ticker.rejoin()
+            self.lease.hurry()
+
+    def _written(self, queue: str, settlement: Settlement) -> None:
+        self.queues[queue].held.discard(settlement.job_id, settlement.claim)
+
+    def _refused(self, queue: str, worker: str, settlement: Settlement) -> None:
+        log.warning(
+            "queue %s: the outcome (%s) of job %s was refused: it is no longer held by %s",
+            *(queue, settlement.verb.value, settlement.job_id, worker),
+        )
+
+    async def _look_again(self) -> None:
+        await self.settler.drain()
+        for duties in self.queues.values():
+            await duties.fetcher.nudge()
