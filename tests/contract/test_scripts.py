@@ -5,11 +5,13 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 import aioq.store.redis
 from aioq.store.contract import CLAIM_LIMIT, PASSED_LIMIT, WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
@@ -17,7 +19,7 @@ from aioq.store.redis import RedisStore, holding, keys, replies
 from aioq.store.redis import leases as keeper
 from aioq.store.redis.arguments import BODY_LIMIT
 from aioq.store.redis.net.failover import Failover
-from aioq.store.redis.scripts import definitions, names_in, needs_of, resolved, script, source
+from aioq.store.redis.scripts import READS_ONLY, definitions, library, names_in, needs_of, resolved, script, source
 from aioq.store.schedules import Entry, Overlap, Tick
 from tests.contract.kit import (
     CALL,
@@ -217,18 +219,19 @@ async def test_the_lease_keeper_sends_what_the_header_names(mode: str, monkeypat
     lease_keeper = keeper.RedisLeaseKeeper("redis://nowhere", "-", "shop", Limits(), Failover())
     sent: list[tuple[object, ...]] = []
 
-    def evalsha(*args: object) -> list[object]:
+    def execute(*args: object) -> list[object]:
         sent.append(args)
         return [[-1, -1], 0, 0, 1]
 
-    monkeypatch.setattr(lease_keeper, "_client", type("Client", (), {"evalsha": staticmethod(evalsha)}))
+    monkeypatch.setattr(lease_keeper, "_client", type("Client", (), {"execute_command": staticmethod(execute)}))
     if mode == "join":
         lease_keeper.join(QUEUE, "w")
     else:
         lease_keeper.renew(QUEUE, "w", sweep=mode == "sweep")
 
-    (sha, keys, key, *args) = sent[0]
-    assert (sha, keys, key) == (script("renew").sha, 1, "aioq:{shop:mail}")
+    (called, *keys, key) = sent[0][:4]
+    args = sent[0][4:]
+    assert (called, keys, key) == ("FCALL", [library().functions["renew"], 1], "aioq:{shop:mail}")
     assert len(args) == Header("renew").fixed
     assert args[-1] == mode
 
@@ -281,8 +284,6 @@ def test_what_a_lost_lease_is_answered_with_is_the_same_in_lua_and_in_python() -
 def test_a_script_is_named_by_the_hash_of_all_of_its_text() -> None:
     for name in SCRIPTS:
         code = script(name)
-        text = code.text.decode()
-        assert text.endswith(LUA[name].read_text())
         assert code.sha == hashlib.sha1(code.text).hexdigest()
     assert len({script(name).sha for name in SCRIPTS}) == len(SCRIPTS)
 
@@ -296,6 +297,61 @@ def test_a_script_has_of_its_parts_what_it_uses_and_nothing_else() -> None:
     assert "XADD" not in info
 
 
+def test_a_script_defines_what_it_uses_when_it_comes_to_it() -> None:
+    settle = script("settle").text.decode()
+
+    assert settle.index("return {}\n") < settle.index("function Finish.finish("), (
+        "a lone job has been settled by then"
+    )
+
+
+def test_the_library_has_every_definition_once() -> None:
+    text = library().text.decode()
+    assert [text.count(f"local function {name}(") for name in ("begin", "job_key", "load")] == [1, 1, 1]
+    assert {*library().functions} == set(SCRIPTS)
+    for function in library().functions.values():
+        assert text.count(f"function_name = '{function}'") == 1
+
+
+def test_only_commands_that_write_nothing_are_said_to() -> None:
+    writes = {
+        "DEL",
+        "HDEL",
+        "HINCRBY",
+        "HSET",
+        "MSET",
+        "MSETNX",
+        "PERSIST",
+        "PEXPIRE",
+        "PUBLISH",
+        "SADD",
+        "SET",
+        "SREM",
+    }
+    writes |= {
+        "UNLINK",
+        "XACK",
+        "XADD",
+        "XDEL",
+        "XGROUP",
+        "XREADGROUP",
+        "XTRIM",
+        "ZADD",
+        "ZREM",
+        "ZREMRANGEBYRANK",
+    }
+    for name in SCRIPTS:
+        called = set(re.findall(r"redis\.p?call\('(\w+)'", script(name).text.decode()))
+        assert (name in READS_ONLY) == (not called & writes), name
+
+
+def flush(client: Any) -> None:
+    """Have the server forget scripts and functions."""
+    client.script_flush()
+    with suppress(redis.ResponseError):  # 6.2 has no functions
+        client.function_flush()
+
+
 @pytest.mark.anyio
 async def test_a_server_that_forgot_its_scripts_is_told_them_again(
     redis_store: RedisStore, redis_backend: Backend
@@ -304,16 +360,13 @@ async def test_a_server_that_forgot_its_scripts_is_told_them_again(
     assert redis_backend.database is not None
     for round_ in range(2):
         with redis_backend.database.client() as client:
-            client.script_flush()
+            flush(client)
         await joined(redis_store, "w")
         assert not (await keep(redis_store, "w")).lost
         assert await send(redis_store, f"job-{round_}") == [True]
         job = await take_one(redis_store, "w")
         assert await settle(redis_store, "w", job, Verb.SUCCEEDED, THREE)
         assert (await info(redis_store, job.id)).worker == "w"
-        with redis_backend.database.client() as client:
-            known = client.script_exists(*(script(name).sha for name in ("claim", "settle", "renew")))
-            assert known == [True] * 3
 
 
 @pytest.mark.anyio
@@ -333,7 +386,7 @@ async def test_what_is_sent_next_overtakes_nothing_where_the_server_knows_its_sc
     await take(redis_store, "w")
 
     with redis_backend.database.client() as client:
-        client.script_flush()
+        flush(client)
     teller = other if connects_anew else redis_store
     await teller.enqueue(QUEUE, [NewJob(f"known-{job.id}", CALL) for job in order[1]])
     if connects_anew:

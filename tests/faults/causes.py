@@ -182,8 +182,14 @@ async def busy(place: Place) -> AsyncIterator[None]:
 
 
 def scripts_gone(place: Place) -> AbstractAsyncContextManager[None]:
-    """SCRIPT FLUSH: every call by hash is a NOSCRIPT."""
-    return _again_and_again(place, lambda client: client.script_flush())
+    """SCRIPT FLUSH and FUNCTION FLUSH: every call by hash is a NOSCRIPT, every function is not found."""
+
+    def flush(client: redis.Redis) -> None:
+        client.script_flush()
+        with contextlib.suppress(redis.ResponseError):  # 6.2 has no functions
+            client.function_flush()
+
+    return _again_and_again(place, flush)
 
 
 def groups_gone(place: Place) -> AbstractAsyncContextManager[None]:

@@ -1,20 +1,21 @@
 """Leases renewed over a blocking connection, from a thread that no task can keep busy."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import ResponseError
 
 from aioq.errors import ServerError
 from aioq.store.contract import Limits
 from aioq.store.leases import Renewal
+from aioq.store.redis.calls import MOST_TRIES, Calls
 from aioq.store.redis.errors import FOREIGN, may_be_replaced, translate
 from aioq.store.redis.keys import base_key
-from aioq.store.redis.net.connection import ANONYMOUS
+from aioq.store.redis.net.connection import ANONYMOUS, Arg
 from aioq.store.redis.net.failover import Failover
 from aioq.store.redis.replies import parse_renewal
-from aioq.store.redis.scripts import script
 
 
 class RedisLeaseKeeper:
@@ -39,6 +40,7 @@ class RedisLeaseKeeper:
         self._shown_url = shown_url
         self._app = app
         self._limits = limits
+        self._calls = Calls()
         # A renewal that is not answered within a quarter of the lease is tried again on a new connection.
         patience = max(limits.lease_ms / 4000, 0.5)
         self._client: Any = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType] - redis-py is partly typed
@@ -64,19 +66,39 @@ class RedisLeaseKeeper:
         self._dropped = True
 
     def _renew(self, queue: str, worker: str, fetched_ms: int, mode: str) -> Renewal:
-        code, limits = script("renew"), self._limits
-        args = (1, base_key(self._app, queue), worker, limits.lease_ms, fetched_ms, limits.dead_limit, mode)
+        limits = self._limits
+        args = (base_key(self._app, queue), worker, limits.lease_ms, fetched_ms, limits.dead_limit, mode)
         if self._dropped:
             self._dropped = False
             self._client.connection_pool.disconnect()
         try:
-            try:
-                reply = self._client.evalsha(code.sha, *args)
-            except NoScriptError:
-                reply = self._client.eval(code.text, *args)
-        except FOREIGN as error:
+            reply = self._call("renew", args)
+        except FOREIGN as answer:
+            error = self._calls.reason_for(answer)
             if may_be_replaced(error):
                 self._failover.drop_soon()
             fault: ServerError = translate(error, self._shown_url)
             raise fault from None
         return parse_renewal(reply)
+
+    def _call(self, name: str, args: Sequence[Arg]) -> Any:
+        for _ in range(MOST_TRIES):
+            try:
+                reply = self._client.execute_command(*self._calls.command(name, args))
+            except ResponseError as error:
+                if not self._calls.can_mend(error):
+                    raise
+                self._load()
+            else:
+                self._calls.answered(name)
+                return reply
+        return self._client.execute_command(*self._calls.command(name, args))
+
+    def _load(self) -> None:
+        command = self._calls.load
+        if command is None:
+            return
+        try:
+            self._calls.took_library(self._client.execute_command(*command))
+        except ResponseError as error:
+            self._calls.took_library(error)

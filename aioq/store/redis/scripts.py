@@ -1,16 +1,21 @@
-"""The Lua scripts: read from the package once, put together with the parts that they need.
+"""The Lua commands: read from the package once, put together with the parts that they need.
+
+A server that has functions (Redis 7.0, Valkey) is given all of them once, as a library; another one gets each as a
+script. `calls.py` decides which.
 
 What several commands share is in parts, `lua/lib/keys.lua` and the like. A command or a part says with a line
 `-- NEEDS: record, lanes` which others it uses; these are resolved here, each once and before whoever needs it. A
-part is a list of definitions, and a script gets those that it uses: what a call does not need costs it time to
-define.
+part is a list of definitions. The library has each of them once; a script gets those that it uses, for what a call
+does not need costs it time to define.
 
-Two versions of aioq can share a server as long as they agree on the data, because each calls its own texts.
+Two versions of aioq can share a server as long as they agree on the data, because each calls its own texts:
+scripts and library are named by the hash of what is in them. Nobody deletes a library, for none knows who else uses
+it.
 """
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -18,6 +23,9 @@ from importlib.resources import files
 _NEEDS = re.compile(r"^-- NEEDS: (.+)$", re.MULTILINE)
 _DEFINES = re.compile(r"(?:local )?function ([\w.]+)\(|local ([\w, ]+?) =")
 _COMMENT_OR_STRING = re.compile(r"--.*|'(?:[^'\\\n]|\\.)*'")
+_COMMENT_LINE = re.compile(r"^ *--.*\n", re.MULTILINE)
+_STATEMENT = re.compile(r"^(?=(?!end|else|until|--|[\s})]))", re.MULTILINE)
+"""Where a statement begins at the left margin."""
 _NAME = re.compile(r"(?<![\w.:])[A-Za-z_]\w*(?:\.\w+)?")
 
 
@@ -37,6 +45,19 @@ class Script:
 
 
 @dataclass(frozen=True, slots=True)
+class Library:
+    """All commands, as functions.
+
+    Attributes:
+        text: what the server is given.
+        functions: the name of each command's function at the server.
+    """
+
+    text: bytes
+    functions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Definition:
     """One definition of a part.
 
@@ -49,12 +70,58 @@ class Definition:
     text: str
 
 
+READS_ONLY = frozenset({"held", "info", "schedule_owners", "schedule_read", "workers"})
+"""Commands that write nothing: as functions they are called also where a server takes no writes for now."""
+
+
 @cache
 def script(name: str) -> Script:
-    """The script of a command, with what it uses of the parts that it needs."""
+    """The script of a command, with what it uses of the parts that it needs.
+
+    A definition stands before the first statement that uses it: a call that returns earlier does not pay for it.
+    """
     body = source(f"commands/{name}")
-    text = "\n".join([*used_by(body, resolved([body])), "local q = begin(KEYS)", body]).encode()
+    parts = resolved([body])
+    lines = dict.fromkeys([*used_by("begin", parts), _BEGIN])
+    for statement in _STATEMENT.split(body):
+        lines |= dict.fromkeys([*used_by(statement, parts), statement])
+    text = _bare("\n".join(lines))
     return Script(name, text, hashlib.sha1(text).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
+
+
+@cache
+def library() -> Library:
+    """All commands as functions, under names that no other library of this server has."""
+    bodies = {name: source(f"commands/{name}") for name in commands()}
+    parts = resolved(bodies.values())
+    shared = [definition.text for part in parts for definition in definitions(part)]
+    own = hashlib.sha256("\n".join([*shared, *bodies.values()]).encode()).hexdigest()[:_HASH_LENGTH]
+    functions = {name: f"aioq_{own}_{name}" for name in bodies}
+    made = [_function(functions[name], body, reads_only=name in READS_ONLY) for name, body in bodies.items()]
+    return Library(_bare("\n".join([f"#!lua name=aioq_{own}", *shared, *made])), functions)
+
+
+_HASH_LENGTH = 16
+_BEGIN = "local q = begin(KEYS)"
+
+
+def _function(name: str, body: str, *, reads_only: bool) -> str:
+    flags = "flags = {'no-writes'}, " if reads_only else ""
+    return (
+        f"redis.register_function{{function_name = '{name}', {flags}callback = function(KEYS, ARGV)\n"
+        f"{_BEGIN}\n{body}end}}"
+    )
+
+
+def _bare(text: str) -> bytes:
+    """A text without its comments, which take a third of it."""
+    return _COMMENT_LINE.sub("", text).encode()
+
+
+def commands() -> list[str]:
+    """The names of all commands."""
+    found = files("aioq.store.redis").joinpath("lua", "commands").iterdir()
+    return sorted(path.name.removesuffix(".lua") for path in found if path.name.endswith(".lua"))
 
 
 def resolved(texts: Iterable[str]) -> list[str]:
@@ -81,7 +148,7 @@ def used_by(body: str, parts: Iterable[str]) -> Iterator[str]:
     """What is used of these parts, be it by way of other definitions; in their order."""
     there = [definition for part in parts for definition in definitions(part)]
     by_name = {name: definition for definition in there for name in definition.names}
-    wanted, looked_at = {"begin", *names_in(body)}, set[str]()
+    wanted, looked_at = names_in(body), set[str]()
     while new := wanted - looked_at:
         looked_at |= new
         for name in new & by_name.keys():

@@ -1,4 +1,4 @@
-"""Connections of one event loop to one server, and script calls over them.
+"""Connections of one event loop to one server, and calls of aioq's commands over them.
 
 redis-py does the connecting (URL, TLS, login, database), `connection.py` what is said then. All commands of a
 process share one connection (`pipe.py`), but for those that block: the reads that wait for jobs, and writes that
@@ -12,16 +12,16 @@ from contextlib import suppress
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ResponseError
 
 from aioq.errors import ServerRejectedError, ServerUnavailableError
+from aioq.store.redis.calls import MOST_TRIES, Calls
 from aioq.store.redis.durability import Confirmation
 from aioq.store.redis.errors import FOREIGN, closed_here, may_be_replaced, translate
 from aioq.store.redis.net.confirming import REPLY_TIMEOUT, ConfirmedWrites
 from aioq.store.redis.net.connection import ANONYMOUS, Arg, Connection
 from aioq.store.redis.net.failover import Failover
 from aioq.store.redis.net.pipeline import Asked, Pipe
-from aioq.store.redis.scripts import Script, script
 from aioq.util.aio import end
 
 CONNECT_TIMEOUT = 5.0
@@ -31,11 +31,11 @@ CLOSE_PATIENCE = 1.0
 answers at all, and a close beside one that does not is not held up for long."""
 
 Read = Callable[[Any], Any]
-"""Makes of a script's reply what its caller wants."""
+"""Makes of a reply what its caller wants."""
 
 
 class _Asked:
-    """What a command and a script call have in common."""
+    """What a command of the server's and a call of one of aioq's have in common."""
 
     __slots__ = ("link", "reply")
 
@@ -69,45 +69,57 @@ class _Command(_Asked):
             self.reply.set_exception(reply)
 
 
-class _ScriptCall(_Asked):
-    """A script: called by its text until the server is known to have it; to be told so would cost it its turn."""
+class _Call(_Asked):
+    """A call of a command of aioq's. It is made again where the server has forgotten how."""
 
-    __slots__ = ("args", "code", "read")
+    __slots__ = ("args", "name", "read", "tries")
 
     def __init__(
-        self, link: "Link", code: Script, args: Sequence[Arg], read: Read | None, reply: "asyncio.Future[Any]"
+        self, link: "Link", name: str, args: Sequence[Arg], read: Read | None, reply: "asyncio.Future[Any]"
     ) -> None:
         self.link = link
         self.reply = reply
-        self.code = code
+        self.name = name
         self.args = args
         self.read = read
+        self.tries = 0
 
     @property
     def command(self) -> Sequence[Arg]:
         """As it is to be sent now: what the server is known to have may change while a call waits for its turn."""
-        code = self.code
-        if code.sha in self.link.loaded:
-            return ("EVALSHA", code.sha, 1, *self.args)
-        return ("EVAL", code.text, 1, *self.args)
+        return self.link.calls.command(self.name, self.args)
 
     def answer(self, reply: Any) -> None:
         if self.reply.done():
             return
         if not isinstance(reply, Exception):
-            self.link.loaded.add(self.code.sha)
+            self.link.calls.answered(self.name)
             try:
                 self.reply.set_result(reply if self.read is None else self.read(reply))
             except Exception as error:  # whoever asked is to meet it, not the connection
                 self.reply.set_exception(error)
-        elif isinstance(reply, NoScriptError):
-            self.link.loaded.clear()  # it has forgotten all of them
-            self.link.ask(self)
+        elif self.link.calls.can_mend(reply) and self.tries < MOST_TRIES:
+            self.tries += 1
+            self.link.ask_again(self)
         elif isinstance(reply, FOREIGN):
+            reply = self.link.calls.reason_for(reply)
             self.link.note(reply)
             self.reply.set_exception(_translated(reply, self.link.shown_url))
         else:
             self.reply.set_exception(reply)
+
+
+class _Load:
+    """The library, on its way to a server that may not have it."""
+
+    given_up = False
+
+    def __init__(self, link: "Link", command: Sequence[Arg]) -> None:
+        self.command = command
+        self._link = link
+
+    def answer(self, reply: Any) -> None:
+        self._link.took_library(reply)
 
 
 class Link:
@@ -133,11 +145,12 @@ class Link:
         self._opening: asyncio.Task[None] | None = None
         self._unsent: deque[Asked] = deque()
         self._leaving: list[Pipe] = []
-        self.loaded: set[str] = set()
+        self.calls = Calls()
+        self._is_loading = False
         self._closed = False
         self.failover = Failover()
         self.failover.on_drop(self._drop)
-        self.confirmed = ConfirmedWrites(self.connect, self.failover, shown_url, self.loaded)
+        self.confirmed = ConfirmedWrites(self.connect, self.failover, shown_url, self.calls)
 
     async def connect(self) -> Connection:
         """A new connection, which its caller must close; see `open`."""
@@ -192,7 +205,7 @@ class Link:
         """
         if confirmation is None:
             return await self.begin(name, key, args)
-        return await self.confirmed.call(script(name), key, args, confirmation)
+        return await self.confirmed.call(name, key, args, confirmation)
 
     def begin(self, name: str, key: str, args: Sequence[Arg], read: Read | None = None) -> "asyncio.Future[Any]":
         """Call a script as `call` does, without a confirmation.
@@ -202,7 +215,7 @@ class Link:
         Cancelling the future gives the call up.
         """
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.ask(_ScriptCall(self, script(name), (key, *args), read, reply))
+        self.ask(_Call(self, name, (key, *args), read, reply))
         return reply
 
     async def command(self, *args: Arg) -> Any:
@@ -238,6 +251,11 @@ class Link:
             self._see_off(old)
         try:
             pipe = Pipe(await self.open(), REPLY_TIMEOUT)
+            try:
+                await self._introduce(pipe)
+            except BaseException:
+                pipe.close()
+                raise
         except BaseException as error:
             self._opening = None
             failed = error if isinstance(error, Exception) else closed_here(self.shown_url)
@@ -246,14 +264,48 @@ class Link:
             if not isinstance(error, Exception):
                 raise
             return
-        # The server may have been started anew, and know what others have called since: that would overtake a
-        # call of what it does not know.
-        self.loaded.clear()
-        self._pipe, self._opening = pipe, None
+        self._pipe, self._opening, self._is_loading = pipe, None, False
         while self._unsent:
             asked = self._unsent.popleft()
             if not asked.given_up:
                 pipe.ask(asked)
+
+    async def _introduce(self, pipe: Pipe) -> None:
+        """Tell the server what it is not known to have, before it is asked for anything.
+
+        It may have been started anew. If others told it meanwhile, between two calls of this process, the second
+        would overtake the first.
+        """
+        self.calls.forget()
+        if self.calls.probe is not None:
+            self.calls.can_mend(await self._ask_first(pipe, self.calls.probe))
+        if self.calls.load is not None:
+            self.calls.took_library(await self._ask_first(pipe, self.calls.load))
+
+    async def _ask_first(self, pipe: Pipe, command: Sequence[Arg]) -> object:
+        """What is answered to a command over a connection that nobody else uses yet, be it an error."""
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        pipe.ask(_Command(self, command, reply))
+        try:
+            return await reply
+        except ResponseError as error:
+            return error
+
+    def ask_again(self, asked: Asked) -> None:
+        """Have a call made once more, and whatever the server has to be told before."""
+        self._load()
+        self.ask(asked)
+
+    def _load(self) -> None:
+        command = self.calls.load
+        if command is not None and not self._is_loading:
+            self._is_loading = True
+            self.ask(_Load(self, command))
+
+    def took_library(self, reply: object) -> None:
+        """See what was answered to the library."""
+        self._is_loading = False
+        self.calls.took_library(reply)
 
     def note(self, error: Exception) -> None:
         """See whether an answer means that another server may be there by now; see `Failover`."""

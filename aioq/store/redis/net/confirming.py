@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ResponseError
 
+from aioq.store.redis.calls import MOST_TRIES, Calls
 from aioq.store.redis.durability import Confirmation
 from aioq.store.redis.errors import FOREIGN, closed_here, may_be_replaced, translate
 from aioq.store.redis.net.connection import Arg, Connection
 from aioq.store.redis.net.failover import Failover
-from aioq.store.redis.scripts import Script
 
 REPLY_TIMEOUT = 10.0
 """Seconds a reply may take before the connection counts as dead. A guess: above any batch's time, below what a
@@ -32,7 +32,7 @@ class ConfirmedWrites:
         connect: makes a connection.
         failover: told of answers that mean that another server may be there; says when connections are to go.
         shown_url: the server, for messages.
-        loaded: the hashes of the scripts that the server is known to have.
+        calls: how commands are called at the server.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class ConfirmedWrites:
         connect: Callable[[], Awaitable[Connection]],
         failover: Failover,
         shown_url: str,
-        loaded: set[str],
+        calls: Calls,
     ) -> None:
         self._connect = connect
         self._failover = failover
         self._shown_url = shown_url
-        self._loaded = loaded
+        self._calls = calls
         self.idle: list[Connection] = []
         self._confirming = asyncio.Semaphore(MAX_CONFIRMATIONS)
         self._orders: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -53,33 +53,26 @@ class ConfirmedWrites:
         self._closed = False
         failover.on_drop(self._drop)
 
-    async def call(self, code: Script, key: str, args: Sequence[Arg], confirmation: Confirmation) -> Any:
+    async def call(self, name: str, key: str, args: Sequence[Arg], confirmation: Confirmation) -> Any:
         """See `Link.call`."""
         try:
-            # A confirmed call must not lose its turn because the server does not know the script yet.
-            if code.sha in self._loaded:
-                try:
-                    return await self._in_turn(("EVALSHA", code.sha, 1, key, *args), key, confirmation)
-                except NoScriptError:
-                    self._loaded.clear()
-            reply = await self._in_turn(("EVAL", code.text, 1, key, *args), key, confirmation)
+            return await self._in_turn(name, (key, *args), confirmation)
         except ResponseError as error:
-            raise translate(error, self._shown_url) from None
-        self._loaded.add(code.sha)
-        return reply
+            raise translate(self._calls.reason_for(error), self._shown_url) from None
 
     def close(self) -> None:
         """Close the connections, those of calls under way when these have ended."""
         self._closed = True
         self._drop()
 
-    async def _in_turn(self, command: Sequence[Arg], key: str, confirmation: Confirmation) -> Any:
+    async def _in_turn(self, name: str, args: Sequence[Arg], confirmation: Confirmation) -> Any:
+        key = str(args[0])
         async with AsyncExitStack() as turn:
             # Before the connection: one that takes long to be made must not be overtaken.
             await turn.enter_async_context(self._orders[key])
             async with self._confirming:
                 connection = await self._take()
-                talk = self._confirmed(connection, command, confirmation.commands(key), turn)
+                talk = self._confirmed(connection, name, args, confirmation.commands(key), turn)
                 reply, confirmed = await self._guarded(connection, talk)
         confirmation.check(confirmed, self._shown_url)
         return reply
@@ -87,23 +80,42 @@ class ConfirmedWrites:
     async def _confirmed(
         self,
         connection: Connection,
-        command: Sequence[Arg],
+        name: str,
+        args: Sequence[Arg],
         follow: Sequence[Sequence[Arg]],
         turn: AsyncExitStack,
     ) -> tuple[Any, Any]:
-        """Run a script and what confirms its writes, all on one connection; both replies.
+        """Call a command, and what confirms its writes, all on one connection; both replies.
 
         Several of these may be under way; what they write is written in the order they were called in. The turn
-        of this one ends with the script's reply.
+        of this one ends with the command's reply, also where the server has to be told the command first.
         """
-        connection.send(command, *follow)
-        reply = await _read(connection)
+        reply = await self._call(connection, name, args, follow)
+        for _ in range(MOST_TRIES):
+            if not self._calls.can_mend(reply):
+                break
+            for _ in follow:
+                await _read(connection)
+            reply = await self._call(connection, name, args, follow)
         await turn.aclose()
         confirmed = [await _read(connection) for _ in follow]
         for each in (reply, *confirmed):
             if isinstance(each, ResponseError):
                 raise each
         return reply, confirmed[-1]
+
+    async def _call(
+        self, connection: Connection, name: str, args: Sequence[Arg], follow: Sequence[Sequence[Arg]]
+    ) -> Any:
+        """Send a command and what follows it; its reply, be it an error."""
+        load = self._calls.load if self._calls.refusal is None else None
+        connection.send(*([] if load is None else [load]), self._calls.command(name, args), *follow)
+        if load is not None:
+            self._calls.took_library(await _read(connection))
+        reply = await _read(connection)
+        if not isinstance(reply, ResponseError):
+            self._calls.answered(name)
+        return reply
 
     async def _guarded(self, connection: Connection, talk: Coroutine[Any, Any, Any]) -> Any:
         """Give the connection back after the talk, unless the talk has broken it."""

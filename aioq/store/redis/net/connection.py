@@ -17,6 +17,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
 
+from aioq.store.redis.calls import Arg
+
 _INIT: Any = vars(AbstractConnection)["__init__"]
 _HAS_DRIVER_INFO = "driver_info" in signature(_INIT).parameters
 
@@ -24,8 +26,7 @@ ANONYMOUS: dict[str, Any] = {"driver_info": None} if _HAS_DRIVER_INFO else {"lib
 """Options of a connection: not to tell the server redis-py's name and version, which takes two commands, is no
 command to Redis 6.2 and 7.0, and which a user with few permissions may not."""
 
-Arg = str | bytes | int
-"""What a command is made of."""
+__all__ = ["ANONYMOUS", "Arg", "Connection", "answered"]
 
 
 class _Stream(Protocol):

@@ -32,7 +32,7 @@ end
 
 -- What comes between SENT and STARTED in a record of a worker's first run of a job, or of one that succeeded in it; the
 -- state is packed already. With STARTED, packed, behind it that is all that the fence goes by.
-local RUNNING, SUCCEEDED = packed('running'), packed('succeeded')
+local RUNNING, SUCCEEDED = '\167running', '\169succeeded'
 local function run_by(worker, state) return FALSE .. FALSE .. state .. packed(worker) .. ONE end
 -- The record of a job in its first run; `run` is what `run_by` returns, and STARTED.
 local function first_run(q, envelope, watched, run)

@@ -1,0 +1,152 @@
+"""aioq's commands as functions of a server: who calls them, that versions live side by side, that no call leaves
+anything to the next.
+"""
+
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import redis
+
+from aioq.errors import ServerError
+from aioq.store.contract import Limits, NewJob, Settlement, Verb
+from aioq.store.redis import RedisStore
+from aioq.store.redis.scripts import library, script
+from aioq.store.schedules import Entry, Overlap, Tick
+from tests.contract.kit import BROKEN, CALL, CRASHED, LONG, QUEUE, REASON, THREE, joined
+from tests.servers import Server, available
+
+pytestmark = pytest.mark.anyio
+
+StartServer = Callable[..., Server]
+NAMES = [name for name in available() if name != "redis-6.2"]
+each_server = pytest.mark.parametrize("name", NAMES)
+LIMITS = Limits(lease_ms=LONG)
+
+
+@pytest.fixture
+async def stores() -> AsyncIterator[Callable[[str], RedisStore]]:
+    made: list[RedisStore] = []
+
+    def make(url: str) -> RedisStore:
+        made.append(RedisStore("shop", url, shown_url="-", limits=LIMITS))
+        return made[-1]
+
+    yield make
+    for store in made:
+        await store.close()
+
+
+def called(client: redis.Redis) -> dict[str, int]:
+    """How often each way to call was used, without what failed."""
+    stats: Any = client.info("commandstats")
+    ways = ("fcall", "eval", "evalsha", "function|load")
+    return {way: row["calls"] for way in ways if (row := stats.get(f"cmdstat_{way}")) is not None}
+
+
+@each_server
+async def test_every_call_is_one_of_a_function_that_is_loaded_once(
+    name: str, stores: Callable[[str], RedisStore], start_server: StartServer
+) -> None:
+    server = start_server(name)
+    first, second = stores(server.url), stores(server.url)
+    await tour(first, "one")
+    await tour(second, "two")
+
+    with server.client() as client:
+        ways = called(client)
+        libraries: Any = client.function_list()
+    assert ways.pop("fcall") > 40
+    assert ways == {"function|load": 1}
+    assert len(libraries) == 1
+
+
+@each_server
+async def test_two_versions_of_aioq_share_a_server(
+    name: str, stores: Callable[[str], RedisStore], start_server: StartServer
+) -> None:
+    server = start_server(name)
+    found = re.match(rb"#!lua name=aioq_(\w+)\n", library().text)
+    assert found
+    another = b"0" * len(found[1])
+    with redis.Redis(unix_socket_path=str(server.socket)) as client:
+        client.execute_command("FUNCTION", "LOAD", library().text.replace(found[1], another))
+        store = stores(server.url)
+        await joined(store, "w", QUEUE)
+        await store.enqueue(QUEUE, [NewJob("a", CALL)])
+        function = library().functions["claim"].replace(found[1].decode(), another.decode())
+        claimed: Any = client.execute_command("FCALL", function, 1, "aioq:{shop:mail}", "w", "5", "", "")
+        assert claimed[3] == b"a"
+        settlement = Settlement("a", claimed[1], Verb.SUCCEEDED, THREE, 0, LONG)
+        assert await store.settle(QUEUE, "w", [settlement]) == [True]
+        libraries: Any = client.execute_command("FUNCTION", "LIST")
+        assert len(libraries) == 2
+
+
+@each_server
+async def test_no_function_leaves_anything_to_the_next_call(
+    name: str, stores: Callable[[str], RedisStore], start_server: StartServer
+) -> None:
+    """What is defined above the functions outlives calls, and errors that end them half-way."""
+    server = start_server(name)
+    full = stores(server.url)
+    texts = b"".join(script(each).text for each in library().functions)
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "shop", "on", ">secret", "~*", "&*", "+@all")
+        limited = stores(f"unix://shop:secret@{server.socket}")
+        expected = await tour(full, "queue-before")
+        for word in sorted({word.decode() for word in re.findall(rb"redis\.p?call\('(\w+)'", texts)}):
+            client.execute_command("ACL", "SETUSER", "shop", "+@all", f"-{word}")
+            await tour(limited, f"queue-without-{word}", bears=(ServerError,))
+            assert await tour(full, f"queue-after-{word}") == expected, word
+
+
+async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], ...] = ()) -> list[str]:
+    """Call every command, and give the answers without what differs each time.
+
+    Args:
+        store: where.
+        queue: a queue that nobody has used.
+        bears: errors that end one call and not the others.
+    """
+    answers: list[str] = []
+
+    async def add(call: Any) -> Any:
+        with suppress(*bears):
+            answer = await call
+            answers.append(re.sub(r"\d{10,}|_ms=\d+|datetime\([^)]*\)", "N", repr(answer)).replace(queue, "Q"))
+            return answer
+        return None
+
+    with suppress(*bears):
+        await joined(store, "w", queue)
+    timetable = store.timetable
+    await add(
+        store.enqueue(queue, [NewJob("a", CALL, waiter="me"), NewJob("b", CALL), NewJob("c", CALL, delay_ms=1)])
+    )
+    await add(store.enqueue(queue, [NewJob("d", b"x" * 3000)]))
+    await add(store.enqueue(queue, [NewJob("e", CALL), NewJob("e", CALL)], again=True))
+    await add(store.enqueue(queue, [NewJob("f", CALL)]))
+    await add(store.wait(queue, "me", ["a", "f", "none"]))
+    await add(store.reschedule(queue, ["f"], delay_ms=LONG))
+    claim = await add(store.claim(queue, "w", 3, known=[]))
+    for job, verb in zip(claim.jobs if claim else [], (Verb.SUCCEEDED, Verb.FAILED, Verb.RETRY), strict=False):
+        await add(store.progress(queue, "w", [(job.id, job.claim, b"\x91\x01")]))
+        await add(store.settle(queue, "w", [Settlement(job.id, job.claim, verb, BROKEN, LONG, LONG)]))
+    await add(store.cancel(queue, ["e", "f", "none"], REASON, LONG))
+    await add(store.promote(queue, 10))
+    await add(timetable.write(queue, [Entry(id="s", definition=b"any", envelope=CALL, next_ms=1)]))
+    agenda = await add(timetable.due(queue, 9))
+    for due in agenda.entries if agenda else []:
+        jobs = [("s@1", 1, 1), ("s@2", 2, 2)]
+        tick = Tick(id="s", rev=due.rev, jobs=jobs, next_ms=2, overlap=Overlap.ONE, max_runs=0)
+        await add(timetable.tick(queue, [tick]))
+    await add(timetable.stand(queue, 0, "ab", worker="w", ids=["s"]))
+    await add(timetable.owners(queue, ["s"]))
+    await add(timetable.pass_on(queue))
+    await add(store.recover(queue, CRASHED, 100, dead="w"))
+    await add(store.workers(queue))
+    await add(store.info(queue, list("abcdef")))
+    return answers
