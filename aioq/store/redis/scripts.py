@@ -9,8 +9,8 @@ part is a list of definitions. The library has each of them once; a script gets 
 does not need costs it time to define.
 
 Two versions of aioq can share a server as long as they agree on the data, because each calls its own texts:
-scripts and library are named by the hash of what is in them. Nobody deletes a library, for none knows who else uses
-it.
+scripts and library are named by the hash of what is in them. Nobody deletes a library, for none knows who else
+uses it.
 """
 
 import hashlib
