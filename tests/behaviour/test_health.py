@@ -175,11 +175,11 @@ async def test_a_worker_that_is_there_but_does_not_fetch_is_not_well(
     await (await tasks.pid.send())
     assert (await check(project, "poison:app", "--max-age", "2.5", "--quiet"))[0] == 0
 
-    trace = tmp_path / "trace"
-    handle = await tasks.blocks.send(8.0, str(trace))
-    await until(trace.exists)
-    await worker.saw("blocks the event loop, for [3-8]")
+    gate = tmp_path / "gate"
+    handle = await tasks.blocks_until.send(str(gate))
+    await worker.saw(r"blocks the event loop, for ([3-9]|\d\d)")
     code, _, complaint = await check(project, "poison:app", "--max-age", "2.5", "--quiet")
+    gate.touch()
 
     assert code == 1
     assert re.fullmatch(

@@ -104,6 +104,13 @@ async def blocks(seconds: float, trace: str) -> str:
 
 
 @app.task
+async def blocks_until(gate: str) -> None:
+    """Hold up the event loop until a file is there."""
+    while not os.path.exists(gate):  # noqa: ASYNC240 - the point of it
+        time.sleep(0.01)  # noqa: ASYNC251 - likewise
+
+
+@app.task
 async def pid() -> int:
     return os.getpid()
 

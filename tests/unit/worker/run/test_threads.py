@@ -7,6 +7,8 @@ import threading
 import pytest
 
 from aioq import App, JobCancelledError, JobFailed, current_job
+from aioq.testing import MemorySession
+from aioq.worker.run.run import TIMED_OUT
 from tests.unit.kit import turns, until, within
 
 pytestmark = pytest.mark.anyio
@@ -43,10 +45,19 @@ def _fresh() -> None:
     gate.clear()
 
 
+async def time_out(session: MemorySession, jobs: int) -> None:
+    """Have so many jobs time out whose functions have begun, without waiting for the time."""
+    await until(lambda: len(begun) == jobs)
+    (worker,) = session._workers
+    for run in list(worker._executor._running.values()):
+        worker._executor._cancel(run, TIMED_OUT)
+
+
 async def test_a_thread_whose_job_has_timed_out_counts_until_it_ends(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "aioq.worker")
     async with app.test() as session:
-        late = await stuck.options(timeout=0.01).send_many([(1,), (2,)])
+        late = await stuck.options(timeout=3600).send_many([(1,), (2,)])
+        await time_out(session, 2)
         for handle in late:
             with pytest.raises(JobFailed, match="TimeoutError"):
                 await within(handle)
@@ -127,8 +138,9 @@ async def test_a_job_that_is_cancelled_while_it_waits_for_a_thread_holds_none() 
 
 
 async def test_threads_that_are_left_do_not_keep_the_session_from_its_end() -> None:
-    async with app.test():
-        handle = await stuck.options(timeout=0.01).send(1)
+    async with app.test() as session:
+        handle = await stuck.options(timeout=3600).send(1)
+        await time_out(session, 1)
         with pytest.raises(JobFailed, match="TimeoutError"):
             await within(handle)
     gate.set()
