@@ -104,7 +104,7 @@ class Declarations:
         self._by_id: dict[str, Declaration] = {}
 
     def define(self, where: str, options: Mapping[str, Any]) -> Definition:
-        """See `define`: in the App's zone where `options` name none."""
+        """The definition of some options, in the App's zone where they name none."""
         return define(where, default_tz=self._default_tz, **options)
 
     def add(

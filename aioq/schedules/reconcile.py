@@ -24,7 +24,7 @@ TRIES = 10
 
 
 Left = Mapping[str, Entry]
-"""What is kept of schedules that are not there any more; see `aioq.store.schedules.Timetable.left`."""
+"""What is kept of schedules that are not there any more."""
 
 Places = Mapping[str, Sequence[tuple[str, Entry]]]
 """For a schedule's id where else it is: the queue, and what is there."""
@@ -74,18 +74,17 @@ async def declare(
     """
     code = fingerprint(declared)
     # First said, then looked: so what another worker takes for nobody's in between is missing at the look.
-    standing = await timetable.stand(queue, since, code, worker=worker, ids=[each.id for each in declared])
+    ours = await timetable.note_declaration(queue, since, code, worker=worker, ids=[each.id for each in declared])
     agenda = await timetable.read(queue)
     for note in notes(agenda, [each for each in declared if each.queue == queue]):
         log.info("%s", note)
     # Of this code, but what is there may be older: the server is back at an earlier state, or a worker with older
     # code was quicker to put its own back. Then there is more to put right.
-    is_older = standing.code != code
+    is_older = ours.code != code
     if is_older and not worker:
-        return Stored(
-            agenda, since
-        )  # only a worker that lives has what newer code has removed back, with its lease
-    missing_only = is_older or (since > 0 and standing.before in {"", code})
+        # Only a worker that lives has what newer code has removed back, with its lease.
+        return Stored(agenda, since)
+    missing_only = is_older or (since > 0 and ours.before in {"", code})
     kept: dict[str, Keeping] = {}
     for _ in range(TRIES):
         news = _news(agenda, queue, declared)
@@ -102,7 +101,7 @@ async def declare(
         before, agenda = agenda, await timetable.read(queue)
         if not accepted and agenda.entries == before.entries:
             break  # nobody was quicker: what cannot be stored was logged where that was found
-    return Stored(agenda, since or standing.since, kept)
+    return Stored(agenda, since or ours.since, kept)
 
 
 async def sweep(

@@ -312,14 +312,14 @@ class Store(Protocol):
         marked as its own, in a reply that got lost.
 
         `idle` is given where the worker goes on to `block` when it gets less than `count`; until its next claim
-        a store may hand it a job, over `handed`.
+        the store may send it a job by direct dispatch: `dispatched` brings it.
         """
         ...
 
-    async def handed(
+    async def dispatched(
         self, queue: str, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
     ) -> Callable[[], Awaitable[None]]:
-        """Listen for jobs that the store hands to a waiting worker, as if it had claimed them.
+        """Listen for jobs that come to a waiting worker by direct dispatch, as if it had claimed them.
 
         Returns what ends it. `on_gap` is called when some may have been lost: a claim with `known` finds them.
         """

@@ -121,13 +121,13 @@ class Ticked(msgspec.Struct, frozen=True, gc=False):
     blocked: Sequence[str] = ()
 
 
-class Standing(msgspec.Struct, frozen=True, gc=False):
-    """Whose declarations of schedules stand in a queue: those of the worker that was started last.
+class DeclarationNote(msgspec.Struct, frozen=True, gc=False):
+    """Whose declarations of schedules hold in a queue: those of the worker that was started last.
 
     Attributes:
         since: when that one has declared them, by the server's time in microseconds.
         code: the hash of what its code declares.
-        before: the hash of those that stood before; empty where there was no note of any.
+        before: the hash of those that held before; empty where there was no note of any.
     """
 
     since: int
@@ -155,7 +155,7 @@ class Timetable(Protocol):
         ...
 
     async def left(self, queue: str, ids: Sequence[str]) -> Agenda:
-        """What is kept of schedules with these ids that are not there any more; see `write`."""
+        """What is kept of schedules with these ids that are not there any more; `write` says which are."""
         ...
 
     async def due(self, queue: str, limit: int, skip: int = 0) -> Agenda:
@@ -173,10 +173,10 @@ class Timetable(Protocol):
         """
         ...
 
-    async def stand(
+    async def note_declaration(
         self, queue: str, since: int, code: str, *, worker: str = "", ids: Sequence[str] = ()
-    ) -> Standing:
-        """Note whose declarations stand in a queue, unless later ones do; the note is lost with the server's data.
+    ) -> DeclarationNote:
+        """Note whose declarations hold in a queue, unless later ones do; the note is lost with the server's data.
 
         What the worker's code declares is noted too, until its lease ends or it departs; see `owners`. Where
         there is no schedule, neither in the queue nor in the code, nothing else is noted of a worker.

@@ -1,10 +1,9 @@
 """Clocks. In production only the server's clock counts; this one drives the in-memory store.
 
-`ManualClock` stands still until it is moved, so a test of a one-hour delay takes no time.
+`ManualClock` shows one time until it is moved, so a test of a one-hour delay takes no time.
 """
 
 import time
-from collections.abc import Callable
 from typing import Protocol
 
 
@@ -16,31 +15,22 @@ class Clock(Protocol):
         ...
 
 
-class SystemClock:
-    """The host's clock."""
-
-    def now_ms(self) -> int:
-        """The time in milliseconds since the Unix epoch."""
-        return time.time_ns() // 1_000_000
-
-
 class ManualClock:
-    """A clock that moves only when told to.
+    """A clock that moves only by `advance`.
 
     Args:
-        start_ms: where it stands at first, in milliseconds since the Unix epoch; the host's time by default.
+        start_ms: what it shows at first, in milliseconds since the Unix epoch; the host's time by default.
     """
 
     def __init__(self, start_ms: int | None = None) -> None:
         self._now_ms = time.time_ns() // 1_000_000 if start_ms is None else start_ms
-        self._listeners: list[Callable[[], None]] = []
 
     def now_ms(self) -> int:
         """The time in milliseconds since the Unix epoch."""
         return self._now_ms
 
     def advance(self, seconds: float) -> None:
-        """Move on by `seconds` and tell the listeners.
+        """Move on by `seconds`.
 
         Raises:
             ValueError: `seconds` is negative; time does not run backwards.
@@ -48,9 +38,3 @@ class ManualClock:
         if seconds < 0:
             raise ValueError(f"a clock cannot go back by {-seconds} s")
         self._now_ms += round(seconds * 1000)
-        for listener in tuple(self._listeners):
-            listener()
-
-    def on_change(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after each move."""
-        self._listeners.append(listener)

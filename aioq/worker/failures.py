@@ -74,7 +74,7 @@ class Raised:
 
 
 def caught(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call the function; what it raises is returned, see `Raised`. A fork that it makes ends here."""
+    """Call the function; what it raises is returned, as a `Raised`. A fork that it makes ends here."""
     pid = os.getpid()
     try:
         result = function(*args, **kwargs)

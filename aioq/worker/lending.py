@@ -93,12 +93,12 @@ class Lending:
         self._has_left = has_left
 
     def begin(self, job: JobContext, queue: str, job_id: str, *, held: bool) -> None:
-        """See `aioq.jobs.context.Lender`."""
+        """A job begins to wait for another one: lend what it has, from whatever thread it says so."""
         self._waits.add((job.queue, job.id), (queue, job_id), held=held)
         self._on_loop(self._begin, job)
 
     def end(self, job: JobContext, queue: str, job_id: str, *, held: bool) -> None:
-        """See `aioq.jobs.context.Lender`."""
+        """A job does not wait for another one any more: it takes back what it has lent."""
         self._waits.discard((job.queue, job.id), (queue, job_id), held=held)
         self._on_loop(self._end, job)
 

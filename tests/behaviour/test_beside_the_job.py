@@ -47,7 +47,7 @@ async def test_an_argument_that_raises_fails_its_job_alone(project: Project) -> 
             await handle.result(timeout=20)
         info = await handle.info()
         assert (info.crashes, info.interruptions) == (0, 0)
-    alone = await tasks.index.send(tasks.Doc("exit"))  # handed over to the worker that waits
+    alone = await tasks.index.send(tasks.Doc("exit"))  # dispatched to the worker that waits
     with pytest.raises(JobFailed, match="SystemExit"):
         await alone.result(timeout=20)
     assert await (await tasks.index.send(tasks.Doc("c"))).result(timeout=20) == "c"

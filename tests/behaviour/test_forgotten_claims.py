@@ -84,7 +84,7 @@ async def test_a_job_that_is_given_again_while_it_runs_runs_once_and_costs_no_sl
     shop: Shop, several: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with shop.worker(concurrency=8) as worker:
-        # A lone one is handed over, several are claimed.
+        # A lone one is dispatched, several are claimed.
         handles = await shop.hold.send_many([(number,) for number in range(3 if several else 1)])
         await until(lambda: len(shop.began) == len(handles))
 

@@ -14,7 +14,7 @@ import pytest
 from aioq.store.contract import Limits, Store
 from aioq.store.memory import MemoryStore
 from aioq.store.redis import RedisStore
-from aioq.util.clock import SystemClock
+from tests.clocks import SystemClock
 from tests.contract.kit import LONG, Backend
 from tests.databases import Database, Pool, foreign_keys
 from tests.servers import available

@@ -253,7 +253,7 @@ async def use_everything(store: RedisStore) -> None:
         await settle(store, "w1", await running(store, "w1", f"broken-{number}"), Verb.FAILED, BROKEN, ttl_ms=HOUR)
     await put(store, "ticking", "removed", "undeclared")
     for worker in ("w1", "gone", "left"):
-        await store.timetable.stand(QUEUE, 0, "0" * 32, worker=worker, ids=["ticking"])
+        await store.timetable.note_declaration(QUEUE, 0, "0" * 32, worker=worker, ids=["ticking"])
     revs = {entry.id: entry.rev for entry in (await store.timetable.read(QUEUE)).entries}
     removed = [
         Entry(id="removed", rev=revs["removed"]),

@@ -14,7 +14,7 @@ from aioq.store.contract import Limits, Store, Verb
 from aioq.store.memory import MemoryStore
 from aioq.store.redis import RedisStore
 from aioq.store.schedules import Entry
-from aioq.util.clock import SystemClock
+from tests.clocks import SystemClock
 from tests.contract.kit import (
     CALL,
     CRASHED,

@@ -7,7 +7,7 @@ import pytest
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Limits, NewJob, Store, Verb
 from aioq.store.redis import RedisStore
-from aioq.util.clock import SystemClock
+from tests.clocks import SystemClock
 from tests.contract.kit import (
     BROKEN,
     CALL,

@@ -152,7 +152,7 @@ async def test_an_enqueue_while_a_worker_waits(
             queue = at.refuse(command)
             await joined(at.full, "w", queue)
             handed: list[Claimed] = []
-            leave = await at.full.handed(queue, "w", handed.append, lambda: None)
+            leave = await at.full.dispatched(queue, "w", handed.append, lambda: None)
             await at.full.claim(queue, "w", 5, idle=True)
             jobs = [NewJob(job_id, CALL) for job_id in JOBS[:count]]
             with suppress(ServerError):

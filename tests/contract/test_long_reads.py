@@ -195,7 +195,7 @@ class TestOwners:
 
         async def declare() -> None:
             await joined(redis_store, "late")
-            await redis_store.timetable.stand(QUEUE, 0, "bb", worker="late", ids=["s"])
+            await redis_store.timetable.note_declaration(QUEUE, 0, "bb", worker="late", ids=["s"])
 
         calls.before["schedule_write"] = declare
         assert await redis_store.timetable.write(QUEUE, [gone]) == [False]
@@ -203,7 +203,7 @@ class TestOwners:
 
         async def declare_another() -> None:
             await joined(redis_store, "other")
-            await redis_store.timetable.stand(QUEUE, 0, "bb", worker="other", ids=["t"])
+            await redis_store.timetable.note_declaration(QUEUE, 0, "bb", worker="other", ids=["t"])
 
         calls.before["schedule_write"] = declare_another
         assert await redis_store.timetable.write(QUEUE, [gone]) == [True], "looked at once more"
@@ -216,7 +216,7 @@ class TestOwners:
         notes = dict.fromkeys([f"gone-{n}" for n in range(3000)], b"\x90")
         client.hset(redis_backend.key("owners"), mapping=notes)  # pyright: ignore[reportArgumentType]
 
-        stood = await redis_store.timetable.stand(QUEUE, 0, "aa", worker="w", ids=["s"])
+        stood = await redis_store.timetable.note_declaration(QUEUE, 0, "aa", worker="w", ids=["s"])
 
         assert (stood.code, stood.before) == ("aa", ""), "what the first step has found"
         left = set(client.hkeys(redis_backend.key("owners")))  # pyright: ignore[reportArgumentType]

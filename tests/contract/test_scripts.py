@@ -166,7 +166,7 @@ CALLS: dict[str, Call] = {
     "schedule_read": lambda store, n: store.timetable.read(QUEUE, ["s"] * n),
     "schedule_write": lambda store, n: store.timetable.write(QUEUE, [Entry(id="s")] * n),
     "schedule_pass": lambda store, _: store.timetable.pass_on(QUEUE),
-    "schedule_stand": lambda store, _: store.timetable.stand(QUEUE, 0, "ab"),
+    "schedule_stand": lambda store, _: store.timetable.note_declaration(QUEUE, 0, "ab"),
     "schedule_owners": lambda store, n: store.timetable.owners(QUEUE, ["s"] * n),
     "schedule_tick": lambda store, n: store.timetable.tick(QUEUE, [TICK] * n),
 }

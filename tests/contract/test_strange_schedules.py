@@ -146,7 +146,7 @@ async def test_what_workers_declare_is_noted_anew_where_there_is_something_else_
     await joined(redis_store, "w")
     client.set(redis_backend.key("owners"), STRANGE)
     assert await redis_store.timetable.owners(QUEUE, ["a"]) == Owners([""], "w")
-    await redis_store.timetable.stand(QUEUE, 0, "aa", worker="w", ids=["a"])
+    await redis_store.timetable.note_declaration(QUEUE, 0, "aa", worker="w", ids=["a"])
     assert await redis_store.timetable.owners(QUEUE, ["a"]) == Owners(["w"], "")
 
     client.hset(redis_backend.key("owners"), "w", STRANGE)
@@ -154,7 +154,7 @@ async def test_what_workers_declare_is_noted_anew_where_there_is_something_else_
     client.hset(redis_backend.key("owners"), "long-gone", STRANGE)
     client.delete(redis_backend.key("workers"), redis_backend.key("fetched"))
     await joined(redis_store, "v")
-    await redis_store.timetable.stand(QUEUE, 0, "aa", worker="v", ids=["a"])
+    await redis_store.timetable.note_declaration(QUEUE, 0, "aa", worker="v", ids=["a"])
     assert client.hkeys(redis_backend.key("owners")) == ["v"]
 
 
@@ -172,7 +172,7 @@ async def test_one_that_is_left_in_the_index_alone_is_stored_again_by_who_finds_
         return [entry.id for entry in (await redis_store.timetable.read(QUEUE)).entries] == ["a"]
 
     async def asleep() -> bool:
-        return ticker._tick_at < math.inf
+        return ticker._plan.look_at < math.inf
 
     await eventually(asleep)
     assert await stored()

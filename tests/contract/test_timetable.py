@@ -11,7 +11,7 @@ from aioq.store.contract import NewJob, Store, Verb
 from aioq.store.memory import MemoryStore
 from aioq.store.pubsub import worker_channel
 from aioq.store.redis import RedisStore
-from aioq.store.schedules import Agenda, Entry, Overlap, Owners, Standing, Tick
+from aioq.store.schedules import Agenda, DeclarationNote, Entry, Overlap, Owners, Tick
 from tests.contract.kit import (
     CALL,
     LONG,
@@ -126,16 +126,16 @@ async def test_a_write_by_an_old_revision_is_refused(store: Store):
 
 
 async def test_of_declarations_the_latest_stand_and_who_asks_is_told_which_stood(store: Store):
-    stand = store.timetable.stand
-    first = await stand(QUEUE, 0, "aa")
+    note = store.timetable.note_declaration
+    first = await note(QUEUE, 0, "aa")
     assert (first.code, first.before) == ("aa", "")
-    second = await stand(QUEUE, 0, "bb")
+    second = await note(QUEUE, 0, "bb")
     assert (second.code, second.before) == ("bb", "aa")
     assert second.since > first.since > 0
-    assert await stand(QUEUE, first.since, "aa") == Standing(second.since, "bb", "bb")
-    assert await stand(QUEUE, second.since, "bb") == Standing(second.since, "bb", "bb")
-    assert await stand(QUEUE, second.since + 1, "aa") == Standing(second.since + 1, "aa", "bb")
-    assert (await stand("other", first.since, "aa")).before == ""
+    assert await note(QUEUE, first.since, "aa") == DeclarationNote(second.since, "bb", "bb")
+    assert await note(QUEUE, second.since, "bb") == DeclarationNote(second.since, "bb", "bb")
+    assert await note(QUEUE, second.since + 1, "aa") == DeclarationNote(second.since + 1, "aa", "bb")
+    assert (await note("other", first.since, "aa")).before == ""
     assert await store.timetable.queues() == [], "none of this is a schedule"
 
 
@@ -146,9 +146,9 @@ async def test_what_a_worker_declares_is_its_own_until_it_goes(store: Store):
     owners = await store.timetable.owners(QUEUE, ["s", "t"])
     assert (owners.declared_by, owners.unsaid in {"w", "v"}) == (["", ""], True)
 
-    await store.timetable.stand(QUEUE, 0, "aa", worker="w", ids=["s", "elsewhere"])
-    await store.timetable.stand(QUEUE, 0, "bb", worker="v", ids=["s", "t"])
-    await store.timetable.stand(QUEUE, 0, "cc", worker="nobody", ids=["u"])
+    await store.timetable.note_declaration(QUEUE, 0, "aa", worker="w", ids=["s", "elsewhere"])
+    await store.timetable.note_declaration(QUEUE, 0, "bb", worker="v", ids=["s", "t"])
+    await store.timetable.note_declaration(QUEUE, 0, "cc", worker="nobody", ids=["u"])
     owners = await store.timetable.owners(QUEUE, ["elsewhere", "t", "u"])
     assert owners == Owners(["w", "v", ""], "")
 
@@ -161,10 +161,10 @@ async def test_what_a_worker_declares_is_its_own_until_it_goes(store: Store):
 
 async def test_a_worker_of_an_app_without_schedules_says_so_and_leaves_nothing_behind(store: Store):
     await joined(store, "w")
-    first = await store.timetable.stand(QUEUE, 0, "aa", worker="w")
+    first = await store.timetable.note_declaration(QUEUE, 0, "aa", worker="w")
     assert (first.code, first.before) == ("aa", "aa")
     assert await store.timetable.owners(QUEUE, ["s"]) == Owners([""], "")
-    assert (await store.timetable.stand(QUEUE, 0, "bb", worker="w", ids=["s"])).before == "", (
+    assert (await store.timetable.note_declaration(QUEUE, 0, "bb", worker="w", ids=["s"])).before == "", (
         "no note of it is left"
     )
 
@@ -172,7 +172,7 @@ async def test_a_worker_of_an_app_without_schedules_says_so_and_leaves_nothing_b
 async def test_one_that_a_worker_declares_is_not_removed_for_being_declared_by_nobody(store: Store):
     entry = await put(store)
     await joined(store, "w")
-    await store.timetable.stand(QUEUE, 0, "aa", worker="w", ids=["s"])
+    await store.timetable.note_declaration(QUEUE, 0, "aa", worker="w", ids=["s"])
     gone = Entry(id="s", rev=entry.rev, code="hash")
     assert await store.timetable.write(QUEUE, [gone]) == [False]
     assert await read(store) == entry
@@ -547,7 +547,7 @@ async def test_an_empty_agenda(store: Store):
 # -- who is the leader -----------------------------------------------------------------------------------------
 
 
-async def test_who_goes_first_is_passed_on_to_a_worker_that_is_there(store: Store):
+async def test_the_leadership_is_passed_on_to_a_worker_that_is_there(store: Store):
     heard = await Listener.on(store, worker_channel(app_of(store), QUEUE, "w"))
     await store.timetable.pass_on(QUEUE)
     await joined(store, "w")

@@ -185,7 +185,7 @@ async def test_function_calls_of_a_send_alone(jobs: Jobs) -> None:
 
 
 async def test_commands_within_the_scripts_of_a_job_alone(redis_server: Database, jobs: Jobs) -> None:
-    # 16: ten of a hand-over, six of a settle that tells one waiter.
+    # 16: ten of a direct dispatch, six of a settle that tells one waiter.
     async with jobs.worker():
         with monitored(redis_server.server) as seen:
             for number in range(ALONE):

@@ -165,7 +165,7 @@ async def test_an_argument_that_raises_fails_its_job_and_no_other(how: str) -> N
         with pytest.raises(JobFailed, match=how):
             await within(handles[1])
         assert await within(gather(handles[0], handles[2])) == ("a", "b")
-        alone = await index.send(_doc(how))  # handed over: on the stack of whoever brings it
+        alone = await index.send(_doc(how))  # dispatched: on the stack of whoever brings it
         with pytest.raises(JobFailed, match=how):
             await within(alone)
         assert await within(await good.send(3)) == 3

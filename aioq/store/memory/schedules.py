@@ -13,7 +13,7 @@ from aioq.store.memory.leases import Leases
 from aioq.store.memory.pubsub import Mail
 from aioq.store.memory.records import Record
 from aioq.store.pubsub import worker_channel
-from aioq.store.schedules import Agenda, Entry, Overlap, Owners, Standing, Tick, Ticked
+from aioq.store.schedules import Agenda, DeclarationNote, Entry, Overlap, Owners, Tick, Ticked
 from aioq.util.clock import Clock
 
 
@@ -88,7 +88,7 @@ class MemoryQueueTimetable:
         self._schedule = schedule
         self._wake = wake
         self._kept: dict[str, _Kept] = {}
-        self._standing = Standing(0, "", "")
+        self._note = DeclarationNote(0, "", "")
         self._leases = leases
         self._owners: dict[str, frozenset[str]] = {}
         self._left: dict[str, tuple[Entry, int]] = {}
@@ -144,19 +144,19 @@ class MemoryQueueTimetable:
             self._wake()
         return True
 
-    def stand(self, since: int, code: str, worker: str, ids: Sequence[str]) -> Standing:
-        """See `aioq.store.schedules.Timetable.stand`."""
+    def note_declaration(self, since: int, code: str, worker: str, ids: Sequence[str]) -> DeclarationNote:
+        """See `aioq.store.schedules.Timetable.note_declaration`."""
         self._owners = {other: its for other, its in self._owners.items() if not self._leases.lost(other)}
         if not self._leases.lost(worker):
             self._owners[worker] = frozenset(ids)
         if worker and not ids and not self._kept:
-            return Standing(max(since, 1), code, code)
-        stood = self._standing
-        since = since or max(self._clock.now_ms() * 1000, stood.since + 1)
-        if since <= stood.since:
-            return msgspec.structs.replace(stood, before=stood.code)
-        self._standing = Standing(since, code, stood.code)
-        return self._standing
+            return DeclarationNote(max(since, 1), code, code)
+        before = self._note
+        since = since or max(self._clock.now_ms() * 1000, before.since + 1)
+        if since <= before.since:
+            return msgspec.structs.replace(before, before=before.code)
+        self._note = DeclarationNote(since, code, before.code)
+        return self._note
 
     def owners(self, ids: Sequence[str]) -> Owners:
         """See `aioq.store.schedules.Timetable.owners`."""
@@ -307,12 +307,12 @@ class MemoryTimetable:
         with self._at(queue) as at:
             return [at.timetable.write(entry) for entry in entries]
 
-    async def stand(
+    async def note_declaration(
         self, queue: str, since: int, code: str, *, worker: str = "", ids: Sequence[str] = ()
-    ) -> Standing:
+    ) -> DeclarationNote:
         """Note whose declarations stand in a queue, unless later ones do."""
         with self._at(queue) as at:
-            return at.timetable.stand(since, code, worker, ids)
+            return at.timetable.note_declaration(since, code, worker, ids)
 
     async def owners(self, queue: str, ids: Sequence[str]) -> Owners:
         """Whether the code of a worker of the queue declares schedules, in whichever queue."""

@@ -106,10 +106,10 @@ class MemoryStore:
         with self._at(queue) as at:
             return at.claim(worker, count, tokens, known)
 
-    async def handed(
+    async def dispatched(
         self, queue: str, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
     ) -> Callable[[], Awaitable[None]]:
-        """See `aioq.store.contract.Store.handed`; this store hands over nothing."""
+        """See `aioq.store.contract.Store.dispatched`; this store dispatches nothing."""
         return partial(asyncio.sleep, 0)
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:

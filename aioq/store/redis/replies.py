@@ -62,7 +62,7 @@ def parse_added(reply: int) -> list[bool]:
     return [reply == 1]
 
 
-def parse_handed(message: bytes) -> Claimed:
+def parse_dispatched(message: bytes) -> Claimed:
     """What `enqueue_one.lua` publishes to the worker that it hands a job to."""
     claim, size, rest = message.split(b" ", 2)
     number, end = int(claim), int(size)

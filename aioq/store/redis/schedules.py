@@ -11,7 +11,7 @@ from aioq.store.redis.owners import look_at_owners
 from aioq.store.redis.paging import Ask, pages
 from aioq.store.redis.replies import not_in
 from aioq.store.redis.schedule_queues import Register
-from aioq.store.schedules import Agenda, Entry, Owners, Standing, Tick, Ticked
+from aioq.store.schedules import Agenda, DeclarationNote, Entry, Owners, Tick, Ticked
 from aioq.util.log import logger
 
 log = logger("aioq.redis")
@@ -102,15 +102,15 @@ class RedisTimetable:
             if (await self.read(queue)).entries:
                 await self._register.add(queue)
 
-    async def stand(
+    async def note_declaration(
         self, queue: str, since: int, code: str, *, worker: str = "", ids: Sequence[str] = ()
-    ) -> Standing:
+    ) -> DeclarationNote:
         """Note whose declarations stand in a queue, unless later ones do."""
         encoded = msgspec.msgpack.encode(ids)
         stands, its_code, before, more = await self._ask("schedule_stand", queue, [since, code, worker, encoded])
         while more:  # notes of workers that are no more
             *_, more = await self._ask("schedule_stand", queue, [stands, code, worker, encoded])
-        return Standing(stands, its_code.decode(), before.decode())
+        return DeclarationNote(stands, its_code.decode(), before.decode())
 
     async def owners(self, queue: str, ids: Sequence[str]) -> Owners:
         """Whether the code of a worker of the queue declares schedules, in whichever queue."""

@@ -236,13 +236,13 @@ class RedisStore:
             self._tell_foreign(queue, foreign)
         return replies.parse_claim(reply)
 
-    async def handed(
+    async def dispatched(
         self, queue: str, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
     ) -> Callable[[], Awaitable[None]]:
-        """See `aioq.store.contract.Store.handed`."""
+        """See `aioq.store.contract.Store.dispatched`."""
         channel = handing_channel(self._app, queue, worker)
         try:
-            await self._inbox.listen(channel, lambda message: on_job(replies.parse_handed(message)), on_gap)
+            await self._inbox.listen(channel, lambda message: on_job(replies.parse_dispatched(message)), on_gap)
         except BaseException:
             await self._inbox.leave(channel)
             raise

@@ -48,7 +48,7 @@ class Receiver:
             worker = await self._membership.ready()
             deliver = partial(self._deliver, worker)
             try:
-                leave = await self._store.handed(self._membership.queue, worker, deliver, self._on_gap)
+                leave = await self._store.dispatched(self._membership.queue, worker, deliver, self._on_gap)
             except ServerError as error:  # the renewal of the lease tells of it, and claims bring the jobs
                 log.debug("worker %s gets no jobs by direct dispatch: %s", worker, error)
                 await asyncio.sleep(backoff.next())

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 
 class Burst:
-    """See the module.
+    """Knows when all queues of a worker are empty.
 
     Args:
         queues: the queues served.

@@ -236,15 +236,15 @@ class Executor:
     def _cancel(self, run: Run, reason: str) -> None:
         if run.over and reason != LOST:
             return  # its function has returned: it has an outcome
-        told = run.stop is not None
-        if told and reason != LOST:
+        cancelled = run.stop is not None
+        if cancelled and reason != LOST:
             return  # a second cancellation would break into its cleaning up
         run.stop = reason
         if run.context is not None:
             run.context.cancel_requested = True
         if run.handle is not None:
             run.handle.cancel()
-        if not told:
+        if not cancelled:
             asyncio.get_running_loop().call_later(GRACE, self._leave_behind, run)
 
     def _leave_behind(self, run: Run) -> None:

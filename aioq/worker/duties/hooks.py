@@ -28,10 +28,10 @@ from aioq.worker.run.run import Run
 log = logger("aioq.worker")
 
 AT_ONCE = 100
-"""How many attempts are told of at once. A guess: as many as jobs run by default."""
+"""How many attempts the middleware is notified of at once. A guess: as many as jobs run by default."""
 
 MAX_WAITING = 1_000
-"""How many may wait to be told before no further job is fetched. A guess: a few hundred kilobytes."""
+"""How many notifications may wait before no further job is fetched. A guess: a few hundred kilobytes."""
 
 _BURYING = (Verb.CRASH, Verb.CUT, Verb.PARK)
 """After these the server says whether the job has failed for good: it counts."""
@@ -51,7 +51,7 @@ class Hooks:
         store: says why a job was cancelled.
 
     Attributes:
-        on_end: takes a run that has ended and how long it took; None where no middleware wants to be told.
+        on_end: takes a run that has ended and how long it took; None where no middleware wants to know.
         on_answer: takes queue, a settlement that the server has answered, and whether it was accepted; likewise.
     """
 
@@ -68,10 +68,10 @@ class Hooks:
         self._space.set()
 
     def _ended(self, run: Run, seconds: float) -> None:
-        """A run has ended: it is told of when its settlement is written, or now where it has none."""
+        """A run has ended: the middleware is notified when its settlement is written, or now where it has none."""
         settlement = run.settlement
         if settlement is None:
-            self._tell(run, None, seconds)
+            self._notify(run, None, seconds)
         else:
             self._unwritten[run.queue, settlement.job_id, settlement.claim] = (run, settlement, seconds)
 
@@ -82,10 +82,10 @@ class Hooks:
             run, meant, seconds = found
             if settlement is not meant:  # the server would not take that one, so the job ends as a failure
                 run.error = _stored_error(settlement.outcome)
-            self._tell(run, settlement if taken else None, seconds)
+            self._notify(run, settlement if taken else None, seconds)
 
     def space_after(self, other: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """What returns while there is space of another kind, and no more wait to be told than `MAX_WAITING`."""
+        """What returns while there is space of another kind, and no more notifications wait than `MAX_WAITING`."""
         if not self._layers:
             return other
 
@@ -96,14 +96,14 @@ class Hooks:
         return both
 
     async def drain(self) -> None:
-        """Wait until all that is known has been told."""
+        """Wait until the middleware knows all."""
         while self._waiting or self._running:
             await asyncio.wait(self._running)
 
     async def stop(self, patience: float) -> None:
-        """Tell what is left, for so many seconds; of what the server has not answered it is told as lost."""
+        """Notify of what is left, for so many seconds; what the server has not answered counts as lost."""
         for run, _, seconds in tuple(self._unwritten.values()):
-            self._tell(run, None, seconds)
+            self._notify(run, None, seconds)
         self._unwritten.clear()
         try:
             async with asyncio.timeout(patience):
@@ -114,7 +114,7 @@ class Hooks:
             self._waiting.clear()
             await end(self._running)
 
-    def _tell(self, run: Run, settlement: Settlement | None, seconds: float) -> None:
+    def _notify(self, run: Run, settlement: Settlement | None, seconds: float) -> None:
         self._waiting.append((context_of(run), outcome_of(run, settlement, seconds), settlement))
         if len(self._waiting) > MAX_WAITING:
             self._space.clear()

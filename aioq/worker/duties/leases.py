@@ -26,7 +26,7 @@ RENEWALS = 4
 
 
 class LeaseService:
-    """See the module.
+    """Renews a worker's leases, one a queue.
 
     Args:
         keeper: the connection, used by the thread alone.

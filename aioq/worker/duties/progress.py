@@ -29,7 +29,7 @@ _Key = tuple[str, str, str, int]
 
 
 class Reporter:
-    """See the module.
+    """Writes the progress reports of all running jobs of a worker, in batches.
 
     Args:
         store: where to.

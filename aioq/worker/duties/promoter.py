@@ -5,7 +5,6 @@ all others wakes one worker, whose claim then learns of it.
 """
 
 import asyncio
-from collections.abc import Callable
 
 from aioq.errors import ServerError
 from aioq.store.contract import Store
@@ -19,20 +18,18 @@ LIMIT = 500
 
 
 class Promoter:
-    """See the module.
+    """Queues the due jobs of one queue.
 
     Args:
         store: where the jobs are.
         queue: the queue.
-        on_step: called after each step that found jobs due.
     """
 
-    def __init__(self, store: Store, queue: str, on_step: Callable[[], None] | None = None) -> None:
+    def __init__(self, store: Store, queue: str) -> None:
         self._store = store
         self._queue = queue
         self._due_at: float | None = None
         self._changed = asyncio.Event()
-        self._on_step = on_step
 
     def expect(self, next_due_ms: int | None) -> None:
         """Some reply said when the next job is due, in ms from now."""
@@ -56,8 +53,6 @@ class Promoter:
                 self.expect(round(backoff.next() * 1000))
                 continue
             backoff = Backoff()
-            if promotion.count and self._on_step is not None:
-                self._on_step()
             self.expect(promotion.next_due_ms)
 
     async def _wait(self) -> None:

@@ -45,8 +45,8 @@ async def recover_dead(store: Store, queue: str, prefix: str, *, max_crashes: in
     Args:
         store: where the jobs are.
         queue: the queue.
-        prefix: what their ids begin with; see `aioq.worker.identity.incarnation_prefix`.
-        max_crashes: see `Recovery`.
+        prefix: what their ids begin with: `aioq.worker.identity.incarnation_prefix` of the process that has died.
+        max_crashes: how often a job may crash, for the text of its outcome.
 
     Cancellation: what is left is recovered when the lease has ended.
 
@@ -73,7 +73,7 @@ def _tell(queue: str, step: StepDone, what: str) -> None:
 
 
 class Recovery:
-    """See the module.
+    """Gives back what lapsed workers of one queue held.
 
     Args:
         store: where the jobs are.
@@ -89,7 +89,7 @@ class Recovery:
         self._wanted = asyncio.Event()
         self._own: deque[tuple[str, Sequence[Settlement]]] = deque()
         self._not_before = 0.0
-        self._told = ""
+        self._logged = ""
         self._outcome = crash_outcome(max_crashes)
 
     def give_back(self, worker: str, claims: Mapping[str, int]) -> None:
@@ -125,10 +125,10 @@ class Recovery:
                 await asyncio.sleep(max(0.0, self._not_before - loop.time()))
                 while await self._step():
                     pass
-                backoff, self._told = Backoff(), ""
+                backoff, self._logged = Backoff(), ""
             except ServerError as error:
-                news = is_refusal(error) and str(error) != self._told
-                self._told = str(error) if news else self._told
+                news = is_refusal(error) and str(error) != self._logged
+                self._logged = str(error) if news else self._logged
                 level = logging.WARNING if news else logging.DEBUG
                 log.log(level, "queue %s: could not recover what workers held that died: %s", self._queue, error)
                 await asyncio.sleep(backoff.next())
@@ -142,8 +142,8 @@ class Recovery:
         except ServerError as error:
             if not is_refusal(error):
                 raise
-            told = await each_alone(jobs, settle, error)
-            for job, fault in zip(jobs, told, strict=True):
+            answers = await each_alone(jobs, settle, error)
+            for job, fault in zip(jobs, answers, strict=True):
                 if isinstance(fault, Exception):
                     log.warning("queue %s: job %s cannot be given back: %s", self._queue, job.job_id, fault)
 

@@ -49,23 +49,23 @@ FAILURE_TTL_MS = 86_400_000
 """The longest that the failure in its place is kept: its own time may be what was refused."""
 
 
-class _Fate(msgspec.Struct, frozen=True, gc=False):
-    """What became of a job, and the id of the worker that has claimed it."""
+class _Owned(msgspec.Struct, frozen=True, gc=False):
+    """A settlement, and the id of the worker that has claimed its job."""
 
     worker: str
     settlement: Settlement
 
 
-class _Fates(Items[_Fate]):
-    """What became of jobs that are settled together."""
+class _Batch(Items[_Owned]):
+    """Settlements that are written together."""
 
     def weights(self, count: int) -> Sequence[int]:
-        """See `Batch.weights`: bytes."""
-        return [len(fate.settlement.outcome) for fate in self.items[:count]]
+        """The bytes of each of the first outcomes."""
+        return [len(owned.settlement.outcome) for owned in self.items[:count]]
 
 
 class Settler:
-    """See the module.
+    """Writes the settlements of all queues of a worker.
 
     Args:
         store: where to.
@@ -91,7 +91,7 @@ class Settler:
         self._on_refused = on_refused
         self._idle = idle
         self.on_answer: Callable[[str, Settlement, bool], None] | None = None
-        self._batchers: dict[str, Batcher[_Fates, bool]] = {}
+        self._batchers: dict[str, Batcher[_Batch, bool]] = {}
         self._waits: dict[object, tuple[str, float]] = {}
         # By job and claim, until it is told: what was written in place of a refused outcome, None for nothing.
         self._instead: dict[tuple[str, int], Settlement | None] = {}
@@ -102,7 +102,7 @@ class Settler:
         batcher = self._batchers.get(queue)
         if batcher is None:
             batcher = Batcher(
-                _Fates,
+                _Batch,
                 partial(self._flush, queue),
                 max_items=MAX_BATCH,
                 max_weight=MAX_BYTES,
@@ -112,7 +112,7 @@ class Settler:
                 on_answer=partial(self._answered, queue),
             )
             self._batchers[queue] = batcher
-        batcher.gathering.items.append(_Fate(worker, settlement))
+        batcher.gathering.items.append(_Owned(worker, settlement))
         batcher.add()
 
     async def space(self, queue: str) -> None:
@@ -137,33 +137,33 @@ class Settler:
         for batcher in self._batchers.values():
             batcher.hurry()
 
-    def _flush(self, queue: str, batch: _Fates) -> Awaitable[Sequence[bool]]:
-        fates = batch.items
-        worker = fates[0].worker
+    def _flush(self, queue: str, batch: _Batch) -> Awaitable[Sequence[bool]]:
+        owned = batch.items
+        worker = owned[0].worker
         # A lease that was lost in between makes it two worker ids.
-        if len(fates) > 1 and any(fate.worker != worker for fate in fates):
-            return self._persist(queue, fates)
+        if len(owned) > 1 and any(each.worker != worker for each in owned):
+            return self._persist(queue, owned)
         try:
-            return self._store.settle(queue, worker, [fate.settlement for fate in fates], idle=self._idle(queue))
+            return self._store.settle(queue, worker, [each.settlement for each in owned], idle=self._idle(queue))
         except Exception as error:  # one of them cannot even be put into a command
-            return self._persist(queue, fates, error)
+            return self._persist(queue, owned, error)
 
-    def _answered(self, queue: str, batch: _Fates, accepted: Sequence[bool | Exception]) -> None:
-        for fate, taken in zip(batch.items, accepted, strict=True):
-            self._on_written(queue, fate.settlement)
+    def _answered(self, queue: str, batch: _Batch, accepted: Sequence[bool | Exception]) -> None:
+        for owned, taken in zip(batch.items, accepted, strict=True):
+            self._on_written(queue, owned.settlement)
             if not taken:
                 self.refused += 1
-                self._on_refused(queue, fate.worker, fate.settlement)
-            written: Settlement | None = fate.settlement
+                self._on_refused(queue, owned.worker, owned.settlement)
+            written: Settlement | None = owned.settlement
             if self._instead:
-                written = self._instead.pop((fate.settlement.job_id, fate.settlement.claim), fate.settlement)
+                written = self._instead.pop((owned.settlement.job_id, owned.settlement.claim), owned.settlement)
             if self.on_answer is not None:
-                self.on_answer(queue, written or fate.settlement, taken is True and written is not None)
+                self.on_answer(queue, written or owned.settlement, taken is True and written is not None)
 
-    def _retry(self, queue: str, batch: _Fates, error: BaseException) -> Awaitable[Sequence[bool]] | None:
+    def _retry(self, queue: str, batch: _Batch, error: BaseException) -> Awaitable[Sequence[bool]] | None:
         return self._persist(queue, batch.items, error) if isinstance(error, Exception) else None
 
-    async def _persist(self, queue: str, batch: Sequence[_Fate], error: Exception | None = None) -> list[bool]:
+    async def _persist(self, queue: str, batch: Sequence[_Owned], error: Exception | None = None) -> list[bool]:
         """Write until the server has it, those of one worker id after the other.
 
         Args:
@@ -172,8 +172,8 @@ class Settler:
             error: what a first attempt has failed with.
         """
         accepted: list[bool] = []
-        for worker, fates in groupby(batch, key=attrgetter("worker")):
-            accepted += await self._write(queue, worker, [fate.settlement for fate in fates], error)
+        for worker, group in groupby(batch, key=attrgetter("worker")):
+            accepted += await self._write(queue, worker, [owned.settlement for owned in group], error)
         return accepted
 
     async def _write(

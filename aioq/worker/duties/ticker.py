@@ -41,7 +41,7 @@ OFTEN = 3.0
 They and a standby's patience take 8 s together at most, which leaves two until a tick counts as missed."""
 
 OUTAGE_TRIES = 6
-"""How many times in a row the server cannot be reached until that is told here: the lease tells it sooner, and
+"""How many times in a row the server cannot be reached until that is logged here: the lease says it sooner, and
 most outages end within these 2 s. A guess."""
 
 
@@ -60,10 +60,10 @@ class Ticker:
         timetable: where the schedules are.
         queue: the queue.
         declared: the code's schedules, of every queue.
-        whole: whether this worker has the whole App; see `aioq.schedules.reconcile.declare`.
+        whole: whether this worker has the whole App: only then does it remove what its code does not declare.
         renewal: seconds between two renewals of the lease.
         served: of one of the tickers of a worker that has the whole App, all of the worker's queues: then this
-            one looks at the start into the others, too; see `aioq.schedules.reconcile.sweep`.
+            one looks at the start into the other queues of the App too, and removes there what no code declares.
         ready: waits until the server knows the worker, and returns its id in this queue: what it declares is its
             own for as long as it lives. By default it is nobody's.
 
@@ -101,7 +101,7 @@ class Ticker:
         self._stopped = asyncio.Event()
         self._ended = asyncio.Event()
         self._failures = 0
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._changed = asyncio.Event()
 
     def expect(self, next_tick_ms: int | None, *, woken: bool = False) -> None:
@@ -241,15 +241,15 @@ class Ticker:
         self._plan_review()
 
     def _failed(self, what: str, error: ServerError) -> None:
-        """Tell what does not work: each cause once, until it works again."""
+        """Log what does not work: each cause once, until it works again."""
         log.debug("queue %s: could not %s its schedules: %s", self._queue, what, error)
         self._failures += 1
         if isinstance(error, ServerUnavailableError) and self._failures < OUTAGE_TRIES:
             return
         if isinstance(error, ServerRejectedError) and error.is_login:
-            return  # it is refused to all, and the leases tell
-        if str(error) not in self._told:
-            self._told.add(str(error))
+            return  # it is refused to all, and the leases say so
+        if str(error) not in self._logged:
+            self._logged.add(str(error))
             log.warning(
                 "queue %s: this worker cannot %s its schedules: %s; trying again until it can",
                 self._queue,
@@ -258,11 +258,11 @@ class Ticker:
             )
 
     def _healed(self) -> bool:
-        """Whether something that was told as failing works again."""
-        told, self._told, self._failures = self._told, set(), 0
-        if told:
+        """Whether something that was logged as failing works again."""
+        logged, self._logged, self._failures = self._logged, set(), 0
+        if logged:
             log.warning("queue %s: its schedules are seen to again", self._queue)
-        return bool(told)
+        return bool(logged)
 
     async def _wait(self) -> bool:
         """Return when a tick is expected; False at the stop."""

@@ -5,7 +5,7 @@ that (its thread does not need the loop), so nothing is lost; but nobody would k
 the loop for an answer a few times a second and, where none comes, looks at what the loop's thread is doing.
 
 What holds the interpreter lock (a C extension that does not let go of it) stops this thread as well: then all that
-can be told afterwards is how long the process stood still.
+can be told afterwards is for how long the process was suspended.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ stood still as a whole. A guess, high enough that a busy host does not fill the 
 
 
 class Watchdog:
-    """See the module.
+    """Asks the event loop for an answer, from a thread of its own, and says which job holds it up.
 
     Args:
         limit: how long the event loop may be blocked before it is said, in seconds; `LEAST` where it is less.

@@ -97,7 +97,7 @@ class Caller:
         return context in self._left
 
     def lend_threads(self, count: int) -> None:
-        """Have place for so many more threads, or fewer: that many wait for others' jobs; see `Lending`."""
+        """Have place for so many more threads, or fewer: that many wait for others' jobs."""
         self._threads.total_tokens += count
 
     def close(self) -> None:

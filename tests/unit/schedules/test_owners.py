@@ -70,7 +70,7 @@ def test_it_is_said_once_and_of_who_is_just_starting_not_at_all():
 
 async def declares(store: MemoryStore, queue: str, worker: str, *ids: str) -> None:
     store.keeper().join(queue, worker)
-    await store.timetable.stand(queue, 0, "aa", worker=worker, ids=ids)
+    await store.timetable.note_declaration(queue, 0, "aa", worker=worker, ids=ids)
 
 
 async def test_a_worker_of_another_queue_keeps_what_it_declares_too():

@@ -249,11 +249,10 @@ async def test_a_worker_that_fails_is_not_waited_for():
 
 
 def test_a_manual_clock():
-    clock, moves = ManualClock(5), []
-    clock.on_change(lambda: moves.append(clock.now_ms()))
+    clock = ManualClock(5)
     clock.advance(1.5)
     clock.advance(0)
-    assert moves == [1505, 1505]
+    assert clock.now_ms() == 1505
     with pytest.raises(ValueError, match="a clock cannot go back by 1 s"):
         clock.advance(-1)
 

@@ -174,7 +174,7 @@ async def test_a_job_that_waits_for_its_slot_takes_over_the_claim_under_which_it
         release.set()
 
 
-async def test_what_is_handed_over_begins_after_what_was_claimed_before() -> None:
+async def test_what_is_dispatched_begins_after_what_was_claimed_before() -> None:
     """From Python 3.12 on a lone job begins at once; but not while earlier ones wait for their first turn."""
     order: list[int] = []
     shop = App("order", url="redis://nowhere", concurrency=5)

@@ -129,7 +129,7 @@ async def test_an_earlier_tick_wakes_it_and_a_later_one_does_not_put_it_off(monk
         await until(lambda: script.looks == 1)
 
 
-async def test_who_came_too_late_stands_back_and_hears_that_the_tick_was_made(monkeypatch: pytest.MonkeyPatch):
+async def test_who_came_too_late_is_a_standby_and_hears_that_the_tick_was_made(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, LOST)
     async with script.runs():
         script.ticker.expect(0)
@@ -142,7 +142,7 @@ async def test_who_came_too_late_stands_back_and_hears_that_the_tick_was_made(mo
     assert script.looks == 1
 
 
-async def test_standing_back_it_makes_a_tick_that_nobody_has_made(monkeypatch: pytest.MonkeyPatch):
+async def test_a_standby_makes_a_tick_that_nobody_has_made(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, LOST, WON, Step(LONG, due=True, won=True))
     async with script.runs():
         script.ticker.expect(0)
@@ -157,7 +157,7 @@ async def test_standing_back_it_makes_a_tick_that_nobody_has_made(monkeypatch: p
         await until(lambda: script.looks == 3)
 
 
-async def test_who_is_woken_for_a_tick_goes_first(monkeypatch: pytest.MonkeyPatch):
+async def test_who_is_woken_for_a_tick_is_the_leader(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, LOST, WON)
     async with script.runs():
         script.ticker.expect(0)
@@ -333,7 +333,7 @@ async def test_what_is_left_for_the_next_step_is_made_at_once_whatever_else_is_s
 # -- who is the leader ------------------------------------------------------------------------------------------
 
 
-async def test_at_the_stop_who_goes_first_passes_it_on(monkeypatch: pytest.MonkeyPatch):
+async def test_at_the_stop_the_leader_passes_that_on(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, WON)
     async with script.runs():
         script.ticker.expect(0)
@@ -344,7 +344,7 @@ async def test_at_the_stop_who_goes_first_passes_it_on(monkeypatch: pytest.Monke
     assert (script.passed_on, script.looks) == ([QUEUE], 1)
 
 
-async def test_who_stands_back_has_nothing_to_pass_on(monkeypatch: pytest.MonkeyPatch):
+async def test_a_standby_has_nothing_to_pass_on(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, LOST)
     async with script.runs():
         script.ticker.expect(0)
@@ -369,7 +369,7 @@ async def test_a_server_that_is_away_does_not_hold_up_the_stop(monkeypatch: pyte
         await within(script.ticker.stop())
 
 
-async def test_who_is_told_to_go_first_makes_the_next_tick_without_standing_back(monkeypatch: pytest.MonkeyPatch):
+async def test_who_is_passed_the_leadership_makes_the_next_tick_at_once(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, LOST, Step(5000), WON)
     async with script.runs():
         script.ticker.expect(0)

@@ -57,7 +57,7 @@ async def hands(redis_store: RedisStore) -> AsyncIterator[Hands]:
     """Those of the worker `w`, which has joined and listens."""
     hands = Hands()
     await joined(redis_store, "w")
-    leave = await redis_store.handed(QUEUE, "w", hands.jobs.append, hands.gap)
+    leave = await redis_store.dispatched(QUEUE, "w", hands.jobs.append, hands.gap)
     yield hands
     await leave()
 
@@ -204,7 +204,7 @@ async def test_jobs_that_come_together_are_queued(redis_store: RedisStore, hands
 
 
 @pytest.mark.parametrize("waiter", ["", "me"])
-async def test_a_job_whose_delay_is_none_is_handed_over(
+async def test_a_job_whose_delay_is_none_comes_by_direct_dispatch(
     redis_store: RedisStore, hands: Hands, waiter: str
 ) -> None:
     await wait_for_jobs(redis_store)
