@@ -13,6 +13,7 @@ could be installed is an error where all of them must run.
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,9 @@ for _name in [name for name in os.environ if name.startswith("AIOQ_")]:
     del os.environ[_name]
 if _must_run:
     os.environ.setdefault(CHOICE, "all")
+# A start of aioq that compiles all its modules takes twice as long as one that does not, and the tests make hundreds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 def _servers_not_run() -> str:

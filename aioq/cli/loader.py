@@ -96,7 +96,8 @@ def _no_module(name: str, missing: str) -> str:
     here = sorted(
         entry.name.removesuffix(".py")
         for entry in os.scandir(os.getcwd())
-        if (entry.is_dir() and entry.name.isidentifier()) or entry.name.endswith(".py")
+        if (entry.is_dir() and entry.name.isidentifier() and entry.name != "__pycache__")
+        or entry.name.endswith(".py")
     )
     found = ", ".join(here[:10]) or "no module"
     what = repr(name) if name == missing else f"{name!r} (there is no {missing!r})"
