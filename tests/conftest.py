@@ -42,7 +42,7 @@ for _name in [name for name in os.environ if name.startswith("AIOQ_")]:
     del os.environ[_name]
 if _must_run:
     os.environ.setdefault(CHOICE, "all")
-# A start of aioq that compiles all its modules takes twice as long as one that does not, and the tests make hundreds.
+# To compile all modules of aioq makes a start twice as long, and the tests start hundreds of processes.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 

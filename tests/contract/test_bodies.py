@@ -180,11 +180,16 @@ class TestTheKeyOfItsOwn:
         with backend.database.client() as client:
             client.delete(*client.keys(backend.key("job:*")))  # pyright: ignore[reportGeneralTypeIssues]
 
-    @pytest.mark.parametrize("field", range(19))
     @pytest.mark.parametrize("value", [-1, "zz", True, [1, 2], {"a": 1}, 1e300])
     async def test_a_garbled_field_stops_nobody(
-        self, store: RedisStore, backend: Backend, field: int, value: object
+        self, redis_store: RedisStore, backend: Backend, value: object
     ) -> None:
+        for field in range(19):  # one test for each would be five hundred
+            await joined(redis_store, "w")
+            await redis_store.enqueue(QUEUE, [NewJob("a", LARGE), NewJob("b", LARGE)])
+            await self.stops_nobody(redis_store, backend, field, value)
+
+    async def stops_nobody(self, store: RedisStore, backend: Backend, field: int, value: object) -> None:
         record: list[object] = [LARGE[:100].decode("latin-1"), 1, *[False] * 17]
         record[field] = value
         running = [*record]
@@ -199,7 +204,7 @@ class TestTheKeyOfItsOwn:
 
         await store.promote(QUEUE, 10)
         claimed = await take(store, "w")
-        assert {"a", "b"} <= {job.id for job in claimed}
+        assert {"a", "b"} <= {job.id for job in claimed}, f"field {field}"
         await store.progress(QUEUE, "w", [("running", 1, DONE), ("queued", 1, DONE)])
         await store.info(QUEUE, ["queued", "running", "a"])
         await store.wait(QUEUE, "channel", ["queued", "running", "a"])
@@ -207,9 +212,8 @@ class TestTheKeyOfItsOwn:
         again = Settlement("running", 1, Verb.RETRY, BROKEN, 0, LONG)
         outcomes = [again, *(Settlement(job.id, job.claim, Verb.RETRY, BROKEN, 0, LONG) for job in claimed)]
         settled = await store.settle(QUEUE, "w", outcomes)
-        assert [new for each, new in zip(outcomes, settled, strict=True) if each.job_id in {"a", "b"}] == [
-            True
-        ] * 2
+        accepted = [new for each, new in zip(outcomes, settled, strict=True) if each.job_id in {"a", "b"}]
+        assert accepted == [True, True], f"field {field}"
         await take(store, "w")
         await store.recover(QUEUE, CRASHED, 10, dead="w")
         await store.cancel(QUEUE, ["queued", "running", "a"], REASON, LONG)
