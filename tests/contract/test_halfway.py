@@ -4,7 +4,7 @@ Each command that a script uses is refused to its user in turn, so the script en
 """
 
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,12 +20,10 @@ from aioq.store.redis import RedisStore
 from aioq.store.redis.scripts import script
 from aioq.store.schedules import Entry, Overlap, Tick
 from tests.contract.kit import BROKEN, CALL, CRASHED, LONG, THREE, eventually, ids, joined
-from tests.servers import Server, available
+from tests.databases import Database
 
 pytestmark = pytest.mark.anyio
 
-StartServer = Callable[..., Server]
-each_server = pytest.mark.parametrize("name", available())
 JOBS = ["a", "b", "c"]
 
 
@@ -42,16 +40,18 @@ class Refusing:
         full: may do everything.
         limited: may do what `refuse` leaves.
         client: of the server's operator.
+        app: whose jobs they are, and what the user is called.
     """
 
     full: RedisStore
     limited: RedisStore
     client: redis.Redis
+    app: str
 
     def refuse(self, command: bytes) -> str:
         """Refuse a command to `limited`; returns a queue of its own for that."""
         word = command.decode().lower()
-        self.client.execute_command("ACL", "SETUSER", "shop", "+@all", f"-{word}")
+        self.client.execute_command("ACL", "SETUSER", self.app, "+@all", f"-{word}")
         return f"no-{word}"
 
     async def claims(self, queue: str, worker: str, known: Sequence[str] | None = None) -> list[str]:
@@ -70,15 +70,20 @@ class Refusing:
 
 
 @asynccontextmanager
-async def refusing(server: Server) -> AsyncIterator[Refusing]:
+async def refusing(server: Database, app: str) -> AsyncIterator[Refusing]:
+    """A user of the shared server for one test; nobody else signs in as him."""
     limits = Limits(lease_ms=LONG)
-    full = RedisStore("shop", server.url, shown_url="full", limits=limits)
-    limited = RedisStore("shop", f"unix://shop:secret@{server.socket}", shown_url="limited", limits=limits)
+    full = RedisStore(app, server.url, shown_url="full", limits=limits)
+    limited_url = f"unix://{app}:secret@{server.server.socket}?db={server.number}"
+    limited = RedisStore(app, limited_url, shown_url="limited", limits=limits)
     with server.client() as client:
-        client.execute_command("ACL", "SETUSER", "shop", "on", ">secret", "~*", "&*", "+@all")
-        yield Refusing(full, limited, client)
-    await full.close()
-    await limited.close()
+        client.execute_command("ACL", "SETUSER", app, "on", ">secret", "~*", "&*", "+@all")
+        try:
+            yield Refusing(full, limited, client, app)
+        finally:
+            await full.close()
+            await limited.close()
+            client.execute_command("ACL", "DELUSER", app)
 
 
 async def running(at: Refusing, queue: str, waiter: str = "") -> list[Settlement]:
@@ -89,10 +94,9 @@ async def running(at: Refusing, queue: str, waiter: str = "") -> list[Settlement
     return [Settlement(job.id, job.claim, Verb.RELEASE) for job in claim.jobs]
 
 
-@each_server
 @pytest.mark.parametrize("dies", [False, True], ids=["lives", "dies"])
-async def test_a_claim(name: str, dies: bool, start_server: StartServer) -> None:
-    async with refusing(start_server(name)) as at:
+async def test_a_claim(server: Database, app_name: str, dies: bool) -> None:
+    async with refusing(server, app_name) as at:
         for command in commands("claim"):
             queue = at.refuse(command)
             await joined(at.full, "w", queue)
@@ -111,10 +115,9 @@ async def test_a_claim(name: str, dies: bool, start_server: StartServer) -> None
                 assert sorted(got + await at.claims(queue, "w", got)) == JOBS, queue
 
 
-@each_server
 @pytest.mark.parametrize("delay_ms", [None, 1])
-async def test_an_enqueue(name: str, delay_ms: int | None, start_server: StartServer) -> None:
-    async with refusing(start_server(name)) as at:
+async def test_an_enqueue(server: Database, app_name: str, delay_ms: int | None) -> None:
+    async with refusing(server, app_name) as at:
         for command in commands("enqueue"):
             queue = at.refuse(command)
             await joined(at.full, "w", queue)
@@ -130,9 +133,8 @@ async def test_an_enqueue(name: str, delay_ms: int | None, start_server: StartSe
             assert await eventually(claimed) == ["a"], queue
 
 
-@each_server
-async def test_an_enqueue_of_a_lone_job(name: str, start_server: StartServer) -> None:
-    async with refusing(start_server(name)) as at:
+async def test_an_enqueue_of_a_lone_job(server: Database, app_name: str) -> None:
+    async with refusing(server, app_name) as at:
         for command in commands("enqueue_one"):
             queue = at.refuse(command)
             await joined(at.full, "w", queue)
@@ -142,12 +144,11 @@ async def test_an_enqueue_of_a_lone_job(name: str, start_server: StartServer) ->
             assert await at.claims(queue, "w") == ["a"], queue
 
 
-@each_server
 @pytest.mark.parametrize(("count", "script_name"), [(1, "enqueue_one"), (3, "enqueue")])
 async def test_an_enqueue_while_a_worker_waits(
-    name: str, count: int, script_name: str, start_server: StartServer
+    server: Database, app_name: str, count: int, script_name: str
 ) -> None:
-    async with refusing(start_server(name)) as at:
+    async with refusing(server, app_name) as at:
         for command in commands(script_name):
             queue = at.refuse(command)
             await joined(at.full, "w", queue)
@@ -162,14 +163,13 @@ async def test_an_enqueue_while_a_worker_waits(
             await leave()
 
 
-@each_server
 @pytest.mark.parametrize(
     ("verb", "delay_ms"), [(Verb.RELEASE, 0), (Verb.RETRY, 0), (Verb.RETRY, 1), (Verb.PARK, 1)]
 )
 async def test_a_settle_after_which_a_job_runs_again(
-    name: str, verb: Verb, delay_ms: int, start_server: StartServer
+    server: Database, app_name: str, verb: Verb, delay_ms: int
 ) -> None:
-    async with refusing(start_server(name)) as at:
+    async with refusing(server, app_name) as at:
         for command in commands("settle"):
             queue = at.refuse(command)
             outcomes = [
@@ -190,11 +190,10 @@ async def test_a_settle_after_which_a_job_runs_again(
             assert await eventually(all_claimed), queue
 
 
-@each_server
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("verb", [Verb.SUCCEEDED, Verb.FAILED])
-async def test_a_settle_that_ends_jobs(name: str, verb: Verb, count: int, start_server: StartServer) -> None:
-    async with refusing(start_server(name)) as at:
+async def test_a_settle_that_ends_jobs(server: Database, app_name: str, verb: Verb, count: int) -> None:
+    async with refusing(server, app_name) as at:
         for command in commands("settle"):
             queue = at.refuse(command)
             outcomes = [
@@ -208,14 +207,13 @@ async def test_a_settle_that_ends_jobs(name: str, verb: Verb, count: int, start_
             jobs = [each.job_id for each in outcomes]
             found = await at.full.info(queue, jobs)
             assert [each and each.state for each in found] == [JobState(verb.value)] * count
-            keys = [f"aioq:{{shop:{queue}}}:job:{job_id}" for job_id in jobs]
+            keys = [f"aioq:{{{at.app}:{queue}}}:job:{job_id}" for job_id in jobs]
             assert all(at.client.pttl(key) > 0 for key in keys), queue  # pyright: ignore[reportOperatorIssue]
-            assert at.client.smembers(f"aioq:{{shop:{queue}}}:held:w") == set(JOBS[count:]), queue
+            assert at.client.smembers(f"aioq:{{{at.app}:{queue}}}:held:w") == set(JOBS[count:]), queue
 
 
-@each_server
-async def test_a_recovery(name: str, start_server: StartServer) -> None:
-    async with refusing(start_server(name)) as at:
+async def test_a_recovery(server: Database, app_name: str) -> None:
+    async with refusing(server, app_name) as at:
         for command in commands("recover"):
             queue = at.refuse(command)
             await running(at, queue)
@@ -232,9 +230,8 @@ async def test_a_recovery(name: str, start_server: StartServer) -> None:
             assert all(job.crashes <= 1 for job in found.jobs), queue
 
 
-@each_server
-async def test_a_promotion(name: str, start_server: StartServer) -> None:
-    async with refusing(start_server(name)) as at:
+async def test_a_promotion(server: Database, app_name: str) -> None:
+    async with refusing(server, app_name) as at:
         for command in commands("promote"):
             queue = at.refuse(command)
             await joined(at.full, "w", queue)
@@ -251,10 +248,9 @@ async def test_a_promotion(name: str, start_server: StartServer) -> None:
             assert await at.claims(queue, "w") == ["a"], queue
 
 
-@each_server
 @pytest.mark.parametrize("overlap", [Overlap.ALLOW, Overlap.ONE])
-async def test_a_tick(name: str, overlap: Overlap, start_server: StartServer) -> None:
-    async with refusing(start_server(name)) as at:
+async def test_a_tick(server: Database, app_name: str, overlap: Overlap) -> None:
+    async with refusing(server, app_name) as at:
         for command in commands("schedule_tick"):
             queue = at.refuse(command)
             await joined(at.full, "w", queue)
@@ -275,9 +271,8 @@ async def test_a_tick(name: str, overlap: Overlap, start_server: StartServer) ->
             assert await at.claims(queue, "w") == [], "each of them once"
 
 
-@each_server
-async def test_the_storing_of_a_schedule(name: str, start_server: StartServer) -> None:
-    async with refusing(start_server(name)) as at:
+async def test_the_storing_of_a_schedule(server: Database, app_name: str) -> None:
+    async with refusing(server, app_name) as at:
         for command in commands("schedule_write"):
             queue = at.refuse(command)
             entry = Entry(id="s", definition=b"any", envelope=CALL, next_ms=1)
@@ -295,15 +290,14 @@ async def test_the_storing_of_a_schedule(name: str, start_server: StartServer) -
             assert (await at.full.timetable.read(queue)).entries == [], queue
 
 
-@each_server
 @pytest.mark.parametrize("lane", ["high:front", "normal:front", "low"])
 async def test_a_lane_of_another_type_does_not_hold_up_the_others(
-    name: str, lane: str, start_server: StartServer
+    server: Database, app_name: str, lane: str
 ) -> None:
-    async with refusing(start_server(name)) as at:
+    async with refusing(server, app_name) as at:
         await joined(at.full, "w", "mail")
         await at.full.enqueue("mail", [NewJob(job_id, CALL) for job_id in JOBS])
-        at.client.set(f"aioq:{{shop:mail}}:{lane}", "by hand")
+        at.client.set(f"aioq:{{{at.app}:mail}}:{lane}", "by hand")
 
         assert await at.claims("mail", "w") == JOBS
         assert await at.claims("mail", "w", known=[]) == JOBS
