@@ -22,7 +22,7 @@ BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-alone test-beside coverage check faults bench bench-quick clean
+.PHONY: help demo test test-alone test-beside coverage scale check faults bench bench-quick clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -52,6 +52,10 @@ check: $(VENV)/dev.stamp ## run what needs no server: ruff, pyright, import-lint
 faults: SERVERS = all
 faults: $(VENV)/dev.stamp ## break everything at full size (40 minutes), and write docs/faults.md
 	$(BIN)/python -m tests.faults $(FAULTS_ARGS)
+
+scale: SERVERS = all
+scale: $(VENV)/dev.stamp ## run the tests that have a full size at that size (10 minutes)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m scale --full $(PYTEST_ARGS)
 
 bench: $(VENV)/dev.stamp ## measure aioq beside its peers: hours; results in benchmarks/results, see docs/performance.md
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

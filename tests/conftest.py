@@ -4,6 +4,7 @@
 - `redis_server`: the same on one server only (behaviour tests).
 - `start_server`: a server of the test's own, to be stopped, killed or started with other options.
 - `start_tls_server`: the same over TLS, once for each server that can.
+- `size(small, full)`: how many, where a test has a small size for every run and a full one for `make scale`.
 - `app_name`: a name for the test's app. Keys of any other app that are left behind fail the test.
 
 No test may leave a process or a non-daemon thread behind. A server that cannot run here is named at the top
@@ -62,6 +63,10 @@ def _not_run() -> list[str]:
     return lines
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", default=False, help="the full sizes of tests marked `scale`")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse to start where every server must run and one that could be installed is not."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -72,6 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "needs_server(name): what is tested is this one server's; left out without it"
     )
     config.addinivalue_line("markers", "needs_host(name): left out where `tests.hosts` finds none of it")
+    config.addinivalue_line("markers", "scale(minutes): has a full size (--full), and what that may take at most")
     config.addinivalue_line("markers", "alone: measures times, so it runs when nothing else does (`make test`)")
     lacking = [name for name in chosen() if (why := missing(name)) is not None and why.installable]
     if _must_run and lacking:
@@ -81,11 +87,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what no server here can, or not this host: an empty parameter set would be an error, rightly."""
+    """Leave out what no server here can, or not this host: an empty parameter set would be an error, rightly.
+
+    Full sizes get their time.
+    """
     left_out = [item for item in items if _lacks_its_server(item) or _lacks_its_host(item)]
     if left_out:
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
+    for item in items if config.getoption("full") else ():
+        for mark in item.iter_markers("scale"):
+            item.add_marker(pytest.mark.timeout(mark.kwargs["minutes"] * 60))
 
 
 def _lacks_its_server(item: pytest.Item) -> bool:
@@ -154,6 +166,14 @@ def _pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
 def app_name() -> str:
     """A name no other test has, for the app whose keys this test may leave in the server."""
     return new_app_name()
+
+
+@pytest.fixture
+def size(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+    """How many: `size(small, full)`; of a test with the mark `scale`, which `make scale` runs in full."""
+    assert request.node.get_closest_marker("scale"), "only tests that are marked `scale` are run in full"
+    full = request.config.getoption("full")
+    return lambda small, large: large if full else small
 
 
 @contextmanager

@@ -1,11 +1,10 @@
 """A store against the model of it: random verbs, and after each step every job is where the model has it.
 
 `model.py` says what must be, `inside.py` where things are. One machine drives one store: the one in memory, and
-the one on each server. `MODEL_EXAMPLES=1000` in the environment drives on for longer, as `make faults` does.
+the one on each server. `--full` drives on for longer, as `make scale` and `make faults` do.
 """
 
 import asyncio
-import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -29,8 +28,8 @@ from tests.databases import Database
 
 T = TypeVar("T")
 
-EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "20"))
-"""How many walks of 50 verbs each store is taken on."""
+WALKS = (20, 300)
+"""How many walks of 50 verbs each store is taken on, small and full."""
 
 HOUR = 3_600_000
 LIMITS = Limits(
@@ -403,14 +402,14 @@ def on(database: Database, app: str) -> Callable[[], tuple[Store, Inside, Callab
     return make
 
 
-def drive(make: Callable[[], tuple[Store, Inside, Callable[[], None]]]) -> None:
+def drive(make: Callable[[], tuple[Store, Inside, Callable[[], None]]], walks: int) -> None:
     machine: Any = type("Machine", (StoreMachine,), {"make": staticmethod(make)})
     run_state_machine_as_test(
         machine,
         settings=settings(
             # Without shrinking: a failure is found in seconds, but making it small takes minutes.
             phases=(Phase.explicit, Phase.generate),
-            max_examples=EXAMPLES,
+            max_examples=walks,
             stateful_step_count=50,
             deadline=None,
             database=None,
@@ -419,11 +418,11 @@ def drive(make: Callable[[], tuple[Store, Inside, Callable[[], None]]]) -> None:
     )
 
 
-@pytest.mark.timeout(60 + EXAMPLES)
-def test_the_memory_store_is_the_model() -> None:
-    drive(in_memory)
+@pytest.mark.scale(minutes=10)
+def test_the_memory_store_is_the_model(size: Callable[[int, int], int]) -> None:
+    drive(in_memory, size(*WALKS))
 
 
-@pytest.mark.timeout(60 + EXAMPLES)
-def test_a_server_is_the_model(server: Database, app_name: str) -> None:
-    drive(on(server, app_name))
+@pytest.mark.scale(minutes=10)
+def test_a_server_is_the_model(server: Database, app_name: str, size: Callable[[int, int], int]) -> None:
+    drive(on(server, app_name), size(*WALKS))

@@ -1,5 +1,7 @@
 """What stays in the server: lanes do not grow, however many jobs have passed."""
 
+from collections.abc import Callable
+
 import pytest
 
 from aioq.store.contract import NewJob, Settlement, Verb
@@ -21,7 +23,6 @@ from tests.contract.kit import (
 
 pytestmark = pytest.mark.anyio
 
-PASSED = 20_000
 BATCH = 500
 SHORT = 300  # entries; Redis frees whole nodes of 100, so a lane keeps up to two that are in use
 
@@ -41,19 +42,25 @@ def length(backend: Backend, lane: str = "normal") -> int:
         return client.xlen(backend.key(lane))  # pyright: ignore[reportReturnType]
 
 
-async def test_a_long_job_does_not_hold_the_lane(redis_store: RedisStore, redis_backend: Backend) -> None:
+@pytest.mark.scale(minutes=2)
+async def test_a_long_job_does_not_hold_the_lane(
+    redis_store: RedisStore, redis_backend: Backend, size: Callable[[int, int], int]
+) -> None:
     worker = await joined(redis_store, "w")
     await running(redis_store, worker, "long")
 
-    await pass_by(redis_store, worker, PASSED)
+    await pass_by(redis_store, worker, size(3_000, 20_000))
 
     assert length(redis_backend) < SHORT
 
 
-async def test_a_lane_that_is_never_empty_is_trimmed(redis_store: RedisStore, redis_backend: Backend) -> None:
+@pytest.mark.scale(minutes=2)
+async def test_a_lane_that_is_never_empty_is_trimmed(
+    redis_store: RedisStore, redis_backend: Backend, size: Callable[[int, int], int]
+) -> None:
     worker = await joined(redis_store, "w")
     await send(redis_store, *(f"waiting-{number}" for number in range(10)))
-    for start in range(0, 3000, 50):
+    for start in range(0, size(1_000, 3_000), 50):
         await send(redis_store, *(f"job-{start + i}" for i in range(50)))
         for job in await take(redis_store, worker, 50):
             await settle(redis_store, worker, job, Verb.SUCCEEDED, THREE, ttl_ms=0)

@@ -189,8 +189,10 @@ def shown(info: JobInfo) -> JobInfo:
     return dataclasses.replace(info, **times)  # pyright: ignore[reportArgumentType] - they are bools here
 
 
-@pytest.mark.timeout(120)
-def test_memory_and_server_agree_on_schedules(redis_server: Database, app_name: str) -> None:
+@pytest.mark.scale(minutes=10)
+def test_memory_and_server_agree_on_schedules(
+    redis_server: Database, app_name: str, size: Callable[[int, int], int]
+) -> None:
     class Machine(SideBySide):
         database = redis_server
         app = app_name
@@ -199,7 +201,7 @@ def test_memory_and_server_agree_on_schedules(redis_server: Database, app_name: 
         Machine,
         settings=settings(
             phases=(Phase.explicit, Phase.generate),
-            max_examples=60,
+            max_examples=size(60, 600),
             stateful_step_count=40,
             deadline=None,
             database=None,

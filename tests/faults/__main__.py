@@ -7,7 +7,6 @@ their figures are times. After them the stores are driven against their model fo
 (`tests/contract/test_model.py`). What each of these prints is shown when it is over.
 """
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,9 +17,6 @@ from tests.faults.report import main
 HERE = Path(__file__).parent
 SOAK = HERE / "test_soak.py"
 MODEL = HERE.parent / "contract" / "test_model.py"
-WALKS = "300"
-"""Walks of 50 verbs that each store is taken on: fifteen times as many as in `make test`."""
-
 PAGE = HERE.parents[1] / "docs" / "faults.md"
 
 
@@ -34,9 +30,7 @@ def run(arguments: list[str]) -> int:
         )
         try:
             code = subprocess.run([*pytest, str(HERE), f"--ignore={SOAK}", *common], check=False).returncode
-            model = subprocess.run(
-                [*pytest, str(MODEL)], env=os.environ | {"MODEL_EXAMPLES": WALKS}, check=False
-            ).returncode
+            model = subprocess.run([*pytest, str(MODEL), "--full"], check=False).returncode
             printed, _ = soak.communicate()
         finally:
             soak.kill()
