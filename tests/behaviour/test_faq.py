@@ -14,8 +14,9 @@ import pytest
 
 from aioq import AioqError, App
 from aioq.app import internals_of
+from aioq.store.connector import NOTHING_CONFIGURED
 from aioq.store.contract import Limits, NewJob
-from aioq.store.redis.local import LocalStore
+from aioq.store.redis import RedisStore
 from aioq.store.redis.net import commands as link_module
 from aioq.worker.app_parts import without_tasks
 from tests.behaviour.kit import ROOT, Project
@@ -113,7 +114,8 @@ async def _of_jobs() -> list[str]:
 async def _of_servers(start_server: Callable[..., Server]) -> list[str]:
     """No server, a wrong password, no password."""
     url = f"127.0.0.1:{start_server(tcp=True, login=Login('right')).port}"
-    local = LocalStore("shop", "redis://127.0.0.1:1", shown_url="redis://localhost:6379", limits=Limits())
+    nowhere = "redis://127.0.0.1:1"
+    local = RedisStore("shop", nowhere, shown_url=nowhere, limits=Limits(), advice=NOTHING_CONFIGURED)
     said = [await raised(lambda: local.enqueue("default", [NewJob("job", b"x")]))]
     await local.close()
     wrong, missing = App("shop", url=f"redis://:wrong@{url}"), App("shop", url=f"redis://{url}")

@@ -10,8 +10,8 @@ import pytest
 from redis.exceptions import ResponseError
 
 from aioq.errors import ServerUnavailableError
+from aioq.store.connector import NOTHING_CONFIGURED
 from aioq.store.contract import Limits, NewJob, Settlement, Verb
-from aioq.store.redis.local import LocalStore
 from aioq.store.redis.net import commands as module
 from aioq.store.redis.net.commands import Link
 from aioq.store.redis.net.pipeline import Pipe
@@ -208,7 +208,8 @@ async def test_a_subscription_whose_confirmation_got_lost_says_that_messages_may
 
 @pytest.mark.parametrize("verb", ["enqueue", "settle", "wait", "info"])
 async def test_where_no_server_is_configured_every_call_says_what_to_do(verb: str) -> None:
-    store = LocalStore("shop", "redis://127.0.0.1:1", shown_url="redis://127.0.0.1:1", limits=Limits())
+    url = "redis://127.0.0.1:1"
+    store = RedisStore("shop", url, shown_url=url, limits=Limits(), advice=NOTHING_CONFIGURED)
     calls: dict[str, Callable[[], Awaitable[object]]] = {
         "enqueue": lambda: store.enqueue("mail", [NewJob("job", b"x")]),
         "settle": lambda: store.settle("mail", "w", [Settlement("job", 1, Verb.SUCCEEDED)]),

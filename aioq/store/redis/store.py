@@ -70,10 +70,8 @@ class RedisStore:
         durability: what an enqueue and a settle wait for; see `aioq.store.redis.durability`.
         revive: called in a thread before each new attempt to reach a server that is gone; the embedded server
             is started again that way.
+        advice: what to say where nobody answers, in place of what the network says.
     """
-
-    _in_tasks = False
-    """Whether each call has more to do than to ask and to read, as that of a store which explains its errors."""
 
     def __init__(
         self,
@@ -84,6 +82,7 @@ class RedisStore:
         limits: Limits,
         durability: Durability = "memory",
         revive: Callable[[], None] | None = None,
+        advice: str = "",
     ) -> None:
         self._app = app
         self._url = url
@@ -91,7 +90,7 @@ class RedisStore:
         self._revive = revive
         self._durability: Durability = durability
         self._confirmation = confirmation(durability)
-        self._link = Link(url, shown_url)
+        self._link = Link(url, shown_url, advice)
         self._inbox = RedisInbox(self._link, no_key(app))
         self._timetable = RedisTimetable(
             app,
@@ -363,7 +362,7 @@ class RedisStore:
         confirmation: Confirmation | None,
     ) -> Awaitable[T]:
         """Call a script, without a task where nothing else is due; what `read` makes of its reply."""
-        if confirmation is None and self._revive is None and not self._in_tasks:
+        if confirmation is None and self._revive is None:
             return self._link.begin(name, base_key(self._app, queue), args, read)
         return self._finish(self._call(name, queue, args, confirmation), read)
 

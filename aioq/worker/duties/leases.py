@@ -60,10 +60,9 @@ class LeaseService:
         self._round = 0
         self._error: BaseException | None = None
         self._done = asyncio.Event()
-        self._troubled: set[str] = set()
+        self._troubled: dict[str, Backoff] = {}  # by queue
         self._rejections: dict[str, str] = {}
         self._served = False
-        self._retries = Backoff()
         self._thread = threading.Thread(target=self._run, name="aioq-lease", daemon=True)
 
     async def run(self) -> None:
@@ -136,18 +135,16 @@ class LeaseService:
             self._rejections[queue] = str(error)
         if queue not in self._troubled:
             level = logging.DEBUG if self._troubled else logging.WARNING  # one server, one cause
-            self._troubled.add(queue)
             log.log(level, "queue %s: %s; trying again until it is back", queue, error)
-            self._retries = Backoff()
-        return self._retries.next()
+            self._troubled[queue] = Backoff()
+        return self._troubled[queue].next()
 
     def _note_success(self, queue: str) -> bool:
         """Whether there was trouble before."""
         self._served = True
         self._rejections.pop(queue, None)
-        if queue not in self._troubled:
+        if self._troubled.pop(queue, None) is None:
             return False
-        self._troubled.discard(queue)
         level = logging.DEBUG if self._troubled else logging.WARNING
         log.log(level, "queue %s: the server is back", queue)
         return True

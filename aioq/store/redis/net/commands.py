@@ -128,10 +128,12 @@ class Link:
     Args:
         url: a URL redis-py understands.
         shown_url: the same with its password masked, for messages.
+        advice: what to say where nobody answers, in place of what the network says.
     """
 
-    def __init__(self, url: str, shown_url: str) -> None:
+    def __init__(self, url: str, shown_url: str, advice: str = "") -> None:
         self.shown_url = shown_url
+        self._advice = advice
         # No timeouts of redis-py's: it uses asyncio.wait_for, which on Python 3.11 can swallow a cancellation.
         timeouts = {"socket_timeout": None, "socket_connect_timeout": None}
         options: dict[str, Any] = {"protocol": 2, **timeouts, **ANONYMOUS}
@@ -168,7 +170,7 @@ class Link:
         try:
             opening: AbstractConnection = self._factory.make_connection()
         except FOREIGN as error:
-            raise translate(error, self.shown_url) from None
+            raise self._unreached(error) from None
         except (TypeError, ValueError) as error:
             raise ServerRejectedError(f"{self.shown_url} has an option that cannot be used: {error}") from None
         try:
@@ -176,7 +178,7 @@ class Link:
                 await opening.connect()
         except FOREIGN as error:
             await _abandon(opening)
-            raise translate(error, self.shown_url) from None
+            raise self._unreached(error) from None
         except (
             RuntimeError
         ) as error:  # uvloop refuses to write to a transport that was reset in the middle of the login
@@ -189,6 +191,14 @@ class Link:
             await _abandon(opening)
             raise closed_here(self.shown_url)
         return opening
+
+    def _unreached(self, error: Exception) -> Exception:
+        fault = translate(error, self.shown_url)
+        return (
+            ServerUnavailableError(self._advice)
+            if self._advice and type(fault) is ServerUnavailableError
+            else fault
+        )
 
     async def call(
         self, name: str, key: str, args: Sequence[Arg], confirmation: Confirmation | None = None

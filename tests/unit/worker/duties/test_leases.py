@@ -9,6 +9,7 @@ import pytest
 
 from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.store.leases import Renewal
+from aioq.worker.duties import leases
 from aioq.worker.duties.leases import RENEWALS, SWEEP_EVERY, LeaseService
 from aioq.worker.identity import Incarnation, Membership
 from tests.unit.kit import running, turns, until, within
@@ -235,3 +236,28 @@ async def test_a_refusal_at_the_start_ends_the_service(make: Callable[..., Lease
     leases.keeper.script = [ServerRejectedError("refused the login")]
     with pytest.raises(ServerRejectedError):
         await within(leases.service.run())
+
+
+class Counted:
+    """A backoff whose pauses are numbered."""
+
+    def __init__(self) -> None:
+        self._made = 0
+
+    def next(self) -> float:
+        self._made += 1
+        return self._made
+
+
+async def test_trouble_of_one_queue_changes_nothing_in_the_pauses_of_another(
+    make: Callable[..., Leases], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(leases, "Backoff", Counted)
+    service, gone = make("mail", "post").service, ServerUnavailableError("gone")
+
+    assert [service._note_trouble("mail", gone) for _ in range(3)] == [1, 2, 3]
+    assert service._note_trouble("post", gone) == 1
+    assert service._note_trouble("mail", gone) == 4
+    assert service._note_success("mail")
+    assert service._note_trouble("mail", gone) == 1
+    assert service._note_trouble("post", gone) == 2
