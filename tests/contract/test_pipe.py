@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 from aioq.errors import ServerUnavailableError
 from aioq.store.connector import NOTHING_CONFIGURED
 from aioq.store.contract import Limits, NewJob, Settlement, Verb
+from aioq.store.redis import RedisStore
 from aioq.store.redis.net import commands as module
 from aioq.store.redis.net.commands import Link
 from aioq.store.redis.net.pipeline import Pipe

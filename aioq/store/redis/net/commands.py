@@ -194,11 +194,8 @@ class Link:
 
     def _unreached(self, error: Exception) -> Exception:
         fault = translate(error, self.shown_url)
-        return (
-            ServerUnavailableError(self._advice)
-            if self._advice and type(fault) is ServerUnavailableError
-            else fault
-        )
+        nobody_answers = isinstance(fault, ServerUnavailableError)
+        return ServerUnavailableError(self._advice) if self._advice and nobody_answers else fault
 
     async def call(
         self, name: str, key: str, args: Sequence[Arg], confirmation: Confirmation | None = None
