@@ -182,7 +182,7 @@ DEFAULT_QUEUE = "default"
 
 
 MAX_ALIKE = 500
-"""The most ids that have most letters in common. As many jobs leave in one flush."""
+"""The most ids that have most letters in common. As many jobs leave in one batch."""
 
 OWN_LETTERS = 4
 """The last letters of an id, which differ where the others are in common."""
@@ -193,7 +193,7 @@ _DRAWS = 256
 
 
 def _words(count: int, size: int) -> list[str]:
-    """So many words of so many letters and digits, drawn at once: one by one takes six times as long."""
+    """Random words of `size` letters and digits, `count` of them at once: one by one takes six times as long."""
     letters = b64encode(os.urandom(3 * size * count // 4), b"xX")
     return b" ".join(struct.unpack(f"{size}s" * count, letters)).decode().split(" ")
 

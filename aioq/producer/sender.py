@@ -191,7 +191,7 @@ class Sender:
         if client is None or self._middleware:
             return self._begin_later(route, args, kwargs)
         waiters, special = client.waiters, None
-        waiter = waiters.channel(queue) if waiters.used else ""
+        waiter = waiters.channels.get(queue, "")
         if route.usual:
             job_id, envelope = new_job_id(queue), route.envelope(args, kwargs)
             if waiter:
@@ -199,10 +199,9 @@ class Sender:
         else:
             (job_id, nonce), envelope = route.identity(), route.envelope(args, kwargs)
             special = route.job(job_id, envelope, nonce, waiter)
-        if waiter:
-            waiters.expect(queue, job_id)
         sent = client.buffers[queue].put(job_id, envelope, special)
         if waiter:
+            waiters.expect(queue, job_id)
             sent = _expected(waiters, queue, job_id, sent)
         return JobHandle(self._source, job_id, queue, route.returns), sent
 

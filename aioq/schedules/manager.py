@@ -21,7 +21,7 @@ TRIES = 20
 """How often a change is tried anew when a tick or another change came first; each time somebody got through."""
 
 SHOWN = 10
-"""Ids that are named to who asks for one that there is not: the id of a decorated function is its task's name."""
+"""How many known ids a not-found error lists: the id of a decorated function is its task's name."""
 
 
 class Schedules:

@@ -42,7 +42,7 @@ def handing_channel(app: str, queue: str, worker: str) -> str:
 
 
 def waiter_channel(app: str, queue: str, process: str) -> str:
-    """The channel on which a process is told of outcomes; the message is a notice."""
+    """The channel of the result messages for a process."""
     return f"{_base(app, queue)}:waiter:{process}"
 
 

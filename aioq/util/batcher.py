@@ -1,7 +1,7 @@
 """Coalescing: many small requests of one process become few large ones.
 
 What is added while the event loop is busy goes out together as soon as it is idle, or has grown large enough to
-leave before; while as many flushes are in flight as there may be the next one gathers. So a lone request waits
+leave before; while as many batches are in flight as there may be, the next one gathers. So a lone request waits
 for nobody (with `prompt` not even for the loop's turn), and under load the batches grow by themselves: there is no
 timer to tune.
 """
@@ -86,17 +86,17 @@ class Batch(ABC):
         return batch
 
     def by_entry(self, replies: Sequence[Any]) -> Sequence[Any]:
-        """What each entry is told: its reply; or, of one that is several items, all or else the first error."""
+        """The reply to each entry; to one that is several items all of theirs, or else the first error."""
         if not self.several:
             return replies
-        told: list[Any] = []
+        by_entry: list[Any] = []
         first = 0
         for entry, after in enumerate(self._ends()):
             some = replies[first:after]
             error = next((reply for reply in some if isinstance(reply, Exception)), None)
-            told.append(error or some if entry in self.several else some[0])
+            by_entry.append(error or some if entry in self.several else some[0])
             first = after
-        return told
+        return by_entry
 
     def _ends(self) -> list[int]:
         """How many items there are up to the end of each entry."""
@@ -111,15 +111,15 @@ class Items(Batch, Generic[ItemT]):
         self.items: list[ItemT] = []
 
     def weights(self, count: int) -> Sequence[int]:
-        """See `Batch.weights`."""
+        """They have none."""
         return [0] * count
 
     def keep(self, entries: Sequence[int], items: Sequence[int]) -> None:
-        """See `Batch.keep`."""
+        """Drop all items but those at these positions."""
         self.items = [self.items[position] for position in items]
 
     def cut(self, entries: int, items: int) -> Self:
-        """See `Batch.cut`."""
+        """Move the first items to a new batch."""
         batch = type(self)()
         batch.items, self.items = self.items[:items], self.items[items:]
         return batch
@@ -149,14 +149,15 @@ class Batcher(Generic[BatchT, ReplyT]):
         capacity: `wait_for_space` waits while this many items are held (gathering or in flight), which is what
             keeps memory bounded when the server is slower than its producers.
         in_flight: the most batches in flight at once. They are started in the order of their items.
-        eager: a batch of this many leaves at once, before the event loop has had its turn. Where half as many as
-            were answered come in the turn after a landing, half of all that are held will do, but not fewer than
-            `FEW`: so one half is under way while this process makes the other ready. To become whole, what has
-            gathered at a landing waits for that turn while another batch is in flight. None: `max_items` leave at
-            once, and nothing waits.
+        eager: a batch of this many leaves at once, before the event loop has had its turn. When a batch is
+            answered, the items that are added in the next turn of the loop are counted. If they are at least half
+            as many as were answered, batches leave from then on with half of all items that are held, but not with
+            fewer than `FEW`: one half is in flight while this process prepares the other. What has gathered when a
+            batch is answered waits for that turn, to be complete, if another batch is in flight. None: a batch
+            leaves at once with `max_items`, and nothing waits.
         prompt: an item that finds nothing gathered or in flight leaves at once, a turn of the loop earlier, if the
             batch before had one item too. Where it had several, more are likely to follow in this turn.
-        on_answer: told of each batch that was answered, and of the replies. What this or `retry` raises reaches
+        on_answer: called with each batch that was answered, and the replies. What this or `retry` raises reaches
             every item of the batch that has no reply yet, and the loop's exception handler.
 
     Attributes:
@@ -193,7 +194,7 @@ class Batcher(Generic[BatchT, ReplyT]):
         self.held: int = 0
         self._awaited = 0
         self._free = in_flight
-        self._flights: set[asyncio.Future[Sequence[ReplyT | Exception]]] = set()
+        self._in_flight: set[asyncio.Future[Sequence[ReplyT | Exception]]] = set()
         self._starting: asyncio.Handle | None = None
         self._blocked: deque[asyncio.Future[None]] = deque()
         self._drained: asyncio.Future[None] | None = None
@@ -201,7 +202,7 @@ class Batcher(Generic[BatchT, ReplyT]):
     def add(self, future: "asyncio.Future[Any] | None" = None) -> None:
         """Send the item that was just put into the batch; `future` gets its reply.
 
-        An item whose future is cancelled before a flush has taken it is withdrawn; one in flight is not.
+        An item whose future is cancelled while it gathers is withdrawn; one in flight is not.
         """
         futures = self.gathering.futures
         futures.append(future)
@@ -225,8 +226,8 @@ class Batcher(Generic[BatchT, ReplyT]):
                 self._start_soon()
 
     def hurry(self) -> None:
-        """Let what is gathered leave at once, if no flush is in flight: nothing else is to come."""
-        if self.gathering.futures and not self._flights:
+        """Let what is gathered leave at once, if no batch is in flight: nothing else is to come."""
+        if self.gathering.futures and not self._in_flight:
             self._start()
 
     async def drain(self) -> None:
@@ -238,8 +239,8 @@ class Batcher(Generic[BatchT, ReplyT]):
 
     def close(self) -> None:
         """Drop what is gathered or in flight; whoever waits for it is cancelled."""
-        for flight in self._flights:
-            flight.cancel()
+        for sent in self._in_flight:
+            sent.cancel()
         dropped, self.gathering = self.gathering, self._make()
         for future in dropped.futures:
             if future is not None:
@@ -268,7 +269,7 @@ class Batcher(Generic[BatchT, ReplyT]):
 
     def _start_soon(self) -> None:
         """Start with the first of what gathers now."""
-        if self._alone and not self._flights:
+        if self._alone and not self._in_flight:
             self._start()
         else:
             # It begins once all that is ready to run now has had its turn, and so has put its items too.
@@ -281,17 +282,17 @@ class Batcher(Generic[BatchT, ReplyT]):
         while self._free > 0 and (batch := self._take()) is not None:
             self._alone = self._prompt and len(batch.futures) == 1 and not batch.several
             try:
-                flight = self._flush(batch)
+                sent = self._flush(batch)
             except Exception as error:  # what `flush` raises at once is an answer too
-                flight = asyncio.get_running_loop().create_future()
-                flight.set_exception(error)
+                sent = asyncio.get_running_loop().create_future()
+                sent.set_exception(error)
             self._free -= 1
-            self._follow(batch, flight)
+            self._follow(batch, sent)
 
-    def _follow(self, batch: BatchT, flight: Awaitable[Sequence[ReplyT | Exception]]) -> None:
-        future = asyncio.ensure_future(flight)
-        self._flights.add(future)
-        future.add_done_callback(partial(self._landed, batch))
+    def _follow(self, batch: BatchT, sent: Awaitable[Sequence[ReplyT | Exception]]) -> None:
+        future = asyncio.ensure_future(sent)
+        self._in_flight.add(future)
+        future.add_done_callback(partial(self._completed, batch))
 
     def _take(self) -> BatchT | None:
         """What is to leave now, None where nothing is."""
@@ -316,12 +317,12 @@ class Batcher(Generic[BatchT, ReplyT]):
             self._drained.set_result(None)
             self._drained = None
 
-    def _landed(self, batch: BatchT, flight: "asyncio.Future[Sequence[ReplyT | Exception]]") -> None:
-        self._flights.discard(flight)
+    def _completed(self, batch: BatchT, sent: "asyncio.Future[Sequence[ReplyT | Exception]]") -> None:
+        self._in_flight.discard(sent)
         again = None
         try:
-            again = self._conclude(batch, flight)
-        except Exception as error:  # a hook's, or there are too few replies: the loop is told, and goes on
+            again = self._conclude(batch, sent)
+        except Exception as error:  # a hook's, or there are too few replies: the loop logs it, and goes on
             self._fail(batch, error)
             raise
         finally:
@@ -338,7 +339,7 @@ class Batcher(Generic[BatchT, ReplyT]):
             self._go_on()
 
     def _learn(self, most: int, answered: int, before: int) -> None:
-        """See `eager`. Those who were answered and have not had their turn yet count as if they were held."""
+        """Choose with how many items batches leave; those answered that had no turn yet count as held."""
         now = self.held + self._awaited
         self._awaited -= answered
         again = 2 * (now - before) >= answered
@@ -348,20 +349,20 @@ class Batcher(Generic[BatchT, ReplyT]):
         """Start with what has gathered meanwhile."""
         if not self.gathering.futures:
             return
-        if self._most is not None and self._flights and self.gathering.size < self._eager:
-            # Another one is under way, and those who were just answered may have more, which is to go with this.
+        if self._most is not None and self._in_flight and self.gathering.size < self._eager:
+            # Another batch is in flight, and those who were just answered may send more, which is to go with this.
             if self._starting is None:
                 self._start_soon()
         else:
             self._start()
 
     def _conclude(
-        self, batch: BatchT, flight: "asyncio.Future[Sequence[ReplyT | Exception]]"
+        self, batch: BatchT, sent: "asyncio.Future[Sequence[ReplyT | Exception]]"
     ) -> Awaitable[Sequence[ReplyT | Exception]] | None:
-        """Answer the items of a flight that has ended, or return what is waited for in its place."""
-        error = asyncio.CancelledError() if flight.cancelled() else flight.exception()
+        """Answer the items of a batch whose flush has ended, or return what is waited for in its place."""
+        error = asyncio.CancelledError() if sent.cancelled() else sent.exception()
         if error is None:
-            self._answer(batch, flight.result())
+            self._answer(batch, sent.result())
             return None
         again = None if self._retry is None else self._retry(batch, error)
         if again is None:

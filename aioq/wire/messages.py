@@ -3,7 +3,7 @@
     envelope  [version, task, args, kwargs, options]      what a sender stores; trailing empty parts are left out
     outcome   [version, kind, task, value, headers]       what a worker stores; `kind` says what `value` is, and
                                                           headers are left out where the sender gave none
-    notice    [job id, outcome, job id, outcome, ...]     what a settle publishes to waiting processes
+    result message    [job id, outcome, job id, outcome, ...]    what a settle publishes to waiting processes
 
 `args` is an array, `kwargs` and `options` are maps. The golden bytes in `tests/unit/wire/test_messages.py` pin all
 of it: a change that breaks one needs a new `VERSION`. A worker parks an envelope of a newer version for
@@ -121,7 +121,7 @@ VersionedT = TypeVar("VersionedT", Envelope, Outcome)
 _ENVELOPE = msgspec.msgpack.Decoder(Envelope)
 _OUTCOME = msgspec.msgpack.Decoder(Outcome)
 _FAILURE = msgspec.msgpack.Decoder(_Failure)
-_NOTICE = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_RESULT_MESSAGE = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _TEXT = msgspec.msgpack.Decoder(str)
 
 
@@ -188,11 +188,6 @@ def encode_result(task: str, value: object, encoder: msgspec.msgpack.Encoder = E
         Exception: `value` has no MessagePack form.
     """
     return encoder.encode((VERSION, OutcomeKind.SUCCEEDED, task, value))
-
-
-def wrap_result(task: str, encoded: bytes) -> bytes:
-    """The outcome of a job that succeeded with an already encoded value."""
-    return ENCODER.encode((VERSION, OutcomeKind.SUCCEEDED, task, msgspec.Raw(encoded)))
 
 
 def encode_failure(task: str, failure: Failure) -> bytes:
@@ -289,23 +284,23 @@ def describe(envelope: bytes, outcome: bytes | None) -> Described:
     )
 
 
-def decode_notice(data: bytes) -> list[tuple[str, bytes | None]]:
-    """Read a notice: pairs of job id and outcome, None where the outcome was too large to be sent along.
+def decode_result_message(data: bytes) -> list[tuple[str, bytes | None]]:
+    """Read a result message: pairs of job id and outcome, None where the outcome was too large to be sent along.
 
     Raises:
-        WireError: the bytes are no notice.
+        WireError: the bytes are no result message.
     """
     try:
-        parts = _NOTICE.decode(data)
+        parts = _RESULT_MESSAGE.decode(data)
         return [
             (_TEXT.decode(job_id), None if (raw := bytes(outcome)) == NIL else raw)
             for job_id, outcome in zip(parts[::2], parts[1::2], strict=True)
         ]
     except UNREADABLE as error:
-        raise WireError(f"not a notice ({error}): {data[:40]!r}") from None
+        raise WireError(f"not a result message ({error}): {data[:40]!r}") from None
 
 
-def encode_notice(pairs: Sequence[tuple[str, bytes | None]]) -> bytes:
+def encode_result_message(pairs: Sequence[tuple[str, bytes | None]]) -> bytes:
     """The bytes that a settle publishes."""
     parts: list[Any] = []
     for job_id, outcome in pairs:

@@ -13,7 +13,7 @@ from aioq.store.leases import Renewal
 from aioq.store.memory import MemoryStore
 from aioq.wire.messages import (
     Failure,
-    decode_notice,
+    decode_result_message,
     encode_cancellation,
     encode_envelope,
     encode_failure,
@@ -217,8 +217,8 @@ class Listener:
                 await self._arrived.wait()
         return self.messages.pop(0)
 
-    async def notice(self) -> Sequence[tuple[str, bytes | None]]:
-        return decode_notice(await self.next())
+    async def result_message(self) -> Sequence[tuple[str, bytes | None]]:
+        return decode_result_message(await self.next())
 
     def _take(self, message: bytes) -> None:
         self.messages.append(message)

@@ -26,7 +26,7 @@ from aioq.store.contract import (
 from aioq.store.leases import Renewal
 
 RANKS = {priority: rank for rank, priority in enumerate(Priority)}
-NOTICE_LIMIT = 65_536
+MESSAGE_LIMIT = 65_536
 RECOVERING = 0
 CRASHED = 1
 """When the lease of a worker that vanished ended: long ago, but after that of one which is being recovered."""
@@ -458,7 +458,7 @@ class Model:
 
     def _end(self, job: Job, state: JobState, outcome: bytes, ttl: int) -> None:
         for channel in job.waiters:
-            told = None if len(outcome) > NOTICE_LIMIT and ttl else outcome
+            told = None if len(outcome) > MESSAGE_LIMIT and ttl else outcome
             self.told[channel, job.id, told] += 1
         job.waiters = []
         job.state, job.outcome, job.delivered = state, outcome, None

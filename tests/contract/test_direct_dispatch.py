@@ -336,7 +336,7 @@ async def test_a_key_of_another_type_in_place_of_the_waiting_ones_harms_nobody(
     spoil()
     done = Settlement("job", job.claim, Verb.SUCCEEDED, THREE, 0, LONG)
     assert await redis_store.settle(QUEUE, "w", [done], idle=True) == [True]
-    assert await listener.notice() == [("job", THREE)]
+    assert await listener.result_message() == [("job", THREE)]
     await redis_store.depart(QUEUE, "w")
     assert await redis_store.workers(QUEUE) == []
 

@@ -202,7 +202,7 @@ class TestAfterItsEnd:
         found = await info(store)
         assert (found.state, found.crashes, found.attempts) == (JobState.FAILED, 2, 0)
         assert str(found.error) == "aioq.WorkerCrashed: too often"
-        assert await listener.notice() == [("job", CRASHED)]
+        assert await listener.result_message() == [("job", CRASHED)]
         assert backend.dead() == 1
 
     async def test_a_step_does_no_more_than_its_limit(self, store: Store) -> None:

@@ -23,7 +23,7 @@ from aioq.util.clock import ManualClock
 from aioq.wire.messages import encode_result
 from tests.contract.inside import Inside, MemoryInside, Places, ServerInside
 from tests.contract.kit import BROKEN, CALL, CRASHED, QUEUE, REASON, THREE, Listener
-from tests.contract.model import NOTICE_LIMIT, Model, named_by, shown
+from tests.contract.model import MESSAGE_LIMIT, Model, named_by, shown
 from tests.databases import Database
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ OUTCOMES = {
     "value": THREE,
     "failure": BROKEN,
     "reason": REASON,
-    "large": encode_result("shop.add", "x" * NOTICE_LIMIT),  # too large to be told
+    "large": encode_result("shop.add", "x" * MESSAGE_LIMIT),  # too large to be told
 }
 
 ENDS = (Verb.SUCCEEDED, Verb.FAILED, Verb.CANCELLED)
@@ -126,7 +126,7 @@ class StoreMachine(RuleBasedStateMachine):
         told: Counter[tuple[str, str, bytes | None]] = Counter()
         for channel, listener in self.listeners.items():
             while not told[channel, "end", REASON]:
-                told.update((channel, *pair) for pair in self.run(listener.notice))
+                told.update((channel, *pair) for pair in self.run(listener.result_message))
             del told[channel, "end", REASON]
         assert told == self.model.told
 

@@ -67,7 +67,7 @@ async def works(store: Store) -> None:
     job = await running(store, "w")
     await store.wait(QUEUE, "me", ["job"])
     assert await settle(store, "w", job, Verb.SUCCEEDED, THREE)
-    assert await listener.notice() == [("job", THREE)]
+    assert await listener.result_message() == [("job", THREE)]
     await send(store, "next")
     assert len(await store.block(QUEUE, "w", BLOCK)) == 1
     assert (await info(store)).worker == "w"
@@ -494,7 +494,7 @@ async def test_a_store_finds_its_way_back_after_a_restart(name: str, start_serve
         assert [token.job_ids for token in tokens] == [("job",)]
         await store.wait(QUEUE, "again", ["job"])
         await store.cancel(QUEUE, ["job"], THREE, 1000)
-        assert await listener.notice() == [("job", THREE)]
+        assert await listener.result_message() == [("job", THREE)]
 
 
 async def test_who_joins_after_an_outage_knows_of_it(start_server: StartServer) -> None:

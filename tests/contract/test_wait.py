@@ -70,7 +70,7 @@ async def test_who_said_with_the_send_that_it_waits_is_told(store: Store, how: s
         (claimed,) = await take(store, worker, 1)
     assert await settle(store, worker, claimed, Verb.SUCCEEDED, THREE)
 
-    assert await listener.notice() == [("job", THREE)]
+    assert await listener.result_message() == [("job", THREE)]
     assert await store.wait(QUEUE, "me", ["job"]) == [THREE]
 
 
@@ -86,7 +86,7 @@ async def test_two_who_wait_are_both_told(store: Store) -> None:
     assert await store.wait(QUEUE, "me", ["job"]) == [None]
     assert await settle(store, worker, claimed, Verb.SUCCEEDED, THREE)
 
-    assert [await listener.notice() for listener in listeners] == [[("job", THREE)]] * 2
+    assert [await listener.result_message() for listener in listeners] == [[("job", THREE)]] * 2
 
 
 def outcome_of(size: int) -> bytes:
@@ -142,7 +142,7 @@ async def test_who_waits_for_what_did_not_fit_is_still_told_of_the_others(store:
 
     await store.cancel(QUEUE, ["queued"], REASON, LONG)
 
-    assert await listener.notice() == [("queued", REASON)]
+    assert await listener.result_message() == [("queued", REASON)]
 
 
 @pytest.mark.parametrize("verb", [Verb.SUCCEEDED, Verb.FAILED, Verb.CANCELLED])
@@ -157,7 +157,7 @@ async def test_who_waits_is_told_of_the_outcome(store: Store, backend: Backend, 
 
     await settle(other, worker, job, verb, BROKEN, ttl_ms=ttl_ms)
 
-    assert await listener.notice() == [("jöb", BROKEN)]
+    assert await listener.result_message() == [("jöb", BROKEN)]
 
 
 async def test_who_waits_is_told_of_a_cancellation(store: Store) -> None:
@@ -167,10 +167,10 @@ async def test_who_waits_is_told_of_a_cancellation(store: Store) -> None:
 
     await store.cancel(QUEUE, ["job"], REASON, LONG)
 
-    assert await listener.notice() == [("job", REASON)]
+    assert await listener.result_message() == [("job", REASON)]
 
 
-async def test_one_settle_sends_one_notice(store: Store) -> None:
+async def test_one_settle_sends_one_result_message(store: Store) -> None:
     worker = await joined(store, "w")
     listener = await Listener.on(store, "me")
     await send(store, *"abc")
@@ -179,7 +179,7 @@ async def test_one_settle_sends_one_notice(store: Store) -> None:
 
     await store.settle(QUEUE, worker, batch)
 
-    assert await listener.notice() == [("a", THREE), ("b", THREE), ("c", THREE)]
+    assert await listener.result_message() == [("a", THREE), ("b", THREE), ("c", THREE)]
 
 
 async def test_waiting_twice_is_told_once(store: Store) -> None:
@@ -191,8 +191,8 @@ async def test_waiting_twice_is_told_once(store: Store) -> None:
 
     await settle(store, worker, job, Verb.SUCCEEDED, THREE)
 
-    assert await listener.notice() == [("job", THREE)]
-    assert await other.notice() == [("job", THREE)]
+    assert await listener.result_message() == [("job", THREE)]
+    assert await other.result_message() == [("job", THREE)]
     await running(store, worker, "next")
     await store.wait(QUEUE, "me", ["next"])
     await store.cancel(QUEUE, ["next"], REASON, LONG)
@@ -207,7 +207,7 @@ async def test_a_channel_that_is_part_of_anothers_name_is_a_channel_of_its_own(s
 
     await store.cancel(QUEUE, ["job"], REASON, LONG)
 
-    assert await long.notice() == await short.notice() == [("job", REASON)]
+    assert await long.result_message() == await short.result_message() == [("job", REASON)]
 
 
 async def test_waiters_stay_registered_over_retries(store: Store) -> None:
@@ -220,7 +220,7 @@ async def test_waiters_stay_registered_over_retries(store: Store) -> None:
 
     await settle(store, worker, job, Verb.SUCCEEDED, THREE)
 
-    assert await listener.notice() == [("job", THREE)]
+    assert await listener.result_message() == [("job", THREE)]
     assert listener.messages == []
 
 
@@ -232,7 +232,7 @@ async def test_a_large_outcome_is_announced_but_not_sent(store: Store) -> None:
 
     await settle(store, worker, job, Verb.SUCCEEDED, LARGE)
 
-    assert await listener.notice() == [("job", None)]
+    assert await listener.result_message() == [("job", None)]
     assert await store.wait(QUEUE, "me", ["job"]) == [LARGE]
 
 
@@ -244,7 +244,7 @@ async def test_a_large_outcome_that_is_not_kept_is_sent(store: Store) -> None:
 
     await settle(store, worker, job, Verb.SUCCEEDED, LARGE, ttl_ms=0)
 
-    assert await listener.notice() == [("job", LARGE)]
+    assert await listener.result_message() == [("job", LARGE)]
 
 
 @pytest.mark.parametrize(("size", "sent"), [(65_536, True), (65_537, False)])
@@ -259,7 +259,7 @@ async def test_the_limit_of_what_is_sent(store: Store, size: int, sent: bool) ->
 
     await settle(store, worker, job, Verb.SUCCEEDED, outcome)
 
-    assert await listener.notice() == [("job", outcome if sent else None)]
+    assert await listener.result_message() == [("job", outcome if sent else None)]
 
 
 async def test_no_more_than_64_channels_are_told(store: Store) -> None:
@@ -270,12 +270,12 @@ async def test_no_more_than_64_channels_are_told(store: Store) -> None:
 
     await store.cancel(QUEUE, ["job"], REASON, LONG)
 
-    assert await last.notice() == [("job", REASON)]
+    assert await last.result_message() == [("job", REASON)]
     # A message to the channel itself shows that nothing came before it.
     await send(store, "end")
     await store.wait(QUEUE, "channel-64", ["end"])
     await store.cancel(QUEUE, ["end"], REASON, LONG)
-    assert await first_too_many.notice() == [("end", REASON)]
+    assert await first_too_many.result_message() == [("end", REASON)]
 
 
 async def test_who_left_is_not_told(store: Store) -> None:
@@ -288,7 +288,7 @@ async def test_who_left_is_not_told(store: Store) -> None:
     await store.inbox.leave("never")
     await store.cancel(QUEUE, ["job"], REASON, LONG)
 
-    assert await stays.notice() == [("job", REASON)]
+    assert await stays.result_message() == [("job", REASON)]
     assert left.messages == []
 
 
@@ -301,7 +301,7 @@ async def test_a_channel_can_be_listened_to_again(store: Store) -> None:
 
     await store.cancel(QUEUE, ["job"], REASON, LONG)
 
-    assert await listener.notice() == [("job", REASON)]
+    assert await listener.result_message() == [("job", REASON)]
 
 
 async def test_a_listener_is_called_after_the_verb_not_within(store: Store) -> None:
@@ -328,5 +328,5 @@ async def test_a_listener_is_called_after_the_verb_not_within(store: Store) -> N
     else:
         await store.settle(QUEUE, worker, batch)
 
-    assert await done.notice() == [("job", THREE)]
+    assert await done.result_message() == [("job", THREE)]
     assert await state(store) is JobState.SUCCEEDED

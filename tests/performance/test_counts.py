@@ -7,9 +7,11 @@ measures the times that these counts stand for.
 
 import asyncio
 import gc
+import re
 import sys
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -32,6 +34,17 @@ MANY = 5_000
 SENDERS = 100
 ALONE = 20
 """Jobs that are sent one at a time."""
+
+ROOT = Path(__file__).parents[2]
+WALK = {
+    file: re.findall(r"`([\w.]+)`", functions)
+    for file, functions in re.findall(
+        r"^\| `([\w/]+\.py)` \| (.+) \|$",
+        (ROOT / "docs/design.md").read_text().partition("### The walk of a send\n")[2].partition("\n## ")[0],
+        re.MULTILINE,
+    )
+}
+"""The functions of each file that a send passes, as docs/design.md has them."""
 
 
 class Jobs:
@@ -182,6 +195,32 @@ async def test_function_calls_of_a_send_alone(jobs: Jobs) -> None:
         for number in range(JOBS):
             await jobs.noop.send(number)
     assert JOBS < calls[0] <= 212 * JOBS
+
+
+async def test_the_walk_of_a_send_alone(jobs: Jobs) -> None:
+    # 12 files and 28 functions, as they stand in docs/design.md.
+    walk: dict[str, list[str]] = {}
+    arrived = [False]
+
+    def follow(frame: FrameType, event: str, _argument: Any) -> None:
+        _, inside, file = frame.f_code.co_filename.rpartition("/aioq/")
+        name = frame.f_code.co_qualname
+        if event != "call" or not inside or arrived[0] or "<" in name:
+            return
+        functions = walk.setdefault(file, [])
+        if name not in functions:
+            functions.append(name)
+        arrived[0] = name == "Connection.send"
+
+    async with jobs.worker():
+        sys.setprofile(follow)
+        try:
+            handle = await jobs.noop.send(7)
+        finally:
+            sys.setprofile(None)
+        assert await handle == 7
+    assert walk == WALK, "\n".join(f"| `{file}` | `{'`, `'.join(names)}` |" for file, names in walk.items())
+    assert len(walk) <= 12
 
 
 async def test_commands_within_the_scripts_of_a_job_alone(redis_server: Database, jobs: Jobs) -> None:

@@ -1,21 +1,21 @@
-"""Messages of the in-memory store: gathered while a verb works, told to the listeners afterwards."""
+"""Messages of the in-memory store: gathered while a verb works, sent to the listeners afterwards."""
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
-from aioq.wire.messages import encode_notice
+from aioq.wire.messages import encode_result_message
 
-NOTICE_LIMIT = 65_536
-"""The largest outcome, in bytes, that is sent along with a notice; receivers ask for a larger one. The same
-as on a server, so that a unit test meets the same two ways."""
+MESSAGE_LIMIT = 65_536
+"""The largest outcome, in bytes, that a result message carries; receivers ask for a larger one. The same as on a
+server, so that a unit test meets the same two ways."""
 
 
 class Mail:
-    """What one verb has to tell: a notice for each waiting channel, and the ids for workers' channels."""
+    """What one verb has to tell: a result message for each waiting channel, and the ids for workers' channels."""
 
     def __init__(self) -> None:
-        self._notices: defaultdict[str, list[tuple[str, bytes | None]]] = defaultdict(list)
+        self._results: defaultdict[str, list[tuple[str, bytes | None]]] = defaultdict(list)
         self._messages: list[tuple[str, bytes]] = []
 
     def tell(self, channel: str, message: bytes) -> None:
@@ -24,18 +24,18 @@ class Mail:
 
     def notify(self, channels: list[str], job_id: str, outcome: bytes, *, kept: bool) -> None:
         """Send a job's outcome, or only that there is one where it is large and can be asked for."""
-        told = None if kept and len(outcome) > NOTICE_LIMIT else outcome
+        told = None if kept and len(outcome) > MESSAGE_LIMIT else outcome
         for channel in channels:
-            self._notices[channel].append((job_id, told))
+            self._results[channel].append((job_id, told))
 
     def take(self) -> Iterator[tuple[str, bytes]]:
         """What is to be sent, once."""
-        notices, messages = dict(self._notices), list(self._messages)
-        self._notices.clear()
+        results, messages = dict(self._results), list(self._messages)
+        self._results.clear()
         self._messages.clear()
         yield from messages
-        for channel, pairs in notices.items():
-            yield channel, encode_notice(pairs)
+        for channel, pairs in results.items():
+            yield channel, encode_result_message(pairs)
 
 
 class _Listener:

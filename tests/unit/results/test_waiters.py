@@ -30,7 +30,7 @@ class LossyInbox:
         self.looks = 0
         self.faults: list[Exception] = []
         self.gaps: list[Callable[[], None]] = []
-        self.notices: list[bytes] = []
+        self.messages: list[bytes] = []
 
     async def listen(self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         if self.faults:
@@ -38,7 +38,7 @@ class LossyInbox:
         self.gaps.append(on_gap)
 
         def heard(message: bytes) -> None:
-            self.notices.append(message)
+            self.messages.append(message)
             if not self.deaf:
                 on_message(message)
 
@@ -120,7 +120,7 @@ async def test_an_outcome_that_is_there_comes_with_the_registration(store: Store
     await store.send("a")
     await store.finish("a")
     assert await within(waiters.outcome(QUEUE, "a")) == THREE
-    assert store.lossy.notices == []
+    assert store.lossy.messages == []
 
 
 async def test_an_outcome_that_comes_later_is_told(store: Store, waiters: Waiters):
@@ -132,7 +132,7 @@ async def test_an_outcome_that_comes_later_is_told(store: Store, waiters: Waiter
 
 
 async def test_an_outcome_between_the_answer_and_its_arrival_is_not_missed(store: Store, waiters: Waiters):
-    """The registration is done, its reply is still on the way: the notice overtakes it."""
+    """The registration is done, its reply is still on the way: the result message overtakes it."""
     store.hold = asyncio.Event()
     await store.send("a")
     (task,) = await waiting(waiters, store, "a")
@@ -145,16 +145,15 @@ async def test_an_outcome_between_the_answer_and_its_arrival_is_not_missed(store
 
 
 async def expected(waiters: Waiters, store: Store, job_id: str) -> None:
-    """Send a job as a dispatcher does, of a process that waits for what it sends."""
+    """Send a job as a sender does, of a process that waits for what it sends."""
     waiters.expect(QUEUE, job_id)
-    waiter = waiters.channel(QUEUE)
-    assert waiter
+    waiter = waiters.channels[QUEUE]
     await store.enqueue(QUEUE, [NewJob(job_id, call("shop.add", 1, 2), waiter=waiter)])
 
 
 async def awaited_once(waiters: Waiters, store: Store) -> None:
     """What makes a process one that waits for what it sends."""
-    assert waiters.channel(QUEUE) == ""
+    assert QUEUE not in waiters.channels
     await store.send("first")
     (task,) = await waiting(waiters, store, "first")
     await store.finish("first")
@@ -172,11 +171,11 @@ async def test_who_waits_for_what_it_sends_need_not_ask(store: Store, waiters: W
     assert store.asked == []
 
 
-async def test_who_comes_after_the_notice_asks(store: Store, waiters: Waiters):
+async def test_who_comes_after_the_result_message_asks(store: Store, waiters: Waiters):
     await awaited_once(waiters, store)
     await expected(waiters, store, "a")
     await store.finish("a")
-    await until(lambda: len(store.lossy.notices) == 2)
+    await until(lambda: len(store.lossy.messages) == 2)
     await turns()
     assert await within(waiters.outcome(QUEUE, "a")) == THREE
     assert store.asked == [["a"]]
@@ -220,17 +219,17 @@ async def test_who_has_relied_on_a_send_that_added_nothing_asks_after_all(store:
 
 async def test_who_sends_without_waiting_is_soon_told_of_nothing(store: Store, waiters: Waiters):
     await awaited_once(waiters, store)
-    for number in range(module.MAX_TRUST):
-        if not waiters.channel(QUEUE):
+    for number in range(module.MAX_CREDIT):
+        if QUEUE not in waiters.channels:
             break
         await expected(waiters, store, f"{number}")
         await store.finish(f"{number}")
-        await until(lambda: len(store.lossy.notices) == number + 2)  # noqa: B023 - run at once
+        await until(lambda: len(store.lossy.messages) == number + 2)  # noqa: B023 - run at once
         await turns()
-    assert waiters.channel(QUEUE) == ""
+    assert QUEUE not in waiters.channels
     await store.send("late")
     (task,) = await waiting(waiters, store, "late")
-    assert waiters.channel(QUEUE), "one that waits again is believed again"
+    assert QUEUE in waiters.channels, "one that waits again is believed again"
     await store.finish("late")
     await within(_of(task))
 
@@ -241,7 +240,7 @@ async def test_no_more_than_so_many_are_expected(store: Store, waiters: Waiters,
     for number in range(9):
         waiters.expect(QUEUE, f"{number}")
     assert len(waiters._queues[QUEUE]._expected) == 3
-    assert waiters.channel(QUEUE) == ""
+    assert QUEUE not in waiters.channels
 
 
 async def test_it_listens_before_it_asks(store: Store, waiters: Waiters):
@@ -315,7 +314,7 @@ async def test_after_a_gap_everything_is_registered_again(store: Store, waiters:
     tasks = await waiting(waiters, store, "a", "b")
     store.lossy.deaf = True
     await store.finish("a", "b")
-    await until(lambda: store.lossy.notices)
+    await until(lambda: store.lossy.messages)
     assert not any(task.done() for task in tasks)
     store.lossy.gaps[0]()
     assert await within(asyncio.gather(*tasks)) == [THREE] * 2
@@ -344,13 +343,13 @@ async def test_there_is_a_pause_between_two_polls_however_short_the_interval(
     await waiters.close()
 
 
-async def test_what_is_too_large_for_a_notice_is_asked_for(store: Store, waiters: Waiters):
+async def test_what_is_too_large_for_a_result_message_is_asked_for(store: Store, waiters: Waiters):
     await store.send("a")
     (task,) = await waiting(waiters, store, "a")
     await store.finish("a", outcome=LARGE)
     assert await within(_of(task)) == LARGE
     assert store.asked == [["a"], ["a"]]
-    assert len(store.lossy.notices[0]) < 100
+    assert len(store.lossy.messages[0]) < 100
 
 
 async def test_what_did_not_fit_into_a_reply_is_asked_for_again(store: Store, waiters: Waiters):
@@ -418,7 +417,7 @@ async def test_a_subscription_that_could_not_be_had_is_asked_for_again(store: St
     assert await within(_of(task)) == THREE
 
 
-async def test_a_message_that_is_no_notice_does_no_harm(store: Store, waiters: Waiters):
+async def test_a_message_that_is_no_result_message_does_no_harm(store: Store, waiters: Waiters):
     await store.send("a")
     (task,) = await waiting(waiters, store, "a")
     heard: list[object] = []
@@ -444,8 +443,8 @@ async def test_cancelling_leaves_nothing_behind(store: Store, waiters: Waiters):
     tasks[1].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert waiters._queues[QUEUE]._waiting == {}
-    await store.finish("a")  # the notice finds nobody
-    await until(lambda: store.lossy.notices)
+    await store.finish("a")  # the result message finds nobody
+    await until(lambda: store.lossy.messages)
     await within(waiters.close())
     assert others() == before
 

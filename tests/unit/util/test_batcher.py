@@ -79,10 +79,10 @@ async def test_a_prompt_batcher_lets_one_lone_item_after_the_other_leave_at_once
     subject = Batcher[Words, str](Words, server.flush, max_items=100, capacity=1000, prompt=True)
     assert await within(put(subject, "a")) == "A"
     lone = put(subject, "b")
-    assert len(subject._flights) == 1
+    assert len(subject._in_flight) == 1
     assert await within(asyncio.gather(lone, put(subject, "c"), put(subject, "d"))) == ["B", "C", "D"]
     burst = [put(subject, item) for item in "ef"]
-    assert not subject._flights, "the batch before had two items"
+    assert not subject._in_flight, "the batch before had two items"
     assert await within(asyncio.gather(*burst)) == ["E", "F"]
     assert server.batches == [["a"], ["b"], ["c", "d"], ["e", "f"]]
 
@@ -202,7 +202,7 @@ async def test_when_a_flush_is_cancelled_nobody_waits_for_ever_and_the_next_item
     subject = batcher(server)
     future = put(subject, "a")
     await until(lambda: server.batches)
-    (flusher,) = subject._flights
+    (flusher,) = subject._in_flight
     flusher.cancel()
     await within(asyncio.wait([future]))
     assert future.cancelled()

@@ -21,16 +21,15 @@ from aioq.wire.messages import (
     OutcomeKind,
     decode_envelope,
     decode_failure,
-    decode_notice,
     decode_outcome,
     decode_reason,
+    decode_result_message,
     encode_cancellation,
     encode_envelope,
     encode_failure,
-    encode_notice,
     encode_result,
+    encode_result_message,
     with_headers,
-    wrap_result,
 )
 
 relaxed = settings(deadline=None)
@@ -61,7 +60,6 @@ ENVELOPES = {
 }
 OUTCOMES = {
     "result": (encode_result("shop.add", 3), "940100a873686f702e61646403"),
-    "result encoded before": (wrap_result("shop.add", b"\x03"), "940100a873686f702e61646403"),
     "failure": (
         encode_failure("shop.add", Failure("ValueError", "no", "tb")),
         "940101a873686f702e61646493aa56616c75654572726f72a26e6fa27462",
@@ -99,7 +97,7 @@ def test_the_bytes_of_an_outcome(encoded: bytes, golden: str):
 
 
 def test_the_golden_bytes_of_the_outcomes_are_read():
-    result, _, failure, headed, cancellation = (
+    result, failure, headed, cancellation = (
         decode_outcome(bytes.fromhex(golden)) for _, golden in OUTCOMES.values()
     )
     assert (result.kind, result.task) == (OutcomeKind.SUCCEEDED, "shop.add")
@@ -111,10 +109,10 @@ def test_the_golden_bytes_of_the_outcomes_are_read():
     assert decode_reason(cancellation) == "why"
 
 
-def test_the_bytes_of_a_notice():
-    notice = encode_notice([("a", encode_result("t", 3)), ("b", None)])
-    assert notice.hex() == "94a161940100a17403a162c0"
-    assert decode_notice(notice) == [("a", encode_result("t", 3)), ("b", None)]
+def test_the_bytes_of_a_result_message():
+    message = encode_result_message([("a", encode_result("t", 3)), ("b", None)])
+    assert message.hex() == "94a161940100a17403a162c0"
+    assert decode_result_message(message) == [("a", encode_result("t", 3)), ("b", None)]
 
 
 def test_a_field_added_at_the_end_is_ignored():
@@ -158,23 +156,27 @@ def test_an_envelope_comes_back_as_it_was(task: str, args: list[Any], kwargs: di
 def test_a_result_comes_back_as_it_was(task: str, value: Any):
     outcome = decode_outcome(encode_result(task, value))
     assert (outcome.kind, outcome.task, msgspec.msgpack.decode(outcome.value)) == (0, task, value)
-    assert wrap_result(task, msgspec.msgpack.encode(value)) == encode_result(task, value)
 
 
 @relaxed
 @given(st.lists(st.tuples(texts, st.none() | values.map(lambda value: encode_result("t", value)))))
-def test_a_notice_comes_back_as_it_was(pairs: list[tuple[str, bytes | None]]):
-    assert decode_notice(encode_notice(pairs)) == pairs
+def test_a_result_message_comes_back_as_it_was(pairs: list[tuple[str, bytes | None]]):
+    assert decode_result_message(encode_result_message(pairs)) == pairs
 
 
 @pytest.mark.parametrize("size", [65_535, 65_536, 1_048_576])
-def test_a_notice_carries_outcomes_of_any_size(size: int):
+def test_a_result_message_carries_outcomes_of_any_size(size: int):
     outcome = encode_result("t", "x" * size)
-    assert decode_notice(encode_notice([("a", outcome), ("b", None)])) == [("a", outcome), ("b", None)]
+    assert decode_result_message(encode_result_message([("a", outcome), ("b", None)])) == [
+        ("a", outcome),
+        ("b", None),
+    ]
 
 
 def test_a_result_of_none_is_no_missing_outcome():
-    assert decode_notice(encode_notice([("a", encode_result("t", None))])) == [("a", encode_result("t", None))]
+    assert decode_result_message(encode_result_message([("a", encode_result("t", None))])) == [
+        ("a", encode_result("t", None))
+    ]
 
 
 # -- what is refused ------------------------------------------------------------------------------------------
@@ -207,7 +209,7 @@ GARBAGE = {
     "nested without end": "9301a174" + "91" * 100_000,
     "nested, and no envelope": "91" * 100_000,
 }
-DECODERS: list[Callable[[bytes], object]] = [decode_envelope, decode_outcome, decode_notice]
+DECODERS: list[Callable[[bytes], object]] = [decode_envelope, decode_outcome, decode_result_message]
 
 
 @pytest.mark.parametrize("data", NEWER.values(), ids=NEWER)
@@ -222,8 +224,8 @@ def test_an_envelope_of_a_newer_version_is_told_apart(data: str):
 @pytest.mark.parametrize("decode", DECODERS)
 def test_garbage_is_a_wire_error_and_nothing_else(decode: Callable[[bytes], object], data: str):
     given = bytes.fromhex(data)
-    if decode is decode_notice and data == "90":
-        return  # a notice of nothing
+    if decode is decode_result_message and data == "90":
+        return  # a result message of nothing
     with pytest.raises(WireError) as caught:
         decode(given)
     assert not isinstance(caught.value, NewerVersionError)
