@@ -56,7 +56,7 @@ class Waiters:
 
     Attributes:
         channels: by queue the channel to register with a send, where this process is likely to wait for the job.
-            Whoever registers it calls `expect` in the same turn of the loop, and `forget` if the job was not added.
+            Whoever registers it calls `expect` in the same turn of the loop, and `forget` if no job was added.
     """
 
     def __init__(self, store: Store, app: str, *, poll_interval: float) -> None:
