@@ -134,6 +134,8 @@ class JobInfo:
         progress: what the task last reported, or None.
         error: what ended the last failed attempt, or why workers have put the job off; else None.
         headers: the headers the sender gave.
+        tags: the tags that its task and its sender gave it.
+        expires_at: by when it must have been started, or it ends as cancelled; None for no such time.
         result: what the job returned, where it was asked for (`info(result=True)`) and the job has succeeded; None
             else.
     """
@@ -154,6 +156,8 @@ class JobInfo:
     progress: Progress | None = None
     error: Failure | None = None
     headers: dict[str, str] = field(default_factory=dict[str, str])
+    tags: tuple[str, ...] = ()
+    expires_at: datetime | None = None
     result: Any = None
 
 

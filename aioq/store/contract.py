@@ -14,9 +14,11 @@ from typing import Protocol
 import msgspec
 
 from aioq.jobs.job import JobInfo, JobState, Priority
+from aioq.store.extra import Extra
 from aioq.store.leases import LeaseKeeper, WorkerLease
 from aioq.store.pubsub import Inbox
 from aioq.store.schedules import Timetable
+from aioq.store.upkeep import Promotion, Recovery
 
 
 class NewJob(msgspec.Struct, frozen=True, gc=False):
@@ -31,6 +33,7 @@ class NewJob(msgspec.Struct, frozen=True, gc=False):
         nonce: tells this send from other sends of the same id; "" where no other send can have the id.
         waiter: the channel of this process where it will wait for the outcome, as if it had called `Store.wait`
             already; "" for none. All jobs of one call have the same, and the store may tell it of others of them.
+        extra: what it has beside its call; None for a plain job.
     """
 
     id: str
@@ -40,6 +43,7 @@ class NewJob(msgspec.Struct, frozen=True, gc=False):
     eta_ms: int | None = None
     nonce: str = ""
     waiter: str = ""
+    extra: Extra | None = None
 
 
 class Claimed(msgspec.Struct, frozen=True, gc=False):
@@ -56,6 +60,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
         sent_ms: when the server took it, in milliseconds since the Unix epoch.
         started_ms: when it was claimed, likewise.
         claims: how often the job was claimed, this time included.
+        tags: the tags that its sender has given it.
     """
 
     id: str
@@ -67,6 +72,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     sent_ms: int
     started_ms: int
     claims: int = 1
+    tags: tuple[str, ...] = ()
 
 
 class Token(msgspec.Struct, frozen=True, gc=False):
@@ -149,29 +155,6 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     outcome: bytes = b""
     delay_ms: int = 0
     ttl_ms: int = 0
-
-
-class Promotion(msgspec.Struct, frozen=True, gc=False):
-    """How many due jobs were queued, and how long until the next one is due (None: none is scheduled)."""
-
-    count: int
-    next_due_ms: int | None
-
-
-class Recovery(msgspec.Struct, frozen=True, gc=False):
-    """What one bounded step of a recovery did.
-
-    Attributes:
-        worker: the worker it was about, or None when no lease has ended.
-        returned: jobs that went back to the front of their lane.
-        buried: ids of jobs that had crashed too often and were dead-lettered.
-        more: there is more to do; call again.
-    """
-
-    worker: str | None = None
-    returned: int = 0
-    buried: Sequence[str] = ()
-    more: bool = False
 
 
 class Limits(msgspec.Struct, frozen=True, gc=False):
@@ -350,7 +333,7 @@ class Store(Protocol):
         ...
 
     async def promote(self, queue: str, limit: int) -> Promotion:
-        """Queue up to `limit` scheduled jobs that are due."""
+        """Queue up to `limit` scheduled jobs that are due, and end as many that have expired."""
         ...
 
     async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
@@ -396,5 +379,12 @@ class Store(Protocol):
 
         One that waits to be run ends here; the worker of a running one is told; one that has ended stays. A store
         that repeats the call after a lost reply answers what the first call found.
+        """
+        ...
+
+    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
+        """Queue dead jobs again as if they were new, and return the state each was in.
+
+        One that has failed and still has its call is queued; any other stays.
         """
         ...

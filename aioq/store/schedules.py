@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from aioq.jobs.job import Priority
+from aioq.store.extra import Extra
 
 Job: TypeAlias = tuple[str, int, int]
 """A tick's job: its id, the tick, and when the job is due, both in ms since the epoch."""
@@ -41,6 +42,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         definition: the encoded definition; empty to delete the schedule.
         envelope: the encoded call that each tick sends.
         priority: the lane of its jobs.
+        extra: what its jobs have beside their call; None for plain ones.
         code: the hash of the definition in code, empty for a schedule that is not declared there.
         changed: whether it was changed at run time since the code's definition was stored.
         paused: whether it is paused.
@@ -57,6 +59,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     definition: bytes = b""
     envelope: bytes = b""
     priority: Priority = Priority.NORMAL
+    extra: Extra | None = None
     code: str = ""
     changed: bool = False
     paused: bool = False

@@ -10,20 +10,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from aioq.jobs.job import JobInfo, JobState, Priority
-from aioq.store.contract import (
-    MAX_CUTS,
-    MISSING,
-    Claim,
-    Limits,
-    NewJob,
-    Promotion,
-    Recovery,
-    Settlement,
-    Token,
-    Verb,
-    WaitReply,
-)
+from aioq.store.contract import MAX_CUTS, MISSING, Claim, Limits, NewJob, Settlement, Token, Verb, WaitReply
 from aioq.store.leases import Renewal
+from aioq.store.upkeep import Promotion, Recovery
 
 RANKS = {priority: rank for rank, priority in enumerate(Priority)}
 MESSAGE_LIMIT = 65_536

@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from aioq.jobs.job import JobState, Priority
-from aioq.store.contract import Claim, Limits, Recovery, Store, Verb
+from aioq.store.contract import Claim, Limits, Store, Verb
 from aioq.store.leases import Renewal
 from aioq.store.redis import RedisStore
+from aioq.store.upkeep import Recovery
 from tests.contract.kit import (
     BLOCK,
     BROKEN,

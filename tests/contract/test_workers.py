@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from aioq.jobs.job import JobState
-from aioq.store.contract import Recovery, Store, Verb
+from aioq.store.contract import Store, Verb
+from aioq.store.upkeep import Recovery
 from tests.contract.kit import (
     CRASHED,
     QUEUE,

@@ -38,6 +38,10 @@ class Dead:
             del self._died[record.id]
         return free
 
+    def drop(self, job_id: str) -> None:
+        """Take out a job that is to run again."""
+        self._died.pop(job_id, None)
+
     def expire(self, now_ms: int) -> None:
         """Let those go whose time is over."""
         while self._died and next(iter(self._died.values())) <= now_ms - self._ttl_ms:

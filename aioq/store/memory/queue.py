@@ -1,36 +1,27 @@
 """One queue in memory: its jobs, and what each verb does to them. Waiting and locking are the store's."""
 
-import heapq
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
+from types import MappingProxyType
 
 from aioq.jobs.job import JobInfo, JobState, Priority
-from aioq.store.contract import (
-    PASSED_LIMIT,
-    Claim,
-    Claimed,
-    Limits,
-    NewJob,
-    Promotion,
-    Recovery,
-    Settlement,
-    Token,
-    Verb,
-    WaitReply,
-)
+from aioq.store.contract import PASSED_LIMIT, Claim, Claimed, Limits, NewJob, Settlement, Token, Verb, WaitReply
+from aioq.store.extra import Way
 from aioq.store.leases import Renewal, WorkerLease
-from aioq.store.memory.dead import Dead
 from aioq.store.memory.delayed import Delayed
+from aioq.store.memory.doors import Doors
+from aioq.store.memory.hooks import ExpiryHook, Hook, Hooks
 from aioq.store.memory.lanes import LANES, WAKE_UP, Lanes
 from aioq.store.memory.leases import Leases
 from aioq.store.memory.outcomes import wait_for
 from aioq.store.memory.pubsub import Mail
 from aioq.store.memory.records import Record
 from aioq.store.memory.schedules import MemoryQueueTimetable, Revisions
-from aioq.store.memory.tombstones import Tombstones
+from aioq.store.memory.timers import Timers
 from aioq.store.pubsub import SEPARATOR, worker_channel
+from aioq.store.upkeep import Promotion, Recovery
 from aioq.util.clock import Clock
 
 
@@ -43,14 +34,25 @@ class MemoryQueue:
         clock: for delays and the expiry of records.
         limits: the App's limits.
         revisions: of the store's schedules.
+        hooks: further ones, by their key of a job's `Extra`.
 
     Attributes:
+        doors: how jobs end, go and are opened again.
         lanes: the jobs that wait to be run.
         mail: what the last verb has to tell.
         timetable: the schedules.
     """
 
-    def __init__(self, app: str, name: str, clock: Clock, limits: Limits, revisions: Revisions) -> None:
+    def __init__(
+        self,
+        app: str,
+        name: str,
+        clock: Clock,
+        limits: Limits,
+        revisions: Revisions,
+        *,
+        hooks: Mapping[str, Hook] = MappingProxyType({}),
+    ) -> None:
         self.lanes = Lanes()
         self.mail = Mail()
         self._app, self._name = app, name
@@ -62,56 +64,62 @@ class MemoryQueue:
             self._records,
             revisions,
             self._leases,
-            queue=self._queue,
-            schedule=self._schedule,
+            add=self.add,
+            let_go=lambda record: self._return(record, Way.LET_NEXT, front=False),
             wake=lambda: self.lanes.push(Priority.NORMAL, WAKE_UP),
         )
         self._delayed = Delayed(self._records)
-        self._expiring: list[tuple[int, str]] = []  # a heap of (time, job id)
-        self._tombstones = Tombstones()
-        self._dead = Dead(limits.dead_ttl_ms, limits.dead_limit)
+        self._timers = Timers()
+        self._hooks = Hooks({"expires": ExpiryHook(self._timers, clock), **hooks})
+        self.doors = Doors(
+            self._records,
+            clock,
+            limits,
+            mail=self.mail,
+            hooks=self._hooks,
+            timers=self._timers,
+            on_end=self.timetable.ended,
+        )
         self._claims = count(1)
         self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._cancelling: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._verbs: dict[Verb, Callable[[Record, Settlement], None]] = {
-            Verb.SUCCEEDED: lambda record, s: self._finish(record, JobState.SUCCEEDED, s.outcome, s.ttl_ms),
-            Verb.CANCELLED: lambda record, s: self._finish(record, JobState.CANCELLED, s.outcome, s.ttl_ms),
+            Verb.SUCCEEDED: lambda record, s: self.doors.finish(record, JobState.SUCCEEDED, s.outcome, s.ttl_ms),
+            Verb.CANCELLED: lambda record, s: self.doors.finish(record, JobState.CANCELLED, s.outcome, s.ttl_ms),
             Verb.FAILED: self._fail,
             Verb.RETRY: self._retry,
             Verb.SNOOZE: self._snooze,
             **dict.fromkeys((Verb.INTERRUPT, Verb.CUT, Verb.CRASH), self._give_back),
-            Verb.RELEASE: lambda record, _: self._queue(record, front=True),
+            Verb.RELEASE: lambda record, _: self._return(record, Way.RELEASE),
             Verb.PARK: self._park,
         }
 
-    def expire(self) -> None:
-        """Forget the records whose time is over; before each verb."""
-        now = self._clock.now_ms()
-        while self._expiring and self._expiring[0][0] <= now:
-            expires_ms, job_id = heapq.heappop(self._expiring)
-            record = self._records.get(job_id)
-            if record is not None and record.expires_ms == expires_ms:  # a dead one may have gone sooner
-                del self._records[job_id]
-        self._dead.expire(now)
-        self._tombstones.expire(now)
-
     def enqueue(self, job: NewJob, *, again: bool) -> bool:
         """Add a job; False where its id is there already, unless this very send has added it."""
-        if again and (job.nonce or job.id) in self._tombstones:
+        if again and self.doors.has_ended(job.nonce or job.id):
             return True
         now, there = self._clock.now_ms(), self._records.get(job.id)
         if there is not None and again and there.nonce == job.nonce:
             return True
-        if there is not None and not self._dead.give_up(there, now):
+        if there is not None and not self.doors.give_up(there):
             return False
-        record = self._records[job.id] = Record(job.id, bytes(job.envelope), job.priority, now, job.nonce)
+        record = Record(job.id, bytes(job.envelope), job.priority, now, job.nonce, extra=job.extra)
         record.waiters += filter(None, [job.waiter])
-        due = now + job.delay_ms if job.delay_ms else job.eta_ms
-        if due is not None and due > now:
-            self._schedule(record, due)
+        self.add(record, now + job.delay_ms if job.delay_ms else job.eta_ms)
+        return True
+
+    def add(self, record: Record, due_ms: int | None, *, held: bool = False) -> None:
+        """Add a new job, which waits until it is due, or until it is let go where it is `held` back."""
+        now = self._clock.now_ms()
+        self._records[record.id] = record
+        record.due_ms = due_ms
+        self._hooks.enter(record)
+        if held:
+            record.state, record.due_ms = JobState.WAITING, None
+        elif due_ms is not None and due_ms > now:
+            self._schedule(record, due_ms)
         else:
             self._queue(record)
-        return True
 
     def renew(self, worker: str, fetched_ms: int, mode: str) -> Renewal:
         """Take or prolong a lease; `mode` is `join`, `sweep` or nothing."""
@@ -125,7 +133,7 @@ class MemoryQueue:
                 if not self._leases.knows(owner):  # delivered to a read that outlived its worker
                     self._leases.begin_recovery(owner)
         return Renewal(
-            next_due_ms=self._delayed.next_due(self._clock.now_ms()),
+            next_due_ms=self._next_due(),
             expired=bool(self._leases.ended()),
             outage=outage,
             cancelled=list(self._cancelling.get(worker, ())),
@@ -149,7 +157,7 @@ class MemoryQueue:
         passed = self._take_from_lanes(worker, count, jobs)
         return Claim(
             jobs,
-            self._delayed.next_due(self._clock.now_ms()),
+            self._next_due(),
             next_tick_ms=self.timetable.next_tick_ms(),
             more=passed >= PASSED_LIMIT,
         )
@@ -164,7 +172,7 @@ class MemoryQueue:
         self._held[worker].pop(record.id, None)
         self._cancelling[worker].pop(record.id, None)
         if record.cancellation is not None and settlement.verb in _BY_REQUEST:
-            self._finish(record, JobState.CANCELLED, *record.cancellation)
+            self.doors.finish(record, JobState.CANCELLED, *record.cancellation)
         else:
             self._verbs[settlement.verb](record, settlement)
         return True
@@ -178,13 +186,14 @@ class MemoryQueue:
         return True
 
     def promote(self, limit: int) -> Promotion:
-        """Queue scheduled jobs that are due."""
-        count = 0
-        now = self._clock.now_ms()
-        while count < limit and (record := self._delayed.pop_due(now)):
+        """Queue scheduled jobs that are due, and end what has expired."""
+        count, expired = self.doors.end_expired(limit)
+        now, most = self._clock.now_ms(), count + limit
+        while count < most and (record := self._delayed.pop_due(now)):
+            self._hooks.back(record, Way.PROMOTE)
             self._queue(record)
             count += 1
-        return Promotion(count, self._delayed.next_due(now))
+        return Promotion(count, self._next_due(), expired)
 
     def recover(self, crash_outcome: bytes, limit: int, dead: str) -> Recovery:
         """Take one step in giving back what a worker held that died; see `Store.recover`."""
@@ -225,8 +234,17 @@ class MemoryQueue:
                 worker_channel(self._app, self._name, record.worker), job_id.encode() + SEPARATOR + outcome
             )
         elif not state.ended:
-            record.due_ms = None
-            self._finish(record, JobState.CANCELLED, outcome, ttl_ms)  # its entry in the lane stays behind
+            self.doors.finish(record, JobState.CANCELLED, outcome, ttl_ms)  # its entry in the lane stays behind
+        return state
+
+    def reopen(self, job_id: str) -> JobState | None:
+        """Queue a dead job again; returns the state it was in."""
+        record = self._records.get(job_id)
+        if record is None:
+            return None
+        state = record.state
+        if self.doors.reopen(record):
+            self._queue(record)
         return state
 
     def reschedule(self, job_id: str, delay_ms: int | None, eta_ms: int | None) -> JobState | None:
@@ -237,8 +255,10 @@ class MemoryQueue:
         state, now = record.state, self._clock.now_ms()
         due = now + delay_ms if delay_ms else eta_ms
         if state in {JobState.QUEUED, JobState.SCHEDULED} and due is not None and due > now:
+            self._hooks.back(record, Way.RESCHEDULE, due)
             self._schedule(record, due)  # the entry of a queued one stays behind in its lane
         elif state is JobState.SCHEDULED:
+            self._hooks.back(record, Way.RESCHEDULE)
             self._queue(record)
         return state
 
@@ -250,7 +270,7 @@ class MemoryQueue:
         if len(jobs) < count:
             self._take(worker, next(iter(token.job_ids), ""), jobs)
         else:
-            self.lanes.put_back(token)
+            self._put_back(token)
 
     def _take_from_lanes(self, worker: str, count: int, jobs: list[Claimed]) -> int:
         """Take what there is room for; returns how many entries were passed over."""
@@ -264,7 +284,7 @@ class MemoryQueue:
 
     def _take(self, worker: str, job_id: str, jobs: list[Claimed]) -> None:
         record = self._records.get(job_id)
-        if record is not None and record.state is JobState.QUEUED:
+        if record is not None and record.state is JobState.QUEUED and self._hooks.may_start(record):
             self._held[worker][job_id] = None
             jobs.append(record.start(worker, next(self._claims), self._clock.now_ms()))
 
@@ -273,9 +293,27 @@ class MemoryQueue:
         for job_id in self._held[worker]:
             if len(jobs) < count and job_id not in known:
                 record = self._records[job_id]
+                self._hooks.may_start(record)
                 jobs.append(record.start(worker, next(self._claims), self._clock.now_ms()))
 
     # Running again
+
+    def _return(self, record: Record, way: Way, *, front: bool = True) -> None:
+        self._hooks.back(record, way)
+        self._queue(record, front=front)
+
+    def _put_back(self, token: Token) -> bool:
+        """Put back what was delivered and never claimed."""
+        for job_id in token.job_ids:
+            if (record := self._records.get(job_id)) is not None and not record.state.ended:
+                self._hooks.back(record, Way.RETURN, record.due_ms)
+        return self.lanes.put_back(token)
+
+    def _next_due(self) -> int | None:
+        """How long until the next job or timer is due, in ms."""
+        now, timer_ms = self._clock.now_ms(), self._timers.first_ms()
+        times = [self._delayed.next_due(now), None if timer_ms is None else max(0, timer_ms - now)]
+        return min((each for each in times if each is not None), default=None)
 
     def _queue(self, record: Record, *, front: bool = False) -> None:
         record.state, record.worker, record.due_ms = JobState.QUEUED, None, None
@@ -286,80 +324,43 @@ class MemoryQueue:
             self.lanes.push(record.priority, WAKE_UP)
         record.state, record.worker = JobState.SCHEDULED, None
 
-    def _again(self, record: Record, delay_ms: int) -> None:
-        if delay_ms > 0:
-            self._schedule(record, self._clock.now_ms() + delay_ms)
+    def _again(self, record: Record, delay_ms: int, way: Way) -> None:
+        due_ms = self._clock.now_ms() + delay_ms if delay_ms > 0 else None
+        self._hooks.back(record, way, due_ms)
+        if due_ms is not None:
+            self._schedule(record, due_ms)
         else:
             self._queue(record)
 
     def _retry(self, record: Record, settlement: Settlement) -> None:
         record.attempts += 1
         record.outcome, record.parked_ms, record.cuts = settlement.outcome, None, 0
-        self._again(record, settlement.delay_ms)
+        self._again(record, settlement.delay_ms, Way.RETRY)
 
     def _snooze(self, record: Record, settlement: Settlement) -> None:
         record.parked_ms, record.cuts = None, 0
-        self._again(record, settlement.delay_ms)
+        self._again(record, settlement.delay_ms, Way.SNOOZE)
 
     def _give_back(self, record: Record, settlement: Settlement) -> None:
         if record.break_off(settlement.verb) and record.crashes > self._limits.max_crashes:
-            self._bury(record, settlement.outcome, settlement.ttl_ms)
+            self.doors.bury(record, settlement.outcome, settlement.ttl_ms)
         else:
-            self._queue(record, front=True)
+            self._return(record, Way(settlement.verb.value))
 
     def _park(self, record: Record, settlement: Settlement) -> None:
         now = self._clock.now_ms()
         if record.parked_ms is None:
             record.parked_ms = now
         if now - record.parked_ms >= settlement.ttl_ms:
-            self._bury(record, settlement.outcome, self._limits.result_ttl_ms)
+            self.doors.bury(record, settlement.outcome, self._limits.result_ttl_ms)
         else:
-            self._again(record, settlement.delay_ms)
+            self._again(record, settlement.delay_ms, Way.PARK)
 
     # Ending
 
     def _fail(self, record: Record, settlement: Settlement) -> None:
         record.attempts += 1
-        self._bury(record, settlement.outcome, settlement.ttl_ms)
-
-    def _finish(self, record: Record, state: JobState, outcome: bytes, ttl_ms: int) -> None:
-        self.mail.notify(record.waiters, record.id, outcome, kept=ttl_ms > 0)
-        now = self._clock.now_ms()
-        record.end(state, outcome, now)
-        self._expire_at(record, now + ttl_ms)
-        self.timetable.ended(record.id)
-
-    def _expire_at(self, record: Record, expires_ms: int) -> None:
-        """Let a record go at that time, or now where that is past."""
-        needed_until = record.sent_ms + self._limits.tombstone_ms
-        if expires_ms < needed_until:
-            self._tombstones.put(record.nonce or record.id, needed_until)
-        if expires_ms <= self._clock.now_ms():
-            del self._records[record.id]
-            return
-        record.expires_ms = expires_ms
-        heapq.heappush(self._expiring, (expires_ms, record.id))
-
-    def _bury(self, record: Record, outcome: bytes, ttl_ms: int) -> None:
-        """Fail a job, and keep it as long as its outcome or as the dead are kept, whichever is longer."""
-        limits = self._limits
-        self._finish(record, JobState.FAILED, outcome, max(ttl_ms, limits.dead_ttl_ms))
-        if limits.dead_ttl_ms <= 0:
-            return
-        now = self._clock.now_ms()
-        record.result_expires_ms = now + ttl_ms
-        if record.result_expires_ms < record.sent_ms + limits.tombstone_ms:
-            # From then on a new send of its id may take its place.
-            self._tombstones.put(record.nonce or record.id, record.sent_ms + limits.tombstone_ms)
-        for job_id in self._dead.add(record, now):
-            self._unbury(job_id)
-
-    def _unbury(self, job_id: str) -> None:
-        """One dead job too many: from now on it is kept as every other outcome is."""
-        record = self._records[job_id]
-        if record.expires_ms is not None and record.result_expires_ms < record.expires_ms:
-            record.envelope = None
-            self._expire_at(record, record.result_expires_ms)
+        self.doors.bury(record, settlement.outcome, settlement.ttl_ms)
 
     def _empty(self, worker: str, limit: int, crash_outcome: bytes | None) -> Recovery:
         """Take up to `limit` jobs and entries from a worker, and forget it when nothing is left."""
@@ -372,7 +373,7 @@ class MemoryQueue:
         tokens = [token for lane in LANES for token in self.lanes.delivered(worker, lane)]
         tokens = tokens[: limit - len(held)]
         for token in tokens:
-            returned += self.lanes.accept(token) and self.lanes.put_back(token)
+            returned += self.lanes.accept(token) and self._put_back(token)
         more = len(held) + len(tokens) >= limit
         if not more:
             self._leases.forget(worker)
@@ -384,12 +385,12 @@ class MemoryQueue:
         """Give back one job, or end one that was cancelled or has crashed too often; whether it went back."""
         record.crashes += crash_outcome is not None
         if record.cancellation is not None:
-            self._finish(record, JobState.CANCELLED, *record.cancellation)
+            self.doors.finish(record, JobState.CANCELLED, *record.cancellation)
         elif crash_outcome is not None and record.crashes > self._limits.max_crashes:
-            self._bury(record, crash_outcome, self._limits.result_ttl_ms)
+            self.doors.bury(record, crash_outcome, self._limits.result_ttl_ms)
             buried.append(record.id)
         else:
-            self._queue(record, front=True)
+            self._return(record, Way.DEPART if crash_outcome is None else Way.RECOVER)
             return True
         return False
 

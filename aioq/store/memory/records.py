@@ -7,6 +7,7 @@ import msgspec
 
 from aioq.jobs.job import WAITS, JobInfo, JobState, Priority, Progress, put_off
 from aioq.store.contract import MAX_CUTS, Claimed, Verb
+from aioq.store.extra import Extra
 from aioq.wire.messages import describe
 
 _PROGRESS = msgspec.msgpack.Decoder(Progress)
@@ -18,7 +19,7 @@ class Record:
 
     Attributes:
         id: the job.
-        envelope: the encoded call; None once the job has succeeded or was cancelled.
+        envelope: the encoded call; None once the job has ended, unless it failed or expired.
         priority: the lane.
         sent_ms: when the job was taken.
         nonce: the send that brought it; see `aioq.store.contract.NewJob`.
@@ -40,6 +41,7 @@ class Record:
         parked_ms: when a worker first parked it.
         cancellation: outcome and ttl to end it with, where its cancellation was asked for while it ran.
         waiters: channels to tell of the outcome.
+        extra: what it has beside its call; None for a plain job.
     """
 
     id: str
@@ -65,6 +67,12 @@ class Record:
     parked_ms: int | None = None
     cancellation: tuple[bytes, int] | None = None
     waiters: list[str] = field(default_factory=list[str])
+    extra: Extra | None = None
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags that its sender has given it."""
+        return () if self.extra is None else self.extra.tags
 
     def break_off(self, verb: Verb) -> bool:
         """Count a run that its worker's end has broken off; whether that is a crash."""
@@ -94,14 +102,21 @@ class Record:
             sent_ms=self.sent_ms,
             started_ms=now,
             claims=self.claims,
+            tags=self.tags,
         )
 
-    def end(self, state: JobState, outcome: bytes, now: int) -> None:
-        """Store the outcome. Only a failed job keeps its call, so that an operator can send it again."""
+    def end(self, state: JobState, outcome: bytes, now: int, *, keeps_call: bool) -> None:
+        """Store the outcome."""
         self.state, self.outcome, self.ended_ms = state, outcome, now
         self.waiters = []
-        if state is not JobState.FAILED:
+        if not keeps_call:
             self.envelope = None
+
+    def reset(self) -> None:
+        """Make it the record of a job that was never run."""
+        self.claims = self.attempts = self.crashes = self.interruptions = self.cuts = self.result_expires_ms = 0
+        self.worker = self.started_ms = self.ended_ms = self.expires_ms = self.parked_ms = None
+        self.outcome = self.progress = self.cancellation = None
 
     def info(self, queue: str, *, results: bool = False) -> JobInfo:
         """What a handle shows; see `aioq.store.contract.Store.info`.
@@ -128,6 +143,8 @@ class Record:
             progress=None if self.progress is None else _PROGRESS.decode(self.progress),
             error=put_off(told.task) if self.state in WAITS and self.parked_ms is not None else told.error,
             headers=told.headers,
+            tags=self.tags,
+            expires_at=_time(self.extra.expires.at_ms) if self.extra and self.extra.expires else None,
             result=told.value if results else None,
         )
 

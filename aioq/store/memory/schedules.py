@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from aioq.jobs.job import JobState, Priority
+from aioq.jobs.job import JobState
 from aioq.store.leases import WorkerLease
 from aioq.store.memory.leases import Leases
 from aioq.store.memory.pubsub import Mail
@@ -66,8 +66,8 @@ class MemoryQueueTimetable:
         records: the queue's jobs.
         revisions: the store's, and its clock.
         leases: the queue's workers.
-        queue: queues a job.
-        schedule: lets a job wait until a time in ms.
+        add: adds a job that is due at a time in ms, or `held` back.
+        let_go: queues a job that was held back.
         wake: wakes a worker, to learn of an earlier tick.
     """
 
@@ -77,15 +77,15 @@ class MemoryQueueTimetable:
         revisions: Revisions,
         leases: Leases,
         *,
-        queue: Callable[[Record], None],
-        schedule: Callable[[Record, int], None],
+        add: Callable[..., None],
+        let_go: Callable[[Record], None],
         wake: Callable[[], None],
     ) -> None:
         self._clock = revisions.clock
         self._records = records
         self._revisions = revisions
-        self._queue = queue
-        self._schedule = schedule
+        self._add_job = add
+        self._let_go = let_go
         self._wake = wake
         self._kept: dict[str, _Kept] = {}
         self._note = DeclarationNote(0, "", "")
@@ -224,7 +224,7 @@ class MemoryQueueTimetable:
         if busy and (overlap is Overlap.SKIP or self._unfinished(kept.held)):
             kept.entry = msgspec.structs.replace(entry, skipped=entry.skipped + 1)
             return False
-        self._add(job_id, envelope, entry.priority, due_ms, held=busy)
+        self._add(job_id, envelope, entry, due_ms, held=busy)
         if busy:
             kept.held = job_id
         else:
@@ -232,23 +232,17 @@ class MemoryQueueTimetable:
         kept.entry = msgspec.structs.replace(entry, runs=entry.runs + 1)
         return True
 
-    def _add(self, job_id: str, envelope: bytes, priority: Priority, due_ms: int, *, held: bool) -> None:
+    def _add(self, job_id: str, envelope: bytes, entry: Entry, due_ms: int, *, held: bool) -> None:
         """Add a tick's job, unless its id is there already; one that is held back waits."""
         if job_id in self._records:
             return
-        now = self._clock.now_ms()
-        record = self._records[job_id] = Record(job_id, envelope, priority, now)
-        if held:
-            record.state = JobState.WAITING
-        elif due_ms > now:
-            self._schedule(record, due_ms)
-        else:
-            self._queue(record)
+        record = Record(job_id, envelope, entry.priority, self._clock.now_ms(), extra=entry.extra)
+        self._add_job(record, due_ms, held=held)
 
     def _let_next(self, kept: _Kept) -> None:
         held = self._records.get(kept.held)
         if held is not None and held.state is JobState.WAITING:
-            self._queue(held)
+            self._let_go(held)
         kept.current, kept.held = kept.held or kept.current, ""
 
     def _unfinished(self, job_id: str) -> bool:

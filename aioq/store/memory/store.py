@@ -3,28 +3,20 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 from aioq.jobs.job import JobInfo, JobState
-from aioq.store.contract import (
-    Claim,
-    Claimed,
-    Limits,
-    NewJob,
-    Promotion,
-    Recovery,
-    ServerInfo,
-    Settlement,
-    Token,
-    WaitReply,
-)
+from aioq.store.contract import Claim, Claimed, Limits, NewJob, ServerInfo, Settlement, Token, WaitReply
 from aioq.store.leases import Renewal, WorkerLease
+from aioq.store.memory.hooks import Hook
 from aioq.store.memory.lanes import Reader
 from aioq.store.memory.leases import MemoryLeaseKeeper
 from aioq.store.memory.pubsub import MemoryInbox
 from aioq.store.memory.queue import MemoryQueue
 from aioq.store.memory.schedules import MemoryTimetable, Revisions
+from aioq.store.upkeep import Promotion, Recovery
 from aioq.util.clock import Clock
 
 
@@ -38,12 +30,16 @@ class MemoryStore:
         app: the App's name.
         clock: what time it is; an attribute too.
         limits: the App's limits.
+        hooks: what is done at the moves of jobs beside what this store does itself, by their key of `Extra`.
     """
 
-    def __init__(self, app: str, *, clock: Clock, limits: Limits) -> None:
+    def __init__(
+        self, app: str, *, clock: Clock, limits: Limits, hooks: Mapping[str, Hook] = MappingProxyType({})
+    ) -> None:
         self._app = app
         self.clock = clock
         self._limits = limits
+        self._hooks = hooks
         self._revisions = Revisions(clock)
         self._queues: dict[str, MemoryQueue] = {}
         self._inbox = MemoryInbox()
@@ -188,6 +184,11 @@ class MemoryStore:
         with self._at(queue) as at:
             return [at.cancel(job_id, outcome, ttl_ms) for job_id in job_ids]
 
+    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
+        """See `aioq.store.contract.Store.reopen`."""
+        with self._at(queue) as at:
+            return [at.reopen(job_id) for job_id in job_ids]
+
     def _renew(self, queue: str, worker: str, fetched_ms: int, mode: str) -> Renewal:
         with self._at(queue) as at:
             return at.renew(worker, fetched_ms, mode)
@@ -198,9 +199,9 @@ class MemoryStore:
         with self._lock:
             queue = self._queues.get(name)
             if queue is None:
-                queue = MemoryQueue(self._app, name, self.clock, self._limits, self._revisions)
+                queue = MemoryQueue(self._app, name, self.clock, self._limits, self._revisions, hooks=self._hooks)
                 self._queues[name] = queue
-            queue.expire()
+            queue.doors.expire()
             yield queue
             queue.lanes.serve()
             for channel, message in queue.mail.take():

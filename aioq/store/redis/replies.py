@@ -9,8 +9,9 @@ import msgspec
 
 from aioq.errors import WireError
 from aioq.jobs.job import WAITS, JobInfo, JobState, Priority, Progress, put_off
-from aioq.store.contract import LATER, MISSING, Claim, Claimed, Promotion, Recovery, WaitReply
+from aioq.store.contract import LATER, MISSING, Claim, Claimed, WaitReply
 from aioq.store.leases import Renewal, WorkerLease
+from aioq.store.upkeep import Promotion, Recovery
 from aioq.wire.messages import describe
 
 LOST = -2

@@ -13,18 +13,7 @@ from redis.exceptions import ResponseError
 from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.jobs.job import JobInfo, JobState
 from aioq.store.columns import NewJobs
-from aioq.store.contract import (
-    Claim,
-    Claimed,
-    Limits,
-    NewJob,
-    Promotion,
-    Recovery,
-    ServerInfo,
-    Settlement,
-    Token,
-    WaitReply,
-)
+from aioq.store.contract import Claim, Claimed, Limits, NewJob, ServerInfo, Settlement, Token, WaitReply
 from aioq.store.leases import WorkerLease
 from aioq.store.pubsub import handing_channel
 from aioq.store.redis import replies
@@ -42,6 +31,7 @@ from aioq.store.redis.paging import BEGIN, all_workers
 from aioq.store.redis.permissions import require
 from aioq.store.redis.schedule_queues import Register
 from aioq.store.redis.schedules import RedisTimetable
+from aioq.store.upkeep import Promotion, Recovery
 from aioq.util.log import logger
 
 T = TypeVar("T")

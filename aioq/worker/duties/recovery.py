@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from aioq.errors import ServerError
-from aioq.store.contract import Recovery as StepDone
 from aioq.store.contract import Settlement, Store, Verb
 from aioq.store.refusals import each_alone, is_refusal
+from aioq.store.upkeep import Recovery as StepDone
 from aioq.util.aio import Backoff
 from aioq.util.log import logger
 from aioq.util.plural import counted

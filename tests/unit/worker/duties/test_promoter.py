@@ -4,8 +4,9 @@ import pytest
 
 from aioq.errors import ServerUnavailableError
 from aioq.jobs.job import JobState
-from aioq.store.contract import NewJob, Promotion
+from aioq.store.contract import NewJob
 from aioq.store.memory import MemoryStore
+from aioq.store.upkeep import Promotion
 from aioq.util.clock import ManualClock
 from aioq.worker.duties import promoter as module
 from aioq.worker.duties.promoter import LIMIT, Promoter

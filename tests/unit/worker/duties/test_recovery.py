@@ -6,7 +6,7 @@ import pytest
 
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.store.contract import NewJob, Settlement
-from aioq.store.contract import Recovery as Step
+from aioq.store.upkeep import Recovery as Step
 from aioq.wire.messages import decode_failure, decode_outcome
 from aioq.worker.duties import recovery as module
 from aioq.worker.duties.recovery import LIMIT, Recovery

@@ -1,0 +1,149 @@
+"""How jobs end in memory, go once they have ended, and are opened again: the ways that call the hooks."""
+
+import heapq
+from collections.abc import Callable
+
+from aioq.jobs.job import JobState
+from aioq.store.contract import Limits
+from aioq.store.extra import EXPIRED
+from aioq.store.memory.dead import Dead
+from aioq.store.memory.hooks import Hooks
+from aioq.store.memory.pubsub import Mail
+from aioq.store.memory.records import Record
+from aioq.store.memory.timers import Timers
+from aioq.store.memory.tombstones import Tombstones
+from aioq.util.clock import Clock
+
+
+class Doors:
+    """The doors of one queue.
+
+    Args:
+        records: the queue's jobs.
+        clock: for the expiry of records.
+        limits: the App's limits.
+        mail: what the last verb has to tell.
+        hooks: what is called at each door.
+        timers: say when jobs expire.
+        on_end: called with the id of each job that has ended.
+
+    Attributes:
+        dead: the jobs that failed and are kept for the operator.
+    """
+
+    def __init__(
+        self,
+        records: dict[str, Record],
+        clock: Clock,
+        limits: Limits,
+        *,
+        mail: Mail,
+        hooks: Hooks,
+        timers: Timers,
+        on_end: Callable[[str], None],
+    ) -> None:
+        self._records = records
+        self._clock = clock
+        self._limits = limits
+        self._mail = mail
+        self._hooks = hooks
+        self._timers = timers
+        self._on_end = on_end
+        self._expiring: list[tuple[int, str]] = []  # a heap of (time, job id)
+        self._tombstones = Tombstones()
+        self.dead = Dead(limits.dead_ttl_ms, limits.dead_limit)
+
+    def expire(self) -> None:
+        """Forget the records whose time is over."""
+        now = self._clock.now_ms()
+        while self._expiring and self._expiring[0][0] <= now:
+            expires_ms, job_id = heapq.heappop(self._expiring)
+            record = self._records.get(job_id)
+            if record is not None and record.expires_ms == expires_ms:  # a dead one may have gone sooner
+                self._hooks.forget(record, 0)
+                del self._records[job_id]
+        self.dead.expire(now)
+        self._tombstones.expire(now)
+
+    def has_ended(self, send: str) -> bool:
+        """Whether a send has brought a job that has ended and is gone."""
+        return send in self._tombstones
+
+    def finish(
+        self, record: Record, state: JobState, outcome: bytes, ttl_ms: int, *, keeps_call: bool = False
+    ) -> None:
+        """End a job: its outcome is stored, or forgotten at once where `ttl_ms` is 0, and the waiters are told.
+
+        A job that has failed keeps its call, for it may be sent again; any other does with `keeps_call`.
+        """
+        self._hooks.finish(record, ttl_ms)
+        self._mail.notify(record.waiters, record.id, outcome, kept=ttl_ms > 0)
+        now = self._clock.now_ms()
+        record.due_ms = None
+        record.end(state, outcome, now, keeps_call=keeps_call or state is JobState.FAILED)
+        self._expire_at(record, now + ttl_ms)
+        self._on_end(record.id)
+
+    def bury(self, record: Record, outcome: bytes, ttl_ms: int) -> None:
+        """Fail a job, and keep it as long as its outcome or as the dead are kept, whichever is longer."""
+        limits = self._limits
+        self.finish(record, JobState.FAILED, outcome, max(ttl_ms, limits.dead_ttl_ms))
+        if limits.dead_ttl_ms <= 0:
+            return
+        now = self._clock.now_ms()
+        record.result_expires_ms = now + ttl_ms
+        if record.result_expires_ms < record.sent_ms + limits.tombstone_ms:
+            # From then on a new send of its id may take its place.
+            self._tombstones.put(record.nonce or record.id, record.sent_ms + limits.tombstone_ms)
+        for job_id in self.dead.add(record, now):
+            self._unbury(self._records[job_id])
+
+    def give_up(self, record: Record) -> bool:
+        """Let a dead job go whose result is forgotten, for a new send of its id; whether it is one."""
+        gone = self.dead.give_up(record, self._clock.now_ms())
+        if gone:
+            self._hooks.forget(record, 0)
+        return gone
+
+    def reopen(self, record: Record) -> bool:
+        """Make a dead job one that was never run; whether it can be queued now."""
+        if record.state is not JobState.FAILED or record.envelope is None:
+            return False
+        self._hooks.reopen(record)
+        self.dead.drop(record.id)
+        record.reset()
+        return True
+
+    def end_expired(self, limit: int) -> tuple[int, int]:
+        """End jobs that were not started in time; how many were looked at, and how many have ended."""
+        looked_at = ended = 0
+        while looked_at < limit and (timer := self._timers.pop_due(self._clock.now_ms())):
+            record = self._records.get(timer[1])
+            looked_at += 1
+            if record is not None and self._has_expired(record):
+                self.finish(record, JobState.CANCELLED, EXPIRED, self._limits.result_ttl_ms, keeps_call=True)
+                ended += 1
+        return looked_at, ended
+
+    def _has_expired(self, record: Record) -> bool:
+        waits = record.state in {JobState.QUEUED, JobState.SCHEDULED, JobState.WAITING}
+        expires = None if record.extra is None else record.extra.expires
+        return waits and expires is not None and not expires.begun and expires.at_ms <= self._clock.now_ms()
+
+    def _expire_at(self, record: Record, expires_ms: int) -> None:
+        """Let a record go at that time, or now where that is past."""
+        needed_until = record.sent_ms + self._limits.tombstone_ms
+        if expires_ms < needed_until:
+            self._tombstones.put(record.nonce or record.id, needed_until)
+        if expires_ms <= self._clock.now_ms():
+            del self._records[record.id]
+            return
+        record.expires_ms = expires_ms
+        heapq.heappush(self._expiring, (expires_ms, record.id))
+
+    def _unbury(self, record: Record) -> None:
+        """One dead job too many: from now on it is kept as every other outcome is."""
+        if record.expires_ms is not None and record.result_expires_ms < record.expires_ms:
+            record.envelope = None
+            self._hooks.forget(record, max(0, record.result_expires_ms - self._clock.now_ms()))
+            self._expire_at(record, record.result_expires_ms)
