@@ -1,7 +1,8 @@
 """The App: where tasks are registered, sent from, and their results asked for."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
 from aioq.config.settings import SettingArgs, Settings, from_module, from_pyproject, load_settings
@@ -130,6 +131,8 @@ class App:
         result_ttl: Duration | None = None,
         priority: Priority | Literal["high", "normal", "low"] | None = None,
         executor: Executor | None = None,
+        expires: Duration | datetime | None = None,
+        tags: Iterable[str] | None = None,
     ) -> TaskDecorator: ...
     def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Register a function as a task: `@app.task` or `@app.task(queue="mail", timeout=30)`.
@@ -137,9 +140,10 @@ class App:
         Args:
             function: a coroutine function, or a plain one, which a worker runs in a thread.
             options: all optional. `name`: the task's name, by default its module and qualified name, also where
-                the module runs as a script. `queue`, `timeout`, `retry`, `result_ttl`, `priority`: as in
-                `task.options`, for every call that does not say otherwise. `executor`: `"process"` runs a
-                plain function in a process pool, for work that holds the interpreter lock.
+                the module runs as a script. `queue`, `timeout`, `retry`, `result_ttl`, `priority`, `expires`: as
+                in `task.options`, for every call that does not say otherwise. `tags`: those of every call, which
+                may add its own. `executor`: `"process"` runs a plain function in a process pool, for work
+                that holds the interpreter lock.
 
         Raises:
             ConfigError: naming the task and the option.

@@ -1,7 +1,7 @@
 """What a task can know and say of the job it is running."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, NoReturn, Protocol
@@ -76,6 +76,7 @@ class JobContext:
         max_attempts: how many attempts the retry policy allows; None for no end.
         crashes: how many runs of this job died with their worker.
         headers: what the sender sent along.
+        tags: the tags that its task and its sender gave it.
         deadline: when the attempt's timeout ends it, by this host's clock; None without a timeout.
         state: the value the App's lifespan yielded; None without a lifespan.
         cancel_requested: whether the job is being cancelled or its worker stopped. A coroutine is told by
@@ -97,6 +98,7 @@ class JobContext:
         "max_attempts",
         "queue",
         "state",
+        "tags",
         "task",
     )
 
@@ -110,6 +112,7 @@ class JobContext:
         max_attempts: int | None = 1,
         crashes: int = 0,
         headers: Mapping[str, str] | None = None,
+        tags: Sequence[str] = (),
         sent_at: datetime | int | None = None,
         deadline: datetime | None = None,
         state: Any = None,
@@ -124,6 +127,7 @@ class JobContext:
         self.max_attempts = max_attempts
         self.crashes = crashes
         self.headers: Mapping[str, str] = headers or {}
+        self.tags = tuple(tags)
         self._sent_at = sent_at
         self.deadline = deadline
         self.state = state

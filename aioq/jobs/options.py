@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar, cast
+from typing import TypeGuard, TypeVar, cast
 
 from aioq.errors import ArgumentError, ConfigError
 from aioq.jobs.job import MAX_JOB_ID, Priority
@@ -35,6 +35,9 @@ class Options:
         result_ttl_ms: how long the outcome is kept, in milliseconds; 0 for not at all.
         headers: what travels beside the arguments.
         priority: the lane.
+        expires_ms: how long after it is due a job must have been started, in milliseconds.
+        expires_at_ms: by when it must have been started, in milliseconds since the Unix epoch.
+        tags: words that mark the job.
     """
 
     queue: str | None = None
@@ -46,16 +49,29 @@ class Options:
     result_ttl_ms: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     priority: Priority | None = None
+    expires_ms: int | None = None
+    expires_at_ms: int | None = None
+    tags: tuple[str, ...] = ()
 
-    def merged(self, other: "Options") -> "Options":
-        """These options with every one that `other` sets taken from it."""
+    def merged(self, other: "Options", where: str) -> "Options":
+        """These options with every one that `other` sets taken from it; headers and tags are added.
+
+        Args:
+            other: the options that come first.
+            where: what they are for, for the errors' texts.
+
+        Raises:
+            ConfigError: they do not go together.
+        """
         given = {name: value for name in _FIELDS if (value := getattr(other, name)) is not None}
         given["headers"] = {**self.headers, **other.headers}
-        if other.delay_ms is not None:
-            given["eta_ms"] = None
-        if other.eta_ms is not None:
-            given["delay_ms"] = None
-        return replace(self, **given)
+        given["tags"] = _unlike(where, (*self.tags, *other.tags))
+        for one, another in _EXCLUSIVE:
+            if getattr(other, one) is not None:
+                given[another] = None
+        merged = replace(self, **given)
+        _check_order(where, merged)
+        return merged
 
 
 NO_OPTIONS = Options()
@@ -71,12 +87,40 @@ _FIELDS = (
     "result_ttl_ms",
     "headers",
     "priority",
+    "expires_ms",
+    "expires_at_ms",
 )
+
+_EXCLUSIVE = (
+    ("delay_ms", "eta_ms"),
+    ("eta_ms", "delay_ms"),
+    ("expires_ms", "expires_at_ms"),
+    ("expires_at_ms", "expires_ms"),
+)
+"""Of which pairs the first, where a call gives it, takes the place of the second."""
 
 MAX_HEADERS = 16_384
 """The most bytes of a job's headers, names and values together: as many as web servers take of a request."""
 
-NAMES = ("delay", "eta", "queue", "job_id", "timeout", "retry", "result_ttl", "headers", "priority")
+MAX_TAGS = 16
+"""The most tags of a job."""
+
+MAX_TAG = 64
+"""The longest tag, in characters."""
+
+NAMES = (
+    "delay",
+    "eta",
+    "queue",
+    "job_id",
+    "timeout",
+    "retry",
+    "result_ttl",
+    "headers",
+    "priority",
+    "expires",
+    "tags",
+)
 """What a caller may give, by name."""
 
 
@@ -92,6 +136,8 @@ def make_options(
     result_ttl: Duration | None = None,
     headers: Mapping[str, str] | None = None,
     priority: Priority | str | None = None,
+    expires: Duration | datetime | None = None,
+    tags: Iterable[str] | None = None,
     **unknown: object,
 ) -> Options:
     """Check the options a caller gave.
@@ -107,6 +153,8 @@ def make_options(
         result_ttl: how long the outcome is kept; 0 for not at all.
         headers: strings that travel beside the arguments.
         priority: `high`, `normal` or `low`.
+        expires: by when the job must have been started: a time still to come, or so long after it is due.
+        tags: strings that mark the job.
         unknown: anything else, which is an error.
 
     Raises:
@@ -122,7 +170,8 @@ def make_options(
         rule = rule_of(retry)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
-    return Options(
+    expires_at_ms = _expires_at_ms(where, expires) if isinstance(expires, datetime) else None
+    options = Options(
         queue=queue,
         job_id=_job_id(where, job_id),
         delay_ms=_milliseconds(where, "delay", delay),
@@ -132,7 +181,12 @@ def make_options(
         result_ttl_ms=_milliseconds(where, "result_ttl", result_ttl),
         headers=_headers(where, headers),
         priority=_priority(where, priority),
+        expires_ms=None if isinstance(expires, datetime) else _expires_ms(where, expires),
+        expires_at_ms=expires_at_ms,
+        tags=_tags(where, tags),
     )
+    _check_order(where, options)
+    return options
 
 
 def unknown_option(where: str, name: str, valid: tuple[str, ...], place: Place = Place.OPTION) -> str:
@@ -213,14 +267,77 @@ def _eta_ms(where: str, eta: object) -> int | None:
         return None
     if not isinstance(eta, datetime):
         raise ConfigError(f"{where}: eta={brief(eta)}: expected a datetime; for seconds from now use delay")
-    if eta.tzinfo is None or eta.utcoffset() is None:
+    return _moment_ms(where, "eta", eta)
+
+
+def _moment_ms(where: str, name: str, moment: datetime) -> int:
+    if moment.tzinfo is None or moment.utcoffset() is None:
         raise ConfigError(
-            f"{where}: eta={eta.isoformat()} has no time zone, so it names no moment; "
+            f"{where}: {name}={moment.isoformat()} has no time zone, so it names no moment; "
             "use datetime.now(UTC) + ... or .replace(tzinfo=...)"
         )
-    if not FIRST <= eta <= LAST:
-        raise ConfigError(f"{where}: eta={eta.isoformat()}: expected {YEARS}")
-    return round((eta - _EPOCH) / timedelta(milliseconds=1))
+    if not FIRST <= moment <= LAST:
+        raise ConfigError(f"{where}: {name}={moment.isoformat()}: expected {YEARS}")
+    return round((moment - _EPOCH) / timedelta(milliseconds=1))
+
+
+def _expires_ms(where: str, expires: Duration | None) -> int | None:
+    if expires is None:
+        return None
+    number = as_seconds(expires)
+    if number is None:
+        raise ConfigError(f"{where}: expires={brief(expires)}: expected seconds, a timedelta or a datetime")
+    if not 0 < number <= MAX_DELAY:
+        raise ConfigError(
+            f"{where}: expires={brief(expires)}: expected more than 0 s and at most ten years; leave it out for a job "
+            "that does not expire"
+        )
+    return max(1, round(number * 1000))
+
+
+def _expires_at_ms(where: str, expires: datetime) -> int:
+    moment = _moment_ms(where, "expires", expires)
+    if expires <= datetime.now(UTC):
+        raise ConfigError(f"{where}: expires={expires.isoformat()} is past: no job could be started by then")
+    return moment
+
+
+def _check_order(where: str, options: Options) -> None:
+    """See that a job is due before it expires, where that is a time of its own."""
+    if options.expires_at_ms is None or (options.eta_ms is None and not options.delay_ms):
+        return
+    expires = _EPOCH + timedelta(milliseconds=options.expires_at_ms)
+    if options.eta_ms is None:
+        due, shown = datetime.now(UTC) + timedelta(milliseconds=options.delay_ms or 0), "the delay is over"
+    else:
+        due = _EPOCH + timedelta(milliseconds=options.eta_ms)
+        shown = f"eta={due.isoformat()}"
+    if expires <= due:
+        raise ConfigError(
+            f"{where}: expires={expires.isoformat()} is before {shown}: it could not be started by then"
+        )
+
+
+def _tags(where: str, tags: object) -> tuple[str, ...]:
+    if tags is None:
+        return ()
+    if isinstance(tags, str | bytes) or not isinstance(tags, Iterable):
+        raise ConfigError(f"{where}: tags={brief(tags)}: expected a list of strings")
+    given = tuple(cast("Iterable[object]", tags))
+    for tag in given:
+        if not _is_text(tag) or not 0 < len(tag) <= MAX_TAG or not tag.isprintable():
+            raise ConfigError(
+                f"{where}: tags: {brief(tag)}: a tag has 1 to {MAX_TAG} characters, all of them printable"
+            )
+    return _unlike(where, [str.__str__(cast("str", tag)) for tag in given])
+
+
+def _unlike(where: str, tags: Iterable[str]) -> tuple[str, ...]:
+    """Tags, each once; see that they are not too many."""
+    unlike = tuple(dict.fromkeys(tags))
+    if len(unlike) > MAX_TAGS:
+        raise ConfigError(f"{where}: tags: {len(unlike)} of them, at most {MAX_TAGS} are kept with a job")
+    return unlike
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -264,7 +381,7 @@ def wrong_headers(headers: object) -> str:
     return too_large(cast("Mapping[str, str]", headers)) or ""
 
 
-def _is_text(value: object) -> bool:
+def _is_text(value: object) -> TypeGuard[str]:
     """Whether it is a string that UTF-8 can hold, which one with half of a surrogate pair is not."""
     return isinstance(value, str) and _SURROGATE.search(value) is None
 

@@ -23,6 +23,7 @@ from aioq.results.handle import JobHandle, ResultSource
 from aioq.results.waiters import Waiters
 from aioq.store.columns import NewJobs
 from aioq.store.contract import NewJob
+from aioq.store.extra import Expiry, Extra
 from aioq.wire.messages import CallOptions, encode_envelope, encode_envelopes
 from aioq.wire.own_types import NO_OWN_TYPES, OwnTypes
 from aioq.wire.signature import ResultType, Signature, unencodable
@@ -55,6 +56,7 @@ class Route:
         priority: the lane there.
         returns: what the task returns.
         checked: whether arguments are looked at before they are sent.
+        extra: what a job of these calls has beside its call; None for nothing.
         usual: whether a job of these calls is an id of ours and an envelope, and nothing else.
     """
 
@@ -63,6 +65,7 @@ class Route:
         "_max_payload",
         "_wire",
         "checked",
+        "extra",
         "fitting",
         "options",
         "priority",
@@ -91,8 +94,9 @@ class Route:
         self.returns = signature.returns
         self.checked = signature.checked
         self._encoder = own.encoder
-        special = (options.job_id, options.delay_ms, options.eta_ms)
-        self.usual = self.priority is Priority.NORMAL and special == (None, None, None)
+        self.extra = _extra(options)
+        special = (options.job_id, options.delay_ms, options.eta_ms, self.extra)
+        self.usual = self.priority is Priority.NORMAL and special == (None, None, None, None)
         self._wire = _wire(task, options)
         self._max_payload = settings.max_payload
 
@@ -135,7 +139,7 @@ class Route:
     def job(self, job_id: str, envelope: bytes, nonce: str = "", waiter: str = "") -> NewJob:
         """The job of an encoded call."""
         options = self.options
-        return NewJob(job_id, envelope, self.priority, options.delay_ms, options.eta_ms, nonce, waiter)
+        return NewJob(job_id, envelope, self.priority, options.delay_ms, options.eta_ms, nonce, waiter, self.extra)
 
     def room(self) -> int:
         """How many bytes the positional arguments of a call can have."""
@@ -358,6 +362,14 @@ async def _expected(waiters: Waiters, queue: str, job_id: str, sent: Awaitable[b
         if not added:
             waiters.forget(queue, job_id)
     return added
+
+
+def _extra(options: Options) -> Extra | None:
+    """What the store is to know of the options beside when and where; None for nothing."""
+    at, span, tags = options.expires_at_ms, options.expires_ms, options.tags
+    if at is None and span is None:
+        return Extra(tags) if tags else None
+    return Extra(tags, Expiry(at or 0, span or 0))
 
 
 def _wire(task: str, options: Options) -> CallOptions | None:

@@ -16,6 +16,7 @@ from aioq.producer.call import Call
 from aioq.schedules.cron import CronError, parse
 from aioq.schedules.timing import FIRST_MS, LEAST_EVERY, MAX_TICKS, MOST_RUNS, Definition, Misfire, encode, to_ms
 from aioq.store.contract import NewJob
+from aioq.store.extra import Extra
 from aioq.store.schedules import Overlap
 from aioq.tasks.task import Sendable, Task
 from aioq.util.durations import FIRST, LAST, MAX_DELAY, YEARS, Duration, as_seconds
@@ -56,6 +57,7 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         definition: when it ticks.
         envelope: the encoded call.
         priority: the lane of its jobs.
+        extra: what its jobs have beside their call.
     """
 
     id: str
@@ -63,11 +65,14 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     definition: Definition
     envelope: bytes
     priority: Priority
+    extra: Extra | None = None
 
     @property
     def code(self) -> str:
         """What tells this declaration from the one before it."""
-        parts = (encode(self.definition), self.envelope, self.queue.encode(), self.priority.value.encode())
+        parts = [encode(self.definition), self.envelope, self.queue.encode(), self.priority.value.encode()]
+        if self.extra is not None:
+            parts.append(msgspec.msgpack.encode(self.extra))
         return hashlib.blake2b(b"".join(len(p).to_bytes(4) + p for p in parts), digest_size=8).hexdigest()
 
 
@@ -154,8 +159,8 @@ class Declarations:
             queue, job = self._prepare(call)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
-        definition = self.define(where, options)
-        self.add(schedule_id, lambda: call, place, definition, sends=(queue, job.envelope, job.priority))
+        sends = (queue, job.envelope, job.priority, job.extra)
+        self.add(schedule_id, lambda: call, place, self.define(where, options), sends=sends)
 
     def add_named(self, table: Mapping[str, Any], by_name: Callable[[str], Sendable[..., Any]]) -> None:
         """Declare the schedules of the setting `schedules`.
@@ -203,6 +208,7 @@ class Declarations:
             definition=declaration.definition,
             envelope=job.envelope,
             priority=job.priority,
+            extra=job.extra,
         )
 
 
@@ -305,6 +311,8 @@ def check_call(where: str, call: Call[Any]) -> None:
     wrong = [name for name, value in given.items() if value is not None]
     if wrong:
         raise ConfigError(f"{where}: its call has {wrong[0]}, which does not go with a schedule")
+    if options.expires_at_ms is not None:
+        raise ConfigError(f"{where}: its call expires at one moment; for a schedule, give expires in seconds")
 
 
 def _difference(present: Declaration, new: Declaration) -> str | None:

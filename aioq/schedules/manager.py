@@ -97,7 +97,11 @@ class Schedules:
             after = written(now_ms, before, definition, job.envelope, anew=True)
             codes = [each.code for each in (*live, before, *(other for _, other in others)) if each.code]
             return msgspec.structs.replace(
-                after, priority=job.priority, code=codes[0] if codes else "", changed=bool(codes)
+                after,
+                priority=job.priority,
+                extra=job.extra,
+                code=codes[0] if codes else "",
+                changed=bool(codes),
             )
 
         stored = await self._change(queue, schedule_id, change, always=True)
@@ -165,7 +169,7 @@ class Schedules:
         """
         queue, entry, _ = (await self._find(schedule_id))[0]
         job_id = new_job_id(queue)
-        added = await self._deliver(queue, NewJob(job_id, entry.envelope, entry.priority))
+        added = await self._deliver(queue, NewJob(job_id, entry.envelope, entry.priority, extra=entry.extra))
         return JobHandle(self._source, job_id, queue, added=added)
 
     async def remove(self, schedule_id: str) -> None:

@@ -286,7 +286,7 @@ def _addition(now_ms: int, declared: Declared, before: Sequence[Entry], left: En
         if not entry.removed:
             start = msgspec.structs.replace(entry, rev=0, changed=False)
     new = written(now_ms, start, declared.definition, declared.envelope)
-    new = msgspec.structs.replace(new, code=declared.code, priority=declared.priority)
+    new = msgspec.structs.replace(new, code=declared.code, priority=declared.priority, extra=declared.extra)
     return Change(new, f"schedule {declared.id}: stored; {_next(new)}")
 
 
@@ -323,7 +323,9 @@ def written(now_ms: int, entry: Entry, definition: Definition, envelope: bytes, 
 
 def _replacement(now_ms: int, entry: Entry, declared: Declared) -> Change:
     new = written(now_ms, entry, declared.definition, declared.envelope)
-    new = msgspec.structs.replace(new, code=declared.code, priority=declared.priority, changed=False)
+    new = msgspec.structs.replace(
+        new, code=declared.code, priority=declared.priority, extra=declared.extra, changed=False
+    )
     if entry.code and not (entry.changed or entry.removed):
         return Change(new, f"schedule {entry.id}: its declaration has changed; {_next(new)}")
     what = "what was changed at run time is given up" if entry.code else "it replaces the one put at run time"

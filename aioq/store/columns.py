@@ -89,4 +89,4 @@ class NewJobs(Sequence[NewJob]):
 def _is_special(job: NewJob) -> bool:
     """Whether a job is more than an id and an envelope."""
     timed = job.delay_ms or job.eta_ms is not None
-    return bool(timed or job.nonce or job.waiter or job.priority is not Priority.NORMAL)
+    return bool(timed or job.nonce or job.waiter or job.extra or job.priority is not Priority.NORMAL)

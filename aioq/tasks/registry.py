@@ -23,7 +23,7 @@ from aioq.wire.signature import ANYTHING, BadArgumentsError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-TASK_OPTIONS = ("name", "queue", "timeout", "retry", "result_ttl", "priority", "executor")
+TASK_OPTIONS = ("name", "queue", "timeout", "retry", "result_ttl", "priority", "executor", "expires", "tags")
 """What `@app.task(...)` takes."""
 
 MAX_TASK_NAME = 500

@@ -133,6 +133,8 @@ class Sendable(Generic[P, R]):
         result_ttl: Duration | None = None,
         headers: Mapping[str, str] | None = None,
         priority: Priority | Literal["high", "normal", "low"] | None = None,
+        expires: Duration | datetime | None = None,
+        tags: Iterable[str] | None = None,
         **unknown: Never,
     ) -> "Sendable[P, R]":
         """The same task with options for the calls sent through what is returned.
@@ -149,6 +151,11 @@ class Sendable(Generic[P, R]):
                 However short it is, a send whose reply got lost and that is repeated adds the job once.
             headers: strings that travel beside the arguments; `current_job().headers` shows them.
             priority: `high`, `normal` or `low`.
+            expires: by when the job must have been started: a datetime with a time zone that is still to come, or
+                seconds or a timedelta from when it is due. A job that was not ends as cancelled, with the reason
+                "expired"; one that was started never expires, not even where it runs again.
+            tags: strings that mark the job, beside those of its task: at most 16 in all, of at most 64 characters;
+                `handle.info()` and `current_job().tags` show them.
             unknown: nothing; a misspelt option is named in the error.
 
         Raises:
@@ -167,13 +174,16 @@ class Sendable(Generic[P, R]):
             result_ttl=result_ttl,
             headers=headers,
             priority=priority,
+            expires=expires,
+            tags=tags,
         )
         if isinstance(given.retry, FunctionRule):
             raise ConfigError(
                 f"task {self.name!r}: a Retry whose delay is a function cannot travel with a call; declare it "
                 "with the task, @app.task(retry=...), or use delays=[...]"
             )
-        return Sendable(self._app, self.name, self._options.merged(given), self._signature)
+        merged = self._options.merged(given, f"task {self.name!r}")
+        return Sendable(self._app, self.name, merged, self._signature)
 
     def call(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """A call to send later or together with others.
@@ -259,7 +269,13 @@ class Task(Sendable[P, R]):
         executor: Executor,
         defaults: Options,
     ) -> None:
-        route = Options(queue=defaults.queue, priority=defaults.priority)
+        route = Options(
+            queue=defaults.queue,
+            priority=defaults.priority,
+            expires_ms=defaults.expires_ms,
+            expires_at_ms=defaults.expires_at_ms,
+            tags=defaults.tags,
+        )
         super().__init__(app, name, route, self._compile)
         self.function = function
         self.executor: Executor = executor

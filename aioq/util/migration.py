@@ -30,7 +30,7 @@ _SEND_NAMED = 'await app.send("name", ...), in sync code app.send_sync("name", .
 _CALL = "task.call(...), which app.send_many and schedules take"
 _ATTEMPTS = "retry=Retry(attempts=...), where the first attempt counts too"
 _TIMEOUT = "timeout=..., in seconds or as a timedelta"
-_EXPIRY = "nothing: jobs do not expire; a task can look at current_job().sent_at and raise Cancel()"
+_EXPIRY = "expires=..., in seconds from when the job is due, or a datetime with a time zone"
 _ALWAYS = "always so: a job is acknowledged when it has ended, and runs again if its worker dies"
 _CONTEXT = "current_job(), inside the task"
 _RATE = "nothing; a queue of its own and `aioq worker -q NAME -c N` bound how many run at once"
@@ -215,7 +215,7 @@ WORDS: dict[Place, dict[str, str]] = {
             ("at", "run_at", "when", "scheduled", "schedule_at", "defer_until", "_defer_until"),
             "eta=..., a datetime with a time zone",
         ),
-        **dict.fromkeys(("expires", "_expires", "max_age", "ttl", "expire"), _EXPIRY),
+        **dict.fromkeys(("_expires", "max_age", "ttl", "expire", "discard_after"), _EXPIRY),
         **dict.fromkeys(("task_id", "_job_id", "message_id", "idempotency_key", "key"), "job_id=..."),
         **dict.fromkeys(("queue_name", "_queue_name", "routing_key", "exchange"), "queue=..."),
         **dict.fromkeys(("actor_name", "task_name", "func_name"), "name=..."),

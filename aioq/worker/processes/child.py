@@ -296,6 +296,7 @@ def _context(order: Order) -> JobContext:
         max_attempts=order.max_attempts,
         crashes=order.crashes,
         headers=order.headers,
+        tags=order.tags,
         sent_at=order.sent_at,
     )
 

@@ -51,6 +51,7 @@ class Order(msgspec.Struct, frozen=True):
         max_attempts: the attempts the retry rule allows, None for no end.
         crashes: the runs that died with their worker.
         headers: the headers.
+        tags: the tags.
         sent_at: when the server took the job.
         timeout: seconds the attempt may take, from `Begun` on where there is no deadline yet.
         deadline: when the attempt's timeout ends it, where it runs already.
@@ -71,6 +72,7 @@ class Order(msgspec.Struct, frozen=True):
     max_attempts: int | None
     crashes: int
     headers: dict[str, str]
+    tags: tuple[str, ...]
     sent_at: datetime | None
     timeout: float | None
     deadline: datetime | None

@@ -285,6 +285,7 @@ def _order(run: Run) -> Order:
         max_attempts=context.max_attempts,
         crashes=context.crashes,
         headers=dict(context.headers),
+        tags=context.tags,
         sent_at=context.sent_at,
         timeout=run.timeout,
         deadline=context.deadline,

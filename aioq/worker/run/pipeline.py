@@ -145,6 +145,7 @@ def _context(run: Run, environment: RunEnvironment) -> JobContext:
         max_attempts=run.retry.most_attempts,
         crashes=claimed.crashes,
         headers=envelope.options.headers,
+        tags=claimed.tags,
         sent_at=claimed.sent_ms,
         state=environment.state,
         worker=run.worker,

@@ -176,10 +176,10 @@ FULL = Options("mail", "j", None, 5, 2.0, RetryRule(2), 7, {"a": "1", "b": "2"},
     ],
 )
 def test_what_is_set_later_wins(first: Options, second: Options, merged: Options):
-    assert first.merged(second) == merged
+    assert first.merged(second, WHERE) == merged
 
 
 def test_merging_changes_neither():
     first, second = Options(headers={"a": "1"}), Options(headers={"a": "2"})
-    first.merged(second)
+    first.merged(second, WHERE)
     assert (first.headers, second.headers) == ({"a": "1"}, {"a": "2"})

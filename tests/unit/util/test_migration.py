@@ -108,7 +108,7 @@ def test_what_an_app_and_a_handle_have_elsewhere(thing: Any, word: str, instead:
 
 OPTIONS = {
     "countdown": "delay=",
-    "expires": "here it is nothing: jobs do not expire",
+    "max_age": "expires=..., in seconds",
     "max_retries": "retry=Retry(attempts=...)",
     "attempts": "retry=...",
     "rate_limit": "queue of its own",

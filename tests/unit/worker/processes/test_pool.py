@@ -112,6 +112,7 @@ def order(function: str, *args: Any, module: str = "unit_children") -> Order:
         max_attempts=1,
         crashes=0,
         headers={},
+        tags=(),
         sent_at=None,
         timeout=None,
         deadline=None,
