@@ -63,6 +63,15 @@ class Backend:
         with self.database.client() as client:
             return client.zcard(self.key("dead"))  # pyright: ignore[reportReturnType]
 
+    def timers(self) -> list[str]:
+        """What is due beside jobs, by kind and id, sorted."""
+        if self.database is None:
+            memory = self._make()
+            assert isinstance(memory, MemoryStore)
+            return sorted(" ".join(each) for each in memory._queues[QUEUE]._timers._times)
+        with self.database.client() as client:
+            return sorted(client.zrange(self.key("timers"), 0, -1))  # pyright: ignore[reportArgumentType]
+
     def forget_workers(self) -> None:
         """Delete the register of the workers and of their leases, as an eviction does."""
         if self.database is None:

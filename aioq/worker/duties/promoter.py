@@ -10,6 +10,7 @@ from aioq.errors import ServerError
 from aioq.store.contract import Store
 from aioq.util.aio import Backoff
 from aioq.util.log import logger
+from aioq.util.plural import counted
 
 log = logger("aioq.worker")
 
@@ -53,6 +54,11 @@ class Promoter:
                 self.expect(round(backoff.next() * 1000))
                 continue
             backoff = Backoff()
+            if promotion.expired:
+                log.info(
+                    "queue %s: %s expired: not started in time",
+                    *(self._queue, counted(promotion.expired, "job")),
+                )
             self.expect(promotion.next_due_ms)
 
     async def _wait(self) -> None:
