@@ -289,8 +289,8 @@ def _expires_ms(where: str, expires: Duration | None) -> int | None:
         raise ConfigError(f"{where}: expires={brief(expires)}: expected seconds, a timedelta or a datetime")
     if not 0 < number <= MAX_DELAY:
         raise ConfigError(
-            f"{where}: expires={brief(expires)}: expected more than 0 s and at most ten years; leave it out for a job "
-            "that does not expire"
+            f"{where}: expires={brief(expires)}: expected more than 0 s and at most ten years; leave it out for "
+            "a job that does not expire"
         )
     return max(1, round(number * 1000))
 

@@ -192,7 +192,7 @@ WORDS: dict[Place, dict[str, str]] = {
         **dict.fromkeys(("concurrency", "max_concurrency", "concurrency_limit"), _RATE),
         **dict.fromkeys(("depends_on", "wait_for", "chord"), _TOGETHER),
         **dict.fromkeys(("callback", "callbacks"), _HOOKS),
-        **dict.fromkeys(("tags", "correlation_id", "description"), "headers={...}, strings"),
+        **dict.fromkeys(("correlation_id", "description"), "headers={...}, strings"),
         "ignore_results": "result_ttl=0",
         "schedule_by_time": "eta=..., a datetime with a time zone",
         "retry_on_error": "retry=..., the number of attempts or a Retry(...)",

@@ -1,7 +1,7 @@
 """Every way in which a job ends, goes, is opened again or comes back to a lane; and a hook that notes its calls.
 
-The hook is made for these tests: jobs with the key `probe` in their `Extra` have it. It notes each call, and keeps who
-holds something, as a lock or a limit would: a job does from its send to its end, and again once it is opened anew.
+The hook is made for these tests: jobs with the key `probe` in their `Extra` have it. It notes each call, and keeps
+who holds something, as a lock or a limit would: a job does from its send to its end, and again once it is opened.
 """
 
 from collections.abc import Awaitable, Callable, Sequence

@@ -9,6 +9,8 @@ from aioq.jobs.options import MAX_DELAY, NAMES, Options, check_name, make_option
 from aioq.jobs.retry import Retry, RetryRule
 
 WHERE = "task 'shop.add'"
+FAR = datetime(2999, 1, 1, tzinfo=UTC)
+FAR_MS = 32_472_144_000_000
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
 
 
@@ -53,6 +55,18 @@ def test_nothing_given_is_nothing_set():
         ({"headers": {"a": "b"}}, Options(headers={"a": "b"})),
         ({"priority": "high"}, Options(priority=Priority.HIGH)),
         ({"priority": Priority.LOW}, Options(priority=Priority.LOW)),
+        ({"expires": 1.5}, Options(expires_ms=1_500)),
+        ({"expires": timedelta(hours=1)}, Options(expires_ms=3_600_000)),
+        ({"expires": 1e-9}, Options(expires_ms=1)),
+        ({"expires": FAR}, Options(expires_at_ms=32_472_144_000_000)),
+        (
+            {"expires": FAR, "eta": FAR - timedelta(seconds=1)},
+            Options(eta_ms=FAR_MS - 1_000, expires_at_ms=FAR_MS),
+        ),
+        ({"expires": FAR, "delay": 60}, Options(delay_ms=60_000, expires_at_ms=FAR_MS)),
+        ({"tags": ["a", "b", "a"]}, Options(tags=("a", "b"))),
+        ({"tags": (Priority.HIGH, "ü" * 64)}, Options(tags=("high", "ü" * 64))),
+        ({"tags": []}, Options()),
     ],
 )
 def test_an_option_in_the_units_of_the_store(given: dict[str, Any], options: Options):
@@ -125,6 +139,37 @@ def test_headers_are_a_copy():
         ({"priority": "urgent"}, "priority='urgent': expected high, normal or low"),
         ({"priority": 1}, "priority=1: expected high, normal or low"),
         ({"priority": ["high"]}, "priority=['high']: expected high, normal or low"),
+        ({"expires": 0}, "expires=0: expected more than 0 s and at most ten years; leave it out for a job that"),
+        ({"expires": -1}, "expires=-1: expected more than 0 s"),
+        ({"expires": MAX_DELAY + 1}, "expected more than 0 s and at most ten years"),
+        ({"expires": True}, "expires=True: expected seconds, a timedelta or a datetime"),
+        ({"expires": "1"}, "expires='1': expected seconds, a timedelta or a datetime"),
+        ({"expires": MOMENT}, "expires=2026-01-02T03:04:05.678000+00:00 is past: no job could be started by then"),
+        (
+            {"expires": datetime(2999, 1, 2)},  # noqa: DTZ001, RUF100 - the point of it
+            "expires=2999-01-02T00:00:00 has no time zone, so it names no moment",
+        ),
+        (
+            {"expires": datetime.max.replace(tzinfo=UTC)},
+            "expires=9999-12-31T23:59:59.999999+00:00: expected a year",
+        ),
+        (
+            {"expires": FAR, "eta": FAR},
+            "expires=2999-01-01T00:00:00+00:00 is before eta=2999-01-01T00:00:00+00:00",
+        ),
+        (
+            {"expires": datetime.now(UTC) + timedelta(minutes=1), "delay": 60},
+            "is before the delay is over: it could not be started by then",
+        ),
+        ({"tags": "eu"}, "tags='eu': expected a list of strings"),
+        ({"tags": b"eu"}, "tags=b'eu': expected a list of strings"),
+        ({"tags": 7}, "tags=7: expected a list of strings"),
+        ({"tags": ["a", 7]}, "tags: 7: a tag has 1 to 64 characters, all of them printable"),
+        ({"tags": [""]}, "tags: '': a tag has 1 to 64 characters"),
+        ({"tags": ["x" * 65]}, "a tag has 1 to 64 characters"),
+        ({"tags": ["a\n"]}, "a tag has 1 to 64 characters, all of them printable"),
+        ({"tags": ["\ud800"]}, "a tag has 1 to 64 characters"),
+        ({"tags": map(str, range(17))}, "tags: 17 of them, at most 16 are kept with a job"),
         ({"dealy": 1}, "unknown option 'dealy'; did you mean 'delay'?"),
         ({"result_tll": 1}, "unknown option 'result_tll'; did you mean 'result_ttl'?"),
         ({"xyz": 1}, f"unknown option 'xyz'; the options are {', '.join(NAMES)}"),
@@ -173,6 +218,10 @@ FULL = Options("mail", "j", None, 5, 2.0, RetryRule(2), 7, {"a": "1", "b": "2"},
             Options(headers={"b": "3", "c": "4"}),
             Options(headers={"a": "1", "b": "3", "c": "4"}),
         ),
+        (Options(expires_ms=5), Options(expires_at_ms=FAR_MS), Options(expires_at_ms=FAR_MS)),
+        (Options(expires_at_ms=FAR_MS), Options(expires_ms=5), Options(expires_ms=5)),
+        (Options(expires_ms=5), Options(), Options(expires_ms=5)),
+        (Options(tags=("a", "b")), Options(tags=("c", "a")), Options(tags=("a", "b", "c"))),
     ],
 )
 def test_what_is_set_later_wins(first: Options, second: Options, merged: Options):
@@ -183,3 +232,10 @@ def test_merging_changes_neither():
     first, second = Options(headers={"a": "1"}), Options(headers={"a": "2"})
     first.merged(second, WHERE)
     assert (first.headers, second.headers) == ({"a": "1"}, {"a": "2"})
+
+
+def test_options_that_do_not_go_together_are_refused_when_they_meet():
+    with pytest.raises(ConfigError, match="task 'shop.add': expires=.* is before eta="):
+        Options(expires_at_ms=5).merged(Options(eta_ms=6), WHERE)
+    with pytest.raises(ConfigError, match="17 of them"):
+        Options(tags=tuple(map(str, range(16)))).merged(Options(tags=("x",)), WHERE)
