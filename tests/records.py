@@ -27,6 +27,8 @@ FIELDS = (
     "cancel_ttl",
     "parked",
     "ttl",
+    "cuts",
+    "extra",
 )
 
 # The server's packer writes strings as the text type of MessagePack, whatever bytes they hold.
@@ -38,6 +40,7 @@ if not text then return {} end
 local record = cmsgpack.unpack(text)
 for _, encoded in ipairs({1, 9, 15, 16}) do record[encoded] = record[encoded] and '...' end
 for i = 1, #record do record[i] = record[i] or '' end
+if record[21] and record[21] ~= '' then record[21] = cjson.encode(record[21]) end
 return record
 """
 

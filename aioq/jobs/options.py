@@ -69,9 +69,7 @@ class Options:
         for one, another in _EXCLUSIVE:
             if getattr(other, one) is not None:
                 given[another] = None
-        merged = replace(self, **given)
-        _check_order(where, merged)
-        return merged
+        return _ordered(where, replace(self, **given))
 
 
 NO_OPTIONS = Options()
@@ -164,15 +162,13 @@ def make_options(
         raise ConfigError(unknown_option(where, next(iter(unknown)), NAMES))
     if delay is not None and eta is not None:
         raise ConfigError(f"{where}: give delay or eta, not both")
-    if queue is not None:
-        check_name(f"{where}: queue", queue)
     try:
         rule = rule_of(retry)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
-    expires_at_ms = _expires_at_ms(where, expires) if isinstance(expires, datetime) else None
+    after, at = _expires(where, expires)
     options = Options(
-        queue=queue,
+        queue=queue if queue is None else check_name(f"{where}: queue", queue),
         job_id=_job_id(where, job_id),
         delay_ms=_milliseconds(where, "delay", delay),
         eta_ms=_eta_ms(where, eta),
@@ -181,12 +177,11 @@ def make_options(
         result_ttl_ms=_milliseconds(where, "result_ttl", result_ttl),
         headers=_headers(where, headers),
         priority=_priority(where, priority),
-        expires_ms=None if isinstance(expires, datetime) else _expires_ms(where, expires),
-        expires_at_ms=expires_at_ms,
+        expires_ms=after,
+        expires_at_ms=at,
         tags=_tags(where, tags),
     )
-    _check_order(where, options)
-    return options
+    return _ordered(where, options)
 
 
 def unknown_option(where: str, name: str, valid: tuple[str, ...], place: Place = Place.OPTION) -> str:
@@ -281,9 +276,15 @@ def _moment_ms(where: str, name: str, moment: datetime) -> int:
     return round((moment - _EPOCH) / timedelta(milliseconds=1))
 
 
-def _expires_ms(where: str, expires: Duration | None) -> int | None:
+def _expires(where: str, expires: Duration | datetime | None) -> tuple[int | None, int | None]:
+    """By when a job must have been started: so many ms after it is due, or at that time in ms; one of them."""
     if expires is None:
-        return None
+        return None, None
+    if isinstance(expires, datetime):
+        moment = _moment_ms(where, "expires", expires)
+        if expires <= datetime.now(UTC):
+            raise ConfigError(f"{where}: expires={expires.isoformat()} is past: no job could be started by then")
+        return None, moment
     number = as_seconds(expires)
     if number is None:
         raise ConfigError(f"{where}: expires={brief(expires)}: expected seconds, a timedelta or a datetime")
@@ -292,20 +293,13 @@ def _expires_ms(where: str, expires: Duration | None) -> int | None:
             f"{where}: expires={brief(expires)}: expected more than 0 s and at most ten years; leave it out for "
             "a job that does not expire"
         )
-    return max(1, round(number * 1000))
+    return max(1, round(number * 1000)), None
 
 
-def _expires_at_ms(where: str, expires: datetime) -> int:
-    moment = _moment_ms(where, "expires", expires)
-    if expires <= datetime.now(UTC):
-        raise ConfigError(f"{where}: expires={expires.isoformat()} is past: no job could be started by then")
-    return moment
-
-
-def _check_order(where: str, options: Options) -> None:
-    """See that a job is due before it expires, where that is a time of its own."""
+def _ordered(where: str, options: Options) -> Options:
+    """Return options if a job is due before it expires, where that is a time of its own."""
     if options.expires_at_ms is None or (options.eta_ms is None and not options.delay_ms):
-        return
+        return options
     expires = _EPOCH + timedelta(milliseconds=options.expires_at_ms)
     if options.eta_ms is None:
         due, shown = datetime.now(UTC) + timedelta(milliseconds=options.delay_ms or 0), "the delay is over"
@@ -316,6 +310,7 @@ def _check_order(where: str, options: Options) -> None:
         raise ConfigError(
             f"{where}: expires={expires.isoformat()} is before {shown}: it could not be started by then"
         )
+    return options
 
 
 def _tags(where: str, tags: object) -> tuple[str, ...]:

@@ -147,15 +147,12 @@ class Sendable(Generic[P, R]):
                 handle's `added` tells; it may be used anew once its result has expired.
             timeout: the longest one attempt may take; 0 for no limit.
             retry: a `Retry`, or a number of attempts; its delay cannot be a function here.
-            result_ttl: how long the outcome is kept; 0 for not at all (a handle that waits is still told).
-                However short it is, a send whose reply got lost and that is repeated adds the job once.
+            result_ttl: how long the outcome is kept; 0 for not at all. A handle that waits is told all the same.
             headers: strings that travel beside the arguments; `current_job().headers` shows them.
             priority: `high`, `normal` or `low`.
-            expires: by when the job must have been started: a datetime with a time zone that is still to come, or
-                seconds or a timedelta from when it is due. A job that was not ends as cancelled, with the reason
-                "expired"; one that was started never expires, not even where it runs again.
-            tags: strings that mark the job, beside those of its task: at most 16 in all, of at most 64 characters;
-                `handle.info()` and `current_job().tags` show them.
+            expires: by when the job must have been started, or it is cancelled ("expired"): a datetime with a time
+                zone that is still to come, or seconds or a timedelta from when the job is due.
+            tags: strings that mark the job, beside those of its task: at most 16 in all, of 64 characters.
             unknown: nothing; a misspelt option is named in the error.
 
         Raises:

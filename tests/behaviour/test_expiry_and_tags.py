@@ -146,5 +146,5 @@ async def test_waiters_are_told_at_the_time_by_a_worker_without_a_free_slot(proj
         assert (info.state, info.task, info.started_at) == (JobState.CANCELLED, "work.busy", None)
         assert info.tags == ("impatient",)
         assert await busy.cancel()
-        assert await (await tasks.heavy.send()).result(timeout=20) == ["heavy"]
+        assert await (await tasks.heavy.send()).result(timeout=20) == ("heavy",)
         assert await worker.stop() == 0

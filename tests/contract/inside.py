@@ -161,7 +161,10 @@ for _, lane in ipairs({
     found.consumers[#found.consumers + 1] = consumer[2]
   end
 end
-found.scheduled = redis.call('ZRANGE', base .. ':scheduled', 0, -1)
+found.scheduled = {}
+for _, id in ipairs(redis.call('ZRANGE', base .. ':scheduled', 0, -1)) do
+  if id ~= '' then found.scheduled[#found.scheduled + 1] = id end
+end
 found.workers = redis.call('ZRANGE', base .. ':workers', 0, -1)
 found.fetched = redis.call('ZRANGE', base .. ':fetched', 0, -1)
 found.dead = redis.call('ZRANGE', base .. ':dead', 0, -1)
@@ -173,7 +176,7 @@ return (string.gsub(cjson.encode(found), '{}', '[]'))
 """
 _JUMP = """
 local base, ms = KEYS[1], tonumber(ARGV[1])
-for name, least in pairs({scheduled = 1, dead = 1, workers = 1}) do
+for name, least in pairs({scheduled = 1, timers = 1, dead = 1, workers = 1}) do
   local key = base .. ':' .. name
   local members = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
   for i = 1, #members, 2 do
@@ -188,6 +191,8 @@ for _, key in ipairs(redis.call('KEYS', base .. ':job:*')) do
   if type(text) == 'string' then
     local record = cmsgpack.unpack(text)
     for _, field in ipairs({2, 10, 18}) do record[field] = record[field] and record[field] - ms end
+    local expires = record[21] and record[21].expires
+    if expires then expires[1] = expires[1] - ms end
     redis.call('SET', key, cmsgpack.pack(record), 'KEEPTTL')
   end
 end

@@ -7,9 +7,23 @@ import pytest
 
 from aioq.jobs.job import JobState, Progress
 from aioq.store.contract import MISSING, Limits, NewJob, Settlement, Store, Verb
+from aioq.store.extra import CALL_GONE
 from aioq.store.redis import RedisStore
-from aioq.wire.messages import CallOptions, encode_envelope, encode_result
-from tests.contract.kit import BROKEN, CRASHED, LONG, QUEUE, REASON, THREE, Backend, joined, settle, take
+from aioq.wire.messages import CallOptions, decode_notice, encode_envelope, encode_result
+from tests.contract.kit import (
+    BROKEN,
+    CRASHED,
+    LONG,
+    QUEUE,
+    REASON,
+    THREE,
+    Backend,
+    Listener,
+    ids,
+    joined,
+    settle,
+    take,
+)
 from tests.records import put_record
 
 pytestmark = pytest.mark.anyio
@@ -146,15 +160,33 @@ class TestTheKeyOfItsOwn:
             client.delete(backend.key("body:a"))
         assert await store.wait(QUEUE, "channel", ["a"]) == [MISSING]
 
-    async def test_a_job_without_the_envelope_it_should_have_is_let_go(
+    async def test_a_job_without_the_envelope_it_should_have_fails_and_whoever_waits_is_told(
         self, store: RedisStore, backend: Backend
     ) -> None:
-        assert backend.database is not None
-        with backend.database.client() as client:
-            client.delete(backend.key("body:a"))
-        assert [job.id for job in await take(store, "w")] == ["b"]
-        assert await store.info(QUEUE, ["a"]) == [None]
-        assert await store.wait(QUEUE, "channel", ["a"]) == [MISSING]
+        listener = await Listener.on(store, "me")
+        assert await store.wait(QUEUE, "me", ["a"]) == [None]
+        backend.delete("body:a")
+        claim = await store.claim(QUEUE, "w", 10)
+        assert ([job.id for job in claim.jobs], claim.next_due_ms) == (["b"], 0)
+        await store.promote(QUEUE, 10)
+        assert decode_notice(await listener.next()) == [("a", CALL_GONE)]
+        (found,) = await store.info(QUEUE, ["a"])
+        assert found is not None
+        assert found.error is not None
+        assert (found.state, found.error.type) == (JobState.FAILED, "CallGone")
+        assert await store.reopen(QUEUE, ["a"]) == [JobState.FAILED], "there is nothing to run"
+        assert await take(store, "w") == []
+
+    async def test_one_that_its_worker_lost_the_reply_for_likewise(
+        self, store: RedisStore, backend: Backend
+    ) -> None:
+        assert ids(await take(store, "w", 1)) == ["a"]
+        backend.delete("body:a")
+        claim = await store.claim(QUEUE, "w", 1, known=[])
+        assert [job.id for job in claim.jobs] == ["b"]
+        await store.promote(QUEUE, 10)
+        assert [each and each.state for each in await store.info(QUEUE, ["a", "b"])] == ["failed", "running"]
+        assert backend.timers() == []
 
     async def test_what_is_no_record_is_no_job(self, store: RedisStore, backend: Backend) -> None:
         assert backend.database is not None

@@ -10,6 +10,7 @@ import pytest
 
 from aioq.jobs.job import Priority, Progress
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
+from aioq.store.extra import Expiry, Extra
 from aioq.store.redis import RedisStore, replies
 from aioq.store.redis.durability import MARK_MS, Confirmation
 from aioq.store.schedules import Entry, Overlap, Tick
@@ -120,7 +121,14 @@ def body(look: Look, key: str) -> None:
 
 
 def scheduled(look: Look, key: str) -> None:
-    assert {look.state(member) for member in look.client.zrange(look.base + key, 0, -1)} == {"scheduled"}
+    members = look.client.zrange(look.base + key, 0, -1)
+    assert {look.state(member) for member in members if member} == {"scheduled"}
+
+
+def timers(look: Look, key: str) -> None:
+    """Of jobs that are there, and may expire."""
+    members = [member.split(" ", 1) for member in look.client.zrange(look.base + key, 0, -1)]
+    assert all(kind == "expire" and "expires" in look.record(job_id)["extra"] for kind, job_id in members)
 
 
 def idle(look: Look, key: str) -> None:
@@ -193,6 +201,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":job:<id>": ("expires", job),
     ":body:<id>": ("with its job", body),
     ":scheduled": ("members", scheduled),
+    ":timers": ("members", timers),
     ":workers": ("members", workers),
     ":fetched": ("members", workers),
     ":leases": ("members", leases),
@@ -249,6 +258,8 @@ async def use_everything(store: RedisStore) -> None:
         await joined(store, worker)
     await send(store, "later", "sooner", delay_ms=2 * HOUR)
     await send(store, "called off", delay_ms=HOUR)
+    extra = Extra(("a",), Expiry(span_ms=HOUR))
+    await store.enqueue(QUEUE, [NewJob("expires", CALL, delay_ms=HOUR, extra=extra)])
     for number in range(6):
         await settle(store, "w1", await running(store, "w1", f"broken-{number}"), Verb.FAILED, BROKEN, ttl_ms=HOUR)
     await put(store, "ticking", "removed", "undeclared")

@@ -3,17 +3,31 @@
 The hook is one for these tests (`tests/contract/doors.py`); those of aioq itself are called at the same places.
 """
 
-import pytest
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
+import pytest
+import redis
+
+from aioq.errors import ServerError
+from aioq.jobs.job import JobState
+from aioq.store.contract import Settlement, Verb
 from aioq.store.memory import MemoryStore
+from aioq.store.redis import RedisStore, scripts
 from aioq.util.clock import ManualClock
-from tests.contract.doors import CASES, LIMITS, At, Case, MemoryProbe
-from tests.contract.inside import MemoryInside
-from tests.contract.kit import QUEUE
+from tests.contract.doors import CASES, LIMITS, At, Case, MemoryProbe, ServerProbe, with_probe
+from tests.contract.inside import MemoryInside, ServerInside
+from tests.contract.kit import QUEUE, THREE, joined
+from tests.databases import Database
+from tests.servers import Server, available
 
 pytestmark = pytest.mark.anyio
 
 each_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+each_server = pytest.mark.parametrize("name", available())
+StartServer = Callable[..., Server]
 
 
 @pytest.fixture
@@ -23,11 +37,32 @@ def memory() -> At:
     return At(store, QUEUE, MemoryInside(store, clock, QUEUE), probe)
 
 
+@pytest.fixture
+def _probed_scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The scripts with the hook, and afterwards without it again."""
+    monkeypatch.setattr(scripts, "source", with_probe(scripts.source))
+    for cached in (scripts.script, scripts.definitions):
+        cached.cache_clear()
+    yield
+    monkeypatch.undo()
+    for cached in (scripts.script, scripts.definitions):
+        cached.cache_clear()
+
+
 @each_case
 async def test_in_memory(case: Case, memory: At) -> None:
     if case.name == "loses its call":
         pytest.skip("in memory no call has a key of its own")
     await once_and_repeated(case, memory)
+
+
+@each_case
+@pytest.mark.usefixtures("_probed_scripts")
+async def test_on_a_server(case: Case, server: Database, app_name: str) -> None:
+    store = RedisStore(app_name, server.url, shown_url="server", limits=LIMITS)
+    with server.client() as client:
+        await once_and_repeated(case, at_queue(store, client, app_name, QUEUE))
+    await store.close()
 
 
 async def once_and_repeated(case: Case, at: At) -> None:
@@ -39,3 +74,86 @@ async def once_and_repeated(case: Case, at: At) -> None:
     await act(at.store)
     assert at.probe.events(case.job) == [*before, *case.events, *(case.events if case.again else [])]
     assert (case.job in at.probe.holders()) == (case.events[0] not in {"finish", "forget"})
+
+
+def at_queue(store: RedisStore, client: redis.Redis, app: str, queue: str) -> At:
+    base = f"aioq:{{{app}:{queue}}}"
+    inside, probe = ServerInside(client, base), ServerProbe(client, base)
+    return At(store, queue, inside, probe, gone=lambda job_id: client.delete(f"{base}:body:{job_id}"))
+
+
+# -- scripts that fail half-way -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Refusing:
+    """A server with a store that may do everything, and one that is refused a command."""
+
+    full: RedisStore
+    limited: RedisStore
+    client: redis.Redis
+
+    def refuse(self, command: bytes, queue: str) -> At:
+        """Refuse a command to `limited`; a queue of its own for that."""
+        self.client.execute_command("ACL", "SETUSER", "shop", "+@all", f"-{command.decode().lower()}")
+        return at_queue(self.full, self.client, "shop", queue)
+
+
+@asynccontextmanager
+async def refusing(server: Server) -> AsyncIterator[Refusing]:
+    full = RedisStore("shop", server.url, shown_url="full", limits=LIMITS)
+    limited = RedisStore("shop", f"unix://shop:secret@{server.socket}", shown_url="limited", limits=LIMITS)
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "shop", "on", ">secret", "~*", "&*", "+@all")
+        yield Refusing(full, limited, client)
+    await full.close()
+    await limited.close()
+
+
+def commands(case: Case) -> Sequence[bytes]:
+    """Every command of the scripts by which a way goes."""
+    return sorted(
+        {each for name in case.scripts for each in re.findall(rb"redis\.p?call\('(\w+)'", text_of(name))}
+    )
+
+
+def text_of(name: str) -> bytes:
+    return scripts.script(name).text
+
+
+@each_server
+@each_case
+@pytest.mark.usefixtures("_probed_scripts")
+async def test_a_script_that_is_refused_a_command(case: Case, name: str, start_server: StartServer) -> None:
+    """At each of its commands: whether the call is repeated or its worker dies then, all comes to its end once."""
+    async with refusing(start_server(name)) as server:
+        for command in commands(case):
+            for dies in (False, True):
+                at = server.refuse(command, f"no-{command.decode()}-{dies}")
+                act = await case.arrange(at)
+                with suppress(ServerError):
+                    await act(server.limited)
+                if dies:
+                    await at.recovering()(at.store)
+                else:
+                    await act(at.store)
+                    if case.sure:
+                        assert at.probe.events(case.job)[-1] == case.events[-1], at.queue
+                # Of one that is not there, or has ended, nobody minds what it holds: its call was never repeated.
+                nobodys = {case.job} if dies and case.events[0] in {"enter", "reopen"} else set[str]()
+                await all_ended(at)
+                assert at.probe.holders() <= nobodys, at.queue
+
+
+async def all_ended(at: At) -> None:
+    """Another worker runs all that there is to its end."""
+    await joined(at.store, "last", at.queue)
+    await at.recovering()(at.store)
+    for _ in range(5):
+        at.inside.jump(3_700_000)
+        await at.store.promote(at.queue, 100)
+        jobs = (await at.store.claim(at.queue, "last", 10)).jobs
+        done = [Settlement(job.id, job.claim, Verb.SUCCEEDED, THREE, 0, 60_000) for job in jobs]
+        assert all(await at.store.settle(at.queue, "last", done))
+        for info in await at.store.info(at.queue, [each.id for each in jobs]):
+            assert info is None or info.state is JobState.SUCCEEDED

@@ -44,7 +44,7 @@ LUA = {
 }
 """Commands by their name, parts as `lib/<name>`."""
 SCRIPTS = sorted(name for name in LUA if not name.startswith("lib/"))
-NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "ten": 10}
+NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "eleven": 11}
 
 
 class Header:
@@ -162,6 +162,7 @@ CALLS: dict[str, Call] = {
     "wait": lambda store, n: store.wait(QUEUE, "me", ["job"] * n),
     "info": lambda store, n: store.info(QUEUE, ["job"] * n),
     "reschedule": lambda store, n: store.reschedule(QUEUE, ["job"] * n, delay_ms=5),
+    "reopen": lambda store, n: store.reopen(QUEUE, ["job"] * n),
     "cancel": lambda store, n: store.cancel(QUEUE, ["job"] * n, REASON, 5),
     "schedule_read": lambda store, n: store.timetable.read(QUEUE, ["s"] * n),
     "schedule_write": lambda store, n: store.timetable.write(QUEUE, [Entry(id="s")] * n),
@@ -173,7 +174,7 @@ CALLS: dict[str, Call] = {
 REPLIES: dict[str, Callable[[int], Any]] = {
     "enqueue_one": lambda n: int(n > 0),
     "claim": lambda _: [[-1, -1], 0, 0],
-    "promote": lambda _: [0, [-1, -1], b""],
+    "promote": lambda _: [0, [-1, -1], b"", 0],
     "schedule_read": lambda _: [0, -1, b"0"],
     "workers": lambda _: [b"0"],
     "held": lambda _: [b"0"],

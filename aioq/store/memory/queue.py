@@ -219,7 +219,7 @@ class MemoryQueue:
     def info(self, job_id: str, *, results: bool = False) -> JobInfo | None:
         """What there is to know of a job."""
         record = self._records.get(job_id)
-        return None if record is None else record.info(self._name, results=results)
+        return record and record.info(self._name, results=results)
 
     def cancel(self, job_id: str, outcome: bytes, ttl_ms: int) -> JobState | None:
         """Cancel a job that waits, or ask the worker of a running one to; returns the state it was in."""
@@ -270,7 +270,7 @@ class MemoryQueue:
         if len(jobs) < count:
             self._take(worker, next(iter(token.job_ids), ""), jobs)
         else:
-            self._put_back(token)
+            (self.lanes.put_back if count else self._put_back)(token)
 
     def _take_from_lanes(self, worker: str, count: int, jobs: list[Claimed]) -> int:
         """Take what there is room for; returns how many entries were passed over."""

@@ -6,10 +6,12 @@ from typing import Any
 import msgspec
 
 from aioq.jobs.job import Priority
+from aioq.store.extra import Extra
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.paging import BEGIN, PAGE, Ask, pages
 from aioq.store.schedules import Agenda, Entry
 
+_EXTRA = msgspec.msgpack.Decoder(Extra)
 _HEADER = 3
 _ABSENT = 1
 """The length of what `schedule_read.lua` says of a schedule that is not there."""
@@ -106,6 +108,7 @@ def _entry(schedule_id: str, fields: Sequence[bytes]) -> Entry:
         definition=record["definition"],
         envelope=record["job"],
         priority=Priority(record["lane"].decode() or Priority.NORMAL),
+        extra=_EXTRA.decode(record["extra"]) if "extra" in record else None,
         code=record["code"].decode(),
         changed="changed" in marks,
         paused="paused" in marks,

@@ -25,7 +25,7 @@ def enqueue_one_args(jobs: NewJobs) -> list[Arg] | None:
         job = jobs.special[0]
         waiter = job.waiter
         # The first comparison is the cheap one, and says what is true as a rule.
-        if job != NewJob(job_id, envelope, waiter=waiter) and (job.nonce or any(_place(job))):
+        if job != NewJob(job_id, envelope, waiter=waiter) and (job.nonce or job.extra or any(_place(job))):
             return None
     return [job_id, envelope, waiter]
 
@@ -42,8 +42,8 @@ def enqueue_args(jobs: NewJobs, *, again: bool) -> list[Arg]:
     named = len(set(ids)) < len(ids) or any(job.nonce for job in special)
     nonces = _encode([job.nonce for job in jobs]) if named else b""
     waiter = next((job.waiter for job in special if job.waiter), "")
-    placed = any(any(_place(job)) for job in special)
-    places = _encode([word for job in jobs for word in _place(job)]) if placed else b""
+    placed = any(job.extra or any(_place(job)) for job in special)
+    places = _encode([each for job in jobs for each in (*_place(job), job.extra or False)]) if placed else b""
     return ["again" if again else "", nonces, places, waiter, b"".join(envelopes), sizes, *_packed(ids)]
 
 

@@ -23,7 +23,7 @@ NAMED_LIMIT = 512
 _CLAIM_HEADER = 3
 _CLAIM_WIDTH = 4
 _MORE = 2
-_FIRST_CLAIM = (1, 0, 0, 0)
+_FIRST_CLAIM: tuple[Any, ...] = (1, 0, 0, 0)
 _WORKER_WIDTH = 3
 _RECOVERY_HEADER = 4
 
@@ -44,9 +44,9 @@ def parse_claim(reply: Sequence[Any]) -> Claim:
     jobs: list[Claimed] = []
     for i in range(_CLAIM_HEADER, len(reply), _CLAIM_WIDTH):
         job_id, envelope, sent, past = reply[i : i + _CLAIM_WIDTH]
-        claims, attempts, crashes, interruptions = past or _FIRST_CLAIM
+        claims, attempts, crashes, interruptions, *tags = past or _FIRST_CLAIM
         job = Claimed(job_id.decode(), envelope, number, attempts, crashes, interruptions, sent, now, claims)
-        jobs.append(job)
+        jobs.append(msgspec.structs.replace(job, tags=_tags(tags[0])) if tags else job)
     more = bool(reply[2] and reply[2][_MORE])
     return Claim(jobs, due(reply[0][0]), next_tick_ms=due(reply[0][1]), more=more)
 
@@ -113,7 +113,7 @@ def parse_workers(reply: Sequence[Any]) -> tuple[bytes, list[WorkerLease]]:
 
 def parse_promotion(reply: Sequence[Any]) -> Promotion:
     """The mirror of `promote.lua`."""
-    return Promotion(reply[0], due(reply[1][0]))
+    return Promotion(reply[0], due(reply[1][0]), reply[3])
 
 
 def parse_recovery(reply: Sequence[Any]) -> Recovery:
@@ -140,7 +140,7 @@ def parse_wait(reply: Sequence[bytes | int | None]) -> list[WaitReply]:
 
 
 def parse_states(reply: Sequence[bytes]) -> list[JobState | None]:
-    """The mirror of `cancel.lua` and `reschedule.lua`."""
+    """The mirror of `cancel.lua`, `reschedule.lua` and `reopen.lua`."""
     return [JobState(state.decode()) if state else None for state in reply]
 
 
@@ -176,8 +176,14 @@ def _info(queue: str, job_id: str, record: dict[str, Any], *, results: bool) -> 
         progress=_PROGRESS.decode(record["progress"]) if "progress" in record else None,
         error=put_off(told.task) if state in WAITS and "parked" in record else told.error,
         headers=told.headers,
+        tags=_tags(record.get("tags", ())),
+        expires_at=_time(record.get("expires") or None),
         result=told.value if results else None,
     )
+
+
+def _tags(tags: Sequence[bytes]) -> tuple[str, ...]:
+    return tuple(tag.decode() for tag in tags)
 
 
 def _started(claim: int | None) -> datetime | None:

@@ -172,7 +172,8 @@ def _write_args(entries: Sequence[Entry], stood: bytes, declared: Collection[str
     for entry in entries:
         lane = "" if entry.priority is Priority.NORMAL else entry.priority.value
         marks = "declared" if _is_leaving(entry) and entry.id in declared else _marks(entry)
-        args += (entry.id, entry.rev, entry.definition, entry.envelope, lane, entry.code, marks)
+        extra = b"" if entry.extra is None else msgspec.msgpack.encode(entry.extra)
+        args += (entry.id, entry.rev, entry.definition, entry.envelope, lane, extra, entry.code, marks)
         args += (_moment(entry.next_ms), entry.runs, entry.skipped)
     return args
 

@@ -14,6 +14,7 @@ from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.jobs.job import JobInfo, JobState
 from aioq.store.columns import NewJobs
 from aioq.store.contract import Claim, Claimed, Limits, NewJob, ServerInfo, Settlement, Token, WaitReply
+from aioq.store.extra import CALL_GONE, EXPIRED
 from aioq.store.leases import WorkerLease
 from aioq.store.pubsub import handing_channel
 from aioq.store.redis import replies
@@ -287,7 +288,9 @@ class RedisStore:
 
     async def promote(self, queue: str, limit: int) -> Promotion:
         """See `aioq.store.contract.Store.promote`."""
-        reply = await self._call("promote", queue, [limit])
+        limits = self._limits
+        args = [limit, limits.tombstone_ms, limits.result_ttl_ms, EXPIRED, CALL_GONE]
+        reply = await self._call("promote", queue, args)
         if reply[2]:
             self._tell_foreign(queue, reply[2].decode(errors="backslashreplace"))
         return replies.parse_promotion(reply)
@@ -331,6 +334,10 @@ class RedisStore:
         name = os.urandom(9).hex()
         args = [name, outcome, ttl_ms, self._limits.tombstone_ms, *job_ids]
         return replies.parse_states(await self._ask("cancel", queue, args))
+
+    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
+        """See `aioq.store.contract.Store.reopen`."""
+        return replies.parse_states(await self._ask("reopen", queue, job_ids))
 
     async def _call(
         self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None

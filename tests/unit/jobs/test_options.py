@@ -235,7 +235,7 @@ def test_merging_changes_neither():
 
 
 def test_options_that_do_not_go_together_are_refused_when_they_meet():
-    with pytest.raises(ConfigError, match="task 'shop.add': expires=.* is before eta="):
+    with pytest.raises(ConfigError, match=r"task 'shop\.add': expires=.* is before eta="):
         Options(expires_at_ms=5).merged(Options(eta_ms=6), WHERE)
     with pytest.raises(ConfigError, match="17 of them"):
         Options(tags=tuple(map(str, range(16)))).merged(Options(tags=("x",)), WHERE)

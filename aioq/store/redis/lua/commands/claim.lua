@@ -7,7 +7,7 @@
 -- A job is put into the held set, then marked, then its entry is acknowledged: wherever the script fails, the job is
 -- in the held set or its entry is pending, and the next claim with known jobs or the recovery finds it.
 --
--- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, leases, due, entries, foreign, holding
+-- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, leases, due, entries, foreign, timers, hooks, holding
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 how many, 3 '' or the ids of the jobs this worker knows that it holds, as a MessagePack array:
 --   then it is also given what it holds or was sent without knowing, because a reply got lost, and what it knows of is
@@ -18,8 +18,8 @@
 -- REPLY: {-2} when the worker has lost its lease; else {ms until the next scheduled job, ms until the next tick} (-1
 --   for none), the number of this claim, what else there is to say (0 for nothing, else {the last entry that named no job
 --   in aioq's way, the last job whose record this version cannot read ('' for none), 1 where the call ended before the
---   lanes did}), and per job id, envelope, sent, and {claims, attempts, crashes, interruptions}, or 0 where this is the
---   first time that it is claimed
+--   lanes did}), and per job id, envelope, sent, and {claims, attempts, crashes, interruptions, its tags where it has
+--   any}, or 0 where this is the first time that it is claimed
 local worker, count = ARGV[1], tonumber(ARGV[2])
 local lost = Leases.is_lost(q, worker)
 
@@ -109,10 +109,16 @@ local function take_other(id, text, is_held)
   if job[STATE] and not unknown and not orphan then return false end
   local envelope = whole(q, id, job[JOB])
   if not envelope then
-    -- Evicted, or deleted by hand: without it there is no job, and whoever waits for it is to learn that.
-    redis.call('DEL', job_key(q, id))
+    -- Evicted, or deleted by hand: it cannot be run, and whoever waits for it is to learn that. A timer ends it.
+    set_timer(q, CALL_GONE, id, q.now)
+    if job[STATE] then
+      job[STATE], job[WORKER] = false, false
+      save(q, id, job)
+      redis.call('SREM', held_key(q, worker), id)
+    end
     return false
   end
+  if not run_hooks(q, 'start', id, job) then return false end
   known[id] = 'taken'
   if orphan then
     widen(job, CRASHES)
@@ -122,6 +128,7 @@ local function take_other(id, text, is_held)
   widen(job, STARTED)
   job[STATE], job[WORKER], job[CLAIM], job[STARTED] = 'running', worker, claims, number
   local past = {claims, job[ATTEMPTS] or 0, job[CRASHES] or 0, job[INTERRUPTIONS] or 0}
+  if job[EXTRA] then past[5] = job[EXTRA].tags end
   give(id, envelope, job[SENT], past, cmsgpack.pack(job))
   return true
 end
@@ -211,6 +218,7 @@ local function accept(name, entry, ids)
   local pending = redis.pcall('XPENDING', lane, GROUP, entry, entry, 1)
   -- Whoever has recovered this entry meanwhile has acknowledged it.
   if is_unreadable(pending) or not pending[1] then return end
+  if lost then run_hooks_returned(q, ids) end
   for i = lost and 1 or take_all(ids), #ids do Lanes.push(q, lane_of(name), ids[i], true) end
   redis.call('XACK', lane, GROUP, entry)
   redis.call('XDEL', lane, entry)

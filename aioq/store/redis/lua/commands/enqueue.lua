@@ -3,12 +3,12 @@
 -- The records are written last and at once: where the script fails, there is a record only of what will be run, and an
 -- entry or a due time without a record is passed over.
 --
--- NEEDS: keys, msgpack, record_text_write, record, lanes, dead
+-- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead
 -- KEYS: 1 base key
 -- ARGV: 1 'again' where an earlier call may have added these jobs, else ''; 2 '' where no id can be used twice, else
 --   what tells each send from others of the same id, as a MessagePack array; 3 '' where all are for the normal lane
---   and at once, else a MessagePack array of two per job: lane ('' for normal), due ('' for at once, '+N' for N ms from
---   now, or the time in ms since the epoch); 4 the channel of a process that will wait for these jobs, '' for none;
+--   and at once and have nothing beside their calls, else a MessagePack array of three per job: lane ('' for normal), due
+--   ('' for at once, '+N' for N ms from now, or the time in ms since the epoch), EXTRA (false for none); 4 the channel of a process that will wait for these jobs, '' for none;
 --   5 the envelopes, one after the other; 6 how many bytes each has, as a MessagePack array;
 --   7 what all ids begin with, 8 how many bytes each has after that, 9 these, one after the other; where ids are
 --   not equally long, these are '', zero and the ids as a MessagePack array
@@ -81,9 +81,14 @@ local function queue(lane, id)
 end
 
 -- With what a large envelope has beside it; so once what makes the job found is there.
-local function record(id, envelope, lane, nonce, state)
-  if not lane and nonce == '' and not state and #envelope <= BODY_LIMIT then return fresh(q, envelope, watched) end
-  local job = new_job(q, id, envelope, lane, nonce ~= '' and nonce, state)
+local function record(id, envelope, lane, nonce, due, extra)
+  if not (lane or due or extra) and nonce == '' and #envelope <= BODY_LIMIT then return fresh(q, envelope, watched) end
+  local job = new_job(q, id, envelope, lane, nonce ~= '' and nonce, due and 'scheduled')
+  if extra then
+    widen(job, EXTRA)
+    job[EXTRA] = extra
+    run_hooks(q, 'enter', id, job, due or q.now)
+  end
   if watched then
     widen(job, WAITERS)
     job[WAITERS] = ARGV[4]
@@ -92,14 +97,14 @@ local function record(id, envelope, lane, nonce, state)
 end
 
 local function add(position, envelope, nonce)
-  local id, lane, due = ids[position], nil, nil
+  local id, lane, due, extra = ids[position], nil, nil, nil
   if places then
-    lane, due = places[2 * position - 1], later(places[2 * position])
+    lane, due, extra = places[3 * position - 2], later(places[3 * position - 1]), places[3 * position]
     if lane == '' then lane = nil end
   end
   if due then Lanes.schedule(q, id, due, lane) else queue(lane or NORMAL, id) end
   added[id] = nonce
-  new[#new + 1] = {position, envelope, lane, nonce, due and 'scheduled'}
+  new[#new + 1] = {position, envelope, lane, nonce, due, extra}
 end
 
 for position, id in ipairs(ids) do
@@ -115,7 +120,7 @@ end
 Lanes.push_all(q, waiting_for, queued, 1)
 for i, job in ipairs(new) do
   local position = job[1]
-  records[2 * i - 1], records[2 * i] = keys[position], record(ids[position], job[2], job[3], job[4], job[5])
+  records[2 * i - 1], records[2 * i] = keys[position], record(ids[position], unpack(job, 2, 6))
 end
 set_all(records)
 return present

@@ -1,8 +1,9 @@
 -- Adds a job that is sent alone and is nothing special: for the normal lane, at once, under an id that nobody uses twice.
 --
 -- A script of its own, for a lone job has few arguments, none of which is to be taken apart, and goes to a worker that waits.
+-- No dead job is in its way, for that takes an id that is used twice.
 --
--- NEEDS: keys, msgpack, record_text_write, dead
+-- NEEDS: keys, msgpack, record_text_write
 -- KEYS: 1 base key
 -- ARGV: 1 its id, 2 its envelope, no larger than BODY_LIMIT, 3 the channel of a process that will wait for it, '' for
 --   none
@@ -53,10 +54,5 @@ local lane = lane_key(q, NORMAL)
 local entry = redis.call('XADD', lane, '*', 'job', id)
 if some_wait then redis.call('UNLINK', q.base .. IDLE) end
 if redis.call('MSETNX', key, fresh(q, envelope, watched)) == 1 then return 1 end
-
-if Dead.give_up(q, id) then
-  redis.call('SET', key, fresh(q, envelope, watched))
-  return 1
-end
 redis.call('XDEL', lane, entry)
 return 0

@@ -3,8 +3,8 @@
 -- NEEDS: keys, record, foreign
 -- KEYS: 1 base key
 -- ARGV: job ids
--- REPLY: per job the fields and values of its record (empty for none), followed by 'due' and the time it is due
---   where it is scheduled
+-- REPLY: per job the fields and values of its record (empty for none), followed by 'tags' and 'expires' (0 for
+--   never) where it has something beside its call, and by 'due' and the time it is due where it is scheduled
 local NAMES = {
   'job', 'sent', 'lane', 'nonce', 'state', 'worker', 'claim', 'started', 'outcome', 'ended', 'waiters', 'attempts',
   'crashes', 'interruptions', 'progress', 'cancel', 'cancel_ttl', 'parked', 'ttl',
@@ -18,6 +18,10 @@ for i = 1, #ARGV do
     if job[OUTCOME] then job[OUTCOME] = whole(q, id, job[OUTCOME]) end
     for field, name in ipairs(NAMES) do
       if job[field] then fields[#fields + 1], fields[#fields + 2] = name, job[field] end
+    end
+    if job[EXTRA] then
+      local tags, expires, n = job[EXTRA].tags, job[EXTRA].expires, #fields
+      fields[n + 1], fields[n + 2], fields[n + 3], fields[n + 4] = 'tags', tags or {}, 'expires', expires and expires[1] or 0
     end
     local due = redis.call('ZSCORE', q.base .. SCHEDULED, id)
     if due then fields[#fields + 1], fields[#fields + 2] = 'due', due end

@@ -1,12 +1,67 @@
--- Queues scheduled jobs that are due.
+-- Sees to what is due: queues scheduled jobs, and ends those that have expired, or whose call is gone.
 --
--- NEEDS: call, keys, record_text_read, record, lanes, due, foreign
+-- NEEDS: call, keys, record_text_read, record, results, lanes, due, foreign, timers, hooks, finish
 -- KEYS: 1 base key
--- ARGV: 1 the most jobs in this step
--- REPLY: {how many were looked at, {ms until the next one is due, ms until the next tick} (-1 for none), the last job
---   whose record this version cannot read ('' for none)}
-local due = redis.call('ZRANGEBYSCORE', q.base .. SCHEDULED, '-inf', q.now, 'LIMIT', 0, tonumber(ARGV[1]))
-local texts, changed, done, foreign = texts_of(q, due), {}, {}, ''
+-- ARGV: 1 the most jobs in this step, and the most timers; 2 ms a job is to be found after its send, 3 result ttl in ms, for
+--   what ends here, 4 the outcome of a job that has expired, 5 that of one whose call is gone
+-- REPLY: {how many jobs and timers were looked at, {ms until the next one is due, ms until the next tick} (-1 for none), the
+--   last job whose record this version cannot read ('' for none), how many jobs have expired}
+local most, limits, result_ttl = tonumber(ARGV[1]), {tombstone = tonumber(ARGV[2])}, tonumber(ARGV[3])
+local foreign, looked_at, expired = '', 0, 0
+
+-- What this version does not know, or cannot read, waits for a worker that does.
+local function put_timer_off(timer) redis.call('ZADD', q.base .. TIMERS, q.now + PUT_OFF, timer) end
+
+local timers = {}
+-- Whether nothing is left to do for a timer.
+timers[EXPIRE] = function(id, job)
+  local expires = job[EXTRA] and job[EXTRA].expires
+  if not expires or expires[3] or job[STATE] == 'running' or has_ended(job) then return true end
+  if expires[1] > q.now then
+    set_timer(q, EXPIRE, id, expires[1])
+    return false
+  end
+  Finish.finish(q, limits, id, job, 'cancelled', ARGV[4], result_ttl, true)
+  redis.call('ZREM', q.base .. SCHEDULED, id)
+  expired = expired + 1
+  return true
+end
+timers[CALL_GONE] = function(id, job)
+  if job[STATE] == 'running' or has_ended(job) or whole(q, id, job[JOB]) then return true end
+  job[JOB] = false
+  Finish.finish(q, limits, id, job, 'failed', ARGV[5], result_ttl)
+  redis.call('ZREM', q.base .. SCHEDULED, id)
+  return true
+end
+
+local function see_to(timer)
+  looked_at = looked_at + 1
+  local kind, id = string.match(timer, '^(%S+) (.*)$')
+  local text = id and redis.pcall('GET', job_key(q, id))
+  local job = text and not is_unreadable(text) and unpacked(text)
+  if not timers[kind] or not job and text then
+    if id then foreign = id end
+    put_timer_off(timer)
+  elseif not job or timers[kind](id, job) then
+    redis.call('ZREM', q.base .. TIMERS, timer)
+  end
+end
+
+local due, has_timers = {}, false
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', q.base .. SCHEDULED, '-inf', q.now, 'LIMIT', 0, most)) do
+  if id == FIRST_TIMER then has_timers = true else due[#due + 1] = id end
+end
+if has_timers then
+  local timers_due = redis.pcall('ZRANGEBYSCORE', q.base .. TIMERS, '-inf', q.now, 'LIMIT', 0, most)
+  for _, timer in ipairs(is_unreadable(timers_due) and {} or timers_due) do see_to(timer) end
+  local first = redis.pcall('ZRANGE', q.base .. TIMERS, 0, 0, 'WITHSCORES')
+  if is_unreadable(first) or not first[1] then
+    redis.call('ZREM', q.base .. SCHEDULED, FIRST_TIMER)
+  else
+    redis.call('ZADD', q.base .. SCHEDULED, first[2], FIRST_TIMER)
+  end
+end
+local texts, changed, done = texts_of(q, due), {}, {}
 
 -- Queues a job; false where a key of another type is in its lane's place: then it waits on, and keeps nobody else waiting.
 local function push_one(lane, id)
@@ -22,6 +77,7 @@ end
 local function queue(id, job)
   local state = job[STATE]
   if state and state ~= 'scheduled' and not (state == 'running' and Foreign.is_orphan(q, job)) then return true end
+  if state == 'scheduled' then run_hooks(q, 'back', id, job, 'promote', q.now) end
   if not push_one(job[LANE], id) then return false end
   if state == 'scheduled' then
     job[STATE] = false
@@ -46,4 +102,5 @@ for _, id in ipairs(due) do
 end
 save_all(q, changed)
 if #done > 0 then redis.call('ZREM', q.base .. SCHEDULED, unpack(done)) end
-return {#due, next_due(q), foreign}
+Results.publish(q)
+return {#due + looked_at, next_due(q), foreign, expired}

@@ -2,7 +2,7 @@
 -- Bounded: call again while there is more. The worker is forgotten, and its consumer deleted, with the last step. Where
 -- nobody is to be recovered, dead jobs that there are too many of are let go.
 --
--- NEEDS: call, keys, record, results, lanes, finish, leases, entries, foreign
+-- NEEDS: call, keys, record, results, lanes, hooks, finish, leases, entries, foreign
 -- KEYS: 1 base key
 -- ARGV: 1 'lapsed' for some worker whose lease has ended, 'dead' for one that is known to have died whatever its
 --   lease says, 'departing' for one that takes leave; 2 the departing worker's id, or what the ids of the dead begin
@@ -69,6 +69,7 @@ local function restore(id, job)
     Finish.bury(q, limits, id, job, ARGV[5], tonumber(ARGV[9]))
     reply[#reply + 1] = id
   else
+    run_hooks(q, 'back', id, job, crashed and 'recover' or 'depart', q.now)
     queue_again(job[LANE], id)
     job[STATE], job[WORKER] = false, false
     save(q, id, job)
@@ -99,6 +100,7 @@ for _, name in ipairs(LANES) do
       if is_cut then break end
       local body = redis.call('XRANGE', lane, entry[1], entry[1])
       local ids = body[1] and Entries.named_by(body[1]) or {}
+      run_hooks_returned(q, ids)
       for _, id in ipairs(ids) do queue_again(lane_of(name), id) end
       reply[2], named = reply[2] + #ids, named + #ids
       redis.call('XACK', lane, GROUP, entry[1])

@@ -1,6 +1,6 @@
 -- Moves jobs that wait to be run to another time.
 --
--- NEEDS: keys, record, lanes
+-- NEEDS: keys, record, lanes, hooks
 -- KEYS: 1 base key
 -- ARGV: 1 due: '' for at once, '+N' for N ms from now, or the time in ms since the epoch, then job ids
 -- REPLY: per job the state it was in, '' for no such job; only a queued or a scheduled one was moved
@@ -15,11 +15,13 @@ for i = 2, #ARGV do
   local state = job and (job[STATE] or 'queued') or ''
   if (state == 'queued' or state == 'scheduled') and at > q.now then
     -- The entry of a queued one stays behind in its lane; a claim passes over it.
+    run_hooks(q, 'back', id, job, 'reschedule', at)
     Lanes.schedule(q, id, at, job[LANE] or nil)
     widen(job, STATE)
     job[STATE] = 'scheduled'
     save(q, id, job)
   elseif state == 'scheduled' then
+    run_hooks(q, 'back', id, job, 'reschedule', q.now)
     Lanes.push(q, job[LANE], id, false)
     job[STATE] = false
     save(q, id, job)

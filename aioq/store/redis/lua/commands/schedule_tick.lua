@@ -1,7 +1,7 @@
 -- Makes the jobs of due ticks and moves their schedules on, each in one step, and only where the schedule is still
 -- what the caller decided by. An id that is there already is not added again.
 --
--- NEEDS: call, keys, record, lanes, overlap, due, foreign
+-- NEEDS: call, keys, record, lanes, hooks, overlap, due, foreign
 -- KEYS: 1 base key
 -- ARGV: six per schedule: id, revision, next tick in ms since the epoch ('' for none), overlap, the most runs (0 for no
 --   limit), its jobs as a MessagePack array of id, tick, due time and call ('' for the schedule's) in turn
@@ -21,7 +21,15 @@ local function add(id, envelope, schedule_fields, due, held)
   -- What makes the job found comes first: where that fails, the tick is made once more, and its id is still free.
   local later = not held and due > q.now
   if later then Lanes.schedule(q, id, due, lane) elseif not held then Lanes.push(q, lane, id, false) end
-  save(q, id, new_job(q, id, envelope ~= '' and envelope or schedule_fields.envelope, lane, nil, held and 'waiting' or later and 'scheduled'))
+  local state = held and 'waiting' or later and 'scheduled'
+  local job = new_job(q, id, envelope ~= '' and envelope or schedule_fields.envelope, lane, nil, state)
+  if schedule_fields.extra then
+    widen(job, EXTRA)
+    job[EXTRA] = cmsgpack.unpack(schedule_fields.extra)
+    -- Of a later version, with what this one does not know, the job is left to that.
+    if is_record(job) then run_hooks(q, 'enter', id, job, due) end
+  end
+  save(q, id, job)
 end
 
 -- One tick under its overlap policy; whether a job was made.
@@ -45,9 +53,10 @@ end
 
 local function tick(id, following, overlap, limit, jobs)
   local key = schedule_key(q, id)
-  local found = redis.call('HMGET', key, 'job', 'lane', 'runs', 'skipped', 'current', 'held')
+  local found = redis.call('HMGET', key, 'job', 'lane', 'runs', 'skipped', 'current', 'held', 'extra')
   local s = {key = key, envelope = found[1], lane = found[2] ~= '' and found[2] or nil,
-    runs = tonumber(found[3]) or 0, skipped = tonumber(found[4]) or 0, current = found[5] or nil, held = found[6] or nil}
+    runs = tonumber(found[3]) or 0, skipped = tonumber(found[4]) or 0, current = found[5] or nil, held = found[6] or nil,
+    extra = found[7] or nil}
   local made = 0
   for j = 1, #jobs, 4 do
     if limit > 0 and s.runs >= limit then break end

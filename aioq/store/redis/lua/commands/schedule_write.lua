@@ -14,8 +14,8 @@
 -- NEEDS: call, keys, lanes, overlap, due, owners
 -- KEYS: 1 base key
 -- ARGV: 1 when a worker has last noted what it declares, before the caller looked at that ('' for never, or where nothing is
---   deleted because no code declares it), then ten per schedule: id, the revision it must have (0 for none), definition ('' to delete it), envelope, lane
---   ('' for normal), the hash of its definition in code (with '' as definition: see above), marks (with both: 'declared' where
+--   deleted because no code declares it), then eleven per schedule: id, the revision it must have (0 for none), definition ('' to delete it), envelope, lane
+--   ('' for normal), EXTRA of its jobs, as MessagePack ('' for none), the hash of its definition in code (with '' as definition: see above), marks (with both: 'declared' where
 --   the code of a worker declares it), next tick in ms since the epoch ('' for none), runs,
 --   skipped
 -- REPLY: {how many schedules the queue has now, and the position (from 1) of each that was refused, negative where a
@@ -23,8 +23,8 @@
 local missing = Overlap.without_index(q)
 if missing then return missing end
 
-for i = 2, #ARGV, 10 do
-  local leaves = ARGV[i + 2] == '' and ARGV[i + 5] ~= '' and ARGV[i + 6] ~= 'declared'
+for i = 2, #ARGV, 11 do
+  local leaves = ARGV[i + 2] == '' and ARGV[i + 6] ~= '' and ARGV[i + 7] ~= 'declared'
   if leaves and ARGV[1] ~= Owners.last_noted(q) then return {} end
 end
 
@@ -46,21 +46,22 @@ local function delete(id, code)
   if code == '' then redis.call('DEL', schedule_key(q, id)) else redis.call('PEXPIRE', schedule_key(q, id), KEPT_MS) end
 end
 
-for i = 2, #ARGV, 10 do
-  local id, key, tick = ARGV[i], schedule_key(q, ARGV[i]), ARGV[i + 7]
+for i = 2, #ARGV, 11 do
+  local id, key, tick = ARGV[i], schedule_key(q, ARGV[i]), ARGV[i + 8]
   local rev = revision(id)
   if not rev then
-    refused[#refused + 1] = -(i + 8) / 10
+    refused[#refused + 1] = -(i + 9) / 11
   elseif ARGV[i + 2] == '' and rev == '0' then
     redis.call('ZREM', q.base .. SCHEDULES, id)
-  elseif rev ~= ARGV[i + 1] or (ARGV[i + 2] == '' and ARGV[i + 5] ~= '' and ARGV[i + 6] == 'declared') then
-    refused[#refused + 1] = (i + 8) / 10
+  elseif rev ~= ARGV[i + 1] or (ARGV[i + 2] == '' and ARGV[i + 6] ~= '' and ARGV[i + 7] == 'declared') then
+    refused[#refused + 1] = (i + 9) / 11
   elseif ARGV[i + 2] == '' then
-    delete(id, ARGV[i + 5])
+    delete(id, ARGV[i + 6])
   else
     local first = until_first(q, q.base .. SCHEDULES)
-    redis.call('HSET', key, 'definition', ARGV[i + 2], 'job', ARGV[i + 3], 'lane', ARGV[i + 4], 'code', ARGV[i + 5],
-      'marks', ARGV[i + 6], 'next', tick, 'runs', ARGV[i + 8], 'skipped', ARGV[i + 9])
+    if ARGV[i + 5] ~= '' then redis.call('HSET', key, 'extra', ARGV[i + 5]) else redis.call('HDEL', key, 'extra') end
+    redis.call('HSET', key, 'definition', ARGV[i + 2], 'job', ARGV[i + 3], 'lane', ARGV[i + 4], 'code', ARGV[i + 6],
+      'marks', ARGV[i + 7], 'next', tick, 'runs', ARGV[i + 9], 'skipped', ARGV[i + 10])
     if rev == '0' then redis.call('PERSIST', key) end
     local following = math.max(q.micros, (tonumber(rev) or 0) + 1)
     redis.call('HSET', key, 'rev', string.format('%.0f', following))

@@ -1,7 +1,7 @@
 -- Writes what became of claimed jobs, and tells those who wait for them. A job that is not this worker's under
 -- this claim is left alone: that is the fence.
 --
--- NEEDS: keys, msgpack, record_text_write, record_text_read, record, results, lanes, finish
+-- NEEDS: keys, msgpack, record_text_write, record_text_read, record, results, lanes, hooks, finish
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 dead ttl in ms, 3 dead limit, 4 ms a job is to be found after its send, 5 result ttl in ms, for
 --   a job that was parked for too long, 6 ms to keep the results of those that just succeeded; 7
@@ -82,13 +82,14 @@ if #others == 0 then return finish_call() end
 
 local result_ttl = tonumber(ARGV[5])
 
-local function again(id, job, delay)
+local function again(id, job, way, delay)
   if delay > 0 then
+    run_hooks(q, 'back', id, job, way, q.now + delay)
     Lanes.schedule(q, id, q.now + delay, job[LANE] or nil)
     job[STATE], job[WORKER] = 'scheduled', false
     save(q, id, job)
   else
-    Finish.give_back(q, id, job, false)
+    Finish.give_back(q, id, job, way, false)
   end
 end
 
@@ -117,7 +118,7 @@ function verbs.retry(id, job, outcome, delay)
   count(job, ATTEMPTS)
   job[OUTCOME] = outcome
   unpark(job)
-  again(id, job, delay)
+  again(id, job, 'retry', delay)
 end
 -- A run of a worker that ended by itself: a crash, as the recovery counts one.
 function verbs.crash(id, job, outcome, most, ttl)
@@ -125,32 +126,32 @@ function verbs.crash(id, job, outcome, most, ttl)
   if job[CRASHES] > most then
     Finish.bury(q, limits, id, job, outcome, ttl)
   else
-    Finish.give_back(q, id, job, true)
+    Finish.give_back(q, id, job, 'crash', true)
   end
 end
 function verbs.cut(id, job, outcome, most, ttl)
   count(job, INTERRUPTIONS)
   count(job, CUTS)
   if job[CUTS] > MAX_CUTS then return verbs.crash(id, job, outcome, most, ttl) end
-  Finish.give_back(q, id, job, true)
+  Finish.give_back(q, id, job, 'cut', true)
 end
 function verbs.interrupt(id, job)
   count(job, INTERRUPTIONS)
   if job[CUTS] then job[CUTS] = false end
-  Finish.give_back(q, id, job, true)
+  Finish.give_back(q, id, job, 'interrupt', true)
 end
 function verbs.snooze(id, job, _, delay)
   unpark(job)
-  again(id, job, delay)
+  again(id, job, 'snooze', delay)
 end
-function verbs.release(id, job) Finish.give_back(q, id, job, true) end
+function verbs.release(id, job) Finish.give_back(q, id, job, 'release', true) end
 function verbs.park(id, job, outcome, delay, ttl)
   widen(job, PARKED)
   job[PARKED] = job[PARKED] or q.now
   if q.now - job[PARKED] >= ttl then
     Finish.bury(q, limits, id, job, outcome, result_ttl)
   else
-    again(id, job, delay)
+    again(id, job, 'park', delay)
   end
 end
 -- What would run again but was cancelled meanwhile ends here, with the reason that `cancel` was given.

@@ -1,9 +1,9 @@
--- How jobs end, or go back to their lane.
+-- The doors: how jobs end and go once they have ended, or come back to their lane. Each way calls the hooks of the job.
 --
 -- `limits` are what the caller is told of how long things are kept: `tombstone`, for how long after its send a job is to be
 -- found, `dead_ttl` (both in ms) and `dead_limit`; the last two are needed where jobs are buried.
 --
--- NEEDS: keys, record_text_write, record, results, lanes, overlap
+-- NEEDS: keys, record_text_write, record, results, lanes, hooks, overlap
 local Finish = {}
 
 -- Stores the record of a job that has ended for so many ms, or lets it go at once where those are over. Of a dead one a
@@ -31,9 +31,11 @@ function Finish.let_body_go(q, id, job, ttl)
   end
 end
 
--- Ends a job: the outcome is stored, or forgotten at once where ttl is 0, and those who wait are told at the end of the
--- call (`Results.publish`).
-function Finish.finish(q, limits, id, job, state, outcome, ttl)
+-- Ends a job that has not ended: the outcome is stored, or forgotten at once where ttl is 0, and those who wait are told at
+-- the end of the call (`Results.publish`). A job that has failed keeps its call, for it may be opened again; any other does
+-- with `keeps_call`.
+function Finish.finish(q, limits, id, job, state, outcome, ttl, keeps_call)
+  run_hooks(q, 'finish', id, job, ttl)
   if string.find(id, '@', 1, true) then Overlap.let_next(q, id) end
   Results.notify(q, id, job[WAITERS], outcome, ttl > 0)
   local has_body, is_large = job[JOB] == true, state == 'succeeded' and #outcome > BODY_LIMIT and ttl > 0
@@ -41,10 +43,11 @@ function Finish.finish(q, limits, id, job, state, outcome, ttl)
   widen(job, ENDED)
   job[STATE], job[OUTCOME], job[ENDED] = state, is_large or outcome, q.now
   if job[WAITERS] then job[WAITERS] = false end
-  if state ~= 'failed' then job[JOB] = false end
+  if state ~= 'failed' and not keeps_call then job[JOB] = false end
   Finish.keep(q, limits, id, job, ttl)
   -- Not first: a server that is out of memory would let it through, and all that follows.
   if has_body then Finish.let_body_go(q, id, job, ttl) end
+  run_hooks(q, 'ended', id, job)
 end
 
 -- One dead job too many: from now on it is kept as every other outcome is, for its own ttl after its end.
@@ -52,6 +55,7 @@ function Finish.unbury(q, limits, id)
   local job = load(q, id)
   if not job or job[STATE] ~= 'failed' or not job[TTL] then return end
   local left, has_body = job[ENDED] + job[TTL] - q.now, job[JOB] == true
+  run_hooks(q, 'forget', id, job, math.max(0, left))
   job[JOB], job[TTL] = false, false
   Finish.keep(q, limits, id, job, left)
   if has_body then redis.call('DEL', body_key(q, id)) end
@@ -88,8 +92,9 @@ function Finish.trim_dead(q, limits)
   return over > most
 end
 
--- Sends a job that was running back to its lane.
-function Finish.give_back(q, id, job, front)
+-- Sends a job that was running back to its lane; `way` is the one that its hooks are told.
+function Finish.give_back(q, id, job, way, front)
+  run_hooks(q, 'back', id, job, way, q.now)
   Lanes.push(q, job[LANE], id, front)
   job[STATE], job[WORKER] = false, false
   save(q, id, job)

@@ -29,6 +29,7 @@ function Foreign.look(q, id)
   if not readable or type(newer) ~= 'table' then return nil end
   local known = {}
   for field = 1, #KINDS do known[field] = newer[field] or false end
+  if type(known[EXTRA]) == 'table' then known[EXTRA] = known_of(known[EXTRA]) end
   if is_record(known) then return known, true end
 end
 

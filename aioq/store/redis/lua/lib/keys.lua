@@ -13,6 +13,7 @@ local FETCHED, LEASES = ':fetched', ':leases'
 -- handed over must overtake nothing. See enqueue_one.lua.
 local IDLE = ':idle'
 local SCHEDULED, DEAD = ':scheduled', ':dead'
+local TIMERS = ':timers'
 local SCHEDULES = ':schedules'
 -- What the code of each worker declares of schedules: the worker, and their ids as a MessagePack array.
 local OWNERS = ':owners'

@@ -1,6 +1,6 @@
 -- What several scripts know of schedules.
 --
--- NEEDS: call, keys, record, lanes
+-- NEEDS: call, keys, record, lanes, hooks
 local Overlap = {}
 
 -- What to answer where a key of another type stands in the place of the index of the schedules; nil where none does.
@@ -13,7 +13,7 @@ end
 function Overlap.let_next(q, id)
   local key = schedule_key(q, string.match(id, '^(.*)@'))
   local found = redis.pcall('HMGET', key, 'current', 'held')
-  local held = not found.err and found[2]
+  local held = not is_unreadable(found) and found[2]
   if not held then return end
   if held == id then
     redis.call('HDEL', key, 'held')
@@ -22,6 +22,7 @@ function Overlap.let_next(q, id)
     -- One of a later version waits on: whoever reads it lets it go with the next tick.
     if not job and redis.call('EXISTS', job_key(q, held)) == 1 then return end
     if job and job[STATE] == 'waiting' then
+      run_hooks(q, 'back', held, job, 'let_next', q.now)
       Lanes.push(q, job[LANE], held, false)
       job[STATE] = false
       save(q, held, job)

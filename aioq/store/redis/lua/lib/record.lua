@@ -10,7 +10,7 @@
 -- within the same microsecond. CLAIM counts a job's claims, and that begins anew where an id is used anew.
 local JOB, SENT, LANE, NONCE, STATE, WORKER, CLAIM, STARTED = 1, 2, 3, 4, 5, 6, 7, 8
 local OUTCOME, ENDED, WAITERS, ATTEMPTS, CRASHES, INTERRUPTIONS = 9, 10, 11, 12, 13, 14
-local PROGRESS, CANCEL, CANCEL_TTL, PARKED, TTL, CUTS = 15, 16, 17, 18, 19, 20
+local PROGRESS, CANCEL, CANCEL_TTL, PARKED, TTL, CUTS, EXTRA = 15, 16, 17, 18, 19, 20, 21
 
 -- Makes room for the fields up to `last`: what is packed as an array must have no holes.
 local function widen(job, last)
@@ -19,8 +19,28 @@ end
 
 local KINDS = {
   'string', 'number', 'string', 'string', 'string', 'string', 'number', 'number', 'string', 'number', 'string',
-  'number', 'number', 'number', 'string', 'string', 'number', 'number', 'number', 'number',
+  'number', 'number', 'number', 'string', 'string', 'number', 'number', 'number', 'number', 'table',
 }
+
+-- What this version knows of an EXTRA, which is what a job has beside its call, and whether that is all. A plain job has
+-- none; see lib/hooks.lua. Each is a list, with as many items of these kinds, or more of the last kind.
+local function known_of(extra)
+  local every = {
+    tags = {'string'},
+    expires = {'number', 'number', 'boolean'},
+  }
+  local known, is_all = {}, true
+  for key, items in pairs(extra) do
+    local kinds = every[key]
+    local fits = kinds and type(items) == 'table' and items[#kinds] ~= nil
+    for i, item in ipairs(fits and items or {}) do
+      if type(item) ~= (kinds[i] or kinds[#kinds]) then fits = false end
+    end
+    if fits then known[key] = items else is_all = false end
+  end
+  return known, is_all
+end
+
 -- Of which field on a job in each state has two.
 local STATES = {
   [false] = 0, scheduled = 0, waiting = 0, running = WORKER, succeeded = OUTCOME, failed = OUTCOME, cancelled = OUTCOME,
@@ -37,7 +57,7 @@ local function is_record(job)
       return false
     end
   end
-  return true
+  return not job[EXTRA] or select(2, known_of(job[EXTRA]))
 end
 
 local function unpacked(text)
