@@ -80,7 +80,7 @@ async def test_a_process_that_dies_ends_only_its_own_job(project: Project) -> No
         others = [await tasks.where.send(tasks.Point(number, 0)) for number in range(3)]
         dying = await tasks.dies.send(how)
         others += [await tasks.where.send(tasks.Point(number, 0)) for number in range(3, 6)]
-        with pytest.raises(JobFailed, match=r"aioq\.errors\.ProcessDiedError: the process that ran the job died"):
+        with pytest.raises(JobFailed, match=r"aioq\.ProcessDiedError: the process that ran the job died"):
             await dying.result(timeout=20)
         results: tuple[Any, ...] = await gather(*others, timeout=20)
         assert [result[2].y for result in results] == [0, 1, 2, 3, 4, 5]

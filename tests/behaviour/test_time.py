@@ -224,6 +224,7 @@ DELAYED = 10_000
 WITHIN = 10  # seconds
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 async def test_delayed_jobs_start_on_time(project: Project) -> None:
     """10,000 jobs due within 10 s, on a worker with nothing else to do: started at most 20 ms late, 99 of 100.

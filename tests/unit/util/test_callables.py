@@ -3,7 +3,6 @@
 import functools
 import importlib
 import math
-import operator
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -224,7 +223,7 @@ def test_what_has_no_name_is_given_one(app: App, function: Any):
 REFUSED: dict[str, tuple[Any, str]] = {
     "a class method in its class": (classmethod(logged(plain)), "make the task behind the class: app.task("),
     "a class": (Notify, "expected a function"),
-    "a builtin without a signature": (operator.itemgetter(1), "write a function around it"),
+    "a builtin without a signature": (max, "write a function around it"),
     "a generator behind a partial": (functools.partial(lambda: (yield 1)), "a generator cannot be a task"),
 }  # fmt: skip
 

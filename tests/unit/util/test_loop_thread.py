@@ -384,6 +384,7 @@ threading.Thread(target=late).start()
     assert queued(redis_server, app_name) == {"j2", "j3", *(["j1"] if first else [])}
 
 
+@pytest.mark.alone
 def test_an_end_without_a_server_takes_no_longer_than_it_must(app_name: str, tmp_path: Path) -> None:
     script = f"""
 from aioq import App, SendError, ServerUnavailableError
