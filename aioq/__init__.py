@@ -45,6 +45,7 @@ _MODULES = {
         "RemoteError",
         "ResultError",
         "RunningLoopError",
+        "ScheduleConflictError",
         "ScheduleNotFoundError",
         "SendError",
         "ServerError",

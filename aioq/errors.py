@@ -152,6 +152,19 @@ class ScheduleNotFoundError(AioqError):
 
 
 @public
+class ScheduleConflictError(AioqError):
+    """A schedule could not be changed, for others changed it at the same time, again and again; try again.
+
+    Attributes:
+        schedule_id: the schedule.
+    """
+
+    def __init__(self, message: str, schedule_id: str) -> None:
+        super().__init__(message)
+        self.schedule_id = schedule_id
+
+
+@public
 class WrongLoopError(AioqError, RuntimeError):
     """An App that runs in memory (`app.test()`) was used from another event loop than it was entered on."""
 

@@ -5,7 +5,7 @@ from typing import Any, Unpack
 
 import msgspec
 
-from aioq.errors import ConfigError, ScheduleNotFoundError
+from aioq.errors import ScheduleConflictError, ScheduleNotFoundError
 from aioq.jobs.job import new_job_id
 from aioq.producer.call import Call
 from aioq.results.handle import JobHandle, ResultSource
@@ -78,7 +78,8 @@ class Schedules:
             options: as in `App.schedule`.
 
         Raises:
-            ConfigError: naming the option; nothing was stored. Or what has this id is changed all the time.
+            ConfigError: naming the option; nothing was stored.
+            ScheduleConflictError: others change this schedule at the same time, again and again.
             ServerUnavailableError: the server cannot be reached. One that moves may be in both queues then, until
                 this is called again, and is never in none.
         """
@@ -241,7 +242,10 @@ class Schedules:
             for queue, entry in sorted(found, key=age)[:-1]:
                 # Where it is refused, somebody has written there since: the next look decides.
                 await timetable.write(queue, [_removed(entry)])
-        raise ConfigError(f"schedule {schedule_id!r} is in several queues, changed by too many others; try again")
+        raise ScheduleConflictError(
+            f"schedule {schedule_id!r} is in several queues: others change it at the same time; try again",
+            schedule_id,
+        )
 
     async def _change(self, queue: str, schedule_id: str, change: "Change", *, always: bool = False) -> Entry:
         """Read, decide, write; again where somebody was quicker. What stands then is returned, or an empty one.
@@ -257,9 +261,10 @@ class Schedules:
                 return Entry(id=schedule_id)
             if (after == before and not always) or (await timetable.write(queue, [after]))[0]:
                 return after
-        raise ConfigError(
-            f"schedule {schedule_id!r} in queue {queue!r} could not be written: it is being changed by too many "
-            "others, then try again; or its key in the server holds something else, then the log says so"
+        raise ScheduleConflictError(
+            f"schedule {schedule_id!r} in queue {queue!r} could not be written: others change it at the same time; "
+            "try again. Or its key in the server holds something else; then the log says so",
+            schedule_id,
         )
 
 

@@ -26,8 +26,8 @@ PACKAGE = """
 AioqError App ArgumentError Call Cancel ConfigError DuplicateTaskError EmbeddedServerError Fail Failure
 JobCancelledError JobContext JobError JobFailed JobHandle JobInfo JobNotFoundError JobState LoadError
 Middleware NewerVersionError NoJobError Outcome OutcomeKind Outgoing PayloadTooLargeError Priority ProcessDiedError
-Progress RemoteError ResultError Retry RunningLoopError Schedule ScheduleNotFoundError SendError ServerError
-ServerRejectedError ServerUnavailableError Snooze Task UnknownTaskError WireError WouldDeadlock WrongLoopError
+Progress RemoteError ResultError Retry RunningLoopError Schedule ScheduleConflictError ScheduleNotFoundError
+SendError ServerError ServerRejectedError ServerUnavailableError Snooze Task UnknownTaskError WireError WouldDeadlock WrongLoopError
 as_completed current_job gather gather_sync
 """
 

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from aioq import App, ConfigError, ScheduleNotFoundError, current_job
+from aioq import App, ConfigError, ScheduleConflictError, ScheduleNotFoundError, current_job
 from aioq.app import internals_of
 from aioq.schedules.info import describe, duration, shown
 from aioq.schedules.timing import Definition, to_datetime
@@ -308,6 +308,32 @@ async def test_a_change_that_a_tick_came_before_is_made_anew(
     monkeypatch.setattr(timetable, "write", after_somebody_else)
     schedule = await app.schedules.pause("s")
     assert (schedule.paused, schedule.runs) == (True, 7)
+
+
+async def test_where_others_write_all_the_time_it_is_said_so_and_nothing_is_changed(
+    session: MemorySession, monkeypatch: pytest.MonkeyPatch
+):
+    await app.schedules.put("s", add.call(1, 2), every=60)
+    timetable = (await internals_of(app).store()).timetable
+    write, writes = timetable.write, 0
+
+    async def after_somebody_else(queue: str, entries: Any) -> list[bool]:
+        nonlocal writes
+        writes += 1
+        (present,) = (await timetable.read(queue, ["s"])).entries
+        assert await write(queue, [msgspec.structs.replace(present, runs=writes)]) == [True]
+        return await write(queue, entries)
+
+    monkeypatch.setattr(timetable, "write", after_somebody_else)
+    with pytest.raises(
+        ScheduleConflictError, match=r"schedule 's' in queue 'default' could not be written"
+    ) as caught:
+        await app.schedules.pause("s")
+    assert caught.value.schedule_id == "s"
+    assert not isinstance(caught.value, ConfigError)
+    schedule = await app.schedules.get("s")
+    assert (schedule.paused, schedule.runs) == (False, writes)
+    assert writes > 5
 
 
 async def test_the_next_runs_are_in_the_future_also_where_nobody_ticks(session: MemorySession):
