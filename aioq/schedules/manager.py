@@ -262,8 +262,8 @@ class Schedules:
             if (after == before and not always) or (await timetable.write(queue, [after]))[0]:
                 return after
         raise ScheduleConflictError(
-            f"schedule {schedule_id!r} in queue {queue!r} could not be written: others change it at the same time; "
-            "try again. Or its key in the server holds something else; then the log says so",
+            f"schedule {schedule_id!r} in queue {queue!r} could not be written: others change it at the same "
+            "time; try again. Or its key in the server holds something else; then the log says so",
             schedule_id,
         )
 

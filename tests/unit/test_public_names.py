@@ -27,8 +27,8 @@ AioqError App ArgumentError Call Cancel ConfigError DuplicateTaskError EmbeddedS
 JobCancelledError JobContext JobError JobFailed JobHandle JobInfo JobNotFoundError JobState LoadError
 Middleware NewerVersionError NoJobError Outcome OutcomeKind Outgoing PayloadTooLargeError Priority ProcessDiedError
 Progress RemoteError ResultError Retry RunningLoopError Schedule ScheduleConflictError ScheduleNotFoundError
-SendError ServerError ServerRejectedError ServerUnavailableError Snooze Task UnknownTaskError WireError WouldDeadlock WrongLoopError
-as_completed current_job gather gather_sync
+SendError ServerError ServerRejectedError ServerUnavailableError Snooze Task UnknownTaskError WireError
+WouldDeadlock WrongLoopError as_completed current_job gather gather_sync
 """
 
 app = App("shop", url="redis://nowhere")
