@@ -9,7 +9,7 @@ from aioq.jobs.job import JobState, Progress
 from aioq.store.contract import MISSING, Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import CALL_GONE
 from aioq.store.redis import RedisStore
-from aioq.wire.messages import CallOptions, decode_notice, encode_envelope, encode_result
+from aioq.wire.messages import CallOptions, decode_result_message, encode_envelope, encode_result
 from tests.contract.kit import (
     BROKEN,
     CRASHED,
@@ -169,7 +169,7 @@ class TestTheKeyOfItsOwn:
         claim = await store.claim(QUEUE, "w", 10)
         assert ([job.id for job in claim.jobs], claim.next_due_ms) == (["b"], 0)
         await store.promote(QUEUE, 10)
-        assert decode_notice(await listener.next()) == [("a", CALL_GONE)]
+        assert decode_result_message(await listener.next()) == [("a", CALL_GONE)]
         (found,) = await store.info(QUEUE, ["a"])
         assert found is not None
         assert found.error is not None

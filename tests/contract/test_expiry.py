@@ -9,7 +9,7 @@ from aioq.jobs.job import JobInfo, JobState
 from aioq.store.contract import Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import EXPIRED, Expiry, Extra
 from aioq.store.schedules import Entry, Overlap, Tick
-from aioq.wire.messages import decode_notice, encode_envelope
+from aioq.wire.messages import decode_result_message, encode_envelope
 from tests.contract.kit import (
     BROKEN,
     CALL,
@@ -83,7 +83,7 @@ async def test_a_job_that_nobody_has_started_ends_as_cancelled_and_its_waiters_a
 
     job = await expired(store)
 
-    assert decode_notice(await listener.next()) == [("job", EXPIRED)]
+    assert decode_result_message(await listener.next()) == [("job", EXPIRED)]
     assert await store.wait(QUEUE, "me", ["job"]) == [EXPIRED]
     assert (job.task, job.started_at, job.attempts) == ("shop.add", None, 0)
     assert await take(store, await joined(store, "w")) == []
