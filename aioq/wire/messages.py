@@ -24,7 +24,7 @@ from aioq.util.durations import MAX_DELAY, clamped
 from aioq.util.texts import cut
 from aioq.wire.own_types import encode_hook
 
-VERSION = 1
+VERSION = 2
 """The format this module writes."""
 
 EMPTY_MAP = b"\x80"

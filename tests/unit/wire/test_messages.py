@@ -39,13 +39,13 @@ FULL_RULE = RetryRule(5, 2.0, 30.0, 3.0, False, ("OSError",), ("ValueError",))
 ALL_OPTIONS = CallOptions(1.5, RULE, 60_000, {"k": "v"})
 
 ENVELOPES = {
-    "no arguments": (("t", (), {}, None), "9301a17490"),
-    "positional": (("shop.add", (1, 2), {}, None), "9301a873686f702e616464920102"),
-    "a list of arguments": (("shop.add", [1, 2], {}, None), "9301a873686f702e616464920102"),
-    "by keyword": (("shop.add", (1,), {"y": 2}, None), "9401a873686f702e616464910181a17902"),
+    "no arguments": (("t", (), {}, None), "9302a17490"),
+    "positional": (("shop.add", (1, 2), {}, None), "9302a873686f702e616464920102"),
+    "a list of arguments": (("shop.add", [1, 2], {}, None), "9302a873686f702e616464920102"),
+    "by keyword": (("shop.add", (1,), {"y": 2}, None), "9402a873686f702e616464910181a17902"),
     "with options": (
         ("shop.add", (1, 2), {}, ALL_OPTIONS),
-        "9501a873686f702e6164649201028084"
+        "9502a873686f702e6164649201028084"
         "a774696d656f7574cb3ff8000000000000"
         "a5726574727982a8617474656d70747305a26f6e91a74f534572726f72"
         "ad726573756c745f74746c5f6d73cdea60"
@@ -53,22 +53,22 @@ ENVELOPES = {
     ),
     "with every field of a retry rule": (
         ("t", (), {}, CallOptions(retry=FULL_RULE)),
-        "9501a174908081a5726574727987a8617474656d70747305a564656c6179cb4000000000000000"
+        "9502a174908081a5726574727987a8617474656d70747305a564656c6179cb4000000000000000"
         "a96d61785f64656c6179cb403e000000000000a6666163746f72cb4008000000000000"
         "a66a6974746572c2a26f6e91a74f534572726f72a56e6576657291aa56616c75654572726f72",
     ),
 }
 OUTCOMES = {
-    "result": (encode_result("shop.add", 3), "940100a873686f702e61646403"),
+    "result": (encode_result("shop.add", 3), "940200a873686f702e61646403"),
     "failure": (
         encode_failure("shop.add", Failure("ValueError", "no", "tb")),
-        "940101a873686f702e61646493aa56616c75654572726f72a26e6fa27462",
+        "940201a873686f702e61646493aa56616c75654572726f72a26e6fa27462",
     ),
     "with headers": (
         with_headers(encode_result("shop.add", 3), {"a": "b"}),
-        "950100a873686f702e6164640381a161a162",
+        "950200a873686f702e6164640381a161a162",
     ),
-    "cancellation": (encode_cancellation("shop.add", "why"), "940102a873686f702e616464a3776879"),
+    "cancellation": (encode_cancellation("shop.add", "why"), "940202a873686f702e616464a3776879"),
 }
 
 
@@ -88,7 +88,7 @@ def test_the_bytes_of_an_envelope(call: tuple[Any, Any, Any, Any], golden: str):
 @pytest.mark.parametrize(("call", "golden"), ENVELOPES.values(), ids=ENVELOPES)
 def test_the_golden_bytes_of_an_envelope_are_read(call: tuple[Any, Any, Any, Any], golden: str):
     task, args, kwargs, options = call
-    assert plain(decode_envelope(bytes.fromhex(golden))) == (1, task, list(args), kwargs, options or CallOptions())
+    assert plain(decode_envelope(bytes.fromhex(golden))) == (2, task, list(args), kwargs, options or CallOptions())
 
 
 @pytest.mark.parametrize(("encoded", "golden"), OUTCOMES.values(), ids=OUTCOMES)
@@ -111,14 +111,14 @@ def test_the_golden_bytes_of_the_outcomes_are_read():
 
 def test_the_bytes_of_a_result_message():
     message = encode_result_message([("a", encode_result("t", 3)), ("b", None)])
-    assert message.hex() == "94a161940100a17403a162c0"
+    assert message.hex() == "94a161940200a17403a162c0"
     assert decode_result_message(message) == [("a", encode_result("t", 3)), ("b", None)]
 
 
 def test_a_field_added_at_the_end_is_ignored():
     """What lets a later version of this format add something without a new number."""
-    envelope = decode_envelope(bytes.fromhex("9601a174908080c0"))
-    assert plain(envelope) == (1, "t", [], {}, CallOptions())
+    envelope = decode_envelope(bytes.fromhex("9602a174908080c0"))
+    assert plain(envelope) == (2, "t", [], {}, CallOptions())
 
 
 # -- round trips ----------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ options = st.builds(
 @given(texts, st.lists(values, max_size=4), st.dictionaries(texts, values, max_size=4), st.none() | options)
 def test_an_envelope_comes_back_as_it_was(task: str, args: list[Any], kwargs: dict[str, Any], given: Any):
     got = plain(decode_envelope(encode_envelope(task, args, kwargs, given)))
-    assert got == (1, task, args, kwargs, given or CallOptions())
+    assert got == (2, task, args, kwargs, given or CallOptions())
 
 
 @relaxed
@@ -182,9 +182,9 @@ def test_a_result_of_none_is_no_missing_outcome():
 # -- what is refused ------------------------------------------------------------------------------------------
 
 NEWER = {
-    "the same shape": "9302a17490",
-    "another shape": "9202c0",
-    "only the number": "9102",
+    "the same shape": "9303a17490",
+    "another shape": "9203c0",
+    "only the number": "9103",
     "the largest number": "91cf" + "ff" * 8,
     "other types": "930581a17801c3",
 }
@@ -197,16 +197,16 @@ GARBAGE = {
     "version 0": "9300a17490",
     "a negative version": "93ffa17490",
     "no version": "93a174a17490",
-    "too short": "9201a174",
-    "cut off": "9301a87368",
-    "something behind it": "9301a1749000",
-    "an opcode that is none": "9301a17491c1",
-    "a task name that is no UTF-8": "9301a1ff90",
-    "options that are none": "9501a1749080c3",
+    "too short": "9202a174",
+    "cut off": "9302a87368",
+    "something behind it": "9302a1749000",
+    "an opcode that is none": "9302a17491c1",
+    "a task name that is no UTF-8": "9302a1ff90",
+    "options that are none": "9502a1749080c3",
     "an array without end": "ddffffffff",
     "a string without end": "dbffffffff",
     "a map without end": "dfffffffff",
-    "nested without end": "9301a174" + "91" * 100_000,
+    "nested without end": "9302a174" + "91" * 100_000,
     "nested, and no envelope": "91" * 100_000,
 }
 DECODERS: list[Callable[[bytes], object]] = [decode_envelope, decode_outcome, decode_result_message]
@@ -215,7 +215,7 @@ DECODERS: list[Callable[[bytes], object]] = [decode_envelope, decode_outcome, de
 @pytest.mark.parametrize("data", NEWER.values(), ids=NEWER)
 def test_an_envelope_of_a_newer_version_is_told_apart(data: str):
     with pytest.raises(
-        NewerVersionError, match=r"the envelope is of format .* knows up to 1; upgrade this process"
+        NewerVersionError, match=r"the envelope is of format .* knows up to 2; upgrade this process"
     ):
         decode_envelope(bytes.fromhex(data))
 
@@ -249,9 +249,9 @@ def test_a_damaged_envelope_raises_nothing_but_a_wire_error(noise: bytes, positi
         decode_envelope(good[:position] + noise + good[position + len(noise) :])
 
 
-@pytest.mark.parametrize("data", ["940200a17403", "950209a1740303", "9102"])
+@pytest.mark.parametrize("data", ["940300a17403", "950309a1740303", "9103"])
 def test_an_outcome_of_a_newer_version_is_told_apart(data: str):
-    with pytest.raises(NewerVersionError, match=r"the outcome is of format 2"):
+    with pytest.raises(NewerVersionError, match=r"the outcome is of format 3"):
         decode_outcome(bytes.fromhex(data))
 
 
@@ -266,7 +266,7 @@ def test_an_outcome_of_version_0_is_not_called_newer():
 def test_an_outcome_whose_value_is_of_another_kind_is_a_wire_error(
     kind: str, decode: Callable[..., object], value: str
 ):
-    outcome = decode_outcome(bytes.fromhex(f"9401{kind}a174{value}"))
+    outcome = decode_outcome(bytes.fromhex(f"9402{kind}a174{value}"))
     with pytest.raises(WireError):
         decode(outcome)
 

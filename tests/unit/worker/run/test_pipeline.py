@@ -125,7 +125,7 @@ def test_arguments_for_the_process_pool_stay_encoded(app: App):
 
 @pytest.mark.parametrize(
     "envelope",
-    [b"", b"hello", b"\xc1", bytes.fromhex("9301a1ff90"), bytes.fromhex("9300a17490"), b"\x91" * 100_000],
+    [b"", b"hello", b"\xc1", bytes.fromhex("9302a1ff90"), bytes.fromhex("9300a17490"), b"\x91" * 100_000],
     ids=["empty", "text", "no opcode", "no UTF-8", "version 0", "deep"],
 )
 def test_bytes_that_are_no_envelope_are_dead_at_once(app: App, envelope: bytes):
@@ -139,11 +139,11 @@ def test_bytes_that_are_no_envelope_are_dead_at_once(app: App, envelope: bytes):
 
 
 def test_an_envelope_of_a_newer_version_is_parked(app: App):
-    _, settlement = prepared(app, bytes.fromhex("9302a17490"))
+    _, settlement = prepared(app, bytes.fromhex("9303a17490"))
     assert settlement is not None
     assert (settlement.verb, settlement.delay_ms, settlement.ttl_ms) == (Verb.PARK, PARK_MS, 3_600_000)
     assert failure(settlement).type == "aioq.NewerVersionError"
-    assert "format 2" in failure(settlement).message
+    assert "format 3" in failure(settlement).message
 
 
 def test_an_unknown_task_is_parked(app: App):
@@ -191,9 +191,9 @@ def test_a_job_is_not_parked_for_longer_than_it_may_be(app: App, ttl: float, del
         ),
         (call("shop.add", 1, 2, 3), "$: expected at most 2 positional arguments, got 3; the task takes "),
         (call("shop.add", 1, w=1), "$.w: no such parameter; the task takes "),
-        (bytes.fromhex("9301a873686f702e61646405"), "$: the positional arguments are no array"),
-        (bytes.fromhex("9401a873686f702e616464910105"), "$: "),
-        (bytes.fromhex("9301a873686f702e616464" + "91" * 9 + "c1"), None),
+        (bytes.fromhex("9302a873686f702e61646405"), "$: the positional arguments are no array"),
+        (bytes.fromhex("9402a873686f702e616464910105"), "$: "),
+        (bytes.fromhex("9302a873686f702e616464" + "91" * 9 + "c1"), None),
     ],
 )
 def test_arguments_that_do_not_fit_are_a_failure_and_no_retry(app: App, envelope: bytes, message: str | None):
