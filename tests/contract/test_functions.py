@@ -143,7 +143,7 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
         jobs = [("s@1", 1, 1), ("s@2", 2, 2)]
         tick = Tick(id="s", rev=due.rev, jobs=jobs, next_ms=2, overlap=Overlap.ONE, max_runs=0)
         await add(timetable.tick(queue, [tick]))
-    await add(timetable.stand(queue, 0, "ab", worker="w", ids=["s"]))
+    await add(timetable.note_declaration(queue, 0, "ab", worker="w", ids=["s"]))
     await add(timetable.owners(queue, ["s"]))
     await add(timetable.pass_on(queue))
     await add(store.recover(queue, CRASHED, 100, dead="w"))

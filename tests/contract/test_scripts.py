@@ -59,7 +59,7 @@ class Header:
         self.parts: dict[str, str] = {"": ""}
         part = ""
         for line in lines:
-            found = re.match(r"(NEEDS|KEYS|ARGV|REPLY): ?(.*)", line)
+            found = re.match(r"(NEEDS|USES|KEYS|ARGV|REPLY): ?(.*)", line)
             part = found[1] if found else part
             self.parts[part] = f"{self.parts.get(part, '')} {found[2] if found else line}".strip()
 
