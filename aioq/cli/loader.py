@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -16,6 +17,11 @@ from aioq.errors import AioqError, LoadError
 
 USUAL = ("app", "main", "tasks", "worker")
 """Where a package that has no App itself may have it: the first of these modules with one counts."""
+
+FILES_READ = 500
+"""The most files of a package that are read for what makes an App, where none is found."""
+
+_MAKES_APP = r"^(\w+)\s*(?::[^=\n]+)?=\s*(?:aioq\.)?App\("
 
 
 def load_app(target: str) -> App:
@@ -138,6 +144,18 @@ def _inner(module: ModuleType) -> Iterator[ModuleType]:
             yield _import(full)
 
 
+def _written(package: ModuleType) -> list[str]:
+    """Where the sources of a package seem to make an App: read, for importing all of them might do anything."""
+    found: list[str] = []
+    for folder in getattr(package, "__path__", ()):
+        for file in sorted(Path(folder).rglob("*.py"))[:FILES_READ]:
+            parts = [package.__name__, *file.relative_to(folder).with_suffix("").parts]
+            module = ".".join(part for part in parts if part != "__init__")
+            names = re.findall(_MAKES_APP, file.read_text(errors="replace"), re.MULTILINE)
+            found += [f"{module}:{name}" for name in names]
+    return found[:10]
+
+
 def _attribute(module: ModuleType, attribute: str) -> App:
     value = _value(module, attribute)
     if isinstance(value, App):
@@ -152,6 +170,7 @@ def _attribute(module: ModuleType, attribute: str) -> App:
     apps = ", ".join(_apps(module)) or "none"
     what = "has no" if value is None else f"has a {type(value).__name__} named"
     wanted = f"{attribute!r}" if value is None else f"{attribute!r}, which is no App"
+    elsewhere = elsewhere or ([] if _apps(module) else _written(module))
     hint = f"; there is {' and '.join(elsewhere)}" if elsewhere else ""
     if isinstance(value, FunctionType):
         hint = f"; a function is not called: let the module say app = {attribute}()"
@@ -177,7 +196,9 @@ def _only_app(module: ModuleType) -> App:
     if len(different) == 1:
         return next(iter(apps.values()))
     if not apps:
-        raise LoadError(f"module {module.__name__!r} has no App{looked}; make one: app = App({module.__name__!r})")
+        written = _written(module)
+        hint = f"there is {' and '.join(written)}" if written else f"make one: app = App({module.__name__!r})"
+        raise LoadError(f"module {module.__name__!r} has no App{looked}; {hint}")
     raise LoadError(
         f"module {holder.__name__!r} has {len(different)} Apps; say which: "
         + " or ".join(f"{holder.__name__}:{name}" for name in apps)

@@ -310,6 +310,29 @@ async def test_a_package_stands_for_the_module_of_it_that_has_the_app(project: P
 
 
 @pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("proj", r"module 'proj' has no App; there is proj\.a:app and proj\.inner\.b:other$"),
+        (
+            "proj:app",
+            r"module 'proj' has no 'app'; Apps in it: none; there is proj\.a:app and proj\.inner\.b:other$",
+        ),
+        ("plain", r"module 'plain' has no App; there is plain\.a:queue$"),
+    ],
+)
+async def test_an_app_in_another_module_of_a_package_is_named_and_nothing_imported(
+    project: Project, target: str, words: str
+) -> None:
+    project.write("proj/__init__.py", "")
+    project.write("proj/a.py", f"1 / 0\n{ONE_APP}")
+    project.write("proj/inner/b.py", "import aioq\nother: aioq.App = aioq.App()\n    # app = App()\n")
+    project.write("plain/a.py", "queue=App(\n)\n")  # a directory without __init__.py
+    worker = project.worker(target, "--burst")
+    assert await worker.ended() == 2
+    assert re.search(words, worker.log), worker.log
+
+
+@pytest.mark.parametrize(
     ("folder", "target", "words"),
     [
         (".", "proj:queue", r"module 'proj' has no 'queue'; Apps in it: none; there is proj\.app:app$"),
