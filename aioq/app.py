@@ -1,17 +1,14 @@
 """The App: where tasks are registered, sent from, and their results asked for."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
-from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from aioq.config.settings import SettingArgs, Settings, from_module, from_pyproject, load_settings
 from aioq.errors import ConfigError
 from aioq.internals import Internals
-from aioq.jobs.job import Priority
 from aioq.jobs.middleware import Layers, Middleware
 from aioq.jobs.options import check_job_id, check_name
-from aioq.jobs.retry import Retry
 from aioq.producer.call import Call
 from aioq.public import public
 from aioq.results.handle import JobHandle
@@ -27,7 +24,7 @@ from aioq.tasks.registry import (
     register,
     unregistered,
 )
-from aioq.tasks.task import AsyncTask, Executor, Sendable, SyncTask, Task
+from aioq.tasks.task import AsyncTask, DeclarationArgs, Sendable, SyncTask, Task
 from aioq.testing.session import MemorySession
 from aioq.util.durations import Duration
 from aioq.util.migration import Place, explain_missing
@@ -120,20 +117,7 @@ class App:
     @overload
     def task(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
     @overload
-    def task(
-        self,
-        /,
-        *,
-        name: str | None = None,
-        queue: str | None = None,
-        timeout: Duration | None = None,
-        retry: Retry | int | None = None,
-        result_ttl: Duration | None = None,
-        priority: Priority | Literal["high", "normal", "low"] | None = None,
-        executor: Executor | None = None,
-        expires: Duration | datetime | None = None,
-        tags: Iterable[str] | None = None,
-    ) -> TaskDecorator: ...
+    def task(self, /, **options: Unpack[DeclarationArgs]) -> TaskDecorator: ...
     def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Register a function as a task: `@app.task` or `@app.task(queue="mail", timeout=30)`.
 

@@ -6,9 +6,9 @@ An option left out is `None`: the task's own setting applies, then the App's.
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
-from typing import TypeGuard, TypeVar, cast
+from typing import Literal, TypedDict, TypeGuard, TypeVar, Unpack, cast
 
 from aioq.errors import ArgumentError, ConfigError
 from aioq.jobs.job import MAX_JOB_ID, Priority
@@ -21,9 +21,34 @@ from aioq.util.printable import brief
 T = TypeVar("T")
 
 
+class TaskArgs(TypedDict, total=False):
+    """The options that both a task and a call may have; `Task.options` says what each means."""
+
+    queue: str | None
+    timeout: Duration | None
+    retry: Retry | int | None
+    result_ttl: Duration | None
+    priority: Priority | Literal["high", "normal", "low"] | None
+    expires: Duration | datetime | None
+    tags: Iterable[str] | None
+
+
+class CallArgs(TaskArgs, total=False):
+    """All options of a call."""
+
+    delay: Duration | None
+    eta: datetime | None
+    job_id: str | None
+    headers: Mapping[str, str] | None
+
+
+NAMES = tuple(CallArgs.__annotations__)
+"""What a caller may give, by name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Checked options of one call or of a task.
+    """Checked options of one call or of a task: what `make_options` makes of `CallArgs`.
 
     Attributes:
         queue: the queue's name.
@@ -63,7 +88,7 @@ class Options:
         Raises:
             ConfigError: they do not go together.
         """
-        given = {name: value for name in _FIELDS if (value := getattr(other, name)) is not None}
+        given = {each.name: value for each in fields(other) if (value := getattr(other, each.name)) is not None}
         given["headers"] = {**self.headers, **other.headers}
         given["tags"] = _unlike(where, (*self.tags, *other.tags))
         for one, another in _EXCLUSIVE:
@@ -74,20 +99,6 @@ class Options:
 
 NO_OPTIONS = Options()
 """None given."""
-
-_FIELDS = (
-    "queue",
-    "job_id",
-    "delay_ms",
-    "eta_ms",
-    "timeout",
-    "retry",
-    "result_ttl_ms",
-    "headers",
-    "priority",
-    "expires_ms",
-    "expires_at_ms",
-)
 
 _EXCLUSIVE = (
     ("delay_ms", "eta_ms"),
@@ -106,80 +117,36 @@ MAX_TAGS = 16
 MAX_TAG = 64
 """The longest tag, in characters."""
 
-NAMES = (
-    "delay",
-    "eta",
-    "queue",
-    "job_id",
-    "timeout",
-    "retry",
-    "result_ttl",
-    "headers",
-    "priority",
-    "expires",
-    "tags",
-)
-"""What a caller may give, by name."""
 
-
-def make_options(
-    where: str,
-    *,
-    delay: Duration | None = None,
-    eta: datetime | None = None,
-    queue: str | None = None,
-    job_id: str | None = None,
-    timeout: Duration | None = None,
-    retry: Retry | int | None = None,
-    result_ttl: Duration | None = None,
-    headers: Mapping[str, str] | None = None,
-    priority: Priority | str | None = None,
-    expires: Duration | datetime | None = None,
-    tags: Iterable[str] | None = None,
-    **unknown: object,
-) -> Options:
+def make_options(where: str, /, **given: Unpack[CallArgs]) -> Options:
     """Check the options a caller gave.
 
     Args:
         where: what they are for, for the errors' texts: `task 'shop.add'`.
-        delay: wait this long before the job is queued: seconds or a timedelta.
-        eta: queue the job at this time; must have a time zone, and a year from 1900 to 9998.
-        queue: the queue.
-        job_id: an id of the caller's own; the server adds an id only once.
-        timeout: the longest one attempt may take; 0 for no limit.
-        retry: a `Retry`, or a number of attempts.
-        result_ttl: how long the outcome is kept; 0 for not at all.
-        headers: strings that travel beside the arguments.
-        priority: `high`, `normal` or `low`.
-        expires: by when the job must have been started: a time still to come, or so long after it is due.
-        tags: strings that mark the job.
-        unknown: anything else, which is an error.
+        given: the options; `None` counts as not given.
 
     Raises:
         ConfigError: naming the option, what it got and what it takes.
     """
-    if unknown:
-        raise ConfigError(unknown_option(where, next(iter(unknown)), NAMES))
-    if delay is not None and eta is not None:
+    for name in given:
+        if name not in NAMES:
+            raise ConfigError(unknown_option(where, name, NAMES))
+    if given.get("delay") is not None and given.get("eta") is not None:
         raise ConfigError(f"{where}: give delay or eta, not both")
-    try:
-        rule = rule_of(retry)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    after, at = _expires(where, expires)
+    after, at = _expires(where, given.get("expires"))
     options = Options(
-        queue=queue if queue is None else check_name(f"{where}: queue", queue),
-        job_id=_job_id(where, job_id),
-        delay_ms=_milliseconds(where, "delay", delay),
-        eta_ms=_eta_ms(where, eta),
-        timeout=None if timeout is None else _duration(where, "timeout", timeout),
-        retry=rule,
-        result_ttl_ms=_milliseconds(where, "result_ttl", result_ttl),
-        headers=_headers(where, headers),
-        priority=_priority(where, priority),
+        queue=_queue(where, given.get("queue")),
+        job_id=_job_id(where, given.get("job_id")),
+        delay_ms=_milliseconds(where, "delay", given.get("delay")),
+        eta_ms=_eta_ms(where, given.get("eta")),
+        timeout=_duration(where, "timeout", given.get("timeout")),
+        retry=_rule(where, given.get("retry")),
+        result_ttl_ms=_milliseconds(where, "result_ttl", given.get("result_ttl")),
+        headers=_headers(where, given.get("headers")),
+        priority=_priority(where, given.get("priority")),
         expires_ms=after,
         expires_at_ms=at,
-        tags=_tags(where, tags),
+        tags=_tags(where, given.get("tags")),
     )
     return _ordered(where, options)
 
@@ -244,7 +211,20 @@ def _job_id(where: str, job_id: object) -> str | None:
     return job_id
 
 
-def _duration(where: str, name: str, value: object) -> float:
+def _queue(where: str, queue: object) -> str | None:
+    return None if queue is None else check_name(f"{where}: queue", queue)
+
+
+def _rule(where: str, retry: Retry | int | None) -> RetryRule | None:
+    try:
+        return rule_of(retry)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _duration(where: str, name: str, value: object) -> float | None:
+    if value is None:
+        return None
     number = as_seconds(value)
     if number is None:
         raise ConfigError(f"{where}: {name}={brief(value)}: expected seconds or a timedelta")
@@ -254,7 +234,8 @@ def _duration(where: str, name: str, value: object) -> float:
 
 
 def _milliseconds(where: str, name: str, value: Duration | None) -> int | None:
-    return None if value is None else round(_duration(where, name, value) * 1000)
+    number = _duration(where, name, value)
+    return None if number is None else round(number * 1000)
 
 
 def _eta_ms(where: str, eta: object) -> int | None:

@@ -11,7 +11,17 @@ from aioq.errors import ArgumentError, ConfigError, DuplicateTaskError
 from aioq.jobs.options import Options, make_options, unknown_option
 from aioq.producer.call import Call
 from aioq.store.contract import NewJob
-from aioq.tasks.task import AsyncTask, Sendable, SyncTask, Task, TaskApp, declared_in, make_task, signature_of
+from aioq.tasks.task import (
+    AsyncTask,
+    DeclarationArgs,
+    Sendable,
+    SyncTask,
+    Task,
+    TaskApp,
+    declared_in,
+    make_task,
+    signature_of,
+)
 from aioq.util.deferred_warnings import DEFERRED
 from aioq.util.function_identity import replaces
 from aioq.util.naming import described, task_name
@@ -23,8 +33,8 @@ from aioq.wire.signature import ANYTHING, BadArgumentsError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-TASK_OPTIONS = ("name", "queue", "timeout", "retry", "result_ttl", "priority", "executor", "expires", "tags")
-"""What `@app.task(...)` takes."""
+TASK_OPTIONS = tuple(DeclarationArgs.__annotations__)
+"""What `@app.task(...)` takes, by name."""
 
 MAX_TASK_NAME = 500
 """The longest name of a task, in characters: it is stored with each job and each outcome."""

@@ -8,22 +8,19 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from types import FunctionType, MethodType
-from typing import Any, Generic, Literal, Never, ParamSpec, TypeVar, cast
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, Unpack, cast
 
 from aioq.errors import ArgumentError, ConfigError
-from aioq.jobs.job import Priority
 from aioq.jobs.middleware import Middleware
-from aioq.jobs.options import NAMES, Options, check_job_id, listed, make_options, unknown_option
-from aioq.jobs.retry import FunctionRule, Retry
+from aioq.jobs.options import CallArgs, Options, TaskArgs, check_job_id, listed, make_options
+from aioq.jobs.retry import FunctionRule
 from aioq.producer.call import Call
 from aioq.producer.sender import Route, Sender
 from aioq.public import public
 from aioq.results.handle import JobHandle
 from aioq.util.callables import called_by, not_importable
 from aioq.util.callables import is_async as is_coroutine
-from aioq.util.durations import Duration
 from aioq.util.function_identity import Execution, execution
 from aioq.util.migration import Place, explain_missing
 from aioq.util.naming import whereabouts
@@ -37,6 +34,13 @@ T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 
 Executor = Literal["async", "thread", "process"]
+
+
+class DeclarationArgs(TaskArgs, total=False):
+    """What `@app.task(...)` takes."""
+
+    name: str | None
+    executor: Executor | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,59 +125,30 @@ class Sendable(Generic[P, R]):
         self.__dict__["send"] = sending.named(cast("FunctionType", _Sending.send))
         self.__dict__["send_many"] = sending.named(cast("FunctionType", _Sending.send_many))
 
-    def options(
-        self,
-        *,
-        delay: Duration | None = None,
-        eta: datetime | None = None,
-        queue: str | None = None,
-        job_id: str | None = None,
-        timeout: Duration | None = None,
-        retry: Retry | int | None = None,
-        result_ttl: Duration | None = None,
-        headers: Mapping[str, str] | None = None,
-        priority: Priority | Literal["high", "normal", "low"] | None = None,
-        expires: Duration | datetime | None = None,
-        tags: Iterable[str] | None = None,
-        **unknown: Never,
-    ) -> "Sendable[P, R]":
+    def options(self, **options: Unpack[CallArgs]) -> "Sendable[P, R]":
         """The same task with options for the calls sent through what is returned.
 
         Args:
-            delay: wait this long before the job is queued: seconds or a timedelta.
-            eta: queue the job at this time, a datetime with a time zone; not together with `delay`.
-            queue: the queue, in place of the task's.
-            job_id: an id of your own. The server adds an id only once, so sending it again is safe, and the
-                handle's `added` tells; it may be used anew once its result has expired.
-            timeout: the longest one attempt may take; 0 for no limit.
-            retry: a `Retry`, or a number of attempts; its delay cannot be a function here.
-            result_ttl: how long the outcome is kept; 0 for not at all. A handle that waits is told all the same.
-            headers: strings that travel beside the arguments; `current_job().headers` shows them.
-            priority: `high`, `normal` or `low`.
-            expires: by when the job must have been started, or it is cancelled ("expired"): a datetime with a time
-                zone that is still to come, or seconds or a timedelta from when the job is due.
-            tags: strings that mark the job, beside those of its task: at most 16 in all, of 64 characters.
-            unknown: nothing; a misspelt option is named in the error.
+            options: all optional; `None` counts as not given.
+                `delay`: wait this long before the job is queued: seconds or a timedelta.
+                `eta`: queue the job at this time, a datetime with a time zone; not together with `delay`.
+                `queue`: the queue, in place of the task's.
+                `job_id`: an id of your own. The server adds an id only once, so sending it again is safe, and the
+                handle's `added` says whether it did; it may be used anew once its result has expired.
+                `timeout`: the longest one attempt may take; 0 for no limit.
+                `retry`: a `Retry`, or a number of attempts; its delay cannot be a function here.
+                `result_ttl`: how long the outcome is kept; 0 for not at all. A handle that waits gets it all the
+                same.
+                `headers`: strings that travel beside the arguments; `current_job().headers` shows them.
+                `priority`: `high`, `normal` or `low`.
+                `expires`: by when the job must have been started, or it is cancelled ("expired"): a datetime with
+                a time zone that is still to come, or seconds or a timedelta from when the job is due.
+                `tags`: strings that mark the job, beside those of its task: at most 16 in all, of 64 characters.
 
         Raises:
             ConfigError: naming the task and the option.
         """
-        if unknown:
-            raise ConfigError(unknown_option(f"task {self.name!r}", next(iter(unknown)), NAMES))
-        given = make_options(
-            f"task {self.name!r}",
-            delay=delay,
-            eta=eta,
-            queue=queue,
-            job_id=job_id,
-            timeout=timeout,
-            retry=retry,
-            result_ttl=result_ttl,
-            headers=headers,
-            priority=priority,
-            expires=expires,
-            tags=tags,
-        )
+        given = make_options(f"task {self.name!r}", **options)
         if isinstance(given.retry, FunctionRule):
             raise ConfigError(
                 f"task {self.name!r}: a Retry whose delay is a function cannot travel with a call; declare it "

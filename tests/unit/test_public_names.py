@@ -19,7 +19,7 @@ added cancel cancel_sync id info info_sync queue reschedule result result_sync r
 """
 JOB = """
 attempt cancel_requested crashes deadline headers id log max_attempts progress queue sent_at snooze state
-task time_left
+tags task time_left
 """
 SCHEDULES = "get list pause put remove resume run_now"
 PACKAGE = """

@@ -173,6 +173,7 @@ def test_headers_are_a_copy():
         ({"dealy": 1}, "unknown option 'dealy'; did you mean 'delay'?"),
         ({"result_tll": 1}, "unknown option 'result_tll'; did you mean 'result_ttl'?"),
         ({"xyz": 1}, f"unknown option 'xyz'; the options are {', '.join(NAMES)}"),
+        ({"where": 1}, "unknown option 'where'; the options are "),
     ],
 )
 def test_a_wrong_option_is_named_with_what_it_takes(given: dict[str, Any], text: str):

@@ -255,7 +255,7 @@ def test_a_module_that_cannot_be_imported_is_named(modules: Path, name: str, sou
 
 def test_an_unknown_option_of_a_call_is_named(app: App):
     with pytest.raises(ConfigError, match="unknown option 'dealy'; did you mean 'delay'"):
-        app.task(_plain).options(dealy=3)  # pyright: ignore[reportArgumentType] - that is the mistake
+        app.task(_plain).options(dealy=3)  # pyright: ignore[reportCallIssue] - that is the mistake
 
 
 def test_options_of_a_call_add_up_and_leave_the_task_as_it_is(app: App):
