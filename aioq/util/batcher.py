@@ -125,8 +125,50 @@ class Items(Batch, Generic[ItemT]):
         return batch
 
 
-FEW = 8
-"""Fewer items are not worth a batch of their own: halves of 5 took as long as 10 at once, and more CPU."""
+NEVER = sys.maxsize
+"""More than can gather."""
+
+
+class BatchPlan:
+    """When what gathers leaves: decisions alone, without a loop.
+
+    Each decision is a threshold: how much has to be gathered for it. So whoever adds an item compares two numbers,
+    which costs no call; they change when a batch leaves or is answered.
+
+    Args:
+        in_flight: the most batches in flight at once.
+        eager: with so much gathered a batch leaves at once.
+        prompt: whether a lone item may leave at once, if the batch before was a lone one too. Where that one had
+            several, more are likely to follow in this turn of the event loop.
+
+    Attributes:
+        at_once: with so much gathered a batch leaves before the event loop has had its turn.
+        soon: with so much it leaves when everything that is ready to run now has had its turn.
+    """
+
+    def __init__(self, *, in_flight: int, eager: int, prompt: bool = False) -> None:
+        self._most = in_flight
+        self._in_flight = 0
+        self._eager = eager
+        self._prompt = prompt
+        self._was_lone = False
+        self.at_once = eager
+        self.soon = 1
+
+    def left(self, items: int) -> None:
+        """A batch of so many items has left."""
+        self._in_flight += 1
+        self._was_lone = items == 1
+        self.at_once = self._eager
+        if self._in_flight >= self._most:
+            self.at_once = self.soon = NEVER
+
+    def completed(self) -> None:
+        """A batch has its answer, or none is waited for any more."""
+        self._in_flight -= 1
+        self.soon = 1
+        self.at_once = 1 if self._prompt and self._was_lone and not self._in_flight else self._eager
+
 
 BatchT = TypeVar("BatchT", bound=Batch)
 ReplyT = TypeVar("ReplyT")
@@ -149,12 +191,7 @@ class Batcher(Generic[BatchT, ReplyT]):
         capacity: `wait_for_space` waits while this many items are held (gathering or in flight), which is what
             keeps memory bounded when the server is slower than its producers.
         in_flight: the most batches in flight at once. They are started in the order of their items.
-        eager: a batch of this many leaves at once, before the event loop has had its turn. When a batch is
-            answered, the items that are added in the next turn of the loop are counted. If they are at least half
-            as many as were answered, batches leave from then on with half of all items that are held, but not with
-            fewer than `FEW`: one half is in flight while this process prepares the other. What has gathered when a
-            batch is answered waits for that turn, to be complete, if another batch is in flight. None: a batch
-            leaves at once with `max_items`, and nothing waits.
+        eager: a batch of this many leaves at once, before the event loop has had its turn. None: `max_items` do.
         prompt: an item that finds nothing gathered or in flight leaves at once, a turn of the loop earlier, if the
             batch before had one item too. Where it had several, more are likely to follow in this turn.
         on_answer: called with each batch that was answered, and the replies. What this or `retry` raises reaches
@@ -185,15 +222,10 @@ class Batcher(Generic[BatchT, ReplyT]):
         self._max_items = max_items
         self._max_weight = max_weight
         self._capacity = capacity
-        self._most = eager
-        self._eager = eager or max_items
-        self._prompt = prompt
-        self._alone = False
+        self._plan = BatchPlan(in_flight=in_flight, eager=eager or max_items, prompt=prompt)
         self._on_answer = on_answer
         self.gathering = make()
         self.held: int = 0
-        self._awaited = 0
-        self._free = in_flight
         self._in_flight: set[asyncio.Future[Sequence[ReplyT | Exception]]] = set()
         self._starting: asyncio.Handle | None = None
         self._blocked: deque[asyncio.Future[None]] = deque()
@@ -207,11 +239,11 @@ class Batcher(Generic[BatchT, ReplyT]):
         futures = self.gathering.futures
         futures.append(future)
         self.held += 1
-        if self._free > 0:
-            if len(futures) >= self._eager:
-                self._start()
-            elif self._starting is None:
-                self._start_soon()
+        gathered = len(futures)
+        if gathered >= self._plan.at_once:
+            self._start()
+        elif self._starting is None and gathered >= self._plan.soon:
+            self._start_soon()
 
     def add_several(self, future: "asyncio.Future[Any]", count: int) -> None:
         """Send so many items, which were just put into the batch; `future` gets the list of replies."""
@@ -219,11 +251,11 @@ class Batcher(Generic[BatchT, ReplyT]):
         batch.several[len(batch.futures)] = count
         batch.futures.append(future)
         self.held += count
-        if self._free > 0:
-            if batch.size >= self._eager:
-                self._start()
-            elif self._starting is None:
-                self._start_soon()
+        gathered = batch.size
+        if gathered >= self._plan.at_once:
+            self._start()
+        elif self._starting is None and gathered >= self._plan.soon:
+            self._start_soon()
 
     def hurry(self) -> None:
         """Let what is gathered leave at once, if no batch is in flight: nothing else is to come."""
@@ -268,25 +300,20 @@ class Batcher(Generic[BatchT, ReplyT]):
                 count -= 1
 
     def _start_soon(self) -> None:
-        """Start with the first of what gathers now."""
-        if self._alone and not self._in_flight:
-            self._start()
-        else:
-            # It begins once all that is ready to run now has had its turn, and so has put its items too.
-            self._starting = asyncio.get_running_loop().call_soon(self._start)
+        # It begins once all that is ready to run now has had its turn, and so has put its items too.
+        self._starting = asyncio.get_running_loop().call_soon(self._start)
 
     def _start(self) -> None:
         if self._starting is not None:
             self._starting.cancel()
             self._starting = None
-        while self._free > 0 and (batch := self._take()) is not None:
-            self._alone = self._prompt and len(batch.futures) == 1 and not batch.several
+        while self._plan.soon == 1 and (batch := self._take()) is not None:
+            self._plan.left(batch.size)
             try:
                 sent = self._flush(batch)
             except Exception as error:  # what `flush` raises at once is an answer too
                 sent = asyncio.get_running_loop().create_future()
                 sent.set_exception(error)
-            self._free -= 1
             self._follow(batch, sent)
 
     def _follow(self, batch: BatchT, sent: Awaitable[Sequence[ReplyT | Exception]]) -> None:
@@ -329,32 +356,9 @@ class Batcher(Generic[BatchT, ReplyT]):
             if again is not None:
                 self._follow(batch, again)
             else:
-                self._free += 1
-                if self._most is not None:
-                    # After the turn of those who were answered.
-                    self._awaited += batch.size
-                    asyncio.get_running_loop().call_soon(
-                        self._learn, self._most, batch.size, self.held + self._awaited
-                    )
-            self._go_on()
-
-    def _learn(self, most: int, answered: int, before: int) -> None:
-        """Choose with how many items batches leave; those answered that had no turn yet count as held."""
-        now = self.held + self._awaited
-        self._awaited -= answered
-        again = 2 * (now - before) >= answered
-        self._eager = min(max((now - answered) // 2, FEW), most) if again else most
-
-    def _go_on(self) -> None:
-        """Start with what has gathered meanwhile."""
-        if not self.gathering.futures:
-            return
-        if self._most is not None and self._in_flight and self.gathering.size < self._eager:
-            # Another batch is in flight, and those who were just answered may send more, which is to go with this.
-            if self._starting is None:
-                self._start_soon()
-        else:
-            self._start()
+                self._plan.completed()
+            if self.gathering.futures:
+                self._start()
 
     def _conclude(
         self, batch: BatchT, sent: "asyncio.Future[Sequence[ReplyT | Exception]]"

@@ -246,109 +246,17 @@ async def test_an_item_that_comes_just_when_the_last_flush_ends_is_not_left_lyin
     await within(subject.drain())
 
 
-# -- halves -----------------------------------------------------------------------------------------------------
+async def test_with_so_many_a_batch_leaves_before_the_loop_has_had_its_turn_also_when_another_is_in_flight():
+    server = Server(held_up=True)
+    subject = Batcher[Words, str](Words, server.flush, max_items=500, capacity=1000, in_flight=2, eager=3)
+    futures = [put(subject, word) for word in "abcdefgh"]
+    assert (len(subject._in_flight), subject.gathering.items) == (2, ["g", "h"])
+    server.go.set()
+    await within(asyncio.gather(*futures))
+    assert [*map("".join, server.batches)] == ["abc", "def", "gh"]
 
 
-class Queueing:
-    """A server that answers one batch after the other, each after some turns of the loop."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-        self._line = asyncio.Lock()
-
-    async def flush(self, words: Items[str]) -> Sequence[str]:
-        self.sizes.append(words.size)
-        async with self._line:
-            await turns(3)
-        return words.items
-
-
-class ByHand:
-    """A server whose answers the test gives."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[str]] = []
-        self.landed: list[asyncio.Future[list[str]]] = []
-
-    def flush(self, words: Items[str]) -> "asyncio.Future[list[str]]":
-        self.batches.append(words.items)
-        self.landed.append(asyncio.get_running_loop().create_future())
-        return self.landed[-1]
-
-
-@pytest.mark.parametrize(
-    ("senders", "size"), [(100, 50), (50, 25), (20, 10), (12, 8)], ids=["100", "50", "20", "no less than FEW"]
-)
-async def test_one_half_is_under_way_while_the_other_is_made_ready(senders: int, size: int):
-    server = Queueing()
-    subject = Batcher[Words, str](Words, server.flush, max_items=500, capacity=1000, in_flight=2, eager=64)
-    sent = 0
-
-    async def send() -> None:
-        nonlocal sent
-        while sent < 400 * senders // 10:
-            sent += 1
-            await put(subject, "word")
-
-    await within(asyncio.gather(*[send() for _ in range(senders)]))
-    steady = server.sizes[len(server.sizes) // 2 : -4]
-    assert len(steady) > 10
-    assert {size} <= set(steady) <= {size, senders - size}
-    assert abs(steady.count(size) - (len(steady) if size * 2 == senders else len(steady) / 2)) <= 1
-
-
-async def test_batches_stay_whole_where_those_who_are_answered_go_on_to_something_else():
-    server = Queueing()
-    subject = Batcher[Words, str](Words, server.flush, max_items=500, capacity=1000, in_flight=2, eager=64)
-
-    async def send(times: int, between: int) -> None:
-        for _ in range(times):
-            await put(subject, "word")
-            await turns(between)
-
-    await within(asyncio.gather(*[send(20, 5) for _ in range(60)]))
-    assert server.sizes == [60] * 20
-    await within(asyncio.gather(*[send(40, 0) for _ in range(60)]))
-    assert server.sizes[-40:] == [30] * 40
-    await within(asyncio.gather(*[send(20, 5) for _ in range(60)]))
-    assert server.sizes[-10:] == [60] * 10
-
-
-async def test_batches_that_land_in_one_turn_are_halves_of_one_crowd():
-    server = ByHand()
-
-    async def send() -> None:
-        for _ in range(3):
-            await put(subject, "word")
-
-    subject = Batcher[Words, str](Words, server.flush, max_items=500, capacity=1000, in_flight=2, eager=40)
-    senders = [asyncio.create_task(send()) for _ in range(60)]
-    for sizes in ([40, 20], [40, 20], [30, 30]):
-        await until(lambda: len(server.landed) == 2)
-        assert [len(batch) for batch in server.batches] == sizes
-        landed, batches = server.landed, server.batches
-        server.landed, server.batches = [], []
-        for flight, batch in zip(landed, batches, strict=True):
-            flight.set_result(batch)
-    await within(asyncio.gather(*senders))
-
-
-async def test_what_gathered_waits_for_those_who_are_just_answered_while_another_batch_is_under_way():
-    server = ByHand()
-    subject = Batcher[Words, str](Words, server.flush, max_items=500, capacity=1000, in_flight=2, eager=64)
-    first = [put(subject, word) for word in ("a",)]
-    await turns()
-    put(subject, "b")
-    await turns()
-    put(subject, "c")
-    first[0].add_done_callback(lambda _: put(subject, "d"))
-    server.landed[0].set_result(["A"])
-    await until(lambda: len(server.batches) == 3)
-    assert server.batches == [["a"], ["b"], ["c", "d"]]
-    subject.close()
-
-
-async def test_what_gathered_leaves_at_once_where_no_other_batch_is_under_way():
+async def test_what_gathered_leaves_as_soon_as_a_batch_is_answered():
     server = Server(held_up=True)
     subject = Batcher[Words, str](Words, server.flush, max_items=500, capacity=1000, eager=64)
     first = put(subject, "a")
