@@ -41,11 +41,11 @@ def memory() -> At:
 def _probed_scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The scripts with the hook, and afterwards without it again."""
     monkeypatch.setattr(scripts, "source", with_probe(scripts.source))
-    for cached in (scripts.script, scripts.definitions):
+    for cached in (scripts.script, scripts.library, scripts.definitions):
         cached.cache_clear()
     yield
     monkeypatch.undo()
-    for cached in (scripts.script, scripts.definitions):
+    for cached in (scripts.script, scripts.library, scripts.definitions):
         cached.cache_clear()
 
 

@@ -8,6 +8,8 @@
 -- in the held set or its entry is pending, and the next claim with known jobs or the recovery finds it.
 --
 -- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, timers, hooks, leases, due, entries, foreign, holding
+-- USES: reads body, fetched, held, job, lanes, scheduled, schedules, workers; writes held, idle, job, lanes, scheduled,
+--   timers
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 how many, 3 '' or the ids of the jobs this worker knows that it holds, as a MessagePack array:
 --   then it is also given what it holds or was sent without knowing, because a reply got lost, and what it knows of is

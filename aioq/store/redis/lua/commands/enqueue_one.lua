@@ -4,6 +4,7 @@
 -- No dead job is in its way, for that takes an id that is used twice.
 --
 -- NEEDS: keys, msgpack, record_text_write
+-- USES: reads idle, job, workers; writes held, idle, job, lanes; publishes handed
 -- KEYS: 1 base key
 -- ARGV: 1 its id, 2 its envelope, no larger than BODY_LIMIT, 3 the channel of a process that will wait for it, '' for
 --   none

@@ -2,6 +2,7 @@
 -- noted all the time is told of once at least.
 --
 -- NEEDS: call, keys
+-- USES: reads held
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 where to go on (0 to begin), 3 about how many
 -- REPLY: {where the next call goes on ('0' for nowhere), and the ids of the jobs}

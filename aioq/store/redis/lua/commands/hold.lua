@@ -2,6 +2,7 @@
 -- lease.
 --
 -- NEEDS: leases, holding
+-- USES: reads fetched, held, job, workers; writes held
 -- KEYS: 1 base key
 -- ARGV: 1 worker, then job ids
 -- REPLY: nothing

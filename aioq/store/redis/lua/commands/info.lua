@@ -1,6 +1,7 @@
 -- Reads job records.
 --
 -- NEEDS: keys, record, foreign
+-- USES: reads body, job, scheduled
 -- KEYS: 1 base key
 -- ARGV: job ids
 -- REPLY: per job the fields and values of its record (empty for none), followed by 'tags' and 'expires' (0 for

@@ -1,6 +1,7 @@
 -- Stores what running jobs say of their progress, behind the same fence as a settle.
 --
 -- NEEDS: record
+-- USES: reads job; writes job
 -- KEYS: 1 base key
 -- ARGV: 1 worker, then three per job: id, claim, encoded progress
 -- REPLY: the positions (from 1) of the reports that were refused

@@ -3,6 +3,8 @@
 -- nobody is to be recovered, dead jobs that there are too many of are let go.
 --
 -- NEEDS: call, keys, record, results, lanes, hooks, finish, leases, entries, foreign
+-- USES: reads dead, held, job, lanes, leases, schedule, workers; writes body, cancel, dead, done, fetched, held, idle,
+--   job, lanes, leases, owners, schedule, scheduled, timers, workers; publishes waiter
 -- KEYS: 1 base key
 -- ARGV: 1 'lapsed' for some worker whose lease has ended, 'dead' for one that is known to have died whatever its
 --   lease says, 'departing' for one that takes leave; 2 the departing worker's id, or what the ids of the dead begin

@@ -2,6 +2,8 @@
 -- lease holds is alive, one that fetches does its work.
 --
 -- NEEDS: call, keys, leases, due
+-- USES: reads cancel, dead, fetched, held, lanes, leases, scheduled, schedules, workers; writes fetched, lanes, leases,
+--   workers
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 lease in ms, 3 how many ms ago it last fetched, 4 the most dead jobs, 5 'join' to come as a new worker,
 --   'sweep' to look after what no worker answers for, '' for neither

@@ -1,6 +1,7 @@
 -- Queues dead jobs again, as if they had never been run.
 --
 -- NEEDS: keys, record, lanes, hooks
+-- USES: reads body, job; writes body, dead, idle, job, lanes, scheduled, timers
 -- KEYS: 1 base key
 -- ARGV: job ids
 -- REPLY: per job the state it was in, '' for no such job; only one that has failed, and whose call is there, was queued

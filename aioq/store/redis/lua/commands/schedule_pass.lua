@@ -2,6 +2,7 @@
 -- it. Nothing where there is no worker, or no tick to come.
 --
 -- NEEDS: keys, due
+-- USES: reads schedules, workers; publishes worker
 -- KEYS: 1 base key
 -- ARGV: none
 -- REPLY: the worker that was told, '' for none

@@ -3,6 +3,7 @@
 -- before has ended, and what is there all the time is read once at least.
 --
 -- NEEDS: call, keys, overlap
+-- USES: reads schedule, schedules
 -- KEYS: 1 base key
 -- ARGV: 1 'ids', 'due', 'all' or 'left', 2 the most of those that are due, or about how many of all, 3 how many of those
 --   that are due to pass over, or where to go on with all (0 to begin),

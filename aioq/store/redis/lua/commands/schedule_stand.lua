@@ -3,6 +3,7 @@
 -- whether it was lost.
 --
 -- NEEDS: call, keys, msgpack, leases, owners
+-- USES: reads declared, fetched, held, owners, schedules, workers; writes declared, owners, stood
 -- KEYS: 1 base key
 -- ARGV: 1 when the worker declared them, as this has told it (0 for now), 2 the hash of what its code declares, 3 the
 --   worker ('' for a caller that is none), 4 the ids of what its code declares, as a MessagePack array

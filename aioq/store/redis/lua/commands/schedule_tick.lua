@@ -2,6 +2,7 @@
 -- what the caller decided by. An id that is there already is not added again.
 --
 -- NEEDS: call, keys, record, lanes, hooks, overlap, due, foreign
+-- USES: reads job, schedule, scheduled, schedules; writes body, idle, job, lanes, schedule, scheduled, schedules, timers
 -- KEYS: 1 base key
 -- ARGV: six per schedule: id, revision, next tick in ms since the epoch ('' for none), overlap, the most runs (0 for no
 --   limit), its jobs as a MessagePack array of id, tick, due time and call ('' for the schedule's) in turn

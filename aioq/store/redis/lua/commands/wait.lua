@@ -1,6 +1,7 @@
 -- Returns outcomes that are there, and registers the caller for the others. One step: nothing falls between.
 --
 -- NEEDS: keys, record, foreign
+-- USES: reads body, job; writes job
 -- KEYS: 1 base key
 -- ARGV: 1 the caller's channel, then job ids
 -- REPLY: per job: the outcome; nil where the caller is registered, or has to ask again, for the job's record is one that

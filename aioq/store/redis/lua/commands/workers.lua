@@ -2,6 +2,7 @@
 -- time is told of once at least.
 --
 -- NEEDS: keys
+-- USES: reads fetched, workers
 -- KEYS: 1 base key
 -- ARGV: 1 where to go on (0 to begin), 2 about how many workers
 -- REPLY: {where the next call goes on ('0' for nowhere), and three per worker: its id, the ms its lease lasts from now on
