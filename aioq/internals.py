@@ -104,7 +104,7 @@ class Internals:
         return round(self.settings.result_ttl * 1000)
 
     def run_sync(self, instead: str, make: Callable[[], Awaitable[R]]) -> R:
-        """See `aioq.util.loop_thread.SyncRunner.run`."""
+        """Run for sync code what `make` returns, in the loop of `sync`."""
         return self.sync.run(instead, make)
 
     # -- what workers ask for

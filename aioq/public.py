@@ -1,6 +1,6 @@
 """What makes a class one for users: the name it says is the one it is imported by, and an error may travel.
 
-A failure is stored and shown by its class's full name. With the name of the module it happens to stand in, users
+A failure is stored and shown by its class's full name. With the name of the module it happens to be in, users
 would see how aioq is built, and their rules and filters would break when it is moved.
 """
 

@@ -1,6 +1,6 @@
 """`aioq check`: whether this host's workers do their work, as the server sees it; for containers and for people.
 
-A worker renews its lease even where its event loop hangs, and tells with each renewal when it last fetched. So
+A worker renews its lease even where its event loop hangs, and reports with each renewal when it last fetched. So
 what is judged is the fetching, not the being there.
 """
 

@@ -51,7 +51,7 @@ def load_app(target: str) -> App:
 
 
 def _refuse_path(name: str, attribute: str) -> None:
-    """Say which module a path stands for; a module has one name, and by another it would be loaded twice."""
+    """The module that a path means; a module has one name, and by another it would be loaded twice."""
     if not (os.sep in name or name.endswith(".py") or name.startswith(".")):
         return
     path = Path(os.path.relpath(name))

@@ -86,7 +86,7 @@ def set_up_logging(level: str, log_format: str, *, explicit: bool = False) -> bo
     Args:
         level: debug, info, warning, error or critical.
         log_format: text or json.
-        explicit: whether the level stands on the command line: then it holds for aioq's lines in any case.
+        explicit: whether the level was given on the command line: then it holds for aioq's lines in any case.
 
     Returns:
         Whether lines have the format that was asked for: False where the user's handlers decide that.

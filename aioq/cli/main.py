@@ -29,7 +29,7 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 class ChildError(CommandError):
-    """The same of a supervisor's child, which tells the supervisor that a restart will not mend it."""
+    """The same of a supervisor's child: its exit code says that a restart would not help."""
 
     exit_code = REFUSED
 

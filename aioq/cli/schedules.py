@@ -146,7 +146,7 @@ def print_list(console: Console, schedules: Sequence[Schedule], *, plain: bool) 
     table.add_column("next run", overflow="fold", width=_DATE if console.width < _WIDE else None)
     table.add_column("state", overflow="fold", min_width=_LEAST)
     for schedule in schedules:
-        # The zone stands beside the time, and only there: twice is too wide.
+        # The zone is shown beside the time, and only there: twice is too wide.
         cells = (schedule.id, schedule.task, schedule.description, _next(schedule), _state(schedule))
         table.add_row(*(Text(printable(cell)) for cell in cells))
     # What does not fit although all else is folded runs over the edge, where a terminal breaks it without loss.
@@ -234,7 +234,7 @@ def _moment(moment: datetime | None, zone: tzinfo) -> str:
         return ""
     local = moment.astimezone(zone)
     part = f".{local.microsecond // 1000:03}" if local.microsecond else ""
-    # Both: CST is the time of Shanghai and of Chicago, and the name alone does not tell summer from winter.
+    # Both: CST is the time of Shanghai and of Chicago, and the name alone does not distinguish summer from winter.
     name = f"{zone}" if isinstance(zone, ZoneInfo) else "UTC"
     short = f"{local:%Z}"
     return f"{local:%a %Y-%m-%d %H:%M:%S}{part} {short}{f' ({name})' if name != short else ''}"

@@ -98,8 +98,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             is in the server's append-only file, on disk), "replicated" (a replica has it). Default "memory".
         dead_ttl: how long a dead job is kept for the operator. Default 604800 (a week).
         dead_limit: how many dead jobs a queue keeps; the oldest go first. Default 10000.
-        poll_interval: how often a waiter asks for its result without being told, above 0; less than 0.01 counts as
-            that. Default 5.
+        poll_interval: how often a waiter asks for its result without being notified, above 0; less than 0.01
+            counts as that. Default 5.
         timezone: the time zone of cron schedules that name none, such as "Asia/Shanghai". Default "UTC".
         schedules: schedules by id, see docs/scheduling.md; JSON in the environment. Default None, none.
         log_level: debug, info, warning, error or critical, in any case. Default "info".
@@ -268,7 +268,7 @@ def from_pyproject(start: Path | None = None) -> tuple[dict[str, object], str]:
 
 _ENV_NAMES = {ENV_PREFIX + name.upper(): name for name in RULES}
 
-# What Kubernetes tells every pod of a service called "aioq" or "aioq-web", and Docker of a linked container:
+# What Kubernetes gives every pod of a service called "aioq" or "aioq-web", and Docker of a linked container:
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _SERVICE_LINK = r"AIOQ_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)=|PORT_[0-9]+_[A-Z]+(_\w+)?=|PORT=[a-z]+://).*"
 

@@ -44,7 +44,7 @@ class Rule(NamedTuple):
 
 
 def _too_large(most: float, unit: str) -> Callable[[Any], str | None]:
-    """What is said of a value that no use has; a range so wide stands in no error about a value's kind."""
+    """Objects to a value that is probably in another unit; errors about a value's kind do not name this limit."""
 
     def objection(value: float) -> str | None:
         if value <= most:
@@ -128,7 +128,7 @@ def _zone_objection(name: str) -> str | None:
 
 
 def _check_schedules(value: object) -> dict[str, dict[str, Any]] | None:
-    # What stands in each of them is checked where they are declared.
+    # What is in each of them is checked where they are declared.
     table = cast("dict[str, dict[str, Any]]", value if isinstance(value, dict) else {"": None})
     return table if all(type(each) is dict for each in table.values()) else None
 

@@ -212,7 +212,7 @@ os.register_at_fork(after_in_child=_forget_drawn)  # or parent and child would g
 def new_job_id(queue: str) -> str:
     """A fresh id: 95 random bits in 16 letters and digits.
 
-    In a queue other than `default` the queue's name stands before it (`mail.x7Gq...`), so that an id
+    In a queue other than `default` the queue's name comes before it (`mail.x7Gq...`), so that an id
     alone says where its job is. `+` and `/` become letters, which costs less than one bit and keeps an id one
     word for a double-click, a shell and a URL.
     """
@@ -225,7 +225,7 @@ def new_job_id(queue: str) -> str:
 
 
 def new_nonce() -> str:
-    """What tells a send of an id of one's own from other sends of it."""
+    """A word that distinguishes this send of an id of one's own from other sends of the same id."""
     return new_job_id(DEFAULT_QUEUE)
 
 

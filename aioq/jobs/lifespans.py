@@ -89,7 +89,7 @@ def _check_parameters(where: str, function: Any) -> None:
         raise ConfigError(
             f"{where}: it is called without arguments ({error}); refer to the App by its name in the module"
         ) from None
-    except ValueError:  # a builtin that does not tell
+    except ValueError:  # a builtin without a signature
         return
 
 

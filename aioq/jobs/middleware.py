@@ -81,7 +81,7 @@ class Middleware:
         The server has the outcome then, and the job's slot is free: what this does or raises changes neither. It
         is also called for what never came to `run`: a call that does not fit its task, or whose task the worker
         does not know; then `job` has what is known. It may take 10 s; where it falls behind, the worker fetches no
-        more jobs. A worker that dies tells nobody.
+        more jobs. A worker that dies calls nothing.
 
         Args:
             job: the same as `current_job()` inside the task, and here.
@@ -102,15 +102,15 @@ class Layers(list[Middleware]):
         super().__init__(checked_layers(layers))
 
     def append(self, layer: Middleware, /) -> None:
-        """See `list.append`."""
+        """Append a middleware, once it is seen to be one."""
         super().append(checked_layer(layer))
 
     def insert(self, position: SupportsIndex, layer: Middleware, /) -> None:
-        """See `list.insert`."""
+        """Insert a middleware, once it is seen to be one."""
         super().insert(position, checked_layer(layer))
 
     def extend(self, layers: Iterable[Middleware], /) -> None:
-        """See `list.extend`."""
+        """Append several, once each is seen to be one."""
         super().extend(checked_layers(layers))
 
     def __iadd__(self, layers: Iterable[Middleware], /) -> Self:  # pyright: ignore[reportIncompatibleMethodOverride] - list's takes anything iterable too
@@ -190,7 +190,7 @@ def wrapped(
 
     Args:
         middleware: the layers.
-        job: what they are told of the job.
+        job: what they learn of the job.
         call: runs the function.
     """
     for layer in reversed(middleware):

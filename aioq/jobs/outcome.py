@@ -1,4 +1,4 @@
-"""What became of a job after one attempt, as `Middleware.settled` is told."""
+"""What became of a job after one attempt, as `Middleware.settled` gets it."""
 
 from dataclasses import dataclass
 from enum import StrEnum

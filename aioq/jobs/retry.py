@@ -285,7 +285,7 @@ class Snooze(Exception):  # noqa: N818 - no error: the way a task puts its job o
 
 
 def rule_of(retry: "Retry | int | None") -> RetryRule | None:
-    """The rule that a `retry=` option stands for; an int is the number of attempts.
+    """The rule of a `retry=` option; an int is the number of attempts.
 
     Raises:
         ConfigError: it is neither a Retry nor a count.
@@ -382,7 +382,7 @@ def _function(function: Callable[..., Any]) -> DelayFunction:
         inspect.signature(function).bind(1, ConnectionError())
     except TypeError:
         raise ConfigError(f"Retry(delay={name}): it is called with the attempt and the error") from None
-    except ValueError:  # a builtin that does not tell
+    except ValueError:  # a builtin without a signature
         pass
     return function
 

@@ -24,7 +24,7 @@ _PLAIN = msgspec.msgpack.Encoder()
 
 
 class _Part(NamedTuple):
-    """Some of the jobs: where they stand among all, and what the server says of them."""
+    """Some of the jobs: their positions among all, and what the server says of them."""
 
     positions: Sequence[int]
     replies: asyncio.Future[list[bool]]

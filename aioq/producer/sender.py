@@ -181,7 +181,7 @@ class Sender:
         return JobHandle(self._source, job_id, queue, returns)
 
     def run_sync(self, instead: str, make: Callable[[], Awaitable[T]]) -> T:
-        """Run for sync code what `make` returns; see `aioq.util.loop_thread.SyncRunner.run`."""
+        """Run for sync code what `make` returns, and wait for it in this thread; `instead` is named in errors."""
         return self._source.run_sync(instead, make)
 
     def begin(
@@ -354,7 +354,7 @@ class Sender:
 
 
 async def _expected(waiters: Waiters, queue: str, job_id: str, sent: Awaitable[bool]) -> bool:
-    """Wait for the send of a job of which the server is to tell this process how it ends."""
+    """Wait for the send of a job whose outcome the server is to publish to this process."""
     added = False
     try:
         added = await sent

@@ -60,7 +60,7 @@ class ResultSource(Protocol):
         ...
 
     def run_sync(self, instead: str, make: Callable[[], Awaitable[R]]) -> R:
-        """Run for sync code what `make` returns; see `aioq.util.loop_thread.SyncRunner.run`."""
+        """Run for sync code what `make` returns, and wait for it in this thread; `instead` is named in errors."""
         ...
 
 
@@ -74,7 +74,7 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
 
     Attributes:
         id: the job's id.
-        added: False where the server already had a job of this id, which then stands as it was; None where this
+        added: False where the server already had a job of this id, which stays as it was; None where this
             handle does not come from a send.
     """
 

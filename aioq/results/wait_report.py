@@ -25,7 +25,7 @@ async def why_no_outcome(
     Args:
         look: asks for the job.
         workers: asks for the workers of a queue.
-        clock: asks for the clock of an App in memory, which stands still; None where there is a server.
+        clock: asks for the clock of an App in memory, which only tests move; None where there is a server.
     """
     try:
         async with asyncio.timeout(PATIENCE):

@@ -8,7 +8,7 @@ from aioq.store.contract import NewJob
 
 
 class NewJobs(Sequence[NewJob]):
-    """See the module.
+    """Jobs to enqueue, in columns.
 
     Args:
         jobs: the first ones.

@@ -89,7 +89,7 @@ class Connector:
             server = await asyncio.to_thread(self._attach)
             url, revive = server.url, server.ensure
         # Not before a server is asked for: importing redis-py takes most of what importing an App took.
-        # In a thread, because it takes a tenth of a second, for which the loop must not stand still.
+        # In a thread, because it takes a tenth of a second, for which the loop must not be blocked.
         redis_store: Any = await asyncio.to_thread(_import_redis_store)
         return redis_store.RedisStore(
             self._name,

@@ -30,7 +30,7 @@ class NewJob(msgspec.Struct, frozen=True, gc=False):
         priority: the lane.
         delay_ms: queue it this long after the server takes it, in milliseconds; None for at once.
         eta_ms: queue it at this time, in milliseconds since the Unix epoch; None for at once.
-        nonce: tells this send from other sends of the same id; "" where no other send can have the id.
+        nonce: distinguishes this send from other sends of the same id; "" where no other send can have the id.
         waiter: the channel of this process where it will wait for the outcome, as if it had called `Store.wait`
             already; "" for none. All jobs of one call have the same, and the store may tell it of others of them.
         extra: what it has beside its call; None for a plain job.
@@ -146,7 +146,7 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
         verb: what to do with it.
         outcome: the encoded outcome; empty for `snooze`, `interrupt` and `release`.
         delay_ms: for `retry`, `snooze` and `park`.
-        ttl_ms: how long to keep the outcome (0: tell the waiters and forget it); for `park` see `Verb`.
+        ttl_ms: how long to keep the outcome (0: notify the waiters and forget it); for `park` see `Verb`.
     """
 
     job_id: str
@@ -180,7 +180,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
 
 
 class NoOutcome(enum.Enum):
-    """Why a wait brought no outcome although nobody will be told of one."""
+    """Why a wait brought no outcome although no result message will follow."""
 
     MISSING = enum.auto()
     LATER = enum.auto()
@@ -353,7 +353,7 @@ class Store(Protocol):
         ...
 
     def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> Awaitable[list[WaitReply]]:
-        """For each job its outcome, or register `channel` to be told; one step, so nothing falls between.
+        """For each job its outcome, or register `channel` to be notified; one step, so nothing is missed between.
 
         From the first outcome on that would exceed `WAIT_LIMIT`, each job that has one is answered with `LATER`.
         """
@@ -377,8 +377,8 @@ class Store(Protocol):
     ) -> list[JobState | None]:
         """Cancel jobs, and return the state each was in.
 
-        One that waits to be run ends here; the worker of a running one is told; one that has ended stays. A store
-        that repeats the call after a lost reply answers what the first call found.
+        One that waits to be run ends here; the worker of a running one is notified; one that has ended stays. A
+        store that repeats the call after a lost reply answers what the first call found.
         """
         ...
 

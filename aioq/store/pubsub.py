@@ -28,7 +28,7 @@ class Inbox(Protocol):
 
 
 def worker_channel(app: str, queue: str, worker: str) -> str:
-    """The channel on which a worker is told of cancellations: the job's id, `SEPARATOR`, the outcome it gets.
+    """The channel on which a worker is notified of cancellations: the job's id, `SEPARATOR`, the outcome it gets.
 
     An empty message says that it is the leader of the ticks of schedules
     (`aioq.store.schedules.Timetable.pass_on`).

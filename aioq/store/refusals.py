@@ -22,7 +22,7 @@ def is_refusal(error: BaseException) -> bool:
 async def each_alone(
     items: Sequence[T], call: Callable[[Sequence[T]], Awaitable[Sequence[R]]], error: Exception
 ) -> list[R | Exception]:
-    """Make calls of ever smaller halves, after one of all was refused, until those that are refused stand alone.
+    """Make calls of ever smaller halves, after one of all was refused, until each refused item is alone in a call.
 
     Args:
         items: of what the call was made, in the order that they are to be carried out in.
@@ -33,7 +33,7 @@ async def each_alone(
         For each item its reply, or what it alone was refused with.
 
     Raises:
-        Exception: what a call raises that is no refusal; what was carried out until then is not told.
+        Exception: what a call raises that is no refusal; what was carried out until then is not reported.
     """
     if len(items) == 1:
         return [error]

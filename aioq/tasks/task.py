@@ -1,6 +1,6 @@
 """Tasks: functions that can be sent.
 
-A `Task` stands where its function stood: calling it runs the function here, `send` runs it at a worker. The type
+A `Task` takes the place of its function: calling it runs the function here, `send` runs it at a worker. The type
 checker sees the function's parameters in `send` and its return type in the handle.
 """
 
@@ -73,7 +73,7 @@ class _Sending:
         self._route: Route | None = None
 
     async def send(self, /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
-        """See `Sendable.send`."""
+        """Send a call; returns once the server has the job."""
         route = self._route or self._find_route()
         if kwargs or len(args) not in route.fitting:  # what most calls are is not worth a call
             route.signature.check(args, kwargs)
@@ -82,7 +82,7 @@ class _Sending:
         return handle
 
     async def send_many(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[Any]]:
-        """See `Sendable.send_many`."""
+        """Send one call for each tuple of positional arguments."""
         route, every = self._route or self._find_route(), listed(arguments, "tuples: send_many([(1,), (2,)])")
         fitting: set[int] = set()
         for position, args in enumerate(every):

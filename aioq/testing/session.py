@@ -34,7 +34,7 @@ class MemorySession:
     delay, or a retry with a backoff, runs once the clock has been moved there: by `advance`, or by `drain`.
 
     Attributes:
-        clock: the time the store goes by; it stands still unless it is moved.
+        clock: the time the store goes by; it moves only when it is moved.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class SyncSession:
     Jobs are sent by `send_sync` and awaited by `result_sync` meanwhile.
 
     Attributes:
-        clock: the time the store goes by; it stands still unless it is moved.
+        clock: the time the store goes by; it moves only when it is moved.
     """
 
     def __init__(self, session: MemorySession, sync: SyncRunner) -> None:
@@ -202,11 +202,11 @@ class SyncSession:
         self._sync = sync
 
     def advance(self, seconds: Duration) -> None:
-        """See `MemorySession.advance`."""
+        """Move the clock; for sync code."""
         self._sync.run("async with app.test()", lambda: self._session.advance(seconds))
 
     def drain(self) -> None:
-        """See `MemorySession.drain`."""
+        """Run what is due until nothing is left; for sync code."""
         self._sync.run("async with app.test()", self._session.drain)
 
 

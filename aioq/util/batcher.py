@@ -185,7 +185,7 @@ class Batcher(Generic[BatchT, ReplyT]):
             to whoever waits for that item. What `flush` itself raises reaches every item of the batch. A coroutine
             runs in a task of its own; a future is waited for as it is.
         retry: given a batch whose flush has failed, and how; what it returns is waited for in place of the flush,
-            and None lets the failure stand.
+            and None means that the failure is final.
         max_items: the most items in one batch; one entry may be several.
         max_weight: the most a batch of more than one entry weighs, in bytes as a rule; None for no limit.
         capacity: `wait_for_space` waits while this many items are held (gathering or in flight), which is what

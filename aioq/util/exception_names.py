@@ -59,7 +59,7 @@ def leaf_names(error: BaseException) -> tuple[tuple[str, ...], ...]:
 
 
 def known_names(names: Iterable[str]) -> frozenset[str]:
-    """Names as they are written, and those that aliases among them stand for, where their modules are imported."""
+    """Names as they are written, and those that aliases among them mean, where their modules are imported."""
     found = {name: _imported(name) for name in names}
     return frozenset(found) | {rule_name(cls) for cls in found.values() if isinstance(cls, type)}
 
@@ -124,7 +124,7 @@ def _is_exception(value: object) -> bool:
 
 
 def _imported(name: str) -> Any:
-    """What a name stands for, as far as it is imported; None where it is not."""
+    """What a name means, as far as it is imported; None where it is not."""
     if "." not in name:
         return getattr(builtins, name, None)
     parts = name.split(".")

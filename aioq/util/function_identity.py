@@ -1,6 +1,6 @@
 """Whether two functions under one task name are one and the same: a module that ran again, or a mistake.
 
-Two functions are told apart by what they are (globals, code, defaults, closure) and not by file and line, which
+Two functions are compared by what they are (globals, code, defaults, closure) and not by file and line, which
 all functions that one decorator or one loop makes have in common. One that differs takes the other's place where
 the code that declares it has run again since: a reloaded module, an edited cell of a notebook.
 """

@@ -83,7 +83,7 @@ def report_fault(name: str, fault: BaseException) -> None:
             "logging handlers, filters, formatters and the record factory of this process. This is said once."
         )
         sys.stderr.write(f"{words}\n{_shown(fault)}\n")
-    except BaseException:  # noqa: S110 - standard error may be closed too; there is nobody left to tell
+    except BaseException:  # noqa: S110 - standard error may be closed too; nothing is left to write to
         pass
 
 

@@ -100,7 +100,7 @@ def let_through(level: int, *, whatever: bool = False) -> None:
     """See that aioq's own lines of a level come through, whatever the user's module has done to logging.
 
     `logging.config.dictConfig` disables by default every logger that it does not name, and the root logger may
-    have another level. A level that the user has given to the logger `aioq` stands.
+    have another level. A level that the user has given to the logger `aioq` is kept.
 
     Args:
         level: the level.

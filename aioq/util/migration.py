@@ -341,7 +341,7 @@ WORDS: dict[Place, dict[str, str]] = {
 _PREFIXES = ("celery_", "rq_", "arq_", "dramatiq_", "huey_", "saq_", "taskiq_")
 
 SERVERS = ("CELERY_BROKER_URL", "BROKER_URL", "REDIS_URL", "VALKEY_URL", "REDIS_HOST")
-"""Variables by which other libraries are told where the server is."""
+"""Variables from which other libraries learn where the server is."""
 
 
 def here(place: Place, word: str) -> str | None:

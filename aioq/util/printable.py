@@ -2,7 +2,7 @@
 
 Task names, ids, queues and messages of exceptions come from whoever may send a job. A line break in one of them
 would begin a line that looks like a record, an escape sequence would move a terminal's cursor, a direction mark
-would show words in another order than they stand in. So such characters are shown as Python writes them in text.
+would show words in another order than they are in. So such characters are shown as Python writes them in text.
 """
 
 import re
@@ -58,7 +58,7 @@ def printable_lines(text: str) -> str:
     """The text of a record or a traceback, which keeps its line breaks.
 
     Lines after the first begin with white space, so that none can be taken for another record. Only the headings
-    of a traceback, and the line that names the exception after its frames, stand where Python puts them.
+    of a traceback, and the line that names the exception after its frames, stay where Python puts them.
     """
     if text.isprintable():
         return text
@@ -75,7 +75,7 @@ def printable_lines(text: str) -> str:
 
 
 def json_printable(text: str) -> str:
-    r"""JSON in which no such character is left as it is; they stand in strings alone, as `\uXXXX` now."""
+    r"""JSON in which each such character is written as `\uXXXX`; they can only be in strings."""
     return text if text.isprintable() else _ONE_LINE.sub(_as_json, text)
 
 

@@ -50,7 +50,7 @@ _INSTALL = "pip install tzdata"
 
 
 def _has_database() -> bool:
-    """Whether this host knows any zone; one that every database has stands for all."""
+    """Whether this host knows any zone: one is tried that every database has."""
     try:
         ZoneInfo("Europe/London")
     except Exception:  # as in `zone`

@@ -37,7 +37,7 @@ class Signature:
 
     Args:
         where: the task, for errors: `task 'shop.add'`.
-        function: the function whose annotations are read; a missing one stands for Any.
+        function: the function whose annotations are read; a missing one means Any.
         own: the types its App has registered.
 
     Attributes:
@@ -252,7 +252,7 @@ class ResultType:
             ) from None
 
     def verify_outcome(self, result: object, outcome: bytes) -> None:
-        """The same, where it stands in an outcome."""
+        """The same, where it is in an outcome."""
         self.verify(result, decode_outcome(outcome).value)
 
     def decode(self, data: msgspec.Raw | bytes) -> Any:

@@ -27,7 +27,7 @@ class DemoRun:
 
     Args:
         tasks: the tasks by their functions' names.
-        view: told of everything that moves.
+        view: is called with everything that happens.
 
     Attributes:
         tallies: one for each kind of jobs, in the order they were sent.

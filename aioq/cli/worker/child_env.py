@@ -1,4 +1,4 @@
-"""What a supervisor tells a worker process that it starts, in one environment variable."""
+"""What a supervisor passes to a worker process that it starts, in one environment variable."""
 
 import os
 from collections.abc import Mapping

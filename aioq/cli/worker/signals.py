@@ -71,7 +71,7 @@ class StopSignals:
         self._installing = False
 
     def _signalled(self, number: int, _frame: object) -> None:
-        if os.getpid() != self._pid:  # a fork of ours, which nobody has told to stop the worker
+        if os.getpid() != self._pid:  # a fork of ours, which is not to stop the worker
             self._signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return

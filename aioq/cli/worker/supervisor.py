@@ -48,7 +48,7 @@ class _Child:
 
 
 class Supervisor:
-    """See the module.
+    """Runs several worker processes: starts them, restarts those that die, and stops them together.
 
     Args:
         command: what starts one child.

@@ -22,7 +22,7 @@ class Doors:
         records: the queue's jobs.
         clock: for the expiry of records.
         limits: the App's limits.
-        mail: what the last verb has to tell.
+        mail: what the last verb sends.
         hooks: what is called at each door.
         timers: say when jobs expire.
         on_end: called with the id of each job that has ended.
@@ -72,7 +72,7 @@ class Doors:
     def finish(
         self, record: Record, state: JobState, outcome: bytes, ttl_ms: int, *, keeps_call: bool = False
     ) -> None:
-        """End a job: its outcome is stored, or forgotten at once where `ttl_ms` is 0, and the waiters are told.
+        """End a job: store its outcome, or forget it at once where `ttl_ms` is 0, and notify the waiters.
 
         A job that has failed keeps its call, for it may be sent again; any other does with `keeps_call`.
         """

@@ -12,7 +12,7 @@ server, so that a unit test meets the same two ways."""
 
 
 class Mail:
-    """What one verb has to tell: a result message for each waiting channel, and the ids for workers' channels."""
+    """What one verb sends: a result message for each waiting channel, and the ids for workers' channels."""
 
     def __init__(self) -> None:
         self._results: defaultdict[str, list[tuple[str, bytes | None]]] = defaultdict(list)
@@ -24,9 +24,9 @@ class Mail:
 
     def notify(self, channels: list[str], job_id: str, outcome: bytes, *, kept: bool) -> None:
         """Send a job's outcome, or only that there is one where it is large and can be asked for."""
-        told = None if kept and len(outcome) > MESSAGE_LIMIT else outcome
+        sent = None if kept and len(outcome) > MESSAGE_LIMIT else outcome
         for channel in channels:
-            self._results[channel].append((job_id, told))
+            self._results[channel].append((job_id, sent))
 
     def take(self) -> Iterator[tuple[str, bytes]]:
         """What is to be sent, once."""

@@ -39,7 +39,7 @@ class MemoryQueue:
     Attributes:
         doors: how jobs end, go and are opened again.
         lanes: the jobs that wait to be run.
-        mail: what the last verb has to tell.
+        mail: what the last verb sends.
         timetable: the schedules.
     """
 
@@ -213,7 +213,7 @@ class MemoryQueue:
         self._empty(worker, sys.maxsize, None)
 
     def wait(self, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
-        """For each job the outcome, or register the channel to be told of it."""
+        """For each job the outcome, or register the channel to be notified of it."""
         return wait_for(self._records, channel, job_ids)
 
     def info(self, job_id: str, *, results: bool = False) -> JobInfo | None:

@@ -40,7 +40,7 @@ class Record:
         progress: what was last reported, encoded.
         parked_ms: when a worker first parked it.
         cancellation: outcome and ttl to end it with, where its cancellation was asked for while it ran.
-        waiters: channels to tell of the outcome.
+        waiters: channels to send the outcome to.
         extra: what it has beside its call; None for a plain job.
     """
 
@@ -124,12 +124,12 @@ class Record:
         Raises:
             WireError: the stored outcome is none.
         """
-        told = describe(self.envelope or b"", self.outcome)
+        found = describe(self.envelope or b"", self.outcome)
         ran = self.state in (JobState.RUNNING, JobState.SUCCEEDED)
         return JobInfo(
             id=self.id,
             queue=queue,
-            task=told.task,
+            task=found.task,
             state=self.state,
             priority=self.priority,
             attempts=self.attempts + ran,
@@ -141,11 +141,11 @@ class Record:
             ended_at=_time(self.ended_ms),
             worker=self.worker,
             progress=None if self.progress is None else _PROGRESS.decode(self.progress),
-            error=put_off(told.task) if self.state in WAITS and self.parked_ms is not None else told.error,
-            headers=told.headers,
+            error=put_off(found.task) if self.state in WAITS and self.parked_ms is not None else found.error,
+            headers=found.headers,
             tags=self.tags,
             expires_at=_time(self.extra.expires.at_ms) if self.extra and self.extra.expires else None,
-            result=told.value if results else None,
+            result=found.value if results else None,
         )
 
 

@@ -37,7 +37,7 @@ KEPT_MS = 24 * 60 * 60 * 1000
 class Revisions:
     """The revisions of a store's schedules: the time, as on a server.
 
-    A clock that is moved by hand may stand still between two writes; yet the later one has the higher revision, in
+    A clock that is moved by hand may not move between two writes; yet the later one has the higher revision, in
     whichever queue.
 
     Args:
