@@ -18,12 +18,14 @@ class Expiry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     Attributes:
         at_ms: this time, in milliseconds since the Unix epoch; with a `span_ms` the store works it out.
         span_ms: how long after the job is due that is, in milliseconds; 0 where it is a time of its own.
-        begun: whether the job has been started: then it never expires.
+        begun: whether the job cannot expire now: a worker has it, or it has been started.
+        has_run: whether it has been started: then it never expires.
     """
 
     at_ms: int = 0
     span_ms: int = 0
     begun: bool = False
+    has_run: bool = False
 
 
 class Extra(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

@@ -172,6 +172,37 @@ async def test_one_that_its_worker_has_never_started_still_does(store: Store, ve
     assert (await expired(store)).due_at is None
 
 
+@pytest.mark.parametrize(
+    ("first", "then"), [(Verb.RETRY, Verb.RELEASE), (Verb.SNOOZE, Verb.PARK), (Verb.INTERRUPT, Verb.RELEASE)]
+)
+async def test_one_that_was_started_before_does_not_where_it_is_given_back_later(
+    store: Store, first: Verb, then: Verb
+) -> None:
+    await joined(store, "w")
+    await put(store)
+    await settle(store, "w", await take_one(store, "w"), first, BROKEN)
+    await passed(store)
+
+    for _ in range(2):
+        await settle(store, "w", await take_one(store, "w"), then, BROKEN, ttl_ms=LONG)
+
+    assert (await store.promote(QUEUE, 10)).expired == 0
+    assert ids(await take(store, "w")) == ["job"]
+
+
+async def test_a_dead_job_that_was_opened_again_does_not_where_it_is_given_back(store: Store) -> None:
+    await joined(store, "w")
+    await put(store)
+    await settle(store, "w", await take_one(store, "w"), Verb.FAILED, BROKEN, ttl_ms=LONG)
+    await passed(store)
+    assert await store.reopen(QUEUE, ["job"]) == [JobState.FAILED]
+
+    await settle(store, "w", await take_one(store, "w"), Verb.RELEASE, BROKEN)
+
+    assert (await store.promote(QUEUE, 10)).expired == 0
+    assert ids(await take(store, "w")) == ["job"]
+
+
 async def test_a_job_that_has_ended_leaves_no_timer(store: Store, backend: Backend) -> None:
     await joined(store, "w")
     for job_id in ("done", "called off"):

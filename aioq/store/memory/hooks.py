@@ -118,11 +118,15 @@ class ExpiryHook(Hook):
 
     def back(self, record: Record, way: Way) -> None:
         """A job that its worker has never started may expire again; one that is moved counts from its new time."""
+        expires = expiry_of(record)
         if way in {Way.RELEASE, Way.PARK}:
-            _begin(record, begun=False)
-            self._timers.set(EXPIRE, record.id, expiry_of(record).at_ms)
-        elif way is Way.RESCHEDULE and not expiry_of(record).begun:
+            if not expires.has_run:
+                _begin(record, begun=False)
+                self._timers.set(EXPIRE, record.id, expires.at_ms)
+        elif way is Way.RESCHEDULE and not expires.begun:
             self.enter(record)
+        elif way in _AFTER_RUN:
+            _begin(record, begun=True, has_run=True)
 
     def finish(self, record: Record, ttl_ms: int) -> None:
         """Stop the timer."""
@@ -131,7 +135,7 @@ class ExpiryHook(Hook):
 
     def reopen(self, record: Record) -> None:
         """Whoever wants it to run again does not want it to expire."""
-        _begin(record, begun=True)
+        _begin(record, begun=True, has_run=True)
 
 
 def expiry_of(record: Record) -> Expiry:
@@ -140,6 +144,11 @@ def expiry_of(record: Record) -> Expiry:
     return record.extra.expires
 
 
-def _begin(record: Record, *, begun: bool) -> None:
-    expires = msgspec.structs.replace(expiry_of(record), begun=begun)
+_AFTER_RUN = frozenset({Way.RETRY, Way.SNOOZE, Way.INTERRUPT, Way.CUT, Way.CRASH, Way.RECOVER, Way.DEPART})
+"""The ways of a job that its worker may have started."""
+
+
+def _begin(record: Record, *, begun: bool, has_run: bool = False) -> None:
+    expires = expiry_of(record)
+    expires = msgspec.structs.replace(expires, begun=begun, has_run=has_run or expires.has_run)
     record.extra = msgspec.structs.replace(record.extra or Extra(), expires=expires)

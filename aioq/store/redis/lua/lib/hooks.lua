@@ -16,11 +16,12 @@
 -- They are made when a call meets the first job that has any, for to define them takes time, and most calls meet none.
 local function all_hooks()
   -- `extra.expires`: by when the job must have been started, how long after it is due that is (0 where it is a time of its
-  -- own), and whether it has been.
+  -- own), whether it cannot expire now, because a worker has it or it has been started, and whether it has been.
   local function count_from(q, id, expires, due)
     if expires[2] > 0 then expires[1] = math.max(due, q.now) + expires[2] end
     set_timer(q, EXPIRE, id, expires[1])
   end
+  local after_run = {retry = true, snooze = true, interrupt = true, cut = true, crash = true, recover = true, depart = true}
   return {
     {
       key = 'expires',
@@ -36,15 +37,18 @@ local function all_hooks()
       back = function(q, id, _, extra, way, due)
         local expires = extra.expires
         if way == 'release' or way == 'park' then
+          if expires[4] then return end
           expires[3] = false
           set_timer(q, EXPIRE, id, expires[1])
         elseif way == 'reschedule' and not expires[3] then
           count_from(q, id, expires, due)
+        elseif after_run[way] then
+          expires[4] = true
         end
       end,
       ended = function(q, id) is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, EXPIRE .. ' ' .. id)) end,
       -- Whoever wants it to run again does not want it to expire.
-      reopen = function(_, _, _, extra) extra.expires[3] = true end,
+      reopen = function(_, _, _, extra) extra.expires[3], extra.expires[4] = true, true end,
     },
   }
 end
