@@ -1,4 +1,4 @@
-"""What raises beside a job, in logging, arguments and exceptions, decides neither its fate nor its worker's."""
+"""What raises beside a job, in logging, arguments or exceptions, ends neither the job nor its worker."""
 
 import pytest
 

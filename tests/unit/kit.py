@@ -10,7 +10,15 @@ from aioq.config.settings import Settings
 from aioq.store.contract import Claimed, Limits, Settlement, Verb
 from aioq.store.memory import MemoryStore
 from aioq.util.clock import ManualClock
-from aioq.wire.messages import CallOptions, encode_envelope
+from aioq.wire.messages import (
+    CallOptions,
+    Failure,
+    Outcome,
+    OutcomeKind,
+    decode_failure,
+    decode_outcome,
+    encode_envelope,
+)
 from aioq.worker.run.environment import RunEnvironment
 from aioq.worker.run.run import Run
 
@@ -83,3 +91,14 @@ def make_environment(app: App, **settings: Any) -> RunEnvironment:
 
 def settlement(job_id: str = "job", verb: Verb = Verb.SUCCEEDED, *, claim: int = 1) -> Settlement:
     return Settlement(job_id, claim, verb, ttl_ms=60_000)
+
+
+def outcome(settlement: Settlement | None) -> Outcome:
+    assert settlement is not None
+    return decode_outcome(settlement.outcome)
+
+
+def failure(settlement: Settlement | None) -> Failure:
+    found = outcome(settlement)
+    assert found.kind is OutcomeKind.FAILED
+    return decode_failure(found)

@@ -294,7 +294,8 @@ class Executor:
                 run.result = await self._caller.call(run, self._begin)
             except BaseException as error:
                 self._failed(run, error)
-            end_fork(self._pid, run.error)
+            if os.getpid() != self._pid:
+                end_fork(self._pid, run.error)
             run.over = True
             if run.timer is not None:
                 run.timer.cancel()

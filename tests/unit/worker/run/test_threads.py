@@ -49,8 +49,8 @@ async def time_out(session: MemorySession, jobs: int) -> None:
     """Have so many jobs time out whose functions have begun, without waiting for the time."""
     await until(lambda: len(begun) == jobs)
     (worker,) = session._workers
-    for run in list(worker._executor._running.values()):
-        worker._executor._cancel(run, TIMED_OUT)
+    for run in list(worker._duties.executor._running.values()):
+        worker._duties.executor._cancel(run, TIMED_OUT)
 
 
 async def test_a_thread_whose_job_has_timed_out_counts_until_it_ends(caplog: pytest.LogCaptureFixture) -> None:
