@@ -41,7 +41,7 @@ class JobState(enum.StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether the job has an outcome; such a state is never left."""
+        """Whether the job has an outcome; such a state is left only where a dead job is opened again."""
         return not TRANSITIONS[self]
 
 
