@@ -41,11 +41,14 @@ def memory() -> At:
 def _probed_scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The scripts with the hook, and afterwards without it again."""
     monkeypatch.setattr(scripts, "source", with_probe(scripts.source))
-    for cached in (scripts.script, scripts.library, scripts.definitions):
-        cached.cache_clear()
+    _read_anew()
     yield
     monkeypatch.undo()
-    for cached in (scripts.script, scripts.library, scripts.definitions):
+    _read_anew()
+
+
+def _read_anew() -> None:
+    for cached in (scripts.library, scripts.script, scripts.definitions):
         cached.cache_clear()
 
 
