@@ -4,9 +4,10 @@ The hook is one for these tests (`tests/contract/doors.py`); those of aioq itsel
 """
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import redis
@@ -21,13 +22,10 @@ from tests.contract.doors import CASES, LIMITS, At, Case, MemoryProbe, ServerPro
 from tests.contract.inside import MemoryInside, ServerInside
 from tests.contract.kit import QUEUE, THREE, joined
 from tests.databases import Database
-from tests.servers import Server, available
 
 pytestmark = pytest.mark.anyio
 
 each_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-each_server = pytest.mark.parametrize("name", available())
-StartServer = Callable[..., Server]
 
 
 @pytest.fixture
@@ -95,47 +93,53 @@ class Refusing:
     full: RedisStore
     limited: RedisStore
     client: redis.Redis
+    app: str
+
+    async def commands(self, case: Case) -> list[bytes]:
+        """Every command that the scripts call on this way; in a queue of its own."""
+        act = await case.arrange(at_queue(self.full, self.client, self.app, "as-it-is"))
+        self.client.config_resetstat()
+        await act(self.full)
+        stats: Any = self.client.info("commandstats")
+        called = {name.removeprefix("cmdstat_").partition("|")[0].upper().encode() for name in stats}
+        texts = [scripts.script(name).text for name in case.scripts]
+        named = {each for text in texts for each in re.findall(rb"redis\.p?call\('(\w+)'", text)}
+        assert called & named
+        return sorted(called & named)
 
     def refuse(self, command: bytes, queue: str) -> At:
         """Refuse a command to `limited`; a queue of its own for that."""
-        self.client.execute_command("ACL", "SETUSER", "shop", "+@all", f"-{command.decode().lower()}")
-        return at_queue(self.full, self.client, "shop", queue)
+        self.client.execute_command("ACL", "SETUSER", self.app, "+@all", f"-{command.decode().lower()}")
+        return at_queue(self.full, self.client, self.app, queue)
 
 
 @asynccontextmanager
-async def refusing(server: Server) -> AsyncIterator[Refusing]:
-    full = RedisStore("shop", server.url, shown_url="full", limits=LIMITS)
-    limited = RedisStore("shop", f"unix://shop:secret@{server.socket}", shown_url="limited", limits=LIMITS)
+async def refusing(server: Database, app: str) -> AsyncIterator[Refusing]:
+    """A user of the shared server for one test; nobody else signs in as him."""
+    full = RedisStore(app, server.url, shown_url="full", limits=LIMITS)
+    limited_url = f"unix://{app}:secret@{server.server.socket}?db={server.number}"
+    limited = RedisStore(app, limited_url, shown_url="limited", limits=LIMITS)
     with server.client() as client:
-        client.execute_command("ACL", "SETUSER", "shop", "on", ">secret", "~*", "&*", "+@all")
-        yield Refusing(full, limited, client)
-    await full.close()
-    await limited.close()
+        client.execute_command("ACL", "SETUSER", app, "on", ">secret", "~*", "&*", "+@all")
+        try:
+            yield Refusing(full, limited, client, app)
+        finally:
+            await full.close()
+            await limited.close()
+            client.execute_command("ACL", "DELUSER", app)
 
 
-def commands(case: Case) -> Sequence[bytes]:
-    """Every command of the scripts by which a way goes."""
-    return sorted(
-        {each for name in case.scripts for each in re.findall(rb"redis\.p?call\('(\w+)'", text_of(name))}
-    )
-
-
-def text_of(name: str) -> bytes:
-    return scripts.script(name).text
-
-
-@each_server
 @each_case
 @pytest.mark.usefixtures("_probed_scripts")
-async def test_a_script_that_is_refused_a_command(case: Case, name: str, start_server: StartServer) -> None:
+async def test_a_script_that_is_refused_a_command(case: Case, server: Database, app_name: str) -> None:
     """At each of its commands: whether the call is repeated or its worker dies then, all comes to its end once."""
-    async with refusing(start_server(name)) as server:
-        for command in commands(case):
+    async with refusing(server, app_name) as user:
+        for command in await user.commands(case):
             for dies in (False, True):
-                at = server.refuse(command, f"no-{command.decode()}-{dies}")
+                at = user.refuse(command, f"no-{command.decode()}-{dies}")
                 act = await case.arrange(at)
                 with suppress(ServerError):
-                    await act(server.limited)
+                    await act(user.limited)
                 if dies:
                     await at.recovering()(at.store)
                 else:
@@ -152,7 +156,7 @@ async def all_ended(at: At) -> None:
     """Another worker runs all that there is to its end."""
     await joined(at.store, "last", at.queue)
     await at.recovering()(at.store)
-    for _ in range(5):
+    for _ in range(3):
         at.inside.jump(3_700_000)
         await at.store.promote(at.queue, 100)
         jobs = (await at.store.claim(at.queue, "last", 10)).jobs
