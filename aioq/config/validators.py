@@ -113,7 +113,7 @@ def _check_path(value: object) -> str | None:
 
 
 def _check_modules(value: object) -> tuple[str, ...] | None:
-    # A bare string is refused: as a list of its letters it would fail much later and much stranger.
+    # A bare string is refused: as a list of its letters it would fail much later, with a less clear error.
     items = cast("Sequence[object]", value) if isinstance(value, list | tuple) else [None]
     names = tuple(item for item in items if isinstance(item, str) and re.fullmatch(MODULE, item))
     return names if len(names) == len(items) else None

@@ -16,7 +16,7 @@ log = logger("aioq.schedules")
 
 
 @dataclass(frozen=True, slots=True)
-class Keeping:
+class Retention:
     """Why a schedule stays.
 
     Attributes:
@@ -47,7 +47,7 @@ async def write_changes(timetable: Timetable, queue: str, changes: Sequence[Chan
     return any(accepted)
 
 
-def departure(entry: Entry) -> Change:
+def removal(entry: Entry) -> Change:
     """The removal of a schedule that no code declares any more."""
     words = (
         f"schedule {entry.id}: removed; the code does not declare it any more, and no other worker that lives does"
@@ -55,25 +55,25 @@ def departure(entry: Entry) -> Change:
     return Change(Entry(id=entry.id, rev=entry.rev, code=entry.code), words, logging.WARNING)
 
 
-async def keepings(timetable: Timetable, queue: str, ids: Sequence[str]) -> dict[str, Keeping]:
+async def retentions(timetable: Timetable, queue: str, ids: Sequence[str]) -> dict[str, Retention]:
     """Which of some schedules have to stay: a worker of this queue, or of another with schedules, declares them.
 
     Raises:
         ServerError: see `aioq.store.contract.Store`.
     """
     here = await timetable.owners(queue, ids)
-    found = {each: Keeping(worker) for each, worker in zip(ids, here.declared_by, strict=True) if worker}
+    found = {each: Retention(worker) for each, worker in zip(ids, here.declared_by, strict=True) if worker}
     for other in await timetable.queues() if len(found) < len(ids) else ():
         # A worker declares what it does not serve, too, and somebody may have moved it here.
         if other != queue:
             there = (await timetable.owners(other, ids)).declared_by
-            found |= {each: Keeping(worker) for each, worker in zip(ids, there, strict=True) if worker}
+            found |= {each: Retention(worker) for each, worker in zip(ids, there, strict=True) if worker}
     if here.unsaid:
-        found = {each: Keeping(here.unsaid, declares=False) for each in ids} | found
+        found = {each: Retention(here.unsaid, declares=False) for each in ids} | found
     return found
 
 
-class Departures:
+class PendingRemovals:
     """What waits for its last owner to go: pure, given what was found when.
 
     It goes a lease after that, so that a worker that is started again finds it as it was. Where no owner was ever
@@ -100,21 +100,21 @@ class Departures:
             found.setdefault(queue, []).append(schedule_id)
         return found
 
-    def find(self, queue: str, schedule_id: str, keeping: Keeping | None, now: float) -> bool:
+    def find(self, queue: str, schedule_id: str, retention: Retention | None, now: float) -> bool:
         """A schedule is there that is not declared here; whether it may go.
 
         Args:
             queue: its queue.
             schedule_id: its id.
-            keeping: why it has to stay; None where it does not.
+            retention: why it has to stay; None where it does not.
             now: the time, in seconds.
         """
         known = self._waiting.get((queue, schedule_id))
         if known is None:
             known = self._waiting[queue, schedule_id] = _Waiting(now)
             self._looks = 0
-        if keeping is not None:
-            known.owned = known.owned or keeping.declares
+        if retention is not None:
+            known.owned = known.owned or retention.declares
             known.free_since = None
             return False
         if known.free_since is None:
@@ -129,13 +129,13 @@ class Departures:
         """One look at all of them is over."""
         self._looks += 1
 
-    def words(self, queue: str, schedule_id: str, keeping: Keeping, now: float) -> str | None:
+    def words(self, queue: str, schedule_id: str, retention: Retention, now: float) -> str | None:
         """What the log is to say of one that stays; None where it was said, or may be over in a moment."""
         known = self._waiting[queue, schedule_id]
-        if known.logged or (not keeping.declares and now - known.since < self._lease):
+        if known.logged or (not retention.declares and now - known.since < self._lease):
             return None
         known.logged = True
-        return _words(schedule_id, keeping)
+        return _words(schedule_id, retention)
 
 
 @dataclass(slots=True)
@@ -155,48 +155,48 @@ class _Waiting:
     logged: bool = False
 
 
-def _words(schedule_id: str, keeping: Keeping) -> str:
-    if keeping.declares:
+def _words(schedule_id: str, retention: Retention) -> str:
+    if retention.declares:
         return (
-            f"schedule {schedule_id}: this worker's code does not declare it, that of worker {keeping.worker} "
+            f"schedule {schedule_id}: this worker's code does not declare it, that of worker {retention.worker} "
             "does; it stays until no worker that lives declares it. Where they are two programs and not two "
             "versions of one, give their Apps different names"
         )
     return (
-        f"schedule {schedule_id}: this worker's code does not declare it, and worker {keeping.worker} has not "
+        f"schedule {schedule_id}: this worker's code does not declare it, and worker {retention.worker} has not "
         "said what it declares (it may run an older aioq); it stays while that one lives"
     )
 
 
-async def depart(timetable: Timetable, departures: Departures, now: float) -> None:
+async def remove_unowned(timetable: Timetable, removals: PendingRemovals, now: float) -> None:
     """Look at what waits for its last owner to go, and remove what has none any more.
 
     Args:
         timetable: where.
-        departures: what waits.
+        removals: what waits.
         now: the time, in seconds.
 
     Raises:
         ServerError: see `aioq.store.contract.Store`.
     """
-    for queue, ids in departures.waiting().items():
+    for queue, ids in removals.waiting().items():
         entries = {entry.id: entry for entry in (await timetable.read(queue, ids)).entries if entry.code}
         for schedule_id in ids:
             if schedule_id not in entries:
-                departures.forget(queue, schedule_id)
-        found = await keepings(timetable, queue, list(entries)) if entries else {}
-        note_kept(departures, queue, found, now)
+                removals.forget(queue, schedule_id)
+        found = await retentions(timetable, queue, list(entries)) if entries else {}
+        note_retained(removals, queue, found, now)
         free = [entry for entry in entries.values() if entry.id not in found]
-        gone = [departure(entry) for entry in free if departures.find(queue, entry.id, None, now)]
+        gone = [removal(entry) for entry in free if removals.find(queue, entry.id, None, now)]
         if gone:
             await write_changes(timetable, queue, gone)
-    departures.looked()
+    removals.looked()
 
 
-def note_kept(departures: Departures, queue: str, kept: Mapping[str, Keeping], now: float) -> None:
+def note_retained(removals: PendingRemovals, queue: str, kept: Mapping[str, Retention], now: float) -> None:
     """Schedules stay that are not declared here: let them wait, and say so, once each."""
-    for schedule_id, keeping in kept.items():
-        departures.find(queue, schedule_id, keeping, now)
-        words = departures.words(queue, schedule_id, keeping, now)
+    for schedule_id, retention in kept.items():
+        removals.find(queue, schedule_id, retention, now)
+        words = removals.words(queue, schedule_id, retention, now)
         if words is not None:
             log.warning("%s", words)

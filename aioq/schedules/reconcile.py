@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from aioq.schedules.declare import Declared
-from aioq.schedules.owners import Change, Keeping, departure, keepings, write_changes
+from aioq.schedules.owners import Change, Retention, removal, retentions, write_changes
 from aioq.schedules.timing import Definition, encode, stamp
 from aioq.store.schedules import Agenda, Entry, Timetable
 from aioq.util.log import logger
@@ -42,7 +42,7 @@ class Stored:
 
     agenda: Agenda
     since: int
-    kept: Mapping[str, Keeping] = field(default_factory=dict[str, Keeping])
+    kept: Mapping[str, Retention] = field(default_factory=dict[str, Retention])
 
 
 async def declare(
@@ -85,7 +85,7 @@ async def declare(
         # Only a worker that lives has what newer code has removed back, with its lease.
         return Stored(agenda, since)
     missing_only = is_older or (since > 0 and ours.before in {"", code})
-    kept: dict[str, Keeping] = {}
+    kept: dict[str, Retention] = {}
     for _ in range(TRIES):
         news = _news(agenda, queue, declared)
         places, left = await _places(timetable, queue, news), await _left(timetable, queue, agenda, news)
@@ -106,7 +106,7 @@ async def declare(
 
 async def sweep(
     timetable: Timetable, served: Collection[str], declared: Sequence[Declared]
-) -> dict[str, Mapping[str, Keeping]]:
+) -> dict[str, Mapping[str, Retention]]:
     """Remove what has come from code and is not declared any more, in queues that the App does not know any more.
 
     For a worker that serves the whole App: no other one looks there. What stays is returned, by queue.
@@ -119,13 +119,13 @@ async def sweep(
     Raises:
         ServerError: see `aioq.store.contract.Store`.
     """
-    kept: dict[str, Mapping[str, Keeping]] = {}
+    kept: dict[str, Mapping[str, Retention]] = {}
     for queue in await timetable.queues():
         if queue in served:
             continue
         agenda = await timetable.read(queue)
         kept[queue] = await _kept(timetable, queue, agenda, declared)
-        if _departures(Found(agenda, kept[queue]), queue, declared, whole=True):
+        if _removals(Found(agenda, kept[queue]), queue, declared, whole=True):
             kept[queue] = (await declare(timetable, queue, declared, whole=True)).kept
     return kept
 
@@ -162,11 +162,11 @@ async def _left(timetable: Timetable, queue: str, agenda: Agenda, news: Sequence
 
 async def _kept(
     timetable: Timetable, queue: str, agenda: Agenda, declared: Sequence[Declared]
-) -> dict[str, Keeping]:
+) -> dict[str, Retention]:
     """What this code does not declare and has to stay; looked for only where there is such a thing."""
     declared_ids = {each.id for each in declared}
     foreign = [entry.id for entry in agenda.entries if entry.code and entry.id not in declared_ids]
-    return await keepings(timetable, queue, foreign) if foreign else {}
+    return await retentions(timetable, queue, foreign) if foreign else {}
 
 
 async def _leave(timetable: Timetable, queue: str, declared: Sequence[Declared], places: Places) -> bool:
@@ -240,7 +240,7 @@ def reconcile(
     """
     agenda = found.agenda
     entries = {entry.id: entry for entry in agenda.entries}
-    changes: list[Change] = [] if missing_only else _departures(found, queue, declared, whole=whole)
+    changes: list[Change] = [] if missing_only else _removals(found, queue, declared, whole=whole)
     for each in declared:
         if each.queue != queue:
             continue
@@ -256,7 +256,7 @@ def reconcile(
     return changes
 
 
-def _departures(found: Found, queue: str, declared: Sequence[Declared], *, whole: bool) -> list[Change]:
+def _removals(found: Found, queue: str, declared: Sequence[Declared], *, whole: bool) -> list[Change]:
     """What the code does not declare in this queue, or not any more."""
     homes = {each.id: each for each in declared}
     changes: list[Change] = []
@@ -264,7 +264,7 @@ def _departures(found: Found, queue: str, declared: Sequence[Declared], *, whole
         home = homes.get(entry.id)
         if home is None:
             if whole and entry.code and entry.id not in found.kept:
-                changes.append(departure(entry))
+                changes.append(removal(entry))
         elif home.queue == queue or is_moved(entry, home.code):
             continue
         elif entry.paused and not entry.removed:

@@ -15,7 +15,7 @@ import msgspec
 
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.extra import Extra
-from aioq.store.leases import LeaseKeeper, WorkerLease
+from aioq.store.leases import LeaseClient, WorkerLease
 from aioq.store.pubsub import Inbox
 from aioq.store.schedules import Timetable
 from aioq.store.upkeep import Promotion, Recovery
@@ -274,8 +274,8 @@ class Store(Protocol):
         """
         ...
 
-    def keeper(self) -> LeaseKeeper:
-        """A new lease keeper."""
+    def lease_client(self) -> LeaseClient:
+        """A new lease client."""
         ...
 
     async def claim(

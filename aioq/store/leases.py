@@ -45,7 +45,7 @@ class WorkerLease(msgspec.Struct, frozen=True, gc=False):
     fetched_ms: int
 
 
-class LeaseKeeper(Protocol):
+class LeaseClient(Protocol):
     """A worker's leases on a connection of their own; called from one thread, never from an event loop."""
 
     def join(self, queue: str, worker: str) -> Renewal:

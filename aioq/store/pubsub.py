@@ -28,7 +28,7 @@ class Inbox(Protocol):
 
 
 def worker_channel(app: str, queue: str, worker: str) -> str:
-    """The channel on which a worker is notified of cancellations: the job's id, `SEPARATOR`, the outcome it gets.
+    """The channel of a worker's cancellations: the job's id, `SEPARATOR`, the outcome it gets.
 
     An empty message says that it is the leader of the ticks of schedules
     (`aioq.store.schedules.Timetable.pass_on`).
@@ -36,9 +36,9 @@ def worker_channel(app: str, queue: str, worker: str) -> str:
     return f"{_base(app, queue)}:worker:{worker}"
 
 
-def handing_channel(app: str, queue: str, worker: str) -> str:
-    """The channel on which a waiting worker is handed jobs; the message is the store's own."""
-    return f"{_base(app, queue)}:handed:{worker}"
+def dispatch_channel(app: str, queue: str, worker: str) -> str:
+    """The channel of a waiting worker's direct dispatches; the store defines the message."""
+    return f"{_base(app, queue)}:dispatched:{worker}"
 
 
 def waiter_channel(app: str, queue: str, process: str) -> str:

@@ -112,7 +112,7 @@ class Duties:
         )
         self.queues = {queue: self._queue_duties(queue) for queue in queues}
         self.lease = LeaseService(
-            store.keeper(),
+            store.lease_client(),
             [duties.membership for duties in self.queues.values()],
             settings.lease,
             on_renewal=self._renewed,

@@ -39,7 +39,7 @@ async def test_an_outcome_that_the_server_refuses_ends_as_failed_and_the_others_
     async with App(app_name, url=redis_server.url) as app:
         handles = await app.send_many([app.by_name("x").call(number) for number in range(8)])
         store = await internals_of(app).store()
-        await asyncio.to_thread(store.keeper().join, "default", "w")
+        await asyncio.to_thread(store.lease_client().join, "default", "w")
         claimed = (await store.claim("default", "w", 8)).jobs
         settler = Settler(store, on_written=lambda *_: None, on_refused=lambda *_: None)
         for number, job in enumerate(claimed):

@@ -126,18 +126,18 @@ async def joined(store: Store, worker: str, queue: str = QUEUE) -> str:
 
 
 async def keep(store: Store, worker: str, verb: str = "renew", queue: str = QUEUE) -> Renewal:
-    """Call the lease keeper where it is called in production: in a thread."""
+    """Call the lease client where it is called in production: in a thread."""
 
     def call() -> Renewal:
-        keeper = store.keeper()
+        lease_client = store.lease_client()
         try:
             if verb == "join":
-                renewal = keeper.join(queue, worker)
+                renewal = lease_client.join(queue, worker)
             else:
-                renewal = keeper.renew(queue, worker, sweep=verb == "sweep")
+                renewal = lease_client.renew(queue, worker, sweep=verb == "sweep")
             return msgspec.structs.replace(renewal, cancelled=tuple(renewal.cancelled))
         finally:
-            keeper.close()
+            lease_client.close()
 
     return await asyncio.to_thread(call)
 

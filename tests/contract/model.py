@@ -482,7 +482,7 @@ class Model:
         assert len(gone) == min(limit, len(held))
         assert len(tokens) == min(limit - len(gone), len(delivered))
         came = self._next()  # in which order they come back is left open
-        fates = [self._restore(self.jobs[job_id], crash_outcome, came) for job_id in gone]
+        states = [self._restore(self.jobs[job_id], crash_outcome, came) for job_id in gone]
         for token in tokens:
             delivered.remove(token)
             for job in filter(None, map(self.jobs.get, token.job_ids)):
@@ -491,8 +491,8 @@ class Model:
         if len(gone) + len(tokens) < limit:
             self.leases.pop(worker, None)
             self.cancelling.pop(worker, None)
-        returned = fates.count(JobState.QUEUED) + len(named_by(tokens))
-        return returned, {job_id for job_id, fate in zip(gone, fates, strict=True) if fate is JobState.FAILED}
+        returned = states.count(JobState.QUEUED) + len(named_by(tokens))
+        return returned, {job_id for job_id, state in zip(gone, states, strict=True) if state is JobState.FAILED}
 
     def _restore(self, job: Job, crash_outcome: bytes | None, came: int) -> JobState:
         """Take a job from its worker; the state it is in then."""

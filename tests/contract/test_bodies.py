@@ -200,15 +200,15 @@ class TestTheKeyOfItsOwn:
                 client.set(backend.key(f"job:{name}"), value)
             client.hset(backend.key("job:hash"), mapping={"job": LARGE, "sent": 1})  # pyright: ignore[reportArgumentType]
             put_record(client, backend.key("job:no envelope"), None)
-            strange = ["text", "empty", "map", "cut", "hash"]
-            for name in [*strange, "no envelope"]:
+            malformed = ["text", "empty", "map", "cut", "hash"]
+            for name in [*malformed, "no envelope"]:
                 client.xadd(backend.key("high"), {"job": name})
 
         assert [job.id for job in await take(store, "w")] == ["a", "b"]
 
-        assert await store.info(QUEUE, strange) == [None] * 5
-        assert await store.cancel(QUEUE, strange, REASON, LONG) == [None] * 5
-        assert await store.enqueue(QUEUE, [NewJob(name, LARGE) for name in strange]) == [False] * 5
+        assert await store.info(QUEUE, malformed) == [None] * 5
+        assert await store.cancel(QUEUE, malformed, REASON, LONG) == [None] * 5
+        assert await store.enqueue(QUEUE, [NewJob(name, LARGE) for name in malformed]) == [False] * 5
         with backend.database.client() as client:
             client.delete(*client.keys(backend.key("job:*")))  # pyright: ignore[reportGeneralTypeIssues]
 

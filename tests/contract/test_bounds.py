@@ -192,7 +192,7 @@ def owners(look: Look, key: str) -> None:
     assert set(look.client.hkeys(look.base + key)) <= look.workers()
 
 
-def stood(look: Look, key: str) -> None:
+def noted(look: Look, key: str) -> None:
     look.expires_within(key, HOUR)
 
 
@@ -213,11 +213,11 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":schedule:<id>": ("deleted with the schedule", schedule),
     ":declared": ("one", declared),
     ":owners": ("members", owners),
-    ":stood": ("expires", stood),
+    ":noted": ("expires", noted),
     ":schedule-queues": ("members", schedule_queues),
     ":dead": ("capped", dead),
     ":receipt:<call>": ("expires", receipt),
-    ":done:<send>": ("expires", tombstone),
+    ":tombstone:<nonce>": ("expires", tombstone),
 }
 """Each pattern, the first words of its bound in the design, and what shows that it holds."""
 
@@ -358,8 +358,8 @@ async def test_when_all_is_over_only_empty_lanes_and_a_note_are_left(redis_store
 
     await end_everything(redis_store, inside)
 
-    rest = {":job:<id>", ":body:<id>", ":receipt:<call>", ":done:<send>", ":dead", ":declared", ":schedule:<id>"}
-    rest.add(":stood")
+    rest = {":job:<id>", ":body:<id>", ":schedule:<id>", ":receipt:<call>", ":tombstone:<nonce>"}
+    rest |= {":dead", ":declared", ":noted"}
     for key in look.names():
         assert pattern_of(key) in {*LANES, *rest}
         BOUNDS[pattern_of(key)][1](look, key)

@@ -169,8 +169,8 @@ async def test_a_connection_says_nothing_that_the_server_may_refuse(server: Data
     store = RedisStore(app_name, server.url, shown_url="-", limits=Limits())
     await store.open()
     await store.inbox.listen(f"aioq:{app_name}:me", lambda _: None, lambda: None)
-    keeper = store.keeper()
-    await asyncio.to_thread(keeper.join, "mail", "w")
+    lease_client = store.lease_client()
+    await asyncio.to_thread(lease_client.join, "mail", "w")
     with server.client() as client:
         found: Any = client.client_list()
         mine = [
@@ -178,7 +178,7 @@ async def test_a_connection_says_nothing_that_the_server_may_refuse(server: Data
         ]
     assert len(mine) == 3
     assert {each.get("lib-name", "") for each in mine} == {""}
-    await asyncio.to_thread(keeper.close)
+    await asyncio.to_thread(lease_client.close)
     await store.close()
 
 

@@ -54,9 +54,9 @@ async def healed(call: Callable[[], object]) -> None:
 )
 async def test_every_connection_is_made_anew(name: str, durability: Durability, start_server: Start) -> None:
     async with Pair.started(start_server, name) as pair, store_of(pair, durability) as store:
-        keeper = store.keeper()
+        lease_client = store.lease_client()
         listener = await Listener.on(store, "me")
-        await asyncio.to_thread(keeper.join, QUEUE, "w")
+        await asyncio.to_thread(lease_client.join, QUEUE, "w")
         job = await running(store, "w")
         await store.wait(QUEUE, "me", ["job"])
         assert await store.block(QUEUE, "w", 1) == []
@@ -64,14 +64,14 @@ async def test_every_connection_is_made_anew(name: str, durability: Durability, 
         await pair.fail_over(isolated=durability == "memory")  # else there is nobody who would confirm
 
         await healed(lambda: settle(store, "w", job, Verb.SUCCEEDED, THREE))
-        await healed(lambda: asyncio.to_thread(keeper.renew, QUEUE, "w"))
+        await healed(lambda: asyncio.to_thread(lease_client.renew, QUEUE, "w"))
         await eventually(lambda: gone(pair))
         await healed(lambda: store.wait(QUEUE, "me", ["job"]))
         await eventually(lambda: heard(listener))
         assert await send(store, "next") == [True]
         tokens = await store.block(QUEUE, "w", BLOCK)
         assert [token.job_ids for token in tokens] == [("next",)]
-        await asyncio.to_thread(keeper.close)
+        await asyncio.to_thread(lease_client.close)
 
 
 async def gone(pair: Pair) -> bool:
@@ -106,18 +106,18 @@ async def no_subscription(pair: Pair) -> bool:
 
 async def test_what_the_leases_thread_learns_is_for_all(start_server: Start) -> None:
     async with Pair.started(start_server, empty=True) as pair, store_of(pair) as store:
-        keeper = store.keeper()
-        await asyncio.to_thread(keeper.join, QUEUE, "w")
+        lease_client = store.lease_client()
+        await asyncio.to_thread(lease_client.join, QUEUE, "w")
         listener = await Listener.on(store, "me")
         await store.info(QUEUE, ["none"])
         await pair.fail_over(isolated=True)
 
-        await healed(lambda: asyncio.to_thread(keeper.renew, QUEUE, "w"))
+        await healed(lambda: asyncio.to_thread(lease_client.renew, QUEUE, "w"))
 
         with anyio.fail_after(HEALS_WITHIN):
             await eventually(lambda: heard(listener))
         assert await pair.clients(pair.replica) == []
-        await asyncio.to_thread(keeper.close)
+        await asyncio.to_thread(lease_client.close)
 
 
 async def test_a_look_finds_out_where_nothing_else_is_asked(start_server: Start) -> None:

@@ -86,12 +86,12 @@ class TestWhileItLasts:
         assert await recover(store) == Recovery()
         assert await state(store) is JobState.RUNNING
 
-    async def test_a_keeper_is_used_from_a_thread_while_the_loop_works(self, store: Store) -> None:
+    async def test_a_lease_client_is_used_from_a_thread_while_the_loop_works(self, store: Store) -> None:
         await joined(store, "w")
-        keeper = store.keeper()
+        lease_client = store.lease_client()
 
         def renew() -> list[Renewal]:
-            return [keeper.renew(QUEUE, "w") for _ in range(200)]
+            return [lease_client.renew(QUEUE, "w") for _ in range(200)]
 
         renewals = asyncio.create_task(asyncio.to_thread(renew))
         sent = 0
@@ -100,7 +100,7 @@ class TestWhileItLasts:
             await settle(store, "w", await take_one(store, "w"), Verb.SUCCEEDED, THREE)
             sent += 1
             await asyncio.sleep(0)  # the memory store alone would never let go of the loop
-        keeper.close()
+        lease_client.close()
 
         assert not any(renewal.lost for renewal in await renewals)
 

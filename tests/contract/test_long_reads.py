@@ -222,7 +222,7 @@ class TestOwners:
         left = set(client.hkeys(redis_backend.key("owners")))  # pyright: ignore[reportArgumentType]
         assert left >= {"w", *many}
         assert len(left) <= 3000 // 2
-        assert len(calls.of("schedule_stand")) >= (3701 - len(left)) // 500
+        assert len(calls.of("schedule_declare")) >= (3701 - len(left)) // 500
 
 
 async def test_a_renewal_tells_of_so_many_cancellations(

@@ -81,7 +81,7 @@ async def test_after_all_that_it_passes_over_a_claim_takes_what_was_asked_for_an
     assert ids(await take(store, "w", 100)) == names[count:]
 
 
-@pytest.mark.parametrize("fields", [{"job": ""}, {"by": "hand"}], ids=["wake-ups", "strange"])
+@pytest.mark.parametrize("fields", [{"job": ""}, {"by": "hand"}], ids=["wake-ups", "malformed"])
 async def test_a_claim_passes_over_so_many_entries_that_name_nobody(
     redis_store: RedisStore, redis_backend: Backend, client: redis.Redis, fields: dict[str, str]
 ) -> None:

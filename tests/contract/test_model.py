@@ -84,7 +84,7 @@ class StoreMachine(RuleBasedStateMachine):
             return self.make()  # a store belongs to a loop
 
         self.store, self.inside, self.clean = self.runner.run(make())
-        self.keeper = self.store.keeper()
+        self.lease_client = self.store.lease_client()
         self.model = Model(LIMITS)
         self.ids: list[str] = []
         self.sends: list[list[NewJob]] = []
@@ -107,7 +107,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.everybody_was_told_once()
         finally:
             self.run(self.store.close)
-            self.keeper.close()
+            self.lease_client.close()
             self.clean()
             self.runner.close()
 
@@ -151,9 +151,9 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(worker=workers, mode=st.sampled_from(["join", "", "sweep", "sweep"]))
     def renew(self, worker: str, mode: str) -> None:
         if mode == "join":
-            renewal = self.keeper.join(QUEUE, worker)
+            renewal = self.lease_client.join(QUEUE, worker)
         else:
-            renewal = self.keeper.renew(QUEUE, worker, sweep=mode == "sweep")
+            renewal = self.lease_client.renew(QUEUE, worker, sweep=mode == "sweep")
         self.model.renew(worker, mode, renewal)
         if mode and not renewal.lost:
             places = self.inside.places()
@@ -335,7 +335,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(pick=picks, known=often)
     def depart(self, pick: int, known: bool) -> None:
-        """Somebody takes leave who holds something, or whom nobody knows."""
+        """A worker deregisters that holds jobs, or that the server does not know."""
         worker = self._one_who_holds(pick) if known else "unknown"
         self.run(self.store.depart, QUEUE, worker)
         self.model.depart(worker, *self._given_back(worker))

@@ -131,7 +131,7 @@ async def test_calls_of_a_script_that_the_server_does_not_know_keep_their_order(
     for forget in (False, True):
         if forget:
             await link.command("SCRIPT", "FLUSH")
-        calls = [link.begin("schedule_stand", base, [number, "ab"]) for number in (5, 6, 4)]
+        calls = [link.begin("schedule_declare", base, [number, "ab"]) for number in (5, 6, 4)]
         assert [reply[0] for reply in await asyncio.gather(*calls)] == [5, 6, 6]
         await link.command("DEL", f"{base}:declared")
 

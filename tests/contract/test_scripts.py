@@ -15,8 +15,7 @@ import redis
 
 import aioq.store.redis
 from aioq.store.contract import CLAIM_LIMIT, PASSED_LIMIT, WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
-from aioq.store.redis import RedisStore, holding, keys, replies
-from aioq.store.redis import leases as keeper
+from aioq.store.redis import RedisStore, holding, keys, leases, replies
 from aioq.store.redis.arguments import BODY_LIMIT
 from aioq.store.redis.net.failover import Failover
 from aioq.store.redis.scripts import READS_ONLY, definitions, library, names_in, needs_of, resolved, script, source
@@ -167,7 +166,7 @@ CALLS: dict[str, Call] = {
     "schedule_read": lambda store, n: store.timetable.read(QUEUE, ["s"] * n),
     "schedule_write": lambda store, n: store.timetable.write(QUEUE, [Entry(id="s")] * n),
     "schedule_pass": lambda store, _: store.timetable.pass_on(QUEUE),
-    "schedule_stand": lambda store, _: store.timetable.note_declaration(QUEUE, 0, "ab"),
+    "schedule_declare": lambda store, _: store.timetable.note_declaration(QUEUE, 0, "ab"),
     "schedule_owners": lambda store, n: store.timetable.owners(QUEUE, ["s"] * n),
     "schedule_tick": lambda store, n: store.timetable.tick(QUEUE, [TICK] * n),
 }
@@ -179,7 +178,7 @@ REPLIES: dict[str, Callable[[int], Any]] = {
     "workers": lambda _: [b"0"],
     "held": lambda _: [b"0"],
     "schedule_write": lambda _: [1],
-    "schedule_stand": lambda _: [1, b"ab", b"", 0],
+    "schedule_declare": lambda _: [1, b"ab", b"", 0],
     "schedule_owners": lambda n: [b"0", b"\x90", b"", b"", *[b""] * n],
     "schedule_tick": lambda n: [-1] * (n + 1),
     "recover": lambda _: [b"", 0, 0, b"0"],
@@ -216,19 +215,19 @@ async def test_the_caller_sends_what_the_header_names(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("mode", ["", "join", "sweep"])
-async def test_the_lease_keeper_sends_what_the_header_names(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    lease_keeper = keeper.RedisLeaseKeeper("redis://nowhere", "-", "shop", Limits(), Failover())
+async def test_the_lease_client_sends_what_the_header_names(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease_client = leases.RedisLeaseClient("redis://nowhere", "-", "shop", Limits(), Failover())
     sent: list[tuple[object, ...]] = []
 
     def execute(*args: object) -> list[object]:
         sent.append(args)
         return [[-1, -1], 0, 0, 1]
 
-    monkeypatch.setattr(lease_keeper, "_client", type("Client", (), {"execute_command": staticmethod(execute)}))
+    monkeypatch.setattr(lease_client, "_client", type("Client", (), {"execute_command": staticmethod(execute)}))
     if mode == "join":
-        lease_keeper.join(QUEUE, "w")
+        lease_client.join(QUEUE, "w")
     else:
-        lease_keeper.renew(QUEUE, "w", sweep=mode == "sweep")
+        lease_client.renew(QUEUE, "w", sweep=mode == "sweep")
 
     (called, *keys, key) = sent[0][:4]
     args = sent[0][4:]

@@ -17,7 +17,7 @@ import redis
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.jobs.job import JobState
 from aioq.store.contract import Limits, NewJob, ServerInfo, Settlement, Store, Verb
-from aioq.store.pubsub import handing_channel, waiter_channel
+from aioq.store.pubsub import dispatch_channel, waiter_channel
 from aioq.store.redis import RedisStore, blocking
 from aioq.store.redis import scripts as scripts_module
 from aioq.store.redis.durability import Durability
@@ -181,7 +181,7 @@ async def test_a_job_is_queued_and_not_handed_where_the_subscription_is_at_anoth
     ]
     first, second = (redis.Redis.from_url(node.url) for node in nodes)
     with first, second, second.pubsub() as subscription:
-        channel = handing_channel("shop", QUEUE, "w")
+        channel = dispatch_channel("shop", QUEUE, "w")
         subscription.subscribe(channel, "marks")
         first.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         first.execute_command("CLUSTER", "MEET", "127.0.0.1", *_ports(second))

@@ -125,7 +125,7 @@ async def test_a_write_by_an_old_revision_is_refused(store: Store):
     assert (await read(store)).rev > entry.rev
 
 
-async def test_of_declarations_the_latest_stand_and_who_asks_is_told_which_stood(store: Store):
+async def test_the_latest_declaration_is_current_and_the_one_before_is_returned(store: Store):
     note = store.timetable.note_declaration
     first = await note(QUEUE, 0, "aa")
     assert (first.code, first.before) == ("aa", "")

@@ -58,9 +58,9 @@ class SideBySide(RuleBasedStateMachine):
         self.redis = self.runner.run(make())
         self.claims: list[tuple[str, tuple[int, int]]] = []  # the numbers of the claim in both
         for store in (self.memory, self.redis):
-            keeper = store.keeper()
-            keeper.join(self.queue, WORKER)
-            keeper.close()
+            lease_client = store.lease_client()
+            lease_client.join(self.queue, WORKER)
+            lease_client.close()
 
     def teardown(self) -> None:
         if hasattr(self, "runner"):

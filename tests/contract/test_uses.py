@@ -43,7 +43,7 @@ def named() -> dict[str, str]:
     return found | {"lane_key": "lanes"}
 
 
-CHANNELS = {"worker_channel", "handed_channel"}
+CHANNELS = {"worker_channel", "dispatch_channel"}
 
 
 @pytest.mark.parametrize("name", commands())

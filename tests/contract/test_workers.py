@@ -44,11 +44,11 @@ async def test_the_workers_of_a_queue_are_told_with_their_leases(store: Store) -
 
 async def test_a_renewal_says_when_the_worker_last_fetched(store: Store) -> None:
     await joined(store, "w")
-    keeper = store.keeper()
+    lease_client = store.lease_client()
     try:
-        keeper.renew(QUEUE, "w", fetched_ms=30_000)
+        lease_client.renew(QUEUE, "w", fetched_ms=30_000)
     finally:
-        keeper.close()
+        lease_client.close()
 
     (worker,) = await store.workers(QUEUE)
 

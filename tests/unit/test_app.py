@@ -269,7 +269,7 @@ async def asked(link):
 
 async def written(link):
     with suppress(ServerError):
-        await link.call("schedule_stand", "aioq:{{{app_name}:default}}", [1, "x"], NEVER)
+        await link.call("schedule_declare", "aioq:{{{app_name}:default}}", [1, "x"], NEVER)
 
 def left(link):
     link.failover.drop()

@@ -1,4 +1,4 @@
-"""Workers' leases in memory, and the keeper that renews them from another thread."""
+"""Workers' leases in memory, and the lease client that renews them from another thread."""
 
 import time
 from collections.abc import Callable
@@ -83,8 +83,8 @@ class Leases:
         self._fetched.pop(worker, None)
 
 
-class MemoryLeaseKeeper:
-    """See `aioq.store.contract.LeaseKeeper`.
+class MemoryLeaseClient:
+    """See `aioq.store.contract.LeaseClient`.
 
     Args:
         renew: the store's own `renew`, which may be called from any thread: queue, worker, how many ms ago it

@@ -304,7 +304,7 @@ class MemoryTimetable:
     async def note_declaration(
         self, queue: str, since: int, code: str, *, worker: str = "", ids: Sequence[str] = ()
     ) -> DeclarationNote:
-        """Note whose declarations stand in a queue, unless later ones do."""
+        """Note the current declaration of a queue, unless a later one is there."""
         with self._at(queue) as at:
             return at.timetable.note_declaration(since, code, worker, ids)
 

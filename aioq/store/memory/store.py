@@ -12,7 +12,7 @@ from aioq.store.contract import Claim, Claimed, Limits, NewJob, ServerInfo, Sett
 from aioq.store.leases import Renewal, WorkerLease
 from aioq.store.memory.hooks import Hook
 from aioq.store.memory.lanes import Reader
-from aioq.store.memory.leases import MemoryLeaseKeeper
+from aioq.store.memory.leases import MemoryLeaseClient
 from aioq.store.memory.pubsub import MemoryInbox
 from aioq.store.memory.queue import MemoryQueue
 from aioq.store.memory.schedules import MemoryTimetable, Revisions
@@ -44,7 +44,7 @@ class MemoryStore:
         self._queues: dict[str, MemoryQueue] = {}
         self._inbox = MemoryInbox()
         self._timetable = MemoryTimetable(app, self._at, lambda: list(self._queues))
-        # A lease keeper's thread comes here too. Nothing awaits or calls back while it is held.
+        # A lease client's thread comes here too. Nothing awaits or calls back while it is held.
         self._lock = threading.Lock()
 
     @property
@@ -79,9 +79,9 @@ class MemoryStore:
             for queue in self._queues.values():
                 queue.lanes.release()
 
-    def keeper(self) -> MemoryLeaseKeeper:
-        """See `aioq.store.contract.Store.keeper`."""
-        return MemoryLeaseKeeper(self._renew)
+    def lease_client(self) -> MemoryLeaseClient:
+        """See `aioq.store.contract.Store.lease_client`."""
+        return MemoryLeaseClient(self._renew)
 
     async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
         """See `aioq.store.contract.Store.enqueue`."""

@@ -18,8 +18,8 @@ from aioq.store.redis.net.failover import Failover
 from aioq.store.redis.replies import parse_renewal
 
 
-class RedisLeaseKeeper:
-    """See `aioq.store.contract.LeaseKeeper`.
+class RedisLeaseClient:
+    """See `aioq.store.contract.LeaseClient`.
 
     Args:
         url: the server's URL.

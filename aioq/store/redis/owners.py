@@ -20,12 +20,12 @@ class Looked(msgspec.Struct, frozen=True, gc=False):
         declared_by: a worker whose code declares it, by schedule; those without one are not in it.
         unsaid: a worker that has not said what its code declares; empty for none. Not looked for any further once
             each schedule has an owner.
-        stood: when a worker had last noted what it declares, before that was looked at.
+        noted: when a worker had last noted what it declares, before that was looked at.
     """
 
     declared_by: dict[str, str]
     unsaid: str
-    stood: bytes
+    noted: bytes
 
     def owners(self, ids: Sequence[str]) -> Owners:
         """The same as the store contract has it."""
@@ -39,14 +39,14 @@ NOBODY = Looked({}, "", b"")
 async def look_at_owners(ask: Ask, queue: str, ids: Sequence[str]) -> Looked:
     """Go through the workers of a queue, until each schedule has an owner or there is no other worker."""
     declared_by: dict[str, str] = {}
-    unsaid, stood = "", None
+    unsaid, noted = "", None
     cursor, left = BEGIN, _NO_WORKERS
     while True:
         wanted = [each for each in ids if each not in declared_by]
         cursor, left, last, nobody, *found = await ask("schedule_owners", queue, [cursor, PAGE, left, *wanted])
-        stood = last if stood is None else stood
+        noted = last if noted is None else noted
         unsaid = unsaid or nobody.decode()
         declared_by |= {each: owner.decode() for each, owner in zip(wanted, found, strict=True) if owner}
         is_over = cursor == BEGIN and left in _EMPTY
         if is_over or len(declared_by) == len(set(ids)):
-            return Looked(declared_by, unsaid, stood)
+            return Looked(declared_by, unsaid, noted)

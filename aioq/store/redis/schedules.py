@@ -45,7 +45,7 @@ class RedisTimetable:
         self._ask = ask
         self._ask_durably = ask_durably
         self._register = register
-        self._strange: set[tuple[str, str]] = set()
+        self._malformed: set[tuple[str, str]] = set()
 
     async def read(self, queue: str, ids: Sequence[str] | None = None) -> Agenda:
         """The schedules with these ids, or all of the queue."""
@@ -74,7 +74,7 @@ class RedisTimetable:
         await self._note(queue, left=count, keeps=keeps)
         for position in refused:
             if position < 0:
-                self._tell_strange(queue, entries[-position - 1].id)
+                self._log_malformed(queue, entries[-position - 1].id)
         return not_in(len(entries), [abs(position) for position in refused])
 
     async def _write_undeclared(self, queue: str, entries: Sequence[Entry]) -> list[int]:
@@ -84,7 +84,7 @@ class RedisTimetable:
             return await self._ask_durably("schedule_write", queue, _write_args(entries, b"", ()))
         for _ in range(TRIES):
             looked = await look_at_owners(self._ask, queue, leaving)
-            args = _write_args(entries, looked.stood, looked.declared_by)
+            args = _write_args(entries, looked.noted, looked.declared_by)
             if reply := await self._ask_durably("schedule_write", queue, args):
                 return reply
         return await self._ask_durably("schedule_write", queue, _write_args(entries, b"", leaving))
@@ -105,12 +105,14 @@ class RedisTimetable:
     async def note_declaration(
         self, queue: str, since: int, code: str, *, worker: str = "", ids: Sequence[str] = ()
     ) -> DeclarationNote:
-        """Note whose declarations stand in a queue, unless later ones do."""
+        """Note the current declaration of a queue, unless a later one is there."""
         encoded = msgspec.msgpack.encode(ids)
-        stands, its_code, before, more = await self._ask("schedule_stand", queue, [since, code, worker, encoded])
+        current, code_then, before, more = await self._ask(
+            "schedule_declare", queue, [since, code, worker, encoded]
+        )
         while more:  # notes of workers that are no more
-            *_, more = await self._ask("schedule_stand", queue, [stands, code, worker, encoded])
-        return DeclarationNote(stands, its_code.decode(), before.decode())
+            *_, more = await self._ask("schedule_declare", queue, [current, code, worker, encoded])
+        return DeclarationNote(current, code_then.decode(), before.decode())
 
     async def owners(self, queue: str, ids: Sequence[str]) -> Owners:
         """Whether the code of a worker of the queue declares schedules, in whichever queue."""
@@ -140,9 +142,9 @@ class RedisTimetable:
         """Tell a worker of the queue that it is the leader of the ticks from now on; nothing without one."""
         await self._ask("schedule_pass", queue, [])
 
-    def _tell_strange(self, queue: str, schedule_id: str) -> None:
-        if (queue, schedule_id) not in self._strange:
-            self._strange.add((queue, schedule_id))
+    def _log_malformed(self, queue: str, schedule_id: str) -> None:
+        if (queue, schedule_id) not in self._malformed:
+            self._malformed.add((queue, schedule_id))
             log.warning(
                 "queue %s: schedule %s cannot be stored: its key in the server holds a value of another type; "
                 "move that away",
@@ -160,15 +162,15 @@ _BLOCKED = -2
 """What `schedule_tick.lua` says of a schedule that a key of another type is in the way of."""
 
 
-def _write_args(entries: Sequence[Entry], stood: bytes, declared: Collection[str]) -> list[Arg]:
+def _write_args(entries: Sequence[Entry], noted: bytes, declared: Collection[str]) -> list[Arg]:
     """The arguments of `schedule_write.lua`.
 
     Args:
         entries: what to write.
-        stood: when a worker had last noted what it declares, before that was looked at.
+        noted: when a worker had last noted what it declares, before that was looked at.
         declared: what is to stay, because the code of a worker declares it.
     """
-    args: list[Arg] = [stood]
+    args: list[Arg] = [noted]
     for entry in entries:
         lane = "" if entry.priority is Priority.NORMAL else entry.priority.value
         marks = "declared" if _is_leaving(entry) and entry.id in declared else _marks(entry)

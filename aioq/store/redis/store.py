@@ -16,7 +16,7 @@ from aioq.store.columns import NewJobs
 from aioq.store.contract import Claim, Claimed, Limits, NewJob, ServerInfo, Settlement, Token, WaitReply
 from aioq.store.extra import CALL_GONE, EXPIRED
 from aioq.store.leases import WorkerLease
-from aioq.store.pubsub import handing_channel
+from aioq.store.pubsub import dispatch_channel
 from aioq.store.redis import replies
 from aioq.store.redis.arguments import due_word, enqueue_args, enqueue_one_args, settle_args
 from aioq.store.redis.blocking import BlockingReads
@@ -24,7 +24,7 @@ from aioq.store.redis.durability import IN_FLIGHT, Confirmation, Durability, con
 from aioq.store.redis.errors import granted_by, translate
 from aioq.store.redis.holding import known_arg
 from aioq.store.redis.keys import base_key, no_key, schedule_queues_key
-from aioq.store.redis.leases import RedisLeaseKeeper
+from aioq.store.redis.leases import RedisLeaseClient
 from aioq.store.redis.net.commands import Link
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.net.subscription import RedisInbox
@@ -89,7 +89,7 @@ class RedisStore:
             self._ask_durably,
             Register(self._link.command, schedule_queues_key(app), shown_url),
         )
-        self._strange: set[str] = set()
+        self._malformed: set[str] = set()
         self._foreign: dict[str, float] = {}  # by queue: when to tell of records that cannot be read again
         self._was_away = False
         self._reads = BlockingReads(app, self._link, longest_ms=limits.lease_ms // 2)
@@ -187,10 +187,10 @@ class RedisStore:
         self._reads.close()
         await self._link.close()
 
-    def keeper(self) -> RedisLeaseKeeper:
-        """See `aioq.store.contract.Store.keeper`."""
+    def lease_client(self) -> RedisLeaseClient:
+        """See `aioq.store.contract.Store.lease_client`."""
         link = self._link
-        return RedisLeaseKeeper(
+        return RedisLeaseClient(
             self._url, link.shown_url, self._app, self._limits, link.failover, outage=self._was_away
         )
 
@@ -219,9 +219,9 @@ class RedisStore:
         for token in tokens:
             args += (token.lane, token.entry, msgspec.msgpack.encode(token.job_ids))
         reply = await self._call("claim", queue, args)
-        strange, foreign = replies.said_by_claim(reply)
-        if strange:
-            self._tell_strange(queue, strange)
+        malformed, foreign = replies.said_by_claim(reply)
+        if malformed:
+            self._log_malformed(queue, malformed)
         if foreign:
             self._tell_foreign(queue, foreign)
         return replies.parse_claim(reply)
@@ -230,7 +230,7 @@ class RedisStore:
         self, queue: str, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
     ) -> Callable[[], Awaitable[None]]:
         """See `aioq.store.contract.Store.dispatched`."""
-        channel = handing_channel(self._app, queue, worker)
+        channel = dispatch_channel(self._app, queue, worker)
         try:
             await self._inbox.listen(channel, lambda message: on_job(replies.parse_dispatched(message)), on_gap)
         except BaseException:
@@ -248,13 +248,13 @@ class RedisStore:
     def _named_by(self, queue: str, entry: bytes, fields: list[bytes]) -> tuple[str, ...]:
         job_ids = replies.named_by(fields)
         if job_ids is None:
-            self._tell_strange(queue, entry.decode())
+            self._log_malformed(queue, entry.decode())
         return job_ids or ()
 
-    def _tell_strange(self, queue: str, entry: str) -> None:
+    def _log_malformed(self, queue: str, entry: str) -> None:
         """Say it once a queue: who puts such entries there may put many."""
-        if queue not in self._strange:
-            self._strange.add(queue)
+        if queue not in self._malformed:
+            self._malformed.add(queue)
             log.warning("queue %s: entry %s names no job; it and others like it are passed over", queue, entry)
 
     def _tell_foreign(self, queue: str, job_id: str) -> None:

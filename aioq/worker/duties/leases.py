@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from aioq.errors import ServerError, ServerRejectedError
-from aioq.store.leases import LeaseKeeper, Renewal
+from aioq.store.leases import LeaseClient, Renewal
 from aioq.util.aio import Backoff
 from aioq.util.log import logger
 from aioq.worker.identity import Membership
@@ -29,7 +29,7 @@ class LeaseService:
     """Renews a worker's leases, one a queue.
 
     Args:
-        keeper: the connection, used by the thread alone.
+        lease_client: the connection, used by the thread alone.
         memberships: one a queue.
         lease: the lease's length in seconds.
         on_renewal: called on the event loop with what each renewal brought, and whether it was the first one after
@@ -40,7 +40,7 @@ class LeaseService:
 
     def __init__(
         self,
-        keeper: LeaseKeeper,
+        lease_client: LeaseClient,
         memberships: Sequence[Membership],
         lease: float,
         *,
@@ -48,7 +48,7 @@ class LeaseService:
         on_lost: Callable[[Membership, str], None],
         fetched_ago: Callable[[str], float] = lambda _: 0.0,
     ) -> None:
-        self._keeper = keeper
+        self._lease_client = lease_client
         self._fetched_ago = fetched_ago
         self._memberships = memberships
         self._interval = lease / RENEWALS
@@ -102,7 +102,7 @@ class LeaseService:
         except BaseException as error:
             self._error = error
         finally:
-            self._keeper.close()
+            self._lease_client.close()
             self._tell(self._done.set)
 
     def _tend(self, membership: Membership) -> float | None:
@@ -110,11 +110,11 @@ class LeaseService:
         worker, joining = membership.worker, not membership.joined
         try:
             if joining:
-                renewal = self._keeper.join(membership.queue, worker)
+                renewal = self._lease_client.join(membership.queue, worker)
             else:
                 sweep = self._round % SWEEP_EVERY == 0
                 fetched_ms = round(self._fetched_ago(membership.queue) * 1000)
-                renewal = self._keeper.renew(membership.queue, worker, fetched_ms=fetched_ms, sweep=sweep)
+                renewal = self._lease_client.renew(membership.queue, worker, fetched_ms=fetched_ms, sweep=sweep)
         except ServerError as error:
             if isinstance(error, ServerRejectedError) and not self._served:
                 raise  # waiting does not heal it: the worker ends, and says why

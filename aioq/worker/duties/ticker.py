@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.schedules.declare import Declared
-from aioq.schedules.owners import Departures, Keeping, depart, note_kept
+from aioq.schedules.owners import PendingRemovals, Retention, note_retained, remove_unowned
 from aioq.schedules.reconcile import declare, sweep
 from aioq.schedules.sends import EncodedSends
 from aioq.schedules.tick_plan import Look, TickPlan
@@ -90,7 +90,7 @@ class Ticker:
         self._whole = whole
         self._served = served
         self._ready = ready
-        self._departures = Departures(renewal * RENEWALS)
+        self._pending_removals = PendingRemovals(renewal * RENEWALS)
         self._review_at: float = math.inf
         self._plan = TickPlan(
             # Drawn, so that of many standbys one comes first.
@@ -211,11 +211,11 @@ class Ticker:
         finally:
             await end([joining, stop])
 
-    def _keep(self, kept: Mapping[str, Mapping[str, Keeping]]) -> None:
+    def _keep(self, kept: Mapping[str, Mapping[str, Retention]]) -> None:
         """Schedules stay that this worker's code does not declare: look at them again."""
         now = self._now()
         for queue, its in kept.items():
-            note_kept(self._departures, queue, its, now)
+            note_retained(self._pending_removals, queue, its, now)
         self._plan_review()
 
     def _examine(self, ticked: Sequence[str]) -> None:
@@ -223,19 +223,19 @@ class Ticker:
         foreign = [each for each in ticked if each not in self._declared_ids] if self._whole else []
         now = self._now()
         for schedule_id in foreign:
-            if schedule_id not in self._departures.waiting().get(self._queue, ()):
+            if schedule_id not in self._pending_removals.waiting().get(self._queue, ()):
                 # As if somebody had it: who has been away for a moment finds it as it was.
-                self._departures.find(self._queue, schedule_id, Keeping(""), now)
+                self._pending_removals.find(self._queue, schedule_id, Retention(""), now)
                 self._plan_review()
 
     def _plan_review(self) -> None:
-        pause = self._departures.pause if self._whole else None  # only who has the whole App removes
+        pause = self._pending_removals.pause if self._whole else None  # only who has the whole App removes
         self._review_at = math.inf if pause is None else self._now() + pause
 
     async def _review(self) -> None:
         """Look again at what stays because of others, and remove what nobody declares any more."""
         try:
-            await depart(self._timetable, self._departures, self._now())
+            await remove_unowned(self._timetable, self._pending_removals, self._now())
         except ServerError as error:
             log.debug("queue %s: could not look at what its schedules are declared by: %s", self._queue, error)
         self._plan_review()

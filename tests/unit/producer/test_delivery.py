@@ -131,7 +131,7 @@ async def test_a_batch_that_fails_is_repeated_with_the_same_ids_and_adds_nothing
     assert store.calls == [(QUEUE, ["a", "b"])] * 3
     assert store.again == [False, True, True]
     await store.memory.open()
-    await asyncio.to_thread(store.memory.keeper().join, QUEUE, "w")
+    await asyncio.to_thread(store.memory.lease_client().join, QUEUE, "w")
     assert [each.id for each in (await store.memory.claim(QUEUE, "w", 10)).jobs] == ["a", "b"]
 
 

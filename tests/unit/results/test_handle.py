@@ -60,13 +60,13 @@ class Source:
 
     async def end(self, job_id: str, outcome: bytes, verb: Verb = Verb.SUCCEEDED, queue: str = QUEUE) -> None:
         """End one job, whichever is asked for; the others go back."""
-        await asyncio.to_thread(self.memory.keeper().join, queue, "w")
+        await asyncio.to_thread(self.memory.lease_client().join, queue, "w")
         for job in (await self.memory.claim(queue, "w", 100)).jobs:
             mine = job.id == job_id
-            fate = Settlement(
+            settlement = Settlement(
                 job.id, job.claim, verb if mine else Verb.RELEASE, outcome if mine else b"", 0, HOUR_MS
             )
-            assert await self.memory.settle(queue, "w", [fate]) == [True]
+            assert await self.memory.settle(queue, "w", [settlement]) == [True]
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ class Store(MemoryStore):
         await self.enqueue(QUEUE, [NewJob(job_id, call("shop.add", 1, 2)) for job_id in ids])
 
     async def finish(self, *ids: str, outcome: bytes = THREE) -> None:
-        await asyncio.to_thread(self.keeper().join, QUEUE, "w")
+        await asyncio.to_thread(self.lease_client().join, QUEUE, "w")
         for job in (await self.claim(QUEUE, "w", len(ids))).jobs:
             assert job.id in ids
             await self.settle(QUEUE, "w", [Settlement(job.id, job.claim, Verb.SUCCEEDED, outcome, ttl_ms=60_000)])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aioq.schedules.owners import Departures, Keeping, keepings
+from aioq.schedules.owners import PendingRemovals, Retention, retentions
 from aioq.store.memory import MemoryStore
 from aioq.store.schedules import Entry
 from tests.unit.kit import QUEUE, call, memory_store
@@ -10,19 +10,19 @@ from tests.unit.kit import QUEUE, call, memory_store
 pytestmark = pytest.mark.anyio
 
 LEASE = 8.0
-OWNER = Keeping("w")
-UNSAID = Keeping("v", declares=False)
+OWNER = Retention("w")
+UNSAID = Retention("v", declares=False)
 
 
 def test_one_that_was_owned_goes_a_lease_after_nobody_owns_it_and_not_before():
-    departures = Departures(LEASE)
+    removals = PendingRemovals(LEASE)
     found = [(0.0, OWNER, False), (9.0, None, False), (16.0, None, False), (17.0, None, True)]
-    for now, keeping, goes in found:
-        assert departures.find(QUEUE, "s", keeping, now) is goes, now
+    for now, retention, goes in found:
+        assert removals.find(QUEUE, "s", retention, now) is goes, now
 
 
 def test_an_owner_that_comes_again_begins_the_time_anew():
-    departures = Departures(LEASE)
+    removals = PendingRemovals(LEASE)
     found = [
         (0.0, OWNER, False),
         (4.0, None, False),
@@ -30,46 +30,46 @@ def test_an_owner_that_comes_again_begins_the_time_anew():
         (13.0, None, False),
         (20.0, None, False),
     ]
-    for now, keeping, goes in [*found, (21.0, None, True)]:
-        assert departures.find(QUEUE, "s", keeping, now) is goes, now
+    for now, retention, goes in [*found, (21.0, None, True)]:
+        assert removals.find(QUEUE, "s", retention, now) is goes, now
 
 
 def test_where_workers_only_had_to_say_what_they_declare_it_goes_at_once():
-    departures = Departures(LEASE)
-    assert not departures.find(QUEUE, "s", UNSAID, 0.0)
-    assert departures.find(QUEUE, "s", None, 1.0)
+    removals = PendingRemovals(LEASE)
+    assert not removals.find(QUEUE, "s", UNSAID, 0.0)
+    assert removals.find(QUEUE, "s", None, 1.0)
 
 
 def test_looks_are_soon_at_first_then_twice_a_lease_and_none_where_nothing_waits():
-    departures = Departures(LEASE)
-    assert departures.pause is None
-    departures.find(QUEUE, "s", OWNER, 0.0)
+    removals = PendingRemovals(LEASE)
+    assert removals.pause is None
+    removals.find(QUEUE, "s", OWNER, 0.0)
     pauses: list[float | None] = []
     for _ in range(5):
-        pauses.append(departures.pause)
-        departures.looked()
+        pauses.append(removals.pause)
+        removals.looked()
     assert pauses == [1.0, 2.0, 4.0, 4.0, 4.0]
-    departures.find("other", "t", OWNER, 0.0)
-    assert (departures.pause, departures.waiting()) == (1.0, {QUEUE: ["s"], "other": ["t"]})
-    departures.forget(QUEUE, "s")
-    departures.forget("other", "t")
-    assert departures.pause is None
+    removals.find("other", "t", OWNER, 0.0)
+    assert (removals.pause, removals.waiting()) == (1.0, {QUEUE: ["s"], "other": ["t"]})
+    removals.forget(QUEUE, "s")
+    removals.forget("other", "t")
+    assert removals.pause is None
 
 
 def test_it_is_said_once_and_of_who_is_just_starting_not_at_all():
-    departures = Departures(LEASE)
-    for schedule_id, keeping in (("s", OWNER), ("t", UNSAID)):
-        departures.find(QUEUE, schedule_id, keeping, 0.0)
-    words = departures.words(QUEUE, "s", OWNER, 0.0)
+    removals = PendingRemovals(LEASE)
+    for schedule_id, retention in (("s", OWNER), ("t", UNSAID)):
+        removals.find(QUEUE, schedule_id, retention, 0.0)
+    words = removals.words(QUEUE, "s", OWNER, 0.0)
     assert words is not None
     assert "give their Apps different names" in words
-    assert departures.words(QUEUE, "s", OWNER, 99.0) is None
-    assert departures.words(QUEUE, "t", UNSAID, 7.0) is None
-    assert "worker v has not said what it declares" in (departures.words(QUEUE, "t", UNSAID, 8.0) or "")
+    assert removals.words(QUEUE, "s", OWNER, 99.0) is None
+    assert removals.words(QUEUE, "t", UNSAID, 7.0) is None
+    assert "worker v has not said what it declares" in (removals.words(QUEUE, "t", UNSAID, 8.0) or "")
 
 
 async def declares(store: MemoryStore, queue: str, worker: str, *ids: str) -> None:
-    store.keeper().join(queue, worker)
+    store.lease_client().join(queue, worker)
     await store.timetable.note_declaration(queue, 0, "aa", worker=worker, ids=ids)
 
 
@@ -79,7 +79,7 @@ async def test_a_worker_of_another_queue_keeps_what_it_declares_too():
     await declares(store, QUEUE, "v")
     entry = Entry(id="x", definition=b"any", envelope=call(), next_ms=1)
     assert await store.timetable.write("other", [entry]) == [True]
-    assert await keepings(store.timetable, QUEUE, ["s", "t"]) == {"s": OWNER}
-    store.keeper().join(QUEUE, "u")
-    found = await keepings(store.timetable, QUEUE, ["s", "t"])
-    assert found == {"s": OWNER, "t": Keeping("u", declares=False)}
+    assert await retentions(store.timetable, QUEUE, ["s", "t"]) == {"s": OWNER}
+    store.lease_client().join(QUEUE, "u")
+    found = await retentions(store.timetable, QUEUE, ["s", "t"])
+    assert found == {"s": OWNER, "t": Retention("u", declares=False)}

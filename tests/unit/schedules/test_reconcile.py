@@ -49,7 +49,7 @@ class Shop:
         assert all(await self.timetable.write(QUEUE, [msgspec.structs.replace(await self.entry(), **fields)]))
 
     async def jobs(self) -> list[str]:
-        self.store.keeper().join(QUEUE, "w")
+        self.store.lease_client().join(QUEUE, "w")
         return [job.id for job in (await self.store.claim(QUEUE, "w", 100)).jobs]
 
 

@@ -96,7 +96,7 @@ class Fetching:
         self.empty += answer.empty
 
     async def join(self) -> None:
-        await asyncio.to_thread(self.store.keeper().join, QUEUE, self.membership.worker)
+        await asyncio.to_thread(self.store.lease_client().join, QUEUE, self.membership.worker)
         self.membership.confirm(self.membership.worker)
 
 

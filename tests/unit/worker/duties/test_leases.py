@@ -1,4 +1,4 @@
-"""The lease service, with a keeper that does what the test says. Its thread is real."""
+"""The lease service, with a lease client that does what the test says. Its thread is real."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ from tests.unit.kit import running, turns, until, within
 pytestmark = pytest.mark.anyio
 
 
-class Keeper:
+class ScriptedLeaseClient:
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, str]] = []
         self.threads: set[int] = set()
@@ -46,12 +46,12 @@ class Keeper:
 
 class Leases:
     def __init__(self, *queues: str, lease: float = 3600) -> None:
-        self.keeper = Keeper()
+        self.lease_client = ScriptedLeaseClient()
         self.memberships = [Membership(queue, Incarnation()) for queue in queues]
         self.renewals: list[tuple[str, Renewal, bool]] = []
         self.lost: list[tuple[str, str]] = []
         self.service = LeaseService(
-            self.keeper,
+            self.lease_client,
             self.memberships,
             lease,
             on_renewal=lambda membership, renewal, healed: self.renewals.append(
@@ -87,8 +87,8 @@ async def test_it_joins_every_queue_in_a_thread_of_its_own(make: Callable[..., L
     async with running(leases.service.run()):
         await until(lambda: all(each.joined for each in leases.memberships))
         await until(lambda: len(leases.renewals) == 2)
-        assert leases.keeper.calls == [("join", each.queue, each.worker) for each in leases.memberships]
-        assert threading.get_ident() not in leases.keeper.threads
+        assert leases.lease_client.calls == [("join", each.queue, each.worker) for each in leases.memberships]
+        assert threading.get_ident() not in leases.lease_client.threads
         assert leases.renewals == [("a", Renewal(), False), ("b", Renewal(), False)]
 
 
@@ -100,7 +100,7 @@ async def test_then_it_renews_several_times_within_the_lease(make: Callable[...,
         started = loop.time()
         await until(lambda: len(leases.renewals) >= 1 + RENEWALS)
         assert loop.time() - started >= 0.05 * (RENEWALS - 1)
-    assert [verb for verb, _, _ in leases.keeper.calls[:3]] == ["join", "renew", "renew"]
+    assert [verb for verb, _, _ in leases.lease_client.calls[:3]] == ["join", "renew", "renew"]
 
 
 async def test_now_and_then_it_sweeps(make: Callable[..., Leases]):
@@ -109,14 +109,14 @@ async def test_now_and_then_it_sweeps(make: Callable[..., Leases]):
         for round_ in range(1, 2 * SWEEP_EVERY + 1):
             await until(lambda: len(leases.renewals) == round_)  # noqa: B023 - it is asked at once
             leases.service.hurry()
-    swept = [round_ for round_, sweep in enumerate(leases.keeper.sweeps[: 2 * SWEEP_EVERY - 1], 2) if sweep]
+    swept = [round_ for round_, sweep in enumerate(leases.lease_client.sweeps[: 2 * SWEEP_EVERY - 1], 2) if sweep]
     assert swept == [SWEEP_EVERY, 2 * SWEEP_EVERY]
 
 
 async def test_a_renewal_is_passed_on(make: Callable[..., Leases]):
     leases = make("a")
     renewal = Renewal(next_due_ms=5, expired=True, cancelled=["x"])
-    leases.keeper.script = [renewal]
+    leases.lease_client.script = [renewal]
     async with running(leases.service.run()):
         await until(lambda: leases.renewals)
     assert leases.renewals == [("a", renewal, False)]
@@ -134,14 +134,14 @@ async def test_a_lost_lease_is_told_and_the_worker_joins_again_under_a_new_id(ma
     leases = make("a", "b")
     (first, _) = leases.memberships
     old = first.worker
-    leases.keeper.script = [Renewal(), Renewal(), Renewal(lost=True), Renewal()]
+    leases.lease_client.script = [Renewal(), Renewal(), Renewal(lost=True), Renewal()]
     async with running(leases.service.run()):
         await until(lambda: len(leases.renewals) == 2)
         leases.service.hurry()
         await until(lambda: leases.lost and first.joined)
     assert leases.lost == [("a", old)]
     assert first.worker != old
-    assert ("join", "a", first.worker) in leases.keeper.calls
+    assert ("join", "a", first.worker) in leases.lease_client.calls
 
 
 async def test_an_outage_is_said_once_and_the_first_renewal_after_it_is_marked(
@@ -149,7 +149,7 @@ async def test_an_outage_is_said_once_and_the_first_renewal_after_it_is_marked(
 ):
     caplog.set_level(logging.WARNING, "aioq.worker")
     leases = make("a")
-    leases.keeper.script = [Renewal(), *[ServerUnavailableError("redis://x is down")] * 3]
+    leases.lease_client.script = [Renewal(), *[ServerUnavailableError("redis://x is down")] * 3]
     async with running(leases.service.run()):
         await until(lambda: leases.renewals)
         leases.service.hurry()
@@ -166,7 +166,7 @@ async def test_an_outage_is_said_once_and_the_first_renewal_after_it_is_marked(
 
 async def test_an_outage_that_the_store_has_seen_is_marked_too(make: Callable[..., Leases]):
     leases = make("a")
-    leases.keeper.script = [Renewal(outage=True), Renewal()]
+    leases.lease_client.script = [Renewal(outage=True), Renewal()]
     async with running(leases.service.run()):
         await until(lambda: leases.renewals)
         leases.service.hurry()
@@ -178,19 +178,19 @@ async def test_it_renews_while_the_event_loop_is_blocked(make: Callable[..., Lea
     leases = make("a", lease=0.2)
     async with running(leases.service.run()):
         await until(lambda: leases.renewals)
-        before, renewed = len(leases.keeper.calls), threading.Event()
-        renew = leases.keeper.renew
+        before, renewed = len(leases.lease_client.calls), threading.Event()
+        renew = leases.lease_client.renew
 
         def noting(queue: str, worker: str, *, fetched_ms: int = 0, sweep: bool = False) -> Renewal:
-            if len(leases.keeper.calls) > before + 2:
+            if len(leases.lease_client.calls) > before + 2:
                 renewed.set()
             return renew(queue, worker, fetched_ms=fetched_ms, sweep=sweep)
 
-        leases.keeper.renew = noting  # pyright: ignore[reportAttributeAccessIssue]
+        leases.lease_client.renew = noting  # pyright: ignore[reportAttributeAccessIssue]
         assert renewed.wait(10)  # noqa: ASYNC251, RUF100 - blocks the loop on purpose
 
 
-async def test_a_stop_ends_the_thread_and_closes_the_keeper(make: Callable[..., Leases]):
+async def test_a_stop_ends_the_thread_and_closes_the_lease_client(make: Callable[..., Leases]):
     leases = make("a")
     async with running(leases.service.run()) as (task,):
         await until(lambda: leases.renewals)
@@ -198,11 +198,11 @@ async def test_a_stop_ends_the_thread_and_closes_the_keeper(make: Callable[..., 
         await within(asyncio.wait([task]))
         assert task.done()
     await asyncio.to_thread(leases.service._thread.join)
-    assert leases.keeper.closed == 1
-    calls = len(leases.keeper.calls)
+    assert leases.lease_client.closed == 1
+    calls = len(leases.lease_client.calls)
     leases.service.hurry()
     await turns()
-    assert len(leases.keeper.calls) == calls
+    assert len(leases.lease_client.calls) == calls
 
 
 async def test_cancelling_ends_the_thread_too(make: Callable[..., Leases]):
@@ -210,7 +210,7 @@ async def test_cancelling_ends_the_thread_too(make: Callable[..., Leases]):
     async with running(leases.service.run()):
         await until(lambda: leases.renewals)
     await asyncio.to_thread(leases.service._thread.join)
-    assert leases.keeper.closed == 1
+    assert leases.lease_client.closed == 1
 
 
 async def test_a_refusal_is_waited_out_and_told_once_by_who_has_served_before(
@@ -219,7 +219,7 @@ async def test_a_refusal_is_waited_out_and_told_once_by_who_has_served_before(
     """A password that was changed. Two queues have one server."""
     leases = make("q", "r", lease=0.1)
     changed = ServerRejectedError("refused the login")
-    leases.keeper.script = [Renewal(), Renewal(), *[changed] * 6]
+    leases.lease_client.script = [Renewal(), Renewal(), *[changed] * 6]
     async with running(leases.service.run()):
         await until(lambda: leases.service.rejection("q") and leases.service.rejection("r"))
         assert leases.service.rejection("q") == "refused the login"
@@ -233,7 +233,7 @@ async def test_a_refusal_is_waited_out_and_told_once_by_who_has_served_before(
 
 async def test_a_refusal_at_the_start_ends_the_service(make: Callable[..., Leases]):
     leases = make("q")
-    leases.keeper.script = [ServerRejectedError("refused the login")]
+    leases.lease_client.script = [ServerRejectedError("refused the login")]
     with pytest.raises(ServerRejectedError):
         await within(leases.service.run())
 

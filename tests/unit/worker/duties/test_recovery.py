@@ -103,7 +103,7 @@ async def test_and_recovers_when_that_is_over():
 async def test_the_jobs_of_a_dead_worker_run_again():
     store = memory_store(lease_ms=1)
     await store.enqueue(QUEUE, [NewJob("a", call())])
-    await asyncio.to_thread(store.keeper().join, QUEUE, "dead")
+    await asyncio.to_thread(store.lease_client().join, QUEUE, "dead")
     assert (await store.claim(QUEUE, "dead", 1)).jobs
     recovery = make(store)
 

@@ -233,7 +233,7 @@ class Workers:
 
     def ticker(self, worker: str, *ids: str, whole: bool = True, lease: float = 0.2) -> Ticker:
         async def ready() -> str:
-            self.store.keeper().join(QUEUE, worker)
+            self.store.lease_client().join(QUEUE, worker)
             return worker
 
         declared = [one(each) for each in ids]

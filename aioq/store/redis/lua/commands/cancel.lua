@@ -3,8 +3,8 @@
 -- lost, is answered as it was the first time.
 --
 -- NEEDS: keys, record, results, finish
--- USES: reads job, receipt, schedule; writes body, cancel, done, idle, job, lanes, receipt, schedule, scheduled, timers;
---   publishes waiter, worker
+-- USES: reads job, receipt, schedule; writes body, cancel, idle, job, lanes, receipt, schedule, scheduled, timers,
+--   tombstone; publishes waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 the call's own name, 2 the outcome to store, 3 how long to keep it in ms, 4 ms a job is to be found after its
 --   send, then job ids

@@ -4,7 +4,7 @@
 -- entry or a due time without a record is passed over.
 --
 -- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead
--- USES: reads done, job, scheduled; writes body, dead, idle, job, lanes, scheduled, timers
+-- USES: reads job, scheduled, tombstone; writes body, dead, idle, job, lanes, scheduled, timers
 -- KEYS: 1 base key
 -- ARGV: 1 'again' where an earlier call may have added these jobs, else ''; 2 '' where no id can be used twice, else
 --   what tells each send from others of the same id, as a MessagePack array; 3 '' where all are for the normal lane

@@ -1,8 +1,8 @@
 -- Sees to what is due: queues scheduled jobs, and ends those that have expired, or whose call is gone.
 --
 -- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, finish, due, foreign
--- USES: reads body, fetched, held, job, schedule, scheduled, schedules, timers, workers; writes body, done, idle, job,
---   lanes, schedule, scheduled, timers; publishes waiter
+-- USES: reads body, fetched, held, job, schedule, scheduled, schedules, timers, workers; writes body, idle, job, lanes,
+--   schedule, scheduled, timers, tombstone; publishes waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the most jobs in this step, and the most timers; 2 ms a job is to be found after its send, 3 result ttl in ms, for
 --   what ends here, 4 the outcome of a job that has expired, 5 that of one whose call is gone

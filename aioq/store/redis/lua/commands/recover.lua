@@ -3,11 +3,11 @@
 -- nobody is to be recovered, dead jobs that there are too many of are let go.
 --
 -- NEEDS: call, keys, record, results, lanes, hooks, finish, leases, entries, foreign
--- USES: reads dead, held, job, lanes, leases, schedule, workers; writes body, cancel, dead, done, fetched, held, idle,
---   job, lanes, leases, owners, schedule, scheduled, timers, workers; publishes waiter
+-- USES: reads dead, held, job, lanes, leases, schedule, workers; writes body, cancel, dead, fetched, held, idle, job,
+--   lanes, leases, owners, schedule, scheduled, timers, tombstone, workers; publishes waiter
 -- KEYS: 1 base key
 -- ARGV: 1 'lapsed' for some worker whose lease has ended, 'dead' for one that is known to have died whatever its
---   lease says, 'departing' for one that takes leave; 2 the departing worker's id, or what the ids of the dead begin
+--   lease says, 'departing' for one that deregisters; 2 the departing worker's id, or what the ids of the dead begin
 --   with; 3 the most jobs in this step; 4 most crashes a job may survive; 5 the outcome of a job over that; 6 dead ttl
 --   in ms; 7 dead limit; 8 ms a job is to be found after its send; 9 result ttl in ms, for a job over max crashes;
 --   10 where to go on looking for one that is known to have died (0 to begin)

@@ -2,7 +2,7 @@
 -- and goes on where the one before has ended. Who is there all the time is looked at once at least.
 --
 -- NEEDS: keys, leases, owners
--- USES: reads owners, stood, workers
+-- USES: reads noted, owners, workers
 -- KEYS: 1 base key
 -- ARGV: 1 where to go on with the workers (0 to begin), 2 about how many of them, 3 those that the call before has left, as a
 --   MessagePack array; where there are any, only they are looked at,

@@ -12,7 +12,7 @@
 -- anything since; a worker says what it declares before it looks whether it is there.
 --
 -- NEEDS: call, keys, lanes, overlap, due, owners
--- USES: reads job, schedule, schedules, stood; writes idle, job, lanes, schedule, scheduled, schedules, timers
+-- USES: reads job, noted, schedule, schedules; writes idle, job, lanes, schedule, scheduled, schedules, timers
 -- KEYS: 1 base key
 -- ARGV: 1 when a worker has last noted what it declares, before the caller looked at that ('' for never, or where nothing is
 --   deleted because no code declares it), then eleven per schedule: id, the revision it must have (0 for none), definition ('' to delete it), envelope, lane

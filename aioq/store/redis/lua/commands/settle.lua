@@ -2,8 +2,8 @@
 -- this claim is left alone: that is the fence.
 --
 -- NEEDS: keys, msgpack, record_text_write, record_text_read, record, results, lanes, hooks, finish
--- USES: reads dead, job, schedule, scheduled; writes body, cancel, dead, done, held, idle, job, lanes, schedule,
---   scheduled, timers; publishes waiter
+-- USES: reads dead, job, schedule, scheduled; writes body, cancel, dead, held, idle, job, lanes, schedule, scheduled,
+--   timers, tombstone; publishes waiter
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 dead ttl in ms, 3 dead limit, 4 ms a job is to be found after its send, 5 result ttl in ms, for
 --   a job that was parked for too long, 6 ms to keep the results of those that just succeeded; 7

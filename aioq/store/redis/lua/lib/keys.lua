@@ -8,9 +8,9 @@
 local WORKERS = ':workers'
 -- Beside it: when each worker last fetched, and for how long each takes its lease, in ms.
 local FETCHED, LEASES = ':fetched', ':leases'
--- The workers that wait for jobs, by when they began to, or by less than zero once they were handed one and have not said
--- since that they wait again. No lane has an entry that came after them: whatever is queued deletes the key, for what is
--- handed over must overtake nothing. See enqueue_one.lua.
+-- The workers that wait for jobs, by when they began to wait. The score is below zero after a direct dispatch, until the
+-- worker waits again. No lane has an entry that is newer than this key: every job that is queued deletes it, because a
+-- direct dispatch must overtake no job. See enqueue_one.lua.
 local IDLE = ':idle'
 local SCHEDULED, DEAD = ':scheduled', ':dead'
 local TIMERS = ':timers'
@@ -18,7 +18,7 @@ local SCHEDULES = ':schedules'
 -- What the code of each worker declares of schedules: the worker, and their ids as a MessagePack array.
 local OWNERS = ':owners'
 -- Whose declarations are the newest, and when a worker last noted what it had not noted before.
-local DECLARED, STOOD = ':declared', ':stood'
+local DECLARED, NOTED = ':declared', ':noted'
 
 -- What it has one of for each job, worker, schedule, call or send.
 local function job_key(q, id) return q.base .. ':job:' .. id end
@@ -27,9 +27,9 @@ local function held_key(q, worker) return q.base .. ':held:' .. worker end
 local function cancel_key(q, worker) return q.base .. ':cancel:' .. worker end
 local function schedule_key(q, id) return q.base .. ':schedule:' .. id end
 local function receipt_key(q, call) return q.base .. ':receipt:' .. call end
--- What is left of a job whose record goes before its send is over: a send that is repeated, because the reply got
--- lost, finds it here. It is named by the nonce of the send, or by the id where no other send can have that.
-local function tombstone_key(q, send) return q.base .. ':done:' .. send end
+-- What is left of a job whose record is deleted before its send is over: a send that is repeated, because the reply got
+-- lost, finds it here. It is named by the nonce of the send, or by the job's id where only one send can have that id.
+local function tombstone_key(q, nonce) return q.base .. ':tombstone:' .. nonce end
 
 -- The streams of its lanes, first served first, and their consumer group; see lib/lanes.lua.
 local LANES = {
@@ -44,7 +44,7 @@ local function is_rest(lane) return string.sub(lane, -5) == ':rest' end
 -- The lane that a stream belongs to.
 local function lane_of(stream) return string.match(stream, '^[^:]*') end
 
--- The channels of a worker: what it is to hear of cancellations and ticks, and of jobs that are handed to it directly. Those
--- of waiting processes are named in records.
+-- The channels of a worker: one for cancellations and ticks, one for direct dispatches. The channels of waiting processes
+-- are named in the records.
 local function worker_channel(q, worker) return q.base .. ':worker:' .. worker end
-local function handed_channel(q, worker) return q.base .. ':handed:' .. worker end
+local function dispatch_channel(q, worker) return q.base .. ':dispatched:' .. worker end

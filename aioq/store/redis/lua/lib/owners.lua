@@ -2,17 +2,17 @@
 -- worker begins to recover it.
 --
 -- There may be thousands of workers with thousands of declarations, so they are looked at in several calls, and what nobody
--- declares is deleted in another one. In between a worker may come that declares it: that is told by STOOD.
+-- declares is deleted in another one. In between a worker may come that declares it: NOTED shows that.
 --
 -- NEEDS: call, keys
 local Owners = {}
 
--- When a worker has last noted what it declares, in microseconds; gone after STOOD_MS. Only those that declare something
+-- When a worker has last noted what it declares, in microseconds; gone after NOTED_MS. Only those that declare something
 -- which they had not noted before.
-local STOOD_MS = 60 * 60 * 1000
+local NOTED_MS = 60 * 60 * 1000
 function Owners.last_noted(q)
-  local stood = redis.pcall('GET', q.base .. STOOD)
-  return not is_unreadable(stood) and stood or ''
+  local noted = redis.pcall('GET', q.base .. NOTED)
+  return not is_unreadable(noted) and noted or ''
 end
 
 function Owners.ids_in(text)

@@ -20,7 +20,7 @@ from tests.contract.kit import CALL, LONG, QUEUE, Backend, eventually, ids, join
 
 pytestmark = pytest.mark.anyio
 
-STRANGE = "a value of another type"
+MALFORMED = "a value of another type"
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ async def test_a_schedule_that_is_none_is_told_and_the_others_are_read_and_ticke
 ) -> None:
     await joined(redis_store, "w")
     await put(redis_store, "a", "b", "c", "d", "e")
-    client.set(redis_backend.key("schedule:a"), STRANGE)
+    client.set(redis_backend.key("schedule:a"), MALFORMED)
     client.delete(redis_backend.key("schedule:b"))
     client.hdel(redis_backend.key("schedule:c"), "marks")
     client.hset(redis_backend.key("schedule:d"), "next", "soon")
@@ -62,7 +62,7 @@ async def test_it_cannot_be_written_over_which_is_told_once(
     redis_store: RedisStore, redis_backend: Backend, client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "aioq")
-    client.set(redis_backend.key("schedule:a"), STRANGE)
+    client.set(redis_backend.key("schedule:a"), MALFORMED)
     entries = [Entry(id=name, definition=b"any", envelope=CALL, next_ms=1) for name in ("a", "b")]
 
     assert await redis_store.timetable.write(QUEUE, entries) == [False, True]
@@ -72,7 +72,7 @@ async def test_it_cannot_be_written_over_which_is_told_once(
     assert (
         f"queue {QUEUE}: schedule a cannot be stored: its key in the server holds a value" in record.getMessage()
     )
-    assert client.get(redis_backend.key("schedule:a")) == STRANGE, "it is somebody's"
+    assert client.get(redis_backend.key("schedule:a")) == MALFORMED, "it is somebody's"
     client.delete(redis_backend.key("schedule:a"))
     assert await redis_store.timetable.write(QUEUE, entries[:1]) == [True]
 
@@ -82,7 +82,7 @@ async def test_a_lane_that_is_none_stops_the_ticks_into_that_lane_alone(
 ) -> None:
     await put(redis_store, "b")
     await put(redis_store, "a", priority=Priority.HIGH)
-    client.set(redis_backend.key("high"), STRANGE)
+    client.set(redis_backend.key("high"), MALFORMED)
 
     agenda = await redis_store.timetable.due(QUEUE, 9)
     ticked = await redis_store.timetable.tick(QUEUE, [tick(entry) for entry in agenda.entries])
@@ -99,7 +99,7 @@ async def test_an_index_that_is_none_is_named_and_the_queue_works_on(
 ) -> None:
     await joined(redis_store, "w")
     await put(redis_store, "a")
-    client.set(redis_backend.key("schedules"), STRANGE)
+    client.set(redis_backend.key("schedules"), MALFORMED)
 
     words = f"{redis_backend.key('schedules')} holds no schedules but something else; move it away"
     entry = Entry(id="a", definition=b"any", envelope=CALL, next_ms=1)
@@ -130,7 +130,7 @@ async def test_a_register_that_is_none_stops_nobody(
     redis_store: RedisStore, redis_backend: Backend, client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "aioq")
-    client.set(redis_backend.key("schedule-queues").replace(QUEUE, ""), STRANGE)
+    client.set(redis_backend.key("schedule-queues").replace(QUEUE, ""), MALFORMED)
 
     await put(redis_store, "a")
     assert await redis_store.timetable.queues() == []
@@ -144,14 +144,14 @@ async def test_what_workers_declare_is_noted_anew_where_there_is_something_else_
     redis_store: RedisStore, redis_backend: Backend, client: Any
 ) -> None:
     await joined(redis_store, "w")
-    client.set(redis_backend.key("owners"), STRANGE)
+    client.set(redis_backend.key("owners"), MALFORMED)
     assert await redis_store.timetable.owners(QUEUE, ["a"]) == Owners([""], "w")
     await redis_store.timetable.note_declaration(QUEUE, 0, "aa", worker="w", ids=["a"])
     assert await redis_store.timetable.owners(QUEUE, ["a"]) == Owners(["w"], "")
 
-    client.hset(redis_backend.key("owners"), "w", STRANGE)
+    client.hset(redis_backend.key("owners"), "w", MALFORMED)
     assert await redis_store.timetable.owners(QUEUE, ["a"]) == Owners([""], "w")
-    client.hset(redis_backend.key("owners"), "long-gone", STRANGE)
+    client.hset(redis_backend.key("owners"), "long-gone", MALFORMED)
     client.delete(redis_backend.key("workers"), redis_backend.key("fetched"))
     await joined(redis_store, "v")
     await redis_store.timetable.note_declaration(QUEUE, 0, "aa", worker="v", ids=["a"])

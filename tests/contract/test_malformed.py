@@ -25,7 +25,12 @@ NO_TEXT = [
     b"a\x80b",
     b"\xf4\x90\x80\x80",
 ]
-STRANGE = [*({"job": value} for value in NO_TEXT), {"task": "a"}, {"task": "a", "other": "b"}, {b"\xff": b"\xff"}]
+MALFORMED = [
+    *({"job": value} for value in NO_TEXT),
+    {"task": "a"},
+    {"task": "a", "other": "b"},
+    {b"\xff": b"\xff"},
+]
 TEXT = ["a", "ä", "日本", "\U0001f600", "\U0010ffff", "\ud7ff\ue000", "x" * 300]
 
 
@@ -48,7 +53,7 @@ async def test_a_claim_passes_over_it(
 ) -> None:
     caplog.set_level(logging.WARNING, "aioq")
     await joined(redis_store, "w")
-    put(redis_backend, *STRANGE)  # pyright: ignore[reportArgumentType]
+    put(redis_backend, *MALFORMED)  # pyright: ignore[reportArgumentType]
     await send(redis_store, "a", "b")
 
     assert ids(await take(redis_store, "w")) == ["a", "b"]
@@ -58,7 +63,7 @@ async def test_a_claim_passes_over_it(
     assert f"queue {QUEUE}: entry " in record.getMessage()
 
 
-@pytest.mark.parametrize("fields", STRANGE, ids=str)
+@pytest.mark.parametrize("fields", MALFORMED, ids=str)
 async def test_a_blocking_read_passes_over_it(
     redis_store: RedisStore, redis_backend: Backend, fields: dict[str, bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -76,7 +81,7 @@ async def test_a_blocking_read_passes_over_it(
 
 async def test_a_recovery_passes_over_it(redis_store: RedisStore, redis_backend: Backend) -> None:
     await joined(redis_store, "w")
-    for fields in STRANGE:
+    for fields in MALFORMED:
         put(redis_backend, fields)  # pyright: ignore[reportArgumentType]
         await redis_store.block(QUEUE, "w", BLOCK)
     await send(redis_store, "a")
@@ -110,7 +115,7 @@ async def test_what_was_delivered_of_it_is_passed_over_by_the_next_claim(
     redis_store: RedisStore, redis_backend: Backend
 ) -> None:
     await joined(redis_store, "w")
-    for fields in STRANGE:
+    for fields in MALFORMED:
         put(redis_backend, fields)  # pyright: ignore[reportArgumentType]
         await redis_store.block(QUEUE, "w", BLOCK)
 

@@ -1,14 +1,14 @@
--- Notes what a worker's code declares of schedules, for as long as the worker lives; and whose declarations stand in
--- this queue: those of the worker that was started last. The notes go with the server's data, so they also tell
--- whether it was lost.
+-- Notes which schedules a worker's code declares, for as long as the worker lives; and which declaration of this queue is
+-- current: that of the worker that was started last. The notes are lost with the server's data, so they also show
+-- whether that was lost.
 --
 -- NEEDS: call, keys, msgpack, leases, owners
--- USES: reads declared, fetched, held, owners, schedules, workers; writes declared, owners, stood
+-- USES: reads declared, fetched, held, owners, schedules, workers; writes declared, noted, owners
 -- KEYS: 1 base key
--- ARGV: 1 when the worker declared them, as this has told it (0 for now), 2 the hash of what its code declares, 3 the
+-- ARGV: 1 when the worker declared them, from an earlier reply (0 for now), 2 the hash of what its code declares, 3 the
 --   worker ('' for a caller that is none), 4 the ids of what its code declares, as a MessagePack array
--- REPLY: {since when in microseconds, and the hash, of those that stand now; the hash of those that stood, '' for none; 1 if
---   there are more notes of workers that are no more}
+-- REPLY: {when the current declaration was made, in microseconds; its hash; the hash of the one before, '' for none; 1 if
+--   there are more notes of workers that are gone}
 local key = q.base .. DECLARED
 local mine, worker = tonumber(ARGV[1]), ARGV[3] or ''
 
@@ -33,7 +33,7 @@ local function note()
   if Leases.is_lost(q, worker) then return end
   -- First that it is said, then what: who deletes a schedule between two looks at the notes has to look again.
   if ARGV[4] ~= NO_ITEMS and Owners.noted_by(q, worker) ~= ARGV[4] then
-    redis.call('SET', q.base .. STOOD, q.micros, 'PX', STOOD_MS)
+    redis.call('SET', q.base .. NOTED, q.micros, 'PX', NOTED_MS)
   end
   redis.call('HSET', q.base .. OWNERS, worker, ARGV[4])
 end
@@ -51,9 +51,9 @@ end
 -- What is none, because somebody has put something else in its place, is written over.
 local found = redis.pcall('GET', key)
 local since, code = string.match(not is_unreadable(found) and found or '', '^(%d+) (%x+)$')
-local stood = tonumber(since or 0)
+local latest = tonumber(since or 0)
 -- Whoever starts comes last, also where the clock was set back.
-if mine == 0 then mine = math.max(q.micros, stood + 1) end
-if mine <= stood then return {stood, code, code, more} end
+if mine == 0 then mine = math.max(q.micros, latest + 1) end
+if mine <= latest then return {latest, code, code, more} end
 redis.call('SET', key, string.format('%.0f %s', mine, ARGV[2]))
 return {mine, ARGV[2], code or '', more}
