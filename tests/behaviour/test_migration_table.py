@@ -33,6 +33,8 @@ MISTAKES: dict[str, tuple[Place, str]] = {
     'pool.enqueue_job("add", 1, 2)': (Place.APP, "enqueue_job"),
     "add.apply_async((1, 2), countdown=10)": (Place.TASK, "apply_async"),
     "_defer_by=10": (Place.OPTION, "_defer_by"),
+    "add.apply_async((1, 2), expires=60)": (Place.TASK, "apply_async"),
+    "_expires=60": (Place.OPTION, "_expires"),
     'app.send_task("proj.add", (1, 2))': (Place.APP, "send_task"),
     "result.get(timeout=5)": (Place.HANDLE, "get"),
     "AsyncResult(id)": (Place.APP, "AsyncResult"),
