@@ -9,7 +9,7 @@ import pytest
 
 from aioq import App, ServerRejectedError
 from aioq.app import internals_of
-from tests.behaviour.kit import Project
+from tests.behaviour.kit import ROOT, Project
 from tests.behaviour.pages import held_by
 from tests.servers import Login, Server, available
 
@@ -67,6 +67,25 @@ async def test_the_documented_rules_are_enough_for_everything(
     assert await worker.stop() == 0
     async with App(project.name, url=server.url, durability="replicated") as app:
         await (await internals_of(app).store()).open(thorough=True)
+
+
+async def test_a_user_of_one_application_needs_its_keys_and_channels_only(
+    project: Project, start_server: Callable[..., Server]
+) -> None:
+    page = re.search(
+        r"keys `(\S+)` and the channels `(\S+)`", (ROOT / "docs/worker.md").read_text().replace("\n", " ")
+    )
+    assert page is not None
+    patterns, channels = (pattern.replace("<app>", project.name) for pattern in page.groups())
+    server = start_server(login=Login("secret", user="shop", rules=f"~{patterns} resetchannels &{channels} +@all"))
+    project.settings["AIOQ_URL"] = server.url
+    project.write("jobs.py", TASKS)
+    worker = await project.ready_worker("jobs:app", "--log-level", "warning")
+    jobs = project.load("jobs")
+    async with jobs.app:
+        assert await (await jobs.add.send(1, 2)).result(timeout=20) == 3
+    assert await worker.stop() == 0
+    assert "NOPERM" not in worker.log
 
 
 NO_CHANNELS = "~aioq:* resetchannels +@all"

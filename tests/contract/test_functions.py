@@ -13,6 +13,7 @@ import redis
 from aioq.errors import ServerError
 from aioq.store.contract import Limits, NewJob, Settlement, Verb
 from aioq.store.redis import RedisStore
+from aioq.store.redis.calls import Calls
 from aioq.store.redis.scripts import library, script
 from aioq.store.schedules import Entry, Overlap, Tick
 from tests.contract.kit import BROKEN, CALL, CRASHED, LONG, QUEUE, REASON, THREE, joined
@@ -44,6 +45,38 @@ def called(client: redis.Redis) -> dict[str, int]:
     stats: Any = client.info("commandstats")
     ways = ("fcall", "eval", "evalsha", "function|load")
     return {way: row["calls"] for way in ways if (row := stats.get(f"cmdstat_{way}")) is not None}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "unknown command 'FCALL', with args beginning with: 'aioq' ",
+        "unknown command `FCALL`",
+        "unsupported command 'fcall'",
+        "Command is not available: 'FCALL'. See https://upstash.com/docs for details",
+        "This user has no permissions to run the 'fcall' command",
+    ],
+)
+async def test_scripts_do_where_a_server_or_a_proxy_says_that_it_has_no_functions(text: str) -> None:
+    calls = Calls()
+    assert calls.can_mend(redis.ResponseError(text))
+    assert calls.command("info", ["aioq:{shop:mail}"])[0] == "EVAL"
+    assert calls.load is None
+    assert calls.probe is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "WRONGTYPE Operation against a key script: aioq_0_info, on @user_function:12.",
+        "BUSY Redis is busy running a script. You can only call FUNCTION KILL or SHUTDOWN NOSAVE.",
+    ],
+)
+async def test_functions_stay_where_a_call_of_one_has_failed(text: str) -> None:
+    calls = Calls()
+    assert not calls.can_mend(redis.ResponseError(text))
+    assert calls.command("info", ["aioq:{shop:mail}"])[0] == "FCALL"
 
 
 @each_server

@@ -102,6 +102,18 @@ class Calls:
         return False
 
 
+_NOT_SERVED = (
+    "unknown command",
+    "unsupported command",  # Envoy, before it said it as Redis does
+    "command is not available",  # Upstash
+    "not supported",
+    "not allowed",
+    "disabled",
+)
+"""What servers and proxies say of a command that they do not serve."""
+
+
 def _is_unknown(text: str) -> bool:
     """Whether FCALL itself is refused, which is no command of this server, or not for this user."""
-    return "fcall" in text.lower() and ("unknown command" in text or granted_by(text) == "+fcall")
+    said = text.lower()
+    return "fcall" in said and (any(words in said for words in _NOT_SERVED) or granted_by(text) == "+fcall")
