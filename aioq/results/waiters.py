@@ -5,10 +5,10 @@ outcome if there is one already: one script, so no outcome is missed between the
 breaks, everything that is still awaited is registered again; a slow poll is the safety net for a message that
 the network has lost.
 
-A process that usually waits for the jobs it sends is registered with the send itself. That saves a call for each
-job: with 100 coroutines that send and await, client, server and worker together take 0.90 of the CPU of a job
-(quartiles of 24 interleaved rounds 0.86 to 0.93) and finish 1.14 times as many jobs a second; alone, 0.88 of the
-CPU (0.72 to 1.06). Measured on two busy cores, against sends that never register.
+A process that usually waits for the jobs it sends is registered with the send itself, which saves a call for each
+job. Against sends that never register, client, server and worker together take 0.88 of the CPU of a job with 100
+coroutines that send and await (quartiles of 20 interleaved rounds: 0.80 to 0.92), 0.98 with ten (0.80 to 1.06),
+and 0.90 with one (0.84 to 0.99); jobs a second with 100: 1.15 (0.92 to 1.54). Measured on two busy cores.
 """
 
 import asyncio
