@@ -1,4 +1,4 @@
-"""Schedules as they are written, in code or at run time: their options, checked where they stand."""
+"""Schedules as they are written, in code or at run time: their options, checked where they are written."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +42,7 @@ class ScheduleArgs(TypedDict, total=False):
 
 
 _CALL_NAMES: dict[str, Any] = {"task": None, "args": (), "kwargs": {}, "options": {}}
-"""What a schedule of the settings says of its call, and what stands for what it does not say."""
+"""What a schedule of the settings says of its call, and what is taken where it does not say so."""
 
 NAMES = ("cron", "every", *ScheduleArgs.__annotations__)
 """What a schedule takes, by name."""

@@ -32,7 +32,7 @@ class ScheduleDecorators:
     def make(
         self, name: str, timing: object, schedule_id: str | None, place: str, options: ScheduleArgs
     ) -> ScheduleDecorator:
-        """The decorator that declares a schedule of the task it stands before.
+        """The decorator that declares a schedule of the task under it.
 
         Args:
             name: `cron` or `every`, the name of the decorator and of its timing.

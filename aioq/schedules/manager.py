@@ -248,7 +248,7 @@ class Schedules:
         )
 
     async def _change(self, queue: str, schedule_id: str, change: "Change", *, always: bool = False) -> Entry:
-        """Read, decide, write; again where somebody was quicker. What stands then is returned, or an empty one.
+        """Read, decide, write; again where somebody was quicker. What is there then is returned, or an empty one.
 
         With `always` also what is there already is written, to be what was written last.
         """

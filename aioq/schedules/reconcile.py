@@ -308,8 +308,8 @@ def written(now_ms: int, entry: Entry, definition: Definition, envelope: bytes, 
     same = encoded == entry.definition and not entry.removed and not over
     next_ms, due = entry.next_ms, entry.next_ms
     if not same:
-        stands = due is not None and due <= now_ms and definition.next_after(due - 1) == due
-        next_ms = due if stands else definition.next_after(now_ms)
+        keeps_due = due is not None and due <= now_ms and definition.next_after(due - 1) == due
+        next_ms = due if keeps_due else definition.next_after(now_ms)
     return msgspec.structs.replace(
         entry,
         definition=encoded,

@@ -164,7 +164,7 @@ def job_of(schedule_id: str, definition: Definition, tick_ms: int) -> Job:
 
 
 def stamp(moment_ms: int) -> str:
-    """A moment in UTC, as it stands in a job's id: `2026-11-24T04:30:00Z`."""
+    """A moment in UTC, as it is written in a job's id: `2026-11-24T04:30:00Z`."""
     text = to_datetime(moment_ms).replace(tzinfo=None).isoformat(timespec="milliseconds")
     return text.removesuffix(".000") + "Z"
 

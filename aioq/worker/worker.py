@@ -37,7 +37,7 @@ class Worker:
         queues: the queues, all of equal rank; none for those the tasks are declared with.
         concurrency: how many jobs may run at once.
         burst: end when the queues are empty.
-        on_start: told of the server once it answers, before the first job is claimed.
+        on_start: called with what the server says of itself, before the first job is claimed.
         incarnation: makes its ids; a supervisor gives one, so that it can tell who died with its child.
 
     Attributes:
@@ -227,7 +227,7 @@ class _AnyEnd(asyncio.Future[None]):
 
     Args:
         tasks: what to wait for.
-        on_cancel: told at once when the wait is cancelled: the job that has done it, for people; empty for none.
+        on_cancel: called at once when the wait is cancelled, with the job that has done it; empty for none.
     """
 
     def __init__(self, tasks: "Iterable[asyncio.Task[Any]]", on_cancel: Callable[[str], None]) -> None:

@@ -71,7 +71,7 @@ class Executor:
         reporter_of: makes what a job reports its progress through.
         flush_report: writes a job's last report; None when there is none.
         on_idle: called when the last running job has ended.
-        on_end: told of each run that was settled, and how many seconds it took; None where nobody wants to know.
+        on_end: called with each run that was settled, and its seconds; None where nobody wants to know.
     """
 
     def __init__(

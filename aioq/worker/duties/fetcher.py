@@ -34,7 +34,7 @@ one command in this time."""
 
 
 class Answer(NamedTuple):
-    """What a claim has told besides its jobs.
+    """What a claim says besides its jobs.
 
     Attributes:
         worker: the id that it was made under.
@@ -61,7 +61,7 @@ class Fetcher:
         slots: what is to be filled.
         deliver: given each claimed job; it takes over the slot, which is taken already.
         on_dispatch: given each job that came by direct dispatch; no slot is taken for it.
-        on_answer: told what each claim has told besides its jobs, after those.
+        on_answer: called with what each claim says besides its jobs, after those.
         held: the ids of the queue's jobs that this worker knows it holds.
         space: returns when the outcomes of further jobs can be taken.
     """

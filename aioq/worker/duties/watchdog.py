@@ -5,7 +5,7 @@ that (its thread does not need the loop), so nothing is lost; but nobody would k
 the loop for an answer a few times a second and, where none comes, looks at what the loop's thread is doing.
 
 What holds the interpreter lock (a C extension that does not let go of it) stops this thread as well: then all that
-can be told afterwards is for how long the process was suspended.
+can be said afterwards is for how long the process was suspended.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
 """Tasks with `executor="process"`: the pool of child processes, the child, and what they say to each other.
 
-Imports what stands beside this package in `worker/`.
+Imports the single modules of `worker/`.
 """

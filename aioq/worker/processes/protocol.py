@@ -161,7 +161,7 @@ def line_of(record: logging.LogRecord) -> Line:
 
 
 _IN_WORDS = {"args", "exc_info", "stack_info"}
-"""Attributes of a record that stand in its message or its traceback by then."""
+"""Attributes of a record that are in its message or its traceback by then."""
 
 
 def log_line(line: Line) -> None:
