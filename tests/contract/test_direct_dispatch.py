@@ -174,7 +174,7 @@ async def test_a_server_that_is_out_of_memory_refuses_it_as_any_other(
     redis_store: RedisStore, hands: Hands, client: redis.Redis, redis_backend: Backend
 ) -> None:
     await wait_for_jobs(redis_store)
-    client.config_set("maxmemory", "1mb")
+    client.config_set("maxmemory", "1")
     try:
         with pytest.raises(ServerUnavailableError, match="out of memory"):
             await send(redis_store, "job")
