@@ -122,6 +122,22 @@ redis.call('SET', KEYS[1], cmsgpack.pack(record))
     await redis_store.promote(QUEUE, 10)
 
 
+async def test_a_tag_that_is_no_text_stops_no_other_job(
+    redis_store: RedisStore, redis_backend: Backend, client: redis.Redis
+) -> None:
+    await joined(redis_store, "w")
+    await redis_store.enqueue(QUEUE, [NewJob("job", CALL, extra=Extra(("a",)))])
+    await send(redis_store, "other")
+    text = record(client, redis_backend)
+    assert text.count(b"\xa1a") == 1
+    client.set(redis_backend.key("job:job"), text.replace(b"\xa1a", b"\xa1\xff"))
+
+    jobs = await take(redis_store, "w")
+
+    assert ids(jobs) == ["job", "other"]
+    assert jobs[0].tags == (await info(redis_store)).tags == ("\\xff",)
+
+
 async def test_timers_that_vanished_are_set_again_by_whoever_comes_to_the_job(
     redis_store: RedisStore, redis_backend: Backend
 ) -> None:

@@ -183,7 +183,7 @@ def _info(queue: str, job_id: str, record: dict[str, Any], *, results: bool) -> 
 
 
 def _tags(tags: Sequence[bytes]) -> tuple[str, ...]:
-    return tuple(tag.decode() for tag in tags)
+    return tuple(tag.decode(errors="backslashreplace") for tag in tags)  # one put there by hand stops no other job
 
 
 def _started(claim: int | None) -> datetime | None:
