@@ -70,7 +70,7 @@ class Backend:
             assert isinstance(memory, MemoryStore)
             return sorted(" ".join(each) for each in memory._queues[QUEUE]._timers._times)
         with self.database.client() as client:
-            return sorted(client.zrange(self.key("timers"), 0, -1))  # pyright: ignore[reportArgumentType]
+            return sorted(client.zrange(self.key("timers"), 0, -1))  # pyright: ignore[reportArgumentType, reportReturnType]
 
     def forget_workers(self) -> None:
         """Delete the register of the workers and of their leases, as an eviction does."""

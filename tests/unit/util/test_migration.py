@@ -141,9 +141,9 @@ def test_options_of_elsewhere(word: str, instead: str):
 
 def test_an_option_of_a_task_is_told_from_one_of_a_call():
     with pytest.raises(ConfigError, match=r"name is for the task: @app\.task\(name=\.\.\.\)"):
-        add.options(name="b")  # pyright: ignore[reportArgumentType]
+        add.options(name="b")  # pyright: ignore[reportCallIssue]
     with pytest.raises(ConfigError, match=r"executor.* an option of each task: @app\.task\(\.\.\.\)"):
-        add.options(executor="thread")  # pyright: ignore[reportArgumentType]
+        add.options(executor="thread")  # pyright: ignore[reportCallIssue]
     with pytest.raises(ConfigError, match=r"a name is given by its word: @app\.task\(name='add'\)"):
         app.task("add")  # pyright: ignore[reportCallIssue, reportArgumentType] - what the error is about
 
