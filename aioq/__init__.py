@@ -86,7 +86,7 @@ def _missing(name: str, asked_by: str) -> Exception:
     """The error for a name that is not here; of one that other libraries have it says what it is here.
 
     `from aioq import Celery` puts a text of its own in the place of an AttributeError's, so the import itself,
-    which asks before it does that, gets an ImportError. Whoever else asks gets what `hasattr` understands.
+    which asks before it does that, gets an ImportError. Every other caller gets what `hasattr` understands.
     """
     migration = import_module("aioq.util.migration")
     instead = None if name.startswith("_") else migration.here(migration.Place.PACKAGE, name)

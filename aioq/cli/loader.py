@@ -119,7 +119,7 @@ def _with_a_colon(name: str) -> str:
 
 
 def _where_is(package: str) -> str:
-    """For who has started it in another directory than the one that the package is in."""
+    """A hint for a command that was started in another directory than that of the package."""
     here = Path.cwd()
     for folder in (here.parent, here.parent.parent, *sorted(each for each in here.iterdir() if each.is_dir())):
         if package.isidentifier() and ((folder / package).is_dir() or (folder / f"{package}.py").is_file()):

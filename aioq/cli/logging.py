@@ -96,7 +96,7 @@ def set_up_logging(level: str, log_format: str, *, explicit: bool = False) -> bo
     let_through(number, whatever=explicit)
     if root.handlers:
         return False
-    if explicit or root.level == logging.WARNING:  # which is what it has when nobody has set it
+    if explicit or root.level == logging.WARNING:  # its default level
         root.setLevel(number)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_formatter(log_format, sys.stderr))

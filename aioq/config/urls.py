@@ -48,7 +48,7 @@ def check_url(value: object) -> str | None:
     url = f"{SCHEMES.get(scheme.lower())}://{rest}"
     try:
         parts = urlsplit(url)
-        _ = parts.hostname or parts.port  # raises if it is no number; that of a host is told, see `objection`
+        _ = parts.hostname or parts.port  # raises if it is no number; `objection` reports an error in the host
     except ValueError:
         return None
     if parts.scheme == "unix" and (parts.netloc.rpartition("@")[2] or not parts.path):

@@ -11,7 +11,7 @@ _GITIGNORE = "*\n"  # also marks a directory as made by us
 
 
 def prepare_directory(directory: Path) -> None:
-    """Make the directory, for its owner only; one with other files in it is not ours to close or to hide."""
+    """Make the directory, for its owner only; one with other files in it is neither closed nor hidden."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     ignore = directory / ".gitignore"
     if not any(directory.iterdir()):
@@ -21,7 +21,7 @@ def prepare_directory(directory: Path) -> None:
     if ours and info.st_uid == os.geteuid():
         if info.st_mode & 0o077:
             directory.chmod(0o700)
-    elif info.st_mode & stat.S_IWOTH:  # anyone could put a socket of their own in the place of ours
+    elif info.st_mode & stat.S_IWOTH:  # any user could replace the socket by their own
         raise PermissionError("every user may write there; use a directory of its own inside it")
 
 

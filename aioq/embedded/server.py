@@ -4,11 +4,11 @@ The first process starts it, later ones attach, the last one out stops it; what 
 next start. Three locks, which the kernel drops when their holder dies, decide everything; no pid is trusted:
 
     start.lock   exclusive while a process starts or stops the server; settles every race
-    users.lock   shared by each attached process; whoever can make its own lock exclusive is the last one
+    users.lock   shared by each attached process; a process that can make its own lock exclusive is the last one
     server.lock  exclusive, inherited by the server and held for its life: held means alive
 
 A server whose last user was killed stays up until the next process attaches and leaves. Lock files are never
-deleted: a lock on a deleted file excludes nobody. For local file systems, not for Windows.
+deleted: a lock on a deleted file excludes no other process. For local file systems, not for Windows.
 """
 
 import atexit
@@ -211,7 +211,7 @@ def _start_lock(directory: Path, deadline: float, *, prepare: bool = True) -> Ge
     """Hold the directory's start lock; it shuts out this process's other threads too: each opens the file."""
     if prepare:
         prepare_directory(directory)
-    elif not directory.exists():  # deleted: nobody can start one there, and leaving should not make it anew
+    elif not directory.exists():  # deleted: no server can start there, and leaving should not make it anew
         yield
         return
     fd = _open(directory / "start.lock")
@@ -276,7 +276,7 @@ def _start_unless_alive(hold: _Hold) -> int | None:
     home, log, pid = (hold.directory / name for name in ("", "valkey.log", "valkey.pid"))
     command = [str(_binary()), "--port", "0", "--unixsocket", str(hold.socket), "--unixsocketperm", "700"]
     command += ["--dir", str(home), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
-    # Daemonized it is nobody's child, so it leaves no zombie and no SIGCHLD in the user's process, and in a
+    # A daemon is no child of this process, so it leaves no zombie and no SIGCHLD in the user's process, and in a
     # session of its own, so Ctrl-C in the terminal is not for it.
     command += ["--logfile", str(log), "--pidfile", str(pid), "--daemonize", "yes"]
     with _fork_guard:

@@ -232,7 +232,7 @@ def attach(job: JobContext, report: Callable[[Progress], None]) -> None:
 
 
 def lender_of(job: JobContext | None, app: object) -> Lender | None:
-    """Who lends a job's slot while it waits for a job of `app`; None for nobody."""
+    """The object that lends a job's slot while it waits for a job of `app`; None for none."""
     lender = None if job is None else job._lender  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module, and none of users
     return lender if lender is not None and lender.app is app else None
 

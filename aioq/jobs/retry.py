@@ -41,7 +41,7 @@ MAX_ATTEMPTS = 1_000_000_000
 `attempts=None`, no end, travels as this number, so that an older worker understands it."""
 
 MAX_DELAYS = 100
-"""The most delays that `delays` may list: they travel with each call, and who needs more has a rule for them."""
+"""The most delays that `delays` may list: they travel with each call; a longer list usually follows a rule."""
 
 MAX_FACTOR = 1e9
 """The fastest growth of a delay that is read; any faster reaches every cap with the next attempt too."""
@@ -118,7 +118,7 @@ class RetryRule(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defau
 
 
 def clamped_rule(rule: RetryRule) -> RetryRule:
-    """Return a rule that somebody else has written, each number of it within what `Retry` takes."""
+    """Return a rule that came over the wire, with each number limited to what `Retry` takes."""
     usual = RetryRule()
     fit = msgspec.structs.replace(
         rule,

@@ -18,12 +18,12 @@ class Cancel(Exception):  # noqa: N818 - no error: the way a task calls its job 
 
         raise Cancel("the order was withdrawn")
 
-    Who awaits the job gets a `JobCancelledError` with the reason. It may be raised in a coroutine, in a thread, in
+    Awaiting the job raises `JobCancelledError` with the reason. It may be raised in a coroutine, in a thread, in
     a child process and in middleware, and in an `asyncio.TaskGroup`: a group ends the job so if nothing but
     `Cancel`, `Retry` and `Snooze` is in it; with an error in it, the job has failed, without another attempt.
 
     Args:
-        reason: a text for whoever awaits the job and for the log; of a long one the ends are kept.
+        reason: a text, shown where the job is awaited and in the log; of a long one the ends are kept.
     """
 
     def __init__(self, reason: object = "") -> None:

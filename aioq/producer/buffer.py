@@ -103,8 +103,8 @@ class Buffer(Batcher[SendBatch, bool]):
         capacity: the most jobs that may wait to be confirmed; further sends wait for space.
 
     Attributes:
-        outage: how the last attempt failed, if it did; who repeats writes it.
-        repeating: how many batches are being repeated; likewise.
+        outage: how the last attempt failed, if it did; `repeat` sets it.
+        repeating: how many batches are being repeated; `repeat` sets it.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ CHECKED = 1_000
 """How many calls are looked at together, whether they can be encoded."""
 
 _PLAIN = msgspec.msgpack.Encoder()
-"""Encodes what needs no help of ours, and refuses the rest."""
+"""Encodes what msgspec can encode by itself, and refuses the rest."""
 
 
 class _Part(NamedTuple):
@@ -169,7 +169,7 @@ def no_call(calls: Sequence[Any]) -> ArgumentError:
     """The error for something among calls that is none."""
     place, wrong = next((place, each) for place, each in enumerate(calls) if not isinstance(each, Call))
     if inspect.iscoroutine(wrong):
-        wrong.close()  # its function shall not run, nor shall Python say that nobody has awaited it
+        wrong.close()  # its function must not run, and Python must not warn that it was never awaited
     return ArgumentError(
         f"send_many item {place} is {brief(wrong)}: expected a call of a task, made by task.call(...)"
     )

@@ -68,7 +68,7 @@ class Clients:
         if opening is None:
             opening = loop.create_task(self._open(loop), name="aioq-open")
             self._opening[loop] = opening
-        return await asyncio.shield(opening)  # one opening for all who ask, whoever of them is cancelled
+        return await asyncio.shield(opening)  # one opening for all callers, whichever of them is cancelled
 
     async def close(self) -> None:
         """Close that of the running loop."""

@@ -57,7 +57,7 @@ class Route:
         returns: what the task returns.
         checked: whether arguments are looked at before they are sent.
         extra: what a job of these calls has beside its call; None for nothing.
-        usual: whether a job of these calls is an id of ours and an envelope, and nothing else.
+        usual: whether a job of these calls has nothing but a generated id and an envelope.
     """
 
     __slots__ = (

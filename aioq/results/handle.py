@@ -218,7 +218,7 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
         A task that ends before the cancellation reaches it keeps its outcome.
 
         Args:
-            reason: a text for whoever awaits the job.
+            reason: a text, shown where the job is awaited.
 
         Returns:
             False where the job had ended already.

@@ -47,7 +47,7 @@ class Waits:
                     del self._awaited[job]
 
     def forget(self, job: Key) -> None:
-        """The job has its outcome; what it still waits for holds nobody up."""
+        """The job has its outcome; what it still waits for delays no other job."""
         with self._lock:
             self._awaited.pop(job, None)
 
@@ -68,7 +68,8 @@ class Waits:
     def _behind(self, job: Key, awaited: Key, held: bool) -> Iterator[tuple[Key, bool]]:
         """What has to end, or to let go of something, before this one ends.
 
-        A limit's permit and a unique key are to be followed here, too: from who waits for one to its holder.
+        A limit's permit and a unique key are to be followed here, too: from the job that waits for one to its
+        holder.
         """
         yield from self._awaited.get(awaited, ())
         if held:

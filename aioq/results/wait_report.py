@@ -10,7 +10,7 @@ from aioq.store.leases import WorkerLease
 from aioq.util.clock import ManualClock
 
 PATIENCE = 1.0
-"""Seconds that the answer may take: who waits has waited for long enough."""
+"""Seconds that the answer may take: the caller has waited for long enough."""
 
 
 async def why_no_outcome(

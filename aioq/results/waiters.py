@@ -56,7 +56,8 @@ class Waiters:
 
     Attributes:
         channels: by queue the channel to register with a send, where this process is likely to wait for the job.
-            Whoever registers it calls `expect` in the same turn of the loop, and `forget` if no job was added.
+            A caller that registers it calls `expect` in the same turn of the loop, and `forget` if no job was
+            added.
     """
 
     def __init__(self, store: Store, app: str, *, poll_interval: float) -> None:
@@ -95,11 +96,11 @@ class Waiters:
     def forget(self, queue: str, job_id: str) -> None:
         """The job was not added: the server will publish nothing."""
         waiters = self._queues.get(queue)
-        if waiters is not None:  # nobody waits any more once the App is closed
+        if waiters is not None:  # once the App is closed nothing waits any more
             waiters.forget(job_id)
 
     async def close(self) -> None:
-        """Stop waiting; whoever still awaits an outcome gets a ServerUnavailableError."""
+        """Stop waiting; every outcome that is still awaited raises ServerUnavailableError."""
         background, self._background = self._background, []
         await end(background)
         for waiters in self._queues.values():
@@ -180,7 +181,7 @@ class _QueueWaiters:
             self._channels.pop(self._queue, None)
 
     def forget(self, job_id: str) -> None:
-        """A job was not added after all; whoever awaits it meanwhile has to ask."""
+        """A job was not added after all; if it is awaited already, ask for its outcome."""
         self._expected.pop(job_id, None)
         self._registered.discard(job_id)
         if job_id in self._waiting:
@@ -230,7 +231,7 @@ class _QueueWaiters:
 
     def _on_result_message(self, message: bytes) -> None:
         for job_id, outcome in decode_result_message(message):
-            if job_id in self._expected:  # nobody awaits it yet; whoever does so later has to ask
+            if job_id in self._expected:  # it is not awaited yet; a later `outcome` has to ask
                 del self._expected[job_id]
                 self._change_credit(max(self._credit - 1, 0))
             elif outcome is None:

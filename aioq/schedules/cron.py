@@ -85,7 +85,7 @@ class Cron:
 
         Args:
             moment: any moment with a time zone.
-            zone: where the line's hours and days are told.
+            zone: the time zone of the line's hours and days.
         """
         if moment.year == MAXYEAR:
             return None

@@ -303,7 +303,7 @@ def check_call(where: str, call: Call[Any]) -> None:
     Raises:
         ConfigError: it is none, or an option does not: ticks say when a job runs, and what its id is.
     """
-    if not isinstance(call, Call):  # pyright: ignore[reportUnnecessaryIsInstance] - who does not check types gives the task
+    if not isinstance(call, Call):  # pyright: ignore[reportUnnecessaryIsInstance] - code without type checks may give the task
         name = call.__name__ if isinstance(call, Task) else "task"
         raise ConfigError(f"{where}: expected a call of a task, got {brief(call)}; use {name}.call(...)")
     options = call.options

@@ -18,14 +18,15 @@ from aioq.store.schedules import Entry
 from aioq.util.durations import Duration
 
 TRIES = 20
-"""How often a change is tried anew when a tick or another change came first; each time somebody got through."""
+"""How often a change is tried again when a tick or another change came first; each time another write
+succeeded."""
 
 SHOWN = 10
 """How many known ids a not-found error lists: the id of a decorated function is its task's name."""
 
 
 class Schedules:
-    """`app.schedules`: the schedules in the server, whoever has put them there.
+    """`app.schedules`: the schedules in the server, from code and from run time.
 
     A change that is made here stays until the schedule's declaration in code changes, if it has one. Every method
     raises `ServerUnavailableError` where the server cannot be reached; cancelling one leaves it open whether the
@@ -223,7 +224,7 @@ class Schedules:
     async def _leave_one(self, schedule_id: str, before: "Mapping[str, int]") -> None:
         """Delete all but the one that was written last, of a schedule that has just been stored in one queue.
 
-        Others may put it in further queues meanwhile. Whoever writes looks afterwards, so the last one sees all of
+        Others may put it in further queues meanwhile. Every writer reads afterwards, so the last one sees all of
         them; and each deletes only what is older than another, so one is left.
 
         Args:
@@ -240,7 +241,7 @@ class Schedules:
             if len(found) <= 1:
                 return
             for queue, entry in sorted(found, key=age)[:-1]:
-                # Where it is refused, somebody has written there since: the next look decides.
+                # If it is refused, another process has written there since: the next read decides.
                 await timetable.write(queue, [_removed(entry)])
         raise ScheduleConflictError(
             f"schedule {schedule_id!r} is in several queues: others change it at the same time; try again",
@@ -248,7 +249,7 @@ class Schedules:
         )
 
     async def _change(self, queue: str, schedule_id: str, change: "Change", *, always: bool = False) -> Entry:
-        """Read, decide, write; again where somebody was quicker. What is there then is returned, or an empty one.
+        """Read, decide, write; repeat if another write came first. Return the entry then stored, or an empty one.
 
         With `always` also what is there already is written, to be what was written last.
         """

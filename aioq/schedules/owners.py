@@ -64,7 +64,7 @@ async def retentions(timetable: Timetable, queue: str, ids: Sequence[str]) -> di
     here = await timetable.owners(queue, ids)
     found = {each: Retention(worker) for each, worker in zip(ids, here.declared_by, strict=True) if worker}
     for other in await timetable.queues() if len(found) < len(ids) else ():
-        # A worker declares what it does not serve, too, and somebody may have moved it here.
+        # A worker also declares schedules of queues that it does not serve, and one may have been moved here.
         if other != queue:
             there = (await timetable.owners(other, ids)).declared_by
             found |= {each: Retention(worker) for each, worker in zip(ids, there, strict=True) if worker}

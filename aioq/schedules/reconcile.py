@@ -20,7 +20,7 @@ from aioq.util.log import logger
 log = logger("aioq.schedules")
 
 TRIES = 10
-"""How often a write that somebody else was quicker with is decided anew. One fails only where another succeeds."""
+"""How often a write is decided again after another one came first. One fails only where another succeeds."""
 
 
 Left = Mapping[str, Entry]
@@ -73,7 +73,7 @@ async def declare(
         ServerError: see `aioq.store.contract.Store`.
     """
     code = fingerprint(declared)
-    # First said, then looked: so what another worker takes for nobody's in between is missing at the look.
+    # First declare, then read: so a schedule that another worker removes in between is missing when it is read.
     ours = await timetable.note_declaration(queue, since, code, worker=worker, ids=[each.id for each in declared])
     agenda = await timetable.read(queue)
     for note in notes(agenda, [each for each in declared if each.queue == queue]):
@@ -100,7 +100,7 @@ async def declare(
         accepted = await write_changes(timetable, queue, changes)
         before, agenda = agenda, await timetable.read(queue)
         if not accepted and agenda.entries == before.entries:
-            break  # nobody was quicker: what cannot be stored was logged where that was found
+            break  # no other write came first: what cannot be stored was logged where that was found
     return Stored(agenda, since or ours.since, kept)
 
 
@@ -170,7 +170,7 @@ async def _kept(
 
 
 async def _leave(timetable: Timetable, queue: str, declared: Sequence[Declared], places: Places) -> bool:
-    """Delete what other queues have of schedules declared in this one; False where somebody was quicker."""
+    """Delete what other queues have of schedules declared in this one; False if another write came first."""
     codes = {each.id: each.code for each in declared}
     left = True
     for schedule_id, found in places.items():
@@ -185,7 +185,7 @@ async def _leave(timetable: Timetable, queue: str, declared: Sequence[Declared],
 
 
 def is_moved(entry: Entry, code: str) -> bool:
-    """Whether it is in another queue than it is declared in because somebody has put it there at run time.
+    """Whether it is in another queue than it is declared in because it was put there at run time.
 
     Such a change stays, as every other does, until the declaration changes.
 
@@ -197,7 +197,7 @@ def is_moved(entry: Entry, code: str) -> bool:
 
 
 def notes(agenda: Agenda, declared: Sequence[Declared]) -> Iterable[str]:
-    """What of the code's schedules is otherwise in the server, because of somebody who changed it at run time."""
+    """What of the code's schedules is different in the server, because it was changed at run time."""
     entries = {entry.id: entry for entry in agenda.entries}
     for each in declared:
         entry = entries.get(each.id)
@@ -268,7 +268,7 @@ def _removals(found: Found, queue: str, declared: Sequence[Declared], *, whole: 
         elif home.queue == queue or is_moved(entry, home.code):
             continue
         elif entry.paused and not entry.removed:
-            continue  # it rests, and whoever stores it in its new queue takes the pause along
+            continue  # it is paused, and the worker that stores it in its new queue keeps the pause
         else:
             words = f"schedule {entry.id}: removed from queue {queue}; the code declares it in {home.queue}"
             gone = Entry(id=entry.id, rev=entry.rev)
@@ -334,7 +334,7 @@ def _replacement(now_ms: int, entry: Entry, declared: Declared) -> Change:
 
 def _next(entry: Entry) -> str:
     if entry.removed:
-        return "somebody has removed it at run time; that stays"
+        return "it was removed at run time; that stays"
     if entry.paused:
         return "it stays paused"
     return "it is over" if entry.next_ms is None else f"next tick {stamp(entry.next_ms)}"

@@ -1,7 +1,8 @@
 """Middleware's `send` around jobs whose call is encoded already: those of ticks, and of `schedules.run_now`.
 
-A schedule's call is encoded when it is declared or put, and the server makes a tick's jobs of it. So whoever is
-about to make a tick passes its calls through the middleware first, and says with the tick which were changed.
+A schedule's call is encoded when it is declared or put, and the server makes a tick's jobs of it. So whichever
+worker is about to make a tick passes its calls through the middleware first, and says with the tick which were
+changed.
 """
 
 import asyncio

@@ -26,7 +26,7 @@ class Look(Enum):
 class TickPlan:
     """One worker's part in the ticks of one queue, leader or standby.
 
-    All times are seconds of one clock, whichever; who calls says what it shows.
+    All times are seconds of one clock; the caller gives the current time.
 
     Args:
         patience: by how many seconds a standby lets a tick's time pass.
@@ -119,7 +119,7 @@ class TickPlan:
         Args:
             step: what came of it.
             now: the time.
-            healed: whether there was trouble before, of which somebody may have moved away the cause, and the
+            healed: whether there was trouble before, whose cause may have been removed, and the
                 schedules with it.
 
         Returns:

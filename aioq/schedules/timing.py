@@ -1,4 +1,4 @@
-"""When a schedule ticks: its definition, its next tick, and what becomes of ticks that nobody made in time.
+"""When a schedule ticks: its definition, its next tick, and the treatment of ticks that were not made in time.
 
 Pure functions over milliseconds since the Unix epoch. A worker decides with them, the server carries it out.
 """
@@ -22,8 +22,8 @@ VERSION = 1
 """The format of an encoded definition."""
 
 MISFIRE_MS = 10_000
-"""Ticks are made late, but each of them, while the oldest is no later than this; beyond, nobody was there to make
-them, and the schedule's `misfire` decides. It is the time within which a worker's death is made good."""
+"""Ticks are made late, but each of them, while the oldest is no later than this; beyond, no worker was there to
+make them, and the schedule's `misfire` decides. It is the time within which a worker's death is made good."""
 
 MAX_TICKS = 1_000
 """The most ticks of one schedule that are made in one step."""
@@ -41,7 +41,7 @@ FIRST_MS, LAST_MS = ((moment - _EPOCH) // timedelta(milliseconds=1) for moment i
 
 
 class Misfire(enum.StrEnum):
-    """What becomes of ticks that nobody made in time, because no worker ran.
+    """What becomes of ticks that were not made in time, because no worker ran.
 
     `skip`: nothing. `last`: the latest of them is made, the others are not. `all`: each of them is made, the
     latest `misfire_cap` where there are more.
@@ -83,7 +83,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
         """The first tick later than `moment_ms`; None where there is none any more, or none in the calendar.
 
         An interval without `start` ticks on the grid of its length from the epoch: every 30 s at second 0 and 30
-        of each minute, whenever it was stored and whoever asks.
+        of each minute, whenever it was stored and whichever process asks.
         """
         if self.start_ms is not None and moment_ms < self.start_ms:
             moment_ms = self.start_ms - 1
@@ -132,7 +132,7 @@ class Plan:
     Attributes:
         ticks: the ticks to make, oldest first.
         next_ms: the tick after them; None where there is none any more.
-        missed: whether nobody was there to make them in time.
+        missed: whether no worker was there to make them in time.
     """
 
     ticks: tuple[int, ...]
@@ -158,7 +158,8 @@ def job_of(schedule_id: str, definition: Definition, tick_ms: int) -> Job:
     job_id = f"{schedule_id}@{stamp(tick_ms)}"
     if not definition.jitter_ms:
         return job_id, tick_ms, tick_ms
-    # Drawn by a hash of the id: whoever makes the tick, and however often it tries, the job is due at one time.
+    # Drawn by a hash of the id: whichever worker makes the tick, and however often it tries, the job is due at one
+    # time.
     number = int.from_bytes(hashlib.blake2b(job_id.encode(), digest_size=8).digest())
     return job_id, tick_ms, tick_ms + number % (definition.jitter_ms + 1)
 
@@ -188,7 +189,7 @@ def encode(definition: Definition) -> bytes:
 def decode(data: bytes) -> Definition:
     """Read a definition that the server kept, and see that this process can work with it.
 
-    Its numbers are within what can be declared, whoever has written them.
+    Its numbers are limited to what can be declared, whichever process has written them.
 
     Raises:
         NewerVersionError: it was written by a newer aioq.

@@ -16,8 +16,8 @@ class NewJobs(Sequence[NewJob]):
     Attributes:
         ids: the id of each.
         envelopes: the encoded call of each.
-        special: those that have more than these two, by position. Whoever appends to the columns alone adds a job
-            that has not.
+        special: those that have more than these two, by position. Code that appends to the columns alone adds a
+            job that has not.
     """
 
     __slots__ = ("envelopes", "ids", "special")

@@ -270,7 +270,7 @@ class Store(Protocol):
 
         `again` is given when an earlier call with these jobs may have been carried out, its reply being lost.
         Then what that call has added counts as added by this one, even where the job has ended and its record is
-        gone (see `Limits.tombstone_ms`). Without it nobody looks for what is gone: an id can be used anew.
+        gone (see `Limits.tombstone_ms`). Without it tombstones are not looked up: an id can be used again.
         """
         ...
 

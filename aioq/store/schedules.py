@@ -1,7 +1,7 @@
 """What the server keeps of schedules, and the verbs over it; a part of the store contract (`aioq.store.contract`).
 
 A schedule lies in its queue's slot. The server knows when its next tick is due and what job to make of it; when
-ticks come is decided by whoever asks (`aioq.schedules.timing`), and written only if nobody has written since it
+ticks come is decided by the caller (`aioq.schedules.timing`), and written only if nothing was written since it
 was read: every write and every tick raises the schedule's revision, and names the one it goes by. So of any
 number of workers that see a tick due, one makes it.
 """
@@ -38,7 +38,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         id: the schedule's id.
         rev: its revision when it was read; 0 for one that is not there. With each write it is the server's time in
             microseconds, or the next number where that is not higher, and a tick adds 1. So no earlier schedule of
-            its id had the same, and nobody acts on the new one by the old.
+            its id had the same, and no process acts on the new one by the old.
         definition: the encoded definition; empty to delete the schedule.
         envelope: the encoded call that each tick sends.
         priority: the lane of its jobs.
@@ -114,7 +114,7 @@ class Ticked(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         next_tick_ms: how long until the queue's first tick, in milliseconds; None for none.
-        made: for each schedule the number of jobs made; None where the revision was another: somebody else has
+        made: for each schedule the number of jobs made; None where the revision was another: another worker has
             ticked or changed it; or where it could not be ticked.
         blocked: the ids of those that could not be ticked, because a key of another type is in their way.
     """

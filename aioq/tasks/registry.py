@@ -130,7 +130,7 @@ def foreign(task: str) -> str:
 def unregistered(app: TaskApp, name: str, tasks: Mapping[str, Task[Any, Any]]) -> Sendable[..., Any]:
     """A task that this App does not know; one that is named much like one it knows is worth a warning.
 
-    It is no error, for workers may know more than who sends.
+    It is no error, for workers may know more than the sender.
     """
     near = did_you_mean(name, tasks)
     if near:

@@ -99,7 +99,7 @@ class _Sending:
     def named(self, method: FunctionType) -> Callable[..., Any]:
         """A method of this under the task's name.
 
-        Python names the function of a coroutine that nobody has awaited; so a forgotten `await` says that
+        Python names the function of a coroutine that was never awaited; so a forgotten `await` says that
         "coroutine 'shop.add.send' was never awaited".
         """
         copy = FunctionType(method.__code__, method.__globals__, method.__name__)

@@ -2,7 +2,7 @@
 
 An async fixture would be set up by whichever plugin takes it first: by none under pytest-asyncio's strict mode,
 and under its auto mode, where a test has anyio's mark too, by the one that does not run the test. So this is a
-plain fixture, which looks who runs the test and asks that one.
+plain fixture, which finds the plugin that runs the test and asks it.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ def app_fixture(app: InMemory) -> Any:
 
     Raises:
         ModuleNotFoundError: pytest is not installed.
-        ConfigError: at the set-up of a test: nobody runs it on an event loop that this knows of.
+        ConfigError: at the set-up of a test: no known plugin runs it on an event loop.
     """
     import pytest  # optional extra  # noqa: PLC0415
 

@@ -2,8 +2,8 @@
 
 What is added while the event loop is busy goes out together as soon as it is idle, or has grown large enough to
 leave before; while as many batches are in flight as there may be, the next one gathers. So a lone request waits
-for nobody (with `prompt` not even for the loop's turn), and under load the batches grow by themselves: there is no
-timer to tune.
+for nothing (with `prompt` not even for the loop's turn), and under load the batches grow by themselves: there is
+no timer to tune.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class Batch(ABC):
     What is added at once is an entry: one item as a rule, and it may be several.
 
     Attributes:
-        futures: who waits for the reply to each entry; None where nobody does but `on_answer`.
+        futures: the future of the reply to each entry; None where only `on_answer` needs it.
         several: how many items an entry is that gets a list of replies, or the first error, by its position.
     """
 
@@ -177,12 +177,12 @@ ReplyT = TypeVar("ReplyT")
 class Batcher(Generic[BatchT, ReplyT]):
     """Gathers entries and hands them to `flush` in batches, one batch in flight at a time as a rule.
 
-    Whoever has something to send puts it into the columns of the batch that is `gathering`, and then calls `add`.
+    A caller puts an item into the columns of the batch that is `gathering`, and then calls `add`.
 
     Args:
         make: makes an empty batch.
         flush: sends a batch and returns one reply an item, in order; a reply that is an exception is raised
-            to whoever waits for that item. What `flush` itself raises reaches every item of the batch. A coroutine
+            to the future of that item. What `flush` itself raises reaches every item of the batch. A coroutine
             runs in a task of its own; a future is waited for as it is.
         retry: given a batch whose flush has failed, and how; what it returns is waited for in place of the flush,
             and None means that the failure is final.
@@ -270,7 +270,7 @@ class Batcher(Generic[BatchT, ReplyT]):
             await asyncio.shield(self._drained)
 
     def close(self) -> None:
-        """Drop what is gathered or in flight; whoever waits for it is cancelled."""
+        """Drop what is gathered or in flight; its futures are cancelled."""
         for sent in self._in_flight:
             sent.cancel()
         dropped, self.gathering = self.gathering, self._make()
@@ -289,7 +289,7 @@ class Batcher(Generic[BatchT, ReplyT]):
                 await waiter
             except asyncio.CancelledError:
                 if waiter.done() and not waiter.cancelled():
-                    self._wake_blocked(1)  # space was given to us just then: hand it on
+                    self._wake_blocked(1)  # space was given to this one just then: pass it on
                 raise
 
     def _wake_blocked(self, count: int) -> None:

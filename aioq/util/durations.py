@@ -27,7 +27,7 @@ YEARS = f"a year from {FIRST.year} to {LAST.year}"
 
 
 def clamped(value: float) -> float | None:
-    """Return a span that somebody else has written, not beyond what can be set; None where it is none at all.
+    """Return a span that came over the wire, limited to what can be set; None where it is no span.
 
     Args:
         value: in seconds; NaN, an infinity and a negative number may be among what is read.

@@ -146,7 +146,7 @@ class _Call(Generic[R]):
             self._task.add_done_callback(self._ended)
 
     def abandon(self) -> None:
-        """Nobody waits any more."""
+        """Nothing waits any more."""
         if self.outcome.cancel():
             self.loop.call_soon_threadsafe(self._cancel)
 
@@ -179,7 +179,7 @@ class SyncRunner:
 
     @contextlib.contextmanager
     def on(self, loop: asyncio.AbstractEventLoop) -> Generator[None]:
-        """Have it run on a loop of somebody else's for a while."""
+        """Have it run on a loop that it does not own for a while."""
         before, self.loop = self.loop, loop
         try:
             yield

@@ -1,6 +1,6 @@
 """Words that people bring along from other job queues, and what each of them is here.
 
-One table for all places where such a word may be written. Whoever adds an option or a setting looks here for its
+One table for all places where such a word may be written. A new option or setting is looked up here for its
 other names.
 """
 
@@ -284,7 +284,7 @@ WORDS: dict[Place, dict[str, str]] = {
         **dict.fromkeys(
             ("graceful_shutdown_timeout", "shutdown_grace_period", "job_completion_wait"), "shutdown_timeout=..."
         ),
-        **dict.fromkeys(("poll_delay", "dequeue_timeout"), "not needed: workers are told of jobs"),
+        **dict.fromkeys(("poll_delay", "dequeue_timeout"), "not needed: workers are notified of jobs"),
         **dict.fromkeys(("task_annotations", "task_default_rate_limit"), "options of each task: @app.task(...)"),
     },
     Place.RETRY: {

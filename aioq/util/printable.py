@@ -1,8 +1,9 @@
 """Text of others made fit for a log or a terminal: nothing in it looks like a line of our own, or acts on either.
 
-Task names, ids, queues and messages of exceptions come from whoever may send a job. A line break in one of them
-would begin a line that looks like a record, an escape sequence would move a terminal's cursor, a direction mark
-would show words in another order than they are in. So such characters are shown as Python writes them in text.
+Task names, ids, queues and messages of exceptions come from any client that may send a job. A line break in one of
+them would begin a line that looks like a record, an escape sequence would move a terminal's cursor, a direction
+mark would show words in another order than they are in. So such characters are shown as Python writes them in
+text.
 """
 
 import re
@@ -12,7 +13,7 @@ _UNSAFE = (
     "\x00-\x1f\x7f-\x9f"  # control characters: line breaks, ESC, and the one-byte CSI
     "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # line separators, direction, nothing
     "\ud800-\udfff"  # halves of a character, which no encoding takes
-    "\U000e0000-\U000e007f"  # tags: text that nobody sees
+    "\U000e0000-\U000e007f"  # tags: invisible text
 )
 _ONE_LINE = re.compile(f"[{_UNSAFE}]")
 _NOT_ASCII = re.compile("[^ -~]")

@@ -1,4 +1,4 @@
-"""The three standard streams of a process of ours: there, and quick to show what is printed."""
+"""The three standard streams of an aioq process: open, and quick to show what is printed."""
 
 import io
 import os
@@ -19,7 +19,7 @@ def open_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, as all below are taken
-            if opened != number:  # somebody was quicker
+            if opened != number:  # another thread was quicker
                 os.dup2(opened, number)
                 os.close(opened)
             os.set_inheritable(number, True)
@@ -30,6 +30,6 @@ def open_standard_streams() -> None:
 
 def print_at_once() -> None:
     """Have each line that is printed appear when it is, also where standard output is a file or a pipe."""
-    stream = cast("object", sys.stdout)  # or what somebody has put in its place
+    stream = cast("object", sys.stdout)  # or a replacement
     if isinstance(stream, io.TextIOWrapper):
         cast("Any", stream).reconfigure(line_buffering=True)

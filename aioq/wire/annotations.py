@@ -116,7 +116,7 @@ def _flat(notes: list[Any]) -> Iterator[Any]:
 
 
 def _is_constraint(note: Any) -> bool:
-    """Whether a note comes from a library that checks what it says; others are notes for whoever reads them."""
+    """Whether a note comes from a library that enforces it; all others are comments for readers."""
     cls = cast("Any", type(note))
     if issubclass(cls, type) or is_model(cls) or _derives(note, *_NOTES):
         return False

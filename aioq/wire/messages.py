@@ -92,7 +92,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     Attributes:
         version: the format's version.
         kind: what `value` is.
-        task: the task's name, empty where whoever wrote the outcome could not know it.
+        task: the task's name, empty where the writer of the outcome could not know it.
         value: the encoded result, failure or reason.
         headers: what the sender sent along; the envelope, where they were, may be gone.
     """
@@ -158,7 +158,7 @@ def encode_envelopes(
 
 
 def decode_envelope(data: bytes) -> Envelope:
-    """Read the bytes of one call; its options are within what can be set, whoever has written them.
+    """Read the bytes of one call; its options are limited to what can be set, whichever process has written them.
 
     Raises:
         NewerVersionError: they were written by a newer aioq.

@@ -182,4 +182,4 @@ def _not_plain(value: Any) -> object:
 
 
 NO_OWN_TYPES = OwnTypes()
-"""Of nobody's App; nothing is ever registered with it."""
+"""The types of no App; nothing is ever registered with it."""

@@ -230,7 +230,7 @@ class ResultType:
         self.surely = None if self.kind is Any else surely(self.kind, own)
 
     def verify(self, result: object, encoded: msgspec.Raw | bytes) -> None:
-        """See that a result is of this type, and that whoever asks for it gets it as it is.
+        """Check that a result is of this type, and that it arrives as it was returned.
 
         Args:
             result: what the task returned.

@@ -44,7 +44,7 @@ class Health(msgspec.Struct, frozen=True):
         concurrency: jobs that may run at once.
         loop_lag: seconds the event loop has been blocked for by now.
         refused: outcomes and progress reports that the fence refused, since the start: each is a job that was
-            somebody else's already.
+            taken over already.
     """
 
     ready: bool

@@ -1,7 +1,7 @@
 """What a worker holds: the jobs it was given and whose outcome the server does not have yet.
 
 The server keeps the same list. They differ when a claim's reply was lost on the way: then the server has given
-this worker jobs that it does not know of, which nobody would run as long as its lease lasts. So the first claim
+this worker jobs that it does not know of, which no worker would run as long as its lease lasts. So the first claim
 after a broken connection says what is known here, and brings the rest.
 """
 

@@ -19,10 +19,10 @@ log = logger("aioq.worker")
 
 MOST = 10
 """How many times its slots a worker lends at the most. A guess: a parent that waits costs memory and no more, and
-who starts hundreds of them at once should hear of it."""
+a task that starts hundreds of them at once deserves a warning."""
 
 WARN_EVERY = 60.0
-"""Seconds between two warnings that no more is lent. A guess: often enough for who looks for the cause."""
+"""Seconds between two warnings that no more is lent. A guess: often enough for a search for the cause."""
 
 NAMED = 5
 """Tasks that a warning names."""
@@ -51,7 +51,7 @@ class Lending:
     """The slots and threads that a worker has lent. What concerns them happens on the worker's event loop.
 
     Args:
-        app: whose handles are meant; None for nobody's.
+        app: the App whose handles are meant; None for no App.
         waits: which jobs wait for which.
 
     Attributes:
@@ -171,7 +171,7 @@ class Lending:
             self._slots.take(1)
 
     def _lend_next(self) -> None:
-        """One waits no more: lend what the first of those has for whom there was no room."""
+        """One waits no more: lend the slot of the first waiting job that could not lend its own."""
         while self._short and self.lent < MOST * self._slots.total:
             job = next(iter(self._short))
             del self._short[job]

@@ -1,4 +1,4 @@
-"""The worker: its life cycle. What runs while it serves, and what one duty tells another, is in `wiring.py`."""
+"""The worker: its life cycle. What runs while it serves, and how duties notify each other, is in `wiring.py`."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -37,7 +37,7 @@ class Worker:
         queues: the queues, all of equal rank; none for those the tasks are declared with.
         concurrency: how many jobs may run at once.
         burst: end when the queues are empty.
-        on_start: called with what the server says of itself, before the first job is claimed.
+        on_start: called with the server's facts once it answers, before the first job is claimed.
         incarnation: makes its ids; a supervisor gives one, so that it can tell who died with its child.
 
     Attributes:
@@ -144,7 +144,7 @@ class Worker:
             await self._shut_down(store, tasks, enders)
 
     def _ends_by_itself(self, job: str) -> None:
-        """The worker ends, and nobody has stopped it: something that runs in it does that, be it `job` or not."""
+        """The worker ends without having been stopped: code that runs in it did that, maybe `job`."""
         if self._stop.is_set() or self.ended_by_itself:
             return
         self.ended_by_itself = True
@@ -157,7 +157,7 @@ class Worker:
     ) -> None:
         fetching = [asyncio.create_task(each.fetcher.stop()) for each in self._duties.queues.values()]
         try:
-            # A server that does not answer keeps nobody here: what comes late is given back unstarted.
+            # A server that does not answer delays no stop: what comes late is given back unstarted.
             await asyncio.wait(fetching, timeout=LAST_FETCH)
             await self._finish_jobs(self._duties.executor.stop())
             await self._deregister(store)
@@ -222,12 +222,12 @@ async def _connected(store: Store, stop: asyncio.Event) -> ServerInfo | None:
 class _AnyEnd(asyncio.Future[None]):
     """Done when one of some tasks is; and it knows at once when the wait for it is cancelled, and by which job.
 
-    A task that is cancelled passes that on to what it waits for, in the very call: so whoever cancels the worker,
-    a job that cancels every task of its loop for example, is still the one that runs when it arrives here.
+    A task that is cancelled passes that on to what it waits for, in the very call: so a task that cancels the
+    worker, a job that cancels every task of its loop for example, is still the one that runs when it arrives here.
 
     Args:
         tasks: what to wait for.
-        on_cancel: called at once when the wait is cancelled, with the job that has done it; empty for none.
+        on_cancel: called at once when the wait is cancelled, with the job that did it, for people; empty for none.
     """
 
     def __init__(self, tasks: "Iterable[asyncio.Task[Any]]", on_cancel: Callable[[str], None]) -> None:

@@ -37,7 +37,7 @@ def show_banner(
         "host": printable(f"{socket.gethostname()}, pid {os.getpid()}"),
     }
     if sys.stderr.isatty():
-        # Drawing takes 4 MB of a worker's memory for as long as it lives, so only where somebody looks.
+        # Drawing takes 4 MB of a worker's memory for as long as it lives, so only where it is shown on a terminal.
         import_module("aioq.cli.worker.box").draw(f"aioq {version}", rows)
         return
     width = max(map(len, rows))

@@ -13,7 +13,7 @@ DONE = 117
 death, and numbers like this are nobody's habit."""
 
 STOPPED = 119
-"""The exit code of a child that was told to stop, and has done so in order. Where that was not its supervisor's
+"""The exit code of a child that was asked to stop, and has stopped in order. Where that was not its supervisor's
 doing, it is replaced."""
 
 REFUSED = 118
@@ -28,7 +28,7 @@ class ChildMark:
         number: which of the worker processes it is, from 1.
         incarnation: the word that its worker ids carry, by which the supervisor can tell them when the child has
             died.
-        health_fd: the listening socket it answers health checks on; None where nobody asks.
+        health_fd: the listening socket it answers health checks on; None for no health checks.
     """
 
     number: int
@@ -42,7 +42,7 @@ class ChildMark:
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Self | None:
-        """The mark of this process; None where it is nobody's child."""
+        """The mark of this process; None where it is no child of a supervisor."""
         text = environ.get(CHILD_VARIABLE)
         if text is None:
             return None

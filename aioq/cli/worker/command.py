@@ -46,7 +46,7 @@ ENDED_FROM_WITHIN = 1
 """The exit code of a worker that a job has ended, by cancelling all tasks of its loop for example."""
 
 THREADS_END = 1.0
-"""Seconds for the threads of `asyncio.to_thread` to end once the worker has; a guess: nobody waits for them."""
+"""Seconds for the threads of `asyncio.to_thread` to end once the worker has; a guess: nothing waits for them."""
 
 LIFESPAN_FAILED = 1
 """The exit code of a worker whose App's lifespan raised; a supervisor tries again, unlike after a bad command."""
@@ -69,7 +69,7 @@ class WorkerPlan:
 
 
 def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
-    """Run `aioq worker`, as a supervisor's child or as nobody's, and return its exit code.
+    """Run `aioq worker`, as a supervisor's child or alone, and return its exit code.
 
     Raises:
         AioqError: the App cannot be loaded, or the server refuses.

@@ -30,7 +30,7 @@ REQUEST_TIMEOUT = 5.0
 
 MAX_CLIENTS = 16
 """Connections that are held at once; a probe needs one for a moment. Who comes when all are taken gets the place
-of the one that has been silent for the longest, so that clients who say nothing keep no probe out."""
+of the one that has been silent for the longest, so that silent clients keep no probe out."""
 
 MAX_HEAD = 8192
 """Bytes of a request line with its headers; a probe sends some 200."""
@@ -211,7 +211,7 @@ class HealthServer:
             log.debug("a health check failed: %r", error)
 
     def _ask(self) -> "asyncio.Future[Health]":
-        """The health; who asks meanwhile gets the same answer, for a supervisor's may take `CHILD_TIMEOUT`."""
+        """The health; concurrent requests share one answer, for a supervisor's may take `CHILD_TIMEOUT`."""
         if self._asked is None or self._asked.done():
             self._asked = asyncio.get_running_loop().run_in_executor(None, self._health)
         return asyncio.shield(self._asked)

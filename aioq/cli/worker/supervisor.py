@@ -220,5 +220,5 @@ def _how_it_ended(code: int) -> str:
         with contextlib.suppress(ValueError):
             return f"was killed by {signal.Signals(-code).name}"
     if code == STOPPED:
-        return "was told to stop, and not by this supervisor"
+        return "was stopped, but not by this supervisor"
     return "could not start" if code == REFUSED else f"ended with exit code {code}"

@@ -1,6 +1,6 @@
-"""The lanes of one queue: who is next, what was delivered to whom, and who is blocked.
+"""The lanes of one queue: the next job, what was delivered to which worker, and the blocked workers.
 
-An entry names a job and may outlive it: whoever takes an entry looks whether its job is still to be run.
+An entry names a job and may outlive it: a worker that takes an entry checks whether its job is still to be run.
 """
 
 import asyncio
@@ -67,7 +67,7 @@ class Lanes:
         return next(iter(waiting.popleft().job_ids), WAKE_UP) if waiting else None
 
     def accept(self, token: Token) -> bool:
-        """Take a delivered entry; False when somebody has taken it meanwhile."""
+        """Take a delivered entry; False when another worker has taken it meanwhile."""
         return self._delivered.pop(token.entry, None) is not None
 
     def put_back(self, token: Token) -> bool:
@@ -81,7 +81,7 @@ class Lanes:
         return [token for owner, token in self._delivered.values() if owner == worker and token.lane == lane]
 
     def owners(self) -> set[str]:
-        """The workers to whom something was delivered that is not claimed yet."""
+        """The workers with delivered entries that are not claimed yet."""
         return {owner for owner, _ in self._delivered.values()}
 
     def join(self, reader: Reader) -> None:

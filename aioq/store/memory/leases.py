@@ -10,7 +10,7 @@ _RECOVERING = float("-inf")
 
 
 class Leases:
-    """Who has a lease and until when.
+    """The workers that have a lease, and until when.
 
     Leases are in real time, unlike all else here: the thread that renews them lives in real time, and a test
     that moves a `ManualClock` on by an hour means the jobs, not the death of its worker.

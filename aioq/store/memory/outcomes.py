@@ -1,4 +1,4 @@
-"""Outcomes in memory, for those who wait for them."""
+"""Outcomes in memory, and the processes that wait for them."""
 
 from collections.abc import Mapping, Sequence
 

@@ -31,7 +31,7 @@ class Record:
         crashes: runs that died with their worker.
         interruptions: runs that were given back.
         cuts: how many of these there were in a row, each soon after its start.
-        worker: who runs it or, once it has ended, who ran it last.
+        worker: the worker that runs it or, once it has ended, the one that ran it last.
         started_ms: when it was last claimed.
         ended_ms: when the outcome was stored.
         expires_ms: when the record goes, once the job has ended.

@@ -1,6 +1,6 @@
 """The blocking reads of a process: one connection for each queue that a worker waits at.
 
-A lane whose key is none of a stream, because somebody has put a key of another type there, fails the read of all
+A lane whose key is none of a stream, because a key of another type was put there, fails the read of all
 lanes. So it is left out, and looked at again now and then; the others are served as always.
 """
 
@@ -23,7 +23,7 @@ UNBLOCK_PAUSE = 0.005
 """Seconds between two tries to unblock a read that the server does not have yet."""
 
 UNBLOCK_WITHIN = 1.0
-"""Seconds after which nobody tries to unblock a read any more: it ends by its own time. A guess: far longer than a
+"""Seconds after which a read is no longer unblocked: it ends by its own timeout. A guess: far longer than a
 read is on its way, short beside what a stop may take."""
 
 LOOK_AGAIN = 5.0
@@ -47,7 +47,7 @@ class BlockingReads:
         app: the App's name.
         link: where to connect.
         longest_ms: the most milliseconds of one read. One that outlasts the lease of a worker that vanished takes
-            an entry after its recovery, and nobody looks for it there again.
+            an entry after its recovery, where it is never looked for again.
     """
 
     def __init__(self, app: str, link: Link, *, longest_ms: int) -> None:
@@ -150,12 +150,12 @@ class BlockingReads:
     async def _leave_out(self, queue: str) -> bool:
         """Find the lanes that are no streams, and leave them out for a while; whether that helps.
 
-        Each is told of once, until all lanes are served again.
+        Each is logged once, until all lanes are served again.
         """
         base = base_key(self._app, queue)
         try:
             types = [(lane, (await self._link.command("TYPE", lane_key(base, lane))).decode()) for lane in LANES]
-        except ResponseError:  # a user without TYPE is told of the read's own error
+        except ResponseError:  # a user without TYPE sees the read's own error
             return False
         found = {lane: kind for lane, kind in types if kind not in {"stream", "none"}}
         if not found or len(found) == len(LANES):

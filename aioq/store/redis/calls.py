@@ -5,7 +5,8 @@
 
 Functions are tried first. A server that has none (Redis 6.2, a proxy), or a user who may not call them, is asked
 for scripts from then on, for as long as the process lives. What a server forgets (a restart without its data,
-FUNCTION FLUSH, SCRIPT FLUSH, a failover to one that never had it) it is told again, and the call made once more.
+FUNCTION FLUSH, SCRIPT FLUSH, a failover to one that never had it) they are loaded again, and the call is made once
+more.
 """
 
 from collections.abc import Mapping, Sequence

@@ -47,8 +47,8 @@ _REPLACED = (
     "MOVED",
     "cannot be used with replica instances",
 )
-"""What answers of a server contain that serves nobody for now, or no more: a demoted primary, one that is cut off
-from its replicas or its cluster, that cannot write to its disk, that loads what another one has."""
+"""What answers of a server contain that serves no client for now, or no more: a demoted primary, one that is cut
+off from its replicas or its cluster, that cannot write to its disk, that loads what another one has."""
 
 
 def may_be_replaced(error: Exception) -> bool:

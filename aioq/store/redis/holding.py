@@ -8,7 +8,7 @@ import msgspec
 from aioq.store.redis.paging import BEGIN, PAGE, Ask, pages
 
 KNOWN_LIMIT = 2000
-"""The most jobs that one call is told that the worker knows of: 3 ms, and 20 where their note is gone."""
+"""The most known jobs that are passed to one call: 3 ms, and 20 where their note is gone."""
 
 MISSED_LIMIT = 2000
 """The most jobs of one claim that are noted as held and that the worker does not know of: as many as a claim
@@ -16,7 +16,7 @@ passes over (`aioq.store.contract.PASSED_LIMIT`), so that it says that there is 
 
 
 async def known_arg(ask: Ask, queue: str, worker: str, known: Collection[str] | None) -> bytes:
-    """What a claim is told of the jobs that the worker knows that it holds; see `claim.lua`.
+    """The argument of a claim that names the jobs that the worker knows that it holds; see `claim.lua`.
 
     Args:
         ask: calls a script.

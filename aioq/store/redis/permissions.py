@@ -25,7 +25,7 @@ def trials(key: str, channel: str, durability: Durability) -> list[_Command]:
     Args:
         key: one that does not exist; it is a string for a moment, which is no error to those that make one, and an
             error to those that make anything else.
-        channel: that nobody listens to.
+        channel: one without a listener.
         durability: what writes wait for.
     """
     nothing: list[_Command] = [
@@ -74,7 +74,7 @@ async def require(link: Link, key: str, channel: str, durability: Durability) ->
 
     Raises:
         ServerRejectedError: it may not; all that is missing is named.
-        ServerUnavailableError: nobody answers.
+        ServerUnavailableError: the server does not answer.
     """
     commands = trials(key, channel, durability)
     replies = await asyncio.gather(*(link.command(*each) for each in commands), return_exceptions=True)

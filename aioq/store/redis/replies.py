@@ -72,7 +72,7 @@ def parse_dispatched(message: bytes) -> Claimed:
 
 
 def named_by(fields: Sequence[bytes]) -> tuple[str, ...] | None:
-    """The ids of the jobs that an entry names, none for a wake-up; None for what somebody else has put there.
+    """The ids of the jobs that an entry names, none for a wake-up; None for an entry that is not aioq's.
 
     `lib/entries.lua` does the same.
     """
@@ -145,7 +145,7 @@ def parse_states(reply: Sequence[bytes]) -> list[JobState | None]:
 
 
 def parse_info(queue: str, job_id: str, fields: Sequence[Any], *, results: bool = False) -> JobInfo | None:
-    """The mirror of `info.lua`, for one job; None where somebody has put there what cannot be one."""
+    """Parse the reply of `info.lua` for one job; None for a record that is not aioq's."""
     record = {name.decode(): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
     try:
         return _info(queue, job_id, record, results=results)

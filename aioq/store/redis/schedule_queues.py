@@ -17,7 +17,7 @@ class Register:
     """A set of names, in a key of its own that lies in no queue's slot.
 
     It helps to find schedules; none of them needs it to tick. So a key of another type in its place, or a user who
-    may not touch it, is said once and stops nobody.
+    may not touch it, is logged once and stops nothing.
 
     Args:
         command: sends a command, and returns its reply.
@@ -35,7 +35,7 @@ class Register:
         """Note a queue. Noting it twice is noting it once.
 
         Raises:
-            ServerUnavailableError: nobody answers.
+            ServerUnavailableError: the server does not answer.
         """
         await self._send("SADD", queue)
 
@@ -43,7 +43,7 @@ class Register:
         """Forget a queue.
 
         Raises:
-            ServerUnavailableError: nobody answers.
+            ServerUnavailableError: the server does not answer.
         """
         await self._send("SREM", queue)
 
@@ -51,7 +51,7 @@ class Register:
         """The queues that are noted, in the order of their names.
 
         Raises:
-            ServerUnavailableError: nobody answers.
+            ServerUnavailableError: the server does not answer.
         """
         reply = await self._send("SMEMBERS")
         return sorted(name.decode(errors="replace") for name in reply or ())

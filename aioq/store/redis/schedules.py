@@ -36,7 +36,7 @@ class RedisTimetable:
         app: the App's name.
         ask: calls a script.
         ask_durably: calls a script, and returns once the server has confirmed what it wrote (`durability`). That
-            is for what somebody wants kept; a tick that a crash of the server takes back is made again.
+            is for writes that a caller waits for; a tick that a crash of the server takes back is made again.
         register: the queues that have schedules.
     """
 

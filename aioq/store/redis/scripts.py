@@ -4,13 +4,13 @@ A server that has functions (Redis 7.0, Valkey) is given all of them once, as a 
 script. `calls.py` decides which.
 
 What several commands share is in parts, `lua/lib/keys.lua` and the like. A command or a part says with a line
-`-- NEEDS: record, lanes` which others it uses; these are resolved here, each once and before whoever needs it. A
-part is a list of definitions. The library has each of them once; a script gets those that it uses, for what a call
-does not need costs it time to define.
+`-- NEEDS: record, lanes` which others it uses; these are resolved here, each once and before the parts that need
+it. A part is a list of definitions. The library has each of them once; a script gets those that it uses, for what
+a call does not need costs it time to define.
 
 Two versions of aioq can share a server as long as they agree on the data, because each calls its own texts:
-scripts and library are named by the hash of what is in them. Nobody deletes a library, for none knows who else
-uses it.
+scripts and library are named by the hash of what is in them. Libraries are never deleted, for no process knows
+which others uses it.
 """
 
 import hashlib

@@ -61,7 +61,7 @@ class RedisStore:
         durability: what an enqueue and a settle wait for; see `aioq.store.redis.durability`.
         revive: called in a thread before each new attempt to reach a server that is gone; the embedded server
             is started again that way.
-        advice: what to say where nobody answers, in place of what the network says.
+        advice: the message for a server that does not answer, in place of the network's.
     """
 
     def __init__(
@@ -252,13 +252,13 @@ class RedisStore:
         return job_ids or ()
 
     def _log_malformed(self, queue: str, entry: str) -> None:
-        """Say it once a queue: who puts such entries there may put many."""
+        """Log it once a queue: there may be many such entries."""
         if queue not in self._malformed:
             self._malformed.add(queue)
             log.warning("queue %s: entry %s names no job; it and others like it are passed over", queue, entry)
 
     def _tell_foreign(self, queue: str, job_id: str) -> None:
-        """Say it once in a while: during a deployment there may be many, and they come again."""
+        """Log it at intervals: during a deployment there may be many, and they come again."""
         now = asyncio.get_running_loop().time()
         if now >= self._foreign.get(queue, now):
             self._foreign[queue] = now + TELL_AGAIN
@@ -370,7 +370,7 @@ class RedisStore:
     async def _ask(
         self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None
     ) -> Any:
-        """Call for somebody who waits for the answer and does not try again; only what answers the same twice.
+        """Call for a caller that does not try again; only for commands that answer the same twice.
 
         A connection that the server has closed meanwhile must not be their trouble.
         """

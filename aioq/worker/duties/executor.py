@@ -7,7 +7,7 @@ SystemExit and its like included, becomes its outcome. `_finish` is the one end 
 the settler and the slot is given back before anything else that the end brings along, the log line above all, so
 that nothing can come between.
 
-A job that is told to end (a timeout, a cancellation, a lost lease) and does not is left behind: its outcome is
+A job that is cancelled (a timeout, a cancellation, a lost lease) and does not end is left behind: its outcome is
 written and its slot is free, whatever its function still does.
 """
 
@@ -37,10 +37,10 @@ from aioq.worker.slots import Slots
 log = logger("aioq.worker")
 
 GRACE = 5.0
-"""Seconds a job has to end once it is told to; a guess at what closing connections takes."""
+"""Seconds a job has to end once it is cancelled; a guess at what closing connections takes."""
 
 AGAIN_MS = 1_000
-"""How long a job waits whose id an earlier one still has in this worker. A guess: only somebody's hand brings that
+"""How long a job waits whose id an earlier one still has in this worker. A guess: only manual changes bring that
 about."""
 
 SHORT_RUN = 60.0
@@ -71,7 +71,7 @@ class Executor:
         reporter_of: makes what a job reports its progress through.
         flush_report: writes a job's last report; None when there is none.
         on_idle: called when the last running job has ended.
-        on_end: called with each run that was settled, and its seconds; None where nobody wants to know.
+        on_end: called with each settled run and its duration in seconds; None for no call.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Executor:
         self._stopped_at = 0.0
         self._falls = False
         self._left: set[Run] = set()
-        self._context = copy_context()  # a job sees what its worker's start has set, whoever's message brings it
+        self._context = copy_context()  # a job sees what its worker's start has set, whichever message brings it
         self._idle = asyncio.Event()
         self._idle.set()
         self._pid = os.getpid()
@@ -129,7 +129,7 @@ class Executor:
         """Run a claimed job, now or when a slot is free; its slot is taken already.
 
         With `at_once` it runs up to its first wait before this returns, where Python can do that: for a job that
-        comes alone, and so keeps nobody else from theirs. Not while one that was claimed earlier has yet to begin.
+        comes alone, and so delays no other job. Not while one that was claimed earlier has yet to begin.
         """
         run = Run(queue, worker, claimed)
         if self._has_again(run):
@@ -249,7 +249,7 @@ class Executor:
 
     def _leave_behind(self, run: Run) -> None:
         if self._running.get(run.key) is not run:
-            return  # it has ended, as it was told to
+            return  # it has ended in time
         self._left.add(run)
         run.error = asyncio.CancelledError()
         self._finish(run)
@@ -351,7 +351,7 @@ class Executor:
     def _failed(self, run: Run, error: BaseException) -> None:
         run.error = error
         if self._falls and run.stop is None and is_a(error, asyncio.CancelledError):
-            run.stop = FALLEN  # whoever ends the worker cancels the tasks of other jobs too
+            run.stop = FALLEN  # what ends the worker cancels the tasks of other jobs too
 
     def _finish(self, run: Run) -> None:
         """End a run: outcome and slot first, then what may raise, which is guarded."""

@@ -34,7 +34,7 @@ one command in this time."""
 
 
 class Answer(NamedTuple):
-    """What a claim says besides its jobs.
+    """The reply to a claim, apart from its jobs.
 
     Attributes:
         worker: the id that it was made under.
@@ -61,7 +61,7 @@ class Fetcher:
         slots: what is to be filled.
         deliver: given each claimed job; it takes over the slot, which is taken already.
         on_dispatch: given each job that came by direct dispatch; no slot is taken for it.
-        on_answer: called with what each claim says besides its jobs, after those.
+        on_answer: called with each `Answer`, after the jobs are delivered.
         held: the ids of the queue's jobs that this worker knows it holds.
         space: returns when the outcomes of further jobs can be taken.
     """
@@ -149,7 +149,7 @@ class Fetcher:
         self.end_waiting()
 
     def hold_again(self) -> None:
-        """The server has no note of what this worker holds, without which nobody could recover it: see to that."""
+        """Restore the server's note of what this worker holds, without which it could not be recovered."""
         if self._held() and (self._holding is None or self._holding.done()):
             self._holding = asyncio.get_running_loop().create_task(self._hold_again())
 

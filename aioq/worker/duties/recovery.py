@@ -1,7 +1,7 @@
 """Duty: give back what workers held whose lease has ended.
 
 Every worker can do it; the server hands each job back once. A worker that has lost its own lease gives back itself
-what nobody has recovered yet: the lease may have been lost with all that the server knew of its workers. After an
+what was not recovered yet: the lease may have been lost with all that the server knew of its workers. After an
 outage of the server this worker holds off for one lease, because then every lease has run out and the others are
 only about to renew theirs.
 """

@@ -69,13 +69,14 @@ class Settler:
 
     Args:
         store: where to.
-        on_written: called with each settlement the server has answered: queue, settlement.
+        on_written: called with each settlement that the server has received: queue, settlement.
         on_refused: called with each settlement that the fence refused: queue, worker, settlement.
         idle: whether the worker waits for jobs of a queue and has a free slot.
 
     Attributes:
         refused: how many settlements the fence has refused.
-        on_answer: called with each settlement that the server has answered: queue, settlement, whether accepted.
+        on_answer: called with each settlement that the server has answered: queue, settlement, whether it is
+            accepted.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Settler:
         self.on_answer: Callable[[str, Settlement, bool], None] | None = None
         self._batchers: dict[str, Batcher[_Batch, bool]] = {}
         self._waits: dict[object, tuple[str, float]] = {}
-        # By job and claim, until it is answered: what was written in place of a refused outcome, None for nothing.
+        # By job and claim, until it is reported: what was written in place of a refused outcome, None for nothing.
         self._instead: dict[tuple[str, int], Settlement | None] = {}
         self.refused = 0
 

@@ -49,7 +49,7 @@ RENEWALS = 4
 """Renewals within one lease, as the duty of the leases makes them."""
 
 
-async def _nobody() -> str:
+async def _no_worker() -> str:
     return ""
 
 
@@ -65,7 +65,7 @@ class Ticker:
         served: of one of the tickers of a worker that has the whole App, all of the worker's queues: then this
             one looks at the start into the other queues of the App too, and removes there what no code declares.
         ready: waits until the server knows the worker, and returns its id in this queue: what it declares is its
-            own for as long as it lives. By default it is nobody's.
+            own for as long as it lives. By default no worker's.
 
     Attributes:
         sends: passes the jobs of ticks through the middleware; None where there is none.
@@ -80,7 +80,7 @@ class Ticker:
         whole: bool,
         renewal: float,
         served: Collection[str] = (),
-        ready: Callable[[], Awaitable[str]] = _nobody,
+        ready: Callable[[], Awaitable[str]] = _no_worker,
     ) -> None:
         self.sends: EncodedSends | None = None
         self._timetable = timetable
@@ -224,16 +224,16 @@ class Ticker:
         now = self._now()
         for schedule_id in foreign:
             if schedule_id not in self._pending_removals.waiting().get(self._queue, ()):
-                # As if somebody had it: who has been away for a moment finds it as it was.
+                # As if it had an owner: a worker that was away for a moment finds it as it was.
                 self._pending_removals.find(self._queue, schedule_id, Retention(""), now)
                 self._plan_review()
 
     def _plan_review(self) -> None:
-        pause = self._pending_removals.pause if self._whole else None  # only who has the whole App removes
+        pause = self._pending_removals.pause if self._whole else None  # only a worker of the whole App removes
         self._review_at = math.inf if pause is None else self._now() + pause
 
     async def _review(self) -> None:
-        """Look again at what stays because of others, and remove what nobody declares any more."""
+        """Look again at schedules of other owners, and remove those that have no owner any more."""
         try:
             await remove_unowned(self._timetable, self._pending_removals, self._now())
         except ServerError as error:

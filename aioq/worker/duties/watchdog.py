@@ -1,11 +1,11 @@
 """Duty: notice that the event loop is blocked, and say by which job, with the stack.
 
 A coroutine that computes or waits without awaiting holds up every other job of its worker. The lease survives
-that (its thread does not need the loop), so nothing is lost; but nobody would know who did it. This thread asks
+that (its thread does not need the loop), so nothing is lost; but the cause would not be known. This thread asks
 the loop for an answer a few times a second and, where none comes, looks at what the loop's thread is doing.
 
 What holds the interpreter lock (a C extension that does not let go of it) stops this thread as well: then all that
-can be said afterwards is for how long the process was suspended.
+is known afterwards is for how long the process was suspended.
 """
 
 import asyncio
@@ -128,7 +128,7 @@ class Watchdog:
 
 
 def _extra(event: str, seconds: float) -> dict[str, object]:
-    """What a record has for whoever counts them: the words round it."""
+    """The fields of a log record, for log queries."""
     return {"event": event, "duration": round(seconds, 6)}
 
 

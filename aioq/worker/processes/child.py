@@ -3,7 +3,7 @@
 It imports the task's module and decodes the arguments itself, so a child that dies takes nothing with it but its
 own job. What it logs goes to the worker, which logs it as its own; what its tasks print goes to standard error.
 
-It does not heed SIGINT and SIGTERM, for they are its worker's to answer: whoever sends them to all processes at
+It does not heed SIGINT and SIGTERM, for its worker handles them: a terminal that sends them to all processes at
 once (a terminal, systemd) asks for a graceful stop, and a job that runs here is part of it.
 
 A job on its last chance (`Order.isolated`) runs as it would in the worker: on an event loop of its own, inside the
@@ -346,7 +346,7 @@ async def _alone(call: Callable[[], Awaitable[Any]], context: JobContext) -> Any
     running = asyncio.create_task(job(), name=f"{context.task}[{context.id}]")
     try:
         await asyncio.wait([running])
-    except asyncio.CancelledError:  # nobody else can: the worker kills this process where it wants it to end
+    except asyncio.CancelledError:  # the task itself did it: to end it, the worker kills this process
         running.cancel()
         await asyncio.wait([running], timeout=GRACE)
         raise _EndedError(Report(Ending.FALLEN)) from None

@@ -232,7 +232,7 @@ class Caller:
         except DiedError:
             raise _died() from None
         encoded = _read(run, report)
-        # Without middleware nobody looks at the result here, and it goes on as it is.
+        # Without middleware the result is not needed here, and it is passed on encoded.
         return _decoded(run, encoded) if self._middleware else encoded
 
     async def _last_chance(self, run: Run, begin: Begin) -> Any:

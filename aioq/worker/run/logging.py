@@ -1,7 +1,7 @@
 """One line when a job is received and one when it has ended, on the logger `aioq.job`.
 
 A worker that is to be fast turns them off with `--log-level warning`; what fails is still logged then. For the
-JSON format, and whoever else reads records, each carries its facts as fields: `event`, `job_id`, `task`, `queue`,
+JSON format, and for every other handler, each carries its facts as fields: `event`, `job_id`, `task`, `queue`,
 `attempt`, and what there is of `wait`, `duration`, `delay`, `reason` and `exception`; times are in seconds.
 """
 
@@ -49,7 +49,7 @@ _WORDS = {
     Verb.CRASH: (
         logging.WARNING,
         "crashed",
-        "ended after {seconds:.2f}s with its worker, which nobody has stopped: a crash",
+        "ended after {seconds:.2f}s with its worker, which was not stopped: a crash",
     ),
     Verb.RELEASE: (logging.INFO, "released", "given back before it was started"),
 }
@@ -91,7 +91,7 @@ def log_ended(run: Run, seconds: float) -> None:
 
 
 def stopping(running: int, patience: float) -> str:
-    """What a worker says of its jobs when it is told to stop, and how long they have."""
+    """Log a worker's running jobs when it is stopped, and how long they have."""
     still, them = counted(running, "job", "still runs/still run"), "it" if running == 1 else "them"
     return f"stopping: {still} and may take up to {patience:g} s to end; a second signal gives {them} back"
 

@@ -121,9 +121,9 @@ def begin(run: Run) -> None:
 def _is_last_chance(run: Run, max_crashes: int) -> bool:
     """Whether the job runs in a process of its own: its workers have died as often as they may.
 
-    A worker that dies takes all its jobs with it, and each of them is counted a crash, for nobody can tell which
-    one did it. So before a job is given up for that it has one run alone, where it can be blamed for nothing but
-    its own doing. A task of the process pool has that every time. What a child could not import (a task made
+    A worker that dies takes all its jobs with it, and each of them is counted a crash, for it cannot be known
+    which one did it. So before a job is given up for that it has one run alone, where it can be blamed for nothing
+    but its own doing. A task of the process pool has that every time. What a child could not import (a task made
     inside a function) is run here all the same.
     """
     if not 1 <= max_crashes <= run.claimed.crashes or run.task is None or run.task.executor == "process":

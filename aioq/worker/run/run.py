@@ -42,7 +42,7 @@ class Run:
         timer: ends the run at its timeout, if it has one.
         over: whether the function has returned or raised; what is left is to write that down.
         stop: why the run was cancelled from outside, if it was.
-        why: the reason that whoever has cancelled the job gave.
+        why: the reason that was given for the cancellation.
         started: the loop's time at the start; once it has begun, then.
         settlement: what is written in the end (step classify).
         result: what the task returned, for the log.
@@ -112,7 +112,7 @@ class Run:
 
 
 CANCELLED = "cancelled"
-"""`Run.stop`: somebody cancelled the job."""
+"""`Run.stop`: the job was cancelled."""
 
 INTERRUPTED = "interrupted"
 """`Run.stop`: the worker is being stopped; the job is given back."""
@@ -127,4 +127,4 @@ TIMED_OUT = "timed out"
 """`Run.stop`: the attempt took longer than its timeout."""
 
 LOST = "lost"
-"""`Run.stop`: the worker's lease was lost; the job is somebody else's now, nothing is written."""
+"""`Run.stop`: the worker's lease was lost; the job belongs to another worker, nothing is written."""

@@ -31,7 +31,7 @@ from aioq.worker.run.run import CANCELLED, CUT_SHORT, FALLEN, INTERRUPTED, LOST,
 
 PARK_MS, MAX_PARK_MS = 2_000, 30_000
 """How long a job that this worker cannot run is put off before some worker looks at it again, at first and at the
-most: short for the person who has just deployed, and few log lines for a task that nobody will ever know."""
+most: short for the person who has just deployed, and few log lines for a task that no worker will ever know."""
 
 MAX_RETRY_MESSAGE = 500
 """Characters that are kept of the message of an attempt after which there is another."""

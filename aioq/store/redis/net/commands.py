@@ -96,7 +96,7 @@ class _Call(_Asked):
             self.link.calls.answered(self.name)
             try:
                 self.reply.set_result(reply if self.read is None else self.read(reply))
-            except Exception as error:  # whoever asked is to meet it, not the connection
+            except Exception as error:  # the caller gets it, not the connection
                 self.reply.set_exception(error)
         elif self.link.calls.can_mend(reply) and self.tries < MOST_TRIES:
             self.tries += 1
@@ -128,7 +128,7 @@ class Link:
     Args:
         url: a URL redis-py understands.
         shown_url: the same with its password masked, for messages.
-        advice: what to say where nobody answers, in place of what the network says.
+        advice: the message for a server that does not answer, in place of the network's.
     """
 
     def __init__(self, url: str, shown_url: str, advice: str = "") -> None:
@@ -162,7 +162,7 @@ class Link:
         """A connection that has logged in.
 
         Raises:
-            ServerUnavailableError: nobody answers, or not in time; or this link is closed.
+            ServerUnavailableError: the server does not answer in time, or this link is closed.
             ServerRejectedError: the login was refused.
         """
         if self._closed:
@@ -187,15 +187,15 @@ class Link:
         except BaseException:
             await _abandon(opening)
             raise
-        if self._closed:  # meanwhile, and nobody would close this one
+        if self._closed:  # meanwhile, and nothing would close this one
             await _abandon(opening)
             raise closed_here(self.shown_url)
         return opening
 
     def _unreached(self, error: Exception) -> Exception:
         fault = translate(error, self.shown_url)
-        nobody_answers = isinstance(fault, ServerUnavailableError)
-        return ServerUnavailableError(self._advice) if self._advice and nobody_answers else fault
+        no_answer = isinstance(fault, ServerUnavailableError)
+        return ServerUnavailableError(self._advice) if self._advice and no_answer else fault
 
     async def call(
         self, name: str, key: str, args: Sequence[Arg], confirmation: Confirmation | None = None
@@ -240,7 +240,7 @@ class Link:
         return await reply
 
     def ask(self, asked: Asked) -> None:
-        """Have a command sent, and told its reply; over a new connection where the last one may be dead."""
+        """Send a command and pass it its reply; over a new connection where the last one may be dead."""
         pipe = self._pipe
         if pipe is not None and self._opening is None and pipe.is_open:
             pipe.ask(asked)
@@ -278,10 +278,10 @@ class Link:
                 pipe.ask(asked)
 
     async def _introduce(self, pipe: Pipe) -> None:
-        """Tell the server what it is not known to have, before it is asked for anything.
+        """Load what the server may lack, before the first command.
 
-        It may have been started anew. If others told it meanwhile, between two calls of this process, the second
-        would overtake the first.
+        It may have been restarted. If another process loaded it meanwhile, between two calls of this one, the
+        second would overtake the first.
         """
         self.calls.forget()
         if self.calls.probe is not None:
@@ -290,7 +290,7 @@ class Link:
             self.calls.took_library(await self._ask_first(pipe, self.calls.load))
 
     async def _ask_first(self, pipe: Pipe, command: Sequence[Arg]) -> object:
-        """What is answered to a command over a connection that nobody else uses yet, be it an error."""
+        """The reply to a command over a connection that nothing else uses yet; it may be an error."""
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         pipe.ask(_Command(self, command, reply))
         try:
@@ -299,7 +299,7 @@ class Link:
             return error
 
     def ask_again(self, asked: Asked) -> None:
-        """Have a call made once more, and whatever the server has to be told before."""
+        """Make a call again, after loading what the server has lost."""
         self._load()
         self.ask(asked)
 

@@ -1,6 +1,6 @@
 """Script calls that wait until the server has confirmed what they wrote (`durability.py`).
 
-Each has a connection of its own, for as long as it takes: nobody else waits for a disk or a replica.
+Each has a connection of its own, for as long as it takes: no other command waits for a disk or a replica.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class ConfirmedWrites:
 
     Args:
         connect: makes a connection.
-        failover: told of answers that mean that another server may be there; says when connections are to go.
+        failover: notified of answers that mean that another server may be there; says when to drop connections.
         shown_url: the server, for messages.
         calls: how commands are called at the server.
     """
@@ -88,7 +88,7 @@ class ConfirmedWrites:
         """Call a command, and what confirms its writes, all on one connection; both replies.
 
         Several of these may be under way; what they write is written in the order they were called in. The turn
-        of this one ends with the command's reply, also where the server has to be told the command first.
+        of this one ends with the command's reply, also where the command has to be loaded first.
         """
         reply = await self._call(connection, name, args, follow)
         for _ in range(MOST_TRIES):

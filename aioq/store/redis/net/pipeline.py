@@ -1,6 +1,6 @@
 """A connection that carries the commands of many callers at once.
 
-Whoever asks does not wait for the replies to those before, so the server has the next command while this process
+A caller does not wait for the replies to earlier commands, so the server has the next command while this process
 is busy with the last reply. The server carries commands out in the order they were asked in.
 """
 
@@ -25,7 +25,7 @@ class Asked(Protocol):
 
     @property
     def given_up(self) -> bool:
-        """Whether nobody waits for its reply any more although none has come."""
+        """Whether its reply is not awaited any more although none has come."""
         ...
 
     def answer(self, reply: Any) -> None:
@@ -56,7 +56,7 @@ class Pipe(Connection):
     def is_open(self) -> bool:
         """Whether it takes further commands.
 
-        One on which somebody has given up, as a rule because its time was over, may be dead.
+        One on which a caller has given up, usually after a timeout, may be dead.
         """
         if self._leaving or self._lost is not None or self._transport.is_closing():
             return False
@@ -76,7 +76,7 @@ class Pipe(Connection):
         return not all(asked.given_up for asked, _ in self._asked)
 
     def ask(self, asked: Asked) -> None:
-        """Send a command, and have it told the reply."""
+        """Send a command, and pass it its reply."""
         try:
             self.send(asked.command)
         except Exception as error:  # the connection has ended, or this cannot be put into a command

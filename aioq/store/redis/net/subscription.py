@@ -70,7 +70,7 @@ class _Subscription(Connection):
 
 
 class RedisInbox:
-    """Channels and who listens to them.
+    """Channels and their listeners.
 
     Args:
         link: where to connect.
@@ -189,7 +189,7 @@ class RedisInbox:
             self._connection.close()
 
     def _reject(self, error: ServerRejectedError) -> None:
-        """Waiting does not heal this: tell those who wait to be subscribed, and who asks before the next try."""
+        """Waiting does not heal this: fail those that wait to be subscribed, and new ones until the next try."""
         if self._refused and not self._told:  # a login is refused to others too, and they tell
             self._told = True
             log.warning("%s; results and cancellations are late until that is mended", error)
@@ -230,5 +230,5 @@ class RedisInbox:
             try:
                 listener[0](message[2])
             except Exception:
-                # Anyone can publish on a channel; what nobody can read must not end the subscription.
+                # Any client can publish on a channel; an unreadable message must not end the subscription.
                 log.warning("a message on %s could not be read: %r", channel, message[2][:40], exc_info=True)
