@@ -297,7 +297,7 @@ class App:
         """Declare a schedule by an interval; otherwise as `cron`: `@app.every(timedelta(seconds=30))`."""
         return self._decorators.make("every", interval, schedule_id, caller(), options)
 
-    # -- life
+    # -- opening and closing
 
     def lifespan(
         self, function: Callable[[], AsyncIterator[Any] | AbstractAsyncContextManager[Any]]

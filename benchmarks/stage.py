@@ -1,4 +1,4 @@
-"""What one measurement stands on: a fresh server, a library's environment, and the processes it starts."""
+"""What one measurement needs: a fresh server, a library's environment, and the processes it starts."""
 
 import json
 import os

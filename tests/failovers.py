@@ -22,7 +22,7 @@ class Pair:
     Attributes:
         primary: where jobs are written to.
         replica: the other one.
-        proxy: the address; connections that stand stay where they are.
+        proxy: the address; open connections stay where they are.
     """
 
     def __init__(self, primary: Server, replica: Server, proxy: Proxy) -> None:

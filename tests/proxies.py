@@ -28,7 +28,7 @@ class _Cut:
 
 
 class Proxy:
-    """Forwards connections to a port of this host, and breaks them as it is told to.
+    """Forwards connections to a port of this host, and breaks them on request.
 
     Args:
         port: the server's.
@@ -105,11 +105,11 @@ class Proxy:
         self._closed = False
 
     def lead_to(self, port: int) -> None:
-        """Forward new connections to another server; those that stand go on to the one before."""
+        """Forward new connections to another server; open ones go on to the one before."""
         self._port = port
 
     def hold(self) -> None:
-        """A black hole: connections stand, new ones are accepted, and nobody hears anything, either way."""
+        """A black hole: connections stay open, new ones are accepted, and no byte passes, either way."""
         self._open.clear()
 
     def let_go(self) -> None:

@@ -1,6 +1,6 @@
 """Job records as the Redis store keeps them, for tests that put some there or look at one.
 
-The fields and their order stand in `aioq/store/redis/lua/lib/record.lua`.
+The fields and their order are defined in `aioq/store/redis/lua/lib/record.lua`.
 """
 
 from typing import Any

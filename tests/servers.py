@@ -349,7 +349,7 @@ class Server:
             if how is signal.SIGTERM:  # then it has written one for all that
                 (self._setup.directory / "dump.rdb").unlink(missing_ok=True)
         if watcher is not None:
-            watcher.kill()  # only now: until here it stands by
+            watcher.kill()  # only now: until here it waits
             watcher.communicate()
         _live.discard(self)
 

@@ -29,7 +29,7 @@ def load_app(target: str) -> App:
 
     Args:
         target: `module:attribute`, or `module` alone where the module has one App. A package that has none itself
-            stands for the first of its modules `USUAL` that has.
+            means the first of its modules `USUAL` that has.
 
     Raises:
         LoadError: saying in one line what was looked for and what is there.

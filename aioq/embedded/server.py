@@ -5,7 +5,7 @@ next start. Three locks, which the kernel drops when their holder dies, decide e
 
     start.lock   exclusive while a process starts or stops the server; settles every race
     users.lock   shared by each attached process; a process that can make its own lock exclusive is the last one
-    server.lock  exclusive, inherited by the server and held for its life: held means alive
+    server.lock  exclusive, inherited by the server and held while it runs: held means alive
 
 A server whose last user was killed stays up until the next process attaches and leaves. Lock files are never
 deleted: a lock on a deleted file excludes no other process. For local file systems, not for Windows.

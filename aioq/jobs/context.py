@@ -79,7 +79,7 @@ class JobContext:
         tags: the tags that its task and its sender gave it.
         deadline: when the attempt's timeout ends it, by this host's clock; None without a timeout.
         state: the value the App's lifespan yielded; None without a lifespan.
-        cancel_requested: whether the job is being cancelled or its worker stopped. A coroutine is told by
+        cancel_requested: whether the job is being cancelled or its worker stopped. A coroutine learns it by
             CancelledError; a plain function in a thread cannot be interrupted and may look here.
     """
 

@@ -1,4 +1,4 @@
-"""A job's life: its states, the legal moves between them, and the record a handle shows.
+"""A job's life cycle: its states, the legal transitions between them, and the record a handle shows.
 
                        +--------------------- retry, with a delay ------------------+
                        v                                                            |
@@ -29,7 +29,7 @@ from aioq.util.naming import NAME
 
 @public
 class JobState(enum.StrEnum):
-    """Where a job is in its life."""
+    """The state of a job in its life cycle."""
 
     SCHEDULED = "scheduled"
     QUEUED = "queued"
@@ -120,7 +120,7 @@ class JobInfo:
         id: the job's id.
         queue: its queue.
         task: its task's name.
-        state: where it is in its life.
+        state: its state.
         priority: its lane.
         attempts: runs that were started and ended by the task's own doing, the one under way included; one that
             was cancelled is none.

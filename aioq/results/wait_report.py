@@ -33,7 +33,7 @@ async def why_no_outcome(
             now = datetime.now(UTC) if by_hand is None else datetime.fromtimestamp(by_hand.now_ms() / 1000, UTC)
             waits = info.state is JobState.QUEUED or _overdue(info, now)
             words = in_words(info, await workers(info.queue) if waits else (), now)
-            still = STANDS_STILL if by_hand is not None and info.state is JobState.SCHEDULED else ""
+            still = CLOCK_STOPPED if by_hand is not None and info.state is JobState.SCHEDULED else ""
             return f": {words}{still}"
     except JobNotFoundError as error:
         return f": {error}"
@@ -45,7 +45,7 @@ async def why_no_outcome(
         return ""
 
 
-STANDS_STILL = "; the clock of app.test() stands still until session.advance(...) or session.drain() moves it"
+CLOCK_STOPPED = "; the clock of app.test() does not run: session.advance(...) or session.drain() moves it"
 """What is said of a job that waits for its time in memory: a test that waits too has forgotten that."""
 
 

@@ -91,14 +91,14 @@ _CHANGES: tuple[tuple[str, Change], ...] = (
 
 
 def _with_seconds(text: str, seconds: Sequence[int]) -> str:
-    told = _seconds(seconds)
+    words = _seconds(seconds)
     if text.startswith("Every minute"):
         rest = text.removeprefix("Every minute")
-        of = "" if told.startswith("every") and " from " not in told else " of every minute"
-        return f"{told[0].upper()}{told[1:]}{of}{rest}"
+        of = "" if words.startswith("every") and " from " not in words else " of every minute"
+        return f"{words[0].upper()}{words[1:]}{of}{rest}"
     if len(seconds) == 1 and text.startswith("At ") and ":" in text:
         return re.sub(r"\b\d\d:\d\d\b", lambda match: f"{match[0]}:{seconds[0]:02}", text)
-    return f"{text}, {told}{' of the minute' if told.startswith('every') else ''}"
+    return f"{text}, {words}{' of the minute' if words.startswith('every') else ''}"
 
 
 def _seconds(seconds: Sequence[int]) -> str:

@@ -94,7 +94,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
     def _next(self, moment_ms: int) -> int | None:
         if not (self.every_ms or self.cron):
-            return None  # stands for what this process cannot read
+            return None  # a definition that this process cannot read
         if not self.every_ms:
             run = parse(self.cron).next_after(to_datetime(moment_ms), zone(self.tz))
             return None if run is None else to_ms(run)

@@ -64,7 +64,7 @@ class MemorySession:
         self._stack.push_async_callback(self._close_client)
         # What sync code does meanwhile, a task in a thread for one, meets this store on this loop.
         self._stack.enter_context(self._sync.on(asyncio.get_running_loop()))
-        # Every worker of the session shares one life of the App.
+        # All workers of the session share one lifespan of the App.
         state = await self._stack.enter_async_context(self._host.lifespan())
         self._host = replace(self._host, lifespan=lambda: contextlib.nullcontext(state))
         schedules = self._host.schedules()

@@ -17,7 +17,7 @@ from aioq.util.introspect import full_name_of, is_a, traceback_of
 from aioq.util.printable import printable_lines
 
 MAX_SAID = 20
-"""How many kinds of faults of logging are said in a process's life."""
+"""How many kinds of faults of logging one process reports."""
 
 _said: set[tuple[str, str]] = set()
 

@@ -200,7 +200,7 @@ class SyncRunner:
         """
         if asyncio._get_running_loop() is not None:  # noqa: SLF001 - what get_running_loop() asks, without its error
             raise RunningLoopError(
-                f"an event loop runs in this thread, and would stand still meanwhile; use {instead} in its place"
+                f"an event loop runs in this thread, and would be blocked meanwhile; use {instead} in its place"
             )
         call = _Call(self.loop or _process.loop(), make)
         try:

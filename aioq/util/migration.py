@@ -262,9 +262,7 @@ WORDS: dict[Place, dict[str, str]] = {
         **dict.fromkeys(("task_default_queue", "queue", "queue_name"), "default_queue=..."),
         **dict.fromkeys(("queues", "task_queues"), "@app.task(queue=...) and `aioq worker -q NAME`"),
         **dict.fromkeys(("task_routes", "task_router"), 'routes={"shop.mail.*": "mail"}'),
-        **dict.fromkeys(
-            ("namespace", "prefix", "main", "app", "app_name"), "name=..., which stands before all keys"
-        ),
+        **dict.fromkeys(("namespace", "prefix", "main", "app", "app_name"), "name=..., the prefix of all keys"),
         **dict.fromkeys(("beat_schedule", "beat_schedules", "cron_jobs"), "schedules={...}, or @app.cron(...)"),
         **dict.fromkeys(("tz", "time_zone", "celery_timezone"), "timezone=..."),
         "enable_utc": 'not needed: times have a zone; timezone="UTC" is the default of schedules',

@@ -128,7 +128,7 @@ def decode_hook(cls: type, value: object) -> object:
     if not hasattr(cls, "__pydantic_validator__"):
         return validate(value)
     # A model is sent under its fields' names, in the forms MessagePack has: an alias or strictness of its own must
-    # not stand in the way of what another model of the same class has written.
+    # not change what another model of the same class has written.
     return validate(value, strict=False, by_name=True, by_alias=True)
 
 

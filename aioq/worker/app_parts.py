@@ -26,7 +26,7 @@ class Host:
         settings: its settings.
         tasks: its tasks by name.
         middleware: its middleware, outermost first.
-        lifespan: makes the context that is entered around the worker's life.
+        lifespan: makes the context that is entered before the first job and left after the last.
         store: opens the store of the running loop.
         schedules: encodes the schedules that code declares.
         app: the App, as its handles name it.

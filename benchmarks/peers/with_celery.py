@@ -68,7 +68,7 @@ class Celery:
             return [TASKS[task].apply_async((argument,), producer=producer) for argument in arguments]
 
     async def wait(self, ticket: Any) -> Any:
-        """`get`, blocking, in a thread; told by pub/sub."""
+        """`get`, blocking, in a thread; notified by pub/sub."""
         return await asyncio.to_thread(ticket.get, timeout=60)
 
     def job_id(self, ticket: Any) -> str:

@@ -81,7 +81,7 @@ class Saq:
     async def wait(self, ticket: Any) -> Any:
         """`refresh` until complete, which listens to pub/sub.
 
-        It looks first and listens then, so a job that ends in between is never told of; hence the time limit, a
+        It looks first and listens then, so a job that ends in between is missed; hence the time limit, a
         second, after which it is asked again.
         """
         while not ticket.completed:

@@ -1,4 +1,4 @@
-"""What the behaviour tests stand on: a project in a directory, and real processes that run in it.
+"""The fixtures of the behaviour tests: a project in a directory, and real processes that run in it.
 
 A `Project` is what a user has: a directory with modules, and an environment with `AIOQ_URL` and `AIOQ_NAME`. Its
 modules run in worker processes, and `load` makes the same module one of the test's own process, to send from.

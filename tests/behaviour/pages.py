@@ -128,7 +128,7 @@ def _fragment(block: Block) -> bool:
 
 
 def _commands(block: Block) -> bool:
-    """Nothing but commands, typed as they stand."""
+    """Nothing but commands, typed as they are shown."""
     typed = block.text.startswith(("make ", ".venv/bin/")) if block.language == "" else block.language == "console"
     return typed and all(line.startswith("$ ") for line in block.text.splitlines() if block.language)
 

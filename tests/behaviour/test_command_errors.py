@@ -298,7 +298,7 @@ async def test_a_send_without_a_server_names_it(project: Project) -> None:
 
 
 @pytest.mark.parametrize("target", ["proj", "proj:app", "proj.app", "proj.app:app", "other", "other:queue"])
-async def test_a_package_stands_for_the_module_of_it_that_has_the_app(project: Project, target: str) -> None:
+async def test_a_package_means_its_module_that_has_the_app(project: Project, target: str) -> None:
     for name in ("proj", "other"):
         project.write(f"{name}/__init__.py", "")
     project.write("proj/app.py", ONE_APP)

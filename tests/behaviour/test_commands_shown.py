@@ -1,4 +1,4 @@
-"""Every command that a page, a unit or a container file shows can be typed as it stands there.
+"""Every command that a page, a unit or a container file shows can be typed as it is shown.
 
 A command of aioq is read by aioq's own command line, which then runs nothing. Of the others it is held that what
 they name is there: targets, extras, services, files, options, settings.
@@ -136,7 +136,7 @@ def without_its_comment(line: str) -> str:
 
 
 def in_text(page: Path) -> list[str]:
-    """The commands in the text of a page; something stands for `...`, for N, for an App."""
+    """The commands in the text of a page; with values for `...`, for N, for an App."""
     text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     found = re.findall(r"`((?:aioq|make|pip install|docker compose) [^`]+)`", " ".join(text.split()))
     found = [

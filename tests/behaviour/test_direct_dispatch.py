@@ -1,4 +1,4 @@
-"""Workers that are handed jobs while they wait: in order, once, and never while another one is free."""
+"""Direct dispatch to workers that wait: in order, once, and never while another one is free."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -87,7 +87,7 @@ async def test_what_is_sent_first_begins_first(shop: Shop, concurrency: int, tog
     assert shop.ran == list(range(sent))
 
 
-async def test_a_worker_without_a_free_slot_gives_back_what_it_is_handed(
+async def test_a_worker_without_a_free_slot_gives_back_a_dispatched_job(
     redis_server: Database, app_name: str
 ) -> None:
     """It waits in two queues, and one of them has filled its only slot."""
@@ -133,7 +133,9 @@ async def test_a_job_sees_nothing_of_the_request_that_opened_the_subscription(sh
     assert shop.seen == {"none"}
 
 
-async def test_what_is_handed_to_a_worker_that_stops_runs_elsewhere(redis_server: Database, app_name: str) -> None:
+async def test_a_job_dispatched_to_a_worker_that_stops_runs_elsewhere(
+    redis_server: Database, app_name: str
+) -> None:
     first, second = Shop(app_name, redis_server.url), Shop(app_name, redis_server.url)
     async with first.worker() as worker:
         worker.stop()

@@ -110,7 +110,7 @@ class TestALongPath:
 
 
 async def test_a_directory_that_cannot_be_written_is_one_line(demo: Project, folder: Path) -> None:
-    """A file stands where the directory should be made: permissions would not stop root."""
+    """A file is where the directory should be made: permissions would not stop root."""
     demo.write(".aioq", "in the way")
 
     worker = demo.worker("demo:app")

@@ -130,7 +130,7 @@ def heavy() -> tuple[str, ...]:
 """
 
 
-async def test_waiters_are_told_at_the_time_by_a_worker_without_a_free_slot(project: Project) -> None:
+async def test_waiters_are_notified_at_the_time_by_a_worker_without_a_free_slot(project: Project) -> None:
     project.write("work.py", PROJECT)
     tasks = project.load("work")
     async with tasks.app:

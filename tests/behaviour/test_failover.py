@@ -67,17 +67,17 @@ async def test_senders_waiters_and_workers_go_on_at_the_new_primary(
             for gate in gates:
                 await asyncio.to_thread(Path(gate).touch)
             assert await asyncio.gather(*waiting) == gates
-            told = time.monotonic()
+            received = time.monotonic()
             infos = [await handle.info() for handle in handles]
 
         assert [(info.attempts, info.crashes, info.interruptions) for info in infos] == [(1, 0, 0)] * 2
         assert sent - moved < HEALS_WITHIN
-        assert told - sent < HEALS_WITHIN
+        assert received - sent < HEALS_WITHIN
         assert [await worker.stop() for worker in workers] == [0, 0]
         assert not [worker.log for worker in workers if "Traceback" in worker.log]
 
 
-async def test_a_process_that_does_nothing_but_wait_is_told_by_the_new_primary(
+async def test_a_process_that_only_waits_is_notified_by_the_new_primary(
     project: Project, start_server: Callable[..., Server], tmp_path: Path
 ) -> None:
     """It asks nothing meanwhile that would be refused, and the old primary does not say what it has become."""

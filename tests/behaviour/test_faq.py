@@ -41,7 +41,7 @@ MESSAGES = [text for text in re.findall(r"`([^`]+)`", TEXT) if " " in text and n
 
 
 def assert_said(quoted: list[str], said: list[str]) -> None:
-    """Each quoted text, in which `...` stands for anything, is in one of those that were said."""
+    """Each quoted text, in which `...` matches anything, is in one of the messages."""
     for text in quoted:
         parts = ".*".join(re.escape(part.strip()) for part in text.split("..."))
         assert any(re.search(parts, line) for line in said), f"nobody says {text!r}:\n" + "\n".join(said)

@@ -1,4 +1,4 @@
-"""The files that the pages show (config modules, `pyproject.toml`, a unit, probes) are taken as they stand."""
+"""The files that the pages show (config modules, `pyproject.toml`, a unit, probes) are taken as they are."""
 
 import configparser
 import re

@@ -1,6 +1,6 @@
-"""The pieces of Python on the pages that are no whole programs: each is run, with what it stands on around it.
+"""The pieces of Python on the pages that are no whole programs: each is run, with the setup it needs.
 
-A piece is found by its page and its first line, and one that nobody gives anything to stand on fails.
+A piece is found by its page and its first line, and one without a setup fails.
 """
 
 import ast
@@ -37,16 +37,16 @@ pytestmark = pytest.mark.anyio
 BLOCKS = held_by("test_a_fragment_does_what_the_page_says")
 Names = dict[str, Any]
 Show = Callable[..., Awaitable[Names]]
-Stand = Callable[[Show, pytest.MonkeyPatch], Awaitable[None]]
-STANDS: dict[tuple[str, str], Stand] = {}
+Setup = Callable[[Show, pytest.MonkeyPatch], Awaitable[None]]
+SETUPS: dict[tuple[str, str], Setup] = {}
 
 
-def fragment(page: str, first: str) -> Callable[[Stand], Stand]:
-    """What the piece of a page that begins with this line stands on, and what must come of it."""
+def fragment(page: str, first: str) -> Callable[[Setup], Setup]:
+    """Register the setup of the piece of a page that begins with this line, and the check of its result."""
 
-    def register(stand: Stand) -> Stand:
-        STANDS[page, first] = stand
-        return stand
+    def register(setup: Setup) -> Setup:
+        SETUPS[page, first] = setup
+        return setup
 
     return register
 
@@ -68,13 +68,13 @@ async def test_a_fragment_does_what_the_page_says(block: Block, monkeypatch: pyt
         return module.__dict__
 
     key = (block.page, block.text.partition("\n")[0])
-    assert key in STANDS, f"nothing is here for {key} to stand on"
-    await STANDS[key](show, monkeypatch)
+    assert key in SETUPS, f"no setup is registered for {key}"
+    await SETUPS[key](show, monkeypatch)
     assert len(shown) == 1
 
 
 def test_nothing_is_here_for_a_piece_that_no_page_has() -> None:
-    assert set(STANDS) == {(block.page, block.text.partition("\n")[0]) for block in BLOCKS}
+    assert set(SETUPS) == {(block.page, block.text.partition("\n")[0]) for block in BLOCKS}
 
 
 def shop(*middleware: Middleware) -> tuple[App, Task[[int, int], int]]:

@@ -54,7 +54,7 @@ async def test_a_job_that_was_forgotten_before_its_send_was_repeated_runs_once(
 
 
 @pytest.mark.parametrize("result_ttl", [60, 0])
-async def test_who_cancelled_is_told_so_though_the_reply_was_lost(
+async def test_a_cancel_returns_its_own_result_after_a_lost_reply(
     project: Project, start_server: Callable[..., Server], result_ttl: int
 ) -> None:
     server = start_server(tcp=True)

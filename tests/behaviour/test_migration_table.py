@@ -102,7 +102,7 @@ async def test_the_mistake_is_an_error_that_says_what_it_is_here(
 
 @pytest.fixture
 async def names(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[dict[str, Any]]:
-    """What the right side stands on: a session in memory, and a package `proj` that has a config."""
+    """The setup of the right side: a session in memory, and a package `proj` that has a config."""
     monkeypatch.syspath_prepend(ROOT / "examples" / "two_hosts")
     app = App("proj")
 

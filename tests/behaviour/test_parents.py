@@ -182,7 +182,7 @@ async def test_a_worker_that_is_stopped_gives_back_parents_that_wait(project: Pr
             await state_is(handle, JobState.QUEUED)
 
 
-async def test_a_job_that_could_only_wait_for_ever_is_told_so(project: Project, app: App) -> None:
+async def test_a_job_that_could_only_wait_for_ever_gets_an_error(project: Project, app: App) -> None:
     async with served(project, app, "-c", "4"):
         with pytest.raises(JobFailed, match=r"WouldDeadlock: job .+ waits for itself"):
             await (await app.send("family.waits_for_itself")).result(timeout=20)

@@ -107,7 +107,7 @@ async def test_a_worker_and_a_check_name_what_is_missing(
         assert "Traceback" not in process.log
 
 
-async def test_who_awaits_a_job_and_may_not_listen_is_told_at_once(
+async def test_awaiting_a_job_without_permission_to_subscribe_fails_at_once(
     start_server: Callable[..., Server], app_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And the server is not asked fifty times a second."""

@@ -1,6 +1,6 @@
 """What README.md and docs/ say: their programs run, their tables hold what there is.
 
-A block of Python is marked by its info string: `python runnable` is run as it stands, `python runnable worker` is
+A block of Python is marked by its info string: `python runnable` is run as it is, `python runnable worker` is
 saved as `tasks.py` and run beside `aioq worker tasks:app`. Both must end with exit code 0, and print what the next
 `$ python tasks.py` on the page shows.
 """

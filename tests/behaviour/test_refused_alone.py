@@ -23,10 +23,10 @@ async def test_a_send_to_a_lane_that_is_none_fails_and_those_beside_it_do_not(
     async with App(app_name, url=redis_server.url) as app:
         task = app.by_name("x")
         sends = [task.options(priority="high" if number == 3 else "normal").send(number) for number in range(8)]
-        told = await asyncio.gather(*sends, return_exceptions=True)
-        states = [await each.status() for each in told if not isinstance(each, BaseException)]
-    refused = [each for each in told if isinstance(each, BaseException)]
-    assert told.index(refused[0]) == 3
+        results = await asyncio.gather(*sends, return_exceptions=True)
+        states = [await each.status() for each in results if not isinstance(each, BaseException)]
+    refused = [each for each in results if isinstance(each, BaseException)]
+    assert results.index(refused[0]) == 3
     assert isinstance(refused[0], ServerError)
     assert "WRONGTYPE" in str(refused[0])
     assert states == ["queued"] * 7
@@ -47,9 +47,9 @@ async def test_an_outcome_that_the_server_refuses_ends_as_failed_and_the_others_
             settler.put("default", "w", Settlement(job.id, job.claim, Verb.SUCCEEDED, THREE, 0, ttl))
         async with asyncio.timeout(10):
             await settler.drain()
-            told = await asyncio.gather(*(handle for handle in handles), return_exceptions=True)
-    failed = told.pop(5)
-    assert told == [3] * 7
+            results = await asyncio.gather(*(handle for handle in handles), return_exceptions=True)
+    failed = results.pop(5)
+    assert results == [3] * 7
     assert isinstance(failed, JobFailed)
     assert "the server refused this job's outcome (succeeded)" in str(failed)
 

@@ -138,10 +138,10 @@ def test_a_list_in_a_pipe_is_one_line_each_at_any_width() -> None:
     ]
 
 
-def test_one_that_nobody_ticks_is_told() -> None:
-    told = dict(facts(DUE))
-    assert told["due since"] == "Tue 2026-11-24 12:00:00 UTC: no worker makes its ticks"
-    assert told["next runs"].splitlines()[0] == "Tue 2026-11-24 12:02:00 UTC"
+def test_a_schedule_without_ticks_is_reported() -> None:
+    shown = dict(facts(DUE))
+    assert shown["due since"] == "Tue 2026-11-24 12:00:00 UTC: no worker makes its ticks"
+    assert shown["next runs"].splitlines()[0] == "Tue 2026-11-24 12:02:00 UTC"
     assert "due since" not in dict(facts(LONG))
     late = Schedule(**{**{name: getattr(DUE, name) for name in DUE.__struct_fields__}, "asked_at": NOON})
     assert "due since" not in dict(facts(late)), "some worker may be about to make it"

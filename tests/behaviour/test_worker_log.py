@@ -167,7 +167,7 @@ async def test_a_blocked_loop_is_shown_from_the_users_code_on(project: Project, 
 
 
 @pytest.mark.parametrize(("arguments", "times"), [(("--log-format", "json", "-p", "2"), 1), (("-p", "1"), 0)])
-async def test_a_format_that_the_users_configuration_overrides_is_told_once(
+async def test_a_format_that_the_users_configuration_overrides_is_logged_once(
     project: Project, arguments: tuple[str, ...], times: int
 ) -> None:
     project.write("shop.py", SHOP + CONFIGURED)

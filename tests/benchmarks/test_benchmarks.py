@@ -172,7 +172,7 @@ def test_the_best_peer_is_neither_aioq_nor_a_bare_loop() -> None:
     assert Known().best_peer is None
 
 
-def test_commands_are_told_apart_by_who_sent_them() -> None:
+def test_commands_are_distinguished_by_who_sent_them() -> None:
     seen = Seen()
     for line in (
         b'+1.2 [0 127.0.0.1:9] "evalsha" "lua]"\r\n',
@@ -233,14 +233,14 @@ def test_the_raw_results_are_what_is_plotted(tmp_path: Path) -> None:
     assert plotting.read(path) == {"bulk": {"aioq": 2.0, "arq": 1.0}}
 
 
-def test_what_was_measured_on_is_told_whole() -> None:
+def test_the_report_names_the_whole_environment() -> None:
     lines = environment_lines(machine.describe(SMALL, {"aioq": HERE}, sys.executable)).splitlines()
-    told = dict(line.removeprefix("- ").split(": ", 1) for line in lines)
-    assert told["versions"] == "aioq 0"
-    assert told["python"].startswith(f"Python {sys.version.split()[0]}")
-    assert re.fullmatch(rf"{re.escape(SERVER)} \(\d+\.\d+\.\d+\)", told["server"])
-    assert told["persistence"].startswith("off")
-    assert told["cpu"]
+    shown = dict(line.removeprefix("- ").split(": ", 1) for line in lines)
+    assert shown["versions"] == "aioq 0"
+    assert shown["python"].startswith(f"Python {sys.version.split()[0]}")
+    assert re.fullmatch(rf"{re.escape(SERVER)} \(\d+\.\d+\.\d+\)", shown["server"])
+    assert shown["persistence"].startswith("off")
+    assert shown["cpu"]
 
 
 def test_a_part_does_not_take_the_place_of_the_whole() -> None:

@@ -117,7 +117,7 @@ PLACES = {
     "lib/hooks": ("  return {\n", LUA_PROBE),
     "lib/record": ("  local every = {\n", "    probe = {'number'},\n"),
 }
-"""After which line of which part it stands, and its key of EXTRA."""
+"""After which line of which part it is inserted, and its key of EXTRA."""
 
 
 def with_probe(source: Callable[[str], str]) -> Callable[[str], str]:

@@ -98,7 +98,7 @@ class Model:
         cancelling: the jobs of each worker whose cancellation was asked for.
         done: until when each send is remembered whose job is gone too soon.
         failed: the ids of all jobs that ever failed.
-        told: what each channel must have been told, and how often.
+        notified: the messages that each channel must have got, and how often.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -109,7 +109,7 @@ class Model:
         self.cancelling: dict[str, set[str]] = {}
         self.done: dict[str, int] = {}
         self.failed: set[str] = set()
-        self.told: Counter[tuple[str, str, bytes | None]] = Counter()
+        self.notified: Counter[tuple[str, str, bytes | None]] = Counter()
         self._limits = limits
         self._used: set[str] = set()
         self._last_claim: dict[str, int] = {}
@@ -447,8 +447,8 @@ class Model:
 
     def _end(self, job: Job, state: JobState, outcome: bytes, ttl: int) -> None:
         for channel in job.waiters:
-            told = None if len(outcome) > MESSAGE_LIMIT and ttl else outcome
-            self.told[channel, job.id, told] += 1
+            notified = None if len(outcome) > MESSAGE_LIMIT and ttl else outcome
+            self.notified[channel, job.id, notified] += 1
         job.waiters = []
         job.state, job.outcome, job.delivered = state, outcome, None
         self._expire(job, self.now + ttl)

@@ -160,7 +160,7 @@ class TestTheKeyOfItsOwn:
             client.delete(backend.key("body:a"))
         assert await store.wait(QUEUE, "channel", ["a"]) == [MISSING]
 
-    async def test_a_job_without_the_envelope_it_should_have_fails_and_whoever_waits_is_told(
+    async def test_a_job_without_its_envelope_fails_and_its_waiters_are_notified(
         self, store: RedisStore, backend: Backend
     ) -> None:
         listener = await Listener.on(store, "me")

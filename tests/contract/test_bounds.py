@@ -61,7 +61,7 @@ class Look:
     Args:
         client: of the server.
         base: what they all begin with.
-        limits: what the store was told to keep.
+        limits: the limits of the store.
     """
 
     def __init__(self, client: Any, base: str, limits: Limits) -> None:

@@ -1,4 +1,4 @@
-"""Cancelling: what waits ends here, the worker of what runs is told, what has ended stays."""
+"""Cancelling: a waiting job ends here, the worker of a running one is notified, an ended one stays."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -114,7 +114,7 @@ async def test_a_batch_gives_the_state_of_each(store: Store) -> None:
 # While it runs
 
 
-async def test_the_worker_is_told(store: Store, backend: Backend) -> None:
+async def test_the_worker_is_notified(store: Store, backend: Backend) -> None:
     other = await backend.open()
     listener = await Listener.on(store, worker_channel(backend.app, QUEUE, "w"))
     await running(store, await joined(store, "w"), "jöb 1")

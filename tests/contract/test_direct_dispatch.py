@@ -33,7 +33,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Hands:
-    """What a worker is handed."""
+    """The jobs that come to a worker by direct dispatch."""
 
     def __init__(self) -> None:
         self.jobs: list[Claimed] = []
@@ -74,11 +74,11 @@ async def wait_for_jobs(store: RedisStore, worker: str = "w") -> None:
 
 
 def waiting(client: redis.Redis, backend: Backend) -> list[str]:
-    """The workers that may be handed a job."""
+    """The workers that may get a direct dispatch."""
     return client.zrangebyscore(backend.key("idle"), 0, "+inf")  # pyright: ignore[reportReturnType]
 
 
-async def test_a_lone_job_is_handed_to_a_waiting_worker_as_its_own(
+async def test_a_lone_job_is_dispatched_to_a_waiting_worker_as_claimed(
     redis_store: RedisStore, hands: Hands, client: redis.Redis, redis_backend: Backend
 ) -> None:
     await wait_for_jobs(redis_store)
@@ -110,7 +110,7 @@ async def test_a_repeated_settle_does_not_end_a_later_job_of_the_same_id(
     assert await settle(redis_store, "w", runs[1], Verb.SUCCEEDED, THREE)
 
 
-async def test_whoever_was_handed_a_job_is_handed_no_other_until_it_waits_again(
+async def test_a_worker_gets_no_second_dispatch_until_it_waits_again(
     redis_store: RedisStore, hands: Hands, client: redis.Redis, redis_backend: Backend
 ) -> None:
     await wait_for_jobs(redis_store)
@@ -227,7 +227,7 @@ async def test_what_is_no_plain_job_is_queued(redis_store: RedisStore, hands: Ha
     assert hands.jobs == []
 
 
-async def test_nothing_is_handed_to_a_worker_that_does_not_listen(
+async def test_nothing_is_dispatched_to_a_worker_that_does_not_listen(
     redis_store: RedisStore, client: redis.Redis, redis_backend: Backend
 ) -> None:
     await wait_for_jobs(redis_store, await joined(redis_store, "deaf"))
@@ -236,7 +236,9 @@ async def test_nothing_is_handed_to_a_worker_that_does_not_listen(
     assert waiting(client, redis_backend) == []
 
 
-async def test_the_next_is_handed_it_where_one_is_gone(redis_store: RedisStore, hands: Hands) -> None:
+async def test_it_is_dispatched_to_the_next_worker_where_one_is_gone(
+    redis_store: RedisStore, hands: Hands
+) -> None:
     await wait_for_jobs(redis_store, await joined(redis_store, "deaf"))
     await wait_for_jobs(redis_store)
     await send(redis_store, "job")
@@ -255,7 +257,7 @@ async def test_what_is_there_already_stays_with_the_worker_that_runs_it(
     assert (await redis_store.recover(QUEUE, CRASHED, 10, dead="w")).returned == 1
 
 
-async def test_nothing_is_handed_to_a_worker_whose_lease_has_ended(
+async def test_nothing_is_dispatched_to_a_worker_whose_lease_has_ended(
     redis_store: RedisStore, hands: Hands, client: redis.Redis, redis_backend: Backend
 ) -> None:
     await wait_for_jobs(redis_store)
@@ -276,7 +278,7 @@ async def test_a_job_whose_message_got_lost_is_found_by_the_next_claim_with_know
     assert (job.id, job.claims) == ("job", 2)
 
 
-async def test_a_job_that_was_handed_to_a_worker_that_died_is_recovered(
+async def test_a_job_that_was_dispatched_to_a_worker_that_died_is_recovered(
     redis_store: RedisStore, hands: Hands, client: redis.Redis, redis_backend: Backend
 ) -> None:
     await wait_for_jobs(redis_store)
@@ -307,7 +309,9 @@ async def test_a_worker_that_departs_gives_it_back_at_no_cost(redis_store: Redis
     assert (job.id, job.crashes, job.interruptions) == ("job", 0, 0)
 
 
-async def test_a_cancellation_of_a_handed_job_reaches_its_worker(redis_store: RedisStore, hands: Hands) -> None:
+async def test_a_cancellation_of_a_dispatched_job_reaches_its_worker(
+    redis_store: RedisStore, hands: Hands
+) -> None:
     await wait_for_jobs(redis_store)
     await send(redis_store, "job")
     job = await hands.next()

@@ -191,7 +191,7 @@ async def test_promote_keeps_to_its_limit_and_says_that_more_is_due(store: Store
 # There already
 
 
-async def test_a_job_that_is_there_already_stands_as_it_was(store: Store) -> None:
+async def test_a_job_that_is_there_already_stays_as_it_was(store: Store) -> None:
     low = [NewJob(name, CALL, Priority.LOW) for name in ("first", "second")]
     assert await store.enqueue(QUEUE, low) == [True, True]
     assert await store.enqueue(QUEUE, [NewJob("second", CALL)]) == [False]

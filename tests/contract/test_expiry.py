@@ -76,7 +76,7 @@ async def passed(store: Store) -> None:
     await eventually(is_over)
 
 
-async def test_a_job_that_nobody_has_started_ends_as_cancelled_and_its_waiters_are_told(store: Store) -> None:
+async def test_a_job_that_was_not_started_ends_as_cancelled_and_its_waiters_are_notified(store: Store) -> None:
     await put(store, call=encode_envelope("shop.add", [1], {}, None))
     listener = await Listener.on(store, "me")
     assert await store.wait(QUEUE, "me", ["job"]) == [None]
@@ -99,7 +99,7 @@ async def test_a_claim_after_the_time_passes_over_a_job_that_no_timer_has_ended(
     claim = await store.claim(QUEUE, "w", 10)
 
     assert ids(claim.jobs) == ["other"]
-    assert claim.next_due_ms == 0, "the worker is told to see to it"
+    assert claim.next_due_ms == 0, "the worker is to see to it"
     assert await state(store) is JobState.QUEUED
     await expired(store)
 

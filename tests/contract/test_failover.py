@@ -84,7 +84,7 @@ async def heard(listener: Listener) -> bool:
 
 
 async def test_an_address_that_moves_late_is_followed_by_what_only_listens_too(start_server: Start) -> None:
-    """Who is subscribed to a replica is not told so, and would stay there."""
+    """A subscriber of a demoted primary is not notified, and would stay there."""
     async with Pair.started(start_server, empty=True) as pair, store_of(pair) as store:
         listener = await Listener.on(store, "me")
         await pair.fail_over(isolated=True, address=False)

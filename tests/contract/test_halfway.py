@@ -1,6 +1,6 @@
 """Scripts that fail half-way: a server does not roll back, and no job may be lost by it.
 
-Each command that a script uses is refused to its user in turn, so the script ends wherever it stands at that time.
+Each command that a script uses is refused to its user in turn, so the script ends at each point once.
 """
 
 import re
@@ -58,10 +58,10 @@ class Refusing:
         """What a worker gets by a claim, sorted."""
         return sorted(ids((await self.full.claim(queue, worker, 10, known=known)).jobs))
 
-    async def gets(self, queue: str, wanted: list[str], handed: list[Claimed]) -> bool:
-        """Whether `w` has all of the jobs, those that it was handed and what it finds itself."""
-        handed += (await self.full.claim(queue, "w", 10, known=ids(handed))).jobs
-        return sorted(set(ids(handed))) == wanted
+    async def gets(self, queue: str, wanted: list[str], dispatched: list[Claimed]) -> bool:
+        """Whether `w` has all of the jobs, those that were dispatched and those that it claims."""
+        dispatched += (await self.full.claim(queue, "w", 10, known=ids(dispatched))).jobs
+        return sorted(set(ids(dispatched))) == wanted
 
     async def recovered(self, queue: str) -> None:
         """Give back what `w` held."""
@@ -152,14 +152,14 @@ async def test_an_enqueue_while_a_worker_waits(
         for command in commands(script_name):
             queue = at.refuse(command)
             await joined(at.full, "w", queue)
-            handed: list[Claimed] = []
-            leave = await at.full.dispatched(queue, "w", handed.append, lambda: None)
+            dispatched: list[Claimed] = []
+            leave = await at.full.dispatched(queue, "w", dispatched.append, lambda: None)
             await at.full.claim(queue, "w", 5, idle=True)
             jobs = [NewJob(job_id, CALL) for job_id in JOBS[:count]]
             with suppress(ServerError):
                 await at.limited.enqueue(queue, jobs)
             await at.full.enqueue(queue, jobs, again=True)  # as a producer does
-            assert await eventually(partial(at.gets, queue, JOBS[:count], handed)), queue
+            assert await eventually(partial(at.gets, queue, JOBS[:count], dispatched)), queue
             await leave()
 
 

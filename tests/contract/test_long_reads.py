@@ -102,7 +102,7 @@ async def test_all_schedules_are_written_and_read_in_steps(redis_store: RedisSto
     assert [answered for _, answered in calls.of("schedule_read")] == [3 + AT_ONCE] * (MANY // AT_ONCE)
 
 
-async def test_one_that_cannot_be_written_is_told_by_its_place_among_all(
+async def test_one_that_cannot_be_written_is_reported_by_its_position(
     redis_store: RedisStore, redis_backend: Backend, client: redis.Redis
 ) -> None:
     client.set(redis_backend.key("schedule:s0350"), "another type")
@@ -216,9 +216,9 @@ class TestOwners:
         notes = dict.fromkeys([f"gone-{n}" for n in range(3000)], b"\x90")
         client.hset(redis_backend.key("owners"), mapping=notes)  # pyright: ignore[reportArgumentType]
 
-        stood = await redis_store.timetable.note_declaration(QUEUE, 0, "aa", worker="w", ids=["s"])
+        current = await redis_store.timetable.note_declaration(QUEUE, 0, "aa", worker="w", ids=["s"])
 
-        assert (stood.code, stood.before) == ("aa", ""), "what the first step has found"
+        assert (current.code, current.before) == ("aa", ""), "what the first step has found"
         left = set(client.hkeys(redis_backend.key("owners")))  # pyright: ignore[reportArgumentType]
         assert left >= {"w", *many}
         assert len(left) <= 3000 // 2
@@ -230,11 +230,11 @@ async def test_a_renewal_tells_of_so_many_cancellations(
 ) -> None:
     await joined(redis_store, "w")
     client.sadd(redis_backend.key("cancel:w"), *numbered(1500))
-    told: set[str] = set()
-    while len(told) < 1500:
+    found: set[str] = set()
+    while len(found) < 1500:
         some = (await keep(redis_store, "w")).cancelled
         assert len(some) == 1000
-        told.update(some)
+        found.update(some)
 
 
 async def test_a_sweep_enters_so_many_anew(

@@ -108,7 +108,7 @@ async def test_large_records_count_for_more(redis_store: RedisStore) -> None:
     assert await claims_until_found(redis_store, "behind") == 2
 
 
-async def test_a_worker_that_is_told_of_more_does_not_stand_idle(
+async def test_a_worker_for_which_there_is_more_is_not_put_into_idle(
     redis_store: RedisStore, redis_backend: Backend, client: redis.Redis
 ) -> None:
     await joined(redis_store, "w")

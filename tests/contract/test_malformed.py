@@ -229,8 +229,8 @@ async def test_a_lane_that_is_one_again_is_read_again(
         assert [token.lane for token in await redis_store.block(QUEUE, "w", BLOCK)] == ["low"]
         await redis_store.cancel(QUEUE, ["job"], b"", 0)
 
-    told = ["low holds a string and no stream", "all of its lanes are served again"] * 2
-    for words, record in zip(told, caplog.records, strict=True):
+    expected = ["low holds a string and no stream", "all of its lanes are served again"] * 2
+    for words, record in zip(expected, caplog.records, strict=True):
         assert words in record.getMessage()
 
 

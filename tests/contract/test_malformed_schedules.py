@@ -40,7 +40,7 @@ def tick(entry: Entry) -> Tick:
     return Tick(id=entry.id, rev=entry.rev, jobs=[job], next_ms=None, overlap=Overlap.ALLOW, max_runs=0)
 
 
-async def test_a_schedule_that_is_none_is_told_and_the_others_are_read_and_ticked(
+async def test_a_malformed_schedule_is_logged_and_the_others_are_read_and_ticked(
     redis_store: RedisStore, redis_backend: Backend, client: Any
 ) -> None:
     await joined(redis_store, "w")
@@ -58,7 +58,7 @@ async def test_a_schedule_that_is_none_is_told_and_the_others_are_read_and_ticke
     assert ids(await take(redis_store, "w")) == ["e@1"]
 
 
-async def test_it_cannot_be_written_over_which_is_told_once(
+async def test_it_cannot_be_overwritten_which_is_logged_once(
     redis_store: RedisStore, redis_backend: Backend, client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "aioq")

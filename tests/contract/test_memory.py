@@ -102,7 +102,7 @@ async def test_a_new_job_of_an_expired_id_is_not_expired(memory: MemoryStore, cl
     assert await state(memory) is JobState.QUEUED
 
 
-async def test_a_tombstone_stands_as_long_as_the_send_can_be_repeated(
+async def test_a_tombstone_is_kept_as_long_as_the_send_can_be_repeated(
     memory: MemoryStore, clock: ManualClock
 ) -> None:
     worker = await joined(memory, "w")

@@ -40,7 +40,7 @@ LIMITS = Limits(
     tombstone_ms=9 * HOUR // 4,
     result_ttl_ms=3 * HOUR // 2,
 )
-"""A clock that jumps by hours never stands exactly at the end of one of these."""
+"""A clock that jumps by hours is never exactly at the end of one of these."""
 
 WORKERS = ("w1", "w2", "w3", "late")
 CHANNELS = ("aioq:test:one", "aioq:test:two")
@@ -48,7 +48,7 @@ OUTCOMES = {
     "value": THREE,
     "failure": BROKEN,
     "reason": REASON,
-    "large": encode_result("shop.add", "x" * MESSAGE_LIMIT),  # too large to be told
+    "large": encode_result("shop.add", "x" * MESSAGE_LIMIT),  # too large for a message
 }
 
 ENDS = (Verb.SUCCEEDED, Verb.FAILED, Verb.CANCELLED)
@@ -104,7 +104,7 @@ class StoreMachine(RuleBasedStateMachine):
         if not hasattr(self, "listeners"):
             return
         try:
-            self.everybody_was_told_once()
+            self.every_waiter_was_notified_once()
         finally:
             self.run(self.store.close)
             self.lease_client.close()
@@ -117,18 +117,18 @@ class StoreMachine(RuleBasedStateMachine):
 
         return self.runner.run(wait())
 
-    def everybody_was_told_once(self) -> None:
-        """Each waiter was told each outcome once. The end of one last job says that this is all."""
+    def every_waiter_was_notified_once(self) -> None:
+        """Each waiter got each outcome once. The end of one last job shows that this is all."""
         self.run(self.store.enqueue, QUEUE, [NewJob("end", CALL)])
         for channel in CHANNELS:
             self.run(self.store.wait, QUEUE, channel, ["end"])
         self.run(self.store.cancel, QUEUE, ["end"], REASON, 0)
-        told: Counter[tuple[str, str, bytes | None]] = Counter()
+        notified: Counter[tuple[str, str, bytes | None]] = Counter()
         for channel, listener in self.listeners.items():
-            while not told[channel, "end", REASON]:
-                told.update((channel, *pair) for pair in self.run(listener.result_message))
-            del told[channel, "end", REASON]
-        assert told == self.model.told
+            while not notified[channel, "end", REASON]:
+                notified.update((channel, *pair) for pair in self.run(listener.result_message))
+            del notified[channel, "end", REASON]
+        assert notified == self.model.notified
 
     # Each rule first brings about what it needs, so that no step of a walk is wasted. No draw depends on what a
     # server has answered: it may take any of several jobs, and Hypothesis wants a walk to be the same each time.

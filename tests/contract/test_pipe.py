@@ -187,7 +187,7 @@ async def test_a_closed_link_opens_nothing(server: Database) -> None:
 
 
 async def test_a_subscription_whose_confirmation_got_lost_says_that_messages_may_be_missing(link: Link) -> None:
-    """The server had it, and may have told of something, before the connection that asked was gone."""
+    """The server had it, and may have published something, before the connection was gone."""
     inbox, gaps, lost = RedisInbox(link, "none"), list[int](), asyncio.Event()
     dispatch = inbox._dispatch
 

@@ -1,4 +1,4 @@
-"""One test holds each Lua header against its caller; and a server that has forgotten a script is told it again."""
+"""One test holds each Lua header against its caller; and a server that has forgotten a script gets it again."""
 
 import ast
 import asyncio
@@ -103,7 +103,7 @@ def test_every_part_is_needed_and_comes_once_and_after_all_that_it_needs() -> No
 
 @pytest.mark.parametrize("name", LUA)
 def test_a_script_or_part_says_which_parts_it_uses(name: str) -> None:
-    """By name or by way of those it names: so no part is handed anything past its functions' parameters."""
+    """By name or through others: so a part gets its values through its functions' parameters only."""
     text = LUA[name].read_text()
     there = {*resolved([text]), name.removeprefix("lib/")}
 
@@ -353,7 +353,7 @@ def flush(client: Any) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_server_that_forgot_its_scripts_is_told_them_again(
+async def test_a_server_that_forgot_its_scripts_gets_them_again(
     redis_store: RedisStore, redis_backend: Backend
 ) -> None:
     """As after a restart, or a failover to a replica that never heard of them."""
@@ -375,7 +375,7 @@ async def test_a_server_that_forgot_its_scripts_is_told_them_again(
 async def test_what_is_sent_next_overtakes_nothing_where_the_server_knows_its_script_only(
     redis_store: RedisStore, redis_backend: Backend, first: str, connects_anew: bool
 ) -> None:
-    """One job and several have a script each; after a restart others may have told the server one of the two."""
+    """One job and several have a script each; after a restart another process may have loaded one of the two."""
     assert redis_backend.database is not None
     other = await redis_backend.open()
     one, several = [NewJob("a", CALL)], [NewJob("b", CALL), NewJob("c", CALL)]

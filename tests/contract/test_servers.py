@@ -171,10 +171,10 @@ async def test_a_server_says_what_it_is(server: Database) -> None:
 # A cluster
 
 
-async def test_a_job_is_queued_and_not_handed_where_the_subscription_is_at_another_node(
+async def test_a_job_is_queued_and_not_dispatched_where_the_subscription_is_at_another_node(
     start_server: StartServer,
 ) -> None:
-    """A node counts its own subscribers only, but what it is told to publish reaches those of all."""
+    """A node counts its own subscribers only, but what is published there reaches those of all nodes."""
     nodes = [
         start_server(tcp=True, extra_args=("--cluster-enabled", "yes", "--cluster-port", str(bus)))
         for bus in (free_port(), free_port())
@@ -308,9 +308,9 @@ async def test_a_server_that_evicts_keys_is_warned_of(
             client.config_set("maxmemory-policy", policy)
         async with store_at(server.url) as store:
             await store.open(thorough=True)
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len(told) == (0 if "-info" in rules else 1)
-    assert all("maxmemory-policy allkeys-lru" in text for text in told)
+    logged = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(logged) == (0 if "-info" in rules else 1)
+    assert all("maxmemory-policy allkeys-lru" in text for text in logged)
 
 
 @pytest.mark.parametrize(
@@ -324,8 +324,8 @@ async def test_a_server_that_keeps_nothing_on_disk_is_warned_of(
     server = start_server(login=Login("secret", user="shop", rules=f"~* &* {rules}"), extra_args=args)
     async with store_at(server.url) as store:
         await store.open(thorough=True)
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert ["keeps nothing on disk" in text for text in told] == [True] * warned
+    logged = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert ["keeps nothing on disk" in text for text in logged] == [True] * warned
 
 
 def test_every_command_of_the_scripts_is_tried() -> None:
@@ -481,14 +481,14 @@ async def test_a_store_finds_its_way_back_after_a_restart(name: str, start_serve
 
         await eventually(joins)
 
-        async def told() -> bool:
+        async def notified() -> bool:
             try:
                 await store.promote(QUEUE, 1)
             except ServerUnavailableError:  # an idle connection of before
                 return False
             return listener.gaps == 1
 
-        await eventually(told)
+        await eventually(notified)
         assert await send(store, "job") == [True]
         tokens = await store.block(QUEUE, "w", BLOCK)
         assert [token.job_ids for token in tokens] == [("job",)]

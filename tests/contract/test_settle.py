@@ -372,7 +372,7 @@ async def test_a_repeated_settle_does_not_end_a_later_job_of_the_same_id(
     assert not await settle(store, worker, runs[0], Verb.SUCCEEDED, THREE), "not even as the end that is there"
 
 
-async def test_nor_does_a_batch_in_which_it_stands(store: Store) -> None:
+async def test_nor_does_a_batch_that_contains_it(store: Store) -> None:
     worker = await joined(store, "w")
     await send(store, *"abc")
     first = await take(store, worker)

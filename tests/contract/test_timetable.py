@@ -72,7 +72,7 @@ def tick(
 
 
 async def make(store: Store, *jobs: str, **options: Any) -> int | None:
-    """Make ticks of the schedule `s` as it stands."""
+    """Make ticks of the schedule `s` as it is stored."""
     (made,) = (await store.timetable.tick(QUEUE, [tick(await read(store), *jobs, **options)])).made
     return made
 
@@ -244,7 +244,7 @@ async def test_all_of_a_queue_are_read_the_next_to_tick_first(store: Store):
 # -- what is due ------------------------------------------------------------------------------------------------
 
 
-async def test_those_due_are_told_and_how_long_until_the_first_that_is_not(store: Store):
+async def test_those_due_are_returned_and_how_long_until_the_first_that_is_not(store: Store):
     await put(store, "paused", due_in=None)
     await put(store, "late", due_in=-10)
     await put(store, "later", due_in=-5)
@@ -265,12 +265,12 @@ async def test_claims_and_renewals_tell_when_the_next_tick_is(store: Store, due_
         await put(store, "paused", due_in=None)
     else:
         await put(store, due_in=due_in)
-    for told in ((await store.claim(QUEUE, "w", 1)).next_tick_ms, (await keep(store, "w")).next_tick_ms):
+    for next_tick_ms in ((await store.claim(QUEUE, "w", 1)).next_tick_ms, (await keep(store, "w")).next_tick_ms):
         if due_in is None:
-            assert told is None
+            assert next_tick_ms is None
         else:
-            assert told is not None
-            assert max(0, due_in - 60_000) <= told <= max(0, due_in)
+            assert next_tick_ms is not None
+            assert max(0, due_in - 60_000) <= next_tick_ms <= max(0, due_in)
     assert (await store.claim(QUEUE, "w", 1)).next_due_ms is None, "a tick is no scheduled job"
 
 
@@ -287,7 +287,7 @@ async def test_a_tick_before_all_others_wakes_a_worker(store: Store, backend: Ba
     assert len(await waiting) == 1
 
 
-async def test_the_queues_that_have_schedules_are_told(store: Store, backend: Backend):
+async def test_the_queues_that_have_schedules_are_returned(store: Store, backend: Backend):
     assert await store.timetable.queues() == []
     await put(store, "a")
     await put(store, "b")

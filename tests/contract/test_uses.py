@@ -35,7 +35,7 @@ def uses(name: str) -> dict[str, set[str]]:
 
 
 def named() -> dict[str, str]:
-    """What `lib/keys.lua` defines, and the key or channel that each stands for."""
+    """What `lib/keys.lua` defines, and the key or channel that each returns."""
     text = source("lib/keys")
     found = dict(re.findall(r"function (\w+_(?:key|channel))\(q, \w+\).*?':([a-z]+):'", text))
     for names, keys in re.findall(r"^local ([A-Z, ]+) = ((?:':[a-z]+'(?:, )?)+)$", text, re.MULTILINE):

@@ -1,4 +1,4 @@
-"""Waiting for outcomes: there already, told later, or no such job; nothing falls in between."""
+"""Waiting for outcomes: there already, published later, or no such job; nothing is missed."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ async def test_a_retry_is_no_outcome(store: Store) -> None:
 
 
 @pytest.mark.parametrize("how", ["alone", "together", "later", "own-id", "large", "again", "repeated"])
-async def test_who_said_with_the_send_that_it_waits_is_told(store: Store, how: str) -> None:
+async def test_a_waiter_that_registered_with_the_send_is_notified(store: Store, how: str) -> None:
     listener, worker = await Listener.on(store, "me"), await joined(store, "w")
     job = NewJob("job", CALL if how != "large" else LARGE_CALL, waiter="me", nonce="n" if how == "own-id" else "")
     jobs = [job, NewJob("other", CALL)] if how == "together" else [job]
@@ -78,7 +78,7 @@ async def promoted(store: Store) -> bool:
     return (await store.promote(QUEUE, 5)).count == 1
 
 
-async def test_two_who_wait_are_both_told(store: Store) -> None:
+async def test_two_waiters_are_both_notified(store: Store) -> None:
     listeners, worker = [await Listener.on(store, name) for name in ("me", "you")], await joined(store, "w")
     await store.enqueue(QUEUE, [NewJob("job", CALL, waiter="me")])
     (claimed,) = await take(store, worker, 1)
@@ -133,7 +133,7 @@ async def test_one_outcome_comes_however_large_it_is(store: Store) -> None:
     assert await store.wait(QUEUE, "me", [three, two]) == [THREE, LATER]
 
 
-async def test_who_waits_for_what_did_not_fit_is_still_told_of_the_others(store: Store) -> None:
+async def test_a_waiter_for_what_did_not_fit_is_still_notified_of_the_others(store: Store) -> None:
     giant = outcome_of(WAIT_LIMIT)
     names = await ended(store, giant, giant)
     listener = await Listener.on(store, "me")
@@ -147,7 +147,9 @@ async def test_who_waits_for_what_did_not_fit_is_still_told_of_the_others(store:
 
 @pytest.mark.parametrize("verb", [Verb.SUCCEEDED, Verb.FAILED, Verb.CANCELLED])
 @pytest.mark.parametrize("ttl_ms", [0, LONG])
-async def test_who_waits_is_told_of_the_outcome(store: Store, backend: Backend, verb: Verb, ttl_ms: int) -> None:
+async def test_a_waiter_is_notified_of_the_outcome(
+    store: Store, backend: Backend, verb: Verb, ttl_ms: int
+) -> None:
     other = await backend.open()
     worker = await joined(other, "w")
     listener = await Listener.on(store, "me")
@@ -160,7 +162,7 @@ async def test_who_waits_is_told_of_the_outcome(store: Store, backend: Backend, 
     assert await listener.result_message() == [("jöb", BROKEN)]
 
 
-async def test_who_waits_is_told_of_a_cancellation(store: Store) -> None:
+async def test_a_waiter_is_notified_of_a_cancellation(store: Store) -> None:
     listener = await Listener.on(store, "me")
     await send(store, "job")
     await store.wait(QUEUE, "me", ["job"])
@@ -182,7 +184,7 @@ async def test_one_settle_sends_one_result_message(store: Store) -> None:
     assert await listener.result_message() == [("a", THREE), ("b", THREE), ("c", THREE)]
 
 
-async def test_waiting_twice_is_told_once(store: Store) -> None:
+async def test_who_waits_twice_is_notified_once(store: Store) -> None:
     worker = await joined(store, "w")
     listener, other = await Listener.on(store, "me"), await Listener.on(store, "other")
     job = await running(store, worker)
@@ -262,7 +264,7 @@ async def test_the_limit_of_what_is_sent(store: Store, size: int, sent: bool) ->
     assert await listener.result_message() == [("job", outcome if sent else None)]
 
 
-async def test_no_more_than_64_channels_are_told(store: Store) -> None:
+async def test_no_more_than_64_channels_are_notified(store: Store) -> None:
     await send(store, "job")
     for number in range(70):
         assert await store.wait(QUEUE, f"channel-{number}", ["job"]) == [None]
@@ -278,7 +280,7 @@ async def test_no_more_than_64_channels_are_told(store: Store) -> None:
     assert await first_too_many.result_message() == [("end", REASON)]
 
 
-async def test_who_left_is_not_told(store: Store) -> None:
+async def test_a_waiter_that_left_is_not_notified(store: Store) -> None:
     left, stays = await Listener.on(store, "left"), await Listener.on(store, "stays")
     await send(store, "job")
     await store.wait(QUEUE, "left", ["job"])

@@ -29,7 +29,7 @@ async def bury(store: Store, prefix: str, limit: int = 100) -> Recovery:
     return msgspec.structs.replace(step, buried=tuple(step.buried))
 
 
-async def test_the_workers_of_a_queue_are_told_with_their_leases(store: Store) -> None:
+async def test_the_workers_of_a_queue_are_returned_with_their_leases(store: Store) -> None:
     await joined(store, "w1")
     await joined(store, "w2")
     await joined(store, "elsewhere", "slow")
@@ -55,7 +55,7 @@ async def test_a_renewal_says_when_the_worker_last_fetched(store: Store) -> None
     assert 30_000 <= worker.fetched_ms < 90_000
 
 
-async def test_a_worker_that_departs_or_is_recovered_is_told_no_more(store: Store) -> None:
+async def test_a_worker_that_departs_or_is_recovered_is_not_returned_any_more(store: Store) -> None:
     for worker in ("leaves", "dies", "stays"):
         await joined(store, worker)
 
@@ -92,20 +92,20 @@ async def test_others_keep_what_they_hold(store: Store) -> None:
     assert await state(store, "of host-11-abc-1") is JobState.RUNNING
 
 
-async def test_every_id_of_a_life_is_buried_in_bounded_steps(store: Store) -> None:
+async def test_every_id_of_an_incarnation_is_buried_in_bounded_steps(store: Store) -> None:
     for number in (1, 2):
-        await joined(store, f"life-{number}")
+        await joined(store, f"incarnation-{number}")
         await send(store, *(f"{number}-{n}" for n in range(3)))
-        await take(store, f"life-{number}", 3)
+        await take(store, f"incarnation-{number}", 3)
 
     returned, steps, more = 0, 0, True
     while more:
-        step = await bury(store, "life-", limit=2)
+        step = await bury(store, "incarnation-", limit=2)
         returned, steps, more = returned + step.returned, steps + 1, step.more
 
     assert returned == 6
     assert steps >= 4
-    assert await bury(store, "life-") == Recovery()
+    assert await bury(store, "incarnation-") == Recovery()
     assert await store.workers(QUEUE) == []
 
 

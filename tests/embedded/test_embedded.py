@@ -1,6 +1,6 @@
 """The embedded server, with real processes and real signals.
 
-`Peer` is another process that attaches when it is told to. What a test starts is gone after it.
+`Peer` is another process that attaches on request. What a test starts is gone after it.
 """
 
 import contextlib
@@ -393,7 +393,7 @@ def test_a_read_only_directory(peer: Peers, base: Path, home: Path) -> None:
     assert _both_ways_out(answer["error"], home)
 
 
-def test_a_broken_data_file_is_told_with_the_log(attach: Attach) -> None:
+def test_a_broken_data_file_is_reported_with_the_log(attach: Attach) -> None:
     server = attach()
     with Redis.from_url(server.url) as client:
         client.set("key", 1)

@@ -37,7 +37,7 @@ class Place:
     Attributes:
         server: the server.
         pair: the server and its replica, where the cause asks for one.
-        proxy: what stands before it; only where the cause asks for one.
+        proxy: the proxy before it; only where the cause asks for one.
         base: the base key of the queue.
         seconds: how long the cause is to last.
         deleted: the ids of jobs whose queue entries the cause took away.

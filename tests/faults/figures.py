@@ -1,4 +1,4 @@
-"""What a fault case is told (its size, its seed) and what it tells (its figures).
+"""The input of a fault case (its size, its seed) and its output (its figures).
 
 Figures are printed, and appended to a file as JSON lines, one when a case begins and one when it is over: a case
 that never came to its end is in the file as well.

@@ -1,4 +1,4 @@
-"""What the fault cases stand on: a project whose runs go into a ledger, workers to break, and a load on them."""
+"""The fixtures of the fault cases: a project whose runs go into a ledger, workers to break, and a load on them."""
 
 import asyncio
 import random

@@ -2,7 +2,7 @@
 
 A worker process, and this process as producer and waiter, work through each cause of `causes.py`. One job runs
 when it begins and ends while it lasts, one ends after it, one is due meanwhile; short ones are sent all along.
-What is asked of aioq stands in `Figures.failings`.
+What is asked of aioq is in `Figures.failings`.
 """
 
 import asyncio

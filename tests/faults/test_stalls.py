@@ -1,4 +1,4 @@
-"""R2 and R8: workers that stand still for longer than their lease, from outside and by their own task's doing."""
+"""R2 and R8: workers that are stopped for longer than their lease, from outside and by their own task's doing."""
 
 import asyncio
 import re

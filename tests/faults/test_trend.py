@@ -21,7 +21,7 @@ def test_a_line_is_found_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(("slope", "flat"), [(0.0, True), (-0.5, True), (0.005, True), (0.05, False)])
-def test_growth_is_told_from_noise(slope: float, flat: bool) -> None:
+def test_growth_is_distinguished_from_noise(slope: float, flat: bool) -> None:
     assert Trend.of(samples(slope, 5), warm_up=0.2).is_flat(share=0.05, floor=1) is flat
 
 

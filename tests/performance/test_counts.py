@@ -1,8 +1,8 @@
 """What a job costs, counted and not timed, so that it can be held on any machine.
 
-Each limit stands a little above what was counted when it was set, on Python 3.11 and Redis 7.0; the comment says
+Each limit is a little above what was counted when it was set, on Python 3.11 and Redis 7.0; the comment says
 how much that was. A change that needs more says why, and one that needs less lowers the limit. `make bench`
-measures the times that these counts stand for.
+measures the times behind these counts.
 """
 
 import asyncio
@@ -120,7 +120,7 @@ async def test_commands_a_job_under_load(redis_server: Database, jobs: Jobs) -> 
 
 
 async def test_commands_of_a_job_alone(redis_server: Database, jobs: Jobs) -> None:
-    # 2.2: the enqueue and the settle, for it is handed to the worker, and who waits for it has said so with it;
+    # 2.2: the enqueue and the settle, for it is dispatched directly, and its waiter registers with the send;
     # and once the wait, the blocking read and its claim.
     async with jobs.worker():
         with monitored(redis_server.server) as seen:
@@ -202,7 +202,7 @@ async def test_function_calls_of_a_send_alone(jobs: Jobs) -> None:
 
 
 async def test_the_walk_of_a_send_alone(jobs: Jobs) -> None:
-    # 12 files and 25 functions, as they stand in docs/design.md.
+    # 12 files and 25 functions, as listed in docs/design.md.
     walk: dict[str, list[str]] = {}
     arrived = [False]
 

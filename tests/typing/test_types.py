@@ -233,11 +233,11 @@ def two() -> None: ...
 @app.task(retry="3")  # E: reportArgumentType
 async def three() -> None: ...
 @app.lifespan
-async def life():
+async def resources():
     yield 5
 Retry(5, delay=2, on=(OSError,), never=ValueError)  # E: reportArgumentType
 Retry(5, delay=2, on=(OSError,), never=("shop.Error",))
-_ = one, two, three, life
+_ = one, two, three, resources
 """,
 }
 

@@ -423,7 +423,7 @@ async def test_without_either_the_error_names_both_ways_out(monkeypatch: pytest.
             pass
 
 
-def test_what_the_server_keeps_is_told_in_milliseconds():
+def test_the_limits_of_the_store_are_in_milliseconds():
     settings = Settings(dead_ttl=3, dead_limit=7, max_crashes=2, lease=4.5, send_timeout=0.5, result_ttl=8)
     assert connect.limits_of(settings) == Limits(3000, 7, 2, lease_ms=4500, tombstone_ms=5500, result_ttl_ms=8000)
     assert connect.limits_of(Settings()) == Limits(), "the defaults are the same"

@@ -1,4 +1,4 @@
-"""The package's public names, and what type checkers are told of them."""
+"""The package's public names, and what type checkers know of them."""
 
 import ast
 import subprocess

@@ -23,7 +23,7 @@ class Record:
         priority: the lane.
         sent_ms: when the job was taken.
         nonce: the send that brought it; see `aioq.store.contract.NewJob`.
-        state: where it is in its life.
+        state: its state.
         due_ms: when it will be queued, while it is scheduled.
         claim: the number of the last claim; 0 before the first.
         claims: how often it was claimed.

@@ -160,9 +160,9 @@ class BlockingReads:
         found = {lane: kind for lane, kind in types if kind not in {"stream", "none"}}
         if not found or len(found) == len(LANES):
             return False
-        told = self._foreign.get(queue, {})
+        logged = self._foreign.get(queue, {})
         for lane, kind in found.items():
-            if told.get(lane) != kind:
+            if logged.get(lane) != kind:
                 log.warning(
                     "queue %s: key %s holds a %s and no stream, so no job of this lane can be read; move that "
                     "key away (the other lanes are served)",

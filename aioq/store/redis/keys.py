@@ -7,7 +7,7 @@ a few of its own, under the base key of a queue without a name, which no queue c
 from functools import lru_cache
 
 LANES = tuple(f"{lane}{part}" for lane in ("high", "normal", "low") for part in (":front", ":rest", ""))
-"""A queue's streams, first served first; the same list stands in `lua/lib/keys.lua`."""
+"""A queue's streams, first served first; the same list is in `lua/lib/keys.lua`."""
 
 GROUP = "aioq"
 """The consumer group of each lane."""

@@ -94,18 +94,18 @@ async def require(link: Link, key: str, channel: str, durability: Durability) ->
 async def _subscribing(link: Link, channel: str) -> list[object]:
     """What is said to a subscription, which takes a connection of its own."""
     connection = await link.connect()
-    told: list[object] = []
+    answers: list[object] = []
     try:
         connection.send(("SUBSCRIBE", channel), ("UNSUBSCRIBE", channel), ("PING",))
         async with asyncio.timeout(5):
             for _ in range(3):
                 try:
-                    told.append(await connection.read())
+                    answers.append(await connection.read())
                 except ResponseError as error:
-                    told.append(error)
+                    answers.append(error)
     finally:
         connection.close()
-    return told
+    return answers
 
 
 def _first(texts: Sequence[str]) -> str:

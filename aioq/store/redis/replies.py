@@ -18,7 +18,7 @@ LOST = -2
 """What `claim` and `renew` answer to a worker without a lease."""
 
 NAMED_LIMIT = 512
-"""The most jobs that one entry may name; the same stands in `lib/entries.lua`."""
+"""The most jobs that one entry may name; the same is in `lib/entries.lua`."""
 
 _CLAIM_HEADER = 3
 _CLAIM_WIDTH = 4
@@ -157,12 +157,12 @@ def _info(queue: str, job_id: str, record: dict[str, Any], *, results: bool) -> 
     if "sent" not in record:
         return None
     state = JobState(record.get("state", b"queued").decode())
-    told = describe(record.get("job", b""), record.get("outcome"))
+    description = describe(record.get("job", b""), record.get("outcome"))
     ran = state in (JobState.RUNNING, JobState.SUCCEEDED)
     return JobInfo(
         id=job_id,
         queue=queue,
-        task=told.task,
+        task=description.task,
         state=state,
         priority=Priority(record.get("lane", b"normal").decode()),
         attempts=int(record.get("attempts", 0)) + ran,
@@ -174,11 +174,11 @@ def _info(queue: str, job_id: str, record: dict[str, Any], *, results: bool) -> 
         ended_at=_time(record.get("ended")),
         worker=record["worker"].decode() if "worker" in record else None,
         progress=_PROGRESS.decode(record["progress"]) if "progress" in record else None,
-        error=put_off(told.task) if state in WAITS and "parked" in record else told.error,
-        headers=told.headers,
+        error=put_off(description.task) if state in WAITS and "parked" in record else description.error,
+        headers=description.headers,
         tags=_tags(record.get("tags", ())),
         expires_at=_time(record.get("expires") or None),
-        result=told.value if results else None,
+        result=description.value if results else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Schedules on a Redis or Valkey server; each verb's meaning stands in its Lua file."""
+"""Schedules on a Redis or Valkey server; each verb is described in its Lua file."""
 
 from collections.abc import Collection, Sequence
 

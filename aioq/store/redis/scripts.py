@@ -78,7 +78,7 @@ READS_ONLY = frozenset({"held", "info", "schedule_owners", "schedule_read", "wor
 def script(name: str) -> Script:
     """The script of a command, with what it uses of the parts that it needs.
 
-    A definition stands before the first statement that uses it: a call that returns earlier does not pay for it.
+    A definition precedes the first statement that uses it: a call that returns earlier does not pay for it.
     """
     body = source(f"commands/{name}")
     parts = resolved([body])

@@ -1,4 +1,4 @@
-"""The store contract over Redis: one script call a batch. Each verb's meaning stands in its Lua file."""
+"""The store contract over Redis: one script call a batch. Each verb is described in its Lua file."""
 
 import asyncio
 import os

@@ -2,7 +2,7 @@
 
     submit -> _start -> _execute: prepare -> call -> last report -> _finish
 
-`_execute` is a run's life, from claimed to settled. Nothing a job does gets past it: whatever it raises,
+`_execute` carries a run from claimed to settled. Nothing a job does gets past it: whatever it raises,
 SystemExit and its like included, becomes its outcome. `_finish` is the one end of all runs: the outcome goes to
 the settler and the slot is given back before anything else that the end brings along, the log line above all, so
 that nothing can come between.
@@ -258,7 +258,7 @@ class Executor:
             run.handle.cancel()  # the first one may have been swallowed by chance: asyncio.wait_for on Python 3.11
 
     def _start(self, run: Run, *, at_once: bool = False) -> None:
-        """Give a run that has a slot its asyncio task, which is all of its life."""
+        """Start the asyncio task of a run that has a slot."""
         loop = asyncio.get_running_loop()
         run.started = loop.time()
         self._running[run.key] = run
@@ -282,7 +282,7 @@ class Executor:
             self._ended(run, run.handle)
 
     async def _execute(self, run: Run) -> None:
-        """A run's life, from claimed to settled."""
+        """Carry a run from claimed to settled."""
         run.entered = True
         self._to_enter -= 1
         self._prepare(run)

@@ -27,9 +27,9 @@ LOOK = 0.05
 """Seconds that an answer which is late is still waited for: after a stopped process (SIGSTOP, a suspended host)
 goes on, this thread may come first."""
 
-STOOD_STILL = 2.0
+SUSPENDED = 2.0
 """An answer that comes this many times too late, without having been missed in between, tells of a process that
-stood still as a whole. A guess, high enough that a busy host does not fill the log."""
+was stopped as a whole. A guess, high enough that a busy host does not fill the log."""
 
 
 class Watchdog:
@@ -82,13 +82,13 @@ class Watchdog:
         return True
 
     def _look_back(self, lag: float) -> None:
-        if lag > STOOD_STILL * self._limit:
+        if lag > SUSPENDED * self._limit:
             log.warning(
                 *(
-                    "this process stood still for %.1f s: it was stopped, or something held the interpreter lock",
+                    "this process did not run for %.1f s: it was stopped, or something held the interpreter lock",
                     lag,
                 ),
-                extra=_extra("stood_still", lag),
+                extra=_extra("process_suspended", lag),
             )
 
     def _blocked(self, answered: threading.Event, asked: float) -> None:

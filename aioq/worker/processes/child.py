@@ -1,4 +1,4 @@
-"""The life of a child process: it carries out its worker's orders, one after the other, and ends with its worker.
+"""A child process: it carries out its worker's orders, one after the other, and ends with its worker.
 
 It imports the task's module and decodes the arguments itself, so a child that dies takes nothing with it but its
 own job. What it logs goes to the worker, which logs it as its own; what its tasks print goes to standard error.
@@ -114,7 +114,7 @@ def _disregard(_number: int, _frame: object) -> None:
 
 
 class _WorkerLine:
-    """The socket to the worker, with the thread that listens to it and watches over the worker's life."""
+    """The socket to the worker, with the thread that listens to it and notices the worker's end."""
 
     def __init__(self, connection: socket.socket, parent: int) -> None:
         self._socket = connection
@@ -316,9 +316,9 @@ async def _as_in_a_worker(
     begin: Callable[[], None],
 ) -> Any:
     attach(context, _drop)
-    life = app_of(task).lifespan()
+    lifespan = app_of(task).lifespan()
     try:
-        context.state = await life.__aenter__()
+        context.state = await lifespan.__aenter__()
     except BaseException as error:
         raise _EndedError(_failed(Ending.UNREADY, error, context.attempt)) from error
     try:
@@ -326,7 +326,7 @@ async def _as_in_a_worker(
         return await _alone(partial(wrapped, app_of(task).middleware, context, call), context)
     finally:
         try:
-            await life.__aexit__(None, None, None)
+            await lifespan.__aexit__(None, None, None)
         except Exception:  # the job has ended: as in a worker, this is not its failure
             log.exception("the lifespan of the process of %s[%s] failed at its end", context.task, context.id)
 

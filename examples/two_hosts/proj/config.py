@@ -1,4 +1,4 @@
-"""The settings. `AIOQ_URL`, `AIOQ_CONCURRENCY`, ... in a host's environment win over what stands here."""
+"""The settings. `AIOQ_URL`, `AIOQ_CONCURRENCY`, ... in a host's environment win over these values."""
 
 name = "proj"
 url = "redis://localhost:6379/0"  # for one host; on two, each sets AIOQ_URL

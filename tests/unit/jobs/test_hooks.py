@@ -18,23 +18,23 @@ from tests.unit.kit import call, make_run, until, within
 
 pytestmark = pytest.mark.anyio
 
-Told = list[tuple[JobContext, Outcome]]
+Calls = list[tuple[JobContext, Outcome]]
 
 
 class Watch(Middleware):
     def __init__(self) -> None:
-        self.told: Told = []
-        self.life: list[str] = []
+        self.calls: Calls = []
+        self.lifecycle: list[str] = []
 
     async def settled(self, job: JobContext, outcome: Outcome) -> None:
         assert current_job() is job
-        self.told.append((job, outcome))
+        self.calls.append((job, outcome))
 
     async def worker_started(self) -> None:
-        self.life.append("started")
+        self.lifecycle.append("started")
 
     async def worker_stopped(self) -> None:
-        self.life.append(f"stopped after {len(self.told)}")
+        self.lifecycle.append(f"stopped after {len(self.calls)}")
 
 
 def shop(*middleware: Middleware) -> App:  # noqa: C901 - seven tasks, one after the other
@@ -87,7 +87,7 @@ CASES: list[tuple[str, tuple[Any, ...], list[tuple[OutcomeKind, float | None, bo
 
 
 @pytest.mark.parametrize(("task", "args", "expected"), CASES)
-async def test_each_attempt_is_told_once_with_what_becomes_of_the_job(
+async def test_settled_is_called_once_an_attempt_with_its_outcome(
     task: str, args: tuple[Any, ...], expected: list[tuple[OutcomeKind, float | None, bool]]
 ):
     job_seen.clear()
@@ -96,11 +96,11 @@ async def test_each_attempt_is_told_once_with_what_becomes_of_the_job(
     async with app.test() as session:
         handle = await app.send(task, *args)
         await within(session.drain())
-    assert [(outcome.kind, outcome.retry_in, outcome.final) for _, outcome in watch.told] == expected
-    assert [(job.id, job.task, job.attempt) for job, _ in watch.told] == [
+    assert [(outcome.kind, outcome.retry_in, outcome.final) for _, outcome in watch.calls] == expected
+    assert [(job.id, job.task, job.attempt) for job, _ in watch.calls] == [
         (handle.id, task, 1 if task == "snoozing" else number) for number in range(1, len(expected) + 1)
     ]
-    assert watch.life == ["started", f"stopped after {len(expected)}"]
+    assert watch.lifecycle == ["started", f"stopped after {len(expected)}"]
 
 
 async def test_an_outcome_has_its_result_its_error_and_its_reason():
@@ -110,13 +110,13 @@ async def test_an_outcome_has_its_result_its_error_and_its_reason():
         for task, args in (("add", (1,)), ("verdict", ("cancel",)), ("flaky", ())):
             await app.send(task, *args)
             await within(session.drain())
-    added, cancelled, first, last = [outcome for _, outcome in watch.told]
+    added, cancelled, first, last = [outcome for _, outcome in watch.calls]
     assert (added.result, added.error, added.duration >= 0) == (2, None, True)
     assert (cancelled.reason, type(cancelled.error)) == ("why", Cancel)
     assert (str(first.error), str(last.error)) == ("'x'", "'x'")
 
 
-async def test_what_never_came_to_run_is_told_too():
+async def test_settled_is_called_for_a_job_that_never_ran_too():
     watch, sender = Watch(), App("shop", url="redis://nowhere")
 
     @sender.task(name="add")
@@ -127,7 +127,7 @@ async def test_what_never_came_to_run_is_told_too():
         await internals_of(app).sender.send_calls([add.call("no number")])
         unknown = await app.send("nobody.knows")
         await within(session.advance(0))
-        kinds = {job.task: outcome.kind for job, outcome in watch.told}
+        kinds = {job.task: outcome.kind for job, outcome in watch.calls}
         assert kinds == {"add": OutcomeKind.BAD_ARGUMENTS, "nobody.knows": OutcomeKind.PARKED}
         await unknown.cancel()
 
@@ -146,10 +146,10 @@ async def test_a_cancelled_and_an_interrupted_job():
         first, second = await waits.send(), await waits.send()
         await until(lambda: len(begun) == 2)
         await first.cancel("changed my mind")
-        await until(lambda: watch.told)
-    kinds = {job.id: outcome.kind for job, outcome in watch.told}
+        await until(lambda: watch.calls)
+    kinds = {job.id: outcome.kind for job, outcome in watch.calls}
     assert kinds == {first.id: OutcomeKind.CANCELLED, second.id: OutcomeKind.INTERRUPTED}
-    assert {outcome.reason for _, outcome in watch.told} == {"changed my mind", ""}
+    assert {outcome.reason for _, outcome in watch.calls} == {"changed my mind", ""}
 
 
 def _refuse(*_: object) -> Any:
@@ -165,7 +165,7 @@ def _refuse(*_: object) -> Any:
         (Retry, OutcomeKind.RETRY),
     ],
 )
-async def test_an_error_that_raises_when_it_is_looked_at_is_told_all_the_same(
+async def test_settled_is_called_with_an_error_that_raises_when_it_is_read(
     base: type[Exception], kind: OutcomeKind
 ):
     watch = Watch()
@@ -180,13 +180,15 @@ async def test_an_error_that_raises_when_it_is_looked_at_is_told_all_the_same(
         await odd_one.send()
         assert await within(await app.send("add", 1)) == 2
         await within(session.advance(0))
-    assert [(job.task, outcome.kind) for job, outcome in watch.told] == [
+    assert [(job.task, outcome.kind) for job, outcome in watch.calls] == [
         ("odd", kind),
         ("add", OutcomeKind.SUCCEEDED),
     ]
 
 
-async def test_an_outcome_that_cannot_be_put_together_is_told_without_its_parts(monkeypatch: pytest.MonkeyPatch):
+async def test_settled_is_called_with_an_incomplete_outcome_where_its_parts_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+):
     watch = Watch()
     app = shop(watch)
     monkeypatch.setattr("aioq.worker.run.outcomes._error", _refuse)
@@ -194,7 +196,7 @@ async def test_an_outcome_that_cannot_be_put_together_is_told_without_its_parts(
         await app.send("verdict", "cancel")
         assert await within(await app.send("add", 1)) == 2
         await within(session.advance(0))
-    kinds = {job.task: (outcome.kind, outcome.error) for job, outcome in watch.told}
+    kinds = {job.task: (outcome.kind, outcome.error) for job, outcome in watch.calls}
     assert kinds == {"verdict": (OutcomeKind.CANCELLED, None), "add": (OutcomeKind.SUCCEEDED, None)}
 
 
@@ -240,14 +242,14 @@ async def test_where_the_server_decides_what_becomes_of_the_job_it_is_asked(
     hooks.on_answer(run.queue, run.settlement, True)
     await within(hooks.drain())
 
-    ((_, outcome),) = watch.told
+    ((_, outcome),) = watch.calls
     assert (outcome.kind, outcome.final, outcome.reason) == (kind, final, reason)
     assert (outcome.retry_in is None) == (final or kind is OutcomeKind.INTERRUPTED)
     if kind is OutcomeKind.FAILED:
         assert str(outcome.error) == "WorkerCrashed: too often"
 
 
-async def test_where_the_server_refuses_an_outcome_the_failure_in_its_place_is_told():
+async def test_where_the_server_refuses_an_outcome_settled_gets_the_failure_in_its_place():
     watch = Watch()
     hooks = Hooks([watch], Ended(None))
     run = make_run(call("add", 1))
@@ -261,14 +263,14 @@ async def test_where_the_server_refuses_an_outcome_the_failure_in_its_place_is_t
     hooks.on_answer(run.queue, Settlement("job", 1, Verb.FAILED, instead), True)
     await within(hooks.drain())
 
-    ((_, outcome),) = watch.told
+    ((_, outcome),) = watch.calls
     assert (outcome.kind, outcome.result, outcome.final) == (OutcomeKind.FAILED, None, True)
     assert str(outcome.error) == "aioq.ServerError: it was refused"
 
 
 class Broken(Watch):
     async def settled(self, job: JobContext, outcome: Outcome) -> None:
-        self.told.append((job, outcome))
+        self.calls.append((job, outcome))
         raise SystemExit("the hook")
 
     async def worker_started(self) -> None:
@@ -285,7 +287,7 @@ async def test_a_hook_that_raises_is_logged_and_changes_nothing(caplog: pytest.L
         for number in range(3):
             assert await within(await app.send("add", number)) == number + 1
         await within(session.advance(0))
-    assert (len(broken.told), len(watch.told), watch.life) == (3, 3, ["started", "stopped after 3"])
+    assert (len(broken.calls), len(watch.calls), watch.lifecycle) == (3, 3, ["started", "stopped after 3"])
     for hook in ("settled", "worker_started", "worker_stopped"):
         assert f"middleware Broken: its {hook} has failed" in caplog.text
 
@@ -297,7 +299,7 @@ async def test_a_hook_that_hangs_is_ended_and_holds_no_slot(
 
     class Hanging(Watch):
         async def settled(self, job: JobContext, outcome: Outcome) -> None:
-            self.told.append((job, outcome))
+            self.calls.append((job, outcome))
             await asyncio.Event().wait()
 
     hanging, watch = Hanging(), Watch()
@@ -305,7 +307,7 @@ async def test_a_hook_that_hangs_is_ended_and_holds_no_slot(
     async with app.test():
         handles = [await app.send("add", number) for number in range(200)]
         assert [await within(handle) for handle in handles] == list(range(1, 201))
-        await until(lambda: len(watch.told) == 200)
+        await until(lambda: len(watch.calls) == 200)
     assert "its settled has failed" in caplog.text
 
 
@@ -326,7 +328,7 @@ def test_who_has_no_hook_is_not_asked():
 async def test_the_hooks_of_a_worker_are_inside_the_lifespan():
     seen: list[str] = []
     watch = Watch()
-    watch.life = seen
+    watch.lifecycle = seen
     app = shop(watch)
 
     @app.lifespan

@@ -92,13 +92,13 @@ FULL = JobInfo(
 
 
 def test_it_goes_through_json() -> None:
-    told: Any = json.loads(json.dumps(dataclasses.asdict(FULL), default=str))
+    read: Any = json.loads(json.dumps(dataclasses.asdict(FULL), default=str))
 
-    assert told["state"] == "failed"
-    assert told["error"] == {"type": "LookupError", "message": "no", "traceback": "Traceback ..."}
-    assert told["progress"] == {"done": 1.0, "total": 2.0, "message": "half"}
-    assert datetime.fromisoformat(told["sent_at"]) == FULL.sent_at
-    assert pydantic.TypeAdapter(JobInfo).validate_python(told) == FULL
+    assert read["state"] == "failed"
+    assert read["error"] == {"type": "LookupError", "message": "no", "traceback": "Traceback ..."}
+    assert read["progress"] == {"done": 1.0, "total": 2.0, "message": "half"}
+    assert datetime.fromisoformat(read["sent_at"]) == FULL.sent_at
+    assert pydantic.TypeAdapter(JobInfo).validate_python(read) == FULL
     assert msgspec.convert(msgspec.json.decode(msgspec.json.encode(FULL)), JobInfo) == FULL
 
 

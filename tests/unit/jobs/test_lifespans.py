@@ -14,10 +14,10 @@ from tests.unit.kit import within
 
 pytestmark = pytest.mark.anyio
 
-Life = Callable[[], AsyncIterator[Any]]
+LifespanFunction = Callable[[], AsyncIterator[Any]]
 
 
-def life(name: str, value: Any, seen: list[str]) -> Life:
+def lifespan(name: str, value: Any, seen: list[str]) -> LifespanFunction:
     async def resources() -> AsyncIterator[Any]:
         seen.append(f"in {name}")
         try:
@@ -30,9 +30,9 @@ def life(name: str, value: Any, seen: list[str]) -> Life:
 
 async def test_several_are_entered_in_order_and_left_in_reverse():
     app, seen = App("shop", url="redis://nowhere"), list[str]()
-    app.lifespan(life("database", {"db": 1}, seen))
-    app.lifespan(life("metrics", None, seen))
-    app.lifespan(contextlib.asynccontextmanager(life("cache", "cache", seen)))
+    app.lifespan(lifespan("database", {"db": 1}, seen))
+    app.lifespan(lifespan("metrics", None, seen))
+    app.lifespan(contextlib.asynccontextmanager(lifespan("cache", "cache", seen)))
 
     @app.task
     async def state() -> Any:
@@ -50,7 +50,7 @@ async def test_several_are_entered_in_order_and_left_in_reverse():
 
 async def test_one_may_use_the_state_of_those_before_it_which_end_after_its_failure():
     app, seen = App("shop", url="redis://nowhere"), list[str]()
-    app.lifespan(life("database", "db", seen))
+    app.lifespan(lifespan("database", "db", seen))
 
     @app.lifespan
     async def broken() -> AsyncIterator[None]:

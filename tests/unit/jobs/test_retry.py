@@ -169,12 +169,12 @@ def test_a_wrong_value_is_named(given: dict[str, Any], text: str):
     ("given", "rule"),
     [(None, None), (4, RetryRule(attempts=4)), (Retry(2, delay=5), RetryRule(attempts=2, delay=5.0))],
 )
-def test_what_stands_for_a_rule(given: Any, rule: RetryRule | None):
+def test_what_makes_a_rule(given: Any, rule: RetryRule | None):
     assert rule_of(given) == rule
 
 
 @pytest.mark.parametrize("given", [True, 0, -1, "3", 1.5, Retry, [Retry()]])
-def test_what_stands_for_none_is_refused(given: Any):
+def test_what_makes_no_rule_is_refused(given: Any):
     with pytest.raises(ConfigError):
         rule_of(given)
 

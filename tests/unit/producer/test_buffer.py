@@ -181,11 +181,11 @@ def split_off_all(dice: random.Random) -> None:
         check(batch, entries)
 
 
-async def test_of_several_items_the_first_error_is_told_or_else_all_replies():
+async def test_several_items_get_the_first_error_or_else_all_replies():
     entries = [
         Entry([NewJob(each, b"x") for each in ids], 0.0, asyncio.get_running_loop().create_future(), several)
         for ids, several in (("a", False), ("bc", True), ("d", False), ("ef", True), ("g", True))
     ]
     wrong, worse = ValueError("wrong"), ValueError("worse")
-    told = batch_of(entries).by_entry([True, True, wrong, False, True, False, worse])
-    assert told == [True, wrong, False, [True, False], worse]
+    replies = batch_of(entries).by_entry([True, True, wrong, False, True, False, worse])
+    assert replies == [True, wrong, False, [True, False], worse]

@@ -114,7 +114,7 @@ async def test_a_call_has_a_most_of_bytes():
     assert [ids for _, ids in store.calls] == [["0", "1"], ["2", "3"]]
 
 
-async def test_a_job_that_is_there_already_is_told_apart():
+async def test_a_job_that_is_there_already_is_distinguished():
     buffers = make(ScriptedStore())
     assert await within(send(buffers, job("a"))) is True
     assert await within(send(buffers, job("a"))) is False
@@ -135,7 +135,7 @@ async def test_a_batch_that_fails_is_repeated_with_the_same_ids_and_adds_nothing
     assert [each.id for each in (await store.memory.claim(QUEUE, "w", 10)).jobs] == ["a", "b"]
 
 
-async def test_what_another_sent_meanwhile_under_the_same_id_is_told_apart():
+async def test_what_another_sent_meanwhile_under_the_same_id_is_distinguished():
     """The first attempt did not arrive, and somebody else was faster than the second."""
     store = ScriptedStore(DOWN)
     assert await store.memory.enqueue(QUEUE, [NewJob("mine", b"x", nonce="theirs")]) == [True]
@@ -224,7 +224,7 @@ async def test_each_job_has_a_deadline_of_its_own():
 
 
 @pytest.mark.usefixtures("_no_fairness")
-async def test_the_earliest_deadline_of_a_batch_counts_wherever_it_stands():
+async def test_the_earliest_deadline_of_a_batch_counts_at_any_position():
     """A send that had to wait for space comes after younger ones."""
     store = ScriptedStore(HANGS)
     now = asyncio.get_running_loop().time()
@@ -559,9 +559,9 @@ async def test_a_send_that_the_server_refuses_fails_alone(bad: tuple[str, ...], 
     store = Refusing(*bad, script=script)
     buffers = make(store)
     sends = [send(buffers, job(each)) for each in "abcd"]
-    told = await within(asyncio.gather(*sends, return_exceptions=True))
-    assert [isinstance(each, ServerError) for each in told] == [each in bad for each in "abcd"]
-    assert [each for each in told if each is True] == [True] * (4 - len(bad))
+    results = await within(asyncio.gather(*sends, return_exceptions=True))
+    assert [isinstance(each, ServerError) for each in results] == [each in bad for each in "abcd"]
+    assert [each for each in results if each is True] == [True] * (4 - len(bad))
 
 
 async def test_of_many_the_refused_are_named_and_the_others_are_sent():

@@ -122,7 +122,7 @@ async def test_the_options_of_a_call_go_where_they_belong():
     assert (handle.id, handle.added) == ("mine", True)
 
 
-async def test_a_job_that_was_there_is_told_by_the_handle():
+async def test_the_handle_of_a_job_that_was_there_shows_it():
     app, _ = make()
     task = app.tasks["mul"].options(job_id="mine")
     assert [(await task.send(1, 2)).added for _ in range(2)] == [True, False]
@@ -174,7 +174,7 @@ async def test_one_wrong_item_and_nothing_is_sent(given: Any, text: str):
     assert client.sent == []
 
 
-async def test_sends_of_one_id_can_be_told_apart():
+async def test_sends_of_one_id_can_be_distinguished():
     app, client = make()
     task = app.tasks["mul"]
     for _ in range(2):

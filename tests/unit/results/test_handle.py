@@ -209,7 +209,7 @@ async def test_with_several_queues_a_job_is_looked_for():
 
 
 @pytest.mark.parametrize("ask", ["result", "status", "info", "cancel"])
-async def test_a_job_in_none_of_them_is_told_with_all_of_them(ask: str):
+async def test_a_not_found_error_names_all_queues(ask: str):
     with pytest.raises(JobNotFoundError, match=r"there is no job 'a' in the queues x, y"):
         await within(getattr(JobHandle(Source("x", "y"), "a", None), ask)())
 

@@ -123,7 +123,7 @@ async def test_an_outcome_that_is_there_comes_with_the_registration(store: Store
     assert store.lossy.messages == []
 
 
-async def test_an_outcome_that_comes_later_is_told(store: Store, waiters: Waiters):
+async def test_an_outcome_that_comes_later_is_received(store: Store, waiters: Waiters):
     await store.send("a")
     (task,) = await waiting(waiters, store, "a")
     await store.finish("a")
@@ -141,7 +141,7 @@ async def test_an_outcome_between_the_answer_and_its_arrival_is_not_missed(store
     store.hold.set()
 
 
-# -- told with the send ------------------------------------------------------------------------------------------
+# -- registered with the send -----------------------------------------------------------------------------------
 
 
 async def expected(waiters: Waiters, store: Store, job_id: str) -> None:
@@ -217,7 +217,7 @@ async def test_who_has_relied_on_a_send_that_added_nothing_asks_after_all(store:
     assert await within(_of(task)) == THREE
 
 
-async def test_who_sends_without_waiting_is_soon_told_of_nothing(store: Store, waiters: Waiters):
+async def test_a_process_that_does_not_wait_is_soon_not_registered_any_more(store: Store, waiters: Waiters):
     await awaited_once(waiters, store)
     for number in range(module.MAX_CREDIT):
         if QUEUE not in waiters.channels:
@@ -399,9 +399,9 @@ async def test_a_refusal_of_one_question_reaches_the_one_who_asks_it(store: Stor
     await store.finish(*ids)
     store.poison = {"job-5"}
     asking = [waiters.outcome(QUEUE, job_id) for job_id in ids]
-    told = await within(asyncio.gather(*asking, return_exceptions=True))
-    assert isinstance(told.pop(5), ServerError)
-    assert told == [THREE] * 7
+    results = await within(asyncio.gather(*asking, return_exceptions=True))
+    assert isinstance(results.pop(5), ServerError)
+    assert results == [THREE] * 7
     assert len(store.asked) <= 8  # halves, and not one by one
 
 

@@ -242,7 +242,7 @@ def test_the_days_of_special_fields(line: str, expected: list[str]) -> None:
     assert found[: len(expected)] == expected
 
 
-def test_seconds_stand_in_front() -> None:
+def test_seconds_come_first() -> None:
     assert times("*/20 30 9 * * mon", "Asia/Shanghai", 2026, 11, 23, 9, 30, 5, count=4) == [
         "11-23 09:30:20 +0800",
         "11-23 09:30:40 +0800",
@@ -252,7 +252,7 @@ def test_seconds_stand_in_front() -> None:
 
 
 @pytest.mark.parametrize("alias", ALIASES)
-def test_an_alias_is_the_line_it_stands_for(alias: str) -> None:
+def test_an_alias_is_the_line_it_means(alias: str) -> None:
     moment, zone = datetime(2026, 5, 5, 5, 5, 5, tzinfo=UTC), ZoneInfo("UTC")
     assert parse(alias.upper()).next_after(moment, zone) == parse(ALIASES[alias]).next_after(moment, zone)
 
@@ -357,7 +357,7 @@ def test_any_text_is_a_line_or_an_error_of_one_kind(text: str) -> None:
     assert cron.explain()
 
 
-def test_a_line_is_told_in_words() -> None:
+def test_a_line_is_described_in_words() -> None:
     assert parse("*/5 * * * mon-fri").explain() == "Every 5 minutes on Monday through Friday"
     assert parse("@weekly").explain() == "At 00:00 on Sunday"
     assert parse("0,20 0 4 * * *").explain() == "At 04:00 every day, at seconds 0 and 20"

@@ -104,6 +104,6 @@ def test_a_line_is_called(line: str, words: str):
 
 
 def test_ordinals():
-    told = [ordinal(number) for number in (1, 2, 3, 4, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 30, 31, 101, 111)]
+    words = [ordinal(number) for number in (1, 2, 3, 4, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 30, 31, 101, 111)]
     expected = "1st 2nd 3rd 4th 10th 11th 12th 13th 14th 20th 21st 22nd 23rd 24th 30th 31st 101st 111th"
-    assert " ".join(told) == expected
+    assert " ".join(words) == expected

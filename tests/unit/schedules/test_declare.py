@@ -1,4 +1,4 @@
-"""Schedules as they are written: what is refused, where it stands, naming the field."""
+"""Schedules as they are written: what is refused, where it is declared, naming the field."""
 
 import re
 import sys
@@ -247,7 +247,7 @@ def test_a_loop_does_not_declare_two_schedules_by_one_id(
         match=rf"schedule 'adds' is declared twice at one place, with {what}: {place} and {place}; give",
     ):
         declare(1)
-    assert declared(shop)["adds"].definition == Definition(every_ms=30_000), "the first one stands"
+    assert declared(shop)["adds"].definition == Definition(every_ms=30_000), "the first one is kept"
 
 
 def test_a_helper_does_not_declare_two_tasks_by_one_id():
@@ -333,7 +333,7 @@ def test_a_function_that_wants_arguments_cannot_be_decorated():
     assert declared(shop) == {}
 
 
-def test_an_argument_that_cannot_be_sent_is_refused_where_it_stands():
+def test_an_argument_that_cannot_be_sent_is_refused_where_it_is_declared():
     shop = app()
     add = shop.task(_add)
     with pytest.raises(ArgumentError, match="argument 'x' cannot be encoded"):
@@ -416,7 +416,7 @@ def test_arguments_of_the_settings_are_checked_at_the_start(call: dict[str, Any]
         declared(shop)
 
 
-def test_a_changed_declaration_is_told_by_its_code():
+def test_a_changed_declaration_has_another_code():
     shop, codes = app(), set[str]()
     add = shop.task(_add)
     same = [declared_code(add.call(1, 2), every=1) for _ in range(2)]

@@ -25,7 +25,7 @@ NOON = 1_795_521_600_000
 
 
 class Shop:
-    """A store whose clock stands at noon, and what a worker does with it."""
+    """A store whose clock is stopped at noon, and what a worker does with it."""
 
     def __init__(self) -> None:
         self.clock = ManualClock(NOON)
@@ -315,7 +315,7 @@ async def test_a_thousand_ticks_by_three_workers_that_die_are_each_made_once():
 
 
 @pytest.mark.parametrize(("misfire", "made"), [(Misfire.SKIP, 0), (Misfire.LAST, 1), (Misfire.ALL, 2)])
-async def test_what_nobody_was_there_for_is_told(misfire: Misfire, made: int, caplog: pytest.LogCaptureFixture):
+async def test_missed_ticks_are_logged(misfire: Misfire, made: int, caplog: pytest.LogCaptureFixture):
     shop = Shop()
     await shop.start(one(misfire=misfire))
     shop.clock.advance(120 + MISFIRE_MS / 1000)

@@ -118,7 +118,7 @@ async def test_run_now_passes_through_it_too():
             await within(handle.info())
 
 
-async def test_who_comes_too_late_is_told_that_it_added_nothing():
+async def test_a_late_worker_learns_that_it_added_nothing():
     class Late(Sends):
         async def send(self, call: Outgoing, forward: Forward) -> bool:
             if self.seen:

@@ -25,7 +25,7 @@ def put(subject: "Batcher[Words, str]", text: str) -> "asyncio.Future[str]":
 
 
 class Server:
-    """What batches are flushed to: it holds each one up until `go`, if it was told to."""
+    """What batches are flushed to: it delays each one until `go`, on request."""
 
     def __init__(self, *, held_up: bool = False) -> None:
         self.batches: list[list[str]] = []
@@ -176,9 +176,10 @@ def _no_retry(_batch: Words, _error: BaseException) -> None:
     ids=["on_answer", "retry", "too few replies"],
 )
 async def test_what_fails_with_a_reply_fails_its_items_and_not_those_after(hooks: dict[str, Any], words: str):
-    """A log handler of the user's that raises, say: the loop is told, and the next batch has its place."""
-    told: list[BaseException] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context["exception"]))
+    """A log handler of the user's that raises, say: the loop's handler gets it, and the next batch has its
+    place."""
+    reported: list[BaseException] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context["exception"]))
     count = 0
 
     async def flush(batch: Words) -> list[str]:
@@ -192,7 +193,7 @@ async def test_what_fails_with_a_reply_fails_its_items_and_not_those_after(hooks
     for number in (1, 2, 3):
         with pytest.raises((LookupError, ValueError), match=words):
             await within(put(subject, "word"))
-        assert count == len(told) == number
+        assert count == len(reported) == number
     await within(subject.drain())
     assert subject.held == 0
 

@@ -1,4 +1,4 @@
-"""Names of exception classes in a retry rule: what they stand for, and which are refused where they stand."""
+"""Names of exception classes in a retry rule: what they mean, and which are refused where they are written."""
 
 import json
 import socket
@@ -32,7 +32,7 @@ from aioq.util.exception_names import class_names, known_names, leaf_names, leav
         ("tests.a_function.<locals>.Odd", "tests.a_function.<locals>.Odd"),
     ],
 )
-def test_an_alias_is_the_class_it_stands_for(given: Any, name: str):
+def test_an_alias_is_the_class_it_means(given: Any, name: str):
     assert Retry(on=given).rule.on == (name,)
     assert Retry(never=(given,)).rule.never == (name,)
 

@@ -412,7 +412,7 @@ except (SendError, ServerUnavailableError):
         (lambda: add_in_thread.send(1, 2), f"{add_in_thread.name}.send"),
     ],
 )
-def test_a_forgotten_await_is_told_with_the_task(forget: Any, named: str) -> None:
+def test_a_forgotten_await_is_reported_with_the_task(forget: Any, named: str) -> None:
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         forget()

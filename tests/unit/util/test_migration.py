@@ -139,7 +139,7 @@ def test_options_of_elsewhere(word: str, instead: str):
         assert instead in str(error)
 
 
-def test_an_option_of_a_task_is_told_from_one_of_a_call():
+def test_an_option_of_a_task_is_distinguished_from_one_of_a_call():
     with pytest.raises(ConfigError, match=r"name is for the task: @app\.task\(name=\.\.\.\)"):
         add.options(name="b")  # pyright: ignore[reportCallIssue]
     with pytest.raises(ConfigError, match=r"executor.* an option of each task: @app\.task\(\.\.\.\)"):
@@ -209,7 +209,7 @@ async def test_what_is_no_list_of_calls_explains_itself():
         await add.send_many(5)  # pyright: ignore[reportArgumentType]
 
 
-def test_an_option_of_a_call_is_told_from_one_that_there_is_not():
+def test_an_option_of_a_call_is_distinguished_from_an_unknown_one():
     with pytest.raises(ConfigError, match=r"delay is for a call: task.options\(delay=\.\.\.\)"):
         app.task(delay=5)(plain)  # pyright: ignore[reportCallIssue]
 

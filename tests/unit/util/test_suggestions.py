@@ -45,7 +45,7 @@ def test_a_name_that_is_nearly_one_of_the_apps_is_a_warning_once(
     ]
 
 
-def test_notices_have_a_bound(caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_have_a_bound(caplog: pytest.LogCaptureFixture) -> None:
     deferred = DeferredWarnings()
     for number in range(MOST + 10):
         deferred.add(str(number))

@@ -213,7 +213,7 @@ DECODERS: list[Callable[[bytes], object]] = [decode_envelope, decode_outcome, de
 
 
 @pytest.mark.parametrize("data", NEWER.values(), ids=NEWER)
-def test_an_envelope_of_a_newer_version_is_told_apart(data: str):
+def test_an_envelope_of_a_newer_version_is_distinguished(data: str):
     with pytest.raises(
         NewerVersionError, match=r"the envelope is of format .* knows up to 2; upgrade this process"
     ):
@@ -250,7 +250,7 @@ def test_a_damaged_envelope_raises_nothing_but_a_wire_error(noise: bytes, positi
 
 
 @pytest.mark.parametrize("data", ["940300a17403", "950309a1740303", "9103"])
-def test_an_outcome_of_a_newer_version_is_told_apart(data: str):
+def test_an_outcome_of_a_newer_version_is_distinguished(data: str):
     with pytest.raises(NewerVersionError, match=r"the outcome is of format 3"):
         decode_outcome(bytes.fromhex(data))
 

@@ -1,4 +1,4 @@
-"""Types that an App registers are sent and returned, wherever they stand."""
+"""Types that an App registers are sent and returned, at any place."""
 
 import dataclasses
 import datetime as dt
@@ -84,7 +84,7 @@ EURO = Money("1.10", "EUR")
         (Celsius, Celsius(36.6)),
     ],
 )
-async def test_a_registered_type_is_sent_and_returned_wherever_it_stands(app: App, kind: Any, value: Any):
+async def test_a_registered_type_is_sent_and_returned_at_any_place(app: App, kind: Any, value: Any):
     async def echo(x: Any) -> Any:
         assert of(x) == of(value)
         return x

@@ -1,4 +1,4 @@
-"""What health is made of, and how it is told over HTTP."""
+"""What health consists of, and how it is reported over HTTP."""
 
 import http.client
 import json

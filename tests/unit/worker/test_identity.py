@@ -11,7 +11,7 @@ pytestmark = pytest.mark.anyio
 
 def test_no_worker_id_comes_twice():
     incarnations = [Incarnation() for _ in range(100)]
-    ids = {life.new_id() for life in incarnations for _ in range(10)}
+    ids = {one.new_id() for one in incarnations for _ in range(10)}
     assert len(ids) == 1000
     assert all(f"-{os.getpid()}-" in each for each in ids)
 
@@ -21,7 +21,7 @@ def test_a_long_host_name_is_cut(monkeypatch: pytest.MonkeyPatch):
     assert len(Incarnation().new_id()) < 100
 
 
-def test_the_ids_of_a_life_begin_alike_and_no_other_ones_do():
+def test_the_ids_of_an_incarnation_begin_alike_and_no_other_ones_do():
     mine, other = Incarnation("word"), Incarnation("word2")
     prefix = incarnation_prefix(os.getpid(), "word")
     assert all(mine.new_id().startswith(prefix) for _ in range(3))
@@ -55,7 +55,7 @@ async def test_a_lost_lease_makes_a_new_id_that_has_to_be_confirmed():
     assert await within(subject.ready()) == subject.worker
 
 
-async def test_only_the_first_to_notice_a_loss_is_told_so():
+async def test_only_the_first_to_notice_a_loss_gets_true():
     subject = Membership("mail", Incarnation())
     old = subject.worker
     assert [subject.lose(old), subject.lose(old)] == [True, False]

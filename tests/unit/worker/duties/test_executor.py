@@ -1,4 +1,4 @@
-"""What the executor does about jobs that do not end when they are told to."""
+"""What the executor does about jobs that do not end when they are cancelled."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ swallowed: list[str] = []
 
 @app.task
 async def stubborn() -> str:
-    """Goes on, whatever it is told."""
+    """Ignores every cancellation."""
     while not release.is_set():
         try:
             await release.wait()
@@ -73,7 +73,7 @@ async def test_a_job_that_swallows_its_timeout_fails_all_the_same_and_frees_its_
         with pytest.raises(JobFailed, match=r"TimeoutError: the attempt took longer than its timeout of 0\.01 s"):
             await within(handle)
         assert await within(await add.send(1, 2)) == 3, "there is one slot, and it is free"
-        assert swallowed == ["once more", "once more"], "told by the timeout, and when it was left behind"
+        assert swallowed == ["once more", "once more"], "once by the timeout, once when it was left behind"
         assert f"stubborn[{handle.id}] does not end when it is cancelled; it is left behind" in caplog.text
         release.set()
 

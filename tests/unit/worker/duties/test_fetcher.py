@@ -234,7 +234,7 @@ async def test_what_was_delivered_and_lost_with_the_connection_is_claimed():
     assert fetching.jobs == ["a"]
 
 
-async def test_a_lost_lease_is_told_and_it_goes_on_under_a_new_id():
+async def test_a_lost_lease_is_reported_and_it_goes_on_under_a_new_id():
     fetching = Fetching()
     fetching.membership.confirm(fetching.membership.worker)  # the server knows nothing of it
     old = fetching.membership.worker

@@ -130,7 +130,7 @@ async def test_in_a_hurry_it_renews_at_once(make: Callable[..., Leases]):
         await until(lambda: len(leases.renewals) == 2)
 
 
-async def test_a_lost_lease_is_told_and_the_worker_joins_again_under_a_new_id(make: Callable[..., Leases]):
+async def test_a_lost_lease_is_reported_and_the_worker_joins_again_under_a_new_id(make: Callable[..., Leases]):
     leases = make("a", "b")
     (first, _) = leases.memberships
     old = first.worker
@@ -213,7 +213,7 @@ async def test_cancelling_ends_the_thread_too(make: Callable[..., Leases]):
     assert leases.lease_client.closed == 1
 
 
-async def test_a_refusal_is_waited_out_and_told_once_by_who_has_served_before(
+async def test_a_worker_that_has_served_waits_out_a_refusal_and_logs_it_once(
     make: Callable[..., Leases], caplog: pytest.LogCaptureFixture
 ):
     """A password that was changed. Two queues have one server."""
@@ -225,10 +225,10 @@ async def test_a_refusal_is_waited_out_and_told_once_by_who_has_served_before(
         assert leases.service.rejection("q") == "refused the login"
         await until(lambda: len(leases.renewals) >= 4 and not leases.service.rejection("q"))
         await until(lambda: not leases.service.rejection("r"))
-    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert len(told) == 2
-    assert "refused the login; trying again" in told[0]
-    assert "the server is back" in told[1]
+    logged = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(logged) == 2
+    assert "refused the login; trying again" in logged[0]
+    assert "the server is back" in logged[1]
 
 
 async def test_a_refusal_at_the_start_ends_the_service(make: Callable[..., Leases]):

@@ -42,18 +42,18 @@ def store() -> Scripted:
     return Scripted()
 
 
-class Told:
+class Calls:
     def __init__(self) -> None:
         self.written: list[tuple[str, str]] = []
         self.refused: list[tuple[str, str, str]] = []
 
 
-def make(store: Scripted, told: Told | None = None) -> Settler:
-    told = told or Told()
+def make(store: Scripted, calls: Calls | None = None) -> Settler:
+    calls = calls or Calls()
     return Settler(
         store,  # pyright: ignore[reportArgumentType]
-        on_written=lambda queue, each: told.written.append((queue, each.job_id)),
-        on_refused=lambda queue, worker, each: told.refused.append((queue, worker, each.job_id)),
+        on_written=lambda queue, each: calls.written.append((queue, each.job_id)),
+        on_refused=lambda queue, worker, each: calls.refused.append((queue, worker, each.job_id)),
     )
 
 
@@ -106,26 +106,26 @@ async def test_outcomes_wait_for_the_server(store: Scripted, fault: Exception):
     assert store.writes == [(QUEUE, "w", ["a"])] * 4
 
 
-async def test_what_the_fence_refuses_is_told_and_counted(store: Scripted):
+async def test_what_the_fence_refuses_is_reported_and_counted(store: Scripted):
     store.refuse = {"b"}
-    told = Told()
-    settler = make(store, told)
+    calls = Calls()
+    settler = make(store, calls)
     for job_id in "abc":
         settler.put(QUEUE, "w", settlement(job_id, Verb.FAILED))
     await within(settler.drain())
-    assert told.refused == [(QUEUE, "w", "b")]
+    assert calls.refused == [(QUEUE, "w", "b")]
     assert settler.refused == 1
-    assert told.written == [(QUEUE, "a"), (QUEUE, "b"), (QUEUE, "c")]
+    assert calls.written == [(QUEUE, "a"), (QUEUE, "b"), (QUEUE, "c")]
 
 
 async def test_a_refusal_after_a_lost_reply_may_be_ones_own_doing(store: Scripted):
     """The attempt before may have settled the job: nobody is to be alarmed."""
     store.faults, store.refuse = [ServerUnavailableError("the reply got lost")], {"a"}
-    told = Told()
-    settler = make(store, told)
+    calls = Calls()
+    settler = make(store, calls)
     settler.put(QUEUE, "w", settlement("a"))
     await within(settler.drain())
-    assert (told.written, told.refused, settler.refused) == ([(QUEUE, "a")], [], 0)
+    assert (calls.written, calls.refused, settler.refused) == ([(QUEUE, "a")], [], 0)
 
 
 async def test_draining_bears_a_queue_that_is_new(store: Scripted):
@@ -187,8 +187,8 @@ class Refusing(Scripted):
 async def test_what_the_server_refuses_ends_as_failed_and_all_others_are_written(
     bad: tuple[str, ...], error: Exception | None
 ):
-    store, told = Refusing(*bad, error=error), Told()
-    settler = make(store, told)
+    store, calls = Refusing(*bad, error=error), Calls()
+    settler = make(store, calls)
     for job_id in "abcdefgh":
         settler.put(QUEUE, "w", settlement(job_id))
     await within(settler.drain())
@@ -199,12 +199,12 @@ async def test_what_the_server_refuses_ends_as_failed_and_all_others_are_written
         assert failure.type == "aioq.ServerError"
         assert str(store.error) in failure.message
         assert "succeeded" in failure.message
-    assert sorted(told.written) == [(QUEUE, job_id) for job_id in "abcdefgh"]
-    assert told.refused == []
+    assert sorted(calls.written) == [(QUEUE, job_id) for job_id in "abcdefgh"]
+    assert calls.refused == []
 
 
 @pytest.mark.parametrize("also_failures", [False, True])
-async def test_it_is_told_what_was_written_in_place_of_what_is_refused(also_failures: bool):
+async def test_on_answer_gets_what_was_written_in_place_of_what_is_refused(also_failures: bool):
     settler = make(Refusing("b", also_failures=also_failures))
     answers: dict[str, tuple[Verb, bool]] = {}
     settler.on_answer = lambda queue, each, taken: answers.update({each.job_id: (each.verb, taken)})
@@ -242,7 +242,7 @@ async def test_what_cannot_even_fail_holds_up_nobody(caplog: pytest.LogCaptureFi
     assert settler.late(QUEUE) == 0
 
 
-async def test_how_long_outcomes_have_waited_is_told(store: Scripted):
+async def test_how_long_outcomes_have_waited_is_reported(store: Scripted):
     settler = make(store)
     assert settler.late(QUEUE) == 0
     store.faults = [ServerUnavailableError("down")]

@@ -299,7 +299,7 @@ async def test_a_worker_that_lost_its_lease_puts_back_what_was_lost_and_not_what
         await until_there(there, ["keep", "leave"])
 
 
-async def test_what_only_another_worker_can_tick_is_told_once_and_not_looked_at_with_each_reply(
+async def test_what_only_another_worker_can_tick_is_logged_once_and_not_read_with_each_reply(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(logging.WARNING, "aioq.worker")
@@ -425,7 +425,7 @@ async def test_where_renewals_come_often_it_does_not(monkeypatch: pytest.MonkeyP
 # -- trouble ----------------------------------------------------------------------------------------------------
 
 
-async def test_what_does_not_work_is_told_once_a_cause_until_it_works(
+async def test_what_does_not_work_is_logged_once_a_cause_until_it_works(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(logging.WARNING, "aioq.worker")

@@ -105,13 +105,13 @@ async def test_a_loop_that_answers_is_left_in_peace(seen: Seen) -> None:
     assert watchdog.lag < LIMIT
 
 
-async def test_an_answer_that_comes_far_too_late_tells_of_a_process_that_stood_still(seen: Seen) -> None:
+async def test_an_answer_that_comes_far_too_late_reports_a_process_that_was_suspended(seen: Seen) -> None:
     Watchdog(LIMIT)._look_back(5 * LIMIT)
     Watchdog(LIMIT)._look_back(1.5 * LIMIT)
     assert seen.texts == [
-        "this process stood still for 0.2 s: it was stopped, or something held the interpreter lock"
+        "this process did not run for 0.2 s: it was stopped, or something held the interpreter lock"
     ]
-    assert seen.facts == [("stood_still", 5 * LIMIT)]
+    assert seen.facts == [("process_suspended", 5 * LIMIT)]
 
 
 async def test_its_thread_ends_with_it_even_while_the_loop_is_blocked(seen: Seen) -> None:
@@ -123,7 +123,7 @@ async def test_its_thread_ends_with_it_even_while_the_loop_is_blocked(seen: Seen
 
 
 async def test_however_low_the_limit_is_the_loop_has_time_to_answer(monkeypatch: pytest.MonkeyPatch, seen: Seen):
-    """Else a worker says all the time, as fast as it can, that it stands still."""
+    """Else a worker would log all the time, as fast as it can, that it was suspended."""
     monkeypatch.setattr(module, "LEAST", 3600)
     watchdog = Watchdog(1e-9)
     async with running(watchdog.run()):

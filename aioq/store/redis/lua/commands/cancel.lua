@@ -1,4 +1,4 @@
--- Cancels jobs: one that waits to be run ends here, the worker of a running one is told (the job's id, a line break,
+-- Cancels jobs: one that waits to be run ends here, the worker of a running one is notified (the job's id, a line break,
 -- the outcome). A call that changed anything leaves a receipt, so that the same call, repeated because its reply got
 -- lost, is answered as it was the first time.
 --

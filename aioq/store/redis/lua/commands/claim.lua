@@ -40,9 +40,9 @@ local HELD_LIMIT = 10000
 local DELIVERED_LIMIT = 3000
 local recheck, known, missed = ARGV[3] ~= '', {}, nil
 if recheck then
-  local told = cmsgpack.unpack(ARGV[3])
-  missed = told.missed
-  for _, id in ipairs(told) do known[id] = true end
+  local held = cmsgpack.unpack(ARGV[3])
+  missed = held.missed
+  for _, id in ipairs(held) do known[id] = true end
 end
 
 -- The time that ends at a position of a record's text.

@@ -1,5 +1,5 @@
 -- Tells which jobs are noted as held by a worker, step by step: each call goes on where the one before has ended. What is
--- noted all the time is told of once at least.
+-- noted all the time is returned once at least.
 --
 -- NEEDS: call, keys
 -- USES: reads held

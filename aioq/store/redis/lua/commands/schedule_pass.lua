@@ -5,7 +5,7 @@
 -- USES: reads schedules, workers; publishes worker
 -- KEYS: 1 base key
 -- ARGV: none
--- REPLY: the worker that was told, '' for none
+-- REPLY: the worker that was notified, '' for none
 if until_first(q, q.base .. SCHEDULES) < 0 then return '' end
 local worker = redis.call('ZRANGE', q.base .. WORKERS, -1, -1, 'WITHSCORES')
 if not worker[1] or tonumber(worker[2]) < q.now then return '' end

@@ -1,5 +1,5 @@
--- Tells which workers a queue has, step by step: each call goes on where the one before has ended. Whoever is there all the
--- time is told of once at least.
+-- Lists the workers of a queue, step by step: each call goes on where the one before has ended. A worker that is there all the
+-- time is returned once at least.
 --
 -- NEEDS: keys
 -- USES: reads fetched, workers

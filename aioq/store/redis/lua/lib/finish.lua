@@ -1,6 +1,6 @@
 -- The doors: how jobs end and go once they have ended, or come back to their lane. Each way calls the hooks of the job.
 --
--- `limits` are what the caller is told of how long things are kept: `tombstone`, for how long after its send a job is to be
+-- `limits` are how long things are kept, as the caller passes them: `tombstone`, for how long after its send a job is to be
 -- found, `dead_ttl` (both in ms) and `dead_limit`; the last two are needed where jobs are buried.
 --
 -- NEEDS: keys, record_text_write, record, results, lanes, hooks, overlap
@@ -31,7 +31,7 @@ function Finish.let_body_go(q, id, job, ttl)
   end
 end
 
--- Ends a job that has not ended: the outcome is stored, or forgotten at once where ttl is 0, and those who wait are told at
+-- Ends a job that has not ended: the outcome is stored, or dropped at once where ttl is 0, and the waiting processes are notified at
 -- the end of the call (`Results.publish`). A job that has failed keeps its call, for it may be opened again; any other does
 -- with `keeps_call`.
 function Finish.finish(q, limits, id, job, state, outcome, ttl, keeps_call)
@@ -92,7 +92,7 @@ function Finish.trim_dead(q, limits)
   return over > most
 end
 
--- Sends a job that was running back to its lane; `way` is the one that its hooks are told.
+-- Sends a job that was running back to its lane; `way` is the one that its hooks get.
 function Finish.give_back(q, id, job, way, front)
   run_hooks(q, 'back', id, job, way, q.now)
   Lanes.push(q, job[LANE], id, front)

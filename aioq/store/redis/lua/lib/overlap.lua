@@ -3,7 +3,7 @@
 -- NEEDS: call, keys, record, lanes, hooks
 local Overlap = {}
 
--- What to answer where a key of another type stands in the place of the index of the schedules; nil where none does.
+-- The reply where a key of another type is in the place of the index of the schedules; nil where none is.
 function Overlap.without_index(q)
   if not is_unreadable(redis.pcall('ZRANGE', q.base .. SCHEDULES, 0, 0)) then return nil end
   return redis.error_reply('WRONGTYPE ' .. q.base .. SCHEDULES .. ' holds no schedules but something else; move it away')

@@ -1,4 +1,4 @@
--- How processes that wait for outcomes are told, by result messages.
+-- Result messages: how waiting processes are notified of outcomes.
 --
 -- NEEDS: msgpack
 local Results = {}
@@ -16,7 +16,7 @@ function Results.send(waiters, message)
 end
 
 -- Notes an outcome for the processes that wait for it; `Results.publish` tells them at the end of the call. Those that wait
--- for the same jobs are told the same, which is put together once.
+-- for the same jobs get the same message, which is put together once.
 function Results.notify(q, id, waiters, outcome, keep)
   if not waiters then return end
   if #outcome > MESSAGE_LIMIT and keep then outcome = NIL end

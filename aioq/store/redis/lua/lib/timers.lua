@@ -1,5 +1,5 @@
--- What is due beside jobs: members of TIMERS are a kind and an id. The time of the first of them stands in SCHEDULED too, so
--- that whoever looks there for the next job that is due learns of timers without reading more; see promote.lua.
+-- What is due beside jobs: members of TIMERS are a kind and an id. The time of the first of them is in SCHEDULED too, so
+-- that a look there for the next job that is due finds timers too, without reading more; see promote.lua.
 --
 -- A key of another type in the place of TIMERS keeps no job from its way: then nothing is due there.
 --
