@@ -204,7 +204,7 @@ class App:
         """Run anything else from sync code: `app.run_sync(app.schedules.list())`.
 
         It runs on an event loop in a daemon thread, one for all Apps of the process; so it must not block, and an
-        object that belongs to another event loop is none for it. Any thread may call this, many at once.
+        object that belongs to another event loop cannot be used there. Any thread may call this, many at once.
         KeyboardInterrupt, or any other exception in the thread that waits, cancels it.
 
         Args:
@@ -259,7 +259,7 @@ class App:
                 on, by default from the epoch: every 30 s at second 0 and 30 of each minute.
             options: all optional. `tz`: the zone of the cron line, by default the setting `timezone`. `start`,
                 `end`: the first and the last moment of a tick. `jitter`: each job is put off by a part of this.
-                `max_runs`: it is over after so many jobs. `misfire`: what becomes of ticks that no worker was
+                `max_runs`: it ends after this many jobs. `misfire`: what becomes of ticks that no worker was
                 there for: `skip`, `last` (the default) or `all`, the latest `misfire_cap` (100) of them.
                 `overlap`: what becomes of a tick while the job before it has not ended: `allow` (the default),
                 `skip`, or `one`, which holds one job back.

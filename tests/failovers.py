@@ -17,7 +17,7 @@ NO_PRIMARY = ("REPLICAOF", "127.0.0.1", "1")
 
 
 class Pair:
-    """See the module.
+    """Runs and replaces the worker processes.
 
     Attributes:
         primary: where jobs are written to.

@@ -25,7 +25,7 @@ _FAINT, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level and message; the name of the logger too, where it is none of aioq's.
+    """Time, level and message; the name of the logger too, if it is not aioq's.
 
     Args:
         colour: whether a terminal shows it.

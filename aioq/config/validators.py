@@ -123,7 +123,7 @@ def _zone_objection(name: str) -> str | None:
     try:
         zone(name)
     except ValueError:
-        return f"{brief(name)} must be the name of a time zone, and is none here; {zone_hint(name)}"
+        return f"{brief(name)} must be the name of a time zone that this host knows; {zone_hint(name)}"
     return None
 
 

@@ -44,7 +44,7 @@ MAX_DELAYS = 100
 """The most delays that `delays` may list: they travel with each call; a longer list usually follows a rule."""
 
 MAX_FACTOR = 1e9
-"""The fastest growth of a delay that is read; any faster reaches every cap with the next attempt too."""
+"""The largest growth factor; a larger one would reach every cap with the next attempt too."""
 
 ExceptionSpec = type[BaseException] | str
 
@@ -112,7 +112,7 @@ class RetryRule(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defau
         return random.uniform(0, ceiling) if self.jitter else ceiling  # noqa: S311 - spreads load, guards nothing
 
     def wait(self, attempt: int, error: BaseException) -> float:
-        """Seconds to wait after `attempt` failed with `error`; nothing it is given makes it raise."""
+        """Seconds to wait after `attempt` failed with `error`; it never raises."""
         del error
         return self.backoff(attempt)
 
@@ -146,7 +146,7 @@ class FunctionRule(RetryRule, frozen=True, omit_defaults=True, repr_omit_default
     function: DelayFunction | None = None
 
     def wait(self, attempt: int, error: BaseException) -> float:
-        """What the function says; the default backoff where it raises, or says what is no delay."""
+        """The function's delay; the default backoff where it raises or returns no valid delay."""
         assert self.function is not None
         given: Any = None
         try:
@@ -161,7 +161,7 @@ class FunctionRule(RetryRule, frozen=True, omit_defaults=True, repr_omit_default
 
 
 ONE_ATTEMPT = RetryRule(attempts=1)
-"""What holds for a task that declares no retry: one attempt."""
+"""The rule of a task that declares no retry: one attempt."""
 
 _DEFAULTS = RetryRule()
 

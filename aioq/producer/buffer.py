@@ -18,7 +18,7 @@ MAX_BYTES = 1_048_576
 """A batch is closed at this size, so that one reply never takes long."""
 
 EAGER_JOBS = 64
-"""With so many a batch leaves at once, though more may follow in the same turn of the loop: the server works while
+"""A batch of this size leaves at once, though more may follow in the same turn of the loop: the server works while
 this process prepares those. Larger ones gain nothing (measured with 150 to 1,000 senders)."""
 
 FAIR_ATTEMPT = 1.0

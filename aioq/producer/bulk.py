@@ -109,7 +109,7 @@ class Sending:
 
 
 class Gathering:
-    """Jobs that wait for each other: once every call has come or stayed away, all that came are sent.
+    """Jobs that are sent together: once every call has joined or dropped out, all that joined are sent.
 
     Args:
         expected: how many calls there are.
@@ -139,8 +139,8 @@ class Gathering:
             self._sending = asyncio.create_task(self._send())
         return (await asyncio.shield(self._sending))[position]
 
-    def stay_away(self, error: BaseException | None) -> None:
-        """A call does not come: a layer dropped it, or it failed."""
+    def drop(self, error: BaseException | None) -> None:
+        """Note a call that is not sent: a layer dropped it, or it failed."""
         self.error = self.error or error
         self._one_less()
 
@@ -166,7 +166,7 @@ def _by_queue(queues: str | Sequence[str], first: int, count: int) -> dict[str, 
 
 
 def no_call(calls: Sequence[Any]) -> ArgumentError:
-    """The error for something among calls that is none."""
+    """The error for an item of `send_many` that is no call."""
     place, wrong = next((place, each) for place, each in enumerate(calls) if not isinstance(each, Call))
     if inspect.iscoroutine(wrong):
         wrong.close()  # its function must not run, and Python must not warn that it was never awaited

@@ -1,4 +1,4 @@
-"""What becomes of a batch whose first attempt has failed, and the buffers of all queues.
+"""Retrying batches whose first attempt has failed, and the buffers of all queues.
 
 A send returns when the server has its job. A batch that fails is repeated with the same job ids, which the server
 adds only once, until `send_timeout`; memory is bounded because a send waits while too many others do.
@@ -24,10 +24,10 @@ for one turn, far below the second that another attempt costs."""
 
 
 _Faults = dict[int, Exception]
-"""Why entries are given up, by their identity: two may have one id."""
+"""The errors of entries that are given up, by the entry's identity: two may have one id."""
 
 _Replies = list[bool | Exception]
-"""What is said to a batch, for each job in its order."""
+"""The replies to a batch, one for each job, in order."""
 
 
 class Buffers(dict[str, Buffer]):
@@ -57,7 +57,7 @@ class Buffers(dict[str, Buffer]):
 
 
 class Delivery:
-    """Goes on with the batches of one queue whose first attempt has failed.
+    """Retries the batches of one queue whose first attempt has failed.
 
     Args:
         store: where to.
@@ -78,7 +78,7 @@ class Delivery:
         self.buffer = Buffer(store, queue, self.repeat, send_timeout=send_timeout, capacity=capacity)
 
     def repeat(self, batch: SendBatch, error: BaseException | None) -> "asyncio.Task[_Replies] | None":
-        """Go on with a batch, unless that is final."""
+        """Retry a batch, unless the error is final."""
         if isinstance(error, asyncio.CancelledError):
             if not batch.expired:
                 return None  # the loop is being closed
@@ -95,12 +95,12 @@ class Delivery:
     def _persist(
         self, entries: list[SendBatch], error: Exception | None = None, *, excused: bool = False
     ) -> "asyncio.Task[_Replies]":
-        """Try until the jobs are there or their time is over, one batch of the queue after the other.
+        """Try until the server has the jobs or their deadlines have passed, one batch of the queue at a time.
 
         Args:
             entries: the jobs.
             error: what a first attempt has failed with.
-            excused: that says nothing about the server.
+            excused: whether that error was not the server's: the loop was blocked.
         """
         self.buffer.repeating += 1
         return self._loop.create_task(self._take_turn(entries, error, excused), name="aioq-send")
@@ -151,7 +151,7 @@ class Delivery:
         return _replies(entries, faults, added)
 
     async def _try_apart(self, entries: Sequence[SendBatch], error: Exception) -> _Replies:
-        """Send again what the server refuses, so that only what it refuses by itself fails."""
+        """Send a refused batch again in ever smaller parts, so that only the refused jobs fail."""
         alone = [SendBatch.entry([job], entry.deadlines[0], again=True) for entry in entries for job in entry]
         send = partial(self._try_together, error=None, excused=False)
         replies = await each_alone(alone, send, error)
@@ -163,10 +163,11 @@ class Delivery:
         return replies
 
     def _spare(self, entries: Sequence[SendBatch], faults: _Faults) -> Sequence[SendBatch]:
-        """Return the entries that an attempt is to be made for.
+        """Return the entries that are worth another attempt.
 
-        Where the one before has just failed, it has shown for the jobs that waited meanwhile, and whose time is
-        over, what an attempt of their own would: they are answered with its error.
+        If the attempt before has just failed, that counts for the jobs that waited meanwhile and whose deadline
+        has
+        passed: they are answered with its error, without an attempt of their own.
         """
         outage = self.buffer.outage
         if outage is None or self._loop.time() - outage.at > OUTAGE_COUNTS:
@@ -174,7 +175,7 @@ class Delivery:
         return self._give_up(entries, outage, faults)
 
     def _failed(self, entries: Sequence[SendBatch], error: Exception, faults: _Faults) -> Sequence[SendBatch]:
-        """Note a failed attempt, answer the entries whose time is over, and return the others."""
+        """Note a failed attempt, answer the entries whose deadline has passed, and return the others."""
         if not str(error):
             error = TimeoutError("the server did not answer in time")
         outage = self.buffer.outage = Outage(error, self._loop.time())
@@ -201,7 +202,7 @@ def _joined(entries: Sequence[SendBatch]) -> NewJobs:
 
 
 def _replies(entries: Sequence[SendBatch], faults: _Faults, added: Sequence[bool]) -> _Replies:
-    """What is said to each job: its fault, or else what the store says of it."""
+    """The reply to each job: its fault, or else the store's reply."""
     replies: _Replies = []
     start = 0
     for entry in entries:
@@ -216,7 +217,7 @@ def _replies(entries: Sequence[SendBatch], faults: _Faults, added: Sequence[bool
 
 
 def _refused_of(entry: SendBatch, replies: Sequence[bool | Exception]) -> Sequence[bool | Exception]:
-    """What is said to the jobs of an entry, with one error that names those of them that were refused."""
+    """The replies to the jobs of an entry, with one error that names those that were refused."""
     faults = [each for each in replies if isinstance(each, Exception)]
     if len(replies) == 1 or not faults:
         return replies

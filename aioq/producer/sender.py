@@ -1,6 +1,6 @@
-"""The entrance of every send: from a call to a job in its queue's buffer.
+"""Sending: from a call to a job in its queue's buffer.
 
-What is the same for all calls of a task is worked out once, in its `Route`.
+A `Route` holds what is the same for all calls of a task, and is built once.
 """
 
 import asyncio
@@ -31,14 +31,15 @@ from aioq.wire.signature import ResultType, Signature, unencodable
 T = TypeVar("T")
 
 PART = 500
-"""Jobs of a `send_many` that are encoded while the server has those before. Fewer would cost more calls."""
+"""Jobs of one part of a `send_many`: while the server takes one part, the next one is encoded. Smaller parts would
+cost more calls."""
 
 MARGIN = 16
 """Bytes that the headers of arrays may differ by, and more."""
 
 
 class Route:
-    """What is the same for every call of a task with the same options, worked out once.
+    """The part of a send that is the same for every call of a task with the same options.
 
     Args:
         task: the task's name.
@@ -55,9 +56,9 @@ class Route:
         queue: where the calls are sent.
         priority: the lane there.
         returns: what the task returns.
-        checked: whether arguments are looked at before they are sent.
+        checked: whether arguments are checked before they are sent.
         extra: what a job of these calls has beside its call; None for nothing.
-        usual: whether a job of these calls has nothing but a generated id and an envelope.
+        usual: whether a job of these calls has only a generated id and an envelope.
     """
 
     __slots__ = (
@@ -147,7 +148,7 @@ class Route:
 
 
 class Sender:
-    """The entrance of every send.
+    """Sends calls.
 
     Args:
         settings: the App's settings.
@@ -187,7 +188,7 @@ class Sender:
     def begin(
         self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[JobHandle[Any], Awaitable[bool]]:
-        """Send one call, which fits: its handle, and what to await; that says whether the job was added."""
+        """Send one checked call. Return its handle, and an awaitable that says whether the job was added."""
         clients, queue = self._clients, route.queue
         client = clients.recent
         if client is None or client.loop is not asyncio.get_running_loop():
@@ -212,7 +213,7 @@ class Sender:
     def _begin_later(
         self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[JobHandle[Any], Awaitable[bool]]:
-        """As `begin`, where something has to be awaited first: the middleware, or that the store is made."""
+        """`begin` where something has to be awaited first: the middleware, or the opening of the store."""
         job_id, nonce = route.identity()
         if self._middleware:
             call: Call[Any] = Call(route.task, args, kwargs, route.options, route.signature)
@@ -272,7 +273,7 @@ class Sender:
                 sending = sending or Sending(await self._buffers())
                 await sending.put(jobs, queue)
                 handles += [JobHandle(source, job_id, queue, returns, True) for job_id in some]
-                await asyncio.sleep(0)  # replies may have come, and make way for the next
+                await asyncio.sleep(0)  # replies may have come, and free space for the next part
             added = await sending.replies() if sending is not None else []
         except BaseException:
             if sending is not None:
@@ -333,8 +334,8 @@ class Sender:
 
         async def last(outgoing: Outgoing) -> bool:
             nonlocal arrived
-            way = self.route(call.task, call.signature, replace(call.options, headers=outgoing.headers))
-            job = way.job(job_id, way.envelope(outgoing.args, outgoing.kwargs), nonce)
+            changed = self.route(call.task, call.signature, replace(call.options, headers=outgoing.headers))
+            job = changed.job(job_id, changed.envelope(outgoing.args, outgoing.kwargs), nonce)
             if arrived:  # a layer forwards it once more: the server may have it already
                 return await self.deliver(queue, job, again=True)
             arrived = True
@@ -346,10 +347,10 @@ class Sender:
             added = await forward(Outgoing(job_id, queue, call.task, tuple(call.args), dict(call.kwargs), headers))
         except BaseException as error:
             if not arrived:
-                gathering.stay_away(error)
+                gathering.drop(error)
             raise
         if not arrived:
-            gathering.stay_away(None)
+            gathering.drop(None)
         return added
 
 
@@ -365,7 +366,7 @@ async def _expected(waiters: Waiters, queue: str, job_id: str, sent: Awaitable[b
 
 
 def _extra(options: Options) -> Extra | None:
-    """What the store is to know of the options beside when and where; None for nothing."""
+    """The options that the store keeps with the job, apart from time and queue; None for none."""
     at, span, tags = options.expires_at_ms, options.expires_ms, options.tags
     if at is None and span is None:
         return Extra(tags) if tags else None
@@ -373,7 +374,7 @@ def _extra(options: Options) -> Extra | None:
 
 
 def _wire(task: str, options: Options) -> CallOptions | None:
-    """What the worker is to know of the options; None for nothing."""
+    """The options that travel to the worker; None for none."""
     timeout, retry, ttl, headers = options.timeout, options.retry, options.result_ttl_ms, options.headers
     if timeout is None and retry is None and ttl is None and not headers:
         return None

@@ -66,7 +66,7 @@ class Waits:
         return ()
 
     def _behind(self, job: Key, awaited: Key, held: bool) -> Iterator[tuple[Key, bool]]:
-        """What has to end, or to let go of something, before this one ends.
+        """What has to end, or to release something, before this one ends.
 
         A limit's permit and a unique key are to be followed here, too: from the job that waits for one to its
         holder.

@@ -33,7 +33,7 @@ MAX_EXPECTED = 1_000
 once."""
 
 MAX_CREDIT = 16
-"""After so many jobs that were registered with their sends, and not awaited, further ones are not. A guess."""
+"""After this many jobs that were registered with their sends and not awaited, no more are registered. A guess."""
 
 LEAST_POLL = 0.01
 """The shortest pause between two polls in seconds. A guess: below, a process that waits keeps its server busy."""

@@ -54,7 +54,7 @@ _BEGIN = datetime(MINYEAR + 1, 1, 1, tzinfo=UTC)
 
 
 class CronError(ValueError):
-    """A line that is none, or one that never runs; the message says which field."""
+    """An invalid line, or one that never runs; the message says which field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def parse(line: str) -> Cron:
         line: five fields, six with seconds in front, or an alias such as `@daily`; upper and lower case.
 
     Raises:
-        CronError: it is none, naming the field, or it names dates that never come.
+        CronError: it is invalid, naming the field, or it names dates that never come.
     """
     parts = ALIASES.get(line.strip().lower(), line).split()
     if line.strip().startswith("@") and len(parts) == 1:

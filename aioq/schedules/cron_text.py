@@ -16,7 +16,7 @@ _NUMBERS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "
 _NUMBER = rf"(?:{'|'.join(_NUMBERS)}|\d+th)"
 _HOUR = _MINUTE = 60  # minutes, seconds
 _MONTH, _WEEK = set(range(1, 32)), set(range(7))
-_FEW = 6  # so many seconds are listed
+_FEW = 6  # up to this many seconds are listed
 _WEEKDAY = r"(?:Sun|Mon|Tues|Wednes|Thurs|Fri|Satur)day"
 
 Change: TypeAlias = str | Callable[[re.Match[str]], str]

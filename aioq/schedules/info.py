@@ -26,8 +26,8 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         tz: the zone of the cron line.
         start: no tick is earlier, or None.
         end: no tick is later, or None.
-        jitter: each job is put off by up to so many seconds.
-        max_runs: it is over after so many jobs; None for no limit.
+        jitter: each job is put off by up to this many seconds.
+        max_runs: it ends after this many jobs; None for no limit.
         misfire: what becomes of ticks that no worker was there for.
         misfire_cap: the most ticks that `all` makes good.
         overlap: what becomes of a tick while the job before it has not ended.

@@ -124,7 +124,7 @@ class Schedules:
         """One schedule.
 
         Raises:
-            ScheduleNotFoundError: there is none of this id.
+            ScheduleNotFoundError: there is no schedule with this id.
         """
         queue, entry, now_ms = (await self._find(schedule_id))[0]
         return shown(queue, entry, now_ms)
@@ -133,7 +133,7 @@ class Schedules:
         """Let a schedule rest: its ticks pass, and are not made good later.
 
         Raises:
-            ScheduleNotFoundError: there is none of this id.
+            ScheduleNotFoundError: there is no schedule with this id.
         """
 
         def change(now_ms: int, entry: Entry | None) -> Entry | None:
@@ -148,7 +148,7 @@ class Schedules:
         """Let a paused schedule go on, from its next tick on.
 
         Raises:
-            ScheduleNotFoundError: there is none of this id.
+            ScheduleNotFoundError: there is no schedule with this id.
         """
 
         def change(now_ms: int, entry: Entry | None) -> Entry | None:
@@ -166,7 +166,7 @@ class Schedules:
         """Send the schedule's call at once, besides its ticks and whatever its policies say.
 
         Raises:
-            ScheduleNotFoundError: there is none of this id.
+            ScheduleNotFoundError: there is no schedule with this id.
             SendError: the server did not confirm the job within `send_timeout`.
         """
         queue, entry, _ = (await self._find(schedule_id))[0]
@@ -180,7 +180,7 @@ class Schedules:
         A job it has made stays, also one that is held back: it runs.
 
         Raises:
-            ScheduleNotFoundError: there is none of this id.
+            ScheduleNotFoundError: there is no schedule with this id.
         """
         for queue, _, _ in await self._find(schedule_id):
             await self._change(queue, schedule_id, _removal)

@@ -1,8 +1,8 @@
-"""Schedules that this process's code does not declare: when they go.
+"""When schedules are removed that this process's code does not declare.
 
-A declaration belongs to the worker whose code makes it, and goes with its lease. So a schedule stays while one
-that lives declares it, be it of an older version that is being replaced, or of another program whose App has the
-same name.
+A declaration belongs to the worker whose code makes it, and ends with its lease. So a schedule stays while a
+live worker declares it, also one of an older version that is being replaced, or of another program whose App has
+the same name.
 """
 
 import logging
@@ -20,9 +20,9 @@ class Retention:
     """Why a schedule stays.
 
     Attributes:
-        worker: the worker because of which.
-        declares: whether that one declares it; else it has not said what it declares: it is just starting, it runs
-            an older aioq, or the server has lost what it said.
+        worker: the worker that keeps it.
+        declares: whether that worker declares it; else it has noted no declaration: it is just starting, it runs
+            an older aioq, or the server has lost its note.
     """
 
     worker: str
@@ -39,7 +39,7 @@ class Change:
 
 
 async def write_changes(timetable: Timetable, queue: str, changes: Sequence[Change]) -> bool:
-    """Write changes and tell of those that were made; whether one was."""
+    """Write changes and log those that were made; whether any was."""
     accepted = await timetable.write(queue, [change.entry for change in changes])
     for change, done in zip(changes, accepted, strict=True):
         if done:
@@ -49,9 +49,7 @@ async def write_changes(timetable: Timetable, queue: str, changes: Sequence[Chan
 
 def removal(entry: Entry) -> Change:
     """The removal of a schedule that no code declares any more."""
-    words = (
-        f"schedule {entry.id}: removed; the code does not declare it any more, and no other worker that lives does"
-    )
+    words = f"schedule {entry.id}: removed; the code does not declare it any more, and no other live worker does"
     return Change(Entry(id=entry.id, rev=entry.rev, code=entry.code), words, logging.WARNING)
 
 
@@ -74,10 +72,10 @@ async def retentions(timetable: Timetable, queue: str, ids: Sequence[str]) -> di
 
 
 class PendingRemovals:
-    """What waits for its last owner to go: pure, given what was found when.
+    """Schedules that wait for the end of their last owner; pure, given what was found at which time.
 
-    It goes a lease after that, so that a worker that is started again finds it as it was. Where no owner was ever
-    found, only workers that had yet to say what they declare, it goes at once.
+    A schedule is removed one lease later, so that a restarted worker finds it unchanged. If no owner was ever
+    found, only workers without a note of their declarations, it is removed at once.
 
     Args:
         lease: the lease's length, in seconds.
@@ -94,14 +92,14 @@ class PendingRemovals:
         return min(2.0**self._looks, self._lease / 2) if self._waiting else None
 
     def waiting(self) -> dict[str, list[str]]:
-        """What waits, by queue."""
+        """The ids of the schedules that wait, by queue."""
         found: dict[str, list[str]] = {}
         for queue, schedule_id in self._waiting:
             found.setdefault(queue, []).append(schedule_id)
         return found
 
     def find(self, queue: str, schedule_id: str, retention: Retention | None, now: float) -> bool:
-        """A schedule is there that is not declared here; whether it may go.
+        """Note a schedule that is not declared here; whether it may be removed.
 
         Args:
             queue: its queue.
@@ -122,15 +120,15 @@ class PendingRemovals:
         return not known.owned or now - known.free_since >= self._lease
 
     def forget(self, queue: str, schedule_id: str) -> None:
-        """It is gone, or not of the code any more."""
+        """Drop a schedule that is gone, or was taken over at run time."""
         self._waiting.pop((queue, schedule_id), None)
 
     def looked(self) -> None:
-        """One look at all of them is over."""
+        """Note that all of them were looked at once."""
         self._looks += 1
 
     def words(self, queue: str, schedule_id: str, retention: Retention, now: float) -> str | None:
-        """What the log is to say of one that stays; None where it was said, or may be over in a moment."""
+        """The log line for a schedule that stays; None where it was logged, or may be removed in a moment."""
         known = self._waiting[queue, schedule_id]
         if known.logged or (not retention.declares and now - known.since < self._lease):
             return None
@@ -159,7 +157,7 @@ def _words(schedule_id: str, retention: Retention) -> str:
     if retention.declares:
         return (
             f"schedule {schedule_id}: this worker's code does not declare it, that of worker {retention.worker} "
-            "does; it stays until no worker that lives declares it. Where they are two programs and not two "
+            "does; it stays until no live worker declares it. Where they are two programs and not two "
             "versions of one, give their Apps different names"
         )
     return (
@@ -169,7 +167,7 @@ def _words(schedule_id: str, retention: Retention) -> str:
 
 
 async def remove_unowned(timetable: Timetable, removals: PendingRemovals, now: float) -> None:
-    """Look at what waits for its last owner to go, and remove what has none any more.
+    """Look at the schedules that wait for the end of their last owner, and remove those without an owner.
 
     Args:
         timetable: where.
@@ -194,7 +192,7 @@ async def remove_unowned(timetable: Timetable, removals: PendingRemovals, now: f
 
 
 def note_retained(removals: PendingRemovals, queue: str, kept: Mapping[str, Retention], now: float) -> None:
-    """Schedules stay that are not declared here: let them wait, and say so, once each."""
+    """Note schedules that stay though they are not declared here, and log each once."""
     for schedule_id, retention in kept.items():
         removals.find(queue, schedule_id, retention, now)
         words = removals.words(queue, schedule_id, retention, now)

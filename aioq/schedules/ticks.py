@@ -22,7 +22,9 @@ JOBS = 1_000
 """The most jobs of one step, likewise, however many ticks were missed: about 5 ms of a server. One schedule makes
 no more on its own (`aioq.schedules.timing.MAX_TICKS`)."""
 
-_NO_SCHEDULE = "what the server has under its key (it ends with :schedule: and this id) is none; delete that key"
+_NO_SCHEDULE = (
+    "the server's value under its key (it ends with :schedule: and this id) is no schedule; delete that key"
+)
 
 _IN_THE_WAY = "a key of another type is where its jobs go, one of the queue's lanes; move that key away"
 

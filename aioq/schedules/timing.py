@@ -62,7 +62,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
         start_ms: no tick is earlier; an interval's first tick is exactly then.
         end_ms: no tick is later.
         jitter_ms: each job is put off by a part of this.
-        max_runs: the schedule is over after so many jobs; 0 for no limit.
+        max_runs: the schedule ends after this many jobs; 0 for no limit.
         misfire: see `Misfire`.
         misfire_cap: the most ticks that `all` makes good.
         overlap: see `Overlap`.

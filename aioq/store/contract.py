@@ -53,7 +53,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
         id: the job.
         envelope: the encoded call.
         claim: the number of this claim: with the worker's id it fences every write. No two claims of a worker have
-            the same, though a job's id is used anew.
+            the same, even if a job's id is used again.
         attempts: attempts that ended before this one.
         crashes: runs that died with their worker.
         interruptions: runs that were given back.
@@ -97,7 +97,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
         next_due_ms: how long until the next scheduled job is due, in milliseconds; None when none is scheduled.
         lost: the worker's lease has ended; it owns nothing any more and must join again under a new id.
         next_tick_ms: how long until the next tick of a schedule, in milliseconds; None when there is none.
-        more: it ended before the lanes did, for it has passed over many jobs that are none (any more): call again.
+        more: it ended before the lanes did, because it passed over many entries without a job to run: call again.
     """
 
     jobs: Sequence[Claimed] = ()

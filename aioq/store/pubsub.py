@@ -21,7 +21,7 @@ class Inbox(Protocol):
     def look(self) -> None:
         """Have it found out whether messages still come from the server that jobs are written to.
 
-        Returns at once. Where another server has taken that one's place, the subscription is made anew, and
+        Returns at once. If another server has taken that one's place, the subscription is renewed, and
         `on_gap` called.
         """
         ...

@@ -1,4 +1,4 @@
-"""What the server refuses of a batch, found by halving, so that it fails alone."""
+"""Finding the refused items of a batch by halving it, so that only they fail."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar

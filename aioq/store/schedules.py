@@ -170,7 +170,7 @@ class Timetable(Protocol):
 
         To delete one that is gone is done already. One whose key in the server holds something else is refused.
         `last_ms` and `last_job` are not written: they are the ticks' own. One that is stored with a next tick
-        before all others wakes a worker. A job that is held back is let go when its schedule is deleted.
+        before all others wakes a worker. A job that is held back is released when its schedule is deleted.
         One that is deleted with its `code`, because no code declares it any more, is kept for a day, so that
         `left` finds what was changed at run time; refused while a worker of the queue declares it (`owners`).
         """

@@ -134,7 +134,7 @@ class Sendable(Generic[P, R]):
                 `eta`: queue the job at this time, a datetime with a time zone; not together with `delay`.
                 `queue`: the queue, in place of the task's.
                 `job_id`: an id of your own. The server adds an id only once, so sending it again is safe, and the
-                handle's `added` says whether it did; it may be used anew once its result has expired.
+                handle's `added` says whether it did; it may be used again once its result has expired.
                 `timeout`: the longest one attempt may take; 0 for no limit.
                 `retry`: a `Retry`, or a number of attempts; its delay cannot be a function here.
                 `result_ttl`: how long the outcome is kept; 0 for not at all. A handle that waits gets it all the
@@ -342,7 +342,7 @@ def make_task(
         raise ConfigError(f"task {name!r}: executor={brief(executor)} for {kind}; it takes {takes}")
     if executor == "process" and (why := not_importable(function)):
         raise ConfigError(
-            f"task {name!r} ({whereabouts(function)}): executor='process': its process imports it anew, and {why}"
+            f"task {name!r} ({whereabouts(function)}): executor='process': its process imports it again, and {why}"
         )
     make = AsyncTask[Any, Any] if is_async else SyncTask[Any, Any]
     return make(app, name, function, executor=executor, defaults=defaults)  # pyright: ignore[reportArgumentType]

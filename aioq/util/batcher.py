@@ -132,7 +132,7 @@ NEVER = sys.maxsize
 class BatchPlan:
     """When what gathers leaves: decisions alone, without a loop.
 
-    Each decision is a threshold: how much has to be gathered for it. So whoever adds an item compares two numbers,
+    Each decision is a threshold: how much has to be gathered for it. So adding an item compares two numbers,
     which costs no call; they change when a batch leaves or is answered.
 
     Args:
@@ -156,7 +156,7 @@ class BatchPlan:
         self.soon = 1
 
     def left(self, items: int) -> None:
-        """A batch of so many items has left."""
+        """A batch of `size` items has left."""
         self._in_flight += 1
         self._was_lone = items == 1
         self.at_once = self._eager
@@ -246,7 +246,7 @@ class Batcher(Generic[BatchT, ReplyT]):
             self._start_soon()
 
     def add_several(self, future: "asyncio.Future[Any]", count: int) -> None:
-        """Send so many items, which were just put into the batch; `future` gets the list of replies."""
+        """Send `count` items, which were just put into the batch; `future` gets the list of replies."""
         batch = self.gathering
         batch.several[len(batch.futures)] = count
         batch.futures.append(future)

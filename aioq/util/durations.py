@@ -39,7 +39,7 @@ def as_seconds(value: object) -> float | None:
     """Return `value` in seconds, or None if it is no duration, for callers that word their own error.
 
     A bool is no duration although Python calls it an int: `timeout=True` is a slip, not one second. NaN and
-    the infinities are none either, for no timer and no server takes them.
+    the infinities are not allowed either, for no timer and no server takes them.
 
     Args:
         value: anything. Negative numbers are durations too: bounds are the caller's.

@@ -41,7 +41,7 @@ def cause_of(error: BaseException) -> BaseException | None:
 
 
 def members_of(group: BaseException) -> tuple[BaseException, ...] | None:
-    """The exceptions in a group; None for one that is none."""
+    """The exceptions in a group; None for an error that is no group."""
     return _members(group) if is_a(group, cast("type[BaseException]", BaseExceptionGroup)) else None
 
 

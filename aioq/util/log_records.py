@@ -106,9 +106,9 @@ def let_through(level: int, *, whatever: bool = False) -> None:
         level: the level.
         whatever: set it in any case.
     """
-    ours = logging.getLogger("aioq")
-    if whatever or ours.level == logging.NOTSET:
-        ours.setLevel(level)
+    root = logging.getLogger("aioq")
+    if whatever or root.level == logging.NOTSET:
+        root.setLevel(level)
     for name, logger in tuple(logging.root.manager.loggerDict.items()):
         if isinstance(logger, logging.Logger) and (name == "aioq" or name.startswith("aioq.")):
             logger.disabled = False

@@ -1,8 +1,8 @@
-"""Whether a value arrives as it was sent: what a type's values are looked at for, worked out once.
+"""Whether a value arrives as it was sent: the checks of a type's values, compiled once.
 
-Plain scalars are not looked at. A value that is one of what is declared has to be that exactly, for a subclass
-would arrive as less than it was. A value that is something else (a dict for a dataclass, a list for a set) is what
-the declared type is to be made of.
+Plain scalars are not checked. A value of the declared class has to be of exactly that class, for a subclass
+would lose its own part. A value of another class (a dict for a dataclass, a list for a set) is the input from
+which the declared type is made.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from aioq.wire.differences import difference, named_parts
 from aioq.wire.own_types import OwnTypes, is_model, is_path
 
 Check = Callable[[Any], None]
-"""Looks at a value; raises `ChangedError` where it would arrive as another one."""
+"""Checks a value; raises `ChangedError` if another one would arrive."""
 
 _COLLECTIONS: Mapping[type[kinds.Type], type] = {
     kinds.ListType: list,
@@ -51,12 +51,12 @@ class ChangedError(ValueError):
 
 
 def check_of(kind: Any, own: OwnTypes) -> Check | None:
-    """What values of a type are to be looked at by; None where there is nothing to look at."""
+    """The check of the values of a type; None where nothing has to be checked."""
     return _Compiler(own).compile(kinds.type_info(kind))
 
 
 def surely(kind: Any, own: OwnTypes) -> frozenset[type]:
-    """The classes whose very instances are of a type without a look at them."""
+    """The classes whose direct instances fit a type without a check."""
     return _surely(kinds.type_info(kind), own)
 
 
@@ -76,7 +76,7 @@ def _surely(info: kinds.Type, own: OwnTypes) -> frozenset[type]:
 
 
 def _bare(info: kinds.ListType | kinds.DictType) -> type | None:
-    """A list or dict, where it may hold anything."""
+    """`list` or `dict` for an unbounded one of Any; else None."""
     bounds = (info.min_length, info.max_length)
     if bounds != (None, None) or any(not isinstance(part, kinds.AnyType) for part in parts_of(info)):
         return None
@@ -191,7 +191,7 @@ class _Compiler:
         return check
 
     def tuple_of(self, info: kinds.TupleType) -> Check:
-        """A tuple of so many, each of its own type."""
+        """A tuple of a fixed length, each item of its own type."""
         return _tuple(tuple, [("", self.compile(each)) for each in info.item_types])
 
     def named_tuple(self, info: kinds.NamedTupleType) -> Check:
@@ -241,7 +241,7 @@ def _exactly(value: Any, cls: Any) -> None:
 
 
 def _made_of_other(info: Any, fields: Mapping[str, Check | None]) -> Check:
-    """Look at what is no object of the class but is to become one: all that it has must have a place there."""
+    """Check an object of another class that is to become one of this: each of its fields must exist there."""
     name, tag, tag_field = info.cls.__qualname__, getattr(info, "tag", None), getattr(info, "tag_field", None)
     if getattr(info, "array_like", False):
         return _made_of_array(name, [*([None] if tag_field else []), *fields.values()])

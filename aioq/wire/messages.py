@@ -266,7 +266,7 @@ def describe(envelope: bytes, outcome: bytes | None) -> Described:
     """Read what there is. The envelope may be gone; of bytes that are no envelope nothing can be said.
 
     Raises:
-        WireError: the outcome is none.
+        WireError: the outcome cannot be decoded.
     """
     try:
         call = decode_envelope(envelope)

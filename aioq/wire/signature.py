@@ -41,8 +41,8 @@ class Signature:
         own: the types its App has registered.
 
     Attributes:
-        fitting: how many positional arguments are a call that it takes without a further look.
-        checked: whether `verify` looks at anything.
+        fitting: the numbers of positional arguments that make a valid call without further checks.
+        checked: whether `verify` has anything to check.
         returns: what it returns.
 
     Raises:
@@ -211,7 +211,7 @@ class ResultType:
 
     Attributes:
         kind: the type of the results.
-        surely: the classes whose instances are results of that type without a further look; None for all.
+        surely: the classes whose instances fit that type without a check; None for all classes.
         encoder: encodes results.
 
     Raises:
@@ -297,7 +297,7 @@ def _compiled(what: str, kind: Any, own: OwnTypes, *, optional: bool) -> Any:
 _AS_KEYWORDS = "; arguments are given as in a call of the function, send(1, 2, key=3), not by args= and kwargs="
 
 _CONTEXTS = frozenset({"self", "ctx"})
-"""What other libraries give a task of the job as its first argument."""
+"""Names of the first argument in which other libraries pass the job to a task."""
 
 
 def _with_hint(signature: inspect.Signature) -> str:
@@ -324,7 +324,7 @@ ANY_RESULT = ResultType("the task", Any)
 
 
 def _anything(*args: Any, **kwargs: Any) -> Any:
-    """Stands for a task that is known by name only."""
+    """The function of a task that is known by name only."""
 
 
 ANYTHING = Signature("the task", _anything)
@@ -357,7 +357,7 @@ def _relocate(error: Exception, prefix: str, *, skip: int = 0) -> str:
 
 
 def _array_length(raw: msgspec.Raw | bytes) -> int:
-    """The number of elements of an encoded array, read off its header."""
+    """The number of elements of an encoded array, read from its header."""
     head = memoryview(raw)[:5]
     first = head[0] if len(head) else 0
     if first & 0xF0 == 0x90:  # noqa: PLR2004 - MessagePack's fixarray

@@ -56,7 +56,7 @@ class ClaimPlan:
         self._nudges += 1
 
     def ask(self, free: int) -> Ask:
-        """What to claim now, with so many free slots."""
+        """What to claim now, with this many free slots."""
         asked = self._asked = Ask(min(free, self._most), self._unsure, self._nudges)
         self._unsure = False  # it may be asked for again meanwhile
         return asked
@@ -92,7 +92,7 @@ class ClaimPlan:
         return () if claim.lost else [each for each in waiting if each[1].id not in self._brought]
 
     def waits(self, asked: Ask, claim: Claim, free: int) -> bool:
-        """Whether to wait for more after this answer, with so many slots still free; else claim again at once."""
+        """Whether to wait for more after this answer, with this many free slots; else claim again at once."""
         if len(claim.jobs) >= asked.most or free == 0 or self.stopping or claim.more:
             return False  # there may be more
         return self._nudges == asked.nudges

@@ -49,7 +49,7 @@ async def test_a_job_of_a_newer_version_is_neither_run_nor_lost(
             running = asyncio.create_task(worker.run())
             try:
                 assert await (await note.send(2)) == 2
-                await until(lambda: "is none that this version of aioq can read" in caplog.text)
+                await until(lambda: "this version of aioq cannot read the record of job" in caplog.text)
                 assert (ran, worker.health().ready, awaiting.done()) == ([2], True, False)
 
                 client.eval(ALTER, 1, f"{base}:job:{newer.id}", "known")

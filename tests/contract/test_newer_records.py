@@ -170,7 +170,7 @@ async def test_it_is_said_now_and_then(
         newer.pass_time()
         await redis_store.promote(QUEUE, 100)
     assert len(caplog.records) == 1
-    assert "the record of job job-19 is none that this version of aioq can read" in caplog.text
+    assert "this version of aioq cannot read the record of job job-19" in caplog.text
 
     monkeypatch.setattr(module, "TELL_AGAIN", 0.0)
     redis_store._foreign.clear()

@@ -10,7 +10,7 @@ CHILD_VARIABLE = "AIOQ_WORKER_CHILD"
 
 DONE = 117
 """The exit code of a child that has ended in order. Not 0, for a task may call `os._exit(0)`: any other code is a
-death, and numbers like this are nobody's habit."""
+death, and programs rarely use numbers like this."""
 
 STOPPED = 119
 """The exit code of a child that was asked to stop, and has stopped in order. Where that was not its supervisor's

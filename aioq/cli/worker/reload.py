@@ -1,4 +1,4 @@
-"""`--reload`: hear of changed Python files. The watching itself is the library watchfiles'."""
+"""`--reload`: notice changed Python files. The watching itself is the library watchfiles'."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -64,14 +64,14 @@ class StopSignals:
             del loop.add_signal_handler, loop.remove_signal_handler
 
     def _install(self, number: int) -> None:
-        # The loop's handler is there for its wakeup descriptor; a loop in C hears of a signal by that alone.
+        # The loop's handler is there for its wakeup descriptor; a loop in C notices a signal by that alone.
         self._installing = True  # that loop comes to Python's door, too
         self._add(number, self._woken, number)
         self._signal(number, self._own)
         self._installing = False
 
     def _signalled(self, number: int, _frame: object) -> None:
-        if os.getpid() != self._pid:  # a fork of ours, which is not to stop the worker
+        if os.getpid() != self._pid:  # a fork of this process, which is not to stop the worker
             self._signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return

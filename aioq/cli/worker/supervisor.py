@@ -25,13 +25,13 @@ from aioq.worker import Health
 log = logger("aioq.supervisor")
 
 STEADY = 10.0
-"""Seconds after which a child counts as well started, and its next death as a new trouble. A guess."""
+"""Seconds after which a child counts as well started, and its next death as a new problem. A guess."""
 
 BAD_COMMAND = 2
 """The exit code where no child can start for a reason that a restart does not mend."""
 
 
-BURIAL = 5.0
+RECOVERY_TIME = 5.0
 """Seconds that giving back a dead child's jobs may take; what is left then waits for its lease to end."""
 
 OnDeath = Callable[[int, str], Awaitable[None]]
@@ -72,7 +72,7 @@ class Supervisor:
         self._reload = reload
         self._with_health = with_health
         self._on_death = on_death
-        self._burials: set[asyncio.Task[None]] = set()
+        self._recoveries: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._retired: set[Process] = set()
         self._alive: dict[int, _Child] = {}
@@ -102,8 +102,8 @@ class Supervisor:
             if watcher is not None:
                 self._stopping.set()
                 await watcher
-            if self._burials:
-                _, late = await asyncio.wait(self._burials, timeout=BURIAL)
+            if self._recoveries:
+                _, late = await asyncio.wait(self._recoveries, timeout=RECOVERY_TIME)
                 await end(late)
         return self._code
 
@@ -114,9 +114,9 @@ class Supervisor:
         while not self._stopping.is_set():
             started = loop.time()
             try:
-                child, code = await self._one_life(number)
+                child, code = await self._run_child(number)
             except OSError as error:
-                log.error("worker process %d cannot be started: %s", number, error)  # noqa: TRY400 - no bug of ours
+                log.error("worker process %d cannot be started: %s", number, error)  # noqa: TRY400 - no bug of aioq
                 child, code = None, None
             if child in self._retired:
                 self._retired.discard(child)
@@ -138,7 +138,7 @@ class Supervisor:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
 
-    async def _one_life(self, number: int) -> tuple[Process, int]:
+    async def _run_child(self, number: int) -> tuple[Process, int]:
         read_end, write_end = os.pipe()
         try:
             child = await self._start(number, read_end)
@@ -164,7 +164,7 @@ class Supervisor:
             replaced = "" if code == REFUSED or self._reload else "; it is replaced"
             log.error("worker process %d (pid %d) %s%s", number, process.pid, _how_it_ended(code), replaced)
         if code not in {REFUSED, STOPPED}:
-            self._bury(child)
+            self._recover(child)
         return process, code
 
     async def _start(self, number: int, read_end: int) -> _Child:
@@ -186,12 +186,12 @@ class Supervisor:
             )
         return _Child(process, mark, port)
 
-    def _bury(self, child: _Child) -> None:
+    def _recover(self, child: _Child) -> None:
         """Have a dead child's jobs given back, while the next one already starts."""
         if self._on_death is not None:
-            burial = asyncio.ensure_future(self._on_death(child.process.pid, child.mark.incarnation))
-            self._burials.add(burial)
-            burial.add_done_callback(self._burials.discard)
+            recovery = asyncio.ensure_future(self._on_death(child.process.pid, child.mark.incarnation))
+            self._recoveries.add(recovery)
+            recovery.add_done_callback(self._recoveries.discard)
 
     def _signal(self, number: signal.Signals) -> None:
         for child in self._alive.values():

@@ -134,7 +134,7 @@ class ExpiryHook(Hook):
         self._timers.stop(EXPIRE, record.id)
 
     def reopen(self, record: Record) -> None:
-        """Whoever wants it to run again does not want it to expire."""
+        """A job that is reopened by hand does not expire any more."""
         _begin(record, begun=True, has_run=True)
 
 

@@ -103,4 +103,4 @@ class MemoryLeaseClient:
         return self._renew(queue, worker, fetched_ms, "sweep" if sweep else "")
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to close."""

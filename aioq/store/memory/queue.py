@@ -109,7 +109,7 @@ class MemoryQueue:
         return True
 
     def add(self, record: Record, due_ms: int | None, *, held: bool = False) -> None:
-        """Add a new job, which waits until it is due, or until it is let go where it is `held` back."""
+        """Add a new job, which waits until it is due, or, if it is `held` back, until it is released."""
         now = self._clock.now_ms()
         self._records[record.id] = record
         record.due_ms = due_ms
@@ -289,7 +289,7 @@ class MemoryQueue:
             jobs.append(record.start(worker, next(self._claims), self._clock.now_ms()))
 
     def _take_missed(self, worker: str, count: int, jobs: list[Claimed], known: set[str]) -> None:
-        """Claim anew what the worker holds without knowing, because the reply to its claim got lost."""
+        """Claim again the jobs that the worker holds without knowing, because the reply to its claim got lost."""
         for job_id in self._held[worker]:
             if len(jobs) < count and job_id not in known:
                 record = self._records[job_id]

@@ -122,7 +122,7 @@ class Record:
         """What a handle shows; see `aioq.store.contract.Store.info`.
 
         Raises:
-            WireError: the stored outcome is none.
+            WireError: the stored outcome cannot be decoded.
         """
         found = describe(self.envelope or b"", self.outcome)
         ran = self.state in (JobState.RUNNING, JobState.SUCCEEDED)

@@ -7,7 +7,7 @@ EXPIRE = "expire"
 
 
 class Timers:
-    """A heap of (time, kind, id). What was set anew or stopped stays in it until its time, and is passed over."""
+    """A heap of (time, kind, id). What was set again or stopped stays until its time, and is then ignored."""
 
     def __init__(self) -> None:
         self._times: dict[tuple[str, str], int] = {}

@@ -1,6 +1,6 @@
 """The blocking reads of a process: one connection for each queue that a worker waits at.
 
-A lane whose key is none of a stream, because a key of another type was put there, fails the read of all
+A lane whose key is no stream, because a key of another type was put there, fails the read of all
 lanes. So it is left out, and looked at again now and then; the others are served as always.
 """
 
@@ -41,7 +41,7 @@ Delivery = tuple[str, bytes, list[bytes]]
 
 
 class BlockingReads:
-    """See the module.
+    """Runs and replaces the worker processes.
 
     Args:
         app: the App's name.

@@ -57,7 +57,7 @@ class Calls:
             self.known.add(script(name).sha)
 
     def forget(self) -> None:
-        """Take nothing for granted: it may be another server, or have been started anew."""
+        """Forget what the server is known to have: it may be another one, or have been restarted."""
         self.is_missing, self.refusal = False, None
         self.known.clear()
 

@@ -43,9 +43,9 @@ async def look_at_owners(ask: Ask, queue: str, ids: Sequence[str]) -> Looked:
     cursor, left = BEGIN, _NO_WORKERS
     while True:
         wanted = [each for each in ids if each not in declared_by]
-        cursor, left, last, nobody, *found = await ask("schedule_owners", queue, [cursor, PAGE, left, *wanted])
+        cursor, left, last, silent, *found = await ask("schedule_owners", queue, [cursor, PAGE, left, *wanted])
         noted = last if noted is None else noted
-        unsaid = unsaid or nobody.decode()
+        unsaid = unsaid or silent.decode()
         declared_by |= {each: owner.decode() for each, owner in zip(wanted, found, strict=True) if owner}
         is_over = cursor == BEGIN and left in _EMPTY
         if is_over or len(declared_by) == len(set(ids)):

@@ -34,5 +34,5 @@ async def all_workers(ask: Ask, queue: str) -> list[WorkerLease]:
 
 
 def pages(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    """Parts of so many items; one without any where there are none."""
+    """Parts of a given size; one empty part where there are no items."""
     return [items[start : start + size] for start in range(0, max(len(items), 1), size)]

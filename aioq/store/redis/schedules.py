@@ -23,7 +23,7 @@ ASKED_AT_ONCE = 1000
 """The most schedules that are looked for at once in what workers declare."""
 
 TRIES = 10
-"""How often the workers' declarations are looked at anew because one has noted some in between; then all stays."""
+"""How often the workers' declarations are read again because one was noted in between; then all schedules stay."""
 
 
 class RedisTimetable:

@@ -140,7 +140,7 @@ def resolved(texts: Iterable[str]) -> list[str]:
 
 
 def needs_of(text: str) -> list[str]:
-    """The parts that a command or a part names; `nothing` is none."""
+    """The parts that a command or a part names; `nothing` names no part."""
     return [part for needs in _NEEDS.findall(text) for part in needs.split(", ") if part != "nothing"]
 
 

@@ -263,7 +263,7 @@ class RedisStore:
         if now >= self._foreign.get(queue, now):
             self._foreign[queue] = now + TELL_AGAIN
             log.warning(
-                "queue %s: the record of job %s is none that this version of aioq can read; a newer one may have "
+                "queue %s: this version of aioq cannot read the record of job %s; a newer one may have "
                 "written it, so it and others like it are put off until a worker of that version comes by",
                 *(queue, job_id),
             )

@@ -1,4 +1,4 @@
-"""Duty: hear of cancellations of running jobs, and that this worker is the leader of the ticks.
+"""Duty: receive cancellations of running jobs, and the message that this worker is the leader of the ticks.
 
 The server tells the worker over pub/sub; a cancellation that gets lost on that way comes with the next renewal of
 the lease. A message that names no job is about the ticks; where it gets lost, the next one is a few seconds late.

@@ -14,7 +14,7 @@ class Burst:
     Args:
         queues: the queues served.
         running: how many jobs this worker runs.
-        look_again: writes what is unwritten and makes every fetcher look anew.
+        look_again: writes what is unwritten and makes every fetcher look again.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Duty: tell middleware what became of each attempt, once the server has heard of it.
+"""Duty: call middleware with the outcome of each attempt, once the server has stored it.
 
 It has nothing to do with a job's slot or outcome: both are settled when a hook is called. Hooks run beside the
 jobs, a bounded number at once, each for a bounded time; what one raises is logged. Where they fall behind, no
@@ -101,7 +101,7 @@ class Hooks:
             await asyncio.wait(self._running)
 
     async def stop(self, patience: float) -> None:
-        """Notify of what is left, for so many seconds; what the server has not answered counts as lost."""
+        """Notify of what is left, for this many seconds; what the server has not answered counts as lost."""
         for run, _, seconds in tuple(self._unwritten.values()):
             self._notify(run, None, seconds)
         self._unwritten.clear()

@@ -8,7 +8,7 @@ to another.
 A schedule that another worker's code declares, and this one's does not, is looked at again until it can go (see
 `aioq.schedules.owners`): a command or two each half a lease, while there is one.
 
-Nothing here needs a free slot. A worker without one does not fetch and is not woken, so it hears of a schedule by
+Nothing here needs a free slot. A worker without one does not fetch and is not woken, so it learns of a schedule by
 the renewals of its lease; where those are rare, it looks by itself.
 """
 

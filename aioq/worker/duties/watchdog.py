@@ -4,7 +4,7 @@ A coroutine that computes or waits without awaiting holds up every other job of 
 that (its thread does not need the loop), so nothing is lost; but the cause would not be known. This thread asks
 the loop for an answer a few times a second and, where none comes, looks at what the loop's thread is doing.
 
-What holds the interpreter lock (a C extension that does not let go of it) stops this thread as well: then all that
+What holds the interpreter lock (a C extension that does not release it) stops this thread as well: then all that
 is known afterwards is for how long the process was suspended.
 """
 

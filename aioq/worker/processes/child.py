@@ -226,7 +226,7 @@ def _lookup(order: Order) -> Task[Any, Any]:
         if isinstance(found, Task) and found.name == order.task:
             return cast("Task[Any, Any]", found)
     raise AioqError(
-        f"the module {order.module} has no task {order.task!r} in the child process, where it was imported anew; "
+        f"the module {order.module} has no task {order.task!r} in the child process, where it was imported again; "
         f"its {order.function} is {target!r}"
     )
 

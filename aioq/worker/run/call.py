@@ -97,7 +97,7 @@ class Caller:
         return context in self._left
 
     def lend_threads(self, count: int) -> None:
-        """Have place for so many more threads, or fewer: that many wait for others' jobs."""
+        """Allow this many more threads, or fewer: that many wait for other jobs."""
         self._threads.total_tokens += count
 
     def close(self) -> None:

@@ -44,7 +44,7 @@ def prepare(run: Run, environment: RunEnvironment) -> Settlement | None:
 
 
 def decode(run: Run, environment: RunEnvironment) -> Settlement | None:
-    """Read the envelope. One of a newer version is parked for a newer worker; bytes that are none are dead."""
+    """Read the envelope. One of a newer version is parked for a newer worker; a malformed one fails."""
     try:
         run.envelope = decode_envelope(run.claimed.envelope)
     except NewerVersionError as error:

@@ -1,4 +1,4 @@
-"""After a failover that leaves connections open: all of them are made anew.
+"""After a failover that leaves connections open: all of them are replaced.
 
 A demoted primary goes on answering those who are connected to it, and refuses what they write. Behind a virtual
 address, a proxy or a service of Kubernetes its place has been taken by another server, which only a new connection
@@ -19,7 +19,7 @@ guess: with the second that callers wait at most between two attempts, half of w
 class Failover:
     """Drops all connections of one event loop to one server.
 
-    Who holds connections says with `on_drop` how to let go of them.
+    The owner of connections passes `on_drop` a function that closes them.
     """
 
     def __init__(self) -> None:

@@ -34,7 +34,7 @@ class Asked(Protocol):
 
 
 class Pipe(Connection):
-    """See the module.
+    """Runs and replaces the worker processes.
 
     Args:
         opened: see `Connection`.

@@ -184,7 +184,7 @@ class RedisInbox:
         return connection.heard > 0
 
     def _drop(self) -> None:
-        """After a failover: what is published at the new server is heard over a new connection only."""
+        """After a failover: what is published at the new server comes over a new connection only."""
         if self._connection is not None:
             self._connection.close()
 

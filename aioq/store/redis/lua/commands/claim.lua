@@ -27,7 +27,7 @@ local lost = Leases.is_lost(q, worker)
 
 -- A reply is closed at this many bytes of envelopes, so that it arrives in time over a slow link too.
 local CLAIM_LIMIT = 1048576
--- Nobody knows how many jobs an entry names: so the first read is of one entry, and each of at most four times as many,
+-- It is not known how many jobs an entry names: so the first read is of one entry, and each of at most four times as many,
 -- far fewer than what is read of a `rest` at once.
 local GROWTH, MOST, ALL = 4, 100, 1000
 -- How many jobs a call passes over, and entries that name none: what takes some milliseconds. A lane may hold 300,000
@@ -111,7 +111,7 @@ local function take_other(id, text, is_held)
   if job[STATE] and not unknown and not orphan then return false end
   local envelope = whole(q, id, job[JOB])
   if not envelope then
-    -- Evicted, or deleted by hand: it cannot be run, and whoever waits for it is to learn that. A timer ends it.
+    -- Evicted, or deleted by hand: it cannot be run, and its waiters are notified. A timer ends it.
     set_timer(q, CALL_GONE, id, q.now)
     if job[STATE] then
       job[STATE], job[WORKER] = false, false
@@ -218,7 +218,7 @@ end
 local function accept(name, entry, ids)
   local lane = lane_key(q, name)
   local pending = redis.pcall('XPENDING', lane, GROUP, entry, entry, 1)
-  -- Whoever has recovered this entry meanwhile has acknowledged it.
+  -- A worker that has recovered this entry meanwhile has acknowledged it.
   if is_unreadable(pending) or not pending[1] then return end
   if lost then run_hooks_returned(q, ids) end
   for i = lost and 1 or take_all(ids), #ids do Lanes.push(q, lane_of(name), ids[i], true) end

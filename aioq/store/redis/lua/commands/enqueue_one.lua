@@ -1,4 +1,4 @@
--- Adds a job that is sent alone and is nothing special: for the normal lane, at once, under an id that nobody uses twice.
+-- Adds a job that is sent alone and is nothing special: for the normal lane, at once, under an id that is used once only.
 --
 -- A script of its own, for a lone job has few arguments, none of which is to be taken apart, and goes to a worker that waits.
 -- No dead job is in its way, for that takes an id that is used twice.

@@ -65,7 +65,7 @@ if has_timers then
 end
 local texts, changed, done = texts_of(q, due), {}, {}
 
--- Queues a job; false where a key of another type is in its lane's place: then it waits on, and keeps nobody else waiting.
+-- Queues a job; false where a key of another type is in its lane's place: then it waits on, and delays no other job.
 local function push_one(lane, id)
   local pushed, problem = pcall(Lanes.push, q, lane, id, false)
   if pushed then return true end
@@ -74,7 +74,7 @@ local function push_one(lane, id)
   return false
 end
 
--- A job that is queued, or nobody's, was put off: by a worker that could not read its record, or could not queue it. It is
+-- A job that is queued, or belongs to no worker, was put off: by a worker that could not read its record, or could not queue it. It is
 -- in no lane. Whether nothing is left to do with it here.
 local function queue(id, job)
   local state = job[STATE]

@@ -1,6 +1,6 @@
 -- Gives back what a worker held: one that died (a crash, which is counted), or one that departs.
 -- Bounded: call again while there is more. The worker is forgotten, and its consumer deleted, with the last step. Where
--- nobody is to be recovered, dead jobs that there are too many of are let go.
+-- there is no worker to recover, dead jobs over the limit are dropped.
 --
 -- NEEDS: call, keys, record, results, lanes, hooks, finish, leases, entries, foreign
 -- USES: reads dead, held, job, lanes, leases, schedule, workers; writes body, cancel, dead, fetched, held, idle, job,
@@ -58,7 +58,7 @@ local function queue_again(lane, id)
   Foreign.put_off(q, id)
 end
 
--- What this version cannot read is nobody's from now on; whoever reads it sees that it was this worker's.
+-- A record that this version cannot read belongs to no worker from now on; a later reader sees that it was this worker's.
 local function restore(id, job)
   if not job and Foreign.state_of(q, id, redis.pcall('GET', job_key(q, id))) then Foreign.put_off(q, id) end
   if not job or job[WORKER] ~= worker or job[STATE] ~= 'running' then return end
@@ -80,7 +80,7 @@ local function restore(id, job)
 end
 
 local left = limit
--- Whatever somebody has put in its place must not keep the jobs of this worker's lanes, and of all other workers, waiting.
+-- A key of another type in its place must not delay the jobs of this worker's lanes, and of all other workers.
 local held = redis.pcall('SRANDMEMBER', held_key(q, worker), left)
 if is_unreadable(held) then held = {} end
 local jobs = load_all(q, held)

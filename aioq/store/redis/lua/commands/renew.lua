@@ -16,7 +16,7 @@ if mode == 'join' then
   for _, name in ipairs(LANES) do
     local made = redis.pcall('XGROUP', 'CREATE', lane_key(q, name), GROUP, '0', 'MKSTREAM')
     local is_there = made.err and string.find(made.err, 'BUSYGROUP', 1, true)
-    if not is_there then is_unreadable(made) end -- a lane that is none keeps nobody from the others
+    if not is_there then is_unreadable(made) end -- a malformed lane does not block the others
   end
 elseif Leases.is_lost(q, worker) then
   return {-2}

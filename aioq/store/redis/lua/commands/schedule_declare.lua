@@ -31,7 +31,7 @@ end
 
 local function note()
   if Leases.is_lost(q, worker) then return end
-  -- First that it is said, then what: who deletes a schedule between two looks at the notes has to look again.
+  -- First the time of the note, then the note: a worker that deletes a schedule in between has to read the notes again.
   if ARGV[4] ~= NO_ITEMS and Owners.noted_by(q, worker) ~= ARGV[4] then
     redis.call('SET', q.base .. NOTED, q.micros, 'PX', NOTED_MS)
   end
@@ -43,16 +43,16 @@ if worker ~= '' then
   more = clean()
   note()
 end
--- Where nobody has a schedule, a worker leaves nothing behind for them.
+-- Where there are no schedules, a worker leaves no notes.
 if worker ~= '' and ARGV[4] == NO_ITEMS and redis.call('EXISTS', q.base .. SCHEDULES) == 0 then
   return {math.max(mine, 1), ARGV[2], ARGV[2], more}
 end
 
--- What is none, because somebody has put something else in its place, is written over.
+-- A malformed value, put there by hand, is overwritten.
 local found = redis.pcall('GET', key)
 local since, code = string.match(not is_unreadable(found) and found or '', '^(%d+) (%x+)$')
 local latest = tonumber(since or 0)
--- Whoever starts comes last, also where the clock was set back.
+-- A worker that starts is the latest, also where the clock was set back.
 if mine == 0 then mine = math.max(q.micros, latest + 1) end
 if mine <= latest then return {latest, code, code, more} end
 redis.call('SET', key, string.format('%.0f %s', mine, ARGV[2]))

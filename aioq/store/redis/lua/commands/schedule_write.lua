@@ -1,4 +1,4 @@
--- Stores or deletes schedules, each only where nobody has written it since it was read. To delete one that is gone
+-- Stores or deletes schedules, each only where it was not written since it was read. To delete one that is gone
 -- is done already, so a call that is repeated because its reply got lost is not refused.
 --
 -- A schedule is there if the queue's index has it; what is left of one that the index has lost is written over. With
@@ -7,7 +7,7 @@
 -- in several queues, the one that was written last has the highest.
 --
 -- One that is deleted because no code declares it any more is kept for KEPT_MS under its key, outside of the index:
--- where the code comes back, so does what somebody has changed at run time. While the code of a worker that lives
+-- where the code comes back, so do changes made at run time. While the code of a worker that lives
 -- declares it, that is refused: so the caller has looked (schedule_owners.lua), and nothing is done where a worker has noted
 -- anything since; a worker says what it declares before it looks whether it is there.
 --
@@ -41,7 +41,7 @@ end
 
 local function delete(id, code)
   local held = redis.call('HGET', schedule_key(q, id), 'held')
-  -- What is held back will not be let go by a schedule that is gone.
+  -- A job that is held back is not released by a schedule that is gone.
   if held then Overlap.let_next(q, redis.call('HGET', schedule_key(q, id), 'current') or held) end
   redis.call('ZREM', q.base .. SCHEDULES, id)
   if code == '' then redis.call('DEL', schedule_key(q, id)) else redis.call('PEXPIRE', schedule_key(q, id), KEPT_MS) end

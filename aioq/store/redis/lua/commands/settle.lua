@@ -27,7 +27,7 @@ local function use_claim(claim)
 end
 
 -- What most settles are: a result for a job that this worker runs as its first. Writes it and returns who waits, or false
--- for nobody; nil for any other. `i` is where its arguments begin.
+-- for no waiter; nil for any other. `i` is where its arguments begin.
 local function settle_first(i, id, text)
   local outcome = ARGV[i + 2]
   if not text or ARGV[i + 3] ~= '' or usual_ttl <= 0 or usual_ttl < limits.tombstone then return nil end

@@ -1,7 +1,7 @@
 -- What one call is about, and how it may fail.
 --
 -- A script that fails half-way is not rolled back. A server that is out of memory refuses a script's first write
--- only, so that harms nobody; but a key of another type, put there by hand, or a command that this user may not use
+-- only, so that is harmless; but a key of another type, put there by hand, or a command that this user may not use
 -- can stop a script anywhere. So what makes a job found again is written before its record says that it is there,
 -- what it replaces is deleted afterwards, and entries are acknowledged last. What may fail without harm is called
 -- last and its error passed over.

@@ -19,10 +19,10 @@ function Entries.is_text(id)
   return not string.find(id, '[\128-\255]')
 end
 
--- The most jobs of one entry, with room for what a later version may do: one with hundreds of thousands is nobody's.
+-- The most jobs of one entry, with room for what a later version may do: one with hundreds of thousands is not aioq's.
 local NAMED_LIMIT = 512
 
--- The ids of the jobs that an entry names. There are none in a wake-up, nor in what somebody else has put there: an
+-- The ids of the jobs that an entry names. There are none in a wake-up, nor in entries that are not aioq's: an
 -- entry without the fields, or with an id that no client can have; then also the entry's own id, for it is malformed.
 function Entries.named_by(entry)
   local named = {}

@@ -47,7 +47,7 @@ local function all_hooks()
         end
       end,
       ended = function(q, id) is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, EXPIRE .. ' ' .. id)) end,
-      -- Whoever wants it to run again does not want it to expire.
+      -- A job that is reopened by hand does not expire any more.
       reopen = function(_, _, _, extra) extra.expires[3], extra.expires[4] = true, true end,
     },
   }

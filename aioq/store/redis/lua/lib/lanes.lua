@@ -8,7 +8,7 @@
 -- NEEDS: keys
 local Lanes = {}
 
--- Where somebody has put a key of another type in the place of a lane's front, what is given back goes to another of its
+-- Where a key of another type is in the place of a lane's front, what is given back goes to another of its
 -- streams.
 function Lanes.push_front(q, lane, id)
   local added

@@ -19,7 +19,7 @@ function Overlap.let_next(q, id)
     redis.call('HDEL', key, 'held')
   elseif found[1] == id then
     local job = load(q, held)
-    -- One of a later version waits on: whoever reads it lets it go with the next tick.
+    -- One of a later version waits on: a worker that can read it releases it with the next tick.
     if not job and redis.call('EXISTS', job_key(q, held)) == 1 then return end
     if job and job[STATE] == 'waiting' then
       run_hooks(q, 'back', held, job, 'let_next', q.now)

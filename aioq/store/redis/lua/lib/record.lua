@@ -46,7 +46,7 @@ local STATES = {
   [false] = 0, scheduled = 0, waiting = 0, running = WORKER, succeeded = OUTCOME, failed = OUTCOME, cancelled = OUTCOME,
 }
 
--- Whether all fields are what they have to be: what somebody has put there by hand must stop no other job.
+-- Whether all fields are what they have to be: a value that was put there by hand must stop no other job.
 local function is_record(job)
   if type(job) ~= 'table' or type(job[SENT]) ~= 'number' then return false end
   local first = STATES[job[STATE] or false]
