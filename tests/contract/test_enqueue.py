@@ -355,7 +355,7 @@ async def test_a_record_that_is_kept_long_enough_needs_no_tombstone(
 
     assert redis_backend.database is not None
     with redis_backend.database.client() as client:
-        tombstones = list(client.scan_iter(redis_backend.key("done:*")))
+        tombstones = list(client.scan_iter(redis_backend.key("tombstone:*")))
         assert len(tombstones) == left
         for key in tombstones:
             assert 0 < client.pttl(key) <= Limits().tombstone_ms  # pyright: ignore[reportOperatorIssue]

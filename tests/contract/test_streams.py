@@ -104,7 +104,7 @@ async def test_jobs_whose_outcome_is_not_kept_leave_nothing_that_does_not_expire
     with redis_backend.database.client() as client:
         expiring = {key for key in client.scan_iter() if client.pttl(key) > 0}  # pyright: ignore[reportOperatorIssue]
         kinds = [str(key).split("}:")[1].partition(":")[0] for key in expiring]
-        assert sorted(kinds) == ["done"] * 101 + ["receipt"]
+        assert sorted(kinds) == ["receipt"] + ["tombstone"] * 101
         lanes = set(client.keys("*")) - expiring  # pyright: ignore[reportArgumentType]
         names = {str(key).rpartition("}:")[2] for key in lanes}
         assert names == {lane + end for lane in ("high", "normal", "low") for end in ("", ":front", ":rest")}

@@ -158,7 +158,7 @@ def test_headers_are_a_copy():
             "expires=2999-01-01T00:00:00+00:00 is before eta=2999-01-01T00:00:00+00:00",
         ),
         (
-            {"expires": datetime.now(UTC) + timedelta(minutes=1), "delay": 60},
+            {"expires": datetime.now(UTC) + timedelta(days=1), "delay": timedelta(days=2)},
             "is before the delay is over: it could not be started by then",
         ),
         ({"tags": "eu"}, "tags='eu': expected a list of strings"),
