@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import redis
@@ -331,3 +332,42 @@ async def test_a_tick_that_a_crash_of_the_server_takes_back_is_made_again(start_
     await joined(store, "w")
     assert ids((await store.claim(QUEUE, "w", 10)).jobs) == ["s@1"]
     await store.close()
+
+
+@pytest.mark.parametrize(
+    ("broken", "mended", "text"),
+    [
+        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"), "is out of memory"),
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), "is a read-only replica"),
+    ],
+    ids=["full", "a replica"],
+)
+async def test_a_server_that_would_not_take_the_library_is_told_it_again(
+    start_server: Start, broken: tuple[str, ...], mended: tuple[str, ...], text: str
+) -> None:
+    server = start_server("valkey-9.1", appendonly=True, extra_args=("--appendfsync", "always"))
+    async with opened(server, "fsync") as store:
+        await store.enqueue(QUEUE, [NewJob("first", CALL)])
+        with server.client() as client:
+            client.function_flush()
+            client.execute_command(*broken)
+            for _ in range(2):
+                with pytest.raises(ServerUnavailableError, match=text):
+                    await store.enqueue(QUEUE, [NewJob("second", CALL)])
+            client.execute_command(*mended)
+        assert await store.enqueue(QUEUE, [NewJob("second", CALL)]) == [True]
+
+
+async def test_a_replica_without_the_library_is_left(start_server: Start) -> None:
+    server = start_server("valkey-9.1", appendonly=True, extra_args=("--appendfsync", "always"))
+    async with opened(server, "fsync") as store:
+        await store.enqueue(QUEUE, [NewJob("first", CALL)])
+        with server.client() as client:
+            client.function_flush()
+            client.execute_command("REPLICAOF", "127.0.0.1", "1")
+            stats: Any = client.info("stats")
+            for _ in range(2):
+                with pytest.raises(ServerUnavailableError, match="read-only"):
+                    await store.enqueue(QUEUE, [NewJob("second", CALL)])
+            later: Any = client.info("stats")
+    assert later["total_connections_received"] > stats["total_connections_received"], "another may be there by now"

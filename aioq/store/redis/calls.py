@@ -71,6 +71,11 @@ class Calls:
         """What has to be sent before the next call; None for nothing."""
         return ("FUNCTION", "LOAD", library().text) if self.functions and self.is_missing else None
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether the server would not take the library the last time."""
+        return bool(self.functions) and self.refusal is not None
+
     def took_library(self, reply: object) -> None:
         """What was answered to `load`."""
         if not isinstance(reply, Exception) or "already exists" in str(reply):

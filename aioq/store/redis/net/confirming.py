@@ -92,8 +92,8 @@ class ConfirmedWrites:
         """
         reply = await self._call(connection, name, args, follow)
         for _ in range(MOST_TRIES):
-            if not self._calls.can_mend(reply):
-                break
+            if not self._calls.can_mend(reply) or self._calls.is_refused:
+                break  # refused for now, which the next call may find changed
             for _ in follow:
                 await _read(connection)
             reply = await self._call(connection, name, args, follow)
@@ -108,7 +108,7 @@ class ConfirmedWrites:
         self, connection: Connection, name: str, args: Sequence[Arg], follow: Sequence[Sequence[Arg]]
     ) -> Any:
         """Send a command and what follows it; its reply, be it an error."""
-        load = self._calls.load if self._calls.refusal is None else None
+        load = self._calls.load
         connection.send(*([] if load is None else [load]), self._calls.command(name, args), *follow)
         if load is not None:
             self._calls.took_library(await _read(connection))
@@ -124,7 +124,7 @@ class ConfirmedWrites:
             async with asyncio.timeout(REPLY_TIMEOUT):
                 reply = await talk
         except ResponseError as error:  # an answer, if not the wanted one
-            if may_be_replaced(error):
+            if may_be_replaced(self._calls.reason_for(error)):
                 self._failover.drop()
             self._give_back(connection, drops)
             raise
