@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import redis
 
-from aioq.errors import ServerError
+from aioq.errors import ServerError, ServerUnavailableError
 from aioq.store.contract import Limits, NewJob, Settlement, Verb
 from aioq.store.redis import RedisStore
 from aioq.store.redis.calls import Calls
+from aioq.store.redis.errors import translate
 from aioq.store.redis.scripts import library, script
 from aioq.store.schedules import Entry, Overlap, Tick
 from tests.contract.kit import BROKEN, CALL, CRASHED, LONG, QUEUE, REASON, THREE, joined
@@ -77,6 +78,10 @@ async def test_functions_stay_where_a_call_of_one_has_failed(text: str) -> None:
     calls = Calls()
     assert not calls.can_mend(redis.ResponseError(text))
     assert calls.command("info", ["aioq:{shop:mail}"])[0] == "FCALL"
+
+
+async def test_a_server_that_forgets_functions_as_often_as_it_is_told_them_is_asked_again_later() -> None:
+    assert type(translate(redis.ResponseError("ERR Function not found"), "-")) is ServerUnavailableError
 
 
 @each_server
