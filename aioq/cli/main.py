@@ -42,7 +42,7 @@ class _Seconds(click.FloatRange):
     """A span of time, up to `aioq.util.durations.MAX_DELAY`; NaN is none."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See `click.ParamType`."""
+        """Convert the text to seconds."""
         number = super().convert(value, param, ctx)
         if isnan(number):
             self.fail(f"{value} is no number of seconds", param, ctx)

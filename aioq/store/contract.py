@@ -337,7 +337,7 @@ class Store(Protocol):
         ...
 
     async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
-        """Take one step in giving back what a worker held that died; or in letting go of too many dead jobs.
+        """Take one step in giving back what a worker held that died; or in dropping dead jobs over the limit.
 
         That is one whose lease has ended; with `dead`, one whose id begins so, which is known to have died
         whatever its lease says.
@@ -353,7 +353,7 @@ class Store(Protocol):
         ...
 
     def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> Awaitable[list[WaitReply]]:
-        """For each job its outcome, or register `channel` to be notified; one step, so nothing is missed between.
+        """For each job its outcome, or register `channel` for its result message; one step, so none is missed.
 
         From the first outcome on that would exceed `WAIT_LIMIT`, each job that has one is answered with `LATER`.
         """

@@ -179,7 +179,7 @@ class Timetable(Protocol):
     async def note_declaration(
         self, queue: str, since: int, code: str, *, worker: str = "", ids: Sequence[str] = ()
     ) -> DeclarationNote:
-        """Note whose declarations hold in a queue, unless later ones do; the note is lost with the server's data.
+        """Note the current declaration of a queue, unless a later one is there. It is lost with the server's data.
 
         What the worker's code declares is noted too, until its lease ends or it departs; see `owners`. Where
         there is no schedule, neither in the queue nor in the code, nothing else is noted of a worker.

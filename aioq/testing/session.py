@@ -244,7 +244,7 @@ class _ObservedTimetable(MemoryTimetable):
         self._on_queue = on_queue
 
     async def write(self, queue: str, entries: Sequence[Entry]) -> list[bool]:
-        """See `aioq.store.schedules.Timetable.write`."""
+        """Store or delete schedules; False for each whose revision is not the entry's any more."""
         if any(entry.definition for entry in entries):
             self._on_queue(queue)
         return await super().write(queue, entries)
@@ -269,12 +269,12 @@ class _ObservedStore(MemoryStore):
         known: Collection[str] | None = None,
         idle: bool = False,
     ) -> Claim:
-        """See `aioq.store.contract.Store.claim`."""
+        """Take up to `count` jobs, lanes in priority order, and mark them running."""
         claim = await super().claim(queue, worker, count, tokens, known=known, idle=idle)
         self.claimed += len(claim.jobs)
         return claim
 
     async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
-        """See `aioq.store.contract.Store.enqueue`."""
+        """Add jobs; False for each id the server already had, which stays as it is."""
         self._on_queue(queue)
         return await super().enqueue(queue, jobs, again=again)

@@ -136,7 +136,7 @@ async def test_what_a_task_prints_appears_at_once(
     "more",
     [
         CONFIGURED,
-        "@app.lifespan\nasync def life():\n    logging.getLogger('aioq.job')\n"
+        "@app.lifespan\nasync def resources():\n    logging.getLogger('aioq.job')\n"
         + CONFIGURED.strip().replace("\n", "\n    ").join(["    ", "\n    yield\n"]),
     ],
     ids=["at the import", "in the lifespan"],

@@ -143,7 +143,7 @@ async def test_burst_with_nothing_to_do_ends_at_once(project: Project) -> None:
     await loaded(project)
     project.write(
         "main.py",
-        "from lines import app\n@app.lifespan\nasync def life():\n    open('started', 'w').close()\n    yield",
+        "from lines import app\n@app.lifespan\nasync def mark():\n    open('started', 'w').close()\n    yield",
     )
     worker = project.worker("main:app", "--burst", AIOQ_LEASE="60")
     started = project.folder / "started"

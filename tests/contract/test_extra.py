@@ -138,7 +138,7 @@ async def test_a_tag_that_is_no_text_stops_no_other_job(
     assert jobs[0].tags == (await info(redis_store)).tags == ("\\xff",)
 
 
-async def test_timers_that_vanished_are_set_again_by_whoever_comes_to_the_job(
+async def test_timers_that_vanished_are_set_again_by_the_next_claim_of_the_job(
     redis_store: RedisStore, redis_backend: Backend
 ) -> None:
     await joined(redis_store, "w")

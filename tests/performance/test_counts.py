@@ -228,7 +228,7 @@ async def test_the_walk_of_a_send_alone(jobs: Jobs) -> None:
 
 
 async def test_the_walk_of_a_run(jobs: Jobs) -> None:
-    # 12 files and 39 functions, as they stand in docs/design.md: from the claimed job to the settler.
+    # 12 files and 39 functions, as listed in docs/design.md: from the claimed job to the settler.
     walk: dict[str, list[str]] = {}
     arrived = [False]
 

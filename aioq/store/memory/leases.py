@@ -84,7 +84,7 @@ class Leases:
 
 
 class MemoryLeaseClient:
-    """See `aioq.store.contract.LeaseClient`.
+    """A worker's leases on a connection of their own; called from one thread, never from an event loop.
 
     Args:
         renew: the store's own `renew`, which may be called from any thread: queue, worker, how many ms ago it

@@ -47,7 +47,7 @@ class _Listener:
 
 
 class MemoryInbox:
-    """See `aioq.store.contract.Inbox`. Nothing is ever lost here, so `on_gap` is never called."""
+    """The subscription of a process in memory. No message is ever lost, so `on_gap` is never called."""
 
     def __init__(self) -> None:
         self._listeners: dict[str, _Listener] = {}
@@ -62,7 +62,7 @@ class MemoryInbox:
         self._listeners.pop(channel, None)
 
     def look(self) -> None:
-        """See `aioq.store.pubsub.Inbox`: there is no other place."""
+        """Do nothing: there is no other server."""
 
     def close(self) -> None:
         """Stop listening to everything."""

@@ -104,26 +104,26 @@ class MemoryQueueTimetable:
         return max(0, min(ticks) - self._clock.now_ms()) if ticks else None
 
     def read(self, ids: Sequence[str] | None) -> Agenda:
-        """See `aioq.store.schedules.Timetable.read`."""
+        """The schedules with these ids, or all of the queue."""
         if ids is None:
             return self._agenda(sorted(self._kept, key=self._rank))
         return self._agenda([each for each in ids if each in self._kept])
 
     def left(self, ids: Sequence[str]) -> Agenda:
-        """See `aioq.store.schedules.Timetable.left`."""
+        """What is kept of schedules with these ids that are not there any more; `write` says which are."""
         now = self._clock.now_ms()
         self._left = {each: kept for each, kept in self._left.items() if kept[1] > now}
         entries = [self._left[each][0] for each in ids if each in self._left and each not in self._kept]
         return msgspec.structs.replace(self._agenda(()), entries=entries)
 
     def due(self, limit: int, skip: int) -> Agenda:
-        """See `aioq.store.schedules.Timetable.due`."""
+        """Up to `limit` schedules whose tick is due, the longest due first, without the first `skip` of them."""
         now = self._clock.now_ms()
         ids = [each for each in sorted(self._kept, key=self._rank) if self._rank(each)[0] <= now]
         return self._agenda(ids[skip : skip + limit])
 
     def write(self, entry: Entry) -> bool:
-        """See `aioq.store.schedules.Timetable.write`, for one."""
+        """Store or delete one schedule; False where its revision is not the entry's any more."""
         kept = self._kept.get(entry.id)
         if not entry.definition and kept is None:
             return True
@@ -145,7 +145,7 @@ class MemoryQueueTimetable:
         return True
 
     def note_declaration(self, since: int, code: str, worker: str, ids: Sequence[str]) -> DeclarationNote:
-        """See `aioq.store.schedules.Timetable.note_declaration`."""
+        """Note the current declaration of a queue, unless a later one is there."""
         self._owners = {other: its for other, its in self._owners.items() if not self._leases.lost(other)}
         if not self._leases.lost(worker):
             self._owners[worker] = frozenset(ids)
@@ -159,14 +159,14 @@ class MemoryQueueTimetable:
         return self._note
 
     def owners(self, ids: Sequence[str]) -> Owners:
-        """See `aioq.store.schedules.Timetable.owners`."""
+        """Whether the code of a worker of the queue declares schedules, in whichever queue."""
         living = [each.worker for each in self._leases.all() if not self._leases.lost(each.worker)]
         unsaid = [worker for worker in living if worker not in self._owners]
         declared_by = [[worker for worker in living if each in self._owners.get(worker, ())] for each in ids]
         return Owners([(owners or [""])[0] for owners in declared_by], (unsaid or [""])[0])
 
     def tick(self, ticks: Sequence[Tick]) -> Ticked:
-        """See `aioq.store.schedules.Timetable.tick`."""
+        """Make jobs and move schedules on, each in one step, and only where the revision is still the same."""
         made = [self._tick(tick) for tick in ticks]
         return Ticked(self.next_tick_ms(), made)
 
@@ -266,7 +266,7 @@ class Holder(Protocol):
 
 
 class MemoryTimetable:
-    """See `aioq.store.schedules.Timetable`.
+    """The schedules of each queue. Errors and cancellation are as in `aioq.store.contract.Store`.
 
     Args:
         app: the App's name.

@@ -49,12 +49,12 @@ class MemoryStore:
 
     @property
     def sends_in_flight(self) -> int:
-        """See `aioq.store.contract.Store.sends_in_flight`."""
+        """How many enqueues of a queue are worth having under way at once: two keep client and server busy."""
         return 1
 
     @property
     def settles_in_flight(self) -> int:
-        """See `aioq.store.contract.Store.settles_in_flight`."""
+        """How many settles of a queue are worth having under way at once."""
         return 1
 
     @property
@@ -68,7 +68,7 @@ class MemoryStore:
         return self._timetable
 
     async def open(self, *, thorough: bool = False) -> ServerInfo:
-        """See `aioq.store.contract.Store.open`."""
+        """Connect, and see that the server is one that can be worked with."""
         del thorough
         return ServerInfo("memory://", "memory", "-")
 
@@ -80,11 +80,11 @@ class MemoryStore:
                 queue.lanes.release()
 
     def lease_client(self) -> MemoryLeaseClient:
-        """See `aioq.store.contract.Store.lease_client`."""
+        """A new lease client."""
         return MemoryLeaseClient(self._renew)
 
     async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
-        """See `aioq.store.contract.Store.enqueue`."""
+        """Add jobs; False for each id the server already had, which stays as it is."""
         with self._at(queue) as at:
             return [at.enqueue(job, again=again) for job in jobs]
 
@@ -98,18 +98,18 @@ class MemoryStore:
         known: Collection[str] | None = None,
         idle: bool = False,
     ) -> Claim:
-        """See `aioq.store.contract.Store.claim`."""
+        """Take up to `count` jobs, lanes in priority order, and mark them running."""
         with self._at(queue) as at:
             return at.claim(worker, count, tokens, known)
 
     async def dispatched(
         self, queue: str, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
     ) -> Callable[[], Awaitable[None]]:
-        """See `aioq.store.contract.Store.dispatched`; this store dispatches nothing."""
+        """Return an end that does nothing: this store dispatches nothing."""
         return partial(asyncio.sleep, 0)
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
-        """See `aioq.store.contract.Store.block`."""
+        """Wait until there is something to claim; empty when the time is over or `unblock` was called."""
         reader = Reader(worker)
         with self._at(queue) as at:
             at.lanes.join(reader)
@@ -123,69 +123,69 @@ class MemoryStore:
         return list(reader.tokens)
 
     async def unblock(self, queue: str, worker: str) -> None:
-        """See `aioq.store.contract.Store.unblock`."""
+        """End a `block` of this worker that is under way, so that nothing is delivered to it any more."""
         with self._at(queue) as at:
             at.lanes.release(worker)
 
     async def settle(
         self, queue: str, worker: str, settlements: Sequence[Settlement], *, idle: bool = False
     ) -> list[bool]:
-        """See `aioq.store.contract.Store.settle`."""
+        """Write outcomes; False for each job that is no longer this worker's under that claim."""
         with self._at(queue) as at:
             return [at.settle(worker, settlement) for settlement in settlements]
 
     async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
-        """See `aioq.store.contract.Store.progress`."""
+        """Store (job id, claim, encoded progress); False for each job that is no longer this worker's."""
         with self._at(queue) as at:
             return [at.progress(worker, *report) for report in reports]
 
     async def promote(self, queue: str, limit: int) -> Promotion:
-        """See `aioq.store.contract.Store.promote`."""
+        """Queue up to `limit` scheduled jobs that are due, and end as many that have expired."""
         with self._at(queue) as at:
             return at.promote(limit)
 
     async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
-        """See `aioq.store.contract.Store.recover`."""
+        """Take one step in giving back what a worker held that died; or in dropping dead jobs over the limit."""
         with self._at(queue) as at:
             return at.recover(crash_outcome, limit, dead)
 
     async def workers(self, queue: str) -> list[WorkerLease]:
-        """See `aioq.store.contract.Store.workers`."""
+        """The workers that the server knows of."""
         with self._at(queue) as at:
             return at.workers()
 
     async def depart(self, queue: str, worker: str) -> None:
-        """See `aioq.store.contract.Store.depart`."""
+        """Give back everything the worker still holds, at no cost to the jobs, and forget the worker."""
         with self._at(queue) as at:
             at.lanes.release(worker)
             at.depart(worker)
 
     async def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
-        """See `aioq.store.contract.Store.wait`."""
+        """For each job its outcome, or register `channel` for its result message; one step, so none is missed."""
         with self._at(queue) as at:
             return at.wait(channel, job_ids)
 
     async def info(self, queue: str, job_ids: Sequence[str], *, results: bool = False) -> list[JobInfo | None]:
-        """See `aioq.store.contract.Store.info`."""
+        """What the server knows of each job; with `results` also what those returned that succeeded, encoded."""
         with self._at(queue) as at:
             return [at.info(job_id, results=results) for job_id in job_ids]
 
     async def reschedule(
         self, queue: str, job_ids: Sequence[str], *, delay_ms: int | None = None, eta_ms: int | None = None
     ) -> list[JobState | None]:
-        """See `aioq.store.contract.Store.reschedule`."""
+        """Move jobs to another time, with neither to at once, and return the state each was in."""
         with self._at(queue) as at:
             return [at.reschedule(job_id, delay_ms, eta_ms) for job_id in job_ids]
 
     async def cancel(
         self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
     ) -> list[JobState | None]:
-        """See `aioq.store.contract.Store.cancel`."""
+        """Cancel jobs, and return the state each was in."""
         with self._at(queue) as at:
             return [at.cancel(job_id, outcome, ttl_ms) for job_id in job_ids]
 
     async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
-        """See `aioq.store.contract.Store.reopen`."""
+        """Queue dead jobs again as if they were new, and return the state each was in."""
         with self._at(queue) as at:
             return [at.reopen(job_id) for job_id in job_ids]
 

@@ -19,7 +19,7 @@ from aioq.store.redis.replies import parse_renewal
 
 
 class RedisLeaseClient:
-    """See `aioq.store.contract.LeaseClient`.
+    """A worker's leases on a connection of their own; called from one thread, never from an event loop.
 
     Args:
         url: the server's URL.

@@ -27,7 +27,7 @@ TRIES = 10
 
 
 class RedisTimetable:
-    """See `aioq.store.schedules.Timetable`. What can be many goes in several calls.
+    """The schedules on a server. What can be many goes in several calls.
 
     A call may be made twice after a connection that broke: every verb names the revision it goes by, so that the
     second one changes nothing.

@@ -96,12 +96,12 @@ class RedisStore:
 
     @property
     def sends_in_flight(self) -> int:
-        """See `aioq.store.contract.Store.sends_in_flight`."""
+        """How many enqueues of a queue are worth having under way at once: two keep client and server busy."""
         return 2 if self._confirmation is None else IN_FLIGHT
 
     @property
     def settles_in_flight(self) -> int:
-        """See `aioq.store.contract.Store.settles_in_flight`."""
+        """How many settles of a queue are worth having under way at once."""
         return 1 if self._confirmation is None else IN_FLIGHT
 
     @property
@@ -115,7 +115,7 @@ class RedisStore:
         return self._timetable
 
     async def open(self, *, thorough: bool = False) -> ServerInfo:
-        """See `aioq.store.contract.Store.open`."""
+        """Connect, and see that the server is one that can be worked with."""
         if self._revive is not None:
             await asyncio.to_thread(self._revive)
         try:
@@ -182,20 +182,20 @@ class RedisStore:
         return found.get("appendfsync") if found.get("appendonly") == "yes" else "off"
 
     async def close(self) -> None:
-        """See `aioq.store.contract.Store.close`."""
+        """Close every connection."""
         await self._inbox.close()
         self._reads.close()
         await self._link.close()
 
     def lease_client(self) -> RedisLeaseClient:
-        """See `aioq.store.contract.Store.lease_client`."""
+        """A new lease client."""
         link = self._link
         return RedisLeaseClient(
             self._url, link.shown_url, self._app, self._limits, link.failover, outage=self._was_away
         )
 
     def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
-        """See `aioq.store.contract.Store.enqueue`."""
+        """Add jobs; False for each id the server already had, which stays as it is."""
         columns = jobs if isinstance(jobs, NewJobs) else NewJobs(jobs)
         one = None if again else enqueue_one_args(columns)
         if one is not None:
@@ -213,7 +213,7 @@ class RedisStore:
         known: Collection[str] | None = None,
         idle: bool = False,
     ) -> Claim:
-        """See `aioq.store.contract.Store.claim`."""
+        """Take up to `count` jobs, lanes in priority order, and mark them running."""
         encoded = await known_arg(self._call, queue, worker, known)
         args: list[Arg] = [worker, min(count, MAX_CLAIM), encoded, "idle" if idle else ""]
         for token in tokens:
@@ -229,7 +229,7 @@ class RedisStore:
     async def dispatched(
         self, queue: str, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
     ) -> Callable[[], Awaitable[None]]:
-        """See `aioq.store.contract.Store.dispatched`."""
+        """Listen for jobs that come to a waiting worker by direct dispatch, as if it had claimed them."""
         channel = dispatch_channel(self._app, queue, worker)
         try:
             await self._inbox.listen(channel, lambda message: on_job(replies.parse_dispatched(message)), on_gap)
@@ -239,7 +239,7 @@ class RedisStore:
         return partial(self._inbox.leave, channel)
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
-        """See `aioq.store.contract.Store.block`."""
+        """Wait until there is something to claim; empty when the time is over or `unblock` was called."""
         delivered = await self._reads.read(queue, worker, timeout_ms)
         return [
             Token(lane, entry.decode(), self._named_by(queue, entry, fields)) for lane, entry, fields in delivered
@@ -269,25 +269,25 @@ class RedisStore:
             )
 
     async def unblock(self, queue: str, worker: str) -> None:
-        """See `aioq.store.contract.Store.unblock`."""
+        """End a `block` of this worker that is under way, so that nothing is delivered to it any more."""
         await self._reads.unblock(queue, worker)
 
     def settle(
         self, queue: str, worker: str, settlements: Sequence[Settlement], *, idle: bool = False
     ) -> Awaitable[list[bool]]:
-        """See `aioq.store.contract.Store.settle`."""
+        """Write outcomes; False for each job that is no longer this worker's under that claim."""
         args = settle_args(worker, settlements, self._limits, idle=idle)
         return self._begin("settle", queue, args, partial(replies.not_in, len(settlements)), self._confirmation)
 
     async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
-        """See `aioq.store.contract.Store.progress`."""
+        """Store (job id, claim, encoded progress); False for each job that is no longer this worker's."""
         args: list[Arg] = [worker]
         for report in reports:
             args += report
         return replies.not_in(len(reports), await self._call("progress", queue, args))
 
     async def promote(self, queue: str, limit: int) -> Promotion:
-        """See `aioq.store.contract.Store.promote`."""
+        """Queue up to `limit` scheduled jobs that are due, and end as many that have expired."""
         limits = self._limits
         args = [limit, limits.tombstone_ms, limits.result_ttl_ms, EXPIRED, CALL_GONE]
         reply = await self._call("promote", queue, args)
@@ -296,25 +296,25 @@ class RedisStore:
         return replies.parse_promotion(reply)
 
     async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
-        """See `aioq.store.contract.Store.recover`."""
+        """Take one step in giving back what a worker held that died; or in dropping dead jobs over the limit."""
         return await self._recover(queue, "dead" if dead else "lapsed", dead, crash_outcome, limit)
 
     async def workers(self, queue: str) -> list[WorkerLease]:
-        """See `aioq.store.contract.Store.workers`."""
+        """The workers that the server knows of."""
         return await all_workers(self._ask, queue)
 
     async def depart(self, queue: str, worker: str) -> None:
-        """See `aioq.store.contract.Store.depart`."""
+        """Give back everything the worker still holds, at no cost to the jobs, and forget the worker."""
         self._reads.drop(queue, worker)
         while (await self._recover(queue, "departing", worker, b"", 500)).more:
             pass
 
     def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> Awaitable[list[WaitReply]]:
-        """See `aioq.store.contract.Store.wait`."""
+        """For each job its outcome, or register `channel` for its result message; one step, so none is missed."""
         return self._begin("wait", queue, [channel, *job_ids], replies.parse_wait, None)
 
     async def info(self, queue: str, job_ids: Sequence[str], *, results: bool = False) -> list[JobInfo | None]:
-        """See `aioq.store.contract.Store.info`."""
+        """What the server knows of each job; with `results` also what those returned that succeeded, encoded."""
         records = await self._ask("info", queue, job_ids)
         return [
             replies.parse_info(queue, job_id, fields, results=results)
@@ -324,19 +324,19 @@ class RedisStore:
     async def reschedule(
         self, queue: str, job_ids: Sequence[str], *, delay_ms: int | None = None, eta_ms: int | None = None
     ) -> list[JobState | None]:
-        """See `aioq.store.contract.Store.reschedule`."""
+        """Move jobs to another time, with neither to at once, and return the state each was in."""
         return replies.parse_states(await self._ask("reschedule", queue, [due_word(delay_ms, eta_ms), *job_ids]))
 
     async def cancel(
         self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
     ) -> list[JobState | None]:
-        """See `aioq.store.contract.Store.cancel`."""
+        """Cancel jobs, and return the state each was in."""
         name = os.urandom(9).hex()
         args = [name, outcome, ttl_ms, self._limits.tombstone_ms, *job_ids]
         return replies.parse_states(await self._ask("cancel", queue, args))
 
     async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
-        """See `aioq.store.contract.Store.reopen`."""
+        """Queue dead jobs again as if they were new, and return the state each was in."""
         return replies.parse_states(await self._ask("reopen", queue, job_ids))
 
     async def _call(

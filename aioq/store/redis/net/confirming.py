@@ -54,7 +54,7 @@ class ConfirmedWrites:
         failover.on_drop(self._drop)
 
     async def call(self, name: str, key: str, args: Sequence[Arg], confirmation: Confirmation) -> Any:
-        """See `Link.call`."""
+        """Run a script on a queue, and return its reply once the server has confirmed its writes."""
         try:
             return await self._in_turn(name, (key, *args), confirmation)
         except ResponseError as error:

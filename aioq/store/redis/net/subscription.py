@@ -122,7 +122,7 @@ class RedisInbox:
             self._send(self._connection, "UNSUBSCRIBE", channel)
 
     def look(self) -> None:
-        """See `aioq.store.pubsub.Inbox`: an answer that says so drops all connections, see `failover.py`."""
+        """Ask the server whether it is still the primary; if it is not, `failover.py` drops all connections."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.get_running_loop().create_task(self._look(), name="aioq-look")
 
