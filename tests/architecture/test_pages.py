@@ -61,7 +61,7 @@ def test_who_holds_a_block_is_there_and_asks_for_it(test: str) -> None:
     assert test not in HOLDERS or uses(source, name), f"{file} does not ask for the blocks of {name}"
 
 
-def test_a_new_block_belongs_to_nobody() -> None:
+def test_a_new_block_belongs_to_no_task() -> None:
     for page, language, text in (
         ("docs/worker.md", "text", "something new\n"),
         ("docs/worker.md", "json", "{}\n"),

@@ -177,7 +177,7 @@ DRAWINGS: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("docs/scheduling.md", " spring,"): ("behaviour/test_drawings.py::test_clocks_are_changed_as_drawn",),
     ("docs/scheduling.md", " every hour "): ("behaviour/test_drawings.py::test_missed_ticks_are_made_as_drawn",),
-    ("docs/scheduling.md", " worker A "): ("contract/test_timetable.py::test_of_many_who_try_one_makes_the_tick",),
+    ("docs/scheduling.md", " worker A "): ("contract/test_timetable.py::test_of_many_workers_one_makes_the_tick",),
     ("docs/scheduling.md", " normally "): (
         TICKS + "test_of_three_workers_each_tick_is_made_by_one",
         TICKS + "test_the_others_go_on_when_the_one_that_ticks_is_killed",

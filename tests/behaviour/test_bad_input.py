@@ -213,9 +213,7 @@ async def test_garbage_that_redis_itself_refuses_costs_no_other_job(
     assert await after.result(timeout=20) == 7
 
 
-async def test_a_lane_that_somebody_has_overwritten_delays_no_other_lane(
-    project: Project, redis_server: Database
-) -> None:
+async def test_an_overwritten_lane_delays_no_other_lane(project: Project, redis_server: Database) -> None:
     project.copy("lines")
     lines = project.load("lines")
     base = f"aioq:{{{project.name}:default}}"

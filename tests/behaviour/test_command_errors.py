@@ -123,7 +123,7 @@ async def test_an_unknown_variable_is_a_warning_and_the_worker_works(
         assert " WARNING " in line
 
 
-async def test_the_traceback_is_there_for_who_asks(project: Project) -> None:
+async def test_the_traceback_is_there_on_request(project: Project) -> None:
     project.write("shop.py", "def broken():\n    1 / 0\nbroken()\n")
 
     worker = project.worker("shop:app", "--log-level", "debug")

@@ -60,7 +60,7 @@ async def raised(action: Callable[[], Any]) -> str:
     return f"{type(caught.value).__name__}: {caught.value}"
 
 
-async def test_the_messages_are_those_that_somebody_gets(
+async def test_the_messages_are_those_that_a_user_gets(
     project: Project, start_server: Callable[..., Server], caplog: pytest.LogCaptureFixture
 ) -> None:
     said = [*await _of_declarations(), *await _of_jobs(), *await _of_servers(start_server), *_of_python()]
@@ -149,7 +149,7 @@ async def _another_loop() -> None:
         other.close()
 
 
-async def test_the_messages_of_tls_are_those_that_somebody_gets(
+async def test_the_messages_of_tls_are_those_that_a_user_gets(
     start_tls_server: Callable[..., Server], start_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tls, plain = start_tls_server(), start_server(tcp=True)

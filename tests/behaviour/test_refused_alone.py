@@ -15,7 +15,7 @@ from tests.databases import Database
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_send_to_a_lane_that_is_none_fails_and_those_beside_it_do_not(
+async def test_a_send_to_a_malformed_lane_fails_and_the_other_sends_do_not(
     redis_server: Database, app_name: str
 ) -> None:
     with redis_server.client() as client:

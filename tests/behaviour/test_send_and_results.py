@@ -145,7 +145,7 @@ async def test_a_job_of_ones_own_id_is_added_once(mill: Mill, tmp_path: Path) ->
     assert file.read_text() == "ran\n"
 
 
-async def test_a_result_with_no_ttl_reaches_who_waits_and_is_forgotten(mill: Mill, tmp_path: Path) -> None:
+async def test_a_result_with_no_ttl_reaches_its_waiters_and_is_dropped(mill: Mill, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     handle = await mill.tasks.hold.options(result_ttl=0).send(str(gate))
     waiting = asyncio.create_task(handle.result(timeout=20))

@@ -213,7 +213,7 @@ class TestTheKeyOfItsOwn:
             client.delete(*client.keys(backend.key("job:*")))  # pyright: ignore[reportGeneralTypeIssues]
 
     @pytest.mark.parametrize("value", [-1, "zz", True, [1, 2], {"a": 1}, 1e300])
-    async def test_a_garbled_field_stops_nobody(
+    async def test_a_garbled_field_stops_no_other_schedule(
         self, redis_store: RedisStore, backend: Backend, value: object
     ) -> None:
         for field in range(19):  # one test for each would be five hundred

@@ -275,7 +275,7 @@ async def test_unblock_ends_the_wait(store: Store, backend: Backend) -> None:
     assert ids(await take(store, worker)) == ["job"], "nothing was delivered to the unblocked worker"
 
 
-async def test_unblocking_who_does_not_wait_changes_nothing(store: Store) -> None:
+async def test_unblocking_a_worker_that_does_not_wait_changes_nothing(store: Store) -> None:
     worker = await joined(store, "w")
     await store.unblock(QUEUE, worker)
     await send(store, "job")
@@ -355,7 +355,7 @@ async def test_a_claim_is_closed_at_a_megabyte(redis_store: Store) -> None:
     assert sorted(job for jobs in taken for job in jobs) == list("abcdef")
 
 
-async def test_nobody_else_is_given_what_a_worker_missed(store: Store) -> None:
+async def test_no_other_worker_gets_what_a_worker_missed(store: Store) -> None:
     worker, other = await joined(store, "w"), await joined(store, "other")
     await send(store, "job")
     await store.claim(QUEUE, worker, 1)

@@ -141,7 +141,7 @@ class TestLeases:
 
         await eventually(recovered)
 
-    async def test_back_who_lives_has_the_time_to_renew(self, store: Store, step: Step) -> None:
+    async def test_back_a_live_worker_has_the_time_to_renew(self, store: Store, step: Step) -> None:
         """Whoever renews first after the step sees the others' leases as they were."""
         job = await running(store, await joined(store, "alive"))
         await joined(store, "w")

@@ -182,7 +182,7 @@ async def test_a_connection_says_nothing_that_the_server_may_refuse(server: Data
     await store.close()
 
 
-async def test_a_server_without_tls_says_nothing_to_who_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_without_tls_gives_no_reply_to_a_tls_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_module, "CONNECT_TIMEOUT", 0.1)
     silent = socket.create_server(("127.0.0.1", 0))  # takes connections and reads nothing
     url = f"rediss://127.0.0.1:{silent.getsockname()[1]}"

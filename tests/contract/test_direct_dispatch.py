@@ -321,7 +321,7 @@ async def test_a_cancellation_of_a_dispatched_job_reaches_its_worker(
 
 
 @pytest.mark.parametrize("what", ["string", "list"])
-async def test_a_key_of_another_type_in_place_of_the_waiting_ones_harms_nobody(
+async def test_a_key_of_another_type_in_place_of_idle_is_harmless(
     redis_store: RedisStore, hands: Hands, client: redis.Redis, redis_backend: Backend, what: str
 ) -> None:
     def spoil() -> None:
@@ -345,7 +345,7 @@ async def test_a_key_of_another_type_in_place_of_the_waiting_ones_harms_nobody(
     assert await redis_store.workers(QUEUE) == []
 
 
-async def test_records_that_somebody_has_cut_short_stop_no_claim(
+async def test_truncated_records_stop_no_claim(
     redis_store: RedisStore, hands: Hands, client: redis.Redis, redis_backend: Backend
 ) -> None:
     names = [f"cut-{number}" for number in range(7)]

@@ -104,7 +104,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-async def test_what_is_none_makes_no_record_and_stops_no_other_job(
+async def test_a_malformed_value_makes_no_record_and_stops_no_other_job(
     redis_store: RedisStore, redis_backend: Backend, client: redis.Redis, wrong: str
 ) -> None:
     await joined(redis_store, "w")
@@ -160,7 +160,7 @@ def jump(backend: Backend, ms: int) -> None:
         ServerInside(client, backend.key("").removesuffix(":")).jump(ms)
 
 
-async def test_a_timer_that_nobody_needs_any_more_is_dropped(
+async def test_a_timer_that_is_not_needed_any_more_is_dropped(
     redis_store: RedisStore, redis_backend: Backend, client: redis.Redis
 ) -> None:
     await joined(redis_store, "w")

@@ -134,7 +134,7 @@ async def test_a_look_finds_out_where_nothing_else_is_asked(start_server: Start)
         assert await pair.clients(pair.replica) == []
 
 
-def test_an_address_is_tried_again_after_answers_of_servers_that_serve_nobody() -> None:
+def test_an_address_is_tried_again_after_answers_of_servers_that_serve_no_client() -> None:
     for text in (
         "READONLY You can't write against a read only replica.",
         "ERR Error running script (call to f_1): @user_script:7: @user_script: 7: -READONLY You can't write",

@@ -33,7 +33,7 @@ def times(job: JobInfo) -> dict[str, bool]:
     return {name: getattr(job, name) is not None for name in names}
 
 
-async def test_nobody_knows_an_unknown_job(store: Store) -> None:
+async def test_an_unknown_job_has_no_state(store: Store) -> None:
     assert await store.info(QUEUE, []) == []
     assert await store.info(QUEUE, ["a", "b"]) == [None, None]
 

@@ -118,7 +118,7 @@ class TestAfterItsEnd:
 
         await eventually(expired)
 
-    async def test_a_lease_that_nobody_recovers_goes_on(self, store: Store, backend: Backend) -> None:
+    async def test_a_lease_that_is_not_recovered_goes_on(self, store: Store, backend: Backend) -> None:
         """After an outage of the server all leases have ended; those who are still there carry on."""
         job = await running(store, await joined(store, "w"))
         other = await joined(store, "other")
@@ -323,7 +323,7 @@ class TestAfterItsEnd:
 class TestSweep:
     """The server makes a consumer anew when it delivers to a read that outlived its worker."""
 
-    async def test_what_was_delivered_to_nobody_comes_back(
+    async def test_what_was_delivered_to_a_vanished_worker_comes_back(
         self, redis_store: RedisStore, redis_backend: Backend
     ) -> None:
         await joined(redis_store, "w")

@@ -174,7 +174,7 @@ class TestOwners:
         assert list(found.declared_by) == [many[7], many[699], ""]
         assert len(calls.of("schedule_owners")) >= 100 * 3000 * 14 * 4 // 1048576
 
-    async def test_what_one_of_them_declares_is_not_deleted_and_what_nobody_does_is(
+    async def test_declared_ones_are_not_deleted_and_undeclared_ones_are(
         self, redis_store: RedisStore, many: list[str]
     ) -> None:
         names = [f"of-{many[0]}", "nobodys", f"of-{many[699]}"]

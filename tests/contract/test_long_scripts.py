@@ -57,7 +57,7 @@ async def cancelled(store: Store, many: int, *, ttl_ms: int) -> None:
 
 
 @pytest.mark.parametrize("ttl_ms", [LONG, 0], ids=["cancelled", "gone"])
-async def test_a_claim_passes_over_so_many_jobs_and_no_more(store: Store, ttl_ms: int) -> None:
+async def test_a_claim_passes_over_a_limited_number_of_jobs(store: Store, ttl_ms: int) -> None:
     await joined(store, "w")
     await cancelled(store, MANY, ttl_ms=ttl_ms)
     await send(store, "behind")
@@ -82,7 +82,7 @@ async def test_after_all_that_it_passes_over_a_claim_takes_what_was_asked_for_an
 
 
 @pytest.mark.parametrize("fields", [{"job": ""}, {"by": "hand"}], ids=["wake-ups", "malformed"])
-async def test_a_claim_passes_over_so_many_entries_that_name_nobody(
+async def test_a_claim_passes_over_a_limited_number_of_entries_without_jobs(
     redis_store: RedisStore, redis_backend: Backend, client: redis.Redis, fields: dict[str, str]
 ) -> None:
     await joined(redis_store, "w")
@@ -314,7 +314,7 @@ class TestAWorkerOfVeryManyJobs:
         assert ids(claim.jobs) == names[:1]
 
 
-async def test_an_entry_that_names_more_jobs_than_any_of_ours_is_passed_over(
+async def test_an_entry_that_names_more_jobs_than_aioq_writes_is_passed_over(
     redis_store: RedisStore, redis_backend: Backend, client: redis.Redis
 ) -> None:
     await joined(redis_store, "w")

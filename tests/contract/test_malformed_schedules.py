@@ -77,7 +77,7 @@ async def test_it_cannot_be_overwritten_which_is_logged_once(
     assert await redis_store.timetable.write(QUEUE, entries[:1]) == [True]
 
 
-async def test_a_lane_that_is_none_stops_the_ticks_into_that_lane_alone(
+async def test_a_malformed_lane_stops_the_ticks_into_that_lane_alone(
     redis_store: RedisStore, redis_backend: Backend, client: Any
 ) -> None:
     await put(redis_store, "b")
@@ -94,7 +94,7 @@ async def test_a_lane_that_is_none_stops_the_ticks_into_that_lane_alone(
     assert (ticked.made, ticked.blocked) == ([1], ())
 
 
-async def test_an_index_that_is_none_is_named_and_the_queue_works_on(
+async def test_a_malformed_index_is_logged_and_the_queue_works_on(
     redis_store: RedisStore, redis_backend: Backend, client: Any
 ) -> None:
     await joined(redis_store, "w")
@@ -126,7 +126,7 @@ async def test_what_the_index_has_lost_may_be_written_anew(
     assert msgspec.structs.replace(entry, rev=0) == msgspec.structs.replace(before, rev=0)
 
 
-async def test_a_register_that_is_none_stops_nobody(
+async def test_a_malformed_register_stops_no_worker(
     redis_store: RedisStore, redis_backend: Backend, client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "aioq")
@@ -158,7 +158,7 @@ async def test_what_workers_declare_is_noted_anew_where_there_is_something_else_
     assert client.hkeys(redis_backend.key("owners")) == ["v"]
 
 
-async def test_one_that_is_left_in_the_index_alone_is_stored_again_by_who_finds_it(
+async def test_one_that_is_left_in_the_index_alone_is_stored_again(
     redis_store: RedisStore, redis_backend: Backend, client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As after an eviction; no worker has to be started for it."""

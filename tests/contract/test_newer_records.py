@@ -132,7 +132,7 @@ async def test_a_claim_puts_it_off_and_runs_the_others(redis_store: RedisStore, 
 
 
 @pytest.mark.parametrize("how", SOME)
-async def test_it_goes_round_until_somebody_reads_it(redis_store: RedisStore, newer: Newer, how: str) -> None:
+async def test_it_goes_round_until_a_worker_can_read_it(redis_store: RedisStore, newer: Newer, how: str) -> None:
     await joined(redis_store, "w")
     await send(redis_store, "job")
     newer.write(how)
@@ -272,7 +272,7 @@ async def test_what_is_left_in_a_lane_of_one_that_has_ended_is_dropped(
     assert newer.inside.places().scheduled == set()
 
 
-async def test_a_lane_that_names_what_another_runs_gives_it_to_nobody(
+async def test_an_entry_that_names_a_running_job_gives_it_to_no_other_worker(
     redis_store: RedisStore, redis_backend: Backend
 ) -> None:
     """Also not where the register of the workers has vanished."""

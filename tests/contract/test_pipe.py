@@ -59,7 +59,9 @@ async def test_what_cannot_be_read_is_its_callers_alone(link: Link) -> None:
     assert await good == b"PONG"
 
 
-async def test_whoever_gives_up_makes_the_others_use_a_new_connection(start_server: Callable[..., Server]) -> None:
+async def test_a_caller_that_gives_up_makes_the_others_use_a_new_connection(
+    start_server: Callable[..., Server],
+) -> None:
     server = start_server(tcp=True)
     link = Link(server.url, "redis://shown")
     assert await link.command("PING") == b"PONG"

@@ -72,7 +72,7 @@ class TestTheLiving:
         assert not (await keep(redis_store, "w")).lost
         assert await settle(redis_store, "w", job, Verb.SUCCEEDED, THREE)
 
-    async def test_a_key_of_another_type_beside_the_register_keeps_nobody_from_it(
+    async def test_a_key_of_another_type_beside_the_register_does_not_block_it(
         self, redis_store: RedisStore, redis_backend: Backend
     ) -> None:
         assert redis_backend.database is not None

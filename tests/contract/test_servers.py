@@ -592,7 +592,7 @@ class TestAReadWhoseConnectionIsNeverNamed:
 
         assert await store.block(QUEUE, "w", 1) == []
 
-    async def test_nobody_tries_to_unblock_it_for_ever(
+    async def test_unblocking_ends_after_some_time(
         self, store: RedisStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(blocking, "CONNECT_TIMEOUT", 3600)

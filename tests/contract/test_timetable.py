@@ -169,7 +169,7 @@ async def test_a_worker_of_an_app_without_schedules_says_so_and_leaves_nothing_b
     )
 
 
-async def test_one_that_a_worker_declares_is_not_removed_for_being_declared_by_nobody(store: Store):
+async def test_one_that_a_worker_declares_is_not_removed_as_undeclared(store: Store):
     entry = await put(store)
     await joined(store, "w")
     await store.timetable.note_declaration(QUEUE, 0, "aa", worker="w", ids=["s"])
@@ -180,7 +180,7 @@ async def test_one_that_a_worker_declares_is_not_removed_for_being_declared_by_n
     assert await store.timetable.write(QUEUE, [gone]) == [True]
 
 
-async def test_one_that_nobody_declares_is_kept_aside_as_it_was_and_comes_back(store: Store):
+async def test_one_that_is_not_declared_is_kept_aside_unchanged_and_comes_back(store: Store):
     entry = await put(store, "s")
     await put(store, "t")
     paused = msgspec.structs.replace(entry, paused=True, runs=3, code="hash", next_ms=None)
@@ -215,7 +215,7 @@ async def test_a_deleted_schedule_is_gone_and_may_come_again(store: Store):
     assert await store.timetable.write(QUEUE, [gone]) == [False], "it is another one that has this id now"
 
 
-async def test_one_that_is_put_anew_is_not_ticked_by_who_has_read_the_one_before(store: Store):
+async def test_one_that_is_put_again_is_not_ticked_with_the_revision_before(store: Store):
     """However often that was written: its revision is none that there ever was."""
     await joined(store, "w")
     seen = [await put(store)]
@@ -357,7 +357,7 @@ async def test_a_tick_makes_its_job_and_moves_the_schedule_on(store: Store):
     assert (await info(store, "s@1")).priority is Priority.HIGH
 
 
-async def test_of_many_who_try_one_makes_the_tick(store: Store, backend: Backend):
+async def test_of_many_workers_one_makes_the_tick(store: Store, backend: Backend):
     await joined(store, "w")
     entry = await put(store)
     others = [await backend.open() for _ in range(5)]

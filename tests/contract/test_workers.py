@@ -109,7 +109,7 @@ async def test_every_id_of_an_incarnation_is_buried_in_bounded_steps(store: Stor
     assert await store.workers(QUEUE) == []
 
 
-async def test_nobody_died_nothing_happens(store: Store, backend: Backend) -> None:
+async def test_without_a_dead_worker_nothing_happens(store: Store, backend: Backend) -> None:
     await joined(store, "w")
 
     assert await bury(store, "x") == Recovery()

@@ -38,7 +38,7 @@ def ticking(crew: Crew) -> Process:
     passes="missed 0; double 0",
     minutes=25,
 )
-async def test_a_schedule_ticks_on_when_whoever_ticks_is_killed(rig: Rig, case: Case, report: Report) -> None:
+async def test_a_schedule_ticks_on_when_its_leader_is_killed(rig: Rig, case: Case, report: Report) -> None:
     ticks, every, pause = case.size(36, 1000), 1.0 if case.full else 0.25, 5.0 if case.full else 2.5
     crew = Crew(rig, 3, "--log-level", "debug", AIOQ_MAX_CRASHES="1000", AIOQ_LEASE="8" if case.full else "4")
     app, work = rig.tasks.app, rig.tasks.work

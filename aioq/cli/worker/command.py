@@ -78,8 +78,8 @@ def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
     DEFERRED.keep()
     if plan.reload and child is None:
         require_watcher()
-        # The App is loaded in the children only: a broken module is mended by the next change. So nobody here
-        # can give back what a dead child held; its lease does that.
+        # The App is loaded in the children only: a broken module is mended by the next change. So this process
+        # cannot give back what a dead child held; the end of its lease does that.
         _set_up_logging(plan, load_settings({}), child)
         return asyncio.run(_supervise(plan, plan.processes or 1))
     app = load_app(plan.target)
@@ -99,7 +99,7 @@ def _work_to_the_end(work: Coroutine[Any, Any, int]) -> int:
     """Run a worker on an event loop, and return its exit code.
 
     What a callback of the loop raises (`KeyboardInterrupt`, `SystemExit`) goes past every task and ends the loop;
-    where it comes again while the worker shuts down, that does too. Then nobody is left to end the threads for
+    where it comes again while the worker shuts down, that does too. Then nothing is left to end the threads for
     plain functions, for which Python would wait for ever.
     """
     tasks: list[asyncio.Task[Any] | None] = []

@@ -707,7 +707,7 @@ def test_the_search_may_begin_at_a_file_or_nowhere(tmp_path: Path):
     assert from_pyproject(file)[1] == from_pyproject(tmp_path / "nowhere")[1] == f"[tool.aioq] in {file}"
 
 
-def test_a_directory_called_pyproject_is_none(tmp_path: Path):
+def test_a_directory_called_pyproject_is_ignored(tmp_path: Path):
     file = write_pyproject(tmp_path, AIOQ)
     (tmp_path / "a" / "pyproject.toml").mkdir(parents=True)
     assert from_pyproject(tmp_path / "a")[1] == f"[tool.aioq] in {file}"

@@ -224,7 +224,7 @@ def test_a_value_that_may_be_secret_is_not_shown():
         "redis://[::1]:a",
     ],
 )
-def test_a_port_that_is_none_is_named(url: str):
+def test_an_invalid_port_is_named(url: str):
     assert check_url(url) == url
     assert objection(url) == f"{mask_url(url)} cannot be used: its port must be a number from 1 to 65535"
     with pytest.raises(ConfigError, match="its port must be a number") as caught:

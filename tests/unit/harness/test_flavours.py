@@ -65,7 +65,7 @@ def test_what_only_one_of_them_can_do_is_run_on_that_one(
     assert with_tls() == ["redis-7.0"]
 
 
-def test_a_name_that_is_none_stops_the_run() -> None:
+def test_an_invalid_name_stops_the_run() -> None:
     refused = subprocess.run(
         [sys.executable, "-m", "pytest", "-n", "0", "--collect-only", __file__],
         cwd=ROOT, env=os.environ | {"SERVERS": "redis-6.2,redis-6"}, capture_output=True, text=True, check=False,

@@ -145,7 +145,7 @@ async def test_a_timeout_says_of_which_job_and_that_it_goes_on(source: Source):
     assert await within(_result(handle)) == 3
 
 
-async def test_a_timeout_of_somebody_else_is_not_taken_for_its_own(source: Source):
+async def test_a_timeout_of_another_caller_is_not_taken_for_its_own(source: Source):
     async def failing() -> Waiters:
         raise TimeoutError("the network's own")
 

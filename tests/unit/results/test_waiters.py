@@ -362,7 +362,7 @@ async def test_what_did_not_fit_into_a_reply_is_asked_for_again(store: Store, wa
     assert store.asked == [[*"0123456"], [*"23456"], [*"456"], [*"6"]]
 
 
-async def test_what_nobody_awaits_any_more_is_not_asked_for_again(store: Store, waiters: Waiters):
+async def test_what_is_not_awaited_any_more_is_not_asked_for_again(store: Store, waiters: Waiters):
     await store.send("a", "b")
     for job_id in "ab":
         await store.finish(job_id, outcome=encode_result("shop.add", "x" * 600_000))
@@ -384,7 +384,7 @@ async def test_an_outage_of_the_server_is_waited_out(store: Store, waiters: Wait
     assert len(store.asked) == 4
 
 
-async def test_a_refusal_reaches_all_who_wait(store: Store, waiters: Waiters):
+async def test_a_refusal_reaches_all_waiters(store: Store, waiters: Waiters):
     store.faults = [ServerRejectedError("no permission")]
     await store.send("a")
     tasks = [asyncio.create_task(waiters.outcome(QUEUE, "a")) for _ in range(2)]
@@ -393,7 +393,7 @@ async def test_a_refusal_reaches_all_who_wait(store: Store, waiters: Waiters):
             await within(_of(task))
 
 
-async def test_a_refusal_of_one_question_reaches_the_one_who_asks_it(store: Store, waiters: Waiters):
+async def test_a_refusal_of_one_question_reaches_its_caller(store: Store, waiters: Waiters):
     ids = [f"job-{number}" for number in range(8)]
     await store.send(*ids)
     await store.finish(*ids)
@@ -493,7 +493,7 @@ async def _of(task: "asyncio.Task[bytes]") -> bytes:
 # -- looks ------------------------------------------------------------------------------------------------------
 
 
-async def test_while_something_is_awaited_a_look_is_taken_at_who_is_listened_to(
+async def test_while_something_is_awaited_the_subscribed_server_is_checked(
     store: Store, waiters: Waiters, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(module, "LOOK_EVERY", 0.001)

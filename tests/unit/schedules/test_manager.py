@@ -336,7 +336,7 @@ async def test_where_others_write_all_the_time_it_is_said_so_and_nothing_is_chan
     assert writes > 5
 
 
-async def test_the_next_runs_are_in_the_future_also_where_nobody_ticks(session: MemorySession):
+async def test_the_next_runs_are_in_the_future_also_without_a_worker(session: MemorySession):
     await app.schedules.put("s", add.call(1, 2), every=60)
     session.clock._now_ms += 3_630_000  # no worker has seen it: it is 13:00:30
     for schedule in (

@@ -14,7 +14,7 @@ OWNER = Retention("w")
 UNSAID = Retention("v", declares=False)
 
 
-def test_one_that_was_owned_goes_a_lease_after_nobody_owns_it_and_not_before():
+def test_one_that_was_owned_is_removed_one_lease_after_its_last_owner():
     removals = PendingRemovals(LEASE)
     found = [(0.0, OWNER, False), (9.0, None, False), (16.0, None, False), (17.0, None, True)]
     for now, retention, goes in found:
@@ -56,7 +56,7 @@ def test_looks_are_soon_at_first_then_twice_a_lease_and_none_where_nothing_waits
     assert removals.pause is None
 
 
-def test_it_is_said_once_and_of_who_is_just_starting_not_at_all():
+def test_it_is_logged_once_and_not_for_a_worker_that_is_just_starting():
     removals = PendingRemovals(LEASE)
     for schedule_id, retention in (("s", OWNER), ("t", UNSAID)):
         removals.find(QUEUE, schedule_id, retention, 0.0)

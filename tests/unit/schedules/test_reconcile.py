@@ -354,7 +354,7 @@ async def test_many_missed_ticks_of_many_schedules_are_made_in_steps():
     assert len({job for _ in range(24) for job in await shop.jobs()}) == 2400
 
 
-async def test_those_that_nobody_can_read_do_not_starve_the_others():
+async def test_unreadable_ones_do_not_starve_the_others():
     shop = Shop()
     garbage = [
         Entry(id=f"g{number:03}", definition=b"garbage", envelope=call(), next_ms=NOON) for number in range(250)

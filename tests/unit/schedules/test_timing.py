@@ -86,7 +86,7 @@ def test_the_ticks_of_an_interval_are_evenly_spaced(every_ms: int, start_ms: int
 @pytest.mark.parametrize("far", [10**18, -(10**18)])
 @pytest.mark.parametrize("name", ["start_ms", "end_ms"])
 @pytest.mark.parametrize("kind", [every(1), cron("0 * * * *", tz="Asia/Shanghai")])
-def test_a_stored_bound_beyond_the_calendar_ends_nobody(far: int, name: str, kind: Definition):
+def test_a_stored_bound_beyond_the_calendar_ends_no_worker(far: int, name: str, kind: Definition):
     definition = msgspec.structs.replace(kind, **{name: far})
     never = far > 0 if name == "start_ms" else far < 0
     for moment in (-far, 0, NOON, far):

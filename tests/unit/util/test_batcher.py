@@ -87,7 +87,7 @@ async def test_a_prompt_batcher_lets_one_lone_item_after_the_other_leave_at_once
     assert server.batches == [["a"], ["b"], ["c", "d"], ["e", "f"]]
 
 
-async def test_a_lone_item_waits_for_nobody():
+async def test_a_lone_item_does_not_wait():
     server = Server()
     assert await within(_reply(batcher(server), "a")) == "A"
 
@@ -198,7 +198,7 @@ async def test_what_fails_with_a_reply_fails_its_items_and_not_those_after(hooks
     assert subject.held == 0
 
 
-async def test_when_a_flush_is_cancelled_nobody_waits_for_ever_and_the_next_item_starts_a_new_one():
+async def test_when_a_flush_is_cancelled_its_items_are_cancelled_and_the_next_item_starts_a_new_one():
     server = Server(held_up=True)
     subject = batcher(server)
     future = put(subject, "a")

@@ -249,7 +249,7 @@ def test_settings_of_elsewhere(
         assert f"; here it is {instead}" in str(caught.value) or instead in str(caught.value)
 
 
-def test_no_word_is_a_name_of_ours_already():
+def test_no_word_is_a_name_of_aioq_already():
     assert not set(WORDS[Place.SETTING]) & set(SettingArgs.__annotations__)
     assert not set(WORDS[Place.OPTION]) & {*NAMES, *TASK_OPTIONS}
     assert not set(WORDS[Place.SCHEDULE]) & set(SCHEDULE_NAMES)

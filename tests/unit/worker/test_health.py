@@ -186,7 +186,7 @@ def test_a_head_has_a_bound(probe: Probe, text: bytes) -> None:
     assert probe.get("/ready")[0] == 200
 
 
-def test_whatever_is_no_http_hurts_nobody(probe: Probe) -> None:
+def test_what_is_no_http_is_harmless(probe: Probe) -> None:
     for text in (b"\x16\x03\x01\x02\r\n\r\n", b"GET\r\n\r\n", b"\r\n\r\n", b"GET /ready HTTP/9.9\r\n\r\n"):
         assert b" 200 " not in answer(connected(probe.server.port, text))
     assert probe.get("/ready")[0] == 200
@@ -228,7 +228,7 @@ def test_a_process_without_descriptors_does_not_spin(probe: Probe, monkeypatch: 
         assert client.recv(15) == b"HTTP/1.0 200 OK"
 
 
-def test_those_who_ask_together_get_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_requests_share_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REQUEST_TIMEOUT", 30.0)  # however busy this machine is
     asked: list[None] = []
     go_on = threading.Event()
@@ -273,7 +273,7 @@ def test_a_child_reads_what_its_supervisor_wrote(mark: ChildMark) -> None:
     assert ChildMark.read(mark.environ()) == mark
 
 
-def test_a_process_without_the_mark_is_nobodys_child() -> None:
+def test_a_process_without_the_mark_is_no_supervisors_child() -> None:
     assert ChildMark.read({}) is None
     assert ChildMark.read({CHILD_VARIABLE: "3:ab:"}) == ChildMark(3, "ab")
 

@@ -114,7 +114,7 @@ async def test_a_job_that_cleans_up_in_time_is_left_in_peace(caplog: pytest.LogC
     assert "left behind" not in caplog.text
 
 
-async def test_a_job_whose_function_has_returned_has_its_outcome_whoever_cancels_it_then(
+async def test_a_job_whose_function_has_returned_keeps_its_outcome_when_it_is_cancelled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its last progress is written before its outcome, and that takes a while."""

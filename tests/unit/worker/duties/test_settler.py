@@ -230,7 +230,7 @@ async def test_a_refusal_of_the_moment_is_none_for_good():
     assert store.written["a"].verb is Verb.SUCCEEDED
 
 
-async def test_what_cannot_even_fail_holds_up_nobody(caplog: pytest.LogCaptureFixture):
+async def test_what_cannot_even_fail_delays_no_other_outcome(caplog: pytest.LogCaptureFixture):
     store = Refusing("a", also_failures=True)
     settler = make(store)
     settler.put(QUEUE, "w", settlement("a"))

@@ -129,7 +129,7 @@ async def test_an_earlier_tick_wakes_it_and_a_later_one_does_not_put_it_off(monk
         await until(lambda: script.looks == 1)
 
 
-async def test_who_came_too_late_is_a_standby_and_hears_that_the_tick_was_made(monkeypatch: pytest.MonkeyPatch):
+async def test_a_late_worker_is_a_standby_and_learns_that_the_tick_was_made(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, LOST)
     async with script.runs():
         script.ticker.expect(0)
@@ -142,7 +142,7 @@ async def test_who_came_too_late_is_a_standby_and_hears_that_the_tick_was_made(m
     assert script.looks == 1
 
 
-async def test_a_standby_makes_a_tick_that_nobody_has_made(monkeypatch: pytest.MonkeyPatch):
+async def test_a_standby_makes_a_tick_that_was_not_made(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, LOST, WON, Step(LONG, due=True, won=True))
     async with script.runs():
         script.ticker.expect(0)
@@ -260,7 +260,7 @@ async def test_what_another_worker_declares_stays_until_it_goes(caplog: pytest.L
     assert caplog.text.count("does not declare it, that of worker a does") == 1
 
 
-async def test_one_that_comes_up_later_is_found_by_who_ticks_it():
+async def test_one_that_comes_up_later_is_found_by_its_ticker():
     workers = Workers()
     newer = workers.ticker("b", "t")
     async with running(newer.run()):

@@ -61,8 +61,8 @@ local function group_of(lane)
   end
 end
 
--- A lane with more consumers than can be listed. Whoever has been sent something there is known by that. Where most of
--- the others are nobody any more, all are let go with the group, which is made anew as it was: whoever reads is entered
+-- A lane with more consumers than can be listed. A consumer with a pending entry is known by that entry. Where most of
+-- the others are gone, all are deleted with the group, which is made again at its position: a worker that reads is entered
 -- again.
 local function look_over(lane, group)
   if group.pending > 0 then

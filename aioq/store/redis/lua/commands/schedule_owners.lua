@@ -1,5 +1,5 @@
--- Tells whether the code of a worker that lives declares schedules, step by step: each call looks at some of the workers
--- and goes on where the one before has ended. Who is there all the time is looked at once at least.
+-- Finds whether the code of a live worker declares schedules, step by step: each call looks at some of the workers
+-- and goes on where the one before has ended. A worker that is there all the time is looked at once at least.
 --
 -- NEEDS: keys, leases, owners
 -- USES: reads noted, owners, workers

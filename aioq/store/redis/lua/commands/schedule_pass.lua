@@ -1,4 +1,4 @@
--- Passes on who makes the ticks first, to the worker whose lease was renewed last: a message without a job's id tells
+-- Makes the worker whose lease was renewed last the leader of the ticks: a message without a job's id tells
 -- it. Nothing where there is no worker, or no tick to come.
 --
 -- NEEDS: keys, due

@@ -2,8 +2,8 @@
 -- is done already, so a call that is repeated because its reply got lost is not refused.
 --
 -- A schedule is there if the queue's index has it; what is left of one that the index has lost is written over. With
--- each write its revision is the server's time in microseconds, or the next number where that is not higher. So whoever
--- has read an earlier schedule of this id has another revision, however often that was written; and of those of one id
+-- each write its revision is the server's time in microseconds, or the next number where that is not higher. So a worker that
+-- has read an earlier schedule of this id holds another revision, however often that was written; and of those of one id
 -- in several queues, the one that was written last has the highest.
 --
 -- One that is deleted because no code declares it any more is kept for KEPT_MS under its key, outside of the index:

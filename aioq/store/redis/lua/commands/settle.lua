@@ -1,4 +1,4 @@
--- Writes what became of claimed jobs, and tells those who wait for them. A job that is not this worker's under
+-- Writes the outcomes of claimed jobs, and notifies their waiters. A job that is not this worker's under
 -- this claim is left alone: that is the fence.
 --
 -- NEEDS: keys, msgpack, record_text_write, record_text_read, record, results, lanes, hooks, finish
@@ -26,7 +26,7 @@ local function use_claim(claim)
   of_claim, run, done = claim, run_of .. started, done_by .. started
 end
 
--- What most settles are: a result for a job that this worker runs as its first. Writes it and returns who waits, or false
+-- The usual settle: a result for a job in its first run. Writes it and returns its waiters, or false
 -- for no waiter; nil for any other. `i` is where its arguments begin.
 local function settle_first(i, id, text)
   local outcome = ARGV[i + 2]

@@ -21,8 +21,8 @@ local function begin(KEYS)
   }
 end
 
--- A record or a lane that is none, because somebody has put a key of another type in its place or its group is gone,
--- is passed over. Any other error, as of a command that is not permitted, ends the script, before it takes for gone
+-- A malformed record or lane, because a key of another type was put in its place or its group is gone,
+-- is passed over. Any other error, as of a command that is not permitted, ends the script, before it treats as deleted
 -- what is there.
 local function is_unreadable(reply)
   if type(reply) ~= 'table' or not reply.err then return false end

@@ -36,7 +36,7 @@ end
 -- Lets a job wait without a word in its record. One that waits for its time already goes on waiting for that.
 function Foreign.put_off(q, id) redis.call('ZADD', q.base .. SCHEDULED, 'NX', q.now + PUT_OFF, id) end
 
--- Whether nobody has a job that runs, by its record: its worker is none (any more), and did not give it back, because it
+-- Whether a job that runs, by its record, has no worker: its worker is gone, and did not give it back, because it
 -- was recovered by one that could not read the record. Where only the register of the workers has vanished, the worker
 -- still holds it.
 function Foreign.is_orphan(q, job)

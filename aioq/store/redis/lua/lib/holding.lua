@@ -2,7 +2,7 @@
 --
 -- NEEDS: keys, record_text_write, record
 
--- Notes once more which of these jobs a worker holds. Where that note has vanished, evicted or deleted by hand, nobody could
+-- Notes once more which of these jobs a worker holds. Where that note has vanished, evicted or deleted by hand, no worker could
 -- recover them.
 local function hold_again(q, worker, ids)
   local mine = {}

@@ -11,7 +11,7 @@
 --   back(q, id, job, extra, way, due)   it comes back to a lane, or waits for that time; see `Way` in aioq/store/extra.py
 --   finish(q, id, job, extra, ttl)      it ends, in whichever way; its record is kept for so many ms, 0 for not at all
 --   ended(q, id, job, extra)            its record says so now: what made it found may go; not where the script has failed
---   forget(q, id, job, extra, left)     its record goes sooner than that, in so many ms; where it expires nobody is asked
+--   forget(q, id, job, extra, left)     its record goes sooner than that, in so many ms; where it expires no hook is called
 --   reopen(q, id, job, extra)           a dead job is to be queued again
 -- They are made when a call meets the first job that has any, for to define them takes time, and most calls meet none.
 local function all_hooks()

@@ -7,8 +7,8 @@ local Leases = {}
 -- the server, when all have run out, each worker that is still there goes on. RECOVERING is the score of one
 -- whose recovery has begun.
 --
--- The register of the workers may have vanished, evicted or deleted by hand: then whoever still bears a name elsewhere was
--- not recovered, for that ends with the deletion of all that bears it. Such a worker goes on, and its next renewal enters
+-- The register of the workers may have vanished, evicted or deleted by hand: then a worker that other keys still name was
+-- not recovered, for that ends with the deletion of all these keys. Such a worker goes on, and its next renewal enters
 -- it anew; of those that are no more a sweep does, see renew.lua.
 local RECOVERING = 0
 function Leases.is_known_elsewhere(q, worker)
@@ -20,7 +20,7 @@ function Leases.is_lost(q, worker)
   return not Leases.is_known_elsewhere(q, worker)
 end
 
--- Leases end by the server's clock. Where that has stepped back, what was written before ends as much later; whoever
+-- Leases end by the server's clock. Where that has stepped back, what was written before ends as much later; a worker that
 -- lives renews its lease meanwhile, and of the others it would not end for as long as the step. So a lease that ends later
 -- than any that its worker could take now is cut to the half of one, in which it is renewed twice. Looked at are those
 -- that end more than `least` from now, so many of them at once: those that end last, and where none of those is to be

@@ -1,8 +1,8 @@
 -- Which workers' code declares schedules, of the workers that live. One whose lease has run out lives until another
 -- worker begins to recover it.
 --
--- There may be thousands of workers with thousands of declarations, so they are looked at in several calls, and what nobody
--- declares is deleted in another one. In between a worker may come that declares it: NOTED shows that.
+-- There may be thousands of workers with thousands of declarations, so they are read in several calls, and what no worker
+-- declares is deleted in another one. Meanwhile a worker may come that declares it: NOTED shows that.
 --
 -- NEEDS: call, keys
 local Owners = {}
