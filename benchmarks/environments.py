@@ -41,7 +41,7 @@ def find_python() -> str:
 
 
 def _answers(python: str) -> bool:
-    # pyenv puts a stand-in on the path for each version it has, which runs for the chosen ones only.
+    # pyenv puts a shim on the path for each version it has, which runs for the chosen ones only.
     return subprocess.run([python, "--version"], capture_output=True, check=False).returncode == 0
 
 

@@ -32,7 +32,7 @@ _HEALING = (
     "NOREPLICAS",
     "MISCONF",
     "UNBLOCKED",
-    "Function not found",  # told again and again, and as often forgotten
+    "Function not found",  # loaded again and again, and forgotten each time
 )
 """What answers of a server that will be well again contain. Redis 6.2 wraps an error that a script met, so the
 code is looked for anywhere in the text."""
