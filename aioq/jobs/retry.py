@@ -7,7 +7,6 @@ Jitter", AWS Architecture Blog, 2015).
 
 import inspect
 import math
-import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import timedelta
@@ -24,6 +23,7 @@ from aioq.util.log import logger
 from aioq.util.migration import Place, here
 from aioq.util.plural import counted
 from aioq.util.printable import brief
+from aioq.util.randomness import RANDOM
 
 __all__ = ["ONE_ATTEMPT", "Retry", "RetryRule", "Snooze", "class_name", "class_names", "rule_of"]
 
@@ -109,7 +109,7 @@ class RetryRule(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defau
             except OverflowError:
                 ceiling = self.max_delay
         ceiling = _clamped(ceiling)
-        return random.uniform(0, ceiling) if self.jitter else ceiling  # noqa: S311 - spreads load, guards nothing
+        return RANDOM.uniform(0, ceiling) if self.jitter else ceiling
 
     def wait(self, attempt: int, error: BaseException) -> float:
         """Seconds to wait after `attempt` failed with `error`; it never raises."""
@@ -157,7 +157,7 @@ class FunctionRule(RetryRule, frozen=True, omit_defaults=True, repr_omit_default
         if number is None or not 0 <= number <= MAX_DELAY:
             return _fallback(attempt, self.function, f"gave a {name_of(given)} that is no delay")
         number = min(number, self.max_delay)
-        return random.uniform(0, number) if self.jitter else number  # noqa: S311 - spreads load, guards nothing
+        return RANDOM.uniform(0, number) if self.jitter else number
 
 
 ONE_ATTEMPT = RetryRule(attempts=1)

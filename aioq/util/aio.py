@@ -1,9 +1,10 @@
 """Asyncio as aioq uses it: tasks that end for certain, and pauses between attempts at a server that is gone."""
 
 import asyncio
-import random
 from collections.abc import Iterable
 from typing import Any
+
+from aioq.util.randomness import RANDOM
 
 AGAIN = 0.5
 """Seconds after which a task that has not ended is cancelled once more: code of others may swallow a
@@ -38,4 +39,4 @@ class Backoff:
         """The next pause in seconds, drawn from the upper half of a doubling ceiling."""
         ceiling = self._ceiling
         self._ceiling = min(ceiling * 2, self._most)
-        return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
+        return ceiling * RANDOM.uniform(0.5, 1.0)

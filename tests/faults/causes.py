@@ -63,7 +63,9 @@ class Place:
         """How many commands the server has refused with this code since its start."""
         stats: Any = await self.run(lambda client: client.info("errorstats"))
         # What a script met is an ERR of its own to Redis 6.2.
-        codes = (code, "ERR") if code in IN_SCRIPTS and self.server.name == "redis-6.2" else (code,)
+        in_script = code in IN_SCRIPTS and self.server.name == "redis-6.2"
+        # A function that is not found is an ERR too.
+        codes = (code, "ERR") if in_script or code == "NOSCRIPT" else (code,)
         return sum(stats.get(f"errorstat_{each}", {"count": 0})["count"] for each in codes)
 
 

@@ -1,11 +1,11 @@
 """What a worker holds that runs very many jobs: compared with what it knows of, in steps."""
 
-import random
 from collections.abc import Collection, Sequence
 
 import msgspec
 
 from aioq.store.redis.paging import BEGIN, PAGE, Ask, pages
+from aioq.util.randomness import RANDOM
 
 KNOWN_LIMIT = 2000
 """The most known jobs that are passed to one call: 3 ms, and 20 where their note is gone."""
@@ -33,7 +33,7 @@ async def known_arg(ask: Ask, queue: str, worker: str, known: Collection[str] | 
         await note_held(ask, queue, worker, [each.decode() for each in mine - held])
     missed = list(held - mine)
     # By lot, for what is there without a job stays there, and must not keep a job from being found.
-    some = random.sample(missed, min(len(missed), MISSED_LIMIT))
+    some = RANDOM.sample(missed, min(len(missed), MISSED_LIMIT))
     return msgspec.msgpack.encode({"missed": [each.decode(errors="replace") for each in some]})
 
 

@@ -15,7 +15,6 @@ the renewals of its lease; where those are rare, it looks by itself.
 import asyncio
 import contextlib
 import math
-import random
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
@@ -29,6 +28,7 @@ from aioq.store.schedules import Timetable
 from aioq.util.aio import Backoff, end
 from aioq.util.log import logger
 from aioq.util.plural import counted
+from aioq.util.randomness import RANDOM
 
 log = logger("aioq.worker")
 
@@ -94,7 +94,7 @@ class Ticker:
         self._review_at: float = math.inf
         self._plan = TickPlan(
             # Drawn, so that of many standbys one comes first.
-            patience=min(renewal * 1.1 + random.uniform(0.0, 1.0), MOST_PATIENCE),  # noqa: S311 - spreads load
+            patience=min(renewal * 1.1 + RANDOM.uniform(0.0, 1.0), MOST_PATIENCE),
             longest=math.inf if renewal <= OFTEN else MOST_PATIENCE,
         )
         self._since = 0

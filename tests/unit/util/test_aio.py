@@ -1,6 +1,9 @@
+import random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aioq.jobs.retry import Retry, rule_of
 from aioq.util.aio import Backoff
 
 
@@ -28,3 +31,14 @@ def test_a_new_outage_starts_anew():
         worn.next()
     assert Backoff().next() <= 0.05
     assert worn.next() >= 0.5
+
+
+def test_pauses_leave_the_program_its_own_random_numbers():
+    random.seed(7)
+    first = random.random()
+    random.seed(7)
+    Backoff().next()
+    rule = rule_of(Retry(attempts=3, delay=1))
+    assert rule is not None
+    rule.wait(1, ValueError())
+    assert random.random() == first

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ from aioq.store.redis.net.commands import Link
 from aioq.store.redis.net.connection import Connection
 from aioq.util.aio import end
 from aioq.util.log import logger
+from aioq.util.randomness import RANDOM
 
 log = logger("aioq.redis")
 
@@ -158,7 +158,7 @@ class RedisInbox:
                 log.debug("the subscription broke: %s", error)
             if self._refused:
                 pause = max(pause, REFUSED_PAUSE)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
+            await asyncio.sleep(pause * RANDOM.uniform(0.5, 1.0))
             pause = min(pause * 2, MAX_PAUSE)
             self._rejection = None
 
