@@ -366,7 +366,7 @@ class Model:
 
     def _in_lanes(self, worker: str) -> list[Token]:
         """The tokens of a worker by lane; within a lane as they came."""
-        lanes = [f"{priority.value}{end}" for priority in Priority for end in (":front", "")]
+        lanes = [f"{priority.value}{end}" for priority in Priority for end in (":front", ":rest", "")]
         return sorted(self.tokens.get(worker, ()), key=lambda token: lanes.index(token.lane))
 
     def _accept(self, worker: str, tokens: Iterable[Token], count: int) -> list[str]:

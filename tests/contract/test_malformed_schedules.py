@@ -182,4 +182,4 @@ async def test_one_that_is_left_in_the_index_alone_is_stored_again(
     await eventually(stored)
     await ticker.stop()
     await running
-    assert "schedule a: this worker cannot make its ticks: what the server has under its key" in caplog.text
+    assert "schedule a: this worker cannot make its ticks: the server's value under its key" in caplog.text

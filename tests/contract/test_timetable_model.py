@@ -56,6 +56,7 @@ class SideBySide(RuleBasedStateMachine):
             return RedisStore(self.app, self.database.url, shown_url=self.database.url, limits=limits)
 
         self.redis = self.runner.run(make())
+        self.sends = 0
         self.claims: list[tuple[str, tuple[int, int]]] = []  # the numbers of the claim in both
         for store in (self.memory, self.redis):
             lease_client = store.lease_client()
@@ -128,8 +129,9 @@ class SideBySide(RuleBasedStateMachine):
 
     @rule(job=st.sampled_from(TICKS))
     def enqueue(self, job: str) -> None:
-        """Somebody's own job has such an id."""
-        self.both(lambda store: store.enqueue(self.queue, [NewJob(job, CALL)]))
+        """A job of the caller's own has such an id; each send has a nonce, as `options(job_id=...)` gives it."""
+        self.sends += 1
+        self.both(lambda store: store.enqueue(self.queue, [NewJob(job, CALL, nonce=f"n{self.sends}")]))
 
     @rule(number=st.integers(1, 3))
     def claim(self, number: int) -> None:
