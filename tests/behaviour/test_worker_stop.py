@@ -62,7 +62,7 @@ async def test_a_running_job_is_finished_and_what_waits_is_left_to_others(
     lines, worker = await start(project, "--concurrency", "1")
     gate = tmp_path / "gate"
     running = await lines.hold.send(str(gate))
-    await state_is(running, "running")
+    await worker.saw(rf"lines\.hold\[{running.id}\] received")  # and not given back for a job of the other queue
     waiting = await lines.add.send_many([(number, 1) for number in range(5)])
     waiting += await lines.add.options(queue="other").send_many([(number, 1) for number in range(5, 10)])
 

@@ -32,6 +32,8 @@ JOBS = 1_000
 MANY = 5_000
 """Jobs where the machine's other work decides how many leave together: a moment of that is not to tell."""
 SENDERS = 100
+ROUNDS = 5
+
 ALONE = 20
 """Jobs that are sent one at a time."""
 
@@ -260,13 +262,16 @@ async def test_the_walk_of_a_run(jobs: Jobs) -> None:
 
 
 async def test_commands_within_the_scripts_of_a_job_alone(redis_server: Database, jobs: Jobs) -> None:
-    # 16: ten of a direct dispatch, six of a settle that tells one waiter.
+    # 16: ten of a direct dispatch, six of a settle that notifies one waiter. The least of five rounds: a worker
+    # that a busy machine keeps from being idle again before the next send claims the job, which costs more.
+    counts: list[int] = []
     async with jobs.worker():
-        with monitored(redis_server.server) as seen:
-            for number in range(ALONE):
-                await (await jobs.noop.send(number))
-    count = seen.by_scripts
-    assert ALONE < count <= 17 * ALONE
+        for _ in range(ROUNDS):
+            with monitored(redis_server.server) as seen:
+                for number in range(ALONE):
+                    await (await jobs.noop.send(number))
+            counts.append(seen.by_scripts)
+    assert ALONE < min(counts) <= 17 * ALONE, counts
 
 
 async def test_a_job_leaves_nothing_behind(jobs: Jobs) -> None:
