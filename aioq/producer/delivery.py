@@ -12,7 +12,7 @@ from aioq.errors import SendError, ServerUnavailableError
 from aioq.producer.buffer import FAIR_ATTEMPT, Buffer, Outage, SendBatch, end_of_attempt, gave_up
 from aioq.store.columns import NewJobs
 from aioq.store.contract import Store
-from aioq.store.refusals import each_alone, is_refusal
+from aioq.store.refusals import call_in_halves, is_refusal
 from aioq.util.aio import Backoff
 
 OUTAGE_COUNTS = FAIR_ATTEMPT
@@ -154,7 +154,7 @@ class Delivery:
         """Send a refused batch again in ever smaller parts, so that only the refused jobs fail."""
         alone = [SendBatch.entry([job], entry.deadlines[0], again=True) for entry in entries for job in entry]
         send = partial(self._try_together, error=None, excused=False)
-        replies = await each_alone(alone, send, error)
+        replies = await call_in_halves(alone, send, error)
         start = 0
         for entry in entries:
             after = start + len(entry)

@@ -19,7 +19,7 @@ from functools import partial
 from aioq.errors import JobNotFoundError, ServerUnavailableError
 from aioq.store.contract import LATER, MISSING, Store, WaitReply
 from aioq.store.pubsub import waiter_channel
-from aioq.store.refusals import each_alone, is_refusal
+from aioq.store.refusals import call_in_halves, is_refusal
 from aioq.util.aio import Backoff, end
 from aioq.util.batcher import Batcher, Items
 from aioq.util.log import logger
@@ -118,7 +118,7 @@ class Waiters:
         while True:
             await asyncio.sleep(LOOK_EVERY)
             if any(waiters.waits for waiters in self._queues.values()):
-                self._store.inbox.look()
+                self._store.inbox.check_server()
 
 
 class _QueueWaiters:
@@ -268,7 +268,7 @@ class _QueueWaiters:
         if isinstance(error, ServerUnavailableError):
             return self._persist(questions, error)
         if questions.size > 1 and isinstance(error, Exception) and is_refusal(error):
-            return each_alone(questions.items, partial(self._store.wait, self._queue, self._channel), error)
+            return call_in_halves(questions.items, partial(self._store.wait, self._queue, self._channel), error)
         return None
 
     async def _persist(self, questions: Items[str], error: ServerUnavailableError) -> list[WaitReply]:

@@ -1,6 +1,6 @@
 """Where jobs are kept: the contract that every store fulfils, and the stores.
 
-`contract`, `schedules`, `leases`, `pubsub` and `columns` say what a store does; `redis/` and `memory/` do it.
-Those who use a store import the contract; only `connector` (which server an
-App talks to) and `testing` know which one it is. Imports `wire`, `jobs`, `config`, `embedded` and `util`.
+`contract`, `schedules`, `leases`, `pubsub` and `columns` define a store; `redis/` and `memory/` implement it. The
+users of a store import the contract; only `connector` (it finds the server) and `testing` know which store it is.
+Imports `wire`, `jobs`, `config`, `embedded` and `util`.
 """

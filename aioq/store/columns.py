@@ -1,4 +1,4 @@
-"""Jobs to enqueue, as columns: most are an id and an envelope and nothing else, so no object is made of each."""
+"""Jobs to enqueue, as columns: most jobs are only an id and an envelope, so no object is made for each of them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
@@ -16,8 +16,8 @@ class NewJobs(Sequence[NewJob]):
     Attributes:
         ids: the id of each.
         envelopes: the encoded call of each.
-        special: those that have more than these two, by position. Code that appends to the columns alone adds a
-            job that has not.
+        special: the jobs that have more than these two, by position. Whoever appends to the two lists only adds a
+            job that has no more.
     """
 
     __slots__ = ("envelopes", "ids", "special")
@@ -31,7 +31,7 @@ class NewJobs(Sequence[NewJob]):
 
     @staticmethod
     def usual(ids: list[str], envelopes: list[bytes]) -> "NewJobs":
-        """Jobs that are an id and an envelope and nothing else. The lists are taken over."""
+        """Jobs that are only an id and an envelope. The lists are not copied."""
         jobs = NewJobs()
         jobs.ids, jobs.envelopes = ids, envelopes
         return jobs
@@ -54,14 +54,14 @@ class NewJobs(Sequence[NewJob]):
         self.envelopes += jobs.envelopes
 
     def part(self, first: int, after: int) -> "NewJobs":
-        """Those from `first` to the one before `after`."""
+        """The jobs from position `first` to the one before `after`."""
         part = NewJobs.usual(self.ids[first:after], self.envelopes[first:after])
         if special := self.special:
             part.special = {at - first: special[at] for at in range(first, after) if at in special}
         return part
 
     def replace(self, jobs: "NewJobs") -> None:
-        """Take these over in place of all that are here."""
+        """Replace all jobs by these. Their lists are not copied."""
         self.ids, self.envelopes, self.special = jobs.ids, jobs.envelopes, jobs.special
 
     def __len__(self) -> int:

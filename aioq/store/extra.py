@@ -1,7 +1,8 @@
-"""What a job has beside its call that the stores act on: one field of its record, absent in a plain job.
+"""Further data of a job that the stores act on, such as tags or an expiry: one field of its record.
 
-Each feature has one key of it, and a hook in the stores that is called at the moves of every job with that key: in
-`lua/lib/hooks.lua` and in `aioq.store.memory.hooks`. `docs/design.md`, "The doors", says when.
+A plain job has none. Each feature has one key in it, and may have a hook in the stores, which is called whenever a
+job with that key changes its state: `lua/lib/hooks.lua` and `aioq.store.memory.hooks`. `docs/design.md`, "The
+doors", says when.
 """
 
 import enum
@@ -13,13 +14,13 @@ from aioq.wire.messages import encode_cancellation, encode_failure
 
 
 class Expiry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """By when a job must have been started.
+    """The time by which a job must have been started.
 
     Attributes:
-        at_ms: this time, in milliseconds since the Unix epoch; with a `span_ms` the store works it out.
-        span_ms: how long after the job is due that is, in milliseconds; 0 where it is a time of its own.
-        begun: whether the job cannot expire now: a worker has it, or it has been started.
-        has_run: whether it has been started: then it never expires.
+        at_ms: that time, in milliseconds since the Unix epoch; the store computes it if there is a `span_ms`.
+        span_ms: how long after the job is due that time is, in milliseconds; 0 if the sender has given `at_ms`.
+        begun: the job cannot expire now, because a worker has it or it has been started.
+        has_run: the job has been started: it never expires.
     """
 
     at_ms: int = 0
@@ -29,11 +30,11 @@ class Expiry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Extra(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """What a job has beside its call, as the MessagePack map that is in its record; it is never empty.
+    """Further data of a job. Its record holds it as a MessagePack map, which is never empty.
 
     Attributes:
-        tags: words that its sender has marked it with.
-        expires: by when it must have been started; None for no such time.
+        tags: the words with which its sender has marked it.
+        expires: the time by which it must have been started; None for no such time.
     """
 
     tags: tuple[str, ...] = ()
@@ -41,11 +42,12 @@ class Extra(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Way(enum.StrEnum):
-    """How a job comes back to a lane, or to wait for its time, once it was there before.
+    """The way in which a job comes back to a lane, or is scheduled again.
 
-    Those that have the name of a settlement's verb come by that. `recover` and `depart` give back what a dead or a
-    leaving worker held, `return` what was delivered to one and never claimed; `promote` queues what is due,
-    `reschedule` moves what waits to another time, `let_next` queues what `overlap` held back.
+    The first seven are settlements with the verb of that name. `recover` and `depart` give back the jobs of a dead
+    and of a departing worker; `return` gives back those that were delivered to a worker but not claimed. `promote`
+    queues a scheduled job that is due, `reschedule` moves a waiting job to another time, and `let_next` queues a
+    job that `overlap` held back.
     """
 
     RETRY = "retry"
@@ -64,10 +66,11 @@ class Way(enum.StrEnum):
 
 
 EXPIRED = encode_cancellation("", "expired")
-"""The outcome of a job that was not started in time. Who writes it cannot read the call, so that is kept."""
+"""The outcome of a job that was not started in time. It does not name the task, because the script that writes it
+cannot read the call; so the call is kept."""
 
 CALL_GONE = encode_failure(
     "",
     Failure("CallGone", "its call is gone from the server, evicted or deleted by hand: it cannot be run"),
 )
-"""The outcome of a job that could not be started because its call had a key of its own and that is no more."""
+"""The outcome of a job that cannot be started because its call was in a key of its own, and that key is gone."""

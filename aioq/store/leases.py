@@ -1,4 +1,4 @@
-"""Workers' leases, as the store knows and renews them; part of the store contract."""
+"""Workers' leases: what the server knows of them, and how they are renewed. Part of the store contract."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,18 +7,19 @@ import msgspec
 
 
 class Renewal(msgspec.Struct, frozen=True, gc=False):
-    """What a renewal of a lease brought.
+    """The result of renewing a lease.
 
     Attributes:
-        lost: the lease had ended already.
+        lost: another worker has begun to recover this one, so the lease was not renewed.
         next_due_ms: see `Claim`.
-        expired: some other worker's lease has ended, or there are more dead jobs than may be: recovery has work.
-        outage: other leases may have ended for want of a server, and their workers be about to renew them: this
-            worker's own had ended, or it joins after its store could not be opened at first.
-        cancelled: ids of jobs this worker runs whose cancellation was asked for.
+        expired: there is work for the recovery: another worker's lease has ended, or there are more dead jobs
+            than the limit allows.
+        outage: the server may have been away: this worker's own lease had ended, or its store could not be opened
+            at first. Then other leases may have ended too, although their workers are about to renew them.
+        cancelled: the ids of jobs that this worker runs and that somebody asked to cancel.
         next_tick_ms: see `Claim`.
-        holds: the server has a note of jobs that this worker holds. Where it should have, and has none, that has
-            vanished; a claim with known jobs puts it back.
+        holds: the server has a held set for this worker. If the worker holds jobs and this is False, the set was
+            evicted or deleted; a claim with `known` writes it again.
     """
 
     lost: bool = False
@@ -35,9 +36,9 @@ class WorkerLease(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         worker: its id.
-        lease_ms: how long its lease lasts from now on, in milliseconds; 0 where it has ended.
-        fetched_ms: how long ago it last got an answer to its fetching, in milliseconds; -1 where that is not
-            known. A worker that has no free slot counts as fetching: it waits for its jobs, not for the server.
+        lease_ms: how long its lease still lasts, in milliseconds; 0 if it has ended.
+        fetched_ms: how long ago the server last answered its fetcher, in milliseconds; -1 if that is not known. A
+            worker without a free slot counts as fetching, because it waits for its jobs and not for the server.
     """
 
     worker: str
@@ -49,17 +50,17 @@ class LeaseClient(Protocol):
     """A worker's leases on a connection of their own; called from one thread, never from an event loop."""
 
     def join(self, queue: str, worker: str) -> Renewal:
-        """Take a new lease and make the queue ready to be read."""
+        """Take a new lease, and create what a worker needs to read the queue."""
         ...
 
     def renew(self, queue: str, worker: str, *, fetched_ms: int = 0, sweep: bool = False) -> Renewal:
-        """Prolong the lease; one that another worker has begun to recover is not prolonged but reported as lost.
+        """Renew the lease. If another worker has begun to recover this one, it is reported as lost instead.
 
-        `fetched_ms` is how long ago the worker last got an answer to its fetching, see `WorkerLease`. `sweep`
-        also looks after what was delivered to workers that are gone; now and then will do.
+        `fetched_ms` is how long ago the server last answered the worker's fetcher, see `WorkerLease`. `sweep` also
+        cleans up after workers that are gone, which needs to be done only now and then.
         """
         ...
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         ...

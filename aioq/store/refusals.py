@@ -1,4 +1,4 @@
-"""Finding the refused items of a batch by halving it, so that only they fail."""
+"""Finds the refused items of a batch by halving it, so that only those items fail."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -10,30 +10,31 @@ R = TypeVar("R")
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether an answer is about what was asked, not about the server or this user: waiting does not heal it.
+    """Whether an error is about the items of a call, and not about the server or this user.
 
-    An error of another kind than the server's is one too: what was asked could not even be put into a command.
+    Waiting does not help then. An error that is not a `ServerError` is a refusal too: the items could not even be
+    encoded as a command.
     """
     if isinstance(error, ServerError):
         return not isinstance(error, (ServerUnavailableError, ServerRejectedError))
     return isinstance(error, Exception) and not isinstance(error, TimeoutError)
 
 
-async def each_alone(
+async def call_in_halves(
     items: Sequence[T], call: Callable[[Sequence[T]], Awaitable[Sequence[R]]], error: Exception
 ) -> list[R | Exception]:
-    """Make calls of ever smaller halves, after one of all was refused, until each refused item is alone in a call.
+    """After a call with all items was refused, call with ever smaller halves, until each refused item is alone.
 
     Args:
-        items: of what the call was made, in the order that they are to be carried out in.
-        call: returns one reply an item. A part of it may have been carried out before it was refused.
-        error: what it was refused with.
+        items: the items of the refused call, in the order in which they are to be carried out.
+        call: returns one reply for each item. Part of a call may have been carried out before it was refused.
+        error: the error of the refused call.
 
     Returns:
-        For each item its reply, or what it alone was refused with.
+        For each item its reply, or the error with which it alone was refused.
 
     Raises:
-        Exception: what a call raises that is no refusal; what was carried out until then is not reported.
+        Exception: a call's error that is no refusal. The replies until then are lost.
     """
     if len(items) == 1:
         return [error]
@@ -45,5 +46,5 @@ async def each_alone(
         except Exception as fault:
             if not is_refusal(fault):
                 raise
-            replies += await each_alone(half, call, fault)
+            replies += await call_in_halves(half, call, fault)
     return replies

@@ -1,9 +1,10 @@
-"""What the server keeps of schedules, and the verbs over it; a part of the store contract (`aioq.store.contract`).
+"""Schedules as the server stores them, and the verbs for them. Part of the store contract (`aioq.store.contract`).
 
-A schedule lies in its queue's slot. The server knows when its next tick is due and what job to make of it; when
-ticks come is decided by the caller (`aioq.schedules.timing`), and written only if nothing was written since it
-was read: every write and every tick raises the schedule's revision, and names the one it goes by. So of any
-number of workers that see a tick due, one makes it.
+The keys of a schedule are in its queue's cluster slot. The server knows when its next tick is due, and which job
+to make then. The caller decides when ticks come (`aioq.schedules.timing`).
+
+Every write and every tick raises the schedule's revision, and names the revision that the caller has read: if
+another one was written meanwhile, nothing is done. So of all the workers that see a tick due, one makes it.
 """
 
 import enum
@@ -20,10 +21,10 @@ Job: TypeAlias = tuple[str, int, int]
 
 
 class Overlap(enum.StrEnum):
-    """What becomes of a tick while the job of the tick before has not ended.
+    """What a tick does while the job of the tick before has not ended.
 
-    `allow`: it is made, and both run. `skip`: it is left out. `one`: it is made and held back until that job has
-    ended; while one is held back, further ticks are left out.
+    `allow`: its job is made, and both run. `skip`: it makes no job. `one`: its job is made, and held back until
+    the job before has ended; while one is held back, further ticks make no job.
     """
 
     ALLOW = "allow"
@@ -36,20 +37,21 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         id: the schedule's id.
-        rev: its revision when it was read; 0 for one that is not there. With each write it is the server's time in
-            microseconds, or the next number where that is not higher, and a tick adds 1. So no earlier schedule of
-            its id had the same, and no process acts on the new one by the old.
+        rev: its revision when it was read; 0 if there is no such schedule. Each write sets it to the server's time
+            in microseconds, or to the next number if that is higher; a tick adds 1. So no earlier schedule with
+            this id had the same revision, and no process changes the new schedule after it has read the old one.
         definition: the encoded definition; empty to delete the schedule.
         envelope: the encoded call that each tick sends.
         priority: the lane of its jobs.
-        extra: what its jobs have beside their call; None for plain ones.
-        code: the hash of the definition in code, empty for a schedule that is not declared there.
+        extra: further data of its jobs (tags, an expiry); None for plain jobs.
+        code: the hash of the definition in code; empty for a schedule that no code declares.
         changed: whether it was changed at run time since the code's definition was stored.
         paused: whether it is paused.
-        removed: whether it was removed at run time although the code declares it; it is kept to be remembered.
+        removed: whether it was removed at run time although the code declares it. It stays stored, so that this is
+            remembered.
         next_ms: its next tick; None while there is none.
-        runs: jobs made by ticks, since the definition was stored.
-        skipped: ticks left out because of `overlap`, likewise.
+        runs: how many jobs its ticks have made, since the definition was stored.
+        skipped: how many ticks made no job because of `overlap`, since then too.
         last_ms: the last tick that made a job, or None.
         last_job: that job's id, or empty.
     """
@@ -76,9 +78,9 @@ class Agenda(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         now_ms: the server's time.
-        next_tick_ms: how long until the first tick that is still to come, in milliseconds; None for none.
-        entries: the schedules; those that were asked for and are there.
-        unreadable: the ids of those of which the server has something else, or nothing, under their key.
+        next_tick_ms: how long until the first tick that is not due yet, in milliseconds; None for none.
+        entries: the schedules that were asked for and exist.
+        unreadable: the ids of schedules whose key holds something else, or nothing.
     """
 
     now_ms: int
@@ -92,12 +94,13 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         id: the schedule.
-        rev: the revision this was decided by.
-        jobs: the jobs to make, oldest first; with several, each is subject to `overlap` in its turn.
-        next_ms: the next tick; None where there is none any more.
+        rev: the revision that the caller has read.
+        jobs: the jobs to make, oldest first. If there are several, `overlap` applies to each in turn.
+        next_ms: the next tick; None if this was the last one.
         overlap: see `Overlap`.
-        max_runs: the most jobs in all; 0 for no limit.
-        envelopes: the encoded call of each job, empty where it is the schedule's own; none where all are.
+        max_runs: the most jobs that the schedule may make in all; 0 for no limit.
+        envelopes: the encoded call of each job, empty for the schedule's own call. No envelopes at all if each job
+            has the schedule's own.
     """
 
     id: str
@@ -110,13 +113,13 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Ticked(msgspec.Struct, frozen=True, gc=False):
-    """What came of ticks.
+    """The result of `tick`.
 
     Attributes:
         next_tick_ms: how long until the queue's first tick, in milliseconds; None for none.
-        made: for each schedule the number of jobs made; None where the revision was another: another worker has
-            ticked or changed it; or where it could not be ticked.
-        blocked: the ids of those that could not be ticked, because a key of another type is in their way.
+        made: for each schedule the number of jobs made. None if nothing was done: its revision was another one,
+            because another worker has ticked or changed it, or it is one of `blocked`.
+        blocked: the ids of schedules that could not be ticked because one of the keys to write holds another type.
     """
 
     next_tick_ms: int | None
@@ -125,12 +128,12 @@ class Ticked(msgspec.Struct, frozen=True, gc=False):
 
 
 class DeclarationNote(msgspec.Struct, frozen=True, gc=False):
-    """Whose declarations of schedules hold in a queue: those of the worker that was started last.
+    """The current declaration of schedules in a queue: that of the worker that was started last.
 
     Attributes:
-        since: when that one has declared them, by the server's time in microseconds.
+        since: when that worker declared them, in microseconds of the server's time.
         code: the hash of what its code declares.
-        before: the hash of those that held before; empty where there was no note of any.
+        before: the hash of the declaration before; empty if none was noted.
     """
 
     since: int
@@ -139,11 +142,11 @@ class DeclarationNote(msgspec.Struct, frozen=True, gc=False):
 
 
 class Owners(msgspec.Struct, frozen=True, gc=False):
-    """Whose code declares schedules, of the workers that live.
+    """The live workers whose code declares schedules.
 
     Attributes:
-        declared_by: for each id that was asked for a worker whose code declares it; empty for none.
-        unsaid: a worker that has not said what its code declares; empty for none.
+        declared_by: for each id that was asked for, a worker whose code declares it; empty for none.
+        unsaid: a worker that has not noted yet what its code declares; empty for none.
     """
 
     declared_by: Sequence[str]
@@ -158,59 +161,61 @@ class Timetable(Protocol):
         ...
 
     async def left(self, queue: str, ids: Sequence[str]) -> Agenda:
-        """What is kept of schedules with these ids that are not there any more; `write` says which are."""
+        """The stored remains of schedules with these ids that were deleted; `write` says of which some remain."""
         ...
 
     async def due(self, queue: str, limit: int, skip: int = 0) -> Agenda:
-        """Up to `limit` schedules whose tick is due, the longest due first, without the first `skip` of them."""
+        """Up to `limit` schedules whose tick is due, the longest due first; the first `skip` are left out."""
         ...
 
     async def write(self, queue: str, entries: Sequence[Entry]) -> list[bool]:
-        """Store or delete schedules; False for each whose revision is not the entry's any more.
+        """Store or delete schedules; False for each that was refused because its revision has changed.
 
-        To delete one that is gone is done already. One whose key in the server holds something else is refused.
-        `last_ms` and `last_job` are not written: they are the ticks' own. One that is stored with a next tick
-        before all others wakes a worker. A job that is held back is released when its schedule is deleted.
-        One that is deleted with its `code`, because no code declares it any more, is kept for a day, so that
-        `left` finds what was changed at run time; refused while a worker of the queue declares it (`owners`).
+        Deleting one that does not exist succeeds. One whose key holds something else is refused. `last_ms` and
+        `last_job` are not written: only ticks change them. A schedule whose next tick comes before all others
+        wakes a worker. If a schedule is deleted, a job that it held back is released.
+
+        A schedule that is deleted with its `code` set is deleted because no code declares it any more. It is
+        refused while a worker of the queue declares it (`owners`). Its data is kept for a day, so that `left`
+        finds what was changed at run time.
         """
         ...
 
     async def note_declaration(
         self, queue: str, since: int, code: str, *, worker: str = "", ids: Sequence[str] = ()
     ) -> DeclarationNote:
-        """Note the current declaration of a queue, unless a later one is there. It is lost with the server's data.
+        """Note the current declaration of a queue, unless a later one is noted. It is lost with the server's data.
 
-        What the worker's code declares is noted too, until its lease ends or it departs; see `owners`. Where
-        there is no schedule, neither in the queue nor in the code, nothing else is noted of a worker.
+        What the worker's code declares is noted too, until its lease ends or it departs; see `owners`. If there is
+        no schedule, neither in the queue nor in the worker's code, only that is noted.
 
         Args:
             queue: the queue.
-            since: when they were declared, as this has said then; 0 for now.
+            since: when the caller declared them, as an earlier call returned it; 0 for now.
             code: the hash of what the caller's code declares, in hexadecimal digits.
-            worker: the caller, by its id in this queue; empty where it is no worker.
-            ids: what its code declares, in whichever queue.
+            worker: the caller's worker id in this queue; empty if it is no worker.
+            ids: the schedules that its code declares, in any queue.
         """
         ...
 
     async def owners(self, queue: str, ids: Sequence[str]) -> Owners:
-        """Whether the code of a worker of the queue declares schedules, in whichever queue."""
+        """Find the workers of this queue whose code declares these schedules, for whichever queue."""
         ...
 
     async def tick(self, queue: str, ticks: Sequence[Tick]) -> Ticked:
-        """Make jobs and move schedules on, each in one step, and only where the revision is still the same."""
+        """Make the jobs of ticks and set the next ticks; each schedule in one step, if its revision holds."""
         ...
 
     async def queues(self) -> list[str]:
         """The queues that have schedules, whether or not this App knows them.
 
-        One whose last schedule has just been deleted may be among them.
+        A queue whose last schedule has just been deleted may be among them.
         """
         ...
 
     async def pass_on(self, queue: str) -> None:
-        """Tell a worker of the queue that it is the leader of the ticks from now on; nothing where there is none.
+        """Make another worker of the queue the leader of the ticks, if there is one.
 
-        The message comes on the worker's channel, without a job's id, and may get lost.
+        It is told by an empty message on its channel, which may get lost.
         """
         ...

@@ -1,4 +1,4 @@
-"""What workers do for a queue beside running its jobs: see to what is due, and to what the dead held."""
+"""Results of the verbs by which workers maintain a queue: to promote what is due, and to recover dead workers."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ import msgspec
 
 
 class Promotion(msgspec.Struct, frozen=True, gc=False):
-    """What one step in seeing to what is due did.
+    """The result of one step of promoting what is due.
 
     Attributes:
-        count: how many jobs and timers were looked at; 0 where nothing was due.
-        next_due_ms: how long until the next job or timer is due, in milliseconds; None where there is none.
+        count: how many jobs and timers were handled; 0 if nothing was due.
+        next_due_ms: how long until the next job or timer is due, in milliseconds; None if there is none.
         expired: how many jobs ended because they had not been started in time.
     """
 
@@ -20,10 +20,10 @@ class Promotion(msgspec.Struct, frozen=True, gc=False):
 
 
 class Recovery(msgspec.Struct, frozen=True, gc=False):
-    """What one bounded step of a recovery did.
+    """The result of one bounded step of a recovery.
 
     Attributes:
-        worker: the worker it was about, or None when no lease has ended.
+        worker: the worker that is recovered, or None when no lease has ended.
         returned: jobs that went back to the front of their lane.
         buried: ids of jobs that had crashed too often and were dead-lettered.
         more: there is more to do; call again.

@@ -123,11 +123,11 @@ async def test_what_the_leases_thread_learns_is_for_all(start_server: Start) -> 
 async def test_a_look_finds_out_where_nothing_else_is_asked(start_server: Start) -> None:
     async with Pair.started(start_server, empty=True) as pair, store_of(pair) as store:
         listener = await Listener.on(store, "me")
-        store.inbox.look()
+        store.inbox.check_server()
         await pair.fail_over(isolated=True)
         assert not await heard(listener)
 
-        store.inbox.look()
+        store.inbox.check_server()
 
         with anyio.fail_after(HEALS_WITHIN):
             await eventually(lambda: heard(listener))

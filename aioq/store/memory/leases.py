@@ -99,7 +99,7 @@ class MemoryLeaseClient:
         return self._renew(queue, worker, 0, "join")
 
     def renew(self, queue: str, worker: str, *, fetched_ms: int = 0, sweep: bool = False) -> Renewal:
-        """Prolong the lease."""
+        """Renew the lease."""
         return self._renew(queue, worker, fetched_ms, "sweep" if sweep else "")
 
     def close(self) -> None:

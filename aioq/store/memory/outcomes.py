@@ -10,7 +10,7 @@ MAX_WAITERS = 64
 
 
 def wait_for(records: Mapping[str, Record], channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
-    """For each job its outcome, or register `channel` for its result message; one step, so none is missed."""
+    """Return each job's outcome, or register `channel` for its result message."""
     replies = [_outcome(records.get(job_id), channel) for job_id in job_ids]
     taken, full = 0, False
     for position, reply in enumerate(replies):

@@ -61,7 +61,7 @@ class MemoryInbox:
         """Stop listening to the channel."""
         self._listeners.pop(channel, None)
 
-    def look(self) -> None:
+    def check_server(self) -> None:
         """Do nothing: there is no other server."""
 
     def close(self) -> None:

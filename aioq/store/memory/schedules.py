@@ -110,14 +110,14 @@ class MemoryQueueTimetable:
         return self._agenda([each for each in ids if each in self._kept])
 
     def left(self, ids: Sequence[str]) -> Agenda:
-        """What is kept of schedules with these ids that are not there any more; `write` says which are."""
+        """The stored remains of schedules with these ids that were deleted."""
         now = self._clock.now_ms()
         self._left = {each: kept for each, kept in self._left.items() if kept[1] > now}
         entries = [self._left[each][0] for each in ids if each in self._left and each not in self._kept]
         return msgspec.structs.replace(self._agenda(()), entries=entries)
 
     def due(self, limit: int, skip: int) -> Agenda:
-        """Up to `limit` schedules whose tick is due, the longest due first, without the first `skip` of them."""
+        """Up to `limit` schedules whose tick is due, the longest due first; the first `skip` are left out."""
         now = self._clock.now_ms()
         ids = [each for each in sorted(self._kept, key=self._rank) if self._rank(each)[0] <= now]
         return self._agenda(ids[skip : skip + limit])
@@ -145,7 +145,7 @@ class MemoryQueueTimetable:
         return True
 
     def note_declaration(self, since: int, code: str, worker: str, ids: Sequence[str]) -> DeclarationNote:
-        """Note the current declaration of a queue, unless a later one is there."""
+        """Note the current declaration of a queue, unless a later one is noted."""
         self._owners = {other: its for other, its in self._owners.items() if not self._leases.lost(other)}
         if not self._leases.lost(worker):
             self._owners[worker] = frozenset(ids)
@@ -159,14 +159,14 @@ class MemoryQueueTimetable:
         return self._note
 
     def owners(self, ids: Sequence[str]) -> Owners:
-        """Whether the code of a worker of the queue declares schedules, in whichever queue."""
+        """Find the workers of this queue whose code declares these schedules, for whichever queue."""
         living = [each.worker for each in self._leases.all() if not self._leases.lost(each.worker)]
         unsaid = [worker for worker in living if worker not in self._owners]
         declared_by = [[worker for worker in living if each in self._owners.get(worker, ())] for each in ids]
         return Owners([(owners or [""])[0] for owners in declared_by], (unsaid or [""])[0])
 
     def tick(self, ticks: Sequence[Tick]) -> Ticked:
-        """Make jobs and move schedules on, each in one step, and only where the revision is still the same."""
+        """Make the jobs of ticks and set the next ticks; each schedule in one step, if its revision holds."""
         made = [self._tick(tick) for tick in ticks]
         return Ticked(self.next_tick_ms(), made)
 
@@ -287,34 +287,34 @@ class MemoryTimetable:
             return at.timetable.read(ids)
 
     async def left(self, queue: str, ids: Sequence[str]) -> Agenda:
-        """What is kept of schedules with these ids that are not there any more."""
+        """The stored remains of schedules with these ids that were deleted."""
         with self._at(queue) as at:
             return at.timetable.left(ids)
 
     async def due(self, queue: str, limit: int, skip: int = 0) -> Agenda:
-        """Up to `limit` schedules whose tick is due, the longest due first, without the first `skip` of them."""
+        """Up to `limit` schedules whose tick is due, the longest due first; the first `skip` are left out."""
         with self._at(queue) as at:
             return at.timetable.due(limit, skip)
 
     async def write(self, queue: str, entries: Sequence[Entry]) -> list[bool]:
-        """Store or delete schedules; False for each whose revision is not the entry's any more."""
+        """Store or delete schedules; False for each that was refused because its revision has changed."""
         with self._at(queue) as at:
             return [at.timetable.write(entry) for entry in entries]
 
     async def note_declaration(
         self, queue: str, since: int, code: str, *, worker: str = "", ids: Sequence[str] = ()
     ) -> DeclarationNote:
-        """Note the current declaration of a queue, unless a later one is there."""
+        """Note the current declaration of a queue, unless a later one is noted."""
         with self._at(queue) as at:
             return at.timetable.note_declaration(since, code, worker, ids)
 
     async def owners(self, queue: str, ids: Sequence[str]) -> Owners:
-        """Whether the code of a worker of the queue declares schedules, in whichever queue."""
+        """Find the workers of this queue whose code declares these schedules, for whichever queue."""
         with self._at(queue) as at:
             return at.timetable.owners(ids)
 
     async def tick(self, queue: str, ticks: Sequence[Tick]) -> Ticked:
-        """Make jobs and move schedules on, each in one step, and only where the revision is still the same."""
+        """Make the jobs of ticks and set the next ticks; each schedule in one step, if its revision holds."""
         with self._at(queue) as at:
             return at.timetable.tick(ticks)
 
@@ -327,7 +327,7 @@ class MemoryTimetable:
             return at.timetable.empty
 
     async def pass_on(self, queue: str) -> None:
-        """Tell a worker of the queue that it is the leader of the ticks from now on; nothing without one."""
+        """Make another worker of the queue the leader of the ticks, if there is one."""
         with self._at(queue) as at:
             workers = [worker for worker in at.workers() if worker.lease_ms > 0]
             if workers and at.timetable.next_tick_ms() is not None:

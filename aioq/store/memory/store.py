@@ -49,12 +49,12 @@ class MemoryStore:
 
     @property
     def sends_in_flight(self) -> int:
-        """How many enqueues of a queue are worth having under way at once: two keep client and server busy."""
+        """How many enqueues of a queue should be in flight at once."""
         return 1
 
     @property
     def settles_in_flight(self) -> int:
-        """How many settles of a queue are worth having under way at once."""
+        """How many settles of a queue should be in flight at once."""
         return 1
 
     @property
@@ -68,7 +68,7 @@ class MemoryStore:
         return self._timetable
 
     async def open(self, *, thorough: bool = False) -> ServerInfo:
-        """Connect, and see that the server is one that can be worked with."""
+        """Connect, and check that aioq can work with this server."""
         del thorough
         return ServerInfo("memory://", "memory", "-")
 
@@ -84,7 +84,7 @@ class MemoryStore:
         return MemoryLeaseClient(self._renew)
 
     async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
-        """Add jobs; False for each id the server already had, which stays as it is."""
+        """Add jobs; False for each id that the server already has: that job stays as it is."""
         with self._at(queue) as at:
             return [at.enqueue(job, again=again) for job in jobs]
 
@@ -109,7 +109,7 @@ class MemoryStore:
         return partial(asyncio.sleep, 0)
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
-        """Wait until there is something to claim; empty when the time is over or `unblock` was called."""
+        """Wait until there is something to claim; empty after the timeout, or when `unblock` was called."""
         reader = Reader(worker)
         with self._at(queue) as at:
             at.lanes.join(reader)
@@ -130,22 +130,22 @@ class MemoryStore:
     async def settle(
         self, queue: str, worker: str, settlements: Sequence[Settlement], *, idle: bool = False
     ) -> list[bool]:
-        """Write outcomes; False for each job that is no longer this worker's under that claim."""
+        """Write outcomes; False for each job that this worker no longer holds under that claim."""
         with self._at(queue) as at:
             return [at.settle(worker, settlement) for settlement in settlements]
 
     async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
-        """Store (job id, claim, encoded progress); False for each job that is no longer this worker's."""
+        """Store (job id, claim, encoded progress); False for each job that this worker no longer holds."""
         with self._at(queue) as at:
             return [at.progress(worker, *report) for report in reports]
 
     async def promote(self, queue: str, limit: int) -> Promotion:
-        """Queue up to `limit` scheduled jobs that are due, and end as many that have expired."""
+        """Queue up to `limit` scheduled jobs that are due, and end up to `limit` jobs that have expired."""
         with self._at(queue) as at:
             return at.promote(limit)
 
     async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
-        """Take one step in giving back what a worker held that died; or in dropping dead jobs over the limit."""
+        """Do one step of recovering a dead worker: give back its jobs. Or drop dead jobs over the limit."""
         with self._at(queue) as at:
             return at.recover(crash_outcome, limit, dead)
 
@@ -155,25 +155,25 @@ class MemoryStore:
             return at.workers()
 
     async def depart(self, queue: str, worker: str) -> None:
-        """Give back everything the worker still holds, at no cost to the jobs, and forget the worker."""
+        """Give back everything the worker still holds, without counting a crash, and deregister the worker."""
         with self._at(queue) as at:
             at.lanes.release(worker)
             at.depart(worker)
 
     async def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
-        """For each job its outcome, or register `channel` for its result message; one step, so none is missed."""
+        """Return each job's outcome, or register `channel` for its result message."""
         with self._at(queue) as at:
             return at.wait(channel, job_ids)
 
     async def info(self, queue: str, job_ids: Sequence[str], *, results: bool = False) -> list[JobInfo | None]:
-        """What the server knows of each job; with `results` also what those returned that succeeded, encoded."""
+        """What the server knows of each job; with `results` also the encoded results of those that succeeded."""
         with self._at(queue) as at:
             return [at.info(job_id, results=results) for job_id in job_ids]
 
     async def reschedule(
         self, queue: str, job_ids: Sequence[str], *, delay_ms: int | None = None, eta_ms: int | None = None
     ) -> list[JobState | None]:
-        """Move jobs to another time, with neither to at once, and return the state each was in."""
+        """Move jobs to another time, and return the state each was in. Without a time they are queued at once."""
         with self._at(queue) as at:
             return [at.reschedule(job_id, delay_ms, eta_ms) for job_id in job_ids]
 

@@ -52,7 +52,7 @@ async def read_some(ask: Ask, queue: str, which: str, ids: Sequence[str]) -> Age
 
 
 async def read_due(ask: Ask, queue: str, limit: int, skip: int) -> Agenda:
-    """Up to `limit` schedules whose tick is due, the longest due first, without the first `skip` of them."""
+    """Up to `limit` schedules whose tick is due, the longest due first; the first `skip` are left out."""
     step = await _step(ask, queue, "due", limit, skip)
     return _joined([step.agenda, await read_some(ask, queue, "ids", step.left)]) if step.left else step.agenda
 

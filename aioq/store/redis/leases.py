@@ -48,16 +48,16 @@ class RedisLeaseClient:
         )
 
     def join(self, queue: str, worker: str) -> Renewal:
-        """Take a new lease and make the queue ready to be read."""
+        """Take a new lease, and create what a worker needs to read the queue."""
         renewal = self._renew(queue, worker, 0, "join")
         return msgspec.structs.replace(renewal, outage=True) if self._outage else renewal
 
     def renew(self, queue: str, worker: str, *, fetched_ms: int = 0, sweep: bool = False) -> Renewal:
-        """Prolong the lease."""
+        """Renew the lease."""
         return self._renew(queue, worker, fetched_ms, "sweep" if sweep else "")
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._leave()
         self._client.close()
 

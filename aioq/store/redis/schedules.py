@@ -52,15 +52,15 @@ class RedisTimetable:
         return await (read_all(self._ask, queue) if ids is None else read_some(self._ask, queue, "ids", ids))
 
     async def left(self, queue: str, ids: Sequence[str]) -> Agenda:
-        """What is kept of schedules with these ids that are not there any more."""
+        """The stored remains of schedules with these ids that were deleted."""
         return await read_some(self._ask, queue, "left", ids)
 
     async def due(self, queue: str, limit: int, skip: int = 0) -> Agenda:
-        """Up to `limit` schedules whose tick is due, the longest due first, without the first `skip` of them."""
+        """Up to `limit` schedules whose tick is due, the longest due first; the first `skip` are left out."""
         return await read_due(self._ask, queue, limit, skip)
 
     async def write(self, queue: str, entries: Sequence[Entry]) -> list[bool]:
-        """Store or delete schedules; False for each whose revision is not the entry's any more."""
+        """Store or delete schedules; False for each that was refused because its revision has changed."""
         done: list[bool] = []
         for part in pages(entries, WRITTEN_AT_ONCE):
             done += await self._write(queue, part)
@@ -105,7 +105,7 @@ class RedisTimetable:
     async def note_declaration(
         self, queue: str, since: int, code: str, *, worker: str = "", ids: Sequence[str] = ()
     ) -> DeclarationNote:
-        """Note the current declaration of a queue, unless a later one is there."""
+        """Note the current declaration of a queue, unless a later one is noted."""
         encoded = msgspec.msgpack.encode(ids)
         current, code_then, before, more = await self._ask(
             "schedule_declare", queue, [since, code, worker, encoded]
@@ -115,13 +115,13 @@ class RedisTimetable:
         return DeclarationNote(current, code_then.decode(), before.decode())
 
     async def owners(self, queue: str, ids: Sequence[str]) -> Owners:
-        """Whether the code of a worker of the queue declares schedules, in whichever queue."""
+        """Find the workers of this queue whose code declares these schedules, for whichever queue."""
         found = [(await look_at_owners(self._ask, queue, part)).owners(part) for part in pages(ids, ASKED_AT_ONCE)]
         unsaid = next((each.unsaid for each in found if each.unsaid), "")
         return Owners([owner for each in found for owner in each.declared_by], unsaid)
 
     async def tick(self, queue: str, ticks: Sequence[Tick]) -> Ticked:
-        """Make jobs and move schedules on, each in one step, and only where the revision is still the same."""
+        """Make the jobs of ticks and set the next ticks; each schedule in one step, if its revision holds."""
         args: list[Arg] = []
         for tick in ticks:
             envelopes = tick.envelopes or [b""] * len(tick.jobs)
@@ -139,7 +139,7 @@ class RedisTimetable:
         return await self._register.all()
 
     async def pass_on(self, queue: str) -> None:
-        """Tell a worker of the queue that it is the leader of the ticks from now on; nothing without one."""
+        """Make another worker of the queue the leader of the ticks, if there is one."""
         await self._ask("schedule_pass", queue, [])
 
     def _log_malformed(self, queue: str, schedule_id: str) -> None:

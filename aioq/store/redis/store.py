@@ -96,12 +96,12 @@ class RedisStore:
 
     @property
     def sends_in_flight(self) -> int:
-        """How many enqueues of a queue are worth having under way at once: two keep client and server busy."""
+        """How many enqueues of a queue should be in flight at once."""
         return 2 if self._confirmation is None else IN_FLIGHT
 
     @property
     def settles_in_flight(self) -> int:
-        """How many settles of a queue are worth having under way at once."""
+        """How many settles of a queue should be in flight at once."""
         return 1 if self._confirmation is None else IN_FLIGHT
 
     @property
@@ -115,7 +115,7 @@ class RedisStore:
         return self._timetable
 
     async def open(self, *, thorough: bool = False) -> ServerInfo:
-        """Connect, and see that the server is one that can be worked with."""
+        """Connect, and check that aioq can work with this server."""
         if self._revive is not None:
             await asyncio.to_thread(self._revive)
         try:
@@ -195,7 +195,7 @@ class RedisStore:
         )
 
     def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
-        """Add jobs; False for each id the server already had, which stays as it is."""
+        """Add jobs; False for each id that the server already has: that job stays as it is."""
         columns = jobs if isinstance(jobs, NewJobs) else NewJobs(jobs)
         one = None if again else enqueue_one_args(columns)
         if one is not None:
@@ -229,7 +229,7 @@ class RedisStore:
     async def dispatched(
         self, queue: str, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
     ) -> Callable[[], Awaitable[None]]:
-        """Listen for jobs that come to a waiting worker by direct dispatch, as if it had claimed them."""
+        """Listen for jobs that come to a waiting worker by direct dispatch; they are its own, as after a claim."""
         channel = dispatch_channel(self._app, queue, worker)
         try:
             await self._inbox.listen(channel, lambda message: on_job(replies.parse_dispatched(message)), on_gap)
@@ -239,7 +239,7 @@ class RedisStore:
         return partial(self._inbox.leave, channel)
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
-        """Wait until there is something to claim; empty when the time is over or `unblock` was called."""
+        """Wait until there is something to claim; empty after the timeout, or when `unblock` was called."""
         delivered = await self._reads.read(queue, worker, timeout_ms)
         return [
             Token(lane, entry.decode(), self._named_by(queue, entry, fields)) for lane, entry, fields in delivered
@@ -275,19 +275,19 @@ class RedisStore:
     def settle(
         self, queue: str, worker: str, settlements: Sequence[Settlement], *, idle: bool = False
     ) -> Awaitable[list[bool]]:
-        """Write outcomes; False for each job that is no longer this worker's under that claim."""
+        """Write outcomes; False for each job that this worker no longer holds under that claim."""
         args = settle_args(worker, settlements, self._limits, idle=idle)
         return self._begin("settle", queue, args, partial(replies.not_in, len(settlements)), self._confirmation)
 
     async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
-        """Store (job id, claim, encoded progress); False for each job that is no longer this worker's."""
+        """Store (job id, claim, encoded progress); False for each job that this worker no longer holds."""
         args: list[Arg] = [worker]
         for report in reports:
             args += report
         return replies.not_in(len(reports), await self._call("progress", queue, args))
 
     async def promote(self, queue: str, limit: int) -> Promotion:
-        """Queue up to `limit` scheduled jobs that are due, and end as many that have expired."""
+        """Queue up to `limit` scheduled jobs that are due, and end up to `limit` jobs that have expired."""
         limits = self._limits
         args = [limit, limits.tombstone_ms, limits.result_ttl_ms, EXPIRED, CALL_GONE]
         reply = await self._call("promote", queue, args)
@@ -296,7 +296,7 @@ class RedisStore:
         return replies.parse_promotion(reply)
 
     async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
-        """Take one step in giving back what a worker held that died; or in dropping dead jobs over the limit."""
+        """Do one step of recovering a dead worker: give back its jobs. Or drop dead jobs over the limit."""
         return await self._recover(queue, "dead" if dead else "lapsed", dead, crash_outcome, limit)
 
     async def workers(self, queue: str) -> list[WorkerLease]:
@@ -304,17 +304,17 @@ class RedisStore:
         return await all_workers(self._ask, queue)
 
     async def depart(self, queue: str, worker: str) -> None:
-        """Give back everything the worker still holds, at no cost to the jobs, and forget the worker."""
+        """Give back everything the worker still holds, without counting a crash, and deregister the worker."""
         self._reads.drop(queue, worker)
         while (await self._recover(queue, "departing", worker, b"", 500)).more:
             pass
 
     def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> Awaitable[list[WaitReply]]:
-        """For each job its outcome, or register `channel` for its result message; one step, so none is missed."""
+        """Return each job's outcome, or register `channel` for its result message."""
         return self._begin("wait", queue, [channel, *job_ids], replies.parse_wait, None)
 
     async def info(self, queue: str, job_ids: Sequence[str], *, results: bool = False) -> list[JobInfo | None]:
-        """What the server knows of each job; with `results` also what those returned that succeeded, encoded."""
+        """What the server knows of each job; with `results` also the encoded results of those that succeeded."""
         records = await self._ask("info", queue, job_ids)
         return [
             replies.parse_info(queue, job_id, fields, results=results)
@@ -324,7 +324,7 @@ class RedisStore:
     async def reschedule(
         self, queue: str, job_ids: Sequence[str], *, delay_ms: int | None = None, eta_ms: int | None = None
     ) -> list[JobState | None]:
-        """Move jobs to another time, with neither to at once, and return the state each was in."""
+        """Move jobs to another time, and return the state each was in. Without a time they are queued at once."""
         return replies.parse_states(await self._ask("reschedule", queue, [due_word(delay_ms, eta_ms), *job_ids]))
 
     async def cancel(

@@ -10,7 +10,7 @@ import msgspec
 from aioq.errors import ServerError
 from aioq.jobs.job import Progress
 from aioq.store.contract import Store
-from aioq.store.refusals import each_alone, is_refusal
+from aioq.store.refusals import call_in_halves, is_refusal
 from aioq.util.introspect import text_of
 from aioq.util.log import logger
 from aioq.util.plural import counted
@@ -116,7 +116,7 @@ class Reporter:
         except Exception as error:
             if not is_refusal(error):
                 raise
-            return await each_alone(reports, store, error)
+            return await call_in_halves(reports, store, error)
 
     def _refuse(self, queue: str, worker: str, job_id: str) -> None:
         self.refused += 1

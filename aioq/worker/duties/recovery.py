@@ -14,7 +14,7 @@ from functools import partial
 
 from aioq.errors import ServerError
 from aioq.store.contract import Settlement, Store, Verb
-from aioq.store.refusals import each_alone, is_refusal
+from aioq.store.refusals import call_in_halves, is_refusal
 from aioq.store.upkeep import Recovery as StepDone
 from aioq.util.aio import Backoff
 from aioq.util.log import logger
@@ -142,7 +142,7 @@ class Recovery:
         except ServerError as error:
             if not is_refusal(error):
                 raise
-            answers = await each_alone(jobs, settle, error)
+            answers = await call_in_halves(jobs, settle, error)
             for job, fault in zip(jobs, answers, strict=True):
                 if isinstance(fault, Exception):
                     log.warning("queue %s: job %s cannot be given back: %s", self._queue, job.job_id, fault)

@@ -21,7 +21,7 @@ import msgspec
 from aioq.errors import ServerError, ServerUnavailableError, WireError
 from aioq.jobs.retry import class_name
 from aioq.store.contract import Settlement, Store, Verb
-from aioq.store.refusals import each_alone, is_refusal
+from aioq.store.refusals import call_in_halves, is_refusal
 from aioq.util.aio import Backoff
 from aioq.util.batcher import Batcher, Items
 from aioq.util.log import logger
@@ -189,7 +189,7 @@ class Settler:
             # A script that failed half-way may have written some of them already.
             again = ServerUnavailableError(f"a batch with them was refused: {fault}")
             write = partial(self._when_there, queue, worker, error=again)
-            replies = await each_alone(settlements, write, fault)
+            replies = await call_in_halves(settlements, write, fault)
         return [
             await self._write_otherwise(queue, worker, one, reply) if isinstance(reply, Exception) else reply
             for one, reply in zip(settlements, replies, strict=True)

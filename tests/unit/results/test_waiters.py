@@ -47,7 +47,7 @@ class LossyInbox:
     async def leave(self, channel: str) -> None:
         await self._inbox.leave(channel)
 
-    def look(self) -> None:
+    def check_server(self) -> None:
         self.looks += 1
 
 

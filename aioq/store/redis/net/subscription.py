@@ -88,7 +88,7 @@ class RedisInbox:
         self._reader: asyncio.Task[None] | None = None
         self._rejection: ServerRejectedError | None = None  # since the last attempt, and until the next one
         self._refused = self._told = False
-        self._looking: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
         link.failover.on_drop(self._drop)
 
     async def listen(self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
@@ -121,20 +121,20 @@ class RedisInbox:
         if self._listeners.pop(channel, None) is not None and self._connection is not None:
             self._send(self._connection, "UNSUBSCRIBE", channel)
 
-    def look(self) -> None:
+    def check_server(self) -> None:
         """Ask the server whether it is still the primary; if it is not, `failover.py` drops all connections."""
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.get_running_loop().create_task(self._look(), name="aioq-look")
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.get_running_loop().create_task(self._check(), name="aioq-check-server")
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         with contextlib.suppress(ServerError, ResponseError):
             await self._link.command(*self._probe)
 
     async def close(self) -> None:
         """Stop listening to everything."""
         self._listeners.clear()
-        await end([task for task in (self._reader, self._looking) if task is not None])
-        self._reader = self._looking = None
+        await end([task for task in (self._reader, self._checking) if task is not None])
+        self._reader = self._checking = None
 
     @staticmethod
     def _send(connection: Connection, *command: str) -> None:
