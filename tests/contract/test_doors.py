@@ -3,10 +3,8 @@
 The hook is one for these tests (`tests/contract/doors.py`); those of aioq itself are called at the same places.
 """
 
-import re
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -21,6 +19,7 @@ from aioq.util.clock import ManualClock
 from tests.contract.doors import CASES, LIMITS, At, Case, MemoryProbe, ServerProbe, with_probe
 from tests.contract.inside import MemoryInside, ServerInside
 from tests.contract.kit import QUEUE, THREE, joined
+from tests.contract.refusing import Refusing, commands_of, refusing
 from tests.databases import Database
 
 pytestmark = pytest.mark.anyio
@@ -86,57 +85,27 @@ def at_queue(store: RedisStore, client: redis.Redis, app: str, queue: str) -> At
 # -- scripts that fail half-way -----------------------------------------------------------------------------------
 
 
-@dataclass
-class Refusing:
-    """A server with a store that may do everything, and one that is refused a command."""
-
-    full: RedisStore
-    limited: RedisStore
-    client: redis.Redis
-    app: str
-
-    async def commands(self, case: Case) -> list[bytes]:
-        """Every command that the scripts call on this way; in a queue of its own."""
-        act = await case.arrange(at_queue(self.full, self.client, self.app, "as-it-is"))
-        self.client.config_resetstat()
-        await act(self.full)
-        stats: Any = self.client.info("commandstats")
-        called = {name.removeprefix("cmdstat_").partition("|")[0].upper().encode() for name in stats}
-        texts = [scripts.script(name).text for name in case.scripts]
-        named = {each for text in texts for each in re.findall(rb"redis\.p?call\('(\w+)'", text)}
-        assert called & named
-        return sorted(called & named)
-
-    def refuse(self, command: bytes, queue: str) -> At:
-        """Refuse a command to `limited`; a queue of its own for that."""
-        self.client.execute_command("ACL", "SETUSER", self.app, "+@all", f"-{command.decode().lower()}")
-        return at_queue(self.full, self.client, self.app, queue)
-
-
-@asynccontextmanager
-async def refusing(server: Database, app: str) -> AsyncIterator[Refusing]:
-    """A user of the shared server for one test; nobody else signs in as him."""
-    full = RedisStore(app, server.url, shown_url="full", limits=LIMITS)
-    limited_url = f"unix://{app}:secret@{server.server.socket}?db={server.number}"
-    limited = RedisStore(app, limited_url, shown_url="limited", limits=LIMITS)
-    with server.client() as client:
-        client.execute_command("ACL", "SETUSER", app, "on", ">secret", "~*", "&*", "+@all")
-        try:
-            yield Refusing(full, limited, client, app)
-        finally:
-            await full.close()
-            await limited.close()
-            client.execute_command("ACL", "DELUSER", app)
+async def called_by(case: Case, user: Refusing) -> list[bytes]:
+    """Every command that the scripts call on this way; in a queue of its own."""
+    act = await case.arrange(at_queue(user.full, user.client, user.app, "as-it-is"))
+    user.client.config_resetstat()
+    await act(user.full)
+    stats: Any = user.client.info("commandstats")
+    called = {name.removeprefix("cmdstat_").partition("|")[0].upper().encode() for name in stats}
+    found = sorted(called.intersection(commands_of(*case.scripts)))
+    assert found
+    return found
 
 
 @each_case
 @pytest.mark.usefixtures("_probed_scripts")
 async def test_a_script_that_is_refused_a_command(case: Case, server: Database, app_name: str) -> None:
     """At each of its commands: whether the call is repeated or its worker dies then, all comes to its end once."""
-    async with refusing(server, app_name) as user:
-        for command in await user.commands(case):
+    async with refusing(server, app_name, LIMITS) as user:
+        for command in await called_by(case, user):
             for dies in (False, True):
-                at = user.refuse(command, f"no-{command.decode()}-{dies}")
+                queue = f"{user.refuse(command)}-{dies}"
+                at = at_queue(user.full, user.client, user.app, queue)
                 act = await case.arrange(at)
                 with suppress(ServerError):
                     await act(user.limited)

@@ -3,87 +3,42 @@
 Each command that a script uses is refused to its user in turn, so the script ends at each point once.
 """
 
-import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 import pytest
-import redis
 from msgspec.structs import replace
 
 from aioq.errors import ServerError
 from aioq.jobs.job import JobState
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
-from aioq.store.redis import RedisStore
-from aioq.store.redis.scripts import script
 from aioq.store.schedules import Entry, Overlap, Tick
 from tests.contract.kit import BROKEN, CALL, CRASHED, LONG, THREE, eventually, ids, joined
+from tests.contract.refusing import Refusing, commands_of, refusing
 from tests.databases import Database
 
 pytestmark = pytest.mark.anyio
 
 JOBS = ["a", "b", "c"]
+LIMITS = Limits(lease_ms=LONG)
 
 
-def commands(name: str) -> list[bytes]:
-    """Every command that a script uses."""
-    return sorted(set(re.findall(rb"redis\.p?call\('(\w+)'", script(name).text)))
+async def claims(at: Refusing, queue: str, worker: str, known: Sequence[str] | None = None) -> list[str]:
+    """What a worker gets by a claim, sorted."""
+    return sorted(ids((await at.full.claim(queue, worker, 10, known=known)).jobs))
 
 
-@dataclass
-class Refusing:
-    """A server with a store that may do everything, and one that is refused a command.
-
-    Attributes:
-        full: may do everything.
-        limited: may do what `refuse` leaves.
-        client: of the server's operator.
-        app: whose jobs they are, and what the user is called.
-    """
-
-    full: RedisStore
-    limited: RedisStore
-    client: redis.Redis
-    app: str
-
-    def refuse(self, command: bytes) -> str:
-        """Refuse a command to `limited`; returns a queue of its own for that."""
-        word = command.decode().lower()
-        self.client.execute_command("ACL", "SETUSER", self.app, "+@all", f"-{word}")
-        return f"no-{word}"
-
-    async def claims(self, queue: str, worker: str, known: Sequence[str] | None = None) -> list[str]:
-        """What a worker gets by a claim, sorted."""
-        return sorted(ids((await self.full.claim(queue, worker, 10, known=known)).jobs))
-
-    async def gets(self, queue: str, wanted: list[str], dispatched: list[Claimed]) -> bool:
-        """Whether `w` has all of the jobs, those that were dispatched and those that it claims."""
-        dispatched += (await self.full.claim(queue, "w", 10, known=ids(dispatched))).jobs
-        return sorted(set(ids(dispatched))) == wanted
-
-    async def recovered(self, queue: str) -> None:
-        """Give back what `w` held."""
-        while (await self.full.recover(queue, CRASHED, 100, dead="w")).more:
-            pass
+async def gets(at: Refusing, queue: str, wanted: list[str], dispatched: list[Claimed]) -> bool:
+    """Whether `w` has all of the jobs, those that were dispatched and those that it claims."""
+    dispatched += (await at.full.claim(queue, "w", 10, known=ids(dispatched))).jobs
+    return sorted(set(ids(dispatched))) == wanted
 
 
-@asynccontextmanager
-async def refusing(server: Database, app: str) -> AsyncIterator[Refusing]:
-    """A user of the shared server for one test; nobody else signs in as him."""
-    limits = Limits(lease_ms=LONG)
-    full = RedisStore(app, server.url, shown_url="full", limits=limits)
-    limited_url = f"unix://{app}:secret@{server.server.socket}?db={server.number}"
-    limited = RedisStore(app, limited_url, shown_url="limited", limits=limits)
-    with server.client() as client:
-        client.execute_command("ACL", "SETUSER", app, "on", ">secret", "~*", "&*", "+@all")
-        try:
-            yield Refusing(full, limited, client, app)
-        finally:
-            await full.close()
-            await limited.close()
-            client.execute_command("ACL", "DELUSER", app)
+async def recovered(at: Refusing, queue: str) -> None:
+    """Give back what `w` held."""
+    while (await at.full.recover(queue, CRASHED, 100, dead="w")).more:
+        pass
 
 
 async def running(at: Refusing, queue: str, waiter: str = "") -> list[Settlement]:
@@ -96,8 +51,8 @@ async def running(at: Refusing, queue: str, waiter: str = "") -> list[Settlement
 
 @pytest.mark.parametrize("dies", [False, True], ids=["lives", "dies"])
 async def test_a_claim(server: Database, app_name: str, dies: bool) -> None:
-    async with refusing(server, app_name) as at:
-        for command in commands("claim"):
+    async with refusing(server, app_name, LIMITS) as at:
+        for command in commands_of("claim"):
             queue = at.refuse(command)
             await joined(at.full, "w", queue)
             await at.full.enqueue(queue, [NewJob(job_id, CALL) for job_id in JOBS])
@@ -108,17 +63,17 @@ async def test_a_claim(server: Database, app_name: str, dies: bool) -> None:
                 got += ids((await at.limited.claim(queue, "w", 1, known=got)).jobs)
 
             if dies:
-                await at.recovered(queue)
+                await recovered(at, queue)
                 await joined(at.full, "other", queue)
-                assert await at.claims(queue, "other") == JOBS, queue
+                assert await claims(at, queue, "other") == JOBS, queue
             else:
-                assert sorted(got + await at.claims(queue, "w", got)) == JOBS, queue
+                assert sorted(got + await claims(at, queue, "w", got)) == JOBS, queue
 
 
 @pytest.mark.parametrize("delay_ms", [None, 1])
 async def test_an_enqueue(server: Database, app_name: str, delay_ms: int | None) -> None:
-    async with refusing(server, app_name) as at:
-        for command in commands("enqueue"):
+    async with refusing(server, app_name, LIMITS) as at:
+        for command in commands_of("enqueue"):
             queue = at.refuse(command)
             await joined(at.full, "w", queue)
             with suppress(ServerError):
@@ -128,28 +83,28 @@ async def test_an_enqueue(server: Database, app_name: str, delay_ms: int | None)
 
             async def claimed(queue: str = queue) -> list[str]:
                 await at.full.promote(queue, 10)
-                return await at.claims(queue, "w")
+                return await claims(at, queue, "w")
 
             assert await eventually(claimed) == ["a"], queue
 
 
 async def test_an_enqueue_of_a_lone_job(server: Database, app_name: str) -> None:
-    async with refusing(server, app_name) as at:
-        for command in commands("enqueue_one"):
+    async with refusing(server, app_name, LIMITS) as at:
+        for command in commands_of("enqueue_one"):
             queue = at.refuse(command)
             await joined(at.full, "w", queue)
             with suppress(ServerError):
                 await at.limited.enqueue(queue, [NewJob("a", CALL)])
             await at.full.enqueue(queue, [NewJob("a", CALL)], again=True)  # as a producer does
-            assert await at.claims(queue, "w") == ["a"], queue
+            assert await claims(at, queue, "w") == ["a"], queue
 
 
 @pytest.mark.parametrize(("count", "script_name"), [(1, "enqueue_one"), (3, "enqueue")])
 async def test_an_enqueue_while_a_worker_waits(
     server: Database, app_name: str, count: int, script_name: str
 ) -> None:
-    async with refusing(server, app_name) as at:
-        for command in commands(script_name):
+    async with refusing(server, app_name, LIMITS) as at:
+        for command in commands_of(script_name):
             queue = at.refuse(command)
             await joined(at.full, "w", queue)
             dispatched: list[Claimed] = []
@@ -159,7 +114,7 @@ async def test_an_enqueue_while_a_worker_waits(
             with suppress(ServerError):
                 await at.limited.enqueue(queue, jobs)
             await at.full.enqueue(queue, jobs, again=True)  # as a producer does
-            assert await eventually(partial(at.gets, queue, JOBS[:count], dispatched)), queue
+            assert await eventually(partial(gets, at, queue, JOBS[:count], dispatched)), queue
             await leave()
 
 
@@ -169,8 +124,8 @@ async def test_an_enqueue_while_a_worker_waits(
 async def test_a_settle_after_which_a_job_runs_again(
     server: Database, app_name: str, verb: Verb, delay_ms: int
 ) -> None:
-    async with refusing(server, app_name) as at:
-        for command in commands("settle"):
+    async with refusing(server, app_name, LIMITS) as at:
+        for command in commands_of("settle"):
             queue = at.refuse(command)
             outcomes = [
                 Settlement(each.job_id, each.claim, verb, BROKEN, delay_ms, LONG)
@@ -178,13 +133,13 @@ async def test_a_settle_after_which_a_job_runs_again(
             ]
             with suppress(ServerError):
                 await at.limited.settle(queue, "w", outcomes)
-            await at.recovered(queue)
+            await recovered(at, queue)
             await joined(at.full, "other", queue)
             found: set[str] = set()
 
             async def all_claimed(queue: str = queue, found: set[str] = found) -> bool:
                 await at.full.promote(queue, 10)
-                found.update(await at.claims(queue, "other"))
+                found.update(await claims(at, queue, "other"))
                 return sorted(found) == JOBS
 
             assert await eventually(all_claimed), queue
@@ -193,8 +148,8 @@ async def test_a_settle_after_which_a_job_runs_again(
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("verb", [Verb.SUCCEEDED, Verb.FAILED])
 async def test_a_settle_that_ends_jobs(server: Database, app_name: str, verb: Verb, count: int) -> None:
-    async with refusing(server, app_name) as at:
-        for command in commands("settle"):
+    async with refusing(server, app_name, LIMITS) as at:
+        for command in commands_of("settle"):
             queue = at.refuse(command)
             outcomes = [
                 Settlement(each.job_id, each.claim, verb, THREE, 0, LONG)
@@ -213,8 +168,8 @@ async def test_a_settle_that_ends_jobs(server: Database, app_name: str, verb: Ve
 
 
 async def test_a_recovery(server: Database, app_name: str) -> None:
-    async with refusing(server, app_name) as at:
-        for command in commands("recover"):
+    async with refusing(server, app_name, LIMITS) as at:
+        for command in commands_of("recover"):
             queue = at.refuse(command)
             await running(at, queue)
             await at.full.enqueue(queue, [NewJob("d", CALL)])
@@ -222,7 +177,7 @@ async def test_a_recovery(server: Database, app_name: str) -> None:
             for _ in range(5):  # a worker that is refused something tries again, and counts no crash twice
                 with suppress(ServerError):
                     await at.limited.recover(queue, CRASHED, 100, dead="w")
-            await at.recovered(queue)
+            await recovered(at, queue)
             await joined(at.full, "other", queue)
 
             found = await at.full.claim(queue, "other", 10)
@@ -231,8 +186,8 @@ async def test_a_recovery(server: Database, app_name: str) -> None:
 
 
 async def test_a_promotion(server: Database, app_name: str) -> None:
-    async with refusing(server, app_name) as at:
-        for command in commands("promote"):
+    async with refusing(server, app_name, LIMITS) as at:
+        for command in commands_of("promote"):
             queue = at.refuse(command)
             await joined(at.full, "w", queue)
             await at.full.enqueue(queue, [NewJob("a", CALL, delay_ms=1)])
@@ -245,13 +200,13 @@ async def test_a_promotion(server: Database, app_name: str) -> None:
                 await at.limited.promote(queue, 10)
 
             await at.full.promote(queue, 10)
-            assert await at.claims(queue, "w") == ["a"], queue
+            assert await claims(at, queue, "w") == ["a"], queue
 
 
 @pytest.mark.parametrize("overlap", [Overlap.ALLOW, Overlap.ONE])
 async def test_a_tick(server: Database, app_name: str, overlap: Overlap) -> None:
-    async with refusing(server, app_name) as at:
-        for command in commands("schedule_tick"):
+    async with refusing(server, app_name, LIMITS) as at:
+        for command in commands_of("schedule_tick"):
             queue = at.refuse(command)
             await joined(at.full, "w", queue)
             entry = Entry(id="s", definition=b"any", envelope=CALL, next_ms=1)
@@ -264,16 +219,16 @@ async def test_a_tick(server: Database, app_name: str, overlap: Overlap) -> None
                     with suppress(ServerError):
                         await store.timetable.tick(queue, [tick])
 
-            made = await at.claims(queue, "w")
+            made = await claims(at, queue, "w")
             assert made in (["s@1"], ["s@1", "s@2"]), (
                 queue
             )  # the second where the first went through but for its end
-            assert await at.claims(queue, "w") == [], "each of them once"
+            assert await claims(at, queue, "w") == [], "each of them once"
 
 
 async def test_the_storing_of_a_schedule(server: Database, app_name: str) -> None:
-    async with refusing(server, app_name) as at:
-        for command in commands("schedule_write"):
+    async with refusing(server, app_name, LIMITS) as at:
+        for command in commands_of("schedule_write"):
             queue = at.refuse(command)
             entry = Entry(id="s", definition=b"any", envelope=CALL, next_ms=1)
             with suppress(ServerError):
@@ -294,10 +249,10 @@ async def test_the_storing_of_a_schedule(server: Database, app_name: str) -> Non
 async def test_a_lane_of_another_type_does_not_hold_up_the_others(
     server: Database, app_name: str, lane: str
 ) -> None:
-    async with refusing(server, app_name) as at:
+    async with refusing(server, app_name, LIMITS) as at:
         await joined(at.full, "w", "mail")
         await at.full.enqueue("mail", [NewJob(job_id, CALL) for job_id in JOBS])
         at.client.set(f"aioq:{{{at.app}:mail}}:{lane}", "by hand")
 
-        assert await at.claims("mail", "w") == JOBS
-        assert await at.claims("mail", "w", known=[]) == JOBS
+        assert await claims(at, "mail", "w") == JOBS
+        assert await claims(at, "mail", "w", known=[]) == JOBS

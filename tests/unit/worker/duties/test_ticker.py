@@ -27,7 +27,16 @@ SINCE = 7
 
 
 class Script:
-    """A ticker over a server that answers as the script says."""
+    """A ticker over a server that answers as the script says.
+
+    Attributes:
+        steps: the answers to its looks for ticks, in their order.
+        looks: how many of those there were.
+        meanwhile: what happens in the midst of a look, by its number.
+        declared: since when it declared, each time.
+        found: the schedules that the server has.
+        outages: how often it is still away when the ticker declares.
+    """
 
     def __init__(
         self,
@@ -38,6 +47,7 @@ class Script:
     ) -> None:
         self.steps = list(steps)
         self.looks = 0
+        self.meanwhile: dict[int, Callable[[], None]] = {}
         self.declared: list[int] = []
         self.found = found
         self.outages = 0
@@ -51,6 +61,7 @@ class Script:
     async def _tick_due(self, *_: Any) -> Step:
         self.looks += 1
         step = self.steps.pop(0) if self.steps else Step(LONG)
+        self.meanwhile.get(self.looks, lambda: None)()
         if isinstance(step, Exception):
             raise step
         return step
@@ -193,15 +204,7 @@ async def test_after_a_lost_lease_what_is_missing_is_declared(monkeypatch: pytes
 
 async def test_a_lease_that_is_lost_in_the_midst_of_a_look_is_not_forgotten(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, LOST, LOST)
-    look = script._tick_due
-
-    async def lost_meanwhile(*args: Any) -> Step:
-        step = await look(*args)
-        if script.looks == 2:
-            script.ticker.rejoin()
-        return step
-
-    monkeypatch.setattr(module, "tick_due", lost_meanwhile)
+    script.meanwhile[2] = script.ticker.rejoin
     script.ticker._plan.patience = 0.0
     async with script.runs():
         script.ticker.expect(0)
@@ -383,16 +386,8 @@ async def test_who_is_passed_the_leadership_makes_the_next_tick_at_once(monkeypa
 
 async def test_it_is_passed_on_in_the_midst_of_a_look(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, LOST, WON)
-    look = script._tick_due
-
-    async def told_meanwhile(*args: Any) -> Step:
-        step = await look(*args)
-        if script.looks == 1:
-            script.ticker.lead()
-        return step
-
+    script.meanwhile[1] = script.ticker.lead
     script.ticker._plan.patience = 3600.0
-    monkeypatch.setattr(module, "tick_due", told_meanwhile)
     async with script.runs():
         script.ticker.expect(0)
         await until(lambda: script.looks == 2)
