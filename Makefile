@@ -22,7 +22,7 @@ BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-alone test-beside coverage scale check faults bench bench-quick clean
+.PHONY: help demo test test-alone test-beside coverage scale check uses faults bench bench-quick clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,9 @@ check: $(VENV)/dev.stamp ## run what needs no server: ruff, pyright, import-lint
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest tests/architecture --noconftest -q
+
+uses: $(VENV)/dev.stamp ## write into the header of each Lua command which keys it uses (USES:)
+	$(BIN)/python -m tests.contract.uses
 
 faults: SERVERS = all
 faults: $(VENV)/dev.stamp ## break everything at full size (40 minutes), and write docs/faults.md

@@ -1,7 +1,7 @@
 """Each script says in its header which keys it reads and writes, and on which channels it publishes (`USES:`).
 
-Held twice: which keys there are, against all that the script can come to by its text; how they are used, against
-what a server is asked for.
+`uses.py` works that out from the script's text, and writes it. It is held against the names that the text has, and
+against what a server is asked for.
 """
 
 import re
@@ -17,51 +17,37 @@ from aioq.store.redis import RedisStore
 from aioq.store.redis.scripts import commands, library, names_in, script, source
 from tests.contract.kit import LONG
 from tests.contract.test_functions import NAMES, tour
+from tests.contract.uses import KEYLESS, key_names, usage, way_of, with_header
 from tests.servers import Server
 
-USES = re.compile(r"^-- USES: ((?:.+\n)(?:--   .+\n)*)", re.MULTILINE)
-READING = {"EXISTS", "GET", "MGET", "PTTL", "HGET", "HGETALL", "HMGET", "HRANDFIELD", "SRANDMEMBER", "SSCAN"}
-READING |= {"XINFO", "XPENDING", "XRANGE", "ZCARD", "ZCOUNT", "ZMSCORE", "ZRANDMEMBER", "ZRANGE", "ZRANGEBYSCORE"}
-READING |= {"ZREVRANGEBYSCORE", "ZSCAN", "ZSCORE"}
 LANES = {"high", "normal", "low"}
 
 
-def uses(name: str) -> dict[str, set[str]]:
-    """What a script's header says: what is read, written, published on."""
-    found = USES.search(source(f"commands/{name}"))
-    assert found, f"{name}.lua does not say what it uses"
-    words = found[1].replace("\n--  ", "").strip()
-    return {how: set(rest.split(", ")) for how, _, rest in (part.partition(" ") for part in words.split("; "))}
+@pytest.mark.parametrize("name", commands())
+def test_a_header_says_what_the_script_uses(name: str) -> None:
+    text = source(f"commands/{name}")
+    assert text == with_header(name, text), "its header is wrong: `make uses` writes it anew"
 
 
-def named() -> dict[str, str]:
-    """What `lib/keys.lua` defines, and the key or channel that each returns."""
-    text = source("lib/keys")
-    found = dict(re.findall(r"function (\w+_(?:key|channel))\(q, \w+\).*?':([a-z]+):'", text))
-    for names, keys in re.findall(r"^local ([A-Z, ]+) = ((?:':[a-z]+'(?:, )?)+)$", text, re.MULTILINE):
-        found |= dict(zip(names.split(", "), re.findall(r":([a-z]+)", keys), strict=True))
-    return found | {"lane_key": "lanes"}
-
-
-CHANNELS = {"worker_channel", "dispatch_channel"}
+@pytest.mark.parametrize("damage", ["", "-- USES: writes everything\n", "-- USES: reads job,\n--   body\n"])
+def test_a_header_that_is_missing_or_wrong_is_written_anew(damage: str) -> None:
+    for name in commands():
+        text = source(f"commands/{name}")
+        damaged = re.sub(r"^-- USES: .+\n(--   .+\n)*", damage, text, count=1, flags=re.MULTILINE)
+        assert damaged != text
+        assert with_header(name, damaged) == text
 
 
 @pytest.mark.parametrize("name", commands())
-def test_a_header_names_all_that_the_script_can_come_to(name: str) -> None:
-    reached = names_in(script(name).text.decode())
-    used = {each: key for each, key in named().items() if each in reached and _is_used(each, name)}
-    keys = {key for each, key in used.items() if each not in CHANNELS}
-    channels = {key for each, key in used.items() if each in CHANNELS}
-    channels |= {"waiter"} if "Results.send" in reached else set()
-
-    said = uses(name)
-    assert said.get("reads", set()) | said.get("writes", set()) == keys
-    assert said.get("publishes", set()) == channels
-
-
-def _is_used(each: str, name: str) -> bool:
-    """A definition may have several names, of which the script uses some."""
-    return len(re.findall(rf"\b{each}\b", script(name).text.decode())) > 1
+def test_every_key_that_the_text_names_is_used(name: str) -> None:
+    """Else the way of a key to the server was lost sight of, such as through what a function returns."""
+    text = script(name).text.decode()
+    # A definition may have several names, of which the script uses some.
+    named = {each for each in names_in(text) if len(re.findall(rf"\b{each}\b", text)) > 1}
+    waiters = {"waiter"} if "Results.send" in named else set[str]()
+    assert {what for _, what in usage(name)} == waiters | {
+        key_names()[each] for each in named & key_names().keys()
+    }
 
 
 @pytest.mark.anyio
@@ -77,7 +63,7 @@ async def test_a_header_says_how_what_a_server_is_asked_for_is_used(
 
     assert {name for name, _, _ in seen} >= set(commands()) - {"hold", "held", "schedule_pass"}
     for name, how, what in seen:
-        assert what in uses(name).get(how, ()), f"{name}.lua {how} {what}"
+        assert (how, what) in usage(name), f"{name}.lua {how} {what}"
 
 
 @contextmanager
@@ -108,10 +94,10 @@ def _listen(monitor: Any, seen: set[tuple[str, str, str]]) -> None:
 
 
 def _used_by(command: str, args: list[str]) -> Iterator[tuple[str, str]]:
-    if command in {"TIME", "PUBSUB"}:
+    if command in KEYLESS:
         return
-    how = "publishes" if command == "PUBLISH" else "reads" if command in READING else "writes"
-    for arg in args[:1] if command == "PUBLISH" else args:
+    how = way_of(command)
+    for arg in args[:1] if how == "publishes" else args:
         found = re.match(r"aioq:\{[^}]*\}:([a-z]+)", arg)
         if found:
             yield how, "lanes" if found[1] in LANES else found[1]
