@@ -1,4 +1,4 @@
-"""The App: where tasks are registered, sent from, and their results asked for."""
+"""The App: registers tasks, sends jobs and gives the handles by which their results are awaited."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -42,8 +42,8 @@ class App:
     closes them at definite points. One App serves several event loops, one after another or in several threads.
 
     Args:
-        name: the App's name. Apps with different names share a server without meeting; the producers and workers
-            of one application use the same name.
+        name: the App's name. Apps with different names can share a server and see nothing of each other; the
+            producers and workers of one application use the same name.
         middleware: code around each send and run, outermost first.
         settings: see `aioq.config.settings.Settings`. What is not given here is taken from the environment
             (`AIOQ_URL`, `AIOQ_CONCURRENCY`, ...), then from `[tool.aioq]` of the nearest
@@ -92,13 +92,13 @@ class App:
         middleware: Sequence[Middleware] = (),
         **settings: Unpack[SettingArgs],
     ) -> Self:
-        """Make an App from a config module: its public names are settings, as in the Celery habit.
+        """Make an App from a config module: its public names are settings, as Celery users know it.
 
         Args:
             module: the module's name, such as `shop.config`.
             name: the App's name; by default the module's setting `name`, else its top package.
             middleware: as for `App`.
-            settings: win over the environment, which wins over the module.
+            settings: take precedence over the environment, which takes precedence over the module.
 
         Raises:
             ConfigError: there is no such module, or a name in it is no setting.
@@ -125,12 +125,12 @@ class App:
             function: a coroutine function, or a plain one, which a worker runs in a thread.
             options: all optional. `name`: the task's name, by default its module and qualified name, also where
                 the module runs as a script. `queue`, `timeout`, `retry`, `result_ttl`, `priority`, `expires`: as
-                in `task.options`, for every call that does not say otherwise. `tags`: those of every call, which
-                may add its own. `executor`: `"process"` runs a plain function in a process pool, for work
+                in `task.options`, for every call that does not give its own. `tags`: tags of every call; a call
+                may add more. `executor`: `"process"` runs a plain function in a process pool, for work
                 that holds the interpreter lock.
 
         Raises:
-            ConfigError: naming the task and the option.
+            ConfigError: an option is wrong; the message names it and the task.
             DuplicateTaskError: another function has this name.
         """
         if function is not None:
@@ -140,30 +140,31 @@ class App:
     def register_type(
         self, kind: type[T], /, *, encode: Callable[[T], object], decode: Callable[[Any], T]
     ) -> None:
-        """Have values of a type of your own sent and returned, also within lists, dicts and dataclasses.
+        """Let tasks take and return values of a type of your own, also within lists, dicts and dataclasses.
 
-        Do it before the tasks that are annotated with the type, and in every process that sends or runs them.
+        Call it before the tasks that are annotated with the type are declared, in every process that sends or runs
+        them.
 
         Args:
             kind: the class; values of its subclasses are not sent.
-            encode: makes plain data of a value: None, bool, int, float, str, bytes, lists and dicts of them.
-            decode: makes a value of that again; a tuple arrives as a list.
+            encode: makes plain data from a value: None, bool, int, float, str, bytes, lists and dicts of them.
+            decode: makes a value from that plain data; a tuple arrives there as a list.
 
         Raises:
-            ConfigError: such values are sent already without that, or the type is registered with other functions.
+            ConfigError: such values can be sent without that, or the type is registered with other functions.
         """
         self._internals.own_types.register(kind, encode, decode)
 
     def load(self) -> None:
-        """Import the modules of the setting `imports`, which registers their tasks; a worker does it.
+        """Import the modules of the setting `imports`, which registers their tasks; a worker does so at its start.
 
         Raises:
-            ConfigError: a module is missing or fails, naming it.
+            ConfigError: a module is missing, or its import fails; the message names it.
         """
         import_all(self.settings.imports)
 
     def by_name(self, name: str) -> Sendable[..., Any]:
-        """A task by its name: what a producer uses that does not import the task's module.
+        """A task by its name, for a producer that does not import the task's module.
 
         `await app.by_name("shop.tasks.add").options(delay=10).send(1, 2)`. The arguments are checked at the
         worker, unless the task is registered here too.
@@ -176,7 +177,7 @@ class App:
     def send(self, name: str, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, JobHandle[Any]]:
         """Send a task by name: `await app.send("shop.add", 1, 2)`.
 
-        See `by_name` for options, and `Task.send` for what is raised.
+        `by_name` gives the task by its name with its options; the errors are those of `Task.send`.
         """
         return self.by_name(name).send(*args, **kwargs)
 
@@ -192,7 +193,7 @@ class App:
 
         Raises:
             ArgumentError: an argument cannot be encoded; nothing was sent.
-            SendError: naming the jobs that are unconfirmed.
+            SendError: the server did not confirm all of them; the error has the ids of those.
         """
         return await self._internals.sender.send_calls(calls)
 
@@ -201,10 +202,10 @@ class App:
         return self._internals.run_sync("await app.send_many(...)", lambda: self.send_many(calls))
 
     def run_sync(self, awaitable: Awaitable[T]) -> T:
-        """Run anything else from sync code: `app.run_sync(app.schedules.list())`.
+        """Run any other coroutine from sync code: `app.run_sync(app.schedules.list())`.
 
-        It runs on an event loop in a daemon thread, one for all Apps of the process; so it must not block, and an
-        object that belongs to another event loop cannot be used there. Any thread may call this, many at once.
+        It runs on an event loop in a daemon thread, one for all Apps of the process. So it must not block, and it
+        cannot use objects that belong to another event loop. Any thread may call this, many at the same time.
         KeyboardInterrupt, or any other exception in the thread that waits, cancels it.
 
         Args:
@@ -220,16 +221,16 @@ class App:
         return self._internals.sync.run_given(awaitable)
 
     def handle(self, job_id: str, *, queue: str | None = None) -> JobHandle[Any]:
-        """A handle of a job that was sent anywhere.
+        """A handle of a job, whichever process has sent it.
 
         Args:
             job_id: the job's id.
-            queue: its queue. A generated id names it; for an id of your own it is looked for in the queues this
-                App's tasks are declared with, if it is not given.
+            queue: its queue. A generated id names it. A job with an id of your own is looked for in the queues
+                that this App's tasks are declared with, if the queue is not given.
 
         Raises:
-            ArgumentError: what is given for the id can be none.
-            ConfigError: what is given for the queue can be none.
+            ArgumentError: `job_id` cannot be the id of a job.
+            ConfigError: `queue` cannot be the name of a queue.
         """
         check_job_id(job_id, "app.handle")
         if queue is not None:
@@ -281,7 +282,7 @@ class App:
         A function that is no task yet becomes one; `@app.task(...)` below it gives it options.
 
         Args:
-            line: as `cron` of `schedule`; it has no default, but for the error that says so.
+            line: as `cron` of `schedule`. It must be given; the empty default only leads to an error that says so.
             schedule_id: by default the task's name.
             options: as for `schedule`.
 
@@ -302,7 +303,7 @@ class App:
     def lifespan(
         self, function: Callable[[], AsyncIterator[Any] | AbstractAsyncContextManager[Any]]
     ) -> Callable[[], AbstractAsyncContextManager[Any]]:
-        """Register what a worker sets up before its first job and tears down after its last; may be used again.
+        """Register what a worker sets up before its first job and tears down after its last; several are possible.
 
             @app.lifespan
             async def resources():
@@ -316,24 +317,25 @@ class App:
             function: an async generator function that yields once, or one made with `@asynccontextmanager`.
 
         Raises:
-            ConfigError: it is none of them, saying what to write.
+            ConfigError: it is neither of these; the message says what to write.
         """
         return self._internals.lifespans.add(function)
 
     @property
     def state(self) -> Any:
-        """The value the lifespan yielded; None outside a worker.
+        """The value that the lifespan yielded; None outside a worker.
 
-        Where several yielded one (None does not count), a tuple of their values in the order of registration.
+        Where several lifespans yielded a value (None does not count), it is a tuple of these values in the order
+        of registration.
         """
         return self._internals.lifespans.state
 
     async def __aenter__(self) -> Self:
-        """Connect, and see that the server can be worked with."""
+        """Connect, and check that the server can do what aioq needs."""
         try:
             await (await self._internals.store()).open()
         except BaseException:
-            await self._internals.close()  # a server that answers, and refuses, has taken a connection
+            await self._internals.close()  # there is a connection where the server answered, but refused
             raise
         return self
 
@@ -341,17 +343,17 @@ class App:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Let what is on its way arrive and close the connections of the running event loop.
+        """Wait for calls under way to get their replies, and close the connections of the running event loop.
 
-        The App can be used again afterwards. Cancellation: connections are dropped.
+        The App can be used again afterwards. If this is cancelled, the connections are closed at once.
         """
         await self._internals.close()
 
     def test(self) -> MemorySession:
         """Run this App in memory, with a clock you move: `async with app.test() as session:`.
 
-        Inside, `send`, `await handle`, retries and delays work without a server; see `aioq.testing`. In sync code
-        `with app.test() as session:` does the same for `send_sync` and its like.
+        Inside, `send`, `await handle`, retries and delays work without a server. In sync code
+        `with app.test() as session:` does the same for `send_sync` and the other sync methods.
         """
         parts = self._internals
         return MemorySession(parts.host(), parts.connector, parts.sync, parts.queues, parts.close)
@@ -362,4 +364,4 @@ explain_missing(App, Place.APP)
 
 def internals_of(app: App) -> Internals:
     """The parts of an App that are not for its users."""
-    return app._internals  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - this is the way to them
+    return app._internals  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the one place that reads them

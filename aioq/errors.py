@@ -1,19 +1,19 @@
-"""Every error aioq raises on purpose.
+"""All errors that aioq raises on purpose.
 
-One base class, `AioqError`, and below it one class for each thing a caller can act on differently. Errors of
-other libraries stop at the edge: a Redis exception never leaves `redis_store`.
+There is one base class, `AioqError`, and below it one class for each case in which a caller can do something
+different. Exceptions of other libraries are translated: a Redis exception never leaves `store/redis`.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-from aioq.public import public, travelling
+from aioq.public import public, reduce_error
 
 
 @public
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What ended an attempt, as text: the one form in which errors of tasks are shown, wherever that is.
+    """The error that ended an attempt, as text: the one form in which all parts of aioq show errors of tasks.
 
     Attributes:
         type: the qualified name of the exception's class at the worker.
@@ -37,9 +37,9 @@ class Failure:
 
 @public
 class AioqError(Exception):
-    """The base of every error aioq raises on purpose."""
+    """The base of all errors that aioq raises on purpose."""
 
-    __reduce__ = travelling
+    __reduce__ = reduce_error
 
 
 @public
@@ -74,12 +74,12 @@ class PayloadTooLargeError(AioqError, ValueError):
 
 @public
 class WireError(AioqError):
-    """Bytes that were read are not what this version of aioq writes."""
+    """Bytes that were read are not in the format of this version of aioq."""
 
 
 @public
 class NewerVersionError(WireError):
-    """An envelope was written by a newer aioq than this one; another worker may know it."""
+    """An envelope was written by a newer aioq than this one; another worker may be able to read it."""
 
 
 @public
@@ -99,20 +99,20 @@ class UnknownTaskError(AioqError):
 
 @public
 class ServerError(AioqError):
-    """The server could not do what was asked."""
+    """The server could not do what aioq asked for."""
 
 
 @public
 class ServerUnavailableError(ServerError):
-    """The server cannot be reached or is not ready; waiting may heal it, so callers retry with backoff."""
+    """The server cannot be reached or is not ready. Waiting may help, so callers retry with backoff."""
 
 
 @public
 class ServerRejectedError(ServerError):
-    """The server answers but refuses (password, permission, version); waiting does not heal it.
+    """The server answers but refuses (password, permission, version); waiting does not help.
 
     Attributes:
-        is_login: whether it is the login that was refused, and so whatever this process asks.
+        is_login: whether the login was refused; then the server refuses everything from this process.
     """
 
     is_login = False
@@ -120,7 +120,7 @@ class ServerRejectedError(ServerError):
 
 @public
 class EmbeddedServerError(ServerError):
-    """The embedded server could not be started or reached; the message names both ways out."""
+    """The embedded server could not be started or reached; the message names the two remedies."""
 
 
 @public
@@ -153,7 +153,7 @@ class ScheduleNotFoundError(AioqError):
 
 @public
 class ScheduleConflictError(AioqError):
-    """A schedule could not be changed, for others changed it at the same time, again and again; try again.
+    """A schedule could not be changed, because others kept changing it at the same time; try again.
 
     Attributes:
         schedule_id: the schedule.
@@ -174,7 +174,7 @@ class JobError(AioqError):
     """The base of what awaiting a job can raise, apart from the builtin TimeoutError.
 
     Attributes:
-        job_id: the job it is about.
+        job_id: the job that the error is about.
     """
 
     def __init__(self, message: str, job_id: str) -> None:
@@ -184,7 +184,7 @@ class JobError(AioqError):
 
 @public
 class JobNotFoundError(JobError):
-    """The server knows no such job: it was never sent there, or its record has expired."""
+    """The server knows no such job: it was never sent to this server, or its record has expired."""
 
 
 @public
@@ -194,10 +194,10 @@ class JobCancelledError(JobError):
 
 @public
 class WouldDeadlock(JobError):  # noqa: N818 - the name is part of the public contract
-    """A job was about to wait for one that cannot end before the job itself has.
+    """A job was about to wait for another job that cannot end before the waiting job itself has ended.
 
     Attributes:
-        chain: the ids of what it would wait for, each waiting for the next one; the last one is the job's own.
+        chain: the ids of the jobs it would wait for, each of which waits for the next one; the last is its own id.
     """
 
     def __init__(self, message: str, job_id: str, chain: tuple[str, ...]) -> None:
@@ -207,7 +207,7 @@ class WouldDeadlock(JobError):  # noqa: N818 - the name is part of the public co
 
 @public
 class RemoteError(AioqError):
-    """What a task raised, as far as it can travel: the type's name, the message and the traceback as text.
+    """An exception that a task raised at a worker, as text: the type's name, the message and the traceback.
 
     Attributes:
         type: the qualified name of the exception's class at the worker.
@@ -225,12 +225,12 @@ class RemoteError(AioqError):
 
 @public
 class JobFailed(JobError):  # noqa: N818 - the name is part of the public contract
-    """The job ended as a failure; `__cause__` is a `RemoteError`, so that a traceback shows the remote one too.
+    """The job failed. `__cause__` is a `RemoteError`, so that a traceback shows the worker's traceback too.
 
     Attributes:
         job_id: the job.
         task: the task's name.
-        error: what ended it: `type`, `message`, `traceback`.
+        error: the error that ended it: `type`, `message`, `traceback`.
     """
 
     def __init__(self, job_id: str, task: str, error: Failure) -> None:
@@ -240,4 +240,4 @@ class JobFailed(JobError):  # noqa: N818 - the name is part of the public contra
         self.__cause__ = RemoteError(error.type, error.message, error.traceback)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return JobFailed, (self.job_id, self.task, self.error), vars(self)  # its cause is made anew
+        return JobFailed, (self.job_id, self.task, self.error), vars(self)  # the constructor makes its cause

@@ -1,4 +1,4 @@
-"""What an App is made of that is not for its users: what its tasks, handles and workers ask of it."""
+"""The inner parts of an App, not for its users: what its tasks, handles and workers need from it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -34,25 +34,25 @@ class Internals:
 
     Args:
         settings: the App's settings.
-        tasks: its tasks by name; they may become more.
-        middleware: its middleware, likewise.
+        tasks: its tasks by name; more may be added later.
+        middleware: its middleware; more may be added later.
 
     Attributes:
         own_types: the types that are registered.
         connector: makes stores.
-        clients: what each event loop holds.
+        clients: the connections, buffers and waiters of each event loop.
         sender: sends calls.
-        sync: runs for sync code what is async.
+        sync: runs coroutines for sync code.
         declarations: the schedules that code declares.
-        prepare: encodes a call that fits its task: its queue, and the job.
+        prepare: checks that a call fits its task and encodes it; gives its queue and the job.
         lifespans: what a worker sets up before its first job.
-        task_app: what tasks need.
+        task_app: the parts that tasks need.
         sends: passes calls that are encoded already through the middleware.
-        deliver_encoded: sends such a call so.
+        deliver_encoded: passes such a call through the middleware and sends it.
     """
 
     instead_of_encoding = "a job handle goes as its id: send handle.id, and make app.handle(id) of it there"
-    """A handle holds this, which is where encoding it ends."""
+    """The end of the error where somebody sends a handle: a handle holds this object, which cannot be encoded."""
 
     def __init__(self, settings: Settings, tasks: dict[str, Task[Any, Any]], middleware: list[Middleware]) -> None:
         self.settings = settings
@@ -89,13 +89,13 @@ class Internals:
         return worker_queues(self.host(), ())
 
     def queues_of(self, job_id: str) -> list[str]:
-        """The queues a job of this id may be in: the one a generated id names, then those this App knows."""
+        """The queues that may have the job: first the one that a generated id names, then those the App knows."""
         named = queue_of(job_id)
         known = [*self.queues(), *(self.settings.routes or {}).values()]
         return list(dict.fromkeys(known if named is None else [named, *known]))
 
     def result_type(self, task: str) -> ResultType | None:
-        """What a registered task returns."""
+        """The result type of a registered task; None for a task that is not known here."""
         found = self.tasks.get(task)
         return None if found is None else signature_of(found).returns
 
@@ -104,7 +104,7 @@ class Internals:
         return round(self.settings.result_ttl * 1000)
 
     def run_sync(self, instead: str, make: Callable[[], Awaitable[R]]) -> R:
-        """Run for sync code what `make` returns, in the loop of `sync`."""
+        """Run the awaitable that `make` returns on the event loop of `sync`, for sync code."""
         return self.sync.run(instead, make)
 
     # -- what workers ask for
@@ -127,7 +127,7 @@ class Internals:
     # -- what each event loop holds
 
     async def client(self) -> Client:
-        """What this App holds for the running event loop, made on first use."""
+        """The connections, buffers and waiters of the running event loop, made on first use."""
         return await self.clients.get()
 
     async def _make_client(self) -> Client:
@@ -140,7 +140,7 @@ class Internals:
         )
 
     async def close(self) -> None:
-        """Close what the running event loop holds; see `App.aclose`."""
+        """Close the connections of the running event loop, once calls under way have their replies."""
         await self.clients.close()
         if not self.clients:
             await self.connector.detach()

@@ -1,7 +1,7 @@
-"""What makes a class one for users: the name it says is the one it is imported by, and an error may travel.
+"""Marks classes as public: they show the name they are imported by, and errors among them can be pickled.
 
-A failure is stored and shown by its class's full name. With the name of the module it happens to be in, users
-would see how aioq is built, and their rules and filters would break when it is moved.
+A failure is stored and shown with its class's full name. If that had the name of the inner module, users would see
+how aioq is built, and their retry rules and log filters would break when the class moves.
 """
 
 from typing import Any, TypeVar, cast
@@ -10,20 +10,20 @@ T = TypeVar("T")
 
 
 def public(kind: T) -> T:
-    """A class that is imported from `aioq` says so: in tracebacks, failures, logs and its repr."""
+    """The class, with `aioq` as its module: tracebacks, failures, logs and its repr show that name."""
     kind.__module__ = "aioq"
     return kind
 
 
-def travelling(self: object) -> tuple[Any, ...]:
-    """As `__reduce__` of an exception: what pickle and copy make it of again, without its constructor.
+def reduce_error(self: object) -> tuple[Any, ...]:
+    """The `__reduce__` of aioq's exceptions, with which pickle and copy restore them without their constructor.
 
-    Python's own calls the constructor with `args`, the message alone. Where that takes something else, an error
-    that is raised in a process of `concurrent.futures` breaks the whole pool.
+    Python's own `__reduce__` calls the constructor with `args`, which is the message alone. Where a constructor
+    needs more than that, an error that is raised in a process of `concurrent.futures` breaks the whole pool.
     """
     error = cast("BaseException", self)
-    return _made_again, (type(error), error.args), vars(error)
+    return _restored, (type(error), error.args), vars(error)
 
 
-def _made_again(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    return kind.__new__(kind, *args)  # which keeps `args`
+def _restored(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    return kind.__new__(kind, *args)  # __new__ keeps `args`

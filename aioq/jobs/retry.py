@@ -15,7 +15,7 @@ from typing import Any, Never
 import msgspec
 
 from aioq.errors import ConfigError
-from aioq.public import public, travelling
+from aioq.public import public, reduce_error
 from aioq.util.durations import MAX_DELAY, Duration, as_seconds, clamped
 from aioq.util.exception_names import checked_name, class_name, class_names, known_names
 from aioq.util.introspect import cause_of, name_of
@@ -210,7 +210,7 @@ class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks fo
         ConfigError: a value is out of its range, or contradicts another.
     """
 
-    __reduce__ = travelling
+    __reduce__ = reduce_error
 
     def __init__(
         self,
@@ -274,7 +274,7 @@ class Snooze(Exception):  # noqa: N818 - no error: the way a task puts its job o
         ConfigError: it is out of its range.
     """
 
-    __reduce__ = travelling
+    __reduce__ = reduce_error
 
     def __init__(self, delay: Duration) -> None:
         number = as_seconds(delay)

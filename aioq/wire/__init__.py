@@ -1,4 +1,4 @@
-"""What travels: envelopes and outcomes as MessagePack, and which values arrive as they were sent.
+"""The wire format: envelopes and outcomes as MessagePack, and the checks that values arrive as they were sent.
 
 Imports `jobs`, `util` and `errors`.
 """

@@ -1,4 +1,7 @@
-"""Annotations as they are declared: what msgspec would pass over in silence is translated for it, or refused."""
+"""Annotations in a form that msgspec enforces.
+
+Constraints of other libraries, which msgspec would silently ignore, are translated into its own or refused.
+"""
 
 import dataclasses
 import types
@@ -20,33 +23,33 @@ _BOUNDS = {
     "MinLen": "min_length",
     "MaxLen": "max_length",
 }
-"""What the constraints of annotated_types, which pydantic uses too, are called in `msgspec.Meta`."""
+"""The constraints of annotated_types (pydantic uses them too), each with its name in `msgspec.Meta`."""
 
 _NOTES = {"DocInfo", "Unit"}
-"""What constrains nothing."""
+"""Notes in an `Annotated` that constrain nothing."""
 
 _CHECKING = {"annotated_types", "pydantic", "pydantic_core"}
-"""Libraries whose notes constrain values, and so do what other libraries and users derive from them."""
+"""Libraries whose notes constrain values. Notes of classes that others derive from theirs do so too."""
 
 _INJECTING = {"fastapi", "fast_depends", "taskiq_dependencies"}
-"""Libraries whose notes and defaults ask for an object that a framework makes for each call."""
+"""Libraries whose notes and defaults stand for an object that their framework makes for each call."""
 
 _PLAIN = (type(None), bool, int, float, str, bytes, list, dict)
-"""What arrives where nothing else is asked for."""
+"""The classes of the values that msgspec decodes where an annotation asks for no other class."""
 
 
 class UnsupportedError(TypeError):
-    """An annotation cannot be kept to; the message says what does."""
+    """An annotation that would not be enforced; the message says what to use instead."""
 
 
 def prepared(kind: Any) -> Any:
-    """An annotation with all its constraints in words that msgspec knows.
+    """The annotation with all its constraints as `msgspec.Meta`.
 
     Raises:
-        UnsupportedError: it has one that would not be checked.
+        UnsupportedError: it has a constraint that would not be checked.
     """
     if any(kind is nothing for nothing in (None, NoReturn, Never)):
-        return type(None)  # what never returns has no result
+        return type(None)  # a function that never returns has no result
     if type(kind).__name__ == "TypeAliasType":
         return prepared(kind.__value__)
     if type(get_origin(kind)).__name__ == "TypeAliasType":
@@ -55,14 +58,14 @@ def prepared(kind: Any) -> Any:
         inner, *notes = get_args(kind)
         metas = [meta for note in _flat(notes) if (meta := _meta(note)) is not None]
         return Annotated[(prepared(inner), *metas)] if metas else prepared(inner)
-    _see_fields(kind, set())
+    _check_fields(kind, set())
     if get_origin(kind) is Literal or not get_args(kind):
         return kind
     return _rebuilt(kind, tuple(_prepared_argument(argument) for argument in get_args(kind)))
 
 
 def unfilled(default: object) -> str:
-    """What is wrong with a default that only a framework puts a value in place of; empty for others."""
+    """The error about a default that only a framework would replace by a value; empty for any other default."""
     if _is_injected(default):
         return f"{default!r} is not called here; {_INSTEAD_OF_INJECTION}"
     if _derives(default, "FieldInfo") and _is_constraint(default):
@@ -71,12 +74,12 @@ def unfilled(default: object) -> str:
 
 
 def unsendable(kind: Any, own: OwnTypes) -> type | None:
-    """The first class in an annotation that nothing can be decoded into; None where there is none."""
+    """The first class in an annotation into which nothing can be decoded; None where there is none."""
     return next((cls for cls in _custom(kinds.type_info(kind), set()) if not _decodable(cls, own)), None)
 
 
 def advice_on(cls: type) -> str:
-    """What to do about a class that cannot be sent."""
+    """Advice for somebody whose class cannot be sent, as the end of an error message."""
     instead = getattr(cls, "instead_of_encoding", "")
     if instead:
         return str(instead)
@@ -96,14 +99,14 @@ def _rebuilt(kind: Any, arguments: tuple[Any, ...]) -> Any:
         return kind
     origin = get_origin(kind)
     if origin is Union or origin is types.UnionType:
-        return Union[arguments]  # noqa: UP007 - of as many as there are
+        return Union[arguments]  # noqa: UP007 - the number of arguments varies
     if hasattr(kind, "copy_with"):
         return kind.copy_with(arguments)
     return types.GenericAlias(cast("type", origin), arguments)
 
 
 def _flat(notes: list[Any]) -> Iterator[Any]:
-    """The single constraints: those of a pydantic `Field`, of an interval, of `Len`."""
+    """The notes one by one: a pydantic `Field`, an interval and `Len` each hold several constraints."""
     for note in notes:
         if not _is_constraint(note):
             yield note
@@ -124,7 +127,7 @@ def _is_constraint(note: Any) -> bool:
 
 
 def _is_injected(note: object) -> bool:
-    """Whether a framework would put something of its own making in its place."""
+    """Whether a framework would replace this note or default by an object that it makes itself."""
     return _library(type(note)) in _INJECTING and not _is_constraint(note)
 
 
@@ -140,13 +143,13 @@ def _library(cls: type) -> str:
 
 
 def _meta(note: Any) -> Any:
-    """A note in words that msgspec knows; None for one that constrains nothing."""
+    """The note as a `msgspec.Meta`; None for one that constrains nothing."""
     if _is_injected(note):
         raise UnsupportedError(f"{brief(note)} is not called here; {_INSTEAD_OF_INJECTION}")
     if not _is_constraint(note):
         return note
     if _derives(note, "Strict") and note.strict:
-        return None  # as everything here
+        return None  # everything is strict here
     word = next((_BOUNDS[base.__name__] for base in type(note).__mro__ if base.__name__ in _BOUNDS), None)
     if word is not None:
         return msgspec.Meta(**{word: getattr(note, word)})
@@ -158,8 +161,11 @@ def _meta(note: Any) -> Any:
     )
 
 
-def _see_fields(kind: Any, seen: set[Any]) -> None:
-    """See that no class in an annotation has a constraint that msgspec does not know: it reads fields itself."""
+def _check_fields(kind: Any, seen: set[Any]) -> None:
+    """Refuse classes whose fields have constraints of other libraries.
+
+    msgspec reads the annotations of fields itself, so these constraints cannot be translated for it.
+    """
     cls = get_origin(kind) or kind
     if not isinstance(cls, type) or cls in seen or is_model(cls) or not _has_fields(cls):
         return
@@ -176,11 +182,11 @@ def _see_fields(kind: Any, seen: set[Any]) -> None:
                     f"make {cls.__qualname__} a pydantic model"
                 )
         for part in parts:
-            _see_fields(part, seen)
+            _check_fields(part, seen)
 
 
 def _meta_or_none(note: Any) -> Any:
-    """What a note constrains, in whatever words; None for nothing."""
+    """The note as a `msgspec.Meta`, or as it is where it cannot be translated; None if it constrains nothing."""
     try:
         return _meta(note)
     except UnsupportedError:
@@ -204,7 +210,7 @@ def _parts(hint: Any) -> Iterator[Any]:
 
 
 def _custom(info: Any, seen: set[int]) -> Iterator[type]:
-    """The classes in a type that msgspec leaves to us."""
+    """The classes in a type that msgspec does not know and leaves to aioq's hooks."""
     if isinstance(info, kinds.CustomType):
         yield cast("type", get_origin(info.cls) or info.cls)
     elif isinstance(info, kinds.Type) and id(info) not in seen:

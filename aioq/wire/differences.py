@@ -1,4 +1,4 @@
-"""Where two values differ: one that is sent, and what arrives of it."""
+"""The first difference between a value that is sent and the value that arrives."""
 
 import dataclasses
 import datetime as dt
@@ -11,7 +11,7 @@ from aioq.wire.own_types import decode_hook, is_model
 
 
 def difference(sent: Any, arrived: Any) -> str | None:
-    """Where two values differ, the path first, and how; None where they do not."""
+    """The path to the first difference and what it is, as the end of an error message; None if there is none."""
     found = _difference(sent, arrived, _PARTS)
     if found is not None and is_model(cast("Any", type(sent))):
         found = _difference(sent, arrived, _PARTS_WITH_DEFAULTS)
@@ -47,11 +47,11 @@ def _difference(sent: Any, arrived: Any, take_apart: "_TakeApart") -> str | None
 def _equal(sent: Any, arrived: Any) -> bool:
     try:
         if isinstance(sent, dt.datetime) and sent.tzinfo is not None:
-            # In the hour that clocks repeat, moments of two zones are never equal for Python.
+            # In the hour that clocks repeat in autumn, Python finds times of two different zones never equal.
             return sent.astimezone(dt.UTC) == arrived.astimezone(dt.UTC)
         if isinstance(sent, dt.time) and sent.fold != arrived.fold:
             return False
-        return bool(sent == arrived or sent != sent)  # noqa: PLR0124 - not a number, which equals nothing
+        return bool(sent == arrived or sent != sent)  # noqa: PLR0124 - NaN, which equals nothing
     except Exception:
         return False
 
@@ -72,13 +72,16 @@ def _parts_of_model(value: Any) -> dict[str, Any] | None:
         return None
     names = cast(
         "Any", getattr(cls, "model_fields", None) or vars(value)
-    )  # beside them it holds what it has cached
+    )  # only the fields: `vars` also has what the model has cached
     extra = cast("Any", getattr(value, "__pydantic_extra__", None) or {})
     return {f".{name}": getattr(value, name, None) for name in (*names, *extra)}
 
 
 def _parts_with_defaults(value: Any) -> dict[str, Any] | None:
-    """The same; a default that the class gives in a form of another type counts as what validation makes of it."""
+    """The fields of a model, with its defaults validated.
+
+    A class may give a default of another type than its field has. Then what validation makes of it is compared.
+    """
     parts = _parts_of_model(value)
     given = getattr(value, "model_fields_set", None)
     if parts is None or given is None or len(given) == len(parts):
@@ -95,7 +98,7 @@ def _parts_of_object(value: Any) -> dict[str, Any] | None:
     cls = cast("Any", type(value))
     names = getattr(cls, "__struct_fields__", None) or getattr(cls, "__dataclass_fields__", None)
     if names is None and hasattr(cls, "__attrs_attrs__"):
-        names = [field.name for field in cls.__attrs_attrs__ if field.eq]  # others are no part of its value
+        names = [field.name for field in cls.__attrs_attrs__ if field.eq]  # the others do not count in comparisons
     return None if names is None else {f".{name}": getattr(value, name, None) for name in names}
 
 

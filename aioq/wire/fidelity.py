@@ -1,7 +1,7 @@
-"""Whether a value arrives as it was sent: the checks of a type's values, compiled once.
+"""Checks that a value arrives as it was sent, compiled once for each type.
 
-Plain scalars are not checked. A value of the declared class has to be of exactly that class, for a subclass
-would lose its own part. A value of another class (a dict for a dataclass, a list for a set) is the input from
+Plain scalars are not checked. A value of the declared class must be of exactly that class, because a subclass
+would lose what it adds. A value of another class (a dict for a dataclass, a list for a set) is the input from
 which the declared type is made.
 """
 
@@ -47,7 +47,7 @@ _UNSET = object()
 
 
 class ChangedError(ValueError):
-    """A value would not arrive as it was sent; the message starts with the path to where."""
+    """A value would not arrive as it was sent; the message starts with the path to the part that would change."""
 
 
 def check_of(kind: Any, own: OwnTypes) -> Check | None:
@@ -55,14 +55,14 @@ def check_of(kind: Any, own: OwnTypes) -> Check | None:
     return _Compiler(own).compile(kinds.type_info(kind))
 
 
-def surely(kind: Any, own: OwnTypes) -> frozenset[type]:
+def exact_classes(kind: Any, own: OwnTypes) -> frozenset[type]:
     """The classes whose direct instances fit a type without a check."""
-    return _surely(kinds.type_info(kind), own)
+    return _exact_classes(kinds.type_info(kind), own)
 
 
-def _surely(info: kinds.Type, own: OwnTypes) -> frozenset[type]:
+def _exact_classes(info: kinds.Type, own: OwnTypes) -> frozenset[type]:
     if isinstance(info, kinds.UnionType):
-        return frozenset[type]().union(*(_surely(each, own) for each in info.types))
+        return frozenset[type]().union(*(_exact_classes(each, own) for each in info.types))
     if isinstance(info, kinds.CustomType):
         return frozenset({info.cls}) if info.cls in own else frozenset()
     if isinstance(info, kinds.EnumType):
@@ -76,7 +76,7 @@ def _surely(info: kinds.Type, own: OwnTypes) -> frozenset[type]:
 
 
 def _bare(info: kinds.ListType | kinds.DictType) -> type | None:
-    """`list` or `dict` for an unbounded one of Any; else None."""
+    """`list` or `dict` for one without bounds whose items are Any; else None."""
     bounds = (info.min_length, info.max_length)
     if bounds != (None, None) or any(not isinstance(part, kinds.AnyType) for part in parts_of(info)):
         return None
@@ -104,9 +104,9 @@ class _Compiler:
 
     def _object(self, info: Any) -> Check:
         cls = get_origin(info.cls) or info.cls
-        if info.cls in self._begun:  # a type that holds itself
+        if info.cls in self._begun:  # a recursive type
             held = self._begun[info.cls]
-            return lambda value: held[0](value)  # noqa: PLW0108 - it is not there yet
+            return lambda value: held[0](value)  # noqa: PLW0108 - the check is put in there later
         held = self._begun[info.cls] = []
         looks = [(field, self.compile(field.type)) for field in info.fields]
         fields = [(field.name, look) for field, look in looks if look is not None]
@@ -176,7 +176,7 @@ class _Compiler:
         return check
 
     def typed_dict(self, info: kinds.TypedDictType) -> Check:
-        """A dict with its keys: others would be left out."""
+        """The check of a TypedDict: keys that it does not declare would be left out."""
         fields = {field.name: self.compile(field.type) for field in info.fields}
         name = info.cls.__qualname__
 
@@ -191,11 +191,11 @@ class _Compiler:
         return check
 
     def tuple_of(self, info: kinds.TupleType) -> Check:
-        """A tuple of a fixed length, each item of its own type."""
+        """The check of a tuple with a fixed length, in which each item has its own type."""
         return _tuple(tuple, [("", self.compile(each)) for each in info.item_types])
 
     def named_tuple(self, info: kinds.NamedTupleType) -> Check:
-        """A named tuple."""
+        """The check of a named tuple."""
         return _tuple(info.cls, [(field.name, self.compile(field.type)) for field in info.fields])
 
 
@@ -241,7 +241,7 @@ def _exactly(value: Any, cls: Any) -> None:
 
 
 def _made_of_other(info: Any, fields: Mapping[str, Check | None]) -> Check:
-    """Check an object of another class that is to become one of this: each of its fields must exist there."""
+    """The check of an object of another class from which one of this class is made: its fields must exist here."""
     name, tag, tag_field = info.cls.__qualname__, getattr(info, "tag", None), getattr(info, "tag_field", None)
     if getattr(info, "array_like", False):
         return _made_of_array(name, [*([None] if tag_field else []), *fields.values()])
@@ -249,7 +249,7 @@ def _made_of_other(info: Any, fields: Mapping[str, Check | None]) -> Check:
     def check(value: Any) -> None:
         parts = named_parts(value)
         if parts is None or (tag_field is not None and parts.get(tag_field, tag) != tag):
-            return  # of another class of a union
+            return  # it is for another class of the union
         for key, held in parts.items():
             if key not in fields and key != tag_field:
                 raise ChangedError(f": {name} has no field {key!r}, which would not arrive")
@@ -260,7 +260,7 @@ def _made_of_other(info: Any, fields: Mapping[str, Check | None]) -> Check:
 
 
 def _made_of_array(name: str, looks: Sequence[Check | None]) -> Check:
-    """The same for a class that is sent as an array."""
+    """The same check for a class that is sent as an array."""
 
     def check(value: Any) -> None:
         held = cast("list[Any]", value) if isinstance(value, (list, tuple)) else []
@@ -274,7 +274,10 @@ def _made_of_array(name: str, looks: Sequence[Check | None]) -> Check:
 
 
 def _same_fields(value: Any, cls: Any) -> None:
-    """See that an object that is to become a model has no more than that; of a dict, the model itself decides."""
+    """Check that an object from which a model is made has no fields that the model lacks.
+
+    A dict is not checked here: the model's own setting `extra` decides.
+    """
     fields = getattr(cls, "model_fields", None)
     if fields is None or isinstance(value, dict) or cls.model_config.get("extra") == "allow":
         return
@@ -325,12 +328,12 @@ def _at(path: str, look: Check, value: Any) -> None:
 
 
 def _has_hook(cls: type) -> bool:
-    """Whether code of the class runs when a value is made of what arrives."""
+    """Whether the class has code that runs whenever an object is made."""
     return hasattr(cls, "__post_init__") or hasattr(cls, "__attrs_post_init__")
 
 
 def _may_lack_fields(cls: Any) -> bool:
-    """Whether objects can have fields without a value, or (of attrs, private ones) that msgspec does not send."""
+    """Whether objects can have a field without a value, or private attrs fields, which msgspec does not send."""
     if not dataclasses.is_dataclass(cls):
         return any(field.name.startswith("_") for field in getattr(cls, "__attrs_attrs__", ()))
     missing = dataclasses.MISSING
@@ -341,7 +344,7 @@ def _may_lack_fields(cls: Any) -> bool:
 
 
 def _round_trip(cls: Any, own: OwnTypes) -> Check:
-    """Encode a value, decode it, and compare: for classes with code of their own between the two."""
+    """The check that encodes a value, decodes it and compares: for classes that run code of their own in that."""
     decoder = own.decoder(cls)
 
     def check(value: Any) -> None:

@@ -8,7 +8,7 @@
 `args` is an array, `kwargs` and `options` are maps. The golden bytes in `tests/unit/wire/test_messages.py` pin all
 of it: a change that breaks one needs a new `VERSION`. A worker parks an envelope of a newer version for
 another worker.
-Nothing here is pickled, so reading a payload never runs code.
+Nothing is pickled, so reading a payload never runs code.
 """
 
 import enum
@@ -30,15 +30,16 @@ VERSION = 2
 EMPTY_MAP = b"\x80"
 NIL = b"\xc0"
 _FIVE = b"\x95"
-"""What an array of five begins with."""
+"""The first byte of an array of five elements."""
 
 _MAX_MESSAGE = 4_096
 _MAX_TRACEBACK = 16_384
-"""Characters kept of an exception's message and traceback; both are for people, who read the ends of them."""
+"""How many characters are kept of an exception's message and traceback. People read both from their ends, so the
+middle is left out."""
 
 
 ENCODER = msgspec.msgpack.Encoder(enc_hook=encode_hook)
-"""Encodes everything that goes on the wire, but for the types that an App has registered."""
+"""Encodes everything that goes on the wire, except the types that an App has registered."""
 
 
 class CallOptions(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -79,7 +80,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class OutcomeKind(enum.IntEnum):
-    """What an outcome's value is: a result, a failure, or the reason of a cancellation."""
+    """The kind of an outcome: its value is a result, a failure, or the reason of a cancellation."""
 
     SUCCEEDED = 0
     FAILED = 1
@@ -94,7 +95,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
         kind: what `value` is.
         task: the task's name, empty where the writer of the outcome could not know it.
         value: the encoded result, failure or reason.
-        headers: what the sender sent along; the envelope, where they were, may be gone.
+        headers: what the sender sent along; repeated here, because the envelope may be deleted.
     """
 
     version: int
@@ -113,7 +114,8 @@ class _Failure(msgspec.Struct, array_like=True, gc=False):
 
 
 UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
-"""What msgspec raises for bytes it cannot read: text that is no UTF-8 and nesting without end included."""
+"""The exceptions that msgspec raises for bytes it cannot read, also for text that is not UTF-8 and for bytes that
+are nested too deeply."""
 
 T = TypeVar("T")
 VersionedT = TypeVar("VersionedT", Envelope, Outcome)
@@ -135,7 +137,7 @@ def encode_envelope(
     """The bytes of one call.
 
     Raises:
-        Exception: an argument has no MessagePack form; the caller finds out which.
+        Exception: an argument has no MessagePack form; the caller has to find out which one.
     """
     if options is not None:
         return encoder.encode((VERSION, task, args, kwargs, options))
@@ -150,7 +152,11 @@ def encode_envelopes(
     options: CallOptions | None,
     encoder: msgspec.msgpack.Encoder = ENCODER,
 ) -> list[bytes]:
-    """The bytes of several calls that differ in their positional arguments only; see `encode_envelope`."""
+    """The bytes of several calls that differ in their positional arguments only.
+
+    Raises:
+        Exception: an argument has no MessagePack form; the caller has to find out which one.
+    """
     encode = encoder.encode
     if options is not None:
         return [encode((VERSION, task, args, {}, options)) for args in every]
@@ -158,7 +164,7 @@ def encode_envelopes(
 
 
 def decode_envelope(data: bytes) -> Envelope:
-    """Read the bytes of one call; its options are limited to what can be set, whichever process has written them.
+    """Read the bytes of one call. Its options are clamped to valid values, for any process may have written them.
 
     Raises:
         NewerVersionError: they were written by a newer aioq.
@@ -171,7 +177,7 @@ def decode_envelope(data: bytes) -> Envelope:
 
 
 def _within_bounds(options: CallOptions) -> CallOptions:
-    """Clamp what no timer and no server would take."""
+    """Clamp durations that no timer and no server would accept."""
     ttl_ms = options.result_ttl_ms
     return CallOptions(
         None if options.timeout is None else clamped(options.timeout),
@@ -191,7 +197,7 @@ def encode_result(task: str, value: object, encoder: msgspec.msgpack.Encoder = E
 
 
 def encode_failure(task: str, failure: Failure) -> bytes:
-    """The outcome of a job that failed; texts are cut to what people read and to what UTF-8 can hold."""
+    """The outcome of a job that failed; long texts are cut, and what UTF-8 cannot hold is escaped."""
     return ENCODER.encode(
         (
             VERSION,
@@ -212,7 +218,7 @@ def encode_cancellation(task: str, reason: str) -> bytes:
 
 
 def with_headers(outcome: bytes, headers: Mapping[str, str] | None) -> bytes:
-    """An outcome that keeps the headers of its job, whose envelope is dropped; one without any stays as it is."""
+    """The outcome with the headers of its job added, for the envelope is dropped; unchanged if there are none."""
     return _FIVE + outcome[1:] + ENCODER.encode(headers) if headers else outcome
 
 
@@ -247,7 +253,7 @@ def decode_reason(outcome: Outcome) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What a job's envelope and its outcome say of it, for people.
+    """The parts of a job's envelope and outcome that are shown to people.
 
     Attributes:
         task: its task's name; empty where neither can be read.
@@ -263,7 +269,9 @@ class Described:
 
 
 def describe(envelope: bytes, outcome: bytes | None) -> Described:
-    """Read what there is. The envelope may be gone; of bytes that are no envelope nothing can be said.
+    """Read a job's envelope and outcome, as far as there are any.
+
+    The envelope may be deleted. Bytes that are no envelope give neither a task nor headers.
 
     Raises:
         WireError: the outcome cannot be decoded.

@@ -1,7 +1,7 @@
 """Types that MessagePack does not have: pydantic models, paths, and those that an App registers.
 
-A pydantic model goes in its own Python form and not in that of JSON, so that secrets and bytes stay what they are;
-validation on arrival makes its types of it again.
+A pydantic model is sent in its Python form, not in its JSON form, so that secrets and bytes keep their values.
+On arrival pydantic's validation makes a model from it.
 """
 
 import sys
@@ -17,7 +17,7 @@ from aioq.util.function_identity import same_function
 from aioq.util.printable import brief
 
 _NATIVE = (dict, list, tuple, set, frozenset)
-"""What msgspec encodes with its subclasses, without asking."""
+"""Classes that msgspec encodes itself, and their subclasses too: it calls no hook for them."""
 
 _PLAIN = (type(None), bool, int, float, str, bytes)
 
@@ -29,7 +29,7 @@ class _Own:
 
 
 class OwnTypes:
-    """The types that one App has registered, and how everything of it is encoded and decoded.
+    """The types that one App has registered, and the encoder and decoders that know them.
 
     Attributes:
         encoder: encodes arguments and results.
@@ -40,10 +40,11 @@ class OwnTypes:
         self.encoder = msgspec.msgpack.Encoder(enc_hook=self._encode)
 
     def register(self, kind: Any, encode: Any, decode: Any) -> None:
-        """Add a type; the same once more is nothing new.
+        """Register a type; to register it again with the same functions changes nothing.
 
         Raises:
-            ConfigError: it is sent already without that, or registered otherwise, or what is given is no function.
+            ConfigError: the type can be sent without that, it is registered with other functions, or what is
+                given is no function.
         """
         where = f"register_type({getattr(kind, '__qualname__', None) or brief(kind)})"
         if not isinstance(kind, type):
@@ -64,10 +65,10 @@ class OwnTypes:
         return kind in self._own
 
     def decoder(self, kind: Any) -> "msgspec.msgpack.Decoder[Any]":
-        """A decoder into a type.
+        """A decoder that makes values of a type.
 
         Raises:
-            TypeError: nothing can be decoded into it.
+            TypeError: nothing can be decoded into that type.
         """
         return msgspec.msgpack.Decoder(kind, dec_hook=self._decode)
 
@@ -106,10 +107,10 @@ class OwnTypes:
 def encode_hook(value: object) -> object:
     """Turn a pydantic model or a path into plain data; anything else msgspec does not know is refused.
 
-    The error says what to do in its place where the class of the object has it, as `instead_of_encoding`.
+    Where the class of the object has a text `instead_of_encoding`, the error ends with this advice.
     """
     if is_model(type(value)):
-        # Field by field and here, for what msgspec does not know of it is pydantic's to put into words.
+        # Encoded at once and with another hook: pydantic converts those field values that msgspec does not know.
         dumped = cast("Any", value).model_dump(mode="python", by_alias=False, round_trip=True, warnings=False)
         return msgspec.Raw(_MODELS.encode(dumped))
     if isinstance(value, PurePath):
@@ -127,8 +128,8 @@ def decode_hook(cls: type, value: object) -> object:
         return cls(value) if is_path(cls) and isinstance(value, str) else value
     if not hasattr(cls, "__pydantic_validator__"):
         return validate(value)
-    # A model is sent under its fields' names, in the forms MessagePack has: an alias or strictness of its own must
-    # not change what another model of the same class has written.
+    # A model is sent with its fields' names, and in types that MessagePack has. Aliases and a strict mode of the
+    # model must not change how values that a sender wrote are read.
     return validate(value, strict=False, by_name=True, by_alias=True)
 
 
@@ -143,13 +144,13 @@ def is_path(cls: Any) -> bool:
 
 
 def _encode_field(value: object) -> object:
-    """A value in a model that msgspec does not know: a secret as it is, other things as pydantic puts them."""
+    """Plain data for a field's value that msgspec does not know: a secret's own value, or what pydantic makes."""
     secret: Callable[[], object] | None = getattr(value, "get_secret_value", None)
     if secret is not None:
         return secret()
     if is_model(type(value)) or isinstance(value, PurePath):
         return encode_hook(value)
-    core = cast("Any", sys.modules.get("pydantic_core"))  # there, for there is a model, if it is one of pydantic's
+    core = cast("Any", sys.modules.get("pydantic_core"))  # imported already if the model is one of pydantic's
     return encode_hook(value) if core is None else core.to_jsonable_python(value)
 
 
@@ -157,7 +158,7 @@ _MODELS = msgspec.msgpack.Encoder(enc_hook=_encode_field)
 
 
 def _known_already(kind: type) -> str:
-    """Why a type needs no functions, or would not be asked for them; empty where it can be registered."""
+    """Why a type needs no functions, or why msgspec would never call them; empty if it can be registered."""
     for native in _NATIVE:
         if issubclass(kind, native):
             return f"a {native.__name__} is sent as one, and so are its subclasses; put a class around it"
@@ -171,7 +172,7 @@ def _known_already(kind: type) -> str:
 
 
 def _not_plain(value: Any) -> object:
-    """The first value in plain data that is not plain; None where all is."""
+    """The first value in there that is no plain data; None if there is none."""
     if type(value) in _PLAIN:
         return None
     if type(value) not in {list, tuple, dict}:
@@ -182,4 +183,4 @@ def _not_plain(value: Any) -> object:
 
 
 NO_OWN_TYPES = OwnTypes()
-"""The types of no App; nothing is ever registered with it."""
+"""The registered types where there is no App: always empty."""

@@ -1,7 +1,7 @@
 """A task's signature, compiled: arguments are checked at `send` and decoded straight into their annotated types.
 
 Each number of positional arguments has one compiled decoder for the whole array, so the usual call costs one
-decode. An error's path is put in terms of the function: `$.y: expected int, got str`.
+decode. The path in an error names the function's parameter: `$.y: expected int, got str`.
 """
 
 import inspect
@@ -15,7 +15,7 @@ import msgspec
 from aioq.errors import ArgumentError, ConfigError, ResultError, WireError
 from aioq.util.callables import awaited_type, called_by, hints_of
 from aioq.wire.annotations import advice_on, prepared, unfilled, unsendable
-from aioq.wire.fidelity import ChangedError, Check, check_of, surely
+from aioq.wire.fidelity import ChangedError, Check, check_of, exact_classes
 from aioq.wire.messages import EMPTY_MAP, ENCODER, UNREADABLE, decode_outcome
 from aioq.wire.own_types import NO_OWN_TYPES, OwnTypes
 
@@ -29,11 +29,11 @@ _INDEX = re.compile(r"\[(\d+)\](.*)", re.DOTALL)
 
 
 class BadArgumentsError(WireError):
-    """A call that arrived does not fit the task's signature; the message starts with the path."""
+    """A call that arrived does not fit the task's signature; the message starts with the path to the argument."""
 
 
 class Signature:
-    """What a task takes and returns, as far as its annotations say.
+    """The parameters and the return type of a task, as far as they are annotated.
 
     Args:
         where: the task, for errors: `task 'shop.add'`.
@@ -41,12 +41,12 @@ class Signature:
         own: the types its App has registered.
 
     Attributes:
-        fitting: the numbers of positional arguments that make a valid call without further checks.
+        fitting: the counts of positional arguments with which a call is valid if it has no keyword arguments.
         checked: whether `verify` has anything to check.
-        returns: what it returns.
+        returns: the type of its results.
 
     Raises:
-        ConfigError: an annotation cannot be decoded into, naming the parameter.
+        ConfigError: nothing can be decoded into an annotation; the message names the parameter.
         NameError: an annotation names something that is not defined (yet).
     """
 
@@ -89,10 +89,10 @@ class Signature:
         self.returns = ResultType(where, returns, own)
 
     def check(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
-        """See that a call with these arguments is one the function takes.
+        """Check that the function can be called with these arguments.
 
         Raises:
-            ArgumentError: naming the task and the parameter.
+            ArgumentError: it cannot; the message names the task and the parameter.
         """
         if not kwargs and len(args) in self.fitting:
             return
@@ -103,10 +103,10 @@ class Signature:
             raise ArgumentError(f"{self.where}: {error}; it takes {self._shown}{unknown}") from None
 
     def verify(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
-        """See that the arguments of a call, which can be encoded, arrive as they are.
+        """Check that arguments, which are known to be encodable, arrive unchanged.
 
         Raises:
-            ArgumentError: naming the task, the parameter and what would be lost.
+            ArgumentError: one would change; the message names the task, the parameter and what would be lost.
         """
         for index, value in enumerate(args):
             name = self._names[index] if index < len(self._names) else self._rest
@@ -131,7 +131,7 @@ class Signature:
         """Decode a call's arguments into the annotated types.
 
         Raises:
-            BadArgumentsError: they do not fit, with the path to what does not.
+            BadArgumentsError: one does not fit; the message starts with the path to it.
         """
         count = _array_length(args)
         decoder = self._by_arity.get(count) or self._positional_decoder(count)
@@ -211,14 +211,14 @@ class ResultType:
 
     Attributes:
         kind: the type of the results.
-        surely: the classes whose instances fit that type without a check; None for all classes.
+        exact_classes: the classes whose direct instances fit that type without a check; None for all classes.
         encoder: encodes results.
 
     Raises:
         ConfigError: nothing can be decoded into it.
     """
 
-    __slots__ = ("_check", "_decoder", "_shown", "encoder", "kind", "surely", "where")
+    __slots__ = ("_check", "_decoder", "_shown", "encoder", "exact_classes", "kind", "where")
 
     def __init__(self, where: str, kind: Any, own: OwnTypes = NO_OWN_TYPES) -> None:
         self.where = where
@@ -227,7 +227,7 @@ class ResultType:
         self._shown = "None" if kind is type(None) else inspect.formatannotation(kind)
         self._decoder = own.decoder(self.kind)
         self._check = check_of(self.kind, own)
-        self.surely = None if self.kind is Any else surely(self.kind, own)
+        self.exact_classes = None if self.kind is Any else exact_classes(self.kind, own)
 
     def verify(self, result: object, encoded: msgspec.Raw | bytes) -> None:
         """Check that a result is of this type, and that it arrives as it was returned.
@@ -237,7 +237,7 @@ class ResultType:
             encoded: the same, encoded.
 
         Raises:
-            ResultError: naming the annotation and what came.
+            ResultError: it is not; the message names the annotation and the type of the result.
         """
         try:
             self._decoder.decode(encoded)
@@ -252,7 +252,7 @@ class ResultType:
             ) from None
 
     def verify_outcome(self, result: object, outcome: bytes) -> None:
-        """The same, where it is in an outcome."""
+        """The same as `verify`, for a result that is encoded in an outcome."""
         self.verify(result, decode_outcome(outcome).value)
 
     def decode(self, data: msgspec.Raw | bytes) -> Any:
@@ -268,16 +268,16 @@ class ResultType:
 
 
 def _compiled(what: str, kind: Any, own: OwnTypes, *, optional: bool) -> Any:
-    """An annotation that can be decoded into.
+    """The annotation in msgspec's form; it is certain that values can be decoded into it.
 
     Args:
-        what: what has it, for errors.
+        what: the parameter or the task that has the annotation, for errors.
         kind: the annotation.
         own: the types the App has registered.
-        optional: whether there need not be a value: then it may be one that cannot be sent.
+        optional: whether a call may leave out the value: then the annotation may name a class that cannot be sent.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: nothing can be decoded into it.
         NameError: it names something that is not defined (yet).
     """
     try:
@@ -301,26 +301,26 @@ _CONTEXTS = frozenset({"self", "ctx"})
 
 
 def _with_hint(signature: inspect.Signature) -> str:
-    """A signature as errors show it; one that expects the job says how a task gets at it."""
+    """The signature as errors show it; where its first argument seems to be the job, with how to get that."""
     first = next(iter(signature.parameters), "")
     hint = f"; {first!r} is an argument like any other, for the job is current_job()" if first in _CONTEXTS else ""
     return f"{signature}{hint}"
 
 
 _UNION = (
-    "; what arrives must tell by itself which of them it is: declare one class with a field for each, a pydantic "
+    "; the value that arrives must show which of them it is: declare one class with a field for each, a pydantic "
     "model with the union in a field, or msgspec.Struct classes with tags"
 )
 
 
 def _explained(text: str) -> str:
-    """What msgspec says of an annotation, in words of the docs, and what to do where it is about a union."""
+    """An error of msgspec's about an annotation, in the words of the docs; about a union, with advice."""
     text = text.replace("custom type", "pydantic model or type of register_type")
     return f"{text}{_UNION}" if text.startswith("Type unions") else text
 
 
 ANY_RESULT = ResultType("the task", Any)
-"""For results whose task this process does not know."""
+"""The result type of tasks that this process does not know: any."""
 
 
 def _anything(*args: Any, **kwargs: Any) -> Any:

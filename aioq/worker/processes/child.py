@@ -255,7 +255,7 @@ def _encoded(order: Order, returns: ResultType, result: Any) -> Report:
         why = f"{message_of(error)}; got {name_of(result)}"
         return Report(Ending.BAD_RESULT, text=_utf8(f"the result of {order.task} cannot be encoded: {why}"))
     try:
-        if returns.surely is not None and type(result) not in returns.surely:
+        if returns.exact_classes is not None and type(result) not in returns.exact_classes:
             returns.verify(result, encoded)
     except ResultError as error:
         return Report(Ending.BAD_RESULT, text=_utf8(str(error)))

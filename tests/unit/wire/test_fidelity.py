@@ -21,7 +21,7 @@ from typing_extensions import TypeAliasType
 
 from aioq import App
 from aioq.errors import ArgumentError, ConfigError, JobFailed, ResultError
-from aioq.wire.fidelity import surely
+from aioq.wire.fidelity import exact_classes
 from aioq.wire.messages import ENCODER
 from aioq.wire.own_types import NO_OWN_TYPES
 from aioq.wire.signature import ResultType, Signature
@@ -356,7 +356,7 @@ NOT_DECLARED: dict[str, tuple[Any, str]] = {
     ),
     "a union of a model and a text": (Login | str, "msgspec.Struct classes with tags"),
     "a union of two dataclasses": (Point | Normal, "declare one class with a field for each"),
-    "a date or a text": (dt.date | str, "what arrives must tell by itself which of them it is"),
+    "a date or a text": (dt.date | str, "the value that arrives must show which of them it is"),
     "an Enum of tuples": (Mixed, "Enums must contain either all str or all int values"),
 }
 
@@ -648,6 +648,6 @@ def test_what_never_returns_may_say_so():
     ],
 )
 def test_plain_results_cost_no_look(kind: Any, classes: set[type]):
-    assert ResultType("task 't'", kind).surely == classes
-    assert ResultType("task 't'", Any).surely is None
-    assert surely(int, NO_OWN_TYPES) == {int}
+    assert ResultType("task 't'", kind).exact_classes == classes
+    assert ResultType("task 't'", Any).exact_classes is None
+    assert exact_classes(int, NO_OWN_TYPES) == {int}
