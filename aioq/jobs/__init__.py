@@ -1,4 +1,4 @@
-"""A job: its state, its options, how it is retried, what its task sees of it, and the middleware around it.
+"""A job: its states, options and retries, the context that its task sees, and the middleware around it.
 
 Imports `util` and `errors`.
 """

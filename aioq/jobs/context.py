@@ -1,4 +1,4 @@
-"""What a task can know and say of the job it is running."""
+"""The context of a running job: what its task can read and report by `current_job()`."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from aioq.util.migration import Place, explain_missing
 from aioq.util.texts import cut
 
 MAX_MESSAGE = 1_000
-"""Characters kept of a progress message. A guess: more is no message, and the server copies it at each step."""
+"""Characters kept of a progress message. A guess: nobody needs more, and the server copies it with each change."""
 
 
 @public
@@ -27,7 +27,7 @@ class NoJobError(AioqError):
 class JobLogger(GuardedLogger):
     """The logger `aioq.task`, with the job's id and task in front of each message and in the record's extras.
 
-    What a logging handler or its like raises does not reach the task: it is said once, on standard error.
+    An error in a logging handler, filter or formatter does not reach the task. Standard error shows it once.
     """
 
     def _emit(self, level: int, msg: object, args: tuple[object, ...], **kwargs: Any) -> None:
@@ -40,19 +40,19 @@ class JobLogger(GuardedLogger):
 
 
 class Lender(Protocol):
-    """What a worker does while one of its jobs waits for others. May be called from any thread."""
+    """The worker's part that lends a job's slot while that job waits for others. Any thread may call it."""
 
     app: object
-    """The App whose jobs are meant."""
+    """The App whose jobs it is for."""
 
     def begin(self, job: "JobContext", queue: str, job_id: str, *, held: bool) -> None:
         """A job begins to wait for another one of its App.
 
         Args:
             job: the job.
-            queue: the other one's queue.
-            job_id: the other one's id.
-            held: whether that one is held back until the job of its schedule's tick before has ended.
+            queue: the queue of the other job.
+            job_id: the id of the other job.
+            held: whether the other job is held back until the job of its schedule's previous tick has ended.
 
         Raises:
             WouldDeadlock: it would wait for ever.
@@ -60,7 +60,7 @@ class Lender(Protocol):
         ...
 
     def end(self, job: "JobContext", queue: str, job_id: str, *, held: bool) -> None:
-        """The waiting is over; once for each `begin`."""
+        """The wait is over; called once for each `begin`."""
         ...
 
 
@@ -73,14 +73,14 @@ class JobContext:
         task: the task's name.
         queue: the queue it came from.
         attempt: which attempt this is, 1 for the first.
-        max_attempts: how many attempts the retry policy allows; None for no end.
+        max_attempts: how many attempts the retry policy allows; None for no limit.
         crashes: how many runs of this job died with their worker.
         headers: what the sender sent along.
         tags: the tags that its task and its sender gave it.
         deadline: when the attempt's timeout ends it, by this host's clock; None without a timeout.
         state: the value the App's lifespan yielded; None without a lifespan.
-        cancel_requested: whether the job is being cancelled or its worker stopped. A coroutine learns it by
-            CancelledError; a plain function in a thread cannot be interrupted and may look here.
+        cancel_requested: whether the job is being cancelled, or its worker is stopping. A coroutine gets a
+            CancelledError then. A plain function in a thread cannot be interrupted; it can look here.
     """
 
     __slots__ = (
@@ -139,8 +139,8 @@ class JobContext:
 
     @property
     def sent_at(self) -> datetime | None:
-        """When the server took the job."""
-        if isinstance(self._sent_at, int):  # in milliseconds: few tasks ask for it
+        """When the server received the job."""
+        if isinstance(self._sent_at, int):  # in milliseconds; converted here, because few tasks ask for it
             self._sent_at = datetime.fromtimestamp(self._sent_at / 1000, UTC)
         return self._sent_at
 
@@ -152,18 +152,18 @@ class JobContext:
         return self._log
 
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
-        """Tell how far the task is; `handle.info()` shows it, at any process.
+        """Report how far the task is; `handle.info()` shows it, in any process.
 
-        Returns at once and may be called from a thread: the worker stores the latest report with its next
+        It returns at once, and a thread may call it: the worker stores the latest report with its next
         write. Do not await it.
 
         Args:
-            done: how much is done, in any unit; what is not finite counts as 0.
-            total: how much there is in all, in the same unit; what is not finite is unknown.
-            message: a text for people; of one longer than `MAX_MESSAGE` the ends are kept.
+            done: how much is done, in any unit; a number that is not finite counts as 0.
+            total: how much there is in all, in the same unit; a number that is not finite counts as unknown.
+            message: a text for people; where it is longer than `MAX_MESSAGE`, its middle is left out.
 
         Raises:
-            NoJobError: in a process pool, where no connection to the worker is held.
+            NoJobError: in a process pool, where a job cannot report to its worker.
             ArgumentError: `done` or `total` is no number.
         """
         if self._report is None:
@@ -176,14 +176,14 @@ class JobContext:
         self._report(report)
 
     def snooze(self, delay: Duration) -> NoReturn:
-        """End this run here, and run the job again after `delay`; neither an attempt nor a failure.
+        """End this run here, and run the job again after `delay`; it counts as neither attempt nor failure.
 
             if not await is_ready(order):
                 current_job().snooze(30)
 
-        It raises, so that nothing after it is run; do not await it, and let what it raises pass. In an
-        `asyncio.TaskGroup` it cancels the other tasks of the group; of several that snooze the longest counts, and
-        where one of them fails in truth, the job does.
+        It works by an exception, so nothing after it runs; do not await it, and do not catch what it raises. In an
+        `asyncio.TaskGroup` it cancels the other tasks of the group. If several of them snooze, the longest delay
+        counts; if one of them raises an error, the job fails.
 
         Args:
             delay: seconds or a timedelta, from 0 to ten years.
@@ -205,7 +205,7 @@ _current: ContextVar[JobContext] = ContextVar("aioq_current_job")
 
 
 def current_job() -> JobContext:
-    """The job that is running here: in a task, in what it calls, in its thread and in its asyncio children.
+    """The job that is running here: in a task, in functions it calls, its thread, and asyncio tasks it starts.
 
     Raises:
         NoJobError: no job is running here, for example in a plain call of a task.
@@ -223,17 +223,17 @@ def job_here() -> JobContext | None:
 
 def worker_of(job: JobContext) -> str:
     """The id of the worker that runs a job, in the job's queue; empty in a process of the pool."""
-    return job._worker  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module, and none of users
+    return job._worker  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - this module's own, not for users
 
 
 def attach(job: JobContext, report: Callable[[Progress], None]) -> None:
-    """Say where the `progress` of a job goes; the worker does."""
-    job._report = report  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module, and none of users
+    """Set the function that gets the job's progress reports; the worker calls this."""
+    job._report = report  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - this module's own, not for users
 
 
 def lender_of(job: JobContext | None, app: object) -> Lender | None:
-    """The object that lends a job's slot while it waits for a job of `app`; None for none."""
-    lender = None if job is None else job._lender  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module, and none of users
+    """The object that lends a job's slot while it waits for a job of `app`; None if there is none."""
+    lender = None if job is None else job._lender  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - this module's own, not for users
     return lender if lender is not None and lender.app is app else None
 
 

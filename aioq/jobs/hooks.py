@@ -1,4 +1,4 @@
-"""The hooks of middleware beside the way of a job: called for a bounded time, and what they raise is logged."""
+"""Calls of middleware hooks that are not around a send or a run: their time is limited, and errors are logged."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -11,11 +11,11 @@ from aioq.util.log import logger
 log = logger("aioq.worker")
 
 HOOK_TIME = 10.0
-"""Seconds that a hook may take: what an HTTP request to a metrics service may."""
+"""Seconds that a hook may take: enough for an HTTP request to a metrics service."""
 
 
 def overriding(middleware: Sequence[Middleware], hook: str) -> tuple[Middleware, ...]:
-    """Those that have a hook of their own, in their order."""
+    """The middleware that override a hook, in their order."""
     base = getattr(Middleware, hook)
     return tuple(layer for layer in middleware if getattr(getattr(layer, hook), "__func__", None) is not base)
 
@@ -24,7 +24,7 @@ def overriding(middleware: Sequence[Middleware], hook: str) -> tuple[Middleware,
 async def worker_life(
     lifespan: Callable[[], AbstractAsyncContextManager[Any]], middleware: Sequence[Middleware]
 ) -> AsyncGenerator[Any]:
-    """The lifespans, and in them the hooks for a worker's start and, in reverse order, for its end."""
+    """The lifespans, and within them the hooks at a worker's start and, in reverse order, at its end."""
     async with lifespan() as state:
         started: list[Middleware] = []
         try:
@@ -38,7 +38,7 @@ async def worker_life(
 
 
 async def call_hook(layer: Middleware, hook: str, *args: Any) -> None:
-    """Call a hook for a bounded time; what it raises is logged. Cancellation: the hook is cancelled."""
+    """Call a hook for a limited time, and log what it raises. If this is cancelled, the hook is cancelled."""
     task = asyncio.current_task()
     before = 0 if task is None else task.cancelling()
     try:

@@ -1,4 +1,4 @@
-"""A job's life cycle: its states, the legal transitions between them, and the record a handle shows.
+"""A job's life cycle: its states, the transitions between them, its ids, and the record that a handle shows.
 
                        +--------------------- retry, with a delay ------------------+
                        v                                                            |
@@ -9,7 +9,7 @@
                  |                   +--|--- give back ----+  |
                  +----- cancel ---------+---------------------+
 
-The server's record is the authority; nothing in a process's memory says what state a job is in.
+Only the server's record says what state a job is in; no process keeps the state in its memory.
 """
 
 import enum
@@ -41,7 +41,7 @@ class JobState(enum.StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether the job has an outcome; such a state is left only where a dead job is opened again."""
+        """Whether the job has an outcome. Only a dead job that is queued again leaves such a state."""
         return not TRANSITIONS[self]
 
 
@@ -62,7 +62,7 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.FAILED: frozenset(),
     JobState.CANCELLED: frozenset(),
 }
-"""The legal moves. `send` enters at scheduled, queued or waiting."""
+"""The allowed transitions. A sent job begins as scheduled, queued or waiting."""
 
 WAITS = (JobState.SCHEDULED, JobState.QUEUED)
 """The states of a job that waits for its time or for a worker."""
@@ -80,14 +80,14 @@ class Priority(enum.StrEnum):
 @public
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a running job last said of its progress.
+    """The last progress report of a running job.
 
     Attributes:
         done: how much is done, in the task's own unit.
         total: how much there is in all, or None where the task did not say.
         message: a text for people.
 
-    NaN and infinities, which JSON cannot hold, are none of these: `done` is 0 then, and `total` unknown.
+    NaN and infinities, which JSON cannot hold, are replaced: `done` becomes 0, and `total` None.
     """
 
     done: float
@@ -95,7 +95,7 @@ class Progress:
     message: str = ""
 
     def __post_init__(self) -> None:
-        """Keep to what can be shown; reports are read here, too."""
+        """Replace numbers that are not finite; this is done for stored reports too."""
         object.__setattr__(self, "done", _finite(self.done) or 0.0)
         object.__setattr__(self, "total", None if self.total is None else _finite(self.total))
 
@@ -111,9 +111,9 @@ def _finite(number: float) -> float | None:
 @public
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobInfo:
-    """What the server knows of a job, at the moment it was asked.
+    """All that the server knows of a job at the moment it is asked.
 
-    A plain dataclass of plain values: FastAPI returns it as it is, and `dataclasses.asdict` makes a dict of it for
+    It is a plain dataclass of plain values: FastAPI returns it as it is, and `dataclasses.asdict` makes a dict for
     `json.dumps(..., default=str)`. Times are in UTC, by the server's clock.
 
     Attributes:
@@ -122,22 +122,21 @@ class JobInfo:
         task: its task's name.
         state: its state.
         priority: its lane.
-        attempts: runs that were started and ended by the task's own doing, the one under way included; one that
-            was cancelled is none.
-        crashes: runs that ended with the death of their worker.
-        interruptions: runs that a worker gave back because it was stopped; they cost no attempt.
-        sent_at: when the server took the job.
+        attempts: how many runs the task has ended itself, the one under way included; a cancelled run does not
+            count.
+        crashes: how many runs ended because their worker died.
+        interruptions: how many runs a worker gave back because it was stopped; they do not count as attempts.
+        sent_at: when the server received the job.
         due_at: when a scheduled job will be queued, else None.
         started_at: when the last run was started, or None.
         ended_at: when the outcome was stored, or None.
         worker: the worker that runs it or ran it last, or None.
         progress: what the task last reported, or None.
-        error: what ended the last failed attempt, or why workers have put the job off; else None.
+        error: the error that ended the last failed attempt, or why workers have put the job off; else None.
         headers: the headers the sender gave.
         tags: the tags that its task and its sender gave it.
-        expires_at: by when it must have been started, or it ends as cancelled; None for no such time.
-        result: what the job returned, where it was asked for (`info(result=True)`) and the job has succeeded; None
-            else.
+        expires_at: by when it must have been started, or it ends as cancelled; None if it does not expire.
+        result: what the job returned, if `info(result=True)` asked for it and the job has succeeded; else None.
     """
 
     id: str
@@ -162,17 +161,17 @@ class JobInfo:
 
 
 UNKNOWN_TASK = "aioq.UnknownTaskError"
-"""The type of what a job shows as its error while it is put off, and has as one if it is for too long."""
+"""The type of the error that a job shows while workers put it off. If that lasts too long, it fails with this."""
 
 
 def put_off(task: str) -> Failure:
-    """What is shown of a job that a worker has put off, until one takes it.
+    """The error that a job shows after a worker has put it off, until a worker runs it.
 
     Args:
         task: its task's name; empty where the call cannot be read here.
     """
     what = f"knows the task {task!r}" if task else "can read its call"
-    return Failure(UNKNOWN_TASK, f"no worker that has come to it {what}")
+    return Failure(UNKNOWN_TASK, f"no worker that has seen it {what}")
 
 
 _GENERATED = re.compile(r"[A-Za-z0-9]{16}")
@@ -182,62 +181,62 @@ MAX_JOB_ID = 256
 
 
 DEFAULT_QUEUE = "default"
-"""The queue that generated ids do not name."""
+"""The queue whose name is not in generated ids."""
 
 
-MAX_ALIKE = 500
-"""The most ids that have most letters in common. As many jobs leave in one batch."""
+MAX_SHARING = 500
+"""The most ids that share a prefix: as many as a batch of sends has jobs at most."""
 
 OWN_LETTERS = 4
-"""The last letters of an id, which differ where the others are in common."""
+"""How many letters at the end of an id differ where ids share a prefix."""
 
-_DRAWN: list[str] = []
-_DRAWS = 256
-"""How many ids are drawn at once for those that are needed one by one."""
+_PREPARED: list[str] = []
+_PREPARED_AT_ONCE = 256
+"""How many ids are made at once, for jobs that are sent one by one."""
 
 
 def _words(count: int, size: int) -> list[str]:
-    """Random words of `size` letters and digits, `count` of them at once: one by one takes six times as long."""
+    """`count` random words of `size` letters and digits each. To make them one by one takes six times as long."""
     letters = b64encode(os.urandom(3 * size * count // 4), b"xX")
     return b" ".join(struct.unpack(f"{size}s" * count, letters)).decode().split(" ")
 
 
-def _forget_drawn() -> None:
-    _DRAWN.clear()
+def _forget_prepared() -> None:
+    _PREPARED.clear()
 
 
-os.register_at_fork(after_in_child=_forget_drawn)  # or parent and child would give out the same ids
+os.register_at_fork(after_in_child=_forget_prepared)  # otherwise parent and child would use the same ids
 
 
 def new_job_id(queue: str) -> str:
-    """A fresh id: 95 random bits in 16 letters and digits.
+    """A new id: 95 random bits in 16 letters and digits.
 
-    In a queue other than `default` the queue's name comes before it (`mail.x7Gq...`), so that an id
-    alone says where its job is. `+` and `/` become letters, which costs less than one bit and keeps an id one
-    word for a double-click, a shell and a URL.
+    In a queue other than `default` the queue's name comes before it (`mail.x7Gq...`), so that an id alone tells
+    which queue its job is in. The `+` and `/` of base64 are replaced by letters. That costs less than one random
+    bit, and an id stays one word for a double-click, a shell and a URL.
     """
     try:
-        word = _DRAWN.pop()
+        word = _PREPARED.pop()
     except IndexError:
-        _DRAWN.extend(_words(_DRAWS, 16))
-        word = _DRAWN.pop()
+        _PREPARED.extend(_words(_PREPARED_AT_ONCE, 16))
+        word = _PREPARED.pop()
     return word if queue == DEFAULT_QUEUE else f"{queue}.{word}"
 
 
 def new_nonce() -> str:
-    """A word that distinguishes this send of an id of one's own from other sends of the same id."""
+    """A random word that distinguishes one send from other sends of the same id, where a caller gives the id."""
     return new_job_id(DEFAULT_QUEUE)
 
 
 def new_job_ids(queue: str, count: int) -> list[str]:
-    """As many fresh ids for jobs that are sent together.
+    """`count` new ids for jobs that are sent together.
 
-    Up to 500 have their first twelve letters in common, so that a lane's entry that names many of them is small.
-    Those are 71 random bits; the last four letters are random too, but differ.
+    Up to 500 of them share their first twelve letters (71 random bits), so that an entry of a lane that names many
+    of them is small. The last four letters are random too, and different for each.
     """
     ids: list[str] = []
     while len(ids) < count:
-        most = min(count - len(ids), MAX_ALIKE)
+        most = min(count - len(ids), MAX_SHARING)
         (shared,) = _words(1, 12)
         prefix = shared if queue == DEFAULT_QUEUE else f"{queue}.{shared}"
         ends = set(_words(most, 4))
@@ -248,7 +247,7 @@ def new_job_ids(queue: str, count: int) -> list[str]:
 
 
 def queue_of(job_id: str) -> str | None:
-    """The queue a generated id names, or None where it names none."""
+    """The queue that a generated id names; None where it names none."""
     queue, dot, word = job_id.rpartition(".")
     if not dot or not _GENERATED.fullmatch(word) or not NAME.fullmatch(queue):
         return None

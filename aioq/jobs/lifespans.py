@@ -15,46 +15,46 @@ _EXAMPLE = "write `async def` with one `yield`, or @asynccontextmanager"
 
 
 class Lifespans:
-    """All that were registered, in their order.
+    """The lifespans of one App, in the order of their registration.
 
     Attributes:
-        state: what they yielded, while they are entered; see `together`.
+        state: the value they yielded, while they are entered: one value, a tuple of several, or None.
     """
 
     def __init__(self) -> None:
-        self._every: dict[tuple[str, str] | int, Lifespan] = {}
+        self._registered: dict[tuple[str, str] | int, Lifespan] = {}
         self.state: Any = None
 
     def add(self, function: Any) -> Lifespan:
-        """Register one; a function of the same module and name takes the place of the one before it.
+        """Register a lifespan. It replaces one whose function has the same module and name.
 
         Raises:
-            ConfigError: it is none, saying what would be.
+            ConfigError: the function cannot be a lifespan; the message says what to write.
         """
         _check(function)
         ready = function
         if _is_async_generator(function):
             ready = asynccontextmanager(function)
-        self._every[_identity(function)] = ready
+        self._registered[_identity(function)] = ready
         return cast("Lifespan", ready)
 
     @asynccontextmanager
     async def entered(self) -> AsyncGenerator[Any]:
-        """All of them, entered in the order of their registration and left in reverse; with their value."""
+        """Enter all in the order of their registration, give their value, and leave them in reverse order."""
         values: list[Any] = []
         async with AsyncExitStack() as stack:
             stack.callback(self._forget)
-            for lifespan in tuple(self._every.values()):
+            for lifespan in tuple(self._registered.values()):
                 values.append(await stack.enter_async_context(lifespan()))
-                self.state = together(values)  # those behind it may use it
+                self.state = combined(values)  # later lifespans may read it
             yield self.state
 
     def _forget(self) -> None:
         self.state = None
 
 
-def together(values: list[Any]) -> Any:
-    """The value of all lifespans: of those that are not None the only one, or a tuple of several."""
+def combined(values: list[Any]) -> Any:
+    """The one value that is not None, or a tuple of all that are not None; None if there is none."""
     given = [value for value in values if value is not None]
     return tuple(given) if len(given) > 1 else given[0] if given else None
 

@@ -1,4 +1,4 @@
-"""Middleware: code of the user's around every send and every run, and after it; the one set of hooks there is.
+"""Middleware: the user's code around every send and every run, and after each run. There are no other hooks.
 
 Subclass `Middleware`, override some of its methods, and give instances to `App(middleware=[...])`. The first one
 listed is the outermost.
@@ -25,12 +25,12 @@ class Outgoing:
     """A call on its way to the server; a middleware may change `args`, `kwargs` and `headers`.
 
     Attributes:
-        job_id: the id it will have.
-        queue: where it goes.
+        job_id: the id that the job will have.
+        queue: the queue it is sent to.
         task: the task's name.
         args: the positional arguments.
         kwargs: the keyword arguments.
-        headers: what travels beside the arguments.
+        headers: strings that are sent along with the arguments.
     """
 
     job_id: str
@@ -43,20 +43,20 @@ class Outgoing:
 
 @public
 class Middleware:
-    """The base: both methods pass everything on unchanged."""
+    """The base class of middleware. `send` and `run` pass everything on unchanged; the other hooks do nothing."""
 
     async def send(self, call: Outgoing, forward: Callable[[Outgoing], Awaitable[bool]]) -> bool:
         """Around a send, in the process that sends.
 
-        Also around the jobs of schedules: in the worker that makes the tick, and for `app.schedules.run_now` in
-        the process that calls it. Where this raises or hangs for one of a tick's jobs, the tick stays due, and a
-        warning says why; where it does not call `forward`, there is no job for this tick. Two workers may be about
-        to make the same tick: both come here, and for one of them `forward` returns False.
+        It is also called for the jobs of schedules: in the worker that makes the tick, and for
+        `app.schedules.run_now` in the process that calls it. If it raises or hangs for the job of a tick, the tick
+        stays due, and a warning says why. If it does not call `forward`, this tick makes no job. Two workers may
+        begin to make the same tick: it is called in both, and for one of them `forward` returns False.
 
         Args:
-            call: what is sent.
-            forward: sends it on; returns whether the server added it. Not calling it drops the job, and its
-                handle will find none.
+            call: the call that is sent.
+            forward: sends it on; returns whether the server added it. If it is not called, the job is dropped, and
+                its handle finds no job.
 
         Returns:
             What `forward` returned.
@@ -76,41 +76,41 @@ class Middleware:
         return await forward()
 
     async def settled(self, job: JobContext, outcome: Outcome) -> None:
-        """After an attempt, in the worker, once it is known what becomes of the job; once for each attempt.
+        """After an attempt, in the worker, once for each attempt.
 
-        The server has the outcome then, and the job's slot is free: what this does or raises changes neither. It
-        is also called for what never came to `run`: a call that does not fit its task, or whose task the worker
-        does not know; then `job` has what is known. It may take 10 s; where it falls behind, the worker fetches no
-        more jobs. A worker that dies calls nothing.
+        The server already has the outcome, and the job's slot is free: nothing that this does or raises changes
+        that. It is also called for jobs that never came to `run`, because the call does not fit its task or the
+        worker does not know the task; `job` has what is known then. It may take 10 s. If these calls fall behind,
+        the worker fetches no more jobs until they have caught up. A worker that dies does not call it.
 
         Args:
             job: the same as `current_job()` inside the task, and here.
-            outcome: what became of it.
+            outcome: how the attempt ended.
         """
 
     async def worker_started(self) -> None:
-        """In a worker, inside the lifespan, before its first job. It may take 10 s; what it raises is logged."""
+        """In a worker, inside the lifespan, before its first job. It may take 10 s; errors are logged."""
 
     async def worker_stopped(self) -> None:
-        """In a worker, inside the lifespan, after its last job; in reverse order. As `worker_started`."""
+        """In a worker, inside the lifespan, after its last job, in reverse order. The same limits apply."""
 
 
 class Layers(list[Middleware]):
-    """An App's middleware, outermost first; each is checked where it is put in, so that a mistake shows there."""
+    """An App's middleware, outermost first. Each is checked when it is added, so that a mistake shows there."""
 
     def __init__(self, layers: Iterable[Middleware] = ()) -> None:
         super().__init__(checked_layers(layers))
 
     def append(self, layer: Middleware, /) -> None:
-        """Append a middleware, once it is seen to be one."""
+        """Check a middleware and append it."""
         super().append(checked_layer(layer))
 
     def insert(self, position: SupportsIndex, layer: Middleware, /) -> None:
-        """Insert a middleware, once it is seen to be one."""
+        """Check a middleware and insert it."""
         super().insert(position, checked_layer(layer))
 
     def extend(self, layers: Iterable[Middleware], /) -> None:
-        """Append several, once each is seen to be one."""
+        """Check several middleware and append them."""
         super().extend(checked_layers(layers))
 
     def __iadd__(self, layers: Iterable[Middleware], /) -> Self:  # pyright: ignore[reportIncompatibleMethodOverride] - list's takes anything iterable too
@@ -118,16 +118,16 @@ class Layers(list[Middleware]):
         return self
 
     def __setitem__(self, position: Any, layer: Any, /) -> None:
-        # One for a place, several for a slice.
+        # An index takes one middleware, a slice takes several.
         checked: Any = checked_layers(layer) if type(position) is slice else checked_layer(layer)
         super().__setitem__(position, checked)
 
 
 def checked_layers(layers: Iterable[Middleware]) -> list[Middleware]:
-    """The layers, each of which can be one.
+    """The layers as a list, each of them checked.
 
     Raises:
-        ConfigError: what is given is no list of them, or one is none.
+        ConfigError: it is no list of middleware, or one of them is wrong.
     """
     if not isinstance(layers, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"middleware={brief(layers)}: expected a list of them: middleware=[...]")
@@ -135,7 +135,7 @@ def checked_layers(layers: Iterable[Middleware]) -> list[Middleware]:
 
 
 def checked_layer(layer: Middleware) -> Middleware:
-    """The layer, which can be one.
+    """The layer, once it is checked.
 
     Raises:
         ConfigError: it is a class or no `Middleware`, or a hook of it is no coroutine function.
@@ -148,12 +148,12 @@ def checked_layer(layer: Middleware) -> Middleware:
         raise ConfigError(f"middleware {brief(given)} is not one: derive its class from aioq.Middleware")
     for hook in HOOKS:
         _check_hook(type(given).__qualname__, hook, getattr(given, hook))
-    _check_names(given)
+    _check_overrides(given)
     return layer
 
 
-def _check_names(layer: Middleware) -> None:
-    """Refuse what has methods and no hook among them, as another library's middleware: nothing calls them."""
+def _check_overrides(layer: Middleware) -> None:
+    """Refuse one whose methods include no hook, such as another library's middleware: nothing would call them."""
     kinds = [kind for kind in type(layer).__mro__ if issubclass(kind, Middleware)]
     own = {*vars(layer)}.union(*map(vars, kinds))
     overridden = any(getattr(type(layer), hook) is not getattr(Middleware, hook) for hook in HOOKS)
@@ -170,7 +170,7 @@ def _check_names(layer: Middleware) -> None:
 def _check_hook(name: str, hook: str, function: Any) -> None:
     plain = getattr(function, "__func__", function)
     generates = inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain)
-    # A wrapper may be a plain function and return what is to be awaited.
+    # A decorator's wrapper may be a plain function that returns an awaitable.
     is_plain = isinstance(plain, FunctionType) and not hasattr(plain, "__wrapped__")
     if generates or (is_plain and not inspect.iscoroutinefunction(plain)):
         kind = "a generator" if generates else "a plain function"
@@ -180,7 +180,7 @@ def _check_hook(name: str, hook: str, function: Any) -> None:
 
 
 HOOKS = ("send", "run", "settled", "worker_started", "worker_stopped")
-"""What a middleware may override."""
+"""The methods that a middleware may override."""
 
 
 def wrapped(
@@ -190,7 +190,7 @@ def wrapped(
 
     Args:
         middleware: the layers.
-        job: what they learn of the job.
+        job: the job's context, for the layers.
         call: runs the function.
     """
     for layer in reversed(middleware):

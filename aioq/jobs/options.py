@@ -1,6 +1,6 @@
-"""Per-call options: what `task.options(...)` takes, checked where it is written.
+"""The options of a call, as `task.options(...)` takes them; they are checked where they are written.
 
-An option left out is `None`: the task's own setting applies, then the App's.
+An option that is left out is `None`: then the task's own option applies, and after it the App's setting.
 """
 
 import difflib
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class TaskArgs(TypedDict, total=False):
-    """The options that both a task and a call may have; `Task.options` says what each means."""
+    """The options that both a task and a call may have."""
 
     queue: str | None
     timeout: Duration | None
@@ -43,12 +43,12 @@ class CallArgs(TaskArgs, total=False):
 
 
 NAMES = tuple(CallArgs.__annotations__)
-"""What a caller may give, by name."""
+"""The names of all options that a caller may give."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Checked options of one call or of a task: what `make_options` makes of `CallArgs`.
+    """The checked options of one call or of a task; `make_options` makes them from `CallArgs`.
 
     Attributes:
         queue: the queue's name.
@@ -58,9 +58,9 @@ class Options:
         timeout: the longest one attempt may take, in seconds; 0 for no limit.
         retry: the retry rule.
         result_ttl_ms: how long the outcome is kept, in milliseconds; 0 for not at all.
-        headers: what travels beside the arguments.
+        headers: strings that are sent along with the arguments.
         priority: the lane.
-        expires_ms: how long after it is due a job must have been started, in milliseconds.
+        expires_ms: how long after it is due a job may still be started, in milliseconds.
         expires_at_ms: by when it must have been started, in milliseconds since the Unix epoch.
         tags: words that mark the job.
     """
@@ -79,26 +79,26 @@ class Options:
     tags: tuple[str, ...] = ()
 
     def merged(self, other: "Options", where: str) -> "Options":
-        """These options with every one that `other` sets taken from it; headers and tags are added.
+        """These options, replaced by those that `other` sets; its headers and tags are added to these.
 
         Args:
-            other: the options that come first.
-            where: what they are for, for the errors' texts.
+            other: the options that take precedence.
+            where: the task or call they are for, for error messages.
 
         Raises:
-            ConfigError: they do not go together.
+            ConfigError: they contradict each other.
         """
         given = {each.name: value for each in fields(other) if (value := getattr(other, each.name)) is not None}
         given["headers"] = {**self.headers, **other.headers}
-        given["tags"] = _unlike(where, (*self.tags, *other.tags))
+        given["tags"] = _each_once(where, (*self.tags, *other.tags))
         for one, another in _EXCLUSIVE:
             if getattr(other, one) is not None:
                 given[another] = None
-        return _ordered(where, replace(self, **given))
+        return _check_order(where, replace(self, **given))
 
 
 NO_OPTIONS = Options()
-"""None given."""
+"""The options where none are given."""
 
 _EXCLUSIVE = (
     ("delay_ms", "eta_ms"),
@@ -106,10 +106,10 @@ _EXCLUSIVE = (
     ("expires_ms", "expires_at_ms"),
     ("expires_at_ms", "expires_ms"),
 )
-"""Of which pairs the first, where a call gives it, takes the place of the second."""
+"""Pairs of options that exclude each other: where a call gives the first one, the second is dropped."""
 
 MAX_HEADERS = 16_384
-"""The most bytes of a job's headers, names and values together: as many as web servers take of a request."""
+"""The most bytes of a job's headers, names and values together: as many as web servers accept in a request."""
 
 MAX_TAGS = 16
 """The most tags of a job."""
@@ -122,11 +122,11 @@ def make_options(where: str, /, **given: Unpack[CallArgs]) -> Options:
     """Check the options a caller gave.
 
     Args:
-        where: what they are for, for the errors' texts: `task 'shop.add'`.
+        where: the task they are for, for error messages: `task 'shop.add'`.
         given: the options; `None` counts as not given.
 
     Raises:
-        ConfigError: naming the option, what it got and what it takes.
+        ConfigError: one is wrong; the message names it, the value and what is expected.
     """
     for name in given:
         if name not in NAMES:
@@ -148,11 +148,11 @@ def make_options(where: str, /, **given: Unpack[CallArgs]) -> Options:
         expires_at_ms=at,
         tags=_tags(where, given.get("tags")),
     )
-    return _ordered(where, options)
+    return _check_order(where, options)
 
 
 def unknown_option(where: str, name: str, valid: tuple[str, ...], place: Place = Place.OPTION) -> str:
-    """The text for an option that does not exist, with the nearest one that does."""
+    """The error message about an option that does not exist, with the one that was probably meant."""
     instead = here(place, name)
     if instead is not None:
         return f"{where}: unknown option {name!r}; here it is {instead}"
@@ -166,10 +166,10 @@ def unknown_option(where: str, name: str, valid: tuple[str, ...], place: Place =
 
 
 def check_name(what: str, name: object) -> str:
-    """Return `name` if it can be an app's or a queue's.
+    """Return `name` if it can be the name of an App or of a queue.
 
     Raises:
-        ConfigError: it has characters that have a meaning in the server's keys, or is empty or too long.
+        ConfigError: it is empty or too long, or has characters with a meaning in the server's keys.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ConfigError(f"{what} {brief(name)}: expected 1 to 128 letters, digits, '.', '_' or '-'")
@@ -177,11 +177,11 @@ def check_name(what: str, name: object) -> str:
 
 
 def check_job_id(job_id: object, method: str) -> None:
-    """See that it can be a job's id.
+    """Check that a value can be a job's id.
 
     Args:
-        job_id: what was given for one.
-        method: to which method.
+        job_id: the value.
+        method: the method it was given to, for the error.
 
     Raises:
         ArgumentError: it cannot.
@@ -193,10 +193,10 @@ def check_job_id(job_id: object, method: str) -> None:
 
 
 def listed(several: Iterable[T], what: str) -> list[T]:
-    """What `send_many` was given, as a list.
+    """The argument of `send_many` as a list.
 
     Raises:
-        ArgumentError: it is something else.
+        ArgumentError: it is not iterable.
     """
     if not isinstance(several, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ArgumentError(f"send_many({brief(several)}): expected a list of {what}")
@@ -258,7 +258,7 @@ def _moment_ms(where: str, name: str, moment: datetime) -> int:
 
 
 def _expires(where: str, expires: Duration | datetime | None) -> tuple[int | None, int | None]:
-    """By when a job must have been started: so many ms after it is due, or at that time in ms; one of them."""
+    """By when a job must have been started: ms after it is due, or ms since the Unix epoch; the other is None."""
     if expires is None:
         return None, None
     if isinstance(expires, datetime):
@@ -277,8 +277,8 @@ def _expires(where: str, expires: Duration | datetime | None) -> tuple[int | Non
     return max(1, round(number * 1000)), None
 
 
-def _ordered(where: str, options: Options) -> Options:
-    """Return options if a job is due before it expires, where that is a time of its own."""
+def _check_order(where: str, options: Options) -> Options:
+    """Return the options if the job is due before it expires; checked where a fixed time for that is given."""
     if options.expires_at_ms is None or (options.eta_ms is None and not options.delay_ms):
         return options
     expires = _EPOCH + timedelta(milliseconds=options.expires_at_ms)
@@ -305,15 +305,15 @@ def _tags(where: str, tags: object) -> tuple[str, ...]:
             raise ConfigError(
                 f"{where}: tags: {brief(tag)}: a tag has 1 to {MAX_TAG} characters, all of them printable"
             )
-    return _unlike(where, [str.__str__(cast("str", tag)) for tag in given])
+    return _each_once(where, [str.__str__(cast("str", tag)) for tag in given])
 
 
-def _unlike(where: str, tags: Iterable[str]) -> tuple[str, ...]:
-    """Tags, each once; see that they are not too many."""
-    unlike = tuple(dict.fromkeys(tags))
-    if len(unlike) > MAX_TAGS:
-        raise ConfigError(f"{where}: tags: {len(unlike)} of them, at most {MAX_TAGS} are kept with a job")
-    return unlike
+def _each_once(where: str, tags: Iterable[str]) -> tuple[str, ...]:
+    """The tags without repetitions; too many of them are an error."""
+    different = tuple(dict.fromkeys(tags))
+    if len(different) > MAX_TAGS:
+        raise ConfigError(f"{where}: tags: {len(different)} of them, at most {MAX_TAGS} are kept with a job")
+    return different
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -328,12 +328,12 @@ def _headers(where: str, headers: object) -> Mapping[str, str]:
 
 
 def plain(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers as they are sent: of a subclass of `str`, such as a `StrEnum`, its text."""
+    """The headers as they are sent: values of a subclass of `str`, such as a `StrEnum`, become plain text."""
     return {str.__str__(key): str.__str__(value) for key, value in headers.items()}
 
 
 def too_large(headers: Mapping[str, str]) -> str | None:
-    """What is wrong with headers that are larger than a job may carry."""
+    """The error about headers that are larger than a job may have; None where they are not."""
     size = sum(
         len(key.encode("utf-8", "replace")) + len(value.encode("utf-8", "replace"))
         for key, value in headers.items()
@@ -348,7 +348,7 @@ def too_large(headers: Mapping[str, str]) -> str | None:
 
 
 def wrong_headers(headers: object) -> str:
-    """What is wrong with the headers of a call, naming the first one that is; empty where nothing is."""
+    """The error about the headers of a call, which names the first wrong one; empty where all are right."""
     if not isinstance(headers, Mapping):
         return f"headers={brief(headers)}: expected a mapping of strings to strings"
     for key, value in cast("Mapping[object, object]", headers).items():
@@ -358,7 +358,7 @@ def wrong_headers(headers: object) -> str:
 
 
 def _is_text(value: object) -> TypeGuard[str]:
-    """Whether it is a string that UTF-8 can hold, which one with half of a surrogate pair is not."""
+    """Whether it is a string that UTF-8 can hold; it cannot hold half of a surrogate pair."""
     return isinstance(value, str) and _SURROGATE.search(value) is None
 
 

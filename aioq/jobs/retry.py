@@ -30,40 +30,40 @@ __all__ = ["ONE_ATTEMPT", "Retry", "RetryRule", "Snooze", "class_name", "class_n
 log = logger("aioq.worker")
 
 DEFAULT_ATTEMPTS = 3
-"""Attempts of a `Retry` that does not say how many. A guess: enough for a hiccup, few enough to notice a bug."""
+"""Attempts of a `Retry` that gives no number. A guess: enough for a short outage, few enough to notice a bug."""
 
 DEFAULT_MAX_DELAY = 600.0
-"""Seconds that the backoff grows to where nothing else is said. A guess: what is down for an hour is asked a few
-times in it."""
+"""The default cap of the backoff in seconds. A guess: a service that is down for an hour gets a few attempts
+within that hour."""
 
 MAX_ATTEMPTS = 1_000_000_000
-"""The most that `attempts` may be: with the default delays two thousand years. Beyond, it cannot be sent.
-`attempts=None`, no end, travels as this number, so that an older worker understands it."""
+"""The largest number for `attempts`: with the default delays it takes two thousand years. A larger one cannot be
+sent. `attempts=None`, no limit, is sent as this number, so that an older worker understands it."""
 
 MAX_DELAYS = 100
-"""The most delays that `delays` may list: they travel with each call; a longer list usually follows a rule."""
+"""The most delays in `delays`: they are sent with each call, and a longer list usually has a formula."""
 
 MAX_FACTOR = 1e9
-"""The largest growth factor; a larger one would reach every cap with the next attempt too."""
+"""The largest growth factor; like a larger one, it reaches every cap with the next attempt."""
 
 ExceptionSpec = type[BaseException] | str
 
 DelayFunction = Callable[[int, BaseException], Duration]
-"""Says how long to wait after an attempt: its number, 1 for the first, and the error that ended it."""
+"""A function that returns how long to wait; it gets the attempt's number, 1 for the first, and the error."""
 
 
 class RetryRule(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defaults=True, gc=False):
-    """The plain data of a `Retry` policy, as it travels with a job.
+    """The plain data of a `Retry` policy, as it is sent with a job.
 
     Attributes:
-        attempts: the most attempts, the first one included; `MAX_ATTEMPTS` for no end.
+        attempts: the most attempts, the first one included; `MAX_ATTEMPTS` for no limit.
         delay: the base of the backoff in seconds.
         max_delay: its cap in seconds.
         factor: its growth from attempt to attempt.
         jitter: whether the delay is drawn from 0 to the backoff; exactly the backoff otherwise.
         on: names of exception classes to retry on; empty for all.
-        never: names of exception classes never to retry on; they win over `on`.
-        delays: the delay after each attempt in seconds, in place of the backoff; the last one for all further.
+        never: names of exception classes never to retry on; they take precedence over `on`.
+        delays: the delay after each attempt in seconds, in place of the backoff; the last one for all later ones.
         max_elapsed: no attempt begins later than this many seconds after the job was sent; None for no limit.
     """
 
@@ -79,17 +79,17 @@ class RetryRule(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defau
 
     @property
     def most_attempts(self) -> int | None:
-        """The most attempts; None for no end."""
+        """The most attempts; None for no limit."""
         return None if self.attempts >= MAX_ATTEMPTS else self.attempts
 
     def allows(self, names: Collection[str], leaves: Sequence[Collection[str]] = ()) -> bool:
-        """Whether an attempt that ended with such an error may be followed by another, attempts aside.
+        """Whether the classes of an error allow another attempt; the number of attempts is not looked at.
 
-        Of a group each error in it counts: none may be one of `never`, and all must be of `on`.
+        In an exception group each error counts: none may be in `never`, and all must be in `on`.
 
         Args:
-            names: the names of the error's class and of the classes it derives from.
-            leaves: of a group, those of each error in it.
+            names: the names of the error's class and of its base classes.
+            leaves: for a group, such names for each error in it.
         """
         never = known_names(self.never)
         if any(not never.isdisjoint(each) for each in (names, *leaves)):
@@ -100,7 +100,7 @@ class RetryRule(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defau
         return bool(leaves) and all(not on.isdisjoint(each) for each in leaves)
 
     def backoff(self, attempt: int) -> float:
-        """Seconds to wait after `attempt` (1 for the first) failed, as the numbers say."""
+        """Seconds to wait after `attempt` (1 for the first) failed, calculated from the rule's numbers."""
         if self.delays:
             ceiling = self.delays[min(attempt, len(self.delays)) - 1]
         else:
@@ -118,7 +118,7 @@ class RetryRule(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defau
 
 
 def clamped_rule(rule: RetryRule) -> RetryRule:
-    """Return a rule that came over the wire, with each number limited to what `Retry` takes."""
+    """A rule that came over the wire, with each number clamped to what `Retry` accepts."""
     usual = RetryRule()
     fit = msgspec.structs.replace(
         rule,
@@ -137,10 +137,10 @@ def _or(value: float | None, otherwise: float) -> float:
 
 
 class FunctionRule(RetryRule, frozen=True, omit_defaults=True, repr_omit_defaults=True, gc=True):
-    """A rule whose delay is a function, which stays in the code that declares the task.
+    """A rule whose delay is a function. The function is not sent: it stays in the code that declares the task.
 
     Attributes:
-        function: says the delay.
+        function: returns the delay.
     """
 
     function: DelayFunction | None = None
@@ -179,32 +179,32 @@ class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks fo
     As a policy: `@app.task(retry=Retry(attempts=5))` or `task.options(retry=Retry(attempts=2, on=(IOError,)))`.
     Inside a task: `raise Retry(delay=30)` ends this attempt and runs the job again in exactly 30 s; without
     `delay` the task's own backoff applies. A raised Retry counts as an attempt and keeps to the policy's
-    `attempts`; where neither it nor the task says how many, 3. A group of nothing but Retries, as an
-    `asyncio.TaskGroup` raises it, is the one with the longest delay.
+    `attempts`; where neither it nor the task gives a number, it is 3. An `asyncio.TaskGroup` raises a group: if
+    there is nothing but Retries in it, the one with the longest delay counts.
 
-    A group of other errors is retried if each error in it may be, and is not if one of them is of `never`; naming
-    the class of the group itself decides too.
+    A group of other errors is retried if every error in it may be retried. It is not if one of them is in `never`.
+    The class of the group itself may also be named in `on` or `never`.
 
     Args:
-        attempts: the most attempts, the first one included, up to `MAX_ATTEMPTS`; None for no end. 3 by
+        attempts: the most attempts, the first one included, up to `MAX_ATTEMPTS`; None for no limit. 3 by
             default, or one more than `delays`.
         delay: the base of the backoff in seconds or as a timedelta, 1 s by default; in a raised Retry the exact
-            delay. Or a function of the attempt (1 for the first) and the error, which returns the delay; it stays
-            with the task, so it cannot be given to a call. It runs on the worker's event loop and must not wait.
-            Where it raises or returns something else, a warning says so and the default backoff is used. An error
-            of a child process is a `RemoteError`.
+            delay. Or a function of the attempt (1 for the first) and the error, which returns the delay. It cannot
+            be given to a call, because functions are not sent. It runs on the worker's event loop and must not
+            block. If it raises or returns no delay, a warning says so and the default backoff is used. An error
+            from a child process is a `RemoteError`.
         delays: the exact delay after the first attempt, the second, and so on, in place of the backoff. With
-            `attempts=None` the last one goes on.
-        max_delay: the cap of the backoff, 600 s by default, or of what the function returns, none by default.
+            `attempts=None` the last delay is used for all later attempts.
+        max_delay: the cap of the backoff, 600 s by default; of a function's delays, where none is the default.
         factor: the growth of the backoff from attempt to attempt, 2 by default.
         jitter: draw the delay uniformly from 0 to the backoff (full jitter). The default for a backoff; not for
             `delays` and a function.
-        max_elapsed: seconds or a timedelta since the job was sent, waiting and its own delay included, after which
-            no further attempt begins: the job fails with its last error. No limit by default.
+        max_elapsed: how long after the job was sent the last attempt may begin, in seconds or as a timedelta; its
+            own delay and all waiting count. After that the job fails with its last error. No limit by default.
         on: exception classes (or their qualified names) to retry on, subclasses included; all by default. A name
-            may be an alias (`"socket.timeout"`). One whose module does not exist here is a warning, for a process
-            that only sends may lack it; one that its module does not have is an error.
-        never: exception classes never to retry on; they win over `on`.
+            may be an alias (`"socket.timeout"`). A name whose module does not exist here is a warning, because a
+            process that only sends may lack it. A class that its module does not have is an error.
+        never: exception classes never to retry on; they take precedence over `on`.
 
     Raises:
         ConfigError: a value is out of its range, or contradicts another.
@@ -229,33 +229,33 @@ class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks fo
         super().__init__("another attempt was asked for")
         for word in unknown:
             raise ConfigError(_unknown(word))
-        steps = () if delays is None else _steps(delays)
-        if steps:
-            _refuse_beside_delays(attempts, len(steps), delay=delay, max_delay=max_delay, factor=factor)
+        listed = () if delays is None else _checked_delays(delays)
+        if listed:
+            _refuse_beside_delays(attempts, len(listed), delay=delay, max_delay=max_delay, factor=factor)
         function = _function(delay) if callable(delay) else None
-        exact = steps or function is not None
+        exact = listed or function is not None
         number = None if delay is None or callable(delay) else _positive("delay", delay)
         cap = MAX_DELAY if function is not None else DEFAULT_MAX_DELAY
         rule = RetryRule(
-            attempts=len(steps) + 1 if steps and attempts is msgspec.UNSET else _count(attempts),
+            attempts=len(listed) + 1 if listed and attempts is msgspec.UNSET else _count(attempts),
             delay=1.0 if number is None else number,
             max_delay=float(cap) if max_delay is None else _positive("max_delay", max_delay),
             factor=_factor(factor),
             jitter=not exact if jitter is None else _flag("jitter", jitter),
             on=_names("on", on),
             never=_names("never", never),
-            delays=steps,
+            delays=listed,
             max_elapsed=None if max_elapsed is None else _positive("max_elapsed", max_elapsed),
         )
         self.rule = rule if function is None else FunctionRule(**msgspec.structs.asdict(rule), function=function)
-        self.attempts = rule.attempts if steps or attempts is not msgspec.UNSET else None
+        self.attempts = rule.attempts if listed or attempts is not msgspec.UNSET else None
         self.delay = number
 
     def __repr__(self) -> str:
         return f"Retry({repr(self.rule).partition('(')[2].replace('function=', 'delay=')}"
 
     def delay_after(self, attempt: int) -> float | None:
-        """The delay that it asks for itself, raised in `attempt`; None where it leaves that to the policy."""
+        """The delay that this Retry asks for when raised in `attempt`; None where it leaves that to the policy."""
         if self.delay is not None or not (self.rule.delays or isinstance(self.rule, FunctionRule)):
             return self.delay
         return self.rule.wait(attempt, cause_of(self) or self)
@@ -263,9 +263,9 @@ class Retry(Exception):  # noqa: N818 - it is a policy first; raising it asks fo
 
 @public
 class Snooze(Exception):  # noqa: N818 - no error: the way a task puts its job off
-    """What `current_job().snooze(delay)` raises: the job runs again after `delay`, at no cost to its attempts.
+    """The exception of `current_job().snooze(delay)`: the job runs again after `delay`; no attempt is used up.
 
-    A group of nothing but Snoozes, as an `asyncio.TaskGroup` raises it, is the longest of them.
+    An `asyncio.TaskGroup` raises a group: if there is nothing but Snoozes in it, the longest one counts.
 
     Args:
         delay: seconds or a timedelta, from 0 to ten years.
@@ -305,7 +305,7 @@ def _unknown(word: str) -> str:
 
 
 def _clamped(delay: float) -> float:
-    """A delay as it may be: the numbers of a rule that came over the wire may be any, NaN and infinity too."""
+    """A delay within its limits. A rule that came over the wire may have any numbers, also NaN and infinity."""
     return DEFAULT_MAX_DELAY if math.isnan(delay) else min(max(delay, 0.0), MAX_DELAY)
 
 
@@ -340,14 +340,14 @@ def _positive(name: str, value: Duration) -> float:
     return number
 
 
-def _steps(delays: Iterable[Duration]) -> tuple[float, ...]:
+def _checked_delays(delays: Iterable[Duration]) -> tuple[float, ...]:
     if isinstance(delays, (str, bytes, AbstractSet, Mapping)) or not isinstance(delays, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"Retry(delays={brief(delays)}): expected a list of seconds or timedeltas")  # pyright: ignore[reportUnknownArgumentType]
-    steps = tuple(_positive(f"delays[{place}]", each) for place, each in zip(range(MAX_DELAYS + 1), delays))  # noqa: B905 - endless iterables end here
-    if not 0 < len(steps) <= MAX_DELAYS:
-        had = f"{MAX_DELAYS + 1} or more" if steps else "none"
+    checked = tuple(_positive(f"delays[{place}]", each) for place, each in zip(range(MAX_DELAYS + 1), delays))  # noqa: B905 - endless iterables end here
+    if not 0 < len(checked) <= MAX_DELAYS:
+        had = f"{MAX_DELAYS + 1} or more" if checked else "none"
         raise ConfigError(f"Retry(delays=...): expected 1 to {MAX_DELAYS} delays, got {had}")
-    return steps
+    return checked
 
 
 def _refuse_beside_delays(

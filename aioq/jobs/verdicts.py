@@ -1,7 +1,7 @@
-"""What a task raises to say itself what becomes of its job.
+"""Exceptions that a task raises to decide itself how its job goes on.
 
-`Retry` asks for another attempt and `Snooze` puts the job off (both in `aioq.jobs.retry`), `Cancel` and `Fail`
-end it.
+`Retry` asks for another attempt and `Snooze` puts the job off (both in `aioq.jobs.retry`). `Cancel` and `Fail`
+end the job.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ class Cancel(Exception):  # noqa: N818 - no error: the way a task calls its job 
 
         raise Cancel("the order was withdrawn")
 
-    Awaiting the job raises `JobCancelledError` with the reason. It may be raised in a coroutine, in a thread, in
-    a child process and in middleware, and in an `asyncio.TaskGroup`: a group ends the job so if nothing but
-    `Cancel`, `Retry` and `Snooze` is in it; with an error in it, the job has failed, without another attempt.
+    Awaiting the job raises `JobCancelledError` with the reason. It may be raised in a coroutine, a thread, a child
+    process, a middleware and an `asyncio.TaskGroup`. A group cancels the job if there is nothing but `Cancel`,
+    `Retry` and `Snooze` in it. With any other error in it, the job fails, without another attempt.
 
     Args:
-        reason: a text, shown where the job is awaited and in the log; of a long one the ends are kept.
+        reason: a text, shown where the job is awaited and in the log; where it is long, its middle is left out.
     """
 
     def __init__(self, reason: object = "") -> None:
@@ -37,7 +37,7 @@ class Fail(Exception):  # noqa: N818 - as `Cancel`
 
         raise Fail("there is no such account") from error
 
-    In a group of errors it holds for the whole of it.
+    In a group of errors it decides for the whole group.
 
     Args:
         reason: the failure's message.
@@ -52,10 +52,10 @@ _CALLED_OFF = "the job was called off, and an error came with it"
 
 
 def asked_by(error: BaseException) -> BaseException:
-    """What a run's error asks for: of a group the request that holds for all of it, else the error as it is.
+    """The request in a run's error: for a group the one request that decides, else the error as it is.
 
-    An `asyncio.TaskGroup` raises a group, also of one. Of `Snooze` alone, or `Retry` alone, the longest counts. A
-    group with an error among them is a failure, which a delay must not hide.
+    An `asyncio.TaskGroup` raises a group even for a single error. Of nothing but `Snooze`, or nothing but `Retry`,
+    the longest counts. A group with another error among them is a failure, which a delay must not hide.
     """
     leaves = leaves_of(error)
     if not leaves:
@@ -72,7 +72,7 @@ def asked_by(error: BaseException) -> BaseException:
     for kind in (Snooze, Retry):
         asked = [leaf for leaf in leaves if is_a(leaf, kind)]
         if len(asked) == len(leaves):
-            # One without a delay leaves it to the policy; one that names a delay knows better.
+            # One that gives a delay takes precedence over one that leaves it to the policy.
             return max(asked, key=lambda each: -1.0 if each.delay is None else each.delay)
     return error
 

@@ -92,7 +92,7 @@ async def test_a_job_that_is_put_off_says_why(store: Store) -> None:
     job = await info(store)
 
     assert (job.state, job.attempts) == (JobState.SCHEDULED, 0)
-    assert job.error == Failure(UNKNOWN_TASK, "no worker that has come to it knows the task 'shop.add'")
+    assert job.error == Failure(UNKNOWN_TASK, "no worker that has seen it knows the task 'shop.add'")
 
 
 async def test_one_that_was_put_off_shows_its_own_failure_later(store: Store) -> None:

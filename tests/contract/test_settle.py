@@ -248,7 +248,7 @@ async def test_a_parked_job_comes_again_at_no_cost(store: Store) -> None:
     found = await info(store)
     assert (found.state, found.worker) == (JobState.SCHEDULED, None)
     assert found.error is not None
-    assert found.error.message == "no worker that has come to it knows the task 'shop.add'"
+    assert found.error.message == "no worker that has seen it knows the task 'shop.add'"
     assert (found.attempts, found.interruptions, found.crashes) == (0, 0, 0)
 
 

@@ -152,8 +152,8 @@ def _succeeded(run: Run, environment: RunEnvironment) -> Settlement:
             "store it elsewhere and return where it is"
         )
         return failed(run, own_failure(run.error))
-    exact, kind = returns.exact_classes, type(result)
-    if exact is not None and kind not in exact and kind is not msgspec.Raw:
+    exact = returns.exact_classes
+    if exact is not None and type(result) not in exact and type(result) is not msgspec.Raw:
         try:
             returns.verify_outcome(result, outcome)  # one from a child process has been looked at there
         except ResultError as error:

@@ -9,7 +9,7 @@ import pytest
 
 from aioq import App, ConfigError, current_job
 from aioq.app import internals_of
-from aioq.jobs.lifespans import Lifespans, together
+from aioq.jobs.lifespans import Lifespans, combined
 from tests.unit.kit import within
 
 pytestmark = pytest.mark.anyio
@@ -69,7 +69,7 @@ async def test_one_may_use_the_state_of_those_before_it_which_end_after_its_fail
     ("values", "state"), [([], None), ([None], None), ([None, 0], 0), ([0, None, ""], (0, "")), ([(1, 2)], (1, 2))]
 )
 def test_the_state_of_several(values: list[Any], state: Any):
-    assert together(values) == state
+    assert combined(values) == state
 
 
 async def test_an_edited_cell_takes_the_place_of_the_one_before():

@@ -61,12 +61,12 @@ def ago(seconds: float) -> datetime:
         (
             info(JobState.SCHEDULED, due_at=-3.9, error=put_off("shop.ad")),
             [],
-            "put off for 3.9 s more: no worker that has come to it knows the task 'shop.ad'",
+            "put off for 3.9 s more: no worker that has seen it knows the task 'shop.ad'",
         ),
         (
             info(JobState.QUEUED, error=put_off("")),
             [FETCHING],
-            "queued; it was put off before: no worker that has come to it can read its call",
+            "queued; it was put off before: no worker that has seen it can read its call",
         ),
         (info(JobState.QUEUED, error=put_off("shop.ad")), [GONE], "queued; no worker serves queue 'default'"),
         (
