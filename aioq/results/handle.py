@@ -36,6 +36,8 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
+# A protocol, though `aioq.internals.Internals` is the only one there is: handles are made by the sender, which
+# that one is built of, so it is in a room above this one and above the sender's.
 class ResultSource(Protocol):
     """Where a handle gets its answers: the App, whatever event loop it is asked on."""
 

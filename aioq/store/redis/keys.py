@@ -7,7 +7,11 @@ a few of its own, under the base key of a queue without a name, which no queue c
 from functools import lru_cache
 
 LANES = tuple(f"{lane}{part}" for lane in ("high", "normal", "low") for part in (":front", ":rest", ""))
-"""A queue's streams, first served first; the same list is in `lua/lib/keys.lua`."""
+"""A queue's streams, first served first.
+
+`lua/lib/keys.lua` has the same list once more, so that the scripts are what their files say: the loader only takes
+comments out of them. `tests/contract/test_scripts.py` holds the two together.
+"""
 
 GROUP = "aioq"
 """The consumer group of each lane."""

@@ -31,7 +31,8 @@ local function receipt_key(q, call) return q.base .. ':receipt:' .. call end
 -- lost, finds it here. It is named by the nonce of the send, or by the job's id where only one send can have that id.
 local function tombstone_key(q, nonce) return q.base .. ':tombstone:' .. nonce end
 
--- The streams of its lanes, first served first, and their consumer group; see lib/lanes.lua.
+-- The streams of its lanes, first served first, and their consumer group; see lib/lanes.lua. `LANES` in
+-- `aioq/store/redis/keys.py` is the same list, and says why there are two.
 local LANES = {
   'high:front', 'high:rest', 'high', 'normal:front', 'normal:rest', 'normal', 'low:front', 'low:rest', 'low',
 }
