@@ -6,7 +6,7 @@ the same name.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from aioq.store.schedules import Entry, Timetable
@@ -79,17 +79,22 @@ class PendingRemovals:
 
     Args:
         lease: the lease's length, in seconds.
+        declared: the ids that this worker's code declares; None where it has a part of the App only, and so
+            removes nothing.
     """
 
-    def __init__(self, lease: float) -> None:
+    def __init__(self, lease: float, declared: Collection[str] | None) -> None:
         self._lease = lease
+        self._declared = declared
         self._waiting: dict[tuple[str, str], _Waiting] = {}
         self._looks = 0
 
     @property
     def pause(self) -> float | None:
-        """Seconds until the next look, soon at first and then twice a lease; None where nothing waits."""
-        return min(2.0**self._looks, self._lease / 2) if self._waiting else None
+        """Seconds until the next look, soon at first and then twice a lease; None where none is needed."""
+        if self._declared is None or not self._waiting:
+            return None
+        return min(2.0**self._looks, self._lease / 2)
 
     def waiting(self) -> dict[str, list[str]]:
         """The ids of the schedules that wait, by queue."""
@@ -97,6 +102,20 @@ class PendingRemovals:
         for queue, schedule_id in self._waiting:
             found.setdefault(queue, []).append(schedule_id)
         return found
+
+    def ticked(self, queue: str, ids: Sequence[str], now: float) -> bool:
+        """Note of which schedules of code ticks were made; whether one that is not declared here is new.
+
+        The code may have ceased to declare it, or it has come since this worker's start.
+        """
+        news = [each for each in ids if (queue, each) not in self._waiting and not self._is_declared(each)]
+        for schedule_id in news:
+            # As if it had an owner: a worker that was away for a moment finds it as it was.
+            self.find(queue, schedule_id, Retention(""), now)
+        return bool(news)
+
+    def _is_declared(self, schedule_id: str) -> bool:
+        return self._declared is None or schedule_id in self._declared
 
     def find(self, queue: str, schedule_id: str, retention: Retention | None, now: float) -> bool:
         """Note a schedule that is not declared here; whether it may be removed.

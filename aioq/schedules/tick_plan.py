@@ -21,6 +21,7 @@ class Look(Enum):
 
     DECLARE = "put what the code declares, for the server may have lost it"
     TICKS = "make the ticks that are due"
+    REVIEW = "see whether a schedule that the code does not declare has lost its last owner"
 
 
 class TickPlan:
@@ -42,6 +43,7 @@ class TickPlan:
         self.leader = True
         self._longest = longest
         self._look_at: float = math.inf
+        self._review_at: float = math.inf
         self._missing = False
         self._without_news = False  # the next look is because nothing was heard for `longest`
         self._appointed = False  # leadership was passed on to this worker since the last look began
@@ -52,7 +54,7 @@ class TickPlan:
     @property
     def look_at(self) -> float:
         """When to look; at once after a lost lease, whatever a reply has said since of the next tick."""
-        return -math.inf if self._missing else self._look_at
+        return -math.inf if self._missing else min(self._look_at, self._review_at)
 
     def hear(self, next_tick_ms: int | None, now: float, *, woken: bool = False) -> bool:
         """Some reply said when the next tick is; whether that changes when to look.
@@ -91,6 +93,10 @@ class TickPlan:
         """Look at that time, be it what was planned or not."""
         self._look_at, self._without_news = at, False
 
+    def review_in(self, pause: float | None, now: float) -> None:
+        """Review in so many seconds what the code does not declare; None where there is nothing to."""
+        self._review_at = math.inf if pause is None else now + pause
+
     def retry(self, at: float) -> None:
         """The look that was begun has failed: look at that time again, for the same."""
         self._look_at = at
@@ -99,10 +105,13 @@ class TickPlan:
         """What to look for now; None where it is too early."""
         if self.look_at > now:
             return None
-        self._look_at = math.inf
         if self._missing:
-            self._missing = False
+            self._look_at, self._missing = math.inf, False
             return Look.DECLARE
+        if self._look_at > now:
+            self._review_at = math.inf
+            return Look.REVIEW
+        self._look_at = math.inf
         # To look because there was no news for long is not coming too late either.
         self._stays_leader = self._appointed or (self._without_news and self.leader)
         self._appointed = False

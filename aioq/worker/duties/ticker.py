@@ -17,7 +17,7 @@ import contextlib
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
-from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
+from aioq.errors import ServerError
 from aioq.schedules.declare import Declared
 from aioq.schedules.owners import PendingRemovals, Retention, note_retained, remove_unowned
 from aioq.schedules.reconcile import declare, sweep
@@ -29,6 +29,7 @@ from aioq.util.aio import Backoff, end
 from aioq.util.log import logger
 from aioq.util.plural import counted
 from aioq.util.randomness import RANDOM
+from aioq.worker.trouble import Trouble
 
 log = logger("aioq.worker")
 
@@ -39,11 +40,6 @@ below the time after which a tick is missed (`aioq.schedules.timing.MISFIRE_MS`)
 OFTEN = 3.0
 """Seconds: renewals that come so often bring the news of a schedule in time, so that there is no need to look.
 They and a standby's patience take 8 s together at most, which leaves two until a tick counts as missed."""
-
-OUTAGE_TRIES = 6
-"""How many times in a row the server cannot be reached until that is logged here: the lease says it sooner, and
-most outages end within these 2 s. A guess."""
-
 
 RENEWALS = 4
 """Renewals within one lease, as the duty of the leases makes them."""
@@ -86,12 +82,10 @@ class Ticker:
         self._timetable = timetable
         self._queue = queue
         self._declared = declared
-        self._declared_ids = {each.id for each in declared}
         self._whole = whole
         self._served = served
         self._ready = ready
-        self._pending_removals = PendingRemovals(renewal * RENEWALS)
-        self._review_at: float = math.inf
+        self._removals = PendingRemovals(renewal * RENEWALS, {each.id for each in declared} if whole else None)
         self._plan = TickPlan(
             # Drawn, so that of many standbys one comes first.
             patience=min(renewal * 1.1 + RANDOM.uniform(0.0, 1.0), MOST_PATIENCE),
@@ -100,8 +94,7 @@ class Ticker:
         self._since = 0
         self._stopped = asyncio.Event()
         self._ended = asyncio.Event()
-        self._failures = 0
-        self._logged: set[str] = set()
+        self._trouble = Trouble()
         self._changed = asyncio.Event()
 
     def expect(self, next_tick_ms: int | None, *, woken: bool = False) -> None:
@@ -168,7 +161,9 @@ class Ticker:
 
     async def _make_ticks(self) -> None:
         step = await tick_due(self._timetable, self._queue, *(() if self.sends is None else (self.sends,)))
-        self._examine(step.of_code)
+        now = self._now()
+        if self._removals.ticked(self._queue, step.of_code, now):
+            self._plan.review_in(self._removals.pause, now)
         for schedule_id in self._plan.looked(step, self._now(), healed=self._healed()):
             log.warning("schedule %s: this worker cannot make its ticks: %s", schedule_id, step.stuck[schedule_id])
         if step.won:
@@ -215,41 +210,20 @@ class Ticker:
         """Schedules stay that this worker's code does not declare: look at them again."""
         now = self._now()
         for queue, its in kept.items():
-            note_retained(self._pending_removals, queue, its, now)
-        self._plan_review()
-
-    def _examine(self, ticked: Sequence[str]) -> None:
-        """Of what is ticked the code may declare something no more that was not there at the start."""
-        foreign = [each for each in ticked if each not in self._declared_ids] if self._whole else []
-        now = self._now()
-        for schedule_id in foreign:
-            if schedule_id not in self._pending_removals.waiting().get(self._queue, ()):
-                # As if it had an owner: a worker that was away for a moment finds it as it was.
-                self._pending_removals.find(self._queue, schedule_id, Retention(""), now)
-                self._plan_review()
-
-    def _plan_review(self) -> None:
-        pause = self._pending_removals.pause if self._whole else None  # only a worker of the whole App removes
-        self._review_at = math.inf if pause is None else self._now() + pause
+            note_retained(self._removals, queue, its, now)
+        self._plan.review_in(self._removals.pause, now)
 
     async def _review(self) -> None:
         """Look again at schedules of other owners, and remove those that have no owner any more."""
         try:
-            await remove_unowned(self._timetable, self._pending_removals, self._now())
+            await remove_unowned(self._timetable, self._removals, self._now())
         except ServerError as error:
             log.debug("queue %s: could not look at what its schedules are declared by: %s", self._queue, error)
-        self._plan_review()
+        self._plan.review_in(self._removals.pause, self._now())
 
     def _failed(self, what: str, error: ServerError) -> None:
-        """Log what does not work: each cause once, until it works again."""
         log.debug("queue %s: could not %s its schedules: %s", self._queue, what, error)
-        self._failures += 1
-        if isinstance(error, ServerUnavailableError) and self._failures < OUTAGE_TRIES:
-            return
-        if isinstance(error, ServerRejectedError) and error.is_login:
-            return  # it is refused to all, and the leases say so
-        if str(error) not in self._logged:
-            self._logged.add(str(error))
+        if self._trouble.failed(error):
             log.warning(
                 "queue %s: this worker cannot %s its schedules: %s; trying again until it can",
                 self._queue,
@@ -259,15 +233,15 @@ class Ticker:
 
     def _healed(self) -> bool:
         """Whether something that was logged as failing works again."""
-        logged, self._logged, self._failures = self._logged, set(), 0
-        if logged:
+        healed = self._trouble.healed()
+        if healed:
             log.warning("queue %s: its schedules are seen to again", self._queue)
-        return bool(logged)
+        return healed
 
     async def _wait(self) -> bool:
         """Return when a tick is expected; False at the stop."""
         loop = asyncio.get_running_loop()
-        while not self._stopped.is_set() and (until := min(self._plan.look_at, self._review_at)) > loop.time():
+        while not self._stopped.is_set() and (until := self._plan.look_at) > loop.time():
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(None if math.isinf(until) else until):

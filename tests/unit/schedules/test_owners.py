@@ -15,14 +15,14 @@ UNSAID = Retention("v", declares=False)
 
 
 def test_one_that_was_owned_is_removed_one_lease_after_its_last_owner():
-    removals = PendingRemovals(LEASE)
+    removals = PendingRemovals(LEASE, set())
     found = [(0.0, OWNER, False), (9.0, None, False), (16.0, None, False), (17.0, None, True)]
     for now, retention, goes in found:
         assert removals.find(QUEUE, "s", retention, now) is goes, now
 
 
 def test_an_owner_that_comes_again_begins_the_time_anew():
-    removals = PendingRemovals(LEASE)
+    removals = PendingRemovals(LEASE, set())
     found = [
         (0.0, OWNER, False),
         (4.0, None, False),
@@ -35,13 +35,13 @@ def test_an_owner_that_comes_again_begins_the_time_anew():
 
 
 def test_where_workers_only_had_to_say_what_they_declare_it_goes_at_once():
-    removals = PendingRemovals(LEASE)
+    removals = PendingRemovals(LEASE, set())
     assert not removals.find(QUEUE, "s", UNSAID, 0.0)
     assert removals.find(QUEUE, "s", None, 1.0)
 
 
 def test_looks_are_soon_at_first_then_twice_a_lease_and_none_where_nothing_waits():
-    removals = PendingRemovals(LEASE)
+    removals = PendingRemovals(LEASE, set())
     assert removals.pause is None
     removals.find(QUEUE, "s", OWNER, 0.0)
     pauses: list[float | None] = []
@@ -56,8 +56,37 @@ def test_looks_are_soon_at_first_then_twice_a_lease_and_none_where_nothing_waits
     assert removals.pause is None
 
 
+TICKED: list[tuple[set[str] | None, list[str], bool, dict[str, list[str]]]] = [
+    # what the code declares, of which schedules ticks were made; whether any is new, and what waits then
+    ({"s"}, [], False, {}),
+    ({"s"}, ["s"], False, {}),
+    ({"s"}, ["s", "t"], True, {QUEUE: ["t"]}),
+    (set(), ["s"], True, {QUEUE: ["s"]}),
+    (None, ["s"], False, {}),  # a part of the App declares a part of its schedules
+]
+
+
+@pytest.mark.parametrize(("declared", "ticked", "news", "waiting"), TICKED)
+def test_what_ticks_and_is_not_declared_here_waits_for_the_end_of_its_owner(
+    declared: set[str] | None, ticked: list[str], news: bool, waiting: dict[str, list[str]]
+):
+    removals = PendingRemovals(LEASE, declared)
+    assert removals.ticked(QUEUE, ticked, 0.0) is news
+    assert not removals.ticked(QUEUE, ticked, 1.0), "it is new once"
+    assert removals.waiting() == waiting
+    for schedule_id in waiting.get(QUEUE, ()):
+        assert not removals.find(QUEUE, schedule_id, None, 1.0)
+        assert removals.find(QUEUE, schedule_id, None, 1.0 + LEASE), "a lease later, as if it had had an owner"
+
+
+def test_a_worker_of_a_part_of_the_app_reviews_nothing():
+    removals = PendingRemovals(LEASE, None)
+    removals.find(QUEUE, "s", OWNER, 0.0)
+    assert removals.pause is None
+
+
 def test_it_is_logged_once_and_not_for_a_worker_that_is_just_starting():
-    removals = PendingRemovals(LEASE)
+    removals = PendingRemovals(LEASE, set())
     for schedule_id, retention in (("s", OWNER), ("t", UNSAID)):
         removals.find(QUEUE, schedule_id, retention, 0.0)
     words = removals.words(QUEUE, "s", OWNER, 0.0)

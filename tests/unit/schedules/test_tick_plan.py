@@ -178,3 +178,43 @@ def test_a_failed_look_is_made_again_and_a_healed_one_declares() -> None:
     assert plan.begin(60.5) is Look.TICKS
     plan.looked(WON, 60.5, healed=True)
     assert plan.begin(60.5) is Look.DECLARE
+
+
+REVIEWS: list[tuple[float | None, float, Look | None]] = [
+    # when to review, in seconds from 10; and what a look is for then, where the next tick is at 60
+    (None, 59.9, None),
+    (5.0, 14.9, None),
+    (5.0, 15.0, Look.REVIEW),
+    (5.0, 60.0, Look.TICKS),  # ticks go first
+    (60.0, 60.0, Look.TICKS),
+]
+
+
+@pytest.mark.parametrize(("pause", "now", "look"), REVIEWS)
+def test_what_the_code_does_not_declare_is_reviewed_between_ticks(
+    pause: float | None, now: float, look: Look | None
+) -> None:
+    plan = leader()
+    plan.review_in(pause, 10.0)
+    assert plan.begin(now) is look
+
+
+def test_a_review_is_made_once_and_changes_nothing_of_the_ticks() -> None:
+    plan = leader()
+    plan.review_in(5.0, 10.0)
+    assert plan.look_at == 15.0
+    assert plan.begin(15.0) is Look.REVIEW
+    assert (plan.leader, plan.look_at, plan.begin(59.9)) == (True, 60.0, None)
+    plan.review_in(5.0, 16.0)
+    plan.review_in(None, 17.0)
+    assert plan.look_at == 60.0
+
+
+def test_a_lost_lease_and_a_tick_do_not_make_a_review_forgotten() -> None:
+    plan = leader()
+    plan.review_in(5.0, 10.0)
+    plan.rejoin(60.0)
+    assert [plan.begin(60.0) for _ in range(3)] == [Look.DECLARE, Look.REVIEW, None]
+    plan.review_in(5.0, 60.0)
+    plan.look_again(70.0)
+    assert [plan.begin(70.0) for _ in range(3)] == [Look.TICKS, Look.REVIEW, None]

@@ -18,6 +18,7 @@ from aioq.store.schedules import Agenda, Entry
 from aioq.util.clock import ManualClock
 from aioq.worker.duties import ticker as module
 from aioq.worker.duties.ticker import Ticker
+from aioq.worker.trouble import OUTAGE_TRIES
 from tests.unit.kit import QUEUE, call, memory_store, running, turns, until, within
 
 pytestmark = pytest.mark.anyio
@@ -442,7 +443,7 @@ async def test_a_short_outage_is_the_leases_to_tell(
 ):
     caplog.set_level(logging.WARNING, "aioq.worker")
     down = ServerUnavailableError("x cannot be reached")
-    script = Script(monkeypatch, *[down] * (module.OUTAGE_TRIES - 1), WON)
+    script = Script(monkeypatch, *[down] * (OUTAGE_TRIES - 1), WON)
     async with script.runs():
         script.ticker.expect(0)
         await until(lambda: not script.steps)
