@@ -179,4 +179,4 @@ async def test_connections_are_dropped_now_and_then_and_not_with_each_answer(
     assert dropped[1] - dropped[0] >= 0.04
     failover.drop()
     failover.close()
-    assert failover._later is None
+    assert failover._timer is None

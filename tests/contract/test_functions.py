@@ -60,7 +60,7 @@ def called(client: redis.Redis) -> dict[str, int]:
 )
 async def test_scripts_do_where_a_server_or_a_proxy_says_that_it_has_no_functions(text: str) -> None:
     calls = Calls()
-    assert calls.can_mend(redis.ResponseError(text))
+    assert calls.should_repeat(redis.ResponseError(text))
     assert calls.command("info", ["aioq:{shop:mail}"])[0] == "EVAL"
     assert calls.load is None
     assert calls.probe is None
@@ -76,7 +76,7 @@ async def test_scripts_do_where_a_server_or_a_proxy_says_that_it_has_no_function
 )
 async def test_functions_stay_where_a_call_of_one_has_failed(text: str) -> None:
     calls = Calls()
-    assert not calls.can_mend(redis.ResponseError(text))
+    assert not calls.should_repeat(redis.ResponseError(text))
     assert calls.command("info", ["aioq:{shop:mail}"])[0] == "FCALL"
 
 

@@ -138,15 +138,15 @@ async def test_calls_of_a_script_that_the_server_does_not_know_keep_their_order(
         await link.command("DEL", f"{base}:declared")
 
 
-async def test_a_connection_seen_off_answers_what_is_on_its_way(server: Database) -> None:
+async def test_a_retired_connection_answers_what_is_on_its_way(server: Database) -> None:
     link = Link(server.url, "redis://shown")
     await link.command("PING")
     waiting = asyncio.ensure_future(link.command("BLPOP", "nothing", "0.05"))
     await asyncio.sleep(0)
     assert isinstance(link._pipe, Pipe)
-    link._see_off(link._pipe)
+    link._retire(link._pipe)
     assert await waiting is None
-    assert link._pipe.is_gone
+    assert link._pipe.has_ended
     await link.close()
 
 

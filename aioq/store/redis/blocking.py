@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from redis.exceptions import ResponseError
 
 from aioq.errors import ServerError, ServerUnavailableError
-from aioq.store.redis.errors import FOREIGN, closed_here, translate
+from aioq.store.redis.errors import CLIENT_ERRORS, closed_here, translate
 from aioq.store.redis.keys import GROUP, LANES, base_key, lane_key
 from aioq.store.redis.net.commands import CONNECT_TIMEOUT, Link
 from aioq.store.redis.net.connection import Connection
@@ -132,9 +132,9 @@ class BlockingReads:
                 connection.send(command)
                 return await connection.read()
         except ResponseError as error:  # an answer: the connection is good
-            self._link.note(error)
+            self._link.drop_if_replaced(error)
             raise
-        except (*FOREIGN, TimeoutError) as error:
+        except (*CLIENT_ERRORS, TimeoutError) as error:
             self.drop(queue, worker)
             raise translate(error, self._link.shown_url) from None
         except BaseException:
@@ -191,7 +191,7 @@ class BlockingReads:
                 async with asyncio.timeout(CONNECT_TIMEOUT):
                     connection.send(("CLIENT", "ID"))
                     found = (connection, int(await connection.read()))
-            except FOREIGN as error:
+            except CLIENT_ERRORS as error:
                 connection.close()
                 raise translate(error, self._link.shown_url) from None
             except BaseException:

@@ -76,7 +76,7 @@ class Calls:
         """Whether the server would not take the library the last time."""
         return bool(self.functions) and self.refusal is not None
 
-    def took_library(self, reply: object) -> None:
+    def library_answered(self, reply: object) -> None:
         """What was answered to `load`."""
         if not isinstance(reply, Exception) or "already exists" in str(reply):
             self.is_missing, self.refusal = False, None
@@ -91,7 +91,7 @@ class Calls:
         """Why a call failed: where that is because the library was refused, why it was."""
         return self.refusal if self.refusal is not None and "Function not found" in str(error) else error
 
-    def can_mend(self, error: object) -> bool:
+    def should_repeat(self, error: object) -> bool:
         """Whether a call that was answered so is to be made again, after `load` if there is one then."""
         if isinstance(error, NoScriptError):
             self.known.clear()  # it has forgotten all of them

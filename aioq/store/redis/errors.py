@@ -159,5 +159,5 @@ def translate(error: Exception, url: str) -> ServerError:
     return ServerError(f"{url} answered with an error: {text}")
 
 
-FOREIGN = (RedisError, OSError)
+CLIENT_ERRORS = (RedisError, OSError)
 """What redis-py lets through."""

@@ -11,7 +11,7 @@ from aioq.errors import ServerError
 from aioq.store.contract import Limits
 from aioq.store.leases import Renewal
 from aioq.store.redis.calls import MOST_TRIES, Calls
-from aioq.store.redis.errors import FOREIGN, may_be_replaced, translate
+from aioq.store.redis.errors import CLIENT_ERRORS, may_be_replaced, translate
 from aioq.store.redis.keys import base_key
 from aioq.store.redis.net.connection import ANONYMOUS, Arg
 from aioq.store.redis.net.failover import Failover
@@ -73,7 +73,7 @@ class RedisLeaseClient:
             self._client.connection_pool.disconnect()
         try:
             reply = self._call("renew", args)
-        except FOREIGN as answer:
+        except CLIENT_ERRORS as answer:
             error = self._calls.reason_for(answer)
             if may_be_replaced(error):
                 self._failover.drop_soon()
@@ -86,7 +86,7 @@ class RedisLeaseClient:
             try:
                 reply = self._client.execute_command(*self._calls.command(name, args))
             except ResponseError as error:
-                if not self._calls.can_mend(error):
+                if not self._calls.should_repeat(error):
                     raise
                 self._load()
             else:
@@ -99,6 +99,6 @@ class RedisLeaseClient:
         if command is None:
             return
         try:
-            self._calls.took_library(self._client.execute_command(*command))
+            self._calls.library_answered(self._client.execute_command(*command))
         except ResponseError as error:
-            self._calls.took_library(error)
+            self._calls.library_answered(error)

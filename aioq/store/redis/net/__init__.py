@@ -1,4 +1,4 @@
-"""The way to the server: connections, pipelined calls, the subscription, and what a failover does to them.
+"""The connections to the server: pipelined calls, the subscription, and their replacement after a failover.
 
 Imports nothing of `store/redis` but `errors`, `durability` and `scripts`.
 """

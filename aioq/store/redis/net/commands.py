@@ -1,7 +1,7 @@
-"""Connections of one event loop to one server, and calls of aioq's commands over them.
+"""The connections of one event loop to one server, and the calls of aioq's commands over them.
 
-redis-py does the connecting (URL, TLS, login, database), `connection.py` what is said then. All commands of a
-process share one connection (`pipe.py`), but for those that block: the reads that wait for jobs, and writes that
+redis-py connects (URL, TLS, login, database); `connection.py` does all that follows. The commands of an event loop
+share one connection (`pipeline.py`), except those that block: the reads that wait for jobs, and the writes that
 wait to be confirmed (`confirming.py`).
 """
 
@@ -17,25 +17,26 @@ from redis.exceptions import ResponseError
 from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.store.redis.calls import MOST_TRIES, Calls
 from aioq.store.redis.durability import Confirmation
-from aioq.store.redis.errors import FOREIGN, closed_here, may_be_replaced, translate
+from aioq.store.redis.errors import CLIENT_ERRORS, closed_here, may_be_replaced, translate
 from aioq.store.redis.net.confirming import REPLY_TIMEOUT, ConfirmedWrites
 from aioq.store.redis.net.connection import ANONYMOUS, Arg, Connection
 from aioq.store.redis.net.failover import Failover
-from aioq.store.redis.net.pipeline import Asked, Pipe
+from aioq.store.redis.net.pipeline import Pipe, Request
 from aioq.util.aio import end
 
 CONNECT_TIMEOUT = 5.0
 
 CLOSE_PATIENCE = 1.0
-"""Seconds that calls under way get when the connections are closed. A guess: far longer than a server takes that
-answers at all, and a close beside one that does not is not held up for long."""
+"""Seconds that calls in flight still have when the connections are closed. A guess: far longer than any server
+takes that answers at all, and short enough that a server which does not answer does not delay the close for
+long."""
 
 Read = Callable[[Any], Any]
-"""Makes of a reply what its caller wants."""
+"""Converts a reply into what its caller wants."""
 
 
-class _Asked:
-    """What a command of the server's and a call of one of aioq's have in common."""
+class _Request:
+    """The common part of a plain command and of a call of one of aioq's own commands."""
 
     __slots__ = ("link", "reply")
 
@@ -47,8 +48,8 @@ class _Asked:
         return self.reply.cancelled()
 
 
-class _Command(_Asked):
-    """A command of any kind; the server's own errors are its caller's to read."""
+class _Command(_Request):
+    """A plain command; its caller gets the server's own errors untranslated."""
 
     __slots__ = ("command",)
 
@@ -62,15 +63,15 @@ class _Command(_Asked):
             return
         if not isinstance(reply, Exception):
             self.reply.set_result(reply)
-        elif isinstance(reply, FOREIGN) and not isinstance(reply, ResponseError):
+        elif isinstance(reply, CLIENT_ERRORS) and not isinstance(reply, ResponseError):
             self.reply.set_exception(_translated(reply, self.link.shown_url))
         else:
-            self.link.note(reply)
+            self.link.drop_if_replaced(reply)
             self.reply.set_exception(reply)
 
 
-class _Call(_Asked):
-    """A call of a command of aioq's. It is made again where the server has forgotten how."""
+class _Call(_Request):
+    """A call of one of aioq's own commands. It is repeated if the server does not have that command any more."""
 
     __slots__ = ("args", "name", "read", "tries")
 
@@ -86,7 +87,7 @@ class _Call(_Asked):
 
     @property
     def command(self) -> Sequence[Arg]:
-        """As it is to be sent now: what the server is known to have may change while a call waits for its turn."""
+        """The command to send now: what the server is known to have may change while a call waits for its turn."""
         return self.link.calls.command(self.name, self.args)
 
     def answer(self, reply: Any) -> None:
@@ -98,19 +99,19 @@ class _Call(_Asked):
                 self.reply.set_result(reply if self.read is None else self.read(reply))
             except Exception as error:  # the caller gets it, not the connection
                 self.reply.set_exception(error)
-        elif self.link.calls.can_mend(reply) and self.tries < MOST_TRIES:
+        elif self.link.calls.should_repeat(reply) and self.tries < MOST_TRIES:
             self.tries += 1
-            self.link.ask_again(self)
-        elif isinstance(reply, FOREIGN):
+            self.link.resubmit(self)
+        elif isinstance(reply, CLIENT_ERRORS):
             reply = self.link.calls.reason_for(reply)
-            self.link.note(reply)
+            self.link.drop_if_replaced(reply)
             self.reply.set_exception(_translated(reply, self.link.shown_url))
         else:
             self.reply.set_exception(reply)
 
 
 class _Load:
-    """The library, on its way to a server that may not have it."""
+    """The command that loads the library into a server that may not have it."""
 
     given_up = False
 
@@ -119,22 +120,22 @@ class _Load:
         self._link = link
 
     def answer(self, reply: Any) -> None:
-        self._link.took_library(reply)
+        self._link.library_answered(reply)
 
 
 class Link:
-    """A server seen from one event loop.
+    """One server, as one event loop uses it.
 
     Args:
         url: a URL redis-py understands.
         shown_url: the same with its password masked, for messages.
-        advice: the message for a server that does not answer, in place of the network's.
+        advice: the message for a server that does not answer, instead of the network's own.
     """
 
     def __init__(self, url: str, shown_url: str, advice: str = "") -> None:
         self.shown_url = shown_url
         self._advice = advice
-        # No timeouts of redis-py's: it uses asyncio.wait_for, which on Python 3.11 can swallow a cancellation.
+        # No timeouts in redis-py: it uses asyncio.wait_for, which on Python 3.11 can swallow a cancellation.
         timeouts = {"socket_timeout": None, "socket_connect_timeout": None}
         options: dict[str, Any] = {"protocol": 2, **timeouts, **ANONYMOUS}
         if not url.startswith("unix:"):
@@ -145,8 +146,8 @@ class Link:
             raise ServerRejectedError(f"{shown_url} has an option that cannot be used: {error}") from None
         self._pipe: Pipe | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._unsent: deque[Asked] = deque()
-        self._leaving: list[Pipe] = []
+        self._unsent: deque[Request] = deque()
+        self._retired: list[Pipe] = []
         self.calls = Calls()
         self._is_loading = False
         self._closed = False
@@ -169,19 +170,17 @@ class Link:
             raise closed_here(self.shown_url)
         try:
             opening: AbstractConnection = self._factory.make_connection()
-        except FOREIGN as error:
+        except CLIENT_ERRORS as error:
             raise self._unreached(error) from None
         except (TypeError, ValueError) as error:
             raise ServerRejectedError(f"{self.shown_url} has an option that cannot be used: {error}") from None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await opening.connect()
-        except FOREIGN as error:
+        except CLIENT_ERRORS as error:
             await _abandon(opening)
             raise self._unreached(error) from None
-        except (
-            RuntimeError
-        ) as error:  # uvloop refuses to write to a transport that was reset in the middle of the login
+        except RuntimeError as error:  # uvloop refuses to write to a transport that was reset during the login
             await _abandon(opening)
             raise ServerUnavailableError(f"{self.shown_url} reset the connection: {error}") from None
         except BaseException:
@@ -200,12 +199,12 @@ class Link:
     async def call(
         self, name: str, key: str, args: Sequence[Arg], confirmation: Confirmation | None = None
     ) -> Any:
-        """Run a script on the queue whose base key is `key`, and return its reply.
+        """Call a command for the queue whose base key is `key`, and return its reply.
 
-        With a `confirmation`, return once the server has confirmed what the script wrote.
+        With a `confirmation`, return once the server has confirmed what the command wrote. Calls without a
+        confirmation are carried out in the order in which they were made.
 
-        Calls without a confirmation are carried out in the order they were made in. Cancellation: the script may
-        have run.
+        Cancellation: the command may have run.
 
         Raises:
             ServerError: see `aioq.store.contract.Store`.
@@ -215,51 +214,49 @@ class Link:
         return await self.confirmed.call(name, key, args, confirmation)
 
     def begin(self, name: str, key: str, args: Sequence[Arg], read: Read | None = None) -> "asyncio.Future[Any]":
-        """Call a script as `call` does, without a confirmation.
+        """Call a command as `call` does, without a confirmation.
 
-        Returns the future of its reply, or of what `read` makes of it.
-
-        Cancelling the future gives the call up.
+        Returns the future of its reply, converted by `read` if that is given. If the future is cancelled, the call
+        is abandoned.
         """
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.ask(_Call(self, name, (key, *args), read, reply))
+        self.submit(_Call(self, name, (key, *args), read, reply))
         return reply
 
     async def command(self, *args: Arg) -> Any:
         """Send one command, and return its reply.
 
-        Cancellation: the command may have run. What is asked from then on goes over a new connection; see
-        `Pipe.is_open`.
+        Cancellation: the command may have run. Later commands go over a new connection; see `Pipe.is_open`.
 
         Raises:
-            ResponseError: the server's own error; the connection stays good.
+            ResponseError: the server's own error; the connection can still be used.
             ServerUnavailableError: the connection failed; the command may have run.
         """
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.ask(_Command(self, args, reply))
+        self.submit(_Command(self, args, reply))
         return await reply
 
-    def ask(self, asked: Asked) -> None:
-        """Send a command and pass it its reply; over a new connection where the last one may be dead."""
+    def submit(self, request: Request) -> None:
+        """Send a command and pass it its reply; over a new connection if the last one may be dead."""
         pipe = self._pipe
         if pipe is not None and self._opening is None and pipe.is_open:
-            pipe.ask(asked)
+            pipe.submit(request)
         elif self._closed:
-            asked.answer(closed_here(self.shown_url))
+            request.answer(closed_here(self.shown_url))
         else:
-            self._unsent.append(asked)
+            self._unsent.append(request)
             if self._opening is None:
                 self._opening = asyncio.get_running_loop().create_task(self._reopen(), name="aioq-connect")
 
     async def _reopen(self) -> None:
-        """Connect for all that is to be said, and say it in its order."""
+        """Connect, and send all commands that have waited for that, in their order."""
         old, self._pipe = self._pipe, None
         if old is not None:
-            self._see_off(old)
+            self._retire(old)
         try:
             pipe = Pipe(await self.open(), REPLY_TIMEOUT)
             try:
-                await self._introduce(pipe)
+                await self._ensure_library(pipe)
             except BaseException:
                 pipe.close()
                 raise
@@ -273,64 +270,65 @@ class Link:
             return
         self._pipe, self._opening, self._is_loading = pipe, None, False
         while self._unsent:
-            asked = self._unsent.popleft()
-            if not asked.given_up:
-                pipe.ask(asked)
+            request = self._unsent.popleft()
+            if not request.given_up:
+                pipe.submit(request)
 
-    async def _introduce(self, pipe: Pipe) -> None:
-        """Load what the server may lack, before the first command.
+    async def _ensure_library(self, pipe: Pipe) -> None:
+        """Load the library if the server does not have it, before the first command.
 
-        It may have been restarted. If another process loaded it meanwhile, between two calls of this one, the
-        second would overtake the first.
+        The server may have been restarted without it. Loading it only when a call fails would change the order of
+        calls: if another process loads it between two calls of this one, the second call would run before the
+        first is repeated.
         """
         self.calls.forget()
         if self.calls.probe is not None:
-            self.calls.can_mend(await self._ask_first(pipe, self.calls.probe))
+            self.calls.should_repeat(await self._reply_alone(pipe, self.calls.probe))
         if self.calls.load is not None:
-            self.calls.took_library(await self._ask_first(pipe, self.calls.load))
+            self.calls.library_answered(await self._reply_alone(pipe, self.calls.load))
 
-    async def _ask_first(self, pipe: Pipe, command: Sequence[Arg]) -> object:
-        """The reply to a command over a connection that nothing else uses yet; it may be an error."""
+    async def _reply_alone(self, pipe: Pipe, command: Sequence[Arg]) -> object:
+        """Send a command over a connection that nothing else uses yet; returns the reply, maybe an error."""
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        pipe.ask(_Command(self, command, reply))
+        pipe.submit(_Command(self, command, reply))
         try:
             return await reply
         except ResponseError as error:
             return error
 
-    def ask_again(self, asked: Asked) -> None:
-        """Make a call again, after loading what the server has lost."""
-        self._load()
-        self.ask(asked)
+    def resubmit(self, request: Request) -> None:
+        """Repeat a call, after loading the library if the server has lost it."""
+        self._send_library()
+        self.submit(request)
 
-    def _load(self) -> None:
+    def _send_library(self) -> None:
         command = self.calls.load
         if command is not None and not self._is_loading:
             self._is_loading = True
-            self.ask(_Load(self, command))
+            self.submit(_Load(self, command))
 
-    def took_library(self, reply: object) -> None:
-        """See what was answered to the library."""
+    def library_answered(self, reply: object) -> None:
+        """Handle the reply to the loading of the library."""
         self._is_loading = False
-        self.calls.took_library(reply)
+        self.calls.library_answered(reply)
 
-    def note(self, error: Exception) -> None:
-        """See whether an answer means that another server may be there by now; see `Failover`."""
+    def drop_if_replaced(self, error: Exception) -> None:
+        """Drop all connections if this error means that another server may have replaced this one."""
         if may_be_replaced(error):
             self.failover.drop()
 
     def _drop(self) -> None:
-        """Ask for everything that is asked from now on over a new connection."""
+        """Use a new connection for all later commands."""
         old, self._pipe = self._pipe, None
         if old is not None:
-            self._see_off(old)
+            self._retire(old)
 
-    def _see_off(self, pipe: Pipe) -> None:
-        pipe.see_off()
-        self._leaving = [each for each in (*self._leaving, pipe) if not each.is_gone]
+    def _retire(self, pipe: Pipe) -> None:
+        pipe.retire()
+        self._retired = [each for each in (*self._retired, pipe) if not each.has_ended]
 
     async def close(self) -> None:
-        """Close all connections: those of calls under way when these have ended, or after `CLOSE_PATIENCE`.
+        """Close all connections. Those with calls in flight are closed after their replies, or `CLOSE_PATIENCE`.
 
         Cancellation: the connections are closed at once.
         """
@@ -341,15 +339,15 @@ class Link:
             self._drop()
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_PATIENCE):
-                    for pipe in self._leaving:
+                    for pipe in self._retired:
                         if pipe.is_awaited:
-                            await pipe.wait_gone()
+                            await pipe.wait_ended()
         finally:
-            self._opening = None  # it may have ended before its first step
+            self._opening = None  # the task may have been cancelled before its first step
             while self._unsent:
                 self._unsent.popleft().answer(closed_here(self.shown_url))
             self._drop()
-            for pipe in self._leaving:
+            for pipe in self._retired:
                 pipe.close()
             self.confirmed.close()
             self.failover.close()
@@ -365,5 +363,5 @@ async def _abandon(opening: AbstractConnection) -> None:
     """Close a connection whatever state it is in."""
     try:
         await opening.disconnect(nowait=True)
-    except FOREIGN:
+    except CLIENT_ERRORS:
         return

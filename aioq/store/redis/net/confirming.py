@@ -1,6 +1,7 @@
-"""Script calls that wait until the server has confirmed what they wrote (`durability.py`).
+"""Calls that wait until the server has confirmed what they wrote (`durability.py`).
 
-Each has a connection of its own, for as long as it takes: no other command waits for a disk or a replica.
+Each call has a connection of its own until it is confirmed, so that no other command waits for a disk or a
+replica.
 """
 
 import asyncio
@@ -13,25 +14,26 @@ from redis.exceptions import ResponseError
 
 from aioq.store.redis.calls import MOST_TRIES, Calls
 from aioq.store.redis.durability import Confirmation
-from aioq.store.redis.errors import FOREIGN, closed_here, may_be_replaced, translate
+from aioq.store.redis.errors import CLIENT_ERRORS, closed_here, may_be_replaced, translate
 from aioq.store.redis.net.connection import Arg, Connection
 from aioq.store.redis.net.failover import Failover
 
 REPLY_TIMEOUT = 10.0
-"""Seconds a reply may take before the connection counts as dead. A guess: above any batch's time, below what a
-person waits."""
+"""Seconds a reply may take before the connection counts as dead. A guess: longer than any batch takes, shorter
+than a person is willing to wait."""
 
 MAX_CONFIRMATIONS = 16
-"""Writes that are being confirmed at once, each on a connection of its own; the others wait."""
+"""The most writes that are being confirmed at once, each on a connection of its own; the others wait."""
 
 
 class ConfirmedWrites:
-    """Script calls whose writes the server has to confirm.
+    """Calls whose writes the server has to confirm.
 
     Args:
         connect: makes a connection.
-        failover: notified of answers that mean that another server may be there; says when to drop connections.
-        shown_url: the server, for messages.
+        failover: is notified of errors that mean that another server may have replaced this one; calls back when
+            connections are to be dropped.
+        shown_url: the server's URL, for messages.
         calls: how commands are called at the server.
     """
 
@@ -54,26 +56,26 @@ class ConfirmedWrites:
         failover.on_drop(self._drop)
 
     async def call(self, name: str, key: str, args: Sequence[Arg], confirmation: Confirmation) -> Any:
-        """Run a script on a queue, and return its reply once the server has confirmed its writes."""
+        """Call a command for a queue, and return its reply once the server has confirmed its writes."""
         try:
             return await self._in_turn(name, (key, *args), confirmation)
         except ResponseError as error:
             raise translate(self._calls.reason_for(error), self._shown_url) from None
 
     def close(self) -> None:
-        """Close the connections, those of calls under way when these have ended."""
+        """Close the connections; those with calls in flight are closed when these have ended."""
         self._closed = True
         self._drop()
 
     async def _in_turn(self, name: str, args: Sequence[Arg], confirmation: Confirmation) -> Any:
         key = str(args[0])
         async with AsyncExitStack() as turn:
-            # Before the connection: one that takes long to be made must not be overtaken.
+            # The turn comes before the connection: a call whose connection takes long must not be overtaken.
             await turn.enter_async_context(self._orders[key])
             async with self._confirming:
                 connection = await self._take()
-                talk = self._confirmed(connection, name, args, confirmation.commands(key), turn)
-                reply, confirmed = await self._guarded(connection, talk)
+                exchange = self._confirmed(connection, name, args, confirmation.commands(key), turn)
+                reply, confirmed = await self._guarded(connection, exchange)
         confirmation.check(confirmed, self._shown_url)
         return reply
 
@@ -85,15 +87,15 @@ class ConfirmedWrites:
         follow: Sequence[Sequence[Arg]],
         turn: AsyncExitStack,
     ) -> tuple[Any, Any]:
-        """Call a command, and what confirms its writes, all on one connection; both replies.
+        """Send a command and its confirmation over one connection; returns both replies.
 
-        Several of these may be under way; what they write is written in the order they were called in. The turn
-        of this one ends with the command's reply, also where the command has to be loaded first.
+        Several calls may be in flight; they write in the order in which they were called. This call's turn ends
+        with the reply to its command, even if the command had to be loaded first.
         """
         reply = await self._call(connection, name, args, follow)
         for _ in range(MOST_TRIES):
-            if not self._calls.can_mend(reply) or self._calls.is_refused:
-                break  # refused for now, which the next call may find changed
+            if not self._calls.should_repeat(reply) or self._calls.is_refused:
+                break  # the server refuses the library for now; the next call tries again
             for _ in follow:
                 await _read(connection)
             reply = await self._call(connection, name, args, follow)
@@ -107,29 +109,29 @@ class ConfirmedWrites:
     async def _call(
         self, connection: Connection, name: str, args: Sequence[Arg], follow: Sequence[Sequence[Arg]]
     ) -> Any:
-        """Send a command and what follows it; its reply, be it an error."""
+        """Send a command and the commands that follow it; returns its reply, which may be an error."""
         load = self._calls.load
         connection.send(*([] if load is None else [load]), self._calls.command(name, args), *follow)
         if load is not None:
-            self._calls.took_library(await _read(connection))
+            self._calls.library_answered(await _read(connection))
         reply = await _read(connection)
         if not isinstance(reply, ResponseError):
             self._calls.answered(name)
         return reply
 
-    async def _guarded(self, connection: Connection, talk: Coroutine[Any, Any, Any]) -> Any:
-        """Give the connection back after the talk, unless the talk has broken it."""
+    async def _guarded(self, connection: Connection, exchange: Coroutine[Any, Any, Any]) -> Any:
+        """Await an exchange over a connection; then keep the connection for others, unless it has failed."""
         drops = self._drops
         try:
             async with asyncio.timeout(REPLY_TIMEOUT):
-                reply = await talk
-        except ResponseError as error:  # an answer, if not the wanted one
+                reply = await exchange
+        except ResponseError as error:  # the server's own error: the connection can still be used
             if may_be_replaced(self._calls.reason_for(error)):
                 self._failover.drop()
             self._give_back(connection, drops)
             raise
-        except FOREIGN as error:
-            # The idle ones are as old as this one was, and likely as dead.
+        except CLIENT_ERRORS as error:
+            # The idle ones are as old as this one, and probably as dead.
             for each in (connection, *self.idle):
                 each.close()
             self.idle.clear()
@@ -158,7 +160,7 @@ class ConfirmedWrites:
 
 
 async def _read(connection: Connection) -> Any:
-    """The next reply, be it an error: the replies after it have to be read too."""
+    """The next reply, even if it is an error: the replies after it have to be read too."""
     try:
         return await connection.read()
     except ResponseError as error:

@@ -1,9 +1,9 @@
-"""After a failover that leaves connections open: all of them are replaced.
+"""Replaces all connections after a failover that has left them open.
 
-A demoted primary goes on answering those who are connected to it, and refuses what they write. Behind a virtual
-address, a proxy or a service of Kubernetes its place has been taken by another server, which only a new connection
-finds. So the first answer that says so, over whichever connection, ends all connections of this event loop to the
-server: the shared one, the blocking reads, the confirmations, the subscription, and that of the leases' thread.
+A demoted primary still answers its clients, but refuses their writes. Behind a virtual address, a proxy or a
+Kubernetes service another server has taken its place, and only a new connection reaches that one. So the first
+error that shows this, on any connection, closes all connections of this event loop to the server: the shared one,
+the blocking reads, the confirmations, the subscription, and that of the thread that renews leases.
 """
 
 import asyncio
@@ -12,63 +12,64 @@ from contextlib import suppress
 from math import inf
 
 PAUSE = 0.75
-"""Seconds between two times that all connections are dropped: the address may still lead to the old server. A
-guess: with the second that callers wait at most between two attempts, half of what the healing may take."""
+"""The shortest time between two droppings of all connections, in seconds: the address may still lead to the old
+server. A guess: together with the second that callers wait at most between two attempts, this is half of the time
+that a recovery from a failover may take."""
 
 
 class Failover:
     """Drops all connections of one event loop to one server.
 
-    The owner of connections passes `on_drop` a function that closes them.
+    Whoever owns connections passes to `on_drop` a function that closes them.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._holders: list[Callable[[], None]] = []
         self._dropped_at = -inf
-        self._later: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
-    def on_drop(self, let_go: Callable[[], None]) -> Callable[[], None]:
-        """Have `let_go` called, on the event loop, when all connections are to be dropped.
+    def on_drop(self, close: Callable[[], None]) -> Callable[[], None]:
+        """Register `close`, which is called on the event loop when all connections are to be dropped.
 
         May be called from any thread.
 
         Returns:
-            What ends that.
+            A function that undoes this.
         """
-        self._holders.append(let_go)
+        self._holders.append(close)
 
-        def leave() -> None:
+        def remove() -> None:
             with suppress(ValueError):
-                self._holders.remove(let_go)
+                self._holders.remove(close)
 
-        return leave
+        return remove
 
     def drop(self) -> None:
-        """Drop all connections, now or once `PAUSE` has passed since the last time."""
+        """Drop all connections: now, or when `PAUSE` has passed since the last time."""
         left = self._dropped_at + PAUSE - self._loop.time()
         if left <= 0:
             self._drop()
-        elif self._later is None:
-            self._later = self._loop.call_later(left, self._drop)
+        elif self._timer is None:
+            self._timer = self._loop.call_later(left, self._drop)
 
     def drop_soon(self) -> None:
         """Do the same from any thread."""
-        with suppress(RuntimeError):  # the loop is closed, and the connections with it
+        with suppress(RuntimeError):  # the loop is closed, and so are its connections
             self._loop.call_soon_threadsafe(self.drop)
 
     def close(self) -> None:
-        """Drop nothing any more."""
+        """Forget all owners: from now on nothing is dropped."""
         self._holders.clear()
-        self._cancel_later()
+        self._cancel_timer()
 
     def _drop(self) -> None:
-        self._cancel_later()
+        self._cancel_timer()
         self._dropped_at = self._loop.time()
-        for let_go in tuple(self._holders):
-            let_go()
+        for close in tuple(self._holders):
+            close()
 
-    def _cancel_later(self) -> None:
-        if self._later is not None:
-            self._later.cancel()
-            self._later = None
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,7 +1,7 @@
-"""A connection that carries the commands of many callers at once.
+"""A connection that many callers use at once.
 
-A caller does not wait for the replies to earlier commands, so the server has the next command while this process
-is busy with the last reply. The server carries commands out in the order they were asked in.
+A command is sent before the replies to earlier commands have come. So the server has the next command while this
+process is busy with the last reply. It carries the commands out in the order in which they were sent.
 """
 
 import asyncio
@@ -15,26 +15,26 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from aioq.store.redis.net.connection import Arg, Connection
 
 
-class Asked(Protocol):
-    """A command on its way."""
+class Request(Protocol):
+    """A command that waits for its reply."""
 
     @property
     def command(self) -> Sequence[Arg]:
-        """What it is made of."""
+        """The command's name and arguments."""
         ...
 
     @property
     def given_up(self) -> bool:
-        """Whether its reply is not awaited any more although none has come."""
+        """Whether its caller stopped waiting before a reply came."""
         ...
 
     def answer(self, reply: Any) -> None:
-        """Take the reply, an exception where it is an error of the server's or the connection has ended."""
+        """Take the reply; an exception if it is an error of the server, or if the connection has ended."""
         ...
 
 
 class Pipe(Connection):
-    """Runs and replaces the worker processes.
+    """A connection on which commands are pipelined: each reply is passed to the command that it answers.
 
     Args:
         opened: see `Connection`.
@@ -43,86 +43,86 @@ class Pipe(Connection):
 
     def __init__(self, opened: AbstractConnection, patience: float) -> None:
         super().__init__(opened)
-        # Each command leaves at once: uvloop would keep it until this turn of the loop is over.
+        # Each command is written at once: otherwise uvloop would keep it until this turn of the loop is over.
         self._transport.set_write_buffer_limits(high=0)
         self._patience = patience
-        self._asked: deque[tuple[Asked, float]] = deque()
+        self._pending: deque[tuple[Request, float]] = deque()
         self._loop = asyncio.get_running_loop()
         self._watch: asyncio.TimerHandle | None = None
-        self._leaving = False
+        self._retired = False
         self._ended: asyncio.Future[None] | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether it takes further commands.
 
-        One on which a caller has given up, usually after a timeout, may be dead.
+        If a caller has given up waiting on it, usually after a timeout, the connection may be dead.
         """
-        if self._leaving or self._lost is not None or self._transport.is_closing():
+        if self._retired or self._lost is not None or self._transport.is_closing():
             return False
-        for asked, _ in self._asked:  # noqa: SIM110 - a generator would cost a call for each
-            if asked.given_up:
+        for request, _ in self._pending:  # noqa: SIM110 - a generator would cost a call for each command
+            if request.given_up:
                 return False
         return True
 
     @property
-    def is_gone(self) -> bool:
-        """Whether it has ended."""
+    def has_ended(self) -> bool:
+        """Whether the connection has ended."""
         return self._lost is not None
 
     @property
     def is_awaited(self) -> bool:
         """Whether anybody waits for a reply."""
-        return not all(asked.given_up for asked, _ in self._asked)
+        return not all(request.given_up for request, _ in self._pending)
 
-    def ask(self, asked: Asked) -> None:
-        """Send a command, and pass it its reply."""
+    def submit(self, request: Request) -> None:
+        """Send a command; it is passed its reply when that comes."""
         try:
-            self.send(asked.command)
-        except Exception as error:  # the connection has ended, or this cannot be put into a command
-            asked.answer(error)
+            self.send(request.command)
+        except Exception as error:  # the connection has ended, or the command cannot be encoded
+            request.answer(error)
             return
-        self._asked.append((asked, self._loop.time() + self._patience))
+        self._pending.append((request, self._loop.time() + self._patience))
         if self._watch is None:
-            self._watch = self._loop.call_later(self._patience, self._look)
+            self._watch = self._loop.call_later(self._patience, self._check_overdue)
 
-    def see_off(self) -> None:
-        """Take no further command, and close once the replies to come have come."""
-        self._leaving = True
-        if not self._asked:
+    def retire(self) -> None:
+        """Take no further command, and close after the last reply."""
+        self._retired = True
+        if not self._pending:
             self.close()
 
-    async def wait_gone(self) -> None:
-        """Wait until it has ended; for one alone to do so."""
+    async def wait_ended(self) -> None:
+        """Wait until the connection has ended. Only one task may wait at a time."""
         if self._lost is None:
             self._ended = self._loop.create_future()
             await self._ended
 
     def _received(self, reply: Any) -> None:
-        asked, _ = self._asked.popleft()
-        asked.answer(reply)
-        if self._leaving and not self._asked:
+        request, _ = self._pending.popleft()
+        request.answer(reply)
+        if self._retired and not self._pending:
             self.close()
 
-    def _look(self) -> None:
-        """See that the oldest command is not overdue; one timer for all."""
+    def _check_overdue(self) -> None:
+        """End the connection if the reply to the oldest command is overdue. One timer watches all commands."""
         self._watch = None
-        if not self._asked:
+        if not self._pending:
             return
-        _, due = self._asked[0]
+        _, due = self._pending[0]
         if due <= self._loop.time():
             self._end(RedisConnectionError(f"no reply within {self._patience:g} s"))
             self._transport.abort()
         else:
-            self._watch = self._loop.call_at(due, self._look)
+            self._watch = self._loop.call_at(due, self._check_overdue)
 
     def _end(self, error: Exception) -> None:
         super()._end(error)
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        while self._asked:
-            asked, _ = self._asked.popleft()
-            asked.answer(error)
+        while self._pending:
+            request, _ = self._pending.popleft()
+            request.answer(error)
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)

@@ -1,4 +1,4 @@
-"""The one subscription of a process: pub/sub over a connection that is rebuilt whenever it breaks."""
+"""The one subscription of a process: pub/sub over a connection that is made again whenever it breaks."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 from aioq.errors import ServerError, ServerRejectedError
-from aioq.store.redis.errors import FOREIGN, translate
+from aioq.store.redis.errors import CLIENT_ERRORS, translate
 from aioq.store.redis.net.commands import Link
 from aioq.store.redis.net.connection import Connection
 from aioq.util.aio import end
@@ -19,47 +19,48 @@ from aioq.util.randomness import RANDOM
 log = logger("aioq.redis")
 
 QUIET = 15.0
-"""Seconds without a message after which the connection is tested with a PING; a second such silence ends it. A
-guess: half-open connections are rare, and the waiters' safety poll bounds what they can cost."""
+"""Seconds without a message after which the connection is tested with a PING; if nothing comes for as long again,
+it is closed. A guess: half-open connections are rare, and because waiters also poll, they cannot cost much."""
 
 PAUSE = 0.05
-"""The pause before the first attempt to reconnect, in seconds; each further one is twice as long."""
+"""The pause before the first attempt to reconnect, in seconds; each further pause is twice as long."""
 
 REFUSED_PAUSE = 0.4
-"""The same where the server is there and refuses: what mends that takes longer than a connection."""
+"""The shortest pause if the server answers but refuses, in seconds: the cause takes longer to go away than a lost
+connection takes to be made again."""
 
 MAX_PAUSE = 2.0
 """The longest pause between two attempts to reconnect, in seconds; results are late by no more than that."""
 
 
 _Message = list[bytes]
-"""Kind, channel and body; a PONG has an empty body, and a confirmation a number."""
+"""Kind, channel and body. The body of a PONG is empty, that of a confirmation is a number."""
 
 
 class _Subscription(Connection):
-    """A connection whose messages go to a function as they come.
+    """A connection that passes each message to a function.
 
     Attributes:
-        heard: how many messages have come.
-        ended: done when the connection has ended.
-        refusal: the error that the server has answered with.
+        received: how many messages have come.
+        ended: a future that is done when the connection has ended.
+        refusal: the error with which the server has answered, if it has.
     """
 
     def __init__(self, opened: AbstractConnection, on_message: Callable[["_Message"], None]) -> None:
         super().__init__(opened)
         self._on_message = on_message
-        self.heard = 0
+        self.received = 0
         self.refusal: ResponseError | None = None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def _received(self, reply: Any) -> None:
         if self.refusal is not None:
-            return  # what comes after a refusal is of no use: this connection ends
+            return  # what comes after a refusal is ignored: this connection is about to end
         if isinstance(reply, Exception):
             self.refusal = reply if isinstance(reply, ResponseError) else None
             self._end(reply)
-        elif isinstance(reply, list):  # all but the answer to the probe
-            self.heard += 1
+        elif isinstance(reply, list):  # a message; the reply to the probe is no list
+            self.received += 1
             self._on_message(cast("_Message", reply))
 
     def _end(self, error: Exception) -> None:
@@ -70,12 +71,12 @@ class _Subscription(Connection):
 
 
 class RedisInbox:
-    """Channels and their listeners.
+    """The process's subscription: channels, and the listener of each.
 
     Args:
-        link: where to connect.
-        no_key: a key that never exists. A replica refuses to delete it, and so tells that it is one, which it
-            does not when it is subscribed to.
+        link: the server to connect to.
+        no_key: a key that never exists. A replica refuses to delete it, and so is recognised as a replica; it does
+            not refuse a subscription.
     """
 
     def __init__(self, link: Link, no_key: str) -> None:
@@ -83,22 +84,22 @@ class RedisInbox:
         self._probe = ("DEL", no_key)
         self._listeners: dict[str, tuple[Callable[[bytes], None], Callable[[], None]]] = {}
         self._confirmations: dict[str, asyncio.Future[None]] = {}
-        self._subscribed: set[str] = set()  # what earlier connections have asked for, be it answered or not
+        self._subscribed: set[str] = set()  # channels that earlier connections asked for, confirmed or not
         self._connection: _Subscription | None = None
         self._reader: asyncio.Task[None] | None = None
         self._rejection: ServerRejectedError | None = None  # since the last attempt, and until the next one
-        self._refused = self._told = False
+        self._refused = self._logged = False
         self._checking: asyncio.Task[None] | None = None
         link.failover.on_drop(self._drop)
 
     async def listen(self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
-        """Listen to a channel; returns once the server has confirmed it.
+        """Listen to a channel; returns once the server has confirmed the subscription.
 
-        Cancellation: the channel stays registered; `leave` it.
+        Cancellation: the channel stays registered until it is left (`leave`).
 
         Raises:
-            ServerRejectedError: the server refuses the login, or this channel to this user; the channel stays
-                registered all the same.
+            ServerRejectedError: the server refuses the login, or refuses this channel to this user. The channel
+                stays registered all the same.
         """
         self._listeners[channel] = (on_message, on_gap)
         if self._rejection is not None:
@@ -122,7 +123,7 @@ class RedisInbox:
             self._send(self._connection, "UNSUBSCRIBE", channel)
 
     def check_server(self) -> None:
-        """Ask the server whether it is still the primary; if it is not, `failover.py` drops all connections."""
+        """Start to check whether the server is still the primary; if not, `failover.py` drops all connections."""
         if self._checking is None or self._checking.done():
             self._checking = asyncio.get_running_loop().create_task(self._check(), name="aioq-check-server")
 
@@ -140,21 +141,21 @@ class RedisInbox:
     def _send(connection: Connection, *command: str) -> None:
         try:
             connection.send(command)
-        except FOREIGN as error:
-            # The reader meets the same broken connection, and subscribes again to all that is listened to.
+        except CLIENT_ERRORS as error:
+            # The reader task meets the same broken connection, and then subscribes to all channels again.
             log.debug("could not send %s: %s", command[0], error)
 
     async def _run(self) -> None:
         pause = PAUSE
         while True:
             try:
-                if await self._stay():
+                if await self._listen_once():
                     pause = PAUSE
             except ServerRejectedError as error:
                 self._reject(error)
             except ServerError as error:
                 log.debug("the subscription is down: %s", error)
-            except FOREIGN as error:
+            except CLIENT_ERRORS as error:
                 log.debug("the subscription broke: %s", error)
             if self._refused:
                 pause = max(pause, REFUSED_PAUSE)
@@ -162,8 +163,8 @@ class RedisInbox:
             pause = min(pause * 2, MAX_PAUSE)
             self._rejection = None
 
-    async def _stay(self) -> bool:
-        """Connect and listen for as long as that lasts; whether anything was heard.
+    async def _listen_once(self) -> bool:
+        """Connect, and listen until the connection ends; returns whether any message came.
 
         Raises:
             ServerError: the server refuses, or cannot be reached.
@@ -179,19 +180,19 @@ class RedisInbox:
             connection.close()
         self._refused = connection.refusal is not None
         if connection.refusal is not None:
-            self._link.note(connection.refusal)
+            self._link.drop_if_replaced(connection.refusal)
             raise translate(connection.refusal, self._link.shown_url)
-        return connection.heard > 0
+        return connection.received > 0
 
     def _drop(self) -> None:
-        """After a failover: what is published at the new server comes over a new connection only."""
+        """Close the connection after a failover: messages of the new server come over a new connection only."""
         if self._connection is not None:
             self._connection.close()
 
     def _reject(self, error: ServerRejectedError) -> None:
-        """Waiting does not heal this: fail those that wait to be subscribed, and new ones until the next try."""
-        if self._refused and not self._told:  # a login is refused to others too, and they tell
-            self._told = True
+        """Fail those that wait to be subscribed, and new ones until the next attempt: waiting does not help."""
+        if self._refused and not self._logged:  # a refused login is logged by the other connections
+            self._logged = True
             log.warning("%s; results and cancellations are late until that is mended", error)
         self._rejection = error
         for confirmed in self._confirmations.values():
@@ -200,14 +201,14 @@ class RedisInbox:
 
     @staticmethod
     async def _watch(connection: "_Subscription") -> None:
-        """Return when the connection has ended, or says nothing even when it is asked."""
+        """Return when the connection has ended, or when it does not even answer a PING."""
         tested = False
         while True:
-            heard = connection.heard
+            received = connection.received
             await asyncio.wait([connection.ended], timeout=QUIET)
             if connection.ended.done():
                 return
-            if connection.heard != heard:
+            if connection.received != received:
                 tested = False
             elif tested:
                 return
@@ -219,12 +220,12 @@ class RedisInbox:
         kind, channel = message[0], message[1].decode() if message[1] else ""
         listener = self._listeners.get(channel)
         if kind == b"subscribe":
-            self._told = False
+            self._logged = False
             confirmed = self._confirmations.pop(channel, None)
             if confirmed is not None and not confirmed.done():
                 confirmed.set_result(None)
             if listener is not None and channel in self._subscribed:
-                listener[1]()  # the server may have had it before, over a connection that is gone
+                listener[1]()  # it was subscribed before over a connection that is gone: there may be a gap
             self._subscribed.discard(channel)
         elif kind == b"message" and listener is not None:
             try:
