@@ -93,7 +93,7 @@ def set_up_logging(level: str, log_format: str, *, explicit: bool = False) -> bo
     """
     root = logging.getLogger()
     number = logging.getLevelNamesMapping()[level.upper()]
-    let_through(number, whatever=explicit)
+    let_through(number, override=explicit)
     if root.handlers:
         return False
     if explicit or root.level == logging.WARNING:  # its default level

@@ -1,4 +1,4 @@
-"""An App's settings: where they come from, and what each may be.
+"""An App's settings: their sources, and the checks of their values.
 
 Imports `util` and `errors`.
 """

@@ -1,4 +1,4 @@
-"""The settings of an app: what they are, where they come from, and what is wrong with them if something is.
+"""The settings of an App: their fields, their sources, and the errors about wrong ones.
 
 A setting is taken from the first of these sources that has it:
 
@@ -7,11 +7,11 @@ A setting is taken from the first of these sources that has it:
 3. a config module, `App.from_config("shop.config")`, or `[tool.aioq]` in pyproject.toml;
 4. the defaults of `Settings`.
 
-Every source is checked in full, also where a stronger one overrides it: a mistake must not lie in wait until
-the override goes away. An unknown name is an error, because a misspelt setting that is ignored looks just like one
-that works. In the environment it is a warning, once: others write there too (`AIOQ_VERSION` in an image), and in a
-rolling deployment it may be a setting of the version to come. A URL in an error or in `repr(Settings)` has gone
-through `mask_url`.
+Every source is checked in full, also where an earlier one overrides it. Otherwise a mistake would show only when
+the override is removed. An unknown name is an error, because a misspelt setting that is ignored looks like one
+that works. In the environment it is only a warning, once: others set variables there too (`AIOQ_VERSION` in an
+image), and in a rolling deployment it may be a setting of the next version. Errors and `repr(Settings)` show
+URLs masked by `mask_url`.
 """
 
 import __future__
@@ -55,17 +55,17 @@ from aioq.util.printable import brief
 
 ENV_PREFIX = "AIOQ_"
 RESERVED = frozenset({"AIOQ_WORKER_CHILD"})
-"""Variables that are no settings and mean something to other parts of aioq."""
+"""Variables that are no settings, but are used by other parts of aioq."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What an app runs with; made by `load_settings`, which checks every value (the class itself does not).
+    """The settings of an App. `load_settings` makes them and checks every value; the class itself does not.
 
     Durations are in seconds; where they are given they may also be a timedelta.
 
     Attributes:
-        name: the app's name; apps with different names share a server without meeting. Letters, digits, `.`,
-            `_` and `-`. Default "".
+        name: the App's name; Apps with different names can share a server and see nothing of each other. Letters,
+            digits, `.`, `_` and `-`. Default "".
         url: the server: redis://, rediss:// (TLS) or unix:///path; valkey:// and valkeys:// are kept as redis://
             and rediss://. Default None, the embedded server.
         data_dir: the directory of the embedded server's data, lock and socket. Default ".aioq".
@@ -76,30 +76,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         concurrency: jobs that one worker process runs at once, at least 1. Default 100.
         processes: worker processes that `aioq worker` starts, at least 1. Default 1.
         threads: threads for tasks that are plain functions, at least 1. Default None: as `concurrency`.
-        pool_size: processes for tasks that want one of their own, at least 1. Default None, the CPU count.
-        timeout: how long a job may run if its task does not say, above 0. Default None, no limit.
+        pool_size: processes for tasks with `executor="process"`, at least 1. Default None, the CPU count.
+        timeout: how long a job may run if its task gives no timeout, above 0. Default None, no limit.
         result_ttl: how long a finished job's record and result can be read. Default 86400 (a day).
         send_timeout: how long `send` waits for the server to confirm, above 0. Default 10.
         max_payload: the largest call, in encoded bytes, at least 1. Default 1048576 (1 MiB).
         max_result: the largest result, in encoded bytes, at least 1. Default 1048576 (1 MiB).
-        max_pending_sends: sends that may be on their way to the server at once, at least 1. Default 10000.
-        lease: how long a worker keeps its jobs after its last heartbeat, at least 2. Shorter finds a killed
-            worker sooner, longer forgives longer stalls of a host. Default 8.
-        max_crashes: how many workers a job may take down before it is dead. Default 3.
+        max_pending_sends: sends that may be under way to the server at once, at least 1. Default 10000.
+        lease: how long a worker keeps its jobs after its last heartbeat, at least 2. If it is short, a killed
+            worker is found soon; if it is long, a host may stall for long. Default 8.
+        max_crashes: how often a job may crash its worker before it is dead. Default 3.
         shutdown_timeout: how long a stopping worker lets its jobs run on before it cancels them. Default 20.
         unknown_task_ttl: how long a job whose task no worker knows is parked before it is dead; make it
-            outlast a rolling deploy. Default 3600 (an hour).
+            longer than a rolling deployment. Default 3600 (an hour).
         loop_lag_warning: how long a job may block its worker's event loop before a warning names it and shows its
-            stack, above 0; less than 0.01 counts as that. Default 1.
-        health_port: the port that `aioq worker` answers health checks on, 0 for any free one. Default None: none.
-        health_host: the address it listens on there; 0.0.0.0 for all, `::` for all with IPv6, as a container needs
-            whose probes come from outside. Default "127.0.0.1", this host alone.
+            stack, above 0; less than 0.01 counts as 0.01. Default 1.
+        health_port: the port on which `aioq worker` answers health checks, 0 for any free one. Default None: none.
+        health_host: the address on which it listens; 0.0.0.0 for all, `::` for all with IPv6. A container whose
+            probes come from outside needs one of these. Default "127.0.0.1", this host alone.
         durability: what `send` and the writing of an outcome wait for: "memory" (the server has it), "fsync" (it
             is in the server's append-only file, on disk), "replicated" (a replica has it). Default "memory".
         dead_ttl: how long a dead job is kept for the operator. Default 604800 (a week).
-        dead_limit: how many dead jobs a queue keeps; the oldest go first. Default 10000.
+        dead_limit: how many dead jobs a queue keeps; the oldest are dropped first. Default 10000.
         poll_interval: how often a waiter asks for its result without being notified, above 0; less than 0.01
-            counts as that. Default 5.
+            counts as 0.01. Default 5.
         timezone: the time zone of cron schedules that name none, such as "Asia/Shanghai". Default "UTC".
         schedules: schedules by id, see docs/scheduling.md; JSON in the environment. Default None, none.
         log_level: debug, info, warning, error or critical, in any case. Default "info".
@@ -139,9 +139,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: Annotated[str, choice("text", "json")] = "text"
 
     def queue_of(self, task: str) -> str:
-        """The queue of a task that names none: of the first route that its name matches, else the default one.
+        """The queue of a task that names none: that of the first route whose pattern matches, or the default one.
 
-        Patterns are those of `fnmatch`: `*` is any text, `?` one character, `[ab]` one of these; case counts.
+        Patterns are those of `fnmatch`: `*` is any text, `?` one character, `[ab]` one of these; case matters.
         """
         for pattern, queue in (self.routes or {}).items():
             if fnmatchcase(task, pattern):
@@ -157,11 +157,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 RULES: dict[str, Rule] = {name: field.__metadata__[0] for name, field in Settings.__annotations__.items()}
-"""By the setting's name."""
+"""The rule of each setting, by its name."""
 
 
 class SettingArgs(TypedDict, total=False):
-    """`Settings` as an App takes them, for type checkers; a test holds the two together."""
+    """The settings as arguments of `App`, for type checkers; a test compares them with `Settings`."""
 
     url: str | None
     data_dir: str
@@ -202,17 +202,17 @@ def load_settings(
     file_source: str = "",
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
-    """Put the settings together from all sources, in the order that the module's docstring gives.
+    """Combine the settings of all sources: the constructor, the environment, the file, the defaults.
 
     Args:
-        explicit: the constructor's arguments. A key that is there is set, be it to None: leave out what the
+        explicit: the constructor's arguments. A key with the value None counts as given, so leave out what the
             caller did not give.
         file: what `from_module` or `from_pyproject` returned. Default: nothing.
         file_source: where `file` comes from, for errors.
         environ: the environment; default `os.environ`.
 
     Raises:
-        ConfigError: a name is unknown, or a value ill-typed or out of range.
+        ConfigError: a name is unknown, or a value has the wrong type or is out of range.
     """
     chosen: dict[str, Any] = {
         **{name: _fit(name, value, file_source or "the file") for name, value in (file or {}).items()},
@@ -225,14 +225,14 @@ def load_settings(
 def from_module(path: str) -> dict[str, object]:
     """Import the config module `path` and return its settings, a `file` for `load_settings`.
 
-    Every public name of the module counts, known or not. Modules, classes and functions do not, nor does what
-    `from __future__ import annotations` and `from typing import TYPE_CHECKING` leave behind.
+    Every public name of the module counts, known or not. Modules, classes and functions do not count, nor do the
+    names of `from __future__ import annotations` and `from typing import TYPE_CHECKING`.
 
     Args:
         path: a dotted path such as "shop.config", found as `import` finds it.
 
     Raises:
-        ConfigError: there is no such module, or it failed to import; `__cause__` is what was raised.
+        ConfigError: there is no such module, or its import failed; `__cause__` is the original error.
     """
     ignored = (ModuleType, type(__future__.annotations))
     return {
@@ -243,7 +243,7 @@ def from_module(path: str) -> dict[str, object]:
 
 
 def from_pyproject(start: Path | None = None) -> tuple[dict[str, object], str]:
-    """Find the nearest pyproject.toml with a `[tool.aioq]`, at `start` or above it.
+    """Find the nearest pyproject.toml with a `[tool.aioq]`, in the directory `start` or above it.
 
     Args:
         start: the directory to begin with; default the current one.
@@ -268,13 +268,13 @@ def from_pyproject(start: Path | None = None) -> tuple[dict[str, object], str]:
 
 _ENV_NAMES = {ENV_PREFIX + name.upper(): name for name in RULES}
 
-# What Kubernetes gives every pod of a service called "aioq" or "aioq-web", and Docker of a linked container:
+# Variables that Kubernetes sets in each pod for a service "aioq" or "aioq-web", and Docker for a linked container:
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _SERVICE_LINK = r"AIOQ_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)=|PORT_[0-9]+_[A-Z]+(_\w+)?=|PORT=[a-z]+://).*"
 
 
 def _from_environ(environ: Mapping[str, str]) -> dict[str, object]:
-    """Check the settings in the environment; sorted, so that of two mistakes the same one shows each time."""
+    """The checked settings of the environment; sorted, so that of two mistakes always the same one shows."""
     result: dict[str, object] = {}
     for key, text in sorted(item for item in environ.items() if item[0].startswith(ENV_PREFIX)):
         name = _ENV_NAMES.get(key)
@@ -288,7 +288,7 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, object]:
 
 
 def _fit(name: str, given: object, source: str, *, text: str | None = None) -> object:
-    """Return the value to store; `text` is `given` where it comes from the environment."""
+    """The checked value to store; `text` is the same as `given` for a variable of the environment."""
     rule = RULES.get(name)
     if rule is None:
         raise ConfigError(_unknown(name, source))
@@ -307,7 +307,7 @@ def _fit(name: str, given: object, source: str, *, text: str | None = None) -> o
 
 
 def _unknown(name: str, source: str, prefix: str = "") -> str:
-    # Compared without the prefix, which would make every variable look like every other.
+    # Compared without the prefix; with it, all variables would look alike.
     fold = str.upper if prefix else str.lower
     case = "" if fold(name) == name else f"names are {fold.__name__}-case, "
     asked = name.removeprefix(prefix).lower()
@@ -324,7 +324,7 @@ def _unknown(name: str, source: str, prefix: str = "") -> str:
 
 
 def _shown(name: str, value: object) -> str:
-    """Show a value in an error: cut if endless, masked also where a URL went into another setting."""
+    """A value as an error shows it: cut if it is long, and masked if it is a URL, in whichever setting."""
     text = value if isinstance(value, str) else brief(value)
     if name == "url" or "://" in text:
         text = mask_url(text)
@@ -338,7 +338,7 @@ def _import(path: str) -> ModuleType:
     try:
         return importlib.import_module(path)
     except Exception as error:
-        # Only a module on the way to `path` is a missing config module; any other is one that it needs.
+        # If the missing module is neither `path` nor a package of it, it is one that the config module imports.
         name = error.name if isinstance(error, ModuleNotFoundError) else None
         if name and f"{path}.".startswith(f"{name}."):
             raise ConfigError(f"no module {path!r} (looked for in sys.path, cwd {Path.cwd()})") from error
@@ -346,7 +346,7 @@ def _import(path: str) -> ModuleType:
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
-    """Parse a TOML file; one that is not there is empty."""
+    """Parse a TOML file; a missing one counts as empty."""
     data = b""
     try:
         data = file.read_bytes()

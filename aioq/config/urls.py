@@ -1,4 +1,4 @@
-"""A server's URL: which ones can be used, and how one is shown without its password."""
+"""Server URLs: the checks of a URL, and its form without the password."""
 
 import re
 from collections import Counter
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss", "unix": "unix"}
-"""What a URL may start with, and what the client library is given instead."""
+"""The schemes that a URL may have, and the scheme that the client library gets for each."""
 
-# Patterns stay strings: compiled at the first use, they cost an import nothing.
+# Patterns stay strings, which are compiled at the first use, so that an import takes no time for them.
 _PLACE = r"((\[[0-9A-Fa-f:.]*\]|[\w.-]+)(:[0-9]*)?(/[0-9]*)?|(/.*)?)\s*"
 _OPEN_OPTION = r"(client_name|db|protocol|socket_\w+|ssl_ca_certs|ssl_cert_reqs)=[\w./-]*"
 
@@ -16,15 +16,15 @@ _OPEN_OPTION = r"(client_name|db|protocol|socket_\w+|ssl_ca_certs|ssl_cert_reqs)
 def mask_url(url: str) -> str:
     """Return `url` with everything that is or may be a password replaced by `***`, for logs; never raises.
 
-    People paste passwords unencoded (`redis://:a@b/c?d@host`), or leave the host or the scheme out. So this
-    does not look for the password where a good URL has it, but shows what it is sure of (scheme, host, port,
-    database, harmless options) and masks the rest.
+    People paste passwords without encoding them (`redis://:a@b/c?d@host`), or leave out the host or the scheme.
+    So this function does not look for the password in its usual place. It shows only parts that are certainly
+    harmless (scheme, host, port, database, some options) and masks the rest.
     """
     scheme, mark, rest = url.partition("://")
     if not mark or not scheme.isalnum():
         scheme, mark, rest = "", "", url
     head, question, query = rest.partition("?")
-    if "@" in query:  # the query's @, or a ? in the password
+    if "@" in query:  # either an @ in the query, or a ? in the password
         return f"{scheme}{mark}***"
     _, at, host = head.rpartition("@")
     place = host if re.fullmatch(_PLACE, host) else "***"
@@ -32,7 +32,7 @@ def mask_url(url: str) -> str:
 
 
 def _mask_query(query: str) -> str:
-    # What is no known option may be the rest of a password with a raw "&" in it.
+    # An unknown option may be the rest of a password that contains an "&".
     secret = {"password": "password=***", "username": "username=***", "": ""}
     return "&".join(
         option if re.fullmatch(_OPEN_OPTION, option) else secret.get(option.partition("=")[0], "***")
@@ -41,26 +41,26 @@ def _mask_query(query: str) -> str:
 
 
 def check_url(value: object) -> str | None:
-    """Refuse also what would fail, or mean something else, deep in the client library."""
-    if not isinstance(value, str) or not value.isprintable():  # a line break at the end of a secret's file
+    """The URL for the client library; None for one that it would refuse later, or understand in another way."""
+    if not isinstance(value, str) or not value.isprintable():  # such as a line break at the end of a secret's file
         return None
     scheme, _, rest = value.partition("://")
     url = f"{SCHEMES.get(scheme.lower())}://{rest}"
     try:
         parts = urlsplit(url)
-        _ = parts.hostname or parts.port  # raises if it is no number; `objection` reports an error in the host
+        _ = parts.hostname or parts.port  # raises if the port is no number; with a host, `objection` reports that
     except ValueError:
         return None
     if parts.scheme == "unix" and (parts.netloc.rpartition("@")[2] or not parts.path):
-        return None  # unix://tmp/x.sock would open /x.sock
+        return None  # the client library would open /x.sock for unix://tmp/x.sock
     return url if scheme.lower() in SCHEMES else None
 
 
-# The options of a URL, with what their values look like. The client library takes many more and hands them on to
-# its connections. They are refused, because most change what aioq relies on: replies would be decoded
-# (`decode_responses`, `encoding`), have another form (`protocol`), or time out under a read that blocks on purpose
-# and under a renewal of a lease (`socket_timeout`, `socket_connect_timeout`); a command that may have been carried
-# out would be sent again (`retry_on_timeout`). Others do nothing here (`max_connections`: the pool is aioq's own).
+# The options of a URL, each with a pattern for its value. The client library takes many more and passes them to
+# its connections. They are refused here, because most of them break what aioq relies on. Replies would be decoded
+# (`decode_responses`, `encoding`) or have another form (`protocol`). Reads that block on purpose and renewals of a
+# lease would time out (`socket_timeout`, `socket_connect_timeout`). A command that the server may have executed
+# would be sent again (`retry_on_timeout`). Others have no effect here (`max_connections`: the pool is aioq's own).
 _NUMBER = ("[0-9]{1,9}", "a number")
 _TRUTH = ("(?i)1|0|t(rue)?|f(alse)?|y(es)?|no?", "true or false")
 _TEXT = ("(?s).+", "a text")
@@ -90,7 +90,7 @@ _OPTIONS = {"unix": _ANYWHERE, "redis": _TCP, "rediss": _TLS}
 
 
 def objection(url: str) -> str | None:
-    """What is wrong with the port, the database or an option of a URL that `check_url` has returned, or None."""
+    """The error about the port, the database or an option of a URL that `check_url` has returned, or None."""
     parts = urlsplit(url)
     options = parse_qsl(parts.query, keep_blank_values=True)
     wrong = _wrong_port(parts) or _wrong_database(parts) or _wrong_option(url, parts.scheme, options)
@@ -102,14 +102,14 @@ def _wrong_port(parts: SplitResult) -> str | None:
     if not parts.hostname:
         return None
     try:
-        wrong = parts.port == 0  # the client library would take the usual one
+        wrong = parts.port == 0  # the client library would use the default port instead
     except ValueError:
         wrong = True
     return "cannot be used: its port must be a number from 1 to 65535" if wrong else None
 
 
 def _wrong_database(parts: SplitResult) -> str | None:
-    # The client library would take database 0.
+    # The client library would use database 0 instead.
     wrong = parts.scheme != "unix" and not re.fullmatch("/?[0-9]*", parts.path)
     return "cannot be used: its database must be a number" if wrong else None
 
@@ -118,7 +118,7 @@ def _wrong_option(url: str, scheme: str, options: Sequence[tuple[str, str]]) -> 
     for name, value in options:
         pattern, expected = _OPTIONS[scheme].get(name, (None, ""))
         if pattern is None:
-            return _not_taken(name, url, scheme)
+            return _unknown_option(name, url, scheme)
         if not re.fullmatch(pattern, value):
             return f"cannot be used: its option {name!r} must be {expected}"
     return None
@@ -129,7 +129,7 @@ def _twice(options: Sequence[tuple[str, str]]) -> str | None:
     return f"cannot be used: it has the option {repeated[0]!r} twice" if repeated else None
 
 
-def _not_taken(name: str, url: str, scheme: str) -> str:
+def _unknown_option(name: str, url: str, scheme: str) -> str:
     elsewhere = [f"{other}://" for other, options in _OPTIONS.items() if name in options]
     if elsewhere:
         return f"has the option {name!r}, which only a {' or '.join(elsewhere)} URL takes"

@@ -1,8 +1,8 @@
-"""What a setting may be: checks of its value, and how it is read from the environment.
+"""Rules for settings: how a value is checked, and how it is read from the environment.
 
-`aioq.config.settings.Settings` says which rule each setting has. They are rules of our own and not msgspec's
-`Meta`: an error says what is expected in the words of the setting, with its unit, and tells a value of the wrong
-kind from one that no use has.
+`aioq.config.settings.Settings` names the rule of each setting. The rules are our own and not msgspec's `Meta`, for
+better errors: they say in words for this setting what is expected, with its unit, and they distinguish a value of
+the wrong kind from a number that is too large to be meant.
 """
 
 import re
@@ -20,31 +20,31 @@ from aioq.util.printable import brief
 from aioq.util.timezones import zone, zone_hint
 
 MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
-"""A dotted path. A string, not compiled: at the first use that costs an import nothing."""
+"""The pattern of a dotted path. It is compiled at its first use, so that an import takes no time for it."""
 
 
 MAX_COUNT = 1_000_000_000
-"""The most of anything that is counted: what a server's integers and Python's timers take with ease."""
+"""The largest count that may be set: well within a server's integers and Python's timers."""
 
 MAX_BYTES = 256 * 1_048_576
-"""The largest call or result that may be allowed: a server takes no string over 512 MiB, and hangs up."""
+"""The largest call or result that may be allowed. A server closes the connection on a string over 512 MiB."""
 
 MAX_LEASE = 86_400.0
-"""The longest lease, in seconds: a day, which is how long the jobs of a killed worker would wait."""
+"""The longest lease, in seconds: a day. The jobs of a killed worker wait for as long as its lease."""
 
 
 class Rule(NamedTuple):
-    """What one setting takes."""
+    """The checks of one setting."""
 
     check: Callable[[object], object | None]  # returns the value to store, or None if it does not fit
-    parse: Callable[[str], object]  # from the environment to a value for `check`
-    expected: str  # what an error says the value must be
-    optional: bool = False  # whether it may be None, and the environment variable empty
-    objection: Callable[[Any], str | None] = lambda _: None  # what is wrong with a value that `check` has returned
+    parse: Callable[[str], object]  # converts the text of an environment variable to a value for `check`
+    expected: str  # the values that fit, for errors
+    optional: bool = False  # whether the value may be None, and the environment variable empty
+    objection: Callable[[Any], str | None] = lambda _: None  # the error about a value that `check` has returned
 
 
 def _too_large(most: float, unit: str) -> Callable[[Any], str | None]:
-    """Objects to a value that is probably in another unit; errors about a value's kind do not name this limit."""
+    """The objection to a number that is too large, probably in another unit; other errors do not name it."""
 
     def objection(value: float) -> str | None:
         if value <= most:
@@ -56,7 +56,7 @@ def _too_large(most: float, unit: str) -> Callable[[Any], str | None]:
 
 
 def integer(least: int, most: int | None = None, *, optional: bool = False, bound: int = MAX_COUNT) -> Rule:
-    """A whole number."""
+    """The rule for a whole number."""
 
     def check(value: object) -> int | None:
         fits = isinstance(value, int) and not isinstance(value, bool) and least <= value <= (most or value)
@@ -67,7 +67,7 @@ def integer(least: int, most: int | None = None, *, optional: bool = False, boun
 
 
 def duration(least: float, *, above: bool = False, optional: bool = False, bound: float = MAX_DELAY) -> Rule:
-    """A time: seconds or a timedelta."""
+    """The rule for a span of time: seconds or a timedelta."""
 
     def check(value: object) -> float | None:
         number = as_seconds(value)
@@ -78,16 +78,16 @@ def duration(least: float, *, above: bool = False, optional: bool = False, bound
 
 
 def _parse_number(text: str) -> int | float | str:
-    # int() and float() alone take "1_000", " 7 " and "nan"; text that is no number is for `check` to refuse.
+    # int() and float() would also accept "1_000", " 7 " and "nan". `check` refuses text that is no number.
     if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
         return int(text)
     return float(text) if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", text) else text
 
 
 def word(pattern: str) -> Rule:
-    """A name."""
+    """The rule for a name."""
 
-    # No braces, colons and blanks: it becomes part of `{app:queue}`, a Redis Cluster hash tag.
+    # Braces, colons and blanks are not allowed, for it becomes part of `{app:queue}`, a Redis Cluster hash tag.
     def check(value: object) -> str | None:
         return value if isinstance(value, str) and re.fullmatch(pattern, value) else None
 
@@ -95,7 +95,7 @@ def word(pattern: str) -> Rule:
 
 
 def choice(*choices: str) -> Rule:
-    """One of some words, in any case."""
+    """The rule for one of several words, in upper or lower case."""
 
     def check(value: object) -> str | None:
         return value.lower() if isinstance(value, str) and value.lower() in choices else None
@@ -113,7 +113,7 @@ def _check_path(value: object) -> str | None:
 
 
 def _check_modules(value: object) -> tuple[str, ...] | None:
-    # A bare string is refused: as a list of its letters it would fail much later, with a less clear error.
+    # A bare string is refused: taken as a list of letters, it would fail much later, with a less clear error.
     items = cast("Sequence[object]", value) if isinstance(value, list | tuple) else [None]
     names = tuple(item for item in items if isinstance(item, str) and re.fullmatch(MODULE, item))
     return names if len(names) == len(items) else None
@@ -128,7 +128,7 @@ def _zone_objection(name: str) -> str | None:
 
 
 def _check_schedules(value: object) -> dict[str, dict[str, Any]] | None:
-    # What is in each of them is checked where they are declared.
+    # The fields of each schedule are checked where it is declared.
     table = cast("dict[str, dict[str, Any]]", value if isinstance(value, dict) else {"": None})
     return table if all(type(each) is dict for each in table.values()) else None
 

@@ -1,4 +1,4 @@
-"""What any program could use: logging that cannot raise, clocks, batching, durations, text for people.
+"""General helpers: logging that cannot raise, clocks, batching, durations, text for people.
 
-Knows nothing of jobs. Imports `aioq.errors` only.
+They know nothing of jobs. Imports `aioq.errors` only.
 """

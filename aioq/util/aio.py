@@ -1,4 +1,4 @@
-"""Asyncio as aioq uses it: tasks that end for certain, and pauses between attempts at a server that is gone."""
+"""Helpers for asyncio: ending tasks for certain, and pauses between attempts to reach a server."""
 
 import asyncio
 from collections.abc import Iterable
@@ -7,12 +7,12 @@ from typing import Any
 from aioq.util.randomness import RANDOM
 
 AGAIN = 0.5
-"""Seconds after which a task that has not ended is cancelled once more: code of others may swallow a
-cancellation, as `asyncio.wait_for` does on Python 3.11 when it comes at the moment the awaited thing is done."""
+"""Seconds after which a task that has not ended is cancelled again. Code of others may swallow a cancellation:
+`asyncio.wait_for` does on Python 3.11 when it comes at the moment at which the awaited future is done."""
 
 
 async def end(tasks: "Iterable[asyncio.Task[Any]]") -> None:
-    """Cancel tasks and wait until they have ended; what they raise is not raised here, nor reported as unseen."""
+    """Cancel tasks and wait until they have ended. Their errors are dropped: not raised here, and not logged."""
     left = set(tasks)
     while left:
         for task in left:
@@ -24,11 +24,11 @@ async def end(tasks: "Iterable[asyncio.Task[Any]]") -> None:
 
 
 class Backoff:
-    """The pauses of one outage; a new outage takes a new one.
+    """The pauses between attempts in one outage; for the next outage a new object is made.
 
     Args:
         first: the ceiling of the first pause in seconds.
-        most: the ceiling of any pause in seconds. With the default a healed server is noticed within a second.
+        most: the ceiling of any pause in seconds. By default a server that is back is found within a second.
     """
 
     def __init__(self, first: float = 0.05, most: float = 1.0) -> None:

@@ -1,9 +1,8 @@
-"""Coalescing: many small requests of one process become few large ones.
+"""Batching: many small requests of one process become few large ones.
 
-What is added while the event loop is busy goes out together as soon as it is idle, or has grown large enough to
-leave before; while as many batches are in flight as there may be, the next one gathers. So a lone request waits
-for nothing (with `prompt` not even for the loop's turn), and under load the batches grow by themselves: there is
-no timer to tune.
+Items that are added while the event loop is busy leave together once it is idle, or earlier if they are many.
+While the most allowed batches are in flight, the next one gathers. So a lone request waits for nothing (with
+`prompt` not even for the loop's turn), and under load batches grow by themselves. There is no timer to tune.
 """
 
 import asyncio
@@ -19,13 +18,14 @@ ItemT = TypeVar("ItemT")
 
 
 class Batch(ABC):
-    """What leaves together. A subclass has what is to be flushed, in columns: lists, not an object an item.
+    """The items that leave together. A subclass keeps them in columns: lists, not one object for each item.
 
-    What is added at once is an entry: one item as a rule, and it may be several.
+    An entry is what one call adds: usually one item, sometimes several.
 
     Attributes:
-        futures: the future of the reply to each entry; None where only `on_answer` needs it.
-        several: how many items an entry is that gets a list of replies, or the first error, by its position.
+        futures: for each entry the future that gets its reply; None where only `on_answer` needs the reply.
+        several: for each entry of several items, by its position, how many it has. Such an entry gets a list of
+            replies, or the first error.
     """
 
     def __init__(self) -> None:
@@ -40,18 +40,18 @@ class Batch(ABC):
 
     @abstractmethod
     def weights(self, count: int) -> Sequence[int]:
-        """What each of the first items adds to `max_weight`."""
+        """The weights of the first `count` items; their sum is limited by `max_weight`."""
 
     @abstractmethod
     def keep(self, entries: Sequence[int], items: Sequence[int]) -> None:
-        """Drop all from the columns but what is at these positions."""
+        """Drop everything from the columns except the entries and items at these positions."""
 
     @abstractmethod
     def cut(self, entries: int, items: int) -> Self:
-        """Move the first ones to the columns of a new batch."""
+        """Move the first entries and items to the columns of a new batch."""
 
     def withdraw(self) -> int:
-        """Drop the entries whose futures were cancelled; how many items they were."""
+        """Drop the entries whose futures were cancelled, and return how many items they had."""
         if True not in [future is not None and future.cancelled() for future in self.futures]:
             return 0
         before = self.size
@@ -70,7 +70,7 @@ class Batch(ABC):
         return before - len(items)
 
     def split(self, max_items: int, max_weight: int) -> Self:
-        """Take off the first entries, as many as do not exceed this, but one at the least."""
+        """Take the first entries, as many as do not exceed these limits, but at least one, into a new batch."""
         weights = self.weights(max_items)
         entries = first = weight = 0
         while entries < len(self.futures):
@@ -86,7 +86,7 @@ class Batch(ABC):
         return batch
 
     def by_entry(self, replies: Sequence[Any]) -> Sequence[Any]:
-        """The reply to each entry; to one that is several items all of theirs, or else the first error."""
+        """The reply to each entry; for an entry of several items the list of replies, or the first error."""
         if not self.several:
             return replies
         by_entry: list[Any] = []
@@ -99,19 +99,19 @@ class Batch(ABC):
         return by_entry
 
     def _ends(self) -> list[int]:
-        """How many items there are up to the end of each entry."""
+        """For each entry, how many items there are up to its end."""
         return list(accumulate(self.several.get(entry, 1) for entry in range(len(self.futures))))
 
 
 class Items(Batch, Generic[ItemT]):
-    """A batch of things that are flushed as they are: one column, and no weights."""
+    """A batch with a single column of items, which have no weight."""
 
     def __init__(self) -> None:
         super().__init__()
         self.items: list[ItemT] = []
 
     def weights(self, count: int) -> Sequence[int]:
-        """They have none."""
+        """Zero for each item."""
         return [0] * count
 
     def keep(self, entries: Sequence[int], items: Sequence[int]) -> None:
@@ -126,24 +126,24 @@ class Items(Batch, Generic[ItemT]):
 
 
 NEVER = sys.maxsize
-"""More than can gather."""
+"""A threshold that is never reached."""
 
 
 class BatchPlan:
-    """When what gathers leaves: decisions alone, without a loop.
+    """Decides when a batch leaves. It needs no event loop.
 
-    Each decision is a threshold: how much has to be gathered for it. So adding an item compares two numbers,
-    which costs no call; they change when a batch leaves or is answered.
+    Each decision is a threshold: how many items must have gathered. So adding an item only compares two numbers
+    and calls nothing. The thresholds change when a batch leaves or is answered.
 
     Args:
         in_flight: the most batches in flight at once.
-        eager: with so much gathered a batch leaves at once.
-        prompt: whether a lone item may leave at once, if the batch before was a lone one too. Where that one had
+        eager: with this many items gathered, a batch leaves at once.
+        prompt: whether a lone item may leave at once, if the batch before had one item too. If that one had
             several, more are likely to follow in this turn of the event loop.
 
     Attributes:
-        at_once: with so much gathered a batch leaves before the event loop has had its turn.
-        soon: with so much it leaves when everything that is ready to run now has had its turn.
+        at_once: with this many items gathered, a batch leaves without waiting for the event loop's turn.
+        soon: with this many items gathered, a batch leaves once everything that is ready to run now has run.
     """
 
     def __init__(self, *, in_flight: int, eager: int, prompt: bool = False) -> None:
@@ -156,7 +156,7 @@ class BatchPlan:
         self.soon = 1
 
     def left(self, items: int) -> None:
-        """A batch of `size` items has left."""
+        """Note that a batch of so many items has left."""
         self._in_flight += 1
         self._was_lone = items == 1
         self.at_once = self._eager
@@ -164,7 +164,7 @@ class BatchPlan:
             self.at_once = self.soon = NEVER
 
     def completed(self) -> None:
-        """A batch has its answer, or none is waited for any more."""
+        """Note that a batch has its answer, or that nothing waits for it any more."""
         self._in_flight -= 1
         self.soon = 1
         self.at_once = 1 if self._prompt and self._was_lone and not self._in_flight else self._eager
@@ -175,31 +175,31 @@ ReplyT = TypeVar("ReplyT")
 
 
 class Batcher(Generic[BatchT, ReplyT]):
-    """Gathers entries and hands them to `flush` in batches, one batch in flight at a time as a rule.
+    """Gathers entries and passes them to `flush` in batches, by default with one batch in flight at a time.
 
     A caller puts an item into the columns of the batch that is `gathering`, and then calls `add`.
 
     Args:
         make: makes an empty batch.
-        flush: sends a batch and returns one reply an item, in order; a reply that is an exception is raised
-            to the future of that item. What `flush` itself raises reaches every item of the batch. A coroutine
-            runs in a task of its own; a future is waited for as it is.
-        retry: given a batch whose flush has failed, and how; what it returns is waited for in place of the flush,
-            and None means that the failure is final.
-        max_items: the most items in one batch; one entry may be several.
-        max_weight: the most a batch of more than one entry weighs, in bytes as a rule; None for no limit.
-        capacity: `wait_for_space` waits while this many items are held (gathering or in flight), which is what
-            keeps memory bounded when the server is slower than its producers.
+        flush: sends a batch and returns one reply for each item, in order. A reply that is an exception is set
+            as the error of that item's future. What `flush` itself raises becomes the error of every item of the
+            batch. A coroutine runs in a task of its own; a future is awaited as it is.
+        retry: gets a batch whose flush has failed, and the error. What it returns is awaited in place of the
+            flush; None means that the failure is final.
+        max_items: the most items in one batch; an entry may have several.
+        max_weight: the most that a batch of several entries may weigh, usually in bytes; None for no limit.
+        capacity: `wait_for_space` waits while this many items are held (gathering or in flight). That bounds the
+            memory when the server is slower than the producers.
         in_flight: the most batches in flight at once. They are started in the order of their items.
-        eager: a batch of this many leaves at once, before the event loop has had its turn. None: `max_items` do.
-        prompt: an item that finds nothing gathered or in flight leaves at once, a turn of the loop earlier, if the
-            batch before had one item too. Where it had several, more are likely to follow in this turn.
-        on_answer: called with each batch that was answered, and the replies. What this or `retry` raises reaches
-            every item of the batch that has no reply yet, and the loop's exception handler.
+        eager: a batch with this many items leaves without waiting for the event loop's turn. None: `max_items`.
+        prompt: where nothing is gathered or in flight, an item leaves at once, a turn of the loop earlier, if the
+            batch before had one item too. If that one had several, more are likely to follow in this turn.
+        on_answer: called with each batch that was answered, and the replies. What this or `retry` raises becomes
+            the error of all items of the batch that have no reply yet, and goes to the loop's exception handler.
 
     Attributes:
-        gathering: the batch that leaves next, as a rule as a whole.
-        held: items that have no reply yet.
+        gathering: the batch that leaves next, usually as a whole.
+        held: how many items have no reply yet.
     """
 
     def __init__(
@@ -258,7 +258,7 @@ class Batcher(Generic[BatchT, ReplyT]):
             self._start_soon()
 
     def hurry(self) -> None:
-        """Let what is gathered leave at once, if no batch is in flight: nothing else is to come."""
+        """Let the gathered items leave at once if no batch is in flight; to be called when no more will come."""
         if self.gathering.futures and not self._in_flight:
             self._start()
 
@@ -270,7 +270,7 @@ class Batcher(Generic[BatchT, ReplyT]):
             await asyncio.shield(self._drained)
 
     def close(self) -> None:
-        """Drop what is gathered or in flight; its futures are cancelled."""
+        """Drop all items that are gathered or in flight, and cancel their futures."""
         for sent in self._in_flight:
             sent.cancel()
         dropped, self.gathering = self.gathering, self._make()
@@ -289,7 +289,7 @@ class Batcher(Generic[BatchT, ReplyT]):
                 await waiter
             except asyncio.CancelledError:
                 if waiter.done() and not waiter.cancelled():
-                    self._wake_blocked(1)  # space was given to this one just then: pass it on
+                    self._wake_blocked(1)  # this one was given space at the same moment: another gets it
                 raise
 
     def _wake_blocked(self, count: int) -> None:
@@ -300,7 +300,7 @@ class Batcher(Generic[BatchT, ReplyT]):
                 count -= 1
 
     def _start_soon(self) -> None:
-        # It begins once all that is ready to run now has had its turn, and so has put its items too.
+        # Everything that is ready to run now runs before it, and may add more items.
         self._starting = asyncio.get_running_loop().call_soon(self._start)
 
     def _start(self) -> None:
@@ -311,7 +311,7 @@ class Batcher(Generic[BatchT, ReplyT]):
             self._plan.left(batch.size)
             try:
                 sent = self._flush(batch)
-            except Exception as error:  # what `flush` raises at once is an answer too
+            except Exception as error:  # treated like an error of the future that it would have returned
                 sent = asyncio.get_running_loop().create_future()
                 sent.set_exception(error)
             self._follow(batch, sent)
@@ -322,7 +322,7 @@ class Batcher(Generic[BatchT, ReplyT]):
         future.add_done_callback(partial(self._completed, batch))
 
     def _take(self) -> BatchT | None:
-        """What is to leave now, None where nothing is."""
+        """The next batch that leaves; None where nothing is gathered."""
         while (batch := self.gathering).futures:
             size = batch.size
             heavy = self._max_weight and len(batch.futures) > 1 and sum(batch.weights(size)) > self._max_weight
@@ -349,7 +349,7 @@ class Batcher(Generic[BatchT, ReplyT]):
         again = None
         try:
             again = self._conclude(batch, sent)
-        except Exception as error:  # a hook's, or there are too few replies: the loop logs it, and goes on
+        except Exception as error:  # of a hook, or because there are too few replies; the loop logs it and goes on
             self._fail(batch, error)
             raise
         finally:
@@ -363,7 +363,7 @@ class Batcher(Generic[BatchT, ReplyT]):
     def _conclude(
         self, batch: BatchT, sent: "asyncio.Future[Sequence[ReplyT | Exception]]"
     ) -> Awaitable[Sequence[ReplyT | Exception]] | None:
-        """Answer the items of a batch whose flush has ended, or return what is waited for in its place."""
+        """Answer the items of a batch whose flush has ended, or return the awaitable of a retry."""
         error = asyncio.CancelledError() if sent.cancelled() else sent.exception()
         if error is None:
             self._answer(batch, sent.result())
@@ -379,7 +379,7 @@ class Batcher(Generic[BatchT, ReplyT]):
         for future, reply in zip(batch.futures, batch.by_entry(replies), strict=True):
             if future is None or future.done():
                 continue
-            if type(reply) is bool or not isinstance(reply, Exception):  # most are: no call for those
+            if type(reply) is bool or not isinstance(reply, Exception):  # most are bool, which saves a call
                 future.set_result(reply)
             else:
                 future.set_exception(reply)

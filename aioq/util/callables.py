@@ -1,4 +1,4 @@
-"""What a task can be made of: functions, partials, methods, callable objects; what is known of them beforehand."""
+"""The callables that can be tasks (functions, partials, methods, callable objects), and facts about them."""
 
 import asyncio
 import inspect
@@ -12,7 +12,7 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 from aioq.util.naming import real_module
 
 _MARK = getattr(asyncio.coroutines, "_is_coroutine", object())
-"""What asyncio's own test looks for in functions that compilers and libraries make; no more in Python 3.14."""
+"""The mark by which asyncio knows coroutine functions of compilers and libraries; Python 3.14 has it no more."""
 
 
 def called_by(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,12 +44,12 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
         raise NameError(f"{error} (an import under TYPE_CHECKING alone does not define it)") from error
     except Exception as error:
         if isinstance(error, AttributeError) and "partially initialized module" in str(error):
-            raise NameError(str(error)) from error  # of an import in a circle: it will be there
+            raise NameError(str(error)) from error  # a circular import: the name will be defined later
         raise TypeError(f"{_culprit(called)}: {type(error).__qualname__}: {error}") from error
 
 
 def _culprit(called: Callable[..., Any]) -> str:
-    """The annotation that cannot be evaluated."""
+    """The annotation that cannot be evaluated, for an error."""
     scope = getattr(inspect.unwrap(called), "__globals__", {})
     for name, hint in called.__annotations__.items():
         try:
@@ -61,18 +61,18 @@ def _culprit(called: Callable[..., Any]) -> str:
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling the function is known to make an awaitable: it is a coroutine function or annotated so."""
+    """Whether the function certainly returns an awaitable: it is a coroutine function, or annotated so."""
     called = called_by(function)
     if inspect.iscoroutinefunction(called) or getattr(called, "_is_coroutine", None) is _MARK:
         return True
     try:
         return awaited_type(hints_of(function).get("return")) is not None
     except Exception:
-        return False  # said where the annotations are compiled
+        return False  # the error shows where the annotations are compiled
 
 
 def awaited_type(kind: Any) -> Any:
-    """What awaiting a value of this type gives, as int for `Awaitable[int]`; None where it is no awaitable."""
+    """The type that awaiting a value of this type gives: int for `Awaitable[int]`. None if it is not awaitable."""
     origin = get_origin(kind) or kind
     if not inspect.isclass(origin) or not issubclass(origin, Awaitable):
         return None
@@ -81,7 +81,7 @@ def awaited_type(kind: Any) -> Any:
 
 
 def not_importable(function: Callable[..., Any]) -> str:
-    """Why another process cannot import the function by its name, and what to do; empty where it can."""
+    """Why another process cannot import the function by its name, with advice; empty if it can."""
     name = getattr(function, "__qualname__", None)
     if name is None or inspect.ismethod(function) or not getattr(function, "__module__", None):
         return (

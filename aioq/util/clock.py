@@ -1,6 +1,6 @@
-"""Clocks. In production only the server's clock counts; this one drives the in-memory store.
+"""The clock of the in-memory store. In production only the server's clock counts.
 
-`ManualClock` shows one time until it is moved, so a test of a one-hour delay takes no time.
+`ManualClock` stands still until it is moved, so a test of a one-hour delay takes no time.
 """
 
 import time
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the in-memory store reads the time from."""
+    """The clock from which the in-memory store reads the time."""
 
     def now_ms(self) -> int:
         """The time in milliseconds since the Unix epoch."""
@@ -19,7 +19,7 @@ class ManualClock:
     """A clock that moves only by `advance`.
 
     Args:
-        start_ms: what it shows at first, in milliseconds since the Unix epoch; the host's time by default.
+        start_ms: its first time, in milliseconds since the Unix epoch; by default the host's time.
     """
 
     def __init__(self, start_ms: int | None = None) -> None:

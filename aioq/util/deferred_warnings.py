@@ -1,7 +1,7 @@
-"""Warnings that are logged once in a process, and not before its logging is set up.
+"""Warnings that a process logs once, and not before its logging is set up.
 
-A worker learns from its App's settings what its log looks like, and finds what to warn of while it reads them. It
-keeps the warnings until then. A process of the pool keeps them for good: its worker has said them.
+A worker's log is set up from the App's settings, but some warnings arise while these settings are read. So the
+worker keeps them until its log is ready. A process of the pool never logs them, because its worker has done so.
 """
 
 from aioq.util.log import logger
@@ -9,14 +9,14 @@ from aioq.util.log import logger
 log = logger("aioq.config")
 
 MOST = 1000
-"""How many are said at most: a name in one may be of the user's making."""
+"""The most warnings that are logged: they can contain names from outside, of which there is no limit."""
 
 
 class DeferredWarnings:
-    """Warnings about what a process was given.
+    """Warnings about the configuration of a process.
 
     Attributes:
-        kept: what is not said yet; None while it is said at once.
+        kept: the warnings that are not logged yet; None while they are logged at once.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class DeferredWarnings:
         self._known: set[str] = set()
 
     def add(self, words: str) -> None:
-        """Say it, now or when it is time to; nothing where it is known."""
+        """Log a warning, now or later; a repeated one is ignored."""
         if words in self._known or len(self._known) >= MOST:
             return
         self._known.add(words)
@@ -34,15 +34,15 @@ class DeferredWarnings:
             self.kept.append(words)
 
     def keep(self) -> None:
-        """Say nothing until `say`."""
+        """Keep warnings from now on until `say`."""
         self.kept = self.kept or []
 
     def say(self) -> None:
-        """Say what was kept, and from now on at once."""
+        """Log the kept warnings, and later ones at once."""
         kept, self.kept = self.kept, None
         for words in kept or ():
             log.warning("%s", words)
 
 
 DEFERRED = DeferredWarnings()
-"""Those of this process."""
+"""The deferred warnings of this process."""

@@ -1,7 +1,7 @@
-"""Spans and moments as a caller may write them, and the one form in which aioq keeps spans: a float of seconds.
+"""Spans of time and moments: the forms in which a caller may give them, and their limits.
 
-Everything that takes a delay, a timeout or a time to live takes a `Duration` and calls `seconds` on it once,
-at the edge; inside there are only floats.
+Everything that takes a delay, a timeout or a time to live takes a `Duration` and converts it once, at the edge.
+Inside aioq, spans are floats of seconds.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -16,33 +16,33 @@ Duration: TypeAlias = float | int | timedelta
 
 
 MAX_DELAY = 10 * 366 * 86_400
-"""The furthest anything may be put off, in seconds: ten years. Beyond is a slip of units."""
+"""The longest span of time that may be given, in seconds: ten years. A longer one is probably in a wrong unit."""
 
 FIRST, LAST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC) - timedelta(milliseconds=1)
-"""The first and the last moment that anything may be set for. Python's calendar ends with the year 9999, and at
-its ends a time zone or a step of a day leads out of it; who wants no bound gives none."""
+"""The first and the last moment that may be given. Python's calendar ends with the year 9999; close to its ends, a
+time zone or a step of a day would lead out of it. A caller who wants no limit gives no moment."""
 
 YEARS = f"a year from {FIRST.year} to {LAST.year}"
-"""That in words, for errors."""
+"""This range in words, for errors."""
 
 
 def clamped(value: float) -> float | None:
-    """Return a span that came over the wire, limited to what can be set; None where it is no span.
+    """A span that was read from the server, limited to `MAX_DELAY`; None where it is no span.
 
     Args:
-        value: in seconds; NaN, an infinity and a negative number may be among what is read.
+        value: in seconds; it may be NaN, infinite or negative.
     """
     return min(value, MAX_DELAY) if value >= 0 else None
 
 
 def as_seconds(value: object) -> float | None:
-    """Return `value` in seconds, or None if it is no duration, for callers that word their own error.
+    """Return `value` in seconds, or None if it is no duration, for callers that raise an error of their own.
 
-    A bool is no duration although Python calls it an int: `timeout=True` is a slip, not one second. NaN and
-    the infinities are not allowed either, for no timer and no server takes them.
+    A bool is no duration although it is an int in Python: `timeout=True` is a mistake, not one second. NaN and
+    infinities are not allowed either, because no timer and no server accepts them.
 
     Args:
-        value: anything. Negative numbers are durations too: bounds are the caller's.
+        value: anything. Negative numbers are durations too: the caller checks the bounds.
     """
     if isinstance(value, timedelta):
         return value.total_seconds()
@@ -60,7 +60,7 @@ def seconds(value: Duration, what: str = "a duration") -> float:
 
     Args:
         value: a number of seconds, or a timedelta.
-        what: what the value is for, as the error shall call it.
+        what: the name of the value in the error.
 
     Raises:
         ConfigError: it is neither, or not finite.

@@ -1,8 +1,8 @@
 """The names by which a retry rule knows exception classes, also those of other processes.
 
-A rule travels as text, so it knows a class by its name only. What a person writes may be an alias of that name
-(`IOError`, `socket.timeout`, `requests.ConnectionError`): it is looked up where it is written, and again where an
-error is compared with it, for by then the module that has raised it is imported.
+A rule is sent as text, so it knows a class by its name only. A person may write an alias of that name (`IOError`,
+`socket.timeout`, `requests.ConnectionError`). So names are looked up twice: where they are written, and where an
+error is compared with them, because by then the module that raised the error is imported.
 """
 
 import builtins
@@ -21,23 +21,23 @@ from aioq.util.printable import brief
 
 
 def class_name(cls: type) -> str:
-    """The qualified name of a class; builtins go without their module."""
+    """The qualified name of a class; that of a builtin has no module."""
     return full_name_of(cls)
 
 
 def class_names(error: BaseException) -> tuple[str, ...]:
-    """The names of an error's class and of all classes it derives from."""
+    """The names of an error's class and of all its base classes."""
     return tuple(rule_name(base) for base in bases_of(error))
 
 
 def rule_name(cls: type) -> str:
-    """The name a rule knows a class by: that of its real module, also where that runs as a script."""
+    """The name of a class in a rule: with its real module, also where that runs as a script."""
     name = full_name_of(cls)
     return f"{real_module('__main__')}.{name.removeprefix('__main__.')}" if name.startswith("__main__.") else name
 
 
 def leaves_of(error: BaseException) -> list[BaseException]:
-    """The errors in a group and in the groups in it, however deep; none for what is no group."""
+    """The errors in an exception group and in all groups within it; empty for an error that is no group."""
     if members_of(error) is None:
         return []
     found: list[BaseException] = []
@@ -53,23 +53,23 @@ def leaves_of(error: BaseException) -> list[BaseException]:
 
 
 def leaf_names(error: BaseException) -> tuple[tuple[str, ...], ...]:
-    """The `class_names` of each kind of error in a group; empty for what is no group."""
+    """The `class_names` of each kind of error in a group; empty for an error that is no group."""
     kinds = {type(leaf): leaf for leaf in leaves_of(error)}
     return tuple(class_names(leaf) for leaf in kinds.values())
 
 
 def known_names(names: Iterable[str]) -> frozenset[str]:
-    """Names as they are written, and those that aliases among them mean, where their modules are imported."""
+    """The names as they are written and, for aliases whose modules are imported, the names they stand for."""
     found = {name: _imported(name) for name in names}
     return frozenset(found) | {rule_name(cls) for cls in found.values() if isinstance(cls, type)}
 
 
 def checked_name(where: str, given: object) -> str:
-    """The name that a rule keeps of an exception class, or of the name of one.
+    """The name that a rule keeps for an exception class, which is given as a class or by its name.
 
     Args:
-        where: what it is given to, for errors: `Retry(on=...)`.
-        given: a class, or its name with the module before it, which a builtin one does not need.
+        where: the option it is given for, in errors: `Retry(on=...)`.
+        given: a class, or its name with the module before it; a builtin's name needs no module.
 
     Raises:
         ConfigError: it is no exception class, or a name that no exception class can have.
@@ -97,7 +97,7 @@ def _builtin(where: str, name: str) -> str:
 def _dotted(where: str, name: str) -> str:
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names:
-        _import_stdlib(name)  # nothing of the user's runs: a name, unlike a class, must not import that
+        _import_stdlib(name)  # only the standard library: to name a class must not import the user's modules
     found = _imported(name)
     if found is not None:
         return _exception(where, name, found)
@@ -124,7 +124,7 @@ def _is_exception(value: object) -> bool:
 
 
 def _imported(name: str) -> Any:
-    """What a name means, as far as it is imported; None where it is not."""
+    """The object that a name stands for; None where its module is not imported."""
     if "." not in name:
         return getattr(builtins, name, None)
     parts = name.split(".")
@@ -142,7 +142,7 @@ def _imported(name: str) -> Any:
 
 
 def _whole_module(name: str) -> str | None:
-    """The module that should have the name, where it is imported in full and nothing below it might have it."""
+    """The module that should have the name, if its import is complete and no submodule could have it instead."""
     parts = name.split(".")
     for count in range(len(parts) - 1, 0, -1):
         path = ".".join(parts[:count])
@@ -151,7 +151,7 @@ def _whole_module(name: str) -> str | None:
             continue
         loading = getattr(getattr(module, "__spec__", None), "_initializing", False)
         is_package = hasattr(module, "__path__") and count < len(parts) - 1 and _exists(f"{path}.{parts[count]}")
-        # A module that is being imported may define it further down, and a function when it runs.
+        # A module that is still being imported may define the name later; so may a function when it runs.
         return None if loading or is_package or path == "__main__" or "<locals>" in name else path
     return None
 
@@ -166,7 +166,7 @@ def _import_stdlib(name: str) -> None:
 
 
 def _exists(module: str) -> bool:
-    """Whether there is such a module; that of the package it is in has to be imported, if it is in one."""
+    """Whether there is such a module. If it is in a package, this imports the package."""
     try:
         return find_spec(module) is not None
     except (ImportError, ValueError):

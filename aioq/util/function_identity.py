@@ -1,8 +1,8 @@
-"""Whether two functions under one task name are one and the same: a module that ran again, or a mistake.
+"""Compares two functions under one task name: either the module ran again, or it is a mistake.
 
-Two functions are compared by what they are (globals, code, defaults, closure) and not by file and line, which
-all functions that one decorator or one loop makes have in common. One that differs takes the other's place where
-the code that declares it has run again since: a reloaded module, an edited cell of a notebook.
+Functions are compared by their globals, code, defaults and closures. File and line would not do, because all
+functions that one decorator or one loop makes have the same. A function that differs replaces the other one if the
+code that declares it has run again since: a reloaded module, an edited cell of a notebook.
 """
 
 import inspect
@@ -39,16 +39,16 @@ class Execution:
         return self.is_part_after(other) or _file(self.code) == _file(other.code)
 
     def is_part_after(self, other: "Execution") -> bool:
-        """Whether both may be cells of one notebook, the same or two."""
+        """Whether both may be cells of one notebook: the same cell, or two."""
         return self.is_main and other.is_main
 
 
 def execution() -> Execution | None:
-    """The run of the innermost module that is being executed; None outside any, as in a thread."""
+    """The run of the innermost module that is being executed; None if there is none, as in a thread."""
     frame = inspect.currentframe()
     while frame is not None:
         name = frame.f_code.co_name
-        if name == "<module>" or name.startswith("<cell line"):  # some versions of IPython call a cell so
+        if name == "<module>" or name.startswith("<cell line"):  # the name of a cell in some versions of IPython
             module = str(frame.f_globals.get("__name__"))
             return Execution(real_module(module), module == "__main__", frame.f_code)
         frame = frame.f_back
@@ -58,32 +58,32 @@ def execution() -> Execution | None:
 def replaces(
     name: str, new: Callable[..., Any], run: Execution | None, old: Callable[..., Any], old_run: Execution | None
 ) -> bool:
-    """Whether `new` may take the place of `old`.
+    """Whether `new` may replace `old`.
 
     Args:
         name: the task name of both.
-        new: a function.
-        run: in which run of its module it is declared.
-        old: the function that has the name.
-        old_run: where that one was declared.
+        new: the function that is declared now.
+        run: the run of its module in which that happens.
+        old: the function that has the name so far.
+        old_run: the run of its module in which that one was declared.
     """
     if same_function(new, old):
         return True
     if run is None or old_run is None or not run.follows(old_run):
-        return _outlived(new, old)
+        return _was_reloaded(new, old)
     if not run.is_part_after(old_run):
         return True  # a module that runs again declares all its tasks again
-    # An edited cell still has the function of the same name, below its decorators too; lambdas have none.
+    # In an edited cell, the function and those its decorators wrap keep their names; lambdas have no name.
     return not name.endswith(_LAMBDA) and _names(new, ()) == _names(old, ())
 
 
 def same_function(one: Any, other: Any) -> bool:
-    """Whether two functions, partials or methods do the same for certain."""
+    """Whether two functions, partials or methods certainly do the same."""
     return _same(one, other, set())
 
 
-def _outlived(new: Any, old: Any) -> bool:
-    """Whether the module both are from has the new one in the old one's place: it was reloaded in between."""
+def _was_reloaded(new: Any, old: Any) -> bool:
+    """Whether the module of both was reloaded in between, and now has the new one under the old one's name."""
     code, old_code = getattr(new, "__code__", None), getattr(old, "__code__", None)
     if not isinstance(code, CodeType) or not isinstance(old_code, CodeType) or code is old_code:
         return False
@@ -92,13 +92,13 @@ def _outlived(new: Any, old: Any) -> bool:
 
 
 def _names(function: Any, seen: Sequence[object]) -> list[str]:
-    """The qualified names of a function and of those it is around of."""
+    """The qualified names of a function and of the functions that it wraps."""
     if isinstance(function, partial):
         return _names(cast("partial[Any]", function).func, seen)
     if any(function is each for each in seen):
         return []
     names = [str(getattr(function, "__qualname__", type(function).__qualname__))]
-    if isinstance(function, MethodType):  # a class method of a class below has the name of that above
+    if isinstance(function, MethodType):  # an inherited class method has the name of the base class
         names.append(str(getattr(function.__self__, "__qualname__", type(function.__self__).__qualname__)))
     for cell in getattr(function, "__closure__", None) or ():
         content = _content(cell)
@@ -125,24 +125,25 @@ def _equal(one: Any, other: Any) -> bool:
     try:
         return bool(one == other)
     except Exception:
-        return False  # such as arrays, which compare to arrays
+        return False  # such as arrays: their comparison gives an array, which is neither true nor false
 
 
 def _parts_of_function(function: FunctionType) -> list[Any]:
     cells = [_content(cell) for cell in function.__closure__ or ()]
     code, scope = function.__code__, function.__globals__
     module = real_module(str(scope.get("__name__")))
-    # The same file may have run as a script and been imported; code of no file is made for its namespace alone.
+    # A file may have run as a script and been imported too, so the file counts. Code without a file belongs to one
+    # namespace, so that counts.
     place = id(scope) if code.co_filename.startswith("<") else _file(code)
     return [code, module, place, function.__defaults__, function.__kwdefaults__, cells, _annotations(function)]
 
 
 def _annotations(function: FunctionType) -> Any:
-    """A function's annotations as texts without its module, for classes are others where that has run twice."""
+    """A function's annotations as texts without its module: if the module ran twice, its classes are different."""
     try:
         kinds = function.__annotations__
     except Exception:
-        return None  # a name in them is not defined yet, on Python 3.14
+        return None  # on Python 3.14, where a name in them is not defined yet
     module = function.__module__
     return {
         name: kind if isinstance(kind, str) else inspect.formatannotation(kind, module).replace(f"{module}.", "")
@@ -159,7 +160,7 @@ _PARTS: Mapping[type, Callable[[Any], Sequence[Any]]] = {
     list: list,
     dict: lambda table: [*table.keys(), *table.values()],
 }
-"""What makes things of these types the same; others are where they are equal."""
+"""The parts by which values of these types are compared; values of other types are compared by ==."""
 
 
 def _file(code: CodeType) -> str:
@@ -170,7 +171,7 @@ def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
     except ValueError:
-        return _EMPTY  # not filled yet
+        return _EMPTY  # the variable has no value yet
 
 
 _EMPTY = object()

@@ -1,9 +1,9 @@
-"""Looks at what users' code has made, exceptions above all, without running into what that raises.
+"""Safe inspection of objects of users' classes, above all exceptions: these functions run no code of the class.
 
-An exception of a class of one's own may have properties where every exception has plain attributes
-(`__traceback__`, `__cause__`, `exceptions`), a `__class__` or a metaclass that raises, and a `__str__` that ends
-the process. What becomes of a job must not depend on them, so these functions ask Python's own types, which look
-at the object itself, and cannot fail.
+A user's exception class may have properties in place of plain attributes (`__traceback__`, `__cause__`,
+`exceptions`), a `__class__` or a metaclass that raises, and a `__str__` that ends the process. The outcome of a
+job must not depend on them. So these functions use the descriptors of Python's own types, which read the object
+itself and cannot fail.
 """
 
 from collections.abc import Callable
@@ -21,22 +21,22 @@ _members: Callable[[Any], tuple[BaseException, ...]] = BaseExceptionGroup.__dict
 
 
 def is_a(value: object, kind: type[T]) -> TypeGuard[T]:
-    """As `isinstance`, but the value's `__class__` is not asked."""
+    """Like `isinstance`, but without reading the value's `__class__`."""
     return issubclass(type(value), kind)
 
 
 def bases_of(error: BaseException) -> tuple[type, ...]:
-    """An exception's class, and all classes it derives from."""
+    """An exception's class and all its base classes."""
     return _mro(type(error))
 
 
 def traceback_of(error: BaseException) -> TracebackType | None:
-    """Where it was raised, if it was."""
+    """The traceback of an exception; None if it was not raised."""
     return _traceback(error)
 
 
 def cause_of(error: BaseException) -> BaseException | None:
-    """What it was raised from, if anything."""
+    """The exception from which it was raised, or None."""
     return _cause(error)
 
 
@@ -51,13 +51,13 @@ def name_of(value: object) -> str:
 
 
 def full_name_of(kind: type) -> str:
-    """A class's name with its module's before it, but for builtins."""
+    """The name of a class with its module; that of a builtin has no module."""
     module, name = _plain(_module(kind)), _plain(_qualname(kind))
     return name if module == "builtins" else f"{module}.{name}"
 
 
 def text_of(say: Callable[[Any], str], value: object) -> tuple[str, BaseException | None]:
-    """What `str` or `repr` says of a value, and what that has raised, if anything."""
+    """The `str` or `repr` of a value, and the exception that this raised, or None."""
     try:
         return _plain(say(value)), None
     except BaseException as fault:
@@ -65,5 +65,5 @@ def text_of(say: Callable[[Any], str], value: object) -> tuple[str, BaseExceptio
 
 
 def _plain(text: object) -> str:
-    """The text itself, of a `str` that may be of a class with methods of its own; "?" for what is no text."""
+    """A plain `str` from one that may be of a subclass with methods of its own; "?" for anything else."""
     return str.__str__(text) if is_a(text, str) else "?"

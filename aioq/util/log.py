@@ -1,9 +1,9 @@
-"""The loggers of aioq: what logging raises does not get past them.
+"""The loggers of aioq, which raise nothing.
 
-Who configures logging brings code of their own into it: record factories, filters, formatters, handlers. Handlers
-of the standard library report their own faults on standard error, others raise them (an alert service is down, a
-record lacks the field that a formatter wants). A line is said beside a job or a duty, and must not end it; so
-everything that aioq logs goes through `logger`, and what it raises is said once for each kind, on standard error.
+Users add code of their own to logging: record factories, filters, formatters, handlers. Handlers of the standard
+library report their errors on standard error, but others raise them (an alert service is down, a record lacks a
+field that a formatter needs). A log line must not end the job or the duty that writes it. So everything that aioq
+logs goes through `logger`, and an error in it is reported on standard error, once for each kind.
 """
 
 import logging
@@ -17,7 +17,7 @@ from aioq.util.introspect import full_name_of, is_a, traceback_of
 from aioq.util.printable import printable_lines
 
 MAX_SAID = 20
-"""How many kinds of faults of logging one process reports."""
+"""How many kinds of errors in logging one process reports."""
 
 _said: set[tuple[str, str]] = set()
 
@@ -29,7 +29,7 @@ class GuardedLogger(logging.LoggerAdapter[logging.Logger]):
     """
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        """Log, or say once that it cannot be done; all other methods come here."""
+        """Log the line, or report once that this fails; all other methods call this one."""
         try:
             if self.logger.isEnabledFor(level):
                 self._emit(level, msg, args, **kwargs)
@@ -49,7 +49,7 @@ class GuardedLogger(logging.LoggerAdapter[logging.Logger]):
     ) -> None:
         logger = self.logger
         extra = {**(self.extra or {}), **(extra or {})}
-        # The caller's line: two frames of this module, and none of `logging`'s, are between it and here.
+        # The caller's line: only two frames of this module, and none of `logging`, are between it and here.
         file, line, function, stack = logger.findCaller(stack_info, stacklevel + 2)
         if is_a(exc_info, BaseException):
             exc_info = (type(exc_info), exc_info, traceback_of(exc_info))
@@ -60,19 +60,19 @@ class GuardedLogger(logging.LoggerAdapter[logging.Logger]):
         )
         try:
             record = make(extra, stack)
-        except KeyError:  # the record factory has set a field that is in `extra`: here the job's own is meant
+        except KeyError:  # the record factory has set a field that is in `extra` too: the job's own one counts
             record = make(None, stack)
             record.__dict__.update(extra)
         logger.handle(record)
 
 
 def logger(name: str) -> GuardedLogger:
-    """The logger of that name, guarded."""
+    """The guarded logger of that name."""
     return GuardedLogger(logging.getLogger(name), {})
 
 
 def report_fault(name: str, fault: BaseException) -> None:
-    """Say on standard error that a line of a logger was lost; once for each kind of fault, and raise nothing."""
+    """Report on standard error that a log line was lost, once for each kind of fault; raises nothing."""
     try:
         kind = (name, full_name_of(type(fault)))
         if kind in _said or len(_said) >= MAX_SAID:

@@ -1,7 +1,7 @@
-"""Log records read without harm: what is in one may raise when it is put into words, or be of any type.
+"""Safe reading of log records: values in a record can be of any type, and may raise when they are formatted.
 
-A record carries what users give to it: arguments whose `__str__` raises, extras that hold themselves, text that is
-no Unicode. Logging shows such an error as lines of its own in the middle of the log; here the record names it.
+A record has values from users: arguments whose `__str__` raises, extras that contain themselves, text that is not
+Unicode. Logging itself would print such an error between the lines of the log; here the record's line names it.
 """
 
 import logging
@@ -11,10 +11,10 @@ from collections.abc import Set as AbstractSet
 from typing import Any, cast
 
 MAX_DEPTH = 5
-"""How deep the structure of an extra is kept; what lies deeper is shown as its `repr`. A guess."""
+"""How many levels of nesting of an extra are kept; deeper values are shown by their `repr`. A guess."""
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-"""What every record has; all else are extras."""
+"""The fields that every record has; all others are extras."""
 
 _FORMATTER = logging.Formatter()
 
@@ -22,7 +22,7 @@ _INT_LIMIT = 2**63
 
 
 def message_of(record: logging.LogRecord) -> str:
-    """The record's message, or what went wrong with it."""
+    """The record's message, with a note where its arguments cannot be formatted."""
     try:
         return record.getMessage()
     except BaseException as error:
@@ -47,7 +47,7 @@ def raised_of(record: logging.LogRecord) -> str:
 
 
 def extras_of(record: logging.LogRecord) -> dict[str, Any]:
-    """What was added to the record, as what JSON and MessagePack can hold; None is left out."""
+    """The record's extra fields in a form that JSON and MessagePack can hold; those with None are left out."""
     return {
         _text(name): plain(value)
         for name, value in tuple(vars(record).items())
@@ -56,11 +56,11 @@ def extras_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def plain(value: Any, within: tuple[int, ...] = ()) -> Any:
-    """A value as text, numbers, lists and tables; of what is none of these, its text.
+    """A value as text, numbers, lists and dicts; anything else becomes text.
 
     Args:
         value: anything.
-        within: the ids of what it lies in.
+        within: the ids of the values that contain it.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -88,26 +88,26 @@ def _structure(value: Any, within: tuple[int, ...]) -> Any:
 
 
 def _text(text: str) -> str:
-    """The text; halves of a character, which no encoding takes, as escapes."""
+    """The text, with halves of surrogate pairs escaped, because no encoding accepts them."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return text.encode("utf-8", "backslashreplace").decode()
-    return str(text)  # of a subclass, the plain one
+    return str(text)  # a plain `str` also for a subclass
 
 
-def let_through(level: int, *, whatever: bool = False) -> None:
-    """See that aioq's own lines of a level come through, whatever the user's module has done to logging.
+def let_through(level: int, *, override: bool = False) -> None:
+    """Make aioq's own lines of a level appear, whatever the user's module has done to logging.
 
-    `logging.config.dictConfig` disables by default every logger that it does not name, and the root logger may
+    `logging.config.dictConfig` by default disables every logger that it does not name, and the root logger may
     have another level. A level that the user has given to the logger `aioq` is kept.
 
     Args:
         level: the level.
-        whatever: set it in any case.
+        override: set it even if the user has given the logger another level.
     """
     root = logging.getLogger("aioq")
-    if whatever or root.level == logging.NOTSET:
+    if override or root.level == logging.NOTSET:
         root.setLevel(level)
     for name, logger in tuple(logging.root.manager.loggerDict.items()):
         if isinstance(logger, logging.Logger) and (name == "aioq" or name.startswith("aioq.")):

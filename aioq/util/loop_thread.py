@@ -1,8 +1,8 @@
-"""The way of sync code into asyncio: one event loop of the process, in a thread of its own.
+"""The event loop for sync code: one for each process, in a thread of its own.
 
 The thread is a daemon and is started when it is first needed. All Apps share it, so a process has one connection
-to each App's server however many threads send. A forked child starts one of its own: the parent's is not touched
-there. At the end of the process what was sent is let arrive, and connections are closed.
+to each App's server, however many threads send. A forked child starts a thread of its own and does not touch its
+parent's. The end of the process waits until sends have arrived, and closes the connections.
 """
 
 import asyncio
@@ -26,14 +26,17 @@ THREAD = "aioq-sync"
 """The thread's name."""
 
 FAREWELL = 15.0
-"""Seconds that the end of the process waits for what is under way at the most. A guess: above `send_timeout`."""
+"""The most seconds that the end of the process waits for calls under way. A guess: more than `send_timeout`."""
 
 
 class _Threads(ThreadPoolExecutor):
-    """What the loop looks up names in. A program's threads may outlive its main one, and Python's pools do not."""
+    """The loop's thread pool, which looks up host names. It works even after the program's main thread has ended.
+
+    A program's other threads may go on then, but Python's own pools take no more work.
+    """
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "Future[R]":
-        """Start it, in a thread of its own where the pool takes no more."""
+        """Run a function in the pool, or in a new thread where the pool takes no more work."""
         with contextlib.suppress(RuntimeError):
             return super().submit(fn, *args, **kwargs)
         future: Future[R] = Future()
@@ -62,7 +65,7 @@ class _LoopThread:
         self.loop.run_forever()
 
     def close(self) -> None:
-        """Let everything end, and the thread too."""
+        """End everything that runs on the loop, and then the thread."""
         with contextlib.suppress(TimeoutError, asyncio.CancelledError):
             asyncio.run_coroutine_threadsafe(self._wind_up(), self.loop).result(FAREWELL)
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -72,7 +75,7 @@ class _LoopThread:
 
     @staticmethod
     async def _wind_up() -> None:
-        # First what closes with the loop, which is what lets the jobs on their way arrive; then what still waits.
+        # First the asynchronous generators: they close the Apps, which wait for sends to arrive. Then all tasks.
         await asyncio.get_running_loop().shutdown_asyncgens()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
@@ -81,7 +84,7 @@ class _LoopThread:
 
 
 class _Process:
-    """What this process has: no thread, or one."""
+    """The loop thread of this process, once there is one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -89,10 +92,10 @@ class _Process:
         self._left_behind: list[_LoopThread] = []
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop, which runs from now on.
+        """The loop; its thread is started if it does not run yet.
 
         Raises:
-            ServerUnavailableError: Python is taking itself apart, and no thread but this one runs any more.
+            ServerUnavailableError: Python is ending, and no thread but this one runs any more.
         """
         if sys.is_finalizing():
             raise ServerUnavailableError(
@@ -105,16 +108,16 @@ class _Process:
         return running.loop
 
     def close(self) -> None:
-        """Let it end; what still sends before the end of Python starts another."""
+        """End the thread. A send that comes later, but before the end of Python, starts another one."""
         with self._lock:
             running, self._running = self._running, None
         if running is not None:
             running.close()
 
     def forked(self) -> None:
-        """This is a child: it has the parent's memory and none of its threads.
+        """Forget the parent's thread in a forked child, which has the parent's memory but not its threads.
 
-        The parent's loop is kept from being collected, for whatever would be closed then is the parent's too.
+        The parent's loop is kept, so that garbage collection does not close what still belongs to the parent.
         """
         self._lock = threading.Lock()
         if self._running is not None:
@@ -128,9 +131,9 @@ atexit.register(_process.close)
 
 
 class _Call(Generic[R]):
-    """What one thread waits for.
+    """A call that one thread waits for.
 
-    Not `asyncio.run_coroutine_threadsafe`: an interrupt may come before that has returned what can be cancelled.
+    Not `asyncio.run_coroutine_threadsafe`: an interrupt may come before that has returned the future to cancel.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, make: Callable[[], Awaitable[R]]) -> None:
@@ -140,13 +143,13 @@ class _Call(Generic[R]):
         self._task: asyncio.Task[R] | None = None
 
     def begin(self) -> None:
-        """Start it, on the loop; in the context of the thread that waits, which came with the callback."""
+        """Start it on the loop, with the context variables of the waiting thread, which the callback has."""
         if not self.outcome.cancelled():
             self._task = self.loop.create_task(_awaited(self._make))
             self._task.add_done_callback(self._ended)
 
     def abandon(self) -> None:
-        """Nothing waits any more."""
+        """Cancel it, because the thread does not wait any more."""
         if self.outcome.cancel():
             self.loop.call_soon_threadsafe(self._cancel)
 
@@ -156,7 +159,7 @@ class _Call(Generic[R]):
 
     def _ended(self, task: "asyncio.Task[R]") -> None:
         error = None if task.cancelled() else task.exception()
-        with contextlib.suppress(InvalidStateError):  # abandoned this very moment
+        with contextlib.suppress(InvalidStateError):  # it was abandoned at this moment
             if task.cancelled():
                 self.outcome.cancel()
             elif error is not None:
@@ -166,10 +169,10 @@ class _Call(Generic[R]):
 
 
 class SyncRunner:
-    """Runs for sync code what is async; each App has one.
+    """Runs awaitables for sync code; each App has one.
 
     Attributes:
-        loop: where it runs; None for the loop of the process. A test's session has it run where it is itself.
+        loop: the loop on which they run; None for the loop of the process. A test session sets its own loop.
     """
 
     __slots__ = ("loop",)
@@ -179,7 +182,7 @@ class SyncRunner:
 
     @contextlib.contextmanager
     def on(self, loop: asyncio.AbstractEventLoop) -> Generator[None]:
-        """Have it run on a loop that it does not own for a while."""
+        """Use another loop within this context."""
         before, self.loop = self.loop, loop
         try:
             yield
@@ -187,18 +190,18 @@ class SyncRunner:
             self.loop = before
 
     def run(self, instead: str, make: Callable[[], Awaitable[R]]) -> R:
-        """Run what `make` returns, and wait for it. From any thread, from many at once.
+        """Run the awaitable that `make` returns, and wait for it. Any threads may call this at the same time.
 
-        An exception in the waiting thread, such as KeyboardInterrupt, cancels what it waits for.
+        An exception in the waiting thread, such as KeyboardInterrupt, cancels the awaitable.
 
         Args:
-            instead: what async code writes in its place, for the error.
+            instead: the async form of the call, for the error.
             make: makes the awaitable; called on the loop.
 
         Raises:
             RunningLoopError: an event loop runs in this thread, and would be blocked.
         """
-        if asyncio._get_running_loop() is not None:  # noqa: SLF001 - what get_running_loop() asks, without its error
+        if asyncio._get_running_loop() is not None:  # noqa: SLF001 - as get_running_loop(), but without its error
             raise RunningLoopError(
                 f"an event loop runs in this thread, and would be blocked meanwhile; use {instead} in its place"
             )
@@ -207,13 +210,14 @@ class SyncRunner:
             call.loop.call_soon_threadsafe(call.begin)
             return call.outcome.result()
         except BaseException:
-            call.abandon()  # where it has raised that itself, this does nothing
+            call.abandon()  # does nothing if it is the call itself that has raised
             raise
 
     def run_given(self, given: Awaitable[R]) -> R:
-        """The same of an awaitable that there is already; see `App.run_sync`.
+        """Run an awaitable that exists already, and wait for it.
 
         Raises:
+            RunningLoopError: an event loop runs in this thread, and would be blocked.
             TypeError: it cannot be awaited.
         """
         if not inspect.isawaitable(given):
@@ -222,7 +226,7 @@ class SyncRunner:
             return self.run("await", lambda: given)
         except RunningLoopError:
             if inspect.iscoroutine(given):
-                given.close()  # the error says all; that it was never awaited is no news
+                given.close()  # the error says enough; this avoids the warning that it was never awaited
             raise
 
 

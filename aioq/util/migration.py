@@ -1,7 +1,7 @@
-"""Words that people bring along from other job queues, and what each of them is here.
+"""Names from other job queues, each with the name of the same thing in aioq.
 
-One table for all places where such a word may be written. A new option or setting is looked up here for its
-other names.
+There is one table for all places where such a name may be written. Whoever adds an option or a setting checks here
+whether its other names are listed.
 """
 
 from enum import StrEnum
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Place(StrEnum):
-    """Where a word is written."""
+    """The places where such a name may be written."""
 
     TASK = "an attribute of a task"
     APP = "an attribute of an App"
@@ -334,42 +334,42 @@ WORDS: dict[Place, dict[str, str]] = {
         "Queue": "@app.task(queue=...) or task.options(queue=...)",
     },
 }
-"""The words of each place, and what is written here instead, or why nothing is."""
+"""For each place the names of other libraries, each with what is written in aioq instead, or why nothing is."""
 
 _PREFIXES = ("celery_", "rq_", "arq_", "dramatiq_", "huey_", "saq_", "taskiq_")
 
 SERVERS = ("CELERY_BROKER_URL", "BROKER_URL", "REDIS_URL", "VALKEY_URL", "REDIS_HOST")
-"""Variables from which other libraries learn where the server is."""
+"""Environment variables that tell other libraries where the server is."""
 
 
 def here(place: Place, word: str) -> str | None:
-    """What a word is here; None for one that is in the table of no place.
+    """The name in aioq for a name of another library; None if the table does not have it.
 
     Args:
-        place: where it was written; a word of another place is known too.
-        word: as it was written: in any case, a setting also with the other library's name before it.
+        place: where it was written. Options and settings are also looked up in each other's table.
+        word: the name as it was written, in upper or lower case; a setting also with the library's name before it.
     """
     for each in (word, word.lower(), *(word.lower().removeprefix(prefix) for prefix in _PREFIXES)):
-        for where in (place, *(_WRITTEN if place in _WRITTEN and each not in _PLAIN else ())):
+        for where in (place, *(_TOGETHER_PLACES if place in _TOGETHER_PLACES and each not in _COMMON else ())):
             if each in WORDS[where]:
                 return WORDS[where][each]
     return None
 
 
-_WRITTEN = (Place.OPTION, Place.SETTING)
+_TOGETHER_PLACES = (Place.OPTION, Place.SETTING)
 
-_PLAIN = frozenset(
+_COMMON = frozenset(
     {"app", "at", "base", "bind", "connection", "context", "expire", "expires", "host", "key", "labels", "limit"}
     | {"link", "main", "meta", "metadata", "modules", "password", "pool", "port", "prefix", "redis", "tasks"}
     | {"throttle", "ttl", "username", "wait", "when", "workers"}
 )
-"""Words that mean too much to be known in another place than their own: a config module may call anything BASE."""
+"""Names that are too common to be looked up in another place's table: a config module may call anything BASE."""
 
 
 def explain_missing(cls: type, place: Place) -> None:
-    """Have objects of a class say what an attribute that other libraries have is here.
+    """Give a class errors that explain missing attributes which exist in other libraries.
 
-    Set from outside, for a type checker takes every name for an attribute of a class that has `__getattr__`.
+    It sets `__getattr__` from outside: in a class that defines it, a type checker would accept every attribute.
     """
 
     def look_up(thing: Any, name: str) -> Any:

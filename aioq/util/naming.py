@@ -1,7 +1,7 @@
 """Task names: a function's name under its real module, even where that module runs as `__main__`.
 
-`python tasks.py` and a worker that imports `tasks` must agree on the name of the same function, so `__main__` is
-replaced by what the module would be called if it were imported.
+`python tasks.py` and a worker that imports `tasks` must agree on the name of the same function. So `__main__` is
+replaced by the name that the module would have if it were imported.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from types import FunctionType
 from typing import Any
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
-"""What apps and queues may be called: these names become part of the server's keys."""
+"""The allowed names of Apps and queues: they become part of the server's keys."""
 
 
 def task_name(function: Callable[..., Any]) -> str:
@@ -22,10 +22,11 @@ def task_name(function: Callable[..., Any]) -> str:
 
 
 def real_module(name: str) -> str:
-    """The name a module has when it is imported.
+    """The name that a module has when it is imported.
 
-    `python -m package.module` leaves it in the module's spec; for `python package/module.py` it follows from
-    the file, the folders above that have an `__init__.py` included. An interactive session has no other name.
+    For `python -m package.module` it is in the module's spec. For `python package/module.py` it is made from the
+    name of the file and of the folders above it that have an `__init__.py`. An interactive session has no other
+    name.
     """
     if name != "__main__":
         return name
@@ -52,10 +53,10 @@ def whereabouts(function: Callable[..., Any]) -> str:
 
 
 def described(function: Callable[..., Any]) -> str:
-    """`file:line` of a function, and of the one that a decorator has put it around, for errors."""
+    """`file:line` of a function and, if it is a decorator's wrapper, of the function inside, for errors."""
     places = [whereabouts(function)]
     for cell in getattr(function, "__closure__", None) or ():
-        with contextlib.suppress(ValueError):  # not filled yet
+        with contextlib.suppress(ValueError):  # the variable has no value yet
             inner = cell.cell_contents
             if isinstance(inner, FunctionType) and inner is not function:
                 places.append(f"{inner.__qualname__}, {whereabouts(inner)}")

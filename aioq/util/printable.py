@@ -1,9 +1,8 @@
-"""Text of others made fit for a log or a terminal: nothing in it looks like a line of our own, or acts on either.
+"""Makes text from outside safe for a log or a terminal: it can neither forge a line nor control the terminal.
 
 Task names, ids, queues and messages of exceptions come from any client that may send a job. A line break in one of
-them would begin a line that looks like a record, an escape sequence would move a terminal's cursor, a direction
-mark would show words in another order than they are in. So such characters are shown as Python writes them in
-text.
+them would begin a line that looks like a record. An escape sequence would move the terminal's cursor. A direction
+mark would show words in a wrong order. So such characters are shown as Python's escapes.
 """
 
 import re
@@ -11,8 +10,8 @@ import reprlib
 
 _UNSAFE = (
     "\x00-\x1f\x7f-\x9f"  # control characters: line breaks, ESC, and the one-byte CSI
-    "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # line separators, direction, nothing
-    "\ud800-\udfff"  # halves of a character, which no encoding takes
+    "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # separators, direction, zero width
+    "\ud800-\udfff"  # halves of surrogate pairs, which no encoding accepts
     "\U000e0000-\U000e007f"  # tags: invisible text
 )
 _ONE_LINE = re.compile(f"[{_UNSAFE}]")
@@ -24,7 +23,7 @@ _HEADINGS = (
     "During handling of the above exception, another exception occurred:",
 )
 _EXCEPTION = re.compile(r"[^\W\d][\w.]*(: .*)?", re.DOTALL)
-"""The line of a traceback that names what was raised. No record begins like this: each begins with its time."""
+"""The line of a traceback that names the exception. No record begins like this: a record begins with its time."""
 
 _INDENT = "    "
 
@@ -34,32 +33,32 @@ MAX_BRIEF = 500
 
 
 class _Careful(reprlib.Repr):
-    """`repr` of what Python's own refuses: an integer of more than 4,300 digits, and what holds one."""
+    """A `repr` that also accepts an integer of more than 4,300 digits, and values that contain one."""
 
     def repr_int(self, x: int, level: int) -> str:
         return repr(x) if x.bit_length() <= MAX_BRIEF else f"<an integer of {x.bit_length()} bits>"
 
 
 def brief(value: object) -> str:
-    """`repr` of a user's value, for an error that refuses it; raises nothing, and keeps the ends of a long one."""
+    """The `repr` of a user's value, for an error about it; a long one is shortened. It raises nothing."""
     try:
         text = repr(value)
-    except Exception:  # its own `__repr__`, or an integer that is too long for Python to show
+    except Exception:  # of its own `__repr__`, or because an integer is too long for Python to show
         text = _Careful().repr(value)
     half = MAX_BRIEF // 2
     return text if len(text) <= MAX_BRIEF else f"{text[:half]} ... {text[-half:]}"
 
 
 def printable(text: str) -> str:
-    r"""The text in one line: what is no printable character is escaped, a line break as `\n`."""
+    r"""The text in one line: characters that are not printable are escaped, a line break as `\n`."""
     return text if text.isprintable() else _ONE_LINE.sub(_escaped, text)
 
 
 def printable_lines(text: str) -> str:
-    """The text of a record or a traceback, which keeps its line breaks.
+    """The text of a record or a traceback, with its line breaks kept.
 
-    Lines after the first begin with white space, so that none can be taken for another record. Only the headings
-    of a traceback, and the line that names the exception after its frames, stay where Python puts them.
+    Lines after the first are indented, so that none looks like another record. Only the headings of a traceback,
+    and the line after its frames that names the exception, are not indented.
     """
     if text.isprintable():
         return text
@@ -76,12 +75,12 @@ def printable_lines(text: str) -> str:
 
 
 def json_printable(text: str) -> str:
-    r"""JSON in which each such character is written as `\uXXXX`; they can only be in strings."""
+    r"""JSON text in which each unsafe character is written as `\uXXXX`; such characters are only in strings."""
     return text if text.isprintable() else _ONE_LINE.sub(_as_json, text)
 
 
 def json_ascii(text: str) -> str:
-    """The same in ASCII, for a stream that takes nothing else."""
+    """JSON text in which every character that is not ASCII is escaped, for a stream that accepts ASCII only."""
     return _NOT_ASCII.sub(_as_json, text)
 
 

@@ -1,8 +1,7 @@
-"""The source of what is drawn by chance, such as pauses between attempts.
+"""The random source of aioq, for example for pauses between attempts.
 
-It is the operating system's and not that of the module `random`. So a program that has seeded `random`, for its
-tests or for a simulation, gets the same sequence whatever aioq does meanwhile in this thread or another, and a
-forked process does not draw what its parent draws.
+It is the operating system's source and not the module `random`. So aioq does not change the sequence of a program
+that has seeded `random` for its tests or a simulation, and a forked process does not repeat its parent's numbers.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""The three standard streams of an aioq process: open, and quick to show what is printed."""
+"""The three standard streams of an aioq process: kept open, and printed lines appear at once."""
 
 import io
 import os
@@ -9,27 +9,28 @@ _MODES = ("r", "w", "w")
 
 
 def open_standard_streams() -> None:
-    """Open the null device in place of each standard stream that is closed; to be called before all else.
+    """Open the null device in place of each closed standard stream; to be called before anything else.
 
-    A process that was started without one (`0<&-` in a shell, some supervisors) would give its number to the next
-    file it opens: a connection or a lock becomes its standard output, and what it starts writes there.
+    A process that is started without one of them (`0<&-` in a shell, some supervisors) gives its number to the
+    next file it opens. So a connection or a lock would become its standard output, and programs that it starts
+    would write there.
     """
     for number, (name, mode) in enumerate(zip(("stdin", "stdout", "stderr"), _MODES, strict=True)):
         try:
             os.fstat(number)
         except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, as all below are taken
+            opened = os.open(os.devnull, os.O_RDWR)  # gets this number: it is the lowest free one
             if opened != number:  # another thread was quicker
                 os.dup2(opened, number)
                 os.close(opened)
             os.set_inheritable(number, True)
         if getattr(sys, name) is None:
-            # Never closed by Python: what is printed at the very end must not raise.
+            # Python never closes it, so that a print at the very end does not raise.
             setattr(sys, name, open(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: SIM115
 
 
 def print_at_once() -> None:
-    """Have each line that is printed appear when it is, also where standard output is a file or a pipe."""
+    """Make each printed line appear at once, also where standard output is a file or a pipe."""
     stream = cast("object", sys.stdout)  # or a replacement
     if isinstance(stream, io.TextIOWrapper):
         cast("Any", stream).reconfigure(line_buffering=True)

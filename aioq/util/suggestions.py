@@ -6,12 +6,12 @@ from functools import lru_cache
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question to be put behind a message; empty where nothing known is like it.
+    """A question to add to a message; empty where no known name is similar.
 
     Args:
         name: the unknown name, with dots in it or not.
-        known: the known ones. Where just one of them has the same last part, `add` of `shop.tasks.add`, it is the
-            one: a module was moved, or left out.
+        known: the known names. If exactly one of them has the same last part (`add` of `shop.tasks.add`), it is
+            taken: a module was moved, or its name was left out.
     """
     near = _nearest(name, tuple(known))
     return f" (did you mean {near!r}?)" if near else ""
@@ -24,6 +24,6 @@ def _nearest(name: str, known: tuple[str, ...]) -> str:
     if len(namesakes) == 1:
         return namesakes[0]
     near = get_close_matches(name, known, n=3, cutoff=0.7)
-    # A long package in common makes any two names alike.
+    # A long common package makes any two names similar.
     alike = (each for each in near if get_close_matches(last, [each.rpartition(".")[2]]))
     return next(alike, "")

@@ -1,12 +1,12 @@
-"""Texts that are stored beside a job: cut to what a person reads, and to what UTF-8 can hold."""
+"""Texts that are stored with a job: long ones are cut, and characters that UTF-8 cannot hold are escaped."""
 
 
 def cut(text: str, limit: int) -> str:
-    """The text, of which the ends are kept where it is longer than `limit`; a note says what is left out.
+    """The text; where it is longer than `limit`, its middle is replaced by a note.
 
     Args:
-        text: any.
-        limit: how many characters are kept at the most.
+        text: the text.
+        limit: the most characters that are kept of it.
     """
     if len(text) > limit:
         half = limit // 2

@@ -8,30 +8,30 @@ from zoneinfo import ZoneInfo, available_timezones
 from aioq.util.printable import brief
 
 UTC_NAMES = ("UTC", "Etc/UTC")
-"""The zones that need no database: what containers are in, as `TZ` and a setting name it."""
+"""The names of UTC, the zone of most containers; it needs no database."""
 
 
 @lru_cache(maxsize=256)
 def zone(name: str) -> tzinfo:
     """The time zone of a name, from the system's database or the package `tzdata`; UTC needs neither.
 
-    Every zone that aioq works with comes from here, for a host may have no database: UTC has to work there.
+    aioq takes every zone from here, because UTC has to work on a host without a database too.
 
     Raises:
-        ValueError: there is none of that name on this host.
+        ValueError: this host has no zone of that name.
     """
     if name in UTC_NAMES:
         return UTC
     try:
         return ZoneInfo(name)
-    # Unknown, malformed, a directory of the database, a file of it that is damaged: each has an error of its own.
+    # An unknown or malformed name, a directory of the database, a damaged file: each raises another error.
     except Exception as error:
         why = "" if _has_database() else f", which has no time zone database: {_INSTALL}"
         raise ValueError(f"no time zone {brief(name)} on this host{why}") from error
 
 
 def zone_or_utc(name: str) -> tzinfo:
-    """The time zone of a name, to show times in; UTC where this host does not know it."""
+    """The time zone of a name, for showing times; UTC where this host does not know it."""
     try:
         return zone(name)
     except ValueError:
@@ -39,7 +39,7 @@ def zone_or_utc(name: str) -> tzinfo:
 
 
 def zone_hint(name: str) -> str:
-    """What to do about a name that `zone` refuses."""
+    """Advice about a name that `zone` refuses."""
     if not _has_database():
         return f"this host has no time zone database: {_INSTALL}"
     near = get_close_matches(name, available_timezones(), n=1)
@@ -50,7 +50,7 @@ _INSTALL = "pip install tzdata"
 
 
 def _has_database() -> bool:
-    """Whether this host knows any zone: one is tried that every database has."""
+    """Whether this host has a time zone database; it tries a zone that every database has."""
     try:
         ZoneInfo("Europe/London")
     except Exception:  # as in `zone`
