@@ -1,7 +1,7 @@
 """A cron line in plain English.
 
-cronsim tells a line field by field: "At 00:00 on the 31th day of month". What a person would not say, or would
-take for something else, is said otherwise here, and seconds are put in.
+cronsim describes a line field by field: "At 00:00 on the 31th day of month". This module rewords what a person
+would not say or could misunderstand, and adds the seconds.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from cronsim import CronSim
 
-_ANY = datetime(2000, 1, 1)  # cronsim wants a moment even where only its words are asked for
+_ANY = datetime(2000, 1, 1)  # cronsim requires a moment even where it only describes
 _NUMBERS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
 _NUMBER = rf"(?:{'|'.join(_NUMBERS)}|\d+th)"
 _HOUR = _MINUTE = 60  # minutes, seconds
@@ -23,23 +23,23 @@ Change: TypeAlias = str | Callable[[re.Match[str]], str]
 
 
 def words(fields: str, seconds: Sequence[int]) -> str:
-    """What a cron line says: `At 06:00 on Monday through Friday`, `Every 20 seconds`.
+    """A cron line in words: `At 06:00 on Monday through Friday`, `Every 20 seconds`.
 
     Args:
-        fields: its five fields, valid ones.
+        fields: its five fields; they must be valid.
         seconds: the seconds of a minute at which it runs, in order.
     """
     try:
-        text = _to_tell(fields).explain()
+        text = _simplified(fields).explain()
     except (ValueError, IndexError, AttributeError, NotImplementedError):
         text = fields  # valid, but with a value that cronsim has no words for
-    for what, change in _CHANGES:
-        text = re.sub(what, change, text)
+    for pattern, change in _CHANGES:
+        text = re.sub(pattern, change, text)
     return text if tuple(seconds) == (0,) else _with_seconds(text, seconds)
 
 
-def _to_tell(fields: str) -> CronSim:
-    """The line without what is no condition: either day field will do in `1-31 * mon`, and one is every day."""
+def _simplified(fields: str) -> CronSim:
+    """The line, without its day fields if they allow every day: in `1-31 * mon` one of them is enough."""
     line = CronSim(fields, _ANY)
     if line.day_and or not (line.days >= _MONTH or line.weekdays >= _WEEK):
         return line
@@ -48,7 +48,7 @@ def _to_tell(fields: str) -> CronSim:
 
 
 def ordinal(number: int) -> str:
-    """1st, 2nd, 3rd, 4th, 11th, 21st."""
+    """The number as an ordinal: 1st, 2nd, 3rd, 4th, 11th, 21st."""
     teen = number % 100 // 10 == 1
     return f"{number}{'th' if teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 
@@ -58,7 +58,7 @@ def _number(text: str) -> int:
 
 
 def _minutes(match: re.Match[str]) -> str:
-    """Every second minute is every 2 minutes, where that goes on over the hour; every 40th is not."""
+    """`Every 2 minutes` for every second minute; only for a step that divides an hour: others start again at 0."""
     step = _number(match[1])
     return f"Every {step} minutes" if _HOUR % step == 0 else match[0]
 
@@ -79,7 +79,7 @@ _CHANGES: tuple[tuple[str, Change], ...] = (
         r"day of the month from (\d+) through (\d+)",
         lambda match: f"day of the month from the {ordinal(int(match[1]))} through the {ordinal(int(match[2]))}",
     ),
-    # `*/2`: it says where the count begins, for every 10th day is the 1st, the 11th, the 21st and the 31st.
+    # `*/10` in the day field is the 1st, the 11th, the 21st and the 31st: so the text says where the count begins.
     (rf"(every {_NUMBER} day of the month)(?! from)", r"\1 from the 1st"),
     (rf"(every {_NUMBER} day of the week)(?! from)", r"\1 from Sunday"),
     (r" if it's on ", " if it's "),
@@ -87,7 +87,7 @@ _CHANGES: tuple[tuple[str, Change], ...] = (
     (r"^(At \d\d:\d\d(?:,? (?:and )?\d\d:\d\d)*) (in every|from) ", r"\1 every day \2 "),
     (rf"(?<=the )(?:{'|'.join(_NUMBERS)})\b(?! {_WEEKDAY})|\b\d+th\b", _as_figures),
 )
-"""What to look for in cronsim's words, and what to say instead; in this order."""
+"""Patterns in cronsim's text and their replacements, applied in this order."""
 
 
 def _with_seconds(text: str, seconds: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Schedules as they are written, in code or at run time: their options, checked where they are written."""
+"""Declarations of schedules: their options are checked where they are written, in code or at run time."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -25,11 +25,11 @@ from aioq.util.printable import brief
 from aioq.util.timezones import zone, zone_hint
 
 MAX_ID = 200
-"""The longest schedule id, in characters: a job's id is made of it, and has to hold the tick too."""
+"""The longest schedule id, in characters: a tick's job id consists of it and the tick's time."""
 
 
 class ScheduleArgs(TypedDict, total=False):
-    """What a schedule takes besides its timing; `App.schedule` says what each means."""
+    """The options of a schedule besides `cron` and `every`; `App.schedule` says what each means."""
 
     tz: str | None
     start: datetime | None
@@ -41,15 +41,15 @@ class ScheduleArgs(TypedDict, total=False):
     overlap: Overlap | Literal["allow", "skip", "one"]
 
 
-_CALL_NAMES: dict[str, Any] = {"task": None, "args": (), "kwargs": {}, "options": {}}
-"""What a schedule of the settings says of its call, and what is taken where it does not say so."""
+_CALL_FIELDS: dict[str, Any] = {"task": None, "args": (), "kwargs": {}, "options": {}}
+"""The fields of a schedule in the settings that describe its call, and their defaults."""
 
 NAMES = ("cron", "every", *ScheduleArgs.__annotations__)
-"""What a schedule takes, by name."""
+"""The names of all options of a schedule."""
 
 
 class Declared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A schedule as code declares it, encoded.
+    """A schedule that code declares, with its call encoded.
 
     Attributes:
         id: its id.
@@ -57,7 +57,7 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         definition: when it ticks.
         envelope: the encoded call.
         priority: the lane of its jobs.
-        extra: what its jobs have beside their call.
+        extra: the extra fields of its jobs, such as tags; None for plain jobs.
     """
 
     id: str
@@ -69,7 +69,7 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def code(self) -> str:
-        """What tells this declaration from the one before it."""
+        """The hash of this declaration: another hash means that the declaration has changed."""
         parts = [encode(self.definition), self.envelope, self.queue.encode(), self.priority.value.encode()]
         if self.extra is not None:
             parts.append(msgspec.msgpack.encode(self.extra))
@@ -78,13 +78,13 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """A schedule as code declares it.
+    """A schedule that code declares.
 
     Attributes:
         id: its id.
         definition: when it ticks.
-        call: makes the call that each tick sends; late, for a task may be declared after its schedule.
-        sends: what tells this call from another one, before it can be made.
+        call: makes the call that each tick sends; called late, for a task may be declared after its schedule.
+        sends: identifies the call before it can be made: equal for two declarations that send the same.
         place: where it is declared, for errors.
     """
 
@@ -100,7 +100,7 @@ class Declarations:
 
     Args:
         default_tz: the zone of those that name none.
-        prepare: encodes a call: its queue, and the job.
+        prepare: encodes a call; returns its queue and the job.
     """
 
     def __init__(self, default_tz: str, prepare: Callable[[Call[Any]], tuple[str, NewJob]]) -> None:
@@ -109,7 +109,7 @@ class Declarations:
         self._by_id: dict[str, Declaration] = {}
 
     def define(self, where: str, options: Mapping[str, Any]) -> Definition:
-        """The definition of some options, in the App's zone where they name none."""
+        """The definition that the options give, in the App's time zone if they name none."""
         return define(where, default_tz=self._default_tz, **options)
 
     def add(
@@ -121,20 +121,20 @@ class Declarations:
         *,
         sends: object,
     ) -> None:
-        """Declare a schedule. The same place may do the very same again.
+        """Declare a schedule. The same place may declare exactly the same schedule again.
 
-        So a module may run as a script and be imported too, or be reloaded. Another schedule by the same id from
-        the same place comes of a loop or a helper, and is an error.
+        So a module may run as a script and be imported too, or be reloaded. If the same place declares another
+        schedule with the same id, it is in a loop or a helper function, and that is an error.
 
         Args:
             schedule_id: its id.
-            call: makes what each tick sends, once all tasks are declared.
+            call: makes the call that each tick sends; only called when all tasks are declared.
             place: `file:line`.
             definition: when it ticks.
-            sends: what tells this call from another one; compared.
+            sends: identifies the call; compared with that of another declaration.
 
         Raises:
-            ConfigError: the id cannot be one, or is declared by another place, or as another schedule.
+            ConfigError: the id is invalid, or is declared at another place or as another schedule.
         """
         where = f"schedule {check_id(schedule_id)!r}"
         new = Declaration(schedule_id, definition, call, sends, place)
@@ -147,10 +147,10 @@ class Declarations:
         self._by_id[schedule_id] = new
 
     def add_call(self, schedule_id: str, call: Call[Any], place: str, options: Mapping[str, Any]) -> None:
-        """Declare a schedule whose call is there already.
+        """Declare a schedule whose call is made already.
 
         Raises:
-            ConfigError: as `add`, or an option is wrong, or one of the call does not go with a schedule.
+            ConfigError: as in `add`; or an option is wrong, or the call has one that a schedule does not allow.
             ArgumentError: the call cannot be encoded.
         """
         where = f"schedule {check_id(schedule_id)!r}"
@@ -166,17 +166,17 @@ class Declarations:
         """Declare the schedules of the setting `schedules`.
 
         Args:
-            table: for each id a mapping of `task`, `args`, `kwargs`, `options` (what `task.options` takes), and
-                what `define` takes.
-            by_name: gives a task.
+            table: for each id a mapping with `task`, `args`, `kwargs`, `options` (the arguments of `task.options`)
+                and the schedule's options.
+            by_name: returns the task of a name.
 
         Raises:
-            ConfigError: naming the schedule and what is wrong with it.
+            ConfigError: the message names the schedule and what is wrong with it.
         """
         for schedule_id, given in table.items():
             where = f"setting 'schedules', {schedule_id!r}"
-            timing = {name: value for name, value in given.items() if name not in _CALL_NAMES}
-            task, args, kwargs, options = (given.get(name, default) for name, default in _CALL_NAMES.items())
+            timing = {name: value for name, value in given.items() if name not in _CALL_FIELDS}
+            task, args, kwargs, options = (given.get(name, default) for name, default in _CALL_FIELDS.items())
             if not isinstance(task, str) or not task:
                 raise ConfigError(f"{where}: task={brief(task)}: expected the name of a task")
             if not isinstance(args, (list, tuple)) or not _is_table(kwargs) or not _is_table(options):
@@ -187,10 +187,10 @@ class Declarations:
             self.add(schedule_id, call, where, definition, sends=call.args[1:])
 
     def encoded(self) -> list[Declared]:
-        """The schedules, encoded; once all tasks are declared.
+        """All schedules, encoded. To be called when all tasks are declared.
 
         Raises:
-            ConfigError: a call does not fit its task, naming the schedule and where it is declared.
+            ConfigError: a call does not match its task; the message names the schedule and its place.
         """
         return [self._encode(declaration) for declaration in self._by_id.values()]
 
@@ -228,25 +228,25 @@ def define(
     overlap: str = Overlap.ALLOW,
     **unknown: object,
 ) -> Definition:
-    """Check what a schedule is given; `App.schedule` says what each means.
+    """Check the options of a schedule and make its definition; `App.schedule` says what each option means.
 
     Args:
         where: the schedule, for errors: `schedule 'nightly'`.
         default_tz: the App's zone, which has been checked.
-        cron: or `every`.
-        every: or `cron`.
-        tz: likewise.
-        start: likewise.
-        end: likewise.
-        jitter: likewise.
-        max_runs: likewise.
-        misfire: likewise.
-        misfire_cap: likewise.
-        overlap: likewise.
-        unknown: anything else, which is an error.
+        cron: as in `App.schedule`; this or `every`.
+        every: as in `App.schedule`; this or `cron`.
+        tz: as in `App.schedule`.
+        start: as in `App.schedule`.
+        end: as in `App.schedule`.
+        jitter: as in `App.schedule`.
+        max_runs: as in `App.schedule`.
+        misfire: as in `App.schedule`.
+        misfire_cap: as in `App.schedule`.
+        overlap: as in `App.schedule`.
+        unknown: any other option, which is an error.
 
     Raises:
-        ConfigError: naming the schedule, the option and what it takes.
+        ConfigError: the message names the schedule, the option and which values it takes.
     """
     if unknown:
         raise ConfigError(unknown_option(where, next(iter(unknown)), NAMES, Place.SCHEDULE))
@@ -269,10 +269,10 @@ def define(
 
 
 def check_id(schedule_id: object) -> str:
-    """Return `schedule_id` if it can be a schedule's.
+    """Return `schedule_id` if it is a valid id of a schedule.
 
     Raises:
-        ConfigError: it is no text, empty, too long, or has blanks or unprintable characters.
+        ConfigError: it is no string, empty, too long, or has blanks or unprintable characters.
     """
     text = schedule_id if isinstance(schedule_id, str) else ""
     if not 0 < len(text) <= MAX_ID or not text.isprintable() or " " in text:
@@ -283,10 +283,10 @@ def check_id(schedule_id: object) -> str:
 
 
 def check_zone(what: str, name: object) -> str:
-    """Return `name` if it is a time zone's.
+    """Return `name` if it is the name of a time zone.
 
     Raises:
-        ConfigError: this host has none of that name; with the nearest one that it has, or how to get any.
+        ConfigError: this host knows no such zone; the message suggests a similar one, or how to install the zones.
     """
     if not isinstance(name, str):
         raise ConfigError(f"{what}={brief(name)}: expected the name of a time zone, such as 'Asia/Shanghai'")
@@ -298,10 +298,10 @@ def check_zone(what: str, name: object) -> str:
 
 
 def check_call(where: str, call: Call[Any]) -> None:
-    """See that it is a call, and that its options go with a schedule.
+    """Check that `call` is a call, and that a schedule allows its options.
 
     Raises:
-        ConfigError: it is none, or an option does not: ticks say when a job runs, and what its id is.
+        ConfigError: it is no call, or it says when the job runs or what its id is: a schedule's ticks decide that.
     """
     if not isinstance(call, Call):  # pyright: ignore[reportUnnecessaryIsInstance] - code without type checks may give the task
         name = call.__name__ if isinstance(call, Task) else "task"
@@ -316,7 +316,7 @@ def check_call(where: str, call: Call[Any]) -> None:
 
 
 def _difference(present: Declaration, new: Declaration) -> str | None:
-    """What keeps two declarations of one id from being the same one; None where they are."""
+    """The difference between two declarations of one id, for the error; None if they are the same."""
     if present.place != new.place:
         return ""
     if present.definition != new.definition:
@@ -376,10 +376,10 @@ def _moment(where: str, name: str, moment: object) -> int | None:
 
 
 def _check_span(where: str, definition: Definition, start: datetime | None, end: datetime | None) -> None:
-    """See that there is a tick between the schedule's start and its end."""
+    """Check that there is a tick between the schedule's start and its end."""
     if start is not None and end is not None and end < start:
         raise ConfigError(f"{where}: end={end} is before start={start}")
-    # From its beginning on, not from now: one that is over is no mistake, it has been there for its time.
+    # Searched from its start on, not from now: a schedule that is over is no mistake.
     if definition.next_after(FIRST_MS - 1) is None:
         what = f"cron={definition.cron!r}" if definition.cron else f"every={definition.every_ms / 1000:.12g}"
         ends = [f" {name}={moment}" for name, moment in (("start", start), ("end", end)) if moment is not None]

@@ -10,16 +10,16 @@ from aioq.tasks.task import Task, TaskApp, app_of
 from aioq.util.printable import brief
 
 _USES = {"every": "@app.every(seconds)", "cron": '@app.cron("...")'}
-"""How the decorators are written."""
+"""The correct use of each decorator, for errors."""
 
 
 class ScheduleDecorators:
     """Makes the decorators `@app.cron(...)` and `@app.every(...)`.
 
     Args:
-        declarations: takes what is declared.
+        declarations: stores the declarations.
         register: makes a task of a function.
-        app: what this App's tasks are known by.
+        app: the App that owns these tasks, to recognize a task of another App.
     """
 
     def __init__(
@@ -32,23 +32,23 @@ class ScheduleDecorators:
     def make(
         self, name: str, timing: object, schedule_id: str | None, place: str, options: ScheduleArgs
     ) -> ScheduleDecorator:
-        """The decorator that declares a schedule of the task under it.
+        """The decorator that declares a schedule of the task that it decorates.
 
         Args:
-            name: `cron` or `every`, the name of the decorator and of its timing.
-            timing: the line or the interval.
-            schedule_id: by default the task's name.
-            place: where it is written.
+            name: `cron` or `every`: the name of the decorator and of its argument.
+            timing: the cron line or the interval.
+            schedule_id: the schedule's id; by default the task's name.
+            place: where the decorator is written.
             options: the other options of the schedule.
 
         Raises:
-            ConfigError: naming the decorator, or the schedule, and the option.
+            ConfigError: the message names the decorator or the schedule, and the option.
         """
         decorator = f"@app.{name} at {place}"
-        if callable(timing):  # without parentheses it would take the function's place, and declare nothing
+        if callable(timing):  # `@app.cron` without parentheses: it would replace the function and declare nothing
             raise ConfigError(f"{decorator}: before {brief(timing)} the decorator needs arguments: {_USES[name]}")
         where = decorator if schedule_id is None else f"schedule {check_id(schedule_id)!r}"
-        # Now, and not when the function comes: the one that is wrong is this line.
+        # Checked now, and not when the function is decorated: so the error points at this line.
         definition = self._declarations.define(where, {name: timing, **options})
 
         def declare(task: Task[Any, Any]) -> None:

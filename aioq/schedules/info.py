@@ -1,4 +1,4 @@
-"""What is known of a schedule, for people: when it ticks, its next runs, and what has become of it."""
+"""A schedule as users see it: when it ticks, its next runs, and what it has done so far."""
 
 from datetime import datetime
 
@@ -15,7 +15,7 @@ from aioq.wire.messages import decode_envelope
 
 @public
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
-    """What the server knows of a schedule, at the moment it was asked.
+    """A schedule as the server had it when it was read.
 
     Attributes:
         id: its id.
@@ -28,20 +28,20 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         end: no tick is later, or None.
         jitter: each job is put off by up to this many seconds.
         max_runs: it ends after this many jobs; None for no limit.
-        misfire: what becomes of ticks that no worker was there for.
-        misfire_cap: the most ticks that `all` makes good.
-        overlap: what becomes of a tick while the job before it has not ended.
+        misfire: what happens to ticks that came while no worker ran.
+        misfire_cap: the most missed ticks that `all` makes.
+        overlap: what happens to a tick while the job of the tick before it has not ended.
         description: the timing in plain words.
         next_at: its next tick in UTC; None where it is paused or over.
         last_at: the last tick that made a job, or None.
         last_job: that job's id, or None.
-        runs: jobs made since the present definition.
-        skipped: ticks left out because of `overlap`, likewise.
+        runs: jobs made since the definition last changed.
+        skipped: ticks left out because of `overlap`, since the definition last changed.
         paused: whether it is paused.
         in_code: whether it is declared in code.
-        changed: whether it was changed at run time since its declaration in code did.
+        changed: whether it was changed at run time after its declaration in code was stored.
         definition: the timing and the policies as they are stored.
-        asked_at: the server's time when it was asked.
+        asked_at: the server's time when it was read.
     """
 
     id: str
@@ -72,10 +72,11 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     def next_runs(self, count: int = 5) -> list[datetime]:
         """The next ticks, in the schedule's zone; fewer where it ends before, none while it is paused.
 
-        They are later than the moment the server was asked: what is due since then is in `next_at` alone.
+        They are later than the moment at which the schedule was read; a tick that was due then is in `next_at`
+        only.
 
-        Of a schedule that this process cannot read it is the next one alone. In UTC where this host does not know
-        the zone.
+        If this process cannot read the schedule, only the next tick is known. If this host does not know the zone,
+        times are in UTC.
 
         Args:
             count: the most to return.
@@ -96,12 +97,12 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def shown(queue: str, entry: Entry, now_ms: int | None = None) -> Schedule:
-    """What a person is shown of a stored schedule; of one that a newer aioq wrote, what can be.
+    """A stored schedule as users see it; if a newer aioq wrote it, only the parts that can be read.
 
     Args:
-        queue: where it is.
-        entry: what is there.
-        now_ms: the server's time when it was read; None where it was written just now.
+        queue: its queue.
+        entry: the stored schedule.
+        now_ms: the server's time when it was read; None if it was just written.
     """
     task, definition, words = "?", Definition(), None
     try:

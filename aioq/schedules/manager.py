@@ -1,4 +1,4 @@
-"""Schedules at run time: what `app.schedules` does, and what it shows."""
+"""`app.schedules`: reads and changes schedules at run time."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Unpack
@@ -18,11 +18,11 @@ from aioq.store.schedules import Entry
 from aioq.util.durations import Duration
 
 TRIES = 20
-"""How often a change is tried again when a tick or another change came first; each time another write
-succeeded."""
+"""How often a change is tried when a tick or another change was written first. Each time that other write has
+succeeded, so progress is made."""
 
 SHOWN = 10
-"""How many known ids a not-found error lists: the id of a decorated function is its task's name."""
+"""How many known ids a not-found error lists. They help because a decorated function's id is its task's name."""
 
 
 class Schedules:
@@ -34,8 +34,8 @@ class Schedules:
 
     Args:
         source: the App, for handles and stores.
-        queues: the queues that are looked in.
-        prepare: encodes a call: its queue, and the job.
+        queues: returns the queues that the App knows.
+        prepare: encodes a call; returns its queue and the job.
         deliver: sends a job to a queue.
         default_tz: the zone of a cron line that has none of its own.
     """
@@ -64,39 +64,40 @@ class Schedules:
         every: Duration | None = None,
         **options: Unpack[ScheduleArgs],
     ) -> Schedule:
-        """Store a schedule, in place of the one that has this id.
+        """Store a schedule; it replaces the one that has this id.
 
             await app.schedules.put("report", report.call("eu"), cron="0 6 * * mon-fri", tz="Europe/Berlin")
 
-        Where the present one is paused, so is the new one; one that is over starts again. One that is in another
-        queue moves to that of the call, also where code declares it there; until its declaration changes.
+        If the present one is paused, so is the new one; one that is over starts again. One that is in another
+        queue moves to the call's queue, even if code declares it in the other one; it stays there until its
+        declaration changes.
 
         Args:
             schedule_id: 1 to 200 printable characters without blanks.
-            call: what each tick sends, made by `task.call(...)`.
-            cron: when, as in `App.schedule`, or `every`.
-            every: when, as in `App.schedule`, or `cron`.
+            call: the call that each tick sends, made by `task.call(...)`.
+            cron: when it ticks, as in `App.schedule`; this or `every`.
+            every: when it ticks, as in `App.schedule`; this or `cron`.
             options: as in `App.schedule`.
 
         Raises:
-            ConfigError: naming the option; nothing was stored.
+            ConfigError: an option is wrong; the message names it, and nothing was stored.
             ScheduleConflictError: others change this schedule at the same time, again and again.
-            ServerUnavailableError: the server cannot be reached. One that moves may be in both queues then, until
-                this is called again, and is never in none.
+            ServerUnavailableError: the server cannot be reached. A schedule that moves may then be in both queues
+                until this is called again; it is always in at least one.
         """
         where = f"schedule {check_id(schedule_id)!r}"
         definition = define(where, default_tz=self._default_tz, cron=cron, every=every, **options)
         check_call(where, call)
         queue, job = self._prepare(call)
-        others = [(found_in, entry) for found_in, entry in await self._look(schedule_id) if found_in != queue]
+        others = [(found_in, entry) for found_in, entry in await self._entries(schedule_id) if found_in != queue]
         live = [entry for _, entry in others if not entry.removed]
 
         def change(now_ms: int, entry: Entry | None) -> Entry:
             before = entry or Entry(id=schedule_id)
             if live and (entry is None or entry.removed):
-                # It comes from another queue and stays what it was: paused, and so often run.
+                # It comes from another queue and keeps its pause and its count of runs.
                 before = msgspec.structs.replace(live[0], rev=before.rev)
-            after = written(now_ms, before, definition, job.envelope, anew=True)
+            after = written(now_ms, before, definition, job.envelope, restart=True)
             codes = [each.code for each in (*live, before, *(other for _, other in others)) if each.code]
             return msgspec.structs.replace(
                 after,
@@ -107,15 +108,16 @@ class Schedules:
             )
 
         stored = await self._change(queue, schedule_id, change, always=True)
-        # Afterwards: what fails in between leaves one too many, which the same call puts right, and not none.
-        await self._leave_one(schedule_id, {found_in: entry.rev for found_in, entry in others})
+        # Deleted after the write: a failure in between leaves one too many, which the same call repairs, never
+        # none.
+        await self._delete_older(schedule_id, {found_in: entry.rev for found_in, entry in others})
         return shown(queue, stored)
 
     async def list(self) -> "list[Schedule]":
-        """All schedules, the next to tick first: also those in queues that this App does not know."""
+        """All schedules, the next to tick first; also those in queues that this App does not know."""
         store = await self._source.store()
         found: list[Schedule] = []
-        for queue in await self._places():
+        for queue in await self._all_queues():
             agenda = await store.timetable.read(queue)
             found += [shown(queue, entry, agenda.now_ms) for entry in agenda.entries if not entry.removed]
         return sorted(found, key=lambda each: (each.next_at is None, each.next_at, each.id))
@@ -130,7 +132,7 @@ class Schedules:
         return shown(queue, entry, now_ms)
 
     async def pause(self, schedule_id: str) -> Schedule:
-        """Let a schedule rest: its ticks pass, and are not made good later.
+        """Pause a schedule: its ticks pass without jobs, and are not made later.
 
         Raises:
             ScheduleNotFoundError: there is no schedule with this id.
@@ -145,7 +147,7 @@ class Schedules:
         return await self._change_all(schedule_id, change)
 
     async def resume(self, schedule_id: str) -> Schedule:
-        """Let a paused schedule go on, from its next tick on.
+        """Resume a paused schedule, from its next tick on.
 
         Raises:
             ScheduleNotFoundError: there is no schedule with this id.
@@ -163,7 +165,7 @@ class Schedules:
         return await self._change_all(schedule_id, change)
 
     async def run_now(self, schedule_id: str) -> JobHandle[Any]:
-        """Send the schedule's call at once, besides its ticks and whatever its policies say.
+        """Send the schedule's call at once, in addition to its ticks; its policies do not apply.
 
         Raises:
             ScheduleNotFoundError: there is no schedule with this id.
@@ -177,7 +179,7 @@ class Schedules:
     async def remove(self, schedule_id: str) -> None:
         """Remove a schedule. One that code declares comes back when its declaration changes, not before.
 
-        A job it has made stays, also one that is held back: it runs.
+        Jobs that it has made still run, also one that is held back.
 
         Raises:
             ScheduleNotFoundError: there is no schedule with this id.
@@ -185,35 +187,35 @@ class Schedules:
         for queue, _, _ in await self._find(schedule_id):
             await self._change(queue, schedule_id, _removal)
 
-    async def _places(self) -> "list[str]":
-        """The queues to look in: those the App knows, and those that have schedules."""
+    async def _all_queues(self) -> "list[str]":
+        """The queues that may have schedules: those the App knows, and those the server knows of."""
         store = await self._source.store()
         return [*dict.fromkeys([*self._queues(), *await store.timetable.queues()])]
 
-    async def _look(self, schedule_id: str) -> "list[tuple[str, Entry]]":
-        """What there is of this id, in each queue that has it; also what was removed and is remembered."""
-        return [(queue, entry) for queue, entry, _ in await self._see(schedule_id)]
+    async def _entries(self, schedule_id: str) -> "list[tuple[str, Entry]]":
+        """The entry of this id in each queue that has it, also if it was removed at run time and is remembered."""
+        return [(queue, entry) for queue, entry, _ in await self._timed_entries(schedule_id)]
 
-    async def _see(self, schedule_id: str) -> "list[tuple[str, Entry, int]]":
-        """The same, each with the server's time when it was read."""
+    async def _timed_entries(self, schedule_id: str) -> "list[tuple[str, Entry, int]]":
+        """The same entries, each with the server's time when it was read."""
         store = await self._source.store()
-        looks = [(queue, await store.timetable.read(queue, [schedule_id])) for queue in await self._places()]
-        return [(queue, entry, agenda.now_ms) for queue, agenda in looks for entry in agenda.entries]
+        reads = [(queue, await store.timetable.read(queue, [schedule_id])) for queue in await self._all_queues()]
+        return [(queue, entry, agenda.now_ms) for queue, agenda in reads for entry in agenda.entries]
 
     async def _find(self, schedule_id: str) -> "list[tuple[str, Entry, int]]":
-        """The schedules of this id: one, or several until a worker has put that right. At least one."""
-        found = [each for each in await self._see(schedule_id) if not each[1].removed]
+        """The schedules of this id: one, or several until a worker has corrected that. At least one."""
+        found = [each for each in await self._timed_entries(schedule_id) if not each[1].removed]
         if not found:
             known = ", ".join([each.id for each in await self.list()][:SHOWN]) or "none"
+            queues = ", ".join(await self._all_queues())
             raise ScheduleNotFoundError(
-                f"there is no schedule {schedule_id!r} (looked for in queue {', '.join(await self._places())}); "
-                f"there are: {known}",
+                f"there is no schedule {schedule_id!r} (looked for in queue {queues}); there are: {known}",
                 schedule_id,
             )
         return found
 
     async def _change_all(self, schedule_id: str, change: "Change") -> Schedule:
-        """Change every schedule of this id; the first one is shown."""
+        """Change every schedule of this id; return the first one."""
         found = await self._find(schedule_id)
         changed = [(queue, await self._change(queue, schedule_id, change), now_ms) for queue, _, now_ms in found]
         left = [shown(queue, entry, now_ms) for queue, entry, now_ms in changed if entry.definition]
@@ -221,15 +223,16 @@ class Schedules:
             raise ScheduleNotFoundError(f"schedule {schedule_id!r} is gone", schedule_id)
         return left[0]
 
-    async def _leave_one(self, schedule_id: str, before: "Mapping[str, int]") -> None:
-        """Delete all but the one that was written last, of a schedule that has just been stored in one queue.
+    async def _delete_older(self, schedule_id: str, before: "Mapping[str, int]") -> None:
+        """Delete a schedule that was just stored from all queues but the one in which it was written last.
 
-        Others may put it in further queues meanwhile. Every writer reads afterwards, so the last one sees all of
-        them; and each deletes only what is older than another, so one is left.
+        Others may store it in further queues meanwhile. Every writer reads afterwards, so the last one sees all
+        entries. Each writer deletes only entries that are older than another one, so one remains.
 
         Args:
             schedule_id: the schedule.
-            before: its revision where it was before: older, whatever the clocks of a cluster's servers say.
+            before: by queue the revisions of its earlier entries: they count as older, because the clocks of a
+                cluster's servers may differ.
         """
         timetable = (await self._source.store()).timetable
 
@@ -237,11 +240,11 @@ class Schedules:
             return before.get(found[0]) != found[1].rev, found[1].rev, found[0]
 
         for _ in range(TRIES):
-            found = [each for each in await self._look(schedule_id) if not each[1].removed]
+            found = [each for each in await self._entries(schedule_id) if not each[1].removed]
             if len(found) <= 1:
                 return
             for queue, entry in sorted(found, key=age)[:-1]:
-                # If it is refused, another process has written there since: the next read decides.
+                # If this is refused, another process has written there meanwhile: the next read decides.
                 await timetable.write(queue, [_removed(entry)])
         raise ScheduleConflictError(
             f"schedule {schedule_id!r} is in several queues: others change it at the same time; try again",
@@ -251,7 +254,7 @@ class Schedules:
     async def _change(self, queue: str, schedule_id: str, change: "Change", *, always: bool = False) -> Entry:
         """Read, decide, write; repeat if another write came first. Return the entry then stored, or an empty one.
 
-        With `always` also what is there already is written, to be what was written last.
+        With `always`, an unchanged entry is written too, so that it is the one that was written last.
         """
         timetable = (await self._source.store()).timetable
         for _ in range(TRIES):
@@ -270,7 +273,7 @@ class Schedules:
 
 
 Change = Callable[[int, Entry | None], Entry | None]
-"""Decides, by the server's time and what there is, what is to be there; None where there is nothing to change."""
+"""Returns the new entry for the server's time and the present entry; None if there is nothing to change."""
 
 
 def _removal(now_ms: int, entry: Entry | None) -> Entry | None:

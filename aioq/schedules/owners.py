@@ -1,8 +1,8 @@
-"""When schedules are removed that this process's code does not declare.
+"""When to remove schedules that this process's code does not declare.
 
-A declaration belongs to the worker whose code makes it, and ends with its lease. So a schedule stays while a
-live worker declares it, also one of an older version that is being replaced, or of another program whose App has
-the same name.
+A declaration belongs to the worker whose code makes it (its owner), and ends with that worker's lease. So a
+schedule stays while any live worker declares it. That worker may run an older version that is being replaced, or
+another program whose App has the same name.
 """
 
 import logging
@@ -21,8 +21,8 @@ class Retention:
 
     Attributes:
         worker: the worker that keeps it.
-        declares: whether that worker declares it; else it has noted no declaration: it is just starting, it runs
-            an older aioq, or the server has lost its note.
+        declares: whether that worker declares it. If not, it has not yet noted what it declares: it is just
+            starting, it runs an older aioq, or the server has lost its note.
     """
 
     worker: str
@@ -31,38 +31,39 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A write, and what the log says of it."""
+    """A write, and its log line."""
 
     entry: Entry
-    words: str
+    message: str
     level: int = logging.INFO
 
 
 async def write_changes(timetable: Timetable, queue: str, changes: Sequence[Change]) -> bool:
-    """Write changes and log those that were made; whether any was."""
+    """Write changes and log those that were accepted; return whether any was."""
     accepted = await timetable.write(queue, [change.entry for change in changes])
     for change, done in zip(changes, accepted, strict=True):
         if done:
-            log.log(change.level, "%s", change.words)
+            log.log(change.level, "%s", change.message)
     return any(accepted)
 
 
 def removal(entry: Entry) -> Change:
     """The removal of a schedule that no code declares any more."""
-    words = f"schedule {entry.id}: removed; the code does not declare it any more, and no other live worker does"
-    return Change(Entry(id=entry.id, rev=entry.rev, code=entry.code), words, logging.WARNING)
+    message = f"schedule {entry.id}: removed; the code does not declare it any more, and no other live worker does"
+    return Change(Entry(id=entry.id, rev=entry.rev, code=entry.code), message, logging.WARNING)
 
 
 async def retentions(timetable: Timetable, queue: str, ids: Sequence[str]) -> dict[str, Retention]:
-    """Which of some schedules have to stay: a worker of this queue, or of another with schedules, declares them.
+    """Those of the given schedules that have to stay, because a worker of any queue with schedules declares them.
 
     Raises:
-        ServerError: see `aioq.store.contract.Store`.
+        ServerError: as in `aioq.store.contract.Store`.
     """
     here = await timetable.owners(queue, ids)
     found = {each: Retention(worker) for each, worker in zip(ids, here.declared_by, strict=True) if worker}
     for other in await timetable.queues() if len(found) < len(ids) else ():
-        # A worker also declares schedules of queues that it does not serve, and one may have been moved here.
+        # A worker also declares schedules of queues that it does not serve, and a schedule may have been moved
+        # here.
         if other != queue:
             there = (await timetable.owners(other, ids)).declared_by
             found |= {each: Retention(worker) for each, worker in zip(ids, there, strict=True) if worker}
@@ -72,14 +73,14 @@ async def retentions(timetable: Timetable, queue: str, ids: Sequence[str]) -> di
 
 
 class PendingRemovals:
-    """Schedules that wait for the end of their last owner; pure, given what was found at which time.
+    """Schedules that are removed after the end of their last owner: decisions only, without clock or server.
 
-    A schedule is removed one lease later, so that a restarted worker finds it unchanged. If no owner was ever
-    found, only workers without a note of their declarations, it is removed at once.
+    A schedule is removed one lease after that end, so that a restarted worker finds it unchanged. If no owner was
+    ever found, but only workers that had not noted their declarations, it is removed at once.
 
     Args:
         lease: the lease's length, in seconds.
-        declared: the ids that this worker's code declares; None where it has a part of the App only, and so
+        declared: the ids that this worker's code declares; None if it serves only a part of the App, and so
             removes nothing.
     """
 
@@ -87,14 +88,14 @@ class PendingRemovals:
         self._lease = lease
         self._declared = declared
         self._waiting: dict[tuple[str, str], _Waiting] = {}
-        self._looks = 0
+        self._reviews = 0
 
     @property
-    def pause(self) -> float | None:
-        """Seconds until the next look, soon at first and then twice a lease; None where none is needed."""
+    def next_review_in(self) -> float | None:
+        """Seconds until the next review: short at first, then half a lease; None if none is needed."""
         if self._declared is None or not self._waiting:
             return None
-        return min(2.0**self._looks, self._lease / 2)
+        return min(2.0**self._reviews, self._lease / 2)
 
     def waiting(self) -> dict[str, list[str]]:
         """The ids of the schedules that wait, by queue."""
@@ -104,55 +105,55 @@ class PendingRemovals:
         return found
 
     def ticked(self, queue: str, ids: Sequence[str], now: float) -> bool:
-        """Note of which schedules of code ticks were made; whether one that is not declared here is new.
+        """Note schedules from code whose ticks were made; return whether a new one is not declared here.
 
-        The code may have ceased to declare it, or it has come since this worker's start.
+        Such a schedule was stored by other code, after this worker's start.
         """
-        news = [each for each in ids if (queue, each) not in self._waiting and not self._is_declared(each)]
-        for schedule_id in news:
-            # As if it had an owner: a worker that was away for a moment finds it as it was.
-            self.find(queue, schedule_id, Retention(""), now)
-        return bool(news)
+        new = [each for each in ids if (queue, each) not in self._waiting and not self._is_declared(each)]
+        for schedule_id in new:
+            # Noted as if it had an owner: a worker that was away for a moment finds it unchanged.
+            self.note(queue, schedule_id, Retention(""), now)
+        return bool(new)
 
     def _is_declared(self, schedule_id: str) -> bool:
         return self._declared is None or schedule_id in self._declared
 
-    def find(self, queue: str, schedule_id: str, retention: Retention | None, now: float) -> bool:
-        """Note a schedule that is not declared here; whether it may be removed.
+    def note(self, queue: str, schedule_id: str, retention: Retention | None, now: float) -> bool:
+        """Note a schedule that is not declared here; return whether it may be removed.
 
         Args:
             queue: its queue.
             schedule_id: its id.
-            retention: why it has to stay; None where it does not.
+            retention: why it has to stay; None if it does not have to.
             now: the time, in seconds.
         """
         known = self._waiting.get((queue, schedule_id))
         if known is None:
             known = self._waiting[queue, schedule_id] = _Waiting(now)
-            self._looks = 0
+            self._reviews = 0
         if retention is not None:
             known.owned = known.owned or retention.declares
-            known.free_since = None
+            known.unowned_since = None
             return False
-        if known.free_since is None:
-            known.free_since = now
-        return not known.owned or now - known.free_since >= self._lease
+        if known.unowned_since is None:
+            known.unowned_since = now
+        return not known.owned or now - known.unowned_since >= self._lease
 
     def forget(self, queue: str, schedule_id: str) -> None:
-        """Drop a schedule that is gone, or was taken over at run time."""
+        """Drop a schedule that is gone, or that came from code and was then replaced at run time."""
         self._waiting.pop((queue, schedule_id), None)
 
-    def looked(self) -> None:
-        """Note that all of them were looked at once."""
-        self._looks += 1
+    def reviewed(self) -> None:
+        """Note that all waiting schedules were reviewed."""
+        self._reviews += 1
 
-    def words(self, queue: str, schedule_id: str, retention: Retention, now: float) -> str | None:
-        """The log line for a schedule that stays; None where it was logged, or may be removed in a moment."""
+    def log_line(self, queue: str, schedule_id: str, retention: Retention, now: float) -> str | None:
+        """The log line for a schedule that stays; None if it was logged before, or may be removed in a moment."""
         known = self._waiting[queue, schedule_id]
         if known.logged or (not retention.declares and now - known.since < self._lease):
             return None
         known.logged = True
-        return _words(schedule_id, retention)
+        return _log_line(schedule_id, retention)
 
 
 @dataclass(slots=True)
@@ -160,19 +161,19 @@ class _Waiting:
     """One schedule that stays.
 
     Attributes:
-        since: when it was found.
-        owned: whether a worker was found that declares it.
-        free_since: since when none is.
-        logged: whether the log has it.
+        since: when it was first noted.
+        owned: whether a worker that declares it was ever found.
+        unowned_since: since when no worker keeps it; None while one does.
+        logged: whether it was logged.
     """
 
     since: float
     owned: bool = False
-    free_since: float | None = None
+    unowned_since: float | None = None
     logged: bool = False
 
 
-def _words(schedule_id: str, retention: Retention) -> str:
+def _log_line(schedule_id: str, retention: Retention) -> str:
     if retention.declares:
         return (
             f"schedule {schedule_id}: this worker's code does not declare it, that of worker {retention.worker} "
@@ -186,15 +187,15 @@ def _words(schedule_id: str, retention: Retention) -> str:
 
 
 async def remove_unowned(timetable: Timetable, removals: PendingRemovals, now: float) -> None:
-    """Look at the schedules that wait for the end of their last owner, and remove those without an owner.
+    """Review the schedules that wait for the end of their last owner, and remove those without an owner.
 
     Args:
-        timetable: where.
-        removals: what waits.
+        timetable: where the schedules are.
+        removals: the schedules that wait.
         now: the time, in seconds.
 
     Raises:
-        ServerError: see `aioq.store.contract.Store`.
+        ServerError: as in `aioq.store.contract.Store`.
     """
     for queue, ids in removals.waiting().items():
         entries = {entry.id: entry for entry in (await timetable.read(queue, ids)).entries if entry.code}
@@ -203,17 +204,17 @@ async def remove_unowned(timetable: Timetable, removals: PendingRemovals, now: f
                 removals.forget(queue, schedule_id)
         found = await retentions(timetable, queue, list(entries)) if entries else {}
         note_retained(removals, queue, found, now)
-        free = [entry for entry in entries.values() if entry.id not in found]
-        gone = [removal(entry) for entry in free if removals.find(queue, entry.id, None, now)]
+        unowned = [entry for entry in entries.values() if entry.id not in found]
+        gone = [removal(entry) for entry in unowned if removals.note(queue, entry.id, None, now)]
         if gone:
             await write_changes(timetable, queue, gone)
-    removals.looked()
+    removals.reviewed()
 
 
-def note_retained(removals: PendingRemovals, queue: str, kept: Mapping[str, Retention], now: float) -> None:
-    """Note schedules that stay though they are not declared here, and log each once."""
-    for schedule_id, retention in kept.items():
-        removals.find(queue, schedule_id, retention, now)
-        words = removals.words(queue, schedule_id, retention, now)
-        if words is not None:
-            log.warning("%s", words)
+def note_retained(removals: PendingRemovals, queue: str, retained: Mapping[str, Retention], now: float) -> None:
+    """Note schedules that stay although they are not declared here, and log each of them once."""
+    for schedule_id, retention in retained.items():
+        removals.note(queue, schedule_id, retention, now)
+        line = removals.log_line(queue, schedule_id, retention, now)
+        if line is not None:
+            log.warning("%s", line)

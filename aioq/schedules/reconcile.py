@@ -1,7 +1,7 @@
-"""What any worker does for the schedules of a queue: put those of the code into the server.
+"""Stores the schedules that code declares in the server; every worker does this for its queues.
 
-It is a decision over what was read (`reconcile`), and a write that goes by the revision it
-was decided on. Workers that do the same at once do no harm: one of them is accepted, the others read again.
+`reconcile` decides by what was read, and each write names the revision that was read. So workers that do this at
+the same time do no harm: the server accepts one of them, and the others read again.
 """
 
 import hashlib
@@ -20,24 +20,25 @@ from aioq.util.log import logger
 log = logger("aioq.schedules")
 
 TRIES = 10
-"""How often a write is decided again after another one came first. One fails only where another succeeds."""
+"""How often to read and decide again after another write came first. A write fails only where another succeeds."""
 
 
-Left = Mapping[str, Entry]
-"""What is kept of schedules that are not there any more."""
+Remembered = Mapping[str, Entry]
+"""Schedules that were removed because no code declared them, as the server remembers them for a day; by id."""
 
 Places = Mapping[str, Sequence[tuple[str, Entry]]]
-"""For a schedule's id where else it is: the queue, and what is there."""
+"""For each schedule's id the other queues that have it, each with the entry there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What came of declaring.
+    """The result of `declare`.
 
     Attributes:
-        agenda: what is there then.
-        since: when this process has declared, by the server's time in microseconds; to be given the next time.
-        kept: the schedules of the code that this one does not declare, and why they stay all the same.
+        agenda: the schedules of the queue afterwards.
+        since: when this process declared, by the server's time in microseconds; to be passed to the next
+            `declare`.
+        kept: the schedules that only other workers' code declares, and why they stay.
     """
 
     agenda: Agenda
@@ -54,70 +55,73 @@ async def declare(
     since: int = 0,
     worker: str = "",
 ) -> Stored:
-    """Put the code's schedules of a queue into the server.
+    """Store the code's schedules of a queue in the server.
 
-    A schedule that was changed at run time keeps the change until its declaration changes. One that has come from
-    another queue is deleted there before it is stored here: a schedule is in one queue, and ticks once.
+    A schedule that was changed at run time keeps the change until its declaration changes. One that moves here
+    from another queue is deleted there before it is stored here: so a schedule is in one queue, and ticks once.
 
     Args:
-        timetable: where to.
+        timetable: where the schedules are.
         queue: the queue.
-        declared: all schedules of the App, for those of other queues are not to be in this one.
-        whole: whether this process serves the whole App, so that what is not declared here is declared nowhere:
-            then it is removed, unless the code of another worker that lives declares it. (What was put at run time
-            only is never removed.)
-        since: of a worker that has done this before, when: then only what is missing is put back.
-        worker: the worker, by its id in this queue, whose declarations they are while it lives; empty for none.
+        declared: all schedules of the App: those of other queues must not be in this one.
+        whole: whether this process serves the whole App. If so, a schedule that it does not declare is removed,
+            unless the code of another live worker declares it. (One that was only put at run time is never
+            removed.)
+        since: if this worker has declared before, when that was: then only missing schedules are stored again.
+        worker: the id in this queue of the worker that owns the declarations while it lives; empty for none.
 
     Raises:
-        ServerError: see `aioq.store.contract.Store`.
+        ServerError: as in `aioq.store.contract.Store`.
     """
     code = fingerprint(declared)
-    # First declare, then read: so a schedule that another worker removes in between is missing when it is read.
+    # First declare, then read: if another worker removes a schedule in between, this read shows it as missing.
     ours = await timetable.note_declaration(queue, since, code, worker=worker, ids=[each.id for each in declared])
     agenda = await timetable.read(queue)
     for note in notes(agenda, [each for each in declared if each.queue == queue]):
         log.info("%s", note)
-    # Of this code, but what is there may be older: the server is back at an earlier state, or a worker with older
-    # code was quicker to put its own back. Then there is more to put right.
+    # If the server's note names newer code, only missing schedules are stored. The same if this worker declares
+    # again and the note before was its code's, or none. If it was another code's, more has to be corrected: the
+    # server is back at an earlier state, or a worker with older code was quicker to store its own schedules.
     is_older = ours.code != code
     if is_older and not worker:
-        # Only a worker that lives has what newer code has removed back, with its lease.
+        # What newer code has removed comes back only for a live worker, and only as long as its lease.
         return Stored(agenda, since)
     missing_only = is_older or (since > 0 and ours.before in {"", code})
     kept: dict[str, Retention] = {}
     for _ in range(TRIES):
-        news = _news(agenda, queue, declared)
-        places, left = await _places(timetable, queue, news), await _left(timetable, queue, agenda, news)
+        outdated = _outdated(agenda, queue, declared)
+        places = await _places(timetable, queue, outdated)
+        remembered = await _remembered(timetable, queue, agenda, outdated)
         if not missing_only:
             kept = await _kept(timetable, queue, agenda, declared)
-            if not await _leave(timetable, queue, declared, places):
+            if not await _delete_elsewhere(timetable, queue, declared, places):
                 continue
-        found = Found(agenda, kept, places, left)
+        found = Found(agenda, kept, places, remembered)
         changes = reconcile(found, queue, declared, whole=whole, missing_only=missing_only)
         if not changes:
             break
         accepted = await write_changes(timetable, queue, changes)
         before, agenda = agenda, await timetable.read(queue)
         if not accepted and agenda.entries == before.entries:
-            break  # no other write came first: what cannot be stored was logged where that was found
+            break  # no other write came first: the store has logged why it cannot store these
     return Stored(agenda, since or ours.since, kept)
 
 
 async def sweep(
     timetable: Timetable, served: Collection[str], declared: Sequence[Declared]
 ) -> dict[str, Mapping[str, Retention]]:
-    """Remove what has come from code and is not declared any more, in queues that the App does not know any more.
+    """Remove schedules that no code declares any more from queues that the App does not know any more.
 
-    For a worker that serves the whole App: no other one looks there. What stays is returned, by queue.
+    For a worker that serves the whole App, because no other worker serves those queues. Returns by queue the
+    schedules that stay.
 
     Args:
-        timetable: where.
-        served: the queues that this worker serves, which are seen to by `declare`.
+        timetable: where the schedules are.
+        served: the queues that this worker serves; `declare` handles those.
         declared: all schedules of the App.
 
     Raises:
-        ServerError: see `aioq.store.contract.Store`.
+        ServerError: as in `aioq.store.contract.Store`.
     """
     kept: dict[str, Mapping[str, Retention]] = {}
     for queue in await timetable.queues():
@@ -136,43 +140,47 @@ def fingerprint(declared: Sequence[Declared]) -> str:
     return hashlib.blake2b(msgspec.msgpack.encode(parts), digest_size=16).hexdigest()
 
 
-def _news(agenda: Agenda, queue: str, declared: Sequence[Declared]) -> list[Declared]:
-    """The code's schedules that this queue does not have yet as they are declared."""
+def _outdated(agenda: Agenda, queue: str, declared: Sequence[Declared]) -> list[Declared]:
+    """The queue's declared schedules that are missing in the server, or stored there by another declaration."""
     codes = {entry.id: entry.code for entry in agenda.entries}
     return [each for each in declared if each.queue == queue and codes.get(each.id) != each.code]
 
 
-async def _places(timetable: Timetable, queue: str, news: Sequence[Declared]) -> Places:
-    """Where else there are schedules of these ids; looked for only where one is new."""
+async def _places(timetable: Timetable, queue: str, outdated: Sequence[Declared]) -> Places:
+    """The other queues that have schedules of these ids; the server is asked only if there are such ids."""
     places: dict[str, list[tuple[str, Entry]]] = {}
-    if news:
+    if outdated:
         for other in await timetable.queues():
-            found = await timetable.read(other, [each.id for each in news]) if other != queue else None
+            found = await timetable.read(other, [each.id for each in outdated]) if other != queue else None
             for entry in found.entries if found else ():
                 places.setdefault(entry.id, []).append((other, entry))
     return places
 
 
-async def _left(timetable: Timetable, queue: str, agenda: Agenda, news: Sequence[Declared]) -> Left:
-    """What is kept of those that are new here; looked for only where one is not there."""
-    there = {entry.id for entry in agenda.entries}
-    missing = [each.id for each in news if each.id not in there]
+async def _remembered(
+    timetable: Timetable, queue: str, agenda: Agenda, outdated: Sequence[Declared]
+) -> Remembered:
+    """The missing ones of these schedules as the server remembers them; it is asked only if one is missing."""
+    present = {entry.id for entry in agenda.entries}
+    missing = [each.id for each in outdated if each.id not in present]
     return {entry.id: entry for entry in (await timetable.left(queue, missing)).entries} if missing else {}
 
 
 async def _kept(
     timetable: Timetable, queue: str, agenda: Agenda, declared: Sequence[Declared]
 ) -> dict[str, Retention]:
-    """What this code does not declare and has to stay; looked for only where there is such a thing."""
+    """Schedules that this code does not declare and that stay; the server is asked only if there may be such."""
     declared_ids = {each.id for each in declared}
     foreign = [entry.id for entry in agenda.entries if entry.code and entry.id not in declared_ids]
     return await retentions(timetable, queue, foreign) if foreign else {}
 
 
-async def _leave(timetable: Timetable, queue: str, declared: Sequence[Declared], places: Places) -> bool:
-    """Delete what other queues have of schedules declared in this one; False if another write came first."""
+async def _delete_elsewhere(
+    timetable: Timetable, queue: str, declared: Sequence[Declared], places: Places
+) -> bool:
+    """Delete from other queues the schedules that are declared in this one; False if another write came first."""
     codes = {each.id: each.code for each in declared}
-    left = True
+    all_deleted = True
     for schedule_id, found in places.items():
         for other, entry in found:
             if is_moved(entry, codes[schedule_id]):
@@ -180,63 +188,63 @@ async def _leave(timetable: Timetable, queue: str, declared: Sequence[Declared],
             if all(await timetable.write(other, [Entry(id=schedule_id, rev=entry.rev)])):
                 log.info("schedule %s: it has left queue %s for %s", schedule_id, other, queue)
             else:
-                left = False
-    return left
+                all_deleted = False
+    return all_deleted
 
 
 def is_moved(entry: Entry, code: str) -> bool:
-    """Whether it is in another queue than it is declared in because it was put there at run time.
+    """Whether a schedule was moved at run time from the queue in which code declares it to another one.
 
-    Such a change stays, as every other does, until the declaration changes.
+    Such a change stays until the declaration changes, as every other change does.
 
     Args:
-        entry: what that other queue has.
+        entry: the schedule in that other queue.
         code: the hash of the declaration.
     """
     return entry.changed and entry.code == code and not entry.removed
 
 
 def notes(agenda: Agenda, declared: Sequence[Declared]) -> Iterable[str]:
-    """What of the code's schedules is different in the server, because it was changed at run time."""
+    """Log lines for declared schedules that differ in the server because they were changed at run time."""
     entries = {entry.id: entry for entry in agenda.entries}
     for each in declared:
         entry = entries.get(each.id)
         if entry is None or entry.code != each.code:
             continue
         marks = {"was removed": entry.removed, "is paused": entry.paused, "was changed": entry.changed}
-        words = " and ".join(mark for mark, there in marks.items() if there)
-        if words:
-            yield f"schedule {each.id}: {words} at run time; that stays until its declaration in code changes"
+        changes = " and ".join(mark for mark, is_set in marks.items() if is_set)
+        if changes:
+            yield f"schedule {each.id}: {changes} at run time; that stays until its declaration in code changes"
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What there is, as far as it decides what is to be written.
+    """What was read from the server and decides what is written.
 
     Attributes:
-        agenda: what the queue has.
-        kept: what this code does not declare and has to stay.
-        places: where else those are that this queue does not have.
-        left: what is kept of those that were removed when no code declared them.
+        agenda: the schedules of the queue.
+        kept: the ids of schedules that this code does not declare and that have to stay.
+        places: the other queues that have schedules which are declared in this queue and are missing or outdated.
+        remembered: missing schedules that were removed when no code declared them.
     """
 
     agenda: Agenda
     kept: Collection[str] = ()
     places: Places = field(default_factory=dict[str, Sequence[tuple[str, Entry]]])
-    left: Left = field(default_factory=dict[str, Entry])
+    remembered: Remembered = field(default_factory=dict[str, Entry])
 
 
 def reconcile(
     found: Found, queue: str, declared: Sequence[Declared], *, whole: bool, missing_only: bool = False
 ) -> list[Change]:
-    """Decide what is to be written so that the server has the code's schedules of a queue.
+    """Decide what to write so that the server has the code's schedules of a queue.
 
     Args:
-        found: what there is.
+        found: what was read.
         queue: the queue.
         declared: all schedules of the App.
-        whole: see `declare`.
-        missing_only: add those that the server does not have, in this queue or another, and change nothing else.
+        whole: as in `declare`.
+        missing_only: only add schedules that no queue has, and change nothing else.
     """
     agenda = found.agenda
     entries = {entry.id: entry for entry in agenda.entries}
@@ -252,12 +260,12 @@ def reconcile(
             continue  # a newer worker, or an operator, has moved it
         elif not any(is_moved(other, each.code) for _, other in elsewhere):
             before = [other for _, other in elsewhere]
-            changes.append(_addition(agenda.now_ms, each, before, found.left.get(each.id)))
+            changes.append(_addition(agenda.now_ms, each, before, found.remembered.get(each.id)))
     return changes
 
 
 def _removals(found: Found, queue: str, declared: Sequence[Declared], *, whole: bool) -> list[Change]:
-    """What the code does not declare in this queue, or not any more."""
+    """The removals of schedules that the code does not declare in this queue, or not any more."""
     homes = {each.id: each for each in declared}
     changes: list[Change] = []
     for entry in found.agenda.entries:
@@ -270,18 +278,20 @@ def _removals(found: Found, queue: str, declared: Sequence[Declared], *, whole: 
         elif entry.paused and not entry.removed:
             continue  # it is paused, and the worker that stores it in its new queue keeps the pause
         else:
-            words = f"schedule {entry.id}: removed from queue {queue}; the code declares it in {home.queue}"
+            message = f"schedule {entry.id}: removed from queue {queue}; the code declares it in {home.queue}"
             gone = Entry(id=entry.id, rev=entry.rev)
-            changes.append(Change(gone, words, logging.INFO if entry.code else logging.WARNING))
+            changes.append(Change(gone, message, logging.INFO if entry.code else logging.WARNING))
     return changes
 
 
-def _addition(now_ms: int, declared: Declared, before: Sequence[Entry], left: Entry | None) -> Change:
-    """A schedule that this queue does not have; what it was in another queue, or here before, goes on here."""
-    if left is not None and left.code == declared.code and not before:
-        again = msgspec.structs.replace(left, rev=0)
+def _addition(now_ms: int, declared: Declared, before: Sequence[Entry], remembered: Entry | None) -> Change:
+    """Add a schedule that this queue does not have; it keeps its state from another queue, or from before here."""
+    if remembered is not None and remembered.code == declared.code and not before:
+        again = msgspec.structs.replace(remembered, rev=0)
         return Change(again, f"schedule {declared.id}: stored again as it was when it was removed; {_next(again)}")
-    start = Entry(id=declared.id) if left is None else msgspec.structs.replace(left, rev=0, changed=False)
+    start = Entry(id=declared.id)
+    if remembered is not None:
+        start = msgspec.structs.replace(remembered, rev=0, changed=False)
     for entry in before:
         if not entry.removed:
             start = msgspec.structs.replace(entry, rev=0, changed=False)
@@ -290,21 +300,21 @@ def _addition(now_ms: int, declared: Declared, before: Sequence[Entry], left: En
     return Change(new, f"schedule {declared.id}: stored; {_next(new)}")
 
 
-def written(now_ms: int, entry: Entry, definition: Definition, envelope: bytes, *, anew: bool = False) -> Entry:
-    """A schedule with another definition and call.
+def written(now_ms: int, entry: Entry, definition: Definition, envelope: bytes, *, restart: bool = False) -> Entry:
+    """The schedule with a new definition and a new call.
 
-    A tick that is due but not made yet is not lost where the new definition has it too, and the count of runs
-    begins anew only with another definition.
+    A tick that is due but not made yet is kept if the new definition has it too. The count of runs starts again
+    only if the definition differs.
 
     Args:
         now_ms: the server's time.
         entry: the schedule before.
         definition: the new definition.
         envelope: the new call.
-        anew: whether one that is over after its last run starts again although its definition is the same.
+        restart: start again a schedule that is over after its last run, even if its definition is the same.
     """
     encoded = encode(definition)
-    over = anew and 0 < definition.max_runs <= entry.runs
+    over = restart and 0 < definition.max_runs <= entry.runs
     same = encoded == entry.definition and not entry.removed and not over
     next_ms, due = entry.next_ms, entry.next_ms
     if not same:
@@ -328,11 +338,12 @@ def _replacement(now_ms: int, entry: Entry, declared: Declared) -> Change:
     )
     if entry.code and not (entry.changed or entry.removed):
         return Change(new, f"schedule {entry.id}: its declaration has changed; {_next(new)}")
-    what = "what was changed at run time is given up" if entry.code else "it replaces the one put at run time"
-    return Change(new, f"schedule {entry.id}: its declaration is new, so {what}; {_next(new)}", logging.WARNING)
+    effect = "what was changed at run time is given up" if entry.code else "it replaces the one put at run time"
+    return Change(new, f"schedule {entry.id}: its declaration is new, so {effect}; {_next(new)}", logging.WARNING)
 
 
 def _next(entry: Entry) -> str:
+    """The end of a log line: when the schedule ticks next."""
     if entry.removed:
         return "it was removed at run time; that stays"
     if entry.paused:

@@ -1,8 +1,8 @@
-"""Middleware's `send` around jobs whose call is encoded already: those of ticks, and of `schedules.run_now`.
+"""Runs middleware's `send` for jobs whose call is encoded already: jobs of ticks and of `schedules.run_now`.
 
-A schedule's call is encoded when it is declared or put, and the server makes a tick's jobs of it. So whichever
-worker is about to make a tick passes its calls through the middleware first, and says with the tick which were
-changed.
+A schedule's call is encoded when it is declared or put, and the server makes a tick's jobs from it. So a worker
+that is about to make a tick first passes the calls through the middleware, and sends the changed ones with the
+tick.
 """
 
 import asyncio
@@ -30,17 +30,17 @@ from aioq.wire.signature import ANYTHING, BadArgumentsError, unencodable
 
 log = logger("aioq.schedules")
 
-PATIENCE = 5.0
-"""Seconds that the middleware has to send the jobs of ticks on, and again to end: below the time after which
-a tick counts as missed (`aioq.schedules.timing.MISFIRE_MS`)."""
+MIDDLEWARE_TIMEOUT = 5.0
+"""Seconds that the middleware has to forward the jobs of ticks, and as long again to finish afterwards. It is less
+than the time after which a tick counts as missed (`aioq.schedules.timing.MISFIRE_MS`)."""
 
 
 class EncodedSends:
-    """The way of encoded calls through the middleware of one App.
+    """Passes encoded calls through the middleware of one App.
 
     Args:
         middleware: the App's list, read at each send.
-        tasks: the App's tasks by name, which know the types of arguments.
+        tasks: the App's tasks by name; they know the types of the arguments.
         max_payload: the most bytes of a call.
         own: the types that the App has registered.
     """
@@ -56,20 +56,20 @@ class EncodedSends:
         self._tasks = tasks
         self._max_payload = max_payload
         self._encoder = own.encoder
-        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]] = WeakKeyDictionary()
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]] = WeakKeyDictionary()
 
     @property
-    def wanted(self) -> bool:
-        """Whether any middleware wants to see sends."""
+    def needed(self) -> bool:
+        """Whether any middleware defines `send`."""
         return bool(overriding(self._middleware, "send"))
 
-    def turn(self, queue: str) -> asyncio.Lock:
+    def lock(self, queue: str) -> asyncio.Lock:
         """Held while the ticks of a queue are made in this process, so that a call passes the middleware once."""
-        turns = self._turns.setdefault(asyncio.get_running_loop(), {})
-        return turns.setdefault(queue, asyncio.Lock())
+        locks = self._locks.setdefault(asyncio.get_running_loop(), {})
+        return locks.setdefault(queue, asyncio.Lock())
 
     async def deliver(self, deliver: Callable[[str, NewJob], Awaitable[bool]], queue: str, job: NewJob) -> bool:
-        """Send a job through the middleware; whether the server has added it, False where a layer drops it."""
+        """Send a job through the middleware; return whether the server added it, or False if a layer drops it."""
 
         async def last(envelope: bytes) -> bool:
             return await deliver(queue, msgspec.structs.replace(job, envelope=envelope))
@@ -80,21 +80,21 @@ class EncodedSends:
     async def tick(
         self, timetable: Timetable, queue: str, ticks: Sequence[Tick], envelopes: Mapping[str, bytes]
     ) -> tuple[list[Tick], Ticked, dict[str, str]]:
-        """Make ticks whose jobs have passed the middleware; those that it drops are not made.
+        """Pass the jobs of ticks through the middleware and make the ticks; jobs that it drops are not made.
 
         Args:
-            timetable: makes them.
+            timetable: makes the ticks.
             queue: their queue.
-            ticks: what is due.
+            ticks: the due ticks.
             envelopes: the encoded call of each schedule.
 
         Returns:
-            The ticks that were asked for, what came of them, and by schedule why others were not: middleware has
+            The ticks that were made or tried, their result, and by schedule why others were not tried: middleware
             raised or hangs. Those stay due.
         """
         layers = overriding(self._middleware, "send")
         if not any(tick.jobs for tick in ticks):
-            return list(ticks), await _asked(timetable, queue, ticks), {}
+            return list(ticks), await _tick_any(timetable, queue, ticks), {}
         sends = [
             _Send(tick.id, position, partial(self._through, layers, queue, job[0], envelopes[tick.id]))
             for tick in ticks
@@ -103,15 +103,15 @@ class EncodedSends:
         try:
             await asyncio.wait([asyncio.ensure_future(send.arrived()) for send in sends])
             stuck = {send.schedule: send.fault for send in sends if send.fault}
-            left = [_with_envelopes(tick, envelopes[tick.id], sends) for tick in ticks if tick.id not in stuck]
-            ticked = await _asked(timetable, queue, left)
-            made = {tick.id: number or 0 for tick, number in zip(left, ticked.made, strict=True)}
+            ready = [_with_envelopes(tick, envelopes[tick.id], sends) for tick in ticks if tick.id not in stuck]
+            ticked = await _tick_any(timetable, queue, ready)
+            made = {tick.id: number or 0 for tick, number in zip(ready, ticked.made, strict=True)}
             for send in sends:
                 send.answer(made.get(send.schedule, 0) > 0)
-            await asyncio.wait([send.task for send in sends], timeout=PATIENCE)
+            await asyncio.wait([send.task for send in sends], timeout=MIDDLEWARE_TIMEOUT)
         finally:
             await end(send.task for send in sends)
-        return left, ticked, stuck
+        return ready, ticked, stuck
 
     async def _through(
         self,
@@ -121,11 +121,11 @@ class EncodedSends:
         encoded: bytes,
         deliver: Callable[[bytes], Awaitable[bool]],
     ) -> bool:
-        """Pass a call through the layers; what arrives is encoded again and delivered."""
+        """Pass a call through the layers; the result is encoded again and delivered."""
         try:
             envelope = decode_envelope(encoded)
             args, kwargs = self._arguments(envelope)
-        except WireError:  # of a newer aioq: its own workers have the middleware for it
+        except WireError:  # written by a newer aioq, which changes it by middleware in its own workers
             return await deliver(encoded)
 
         async def last(outgoing: Outgoing) -> bool:
@@ -138,7 +138,7 @@ class EncodedSends:
     def _arguments(self, envelope: Envelope) -> tuple[Sequence[Any], Mapping[str, Any]]:
         task = self._tasks.get(envelope.task)
         if task is not None:
-            with suppress(BadArgumentsError):  # its run will say so
+            with suppress(BadArgumentsError):  # the job's run will fail with this error
                 return signature_of(task).decode(envelope.args, envelope.kwargs)
         return msgspec.msgpack.decode(envelope.args), msgspec.msgpack.decode(envelope.kwargs)
 
@@ -161,14 +161,14 @@ class EncodedSends:
 
 
 class _Send:
-    """The call of one tick's job on its way through the middleware.
+    """The call of one tick's job while it passes through the middleware.
 
     Attributes:
-        schedule: its schedule.
-        position: which of the tick's jobs it is.
-        task: is on the way.
-        envelope: the call as it arrived; None where a layer has dropped it.
-        fault: what is wrong, if anything is.
+        schedule: the schedule's id.
+        position: the index of the job among the tick's jobs.
+        task: runs the middleware.
+        envelope: the call that came out of the middleware; None if a layer has dropped it.
+        fault: the error, or empty.
     """
 
     def __init__(
@@ -179,17 +179,19 @@ class _Send:
         self.position = position
         self.envelope: bytes | None = None
         self.fault = ""
-        self._here: asyncio.Future[None] = loop.create_future()
+        self._forwarded: asyncio.Future[None] = loop.create_future()
         self._made: asyncio.Future[bool] = loop.create_future()
         self.task: asyncio.Task[bool] = loop.create_task(through(self._deliver), name=f"aioq-tick-{schedule}")
 
     async def arrived(self) -> None:
-        """Return once the call has come through, was dropped, or has failed."""
-        await asyncio.wait([self.task, self._here], timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
-        if self._here.done():
+        """Return once the call has passed the middleware, was dropped, or has failed."""
+        await asyncio.wait(
+            [self.task, self._forwarded], timeout=MIDDLEWARE_TIMEOUT, return_when=asyncio.FIRST_COMPLETED
+        )
+        if self._forwarded.done():
             return
         if not self.task.done():
-            self.fault = f"middleware has not sent its call on within {PATIENCE:g} s"
+            self.fault = f"middleware has not sent its call on within {MIDDLEWARE_TIMEOUT:g} s"
         elif self.task.cancelled() or (error := self.task.exception()) is None:
             self.fault = "middleware was cancelled" if self.task.cancelled() else ""
         else:
@@ -197,23 +199,24 @@ class _Send:
             self.fault = f"middleware has failed on the send of its call: {words}"
 
     def answer(self, made: bool) -> None:
-        """Let the call go outward: whether its job was made."""
+        """Return to the middleware whether the job was made."""
         if not self._made.done():
             self._made.set_result(made)
 
     async def _deliver(self, envelope: bytes) -> bool:
         self.envelope = envelope
-        if not self._here.done():
-            self._here.set_result(None)
+        if not self._forwarded.done():
+            self._forwarded.set_result(None)
         return await asyncio.shield(self._made)
 
 
-async def _asked(timetable: Timetable, queue: str, ticks: Sequence[Tick]) -> Ticked:
+async def _tick_any(timetable: Timetable, queue: str, ticks: Sequence[Tick]) -> Ticked:
+    """Make the ticks; the server is not asked if there are none."""
     return await timetable.tick(queue, ticks) if ticks else Ticked(None, ())
 
 
 def _with_envelopes(tick: Tick, own: bytes, sends: Sequence[_Send]) -> Tick:
-    """The tick with the calls as they arrived, without the jobs that were dropped."""
+    """The tick with the calls that came out of the middleware, without the jobs that were dropped."""
     mine = [send for send in sends if send.schedule == tick.id and send.envelope is not None]
     return msgspec.structs.replace(
         tick,

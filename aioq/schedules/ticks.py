@@ -1,7 +1,7 @@
-"""What any worker does for the schedules of a queue: make the ticks that are due.
+"""Makes the due ticks of a queue; any worker can do this.
 
-Each is a decision over what was read (`aioq.schedules.timing.plan`), and a write that goes by the revision it was
-decided on. Workers that do the same at once do no harm: one of them is accepted, the others read again.
+`aioq.schedules.timing.plan` decides by what was read, and each write names the revision that was read. So workers
+that do this at the same time do no harm: the server accepts one of them, and the others read again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,31 +16,31 @@ from aioq.util.log import logger
 log = logger("aioq.schedules")
 
 LIMIT = 100
-"""The most schedules of one step, so that one step never holds the server up."""
+"""The most schedules of one step, so that one step never blocks the server for long."""
 
 JOBS = 1_000
-"""The most jobs of one step, likewise, however many ticks were missed: about 5 ms of a server. One schedule makes
-no more on its own (`aioq.schedules.timing.MAX_TICKS`)."""
+"""The most jobs of one step, for the same reason, however many ticks were missed: they take a server about 5 ms.
+One schedule alone makes no more (`aioq.schedules.timing.MAX_TICKS`)."""
 
 _NO_SCHEDULE = (
     "the server's value under its key (it ends with :schedule: and this id) is no schedule; delete that key"
 )
 
-_IN_THE_WAY = "a key of another type is where its jobs go, one of the queue's lanes; move that key away"
+_BLOCKED = "a key of another type is where its jobs go, one of the queue's lanes; move that key away"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What came of looking for due ticks.
+    """The result of one check for due ticks.
 
     Attributes:
         next_tick_ms: how long until the next tick that this process can make, in ms; None for none.
-        due: whether there were any.
-        won: whether this process was the one to make one.
-        made: jobs made.
-        more: whether there may be further ones that are due, for the next step.
-        stuck: what is wrong with those whose ticks this process cannot make, by schedule.
-        of_code: those that were due and come from code.
+        due: whether any tick was due.
+        won: whether this process, and not another one, made at least one of them.
+        made: how many jobs were made.
+        more: whether further ticks may be due, for the next step.
+        stuck: by schedule why this process cannot make its ticks.
+        of_code: the ids of the due schedules that come from code.
     """
 
     next_tick_ms: int | None
@@ -53,21 +53,21 @@ class Step:
 
 
 async def tick_due(timetable: Timetable, queue: str, sends: EncodedSends | None = None) -> Step:
-    """Make the ticks of a queue that are due: of up to `LIMIT` schedules, and up to `JOBS` jobs.
+    """Make the due ticks of a queue: of up to `LIMIT` schedules, and up to `JOBS` jobs.
 
-    Those that this process cannot tick do not keep it from the ones behind them.
+    Schedules that this process cannot tick are skipped, and do not hold back those that come after them.
 
     Args:
         timetable: where the schedules are.
         queue: the queue.
-        sends: passes the jobs through the middleware; None where there is none.
+        sends: passes the jobs through the middleware; None if there is none.
 
     Raises:
-        ServerError: see `aioq.store.contract.Store`.
+        ServerError: as in `aioq.store.contract.Store`.
     """
-    if sends is None or not sends.wanted:
+    if sends is None or not sends.needed:
         return await _tick_due(timetable, queue, None)
-    async with sends.turn(queue):
+    async with sends.lock(queue):
         return await _tick_due(timetable, queue, sends)
 
 
@@ -78,7 +78,7 @@ async def _tick_due(timetable: Timetable, queue: str, sends: EncodedSends | None
         agenda = await timetable.due(queue, LIMIT, skip)
         due = _due(agenda)
         ticked = await _tick_all(timetable, queue, agenda, due, sends)
-        due.stuck.update(dict.fromkeys(ticked.blocked, _IN_THE_WAY))
+        due.stuck.update(dict.fromkeys(ticked.blocked, _BLOCKED))
         stuck.update(due.stuck)
         further = due.left or len(agenda.entries) + len(agenda.unreadable) == LIMIT
         if len(ticked.blocked) < len(due.ticks) or not further:
@@ -109,12 +109,12 @@ async def _tick_all(
 
 @dataclass(slots=True)
 class _Due:
-    """What one look at the due schedules makes of them.
+    """The decision about the schedules that are due.
 
     Attributes:
-        ticks: what is to be ticked now.
-        stuck: what cannot be, and why.
-        left: whether some are left for the next step.
+        ticks: the ticks to make now.
+        stuck: the schedules that cannot be ticked, and why.
+        left: whether some schedules are left for the next step.
     """
 
     ticks: list[Tick] = field(default_factory=list[Tick])
@@ -123,7 +123,7 @@ class _Due:
 
 
 def _due(agenda: Agenda) -> _Due:
-    """Decide what is to be ticked in one step."""
+    """Decide which ticks to make in one step."""
     due = _Due(stuck=dict.fromkeys(agenda.unreadable, _NO_SCHEDULE))
     jobs = 0
     for entry in agenda.entries:
@@ -147,7 +147,7 @@ def _following(agenda: Agenda, ticks: Sequence[Tick], ticked: Ticked, stuck: Map
     """How long until the next tick that this process can make, in ms."""
     if ticks and not stuck:
         return ticked.next_tick_ms
-    # The first tick may be one of those that are stuck, and long due: it must not keep this process awake.
+    # The first tick may be a stuck one that is long due: this process must not ask for it again and again.
     ahead = [max(0, tick.next_ms - agenda.now_ms) for tick in ticks if tick.next_ms is not None]
     ahead += [] if agenda.next_tick_ms is None else [agenda.next_tick_ms]
     return min(ahead, default=None)
@@ -155,10 +155,10 @@ def _following(agenda: Agenda, ticks: Sequence[Tick], ticked: Ticked, stuck: Map
 
 def _planned(entry: Entry, definition: Definition, now_ms: int) -> Plan:
     if entry.next_ms is None or entry.next_ms > now_ms:
-        # The index has it as due and it says otherwise: by hand, or a script that was stopped half-way. The tick
-        # that it goes on to puts that right.
-        rests = entry.paused or entry.removed
-        return Plan((), entry.next_ms or (None if rests else definition.next_after(now_ms)))
+        # The index lists it as due, but its entry does not: somebody changed one by hand, or a script was stopped
+        # half-way. This tick makes no job, and writes the right time into the index.
+        inactive = entry.paused or entry.removed
+        return Plan((), entry.next_ms or (None if inactive else definition.next_after(now_ms)))
     return plan(definition, entry.next_ms, now_ms)
 
 

@@ -1,6 +1,6 @@
-"""When a schedule ticks: its definition, its next tick, and the treatment of ticks that were not made in time.
+"""When a schedule ticks: its definition, its next tick, and what to do about ticks that were not made in time.
 
-Pure functions over milliseconds since the Unix epoch. A worker decides with them, the server carries it out.
+Pure functions over milliseconds since the Unix epoch. A worker decides with them; the server makes the ticks.
 """
 
 import enum
@@ -19,32 +19,33 @@ from aioq.util.durations import FIRST, LAST, MAX_DELAY
 from aioq.util.timezones import zone
 
 VERSION = 1
-"""The format of an encoded definition."""
+"""The format version of an encoded definition."""
 
 MISFIRE_MS = 10_000
-"""Ticks are made late, but each of them, while the oldest is no later than this; beyond, no worker was there to
-make them, and the schedule's `misfire` decides. It is the time within which a worker's death is made good."""
+"""If the oldest due tick is no later than this, every due tick is made. If it is later, no worker was there, and
+the schedule's `misfire` decides. Within this time other workers take over the ticks of one that died."""
 
 MAX_TICKS = 1_000
 """The most ticks of one schedule that are made in one step."""
 
 LEAST_EVERY = 0.1
-"""The shortest interval in seconds. A guess: below, a task that loops does the same at no cost to the server."""
+"""The shortest interval in seconds. A guess: for less, a task with a loop does the same at no cost to the
+server."""
 
 MOST_RUNS = 10**9
-"""The most runs that may be asked for; one each 0.1 s would take three years. Who wants no limit gives None."""
+"""The largest `max_runs`; at one run each 0.1 s it is reached after three years. None stands for no limit."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 FIRST_MS, LAST_MS = ((moment - _EPOCH) // timedelta(milliseconds=1) for moment in (FIRST, LAST))
-"""No tick is earlier, and none later. What is declared lies in between; what a server has need not."""
+"""No tick is earlier or later. Declared bounds are checked against these; stored ones may lie outside."""
 
 
 class Misfire(enum.StrEnum):
-    """What becomes of ticks that were not made in time, because no worker ran.
+    """What happens to ticks that were not made in time, because no worker ran.
 
-    `skip`: nothing. `last`: the latest of them is made, the others are not. `all`: each of them is made, the
-    latest `misfire_cap` where there are more.
+    `skip`: none of them is made. `last`: only the latest of them is made. `all`: each of them is made; if there
+    are more than `misfire_cap`, only the latest `misfire_cap`.
     """
 
     SKIP = "skip"
@@ -53,18 +54,18 @@ class Misfire(enum.StrEnum):
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """When a schedule ticks, and by which policies; checked where it is made (`aioq.schedules.declare`).
+    """When a schedule ticks, and its policies; checked where it is made (`aioq.schedules.declare`).
 
     Attributes:
-        cron: a cron line, or empty.
-        every_ms: the interval in milliseconds, or 0. One of the two is given.
-        tz: the zone's name; for `cron`.
+        cron: a cron line, or empty. Either this or `every_ms` is given.
+        every_ms: the interval in milliseconds, or 0.
+        tz: the name of the time zone of `cron`.
         start_ms: no tick is earlier; an interval's first tick is exactly then.
         end_ms: no tick is later.
         jitter_ms: each job is put off by a part of this.
         max_runs: the schedule ends after this many jobs; 0 for no limit.
         misfire: see `Misfire`.
-        misfire_cap: the most ticks that `all` makes good.
+        misfire_cap: the most missed ticks that `all` makes.
         overlap: see `Overlap`.
     """
 
@@ -80,10 +81,10 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     overlap: Overlap = Overlap.ALLOW
 
     def next_after(self, moment_ms: int) -> int | None:
-        """The first tick later than `moment_ms`; None where there is none any more, or none in the calendar.
+        """The first tick later than `moment_ms`; None if there is none, or none within the calendar.
 
-        An interval without `start` ticks on the grid of its length from the epoch: every 30 s at second 0 and 30
-        of each minute, whenever it was stored and whichever process asks.
+        An interval without `start` counts from the epoch: every 30 s is at second 0 and 30 of each minute. So the
+        ticks are the same whenever the schedule was stored and whichever process asks.
         """
         if self.start_ms is not None and moment_ms < self.start_ms:
             moment_ms = self.start_ms - 1
@@ -109,13 +110,15 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
             tick = self.next_after(tick)
 
     def latest(self, first_ms: int, until_ms: int, count: int) -> list[int]:
-        """The last `count` ticks of those, oldest first.
+        """The last `count` ticks from `first_ms` to `until_ms`, oldest first.
 
-        The span that is looked through is doubled backwards until it holds enough, so that a year of missed
-        seconds costs no more than a minute of them.
+        The search begins with a short span before `until_ms` and doubles it until it holds enough ticks. So a year
+        of missed ticks of each second costs no more than a minute of them.
         """
         span = 1_000 * count
-        if self.end_ms is not None:  # else the look back leaps over years of none into as many of ticks
+        if (
+            self.end_ms is not None
+        ):  # else the span could double over years without a tick into as many years of ticks
             until_ms = max(min(until_ms, self.end_ms), first_ms)
         while True:
             begin = max(first_ms, until_ms - span)
@@ -131,8 +134,8 @@ class Plan:
 
     Attributes:
         ticks: the ticks to make, oldest first.
-        next_ms: the tick after them; None where there is none any more.
-        missed: whether no worker was there to make them in time.
+        next_ms: the tick after them; None if there is none.
+        missed: whether ticks were not made in time because no worker was there.
     """
 
     ticks: tuple[int, ...]
@@ -141,11 +144,11 @@ class Plan:
 
 
 def plan(definition: Definition, due_ms: int, now_ms: int) -> Plan:
-    """Decide about a schedule whose next tick, `due_ms`, is not in the future."""
+    """Decide what to do about a schedule whose next tick, `due_ms`, is not in the future."""
     next_ms = definition.next_after(now_ms)
     if now_ms - due_ms <= MISFIRE_MS:
         on_time = definition.latest(due_ms, now_ms, MAX_TICKS)
-        # A tick that the definition does not have (it was stored by another version) is not lost.
+        # If the definition has no such tick (another version has stored it), it is made all the same.
         return Plan(tuple(on_time) or (due_ms,), next_ms)
     if definition.misfire is Misfire.SKIP:
         return Plan((), next_ms, missed=True)
@@ -154,24 +157,24 @@ def plan(definition: Definition, due_ms: int, now_ms: int) -> Plan:
 
 
 def job_of(schedule_id: str, definition: Definition, tick_ms: int) -> Job:
-    """The job of one tick. Its id says which, so the same tick made twice would be one job."""
+    """The job of one tick. Its id names the tick, so a tick that is made twice gives one job."""
     job_id = f"{schedule_id}@{stamp(tick_ms)}"
     if not definition.jitter_ms:
         return job_id, tick_ms, tick_ms
-    # Drawn by a hash of the id: whichever worker makes the tick, and however often it tries, the job is due at one
-    # time.
+    # Taken from a hash of the id: so the job is due at the same time, whichever worker makes the tick and however
+    # often it tries.
     number = int.from_bytes(hashlib.blake2b(job_id.encode(), digest_size=8).digest())
     return job_id, tick_ms, tick_ms + number % (definition.jitter_ms + 1)
 
 
 def stamp(moment_ms: int) -> str:
-    """A moment in UTC, as it is written in a job's id: `2026-11-24T04:30:00Z`."""
+    """A moment in UTC as text, as in a tick's job id: `2026-11-24T04:30:00Z`."""
     text = to_datetime(moment_ms).replace(tzinfo=None).isoformat(timespec="milliseconds")
     return text.removesuffix(".000") + "Z"
 
 
 def to_datetime(moment_ms: int) -> datetime:
-    """Milliseconds since the epoch as a datetime in UTC, exactly; what is beyond the calendar as its end."""
+    """Milliseconds since the epoch as an exact datetime in UTC, limited to the bounds of ticks."""
     return _EPOCH + timedelta(milliseconds=min(max(moment_ms, FIRST_MS - 1), LAST_MS))
 
 
@@ -181,19 +184,19 @@ def to_ms(moment: datetime) -> int:
 
 
 def encode(definition: Definition) -> bytes:
-    """The bytes that the server keeps; the same definition is the same bytes."""
+    """The bytes that the server keeps; equal definitions give equal bytes."""
     return msgspec.msgpack.encode((VERSION, definition))
 
 
 @lru_cache(maxsize=4096)
 def decode(data: bytes) -> Definition:
-    """Read a definition that the server kept, and see that this process can work with it.
+    """Read a stored definition, and check that this process can use it.
 
     Its numbers are limited to what can be declared, whichever process has written them.
 
     Raises:
         NewerVersionError: it was written by a newer aioq.
-        WireError: it is none, or names a cron line or a zone that this process does not know.
+        WireError: it is no definition, or this process does not understand its cron line or know its zone.
     """
     try:
         version, raw = msgspec.msgpack.decode(data, type=tuple[int, msgspec.Raw])
@@ -213,13 +216,13 @@ def decode(data: bytes) -> Definition:
 
 
 def _within_bounds(definition: Definition) -> Definition:
-    """Clamp what would make ticks without end, or jobs that are never due."""
+    """Limit values that would make endless ticks, or jobs that are never due."""
     most_ms = MAX_DELAY * 1000
-    fit = msgspec.structs.replace(
+    limited = msgspec.structs.replace(
         definition,
         every_ms=0 if definition.cron else min(max(definition.every_ms, round(LEAST_EVERY * 1000)), most_ms),
         jitter_ms=min(max(definition.jitter_ms, 0), most_ms),
         max_runs=min(max(definition.max_runs, 0), MOST_RUNS),
         misfire_cap=min(max(definition.misfire_cap, 1), MAX_TICKS),
     )
-    return definition if fit == definition else fit
+    return definition if limited == definition else limited

@@ -172,7 +172,7 @@ async def test_one_that_is_left_in_the_index_alone_is_stored_again(
         return [entry.id for entry in (await redis_store.timetable.read(QUEUE)).entries] == ["a"]
 
     async def asleep() -> bool:
-        return ticker._plan.look_at < math.inf
+        return ticker._plan.check_at < math.inf
 
     await eventually(asleep)
     assert await stored()

@@ -18,10 +18,10 @@ def test_one_that_was_owned_is_removed_one_lease_after_its_last_owner():
     removals = PendingRemovals(LEASE, set())
     found = [(0.0, OWNER, False), (9.0, None, False), (16.0, None, False), (17.0, None, True)]
     for now, retention, goes in found:
-        assert removals.find(QUEUE, "s", retention, now) is goes, now
+        assert removals.note(QUEUE, "s", retention, now) is goes, now
 
 
-def test_an_owner_that_comes_again_begins_the_time_anew():
+def test_the_time_starts_again_when_an_owner_comes_back():
     removals = PendingRemovals(LEASE, set())
     found = [
         (0.0, OWNER, False),
@@ -31,29 +31,29 @@ def test_an_owner_that_comes_again_begins_the_time_anew():
         (20.0, None, False),
     ]
     for now, retention, goes in [*found, (21.0, None, True)]:
-        assert removals.find(QUEUE, "s", retention, now) is goes, now
+        assert removals.note(QUEUE, "s", retention, now) is goes, now
 
 
-def test_where_workers_only_had_to_say_what_they_declare_it_goes_at_once():
+def test_it_is_removed_at_once_if_workers_had_only_not_noted_their_declarations_yet():
     removals = PendingRemovals(LEASE, set())
-    assert not removals.find(QUEUE, "s", UNSAID, 0.0)
-    assert removals.find(QUEUE, "s", None, 1.0)
+    assert not removals.note(QUEUE, "s", UNSAID, 0.0)
+    assert removals.note(QUEUE, "s", None, 1.0)
 
 
-def test_looks_are_soon_at_first_then_twice_a_lease_and_none_where_nothing_waits():
+def test_reviews_are_soon_at_first_then_twice_a_lease_and_none_if_nothing_waits():
     removals = PendingRemovals(LEASE, set())
-    assert removals.pause is None
-    removals.find(QUEUE, "s", OWNER, 0.0)
+    assert removals.next_review_in is None
+    removals.note(QUEUE, "s", OWNER, 0.0)
     pauses: list[float | None] = []
     for _ in range(5):
-        pauses.append(removals.pause)
-        removals.looked()
+        pauses.append(removals.next_review_in)
+        removals.reviewed()
     assert pauses == [1.0, 2.0, 4.0, 4.0, 4.0]
-    removals.find("other", "t", OWNER, 0.0)
-    assert (removals.pause, removals.waiting()) == (1.0, {QUEUE: ["s"], "other": ["t"]})
+    removals.note("other", "t", OWNER, 0.0)
+    assert (removals.next_review_in, removals.waiting()) == (1.0, {QUEUE: ["s"], "other": ["t"]})
     removals.forget(QUEUE, "s")
     removals.forget("other", "t")
-    assert removals.pause is None
+    assert removals.next_review_in is None
 
 
 TICKED: list[tuple[set[str] | None, list[str], bool, dict[str, list[str]]]] = [
@@ -75,26 +75,26 @@ def test_what_ticks_and_is_not_declared_here_waits_for_the_end_of_its_owner(
     assert not removals.ticked(QUEUE, ticked, 1.0), "it is new once"
     assert removals.waiting() == waiting
     for schedule_id in waiting.get(QUEUE, ()):
-        assert not removals.find(QUEUE, schedule_id, None, 1.0)
-        assert removals.find(QUEUE, schedule_id, None, 1.0 + LEASE), "a lease later, as if it had had an owner"
+        assert not removals.note(QUEUE, schedule_id, None, 1.0)
+        assert removals.note(QUEUE, schedule_id, None, 1.0 + LEASE), "a lease later, as if it had had an owner"
 
 
 def test_a_worker_of_a_part_of_the_app_reviews_nothing():
     removals = PendingRemovals(LEASE, None)
-    removals.find(QUEUE, "s", OWNER, 0.0)
-    assert removals.pause is None
+    removals.note(QUEUE, "s", OWNER, 0.0)
+    assert removals.next_review_in is None
 
 
 def test_it_is_logged_once_and_not_for_a_worker_that_is_just_starting():
     removals = PendingRemovals(LEASE, set())
     for schedule_id, retention in (("s", OWNER), ("t", UNSAID)):
-        removals.find(QUEUE, schedule_id, retention, 0.0)
-    words = removals.words(QUEUE, "s", OWNER, 0.0)
-    assert words is not None
-    assert "give their Apps different names" in words
-    assert removals.words(QUEUE, "s", OWNER, 99.0) is None
-    assert removals.words(QUEUE, "t", UNSAID, 7.0) is None
-    assert "worker v has not said what it declares" in (removals.words(QUEUE, "t", UNSAID, 8.0) or "")
+        removals.note(QUEUE, schedule_id, retention, 0.0)
+    line = removals.log_line(QUEUE, "s", OWNER, 0.0)
+    assert line is not None
+    assert "give their Apps different names" in line
+    assert removals.log_line(QUEUE, "s", OWNER, 99.0) is None
+    assert removals.log_line(QUEUE, "t", UNSAID, 7.0) is None
+    assert "worker v has not said what it declares" in (removals.log_line(QUEUE, "t", UNSAID, 8.0) or "")
 
 
 async def declares(store: MemoryStore, queue: str, worker: str, *ids: str) -> None:

@@ -236,7 +236,7 @@ def test_a_schedule_that_is_over_stays_over_until_it_changes():
     over = Entry(id="s", rev=4, definition=encode(definition), next_ms=None, runs=1)
     assert written(NOON, over, definition, call()).next_ms is None
     assert written(NOON, over, Definition(every_ms=MINUTE, max_runs=2), call()).next_ms == NOON + MINUTE
-    again = written(NOON, over, definition, call(), anew=True)
+    again = written(NOON, over, definition, call(), restart=True)
     assert (again.next_ms, again.runs) == (NOON + MINUTE, 0), "put by hand"
 
 

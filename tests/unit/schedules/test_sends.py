@@ -84,7 +84,7 @@ async def test_one_that_is_dropped_makes_no_job_and_the_schedule_goes_on():
 async def test_where_it_raises_or_hangs_the_tick_stays_due(
     how: str, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr("aioq.schedules.sends.PATIENCE", 0.05)
+    monkeypatch.setattr("aioq.schedules.sends.MIDDLEWARE_TIMEOUT", 0.05)
     sends = Sends()
     app = shop(sends, how)
 

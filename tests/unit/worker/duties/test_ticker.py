@@ -1,4 +1,4 @@
-"""The duty that keeps the clock: when it looks, and who is the leader."""
+"""The duty that makes ticks: when it checks, and which worker is the leader."""
 
 import asyncio
 import logging
@@ -31,9 +31,9 @@ class Script:
     """A ticker over a server that answers as the script says.
 
     Attributes:
-        steps: the answers to its looks for ticks, in their order.
-        looks: how many of those there were.
-        meanwhile: what happens in the midst of a look, by its number.
+        steps: the results of its checks for ticks, in their order.
+        checks: how many of those there were.
+        meanwhile: what happens during a check, by its number.
         declared: since when it declared, each time.
         found: the schedules that the server has.
         outages: how often it is still away when the ticker declares.
@@ -47,7 +47,7 @@ class Script:
         renewal: float = 2.0,
     ) -> None:
         self.steps = list(steps)
-        self.looks = 0
+        self.checks = 0
         self.meanwhile: dict[int, Callable[[], None]] = {}
         self.declared: list[int] = []
         self.found = found
@@ -57,12 +57,12 @@ class Script:
         monkeypatch.setattr(module.Backoff, "next", lambda _: 0.0)
         self.passed_on: list[str] = []
         self.ticker = Ticker(self, QUEUE, [], whole=True, renewal=renewal)  # pyright: ignore[reportArgumentType]
-        self.ticker._plan.patience = 0.05
+        self.ticker._plan._standby_delay = 0.05
 
     async def _tick_due(self, *_: Any) -> Step:
-        self.looks += 1
+        self.checks += 1
         step = self.steps.pop(0) if self.steps else Step(LONG)
-        self.meanwhile.get(self.looks, lambda: None)()
+        self.meanwhile.get(self.checks, lambda: None)()
         if isinstance(step, Exception):
             raise step
         return step
@@ -114,22 +114,22 @@ async def test_it_declares_first_and_then_sleeps_while_no_tick_is_expected(monke
         script.ticker.expect(None)
         script.ticker.expect(LONG)
         await turns()
-    assert (script.declared, script.looks) == ([0], 0)
+    assert (script.declared, script.checks) == ([0], 0)
 
 
-async def test_a_tick_that_is_due_at_the_start_is_looked_at(monkeypatch: pytest.MonkeyPatch):
+async def test_a_tick_that_is_due_at_the_start_is_checked(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, found=[Entry(id="s", next_ms=999)])
     async with script.runs():
-        await until(lambda: script.looks == 1)
+        await until(lambda: script.checks == 1)
 
 
-async def test_it_looks_when_a_tick_is_due_and_again_at_the_next(monkeypatch: pytest.MonkeyPatch):
+async def test_it_checks_when_a_tick_is_due_and_again_at_the_next(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, Step(1, due=True, won=True), Step(1, due=True, won=True), WON)
     async with script.runs():
         script.ticker.expect(0)
-        await until(lambda: script.looks == 3)
+        await until(lambda: script.checks == 3)
         await turns()
-    assert script.looks == 3
+    assert script.checks == 3
 
 
 async def test_an_earlier_tick_wakes_it_and_a_later_one_does_not_put_it_off(monkeypatch: pytest.MonkeyPatch):
@@ -138,60 +138,60 @@ async def test_an_earlier_tick_wakes_it_and_a_later_one_does_not_put_it_off(monk
         script.ticker.expect(LONG)
         script.ticker.expect(1)
         script.ticker.expect(LONG)
-        await until(lambda: script.looks == 1)
+        await until(lambda: script.checks == 1)
 
 
 async def test_a_late_worker_is_a_standby_and_learns_that_the_tick_was_made(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, LOST)
     async with script.runs():
         script.ticker.expect(0)
-        await until(lambda: script.looks == 1)
-        script.ticker._plan.patience = 3600.0
+        await until(lambda: script.checks == 1)
+        script.ticker._plan._standby_delay = 3600.0
         script.ticker.expect(1)
         await asyncio.sleep(0.01)  # well past the tick
         script.ticker.expect(LONG)  # a renewal: it was made
         await turns()
-    assert script.looks == 1
+    assert script.checks == 1
 
 
 async def test_a_standby_makes_a_tick_that_was_not_made(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, LOST, WON, Step(LONG, due=True, won=True))
     async with script.runs():
         script.ticker.expect(0)
-        await until(lambda: script.looks == 1)
+        await until(lambda: script.checks == 1)
         script.ticker.expect(1)
         async with asyncio.timeout(10):
-            while script.looks < 2:  # renewals say that it is due; that does not put it off for ever
+            while script.checks < 2:  # renewals say that it is due; that does not put it off for ever
                 script.ticker.expect(0)
                 await asyncio.sleep(0.01)
-        script.ticker._plan.patience = 3600.0
+        script.ticker._plan._standby_delay = 3600.0
         script.ticker.expect(0)  # it has made one, so it is the leader
-        await until(lambda: script.looks == 3)
+        await until(lambda: script.checks == 3)
 
 
 async def test_who_is_woken_for_a_tick_is_the_leader(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, LOST, WON)
     async with script.runs():
         script.ticker.expect(0)
-        await until(lambda: script.looks == 1)
-        script.ticker._plan.patience = 3600.0
+        await until(lambda: script.checks == 1)
+        script.ticker._plan._standby_delay = 3600.0
         script.ticker.expect(1, woken=True)
-        await until(lambda: script.looks == 2)
+        await until(lambda: script.checks == 2)
 
 
-async def test_looking_a_moment_too_early_is_not_coming_too_late(monkeypatch: pytest.MonkeyPatch):
+async def test_checking_a_moment_too_early_is_not_coming_too_late(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, Step(2), WON)
-    script.ticker._plan.patience = 3600.0
+    script.ticker._plan._standby_delay = 3600.0
     async with script.runs():
         script.ticker.expect(0)
-        await until(lambda: script.looks == 2)
+        await until(lambda: script.checks == 2)
 
 
 async def test_an_outage_is_waited_out(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, ServerUnavailableError("down"), ServerUnavailableError("down"), WON)
     async with script.runs():
         script.ticker.expect(0)
-        await until(lambda: script.looks == 3)
+        await until(lambda: script.checks == 3)
 
 
 async def test_after_a_lost_lease_what_is_missing_is_declared(monkeypatch: pytest.MonkeyPatch):
@@ -200,16 +200,16 @@ async def test_after_a_lost_lease_what_is_missing_is_declared(monkeypatch: pytes
         script.ticker.rejoin()
         await until(lambda: script.declared == [0, SINCE])
         script.ticker.expect(0)
-        await until(lambda: script.looks == 1)
+        await until(lambda: script.checks == 1)
 
 
-async def test_a_lease_that_is_lost_in_the_midst_of_a_look_is_not_forgotten(monkeypatch: pytest.MonkeyPatch):
+async def test_a_lease_that_is_lost_during_a_check_is_not_forgotten(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, LOST, LOST)
     script.meanwhile[2] = script.ticker.rejoin
-    script.ticker._plan.patience = 0.0
+    script.ticker._plan._standby_delay = 0.0
     async with script.runs():
         script.ticker.expect(0)
-        await until(lambda: script.looks == 1)
+        await until(lambda: script.checks == 1)
         script.ticker.expect(0)
         await until(lambda: script.declared == [0, SINCE])
 
@@ -311,15 +311,15 @@ async def test_what_only_another_worker_can_tick_is_logged_once_and_not_read_wit
     script = Script(monkeypatch, stuck, stuck, stuck)
     async with script.runs():
         script.ticker.expect(0)
-        await until(lambda: script.looks == 1)
-        script.ticker._plan.patience = 0.02
+        await until(lambda: script.checks == 1)
+        script.ticker._plan._standby_delay = 0.02
         script.ticker.expect(0)
-        await until(lambda: script.looks == 2)
-        script.ticker._plan.patience = 3600.0
+        await until(lambda: script.checks == 2)
+        script.ticker._plan._standby_delay = 3600.0
         for _ in range(5):
             script.ticker.expect(0)
             await turns()
-    assert script.looks == 2
+    assert script.checks == 2
     assert caplog.text.count("schedule s: this worker cannot make its ticks: it is too new") == 1
 
 
@@ -328,10 +328,10 @@ async def test_what_is_left_for_the_next_step_is_made_at_once_whatever_else_is_s
 ):
     more = Step(LONG, due=True, won=True, made=1000, more=True, stuck={"s": "it is too new"})
     script = Script(monkeypatch, more, more, WON)
-    script.ticker._plan.patience = 3600.0
+    script.ticker._plan._standby_delay = 3600.0
     async with script.runs():
         script.ticker.expect(0)
-        await until(lambda: script.looks == 3)
+        await until(lambda: script.checks == 3)
 
 
 # -- who is the leader ------------------------------------------------------------------------------------------
@@ -341,18 +341,18 @@ async def test_at_the_stop_the_leader_passes_that_on(monkeypatch: pytest.MonkeyP
     script = Script(monkeypatch, WON)
     async with script.runs():
         script.ticker.expect(0)
-        await until(lambda: script.looks == 1)
+        await until(lambda: script.checks == 1)
         await within(script.ticker.stop())
         script.ticker.expect(0)
         await turns()
-    assert (script.passed_on, script.looks) == ([QUEUE], 1)
+    assert (script.passed_on, script.checks) == ([QUEUE], 1)
 
 
 async def test_a_standby_has_nothing_to_pass_on(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, LOST)
     async with script.runs():
         script.ticker.expect(0)
-        await until(lambda: script.looks == 1)
+        await until(lambda: script.checks == 1)
         await within(script.ticker.stop())
     assert script.passed_on == []
 
@@ -377,44 +377,49 @@ async def test_who_is_passed_the_leadership_makes_the_next_tick_at_once(monkeypa
     script = Script(monkeypatch, LOST, Step(5000), WON)
     async with script.runs():
         script.ticker.expect(0)
-        await until(lambda: script.looks == 1)
-        script.ticker._plan.patience = 3600.0
+        await until(lambda: script.checks == 1)
+        script.ticker._plan._standby_delay = 3600.0
         script.ticker.lead()
-        await until(lambda: script.looks == 2)
+        await until(lambda: script.checks == 2)
         script.ticker.expect(1)
-        await until(lambda: script.looks == 3)
+        await until(lambda: script.checks == 3)
 
 
-async def test_it_is_passed_on_in_the_midst_of_a_look(monkeypatch: pytest.MonkeyPatch):
+async def test_it_is_passed_on_during_a_check(monkeypatch: pytest.MonkeyPatch):
     script = Script(monkeypatch, LOST, WON)
     script.meanwhile[1] = script.ticker.lead
-    script.ticker._plan.patience = 3600.0
+    script.ticker._plan._standby_delay = 3600.0
     async with script.runs():
         script.ticker.expect(0)
-        await until(lambda: script.looks == 2)
+        await until(lambda: script.checks == 2)
 
 
 # -- where news is rare -----------------------------------------------------------------------------------------
 
 
-async def test_where_renewals_are_rare_it_looks_by_itself(monkeypatch: pytest.MonkeyPatch):
-    """A worker without a free slot hears nothing else."""
+async def test_where_renewals_are_rare_it_checks_by_itself(monkeypatch: pytest.MonkeyPatch):
+    """A worker without a free slot learns of it in no other way."""
     script = Script(monkeypatch, Step(None), Step(LONG), Step(LONG), renewal=15.0)
-    script.ticker._plan._longest = 0.01
+    script.ticker._plan._max_silence = 0.01
     async with script.runs():
-        await until(lambda: script.looks >= 4)
-        script.ticker._plan._longest = script.ticker._plan.patience = 3600.0
-        looks = script.looks
+        await until(lambda: script.checks >= 4)
+        script.ticker._plan._max_silence = script.ticker._plan._standby_delay = 3600.0
+        checks = script.checks
         script.ticker.expect(1)
-        await until(lambda: script.looks > looks)  # looking before the time has not cost it the first place
+        await until(lambda: script.checks > checks)  # that it checked early has not cost it the leadership
 
 
 async def test_where_renewals_come_often_it_does_not(monkeypatch: pytest.MonkeyPatch):
-    assert Script(monkeypatch, renewal=module.OFTEN).ticker._plan._longest == float("inf")
-    assert Script(monkeypatch, renewal=module.OFTEN + 0.1).ticker._plan._longest == module.MOST_PATIENCE
-    for renewal in (module.OFTEN, 3.1, 10.0, 100.0):
+    assert Script(monkeypatch, renewal=module.FREQUENT_RENEWAL).ticker._plan._max_silence == float("inf")
+    assert (
+        Script(monkeypatch, renewal=module.FREQUENT_RENEWAL + 0.1).ticker._plan._max_silence
+        == module.MAX_STANDBY_DELAY
+    )
+    for renewal in (module.FREQUENT_RENEWAL, 3.1, 10.0, 100.0):
         ticker = Ticker(None, QUEUE, [], whole=True, renewal=renewal)  # pyright: ignore[reportArgumentType]
-        news = min(renewal, ticker._plan._longest) + (ticker._plan.patience if renewal <= module.OFTEN else 0)
+        news = min(renewal, ticker._plan._max_silence) + (
+            ticker._plan._standby_delay if renewal <= module.FREQUENT_RENEWAL else 0
+        )
         assert news * 1000 < MISFIRE_MS - 1000, "a tick is made before it counts as missed"
 
 
