@@ -14,7 +14,7 @@ from aioq.schedules.reconcile import declare
 from aioq.schedules.ticks import tick_due
 from aioq.store.connector import Connector, limits_of
 from aioq.store.contract import Claim, Limits, NewJob, Token
-from aioq.store.memory import Holder, MemoryStore, MemoryTimetable
+from aioq.store.memory import MemoryStore, MemoryTimetable, ScheduleQueue
 from aioq.store.schedules import Entry
 from aioq.util.clock import ManualClock
 from aioq.util.durations import Duration
@@ -236,7 +236,7 @@ class _ObservedTimetable(MemoryTimetable):
     def __init__(
         self,
         app: str,
-        at: Callable[[str], AbstractContextManager[Holder]],
+        at: Callable[[str], AbstractContextManager[ScheduleQueue]],
         queues: Callable[[], Sequence[str]],
         on_queue: Callable[[str], None],
     ) -> None:
@@ -255,7 +255,7 @@ class _ObservedStore(MemoryStore):
 
     def __init__(self, app: str, clock: ManualClock, limits: Limits, on_queue: Callable[[str], None]) -> None:
         super().__init__(app, clock=clock, limits=limits)
-        self._timetable = _ObservedTimetable(app, self._at, lambda: list(self._queues), on_queue)
+        self._timetable = _ObservedTimetable(app, self._locked, lambda: list(self._queues), on_queue)
         self._on_queue = on_queue
         self.claimed = 0
 
@@ -275,6 +275,6 @@ class _ObservedStore(MemoryStore):
         return claim
 
     async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
-        """Add jobs; False for each id the server already had, which stays as it is."""
+        """Add jobs; False for each id that the server already has: that job stays as it is."""
         self._on_queue(queue)
         return await super().enqueue(queue, jobs, again=again)

@@ -95,7 +95,7 @@ class MemoryInside:
 
     def crash(self, worker: str) -> None:
         leases = self._queue._leases
-        if not leases.lost(worker):
+        if not leases.is_lost(worker):
             leases._ends[worker] = self._LONG_AGO
 
 

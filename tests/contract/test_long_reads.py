@@ -44,15 +44,15 @@ class Calls:
     def __init__(self, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[tuple[str, int, int]] = []
         self.before = dict[str, Any]()
-        self._ask = store._ask
-        monkeypatch.setattr(store, "_ask", self._note)
-        monkeypatch.setattr(store._timetable, "_ask", self._note)
-        monkeypatch.setattr(store._timetable, "_ask_durably", self._note)
+        self._call = store._call_retried
+        monkeypatch.setattr(store, "_call_retried", self._note)
+        monkeypatch.setattr(store._timetable, "_call", self._note)
+        monkeypatch.setattr(store._timetable, "_call_confirmed", self._note)
 
     async def _note(self, name: str, queue: str, args: Sequence[Any]) -> Any:
         if name in self.before:
             await self.before.pop(name)()
-        reply = await self._ask(name, queue, args)
+        reply = await self._call(name, queue, args)
         self.made.append((name, len(args), len(reply)))
         return reply
 

@@ -217,7 +217,7 @@ async def test_a_lane_that_is_one_again_is_read_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING, "aioq")
-    monkeypatch.setattr(blocking, "LOOK_AGAIN", 0.0)
+    monkeypatch.setattr(blocking, "LANE_RETRY", 0.0)
     await joined(redis_store, "w")
     for _ in range(2):
         set_lane(redis_backend, "low", "mine")

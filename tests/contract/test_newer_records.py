@@ -172,8 +172,8 @@ async def test_it_is_said_now_and_then(
     assert len(caplog.records) == 1
     assert "this version of aioq cannot read the record of job job-19" in caplog.text
 
-    monkeypatch.setattr(module, "TELL_AGAIN", 0.0)
-    redis_store._foreign.clear()
+    monkeypatch.setattr(module, "LOG_PAUSE", 0.0)
+    redis_store._log_again_at.clear()
     await take(redis_store, "w", 10)
     newer.pass_time()
     await redis_store.promote(QUEUE, 100)

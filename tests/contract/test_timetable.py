@@ -305,7 +305,7 @@ async def test_a_queue_is_noted_though_another_process_empties_it_meanwhile(
     redis_store: RedisStore, redis_backend: Backend, monkeypatch: pytest.MonkeyPatch
 ):
     other = await redis_backend.open()
-    ask = redis_store._timetable._ask_durably
+    ask = redis_store._timetable._call_confirmed
 
     async def emptied_before(*args: Any) -> Any:
         await put(other, "theirs")
@@ -313,7 +313,7 @@ async def test_a_queue_is_noted_though_another_process_empties_it_meanwhile(
         assert await other.timetable.queues() == [], "the note of this process has gone with it"
         return await ask(*args)
 
-    monkeypatch.setattr(redis_store._timetable, "_ask_durably", emptied_before)
+    monkeypatch.setattr(redis_store._timetable, "_call_confirmed", emptied_before)
     await put(redis_store, "mine")
     assert await other.timetable.queues() == [QUEUE]
 

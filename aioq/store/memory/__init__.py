@@ -1,6 +1,6 @@
-"""The in-memory store: the store contract without a server, for the unit tests of those who use aioq."""
+"""The in-memory store: the store contract without a server, for the unit tests of aioq's users."""
 
-from aioq.store.memory.schedules import Holder, MemoryTimetable
+from aioq.store.memory.schedules import MemoryTimetable, ScheduleQueue
 from aioq.store.memory.store import MemoryStore
 
-__all__ = ["Holder", "MemoryStore", "MemoryTimetable"]
+__all__ = ["MemoryStore", "MemoryTimetable", "ScheduleQueue"]

@@ -7,11 +7,11 @@ from aioq.store.memory.records import Record
 
 
 class Dead:
-    """Ids by when their jobs died. Oldest first, because a job dies once and time does not run backwards.
+    """The ids of dead jobs, and when each job died. The oldest comes first: ids are added in the order of time.
 
     Args:
-        ttl_ms: how long a job is one of them.
-        limit: the most of them.
+        ttl_ms: how long a job stays in here.
+        limit: the most jobs in here.
     """
 
     def __init__(self, ttl_ms: int, limit: int) -> None:
@@ -26,23 +26,23 @@ class Dead:
         return iter(self._died)
 
     def add(self, record: Record, now_ms: int) -> Iterator[str]:
-        """Take in a job that has just died; yields the ids of those that are one too many for it."""
+        """Add a job that has just died; yields the ids of jobs that are removed because there are too many."""
         self._died[record.id] = now_ms
         while len(self._died) > self._limit:
             yield self._died.popitem(last=False)[0]
 
-    def give_up(self, record: Record, now_ms: int) -> bool:
-        """Let a dead job go whose result is forgotten, for a new send of its id; whether it is one."""
+    def free_id(self, record: Record, now_ms: int) -> bool:
+        """Remove a dead job whose result has expired, so that a new send can use its id; False if it is none."""
         free = record.id in self._died and record.result_expires_ms <= now_ms
         if free:
             del self._died[record.id]
         return free
 
     def drop(self, job_id: str) -> None:
-        """Take out a job that is to run again."""
+        """Remove a job that is to run again."""
         self._died.pop(job_id, None)
 
     def expire(self, now_ms: int) -> None:
-        """Let those go whose time is over."""
+        """Remove the jobs whose time is over."""
         while self._died and next(iter(self._died.values())) <= now_ms - self._ttl_ms:
             self._died.popitem(last=False)

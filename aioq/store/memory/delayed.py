@@ -1,4 +1,4 @@
-"""The scheduled jobs of a queue in memory, the first due first."""
+"""The scheduled jobs of a queue in memory, sorted by when they are due."""
 
 import heapq
 from collections.abc import Mapping
@@ -7,10 +7,10 @@ from aioq.store.memory.records import Record
 
 
 class Delayed:
-    """A heap of (due time, job id). What was cancelled or moved stays in it until its time, and is passed over.
+    """A heap of (due time, job id). If a job is cancelled or moved, its item stays until its time, and is ignored.
 
     Args:
-        records: the queue's jobs; a record's `due_ms` says whether an entry still holds.
+        records: the queue's jobs; an item of the heap is valid if the record's `due_ms` is the same.
     """
 
     def __init__(self, records: Mapping[str, Record]) -> None:
@@ -18,7 +18,7 @@ class Delayed:
         self._heap: list[tuple[int, str]] = []
 
     def add(self, record: Record, due_ms: int) -> bool:
-        """Add a job; whether it is due before all others."""
+        """Add a job; returns whether it is due before all others."""
         first = self.first()
         record.due_ms = due_ms
         heapq.heappush(self._heap, (due_ms, record.id))
@@ -35,12 +35,12 @@ class Delayed:
         return None
 
     def next_due(self, now_ms: int) -> int | None:
-        """How long until then, in ms; 0 where it is due."""
+        """How long until the first job is due, in ms; 0 if it is due now, None if there is none."""
         first = self.first()
         return None if first is None else max(0, (first.due_ms or 0) - now_ms)
 
     def pop_due(self, now_ms: int) -> Record | None:
-        """Take out a job that is due."""
+        """Remove and return a job that is due; None if there is none."""
         record = self.first()
         if record is None or (record.due_ms or 0) > now_ms:
             return None

@@ -1,4 +1,7 @@
-"""How jobs end in memory, go once they have ended, and are opened again: the ways that call the hooks."""
+"""The doors in memory: jobs end, the records of ended jobs are deleted, and dead jobs are queued again.
+
+Each door calls the hooks of the job.
+"""
 
 import heapq
 from collections.abc import Callable
@@ -22,13 +25,13 @@ class Doors:
         records: the queue's jobs.
         clock: for the expiry of records.
         limits: the App's limits.
-        mail: what the last verb sends.
-        hooks: what is called at each door.
-        timers: say when jobs expire.
+        mail: the messages that the current verb sends.
+        hooks: the hooks that each door calls.
+        timers: the times at which jobs expire that were not started.
         on_end: called with the id of each job that has ended.
 
     Attributes:
-        dead: the jobs that failed and are kept for the operator.
+        dead: the failed jobs that are kept for the operator.
     """
 
     def __init__(
@@ -54,27 +57,27 @@ class Doors:
         self.dead = Dead(limits.dead_ttl_ms, limits.dead_limit)
 
     def expire(self) -> None:
-        """Forget the records whose time is over."""
+        """Delete the records whose time is over."""
         now = self._clock.now_ms()
         while self._expiring and self._expiring[0][0] <= now:
             expires_ms, job_id = heapq.heappop(self._expiring)
             record = self._records.get(job_id)
-            if record is not None and record.expires_ms == expires_ms:  # a dead one may have gone sooner
+            if record is not None and record.expires_ms == expires_ms:  # else it was given another time since
                 self._hooks.forget(record, 0)
                 del self._records[job_id]
         self.dead.expire(now)
         self._tombstones.expire(now)
 
     def has_ended(self, send: str) -> bool:
-        """Whether a send has brought a job that has ended and is gone."""
+        """Whether the job of this send has ended, although its record may be deleted."""
         return send in self._tombstones
 
     def finish(
         self, record: Record, state: JobState, outcome: bytes, ttl_ms: int, *, keeps_call: bool = False
     ) -> None:
-        """End a job: store its outcome, or forget it at once where `ttl_ms` is 0, and notify the waiters.
+        """End a job and notify its waiters. Its outcome is stored, or the record deleted at once if `ttl_ms` is 0.
 
-        A job that has failed keeps its call, for it may be sent again; any other does with `keeps_call`.
+        A failed job keeps its call, because it may be queued again; any other keeps it if `keeps_call` is set.
         """
         self._hooks.finish(record, ttl_ms)
         self._mail.notify(record.waiters, record.id, outcome, kept=ttl_ms > 0)
@@ -85,7 +88,7 @@ class Doors:
         self._on_end(record.id)
 
     def bury(self, record: Record, outcome: bytes, ttl_ms: int) -> None:
-        """Fail a job, and keep it as long as its outcome or as the dead are kept, whichever is longer."""
+        """Fail a job, and keep it for its outcome's time or for that of dead jobs, whichever is longer."""
         limits = self._limits
         self.finish(record, JobState.FAILED, outcome, max(ttl_ms, limits.dead_ttl_ms))
         if limits.dead_ttl_ms <= 0:
@@ -93,20 +96,20 @@ class Doors:
         now = self._clock.now_ms()
         record.result_expires_ms = now + ttl_ms
         if record.result_expires_ms < record.sent_ms + limits.tombstone_ms:
-            # From then on a new send of its id may take its place.
+            # From then on a new send may use its id.
             self._tombstones.put(record.nonce or record.id, record.sent_ms + limits.tombstone_ms)
         for job_id in self.dead.add(record, now):
             self._unbury(self._records[job_id])
 
-    def give_up(self, record: Record) -> bool:
-        """Let a dead job go whose result is forgotten, for a new send of its id; whether it is one."""
-        gone = self.dead.give_up(record, self._clock.now_ms())
+    def free_id(self, record: Record) -> bool:
+        """Remove a dead job whose result has expired, so that a new send can use its id; False if it is none."""
+        gone = self.dead.free_id(record, self._clock.now_ms())
         if gone:
             self._hooks.forget(record, 0)
         return gone
 
     def reopen(self, record: Record) -> bool:
-        """Make a dead job one that was never run; whether it can be queued now."""
+        """Reset a dead job to one that was never run; returns whether it can be queued now."""
         if record.state is not JobState.FAILED or record.envelope is None:
             return False
         self._hooks.reopen(record)
@@ -115,7 +118,7 @@ class Doors:
         return True
 
     def end_expired(self, limit: int) -> tuple[int, int]:
-        """End jobs that were not started in time; how many were looked at, and how many have ended."""
+        """End jobs that were not started in time; returns how many timers were handled and how many jobs ended."""
         looked_at = ended = 0
         while looked_at < limit and (timer := self._timers.pop_due(self._clock.now_ms())):
             record = self._records.get(timer[1])
@@ -131,7 +134,7 @@ class Doors:
         return waits and expires is not None and not expires.begun and expires.at_ms <= self._clock.now_ms()
 
     def _expire_at(self, record: Record, expires_ms: int) -> None:
-        """Let a record go at that time, or now where that is past."""
+        """Delete a record at that time, or now if that is past."""
         needed_until = record.sent_ms + self._limits.tombstone_ms
         if expires_ms < needed_until:
             self._tombstones.put(record.nonce or record.id, needed_until)
@@ -142,7 +145,7 @@ class Doors:
         heapq.heappush(self._expiring, (expires_ms, record.id))
 
     def _unbury(self, record: Record) -> None:
-        """One dead job too many: from now on it is kept as every other outcome is."""
+        """Keep a job that is one too many for the dead only as long as any other job with an outcome."""
         if record.expires_ms is not None and record.result_expires_ms < record.expires_ms:
             record.envelope = None
             self._hooks.forget(record, max(0, record.result_expires_ms - self._clock.now_ms()))

@@ -1,4 +1,7 @@
-"""What features do at the moves of the jobs that use them; `lua/lib/hooks.lua` does the same on a server."""
+"""The hooks of features, called when a job that uses the feature changes its state.
+
+`lua/lib/hooks.lua` does the same on a server.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,30 +14,30 @@ from aioq.util.clock import Clock
 
 
 class Hook:
-    """What one key of `Extra` means for the queue. Each method is called before the record is changed.
+    """The hook of one key of `Extra`. Each method is called before the record is changed.
 
-    On a server it may be called again for the same move, where a script has failed half-way or a reply got lost.
+    On a server it may be called twice for the same change, if a script failed half-way or a reply was lost.
     """
 
     def enter(self, record: Record) -> None:
-        """A job is new."""
+        """Called for a new job."""
 
     def start(self, record: Record) -> bool:
-        """A claim is about to take a job; whether it may."""
+        """Called when a claim is about to take a job; returns whether it may."""
         del record
         return True
 
     def back(self, record: Record, way: Way) -> None:
-        """A job comes back to a lane, or is to wait for its time; `record.due_ms` says for which."""
+        """Called when a job comes back to a lane, or is scheduled again; `record.due_ms` is its new time then."""
 
     def finish(self, record: Record, ttl_ms: int) -> None:
-        """A job ends, in whichever way; its record is kept for so long, 0 for not at all."""
+        """Called when a job ends, however it ends; its record is kept for `ttl_ms`, 0 for not at all."""
 
     def forget(self, record: Record, left_ms: int) -> None:
-        """The record of a job that has ended goes sooner than its end said: in so many ms, 0 for now."""
+        """Called when an ended job's record is deleted earlier than planned: in `left_ms`, 0 for now."""
 
     def reopen(self, record: Record) -> None:
-        """A dead job is about to be queued again."""
+        """Called when a dead job is about to be queued again."""
 
 
 class Hooks:
@@ -48,33 +51,33 @@ class Hooks:
         self._table = table
 
     def enter(self, record: Record) -> None:
-        """A job is new."""
+        """Call the hooks for a new job."""
         for hook in self._of(record):
             hook.enter(record)
 
     def may_start(self, record: Record) -> bool:
-        """Whether a claim may take a job; all are asked."""
+        """Whether a claim may take a job; every hook is called, whatever the others return."""
         asked = [hook.start(record) for hook in self._of(record)]
         return all(asked)
 
     def back(self, record: Record, way: Way, due_ms: int | None = None) -> None:
-        """A job is about to be queued, or to wait until that time."""
+        """Call the hooks for a job that is about to be queued, or scheduled for that time."""
         record.due_ms = due_ms
         for hook in self._of(record):
             hook.back(record, way)
 
     def finish(self, record: Record, ttl_ms: int) -> None:
-        """A job ends."""
+        """Call the hooks for a job that ends."""
         for hook in self._of(record):
             hook.finish(record, ttl_ms)
 
     def forget(self, record: Record, left_ms: int) -> None:
-        """The record of a job that has ended goes."""
+        """Call the hooks for an ended job whose record is deleted."""
         for hook in self._of(record):
             hook.forget(record, left_ms)
 
     def reopen(self, record: Record) -> None:
-        """A dead job is to be queued again."""
+        """Call the hooks for a dead job that is about to be queued again."""
         for hook in self._of(record):
             hook.reopen(record)
 
@@ -87,11 +90,11 @@ class Hooks:
 
 
 class ExpiryHook(Hook):
-    """`Extra.expires`: a job that has not been started by then ends.
+    """The hook of `Extra.expires`: a job that has not been started by that time ends.
 
     Args:
-        timers: the queue's.
-        clock: the store's.
+        timers: the queue's timers.
+        clock: the store's clock.
     """
 
     def __init__(self, timers: Timers, clock: Clock) -> None:
@@ -99,7 +102,7 @@ class ExpiryHook(Hook):
         self._clock = clock
 
     def enter(self, record: Record) -> None:
-        """Work out the time, and set the timer."""
+        """Compute the time, and set the timer."""
         expires = expiry_of(record)
         if expires.span_ms:
             due_ms = max(record.due_ms or 0, self._clock.now_ms())
@@ -108,7 +111,7 @@ class ExpiryHook(Hook):
         self._timers.set(EXPIRE, record.id, expires.at_ms)
 
     def start(self, record: Record) -> bool:
-        """Refuse a job whose time is over; it is ended by the timer, which is set again should it be gone."""
+        """Refuse a job whose time is over. Its timer ends it; the timer is set again in case it is gone."""
         expires = expiry_of(record)
         if not expires.begun and expires.at_ms <= self._clock.now_ms():
             self._timers.set(EXPIRE, record.id, expires.at_ms)
@@ -117,7 +120,7 @@ class ExpiryHook(Hook):
         return True
 
     def back(self, record: Record, way: Way) -> None:
-        """A job that its worker has never started may expire again; one that is moved counts from its new time."""
+        """Let a job expire again if its worker has not started it; one that is moved counts from its new time."""
         expires = expiry_of(record)
         if way in {Way.RELEASE, Way.PARK}:
             if not expires.has_run:
@@ -134,18 +137,18 @@ class ExpiryHook(Hook):
         self._timers.stop(EXPIRE, record.id)
 
     def reopen(self, record: Record) -> None:
-        """A job that is reopened by hand does not expire any more."""
+        """Let the job never expire again: it is queued by hand."""
         _begin(record, begun=True, has_run=True)
 
 
 def expiry_of(record: Record) -> Expiry:
-    """By when a job must have been started; for one that has such a time."""
+    """The expiry of a job that has one."""
     assert record.extra is not None and record.extra.expires is not None  # noqa: PT018 - one fact: its hook is called
     return record.extra.expires
 
 
 _AFTER_RUN = frozenset({Way.RETRY, Way.SNOOZE, Way.INTERRUPT, Way.CUT, Way.CRASH, Way.RECOVER, Way.DEPART})
-"""The ways of a job that its worker may have started."""
+"""The ways in which a job comes back that its worker may have started."""
 
 
 def _begin(record: Record, *, begun: bool, has_run: bool = False) -> None:

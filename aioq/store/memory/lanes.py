@@ -1,6 +1,6 @@
-"""The lanes of one queue: the next job, what was delivered to which worker, and the blocked workers.
+"""The lanes of one queue: their waiting entries, those delivered to workers, and the workers that are blocked.
 
-An entry names a job and may outlive it: a worker that takes an entry checks whether its job is still to be run.
+An entry names a job. The job may end before the entry is taken, so whoever takes an entry checks its job first.
 """
 
 import asyncio
@@ -13,21 +13,22 @@ from aioq.store.contract import Token
 
 FRONT = ":front"
 LANES = tuple(name for priority in Priority for name in (priority.value + FRONT, priority.value))
-"""First served first. What was given back goes to the front of its lane, which is a lane of its own."""
+"""The lanes in the order in which they are served. Jobs that are given back go to the front of their lane, which
+is a lane of its own here."""
 
 WAKE_UP = ""
-"""The job id of an entry without a job: it wakes one worker, who then learns when the next job is due."""
+"""The job id of an entry without a job: it wakes one worker, which then learns when the next job is due."""
 
 
 class Reader:
-    """A `block` that is under way.
+    """A call of `block` that waits.
 
     Args:
-        worker: whose it is.
+        worker: the worker that called it.
 
     Attributes:
-        tokens: what was delivered to it.
-        woken: set, on the loop it was made in, when it is to return.
+        tokens: the entries that were delivered to it.
+        woken: an event of the caller's loop; it is set when the call is to return.
     """
 
     def __init__(self, worker: str) -> None:
@@ -38,17 +39,17 @@ class Reader:
 
     @property
     def gone(self) -> bool:
-        """Whether its loop ended without it."""
+        """Whether its event loop is closed, so that it can never return."""
         return self._loop.is_closed()
 
     def wake(self) -> None:
-        """Let it return; from any thread."""
+        """Let the call return; may be called from any thread."""
         if not self.gone:
             self._loop.call_soon_threadsafe(self.woken.set)
 
 
 class Lanes:
-    """Entries that wait, entries that are delivered but not claimed, and blocked readers."""
+    """The waiting entries, the entries that are delivered but not claimed, and the blocked readers."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Token]] = {name: deque() for name in LANES}
@@ -57,17 +58,17 @@ class Lanes:
         self._entries = count(1)
 
     def push(self, priority: Priority, job_id: str, *, front: bool = False) -> None:
-        """Add an entry. Blocked readers learn of it by `serve`, when the verb is through."""
+        """Add an entry. Blocked readers get it from `serve`, at the end of the verb."""
         lane = priority.value + FRONT if front else priority.value
         self._waiting[lane].append(Token(lane, str(next(self._entries)), (job_id,) if job_id else ()))
 
     def pop(self, lane: str) -> str | None:
-        """Take the next entry of a lane, and return its job's id; None when the lane is empty."""
+        """Remove the next entry of a lane, and return its job's id; None when the lane is empty."""
         waiting = self._waiting[lane]
         return next(iter(waiting.popleft().job_ids), WAKE_UP) if waiting else None
 
     def accept(self, token: Token) -> bool:
-        """Take a delivered entry; False when another worker has taken it meanwhile."""
+        """Remove a delivered entry; False when another worker has taken it meanwhile."""
         return self._delivered.pop(token.entry, None) is not None
 
     def put_back(self, token: Token) -> bool:
@@ -77,19 +78,19 @@ class Lanes:
         return bool(token.job_ids)
 
     def delivered(self, worker: str, lane: str) -> list[Token]:
-        """What was delivered to a worker out of one lane and is not claimed yet, oldest first."""
+        """The entries of one lane that are delivered to a worker but not claimed yet, oldest first."""
         return [token for owner, token in self._delivered.values() if owner == worker and token.lane == lane]
 
     def owners(self) -> set[str]:
-        """The workers with delivered entries that are not claimed yet."""
+        """The workers that have delivered entries which are not claimed yet."""
         return {owner for owner, _ in self._delivered.values()}
 
     def join(self, reader: Reader) -> None:
-        """Line up a blocked reader."""
+        """Add a blocked reader."""
         self._readers.append(reader)
 
     def leave(self, reader: Reader) -> None:
-        """Forget a reader that returns."""
+        """Remove a reader that returns."""
         if reader in self._readers:
             self._readers.remove(reader)
 
@@ -100,7 +101,7 @@ class Lanes:
             reader.wake()
 
     def serve(self) -> None:
-        """Deliver to readers, first blocked first served, as long as there is something to deliver."""
+        """Deliver waiting entries to the readers, in the order in which these were blocked."""
         while self._readers and any(self._waiting.values()):
             reader = self._readers.pop(0)
             if reader.gone:

@@ -10,10 +10,10 @@ _RECOVERING = float("-inf")
 
 
 class Leases:
-    """The workers that have a lease, and until when.
+    """The workers that have a lease, and the end of each.
 
-    Leases are in real time, unlike all else here: the thread that renews them lives in real time, and a test
-    that moves a `ManualClock` on by an hour means the jobs, not the death of its worker.
+    Leases are in real time, unlike everything else here, because the thread that renews them is. If a test
+    advances a `ManualClock` by an hour, it means the time of jobs; its worker should not die of that.
 
     Args:
         lease_ms: how long a lease lasts after each renewal.
@@ -25,13 +25,13 @@ class Leases:
         self._fetched: dict[str, float] = {}
 
     def take(self, worker: str, fetched_ms: int = 0) -> None:
-        """Take or prolong a lease; `fetched_ms` is how long ago the worker last fetched."""
+        """Take or renew a lease; `fetched_ms` is how long ago the worker last fetched."""
         now = time.monotonic()
         self._ends[worker] = now + self._seconds
         self._fetched[worker] = now - fetched_ms / 1000
 
     def all(self) -> list[WorkerLease]:
-        """Every worker there is."""
+        """All workers."""
         now = time.monotonic()
         return [
             WorkerLease(worker, round((end - now) * 1000) if end > now else 0, self._ago(worker, now))
@@ -42,17 +42,17 @@ class Leases:
         fetched = self._fetched.get(worker)
         return -1 if fetched is None else round((now - fetched) * 1000)
 
-    def lost(self, worker: str) -> bool:
-        """Whether the worker's lease is no more: never taken, or its recovery has begun.
+    def is_lost(self, worker: str) -> bool:
+        """Whether the worker has lost its lease: it has never taken one, or its recovery has begun.
 
-        A lease that has merely ended is still the worker's, as it is on a server; so is one that has vanished
-        though the worker was not recovered, which ends with `forget`.
+        As on a server, a lease that has only ended is not lost. Nor is one that was deleted by hand although the
+        worker was not recovered: a recovery ends with `forget`.
         """
         end = self._ends.get(worker)
         return worker not in self._fetched if end is None else end == _RECOVERING
 
-    def enter_anew(self) -> None:
-        """Give those a lease whose lease has vanished: they may live."""
+    def restore_missing(self) -> None:
+        """Give a new lease to the workers whose lease was deleted by hand: they may be alive."""
         for worker in self._fetched.keys() - self._ends.keys():
             self._ends[worker] = time.monotonic() + self._seconds
 
@@ -61,24 +61,24 @@ class Leases:
         return worker in self.ended()
 
     def knows(self, worker: str) -> bool:
-        """Whether the worker has a lease, be it one that has ended."""
+        """Whether the worker has a lease, even one that has ended."""
         return worker in self._ends
 
     def begin_recovery(self, worker: str) -> None:
-        """Take an ended lease away for good."""
+        """Take away an ended lease: the worker cannot renew it any more."""
         self._ends[worker] = _RECOVERING
 
     def ended(self) -> list[str]:
-        """The workers whose lease has ended, the longest dead first."""
+        """The workers whose lease has ended; the one that ended first comes first."""
         now = time.monotonic()
         return sorted((w for w, end in self._ends.items() if end < now), key=lambda w: (self._ends[w], w))
 
     def starting_with(self, prefix: str) -> list[str]:
-        """The workers whose id begins so."""
+        """The workers whose id begins with this prefix."""
         return sorted(worker for worker in self._ends if worker.startswith(prefix))
 
     def forget(self, worker: str) -> None:
-        """Drop a worker's lease, if it has one."""
+        """Deregister a worker."""
         self._ends.pop(worker, None)
         self._fetched.pop(worker, None)
 
@@ -87,8 +87,8 @@ class MemoryLeaseClient:
     """A worker's leases on a connection of their own; called from one thread, never from an event loop.
 
     Args:
-        renew: the store's own `renew`, which may be called from any thread: queue, worker, how many ms ago it
-            fetched, and `join`, `sweep` or nothing.
+        renew: the store's own `renew`, which may be called from any thread. Its arguments are the queue, the
+            worker, how many ms ago that fetched, and `join`, `sweep` or nothing.
     """
 
     def __init__(self, renew: Callable[[str, str, int, str], Renewal]) -> None:

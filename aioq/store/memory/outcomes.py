@@ -6,7 +6,7 @@ from aioq.store.contract import LATER, MISSING, WAIT_LIMIT, WaitReply
 from aioq.store.memory.records import Record
 
 MAX_WAITERS = 64
-"""The most channels that are notified of one job; further waiters depend on their poll."""
+"""The most channels that are notified of one job; further waiters find the outcome by polling."""
 
 
 def wait_for(records: Mapping[str, Record], channel: str, job_ids: Sequence[str]) -> list[WaitReply]:

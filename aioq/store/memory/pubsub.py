@@ -1,4 +1,4 @@
-"""Messages of the in-memory store: gathered while a verb works, sent to the listeners afterwards."""
+"""Messages of the in-memory store: a verb gathers them, and they are sent to the listeners when it has ended."""
 
 import asyncio
 from collections import defaultdict
@@ -7,29 +7,29 @@ from collections.abc import Callable, Iterator
 from aioq.wire.messages import encode_result_message
 
 MESSAGE_LIMIT = 65_536
-"""The largest outcome, in bytes, that a result message carries; receivers ask for a larger one. The same as on a
-server, so that a unit test meets the same two ways."""
+"""The largest outcome, in bytes, that a result message carries; receivers call `wait` for a larger one. It is the
+same as on a server, so that a unit test meets both cases too."""
 
 
 class Mail:
-    """What one verb sends: a result message for each waiting channel, and the ids for workers' channels."""
+    """The messages that one verb sends: result messages to waiting processes, and messages to workers."""
 
     def __init__(self) -> None:
         self._results: defaultdict[str, list[tuple[str, bytes | None]]] = defaultdict(list)
         self._messages: list[tuple[str, bytes]] = []
 
-    def tell(self, channel: str, message: bytes) -> None:
-        """Send a message of its own."""
+    def send(self, channel: str, message: bytes) -> None:
+        """Send a message to a channel."""
         self._messages.append((channel, message))
 
     def notify(self, channels: list[str], job_id: str, outcome: bytes, *, kept: bool) -> None:
-        """Send a job's outcome, or only that there is one where it is large and can be asked for."""
+        """Send a job's outcome in a result message; if it is large and stored, only that there is one."""
         sent = None if kept and len(outcome) > MESSAGE_LIMIT else outcome
         for channel in channels:
             self._results[channel].append((job_id, sent))
 
     def take(self) -> Iterator[tuple[str, bytes]]:
-        """What is to be sent, once."""
+        """Remove and return all messages, each with its channel."""
         results, messages = dict(self._results), list(self._messages)
         self._results.clear()
         self._messages.clear()
@@ -39,7 +39,7 @@ class Mail:
 
 
 class _Listener:
-    """One channel's callback and the loop it must be called on."""
+    """The callback of one channel, and the event loop on which it must be called."""
 
     def __init__(self, on_message: Callable[[bytes], None]) -> None:
         self.on_message = on_message
@@ -69,7 +69,7 @@ class MemoryInbox:
         self._listeners.clear()
 
     def publish(self, channel: str, message: bytes) -> None:
-        """Have the listener called as soon as its loop is free; never from within a verb."""
+        """Call the listener in a later turn of its event loop; never from within a verb."""
         listener = self._listeners.get(channel)
         if listener is not None and not listener.loop.is_closed():
             listener.loop.call_soon_threadsafe(self._deliver, channel, listener, message)

@@ -1,4 +1,4 @@
-"""One queue in memory: its jobs, and what each verb does to them. Waiting and locking are the store's."""
+"""One queue in memory: its jobs, and the verbs for them. Waiting and locking are done by the store."""
 
 import sys
 from collections import defaultdict
@@ -26,20 +26,20 @@ from aioq.util.clock import Clock
 
 
 class MemoryQueue:
-    """Jobs by id, and the sets they are in.
+    """The jobs of a queue, by id, and the sets that they are in.
 
     Args:
         app: the App's name.
         name: the queue's name.
         clock: for delays and the expiry of records.
         limits: the App's limits.
-        revisions: of the store's schedules.
-        hooks: further ones, by their key of a job's `Extra`.
+        revisions: the revisions of the store's schedules.
+        hooks: further hooks, by their key of a job's `Extra`.
 
     Attributes:
-        doors: how jobs end, go and are opened again.
+        doors: ends jobs, deletes their records, and reopens dead jobs.
         lanes: the jobs that wait to be run.
-        mail: what the last verb sends.
+        mail: the messages that the current verb sends.
         timetable: the schedules.
     """
 
@@ -65,7 +65,7 @@ class MemoryQueue:
             revisions,
             self._leases,
             add=self.add,
-            let_go=lambda record: self._return(record, Way.LET_NEXT, front=False),
+            release=lambda record: self._return(record, Way.LET_NEXT, front=False),
             wake=lambda: self.lanes.push(Priority.NORMAL, WAKE_UP),
         )
         self._delayed = Delayed(self._records)
@@ -95,13 +95,13 @@ class MemoryQueue:
         }
 
     def enqueue(self, job: NewJob, *, again: bool) -> bool:
-        """Add a job; False where its id is there already, unless this very send has added it."""
+        """Add a job; False if its id exists already, unless an earlier attempt of this send has added it."""
         if again and self.doors.has_ended(job.nonce or job.id):
             return True
         now, there = self._clock.now_ms(), self._records.get(job.id)
         if there is not None and again and there.nonce == job.nonce:
             return True
-        if there is not None and not self.doors.give_up(there):
+        if there is not None and not self.doors.free_id(there):
             return False
         record = Record(job.id, bytes(job.envelope), job.priority, now, job.nonce, extra=job.extra)
         record.waiters += filter(None, [job.waiter])
@@ -109,7 +109,7 @@ class MemoryQueue:
         return True
 
     def add(self, record: Record, due_ms: int | None, *, held: bool = False) -> None:
-        """Add a new job, which waits until it is due, or, if it is `held` back, until it is released."""
+        """Add a new job. It waits until it is due or, if it is `held` back, until it is released."""
         now = self._clock.now_ms()
         self._records[record.id] = record
         record.due_ms = due_ms
@@ -122,13 +122,13 @@ class MemoryQueue:
             self._queue(record)
 
     def renew(self, worker: str, fetched_ms: int, mode: str) -> Renewal:
-        """Take or prolong a lease; `mode` is `join`, `sweep` or nothing."""
-        if mode != "join" and self._leases.lost(worker):
+        """Take or renew a lease; `mode` is `join`, `sweep` or nothing."""
+        if mode != "join" and self._leases.is_lost(worker):
             return Renewal(lost=True)
         outage = mode != "join" and self._leases.has_ended(worker)
         self._leases.take(worker, fetched_ms)
         if mode:
-            self._leases.enter_anew()
+            self._leases.restore_missing()
             for owner in self.lanes.owners():
                 if not self._leases.knows(owner):  # delivered to a read that outlived its worker
                     self._leases.begin_recovery(owner)
@@ -142,8 +142,8 @@ class MemoryQueue:
         )
 
     def claim(self, worker: str, count: int, tokens: Sequence[Token], known: Collection[str] | None) -> Claim:
-        """Take jobs off the lanes and mark them running."""
-        lost = self._leases.lost(worker)
+        """Take jobs from the lanes and mark them running."""
+        lost = self._leases.is_lost(worker)
         jobs: list[Claimed] = []
         for token in tokens:
             self._accept(worker, token, 0 if lost else count, jobs)
@@ -163,12 +163,12 @@ class MemoryQueue:
         )
 
     def settle(self, worker: str, settlement: Settlement) -> bool:
-        """Write what became of a claimed job; False where it is not this worker's under this claim."""
+        """Settle a claimed job; False if this worker does not hold it under this claim."""
         record = self._records.get(settlement.job_id)
         if record is None or not record.belongs_to(worker, settlement.claim):
             return False
         if record.state.ended:
-            return True  # the same settle again, after a reply that got lost
+            return True  # the same settle again, after a lost reply
         self._held[worker].pop(record.id, None)
         self._cancelling[worker].pop(record.id, None)
         if record.cancellation is not None and settlement.verb in _BY_REQUEST:
@@ -178,7 +178,7 @@ class MemoryQueue:
         return True
 
     def progress(self, worker: str, job_id: str, claim: int, encoded: bytes) -> bool:
-        """Store what a running job says of its progress, behind the same fence as a settle; False if refused."""
+        """Store the progress of a running job, behind the same fence as a settle; False if refused."""
         record = self._records.get(job_id)
         if record is None or record.state is not JobState.RUNNING or not record.belongs_to(worker, claim):
             return False
@@ -186,7 +186,7 @@ class MemoryQueue:
         return True
 
     def promote(self, limit: int) -> Promotion:
-        """Queue scheduled jobs that are due, and end what has expired."""
+        """Queue scheduled jobs that are due, and end jobs that have expired."""
         count, expired = self.doors.end_expired(limit)
         now, most = self._clock.now_ms(), count + limit
         while count < most and (record := self._delayed.pop_due(now)):
@@ -196,7 +196,7 @@ class MemoryQueue:
         return Promotion(count, self._next_due(), expired)
 
     def recover(self, crash_outcome: bytes, limit: int, dead: str) -> Recovery:
-        """Take one step in giving back what a worker held that died; see `Store.recover`."""
+        """Do one step of recovering a dead worker; see `Store.recover`."""
         found = self._leases.starting_with(dead) if dead else self._leases.ended()
         if not found:
             return Recovery()
@@ -209,15 +209,15 @@ class MemoryQueue:
         return self._leases.all()
 
     def depart(self, worker: str) -> None:
-        """Give back what a worker holds, and forget it."""
+        """Give back what a worker holds, and deregister it."""
         self._empty(worker, sys.maxsize, None)
 
     def wait(self, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
-        """For each job the outcome, or register the channel to be notified of it."""
+        """Return each job's outcome, or register the channel to be notified of it."""
         return wait_for(self._records, channel, job_ids)
 
     def info(self, job_id: str, *, results: bool = False) -> JobInfo | None:
-        """What there is to know of a job."""
+        """The job's info; None if there is no such job."""
         record = self._records.get(job_id)
         return record and record.info(self._name, results=results)
 
@@ -230,7 +230,7 @@ class MemoryQueue:
         if state is JobState.RUNNING and record.worker is not None:
             record.cancellation = (outcome, ttl_ms)
             self._cancelling[record.worker][job_id] = None
-            self.mail.tell(
+            self.mail.send(
                 worker_channel(self._app, self._name, record.worker), job_id.encode() + SEPARATOR + outcome
             )
         elif not state.ended:
@@ -262,7 +262,7 @@ class MemoryQueue:
             self._queue(record)
         return state
 
-    # Taking jobs
+    # Claiming
 
     def _accept(self, worker: str, token: Token, count: int, jobs: list[Claimed]) -> None:
         if not self.lanes.accept(token):
@@ -273,7 +273,7 @@ class MemoryQueue:
             (self.lanes.put_back if count else self._put_back)(token)
 
     def _take_from_lanes(self, worker: str, count: int, jobs: list[Claimed]) -> int:
-        """Take what there is room for; returns how many entries were passed over."""
+        """Take jobs until there are `count`; returns how many entries were skipped."""
         passed = 0
         for lane in LANES:
             while len(jobs) < count and passed < PASSED_LIMIT and (job_id := self.lanes.pop(lane)) is not None:
@@ -289,21 +289,21 @@ class MemoryQueue:
             jobs.append(record.start(worker, next(self._claims), self._clock.now_ms()))
 
     def _take_missed(self, worker: str, count: int, jobs: list[Claimed], known: set[str]) -> None:
-        """Claim again the jobs that the worker holds without knowing, because the reply to its claim got lost."""
+        """Claim again the jobs that the worker holds without knowing, because the reply to its claim was lost."""
         for job_id in self._held[worker]:
             if len(jobs) < count and job_id not in known:
                 record = self._records[job_id]
                 self._hooks.may_start(record)
                 jobs.append(record.start(worker, next(self._claims), self._clock.now_ms()))
 
-    # Running again
+    # Queueing again
 
     def _return(self, record: Record, way: Way, *, front: bool = True) -> None:
         self._hooks.back(record, way)
         self._queue(record, front=front)
 
     def _put_back(self, token: Token) -> bool:
-        """Put back what was delivered and never claimed."""
+        """Put back an entry that was delivered but not claimed."""
         for job_id in token.job_ids:
             if (record := self._records.get(job_id)) is not None and not record.state.ended:
                 self._hooks.back(record, Way.RETURN, record.due_ms)
@@ -382,7 +382,7 @@ class MemoryQueue:
         return Recovery(worker, returned, buried, more)
 
     def _restore(self, record: Record, crash_outcome: bytes | None, buried: list[str]) -> bool:
-        """Give back one job, or end one that was cancelled or has crashed too often; whether it went back."""
+        """Give back one job, or end it if it was cancelled or has crashed too often; False if it was ended."""
         record.crashes += crash_outcome is not None
         if record.cancellation is not None:
             self.doors.finish(record, JobState.CANCELLED, *record.cancellation)
@@ -396,4 +396,4 @@ class MemoryQueue:
 
 
 _BY_REQUEST = frozenset(Verb) - {Verb.SUCCEEDED, Verb.FAILED}
-"""With these, a job that was cancelled meanwhile ends with the outcome that `cancel` was given."""
+"""If a job was cancelled meanwhile, a settle with one of these verbs ends it with the outcome of the `cancel`."""

@@ -1,4 +1,4 @@
-"""A job's record in memory, and what `info` shows of it."""
+"""A job's record in memory."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,33 +15,33 @@ _PROGRESS = msgspec.msgpack.Decoder(Progress)
 
 @dataclass(slots=True)
 class Record:
-    """Everything that is kept of one job. Only its queue writes it.
+    """Everything that is stored of one job. Only its queue writes it.
 
     Attributes:
         id: the job.
         envelope: the encoded call; None once the job has ended, unless it failed or expired.
         priority: the lane.
-        sent_ms: when the job was taken.
-        nonce: the send that brought it; see `aioq.store.contract.NewJob`.
+        sent_ms: when the job was added.
+        nonce: identifies the send that added it; see `aioq.store.contract.NewJob`.
         state: its state.
         due_ms: when it will be queued, while it is scheduled.
         claim: the number of the last claim; 0 before the first.
         claims: how often it was claimed.
-        attempts: attempts that ended by the task's own doing.
+        attempts: attempts that ended by themselves, not by a crash or an interruption.
         crashes: runs that died with their worker.
         interruptions: runs that were given back.
-        cuts: how many of these there were in a row, each soon after its start.
+        cuts: how many of the last interruptions in a row came soon after the start of the run.
         worker: the worker that runs it or, once it has ended, the one that ran it last.
         started_ms: when it was last claimed.
         ended_ms: when the outcome was stored.
-        expires_ms: when the record goes, once the job has ended.
-        result_expires_ms: when it would go if it were not among the dead.
-        outcome: the outcome, or what the last failed attempt left.
-        progress: what was last reported, encoded.
+        expires_ms: when the record is deleted, once the job has ended.
+        result_expires_ms: when it would be deleted if it were not among the dead jobs.
+        outcome: the outcome, or that of the last failed attempt.
+        progress: the last reported progress, encoded.
         parked_ms: when a worker first parked it.
-        cancellation: outcome and ttl to end it with, where its cancellation was asked for while it ran.
-        waiters: channels to send the outcome to.
-        extra: what it has beside its call; None for a plain job.
+        cancellation: the outcome and ttl with which to end it, if it was cancelled while it ran.
+        waiters: the channels to notify of the outcome.
+        extra: further data of the job; None for a plain job.
     """
 
     id: str
@@ -75,7 +75,7 @@ class Record:
         return () if self.extra is None else self.extra.tags
 
     def break_off(self, verb: Verb) -> bool:
-        """Count a run that its worker's end has broken off; whether that is a crash."""
+        """Count a run that ended with its worker; returns whether that counts as a crash."""
         self.interruptions += verb is not Verb.CRASH
         if verb is not Verb.CRASH:
             self.cuts = self.cuts + 1 if verb is Verb.CUT else 0
@@ -84,7 +84,7 @@ class Record:
         return crashed
 
     def belongs_to(self, worker: str, claim: int) -> bool:
-        """The fence: whether `worker` was the last to claim the job, by this claim."""
+        """The fence: whether the last claim of the job was this claim of this worker."""
         return self.worker == worker and self.claim == claim
 
     def start(self, worker: str, claim: int, now: int) -> Claimed:
@@ -113,13 +113,13 @@ class Record:
             self.envelope = None
 
     def reset(self) -> None:
-        """Make it the record of a job that was never run."""
+        """Reset it to the record of a job that was never run."""
         self.claims = self.attempts = self.crashes = self.interruptions = self.cuts = self.result_expires_ms = 0
         self.worker = self.started_ms = self.ended_ms = self.expires_ms = self.parked_ms = None
         self.outcome = self.progress = self.cancellation = None
 
     def info(self, queue: str, *, results: bool = False) -> JobInfo:
-        """What a handle shows; see `aioq.store.contract.Store.info`.
+        """The job's info, as a handle shows it; see `aioq.store.contract.Store.info`.
 
         Raises:
             WireError: the stored outcome cannot be decoded.

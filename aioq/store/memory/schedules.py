@@ -1,4 +1,4 @@
-"""Schedules in memory: the part of a queue that makes jobs by the clock."""
+"""Schedules in memory: the part of a queue that makes jobs at given times."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -18,30 +18,31 @@ from aioq.util.clock import Clock
 
 
 @dataclass(slots=True)
-class _Kept:
-    """A schedule, and its jobs as far as `overlap` wants them."""
+class _StoredSchedule:
+    """A schedule, and those of its jobs that `overlap` needs: the current one, and one that is held back."""
 
     entry: Entry
     current: str = ""
     held: str = ""
 
 
-ROOM = 1000
-"""How many ticks may lie between two writes at the same time and not reach the later one's revision."""
+REVISION_STEP = 1000
+"""The distance between the revisions of two writes at the same time: a tick adds 1, so up to this many ticks in
+between do not reach the later revision."""
 
 
 KEPT_MS = 24 * 60 * 60 * 1000
-"""How long one is kept that was deleted because no code declares it any more; as in `schedule_write.lua`."""
+"""How long a schedule is kept that was deleted because no code declares it; as in `schedule_write.lua`."""
 
 
 class Revisions:
-    """The revisions of a store's schedules: the time, as on a server.
+    """The revisions of a store's schedules. As on a server they are times.
 
-    A clock that is moved by hand may not move between two writes; yet the later one has the higher revision, in
-    whichever queue.
+    A clock that is moved by hand may stand still between two writes. Still the later write gets the higher
+    revision, in whichever queue it is.
 
     Args:
-        clock: the store's.
+        clock: the store's clock.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -49,8 +50,8 @@ class Revisions:
         self._last = 0
 
     def written(self) -> int:
-        """The revision of what is written now."""
-        self._last = max(self.clock.now_ms() * 1000, self._last + ROOM)
+        """The revision of a write that is made now."""
+        self._last = max(self.clock.now_ms() * 1000, self._last + REVISION_STEP)
         return self._last
 
     def ticked(self, rev: int) -> int:
@@ -60,15 +61,15 @@ class Revisions:
 
 
 class MemoryQueueTimetable:
-    """One queue's schedules; called under the store's lock.
+    """One queue's schedules. Its methods are called under the store's lock.
 
     Args:
         records: the queue's jobs.
-        revisions: the store's, and its clock.
+        revisions: the store's revisions, and its clock.
         leases: the queue's workers.
-        add: adds a job that is due at a time in ms, or `held` back.
-        let_go: queues a job that was held back.
-        wake: wakes a worker, to learn of an earlier tick.
+        add: adds a job that is due at a time in ms, or is `held` back.
+        release: queues a job that was held back.
+        wake: wakes a worker, so that it learns of an earlier tick.
     """
 
     def __init__(
@@ -78,16 +79,16 @@ class MemoryQueueTimetable:
         leases: Leases,
         *,
         add: Callable[..., None],
-        let_go: Callable[[Record], None],
+        release: Callable[[Record], None],
         wake: Callable[[], None],
     ) -> None:
         self._clock = revisions.clock
         self._records = records
         self._revisions = revisions
         self._add_job = add
-        self._let_go = let_go
+        self._release = release
         self._wake = wake
-        self._kept: dict[str, _Kept] = {}
+        self._kept: dict[str, _StoredSchedule] = {}
         self._note = DeclarationNote(0, "", "")
         self._leases = leases
         self._owners: dict[str, frozenset[str]] = {}
@@ -99,7 +100,7 @@ class MemoryQueueTimetable:
         return not self._kept
 
     def next_tick_ms(self) -> int | None:
-        """How long until the first tick, 0 where one is due."""
+        """How long until the first tick; 0 if one is due, None if there is none."""
         ticks = [kept.entry.next_ms for kept in self._kept.values() if kept.entry.next_ms is not None]
         return max(0, min(ticks) - self._clock.now_ms()) if ticks else None
 
@@ -136,7 +137,7 @@ class MemoryQueueTimetable:
             return True
         first = self.next_tick_ms()
         if kept is None:
-            kept = self._kept[entry.id] = _Kept(entry)
+            kept = self._kept[entry.id] = _StoredSchedule(entry)
             self._left.pop(entry.id, None)
         last = {"last_ms": kept.entry.last_ms, "last_job": kept.entry.last_job} if entry.rev else {}
         kept.entry = msgspec.structs.replace(entry, rev=self._revisions.written(), **last)
@@ -146,8 +147,8 @@ class MemoryQueueTimetable:
 
     def note_declaration(self, since: int, code: str, worker: str, ids: Sequence[str]) -> DeclarationNote:
         """Note the current declaration of a queue, unless a later one is noted."""
-        self._owners = {other: its for other, its in self._owners.items() if not self._leases.lost(other)}
-        if not self._leases.lost(worker):
+        self._owners = {other: its for other, its in self._owners.items() if not self._leases.is_lost(other)}
+        if not self._leases.is_lost(worker):
             self._owners[worker] = frozenset(ids)
         if worker and not ids and not self._kept:
             return DeclarationNote(max(since, 1), code, code)
@@ -160,7 +161,7 @@ class MemoryQueueTimetable:
 
     def owners(self, ids: Sequence[str]) -> Owners:
         """Find the workers of this queue whose code declares these schedules, for whichever queue."""
-        living = [each.worker for each in self._leases.all() if not self._leases.lost(each.worker)]
+        living = [each.worker for each in self._leases.all() if not self._leases.is_lost(each.worker)]
         unsaid = [worker for worker in living if worker not in self._owners]
         declared_by = [[worker for worker in living if each in self._owners.get(worker, ())] for each in ids]
         return Owners([(owners or [""])[0] for owners in declared_by], (unsaid or [""])[0])
@@ -171,7 +172,7 @@ class MemoryQueueTimetable:
         return Ticked(self.next_tick_ms(), made)
 
     def ended(self, job_id: str) -> None:
-        """A job has ended: the one that was held back for it is queued."""
+        """Queue the job that was held back until this one has ended."""
         kept = self._kept.get(job_id.rpartition("@")[0])
         if kept is None or not kept.held:
             return
@@ -214,8 +215,8 @@ class MemoryQueueTimetable:
         )
         return made
 
-    def _make(self, kept: _Kept, job_id: str, due_ms: int, envelope: bytes, overlap: Overlap) -> bool:
-        """One tick under its overlap policy; whether a job was made."""
+    def _make(self, kept: _StoredSchedule, job_id: str, due_ms: int, envelope: bytes, overlap: Overlap) -> bool:
+        """Make one tick, following `overlap`; returns whether a job was made."""
         entry = kept.entry
         busy = overlap is not Overlap.ALLOW and self._unfinished(kept.current)
         if not busy and self._unfinished(kept.held):
@@ -233,16 +234,16 @@ class MemoryQueueTimetable:
         return True
 
     def _add(self, job_id: str, envelope: bytes, entry: Entry, due_ms: int, *, held: bool) -> None:
-        """Add a tick's job, unless its id is there already; one that is held back waits."""
+        """Add a tick's job, unless its id exists already."""
         if job_id in self._records:
             return
         record = Record(job_id, envelope, entry.priority, self._clock.now_ms(), extra=entry.extra)
         self._add_job(record, due_ms, held=held)
 
-    def _let_next(self, kept: _Kept) -> None:
+    def _let_next(self, kept: _StoredSchedule) -> None:
         held = self._records.get(kept.held)
         if held is not None and held.state is JobState.WAITING:
-            self._let_go(held)
+            self._release(held)
         kept.current, kept.held = kept.held or kept.current, ""
 
     def _unfinished(self, job_id: str) -> bool:
@@ -250,8 +251,8 @@ class MemoryQueueTimetable:
         return record is not None and not record.state.ended
 
 
-class Holder(Protocol):
-    """A queue."""
+class ScheduleQueue(Protocol):
+    """A queue, as far as its schedules need it."""
 
     mail: Mail
 
@@ -270,66 +271,69 @@ class MemoryTimetable:
 
     Args:
         app: the App's name.
-        at: gives a queue, as one verb has it to itself.
+        lock: locks a queue for one verb, and returns it.
         queues: the names of all queues.
     """
 
     def __init__(
-        self, app: str, at: Callable[[str], AbstractContextManager[Holder]], queues: Callable[[], Sequence[str]]
+        self,
+        app: str,
+        lock: Callable[[str], AbstractContextManager[ScheduleQueue]],
+        queues: Callable[[], Sequence[str]],
     ) -> None:
         self._app = app
-        self._at = at
+        self._locked = lock
         self._queues = queues
 
     async def read(self, queue: str, ids: Sequence[str] | None = None) -> Agenda:
         """The schedules with these ids, or all of the queue."""
-        with self._at(queue) as at:
-            return at.timetable.read(ids)
+        with self._locked(queue) as locked:
+            return locked.timetable.read(ids)
 
     async def left(self, queue: str, ids: Sequence[str]) -> Agenda:
         """The stored remains of schedules with these ids that were deleted."""
-        with self._at(queue) as at:
-            return at.timetable.left(ids)
+        with self._locked(queue) as locked:
+            return locked.timetable.left(ids)
 
     async def due(self, queue: str, limit: int, skip: int = 0) -> Agenda:
         """Up to `limit` schedules whose tick is due, the longest due first; the first `skip` are left out."""
-        with self._at(queue) as at:
-            return at.timetable.due(limit, skip)
+        with self._locked(queue) as locked:
+            return locked.timetable.due(limit, skip)
 
     async def write(self, queue: str, entries: Sequence[Entry]) -> list[bool]:
         """Store or delete schedules; False for each that was refused because its revision has changed."""
-        with self._at(queue) as at:
-            return [at.timetable.write(entry) for entry in entries]
+        with self._locked(queue) as locked:
+            return [locked.timetable.write(entry) for entry in entries]
 
     async def note_declaration(
         self, queue: str, since: int, code: str, *, worker: str = "", ids: Sequence[str] = ()
     ) -> DeclarationNote:
         """Note the current declaration of a queue, unless a later one is noted."""
-        with self._at(queue) as at:
-            return at.timetable.note_declaration(since, code, worker, ids)
+        with self._locked(queue) as locked:
+            return locked.timetable.note_declaration(since, code, worker, ids)
 
     async def owners(self, queue: str, ids: Sequence[str]) -> Owners:
         """Find the workers of this queue whose code declares these schedules, for whichever queue."""
-        with self._at(queue) as at:
-            return at.timetable.owners(ids)
+        with self._locked(queue) as locked:
+            return locked.timetable.owners(ids)
 
     async def tick(self, queue: str, ticks: Sequence[Tick]) -> Ticked:
         """Make the jobs of ticks and set the next ticks; each schedule in one step, if its revision holds."""
-        with self._at(queue) as at:
-            return at.timetable.tick(ticks)
+        with self._locked(queue) as locked:
+            return locked.timetable.tick(ticks)
 
     async def queues(self) -> list[str]:
         """The queues that have schedules, whether or not this App knows them."""
         return sorted(queue for queue in self._queues() if not self._empty(queue))
 
     def _empty(self, queue: str) -> bool:
-        with self._at(queue) as at:
-            return at.timetable.empty
+        with self._locked(queue) as locked:
+            return locked.timetable.empty
 
     async def pass_on(self, queue: str) -> None:
         """Make another worker of the queue the leader of the ticks, if there is one."""
-        with self._at(queue) as at:
-            workers = [worker for worker in at.workers() if worker.lease_ms > 0]
-            if workers and at.timetable.next_tick_ms() is not None:
+        with self._locked(queue) as locked:
+            workers = [worker for worker in locked.workers() if worker.lease_ms > 0]
+            if workers and locked.timetable.next_tick_ms() is not None:
                 first = max(workers, key=lambda worker: worker.lease_ms)
-                at.mail.tell(worker_channel(self._app, queue, first.worker), b"")
+                locked.mail.send(worker_channel(self._app, queue, first.worker), b"")

@@ -1,4 +1,4 @@
-"""The store contract in memory: the verbs of `MemoryQueue` behind one lock, with the waiting added."""
+"""The store contract in memory: the verbs of `MemoryQueue` behind one lock, and the waiting for jobs."""
 
 import asyncio
 import contextlib
@@ -21,16 +21,16 @@ from aioq.util.clock import Clock
 
 
 class MemoryStore:
-    """Job verbs without a server. The jobs live as long as this object, over any number of event loops.
+    """The verbs for jobs without a server. The jobs exist as long as this object, over any number of event loops.
 
-    Delays, ttls and timestamps follow `clock`; leases and the timeout of `block` are in real time, because
-    they are about this process and not about the jobs.
+    Delays, ttls and timestamps follow `clock`; leases and the timeout of `block` are in real time, because they
+    are about this process and not about the jobs.
 
     Args:
         app: the App's name.
-        clock: what time it is; an attribute too.
+        clock: tells the time of jobs; also an attribute.
         limits: the App's limits.
-        hooks: what is done at the moves of jobs beside what this store does itself, by their key of `Extra`.
+        hooks: further hooks besides the store's own, by their key of `Extra`.
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class MemoryStore:
         self._revisions = Revisions(clock)
         self._queues: dict[str, MemoryQueue] = {}
         self._inbox = MemoryInbox()
-        self._timetable = MemoryTimetable(app, self._at, lambda: list(self._queues))
-        # A lease client's thread comes here too. Nothing awaits or calls back while it is held.
+        self._timetable = MemoryTimetable(app, self._locked, lambda: list(self._queues))
+        # A lease client's thread calls this store too. Nobody awaits or calls back while holding this lock.
         self._lock = threading.Lock()
 
     @property
@@ -73,7 +73,7 @@ class MemoryStore:
         return ServerInfo("memory://", "memory", "-")
 
     async def close(self) -> None:
-        """End what waits on this loop; the jobs stay, and the store can be opened again."""
+        """End the calls that wait, and all listeners. The jobs stay, and the store can be opened again."""
         self._inbox.close()
         with self._lock:
             for queue in self._queues.values():
@@ -85,8 +85,8 @@ class MemoryStore:
 
     async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
         """Add jobs; False for each id that the server already has: that job stays as it is."""
-        with self._at(queue) as at:
-            return [at.enqueue(job, again=again) for job in jobs]
+        with self._locked(queue) as locked:
+            return [locked.enqueue(job, again=again) for job in jobs]
 
     async def claim(
         self,
@@ -99,103 +99,103 @@ class MemoryStore:
         idle: bool = False,
     ) -> Claim:
         """Take up to `count` jobs, lanes in priority order, and mark them running."""
-        with self._at(queue) as at:
-            return at.claim(worker, count, tokens, known)
+        with self._locked(queue) as locked:
+            return locked.claim(worker, count, tokens, known)
 
     async def dispatched(
         self, queue: str, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
     ) -> Callable[[], Awaitable[None]]:
-        """Return an end that does nothing: this store dispatches nothing."""
+        """Return a function that does nothing: this store dispatches no jobs directly."""
         return partial(asyncio.sleep, 0)
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
         """Wait until there is something to claim; empty after the timeout, or when `unblock` was called."""
         reader = Reader(worker)
-        with self._at(queue) as at:
-            at.lanes.join(reader)
+        with self._locked(queue) as locked:
+            locked.lanes.join(reader)
         timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, reader.woken.set)
         try:
             await reader.woken.wait()
         finally:
             timer.cancel()
             with self._lock:
-                at.lanes.leave(reader)
+                locked.lanes.leave(reader)
         return list(reader.tokens)
 
     async def unblock(self, queue: str, worker: str) -> None:
         """End a `block` of this worker that is under way, so that nothing is delivered to it any more."""
-        with self._at(queue) as at:
-            at.lanes.release(worker)
+        with self._locked(queue) as locked:
+            locked.lanes.release(worker)
 
     async def settle(
         self, queue: str, worker: str, settlements: Sequence[Settlement], *, idle: bool = False
     ) -> list[bool]:
         """Write outcomes; False for each job that this worker no longer holds under that claim."""
-        with self._at(queue) as at:
-            return [at.settle(worker, settlement) for settlement in settlements]
+        with self._locked(queue) as locked:
+            return [locked.settle(worker, settlement) for settlement in settlements]
 
     async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
         """Store (job id, claim, encoded progress); False for each job that this worker no longer holds."""
-        with self._at(queue) as at:
-            return [at.progress(worker, *report) for report in reports]
+        with self._locked(queue) as locked:
+            return [locked.progress(worker, *report) for report in reports]
 
     async def promote(self, queue: str, limit: int) -> Promotion:
         """Queue up to `limit` scheduled jobs that are due, and end up to `limit` jobs that have expired."""
-        with self._at(queue) as at:
-            return at.promote(limit)
+        with self._locked(queue) as locked:
+            return locked.promote(limit)
 
     async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
         """Do one step of recovering a dead worker: give back its jobs. Or drop dead jobs over the limit."""
-        with self._at(queue) as at:
-            return at.recover(crash_outcome, limit, dead)
+        with self._locked(queue) as locked:
+            return locked.recover(crash_outcome, limit, dead)
 
     async def workers(self, queue: str) -> list[WorkerLease]:
         """The workers that the server knows of."""
-        with self._at(queue) as at:
-            return at.workers()
+        with self._locked(queue) as locked:
+            return locked.workers()
 
     async def depart(self, queue: str, worker: str) -> None:
         """Give back everything the worker still holds, without counting a crash, and deregister the worker."""
-        with self._at(queue) as at:
-            at.lanes.release(worker)
-            at.depart(worker)
+        with self._locked(queue) as locked:
+            locked.lanes.release(worker)
+            locked.depart(worker)
 
     async def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
         """Return each job's outcome, or register `channel` for its result message."""
-        with self._at(queue) as at:
-            return at.wait(channel, job_ids)
+        with self._locked(queue) as locked:
+            return locked.wait(channel, job_ids)
 
     async def info(self, queue: str, job_ids: Sequence[str], *, results: bool = False) -> list[JobInfo | None]:
         """What the server knows of each job; with `results` also the encoded results of those that succeeded."""
-        with self._at(queue) as at:
-            return [at.info(job_id, results=results) for job_id in job_ids]
+        with self._locked(queue) as locked:
+            return [locked.info(job_id, results=results) for job_id in job_ids]
 
     async def reschedule(
         self, queue: str, job_ids: Sequence[str], *, delay_ms: int | None = None, eta_ms: int | None = None
     ) -> list[JobState | None]:
         """Move jobs to another time, and return the state each was in. Without a time they are queued at once."""
-        with self._at(queue) as at:
-            return [at.reschedule(job_id, delay_ms, eta_ms) for job_id in job_ids]
+        with self._locked(queue) as locked:
+            return [locked.reschedule(job_id, delay_ms, eta_ms) for job_id in job_ids]
 
     async def cancel(
         self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
     ) -> list[JobState | None]:
         """Cancel jobs, and return the state each was in."""
-        with self._at(queue) as at:
-            return [at.cancel(job_id, outcome, ttl_ms) for job_id in job_ids]
+        with self._locked(queue) as locked:
+            return [locked.cancel(job_id, outcome, ttl_ms) for job_id in job_ids]
 
     async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
         """Queue dead jobs again as if they were new, and return the state each was in."""
-        with self._at(queue) as at:
-            return [at.reopen(job_id) for job_id in job_ids]
+        with self._locked(queue) as locked:
+            return [locked.reopen(job_id) for job_id in job_ids]
 
     def _renew(self, queue: str, worker: str, fetched_ms: int, mode: str) -> Renewal:
-        with self._at(queue) as at:
-            return at.renew(worker, fetched_ms, mode)
+        with self._locked(queue) as locked:
+            return locked.renew(worker, fetched_ms, mode)
 
     @contextlib.contextmanager
-    def _at(self, name: str) -> Generator[MemoryQueue, None, None]:
-        """A queue, as one verb has it to itself; then blocked readers are served and messages sent."""
+    def _locked(self, name: str) -> Generator[MemoryQueue, None, None]:
+        """Lock a queue for one verb; after the verb, serve blocked readers and send its messages."""
         with self._lock:
             queue = self._queues.get(name)
             if queue is None:

@@ -1,13 +1,16 @@
-"""What is due in a queue in memory beside its jobs, each under a kind and the id of what it is about."""
+"""The timers of a queue in memory: times at which something other than a scheduled job is due.
+
+Each has a kind, and the id of the job that it is about.
+"""
 
 import heapq
 
 EXPIRE = "expire"
-"""A job is to end if it has not been started by then."""
+"""The kind of a timer that ends a job if it has not been started by then."""
 
 
 class Timers:
-    """A heap of (time, kind, id). What was set again or stopped stays until its time, and is then ignored."""
+    """A heap of (time, kind, id). If a timer is set again or stopped, its old item stays, and is ignored later."""
 
     def __init__(self) -> None:
         self._times: dict[tuple[str, str], int] = {}
@@ -17,7 +20,7 @@ class Timers:
         return len(self._times)
 
     def set(self, kind: str, name: str, at_ms: int) -> bool:
-        """Set a timer, in place of the one of this kind and id; whether it is the first of all now."""
+        """Set a timer, replacing the one of this kind and id; returns whether it is now the first of all."""
         first = self.first_ms()
         self._times[kind, name] = at_ms
         heapq.heappush(self._heap, (at_ms, kind, name))
@@ -28,7 +31,7 @@ class Timers:
         self._times.pop((kind, name), None)
 
     def first_ms(self) -> int | None:
-        """When the first of them is due, None where there is none."""
+        """When the first timer is due; None if there is none."""
         while self._heap:
             at_ms, kind, name = self._heap[0]
             if self._times.get((kind, name)) == at_ms:
@@ -37,7 +40,7 @@ class Timers:
         return None
 
     def pop_due(self, now_ms: int) -> tuple[str, str] | None:
-        """Take out one that is due: its kind and id."""
+        """Remove a timer that is due, and return its kind and id; None if there is none."""
         first = self.first_ms()
         if first is None or first > now_ms:
             return None

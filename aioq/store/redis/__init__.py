@@ -1,4 +1,4 @@
-"""The Redis store: the store contract as Lua scripts on Redis 6.2 or newer, or Valkey."""
+"""The store on Redis 6.2 or newer, or on Valkey: the verbs of the store contract are Lua scripts."""
 
 from aioq.store.redis.store import RedisStore
 

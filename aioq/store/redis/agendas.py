@@ -1,4 +1,4 @@
-"""Schedules as they are read from a server: in steps, for there may be thousands, each with a large call."""
+"""Reads schedules from a server, in several calls: there may be thousands, each with a large call."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,22 +8,22 @@ import msgspec
 from aioq.jobs.job import Priority
 from aioq.store.extra import Extra
 from aioq.store.redis.net.connection import Arg
-from aioq.store.redis.paging import BEGIN, PAGE, Ask, pages
+from aioq.store.redis.paging import BEGIN, PAGE, ScriptCall, pages
 from aioq.store.schedules import Agenda, Entry
 
 _EXTRA = msgspec.msgpack.Decoder(Extra)
 _HEADER = 3
 _ABSENT = 1
-"""The length of what `schedule_read.lua` says of a schedule that is not there."""
+"""The number of items that `schedule_read.lua` returns for a schedule that does not exist: its id only."""
 
 
 class _Step(msgspec.Struct, frozen=True, gc=False):
-    """What one call has read.
+    """The result of one call.
 
     Attributes:
         agenda: the schedules.
-        cursor: where the next call goes on, of all.
-        left: the ids of those that there was no room for.
+        cursor: where the next call continues, if all schedules are read.
+        left: the ids of the schedules for which the reply had no room.
     """
 
     agenda: Agenda
@@ -31,13 +31,13 @@ class _Step(msgspec.Struct, frozen=True, gc=False):
     left: Sequence[str]
 
 
-async def read_all(ask: Ask, queue: str) -> Agenda:
-    """All schedules of a queue, the next tick first. Each is read once at least, if it is there all the time."""
+async def read_all(call: ScriptCall, queue: str) -> Agenda:
+    """All schedules of a queue, the next tick first. One that exists during the whole reading is in the result."""
     agendas: list[Agenda] = []
     cursor = BEGIN
     while True:
-        step = await _step(ask, queue, "all", PAGE, cursor)
-        agendas += [step.agenda, await read_some(ask, queue, "ids", step.left)] if step.left else [step.agenda]
+        step = await _step(call, queue, "all", PAGE, cursor)
+        agendas += [step.agenda, await read_some(call, queue, "ids", step.left)] if step.left else [step.agenda]
         cursor = step.cursor
         if cursor == BEGIN:
             break
@@ -46,34 +46,34 @@ async def read_all(ask: Ask, queue: str) -> Agenda:
     return msgspec.structs.replace(agenda, entries=by_tick, unreadable=tuple(sorted(agenda.unreadable)))
 
 
-async def read_some(ask: Ask, queue: str, which: str, ids: Sequence[str]) -> Agenda:
-    """Schedules by their ids; `which` is "ids" for those that are there, "left" for what is kept of others."""
-    return _joined([agenda for part in pages(ids, PAGE) for agenda in await _read(ask, queue, which, part)])
+async def read_some(call: ScriptCall, queue: str, which: str, ids: Sequence[str]) -> Agenda:
+    """Schedules by their ids; `which` is "ids" for schedules that exist, "left" for remains of deleted ones."""
+    return _joined([agenda for part in pages(ids, PAGE) for agenda in await _read(call, queue, which, part)])
 
 
-async def read_due(ask: Ask, queue: str, limit: int, skip: int) -> Agenda:
+async def read_due(call: ScriptCall, queue: str, limit: int, skip: int) -> Agenda:
     """Up to `limit` schedules whose tick is due, the longest due first; the first `skip` are left out."""
-    step = await _step(ask, queue, "due", limit, skip)
-    return _joined([step.agenda, await read_some(ask, queue, "ids", step.left)]) if step.left else step.agenda
+    step = await _step(call, queue, "due", limit, skip)
+    return _joined([step.agenda, await read_some(call, queue, "ids", step.left)]) if step.left else step.agenda
 
 
-async def _read(ask: Ask, queue: str, which: str, ids: Sequence[str]) -> list[Agenda]:
-    """Some schedules, in as many calls as there must be: each has room for one of them at least."""
+async def _read(call: ScriptCall, queue: str, which: str, ids: Sequence[str]) -> list[Agenda]:
+    """Some schedules, in as many calls as needed: each reply has room for at least one of them."""
     agendas: list[Agenda] = []
     while True:
-        step = await _step(ask, queue, which, 0, 0, *ids)
+        step = await _step(call, queue, which, 0, 0, *ids)
         agendas.append(step.agenda)
         ids = step.left
         if not ids:
             return agendas
 
 
-async def _step(ask: Ask, queue: str, *args: Arg) -> _Step:
-    return parse_agenda(await ask("schedule_read", queue, args))
+async def _step(call: ScriptCall, queue: str, *args: Arg) -> _Step:
+    return parse_agenda(await call("schedule_read", queue, args))
 
 
 def _joined(agendas: Sequence[Agenda]) -> Agenda:
-    """What several calls have read, the last of which knows the time."""
+    """The results of several calls in one; the times are those of the last call."""
     entries = {entry.id: entry for agenda in agendas for entry in agenda.entries}
     unreadable = dict.fromkeys(each for agenda in agendas for each in agenda.unreadable)
     last = agendas[-1]
@@ -81,7 +81,7 @@ def _joined(agendas: Sequence[Agenda]) -> Agenda:
 
 
 def parse_agenda(reply: Sequence[Any]) -> _Step:
-    """The mirror of `schedule_read.lua`."""
+    """The result of `schedule_read.lua`."""
     entries: list[Entry] = []
     unreadable: list[str] = []
     left: list[str] = []
@@ -93,7 +93,7 @@ def parse_agenda(reply: Sequence[Any]) -> _Step:
                 left.append(item[0].decode())
             else:
                 entries.append(_entry(item[0].decode(), item[1:]))
-        except (LookupError, ValueError):  # fields that are missing, or are not what they should be
+        except (LookupError, ValueError):  # fields that are missing or malformed
             unreadable.append(item[0].decode(errors="backslashreplace"))
     agenda = Agenda(reply[0], None if reply[1] < 0 else reply[1], entries, tuple(unreadable))
     return _Step(agenda, reply[2], left)

@@ -1,4 +1,4 @@
-"""What the scripts of an enqueue and of a settle are called with; each Lua file says what its arguments mean."""
+"""The arguments of the scripts that enqueue and settle; each Lua file explains its own."""
 
 from collections.abc import Sequence
 
@@ -13,19 +13,19 @@ _encode = msgspec.msgpack.encode
 
 
 BODY_LIMIT = 1024
-"""The largest envelope that is kept in the job's record, in bytes; as in `lib/record_text_write.lua`."""
+"""The largest envelope that is kept in the job's record, in bytes; the same as in `lib/record_text_write.lua`."""
 
 
 def enqueue_one_args(jobs: NewJobs) -> list[Arg] | None:
-    """The arguments of `enqueue_one.lua` for a first attempt, None where it does not do for these jobs."""
+    """The arguments of `enqueue_one.lua` for a first attempt; None if that script cannot enqueue these jobs."""
     if len(jobs.ids) != 1 or len(jobs.envelopes[0]) > BODY_LIMIT:
         return None
     job_id, envelope, waiter = jobs.ids[0], jobs.envelopes[0], ""
     if jobs.special:
         job = jobs.special[0]
         waiter = job.waiter
-        # The first comparison is the cheap one, and says what is true as a rule.
-        if job != NewJob(job_id, envelope, waiter=waiter) and (job.nonce or job.extra or any(_place(job))):
+        # The first comparison is cheap, and usually decides.
+        if job != NewJob(job_id, envelope, waiter=waiter) and (job.nonce or job.extra or any(_lane_due(job))):
             return None
     return [job_id, envelope, waiter]
 
@@ -42,8 +42,8 @@ def enqueue_args(jobs: NewJobs, *, again: bool) -> list[Arg]:
     named = len(set(ids)) < len(ids) or any(job.nonce for job in special)
     nonces = _encode([job.nonce for job in jobs]) if named else b""
     waiter = next((job.waiter for job in special if job.waiter), "")
-    placed = any(job.extra or any(_place(job)) for job in special)
-    places = _encode([each for job in jobs for each in (*_place(job), job.extra or False)]) if placed else b""
+    placed = any(job.extra or any(_lane_due(job)) for job in special)
+    places = _encode([each for job in jobs for each in (*_lane_due(job), job.extra or False)]) if placed else b""
     return ["again" if again else "", nonces, places, waiter, b"".join(envelopes), sizes, *_packed(ids)]
 
 
@@ -59,24 +59,27 @@ def settle_args(worker: str, settlements: Sequence[Settlement], limits: Limits, 
 
 
 def _number(settlement: Settlement, limits: Limits) -> int:
-    """The one number that a verb may have beside its ttl."""
+    """The number that belongs to a verb, besides its ttl."""
     return limits.max_crashes if settlement.verb in {Verb.CUT, Verb.CRASH} else settlement.delay_ms
 
 
-def due_word(delay_ms: int | None, eta_ms: int | None) -> str:
-    """When a job is to be run: `+N` for N ms from now, the time in ms since the epoch, or "" for at once."""
+def due_arg(delay_ms: int | None, eta_ms: int | None) -> str:
+    """The time at which a job is to run: `+N` for N ms from now, ms since the epoch, or "" for at once."""
     if delay_ms:
         return f"+{delay_ms}"
     return "" if eta_ms is None else str(eta_ms)
 
 
-def _place(job: NewJob) -> tuple[str, str]:
+def _lane_due(job: NewJob) -> tuple[str, str]:
     """A job's lane and due time for `enqueue.lua`."""
-    return "" if job.priority is Priority.NORMAL else job.priority.value, due_word(job.delay_ms, job.eta_ms)
+    return "" if job.priority is Priority.NORMAL else job.priority.value, due_arg(job.delay_ms, job.eta_ms)
 
 
 def _packed(ids: list[str]) -> tuple[str, int, str | bytes]:
-    """What all ids begin with, how many bytes each has after that, and these; or else 0 and all ids, encoded."""
+    """The ids as `enqueue.lua` takes them: their common prefix, the length of each rest, and the rests joined.
+
+    If the ids have no equal lengths, the prefix is empty, the length 0, and the ids are a MessagePack array.
+    """
     if not ids:
         return "", 0, _encode(ids)
     first, last, own = ids[0], ids[-1], ids

@@ -1,7 +1,7 @@
-"""The blocking reads of a process: one connection for each queue that a worker waits at.
+"""The blocking reads of a process: one connection for each queue at which a worker waits.
 
-A lane whose key is no stream, because a key of another type was put there, fails the read of all
-lanes. So it is left out, and looked at again now and then; the others are served as always.
+If the key of a lane holds another type than a stream, a read of all lanes fails. So that lane is left out, and
+tried again now and then; the other lanes are served as usual.
 """
 
 import asyncio
@@ -20,34 +20,34 @@ from aioq.util.log import logger
 log = logger("aioq.redis")
 
 UNBLOCK_PAUSE = 0.005
-"""Seconds between two tries to unblock a read that the server does not have yet."""
+"""Seconds between two attempts to unblock a read that has not arrived at the server yet."""
 
 UNBLOCK_WITHIN = 1.0
-"""Seconds after which a read is no longer unblocked: it ends by its own timeout. A guess: far longer than a
-read is on its way, short beside what a stop may take."""
+"""Seconds after which unblocking a read is given up: the read then ends by its own timeout. A guess: far longer
+than a read takes to arrive, and short compared with the time that a stop may take."""
 
-LOOK_AGAIN = 5.0
-"""Seconds until a lane that was left out is tried again. Each time costs ten commands where nothing has changed,
-and once it is mended, what is sent to it waits for up to so long."""
+LANE_RETRY = 5.0
+"""Seconds until a lane that was left out is tried again. Each attempt costs ten commands if nothing has changed.
+Once the key is repaired, jobs in that lane wait for up to this long."""
 
 _LATE = 5.0
 """Seconds a blocking read may be late before its connection counts as dead."""
 
 _Delivered = list[tuple[bytes, list[tuple[bytes, list[bytes]]]]] | None
-"""What XREADGROUP answers: streams, their entries, the entries' fields and values."""
+"""The reply of XREADGROUP: streams, their entries, and the fields and values of each."""
 
 Delivery = tuple[str, bytes, list[bytes]]
-"""What a read brings: the lane, the entry, its fields and values."""
+"""One entry that was read: its lane, its id, its fields and values."""
 
 
 class BlockingReads:
-    """Runs and replaces the worker processes.
+    """The blocking reads of the workers of this process, and their connections.
 
     Args:
         app: the App's name.
-        link: where to connect.
-        longest_ms: the most milliseconds of one read. One that outlasts the lease of a worker that vanished takes
-            an entry after its recovery, where it is never looked for again.
+        link: the server to connect to.
+        longest_ms: the longest read, in milliseconds. A read must not outlast the lease of a worker that has
+            vanished: the server would deliver an entry to it after its recovery, and nobody would look for that.
     """
 
     def __init__(self, app: str, link: Link, *, longest_ms: int) -> None:
@@ -56,8 +56,8 @@ class BlockingReads:
         self._longest_ms = longest_ms
         self._reading: set[tuple[str, str]] = set()
         self._connections: dict[tuple[str, str], tuple[Connection, int]] = {}
-        self._foreign: dict[str, dict[str, str]] = {}  # by queue: the lanes to leave out, and what their keys hold
-        self._look_at: dict[str, float] = {}  # when such a queue's lanes are all tried again
+        self._left_out: dict[str, dict[str, str]] = {}  # by queue: the lanes left out, and the type of each key
+        self._retry_at: dict[str, float] = {}  # by queue: when all its lanes are tried again
         self._closed = False
         link.failover.on_drop(self._drop_all)
 
@@ -65,7 +65,7 @@ class BlockingReads:
         """Wait for an entry in any lane of a queue.
 
         Raises:
-            ServerError: see `aioq.store.contract.Store`; also where no lane is a stream.
+            ServerError: see `aioq.store.contract.Store`; also if no lane is a stream.
         """
         self._reading.add((queue, worker))
         try:
@@ -74,10 +74,10 @@ class BlockingReads:
             self._reading.discard((queue, worker))
 
     async def unblock(self, queue: str, worker: str) -> None:
-        """End the read that is under way, if one is.
+        """End the read in progress, if there is one.
 
         Raises:
-            ServerError: this user may not do that; then the read goes on to its end.
+            ServerError: this user is not permitted to do that; then the read goes on until its timeout.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(UNBLOCK_WITHIN):
@@ -90,27 +90,27 @@ class BlockingReads:
             found[0].close()
 
     def close(self) -> None:
-        """Close all of them, one that is just being made as soon as it is."""
+        """Close all connections; one that is just being made is closed once it is made."""
         self._closed = True
         self._drop_all()
 
     async def _read(self, queue: str, worker: str, timeout_ms: int) -> list[Delivery]:
         now = asyncio.get_running_loop().time()
-        look_at = self._look_at.get(queue, now)
-        left_out = self._foreign.get(queue, {}) if look_at > now else {}
+        retry_at = self._retry_at.get(queue, now)
+        left_out = self._left_out.get(queue, {}) if retry_at > now else {}
         if left_out:
-            timeout_ms = max(min(timeout_ms, round((look_at - now) * 1000)), 1)
+            timeout_ms = max(min(timeout_ms, round((retry_at - now) * 1000)), 1)
         try:
-            reply = await self._converse(
+            reply = await self._exchange(
                 queue, worker, timeout_ms, [lane for lane in LANES if lane not in left_out]
             )
         except ResponseError as error:
             if "UNBLOCKED" in str(error):
                 return []
             if "WRONGTYPE" in str(error) and await self._leave_out(queue):
-                return []  # the caller claims once more, and comes back
-            raise self._lost(error) from None
-        if not left_out and self._foreign.pop(queue, None):
+                return []  # the caller claims again, and then calls again
+            raise self._translated(error) from None
+        if not left_out and self._left_out.pop(queue, None):
             log.warning("queue %s: all of its lanes are served again", queue)
         prefix = len(base_key(self._app, queue)) + 1
         return [
@@ -119,10 +119,10 @@ class BlockingReads:
             for entry, fields in entries
         ]
 
-    async def _converse(self, queue: str, worker: str, timeout_ms: int, lanes: Sequence[str]) -> _Delivered:
+    async def _exchange(self, queue: str, worker: str, timeout_ms: int, lanes: Sequence[str]) -> _Delivered:
         connection, _ = await self._connection(queue, worker)
         base = base_key(self._app, queue)
-        command = (  # BLOCK 0 would wait for ever
+        command = (  # not with BLOCK 0, which would wait for ever
             *("XREADGROUP", "GROUP", GROUP, worker, "COUNT", 1, "BLOCK", timeout_ms, "STREAMS"),
             *(lane_key(base, lane) for lane in lanes),
             *(">" for _ in lanes),
@@ -131,7 +131,7 @@ class BlockingReads:
             async with asyncio.timeout(timeout_ms / 1000 + _LATE):
                 connection.send(command)
                 return await connection.read()
-        except ResponseError as error:  # an answer: the connection is good
+        except ResponseError as error:  # the server's own error: the connection can still be used
             self._link.drop_if_replaced(error)
             raise
         except (*CLIENT_ERRORS, TimeoutError) as error:
@@ -142,13 +142,13 @@ class BlockingReads:
             raise
 
     def _drop_all(self) -> None:
-        """After a failover: what reads fails, and is tried again over a new connection."""
+        """Close all connections after a failover: the reads fail, and are repeated over new connections."""
         for connection, _ in self._connections.values():
             connection.close()
         self._connections.clear()
 
     async def _leave_out(self, queue: str) -> bool:
-        """Find the lanes that are no streams, and leave them out for a while; whether that helps.
+        """Find the lanes that are no streams and leave them out for a while; False if that does not help.
 
         Each is logged once, until all lanes are served again.
         """
@@ -160,7 +160,7 @@ class BlockingReads:
         found = {lane: kind for lane, kind in types if kind not in {"stream", "none"}}
         if not found or len(found) == len(LANES):
             return False
-        logged = self._foreign.get(queue, {})
+        logged = self._left_out.get(queue, {})
         for lane, kind in found.items():
             if logged.get(lane) != kind:
                 log.warning(
@@ -168,8 +168,8 @@ class BlockingReads:
                     "key away (the other lanes are served)",
                     *(queue, lane_key(base, lane), kind),
                 )
-        self._foreign[queue] = found
-        self._look_at[queue] = asyncio.get_running_loop().time() + LOOK_AGAIN
+        self._left_out[queue] = found
+        self._retry_at[queue] = asyncio.get_running_loop().time() + LANE_RETRY
         return True
 
     async def _unblock(self, key: tuple[str, str]) -> None:
@@ -179,9 +179,9 @@ class BlockingReads:
                 if blocking is not None and await self._link.command("CLIENT", "UNBLOCK", blocking[1]):
                     return
             except ResponseError as error:
-                # A user without CLIENT waits until the read's own time is over.
+                # For a user without CLIENT the read goes on until its own timeout.
                 raise translate(error, self._link.shown_url) from None
-            await asyncio.sleep(UNBLOCK_PAUSE)  # the read is on its way to the server, or back
+            await asyncio.sleep(UNBLOCK_PAUSE)  # the read, or its reply, is in flight
 
     async def _connection(self, queue: str, worker: str) -> tuple[Connection, int]:
         found = self._connections.get((queue, worker))
@@ -197,13 +197,13 @@ class BlockingReads:
             except BaseException:
                 connection.close()
                 raise
-            if self._closed:  # meanwhile
+            if self._closed:  # closed meanwhile
                 connection.close()
                 raise closed_here(self._link.shown_url)
             self._connections[queue, worker] = found
         return found
 
-    def _lost(self, error: ResponseError) -> ServerError:
+    def _translated(self, error: ResponseError) -> ServerError:
         if "NOGROUP" in str(error):
             return ServerUnavailableError(f"{self._link.shown_url} has lost the queue: {error}")
         return translate(error, self._link.shown_url)

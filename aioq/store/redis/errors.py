@@ -1,7 +1,7 @@
-"""Redis errors, put in aioq's terms: what heals by waiting, and what does not.
+"""Translates Redis errors into aioq's: those that may go away by themselves, and those that do not.
 
-They are raised `from None`: aioq's error says all that the other does, whose traceback is forty lines of redis-py
-and asyncio in front of it. A debugger finds the other in `__context__`.
+aioq's errors are raised `from None`: they say all that the original error says, whose traceback would add forty
+lines of redis-py and asyncio. A debugger finds the original in `__context__`.
 """
 
 import re
@@ -32,10 +32,10 @@ _HEALING = (
     "NOREPLICAS",
     "MISCONF",
     "UNBLOCKED",
-    "Function not found",  # loaded again and again, and forgotten each time
+    "Function not found",  # the library was loaded several times, and lost each time
 )
-"""What answers of a server that will be well again contain. Redis 6.2 wraps an error that a script met, so the
-code is looked for anywhere in the text."""
+"""Codes in the errors of a server that will recover. Redis 6.2 wraps the error of a script in another text, so the
+code is searched for anywhere in it."""
 
 
 _REPLACED = (
@@ -48,20 +48,20 @@ _REPLACED = (
     "MOVED",
     "cannot be used with replica instances",
 )
-"""What answers of a server contain that serves no client for now, or no more: a demoted primary, one that is cut
-off from its replicas or its cluster, that cannot write to its disk, that loads what another one has."""
+"""Codes in the errors of a server that serves no clients now, and perhaps never again: a demoted primary, or one
+that is cut off from its replicas or its cluster, cannot write to its disk, or is loading its data."""
 
 
 def may_be_replaced(error: Exception) -> bool:
-    """Whether a server that answers so may have another in its place, which only a new connection finds."""
-    # redis-py's own parser takes the code away, and says it with the class.
+    """Whether the error shows that another server may have replaced this one; only a new connection finds that."""
+    # redis-py's own parser removes the code from the text, and raises a class for it.
     if isinstance(error, (ReadOnlyError, BusyLoadingError, ClusterDownError, MovedError)):
         return True
     return isinstance(error, ResponseError) and any(code in str(error) for code in _REPLACED)
 
 
 def closed_here(shown_url: str) -> ServerUnavailableError:
-    """The error for what is asked of a store that is closed."""
+    """The error for a call after the store was closed."""
     return ServerUnavailableError(f"the connection to {shown_url} was closed by this process")
 
 
@@ -80,7 +80,7 @@ _RULES: tuple[_Rule, ...] = (
         _login_refused,
         "refused the login: {}; check user name and password in the URL",
     ),
-    # What a server says to a command of many words before the login.
+    # The error for a command with many arguments before the login.
     ((), "unauthenticated", _login_refused, "wants a login: {}; put user name and password into the URL"),
     (
         (ReadOnlyError,),
@@ -88,7 +88,7 @@ _RULES: tuple[_Rule, ...] = (
         ServerUnavailableError,
         "is a read-only replica; aioq needs the primary ({})",
     ),
-    # What WAIT and WAITAOF say after a write that came just before the server was demoted.
+    # The error of WAIT and WAITAOF if the server was demoted just after the write.
     (
         (),
         "cannot be used with replica",
@@ -97,7 +97,7 @@ _RULES: tuple[_Rule, ...] = (
     ),
     ((ClusterDownError, TryAgainError), "MASTERDOWN", ServerUnavailableError, "is not ready: {}"),
     ((NoPermissionError,), "NOPERM", ServerRejectedError, "refused a command to this user: {}"),
-    # Refused within a script: as Redis 6.2 and 7.0 say it, and as later ones and Valkey do.
+    # Refused within a script: first the text of Redis 6.2 and 7.0, then that of later versions and Valkey.
     ((), "executing the script can't", ServerRejectedError, "refused a command to this user: {}"),
     ((), "ACL failure in script", ServerRejectedError, "refused a command to this user: {}"),
     ((), "WAITAOF", ServerRejectedError, 'cannot tell when data is on its disk (durability="fsync"): {}'),
@@ -105,17 +105,17 @@ _RULES: tuple[_Rule, ...] = (
     ((BusyLoadingError,), "LOADING", ServerUnavailableError, "is still loading its data: {}"),
     ((RedisConnectionError, RedisTimeoutError, OSError), "", ServerUnavailableError, "cannot be reached: {}"),
 )
-"""Exception classes, a code that the text may have instead, and what it means; the first that fits counts."""
+"""Exception classes, a code that may be in the text instead, aioq's error and its text. The first match counts."""
 
 
 _COMMAND = re.compile(r"run the '([^']+)' command")
 
 
 def granted_by(text: str) -> str:
-    """The ACL rule that grants what an answer refuses; empty where it refuses something else.
+    """The ACL rule that would permit what an error says is not permitted; empty for another error.
 
     Args:
-        text: the server's words, which differ from version to version.
+        text: the server's message, which differs between versions.
     """
     if "NOPERM" not in text and "permission" not in text:
         return ""
@@ -128,28 +128,29 @@ def granted_by(text: str) -> str:
 
 
 def _advice(text: str) -> str:
-    """What to do about a permission that is missing."""
+    """The error's text, followed by how to give the user the missing permission."""
     grant = granted_by(text)
     if not grant and "script" in text:
         grant = "'~aioq:*'" if "key" in text else "what its rules leave out"
     return f"{text}; grant the user {grant} with ACL SETUSER (all rules: docs/worker.md)" if grant else text
 
 
-def _in_words(error: Exception, url: str) -> str:
-    """What an error says that has no text of its own."""
+def _describe(error: Exception, url: str) -> str:
+    """A text for an error that has none of its own."""
     if not isinstance(error, TimeoutError):
         return type(error).__name__
-    # A server without TLS waits for more of what it takes for a command, and says nothing.
+    # A server without TLS takes the handshake for an incomplete command: it waits for the rest, and never answers.
     tls = "; does it speak TLS? if not, its URL begins with redis://" if url.startswith("rediss:") else ""
     return f"it does not answer{tls}"
 
 
 def translate(error: Exception, url: str) -> ServerError:
-    """The aioq error for what redis-py or the socket raised; `url` is the masked one."""
+    """The aioq error for an exception of redis-py or the socket; `url` is the masked one."""
     if isinstance(error.__cause__, RedisError):
-        error = error.__cause__  # redis-py's asyncio side wraps what a connection's login met
-    # redis-py names the host, which for a badly written URL may be a part of the password; the URL says it anyway.
-    text = re.sub(r" connecting to \S+", " connecting.", str(error)) or _in_words(error, url)
+        error = error.__cause__  # the asyncio part of redis-py wraps the error of a login
+    # redis-py names the host, which may be a part of the password if the URL is malformed; aioq names the URL
+    # anyway.
+    text = re.sub(r" connecting to \S+", " connecting.", str(error)) or _describe(error, url)
     for kinds, code, make, words in _RULES:
         if isinstance(error, kinds) or (code and code in text):
             text = _advice(text) if "to this user" in words else text
@@ -160,4 +161,4 @@ def translate(error: Exception, url: str) -> ServerError:
 
 
 CLIENT_ERRORS = (RedisError, OSError)
-"""What redis-py lets through."""
+"""The exceptions that redis-py and the socket raise."""

@@ -1,54 +1,57 @@
-"""What a worker holds that runs very many jobs: compared with what it knows of, in steps."""
+"""Compares the jobs that a worker knows it holds with those that the server has noted for it.
+
+This is done in several calls for a worker that runs very many jobs.
+"""
 
 from collections.abc import Collection, Sequence
 
 import msgspec
 
-from aioq.store.redis.paging import BEGIN, PAGE, Ask, pages
+from aioq.store.redis.paging import BEGIN, PAGE, ScriptCall, pages
 from aioq.util.randomness import RANDOM
 
 KNOWN_LIMIT = 2000
-"""The most known jobs that are passed to one call: 3 ms, and 20 where their note is gone."""
+"""The most known jobs that are passed to one call. They take 3 ms there, and 20 ms if the held set is gone."""
 
 MISSED_LIMIT = 2000
-"""The most jobs of one claim that are noted as held and that the worker does not know of: as many as a claim
-passes over (`aioq.store.contract.PASSED_LIMIT`), so that it says that there is more."""
+"""The most jobs of one claim that are in the held set without the worker knowing. It is as many as a claim may
+skip (`aioq.store.contract.PASSED_LIMIT`), so that the claim reports if there are more."""
 
 
-async def known_arg(ask: Ask, queue: str, worker: str, known: Collection[str] | None) -> bytes:
-    """The argument of a claim that names the jobs that the worker knows that it holds; see `claim.lua`.
+async def known_arg(call: ScriptCall, queue: str, worker: str, known: Collection[str] | None) -> bytes:
+    """The argument of a claim that names the jobs that the worker knows it holds; see `claim.lua`.
 
     Args:
-        ask: calls a script.
+        call: calls a script.
         queue: the queue.
         worker: the worker.
-        known: the ids of the jobs, None where the claim is not to look for others.
+        known: the ids of those jobs; None if the claim is not to search for others.
     """
     if known is None:
         return b""
     if len(known) <= KNOWN_LIMIT:
         return msgspec.msgpack.encode(list(known))
-    held, mine = await read_held(ask, queue, worker), {each.encode() for each in known}
+    held, mine = await read_held(call, queue, worker), {each.encode() for each in known}
     if not mine <= held:
-        await note_held(ask, queue, worker, [each.decode() for each in mine - held])
+        await note_held(call, queue, worker, [each.decode() for each in mine - held])
     missed = list(held - mine)
-    # By lot, for what is there without a job stays there, and must not keep a job from being found.
+    # A random choice: an id without a job stays in the set, and must not keep the others from being found.
     some = RANDOM.sample(missed, min(len(missed), MISSED_LIMIT))
     return msgspec.msgpack.encode({"missed": [each.decode(errors="replace") for each in some]})
 
 
-async def read_held(ask: Ask, queue: str, worker: str) -> set[bytes]:
-    """The jobs that the server has noted as held by a worker."""
+async def read_held(call: ScriptCall, queue: str, worker: str) -> set[bytes]:
+    """The ids in a worker's held set."""
     found: set[bytes] = set()
     cursor = BEGIN
     while True:
-        cursor, *some = await ask("held", queue, [worker, cursor, PAGE])
+        cursor, *some = await call("held", queue, [worker, cursor, PAGE])
         found.update(some)
         if cursor == BEGIN:
             return found
 
 
-async def note_held(ask: Ask, queue: str, worker: str, ids: Sequence[str]) -> None:
-    """Note jobs once more that a worker holds; those that are not its own (any more) are not."""
+async def note_held(call: ScriptCall, queue: str, worker: str, ids: Sequence[str]) -> None:
+    """Put jobs that a worker holds back into its held set; those that it does not hold (any more) are left out."""
     for part in pages(ids, PAGE):
-        await ask("hold", queue, [worker, *part])
+        await call("hold", queue, [worker, *part])

@@ -1,16 +1,16 @@
-"""The keys of a queue, by their names; `lua/lib/keys.lua` has the same for the scripts.
+"""The names of a queue's keys; `lua/lib/keys.lua` has them for the scripts.
 
-All keys and channels of a queue begin with its base key, whose braces put them into one cluster slot. An App has
-a few of its own, under the base key of a queue without a name, which no queue can have.
+All keys and channels of a queue begin with its base key, whose braces put them into one cluster slot. The few keys
+that belong to the App begin with the base key of a queue with an empty name, which no queue can have.
 """
 
 from functools import lru_cache
 
 LANES = tuple(f"{lane}{part}" for lane in ("high", "normal", "low") for part in (":front", ":rest", ""))
-"""A queue's streams, first served first.
+"""A queue's streams, in the order in which they are served.
 
-`lua/lib/keys.lua` has the same list once more, so that the scripts are what their files say: the loader only takes
-comments out of them. `tests/contract/test_scripts.py` holds the two together.
+`lua/lib/keys.lua` has the same list, so that the scripts are exactly what their files say: the loader only removes
+their comments. `tests/contract/test_scripts.py` checks that both lists are equal.
 """
 
 GROUP = "aioq"
@@ -19,7 +19,7 @@ GROUP = "aioq"
 
 @lru_cache(1024)
 def base_key(app: str, queue: str) -> str:
-    """The key all keys of a queue start with; its braces put them into one cluster slot."""
+    """The prefix of all keys of a queue; its braces put them into one cluster slot."""
     return f"aioq:{{{app}:{queue}}}"
 
 
@@ -29,15 +29,15 @@ def lane_key(base: str, lane: str) -> str:
 
 
 def synced_key(base: str) -> str:
-    """What is written before each confirmation; see `durability.py`."""
+    """The key that is written before each confirmation; see `durability.py`."""
     return f"{base}:synced"
 
 
 def schedule_queues_key(app: str) -> str:
-    """The queues of an App that have schedules."""
+    """The key with the names of an App's queues that have schedules."""
     return f"{base_key(app, '')}:schedule-queues"
 
 
 def no_key(app: str) -> str:
-    """A key, and a channel, of an App that is never there: for what is only tried."""
+    """The name of a key, and of a channel, that never exists: for commands that are only tried."""
     return f"{base_key(app, '')}:none"

@@ -1,4 +1,4 @@
-"""Leases renewed over a blocking connection, from a thread that no task can keep busy."""
+"""Renews leases over a blocking connection, in a thread of its own, which no busy task can delay."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,15 +26,15 @@ class RedisLeaseClient:
         shown_url: the same, masked.
         app: the App's name.
         limits: the App's limits.
-        failover: of the process's other connections.
-        outage: the server could not be reached when this process began.
+        failover: that of the process's other connections.
+        outage: the server could not be reached when this process started.
     """
 
     def __init__(
         self, url: str, shown_url: str, app: str, limits: Limits, failover: Failover, *, outage: bool = False
     ) -> None:
         self._failover = failover
-        self._leave = failover.on_drop(self._note_drop)
+        self._unregister = failover.on_drop(self._note_drop)
         self._dropped = False
         self._outage = outage
         self._shown_url = shown_url
@@ -58,11 +58,11 @@ class RedisLeaseClient:
 
     def close(self) -> None:
         """Close the connection."""
-        self._leave()
+        self._unregister()
         self._client.close()
 
     def _note_drop(self) -> None:
-        """Called on the event loop: the connection is not to be used any more."""
+        """Note that the connection must not be used any more; called on the event loop."""
         self._dropped = True
 
     def _renew(self, queue: str, worker: str, fetched_ms: int, mode: str) -> Renewal:

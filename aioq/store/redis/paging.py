@@ -1,6 +1,6 @@
-"""Reads of what can be many: in steps, each a script call of its own, so that no step holds the server up.
+"""Reads large sets in several script calls, so that no call blocks the server for long.
 
-What is there while all steps are taken is read once at least. What comes or goes meanwhile may be read or not.
+What exists during all of these calls is read at least once. What is added or deleted meanwhile may be read or not.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,27 +12,27 @@ from aioq.store.redis.replies import parse_workers
 
 T = TypeVar("T")
 
-Ask = Callable[[str, str, Sequence[Arg]], Awaitable[Any]]
-"""Calls a script, by its name, on a queue."""
+ScriptCall = Callable[[str, str, Sequence[Arg]], Awaitable[Any]]
+"""A function that calls a script by its name, for a queue, with arguments."""
 
 PAGE = 500
-"""About how many are read at once: some milliseconds of a server. Of a small set it reads all."""
+"""About how many items one call reads: some milliseconds of the server's time. A small set is read whole."""
 
 BEGIN = b"0"
-"""Where a script begins to read; what it says where nothing is left."""
+"""The cursor with which reading begins, and which a script returns when nothing is left."""
 
 
-async def all_workers(ask: Ask, queue: str) -> list[WorkerLease]:
-    """The workers of a queue, whose lease ends first at first."""
+async def all_workers(call: ScriptCall, queue: str) -> list[WorkerLease]:
+    """The workers of a queue, sorted by the end of their leases."""
     found: dict[str, WorkerLease] = {}
     cursor = BEGIN
     while True:
-        cursor, some = parse_workers(await ask("workers", queue, [cursor, PAGE]))
+        cursor, some = parse_workers(await call("workers", queue, [cursor, PAGE]))
         found.update((each.worker, each) for each in some)
         if cursor == BEGIN:
             return sorted(found.values(), key=lambda each: (each.lease_ms, each.worker))
 
 
 def pages(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    """Parts of a given size; one empty part where there are no items."""
+    """The items in parts of a given size; one empty part if there are no items."""
     return [items[start : start + size] for start in range(0, max(len(items), 1), size)]

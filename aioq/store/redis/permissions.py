@@ -1,8 +1,9 @@
-"""Whether the user may do what aioq does: each command is tried once, and changes nothing, at a worker's start.
+"""Checks the user's permissions at a worker's start, by calling each command that aioq needs; nothing is changed.
 
-`ACL DRYRUN` would say the same, and is for administrators; to try works on every server, for every user. What the
-scripts call is tried outside of them: a user's permissions are the same there. Permissions for keys are not looked
-at: the first call to a queue, which a worker makes before anything else, tells of those.
+`ACL DRYRUN` would show the same, but only administrators may call it; trying works on every server, for every
+user. The commands that scripts call are tried outside of scripts: a user's permissions are the same there.
+Permissions for keys are not checked here: the first call for a queue, which a worker makes before anything else,
+shows those.
 """
 
 import asyncio
@@ -20,13 +21,13 @@ _Command = tuple[Arg, ...]
 
 
 def trials(key: str, channel: str, durability: Durability) -> list[_Command]:
-    """Each command that aioq calls, so that it does nothing.
+    """Each command that aioq calls, with arguments with which it changes nothing.
 
     Args:
-        key: one that does not exist; it is a string for a moment, which is no error to those that make one, and an
-            error to those that make anything else.
-        channel: one without a listener.
-        durability: what writes wait for.
+        key: a key that does not exist. For a moment it is a string: commands that write another type then fail,
+            and create nothing.
+        channel: a channel without a listener.
+        durability: how writes are confirmed.
     """
     nothing: list[_Command] = [
         ("MSETNX", key, ""),
@@ -70,10 +71,10 @@ def trials(key: str, channel: str, durability: Durability) -> list[_Command]:
 
 
 async def require(link: Link, key: str, channel: str, durability: Durability) -> None:
-    """See that the user may do all that aioq does.
+    """Check that the user may do all that aioq does.
 
     Raises:
-        ServerRejectedError: it may not; all that is missing is named.
+        ServerRejectedError: it may not; the message names all that is missing.
         ServerUnavailableError: the server does not answer.
     """
     commands = trials(key, channel, durability)
@@ -92,7 +93,7 @@ async def require(link: Link, key: str, channel: str, durability: Durability) ->
 
 
 async def _subscribing(link: Link, channel: str) -> list[object]:
-    """What is said to a subscription, which takes a connection of its own."""
+    """The replies to a subscription, which needs a connection of its own."""
     connection = await link.connect()
     answers: list[object] = []
     try:

@@ -1,4 +1,4 @@
-"""Script replies, turned into the store's records. Pure functions: each is the mirror of one Lua file."""
+"""Turns the replies of scripts into the store's records. Pure functions, each for the reply of one Lua file."""
 
 import contextlib
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from aioq.store.upkeep import Promotion, Recovery
 from aioq.wire.messages import describe
 
 LOST = -2
-"""What `claim` and `renew` answer to a worker without a lease."""
+"""The first item of the reply of `claim` and `renew` to a worker that has lost its lease."""
 
 NAMED_LIMIT = 512
-"""The most jobs that one entry may name; the same is in `lib/entries.lua`."""
+"""The most jobs that one entry may name; the same as in `lib/entries.lua`."""
 
 _CLAIM_HEADER = 3
 _CLAIM_WIDTH = 4
@@ -31,7 +31,7 @@ _PROGRESS = msgspec.msgpack.Decoder(Progress)
 
 
 def due(ms: int) -> int | None:
-    """The time to the next scheduled job or tick, None where the script said that there is none."""
+    """The time until the next scheduled job or tick; None if the script reports that there is none."""
     return None if ms < 0 else ms
 
 
@@ -51,8 +51,11 @@ def parse_claim(reply: Sequence[Any]) -> Claim:
     return Claim(jobs, due(reply[0][0]), next_tick_ms=due(reply[0][1]), more=more)
 
 
-def said_by_claim(reply: Sequence[Any]) -> tuple[str, str]:
-    """What a claim has passed over: an entry that names no job, a job whose record cannot be read; "" for none."""
+def skipped_by_claim(reply: Sequence[Any]) -> tuple[str, str]:
+    """Two things that a claim has skipped: an entry that names no job, and a job with an unreadable record.
+
+    Each is "" for none.
+    """
     if reply[0] == LOST or not reply[2]:
         return "", ""
     return reply[2][0].decode(), reply[2][1].decode(errors="backslashreplace")
@@ -64,7 +67,7 @@ def parse_added(reply: int) -> list[bool]:
 
 
 def parse_dispatched(message: bytes) -> Claimed:
-    """What `enqueue_one.lua` publishes to the worker that it hands a job to."""
+    """The job in a message by which `enqueue_one.lua` dispatches it to a worker directly."""
     claim, size, rest = message.split(b" ", 2)
     number, end = int(claim), int(size)
     at = number // 1000
@@ -72,9 +75,9 @@ def parse_dispatched(message: bytes) -> Claimed:
 
 
 def named_by(fields: Sequence[bytes]) -> tuple[str, ...] | None:
-    """The ids of the jobs that an entry names, none for a wake-up; None for an entry that is not aioq's.
+    """The ids of the jobs that an entry names: none for a wake-up, and None for an entry that is not aioq's.
 
-    `lib/entries.lua` does the same.
+    `lib/entries.lua` does the same in Lua.
     """
     named = dict(zip(fields[::2], fields[1::2], strict=False))
     with contextlib.suppress(UnicodeDecodeError):
@@ -103,7 +106,7 @@ def parse_renewal(reply: Sequence[Any]) -> Renewal:
 
 
 def parse_workers(reply: Sequence[Any]) -> tuple[bytes, list[WorkerLease]]:
-    """The mirror of `workers.lua`: where the next call goes on, and the workers of this one."""
+    """The result of `workers.lua`: where the next call continues, and the workers of this one."""
     workers = [
         WorkerLease(reply[i].decode(), max(reply[i + 1], 0), reply[i + 2])
         for i in range(1, len(reply), _WORKER_WIDTH)
@@ -127,7 +130,7 @@ def parse_recovery(reply: Sequence[Any]) -> Recovery:
 
 
 def not_in(count: int, positions: Sequence[int]) -> list[bool]:
-    """Of so many, counted from 1, which are not among the positions that a script has named."""
+    """For each of `count` items, False if its position, counted from 1, is among those that a script has named."""
     if not positions:
         return [True] * count
     named = set(positions)
@@ -145,11 +148,11 @@ def parse_states(reply: Sequence[bytes]) -> list[JobState | None]:
 
 
 def parse_info(queue: str, job_id: str, fields: Sequence[Any], *, results: bool = False) -> JobInfo | None:
-    """Parse the reply of `info.lua` for one job; None for a record that is not aioq's."""
+    """The result of `info.lua` for one job; None for a record that is not aioq's."""
     record = {name.decode(): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
     try:
         return _info(queue, job_id, record, results=results)
-    except (ValueError, OverflowError, OSError, WireError, msgspec.DecodeError):  # text, times, what is encoded
+    except (ValueError, OverflowError, OSError, WireError, msgspec.DecodeError):  # of text, times, encoded values
         return None
 
 
@@ -183,7 +186,8 @@ def _info(queue: str, job_id: str, record: dict[str, Any], *, results: bool) -> 
 
 
 def _tags(tags: Sequence[bytes]) -> tuple[str, ...]:
-    return tuple(tag.decode(errors="backslashreplace") for tag in tags)  # one put there by hand stops no other job
+    # A malformed tag, put there by hand, must not stop other jobs.
+    return tuple(tag.decode(errors="backslashreplace") for tag in tags)
 
 
 def _started(claim: int | None) -> datetime | None:

@@ -1,4 +1,4 @@
-"""The queues of an App that have schedules, so that those in a queue the App no longer knows are found too."""
+"""The set of an App's queues that have schedules: schedules are found even in queues that it no longer knows."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,10 +14,10 @@ log = logger("aioq.redis")
 
 
 class Register:
-    """A set of names, in a key of its own that lies in no queue's slot.
+    """The set of queue names, in a key that is not in any queue's cluster slot.
 
-    It helps to find schedules; none of them needs it to tick. So a key of another type in its place, or a user who
-    may not touch it, is logged once and stops nothing.
+    It only helps to find schedules: they tick without it. So a key of another type in its place, or a user without
+    permission for it, is logged once and stops nothing.
 
     Args:
         command: sends a command, and returns its reply.
@@ -29,10 +29,10 @@ class Register:
         self._command = command
         self._key = key
         self._shown_url = shown_url
-        self._told = False
+        self._logged = False
 
     async def add(self, queue: str) -> None:
-        """Note a queue. Noting it twice is noting it once.
+        """Add a queue, if it is not in the set.
 
         Raises:
             ServerUnavailableError: the server does not answer.
@@ -40,7 +40,7 @@ class Register:
         await self._send("SADD", queue)
 
     async def remove(self, queue: str) -> None:
-        """Forget a queue.
+        """Remove a queue.
 
         Raises:
             ServerUnavailableError: the server does not answer.
@@ -48,7 +48,7 @@ class Register:
         await self._send("SREM", queue)
 
     async def all(self) -> list[str]:
-        """The queues that are noted, in the order of their names.
+        """The queues in the set, sorted by name.
 
         Raises:
             ServerUnavailableError: the server does not answer.
@@ -60,14 +60,14 @@ class Register:
         try:
             try:
                 return await self._command(command, self._key, *args)
-            except ServerUnavailableError:  # the connection may be one that the server has closed meanwhile
+            except ServerUnavailableError:  # perhaps only because the server has closed the connection meanwhile
                 return await self._command(command, self._key, *args)
         except ResponseError as error:
             fault = translate(error, self._shown_url)
             if isinstance(fault, ServerUnavailableError):
                 raise fault from None
-            if not self._told:
-                self._told = True
+            if not self._logged:
+                self._logged = True
                 log.warning(
                     "%s; schedules in queues that the App does not know are not found (%s)", fault, self._key
                 )

@@ -1,4 +1,4 @@
-"""Schedules on a Redis or Valkey server; each verb is described in its Lua file."""
+"""Schedules on a Redis or Valkey server; the Lua file of each verb describes it."""
 
 from collections.abc import Collection, Sequence
 
@@ -7,8 +7,8 @@ import msgspec
 from aioq.jobs.job import Priority
 from aioq.store.redis.agendas import read_all, read_due, read_some
 from aioq.store.redis.net.connection import Arg
-from aioq.store.redis.owners import look_at_owners
-from aioq.store.redis.paging import Ask, pages
+from aioq.store.redis.owners import find_owners
+from aioq.store.redis.paging import ScriptCall, pages
 from aioq.store.redis.replies import not_in
 from aioq.store.redis.schedule_queues import Register
 from aioq.store.schedules import Agenda, DeclarationNote, Entry, Owners, Tick, Ticked
@@ -17,47 +17,48 @@ from aioq.util.log import logger
 log = logger("aioq.redis")
 
 WRITTEN_AT_ONCE = 200
-"""The most schedules of one write, so that it never holds the server up: some milliseconds."""
+"""The most schedules of one write, so that it blocks the server for some milliseconds only."""
 
 ASKED_AT_ONCE = 1000
-"""The most schedules that are looked for at once in what workers declare."""
+"""The most schedules whose owners are searched for in one pass over the workers."""
 
 TRIES = 10
-"""How often the workers' declarations are read again because one was noted in between; then all schedules stay."""
+"""How often the declarations are read if one is noted in between each time; after that no schedule is deleted."""
 
 
 class RedisTimetable:
-    """The schedules on a server. What can be many goes in several calls.
+    """The schedules on a server. Large numbers of schedules are read and written in several calls.
 
-    A call may be made twice after a connection that broke: every verb names the revision it goes by, so that the
-    second one changes nothing.
+    A call may be repeated after a connection broke. Every verb names the revision that the caller has read, so the
+    second call changes nothing.
 
     Args:
         app: the App's name.
-        ask: calls a script.
-        ask_durably: calls a script, and returns once the server has confirmed what it wrote (`durability`). That
-            is for writes that a caller waits for; a tick that a crash of the server takes back is made again.
+        call: calls a script.
+        call_confirmed: calls a script, and returns once the server has confirmed what it wrote (`durability`).
+            Used for the writes of callers, not for ticks: a tick that is lost in a crash of the server is made
+            again.
         register: the queues that have schedules.
     """
 
-    def __init__(self, app: str, ask: Ask, ask_durably: Ask, register: Register) -> None:
+    def __init__(self, app: str, call: ScriptCall, call_confirmed: ScriptCall, register: Register) -> None:
         self._app = app
-        self._ask = ask
-        self._ask_durably = ask_durably
+        self._call = call
+        self._call_confirmed = call_confirmed
         self._register = register
         self._malformed: set[tuple[str, str]] = set()
 
     async def read(self, queue: str, ids: Sequence[str] | None = None) -> Agenda:
         """The schedules with these ids, or all of the queue."""
-        return await (read_all(self._ask, queue) if ids is None else read_some(self._ask, queue, "ids", ids))
+        return await (read_all(self._call, queue) if ids is None else read_some(self._call, queue, "ids", ids))
 
     async def left(self, queue: str, ids: Sequence[str]) -> Agenda:
         """The stored remains of schedules with these ids that were deleted."""
-        return await read_some(self._ask, queue, "left", ids)
+        return await read_some(self._call, queue, "left", ids)
 
     async def due(self, queue: str, limit: int, skip: int = 0) -> Agenda:
         """Up to `limit` schedules whose tick is due, the longest due first; the first `skip` are left out."""
-        return await read_due(self._ask, queue, limit, skip)
+        return await read_due(self._call, queue, limit, skip)
 
     async def write(self, queue: str, entries: Sequence[Entry]) -> list[bool]:
         """Store or delete schedules; False for each that was refused because its revision has changed."""
@@ -78,22 +79,23 @@ class RedisTimetable:
         return not_in(len(entries), [abs(position) for position in refused])
 
     async def _write_undeclared(self, queue: str, entries: Sequence[Entry]) -> list[int]:
-        """Write; what is deleted because no code declares it only where that is so in the very moment."""
+        """Write; delete a schedule that the caller's code no longer declares only if no worker declares it now."""
         leaving = [entry.id for entry in entries if _is_leaving(entry)]
         if not leaving:
-            return await self._ask_durably("schedule_write", queue, _write_args(entries, b"", ()))
+            return await self._call_confirmed("schedule_write", queue, _write_args(entries, b"", ()))
         for _ in range(TRIES):
-            looked = await look_at_owners(self._ask, queue, leaving)
-            args = _write_args(entries, looked.noted, looked.declared_by)
-            if reply := await self._ask_durably("schedule_write", queue, args):
+            found = await find_owners(self._call, queue, leaving)
+            args = _write_args(entries, found.noted, found.declared_by)
+            if reply := await self._call_confirmed("schedule_write", queue, args):
                 return reply
-        return await self._ask_durably("schedule_write", queue, _write_args(entries, b"", leaving))
+        return await self._call_confirmed("schedule_write", queue, _write_args(entries, b"", leaving))
 
     async def _note(self, queue: str, *, left: int, keeps: bool) -> None:
-        """Keep the register true; it is in another slot than the queue, so no script can.
+        """Keep the set of queues correct. No script can do that, because its key is in another cluster slot.
 
-        Who writes notes the queue before and after; who finds it empty takes the note away and looks again. So
-        whatever comes in between, the note is there: the last to act has seen what the other did.
+        A writer adds the queue to the set before and after its write. Whoever finds the queue empty removes it
+        from the set, and reads the queue again. So a queue with schedules ends up in the set, whatever happens in
+        between: whoever acts last has seen what the other did.
         """
         if left and keeps:
             await self._register.add(queue)
@@ -107,16 +109,16 @@ class RedisTimetable:
     ) -> DeclarationNote:
         """Note the current declaration of a queue, unless a later one is noted."""
         encoded = msgspec.msgpack.encode(ids)
-        current, code_then, before, more = await self._ask(
+        current, code_then, before, more = await self._call(
             "schedule_declare", queue, [since, code, worker, encoded]
         )
-        while more:  # notes of workers that are no more
-            *_, more = await self._ask("schedule_declare", queue, [current, code, worker, encoded])
+        while more:  # there are more notes of workers that are gone
+            *_, more = await self._call("schedule_declare", queue, [current, code, worker, encoded])
         return DeclarationNote(current, code_then.decode(), before.decode())
 
     async def owners(self, queue: str, ids: Sequence[str]) -> Owners:
         """Find the workers of this queue whose code declares these schedules, for whichever queue."""
-        found = [(await look_at_owners(self._ask, queue, part)).owners(part) for part in pages(ids, ASKED_AT_ONCE)]
+        found = [(await find_owners(self._call, queue, part)).owners(part) for part in pages(ids, ASKED_AT_ONCE)]
         unsaid = next((each.unsaid for each in found if each.unsaid), "")
         return Owners([owner for each in found for owner in each.declared_by], unsaid)
 
@@ -128,7 +130,7 @@ class RedisTimetable:
             pairs = zip(tick.jobs, envelopes, strict=True)
             jobs = msgspec.msgpack.encode([part for job, own in pairs for part in (*job, _text(own))])
             args += (tick.id, tick.rev, _moment(tick.next_ms), tick.overlap.value, tick.max_runs, jobs)
-        reply = await self._ask("schedule_tick", queue, args)
+        reply = await self._call("schedule_tick", queue, args)
         made = [None if number < 0 else number for number in reply[1:]]
         pairs = zip(ticks, reply[1:], strict=True)
         blocked = tuple(tick.id for tick, number in pairs if number == _BLOCKED)
@@ -140,7 +142,7 @@ class RedisTimetable:
 
     async def pass_on(self, queue: str) -> None:
         """Make another worker of the queue the leader of the ticks, if there is one."""
-        await self._ask("schedule_pass", queue, [])
+        await self._call("schedule_pass", queue, [])
 
     def _log_malformed(self, queue: str, schedule_id: str) -> None:
         if (queue, schedule_id) not in self._malformed:
@@ -154,21 +156,21 @@ class RedisTimetable:
 
 
 def _text(data: bytes) -> msgspec.Raw:
-    """Bytes as a MessagePack string, which to Lua is the same, and which its servers' decoders all know."""
+    """Bytes as a MessagePack string: it is the same to Lua, and every server's decoder knows it."""
     return msgspec.Raw(b"\xdb" + len(data).to_bytes(4) + data)
 
 
 _BLOCKED = -2
-"""What `schedule_tick.lua` says of a schedule that a key of another type is in the way of."""
+"""The reply of `schedule_tick.lua` for a schedule that it could not tick because a key holds another type."""
 
 
 def _write_args(entries: Sequence[Entry], noted: bytes, declared: Collection[str]) -> list[Arg]:
     """The arguments of `schedule_write.lua`.
 
     Args:
-        entries: what to write.
-        noted: when a worker had last noted what it declares, before that was looked at.
-        declared: what is to stay, because the code of a worker declares it.
+        entries: the schedules to write.
+        noted: when a worker had last noted what it declares, as it was before the notes were read.
+        declared: the schedules that must not be deleted, because the code of a worker declares them.
     """
     args: list[Arg] = [noted]
     for entry in entries:
@@ -181,7 +183,7 @@ def _write_args(entries: Sequence[Entry], noted: bytes, declared: Collection[str
 
 
 def _is_leaving(entry: Entry) -> bool:
-    """Whether it is to be deleted because no code declares it any more."""
+    """Whether a schedule is to be deleted because no code declares it any more."""
     return bool(entry.code and not entry.definition)
 
 

@@ -1,16 +1,16 @@
-"""The Lua commands: read from the package once, put together with the parts that they need.
+"""The Lua commands: they are read from the package once, and put together with the parts that they need.
 
-A server that has functions (Redis 7.0, Valkey) is given all of them once, as a library; another one gets each as a
-script. `calls.py` decides which.
+A server that has functions (Redis 7.0 or newer, Valkey) gets all commands once, as a library; another server gets
+each command as a script. `calls.py` decides which.
 
-What several commands share is in parts, `lua/lib/keys.lua` and the like. A command or a part says with a line
-`-- NEEDS: record, lanes` which others it uses; these are resolved here, each once and before the parts that need
-it. A part is a list of definitions. The library has each of them once; a script gets those that it uses, for what
-a call does not need costs it time to define.
+Code that several commands share is in parts, such as `lua/lib/keys.lua`. A line `-- NEEDS: record, lanes` in a
+command or a part names the parts that it uses; they are resolved here, each once and before the parts that need
+it. A part is a list of definitions. The library has all of them once. A script gets only those that it uses,
+because each call of a script makes its definitions again, which takes time.
 
-Two versions of aioq can share a server as long as they agree on the data, because each calls its own texts:
-scripts and library are named by the hash of what is in them. Libraries are never deleted, for no process knows
-which others uses it.
+Two versions of aioq can share a server as long as they agree on the data, because each calls its own code: scripts
+and library are named by a hash of their text. Libraries are never deleted, because no process knows which others
+use them.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _DEFINES = re.compile(r"(?:local )?function ([\w.]+)\(|local ([\w, ]+?) =")
 _COMMENT_OR_STRING = re.compile(r"--.*|'(?:[^'\\\n]|\\.)*'")
 _COMMENT_LINE = re.compile(r"^ *--.*\n", re.MULTILINE)
 _STATEMENT = re.compile(r"^(?=(?!end|else|until|--|[\s})]))", re.MULTILINE)
-"""Where a statement begins at the left margin."""
+"""The places where a statement begins at the left margin."""
 _NAME = re.compile(r"(?<![\w.:])[A-Za-z_]\w*(?:\.\w+)?")
 
 
@@ -34,9 +34,9 @@ class Script:
     """One script.
 
     Attributes:
-        name: the command's, that of its file without the ending.
-        text: what the server is given.
-        sha: the SHA-1 of the text, which is the server's name for it.
+        name: the command's name: that of its file, without the suffix.
+        text: the Lua code for the server.
+        sha: the SHA-1 of the text, by which the server knows the script.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Library:
     """All commands, as functions.
 
     Attributes:
-        text: what the server is given.
+        text: the Lua code for the server.
         functions: the name of each command's function at the server.
     """
 
@@ -62,8 +62,8 @@ class Definition:
     """One definition of a part.
 
     Attributes:
-        names: what it defines, such as `job_key` or `Lanes.push`.
-        text: its lines, without what is said above them.
+        names: the names that it defines, such as `job_key` or `Lanes.push`.
+        text: its lines, without the comment above them.
     """
 
     names: frozenset[str]
@@ -71,14 +71,15 @@ class Definition:
 
 
 READS_ONLY = frozenset({"held", "info", "schedule_owners", "schedule_read", "workers"})
-"""Commands that write nothing: as functions they are called also where a server takes no writes for now."""
+"""Commands that write nothing. As functions they are served even while a server refuses writes."""
 
 
 @cache
 def script(name: str) -> Script:
-    """The script of a command, with what it uses of the parts that it needs.
+    """The script of a command, with the definitions that it uses.
 
-    A definition precedes the first statement that uses it: a call that returns earlier does not pay for it.
+    A definition is placed just before the first statement that uses it: a call that returns earlier does not make
+    it.
     """
     body = source(f"commands/{name}")
     parts = resolved([body])
@@ -91,7 +92,7 @@ def script(name: str) -> Script:
 
 @cache
 def library() -> Library:
-    """All commands as functions, under names that no other library of this server has."""
+    """All commands as functions, under names that no other library at this server has."""
     bodies = {name: source(f"commands/{name}") for name in commands()}
     parts = resolved(bodies.values())
     shared = [definition.text for part in parts for definition in definitions(part)]
@@ -114,7 +115,7 @@ def _function(name: str, body: str, *, reads_only: bool) -> str:
 
 
 def _bare(text: str) -> bytes:
-    """A text without its comments, which take a third of it."""
+    """A text without its comment lines, which are a third of it."""
     return _COMMENT_LINE.sub("", text).encode()
 
 
@@ -125,7 +126,7 @@ def commands() -> list[str]:
 
 
 def resolved(texts: Iterable[str]) -> list[str]:
-    """The parts that these commands need, be it by way of others: each once, after all that it needs itself."""
+    """The parts that these commands need, also indirectly: each once, after all parts that it needs itself."""
     found: dict[str, None] = {}
 
     def add(part: str) -> None:
@@ -145,7 +146,7 @@ def needs_of(text: str) -> list[str]:
 
 
 def used_by(body: str, parts: Iterable[str]) -> Iterator[str]:
-    """What is used of these parts, be it by way of other definitions; in their order."""
+    """The definitions of these parts that a text uses, also indirectly, in their order."""
     there = [definition for part in parts for definition in definitions(part)]
     by_name = {name: definition for definition in there for name in definition.names}
     wanted, looked_at = names_in(body), set[str]()
@@ -158,7 +159,7 @@ def used_by(body: str, parts: Iterable[str]) -> Iterator[str]:
 
 @cache
 def definitions(part: str) -> list[Definition]:
-    """What a part defines. Each definition begins at the left margin, and nothing else does but what ends one."""
+    """The definitions of a part. At the left margin there is only the first and the last line of each."""
     blocks: list[list[str]] = []
     for line in source(f"lib/{part}").splitlines():
         if _DEFINES.match(line):

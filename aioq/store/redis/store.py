@@ -1,4 +1,4 @@
-"""The store contract over Redis: one script call a batch. Each verb is described in its Lua file."""
+"""The store contract on Redis: one script call for each batch. The Lua file of each verb describes it."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from aioq.store.extra import CALL_GONE, EXPIRED
 from aioq.store.leases import WorkerLease
 from aioq.store.pubsub import dispatch_channel
 from aioq.store.redis import replies
-from aioq.store.redis.arguments import due_word, enqueue_args, enqueue_one_args, settle_args
+from aioq.store.redis.arguments import due_arg, enqueue_args, enqueue_one_args, settle_args
 from aioq.store.redis.blocking import BlockingReads
 from aioq.store.redis.durability import IN_FLIGHT, Confirmation, Durability, confirmation, require_fsync
 from aioq.store.redis.errors import granted_by, translate
@@ -40,28 +40,28 @@ T = TypeVar("T")
 log = logger("aioq.redis")
 
 OLDEST = (6, 2)
-"""The oldest server that has what the scripts use (XTRIM MINID)."""
+"""The oldest server version with all commands that the scripts use (XTRIM MINID)."""
 
 MAX_CLAIM = 500
-"""The most jobs of one claim: what Lua's `unpack` and one reply carry with ease."""
+"""The most jobs of one claim: far fewer than Lua's `unpack` and one reply can hold."""
 
 
-TELL_AGAIN = 60.0
-"""Seconds from one log line about records that this version cannot read to the next."""
+LOG_PAUSE = 60.0
+"""Seconds between two log lines about records that this version cannot read."""
 
 
 class RedisStore:
-    """Job verbs on a Redis or Valkey server.
+    """The verbs for jobs on a Redis or Valkey server.
 
     Args:
         app: the App's name.
         url: the server's URL.
         shown_url: the same with its password masked.
-        limits: what the server is asked to keep, and for how long.
-        durability: what an enqueue and a settle wait for; see `aioq.store.redis.durability`.
-        revive: called in a thread before each new attempt to reach a server that is gone; the embedded server
-            is started again that way.
-        advice: the message for a server that does not answer, in place of the network's.
+        limits: how much the server keeps, and for how long.
+        durability: how an enqueue and a settle are confirmed; see `aioq.store.redis.durability`.
+        revive: called in a thread before each new attempt to reach a server that is gone; it starts the embedded
+            server again.
+        advice: the message for a server that does not answer, instead of the network's own.
     """
 
     def __init__(
@@ -85,13 +85,13 @@ class RedisStore:
         self._inbox = RedisInbox(self._link, no_key(app))
         self._timetable = RedisTimetable(
             app,
-            self._ask,
-            self._ask_durably,
+            self._call_retried,
+            self._call_confirmed,
             Register(self._link.command, schedule_queues_key(app), shown_url),
         )
         self._malformed: set[str] = set()
-        self._foreign: dict[str, float] = {}  # by queue: when to tell of records that cannot be read again
-        self._was_away = False
+        self._log_again_at: dict[str, float] = {}  # by queue: when to log unreadable records again
+        self._was_unreachable = False
         self._reads = BlockingReads(app, self._link, longest_ms=limits.lease_ms // 2)
 
     @property
@@ -121,7 +121,7 @@ class RedisStore:
         try:
             product, version = await self._product()
         except ServerUnavailableError:
-            self._was_away = True
+            self._was_unreachable = True
             raise
         except ResponseError as error:
             raise translate(error, self._link.shown_url) from None
@@ -139,13 +139,13 @@ class RedisStore:
         return ServerInfo(self._link.shown_url, product, version)
 
     async def _product(self) -> tuple[str, str]:
-        """What the server is, and its version."""
+        """The server's product name and version."""
         try:
             reply: bytes = await self._link.command("INFO", "server")
         except ResponseError as error:
             if not granted_by(str(error)):
                 raise
-            pairs: list[bytes] = await self._link.command("HELLO")  # which needs no permission
+            pairs: list[bytes] = await self._link.command("HELLO")  # it needs no permission
             hello = dict(zip(pairs[::2], pairs[1::2], strict=True))
             return hello[b"server"].decode(), hello[b"version"].decode()
         facts = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
@@ -153,7 +153,7 @@ class RedisStore:
         return ("valkey", valkey) if valkey else ("redis", facts.get("redis_version", "0.0"))
 
     async def _warn_of_losses(self) -> None:
-        """Warn of a server that evicts keys when its memory is full, or keeps nothing on disk, if it tells."""
+        """Warn of a server that evicts keys when its memory is full, or keeps nothing on disk, if it says so."""
         facts: dict[str, str] = {}
         with suppress(ResponseError):
             reply: bytes = await self._link.command("INFO")
@@ -173,7 +173,7 @@ class RedisStore:
             )
 
     async def _appendfsync(self) -> str | None:
-        """The server's `appendfsync`: "off" without an append-only file, None where it does not tell."""
+        """The server's `appendfsync`: "off" without an append-only file, None if it does not say."""
         try:
             reply: list[bytes] = await self._link.command("CONFIG", "GET", "append*")
         except ResponseError:
@@ -191,7 +191,7 @@ class RedisStore:
         """A new lease client."""
         link = self._link
         return RedisLeaseClient(
-            self._url, link.shown_url, self._app, self._limits, link.failover, outage=self._was_away
+            self._url, link.shown_url, self._app, self._limits, link.failover, outage=self._was_unreachable
         )
 
     def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
@@ -219,11 +219,11 @@ class RedisStore:
         for token in tokens:
             args += (token.lane, token.entry, msgspec.msgpack.encode(token.job_ids))
         reply = await self._call("claim", queue, args)
-        malformed, foreign = replies.said_by_claim(reply)
+        malformed, unreadable = replies.skipped_by_claim(reply)
         if malformed:
             self._log_malformed(queue, malformed)
-        if foreign:
-            self._tell_foreign(queue, foreign)
+        if unreadable:
+            self._log_unreadable(queue, unreadable)
         return replies.parse_claim(reply)
 
     async def dispatched(
@@ -252,16 +252,16 @@ class RedisStore:
         return job_ids or ()
 
     def _log_malformed(self, queue: str, entry: str) -> None:
-        """Log it once a queue: there may be many such entries."""
+        """Log the first such entry of each queue only: there may be many."""
         if queue not in self._malformed:
             self._malformed.add(queue)
             log.warning("queue %s: entry %s names no job; it and others like it are passed over", queue, entry)
 
-    def _tell_foreign(self, queue: str, job_id: str) -> None:
-        """Log it at intervals: during a deployment there may be many, and they come again."""
+    def _log_unreadable(self, queue: str, job_id: str) -> None:
+        """Log such a record at intervals: during a deployment there may be many, and each is met several times."""
         now = asyncio.get_running_loop().time()
-        if now >= self._foreign.get(queue, now):
-            self._foreign[queue] = now + TELL_AGAIN
+        if now >= self._log_again_at.get(queue, now):
+            self._log_again_at[queue] = now + LOG_PAUSE
             log.warning(
                 "queue %s: this version of aioq cannot read the record of job %s; a newer one may have "
                 "written it, so it and others like it are put off until a worker of that version comes by",
@@ -292,7 +292,7 @@ class RedisStore:
         args = [limit, limits.tombstone_ms, limits.result_ttl_ms, EXPIRED, CALL_GONE]
         reply = await self._call("promote", queue, args)
         if reply[2]:
-            self._tell_foreign(queue, reply[2].decode(errors="backslashreplace"))
+            self._log_unreadable(queue, reply[2].decode(errors="backslashreplace"))
         return replies.parse_promotion(reply)
 
     async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
@@ -301,7 +301,7 @@ class RedisStore:
 
     async def workers(self, queue: str) -> list[WorkerLease]:
         """The workers that the server knows of."""
-        return await all_workers(self._ask, queue)
+        return await all_workers(self._call_retried, queue)
 
     async def depart(self, queue: str, worker: str) -> None:
         """Give back everything the worker still holds, without counting a crash, and deregister the worker."""
@@ -315,7 +315,7 @@ class RedisStore:
 
     async def info(self, queue: str, job_ids: Sequence[str], *, results: bool = False) -> list[JobInfo | None]:
         """What the server knows of each job; with `results` also the encoded results of those that succeeded."""
-        records = await self._ask("info", queue, job_ids)
+        records = await self._call_retried("info", queue, job_ids)
         return [
             replies.parse_info(queue, job_id, fields, results=results)
             for job_id, fields in zip(job_ids, records, strict=True)
@@ -325,7 +325,9 @@ class RedisStore:
         self, queue: str, job_ids: Sequence[str], *, delay_ms: int | None = None, eta_ms: int | None = None
     ) -> list[JobState | None]:
         """Move jobs to another time, and return the state each was in. Without a time they are queued at once."""
-        return replies.parse_states(await self._ask("reschedule", queue, [due_word(delay_ms, eta_ms), *job_ids]))
+        return replies.parse_states(
+            await self._call_retried("reschedule", queue, [due_arg(delay_ms, eta_ms), *job_ids])
+        )
 
     async def cancel(
         self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
@@ -333,11 +335,11 @@ class RedisStore:
         """Cancel jobs, and return the state each was in."""
         name = os.urandom(9).hex()
         args = [name, outcome, ttl_ms, self._limits.tombstone_ms, *job_ids]
-        return replies.parse_states(await self._ask("cancel", queue, args))
+        return replies.parse_states(await self._call_retried("cancel", queue, args))
 
     async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
         """Queue dead jobs again as if they were new, and return the state each was in."""
-        return replies.parse_states(await self._ask("reopen", queue, job_ids))
+        return replies.parse_states(await self._call_retried("reopen", queue, job_ids))
 
     async def _call(
         self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None
@@ -358,7 +360,7 @@ class RedisStore:
         read: Callable[[Any], T],
         confirmation: Confirmation | None,
     ) -> Awaitable[T]:
-        """Call a script, without a task where nothing else is due; what `read` makes of its reply."""
+        """Call a script, without a task if nothing else has to be done; returns its reply, converted by `read`."""
         if confirmation is None and self._revive is None:
             return self._link.begin(name, base_key(self._app, queue), args, read)
         return self._finish(self._call(name, queue, args, confirmation), read)
@@ -367,20 +369,20 @@ class RedisStore:
     async def _finish(call: Coroutine[Any, Any, Any], read: Callable[[Any], T]) -> T:
         return read(await call)
 
-    async def _ask(
+    async def _call_retried(
         self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None
     ) -> Any:
-        """Call for a caller that does not try again; only for commands that answer the same twice.
+        """Call a script, and repeat that once if the connection fails: perhaps the server has only closed it.
 
-        A connection that the server has closed meanwhile must not be their trouble.
+        For callers that do not retry themselves, and for commands that give the same answer twice.
         """
         try:
             return await self._call(name, queue, args, confirmation)
         except ServerUnavailableError:
             return await self._call(name, queue, args, confirmation)
 
-    async def _ask_durably(self, name: str, queue: str, args: Sequence[Arg]) -> Any:
-        return await self._ask(name, queue, args, self._confirmation)
+    async def _call_confirmed(self, name: str, queue: str, args: Sequence[Arg]) -> Any:
+        return await self._call_retried(name, queue, args, self._confirmation)
 
     async def _recover(self, queue: str, mode: str, worker: str, crash_outcome: bytes, limit: int) -> Recovery:
         limits = self._limits
@@ -388,7 +390,7 @@ class RedisStore:
         args += (limits.tombstone_ms, limits.result_ttl_ms)
         cursor = BEGIN
         while True:
-            reply = await self._ask("recover", queue, [*args, cursor])
+            reply = await self._call_retried("recover", queue, [*args, cursor])
             cursor = reply[3]
             if cursor == BEGIN:
                 return replies.parse_recovery(reply)
