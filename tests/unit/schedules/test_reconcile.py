@@ -297,7 +297,7 @@ async def test_a_thousand_ticks_by_three_workers_that_die_are_each_made_once():
             await asyncio.sleep(0)
             return ticked
 
-    slow = Slow("shop", shop.store._at, list)
+    slow = Slow("shop", shop.store._locked, list)
     await shop.start(one(every_ms=1000))
     made: list[str] = []
     for _ in range(1000):
