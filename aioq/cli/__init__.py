@@ -1,4 +1,4 @@
-"""The command line. The commands are imported when they are called, so that Ctrl-C meanwhile ends quietly."""
+"""The command line. Commands are imported when they are called, so that Ctrl-C during the import ends quietly."""
 
 import sys
 from importlib import import_module
@@ -6,7 +6,7 @@ from importlib import import_module
 from aioq.util.standard_streams import open_standard_streams
 
 INTERRUPTED = 130
-"""The exit code of a command that was ended by Ctrl-C, as shells count."""
+"""The exit code of a command that was ended by Ctrl-C, by the convention of shells."""
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""`aioq check`: whether this host's workers do their work, as the server sees it; for containers and for people.
+"""`aioq check`: tells whether the workers of this host do their work; for containers and for people.
 
-A worker renews its lease even where its event loop hangs, and reports with each renewal when it last fetched. So
-what is judged is the fetching, not the being there.
+It asks the server. A worker renews its lease even if its event loop hangs, and reports with each renewal when it
+last fetched. So the check looks at the last fetch, not at the lease alone.
 """
 
 import asyncio
@@ -28,10 +28,10 @@ class CheckPlan:
 
     Attributes:
         target: `module:app`.
-        queues: each must be served; none for: at least one of the App's queues.
-        max_age: the oldest last fetch, in seconds.
+        queues: the queues that must be served; if empty, at least one of the App's queues must be.
+        max_age: the greatest allowed age of a worker's last fetch, in seconds.
         any_host: count the workers of all hosts, not only of this one.
-        quiet: print nothing but what is wrong.
+        quiet: print problems only.
     """
 
     target: str
@@ -42,13 +42,13 @@ class CheckPlan:
 
 
 def run_check(plan: CheckPlan) -> int:
-    """Check, print what was found, and return the exit code: 0 where all is well, else 1.
+    """Check, print the result, and return the exit code: 0 if all is well, else 1.
 
     Raises:
         AioqError: the App cannot be loaded, or the server refuses or cannot be reached.
     """
     if plan.quiet:
-        DEFERRED.keep()  # for good: they are for the worker to say
+        DEFERRED.keep()  # they are never logged here: the worker does that
     app = load_app(plan.target)
     found = asyncio.run(_look(app, worker_queues(internals_of(app).host(), plan.queues)))
     mine = found if plan.any_host else on_host(found, this_host())
@@ -66,7 +66,7 @@ def on_host(found: Mapping[str, Sequence[WorkerLease]], host: str) -> dict[str, 
 
 
 def judge(found: Mapping[str, Sequence[WorkerLease]], plan: CheckPlan) -> list[str]:
-    """What is wrong, in words; nothing where all is well."""
+    """The problems, in words; empty if all is well."""
     where = "" if plan.any_host else " on this host"
     served = {queue: [w for w in workers if w.lease_ms > 0] for queue, workers in found.items()}
     troubles = [f"no worker{where} serves queue {queue}" for queue in plan.queues if not served[queue]]

@@ -1,4 +1,4 @@
-"""How the errors of a command are shown: one line, exit code 2, no traceback."""
+"""Errors of the commands: one line, exit code 2, no traceback."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ class CommandError(click.ClickException):
     """An error that ends the command with exit code 2 and one line.
 
     Args:
-        error: what went wrong.
+        error: the error that ended the command.
     """
 
     exit_code = 2

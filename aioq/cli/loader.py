@@ -1,4 +1,4 @@
-"""Finding the App that `module:app` names, and saying in one line why it cannot be found."""
+"""Finds the App that `module:app` names, or says in one line why it cannot be found."""
 
 import importlib
 import importlib.util
@@ -16,23 +16,23 @@ from aioq.app import App
 from aioq.errors import AioqError, LoadError
 
 USUAL = ("app", "main", "tasks", "worker")
-"""Where a package that has no App itself may have it: the first of these modules with one counts."""
+"""The modules in which a package without an App of its own may have it; the first one with an App counts."""
 
 FILES_READ = 500
-"""The most files of a package that are read for what makes an App, where none is found."""
+"""The most files of a package that are searched for code that makes an App, where no App is found."""
 
 _MAKES_APP = r"^(\w+)\s*(?::[^=\n]+)?=\s*(?:aioq\.)?App\("
 
 
 def load_app(target: str) -> App:
-    """The App `target` names, with its `imports` loaded.
+    """The App that `target` names, with its `imports` loaded.
 
     Args:
-        target: `module:attribute`, or `module` alone where the module has one App. A package that has none itself
-            means the first of its modules `USUAL` that has.
+        target: `module:attribute`, or `module` alone if the module has one App. For a package without an App of
+            its own, it is the App of the first of its modules `USUAL` that has one.
 
     Raises:
-        LoadError: saying in one line what was looked for and what is there.
+        LoadError: there is none; the message says in one line what was looked for and what is there.
     """
     module_name, _, attribute = target.partition(":")
     if not module_name:
@@ -51,7 +51,7 @@ def load_app(target: str) -> App:
 
 
 def _refuse_path(name: str, attribute: str) -> None:
-    """The module that a path means; a module has one name, and by another it would be loaded twice."""
+    """Raise an error for a path, with the name of its module. Under two names, a module would be loaded twice."""
     if not (os.sep in name or name.endswith(".py") or name.startswith(".")):
         return
     path = Path(os.path.relpath(name))
@@ -94,7 +94,7 @@ def _import(name: str) -> ModuleType:
 def _no_module(name: str, missing: str) -> str:
     parent = missing.rpartition(".")[0]
     package = sys.modules.get(parent)
-    if package is not None and package.__file__ and hasattr(package, "__path__"):  # a mere directory is no package
+    if package is not None and package.__file__ and hasattr(package, "__path__"):  # no mere directory
         inside = sorted(f"{parent}.{module.name}" for module in iter_modules(package.__path__))
         hint = _with_a_colon(name) or _alike(missing, inside)
         found = ", ".join(inside[:10]) or "no module"
@@ -112,14 +112,14 @@ def _no_module(name: str, missing: str) -> str:
 
 
 def _with_a_colon(name: str) -> str:
-    """For `shop.tasks.app`, where `shop.tasks` is a module that has it."""
+    """A hint for `shop.tasks.app`, if `shop.tasks` is a module that has the App `app`."""
     parent, _, last = name.rpartition(".")
     module = sys.modules.get(parent)
     return f"; did you mean {parent}:{last}?" if isinstance(getattr(module, last, None), App) else ""
 
 
 def _where_is(package: str) -> str:
-    """A hint for a command that was started in another directory than that of the package."""
+    """A hint for a command that was started in the wrong directory: the one that has the package."""
     here = Path.cwd()
     for folder in (here.parent, here.parent.parent, *sorted(each for each in here.iterdir() if each.is_dir())):
         if package.isidentifier() and ((folder / package).is_dir() or (folder / f"{package}.py").is_file()):
@@ -137,7 +137,7 @@ def _apps(module: ModuleType) -> dict[str, App]:
 
 
 def _inner(module: ModuleType) -> Iterator[ModuleType]:
-    """Those of the usual modules that a package has, imported when it is their turn."""
+    """The usual modules that a package has; each is imported only when it is asked for."""
     for name in USUAL if hasattr(module, "__path__") else ():
         full = f"{module.__name__}.{name}"
         if importlib.util.find_spec(full) is not None:
@@ -145,7 +145,7 @@ def _inner(module: ModuleType) -> Iterator[ModuleType]:
 
 
 def _written(package: ModuleType) -> list[str]:
-    """Where the sources of a package seem to make an App: read, for importing all of them might do anything."""
+    """Where the sources of a package seem to make an App. They are only read: to import them could do anything."""
     found: list[str] = []
     for folder in getattr(package, "__path__", ()):
         for file in sorted(Path(folder).rglob("*.py"))[:FILES_READ]:

@@ -1,6 +1,6 @@
 """The worker's log: lines for people, or one JSON object a line for machines.
 
-Neither can be forged by what is logged: see `aioq.util.printable`. And neither formatter raises.
+Logged text cannot forge a line of either form, because `aioq.util.printable` escapes it. Neither formatter raises.
 """
 
 import logging
@@ -25,10 +25,10 @@ _FAINT, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level and message; the name of the logger too, if it is not aioq's.
+    """Formats a record as time, level and message, with the logger's name if it is not one of aioq's.
 
     Args:
-        colour: whether a terminal shows it.
+        colour: whether to use colours, for a terminal.
     """
 
     def __init__(self, *, colour: bool = False) -> None:
@@ -36,7 +36,7 @@ class TextFormatter(logging.Formatter):
         self._colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record in one line, and its traceback in those that follow."""
+        """The record in one line, and its traceback in further lines."""
         time, level = self.formatTime(record), f"{printable(record.levelname):7}"
         if self._colour:
             time = f"{_FAINT}{time}{_PLAIN}"
@@ -50,10 +50,10 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC, RFC 3339), level, logger, message, what was raised, traceback, extras.
+    """Formats a record as one line of JSON, with its extras as further fields. The time is UTC, as in RFC 3339.
 
     Args:
-        ascii_only: whether the stream takes no other characters.
+        ascii_only: whether the stream accepts ASCII only.
     """
 
     def __init__(self, *, ascii_only: bool = False) -> None:
@@ -80,16 +80,16 @@ class JsonFormatter(logging.Formatter):
 def set_up_logging(level: str, log_format: str, *, explicit: bool = False) -> bool:
     """Send the log to standard error.
 
-    What the user's own module has set up wins: handlers and level of the root logger are left as they are, and so
-    is a level of the logger `aioq`. But aioq's own lines come through, whatever the root logger's level.
+    The set-up of the user's own module takes precedence: handlers and level of the root logger are left as they
+    are, and so is a level of the logger `aioq`. But aioq's own lines appear, whatever the root logger's level is.
 
     Args:
         level: debug, info, warning, error or critical.
         log_format: text or json.
-        explicit: whether the level was given on the command line: then it holds for aioq's lines in any case.
+        explicit: whether the level was given on the command line; then it always holds for aioq's lines.
 
     Returns:
-        Whether lines have the format that was asked for: False where the user's handlers decide that.
+        Whether lines have the format that was asked for; False if the user's handlers decide that.
     """
     root = logging.getLogger()
     number = logging.getLevelNamesMapping()[level.upper()]
@@ -111,7 +111,7 @@ def _formatter(log_format: str, stream: TextIO) -> logging.Formatter:
 
 
 def _shows_colour(stream: TextIO) -> bool:
-    """By the customs of no-color.org and force-color.org: a variable that is not empty."""
+    """Whether to use colours. By no-color.org and force-color.org, a variable counts if it is not empty."""
     if os.environ.get("NO_COLOR"):
         return False
     return bool(os.environ.get("FORCE_COLOR")) or (stream.isatty() and os.environ.get("TERM") != "dumb")

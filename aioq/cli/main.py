@@ -1,7 +1,7 @@
 """`aioq`: the commands, and how their errors are shown: one line, exit code 2, no traceback.
 
-What a command does is imported when it is called: a worker need not carry what only the demo needs, and `--help`
-need not wait for either.
+The code of a command is imported when it is called. So a worker does not load what only the demo needs, and
+`--help` does not wait for either.
 """
 
 import re
@@ -29,7 +29,7 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 class ChildError(CommandError):
-    """The same of a supervisor's child: its exit code says that a restart would not help."""
+    """An error of a supervisor's child; its exit code says that a restart would not help."""
 
     exit_code = REFUSED
 
@@ -39,7 +39,7 @@ def _imported(name: str | None) -> Any:
 
 
 class _Seconds(click.FloatRange):
-    """A span of time, up to `aioq.util.durations.MAX_DELAY`; NaN is none."""
+    """A number of seconds, up to `aioq.util.durations.MAX_DELAY`; NaN is refused."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Convert the text to seconds."""
@@ -86,13 +86,13 @@ def _one_by_one(_: click.Context, __: click.Parameter, queues: tuple[str, ...]) 
     "--shutdown-timeout",
     type=SECONDS,
     metavar="SECONDS",
-    help="How long running jobs may take to end at a stop.",
+    help="How long running jobs may take to end when the worker stops.",
 )
 @click.option(
     "--health-port",
     type=click.IntRange(0, 65535),
     metavar="PORT",
-    help="Answer health checks there: /live and /ready. 0 for any free port.",
+    help="Answer health checks on this port: /live and /ready. 0 for any free port.",
 )
 @click.option(
     "-l",
@@ -108,9 +108,9 @@ def _one_by_one(_: click.Context, __: click.Parameter, queues: tuple[str, ...]) 
 def worker(target: str, **options: Any) -> None:
     """Run the jobs of MODULE:APP, for example shop.tasks:app.
 
-    MODULE alone will do where it has one App; a package, where its module app, main, tasks or worker has.
-    The first SIGTERM or Ctrl-C stops gracefully: running jobs are finished for up to --shutdown-timeout seconds,
-    then given back; the second gives them back at once.
+    MODULE alone is enough if it has one App, or if it is a package whose module app, main, tasks or worker has
+    one. The first SIGTERM or Ctrl-C stops gracefully: running jobs have up to --shutdown-timeout seconds to end,
+    then they are given back. The second one gives them back at once.
     """
     start = _imported("worker.command")
     plan = start.WorkerPlan(target=target, **options)
@@ -141,15 +141,15 @@ def worker(target: str, **options: Any) -> None:
     default=15.0,
     show_default=True,
     metavar="SECONDS",
-    help="The oldest last fetch of a worker that does its work.",
+    help="The greatest age of a worker's last fetch; a worker beyond it counts as stuck.",
 )
 @click.option("--any-host", is_flag=True, help="Count the workers of all hosts, not only of this one.")
-@click.option("--quiet", is_flag=True, help="Print only what is wrong.")
+@click.option("--quiet", is_flag=True, help="Print problems only.")
 def check(target: str, **options: Any) -> None:
-    """See whether the workers of MODULE:APP on this host do their work; exit code 1 if not.
+    """Check whether the workers of MODULE:APP on this host do their work; exit code 1 if not.
 
     For the health check of a container, and for people: it shows each worker with its lease and its last fetch. A
-    worker that runs but does not fetch is not well.
+    worker that runs but does not fetch is reported as a problem.
     """
     module = _imported("check")
     try:
@@ -170,17 +170,17 @@ def demo() -> None:
 
 
 class _Later(click.Group):
-    """A group whose commands are imported when they are looked for."""
+    """A group whose commands are imported when they are needed."""
 
     def _found(self) -> click.Group:
         return _imported(self.name).commands
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """See `click.Group`."""
+        """The names of the commands."""
         return self._found().list_commands(ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """See `click.Group`."""
+        """The command of that name; None if there is none."""
         return self._found().get_command(ctx, cmd_name)
 
 
@@ -198,7 +198,7 @@ _NO_COMMAND = re.compile("No such command '([^']+)'")
 
 
 def _explained(error: click.ClickException) -> click.ClickException:
-    """The error; of a word of another library's command line one that says what it is here."""
+    """The error; for an option or command of another library, one that says what it is called in aioq."""
     if not isinstance(error, click.UsageError):
         return error
     command = _NO_COMMAND.match(error.message)
@@ -216,7 +216,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """The entry point of the `aioq` script and of `python -m aioq`."""
     try:
         code = cli.main(args=None if args is None else list(args), prog_name="aioq", standalone_mode=False)
-    except click.Abort:  # Ctrl-C, which click by itself makes a failure of
+    except click.Abort:  # Ctrl-C; click itself would exit with code 1
         sys.exit(INTERRUPTED)
     except click.ClickException as error:
         _explained(error).show()

@@ -1,4 +1,4 @@
-"""`aioq schedules`: look at the schedules in the server, and change them."""
+"""`aioq schedules`: shows the schedules in the server, and changes them."""
 
 import asyncio
 import sys
@@ -29,24 +29,24 @@ RUNS = 5
 NEXT_RUNS = "next runs"
 
 LATE = timedelta(seconds=30)
-"""A tick that is late by more has no worker: another one has long taken over from one that has died."""
+"""If a tick is later than this, no worker is there: if one had died, another would have taken over by then."""
 
 _LEAST = 8
-"""What a column of the list is narrowed to before the table is wider than the terminal."""
+"""The width to which a column may shrink before the table becomes wider than the terminal."""
 
 _DATE = 14
-"""The width of a day, `Mon 2026-11-30`, which is not to be broken in a narrow table."""
+"""The width of a day, `Mon 2026-11-30`, which is not broken even in a narrow table."""
 
 _WIDE = 140
-"""From here on there is space for a moment in one line."""
+"""The terminal width from which day and time fit in one line."""
 
 _FRAME = 16
-"""What the lines of a table with five columns take."""
+"""The width of the frame lines of a table with five columns."""
 
 
 @click.group()
 def commands() -> None:
-    """What `aioq schedules` can do; `main.py` shows the help."""
+    """The group of the commands of `aioq schedules`; `main.py` has its help."""
 
 
 _target = click.argument("target", metavar="MODULE:APP")
@@ -58,12 +58,12 @@ _id = click.argument("schedule_id", metavar="ID")
 def list_(target: str) -> None:
     """Show all schedules, the next to tick first.
 
-    Where the output is no terminal, one line each: id, task, when, zone, next run and state, with tabs in between.
+    If the output is no terminal, one line for each: id, task, when, zone, next run and state, separated by tabs.
     """
     found = _with_app(target, lambda app: app.schedules.list())
     if not found:
-        click.echo("there are no schedules", err=True)  # what reads a pipe would take it for one
-    # Asked of the stream: rich takes a pipe for a terminal where FORCE_COLOR is set.
+        click.echo("there are no schedules", err=True)  # on standard output, a pipe's reader would take it for one
+    # The stream is asked, because rich takes a pipe for a terminal if FORCE_COLOR is set.
     print_list(_console(), found, plain=not sys.stdout.isatty())
 
 
@@ -79,7 +79,7 @@ def show(target: str, schedule_id: str) -> None:
 @_target
 @_id
 def pause(target: str, schedule_id: str) -> None:
-    """Let a schedule rest; its ticks pass, and are not made good later."""
+    """Pause a schedule; ticks that come due while it is paused are not made up for later."""
     _show(_with_app(target, lambda app: app.schedules.pause(schedule_id)))
 
 
@@ -87,7 +87,7 @@ def pause(target: str, schedule_id: str) -> None:
 @_target
 @_id
 def resume(target: str, schedule_id: str) -> None:
-    """Let a paused schedule go on, from its next tick on."""
+    """Resume a paused schedule, with its next tick."""
     _show(_with_app(target, lambda app: app.schedules.resume(schedule_id)))
 
 
@@ -95,7 +95,7 @@ def resume(target: str, schedule_id: str) -> None:
 @_target
 @_id
 def run(target: str, schedule_id: str) -> None:
-    """Send a schedule's call now, besides its ticks, and print the job's id."""
+    """Send a schedule's call now, in addition to its ticks, and print the job's id."""
     click.echo(printable(_with_app(target, lambda app: app.schedules.run_now(schedule_id)).id))
 
 
@@ -131,7 +131,7 @@ def _console() -> Console:
 
 
 def print_list(console: Console, schedules: Sequence[Schedule], *, plain: bool) -> None:
-    """Print schedules: as a table, or plain, one line each with tabs between what it says."""
+    """Print schedules: as a table, or plain, as one line for each with tabs between the fields."""
     if plain:
         for schedule in schedules:
             click.echo("\t".join(map(printable, _line(schedule))), file=console.file)
@@ -139,17 +139,18 @@ def print_list(console: Console, schedules: Sequence[Schedule], *, plain: bool) 
     if not schedules:
         return
     table = Table(box=box.ROUNDED)
-    # Whole, for it is what the other commands take.
+    # The id is never broken, because it is what the other commands take.
     table.add_column("id", no_wrap=True)
     table.add_column("task", overflow="fold", min_width=_LEAST)
     table.add_column("when", overflow="fold", min_width=_LEAST)
     table.add_column("next run", overflow="fold", width=_DATE if console.width < _WIDE else None)
     table.add_column("state", overflow="fold", min_width=_LEAST)
     for schedule in schedules:
-        # The zone is shown beside the time, and only there: twice is too wide.
+        # The zone is shown only beside the time: twice would be too wide.
         cells = (schedule.id, schedule.task, schedule.description, _next(schedule), _state(schedule))
         table.add_row(*(Text(printable(cell)) for cell in cells))
-    # What does not fit although all else is folded runs over the edge, where a terminal breaks it without loss.
+    # If it does not fit although all columns are narrow, it is wider than the terminal, which breaks the lines
+    # itself.
     least = max(cell_len(printable(schedule.id)) for schedule in schedules) + 3 * _LEAST + _DATE + _FRAME
     table.width = least if least > console.width else None
     console.print(table, crop=False, no_wrap=True, overflow="ignore")
@@ -166,13 +167,13 @@ def _line(schedule: Schedule) -> Sequence[str]:
 def _show(schedule: Schedule) -> None:
     table = Table(box=box.ROUNDED, show_header=False, title=Text(printable(schedule.id)))
     for name, value in facts(schedule):
-        # The next runs are a line each; what comes from others has no line breaks of its own.
+        # Each of the next runs has a line. Line breaks in text from outside are escaped.
         table.add_row(name, Text(value if name == NEXT_RUNS else printable(value)))
     _console().print(table)
 
 
 def facts(schedule: Schedule) -> Sequence[tuple[str, str]]:
-    """What is shown of one schedule: names and what there is to say."""
+    """The facts that are shown about one schedule, as names and values; those without a value are left out."""
     zone = zone_or_utc(schedule.tz)
     policies = f"misfire {schedule.misfire.value}, overlap {schedule.overlap.value}"
     facts = [
@@ -219,7 +220,7 @@ def _last(schedule: Schedule, zone: tzinfo) -> str:
 
 
 def _is_due(schedule: Schedule) -> bool:
-    """Whether its next tick is so long due that no worker can be there."""
+    """Whether its next tick has been due for so long that no worker can be there."""
     next_at, now = schedule.next_at, schedule.asked_at
     return next_at is not None and now is not None and now - next_at > LATE
 
@@ -234,7 +235,7 @@ def _moment(moment: datetime | None, zone: tzinfo) -> str:
         return ""
     local = moment.astimezone(zone)
     part = f".{local.microsecond // 1000:03}" if local.microsecond else ""
-    # Both: CST is the time of Shanghai and of Chicago, and the name alone does not distinguish summer from winter.
+    # Both names: CST is the time of Shanghai and of Chicago, and the zone's name does not tell summer from winter.
     name = f"{zone}" if isinstance(zone, ZoneInfo) else "UTC"
     short = f"{local:%Z}"
     return f"{local:%a %Y-%m-%d %H:%M:%S}{part} {short}{f' ({name})' if name != short else ''}"

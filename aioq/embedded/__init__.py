@@ -1,4 +1,4 @@
-"""The embedded server: Valkey on a Unix socket under `.aioq/`; see `launcher`."""
+"""The embedded server: a Valkey on a Unix socket under `.aioq/`, started and stopped by its users."""
 
 from aioq.embedded.server import EmbeddedServer, attach, available
 

@@ -1,4 +1,4 @@
-"""Where the embedded server lives: its directory, readable by its owner only, and its socket."""
+"""The embedded server's directory, which only its owner can read, and its socket."""
 
 import hashlib
 import os
@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 
 _SOCKET_BYTES = 100  # sun_path holds 104 bytes on macOS and 108 on Linux, with the closing zero
-_GITIGNORE = "*\n"  # also marks a directory as made by us
+_GITIGNORE = "*\n"  # also marks a directory as made by aioq
 
 
 def prepare_directory(directory: Path) -> None:
-    """Make the directory, for its owner only; one with other files in it is neither closed nor hidden."""
+    """Make the directory, readable by its owner only and ignored by git; one with other files is left as it is."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     ignore = directory / ".gitignore"
     if not any(directory.iterdir()):
@@ -26,15 +26,15 @@ def prepare_directory(directory: Path) -> None:
 
 
 def socket_path(directory: Path) -> Path:
-    """The server's socket: in the directory where its path is short enough for one, else in a temporary place."""
+    """The path of the server's socket: in the directory or, if that path is too long, in a temporary directory."""
     plain = directory / "valkey.sock"
     if len(os.fsencode(plain)) <= _SOCKET_BYTES:
         return plain
-    # Not $XDG_RUNTIME_DIR: a cron job has none, and would look for the server of a login session elsewhere.
+    # Not $XDG_RUNTIME_DIR: a cron job has none, and so would not find the server of a login session.
     name = f"aioq-{os.geteuid()}-{hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]}"
     place = Path(tempfile.gettempdir(), name)
     if len(os.fsencode(place)) > _SOCKET_BYTES - 12:  # TMPDIR is too long itself
-        place = Path("/tmp", name)  # noqa: S108 - whose it is is looked at below
+        place = Path("/tmp", name)  # noqa: S108 - its owner is checked below
     place.mkdir(mode=0o700, exist_ok=True)
     info = place.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:

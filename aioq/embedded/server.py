@@ -1,14 +1,14 @@
-"""The embedded server: Valkey on a Unix socket under `.aioq/`, shared by every process that works there.
+"""The embedded server: a Valkey on a Unix socket under `.aioq/`, shared by all processes in that directory.
 
-The first process starts it, later ones attach, the last one out stops it; what was queued is there at the
-next start. Three locks, which the kernel drops when their holder dies, decide everything; no pid is trusted:
+The first process starts it, later ones attach, the last one that leaves stops it. Queued jobs are still there at
+the next start. Three locks, which the kernel releases when their holder dies, decide everything; pids do not:
 
-    start.lock   exclusive while a process starts or stops the server; settles every race
+    start.lock   exclusive while a process starts or stops the server; so there are no races
     users.lock   shared by each attached process; a process that can make its own lock exclusive is the last one
-    server.lock  exclusive, inherited by the server and held while it runs: held means alive
+    server.lock  exclusive; the server inherits it and holds it while it runs: a held lock means that it is alive
 
-A server whose last user was killed stays up until the next process attaches and leaves. Lock files are never
-deleted: a lock on a deleted file excludes no other process. For local file systems, not for Windows.
+If the last process is killed, the server runs on until another process has attached and left. Lock files are never
+deleted: a lock on a deleted file excludes no other process. It works on local file systems, and not on Windows.
 """
 
 import atexit
@@ -36,13 +36,13 @@ _log = logger(__name__)
 
 _POLL = 0.01  # seconds between two looks; a start was measured at 20 to 60 ms
 _REPLY_TIMEOUT = 1.0  # seconds a PING may take before the server counts as not answering
-_STOP_TIMEOUT = 10.0  # seconds the last one out waits for the final flush; guessed, it takes about 20 ms
+_STOP_TIMEOUT = 10.0  # seconds that the last process waits for the final flush; a guess, it takes about 20 ms
 _URL_WAY = "set AIOQ_URL to a Redis or Valkey server"
 
 
 @dataclass(slots=True, eq=False)
 class _Hold:
-    """This process's one hold on one directory; changed only under that directory's start lock."""
+    """The one hold of this process on one directory; changed only under that directory's start lock."""
 
     directory: Path
     start_timeout: float
@@ -50,39 +50,40 @@ class _Hold:
     tokens: set[object] = field(default_factory=set[object])  # one for each attach() not yet detached
     socket: Path = Path()
     started: bool = False
-    users_fd: int = -1  # with our shared lock
-    server_fd: int = -1  # for looking at the server's lock: bound to the file, whatever becomes of its name
+    users_fd: int = -1  # has this process's shared lock
+    server_fd: int = -1  # for testing the server's lock; stays bound to the file even if that is deleted
 
     def holds(self, token: object) -> bool:
         return self.pid == os.getpid() and token in self.tokens
 
     def is_current(self) -> bool:
-        """Whether what we lock is what others find: not after someone deleted the directory."""
+        """Whether other processes find the file that we have locked; not after the directory was deleted."""
         with contextlib.suppress(OSError):
             return os.path.samestat(os.fstat(self.users_fd), (self.directory / "users.lock").stat())
         return False
 
     def is_server_gone(self) -> bool:
-        """Whether no server process lives, not even one that starts or stops just now."""
-        if not _flock(self.server_fd, fcntl.LOCK_SH):  # shared, so that two looks do not see each other
+        """Whether no server process is alive, not even one that is just starting or stopping."""
+        if not _flock(self.server_fd, fcntl.LOCK_SH):  # shared, so that two processes can test it at once
             return False
         fcntl.flock(self.server_fd, fcntl.LOCK_UN)
         return True
 
 
 _holds: dict[Path, _Hold] = {}
-_fork_guard = threading.Lock()  # no os.fork() between opening a lock file and noting its descriptor
+_fork_guard = threading.Lock()  # prevents os.fork() between opening a lock file and storing its descriptor
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedServer:
     """One hold on a running embedded server, from `attach` until `detach`.
 
-    Interpreter exit detaches too, and the kernel when the process dies. A child made by `os.fork()` has no
-    part in it: there `detach` does nothing and `ensure` raises; the child attaches anew.
+    The exit of the interpreter detaches too, and so does the kernel when the process dies. A child made by
+    `os.fork()` does not share the hold: there `detach` does nothing and `ensure` raises; the child attaches
+    itself.
 
     Attributes:
-        url: where the server listens, for redis-py's `from_url`; percent-encoded.
+        url: the server's address for redis-py's `from_url`; percent-encoded.
         directory: the absolute path of the directory with its data and locks.
         started: True if this process started the server, False if it was running already.
     """
@@ -94,20 +95,20 @@ class EmbeddedServer:
     _token: object = field(repr=False, compare=False)
 
     def detach(self) -> None:
-        """Let go of the server; the last hold of the last process stops it, with its data on disk.
+        """Release the server. The last hold of the last process stops it; its data is on disk then.
 
-        Blocks for up to 20 seconds, usually for 20 ms. Calling it again does nothing. Never raises: a server
-        that does not stop in time is left running, with a warning in the log.
+        This blocks for up to 20 seconds, usually for 20 ms. Calling it again does nothing. It never raises: a
+        server that does not stop in time is left running, with a warning in the log.
         """
         _detach(self._hold, self._token)
 
     def ensure(self) -> None:
-        """Return once the server answers; start it again on its data if it is gone.
+        """Return once the server answers; start it again with its data if it has ended.
 
-        Blocks for up to the `start_timeout` of `attach`, so call it in a thread; one PING while all is well.
+        This blocks for up to the `start_timeout` of `attach`, so call it in a thread. Usually it is one PING.
 
         Raises:
-            EmbeddedServerError: it cannot be started, or this hold was detached or is a parent process's.
+            EmbeddedServerError: it cannot be started, or this hold was detached or belongs to a parent process.
         """
         hold, deadline = self._hold, time.monotonic() + self._hold.start_timeout
         if hold.holds(self._token) and not _obstacle(hold.socket):
@@ -126,23 +127,24 @@ def available() -> bool:
 
 
 def attach(directory: str | Path = ".aioq", *, start_timeout: float = 10.0) -> EmbeddedServer:
-    """Attach to the embedded server of a directory, starting it if it does not run.
+    """Attach to the embedded server of a directory; start it if it does not run.
 
-    Blocking: async callers use a thread. Each call, from any thread, wants its own `detach`. The directory is
-    made if need be, for its owner only (0700) and ignored by git; one with other files in it stays as it is.
+    It blocks: async callers use a thread. Each call, from any thread, needs a `detach` of its own. The directory
+    is made if it does not exist, readable by its owner only (0700) and ignored by git; one with other files in it
+    is left as it is.
 
     Args:
-        directory: where data, socket, log and locks live; default `.aioq`. If its path is too long for a
+        directory: the directory of data, socket, log and locks; default `.aioq`. If its path is too long for a
             Unix socket, the socket is put under the temporary directory instead.
-        start_timeout: seconds until the server must answer, waiting for other processes included; default
-            10. Gigabytes of queued data, read back at each start, need more.
+        start_timeout: seconds within which the server must answer, waiting for other processes included; default
+            10. Gigabytes of queued data, which each start reads, need more.
 
     Returns:
         The hold on the server.
 
     Raises:
         EmbeddedServerError: there is no binary, the directory cannot be used, or the server does not come
-            up. The message names both ways out, and ends with the server's log if it exited.
+            up. The message names two remedies, and ends with the server's log if it has ended.
     """
     deadline = time.monotonic() + start_timeout
     with _errors_mapped(Path(directory)):
@@ -156,7 +158,7 @@ def attach(directory: str | Path = ".aioq", *, start_timeout: float = 10.0) -> E
                 _join(hold)
                 hold.started |= _bring_up(hold, deadline)
             except BaseException as error:
-                if not hold.tokens:  # what takes too long to load its data goes on: trying again gets further
+                if not hold.tokens:  # a server that is still loading its data goes on, so that a later try works
                     _leave(hold, stop=not isinstance(error, EmbeddedServerError))
                 raise
             token = object()
@@ -170,7 +172,7 @@ def _detach(hold: _Hold, token: object) -> None:
         return
     try:
         with _start_lock(hold.directory, time.monotonic() + _STOP_TIMEOUT, prepare=False):
-            hold.tokens.discard(token)  # gone already if another thread was faster
+            hold.tokens.discard(token)  # another thread may have been faster
             if not hold.tokens:
                 _leave(hold, stop=True)
     except (OSError, EmbeddedServerError) as error:
@@ -195,7 +197,7 @@ def _errors_mapped(directory: Path) -> Generator[None]:
         raise EmbeddedServerError(f"{message} writable directory or name one in AIOQ_DATA_DIR") from error
 
 
-def _open(path: Path) -> int:  # non-inheritable: Python's default
+def _open(path: Path) -> int:  # not inheritable, which is Python's default
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 
 
@@ -208,10 +210,10 @@ def _flock(fd: int, kind: int) -> bool:
 
 @contextlib.contextmanager
 def _start_lock(directory: Path, deadline: float, *, prepare: bool = True) -> Generator[None]:
-    """Hold the directory's start lock; it shuts out this process's other threads too: each opens the file."""
+    """Hold the directory's start lock. It excludes other threads of this process too: each opens the file."""
     if prepare:
         prepare_directory(directory)
-    elif not directory.exists():  # deleted: no server can start there, and leaving should not make it anew
+    elif not directory.exists():  # deleted: no server can start there, and leaving must not make it again
         yield
         return
     fd = _open(directory / "start.lock")
@@ -223,12 +225,12 @@ def _start_lock(directory: Path, deadline: float, *, prepare: bool = True) -> Ge
             time.sleep(_POLL)
         yield
     finally:
-        fcntl.flock(fd, fcntl.LOCK_UN)  # explicitly: a copy in a child forked meanwhile must not keep it
+        fcntl.flock(fd, fcntl.LOCK_UN)  # explicitly, so that a copy in a child that was forked does not keep it
         os.close(fd)
 
 
 def _join(hold: _Hold) -> None:
-    """Take the shared lock, and find the place of the socket."""
+    """Take the shared lock, and set the path of the socket."""
     if hold.users_fd >= 0 and not hold.is_current():
         _leave(hold, stop=True)
     _holds[hold.directory] = hold
@@ -244,7 +246,7 @@ def _bring_up(hold: _Hold, deadline: float) -> bool:
     """Return once the server answers; True if it was started for that."""
     log_start = _start_unless_alive(hold)
     while obstacle := _obstacle(hold.socket):
-        if log_start is None:  # the one we found may have been on its way out
+        if log_start is None:  # the server that was there may have been about to stop
             log_start = _start_unless_alive(hold)
         elif hold.is_server_gone():
             raise _failure(hold, obstacle, log_start)
@@ -272,12 +274,12 @@ def _failure(hold: _Hold, obstacle: str, log_start: int | None) -> EmbeddedServe
 
 
 def _start_unless_alive(hold: _Hold) -> int | None:
-    """Start the server if none lives; return where its lines in the log begin, None if one lives."""
+    """Start the server if none is alive; return where its lines in the log begin, or None if one is alive."""
     home, log, pid = (hold.directory / name for name in ("", "valkey.log", "valkey.pid"))
     command = [str(_binary()), "--port", "0", "--unixsocket", str(hold.socket), "--unixsocketperm", "700"]
     command += ["--dir", str(home), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
-    # A daemon is no child of this process, so it leaves no zombie and no SIGCHLD in the user's process, and in a
-    # session of its own, so Ctrl-C in the terminal is not for it.
+    # A daemon is no child of this process, so the user's process gets no zombie and no SIGCHLD. It has a session
+    # of its own, so Ctrl-C in the terminal does not reach it.
     command += ["--logfile", str(log), "--pidfile", str(pid), "--daemonize", "yes"]
     with _fork_guard:
         fd = _open(home / "server.lock")
@@ -293,11 +295,11 @@ def _start_unless_alive(hold: _Hold) -> int | None:
                 raise OSError(run.stderr.decode(errors="replace").strip())
             return log_start
         finally:
-            os.close(fd)  # never unlocked: it is one lock with the server's copy, which keeps it
+            os.close(fd)  # but not unlocked: the server's copy of the descriptor has the same lock, and keeps it
 
 
 def _leave(hold: _Hold, *, stop: bool) -> None:
-    """Give the hold up; stop the server if no other process has one."""
+    """Give up the hold; stop the server if no other process has one."""
     _holds.pop(hold.directory, None)
     if hold.users_fd < 0:
         return
@@ -316,9 +318,9 @@ def _stop(hold: _Hold) -> None:
         refusal = _ask(hold.socket, b"SHUTDOWN", _STOP_TIMEOUT) if current else b"not asked"
     except OSError as error:
         refusal = str(error).encode()
-    if refusal and pid.isdecimal() and node == os.uname().nodename:  # else the pid is another container's
-        # When its directory was deleted it has nothing to flush, and a clean exit would unlink the socket of
-        # a successor that is there already: SIGKILL.
+    if refusal and pid.isdecimal() and node == os.uname().nodename:  # otherwise the pid is of another container
+        # If its directory was deleted, it has no data to write, and a clean exit would delete the socket of the
+        # server that may have followed it. So SIGKILL.
         with contextlib.suppress(OSError):
             os.kill(int(pid), signal.SIGTERM if current else signal.SIGKILL)
     end = time.monotonic() + _STOP_TIMEOUT
@@ -337,7 +339,7 @@ def _ask(path: Path, command: bytes, timeout: float) -> bytes:
 
 
 def _obstacle(path: Path) -> str:
-    """What keeps the server from serving, empty if nothing; an error other than LOADING is service too."""
+    """Why the server does not answer yet; empty if it does. An error other than LOADING is an answer too."""
     try:
         answer = _ask(path, b"PING", _REPLY_TIMEOUT).decode(errors="replace")
     except OSError as error:
@@ -346,7 +348,7 @@ def _obstacle(path: Path) -> str:
 
 
 def _forget_after_fork() -> None:
-    # The holds are the parent's, and closing (not unlocking) leaves its locks alone.
+    # The holds belong to the parent. To close the files without unlocking them keeps the parent's locks.
     for hold in _holds.values():
         for fd in (hold.users_fd, hold.server_fd):
             with contextlib.suppress(OSError):

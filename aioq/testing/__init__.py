@@ -6,8 +6,8 @@
             await session.advance(3600)
             assert await handle == "sent"
 
-With pytest, `session = app_fixture(app)` in a conftest makes the same a fixture, on whichever event loop the test
-runs: that of pytest-asyncio, in either mode, or of anyio's plugin (installed with aioq).
+With pytest, `session = app_fixture(app)` in a conftest makes a fixture of it. It uses the event loop that runs the
+test: that of pytest-asyncio, in either mode, or of anyio's plugin (installed with aioq).
 """
 
 from aioq.testing.fixtures import app_fixture

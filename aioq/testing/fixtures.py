@@ -1,8 +1,8 @@
-"""A pytest fixture around `app.test()`, on the event loop that the test is going to run on.
+"""A pytest fixture around `app.test()`, on the event loop on which the test will run.
 
-An async fixture would be set up by whichever plugin takes it first: by none under pytest-asyncio's strict mode,
-and under its auto mode, where a test has anyio's mark too, by the one that does not run the test. So this is a
-plain fixture, which finds the plugin that runs the test and asks it.
+An async fixture is set up by the first plugin that takes it. In pytest-asyncio's strict mode no plugin does. In
+its auto mode, if a test has anyio's mark too, it is the plugin that does not run the test. So this is a plain
+fixture, which finds the plugin that runs the test and uses its event loop.
 """
 
 import asyncio
@@ -16,19 +16,19 @@ from aioq.errors import ConfigError
 from aioq.testing.session import MemorySession, SyncSession
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
-"""Runs a coroutine on the test's event loop, from outside of it."""
+"""A function that runs a coroutine on the test's event loop, called from outside of that loop."""
 
 
 class InMemory(Protocol):
-    """What can run in memory: an `aioq.App`."""
+    """An object that can run in memory: an `aioq.App`."""
 
     def test(self) -> MemorySession:
-        """A session in memory, which is not entered yet."""
+        """A new session in memory; it still has to be entered."""
         ...
 
 
 def app_fixture(app: InMemory) -> Any:
-    """A fixture that runs `app` in memory for the time of a test, and gives the test its session.
+    """A fixture that runs `app` in memory during a test, and gives the test its session.
 
     It works with pytest-asyncio, in either mode, with anyio's plugin (on asyncio), and in sync tests.
 
@@ -37,7 +37,7 @@ def app_fixture(app: InMemory) -> Any:
 
     Raises:
         ModuleNotFoundError: pytest is not installed.
-        ConfigError: at the set-up of a test: no known plugin runs it on an event loop.
+        ConfigError: at the set-up of an async test that no known plugin runs.
     """
     import pytest  # optional extra  # noqa: PLC0415
 
@@ -47,7 +47,7 @@ def app_fixture(app: InMemory) -> Any:
             with app.test() as running:
                 yield running
         elif _is_of_pytest_asyncio(request):
-            yield from _on(_runner_of_pytest_asyncio(request), app)
+            yield from _by_pytest_asyncio(_runner_of_pytest_asyncio(request), app)
         elif "anyio_backend" in request.fixturenames:
             yield from _by_anyio(request, app)
         else:
@@ -91,11 +91,11 @@ def _is_of_pytest_asyncio(request: Any) -> bool:
 
 
 def _runner_of_pytest_asyncio(request: Any) -> Run:
-    """What runs the test: a fixture of pytest-asyncio's own, which has no public name."""
+    """The function that runs the test's coroutines; pytest-asyncio has it in a fixture without a public name."""
     import pytest  # optional extra  # noqa: PLC0415
 
     scope = _loop_scope(request)
-    for name in (f"_{scope}_scoped_runner", f"_{scope}_event_loop", "event_loop"):  # from 1.1, of 1.0, before
+    for name in (f"_{scope}_scoped_runner", f"_{scope}_event_loop", "event_loop"):  # since 1.1, in 1.0, before 1.0
         with contextlib.suppress(pytest.FixtureLookupError):
             found = request.getfixturevalue(name)
             return found.run if hasattr(found, "run") else found.run_until_complete
@@ -106,7 +106,7 @@ def _runner_of_pytest_asyncio(request: Any) -> Run:
 
 
 def _loop_scope(request: Any) -> str:
-    """How long the test's event loop lives: as its mark says, or the configuration."""
+    """The scope of the test's event loop, from its mark or the configuration."""
     marker = request.node.get_closest_marker("asyncio")
     given: dict[str, Any] = marker.kwargs if marker is not None else {}
     default = ""
@@ -115,9 +115,9 @@ def _loop_scope(request: Any) -> str:
     return given.get("loop_scope") or given.get("scope") or default or "function"
 
 
-def _on(run: Run, app: InMemory) -> Iterator[MemorySession]:
-    """Hold a session while the generator is: in one asyncio task, as cancel scopes in a lifespan want it."""
-    held = _Held(app)
+def _by_pytest_asyncio(run: Run, app: InMemory) -> Iterator[MemorySession]:
+    """Hold a session while the generator runs; in one asyncio task, as cancel scopes in a lifespan need it."""
+    held = _HeldSession(app)
     session = run(held.begin())
     try:
         yield session
@@ -125,24 +125,24 @@ def _on(run: Run, app: InMemory) -> Iterator[MemorySession]:
         run(held.end())
 
 
-class _Held:
-    """A session that is entered and left by one task."""
+class _HeldSession:
+    """A session that the same task enters and leaves."""
 
     def __init__(self, app: InMemory) -> None:
         self._app = app
 
     async def begin(self) -> MemorySession:
-        """Enter it."""
+        """Enter the session."""
         self._entered: asyncio.Future[MemorySession] = asyncio.get_running_loop().create_future()
         self._over = asyncio.Event()
         self._task = asyncio.ensure_future(self._hold())
         await asyncio.wait([self._entered, self._task], return_when=asyncio.FIRST_COMPLETED)
         if not self._entered.done():
-            self._task.result()  # it could not be entered: that says why
+            self._task.result()  # raises the reason why it could not be entered
         return self._entered.result()
 
     async def end(self) -> None:
-        """Leave it."""
+        """Leave the session."""
         self._over.set()
         await self._task
 

@@ -1,4 +1,4 @@
-"""An App in memory: the same way from send to handle, with no server and a clock that is moved by hand."""
+"""An App in memory: jobs work as usual from send to handle, without a server, and with a clock that you move."""
 
 import asyncio
 import contextlib
@@ -24,17 +24,17 @@ from aioq.worker import Worker
 from aioq.worker.app_parts import Host
 
 _NEVER_MS = 10**12
-"""A lease that no move of the clock ends: the one worker is in this very process."""
+"""The lease in a session. No move of the clock ends it: the only worker is in this process and cannot die."""
 
 
 class MemorySession:
-    """What `app.test()` returns: while it is entered, the App works in memory and a worker runs its jobs.
+    """The session of `app.test()`: while it is entered, the App works in memory and a worker runs its jobs.
 
     A job that is due runs at once, in the background; `await handle` waits for it as always. A job with a
-    delay, or a retry with a backoff, runs once the clock has been moved there: by `advance`, or by `drain`.
+    delay, or a retry with a backoff, runs once `advance` or `drain` has moved the clock to its time.
 
     Attributes:
-        clock: the time the store goes by; it moves only when it is moved.
+        clock: the clock of the store; it stands still until it is moved.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class MemorySession:
         await self._close_client()
         self._stack.enter_context(self._connector.replaced(self._store_here))
         self._stack.push_async_callback(self._close_client)
-        # What sync code does meanwhile, a task in a thread for one, meets this store on this loop.
+        # Sync code, such as a task in a thread, uses this store on this loop meanwhile.
         self._stack.enter_context(self._sync.on(asyncio.get_running_loop()))
         # All workers of the session share one lifespan of the App.
         state = await self._stack.enter_async_context(self._host.lifespan())
         self._host = replace(self._host, lifespan=lambda: contextlib.nullcontext(state))
         schedules = self._host.schedules()
         for queue in self._queues():
-            # Before the worker does it: the clock may be moved as soon as this returns.
+            # Not left to the worker, because the clock may be moved as soon as this returns.
             await declare(self._store.timetable, queue, schedules, whole=False)
             self._serve(queue)
         return self
@@ -77,20 +77,20 @@ class MemorySession:
     async def __aexit__(self, *_: object) -> None:
         for worker in self._workers:
             worker.stop()
-            worker.stop()  # what still runs is given back at once
+            worker.stop()  # the second stop gives back running jobs at once
         try:
             ended = await asyncio.gather(*self._workers.values(), return_exceptions=True)
             for error in ended:
-                if isinstance(error, Exception):  # not the cancellation of a worker that was still starting
+                if isinstance(error, Exception):  # a worker that was still starting may be cancelled: no error
                     raise error
         finally:
             await self._stack.aclose()
 
     def __enter__(self) -> "SyncSession":
-        """The same for a test that is sync code.
+        """Enter the session in a test that is sync code.
 
         Raises:
-            RunningLoopError: an event loop runs in this thread: `async with app.test()`.
+            RunningLoopError: an event loop runs in this thread; use `async with app.test()`.
         """
         self._sync.run("async with app.test()", self.__aenter__)
         return SyncSession(self, self._sync)
@@ -99,7 +99,7 @@ class MemorySession:
         self._sync.run("async with app.test()", lambda: self.__aexit__(*error))
 
     def _store_here(self) -> MemoryStore:
-        """The store, where it is asked for on the session's own event loop; for the first client of each loop."""
+        """The store, for the first client of an event loop; only the session's own loop may have one."""
         self._check_loop()
         return self._store
 
@@ -112,17 +112,17 @@ class MemorySession:
             )
 
     def _serve(self, queue: str) -> None:
-        """Run the jobs of a queue; one that no task is declared with from its first job or schedule on."""
+        """Start a worker for a queue. A queue that no task names gets one with its first job or schedule."""
         if queue not in self._served:
             self._served.add(queue)
             worker = Worker(self._host, queues=[queue])
             self._workers[worker] = asyncio.create_task(worker.run(), name=f"aioq-test-worker-{queue}")
 
     async def advance(self, seconds: Duration) -> None:
-        """Move the clock on, and let everything run at its time: jobs that become due, and ticks of schedules.
+        """Move the clock forward, and run everything at its time: jobs that become due, and ticks of schedules.
 
-        It returns when the worker is idle. Moving `clock` itself instead is a leap: what was due meanwhile is
-        late, as if no worker had been there.
+        It returns when the worker is idle. To move `clock` itself instead is a jump: jobs and ticks that were due
+        meanwhile are late then, as if no worker had been there.
 
         Args:
             seconds: how far, in seconds or as a timedelta, at least 0; 0 only waits until the worker is idle.
@@ -137,17 +137,17 @@ class MemorySession:
         if span < 0:
             raise ValueError(f"a clock cannot go back by {-span} s")
         end = self.clock.now_ms() + round(span * 1000)
-        # From one thing that is due to the next, so that each runs at its own time.
+        # The clock stops at each job and tick that is due, so that each runs at its own time.
         while (step := await self._settle()) and self.clock.now_ms() + step.first_ms <= end:
             self.clock.advance(max(step.first_ms, 1) / 1000)
         self.clock.advance(max(end - self.clock.now_ms(), 0) / 1000)
         await self._settle()
 
     async def drain(self) -> None:
-        """Run everything there is: wait until the worker is idle, move the clock to the next job, and so on.
+        """Run all jobs: wait until the worker is idle, move the clock to the next job, and so on.
 
-        Schedules tick as the clock passes by, but it is not moved for them. A job that puts itself off for ever
-        keeps this from ending.
+        Schedules tick when the clock passes their time, but it is not moved for them. If a job puts itself off
+        again and again, this does not end.
 
         Raises:
             WrongLoopError: the session was entered on another event loop.
@@ -157,7 +157,7 @@ class MemorySession:
             self.clock.advance(max(step.first_ms, 1) / 1000)
 
     async def _settle(self) -> "_Ahead":
-        """Run what is due, and return what comes next."""
+        """Run all jobs and ticks that are due, and return how long until the next ones."""
         for queue in tuple(self._served):
             while (await tick_due(self._store.timetable, queue, self._host.sends)).won:
                 pass
@@ -166,15 +166,15 @@ class MemorySession:
         await self._idle()
         jobs: list[int | None] = []
         ticks: list[int | None] = []
-        for queue in tuple(self._served):  # asked now, for what ran may have put jobs off
+        for queue in tuple(self._served):  # only now, because jobs that ran may have been put off
             jobs.append((await self._store.promote(queue, 0)).next_due_ms)
             ticks.append((await self._store.timetable.read(queue, [])).next_tick_ms)
         return _Ahead(_least(jobs), _least(ticks))
 
     async def _idle(self) -> None:
-        """Wait until one look at every queue, one after the other, has found nothing to run anywhere.
+        """Wait until all queues, looked at one after the other, have had nothing to run.
 
-        A job of the queue looked at last may have sent one to the queue looked at first; hence all over again.
+        A job of the last queue may have sent one to the first queue. So this repeats until a round claims nothing.
         """
         claimed = -1
         while claimed != self._store.claimed:
@@ -184,16 +184,16 @@ class MemorySession:
                 await asyncio.wait([idle, running], return_when=asyncio.FIRST_COMPLETED)
                 if not idle.done():
                     idle.cancel()
-                    running.result()  # the worker has failed: say why
+                    running.result()  # the worker has failed: this raises the reason
 
 
 class SyncSession:
-    """What `with app.test() as session:` gives: the session for a test that is sync code.
+    """The session of `with app.test() as session:`, for a test that is sync code.
 
-    Jobs are sent by `send_sync` and awaited by `result_sync` meanwhile.
+    Such a test sends jobs by `send_sync` and waits for them by `result_sync`.
 
     Attributes:
-        clock: the time the store goes by; it moves only when it is moved.
+        clock: the clock of the store; it stands still until it is moved.
     """
 
     def __init__(self, session: MemorySession, sync: SyncRunner) -> None:
@@ -202,17 +202,17 @@ class SyncSession:
         self._sync = sync
 
     def advance(self, seconds: Duration) -> None:
-        """Move the clock; for sync code."""
+        """Move the clock forward, and run everything at its time; for sync code."""
         self._sync.run("async with app.test()", lambda: self._session.advance(seconds))
 
     def drain(self) -> None:
-        """Run what is due until nothing is left; for sync code."""
+        """Run all jobs, and move the clock to each; for sync code."""
         self._sync.run("async with app.test()", self._session.drain)
 
 
 @dataclass(frozen=True, slots=True)
 class _Ahead:
-    """How long until the next scheduled job and the next tick, in ms; None for none."""
+    """How long until the next scheduled job and the next tick, in ms; None if there is none."""
 
     job_ms: int | None
     tick_ms: int | None
@@ -222,7 +222,7 @@ class _Ahead:
 
     @property
     def first_ms(self) -> int:
-        """How long until the first of both, if there is any."""
+        """How long until the earlier of both; 0 if there is neither."""
         return _least([self.job_ms, self.tick_ms]) or 0
 
 
@@ -231,7 +231,7 @@ def _least(times: Sequence[int | None]) -> int | None:
 
 
 class _ObservedTimetable(MemoryTimetable):
-    """Schedules that say which queues they are stored in."""
+    """A memory timetable that reports the queues in which schedules are stored."""
 
     def __init__(
         self,
@@ -251,7 +251,7 @@ class _ObservedTimetable(MemoryTimetable):
 
 
 class _ObservedStore(MemoryStore):
-    """A memory store that says which queues are sent to or have schedules, and counts what is claimed."""
+    """A memory store that reports the queues which get jobs or schedules, and counts claimed jobs."""
 
     def __init__(self, app: str, clock: ManualClock, limits: Limits, on_queue: Callable[[str], None]) -> None:
         super().__init__(app, clock=clock, limits=limits)

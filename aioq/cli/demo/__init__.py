@@ -1,1 +1,1 @@
-"""`aioq demo`: an embedded server, a worker that dies and one that goes on."""
+"""`aioq demo`: an embedded server, a worker process, and jobs of every kind."""

@@ -1,7 +1,7 @@
-"""`aioq demo`: a server, a worker process and jobs of every kind, each checked for what must come of it.
+"""`aioq demo`: a server, a worker process and jobs of every kind, each checked for its expected outcome.
 
-Everything happens in a directory that is removed at the end. The settings of the person's own environment and
-pyproject.toml are kept out, but for `AIOQ_URL`: then the demo runs on that server, as an App of its own.
+Everything happens in a directory that is removed at the end. Settings of the user's environment and pyproject.toml
+are ignored, except `AIOQ_URL`: if it is set, the demo runs on that server, as an App of its own.
 """
 
 import asyncio
@@ -36,10 +36,10 @@ LOOK = 0.05
 """Seconds between two looks at the worker's process."""
 
 FAREWELL = 10.0
-"""Seconds the worker has to end; it has nothing to do then and takes a fraction of one."""
+"""Seconds that the worker has to end; it has no jobs then and needs less than one second."""
 
 INTERRUPTED = 130
-"""The exit code of a program that Ctrl-C has ended, by the shells' convention."""
+"""The exit code of a program that was ended by Ctrl-C, by the convention of shells."""
 
 NEXT = (
     "Next: save the first program of aioq's README as tasks.py, start `aioq worker tasks:app`, "
@@ -73,7 +73,7 @@ def run_demo() -> int:
 
 
 class _Stop:
-    """SIGINT and SIGTERM end the demo, once: more of them change nothing while it cleans up."""
+    """Ends the demo at the first SIGINT or SIGTERM; further ones are ignored while it cleans up."""
 
     def __init__(self) -> None:
         self._asked = False
@@ -88,7 +88,7 @@ class _Stop:
 
     @contextlib.contextmanager
     def listening(self) -> Generator[None]:
-        """Take the signals."""
+        """Handle the signals within this context."""
         before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -114,7 +114,7 @@ def _settings(directory: Path) -> Generator[None]:
         "AIOQ_URL": before.get("AIOQ_URL", ""),
         "AIOQ_NAME": f"aioq-demo-{secrets.token_hex(4)}",
         "AIOQ_DATA_DIR": str(directory / "data"),
-        # On a server that goes on, what the demo leaves there expires soon.
+        # On a server that runs on, the demo's data expires soon.
         "AIOQ_RESULT_TTL": "60",
         "AIOQ_DEAD_TTL": "0",
         "AIOQ_SHUTDOWN_TIMEOUT": "1",
@@ -132,14 +132,14 @@ def _settings(directory: Path) -> Generator[None]:
 
 @contextlib.contextmanager
 def _worker(log: Path) -> Generator[subprocess.Popen[bytes]]:
-    """A real worker, in a process of its own that ends with this one, however this one ends."""
+    """A real worker in a process of its own, which ends with this process, however that ends."""
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own command
             [sys.executable, "-m", "aioq", "worker", f"{TASKS}:app"],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
-            # As a supervisor's child it stops when its standard input closes; Ctrl-C is for the demo alone.
+            # As a supervisor's child it stops when its standard input closes; Ctrl-C reaches the demo only.
             env=ChildMark(1, os.urandom(4).hex()).environ(),
             start_new_session=True,
         )
@@ -155,7 +155,7 @@ def _worker(log: Path) -> Generator[subprocess.Popen[bytes]]:
 
 
 async def _demo(app: App, log: Path, stack: contextlib.ExitStack) -> int:
-    """Show it all, and return the exit code; `stack` takes what is closed after the event loop."""
+    """Run the demo and return the exit code; `stack` gets the worker, which is ended after the event loop."""
     console = Console(highlight=False, markup=False)
     started = time.monotonic()
     async with app:
@@ -183,7 +183,7 @@ def _verdict(console: Console, tallies: list[Tally], seconds: float, log: Path) 
 
 
 async def _beside(worker: subprocess.Popen[bytes], log: Path, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work, unless the worker ends before it is done."""
+    """Do the work; if the worker ends before that is done, raise an error."""
     task = asyncio.create_task(work)
     try:
         while not task.done():

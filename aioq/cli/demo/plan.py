@@ -1,7 +1,7 @@
-"""What the demo sends, and what has to come of it.
+"""The jobs that the demo sends, with their expected outcomes.
 
-Kept apart from `demo_tasks` because making an App reads the settings, which must not happen before the demo has
-put its own in place.
+This is not in `tasks.py`, which makes the App. To make an App reads the settings, and that must not happen before
+the demo has set its own.
 """
 
 import enum
@@ -21,14 +21,14 @@ STEPS = 20
 """Steps of the job that reports its progress."""
 
 ATTEMPTS = 3
-"""The attempt in which the jobs that fail at first succeed."""
+"""The attempt in which the jobs that fail at first succeed in the end."""
 
 DELAY = 2.0
-"""Seconds the delayed jobs are put off."""
+"""The delay of the delayed jobs, in seconds."""
 
 
 class Currency(enum.Enum):
-    """Something JSON has no word for, as are most fields of `Order`."""
+    """A type that JSON does not have; most fields of `Order` have such types too."""
 
     EUR = "EUR"
     USD = "USD"
@@ -59,18 +59,18 @@ class Kind:
     """Some jobs of one kind.
 
     Attributes:
-        title: what the person at the terminal reads.
-        task: the function's name in `demo_tasks`.
+        title: the name that is shown.
+        task: the function's name in `tasks.py`.
         calls: the arguments of each job.
-        results: what each job must return; None where they must not succeed.
-        state: how the jobs must end.
-        attempts: the attempts each job must have taken.
-        error: how the text of the jobs' error must begin.
-        delay: seconds the jobs are put off.
+        results: the result that each job must return; None if they must not succeed.
+        state: the state in which the jobs must end.
+        attempts: how many attempts each job must have had.
+        error: the text with which the jobs' error must begin.
+        delay: the delay of the jobs, in seconds.
         cancel: whether the jobs are cancelled once they run.
         reports: whether the bar shows the progress that the first job reports.
-        inspect: whether each job's record is looked at too; a burst asks after its results alone.
-        remark: what the summary says besides the outcome.
+        inspect: whether each job's record is checked too; of a burst only the results are checked.
+        remark: a text that the summary adds to the outcome.
     """
 
     title: str
@@ -142,4 +142,4 @@ MIXED: tuple[Kind, ...] = (
 """Sent all at once."""
 
 RUSH = Kind("a burst of no-ops", "nothing", [()] * BURST, [None] * BURST, inspect=False)
-"""Sent when the others have ended, so that its time is its own."""
+"""Sent when all others have ended, so that they do not slow it down."""

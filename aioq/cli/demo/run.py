@@ -1,4 +1,4 @@
-"""The demo's jobs: sent, followed while they run, and held against what must come of them."""
+"""Runs the demo: sends its jobs, follows them while they run, and compares them with their expected outcomes."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from aioq.results.handle import JobHandle
 from aioq.tasks.task import Task
 
 PATIENCE = 20.0
-"""Seconds until what has not ended counts as failed; all of it was measured to take 5 s on a two-core machine."""
+"""Seconds after which a job that has not ended counts as a problem; all together took 5 s on two cores."""
 
 LOOK = 0.05
 """Seconds between two looks at a job that is followed."""
@@ -30,7 +30,7 @@ class DemoRun:
         view: is called with everything that happens.
 
     Attributes:
-        tallies: one for each kind of jobs, in the order they were sent.
+        tallies: one for each kind of jobs, in the order in which they were sent.
     """
 
     def __init__(self, tasks: Mapping[str, Task[Any, Any]], view: View) -> None:
@@ -39,11 +39,11 @@ class DemoRun:
         self.tallies: list[Tally] = []
 
     async def everything(self) -> None:
-        """Send all jobs and see them through."""
-        await asyncio.gather(*(self._see_through(kind) for kind in MIXED))
-        await self._see_through(RUSH)
+        """Send all jobs and wait until they have ended."""
+        await asyncio.gather(*(self._run_kind(kind) for kind in MIXED))
+        await self._run_kind(RUSH)
 
-    async def _see_through(self, kind: Kind) -> None:
+    async def _run_kind(self, kind: Kind) -> None:
         tally = Tally(kind, total=kind.calls[0][0] if kind.reports else len(kind.calls))
         self.tallies.append(tally)
         self._view.add(tally)
@@ -59,7 +59,7 @@ class DemoRun:
         self._view.end(tally)
 
     async def _collect(self, tally: Tally, handles: Sequence[JobHandle[Any]]) -> None:
-        """Take each job's outcome as it ends."""
+        """Check each job's outcome as soon as it ends."""
         kind = tally.kind
         expected = dict(zip([handle.id for handle in handles], kind.results or [None] * len(handles), strict=True))
         async for handle in as_completed(handles):
@@ -74,7 +74,7 @@ class DemoRun:
             self._view.update(tally)
 
     async def _follow(self, tally: Tally, handle: JobHandle[Any]) -> None:
-        """Look at a job while it runs: to show its progress, or to cancel it."""
+        """Watch a job while it runs, to show its progress or to cancel it."""
         kind = tally.kind
         if not (kind.reports or kind.cancel):
             return
@@ -89,7 +89,7 @@ class DemoRun:
 
 
 async def _ending(handle: JobHandle[Any]) -> tuple[JobState, Any]:
-    """How a job ended, and with what: its result, the text of its error, or the reason of its cancellation."""
+    """The final state of a job, and its result, the text of its error, or the reason of its cancellation."""
     try:
         return JobState.SUCCEEDED, await handle
     except JobFailed as error:
@@ -99,13 +99,13 @@ async def _ending(handle: JobHandle[Any]) -> tuple[JobState, Any]:
 
 
 def check_outcome(kind: Kind, state: JobState, value: Any, expected: Any) -> str:
-    """What is wrong with a job's outcome; an empty text if nothing.
+    """The problem with a job's outcome; empty if it is as expected.
 
     Args:
-        kind: what the job was.
-        state: how it ended.
-        value: see `_ending`.
-        expected: the result it must have.
+        kind: the job's kind.
+        state: its final state.
+        value: its result, error or reason.
+        expected: the result that it must have.
     """
     if state is not kind.state:
         return f"{state}: {value}"
@@ -119,7 +119,7 @@ def check_outcome(kind: Kind, state: JobState, value: Any, expected: Any) -> str
 
 
 def check_info(kind: Kind, info: JobInfo) -> str:
-    """What is wrong with an ended job's record; an empty text if nothing."""
+    """The problem with the record of a job that has ended; empty if it is as expected."""
     if info.state is not kind.state:
         return f"is {info.state} in its record"
     if info.attempts != kind.attempts:

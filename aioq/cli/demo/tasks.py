@@ -1,4 +1,4 @@
-"""The demo's App and its tasks: what `aioq worker aioq.cli.demo.tasks:app` runs.
+"""The demo's App and its tasks, for `aioq worker aioq.cli.demo.tasks:app`.
 
 Its name, server and data directory come from the `AIOQ_*` variables that the demo sets.
 """
@@ -53,7 +53,7 @@ async def divide(x: int, y: int) -> float:
 
 @app.task
 async def climb(steps: int) -> int:
-    """Says how far it is."""
+    """Reports its progress."""
     for step in range(1, steps + 1):
         await asyncio.sleep(0.1)
         current_job().progress(step, steps, f"step {step}")
@@ -62,10 +62,10 @@ async def climb(steps: int) -> int:
 
 @app.task
 async def wait_for_ever() -> None:
-    """Ends by being cancelled only."""
+    """Ends only when it is cancelled."""
     await asyncio.Event().wait()
 
 
 @app.task
 async def nothing() -> None:
-    """What a job costs by itself."""
+    """Does nothing, so that its time is the cost of a job itself."""

@@ -1,4 +1,4 @@
-"""What the demo shows: bars while the jobs run, then a table."""
+"""The demo's output: bars while the jobs run, then a table."""
 
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -17,15 +17,15 @@ from aioq.util.printable import printable
 
 @dataclass(slots=True)
 class Tally:
-    """What has come of one kind's jobs so far.
+    """The state of one kind's jobs so far.
 
     Attributes:
         kind: the kind.
-        total: what the bar counts: jobs, or the steps of a job that reports its progress.
-        done: how much of it is done.
+        total: how many the bar counts to: jobs, or the steps of a job that reports its progress.
+        done: how many of them are done.
         outcomes: how many jobs ended in which state.
         seconds: from the send to the end of the last job.
-        problems: what did not come out as expected.
+        problems: the outcomes that were not as expected, in words.
     """
 
     kind: Kind
@@ -42,10 +42,10 @@ class Tally:
 
 
 class View:
-    """Bars on a terminal; elsewhere a line for each kind of jobs that is done.
+    """Shows bars on a terminal, and elsewhere a line for each kind of jobs that is done.
 
     Args:
-        console: where to.
+        console: the output.
     """
 
     def __init__(self, console: Console) -> None:
@@ -70,26 +70,26 @@ class View:
         self._progress.stop()
 
     def add(self, tally: Tally) -> None:
-        """Show a kind of jobs, just sent."""
+        """Show a kind of jobs that was just sent."""
         self._bars[tally.kind.title] = self._progress.add_task(tally.kind.title, total=tally.total)
 
     def update(self, tally: Tally) -> None:
-        """Show how far they are."""
+        """Show how far the jobs are."""
         self._progress.update(self._bars[tally.kind.title], completed=tally.done)
 
     def end(self, tally: Tally) -> None:
-        """They are done."""
+        """Show that the jobs are done."""
         self.update(tally)
         if not self._console.is_terminal:
             self.say(f"{tally.kind.title}: {tally.outcome()}, {tally.seconds:.2f} s")
 
     def say(self, text: str) -> None:
-        """Print a line, above the bars."""
+        """Print a line above the bars."""
         self._console.print(Text(text))
 
 
 def show_summary(console: Console, tallies: list[Tally]) -> None:
-    """Print the table of all kinds, and what did not come out as expected."""
+    """Print the table of all kinds, and all outcomes that were not as expected."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("jobs")
     table.add_column("count", justify="right")

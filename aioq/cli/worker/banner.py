@@ -1,4 +1,4 @@
-"""What a worker shows when it starts: a box for a person, plain lines for a log."""
+"""The banner that a worker shows when it starts: a box on a terminal, plain lines in a log."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from aioq.store.contract import ServerInfo
 from aioq.util.printable import printable
 
 MAX_TASKS = 20
-"""Task names shown; more are counted."""
+"""The most task names that are shown; of further ones only the number is."""
 
 
 def show_banner(
@@ -37,7 +37,7 @@ def show_banner(
         "host": printable(f"{socket.gethostname()}, pid {os.getpid()}"),
     }
     if sys.stderr.isatty():
-        # Drawing takes 4 MB of a worker's memory for as long as it lives, so only where it is shown on a terminal.
+        # To draw a box takes 4 MB of the worker's memory until it ends, so this is done on a terminal only.
         import_module("aioq.cli.worker.box").draw(f"aioq {version}", rows)
         return
     width = max(map(len, rows))

@@ -1,4 +1,4 @@
-"""What a supervisor passes to a worker process that it starts, in one environment variable."""
+"""The environment variable by which a supervisor tells a worker process that it is a child, and its exit codes."""
 
 import os
 from collections.abc import Mapping
@@ -6,29 +6,28 @@ from dataclasses import dataclass
 from typing import Self
 
 CHILD_VARIABLE = "AIOQ_WORKER_CHILD"
-"""The environment variable; a process that has it is a supervisor's child."""
+"""The name of the variable; a process that has it is a supervisor's child."""
 
 DONE = 117
-"""The exit code of a child that has ended in order. Not 0, for a task may call `os._exit(0)`: any other code is a
-death, and programs rarely use numbers like this."""
+"""The exit code of a child that has finished its work (`--burst`). Any code but these three counts as a crash,
+also 0, because a task may call `os._exit(0)`. Programs rarely use numbers like these."""
 
 STOPPED = 119
-"""The exit code of a child that was asked to stop, and has stopped in order. Where that was not its supervisor's
-doing, it is replaced."""
+"""The exit code of a child that was asked to stop, and has stopped gracefully. If it was not its supervisor that
+asked, the child is replaced."""
 
 REFUSED = 118
-"""The exit code of a child that cannot start for a reason a restart does not mend, and has said which."""
+"""The exit code of a child that cannot start for a reason that a restart does not remove; it has printed that."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChildMark:
-    """What a child is to its supervisor.
+    """The data that a supervisor gives to a child.
 
     Attributes:
         number: which of the worker processes it is, from 1.
-        incarnation: the word that its worker ids carry, by which the supervisor can tell them when the child has
-            died.
-        health_fd: the listening socket it answers health checks on; None for no health checks.
+        incarnation: a word in the ids of its workers, by which the supervisor finds them after the child has died.
+        health_fd: the listening socket on which it answers health checks; None for no health checks.
     """
 
     number: int
@@ -42,7 +41,7 @@ class ChildMark:
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Self | None:
-        """The mark of this process; None where it is no child of a supervisor."""
+        """The mark of this process; None if it is no child of a supervisor."""
         text = environ.get(CHILD_VARIABLE)
         if text is None:
             return None
@@ -51,5 +50,5 @@ class ChildMark:
 
     @staticmethod
     def forget() -> None:
-        """Have no process that a task starts take itself for the supervisor's child."""
+        """Remove the variable, so that a process that a task starts does not take itself for the child."""
         os.environ.pop(CHILD_VARIABLE, None)

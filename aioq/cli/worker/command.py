@@ -43,18 +43,18 @@ STOPPED_AT_START = 130
 """The exit code of a worker that a second signal has ended before it could start."""
 
 ENDED_FROM_WITHIN = 1
-"""The exit code of a worker that a job has ended, by cancelling all tasks of its loop for example."""
+"""The exit code of a worker that was ended by a job, for example because it cancelled all tasks of the loop."""
 
 THREADS_END = 1.0
-"""Seconds for the threads of `asyncio.to_thread` to end once the worker has; a guess: nothing waits for them."""
+"""Seconds that threads of `asyncio.to_thread` have to end after the worker. A guess; nothing waits for them."""
 
 LIFESPAN_FAILED = 1
-"""The exit code of a worker whose App's lifespan raised; a supervisor tries again, unlike after a bad command."""
+"""The exit code of a worker whose lifespan has raised. A supervisor tries again, unlike after a wrong command."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """The command line of `aioq worker`; None where the App's settings apply."""
+    """The command line of `aioq worker`; None means that the App's setting applies."""
 
     target: str
     queues: tuple[str, ...] = ()
@@ -78,8 +78,8 @@ def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
     DEFERRED.keep()
     if plan.reload and child is None:
         require_watcher()
-        # The App is loaded in the children only: a broken module is mended by the next change. So this process
-        # cannot give back what a dead child held; the end of its lease does that.
+        # Only the children load the App, because a broken module may be repaired by the next change. So this
+        # process cannot give back the jobs of a dead child; they wait for the end of its lease.
         _set_up_logging(plan, load_settings({}), child)
         return asyncio.run(_supervise(plan, plan.processes or 1))
     app = load_app(plan.target)
@@ -92,14 +92,14 @@ def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
     processes = plan.processes or settings.processes
     if processes > 1 and child is None:
         return asyncio.run(_supervise(plan, processes, app))
-    return _work_to_the_end(_work(app, plan, child))
+    return _run_loop(_work(app, plan, child))
 
 
-def _work_to_the_end(work: Coroutine[Any, Any, int]) -> int:
+def _run_loop(work: Coroutine[Any, Any, int]) -> int:
     """Run a worker on an event loop, and return its exit code.
 
-    What a callback of the loop raises (`KeyboardInterrupt`, `SystemExit`) goes past every task and ends the loop;
-    where it comes again while the worker shuts down, that does too. Then nothing is left to end the threads for
+    If a callback of the loop raises `KeyboardInterrupt` or `SystemExit`, this passes all tasks and ends the loop.
+    If it happens again while the worker shuts down, it ends the shutdown too. Then nothing ends the threads of
     plain functions, for which Python would wait for ever.
     """
     tasks: list[asyncio.Task[Any] | None] = []
@@ -115,8 +115,8 @@ def _work_to_the_end(work: Coroutine[Any, Any, int]) -> int:
         if all(task is None or task.done() for task in tasks):
             raise
         log.error(  # noqa: TRY400 - the traceback would be asyncio's own
-            "the event loop of this worker was ended from within by %s, again while it shut down; "
-            "the recovery has its jobs",
+            "the event loop of this worker was ended by %s, and again while it shut down; "
+            "the recovery gives back its jobs",
             name_of(error),
         )
         _leave(ENDED_FROM_WITHIN)
@@ -137,11 +137,11 @@ def _set_up_logging(plan: WorkerPlan, settings: Settings, child: ChildMark | Non
                 "log_format json has no effect, for a module of the App has set up logging itself; "
                 "give its handler a JSON formatter, or leave the root logger's handlers to aioq"
             )
-        DEFERRED.say()  # a child's supervisor has said them
+        DEFERRED.say()  # for a child, its supervisor has done so
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's, where it is installed."""
+    """The event loop of uvloop if that is installed, or else asyncio's own (None)."""
     try:
         import uvloop  # optional extra  # noqa: PLC0415
     except ModuleNotFoundError:
@@ -150,7 +150,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _introduce(app: App, host: Host, plan: WorkerPlan, queues: Sequence[str], server: ServerInfo) -> None:
-    """Show what works here, and say where that cannot be what was meant; once, also for several processes."""
+    """Show the banner, and warn of an App without tasks; for several processes only once."""
     if (plan.log_format or host.settings.log_format) == "text":
         show_banner(
             version=version("aioq"),
@@ -184,7 +184,7 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
     )
     loop = asyncio.get_running_loop()
     if child is not None:
-        # The supervisor holds the other end of standard input; when it dies, however it dies, this one stops.
+        # The supervisor holds the other end of standard input. When it dies, however it dies, this worker stops.
         loop.add_reader(sys.stdin.fileno(), _orphaned, loop, worker)
     signals = StopSignals(loop, worker.stop)
     with signals.kept(), _answering(_listener(app, plan, child), worker.health, None if child else ""):
@@ -194,7 +194,8 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
             await app.aclose()
     if child is not None and code == 0:
         code = DONE if plan.burst else STOPPED
-    # Their jobs are given back. Python would wait for them at its end, perhaps for ever.
+    # The jobs of these functions were given back. Python would wait for the functions at its end, perhaps for
+    # ever.
     if worker.left_behind:
         words = "does not end when it is cancelled, and is/do not end when they are cancelled, and are"
         log.warning("%s left behind", counted(worker.left_behind, "function", words))
@@ -206,7 +207,7 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
 
 
 async def _loop_threads_end(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether what tasks have given to threads ends soon; a cancelled `await` leaves its thread behind."""
+    """Whether functions that tasks run in threads end soon; the thread of a cancelled `await` goes on."""
     closing = asyncio.create_task(loop.shutdown_default_executor())
     await asyncio.wait([closing], timeout=THREADS_END)
     return closing.done()
@@ -224,17 +225,17 @@ async def _run(worker: Worker) -> int:
 
 
 def _listener(app: App | None, plan: WorkerPlan, child: ChildMark | None) -> socket.socket | None:
-    """Where health checks are answered; None where none are asked for."""
+    """The listening socket for health checks; None if there are none."""
     if child is not None:
         return None if child.health_fd is None else socket.socket(fileno=child.health_fd)
-    settings = load_settings({}) if app is None else app.settings  # with --reload, the App is the children's
+    settings = load_settings({}) if app is None else app.settings  # with --reload, only the children load the App
     host, port = settings.health_host, settings.health_port
     port = port if plan.health_port is None else plan.health_port
     return None if port is None else _health().listen(host, port)
 
 
 def _health() -> Any:
-    """Imported where it is asked for: an HTTP server is a megabyte of every worker's memory."""
+    """The module of the health server. It is imported only if needed, because it takes a megabyte of memory."""
     return import_module("aioq.cli.worker.health_server")
 
 
@@ -242,12 +243,12 @@ def _health() -> Any:
 def _answering(
     listener: socket.socket | None, health: Callable[[], Health], for_whom: str | None
 ) -> Generator[None]:
-    """Answer health checks meanwhile.
+    """Answer health checks within this context.
 
     Args:
-        listener: the socket that they come to; None where none are asked for.
-        health: asked for each of them.
-        for_whom: what the line about it adds; None for no such line, where the supervisor alone asks.
+        listener: the listening socket for them; None if there are none.
+        health: called for each of them.
+        for_whom: a text that the log line about it adds; None for no line, where only the supervisor asks.
     """
     if listener is None:
         yield
@@ -279,7 +280,7 @@ async def _supervise(plan: WorkerPlan, processes: int, app: App | None = None) -
         processes=processes,
         reload=plan.reload,
         with_health=listener is not None,
-        on_death=None if app is None else partial(_bury, app, plan),
+        on_death=None if app is None else partial(_give_back, app, plan),
     )
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
@@ -293,8 +294,8 @@ async def _supervise(plan: WorkerPlan, processes: int, app: App | None = None) -
                 await app.aclose()
 
 
-async def _bury(app: App, plan: WorkerPlan, pid: int, incarnation: str) -> None:
-    """Give back what a dead child held, instead of waiting for its lease to end."""
+async def _give_back(app: App, plan: WorkerPlan, pid: int, incarnation: str) -> None:
+    """Give back the jobs of a dead child at once, instead of waiting for the end of its lease."""
     host = internals_of(app).host()
     for queue in worker_queues(host, plan.queues):
         try:
@@ -303,7 +304,7 @@ async def _bury(app: App, plan: WorkerPlan, pid: int, incarnation: str) -> None:
                 store, queue, incarnation_prefix(pid, incarnation), max_crashes=host.settings.max_crashes
             )
         except ServerError as error:
-            log.warning("queue %s: what process %d held waits for its lease to end: %s", queue, pid, error)
+            log.warning("queue %s: the jobs of process %d wait for the end of its lease: %s", queue, pid, error)
 
 
 def _child_command(plan: WorkerPlan) -> list[str]:

@@ -1,9 +1,9 @@
-"""Health checks over HTTP: `/live` and `/ready`, answered from a thread of their own.
+"""Health checks over HTTP: `/live` and `/ready`, answered in a thread of their own.
 
-The thread does not need the event loop, so a blocked one is reported and not merely unreachable. It runs a small
-loop of its own: however many clients come and however slowly they speak, they take one thread, `MAX_CLIENTS`
-descriptors and a bounded share of a core. What they say is read with a deadline and a bound, and then answered by
-the standard library's http.server.
+The thread does not need the worker's event loop, so it can still answer and report when that loop is blocked. It
+runs a small loop of its own. However many clients come, and however slow they are, they take one thread,
+`MAX_CLIENTS` descriptors and a limited share of a core. Requests are read with a deadline and a size limit, and
+then answered by the standard library's http.server.
 """
 
 import asyncio
@@ -26,23 +26,23 @@ from aioq.worker import Health
 log = logger("aioq.worker")
 
 REQUEST_TIMEOUT = 5.0
-"""Seconds a client has for all of its request, and for taking the answer."""
+"""Seconds that a client has for its whole request and for reading the answer."""
 
 MAX_CLIENTS = 16
-"""Connections that are held at once; a probe needs one for a moment. Who comes when all are taken gets the place
-of the one that has been silent for the longest, so that silent clients keep no probe out."""
+"""The most connections at once; a probe needs one for a moment. A client that comes when there are so many
+replaces the one that has been silent for the longest, so that silent clients do not lock out a probe."""
 
 MAX_HEAD = 8192
-"""Bytes of a request line with its headers; a probe sends some 200."""
+"""The most bytes of a request line with its headers; a probe sends about 200."""
 
 MAX_BODY = 65_536
-"""Bytes of a body that are read and thrown away, so that its sender gets to read the answer."""
+"""The most bytes of a body that are read and dropped, so that its sender can read the answer."""
 
 ACCEPT_PAUSE = 0.005
-"""Seconds between two clients while all places are taken: 200 a second, measured as 4 % of a core."""
+"""Seconds between two clients while there are `MAX_CLIENTS`: 200 a second, measured as 4 % of a core."""
 
 ACCEPT_RETRY = 0.5
-"""Seconds until the next attempt where the process has no descriptor left; asyncio waits 1 s then."""
+"""Seconds until the next attempt when the process has no descriptor left; asyncio waits 1 s then."""
 
 CHILD_TIMEOUT = 2.0
 """Seconds a supervisor waits for a child's answer."""
@@ -56,7 +56,7 @@ def listen(host: str, port: int) -> socket.socket:
         port: the port; 0 for any free one.
 
     Raises:
-        ConfigError: the port cannot be had.
+        ConfigError: it is impossible to listen on the port.
     """
     try:
         if host in {"", "::"} and socket.has_dualstack_ipv6():
@@ -69,7 +69,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Answer(BaseHTTPRequestHandler):
-    """Answers one request; both are bytes here, and no socket's."""
+    """Answers one request; request and answer are bytes, and there is no socket."""
 
     def __init__(self, head: bytes, health: Health) -> None:
         self.rfile = io.BytesIO(head)
@@ -95,7 +95,7 @@ class _Answer(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
-        """A probe every few seconds is nothing to log."""
+        """Log at level debug only, because probes come every few seconds."""
         log.debug(format, *args)
 
 
@@ -109,23 +109,23 @@ class _Client:
         self.task = asyncio.create_task(self._serve())
 
     def forget(self) -> None:
-        """It is over: close what `_serve` has not, where it was cancelled before its first step."""
+        """Close the connection. `_serve` has not done so if it was cancelled before its first step."""
         self._connection.close()
 
     async def _serve(self) -> None:
-        """Read the request, answer it, and see the client off; all of it within the deadline."""
+        """Read the request, answer it, and wait for the client's end; all of it within the deadline."""
         reader, writer = await asyncio.open_connection(sock=self._connection, limit=MAX_HEAD)
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 writer.write(await self._answer(reader))
                 writer.write_eof()
                 await writer.drain()
-                with contextlib.suppress(asyncio.IncompleteReadError):  # the end, which is what is waited for
+                with contextlib.suppress(asyncio.IncompleteReadError):  # the client has closed, as expected
                     await reader.readexactly(MAX_BODY)
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             log.debug("a client of the health checks went away, or took too long")
         finally:
-            # Without this a client that takes nothing would keep the connection open for as long as it likes.
+            # Otherwise a client that does not read the answer could keep the connection open for ever.
             writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader) -> bytes:
@@ -144,7 +144,7 @@ class HealthServer:
 
     Args:
         listener: the listening socket; closed at the end.
-        health: how the worker does; called in a thread, one call at a time.
+        health: returns the worker's health; called in a thread, one call at a time.
     """
 
     def __init__(self, listener: socket.socket, health: Callable[[], Health]) -> None:
@@ -159,7 +159,7 @@ class HealthServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop answering, and close the listening socket."""
         with contextlib.suppress(RuntimeError):  # closed already
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(REQUEST_TIMEOUT)
@@ -180,15 +180,15 @@ class HealthServer:
             self._listener.close()
 
     async def _accept(self) -> None:
-        """Take clients, one after the other, as many as there are places for."""
+        """Accept clients one after the other."""
         self._listener.setblocking(False)
         loop = asyncio.get_running_loop()
         while True:
             try:
                 connection, _ = await loop.sock_accept(self._listener)
             except OSError as error:
-                # No descriptor is left. Asked again at once, the answer is the same, and a core is spent on it.
-                log.debug("a client of the health checks could not be taken: %s", error)
+                # No descriptor is left. To try again at once would fail too, and use a whole core.
+                log.debug("a client of the health checks could not be accepted: %s", error)
                 await asyncio.sleep(ACCEPT_RETRY)
                 continue
             client = _Client(connection, self._ask)
@@ -198,7 +198,7 @@ class HealthServer:
                 await self._make_room()
 
     async def _make_room(self) -> None:
-        """End the connection that has been silent for the longest; first all get a moment to speak."""
+        """End the connection that has been silent for the longest; before that, all get a moment to send."""
         await asyncio.sleep(ACCEPT_PAUSE)
         silent = [task for task, client in self._clients.items() if not client.asks]
         for task in silent[:1] or list(self._clients)[:1]:
@@ -211,14 +211,14 @@ class HealthServer:
             log.debug("a health check failed: %r", error)
 
     def _ask(self) -> "asyncio.Future[Health]":
-        """The health; concurrent requests share one answer, for a supervisor's may take `CHILD_TIMEOUT`."""
+        """The health; requests at the same time share one answer, for a supervisor's may take `CHILD_TIMEOUT`."""
         if self._asked is None or self._asked.done():
             self._asked = asyncio.get_running_loop().run_in_executor(None, self._health)
         return asyncio.shield(self._asked)
 
 
 def ask(port: int) -> Health | None:
-    """The health that a worker process on this host reports of itself; None where it does not answer."""
+    """The health that a worker process on this host reports about itself; None if it does not answer."""
     connection = HTTPConnection("127.0.0.1", port, timeout=CHILD_TIMEOUT)
     try:
         connection.request("GET", "/ready")
@@ -230,10 +230,12 @@ def ask(port: int) -> Health | None:
 
 
 def ask_all(ports: dict[int, int | None]) -> dict[int, Health | None]:
-    """The health of worker processes by their numbers, all asked at once: ten stuck ones take as long as one.
+    """The health of worker processes by their numbers.
+
+    All are asked at the same time, so ten stuck processes take as long as one.
 
     Args:
-        ports: by number; None where the process does not run.
+        ports: the port of each, by its number; None if the process does not run.
     """
     if not ports:
         return {}
@@ -248,8 +250,8 @@ def _ask_if_there(port: int | None) -> Health | None:
 def together(children: dict[int, Health | None]) -> Health:
     """The health of a supervisor: it is ready when all its worker processes are.
 
-    It is always live: a process of its that is stuck shows in `reasons`, and ending all for one would crash the
-    jobs of the others.
+    It is always live. A process that is stuck is named in `reasons`; to end all processes because of one would
+    crash the jobs of the others.
     """
     found = {number: health or Health(ready=False, reasons=["no answer"]) for number, health in children.items()}
     return Health(

@@ -1,4 +1,4 @@
-"""What goes wrong in an App's lifespan, shown as what it is: the user's own code, which stops the worker."""
+"""Errors in an App's lifespan, which stop the worker: they are shown as errors of the user's own code."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -17,7 +17,7 @@ class LifespanError(Exception):
 
 @asynccontextmanager
 async def guarded(app: str, lifespan: Callable[[], AbstractAsyncContextManager[Any]]) -> AsyncGenerator[Any]:
-    """Enter a lifespan; what is raised within passes through, what the lifespan itself raises does not.
+    """Enter a lifespan and tell its own errors from those that are raised within it, which pass unchanged.
 
     Raises:
         LifespanError: the set-up or the tear-down failed.
@@ -38,7 +38,7 @@ async def guarded(app: str, lifespan: Callable[[], AbstractAsyncContextManager[A
 
 
 def report(error: LifespanError) -> None:
-    """Log which lifespan raised what and where, with the traceback from the user's code on."""
+    """Log a lifespan's error and its place, with the traceback from the user's code on."""
     cause = error.__cause__
     assert cause is not None
     start = _first_of_the_user(cause.__traceback__)

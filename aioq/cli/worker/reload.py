@@ -1,4 +1,4 @@
-"""`--reload`: notice changed Python files. The watching itself is the library watchfiles'."""
+"""`--reload`: watches for changed Python files, by the library watchfiles."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ from aioq.errors import ConfigError
 
 
 def require_watcher() -> None:
-    """See that watchfiles is there.
+    """Check that watchfiles is installed.
 
     Raises:
         ConfigError: it is not.
@@ -19,7 +19,7 @@ def require_watcher() -> None:
 
 
 async def changes(folder: Path, stop: asyncio.Event) -> AsyncIterator[list[str]]:
-    """Yield the paths of Python files below `folder` that changed, a list each time, until `stop` is set."""
+    """Yield lists of paths of Python files below `folder` that have changed, until `stop` is set."""
     from watchfiles import (  # optional extra  # noqa: PLC0415
         PythonFilter,
         awatch,  # pyright: ignore[reportUnknownVariableType] - watchfiles is partly typed

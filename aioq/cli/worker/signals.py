@@ -1,8 +1,8 @@
-"""The worker's stop on SIGTERM and SIGINT, which no task can take away.
+"""The worker's handlers of SIGTERM and SIGINT, which stop it; no task can replace them.
 
-A task, or a library that it imports, may set a handler of its own for a signal that stops the worker. Then both
-are called: the worker stops, and a warning names the other. To ignore the signal has no effect, nor has giving it
-back to the system, which would end the process at once.
+A task, or a library that it imports, may set a handler of its own for one of these signals. Then both are called:
+the worker stops, and a warning names the other handler. To set SIG_IGN or SIG_DFL has no effect; SIG_DFL would end
+the process at once.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ log = logger("aioq.worker")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 CHECK_EVERY = 0.25
-"""Seconds between two looks at who answers the signals: for what sets a handler past Python's `signal.signal`."""
+"""Seconds between two checks of the handlers, because C code can set one without Python's `signal.signal`."""
 
-_NOBODY = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None)
-"""Handlers that are no code of anybody's."""
+_NO_CODE = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None)
+"""Handlers that are not a user's code."""
 
 
 class StopSignals:
-    """Answers the signals of one event loop, in the main thread.
+    """Handles the signals for one event loop, in the main thread.
 
     Args:
         loop: the loop.
@@ -38,7 +38,7 @@ class StopSignals:
         self._stop = stop
         self._pid = os.getpid()
         self._installing = False
-        self._own = self._signalled  # the same object each time, which a bound method is not
+        self._own = self._signalled  # kept, because each access to a bound method makes a new object
         self._add, self._remove, self._signal = loop.add_signal_handler, loop.remove_signal_handler, signal.signal
         self._handlers: dict[int, Any] = {}
         self._callbacks: dict[int, Callable[[], Any]] = {}
@@ -47,11 +47,11 @@ class StopSignals:
 
     @contextlib.contextmanager
     def kept(self) -> Generator[None]:
-        """Answer the signals; at the end the handlers stay until they are replaced, but are not kept any more."""
+        """Keep the handlers in place within this context. At its end they stay, but may be replaced."""
         loop: Any = self._loop
         for number in SIGNALS:
             self._install(number)
-        # Python's own door, too: between a SIG_IGN there and the next look a signal would be lost.
+        # `signal.signal` itself is replaced too: between a SIG_IGN and the next check a signal would be lost.
         signal.signal = self._set_handler  # pyright: ignore[reportAttributeAccessIssue]
         loop.add_signal_handler, loop.remove_signal_handler = self._set_callback, self._remove_callback
         self._timer = loop.call_later(CHECK_EVERY, self._check)
@@ -64,21 +64,21 @@ class StopSignals:
             del loop.add_signal_handler, loop.remove_signal_handler
 
     def _install(self, number: int) -> None:
-        # The loop's handler is there for its wakeup descriptor; a loop in C notices a signal by that alone.
-        self._installing = True  # that loop comes to Python's door, too
+        # The loop's handler is set for its wakeup descriptor: a loop written in C learns of a signal only by that.
+        self._installing = True  # because such a loop calls `signal.signal` too
         self._add(number, self._woken, number)
         self._signal(number, self._own)
         self._installing = False
 
     def _signalled(self, number: int, _frame: object) -> None:
-        if os.getpid() != self._pid:  # a fork of this process, which is not to stop the worker
+        if os.getpid() != self._pid:  # in a fork of this process, whose signals must not stop the worker
             self._signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
         self._loop.call_soon_threadsafe(self._answer, number)
 
     def _woken(self, number: int) -> None:
-        if signal.getsignal(number) is not self._own:  # else it has been called
+        if signal.getsignal(number) is not self._own:  # otherwise `_signalled` has been called already
             self._answer(number, replaced=True)
 
     def _answer(self, number: int, *, replaced: bool = False) -> None:
@@ -93,7 +93,7 @@ class StopSignals:
     def _call(number: int, function: Callable[[], Any]) -> None:
         try:
             function()
-        except BaseException:  # it may mean to end the process, which is stopping in order
+        except BaseException:  # it may want to end the process, which is stopping gracefully already
             log.warning("a handler of %s has raised; the worker stops", signal.Signals(number).name, exc_info=True)
 
     def _set_handler(self, number: int, handler: Any, /) -> Any:
@@ -104,11 +104,11 @@ class StopSignals:
         return before
 
     def _keep(self, number: int, handler: Any) -> None:
-        """Another handler of a signal is called beside the worker's own."""
+        """Remember another handler of a signal, to call it beside the worker's own."""
         self._handlers.pop(number, None)
         if handler is self._own:
             return
-        if handler not in _NOBODY:
+        if handler not in _NO_CODE:
             self._handlers[number] = handler
         self._warn(number, handler)
 
@@ -139,7 +139,7 @@ class StopSignals:
         if (number, name) in self._warned:
             return
         self._warned.add((number, name))
-        also = "has no effect" if handler in _NOBODY else "is called beside the worker's own"
+        also = "has no effect" if handler in _NO_CODE else "is called beside the worker's own"
         log.warning(
             "%s: a handler was set in this worker by a task or an import (%s); it %s: the signal stops the worker",
             *(signal.Signals(number).name, name, also),

@@ -1,8 +1,8 @@
-"""The parent of worker processes: it replaces those that die, restarts them on a change, and stops them.
+"""The parent of worker processes: it replaces those that die, restarts them when files change, and stops them.
 
 A child has a session of its own, so that Ctrl-C in a terminal reaches only the supervisor, which passes it on
-once. It holds the read end of a pipe whose write end is here: when the supervisor dies, whatever the way, the
-children see the end of the pipe and stop gracefully.
+once. A child holds the read end of a pipe whose write end the supervisor has. When the supervisor dies, however
+that happens, the children see the end of the pipe and stop gracefully.
 """
 
 import asyncio
@@ -25,22 +25,22 @@ from aioq.worker import Health
 log = logger("aioq.supervisor")
 
 STEADY = 10.0
-"""Seconds after which a child counts as well started, and its next death as a new problem. A guess."""
+"""Seconds after which a child counts as started well, so that its next death is a new problem. A guess."""
 
 BAD_COMMAND = 2
-"""The exit code where no child can start for a reason that a restart does not mend."""
+"""The exit code when no child can start for a reason that a restart does not remove."""
 
 
 RECOVERY_TIME = 5.0
-"""Seconds that giving back a dead child's jobs may take; what is left then waits for its lease to end."""
+"""Seconds that it may take to give back a dead child's jobs; the rest of them wait for the end of its lease."""
 
 OnDeath = Callable[[int, str], Awaitable[None]]
-"""What is done when a child has died: process number and incarnation (see `ChildMark`)."""
+"""A function that is called when a child has died, with the child's pid and incarnation."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Child:
-    """A worker process, and where it answers health checks."""
+    """A worker process, with the port on which it answers health checks."""
 
     process: Process
     mark: ChildMark
@@ -51,11 +51,11 @@ class Supervisor:
     """Runs several worker processes: starts them, restarts those that die, and stops them together.
 
     Args:
-        command: what starts one child.
-        processes: how many.
+        command: the command that starts one child.
+        processes: how many children there are.
         reload: restart them when a Python file below the working directory changes.
-        with_health: have the children answer health checks, for `health`.
-        on_death: gives back at once what a child held that has died.
+        with_health: make the children answer health checks, for `health`.
+        on_death: gives back the jobs of a dead child at once.
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class Supervisor:
         self._changed = asyncio.Event()
 
     def stop(self) -> None:
-        """Stop all children gracefully; asked a second time, they give back their jobs at once."""
+        """Stop all children gracefully; a second call makes them give back their jobs at once."""
         self._stopping.set()
         self._signal(signal.SIGTERM)
 
     def health(self) -> Health:
-        """How the worker processes do, together; asks each of them, from any thread."""
+        """The combined health of the worker processes; it asks each of them. Any thread may call it."""
         alive = dict(self._alive)
         ports = {
             number: child.health_port if (child := alive.get(number)) else None
@@ -94,7 +94,7 @@ class Supervisor:
         return together(ask_all(ports))
 
     async def run(self) -> int:
-        """Supervise until `stop`, or until every child has ended by itself; the exit code."""
+        """Supervise until `stop`, or until every child has ended by itself, and return the exit code."""
         watcher = asyncio.create_task(self._watch()) if self._reload else None
         try:
             await asyncio.gather(*(self._keep(number) for number in range(1, self._count + 1)))
@@ -160,7 +160,7 @@ class Supervisor:
         if code == DONE:
             return process, code
         if not self._stopping.is_set() and process not in self._retired:
-            # What a restart does not mend ends everything; the child has said what it is.
+            # REFUSED ends everything, because a restart does not help; the child has printed the reason.
             replaced = "" if code == REFUSED or self._reload else "; it is replaced"
             log.error("worker process %d (pid %d) %s%s", number, process.pid, _how_it_ended(code), replaced)
         if code not in {REFUSED, STOPPED}:
@@ -168,7 +168,7 @@ class Supervisor:
         return process, code
 
     async def _start(self, number: int, read_end: int) -> _Child:
-        """Start a child; where it is to answer health checks, on a socket that is made here and passed on."""
+        """Start a child. If it answers health checks, it gets a listening socket that is made here."""
         incarnation = os.urandom(4).hex()
         with socket.socket() as listener:
             port = None
@@ -187,7 +187,7 @@ class Supervisor:
         return _Child(process, mark, port)
 
     def _recover(self, child: _Child) -> None:
-        """Have a dead child's jobs given back, while the next one already starts."""
+        """Give back a dead child's jobs while the next child already starts."""
         if self._on_death is not None:
             recovery = asyncio.ensure_future(self._on_death(child.process.pid, child.mark.incarnation))
             self._recoveries.add(recovery)
