@@ -22,6 +22,7 @@ class Places:
         waiting: how many entries of the lanes name each job.
         delivered: the entries that were delivered and not taken, by worker.
         scheduled: the ids of the scheduled jobs.
+        timers: the ids of the jobs that are looked at when they expire.
         held: the ids of the jobs that each worker holds.
         workers: who has a lease, be it one that has ended.
         consumers: who the lanes know as a reader.
@@ -32,6 +33,7 @@ class Places:
     waiting: Counter[str] = field(default_factory=Counter[str])
     delivered: dict[str, set[Token]] = field(default_factory=dict[str, set[Token]])
     scheduled: set[str] = field(default_factory=set[str])
+    timers: set[str] = field(default_factory=set[str])
     held: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
     workers: set[str] = field(default_factory=set[str])
     consumers: set[str] = field(default_factory=set[str])
@@ -85,6 +87,7 @@ class MemoryInside:
             if record is not None and record.due_ms == due_ms:
                 assert record.state is JobState.SCHEDULED
                 places.scheduled.add(job_id)
+        places.timers = {job_id for _, job_id in queue._timers._times}
         places.held = {worker: set(jobs) for worker, jobs in queue._held.items() if jobs}
         return places
 
@@ -113,6 +116,7 @@ class ServerInside:
         places = Places(
             waiting=Counter(found["waiting"]),
             scheduled=set(found["scheduled"]),
+            timers=set(found["timers"]),
             held={worker: set(jobs) for worker, jobs in found["held"]},
             workers=set(found["workers"]),
             consumers=set(found["consumers"]),
@@ -164,6 +168,10 @@ end
 found.scheduled = {}
 for _, id in ipairs(redis.call('ZRANGE', base .. ':scheduled', 0, -1)) do
   if id ~= '' then found.scheduled[#found.scheduled + 1] = id end
+end
+found.timers = {}
+for _, timer in ipairs(redis.call('ZRANGE', base .. ':timers', 0, -1)) do
+  found.timers[#found.timers + 1] = string.match(timer, '^expire (.*)$')
 end
 found.workers = redis.call('ZRANGE', base .. ':workers', 0, -1)
 found.fetched = redis.call('ZRANGE', base .. ':fetched', 0, -1)

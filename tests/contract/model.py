@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import MAX_CUTS, MISSING, Claim, Limits, NewJob, Settlement, Token, Verb, WaitReply
+from aioq.store.extra import EXPIRED, Expiry
 from aioq.store.leases import Renewal
 from aioq.store.upkeep import Promotion, Recovery
 
@@ -34,6 +35,9 @@ class Job:
         buried: when it failed, while it is one of the dead.
         result_expires: when it would go if it were not.
         cancel: the outcome and ttl it is to be cancelled with, where that was asked for while it ran.
+        start_by: by when it must have been started.
+        begun: a worker has it, or it has been started: it cannot expire now.
+        has_run: it has been started, and never expires.
     """
 
     id: str
@@ -60,6 +64,10 @@ class Job:
     expires: int | None = None
     buried: int | None = None
     result_expires: int = 0
+    tags: tuple[str, ...] = ()
+    start_by: int | None = None
+    begun: bool = False
+    has_run: bool = False
 
     def shown(self) -> tuple[object, ...]:
         """What `info` must say."""
@@ -67,6 +75,7 @@ class Job:
         return (
             *(self.state, self.priority, self.attempts + ran, self.crashes, self.interruptions),
             *(self.owner, self.progress, self.state is JobState.SCHEDULED, self.claims > 0, self.state.ended),
+            *(self.tags, self.start_by is not None),
         )
 
 
@@ -76,6 +85,7 @@ def shown(info: JobInfo) -> tuple[object, ...]:
         *(info.state, info.priority, info.attempts, info.crashes, info.interruptions),
         *(info.worker, info.progress and info.progress.done),
         *(time is not None for time in (info.due_at, info.started_at, info.ended_at)),
+        *(info.tags, info.expires_at is not None),
     )
 
 
@@ -97,6 +107,7 @@ class Model:
         tokens: the entries that blocking reads brought and nobody has taken yet, by worker.
         cancelling: the jobs of each worker whose cancellation was asked for.
         done: until when each send is remembered whose job is gone too soon.
+        timers: when each job is looked at that expires, unless that has ended.
         failed: the ids of all jobs that ever failed.
         notified: the messages that each channel must have got, and how often.
     """
@@ -108,18 +119,28 @@ class Model:
         self.tokens: dict[str, list[Token]] = {}
         self.cancelling: dict[str, set[str]] = {}
         self.done: dict[str, int] = {}
+        self.timers: dict[str, int] = {}
         self.failed: set[str] = set()
         self.notified: Counter[tuple[str, str, bytes | None]] = Counter()
         self._limits = limits
         self._used: set[str] = set()
         self._last_claim: dict[str, int] = {}
         self._came = 0
+        self._stopped: set[int] = set()  # when timers would be due that were stopped: a store may look in vain
 
     # What there is
 
     def queued(self) -> list[Job]:
         """Every queued job, in its turn."""
         return sorted((job for job in self.jobs.values() if job.state is JobState.QUEUED), key=lambda j: j.turn)
+
+    def overdue(self, job: Job) -> bool:
+        """Whether a job that was not started in time only waits for its end: no claim takes it."""
+        return job.start_by is not None and not job.begun and job.start_by <= self.now
+
+    def ready(self) -> list[Job]:
+        """The queued jobs that a claim takes off the lanes, in their turn."""
+        return [job for job in self.queued() if job.delivered is None and not job.loose and not self.overdue(job)]
 
     def scheduled(self) -> list[Job]:
         """Every scheduled job, the next one first."""
@@ -160,11 +181,19 @@ class Model:
                 return False
         job = self.jobs[new.id] = Job(new.id, new.priority, new.id in self._used, self.now, new.nonce)
         self._used.add(new.id)
+        if new.extra is not None:
+            job.tags = new.extra.tags
+            self._set_expiry(job, new.extra.expires, new.delay_ms or 0)
         if new.delay_ms:
             self._schedule(job, new.delay_ms)
         else:
             self._queue(job)
         return True
+
+    def _set_expiry(self, job: Job, expiry: Expiry | None, delay_ms: int) -> None:
+        if expiry is not None:
+            job.start_by = self.now + delay_ms + expiry.span_ms if expiry.span_ms else expiry.at_ms
+            self.timers[job.id] = job.start_by
 
     def renew(self, worker: str, mode: str, reply: Renewal) -> None:
         if mode != "join" and self.lost(worker):
@@ -182,12 +211,12 @@ class Model:
         assert sorted(reply.cancelled) == sorted(self.cancelling.get(worker, ()))
 
     def block(self, worker: str, reply: Sequence[Token]) -> None:
-        free = [job for job in self.queued() if job.delivered is None and not job.loose]
+        free = self.ready()
         assert reply or not free, "nothing was delivered though there is something"
         assert len({token.lane for token in reply}) == len(reply), "more than one entry of a lane"
         for job_id in named_by(reply):
             job = self.jobs.get(job_id)
-            if job is not None and job.state is JobState.QUEUED and not job.loose:
+            if job is not None and job.state is JobState.QUEUED and not job.loose and not self.overdue(job):
                 left = (each.turn for each in free if each.delivered is None and each.turn[:2] == job.turn[:2])
                 assert job.turn == min(left)
                 job.delivered = worker
@@ -219,6 +248,7 @@ class Model:
                 self._start(job, worker)
             counted = (claimed.claims, claimed.attempts, claimed.crashes, claimed.interruptions)
             assert counted == (job.claims, job.attempts, job.crashes, job.interruptions)
+            assert tuple(claimed.tags) == job.tags
             assert claimed.claim > self._last_claim.get(claimed.id, 0), "each claim has a number of its own"
             job.claim = self._last_claim[claimed.id] = claimed.claim
         self._check_due(reply.next_due_ms)
@@ -240,17 +270,55 @@ class Model:
         if stored:
             self.jobs[job_id].progress = done
 
-    def promote(self, limit: int, reply: Promotion, now_queued: Collection[str]) -> None:
-        """`now_queued` are the ids of the scheduled jobs that turned out to be queued afterwards."""
+    def promote(
+        self,
+        limit: int,
+        reply: Promotion,
+        now_queued: Collection[str],
+        now_ended: Collection[str],
+        timers: Collection[str],
+    ) -> None:
+        """One step.
+
+        Args:
+            limit: the most jobs, and the most timers.
+            reply: the store's.
+            now_queued: the scheduled jobs that turned out to be queued afterwards.
+            now_ended: the jobs that turned out to have ended afterwards.
+            timers: the jobs that have a timer afterwards.
+        """
+        ringing = {job_id for job_id, time in self.timers.items() if time <= self.now}
+        looked_at = self.timers.keys() - timers
+        assert looked_at <= ringing, "a timer that is not due"
+        assert len(looked_at) <= limit
+        assert set(now_ended) == {job_id for job_id in looked_at if self._expires_now(job_id)}
+        assert reply.expired == len(now_ended)
         due = [job for job in self.scheduled() if job.due <= self.now]
-        assert reply.count == len(now_queued) == min(limit, len(due))
         promoted = [job for job in due if job.id in now_queued]
-        assert [job.due for job in promoted] == [job.due for job in due][: len(promoted)], "not the first due"
+        firsts = [job.due for job in due if job.id not in now_ended]
+        assert len(now_queued) == len(promoted)
+        assert [job.due for job in promoted] == firsts[: len(promoted)], "not the first due"
+        # With timers a step may promote fewer: a server finds the first of them where the scheduled jobs are.
+        timed = bool(self.timers or self._stopped)
+        assert min(limit, len(due)) - timed - len(now_ended) <= len(promoted) <= limit
+        assert looked_at == ringing or limit < len(ringing) + len(due), "a timer was left out"
+        assert reply.count or not (due or ringing), "a step that does nothing"
+        assert 0 <= reply.count - len(promoted) - len(looked_at) <= len(now_ended)
+        if limit > len(ringing) + len(due):
+            self._stopped = {time for time in self._stopped if time > self.now}
+        for job_id in looked_at:
+            del self.timers[job_id]
+        for job_id in now_ended:
+            self._end(self.jobs[job_id], JobState.CANCELLED, EXPIRED, self._limits.result_ttl_ms)
         # Those that were due at the same time may come in any order.
         turns = {job.due: self._next() for job in promoted}
         for job in promoted:
             self._queue(job, came=turns[job.due])
         self._check_due(reply.next_due_ms)
+
+    def _expires_now(self, job_id: str) -> bool:
+        job = self.jobs.get(job_id)
+        return job is not None and job.state in (JobState.QUEUED, JobState.SCHEDULED) and self.overdue(job)
 
     def recover(
         self, outcome: bytes, limit: int, reply: Recovery, gone: Collection[str], tokens: Collection[Token]
@@ -350,16 +418,21 @@ class Model:
     # What they share
 
     def _check_due(self, said: int | None) -> None:
-        scheduled = self.scheduled()
-        assert (said is None) == (not scheduled)
-        if said is not None:
-            assert abs(said - max(0, scheduled[0].due - self.now)) < 60_000
+        times = {job.due for job in self.scheduled()[:1]} | set(self.timers.values())
+        first = min(times, default=None)
+        early = {time for time in self._stopped if first is None or time < first}
+        if said is None:
+            assert first is None
+        else:
+            possible = early if first is None else {first, *early}
+            assert any(abs(said - max(0, time - self.now)) < 60_000 for time in possible)
 
     def _check_fresh(self, jobs: Sequence[Job], most: int) -> None:
         """What a claim took off the lanes: as many as it could, each in its turn."""
         assert len({job.id for job in jobs}) == len(jobs) <= most
         assert all(job.state is JobState.QUEUED for job in jobs)
-        waiting = [job for job in self.queued() if job.delivered is None and not job.loose]
+        assert not any(self.overdue(job) for job in jobs), "not started in time, and yet run"
+        waiting = self.ready()
         taken = [job.turn for job in jobs if not job.loose]
         assert taken == [job.turn for job in waiting][: len(taken)], "not in their turn"
         assert len(jobs) == most or len(taken) == len(waiting), "something is left though there was space"
@@ -379,16 +452,24 @@ class Model:
             for job in filter(None, map(self.jobs.get, token.job_ids)):
                 if job.state is not JobState.QUEUED:
                     continue
-                if len(started) < count:
+                if len(started) >= count:
+                    self._queue(job, front=True)
+                elif not self.overdue(job):
                     self._start(job, worker)
                     started.append(job.id)
-                else:
-                    self._queue(job, front=True)
         return started
 
     def _start(self, job: Job, worker: str) -> None:
         job.state, job.owner, job.delivered = JobState.RUNNING, worker, None
         job.claims += 1
+        job.begun = True
+
+    def _come_back(self, job: Job, *, never_ran: bool = False) -> None:
+        """A worker gives a job back; `never_ran` where it has not started it, so that it may expire again."""
+        job.has_run = job.has_run or not never_ran
+        job.begun = job.has_run
+        if job.start_by is not None and not job.begun:
+            self.timers[job.id] = job.start_by
 
     def _next(self) -> int:
         self._came += 1
@@ -417,21 +498,25 @@ class Model:
         elif verb is Verb.RETRY:
             job.attempts += 1
             job.parked, job.cuts = None, 0
+            self._come_back(job)
             self._again(job, settlement.delay_ms)
         elif verb is Verb.SNOOZE:
             job.parked, job.cuts = None, 0
+            self._come_back(job)
             self._again(job, settlement.delay_ms)
         elif verb is Verb.PARK:
             job.parked = self.now if job.parked is None else job.parked
             if self.now - job.parked >= ttl:
                 self._bury(job, outcome, self._limits.result_ttl_ms)
             else:
+                self._come_back(job, never_ran=True)
                 self._again(job, settlement.delay_ms)
         elif verb in (Verb.CUT, Verb.CRASH):
             self._break_off(job, settlement)
         else:
             job.interruptions += verb is Verb.INTERRUPT
             job.cuts = 0 if verb is Verb.INTERRUPT else job.cuts
+            self._come_back(job, never_ran=verb is Verb.RELEASE)
             self._queue(job, front=True)
 
     def _break_off(self, job: Job, settlement: Settlement) -> None:
@@ -443,6 +528,7 @@ class Model:
         if crashed and job.crashes > self._limits.max_crashes:
             self._bury(job, settlement.outcome, settlement.ttl_ms)
         else:
+            self._come_back(job)
             self._queue(job, front=True)
 
     def _end(self, job: Job, state: JobState, outcome: bytes, ttl: int) -> None:
@@ -450,6 +536,8 @@ class Model:
             notified = None if len(outcome) > MESSAGE_LIMIT and ttl else outcome
             self.notified[channel, job.id, notified] += 1
         job.waiters = []
+        if (timer := self.timers.pop(job.id, None)) is not None:
+            self._stopped.add(timer)
         job.state, job.outcome, job.delivered = state, outcome, None
         self._expire(job, self.now + ttl)
 
@@ -502,5 +590,6 @@ class Model:
         elif crash_outcome is not None and job.crashes > self._limits.max_crashes:
             self._bury(job, crash_outcome, self._limits.result_ttl_ms)
         else:
+            self._come_back(job)
             self._queue(job, front=True, came=came)
         return job.state

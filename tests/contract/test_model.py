@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from aioq.jobs.job import JobState, Priority, Progress
 from aioq.store.contract import Limits, NewJob, Settlement, Store, Token, Verb
+from aioq.store.extra import Expiry, Extra
 from aioq.store.memory import MemoryStore
 from aioq.store.redis import RedisStore
 from aioq.util.clock import ManualClock
@@ -29,7 +30,10 @@ from tests.databases import Database
 T = TypeVar("T")
 
 WALKS = (20, 300)
-"""How many walks of 50 verbs each store is taken on, small and full."""
+"""How many walks of 50 verbs a server is taken on, small and full."""
+
+WALKS_IN_MEMORY = (60, 300)
+"""The same of the store in memory, where a walk takes a third of the time."""
 
 HOUR = 3_600_000
 LIMITS = Limits(
@@ -51,17 +55,41 @@ OUTCOMES = {
     "large": encode_result("shop.add", "x" * MESSAGE_LIMIT),  # too large for a message
 }
 
+SOON = Extra(tags=("a",), expires=Expiry(span_ms=HOUR // 2))
+EXTRAS = (
+    Extra(tags=("a", "b")),
+    SOON,
+    Extra(expires=Expiry(span_ms=5 * HOUR // 2)),
+    Extra(expires=Expiry(at_ms=1)),
+)
+"""What jobs have beside their calls; the last one has expired before it comes."""
+
 ENDS = (Verb.SUCCEEDED, Verb.FAILED, Verb.CANCELLED)
+PUTS_OFF = (Verb.RETRY, Verb.SNOOZE, Verb.PARK)
+GIVES_BACK = (Verb.RELEASE, Verb.INTERRUPT, Verb.CUT, Verb.CRASH)
 
 workers = st.sampled_from(WORKERS)
+priorities = st.sampled_from(Priority)
 numbers = st.integers(1, 3)
 picks = st.integers(0, 999)
 nonces = st.sampled_from(["", "one", "two"])
 limits = st.sampled_from([1, 2, 100])
 delays = st.sampled_from([0, 0, HOUR, 2 * HOUR])
 ttls = st.sampled_from([0, 3 * HOUR // 2, 9 * HOUR // 2])
+extras = st.sampled_from([None, None, *EXTRAS])
+come_back = st.sampled_from(
+    [
+        [],
+        *([verb] for verb in (*PUTS_OFF, *GIVES_BACK)),
+        *([way, verb] for way in (None, *PUTS_OFF, *GIVES_BACK) for verb in (Verb.RELEASE, Verb.PARK)),
+    ]
+)
+"""In which ways a job comes back from its workers, one after the other; None where its worker dies."""
 often = st.sampled_from([True, True, False])
 outcomes = st.sampled_from(list(OUTCOMES))
+
+
+PROMOTED = (JobState.SCHEDULED, JobState.QUEUED)
 
 
 def one_of(options: Sequence[T], pick: int) -> T:
@@ -133,12 +161,27 @@ class StoreMachine(RuleBasedStateMachine):
     # Each rule first brings about what it needs, so that no step of a walk is wasted. No draw depends on what a
     # server has answered: it may take any of several jobs, and Hypothesis wants a walk to be the same each time.
 
-    @rule(number=numbers, priority=st.sampled_from(Priority), delay_ms=delays, fresh=often, nonce=nonces)
-    def enqueue(self, number: int, priority: Priority, delay_ms: int, fresh: bool = True, nonce: str = "") -> None:
+    @rule(
+        number=numbers,
+        priority=st.sampled_from(Priority),
+        delay_ms=delays,
+        fresh=often,
+        nonce=nonces,
+        extra=extras,
+    )
+    def enqueue(
+        self,
+        number: int,
+        priority: Priority,
+        delay_ms: int,
+        fresh: bool = True,
+        nonce: str = "",
+        extra: Extra | None = None,
+    ) -> None:
         """Fresh ids; or one of a job that is there or has been, twice."""
         names = [f"job {len(self.ids) + at} ü" for at in range(number)] if fresh else self.ids[-number:][:1] * 2
         self.ids += names if fresh else ()
-        jobs = [NewJob(name, CALL, priority, delay_ms or None, nonce=nonce) for name in names]
+        jobs = [NewJob(name, CALL, priority, delay_ms or None, nonce=nonce, extra=extra) for name in names]
         self.sends.append(jobs)
         self.model.enqueue(jobs, False, self.run(self.store.enqueue, QUEUE, jobs))
 
@@ -167,7 +210,7 @@ class StoreMachine(RuleBasedStateMachine):
         return one_of(live, pick)
 
     def _something_waits(self) -> None:
-        if not any(job.delivered is None and not job.loose for job in self.model.queued()):
+        if not self.model.ready():
             self.enqueue(2, Priority.NORMAL, 0)
 
     @rule(pick=picks, count=numbers, arrives=often)
@@ -230,11 +273,11 @@ class StoreMachine(RuleBasedStateMachine):
     def finish(self, pick: int, verb: Verb, outcome: str, ttl_ms: int, times: int) -> None:
         self._settle(self._one_running(pick), verb, OUTCOMES[outcome], ttl_ms=ttl_ms, times=times)
 
-    @rule(pick=picks, verb=st.sampled_from([Verb.RETRY, Verb.SNOOZE, Verb.PARK]), delay_ms=delays, ttl_ms=ttls)
+    @rule(pick=picks, verb=st.sampled_from(PUTS_OFF), delay_ms=delays, ttl_ms=ttls)
     def put_off(self, pick: int, verb: Verb, delay_ms: int, ttl_ms: int) -> None:
         self._settle(self._one_running(pick), verb, BROKEN, delay_ms=delay_ms, ttl_ms=ttl_ms)
 
-    @rule(pick=picks, verb=st.sampled_from([Verb.RELEASE, Verb.INTERRUPT, Verb.CUT, Verb.CRASH]))
+    @rule(pick=picks, verb=st.sampled_from(GIVES_BACK))
     def give_back(self, pick: int, verb: Verb) -> None:
         self._settle(self._one_running(pick), verb, CRASHED if verb in {Verb.CUT, Verb.CRASH} else b"")
 
@@ -293,15 +336,51 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(limit=limits)
     def promote(self, limit: int) -> None:
-        if not self.model.scheduled():
+        if not self.model.scheduled() and not self.model.timers:
             self.enqueue(2, Priority.LOW, HOUR)
-        before = self._scheduled()
+        before = self._states()
         promotion = self.run(self.store.promote, QUEUE, limit)
-        self.model.promote(limit, promotion, before - self._scheduled())
+        after, timers = self._states(), self.inside.places().timers
+        queued = {each for each, state in before.items() if (state, after[each]) == PROMOTED}
+        ended = {each for each, state in after.items() if state and state.ended and before[each] is not state}
+        self.model.promote(limit, promotion, queued, ended, timers)
 
-    def _scheduled(self) -> set[str]:
+    def _states(self) -> dict[str, JobState | None]:
         infos = self.run(self.store.info, QUEUE, self.ids)
-        return {info.id for info in infos if info is not None and info.state is JobState.SCHEDULED}
+        return {name: info and info.state for name, info in zip(self.ids, infos, strict=True)}
+
+    @rule(pick=picks, ways=come_back, delay_ms=delays, in_time=often, claims_first=st.booleans())
+    def expire(
+        self, pick: int, ways: Sequence[Verb | None], delay_ms: int, in_time: bool, claims_first: bool
+    ) -> None:
+        """The time of a job ends while it waits, or, if not `in_time`, while the last of its workers has it."""
+        self.enqueue(1, Priority.HIGH, delay_ms if not ways else 0, extra=SOON)
+        name = self.ids[-1]
+        for position, verb in enumerate(ways, start=1):
+            self._claim_all(pick)
+            if position == len(ways) and not in_time:
+                self.jump(1)
+                self.promote(100)
+            for claim in self._running():
+                if claim[1] == name and verb is not None:
+                    self._settle(claim, verb, CRASHED, delay_ms=delay_ms if position == len(ways) else 0)
+                elif claim[1] == name:
+                    self._die(claim[0])
+        self.everything_is_as_it_should_be()
+        self.jump(1)
+        if claims_first:
+            self._claim_all(pick)
+        self.promote(100)
+        self._claim_all(pick)
+
+    def _die(self, worker: str) -> None:
+        self.inside.crash(worker)
+        self.model.crash(worker)
+        while self.model.ended():
+            self.recover(0, 100)
+
+    def _claim_all(self, pick: int) -> None:
+        self._claim(self._live_worker(pick), 1000, [], None)
 
     def _one_who_holds(self, pick: int) -> str:
         """A worker that holds jobs or entries."""
@@ -375,11 +454,13 @@ def check_places(model: Model, places: Places) -> None:
     assert places.fetched <= places.workers
     assert places.scheduled == {job.id for job in model.scheduled()}
     assert places.delivered == {worker: set(tokens) for worker, tokens in model.tokens.items() if tokens}
+    assert places.timers == model.timers.keys()
     entries = places.waiting + Counter(each for tokens in places.delivered.values() for each in named_by(tokens))
     for job in model.jobs.values():
         queued = job.state is JobState.QUEUED
-        assert entries[job.id] >= queued, f"{job.id} is in no lane"
-        assert job.loose or job.state.ended or entries[job.id] == queued, f"{job.id} is in the lanes too often"
+        # A claim passes over what was not started in time, and so takes it off its lane.
+        assert entries[job.id] >= queued or model.overdue(job), f"{job.id} is in no lane"
+        assert job.loose or job.state.ended or entries[job.id] <= queued, f"{job.id} is in the lanes too often"
 
 
 def in_memory() -> tuple[Store, Inside, Callable[[], None]]:
@@ -420,7 +501,7 @@ def drive(make: Callable[[], tuple[Store, Inside, Callable[[], None]]], walks: i
 
 @pytest.mark.scale(minutes=10)
 def test_the_memory_store_is_the_model(size: Callable[[int, int], int]) -> None:
-    drive(in_memory, size(*WALKS))
+    drive(in_memory, size(*WALKS_IN_MEMORY))
 
 
 @pytest.mark.scale(minutes=10)
