@@ -291,9 +291,9 @@ def test_a_script_is_named_by_the_hash_of_all_of_its_text() -> None:
 def test_a_script_has_of_its_parts_what_it_uses_and_nothing_else() -> None:
     info = script("info").text.decode()
 
-    assert "local function job_key(" in info, "by way of `Foreign.look`"
-    assert "function Foreign.look(" in info
-    assert "function Foreign.put_off(" not in info
+    assert "local function job_key(" in info, "by way of `Newer.read`"
+    assert "function Newer.read(" in info
+    assert "function Newer.put_off(" not in info
     assert "XADD" not in info
 
 

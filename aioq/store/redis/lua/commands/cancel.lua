@@ -1,16 +1,16 @@
--- Cancels jobs: one that waits to be run ends here, the worker of a running one is notified (the job's id, a line break,
--- the outcome). A call that changed anything leaves a receipt, so that the same call, repeated because its reply got
--- lost, is answered as it was the first time.
+-- Cancels jobs. A job that waits to be run ends here; for a running one its worker is notified (by the job's id, a
+-- line break, and the outcome). A call that has changed anything leaves a receipt: if it is repeated because its
+-- reply was lost, it gives the same reply again.
 --
 -- NEEDS: keys, record, results, finish
 -- USES: reads job, receipt, schedule; writes body, cancel, idle, job, lanes, receipt, schedule, scheduled, timers,
 --   tombstone; publishes waiter, worker
 -- KEYS: 1 base key
--- ARGV: 1 the call's own name, 2 the outcome to store, 3 how long to keep it in ms, 4 ms a job is to be found after its
---   send, then job ids
+-- ARGV: 1 the name of this call, 2 the outcome to store, 3 how long to keep it in ms, 4 for how many ms after its
+--   send a job must be found, then job ids
 -- REPLY: per job the state it was in, '' for no such job
 local receipt = receipt_key(q, ARGV[1])
--- Far longer than a call is repeated, which is once and at once.
+-- Far longer than needed: a call is repeated once, and at once.
 local RECEIPT_TTL = 60000
 
 local before = redis.call('GET', receipt)
@@ -30,7 +30,7 @@ for i = 5, #ARGV do
     redis.call('PUBLISH', worker_channel(q, job[WORKER]), id .. '\n' .. outcome)
     changed = true
   elseif state == 'queued' or state == 'scheduled' or state == 'waiting' then
-    -- Its entry in the lane stays behind; a claim passes over it.
+    -- Its entry stays in the lane; a claim skips it.
     Finish.finish(q, limits, id, job, 'cancelled', outcome, ttl)
     redis.call('ZREM', q.base .. SCHEDULED, id)
     changed = true

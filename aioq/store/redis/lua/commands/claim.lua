@@ -1,42 +1,48 @@
--- Takes jobs off the lanes in priority order, marks them running and returns their envelopes.
+-- Takes jobs from the lanes in priority order, marks them running and returns their envelopes.
 --
--- An entry leaves the stream's pending list here, not at the settle: what a worker owns is in its held set and
--- in the job's record. So the pending list only bridges the moment between a blocking read and its claim, and
--- whole nodes of the stream can be trimmed however long a job runs.
+-- An entry is acknowledged here, not at the settle: the jobs that a worker holds are known from its held set and
+-- from the records. So an entry is in the stream's pending list only between a blocking read and the claim after
+-- it, and whole nodes of the stream can be trimmed, however long a job runs.
 --
--- A job is put into the held set, then marked, then its entry is acknowledged: wherever the script fails, the job is
--- in the held set or its entry is pending, and the next claim with known jobs or the recovery finds it.
+-- A job is put into the held set, then marked running, then its entry is acknowledged. Wherever the script fails,
+-- the job is in the held set or its entry is pending; so the next claim with known jobs, or the recovery, finds
+-- it.
 --
--- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, timers, hooks, leases, due, entries, foreign, holding
+-- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, timers, hooks, leases, due, entries, newer, held_set
 -- USES: reads body, fetched, held, job, lanes, scheduled, schedules, workers; writes held, idle, job, lanes, scheduled,
 --   timers
 -- KEYS: 1 base key
--- ARGV: 1 worker, 2 how many, 3 '' or the ids of the jobs this worker knows that it holds, as a MessagePack array:
---   then it is also given what it holds or was sent without knowing, because a reply got lost, and what it knows of is
---   noted again where that note has vanished; where it knows of very many, the caller has done that, and this is a map
---   with some that it holds without knowing (`missed`); 4 'idle' where it
---   waits for jobs after this if it finds less than it asks for,
---   then three for each entry a blocking read brought: lane, entry id, ids of its jobs as a MessagePack array
--- REPLY: {-2} when the worker has lost its lease; else {ms until the next scheduled job, ms until the next tick} (-1
---   for none), the number of this claim, what else there is to say (0 for nothing, else {the last entry that named no job
---   in aioq's way, the last job whose record this version cannot read ('' for none), 1 where the call ended before the
---   lanes did}), and per job id, envelope, sent, and {claims, attempts, crashes, interruptions, its tags where it has
---   any}, or 0 where this is the first time that it is claimed
+-- ARGV: 1 worker, 2 the most jobs to take, 3 the known jobs, see below, 4 'idle' if the worker waits for jobs
+--   after this call when it gets fewer than it asks for, else '',
+--   then three for each entry that a blocking read brought: lane, entry id, ids of its jobs as a MessagePack array
+-- REPLY: {-2} if the worker has lost its lease. Else {ms until the next scheduled job, ms until the next tick} (-1
+--   for none); the number of this claim; 0 or {the last entry that names no job, the last job whose record this
+--   version cannot read ('' for none), 1 if the call ended before all lanes were read, else 0}; and per job its
+--   id, envelope, time of sending, and 0 for a first claim or else {claims, attempts, crashes, interruptions, its
+--   tags if it has any}
+--
+-- The known jobs are '' or a MessagePack array with the ids of all jobs that the worker knows it holds. With such
+-- an array the call also returns the jobs that the worker holds or was sent without knowing, because a reply was
+-- lost. If the held set is gone, the known jobs are put into it again. If the worker knows very many jobs, the
+-- caller has already compared them with the held set, and this is a map with some jobs that the worker holds
+-- without knowing (`missed`).
 local worker, count = ARGV[1], tonumber(ARGV[2])
 local lost = Leases.is_lost(q, worker)
 
--- A reply is closed at this many bytes of envelopes, so that it arrives in time over a slow link too.
+-- No further job is taken once the reply has this many bytes of envelopes, so that it arrives in time over a slow
+-- network too.
 local CLAIM_LIMIT = 1048576
--- It is not known how many jobs an entry names: so the first read is of one entry, and each of at most four times as many,
--- far fewer than what is read of a `rest` at once.
+-- The script does not know how many jobs an entry names. So it reads one entry first, and then GROWTH times as
+-- many at most each time, up to MOST. A `rest` is read ALL at once.
 local GROWTH, MOST, ALL = 4, 100, 1000
--- How many jobs a call passes over, and entries that name none: what takes some milliseconds. A lane may hold 300,000
--- that were cancelled. A large record counts as one for each kilobyte, for it takes as long to read.
+-- The most jobs, and entries without a job, that a call skips: these take some milliseconds. A lane may have
+-- 300,000 cancelled jobs. A large record counts as one job for each LARGE bytes, because it takes as long to read.
 local PASSED_LIMIT, LARGE = 2000, 1024
--- How many of the jobs that it holds are looked up of those that the worker does not know of: more than any has slots.
+-- The most ids of the held set that are checked for jobs that the worker does not know: more than any worker has
+-- slots.
 local HELD_LIMIT = 10000
--- How many jobs of entries, or entries that name none, are taken that were delivered to it: a wait brings nine entries at the
--- most.
+-- The most jobs, and entries without a job, that are taken of what was delivered to the worker: a wait brings nine
+-- entries at most.
 local DELIVERED_LIMIT = 3000
 local recheck, known, missed = ARGV[3] ~= '', {}, nil
 if recheck then
@@ -45,14 +51,14 @@ if recheck then
   for _, id in ipairs(held) do known[id] = true end
 end
 
--- The time that ends at a position of a record's text.
+-- The time in a record's text whose last byte is at this position.
 local function time_at(text, last)
   local a, b, c, d, e, f = string.byte(text, last - 5, last)
   return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
 end
 
--- The envelope of a fresh record, when it was sent, and its record in a first run; nil for any other. `run` is what
--- `run_by` returns, and STARTED.
+-- For a fresh record: its envelope, the time of sending, and the record of its first run. Nil for any other
+-- record. `run` is the result of `run_by`, followed by STARTED.
 local function begin_first(text, run)
   local kind, first, sent, rest = start_of(text)
   if not kind then return nil end
@@ -70,20 +76,20 @@ end
 local number = q.micros -- of this claim, see lib/record.lua
 local reply, taken, bytes, passed, delivered = {0, number, 0}, 0, 0, 0, 0
 local marked, held = {}, {}
--- The last entry that named no job in aioq's way, and the last job whose record this version cannot read.
-local malformed, foreign = '', ''
+-- The last entry that is not aioq's, and the last job whose record this version cannot read.
+local malformed, unreadable = '', ''
 
-local function jobs_of(entry)
+local function ids_of(entry)
   local ids, wrong = Entries.named_by(entry)
   malformed = wrong or malformed
   return ids
 end
 
--- Whether the call has done what it may, or all that was asked for.
+-- Whether the call has taken all jobs that it was asked for, or has reached a limit.
 local function is_full() return taken >= count or bytes >= CLAIM_LIMIT or passed >= PASSED_LIMIT end
 local run = run_by(worker, RUNNING) .. cmsgpack.pack(number)
 
-local function give(id, envelope, sent, past, text)
+local function add_to_reply(id, envelope, sent, past, text)
   taken, bytes = taken + 1, bytes + #envelope
   marked[#marked + 1], marked[#marked + 2] = job_key(q, id), text
   held[#held + 1] = id
@@ -91,27 +97,28 @@ local function give(id, envelope, sent, past, text)
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = id, envelope, sent, past
 end
 
--- What this version cannot read. Only a job that is queued comes from its lane; of any other the entry is a leftover.
-local function pass_on(id, text)
-  local state = Foreign.state_of(q, id, text)
+-- Handles a record that this version cannot read. If the job is not queued, its entry is only a leftover.
+local function put_off_unreadable(id, text)
+  local state = Newer.state_of(q, id, text)
   if state == 'queued' or state == 'unknown' then
-    Foreign.put_off(q, id)
-    foreign = id
+    Newer.put_off(q, id)
+    unreadable = id
   end
   return false
 end
 
--- Takes a job whose record is no fresh one, if it is to be taken: an entry may outlive its job, that was cancelled, has
--- expired, or was named twice. `is_held` where it is one that the worker holds. Returns whether it is taken.
+-- Takes a job whose record is not a fresh one, if it may be taken: it may have been cancelled or have expired, or
+-- may have two entries. `is_held`: the job comes from the worker's held set. Returns whether it was taken.
 local function take_other(id, text, is_held)
   local job = unpacked(text)
-  if not job then return not is_held and pass_on(id, text) end
+  if not job then return not is_held and put_off_unreadable(id, text) end
   local unknown = recheck and job[STATE] == 'running' and job[WORKER] == worker and not known[id]
-  local orphan = job[STATE] == 'running' and job[WORKER] ~= worker and Foreign.is_orphan(q, job)
+  local orphan = job[STATE] == 'running' and job[WORKER] ~= worker and Newer.is_orphan(q, job)
   if job[STATE] and not unknown and not orphan then return false end
   local envelope = whole(q, id, job[JOB])
   if not envelope then
-    -- Evicted, or deleted by hand: it cannot be run, and its waiters are notified. A timer ends it.
+    -- The envelope was evicted or deleted by hand, so the job cannot run. A timer ends it and notifies its
+    -- waiters.
     set_timer(q, CALL_GONE, id, q.now)
     if job[STATE] then
       job[STATE], job[WORKER] = false, false
@@ -131,34 +138,34 @@ local function take_other(id, text, is_held)
   job[STATE], job[WORKER], job[CLAIM], job[STARTED] = 'running', worker, claims, number
   local past = {claims, job[ATTEMPTS] or 0, job[CRASHES] or 0, job[INTERRUPTIONS] or 0}
   if job[EXTRA] then past[5] = job[EXTRA].tags end
-  give(id, envelope, job[SENT], past, cmsgpack.pack(job))
+  add_to_reply(id, envelope, job[SENT], past, cmsgpack.pack(job))
   return true
 end
 
--- `text` is what was read under the job's key: false for nothing or for a key of another type, nil where it is known that
--- there is none.
+-- Takes a job, or counts it as skipped. `text` is the value of the job's key: false for none or for another type,
+-- nil if the key is known not to exist.
 local function take(id, text, is_held)
   if text ~= nil and known[id] ~= 'taken' then
     local envelope, sent, record = begin_first(text, run)
     if envelope then
       known[id] = 'taken'
-      return give(id, envelope, sent, 0, record)
+      return add_to_reply(id, envelope, sent, 0, record)
     end
     if take_other(id, text, is_held) then return end
   end
   passed = passed + 1 + math.floor(#(text or '') / LARGE)
 end
 
--- Writes down what was taken; before the entries are acknowledged.
-local function mark()
+-- Writes the held set and the records of the jobs taken so far; called before their entries are acknowledged.
+local function write_taken()
   if #held == 0 then return end
   redis.call('SADD', held_key(q, worker), unpack(held))
   set_all(marked)
   marked, held = {}, {}
 end
 
--- Some of these texts are false: where no such record is there at all, which is one question, they become nil.
-local function look_for_missing(ids, texts)
+-- Some of these texts are false. If none of their keys exists, which one command shows, they become nil.
+local function find_missing(ids, texts)
   local missing = {}
   for _, id in ipairs(ids) do
     if texts[id] == false then missing[#missing + 1] = job_key(q, id) end
@@ -168,7 +175,7 @@ local function look_for_missing(ids, texts)
   end
 end
 
--- Takes as many of the jobs as there is room for; returns the position of the first that is left.
+-- Takes as many of the jobs as possible; returns the position of the first one that is left.
 local function take_all(ids)
   local first, most = 1, count - taken
   while first <= #ids and not is_full() do
@@ -177,7 +184,7 @@ local function take_all(ids)
     for _, id in ipairs(some) do
       if taken >= count or bytes >= CLAIM_LIMIT or passed >= PASSED_LIMIT then break end
       if not texts[id] and not looked then
-        look_for_missing(some, texts)
+        find_missing(some, texts)
         looked = true
       end
       take(id, texts[id])
@@ -185,22 +192,22 @@ local function take_all(ids)
     end
     most = taken == before and math.min(most * GROWTH, MOST) or count - taken
   end
-  mark()
+  write_taken()
   return first
 end
 
 local function read(lane, id, most)
   local got = redis.pcall('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', most, 'STREAMS', lane, id)
   if is_unreadable(got) then
-    if string.find(got.err, 'WRONGTYPE', 1, true) then return {} end -- the blocking read says so, aloud
+    if string.find(got.err, 'WRONGTYPE', 1, true) then return {} end -- the blocking read logs this
     redis.call('XGROUP', 'CREATE', lane, GROUP, '0', 'MKSTREAM')
     return read(lane, id, most)
   end
   return got and got[1] and got[1][2] or {}
 end
 
--- Drops what every reader has passed. Only the pending list, short-lived here, holds it back. What cannot be dropped
--- now is dropped another time.
+-- Deletes entries that were delivered. Only pending entries have to stay, and they do so for a short time. Entries
+-- that cannot be deleted now are deleted another time.
 local function trim(lane, last, is_empty)
   local pending = redis.pcall('XPENDING', lane, GROUP)
   if pending.err then return end
@@ -213,12 +220,13 @@ local function trim(lane, last, is_empty)
   end
 end
 
--- Takes an entry that was delivered to this worker. A wait brings one of each lane that has any, which can be more
--- than there are free slots: the rest goes back to the front, as does all where the lease has ended.
+-- Takes an entry that was delivered to this worker. A wait brings one entry from each lane that has any, so there
+-- may be more jobs than free slots: the others go back to the front of their lane. All go back if the lease is
+-- lost.
 local function accept(name, entry, ids)
   local lane = lane_key(q, name)
   local pending = redis.pcall('XPENDING', lane, GROUP, entry, entry, 1)
-  -- A worker that has recovered this entry meanwhile has acknowledged it.
+  -- If the entry is not pending, another worker has recovered it meanwhile.
   if is_unreadable(pending) or not pending[1] then return end
   if lost then run_hooks_returned(q, ids) end
   for i = lost and 1 or take_all(ids), #ids do Lanes.push(q, lane_of(name), ids[i], true) end
@@ -235,16 +243,16 @@ local function keys_of(set)
   for key in pairs(set) do keys[#keys + 1] = key end
   return keys
 end
-if recheck and not missed and redis.call('EXISTS', held_key(q, worker)) == 0 then hold_again(q, worker, keys_of(known)) end
+if recheck and not missed and redis.call('EXISTS', held_key(q, worker)) == 0 then restore_held(q, worker, keys_of(known)) end
 
--- What was meant for this worker already comes before anything new, however long the lanes are.
+-- Jobs that already belong to this worker come before new ones, however long the lanes are.
 if recheck then
   for _, name in ipairs(LANES) do
     repeat
       local entries = read(lane_key(q, name), '0', MOST)
       for _, entry in ipairs(entries) do
         if delivered >= DELIVERED_LIMIT then break end
-        local named = jobs_of(entry)
+        local named = ids_of(entry)
         accept(name, entry[1], named)
         delivered = delivered + math.max(#named, 1)
       end
@@ -257,11 +265,12 @@ if recheck then
       take(id, not is_unreadable(text) and text, true)
     end
   end
-  mark()
+  write_taken()
 end
 
--- What is left of entries that were not taken whole goes before all that is in the lane, and so to its `rest`, which
--- is empty then: it is always read to its end. What is left at the front (its entries name one job each) stays there.
+-- Puts back the jobs of entries that were taken only in part. They come before all others of the lane, so they go
+-- to its `rest`. That is empty then, because it is always read to its end. Jobs of the front, where each entry
+-- names one job, go back to the front.
 local function put_back(name, ids, first)
   if first > #ids then return false end
   if is_front(name) then
@@ -280,7 +289,7 @@ for _, name in ipairs(LANES) do
     if #entries > 0 then
       local ids, names, before = {}, {}, taken
       for i, entry in ipairs(entries) do
-        local named = jobs_of(entry)
+        local named = ids_of(entry)
         if not named[1] then passed = passed + 1 end
         for _, id in ipairs(named) do ids[#ids + 1] = id end
         names[i] = entry[1]
@@ -288,7 +297,8 @@ for _, name in ipairs(LANES) do
       local again = put_back(name, ids, take_all(ids))
       redis.call('XACK', lane, GROUP, unpack(names))
       trim(lane, names[#names], is_empty and not again)
-      -- As many as will do if they name as many jobs each as these; more where none of these was to be taken.
+      -- As many entries as are needed if each names as many jobs as these do; more if none of these jobs was
+      -- taken.
       local wanted = taken == before and MOST or math.ceil((count - taken) * #entries / math.max(#ids, 1))
       most = math.max(1, math.min(most * GROWTH, MOST, wanted))
     end
@@ -296,9 +306,9 @@ for _, name in ipairs(LANES) do
   end
 end
 
--- All lanes were read to their end.
+-- If it is not full, all lanes were read to their end.
 if ARGV[4] ~= '' and not is_full() then redis.pcall('ZADD', q.base .. IDLE, q.now, worker) end
 local is_cut = passed >= PASSED_LIMIT or delivered >= DELIVERED_LIMIT
-if malformed ~= '' or foreign ~= '' or is_cut then reply[3] = {malformed, foreign, is_cut and 1 or 0} end
+if malformed ~= '' or unreadable ~= '' or is_cut then reply[3] = {malformed, unreadable, is_cut and 1 or 0} end
 reply[1] = next_due(q)
 return reply

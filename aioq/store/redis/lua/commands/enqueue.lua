@@ -1,27 +1,29 @@
 -- Adds jobs whose id the queue does not have yet.
 --
--- The records are written last and at once: where the script fails, there is a record only of what will be run, and an
--- entry or a due time without a record is passed over.
+-- The records are written last, and all at once. If the script fails before, there are only entries or due times
+-- without a record, which are ignored: no job has a record without being queued.
 --
 -- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead
 -- USES: reads job, scheduled, tombstone; writes body, dead, idle, job, lanes, scheduled, timers
 -- KEYS: 1 base key
--- ARGV: 1 'again' where an earlier call may have added these jobs, else ''; 2 '' where no id can be used twice, else
---   what tells each send from others of the same id, as a MessagePack array; 3 '' where all are for the normal lane
---   and at once and have nothing beside their calls, else a MessagePack array of three per job: lane ('' for normal), due
---   ('' for at once, '+N' for N ms from now, or the time in ms since the epoch), EXTRA (false for none); 4 the channel of a process that will wait for these jobs, '' for none;
---   5 the envelopes, one after the other; 6 how many bytes each has, as a MessagePack array;
---   7 what all ids begin with, 8 how many bytes each has after that, 9 these, one after the other; where ids are
---   not equally long, these are '', zero and the ids as a MessagePack array
--- REPLY: the positions (from 1) of the jobs that were there already, but not those that the earlier call has added
+-- ARGV: 1 'again' if an earlier call may have added these jobs, else '';
+--   2 a MessagePack array with the nonce of each send, '' if no id can be used twice;
+--   3 a MessagePack array with three items for each job: lane ('' for normal), due ('' for at once, '+N' for N ms
+--   from now, or the time in ms since the epoch), EXTRA (false for none); or '' if all jobs are plain: normal and
+--   at once; 4 the channel of a process that will wait for these jobs, '' for none;
+--   5 the envelopes, joined; 6 the length of each in bytes, as a MessagePack array;
+--   7 the common prefix of all ids; 8 how many bytes each id has after it; 9 these rests, joined. If the ids do
+--   not have equal lengths, these three are '', zero and the ids as a MessagePack array
+-- REPLY: the positions (from 1) of the jobs whose ids existed already, except those that the earlier call has
+-- added
 local again = ARGV[1] ~= ''
 local nonces = ARGV[2] ~= '' and cmsgpack.unpack(ARGV[2]) or nil
 local places = ARGV[3] ~= '' and cmsgpack.unpack(ARGV[3]) or nil
 local watched = ARGV[4] ~= '' and packed(ARGV[4]) or nil
--- Two long arguments in place of two for each job: the server takes longer to read those than it takes to cut these.
+-- Two long arguments instead of two for each job: cutting them here takes less time than reading many arguments.
 local envelopes, sizes, prefix, width, ends = ARGV[5], cmsgpack.unpack(ARGV[6]), ARGV[7], tonumber(ARGV[8]), ARGV[9]
 
--- Adds the jobs if none of them is there, and whether it has.
+-- Adds all jobs if none of their ids exists; returns whether it has.
 local function add_all()
   local keys, records, tail = job_key(q, prefix), {}, after_fresh(q, watched)
   local start, last, head = 1, nil, nil
@@ -38,7 +40,7 @@ local function add_all()
   return false
 end
 
--- What most sends are: nothing special, no id that can be used twice.
+-- Most sends are like this: plain jobs, whose ids cannot be used twice.
 local usual = not again and not nonces and not places and width > 0 and #sizes <= CHUNK
 if usual and add_all() then return {} end
 
@@ -50,11 +52,11 @@ for i, size in ipairs(sizes) do
   texts[i] = string.sub(envelopes, start, start + size - 1)
   start = start + size
 end
--- As a rule none is there, and that is one question.
+-- Usually none of the ids exists, which one command shows.
 local all_new = not again and (#keys == 0 or redis.call('EXISTS', unpack(keys)) == 0)
 
--- Whether the earlier call has added this job. What has ended and is gone is looked for only here: a new send may use
--- an id anew.
+-- Whether the earlier call has added this job. Tombstones are read only here, because otherwise a new send may use
+-- an id again.
 local function is_done(id, nonce)
   if added[id] then return added[id] == nonce end
   if redis.call('EXISTS', tombstone_key(q, nonce ~= '' and nonce or id)) == 1 then return true end
@@ -62,7 +64,7 @@ local function is_done(id, nonce)
   return job and (job[NONCE] or '') == nonce
 end
 
--- When it is to run, where that is later than now.
+-- The time at which a job is to run, if that is later than now.
 local function later(due)
   if due == '' then return nil end
   local at = tonumber(due)
@@ -70,7 +72,7 @@ local function later(due)
   return at > q.now and at
 end
 
--- The jobs that are queued in the same lane one after the other share entries.
+-- Queues a job. Consecutive jobs for the same lane share entries.
 local waiting_for = NORMAL
 local function queue(lane, id)
   if lane ~= waiting_for then
@@ -81,7 +83,7 @@ local function queue(lane, id)
   queued[#queued + 1] = id
 end
 
--- With what a large envelope has beside it; so once what makes the job found is there.
+-- A job's record. A large envelope is written to its own key, so this is called after the job was queued.
 local function record(id, envelope, lane, nonce, due, extra)
   if not (lane or due or extra) and nonce == '' and #envelope <= BODY_LIMIT then return fresh(q, envelope, watched) end
   local job = new_job(q, id, envelope, lane, nonce ~= '' and nonce, due and 'scheduled')
@@ -111,8 +113,8 @@ end
 for position, id in ipairs(ids) do
   local nonce = nonces and nonces[position] or ''
   if again and is_done(id, nonce) then
-    -- Nothing is left to do.
-  elseif added[id] or not all_new and redis.call('EXISTS', keys[position]) == 1 and not Dead.give_up(q, id) then
+    -- Nothing to do.
+  elseif added[id] or not all_new and redis.call('EXISTS', keys[position]) == 1 and not Dead.free_id(q, id) then
     present[#present + 1] = position
   else
     add(position, texts[position], nonce)

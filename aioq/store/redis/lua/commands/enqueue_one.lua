@@ -1,24 +1,26 @@
--- Adds a job that is sent alone and is nothing special: for the normal lane, at once, under an id that is used once only.
+-- Adds one plain job: it is for the normal lane, to be run at once, and its id is used only once.
 --
--- A script of its own, for a lone job has few arguments, none of which is to be taken apart, and goes to a worker that waits.
--- No dead job is in its way, for that takes an id that is used twice.
+-- It is a script of its own because one job needs few arguments, which do not have to be cut, and because the job
+-- may go to a waiting worker directly. It need not check for a dead job with this id, since the id is used only
+-- once.
 --
 -- NEEDS: keys, msgpack, record_text_write
 -- USES: reads idle, job, workers; writes held, idle, job, lanes; publishes dispatched
 -- KEYS: 1 base key
--- ARGV: 1 its id, 2 its envelope, no larger than BODY_LIMIT, 3 the channel of a process that will wait for it, '' for
---   none
--- REPLY: 1 where it was added, 0 where there is a job with this id
--- The score in IDLE of a worker that got a job by direct dispatch, and has not waited again since.
+-- ARGV: 1 its id, 2 its envelope, no larger than BODY_LIMIT, 3 the channel of a process that will wait for it, ''
+--   for none
+-- REPLY: 1 if it was added, 0 if there is a job with this id
+-- The score in IDLE of a worker that got a job by direct dispatch, and has not begun to wait again.
 local DISPATCHED = -1
 local id, envelope, key = ARGV[1], ARGV[2], job_key(q, ARGV[1])
 local watched = ARGV[3] ~= '' and packed(ARGV[3]) or nil
 
--- If a worker waits, the job is dispatched to it directly: so it need not be woken first and claim then.
+-- If a worker waits, the job is dispatched to it directly, so that it need not be woken and then claim.
 local some_wait = redis.call('EXISTS', q.base .. IDLE) == 1
 if some_wait and redis.call('EXISTS', key) == 0 then
-  -- Whether a job can be dispatched to a worker: its lease has not ended, and it is subscribed. This is checked before the
-  -- job is published, because in a cluster the message reaches subscribers at other nodes too, which PUBLISH does not count.
+  -- Whether a job can be dispatched to a worker: its lease has not ended, and it is subscribed. This is checked
+  -- before the job is published, because in a cluster the message also reaches subscribers at other nodes, which
+  -- PUBLISH does not count.
   local function takes_jobs(worker)
     local lease = redis.call('ZSCORE', q.base .. WORKERS, worker)
     if not lease or tonumber(lease) <= q.now then return false end
@@ -26,9 +28,9 @@ if some_wait and redis.call('EXISTS', key) == 0 then
     return not listening.err and listening[2] > 0
   end
 
-  -- Marks the job as claimed by a worker, as a claim would, and publishes it. A worker that dies before it has received
-  -- the job is recovered with all that it holds. Where the message cannot be published, all is undone, except that the
-  -- worker gets no direct dispatch until it waits again.
+  -- Marks the job as claimed by a worker, as a claim would, and publishes it. If the worker dies before it has
+  -- received the job, its recovery finds the job. If the message cannot be published, everything is undone, except
+  -- that the worker gets no direct dispatch until it waits again.
   local function dispatch_to(worker)
     local number = q.micros -- of this claim, see lib/record.lua
     redis.call('ZADD', q.base .. IDLE, DISPATCHED, worker)
@@ -50,7 +52,7 @@ if some_wait and redis.call('EXISTS', key) == 0 then
   end
 end
 
--- The record is written last, and where it cannot be, an entry without one is passed over.
+-- The record is written last: if that fails, there is only an entry without a record, which is ignored.
 local lane = lane_key(q, NORMAL)
 local entry = redis.call('XADD', lane, '*', 'job', id)
 if some_wait then redis.call('UNLINK', q.base .. IDLE) end

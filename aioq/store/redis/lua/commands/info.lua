@@ -1,11 +1,11 @@
 -- Reads job records.
 --
--- NEEDS: keys, record, foreign
+-- NEEDS: keys, record, newer
 -- USES: reads body, job, scheduled
 -- KEYS: 1 base key
 -- ARGV: job ids
--- REPLY: per job the fields and values of its record (empty for none), followed by 'tags' and 'expires' (0 for
---   never) where it has something beside its call, and by 'due' and the time it is due where it is scheduled
+-- REPLY: per job the fields and values of its record (empty for none). If it has EXTRA, 'tags' and 'expires' (0
+--   for never) follow with their values; if it is scheduled, 'due' follows with its time
 local NAMES = {
   'job', 'sent', 'lane', 'nonce', 'state', 'worker', 'claim', 'started', 'outcome', 'ended', 'waiters', 'attempts',
   'crashes', 'interruptions', 'progress', 'cancel', 'cancel_ttl', 'parked', 'ttl',
@@ -13,7 +13,7 @@ local NAMES = {
 local reply = {}
 for i = 1, #ARGV do
   local id, fields = ARGV[i], {}
-  local job = Foreign.look(q, id)
+  local job = Newer.read(q, id)
   if job then
     job[JOB] = whole(q, id, job[JOB])
     if job[OUTCOME] then job[OUTCOME] = whole(q, id, job[OUTCOME]) end

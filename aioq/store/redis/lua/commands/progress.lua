@@ -1,4 +1,4 @@
--- Stores what running jobs say of their progress, behind the same fence as a settle.
+-- Stores the progress of running jobs, behind the same fence as a settle.
 --
 -- NEEDS: record
 -- USES: reads job; writes job

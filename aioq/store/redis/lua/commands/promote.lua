@@ -1,21 +1,22 @@
--- Sees to what is due: queues scheduled jobs, and ends those that have expired, or whose call is gone.
+-- Handles what is due: queues scheduled jobs, and ends jobs that have expired or whose call is gone.
 --
--- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, finish, due, foreign
+-- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, finish, due, newer
 -- USES: reads body, fetched, held, job, schedule, scheduled, schedules, timers, workers; writes body, idle, job, lanes,
 --   schedule, scheduled, timers, tombstone; publishes waiter
 -- KEYS: 1 base key
--- ARGV: 1 the most jobs in this step, and the most timers; 2 ms a job is to be found after its send, 3 result ttl in ms, for
---   what ends here, 4 the outcome of a job that has expired, 5 that of one whose call is gone
--- REPLY: {how many jobs and timers were looked at, {ms until the next one is due, ms until the next tick} (-1 for none), the
---   last job whose record this version cannot read ('' for none), how many jobs have expired}
+-- ARGV: 1 the most jobs in this step, and the most timers, 2 for how many ms after its send a job must be found, 3
+--   result ttl in ms, for jobs that end here, 4 the outcome of a job that has expired, 5 that of a job whose call
+--   is gone
+-- REPLY: {how many jobs and timers were handled, {ms until the next one is due, ms until the next tick} (-1 for
+--   none), the last job whose record this version cannot read ('' for none), how many jobs have expired}
 local most, limits, result_ttl = tonumber(ARGV[1]), {tombstone = tonumber(ARGV[2])}, tonumber(ARGV[3])
-local foreign, looked_at, expired = '', 0, 0
+local unreadable, looked_at, expired = '', 0, 0
 
--- What this version does not know, or cannot read, waits for a worker that does.
+-- Puts off a timer of a kind that this version does not know, or whose job it cannot read: another worker may.
 local function put_timer_off(timer) redis.call('ZADD', q.base .. TIMERS, q.now + PUT_OFF, timer) end
 
 local timers = {}
--- Whether nothing is left to do for a timer.
+-- By kind, what to do when a timer is due; each returns whether the timer is done.
 timers[EXPIRE] = function(id, job)
   local expires = job[EXTRA] and job[EXTRA].expires
   if not expires or expires[3] or job[STATE] == 'running' or has_ended(job) then return true end
@@ -36,13 +37,13 @@ timers[CALL_GONE] = function(id, job)
   return true
 end
 
-local function see_to(timer)
+local function handle(timer)
   looked_at = looked_at + 1
   local kind, id = string.match(timer, '^(%S+) (.*)$')
   local text = id and redis.pcall('GET', job_key(q, id))
   local job = text and not is_unreadable(text) and unpacked(text)
   if not timers[kind] or not job and text then
-    if id then foreign = id end
+    if id then unreadable = id end
     put_timer_off(timer)
   elseif not job or timers[kind](id, job) then
     redis.call('ZREM', q.base .. TIMERS, timer)
@@ -55,7 +56,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', q.base .. SCHEDULED, '-inf', q.n
 end
 if has_timers then
   local timers_due = redis.pcall('ZRANGEBYSCORE', q.base .. TIMERS, '-inf', q.now, 'LIMIT', 0, most)
-  for _, timer in ipairs(is_unreadable(timers_due) and {} or timers_due) do see_to(timer) end
+  for _, timer in ipairs(is_unreadable(timers_due) and {} or timers_due) do handle(timer) end
   local first = redis.pcall('ZRANGE', q.base .. TIMERS, 0, 0, 'WITHSCORES')
   if is_unreadable(first) or not first[1] then
     redis.call('ZREM', q.base .. SCHEDULED, FIRST_TIMER)
@@ -65,7 +66,8 @@ if has_timers then
 end
 local texts, changed, done = texts_of(q, due), {}, {}
 
--- Queues a job; false where a key of another type is in its lane's place: then it waits on, and delays no other job.
+-- Queues a job; returns false if a key of its lane holds another type. Then the job stays scheduled, and does not
+-- delay others.
 local function push_one(lane, id)
   local pushed, problem = pcall(Lanes.push, q, lane, id, false)
   if pushed then return true end
@@ -74,11 +76,11 @@ local function push_one(lane, id)
   return false
 end
 
--- A job that is queued, or belongs to no worker, was put off: by a worker that could not read its record, or could not queue it. It is
--- in no lane. Whether nothing is left to do with it here.
+-- Queues a job that is due; returns whether it is done. A job that is queued already, or is running without a
+-- worker, was put off by a worker that could not read its record or could not queue it: it is in no lane.
 local function queue(id, job)
   local state = job[STATE]
-  if state and state ~= 'scheduled' and not (state == 'running' and Foreign.is_orphan(q, job)) then return true end
+  if state and state ~= 'scheduled' and not (state == 'running' and Newer.is_orphan(q, job)) then return true end
   if state == 'scheduled' then run_hooks(q, 'back', id, job, 'promote', q.now) end
   if not push_one(job[LANE], id) then return false end
   if state == 'scheduled' then
@@ -88,21 +90,22 @@ local function queue(id, job)
   return true
 end
 
--- What this version cannot read waits on, for a worker that does; one that may be queued is looked at by claims too.
-local function pass_on(id, text)
-  local state, lane = Foreign.state_of(q, id, text)
+-- Puts off a job whose record this version cannot read. If it may be queued, it is also put into its lane, so that
+-- claims of other workers meet it.
+local function put_off_unreadable(id, text)
+  local state, lane = Newer.state_of(q, id, text)
   if not state or STATES[state] == OUTCOME then return false end
   if state ~= 'scheduled' and state ~= 'waiting' then push_one(lane, id) end
   redis.call('ZADD', q.base .. SCHEDULED, q.now + PUT_OFF, id)
-  foreign = id
+  unreadable = id
   return true
 end
 
 for _, id in ipairs(due) do
   local job = unpacked(texts[id])
-  if job and queue(id, job) or not job and not pass_on(id, texts[id]) then done[#done + 1] = id end
+  if job and queue(id, job) or not job and not put_off_unreadable(id, texts[id]) then done[#done + 1] = id end
 end
 save_all(q, changed)
 if #done > 0 then redis.call('ZREM', q.base .. SCHEDULED, unpack(done)) end
 Results.publish(q)
-return {#due + looked_at, next_due(q), foreign, expired}
+return {#due + looked_at, next_due(q), unreadable, expired}

@@ -1,29 +1,30 @@
--- Gives back what a worker held: one that died (a crash, which is counted), or one that departs.
--- Bounded: call again while there is more. The worker is forgotten, and its consumer deleted, with the last step. Where
--- there is no worker to recover, dead jobs over the limit are dropped.
+-- Gives back the jobs of a worker that has died, counting a crash for each, or of one that departs. Each call does
+-- a bounded step: call again while there is more. The last step deregisters the worker and deletes its consumer.
+-- If there is no worker to recover, dead jobs over the limit are dropped.
 --
--- NEEDS: call, keys, record, results, lanes, hooks, finish, leases, entries, foreign
+-- NEEDS: call, keys, record, results, lanes, hooks, finish, leases, entries, newer
 -- USES: reads dead, held, job, lanes, leases, schedule, workers; writes body, cancel, dead, fetched, held, idle, job,
 --   lanes, leases, owners, schedule, scheduled, timers, tombstone, workers; publishes waiter
 -- KEYS: 1 base key
--- ARGV: 1 'lapsed' for some worker whose lease has ended, 'dead' for one that is known to have died whatever its
---   lease says, 'departing' for one that deregisters; 2 the departing worker's id, or what the ids of the dead begin
---   with; 3 the most jobs in this step; 4 most crashes a job may survive; 5 the outcome of a job over that; 6 dead ttl
---   in ms; 7 dead limit; 8 ms a job is to be found after its send; 9 result ttl in ms, for a job over max crashes;
---   10 where to go on looking for one that is known to have died (0 to begin)
--- REPLY: {worker or '', jobs given back, 1 if there is more, where the next call goes on looking where none was found yet
---   ('0' for nowhere), ids of jobs that were dead-lettered ...}
+-- ARGV: 1 'lapsed' for any worker whose lease has ended, 'dead' for a worker that is known to have died, whether
+--   or not its lease has ended, 'departing' for a worker that departs;
+--   2 the id of the departing worker, or the prefix of the ids of dead workers; 3 the most jobs in this step; 4
+--   the most crashes that a job may survive; 5 the outcome of a job with more; 6 dead ttl in ms; 7 dead limit; 8
+--   for how many ms after its send a job must be found; 9 result ttl in ms, for a job with too many crashes; 10
+--   where to continue the search for a dead worker (0 to begin)
+-- REPLY: {worker or '', jobs given back, 1 if there is more, where the next call continues the search if no worker
+--   was found yet ('0' if nothing is left), ids of jobs that were dead-lettered ...}
 local mode, worker, limit, max_crashes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local crashed = mode ~= 'departing'
 local limits = {dead_ttl = tonumber(ARGV[6]), dead_limit = tonumber(ARGV[7]), tombstone = tonumber(ARGV[8])}
--- How long a lease is taken for where that is not known, in ms: a day.
+-- The assumed length of a lease whose worker has not noted it, in ms: a day.
 local LONGEST = 86400000
--- The most jobs of entries that were delivered: each of them may name many.
+-- The most jobs of delivered entries that are given back in a step: each entry may name many.
 local MOST = 2000
--- About how many workers are looked at for one that is known to have died.
+-- About how many workers are searched for a dead one in a call.
 local LOOKED_AT = 5000
 
--- The next worker to recover, whether there is, or may be, another one after it, and where to go on looking.
+-- The next worker to recover, whether there may be another one after it, and where to continue the search.
 local function find()
   if mode == 'lapsed' then
     local ended = redis.call('ZRANGEBYSCORE', q.base .. WORKERS, '-inf', '(' .. q.now, 'LIMIT', 0, 2)
@@ -49,18 +50,19 @@ if crashed then
 end
 local reply = {worker, 0, 0, '0'}
 
--- Queues what the worker had. What cannot be queued, because a key of another type is in each place that it could be in,
--- does not keep back what comes after it: it is tried again as what is due.
+-- Queues a job that the worker held. If it cannot be queued, because all keys of its lane hold another type, it is
+-- put off and tried again later, so that it does not block the jobs after it.
 local function queue_again(lane, id)
   local done, problem = pcall(Lanes.push, q, lane, id, true)
   if done then return end
   pass_over(problem)
-  Foreign.put_off(q, id)
+  Newer.put_off(q, id)
 end
 
--- A record that this version cannot read belongs to no worker from now on; a later reader sees that it was this worker's.
+-- Gives back or ends a job. If this version cannot read its record, the job is put off; whoever can read it later
+-- sees that its worker is gone.
 local function restore(id, job)
-  if not job and Foreign.state_of(q, id, redis.pcall('GET', job_key(q, id))) then Foreign.put_off(q, id) end
+  if not job and Newer.state_of(q, id, redis.pcall('GET', job_key(q, id))) then Newer.put_off(q, id) end
   if not job or job[WORKER] ~= worker or job[STATE] ~= 'running' then return end
   local crashes = (job[CRASHES] or 0) + (crashed and 1 or 0)
   widen(job, CRASHES)
@@ -80,7 +82,8 @@ local function restore(id, job)
 end
 
 local left = limit
--- A key of another type in its place must not delay the jobs of this worker's lanes, and of all other workers.
+-- If the key of the held set holds another type, the rest of the recovery and that of other workers must still go
+-- on.
 local held = redis.pcall('SRANDMEMBER', held_key(q, worker), left)
 if is_unreadable(held) then held = {} end
 local jobs = load_all(q, held)
@@ -90,7 +93,7 @@ for _, id in ipairs(held) do
   left = left - 1
 end
 
--- Entries that a blocking read delivered to the worker, but that it never claimed.
+-- Entries that a blocking read has delivered to the worker, but that it has not claimed.
 local named, is_cut = 0, false
 for _, name in ipairs(LANES) do
   if left <= 0 or is_cut then break end

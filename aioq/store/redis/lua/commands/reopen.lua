@@ -4,7 +4,8 @@
 -- USES: reads body, job; writes body, dead, idle, job, lanes, scheduled, timers
 -- KEYS: 1 base key
 -- ARGV: job ids
--- REPLY: per job the state it was in, '' for no such job; only one that has failed, and whose call is there, was queued
+-- REPLY: per job the state it was in, '' for no such job; a job was queued only if it had failed and still has its
+-- call
 local reply = {}
 for i = 1, #ARGV do
   local id = ARGV[i]

@@ -1,19 +1,20 @@
--- Notes which schedules a worker's code declares, for as long as the worker lives; and which declaration of this queue is
--- current: that of the worker that was started last. The notes are lost with the server's data, so they also show
--- whether that was lost.
+-- Notes two things: the schedules that a worker's code declares, for as long as the worker is alive, and the
+-- current declaration of this queue, which is that of the worker that was started last. The notes are lost with
+-- the server's data, so they also show whether that was lost.
 --
 -- NEEDS: call, keys, msgpack, leases, owners
 -- USES: reads declared, fetched, held, owners, schedules, workers; writes declared, noted, owners
 -- KEYS: 1 base key
--- ARGV: 1 when the worker declared them, from an earlier reply (0 for now), 2 the hash of what its code declares, 3 the
---   worker ('' for a caller that is none), 4 the ids of what its code declares, as a MessagePack array
--- REPLY: {when the current declaration was made, in microseconds; its hash; the hash of the one before, '' for none; 1 if
---   there are more notes of workers that are gone}
+-- ARGV: 1 when the worker declared them, from an earlier reply (0 for now), 2 the hash of what its code declares,
+--   3 the worker ('' if the caller is no worker), 4 the ids of the schedules that its code declares, as a
+--   MessagePack array
+-- REPLY: {when the current declaration was made, in microseconds; its hash; the hash of the one before, '' for
+--   none; 1 if there are more notes of workers that are gone}
 local key = q.base .. DECLARED
 local mine, worker = tonumber(ARGV[1]), ARGV[3] or ''
 
--- What the recovery of a worker has not taken away, because the register of workers was lost, goes here: of so many notes, drawn
--- by lot, those of workers that are no more. Where that is half of them, there are more.
+-- Deletes notes of workers that are gone: a recovery deletes them, but not if the set of workers was lost. It
+-- checks LOOKED_AT notes, chosen at random. If more than half of them were such, there are probably more.
 local LOOKED_AT = 500
 local function clean()
   local found = redis.pcall('HRANDFIELD', q.base .. OWNERS, LOOKED_AT)
@@ -31,7 +32,8 @@ end
 
 local function note()
   if Leases.is_lost(q, worker) then return end
-  -- First the time of the note, then the note: a worker that deletes a schedule in between has to read the notes again.
+  -- First the time of the note, then the note: so a worker that deletes a schedule in between has to read the
+  -- notes again.
   if ARGV[4] ~= NO_ITEMS and Owners.noted_by(q, worker) ~= ARGV[4] then
     redis.call('SET', q.base .. NOTED, q.micros, 'PX', NOTED_MS)
   end
@@ -43,7 +45,7 @@ if worker ~= '' then
   more = clean()
   note()
 end
--- Where there are no schedules, a worker leaves no notes.
+-- If there are no schedules, a worker does not change the current declaration.
 if worker ~= '' and ARGV[4] == NO_ITEMS and redis.call('EXISTS', q.base .. SCHEDULES) == 0 then
   return {math.max(mine, 1), ARGV[2], ARGV[2], more}
 end
@@ -52,7 +54,7 @@ end
 local found = redis.pcall('GET', key)
 local since, code = string.match(not is_unreadable(found) and found or '', '^(%d+) (%x+)$')
 local latest = tonumber(since or 0)
--- A worker that starts is the latest, also where the clock was set back.
+-- A worker that starts is the latest, even if the clock was set back.
 if mine == 0 then mine = math.max(q.micros, latest + 1) end
 if mine <= latest then return {latest, code, code, more} end
 redis.call('SET', key, string.format('%.0f %s', mine, ARGV[2]))

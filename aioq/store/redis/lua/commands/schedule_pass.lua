@@ -1,5 +1,5 @@
--- Makes the worker whose lease was renewed last the leader of the ticks: a message without a job's id tells
--- it. Nothing where there is no worker, or no tick to come.
+-- Makes the worker whose lease was renewed last the leader of the ticks, by an empty message to it. Does nothing
+-- if there is no worker, or no tick to come.
 --
 -- NEEDS: keys, due
 -- USES: reads schedules, workers; publishes worker

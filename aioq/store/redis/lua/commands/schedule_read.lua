@@ -1,20 +1,21 @@
--- Reads schedules: some by their ids, those whose tick is due, or all; or what is kept for a while of those that were
--- removed because no code declares them any more. All of them are read step by step: each call goes on where the one
--- before has ended, and what is there all the time is read once at least.
+-- Reads schedules: some by their ids, those whose tick is due, or all; or the remains of schedules that were
+-- deleted because no code declares them any more. All schedules are read in several calls: each continues where
+-- the one before has ended, and a schedule that exists during all calls is read at least once.
 --
 -- NEEDS: call, keys, overlap
 -- USES: reads schedule, schedules
 -- KEYS: 1 base key
--- ARGV: 1 'ids', 'due', 'all' or 'left', 2 the most of those that are due, or about how many of all, 3 how many of those
---   that are due to pass over, or where to go on with all (0 to begin),
+-- ARGV: 1 'ids', 'due', 'all' or 'left' (for remains), 2 the most schedules for 'due', or about how many for
+--   'all', 3 how many to skip for 'due', or where to continue for 'all' (0 to begin),
 --   then one per schedule: its id, for 'ids' and 'left'
--- REPLY: {now, ms until the first tick that is still to come (-1 for none), where the next call goes on with all ('0' for
---   nowhere), and per schedule {id, its fields and values ...}: the id alone where there is none, the id and '' where its
---   key holds something else, the id and 0 where there is no room for it in this reply}
+-- REPLY: {now, ms until the first tick that is not due yet (-1 for none), where the next call continues for 'all'
+--   ('0' if nothing is left), and per schedule {id, its fields and values ...}. A schedule that does not exist has
+--   its id only; one whose key holds something else has its id and ''; one for which this reply has no room has
+--   its id and 0}
 local missing = Overlap.without_index(q)
 if missing then return missing end
 
--- A reply is closed at this many bytes: a schedule's call may be large.
+-- No further schedule is read once the reply has this many bytes: a schedule's call may be large.
 local READ_LIMIT = 1048576
 local bytes = 0
 

@@ -1,25 +1,27 @@
--- Makes the jobs of due ticks and moves their schedules on, each in one step, and only where the schedule is still
--- what the caller decided by. An id that is there already is not added again.
+-- Makes the jobs of due ticks and sets the next ticks; each schedule in one step, and only if its revision is
+-- still the one that the caller has read. A job whose id exists already is not added again.
 --
--- NEEDS: call, keys, record, lanes, hooks, overlap, due, foreign
+-- NEEDS: call, keys, record, lanes, hooks, overlap, due, newer
 -- USES: reads job, schedule, scheduled, schedules; writes body, idle, job, lanes, schedule, scheduled, schedules, timers
 -- KEYS: 1 base key
--- ARGV: six per schedule: id, revision, next tick in ms since the epoch ('' for none), overlap, the most runs (0 for no
---   limit), its jobs as a MessagePack array of id, tick, due time and call ('' for the schedule's) in turn
--- REPLY: {ms until the queue's first tick (-1 for none), and per schedule the jobs made, -1 where it was refused, -2
---   where a key of another type is in the way of its jobs}
+-- ARGV: six per schedule: id, revision, next tick in ms since the epoch ('' for none), overlap, the most runs (0
+--   for no limit), and its jobs as a MessagePack array with four items for each: id, tick, due time, call ('' for
+--   the schedule's)
+-- REPLY: {ms until the queue's first tick (-1 for none), and per schedule the number of jobs made: -1 if its
+--   revision has changed, -2 if a key that the tick must write holds another type}
 local reply = {0}
 
--- Whether a job is there and has not ended.
+-- Whether a job exists and has not ended.
 local function unfinished(id)
-  local job = Foreign.look(q, id)
+  local job = Newer.read(q, id)
   return job and not has_ended(job)
 end
 
 local function add(id, envelope, schedule_fields, due, held)
   local lane = schedule_fields.lane
   if redis.call('EXISTS', job_key(q, id)) == 1 then return end
-  -- What makes the job found comes first: where that fails, the tick is made once more, and its id is still free.
+  -- What makes the job found is written first: if that fails, the tick is made again, and the job's id is still
+  -- free.
   local later = not held and due > q.now
   if later then Lanes.schedule(q, id, due, lane) elseif not held then Lanes.push(q, lane, id, false) end
   local state = held and 'waiting' or later and 'scheduled'
@@ -27,17 +29,18 @@ local function add(id, envelope, schedule_fields, due, held)
   if schedule_fields.extra then
     widen(job, EXTRA)
     job[EXTRA] = cmsgpack.unpack(schedule_fields.extra)
-    -- Of a later version, with what this one does not know, the job is left to that.
+    -- An EXTRA of a newer version may have keys that this one does not know: then the job is left to that version.
     if is_record(job) then run_hooks(q, 'enter', id, job, due) end
   end
   save(q, id, job)
 end
 
--- One tick under its overlap policy; whether a job was made.
+-- Makes one tick, following `overlap`; returns whether a job was made.
 local function make(s, job_id, due, envelope, overlap)
   local busy = overlap ~= 'allow' and s.current and unfinished(s.current)
   if not busy and s.held and unfinished(s.held) then
-    -- The one before it went without an end, by hand or evicted: it is let go now, and is what this tick finds.
+    -- The current job has ended without an end being written: its record was evicted or deleted by hand. The job
+    -- that was held back for it is released now, and is the current one for this tick.
     redis.call('HSET', s.key, 'current', s.current, 'held', s.held)
     Overlap.let_next(q, s.current)
     s.current, s.held, busy = s.held, nil, overlap ~= 'allow'
@@ -67,8 +70,9 @@ local function tick(id, following, overlap, limit, jobs)
     end
   end
   if limit > 0 and s.runs >= limit then following = '' end
-  -- The index first: where what follows fails, the schedule is due again with the tick it had, and its jobs' ids are
-  -- there; the other way round it would be due by the index with a tick that is still to come.
+  -- The index is written first. If the next command fails, the schedule still has its old tick, so that tick is
+  -- made again, and the ids of its jobs exist already. In the other order the index would have a due time whose
+  -- tick is still to come.
   redis.call('ZADD', q.base .. SCHEDULES, following == '' and '+inf' or following, id)
   redis.call('HSET', key, 'next', following, 'runs', s.runs, 'skipped', s.skipped)
   if s.current then redis.call('HSET', key, 'current', s.current) end
@@ -77,7 +81,7 @@ local function tick(id, following, overlap, limit, jobs)
   return made
 end
 
--- One schedule's step, that a key of another type in its way ends, and not the steps of the others.
+-- Ticks one schedule. If a key holds another type, only this schedule fails, and not the others.
 local function attempt(...)
   local done, made = pcall(tick, ...)
   if done then return made end

@@ -1,26 +1,28 @@
--- Stores or deletes schedules, each only where it was not written since it was read. To delete one that is gone
--- is done already, so a call that is repeated because its reply got lost is not refused.
+-- Stores or deletes schedules, each only if it was not written since the caller read it. Deleting one that does
+-- not exist succeeds, so a call that is repeated because its reply was lost is not refused.
 --
--- A schedule is there if the queue's index has it; what is left of one that the index has lost is written over. With
--- each write its revision is the server's time in microseconds, or the next number where that is not higher. So a worker that
--- has read an earlier schedule of this id holds another revision, however often that was written; and of those of one id
--- in several queues, the one that was written last has the highest.
+-- A schedule exists if the queue's index has it; a hash that the index has lost is overwritten. Each write sets
+-- the revision to the server's time in microseconds, or to the next number if that is higher. So a worker that has
+-- read an earlier schedule with this id has another revision, however often that was written. And if several
+-- queues have a schedule with the same id, the one that was written last has the highest revision.
 --
--- One that is deleted because no code declares it any more is kept for KEPT_MS under its key, outside of the index:
--- where the code comes back, so do changes made at run time. While the code of a worker that lives
--- declares it, that is refused: so the caller has looked (schedule_owners.lua), and nothing is done where a worker has noted
--- anything since; a worker says what it declares before it looks whether it is there.
+-- A schedule that is deleted because no code declares it any more is kept under its key for KEPT_MS, outside of
+-- the index: if the code declares it again, changes made at run time come back too. This is refused while the code
+-- of a live worker declares the schedule. The caller has searched for such a worker (schedule_owners.lua), and
+-- nothing is done if a worker has noted a declaration since. A worker notes what it declares before it checks
+-- whether the schedule exists.
 --
 -- NEEDS: call, keys, lanes, overlap, due, owners
 -- USES: reads job, noted, schedule, schedules; writes idle, job, lanes, schedule, scheduled, schedules, timers
 -- KEYS: 1 base key
--- ARGV: 1 when a worker has last noted what it declares, before the caller looked at that ('' for never, or where nothing is
---   deleted because no code declares it), then eleven per schedule: id, the revision it must have (0 for none), definition ('' to delete it), envelope, lane
---   ('' for normal), EXTRA of its jobs, as MessagePack ('' for none), the hash of its definition in code (with '' as definition: see above), marks (with both: 'declared' where
---   the code of a worker declares it), next tick in ms since the epoch ('' for none), runs,
---   skipped
--- REPLY: {how many schedules the queue has now, and the position (from 1) of each that was refused, negative where a
---   key of another type is in its place; nothing where a worker has noted since what it declares}
+-- ARGV: 1 when a worker had last noted what it declares, before the caller read the notes ('' for never, or if
+--   nothing is deleted because no code declares it),
+--   then eleven per schedule: id, the revision it must have (0 for none), definition ('' to delete it), envelope,
+--   lane ('' for normal), EXTRA of its jobs as MessagePack ('' for none), the hash of its definition in code,
+--   marks, next tick in ms since the epoch ('' for none), runs, skipped. A hash without a definition deletes the
+--   schedule because no code declares it; then the marks are 'declared' if the code of a worker does declare it
+-- REPLY: {how many schedules the queue has now, and the position (from 1) of each that was refused, negative if
+--   its key holds another type}; nothing if a worker has noted a declaration since
 local missing = Overlap.without_index(q)
 if missing then return missing end
 
@@ -32,7 +34,7 @@ end
 local KEPT_MS = 24 * 60 * 60 * 1000
 local refused = {}
 
--- The revision of a schedule, '0' for none; nil where its key holds something else.
+-- The revision of a schedule, '0' if it does not exist; nil if its key holds another type.
 local function revision(id)
   local found = redis.pcall('HMGET', schedule_key(q, id), 'rev')
   if is_unreadable(found) then return nil end
@@ -41,7 +43,7 @@ end
 
 local function delete(id, code)
   local held = redis.call('HGET', schedule_key(q, id), 'held')
-  -- A job that is held back is not released by a schedule that is gone.
+  -- Nothing would release a job that is held back once its schedule is gone.
   if held then Overlap.let_next(q, redis.call('HGET', schedule_key(q, id), 'current') or held) end
   redis.call('ZREM', q.base .. SCHEDULES, id)
   if code == '' then redis.call('DEL', schedule_key(q, id)) else redis.call('PEXPIRE', schedule_key(q, id), KEPT_MS) end
@@ -67,7 +69,7 @@ for i = 2, #ARGV, 11 do
     local following = math.max(q.micros, (tonumber(rev) or 0) + 1)
     redis.call('HSET', key, 'rev', string.format('%.0f', following))
     redis.call('ZADD', q.base .. SCHEDULES, tick == '' and '+inf' or tick, id)
-    -- Before all others: an entry without a job wakes one worker, who learns of it.
+    -- If its tick comes before all others, an entry without a job wakes one worker, which then learns of it.
     if tick ~= '' and (first < 0 or tonumber(tick) - q.now < first) then Lanes.push(q, nil, '', false) end
   end
 end

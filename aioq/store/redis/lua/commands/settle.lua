@@ -1,24 +1,23 @@
--- Writes the outcomes of claimed jobs, and notifies their waiters. A job that is not this worker's under
--- this claim is left alone: that is the fence.
+-- Settles claimed jobs: writes their outcomes and notifies their waiters, or queues them again. A job that this
+-- worker does not hold under this claim is not changed: that is the fence.
 --
 -- NEEDS: keys, msgpack, record_text_write, record_text_read, record, results, lanes, hooks, finish
 -- USES: reads dead, job, schedule, scheduled; writes body, cancel, dead, held, idle, job, lanes, schedule, scheduled,
 --   timers, tombstone; publishes waiter
 -- KEYS: 1 base key
--- ARGV: 1 worker, 2 dead ttl in ms, 3 dead limit, 4 ms a job is to be found after its send, 5 result ttl in ms, for
---   a job that was parked for too long, 6 ms to keep the results of those that just succeeded; 7
---   'idle' where the worker waits for jobs,
---   then four per job: id, claim, outcome, and '' where it succeeded and is kept for that long, else verb, delay in ms (of
---   a crash or a cut: most crashes a job may survive)
---   and ttl in ms, with spaces between them
+-- ARGV: 1 worker, 2 dead ttl in ms, 3 dead limit, 4 for how many ms after its send a job must be found, 5 result
+--   ttl in ms, for a job that was parked for too long, 6 the usual ttl in ms, 7 'idle' if the worker waits for
+--   jobs, else '', then four per job: id, claim, outcome, and '' if it succeeded and has the usual ttl. Else the
+--   fourth is the verb, the delay in ms (for a crash or a cut: the most crashes that a job may survive) and the
+--   ttl in ms, separated by spaces
 -- REPLY: the positions (from 1) of the jobs that were refused
 local worker, usual_ttl = ARGV[1], tonumber(ARGV[6])
 local limits = {dead_ttl = tonumber(ARGV[2]), dead_limit = tonumber(ARGV[3]), tombstone = tonumber(ARGV[4])}
 local ended = cmsgpack.pack(q.now)
 local run_of, done_by = run_by(worker, RUNNING), run_by(worker, SUCCEEDED)
 
--- What the records of its first runs have behind SENT: as they run, and once they have succeeded. It is made once for
--- each claim, as a rule, for most of a batch were claimed together.
+-- The part after SENT of the records of first runs: while they run (`run`), and once they have succeeded (`done`).
+-- It is made once for each claim. Most jobs of a batch were claimed together, so that is usually once.
 local of_claim, run, done
 local function use_claim(claim)
   if claim == of_claim then return end
@@ -26,8 +25,8 @@ local function use_claim(claim)
   of_claim, run, done = claim, run_of .. started, done_by .. started
 end
 
--- The usual settle: a result for a job in its first run. Writes it and returns its waiters, or false
--- for no waiter; nil for any other. `i` is where its arguments begin.
+-- The usual settle: a job has succeeded in its first run. Writes its record and returns its waiters, or false for
+-- none. Returns nil for any other settle, and writes nothing. `i` is where the job's arguments begin.
 local function settle_first(i, id, text)
   local outcome = ARGV[i + 2]
   if not text or ARGV[i + 3] ~= '' or usual_ttl <= 0 or usual_ttl < limits.tombstone then return nil end
@@ -43,7 +42,8 @@ local function wait_again()
   if ARGV[7] ~= '' then redis.pcall('ZADD', q.base .. IDLE, 'XX', q.now, worker) end
 end
 
--- A lone job needs no tables. Its outcome is small enough for any notice, and the held set is written after the record.
+-- One job alone needs no tables. Its outcome is small enough for a result message. The held set is written after
+-- the record.
 local FIRST = 8
 if #ARGV == FIRST + 3 then
   local id, outcome = ARGV[FIRST], ARGV[FIRST + 2]
@@ -58,7 +58,7 @@ if #ARGV == FIRST + 3 then
 end
 
 local refused, settled, others = {}, {}, {}
--- The held set is written after the records: what is in it is looked up there.
+-- The held set is written after the records, because a recovery finds the records by it.
 local function finish_call()
   if #settled > 0 then redis.call('SREM', held_key(q, worker), unpack(settled)) end
   Results.publish(q)
@@ -78,13 +78,13 @@ for i = 8, #ARGV, 4 do
     settled[#settled + 1] = id
     Results.notify(q, id, waiters, ARGV[i + 2], true)
   end
-  texts[id] = nil -- once more in the same call, it is to be seen as this one has left it
+  texts[id] = nil -- if the id comes again in this call, its record is not the same any more
 end
 if #others == 0 then return finish_call() end
 
 local result_ttl = tonumber(ARGV[5])
 
-local function again(id, job, way, delay)
+local function run_again(id, job, way, delay)
   if delay > 0 then
     run_hooks(q, 'back', id, job, way, q.now + delay)
     Lanes.schedule(q, id, q.now + delay, job[LANE] or nil)
@@ -95,7 +95,7 @@ local function again(id, job, way, delay)
   end
 end
 
--- A run that came to its own end, or was long: it ends what is counted in a row.
+-- Resets the counts of consecutive parkings and cuts: this run has come to its own end.
 local function unpark(job)
   if job[PARKED] then job[PARKED] = false end
   if job[CUTS] then job[CUTS] = false end
@@ -106,7 +106,7 @@ local function count(job, field)
   job[field] = (job[field] or 0) + 1
 end
 
--- As in aioq/store/contract.py.
+-- The same as in aioq/store/contract.py.
 local MAX_CUTS = 10
 
 local verbs = {}
@@ -120,9 +120,9 @@ function verbs.retry(id, job, outcome, delay)
   count(job, ATTEMPTS)
   job[OUTCOME] = outcome
   unpark(job)
-  again(id, job, 'retry', delay)
+  run_again(id, job, 'retry', delay)
 end
--- A run of a worker that ended by itself: a crash, as the recovery counts one.
+-- The worker has ended by itself during the run: that counts as a crash, as in a recovery.
 function verbs.crash(id, job, outcome, most, ttl)
   count(job, CRASHES)
   if job[CRASHES] > most then
@@ -144,7 +144,7 @@ function verbs.interrupt(id, job)
 end
 function verbs.snooze(id, job, _, delay)
   unpark(job)
-  again(id, job, 'snooze', delay)
+  run_again(id, job, 'snooze', delay)
 end
 function verbs.release(id, job) Finish.give_back(q, id, job, 'release', true) end
 function verbs.park(id, job, outcome, delay, ttl)
@@ -153,10 +153,11 @@ function verbs.park(id, job, outcome, delay, ttl)
   if q.now - job[PARKED] >= ttl then
     Finish.bury(q, limits, id, job, outcome, result_ttl)
   else
-    again(id, job, 'park', delay)
+    run_again(id, job, 'park', delay)
   end
 end
--- What would run again but was cancelled meanwhile ends here, with the reason that `cancel` was given.
+-- A job that was cancelled meanwhile, and is settled with one of these verbs, ends here with the outcome given to
+-- `cancel`.
 local by_request = {
   retry = true, snooze = true, interrupt = true, cut = true, crash = true, release = true, park = true, cancelled = true,
 }
@@ -178,8 +179,8 @@ for _, i in ipairs(others) do
   local job = load(q, id)
   local mine = job and job[WORKER] == worker and job[STARTED] == tonumber(claim)
   if mine and has_ended(job) then
-    -- The same settle again, after a reply that got lost: done already, or all but what is deleted last.
-    Finish.let_body_go(q, id, job, redis.call('PTTL', job_key(q, id)))
+    -- The same settle again, after a lost reply: all is done already, except perhaps the deletion that comes last.
+    Finish.expire_body(q, id, job, redis.call('PTTL', job_key(q, id)))
     settled[#settled + 1] = id
   elseif not mine or job[STATE] ~= 'running' then
     refused[#refused + 1] = i / 4 - 1

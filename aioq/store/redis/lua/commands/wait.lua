@@ -1,17 +1,17 @@
--- Returns outcomes that are there, and registers the caller for the others. One step: nothing falls between.
+-- Returns the outcomes that exist, and registers the caller for the others. This is one step, so no outcome is
+-- missed.
 --
--- NEEDS: keys, record, foreign
+-- NEEDS: keys, record, newer
 -- USES: reads body, job; writes job
 -- KEYS: 1 base key
 -- ARGV: 1 the caller's channel, then job ids
--- REPLY: per job: the outcome; nil where the caller is registered, or has to ask again, for the job's record is one that
---   this version cannot read; 0 where there is no such job; 1 where there is an
---   outcome but no room for it
+-- REPLY: per job: the outcome; nil if the caller is registered now, or must call again because this version cannot
+--   read the job's record; 0 if there is no such job; 1 if there is an outcome but no room for it
 local channel, reply = ARGV[1], {}
 local MAX_WAITERS = 64
 
--- A reply is closed at this many bytes of outcomes, so that it arrives in time over a slow link too. After that
--- no outcome is even read.
+-- The most bytes of outcomes in a reply, so that it arrives in time over a slow network too. Once it is full, no
+-- further outcome is even read.
 local WAIT_LIMIT = 1048576
 local bytes, full = 0, false
 
@@ -33,7 +33,7 @@ local function register(id, job)
   elseif string.find(' ' .. waiters .. ' ', ' ' .. channel .. ' ', 1, true) then
     return
   else
-    -- Past this many waiting processes the others live by their safety poll.
+    -- Further processes find the outcome by polling.
     local _, spaces = string.gsub(waiters, ' ', '')
     if spaces + 1 >= MAX_WAITERS then return end
     job[WAITERS] = waiters .. ' ' .. channel
@@ -42,7 +42,7 @@ local function register(id, job)
 end
 
 for i = 2, #ARGV do
-  local job, is_newer = Foreign.look(q, ARGV[i])
+  local job, is_newer = Newer.read(q, ARGV[i])
   if not job then
     reply[i - 1] = redis.call('EXISTS', job_key(q, ARGV[i])) == 0 and 0
   elseif has_ended(job) then

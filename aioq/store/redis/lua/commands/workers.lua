@@ -1,12 +1,12 @@
--- Lists the workers of a queue, step by step: each call goes on where the one before has ended. A worker that is there all the
--- time is returned once at least.
+-- Lists the workers of a queue, in several calls: each continues where the one before has ended. A worker that is
+-- there during all calls is returned at least once.
 --
 -- NEEDS: keys
 -- USES: reads fetched, workers
 -- KEYS: 1 base key
--- ARGV: 1 where to go on (0 to begin), 2 about how many workers
--- REPLY: {where the next call goes on ('0' for nowhere), and three per worker: its id, the ms its lease lasts from now on
---   (negative where it has ended), how many ms ago it last fetched}
+-- ARGV: 1 where to continue (0 to begin), 2 about how many workers
+-- REPLY: {where the next call continues ('0' if nothing is left), and three per worker: its id, for how many ms
+--   its lease still lasts (negative if it has ended), how many ms ago it last fetched}
 local found = redis.call('ZSCAN', q.base .. WORKERS, ARGV[1], 'COUNT', ARGV[2])
 local reply, members = {found[1]}, found[2]
 for i = 1, #members, 2 do

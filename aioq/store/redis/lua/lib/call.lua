@@ -1,18 +1,19 @@
--- What one call is about, and how it may fail.
+-- The state of one call, and the handling of errors.
 --
--- A script that fails half-way is not rolled back. A server that is out of memory refuses a script's first write
--- only, so that is harmless; but a key of another type, put there by hand, or a command that this user may not use
--- can stop a script anywhere. So what makes a job found again is written before its record says that it is there,
--- what it replaces is deleted afterwards, and entries are acknowledged last. What may fail without harm is called
--- last and its error passed over.
+-- A script that fails half-way is not rolled back. A server that is out of memory refuses only a script's first
+-- write, so that is harmless. But a key of another type, put there by hand, or a command that this user may not
+-- call can stop a script anywhere. So everything by which a job is found again is written before its record says
+-- that it exists. What that replaces is deleted afterwards, and entries are acknowledged last. A command that may
+-- fail without harm is called last, and its error is ignored.
 --
--- Nothing that a part defines is ever changed: it outlives the calls, and their errors, where the server has it as a
--- library of functions. What belongs to one call is in `q`, which is made anew for each.
+-- Nothing that a part defines may be changed: on a server with functions the definitions outlive the calls and
+-- their errors. Everything that belongs to one call is in `q`, which each call makes for itself.
 --
 -- NEEDS: nothing
 
--- `q`: the queue's base key, the server's time in ms and in µs, and what the call gathers until its end: result messages
--- (`messages`, by who waits; see lib/results.lua) and how many jobs it has buried (see lib/finish.lua).
+-- `q`: the queue's base key, the server's time in ms and in µs, and what the call gathers until its end. That is
+-- the result messages (`messages`, by who waits; see lib/results.lua) and the number of jobs it has buried (see
+-- lib/finish.lua).
 local function begin(KEYS)
   local clock = redis.call('TIME')
   local seconds, micros = clock[1], clock[2]
@@ -21,16 +22,16 @@ local function begin(KEYS)
   }
 end
 
--- A malformed record or lane, because a key of another type was put in its place or its group is gone,
--- is passed over. Any other error, as of a command that is not permitted, ends the script, before it treats as deleted
--- what is there.
+-- Whether a reply is an error that is ignored: the key holds another type, or the lane's group is gone. Any other
+-- error, such as for a command that is not permitted, ends the script: else it would take existing data for
+-- deleted.
 local function is_unreadable(reply)
   if type(reply) ~= 'table' or not reply.err then return false end
   if string.find(reply.err, 'NOGROUP', 1, true) or string.find(reply.err, 'WRONGTYPE', 1, true) then return true end
   error(reply.err)
 end
 
--- Passes over what `pcall` has caught, where that is of such a key.
+-- Ignores an error that `pcall` has caught if it is one of these; raises any other again.
 local function pass_over(problem)
   is_unreadable({err = type(problem) == 'table' and problem.err or tostring(problem)})
 end

@@ -1,9 +1,9 @@
--- When what waits for its time is due.
+-- The times until the next scheduled job and the next tick.
 --
 -- NEEDS: call, keys
 local function until_first(q, key)
   local head = redis.pcall('ZRANGE', key, 0, 0, 'WITHSCORES')
-  -- A schedule without a next tick, such as a paused one, is kept at infinity.
+  -- A schedule without a next tick, such as a paused one, has the score infinity.
   if is_unreadable(head) or not head[1] or head[2] == 'inf' then return -1 end
   return math.max(0, head[2] - q.now)
 end

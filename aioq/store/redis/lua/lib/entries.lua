@@ -1,9 +1,9 @@
--- What an entry of a lane says; see lib/lanes.lua.
+-- Reads the entries of lanes; see lib/lanes.lua.
 --
 -- NEEDS: nothing
 local Entries = {}
 
--- What UTF-8 takes more than one byte for; see RFC 3629, section 4.
+-- The UTF-8 sequences of more than one byte; see RFC 3629, section 4.
 local UTF8 = {
   '[\194-\223][\128-\191]',
   '\224[\160-\191][\128-\191]',
@@ -19,11 +19,12 @@ function Entries.is_text(id)
   return not string.find(id, '[\128-\255]')
 end
 
--- The most jobs of one entry, with room for what a later version may do: one with hundreds of thousands is not aioq's.
+-- The most jobs that one entry may name. A later version of aioq may write more than this one does, but an entry
+-- with hundreds of thousands is not aioq's.
 local NAMED_LIMIT = 512
 
--- The ids of the jobs that an entry names. There are none in a wake-up, nor in entries that are not aioq's: an
--- entry without the fields, or with an id that no client can have; then also the entry's own id, for it is malformed.
+-- The ids of the jobs that an entry names: none for a wake-up. An entry is not aioq's if it lacks the fields, or
+-- has an id that no client can have: then there are no ids, and the second value is the entry's own id.
 function Entries.named_by(entry)
   local named = {}
   local fields = entry[2] or {}

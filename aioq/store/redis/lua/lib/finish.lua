@@ -1,13 +1,15 @@
--- The doors: how jobs end and go once they have ended, or come back to their lane. Each way calls the hooks of the job.
+-- Ends jobs, deletes the records of ended jobs, and gives running jobs back to their lane. Each of these calls the
+-- hooks of the job; docs/design.md calls them doors.
 --
--- `limits` are how long things are kept, as the caller passes them: `tombstone`, for how long after its send a job is to be
--- found, `dead_ttl` (both in ms) and `dead_limit`; the last two are needed where jobs are buried.
+-- `limits` has `tombstone`: for how long after its send a job must be found, in ms. Callers that bury jobs also
+-- set `dead_ttl`, in ms, and `dead_limit`.
 --
 -- NEEDS: keys, record_text_write, record, results, lanes, hooks, overlap
 local Finish = {}
 
--- Stores the record of a job that has ended for so many ms, or lets it go at once where those are over. Of a dead one a
--- new send of the id may take the place before that.
+-- Stores the record of an ended job for `ttl` ms, or deletes it at once if `ttl` is not positive. A tombstone is
+-- left if the record goes while the job's send may still be repeated. A dead job may go earlier than after `ttl`:
+-- after job[TTL] a new send may use its id.
 function Finish.keep(q, limits, id, job, ttl)
   if math.min(ttl, job[TTL] or ttl) < limits.tombstone then
     local left = job[SENT] + limits.tombstone - q.now
@@ -22,8 +24,8 @@ function Finish.keep(q, limits, id, job, ttl)
   end
 end
 
--- Lets what has a key of its own go with the record of an ended job that names it, or at once where none does.
-function Finish.let_body_go(q, id, job, ttl)
+-- Lets the body key of an ended job expire with the record, or deletes it at once if the record does not need it.
+function Finish.expire_body(q, id, job, ttl)
   if ttl > 0 and (job[JOB] or job[OUTCOME] == true) then
     redis.call('PEXPIRE', body_key(q, id), ttl)
   else
@@ -31,9 +33,9 @@ function Finish.let_body_go(q, id, job, ttl)
   end
 end
 
--- Ends a job that has not ended: the outcome is stored, or dropped at once where ttl is 0, and the waiting processes are notified at
--- the end of the call (`Results.publish`). A job that has failed keeps its call, for it may be opened again; any other does
--- with `keeps_call`.
+-- Ends a job that has not ended. The outcome is stored, or dropped at once if `ttl` is 0. The waiting processes
+-- are notified at the end of the call (`Results.publish`). A failed job keeps its call, because it may be queued
+-- again; any other job keeps it if `keeps_call` is set.
 function Finish.finish(q, limits, id, job, state, outcome, ttl, keeps_call)
   run_hooks(q, 'finish', id, job, ttl)
   if string.find(id, '@', 1, true) then Overlap.let_next(q, id) end
@@ -45,12 +47,13 @@ function Finish.finish(q, limits, id, job, state, outcome, ttl, keeps_call)
   if job[WAITERS] then job[WAITERS] = false end
   if state ~= 'failed' and not keeps_call then job[JOB] = false end
   Finish.keep(q, limits, id, job, ttl)
-  -- Not first: a server that is out of memory would let it through, and all that follows.
-  if has_body then Finish.let_body_go(q, id, job, ttl) end
+  -- Not first: a server that is out of memory refuses only a script's first write, and would accept this deletion.
+  if has_body then Finish.expire_body(q, id, job, ttl) end
   run_hooks(q, 'ended', id, job)
 end
 
--- One dead job too many: from now on it is kept as every other outcome is, for its own ttl after its end.
+-- Removes a job from the dead jobs because there are too many. From now on it is kept like any other job that has
+-- ended: for its own ttl after its end.
 function Finish.unbury(q, limits, id)
   local job = load(q, id)
   if not job or job[STATE] ~= 'failed' or not job[TTL] then return end
@@ -61,8 +64,8 @@ function Finish.unbury(q, limits, id)
   if has_body then redis.call('DEL', body_key(q, id)) end
 end
 
--- A failed job is kept for the operator: as long as its outcome, or as the dead are kept, whichever is longer. The call
--- that buries ends with `trim_dead`.
+-- Fails a job, and keeps it for the operator: for its outcome's time or that of dead jobs, whichever is longer. A
+-- call that buries jobs must end with `trim_dead`.
 function Finish.bury(q, limits, id, job, outcome, ttl)
   local dead_ttl = limits.dead_ttl
   if ttl < dead_ttl then
@@ -76,8 +79,8 @@ function Finish.bury(q, limits, id, job, outcome, ttl)
   q.buried = q.buried + 1
 end
 
--- Lets go of the dead that there are too many of, as many as this call has buried and so many more: the limit may have
--- been lowered by hundreds of thousands. Whether more are left.
+-- Removes dead jobs over the limit: at most as many as this call has buried, and TRIMMED more, because the limit
+-- may have been lowered by hundreds of thousands. Returns whether there are still too many.
 local TRIMMED = 200
 function Finish.trim_dead(q, limits)
   local most = q.buried + TRIMMED
@@ -92,7 +95,7 @@ function Finish.trim_dead(q, limits)
   return over > most
 end
 
--- Sends a job that was running back to its lane; `way` is the one that its hooks get.
+-- Gives a running job back to its lane; `way` is passed to its hooks.
 function Finish.give_back(q, id, job, way, front)
   run_hooks(q, 'back', id, job, way, q.now)
   Lanes.push(q, job[LANE], id, front)

@@ -1,22 +1,24 @@
--- What features do at the moves of the jobs that use them; `aioq/store/memory/hooks.py` does the same in memory.
+-- The hooks of features: a hook is called when a job that uses the feature changes its state.
+-- `aioq/store/memory/hooks.py` does the same in memory.
 --
--- A hook is called before the record is written, and may be called again for the same move, because a script that fails
--- half-way is repeated: so what it does must be the same when it is done twice. It may change the job's EXTRA.
+-- A hook is called before the record is written. It may be called twice for the same change, because a script that
+-- fails half-way is repeated: calling it twice must have the same effect as once. It may change the job's EXTRA.
 --
 -- NEEDS: call, keys, record, timers
 
--- The hooks, in the order in which they are called, each with its key of EXTRA. What they are called for:
---   enter(q, id, job, extra, due)       a job is new, and due at that time
---   start(q, id, job, extra)            a claim is about to take it; false where it may not
---   back(q, id, job, extra, way, due)   it comes back to a lane, or waits for that time; see `Way` in aioq/store/extra.py
---   finish(q, id, job, extra, ttl)      it ends, in whichever way; its record is kept for so many ms, 0 for not at all
---   ended(q, id, job, extra)            its record says so now: what made it found may go; not where the script has failed
---   forget(q, id, job, extra, left)     its record goes sooner than that, in so many ms; where it expires no hook is called
---   reopen(q, id, job, extra)           a dead job is to be queued again
--- They are made when a call meets the first job that has any, for to define them takes time, and most calls meet none.
+-- All hooks, in the order in which they are called, each with its key of EXTRA. Their functions:
+--   enter(q, id, job, extra, due)       a job is new; it is due at `due`
+--   start(q, id, job, extra)            a claim is about to take the job; returns false if it may not
+--   back(q, id, job, extra, way, due)   it comes back to a lane, or is scheduled for `due`; `way` as in store/extra.py
+--   finish(q, id, job, extra, ttl)      it ends, however it ends; its record is kept for `ttl` ms, 0 for not at all
+--   ended(q, id, job, extra)            its record says that it has ended; not called if the script failed before
+--   forget(q, id, job, extra, left)     its record is deleted earlier, in `left` ms; not called when it expires
+--   reopen(q, id, job, extra)           a dead job is about to be queued again
+-- They are defined when a call meets the first job with EXTRA: defining them takes time, and most calls meet none.
 local function all_hooks()
-  -- `extra.expires`: by when the job must have been started, how long after it is due that is (0 where it is a time of its
-  -- own), whether it cannot expire now, because a worker has it or it has been started, and whether it has been.
+  -- `extra.expires` is a list, as `Expiry` in aioq/store/extra.py: 1 the time by which the job must have been
+  -- started, 2 how long after it is due that is (0 if the sender has given the time), 3 whether it cannot expire
+  -- now, 4 whether it has been started.
   local function count_from(q, id, expires, due)
     if expires[2] > 0 then expires[1] = math.max(due, q.now) + expires[2] end
     set_timer(q, EXPIRE, id, expires[1])
@@ -29,7 +31,7 @@ local function all_hooks()
       start = function(q, id, _, extra)
         local expires = extra.expires
         if not expires[3] and expires[1] <= q.now then
-          set_timer(q, EXPIRE, id, expires[1]) -- it may have vanished
+          set_timer(q, EXPIRE, id, expires[1]) -- in case it is gone
           return false
         end
         expires[3] = true
@@ -47,13 +49,13 @@ local function all_hooks()
         end
       end,
       ended = function(q, id) is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, EXPIRE .. ' ' .. id)) end,
-      -- A job that is reopened by hand does not expire any more.
+      -- A job that is queued again by hand never expires.
       reopen = function(_, _, _, extra) extra.expires[3], extra.expires[4] = true, true end,
     },
   }
 end
 
--- Calls the hooks of a job for one move; whether all agree.
+-- Calls the hooks of a job for one change of its state; returns false if one of them did.
 local function run_hooks(q, move, id, job, ...)
   local extra, agreed = job[EXTRA], true
   if not extra then return true end
@@ -64,7 +66,7 @@ local function run_hooks(q, move, id, job, ...)
   return agreed
 end
 
--- Calls the hooks of jobs that come back from a worker that was sent them and never claimed them.
+-- Calls the hooks of jobs that were delivered to a worker but not claimed by it.
 local function run_hooks_returned(q, ids)
   for id, job in pairs(load_all(q, ids)) do
     if job[EXTRA] and not has_ended(job) then

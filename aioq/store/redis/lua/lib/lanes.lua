@@ -1,15 +1,15 @@
--- How jobs are queued. A lane is three streams, because a stream can only be added to at its end: what was given
--- back (`front`), then what is left of entries that named more jobs than were taken (`rest`), then what was sent.
+-- Queues jobs in lanes. A lane is three streams, because one can only append to a stream. They are served in this
+-- order: jobs that were given back (`front`), jobs of entries that were taken only in part (`rest`), jobs as sent.
 --
--- Jobs that are sent together share entries: one of an entry's own for each would cost most of a send, and a third
--- of a claim. An entry names one job (`job` id) or several ids of equal length: what they all begin with, how many
--- bytes each has after that, and these, one after the other (`prefix`, `width`, `ids`).
+-- Jobs that are sent together share entries: an entry for each job would cost most of a send, and a third of a
+-- claim. An entry names one job (`job`: its id) or several whose ids have equal lengths (`prefix`, `width`,
+-- `ids`): their common prefix, how many bytes each id has after it, and these rests, joined.
 --
 -- NEEDS: keys
 local Lanes = {}
 
--- Where a key of another type is in the place of a lane's front, what is given back goes to another of its
--- streams.
+-- Queues a job that is given back. If the key of the lane's front holds another type, the job goes to another
+-- stream of the lane.
 function Lanes.push_front(q, lane, id)
   local added
   for _, stream in ipairs({front_of(lane), lane, rest_of(lane)}) do
@@ -24,10 +24,10 @@ function Lanes.push(q, lane, id, front)
   redis.call('UNLINK', q.base .. IDLE)
 end
 
--- The most jobs of one entry: each claim that takes some of them writes the others anew.
+-- The most jobs of one entry: each claim that takes only some of them writes the others again.
 local SHARING = 64
 
--- Queues jobs whose ids all begin with `prefix` and have `width` bytes after that, which are `ends`; the entries' ids.
+-- Queues jobs whose ids are `prefix` and `width` bytes each of `ends`; returns the ids of the entries.
 function Lanes.push_alike(q, lane, prefix, width, ends)
   local key, entries = lane_key(q, lane), {}
   for start = 1, #ends, SHARING * width do
@@ -38,8 +38,8 @@ function Lanes.push_alike(q, lane, prefix, width, ends)
   return entries
 end
 
--- The ids from `first` on that one entry can hold: what they all begin with, what they end with, and the last of them.
--- Ids that aioq has drawn together differ in their last four letters only.
+-- The ids from position `first` on that one entry can hold: returns their common prefix, their rests, joined, and
+-- the position of the last one. Ids that aioq has made together differ in their last four letters only.
 function Lanes.alike(ids, first)
   local length, last = #ids[first], math.min(#ids, first + SHARING - 1)
   local shared = math.max(length - 4, 0)
@@ -52,13 +52,13 @@ function Lanes.alike(ids, first)
   return prefix, table.concat(ends), n - 1
 end
 
--- Queues several jobs, those from `first` on, in a stream such as `normal` or `normal:rest`.
+-- Queues the jobs from position `first` on in a stream such as `normal` or `normal:rest`.
 function Lanes.push_all(q, stream, ids, first)
   if first > #ids then return end
   local key = lane_key(q, stream)
   while first <= #ids do
     local prefix, ends, last = Lanes.alike(ids, first)
-    -- Letters of more than one byte are not cut in two.
+    -- Ids with letters of more than one byte get entries of their own, so that no letter is cut in two.
     if last > first and not string.find(prefix .. ends, '[\128-\255]') then
       redis.call('XADD', key, '*', 'prefix', prefix, 'width', #ids[first] - #prefix, 'ids', ends)
     else
@@ -70,8 +70,8 @@ function Lanes.push_all(q, stream, ids, first)
   redis.call('UNLINK', q.base .. IDLE)
 end
 
--- Schedules a job whose record is still to say so. When it is due before all others, an entry without a job wakes one
--- worker, who learns of it.
+-- Schedules a job; the caller then writes its record. If the job is due before all others, an entry without a job
+-- wakes one worker, which then learns of it.
 function Lanes.schedule(q, id, due, lane)
   local head = redis.call('ZRANGE', q.base .. SCHEDULED, 0, 0, 'WITHSCORES')
   redis.call('ZADD', q.base .. SCHEDULED, due, id)

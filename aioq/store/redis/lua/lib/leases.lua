@@ -1,15 +1,15 @@
--- Whether workers live, and until when they are taken to.
+-- The leases of workers: whether one is lost, and the shortening of those that would last too long.
 --
 -- NEEDS: call, keys
 local Leases = {}
 
--- A lease that has run out is lost once another worker has begun to recover it, not before: after an outage of
--- the server, when all have run out, each worker that is still there goes on. RECOVERING is the score of one
--- whose recovery has begun.
+-- A lease that has run out is lost only when another worker has begun to recover its worker. So after an outage of
+-- the server, when all leases have run out, every worker that is still alive goes on. RECOVERING is the score of a
+-- worker whose recovery has begun.
 --
--- The register of the workers may have vanished, evicted or deleted by hand: then a worker that other keys still name was
--- not recovered, for that ends with the deletion of all these keys. Such a worker goes on, and its next renewal enters
--- it anew; of those that are no more a sweep does, see renew.lua.
+-- The set of workers may have been evicted or deleted by hand. A recovery ends by deleting all keys of its worker,
+-- so a worker that other keys still name was not recovered: it goes on, and its next renewal adds it to the set
+-- again. For workers that are dead, a sweep does that; see renew.lua.
 local RECOVERING = 0
 function Leases.is_known_elsewhere(q, worker)
   return redis.call('ZSCORE', q.base .. FETCHED, worker) or redis.call('EXISTS', held_key(q, worker)) == 1
@@ -20,11 +20,14 @@ function Leases.is_lost(q, worker)
   return not Leases.is_known_elsewhere(q, worker)
 end
 
--- Leases end by the server's clock. Where that has stepped back, what was written before ends as much later; a worker that
--- lives renews its lease meanwhile, and of the others it would not end for as long as the step. So a lease that ends later
--- than any that its worker could take now is cut to the half of one, in which it is renewed twice. Looked at are those
--- that end more than `least` from now, so many of them at once: those that end last, and where none of those is to be
--- cut, for all take longer leases, others with each call. `usual` is the lease of a worker of which that is not known.
+-- Leases end by the server's clock. If the clock is set back, the leases that were written before would end later
+-- by as much. A live worker renews its lease anyway, but that of a dead one would last too long. So a lease that
+-- ends later than any that its worker could take now is cut to half of its usual length; a live worker renews it
+-- twice in that time.
+--
+-- Only leases that end more than `least` ms from now are checked, CUT_AT_ONCE in a call: those that end last. If
+-- none of them is to be cut, because their workers take longer leases, the call checks some others too, different
+-- ones each time. `usual` is the length of a lease whose worker has not noted it.
 local CUT_AT_ONCE = 100
 function Leases.length_of(q, worker, usual)
   local lease = redis.pcall('HGET', q.base .. LEASES, worker)

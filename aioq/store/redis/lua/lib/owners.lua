@@ -1,14 +1,15 @@
--- Which workers' code declares schedules, of the workers that live. One whose lease has run out lives until another
--- worker begins to recover it.
+-- The notes of what each live worker's code declares. A worker whose lease has run out counts as alive until
+-- another worker begins to recover it.
 --
--- There may be thousands of workers with thousands of declarations, so they are read in several calls, and what no worker
--- declares is deleted in another one. Meanwhile a worker may come that declares it: NOTED shows that.
+-- There may be thousands of workers with thousands of declarations. So the notes are read in several calls, and a
+-- schedule that no worker declares is deleted in a later call. If a worker notes a declaration meanwhile, NOTED
+-- shows that.
 --
 -- NEEDS: call, keys
 local Owners = {}
 
--- When a worker has last noted what it declares, in microseconds; gone after NOTED_MS. Only those that declare something
--- which they had not noted before.
+-- When a worker has last noted a declaration that it had not noted before and that is not empty, in microseconds.
+-- It expires after NOTED_MS.
 local NOTED_MS = 60 * 60 * 1000
 function Owners.last_noted(q)
   local noted = redis.pcall('GET', q.base .. NOTED)

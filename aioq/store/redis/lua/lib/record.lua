@@ -2,17 +2,21 @@
 --
 -- NEEDS: call, keys, record_text_write, record_text_read
 
--- A job's record is one string, a MessagePack array of the fields below: with a hash, one value over 64 bytes makes a
--- table of it, and each field that is looked at or changed is a command. Absent fields are false, and left out at the
--- end; an absent state is `queued`, an absent lane `normal`. JOB is the envelope, OUTCOME the outcome; true where it is
--- in a key of its own, which is one key for both: a job whose outcome may be large has no envelope any more. Times are
--- in ms, but STARTED is in microseconds: it is the number of the claim, by which the fence goes, for no two scripts begin
--- within the same microsecond. CLAIM counts a job's claims, and that begins anew where an id is used anew.
+-- A job's record is one string: a MessagePack array of the fields below. It is no hash: Redis stores a hash with
+-- one value over 64 bytes as a table, and each field that is read or changed would be a command.
+--
+-- Absent fields are false, and left out at the end. An absent state is `queued`, an absent lane `normal`. JOB is
+-- the envelope, OUTCOME the outcome; each is true if it is in a key of its own. Both use the same key: a job with
+-- a large outcome has no envelope any more.
+--
+-- Times are in ms, except STARTED, which is in microseconds. It is also the number of the claim, which the fence
+-- compares: no two scripts begin within the same microsecond. CLAIM counts how often the job was claimed; the
+-- count begins again if the id is used again.
 local JOB, SENT, LANE, NONCE, STATE, WORKER, CLAIM, STARTED = 1, 2, 3, 4, 5, 6, 7, 8
 local OUTCOME, ENDED, WAITERS, ATTEMPTS, CRASHES, INTERRUPTIONS = 9, 10, 11, 12, 13, 14
 local PROGRESS, CANCEL, CANCEL_TTL, PARKED, TTL, CUTS, EXTRA = 15, 16, 17, 18, 19, 20, 21
 
--- Makes room for the fields up to `last`: what is packed as an array must have no holes.
+-- Fills the fields up to `last` with false: a table with gaps would not be packed as an array.
 local function widen(job, last)
   for i = #job + 1, last do job[i] = false end
 end
@@ -22,8 +26,9 @@ local KINDS = {
   'number', 'number', 'number', 'string', 'string', 'number', 'number', 'number', 'number', 'table',
 }
 
--- What this version knows of an EXTRA, which is what a job has beside its call, and whether that is all. A plain job has
--- none; see lib/hooks.lua. Each is a list, with as many items of these kinds, or more of the last kind.
+-- The keys of an EXTRA that this version knows, and whether these are all. EXTRA is a job's further data, which a
+-- plain job does not have; see lib/hooks.lua. The value of each key is a list with items of these types; the last
+-- type may be repeated.
 local function known_of(extra)
   local every = {
     tags = {'string'},
@@ -41,12 +46,12 @@ local function known_of(extra)
   return known, is_all
 end
 
--- Of which field on a job in each state has two.
+-- By state, the first of the two fields that a record in this state must have; 0 for none.
 local STATES = {
   [false] = 0, scheduled = 0, waiting = 0, running = WORKER, succeeded = OUTCOME, failed = OUTCOME, cancelled = OUTCOME,
 }
 
--- Whether all fields are what they have to be: a value that was put there by hand must stop no other job.
+-- Whether all fields have their types: a value that was put there by hand must not stop other jobs.
 local function is_record(job)
   if type(job) ~= 'table' or type(job[SENT]) ~= 'number' then return false end
   local first = STATES[job[STATE] or false]
@@ -95,7 +100,8 @@ local function save_all(q, changed)
   set_all(texts)
 end
 
--- A new job's record, and its envelope where that has a key of its own; once what makes the job found is there.
+-- A new job's record. A large envelope is written to a key of its own, so the caller must first have written what
+-- makes the job found.
 local function new_job(q, id, envelope, lane, nonce, state)
   if #envelope > BODY_LIMIT then
     redis.call('SET', body_key(q, id), envelope)
@@ -106,15 +112,15 @@ local function new_job(q, id, envelope, lane, nonce, state)
   return lane and {envelope, q.now, lane} or {envelope, q.now}
 end
 
--- A field that may be in a key of its own; false where it is not (any more).
+-- The value of a field that may be in a key of its own; false if that key does not exist (any more).
 local function whole(q, id, value)
   if value ~= true then return value end
   local body = redis.pcall('GET', body_key(q, id))
   return not is_unreadable(body) and body
 end
 
--- Whether the id of a job can be used anew although there is its record: its result is forgotten, by its `result_ttl`, and
--- it is kept for the operator only. A send of that id takes its place.
+-- Whether a new send may use the id of a job although its record exists: its result has expired by its
+-- `result_ttl`, and the record is kept for the operator only.
 local function is_free(q, job)
   return job[STATE] == 'failed' and job[TTL] and job[ENDED] + job[TTL] <= q.now
 end

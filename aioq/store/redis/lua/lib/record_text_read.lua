@@ -1,10 +1,11 @@
--- How the records of a first run, and of what is to have one, are read; see lib/record_text_write.lua.
+-- Reads the records of jobs that were never run, or are in their first run, as text; see
+-- lib/record_text_write.lua.
 --
 -- NEEDS: keys, msgpack, record_text_write
 local TIME = 9 -- bytes
 
--- Of a record of one of the first two shapes: its first byte, where its envelope begins, where SENT does, and where what
--- follows.
+-- For a record of one of the first two shapes: its first byte, and the positions of the envelope, of SENT, and of
+-- what follows. Nil for any other record.
 local function start_of(text)
   local kind = text and string.byte(text)
   if kind ~= ARRAY_2 and kind ~= ARRAY_8 and kind ~= ARRAY_11 then return nil end
@@ -13,8 +14,8 @@ local function start_of(text)
   return kind, first, sent, sent + TIME
 end
 
--- Of a record of this very first run: when it was sent, packed, and who waits for it; nil for any other. `run` is what
--- `run_by` returns, and STARTED.
+-- For the record of a first run under this claim: when the job was sent, packed, and the channels that wait for
+-- it, or false. Nil for any other record. `run` is the result of `run_by`, followed by STARTED.
 local function read_first(text, run)
   local kind, _, sent, rest = start_of(text)
   if not kind or string.sub(text, rest, rest + #run - 1) ~= run then return nil end
@@ -26,7 +27,7 @@ local function read_first(text, run)
   return string.sub(text, sent, rest - 1), string.sub(text, (string_at(text, watched)))
 end
 
--- The texts of the records of several jobs, by id; false where there is none.
+-- The texts of the records of several jobs, by id; false for a job without one.
 local function texts_of(q, ids)
   local texts = {}
   for start = 1, #ids, CHUNK do

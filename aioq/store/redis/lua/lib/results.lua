@@ -1,22 +1,23 @@
--- Result messages: how waiting processes are notified of outcomes.
+-- Result messages: they notify the waiting processes of outcomes.
 --
 -- NEEDS: msgpack
 local Results = {}
 
--- A result message larger than this would fill a subscriber's output buffer; its receivers ask for the outcome instead.
+-- The largest outcome in a result message, in bytes. Larger ones would fill a subscriber's output buffer; the
+-- receivers fetch these from the server instead.
 local MESSAGE_LIMIT = 65536
 
--- What a result message says of one job, and a message with so many of these.
+-- The part of a result message for one job, and a message of `count` such parts.
 function Results.entry(id, outcome) return BEGIN_STRING_32 .. struct.pack('>I4', #id) .. id .. outcome end
 function Results.message(count, entries) return BEGIN_ARRAY_32 .. struct.pack('>I4', 2 * count) .. entries end
 
--- Publishes a result message to each process that waits.
+-- Publishes a result message to each waiting process; `waiters` are their channels.
 function Results.send(waiters, message)
   for channel in string.gmatch(waiters, '%S+') do redis.call('PUBLISH', channel, message) end
 end
 
--- Notes an outcome for the processes that wait for it; `Results.publish` tells them at the end of the call. Those that wait
--- for the same jobs get the same message, which is put together once.
+-- Adds an outcome to the message for the processes that wait for it; `Results.publish` sends the messages at the
+-- end of the call. Processes that wait for the same jobs get the same message, which is made once.
 function Results.notify(q, id, waiters, outcome, keep)
   if not waiters then return end
   if #outcome > MESSAGE_LIMIT and keep then outcome = NIL end

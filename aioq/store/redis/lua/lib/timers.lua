@@ -1,14 +1,16 @@
--- What is due beside jobs: members of TIMERS are a kind and an id. The time of the first of them is in SCHEDULED too, so
--- that a look there for the next job that is due finds timers too, without reading more; see promote.lua.
+-- Timers: times at which something other than a scheduled job is due. A member of TIMERS is a kind and a job's id.
+-- The time of the first timer is in SCHEDULED too: so whoever reads there when the next job is due also learns of
+-- timers, without reading a second key; see promote.lua.
 --
--- A key of another type in the place of TIMERS keeps no job from its way: then nothing is due there.
+-- If the key of TIMERS holds another type, there are no timers, and jobs are handled as usual.
 --
 -- NEEDS: call, keys
 
--- The member of SCHEDULED that says when the first timer is due, or earlier where that one was stopped: no job has this id.
+-- The member of SCHEDULED for the first timer. Its time may be too early, if that timer was stopped. No job has
+-- this id.
 local FIRST_TIMER = ''
 
--- The kinds: a job is to end if it has not been started by then; a job is to end because its call is gone.
+-- The kinds: end a job if it has not been started by then; end a job because its call is gone.
 local EXPIRE, CALL_GONE = 'expire', 'gone'
 
 local function set_timer(q, kind, id, at)

@@ -1,10 +1,10 @@
--- What a worker holds.
+-- Restores the held set of a worker.
 --
 -- NEEDS: keys, record_text_write, record
 
--- Notes once more which of these jobs a worker holds. Where that note has vanished, evicted or deleted by hand, no worker could
--- recover them.
-local function hold_again(q, worker, ids)
+-- Adds those of these jobs that a worker holds to its held set again. If that set is gone, because it was evicted
+-- or deleted by hand, nobody could recover the jobs.
+local function restore_held(q, worker, ids)
   local mine = {}
   for id, job in pairs(load_all(q, ids)) do
     if job[STATE] == 'running' and job[WORKER] == worker then mine[#mine + 1] = id end
