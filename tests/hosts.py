@@ -49,6 +49,7 @@ class Facility:
 
 FACILITIES = {
     "/proc": Facility(Path("/proc/self/fd").exists),
+    "pidfd_open": Facility(lambda: hasattr(os, "pidfd_open")),
     "/sys": Facility(Path("/sys/kernel").exists),
     "a directory that is read-only": Facility(_may_be_read_only),
 }

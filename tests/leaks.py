@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from tests import forkserver as commands
 from tests import servers
 
 GRACE = 3.0  # seconds for what is just ending; costs nothing when nothing is left
@@ -84,7 +85,7 @@ def processes() -> set[int]:
 
 def end_new_processes(before: set[int]) -> list[str]:
     """Kill the processes of this run that are not in `before`, and say which they were."""
-    new = set(psutil.pids()) - before - servers.owned_pids() - _of_python()
+    new = set(psutil.pids()) - before - servers.owned_pids() - commands.pids() - _of_python()
     ours = [process for pid in new if (process := _ours(pid)) is not None]
     _, alive = psutil.wait_procs(ours, GRACE)
     described = [_describe(process) for process in alive]

@@ -22,6 +22,7 @@ from unittest import mock
 import redis
 
 import aioq
+from tests.forkserver import Forked, can_fork
 
 SECONDS = 20.0  # the most that anything waited for here may take; a worker's start takes half a second
 PROJECTS = Path(__file__).parent / "projects"
@@ -48,17 +49,7 @@ class Process:
     def __init__(self, command: Iterable[str], folder: Path, environ: dict[str, str]) -> None:
         self.lines: list[str] = []  # of standard error
         self.printed: list[str] = []  # of standard output
-        self._process = subprocess.Popen(
-            list(command),
-            cwd=folder,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,
-        )
+        self._process = _start(list(command), folder, environ)
         pairs = ((self._process.stderr, self.lines), (self._process.stdout, self.printed))
         self._readers = [threading.Thread(target=_collect, args=pair, daemon=True) for pair in pairs]
         for reader in self._readers:
@@ -100,7 +91,9 @@ class Process:
         await until(lambda: not self.running, "the end of the process", lambda: self.log)
         for reader in self._readers:
             reader.join(SECONDS)
-        return self._process.returncode
+        code = self._process.returncode
+        assert code is not None
+        return code
 
     async def stop(self) -> int:
         """End it with SIGTERM, and return its exit code."""
@@ -218,6 +211,22 @@ def consumers(client: redis.Redis, name: str, queue: str = "default") -> list[st
     base = f"aioq:{{{name}:{queue}}}"
     lanes = [key for key in keys(client, name) if key.startswith(f"{base}:") and client.type(key) == "stream"]
     return [consumer["name"] for lane in lanes for consumer in client.xinfo_consumers(lane, "aioq")]
+
+
+def _start(command: list[str], folder: Path, environ: dict[str, str]) -> subprocess.Popen[str] | Forked:
+    if can_fork(command, environ):
+        return Forked(command, folder, environ)
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    )
 
 
 @contextmanager

@@ -1,0 +1,173 @@
+"""Start `aioq` commands without their imports: forked from a process that has made them (`tests/forked.py`).
+
+A start of `python -m aioq worker` takes a fifth of a second of a core, nearly all of it for the same imports,
+and the suite makes hundreds. Started here it is a real process all the same, with a session, an environment and an
+exit code of its own. What a fork cannot have (another interpreter, its options, its locale) is started as a new
+process, and so is everything where `FRESH_STARTS` is set or the system has no `pidfd_open`.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+FRESH = "FRESH_STARTS"
+"""The environment variable that has every command start as a process of its own from its first line on."""
+
+FIXED_EARLY = ("PYTHON", "LC_", "LANG", "TZ", "LD_", "MALLOC_", "COVERAGE_", "GLIBC_", "OPENSSL_", "SSL_")
+"""How names of variables begin that a process reads before its first line, or while it imports."""
+
+READ_LATE = frozenset({"PYTHONPATH", "COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"})
+"""Those that the fork reads, as `tests/forked.py` says."""
+
+
+def can_fork(command: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Whether a process that was forked would not differ from a new one."""
+    if (
+        not hasattr(os, "pidfd_open")
+        or os.environ.get(FRESH)
+        or list(command[:3]) != [sys.executable, "-m", "aioq"]
+    ):
+        return False
+    return _fixed_early(environment) == _fixed_early(os.environ)
+
+
+def _fixed_early(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(FIXED_EARLY) and name not in READ_LATE
+    }
+
+
+class Forked:
+    """A forked command; as much of `subprocess.Popen` as the tests use, with pipes for its output.
+
+    Attributes:
+        pid: its process id.
+        stdout: what it prints.
+        stderr: likewise.
+    """
+
+    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+        self.args = list(command)
+        out, their_out = os.pipe()
+        err, their_err = os.pipe()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        try:
+            self.pid = _server().fork(self.args, folder, environment, (nothing, their_out, their_err))
+        finally:
+            for stream in (nothing, their_out, their_err):
+                os.close(stream)
+        self.stdout: IO[str] = os.fdopen(out, encoding="utf-8", errors="replace")
+        self.stderr: IO[str] = os.fdopen(err, encoding="utf-8", errors="replace")
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, once `poll` or `wait` has seen its end."""
+        return _server().codes.get(self.pid)
+
+    def poll(self) -> int | None:
+        """Its exit code, the negative number of the signal that ended it, or None while it runs."""
+        return _server().ended(self.pid, 0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end."""
+        code = _server().ended(self.pid, timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Send it SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+class _ForkServer:
+    """The process that forks, and what it has told of its forks."""
+
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        script = Path(__file__).with_name("forked.py")
+        environment = {name: value for name, value in os.environ.items() if name not in READ_LATE}
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, script, str(theirs.fileno())],
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # no terminal: a fork keeps the buffering that is chosen here
+                start_new_session=True,
+            )
+        self.codes: dict[int, int] = {}
+        self._told = threading.Condition()
+        self._started: list[int] = []
+
+    def fork(
+        self, command: Sequence[str], folder: Path, environment: Mapping[str, str], streams: Sequence[int]
+    ) -> int:
+        """Fork a command; its process id."""
+        request = {"command": command, "folder": str(folder), "environment": dict(environment)}
+        with self._told:
+            socket.send_fds(self._control, [json.dumps(request).encode()], list(streams))
+            while not self._started:
+                self._hear(None)
+            return self._started.pop()
+
+    def ended(self, pid: int, timeout: float | None) -> int | None:
+        """Wait for the end of a fork, as long as that; its exit code."""
+        with self._told:
+            while pid not in self.codes and self._hear(timeout):
+                pass
+            return self.codes.get(pid)
+
+    def _hear(self, timeout: float | None) -> bool:
+        """Wait for one message."""
+        if not select.select([self._control], [], [], timeout)[0]:
+            return False
+        message: dict[str, Any] = json.loads(self._control.recv(1000) or b'{"gone": true}')
+        if "started" in message:
+            self.codes.pop(message["started"], None)  # an id that is used again
+            self._started.append(message["started"])
+        elif "ended" in message:
+            self.codes[message["ended"]] = message["code"]
+        else:
+            raise RuntimeError(f"the fork server has ended: {self.process.wait()}")
+        return True
+
+    def close(self) -> None:
+        """End it."""
+        self._control.close()
+        self.process.wait()
+
+
+_servers: dict[int, _ForkServer] = {}
+
+
+def _server() -> _ForkServer:
+    """This process's, started with the first command."""
+    found = _servers.get(os.getpid())
+    if found is None:
+        found = _servers[os.getpid()] = _ForkServer()
+        atexit.register(found.close)
+    return found
+
+
+def pids() -> set[int]:
+    """The fork server's process id, which is no leak."""
+    return {server.process.pid for owner, server in _servers.items() if owner == os.getpid()}

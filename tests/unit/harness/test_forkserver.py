@@ -1,0 +1,141 @@
+"""Commands that are forked: no different from those that are started."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.behaviour.kit import ROOT
+from tests.forkserver import FRESH, Forked, can_fork, pids
+
+COMMAND = [sys.executable, "-m", "aioq"]
+APP = """
+import json, os, sys
+from aioq import App
+
+print("printed, \\u00e4")
+seen = {
+    "argv": sys.argv,
+    "original": sys.orig_argv,
+    "path": sys.path,
+    "folder": os.getcwd(),
+    "leads its session": os.getsid(0) == os.getpid(),
+    "environment": sorted(os.environ),
+    "files": sorted(os.listdir("/proc/self/fd"), key=int),
+    "main": sys.modules["__main__"].__file__,
+    "streams": [(s.encoding, s.errors, s.line_buffering, s.fileno()) for s in (sys.stdin, sys.stdout, sys.stderr)],
+    "name": __name__,
+}
+for name, value in seen.items():
+    print(name, json.dumps(value), file=sys.stderr)
+app = App()
+"""
+
+pytestmark = pytest.mark.needs_host("pidfd_open")  # without it all commands are new processes
+
+
+def new(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[int, str, str]:
+    """The exit code and the output of a new process."""
+    ran = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", stdin=subprocess.DEVNULL,
+        check=False, start_new_session=True,
+    )  # fmt: skip
+    return ran.returncode, ran.stdout, ran.stderr
+
+
+def forked(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[int, str, str]:
+    """The same of a forked one."""
+    assert can_fork(command, environment)
+    process = Forked(command, folder, environment)
+    with process.stdout, process.stderr:
+        out, err = process.stdout.read(), process.stderr.read()
+        assert process.wait(10) == process.returncode == process.poll()
+    return process.wait(0), out, err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--version",),
+        ("worker", "--help"),
+        ("worker", "nope:app"),
+        ("worker", "broken:app"),
+        ("check", "shop:app"),
+        ("worker", "shop:app", "--nonsense"),
+    ],
+)
+def test_it_prints_what_a_new_process_prints(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "shop.py").write_text(APP)
+    (tmp_path / "broken.py").write_text("def f():\n    raise SystemError('ä')\nf()\n")
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "ONLY": "here"}
+
+    ours = forked([*COMMAND, *arguments], tmp_path, environment)
+
+    code, out, err = new([*COMMAND, *arguments], tmp_path, environment)
+    assert ours[2].splitlines() == err.splitlines()
+    assert ours == (code, out, err)
+    assert out or err
+
+
+def test_it_ends_by_a_signal_as_a_process_does(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text("import time\nprint(1, flush=True)\ntime.sleep(60)\n")
+    process = Forked([*COMMAND, "check", "shop:app"], tmp_path, {**os.environ, "PYTHONPATH": str(ROOT)})
+    with process.stdout, process.stderr:
+        assert process.stdout.readline() == "1\n"
+        assert process.poll() is None
+        assert process.returncode is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.01)
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(10) == -signal.SIGTERM
+        assert not psutil.pid_exists(process.pid)
+        process.kill()  # it is gone: no error, and no other process is hit
+
+
+def test_its_output_goes_nowhere_else(tmp_path: Path) -> None:
+    """Two at once have pipes of their own: the end of one is seen while the other runs."""
+    (tmp_path / "shop.py").write_text("import time\nprint(1, flush=True)\ntime.sleep(60)\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    first = Forked([*COMMAND, "check", "shop:app"], tmp_path, environment)
+    second = Forked([*COMMAND, "check", "shop:app"], tmp_path, environment)
+    with first.stdout, first.stderr, second.stdout, second.stderr:
+        for process in (first, second):
+            assert process.stdout.readline() == "1\n"
+        first.kill()
+        assert first.stdout.read() == ""
+        assert second.poll() is None
+        second.kill()
+        assert [process.wait(10) for process in (first, second)] == [-signal.SIGKILL] * 2
+
+
+@pytest.mark.parametrize(
+    ("command", "variables"),
+    [
+        ([sys.executable, "-X", "dev", "-m", "aioq"], {}),
+        ([sys.executable, "-c", "pass"], {}),
+        (["/bin/sh", "-c", "true"], {}),
+        (COMMAND, {"PYTHONUTF8": "0"}),
+        (COMMAND, {"LC_ALL": "tr_TR.UTF-8"}),
+        (COMMAND, {"TZ": "Europe/Rome"}),
+    ],
+)
+def test_what_a_fork_cannot_have_is_started_new(command: list[str], variables: dict[str, str]) -> None:
+    assert not can_fork(command, {**os.environ, **variables})
+
+
+def test_all_can_be_started_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert can_fork(COMMAND, os.environ)
+    monkeypatch.setenv(FRESH, "1")
+    assert not can_fork(COMMAND, os.environ)
+
+
+def test_its_server_is_one_process_without_threads(tmp_path: Path) -> None:
+    """A fork has no thread but its own: what another held would stay locked."""
+    forked([*COMMAND, "--version"], tmp_path, {**os.environ})
+    (pid,) = pids()
+    assert psutil.Process(pid).num_threads() == 1
