@@ -104,5 +104,6 @@ if __name__ == "__main__":
         request = main(control)
         control.detach()
     if request is not None:
+        __name__ = "runpy"
         sys.argv = request["command"][2:]  # without `-m`; the module's name becomes its file's
         runpy.run_module("aioq", run_name="__main__", alter_sys=True)
