@@ -17,7 +17,7 @@ NO_PRIMARY = ("REPLICAOF", "127.0.0.1", "1")
 
 
 class Pair:
-    """Runs and replaces the worker processes.
+    """A primary, its replica, and a proxy whose address leads to one of them.
 
     Attributes:
         primary: where jobs are written to.
