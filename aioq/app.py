@@ -356,7 +356,7 @@ class App:
         `with app.test() as session:` does the same for `send_sync` and the other sync methods.
         """
         parts = self._internals
-        return MemorySession(parts.host(), parts.connector, parts.sync, parts.queues, parts.close)
+        return MemorySession(parts.app_parts(), parts.connector, parts.sync, parts.queues, parts.close)
 
 
 explain_missing(App, Place.APP)

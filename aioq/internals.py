@@ -24,7 +24,7 @@ from aioq.tasks.task import Task, TaskApp, signature_of
 from aioq.util.loop_thread import SyncRunner
 from aioq.wire.own_types import OwnTypes
 from aioq.wire.signature import ResultType
-from aioq.worker.app_parts import Host, worker_queues
+from aioq.worker.app_parts import AppParts, worker_queues
 
 R = TypeVar("R")
 
@@ -86,7 +86,7 @@ class Internals:
 
     def queues(self) -> list[str]:
         """The default queue, and those that tasks and schedules are declared with."""
-        return worker_queues(self.host(), ())
+        return worker_queues(self.app_parts(), ())
 
     def queues_of(self, job_id: str) -> list[str]:
         """The queues that may have the job: first the one that a generated id names, then those the App knows."""
@@ -109,9 +109,9 @@ class Internals:
 
     # -- what workers ask for
 
-    def host(self) -> Host:
+    def app_parts(self) -> AppParts:
         """The parts of this App that a worker runs with."""
-        return Host(
+        return AppParts(
             name=self.settings.name,
             settings=self.settings,
             tasks=self.tasks,

@@ -50,7 +50,7 @@ def run_check(plan: CheckPlan) -> int:
     if plan.quiet:
         DEFERRED.keep()  # they are never logged here: the worker does that
     app = load_app(plan.target)
-    found = asyncio.run(_look(app, worker_queues(internals_of(app).host(), plan.queues)))
+    found = asyncio.run(_look(app, worker_queues(internals_of(app).app_parts(), plan.queues)))
     mine = found if plan.any_host else on_host(found, this_host())
     troubles = judge(mine, plan)
     if not plan.quiet and any(mine.values()):

@@ -21,7 +21,7 @@ from aioq.util.durations import Duration
 from aioq.util.durations import seconds as in_seconds
 from aioq.util.loop_thread import SyncRunner
 from aioq.worker import Worker
-from aioq.worker.app_parts import Host
+from aioq.worker.app_parts import AppParts
 
 _NEVER_MS = 10**12
 """The lease in a session. No move of the clock ends it: the only worker is in this process and cannot die."""
@@ -39,14 +39,14 @@ class MemorySession:
 
     def __init__(
         self,
-        host: Host,
+        app_parts: AppParts,
         connector: Connector,
         sync: SyncRunner,
         queues: Callable[[], Sequence[str]],
         close_client: Callable[[], Awaitable[None]],
     ) -> None:
         self.clock = ManualClock()
-        self._host = host
+        self._app_parts = app_parts
         self._connector = connector
         self._sync = sync
         self._queues = queues
@@ -54,8 +54,8 @@ class MemorySession:
         self._stack: contextlib.AsyncExitStack = contextlib.AsyncExitStack()
         self._workers: dict[Worker, asyncio.Task[None]] = {}
         self._served: set[str] = set()
-        self._limits = msgspec.structs.replace(limits_of(host.settings), lease_ms=_NEVER_MS)
-        self._store = _ObservedStore(host.name, self.clock, self._limits, self._serve)
+        self._limits = msgspec.structs.replace(limits_of(app_parts.settings), lease_ms=_NEVER_MS)
+        self._store = _ObservedStore(app_parts.name, self.clock, self._limits, self._serve)
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -65,9 +65,9 @@ class MemorySession:
         # Sync code, such as a task in a thread, uses this store on this loop meanwhile.
         self._stack.enter_context(self._sync.on(asyncio.get_running_loop()))
         # All workers of the session share one lifespan of the App.
-        state = await self._stack.enter_async_context(self._host.lifespan())
-        self._host = replace(self._host, lifespan=lambda: contextlib.nullcontext(state))
-        schedules = self._host.schedules()
+        state = await self._stack.enter_async_context(self._app_parts.lifespan())
+        self._app_parts = replace(self._app_parts, lifespan=lambda: contextlib.nullcontext(state))
+        schedules = self._app_parts.schedules()
         for queue in self._queues():
             # Not left to the worker, because the clock may be moved as soon as this returns.
             await declare(self._store.timetable, queue, schedules, whole=False)
@@ -106,7 +106,7 @@ class MemorySession:
     def _check_loop(self) -> None:
         if asyncio.get_running_loop() is not self._loop:
             raise WrongLoopError(
-                f"App {self._host.name!r} runs in memory on another event loop than this one: app.test() was "
+                f"App {self._app_parts.name!r} runs in memory on another event loop than this one: app.test() was "
                 "entered there, by a fixture of another plugin or scope, or by a test whose web application "
                 "runs in a thread of its own (TestClient). Enter it on this loop; see docs/testing.md"
             )
@@ -115,7 +115,7 @@ class MemorySession:
         """Start a worker for a queue. A queue that no task names gets one with its first job or schedule."""
         if queue not in self._served:
             self._served.add(queue)
-            worker = Worker(self._host, queues=[queue])
+            worker = Worker(self._app_parts, queues=[queue])
             self._workers[worker] = asyncio.create_task(worker.run(), name=f"aioq-test-worker-{queue}")
 
     async def advance(self, seconds: Duration) -> None:
@@ -159,7 +159,7 @@ class MemorySession:
     async def _settle(self) -> "_Ahead":
         """Run all jobs and ticks that are due, and return how long until the next ones."""
         for queue in tuple(self._served):
-            while (await tick_due(self._store.timetable, queue, self._host.sends)).won:
+            while (await tick_due(self._store.timetable, queue, self._app_parts.sends)).won:
                 pass
             while (await self._store.promote(queue, 1000)).count:
                 pass

@@ -1,4 +1,4 @@
-"""The worker: `worker` is its life cycle, `wiring` connects the duties, each of which is a file of `duties/`."""
+"""The worker: `worker` has its life cycle, `wiring` connects the duties; each duty is a file in `duties/`."""
 
 from aioq.worker.duties.recovery import recover_dead
 from aioq.worker.health import Health

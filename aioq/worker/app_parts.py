@@ -1,4 +1,4 @@
-"""What a worker needs of its App, and which queues it serves."""
+"""The parts of its App that a worker needs, and the queues that it serves."""
 
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -18,19 +18,19 @@ from aioq.wire.messages import decode_envelope
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
-    """What a worker needs of its App.
+class AppParts:
+    """The parts of its App that a worker needs.
 
     Attributes:
         name: the App's name.
         settings: its settings.
         tasks: its tasks by name.
         middleware: its middleware, outermost first.
-        lifespan: makes the context that is entered before the first job and left after the last.
-        store: opens the store of the running loop.
-        schedules: encodes the schedules that code declares.
-        app: the App, as its handles name it.
-        waits: which of its jobs wait for which, in this process.
+        lifespan: makes the context that is entered before the first job and left after the last one.
+        store: opens the store of the running event loop.
+        schedules: returns the schedules that code declares, encoded.
+        app: the object by which a handle of this App is recognized.
+        waits: which jobs of the App wait for which others, in this process.
         sends: passes the jobs of ticks through the middleware.
     """
 
@@ -46,64 +46,65 @@ class Host:
     sends: EncodedSends | None = None
 
 
-def worker_queues(host: Host, wanted: Sequence[str]) -> list[str]:
-    """The queues a worker serves: the wanted ones, else the default one and all of the tasks and schedules.
+def worker_queues(app_parts: AppParts, wanted: Sequence[str]) -> list[str]:
+    """The queues that a worker serves: the wanted ones; if none are named, the default one and all declared ones.
 
     Raises:
-        ConfigError: a name cannot be a queue's, or a schedule's call does not fit its task.
+        ConfigError: a name is not valid for a queue, or a schedule's call does not match its task.
     """
     if wanted:
         return list(dict.fromkeys(check_name("queue", name) for name in wanted))
-    declared = [task.defaults.queue or host.settings.queue_of(task.name) for task in host.tasks.values()]
-    scheduled = [schedule.queue for schedule in host.schedules()]
-    return list(dict.fromkeys([host.settings.default_queue, *declared, *scheduled]))
+    declared = [task.defaults.queue or app_parts.settings.queue_of(task.name) for task in app_parts.tasks.values()]
+    scheduled = [schedule.queue for schedule in app_parts.schedules()]
+    return list(dict.fromkeys([app_parts.settings.default_queue, *declared, *scheduled]))
 
 
-def compile_signatures(host: Host) -> None:
-    """Compile what all tasks take and return, where that was put off.
+def compile_signatures(app_parts: AppParts) -> None:
+    """Compile the signatures of all tasks that were not compiled yet.
 
     Raises:
         ConfigError: an annotation names something that does not exist.
     """
-    for task in host.tasks.values():
+    for task in app_parts.tasks.values():
         signature_of(task)
 
 
-def undeclared_queues(host: Host, wanted: Sequence[str]) -> list[str]:
-    """What to say of queues that a worker is to serve and nothing in its App is declared with; each one as a line.
+def undeclared_queues(app_parts: AppParts, wanted: Sequence[str]) -> list[str]:
+    """Warnings about wanted queues that no task or schedule of the App is declared with; one line for each.
 
-    It serves them all the same, for a call may name any queue.
+    The worker serves them all the same, because a call may name any queue.
 
     Raises:
-        ConfigError: as `worker_queues`.
+        ConfigError: as in `worker_queues`.
     """
-    declared = worker_queues(host, ())
+    declared = worker_queues(app_parts, ())
     return [
         f"queue {queue!r} is the queue of no task or schedule of this App{did_you_mean(queue, declared)}; "
         "it has only what is sent there by options(queue=...)"
-        for queue in worker_queues(host, wanted)
+        for queue in worker_queues(app_parts, wanted)
         if queue not in declared
     ]
 
 
-def without_tasks(host: Host) -> list[str]:
-    """What to say of an App that has no tasks, as a line; nothing where it has some."""
-    if host.tasks:
+def without_tasks(app_parts: AppParts) -> list[str]:
+    """The warning about an App without tasks, as one line; empty if it has some."""
+    if app_parts.tasks:
         return []
     return [
-        f"the App {host.name!r} has no tasks, so every job is put off: name their modules, "
-        f'App({host.name!r}, imports=["shop.tasks"]) or AIOQ_IMPORTS=shop.tasks, or import them beside the App'
+        f"the App {app_parts.name!r} has no tasks, so every job is put off: name their modules, "
+        f'App({app_parts.name!r}, imports=["shop.tasks"]) or AIOQ_IMPORTS=shop.tasks, or import them beside the '
+        "App"
     ]
 
 
-def unknown_tasks(host: Host, declared: Sequence[Declared], queues: Collection[str]) -> list[str]:
-    """What to say of the schedules of some queues whose tasks the App does not know; each one as a line.
+def unknown_tasks(app_parts: AppParts, declared: Sequence[Declared], queues: Collection[str]) -> list[str]:
+    """Warnings about schedules of these queues whose tasks the App does not know; one line for each.
 
-    It may declare them all the same, for another worker of the queue may know the task.
+    The App may declare them all the same, because another worker of the queue may know the task.
     """
     calls = [(each.id, decode_envelope(each.envelope).task) for each in declared if each.queue in queues]
     return [
         f"schedule {schedule_id}: no task {task!r} is registered in this App, so this worker cannot run its jobs"
         for schedule_id, task in calls
-        if task not in host.tasks
+        if task not in app_parts.tasks
     ]

@@ -1,4 +1,4 @@
-"""Exceptions put into words that can travel; nothing an exception does here can raise."""
+"""Turns exceptions into text that can be stored and sent; nothing is raised, whatever an exception's code does."""
 
 import os
 import traceback
@@ -18,22 +18,23 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 _SELF_EXPLAINING = (TimeoutError, ProcessDiedError)
-"""What aioq itself raises about a job with a message that says all; its own frames would add nothing."""
+"""Errors of aioq's own about a job, whose message says everything: a traceback of aioq's frames would add
+nothing."""
 
 
 class ChildError(Exception):
-    """What a task raised in a child process, as text.
+    """An exception that a task raised in a child process, as text.
 
     Attributes:
         failure: the exception as text.
         names: the names of its class and of the classes it derives from.
-        retry_delay: the delay in seconds where it was a `Retry` that gave one.
-        retry_attempts: the attempts where it was a `Retry` that gave them.
+        retry_delay: the delay in seconds, if it was a `Retry` that gave one.
+        retry_attempts: the number of attempts, if it was a `Retry` that gave one.
         is_retry: whether it was a `Retry`.
-        snooze: the delay in seconds where it was a `Snooze`.
-        leaves: of a group, the names of each kind of error in it.
-        retry_max_elapsed: the `max_elapsed` where it was a `Retry` that gave one.
-        cancel_reason: the reason where it was a `Cancel`.
+        snooze: the delay in seconds, if it was a `Snooze`.
+        leaves: for an exception group, the class names of each kind of error in it.
+        retry_max_elapsed: the `max_elapsed`, if it was a `Retry` that gave one.
+        cancel_reason: the reason, if it was a `Cancel`.
         is_fail: whether it was a `Fail`.
     """
 
@@ -65,7 +66,7 @@ class ChildError(Exception):
 
 
 class Raised:
-    """An exception that a plain function raised: it must not pass through a future (StopIteration cannot)."""
+    """Holds an exception that a plain function raised, because a future cannot raise every one (StopIteration)."""
 
     __slots__ = ("error",)
 
@@ -74,7 +75,7 @@ class Raised:
 
 
 def caught(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call the function; what it raises is returned, as a `Raised`. A fork that it makes ends here."""
+    """Call the function; an exception is returned, as a `Raised`. A fork that the function made ends here."""
     pid = os.getpid()
     try:
         result = function(*args, **kwargs)
@@ -85,15 +86,15 @@ def caught(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     return result
 
 
-def result_of(ended: Any) -> Any:
-    """What a function returned, from what `caught` did.
+def result_of(returned: Any) -> Any:
+    """The function's result, given what `caught` returned.
 
     Raises:
-        BaseException: what the function raised.
+        BaseException: the exception that the function raised.
     """
-    if is_a(ended, Raised):
-        raise ended.error
-    return ended
+    if is_a(returned, Raised):
+        raise returned.error
+    return returned
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -104,7 +105,7 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def failure_to_show(error: BaseException, attempt: int) -> Failure:
-    """The same, but of a raised `Retry` what it was raised from, if anything."""
+    """As `failure_of`; but a `Retry` that was raised from another exception is shown as that one."""
     if not is_a(error, Retry):
         return failure_of(error)
     cause = cause_of(error)
@@ -115,7 +116,7 @@ def failure_to_show(error: BaseException, attempt: int) -> Failure:
 
 
 def message_of(error: BaseException) -> str:
-    """`str(error)`, or what went wrong with that."""
+    """`str(error)`, or a text that says why that failed."""
     text, fault = text_of(str, error)
     return text if fault is None else f"<its message could not be read: {name_of(fault)}>"
 
@@ -132,15 +133,15 @@ def _traceback_of(error: BaseException) -> str:
 
 
 def _own_frames(start: TracebackType | None) -> TracebackType | None:
-    """The traceback from the first frame that is not aioq's; None where there is none."""
+    """The traceback from the first frame that is not aioq's; None if all are."""
     frame = start
     while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.tb_next
     return frame
 
 
-def fallen(max_crashes: int) -> Failure:
-    """Of a job whose worker ended too often while it ran."""
+def crashed_too_often(max_crashes: int) -> Failure:
+    """The failure of a job whose worker ended too often while it ran."""
     return Failure(
         "WorkerCrashed",
         f"the job's worker ended more than {max_crashes} times while running it (max_crashes): by itself, or "
@@ -150,7 +151,7 @@ def fallen(max_crashes: int) -> Failure:
 
 
 def crashed_alone(crashes: int) -> Failure:
-    """Of a job that has killed the process it had for itself."""
+    """The failure of a job that has killed the process in which it ran alone."""
     return Failure(
         "WorkerCrashed",
         f"the job's worker died {counted(crashes, 'time')} while running it (max_crashes), and so did the "

@@ -1,8 +1,9 @@
-"""A fork of the worker that a task has made and not ended itself ends where the task's function does.
+"""Ends a fork of the worker that a task has made and has not ended itself, when the task's function ends.
 
-It would go on as a second worker otherwise: with `sys.exit()` where `os._exit()` was meant, which the worker takes
-for the end of the job, or with an exception. It ends too where the function awaits, for what runs next on the
-event loop are the worker's duties and other jobs. multiprocessing and subprocess end theirs.
+Otherwise the fork would go on as a second worker, for example after an exception, or after `sys.exit()` where
+`os._exit()` was meant: the worker takes that for the end of the job. The fork also ends where the function awaits,
+because the next things to run on the event loop are the worker's duties and other jobs. multiprocessing and
+subprocess end their own forks.
 """
 
 import asyncio
@@ -19,12 +20,12 @@ from typing import Any, NoReturn, cast
 from aioq.util.introspect import is_a
 
 _serving: Counter[tuple[int, asyncio.AbstractEventLoop]] = Counter()
-"""Threads with the event loops that workers run on in them; how many workers each."""
+"""The threads in which workers run, each with its event loop, and the number of workers."""
 
 
 @contextlib.asynccontextmanager
 async def forks_end() -> AsyncGenerator[None]:
-    """While this lasts, a fork that is made in this thread ends once it comes back to the event loop of it."""
+    """While this lasts, a fork that is made in this thread ends when it returns to the thread's event loop."""
     here = get_ident(), asyncio.get_running_loop()
     _serving[here] += 1
     try:
@@ -38,20 +39,21 @@ async def forks_end() -> AsyncGenerator[None]:
 def _forked() -> None:
     for thread, loop in _serving:
         if thread == get_ident():  # a fork has the one thread that made it
-            _end_at_the_next_turn(loop)
+            _end_at_next_turn(loop)
 
 
-def _end_at_the_next_turn(loop: asyncio.AbstractEventLoop) -> None:
-    handle = loop.call_soon(_come_back)
-    # Before what is ready already, steps of other jobs among it. That is no public part of asyncio's loops, and
-    # uvloop hides its own; a loop that has none to be found does one step of each first.
-    owned: list[Any] = [getattr(loop, "_ready", None), *gc.get_referents(loop)]
-    for ready in owned:
+def _end_at_next_turn(loop: asyncio.AbstractEventLoop) -> None:
+    handle = loop.call_soon(_end_on_loop)
+    # It has to run before the callbacks that are ready already, such as steps of other jobs. Their queue is no
+    # public part of asyncio's loops, and uvloop hides its own. If none is found, the loop runs those callbacks
+    # once first.
+    candidates: list[Any] = [getattr(loop, "_ready", None), *gc.get_referents(loop)]
+    for ready in candidates:
         if type(ready) is deque:
             cast("deque[Any]", ready).appendleft(handle)
 
 
-def _come_back() -> NoReturn:
+def _end_on_loop() -> NoReturn:
     _end(RuntimeError("a fork has awaited something: the event loop is the worker's, and the fork ends"))
 
 
@@ -59,29 +61,29 @@ os.register_at_fork(after_in_child=_forked)
 
 
 def end_fork(pid: int, error: BaseException | None) -> None:
-    """End this process if it is another one than that of the worker.
+    """End this process if it is not the worker's.
 
     Args:
-        pid: the worker's.
-        error: what the task's function has raised, if it has.
+        pid: the worker's process id.
+        error: the exception that the task's function has raised, if any.
     """
     if os.getpid() != pid:
         _end(error)
 
 
 def _end(error: BaseException | None) -> NoReturn:
-    """End as Python does at the end of a program, but for what the parent has registered to be done then."""
+    """End as Python ends a program, but without running the exit handlers that the parent has registered."""
     code = 1
     try:
-        code = _said(error)
+        code = _print_error(error)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
     finally:
         os._exit(code)
 
 
-def _said(error: BaseException | None) -> int:
-    """The exit code; an error, and what `sys.exit` was given to be said, is written to standard error."""
+def _print_error(error: BaseException | None) -> int:
+    """Write an error, or the message of `sys.exit`, to standard error; return the exit code."""
     if error is None:
         return 0
     if not is_a(error, SystemExit):

@@ -1,28 +1,28 @@
-"""Whether a worker does its work: judged by when it last got an answer to its fetching, not by being there."""
+"""Whether a worker does its work: judged by its last successful fetch, not by whether its process exists."""
 
 from collections.abc import Mapping
 
 import msgspec
 
 READY_AGE = 15.0
-"""Seconds since the last successful fetch after which a queue counts as not served. An idle worker gets an answer
-every 5 s (its blocking read's time), so this is three missed ones."""
+"""Seconds since the last successful fetch after which a queue counts as not served. An idle worker gets a reply
+every 5 s (the time of its blocking read), so this is three missed ones."""
 
 LIVE_LAG = 60.0
-"""Seconds the event loop may be blocked before the process counts as one that only a restart will mend. A guess:
-far above what a task blocks by mistake; its jobs are crashed by the restart, so it must not come early."""
+"""Seconds the event loop may be blocked before only a restart helps. A guess: far longer than a task blocks it by
+mistake. It must not be too short, because the restart counts as a crash of all running jobs."""
 
 
 class QueueHealth(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How one queue is served.
+    """The health of one queue of a worker.
 
     Attributes:
-        worker: the id that serves it.
+        worker: the worker's id in this queue.
         lease: whether the server has given that id a lease.
         last_fetch_age: seconds since the last successful fetch; 0 while no slot is free, because then no fetch is
             due.
-        unwritten_age: seconds for which an outcome has waited that could not be written; 0 where none waits.
-        trouble: why the server refuses this worker, such as a password that was changed; empty where it does not.
+        unwritten_age: seconds since the oldest outcome that could not be written yet; 0 if there is none.
+        trouble: why the server refuses this worker, such as a password that was changed; empty if it does not.
     """
 
     worker: str
@@ -33,18 +33,18 @@ class QueueHealth(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Health(msgspec.Struct, frozen=True):
-    """How a worker does.
+    """The health of a worker.
 
     Attributes:
         ready: whether every queue is served.
-        live: whether going on can still mend it.
-        reasons: what is wrong, in words; empty when it is ready.
-        queues: each queue's part.
+        live: false if only a restart helps.
+        reasons: what is wrong, in words; empty if the worker is ready and live.
+        queues: the health of each queue.
         running: jobs that run now.
         concurrency: jobs that may run at once.
-        loop_lag: seconds the event loop has been blocked for by now.
-        refused: outcomes and progress reports that the fence refused, since the start: each is a job that was
-            taken over already.
+        loop_lag: seconds for which the event loop has been blocked up to now.
+        refused: outcomes and progress reports that the fence has refused since the start; each is of a job that
+            another worker has taken over.
     """
 
     ready: bool
@@ -66,7 +66,7 @@ def judge(
     refused: int,
     full_for: float = 0.0,
 ) -> Health:
-    """The health that these facts make; `full_for` is how many seconds no slot has been free by now."""
+    """Judge a worker's health by these facts; `full_for` is for how many seconds no slot has been free."""
     reasons = [reason for name, queue in queues.items() if (reason := _trouble(name, queue))]
     if not running and full_for > READY_AGE:
         reasons.append(f"all {concurrency} slots have been taken for {full_for:.0f} s, and no job runs")

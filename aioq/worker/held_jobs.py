@@ -1,30 +1,30 @@
-"""What a worker holds: the jobs it was given and whose outcome the server does not have yet.
+"""The jobs that a worker holds: it has claimed them, and the server does not have their outcome yet.
 
-The server keeps the same list. They differ when a claim's reply was lost on the way: then the server has given
-this worker jobs that it does not know of, which no worker would run as long as its lease lasts. So the first claim
-after a broken connection says what is known here, and brings the rest.
+The server keeps the same list. The two differ when the reply to a claim gets lost: then the server has given this
+worker jobs that it does not know of, and no worker would run them as long as its lease lasts. So the first claim
+after a broken connection names the jobs that are known here, and the server returns the others.
 """
 
 
 class HeldJobs:
-    """The jobs of one queue that this worker holds, each under its claim. Written by the worker's wiring only."""
+    """The jobs of one queue that this worker holds, with their claim numbers. Only the wiring changes it."""
 
     def __init__(self) -> None:
         self._claims: dict[str, int] = {}
 
     def add(self, job_id: str, claim: int) -> None:
-        """A job was claimed."""
+        """Note a claimed job."""
         self._claims[job_id] = claim
 
     def discard(self, job_id: str, claim: int) -> None:
-        """An outcome is written. A retry may have been claimed anew already: that later claim stays."""
+        """Remove a job whose outcome is written. If its retry was claimed already, that later claim stays."""
         if self._claims.get(job_id) == claim:
             del self._claims[job_id]
 
     def clear(self) -> None:
-        """The lease was lost, and everything with it."""
+        """Remove all jobs: the lease was lost, and they belong to others."""
         self._claims.clear()
 
     def ids(self) -> frozenset[str]:
-        """What is held now."""
+        """The ids of the jobs that are held now."""
         return frozenset(self._claims)

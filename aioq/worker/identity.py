@@ -1,4 +1,4 @@
-"""Who a worker is: the ids it is known by in its queues, one at a time in each, and whether its lease holds."""
+"""A worker's identity: its id in each queue, one at a time, and whether its lease there is valid."""
 
 import asyncio
 import os
@@ -7,31 +7,31 @@ from itertools import count
 
 
 def this_host() -> str:
-    """This host as worker ids name it."""
+    """The name of this host in worker ids."""
     return socket.gethostname()[:64]
 
 
 def incarnation_prefix(pid: int, word: str) -> str:
-    """What the ids of one incarnation of a worker begin with: host, process, and a word that no other one has.
+    """The beginning of all ids of one incarnation of a worker: host, process, and a unique word.
 
     Args:
-        pid: the worker's process.
-        word: the word. A host name and a process number alone can come twice (containers, a reboot).
+        pid: the worker's process id.
+        word: the word. It is needed because host name and process id can occur twice (containers, a reboot).
     """
     return f"{this_host()}-{pid}-{word}-"
 
 
 def host_of(worker: str) -> str:
-    """The host that a worker id names; a host's name may have the id's own separator in it."""
+    """The host that a worker id names; the host's name may contain the id's separator."""
     return worker.rsplit("-", 3)[0]
 
 
 class Incarnation:
-    """A worker from its start to its end, however often it has to take a new id.
+    """A worker from its start to its end, even if it has to take new ids.
 
     Args:
-        word: what its ids have and no others do; a random one by default. A supervisor gives one to its child, so
-            that it can tell which workers died with the child.
+        word: a unique word in its ids; random by default. A supervisor gives one to its child process, so that it
+            can tell which worker ids died with that process.
     """
 
     def __init__(self, word: str | None = None) -> None:
@@ -46,7 +46,7 @@ class Incarnation:
 class Membership:
     """A worker's membership of one queue.
 
-    Written by the lease service on the event loop, read by the queue's other services.
+    The duty of the leases changes it, on the event loop; the queue's other duties read it.
 
     Args:
         queue: the queue.
@@ -54,7 +54,7 @@ class Membership:
 
     Attributes:
         queue: the queue.
-        worker: the id; a new one after each loss of the lease.
+        worker: the worker's id; a new one after each loss of the lease.
     """
 
     def __init__(self, queue: str, incarnation: Incarnation) -> None:
@@ -66,7 +66,7 @@ class Membership:
 
     @property
     def joined(self) -> bool:
-        """Whether the server knows this id and its lease holds, as far as is known here."""
+        """Whether the server knows this id and its lease is valid, as far as this process knows."""
         return self._joined.is_set()
 
     async def ready(self) -> str:
@@ -75,18 +75,18 @@ class Membership:
         return self.worker
 
     async def ended(self, worker: str) -> None:
-        """Wait until the lease of `worker` is lost; it may be already, and the present id another."""
+        """Wait until the lease of `worker` is lost; return at once if the present id is another one."""
         if worker == self.worker:
             await self._lost.wait()
 
     def confirm(self, worker: str) -> None:
-        """The server has given `worker` a lease."""
+        """Note that the server has given `worker` a lease."""
         if worker == self.worker:
             self._lost.clear()
             self._joined.set()
 
     def lose(self, worker: str) -> bool:
-        """The lease of `worker` is lost: take a new id. False where that is known already."""
+        """Note that the lease of `worker` is lost, and take a new id; return False if that was known already."""
         if worker != self.worker:
             return False
         self.worker = self._incarnation.new_id()

@@ -1,8 +1,9 @@
-"""Lending: a job that waits for jobs of its own App does not keep from them what they need to run.
+"""Lending: a job that waits for other jobs of its App lends them its slot, so that they can run.
 
-While it waits, its slot (and its thread's place, for a plain function) is another job's. When it goes on it takes
-both back at once, over the bound: it is here, and what it holds in memory is, too. So what is bounded is how many
-wait: ten times the slots; those beyond keep what they have, until another one's waiting is over.
+While it waits, other jobs may use its slot, and for a plain function also its place among the threads. When it
+goes on, it takes both back at once, even if more jobs run then than there are slots: it is in memory in any case.
+So the number of lent slots is bounded, at ten times the worker's slots. Further waiting jobs keep their slots
+until another one has finished waiting.
 """
 
 import asyncio
@@ -17,46 +18,46 @@ from aioq.worker.slots import Slots
 
 log = logger("aioq.worker")
 
-MOST = 10
-"""How many times its slots a worker lends at the most. A guess: a parent that waits costs memory and no more, and
-a task that starts hundreds of them at once deserves a warning."""
+LENT_PER_SLOT = 10
+"""How many slots a worker lends at the most, as a multiple of its slots. A guess: a job that waits costs only
+memory, and a task that starts hundreds of such jobs at once deserves a warning."""
 
 WARN_EVERY = 60.0
-"""Seconds between two warnings that no more is lent. A guess: often enough for a search for the cause."""
+"""Seconds between two warnings that no more slots are lent. A guess: often enough for a search for the cause."""
 
-NAMED = 5
-"""Tasks that a warning names."""
+TASKS_NAMED = 5
+"""How many tasks such a warning names."""
 
 
 class _Waiting:
-    """A job that waits.
+    """A job that waits for other jobs.
 
     Attributes:
         in_thread: whether it is a plain function, in a thread.
         waits: for how many jobs it waits at the moment.
-        slot: whether its slot is lent.
-        thread: whether its thread's place is.
-        over: whether it has its outcome, though it still waits: it was left behind.
+        slot_lent: whether its slot is lent.
+        thread_lent: whether its place among the threads is lent.
+        left_behind: whether its outcome is written although its function still waits.
     """
 
-    __slots__ = ("in_thread", "over", "slot", "thread", "waits")
+    __slots__ = ("in_thread", "left_behind", "slot_lent", "thread_lent", "waits")
 
     def __init__(self, *, in_thread: bool) -> None:
         self.in_thread = in_thread
         self.waits = 0
-        self.slot = self.thread = self.over = False
+        self.slot_lent = self.thread_lent = self.left_behind = False
 
 
 class Lending:
-    """The slots and threads that a worker has lent. What concerns them happens on the worker's event loop.
+    """The slots and threads that a worker has lent; they change on the worker's event loop only.
 
     Args:
-        app: the App whose handles are meant; None for no App.
+        app: the App whose handles a job has to wait for to lend its slot; None for no App.
         waits: which jobs wait for which.
 
     Attributes:
-        app: whose handles are meant.
-        lent: how many slots are lent by now.
+        app: as above.
+        lent: how many slots are lent now.
     """
 
     def __init__(self, app: object = None, waits: Waits | None = None) -> None:
@@ -64,7 +65,7 @@ class Lending:
         self.lent = 0
         self._waits = waits or Waits()
         self._waiting: dict[JobContext, _Waiting] = {}
-        self._short: dict[JobContext, None] = {}
+        self._not_lent: dict[JobContext, None] = {}  # waiting jobs that keep their slots, at the bound
         self._warned_at = -math.inf
 
     def serve(
@@ -79,11 +80,11 @@ class Lending:
         """Begin to lend, on the running event loop.
 
         Args:
-            slots: what is lent.
-            in_thread: whether a job runs in a thread; None where it does not run any more.
-            lend_threads: given how many more threads there are for others, negative for fewer.
+            slots: the worker's slots.
+            in_thread: whether a job runs in a thread; None if it does not run any more.
+            lend_threads: called with the number of additional threads for other jobs, negative for fewer.
             on_lent: called when a slot was lent.
-            has_left: whether a job that does not run any more has left its function behind in its thread.
+            has_left: whether a job has ended while its function still runs in its thread.
         """
         self._loop = asyncio.get_running_loop()
         self._slots = slots
@@ -93,29 +94,29 @@ class Lending:
         self._has_left = has_left
 
     def begin(self, job: JobContext, queue: str, job_id: str, *, held: bool) -> None:
-        """A job begins to wait for another one: lend what it has, from whatever thread it says so."""
+        """A job begins to wait for another one: lend its slot. May be called from any thread."""
         self._waits.add((job.queue, job.id), (queue, job_id), held=held)
         self._on_loop(self._begin, job)
 
     def end(self, job: JobContext, queue: str, job_id: str, *, held: bool) -> None:
-        """A job does not wait for another one any more: it takes back what it has lent."""
+        """A job has finished waiting for another one: take its slot back. May be called from any thread."""
         self._waits.discard((job.queue, job.id), (queue, job_id), held=held)
         self._on_loop(self._end, job)
 
     def drop(self, job: JobContext | None) -> None:
-        """A run is over, and gives back its slot: whatever it still waits for, it has one to give back.
+        """A run has ended: take its lent slot back, because the run is about to give its slot back.
 
-        Its thread may still wait; until that ends, its place is for others.
+        Its function may still wait in a thread; until it ends, its place among the threads is for others.
         """
         waiting = None if job is None else self._waiting.get(job)
         if job is not None and waiting is not None:
-            waiting.over = True
+            waiting.left_behind = True
             self._waits.forget((job.queue, job.id))
             self._take_back_slot(waiting)
             self._lend_next()
 
     def _on_loop(self, step: Callable[[JobContext], None], job: JobContext) -> None:
-        """A plain function waits in another thread, by an event loop of that."""
+        """Run a step on the worker's event loop; a plain function calls this in a thread with its own loop."""
         if asyncio._get_running_loop() is self._loop:  # noqa: SLF001 - get_running_loop(), without its error
             step(job)
         elif not self._loop.is_closed():
@@ -127,9 +128,9 @@ class Lending:
             in_thread = self._in_thread(job)
             left = in_thread is None and self._has_left(job)
             if in_thread is None and not left:
-                return  # what it has started outlives it
+                return  # the job has ended, and something that it has started waits
             waiting = self._waiting[job] = _Waiting(in_thread=left or bool(in_thread))
-            waiting.over = left
+            waiting.left_behind = left
         waiting.waits += 1
         if waiting.waits == 1:
             self._lend(job, waiting)
@@ -141,41 +142,41 @@ class Lending:
         waiting.waits -= 1
         if waiting.waits == 0:
             del self._waiting[job]
-            self._short.pop(job, None)
+            self._not_lent.pop(job, None)
             self._take_back_slot(waiting)
-            if waiting.thread:
+            if waiting.thread_lent:
                 self._lend_threads(-1)
             self._lend_next()
 
     def _lend(self, job: JobContext, waiting: _Waiting) -> None:
-        if waiting.over:  # it has given back its slot, and holds but its thread
-            waiting.thread = True
+        if waiting.left_behind:  # it has given back its slot, and only occupies its thread
+            waiting.thread_lent = True
             self._lend_threads(1)
             return
-        if self.lent >= MOST * self._slots.total:
-            self._short[job] = None
+        if self.lent >= LENT_PER_SLOT * self._slots.total:
+            self._not_lent[job] = None
             self._warn()
             return
-        waiting.slot = True
+        waiting.slot_lent = True
         self.lent += 1
         if waiting.in_thread:
-            waiting.thread = True
+            waiting.thread_lent = True
             self._lend_threads(1)
         self._slots.give_back()
         self._on_lent()
 
     def _take_back_slot(self, waiting: _Waiting) -> None:
-        if waiting.slot:
-            waiting.slot = False
+        if waiting.slot_lent:
+            waiting.slot_lent = False
             self.lent -= 1
             self._slots.take(1)
 
     def _lend_next(self) -> None:
-        """One waits no more: lend the slot of the first waiting job that could not lend its own."""
-        while self._short and self.lent < MOST * self._slots.total:
-            job = next(iter(self._short))
-            del self._short[job]
-            if not self._waiting[job].over:
+        """A lent slot was taken back: lend the slot of the first waiting job that could not lend its own."""
+        while self._not_lent and self.lent < LENT_PER_SLOT * self._slots.total:
+            job = next(iter(self._not_lent))
+            del self._not_lent[job]
+            if not self._waiting[job].left_behind:
                 self._lend(job, self._waiting[job])
 
     def _warn(self) -> None:
@@ -183,12 +184,12 @@ class Lending:
         if now - self._warned_at < WARN_EVERY:
             return
         self._warned_at = now
-        for queue in {job.queue for job in self._short}:
+        for queue in {job.queue for job in self._not_lent}:
             tasks = Counter(job.task for job in self._waiting if job.queue == queue)
-            names = ", ".join(f"{name} ({count})" for name, count in tasks.most_common(NAMED))
+            names = ", ".join(f"{name} ({count})" for name, count in tasks.most_common(TASKS_NAMED))
             log.warning(
                 "queue %s: %d jobs wait for others, which is %d times the slots; further ones keep their slot "
                 "while they wait, so that the jobs they wait for may find none. They are of %s. Have fewer of "
                 "them at once, or more slots (--concurrency)",
-                *(queue, self.lent, MOST, names),
+                *(queue, self.lent, LENT_PER_SLOT, names),
             )

@@ -1,11 +1,11 @@
-"""Slots: the worker's units of concurrency, shared by all its queues."""
+"""Slots: how many jobs a worker may run at once, shared by all its queues."""
 
 import asyncio
 import time
 
 
 class Slots:
-    """Counts free slots and tells when there are some.
+    """Counts the slots that are taken, and lets callers wait for a free one.
 
     Args:
         total: how many jobs may run at once.
@@ -20,18 +20,18 @@ class Slots:
 
     @property
     def full_for(self) -> float:
-        """Seconds that no slot has been free by now; may be read from any thread."""
+        """For how many seconds no slot has been free up to now; may be read from any thread."""
         since = self._full_since
         return 0.0 if since is None else time.monotonic() - since
 
     @property
     def used(self) -> int:
-        """Slots that are taken, by running jobs or reserved by a claim under way."""
+        """Slots that are taken by running jobs, or reserved for a claim under way."""
         return self._used
 
     @property
     def free(self) -> int:
-        """Slots that can be taken; 0 while more are taken than there are."""
+        """Slots that can be taken; 0 also while more are taken than there are."""
         return max(0, self.total - self._used)
 
     async def wait(self) -> None:
@@ -39,7 +39,7 @@ class Slots:
         await self._freed.wait()
 
     def take(self, count: int) -> None:
-        """Take slots; a job that is here already takes one even where none is free."""
+        """Take slots; this is allowed even if none is free, for a job that is already in this worker."""
         self._used += count
         if self._used >= self.total and self._full_since is None:
             self._full_since = time.monotonic()

@@ -1,10 +1,10 @@
-"""What runs while a worker serves, and what one duty tells another.
+"""Makes all duties of a worker that serves, and connects them by callbacks.
 
     fetcher --> executor --> settler          one fetcher, promoter, ticker, recovery and canceller for each
        |           |                          queue; one executor, settler and reporter, and a lease and a
     promoter    reporter                      watchdog thread for all
 
-No duty knows another; what one tells the others goes through the callbacks wired up here.
+No duty knows another one: what one duty tells the others goes through these callbacks.
 """
 
 import os
@@ -17,7 +17,7 @@ from aioq.schedules.declare import Declared
 from aioq.store.contract import Claimed, Settlement, Store
 from aioq.store.leases import Renewal
 from aioq.util.log import logger
-from aioq.worker.app_parts import Host, worker_queues
+from aioq.worker.app_parts import AppParts, worker_queues
 from aioq.worker.duties.cancellation import Canceller
 from aioq.worker.duties.dispatch import Receiver
 from aioq.worker.duties.drain import Burst
@@ -58,12 +58,12 @@ class QueueDuties:
 
 
 class Duties:
-    """All duties of a worker that serves. To be made on the running event loop, in which they run.
+    """All duties of a worker that serves. To be made on the event loop on which they run.
 
     Args:
-        host: the App's parts.
+        app_parts: the App's parts.
         store: where the jobs are.
-        state: what the lifespan yielded.
+        state: the value that the lifespan yielded.
         queues: the queues.
         concurrency: how many jobs may run at once.
         incarnation: makes the worker's ids.
@@ -72,7 +72,7 @@ class Duties:
 
     def __init__(
         self,
-        host: Host,
+        app_parts: AppParts,
         store: Store,
         state: Any,
         *,
@@ -81,27 +81,27 @@ class Duties:
         incarnation: Incarnation,
         declared: Sequence[Declared],
     ) -> None:
-        settings = host.settings
-        self._host = host
+        settings = app_parts.settings
+        self._app_parts = app_parts
         self._store = store
         self._incarnation = incarnation
         self._declared = declared
         self._all_queues = tuple(queues)
-        self._whole = set(worker_queues(host, ())) <= set(queues)
+        self._whole = set(worker_queues(app_parts, ())) <= set(queues)
         self.slots = Slots(concurrency)
         self.watchdog = Watchdog(settings.loop_lag_warning)
         self.reporter = Reporter(store)
-        self.hooks = Hooks(host.middleware, store)
+        self.hooks = Hooks(app_parts.middleware, store)
         self.settler = Settler(store, on_written=self._written, on_refused=self._refused, idle=self._is_idle)
         self.settler.on_answer = self.hooks.on_answer
-        self.burst = Burst(queues, lambda: self.executor.running, self._look_again)
+        self.burst = Burst(queues, lambda: self.executor.running, self._check_again)
         self.caller = Caller(
-            host.middleware,
+            app_parts.middleware,
             threads=settings.threads or concurrency,
             processes=settings.pool_size or os.cpu_count() or 1,
         )
         self.executor = Executor(
-            RunEnvironment(host.tasks, settings, state, Lending(host.app, host.waits)),
+            RunEnvironment(app_parts.tasks, settings, state, Lending(app_parts.app, app_parts.waits)),
             self.caller,
             self.slots,
             settle=self.settler.put,
@@ -121,7 +121,7 @@ class Duties:
         )
 
     def _queue_duties(self, queue: str) -> QueueDuties:
-        host, store, settings = self._host, self._store, self._host.settings
+        app_parts, store, settings = self._app_parts, self._store, self._app_parts.settings
         membership = Membership(queue, self._incarnation)
         held, promoter = HeldJobs(), Promoter(store, queue)
         ticker = Ticker(
@@ -133,7 +133,7 @@ class Duties:
             served=self._all_queues if self._whole and queue == self._all_queues[0] else (),
             ready=membership.ready,
         )
-        ticker.sends = host.sends
+        ticker.sends = app_parts.sends
         fetcher = Fetcher(
             store,
             membership,
@@ -145,17 +145,17 @@ class Duties:
             space=self.hooks.space_after(partial(self.settler.space, queue)),
         )
         canceller = Canceller(
-            *(store.inbox, host.name, membership),
+            *(store.inbox, app_parts.name, membership),
             cancel=self._cancel,
-            on_gap=lambda: self.lease.hurry(),  # noqa: PLW0108 - it is made later
+            on_gap=lambda: self.lease.renew_now(),  # noqa: PLW0108 - `lease` is assigned later
             on_lead=ticker.lead,
         )
         recovery = Recovery(store, queue, lease=settings.lease, max_crashes=settings.max_crashes)
-        receiver = Receiver(store, membership, deliver=fetcher.dispatched, on_gap=fetcher.look_again)
+        receiver = Receiver(store, membership, deliver=fetcher.dispatched, on_gap=fetcher.find_unknown)
         return QueueDuties(membership, held, fetcher, promoter, recovery, canceller, receiver, ticker)
 
     def coroutines(self) -> list[Coroutine[Any, Any, None]]:
-        """What is to run while the worker serves, each in a task of its own; the fetching comes last."""
+        """The coroutines that run while the worker serves, each in a task of its own; the fetchers come last."""
         coroutines: list[Coroutine[Any, Any, None]] = [self.lease.run(), self.reporter.run(), self.watchdog.run()]
         for duties in self.queues.values():
             coroutines += [duties.promoter.run(), duties.recovery.run()]
@@ -165,11 +165,11 @@ class Duties:
 
     @property
     def left_behind(self) -> int:
-        """Functions that run on although their jobs were given back."""
+        """How many functions still run although their jobs were given back."""
         return self.executor.left_behind + self.caller.busy_threads
 
     def health(self) -> Health:
-        """How they do; may be called from any thread."""
+        """The worker's health; may be called from any thread."""
         queues = {
             queue: QueueHealth(
                 *(duties.membership.worker, duties.membership.joined, round(self._fetched_ago(queue), 3)),
@@ -187,12 +187,12 @@ class Duties:
         )
 
     async def wait_empty(self) -> None:
-        """Return when a look at the queues has found nothing to run, nothing runs, and the hooks are called."""
+        """Return when a check of the queues has found no job, no job runs, and all hooks have been called."""
         await self.burst.wait()
         await self.hooks.drain()
 
     async def depart(self, store: Store) -> None:
-        """Write the last outcomes, and let the server forget this worker."""
+        """Write the last outcomes, and deregister from the server."""
         await self.settler.drain()
         await self.lease.stop()
         for duties in self.queues.values():
@@ -201,7 +201,7 @@ class Duties:
             await duties.ticker.stop()
 
     def _fetched_ago(self, queue: str) -> float:
-        """Seconds since the last fetch; a worker whose slots are all taken does not fetch, but must not hang."""
+        """Seconds since the last fetch, or of a blocked loop if these are more: a full worker may hang too."""
         return max(self.queues[queue].fetcher.fetched_ago, self.watchdog.lag)
 
     def _no_job_runs(self) -> None:
@@ -214,11 +214,11 @@ class Duties:
     def _dispatched(self, queue: str, worker: str, claimed: Claimed) -> None:
         duties = self.queues[queue]
         if worker != duties.membership.worker:
-            return  # its lease is lost, and the job with it
-        was_full = not self.slots.free  # another queue's jobs have taken what was free
+            return  # that lease is lost, and the job with it
+        was_full = not self.slots.free  # jobs of another queue have taken the free slots
         self.slots.take(1)
         if is_full := not self.slots.free:
-            duties.fetcher.end_waiting()  # what comes next is for a worker that can run it
+            duties.fetcher.end_waiting()  # the next job is for a worker that can run it
         self._note(queue, claimed)
         if was_full:
             self.executor.decline(queue, worker, claimed)
@@ -250,14 +250,14 @@ class Duties:
         duties.promoter.expect(renewal.next_due_ms)
         duties.ticker.expect(renewal.next_tick_ms)
         if renewal.expired:
-            duties.recovery.want()
+            duties.recovery.request()
         if not renewal.holds:
-            duties.fetcher.hold_again()
+            duties.fetcher.restore_held()
         for job_id in renewal.cancelled:
             self._cancel(membership.queue, job_id)
 
-    def _cancel(self, queue: str, job_id: str, why: str = "") -> None:
-        self.executor.cancel(queue, self.queues[queue].membership.worker, job_id, CANCELLED, why)
+    def _cancel(self, queue: str, job_id: str, reason: str = "") -> None:
+        self.executor.cancel(queue, self.queues[queue].membership.worker, job_id, CANCELLED, reason)
 
     def _lost(self, queue: str, worker: str) -> None:
         if (duties := self.queues[queue]).membership.lose(worker):
@@ -268,7 +268,7 @@ class Duties:
             duties.recovery.give_back(worker, self.executor.abandon(queue, worker))
             duties.held.clear()
             duties.ticker.rejoin()
-            self.lease.hurry()
+            self.lease.renew_now()
 
     def _written(self, queue: str, settlement: Settlement) -> None:
         self.queues[queue].held.discard(settlement.job_id, settlement.claim)
@@ -279,7 +279,7 @@ class Duties:
             *(queue, settlement.verb.value, settlement.job_id, worker),
         )
 
-    async def _look_again(self) -> None:
+    async def _check_again(self) -> None:
         await self.settler.drain()
         for duties in self.queues.values():
-            await duties.fetcher.nudge()
+            await duties.fetcher.wake()

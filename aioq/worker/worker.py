@@ -1,4 +1,4 @@
-"""The worker: its life cycle. What runs while it serves, and how duties notify each other, is in `wiring.py`."""
+"""The worker: its life cycle. Its duties, and how they notify each other, are in `wiring.py`."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -9,7 +9,7 @@ from aioq.jobs.context import NoJobError, current_job
 from aioq.store.contract import ServerInfo, Store
 from aioq.util.aio import Backoff, end
 from aioq.util.log import logger
-from aioq.worker.app_parts import Host, compile_signatures, unknown_tasks
+from aioq.worker.app_parts import AppParts, compile_signatures, unknown_tasks
 from aioq.worker.forks import forks_end
 from aioq.worker.health import Health
 from aioq.worker.identity import Incarnation
@@ -18,38 +18,40 @@ from aioq.worker.wiring import Duties
 
 log = logger("aioq.worker")
 
-LAST_FETCH = 2.0
-"""Seconds that the fetching may take to end at the stop."""
+FETCH_END = 2.0
+"""Seconds that the fetchers may take to end at the stop."""
 
-FAREWELL = 5.0
-"""Seconds to write the last outcomes at the stop; if the server is gone for longer, the recovery has them.
-Together with `LAST_FETCH` below the 10 s that container engines give a process as a rule."""
+DEREGISTER_TIME = 5.0
+"""Seconds to write the last outcomes and deregister at the stop; if the server is gone for longer, the recovery
+gives the jobs back. Together with `FETCH_END` it is less than the 10 s that container engines usually give a
+process."""
 
-HURRIED_FAREWELL = 1.0
-"""The same once a second signal has come."""
+HURRIED_DEREGISTER_TIME = 1.0
+"""The same time after a second signal."""
 
 
 class Worker:
     """Runs the jobs of some queues until it is stopped.
 
     Args:
-        host: the App's parts.
-        queues: the queues, all of equal rank; none for those the tasks are declared with.
+        app_parts: the App's parts.
+        queues: the queues, all of equal rank; none for those that tasks and schedules are declared with.
         concurrency: how many jobs may run at once.
         burst: end when the queues are empty.
-        on_start: called with the server's facts once it answers, before the first job is claimed.
-        incarnation: makes its ids; a supervisor gives one, so that it can tell who died with its child.
+        on_start: called with facts about the server once it answers, before the first job is claimed.
+        incarnation: makes its ids; a supervisor gives one, so that it can tell which ids died with its child.
 
     Attributes:
-        ended_by_itself: whether it has ended, or ends, without having been stopped: a job has cancelled it, say.
+        ended_by_itself: whether it has ended, or ends, without having been stopped; for example, a job has
+            cancelled it.
 
     Raises:
-        ConfigError: a task's annotations cannot be decoded into.
+        ConfigError: a task has an annotation that arguments or results cannot be decoded into.
     """
 
     def __init__(
         self,
-        host: Host,
+        app_parts: AppParts,
         *,
         queues: Sequence[str],
         concurrency: int | None = None,
@@ -57,10 +59,10 @@ class Worker:
         on_start: Callable[[ServerInfo], None] | None = None,
         incarnation: Incarnation | None = None,
     ) -> None:
-        self._host = host
+        self._app_parts = app_parts
         self._incarnation = incarnation or Incarnation()
         self.queues = tuple(dict.fromkeys(queues))
-        self.concurrency = concurrency or host.settings.concurrency
+        self.concurrency = concurrency or app_parts.settings.concurrency
         self._burst_mode = burst
         self._on_start = on_start
         self._stop = asyncio.Event()
@@ -68,56 +70,58 @@ class Worker:
         self._serving = asyncio.Event()
         self._task: asyncio.Task[Any] | None = None
         self.ended_by_itself = False
-        self._declared = host.schedules()
-        compile_signatures(host)  # now, so that a bad annotation stops the start and not a job
+        self._declared = app_parts.schedules()
+        compile_signatures(app_parts)  # now, so that a bad annotation is an error of the start and not of a job
 
     @property
     def left_behind(self) -> int:
-        """After the end: functions that run on although their jobs were given back, until the process ends."""
+        """After the worker's end: how many functions still run here although their jobs were given back."""
         return self._duties.left_behind if self._serving.is_set() else 0
 
     def stop(self) -> None:
-        """Ask for a graceful stop; asked a second time, what runs is cancelled and given back at once."""
+        """Ask for a graceful stop; the second call cancels the running jobs and gives them back at once."""
         if self._stop.is_set():
             self._hurry.set()
             if self._task is not None and not self._serving.is_set():
-                self._task.cancel()  # the lifespan or the server keeps it from starting
+                self._task.cancel()  # it has not started yet: it waits for the lifespan or the server
         self._stop.set()
 
     def health(self) -> Health:
-        """How the worker does; may be called from any thread."""
+        """The worker's health; may be called from any thread."""
         if not self._serving.is_set():
             return Health(ready=False, reasons=["it has not reached its server yet, or is still in its lifespan"])
         return self._duties.health()
 
     async def wait_empty(self) -> None:
-        """Return when a look at the queues has found nothing to run, and nothing runs; only while it serves."""
+        """Return when a check of the queues has found no job and no job runs; only while the worker serves."""
         await self._serving.wait()
         await self._duties.wait_empty()
 
     async def run(self) -> None:
         """Work until `stop`, or in burst mode until the queues are empty.
 
-        Cancellation: as a stop in a hurry, but what it ran counts a crash, for it comes from there as a rule.
+        Cancellation: as two calls of `stop`. But the running jobs count a crash, because it was usually one of
+            them
+        that cancelled the worker.
 
         Raises:
             ServerRejectedError: the server refuses this user or is too old.
         """
         self._task = asyncio.current_task()
-        store = await self._host.store()
+        store = await self._app_parts.store()
         info = await _connected(store, self._stop)
         if info is None:
             return
-        for words in unknown_tasks(self._host, self._declared, self.queues):
-            log.warning("%s", words)
-        async with forks_end(), self._host.lifespan() as state:
+        for warning in unknown_tasks(self._app_parts, self._declared, self.queues):
+            log.warning("%s", warning)
+        async with forks_end(), self._app_parts.lifespan() as state:
             if self._on_start is not None:
                 self._on_start(info)
             await self._serve(store, state)
 
     async def _serve(self, store: Store, state: Any) -> None:
         duties = self._duties = Duties(
-            self._host,
+            self._app_parts,
             store,
             state,
             queues=self.queues,
@@ -131,24 +135,24 @@ class Worker:
             enders.append(asyncio.create_task(duties.burst.wait()))
         self._serving.set()
         try:
-            await _AnyEnd([*tasks, *enders], self._ends_by_itself)
+            await _FirstEnd([*tasks, *enders], self._ends_by_itself)
             for task in [each for each in (*tasks, *enders) if each.done()]:
-                task.result()  # a duty that ends by itself has met a bug: let it be seen
+                task.result()  # a duty that ends by itself has a bug: raise its exception
         except BaseException as error:
-            # Cancelled, or a duty has failed, be it the leases': what still runs must not go on without one.
+            # The worker was cancelled, or a duty has failed. If it is the leases', running jobs must not go on.
             self._hurry.set()
-            if not isinstance(error, ServerError):  # that is the server's doing, and no job's
+            if not isinstance(error, ServerError):  # such an error comes from the server, and from no job
                 self._ends_by_itself("")
             raise
         finally:
             await self._shut_down(store, tasks, enders)
 
     def _ends_by_itself(self, job: str) -> None:
-        """The worker ends without having been stopped: code that runs in it did that, maybe `job`."""
+        """The worker ends without having been stopped: code in it did that, in `job` if that is not empty."""
         if self._stop.is_set() or self.ended_by_itself:
             return
         self.ended_by_itself = True
-        self._duties.executor.fall()
+        self._duties.executor.note_worker_ends()
         by = f", by {job}" if job else ""
         log.error("this worker was ended from within%s, not by a signal; each job that it ran counts a crash", by)
 
@@ -157,39 +161,41 @@ class Worker:
     ) -> None:
         fetching = [asyncio.create_task(each.fetcher.stop()) for each in self._duties.queues.values()]
         try:
-            # A server that does not answer delays no stop: what comes late is given back unstarted.
-            await asyncio.wait(fetching, timeout=LAST_FETCH)
+            # A server that does not answer does not delay the stop: jobs that come later are given back unstarted.
+            await asyncio.wait(fetching, timeout=FETCH_END)
             await self._finish_jobs(self._duties.executor.stop())
             await self._deregister(store)
-            await self._duties.hooks.stop(FAREWELL)
+            await self._duties.hooks.stop(DEREGISTER_TIME)
         finally:
             await end([*fetching, *tasks, *enders])
         log.info("stopped")
 
     async def _deregister(self, store: Store) -> None:
         """Write the last outcomes and deregister; if the server is gone, the recovery does that."""
-        farewell = asyncio.create_task(self._duties.depart(store))
+        departure = asyncio.create_task(self._duties.depart(store))
         hurry = asyncio.create_task(self._hurry.wait())
         try:
             if not self._hurry.is_set():
-                await asyncio.wait([farewell, hurry], timeout=FAREWELL, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    [departure, hurry], timeout=DEREGISTER_TIME, return_when=asyncio.FIRST_COMPLETED
+                )
             if self._hurry.is_set():
-                await asyncio.wait([farewell], timeout=HURRIED_FAREWELL)
-            if not farewell.done():
+                await asyncio.wait([departure], timeout=HURRIED_DEREGISTER_TIME)
+            if not departure.done():
                 log.warning("could not deregister from the server: no answer in time; the recovery will")
-            elif (error := farewell.exception()) is not None:
+            elif (error := departure.exception()) is not None:
                 log.warning("could not deregister from the server: %s; the recovery will", error)
         finally:
-            await end([farewell, hurry])
+            await end([departure, hurry])
 
     async def _finish_jobs(self, running: int) -> None:
         executor = self._duties.executor
         if running and not self._hurry.is_set():
-            patience = self._host.settings.shutdown_timeout
-            log.info("%s", stopping(running, patience))
+            timeout = self._app_parts.settings.shutdown_timeout
+            log.info("%s", stopping(running, timeout))
             idle = asyncio.create_task(executor.wait_idle())
             hurry = asyncio.create_task(self._hurry.wait())
-            await asyncio.wait([idle, hurry], timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([idle, hurry], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             idle.cancel()
             hurry.cancel()
         if executor.running:
@@ -197,7 +203,7 @@ class Worker:
 
 
 async def _connected(store: Store, stop: asyncio.Event) -> ServerInfo | None:
-    """Open the store, as often as it takes; None where the worker is stopped before.
+    """Open the store, trying until it succeeds; None if the worker is stopped before.
 
     Raises:
         ServerRejectedError: the server refuses this user or is too old.
@@ -219,15 +225,15 @@ async def _connected(store: Store, stop: asyncio.Event) -> ServerInfo | None:
     return None
 
 
-class _AnyEnd(asyncio.Future[None]):
-    """Done when one of some tasks is; and it knows at once when the wait for it is cancelled, and by which job.
+class _FirstEnd(asyncio.Future[None]):
+    """Is done when the first of some tasks is; when it is cancelled, it finds out which job did that.
 
-    A task that is cancelled passes that on to what it waits for, in the very call: so a task that cancels the
-    worker, a job that cancels every task of its loop for example, is still the one that runs when it arrives here.
+    asyncio cancels a task by calling `cancel` of the future that the task waits for, at once. So if a job cancels
+    the worker (for example because it cancels every task of its loop), that job is the current task in this call.
 
     Args:
-        tasks: what to wait for.
-        on_cancel: called at once when the wait is cancelled, with the job that did it, for people; empty for none.
+        tasks: the tasks.
+        on_cancel: called when this is cancelled, with the name and id of the job that did it; empty for no job.
     """
 
     def __init__(self, tasks: "Iterable[asyncio.Task[Any]]", on_cancel: Callable[[str], None]) -> None:
@@ -241,7 +247,7 @@ class _AnyEnd(asyncio.Future[None]):
             self.set_result(None)
 
     def cancel(self, msg: Any = None) -> bool:
-        """Be cancelled, and say so."""
+        """Note which job cancels the worker, then be cancelled."""
         if not self.done():
             self._on_cancel(_running_job())
         return super().cancel(msg)

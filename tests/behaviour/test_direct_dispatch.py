@@ -50,7 +50,7 @@ class Shop:
     async def worker(
         self, *, concurrency: int = 10, queues: Sequence[str] = ("default",)
     ) -> AsyncIterator[Worker]:
-        worker = Worker(internals_of(self.app).host(), queues=queues, concurrency=concurrency)
+        worker = Worker(internals_of(self.app).app_parts(), queues=queues, concurrency=concurrency)
         async with self.app:
             running = asyncio.create_task(worker.run())
             try:

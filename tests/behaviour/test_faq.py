@@ -91,7 +91,7 @@ async def _of_declarations() -> list[str]:
         lambda: app.task(name="add")(is_code),
         lambda: app.task(either),
     ]
-    return [*[await raised(each) for each in wrong], *without_tasks(internals_of(App("shop")).host())]
+    return [*[await raised(each) for each in wrong], *without_tasks(internals_of(App("shop")).app_parts())]
 
 
 async def _of_jobs() -> list[str]:

@@ -60,7 +60,7 @@ class Shop:
 
     @asynccontextmanager
     async def worker(self, concurrency: int) -> AsyncIterator[Worker]:
-        worker = Worker(internals_of(self.app).host(), queues=["default"], concurrency=concurrency)
+        worker = Worker(internals_of(self.app).app_parts(), queues=["default"], concurrency=concurrency)
         async with self.app:
             running = asyncio.create_task(worker.run())
             try:

@@ -40,7 +40,7 @@ async def test_a_job_of_a_newer_version_is_neither_run_nor_lost(
         return number
 
     base = f"aioq:{{{app_name}:default}}"
-    worker = Worker(internals_of(app).host(), queues=["default"])
+    worker = Worker(internals_of(app).app_parts(), queues=["default"])
     async with app:
         newer = await note.send(1)
         with redis_server.client() as client:

@@ -67,8 +67,8 @@ class Jobs:
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[None]:
         """A worker that has run some jobs, so that all scripts are loaded and all connections are made."""
-        host = internals_of(self.app).host()
-        worker = Worker(host, queues=worker_queues(host, ()), concurrency=100)
+        app_parts = internals_of(self.app).app_parts()
+        worker = Worker(app_parts, queues=worker_queues(app_parts, ()), concurrency=100)
         running = asyncio.create_task(worker.run())
         try:
             for number in range(5):
@@ -286,5 +286,5 @@ async def test_a_job_leaves_nothing_behind(jobs: Jobs) -> None:
 
 
 async def _drain(jobs: Jobs) -> None:
-    host = internals_of(jobs.app).host()
-    await Worker(host, queues=worker_queues(host, ()), concurrency=100, burst=True).run()
+    app_parts = internals_of(jobs.app).app_parts()
+    await Worker(app_parts, queues=worker_queues(app_parts, ()), concurrency=100, burst=True).run()

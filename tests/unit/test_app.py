@@ -160,18 +160,18 @@ async def test_the_lifespan_is_around_and_its_value_is_there(ready: bool):
             seen.append("down")
 
     app.lifespan(contextlib.asynccontextmanager(resources) if ready else resources)
-    async with internals_of(app).host().lifespan() as state:
+    async with internals_of(app).app_parts().lifespan() as state:
         assert (state, app.state) == ("state", "state")
     assert (app.state, seen) == (None, ["up", "down"])
     with pytest.raises(ValueError, match="inside"):
-        async with internals_of(app).host().lifespan():
+        async with internals_of(app).app_parts().lifespan():
             raise ValueError("inside")
     assert (app.state, seen) == (None, ["up", "down"] * 2)
 
 
 @pytest.mark.anyio
 async def test_without_a_lifespan_there_is_no_state():
-    async with internals_of(App("shop", url=URL)).host().lifespan() as state:
+    async with internals_of(App("shop", url=URL)).app_parts().lifespan() as state:
         assert state is None
 
 

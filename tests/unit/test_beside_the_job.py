@@ -206,7 +206,7 @@ async def test_many_jobs_that_cannot_be_begun_and_wait_for_a_slot_end_one_after_
         executor._running.clear()
         asyncio.get_running_loop().set_task_factory(factory)
         try:
-            executor._go_on()
+            executor._start_backlog()
             assert (len(executor._backlog), worker._duties.slots.used <= 1) == (0, True)
         finally:
             asyncio.get_running_loop().set_task_factory(None)
@@ -358,7 +358,7 @@ async def test_a_job_that_has_returned_has_succeeded_although_its_task_is_cancel
         handle = await reports.send("half")
         await within(started.wait())
         (run,) = worker._duties.executor._running.values()
-        while not run.over:  # noqa: ASYNC110 - nothing signals it
+        while not run.returned:  # noqa: ASYNC110 - nothing signals it
             await asyncio.sleep(0)
         assert run.handle is not None
         run.handle.cancel()

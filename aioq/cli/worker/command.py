@@ -35,7 +35,7 @@ from aioq.util.log_records import let_through
 from aioq.util.plural import counted
 from aioq.util.standard_streams import print_at_once
 from aioq.worker import Health, Incarnation, Worker, incarnation_prefix, recover_dead
-from aioq.worker.app_parts import Host, undeclared_queues, without_tasks, worker_queues
+from aioq.worker.app_parts import AppParts, undeclared_queues, without_tasks, worker_queues
 
 log = logger("aioq.worker")
 
@@ -87,7 +87,7 @@ def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
     settings = app.settings
     _set_up_logging(plan, settings, child)
     if child is None:
-        for words in undeclared_queues(internals_of(app).host(), plan.queues):
+        for words in undeclared_queues(internals_of(app).app_parts(), plan.queues):
             log.warning("%s", words)
     processes = plan.processes or settings.processes
     if processes > 1 and child is None:
@@ -149,38 +149,45 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _introduce(app: App, host: Host, plan: WorkerPlan, queues: Sequence[str], server: ServerInfo) -> None:
+def _introduce(app: App, app_parts: AppParts, plan: WorkerPlan, queues: Sequence[str], server: ServerInfo) -> None:
     """Show the banner, and warn of an App without tasks; for several processes only once."""
-    if (plan.log_format or host.settings.log_format) == "text":
+    if (plan.log_format or app_parts.settings.log_format) == "text":
         show_banner(
             version=version("aioq"),
             app=app.name,
             server=server,
             queues=queues,
-            concurrency=plan.concurrency or host.settings.concurrency,
-            processes=plan.processes or host.settings.processes,
+            concurrency=plan.concurrency or app_parts.settings.concurrency,
+            processes=plan.processes or app_parts.settings.processes,
             tasks=app.tasks,
         )
-    for words in without_tasks(host):
+    for words in without_tasks(app_parts):
         log.warning("%s", words)
 
 
 async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
-    host = internals_of(app).host()
-    host = replace(host, lifespan=partial(guarded, app.name, host.lifespan))
+    app_parts = internals_of(app).app_parts()
+    app_parts = replace(app_parts, lifespan=partial(guarded, app.name, app_parts.lifespan))
     if plan.shutdown_timeout is not None:
-        host = replace(host, settings=structs.replace(host.settings, shutdown_timeout=plan.shutdown_timeout))
-    queues = worker_queues(host, plan.queues)
-    concurrency = plan.concurrency or host.settings.concurrency
+        app_parts = replace(
+            app_parts, settings=structs.replace(app_parts.settings, shutdown_timeout=plan.shutdown_timeout)
+        )
+    queues = worker_queues(app_parts, plan.queues)
+    concurrency = plan.concurrency or app_parts.settings.concurrency
 
     def announce(info: ServerInfo) -> None:
         let_through(logging.getLogger("aioq").level)  # a lifespan may have set up logging
         if child is None or child.number == 1:
-            _introduce(app, host, plan, queues, info)
+            _introduce(app, app_parts, plan, queues, info)
 
     incarnation = None if child is None else Incarnation(child.incarnation)
     worker = Worker(
-        host, queues=queues, concurrency=concurrency, burst=plan.burst, on_start=announce, incarnation=incarnation
+        app_parts,
+        queues=queues,
+        concurrency=concurrency,
+        burst=plan.burst,
+        on_start=announce,
+        incarnation=incarnation,
     )
     loop = asyncio.get_running_loop()
     if child is not None:
@@ -296,12 +303,12 @@ async def _supervise(plan: WorkerPlan, processes: int, app: App | None = None) -
 
 async def _give_back(app: App, plan: WorkerPlan, pid: int, incarnation: str) -> None:
     """Give back the jobs of a dead child at once, instead of waiting for the end of its lease."""
-    host = internals_of(app).host()
-    for queue in worker_queues(host, plan.queues):
+    app_parts = internals_of(app).app_parts()
+    for queue in worker_queues(app_parts, plan.queues):
         try:
-            store = await host.store()
+            store = await app_parts.store()
             await recover_dead(
-                store, queue, incarnation_prefix(pid, incarnation), max_crashes=host.settings.max_crashes
+                store, queue, incarnation_prefix(pid, incarnation), max_crashes=app_parts.settings.max_crashes
             )
         except ServerError as error:
             log.warning("queue %s: the jobs of process %d wait for the end of its lease: %s", queue, pid, error)

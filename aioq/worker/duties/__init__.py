@@ -1,4 +1,4 @@
-"""What a worker does all the time, one duty a file. No duty imports another: `aioq.worker.worker` connects them.
+"""The background duties of a worker, one in each file. No duty imports another: `wiring` connects them.
 
-Imports `run` and the single modules of `worker/`.
+This package imports `run` and the single modules of `worker/`.
 """

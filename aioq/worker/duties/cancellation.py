@@ -1,7 +1,7 @@
-"""Duty: receive cancellations of running jobs, and the message that this worker is the leader of the ticks.
+"""Duty: receives cancellations of running jobs, and the message that this worker is the leader of the ticks.
 
-The server tells the worker over pub/sub; a cancellation that gets lost on that way comes with the next renewal of
-the lease. A message that names no job is about the ticks; where it gets lost, the next one is a few seconds late.
+Both come over pub/sub. A cancellation that gets lost comes again with the next renewal of the lease. A message
+that names no job is about the ticks; if it gets lost, the next tick is a few seconds late.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ log = logger("aioq.worker")
 
 
 class Canceller:
-    """Listens on the worker's channel of one queue.
+    """Listens on the worker's channel for one queue.
 
     Args:
         inbox: the process's subscription.
         app: the App's name.
         membership: the queue, and the worker's id there.
-        cancel: cancels a running job: queue, job id, the reason that was given.
+        cancel: cancels a running job; called with the queue, the job's id and the reason that was given.
         on_gap: called when messages may have been lost.
         on_lead: called when another worker has passed the leadership of the ticks on to this one.
     """
@@ -48,22 +48,22 @@ class Canceller:
         self._on_lead = on_lead
 
     async def run(self) -> None:
-        """Listen until cancelled, under each id the worker takes; where the server refuses that, try again."""
+        """Listen until cancelled, under each id that the worker takes; if the server refuses that, try again."""
         backoff = Backoff()
         while True:
             worker = await self._membership.ready()
             channel = worker_channel(self._app, self._membership.queue, worker)
             try:
-                await self._inbox.listen(channel, partial(self._heard, self._membership.queue), self._on_gap)
+                await self._inbox.listen(channel, partial(self._on_message, self._membership.queue), self._on_gap)
                 backoff = Backoff()
                 await self._membership.ended(worker)
-            except ServerError as error:  # the renewal of the lease tells of it, and of cancellations
+            except ServerError as error:  # renewals of the lease log the cause, and bring the cancellations
                 log.debug("channel %s: %s", channel, error)
                 await asyncio.sleep(backoff.next())
             finally:
                 await self._inbox.leave(channel)
 
-    def _heard(self, queue: str, message: bytes) -> None:
+    def _on_message(self, queue: str, message: bytes) -> None:
         if message:
             job_id, _, outcome = message.partition(SEPARATOR)
             self._cancel(queue, job_id.decode(), _reason(outcome))
@@ -72,7 +72,7 @@ class Canceller:
 
 
 def _reason(outcome: bytes) -> str:
-    """The reason in the outcome that a cancelled job ends with; it is for the log alone."""
+    """The reason in the outcome of a cancelled job; only for the log."""
     try:
         return decode_reason(decode_outcome(outcome)) if outcome else ""
     except WireError:

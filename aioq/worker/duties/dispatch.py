@@ -1,8 +1,8 @@
-"""Duty: take the jobs that come to this worker by direct dispatch while it waits.
+"""Duty: takes the jobs that come to this worker by direct dispatch while it waits.
 
-A lone job that is sent while a worker waits need not wake it first and be claimed then: the server marks it as the
-worker's own and tells it over pub/sub. What gets lost on that way is brought by a claim, as is the job of a claim
-whose reply got lost.
+If a single job is sent while a worker waits, the server assigns it to that worker and sends it over pub/sub. So
+the worker need not be woken first and claim the job then. If the message gets lost, a later claim returns the job,
+as it does for a claim whose reply got lost.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class Receiver:
     Args:
         store: where the jobs are.
         membership: the queue, and the worker's id there.
-        deliver: given each job: worker, job.
+        deliver: called with the worker's id and the job, for each job.
         on_gap: called when jobs may have been lost.
     """
 
@@ -42,14 +42,14 @@ class Receiver:
         self._on_gap = on_gap
 
     async def run(self) -> None:
-        """Listen until cancelled, under each id the worker takes; where the server refuses that, try again."""
+        """Listen until cancelled, under each id that the worker takes; if the server refuses that, try again."""
         backoff = Backoff()
         while True:
             worker = await self._membership.ready()
             deliver = partial(self._deliver, worker)
             try:
                 leave = await self._store.dispatched(self._membership.queue, worker, deliver, self._on_gap)
-            except ServerError as error:  # the renewal of the lease tells of it, and claims bring the jobs
+            except ServerError as error:  # renewals of the lease log the cause, and claims return the jobs
                 log.debug("worker %s gets no jobs by direct dispatch: %s", worker, error)
                 await asyncio.sleep(backoff.next())
                 continue

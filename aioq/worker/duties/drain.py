@@ -1,7 +1,7 @@
-"""Duty of `--burst`: tell when the queues are empty.
+"""Duty of `--burst`: finds out when the queues are empty.
 
-They are when, after everything this worker ran is written, a fresh look finds nothing to claim. Jobs that are
-scheduled for later, and those other workers run, are not waited for.
+They are empty when everything that this worker ran is written and another check then finds nothing to claim. Jobs
+that are scheduled for later, and jobs that other workers run, are not waited for.
 """
 
 import asyncio
@@ -12,28 +12,28 @@ class Burst:
     """Knows when all queues of a worker are empty.
 
     Args:
-        queues: the queues served.
-        running: how many jobs this worker runs.
-        look_again: writes what is unwritten and makes every fetcher look again.
+        queues: the queues that the worker serves.
+        running: returns how many jobs this worker runs.
+        check_again: writes all outcomes and makes every fetcher claim again.
     """
 
     def __init__(
-        self, queues: Iterable[str], running: Callable[[], int], look_again: Callable[[], Awaitable[None]]
+        self, queues: Iterable[str], running: Callable[[], int], check_again: Callable[[], Awaitable[None]]
     ) -> None:
         self._queues = frozenset(queues)
         self._running = running
-        self._look_again = look_again
+        self._check_again = check_again
         self._empty: set[str] = set()
-        self._dirty = True
+        self._outdated = True
         self._changed = asyncio.Event()
 
     def delivered(self) -> None:
         """A job has come in."""
-        self._dirty = True
+        self._outdated = True
         self._empty.clear()
 
     def empty(self, queue: str) -> None:
-        """A look at the queue found nothing."""
+        """A claim from the queue found nothing."""
         self._empty.add(queue)
         self._changed.set()
 
@@ -43,16 +43,16 @@ class Burst:
 
     async def wait(self) -> None:
         """Return when the queues are empty; may be called again."""
-        self._dirty = True
+        self._outdated = True
         self._changed.set()
         while True:
             await self._changed.wait()
             self._changed.clear()
             if self._running():
                 continue
-            if self._dirty:
-                self._dirty = False
+            if self._outdated:
+                self._outdated = False
                 self._empty.clear()
-                await self._look_again()
+                await self._check_again()
             elif self._empty >= self._queues:
                 return

@@ -1,14 +1,13 @@
-"""Duty: run claimed jobs, each in an asyncio task of its own, and hand what became of them to the settler.
+"""Duty: runs claimed jobs, each in an asyncio task of its own, and passes their settlements to the settler.
 
     submit -> _start -> _execute: prepare -> call -> last report -> _finish
 
-`_execute` carries a run from claimed to settled. Nothing a job does gets past it: whatever it raises,
-SystemExit and its like included, becomes its outcome. `_finish` is the one end of all runs: the outcome goes to
-the settler and the slot is given back before anything else that the end brings along, the log line above all, so
-that nothing can come between.
+`_execute` carries a run from claimed to settled. Whatever a job raises becomes its outcome, SystemExit and similar
+exceptions included. All runs end in `_finish`. It first passes the outcome to the settler and gives the slot back.
+Everything else comes after that, above all the log line, so that no error in it can prevent these two.
 
-A job that is cancelled (a timeout, a cancellation, a lost lease) and does not end is left behind: its outcome is
-written and its slot is free, whatever its function still does.
+A job may go on although it was cancelled (by a timeout, a cancellation or a lost lease). Then it is left behind:
+its outcome is written and its slot is free, whatever its function still does.
 """
 
 import asyncio
@@ -30,23 +29,23 @@ from aioq.worker.run.call import Caller
 from aioq.worker.run.environment import RunEnvironment
 from aioq.worker.run.logging import log_ended, log_received
 from aioq.worker.run.pipeline import begin, prepare
-from aioq.worker.run.run import CUT_SHORT, FALLEN, INTERRUPTED, LOST, TIMED_OUT, Run, RunKey
+from aioq.worker.run.run import CUT_SHORT, INTERRUPTED, LOST, TIMED_OUT, WORKER_ENDED, Run, RunKey
 from aioq.worker.run.settlements import classify, release, snooze
 from aioq.worker.slots import Slots
 
 log = logger("aioq.worker")
 
 GRACE = 5.0
-"""Seconds a job has to end once it is cancelled; a guess at what closing connections takes."""
+"""Seconds a job has to end after it was cancelled. A guess: enough to close connections."""
 
-AGAIN_MS = 1_000
-"""How long a job waits whose id an earlier one still has in this worker. A guess: only manual changes bring that
-about."""
+SAME_ID_DELAY_MS = 1_000
+"""How long a job is delayed while an earlier job of the same id still runs in this worker. A guess: only manual
+changes cause this."""
 
 SHORT_RUN = 60.0
-"""A run that had begun less than these seconds before its worker was stopped counts as cut short: `Verb.CUT` has a
-bound on how often in a row. A job that has its own worker stopped is at it within seconds; one that a deployment
-meets is anywhere in its run."""
+"""A run that began less than these seconds before its worker was stopped counts as cut short, and `Verb.CUT`
+limits how often in a row that may happen. A job that stops its own worker does so within seconds of its start; a
+deployment interrupts jobs at any time of their run."""
 
 Settle = Callable[[str, str, Settlement], None]
 ReporterOf = Callable[[str, str, str, int], Callable[[Progress], None]]
@@ -66,10 +65,10 @@ class Executor:
     Args:
         environment: what the steps of all runs share.
         caller: runs the functions.
-        slots: given back as jobs end.
-        settle: writes a settlement: queue, worker, settlement.
-        reporter_of: makes what a job reports its progress through.
-        flush_report: writes a job's last report; None when there is none.
+        slots: the worker's slots; one is given back when a job ends.
+        settle: writes a settlement; called with queue, worker and settlement.
+        reporter_of: makes the function by which a job reports its progress.
+        flush_report: writes a job's last report; returns the task that does so, None if there is nothing to write.
         on_idle: called when the last running job has ended.
         on_end: called with each settled run and its duration in seconds; None for no call.
     """
@@ -96,13 +95,13 @@ class Executor:
         self._on_end = on_end
         self._running: dict[RunKey, Run] = {}
         self._backlog: deque[Run] = deque()
-        self._going_on = False
-        self._to_enter = 0  # runs whose tasks have not had their first step
+        self._starting_backlog = False
+        self._not_entered = 0  # runs whose tasks have not had their first step
         self._stopping = False
         self._stopped_at = 0.0
-        self._falls = False
-        self._left: set[Run] = set()
-        self._context = copy_context()  # a job sees what its worker's start has set, whichever message brings it
+        self._worker_ends = False
+        self._left_behind: set[Run] = set()
+        self._context = copy_context()  # of the worker's start: each job sees this, whichever message brings it
         self._idle = asyncio.Event()
         self._idle.set()
         self._pid = os.getpid()
@@ -117,22 +116,22 @@ class Executor:
 
     @property
     def left_behind(self) -> int:
-        """Coroutines that run on although their jobs have an outcome, because they do not heed a cancellation."""
-        return len(self._left)
+        """How many coroutines still run although their jobs have an outcome: they ignored their cancellation."""
+        return len(self._left_behind)
 
     @property
     def running(self) -> int:
-        """Jobs that are being run."""
+        """How many jobs run now."""
         return len(self._running)
 
     def submit(self, queue: str, worker: str, claimed: Claimed, *, at_once: bool = False) -> None:
-        """Run a claimed job, now or when a slot is free; its slot is taken already.
+        """Run a claimed job, now or when a slot is free; its slot is counted as taken already.
 
-        With `at_once` it runs up to its first wait before this returns, where Python can do that: for a job that
-        comes alone, and so delays no other job. Not while one that was claimed earlier has yet to begin.
+        With `at_once` it runs up to its first wait before this returns, if this Python can do that. That is for a
+        job that comes alone, and so delays no other one. It does not overtake a job that was claimed before.
         """
         run = Run(queue, worker, claimed)
-        if self._has_again(run):
+        if self._is_duplicate(run):
             return
         if self._stopping:
             self._end(run, release(run))
@@ -142,29 +141,37 @@ class Executor:
             self._start(run, at_once=at_once)
 
     def decline(self, queue: str, worker: str, claimed: Claimed) -> None:
-        """Give back a job that there is no slot for; one is taken already."""
+        """Give back a job for which no slot is free; one is counted as taken for it already."""
         run = Run(queue, worker, claimed)
-        if not self._has_again(run):
+        if not self._is_duplicate(run):
             self._end(run, release(run))
 
-    def cancel(self, queue: str, worker: str, job_id: str, reason: str, why: str = "") -> None:
-        """Cancel a job that is here; nothing where it is not (any more). `why` is for the log."""
+    def cancel(self, queue: str, worker: str, job_id: str, stop: str, reason: str = "") -> None:
+        """Cancel a job if it is here.
+
+        Args:
+            queue: its queue.
+            worker: the worker id under which it was claimed.
+            job_id: its id.
+            stop: the cause, as in `Run.stop`.
+            reason: the reason that a person gave, for the log.
+        """
         run = self._running.get((queue, worker, job_id))
         if run is not None:
-            run.why = run.why or why
-            self._cancel(run, reason)
+            run.reason = run.reason or reason
+            self._cancel(run, stop)
             return
         for waiting in self._backlog:
             if waiting.key == (queue, worker, job_id):
                 self._backlog.remove(waiting)
-                self._end(waiting, release(waiting))  # the server ends it: its cancellation was asked for
+                self._end(waiting, release(waiting))  # the server cancels it, because it knows of the request
                 return
 
     def abandon(self, queue: str, worker: str) -> dict[str, int]:
-        """The lease of `worker` is lost: cancel what was claimed under it, and write nothing of it.
+        """The lease of `worker` is lost: cancel the jobs that were claimed under it, and write no outcome of them.
 
         Returns:
-            The jobs, and the number of the claim of each.
+            The number of the claim, by job id.
         """
         claims: dict[str, int] = {}
         for run in [run for run in self._backlog if run.queue == queue and run.worker == worker]:
@@ -178,7 +185,7 @@ class Executor:
         return claims
 
     def stop(self) -> int:
-        """Start nothing more, and give back what was not started; how many jobs still run."""
+        """Start no more jobs, and give back those that were not started; return how many jobs still run."""
         self._stopping, self._stopped_at = True, asyncio.get_running_loop().time()
         while self._backlog:
             run = self._backlog.popleft()
@@ -186,60 +193,60 @@ class Executor:
         self._caller.close()
         return len(self._running)
 
-    def fall(self) -> None:
-        """The worker ends by itself: something it runs has done that, and may have cancelled other jobs' tasks."""
-        self._falls = True
+    def note_worker_ends(self) -> None:
+        """The worker ends by itself: code in it has caused that, and may have cancelled other jobs' tasks."""
+        self._worker_ends = True
 
     async def wait_idle(self) -> None:
         """Return once no job runs."""
         await self._idle.wait()
 
     async def interrupt(self) -> None:
-        """Cancel what runs and give it back; returns when no job runs, after `GRACE` seconds at the latest."""
+        """Cancel the running jobs and give them back; return when none runs, after at most `GRACE` seconds."""
         for run in tuple(self._running.values()):
             short = self._stopped_at - run.started < SHORT_RUN
-            self._cancel(run, FALLEN if self._falls else CUT_SHORT if short else INTERRUPTED)
+            self._cancel(run, WORKER_ENDED if self._worker_ends else CUT_SHORT if short else INTERRUPTED)
         await self._idle.wait()
 
-    def _has_again(self, run: Run) -> bool:
-        """Whether the worker was given a job that it has already, and so does not run it a second time.
+    def _is_duplicate(self, run: Run) -> bool:
+        """Whether the worker already has this job; if so, it is handled here and not run a second time.
 
-        The server has forgotten the first claim, as after a failover to a replica that lagged. The run that is
-        here goes on under the new claim. Where the id is another send's by now it cannot: that one waits until
-        it has ended.
+        This happens when the server has forgotten the first claim, for example after a failover to a replica that
+        lagged. The present run goes on under the new claim. If the id belongs to another send by now, the new job
+        is delayed until the present run has ended.
         """
-        here = self._running.get(run.key)
-        if here is None and self._backlog:
-            here = next((waiting for waiting in self._backlog if waiting.key == run.key), None)
-        if here is None:
+        present = self._running.get(run.key)
+        if present is None and self._backlog:
+            present = next((waiting for waiting in self._backlog if waiting.key == run.key), None)
+        if present is None:
             return False
-        if not here.runs_what(run):
+        if not present.is_same_send(run):
             log.warning(
                 "queue %s: job %s is still run here under an earlier send; this one waits", run.queue, run.key[2]
             )
-            self._end(run, snooze(run, AGAIN_MS))
+            self._end(run, snooze(run, SAME_ID_DELAY_MS))
             return True
         log.warning(
             "queue %s: the server gave job %s again, which runs here already: it goes on", run.queue, run.key[2]
         )
-        here.claimed = run.claimed
-        self._report_from(here)
+        present.claimed = run.claimed
+        self._attach_reporter(present)
         self._slots.give_back()
         return True
 
-    def _report_from(self, run: Run) -> None:
-        """Let a run report its progress under the claim that it has now."""
+    def _attach_reporter(self, run: Run) -> None:
+        """Let a run report its progress under its present claim."""
         if run.context is not None:
             claimed = run.claimed
             attach(run.context, self._reporter_of(run.queue, run.worker, claimed.id, claimed.claim))
 
-    def _cancel(self, run: Run, reason: str) -> None:
-        if run.over and reason != LOST:
-            return  # its function has returned: it has an outcome
+    def _cancel(self, run: Run, stop: str) -> None:
+        if run.returned and stop != LOST:
+            return  # its function has returned, so it has an outcome
         cancelled = run.stop is not None
-        if cancelled and reason != LOST:
-            return  # a second cancellation would break into its cleaning up
-        run.stop = reason
+        if cancelled and stop != LOST:
+            return  # a second cancellation would interrupt its clean-up
+        run.stop = stop
         if run.context is not None:
             run.context.cancel_requested = True
         if run.handle is not None:
@@ -250,12 +257,12 @@ class Executor:
     def _leave_behind(self, run: Run) -> None:
         if self._running.get(run.key) is not run:
             return  # it has ended in time
-        self._left.add(run)
+        self._left_behind.add(run)
         run.error = asyncio.CancelledError()
         self._finish(run)
         log.warning("%s[%s] does not end when it is cancelled; it is left behind", run.name, run.claimed.id)
         if run.handle is not None:
-            run.handle.cancel()  # the first one may have been swallowed by chance: asyncio.wait_for on Python 3.11
+            run.handle.cancel()  # the first cancellation may have got lost in asyncio.wait_for of Python 3.11
 
     def _start(self, run: Run, *, at_once: bool = False) -> None:
         """Start the asyncio task of a run that has a slot."""
@@ -263,8 +270,8 @@ class Executor:
         run.started = loop.time()
         self._running[run.key] = run
         self._idle.clear()
-        at_once = at_once and not self._to_enter  # what was claimed before begins before
-        self._to_enter += 1
+        at_once = at_once and not self._not_entered  # jobs that were claimed before begin before
+        self._not_entered += 1
         work, context = self._execute(run), self._context.copy()
         try:
             if at_once:
@@ -272,19 +279,19 @@ class Executor:
             else:
                 run.handle = loop.create_task(work, context=context)
         except BaseException as error:  # a task factory of the user's has raised
-            self._to_enter -= 1
+            self._not_entered -= 1
             work.close()
-            self._give_up(run, error)
+            self._end_early(run, error)
             return
         if not run.handle.done():
-            run.handle.add_done_callback(partial(self._ended, run))
+            run.handle.add_done_callback(partial(self._on_task_done, run))
         elif self._running.get(run.key) is run:
-            self._ended(run, run.handle)
+            self._on_task_done(run, run.handle)
 
     async def _execute(self, run: Run) -> None:
         """Carry a run from claimed to settled."""
         run.entered = True
-        self._to_enter -= 1
+        self._not_entered -= 1
         self._prepare(run)
         if run.settlement is None:
             (run.handle or cast("asyncio.Task[None]", asyncio.current_task())).set_name(
@@ -296,22 +303,22 @@ class Executor:
                 self._failed(run, error)
             if os.getpid() != self._pid:
                 end_fork(self._pid, run.error)
-            run.over = True
+            run.returned = True
             if run.timer is not None:
                 run.timer.cancel()
             report = self._flush_report(run.queue, run.worker, run.claimed.id, run.claimed.claim)
             if report is not None:
-                await asyncio.wait([report], timeout=GRACE)  # no outcome waits for it for long
+                await asyncio.wait([report], timeout=GRACE)  # the outcome does not wait for it any longer
         self._finish(run)
 
     def _prepare(self, run: Run) -> None:
-        """Make a run ready to be called; one that cannot be has its settlement then. It raises nothing."""
+        """Prepare a run for its call; if that is impossible, `run.settlement` is set. It raises nothing."""
         run.settlement = prepare(run, self._environment)
         log_received(run)
-        self._report_from(run)
+        self._attach_reporter(run)
 
     def _begin(self, run: Run) -> None:
-        """The run has a place, and begins: from here on its time is its own."""
+        """The run has its place (a thread, a process) and begins: its timeout starts."""
         if run.begun or run.stop is not None:
             return
         begin(run)
@@ -320,25 +327,25 @@ class Executor:
         if run.timeout is not None:
             run.timer = loop.call_later(run.timeout, self._cancel, run, TIMED_OUT)
 
-    def _ended(self, run: Run, task: "asyncio.Task[None]") -> None:
-        """What was cancelled before its first step, or while its last report was written, is finished here."""
-        self._left.discard(run)
+    def _on_task_done(self, run: Run, task: "asyncio.Task[None]") -> None:
+        """Finish a run that was cancelled before its first step, or while its last report was written."""
+        self._left_behind.discard(run)
         if not run.entered:
-            self._to_enter -= 1
+            self._not_entered -= 1
         if self._running.get(run.key) is run:
             fault = None if task.cancelled() else task.exception()
-            self._give_up(run, asyncio.CancelledError() if fault is None else fault)
+            self._end_early(run, asyncio.CancelledError() if fault is None else fault)
 
-    def _give_up(self, run: Run, error: BaseException) -> None:
-        """End a run that has not come to its end by itself; where its function has, that is its outcome."""
+    def _end_early(self, run: Run, error: BaseException) -> None:
+        """End a run that has not finished by itself; if its function has returned, its own outcome counts."""
         if not run.entered:
-            self._prepare(run)  # its outcome names its task
-        if run.error is None and not run.over:
+            self._prepare(run)  # so that its outcome names its task
+        if run.error is None and not run.returned:
             self._failed(run, error)
         self._finish(run)
 
     def _in_thread(self, context: JobContext) -> bool | None:
-        """Whether a job's function is in a thread; None where it is not run any more."""
+        """Whether a job's function runs in a thread; None if the job does not run any more."""
         run = self._running.get((context.queue, worker_of(context), context.id))
         if run is None or run.context is not context:
             return None
@@ -346,15 +353,15 @@ class Executor:
 
     def _slot_lent(self) -> None:
         if self._backlog:
-            self._go_on()
+            self._start_backlog()
 
     def _failed(self, run: Run, error: BaseException) -> None:
         run.error = error
-        if self._falls and run.stop is None and is_a(error, asyncio.CancelledError):
-            run.stop = FALLEN  # what ends the worker cancels the tasks of other jobs too
+        if self._worker_ends and run.stop is None and is_a(error, asyncio.CancelledError):
+            run.stop = WORKER_ENDED  # the code that ends the worker cancels the tasks of other jobs too
 
     def _finish(self, run: Run) -> None:
-        """End a run: outcome and slot first, then what may raise, which is guarded."""
+        """End a run: first settle it and give its slot back, then call what might raise, guarded."""
         if self._running.get(run.key) is not run:
             return  # it was left behind, and has its outcome
         if run.settlement is None or run.stop == LOST:
@@ -366,25 +373,26 @@ class Executor:
         seconds = asyncio.get_running_loop().time() - run.started
         log_ended(run, seconds)
         if self._backlog:
-            self._go_on()
+            self._start_backlog()
         if not self._running:
             self._idle.set()
             self._on_idle()
         if self._on_end is not None:
             self._on_end(run, seconds)
 
-    def _go_on(self) -> None:
-        """Start what waits for a slot; a run that ends at once, in here, leaves the next one to the loop below."""
-        if self._going_on:
+    def _start_backlog(self) -> None:
+        """Start jobs that wait for a slot. If one of them ends in `_start`, the loop below starts the next one."""
+        if self._starting_backlog:
             return
-        self._going_on = True
+        self._starting_backlog = True
         try:
             while self._backlog and len(self._running) - self._lending.lent < self._slots.total:
                 self._start(self._backlog.popleft())
         finally:
-            self._going_on = False
+            self._starting_backlog = False
 
     def _end(self, run: Run, settlement: Settlement | None) -> None:
+        """Pass a settlement to the settler, if there is one, and give the slot back."""
         try:
             if settlement is not None:
                 self._settle(run.queue, run.worker, settlement)

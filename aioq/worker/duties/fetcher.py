@@ -1,15 +1,15 @@
-"""Duty: keep the free slots filled with jobs of one queue.
+"""Duty: keeps the free slots filled with jobs of one queue.
 
-With free slots one claim takes what there is, in priority order, but for no more than half of all slots: while the
-jobs of one claim run, the server prepares the next. When there was less than asked for, the fetcher
-blocks until the server has an entry for it; the server wakes one worker an entry. After a connection that broke,
-the next claim also brings what the server has given to this worker in a reply that got lost. What is claimed when
-is decided in `aioq.worker.claim_plan`.
+While slots are free, a claim takes jobs in priority order, but for at most half of all slots: while the jobs of
+one claim run, the server prepares the next claim. If there were fewer jobs than asked for, the fetcher blocks
+until the server has an entry for it; the server wakes one worker for each entry. After a broken connection, the
+next claim also returns jobs that the server has given to this worker in a reply that got lost.
+`aioq.worker.claim_plan` decides what to claim, and when.
 
-A lone job may come to a worker that waits by direct dispatch, without a claim; see `dispatch.py`.
+A single job may come to a waiting worker by direct dispatch, without a claim (`dispatch.py`).
 
-What a worker may hold beyond its slots: the entries of one blocking read, at most one a lane of each queue, of up
-to 64 jobs each; those that find no slot go back with the next claim.
+A worker may hold more jobs than its slots for a moment: the entries of one blocking read, at most one for each
+lane of each queue, with up to 64 jobs each. Those for which no slot is free go back with the next claim.
 """
 
 import asyncio
@@ -22,23 +22,23 @@ from aioq.store.contract import Claim, Claimed, Store, Token
 from aioq.store.refusals import is_refusal
 from aioq.util.aio import Backoff
 from aioq.util.log import logger
-from aioq.worker.claim_plan import Ask, ClaimPlan
+from aioq.worker.claim_plan import ClaimPlan, ClaimRequest
 from aioq.worker.identity import Membership
 from aioq.worker.slots import Slots
 
 log = logger("aioq.worker")
 
 BLOCK_MS = 5_000
-"""How long one blocking read waits. It bounds how long a dead connection goes unnoticed, and costs an idle worker
-one command in this time."""
+"""How long one blocking read waits. A dead connection is noticed after this time at the latest, and an idle worker
+sends one command in this time."""
 
 
 class Answer(NamedTuple):
-    """The reply to a claim, apart from its jobs.
+    """The reply to a claim, for the other duties.
 
     Attributes:
-        worker: the id that it was made under.
-        claim: all of it.
+        worker: the worker id under which the claim was made.
+        claim: the whole reply.
         woken: whether this worker was woken by an entry without jobs: for a schedule's tick, or a due job.
         empty: whether there was nothing to claim.
     """
@@ -57,13 +57,13 @@ class Fetcher:
 
     Args:
         store: where the jobs are.
-        membership: the queue, and the id to claim under.
-        slots: what is to be filled.
-        deliver: given each claimed job; it takes over the slot, which is taken already.
-        on_dispatch: given each job that came by direct dispatch; no slot is taken for it.
+        membership: the queue, and the worker id to claim under.
+        slots: the slots to fill.
+        deliver: called with each claimed job, for which a slot is taken already.
+        on_dispatch: called with each job that came by direct dispatch; no slot is taken for it yet.
         on_answer: called with each `Answer`, after the jobs are delivered.
-        held: the ids of the queue's jobs that this worker knows it holds.
-        space: returns when the outcomes of further jobs can be taken.
+        held: returns the ids of the queue's jobs that this worker knows it holds.
+        space: waits until there is space for the outcomes of further jobs.
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class Fetcher:
         self._tokens: Sequence[Token] = ()
         self._task: asyncio.Task[None] | None = None
         self._idle = False
-        self._nudging: asyncio.Task[None] | None = None
-        self._holding: asyncio.Task[None] | None = None
+        self._waking: asyncio.Task[None] | None = None
+        self._restoring: asyncio.Task[None] | None = None
         self._backoff = Backoff()
         self._logged = ""
         self._served = False
@@ -100,18 +100,18 @@ class Fetcher:
 
     @property
     def fetched_ago(self) -> float:
-        """Seconds since the last answer to a fetch, 0 while no slot is free; may be read from any thread."""
+        """Seconds since the last successful fetch, 0 while no slot is free; may be read from any thread."""
         at = self._fetched_at
         return 0.0 if at is None else time.monotonic() - at
 
     async def run(self) -> None:
-        """Fetch until `stop`. Cancellation: what was delivered but not claimed is given back at departure."""
+        """Fetch until `stop`. If cancelled, entries that were read but not claimed go back at deregistration."""
         self._task = asyncio.current_task()
         while not self._plan.stopping:
             self._idle = True
             worker = await self._membership.ready()
             await self._space()
-            while not self._slots.free:  # another queue's fetcher may have been quicker
+            while not self._slots.free:  # a loop, because another queue's fetcher may take the slot first
                 await self._return_tokens()
                 self._fetched_at = None
                 await self._slots.wait()
@@ -121,39 +121,39 @@ class Fetcher:
                 self._tokens = await self._step(worker, self._tokens)
             except ServerError as error:
                 if isinstance(error, ServerRejectedError) and not self._served:
-                    raise  # waiting does not heal it: the worker ends, and says why
+                    raise  # waiting does not help: the worker ends, with this error
                 await self._pause_after(error)
 
     async def stop(self) -> None:
         """Claim nothing more, and end the blocking read under way."""
         self._plan.stopping = True
-        if self._holding is not None:
-            await asyncio.wait([self._holding])
+        if self._restoring is not None:
+            await asyncio.wait([self._restoring])
         if self._task is None:
             return
         if self._idle:
             self._task.cancel()
         else:
-            await self.nudge()
+            await self.wake()
         await asyncio.wait([self._task])
         await self._return_tokens()
 
     def dispatched(self, worker: str, job: Claimed) -> None:
-        """Take over a job that came by direct dispatch: now, or after the claim that is under way."""
+        """Take a job that came by direct dispatch: now, or after the claim that is under way."""
         if self._plan.dispatched(worker, job):
             self._on_dispatch(self._membership.queue, worker, job)
 
-    def look_again(self) -> None:
-        """Jobs may have been given to this worker that it does not know of: claim soon, with those it does."""
-        self._plan.look_again()
+    def find_unknown(self) -> None:
+        """This worker may hold jobs that it does not know of: claim soon, and name those that it knows."""
+        self._plan.find_unknown()
         self.end_waiting()
 
-    def hold_again(self) -> None:
-        """Restore the server's note of what this worker holds, without which it could not be recovered."""
-        if self._held() and (self._holding is None or self._holding.done()):
-            self._holding = asyncio.get_running_loop().create_task(self._hold_again())
+    def restore_held(self) -> None:
+        """Restore the server's list of the jobs that this worker holds: without it they could not be recovered."""
+        if self._held() and (self._restoring is None or self._restoring.done()):
+            self._restoring = asyncio.get_running_loop().create_task(self._restore_held())
 
-    async def _hold_again(self) -> None:
+    async def _restore_held(self) -> None:
         queue, worker = self._membership.queue, self._membership.worker
         try:
             await self._store.claim(queue, worker, 0, known=self._held())
@@ -161,19 +161,19 @@ class Fetcher:
             log.debug("queue %s: what this worker holds is noted with the next renewal: %s", queue, error)
 
     def end_waiting(self) -> None:
-        """End the blocking read under way; `run` comes back to it when a slot is free."""
-        self._nudging = asyncio.get_running_loop().create_task(self.nudge())
+        """End the blocking read under way; `run` begins another one when a slot is free."""
+        self._waking = asyncio.get_running_loop().create_task(self.wake())
 
-    async def nudge(self) -> None:
-        """Make the fetcher look again: a claim under way is followed by another, a blocking read ends."""
-        self._plan.nudge()
+    async def wake(self) -> None:
+        """Make the fetcher claim again: a blocking read ends, and a claim under way is followed by another."""
+        self._plan.wake()
         try:
             await self._store.unblock(self._membership.queue, self._membership.worker)
         except ServerError as error:
             log.debug("queue %s: the blocking read goes on to its end: %s", self._membership.queue, error)
 
     async def _return_tokens(self) -> None:
-        """Give back at once what a blocking read brought and no slot was free for."""
+        """Give back at once the entries of a blocking read for which no slot is free."""
         tokens, self._tokens = self._tokens, ()
         if tokens:
             try:
@@ -182,32 +182,32 @@ class Fetcher:
                 log.debug("queue %s: the departure gives back what is left: %s", self._membership.queue, error)
 
     async def _step(self, worker: str, tokens: Sequence[Token]) -> Sequence[Token]:
-        """Claim what the free slots take; if that was all there is, wait for more and return what came."""
-        asked = self._plan.ask(self._slots.free)
-        claim = await self._claim(worker, asked, tokens)
-        waits = not claim.lost and self._plan.waits(asked, claim, self._slots.free)
+        """Claim jobs for the free slots; if there are no more, wait for entries and return them."""
+        request = self._plan.request(self._slots.free)
+        claim = await self._claim(worker, request, tokens)
+        waits = not claim.lost and self._plan.should_wait(request, claim, self._slots.free)
         woken = any(not token.job_ids for token in tokens)
         self._on_answer(Answer(worker, claim, woken=woken, empty=waits and not claim.jobs))
         if not claim.lost:
             self._fetched_at, self._served = time.monotonic(), True
         return await self._wait(worker) if waits else ()
 
-    async def _claim(self, worker: str, asked: Ask, tokens: Sequence[Token]) -> Claim:
-        """Claim jobs and deliver them, and after them what came by direct dispatch meanwhile."""
+    async def _claim(self, worker: str, request: ClaimRequest, tokens: Sequence[Token]) -> Claim:
+        """Claim jobs and deliver them, and then the jobs that came by direct dispatch meanwhile."""
         queue = self._membership.queue
-        self._slots.take(asked.most)
+        self._slots.take(request.most)
         got = 0
-        known, idle = self._held() if asked.known else None, not self._plan.stopping
+        known, idle = self._held() if request.known else None, not self._plan.stopping
         try:
-            claim = await self._store.claim(queue, worker, asked.most, tokens, known=known, idle=idle)
+            claim = await self._store.claim(queue, worker, request.most, tokens, known=known, idle=idle)
             got = len(claim.jobs)
             self._backoff = Backoff()
         except BaseException:
             self._plan.failed()
             raise
         finally:
-            self._slots.give_back(asked.most - got)
-        dispatched = self._plan.answered(asked, claim)
+            self._slots.give_back(request.most - got)
+        dispatched = self._plan.answered(request, claim)
         for job in claim.jobs:
             self._deliver(queue, worker, job)
         for each, job in dispatched:
@@ -225,7 +225,7 @@ class Fetcher:
         return tokens
 
     async def _pause_after(self, error: ServerError) -> None:
-        """Log what keeps the fetcher from its work, each thing once, and wait until the next try."""
+        """Log why the fetcher cannot claim, each cause once, and wait until the next try."""
         queue = self._membership.queue
         if is_refusal(error) and str(error) != self._logged:
             self._logged = str(error)

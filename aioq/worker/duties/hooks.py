@@ -1,8 +1,8 @@
-"""Duty: call middleware with the outcome of each attempt, once the server has stored it.
+"""Duty: calls middleware with the outcome of each attempt, once the server has stored it.
 
-It has nothing to do with a job's slot or outcome: both are settled when a hook is called. Hooks run beside the
-jobs, a bounded number at once, each for a bounded time; what one raises is logged. Where they fall behind, no
-further job is fetched until they have caught up.
+When a hook is called, the job's slot is free and its outcome is stored; a hook cannot change either. Hooks run
+beside the jobs, a limited number at once, each for a limited time; an exception in one is logged. If they fall
+behind, no further job is fetched until they have caught up.
 """
 
 import asyncio
@@ -27,32 +27,34 @@ from aioq.worker.run.run import Run
 
 log = logger("aioq.worker")
 
-AT_ONCE = 100
-"""How many attempts the middleware is notified of at once. A guess: as many as jobs run by default."""
+MAX_RUNNING = 100
+"""For how many attempts hooks run at once. A guess: as many as jobs run by default."""
 
 MAX_WAITING = 1_000
-"""How many notifications may wait before no further job is fetched. A guess: a few hundred kilobytes."""
+"""For how many attempts hooks may wait before no further job is fetched. A guess: a few hundred kilobytes."""
 
-_BURYING = (Verb.CRASH, Verb.CUT, Verb.PARK)
-"""After these the server says whether the job has failed for good: it counts."""
+_MAY_END_FAILED = (Verb.CRASH, Verb.CUT, Verb.PARK)
+"""After these settlements only the server knows whether the job has failed for good, because it counts them."""
 
-_OPEN = (*_BURYING, Verb.RETRY, Verb.SNOOZE, Verb.INTERRUPT)
-"""After these a job goes on, unless its cancellation was asked for meanwhile."""
+_MAY_GO_ON = (*_MAY_END_FAILED, Verb.RETRY, Verb.SNOOZE, Verb.INTERRUPT)
+"""After these settlements a job goes on, unless its cancellation was requested meanwhile."""
 
 _Key = tuple[str, str, int]
 """Queue, job id and claim."""
 
 
 class Hooks:
-    """Calls `settled` of the middleware that has it, once for each attempt.
+    """Calls `settled` of each middleware that defines it, once for each attempt.
 
     Args:
         middleware: the App's, outermost first.
-        store: says why a job was cancelled.
+        store: asked why a job was cancelled.
 
     Attributes:
-        on_end: takes a run that has ended and how long it took; None where no middleware wants to know.
-        on_answer: takes queue, a settlement that the server has answered, and whether it was accepted; likewise.
+        on_end: called with a run that has ended and its duration in seconds; None if no middleware defines
+            `settled`.
+        on_answer: called with the queue, a settlement that the server has answered, and whether it was accepted;
+            None if no middleware defines `settled`.
     """
 
     def __init__(self, middleware: Sequence[Middleware], store: Store) -> None:
@@ -68,7 +70,7 @@ class Hooks:
         self._space.set()
 
     def _ended(self, run: Run, seconds: float) -> None:
-        """A run has ended: the middleware is notified when its settlement is written, or now where it has none."""
+        """A run has ended: call the hooks when its settlement is written, or now if it has none."""
         settlement = run.settlement
         if settlement is None:
             self._notify(run, None, seconds)
@@ -76,16 +78,16 @@ class Hooks:
             self._unwritten[run.queue, settlement.job_id, settlement.claim] = (run, settlement, seconds)
 
     def _answered(self, queue: str, settlement: Settlement, taken: bool) -> None:
-        """The server has answered a settlement, which it has accepted or refused."""
+        """The server has accepted or refused a settlement."""
         found = self._unwritten.pop((queue, settlement.job_id, settlement.claim), None)
         if found is not None:
             run, meant, seconds = found
-            if settlement is not meant:  # the server would not take that one, so the job ends as a failure
+            if settlement is not meant:  # the server refused that one, so the job has ended as failed
                 run.error = _stored_error(settlement.outcome)
             self._notify(run, settlement if taken else None, seconds)
 
     def space_after(self, other: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """What returns while there is space of another kind, and no more notifications wait than `MAX_WAITING`."""
+        """A function that waits for `other`, and then until no more than `MAX_WAITING` hooks wait."""
         if not self._layers:
             return other
 
@@ -96,17 +98,17 @@ class Hooks:
         return both
 
     async def drain(self) -> None:
-        """Wait until the middleware knows all."""
+        """Wait until all hooks have run."""
         while self._waiting or self._running:
             await asyncio.wait(self._running)
 
-    async def stop(self, patience: float) -> None:
-        """Notify of what is left, for this many seconds; what the server has not answered counts as lost."""
+    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - the worker's stop gives it
+        """Call the hooks that are left, within so many seconds; unanswered settlements count as lost."""
         for run, _, seconds in tuple(self._unwritten.values()):
             self._notify(run, None, seconds)
         self._unwritten.clear()
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 await self.drain()
         except TimeoutError:
             left = counted(len(self._waiting) + len(self._running), "attempt")
@@ -121,7 +123,7 @@ class Hooks:
         self._next()
 
     def _next(self) -> None:
-        while self._waiting and len(self._running) < AT_ONCE:
+        while self._waiting and len(self._running) < MAX_RUNNING:
             job, outcome, settlement = self._waiting.popleft()
             task = self._loop.create_task(self._call(job, outcome, settlement), name=f"aioq-settled-{job.id}")
             self._running.add(task)
@@ -133,14 +135,14 @@ class Hooks:
         self._running.discard(task)
         self._next()
 
-    async def _looked_up(self, job: JobContext, outcome: Outcome, settlement: Settlement | None) -> Outcome:
-        """The outcome with what only the server knows: whether the job has ended, and why it was cancelled.
+    async def _completed(self, job: JobContext, outcome: Outcome, settlement: Settlement | None) -> Outcome:
+        """The outcome, completed from the server: whether the job has ended, and why it was cancelled.
 
-        It ends a job whose cancellation was asked for in the meantime, that has crashed too often, or that was
+        The server ends a job whose cancellation was requested meanwhile, that has crashed too often, or that was
         parked for too long.
         """
         verb = settlement.verb if settlement is not None else None
-        if settlement is None or not (verb in _OPEN or (verb is Verb.CANCELLED and not outcome.reason)):
+        if settlement is None or not (verb in _MAY_GO_ON or (verb is Verb.CANCELLED and not outcome.reason)):
             return outcome
         with contextlib.suppress(ServerError, WireError):
             (reply,) = await self._store.wait(job.queue, "", [job.id])
@@ -149,18 +151,18 @@ class Hooks:
             stored = decode_outcome(reply)
             if stored.kind == WireKind.CANCELLED:
                 return replace(outcome, kind=OutcomeKind.CANCELLED, retry_in=None, reason=decode_reason(stored))
-            if verb in _BURYING and reply == settlement.outcome:  # else that of a later run
+            if verb in _MAY_END_FAILED and reply == settlement.outcome:  # another outcome is that of a later run
                 return replace(outcome, kind=OutcomeKind.FAILED, retry_in=None, error=_stored_error(reply))
         return outcome
 
     async def _call(self, job: JobContext, outcome: Outcome, settlement: Settlement | None) -> None:
         enter_job(job)
-        outcome = await self._looked_up(job, outcome, settlement)
+        outcome = await self._completed(job, outcome, settlement)
         for layer in self._layers:
             await call_hook(layer, "settled", job, outcome)
 
 
 def _stored_error(outcome: bytes) -> RemoteError:
-    """The error of a failure as it is stored."""
+    """The error in a stored failure."""
     failure = decode_failure(decode_outcome(outcome))
     return RemoteError(failure.type, failure.message, failure.traceback)

@@ -1,7 +1,7 @@
-"""Duty: keep the worker's leases, from a thread of its own.
+"""Duty: renews the worker's leases, in a thread of its own.
 
-A task that blocks the event loop does not cost the worker its leases, because this thread does not need the loop:
-it renews each queue's lease four times within the lease's length over a connection of its own.
+A task that blocks the event loop does not cost the worker its leases, because this thread does not need the loop.
+It has its own connection, over which it renews each queue's lease four times within the lease's length.
 """
 
 import asyncio
@@ -19,23 +19,23 @@ from aioq.worker.identity import Membership
 log = logger("aioq.worker")
 
 SWEEP_EVERY = 8
-"""Renewals from one sweep to the next: with the default lease every 16 s. What a sweep finds is rare."""
+"""Every how many renewals a sweep is made: with the default lease every 16 s. What a sweep finds is rare."""
 
 RENEWALS = 4
 """Renewals within one lease: three may fail before it ends."""
 
 
 class LeaseService:
-    """Renews a worker's leases, one a queue.
+    """Renews a worker's leases, one for each queue.
 
     Args:
-        lease_client: the connection, used by the thread alone.
-        memberships: one a queue.
+        lease_client: the connection, used only by the thread.
+        memberships: one for each queue.
         lease: the lease's length in seconds.
-        on_renewal: called on the event loop with what each renewal brought, and whether it was the first one after
-            an outage, seen here or by the store (`Renewal.outage`).
-        on_lost: called on the event loop with the membership and the id that was lost.
-        fetched_ago: called in the thread: how many seconds ago a queue was last fetched from.
+        on_renewal: called on the event loop with the reply to each renewal, and whether it is the first one after
+            an outage, noticed here or by the store (`Renewal.outage`).
+        on_lost: called on the event loop with the membership and the worker id whose lease was lost.
+        fetched_ago: called in the thread; returns how many seconds ago jobs of a queue were last fetched.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class LeaseService:
         self._thread = threading.Thread(target=self._run, name="aioq-lease", daemon=True)
 
     async def run(self) -> None:
-        """Keep the leases until `stop`, or until cancelled."""
+        """Renew the leases until `stop`, or until cancelled."""
         self._thread.start()
         try:
             await self._done.wait()
@@ -77,17 +77,17 @@ class LeaseService:
             raise self._error
 
     async def stop(self) -> None:
-        """Renew no more, and let the thread end. The leases run out, or end with the departure."""
+        """Renew no more, and let the thread end. The leases expire, or end when the worker deregisters."""
         self._stopping = True
         self._wake.set()
         await self._done.wait()
 
     def rejection(self, queue: str) -> str:
-        """Why the server refuses to renew the lease of a queue; empty where it does not. From any thread."""
+        """Why the server refuses to renew a queue's lease; empty if it does not. May be called from any thread."""
         return self._rejections.get(queue, "")
 
-    def hurry(self) -> None:
-        """Renew now; after a lost lease this is how the worker joins again at once."""
+    def renew_now(self) -> None:
+        """Renew at once; after a lost lease, register the worker again at once."""
         self._wake.set()
 
     def _run(self) -> None:
@@ -96,17 +96,17 @@ class LeaseService:
                 self._wake.clear()
                 self._round += 1
                 started = time.monotonic()
-                pauses = [pause for m in self._memberships if (pause := self._tend(m)) is not None]
+                pauses = [pause for m in self._memberships if (pause := self._renew_or_join(m)) is not None]
                 spent = time.monotonic() - started
                 self._wake.wait(min([max(self._interval - spent, 0.05), *pauses]))
         except BaseException as error:
             self._error = error
         finally:
             self._lease_client.close()
-            self._tell(self._done.set)
+            self._call_on_loop(self._done.set)
 
-    def _tend(self, membership: Membership) -> float | None:
-        """Renew or join one queue; a pause in seconds where it has to be tried again soon."""
+    def _renew_or_join(self, membership: Membership) -> float | None:
+        """Renew the lease of one queue, or join the queue; if that fails, return the seconds until another try."""
         worker, joining = membership.worker, not membership.joined
         try:
             if joining:
@@ -117,30 +117,32 @@ class LeaseService:
                 renewal = self._lease_client.renew(membership.queue, worker, fetched_ms=fetched_ms, sweep=sweep)
         except ServerError as error:
             if isinstance(error, ServerRejectedError) and not self._served:
-                raise  # waiting does not heal it: the worker ends, and says why
+                raise  # waiting does not help: the worker ends, with this error
             return self._note_trouble(membership.queue, error)
         healed = self._note_success(membership.queue)
         if renewal.lost:
-            self._tell(self._on_lost, membership, worker)
+            self._call_on_loop(self._on_lost, membership, worker)
         else:
             if joining:
-                self._tell(membership.confirm, worker)
-            self._tell(self._on_renewal, membership, renewal, healed or renewal.outage)
+                self._call_on_loop(membership.confirm, worker)
+            self._call_on_loop(self._on_renewal, membership, renewal, healed or renewal.outage)
         return None
 
     def _note_trouble(self, queue: str, error: ServerError) -> float:
-        """Say it once; the pause until the next try."""
+        """Log an error, once; return the seconds until the next try."""
         if isinstance(error, ServerRejectedError):
-            # A password that was changed, a permission that was taken away: a person can mend that.
+            # A password was changed or a permission taken away: a person can correct that.
             self._rejections[queue] = str(error)
         if queue not in self._troubled:
-            level = logging.DEBUG if self._troubled else logging.WARNING  # one server, one cause
+            level = (
+                logging.DEBUG if self._troubled else logging.WARNING
+            )  # one warning for all queues of the server
             log.log(level, "queue %s: %s; trying again until it is back", queue, error)
             self._troubled[queue] = Backoff()
         return self._troubled[queue].next()
 
     def _note_success(self, queue: str) -> bool:
-        """Whether there was trouble before."""
+        """Note a successful renewal; return whether the one before had failed."""
         self._served = True
         self._rejections.pop(queue, None)
         if self._troubled.pop(queue, None) is None:
@@ -149,6 +151,6 @@ class LeaseService:
         log.log(level, "queue %s: the server is back", queue)
         return True
 
-    def _tell(self, callback: Callable[..., object], *args: object) -> None:
+    def _call_on_loop(self, callback: Callable[..., object], *args: object) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(callback, *args)

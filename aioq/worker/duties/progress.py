@@ -1,4 +1,4 @@
-"""Duty: store what running jobs say of their progress; of several reports of one job the latest counts."""
+"""Duty: stores the progress that running jobs report; only the latest report of a job is written."""
 
 import asyncio
 import threading
@@ -18,7 +18,7 @@ from aioq.util.plural import counted
 log = logger("aioq.worker")
 
 PAUSE = 0.1
-"""Seconds between two writes: what a person can follow, however often a task reports."""
+"""Seconds between two writes, however often a task reports: a person cannot follow more."""
 
 
 _Report = tuple[str, int, bytes]
@@ -32,10 +32,10 @@ class Reporter:
     """Writes the progress reports of all running jobs of a worker, in batches.
 
     Args:
-        store: where to.
+        store: where to write.
 
     Attributes:
-        refused: reports that the fence refused.
+        refused: how many reports the fence has refused.
     """
 
     def __init__(self, store: Store) -> None:
@@ -49,15 +49,15 @@ class Reporter:
         self.refused = 0
 
     def reporter(self, queue: str, worker: str, job_id: str, claim: int) -> Callable[[Progress], None]:
-        """What a job reports through; callable from any thread."""
+        """The function by which a job reports; may be called from any thread."""
         key = (queue, worker, job_id, claim)
         return partial(self._report, key)
 
     def flush(self, queue: str, worker: str, job_id: str, claim: int) -> "asyncio.Task[None] | None":
-        """See that a job's last report is written before its settle, after which it would come too late.
+        """Write a job's last report before its settlement, after which the server would refuse it.
 
         Returns:
-            What to wait for; None where everything is written.
+            The task to wait for; None if everything is written.
         """
         key = (queue, worker, job_id, claim)
         progress = self._latest.pop(key, None)
@@ -109,7 +109,7 @@ class Reporter:
                     self._refuse(queue, worker, job_id)
 
     async def _store_all(self, queue: str, worker: str, reports: Sequence[_Report]) -> Sequence[bool | Exception]:
-        """What the server says of each report; one that it refuses keeps no other from being stored."""
+        """Store reports, and return the server's reply to each; if one is refused, the others are still stored."""
         store = partial(self._store.progress, queue, worker)
         try:
             return await store(reports)
@@ -126,7 +126,7 @@ class Reporter:
 
 
 def _encoded(progress: Progress) -> bytes:
-    """A report as it is stored; of a message that is no text, or none that UTF-8 can hold, what can be shown."""
+    """The encoded report; a message that is no string, or that UTF-8 cannot encode, is converted first."""
     try:
         if type(progress.message) is str:
             return msgspec.msgpack.encode(progress)

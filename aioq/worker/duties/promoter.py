@@ -1,7 +1,7 @@
-"""Duty: queue scheduled jobs when they are due, by the server's clock.
+"""Duty: queues scheduled jobs when they are due, by the server's clock.
 
-It sleeps until the next job is due, as far as any reply of the server has said; a job that is scheduled before
-all others wakes one worker, whose claim then learns of it.
+It sleeps until the time of the next due job that a reply of the server has named. A job that is scheduled before
+all others wakes one worker, and the reply to that worker's claim names it.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from aioq.util.plural import counted
 log = logger("aioq.worker")
 
 LIMIT = 500
-"""The most jobs of one step, so that one step never holds the server up."""
+"""The most jobs of one step, so that one step never blocks the server for long."""
 
 
 class Promoter:
@@ -33,7 +33,7 @@ class Promoter:
         self._changed = asyncio.Event()
 
     def expect(self, next_due_ms: int | None) -> None:
-        """Some reply said when the next job is due, in ms from now."""
+        """Note a reply that says in how many ms the next job is due."""
         if next_due_ms is None:
             return
         due_at = asyncio.get_running_loop().time() + next_due_ms / 1000

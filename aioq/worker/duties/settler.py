@@ -1,9 +1,9 @@
-"""Duty: write outcomes, in batches, until the server has them.
+"""Duty: writes outcomes, in batches, until the server has them.
 
-What finishes while the event loop is busy, or while a write is in flight, goes out with the next one. While the
-server is gone the outcomes wait; they are few, because no slot is filled again without a server, nor while
-`MAX_WAITING` of them wait. What the server refuses for a reason that waiting does not heal is found by halving: it
-ends as failed, and all others are written.
+Outcomes that come while the event loop is busy, or while a write is in flight, go with the next write. While the
+server is gone they wait. They are few then, because no slot is filled without a server, nor while `MAX_WAITING`
+outcomes wait. If the server refuses a batch, and waiting does not help, the refused outcome is found by halving
+the batch: its job ends as failed, and all other outcomes are written.
 """
 
 import asyncio
@@ -31,26 +31,27 @@ from aioq.wire.messages import Failure, decode_outcome, encode_failure
 log = logger("aioq.worker")
 
 MAX_BATCH = 500
-"""The most jobs of one write: what Lua's `unpack` carries with ease."""
+"""The most jobs of one write: Lua's `unpack` handles so many easily."""
 
 MAX_BYTES = 1_048_576
-"""A write is closed at this many bytes of outcomes, so that it arrives in time over a slow link too."""
+"""The most bytes of outcomes in one write, so that it arrives in time over a slow network too."""
 
 MAX_WAITING = 5_000
-"""Outcomes that may wait to be written before no further job is fetched: what a server that is slow to confirm
-(durability) may fall behind, in a few megabytes."""
+"""How many outcomes may wait to be written before no further job is fetched: a few megabytes. With `durability` a
+server that confirms slowly may fall behind by so many."""
 
 
 TRIES = 3
-"""How often an outcome is written that is refused alone, before it counts as refused for good: some refusals are
-the moment's (a script that an operator has killed). A guess."""
+"""How often an outcome that is refused alone is written again before the refusal is final. A guess: some refusals
+are temporary (an operator has killed a script)."""
 
 FAILURE_TTL_MS = 86_400_000
-"""The longest that the failure in its place is kept: its own time may be what was refused."""
+"""How long a failure that replaces a refused outcome is kept at the most: the outcome's own time to live may be
+what the server refused."""
 
 
 class _Owned(msgspec.Struct, frozen=True, gc=False):
-    """A settlement, and the id of the worker that has claimed its job."""
+    """A settlement, and the worker id under which its job was claimed."""
 
     worker: str
     settlement: Settlement
@@ -60,7 +61,7 @@ class _Batch(Items[_Owned]):
     """Settlements that are written together."""
 
     def weights(self, count: int) -> Sequence[int]:
-        """The bytes of each of the first outcomes."""
+        """The sizes in bytes of the first `count` outcomes."""
         return [len(owned.settlement.outcome) for owned in self.items[:count]]
 
 
@@ -68,14 +69,14 @@ class Settler:
     """Writes the settlements of all queues of a worker.
 
     Args:
-        store: where to.
-        on_written: called with each settlement that the server has received: queue, settlement.
-        on_refused: called with each settlement that the fence refused: queue, worker, settlement.
-        idle: whether the worker waits for jobs of a queue and has a free slot.
+        store: where to write.
+        on_written: called with the queue and each settlement that the server has received.
+        on_refused: called with the queue, the worker and each settlement that the fence has refused.
+        idle: returns whether the worker waits for jobs of a queue and has a free slot.
 
     Attributes:
         refused: how many settlements the fence has refused.
-        on_answer: called with each settlement that the server has answered: queue, settlement, whether it is
+        on_answer: called with the queue, each settlement that the server has answered, and whether it was
             accepted.
     """
 
@@ -94,8 +95,9 @@ class Settler:
         self.on_answer: Callable[[str, Settlement, bool], None] | None = None
         self._batchers: dict[str, Batcher[_Batch, bool]] = {}
         self._waits: dict[object, tuple[str, float]] = {}
-        # By job and claim, until it is reported: what was written in place of a refused outcome, None for nothing.
-        self._instead: dict[tuple[str, int], Settlement | None] = {}
+        # By job id and claim: the settlement that replaced a refused one, until `on_answer` is called; None for
+        # none.
+        self._replaced: dict[tuple[str, int], Settlement | None] = {}
         self.refused = 0
 
     def put(self, queue: str, worker: str, settlement: Settlement) -> None:
@@ -117,36 +119,36 @@ class Settler:
         batcher.add()
 
     async def space(self, queue: str) -> None:
-        """Return while fewer outcomes wait than `MAX_WAITING`: more jobs are not run meanwhile."""
+        """Wait until fewer outcomes than `MAX_WAITING` wait: until then no more jobs are fetched."""
         batcher = self._batchers.get(queue)
         if batcher is not None:
             await batcher.wait_for_space()
 
     async def drain(self) -> None:
-        """Wait until everything is written. Cancellation: what is not written yet is lost to the recovery."""
+        """Wait until everything is written. If cancelled, jobs whose outcome is not written yet are recovered."""
         while any(batcher.held for batcher in self._batchers.values()):
             for batcher in tuple(self._batchers.values()):
                 await batcher.drain()
 
     def late(self, queue: str) -> float:
-        """For how many seconds an outcome of a queue waits that could not be written; from any thread."""
+        """Seconds since the oldest outcome of a queue that could not be written; may be called from any thread."""
         waits = [since for where, since in tuple(self._waits.values()) if where == queue]
         return time.monotonic() - min(waits) if waits else 0.0
 
     def hurry(self) -> None:
-        """Write at once: no job runs whose outcome could go with what is there."""
+        """Write at once: no other job runs whose outcome could go with the same write."""
         for batcher in self._batchers.values():
             batcher.hurry()
 
     def _flush(self, queue: str, batch: _Batch) -> Awaitable[Sequence[bool]]:
         owned = batch.items
         worker = owned[0].worker
-        # A lease that was lost in between makes it two worker ids.
+        # If the lease was lost in between, there are two worker ids.
         if len(owned) > 1 and any(each.worker != worker for each in owned):
             return self._persist(queue, owned)
         try:
             return self._store.settle(queue, worker, [each.settlement for each in owned], idle=self._idle(queue))
-        except Exception as error:  # one of them cannot even be put into a command
+        except Exception as error:  # one of them cannot even be encoded as a command
             return self._persist(queue, owned, error)
 
     def _answered(self, queue: str, batch: _Batch, accepted: Sequence[bool | Exception]) -> None:
@@ -156,8 +158,8 @@ class Settler:
                 self.refused += 1
                 self._on_refused(queue, owned.worker, owned.settlement)
             written: Settlement | None = owned.settlement
-            if self._instead:
-                written = self._instead.pop((owned.settlement.job_id, owned.settlement.claim), owned.settlement)
+            if self._replaced:
+                written = self._replaced.pop((owned.settlement.job_id, owned.settlement.claim), owned.settlement)
             if self.on_answer is not None:
                 self.on_answer(queue, written or owned.settlement, taken is True and written is not None)
 
@@ -165,12 +167,12 @@ class Settler:
         return self._persist(queue, batch.items, error) if isinstance(error, Exception) else None
 
     async def _persist(self, queue: str, batch: Sequence[_Owned], error: Exception | None = None) -> list[bool]:
-        """Write until the server has it, those of one worker id after the other.
+        """Write settlements until the server has them, for one worker id after the other.
 
         Args:
-            queue: where to.
-            batch: what to write.
-            error: what a first attempt has failed with.
+            queue: the queue.
+            batch: the settlements.
+            error: the error of the first attempt, if it has failed.
         """
         accepted: list[bool] = []
         for worker, group in groupby(batch, key=attrgetter("worker")):
@@ -180,61 +182,62 @@ class Settler:
     async def _write(
         self, queue: str, worker: str, settlements: Sequence[Settlement], error: Exception | None
     ) -> list[bool]:
-        """Write what belongs together; where the server refuses that, what it refuses fails alone."""
+        """Write settlements of one worker id; if the server refuses them, only the refused ones fail."""
         try:
-            return await self._when_there(queue, worker, settlements, error)
+            return await self._write_when_up(queue, worker, settlements, error)
         except Exception as fault:
             if not is_refusal(fault):
                 raise
             # A script that failed half-way may have written some of them already.
             again = ServerUnavailableError(f"a batch with them was refused: {fault}")
-            write = partial(self._when_there, queue, worker, error=again)
+            write = partial(self._write_when_up, queue, worker, error=again)
             replies = await call_in_halves(settlements, write, fault)
         return [
-            await self._write_otherwise(queue, worker, one, reply) if isinstance(reply, Exception) else reply
+            await self._write_refused(queue, worker, one, reply) if isinstance(reply, Exception) else reply
             for one, reply in zip(settlements, replies, strict=True)
         ]
 
-    async def _write_otherwise(self, queue: str, worker: str, settlement: Settlement, error: Exception) -> bool:
-        """One that the server refuses: a few times more, and then as a failure that says why."""
+    async def _write_refused(self, queue: str, worker: str, settlement: Settlement, error: Exception) -> bool:
+        """Write a refused settlement a few times more, and then a failure that says why it was refused."""
         backoff = Backoff()
         for kind in (settlement, _failed(settlement, error)):
             for _ in range(TRIES if kind is not None else 0):
                 await asyncio.sleep(backoff.next())
                 try:
-                    await self._when_there(queue, worker, [cast("Settlement", kind)], error)
+                    await self._write_when_up(queue, worker, [cast("Settlement", kind)], error)
                 except Exception as fault:
                     if not is_refusal(fault):
                         raise
                     error = fault
                 else:
                     if kind is not settlement:
-                        self._instead[settlement.job_id, settlement.claim] = kind
+                        self._replaced[settlement.job_id, settlement.claim] = kind
                     return True
             log.error(
                 "queue %s: the outcome (%s) of job %s is refused: %s; %s",
                 *(queue, settlement.verb.value, settlement.job_id, error),
                 "the job ends as failed" if kind is settlement else "the job stays until this worker ends",
             )
-        self._instead[settlement.job_id, settlement.claim] = None
+        self._replaced[settlement.job_id, settlement.claim] = None
         return True
 
-    async def _when_there(
+    async def _write_when_up(
         self, queue: str, worker: str, settlements: Sequence[Settlement], error: Exception | None
     ) -> list[bool]:
-        """Write as soon as the server can.
+        """Write settlements, and try again while the server is unavailable.
 
         Raises:
-            Exception: it refuses, and waiting does not heal that.
+            Exception: the server refuses them, and waiting does not help.
         """
-        backoff, said, wait = Backoff(), False, object()
+        backoff, logged, wait = Backoff(), False, object()
         repeated = error is not None
         try:
             while True:
                 if error is not None and not is_refusal(error):
                     self._waits.setdefault(wait, (queue, time.monotonic()))
-                    level = logging.DEBUG if said or isinstance(error, ServerUnavailableError) else logging.WARNING
-                    said = True
+                    quiet = logged or isinstance(error, ServerUnavailableError)
+                    level = logging.DEBUG if quiet else logging.WARNING
+                    logged = True
                     waiting = counted(len(settlements), "outcome", "waits/wait")
                     log.log(level, "queue %s: %s: %s", queue, waiting, error)
                     await asyncio.sleep(backoff.next())
@@ -245,14 +248,15 @@ class Settler:
                         raise
                     error, repeated = fault, True
                     continue
-                # After that a refusal may only mean that the attempt whose reply got lost has done it.
+                # In a repeated write, the fence may refuse a settlement only because the lost attempt has written
+                # it.
                 return [taken or repeated for taken in accepted]
         finally:
             self._waits.pop(wait, None)
 
 
 def _failed(settlement: Settlement, error: Exception) -> Settlement | None:
-    """What is written in place of an outcome that the server refuses; None for a job that has none yet."""
+    """The failure that replaces a refused settlement; None if the settlement does not end the job."""
     if settlement.verb in {Verb.RELEASE, Verb.INTERRUPT, Verb.CUT, Verb.CRASH}:
         return None
     task = ""

@@ -1,11 +1,12 @@
-"""Duty: notice that the event loop is blocked, and say by which job, with the stack.
+"""Duty: notices that the event loop is blocked, and logs by which job, with the stack.
 
-A coroutine that computes or waits without awaiting holds up every other job of its worker. The lease survives
-that (its thread does not need the loop), so nothing is lost; but the cause would not be known. This thread asks
-the loop for an answer a few times a second and, where none comes, looks at what the loop's thread is doing.
+A coroutine that computes or waits without `await` delays every other job of its worker. The lease is still renewed
+(its thread does not need the loop), so nothing is lost; but without this duty nobody would know the cause. This
+thread asks the loop for an answer a few times a second and, if none comes, inspects what the loop's thread is
+doing.
 
-What holds the interpreter lock (a C extension that does not release it) stops this thread as well: then all that
-is known afterwards is for how long the process was suspended.
+Code that holds the interpreter lock (a C extension that does not release it) stops this thread too. Then only the
+length of the interruption is known, afterwards.
 """
 
 import asyncio
@@ -20,27 +21,27 @@ from aioq.util.printable import printable
 
 log = logger("aioq.worker")
 
-LEAST = 0.01
-"""The shortest `limit` in seconds. A guess: below, this thread does nothing but ask, and every loop is late."""
+MIN_LIMIT = 0.01
+"""The shortest `limit` in seconds. A guess: with less, this thread only asks, and every loop is late."""
 
-LOOK = 0.05
-"""Seconds that an answer which is late is still waited for: after a stopped process (SIGSTOP, a suspended host)
-goes on, this thread may come first."""
+EXTRA_WAIT = 0.05
+"""Seconds for which this thread still waits for a late answer: when a stopped process (SIGSTOP, a suspended host)
+goes on, this thread may run before the loop."""
 
 SUSPENDED = 2.0
-"""An answer that comes this many times too late, without having been missed in between, tells of a process that
-was stopped as a whole. A guess, high enough that a busy host does not fill the log."""
+"""If an answer takes this many times the limit, and this thread did not time out meanwhile, the whole process was
+stopped. A guess: high enough that a busy host does not fill the log."""
 
 
 class Watchdog:
-    """Asks the event loop for an answer, from a thread of its own, and says which job holds it up.
+    """Asks the event loop for an answer, from a thread of its own, and logs which job blocks it.
 
     Args:
-        limit: how long the event loop may be blocked before it is said, in seconds; `LEAST` where it is less.
+        limit: how many seconds the event loop may be blocked before that is logged; at least `MIN_LIMIT`.
     """
 
     def __init__(self, limit: float) -> None:
-        self._limit = max(limit, LEAST)
+        self._limit = max(limit, MIN_LIMIT)
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._asked: float | None = None
@@ -49,7 +50,7 @@ class Watchdog:
 
     @property
     def lag(self) -> float:
-        """Seconds the event loop has not answered for by now; may be read from any thread."""
+        """For how many seconds the event loop has not answered up to now; may be read from any thread."""
         asked = self._asked
         return 0.0 if asked is None else time.monotonic() - asked
 
@@ -67,21 +68,21 @@ class Watchdog:
             asked = self._asked = time.monotonic()
             if not self._ask(answered):
                 return
-            if answered.wait(self._limit) or answered.wait(LOOK):
-                self._look_back(time.monotonic() - asked)
+            if answered.wait(self._limit) or answered.wait(EXTRA_WAIT):
+                self._warn_if_suspended(time.monotonic() - asked)
             else:
-                self._blocked(answered, asked)
+                self._warn_while_blocked(answered, asked)
             self._asked = None
 
     def _ask(self, answered: threading.Event) -> bool:
-        """Have the loop set the event; False where the loop is no more."""
+        """Let the loop set the event; return False if the loop is closed."""
         try:
             self._loop.call_soon_threadsafe(answered.set)
         except RuntimeError:
             return False
         return True
 
-    def _look_back(self, lag: float) -> None:
+    def _warn_if_suspended(self, lag: float) -> None:
         if lag > SUSPENDED * self._limit:
             log.warning(
                 *(
@@ -91,8 +92,8 @@ class Watchdog:
                 extra=_extra("process_suspended", lag),
             )
 
-    def _blocked(self, answered: threading.Event, asked: float) -> None:
-        """Say who blocks the loop, now and each time it has taken twice as long, and at the end for how long."""
+    def _warn_while_blocked(self, answered: threading.Event, asked: float) -> None:
+        """Log who blocks the loop, now and whenever the time has doubled, and at the end for how long."""
         name = self._culprit()
         wait = self._limit
         while not answered.is_set() and not self._stopping.is_set():
@@ -106,18 +107,18 @@ class Watchdog:
             self._wait(answered, wait)
             wait *= 2
         lag = time.monotonic() - asked
-        words = "the event loop was blocked for %.1f s by %s"
-        log.warning(words, lag, printable(name), extra=_extra("loop_blocked", lag))
+        message = "the event loop was blocked for %.1f s by %s"
+        log.warning(message, lag, printable(name), extra=_extra("loop_blocked", lag))
 
     def _wait(self, answered: threading.Event, seconds: float) -> None:
-        """Wait for the answer, and look for the worker's end in between."""
+        """Wait for the answer, for so many seconds, or until the worker stops."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self._stopping.is_set():
             if answered.wait(min(self._limit, 0.5)):
                 return
 
     def _culprit(self) -> str:
-        """The job whose asyncio task runs now: its task carries the job's name and id."""
+        """The name of the asyncio task that runs now; a job's task is named after the job and its id."""
         task = asyncio.current_task(self._loop)
         return "something outside of the jobs" if task is None else task.get_name()
 
@@ -133,9 +134,9 @@ def _extra(event: str, seconds: float) -> dict[str, object]:
 
 
 def stack_of_the_user(frame: FrameType) -> str:
-    """A stack in words, from the user's own code on: how the event loop came to it is the same each time.
+    """A stack as text, without the frames before the user's own code, which are the same each time.
 
-    What the user's code calls stays, be it a library. A stack that is not in the user's code at all stays whole.
+    Frames that the user's code calls stay, also those of libraries. A stack without any user's code stays whole.
     """
     stack = list(traceback.walk_stack(frame))[::-1]
     at = next((at for at, (each, _) in enumerate(stack) if not _is_machinery(each)), 0)
@@ -143,7 +144,7 @@ def stack_of_the_user(frame: FrameType) -> str:
 
 
 _MACHINERY = {"aioq", "asyncio", "uvloop", "click", "runpy", "contextlib"}
-"""The packages between the start of a worker's process and a task."""
+"""The packages whose frames come before a task's in the stack of a worker's process."""
 
 
 def _is_machinery(frame: FrameType) -> bool:

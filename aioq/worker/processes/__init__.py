@@ -1,4 +1,4 @@
-"""Tasks with `executor="process"`: the pool of child processes, the child, and what they say to each other.
+"""Tasks with `executor="process"`: the pool of child processes, the child's side, and the protocol between them.
 
-Imports the single modules of `worker/`.
+This package imports the single modules of `worker/`.
 """

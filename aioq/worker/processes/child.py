@@ -1,13 +1,13 @@
 """A child process: it carries out its worker's orders, one after the other, and ends with its worker.
 
-It imports the task's module and decodes the arguments itself, so a child that dies takes nothing with it but its
-own job. What it logs goes to the worker, which logs it as its own; what its tasks print goes to standard error.
+It imports the task's module and decodes the arguments itself, so a child that dies ends only its own job. Its log
+records go to the worker, which logs them as its own; what its tasks print goes to standard error.
 
-It does not heed SIGINT and SIGTERM, for its worker handles them: a terminal that sends them to all processes at
-once (a terminal, systemd) asks for a graceful stop, and a job that runs here is part of it.
+It ignores SIGINT and SIGTERM, because its worker handles them. A terminal or systemd sends them to all processes
+at once and asks for a graceful stop; that includes the job that runs here.
 
-A job on its last chance (`Order.isolated`) runs as it would in the worker: on an event loop of its own, inside the
-App's lifespan and middleware.
+A job on its last chance (`Order.isolated`) runs as it would in the worker: on an event loop, inside the App's
+lifespan and middleware.
 """
 
 import asyncio
@@ -46,22 +46,32 @@ from aioq.wire.messages import Failure, encode_failure
 from aioq.wire.signature import BadArgumentsError, ResultType
 from aioq.worker.failures import Raised, caught, failure_to_show, message_of, result_of
 from aioq.worker.forks import end_fork
-from aioq.worker.processes.protocol import HEADER, Begun, Ending, Line, Order, Report, frame, line_of, read_order
+from aioq.worker.processes.protocol import (
+    HEADER,
+    Begun,
+    Ending,
+    LogLine,
+    Order,
+    Report,
+    frame,
+    line_of,
+    read_order,
+)
 
 log = logger("aioq.worker")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 GRACE = 5.0
-"""Seconds that a job has to end that has cancelled what waits for it; as in the executor."""
+"""Seconds that a job which has cancelled its event loop's tasks has to end; as in the executor."""
 
-WATCH = 1.0
-"""Seconds between two looks at whether the worker still lives. Its end of the socket is closed when it dies, which
-is seen at once, unless a process that it forked holds it open."""
+WORKER_CHECK = 1.0
+"""Seconds between two checks whether the worker still lives. When it dies, its end of the socket is closed, which
+is noticed at once, unless a process that it has forked keeps it open."""
 
 
 class _EndedError(Exception):
-    """An order ended without the task's own doing."""
+    """The order has ended without a result or an error of the task itself; it carries the report."""
 
     def __init__(self, report: Report) -> None:
         super().__init__(report.ending)
@@ -75,21 +85,21 @@ def serve(fd: int, parent: int) -> None:
         fd: the socket to the worker.
         parent: the worker's process id.
     """
-    _disregard_signals()
+    _ignore_signals()
     os.set_inheritable(fd, False)
     open_standard_streams()
-    DEFERRED.keep()  # the worker has said them, of the same environment
+    DEFERRED.keep()  # the worker has logged the same warnings, from the same environment
     print_at_once()
-    line = _WorkerLine(socket.socket(fileno=fd), parent)
-    while (order := line.next_order()) is not None:
-        line.answer(_carry_out(order, line))
+    connection = _WorkerConnection(socket.socket(fileno=fd), parent)
+    while (order := connection.next_order()) is not None:
+        connection.answer(_carry_out(order, connection))
 
 
-def _disregard_signals() -> None:
-    """Have handlers that do nothing: unlike SIG_IGN they are not inherited by a program that a task starts.
+def _ignore_signals() -> None:
+    """Set handlers that do nothing: unlike SIG_IGN they are not inherited by a program that a task starts.
 
-    Nor are they by a fork, for multiprocessing ends its own by SIGTERM; what is sent to one before it has its
-    usual handlers waits until then.
+    A fork does not inherit them either, because multiprocessing ends its own forks by SIGTERM. A signal that
+    reaches a fork before it has the usual handlers is handled when it has them.
     """
     usual = [(number, signal.getsignal(number)) for number in SIGNALS]
 
@@ -99,22 +109,22 @@ def _disregard_signals() -> None:
     def unblock() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
-    def heed() -> None:
+    def restore() -> None:
         for number, handler in usual:
             signal.signal(number, handler)
         unblock()
 
     for number in SIGNALS:
-        signal.signal(number, _disregard)
-    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=heed)
+        signal.signal(number, _do_nothing)
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=restore)
 
 
-def _disregard(_number: int, _frame: object) -> None:
+def _do_nothing(_number: int, _frame: object) -> None:
     pass
 
 
-class _WorkerLine:
-    """The socket to the worker, with the thread that listens to it and notices the worker's end."""
+class _WorkerConnection:
+    """The socket to the worker, with the thread that reads from it and notices the worker's end."""
 
     def __init__(self, connection: socket.socket, parent: int) -> None:
         self._socket = connection
@@ -127,18 +137,18 @@ class _WorkerLine:
         threading.Thread(target=self._listen, name="aioq-worker-line", daemon=True).start()
 
     def next_order(self) -> Order | None:
-        """Wait for an order; None when there will be none."""
+        """Wait for an order; None if no more will come."""
         body = self._orders.get()
         return None if body is None else read_order(body)
 
-    def send(self, message: Begun | Line | Report) -> None:
-        """Tell the worker; nothing where it is gone, for then this process ends anyway."""
+    def send(self, message: Begun | LogLine | Report) -> None:
+        """Send a message; if the worker is gone, do nothing, because this process ends then."""
         data = frame(message)
         with self._sending, contextlib.suppress(OSError):
             self._socket.sendall(data)
 
     def answer(self, report: Report) -> None:
-        """Send the report of an order, and be free for the next."""
+        """Send the report of an order, and be ready for the next one."""
         data = frame(report)
         self._busy = False
         with self._sending, contextlib.suppress(OSError):
@@ -153,15 +163,16 @@ class _WorkerLine:
                 self._busy = True
                 self._orders.put(body)
         if self._busy:
-            # The worker died, and its jobs run elsewhere: this one must not go on here, nor what it has started.
+            # The worker died, and its jobs run elsewhere: the job must not go on here, nor programs it has
+            # started.
             os.killpg(os.getpgrp(), signal.SIGKILL)
         self._orders.put(None)
 
     def _receive(self, count: int) -> bytes | None:
-        """That many bytes; None when the worker is gone."""
+        """Read that many bytes; None if the worker is gone."""
         data = bytearray()
         while len(data) < count:
-            if not self._readable.poll(WATCH * 1000):
+            if not self._readable.poll(WORKER_CHECK * 1000):
                 if os.getppid() != self._parent:
                     return None
                 continue
@@ -172,29 +183,29 @@ class _WorkerLine:
         return bytes(data)
 
 
-class _ToWorker(logging.Handler):
+class _WorkerHandler(logging.Handler):
     """Sends log records to the worker, which has the handlers, the format and the level."""
 
-    def __init__(self, line: _WorkerLine) -> None:
+    def __init__(self, connection: _WorkerConnection) -> None:
         super().__init__()
-        self._line = line
+        self._connection = connection
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one; what cannot travel is shown as logging shows its own errors."""
+        """Send a record; if that fails, logging shows the error as one of its own."""
         try:
-            self._line.send(line_of(record))
+            self._connection.send(line_of(record))
         except BaseException:
             self.handleError(record)
 
 
-def _carry_out(order: Order, line: _WorkerLine) -> Report:
-    """The report of an order, whatever its task does."""
+def _carry_out(order: Order, connection: _WorkerConnection) -> Report:
+    """Carry out an order; whatever its task does, this returns the report."""
     try:
-        task = _find(order, line)
+        task = _find(order, connection)
         args, kwargs = _arguments(task, order)
         returns = signature_of(task).returns
         context = _context(order)
-        begin = partial(_begin, order, context, line)
+        begin = partial(_begin, order, context, connection)
         if order.isolated:
             call = _call_of(task, args, kwargs)
             return _encoded(order, returns, asyncio.run(_as_in_a_worker(task, call, context, begin)))
@@ -207,13 +218,13 @@ def _carry_out(order: Order, line: _WorkerLine) -> Report:
         return _failed(Ending.RAISED, error, order.attempt)
 
 
-def _find(order: Order, line: _WorkerLine) -> Task[Any, Any]:
+def _find(order: Order, connection: _WorkerConnection) -> Task[Any, Any]:
     try:
         return _lookup(order)
     except BaseException as error:
         raise _EndedError(_failed(Ending.UNREADY, error, order.attempt)) from error
     finally:
-        _set_up_logging(order, line)
+        _set_up_logging(order, connection)
 
 
 def _lookup(order: Order) -> Task[Any, Any]:
@@ -231,14 +242,14 @@ def _lookup(order: Order) -> Task[Any, Any]:
     )
 
 
-def _set_up_logging(order: Order, line: _WorkerLine) -> None:
-    """As the worker does: a root logger that the user's module has set up is left as it is."""
+def _set_up_logging(order: Order, connection: _WorkerConnection) -> None:
+    """Set up logging as the worker does; a root logger that the user's module has set up is not changed."""
     let_through(order.own_log_level)
     root = logging.getLogger()
-    if not any(not isinstance(handler, _ToWorker) for handler in root.handlers):
+    if not any(not isinstance(handler, _WorkerHandler) for handler in root.handlers):
         root.setLevel(order.log_level)
     if not root.handlers:
-        root.addHandler(_ToWorker(line))
+        root.addHandler(_WorkerHandler(connection))
 
 
 def _arguments(task: Task[Any, Any], order: Order) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -265,7 +276,7 @@ def _encoded(order: Order, returns: ResultType, result: Any) -> Report:
 def _failed(ending: Ending, error: BaseException, attempt: int) -> Report:
     try:
         return _report_of(ending, asked_by(error), attempt)
-    except BaseException:  # of a class of the user's that says such things in its own way
+    except BaseException:  # raised by code of the user's exception class
         return Report(ending, failure=_clean(Failure(full_name_of(type(error)), message_of(error))))
 
 
@@ -301,12 +312,12 @@ def _context(order: Order) -> JobContext:
     )
 
 
-def _begin(order: Order, context: JobContext, line: _WorkerLine) -> None:
+def _begin(order: Order, context: JobContext, connection: _WorkerConnection) -> None:
     context.deadline = order.deadline
     if context.deadline is None and order.timeout is not None:
         context.deadline = datetime.now(UTC) + timedelta(seconds=order.timeout)
     enter_job(context)
-    line.send(Begun())
+    connection.send(Begun())
 
 
 async def _as_in_a_worker(
@@ -315,7 +326,7 @@ async def _as_in_a_worker(
     context: JobContext,
     begin: Callable[[], None],
 ) -> Any:
-    attach(context, _drop)
+    attach(context, _ignore_progress)
     lifespan = app_of(task).lifespan()
     try:
         context.state = await lifespan.__aenter__()
@@ -323,7 +334,7 @@ async def _as_in_a_worker(
         raise _EndedError(_failed(Ending.UNREADY, error, context.attempt)) from error
     try:
         begin()
-        return await _alone(partial(wrapped, app_of(task).middleware, context, call), context)
+        return await _in_own_task(partial(wrapped, app_of(task).middleware, context, call), context)
     finally:
         try:
             await lifespan.__aexit__(None, None, None)
@@ -331,8 +342,8 @@ async def _as_in_a_worker(
             log.exception("the lifespan of the process of %s[%s] failed at its end", context.task, context.id)
 
 
-async def _alone(call: Callable[[], Awaitable[Any]], context: JobContext) -> Any:
-    """Run the job in an asyncio task of its own, as a worker does, so that it may end what waits for it."""
+async def _in_own_task(call: Callable[[], Awaitable[Any]], context: JobContext) -> Any:
+    """Run the job in an asyncio task of its own, as a worker does: so it may cancel the task that waits for it."""
     pid = os.getpid()
 
     async def job() -> Any:
@@ -346,10 +357,10 @@ async def _alone(call: Callable[[], Awaitable[Any]], context: JobContext) -> Any
     running = asyncio.create_task(job(), name=f"{context.task}[{context.id}]")
     try:
         await asyncio.wait([running])
-    except asyncio.CancelledError:  # the task itself did it: to end it, the worker kills this process
+    except asyncio.CancelledError:  # only the job can have done that: the worker, to end it, kills this process
         running.cancel()
         await asyncio.wait([running], timeout=GRACE)
-        raise _EndedError(Report(Ending.FALLEN)) from None
+        raise _EndedError(Report(Ending.LOOP_CANCELLED)) from None
     return result_of(running.result())
 
 
@@ -369,12 +380,12 @@ async def _awaited(result: Awaitable[Any]) -> Any:
     return await result
 
 
-def _drop(progress: Progress) -> None:
-    """Progress cannot be reported from here, and must not fail a task that would report it in a worker."""
+def _ignore_progress(progress: Progress) -> None:
+    """Drop a report: it cannot be sent from here, and must not be an error, because it is none in a worker."""
 
 
 def _clean(failure: Failure) -> Failure:
-    """The failure as `encode_failure` would store it: cut, and without what UTF-8 cannot hold."""
+    """The failure as `encode_failure` would store it: cut, and without characters that UTF-8 cannot encode."""
     encoded = msgspec.msgpack.decode(encode_failure("", failure), type=list[Any])
     return Failure(*encoded[3])
 

@@ -1,10 +1,10 @@
-"""Child processes that carry out orders, and the worker's side of talking to them.
+"""The pool of child processes that carry out orders: the worker's side (the child's side is `child.py`).
 
-A child is a Python process in a session of its own, so that what a terminal sends to its worker's process group
-does not reach it, and is spoken to over a socket of its own: its standard output is free for what tasks print, and
-goes to the worker's standard error. It ends when the socket does, that is with its worker; see `child.py`.
+A child is a Python process in a session of its own, so that signals from a terminal to its worker's process group
+do not reach it. It has a socket of its own to the worker, so its standard output is free for what tasks print;
+that goes to the worker's standard error. It ends when the socket is closed, and so with its worker.
 
-A child that dies before it has begun its order has not met the job yet, so the order goes to another one.
+If a child dies before it has begun its order, the job was not the cause, and the order goes to another child.
 """
 
 import asyncio
@@ -17,17 +17,17 @@ import sys
 import threading
 from collections.abc import Callable
 
-from aioq.worker.processes.protocol import HEADER, Begun, Line, Order, Report, frame, log_line, read_message
+from aioq.worker.processes.protocol import HEADER, Begun, LogLine, Order, Report, frame, log_line, read_message
 
 STARTS = 3
-"""Children that are given one order at most; what kills one by chance, before it begins, does not kill three."""
+"""How many children are tried for one order: an accident that kills one before it begins does not kill three."""
 
 START_LIMIT = 60.0
-"""Seconds a child may take to begin; a guess, above what importing the largest App and its lifespan take."""
+"""Seconds a child may take to begin. A guess: more than importing the largest App and entering its lifespan
+take."""
 
-FAREWELL = 5.0
-"""Seconds a child has to end by itself, as `GRACE` of the executor; it runs what the user's modules left to
-`atexit`."""
+END_TIME = 5.0
+"""Seconds a child has to end by itself, as `GRACE` of the executor; it runs the user's `atexit` functions."""
 
 _BOOT = "import sys; sys.path[:] = {path!r}; from aioq.worker.processes.child import serve; serve({fd}, {parent})"
 
@@ -48,14 +48,15 @@ class Children:
         self._closing = False
 
     async def carry_out(self, order: Order, on_begun: Callable[[], None], *, keep: bool) -> Report:
-        """Have a child carry out an order.
+        """Let a child carry out an order.
 
-        Cancellation: the child is killed, with what it has started.
+        Cancellation: the child is killed, with the processes that it has started.
 
         Args:
             order: the order.
             on_begun: called when the child has begun it.
-            keep: take an idle child, and keep it for the next order; else start one, and end it.
+            keep: use an idle child if there is one, and keep the child for the next order; else start one and end
+                it afterwards.
 
         Raises:
             NotBegunError: no child has begun it.
@@ -77,7 +78,7 @@ class Children:
         raise NotBegunError(f"each of {STARTS} processes for it {why} before it could begin")
 
     def close(self) -> None:
-        """End the idle children now, and the others once they are idle."""
+        """End the idle children now, and the others when they are idle."""
         self._closing = True
         while self._idle:
             self._idle.pop().end()
@@ -109,10 +110,10 @@ class Children:
 
 
 class _Child:
-    """One child.
+    """One child process.
 
     Attributes:
-        report: of an order that ended before it was begun.
+        report: the report of the present order, once it has come; it may come before the order is begun.
     """
 
     def __init__(
@@ -125,10 +126,10 @@ class _Child:
 
     @classmethod
     async def start(cls) -> "_Child":
-        """Start a process; it need not be up when this returns.
+        """Start a process; it may not be ready yet when this returns.
 
         Raises:
-            OSError: the system has no room for it.
+            OSError: the system cannot start it.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -144,11 +145,11 @@ class _Child:
 
     @property
     def lives(self) -> bool:
-        """Whether it is there, as far as is known here."""
+        """Whether the process lives, as far as this process knows."""
         return self._process.poll() is None and not self._reader.at_eof()
 
     async def begin(self, order: Order) -> None:
-        """Hand over an order, and return when it is begun, or has ended without (`report`)."""
+        """Send an order, and return when it is begun, or when it has ended before that (`report` is set then)."""
         self.report = None
         async with asyncio.timeout(START_LIMIT):
             self._writer.write(frame(order))
@@ -158,7 +159,7 @@ class _Child:
             self.report = message
 
     async def finish(self) -> Report:
-        """The report of the order."""
+        """Wait for the report of the order."""
         while self.report is None:
             message = await self._next()
             if isinstance(message, Report):
@@ -169,30 +170,30 @@ class _Child:
         while True:
             length = int.from_bytes(await self._reader.readexactly(HEADER))
             message = read_message(await self._reader.readexactly(length))
-            if not isinstance(message, Line):
+            if not isinstance(message, LogLine):
                 return message
             log_line(message)
 
     def end(self) -> None:
-        """Let it end: it does when the socket is closed. The process ends before this one does."""
+        """Close the socket, so that the process ends. It ends before this process does."""
         self._writer.close()
         self._reap()
 
     def kill(self) -> None:
-        """Kill it, and what its task has started."""
+        """Kill the process, and the processes that its task has started."""
         self._writer.close()
-        if self._process.returncode is None:  # not reaped yet, so the number is still its own
+        if self._process.returncode is None:  # it was not reaped, so its process id is not reused yet
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._reap()
 
     def _reap(self) -> None:
-        # Not a daemon: Python waits for it, so no child outlives a worker that ends in good order.
+        # No daemon thread: Python waits for it, so no child outlives a worker that ends normally.
         threading.Thread(target=_reap, args=(self._process,), name="aioq-child-end").start()
 
 
 def _spawn(fd: int) -> "subprocess.Popen[bytes]":
-    """Start Python with this end of a socket, and with this process's import path."""
+    """Start a Python process with the given end of a socket, and with this process's import path."""
     path = [entry for entry in sys.path if isinstance(entry, str)]  # pyright: ignore[reportUnnecessaryIsInstance] - it may hold anything
     code = _BOOT.format(path=path, fd=fd, parent=os.getpid())
     return subprocess.Popen(  # noqa: S603 - our own command
@@ -206,7 +207,7 @@ def _spawn(fd: int) -> "subprocess.Popen[bytes]":
 
 def _reap(process: "subprocess.Popen[bytes]") -> None:
     try:
-        process.wait(FAREWELL)
+        process.wait(END_TIME)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -1,12 +1,12 @@
-"""What travels between a worker and its child processes: MessagePack, in frames behind their length.
+"""The messages between a worker and its child processes: MessagePack, each in a frame that begins with its length.
 
-    worker ── Order ──► child
-           ◄── Line ──          any number: what it logs
-           ◄── Begun ─          from here on a death is the job's doing
-           ◄── Line ──
-           ◄── Report ─         and the child is free for the next order
+    worker ── Order ───► child
+           ◄── LogLine ──       any number: the child's log records
+           ◄── Begun ────       if the child dies from here on, the job is the cause
+           ◄── LogLine ──
+           ◄── Report ───       then the child is ready for the next order
 
-Both run the same aioq, so the format has no version and no test pins it.
+Both run the same aioq, so the format has no version and no test fixes it.
 """
 
 import logging
@@ -21,7 +21,7 @@ from aioq.util.log_records import message_of, plain, raised_of, traceback_of
 from aioq.wire.messages import ENCODER, Failure
 
 HEADER = 4
-"""Bytes of a frame's length, most significant first."""
+"""The size in bytes of a frame's length, which is written with the most significant byte first."""
 
 
 class Ending(StrEnum):
@@ -32,12 +32,12 @@ class Ending(StrEnum):
     BAD_ARGUMENTS = "bad arguments"
     BAD_RESULT = "bad result"
     UNREADY = "unready"
-    FALLEN = "fallen"
-    """The job has cancelled all that runs on the process's event loop: what would be its worker."""
+    LOOP_CANCELLED = "loop cancelled"
+    """The job has cancelled the tasks of its process's event loop; in a worker it would have ended the worker."""
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What a child is to do.
+    """The order to run one job.
 
     Attributes:
         module: the module to import.
@@ -45,19 +45,19 @@ class Order(msgspec.Struct, frozen=True):
         task: the task's name.
         args: the encoded positional arguments.
         kwargs: the encoded keyword arguments.
-        job_id: for `current_job()`, as are the following.
+        job_id: the job's id; this and the next fields are for `current_job()`.
         queue: the queue.
-        attempt: the attempt.
-        max_attempts: the attempts the retry rule allows, None for no end.
-        crashes: the runs that died with their worker.
+        attempt: the number of the attempt.
+        max_attempts: the number of attempts that the retry rule allows, None for no limit.
+        crashes: the number of runs whose worker died.
         headers: the headers.
         tags: the tags.
-        sent_at: when the server took the job.
-        timeout: seconds the attempt may take, from `Begun` on where there is no deadline yet.
-        deadline: when the attempt's timeout ends it, where it runs already.
+        sent_at: when the server accepted the job.
+        timeout: seconds the attempt may take; counted from `Begun` if there is no deadline yet.
+        deadline: when the attempt's timeout ends it; None if it has not begun.
         log_level: the level of the worker's root logger.
-        own_log_level: the level of aioq's loggers there.
-        isolated: whether this is a job on its last chance: it runs as it would in the worker, on an event loop,
+        own_log_level: the level of aioq's loggers in the worker.
+        isolated: whether this is a job on its last chance. It runs as it would in the worker: on an event loop,
             inside the App's lifespan and middleware.
     """
 
@@ -82,35 +82,35 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):
-    """The task's function is called next."""
+    """The child is about to call the task's function."""
 
 
-class Line(msgspec.Struct, frozen=True, tag="line"):
+class LogLine(msgspec.Struct, frozen=True, tag="line"):
     """A log record.
 
     Attributes:
-        fields: the record's attributes, as MessagePack holds them; `msg` is complete, the traceback is text.
+        fields: the record's attributes that MessagePack can encode; `msg` is complete, the traceback is text.
     """
 
     fields: dict[str, Any]
 
 
 class Report(msgspec.Struct, frozen=True, tag="report"):
-    """What came of an order.
+    """The result of an order.
 
     Attributes:
         ending: how it ended.
         value: the encoded result (RETURNED).
         text: what is wrong (BAD_ARGUMENTS, BAD_RESULT).
-        failure: what was raised, as text (RAISED, UNREADY).
-        names: see `ChildError`, as the following.
-        is_retry: whether it was a `Retry`.
-        retry_delay: its delay.
-        retry_attempts: its attempts.
-        snooze: the delay where it was a `Snooze`.
-        leaves: see `ChildError`, as the following.
-        retry_max_elapsed: its `max_elapsed`.
-        cancel_reason: the reason where it was a `Cancel`.
+        failure: the exception, as text (RAISED, UNREADY).
+        names: the names of the exception's class and of the classes it derives from.
+        is_retry: whether the exception was a `Retry`.
+        retry_delay: its delay in seconds, if it was a `Retry` that gave one.
+        retry_attempts: its number of attempts, if it was a `Retry` that gave one.
+        snooze: the delay in seconds, if it was a `Snooze`.
+        leaves: for an exception group, the class names of each kind of error in it.
+        retry_max_elapsed: the `max_elapsed`, if it was a `Retry` that gave one.
+        cancel_reason: the reason, if it was a `Cancel`.
         is_fail: whether it was a `Fail`.
     """
 
@@ -129,14 +129,14 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     is_fail: bool = False
 
 
-Message = Begun | Line | Report
+Message = Begun | LogLine | Report
 
 _MESSAGE = msgspec.msgpack.Decoder(Message)
 _ORDER = msgspec.msgpack.Decoder(Order)
 
 
 def frame(message: Order | Message) -> bytes:
-    """The bytes of a message, with its length before them."""
+    """The encoded message, with its length in front."""
     body = ENCODER.encode(message)
     return len(body).to_bytes(HEADER) + body
 
@@ -147,25 +147,25 @@ def read_order(body: bytes) -> Order:
 
 
 def read_message(body: bytes) -> Message:
-    """What a child says in a frame."""
+    """The message of a child in a frame."""
     return _MESSAGE.decode(body)
 
 
-def line_of(record: logging.LogRecord) -> Line:
-    """A log record, so that it can travel; nothing in it can keep it from that."""
+def line_of(record: logging.LogRecord) -> LogLine:
+    """The message for a log record; whatever the record contains, this does not fail."""
     fields = {key: plain(value) for key, value in tuple(vars(record).items()) if key not in _IN_WORDS}
     fields |= {"msg": plain(message_of(record)), "exc_text": plain(traceback_of(record)) or None}
     if raised := raised_of(record):
         fields.setdefault("exception", raised)
-    return Line(fields)
+    return LogLine(fields)
 
 
 _IN_WORDS = {"args", "exc_info", "stack_info"}
-"""Attributes of a record that are in its message or its traceback by then."""
+"""Attributes of a record that its message and its traceback contain already."""
 
 
-def log_line(line: Line) -> None:
-    """Log what a child has logged, where and as this process logs; raises nothing, for the job is not to blame."""
+def log_line(line: LogLine) -> None:
+    """Log a child's record with this process's handlers; raises nothing, so that no job fails for its log."""
     try:
         record = logging.makeLogRecord(dict(line.fields))
         logger = logging.getLogger(record.name)

@@ -1,4 +1,4 @@
-"""What becomes of one job that was claimed, from its decoding to its settlement.
+"""The run of one claimed job, from decoding it to its settlement.
 
-Imports `processes` and the single modules of `worker/`.
+This package imports `processes` and the single modules of `worker/`.
 """

@@ -1,4 +1,4 @@
-"""The step `call`: run the task's function where it belongs, inside the middleware."""
+"""The step `call`: runs the task's function (on the loop, in a thread or in a process), inside the middleware."""
 
 import asyncio
 import contextlib
@@ -33,37 +33,37 @@ log = logger("aioq.worker")
 
 LAST_CHANCES = 16
 """How many jobs on their last chance run at once, each in a process of its own. A guess: a process that has
-imported an App takes some 50 MB, and jobs that take hours must not wait for each other."""
+imported an App takes about 50 MB, and jobs that take hours must not wait for each other."""
 
 Begin = Callable[[Run], None]
 
 
 class _UnreadyError(Exception):
-    """A process of a job's own came not as far as the job; the message says why."""
+    """The process for a job failed before it could begin the job; the message says why."""
 
 
-def _unread(progress: Progress) -> None:
-    """Where a thread reports to whose job has ended."""
+def _ignore(progress: Progress) -> None:
+    """Takes the reports of a thread whose job has ended: the server would refuse them."""
 
 
 class _Thread:
-    """A run's place among the threads; its fields are read and written under the caller's lock.
+    """A run's place among the threads; its fields are read and written under the lock of the `Caller`.
 
     Attributes:
         busy: whether the function runs.
-        left: whether the job does not wait for it any more.
+        job_ended: whether the job has ended, with or without the function.
     """
 
-    __slots__ = ("_lock", "busy", "left")
+    __slots__ = ("_lock", "busy", "job_ended")
 
     def __init__(self, lock: threading.Lock) -> None:
         self._lock = lock
-        self.busy = self.left = False
+        self.busy = self.job_ended = False
 
-    def leave(self) -> bool:
-        """The job has ended; whether the function still runs."""
+    def end_job(self) -> bool:
+        """Note that the job has ended; return whether its function still runs."""
         with self._lock:
-            self.left = True
+            self.job_ended = True
             return self.busy
 
 
@@ -71,7 +71,7 @@ class Caller:
     """Runs functions; shared by all runs of a worker.
 
     Args:
-        middleware: what is around each run, outermost first.
+        middleware: the App's middleware, outermost first.
         threads: how many plain functions may run at once.
         processes: how many tasks of the process pool may run at once.
     """
@@ -81,38 +81,39 @@ class Caller:
         self._threads = anyio.CapacityLimiter(threads)
         self._processes = anyio.CapacityLimiter(processes)
         self._isolated = anyio.CapacityLimiter(LAST_CHANCES)
-        self._unlimited = anyio.CapacityLimiter(math.inf)  # for anyio, which would count to 40 by itself
+        self._unlimited = anyio.CapacityLimiter(math.inf)  # anyio's own limit would be 40 threads
         self._children = Children()
         self._busy_threads = 0
-        self._left: set[JobContext] = set()
+        self._running_on: set[JobContext] = (
+            set()
+        )  # jobs that have ended while their function still runs in its thread
         self._lock = threading.Lock()
 
     @property
     def busy_threads(self) -> int:
-        """Threads that run a function, be its job still waited for or not."""
+        """How many threads run a function, also of a job that has ended."""
         return self._busy_threads
 
     def has_left(self, context: JobContext) -> bool:
-        """Whether a job has ended, and its function still runs in its thread."""
-        return context in self._left
+        """Whether a job has ended while its function still runs in its thread."""
+        return context in self._running_on
 
     def lend_threads(self, count: int) -> None:
-        """Allow this many more threads, or fewer: that many wait for other jobs."""
+        """Allow this many more threads, or fewer, because so many functions wait for other jobs."""
         self._threads.total_tokens += count
 
     def close(self) -> None:
-        """Keep no child process: those that are idle end now, the others when their job has ended."""
+        """End the child processes: idle ones now, the others when their job has ended."""
         self._children.close()
 
     async def call(self, run: Run, begin: Begin) -> Any:
-        """Run the function and return its result; from a child process it may be the encoded one.
+        """Run the function and return its result; a child process may return it encoded.
 
-        Cancellation: a coroutine is cancelled, a process killed; a thread goes on, and only its result is
-        dropped.
+        Cancellation: a coroutine is cancelled, a process killed. A thread goes on, but its result is dropped.
 
         Args:
             run: the run.
-            begin: called, once or more, when there is a place for it: a thread, a process. Before that it waits.
+            begin: called, once or more, when the run has its place (a thread, a process). Until then it waits.
 
         Raises:
             BaseException: whatever the function raises.
@@ -121,21 +122,21 @@ class Caller:
         enter_job(run.context)
         if run.isolated:
             try:
-                return await self._placed(self._isolated, partial(self._last_chance, run, begin))
+                return await self._with_place(self._isolated, partial(self._last_chance, run, begin))
             except _UnreadyError as error:
-                _bring_home(run, error)
+                _run_in_worker(run, error)
         assert run.task is not None
         if run.task.executor == "async":
             if self._middleware:
                 return await self._within(run, begin)
-            begin(run)  # what most jobs are: each further call would be one for every job
+            begin(run)  # most jobs come here, so there are as few calls as possible
             return await run.task.function(*run.args, **(run.kwargs or {}))
         if run.in_child:
-            return await self._placed(self._processes, partial(self._within, run, begin))
+            return await self._with_place(self._processes, partial(self._within, run, begin))
         return await self._in_thread(run, begin)
 
     async def _in_thread(self, run: Run, begin: Begin) -> Any:
-        """A run of a plain function. Its place is the thread's: it lasts as long as that does, not as the job."""
+        """Run a plain function. It keeps its place among the threads until it ends, even if its job ends first."""
         thread = run.thread = _Thread(self._lock)
         limiter = self._threads
         try:
@@ -145,27 +146,25 @@ class Caller:
         try:
             return await self._within(run, begin)
         finally:
-            if not thread.leave():
+            if not thread.end_job():
                 limiter.release_on_behalf_of(thread)
             else:
                 assert run.context is not None
-                self._left.add(run.context)
-                attach(
-                    run.context, _unread
-                )  # the job has ended, so the server would refuse what the thread reports
+                self._running_on.add(run.context)
+                attach(run.context, _ignore)
                 log.warning(
                     "%s[%s] runs on in its thread after its job has ended, and holds one of %g threads till then; "
                     "%d are held so",
-                    *(run.name, run.claimed.id, limiter.total_tokens, len(self._left)),
+                    *(run.name, run.claimed.id, limiter.total_tokens, len(self._running_on)),
                 )
 
     def _return_thread(self, context: JobContext | None, thread: "_Thread") -> None:
         if context is not None:
-            self._left.discard(context)
+            self._running_on.discard(context)
         self._threads.release_on_behalf_of(thread)
 
     @staticmethod
-    async def _placed(limiter: anyio.CapacityLimiter, call: Callable[[], Any]) -> Any:
+    async def _with_place(limiter: anyio.CapacityLimiter, call: Callable[[], Any]) -> Any:
         try:
             limiter.acquire_nowait()
         except anyio.WouldBlock:
@@ -176,10 +175,10 @@ class Caller:
             limiter.release()
 
     async def _within(self, run: Run, begin: Begin) -> Any:
-        """The function inside the middleware, of a run that has its place."""
+        """Run the function inside the middleware; the run has its place already."""
         if not self._middleware:
             return await self._run(run, begin)
-        begin(run)  # the middleware is inside the job's timeout
+        begin(run)  # here, because the job's timeout includes the middleware
         assert run.context is not None
         return await wrapped(self._middleware, run.context, partial(self._run, run, begin))
 
@@ -201,16 +200,16 @@ class Caller:
                 limiter=self._unlimited,
             )
         )
-        # A plain function around a coroutine's: it has made the coroutine, which belongs onto this loop.
+        # A plain function that wraps a coroutine function returns a coroutine, which has to run on this loop.
         return await result if isawaitable(result) else result
 
     def _call_plainly(self, run: Run, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> Any:
-        """Run the function in this thread; counted here, because a job that is cancelled leaves its thread."""
+        """Run the function in this thread, and count the thread, because it may outlive a cancelled job."""
         thread = run.thread
         assert run.task is not None and thread is not None  # noqa: PT018 - one fact: it has its place
         with self._lock:
-            if thread.left:
-                return None  # its job has ended in between
+            if thread.job_ended:
+                return None  # the job has ended before its function began
             thread.busy = True
             self._busy_threads += 1
         try:
@@ -219,9 +218,9 @@ class Caller:
             with self._lock:
                 thread.busy = False
                 self._busy_threads -= 1
-                left = thread.left
-            if left:
-                with contextlib.suppress(RuntimeError):  # the loop is closed, and its worker gone
+                job_ended = thread.job_ended
+            if job_ended:
+                with contextlib.suppress(RuntimeError):  # the loop is closed, and the worker gone
                     loop.call_soon_threadsafe(self._return_thread, run.context, thread)
 
     async def _run_in_child(self, run: Run, begin: Begin) -> Any:
@@ -231,12 +230,12 @@ class Caller:
             raise ProcessDiedError(f"the job did not run: {error}") from None
         except DiedError:
             raise _died() from None
-        encoded = _read(run, report)
-        # Without middleware the result is not needed here, and it is passed on encoded.
+        encoded = _encoded_result(run, report)
+        # Only middleware needs the decoded result here.
         return _decoded(run, encoded) if self._middleware else encoded
 
     async def _last_chance(self, run: Run, begin: Begin) -> Any:
-        """Have a new child run the job as a worker does, middleware included."""
+        """Let a new child run the job as a worker does, middleware included."""
         try:
             report = await self._children.carry_out(_order(run), partial(begin, run), keep=False)
         except (NotBegunError, OSError) as error:
@@ -246,19 +245,19 @@ class Caller:
         if report.ending is Ending.UNREADY:
             why = "?" if report.failure is None else report.failure.summary
             raise _UnreadyError(f"the App cannot be set up a second time: {why}")
-        if report.ending is Ending.FALLEN:
+        if report.ending is Ending.LOOP_CANCELLED:
             raise _died()
-        return _read(run, report)
+        return _encoded_result(run, report)
 
 
 def _died() -> ProcessDiedError:
     return ProcessDiedError("the process that ran the job died: killed, out of memory, or a crash in native code")
 
 
-def _bring_home(run: Run, error: _UnreadyError) -> None:
-    """Run a job on its last chance in the worker after all: it has not met its process, and must not pay for it.
+def _run_in_worker(run: Run, error: _UnreadyError) -> None:
+    """Prepare a job on its last chance to run in the worker after all: that its process failed is not its fault.
 
-    If it is the one that kills its workers, it does so once more, and that is one crash too many.
+    If this job kills its workers, it kills this one too; then it has crashed too often.
     """
     log.warning("%s[%s] gets no process of its own, and runs in the worker: %s", run.name, run.claimed.id, error)
     run.isolated = False
@@ -266,8 +265,8 @@ def _bring_home(run: Run, error: _UnreadyError) -> None:
     try:
         run.args, run.kwargs = signature_of(run.task).decode(run.envelope.args, run.envelope.kwargs)
     except BadArgumentsError as bad:
-        run.unfit = ArgumentError(str(bad))
-        raise run.unfit from None
+        run.permanent = ArgumentError(str(bad))
+        raise run.permanent from None
 
 
 def _order(run: Run) -> Order:
@@ -295,22 +294,22 @@ def _order(run: Run) -> Order:
     )
 
 
-def _read(run: Run, report: Report) -> msgspec.Raw:
-    """The encoded result of a report.
+def _encoded_result(run: Run, report: Report) -> msgspec.Raw:
+    """The encoded result in a report.
 
     Raises:
-        ArgumentError: the arguments do not fit the task.
+        ArgumentError: the arguments do not match the task's signature.
         ResultError: the result cannot be encoded.
         ChildError: the task raised, or its module could not be imported.
     """
     if report.ending is Ending.RETURNED:
         return report.value
     if report.ending is Ending.BAD_ARGUMENTS:
-        run.unfit = ArgumentError(report.text)
-        raise run.unfit
+        run.permanent = ArgumentError(report.text)
+        raise run.permanent
     if report.ending is Ending.BAD_RESULT:
-        run.unfit = ResultError(report.text)
-        raise run.unfit
+        run.permanent = ResultError(report.text)
+        raise run.permanent
     raise ChildError(
         report.failure or Failure("Unknown", ""),
         report.names,
@@ -326,7 +325,7 @@ def _read(run: Run, report: Report) -> msgspec.Raw:
 
 
 def _decoded(run: Run, encoded: msgspec.Raw) -> Any:
-    """The result for the middleware; one that is not what the task promises is theirs to see as it is."""
+    """The result for the middleware; if it does not match the task's return type, it is plain data."""
     assert run.task is not None
     try:
         return signature_of(run.task).returns.decode(encoded)

@@ -1,4 +1,4 @@
-"""What a worker's runs need besides their own records."""
+"""What all runs of a worker share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ class RunEnvironment:
     Attributes:
         tasks: the registered tasks by name.
         settings: the App's settings.
-        state: what the lifespan yielded.
+        state: the value that the lifespan yielded.
         lending: lends the slots of jobs that wait for others.
     """
 

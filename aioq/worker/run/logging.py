@@ -1,8 +1,8 @@
-"""One line when a job is received and one when it has ended, on the logger `aioq.job`.
+"""The log lines of a job, on the logger `aioq.job`: one when it is received and one when it has ended.
 
-A worker that is to be fast turns them off with `--log-level warning`; what fails is still logged then. For the
-JSON format, and for every other handler, each carries its facts as fields: `event`, `job_id`, `task`, `queue`,
-`attempt`, and what there is of `wait`, `duration`, `delay`, `reason` and `exception`; times are in seconds.
+For the fastest worker turn them off with `--log-level warning`; failures are still logged then. For the JSON
+format and every other handler each record has its facts as fields: `event`, `job_id`, `task`, `queue`, `attempt`,
+and those that apply of `wait`, `duration`, `delay`, `reason` and `exception`. Times are in seconds.
 """
 
 import logging
@@ -22,14 +22,14 @@ from aioq.worker.run.run import Run
 
 log = logger("aioq.job")
 
-# Asked for each job, so without the guard's frame; the functions below have one of their own.
+# Called for each job, so without the logger's guard against errors; the functions below have one of their own.
 _is_wanted = logging.getLogger("aioq.job").isEnabledFor
 
 MAX_SHOWN = 200
-"""Characters of a result that are logged."""
+"""The most characters of a result that are logged."""
 
 
-_WORDS = {
+_LINES = {
     Verb.SUCCEEDED: (logging.INFO, "succeeded", "succeeded in {seconds:.2f}s: {result}"),
     Verb.FAILED: (logging.ERROR, "failed", "failed in {seconds:.2f}s: {error}"),
     Verb.RETRY: (logging.WARNING, "retry", "failed in attempt {attempt}, runs again in {delay:.2f}s: {error}"),
@@ -53,69 +53,69 @@ _WORDS = {
     ),
     Verb.RELEASE: (logging.INFO, "released", "given back before it was started"),
 }
-"""What is said of each end, and how loudly."""
+"""The level, the event and the text of the log line for each settlement."""
 
 _LOST = (logging.WARNING, "abandoned", "abandoned: the worker's lease was lost")
 
 _ASKED = "asked for another attempt in attempt {attempt}, runs again in {delay:.2f}s"
-"""Of a `Retry` that was raised from no error: then there is no failure to show."""
+"""The text for a `Retry` that was not raised from an error, so that there is no failure to show."""
 
 _ASKED_IN_VAIN = "it asked for another attempt in its last one"
 
 
 def log_received(run: Run) -> None:
-    """Say that a job has come in; raises nothing."""
+    """Log that a job has come in; raises nothing."""
     try:
         if _is_wanted(logging.INFO):
             extra, waited = _extra(run, "received"), ""
-            if run.claimed.claims == 1:  # a later run has waited for its retry, or ran elsewhere
+            if run.claimed.claims == 1:  # in a later run, the time since the send is not the time it has waited
                 extra["wait"] = max(0, run.claimed.started_ms - run.claimed.sent_ms) / 1000
                 waited = f", waited {extra['wait']:.2f}s"
-            words = f"received{waited}, attempt {run.attempt}"
-            log.info("%s[%s] %s", printable(run.name), printable(run.claimed.id), words, extra=extra)
+            line = f"received{waited}, attempt {run.attempt}"
+            log.info("%s[%s] %s", printable(run.name), printable(run.claimed.id), line, extra=extra)
     except BaseException as fault:
         report_fault("aioq.job", fault)
 
 
 def log_ended(run: Run, seconds: float) -> None:
-    """Say how a run ended; failures with their traceback. It raises nothing: the outcome is on its way already."""
+    """Log how a run ended; failures with their traceback. It raises nothing: the run is settled already."""
     try:
-        level, event, words = _LOST if run.settlement is None else _WORDS[run.settlement.verb]
-        if _is_wanted(level):  # before anything is put into words: most workers do not log good jobs
+        level, event, line = _LOST if run.settlement is None else _LINES[run.settlement.verb]
+        if _is_wanted(level):  # before any text is made: most workers do not log jobs that succeed
             extra = {**_extra(run, event), "duration": round(seconds, 6)}
-            words = _ending(run, words, seconds, extra)
+            line = _filled(run, line, seconds, extra)
             job = printable(run.name), printable(run.claimed.id)
-            log.log(level, "%s[%s] %s", *job, printable(words), extra=extra)
+            log.log(level, "%s[%s] %s", *job, printable(line), extra=extra)
     except BaseException as fault:
         report_fault("aioq.job", fault)
 
 
-def stopping(running: int, patience: float) -> str:
-    """Log a worker's running jobs when it is stopped, and how long they have."""
+def stopping(running: int, timeout: float) -> str:
+    """The log line of a worker that is stopped: how many jobs still run, and how long they may take."""
     still, them = counted(running, "job", "still runs/still run"), "it" if running == 1 else "them"
-    return f"stopping: {still} and may take up to {patience:g} s to end; a second signal gives {them} back"
+    return f"stopping: {still} and may take up to {timeout:g} s to end; a second signal gives {them} back"
 
 
-def _ending(run: Run, words: str, seconds: float, extra: dict[str, Any]) -> str:
-    """The words of an end; what they say goes into `extra` too."""
+def _filled(run: Run, line: str, seconds: float, extra: dict[str, Any]) -> str:
+    """The log line of a run's end, with its values filled in; they are put into `extra` too."""
     settlement = run.settlement
     if settlement is None:
-        return words
-    said: dict[str, Any] = {"seconds": seconds, "attempt": run.attempt}
+        return line
+    values: dict[str, Any] = {"seconds": seconds, "attempt": run.attempt}
     if settlement.delay_ms:
         extra["delay"] = settlement.delay_ms / 1000
-    said["delay"] = settlement.delay_ms / 1000
+    values["delay"] = settlement.delay_ms / 1000
     if settlement.verb is Verb.SUCCEEDED:
-        said["result"] = _shown(run.result)
+        values["result"] = _shown(run.result)
     elif settlement.verb is Verb.CANCELLED:
-        said["reason"] = _because(run.why or _reason(settlement), extra)
+        values["reason"] = _because(run.reason or _reason(settlement), extra)
     elif settlement.verb is Verb.PARK:
-        said["reason"] = extra["reason"] = "?" if run.error is None else message_of(run.error)
-    elif settlement.verb is Verb.RETRY and _only_asked(run.error):
-        words = _ASKED
+        values["reason"] = extra["reason"] = "?" if run.error is None else message_of(run.error)
+    elif settlement.verb is Verb.RETRY and _is_bare_retry(run.error):
+        line = _ASKED
     elif settlement.verb in {Verb.FAILED, Verb.RETRY}:
-        said["error"] = extra["exception"] = _error(run, extra)
-    return words.format(**said)
+        values["error"] = extra["exception"] = _error(run, extra)
+    return line.format(**values)
 
 
 def _extra(run: Run, event: str) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _shown(result: Any) -> str:
 
 
 def _reason(settlement: Settlement) -> str:
-    """The reason that a task has given itself."""
+    """The reason that the task itself has given."""
     return decode_reason(decode_outcome(settlement.outcome)) if settlement.outcome else ""
 
 
@@ -149,15 +149,15 @@ def _because(reason: str, extra: dict[str, Any]) -> str:
     return f": {reason}"
 
 
-def _only_asked(error: BaseException | None) -> bool:
+def _is_bare_retry(error: BaseException | None) -> bool:
     return error is not None and is_a(error, Retry) and cause_of(error) is None
 
 
 def _error(run: Run, extra: dict[str, Any]) -> str:
-    """What was raised, in one line; its traceback goes where each formatter looks for the text of one."""
+    """The run's error, in one line; its traceback is put into `exc_text`, which every formatter prints."""
     if run.error is None:
         return "?"
-    if _only_asked(run.error):
+    if _is_bare_retry(run.error):
         return _ASKED_IN_VAIN
     failure = failure_to_show(run.error, run.attempt)
     if run.task is not None and run.entered and failure.traceback:

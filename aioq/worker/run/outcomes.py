@@ -1,4 +1,4 @@
-"""What a run's record says of its outcome, in the words of `aioq.jobs.outcome`."""
+"""Turns the record of an ended run into an `aioq.jobs.outcome.Outcome`, for middleware."""
 
 from typing import Any
 
@@ -28,19 +28,19 @@ _LATER = (Verb.RETRY, Verb.SNOOZE, Verb.PARK)
 
 
 def outcome_of(run: Run, settlement: Settlement | None, seconds: float) -> Outcome:
-    """The outcome of a run; it raises nothing, for it is asked where outcomes are written.
+    """The outcome of a run; it raises nothing, because the caller writes outcomes.
 
     Args:
         run: the run.
-        settlement: what was written of it; None where nothing was, or where the server refused it.
-        seconds: how long it took.
+        settlement: the settlement that was written; None if none was, or if the server refused it.
+        seconds: the run's duration.
     """
     if settlement is None:
         return Outcome(kind=OutcomeKind.LOST, error=_error(run), duration=seconds)
     verb, retry_in = settlement.verb, settlement.delay_ms / 1000 if settlement.verb in _LATER else None
     try:
         return _outcome(run, verb, retry_in, seconds)
-    except BaseException:  # of a class of the user's that says such things in its own way
+    except BaseException:  # raised by code of the user's exception class
         return Outcome(kind=_KINDS[verb], retry_in=retry_in, duration=seconds)
 
 
@@ -56,7 +56,7 @@ def _outcome(run: Run, verb: Verb, retry_in: float | None, seconds: float) -> Ou
 
 
 def context_of(run: Run) -> JobContext:
-    """The job, as the run was given it; made here where it did not come so far."""
+    """The job's context; made here if the run ended before it had one."""
     claimed = run.claimed
     return run.context or JobContext(
         job_id=claimed.id,
@@ -72,7 +72,7 @@ def context_of(run: Run) -> JobContext:
 def _kind(run: Run, verb: Verb) -> OutcomeKind:
     if verb in {Verb.FAILED, Verb.RETRY} and run.stop == TIMED_OUT and _is_error(run, TimeoutError):
         return OutcomeKind.TIMED_OUT
-    if verb is Verb.FAILED and _is_error(run, ArgumentError) and (run.error is run.unfit or not run.begun):
+    if verb is Verb.FAILED and _is_error(run, ArgumentError) and (run.error is run.permanent or not run.begun):
         return OutcomeKind.BAD_ARGUMENTS
     if verb is Verb.FAILED and _is_error(run, ResultError):
         return OutcomeKind.BAD_RESULT

@@ -1,9 +1,9 @@
-"""One job's way through the worker, as small steps over one record.
+"""The steps of a run before the call; all steps work on one record.
 
     decode -> resolve -> bind -> begin -> call -> classify
 
-Those before the call are here: each returns None to go on, or the settlement that ends the run. The call is in
-`call.py`, and what is written in the end in `settlements.py`. `Executor._execute` goes from one to the next.
+Each step here returns None to go on, or the settlement that ends the run. The call is in `call.py`, the settlement
+after it in `settlements.py`. `Executor._execute` calls one after the other.
 """
 
 import sys
@@ -34,7 +34,7 @@ from aioq.worker.run.settlements import classify, failed, own_failure, parked
 
 
 def prepare(run: Run, environment: RunEnvironment) -> Settlement | None:
-    """The steps before the call. It raises nothing: where a step does, that is how the run ends."""
+    """Run the steps before the call. It raises nothing: an exception in a step ends the run, as its error."""
     run.result_ttl_ms = round(environment.settings.result_ttl * 1000)
     try:
         return decode(run, environment) or resolve(run, environment) or bind(run, environment)
@@ -44,7 +44,7 @@ def prepare(run: Run, environment: RunEnvironment) -> Settlement | None:
 
 
 def decode(run: Run, environment: RunEnvironment) -> Settlement | None:
-    """Read the envelope. One of a newer version is parked for a newer worker; a malformed one fails."""
+    """Read the envelope. A job of a newer version is parked for a newer worker; a malformed one fails."""
     try:
         run.envelope = decode_envelope(run.claimed.envelope)
     except NewerVersionError as error:
@@ -74,7 +74,7 @@ def resolve(run: Run, environment: RunEnvironment) -> Settlement | None:
 
 
 def _not_imported(name: str, known: Iterable[str]) -> str:
-    """A hint for a task of whose module nothing is known here, to be put behind the message; else nothing."""
+    """A hint, for the end of the message, that the task's module may not be imported; empty if it is."""
     module = name.rpartition(".")[0]
     if not module or any(each.rpartition(".")[0] == module for each in known):
         return ""
@@ -82,7 +82,7 @@ def _not_imported(name: str, known: Iterable[str]) -> str:
 
 
 def bind(run: Run, environment: RunEnvironment) -> Settlement | None:
-    """Decode the arguments into their types, and settle which options hold: the call's, the task's, the App's."""
+    """Decode the arguments into their types, and find the options: the call's, else the task's, else the App's."""
     task, envelope, settings = run.task, run.envelope, environment.settings
     assert task is not None and envelope is not None  # noqa: PT018 - one fact: resolved
     options, defaults = envelope.options, task.defaults
@@ -95,15 +95,15 @@ def bind(run: Run, environment: RunEnvironment) -> Settlement | None:
     if options.result_ttl_ms is None and defaults.result_ttl_ms is not None:
         run.result_ttl_ms = defaults.result_ttl_ms
     run.isolated = _is_last_chance(run, settings.max_crashes)
-    if not run.isolated and task.executor != "process":  # its process decodes them itself
+    if not run.isolated and task.executor != "process":  # otherwise the process decodes them itself
         try:
-            # As a rule it is there, and costs no call.
+            # Usually it is compiled, and this costs no call.
             signature = task._compiled or signature_of(task)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - see above
             run.args, run.kwargs = signature.decode(envelope.args, envelope.kwargs)
         except BadArgumentsError as error:
             run.error = ArgumentError(str(error))
             return failed(run, own_failure(run.error))
-        except BaseException as error:  # whatever the user's types raise while they are built
+        except BaseException as error:  # raised by constructors of the user's types
             run.error = error
             return failed(run, failure_of(error))
     run.context = _context(run, environment)
@@ -111,7 +111,7 @@ def bind(run: Run, environment: RunEnvironment) -> Settlement | None:
 
 
 def begin(run: Run) -> None:
-    """Note that the run has a place, and its function or the middleware is called now: its timeout starts."""
+    """Note that the function, or the middleware around it, is called now: the run's timeout starts."""
     assert run.context is not None
     run.begun = True
     if run.timeout is not None:
@@ -119,12 +119,11 @@ def begin(run: Run) -> None:
 
 
 def _is_last_chance(run: Run, max_crashes: int) -> bool:
-    """Whether the job runs in a process of its own: its workers have died as often as they may.
+    """Whether the job runs in a process of its own: its workers have crashed as often as is allowed.
 
-    A worker that dies takes all its jobs with it, and each of them is counted a crash, for it cannot be known
-    which one did it. So before a job is given up for that it has one run alone, where it can be blamed for nothing
-    but its own doing. A task of the process pool has that every time. What a child could not import (a task made
-    inside a function) is run here all the same.
+    When a worker dies, each of its running jobs counts a crash, because nobody can know which one was the cause.
+    So before a job fails for that, it has one run alone, in which it can only crash by its own fault. Tasks of the
+    process pool always run so. A task that a child could not import (made inside a function) runs in the worker.
     """
     if not 1 <= max_crashes <= run.claimed.crashes or run.task is None or run.task.executor == "process":
         return False

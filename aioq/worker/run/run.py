@@ -19,34 +19,34 @@ class Run:
     """One run of a claimed job. Each step of the pipeline fills in its own part.
 
     Attributes:
-        queue: where the job came from.
-        worker: the worker id it was claimed under; with `claimed.claim` it is the fence.
-        claimed: what the store said of it.
-        envelope: the call, still encoded (step decode).
+        queue: the queue of the job.
+        worker: the worker id under which it was claimed; with `claimed.claim` it is the fence.
+        claimed: the claimed job, as the store returned it.
+        envelope: the call; its arguments are still encoded (step decode).
         task: the registered task (step resolve).
         args: the positional arguments (step bind).
         kwargs: the keyword arguments (step bind).
-        retry: the retry rule that holds (step bind).
+        retry: the retry rule that applies (step bind).
         retry_declared: whether the task or the call gave that rule.
         timeout: seconds the attempt may take, None for no limit (step bind).
         result_ttl_ms: how long the outcome is kept (step bind).
-        context: what `current_job()` returns (step bind).
+        context: the object that `current_job()` returns (step bind).
         isolated: whether the run is the job's last chance, in a process of its own (step bind).
-        key: queue, worker id and job id: after a lost lease a job may come back under a new id while it still ends
-            here.
-        entered: whether its task has had its first step.
-        begun: whether its function, or the middleware around it, has been called: it had a place (step call).
-        unfit: arguments or a result that no further attempt would mend (step call).
+        key: queue, worker id and job id: after a lost lease a job may come again under a new worker id while its
+            old run has not ended.
+        entered: whether its asyncio task has had its first step.
+        begun: whether its function, or the middleware around it, has been called, in its place (step call).
+        permanent: the error of arguments or a result that no further attempt can correct (step call).
         thread: its place among the threads (step call, of a plain function).
         handle: the asyncio task of the run, once it runs.
         timer: ends the run at its timeout, if it has one.
-        over: whether the function has returned or raised; what is left is to write that down.
+        returned: whether the function has returned or raised.
         stop: why the run was cancelled from outside, if it was.
-        why: the reason that was given for the cancellation.
-        started: the loop's time at the start; once it has begun, then.
+        reason: the reason that a person gave for the cancellation.
+        started: the loop's time when the run started, and later when it began.
         settlement: what is written in the end (step classify).
-        result: what the task returned, for the log.
-        error: what it raised, for the log.
+        result: the task's result, for the log.
+        error: the exception that it raised, for the log.
     """
 
     queue: str
@@ -64,13 +64,13 @@ class Run:
     isolated: bool = False
     entered: bool = False
     begun: bool = False
-    unfit: ArgumentError | ResultError | None = None
+    permanent: ArgumentError | ResultError | None = None
     thread: Any = None
     handle: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
-    over: bool = False
+    returned: bool = False
     stop: str | None = None
-    why: str = ""
+    reason: str = ""
     started: float = 0.0
     settlement: Settlement | None = None
     result: Any = None
@@ -80,19 +80,19 @@ class Run:
     def __post_init__(self) -> None:
         self.key = (self.queue, self.worker, self.claimed.id)
 
-    def runs_what(self, other: "Run") -> bool:
-        """Whether both are runs of one send, and not of two that had the same id one after the other."""
+    def is_same_send(self, other: "Run") -> bool:
+        """Whether both are runs of one send, and not of two sends that used the same id one after the other."""
         mine, others = self.claimed, other.claimed
         return mine.sent_ms == others.sent_ms and mine.envelope == others.envelope
 
     @property
     def task_name(self) -> str:
-        """The task's name; empty where the envelope could not be read."""
+        """The task's name; empty if the envelope could not be read."""
         return self.envelope.task if self.envelope is not None else ""
 
     @property
     def headers(self) -> dict[str, str] | None:
-        """What the sender sent along; None for nothing, or where the envelope could not be read."""
+        """The headers of the call; None if there are none, or if the envelope could not be read."""
         return self.envelope.options.headers if self.envelope is not None else None
 
     @property
@@ -102,12 +102,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The task's name, for people."""
+        """The task's name, for log lines and messages."""
         return self.task_name or "?"
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is, 1 for the first."""
+        """The number of this attempt, 1 for the first."""
         return self.claimed.attempts + 1
 
 
@@ -120,11 +120,11 @@ INTERRUPTED = "interrupted"
 CUT_SHORT = "cut short"
 """`Run.stop`: the worker is being stopped, soon after the run had begun; the job is given back."""
 
-FALLEN = "fallen"
+WORKER_ENDED = "worker ended"
 """`Run.stop`: the worker ends by itself; the job is given back, and counts a crash."""
 
 TIMED_OUT = "timed out"
 """`Run.stop`: the attempt took longer than its timeout."""
 
 LOST = "lost"
-"""`Run.stop`: the worker's lease was lost; the job belongs to another worker, nothing is written."""
+"""`Run.stop`: the worker's lease was lost; the job belongs to another worker, so no outcome is written."""

@@ -1,4 +1,4 @@
-"""What is written of a run that has ended."""
+"""The settlement of a run: what the server is told about its end."""
 
 import asyncio
 from time import monotonic
@@ -25,20 +25,28 @@ from aioq.wire.messages import (
     with_headers,
 )
 from aioq.wire.signature import ANY_RESULT
-from aioq.worker.failures import ChildError, crashed_alone, failure_of, failure_to_show, fallen, message_of
+from aioq.worker.failures import (
+    ChildError,
+    crashed_alone,
+    crashed_too_often,
+    failure_of,
+    failure_to_show,
+    message_of,
+)
 from aioq.worker.run.environment import RunEnvironment
-from aioq.worker.run.run import CANCELLED, CUT_SHORT, FALLEN, INTERRUPTED, LOST, TIMED_OUT, Run
+from aioq.worker.run.run import CANCELLED, CUT_SHORT, INTERRUPTED, LOST, TIMED_OUT, WORKER_ENDED, Run
 
 PARK_MS, MAX_PARK_MS = 2_000, 30_000
-"""How long a job that this worker cannot run is put off before some worker looks at it again, at first and at the
-most: short for the person who has just deployed, and few log lines for a task that no worker will ever know."""
+"""How long a job that this worker cannot run is put off before a worker claims it again: the first delay and the
+longest. The first is short for somebody who has just deployed; the longest keeps log lines few for a task that no
+worker will ever know."""
 
 MAX_RETRY_MESSAGE = 500
-"""Characters that are kept of the message of an attempt after which there is another."""
+"""The most characters that are kept of an attempt's error message if another attempt follows."""
 
 
 def classify(run: Run, environment: RunEnvironment) -> Settlement | None:
-    """What is to be written, after the call: `run.result` or `run.error` says how it went. It raises nothing."""
+    """The settlement after the call, by `run.result` or `run.error`; None to write none. It raises nothing."""
     try:
         return _classified(run, environment)
     except BaseException as fault:
@@ -51,10 +59,10 @@ def _classified(run: Run, environment: RunEnvironment) -> Settlement | None:
     error = run.error = _with_reason(run)
     if error is None:
         return _succeeded(run, environment)
-    if run.stop in {CANCELLED, INTERRUPTED, CUT_SHORT, FALLEN}:
+    if run.stop in {CANCELLED, INTERRUPTED, CUT_SHORT, WORKER_ENDED}:
         return _stopped(run, environment)
-    if run.unfit is not None and error is run.unfit:
-        return failed(run, own_failure(run.unfit))
+    if run.permanent is not None and error is run.permanent:
+        return failed(run, own_failure(run.permanent))
     if run.isolated and is_a(error, ProcessDiedError):
         return failed(run, crashed_alone(run.claimed.crashes))
     error = run.error = asked_by(error)
@@ -62,7 +70,7 @@ def _classified(run: Run, environment: RunEnvironment) -> Settlement | None:
 
 
 def _ended_by_request(run: Run, error: BaseException) -> Settlement | None:
-    """The end that the task itself has asked for by `Cancel` or `Fail`."""
+    """The settlement for a `Cancel` or `Fail` that the task has raised; None for other errors."""
     if is_a(error, Fail) or (is_a(error, ChildError) and error.is_fail):
         return failed(run, failure_of(error))
     reason = error.reason if is_a(error, Cancel) else error.cancel_reason if is_a(error, ChildError) else None
@@ -70,12 +78,13 @@ def _ended_by_request(run: Run, error: BaseException) -> Settlement | None:
 
 
 def _unclassified(run: Run, fault: BaseException) -> Settlement:
-    """The end of a job of which nothing else can be said, for to look at how it went has raised `fault`."""
+    """The failure of a job whose error could not be examined, because that has raised `fault`."""
     error = run.error = fault if run.error is None else run.error
-    words = message_of(error)
+    message = message_of(error)
     if error is not fault:
-        words += f" (what this asks for could not be worked out: {full_name_of(type(fault))}: {message_of(fault)})"
-    return failed(run, Failure(full_name_of(type(error)), words))
+        name = full_name_of(type(fault))
+        message += f" (what this asks for could not be worked out: {name}: {message_of(fault)})"
+    return failed(run, Failure(full_name_of(type(error)), message))
 
 
 def _snoozed(run: Run, error: BaseException) -> Settlement | None:
@@ -90,12 +99,12 @@ def _milliseconds(delay: float) -> int:
 
 
 def release(run: Run) -> Settlement:
-    """Give back a job that was never started."""
+    """The settlement that gives back a job that was never started."""
     return Settlement(run.claimed.id, run.claimed.claim, Verb.RELEASE)
 
 
 def snooze(run: Run, delay_ms: int) -> Settlement:
-    """Put off a job that was never started."""
+    """The settlement that delays a job that was never started."""
     return Settlement(run.claimed.id, run.claimed.claim, Verb.SNOOZE, delay_ms=delay_ms)
 
 
@@ -105,15 +114,17 @@ def _stopped(run: Run, environment: RunEnvironment) -> Settlement:
     verb = _interruption(run)
     if verb is Verb.INTERRUPT:
         return Settlement(run.claimed.id, run.claimed.claim, verb)
-    outcome = with_headers(encode_failure(run.task_name, fallen(environment.settings.max_crashes)), run.headers)
+    outcome = with_headers(
+        encode_failure(run.task_name, crashed_too_often(environment.settings.max_crashes)), run.headers
+    )
     return Settlement(run.claimed.id, run.claimed.claim, verb, outcome, ttl_ms=run.result_ttl_ms)
 
 
 def _interruption(run: Run) -> Verb:
-    """What the end of its worker is to a run that has not come to its own."""
+    """The settlement's verb for a run that was interrupted by the end of its worker."""
     if not run.begun:
         return Verb.INTERRUPT
-    if run.stop == FALLEN:
+    if run.stop == WORKER_ENDED:
         return Verb.INTERRUPT if run.in_child else Verb.CRASH  # another process cannot cancel a task of this one
     return Verb.CUT if run.stop == CUT_SHORT else Verb.INTERRUPT
 
@@ -128,7 +139,7 @@ def _failed_attempt(run: Run, error: BaseException) -> Settlement:
     if delay is None:
         return failed(run, failure_to_show(error, run.attempt))
     failure = failure_to_show(error, run.attempt)
-    # What `info` shows of it: the whole of it is in the log, and the server copies this at each further step.
+    # Short, because the server copies it at each further step; `info` shows this, and the log has the whole error.
     outcome = encode_failure(run.task_name, Failure(failure.type, failure.message[:MAX_RETRY_MESSAGE]))
     return Settlement(run.claimed.id, run.claimed.claim, Verb.RETRY, outcome, delay_ms=_milliseconds(delay))
 
@@ -155,23 +166,25 @@ def _succeeded(run: Run, environment: RunEnvironment) -> Settlement:
     exact = returns.exact_classes
     if exact is not None and type(result) not in exact and type(result) is not msgspec.Raw:
         try:
-            returns.verify_outcome(result, outcome)  # one from a child process has been looked at there
+            returns.verify_outcome(result, outcome)  # a result from a child process was verified there
         except ResultError as error:
             run.error = error
             return failed(run, own_failure(error))
-    if envelope is not None and envelope.options.headers:  # asked here, for most jobs have none
+    if (
+        envelope is not None and envelope.options.headers
+    ):  # tested here to save a call, because most jobs have none
         outcome = with_headers(outcome, envelope.options.headers)
     return Settlement(run.claimed.id, run.claimed.claim, Verb.SUCCEEDED, outcome, ttl_ms=run.result_ttl_ms)
 
 
 def failed(run: Run, failure: Failure) -> Settlement:
-    """End a job as failed for good."""
+    """The settlement that ends a job as failed."""
     outcome = with_headers(encode_failure(run.task_name, failure), run.headers)
     return Settlement(run.claimed.id, run.claimed.claim, Verb.FAILED, outcome, ttl_ms=run.result_ttl_ms)
 
 
 def parked(run: Run, environment: RunEnvironment, error: Exception) -> Settlement:
-    """Put off a job that this worker cannot run, for one that can."""
+    """The settlement that delays a job which this worker cannot run, so that another one may."""
     ttl = round(environment.settings.unknown_task_ttl * 1000)
     outcome = with_headers(encode_failure(run.task_name, own_failure(error)), run.headers)
     delay = min(PARK_MS << min(run.claimed.claims - 1, 10), MAX_PARK_MS)
@@ -181,14 +194,14 @@ def parked(run: Run, environment: RunEnvironment, error: Exception) -> Settlemen
 
 
 def _with_reason(run: Run) -> BaseException | None:
-    """The run's error; a cancellation that the timeout has made is the timeout."""
+    """The run's error; if its timeout has cancelled it, that is a TimeoutError."""
     if run.stop == TIMED_OUT and run.error is not None and is_a(run.error, asyncio.CancelledError):
         return TimeoutError(f"the attempt took longer than its timeout of {run.timeout:g} s")
     return run.error
 
 
 def _retry_delay(run: Run, error: BaseException) -> float | None:
-    """Seconds until the next attempt; None when there is none."""
+    """Seconds until the next attempt; None if there is none."""
     delay = _delay(run, error)
     if delay is None:
         return None
@@ -198,7 +211,7 @@ def _retry_delay(run: Run, error: BaseException) -> float | None:
 
 
 def _delay(run: Run, error: BaseException) -> float | None:
-    """The same, whatever time has passed."""
+    """Seconds until the next attempt, without regard to `max_elapsed`; None if there is none."""
     if is_a(error, Retry):
         return _asked_delay(run, error, error.attempts, error.delay_after(run.attempt))
     if is_a(error, ChildError) and error.is_retry:
@@ -213,7 +226,7 @@ def _delay(run: Run, error: BaseException) -> float | None:
 
 
 def _asked_delay(run: Run, error: BaseException, attempts: int | None, delay: float | None) -> float | None:
-    """The delay of a raised `Retry`: its own numbers, else the task's."""
+    """The delay after a raised `Retry`: by its own numbers, else by the task's; None if no attempt is left."""
     limit = attempts or (run.retry.attempts if run.retry_declared else DEFAULT_ATTEMPTS)
     if run.attempt >= limit:
         return None
@@ -224,7 +237,7 @@ def _asked_delay(run: Run, error: BaseException, attempts: int | None, delay: fl
 
 
 def _seen(error: BaseException) -> BaseException:
-    """The error as a delay function is given it."""
+    """The error that is passed to a delay function."""
     if is_a(error, ChildError):
         failure = error.failure
         return RemoteError(failure.type, failure.message, failure.traceback)
@@ -239,11 +252,11 @@ def _asked_limit(error: BaseException) -> float | None:
 
 
 def _elapsed(run: Run) -> float:
-    """Seconds since the job was sent: by the server's clock until it was claimed, by this host's from then on."""
+    """Seconds since the job was sent: by the server's clock until it was claimed, then by this host's clock."""
     here = monotonic() - run.started if run.started else 0.0
     return max(0, run.claimed.started_ms - run.claimed.sent_ms) / 1000 + here
 
 
 def own_failure(error: Exception) -> Failure:
-    """An error of aioq's own as text: its traceback would say nothing to anybody."""
+    """An error of aioq's own as text, without a traceback, which would help nobody."""
     return Failure(class_name(type(error)), str(error))

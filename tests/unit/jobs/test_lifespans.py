@@ -59,7 +59,7 @@ async def test_one_may_use_the_state_of_those_before_it_which_end_after_its_fail
         yield
 
     with pytest.raises(OSError, match="no cache"):
-        async with internals_of(app).host().lifespan():
+        async with internals_of(app).app_parts().lifespan():
             pass
     assert seen == ["in database", "db", "out database"]
     assert app.state is None

@@ -58,6 +58,6 @@ async def test_a_schedule_goes_the_way_of_its_task(app: App) -> None:
 
 
 def test_a_worker_serves_the_queues_of_its_tasks(app: App) -> None:
-    assert worker_queues(internals_of(app).host(), ()) == ["none", "mail", "own", "rest"]
+    assert worker_queues(internals_of(app).app_parts(), ()) == ["none", "mail", "own", "rest"]
     sender = App("shop", routes={"mail.*": "mail"})
-    assert worker_queues(internals_of(sender).host(), ()) == ["default"], "it could not run what is in mail"
+    assert worker_queues(internals_of(sender).app_parts(), ()) == ["default"], "it could not run what is in mail"

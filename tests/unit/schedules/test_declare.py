@@ -148,7 +148,7 @@ def test_the_widest_span_is_worked_with_to_its_end(line: str, tz: str):
 
 
 def declared(app: App) -> dict[str, Declared]:
-    return {each.id: each for each in internals_of(app).host().schedules()}
+    return {each.id: each for each in internals_of(app).app_parts().schedules()}
 
 
 def test_a_function_becomes_a_task_with_a_schedule():

@@ -92,7 +92,7 @@ async def test_where_it_raises_or_hangs_the_tick_stays_due(
         queue = app.settings.default_queue
         store = await internals_of(app).store()
         session.clock.advance(11)
-        step = await within(tick_due(store.timetable, queue, internals_of(app).host().sends))
+        step = await within(tick_due(store.timetable, queue, internals_of(app).app_parts().sends))
         assert (step.made, step.won) == (0, False)
         assert why in step.stuck["s"]
         due = await store.timetable.read(queue, ["s"])

@@ -42,7 +42,7 @@ def test_utc_may_be_named_as_a_container_names_it():
         @app.cron("0 6 * * *")
         async def look(): ...
 
-        definition = internals_of(app).host().schedules()[0].definition
+        definition = internals_of(app).app_parts().schedules()[0].definition
         print(definition.tz, definition.next_after(0))
     """)
     assert printed == "Etc/UTC 21600000\n"

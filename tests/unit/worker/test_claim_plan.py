@@ -3,7 +3,7 @@
 import pytest
 
 from aioq.store.contract import CLAIM_LIMIT, Claim
-from aioq.worker.claim_plan import MAX_BROUGHT, MAX_CLAIM, Ask, ClaimPlan
+from aioq.worker.claim_plan import MAX_CLAIM, MAX_RECEIVED, ClaimPlan, ClaimRequest
 from tests.unit.kit import claimed
 
 LARGE = b"e" * (CLAIM_LIMIT // 2)
@@ -18,7 +18,7 @@ def claim(*ids: str, lost: bool = False, more: bool = False, envelope: bytes = b
     [(1, 1, 1), (2, 2, 2), (3, 3, 2), (6, 6, 3), (6, 2, 2), (100, 100, 50), (10_000, 10_000, MAX_CLAIM)],
 )
 def test_a_claim_is_for_no_more_than_half_of_the_slots(slots: int, free: int, most: int) -> None:
-    assert ClaimPlan(slots).ask(free).most == most
+    assert ClaimPlan(slots).request(free).most == most
 
 
 @pytest.mark.parametrize(
@@ -33,38 +33,38 @@ def test_a_claim_is_for_no_more_than_half_of_the_slots(slots: int, free: int, mo
 )
 def test_it_waits_for_more_where_an_answer_was_all_there_is(answer: Claim, free: int, waits: bool) -> None:
     plan = ClaimPlan(4)
-    asked = plan.ask(2)
-    plan.answered(asked, answer)
-    assert plan.waits(asked, answer, free) is waits
+    request = plan.request(2)
+    plan.answered(request, answer)
+    assert plan.should_wait(request, answer, free) is waits
 
 
 def test_a_look_that_is_asked_for_during_a_claim_is_another_claim() -> None:
     plan = ClaimPlan(4)
-    asked = plan.ask(2)
-    plan.nudge()
-    plan.answered(asked, claim())
-    assert not plan.waits(asked, claim(), 2)
-    asked = plan.ask(2)
-    plan.answered(asked, claim())
-    assert plan.waits(asked, claim(), 2)
+    request = plan.request(2)
+    plan.wake()
+    plan.answered(request, claim())
+    assert not plan.should_wait(request, claim(), 2)
+    request = plan.request(2)
+    plan.answered(request, claim())
+    assert plan.should_wait(request, claim(), 2)
 
 
 def test_it_waits_for_nothing_while_it_stops() -> None:
     plan = ClaimPlan(4)
-    asked = plan.ask(2)
+    request = plan.request(2)
     plan.stopping = True
-    plan.answered(asked, claim())
-    assert not plan.waits(asked, claim(), 2)
+    plan.answered(request, claim())
+    assert not plan.should_wait(request, claim(), 2)
 
 
 def known(plan: ClaimPlan, *answers: Claim) -> list[bool]:
     """Whether the claims say what is known here: one for each answer, and one more."""
     said: list[bool] = []
     for answer in answers:
-        asked = plan.ask(2)
-        said.append(asked.known)
-        plan.answered(asked, answer)
-    return [*said, plan.ask(2).known]
+        request = plan.request(2)
+        said.append(request.known)
+        plan.answered(request, answer)
+    return [*said, plan.request(2).known]
 
 
 @pytest.mark.parametrize(
@@ -86,52 +86,52 @@ def test_after_a_failure_claims_say_what_is_known_until_one_was_not_full(
     assert known(plan, *answers) == said
 
 
-def test_a_gap_during_a_claim_is_looked_for_with_the_next() -> None:
+def test_jobs_that_got_lost_during_a_claim_are_found_by_the_next() -> None:
     plan = ClaimPlan(4)
-    asked = plan.ask(2)
-    plan.look_again()
-    plan.answered(asked, claim())
-    assert plan.ask(2) == Ask(2, known=True, nudges=0)
+    request = plan.request(2)
+    plan.find_unknown()
+    plan.answered(request, claim())
+    assert plan.request(2) == ClaimRequest(2, known=True, wakes=0)
 
 
 def test_a_job_that_comes_during_a_claim_is_taken_after_its_jobs() -> None:
     plan = ClaimPlan(4)
     first, second = claimed(job_id="first"), claimed(job_id="second")
     assert plan.dispatched("w", first)
-    asked = plan.ask(2)
+    request = plan.request(2)
     assert not plan.dispatched("w", second)
-    assert plan.answered(asked, claim("a")) == [("w", second)]
+    assert plan.answered(request, claim("a")) == [("w", second)]
     assert plan.dispatched("w", claimed(job_id="third"))
 
 
 @pytest.mark.parametrize("ends", ["failed", "lost"])
 def test_what_came_during_a_claim_that_failed_or_lost_the_lease_is_dropped(ends: str) -> None:
     plan = ClaimPlan(4)
-    asked = plan.ask(2)
+    request = plan.request(2)
     assert not plan.dispatched("w", claimed(job_id="a"))
     if ends == "failed":
         plan.failed()
     else:
-        assert not plan.answered(asked, claim(lost=True))
-    asked = plan.ask(2)
-    assert not plan.answered(asked, claim())
+        assert not plan.answered(request, claim(lost=True))
+    request = plan.request(2)
+    assert not plan.answered(request, claim())
 
 
 def test_what_a_claim_with_known_jobs_has_brought_is_not_taken_again_however_late_it_comes() -> None:
     plan = ClaimPlan(4)
     plan.failed()
-    asked = plan.ask(2)
+    request = plan.request(2)
     during = [claimed(job_id=each) for each in ("a", "b")]
     assert not any(plan.dispatched("w", each) for each in during)
-    assert plan.answered(asked, claim("a", "late")) == [("w", during[1])]
+    assert plan.answered(request, claim("a", "late")) == [("w", during[1])]
     assert not plan.dispatched("w", claimed(job_id="late"))
 
 
 def test_of_what_claims_have_brought_the_last_are_remembered() -> None:
     plan = ClaimPlan(4)
-    for start in range(0, MAX_BROUGHT + 2, 2):
+    for start in range(0, MAX_RECEIVED + 2, 2):
         plan.failed()
-        plan.answered(plan.ask(2), claim(str(start), str(start + 1)))
-    assert [plan.dispatched("w", claimed(job_id=each)) for each in ("0", "1", "2", str(MAX_BROUGHT))] == [
+        plan.answered(plan.request(2), claim(str(start), str(start + 1)))
+    assert [plan.dispatched("w", claimed(job_id=each)) for each in ("0", "1", "2", str(MAX_RECEIVED))] == [
         *(True, True, False, False)
     ]

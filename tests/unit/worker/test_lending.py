@@ -9,7 +9,7 @@ import pytest
 
 from aioq.errors import WouldDeadlock
 from aioq.jobs.context import JobContext
-from aioq.worker.lending import MOST, Lending
+from aioq.worker.lending import LENT_PER_SLOT, Lending
 from aioq.worker.slots import Slots
 from tests.unit.kit import turns, until
 
@@ -134,7 +134,7 @@ async def test_a_thread_lends_its_place_and_may_wait_by_another_loop():
 async def test_ten_times_the_slots_are_lent_and_beyond_that_it_is_said_once(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.WARNING, "aioq.worker")
     lender = Lender(2)
-    parents = [lender.start(number) for number in range(MOST * 2 + 3)]
+    parents = [lender.start(number) for number in range(LENT_PER_SLOT * 2 + 3)]
     for parent in parents:
         lender.begin(parent, f"{parent.id}-child")
     assert (lender.lending.lent, lender.slots.used) == (20, 3)
@@ -192,8 +192,8 @@ async def test_whatever_happens_in_whichever_order_no_slot_or_place_is_lost_or_g
     for number in range(300):
         chance.step(number)
         assert lender.slots.used == len(lender.runs) - lender.lending.lent
-        assert lender.lending.lent <= MOST * 2
+        assert lender.lending.lent <= LENT_PER_SLOT * 2
     chance.end_all()
     assert (lender.slots.used, lender.lending.lent, lender.threads) == (0, 0, 0)
     assert not lender.lending._waiting
-    assert not lender.lending._short
+    assert not lender.lending._not_lent

@@ -132,7 +132,7 @@ async def test_a_job_whose_function_has_returned_keeps_its_outcome_when_it_is_ca
         await within(writing.wait())
         (worker,) = session._workers
         (run,) = worker._duties.executor._running.values()
-        while not run.over:  # noqa: ASYNC110 - nothing signals it
+        while not run.returned:  # noqa: ASYNC110 - nothing signals it
             await asyncio.sleep(0)
         await handle.cancel("too late")
         worker._duties.executor.cancel("default", run.worker, handle.id, "cancelled")
@@ -194,4 +194,4 @@ async def test_what_is_dispatched_begins_after_what_was_claimed_before() -> None
         worker._duties.executor.submit("default", "w", claimed(call("order.note", 3), job_id="3"), at_once=True)
         await turns()
         assert order == [0, 1, 2, 3]
-        assert worker._duties.executor._to_enter == 0
+        assert worker._duties.executor._not_entered == 0

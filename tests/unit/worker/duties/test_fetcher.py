@@ -184,9 +184,9 @@ async def test_after_an_outage_it_says_what_it_holds_until_a_claim_came_through(
     async with running(fetching.fetcher.run()):
         await until(lambda: fetching.jobs and fetching.store.blocking)
         fetching.store.faults = [ServerUnavailableError("down")] * 2
-        await fetching.fetcher.nudge()
+        await fetching.fetcher.wake()
         await until(lambda: fetching.store.blocking and not fetching.store.faults)
-        await fetching.fetcher.nudge()
+        await fetching.fetcher.wake()
         await until(lambda: len(fetching.store.claims) >= 5)
     assert [known for _, _, known in fetching.store.claims[:5]] == [None, None, ["a"], ["a"], None]
     assert fetching.slots.used == 1
@@ -299,7 +299,7 @@ async def test_a_nudge_during_an_outage_does_no_harm():
         raise ServerUnavailableError("down")
 
     fetching.store.unblock = unblock  # pyright: ignore[reportAttributeAccessIssue]
-    await within(fetching.fetcher.nudge())
+    await within(fetching.fetcher.wake())
 
 
 # -- what comes by direct dispatch -------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ async def test_what_is_dispatched_waits_for_the_claim_under_way():
 
 async def test_what_a_claim_with_known_jobs_brings_is_not_taken_a_second_time():
     fetching = Fetching()
-    fetching.fetcher._plan.look_again()
+    fetching.fetcher._plan.find_unknown()
     async with asking(fetching, "a", "late") as go:
         fetching.fetcher.dispatched(fetching.membership.worker, claimed(job_id="a"))
         fetching.fetcher.dispatched(fetching.membership.worker, claimed(job_id="b"))
@@ -365,7 +365,7 @@ async def test_after_a_claim_that_failed_the_next_brings_what_was_dispatched():
 async def test_a_gap_during_a_claim_is_looked_for_after_it():
     fetching = Fetching()
     async with asking(fetching) as go:
-        fetching.fetcher.look_again()
+        fetching.fetcher.find_unknown()
         go.set()
         await until(lambda: any(known is not None for _, _, known in fetching.store.claims))
 

@@ -63,7 +63,7 @@ class Leases:
     def _lost(self, membership: Membership, worker: str) -> None:
         self.lost.append((membership.queue, worker))
         membership.lose(worker)
-        self.service.hurry()
+        self.service.renew_now()
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ async def make() -> AsyncIterator[Callable[..., Leases]]:
     yield leases
     for each in made:
         each.service._stopping = True
-        each.service.hurry()
+        each.service.renew_now()
         if each.service._thread.ident is not None:
             await asyncio.to_thread(each.service._thread.join)
 
@@ -108,7 +108,7 @@ async def test_now_and_then_it_sweeps(make: Callable[..., Leases]):
     async with running(leases.service.run()):
         for round_ in range(1, 2 * SWEEP_EVERY + 1):
             await until(lambda: len(leases.renewals) == round_)  # noqa: B023 - it is asked at once
-            leases.service.hurry()
+            leases.service.renew_now()
     swept = [round_ for round_, sweep in enumerate(leases.lease_client.sweeps[: 2 * SWEEP_EVERY - 1], 2) if sweep]
     assert swept == [SWEEP_EVERY, 2 * SWEEP_EVERY]
 
@@ -126,7 +126,7 @@ async def test_in_a_hurry_it_renews_at_once(make: Callable[..., Leases]):
     leases = make("a")
     async with running(leases.service.run()):
         await until(lambda: leases.renewals)
-        leases.service.hurry()
+        leases.service.renew_now()
         await until(lambda: len(leases.renewals) == 2)
 
 
@@ -137,7 +137,7 @@ async def test_a_lost_lease_is_reported_and_the_worker_joins_again_under_a_new_i
     leases.lease_client.script = [Renewal(), Renewal(), Renewal(lost=True), Renewal()]
     async with running(leases.service.run()):
         await until(lambda: len(leases.renewals) == 2)
-        leases.service.hurry()
+        leases.service.renew_now()
         await until(lambda: leases.lost and first.joined)
     assert leases.lost == [("a", old)]
     assert first.worker != old
@@ -152,9 +152,9 @@ async def test_an_outage_is_said_once_and_the_first_renewal_after_it_is_marked(
     leases.lease_client.script = [Renewal(), *[ServerUnavailableError("redis://x is down")] * 3]
     async with running(leases.service.run()):
         await until(lambda: leases.renewals)
-        leases.service.hurry()
+        leases.service.renew_now()
         await until(lambda: len(leases.renewals) == 2)
-        leases.service.hurry()
+        leases.service.renew_now()
         await until(lambda: len(leases.renewals) == 3)
     assert [healed for _, _, healed in leases.renewals] == [False, True, False]
     assert [record.getMessage() for record in caplog.records] == [
@@ -169,7 +169,7 @@ async def test_an_outage_that_the_store_has_seen_is_marked_too(make: Callable[..
     leases.lease_client.script = [Renewal(outage=True), Renewal()]
     async with running(leases.service.run()):
         await until(lambda: leases.renewals)
-        leases.service.hurry()
+        leases.service.renew_now()
         await until(lambda: len(leases.renewals) == 2)
     assert [healed for _, _, healed in leases.renewals] == [True, False]
 
@@ -200,7 +200,7 @@ async def test_a_stop_ends_the_thread_and_closes_the_lease_client(make: Callable
     await asyncio.to_thread(leases.service._thread.join)
     assert leases.lease_client.closed == 1
     calls = len(leases.lease_client.calls)
-    leases.service.hurry()
+    leases.service.renew_now()
     await turns()
     assert len(leases.lease_client.calls) == calls
 

@@ -49,7 +49,7 @@ async def test_it_goes_on_while_there_is_more(caplog: pytest.LogCaptureFixture):
     store = Scripted(Step("w1", 200, more=True), Step("w1", 3, ["x"], more=True), Step("w2", 0, ["y", "z"]))
     recovery = make(store)
     async with running(recovery.run()):
-        recovery.want()
+        recovery.request()
         await until(lambda: len(store.steps) == 3)
         await turns()
     assert [(queue, limit) for queue, _, limit in store.steps] == [(QUEUE, LIMIT)] * 3
@@ -64,7 +64,7 @@ async def test_a_job_that_crashed_too_often_gets_an_outcome_that_says_so():
     store = Scripted(Step())
     recovery = make(store)
     async with running(recovery.run()):
-        recovery.want()
+        recovery.request()
         await until(lambda: store.steps)
     outcome = decode_outcome(store.steps[0][1])
     assert outcome.task == ""
@@ -77,7 +77,7 @@ async def test_an_outage_is_waited_out():
     store = Scripted(ServerUnavailableError("down"), ServerUnavailableError("down"), Step("w1"))
     recovery = make(store)
     async with running(recovery.run()):
-        recovery.want()
+        recovery.request()
         await until(lambda: len(store.steps) == 3)
 
 
@@ -86,7 +86,7 @@ async def test_after_an_outage_it_holds_off_for_one_lease():
     recovery = make(store, lease=3600)
     recovery.hold_off()
     async with running(recovery.run()):
-        recovery.want()
+        recovery.request()
         await turns()
         assert store.steps == []
 
@@ -96,7 +96,7 @@ async def test_and_recovers_when_that_is_over():
     recovery = make(store, lease=0.01)
     recovery.hold_off()
     async with running(recovery.run()):
-        recovery.want()
+        recovery.request()
         await until(lambda: store.steps)
 
 
@@ -113,7 +113,7 @@ async def test_the_jobs_of_a_dead_worker_run_again():
 
     async with running(recovery.run()), asyncio.timeout(10):
         while not await waiting():
-            recovery.want()
+            recovery.request()
             await asyncio.sleep(0.001)
 
 
@@ -145,7 +145,7 @@ async def test_a_recovery_that_the_server_refuses_is_said_once(caplog: pytest.Lo
     store = Scripted(*[ServerError("WRONGTYPE")] * 3, Step())
     recovery = make(store)
     async with running(recovery.run()):
-        recovery.want()
+        recovery.request()
         await until(lambda: not store.script)
     assert [record.getMessage() for record in caplog.records] == [
         f"queue {QUEUE}: could not recover what workers held that died: WRONGTYPE"

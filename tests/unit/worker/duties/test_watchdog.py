@@ -106,8 +106,8 @@ async def test_a_loop_that_answers_is_left_in_peace(seen: Seen) -> None:
 
 
 async def test_an_answer_that_comes_far_too_late_reports_a_process_that_was_suspended(seen: Seen) -> None:
-    Watchdog(LIMIT)._look_back(5 * LIMIT)
-    Watchdog(LIMIT)._look_back(1.5 * LIMIT)
+    Watchdog(LIMIT)._warn_if_suspended(5 * LIMIT)
+    Watchdog(LIMIT)._warn_if_suspended(1.5 * LIMIT)
     assert seen.texts == [
         "this process did not run for 0.2 s: it was stopped, or something held the interpreter lock"
     ]
@@ -124,9 +124,9 @@ async def test_its_thread_ends_with_it_even_while_the_loop_is_blocked(seen: Seen
 
 async def test_however_low_the_limit_is_the_loop_has_time_to_answer(monkeypatch: pytest.MonkeyPatch, seen: Seen):
     """Else a worker would log all the time, as fast as it can, that it was suspended."""
-    monkeypatch.setattr(module, "LEAST", 3600)
+    monkeypatch.setattr(module, "MIN_LIMIT", 3600)
     watchdog = Watchdog(1e-9)
     async with running(watchdog.run()):
         await turns()
-        watchdog._look_back(1.0)
+        watchdog._warn_if_suspended(1.0)
     assert seen.texts == []

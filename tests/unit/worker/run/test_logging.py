@@ -132,13 +132,13 @@ async def test_of_a_retry_its_cause_is_shown(
     assert said(log)[1] == f"shop.add[job] {text}"
 
 
-@pytest.mark.parametrize(("why", "own"), [("too late", ""), ("", "not needed"), ("too late", "not needed")])
-def test_a_cancellation_with_its_reason(run: Run, log: pytest.LogCaptureFixture, why: str, own: str):
-    run.why = why
+@pytest.mark.parametrize(("reason", "own"), [("too late", ""), ("", "not needed"), ("too late", "not needed")])
+def test_a_cancellation_with_its_reason(run: Run, log: pytest.LogCaptureFixture, reason: str, own: str):
+    run.reason = reason
     run.settlement = Settlement("job", 1, Verb.CANCELLED, encode_cancellation("shop.add", own))
     log_ended(run, 2.0249)
-    assert said(log)[1] == f"shop.add[job] cancelled after 2.02s: {why or own}"
-    assert facts(log) == {"event": "cancelled", "attempt": 2, "duration": 2.0249, "reason": why or own}
+    assert said(log)[1] == f"shop.add[job] cancelled after 2.02s: {reason or own}"
+    assert facts(log) == {"event": "cancelled", "attempt": 2, "duration": 2.0249, "reason": reason or own}
 
 
 def test_what_others_say_stays_in_the_line(run: Run, log: pytest.LogCaptureFixture):
