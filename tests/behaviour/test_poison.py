@@ -76,7 +76,7 @@ async def test_a_job_that_ends_its_worker_in_order_counts_a_crash_each_time(
     assert (info.crashes, info.interruptions) == (2, 0)
     assert [number for number, _, _ in results] == list(range(NEIGHBOURS))
     assert max([(await handle.info()).crashes for handle in neighbours]) <= 2
-    assert len(re.findall("event loop of this worker was ended by", supervisor.log)) == 2
+    assert len(re.findall("this worker was ended from within", supervisor.log)) == 2
     assert await supervisor.stop() == 0
 
 
