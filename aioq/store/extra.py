@@ -1,8 +1,8 @@
 """Further data of a job that the stores act on, such as tags or an expiry: one field of its record.
 
 A plain job has none. Each feature has one key in it, and may have a hook in the stores, which is called whenever a
-job with that key changes its state: `lua/lib/hooks.lua` and `aioq.store.memory.hooks`. `docs/design.md`, "The
-doors", says when.
+job with that key changes its state: `lua/lib/hooks.lua` and `aioq.store.memory.hooks`. `docs/design.md`,
+"Hooks of features", says when.
 """
 
 import enum

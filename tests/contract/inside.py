@@ -73,9 +73,9 @@ class MemoryInside:
 
     def places(self) -> Places:
         queue = self._queue
-        queue.doors.expire()
+        queue.endings.expire()
         places = Places(
-            workers=set(queue._leases._ends), dead=set(queue.doors.dead), fetched=set(queue._leases._fetched)
+            workers=set(queue._leases._ends), dead=set(queue.endings.dead), fetched=set(queue._leases._fetched)
         )
         for waiting in queue.lanes._waiting.values():
             places.waiting.update(job_id for token in waiting for job_id in token.job_ids)

@@ -59,7 +59,7 @@ class Backend:
         if self.database is None:
             memory = self._make()
             assert isinstance(memory, MemoryStore)
-            return len(memory._queues[QUEUE].doors.dead)
+            return len(memory._queues[QUEUE].endings.dead)
         with self.database.client() as client:
             return client.zcard(self.key("dead"))  # pyright: ignore[reportReturnType]
 

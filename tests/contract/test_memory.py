@@ -128,13 +128,13 @@ async def test_the_dead_are_kept_for_their_time(memory: MemoryStore, clock: Manu
     for name in "abc":
         await settle(memory, worker, await running(memory, worker, name), Verb.FAILED, BROKEN)
         clock.advance(1)
-    assert list(memory._queues[QUEUE].doors.dead) == ["b", "c"]
+    assert list(memory._queues[QUEUE].endings.dead) == ["b", "c"]
     assert await state(memory, "a") is JobState.FAILED, "beyond the limit the record stays for its own time"
 
     clock.advance(2 * HOUR)
 
     assert await state(memory, "b") is None
-    assert not memory._queues[QUEUE].doors.dead
+    assert not memory._queues[QUEUE].endings.dead
 
 
 async def test_a_parked_job_fails_when_its_time_is_over(memory: MemoryStore, clock: ManualClock) -> None:

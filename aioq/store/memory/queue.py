@@ -11,7 +11,7 @@ from aioq.store.contract import PASSED_LIMIT, Claim, Claimed, Limits, NewJob, Se
 from aioq.store.extra import Way
 from aioq.store.leases import Renewal, WorkerLease
 from aioq.store.memory.delayed import Delayed
-from aioq.store.memory.doors import Doors
+from aioq.store.memory.endings import Endings
 from aioq.store.memory.hooks import ExpiryHook, Hook, Hooks
 from aioq.store.memory.lanes import LANES, WAKE_UP, Lanes
 from aioq.store.memory.leases import Leases
@@ -37,7 +37,7 @@ class MemoryQueue:
         hooks: further hooks, by their key of a job's `Extra`.
 
     Attributes:
-        doors: ends jobs, deletes their records, and reopens dead jobs.
+        endings: ends jobs, deletes their records, and reopens dead jobs.
         lanes: the jobs that wait to be run.
         mail: the messages that the current verb sends.
         timetable: the schedules.
@@ -71,7 +71,7 @@ class MemoryQueue:
         self._delayed = Delayed(self._records)
         self._timers = Timers()
         self._hooks = Hooks({"expires": ExpiryHook(self._timers, clock), **hooks})
-        self.doors = Doors(
+        self.endings = Endings(
             self._records,
             clock,
             limits,
@@ -84,8 +84,8 @@ class MemoryQueue:
         self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._cancelling: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._verbs: dict[Verb, Callable[[Record, Settlement], None]] = {
-            Verb.SUCCEEDED: lambda record, s: self.doors.finish(record, JobState.SUCCEEDED, s.outcome, s.ttl_ms),
-            Verb.CANCELLED: lambda record, s: self.doors.finish(record, JobState.CANCELLED, s.outcome, s.ttl_ms),
+            Verb.SUCCEEDED: lambda record, s: self.endings.finish(record, JobState.SUCCEEDED, s.outcome, s.ttl_ms),
+            Verb.CANCELLED: lambda record, s: self.endings.finish(record, JobState.CANCELLED, s.outcome, s.ttl_ms),
             Verb.FAILED: self._fail,
             Verb.RETRY: self._retry,
             Verb.SNOOZE: self._snooze,
@@ -96,12 +96,12 @@ class MemoryQueue:
 
     def enqueue(self, job: NewJob, *, again: bool) -> bool:
         """Add a job; False if its id exists already, unless an earlier attempt of this send has added it."""
-        if again and self.doors.has_ended(job.nonce or job.id):
+        if again and self.endings.has_ended(job.nonce or job.id):
             return True
         now, there = self._clock.now_ms(), self._records.get(job.id)
         if there is not None and again and there.nonce == job.nonce:
             return True
-        if there is not None and not self.doors.free_id(there):
+        if there is not None and not self.endings.free_id(there):
             return False
         record = Record(job.id, bytes(job.envelope), job.priority, now, job.nonce, extra=job.extra)
         record.waiters += filter(None, [job.waiter])
@@ -172,7 +172,7 @@ class MemoryQueue:
         self._held[worker].pop(record.id, None)
         self._cancelling[worker].pop(record.id, None)
         if record.cancellation is not None and settlement.verb in _BY_REQUEST:
-            self.doors.finish(record, JobState.CANCELLED, *record.cancellation)
+            self.endings.finish(record, JobState.CANCELLED, *record.cancellation)
         else:
             self._verbs[settlement.verb](record, settlement)
         return True
@@ -187,7 +187,7 @@ class MemoryQueue:
 
     def promote(self, limit: int) -> Promotion:
         """Queue scheduled jobs that are due, and end jobs that have expired."""
-        count, expired = self.doors.end_expired(limit)
+        count, expired = self.endings.end_expired(limit)
         now, most = self._clock.now_ms(), count + limit
         while count < most and (record := self._delayed.pop_due(now)):
             self._hooks.back(record, Way.PROMOTE)
@@ -234,7 +234,7 @@ class MemoryQueue:
                 worker_channel(self._app, self._name, record.worker), job_id.encode() + SEPARATOR + outcome
             )
         elif not state.ended:
-            self.doors.finish(record, JobState.CANCELLED, outcome, ttl_ms)  # its entry in the lane stays behind
+            self.endings.finish(record, JobState.CANCELLED, outcome, ttl_ms)  # its entry in the lane stays behind
         return state
 
     def reopen(self, job_id: str) -> JobState | None:
@@ -243,7 +243,7 @@ class MemoryQueue:
         if record is None:
             return None
         state = record.state
-        if self.doors.reopen(record):
+        if self.endings.reopen(record):
             self._queue(record)
         return state
 
@@ -343,7 +343,7 @@ class MemoryQueue:
 
     def _give_back(self, record: Record, settlement: Settlement) -> None:
         if record.break_off(settlement.verb) and record.crashes > self._limits.max_crashes:
-            self.doors.bury(record, settlement.outcome, settlement.ttl_ms)
+            self.endings.bury(record, settlement.outcome, settlement.ttl_ms)
         else:
             self._return(record, Way(settlement.verb.value))
 
@@ -352,7 +352,7 @@ class MemoryQueue:
         if record.parked_ms is None:
             record.parked_ms = now
         if now - record.parked_ms >= settlement.ttl_ms:
-            self.doors.bury(record, settlement.outcome, self._limits.result_ttl_ms)
+            self.endings.bury(record, settlement.outcome, self._limits.result_ttl_ms)
         else:
             self._again(record, settlement.delay_ms, Way.PARK)
 
@@ -360,7 +360,7 @@ class MemoryQueue:
 
     def _fail(self, record: Record, settlement: Settlement) -> None:
         record.attempts += 1
-        self.doors.bury(record, settlement.outcome, settlement.ttl_ms)
+        self.endings.bury(record, settlement.outcome, settlement.ttl_ms)
 
     def _empty(self, worker: str, limit: int, crash_outcome: bytes | None) -> Recovery:
         """Take up to `limit` jobs and entries from a worker, and forget it when nothing is left."""
@@ -385,9 +385,9 @@ class MemoryQueue:
         """Give back one job, or end it if it was cancelled or has crashed too often; False if it was ended."""
         record.crashes += crash_outcome is not None
         if record.cancellation is not None:
-            self.doors.finish(record, JobState.CANCELLED, *record.cancellation)
+            self.endings.finish(record, JobState.CANCELLED, *record.cancellation)
         elif crash_outcome is not None and record.crashes > self._limits.max_crashes:
-            self.doors.bury(record, crash_outcome, self._limits.result_ttl_ms)
+            self.endings.bury(record, crash_outcome, self._limits.result_ttl_ms)
             buried.append(record.id)
         else:
             self._return(record, Way.DEPART if crash_outcome is None else Way.RECOVER)

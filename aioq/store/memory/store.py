@@ -201,7 +201,7 @@ class MemoryStore:
             if queue is None:
                 queue = MemoryQueue(self._app, name, self.clock, self._limits, self._revisions, hooks=self._hooks)
                 self._queues[name] = queue
-            queue.doors.expire()
+            queue.endings.expire()
             yield queue
             queue.lanes.serve()
             for channel, message in queue.mail.take():

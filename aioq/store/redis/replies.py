@@ -36,7 +36,7 @@ def due(ms: int) -> int | None:
 
 
 def parse_claim(reply: Sequence[Any]) -> Claim:
-    """The mirror of `claim.lua`."""
+    """The result of `claim.lua`."""
     if reply[0] == LOST:
         return Claim(lost=True)
     number = reply[1]
@@ -62,7 +62,7 @@ def skipped_by_claim(reply: Sequence[Any]) -> tuple[str, str]:
 
 
 def parse_added(reply: int) -> list[bool]:
-    """The mirror of `enqueue_one.lua`."""
+    """The result of `enqueue_one.lua`."""
     return [reply == 1]
 
 
@@ -92,7 +92,7 @@ def named_by(fields: Sequence[bytes]) -> tuple[str, ...] | None:
 
 
 def parse_renewal(reply: Sequence[Any]) -> Renewal:
-    """The mirror of `renew.lua`."""
+    """The result of `renew.lua`."""
     if reply[0] == LOST:
         return Renewal(lost=True)
     return Renewal(
@@ -115,12 +115,12 @@ def parse_workers(reply: Sequence[Any]) -> tuple[bytes, list[WorkerLease]]:
 
 
 def parse_promotion(reply: Sequence[Any]) -> Promotion:
-    """The mirror of `promote.lua`."""
+    """The result of `promote.lua`."""
     return Promotion(reply[0], due(reply[1][0]), reply[3])
 
 
 def parse_recovery(reply: Sequence[Any]) -> Recovery:
-    """The mirror of `recover.lua`."""
+    """The result of `recover.lua`."""
     return Recovery(
         worker=reply[0].decode() or None,
         returned=reply[1],
@@ -138,12 +138,12 @@ def not_in(count: int, positions: Sequence[int]) -> list[bool]:
 
 
 def parse_wait(reply: Sequence[bytes | int | None]) -> list[WaitReply]:
-    """The mirror of `wait.lua`."""
+    """The result of `wait.lua`."""
     return [(LATER if item else MISSING) if isinstance(item, int) else item for item in reply]
 
 
 def parse_states(reply: Sequence[bytes]) -> list[JobState | None]:
-    """The mirror of `cancel.lua`, `reschedule.lua` and `reopen.lua`."""
+    """The result of `cancel.lua`, `reschedule.lua` and `reopen.lua`."""
     return [JobState(state.decode()) if state else None for state in reply]
 
 

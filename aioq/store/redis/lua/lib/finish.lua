@@ -1,5 +1,5 @@
 -- Ends jobs, deletes the records of ended jobs, and gives running jobs back to their lane. Each of these calls the
--- hooks of the job; docs/design.md calls them doors.
+-- hooks of the job.
 --
 -- `limits` has `tombstone`: for how long after its send a job must be found, in ms. Callers that bury jobs also
 -- set `dead_ttl`, in ms, and `dead_limit`.

@@ -1,7 +1,4 @@
-"""The doors in memory: jobs end, the records of ended jobs are deleted, and dead jobs are queued again.
-
-Each door calls the hooks of the job.
-"""
+"""Ends jobs in memory, deletes the records of ended jobs, and opens dead jobs again; each calls the hooks."""
 
 import heapq
 from collections.abc import Callable
@@ -18,15 +15,15 @@ from aioq.store.memory.tombstones import Tombstones
 from aioq.util.clock import Clock
 
 
-class Doors:
-    """The doors of one queue.
+class Endings:
+    """Ends the jobs of one queue, deletes their records, and opens dead jobs again.
 
     Args:
         records: the queue's jobs.
         clock: for the expiry of records.
         limits: the App's limits.
         mail: the messages that the current verb sends.
-        hooks: the hooks that each door calls.
+        hooks: the queue's hooks.
         timers: the times at which jobs expire that were not started.
         on_end: called with the id of each job that has ended.
 

@@ -1,6 +1,6 @@
 """Every way of a job: the hook is called once, and nothing is left behind whatever fails on the way.
 
-The hook is one for these tests (`tests/contract/doors.py`); those of aioq itself are called at the same places.
+The hook is one for these tests (`tests/contract/hook_probe.py`); those of aioq are called at the same places.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from aioq.store.contract import Settlement, Verb
 from aioq.store.memory import MemoryStore
 from aioq.store.redis import RedisStore, scripts
 from aioq.util.clock import ManualClock
-from tests.contract.doors import CASES, LIMITS, At, Case, MemoryProbe, ServerProbe, with_probe
+from tests.contract.hook_probe import CASES, LIMITS, At, Case, MemoryProbe, ServerProbe, with_probe
 from tests.contract.inside import MemoryInside, ServerInside
 from tests.contract.kit import QUEUE, THREE, joined
 from tests.contract.refusing import Refusing, commands_of, refusing
