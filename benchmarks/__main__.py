@@ -17,7 +17,7 @@ from tests.flavours import installed
 
 RESULTS = Path(__file__).parent / "results"
 PART = HOME / "results"
-"""Where the results of some of the libraries or workloads go, lest they take the place of the whole."""
+"""The directory for results of only some libraries or workloads, so that they do not replace the full results."""
 
 
 def _names(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ def main(
 
 
 def results_directory(peers: Sequence[str], keys: Sequence[str]) -> Path:
-    """Where the results go that these peers and workloads (none: all of them) give."""
+    """The directory for the results of these peers and workloads; no workloads means all of them."""
     return RESULTS if set(catalogue.PEERS) <= set(peers) and not keys else PART
 
 

@@ -1,4 +1,4 @@
-"""Which libraries are measured, and what the benchmark has to know of each without importing it."""
+"""The libraries that are measured, with the facts about each that the benchmark needs without importing it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,13 +11,13 @@ class Library:
     """One library.
 
     Attributes:
-        name: what the command line and the raw results call it.
-        title: what the tables call it.
-        kind: the library that is measured, one beside it, or a bare loop that is a limit.
-        environment: the name of its file in `benchmarks/requirements/`, which is one virtual environment.
+        name: its name on the command line and in the raw results.
+        title: its name in the tables.
+        kind: the library that is measured, a library beside it, or a bare loop that shows what is possible.
+        environment: the name of its file in `benchmarks/requirements/`; each file makes one virtual environment.
         shown: the distributions whose versions are reported.
-        entry: what an application imports of it; a bare `import` says little where modules load on first use.
-        command: its command line, after `python`; None where it has none.
+        entry: the import of an application; a plain `import` says little if modules are loaded at their first use.
+        command: its command line, after `python`; None if it has none.
         keeps_results: whether results can be read afterwards; a bare loop may not.
     """
 
@@ -32,7 +32,7 @@ class Library:
 
     @property
     def module(self) -> str:
-        """Its adapter. A module must not be named as the library that it imports."""
+        """The module of its adapter, which must not have the same name as the library that it imports."""
         return f"benchmarks.peers.{self.name if self.kind == 'bare' else f'with_{self.name}'}"
 
 

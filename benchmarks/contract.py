@@ -1,7 +1,7 @@
-"""What the benchmark asks of a library: one adapter in `benchmarks/peers/` gives it.
+"""The interface between the benchmark and a library: an adapter in `benchmarks/peers/` implements it.
 
-An adapter is imported in the library's own environment only, by `benchmarks.driver`. It learns what to connect to
-from environment variables, because a worker that the library's own command starts imports it as well.
+An adapter is imported in the library's own environment only, by `benchmarks.driver`. It gets the server's URL from
+environment variables, because a worker that the library's own command starts imports the adapter too.
 """
 
 import os
@@ -15,7 +15,7 @@ TASKS = ("noop", "nap", "plain", "keep")
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What this measurement runs with.
+    """The parameters of one measurement.
 
     Attributes:
         url: the server, on loopback TCP.
@@ -27,10 +27,10 @@ class Setup:
 
     @property
     def roomy_url(self) -> str:
-        """The URL for libraries that take as many connections of redis-py's pool as jobs run at once.
+        """The URL for libraries that use one connection of redis-py's pool for each running job.
 
-        The pool holds 100 by default. What asks for more at a concurrency of 100 fails, and its jobs are late by
-        minutes; nobody who runs that concurrency would leave it so.
+        The pool holds 100 connections by default. At a concurrency of 100, requests for more fail, and jobs are
+        late by minutes. Nobody with that concurrency would keep this default.
         """
         return f"{self.url or 'redis://localhost'}?max_connections=4000"
 
@@ -40,14 +40,14 @@ class Setup:
         return cls(os.environ.get("BENCH_URL", ""), int(os.environ.get("BENCH_CONCURRENCY", "100")))
 
     def environ(self) -> dict[str, str]:
-        """The environment variables that `read` finds it in."""
+        """The environment variables that `read` reads."""
         return {"BENCH_URL": self.url, "BENCH_CONCURRENCY": str(self.concurrency)}
 
 
 class Peer(Protocol):
-    """A library, as a user of it would call it.
+    """A library, called as its users would call it.
 
-    What `send` returns, a ticket, is whatever the library gives its user; only the adapter looks inside.
+    `send` returns a ticket: the object that the library gives its user. Only the adapter knows what it is.
     """
 
     async def open(self) -> None:
@@ -75,7 +75,7 @@ class Peer(Protocol):
         ...
 
     async def read(self, job_id: str) -> Any:
-        """The result of a job that has ended; anything else than the result where there is none."""
+        """The result of a job that has ended; any other value if there is no result."""
         ...
 
     def worker(self, task: str, processes: int) -> Sequence[str]:

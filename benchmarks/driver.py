@@ -2,7 +2,7 @@
 
     python -m benchmarks.driver LIBRARY ACTION ANSWER '{"parameter": value}'
 
-What an action found is written to the file ANSWER as JSON. `worker` has none: this process becomes the worker.
+The result of an action is written to the file ANSWER as JSON. `worker` has none: this process becomes the worker.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from benchmarks.contract import Peer
 from benchmarks.work import use_uvloop
 
 CHUNK = 1_000
-"""Jobs of one bulk call, which is also how often a sender looks at its time limit."""
+"""The number of jobs in one bulk call; after each call a sender looks at its time limit."""
 
 READERS = 50
-"""Results that are read at once when a drain is checked."""
+"""How many results are read at the same time when a drain is checked."""
 
 GRACE = 5.0
-"""Seconds that results may come later than they are looked for."""
+"""Seconds for which a result that is not there yet is waited for."""
 
 PAYLOAD = 80
 """Bytes of the argument of `keep`."""
@@ -46,7 +46,7 @@ async def bulk(peer: Peer, *, jobs: int, seconds: float, task: str = "noop", ids
 
 
 async def concurrent(peer: Peer, *, jobs: int, seconds: float, senders: int) -> dict[str, Any]:
-    """Many coroutines, each of which awaits one send after the other."""
+    """Send from many coroutines, each of which awaits one send after the other."""
     started = perf_counter()
     deadline = started + seconds
     numbers = iter(range(jobs))
@@ -65,12 +65,12 @@ async def concurrent(peer: Peer, *, jobs: int, seconds: float, senders: int) -> 
 
 
 async def sequential(peer: Peer, *, jobs: int, seconds: float) -> dict[str, Any]:
-    """One coroutine that awaits one send after the other."""
+    """Send from one coroutine, which awaits one send after the other."""
     return await concurrent(peer, jobs=jobs, seconds=seconds, senders=1)
 
 
 async def collect(peer: Peer, *, ids: str, most: int) -> dict[str, Any]:
-    """Read the results of a drain, each of which is its job's number; at the most `most`, evenly spread."""
+    """Read at most `most` results of a drain, evenly spread over its jobs; each must be the number of its job."""
     names = _read_lines(ids)
     step = max(1, len(names) // most)
     numbers = iter(range(0, len(names), step))
@@ -88,7 +88,7 @@ async def collect(peer: Peer, *, ids: str, most: int) -> dict[str, Any]:
 
 
 async def _read(peer: Peer, name: str, expected: int) -> Any:
-    """A result; one that is still on its way, because its job has only just run, is waited for."""
+    """A result. If it is not there yet, because its job has only just run, this waits for it."""
     deadline = perf_counter() + GRACE
     while True:
         try:
@@ -101,7 +101,7 @@ async def _read(peer: Peer, name: str, expected: int) -> Any:
 
 
 async def latency(peer: Peer, *, jobs: int, warm_up: int, seconds: float) -> dict[str, Any]:
-    """One job at a time, from before its send to its result, in seconds."""
+    """Run one job at a time, and measure the seconds from before its send to its result."""
     for number in range(warm_up):
         await peer.wait(await peer.send("noop", number))
     taken: list[float] = []
@@ -116,9 +116,9 @@ async def latency(peer: Peer, *, jobs: int, warm_up: int, seconds: float) -> dic
 
 
 async def load(peer: Peer, *, rate: float, seconds: float) -> dict[str, Any]:
-    """Send at a fixed rate, whatever comes back; each job's time counts from when it was due to be sent.
+    """Send at a fixed rate, however slow the answers are. Each job's time counts from when it was due to be sent.
 
-    So a library that falls behind pays for it, where counting from the send itself would hide the wait.
+    So the figures show if a library falls behind; counted from the send itself, they would hide this wait.
     """
     taken: list[float] = []
     running: set[asyncio.Task[None]] = set()
@@ -147,7 +147,7 @@ async def load(peer: Peer, *, rate: float, seconds: float) -> dict[str, Any]:
 
 
 async def first(peer: Peer, *, job: int) -> dict[str, Any]:
-    """One job and its result: the worker is there."""
+    """Run one job and wait for its result, which shows that the worker has started."""
     return {"result": await peer.wait(await peer.send("noop", job))}
 
 

@@ -1,4 +1,4 @@
-"""A virtual environment a library, made once and kept under `.bench/` until its requirements change."""
+"""Virtual environments, one for each library; each is made once and kept until its requirements change."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ HOME = ROOT / ".bench"
 REQUIREMENTS = Path(__file__).parent / "requirements"
 INSTALL_WITHIN = 600.0  # seconds; the largest takes about 20 where the network is good
 FAVOURITE = "3.13"
-"""The interpreter where it is found: two peers need 3.12, and not every peer has wheels for a newer one."""
+"""The Python version that is used if it is there: two peers need 3.12, and not all have wheels for newer ones."""
 
 
 class EnvironmentMissingError(Exception):
@@ -41,15 +41,15 @@ def find_python() -> str:
 
 
 def _answers(python: str) -> bool:
-    # pyenv puts a shim on the path for each version it has, which runs for the chosen ones only.
+    # pyenv puts a shim on the path for each version that it has, but a shim runs only for the selected versions.
     return subprocess.run([python, "--version"], capture_output=True, check=False).returncode == 0
 
 
 def make(name: str, python: str, *, with_aioq: bool = False) -> Environment:
-    """Make an environment, or find it as it was made before.
+    """Make an environment, or use the one that was made before.
 
     Args:
-        name: of the file in `benchmarks/requirements/`.
+        name: the name of the file in `benchmarks/requirements/`.
         python: the interpreter.
         with_aioq: install this working tree too, editable.
 
@@ -69,7 +69,8 @@ def make(name: str, python: str, *, with_aioq: bool = False) -> Environment:
         _run([str(interpreter), *_PIP, "install", "--quiet", "--requirement", str(requirements), *extra])
         stamp.write_text(wanted)
     if with_aioq:
-        # Installed packages are compiled; a working tree would be again at each start, where that is switched off.
+        # pip has compiled the other packages. If Python must not write bytecode, it would compile a working tree
+        # at each start, so this is done here.
         _run([str(interpreter), "-m", "compileall", "-q", str(ROOT / "aioq")])
     return Environment(interpreter, _versions(interpreter))
 
@@ -78,12 +79,12 @@ _PIP = ("-m", "pip", "--disable-pip-version-check")
 
 
 def version_of(python: str) -> str:
-    """What an interpreter calls itself: `Python 3.13.0`."""
+    """An interpreter's own version text: `Python 3.13.0`."""
     return subprocess.run([python, "--version"], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def configured(python: str) -> str:
-    """Whether an interpreter was configured to be optimized by a profile, as those of Docker's images are."""
+    """Whether an interpreter was built with profile-guided optimization, as those of Docker's images; in words."""
     asked = "import sysconfig; print(sysconfig.get_config_var('CONFIG_ARGS'))"
     arguments = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=False).stdout
     return f"configured {'with' if '--enable-optimizations' in arguments else 'without'} --enable-optimizations"

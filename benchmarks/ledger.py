@@ -1,7 +1,7 @@
-"""Which jobs have run how often: one byte a job, in a file that worker processes and the benchmark both map.
+"""A ledger of how often each job has run: one byte for each, in a file that workers and the benchmark both map.
 
-Marking a run costs the same small price whatever the library (a tenth of a microsecond), takes no command of the
-server, and survives a worker that is killed.
+To mark a run costs the same for each library (a tenth of a microsecond) and needs no command of the server. The
+mark stays if the worker is killed.
 """
 
 import mmap
@@ -14,21 +14,21 @@ VARIABLE = "BENCH_LEDGER"
 """The environment variable that names the file to a worker."""
 
 POLL = 0.002
-"""Seconds between two looks at a small ledger, and before the end: a thousandth of the shortest full drain."""
+"""Seconds between two looks at a small ledger, or close to the end: a thousandth of the shortest full drain."""
 
 POLL_A_JOB = 1e-7
-"""Seconds that are added for each job of a large one: a look reads all of it, which takes 1.5 ns a job, and so
-less than a fiftieth of a core. Not more, for a worker starts in jerks: what has run says little of when the rest
-will."""
+"""Seconds that are added for each job of a large ledger. A look reads the whole ledger, which takes 1.5 ns a job,
+so all looks take less than a fiftieth of a core. It is not longer, because a worker starts unevenly: the jobs that
+have run say little about when the others will."""
 
 APPROACH = 0.25
-"""The share of the time that is likely to be left after which the next look is taken, where that is sooner."""
+"""The share of the expected remaining time after which the next look is taken, if that is sooner."""
 
 
 def _open_shared() -> "mmap.mmap | bytearray":
     path = os.environ.get(VARIABLE)
     if not path:
-        return bytearray(1 << 20)  # nobody looks: a task that is called outside a measurement
+        return bytearray(1 << 20)  # outside a measurement, where nobody reads it
     with Path(path).open("r+b") as file:
         return mmap.mmap(file.fileno(), 0)
 
@@ -37,7 +37,7 @@ _runs = _open_shared()
 
 
 def mark(number: int) -> None:
-    """Note that job `number` has run, once more."""
+    """Note that job `number` has run once more."""
     _runs[number] += 1
 
 
@@ -71,12 +71,12 @@ class Ledger:
         self._runs.close()
 
     def count(self) -> Count:
-        """What has run so far."""
+        """How many jobs have run so far."""
         data = self._runs[:]
         return Count(self.jobs, data.count(b"\x01"), data.count(b"\x00"))
 
     def wait(self, least: int, seconds: float) -> float | None:
-        """Wait until `least` jobs have run; the time it was seen (`time.perf_counter`), None when that passed."""
+        """Wait until `least` jobs have run; return when that was seen (`time.perf_counter`), None if too late."""
         began = time.perf_counter()
         at_first = self.jobs - self.count().never
         while True:
@@ -89,6 +89,6 @@ class Ledger:
             time.sleep(self._pause(run - at_first, now - began, least - run))
 
     def _pause(self, run: int, took: float, left: int) -> float:
-        """How long until the next look, where so many jobs ran in this time and so many are waited for."""
+        """Seconds until the next look, if `run` jobs ran in `took` seconds and `left` jobs are still missing."""
         longest = POLL + self.jobs * POLL_A_JOB
         return max(POLL, min(APPROACH * left * took / run, longest)) if run else longest

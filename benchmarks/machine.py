@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""The description of the machine on which the figures were measured."""
 
 import os
 import platform
@@ -32,7 +32,7 @@ def describe(plan: Plan, environments: dict[str, Environment], python: str) -> d
 
 
 def _commit() -> str:
-    """The commit that is measured, with `-dirty` where files differ from it."""
+    """The commit that is measured, with `-dirty` if files differ from it."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

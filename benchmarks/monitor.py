@@ -1,4 +1,4 @@
-"""Counting commands as the server sees them, apart by who sent them: a client, or a script."""
+"""Counts commands as the server sees them, separately for clients and for scripts."""
 
 import secrets
 import socket
@@ -10,7 +10,7 @@ from tests.servers import Server
 
 
 class Seen:
-    """What was counted. Monitoring slows the server down, so nothing is timed meanwhile."""
+    """The counts. Monitoring slows the server down, so nothing is timed at the same time."""
 
     def __init__(self) -> None:
         self.by_clients = 0
@@ -30,18 +30,18 @@ class Seen:
 
 @contextmanager
 def monitored(server: Server) -> Generator[Seen]:
-    """Count all commands while inside; the counts are complete once outside."""
+    """Count all commands within this context; the counts are complete after it."""
     seen = Seen()
     end = secrets.token_hex(16).encode()
     with _connected(server) as connection, connection.makefile("rb") as lines:
         connection.sendall(b"MONITOR\r\n")
-        lines.readline()  # +OK: whatever comes now is counted
+        lines.readline()  # +OK: all that follows is counted
         reader = threading.Thread(target=_read, args=(lines, end, seen), daemon=True)
         reader.start()
         try:
             yield seen
         finally:
-            # The server tells its monitors of a command after it has answered it. A mark of our own comes last.
+            # The server reports a command to monitors after it has answered it. So our own mark comes last.
             with _connected(server) as other:
                 other.sendall(b"ECHO %s\r\n" % end)
                 other.recv(64)

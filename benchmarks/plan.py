@@ -1,9 +1,9 @@
-"""How much is measured: the sizes of a full run, scaled, and what bounds the time of one measurement."""
+"""The sizes of a run: the counts of jobs, scaled, and the time limits of one measurement."""
 
 from dataclasses import dataclass
 
 FEWEST = 50
-"""Jobs below which a figure says nothing."""
+"""The fewest jobs with which a figure means anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,8 +12,8 @@ class Plan:
 
     Attributes:
         rounds: how often each library is measured.
-        scale: what all counts of jobs are multiplied by, 1 for a full run.
-        seconds: how long one measurement may send or drain; a slow library gets fewer jobs, see `fitting`.
+        scale: the factor for all counts of jobs, 1 for a full run.
+        seconds: how long one measurement may send or drain; a slow library gets fewer jobs (`fitting`).
         server: the name of the server, of `tests.flavours.SERVERS`.
     """
 
@@ -27,7 +27,7 @@ class Plan:
         return max(FEWEST, int(jobs * self.scale))
 
     def fitting(self, jobs: int, rate: float | None, seconds: float | None = None) -> int:
-        """A scaled count, or what fits into the time at this rate of jobs a second where that is less."""
+        """A scaled count, or the jobs that fit into the time at this rate of jobs a second, if they are fewer."""
         most = self.scaled(jobs)
         if rate is None:
             return most
@@ -35,5 +35,5 @@ class Plan:
 
     @property
     def patience(self) -> float:
-        """Seconds after which a drain is given up: many times what it was sized for."""
+        """Seconds after which a drain is given up: many times as long as it should take."""
         return 30.0 + 6 * self.seconds

@@ -23,11 +23,11 @@ PLOTTED = {
     "nap": ("per_second", "drain of 5 ms jobs, jobs/s"),
     "latency": ("p50_ms", "send to result, p50 ms"),
 }
-"""Workloads that have a plot: the figure, and its title."""
+"""The workloads that have a plot, each with its figure and its title."""
 
 
 def draw(out: Path, python: str) -> Sequence[str]:
-    """Draw what `out/raw.jsonl` holds; the names of the files. None where matplotlib cannot be installed."""
+    """Draw the results in `out/raw.jsonl`; the names of the files, empty if matplotlib cannot be installed."""
     try:
         environment = make("plots", python)
     except EnvironmentMissingError as error:
@@ -55,8 +55,8 @@ def read(raw: Path) -> dict[str, dict[str, float]]:
 
 
 def main(raw: Path, out: Path) -> None:
-    """One SVG a workload, horizontal bars, the longest on top."""
-    # Of the environment of the plots only, so that the type checker sees nothing of it.
+    """Draw one SVG for each workload: horizontal bars, the longest on top."""
+    # Installed in the environment of the plots only, so that the type checker does not see it.
     matplotlib: Any = importlib.import_module("matplotlib")
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "aioq"  # the same results make the same file

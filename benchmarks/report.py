@@ -1,4 +1,4 @@
-"""The Markdown report: what was measured on, one table a workload, the ratios, what is missing and why."""
+"""The Markdown report: the machine, a table for each workload, the ratios, and what is missing and why."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,8 +14,9 @@ def report(
     """The whole page."""
     parts = [
         "# Benchmark results",
-        "Medians over the rounds, with the lowest and highest in parentheses. Ratios: above 1 is better than the "
-        "other, also where less is better. How it is measured, and how to read it: docs/performance.md.",
+        "Medians over the rounds, with the lowest and highest in parentheses. A ratio above 1 means that aioq is "
+        "better, also for figures of which less is better. docs/performance.md says how all this is measured, and "
+        "how to read it.",
         environment_lines(environment),
         "## Ratios",
         ratios(summaries),
@@ -28,7 +29,7 @@ def report(
 
 
 def ratios(summaries: Iterable[Summary]) -> str:
-    """aioq beside the best peer and the bare loops, a line a figure."""
+    """The ratios of aioq to the best peer and to the bare loops, one line for each figure."""
     lines = ["| workload | figure | aioq | beside | ratio |", "|---|---|---:|---|---:|"]
     for summary in summaries:
         mine = next((row for row in summary.rows if row.library == SUBJECT.name), None)
@@ -47,7 +48,7 @@ def ratios(summaries: Iterable[Summary]) -> str:
 
 
 def table(summary: Summary) -> str:
-    """One workload, a line a library, the best first."""
+    """The table of one workload, with a line for each library, the best first."""
     metrics = summary.workload.metrics
     lines = [
         f"| library | {' | '.join(metric.label for metric in metrics)} |",
@@ -80,7 +81,7 @@ def _number(value: float, metric: Metric) -> str:
 
 
 def environment_lines(environment: dict[str, Any]) -> str:
-    """What the figures were measured on, see `machine.describe`: a line a property."""
+    """The description of the machine, one line for each property."""
     versions: dict[str, dict[str, str]] = environment["versions"]
     lines = [f"- {key}: {value}" for key, value in environment.items() if key != "versions"]
     shown = [

@@ -1,4 +1,4 @@
-"""The run: every library in every round, interleaved, each measurement on a fresh server."""
+"""The run: in each round every library is measured in turn, each time on a new server."""
 
 import json
 import time
@@ -24,8 +24,8 @@ class Record:
         round: from 1.
         workload: its key.
         library: its name.
-        figures: what was measured; empty where the round is void.
-        void: why it is, or "".
+        figures: what was measured; empty if the round is void.
+        void: why it is void, or "".
     """
 
     round: int
@@ -42,16 +42,16 @@ class Record:
 
 @dataclass(slots=True)
 class Run:
-    """What is measured, and what came of it so far.
+    """A run of the benchmark, with its results so far.
 
     Attributes:
-        plan: how much.
-        libraries: those that can be measured; one whose probe fails moves to `missing`.
-        environments: theirs, by name of the environment.
-        workloads: what to measure.
-        missing: libraries that cannot be measured, by name, and why.
+        plan: the sizes.
+        libraries: the libraries that can be measured; one whose probe fails moves to `missing`.
+        environments: the environments of the libraries, by name.
+        workloads: the workloads to measure.
+        missing: the libraries that cannot be measured, by name, and why.
         records: one for each measurement.
-        failures: the raw file that each measurement is written to as it is made.
+        raw: the file to which each measurement is written as soon as it is made; None for no file.
     """
 
     plan: Plan
@@ -81,7 +81,7 @@ class Run:
 
     def _round(self, number: int, workload: Workload, known: Known) -> None:
         taking_part = [each for each in self.libraries if each.kind != "bare" or each.name in workload.bare]
-        # Whoever comes first or last in a round does so once only.
+        # The order is shifted, so that each library is first or last in one round only.
         shift = number % max(1, len(taking_part))
         for library in taking_part[shift:] + taking_part[:shift]:
             began = time.perf_counter()
@@ -112,7 +112,7 @@ class Run:
 
 
 def open_raw(path: Path, environment: dict[str, Any]) -> TextIO:
-    """Start a file of raw results: JSON Lines, the first of which is what it was measured on."""
+    """Start a file of raw results in JSON Lines; its first line describes the machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("w")
     print(json.dumps({"environment": environment}), file=file, flush=True)

@@ -1,11 +1,11 @@
-"""Starts several copies of a worker whose library has no command for that: `several N ARGUMENTS AFTER python`."""
+"""Starts several copies of a worker, for libraries without such a command: `several N ARGUMENTS AFTER python`."""
 
 import subprocess
 import sys
 
 
 def main(count: int, command: list[str]) -> None:
-    """Start them and wait for them; they are ended as one process group."""
+    """Start the copies and wait for them; the caller ends them as one process group."""
     copies = [subprocess.Popen([sys.executable, *command]) for _ in range(count)]
     for copy in copies:
         copy.wait()

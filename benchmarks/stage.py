@@ -1,4 +1,4 @@
-"""What one measurement needs: a fresh server, a library's environment, and the processes it starts."""
+"""The stage of one measurement: a new server, a library's environment, and the processes that it starts."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from benchmarks.plan import Plan
 from tests.servers import Server
 
 START_WITHIN = 30.0
-"""Seconds that a worker may take to its first job; the slowest on a busy machine was seen to take 4."""
+"""Seconds that a worker may take until its first job; on a busy machine the slowest took 4."""
 
 
 class VoidError(Exception):
@@ -31,7 +31,7 @@ class VoidError(Exception):
 
 @dataclass(slots=True)
 class Known:
-    """What a run has learned so far, by library: rates in jobs a second, to size what follows."""
+    """The rates that a run has measured so far, by library, in jobs a second; later sizes follow from them."""
 
     bulk: dict[str, float] = field(default_factory=dict[str, float])
     drain: dict[str, float] = field(default_factory=dict[str, float])
@@ -52,14 +52,14 @@ class Fleet:
         self._log = log
 
     def tree(self) -> list[psutil.Process]:
-        """All its processes."""
+        """All processes of the worker."""
         with suppress(psutil.NoSuchProcess):
             top = psutil.Process(self._process.pid)
             return [top, *top.children(recursive=True)]
         return []
 
     def cpu(self) -> float:
-        """Seconds of CPU they have used."""
+        """Seconds of CPU that they have used."""
         used = 0.0
         for process in self.tree():
             with suppress(psutil.NoSuchProcess):
@@ -68,7 +68,7 @@ class Fleet:
         return used
 
     def rss(self) -> int:
-        """Bytes of memory they hold, shared pages counted in each."""
+        """Bytes of memory that they hold; shared pages are counted in each process."""
         held = 0
         for process in self.tree():
             with suppress(psutil.NoSuchProcess):
@@ -76,29 +76,29 @@ class Fleet:
         return held
 
     def check(self) -> None:
-        """Void the measurement where the worker has ended."""
+        """Raise an error that makes the measurement void, if the worker has ended."""
         if self._process.poll() is not None:
             raise VoidError(f"the worker ended with {self._process.returncode}: {self.tail()}")
 
     def tail(self) -> str:
-        """The end of what it has printed, on one line."""
+        """The end of the worker's output, on one line."""
         lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
         return " / ".join(lines[-2:])[-300:]
 
     def kill(self) -> None:
-        """End the whole process group; the server it works on is thrown away with it."""
+        """Kill the whole process group; its server is thrown away too."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 
 class Stage:
-    """One library, one round, one workload.
+    """All that is needed to measure one library in one workload and one round.
 
     Attributes:
-        library: what is measured.
-        plan: how much.
-        known: what the run has learned.
+        library: the library that is measured.
+        plan: the sizes.
+        known: the rates that are known so far.
         server: started for this measurement alone, without persistence.
         folder: for the files of this measurement.
     """
@@ -114,7 +114,7 @@ class Stage:
         self.folder = folder
 
     def environ(self, extra: Mapping[str, str], concurrency: int = 100) -> dict[str, str]:
-        """The environment of a process of the library: what the shell has, without settings of aioq's."""
+        """The environment variables of a process of the library: those of the shell, without aioq's settings."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIOQ_")}
         return {
             **inherited,
@@ -124,10 +124,10 @@ class Stage:
         }
 
     def drive(self, action: str, *, limit: float | None = None, **parameters: Any) -> dict[str, Any]:
-        """Have the driver carry out an action, see `benchmarks.driver`.
+        """Run an action of `benchmarks.driver` and return its result.
 
         Raises:
-            VoidError: it failed, or took longer than `limit` seconds (the plan's patience by default).
+            VoidError: it failed, or took longer than `limit` seconds (by default the plan's patience).
         """
         answer = self.folder / "answer.json"
         command = self._driver(action, str(answer), parameters)
@@ -185,7 +185,7 @@ class Stage:
 
 
 def used_memory(client: redis.Redis) -> int:
-    """Bytes the server has allocated."""
+    """The bytes that the server has allocated."""
     return int(info(client, "memory")["used_memory"])
 
 
@@ -197,7 +197,7 @@ def info(client: redis.Redis, section: str) -> dict[str, Any]:
 
 @contextmanager
 def stage(library: Library, environment: Environment, plan: Plan, known: Known) -> Generator[Stage]:
-    """A fresh server and an empty folder; both go at the end."""
+    """A stage with a new server and an empty folder; both are removed at the end."""
     with tempfile.TemporaryDirectory(prefix="aioq-bench-") as name:
         folder = Path(name)
         with Server.start(plan.server, folder / "server", tcp=True) as server:

@@ -1,4 +1,4 @@
-"""From records to a table: medians with their range, and ratios to the best peer and to the bare loops."""
+"""Summaries of the records: medians with their range, and ratios to the best peer and to the bare loops."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from benchmarks.workloads.contract import Metric, Workload
 
 
 class Value(NamedTuple):
-    """A metric of a library over the rounds that count."""
+    """A metric of a library, over all rounds that are not void."""
 
     median: float
     least: float
@@ -19,7 +19,7 @@ class Value(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A library in a workload's table; no values where every round was void."""
+    """A library in a workload's table; it has no values if all rounds were void."""
 
     library: str
     values: dict[str, Value]
@@ -27,14 +27,14 @@ class Row(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """aioq's main figure beside another's: above 1 is better than it, whichever direction is better."""
+    """The ratio of aioq's figure to that of another library; above 1 aioq is better, whatever the direction."""
 
     other: str
     ratio: float
 
 
 class Summary(NamedTuple):
-    """What came of one workload."""
+    """The results of one workload."""
 
     workload: Workload
     rows: tuple[Row, ...]

@@ -11,13 +11,13 @@ NAP = 0.005
 
 
 async def noop(number: int) -> int:
-    """Nothing but its own accounting."""
+    """Does nothing but mark that it has run."""
     mark(number)
     return number
 
 
 async def nap(number: int) -> int:
-    """What waits for something else, as most jobs do."""
+    """Waits for something else, as most jobs do."""
     await asyncio.sleep(NAP)
     mark(number)
     return number
@@ -42,9 +42,9 @@ async def keep(text: str) -> str:
 
 
 def use_uvloop() -> None:
-    """Have every new event loop be uvloop's, where a library's command does not see to it itself."""
+    """Make every new event loop one of uvloop, for libraries whose command does not do that itself."""
     import uvloop  # optional extra  # noqa: PLC0415
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of policies, the one way into another's command
+        warnings.simplefilter("ignore", DeprecationWarning)  # policies are the only way into another command
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated] - see above

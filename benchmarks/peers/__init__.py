@@ -1,1 +1,1 @@
-"""One adapter a library, each imported in that library's own environment only: see `benchmarks.contract`."""
+"""The adapters, one for each library; each is imported in that library's own environment only."""

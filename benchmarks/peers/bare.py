@@ -1,4 +1,4 @@
-"""What Python and redis-py can do at most: bare loops, without a framework.
+"""Bare loops without a framework, which show the most that Python and redis-py can do.
 
 `bulk` is one script call per 500 jobs, `coalesced` gathers what is sent in one turn of the event loop into one
 call, the round trip is one XADD, and the drain is XREADGROUP and XACK. There is no job record and no result;
@@ -17,7 +17,7 @@ from benchmarks.contract import Setup
 
 SETUP = Setup.read()
 PER_CALL = 500
-"""Jobs of one bulk call: more gain nothing."""
+"""The jobs of one bulk call; more would not be faster."""
 
 LANE, GROUP = "lane", "group"
 ENQUEUE = """
@@ -76,7 +76,7 @@ class Bare:
         await self.command.close()
 
     async def send(self, task: str, argument: Any) -> Any:
-        """Wait for the call that takes what this turn of the loop has gathered."""
+        """Wait for the call that sends all jobs of this turn of the event loop."""
         future: Future = asyncio.get_running_loop().create_future()
         self._gathered.append((str(argument), future))
         if self._flusher is None:

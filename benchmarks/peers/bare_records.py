@@ -1,7 +1,7 @@
-"""The bare loops with what a job queue has to keep: a record a job, a fenced claim and settle, a result.
+"""The bare loops with what a job queue must keep: a record for each job, a fenced claim and settle, a result.
 
-The worker runs the batch it claims one job after the other and settles it with one call: no task a job, no
-timeout, no log, no lease, no waiter.
+The worker runs the jobs of a claimed batch one after the other and settles them with one call. There is no asyncio
+task for each job, no timeout, no log, no lease and no waiter.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ end
 
 
 class BareRecords(Bare):
-    """As `Bare`, with records and results."""
+    """Like `Bare`, but with records and results."""
 
     script = ENQUEUE
     module = __name__
@@ -72,7 +72,7 @@ class BareRecords(Bare):
         return None if found is None else int(found)
 
     async def _once(self, job_id: str) -> Any:
-        # One connection carries one command at a time, and the readers of a check are many.
+        # One connection has one command at a time, and many results are read at the same time.
         async with self._turn:
             return await self.command("HGET", f"job:{job_id}", "outcome")
 

@@ -43,10 +43,10 @@ async def start(context: dict[str, Any]) -> None:
 
 
 class WorkerSettings:
-    """What `arq benchmarks.peers.with_arq.WorkerSettings` runs.
+    """The settings for `arq benchmarks.peers.with_arq.WorkerSettings`.
 
-    poll_delay 0.01 in place of 0.5: arq only polls, so anything slower would measure the pause and not arq. It is
-    what makes its idle commands; both figures belong to the same setting.
+    poll_delay is 0.01 instead of 0.5: arq only polls, so anything slower would measure the pause and not arq. This
+    polling also makes its idle commands; both figures come from the same setting.
     """
 
     functions = (noop, nap, plain, keep)

@@ -2,8 +2,8 @@
 # The library is installed in its own environment only, so the type checker sees nothing of it.
 """Celery. Settings: https://docs.celeryq.dev/en/stable/userguide/optimizing.html ("Prefetch Limits").
 
-It has no coroutines. The pool is `solo` for no-op jobs, which has no hand-over between processes and is the
-fastest single process here, and `threads` where jobs sleep or are asked to run in threads.
+It has no coroutines. For no-op jobs the pool is `solo`, which passes nothing between processes and is the fastest
+single process here. For jobs that sleep or should run in threads, it is `threads`.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ app.conf.update(
     worker_prefetch_multiplier=128,
     worker_enable_remote_control=False,
     worker_send_task_events=False,
-    task_acks_late=True,  # as all the others: a job that a crash interrupts runs again
+    task_acks_late=True,  # as in all other libraries, a job that a crash interrupts runs again
     result_expires=3600,
     broker_connection_retry_on_startup=True,
 )
@@ -49,7 +49,7 @@ TASKS: dict[str, Any] = {
 
 
 class Celery:
-    """`delay`, which blocks: in a coroutine one after the other, which is faster than a thread for each."""
+    """`delay`, which blocks. A coroutine calls it one after the other: faster than with a thread for each call."""
 
     async def open(self) -> None:
         """It connects on first use."""

@@ -2,8 +2,8 @@
 # The library is installed in its own environment only, so the type checker sees nothing of it.
 """dramatiq. Settings: https://dramatiq.io/guide.html ("Workers", "Results") and https://dramatiq.io/advanced.html.
 
-It runs plain functions in threads; its coroutines (the AsyncIO middleware) occupy a thread each as well, so its
-tasks here are plain functions, which is the faster of the two.
+It runs plain functions in threads. Its coroutines (the AsyncIO middleware) take a thread each too. So its tasks
+here are plain functions, which are faster.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ TASKS: dict[str, Any] = {
 
 
 class Dramatiq:
-    """`send`, which blocks: in a coroutine one after the other, which is faster than a thread for each."""
+    """`send`, which blocks. A coroutine calls it one after the other: faster than with a thread for each call."""
 
     async def open(self) -> None:
         """It connects on first use."""
@@ -81,9 +81,9 @@ class Dramatiq:
             return None
 
     def worker(self, task: str, processes: int) -> Sequence[str]:
-        """`dramatiq`, with as many threads as jobs sleep at once, else the default of 8.
+        """`dramatiq`, with one thread for each job that sleeps at the same time, otherwise with the default of 8.
 
-        A hundred threads of no-op jobs only fight for the interpreter.
+        A hundred threads with no-op jobs would only compete for the interpreter.
         """
         threads = SETUP.concurrency if task == "nap" else 8
         numbers = ("--processes", str(processes), "--threads", str(threads))

@@ -42,10 +42,11 @@ async def keep(_: dict[str, Any], *, number: str) -> str:
 
 
 async def start(_: dict[str, Any]) -> None:
-    """Hold the lock of the sweep, as where another worker has swept within the minute.
+    """Hold the lock of the sweep, as if another worker had swept within the last minute.
 
-    A worker sweeps as it starts, and aborts what it has taken off the queue itself by then and not yet marked as
-    active. Where the queue is full at the start that is one or two jobs of a thousand: each round would be void.
+    A worker sweeps when it starts. It then aborts jobs that it has taken from the queue itself but not marked as
+    active yet. If the queue is full at the start, these are one or two jobs of a thousand, so each round would be
+    void.
     """
     await queue.redis.set(queue.namespace("sweep"), 1, ex=3600)
 
@@ -81,8 +82,8 @@ class Saq:
     async def wait(self, ticket: Any) -> Any:
         """`refresh` until complete, which listens to pub/sub.
 
-        It looks first and listens then, so a job that ends in between is missed; hence the time limit, a
-        second, after which it is asked again.
+        It reads the job first and listens afterwards, so it misses a job that ends in between. Hence the time
+        limit of a second, after which it is called again.
         """
         while not ticket.completed:
             with suppress(TimeoutError):

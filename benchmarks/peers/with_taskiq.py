@@ -1,6 +1,6 @@
 # pyright: basic, reportMissingImports=false
 # The library is installed in its own environment only, so the type checker sees nothing of it.
-"""taskiq with taskiq-redis' stream broker, the one that acknowledges.
+"""taskiq with the stream broker of taskiq-redis, which is the one that acknowledges.
 
 Settings: https://taskiq-python.github.io/guide/cli.html and https://github.com/taskiq-python/taskiq-redis.
 """
@@ -18,8 +18,8 @@ from benchmarks.contract import Setup
 SETUP = Setup.read()
 URL = SETUP.url or "redis://localhost"
 
-# consumer_id "0" in place of "$": the queue is filled before the first worker makes the group, and "$" would pass
-# over all that. Results are pickled, the backend's default.
+# consumer_id "0" instead of "$": the queue is filled before the first worker makes the group, and with "$" the
+# group would skip these jobs. Results are pickled, which is the backend's default.
 broker = RedisStreamBroker(URL, consumer_id="0", max_connection_pool_size=120).with_result_backend(
     RedisAsyncResultBackend(URL, result_ex_time=3600, serializer=PickleSerializer(), max_connection_pool_size=120)
 )
@@ -64,9 +64,9 @@ class Taskiq:
         return (await broker.result_backend.get_result(job_id)).return_value
 
     def worker(self, task: str, processes: int) -> Sequence[str]:
-        """`taskiq worker`, which takes uvloop where it is installed.
+        """`taskiq worker`, which uses uvloop if it is installed.
 
-        --no-parse spares pydantic's parsing of the arguments; --max-prefetch fills the gap between two reads.
+        --no-parse avoids that pydantic parses the arguments; --max-prefetch fills the gap between two reads.
         """
         numbers = ("--workers", str(processes), "--max-async-tasks", str(SETUP.concurrency))
         options = ("--max-prefetch", str(SETUP.concurrency), "--no-parse", "--log-level", "WARNING")

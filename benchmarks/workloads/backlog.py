@@ -1,4 +1,4 @@
-"""A backlog of up to a million jobs: does a job cost the same however many wait?"""
+"""A backlog of up to a million jobs, which shows whether the cost of a job depends on how many jobs wait."""
 
 from statistics import fmean
 
@@ -9,18 +9,18 @@ from benchmarks.workloads.draining import Pace, empty, fill
 
 SMALL, LARGE = 10_000, 1_000_000
 WARM_UP = 100
-"""Jobs that are thrown away first: scripts and clients take memory once, which is no job's share."""
+"""Jobs that are thrown away first. Scripts and clients take memory once, which must not count for a job."""
 
 PEER_SECONDS = 20.0
-"""What staging or draining a backlog may take a peer in a run of 5 s a measurement, in others in proportion; else
-it gets a smaller one. aioq gets the whole one."""
+"""Seconds that a peer may take to fill or drain a backlog, if one measurement may take 5 s; otherwise in
+proportion. A peer that is slower gets a smaller backlog. aioq always gets the full one."""
 
 
 def backlog(stage: Stage) -> Figures:
-    """Fill and drain a small backlog, a large one, and a small one again, and compare time and memory a job.
+    """Fill and drain a small backlog, a large one, and a small one again, and compare time and memory of a job.
 
-    A small one takes a fraction of a second, in which the machine may be faster or slower than while the large
-    one is drained; so one is measured on either side of that.
+    A small one takes a fraction of a second. In that time the machine may be faster or slower than while the large
+    one is drained. So a small one is measured before it and after it.
     """
     large = _size(stage)
     small = min(stage.plan.scaled(SMALL), large // 2)

@@ -1,4 +1,4 @@
-"""What a workload is, and what its figures mean."""
+"""The definition of a workload and of its figures."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class Metric:
     Attributes:
         key: its name in the raw results.
         label: its heading in the tables.
-        better: which direction is better; None for what only explains the others.
-        limit: the bare loop that is the limit of it, by name.
+        better: which direction is better; None for a figure that only explains the others.
+        limit: the names of the bare loops that show what is possible.
         digits: how many digits after the point the tables show.
-        alone: a ratio of two figures of the same library, which is not put beside those of others.
+        alone: whether it is a ratio of two figures of one library, which is not compared with other libraries.
     """
 
     key: str
@@ -37,8 +37,8 @@ class Workload:
     Attributes:
         key: its name on the command line and in the raw results.
         title: its heading.
-        measure: measures one library once. Raises `VoidError` where the round does not count.
-        metrics: what `measure` returns.
+        measure: measures one library once; raises `VoidError` if the round does not count.
+        metrics: the figures that `measure` returns.
         bare: the bare loops that take part, by name.
     """
 
@@ -50,4 +50,4 @@ class Workload:
 
 
 JOBS = Metric("jobs", "jobs", None)
-"""How many jobs a slow library was given: what it could do in the time of one measurement."""
+"""How many jobs a library got; a slow one gets as many as it can do in the time of one measurement."""

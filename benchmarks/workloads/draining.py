@@ -1,9 +1,9 @@
-"""Draining a queue that was filled before the worker starts, with the check that each job ran exactly once.
+"""Drains a queue that was filled before the worker starts, and checks that each job ran exactly once.
 
-The time runs from the first job that the ledger shows to the last one, so that a worker's start does not count;
-nor do the jobs that were run before the first look, which two milliseconds hold. The results are read afterwards,
-by another process and outside the time; at the end at most the outcomes of the jobs that run at once are not
-written yet, which is a two-hundredth of a full drain.
+The time counts from the first job that the ledger shows to the last one. So a worker's start does not count, nor
+do the jobs of the two milliseconds before the first look. Another process reads the results afterwards, which does
+not count either. When the time ends, only the outcomes of the jobs that run at once may not be written yet; they
+are at most a two-hundredth of a full drain.
 """
 
 import time
@@ -17,19 +17,20 @@ from benchmarks.workloads.contract import JOBS, Figures, Metric, Workload
 
 DRAIN = 20_000
 STAGE_SHARE = 4.0
-"""How many times the time of one measurement staging may take: some enqueue slower than they drain."""
+"""The time to fill a queue, as a multiple of the time of one measurement: some libraries enqueue slower than they
+drain."""
 
 TURNS = 2
-"""Jobs there are at least for each that may run at once: with fewer the worker is never at work in full."""
+"""The least number of jobs for each job that may run at once: with fewer, the worker is never fully busy."""
 
 CHECKED = 20_000
-"""The most results that are read after a drain; above it an even share, and all runs are still counted."""
+"""The most results that are read after a drain. Of more jobs an even share is read; their runs are all counted."""
 
 PROBE = 1_000
-"""Jobs of the first drain, which shows that a library works at all, and how many jobs the others get."""
+"""Jobs of the first drain. It shows whether a library works at all, and how many jobs later drains get."""
 
 HEAD = 0.1
-"""The share of a queue that is its head: where nearly all the others still wait."""
+"""The share of a queue that counts as its head: jobs that run while nearly all others still wait."""
 
 
 class Pace(NamedTuple):
@@ -40,7 +41,7 @@ class Pace(NamedTuple):
 
 
 def probe(stage: Stage) -> None:
-    """Drain a few jobs, to learn the rates that the sizes of the other workloads follow.
+    """Drain a few jobs, to learn the rates on which the sizes of the other workloads depend.
 
     Raises:
         VoidError: the library does not work here.
@@ -60,7 +61,7 @@ def drain(stage: Stage, *, task: str = "noop", concurrency: int = 100, processes
 
 
 def size(plan: Plan, drain_rate: float | None, bulk_rate: float | None, concurrency: int) -> int:
-    """How many jobs a library gets that drains and enqueues so many a second; None for what is not known yet."""
+    """How many jobs a library gets, from the rates at which it drains and enqueues; None for an unknown rate."""
     fitting = min(plan.fitting(DRAIN, drain_rate), plan.fitting(DRAIN, bulk_rate, plan.seconds * STAGE_SHARE))
     return max(fitting, min(plan.scaled(DRAIN), concurrency * TURNS))
 
@@ -71,7 +72,7 @@ def fill_and_drain(
     """Fill the queue, drain it, and check that each job ran once.
 
     Raises:
-        VoidError: that is not so, or took too long.
+        VoidError: a job did not run exactly once, or it took too long.
     """
     fill(stage, jobs, task)
     return empty(stage, jobs, task=task, concurrency=concurrency, processes=processes)
@@ -92,11 +93,11 @@ def fill(stage: Stage, jobs: int, task: str = "noop") -> None:
 
 
 SLOWEST = 200.0
-"""Jobs a second below which a library is given up."""
+"""Jobs a second; a library that is slower is given up."""
 
 
 def empty(stage: Stage, jobs: int, *, task: str = "noop", concurrency: int = 100, processes: int = 1) -> Pace:
-    """Drain what `fill` has enqueued."""
+    """Drain the jobs that `fill` has enqueued."""
     path = stage.folder / f"ledger-{jobs}"
     with (
         Ledger(path, jobs) as ledger,
@@ -129,10 +130,10 @@ def watch(ledger: Ledger, fleet: Fleet, patience: float) -> Pace:
 
 
 def check(stage: Stage, ledger: Ledger) -> None:
-    """Exact delivery: each job ran once, and its result can be read.
+    """Check that each job ran exactly once and that its result can be read.
 
     Raises:
-        VoidError: otherwise, with what is missing or too much.
+        VoidError: it is not so; the message says how many are missing or ran more than once.
     """
     if stage.library.keeps_results:
         found = stage.drive("collect", ids=str(stage.folder / "ids"), most=CHECKED, limit=2 * stage.plan.patience)
@@ -144,14 +145,14 @@ def check(stage: Stage, ledger: Ledger) -> None:
 
 
 def scale_out(stage: Stage) -> Figures:
-    """Two processes, and the ratio to what one has done last."""
+    """Drain with two processes, and compare with the last drain by one process."""
     one = stage.known.drain.get(stage.library.name)
     figures = drain(stage, processes=2)
     return figures if one is None else {**figures, "to_one": figures["per_second"] / one}
 
 
 def settle_time(fleet: Fleet, *, quiet: float, most: float) -> None:
-    """Wait until the processes use less than `quiet` of a core over a second, `most` seconds at the longest."""
+    """Wait until the processes use less than `quiet` of a core over a second, but at most `most` seconds."""
     deadline = time.monotonic() + most
     while time.monotonic() < deadline:
         before = fleet.cpu()

@@ -1,4 +1,4 @@
-"""From `send` to the result: one job at a time, and at a fixed offered load."""
+"""The time from `send` to the result: one job at a time, and at a fixed rate of sends."""
 
 import statistics
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from benchmarks.workloads.contract import Figures, Metric, Workload
 ONE_AT_A_TIME, WARM_UP = 20_000, 20
 LOAD_SECONDS = 5.0
 KEEPS_UP = 0.98
-"""The share of what is offered that has to come back in time for the percentiles to mean anything."""
+"""The share of the sent jobs that must be answered in time; with fewer, the percentiles mean nothing."""
 
 SURELY_TOO_SLOW = 0.5
-"""Whoever drains no more than this share of what is offered is not tried: it would only fail slowly."""
+"""A library that drains no more than this share of the rate is not tried: it would only fail later."""
 
 
 def one_at_a_time(stage: Stage) -> Figures:
-    """An idle worker: send, await the result, again."""
+    """With an idle worker, send a job, await its result, and so on."""
     with stage.fleet() as fleet:
         stage.drive("first", job=0, limit=START_WITHIN)
         jobs, seconds = stage.plan.scaled(ONE_AT_A_TIME), stage.plan.seconds
@@ -26,7 +26,7 @@ def one_at_a_time(stage: Stage) -> Figures:
 
 
 def under_load(stage: Stage) -> Figures:
-    """Half the drain rate of the best peer, offered to each library alike."""
+    """Send jobs to each library at the same rate: half the drain rate of the best peer."""
     best = stage.known.best_peer
     if best is None:
         raise VoidError("no peer's drain rate is known")
@@ -47,7 +47,7 @@ def under_load(stage: Stage) -> Figures:
 
 def percentiles(taken: Sequence[float]) -> Figures:
     """The median and the 99th percentile, in ms."""
-    if len(taken) < 2:  # noqa: PLR2004 - what `quantiles` asks for
+    if len(taken) < 2:  # noqa: PLR2004 - `quantiles` needs two
         raise VoidError("no job was answered")
     cuts = statistics.quantiles(taken, n=100, method="inclusive")
     return {"p50_ms": cuts[49] * 1e3, "p99_ms": cuts[98] * 1e3}

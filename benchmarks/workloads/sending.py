@@ -10,7 +10,7 @@ SENDERS = 100
 
 
 def bulk(stage: Stage) -> Figures:
-    """The library's bulk call, 1,000 jobs a call."""
+    """Enqueue by the library's bulk call, 1,000 jobs in each call."""
     answer = stage.drive("bulk", jobs=stage.plan.scaled(BULK), seconds=stage.plan.seconds)
     figures = _rate(answer)
     stage.known.bulk[stage.library.name] = figures["per_second"]
@@ -18,13 +18,13 @@ def bulk(stage: Stage) -> Figures:
 
 
 def concurrent(stage: Stage) -> Figures:
-    """100 coroutines that each await a send in a loop."""
+    """Enqueue from 100 coroutines that each await a send in a loop."""
     jobs, seconds = stage.plan.scaled(CONCURRENT), stage.plan.seconds
     return _rate(stage.drive("concurrent", jobs=jobs, seconds=seconds, senders=SENDERS))
 
 
 def sequential(stage: Stage) -> Figures:
-    """One coroutine that awaits a send in a loop."""
+    """Enqueue from one coroutine that awaits a send in a loop."""
     return _rate(stage.drive("sequential", jobs=stage.plan.scaled(SEQUENTIAL), seconds=stage.plan.seconds))
 
 

@@ -1,4 +1,4 @@
-"""What it costs to be there: idle workers, the time to start, memory a queued job, commands a job."""
+"""Fixed costs: idle workers, the time to start, the memory of a queued job, and the commands for a job."""
 
 import subprocess
 import time
@@ -11,10 +11,10 @@ from benchmarks.workloads.contract import Figures, Metric, Workload
 from benchmarks.workloads.draining import settle_time
 
 MANY = 20
-"""Worker processes of the idle workload, beside one."""
+"""The worker processes of the second part of the idle workload; the first part has one."""
 
 WINDOW = 10.0
-"""Seconds that idle workers are watched."""
+"""Seconds for which idle workers are watched."""
 
 QUEUED = 10_000
 COUNTED = 5_000
@@ -22,7 +22,7 @@ SENDERS = 100
 
 
 def idle(stage: Stage) -> Figures:
-    """Workers that have run one job and wait: commands a second, CPU, memory."""
+    """Measure workers that have run one job and wait: commands a second, CPU, memory."""
     return {**_idle(stage, 1, "one"), **_idle(stage, MANY, "many")}
 
 
@@ -45,7 +45,7 @@ def _idle(stage: Stage, processes: int, key: str) -> Figures:
 
 
 def starting(stage: Stage) -> Figures:
-    """The import an application makes, and `--help`: seconds of the clock, the best of three with warm files."""
+    """Measure the import of an application, and `--help`, in seconds: the best of three, with cached files."""
     library = stage.library
     help_command = ["--help"] if library.command is None else [*library.command, "--help"]
     return {
@@ -68,7 +68,7 @@ def _timed(stage: Stage, arguments: list[str]) -> float:
 
 
 def memory(stage: Stage) -> Figures:
-    """Bytes of the server's memory a job that is queued with a payload of 80 bytes."""
+    """Measure the server's memory in bytes for a queued job with a payload of 80 bytes."""
     stage.drive("bulk", jobs=100, seconds=stage.plan.seconds, task="keep")
     jobs = stage.plan.fitting(QUEUED, stage.known.bulk.get(stage.library.name), 2 * stage.plan.seconds)
     with stage.client() as client:
@@ -79,7 +79,7 @@ def memory(stage: Stage) -> Figures:
 
 
 def commands(stage: Stage) -> Figures:
-    """Commands a job with 100 senders and a worker at once, as the server sees them."""
+    """Count the server's commands for each job, with 100 senders and a worker at the same time."""
     jobs = stage.plan.fitting(COUNTED, stage.known.drain.get(stage.library.name))
     with Ledger(stage.folder / "ledger", jobs + 1) as ledger, stage.fleet(ledger=ledger) as fleet:
         stage.drive("first", job=jobs, limit=START_WITHIN)

@@ -1,4 +1,4 @@
-"""All workloads, in the order they are measured in: each may use the rates that those before it have found."""
+"""All workloads in the order in which they are measured: each may use the rates of earlier ones."""
 
 from benchmarks.workloads import backlog, draining, latency, sending, standing
 from benchmarks.workloads.contract import Workload
@@ -12,7 +12,7 @@ WORKLOADS: tuple[Workload, ...] = (
 )
 
 QUICK = ("bulk", "concurrent", "sequential", "drain", "latency", "memory", "commands")
-"""What `make bench-quick` measures."""
+"""The workloads of `make bench-quick`."""
 
 
 def chosen(keys: tuple[str, ...]) -> tuple[Workload, ...]:
