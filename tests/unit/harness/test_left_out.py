@@ -33,6 +33,7 @@ HOST_TESTS = {
     "/proc": "test_the_server_gets_one_lock_file_and_no_other",
     "/sys": "test_a_place_where_no_directory_can_be_made",
     "a directory that is read-only": "test_a_read_only_directory",
+    "pidfd_open": "test_it_prints_what_a_new_process_prints",
 }
 SAID = [
     r"^servers not run: .*redis-7\.0 \(Debian's redis-server is not installed: no /nowhere/redis-server\)",
@@ -63,7 +64,8 @@ def elsewhere(tmp_path: Path) -> Run:
 
 
 def test_what_is_not_here_is_left_out_by_name(elsewhere: Run) -> None:
-    files = ("tests/unit/harness/test_servers.py", "tests/contract/test_servers.py", "tests/embedded")
+    harness = (f"tests/unit/harness/test_{name}.py" for name in ("servers", "forkserver"))
+    files = (*harness, "tests/contract/test_servers.py", "tests/embedded")
     words = " or ".join(["tls", "authority", "stop_leaves", *HOST_TESTS.values()])
     run = elsewhere("-n", "1", *files, "-k", words)
 
