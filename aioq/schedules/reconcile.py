@@ -163,7 +163,7 @@ async def _remembered(
     """The missing ones of these schedules as the server remembers them; it is asked only if one is missing."""
     present = {entry.id for entry in agenda.entries}
     missing = [each.id for each in outdated if each.id not in present]
-    return {entry.id: entry for entry in (await timetable.left(queue, missing)).entries} if missing else {}
+    return {entry.id: entry for entry in (await timetable.remains(queue, missing)).entries} if missing else {}
 
 
 async def _kept(

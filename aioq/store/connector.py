@@ -58,7 +58,7 @@ class Connector:
         self._store_factory: Callable[[], Store] | None = None
 
     async def store(self) -> Store:
-        """A store for the running event loop; starts or joins the embedded server where there is no other.
+        """A store for the running event loop; starts or joins the embedded server if there is no other.
 
         Raises:
             EmbeddedServerError: the embedded server cannot be started.

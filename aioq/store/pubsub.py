@@ -31,7 +31,7 @@ def worker_channel(app: str, queue: str, worker: str) -> str:
     """The channel of a worker's cancellations. A message is the job's id, `SEPARATOR`, and the job's outcome.
 
     An empty message makes this worker the leader of the ticks of schedules
-    (`aioq.store.schedules.Timetable.pass_on`).
+    (`aioq.store.schedules.Timetable.pass_leadership`).
     """
     return f"{_base(app, queue)}:worker:{worker}"
 

@@ -160,7 +160,7 @@ class Timetable(Protocol):
         """The schedules with these ids, or all of the queue."""
         ...
 
-    async def left(self, queue: str, ids: Sequence[str]) -> Agenda:
+    async def remains(self, queue: str, ids: Sequence[str]) -> Agenda:
         """The stored remains of schedules with these ids that were deleted; `write` says of which some remain."""
         ...
 
@@ -176,7 +176,7 @@ class Timetable(Protocol):
         wakes a worker. If a schedule is deleted, a job that it held back is released.
 
         A schedule that is deleted with its `code` set is deleted because no code declares it any more. It is
-        refused while a worker of the queue declares it (`owners`). Its data is kept for a day, so that `left`
+        refused while a worker of the queue declares it (`owners`). Its data is kept for a day, so that `remains`
         finds what was changed at run time.
         """
         ...
@@ -213,7 +213,7 @@ class Timetable(Protocol):
         """
         ...
 
-    async def pass_on(self, queue: str) -> None:
+    async def pass_leadership(self, queue: str) -> None:
         """Make another worker of the queue the leader of the ticks, if there is one.
 
         It is told by an empty message on its channel, which may get lost.

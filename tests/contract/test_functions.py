@@ -183,7 +183,7 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
         await add(timetable.tick(queue, [tick]))
     await add(timetable.note_declaration(queue, 0, "ab", worker="w", ids=["s"]))
     await add(timetable.owners(queue, ["s"]))
-    await add(timetable.pass_on(queue))
+    await add(timetable.pass_leadership(queue))
     await add(store.reopen(queue, list("abc")))
     await add(store.recover(queue, CRASHED, 100, dead="w"))
     await add(store.workers(queue))

@@ -165,7 +165,7 @@ CALLS: dict[str, Call] = {
     "cancel": lambda store, n: store.cancel(QUEUE, ["job"] * n, REASON, 5),
     "schedule_read": lambda store, n: store.timetable.read(QUEUE, ["s"] * n),
     "schedule_write": lambda store, n: store.timetable.write(QUEUE, [Entry(id="s")] * n),
-    "schedule_pass": lambda store, _: store.timetable.pass_on(QUEUE),
+    "schedule_pass": lambda store, _: store.timetable.pass_leadership(QUEUE),
     "schedule_declare": lambda store, _: store.timetable.note_declaration(QUEUE, 0, "ab"),
     "schedule_owners": lambda store, n: store.timetable.owners(QUEUE, ["s"] * n),
     "schedule_tick": lambda store, n: store.timetable.tick(QUEUE, [TICK] * n),

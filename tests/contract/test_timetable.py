@@ -186,20 +186,20 @@ async def test_one_that_is_not_declared_is_kept_aside_unchanged_and_comes_back(s
     paused = msgspec.structs.replace(entry, paused=True, runs=3, code="hash", next_ms=None)
     assert await store.timetable.write(QUEUE, [paused]) == [True]
     kept = await read(store)
-    assert (await store.timetable.left(QUEUE, ["s", "t", "none"])).entries == [], "they are there"
+    assert (await store.timetable.remains(QUEUE, ["s", "t", "none"])).entries == [], "they are there"
     other = await read(store, "t")
     gone = [Entry(id="s", rev=kept.rev, code="hash"), Entry(id="t", rev=other.rev)]
     assert await store.timetable.write(QUEUE, gone) == [True, True]
     assert await store.timetable.write(QUEUE, gone) == [True, True], "the same again, after a reply that got lost"
     assert (await store.timetable.read(QUEUE)).entries == []
-    assert (await store.timetable.left(QUEUE, ["s", "t"])).entries == [kept], (
+    assert (await store.timetable.remains(QUEUE, ["s", "t"])).entries == [kept], (
         "what somebody has removed is not kept"
     )
 
     assert await store.timetable.write(QUEUE, [msgspec.structs.replace(kept, rev=0)]) == [True]
     again = await read(store)
     assert msgspec.structs.replace(again, rev=kept.rev, last_ms=kept.last_ms, last_job=kept.last_job) == kept
-    assert (await store.timetable.left(QUEUE, ["s"])).entries == []
+    assert (await store.timetable.remains(QUEUE, ["s"])).entries == []
 
 
 async def test_a_deleted_schedule_is_gone_and_may_come_again(store: Store):
@@ -549,18 +549,18 @@ async def test_an_empty_agenda(store: Store):
 
 async def test_the_leadership_is_passed_on_to_a_worker_that_is_there(store: Store):
     heard = await Listener.on(store, worker_channel(app_of(store), QUEUE, "w"))
-    await store.timetable.pass_on(QUEUE)
+    await store.timetable.pass_leadership(QUEUE)
     await joined(store, "w")
-    await store.timetable.pass_on(QUEUE)
+    await store.timetable.pass_leadership(QUEUE)
     await put(store, "paused", due_in=None)
-    await store.timetable.pass_on(QUEUE)
+    await store.timetable.pass_leadership(QUEUE)
     await put(store, due_in=LONG)
-    await store.timetable.pass_on(QUEUE)
+    await store.timetable.pass_leadership(QUEUE)
     assert await heard.next() == b""
     await store.depart(QUEUE, "w")
-    await store.timetable.pass_on(QUEUE)
+    await store.timetable.pass_leadership(QUEUE)
     await joined(store, "other")
-    await store.timetable.pass_on(QUEUE)
+    await store.timetable.pass_leadership(QUEUE)
     assert heard.messages == []
 
 

@@ -110,7 +110,7 @@ class MemoryQueueTimetable:
             return self._agenda(sorted(self._kept, key=self._rank))
         return self._agenda([each for each in ids if each in self._kept])
 
-    def left(self, ids: Sequence[str]) -> Agenda:
+    def remains(self, ids: Sequence[str]) -> Agenda:
         """The stored remains of schedules with these ids that were deleted."""
         now = self._clock.now_ms()
         self._left = {each: kept for each, kept in self._left.items() if kept[1] > now}
@@ -290,10 +290,10 @@ class MemoryTimetable:
         with self._locked(queue) as locked:
             return locked.timetable.read(ids)
 
-    async def left(self, queue: str, ids: Sequence[str]) -> Agenda:
+    async def remains(self, queue: str, ids: Sequence[str]) -> Agenda:
         """The stored remains of schedules with these ids that were deleted."""
         with self._locked(queue) as locked:
-            return locked.timetable.left(ids)
+            return locked.timetable.remains(ids)
 
     async def due(self, queue: str, limit: int, skip: int = 0) -> Agenda:
         """Up to `limit` schedules whose tick is due, the longest due first; the first `skip` are left out."""
@@ -330,7 +330,7 @@ class MemoryTimetable:
         with self._locked(queue) as locked:
             return locked.timetable.empty
 
-    async def pass_on(self, queue: str) -> None:
+    async def pass_leadership(self, queue: str) -> None:
         """Make another worker of the queue the leader of the ticks, if there is one."""
         with self._locked(queue) as locked:
             workers = [worker for worker in locked.workers() if worker.lease_ms > 0]

@@ -47,7 +47,7 @@ async def read_all(call: ScriptCall, queue: str) -> Agenda:
 
 
 async def read_some(call: ScriptCall, queue: str, which: str, ids: Sequence[str]) -> Agenda:
-    """Schedules by their ids; `which` is "ids" for schedules that exist, "left" for remains of deleted ones."""
+    """Schedules by their ids; `which` is "ids" for schedules that exist, "remains" for those of deleted ones."""
     return _joined([agenda for part in pages(ids, PAGE) for agenda in await _read(call, queue, which, part)])
 
 

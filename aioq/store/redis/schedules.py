@@ -52,9 +52,9 @@ class RedisTimetable:
         """The schedules with these ids, or all of the queue."""
         return await (read_all(self._call, queue) if ids is None else read_some(self._call, queue, "ids", ids))
 
-    async def left(self, queue: str, ids: Sequence[str]) -> Agenda:
+    async def remains(self, queue: str, ids: Sequence[str]) -> Agenda:
         """The stored remains of schedules with these ids that were deleted."""
-        return await read_some(self._call, queue, "left", ids)
+        return await read_some(self._call, queue, "remains", ids)
 
     async def due(self, queue: str, limit: int, skip: int = 0) -> Agenda:
         """Up to `limit` schedules whose tick is due, the longest due first; the first `skip` are left out."""
@@ -140,7 +140,7 @@ class RedisTimetable:
         """The queues that have schedules, whether or not this App knows them."""
         return await self._register.all()
 
-    async def pass_on(self, queue: str) -> None:
+    async def pass_leadership(self, queue: str) -> None:
         """Make another worker of the queue the leader of the ticks, if there is one."""
         await self._call("schedule_pass", queue, [])
 

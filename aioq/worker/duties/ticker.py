@@ -155,7 +155,7 @@ class Ticker:
         await self._ended.wait()
         if self._plan.leader:
             try:
-                await self._timetable.pass_on(self._queue)
+                await self._timetable.pass_leadership(self._queue)
             except ServerError as error:
                 log.debug("queue %s: could not pass on who makes the ticks: %s", self._queue, error)
 

@@ -74,7 +74,7 @@ class Script:
         self.declared.append(since)
         return Stored(Agenda(1000, None, self.found), SINCE)
 
-    async def pass_on(self, queue: str) -> None:
+    async def pass_leadership(self, queue: str) -> None:
         self.passed_on.append(queue)
 
     @asynccontextmanager
@@ -364,7 +364,7 @@ async def test_a_server_that_is_away_does_not_hold_up_the_stop(monkeypatch: pyte
         raise ServerUnavailableError("down")
 
     async with script.runs():
-        monkeypatch.setattr(script, "pass_on", fail)
+        monkeypatch.setattr(script, "pass_leadership", fail)
         await within(script.ticker.stop())
     script = Script(monkeypatch)
     script.outages = 10**9

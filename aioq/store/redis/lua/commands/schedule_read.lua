@@ -5,9 +5,9 @@
 -- NEEDS: call, keys, overlap
 -- USES: reads schedule, schedules
 -- KEYS: 1 base key
--- ARGV: 1 'ids', 'due', 'all' or 'left' (for remains), 2 the most schedules for 'due', or about how many for
+-- ARGV: 1 'ids', 'due', 'all' or 'remains', 2 the most schedules for 'due', or about how many for
 --   'all', 3 how many to skip for 'due', or where to continue for 'all' (0 to begin),
---   then one per schedule: its id, for 'ids' and 'left'
+--   then one per schedule: its id, for 'ids' and 'remains'
 -- REPLY: {now, ms until the first tick that is not due yet (-1 for none), where the next call continues for 'all'
 --   ('0' if nothing is left), and per schedule {id, its fields and values ...}. A schedule that does not exist has
 --   its id only; one whose key holds something else has its id and ''; one for which this reply has no room has
@@ -32,7 +32,7 @@ end
 local function read(id)
   if bytes >= READ_LIMIT then return {id, 0} end
   local is_there = redis.call('ZSCORE', q.base .. SCHEDULES, id) and true or false
-  if is_there == (which == 'left') then return {id} end
+  if is_there == (which == 'remains') then return {id} end
   local fields = redis.pcall('HGETALL', schedule_key(q, id))
   if is_unreadable(fields) or not fields[1] then return is_there and {id, ''} or {id} end
   for _, field in ipairs(fields) do bytes = bytes + #field end

@@ -16,9 +16,11 @@
 --   reopen(q, id, job, extra)           a dead job is about to be queued again
 -- They are defined when a call meets the first job with EXTRA: defining them takes time, and most calls meet none.
 local function all_hooks()
-  -- `extra.expires` is a list, as `Expiry` in aioq/store/extra.py: 1 the time by which the job must have been
-  -- started, 2 how long after it is due that is (0 if the sender has given the time), 3 whether it cannot expire
-  -- now, 4 whether it has been started.
+  -- `extra.expires` is a list, as `Expiry` in aioq/store/extra.py.
+  --   1 the time by which the job must have been started
+  --   2 how long after it is due that is; 0 if the sender has given the time
+  --   3 whether it cannot expire now
+  --   4 whether it has been started
   local function count_from(q, id, expires, due)
     if expires[2] > 0 then expires[1] = math.max(due, q.now) + expires[2] end
     set_timer(q, EXPIRE, id, expires[1])
