@@ -1,16 +1,32 @@
-"""Server URLs: the checks of a URL, and its form without the password."""
+"""Server URLs: the checks of a URL, and its form without the password.
+
+redis://host:port/database                        one server
+redis+cluster://host:port,host:port               a cluster, and some of its nodes
+redis+sentinel://host:port,host:port/name/database   a primary, under the name that these sentinels know it by
+"""
 
 import re
 from collections import Counter
 from collections.abc import Sequence
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from dataclasses import dataclass
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
-SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss", "unix": "unix"}
-"""The schemes that a URL may have, and the scheme that the client library gets for each."""
+_PLAIN = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
+
+SCHEMES = {
+    **_PLAIN,
+    "unix": "unix",
+    **{
+        f"{scheme}+{kind}": f"{kept}+{kind}" for kind in ("cluster", "sentinel") for scheme, kept in _PLAIN.items()
+    },
+}
+"""The schemes that a URL may have, and the one that is kept for each."""
 
 # Patterns stay strings, which are compiled at the first use, so that an import takes no time for them.
-_PLACE = r"((\[[0-9A-Fa-f:.]*\]|[\w.-]+)(:[0-9]*)?(/[0-9]*)?|(/.*)?)\s*"
-_OPEN_OPTION = r"(client_name|db|protocol|socket_\w+|ssl_ca_certs|ssl_cert_reqs)=[\w./-]*"
+_HOST = r"(\[[0-9A-Fa-f:.]*\]|[\w.-]+)(:[0-9]*)?"
+_PLACE = rf"({_HOST}(/[0-9]*)?|(/.*)?)\s*"
+_PLACES = rf"{_HOST}(,{_HOST})*(/[\w.-]*)?(/[0-9]*)?\s*"
+_OPEN_OPTION = r"(client_name|db|protocol|sentinel_tls|socket_\w+|ssl_ca_certs|ssl_cert_reqs)=[\w./-]*"
 
 
 def mask_url(url: str) -> str:
@@ -21,13 +37,13 @@ def mask_url(url: str) -> str:
     harmless (scheme, host, port, database, some options) and masks the rest.
     """
     scheme, mark, rest = url.partition("://")
-    if not mark or not scheme.isalnum():
+    if not mark or not re.fullmatch(r"[A-Za-z0-9]+(\+(cluster|sentinel))?", scheme):
         scheme, mark, rest = "", "", url
     head, question, query = rest.partition("?")
     if "@" in query:  # either an @ in the query, or a ? in the password
         return f"{scheme}{mark}***"
     _, at, host = head.rpartition("@")
-    place = host if re.fullmatch(_PLACE, host) else "***"
+    place = host if re.fullmatch(_PLACES if "+" in scheme else _PLACE, host) else "***"
     return f"{scheme}{mark}{'***@' if at else ''}{place}{question}{_mask_query(query)}"
 
 
@@ -46,6 +62,8 @@ def check_url(value: object) -> str | None:
         return None
     scheme, _, rest = value.partition("://")
     url = f"{SCHEMES.get(scheme.lower())}://{rest}"
+    if "+" in scheme:
+        return url if scheme.lower() in SCHEMES else None
     try:
         parts = urlsplit(url)
         _ = parts.hostname or parts.port  # raises if the port is no number; with a host, `objection` reports that
@@ -86,16 +104,41 @@ _TLS = {
     "ssl_min_version": _NUMBER,
     "ssl_password": _TEXT,
 }
-_OPTIONS = {"unix": _ANYWHERE, "redis": _TCP, "rediss": _TLS}
+_OF_SENTINELS = {
+    "sentinel_password": ("(?s).*", ""),
+    "sentinel_tls": _TRUTH,
+    "sentinel_username": ("(?s).*", ""),
+}
+_OPTIONS = {
+    "unix": _ANYWHERE,
+    "redis": _TCP,
+    "rediss": _TLS,
+    "redis+cluster": _TCP,
+    "rediss+cluster": _TLS,
+    "redis+sentinel": {**_TCP, **_OF_SENTINELS},
+    "rediss+sentinel": {**_TLS, **_OF_SENTINELS},
+}
 
 
 def objection(url: str) -> str | None:
     """The error about the port, the database or an option of a URL that `check_url` has returned, or None."""
-    parts = urlsplit(url)
-    options = parse_qsl(parts.query, keep_blank_values=True)
-    wrong = _wrong_port(parts) or _wrong_database(parts) or _wrong_option(url, parts.scheme, options)
-    wrong = wrong or _twice(options)
+    scheme, _, rest = url.partition("://")
+    options = parse_qsl(rest.partition("?")[2], keep_blank_values=True)
+    if "+" in scheme:
+        wrong = _wrong_place(url)
+    else:
+        parts = urlsplit(url)
+        wrong = _wrong_port(parts) or _wrong_database(parts)
+    wrong = wrong or _wrong_option(url, scheme, options) or _twice(options)
     return wrong and f"{mask_url(url)} {wrong}"
+
+
+def _wrong_place(url: str) -> str | None:
+    try:
+        parse_servers(url)
+    except ValueError as error:
+        return f"cannot be used: {error}"
+    return None
 
 
 def _wrong_port(parts: SplitResult) -> str | None:
@@ -131,6 +174,7 @@ def _twice(options: Sequence[tuple[str, str]]) -> str | None:
 
 def _unknown_option(name: str, url: str, scheme: str) -> str:
     elsewhere = [f"{other}://" for other, options in _OPTIONS.items() if name in options]
+    elsewhere = [each for each in elsewhere if "+" not in each] or elsewhere
     if elsewhere:
         return f"has the option {name!r}, which only a {' or '.join(elsewhere)} URL takes"
     takes = f"it takes {', '.join(sorted(_OPTIONS[scheme]))}"
@@ -139,3 +183,89 @@ def _unknown_option(name: str, url: str, scheme: str) -> str:
         encoded = "if it is a piece of a password, write that percent-encoded (& as %26, ? as %3F)"
         return f"has an option that aioq does not take; {takes}; {encoded}"
     return f"has the option {name!r}, which aioq does not take; {takes}"
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The parts of a URL with `+cluster` or `+sentinel`.
+
+    Attributes:
+        kind: "cluster" or "sentinel".
+        addresses: host and port of the nodes or sentinels that the URL names.
+        name: the name that the sentinels know the primary by; empty for a cluster.
+    """
+
+    kind: str
+    addresses: tuple[tuple[str, int], ...]
+    name: str
+    _scheme: str
+    _login: str
+    _path: str
+    _options: tuple[tuple[str, str], ...]
+
+    def server_url(self, host: str, port: int) -> str:
+        """The URL of one node, or of the primary."""
+        options = [(option, value) for option, value in self._options if option not in _OF_SENTINELS]
+        return self._url(self._scheme, self._login, (host, port), self._path, options)
+
+    def sentinel_url(self, host: str, port: int) -> str:
+        """The URL of one sentinel: with its own user and password, and the TLS options of the servers."""
+        given = dict(self._options)
+        tls = _is_true(given["sentinel_tls"]) if "sentinel_tls" in given else self._scheme == "rediss"
+        own = {"username": given.get("sentinel_username"), "password": given.get("sentinel_password")}
+        options = [(option, value) for option, value in own.items() if value is not None]
+        options += [pair for pair in self._options if tls and pair[0].startswith("ssl_")]
+        options += [pair for pair in self._options if pair[0] in {"client_name", "socket_keepalive"}]
+        return self._url("rediss" if tls else "redis", "", (host, port), "", options)
+
+    @staticmethod
+    def _url(
+        scheme: str, login: str, address: tuple[str, int], path: str, options: Sequence[tuple[str, str]]
+    ) -> str:
+        host, port = address
+        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        query = f"?{urlencode(options, quote_via=quote)}" if options else ""
+        return f"{scheme}://{login}{place}{path}{query}"
+
+
+def parse_servers(url: str) -> Servers | None:
+    """The parts of a URL that `check_url` has returned; None for that of one server.
+
+    Raises:
+        ValueError: it names no server, or one that cannot be; the text goes on from "cannot be used:".
+    """
+    scheme, _, rest = url.partition("://")
+    plain, plus, kind = scheme.partition("+")
+    if not plus:
+        return None
+    head, _, query = rest.partition("?")
+    before, at, after = head.rpartition("@")
+    places, slash, path = after.partition("/")
+    name = ""
+    if kind == "sentinel":
+        name, slash, path = path.partition("/")
+        if not name:
+            raise ValueError("it must name the primary, as in redis+sentinel://host:26379/mymaster/0")
+    if not re.fullmatch("[0-9]*", path):
+        raise ValueError("its database must be a number")
+    default = 26379 if kind == "sentinel" else 6379
+    addresses = tuple(_address(place, default) for place in places.split(","))
+    options = tuple(parse_qsl(query, keep_blank_values=True))
+    return Servers(kind, addresses, unquote(name), plain, f"{before}{at}", f"{slash}{path}", options)
+
+
+_MOST_PORTS = 65_535
+
+
+def _address(place: str, default: int) -> tuple[str, int]:
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::([0-9]+))?", place.strip())
+    if found is None:
+        raise ValueError("each server must be host:port, several separated by commas")
+    port = int(found[2]) if found[2] else default
+    if not 0 < port <= _MOST_PORTS:
+        raise ValueError("each port must be a number from 1 to 65535")
+    return found[1].strip("[]"), port
+
+
+def _is_true(text: str) -> bool:
+    return text.lower() in {"1", "t", "true", "y", "yes"}

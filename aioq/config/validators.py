@@ -158,7 +158,14 @@ def _routes_objection(routes: dict[str, str]) -> str | None:
 PATH = Rule(_check_path, str, "the path of a directory")
 MODULES = Rule(_check_modules, _split, "a list of modules (separated by commas in the environment)")
 HOST = Rule(_check_text, str, "a host name or an address")
-URL = Rule(check_url, str, f"a {'://, '.join(SCHEMES)}:///path URL", optional=True, objection=objection)
+_SHOWN = ", ".join(f"{scheme}://" for scheme in SCHEMES if "+" not in scheme and scheme != "unix")
+URL = Rule(
+    check_url,
+    str,
+    f"a {_SHOWN}, unix:///path, redis+cluster:// or redis+sentinel:// URL",
+    optional=True,
+    objection=objection,
+)
 TIMEZONE = Rule(_check_text, str, "the name of a time zone, such as Asia/Shanghai", objection=_zone_objection)
 SCHEDULES = Rule(_check_schedules, _parse_table, "a table of schedules, each of them a table", True)
 ROUTES = Rule(

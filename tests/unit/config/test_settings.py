@@ -458,8 +458,8 @@ def test_a_list_in_the_environment_holds_module_names(text: str):
 )
 def test_an_unusable_url_is_refused_without_its_password(url: object, shown: str):
     assert refused(lambda: load(url=url)) == (
-        "setting 'url' from App(...) must be a redis://, rediss://, valkey://, valkeys://, unix:///path URL"
-        f" or None, not {shown}"
+        "setting 'url' from App(...) must be a redis://, rediss://, valkey://, valkeys://, unix:///path, "
+        f"redis+cluster:// or redis+sentinel:// URL or None, not {shown}"
     )
 
 

@@ -1,5 +1,6 @@
 import contextlib
 import inspect
+import re
 from string import ascii_letters
 from urllib.parse import quote, urlencode
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from redis.asyncio import connection
 
 from aioq.config.settings import load_settings
-from aioq.config.urls import check_url, mask_url, objection
+from aioq.config.urls import Servers, check_url, mask_url, objection, parse_servers
 from aioq.errors import ConfigError
 
 relaxed = settings(deadline=None)
@@ -37,6 +38,12 @@ relaxed = settings(deadline=None)
         ("redis://h?", "redis://h?"),
         ("unix:///run/redis.sock?db=2", "unix:///run/redis.sock?db=2"),
         ("unix://u:pw@/run/redis.sock", "unix://***@/run/redis.sock"),
+        ("redis+cluster://a:6379,b", "redis+cluster://a:6379,b"),
+        ("rediss+cluster://u:pw@a:1,[::1]:2/0?client_name=x", "rediss+cluster://***@a:1,[::1]:2/0?client_name=x"),
+        ("redis+sentinel://:pw@s1,s2:26379/mymaster/0", "redis+sentinel://***@s1,s2:26379/mymaster/0"),
+        ("redis+sentinel://s/m?sentinel_password=pw&db=1", "redis+sentinel://s/m?***&db=1"),
+        ("redis+sentinel://s/m/pw", "redis+sentinel://***"),
+        ("redis+other://u:pw@h", "***@h"),
         # a password with raw special characters
         ("redis://u:p@ss/w#rd@h/0", "redis://***@h/0"),
         ("redis://:p?w@h/0", "redis://***"),
@@ -62,6 +69,9 @@ FRAMES = st.sampled_from([
     "rediss://user:{}@host",
     "redis://{}@[::1]:6379/0?db=1",
     "unix://:{}@/run/redis.sock",
+    "redis+cluster://user:{}@host:6379,other",
+    "rediss+sentinel://:{}@host,other:1/name/0",
+    "redis+sentinel://host/name?sentinel_password={}",
     "redis://host:6379/0?password={}",
     "redis://host?db=1&password={}&protocol=3",
     "user:{}@host",
@@ -99,6 +109,8 @@ def test_mask_url_never_raises(text: str):
         ("unix:///run/redis.sock?db=2", "unix:///run/redis.sock?db=2"),
         ("unix://u:p@/run/my redis.sock", "unix://u:p@/run/my redis.sock"),
         ("redis://h:6379/", "redis://h:6379/"),
+        ("VALKEY+cluster://a,b:7001", "redis+cluster://a,b:7001"),
+        ("valkeys+sentinel://a/name", "rediss+sentinel://a/name"),
     ],
 )
 def test_a_url_is_stored_in_its_one_form(url: str, stored: str):
@@ -279,3 +291,75 @@ def test_an_app_refuses_an_option_when_it_is_made():
     )
     with pytest.raises(ConfigError, match=r"from environment variable AIOQ_URL: .* has the option 'protocol'"):
         load_settings({}, environ={"AIOQ_URL": "redis://h?protocol=3"})
+
+
+# -- several servers -----------------------------------------------------------------------------------------
+
+
+def servers(url: str) -> Servers:
+    found = parse_servers(url)
+    assert found is not None
+    return found
+
+
+def test_a_url_of_one_server_names_no_others():
+    assert parse_servers("redis://h") is None
+
+
+def test_a_cluster_has_nodes_with_one_login():
+    found = servers("rediss+cluster://u:p%40@a,[::1]:7001?client_name=x&ssl_cert_reqs=none")
+
+    assert (found.kind, found.name) == ("cluster", "")
+    assert found.addresses == (("a", 6379), ("::1", 7001))
+    assert found.server_url("b", 7002) == "rediss://u:p%40@b:7002?client_name=x&ssl_cert_reqs=none"
+    assert found.server_url("fe80::2", 7) == "rediss://u:p%40@[fe80::2]:7?client_name=x&ssl_cert_reqs=none"
+
+
+def test_sentinels_have_a_login_of_their_own():
+    url = "redis+sentinel://:pw@s1,s2:26380/my-master/3?sentinel_username=s&sentinel_password=a%26b&client_name=x"
+    found = servers(url)
+
+    assert (found.kind, found.name) == ("sentinel", "my-master")
+    assert found.addresses == (("s1", 26379), ("s2", 26380))
+    assert found.server_url("p", 6379) == "redis://:pw@p:6379/3?client_name=x"
+    assert found.sentinel_url("s1", 26379) == "redis://s1:26379?username=s&password=a%26b&client_name=x"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "option", "sentinel", "server"),
+    [
+        ("redis", "", "redis://s:1", "redis://p:2"),
+        ("rediss", "", "rediss://s:1", "rediss://p:2"),
+        ("rediss", "?sentinel_tls=no&ssl_cert_reqs=none", "redis://s:1", "rediss://p:2?ssl_cert_reqs=none"),
+        ("redis", "?sentinel_tls=True", "rediss://s:1", "redis://p:2"),
+        ("rediss", "?ssl_ca_path=/c", "rediss://s:1?ssl_ca_path=/c", "rediss://p:2?ssl_ca_path=/c"),
+    ],
+)
+def test_sentinels_have_a_tls_of_their_own(scheme: str, option: str, sentinel: str, server: str):
+    found = servers(f"{scheme}+sentinel://s:1/name{option}")
+
+    assert found.sentinel_url("s", 1).replace("%2F", "/") == sentinel
+    assert found.server_url("p", 2).replace("%2F", "/") == server
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("redis+cluster://", "each server must be host:port, several separated by commas"),
+        ("redis+cluster://a,,b", "each server must be host:port, several separated by commas"),
+        ("redis+cluster://a:b", "each server must be host:port, several separated by commas"),
+        ("redis+cluster://a:0", "each port must be a number from 1 to 65535"),
+        ("redis+cluster://a,b:65536", "each port must be a number from 1 to 65535"),
+        ("redis+cluster://a/x", "its database must be a number"),
+        ("redis+sentinel://a:26379", "it must name the primary, as in redis+sentinel://host:26379/mymaster/0"),
+        ("redis+sentinel://a//0", "it must name the primary"),
+        ("redis+sentinel://a/m/x", "its database must be a number"),
+        ("redis+sentinel://a/m?sentinel_tls=2", "its option 'sentinel_tls' must be true or false"),
+        ("redis+cluster://a?sentinel_tls=1", "which only a redis+sentinel:// or rediss+sentinel:// URL takes"),
+        ("redis+cluster://a?ssl_ca_path=1", "which only a rediss:// URL takes"),
+        ("redis+cluster://a?db=1&db=2", "it has the option 'db' twice"),
+    ],
+)
+def test_a_url_of_several_servers_that_cannot_be_used_is_an_error(url: str, words: str):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        load_settings({"url": url}, environ={})
