@@ -19,7 +19,7 @@ from aioq.schedules.declare import Declarations
 from aioq.schedules.sends import EncodedSends
 from aioq.store.connector import Connector
 from aioq.store.contract import Store
-from aioq.tasks.registry import fitting
+from aioq.tasks.registry import checked
 from aioq.tasks.task import Task, TaskApp, signature_of
 from aioq.util.loop_thread import SyncRunner
 from aioq.wire.own_types import OwnTypes
@@ -64,7 +64,7 @@ class Internals:
         self._waits = Waits()
         self.own_types = OwnTypes()
         self.sender = Sender(settings, middleware, self.clients, self, own=self.own_types)
-        self.prepare = fitting(tasks, self.sender.prepare)
+        self.prepare = checked(tasks, self.sender.prepare)
         self.declarations = Declarations(settings.timezone, self.prepare)
         self.lifespans = Lifespans()
         self.task_app = TaskApp(settings.name, self.sender, middleware, self.own_types, self.lifespans.entered)

@@ -1,4 +1,5 @@
-"""The way of a call to the server: encode, pass the middleware, gather what is sent together, enqueue.
+"""Sending calls to the server: encode them, pass them through the middleware, gather them in batches, enqueue.
 
-`sender` is its entrance, `delivery` and `buffer` its last steps. Imports `results` and below.
+`sender` is the first step, `buffer` and `delivery` are the last ones. This package imports `results` and what is
+below it.
 """

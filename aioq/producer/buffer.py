@@ -1,4 +1,4 @@
-"""A queue's sends: they gather, and leave together in a first attempt, as a rule the only one."""
+"""Gathers the jobs that are sent to a queue, and makes the first attempt to send each batch."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -11,32 +11,32 @@ from aioq.store.contract import NewJob, Store
 from aioq.util.batcher import Batch, Batcher
 
 MAX_JOBS = 500
-"""The most jobs of one batch: larger ones gain nothing (measured: 500 reach what bulk loading can do) and hold
-the server up for others."""
+"""The most jobs of one batch. Larger batches gain nothing (measured: 500 are as fast as bulk loading can be) and
+block the server for others."""
 
 MAX_BYTES = 1_048_576
 """A batch is closed at this size, so that one reply never takes long."""
 
 EAGER_JOBS = 64
-"""A batch of this size leaves at once, though more may follow in the same turn of the loop: the server works while
-this process prepares those. Larger ones gain nothing (measured with 150 to 1,000 senders)."""
+"""A batch of this size leaves at once, although more may follow in the same turn of the loop: the server works
+while this process prepares those. Larger batches gain nothing (measured with 150 to 1,000 senders)."""
 
 FAIR_ATTEMPT = 1.0
-"""Seconds an attempt is given even when its jobs are late already."""
+"""The least seconds that an attempt gets, even if the deadlines of its jobs are closer or over."""
 
 
 class SendBatch(NewJobs, Batch):
-    """Jobs that leave in one call, in columns. After an attempt that failed each entry is a batch for itself.
+    """Jobs that are sent in one call, in columns. After a failed attempt each entry becomes a batch of its own.
 
     Attributes:
-        deadlines: when each entry is given up, by the loop's clock.
-        again: some of the jobs were sent before, and it is not known whether the server has them.
+        deadlines: for each entry when it is given up, by the loop's clock.
+        again: whether some of the jobs were sent before, and it is unknown whether the server has them.
         attempt_ends: when the first attempt is given up.
-        expired: it was.
+        expired: whether the first attempt was given up.
     """
 
     def __init__(self) -> None:
-        # What both bases have, said here: two calls less for each lone send.
+        # The attributes of both bases are set here: that saves two calls for each single send.
         self.ids = []
         self.envelopes = []
         self.special = {}
@@ -56,16 +56,16 @@ class SendBatch(NewJobs, Batch):
         return batch
 
     def weights(self, count: int) -> Sequence[int]:
-        """How many bytes each of the first calls has."""
+        """The sizes in bytes of the first `count` calls."""
         return [*map(len, self.envelopes[:count])]
 
     def keep(self, entries: Sequence[int], items: Sequence[int]) -> None:
-        """Drop all from the columns but what is at these positions."""
+        """Keep only the entries and jobs at these positions."""
         self.deadlines = [self.deadlines[position] for position in entries]
         self.replace(NewJobs(self[position] for position in items))
 
     def cut(self, entries: int, items: int) -> "SendBatch":
-        """Move the first ones to the columns of a new batch."""
+        """Move the first entries, with their jobs, to a new batch."""
         batch = SendBatch()
         batch.again = self.again
         batch.replace(self.part(0, items))
@@ -74,7 +74,7 @@ class SendBatch(NewJobs, Batch):
         return batch
 
     def apart(self) -> "list[SendBatch]":
-        """A batch of each entry."""
+        """A batch for each entry."""
         entries: list[SendBatch] = []
         first = 0
         for entry, deadline in enumerate(self.deadlines):
@@ -95,15 +95,16 @@ class Buffer(Batcher[SendBatch, bool]):
     """Gathers the jobs of one queue and makes the first attempt to send each batch.
 
     Args:
-        store: where to.
+        store: where to send.
         queue: the queue.
-        repeat: goes on with a batch whose first attempt has failed, and how; or with one that must not be tried
-            before those that are repeated already, without an error. None: the failure is final.
+        repeat: takes over a batch whose first attempt has failed, with the error. It also takes over, without an
+            error, a batch that must wait for others that are being repeated. It returns None if the failure is
+            final.
         send_timeout: seconds after which a job that the server has not confirmed is given up.
         capacity: the most jobs that may wait to be confirmed; further sends wait for space.
 
     Attributes:
-        outage: how the last attempt failed, if it did; `repeat` sets it.
+        outage: the failure of the last attempt, if it failed; `repeat` sets it.
         repeating: how many batches are being repeated; `repeat` sets it.
     """
 
@@ -133,7 +134,7 @@ class Buffer(Batcher[SendBatch, bool]):
         self._send_timeout = send_timeout
         self._loop = asyncio.get_running_loop()
         self._attempts: dict[asyncio.Future[list[bool]], SendBatch] = {}
-        self._looks_at = inf
+        self._next_check = inf
         self._timer: asyncio.TimerHandle | None = None
         self.outage: Outage | None = None
         self.repeating = 0
@@ -147,17 +148,17 @@ class Buffer(Batcher[SendBatch, bool]):
         again: bool = False,
         deadline: float = 0.0,
     ) -> Awaitable[bool]:
-        """Send one job; what is returned is awaited, and says False when the server already had its id.
+        """Send one job. Await the returned object; its result is False if the server already had a job of this id.
 
         Args:
             job_id: its id.
             envelope: the encoded call.
-            special: the same job, if it is more than these two.
-            again: this very job was sent before, and it is not known whether the server has it.
+            special: the whole job, if it has more than these two.
+            again: whether this very job was sent before, and it is unknown whether the server has it.
             deadline: when it is given up, by the loop's clock; 0 for after `send_timeout`.
 
-        Cancellation: a job that no batch in flight has taken yet is withdrawn; of one in flight it is open whether
-        the server has it.
+        Cancellation: a job that is not in flight yet is withdrawn; for one in flight it is open whether the server
+        has it.
 
         Raises:
             SendError: not confirmed within `send_timeout`.
@@ -174,20 +175,20 @@ class Buffer(Batcher[SendBatch, bool]):
         batch.ids.append(job_id)
         batch.envelopes.append(envelope)
         batch.deadlines.append(deadline)
-        # Not `loop.create_future()`, which makes the same and takes twice as long in uvloop.
+        # `loop.create_future()` makes the same object, but takes twice as long in uvloop.
         future: asyncio.Future[bool] = asyncio.Future()
         self.add(future)
         return future
 
     def put_part(self, jobs: NewJobs, start: int) -> "tuple[int, asyncio.Future[list[bool]]]":
-        """Send as many of several jobs as one batch takes: how many these are, and the future of the replies.
+        """Send as many of several jobs as one batch takes; return their number and the future of the replies.
 
         Args:
             jobs: all jobs of the queue that are sent together.
-            start: the first of these to send. There is space for it: see `wait_for_space`.
+            start: the first of them to send. The caller has waited for space for it (`wait_for_space`).
         """
         most = min(MAX_JOBS, self._capacity - self.held)
-        count = _fitting(jobs.envelopes[start : start + most])
+        count = _count_for_batch(jobs.envelopes[start : start + most])
         batch = self.gathering
         batch.extend(jobs.part(start, start + count))
         batch.deadlines.append(self._loop.time() + self._send_timeout)
@@ -207,47 +208,47 @@ class Buffer(Batcher[SendBatch, bool]):
         return await self.put(job_id, envelope, special, again=again, deadline=deadline)
 
     def _attempt(self, batch: SendBatch) -> Awaitable[Sequence[bool | Exception]]:
-        """Make the first attempt: nothing but a call to the store, and a timer."""
+        """Make the first attempt: only a call to the store, and a timer."""
         if (self.outage is not None or self.repeating) and (repeated := self._repeat(batch, None)) is not None:
             return repeated
         attempt = asyncio.ensure_future(self._store.enqueue(self._queue, batch, again=batch.again))
         batch.attempt_ends = end_of_attempt(self._loop, batch.deadlines)
         self._attempts[attempt] = batch
         attempt.add_done_callback(self._attempts.pop)
-        if batch.attempt_ends < self._looks_at:
-            self._look_at(batch.attempt_ends)
+        if batch.attempt_ends < self._next_check:
+            self._check_at(batch.attempt_ends)
         return attempt
 
-    def _look_at(self, time: float) -> None:
+    def _check_at(self, time: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._looks_at, self._timer = time, self._loop.call_at(time, self._look)
+        self._next_check, self._timer = time, self._loop.call_at(time, self._give_up_late)
 
-    def _look(self) -> None:
-        """Give up the first attempts whose time is over; one timer for all of them."""
-        self._looks_at, self._timer, now = inf, None, self._loop.time()
+    def _give_up_late(self) -> None:
+        """Give up the first attempts whose time is over; there is one timer for all of them."""
+        self._next_check, self._timer, now = inf, None, self._loop.time()
         for attempt, batch in self._attempts.items():
             if attempt.done():
                 continue
             if batch.attempt_ends <= now:
                 batch.expired = True
                 attempt.cancel()
-            elif batch.attempt_ends < self._looks_at:
-                self._look_at(batch.attempt_ends)
+            elif batch.attempt_ends < self._next_check:
+                self._check_at(batch.attempt_ends)
 
 
 def end_of_attempt(loop: asyncio.AbstractEventLoop, deadlines: Sequence[float]) -> float:
-    """When an attempt ends; a loop that was blocked for long must not fail its sends without an honest one."""
+    """When an attempt ends. Each send gets one of `FAIR_ATTEMPT`, even if its loop was blocked for long before."""
     return max(min(deadlines), loop.time() + FAIR_ATTEMPT)
 
 
 def gave_up(ids: Sequence[str], send_timeout: float, why: str, what: str) -> SendError:
-    """The error that names the jobs that are given up."""
+    """The error that names the jobs that are given up; `what` is their state, such as "was not sent"."""
     shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")  # noqa: PLR2004
     return SendError(f"job {shown} {what} after {send_timeout:g} s: {why}", tuple(ids))
 
 
-def _fitting(envelopes: Sequence[bytes]) -> int:
+def _count_for_batch(envelopes: Sequence[bytes]) -> int:
     """How many of the first jobs one batch takes; at least one."""
     sizes = [*map(len, envelopes)]
     if sum(sizes) <= MAX_BYTES:

@@ -1,4 +1,4 @@
-"""Jobs that one call sends: put into their buffers part by part, and confirmed together."""
+"""Sends the jobs of one `send_many`: they are put into their buffers part by part, and confirmed together."""
 
 import asyncio
 import inspect
@@ -17,31 +17,31 @@ from aioq.util.plural import counted
 from aioq.util.printable import brief
 
 CHECKED = 1_000
-"""How many calls are looked at together, whether they can be encoded."""
+"""How many calls are checked at once for whether they can be encoded."""
 
 _PLAIN = msgspec.msgpack.Encoder()
-"""Encodes what msgspec can encode by itself, and refuses the rest."""
+"""Encodes the types that msgspec knows, and raises an error for all others."""
 
 
 class _Part(NamedTuple):
-    """Some of the jobs: their positions among all, and what the server says of them."""
+    """Some of the jobs: their positions among all jobs, and the server's replies."""
 
     positions: Sequence[int]
     replies: asyncio.Future[list[bool]]
 
 
 async def send_many(buffers: Buffers, jobs: Sequence[NewJob], queues: str | Sequence[str]) -> list[bool]:
-    """Send jobs in order; for each what `Buffer.put` returns."""
+    """Send jobs in order; return for each whether it was added (False if the server already had its id)."""
     sending = Sending(buffers)
     await sending.put(NewJobs(jobs), queues)
     return await sending.replies()
 
 
 class Sending:
-    """Jobs of one call that are put one after the other, and confirmed together.
+    """Sends the jobs of one call: they are put into the buffers one after the other, and confirmed together.
 
     Args:
-        buffers: take them.
+        buffers: the buffers, by queue.
     """
 
     def __init__(self, buffers: Buffers) -> None:
@@ -50,13 +50,13 @@ class Sending:
         self._parts: list[_Part] = []
 
     async def put(self, jobs: NewJobs, queues: str | Sequence[str]) -> None:
-        """Put jobs into their buffers, in parts that are as large as one batch, and wait for space in between.
+        """Put jobs into their buffers, in parts of the size of a batch, and wait for space in between.
 
-        Cancellation: what no batch in flight has taken yet is withdrawn, of the earlier calls too.
+        Cancellation: jobs that are not in flight yet are withdrawn, those of earlier calls of this method too.
 
         Args:
-            jobs: what to send.
-            queues: the queue of all of them, or that of each.
+            jobs: the jobs.
+            queues: one queue for all of them, or one for each.
         """
         first = len(self._ids)
         self._ids += jobs.ids
@@ -74,15 +74,15 @@ class Sending:
             raise
 
     def withdraw(self) -> None:
-        """Take back what no batch in flight has taken yet."""
+        """Take back the jobs that are not in flight yet."""
         for part in self._parts:
             part.replies.cancel()
 
     async def replies(self) -> list[bool]:
-        """Wait until all are confirmed; for each what `Buffer.put` returns.
+        """Wait until all jobs are confirmed; return for each whether it was added.
 
         Raises:
-            SendError: naming every job that is not confirmed; the others have been sent.
+            SendError: some jobs are not confirmed; the error names each of them, and the others have been sent.
         """
         replies = await asyncio.gather(*(part.replies for part in self._parts), return_exceptions=True)
         added = [True] * len(self._ids)
@@ -109,14 +109,14 @@ class Sending:
 
 
 class Gathering:
-    """Jobs that are sent together: once every call has joined or dropped out, all that joined are sent.
+    """Gathers the jobs of calls that pass the middleware; when each has joined or was dropped, those are sent.
 
     Args:
         expected: how many calls there are.
-        buffers: gives those of the running event loop.
+        buffers: returns the buffers of the running event loop.
 
     Attributes:
-        error: why nothing was sent, if a call failed on its way.
+        error: if a call failed in the middleware, its error: then nothing is sent.
     """
 
     def __init__(self, expected: int, buffers: Callable[[], Awaitable[Buffers]]) -> None:
@@ -129,22 +129,22 @@ class Gathering:
         self.error: BaseException | None = None
 
     async def join(self, queue: str, job: NewJob) -> bool:
-        """Send a job together with the others; whether the server added it."""
+        """Send a job together with the others; return whether the server added it."""
         position = len(self._jobs)
         self._jobs.append(job)
         self._queues.append(queue)
-        self._one_less()
+        self._count_down()
         await asyncio.shield(self._complete)
         if self._sending is None:
             self._sending = asyncio.create_task(self._send())
         return (await asyncio.shield(self._sending))[position]
 
     def drop(self, error: BaseException | None) -> None:
-        """Note a call that is not sent: a layer dropped it, or it failed."""
+        """Note a call that is not sent, because a layer dropped it or it failed."""
         self.error = self.error or error
-        self._one_less()
+        self._count_down()
 
-    def _one_less(self) -> None:
+    def _count_down(self) -> None:
         self._missing -= 1
         if self._missing == 0:
             self._complete.set_result(None)
@@ -176,11 +176,11 @@ def no_call(calls: Sequence[Any]) -> ArgumentError:
 
 
 def are_plain(arguments: Sequence[Sequence[Any]], most: int) -> bool:
-    """Whether all can be encoded for certain, and none takes more bytes than `most`."""
+    """Whether all arguments can certainly be encoded, and those of no call take more than `most` bytes."""
     try:
         return all(
             len(_PLAIN.encode(arguments[start : start + CHECKED])) <= most
             for start in range(0, len(arguments), CHECKED)
         )
     except Exception:
-        return False  # what cannot be encoded is named when it is
+        return False  # the error that names the wrong argument is raised later, when it is encoded

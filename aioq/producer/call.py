@@ -14,14 +14,14 @@ R_co = TypeVar("R_co", covariant=True)
 
 @public
 class Call(msgspec.Struct, Generic[R_co], frozen=True):
-    """One call of a task that was not sent yet; `app.send_many` takes them.
+    """One call of a task that was not sent yet; `app.send_many` sends such calls.
 
     Attributes:
         task: the task's name.
         args: the positional arguments.
         kwargs: the keyword arguments.
-        options: the options it is sent with.
-        signature: what the arguments are checked against.
+        options: the options for the send.
+        signature: the signature against which the arguments are checked.
     """
 
     task: str

@@ -1,4 +1,4 @@
-"""What one process holds for one event loop: the store, and the buffers and waiters over it."""
+"""The client of an App on one event loop: its store, its buffers and its waiters."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -12,13 +12,13 @@ from aioq.store.contract import Store
 
 @dataclass(slots=True)
 class Client:
-    """The running parts of an App on one event loop.
+    """The parts of an App that belong to one event loop.
 
     Attributes:
-        loop: the loop they belong to.
-        store: the way to the server.
+        loop: the event loop.
+        store: talks to the server.
         buffers: send jobs, by queue.
-        waiters: await outcomes.
+        waiters: wait for outcomes.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -27,7 +27,7 @@ class Client:
     waiters: Waiters
 
     async def close(self) -> None:
-        """Let what is on its way arrive, then close every connection."""
+        """Wait until all jobs that are being sent are confirmed or given up, then close every connection."""
         await self.buffers.drain()
         await self.waiters.close()
         await self.store.close()
@@ -40,7 +40,7 @@ class Clients:
         make: makes a client for the running loop.
 
     Attributes:
-        recent: the one that was asked for last, of whatever loop.
+        recent: the client that was asked for last, of any loop.
     """
 
     def __init__(self, make: Callable[[], Awaitable[Client]]) -> None:
@@ -54,12 +54,12 @@ class Clients:
         return len(self._clients)
 
     def current(self) -> Client | None:
-        """That of the running loop, None where it is not open."""
+        """The client of the running loop; None if it is not open."""
         client = self.recent = self._clients.get(asyncio.get_running_loop())
         return client
 
     async def get(self) -> Client:
-        """That of the running loop, made on first use."""
+        """The client of the running loop; made on first use."""
         client = self.current()
         if client is not None:
             return client
@@ -68,10 +68,10 @@ class Clients:
         if opening is None:
             opening = loop.create_task(self._open(loop), name="aioq-open")
             self._opening[loop] = opening
-        return await asyncio.shield(opening)  # one opening for all callers, whichever of them is cancelled
+        return await asyncio.shield(opening)  # all callers share one opening, even if one of them is cancelled
 
     async def close(self) -> None:
-        """Close that of the running loop."""
+        """Close the client of the running loop."""
         loop = asyncio.get_running_loop()
         self.recent = None
         client = self._clients.pop(loop, None)
@@ -91,7 +91,7 @@ class Clients:
             del self._opening[loop]
 
     async def _close_with_loop(self, loop: asyncio.AbstractEventLoop, client: Client) -> None:
-        """Have the client closed when its loop is: `asyncio.run` closes the generators a loop has seen."""
+        """Let the client be closed with its loop: `asyncio.run` closes the asynchronous generators of its loop."""
 
         async def guard() -> AsyncGenerator[None]:
             try:

@@ -1,7 +1,7 @@
-"""Retrying batches whose first attempt has failed, and the buffers of all queues.
+"""Repeats batches whose first attempt has failed, and holds the buffers of all queues.
 
-A send returns when the server has its job. A batch that fails is repeated with the same job ids, which the server
-adds only once, until `send_timeout`; memory is bounded because a send waits while too many others do.
+A send returns when the server has its job. A failed batch is repeated until `send_timeout` with the same job ids,
+which the server adds only once. Memory is bounded, because a send waits while too many others do.
 """
 
 import asyncio
@@ -16,25 +16,26 @@ from aioq.store.refusals import call_in_halves, is_refusal
 from aioq.util.aio import Backoff
 
 OUTAGE_COUNTS = FAIR_ATTEMPT
-"""Seconds for which an attempt that failed counts for other jobs too."""
+"""Seconds for which the failure of one attempt also counts for other jobs."""
 
 LAG = 0.1
-"""Seconds that a timer may be late before the loop counts as blocked. A guess: far above what a busy loop takes
-for one turn, far below the second that another attempt costs."""
+"""Seconds that a timer may be late before the loop counts as blocked. A guess: far more than a busy loop takes for
+one turn, and far less than the second that another attempt costs."""
 
 
 _Faults = dict[int, Exception]
-"""The errors of entries that are given up, by the entry's identity: two may have one id."""
+"""The errors of entries that are given up, by `id()` of the entry, because two entries may have the same job
+id."""
 
 _Replies = list[bool | Exception]
 """The replies to a batch, one for each job, in order."""
 
 
 class Buffers(dict[str, Buffer]):
-    """The buffers of one event loop by queue; one is made when it is first asked for.
+    """The buffers of one event loop by queue; each is made on first use.
 
     Args:
-        store: where to.
+        store: where to send.
         send_timeout: seconds after which a job that the server has not confirmed is given up.
         capacity: the most jobs of a queue that may wait to be confirmed; further sends wait for space.
     """
@@ -51,22 +52,22 @@ class Buffers(dict[str, Buffer]):
         return delivery.buffer
 
     async def drain(self) -> None:
-        """Wait until nothing is on its way."""
+        """Wait until all jobs are confirmed or given up."""
         for buffer in tuple(self.values()):
             await buffer.drain()
 
 
 class Delivery:
-    """Retries the batches of one queue whose first attempt has failed.
+    """Repeats the batches of one queue whose first attempt has failed.
 
     Args:
-        store: where to.
+        store: where to send.
         queue: the queue.
         send_timeout: seconds after which a job that the server has not confirmed is given up.
         capacity: the most jobs that may wait to be confirmed.
 
     Attributes:
-        buffer: gathers them, and makes the first attempts.
+        buffer: gathers the jobs, and makes the first attempts.
     """
 
     def __init__(self, store: Store, queue: str, *, send_timeout: float, capacity: int) -> None:
@@ -74,16 +75,16 @@ class Delivery:
         self._queue = queue
         self._send_timeout = send_timeout
         self._loop = asyncio.get_running_loop()
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self.buffer = Buffer(store, queue, self.repeat, send_timeout=send_timeout, capacity=capacity)
 
     def repeat(self, batch: SendBatch, error: BaseException | None) -> "asyncio.Task[_Replies] | None":
-        """Retry a batch, unless the error is final."""
+        """Repeat a batch, unless the error is final; then return None."""
         if isinstance(error, asyncio.CancelledError):
             if not batch.expired:
                 return None  # the loop is being closed
             batch.expired = False
-            # Where the timer was late, the loop was blocked: the reply may be here, and there was no time to look.
+            # If the timer was late, the loop was blocked: the reply may have come, but was not read yet.
             late = self._loop.time() - batch.attempt_ends
             return self._persist(batch.apart(), TimeoutError(), excused=late > LAG)
         if error is None or isinstance(error, (ServerUnavailableError, TimeoutError)):
@@ -95,19 +96,19 @@ class Delivery:
     def _persist(
         self, entries: list[SendBatch], error: Exception | None = None, *, excused: bool = False
     ) -> "asyncio.Task[_Replies]":
-        """Try until the server has the jobs or their deadlines have passed, one batch of the queue at a time.
+        """Send until the server has the jobs or their deadlines have passed, one batch of the queue at a time.
 
         Args:
             entries: the jobs.
-            error: what a first attempt has failed with.
-            excused: whether that error was not the server's: the loop was blocked.
+            error: the error of the first attempt, if there was one.
+            excused: whether that error may be this process's own fault, because its loop was blocked.
         """
         self.buffer.repeating += 1
-        return self._loop.create_task(self._take_turn(entries, error, excused), name="aioq-send")
+        return self._loop.create_task(self._try_in_turn(entries, error, excused), name="aioq-send")
 
-    async def _take_turn(self, entries: list[SendBatch], error: Exception | None, excused: bool) -> _Replies:
+    async def _try_in_turn(self, entries: list[SendBatch], error: Exception | None, excused: bool) -> _Replies:
         try:
-            async with self._turn:
+            async with self._lock:
                 return await self._try(entries, error, excused)
         finally:
             self.buffer.repeating -= 1
@@ -130,7 +131,7 @@ class Delivery:
         if error is not None and not excused:
             left = self._failed(entries, error, faults)
         else:
-            left = self._spare(entries, faults)
+            left = self._after_outage(entries, faults)
         while left:
             if error is not None:
                 await asyncio.sleep(backoff.next())
@@ -162,12 +163,11 @@ class Delivery:
             start = after
         return replies
 
-    def _spare(self, entries: Sequence[SendBatch], faults: _Faults) -> Sequence[SendBatch]:
-        """Return the entries that are worth another attempt.
+    def _after_outage(self, entries: Sequence[SendBatch], faults: _Faults) -> Sequence[SendBatch]:
+        """Return the entries to attempt.
 
-        If the attempt before has just failed, that counts for the jobs that waited meanwhile and whose deadline
-        has
-        passed: they are answered with its error, without an attempt of their own.
+        If another attempt has just failed, it also counts for entries that waited meanwhile and whose deadline has
+        passed: they get its error, without an attempt of their own.
         """
         outage = self.buffer.outage
         if outage is None or self._loop.time() - outage.at > OUTAGE_COUNTS:
@@ -175,7 +175,7 @@ class Delivery:
         return self._give_up(entries, outage, faults)
 
     def _failed(self, entries: Sequence[SendBatch], error: Exception, faults: _Faults) -> Sequence[SendBatch]:
-        """Note a failed attempt, answer the entries whose deadline has passed, and return the others."""
+        """Note a failed attempt, give up the entries whose deadline has passed, and return the others."""
         if not str(error):
             error = TimeoutError("the server did not answer in time")
         outage = self.buffer.outage = Outage(error, self._loop.time())
@@ -187,14 +187,14 @@ class Delivery:
         over = [entry for entry in entries if entry.deadlines[0] <= now and entry.deadlines[0] <= began]
         if over:
             fault = gave_up(_joined(over).ids, self._send_timeout, str(outage.error), "is unconfirmed")
-            # Its text is in the message; without its traceback it is one line where the error is shown.
+            # Without its traceback the cause is shown as one line; the message has its text already.
             fault.__cause__ = outage.error.with_traceback(None)
             faults.update((id(entry), fault) for entry in over)
         return [entry for entry in entries if id(entry) not in faults]
 
 
 def _joined(entries: Sequence[SendBatch]) -> NewJobs:
-    """All jobs of these."""
+    """All jobs of these entries."""
     jobs = NewJobs()
     for entry in entries:
         jobs.extend(entry)
@@ -202,7 +202,7 @@ def _joined(entries: Sequence[SendBatch]) -> NewJobs:
 
 
 def _replies(entries: Sequence[SendBatch], faults: _Faults, added: Sequence[bool]) -> _Replies:
-    """The reply to each job: its fault, or else the store's reply."""
+    """The reply to each job: its error, or the store's reply."""
     replies: _Replies = []
     start = 0
     for entry in entries:
@@ -217,7 +217,7 @@ def _replies(entries: Sequence[SendBatch], faults: _Faults, added: Sequence[bool
 
 
 def _refused_of(entry: SendBatch, replies: Sequence[bool | Exception]) -> Sequence[bool | Exception]:
-    """The replies to the jobs of an entry, with one error that names those that were refused."""
+    """The replies to the jobs of an entry; all refused jobs get one error, which names them."""
     faults = [each for each in replies if isinstance(each, Exception)]
     if len(replies) == 1 or not faults:
         return replies

@@ -1,4 +1,4 @@
-"""A call's way through the middleware's `send`; behind each layer it is seen whether it is still one."""
+"""Passes a call through the middleware's `send`, and checks after each layer whether the call is still valid."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -12,10 +12,10 @@ Forward = Callable[[Outgoing], Awaitable[bool]]
 
 
 def inward(layers: Sequence[Middleware], last: Forward) -> Forward:
-    """What passes a call through the layers, outermost first, and then to `last`.
+    """A function that passes a call through the layers, outermost first, and then to `last`.
 
-    It raises what they raise, and `ArgumentError` for what a layer has made of a call that cannot be sent: whether
-    the arguments fit the worker will see.
+    It raises what they raise, and `ArgumentError` if a layer has changed the call to one that cannot be sent.
+    Whether the arguments match the task's signature is only checked in the worker.
     """
     forward = last
     for layer in reversed(layers):

@@ -1,4 +1,4 @@
-"""Sending: from a call to a job in its queue's buffer.
+"""Sending: makes a job of a call and puts it into its queue's buffer.
 
 A `Route` holds what is the same for all calls of a task, and is built once.
 """
@@ -31,11 +31,12 @@ from aioq.wire.signature import ResultType, Signature, unencodable
 T = TypeVar("T")
 
 PART = 500
-"""Jobs of one part of a `send_many`: while the server takes one part, the next one is encoded. Smaller parts would
-cost more calls."""
+"""The jobs of one part of a `send_many`: while the server processes one part, the next one is encoded. Smaller
+parts would cost more calls."""
 
 MARGIN = 16
-"""Bytes that the headers of arrays may differ by, and more."""
+"""Bytes by which an encoded call may be larger than estimated; the headers of MessagePack arrays differ by
+less."""
 
 
 class Route:
@@ -43,21 +44,21 @@ class Route:
 
     Args:
         task: the task's name.
-        signature: what its arguments are checked against.
-        options: those of the calls.
-        settings: the App's.
-        own: the types it has registered.
+        signature: the task's signature.
+        options: the options of the calls.
+        settings: the App's settings.
+        own: the types that the App has registered.
 
     Attributes:
         task: the task's name.
-        signature: what its arguments are checked against.
-        fitting: as that of the signature.
-        options: those of the calls.
-        queue: where the calls are sent.
-        priority: the lane there.
-        returns: what the task returns.
-        checked: whether arguments are checked before they are sent.
-        extra: what a job of these calls has beside its call; None for nothing.
+        signature: the task's signature.
+        fitting: the numbers of positional arguments that are valid without further checks.
+        options: the options of the calls.
+        queue: the queue of the calls.
+        priority: the lane of the queue.
+        returns: the task's return type.
+        checked: whether argument values are checked before they are sent.
+        extra: the extra fields of a job, such as tags; None for none.
         usual: whether a job of these calls has only a generated id and an envelope.
     """
 
@@ -105,7 +106,7 @@ class Route:
         """Encode a call.
 
         Raises:
-            ArgumentError: naming the argument that has no MessagePack form, or would not arrive as it is.
+            ArgumentError: an argument has no MessagePack form, or would arrive changed; the message names it.
             PayloadTooLargeError: the call is larger than `max_payload`.
         """
         try:
@@ -123,7 +124,7 @@ class Route:
         return envelope
 
     def envelopes(self, every: Sequence[Sequence[Any]]) -> list[bytes]:
-        """Encode a call for each of the positional arguments; where one cannot be, `envelope` finds out which."""
+        """Encode a call for each tuple of positional arguments; if one fails, `envelope` finds out which."""
         try:
             envelopes = [] if self.checked else encode_envelopes(self.task, every, self._wire, self._encoder)
         except Exception:
@@ -133,7 +134,7 @@ class Route:
         return [self.envelope(args, {}) for args in every]
 
     def identity(self) -> tuple[str, str]:
-        """A job's id, and the nonce by which the sender of an id of its own is known."""
+        """A job's id, and for an id of the caller's own a nonce, which identifies this send."""
         given = self.options.job_id
         return (new_job_id(self.queue), "") if given is None else (given, new_nonce())
 
@@ -143,7 +144,7 @@ class Route:
         return NewJob(job_id, envelope, self.priority, options.delay_ms, options.eta_ms, nonce, waiter, self.extra)
 
     def room(self) -> int:
-        """How many bytes the positional arguments of a call can have."""
+        """The most bytes that the positional arguments of a call may have."""
         return self._max_payload - len(self.envelope((), {}))
 
 
@@ -153,8 +154,8 @@ class Sender:
     Args:
         settings: the App's settings.
         middleware: the App's list, read at each send.
-        clients: what each event loop holds.
-        source: what the handles ask.
+        clients: the App's client on each event loop.
+        source: answers the handles of the sent jobs.
         own: the types that the App has registered.
     """
 
@@ -174,15 +175,15 @@ class Sender:
         self._source = source
 
     def route(self, task: str, signature: Signature, options: Options) -> Route:
-        """What calls of a task with these options have in common."""
+        """The route of calls of a task with these options."""
         return Route(task, signature, options, self._settings, own=self._own)
 
     def handle(self, job_id: str, queue: str | None, returns: ResultType | None) -> JobHandle[Any]:
-        """A handle of a job that was sent anywhere."""
+        """A handle of a job that any process has sent."""
         return JobHandle(self._source, job_id, queue, returns)
 
     def run_sync(self, instead: str, make: Callable[[], Awaitable[T]]) -> T:
-        """Run for sync code what `make` returns, and wait for it in this thread; `instead` is named in errors."""
+        """Run the awaitable of `make` for sync code and wait in this thread; an error says to use `instead`."""
         return self._source.run_sync(instead, make)
 
     def begin(
@@ -213,7 +214,7 @@ class Sender:
     def _begin_later(
         self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[JobHandle[Any], Awaitable[bool]]:
-        """`begin` where something has to be awaited first: the middleware, or the opening of the store."""
+        """As `begin`, if something has to be awaited first: the middleware, or the opening of the store."""
         job_id, nonce = route.identity()
         if self._middleware:
             call: Call[Any] = Call(route.task, args, kwargs, route.options, route.signature)
@@ -223,7 +224,7 @@ class Sender:
         return JobHandle(self._source, job_id, route.queue, route.returns), sent
 
     async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
-        """Send several calls; see `App.send_many`."""
+        """Send several calls, for `App.send_many`."""
         if isinstance(calls, Call):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ArgumentError(f"send_many takes a list of calls, got one: [{calls.task}.call(...)]")
         calls = listed(calls, "the calls: send_many([task.call(1), task.call(2)])")
@@ -251,10 +252,10 @@ class Sender:
         ]
 
     async def send_alike(self, route: Route, every: Sequence[Sequence[Any]]) -> list[JobHandle[Any]]:
-        """Send a call for each of the positional arguments; see `Task.send_many`.
+        """Send a call for each tuple of positional arguments, for `Task.send_many`.
 
-        Nothing is sent where one of them cannot be. Where that can be seen at once, for all is plain data, the
-        first are on their way while the others are encoded.
+        If one of them cannot be sent, none is. If all are plain data, that is known beforehand; then the first
+        ones are sent while the others are encoded.
         """
         options, count = route.options, len(every)
         if self._middleware or options.job_id is not None:
@@ -285,7 +286,7 @@ class Sender:
         return handles
 
     def prepare(self, call: Call[Any]) -> tuple[str, NewJob]:
-        """Encode a call without sending it or passing the middleware: its queue, and a job of a fresh id.
+        """Encode a call without sending it, and without middleware; return its queue, and a job with a new id.
 
         Raises:
             ArgumentError: an argument cannot be encoded.
@@ -296,7 +297,7 @@ class Sender:
         return route.queue, route.job(new_job_id(route.queue), envelope)
 
     async def deliver(self, queue: str, job: NewJob, *, again: bool = False) -> bool:
-        """Send a job that is encoded already; whether it was added."""
+        """Send a job that is encoded already; return whether it was added."""
         return await (await self._buffers())[queue].put(job.id, job.envelope, job, again=again)
 
     async def _buffers(self) -> Buffers:
@@ -308,9 +309,9 @@ class Sender:
     async def _send_through_middleware(
         self, calls: Sequence[Call[Any]], routes: Sequence[Route], identities: Sequence[tuple[str, str]]
     ) -> list[bool]:
-        """Let every call go inward through the layers, send all that arrive at once, and let them go outward.
+        """Pass each call through the layers, send all that come out together, and return the replies through them.
 
-        So the calls of one `send_many` leave together, and nothing is sent where one of them is wrong.
+        So the calls of one `send_many` are sent together, and none is sent if one of them is wrong.
         """
         gathering = Gathering(len(calls), self._buffers)
         tasks = [
@@ -336,7 +337,7 @@ class Sender:
             nonlocal arrived
             changed = self.route(call.task, call.signature, replace(call.options, headers=outgoing.headers))
             job = changed.job(job_id, changed.envelope(outgoing.args, outgoing.kwargs), nonce)
-            if arrived:  # a layer forwards it once more: the server may have it already
+            if arrived:  # a layer forwards the call once more: the server may have its job already
                 return await self.deliver(queue, job, again=True)
             arrived = True
             return await gathering.join(queue, job)
@@ -355,7 +356,7 @@ class Sender:
 
 
 async def _expected(waiters: Waiters, queue: str, job_id: str, sent: Awaitable[bool]) -> bool:
-    """Wait for the send of a job whose outcome the server is to publish to this process."""
+    """Wait for the send of a job with which this process has registered for the outcome."""
     added = False
     try:
         added = await sent
@@ -366,7 +367,7 @@ async def _expected(waiters: Waiters, queue: str, job_id: str, sent: Awaitable[b
 
 
 def _extra(options: Options) -> Extra | None:
-    """The options that the store keeps with the job, apart from time and queue; None for none."""
+    """The options that the store keeps as extra fields of the job; None for none."""
     at, span, tags = options.expires_at_ms, options.expires_ms, options.tags
     if at is None and span is None:
         return Extra(tags) if tags else None
@@ -374,7 +375,7 @@ def _extra(options: Options) -> Extra | None:
 
 
 def _wire(task: str, options: Options) -> CallOptions | None:
-    """The options that travel to the worker; None for none."""
+    """The options that are sent to the worker in the envelope; None for none."""
     timeout, retry, ttl, headers = options.timeout, options.retry, options.result_ttl_ms, options.headers
     if timeout is None and retry is None and ttl is None and not headers:
         return None

@@ -1,4 +1,4 @@
-"""A job's result at the process that waits for it: handles, gathering, and the subscription behind them.
+"""Results of jobs in the process that waits for them: handles, `gather`, and the subscription that they use.
 
-Imports `store` and below.
+This package imports `store` and what is below it.
 """

@@ -1,4 +1,4 @@
-"""Awaiting several jobs: all of them at once, or each as it ends."""
+"""Waiting for several jobs: for all of them together, or for each as it ends."""
 
 # ruff: noqa: ASYNC109 - a timeout is part of the public contract, and of each overload
 
@@ -21,8 +21,8 @@ R4 = TypeVar("R4")
 R5 = TypeVar("R5")
 
 
-# Up to five handles keep the type of each. What comes back is a tuple, so that these types are true;
-# `asyncio.gather` is declared like this too, but makes a list.
+# Up to five handles keep the type of each. The result is a tuple, so that these types are true; `asyncio.gather`
+# is declared like this too, but returns a list.
 @overload
 async def gather(one: JobHandle[R1], /, *, timeout: Duration | None = None) -> tuple[R1]: ...
 @overload
@@ -66,19 +66,19 @@ async def gather(
 ) -> tuple[Any, ...]:
     """Wait for several jobs and return their results, a tuple in the order of the handles.
 
-    For type checkers the results of up to five handles have a type each: `total, text = await gather(add, join)`.
+    For type checkers each result of up to five handles has its own type: `total, text = await gather(add, join)`.
 
     Args:
-        handles: the jobs, one after the other or as one list.
-        timeout: the longest to wait for all of them, in seconds or as a timedelta; None for no limit.
+        handles: the handles, one after the other or as one list.
+        timeout: the longest time to wait for all of them, in seconds or as a timedelta; None for no limit.
 
-    Cancellation: the waiting ends, the jobs go on.
+    Cancellation: the wait ends, the jobs go on.
 
     Raises:
-        JobFailed: what the first job that fails raises, at once; the other jobs go on.
+        JobFailed: a job has failed; raised as soon as the first one does, and the other jobs go on.
         TimeoutError: the time has passed.
-        TypeError: something is no job handle.
-        ConfigError: `timeout` is no span of time.
+        TypeError: an argument is no job handle.
+        ConfigError: `timeout` is no valid time.
     """
     span = None if timeout is None else seconds(timeout, "timeout")
     by_task = {asyncio.ensure_future(handle.result()): handle for handle in as_handles("gather", handles)}
@@ -135,10 +135,10 @@ def gather_sync(
     *handles: JobHandle[Any] | Iterable[JobHandle[Any]],
     timeout: Duration | None = None,
 ) -> tuple[Any, ...]:
-    """`gather` for sync code: wait in this thread; see `App.run_sync`.
+    """`gather` for sync code: waits in this thread, as `App.run_sync` does.
 
     Raises:
-        RunningLoopError: an event loop runs in this thread: `await gather(...)`.
+        RunningLoopError: an event loop runs in this thread; use `await gather(...)` there.
     """
     found = as_handles("gather_sync", handles)
     if not found:
@@ -150,19 +150,19 @@ async def as_completed(
     *handles: JobHandle[R] | Iterable[JobHandle[R]],
     timeout: Duration | None = None,
 ) -> AsyncIterator[JobHandle[R]]:
-    """Yield each handle once its job has ended, first ended first; awaiting it then returns or raises at once.
+    """Yield each handle when its job has ended, in that order; awaiting it then returns or raises at once.
 
     Args:
-        handles: the jobs, one after the other or as one list.
-        timeout: the longest to wait for all of them, in seconds or as a timedelta; None for no limit.
+        handles: the handles, one after the other or as one list.
+        timeout: the longest time to wait for all of them, in seconds or as a timedelta; None for no limit.
 
-    Cancellation: the waiting ends, the jobs go on; so does leaving the loop early.
+    Cancellation: the wait ends, the jobs go on. The same if the caller leaves the loop early.
 
     Raises:
-        TimeoutError: the time has passed before all had ended.
+        TimeoutError: the time has passed before all jobs had ended.
         JobNotFoundError: one of the jobs does not exist.
-        TypeError: something is no job handle.
-        ConfigError: `timeout` is no span of time.
+        TypeError: an argument is no job handle.
+        ConfigError: `timeout` is no valid time.
     """
     loop = asyncio.get_running_loop()
     span = None if timeout is None else seconds(timeout, "timeout")
@@ -186,14 +186,14 @@ async def as_completed(
 
 
 def as_handles(where: str, given: Sequence[JobHandle[Any] | Iterable[JobHandle[Any]]]) -> Sequence[JobHandle[Any]]:
-    """The handles that were given, be it one by one or in one list.
+    """The handles among a function's arguments, which are given one by one or as one list.
 
     Args:
-        where: the function they were given to, for the error.
+        where: the function's name, for the error.
         given: its positional arguments.
 
     Raises:
-        TypeError: something among them is no handle.
+        TypeError: one of them is no handle.
     """
     first = given[0] if len(given) == 1 else None
     handles = list(first) if isinstance(first, Iterable) else list(given)
@@ -211,7 +211,8 @@ def as_handles(where: str, given: Sequence[JobHandle[Any] | Iterable[JobHandle[A
 
 
 async def _not_in_time(by_task: "Mapping[asyncio.Task[Any], JobHandle[Any]]", span: float | None) -> TimeoutError:
-    # A task that the timeout has cancelled waited for its job.
+    """The error of a wait that has timed out: how many jobs are open, and why the first of them is late."""
+    # A task that the timeout has cancelled was still waiting for its job.
     left = [handle for task, handle in by_task.items() if not task.done() or task.cancelled()]
     first = f". The first, job {left[0].id}{why}" if left and (why := await why_late(left[0])) else ""
     late = f"{len(left)} of {counted(len(by_task), 'job')} {'has' if len(left) == 1 else 'have'} no outcome"

@@ -1,4 +1,4 @@
-"""The handle of a job: awaiting it, looking at it, and cancelling or moving it."""
+"""The handle of a job: to wait for it, to ask for its state, to cancel it, or to move it to another time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -50,11 +50,11 @@ class ResultSource(Protocol):
         ...
 
     def queues_of(self, job_id: str) -> Sequence[str]:
-        """The queues a job of this id may be in, the likeliest first."""
+        """The queues in which a job of this id may be, the most likely first."""
         ...
 
     def result_type(self, task: str) -> ResultType | None:
-        """What the task returns, None where this process does not know the task."""
+        """The return type of a task; None if this process does not know the task."""
         ...
 
     def result_ttl_ms(self) -> int:
@@ -62,7 +62,7 @@ class ResultSource(Protocol):
         ...
 
     def run_sync(self, instead: str, make: Callable[[], Awaitable[R]]) -> R:
-        """Run for sync code what `make` returns, and wait for it in this thread; `instead` is named in errors."""
+        """Run the awaitable of `make` for sync code and wait in this thread; an error says to use `instead`."""
         ...
 
 
@@ -71,16 +71,16 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
     """A job that was sent: await it for its result.
 
     `await handle` waits without limit; `await handle.result(timeout=5)` raises the builtin TimeoutError when the
-    time has passed, and the job goes on. A handle can be awaited any number of times, on any event loop, and a
-    handle of the same job can be made in any process: `app.handle(handle.id)`.
+    time has passed, and the job goes on. A handle can be awaited any number of times, on any event loop. A handle
+    of the same job can be made in any process: `app.handle(handle.id)`.
 
     Attributes:
         id: the job's id.
-        added: False where the server already had a job of this id, which stays as it was; None where this
-            handle does not come from a send.
+        added: False if the server already had a job of this id, which was not changed; None if this handle does
+            not come from a send.
     """
 
-    # A struct, because each job of a bulk send has a handle: this one is made in a fifth of the time.
+    # A struct, because each job of a bulk send has a handle: a struct is made in a fifth of a plain class's time.
     _source: ResultSource
     id: str
     _queue: str | None
@@ -90,7 +90,7 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
 
     @property
     def queue(self) -> str | None:
-        """The job's queue; None where it is not known yet."""
+        """The job's queue; None if it is not known yet."""
         return self._queue
 
     def __await__(self) -> Generator[Any, None, R_co]:
@@ -103,17 +103,17 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
         """Wait for the job and return what it returned, in the annotated type.
 
         Args:
-            timeout: the longest to wait, in seconds or as a timedelta; None for no limit.
+            timeout: the longest time to wait, in seconds or as a timedelta; None for no limit.
 
-        Cancellation: the waiting ends, the job goes on; to end the job, `cancel()`.
+        Cancellation: the wait ends, the job goes on; to end the job, call `cancel()`.
 
         Raises:
             TimeoutError: the time has passed; the job goes on.
             JobFailed: the job failed; its `error` has the type, message and traceback.
             JobCancelledError: the job was cancelled.
             JobNotFoundError: there is no such job, or its result has expired.
-            ConfigError: `timeout` is no span of time.
-            WouldDeadlock: this is a job that waits, and the other one cannot end before it.
+            ConfigError: `timeout` is no valid time.
+            WouldDeadlock: the caller is a job itself, and the other job cannot end before it.
         """
         outcome = await self._ended(timeout)
         if outcome.kind is OutcomeKind.SUCCEEDED:
@@ -124,17 +124,17 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
         raise JobFailed(self.id, outcome.task, decode_failure(outcome))
 
     def result_sync(self, timeout: Duration | None = None) -> R_co:
-        """`result` for sync code: wait in this thread; see `App.run_sync`.
+        """`result` for sync code: waits in this thread, as `App.run_sync` does.
 
-        KeyboardInterrupt ends the waiting, the job goes on.
+        KeyboardInterrupt ends the wait, the job goes on.
 
         Raises:
-            RunningLoopError: an event loop runs in this thread: `await handle.result(...)`.
+            RunningLoopError: an event loop runs in this thread; use `await handle.result(...)` there.
         """
         return self._source.run_sync("await handle.result(...)", lambda: self.result(timeout))
 
     async def _ended(self, timeout: Duration | None = None) -> Outcome:  # noqa: ASYNC109 - as in result()
-        """Wait until the job has ended, and return how, still encoded; see `result`."""
+        """Wait until the job has ended, as `result` does, and return its outcome, still encoded."""
         span = None if timeout is None else seconds(timeout, "timeout")
         if self._outcome is None:
             limit = asyncio.timeout(span)
@@ -157,8 +157,8 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
         return self._outcome
 
     async def _wait_within(self, job: JobContext, lender: Lender, queue: str, waiters: Waiters) -> bytes:
-        """Wait in a job of the same App, which lends meanwhile what others need to run."""
-        held = "@" in self.id and await self._is_held(queue)  # a tick's job; others cannot be held back
+        """Wait within a job of the same App; meanwhile that job lends its slot to others."""
+        held = "@" in self.id and await self._is_held(queue)  # only a tick's job can be held back
         lender.begin(job, queue, self.id, held=held)
         try:
             return await waiters.outcome(queue, self.id)
@@ -179,29 +179,29 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
         return (await self.info()).state
 
     def status_sync(self) -> JobState:
-        """`status` for sync code; see `App.run_sync`."""
+        """`status` for sync code, as `App.run_sync`."""
         return self._source.run_sync("await handle.status()", self.status)
 
     async def info(self, *, result: bool = False) -> JobInfo:
-        """What the server knows of the job.
+        """All facts that the server has about the job.
 
         Args:
-            result: whether to fetch what the job has returned too, if it has succeeded.
+            result: whether to fetch its result too, if it has succeeded.
 
         Raises:
             JobNotFoundError: there is no such job.
         """
-        found = await self._look(results=result)
+        found = await self._fetch_info(results=result)
         if found.result is None:
             return found
         return replace(found, result=self._decoded(found.task, found.result))
 
     def info_sync(self, *, result: bool = False) -> JobInfo:
-        """`info` for sync code; see `App.run_sync`."""
+        """`info` for sync code, as `App.run_sync`."""
         return self._source.run_sync("await handle.info(...)", lambda: self.info(result=result))
 
-    async def _look(self, *, results: bool = False) -> JobInfo:
-        """What the server knows of the job; the result is still encoded."""
+    async def _fetch_info(self, *, results: bool = False) -> JobInfo:
+        """The facts that the server has about the job; the result is still encoded."""
         queue = await self._locate()
         store = await self._source.store()
         found = (await store.info(queue, [self.id], results=results))[0]
@@ -214,25 +214,26 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
         return returns.decode(value)
 
     async def cancel(self, reason: str = "") -> bool:
-        """Cancel the job: one that waits never runs; of a running one the coroutine is cancelled at its worker.
+        """Cancel the job: a waiting job never runs; the coroutine of a running job is cancelled in its worker.
 
-        A plain function that runs in a thread cannot be stopped: the job ends as cancelled, the thread goes on.
-        A task that ends before the cancellation reaches it keeps its outcome.
+        A plain function that runs in a thread cannot be stopped: the job ends as cancelled, but the thread goes
+        on. A job that ends before the cancellation reaches it keeps its outcome.
 
         Args:
-            reason: a text, shown where the job is awaited.
+            reason: a text that the error of a waiting caller shows.
 
         Returns:
-            False where the job had ended already.
+            False if the job had ended already.
 
         Raises:
-            ArgumentError: the reason is no text.
+            ArgumentError: the reason is no string.
             JobNotFoundError: there is no such job.
         """
         if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ArgumentError(f"cancel({brief(reason)}): the reason is a text")
-        # The server drops the call of a job that is cancelled; so what is to be known of it afterwards goes along.
-        known = await self._look()
+        # The server drops the call of a cancelled job. So its task and headers are read now, and kept in the
+        # outcome.
+        known = await self._fetch_info()
         queue, store = known.queue, await self._source.store()
         outcome = with_headers(encode_cancellation(known.task, reason), known.headers)
         state = (await store.cancel(queue, [self.id], outcome, self._source.result_ttl_ms()))[0]
@@ -241,21 +242,21 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
         return not state.ended
 
     def cancel_sync(self, reason: str = "") -> bool:
-        """`cancel` for sync code; see `App.run_sync`."""
+        """`cancel` for sync code, as `App.run_sync`."""
         return self._source.run_sync("await handle.cancel(...)", lambda: self.cancel(reason))
 
     async def reschedule(self, *, delay: Duration | None = None, eta: datetime | None = None) -> bool:
-        """Move a job that has not been started to another time: one that is queued, delayed or to be retried.
+        """Move a job that does not run to another time: it is queued, delayed or waits for its retry.
 
         Args:
-            delay: run it after this time from now, in seconds or as a timedelta; or `eta`.
-            eta: run it at this time, a datetime with a time zone; or `delay`.
+            delay: run it after this time from now, in seconds or as a timedelta; this or `eta`.
+            eta: run it at this time, a datetime with a time zone; this or `delay`.
 
         Returns:
-            False where it stays as it is: it runs, has ended, or waits for another job.
+            False if it was not changed, because it runs, has ended, or waits for another job.
 
         Raises:
-            ConfigError: naming the option, or not exactly one of both was given; nothing was changed.
+            ConfigError: an option is wrong, or not exactly one of the two was given; nothing was changed.
             JobNotFoundError: there is no such job.
         """
         where = f"job {self.id}: reschedule"
@@ -265,10 +266,10 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
         return await self._move(options.delay_ms, options.eta_ms)
 
     async def run_now(self) -> bool:
-        """Queue a job at once that is delayed or to be retried later.
+        """Queue a job at once that is delayed or waits for its retry.
 
         Returns:
-            False where it stays as it is: it runs, has ended, or waits for another job.
+            False if it was not changed, because it runs, has ended, or waits for another job.
 
         Raises:
             JobNotFoundError: there is no such job.
@@ -284,7 +285,7 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
         return state in {JobState.QUEUED, JobState.SCHEDULED}
 
     async def _locate(self) -> str:
-        """The job's queue; looked for among those the App knows where the id does not name it."""
+        """The job's queue; if the id does not name it, the queues that the App knows are searched."""
         if self._queue is None:
             queues = list(self._source.queues_of(self.id))
             if len(queues) == 1:
@@ -303,23 +304,23 @@ explain_missing(JobHandle, Place.HANDLE)
 
 
 async def why_late(handle: JobHandle[Any]) -> str:
-    """What the message of a wait that has timed out says of the job's state."""
+    """The job's state, for the error message of a wait that has timed out."""
 
     async def workers(queue: str) -> Sequence[WorkerLease]:
         return await (await source_of(handle).store()).workers(queue)
 
     async def clock() -> ManualClock | None:
-        found = getattr(await source_of(handle).store(), "clock", None)  # the store in memory has one
+        found = getattr(await source_of(handle).store(), "clock", None)  # only the memory store has one
         return found if isinstance(found, ManualClock) else None
 
     return await why_no_outcome(handle.info, workers, clock)
 
 
 def source_of(handle: JobHandle[Any]) -> ResultSource:
-    """Where a handle gets its answers."""
-    return handle._source  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - this is the way to it
+    """The object that answers a handle."""
+    return handle._source  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the one place that uses it
 
 
 def outcome_of(handle: JobHandle[Any]) -> Awaitable[Outcome]:
-    """Wait until a job has ended, for its outcome, still encoded; see `JobHandle.result`."""
-    return handle._ended()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - this is the way to it
+    """Wait until a job has ended, as `JobHandle.result` does, and return its outcome, still encoded."""
+    return handle._ended()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the one place that uses it

@@ -1,4 +1,4 @@
-"""Which jobs wait for which others, as far as one process knows, and whether that ever ends."""
+"""Which jobs wait for which others in one process; finds deadlocks."""
 
 import threading
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ Key = tuple[str, str]
 class Waits:
     """The jobs of an App that wait for others; may be used from any thread.
 
-    Before a job begins to wait, the chain is followed from what it is going to wait for: what that waits for, or
-    is held back by, and so on. Where it comes back to the job itself, none of them would ever end.
+    Before a job begins to wait, the chain from the awaited job is followed: the jobs for which that one waits or
+    which hold it back, and so on. If the chain comes back to the job itself, none of these jobs would ever end.
     """
 
     def __init__(self) -> None:
@@ -21,12 +21,12 @@ class Waits:
         self._awaited: dict[Key, list[tuple[Key, bool]]] = {}
 
     def add(self, job: Key, awaited: Key, *, held: bool) -> None:
-        """A job begins to wait for another one.
+        """Note that a job begins to wait for another one.
 
         Args:
             job: the job.
-            awaited: what it waits for.
-            held: whether that is held back until the job of its schedule's tick before has ended.
+            awaited: the job for which it waits.
+            held: whether that one is held back until the previous job of its schedule has ended.
 
         Raises:
             WouldDeadlock: it would wait for ever.
@@ -38,7 +38,7 @@ class Waits:
             self._awaited.setdefault(job, []).append((awaited, held))
 
     def discard(self, job: Key, awaited: Key, *, held: bool) -> None:
-        """The waiting is over."""
+        """Note that a job has finished waiting for another one."""
         with self._lock:
             edges = self._awaited.get(job, [])
             if (awaited, held) in edges:
@@ -47,29 +47,29 @@ class Waits:
                     del self._awaited[job]
 
     def forget(self, job: Key) -> None:
-        """The job has its outcome; what it still waits for delays no other job."""
+        """Note that a job has its outcome: even if it still waits, it delays no other job."""
         with self._lock:
             self._awaited.pop(job, None)
 
     def _chain(self, job: Key, awaited: Key, held: bool) -> tuple[Key, ...]:
-        """The way from what is to be awaited to the job itself; empty where there is none."""
-        ways: list[tuple[tuple[Key, ...], bool]] = [((awaited,), held)]
+        """The chain from the awaited job to the waiting job itself; empty if there is none."""
+        paths: list[tuple[tuple[Key, ...], bool]] = [((awaited,), held)]
         seen = {awaited}
-        while ways:
-            way, is_held = ways.pop()
-            if way[-1] == job:
-                return way
-            for following, follows_held in self._behind(job, way[-1], is_held):
+        while paths:
+            path, is_held = paths.pop()
+            if path[-1] == job:
+                return path
+            for following, follows_held in self._blockers(job, path[-1], is_held):
                 if following not in seen:
                     seen.add(following)
-                    ways.append(((*way, following), follows_held))
+                    paths.append(((*path, following), follows_held))
         return ()
 
-    def _behind(self, job: Key, awaited: Key, held: bool) -> Iterator[tuple[Key, bool]]:
-        """What has to end, or to release something, before this one ends.
+    def _blockers(self, job: Key, awaited: Key, held: bool) -> Iterator[tuple[Key, bool]]:
+        """The jobs that have to end, or to release something, before `awaited` can end.
 
-        A limit's permit and a unique key are to be followed here, too: from the job that waits for one to its
-        holder.
+        When there are limits and unique keys, they have to be followed here too: from the job that waits for a
+        permit or a key to its holder.
         """
         yield from self._awaited.get(awaited, ())
         if held:
@@ -87,9 +87,9 @@ def _would_deadlock(job: Key, chain: tuple[Key, ...]) -> WouldDeadlock:
     if chain == (job,):
         return WouldDeadlock(f"job {job_id} waits for itself, which never ends; return instead", job_id, (job_id,))
     ids = tuple(each for _, each in chain)
-    way = ", which has to wait for ".join(ids)
+    path = ", which has to wait for ".join(ids)
     return WouldDeadlock(
-        f"job {job_id} would wait for ever: it waits for {way}; let one of them return without that result",
+        f"job {job_id} would wait for ever: it waits for {path}; let one of them return without that result",
         job_id,
         ids,
     )

@@ -1,4 +1,4 @@
-"""Why a job has no outcome yet, for the message of a wait that has timed out."""
+"""Why a job has no outcome yet, for the error message of a wait that has timed out."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,53 +9,53 @@ from aioq.jobs.job import UNKNOWN_TASK, JobInfo, JobState
 from aioq.store.leases import WorkerLease
 from aioq.util.clock import ManualClock
 
-PATIENCE = 1.0
-"""Seconds that the answer may take: the caller has waited for long enough."""
+QUERY_TIMEOUT = 1.0
+"""Seconds that the server's answer may take: the caller has waited for long enough already."""
 
 
 async def why_no_outcome(
-    look: Callable[[], Awaitable[JobInfo]],
+    fetch_info: Callable[[], Awaitable[JobInfo]],
     workers: Callable[[str], Awaitable[Sequence[WorkerLease]]],
     clock: Callable[[], Awaitable[ManualClock | None]],
 ) -> str:
-    """The job's state in words, to be put behind the message; whatever goes wrong here, nothing is raised.
+    """The job's state in words, for the end of the message; whatever goes wrong here, nothing is raised.
 
     Cancellation: as that of the wait.
 
     Args:
-        look: asks for the job.
-        workers: asks for the workers of a queue.
-        clock: asks for the clock of an App in memory, which only tests move; None where there is a server.
+        fetch_info: asks the server for the job's facts.
+        workers: asks the server for the workers of a queue.
+        clock: asks for the clock of an App in memory, which only tests move; None if there is a server.
     """
     try:
-        async with asyncio.timeout(PATIENCE):
-            info, by_hand = await look(), await clock()
+        async with asyncio.timeout(QUERY_TIMEOUT):
+            info, by_hand = await fetch_info(), await clock()
             now = datetime.now(UTC) if by_hand is None else datetime.fromtimestamp(by_hand.now_ms() / 1000, UTC)
             waits = info.state is JobState.QUEUED or _overdue(info, now)
-            words = in_words(info, await workers(info.queue) if waits else (), now)
-            still = CLOCK_STOPPED if by_hand is not None and info.state is JobState.SCHEDULED else ""
-            return f": {words}{still}"
+            state = in_words(info, await workers(info.queue) if waits else (), now)
+            hint = CLOCK_STOPPED if by_hand is not None and info.state is JobState.SCHEDULED else ""
+            return f": {state}{hint}"
     except JobNotFoundError as error:
         return f": {error}"
     except TimeoutError:
         return ": the server does not answer"
     except AioqError as error:
         return f": {error}"
-    except Exception:  # it must not hide what it is about
+    except Exception:  # an error here must not hide the timeout
         return ""
 
 
 CLOCK_STOPPED = "; the clock of app.test() does not run: session.advance(...) or session.drain() moves it"
-"""What is said of a job that waits for its time in memory: a test that waits too has forgotten that."""
+"""The hint about a job that waits for its time in memory: probably the test has forgotten to move the clock."""
 
 
 def in_words(info: JobInfo, workers: Sequence[WorkerLease], now: datetime) -> str:
-    """What a job waits for.
+    """The state of a job, and what it waits for.
 
     Args:
         info: the job.
-        workers: those of its queue; only asked for where it waits for one.
-        now: the time by the server's clock, as far as this host's agrees with it.
+        workers: the workers of its queue, if it waits for one.
+        now: the time by the server's clock, as far as this host's clock agrees with it.
     """
     if info.state is JobState.RUNNING:
         again = f", in attempt {info.attempts}" if info.attempts > 1 else ""
@@ -73,20 +73,20 @@ def _scheduled(info: JobInfo, now: datetime) -> str:
     left = _seconds(-_age(info.due_at, now))
     if info.error is None:
         return f"scheduled, due in {left}"
-    if _put_off(info):
-        return f"put off for {left} more{_put_off(info)}"
+    if _unknown_task(info):
+        return f"put off for {left} more{_unknown_task(info)}"
     return f"to be run again in {left}, after {info.error.summary}"
 
 
-def _put_off(info: JobInfo) -> str:
-    """That workers have come to it and did not know its task: only then is that the error of a job that waits."""
+def _unknown_task(info: JobInfo) -> str:
+    """The error of a job whose task the workers did not know, with a colon in front; else empty."""
     return f": {info.error.message}" if info.error is not None and info.error.type == UNKNOWN_TASK else ""
 
 
 def _served(info: JobInfo, workers: Sequence[WorkerLease]) -> str:
     queue, alive = info.queue, [worker for worker in workers if worker.lease_ms > 0]
-    if alive and _put_off(info):
-        return f"it was put off before{_put_off(info)}"
+    if alive and _unknown_task(info):
+        return f"it was put off before{_unknown_task(info)}"
     if not alive:
         return f"no worker serves queue {queue!r}"
     fetched = min(worker.fetched_ms for worker in alive)
@@ -97,10 +97,10 @@ def _served(info: JobInfo, workers: Sequence[WorkerLease]) -> str:
 
 
 LONG = 10.0
-"""Seconds from which on tenths of them say nothing."""
+"""Seconds; longer times are shown without tenths of a second."""
 
 STUCK = 15_000
-"""Milliseconds since the last fetch from which on it is worth a word, as for `/ready`."""
+"""Milliseconds since the last fetch after which the report mentions it; as for `/ready`."""
 
 
 def _overdue(info: JobInfo, now: datetime) -> bool:

@@ -1,14 +1,14 @@
-"""The waiters of a process: registered with the jobs it awaits, notified by pub/sub.
+"""The waiters of a process: it registers for the outcomes of jobs, and gets them by pub/sub.
 
-A process has one subscription. Waiting for a job registers the process with the job's record, or returns the
-outcome if there is one already: one script, so no outcome is missed between the two. When the subscription
-breaks, everything that is still awaited is registered again; a slow poll is the safety net for a message that
-the network has lost.
+A process has one subscription. To wait for a job, it registers in the job's record, or gets the outcome if there
+is one already. One script does both, so no outcome is missed in between. When the subscription breaks, the process
+registers again for all jobs that it still waits for. A slow poll covers messages that the network has lost.
 
-A process that usually waits for the jobs it sends is registered with the send itself, which saves a call for each
-job. Against sends that never register, client, server and worker together take 0.88 of the CPU of a job with 100
-coroutines that send and await (quartiles of 20 interleaved rounds: 0.80 to 0.92), 0.98 with ten (0.80 to 1.06),
-and 0.90 with one (0.84 to 0.99); jobs a second with 100: 1.15 (0.92 to 1.54). Measured on two busy cores.
+A process that usually waits for the jobs it sends registers with the send itself, which saves a call for each job.
+Measured on two busy cores, compared with sends that never register: client, server and worker together take 0.88
+of the CPU time of a job with 100 coroutines that send and await (quartiles of 20 interleaved rounds: 0.80 to
+0.92), 0.98 with ten (0.80 to 1.06), and 0.90 with one (0.84 to 0.99). Jobs a second with 100 coroutines: 1.15
+(0.92 to 1.54).
 """
 
 import asyncio
@@ -29,41 +29,41 @@ from aioq.wire.messages import decode_result_message
 log = logger("aioq.results.handle")
 
 MAX_EXPECTED = 1_000
-"""The most jobs that are registered with their sends and not awaited yet. A guess: as a rule fewer are awaited at
+"""The most jobs that are registered with their sends and not awaited yet. A guess: usually fewer are awaited at
 once."""
 
 MAX_CREDIT = 16
-"""After this many jobs that were registered with their sends and not awaited, no more are registered. A guess."""
+"""After so many jobs that were registered with their sends and not awaited, no more are registered. A guess."""
 
-LEAST_POLL = 0.01
-"""The shortest pause between two polls in seconds. A guess: below, a process that waits keeps its server busy."""
+MIN_POLL = 0.01
+"""The shortest pause between two polls in seconds. A guess: with less, a process that waits keeps its server
+busy."""
 
-LOOK_EVERY = 2.0
-"""Seconds between two looks whether what is listened to is still the server that jobs are written to, while
-something is awaited: after a failover that leaves connections open results are late by little more than that."""
+SERVER_CHECK_EVERY = 2.0
+"""While the process waits for jobs, seconds between two checks that the subscription is still at the server
+to which jobs are written. After a failover that keeps connections open, results are late by little more."""
 
 MAX_BATCH = 500
-"""The most ids of one registration; the reply may carry as many outcomes, or fewer large ones (`WAIT_LIMIT`)."""
+"""The most ids of one registration; a reply has as many outcomes, or fewer large ones (`WAIT_LIMIT`)."""
 
 
 class Waiters:
-    """What one process awaits on one event loop.
+    """Waits for the outcomes of jobs in one process, on one event loop.
 
     Args:
         store: where the jobs are.
         app: the App's name.
-        poll_interval: seconds between two safety polls; `LEAST_POLL` where it is less.
+        poll_interval: seconds between two polls; at least `MIN_POLL`.
 
     Attributes:
-        channels: by queue the channel to register with a send, where this process is likely to wait for the job.
-            A caller that registers it calls `expect` in the same turn of the loop, and `forget` if no job was
-            added.
+        channels: by queue the channel to register with a send, if this process is likely to wait for the job. A
+            caller that registers it calls `expect` in the same turn of the loop, and `forget` if no job was added.
     """
 
     def __init__(self, store: Store, app: str, *, poll_interval: float) -> None:
         self._store = store
         self._app, self._process = app, os.urandom(9).hex()
-        self._poll_interval = max(poll_interval, LEAST_POLL)
+        self._poll_interval = max(poll_interval, MIN_POLL)
         self.channels: dict[str, str] = {}
         self._queues: dict[str, _QueueWaiters] = {}
         self._background: list[asyncio.Task[None]] = []
@@ -71,7 +71,7 @@ class Waiters:
     async def outcome(self, queue: str, job_id: str) -> bytes:
         """Wait for a job's outcome.
 
-        Cancellation: the job goes on; only the waiting ends.
+        Cancellation: the job goes on; only the wait ends.
 
         Raises:
             JobNotFoundError: the server has no such job.
@@ -85,22 +85,22 @@ class Waiters:
             self._queues[queue] = waiters
         if not self._background:
             loop = asyncio.get_running_loop()
-            duties = {"aioq-result-poll": self._poll(), "aioq-result-poll-look": self._look()}
+            duties = {"aioq-result-poll": self._poll(), "aioq-result-poll-server": self._check_server()}
             self._background = [loop.create_task(duty, name=name) for name, duty in duties.items()]
         return await waiters.outcome(job_id)
 
     def expect(self, queue: str, job_id: str) -> None:
-        """A job is sent with the channel: the server will publish its outcome there."""
+        """Note a job that is sent with the channel: the server will publish its outcome there."""
         self._queues[queue].expect(job_id)
 
     def forget(self, queue: str, job_id: str) -> None:
-        """The job was not added: the server will publish nothing."""
+        """Note that such a job was not added: the server will publish nothing."""
         waiters = self._queues.get(queue)
-        if waiters is not None:  # once the App is closed nothing waits any more
+        if waiters is not None:  # None if the App was closed
             waiters.forget(job_id)
 
     async def close(self) -> None:
-        """Stop waiting; every outcome that is still awaited raises ServerUnavailableError."""
+        """Stop waiting; every pending wait raises ServerUnavailableError."""
         background, self._background = self._background, []
         await end(background)
         for waiters in self._queues.values():
@@ -114,15 +114,15 @@ class Waiters:
             for waiters in tuple(self._queues.values()):
                 waiters.ask_again()
 
-    async def _look(self) -> None:
+    async def _check_server(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(SERVER_CHECK_EVERY)
             if any(waiters.waits for waiters in self._queues.values()):
                 self._store.inbox.check_server()
 
 
 class _QueueWaiters:
-    """What is awaited of one queue."""
+    """The waits for jobs of one queue."""
 
     def __init__(self, store: Store, queue: str, channel: str, channels: dict[str, str]) -> None:
         self._store = store
@@ -146,7 +146,7 @@ class _QueueWaiters:
         try:
             if not self._listens:
                 await self._listen()
-            if job_id in self._expected:  # it is registered, and no result message has come yet
+            if job_id in self._expected:  # it was registered with its send, and no result message has come yet
                 del self._expected[job_id]
                 self._registered.add(job_id)
                 self._change_credit(min(self._credit + 1, MAX_CREDIT))
@@ -162,18 +162,18 @@ class _QueueWaiters:
 
     @property
     def waits(self) -> bool:
-        """Whether something is awaited."""
+        """Whether any job is awaited."""
         return bool(self._waiting)
 
     def expect(self, job_id: str) -> None:
-        """A job is sent with the channel."""
+        """Note a job that is sent with the channel."""
         if len(self._expected) >= MAX_EXPECTED:
             del self._expected[next(iter(self._expected))]
             self._change_credit(max(self._credit - 1, 0))
         self._expected[job_id] = None
 
     def _change_credit(self, credit: int) -> None:
-        """Note how likely it is that the next jobs are awaited; there must be a subscription."""
+        """Set how likely it is that the next jobs are awaited; there must be a subscription."""
         self._credit = credit
         if credit:
             self._channels[self._queue] = self._channel
@@ -181,14 +181,14 @@ class _QueueWaiters:
             self._channels.pop(self._queue, None)
 
     def forget(self, job_id: str) -> None:
-        """A job was not added after all; if it is awaited already, ask for its outcome."""
+        """Note that a job was not added after all; if it is awaited already, ask for its outcome."""
         self._expected.pop(job_id, None)
         self._registered.discard(job_id)
         if job_id in self._waiting:
             self._question(job_id)
 
     def ask_again(self) -> None:
-        """Register everything that is awaited once more; what is not awaited yet may have lost its message."""
+        """Register again for all awaited jobs, and forget those not awaited yet: their message may be lost."""
         self._expected.clear()
         for job_id in tuple(self._waiting):
             self._question(job_id)
@@ -203,7 +203,7 @@ class _QueueWaiters:
             self._listening.cancel()
 
     def _question(self, job_id: str) -> None:
-        """Ask for an outcome, or to be registered; a result message may be faster than the answer."""
+        """Ask for an outcome, or register for it; a result message may come before the reply."""
         question: asyncio.Future[WaitReply] = asyncio.Future()
         question.add_done_callback(partial(self._answered, job_id))
         self._questions.gathering.items.append(job_id)
@@ -231,7 +231,7 @@ class _QueueWaiters:
 
     def _on_result_message(self, message: bytes) -> None:
         for job_id, outcome in decode_result_message(message):
-            if job_id in self._expected:  # it is not awaited yet; a later `outcome` has to ask
+            if job_id in self._expected:  # it is not awaited yet, so a later wait has to ask
                 del self._expected[job_id]
                 self._change_credit(max(self._credit - 1, 0))
             elif outcome is None:
@@ -248,7 +248,8 @@ class _QueueWaiters:
                 self._question(job_id)
             return
         if reply is MISSING and job_id in self._registered:
-            # It was there. An outcome that is not kept is on its way; if that is lost, the next poll finds it out.
+            # The job existed, and its outcome is not kept: a message with it must be on its way. If that is lost,
+            # the next poll finds that out.
             self._registered.discard(job_id)
             return
         for future in self._waiting.get(job_id, ()):
@@ -272,7 +273,7 @@ class _QueueWaiters:
         return None
 
     async def _persist(self, questions: Items[str], error: ServerUnavailableError) -> list[WaitReply]:
-        """Ask until there is an answer, after a first time that has failed."""
+        """Ask again until the server replies, after the first try has failed."""
         backoff = Backoff()
         while True:
             log.debug("waiting for %s of queue %s: %s", counted(questions.size, "outcome"), self._queue, error)

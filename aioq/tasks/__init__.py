@@ -1,4 +1,4 @@
-"""Tasks, as they are declared, and the registry of those of an App.
+"""Tasks, and the registry of an App's tasks.
 
-Imports `producer` and below.
+This package imports `producer` and what is below it.
 """

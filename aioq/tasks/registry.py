@@ -1,4 +1,4 @@
-"""Registering tasks: the decorator's work, and the settings an App's constructor is typed with."""
+"""Registering tasks: the decorators, and the checks of a task's name and options."""
 
 import contextlib
 import importlib
@@ -34,14 +34,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 TASK_OPTIONS = tuple(DeclarationArgs.__annotations__)
-"""What `@app.task(...)` takes, by name."""
+"""The names of the options of `@app.task(...)`."""
 
 MAX_TASK_NAME = 500
-"""The longest name of a task, in characters: it is stored with each job and each outcome."""
+"""The longest name of a task, in characters; it is limited because each job and each outcome stores it."""
 
 
 class TaskDecorator:
-    """What `@app.task(...)` with options returns: put it before a function."""
+    """The decorator that `@app.task(...)` with options returns, for a function."""
 
     def __init__(self, register: Callable[[Callable[..., Any]], Any]) -> None:
         self._register = register
@@ -56,7 +56,7 @@ class TaskDecorator:
 
 
 class ScheduleDecorator:
-    """What `@app.cron(...)` and `@app.every(...)` return: put it before a function or a task's decorator."""
+    """The decorator that `@app.cron(...)` and `@app.every(...)` return, for a function or a task."""
 
     def __init__(
         self, register: Callable[[Callable[..., Any]], Any], declare: Callable[[Task[Any, Any]], None]
@@ -80,30 +80,31 @@ class ScheduleDecorator:
 
 
 def call_without_arguments(task: Task[Any, Any]) -> Callable[[], Call[Any]]:
-    """What makes the call that a decorated task's schedule sends.
+    """The function that makes the call of a decorated task's schedule.
 
     Raises:
         ArgumentError: the task needs arguments.
     """
-    with contextlib.suppress(ConfigError):  # an annotation may name something further down: see it at the start
+    # An annotation may name something that is defined later; such a task is checked when a worker starts.
+    with contextlib.suppress(ConfigError):
         task.call()
     return task.call
 
 
-def fitting(
+def checked(
     tasks: Mapping[str, Task[Any, Any]], prepare: Callable[[Call[Any]], tuple[str, NewJob]]
 ) -> Callable[[Call[Any]], tuple[str, NewJob]]:
-    """Encode calls by `prepare`, and see that they fit the tasks of this App.
+    """A function that encodes a call by `prepare` and checks it against the App's tasks.
 
-    A schedule's call is for later and for ever: what is wrong with it would fail at each tick, far from here. A
-    task that is called by its name may be one that only workers know.
+    For a schedule's call, which is sent again and again: an error in it would otherwise show at each tick, far
+    from here. If the App does not know the called name, the task may be one that only workers know.
 
     Args:
         tasks: the App's tasks by name.
-        prepare: encodes a call: its queue, and the job.
+        prepare: encodes a call; returns its queue and the job.
     """
 
-    def fitted(call: Call[Any]) -> tuple[str, NewJob]:
+    def prepare_checked(call: Call[Any]) -> tuple[str, NewJob]:
         task = tasks.get(call.task)
         if task is None and call.signature is not ANYTHING:
             raise ConfigError(foreign(call.task))
@@ -116,11 +117,11 @@ def fitting(
                 raise ConfigError(f"task {task.name!r}: {error}") from None
         return queue, job
 
-    return fitted
+    return prepare_checked
 
 
 def foreign(task: str) -> str:
-    """What is wrong with a task that another App has registered."""
+    """The error message for a task that another App has registered."""
     return (
         f"task {task!r} is not registered in this App, whose workers would not know it; declare the schedule with "
         f"the App that has it, or use app.by_name({task!r}).call(...)"
@@ -128,9 +129,9 @@ def foreign(task: str) -> str:
 
 
 def unregistered(app: TaskApp, name: str, tasks: Mapping[str, Task[Any, Any]]) -> Sendable[..., Any]:
-    """A task that this App does not know; one that is named much like one it knows is worth a warning.
+    """A task that this App does not know; if its name is similar to that of a known one, a warning is logged.
 
-    It is no error, for workers may know more than the sender.
+    It is no error, because workers may know more tasks than the sender.
     """
     near = did_you_mean(name, tasks)
     if near:
@@ -139,7 +140,7 @@ def unregistered(app: TaskApp, name: str, tasks: Mapping[str, Task[Any, Any]]) -
 
 
 def caller() -> str:
-    """`file:line` of what calls the function that calls this one."""
+    """The place (`file:line`) that called the function which called this one."""
     frame = inspect.currentframe()
     for _ in range(2):
         frame = frame and frame.f_back
@@ -149,13 +150,13 @@ def caller() -> str:
 def register(
     tasks: dict[str, Task[Any, Any]], app: TaskApp, function: Callable[..., Any], options: dict[str, Any]
 ) -> Task[Any, Any]:
-    """Make a task of a function and put it among `tasks`.
+    """Make a task of a function and add it to `tasks`.
 
-    The same function may come twice: a module that runs as a script may be imported under its own name too.
-    Another one takes its place where its module was reloaded, or its cell of a notebook edited.
+    The same function may be registered twice, because a module that runs as a script may also be imported under
+    its own name. A new function replaces it if its module was reloaded, or its notebook cell edited.
 
     Raises:
-        ConfigError: naming the task and the option.
+        ConfigError: an option or the name is wrong; the message names the task and the option.
         DuplicateTaskError: another function has this name.
     """
     if isinstance(function, staticmethod):
@@ -175,17 +176,17 @@ def register(
     ):
         raise DuplicateTaskError(
             f"two tasks are named {name!r}: {described(present.function)} and {described(function)}; "
-            f"{_what_to_do(name)}"
+            f"{_advice(name)}"
         )
     tasks[name] = task
     return task
 
 
 def check_task_name(name: object) -> None:
-    """See that it can be a task's name.
+    """Check that `name` is valid as a task's name.
 
     Raises:
-        ArgumentError: it cannot; naming what to write in place of a task or a function.
+        ArgumentError: it is not; for a task or a function, the message says what to write instead.
     """
     if isinstance(name, Task):
         raise ArgumentError(f"{name!r} is a task, no name; use it itself: await {name.__name__}.send(...)")
@@ -203,7 +204,7 @@ def check_task_name(name: object) -> None:
 
 
 def _name_for(function: Callable[..., Any], name: Any) -> str:
-    """The task's name: the given one, else the function's own; what cannot be a task is refused."""
+    """The task's name: the given one, else the function's own. An object that cannot be a task is an error."""
     if isinstance(function, Task):
         raise ConfigError(f"{function!r} is a task already")
     if isinstance(function, classmethod):
@@ -227,9 +228,9 @@ def _name_for(function: Callable[..., Any], name: Any) -> str:
     return name
 
 
-def _what_to_do(name: str) -> str:
+def _advice(name: str) -> str:
     advice = 'give one another name: @app.task(name="...")'
-    if "<locals>" in name:  # a decorator has hidden what the functions are called
+    if "<locals>" in name:  # a decorator without functools.wraps has hidden the functions' names
         return f"{advice}; in a decorator, @functools.wraps(function) keeps the function's own"
     return advice
 
@@ -238,7 +239,7 @@ def import_all(modules: Sequence[str]) -> None:
     """Import task modules.
 
     Raises:
-        ConfigError: a module is missing or fails, naming it.
+        ConfigError: a module is missing or fails; the message names it.
     """
     for module in modules:
         try:

@@ -37,7 +37,7 @@ Executor = Literal["async", "thread", "process"]
 
 
 class DeclarationArgs(TaskArgs, total=False):
-    """What `@app.task(...)` takes."""
+    """The options of `@app.task(...)`."""
 
     name: str | None
     executor: Executor | None
@@ -45,14 +45,14 @@ class DeclarationArgs(TaskArgs, total=False):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskApp:
-    """What a task needs of its App; tasks of one App have the same one.
+    """The parts of its App that a task needs; all tasks of one App share one object.
 
     Attributes:
         name: the App's name.
-        sender: sends its calls.
-        middleware: what is around each send and run, outermost first.
-        own_types: the types that are registered with it.
-        lifespan: what a worker enters around its work, with the lifespan's value.
+        sender: sends the calls of the App's tasks.
+        middleware: the App's middleware, outermost first.
+        own_types: the types that are registered with the App.
+        lifespan: makes the context manager that a worker enters before it runs jobs.
     """
 
     name: str
@@ -63,7 +63,7 @@ class TaskApp:
 
 
 class _Sending:
-    """How calls of a task with certain options are sent."""
+    """Sends the calls of one task with the same options."""
 
     def __init__(self, sender: Sender, name: str, options: Options, signature: Callable[[], Signature]) -> None:
         self.sender = sender
@@ -75,7 +75,7 @@ class _Sending:
     async def send(self, /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
         """Send a call; returns once the server has the job."""
         route = self._route or self._find_route()
-        if kwargs or len(args) not in route.fitting:  # what most calls are is not worth a call
+        if kwargs or len(args) not in route.fitting:  # most calls are valid by their number of arguments alone
             route.signature.check(args, kwargs)
         handle, sent = self.sender.begin(route, args, kwargs)
         handle.added = await sent
@@ -84,23 +84,23 @@ class _Sending:
     async def send_many(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[Any]]:
         """Send one call for each tuple of positional arguments."""
         route, every = self._route or self._find_route(), listed(arguments, "tuples: send_many([(1,), (2,)])")
-        fitting: set[int] = set()
+        checked: set[int] = set()
         for position, args in enumerate(every):
             if not isinstance(args, (tuple, list)):
                 raise ArgumentError(
                     f"task {self.name!r}: send_many item {position} is {brief(args)[:100]}: "
                     f"expected a tuple of the positional arguments, {_as_item(args)}"
                 )
-            if len(args) not in fitting:  # what their number decides is looked at once
+            if len(args) not in checked:  # the check depends on the number of arguments only
                 route.signature.check(args, {})
-                fitting.add(len(args))
+                checked.add(len(args))
         return await self.sender.send_alike(route, every)
 
     def named(self, method: FunctionType) -> Callable[..., Any]:
-        """A method of this under the task's name.
+        """A method of this object, under the task's name.
 
-        Python names the function of a coroutine that was never awaited; so a forgotten `await` says that
-        "coroutine 'shop.add.send' was never awaited".
+        Python's warning about a forgotten `await` names the function, so it says "coroutine 'shop.add.send' was
+        never awaited".
         """
         copy = FunctionType(method.__code__, method.__globals__, method.__name__)
         copy.__qualname__ = f"{self.name}.{method.__name__}"
@@ -113,7 +113,7 @@ class _Sending:
 
 
 class Sendable(Generic[P, R]):
-    """A task with options: what `task.options(...)` returns."""
+    """A task with options, as `task.options(...)` returns it."""
 
     def __init__(self, app: TaskApp, name: str, options: Options, signature: Callable[[], Signature]) -> None:
         self._app = app
@@ -121,12 +121,12 @@ class Sendable(Generic[P, R]):
         self._options = options
         self._signature = signature
         self._sending = sending = _Sending(app.sender, name, options, signature)
-        # In place of the methods below, which say the same at the cost of one more call.
+        # These replace the methods below, which do the same and cost one call more.
         self.__dict__["send"] = sending.named(cast("FunctionType", _Sending.send))
         self.__dict__["send_many"] = sending.named(cast("FunctionType", _Sending.send_many))
 
     def options(self, **options: Unpack[CallArgs]) -> "Sendable[P, R]":
-        """The same task with options for the calls sent through what is returned.
+        """The same task with other options, for calls that are sent through the returned object.
 
         Args:
             options: all optional; `None` counts as not given.
@@ -134,19 +134,20 @@ class Sendable(Generic[P, R]):
                 `eta`: queue the job at this time, a datetime with a time zone; not together with `delay`.
                 `queue`: the queue, in place of the task's.
                 `job_id`: an id of your own. The server adds an id only once, so sending it again is safe, and the
-                handle's `added` says whether it did; it may be used again once its result has expired.
-                `timeout`: the longest one attempt may take; 0 for no limit.
+                handle's `added` says whether it was new. It may be used again when its result has expired.
+                `timeout`: the longest time one attempt may take; 0 for no limit.
                 `retry`: a `Retry`, or a number of attempts; its delay cannot be a function here.
-                `result_ttl`: how long the outcome is kept; 0 for not at all. A handle that waits gets it all the
-                same.
+                `result_ttl`: how long the outcome is kept; 0 for not at all. A handle that waits for it gets it
+                all the same.
                 `headers`: strings that travel beside the arguments; `current_job().headers` shows them.
                 `priority`: `high`, `normal` or `low`.
-                `expires`: by when the job must have been started, or it is cancelled ("expired"): a datetime with
-                a time zone that is still to come, or seconds or a timedelta from when the job is due.
-                `tags`: strings that mark the job, beside those of its task: at most 16 in all, of 64 characters.
+                `expires`: if the job has not been started by then, it is cancelled ("expired"): a datetime with a
+                time zone in the future, or seconds or a timedelta from when the job is due.
+                `tags`: strings that mark the job, in addition to those of its task: at most 16 in all, each of at
+                most 64 characters.
 
         Raises:
-            ConfigError: naming the task and the option.
+            ConfigError: an option is wrong; the message names the task and the option.
         """
         given = make_options(f"task {self.name!r}", **options)
         if isinstance(given.retry, FunctionRule):
@@ -161,21 +162,21 @@ class Sendable(Generic[P, R]):
         """A call to send later or together with others.
 
         Raises:
-            ArgumentError: the arguments do not fit the function.
+            ArgumentError: the arguments do not match the function's signature.
         """
         signature = self._signature()
         signature.check(args, kwargs)
         return Call(self.name, args, kwargs, self._options, signature)
 
     def handle(self, job_id: str, *, queue: str | None = None) -> JobHandle[R]:
-        """A handle of a job of this task that was sent anywhere; its result is of the task's return type.
+        """A handle of a job of this task that any process has sent; its result is of the task's return type.
 
         Args:
             job_id: the job's id.
-            queue: its queue; see `App.handle`.
+            queue: its queue, as in `App.handle`.
 
         Raises:
-            ArgumentError: it can be no job's id.
+            ArgumentError: `job_id` is not valid as a job's id.
         """
         check_job_id(job_id, "task.handle")
         return self._app.sender.handle(job_id, queue, self._signature().returns)
@@ -186,35 +187,37 @@ class Sendable(Generic[P, R]):
         Cancellation: a job that has not left yet is withdrawn; otherwise it is open whether the server has it.
 
         Raises:
-            ArgumentError: the arguments do not fit the function, or one cannot be encoded; nothing was sent.
-            PayloadTooLargeError: they are larger than `max_payload`; nothing was sent.
+            ArgumentError: the arguments do not match the function's signature, or one cannot be encoded; nothing
+                was sent.
+            PayloadTooLargeError: the arguments are larger than `max_payload`; nothing was sent.
             SendError: the server did not confirm the job within `send_timeout`.
         """
         return await self._sending.send(*args, **kwargs)
 
     def send_sync(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
-        """`send` for sync code: waits in this thread until the server has the job; see `App.run_sync`.
+        """`send` for sync code: waits in this thread until the server has the job, as `App.run_sync` does.
 
-        Raises what `send` raises.
+        It raises what `send` raises, and:
 
         Raises:
-            RunningLoopError: an event loop runs in this thread: `await task.send(...)`.
+            RunningLoopError: an event loop runs in this thread; use `await task.send(...)` there.
         """
         return self._app.sender.run_sync(f"await {self.name}.send(...)", lambda: self.send(*args, **kwargs))
 
     async def send_many(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[R]]:
         """Send one call for each tuple of positional arguments, and return the handles in their order.
 
-        Much faster than one `send` after the other. For keyword arguments or mixed tasks see `app.send_many`.
+        This is much faster than one `send` after the other. For keyword arguments or several tasks use
+        `app.send_many`.
 
         Raises:
-            ArgumentError: one of them does not fit; nothing was sent.
-            SendError: naming the jobs that are unconfirmed.
+            ArgumentError: one tuple does not match the function's signature; nothing was sent.
+            SendError: some jobs are unconfirmed; the error names them.
         """
         return await self._sending.send_many(arguments)
 
     def send_many_sync(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[R]]:
-        """`send_many` for sync code; see `send_sync`."""
+        """`send_many` for sync code, as `send_sync`."""
         return self._app.sender.run_sync(f"await {self.name}.send_many(...)", lambda: self.send_many(arguments))
 
 
@@ -259,9 +262,7 @@ class Task(Sendable[P, R]):
         self.__module__ = str(getattr(function, "__module__", None))
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
-        with suppress(
-            NameError
-        ):  # an annotation names something defined further down: it is looked up when needed
+        with suppress(NameError):  # an annotation names something that is defined later: compiled when needed
             self._compiled = Signature(f"task {name!r}", function, app.own_types)
 
     def _compile(self) -> Signature:
@@ -279,29 +280,29 @@ class Task(Sendable[P, R]):
 
 
 def signature_of(task: Sendable[..., Any]) -> Signature:
-    """What a task takes and returns.
+    """The signature of a task.
 
     Raises:
         ConfigError: an annotation names something that does not exist.
     """
-    return task._signature()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - this is the way to it
+    return task._signature()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the one place that uses it
 
 
 def declared_in(task: Task[..., Any]) -> Execution | None:
-    """The run of the module that has declared a task; None outside any, as in a thread."""
-    return task._declared_in  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - likewise
+    """The run of the module that has declared a task; None if no module was running, as in a thread."""
+    return task._declared_in  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the one place that uses it
 
 
 def app_of(task: Sendable[..., Any]) -> TaskApp:
-    """What a task has of its App."""
-    return task._app  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - likewise
+    """The parts of its App that a task has."""
+    return task._app  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the one place that uses it
 
 
 class AsyncTask(Task[P, R]):
     """A task made of a coroutine function: `await task(...)` runs it here."""
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        """Run the function here, as if it were no task."""
+        """Run the function here, in the caller, as if it were no task."""
         return self.function(*args, **kwargs)
 
 
@@ -309,12 +310,12 @@ class SyncTask(Task[P, R]):
     """A task made of a plain function: `task(...)` runs it here."""
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the function here, as if it were no task."""
+        """Run the function here, in the caller, as if it were no task."""
         return self.function(*args, **kwargs)
 
 
 def _as_item(given: object) -> str:
-    """How what is no item of `send_many` is sent, to be put behind the error."""
+    """How to send an object that is no item of `send_many`, for the end of the error message."""
     if isinstance(given, Call):
         return "and a call goes with app.send_many([...])"
     if isinstance(given, Mapping):
@@ -325,10 +326,10 @@ def _as_item(given: object) -> str:
 def make_task(
     app: TaskApp, name: str, function: Callable[..., Any], executor: str | None, defaults: Options
 ) -> AsyncTask[Any, Any] | SyncTask[Any, Any]:
-    """The task for a function; `executor` None means: a coroutine on the loop, anything else in a thread.
+    """The task for a function; by default a coroutine function runs on the loop, any other in a thread.
 
     Raises:
-        ConfigError: the function and the executor do not go together.
+        ConfigError: the executor cannot run this kind of function.
     """
     called = called_by(function)
     if inspect.isasyncgenfunction(called) or inspect.isgeneratorfunction(called):

@@ -123,7 +123,7 @@ def raising(error: BaseException) -> Any:
 async def test_what_goes_wrong_with_asking_hides_nothing(
     look: Any, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 0.01)
+    monkeypatch.setattr(module, "QUERY_TIMEOUT", 0.01)
     assert await why_no_outcome(look, never, no_clock) == words
 
 

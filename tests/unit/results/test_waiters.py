@@ -333,7 +333,7 @@ async def test_the_poll_finds_what_the_network_swallowed(store: Store):
 async def test_there_is_a_pause_between_two_polls_however_short_the_interval(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "LEAST_POLL", HOUR)
+    monkeypatch.setattr(module, "MIN_POLL", HOUR)
     waiters = Waiters(store, "shop", poll_interval=1e-9)
     await store.send("a")
     (task,) = await waiting(waiters, store, "a")
@@ -496,7 +496,7 @@ async def _of(task: "asyncio.Task[bytes]") -> bytes:
 async def test_while_something_is_awaited_the_subscribed_server_is_checked(
     store: Store, waiters: Waiters, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "LOOK_EVERY", 0.001)
+    monkeypatch.setattr(module, "SERVER_CHECK_EVERY", 0.001)
     await store.send("a")
     (task,) = await waiting(waiters, store, "a")
     await until(lambda: store.lossy.looks > 2)
