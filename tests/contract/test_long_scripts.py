@@ -1,20 +1,25 @@
 """No script holds the server up, whatever there is: what can be many goes in steps."""
 
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 from typing import Any
 
 import pytest
 import redis
 
-from aioq.store.contract import PASSED_LIMIT, Limits, Settlement, Store, Verb
+from aioq.jobs.job import JobState
+from aioq.store.contract import PASSED_LIMIT, Limits, NewJob, Settlement, Store, Verb
+from aioq.store.extra import Expiry, Extra
 from aioq.store.redis import RedisStore, holding
 from tests.contract.inside import ServerInside
 from tests.contract.kit import (
     BROKEN,
+    CALL,
     CRASHED,
     LONG,
     QUEUE,
     REASON,
+    THREE,
     Backend,
     ids,
     joined,
@@ -28,6 +33,10 @@ from tests.contract.kit import (
 pytestmark = pytest.mark.anyio
 
 MANY = 2 * PASSED_LIMIT + 500
+REFUSED = (3, 20)
+"""The positions of settlements under a claim that is not the worker's."""
+
+ENDS = {Verb.SUCCEEDED: THREE, Verb.FAILED: BROKEN, Verb.CANCELLED: REASON}
 
 
 @pytest.fixture
@@ -326,3 +335,61 @@ async def test_an_entry_that_names_more_jobs_than_aioq_writes_is_passed_over(
     client.xadd(redis_backend.key("normal"), entry)  # pyright: ignore[reportArgumentType]
     (token,) = await redis_store.block(QUEUE, "w", 1000)
     assert token.job_ids == ()
+
+
+class TestAwaitedByVeryMany:
+    """64 processes wait for each of the jobs. What notifies very many of them goes in steps."""
+
+    @staticmethod
+    async def awaited(store: Store, names: Sequence[str]) -> None:
+        """Register processes with names of 1,000 letters; the last one waits for one job only."""
+        for number in range(63):
+            await store.wait(QUEUE, f"{number:02}".ljust(1000, "x"), names)
+        for name in names:
+            await store.wait(QUEUE, name.ljust(1000, "x"), [name])
+
+    @staticmethod
+    def called(client: redis.Redis) -> tuple[int, int]:
+        """How many scripts ran since `config_resetstat`, and how many messages they published."""
+        stats: Any = client.info("commandstats")
+        calls = {name.removeprefix("cmdstat_"): each["calls"] for name, each in stats.items()}
+        return sum(calls.get(name, 0) for name in ("fcall", "evalsha", "eval")), calls.get("publish", 0)
+
+    @pytest.mark.parametrize("in_a_task", [False, True], ids=["at once", "in a task"])
+    async def test_a_settle(self, redis_store: RedisStore, client: redis.Redis, in_a_task: bool) -> None:
+        await joined(redis_store, "w")
+        names = [f"job-{number:02}" for number in range(26)]
+        await send(redis_store, *names)
+        await self.awaited(redis_store, names)
+        jobs = await take(redis_store, "w", 26)
+        if in_a_task:  # as where writes are confirmed
+            redis_store._revive = lambda: None
+        batch = [
+            Settlement(job.id, job.claim + (number in REFUSED), verb, outcome, 0, LONG)
+            for number, (job, (verb, outcome)) in enumerate(zip(jobs, cycle(ENDS.items()), strict=False))
+        ]
+        client.config_resetstat()
+
+        accepted = [number not in REFUSED for number in range(26)]
+        assert await redis_store.settle(QUEUE, "w", batch) == accepted
+        assert self.called(client) == (3, 64 * 24), "500,000 letters are the names for eight jobs"
+        assert await redis_store.settle(QUEUE, "w", batch) == accepted
+        assert self.called(client) == (4, 64 * 24), "each is notified once"
+        states = [info.state for info in await redis_store.info(QUEUE, names) if info]
+        ended = [JobState(settlement.verb.value) for settlement in batch]
+        assert states == [
+            state if taken else JobState.RUNNING for state, taken in zip(ended, accepted, strict=True)
+        ]
+
+    async def test_a_promotion_that_ends_what_has_expired(
+        self, redis_store: RedisStore, client: redis.Redis
+    ) -> None:
+        names = [f"job-{number:02}" for number in range(26)]
+        over = Extra(expires=Expiry(at_ms=1))
+        await redis_store.enqueue(QUEUE, [NewJob(name, CALL, extra=over) for name in names])
+        await self.awaited(redis_store, names)
+        client.config_resetstat()
+
+        ended = [(await redis_store.promote(QUEUE, 500)).expired for _ in range(4)]
+        assert ended == [8, 8, 8, 2]
+        assert self.called(client) == (4, 64 * 26)

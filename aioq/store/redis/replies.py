@@ -1,8 +1,9 @@
 """Turns the replies of scripts into the store's records. Pure functions, each for the reply of one Lua file."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -26,6 +27,8 @@ _MORE = 2
 _FIRST_CLAIM: tuple[Any, ...] = (1, 0, 0, 0)
 _WORKER_WIDTH = 3
 _RECOVERY_HEADER = 4
+_SETTLE_HEADER = 7
+_SETTLE_WIDTH = 4
 
 _PROGRESS = msgspec.msgpack.Decoder(Progress)
 
@@ -135,6 +138,43 @@ def not_in(count: int, positions: Sequence[int]) -> list[bool]:
         return [True] * count
     named = set(positions)
     return [position not in named for position in range(1, count + 1)]
+
+
+class Rest(msgspec.Struct, frozen=True, gc=False):
+    """In place of a result: a script has left something for another call.
+
+    Attributes:
+        args: the arguments of that call.
+        read: converts its reply into the result of both, or into another `Rest`.
+    """
+
+    args: Sequence[Any]
+    read: Callable[[Any], Any]
+
+
+def parse_settled(args: Sequence[Any], positions: Sequence[int]) -> list[bool] | Rest:
+    """The mirror of `settle.lua`, which was called with these arguments."""
+    count = (len(args) - _SETTLE_HEADER) // _SETTLE_WIDTH
+    if not positions or min(positions) > 0:
+        return not_in(count, positions)
+    left = sorted(-position for position in positions if position < 0)
+    rest = [*args[:_SETTLE_HEADER]]
+    for position in left:
+        end = _SETTLE_HEADER + _SETTLE_WIDTH * position
+        rest += args[end - _SETTLE_WIDTH : end]
+    return Rest(rest, partial(_with_rest, not_in(count, positions), left, partial(parse_settled, rest)))
+
+
+def _with_rest(
+    accepted: list[bool], left: list[int], read: Callable[[Any], list[bool] | Rest], reply: Any
+) -> list[bool] | Rest:
+    """The results of all, where those at the positions that were left are in this reply."""
+    found = read(reply)
+    if isinstance(found, Rest):
+        return Rest(found.args, partial(_with_rest, accepted, left, found.read))
+    for position, taken in zip(left, found, strict=True):
+        accepted[position - 1] = taken
+    return accepted
 
 
 def parse_wait(reply: Sequence[bytes | int | None]) -> list[WaitReply]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -36,6 +36,8 @@ from aioq.store.upkeep import Promotion, Recovery
 from aioq.util.log import logger
 
 T = TypeVar("T")
+
+_Read = Callable[[Any], T | replies.Rest]
 
 log = logger("aioq.redis")
 
@@ -277,7 +279,7 @@ class RedisStore:
     ) -> Awaitable[list[bool]]:
         """Write outcomes; False for each job that this worker no longer holds under that claim."""
         args = settle_args(worker, settlements, self._limits, idle=idle)
-        return self._begin("settle", queue, args, partial(replies.not_in, len(settlements)), self._confirmation)
+        return self._begin("settle", queue, args, partial(replies.parse_settled, args), self._confirmation)
 
     async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
         """Store (job id, claim, encoded progress); False for each job that this worker no longer holds."""
@@ -357,17 +359,19 @@ class RedisStore:
         name: str,
         queue: str,
         args: Sequence[Arg],
-        read: Callable[[Any], T],
+        read: _Read[T],
         confirmation: Confirmation | None,
     ) -> Awaitable[T]:
         """Call a script, without a task if nothing else has to be done; returns its reply, converted by `read`."""
         if confirmation is None and self._revive is None:
             return self._link.begin(name, base_key(self._app, queue), args, read)
-        return self._finish(self._call(name, queue, args, confirmation), read)
+        return self._finish(partial(self._call, name, queue, confirmation=confirmation), args, read)
 
     @staticmethod
-    async def _finish(call: Coroutine[Any, Any, Any], read: Callable[[Any], T]) -> T:
-        return read(await call)
+    async def _finish(call: Callable[..., Awaitable[Any]], args: Any, read: _Read[T]) -> T:
+        while isinstance(found := read(await call(args=args)), replies.Rest):
+            args, read = found.args, found.read
+        return found
 
     async def _call_retried(
         self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None

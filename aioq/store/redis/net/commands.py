@@ -22,6 +22,7 @@ from aioq.store.redis.net.confirming import REPLY_TIMEOUT, ConfirmedWrites
 from aioq.store.redis.net.connection import ANONYMOUS, Arg, Connection
 from aioq.store.redis.net.failover import Failover
 from aioq.store.redis.net.pipeline import Pipe, Request
+from aioq.store.redis.replies import Rest
 from aioq.util.aio import end
 
 CONNECT_TIMEOUT = 5.0
@@ -71,7 +72,10 @@ class _Command(_Request):
 
 
 class _Call(_Request):
-    """A call of one of aioq's own commands. It is repeated if the server does not have that command any more."""
+    """A call of one of aioq's own commands.
+
+    It is repeated if the server does not have that command any more, and for what the script has left.
+    """
 
     __slots__ = ("args", "name", "read", "tries")
 
@@ -96,9 +100,15 @@ class _Call(_Request):
         if not isinstance(reply, Exception):
             self.link.calls.answered(self.name)
             try:
-                self.reply.set_result(reply if self.read is None else self.read(reply))
+                result = reply if self.read is None else self.read(reply)
             except Exception as error:  # the caller gets it, not the connection
                 self.reply.set_exception(error)
+                return
+            if type(result) is Rest:
+                self.args, self.read = (self.args[0], *result.args), result.read
+                self.link.submit(self)
+            else:
+                self.reply.set_result(result)
         elif self.link.calls.should_repeat(reply) and self.tries < MOST_TRIES:
             self.tries += 1
             self.link.resubmit(self)

@@ -56,7 +56,10 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', q.base .. SCHEDULED, '-inf', q.n
 end
 if has_timers then
   local timers_due = redis.pcall('ZRANGEBYSCORE', q.base .. TIMERS, '-inf', q.now, 'LIMIT', 0, most)
-  for _, timer in ipairs(is_unreadable(timers_due) and {} or timers_due) do handle(timer) end
+  for _, timer in ipairs(is_unreadable(timers_due) and {} or timers_due) do
+    if Results.is_full(q) then break end -- the reply says that the next timer is due
+    handle(timer)
+  end
   local first = redis.pcall('ZRANGE', q.base .. TIMERS, 0, 0, 'WITHSCORES')
   if is_unreadable(first) or not first[1] then
     redis.call('ZREM', q.base .. SCHEDULED, FIRST_TIMER)

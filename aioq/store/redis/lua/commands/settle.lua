@@ -10,7 +10,8 @@
 --   jobs, else '', then four per job: id, claim, outcome, and '' if it succeeded and has the usual ttl. Else the
 --   fourth is the verb, the delay in ms (for a crash or a cut: the most crashes that a job may survive) and the
 --   ttl in ms, separated by spaces
--- REPLY: the positions (from 1) of the jobs that were refused
+-- REPLY: the positions (from 1) of the jobs that were refused; below zero, those of jobs that are left for another
+--   call, because this one already notifies too many processes
 local worker, usual_ttl = ARGV[1], tonumber(ARGV[6])
 local limits = {dead_ttl = tonumber(ARGV[2]), dead_limit = tonumber(ARGV[3]), tombstone = tonumber(ARGV[4])}
 local ended = cmsgpack.pack(q.now)
@@ -68,15 +69,23 @@ end
 
 local ids = {}
 for i = 8, #ARGV, 4 do ids[#ids + 1] = ARGV[i] end
-local texts = texts_of(q, ids)
+local texts, is_full = texts_of(q, ids), false
+local function leave(i) refused[#refused + 1] = 1 - i / 4 end
 for i = 8, #ARGV, 4 do
   local id = ARGV[i]
-  local waiters = settle_first(i, id, texts[id])
-  if waiters == nil then
-    others[#others + 1] = i
+  if is_full then
+    leave(i)
   else
-    settled[#settled + 1] = id
-    Results.notify(q, id, waiters, ARGV[i + 2], true)
+    local waiters = settle_first(i, id, texts[id])
+    if waiters == nil then
+      others[#others + 1] = i
+    else
+      settled[#settled + 1] = id
+    end
+    if waiters then
+      Results.notify(q, id, waiters, ARGV[i + 2], true)
+      is_full = Results.is_full(q)
+    end
   end
   texts[id] = nil -- if the id comes again in this call, its record is not the same any more
 end
@@ -174,7 +183,7 @@ local function settle(id, job, how, outcome)
   if reason then redis.call('SREM', cancel_key(q, worker), id) end
 end
 
-for _, i in ipairs(others) do
+local function settle_other(i)
   local id, claim, outcome, how = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local job = load(q, id)
   local mine = job and job[WORKER] == worker and job[STARTED] == tonumber(claim)
@@ -188,6 +197,9 @@ for _, i in ipairs(others) do
     settled[#settled + 1] = id
     settle(id, job, how, outcome)
   end
+end
+for _, i in ipairs(others) do
+  if Results.is_full(q) then leave(i) else settle_other(i) end
 end
 finish_call()
 if q.buried > 0 then Finish.trim_dead(q, limits) end

@@ -12,8 +12,8 @@
 -- NEEDS: nothing
 
 -- `q`: the queue's base key, the server's time in ms and in µs, and what the call gathers until its end. That is
--- the result messages (`messages`, by who waits; see lib/results.lua) and the number of jobs it has buried (see
--- lib/finish.lua).
+-- the result messages (`messages`, by who waits, and `notified`; see lib/results.lua) and the number of jobs it has
+-- buried (see lib/finish.lua).
 local function begin(KEYS)
   local clock = redis.call('TIME')
   local seconds, micros = clock[1], clock[2]

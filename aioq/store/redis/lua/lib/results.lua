@@ -7,6 +7,10 @@ local Results = {}
 -- receivers fetch these from the server instead.
 local MESSAGE_LIMIT = 65536
 
+-- A call that notifies processes whose channels have more letters than this ends no further job. That is some 8,000
+-- processes, which takes the server 10 ms. 64 other processes for each of 500 jobs took 35 to 80 ms.
+local NOTIFIED_LIMIT = 500000
+
 -- The part of a result message for one job, and a message of `count` such parts.
 function Results.entry(id, outcome) return BEGIN_STRING_32 .. struct.pack('>I4', #id) .. id .. outcome end
 function Results.message(count, entries) return BEGIN_ARRAY_32 .. struct.pack('>I4', 2 * count) .. entries end
@@ -26,9 +30,12 @@ function Results.notify(q, id, waiters, outcome, keep)
   if not entries then
     entries = {}
     q.messages[waiters] = entries
+    q.notified = (q.notified or 0) + #waiters
   end
   entries[#entries + 1] = Results.entry(id, outcome)
 end
+-- Whether this call notifies so many processes that it must end no further job.
+function Results.is_full(q) return q.notified ~= nil and q.notified > NOTIFIED_LIMIT end
 function Results.publish(q)
   for waiters, entries in pairs(q.messages or {}) do
     Results.send(waiters, Results.message(#entries, table.concat(entries)))
