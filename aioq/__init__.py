@@ -13,8 +13,8 @@
 
 Run the jobs with `aioq worker module:app`.
 
-Names are imported from their modules when they are first asked for: a program pays for what it uses, and the
-`aioq` command can answer Ctrl-C while the rest is still being imported. Type checkers read `__init__.pyi`.
+Names are imported from their modules at their first use. So a program loads only what it uses, and the `aioq`
+command can react to Ctrl-C while the rest is still being imported. Type checkers read `__init__.pyi`.
 """
 
 import sys
@@ -83,10 +83,10 @@ def __getattr__(name: str) -> Any:
 
 
 def _missing(name: str, asked_by: str) -> Exception:
-    """The error for a name that is not here; of one that other libraries have it says what it is here.
+    """The error for an unknown name; for a name of another library it says what the thing is called in aioq.
 
-    `from aioq import Celery` puts a text of its own in the place of an AttributeError's, so the import itself,
-    which asks before it does that, gets an ImportError. Every other caller gets what `hasattr` understands.
+    `from aioq import Celery` replaces the text of an AttributeError by its own. So if the import itself asks, it
+    gets an ImportError. Every other caller gets an AttributeError, which `hasattr` needs.
     """
     migration = import_module("aioq.util.migration")
     instead = None if name.startswith("_") else migration.here(migration.Place.PACKAGE, name)
@@ -98,5 +98,5 @@ def _missing(name: str, asked_by: str) -> Exception:
 
 
 def __dir__() -> list[str]:
-    """What is for users, whether it was asked for or not."""
+    """The public names, also those that were not imported yet."""
     return sorted([*_HOMES, "__version__"])

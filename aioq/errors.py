@@ -84,7 +84,7 @@ class NewerVersionError(WireError):
 
 @public
 class ResultError(AioqError):
-    """What a task returned cannot be encoded or is larger than `max_result`; the job fails with this."""
+    """A task's result cannot be encoded, is over `max_result`, or does not fit its annotation; the job fails."""
 
 
 @public

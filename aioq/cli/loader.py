@@ -173,7 +173,7 @@ def _attribute(module: ModuleType, attribute: str) -> App:
     elsewhere = elsewhere or ([] if _apps(module) else _written(module))
     hint = f"; there is {' and '.join(elsewhere)}" if elsewhere else ""
     if isinstance(value, FunctionType):
-        hint = f"; a function is not called: let the module say app = {attribute}()"
+        hint = f"; aioq calls no function: write app = {attribute}() in the module"
     raise LoadError(f"module {module.__name__!r} {what} {wanted}; Apps in it: {apps}{hint}")
 
 

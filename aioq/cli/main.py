@@ -76,7 +76,7 @@ def _one_by_one(_: click.Context, __: click.Parameter, queues: tuple[str, ...]) 
     multiple=True,
     callback=_one_by_one,
     metavar="NAME",
-    help="A queue to serve; may be repeated. All that the tasks name, if not given.",
+    help="A queue to serve; may be repeated. By default all queues of tasks and schedules.",
 )
 @click.option("-c", "--concurrency", type=COUNT, metavar="N", help="Jobs that run at once in one process.")
 @click.option("-p", "--processes", type=COUNT, metavar="N", help="Worker processes; one that dies is replaced.")
@@ -133,7 +133,7 @@ def worker(target: str, **options: Any) -> None:
     multiple=True,
     callback=_one_by_one,
     metavar="NAME",
-    help="A queue that must be served; may be repeated. Any of the App's, if not given.",
+    help="A queue that must be served; may be repeated. By default at least one of the App's.",
 )
 @click.option(
     "--max-age",

@@ -50,7 +50,7 @@ def _too_large(most: float, unit: str) -> Callable[[Any], str | None]:
         if value <= most:
             return None
         shown = f"{value:g}" if value < sys.float_info.max else f"a number of {int(value).bit_length()} bits"
-        return f"{shown} is more than {most:g}{unit}, the most there is; is it in another unit?"
+        return f"{shown} is more than {most:g}{unit}, the most that is allowed; is it in another unit?"
 
     return objection
 

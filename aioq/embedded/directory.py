@@ -38,5 +38,7 @@ def socket_path(directory: Path) -> Path:
     place.mkdir(mode=0o700, exist_ok=True)
     info = place.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
-        raise PermissionError(f"{place}, the place for its socket, is not only this user's; remove it")
+        raise PermissionError(
+            f"{place}, where its socket goes, must be a directory that only this user can change; remove it"
+        )
     return place / "valkey.sock"

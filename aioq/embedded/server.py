@@ -176,7 +176,7 @@ def _detach(hold: _Hold, token: object) -> None:
             if not hold.tokens:
                 _leave(hold, stop=True)
     except (OSError, EmbeddedServerError) as error:
-        _log.warning("cannot leave the embedded server in %s yet: %s", hold.directory, error)
+        _log.warning("cannot detach from the embedded server in %s yet: %s", hold.directory, error)
 
 
 def _binary() -> Path | None:

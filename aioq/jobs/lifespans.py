@@ -76,9 +76,9 @@ def _check(function: Any) -> None:
         if not hasattr(function, "__aenter__"):
             raise ConfigError(f"{where}: the class is no async context manager (it has no __aenter__); {_EXAMPLE}")
     elif inspect.iscoroutinefunction(function):
-        raise ConfigError(f"{where}: it has no yield; {_EXAMPLE}: what is before it runs before the first job")
+        raise ConfigError(f"{where}: it has no yield; {_EXAMPLE}: the code before it runs before the first job")
     elif _is_plain_generator(function):
-        raise ConfigError(f"{where}: a plain generator (or @contextmanager) cannot be one; {_EXAMPLE}")
+        raise ConfigError(f"{where}: a plain generator (or @contextmanager) cannot be a lifespan; {_EXAMPLE}")
     _check_parameters(where, function)
 
 

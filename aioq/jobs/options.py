@@ -343,7 +343,7 @@ def too_large(headers: Mapping[str, str]) -> str | None:
     largest = max(headers, key=lambda key: len(headers[key]))
     return (
         f"the headers have {size} bytes, {largest[:100]!r} is the largest; at most {MAX_HEADERS} are sent along: "
-        "they are kept with the job to its end; put what is larger into an argument"
+        "they are kept with the job to its end; put larger values into an argument"
     )
 
 

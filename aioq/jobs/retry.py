@@ -155,7 +155,7 @@ class FunctionRule(RetryRule, frozen=True, omit_defaults=True, repr_omit_default
         except BaseException as fault:
             return _fallback(attempt, self.function, f"raised {name_of(fault)}")
         if number is None or not 0 <= number <= MAX_DELAY:
-            return _fallback(attempt, self.function, f"gave a {name_of(given)} that is no delay")
+            return _fallback(attempt, self.function, f"returned a {name_of(given)} that is no delay")
         number = min(number, self.max_delay)
         return RANDOM.uniform(0, number) if self.jitter else number
 

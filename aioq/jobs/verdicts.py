@@ -48,7 +48,7 @@ class Fail(Exception):  # noqa: N818 - as `Cancel`
         super().__init__(self.reason)
 
 
-_CALLED_OFF = "the job was called off, and an error came with it"
+_CANCELLED_WITH_ERROR = "the job was cancelled, but with another error in the same group"
 
 
 def asked_by(error: BaseException) -> BaseException:
@@ -66,7 +66,7 @@ def asked_by(error: BaseException) -> BaseException:
     if fails and len(leaves) == 1:
         return fails[0]
     if fails or (cancels and not all(issubclass(type(leaf), requests) for leaf in leaves)):
-        return _failed(error, [leaf.reason for leaf in fails] or [_CALLED_OFF])
+        return _failed(error, [leaf.reason for leaf in fails] or [_CANCELLED_WITH_ERROR])
     if cancels:
         return cancels[0]
     for kind in (Snooze, Retry):

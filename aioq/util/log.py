@@ -79,8 +79,8 @@ def report_fault(name: str, fault: BaseException) -> None:
             return
         _said.add(kind)
         words = (
-            f"aioq: to log a line of {name} raised {kind[1]}; the line may be lost, nothing else is. Look at the "
-            "logging handlers, filters, formatters and the record factory of this process. This is said once."
+            f"aioq: logging a line of {name} raised {kind[1]}; the line may be lost, but nothing else is. Look at "
+            "the logging handlers, filters, formatters and the record factory of this process. This is said once."
         )
         sys.stderr.write(f"{words}\n{_shown(fault)}\n")
     except BaseException:  # noqa: S110 - standard error may be closed too; nothing is left to write to

@@ -98,9 +98,7 @@ class _Process:
             ServerUnavailableError: Python is ending, and no thread but this one runs any more.
         """
         if sys.is_finalizing():
-            raise ServerUnavailableError(
-                "the process is at its end, in what Python does after the handlers of atexit"
-            )
+            raise ServerUnavailableError("the process is ending; Python has called the handlers of atexit already")
         running = self._running
         if running is None:
             with self._lock:

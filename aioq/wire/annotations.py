@@ -86,7 +86,7 @@ def advice_on(cls: type) -> str:
     for native in (dict, list, tuple, set, frozenset):
         if issubclass(cls, native):
             return f"declare a {native.__name__}, and make a {cls.__qualname__} of it in the task"
-    return "use plain data or a dataclass, or before this declaration app.register_type(...) with its functions"
+    return "use plain data or a dataclass, or call app.register_type(...) for it before this declaration"
 
 
 def _prepared_argument(argument: Any) -> Any:

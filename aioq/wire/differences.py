@@ -41,7 +41,7 @@ def _difference(sent: Any, arrived: Any, take_apart: "_TakeApart") -> str | None
         parts = parts_in(sent)
         if parts is not None:
             return _difference_in(parts, parts_in(arrived) or {}, take_apart)
-    return None if _equal(sent, arrived) else f": it would arrive as another {type(sent).__qualname__}"
+    return None if _equal(sent, arrived) else f": another {type(sent).__qualname__} would arrive"
 
 
 def _equal(sent: Any, arrived: Any) -> bool:
@@ -63,7 +63,7 @@ def _difference_in(sent: dict[str, Any], arrived: dict[str, Any], take_apart: "_
         if (inner := _difference(value, arrived[path], take_apart)) is not None:
             return f"{path}{inner}"
     missing = next((path for path in arrived if path not in sent), None)
-    return None if missing is None else f"{missing}: it was not there, and would arrive"
+    return None if missing is None else f"{missing}: it would arrive although it was not sent"
 
 
 def _parts_of_model(value: Any) -> dict[str, Any] | None:

@@ -115,7 +115,7 @@ def encode_hook(value: object) -> object:
         return msgspec.Raw(_MODELS.encode(dumped))
     if isinstance(value, PurePath):
         return str(value)
-    awaits = "an await is missing before what made it" if issubclass(type(value), Coroutine) else ""
+    awaits = "an await is missing in front of it" if issubclass(type(value), Coroutine) else ""
     instead = getattr(type(value), "instead_of_encoding", awaits)
     advice = f" ({instead})" if instead else ""
     raise NotImplementedError(f"objects of type {type(value).__qualname__} have no MessagePack form{advice}")
@@ -161,14 +161,15 @@ def _known_already(kind: type) -> str:
     """Why a type needs no functions, or why msgspec would never call them; empty if it can be registered."""
     for native in _NATIVE:
         if issubclass(kind, native):
-            return f"a {native.__name__} is sent as one, and so are its subclasses; put a class around it"
+            name = native.__name__
+            return f"a {name} and its subclasses are sent as a {name}; put it into a class of its own"
     if is_model(kind) or is_path(kind):
-        return "it is sent as it is already"
+        return "it can be sent without that"
     try:
         info = msgspec.inspect.type_info(kind)
     except Exception as error:
-        return f"it is no type that can have functions of its own: {error}"
-    return "" if isinstance(info, msgspec.inspect.CustomType) else "it is sent as it is already"
+        return f"functions cannot be registered for it: {error}"
+    return "" if isinstance(info, msgspec.inspect.CustomType) else "it can be sent without that"
 
 
 def _not_plain(value: Any) -> object:

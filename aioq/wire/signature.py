@@ -264,7 +264,7 @@ class ResultType:
         try:
             return self._decoder.decode(data)
         except (*UNREADABLE, TypeError) as error:
-            raise WireError(f"{self.where}: the result is not what it is annotated with: {error}") from error
+            raise WireError(f"{self.where}: the stored result does not fit its annotation: {error}") from error
 
 
 def _compiled(what: str, kind: Any, own: OwnTypes, *, optional: bool) -> Any:
@@ -290,7 +290,7 @@ def _compiled(what: str, kind: Any, own: OwnTypes, *, optional: bool) -> Any:
         raise ConfigError(f"{what} cannot be decoded: {_explained(str(error))}") from error
     if unknown is not None:
         name = f"{unknown.__module__}.{unknown.__qualname__}".removeprefix("builtins.")
-        raise ConfigError(f"{what} cannot be decoded: nothing makes a {name} of plain data; {advice_on(unknown)}")
+        raise ConfigError(f"{what} cannot be decoded: no {name} can be made from plain data; {advice_on(unknown)}")
     return kind
 
 

@@ -20,10 +20,12 @@ async def test_a_worker_whose_logging_raises_runs_jobs_all_the_same(project: Pro
         assert await (await task.send(tasks.Doc("a"))).result(timeout=20) == "a"
 
     assert (
-        worker.log.count("aioq: to log a line of aioq.job raised ConnectionRefusedError; the line may be lost")
+        worker.log.count("aioq: logging a line of aioq.job raised ConnectionRefusedError; the line may be lost")
         == 1
     )
-    assert worker.log.count("aioq: to log a line of aioq.task raised") == 2, "once here, once in the child process"
+    assert worker.log.count("aioq: logging a line of aioq.task raised") == 2, (
+        "once here, once in the child process"
+    )
     assert await worker.stop() == 0
 
 

@@ -364,7 +364,7 @@ def test_a_path_too_long_for_a_socket(attach: Attach, base: Path) -> None:
         assert attach(deep).url == server.url
         attach(deep).detach()
         place.chmod(0o777)
-        with pytest.raises(EmbeddedServerError, match="not only this user's"):
+        with pytest.raises(EmbeddedServerError, match="only this user can change"):
             attach(deep)
     finally:
         place.chmod(0o700)

@@ -143,7 +143,7 @@ async def test_a_result_of_another_type_is_an_error_there_too() -> None:
     async with app.test():
         handle = await point.send(1)
         await handle
-        with pytest.raises(WireError, match="the result is not what it is annotated with"):
+        with pytest.raises(WireError, match="the stored result does not fit its annotation"):
             await add.handle(handle.id).info(result=True)
 
 

@@ -128,8 +128,8 @@ class PlainManager:
 @pytest.mark.parametrize(
     ("function", "text"),
     [
-        (plain, "a plain generator (or @contextmanager) cannot be one; write `async def` with one `yield`"),
-        (contextlib.contextmanager(plain), "a plain generator (or @contextmanager) cannot be one"),
+        (plain, "a plain generator (or @contextmanager) cannot be a lifespan; write `async def` with one `yield`"),
+        (contextlib.contextmanager(plain), "a plain generator (or @contextmanager) cannot be a lifespan"),
         (no_yield, "it has no yield"),
         (with_argument, "it is called without arguments (missing a required argument: 'state')"),
         (PlainManager, "the class is no async context manager"),

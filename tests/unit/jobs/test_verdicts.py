@@ -99,7 +99,7 @@ FAIL, CANCEL, ERROR = Fail("no account"), Cancel("withdrawn"), KeyError("x")
         ([FAIL, ExceptionGroup("", [Fail("nor address")])], Fail, "no account; nor address"),
         ([CANCEL], Cancel, "withdrawn"),
         ([CANCEL, Retry(), Snooze(1)], Cancel, "withdrawn"),
-        ([CANCEL, ERROR], Fail, "the job was called off, and an error came with it"),
+        ([CANCEL, ERROR], Fail, "the job was cancelled, but with another error in the same group"),
     ],
 )
 def test_what_a_group_asks_for(leaves: list[Exception], kind: type, reason: str):

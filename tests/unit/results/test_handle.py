@@ -101,7 +101,7 @@ async def test_a_result_of_another_type_is_an_error(source: Source):
     (handle,) = await source.send("a")
     source.known["shop.add"] = ResultType("task 'shop.add'", int)
     await source.end("a", encode_result("shop.add", "x"))
-    with pytest.raises(WireError, match=r"task 'shop.add': the result is not what it is annotated with"):
+    with pytest.raises(WireError, match=r"task 'shop.add': the stored result does not fit its annotation"):
         await within(_result(handle))
 
 

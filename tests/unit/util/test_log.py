@@ -52,7 +52,7 @@ def test_what_a_handler_raises_is_said_once(
         except ValueError:
             log.exception("another")
     said = capsys.readouterr().err
-    assert said.count(f"aioq: to log a line of {NAME} raised ") == 1
+    assert said.count(f"aioq: logging a line of {NAME} raised ") == 1
     assert type(fault).__name__ in said
     assert "in emit" in said
 

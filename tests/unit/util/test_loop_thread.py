@@ -304,7 +304,7 @@ last = Last()
 """
     first = "add.options(job_id='j1').send_sync(1, 2)\n" if before == "used before" else ""
     printed = run(first + script, redis_server, app_name)
-    assert printed == "the process is at its end, in what Python does after the handlers of atexit\n"
+    assert printed == "the process is ending; Python has called the handlers of atexit already\n"
 
 
 FORKS = {

@@ -362,7 +362,7 @@ async def test_a_result_that_was_not_awaited_says_so():
     async with own.test():
         with pytest.warns(RuntimeWarning, match="was never awaited"):
             failed = await asyncio.gather(await forgets.send(), return_exceptions=True)
-    assert "no MessagePack form (an await is missing before what made it); got coroutine" in str(failed[0])
+    assert "no MessagePack form (an await is missing in front of it); got coroutine" in str(failed[0])
 
 
 async def test_what_is_no_call_explains_itself():

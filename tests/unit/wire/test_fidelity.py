@@ -280,14 +280,14 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
         "x: Admin would arrive as Login; declare Admin, or send Login",
     ),
     "a subclass in a model": (Team, Team(lead=Admin(user="a")), "x.lead: Admin would arrive as Login"),
-    "a before validator": (Doubled, Doubled(number=1), "x.number: it would arrive as another int"),
+    "a before validator": (Doubled, Doubled(number=1), "x.number: another int would arrive"),
     "a field that is left out": (Hidden, Hidden(shown=1, hidden=2), "x: it cannot be read again: "),
     "a subclass of a dataclass": (Point, Space(1), "x: Space would arrive as Point"),
     "one in a list": (Line, Line([Point(1), Space(1)]), "x.points[1]: Space would arrive as Point"),
     "one in what holds itself": (Line, Line([], Line([Space(1)])), "x.parent.points[0]: Space would"),
     "one in a dict": (dict[str, Point], {"a": Space(1)}, "x['a']: Space would arrive as Point"),
     "a subclass of a struct": (Shape, Circle("c", 2), "x: Circle would arrive as Shape"),
-    "a dataclass that changes itself": (Growing, Growing(1), "x.size: it would arrive as another int"),
+    "a dataclass that changes itself": (Growing, Growing(1), "x.size: another int would arrive"),
     "a Counter": (dict[str, int], collections.Counter("a"), "x: Counter would arrive as dict"),
     "an OrderedDict": (Mapping[str, int], collections.OrderedDict(a=1), "x: OrderedDict would arrive as dict"),
     "a defaultdict": (dict[str, int] | None, collections.defaultdict(int), "x: defaultdict would arrive as dict"),
@@ -329,7 +329,7 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "the fold of a time in a model": (
         Opening,
         Opening(at=dt.time(2, 30, fold=1)),
-        "x.at: it would arrive as another time",
+        "x.at: another time would arrive",
     ),
     "a datetime": (dt.date, dt.datetime(2026, 2, 3), "x: a datetime is no date; send its .date()"),
 }
@@ -345,10 +345,10 @@ NOT_DECLARED: dict[str, tuple[Any, str]] = {
     "Counter": (collections.Counter[str], "declare a dict, and make a Counter of it in the task"),
     "OrderedDict": (collections.OrderedDict, "declare a dict, and make a OrderedDict"),
     "defaultdict": (list[collections.defaultdict[str, int]], "declare a dict"),
-    "deque": (collections.deque[int], "nothing makes a collections.deque of plain data; "),
-    "complex": (complex, "nothing makes a complex of plain data; "),
-    "range": (range | None, "nothing makes a range of plain data; "),
-    "a class of one's own": (dict[str, App], "nothing makes a aioq.App of plain data; "),
+    "deque": (collections.deque[int], "no collections.deque can be made from plain data; "),
+    "complex": (complex, "no complex can be made from plain data; "),
+    "range": (range | None, "no range can be made from plain data; "),
+    "a class of one's own": (dict[str, App], "no aioq.App can be made from plain data; "),
     "a secret by itself": (pydantic.SecretStr, "app.register_type("),
     "a union of two models": (
         Login | Meeting,
@@ -453,7 +453,7 @@ def test_what_attrs_keeps_private_is_sent_or_refused():
     account = attrs.define(Account)
     taking(account).verify((account(1),), {})
     taking(account).verify((account(1, owner="nobody"),), {})
-    with pytest.raises(ArgumentError, match=r"argument x\[0\]\._owner: it would arrive as another str"):
+    with pytest.raises(ArgumentError, match=r"argument x\[0\]\._owner: another str would arrive"):
         taking(list[account]).verify(([account(1, owner="ada")],), {})
 
 

@@ -374,7 +374,7 @@ def test_where_each_argument_alone_can_be_encoded_the_error_is_shown_as_it_is():
 def test_a_result_of_another_type_is_an_error_that_names_the_task(kind: Any, value: Any, text: str):
     with pytest.raises(WireError) as caught:
         ResultType("task 'shop.add'", kind).decode(ENCODER.encode(value))
-    assert str(caught.value).startswith("task 'shop.add': the result is not what it is annotated with: ")
+    assert str(caught.value).startswith("task 'shop.add': the stored result does not fit its annotation: ")
     assert text in str(caught.value)
     assert caught.value.__cause__ is not None
 
