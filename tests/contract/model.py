@@ -321,16 +321,6 @@ class Model:
         return job is not None and job.state in (JobState.QUEUED, JobState.SCHEDULED) and self.overdue(job)
 
     def recover(
-        self, outcome: bytes, limit: int, reply: Recovery, gone: Collection[str], tokens: Collection[Token]
-    ) -> None:
-        """`gone` are the jobs that their worker no longer holds, `tokens` those that are no longer delivered."""
-        ended = self.ended()
-        if ended:
-            longest = min(self.leases[worker] for worker in ended)
-            assert self.leases.get(reply.worker or "") == longest, "not the longest dead"
-        self._recover(ended, outcome, limit, reply, gone, tokens)
-
-    def recover_dead(
         self,
         dead: str,
         outcome: bytes,
@@ -339,19 +329,21 @@ class Model:
         gone: Collection[str],
         tokens: Collection[Token],
     ) -> None:
-        """The same of workers whose ids begin so, whatever their leases say."""
-        found = [worker for worker in self.leases if worker.startswith(dead)]
-        self._recover(found, outcome, limit, reply, gone, tokens)
+        """One step.
 
-    def _recover(
-        self,
-        found: Sequence[str],
-        outcome: bytes,
-        limit: int,
-        reply: Recovery,
-        gone: Collection[str],
-        tokens: Collection[Token],
-    ) -> None:
+        Args:
+            dead: how the ids of the workers begin that are known to be dead, whatever their leases say; "" for
+                those whose leases have ended.
+            outcome: of a job that has crashed too often.
+            limit: the most jobs and tokens.
+            reply: the store's.
+            gone: the jobs that their worker no longer holds.
+            tokens: those that are no longer delivered.
+        """
+        found = [worker for worker in self.leases if worker.startswith(dead)] if dead else self.ended()
+        if found and not dead:
+            longest = min(self.leases[worker] for worker in found)
+            assert self.leases.get(reply.worker or "") == longest, "not the longest dead"
         if not found:
             assert (reply.worker, reply.returned, *reply.buried, reply.more) == (None, 0, False)
             return

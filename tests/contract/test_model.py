@@ -404,13 +404,13 @@ class StoreMachine(RuleBasedStateMachine):
         if not self.model.ended():
             self.crash(pick)
         step = self.run(self.store.recover, QUEUE, CRASHED, limit)
-        self.model.recover(CRASHED, limit, step, *self._given_back(step.worker))
+        self.model.recover("", CRASHED, limit, step, *self._given_back(step.worker))
 
     @rule(dead=st.sampled_from(["w", "w1", "unknown"]), limit=limits)
     def recover_dead(self, dead: str, limit: int) -> None:
         """A supervisor knows that its child has died."""
         step = self.run(self.store.recover, QUEUE, CRASHED, limit, dead=dead)
-        self.model.recover_dead(dead, CRASHED, limit, step, *self._given_back(step.worker))
+        self.model.recover(dead, CRASHED, limit, step, *self._given_back(step.worker))
 
     @rule(pick=picks, known=often)
     def depart(self, pick: int, known: bool) -> None:
