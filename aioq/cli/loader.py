@@ -145,7 +145,7 @@ def _inner(module: ModuleType) -> Iterator[ModuleType]:
 
 
 def _written(package: ModuleType) -> list[str]:
-    """Where the sources of a package seem to make an App. They are only read: to import them could do anything."""
+    """Places where a package's sources seem to make an App. They are only read: imports could do anything."""
     found: list[str] = []
     for folder in getattr(package, "__path__", ()):
         for file in sorted(Path(folder).rglob("*.py"))[:FILES_READ]:

@@ -1,7 +1,7 @@
 """Rules for settings: how a value is checked, and how it is read from the environment.
 
 `aioq.config.settings.Settings` names the rule of each setting. The rules are our own and not msgspec's `Meta`, for
-better errors: they say in words for this setting what is expected, with its unit, and they distinguish a value of
+better errors. They say in words for this setting what is expected, with its unit. And they distinguish a value of
 the wrong kind from a number that is too large to be meant.
 """
 

@@ -46,7 +46,7 @@ class Lender(Protocol):
     """The App whose jobs it is for."""
 
     def begin(self, job: "JobContext", queue: str, job_id: str, *, held: bool) -> None:
-        """A job begins to wait for another one of its App.
+        """Note that a job begins to wait for another job of its App.
 
         Args:
             job: the job.
@@ -60,13 +60,13 @@ class Lender(Protocol):
         ...
 
     def end(self, job: "JobContext", queue: str, job_id: str, *, held: bool) -> None:
-        """The wait is over; called once for each `begin`."""
+        """Note that the wait is over; called once for each `begin`."""
         ...
 
 
 @public
 class JobContext:
-    """The job that is running: what `current_job()` returns.
+    """The running job, as `current_job()` returns it.
 
     Attributes:
         id: the job's id.

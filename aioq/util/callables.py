@@ -16,7 +16,7 @@ _MARK = getattr(asyncio.coroutines, "_is_coroutine", object())
 
 
 def called_by(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function or method that is called in the end, which has the annotations."""
+    """The function or method inside partials, wrappers and callable objects; it has the annotations."""
     while isinstance(function, partial) or (
         hasattr(function, "__wrapped__") and not hasattr(function, "__annotations__")
     ):

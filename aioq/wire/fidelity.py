@@ -344,7 +344,7 @@ def _may_lack_fields(cls: Any) -> bool:
 
 
 def _round_trip(cls: Any, own: OwnTypes) -> Check:
-    """The check that encodes a value, decodes it and compares: for classes that run code of their own in that."""
+    """The check that encodes a value, decodes it and compares: for classes whose own code runs in between."""
     decoder = own.decoder(cls)
 
     def check(value: Any) -> None:

@@ -1,9 +1,9 @@
 """The wire format: MessagePack arrays that start with their version.
 
-    envelope  [version, task, args, kwargs, options]      what a sender stores; trailing empty parts are left out
-    outcome   [version, kind, task, value, headers]       what a worker stores; `kind` says what `value` is, and
+    envelope  [version, task, args, kwargs, options]      stored by a sender; trailing empty parts are left out
+    outcome   [version, kind, task, value, headers]       stored by a worker; `kind` says what `value` is;
                                                           headers are left out where the sender gave none
-    result message    [job id, outcome, job id, outcome, ...]    what a settle publishes to waiting processes
+    result message    [job id, outcome, job id, outcome, ...]    published by a settle to waiting processes
 
 `args` is an array, `kwargs` and `options` are maps. The golden bytes in `tests/unit/wire/test_messages.py` pin all
 of it: a change that breaks one needs a new `VERSION`. A worker parks an envelope of a newer version for

@@ -1,7 +1,7 @@
 """Bare loops without a framework, which show the most that Python and redis-py can do.
 
-`bulk` is one script call per 500 jobs, `coalesced` gathers what is sent in one turn of the event loop into one
-call, the round trip is one XADD, and the drain is XREADGROUP and XACK. There is no job record and no result;
+`bulk` is one script call for 500 jobs. `coalesced` gathers the sends of one turn of the event loop into one call.
+The round trip is one XADD, and the drain is XREADGROUP and XACK. There is no job record and no result;
 `bare_records` adds those.
 """
 
