@@ -85,7 +85,7 @@ class Connector:
         settings = self._settings
         url, revive = settings.url, None
         if url is None and (other := next((each for each in SERVERS if os.environ.get(each)), None)):
-            log.warning("%s is set, but aioq reads AIOQ_URL, which is not: it looks for a server here", other)
+            log.warning("%s is set, but aioq reads AIOQ_URL, which is not: it uses a server on this host", other)
         if url is None and available():
             server = await asyncio.to_thread(self._attach)
             url, revive = server.url, server.ensure

@@ -203,7 +203,7 @@ CLAIM_LIMIT = 1_048_576
 """A claim takes no further job once it has this many bytes of envelopes, so that its reply arrives in time over
 any network."""
 
-PASSED_LIMIT = 2_000
+SKIPPED_LIMIT = 2_000
 """The most jobs and entries that one claim skips, so that it never blocks the server for long."""
 
 WAIT_LIMIT = 1_048_576

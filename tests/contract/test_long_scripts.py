@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from aioq.jobs.job import JobState
-from aioq.store.contract import PASSED_LIMIT, Limits, NewJob, Settlement, Store, Verb
+from aioq.store.contract import SKIPPED_LIMIT, Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import Expiry, Extra
 from aioq.store.redis import RedisStore, holding
 from tests.contract.inside import ServerInside
@@ -32,7 +32,7 @@ from tests.contract.kit import (
 
 pytestmark = pytest.mark.anyio
 
-MANY = 2 * PASSED_LIMIT + 500
+MANY = 2 * SKIPPED_LIMIT + 500
 REFUSED = (3, 20)
 """The positions of settlements under a claim that is not the worker's."""
 
@@ -71,7 +71,7 @@ async def test_a_claim_passes_over_a_limited_number_of_jobs(store: Store, ttl_ms
     await cancelled(store, MANY, ttl_ms=ttl_ms)
     await send(store, "behind")
 
-    assert await claims_until_found(store, "behind") == MANY // PASSED_LIMIT
+    assert await claims_until_found(store, "behind") == MANY // SKIPPED_LIMIT
     claim = await store.claim(QUEUE, "w", 1)
     assert (list(claim.jobs), claim.more) == ([], False)
 
@@ -101,7 +101,7 @@ async def test_a_claim_passes_over_a_limited_number_of_entries_without_jobs(
         pipe.execute()
     await send(redis_store, "behind")
 
-    assert await claims_until_found(redis_store, "behind") == MANY // PASSED_LIMIT
+    assert await claims_until_found(redis_store, "behind") == MANY // SKIPPED_LIMIT
     assert client.xlen(redis_backend.key("normal")) <= 200, "they are trimmed as ever"
 
 
@@ -121,7 +121,7 @@ async def test_a_worker_for_which_there_is_more_is_not_put_into_idle(
     redis_store: RedisStore, redis_backend: Backend, client: redis.Redis
 ) -> None:
     await joined(redis_store, "w")
-    await cancelled(redis_store, PASSED_LIMIT, ttl_ms=LONG)
+    await cancelled(redis_store, SKIPPED_LIMIT, ttl_ms=LONG)
 
     assert (await redis_store.claim(QUEUE, "w", 1, idle=True)).more
     assert client.zcard(redis_backend.key("idle")) == 0
@@ -141,7 +141,7 @@ async def test_what_a_recheck_finds_in_the_lanes_is_bounded_too(
         found = ids((await redis_store.claim(QUEUE, "w", 1, known=[])).jobs)
         calls += 1
     assert found == ["behind"]
-    assert calls == MANY // PASSED_LIMIT + 1
+    assert calls == MANY // SKIPPED_LIMIT + 1
 
 
 async def test_a_recheck_takes_so_many_jobs_of_entries_that_were_delivered(

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 import aioq.store.redis
-from aioq.store.contract import CLAIM_LIMIT, PASSED_LIMIT, WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
+from aioq.store.contract import CLAIM_LIMIT, SKIPPED_LIMIT, WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
 from aioq.store.redis import RedisStore, holding, keys, leases, replies
 from aioq.store.redis.arguments import BODY_LIMIT
 from aioq.store.redis.net.failover import Failover
@@ -269,7 +269,7 @@ def test_the_limit_of_a_claim_is_the_same_in_lua_and_in_python() -> None:
 
 
 def test_the_most_jobs_that_a_claim_passes_over_are_the_same_in_lua_and_in_python() -> None:
-    assert f"local PASSED_LIMIT, LARGE = {PASSED_LIMIT}, " in LUA["claim"].read_text()
+    assert f"local SKIPPED_LIMIT, LARGE = {SKIPPED_LIMIT}, " in LUA["claim"].read_text()
 
 
 def test_the_most_jobs_of_an_entry_are_the_same_in_lua_and_in_python() -> None:

@@ -7,7 +7,7 @@ from itertools import count
 from types import MappingProxyType
 
 from aioq.jobs.job import JobInfo, JobState, Priority
-from aioq.store.contract import PASSED_LIMIT, Claim, Claimed, Limits, NewJob, Settlement, Token, Verb, WaitReply
+from aioq.store.contract import SKIPPED_LIMIT, Claim, Claimed, Limits, NewJob, Settlement, Token, Verb, WaitReply
 from aioq.store.extra import Way
 from aioq.store.leases import Renewal, WorkerLease
 from aioq.store.memory.delayed import Delayed
@@ -154,12 +154,12 @@ class MemoryQueue:
                 for token in self.lanes.delivered(worker, lane):
                     self._accept(worker, token, count, jobs)
             self._take_missed(worker, count, jobs, {*known, *(job.id for job in jobs)})
-        passed = self._take_from_lanes(worker, count, jobs)
+        skipped = self._take_from_lanes(worker, count, jobs)
         return Claim(
             jobs,
             self._next_due(),
             next_tick_ms=self.timetable.next_tick_ms(),
-            more=passed >= PASSED_LIMIT,
+            more=skipped >= SKIPPED_LIMIT,
         )
 
     def settle(self, worker: str, settlement: Settlement) -> bool:
@@ -274,13 +274,13 @@ class MemoryQueue:
 
     def _take_from_lanes(self, worker: str, count: int, jobs: list[Claimed]) -> int:
         """Take jobs until there are `count`; returns how many entries were skipped."""
-        passed = 0
+        skipped = 0
         for lane in LANES:
-            while len(jobs) < count and passed < PASSED_LIMIT and (job_id := self.lanes.pop(lane)) is not None:
+            while len(jobs) < count and skipped < SKIPPED_LIMIT and (job_id := self.lanes.pop(lane)) is not None:
                 before = len(jobs)
                 self._take(worker, job_id, jobs)
-                passed += len(jobs) == before
-        return passed
+                skipped += len(jobs) == before
+        return skipped
 
     def _take(self, worker: str, job_id: str, jobs: list[Claimed]) -> None:
         record = self._records.get(job_id)

@@ -15,7 +15,7 @@ KNOWN_LIMIT = 2000
 
 MISSED_LIMIT = 2000
 """The most jobs of one claim that are in the held set without the worker knowing. It is as many as a claim may
-skip (`aioq.store.contract.PASSED_LIMIT`), so that the claim reports if there are more."""
+skip (`aioq.store.contract.SKIPPED_LIMIT`), so that the claim reports if there are more."""
 
 
 async def known_arg(call: ScriptCall, queue: str, worker: str, known: Collection[str] | None) -> bytes:

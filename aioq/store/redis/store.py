@@ -257,7 +257,7 @@ class RedisStore:
         """Log the first such entry of each queue only: there may be many."""
         if queue not in self._malformed:
             self._malformed.add(queue)
-            log.warning("queue %s: entry %s names no job; it and others like it are passed over", queue, entry)
+            log.warning("queue %s: entry %s names no job; it and others like it are skipped", queue, entry)
 
     def _log_unreadable(self, queue: str, job_id: str) -> None:
         """Log such a record at intervals: during a deployment there may be many, and each is met several times."""
@@ -266,7 +266,7 @@ class RedisStore:
             self._log_again_at[queue] = now + LOG_PAUSE
             log.warning(
                 "queue %s: this version of aioq cannot read the record of job %s; a newer one may have "
-                "written it, so it and others like it are put off until a worker of that version comes by",
+                "written it, so it and others like it are put off until a worker of that version runs",
                 *(queue, job_id),
             )
 

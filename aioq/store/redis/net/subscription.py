@@ -193,7 +193,7 @@ class RedisInbox:
         """Fail those that wait to be subscribed, and new ones until the next attempt: waiting does not help."""
         if self._refused and not self._logged:  # a refused login is logged by the other connections
             self._logged = True
-            log.warning("%s; results and cancellations are late until that is mended", error)
+            log.warning("%s; results and cancellations are late until that is fixed", error)
         self._rejection = error
         for confirmed in self._confirmations.values():
             if not confirmed.done():

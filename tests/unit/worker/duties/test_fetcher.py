@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from aioq.errors import ServerUnavailableError
-from aioq.store.contract import PASSED_LIMIT, Claim, Claimed, NewJob, Token
+from aioq.store.contract import SKIPPED_LIMIT, Claim, Claimed, NewJob, Token
 from aioq.store.memory import MemoryStore
 from aioq.store.schedules import Entry
 from aioq.worker.duties import fetcher as module
@@ -384,7 +384,7 @@ async def test_nothing_is_begun_under_a_lease_that_the_claim_has_reported_lost()
 async def test_where_a_claim_says_that_there_is_more_it_claims_again_at_once():
     fetching = Fetching(slots=1)
     await fetching.join()
-    names = [f"job-{number}" for number in range(2 * PASSED_LIMIT)]
+    names = [f"job-{number}" for number in range(2 * SKIPPED_LIMIT)]
     await fetching.store.send(*names)
     await fetching.store.cancel(QUEUE, names, b"", 0)
     await fetching.store.send("behind")

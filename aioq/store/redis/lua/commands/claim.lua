@@ -37,7 +37,7 @@ local CLAIM_LIMIT = 1048576
 local GROWTH, MOST, ALL = 4, 100, 1000
 -- The most jobs, and entries without a job, that a call skips: these take some milliseconds. A lane may have
 -- 300,000 cancelled jobs. A large record counts as one job for each LARGE bytes, because it takes as long to read.
-local PASSED_LIMIT, LARGE = 2000, 1024
+local SKIPPED_LIMIT, LARGE = 2000, 1024
 -- The most ids of the held set that are checked for jobs that the worker does not know: more than any worker has
 -- slots.
 local HELD_LIMIT = 10000
@@ -74,7 +74,7 @@ local function begin_first(text, run)
 end
 
 local number = q.micros -- of this claim, see lib/record.lua
-local reply, taken, bytes, passed, delivered = {0, number, 0}, 0, 0, 0, 0
+local reply, taken, bytes, skipped, delivered = {0, number, 0}, 0, 0, 0, 0
 local marked, held = {}, {}
 -- The last entry that is not aioq's, and the last job whose record this version cannot read.
 local malformed, unreadable = '', ''
@@ -86,7 +86,7 @@ local function ids_of(entry)
 end
 
 -- Whether the call has taken all jobs that it was asked for, or has reached a limit.
-local function is_full() return taken >= count or bytes >= CLAIM_LIMIT or passed >= PASSED_LIMIT end
+local function is_full() return taken >= count or bytes >= CLAIM_LIMIT or skipped >= SKIPPED_LIMIT end
 local run = run_by(worker, RUNNING) .. cmsgpack.pack(number)
 
 local function add_to_reply(id, envelope, sent, past, text)
@@ -153,7 +153,7 @@ local function take(id, text, is_held)
     end
     if take_other(id, text, is_held) then return end
   end
-  passed = passed + 1 + math.floor(#(text or '') / LARGE)
+  skipped = skipped + 1 + math.floor(#(text or '') / LARGE)
 end
 
 -- Writes the held set and the records of the jobs taken so far; called before their entries are acknowledged.
@@ -182,7 +182,7 @@ local function take_all(ids)
     local some, before = {unpack(ids, first, math.min(#ids, first + most - 1))}, taken
     local texts, looked = texts_of(q, some), false
     for _, id in ipairs(some) do
-      if taken >= count or bytes >= CLAIM_LIMIT or passed >= PASSED_LIMIT then break end
+      if taken >= count or bytes >= CLAIM_LIMIT or skipped >= SKIPPED_LIMIT then break end
       if not texts[id] and not looked then
         find_missing(some, texts)
         looked = true
@@ -256,7 +256,7 @@ if recheck then
         accept(name, entry[1], named)
         delivered = delivered + math.max(#named, 1)
       end
-    until #entries < MOST or passed >= PASSED_LIMIT or delivered >= DELIVERED_LIMIT
+    until #entries < MOST or skipped >= SKIPPED_LIMIT or delivered >= DELIVERED_LIMIT
   end
   for _, id in ipairs(missed or redis.call('SRANDMEMBER', held_key(q, worker), HELD_LIMIT)) do
     if is_full() then break end
@@ -290,7 +290,7 @@ for _, name in ipairs(LANES) do
       local ids, names, before = {}, {}, taken
       for i, entry in ipairs(entries) do
         local named = ids_of(entry)
-        if not named[1] then passed = passed + 1 end
+        if not named[1] then skipped = skipped + 1 end
         for _, id in ipairs(named) do ids[#ids + 1] = id end
         names[i] = entry[1]
       end
@@ -308,7 +308,7 @@ end
 
 -- If it is not full, all lanes were read to their end.
 if ARGV[4] ~= '' and not is_full() then redis.pcall('ZADD', q.base .. IDLE, q.now, worker) end
-local is_cut = passed >= PASSED_LIMIT or delivered >= DELIVERED_LIMIT
+local is_cut = skipped >= SKIPPED_LIMIT or delivered >= DELIVERED_LIMIT
 if malformed ~= '' or unreadable ~= '' or is_cut then reply[3] = {malformed, unreadable, is_cut and 1 or 0} end
 reply[1] = next_due(q)
 return reply
