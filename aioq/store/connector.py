@@ -35,11 +35,11 @@ TOMBSTONE_MARGIN = 5.0
 second, and the network may delay it. A guess."""
 
 
-_making = threading.RLock()
+_no_fork = threading.RLock()
 """Held while a fork must not happen. The child would inherit locks, such as that of an import, but not the thread
 that releases them."""
 
-os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)
+os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_no_fork.release)
 
 
 class Connector:
@@ -76,7 +76,7 @@ class Connector:
 
     async def detach(self) -> None:
         """Stop using the embedded server; the last process that does so stops the server."""
-        with _making:
+        with _no_fork:
             server, self._embedded = self._embedded, None
         if server is not None:
             await asyncio.to_thread(server.detach)
@@ -103,7 +103,7 @@ class Connector:
         )
 
     def _attach(self) -> EmbeddedServer:
-        with _making:  # event loops in several threads share one attachment
+        with _no_fork:  # event loops in several threads share one attachment
             if self._pid != os.getpid():  # a fork: the parent's attachment is not this process's
                 self._embedded, self._pid = None, os.getpid()
             if self._embedded is None:
@@ -112,7 +112,7 @@ class Connector:
 
 
 def _import_redis_store() -> Any:
-    with _making:
+    with _no_fork:
         return import_module("aioq.store.redis")
 
 

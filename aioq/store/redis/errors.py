@@ -25,7 +25,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 
-_HEALING = (
+_TEMPORARY = (
     "BUSY ",
     "CLUSTERDOWN",
     "TRYAGAIN",
@@ -155,7 +155,7 @@ def translate(error: Exception, url: str) -> ServerError:
         if isinstance(error, kinds) or (code and code in text):
             text = _advice(text) if "to this user" in words else text
             return make(f"{url} {words.format(text)}")
-    if isinstance(error, ResponseError) and any(code in text for code in _HEALING):
+    if isinstance(error, ResponseError) and any(code in text for code in _TEMPORARY):
         return ServerUnavailableError(f"{url} is not ready: {text}")
     return ServerError(f"{url} answered with an error: {text}")
 

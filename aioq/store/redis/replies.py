@@ -141,7 +141,7 @@ def not_in(count: int, positions: Sequence[int]) -> list[bool]:
 
 
 class Rest(msgspec.Struct, frozen=True, gc=False):
-    """In place of a result: a script has left something for another call.
+    """Takes the place of a result: the script has left a part of the call for another call.
 
     Attributes:
         args: the arguments of that call.
@@ -153,7 +153,7 @@ class Rest(msgspec.Struct, frozen=True, gc=False):
 
 
 def parse_settled(args: Sequence[Any], positions: Sequence[int]) -> list[bool] | Rest:
-    """The mirror of `settle.lua`, which was called with these arguments."""
+    """The result of `settle.lua`, which was called with these arguments."""
     count = (len(args) - _SETTLE_HEADER) // _SETTLE_WIDTH
     if not positions or min(positions) > 0:
         return not_in(count, positions)
@@ -168,7 +168,7 @@ def parse_settled(args: Sequence[Any], positions: Sequence[int]) -> list[bool] |
 def _with_rest(
     accepted: list[bool], left: list[int], read: Callable[[Any], list[bool] | Rest], reply: Any
 ) -> list[bool] | Rest:
-    """The results of all, where those at the positions that were left are in this reply."""
+    """The results of both calls: this reply has those for the positions that the first call has left."""
     found = read(reply)
     if isinstance(found, Rest):
         return Rest(found.args, partial(_with_rest, accepted, left, found.read))

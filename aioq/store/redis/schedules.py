@@ -80,15 +80,15 @@ class RedisTimetable:
 
     async def _write_undeclared(self, queue: str, entries: Sequence[Entry]) -> list[int]:
         """Write; delete a schedule that the caller's code no longer declares only if no worker declares it now."""
-        leaving = [entry.id for entry in entries if _is_leaving(entry)]
-        if not leaving:
+        undeclared = [entry.id for entry in entries if _is_undeclared(entry)]
+        if not undeclared:
             return await self._call_confirmed("schedule_write", queue, _write_args(entries, b"", ()))
         for _ in range(TRIES):
-            found = await find_owners(self._call, queue, leaving)
+            found = await find_owners(self._call, queue, undeclared)
             args = _write_args(entries, found.noted, found.declared_by)
             if reply := await self._call_confirmed("schedule_write", queue, args):
                 return reply
-        return await self._call_confirmed("schedule_write", queue, _write_args(entries, b"", leaving))
+        return await self._call_confirmed("schedule_write", queue, _write_args(entries, b"", undeclared))
 
     async def _note(self, queue: str, *, left: int, keeps: bool) -> None:
         """Keep the set of queues correct. No script can do that, because its key is in another cluster slot.
@@ -175,14 +175,14 @@ def _write_args(entries: Sequence[Entry], noted: bytes, declared: Collection[str
     args: list[Arg] = [noted]
     for entry in entries:
         lane = "" if entry.priority is Priority.NORMAL else entry.priority.value
-        marks = "declared" if _is_leaving(entry) and entry.id in declared else _marks(entry)
+        marks = "declared" if _is_undeclared(entry) and entry.id in declared else _marks(entry)
         extra = b"" if entry.extra is None else msgspec.msgpack.encode(entry.extra)
         args += (entry.id, entry.rev, entry.definition, entry.envelope, lane, extra, entry.code, marks)
         args += (_moment(entry.next_ms), entry.runs, entry.skipped)
     return args
 
 
-def _is_leaving(entry: Entry) -> bool:
+def _is_undeclared(entry: Entry) -> bool:
     """Whether a schedule is to be deleted because no code declares it any more."""
     return bool(entry.code and not entry.definition)
 

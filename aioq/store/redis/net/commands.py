@@ -74,7 +74,8 @@ class _Command(_Request):
 class _Call(_Request):
     """A call of one of aioq's own commands.
 
-    It is repeated if the server does not have that command any more, and for what the script has left.
+    It is repeated if the server does not have that command any more. If the script has left a part of the call,
+    that part is sent in another call.
     """
 
     __slots__ = ("args", "name", "read", "tries")
