@@ -2,8 +2,8 @@
 
 A line is parsed by cronsim: five fields (minute, hour, day of month, month, day of week) with names, ranges,
 steps, lists, `L`, `LW` and `#`, or an alias such as `@daily`. A sixth field in front is for seconds. Where both
-day fields are given, a day has to match one of them; where one begins with `*`, it has to match both (Vixie cron's
-rule, as in Debian).
+day fields are given, a day has to match one of them; if one of them begins with `*`, it has to match both (Vixie
+cron's rule, as in Debian).
 
 Daylight saving is handled as in Debian's cron. If the minute and the hour field are both fixed (neither begins
 with `*`), a line means a time of day. When clocks skip that time, it runs at the first moment after the gap; when

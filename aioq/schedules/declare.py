@@ -99,7 +99,7 @@ class Declarations:
     """An App's schedules in code.
 
     Args:
-        default_tz: the zone of those that name none.
+        default_tz: the time zone of schedules that name none.
         prepare: encodes a call; returns its queue and the job.
     """
 

@@ -32,7 +32,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         misfire_cap: the most missed ticks that `all` makes.
         overlap: what happens to a tick while the job of the tick before it has not ended.
         description: the timing in plain words.
-        next_at: its next tick in UTC; None where it is paused or over.
+        next_at: its next tick in UTC; None if it is paused or over.
         last_at: the last tick that made a job, or None.
         last_job: that job's id, or None.
         runs: jobs made since the definition last changed.
@@ -70,7 +70,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     asked_at: datetime | None = None
 
     def next_runs(self, count: int = 5) -> list[datetime]:
-        """The next ticks, in the schedule's zone; fewer where it ends before, none while it is paused.
+        """The next ticks, in the schedule's zone; fewer if it ends before, none while it is paused.
 
         They are later than the moment at which the schedule was read; a tick that was due then is in `next_at`
         only.

@@ -130,8 +130,8 @@ class TickPlan:
         Args:
             step: its result.
             now: the time.
-            healed: whether checks failed before. What was removed to repair that may have been a schedule, so the
-                code's schedules are stored again.
+            healed: whether checks failed before. Somebody may have deleted keys to repair that, and schedules with
+                them; so the code's schedules are stored again.
 
         Returns:
             The schedules whose ticks this worker cannot make now, but could before.
