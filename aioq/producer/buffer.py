@@ -85,7 +85,7 @@ class SendBatch(NewJobs, Batch):
 
 
 class Outage(NamedTuple):
-    """The last attempt to send to a queue failed."""
+    """The failure of the last attempt to send to a queue: its error, and when it was."""
 
     error: Exception
     at: float

@@ -33,7 +33,7 @@ MAX_EXPECTED = 1_000
 once."""
 
 MAX_CREDIT = 16
-"""After so many jobs that were registered with their sends and not awaited, no more are registered. A guess."""
+"""After this many jobs that were registered with their sends and not awaited, no more are registered. A guess."""
 
 MIN_POLL = 0.01
 """The shortest pause between two polls in seconds. A guess: with less, a process that waits keeps its server

@@ -111,7 +111,7 @@ class Watchdog:
         log.warning(message, lag, printable(name), extra=_extra("loop_blocked", lag))
 
     def _wait(self, answered: threading.Event, seconds: float) -> None:
-        """Wait for the answer, for so many seconds, or until the worker stops."""
+        """Wait until the answer comes, the seconds are over or the worker stops."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self._stopping.is_set():
             if answered.wait(min(self._limit, 0.5)):

@@ -74,7 +74,7 @@ def resolve(run: Run, environment: RunEnvironment) -> Settlement | None:
 
 
 def _not_imported(name: str, known: Iterable[str]) -> str:
-    """A hint, for the end of the message, that the task's module may not be imported; empty if it is."""
+    """A hint, for the end of the message, that the task's module may not be imported; empty if it seems to be."""
     module = name.rpartition(".")[0]
     if not module or any(each.rpartition(".")[0] == module for each in known):
         return ""
