@@ -372,9 +372,9 @@ class TestAwaitedByVeryMany:
 
         accepted = [number not in REFUSED for number in range(26)]
         assert await redis_store.settle(QUEUE, "w", batch) == accepted
-        assert self.called(client) == (3, 64 * 24), "500,000 letters are the names for eight jobs"
+        assert self.called(client) == (7, 64 * 24), "250,000 letters are the names for four jobs"
         assert await redis_store.settle(QUEUE, "w", batch) == accepted
-        assert self.called(client) == (4, 64 * 24), "each is notified once"
+        assert self.called(client) == (8, 64 * 24), "each is notified once"
         states = [info.state for info in await redis_store.info(QUEUE, names) if info]
         ended = [JobState(settlement.verb.value) for settlement in batch]
         assert states == [
@@ -390,6 +390,6 @@ class TestAwaitedByVeryMany:
         await self.awaited(redis_store, names)
         client.config_resetstat()
 
-        ended = [(await redis_store.promote(QUEUE, 500)).expired for _ in range(4)]
-        assert ended == [8, 8, 8, 2]
-        assert self.called(client) == (4, 64 * 26)
+        ended = [(await redis_store.promote(QUEUE, 500)).expired for _ in range(7)]
+        assert ended == [4, 4, 4, 4, 4, 4, 2]
+        assert self.called(client) == (7, 64 * 26)

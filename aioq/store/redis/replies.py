@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -158,23 +157,25 @@ def parse_settled(args: Sequence[Any], positions: Sequence[int]) -> list[bool] |
     if not positions or min(positions) > 0:
         return not_in(count, positions)
     left = sorted(-position for position in positions if position < 0)
+    return _settle_rest(args, not_in(count, positions), left, count - len(left))
+
+
+def _settle_rest(args: Sequence[Any], accepted: list[bool], left: list[int], most: int) -> Rest:
+    """A call for the positions that are left, `most` at once: a call reads the records of all that it is given."""
+    now, later = left[:most], left[most:]
     rest = [*args[:_SETTLE_HEADER]]
-    for position in left:
+    for position in now:
         end = _SETTLE_HEADER + _SETTLE_WIDTH * position
         rest += args[end - _SETTLE_WIDTH : end]
-    return Rest(rest, partial(_with_rest, not_in(count, positions), left, partial(parse_settled, rest)))
 
+    def read(positions: Sequence[int]) -> list[bool] | Rest:
+        for position in positions:
+            if position > 0:
+                accepted[now[position - 1] - 1] = False
+        again = [now[-position - 1] for position in sorted(positions, reverse=True) if position < 0]
+        return _settle_rest(args, accepted, again + later, most) if again or later else accepted
 
-def _with_rest(
-    accepted: list[bool], left: list[int], read: Callable[[Any], list[bool] | Rest], reply: Any
-) -> list[bool] | Rest:
-    """The results of both calls: this reply has those for the positions that the first call has left."""
-    found = read(reply)
-    if isinstance(found, Rest):
-        return Rest(found.args, partial(_with_rest, accepted, left, found.read))
-    for position, taken in zip(left, found, strict=True):
-        accepted[position - 1] = taken
-    return accepted
+    return Rest(rest, read)
 
 
 def parse_wait(reply: Sequence[bytes | int | None]) -> list[WaitReply]:
