@@ -4,6 +4,8 @@
 - `redis_server`: the same on one server only (behaviour tests).
 - `start_server`: a server of the test's own, to be stopped, killed or started with other options.
 - `start_tls_server`: the same over TLS, once for each server that can.
+- `cluster`: a shared cluster of three primaries, empty, of one server.
+- `start_cluster`, `start_tls_cluster`: a cluster of the test's own.
 - `size(small, full)`: how many, where a test has a small size for every run and a full one for `make scale`.
 - `app_name`: a name for the test's app. Keys of any other app that are left behind fail the test.
 
@@ -17,14 +19,16 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import hosts, leaks
+from tests.clusters import Cluster, Clusters
 from tests.databases import Database, Pool, foreign_keys, new_app_name
 from tests.flavours import CHOICE
 from tests.servers import SERVERS, Server, Tls, available, chosen, missing, with_tls
@@ -34,6 +38,7 @@ REQUIRED = "AIOQ_REQUIRE_SERVERS"
 # The first of these that runs here serves the tests that need only one: its wheel is there wherever
 # aioq[embedded] is installed.
 PREFERENCE = ("valkey-9.1", "redis-7.0", "redis-8.2", "redis-6.2")
+OVER_TLS = {"start_tls_server", "start_tls_cluster"}
 
 _in_ci = os.environ.get("CI") == "true"
 _must_run = _in_ci or os.environ.get(REQUIRED) == "1"
@@ -101,7 +106,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _lacks_its_server(item: pytest.Item) -> bool:
-    if "start_tls_server" in getattr(item, "fixturenames", ()) and not with_tls():
+    if OVER_TLS & {*getattr(item, "fixturenames", ())} and not with_tls():
         return True
     return any(mark.args[0] not in available() for mark in item.iter_markers("needs_server"))
 
@@ -162,6 +167,14 @@ def _pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     pool.stop()
 
 
+@pytest.fixture(scope="session")
+def _clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
+    """The shared clusters of this process."""
+    clusters = Clusters(tmp_path_factory.mktemp("clusters"))
+    yield clusters
+    clusters.end()
+
+
 @pytest.fixture
 def app_name() -> str:
     """A name no other test has, for the app whose keys this test may leave in the server."""
@@ -198,11 +211,15 @@ def server(request: pytest.FixtureRequest, _pool: Pool, app_name: str) -> Iterat
 @pytest.fixture
 def redis_server(_pool: Pool, app_name: str) -> Iterator[Database]:
     """An empty database of one supported server."""
+    with _checked(_pool, _preferred(), app_name) as database:
+        yield database
+
+
+def _preferred() -> str:
     names = [name for name in PREFERENCE if name in available()]
     if not names:
         pytest.fail(f"servers not run: {_servers_not_run()}")
-    with _checked(_pool, names[0], app_name) as database:
-        yield database
+    return names[0]
 
 
 @pytest.fixture
@@ -211,7 +228,7 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
     def start(name: str | None = None, **options: Any) -> Server:
-        name = name or next(name for name in PREFERENCE if name in available())
+        name = name or _preferred()
         directory = options.pop("directory", tmp_path / f"server-{len(started)}")
         started.append(Server.start(name, directory, **options))
         return started[-1]
@@ -227,3 +244,31 @@ def start_tls_server(
 ) -> Callable[..., Server]:
     """Start a server that speaks TLS, with a certificate of its own authority: `start_tls_server(**options)`."""
     return partial(start_server, request.param, tls=Tls.make(tmp_path))
+
+
+@pytest.fixture
+def cluster(_clusters: Clusters, app_name: str) -> Iterator[Cluster]:
+    """An empty cluster of three primaries that other tests use before and after this one."""
+    with _clusters.lent(_preferred(), app_name) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def start_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """Start a cluster of the test's own: `start_cluster(name=None, **options of Cluster.start)`."""
+    with ExitStack() as started:
+        numbers = count()
+
+        def start(name: str | None = None, **options: Any) -> Cluster:
+            directory = tmp_path / f"cluster-{next(numbers)}"
+            return started.enter_context(Cluster.start(name or _preferred(), directory, **options))
+
+        yield start
+
+
+@pytest.fixture(params=with_tls() or ["none"])
+def start_tls_cluster(
+    request: pytest.FixtureRequest, start_cluster: Callable[..., Cluster], tmp_path: Path
+) -> Callable[..., Cluster]:
+    """Start a cluster that speaks TLS, also between its nodes: `start_tls_cluster(**options)`."""
+    return partial(start_cluster, request.param, tls=Tls.make(tmp_path))

@@ -66,11 +66,16 @@ def new_app_name() -> str:
 
 def foreign_keys(database: Database, app_name: str) -> list[str]:
     """Empty the server, and give the keys, as `<database>/<key>`, that were in it and are not the app's."""
+    return empty(database.server, app_name)
+
+
+def empty(server: Server, app_name: str) -> list[str]:
+    """Empty a server, and give the keys, as `<database>/<key>`, that were in it and are not the app's."""
     own = (f"aioq:{{{app_name}:", f"aioq:{{{app_name}}}")
-    with database.client() as client:
+    with server.client() as client:
         # INFO names the databases that hold anything: one call for all sixteen after most tests.
         numbers = [int(key[2:]) for key in client.info("keyspace")]
-        found = [key for number in numbers for key in _keys(database.server, number) if not _is_own(key, own)]
+        found = [key for number in numbers for key in _keys(server, number) if not _is_own(key, own)]
         if numbers:
             client.flushall()
     return sorted(found)

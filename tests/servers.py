@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -111,7 +111,7 @@ class _Setup:
     login: Login | None
     tls: Tls | None
     appendonly: bool
-    extra_args: Sequence[str]
+    extra_args: Sequence[str | Path]
     socket_directory: Path = field(default_factory=_socket_directory)
     port: int = 0  # 0 listens on the Unix socket only
 
@@ -186,7 +186,8 @@ class Server:
         login: Login | None = None,
         tls: Tls | None = None,
         appendonly: bool = False,
-        extra_args: Sequence[str] = (),
+        extra_args: Sequence[str | Path] = (),
+        choose_port: Callable[[], int] | None = None,
     ) -> Self:
         """Start a server and return once it answers PING.
 
@@ -198,6 +199,7 @@ class Server:
             tls: speak TLS on that port (implies `tcp`); only a flavour with `tls` can.
             appendonly: keep the data in an append-only file, so that `restart` finds it again.
             extra_args: more of the server's own command line options.
+            choose_port: gives the port to listen on, and another one where that was taken; `free_port` by default.
 
         Raises:
             ServerStartError: it is not installed here, or did not answer within `READY_WITHIN` seconds.
@@ -206,7 +208,7 @@ class Server:
         server = cls(_Setup(name, directory, login, tls, appendonly, extra_args))
         tries = PORT_TRIES if tcp or tls else 1
         for attempt in range(1, tries + 1):
-            server._setup.port = free_port() if tcp or tls else 0
+            server._setup.port = (choose_port or free_port)() if tcp or tls else 0
             try:
                 server._launch()
             except ServerStartError as error:
@@ -241,6 +243,11 @@ class Server:
     def socket(self) -> Path:
         """The Unix socket; it is there whether or not the server listens on a port too."""
         return self._setup.socket
+
+    @property
+    def login(self) -> Login | None:
+        """What a client must present."""
+        return self._setup.login
 
     @property
     def port(self) -> int:

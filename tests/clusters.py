@@ -1,0 +1,519 @@
+"""Start real clusters of Redis or Valkey, move their slots, break their nodes and promote their replicas.
+
+A cluster of three nodes is there after half a second. Two rules of the servers would make that three seconds:
+
+- A primary says `cluster_state:fail` for the first two seconds of its process (CLUSTER_WRITABLE_DELAY); a replica
+  does not. So each node starts from a file that calls it the replica of a primary which does not exist and which
+  owns the node's slots; CLUSTER FAILOVER TAKEOVER gives these to the node. A primary that is restarted must wait.
+- Nodes tell each other their slots with the next PING, half a node timeout later. A second CLUSTER MEET tells them
+  at once.
+
+Nothing here is asynchronous: a method blocks the caller, most of them until every node that answers agrees.
+"""
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+import redis
+from redis.crc import key_slot
+
+from tests.databases import empty
+from tests.failovers import AT_ONCE
+from tests.servers import Login, Server, Tls
+
+SLOTS = 16384
+BUS = 10_000  # the port on which nodes talk to each other is so much higher
+# Both below the ports that Linux (32768) and macOS (49152) give to outgoing connections: a killed node finds its
+# two ports free when it is restarted.
+PORTS = range(12_000, 22_000)
+WITHIN = 20.0  # seconds; what is waited for here takes 3 s at most where nothing else runs
+MANUAL_WITHIN = 6.0  # seconds; the servers give up a CLUSTER FAILOVER after 5
+BATCH = 100  # keys in one MIGRATE
+NODE_TIMEOUT = 1000  # milliseconds without an answer until a node counts as failing
+SHARED_NODE_TIMEOUT = (
+    15_000  # the servers' default: no test breaks a shared node, but all may be slow for a second
+)
+
+Manner = Literal["", "FORCE", "TAKEOVER"]
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One server of a cluster.
+
+    Attributes:
+        id: the node's name in the cluster, 40 hexadecimal digits.
+        stopped: between `Cluster.stop` and `Cluster.resume`.
+    """
+
+    server: Server
+    id: str
+    stopped: bool = False
+
+    @property
+    def port(self) -> int:
+        return self.server.port
+
+    @property
+    def answers(self) -> bool:
+        """Whether it runs and is not stopped."""
+        return self.server.alive and not self.stopped
+
+    def client(self) -> redis.Redis:
+        """A blocking client of this node alone, to which MOVED and ASK are errors."""
+        return self.server.client()
+
+    def ask(self, *command: str | int) -> Any:
+        """The answer to one command."""
+        with self.client() as client:
+            return client.execute_command(*command)
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What one node knows: its state, and of each node by its id what CLUSTER NODES says."""
+
+    state: str
+    assigned: int
+    linked: bool  # with its primary, if it has one
+    nodes: dict[str, Any]
+
+    @classmethod
+    def of(cls, client: redis.Redis) -> Self:
+        info: Any = client.execute_command("CLUSTER INFO")
+        facts: Any = client.execute_command("CLUSTER NODES")
+        replication: Any = client.info("replication")
+        nodes = {fact["node_id"]: fact for fact in facts.values()}
+        linked = replication.get("master_link_status") == "up"
+        return cls(info["cluster_state"], int(info["cluster_slots_assigned"]), linked, nodes)
+
+    def __str__(self) -> str:
+        nodes = [f"{n[:4]} {f['flags']} {f['master_id'][:4]} {f['slots']}" for n, f in sorted(self.nodes.items())]
+        return f"{self.state}, {self.assigned} slots, linked {self.linked}: {'; '.join(nodes)}"
+
+    @property
+    def layout(self) -> dict[str, tuple[str, list[list[str]]]]:
+        """Of each node, whose replica it is and which slots it owns."""
+        return {node: (fact["master_id"], sorted(fact["slots"])) for node, fact in self.nodes.items()}
+
+    @property
+    def whole(self) -> bool:
+        """Whether this node takes commands, and all slots have an owner."""
+        return self.state == "ok" and self.assigned == SLOTS
+
+    @property
+    def primary(self) -> str | None:
+        """The id of its primary, or None where it is one."""
+        found = next(fact["master_id"] for fact in self.nodes.values() if "myself" in fact["flags"])
+        return None if found == "-" else found
+
+    def owner_of(self, slot: int) -> str:
+        """The id of the node that owns a slot."""
+        return next(node for node, fact in self.nodes.items() if _has(fact["slots"], slot))
+
+    def sees(self, node: str) -> bool:
+        """Whether it is connected to a node and finds nothing wrong with it."""
+        fact = self.nodes.get(node)
+        return fact is not None and fact["connected"] and not {*fact["flags"].split(",")} & {"fail", "fail?"}
+
+
+def _has(ranges: list[list[str]], slot: int) -> bool:
+    return any(int(each[0]) <= slot <= int(each[-1]) for each in ranges)
+
+
+class Migration:
+    """A slot on its way from its owner to another node. Made by `Cluster.move_slot`.
+
+    Attributes:
+        source: the owner until `finish`; it answers ASK for keys that it has not.
+        target: the owner afterwards; it takes commands for the slot after ASKING.
+    """
+
+    def __init__(self, cluster: "Cluster", slot: int, source: Node, target: Node) -> None:
+        self._cluster, self._slot = cluster, slot
+        self.source, self.target = source, target
+        target.ask("CLUSTER SETSLOT", slot, "IMPORTING", source.id)
+        source.ask("CLUSTER SETSLOT", slot, "MIGRATING", target.id)
+
+    def move_keys(self, count: int | None = None) -> int:
+        """Move so many keys, or all that are left, and say how many that were."""
+        moved = 0
+        while count is None or moved < count:
+            keys = self.source.ask(
+                "CLUSTER GETKEYSINSLOT", self._slot, min(BATCH, (count or moved + BATCH) - moved)
+            )
+            if not keys:
+                break
+            self.move(keys)
+            moved += len(keys)
+        return moved
+
+    def move(self, keys: Iterable[str]) -> None:
+        """Move these keys in one MIGRATE; those that do not exist are left out."""
+        login = self.target.server.login
+        auth = ("AUTH2", login.user or "default", login.password) if login else ()
+        address = ("127.0.0.1", self.target.port, "", 0, int(WITHIN * 1000))
+        self.source.ask("MIGRATE", *address, *auth, "KEYS", *keys)
+
+    def finish(self) -> None:
+        """Move what is left, and let everybody know the new owner."""
+        self.move_keys()
+        others = [node for node in self._cluster.primaries if node not in {self.source, self.target}]
+        for node in (self.target, self.source, *others):
+            try:
+                node.ask("CLUSTER SETSLOT", self._slot, "NODE", self.target.id)
+            except redis.ResponseError:
+                # The source has heard of it, and where it was its last slot, has become a replica.
+                if self._cluster.node_of(self._slot, seen_by=node) is not self.target:
+                    raise
+        self._cluster.wait_until_agreed()
+
+
+class Cluster:
+    """Some servers that are one cluster. Make it with `Cluster.start`; it is a context manager that ends it.
+
+    Attributes:
+        nodes: all that were not forgotten, the first primaries first.
+    """
+
+    def __init__(self, name: str, directory: Path, options: dict[str, Any]) -> None:
+        self.name = name
+        self.nodes: list[Node] = []
+        self._directory, self._options = directory, options
+        self._started = 0
+        self._slots_of_lost: dict[str, int] = {}  # one slot of each primary that was killed or stopped
+
+    @classmethod
+    def start(
+        cls,
+        name: str,
+        directory: Path,
+        *,
+        primaries: int = 3,
+        replicas: int = 0,
+        tls: Tls | None = None,
+        login: Login | None = None,
+        appendonly: bool = False,
+        node_timeout: int = NODE_TIMEOUT,
+        full_coverage: bool = False,
+        extra_args: Sequence[str | Path] = (),
+    ) -> Self:
+        """Start a cluster and return once every node knows all others and takes commands.
+
+        Args:
+            name: one of `tests.servers.SERVERS`.
+            directory: each node gets its own one in it.
+            primaries: how many share the slots evenly.
+            replicas: how many each primary has.
+            tls: speak TLS with clients and with each other; only a flavour with `tls` can.
+            login: what clients, and replicas of their primary, must present.
+            appendonly: keep the data of each node, so that `restart` finds it again.
+            node_timeout: milliseconds without an answer until a node counts as failing.
+            full_coverage: no node takes commands while a slot has no owner that is there.
+            extra_args: more command line options of each server.
+        """
+        args = [*AT_ONCE, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"]
+        args += ["--cluster-announce-ip", "127.0.0.1"]
+        args += ["--cluster-node-timeout", str(node_timeout)]
+        args += ["--cluster-require-full-coverage", "yes" if full_coverage else "no"]
+        args += ["--tls-cluster", "yes", "--tls-replication", "yes"] if tls else []
+        args += ["--masterauth", login.password] if login else []
+        args += ["--masteruser", login.user] if login and login.user else []
+        options = {"tls": tls, "login": login, "appendonly": appendonly, "extra_args": [*args, *extra_args]}
+        cluster = cls(name, directory, options)
+        try:
+            cluster._build(primaries, replicas)
+        except BaseException:
+            cluster.end()
+            raise
+        return cluster
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    @property
+    def url(self) -> str:
+        """What an app connects to, login and all."""
+        first = urlsplit(self.nodes[0].server.url)
+        login, at, _ = first.netloc.rpartition("@")
+        addresses = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        query = f"?{first.query}" if first.query else ""
+        return f"{first.scheme}+cluster://{login}{at}{addresses}{query}"
+
+    @property
+    def primaries(self) -> list[Node]:
+        """The nodes that answer and are primaries, with slots or without."""
+        view = self._view()
+        return [node for node in self._answering() if view.nodes[node.id]["master_id"] == "-"]
+
+    def replicas_of(self, primary: Node) -> list[Node]:
+        """The replicas of a primary, whether they answer or not."""
+        view = self._view()
+        return [node for node in self.nodes if view.nodes[node.id]["master_id"] == primary.id]
+
+    def node_of(self, slot: int, *, seen_by: Node | None = None) -> Node:
+        """The node that owns a slot."""
+        return self._node(self._view(seen_by).owner_of(slot))
+
+    def slots_of(self, node: Node) -> list[range]:
+        """The slots that a node owns."""
+        return [range(int(each[0]), int(each[-1]) + 1) for each in self._view().nodes[node.id]["slots"]]
+
+    @staticmethod
+    def slot_of(key: str) -> int:
+        """The slot of a key; of what stands in its first braces, where it has any."""
+        return key_slot(key.encode())
+
+    @contextlib.contextmanager
+    def moving_slot(self, slot: int, target: Node) -> Generator[Migration]:
+        """A slot that is between its owner and another node; afterwards it is moved."""
+        migration = self.move_slot(slot, target)
+        try:
+            yield migration
+        finally:
+            migration.finish()
+
+    def move_slot(self, slot: int, target: Node) -> Migration:
+        """Begin to move a slot to another node: no key is moved yet, and no owner changed before `finish`."""
+        return Migration(self, slot, self.node_of(slot), target)
+
+    def kill(self, node: Node) -> None:
+        """End a node with SIGKILL; `restart` brings it back."""
+        self._note_slot_of(node)
+        node.server.kill()
+        node.stopped = False
+
+    def stop(self, node: Node) -> None:
+        """Stop a node with SIGSTOP: its connections stay open, and nothing is answered."""
+        self._note_slot_of(node)
+        os.kill(node.server.pid, signal.SIGSTOP)
+        node.stopped = True
+
+    def resume(self, node: Node) -> None:
+        """Let a stopped node go on; returns at once, before it knows what it has missed."""
+        os.kill(node.server.pid, signal.SIGCONT)
+        node.stopped = False
+
+    def restart(self, node: Node) -> None:
+        """Start a node again, after a SIGTERM if it still runs; its data is there with `appendonly` only."""
+        node.server.restart()
+        node.stopped = False
+        self.wait_until_agreed()
+
+    def add_node(self, *, replica_of: Node | None = None) -> Node:
+        """One node more: a primary without slots, or a replica."""
+        node = self._launch(range(0))
+        self._meet([node])
+        self._wait(lambda views: all(view.state == "ok" for view in views))
+        self._take_over(node)
+        self._meet([node])
+        if replica_of is not None:
+            self._replicate(node, replica_of)
+        self.wait_until_agreed()
+        return node
+
+    def forget(self, node: Node) -> None:
+        """Take out a node that owns no slot: end it, and let all others forget it."""
+        assert not self.slots_of(node), "move its slots to other nodes first"
+        self.nodes.remove(node)
+        node.server.kill()
+        node.server.stop()
+        for other in self._answering():
+            other.ask("CLUSTER FORGET", node.id)
+        self.wait_until_agreed()
+
+    def promote(self, replica: Node, how: Manner = "") -> None:
+        """Make a replica the primary.
+
+        Args:
+            replica: it takes the slots of its primary, which becomes its replica.
+            how: by agreement with its primary (so no write is lost); "FORCE" without that; "TAKEOVER" without the
+                votes of the other primaries too.
+        """
+        deadline = time.monotonic() + WITHIN
+        while self._view(replica).primary is not None:
+            # A primary votes once in two node timeouts, so that the second of two quick promotions can be refused.
+            replica.ask("CLUSTER FAILOVER", *([how] if how else []))
+            with contextlib.suppress(TimeoutError):
+                self._wait(lambda views: views[0].primary is None, [replica], MANUAL_WITHIN)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no promotion within {WITHIN:g} s\n{replica.server.log[-2000:]}")
+        self.wait_until_agreed()
+
+    def wait_for_promotion(self, lost: Node) -> Node:
+        """Wait until a replica has the slots of a primary that was killed or stopped, and give that replica."""
+        slot = self._slots_of_lost[lost.id]
+        self._wait(lambda views: all(view.owner_of(slot) != lost.id and view.whole for view in views))
+        self.wait_until_agreed()
+        return self.node_of(slot)
+
+    def flush(self) -> None:
+        """Empty every primary."""
+        for node in self.primaries:
+            node.ask("FLUSHALL")
+
+    def foreign_keys(self, app_name: str) -> list[str]:
+        """Empty the cluster, and give the keys, as `0/<key>`, that were in it and are not the app's."""
+        return sorted(key for node in self.primaries for key in empty(node.server, app_name))
+
+    def wait_until_agreed(self) -> None:
+        """Wait until all nodes that answer take commands, are connected, and know the same owners and replicas."""
+        self._wait(self._agreed)
+
+    @property
+    def agreed(self) -> bool:
+        """Whether all nodes are there, take commands, and know the same owners and replicas."""
+        return all(node.answers for node in self.nodes) and self._agreed([self._view(node) for node in self.nodes])
+
+    def end(self) -> None:
+        """End all nodes."""
+        for node in self.nodes:
+            # On SIGTERM a primary waits for its replicas.
+            node.server.kill()
+            node.server.stop()
+
+    def _build(self, primaries: int, replicas: int) -> None:
+        bounds = [SLOTS * number // primaries for number in range(primaries + 1)]
+        first = [self._launch(range(*pair)) for pair in pairwise(bounds)]
+        rest = [self._launch(range(0)) for _ in range(primaries * replicas)]
+        for node in first:
+            self._wait(lambda views: views[0].state == "ok", [node])
+            self._take_over(node)
+        for node in rest:
+            self._take_over(node)
+        self._meet(self.nodes)
+        self._wait(self._know_all)
+        self._meet(self.nodes)
+        self._wait(lambda views: all(view.assigned == SLOTS for view in views))
+        for number, node in enumerate(rest):
+            self._replicate(node, first[number % primaries])
+        self.wait_until_agreed()
+
+    def _launch(self, slots: range) -> Node:
+        """Start a node that is the replica of a primary which is not there, and which owns these slots."""
+        number = self._started
+        self._started += 1
+        directory = self._directory / f"node-{number}"
+        directory.mkdir(parents=True)
+        own, absent = secrets.token_hex(20), secrets.token_hex(20)
+        owned = f" {slots[0]}-{slots[-1]}" if slots else ""
+        # No two nodes begin with the same epoch: that decides who owns a slot where two say they do.
+        (directory / "nodes.conf").write_text(
+            f"{own} 127.0.0.1:0@0 myself,slave {absent} 0 0 0 connected\n"
+            f"{absent} 127.0.0.1:1@2 master - 0 0 0 disconnected{owned}\n"
+            f"vars currentEpoch {number} lastVoteEpoch 0\n"
+        )
+        server = Server.start(self.name, directory, tcp=True, choose_port=free_ports, **self._options)
+        self.nodes.append(Node(server, own))
+        return self.nodes[-1]
+
+    def _take_over(self, node: Node) -> None:
+        absent = self._view(node).nodes[node.id]["master_id"]
+        node.ask("CLUSTER FAILOVER", "TAKEOVER")
+        node.ask("CLUSTER FORGET", absent)
+
+    def _meet(self, nodes: list[Node]) -> None:
+        """Introduce these to all that there are."""
+        for node in nodes:
+            for other in self._answering():
+                if other is not node:
+                    node.ask("CLUSTER MEET", "127.0.0.1", other.port, other.port + BUS)
+
+    def _replicate(self, node: Node, primary: Node) -> None:
+        self._wait(lambda views: views[0].sees(primary.id), [node])
+        node.ask("CLUSTER REPLICATE", primary.id)
+
+    def _note_slot_of(self, node: Node) -> None:
+        slots = self._view(node).nodes[node.id]["slots"] if node.answers else ()
+        if slots:
+            self._slots_of_lost[node.id] = int(slots[0][0])
+
+    def _answering(self) -> list[Node]:
+        return [node for node in self.nodes if node.answers]
+
+    def _node(self, node_id: str) -> Node:
+        return next(node for node in self.nodes if node.id == node_id)
+
+    def _view(self, seen_by: Node | None = None) -> _View:
+        with (seen_by or self._answering()[0]).client() as client:
+            return _View.of(client)
+
+    def _know_all(self, views: list[_View]) -> bool:
+        return all(view.nodes.keys() == {node.id for node in self.nodes} for view in views)
+
+    def _agreed(self, views: list[_View]) -> bool:
+        there = [node.id for node in self._answering()]
+        return (
+            self._know_all(views)
+            and all(view.whole and all(view.sees(node) for node in there) for view in views)
+            and all(view.layout == views[0].layout for view in views)
+            and all(view.linked for view in views if view.primary in there)
+        )
+
+    def _wait(
+        self, condition: Callable[[list[_View]], bool], nodes: list[Node] | None = None, within: float = WITHIN
+    ) -> None:
+        """Wait until a condition holds for what nodes know, by default all that answer; they give no signal."""
+        deadline = time.monotonic() + within
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(node.client()) for node in nodes or self._answering()]
+            while not condition(views := [_View.of(client) for client in clients]):
+                if time.monotonic() > deadline:
+                    raise TimeoutError("\n".join([f"not within {within:g} s; the nodes say", *map(str, views)]))
+                time.sleep(0.01)
+
+
+class Clusters:
+    """The clusters that tests share: each is started when first asked for and runs until the session ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._clusters: dict[str, Cluster] = {}
+        self._started = 0
+
+    @contextlib.contextmanager
+    def lent(self, name: str, app_name: str) -> Iterator[Cluster]:
+        """The cluster of a flavour, empty; AssertionError where it comes back broken or with keys of others."""
+        cluster = self._clusters.get(name) or self._start(name)
+        yield cluster
+        if not cluster.agreed:
+            self._clusters.pop(name).end()
+            raise AssertionError(
+                f"the shared cluster of {name} is broken; a test that breaks one uses `start_cluster`"
+            )
+        foreign = cluster.foreign_keys(app_name)
+        assert not foreign, f"left keys behind in {name} that are not of app {app_name!r}: {', '.join(foreign)}"
+
+    def end(self) -> None:
+        """End every cluster that was started."""
+        for cluster in self._clusters.values():
+            cluster.end()
+
+    def _start(self, name: str) -> Cluster:
+        self._started += 1
+        directory = self._directory / f"{name}-{self._started}"
+        self._clusters[name] = Cluster.start(name, directory, node_timeout=SHARED_NODE_TIMEOUT)
+        return self._clusters[name]
+
+
+def free_ports() -> int:
+    """A port that nobody uses now, as its counterpart for the talk between nodes."""
+    while True:
+        port = PORTS[secrets.randbelow(len(PORTS))]
+        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + BUS))
+            return port
