@@ -236,7 +236,7 @@ async def test_what_waits_for_a_replica_keeps_no_other_call_waiting(start_server
         asyncio.ensure_future(store.enqueue(f"queue-{number % 4}", [NewJob(f"job-{number}", CALL)]))
         for number in range(4 * store.sends_in_flight)
     ]
-    with redis.Redis.from_url(store._url) as client:
+    with redis.Redis.from_url(store._link.server_url) as client:
         await eventually(lambda: waits(client))
 
     assert await store.info(QUEUE, ["job"]) == [None]

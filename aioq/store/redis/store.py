@@ -3,14 +3,13 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 from redis.exceptions import ResponseError
 
-from aioq.errors import ServerRejectedError, ServerUnavailableError
+from aioq.errors import ServerUnavailableError
 from aioq.jobs.job import JobInfo, JobState
 from aioq.store.columns import NewJobs
 from aioq.store.contract import Claim, Claimed, Limits, NewJob, ServerInfo, Settlement, Token, WaitReply
@@ -20,8 +19,8 @@ from aioq.store.pubsub import dispatch_channel
 from aioq.store.redis import replies
 from aioq.store.redis.arguments import due_arg, enqueue_args, enqueue_one_args, settle_args
 from aioq.store.redis.blocking import BlockingReads
-from aioq.store.redis.durability import IN_FLIGHT, Confirmation, Durability, confirmation, require_fsync
-from aioq.store.redis.errors import granted_by, translate
+from aioq.store.redis.durability import IN_FLIGHT, Confirmation, Durability, confirmation
+from aioq.store.redis.errors import translate
 from aioq.store.redis.holding import known_arg
 from aioq.store.redis.keys import base_key, no_key, schedule_queues_key
 from aioq.store.redis.leases import RedisLeaseClient
@@ -32,6 +31,7 @@ from aioq.store.redis.paging import BEGIN, all_workers
 from aioq.store.redis.permissions import require
 from aioq.store.redis.schedule_queues import Register
 from aioq.store.redis.schedules import RedisTimetable
+from aioq.store.redis.server_check import check_server, warn_of_losses
 from aioq.store.upkeep import Promotion, Recovery
 from aioq.util.log import logger
 
@@ -40,9 +40,6 @@ T = TypeVar("T")
 _Read = Callable[[Any], T | replies.Rest]
 
 log = logger("aioq.redis")
-
-OLDEST = (6, 2)
-"""The oldest server version with all commands that the scripts use (XTRIM MINID)."""
 
 MAX_CLAIM = 500
 """The most jobs of one claim: far fewer than Lua's `unpack` and one reply can hold."""
@@ -78,7 +75,6 @@ class RedisStore:
         advice: str = "",
     ) -> None:
         self._app = app
-        self._url = url
         self._limits = limits
         self._revive = revive
         self._durability: Durability = durability
@@ -121,67 +117,17 @@ class RedisStore:
         if self._revive is not None:
             await asyncio.to_thread(self._revive)
         try:
-            product, version = await self._product()
+            product, version = await check_server(self._link, self._durability)
         except ServerUnavailableError:
             self._was_unreachable = True
             raise
         except ResponseError as error:
             raise translate(error, self._link.shown_url) from None
-        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
-            raise ServerRejectedError(
-                f"{self._link.shown_url} is {product} {version}; aioq needs Redis 6.2 or newer, or Valkey"
-            )
-        if self._durability == "fsync":
-            numbers = tuple(int(part) for part in version.split(".")[:3])
-            require_fsync(product, numbers, await self._appendfsync(), self._link.shown_url)
         if thorough:
             await require(self._link, no_key(self._app), no_key(self._app), self._durability)
             if self._revive is None:  # the embedded server is aioq's own
-                await self._warn_of_losses()
+                await warn_of_losses(self._link)
         return ServerInfo(self._link.shown_url, product, version)
-
-    async def _product(self) -> tuple[str, str]:
-        """The server's product name and version."""
-        try:
-            reply: bytes = await self._link.command("INFO", "server")
-        except ResponseError as error:
-            if not granted_by(str(error)):
-                raise
-            pairs: list[bytes] = await self._link.command("HELLO")  # it needs no permission
-            hello = dict(zip(pairs[::2], pairs[1::2], strict=True))
-            return hello[b"server"].decode(), hello[b"version"].decode()
-        facts = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
-        valkey = facts.get("valkey_version")
-        return ("valkey", valkey) if valkey else ("redis", facts.get("redis_version", "0.0"))
-
-    async def _warn_of_losses(self) -> None:
-        """Warn of a server that evicts keys when its memory is full, or keeps nothing on disk, if it says so."""
-        facts: dict[str, str] = {}
-        with suppress(ResponseError):
-            reply: bytes = await self._link.command("INFO")
-            facts = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
-            saves: list[bytes] = await self._link.command("CONFIG", "GET", "save")
-            if facts.get("aof_enabled") == "0" and saves[1:] == [b""]:
-                log.warning(
-                    "%s keeps nothing on disk: its jobs are gone when it ends; set appendonly to yes",
-                    self._link.shown_url,
-                )
-        policy = facts.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
-            log.warning(
-                "%s evicts keys when its memory is full (maxmemory-policy %s), and an evicted key is a lost job; "
-                "set maxmemory-policy to noeviction",
-                *(self._link.shown_url, policy),
-            )
-
-    async def _appendfsync(self) -> str | None:
-        """The server's `appendfsync`: "off" without an append-only file, None if it does not say."""
-        try:
-            reply: list[bytes] = await self._link.command("CONFIG", "GET", "append*")
-        except ResponseError:
-            return None
-        found = {name.decode(): value.decode() for name, value in zip(reply[::2], reply[1::2], strict=True)}
-        return found.get("appendfsync") if found.get("appendonly") == "yes" else "off"
 
     async def close(self) -> None:
         """Close every connection."""
@@ -193,7 +139,9 @@ class RedisStore:
         """A new lease client."""
         link = self._link
         return RedisLeaseClient(
-            self._url, link.shown_url, self._app, self._limits, link.failover, outage=self._was_unreachable
+            *(link.server_url, link.shown_url, self._app, self._limits, link.failover),
+            primary=link.primary,
+            outage=self._was_unreachable,
         )
 
     def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:

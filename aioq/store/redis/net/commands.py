@@ -14,14 +14,16 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ResponseError
 
+from aioq.config.urls import parse_servers
 from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.store.redis.calls import MOST_TRIES, Calls
 from aioq.store.redis.durability import Confirmation
 from aioq.store.redis.errors import CLIENT_ERRORS, closed_here, may_be_replaced, translate
 from aioq.store.redis.net.confirming import REPLY_TIMEOUT, ConfirmedWrites
-from aioq.store.redis.net.connection import ANONYMOUS, Arg, Connection
+from aioq.store.redis.net.connection import ANONYMOUS, Arg, Connection, abandon
 from aioq.store.redis.net.failover import Failover
 from aioq.store.redis.net.pipeline import Pipe, Request
+from aioq.store.redis.net.sentinel import Primary
 from aioq.store.redis.replies import Rest
 from aioq.util.aio import end
 
@@ -138,13 +140,24 @@ class Link:
     """One server, as one event loop uses it.
 
     Args:
-        url: a URL redis-py understands.
+        url: the URL of one server, or of a primary that sentinels know.
         shown_url: the same with its password masked, for messages.
         advice: the message for a server that does not answer, instead of the network's own.
+
+    Attributes:
+        primary: finds the primary that sentinels know; None for a server that is always at the same address.
+        server_url: a URL that redis-py understands. If there is a `primary`, the address in it is not that of the
+            server.
     """
 
     def __init__(self, url: str, shown_url: str, advice: str = "") -> None:
         self.shown_url = shown_url
+        self.primary: Primary | None = None
+        servers = parse_servers(url)
+        if servers is not None and servers.kind == "sentinel":
+            url = servers.server_url(*servers.addresses[0])
+            self.primary = Primary(servers, shown_url, self._replaced)
+        self.server_url = url
         self._advice = advice
         # No timeouts in redis-py: it uses asyncio.wait_for, which on Python 3.11 can swallow a cancellation.
         timeouts = {"socket_timeout": None, "socket_connect_timeout": None}
@@ -186,21 +199,27 @@ class Link:
         except (TypeError, ValueError) as error:
             raise ServerRejectedError(f"{self.shown_url} has an option that cannot be used: {error}") from None
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                await opening.connect()
+            await self._connect(opening)
         except CLIENT_ERRORS as error:
-            await _abandon(opening)
+            await abandon(opening)
             raise self._unreached(error) from None
         except RuntimeError as error:  # uvloop refuses to write to a transport that was reset during the login
-            await _abandon(opening)
+            await abandon(opening)
             raise ServerUnavailableError(f"{self.shown_url} reset the connection: {error}") from None
         except BaseException:
-            await _abandon(opening)
+            await abandon(opening)
             raise
         if self._closed:  # meanwhile, and nothing would close this one
-            await _abandon(opening)
+            await abandon(opening)
             raise closed_here(self.shown_url)
         return opening
+
+    async def _connect(self, opening: AbstractConnection) -> None:
+        if self.primary is not None:
+            await self.primary.connect(opening)
+            return
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            await opening.connect()
 
     def _unreached(self, error: Exception) -> Exception:
         fault = translate(error, self.shown_url)
@@ -334,6 +353,14 @@ class Link:
         if old is not None:
             self._retire(old)
 
+    def _replaced(self) -> None:
+        """Close all connections at once. What the server before still answers is not true any more."""
+        self._drop()
+        for pipe in self._retired:
+            pipe.close()
+        self.confirmed.abort()
+        self.failover.drop()
+
     def _retire(self, pipe: Pipe) -> None:
         pipe.retire()
         self._retired = [each for each in (*self._retired, pipe) if not each.has_ended]
@@ -368,11 +395,3 @@ def _translated(error: Exception, shown_url: str) -> Exception:
     fault = translate(error, shown_url)
     fault.__context__, fault.__suppress_context__ = error, True  # as `raise ... from None`
     return fault
-
-
-async def _abandon(opening: AbstractConnection) -> None:
-    """Close a connection whatever state it is in."""
-    try:
-        await opening.disconnect(nowait=True)
-    except CLIENT_ERRORS:
-        return

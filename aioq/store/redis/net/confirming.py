@@ -49,6 +49,7 @@ class ConfirmedWrites:
         self._shown_url = shown_url
         self._calls = calls
         self.idle: list[Connection] = []
+        self._in_use: set[Connection] = set()
         self._confirming = asyncio.Semaphore(MAX_CONFIRMATIONS)
         self._orders: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._drops = 0
@@ -66,6 +67,11 @@ class ConfirmedWrites:
         """Close the connections; those with calls in flight are closed when these have ended."""
         self._closed = True
         self._drop()
+
+    def abort(self) -> None:
+        """Close all connections at once: the calls in flight fail, and their callers repeat them."""
+        for connection in self._in_use:
+            connection.close()
 
     async def _in_turn(self, name: str, args: Sequence[Arg], confirmation: Confirmation) -> Any:
         key = str(args[0])
@@ -122,6 +128,7 @@ class ConfirmedWrites:
     async def _guarded(self, connection: Connection, exchange: Coroutine[Any, Any, Any]) -> Any:
         """Await an exchange over a connection; then keep the connection for others, unless it has failed."""
         drops = self._drops
+        self._in_use.add(connection)
         try:
             async with asyncio.timeout(REPLY_TIMEOUT):
                 reply = await exchange
@@ -139,6 +146,8 @@ class ConfirmedWrites:
         except BaseException:
             connection.close()
             raise
+        finally:
+            self._in_use.discard(connection)
         self._give_back(connection, drops)
         return reply
 

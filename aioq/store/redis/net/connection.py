@@ -18,6 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
 
 from aioq.store.redis.calls import Arg
+from aioq.store.redis.errors import CLIENT_ERRORS
 
 _INIT: Any = vars(AbstractConnection)["__init__"]
 _HAS_DRIVER_INFO = "driver_info" in signature(_INIT).parameters
@@ -26,7 +27,7 @@ ANONYMOUS: dict[str, Any] = {"driver_info": None} if _HAS_DRIVER_INFO else {"lib
 """Options of a connection that keep redis-py from telling the server its name and version. That would take two
 commands, which Redis 6.2 and 7.0 do not know, and which a user with few permissions may not call."""
 
-__all__ = ["ANONYMOUS", "Arg", "Connection", "answered"]
+__all__ = ["ANONYMOUS", "Arg", "Connection", "abandon", "answered"]
 
 
 class _Stream(Protocol):
@@ -147,6 +148,14 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+
+
+async def abandon(opening: AbstractConnection) -> None:
+    """Close a connection of redis-py, whatever state it is in."""
+    try:
+        await opening.disconnect(nowait=True)
+    except CLIENT_ERRORS:
+        return
 
 
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()

@@ -1,0 +1,331 @@
+"""Finds the primary that sentinels know under a name: at each connect, so that a failover needs no other notice.
+
+A search asks one sentinel after the other, beginning with the one that answered last. The server that a sentinel
+names is used if it says that it is a primary. A sentinel that was cut off may still name the server that was the
+primary before, which is a replica when it is back; then the next sentinel is asked.
+
+A server is asked with HELLO, which needs no permission, not with ROLE, which only administrators may call.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import redis
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from aioq.config.urls import Servers
+from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
+from aioq.store.redis.errors import CLIENT_ERRORS, translate
+from aioq.store.redis.net.connection import ANONYMOUS, Arg, Connection, abandon
+
+ASK_TIMEOUT = 1.0
+"""Seconds that one sentinel has to answer: the next one may know more. It is enough for TCP, TLS, a login and the
+question where each round trip takes 200 ms."""
+
+TRY_TIMEOUT = 2.5
+"""Seconds that the server which a sentinel names has to accept a connection, a login and one command. A stopped
+server accepts connections, but answers nothing."""
+
+SEARCH_TIMEOUT = 5.0
+"""Seconds after which no further sentinel is asked; the next search begins with that one."""
+
+Address = tuple[str, int]
+"""Host and port."""
+
+_MASTERS = ("SENTINEL", "MASTERS")
+_HELLO = ("HELLO",)
+
+
+def shown(address: Address) -> str:
+    """An address for messages."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Search:
+    """One search: what the sentinels have answered so far, and the error if none of them leads to a primary.
+
+    Args:
+        name: the primary's name.
+        shown_url: the URL with its password masked.
+        tls: whether the sentinels are spoken to over TLS.
+    """
+
+    def __init__(self, name: str, shown_url: str, *, tls: bool = False) -> None:
+        self._name = name
+        self._shown_url = shown_url
+        self._tls = tls
+        self._places: dict[str, list[str]] = {}  # by what is wrong: the sentinels that said or did that
+        self._is_rejected = self._is_login = False
+        self._unusable: dict[Address, ServerError] = {}  # the servers that were named, and why each is not used
+
+    def address(self, reply: Sequence[bytes]) -> Address | None:
+        """The server that a sentinel names; None if the search knows already that it cannot be used."""
+        host, port = reply
+        named = (host.decode(), int(port))
+        return None if named in self._unusable else named
+
+    def unusable(self, address: Address, error: Exception | str) -> None:
+        """Note that the server which a sentinel names cannot be used: an exception, or what it is instead."""
+        where = f"{self._shown_url} ({shown(address)})"
+        if isinstance(error, str):
+            self._unusable[address] = ServerUnavailableError(f"{where} {error}")
+        elif isinstance(error, ServerError):
+            self._unusable[address] = error
+        else:
+            self._unusable[address] = translate(error, where)
+
+    def unknown(self, sentinel: Address, names: Sequence[str]) -> None:
+        """Note that a sentinel knows no primary of this name, but those of `names`."""
+        others = f", only {', '.join(map(repr, sorted(names)))}" if names else ""
+        self._note(sentinel, f"no primary is known as {self._name!r}{others}", rejected=True)
+
+    def failed(self, sentinel: Address, error: Exception) -> None:
+        """Note that a sentinel cannot be reached, or answers with an error."""
+        fault = translate(error, "")
+        cause = error.__cause__ if isinstance(error.__cause__, CLIENT_ERRORS) else error
+        if isinstance(error, (TimeoutError, RedisTimeoutError)):
+            tls = "; if it speaks no TLS, add sentinel_tls=no to the URL" if self._tls else ""
+            self._note(sentinel, f"no answer within {ASK_TIMEOUT:g} s{tls}")
+        elif isinstance(fault, ServerRejectedError) and fault.is_login:
+            self._is_login = True
+            advice = "check sentinel_username and sentinel_password in the URL"
+            self._note(sentinel, f"the login was refused ({cause}); {advice}", rejected=True)
+        elif "unknown command" in str(cause).lower():
+            scheme = "rediss" if self._tls else "redis"
+            told = f"this is no sentinel; if it is the server, write {scheme}://{shown(sentinel)}"
+            self._note(sentinel, told, rejected=True)
+        else:
+            text = str(fault).strip().removeprefix("cannot be reached: ")
+            self._note(sentinel, text, rejected=isinstance(fault, ServerRejectedError))
+
+    def error(self) -> ServerError:
+        """The error when all sentinels have been asked."""
+        if self._unusable:
+            return next(reversed(self._unusable.values()))
+        places = "; ".join(f"{', '.join(places)}: {wrong}" for wrong, places in self._places.items())
+        if not self._is_rejected:
+            return ServerUnavailableError(f"{self._shown_url} cannot be reached: no sentinel answers ({places})")
+        error = ServerRejectedError(f"{self._shown_url} cannot be used: {places}")
+        error.is_login = self._is_login
+        return error
+
+    def _note(self, sentinel: Address, wrong: str, *, rejected: bool = False) -> None:
+        self._places.setdefault(wrong, []).append(shown(sentinel))
+        self._is_rejected = self._is_rejected or rejected
+
+
+class Primary:
+    """The primary that sentinels know under a name.
+
+    Used by one event loop and by the thread that renews leases.
+
+    Args:
+        servers: the parts of the URL.
+        shown_url: the URL with its password masked.
+        on_switch: called on the event loop when another server has become the primary.
+    """
+
+    def __init__(self, servers: Servers, shown_url: str, on_switch: Callable[[], None]) -> None:
+        self._servers = servers
+        self._shown_url = shown_url
+        self._on_switch = on_switch
+        self._loop = asyncio.get_running_loop()
+        self._first = 0  # the sentinel that answered last
+        self._address: Address | None = None
+        self._trying: set[asyncio.Timeout] = set()
+        url = servers.sentinel_url(*servers.addresses[0])
+        self._sentinels_have_tls = url.startswith("rediss:")
+        no_timeouts = {"socket_timeout": None, "socket_connect_timeout": None}  # as in `Link`
+        self._factory = _pool(ConnectionPool, shown_url, url, **no_timeouts)
+        timeouts = {"socket_timeout": ASK_TIMEOUT, "socket_connect_timeout": ASK_TIMEOUT}
+        self._blocking_factory = _pool(redis.ConnectionPool, shown_url, url, **timeouts, retry=None)
+
+    @property
+    def name(self) -> str:
+        """The name under which the sentinels know it."""
+        return self._servers.name
+
+    async def connect(self, opening: AbstractConnection) -> None:
+        """Let `opening`, which is not connected, connect to the primary and log in.
+
+        Raises:
+            ServerUnavailableError: no sentinel or no primary answers, or there is none now.
+            ServerRejectedError: the name is unknown, or a login was refused.
+        """
+        search = self._search()
+        for sentinel in self._in_turn():
+            address = await self._ask(search, sentinel)
+            if address is not None:
+                wrong = await self._try(opening, address)
+                if wrong is None:
+                    self._found(sentinel, address, self._on_switch)
+                    return
+                await abandon(opening)
+                search.unusable(address, wrong)
+        raise search.error()
+
+    def connect_blocking(self, opening: Any) -> None:
+        """Do the same with a blocking connection; called from a thread."""
+        search = self._search()
+        for sentinel in self._in_turn():
+            address = self._ask_blocking(search, sentinel)
+            if address is not None:
+                wrong = _try_blocking(opening, address)
+                if wrong is None:
+                    self._found(sentinel, address, self._switch_soon)
+                    return
+                opening.disconnect()
+                search.unusable(address, wrong)
+        raise search.error()
+
+    async def open_sentinel(self, sentinel: Address) -> Connection:
+        """A connection to a sentinel; raises what the client library and the socket raise."""
+        opening: Any = self._factory.make_connection()
+        opening.host, opening.port = sentinel
+        try:
+            await opening.connect()
+        except BaseException:
+            await abandon(opening)
+            raise
+        return Connection(opening)
+
+    def _search(self) -> Search:
+        return Search(self.name, self._shown_url, tls=self._sentinels_have_tls)
+
+    def _in_turn(self) -> Iterator[Address]:
+        addresses = self._servers.addresses
+        until = time.monotonic() + SEARCH_TIMEOUT
+        for number in (*range(self._first, len(addresses)), *range(self._first)):
+            if time.monotonic() > until:
+                self._first = number
+                return
+            yield addresses[number]
+
+    def _found(self, sentinel: Address, address: Address, notify: Callable[[], None]) -> None:
+        self._first = self._servers.addresses.index(sentinel)
+        before, self._address = self._address, address
+        if before not in {None, address}:
+            notify()
+
+    def _switch_soon(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed, and so are its connections
+            self._loop.call_soon_threadsafe(self._on_switch)
+
+    async def _ask(self, search: Search, sentinel: Address) -> Address | None:
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT):
+                connection = await self.open_sentinel(sentinel)
+                try:
+                    reply = await _asked(connection, self._question)
+                    if reply is not None:
+                        return search.address(reply)
+                    names = await _known(connection)
+                finally:
+                    connection.close()
+        except (*CLIENT_ERRORS, RuntimeError) as error:  # uvloop raises the latter when a transport was reset
+            search.failed(sentinel, error)
+        else:
+            search.unknown(sentinel, names)
+        return None
+
+    async def _try(self, opening: Any, address: Address) -> Exception | str | None:
+        """Connect to the server that a sentinel names; returns what is wrong with it."""
+        opening.host, opening.port = address
+        try:
+            async with asyncio.timeout(TRY_TIMEOUT) as trying:
+                self._trying.add(trying)
+                try:
+                    await opening.connect()
+                    await opening.send_command(*_HELLO)
+                    return _what_it_is(await opening.read_response())
+                finally:
+                    self._trying.discard(trying)
+        except ResponseError as error:
+            return _unless_harmless(error)
+        except (*CLIENT_ERRORS, RuntimeError) as error:
+            return error
+
+    def _ask_blocking(self, search: Search, sentinel: Address) -> Address | None:
+        connection: Any = self._blocking_factory.make_connection()
+        connection.host, connection.port = sentinel
+        try:
+            connection.connect()
+            reply = _asked_blocking(connection, self._question)
+            if reply is not None:
+                return search.address(reply)
+            names = _known_blocking(connection)
+        except CLIENT_ERRORS as error:
+            search.failed(sentinel, error)
+        else:
+            search.unknown(sentinel, names)
+        finally:
+            connection.disconnect()
+        return None
+
+    @property
+    def _question(self) -> Sequence[Arg]:
+        return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name)
+
+
+def _pool(kind: Any, shown_url: str, url: str, **options: Any) -> Any:
+    try:
+        return kind.from_url(url, protocol=2, **options, **ANONYMOUS)
+    except (TypeError, ValueError) as error:
+        raise ServerRejectedError(f"{shown_url} has an option that cannot be used: {error}") from None
+
+
+async def _asked(connection: Connection, command: Sequence[Arg]) -> Any:
+    connection.send(command)
+    return await connection.read()
+
+
+async def _known(connection: Connection) -> list[str]:
+    try:
+        return _names(await _asked(connection, _MASTERS))
+    except ResponseError:  # this user may not ask that
+        return []
+
+
+def _known_blocking(connection: Any) -> list[str]:
+    try:
+        return _names(_asked_blocking(connection, _MASTERS))
+    except ResponseError:
+        return []
+
+
+def _asked_blocking(connection: Any, command: Sequence[Arg]) -> Any:
+    connection.send_command(*command)
+    return connection.read_response()
+
+
+def _try_blocking(opening: Any, address: Address) -> Exception | str | None:
+    opening.host, opening.port = address
+    try:
+        opening.connect()
+        return _what_it_is(_asked_blocking(opening, _HELLO))
+    except ResponseError as error:
+        return _unless_harmless(error)
+    except CLIENT_ERRORS as error:
+        return error
+
+
+def _names(masters: Sequence[Sequence[bytes]]) -> list[str]:
+    """The names of all primaries that a sentinel knows."""
+    return [dict(zip(facts[::2], facts[1::2], strict=True))[b"name"].decode() for facts in masters]
+
+
+def _what_it_is(hello: Sequence[Any]) -> str | None:
+    """What a server is that answers HELLO so, if it is no primary."""
+    role = dict(zip(hello[::2], hello[1::2], strict=True)).get(b"role", b"master")
+    return None if role == b"master" else f"is not ready: the sentinels name a {role.decode()} as the primary"
+
+
+def _unless_harmless(error: ResponseError) -> Exception | None:
+    """The error, except from a server or proxy without HELLO: then the first write will show what it is."""
+    return None if "unknown command" in str(error).lower() else error

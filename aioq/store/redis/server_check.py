@@ -1,0 +1,123 @@
+"""What a store checks of its server before it uses it, and what it warns of."""
+
+from contextlib import suppress
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from redis.exceptions import ResponseError
+
+from aioq.errors import ServerRejectedError
+from aioq.store.redis.durability import Durability, require_fsync
+from aioq.store.redis.errors import granted_by
+from aioq.store.redis.net.commands import Link
+from aioq.util.log import logger
+
+log = logger("aioq.redis")
+
+OLDEST = (6, 2)
+"""The oldest server version with all commands that the scripts use (XTRIM MINID)."""
+
+
+class _Facts(NamedTuple):
+    product: str
+    version: str
+    mode: str
+
+
+async def check_server(link: Link, durability: Durability, *, in_cluster: bool = False) -> tuple[str, str]:
+    """Check that aioq can work with a server; returns its product name and version.
+
+    Args:
+        link: the server.
+        durability: how writes are to be confirmed.
+        in_cluster: whether the server is expected to be a node of a cluster.
+
+    Raises:
+        ServerRejectedError: it is a Sentinel, a node of a cluster, or too old; or it cannot confirm that.
+        ResponseError: the server's own error.
+    """
+    facts = await _facts(link)
+    if facts.mode == "sentinel":
+        raise ServerRejectedError(await sentinel_advice(link))
+    if facts.mode == "cluster" and not in_cluster:
+        raise ServerRejectedError(
+            f"{link.shown_url} is a node of a cluster, and it has only a part of the queues; write "
+            f"{_other_scheme(link, 'cluster')}"
+        )
+    product, version, _ = facts
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        raise ServerRejectedError(
+            f"{link.shown_url} is {product} {version}; aioq needs Redis 6.2 or newer, or Valkey"
+        )
+    if durability == "fsync":
+        numbers = tuple(int(part) for part in version.split(".")[:3])
+        require_fsync(product, numbers, await _appendfsync(link), link.shown_url)
+    return product, version
+
+
+async def sentinel_advice(link: Link) -> str:
+    """The error message for a URL that leads to a Sentinel."""
+    names = ["<name>"]
+    with suppress(ResponseError):
+        masters: list[list[bytes]] = await link.command("SENTINEL", "MASTERS")
+        names = [dict(zip(each[::2], each[1::2], strict=True))[b"name"].decode() for each in masters] or names
+    url = _other_scheme(link, "sentinel")
+    return (
+        f"{link.shown_url} is a Sentinel, and has no jobs; write {' or '.join(f'{url}/{name}' for name in names)}"
+    )
+
+
+def _other_scheme(link: Link, kind: str) -> str:
+    """The URL's scheme and address with `kind` in its scheme."""
+    parts = urlsplit(link.server_url)
+    address = parts.netloc.rpartition("@")[2] or "host:port"  # a Unix socket has none
+    return f"{'rediss' if parts.scheme == 'rediss' else 'redis'}+{kind}://{address}"
+
+
+async def _facts(link: Link) -> _Facts:
+    try:
+        reply: bytes = await link.command("INFO", "server")
+    except ResponseError as error:
+        if not granted_by(str(error)):
+            raise
+        pairs: list[bytes] = await link.command("HELLO")  # it needs no permission
+        hello = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        return _Facts(*(hello[name].decode() for name in (b"server", b"version", b"mode")))
+    facts = _parsed(reply)
+    mode = facts.get("redis_mode") or facts.get("server_mode", "standalone")
+    valkey = facts.get("valkey_version")
+    return _Facts("valkey", valkey, mode) if valkey else _Facts("redis", facts.get("redis_version", "0.0"), mode)
+
+
+async def warn_of_losses(link: Link) -> None:
+    """Warn of a server that evicts keys when its memory is full, or keeps nothing on disk, if it says so."""
+    facts: dict[str, str] = {}
+    with suppress(ResponseError):
+        facts = _parsed(await link.command("INFO"))
+        saves: list[bytes] = await link.command("CONFIG", "GET", "save")
+        if facts.get("aof_enabled") == "0" and saves[1:] == [b""]:
+            log.warning(
+                "%s keeps nothing on disk: its jobs are gone when it ends; set appendonly to yes",
+                link.shown_url,
+            )
+    policy = facts.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        log.warning(
+            "%s evicts keys when its memory is full (maxmemory-policy %s), and an evicted key is a lost job; "
+            "set maxmemory-policy to noeviction",
+            *(link.shown_url, policy),
+        )
+
+
+def _parsed(info: bytes) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+
+
+async def _appendfsync(link: Link) -> str | None:
+    """The server's `appendfsync`: "off" without an append-only file, None if it does not say."""
+    try:
+        reply: list[bytes] = await link.command("CONFIG", "GET", "append*")
+    except ResponseError:
+        return None
+    found = {name.decode(): value.decode() for name, value in zip(reply[::2], reply[1::2], strict=True)}
+    return found.get("appendfsync") if found.get("appendonly") == "yes" else "off"
