@@ -17,7 +17,7 @@ from aioq.app import internals_of
 from aioq.store.connector import NOTHING_CONFIGURED
 from aioq.store.contract import Limits, NewJob
 from aioq.store.redis import RedisStore
-from aioq.store.redis.net import commands as link_module
+from aioq.store.redis.net import opening
 from aioq.worker.app_parts import without_tasks
 from tests.behaviour.kit import ROOT, Project
 from tests.servers import Login, Server
@@ -157,7 +157,7 @@ async def test_the_messages_of_tls_are_those_that_a_user_gets(
         await raised(App("shop", url=f"{scheme}://127.0.0.1:{tls.port}").__aenter__)
         for scheme in ("rediss", "redis")
     ]
-    monkeypatch.setattr(link_module, "CONNECT_TIMEOUT", 0.2)  # for a server that will not answer
+    monkeypatch.setattr(opening, "CONNECT_TIMEOUT", 0.2)  # for a server that will not answer
     said.append(await raised(App("shop", url=f"rediss://127.0.0.1:{plain.port}").__aenter__))
     quoted = [text for text in MESSAGES if any(word in text for word in OF_TLS)]
     assert len(quoted) == len(OF_TLS)

@@ -18,7 +18,7 @@ from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
 from aioq.errors import ServerUnavailableError
 from aioq.store.contract import Limits
 from aioq.store.redis import RedisStore
-from aioq.store.redis.net import commands as link_module
+from aioq.store.redis.net import opening
 from aioq.store.redis.net.commands import Link
 from aioq.store.redis.net.connection import Connection
 from tests.databases import Database
@@ -183,7 +183,7 @@ async def test_a_connection_says_nothing_that_the_server_may_refuse(server: Data
 
 
 async def test_a_server_without_tls_gives_no_reply_to_a_tls_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "CONNECT_TIMEOUT", 0.1)
+    monkeypatch.setattr(opening, "CONNECT_TIMEOUT", 0.1)
     silent = socket.create_server(("127.0.0.1", 0))  # takes connections and reads nothing
     url = f"rediss://127.0.0.1:{silent.getsockname()[1]}"
     link = Link(url, url)

@@ -13,8 +13,9 @@ from redis.exceptions import ResponseError
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.store.redis.errors import CLIENT_ERRORS, closed_here, translate
 from aioq.store.redis.keys import GROUP, LANES, base_key, lane_key
-from aioq.store.redis.net.commands import CONNECT_TIMEOUT, Link
+from aioq.store.redis.net.commands import Link
 from aioq.store.redis.net.connection import Connection
+from aioq.store.redis.net.opening import CONNECT_TIMEOUT
 from aioq.util.log import logger
 
 log = logger("aioq.redis")

@@ -11,23 +11,19 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
-from aioq.config.urls import parse_servers
-from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.store.redis.calls import MOST_TRIES, Calls
 from aioq.store.redis.durability import Confirmation
 from aioq.store.redis.errors import CLIENT_ERRORS, closed_here, may_be_replaced, translate
 from aioq.store.redis.net.confirming import REPLY_TIMEOUT, ConfirmedWrites
-from aioq.store.redis.net.connection import ANONYMOUS, Arg, Connection, abandon
+from aioq.store.redis.net.connection import Arg, Connection
 from aioq.store.redis.net.failover import Failover
+from aioq.store.redis.net.opening import Opener
 from aioq.store.redis.net.pipeline import Pipe, Request
-from aioq.store.redis.net.sentinel import Primary
 from aioq.store.redis.replies import Rest
 from aioq.util.aio import end
-
-CONNECT_TIMEOUT = 5.0
 
 CLOSE_PATIENCE = 1.0
 """Seconds that calls in flight still have when the connections are closed. A guess: far longer than any server
@@ -152,22 +148,8 @@ class Link:
 
     def __init__(self, url: str, shown_url: str, advice: str = "") -> None:
         self.shown_url = shown_url
-        self.primary: Primary | None = None
-        servers = parse_servers(url)
-        if servers is not None and servers.kind == "sentinel":
-            url = servers.server_url(*servers.addresses[0])
-            self.primary = Primary(servers, shown_url, self._replaced)
-        self.server_url = url
-        self._advice = advice
-        # No timeouts in redis-py: it uses asyncio.wait_for, which on Python 3.11 can swallow a cancellation.
-        timeouts = {"socket_timeout": None, "socket_connect_timeout": None}
-        options: dict[str, Any] = {"protocol": 2, **timeouts, **ANONYMOUS}
-        if not url.startswith("unix:"):
-            options["socket_keepalive"] = True
-        try:
-            self._factory: Any = ConnectionPool.from_url(url, **options)  # pyright: ignore[reportUnknownMemberType] - redis-py is partly typed
-        except (TypeError, ValueError) as error:
-            raise ServerRejectedError(f"{shown_url} has an option that cannot be used: {error}") from None
+        self._opener = Opener(url, shown_url, advice, self._switched)
+        self.primary, self.server_url = self._opener.primary, self._opener.server_url
         self._pipe: Pipe | None = None
         self._opening: asyncio.Task[None] | None = None
         self._unsent: deque[Request] = deque()
@@ -190,41 +172,7 @@ class Link:
             ServerUnavailableError: the server does not answer in time, or this link is closed.
             ServerRejectedError: the login was refused.
         """
-        if self._closed:
-            raise closed_here(self.shown_url)
-        try:
-            opening: AbstractConnection = self._factory.make_connection()
-        except CLIENT_ERRORS as error:
-            raise self._unreached(error) from None
-        except (TypeError, ValueError) as error:
-            raise ServerRejectedError(f"{self.shown_url} has an option that cannot be used: {error}") from None
-        try:
-            await self._connect(opening)
-        except CLIENT_ERRORS as error:
-            await abandon(opening)
-            raise self._unreached(error) from None
-        except RuntimeError as error:  # uvloop refuses to write to a transport that was reset during the login
-            await abandon(opening)
-            raise ServerUnavailableError(f"{self.shown_url} reset the connection: {error}") from None
-        except BaseException:
-            await abandon(opening)
-            raise
-        if self._closed:  # meanwhile, and nothing would close this one
-            await abandon(opening)
-            raise closed_here(self.shown_url)
-        return opening
-
-    async def _connect(self, opening: AbstractConnection) -> None:
-        if self.primary is not None:
-            await self.primary.connect(opening)
-            return
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            await opening.connect()
-
-    def _unreached(self, error: Exception) -> Exception:
-        fault = translate(error, self.shown_url)
-        no_answer = isinstance(fault, ServerUnavailableError)
-        return ServerUnavailableError(self._advice) if self._advice and no_answer else fault
+        return await self._opener.open()
 
     async def call(
         self, name: str, key: str, args: Sequence[Arg], confirmation: Confirmation | None = None
@@ -353,12 +301,13 @@ class Link:
         if old is not None:
             self._retire(old)
 
-    def _replaced(self) -> None:
-        """Close all connections at once. What the server before still answers is not true any more."""
-        self._drop()
-        for pipe in self._retired:
-            pipe.close()
-        self.confirmed.abort()
+    def _switched(self, *, certain: bool) -> None:
+        """Drop all connections; if another server is certainly the primary now, await no more replies."""
+        if certain:
+            self._drop()
+            for pipe in self._retired:
+                pipe.close()
+            self.confirmed.abort()
         self.failover.drop()
 
     def _retire(self, pipe: Pipe) -> None:
@@ -372,6 +321,7 @@ class Link:
         """
         self._closed = True
         try:
+            await self._opener.close()
             if self._opening is not None:
                 await end([self._opening])
             self._drop()

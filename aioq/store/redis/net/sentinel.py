@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import redis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -22,6 +22,10 @@ from aioq.config.urls import Servers
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.store.redis.errors import CLIENT_ERRORS, translate
 from aioq.store.redis.net.connection import ANONYMOUS, Arg, Connection, abandon
+from aioq.store.redis.net.switches import Address, SwitchWatch
+from aioq.util.log import logger
+
+log = logger("aioq.redis")
 
 ASK_TIMEOUT = 1.0
 """Seconds that one sentinel has to answer: the next one may know more. It is enough for TCP, TLS, a login and the
@@ -34,11 +38,16 @@ server accepts connections, but answers nothing."""
 SEARCH_TIMEOUT = 5.0
 """Seconds after which no further sentinel is asked; the next search begins with that one."""
 
-Address = tuple[str, int]
-"""Host and port."""
-
 _MASTERS = ("SENTINEL", "MASTERS")
 _HELLO = ("HELLO",)
+
+
+class OnSwitch(Protocol):
+    """What is called when another server has, or may have, become the primary."""
+
+    def __call__(self, *, certain: bool) -> None:
+        """Drop all connections; if it is certain, replies of the server before do not count any more."""
+        ...
 
 
 def shown(address: Address) -> str:
@@ -128,17 +137,18 @@ class Primary:
     Args:
         servers: the parts of the URL.
         shown_url: the URL with its password masked.
-        on_switch: called on the event loop when another server has become the primary.
+        on_switch: called on the event loop when another server has, or may have, become the primary.
     """
 
-    def __init__(self, servers: Servers, shown_url: str, on_switch: Callable[[], None]) -> None:
+    def __init__(self, servers: Servers, shown_url: str, on_switch: OnSwitch) -> None:
         self._servers = servers
         self._shown_url = shown_url
         self._on_switch = on_switch
         self._loop = asyncio.get_running_loop()
         self._first = 0  # the sentinel that answered last
         self._address: Address | None = None
-        self._trying: set[asyncio.Timeout] = set()
+        self._trying: dict[asyncio.Timeout, Address] = {}
+        self._watch = SwitchWatch(self)
         url = servers.sentinel_url(*servers.addresses[0])
         self._sentinels_have_tls = url.startswith("rediss:")
         no_timeouts = {"socket_timeout": None, "socket_connect_timeout": None}  # as in `Link`
@@ -147,9 +157,15 @@ class Primary:
         self._blocking_factory = _pool(redis.ConnectionPool, shown_url, url, **timeouts, retry=None)
 
     @property
-    def name(self) -> str:
-        """The name under which the sentinels know it."""
-        return self._servers.name
+    def sentinels(self) -> Sequence[Address]:
+        """The sentinels, beginning with the one that answered last."""
+        addresses = self._servers.addresses
+        return (*addresses[self._first :], *addresses[: self._first])
+
+    @property
+    def question(self) -> Sequence[Arg]:
+        """The command that asks a sentinel for the primary."""
+        return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._servers.name)
 
     async def connect(self, opening: AbstractConnection) -> None:
         """Let `opening`, which is not connected, connect to the primary and log in.
@@ -164,7 +180,8 @@ class Primary:
             if address is not None:
                 wrong = await self._try(opening, address)
                 if wrong is None:
-                    self._found(sentinel, address, self._on_switch)
+                    self._found(sentinel, address, self._has_switched)
+                    self._watch.start()
                     return
                 await abandon(opening)
                 search.unusable(address, wrong)
@@ -195,17 +212,36 @@ class Primary:
             raise
         return Connection(opening)
 
+    def named(self, address: Address) -> None:
+        """Handle the address that a sentinel names. The sentinel itself may be out of date."""
+        if self._address not in {None, address}:
+            self._on_switch(certain=False)
+
+    def switched(self, name: str, address: Address) -> None:
+        """Handle a sentinel's message that a primary has a new address."""
+        if name != self._servers.name or address == self._address:
+            return
+        log.info("%s: %s is the primary now", self._shown_url, shown(address))
+        self._address = address
+        for trying, other in self._trying.items():
+            if other != address and not trying.expired():
+                trying.reschedule(self._loop.time())
+        self._has_switched()
+
+    async def close(self) -> None:
+        """Listen to the sentinels no more."""
+        await self._watch.close()
+
     def _search(self) -> Search:
-        return Search(self.name, self._shown_url, tls=self._sentinels_have_tls)
+        return Search(self._servers.name, self._shown_url, tls=self._sentinels_have_tls)
 
     def _in_turn(self) -> Iterator[Address]:
-        addresses = self._servers.addresses
         until = time.monotonic() + SEARCH_TIMEOUT
-        for number in (*range(self._first, len(addresses)), *range(self._first)):
+        for sentinel in self.sentinels:
             if time.monotonic() > until:
-                self._first = number
+                self._first = self._servers.addresses.index(sentinel)
                 return
-            yield addresses[number]
+            yield sentinel
 
     def _found(self, sentinel: Address, address: Address, notify: Callable[[], None]) -> None:
         self._first = self._servers.addresses.index(sentinel)
@@ -215,14 +251,17 @@ class Primary:
 
     def _switch_soon(self) -> None:
         with suppress(RuntimeError):  # the loop is closed, and so are its connections
-            self._loop.call_soon_threadsafe(self._on_switch)
+            self._loop.call_soon_threadsafe(self._has_switched)
+
+    def _has_switched(self) -> None:
+        self._on_switch(certain=True)
 
     async def _ask(self, search: Search, sentinel: Address) -> Address | None:
         try:
             async with asyncio.timeout(ASK_TIMEOUT):
                 connection = await self.open_sentinel(sentinel)
                 try:
-                    reply = await _asked(connection, self._question)
+                    reply = await _asked(connection, self.question)
                     if reply is not None:
                         return search.address(reply)
                     names = await _known(connection)
@@ -239,13 +278,13 @@ class Primary:
         opening.host, opening.port = address
         try:
             async with asyncio.timeout(TRY_TIMEOUT) as trying:
-                self._trying.add(trying)
+                self._trying[trying] = address
                 try:
                     await opening.connect()
                     await opening.send_command(*_HELLO)
                     return _what_it_is(await opening.read_response())
                 finally:
-                    self._trying.discard(trying)
+                    del self._trying[trying]
         except ResponseError as error:
             return _unless_harmless(error)
         except (*CLIENT_ERRORS, RuntimeError) as error:
@@ -256,7 +295,7 @@ class Primary:
         connection.host, connection.port = sentinel
         try:
             connection.connect()
-            reply = _asked_blocking(connection, self._question)
+            reply = _asked_blocking(connection, self.question)
             if reply is not None:
                 return search.address(reply)
             names = _known_blocking(connection)
@@ -267,10 +306,6 @@ class Primary:
         finally:
             connection.disconnect()
         return None
-
-    @property
-    def _question(self) -> Sequence[Arg]:
-        return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name)
 
 
 def _pool(kind: Any, shown_url: str, url: str, **options: Any) -> Any:
