@@ -6,6 +6,7 @@
 - `start_tls_server`: the same over TLS, once for each server that can.
 - `cluster`: a shared cluster of three primaries, empty, of one server.
 - `start_cluster`, `start_tls_cluster`: a cluster of the test's own.
+- `start_sentinels`, `start_tls_sentinels`: a primary, replicas and sentinels of the test's own.
 - `size(small, full)`: how many, where a test has a small size for every run and a full one for `make scale`.
 - `app_name`: a name for the test's app. Keys of any other app that are left behind fail the test.
 
@@ -31,6 +32,7 @@ from tests import hosts, leaks
 from tests.clusters import Cluster, Clusters
 from tests.databases import Database, Pool, foreign_keys, new_app_name
 from tests.flavours import CHOICE
+from tests.sentinels import Sentinels
 from tests.servers import SERVERS, Server, Tls, available, chosen, missing, with_tls
 
 REQUIRED = "AIOQ_REQUIRE_SERVERS"
@@ -38,7 +40,7 @@ REQUIRED = "AIOQ_REQUIRE_SERVERS"
 # The first of these that runs here serves the tests that need only one: its wheel is there wherever
 # aioq[embedded] is installed.
 PREFERENCE = ("valkey-9.1", "redis-7.0", "redis-8.2", "redis-6.2")
-OVER_TLS = {"start_tls_server", "start_tls_cluster"}
+OVER_TLS = {"start_tls_server", "start_tls_cluster", "start_tls_sentinels"}
 
 _in_ci = os.environ.get("CI") == "true"
 _must_run = _in_ci or os.environ.get(REQUIRED) == "1"
@@ -272,3 +274,24 @@ def start_tls_cluster(
 ) -> Callable[..., Cluster]:
     """Start a cluster that speaks TLS, also between its nodes: `start_tls_cluster(**options)`."""
     return partial(start_cluster, request.param, tls=Tls.make(tmp_path))
+
+
+@pytest.fixture
+def start_sentinels(tmp_path: Path) -> Iterator[Callable[..., Sentinels]]:
+    """Start sentinels of the test's own, with what they watch: `start_sentinels(name=None, **options)`."""
+    with ExitStack() as started:
+        numbers = count()
+
+        def start(name: str | None = None, **options: Any) -> Sentinels:
+            directory = tmp_path / f"sentinels-{next(numbers)}"
+            return started.enter_context(Sentinels.start(name or _preferred(), directory, **options))
+
+        yield start
+
+
+@pytest.fixture(params=with_tls() or ["none"])
+def start_tls_sentinels(
+    request: pytest.FixtureRequest, start_sentinels: Callable[..., Sentinels], tmp_path: Path
+) -> Callable[..., Sentinels]:
+    """Start sentinels that speak TLS, as all that they watch: `start_tls_sentinels(**options)`."""
+    return partial(start_sentinels, request.param, tls=Tls.make(tmp_path))

@@ -112,6 +112,7 @@ class _Setup:
     tls: Tls | None
     appendonly: bool
     extra_args: Sequence[str | Path]
+    config: Path | None = None
     socket_directory: Path = field(default_factory=_socket_directory)
     port: int = 0  # 0 listens on the Unix socket only
 
@@ -129,7 +130,8 @@ class _Setup:
             reason = missing(self.name)
             raise ServerStartError(f"{self.name}: {reason.reason if reason else 'gone'}")
         plain_port = 0 if self.tls else self.port
-        args: list[str | Path] = [binary, "--dir", self.directory, "--port", str(plain_port), *NEVER]
+        config = [self.config] if self.config else []
+        args: list[str | Path] = [binary, *config, "--dir", self.directory, "--port", str(plain_port), *NEVER]
         args += ["--bind", "127.0.0.1", "--databases", str(DATABASES)]
         args += ["--unixsocket", self.socket, "--unixsocketperm", "700"]
         args += ["--appendonly", "yes" if self.appendonly else "no"]
@@ -188,6 +190,7 @@ class Server:
         appendonly: bool = False,
         extra_args: Sequence[str | Path] = (),
         choose_port: Callable[[], int] | None = None,
+        config: Path | None = None,
     ) -> Self:
         """Start a server and return once it answers PING.
 
@@ -200,12 +203,13 @@ class Server:
             appendonly: keep the data in an append-only file, so that `restart` finds it again.
             extra_args: more of the server's own command line options.
             choose_port: gives the port to listen on, and another one where that was taken; `free_port` by default.
+            config: a configuration file, which the server may rewrite; the other options stand above it.
 
         Raises:
             ServerStartError: it is not installed here, or did not answer within `READY_WITHIN` seconds.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        server = cls(_Setup(name, directory, login, tls, appendonly, extra_args))
+        server = cls(_Setup(name, directory, login, tls, appendonly, extra_args, config))
         tries = PORT_TRIES if tcp or tls else 1
         for attempt in range(1, tries + 1):
             server._setup.port = (choose_port or free_port)() if tcp or tls else 0

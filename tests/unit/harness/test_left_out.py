@@ -27,6 +27,7 @@ hosts.FACILITIES.update({name: hosts.Facility(lambda: False) for name in hosts.F
 TLS_TESTS = {
     "test_tls",
     "test_over_tls",
+    "test_sentinels_over_tls",
     "test_a_certificate_of_an_unknown_authority",
     "test_tls_with_an_authority_that_is_not_trusted",
 }
