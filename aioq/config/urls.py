@@ -49,7 +49,8 @@ def mask_url(url: str) -> str:
 
 def _mask_query(query: str) -> str:
     # An unknown option may be the rest of a password that contains an "&".
-    secret = {"password": "password=***", "username": "username=***", "": ""}
+    names = ("password", "username", "sentinel_password", "sentinel_username")
+    secret = {"": "", **{name: f"{name}=***" for name in names}}
     return "&".join(
         option if re.fullmatch(_OPEN_OPTION, option) else secret.get(option.partition("=")[0], "***")
         for option in query.split("&")

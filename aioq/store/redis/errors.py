@@ -140,8 +140,10 @@ def _describe(error: Exception, url: str) -> str:
     if not isinstance(error, TimeoutError):
         return type(error).__name__
     # A server without TLS takes the handshake for an incomplete command: it waits for the rest, and never answers.
-    tls = "; does it speak TLS? if not, its URL begins with redis://" if url.startswith("rediss:") else ""
-    return f"it does not answer{tls}"
+    scheme, _, rest = url.partition("://")
+    if not rest or not scheme.startswith("rediss"):
+        return "it does not answer"
+    return f"it does not answer; does it speak TLS? if not, its URL begins with {scheme.replace('ss', 's', 1)}://"
 
 
 def translate(error: Exception, url: str) -> ServerError:

@@ -2,7 +2,6 @@
 
 from contextlib import suppress
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from redis.exceptions import ResponseError
 
@@ -10,6 +9,7 @@ from aioq.errors import ServerRejectedError
 from aioq.store.redis.durability import Durability, require_fsync
 from aioq.store.redis.errors import granted_by
 from aioq.store.redis.net.commands import Link
+from aioq.store.redis.net.mode import as_dict, url_for
 from aioq.util.log import logger
 
 log = logger("aioq.redis")
@@ -33,16 +33,14 @@ async def check_server(link: Link, durability: Durability, *, in_cluster: bool =
         in_cluster: whether the server is expected to be a node of a cluster.
 
     Raises:
-        ServerRejectedError: it is a Sentinel, a node of a cluster, or too old; or it cannot confirm that.
+        ServerRejectedError: it is a node of a cluster, or too old; or it cannot confirm that.
         ResponseError: the server's own error.
     """
     facts = await _facts(link)
-    if facts.mode == "sentinel":
-        raise ServerRejectedError(await sentinel_advice(link))
     if facts.mode == "cluster" and not in_cluster:
         raise ServerRejectedError(
             f"{link.shown_url} is a node of a cluster, and it has only a part of the queues; write "
-            f"{_other_scheme(link, 'cluster')}"
+            f"{url_for('cluster', link.server_url)}"
         )
     product, version, _ = facts
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
@@ -55,25 +53,6 @@ async def check_server(link: Link, durability: Durability, *, in_cluster: bool =
     return product, version
 
 
-async def sentinel_advice(link: Link) -> str:
-    """The error message for a URL that leads to a Sentinel."""
-    names = ["<name>"]
-    with suppress(ResponseError):
-        masters: list[list[bytes]] = await link.command("SENTINEL", "MASTERS")
-        names = [dict(zip(each[::2], each[1::2], strict=True))[b"name"].decode() for each in masters] or names
-    url = _other_scheme(link, "sentinel")
-    return (
-        f"{link.shown_url} is a Sentinel, and has no jobs; write {' or '.join(f'{url}/{name}' for name in names)}"
-    )
-
-
-def _other_scheme(link: Link, kind: str) -> str:
-    """The URL's scheme and address with `kind` in its scheme."""
-    parts = urlsplit(link.server_url)
-    address = parts.netloc.rpartition("@")[2] or "host:port"  # a Unix socket has none
-    return f"{'rediss' if parts.scheme == 'rediss' else 'redis'}+{kind}://{address}"
-
-
 async def _facts(link: Link) -> _Facts:
     try:
         reply: bytes = await link.command("INFO", "server")
@@ -81,8 +60,7 @@ async def _facts(link: Link) -> _Facts:
         if not granted_by(str(error)):
             raise
         pairs: list[bytes] = await link.command("HELLO")  # it needs no permission
-        hello = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        return _Facts(*(hello[name].decode() for name in (b"server", b"version", b"mode")))
+        return _Facts(*(as_dict(pairs)[name].decode() for name in (b"server", b"version", b"mode")))
     facts = _parsed(reply)
     mode = facts.get("redis_mode") or facts.get("server_mode", "standalone")
     valkey = facts.get("valkey_version")

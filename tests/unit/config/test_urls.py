@@ -41,7 +41,7 @@ relaxed = settings(deadline=None)
         ("redis+cluster://a:6379,b", "redis+cluster://a:6379,b"),
         ("rediss+cluster://u:pw@a:1,[::1]:2/0?client_name=x", "rediss+cluster://***@a:1,[::1]:2/0?client_name=x"),
         ("redis+sentinel://:pw@s1,s2:26379/mymaster/0", "redis+sentinel://***@s1,s2:26379/mymaster/0"),
-        ("redis+sentinel://s/m?sentinel_password=pw&db=1", "redis+sentinel://s/m?***&db=1"),
+        ("redis+sentinel://s/m?sentinel_password=pw&db=1", "redis+sentinel://s/m?sentinel_password=***&db=1"),
         ("redis+sentinel://s/m/pw", "redis+sentinel://***"),
         ("redis+other://u:pw@h", "***@h"),
         # a password with raw special characters

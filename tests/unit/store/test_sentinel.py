@@ -61,7 +61,7 @@ def test_a_server_that_was_of_no_use_is_not_tried_twice() -> None:
         (
             [failed(ONE, REFUSED), failed(TWO, TimeoutError())],
             ServerUnavailableError,
-            "cannot be reached: no sentinel answers (one:26379: Error 111 connecting. Connection refused.; "
+            "cannot be reached: no sentinel answers (one:26379: Connection refused; "
             "two:26380: no answer within 1 s)",
         ),
         (
@@ -77,8 +77,7 @@ def test_a_server_that_was_of_no_use_is_not_tried_twice() -> None:
         (
             [failed(ONE, REFUSED), unknown(TWO)],
             ServerRejectedError,
-            "cannot be used: one:26379: Error 111 connecting. Connection refused.; "
-            "two:26380: no primary is known as 'main'",
+            "cannot be used: one:26379: Connection refused; two:26380: no primary is known as 'main'",
         ),
         (
             [failed(ONE, WRONG_PASSWORD), failed(TWO, WRONG_PASSWORD)],
@@ -108,6 +107,13 @@ def test_an_error_says_what_and_where(notes: list[Notes], kind: type[ServerError
     error = searched(*notes)
     assert type(error) is kind
     assert str(error) == f"{URL} {text}"
+
+
+def test_a_name_that_is_not_found_is_said() -> None:
+    error = searched(
+        failed(ONE, RedisConnectionError("Error -2 connecting to one:26379. Name or service not known."))
+    )
+    assert str(error).endswith("(one:26379: Name or service not known.)")
 
 
 def test_a_refused_login_is_told_apart() -> None:

@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
@@ -20,6 +21,7 @@ from aioq.store.redis.errors import CLIENT_ERRORS, closed_here, may_be_replaced,
 from aioq.store.redis.net.confirming import REPLY_TIMEOUT, ConfirmedWrites
 from aioq.store.redis.net.connection import Arg, Connection
 from aioq.store.redis.net.failover import Failover
+from aioq.store.redis.net.mode import reject_sentinel
 from aioq.store.redis.net.opening import Opener
 from aioq.store.redis.net.pipeline import Pipe, Request
 from aioq.store.redis.replies import Rest
@@ -156,6 +158,7 @@ class Link:
         self._retired: list[Pipe] = []
         self.calls = Calls()
         self._is_loading = False
+        self._is_no_sentinel = False
         self._closed = False
         self.failover = Failover()
         self.failover.on_drop(self._drop)
@@ -264,6 +267,9 @@ class Link:
             self.calls.should_repeat(await self._reply_alone(pipe, self.calls.probe))
         if self.calls.load is not None:
             self.calls.library_answered(await self._reply_alone(pipe, self.calls.load))
+        if not (self.calls.functions or self._is_no_sentinel):
+            await reject_sentinel(partial(self._reply_alone, pipe), self.server_url, self.shown_url)
+            self._is_no_sentinel = True
 
     async def _reply_alone(self, pipe: Pipe, command: Sequence[Arg]) -> object:
         """Send a command over a connection that nothing else uses yet; returns the reply, maybe an error."""

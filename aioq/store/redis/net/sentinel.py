@@ -8,6 +8,8 @@ A server is asked with HELLO, which needs no permission, not with ROLE, which on
 """
 
 import asyncio
+import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -15,13 +17,14 @@ from typing import Any, Protocol
 
 import redis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.exceptions import ResponseError
+from redis.exceptions import AuthenticationError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from aioq.config.urls import Servers
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.store.redis.errors import CLIENT_ERRORS, translate
 from aioq.store.redis.net.connection import ANONYMOUS, Arg, Connection, abandon
+from aioq.store.redis.net.mode import as_dict
 from aioq.store.redis.net.switches import Address, SwitchWatch
 from aioq.util.log import logger
 
@@ -40,6 +43,15 @@ SEARCH_TIMEOUT = 5.0
 
 _MASTERS = ("SENTINEL", "MASTERS")
 _HELLO = ("HELLO",)
+
+
+def _without_address(text: str) -> str:
+    """The text of a failed connect without what its caller says already."""
+    found = re.match(r"Error (-?\d+) connecting\. ?(.*)", text, re.DOTALL)
+    if found is None:
+        return text
+    number = int(found[1])
+    return os.strerror(number) if number > 0 else found[2]  # negative: an error of the look-up of a name
 
 
 class OnSwitch(Protocol):
@@ -110,7 +122,7 @@ class Search:
             told = f"this is no sentinel; if it is the server, write {scheme}://{shown(sentinel)}"
             self._note(sentinel, told, rejected=True)
         else:
-            text = str(fault).strip().removeprefix("cannot be reached: ")
+            text = _without_address(str(fault).strip().removeprefix("cannot be reached: "))
             self._note(sentinel, text, rejected=isinstance(fault, ServerRejectedError))
 
     def error(self) -> ServerError:
@@ -285,10 +297,8 @@ class Primary:
                     return _what_it_is(await opening.read_response())
                 finally:
                     del self._trying[trying]
-        except ResponseError as error:
-            return _unless_harmless(error)
         except (*CLIENT_ERRORS, RuntimeError) as error:
-            return error
+            return _unless_harmless(error)
 
     def _ask_blocking(self, search: Search, sentinel: Address) -> Address | None:
         connection: Any = self._blocking_factory.make_connection()
@@ -344,23 +354,24 @@ def _try_blocking(opening: Any, address: Address) -> Exception | str | None:
     try:
         opening.connect()
         return _what_it_is(_asked_blocking(opening, _HELLO))
-    except ResponseError as error:
-        return _unless_harmless(error)
     except CLIENT_ERRORS as error:
-        return error
+        return _unless_harmless(error)
 
 
 def _names(masters: Sequence[Sequence[bytes]]) -> list[str]:
     """The names of all primaries that a sentinel knows."""
-    return [dict(zip(facts[::2], facts[1::2], strict=True))[b"name"].decode() for facts in masters]
+    return [as_dict(facts)[b"name"].decode() for facts in masters]
 
 
 def _what_it_is(hello: Sequence[Any]) -> str | None:
     """What a server is that answers HELLO so, if it is no primary."""
-    role = dict(zip(hello[::2], hello[1::2], strict=True)).get(b"role", b"master")
+    role = as_dict(hello).get(b"role", b"master")
     return None if role == b"master" else f"is not ready: the sentinels name a {role.decode()} as the primary"
 
 
-def _unless_harmless(error: ResponseError) -> Exception | None:
+def _unless_harmless(error: Exception) -> Exception | None:
     """The error, except from a server or proxy without HELLO: then the first write will show what it is."""
-    return None if "unknown command" in str(error).lower() else error
+    text = str(error)
+    if isinstance(error, ResponseError) and "unknown command" in text.lower():
+        return None
+    return AuthenticationError("Authentication required.") if "HELLO must be called" in text else error
