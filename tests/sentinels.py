@@ -1,7 +1,8 @@
 """Start a real primary with replicas and the sentinels that watch it, break the primary, wait for the next one.
 
-All is there after a third of a second. By themselves, sentinels find each other with the messages that they send
-through the primary every two seconds; here each gets the messages of the others at once.
+All is there after a third of a second, with Valkey one second later, for it fills the replicas only then. By
+themselves, sentinels find each other with the messages that they send through the primary every two seconds; here
+each gets the messages of the others at once.
 
 Nothing here is asynchronous: a method blocks the caller.
 """
