@@ -26,6 +26,9 @@ FRESH = "FRESH_STARTS"
 FIXED_EARLY = ("PYTHON", "LC_", "LANG", "TZ", "LD_", "MALLOC_", "COVERAGE_", "GLIBC_", "OPENSSL_", "SSL_")
 """How names of variables begin that a process reads before its first line, or while it imports."""
 
+STARTED = "tests.forkserver.Forked"
+"""The audit event of a command's start. In this process, Python itself sees only that a message was sent."""
+
 READ_LATE = frozenset({"PYTHONPATH", "COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"})
 """Those that the fork reads, as `tests/forked.py` says."""
 
@@ -38,7 +41,11 @@ def can_fork(command: Sequence[str], environment: Mapping[str, str]) -> bool:
         or list(command[:3]) != [sys.executable, "-m", "aioq"]
     ):
         return False
-    return _fixed_early(environment) == _fixed_early(os.environ)
+    server = _servers.get(os.getpid())
+    early = (
+        _fixed_early(os.environ) if server is None else server.early
+    )  # a server yet to start has what there is now
+    return _fixed_early(environment) == early
 
 
 def _fixed_early(environment: Mapping[str, str]) -> dict[str, str]:
@@ -60,6 +67,7 @@ class Forked:
 
     def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         self.args = list(command)
+        sys.audit(STARTED)
         out, their_out = os.pipe()
         err, their_err = os.pipe()
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -99,7 +107,11 @@ class Forked:
 
 
 class _ForkServer:
-    """The process that forks, and what it has told of its forks."""
+    """The process that forks, and what it has told of its forks.
+
+    Attributes:
+        early: the variables that it read before its first line, which no fork of it can have otherwise.
+    """
 
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -114,6 +126,7 @@ class _ForkServer:
                 stdout=subprocess.DEVNULL,  # no terminal: a fork keeps the buffering that is chosen here
                 start_new_session=True,
             )
+        self.early = _fixed_early(environment)
         self.codes: dict[int, int] = {}
         self._told = threading.Condition()
         self._started: list[int] = []

@@ -25,9 +25,11 @@ _MARK = "TEST_RUN_OF_AIOQ"
 os.environ[_MARK] = secrets.token_hex(8)
 
 
-STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system"})
-"""What Python's audit calls the start of a process. Where `multiprocessing` does not fork, its starts have no name
-there; `BaseProcess.start` is watched for them."""
+STARTS = frozenset(
+    {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system", commands.STARTED}
+)
+"""What Python's audit calls the start of a process, and what `tests.forkserver` does. Where `multiprocessing` does
+not fork, its starts have no name there; `BaseProcess.start` is watched for them."""
 
 
 @dataclass(slots=True, eq=False)

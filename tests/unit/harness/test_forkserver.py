@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import leaks
 from tests.behaviour.kit import ROOT
 from tests.forkserver import FRESH, Forked, can_fork, pids
 
@@ -126,6 +127,25 @@ def test_its_output_goes_nowhere_else(tmp_path: Path) -> None:
 )
 def test_what_a_fork_cannot_have_is_started_new(command: list[str], variables: dict[str, str]) -> None:
     assert not can_fork(command, {**os.environ, **variables})
+
+
+def test_a_variable_that_has_changed_since_its_server_started_is_read_by_a_new_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forked([*COMMAND, "--version"], tmp_path, {**os.environ})
+    before = {**os.environ}
+    monkeypatch.setenv("TZ", "Europe/Rome")
+
+    assert not can_fork(COMMAND, os.environ)
+    assert can_fork(COMMAND, before)
+
+
+def test_its_forks_are_looked_for_as_any_process(tmp_path: Path) -> None:
+    forked([*COMMAND, "--version"], tmp_path, {**os.environ})  # the server runs: a fork is all that is started
+    with leaks.starts() as starts:
+        forked([*COMMAND, "--version"], tmp_path, {**os.environ})
+
+    assert starts.before is not None
 
 
 def test_all_can_be_started_new(monkeypatch: pytest.MonkeyPatch) -> None:
