@@ -1,9 +1,14 @@
 """Workers' leases: what the server knows of them, and how they are renewed. Part of the store contract."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
+
+from aioq.errors import ServerError
+
+RenewalMode = Literal["", "join", "sweep"]
+"""What a renewal does besides: nothing, take a new lease, or clean up after workers that are gone."""
 
 
 class Renewal(msgspec.Struct, frozen=True, gc=False):
@@ -31,6 +36,23 @@ class Renewal(msgspec.Struct, frozen=True, gc=False):
     holds: bool = False
 
 
+class LeaseRequest(msgspec.Struct, frozen=True, gc=False):
+    """One lease to be renewed or taken.
+
+    Attributes:
+        queue: the queue.
+        worker: the worker's id there.
+        fetched_ms: how long ago the server last answered the worker's fetcher, see `WorkerLease`.
+        mode: `join` takes a new lease; `sweep` also cleans up after workers that are gone, which needs to be done
+            only now and then.
+    """
+
+    queue: str
+    worker: str
+    fetched_ms: int = 0
+    mode: RenewalMode = ""
+
+
 class WorkerLease(msgspec.Struct, frozen=True, gc=False):
     """A worker of a queue, as the server knows it.
 
@@ -47,19 +69,34 @@ class WorkerLease(msgspec.Struct, frozen=True, gc=False):
 
 
 class LeaseClient(Protocol):
-    """A worker's leases on a connection of their own; called from one thread, never from an event loop."""
+    """A worker's leases on a connection of their own; called from one thread, never from an event loop.
+
+    A lease client derives from this, and so has the calls for one queue.
+    """
+
+    def renew_all(self, requests: Sequence[LeaseRequest]) -> Sequence[Renewal | ServerError]:
+        """Renew the leases of several queues, or take new ones: one result for each request, in their order.
+
+        If another worker has begun to recover this one, its lease is reported as lost instead.
+
+        This takes one round trip, not one for each queue. An error of one queue changes nothing for the others. A
+        server that does not answer is waited for once.
+        """
+        ...
 
     def join(self, queue: str, worker: str) -> Renewal:
         """Take a new lease, and create what a worker needs to read the queue."""
-        ...
+        return self._renew_one(LeaseRequest(queue, worker, 0, "join"))
 
     def renew(self, queue: str, worker: str, *, fetched_ms: int = 0, sweep: bool = False) -> Renewal:
-        """Renew the lease. If another worker has begun to recover this one, it is reported as lost instead.
+        """Renew the lease of one queue."""
+        return self._renew_one(LeaseRequest(queue, worker, fetched_ms, "sweep" if sweep else ""))
 
-        `fetched_ms` is how long ago the server last answered the worker's fetcher, see `WorkerLease`. `sweep` also
-        cleans up after workers that are gone, which needs to be done only now and then.
-        """
-        ...
+    def _renew_one(self, request: LeaseRequest) -> Renewal:
+        (result,) = self.renew_all((request,))
+        if isinstance(result, ServerError):
+            raise result
+        return result
 
     def close(self) -> None:
         """Close the connection."""

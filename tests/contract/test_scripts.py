@@ -217,13 +217,13 @@ async def test_the_caller_sends_what_the_header_names(
 @pytest.mark.parametrize("mode", ["", "join", "sweep"])
 async def test_the_lease_client_sends_what_the_header_names(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lease_client = leases.RedisLeaseClient("redis://nowhere", "-", "shop", Limits(), Failover())
-    sent: list[tuple[object, ...]] = []
+    sent: list[Sequence[object]] = []
 
-    def execute(*args: object) -> list[object]:
-        sent.append(args)
-        return [[-1, -1], 0, 0, 1]
+    def exchange(commands: Sequence[Sequence[object]]) -> list[object]:
+        sent.extend(commands)
+        return [[[-1, -1], 0, 0, 1]]
 
-    monkeypatch.setattr(lease_client, "_client", type("Client", (), {"execute_command": staticmethod(execute)}))
+    monkeypatch.setattr(lease_client, "_exchange", exchange)
     if mode == "join":
         lease_client.join(QUEUE, "w")
     else:
@@ -242,7 +242,7 @@ def test_every_script_is_called_and_every_called_script_is_there() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
                 name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-                if name in {"_begin", "_call", "_call_retried", "_call_confirmed", "call", "script"}:
+                if name in {"_begin", "_call", "_call_all", "_call_retried", "_call_confirmed", "call", "script"}:
                     called.add(str(node.args[0].value))
 
     assert called == set(SCRIPTS)

@@ -1,9 +1,10 @@
 """Workers' leases in memory, and the lease client that renews them from another thread."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from aioq.store.leases import Renewal, WorkerLease
+from aioq.errors import ServerError
+from aioq.store.leases import LeaseClient, LeaseRequest, Renewal, WorkerLease
 
 _RECOVERING = float("-inf")
 """The end of a lease whose worker is being recovered."""
@@ -83,7 +84,7 @@ class Leases:
         self._fetched.pop(worker, None)
 
 
-class MemoryLeaseClient:
+class MemoryLeaseClient(LeaseClient):
     """A worker's leases on a connection of their own; called from one thread, never from an event loop.
 
     Args:
@@ -94,13 +95,9 @@ class MemoryLeaseClient:
     def __init__(self, renew: Callable[[str, str, int, str], Renewal]) -> None:
         self._renew = renew
 
-    def join(self, queue: str, worker: str) -> Renewal:
-        """Take a new lease."""
-        return self._renew(queue, worker, 0, "join")
-
-    def renew(self, queue: str, worker: str, *, fetched_ms: int = 0, sweep: bool = False) -> Renewal:
-        """Renew the lease."""
-        return self._renew(queue, worker, fetched_ms, "sweep" if sweep else "")
+    def renew_all(self, requests: Sequence[LeaseRequest]) -> Sequence[Renewal | ServerError]:
+        """Renew the leases of several queues, or take new ones."""
+        return [self._renew(each.queue, each.worker, each.fetched_ms, each.mode) for each in requests]
 
     def close(self) -> None:
         """Nothing to close."""

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from aioq.errors import ServerError
 from aioq.store.contract import Limits
-from aioq.store.leases import Renewal
+from aioq.store.leases import LeaseClient, LeaseRequest, Renewal
 from aioq.store.redis.calls import MOST_TRIES, Calls
 from aioq.store.redis.errors import CLIENT_ERRORS, may_be_replaced, translate
 from aioq.store.redis.keys import base_key
@@ -19,8 +19,11 @@ from aioq.store.redis.net.failover import Failover
 from aioq.store.redis.net.sentinel import Primary
 from aioq.store.redis.replies import parse_renewal
 
+MOST_AT_ONCE = 500
+"""The most renewals that are sent before their replies are read: some 100 kB, which a server or proxy takes in."""
 
-class RedisLeaseClient:
+
+class RedisLeaseClient(LeaseClient):
     """A worker's leases on a connection of their own; called from one thread, never from an event loop.
 
     Args:
@@ -60,14 +63,22 @@ class RedisLeaseClient:
         self._connection: Any = pool.make_connection()
         self._is_open = False
 
-    def join(self, queue: str, worker: str) -> Renewal:
-        """Take a new lease, and create what a worker needs to read the queue."""
-        renewal = self._renew(queue, worker, 0, "join")
-        return msgspec.structs.replace(renewal, outage=True) if self._outage else renewal
-
-    def renew(self, queue: str, worker: str, *, fetched_ms: int = 0, sweep: bool = False) -> Renewal:
-        """Renew the lease."""
-        return self._renew(queue, worker, fetched_ms, "sweep" if sweep else "")
+    def renew_all(self, requests: Sequence[LeaseRequest]) -> Sequence[Renewal | ServerError]:
+        """Renew the leases of several queues, or take new ones: one result for each request, in their order."""
+        if self._dropped:
+            self._dropped = False
+            self._disconnect()
+        replies: list[Any] = []
+        for start in range(0, len(requests), MOST_AT_ONCE):
+            some = requests[start : start + MOST_AT_ONCE]
+            replies += self._call_all("renew", [self._args(each) for each in some])
+            if _has_ended_connection(replies[-1]):  # on a new connection the others might wait as long again
+                replies += replies[-1:] * (len(requests) - len(replies))
+                break
+        reasons = [self._calls.reason_for(reply) for reply in replies if isinstance(reply, Exception)]
+        if any(may_be_replaced(reason) for reason in reasons):
+            self._failover.drop_soon()
+        return [self._result(request, reply) for request, reply in zip(requests, replies, strict=True)]
 
     def close(self) -> None:
         """Close the connection."""
@@ -78,54 +89,80 @@ class RedisLeaseClient:
         """Note that the connection must not be used any more; called on the event loop."""
         self._dropped = True
 
-    def _renew(self, queue: str, worker: str, fetched_ms: int, mode: str) -> Renewal:
+    def _args(self, request: LeaseRequest) -> Sequence[Arg]:
         limits = self._limits
-        args = (base_key(self._app, queue), worker, limits.lease_ms, fetched_ms, limits.dead_limit, mode)
-        if self._dropped:
-            self._dropped = False
-            self._disconnect()
-        try:
-            reply = self._call("renew", args)
-        except CLIENT_ERRORS as answer:
-            error = self._calls.reason_for(answer)
-            if may_be_replaced(error):
-                self._failover.drop_soon()
-            fault: ServerError = translate(error, self._shown_url)
-            raise fault from None
-        return parse_renewal(reply)
+        return (
+            *(base_key(self._app, request.queue), request.worker, limits.lease_ms, request.fetched_ms),
+            *(limits.dead_limit, request.mode),
+        )
 
-    def _call(self, name: str, args: Sequence[Arg]) -> Any:
-        for _ in range(MOST_TRIES):
-            try:
-                reply = self._exchange(self._calls.command(name, args))
-            except ResponseError as error:
-                if not self._calls.should_repeat(error):
-                    raise
-                self._load()
-            else:
-                self._calls.answered(name)
-                return reply
-        return self._exchange(self._calls.command(name, args))
+    def _result(self, request: LeaseRequest, reply: Any) -> Renewal | ServerError:
+        if isinstance(reply, ServerError):
+            return reply
+        if isinstance(reply, Exception):
+            return translate(self._calls.reason_for(reply), self._shown_url)
+        renewal = parse_renewal(reply)
+        has_outage = self._outage and request.mode == "join"
+        return msgspec.structs.replace(renewal, outage=True) if has_outage else renewal
 
-    def _load(self) -> None:
+    def _call_all(self, name: str, calls: Sequence[Sequence[Arg]]) -> list[Any]:
+        """Call a script with each of these arguments, all at once; returns the reply to each, or the error.
+
+        The calls that the server does not know are repeated, in another way or after it was sent what they need.
+        """
+        replies: list[Any] = [None] * len(calls)
+        left = list(range(len(calls)))
+        error = None
+        for tries_left in reversed(range(MOST_TRIES + 1)):
+            answers = self._exchange(self._commands(name, [calls[i] for i in left]))
+            for i, answer in zip(left, answers, strict=True):
+                replies[i] = answer
+            left = [i for i in left if self._calls.should_repeat(replies[i])]
+            error = self._load() if left and tries_left else None
+            if not left or error is not None:
+                break
+        for i in left if error is not None else ():
+            replies[i] = error
+        return replies
+
+    def _commands(self, name: str, calls: Sequence[Sequence[Arg]]) -> list[Sequence[Arg]]:
+        first = self._calls.command(name, calls[0])
+        self._calls.answered(name)  # when it comes to the others, the server has got the script with the first
+        return [first, *(self._calls.command(name, args) for args in calls[1:])]
+
+    def _load(self) -> Exception | None:
+        """Send the library if the server needs it; returns the error that has ended the connection."""
         command = self._calls.load
         if command is None:
-            return
-        try:
-            self._calls.library_answered(self._exchange(command))
-        except ResponseError as error:
-            self._calls.library_answered(error)
+            return None
+        (reply,) = self._exchange([command])
+        self._calls.library_answered(reply)
+        return reply if _has_ended_connection(reply) else None
 
-    def _exchange(self, command: Sequence[Arg]) -> Any:
-        self._connect()
+    def _exchange(self, commands: Sequence[Sequence[Arg]]) -> list[Any]:
+        """Send commands at once; returns the reply to each, or the error.
+
+        When the connection ends, its error is the reply to all that were not answered.
+        """
+        replies: list[Any] = []
         try:
-            self._connection.send_command(*command)
-            return self._connection.read_response()
-        except ResponseError:  # the server's own error: the connection can still be used
-            raise
+            self._connect()
+            self._connection.send_packed_command(self._connection.pack_commands(commands))
+            while len(replies) < len(commands):
+                replies.append(self._read())
+        except (*CLIENT_ERRORS, ServerError) as error:
+            self._disconnect()
+            replies += [error] * (len(commands) - len(replies))
         except BaseException:
             self._disconnect()
             raise
+        return replies
+
+    def _read(self) -> Any:
+        try:
+            return self._connection.read_response()
+        except ResponseError as error:  # the server's own error: the connection can still be used
+            return error
 
     def _connect(self) -> None:
         """Connect, unless there is a connection that nothing has ended since the last renewal."""
@@ -143,3 +180,7 @@ class RedisLeaseClient:
     def _disconnect(self) -> None:
         self._is_open = False
         self._connection.disconnect()
+
+
+def _has_ended_connection(reply: object) -> bool:
+    return isinstance(reply, Exception) and not isinstance(reply, ResponseError)

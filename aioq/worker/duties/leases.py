@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from aioq.errors import ServerError, ServerRejectedError
-from aioq.store.leases import LeaseClient, Renewal
+from aioq.store.leases import LeaseClient, LeaseRequest, Renewal
 from aioq.util.aio import Backoff
 from aioq.util.log import logger
 from aioq.worker.identity import Membership
@@ -96,7 +96,7 @@ class LeaseService:
                 self._wake.clear()
                 self._round += 1
                 started = time.monotonic()
-                pauses = [pause for m in self._memberships if (pause := self._renew_or_join(m)) is not None]
+                pauses = self._renew_all()
                 spent = time.monotonic() - started
                 self._wake.wait(min([max(self._interval - spent, 0.05), *pauses]))
         except BaseException as error:
@@ -105,28 +105,38 @@ class LeaseService:
             self._lease_client.close()
             self._call_on_loop(self._done.set)
 
-    def _renew_or_join(self, membership: Membership) -> float | None:
-        """Renew the lease of one queue, or join the queue; if that fails, return the seconds until another try."""
-        worker, joining = membership.worker, not membership.joined
-        try:
-            if joining:
-                renewal = self._lease_client.join(membership.queue, worker)
+    def _renew_all(self) -> list[float]:
+        """Renew the leases of all queues, and join those not joined; returns in how many seconds to try again."""
+        requests = [self._request(number, each) for number, each in enumerate(self._memberships)]
+        results = self._lease_client.renew_all(requests)
+        self._served = self._served or any(isinstance(result, Renewal) for result in results)
+        pauses: list[float] = []
+        for membership, request, result in zip(self._memberships, requests, results, strict=True):
+            if isinstance(result, Renewal):
+                self._renewed(membership, request, result)
+            elif isinstance(result, ServerRejectedError) and not self._served:
+                raise result  # waiting does not help: the worker ends, with this error
             else:
-                sweep = self._round % SWEEP_EVERY == 0
-                fetched_ms = round(self._fetched_ago(membership.queue) * 1000)
-                renewal = self._lease_client.renew(membership.queue, worker, fetched_ms=fetched_ms, sweep=sweep)
-        except ServerError as error:
-            if isinstance(error, ServerRejectedError) and not self._served:
-                raise  # waiting does not help: the worker ends, with this error
-            return self._note_trouble(membership.queue, error)
+                pauses.append(self._note_trouble(membership.queue, result))
+        return pauses
+
+    def _request(self, number: int, membership: Membership) -> LeaseRequest:
+        worker = membership.worker  # first: the event loop may give it a new id, with which it has not joined
+        if not membership.joined:
+            return LeaseRequest(membership.queue, worker, 0, "join")
+        fetched_ms = round(self._fetched_ago(membership.queue) * 1000)
+        # The queues take turns, so that the sweeps of many do not keep the server from others all at once.
+        sweep = (self._round + number) % SWEEP_EVERY == 0
+        return LeaseRequest(membership.queue, worker, fetched_ms, "sweep" if sweep else "")
+
+    def _renewed(self, membership: Membership, request: LeaseRequest, renewal: Renewal) -> None:
         healed = self._note_success(membership.queue)
         if renewal.lost:
-            self._call_on_loop(self._on_lost, membership, worker)
+            self._call_on_loop(self._on_lost, membership, request.worker)
         else:
-            if joining:
-                self._call_on_loop(membership.confirm, worker)
+            if request.mode == "join":
+                self._call_on_loop(membership.confirm, request.worker)
             self._call_on_loop(self._on_renewal, membership, renewal, healed or renewal.outage)
-        return None
 
     def _note_trouble(self, queue: str, error: ServerError) -> float:
         """Log an error, once; return the seconds until the next try."""
@@ -143,7 +153,6 @@ class LeaseService:
 
     def _note_success(self, queue: str) -> bool:
         """Note a successful renewal; return whether the one before had failed."""
-        self._served = True
         self._rejections.pop(queue, None)
         if self._troubled.pop(queue, None) is None:
             return False

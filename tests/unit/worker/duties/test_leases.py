@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
-from aioq.errors import ServerRejectedError, ServerUnavailableError
-from aioq.store.leases import Renewal
+from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
+from aioq.store.leases import LeaseClient, LeaseRequest, Renewal
 from aioq.worker.duties import leases
 from aioq.worker.duties.leases import RENEWALS, SWEEP_EVERY, LeaseService
 from aioq.worker.identity import Incarnation, Membership
@@ -17,31 +17,31 @@ from tests.unit.kit import running, turns, until, within
 pytestmark = pytest.mark.anyio
 
 
-class ScriptedLeaseClient:
+class ScriptedLeaseClient(LeaseClient):
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, str]] = []
         self.threads: set[int] = set()
-        self.script: list[Renewal | Exception] = []
+        self.script: list[Renewal | ServerError] = []
         self.closed = 0
+        self.rounds = 0
         self.sweeps: list[bool] = []
+        self.on_call = lambda: None
 
-    def join(self, queue: str, worker: str) -> Renewal:
-        return self._next("join", queue, worker)
-
-    def renew(self, queue: str, worker: str, *, fetched_ms: int = 0, sweep: bool = False) -> Renewal:
-        self.sweeps.append(sweep)
-        return self._next("renew", queue, worker)
+    def renew_all(self, requests: Sequence[LeaseRequest]) -> Sequence[Renewal | ServerError]:
+        self.rounds += 1
+        return [self._next(each) for each in requests]
 
     def close(self) -> None:
         self.closed += 1
 
-    def _next(self, verb: str, queue: str, worker: str) -> Renewal:
+    def _next(self, request: LeaseRequest) -> Renewal | ServerError:
+        verb = "join" if request.mode == "join" else "renew"
+        if verb == "renew":
+            self.sweeps.append(request.mode == "sweep")
         self.threads.add(threading.get_ident())
-        self.calls.append((verb, queue, worker))
-        step = self.script.pop(0) if self.script else Renewal()
-        if isinstance(step, Exception):
-            raise step
-        return step
+        self.calls.append((verb, request.queue, request.worker))
+        self.on_call()
+        return self.script.pop(0) if self.script else Renewal()
 
 
 class Leases:
@@ -113,6 +113,39 @@ async def test_now_and_then_it_sweeps(make: Callable[..., Leases]):
     assert swept == [SWEEP_EVERY, 2 * SWEEP_EVERY]
 
 
+async def test_the_sweeps_of_many_queues_are_spread_over_the_rounds(make: Callable[..., Leases]):
+    leases = make(*(f"q{number}" for number in range(SWEEP_EVERY)))
+    async with running(leases.service.run()):
+        for round_ in range(1, 2 * SWEEP_EVERY + 1):
+            await until(lambda: len(leases.renewals) == round_ * SWEEP_EVERY)  # noqa: B023 - it is asked at once
+            leases.service.renew_now()
+    rounds = [leases.lease_client.sweeps[n : n + SWEEP_EVERY] for n in range(0, SWEEP_EVERY**2, SWEEP_EVERY)]
+    assert [each.count(True) for each in rounds] == [1] * SWEEP_EVERY
+    assert {each.index(True) for each in rounds} == set(range(SWEEP_EVERY))
+
+
+async def test_all_queues_are_renewed_with_one_call(make: Callable[..., Leases]):
+    leases = make("a", "b", "c")
+    async with running(leases.service.run()):
+        await until(lambda: len(leases.renewals) == 3)
+        assert leases.lease_client.rounds == 1
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+async def test_one_queue_that_is_refused_does_not_touch_the_others(make: Callable[..., Leases], position: int):
+    """At the start too, where a refusal of all queues would end the worker."""
+    leases = make("a", "b", "c")
+    refused = ServerRejectedError("refused a key")
+    leases.lease_client.script = [Renewal()] * 3
+    leases.lease_client.script[position] = refused
+    async with running(leases.service.run()):
+        await until(lambda: len(leases.renewals) >= 5)
+    queue = "abc"[position]
+    (others, after) = leases.renewals[:2], leases.renewals[2:5]
+    assert [each for each, _, _ in others] == [each for each in "abc" if each != queue]
+    assert [(each, healed) for each, _, healed in after] == [(each, each == queue) for each in "abc"]
+
+
 async def test_a_renewal_is_passed_on(make: Callable[..., Leases]):
     leases = make("a")
     renewal = Renewal(next_due_ms=5, expired=True, cancelled=["x"])
@@ -178,15 +211,13 @@ async def test_it_renews_while_the_event_loop_is_blocked(make: Callable[..., Lea
     leases = make("a", lease=0.2)
     async with running(leases.service.run()):
         await until(lambda: leases.renewals)
-        before, renewed = len(leases.lease_client.calls), threading.Event()
-        renew = leases.lease_client.renew
+        before, renewed = leases.lease_client.rounds, threading.Event()
 
-        def noting(queue: str, worker: str, *, fetched_ms: int = 0, sweep: bool = False) -> Renewal:
-            if len(leases.lease_client.calls) > before + 2:
+        def note() -> None:
+            if leases.lease_client.rounds > before + 3:
                 renewed.set()
-            return renew(queue, worker, fetched_ms=fetched_ms, sweep=sweep)
 
-        leases.lease_client.renew = noting  # pyright: ignore[reportAttributeAccessIssue]
+        leases.lease_client.on_call = note
         assert renewed.wait(10)  # noqa: ASYNC251, RUF100 - blocks the loop on purpose
 
 
