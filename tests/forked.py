@@ -1,4 +1,6 @@
-"""The process that `tests.forkserver` forks `aioq` commands from; not imported, run with the number of its socket.
+"""The process that `tests.forkserver` forks `aioq` commands from; not imported, but run.
+
+Its arguments are the number of its socket, and the directory of the aioq under test.
 
 It has imported what commands import, and waits. For each request it forks, and the fork becomes what `python -m
 aioq` in a process of its own would be: the request's directory, environment, arguments and standard streams, a
@@ -15,8 +17,6 @@ import socket
 import sys
 import types
 from typing import TypedDict
-
-from aioq import cli
 
 
 class Request(TypedDict):
@@ -94,12 +94,14 @@ def _without_frames_of_this_file(
 
 
 if __name__ == "__main__":
+    sys.path[0] = sys.argv[2]  # in place of this file's directory
+    cli = importlib.import_module("aioq.cli")
     entry = cli.main
     for name in MODULES:
         importlib.import_module(name)
     cli.main = entry  # the module of the same name has taken the function's place
     gc.freeze()  # a fork looks through none of these at its end, which takes longer than all else it does
-    del sys.path[0]  # this file's directory
+    del sys.path[0]
     with socket.socket(fileno=int(sys.argv[1])) as control:
         request = main(control)
         control.detach()

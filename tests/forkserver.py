@@ -20,6 +20,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import aioq
+
+ROOT = Path(aioq.__file__).parents[1]
+"""The directory of the aioq under test, which need not be the one that is installed."""
+
 FRESH = "FRESH_STARTS"
 """The environment variable that has every command start as a process of its own from its first line on."""
 
@@ -119,7 +124,7 @@ class _ForkServer:
         environment = {name: value for name, value in os.environ.items() if name not in READ_LATE}
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, script, str(theirs.fileno())],
+                [sys.executable, script, str(theirs.fileno()), str(ROOT)],
                 env=environment,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

@@ -53,6 +53,11 @@ for _, key in ipairs(redis.call('KEYS', base .. ':schedule:*')) do
   local following = redis.call('HGET', key, 'next')
   if following ~= '' then redis.call('HSET', key, 'next', string.format('%.0f', following + ms)) end
 end
+local declared = redis.call('GET', base .. ':declared')
+if declared then
+  local micros, code = string.match(declared, '^(%d+) (.*)$')
+  redis.call('SET', base .. ':declared', string.format('%.0f %s', micros + 1000 * ms, code))
+end
 for _, key in ipairs(redis.call('KEYS', base .. ':job:*')) do
   local record = cmsgpack.unpack(redis.call('GET', key))
   for _, field in ipairs({2, 10, 18}) do record[field] = record[field] and record[field] + ms end
@@ -282,3 +287,18 @@ class TestTicks:
         next_tick_ms = (await store.timetable.read(QUEUE)).next_tick_ms
         assert next_tick_ms is not None
         assert next_tick_ms <= MINUTE
+
+    async def test_back_the_declaration_of_the_worker_that_starts_last_is_the_current_one(
+        self, store: Store, step: Step
+    ) -> None:
+        old, new = "0a", "0b"
+        before = await store.timetable.note_declaration(
+            QUEUE, 0, old, worker=await joined(store, "old"), ids=["s"]
+        )
+        step(-HOUR)
+
+        now = await store.timetable.note_declaration(QUEUE, 0, new, worker=await joined(store, "new"), ids=["s"])
+
+        assert (now.code, now.before) == (new, old)
+        again = await store.timetable.note_declaration(QUEUE, before.since, old, worker="old", ids=["s"])
+        assert again.code == new

@@ -80,6 +80,20 @@ async def test_functions_stay_where_a_call_of_one_has_failed(text: str) -> None:
     assert calls.command("info", ["aioq:{shop:mail}"])[0] == "FCALL"
 
 
+async def test_functions_stay_where_the_library_is_refused_for_now() -> None:
+    calls = Calls()
+    assert calls.should_repeat(redis.ResponseError("ERR Function not found"))
+    calls.library_answered(redis.ResponseError("OOM command not allowed when used memory > 'maxmemory'."))
+    assert calls.is_refused
+    assert calls.command("info", ["aioq:{shop:mail}"])[0] == "FCALL"
+    assert calls.load is not None
+
+    calls.library_answered(b"aioq_0")
+
+    assert not calls.is_refused
+    assert calls.load is None
+
+
 async def test_a_server_that_forgets_functions_as_often_as_it_is_told_them_is_asked_again_later() -> None:
     assert type(translate(redis.ResponseError("ERR Function not found"), "-")) is ServerUnavailableError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests import leaks
+from tests import forkserver, leaks
 from tests.behaviour.kit import ROOT
 from tests.forkserver import FRESH, Forked, can_fork, pids
 
@@ -138,6 +138,20 @@ def test_a_variable_that_has_changed_since_its_server_started_is_read_by_a_new_p
 
     assert not can_fork(COMMAND, os.environ)
     assert can_fork(COMMAND, before)
+
+
+def test_it_runs_the_aioq_that_the_tests_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the one that is installed: in another checkout that would be other code."""
+    (tmp_path / "aioq").symlink_to(ROOT / "aioq")
+    (tmp_path / "shop.py").write_text("import aioq\nprint(aioq.__file__, flush=True)\n")
+    servers: dict[int, forkserver._ForkServer] = {}
+    monkeypatch.setattr(forkserver, "_servers", servers)
+    monkeypatch.setattr(forkserver, "ROOT", tmp_path)
+
+    _, out, _ = forked([*COMMAND, "check", "shop:app"], tmp_path, {**os.environ, "PYTHONPATH": str(tmp_path)})
+
+    servers[os.getpid()].close()
+    assert out == f"{tmp_path / 'aioq' / '__init__.py'}\n"
 
 
 def test_its_forks_are_looked_for_as_any_process(tmp_path: Path) -> None:

@@ -234,6 +234,19 @@ async def test_what_was_delivered_and_lost_with_the_connection_is_claimed():
     assert fetching.jobs == ["a"]
 
 
+async def test_what_a_read_brings_as_it_stops_is_given_back_at_once():
+    fetching = Fetching()
+    await fetching.join()
+    async with running(fetching.fetcher.run()) as (task,):
+        await until(lambda: fetching.store.blocking)
+        await fetching.store.send("a")  # the read ends with this entry
+        await within(fetching.fetcher.stop())
+        await within(task)
+    assert (fetching.jobs, fetching.store.claims[-1][:2]) == ([], (0, 1))
+    await asyncio.to_thread(fetching.store.lease_client().join, QUEUE, "another")
+    assert [job.id for job in (await fetching.store.claim(QUEUE, "another", 1)).jobs] == ["a"]
+
+
 async def test_a_lost_lease_is_reported_and_it_goes_on_under_a_new_id():
     fetching = Fetching()
     fetching.membership.confirm(fetching.membership.worker)  # the server knows nothing of it
