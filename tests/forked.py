@@ -16,7 +16,7 @@ import select
 import socket
 import sys
 import types
-from typing import TypedDict
+from typing import Any, TypedDict
 
 
 class Request(TypedDict):
@@ -95,7 +95,7 @@ def _without_frames_of_this_file(
 
 if __name__ == "__main__":
     sys.path[0] = sys.argv[2]  # in place of this file's directory
-    cli = importlib.import_module("aioq.cli")
+    cli: Any = importlib.import_module("aioq.cli")
     entry = cli.main
     for name in MODULES:
         importlib.import_module(name)

@@ -22,7 +22,7 @@ EAGER_JOBS = 64
 while this process prepares those. Larger batches gain nothing (measured with 150 to 1,000 senders)."""
 
 FAIR_ATTEMPT = 1.0
-"""The least seconds that an attempt gets, even if the deadlines of its jobs are closer or over."""
+"""The shortest time in seconds that an attempt gets, even if the deadlines of its jobs are closer or over."""
 
 
 class SendBatch(NewJobs, Batch):

@@ -90,7 +90,7 @@ async def test_a_job_that_was_not_started_ends_as_cancelled_and_its_waiters_are_
     assert (await store.promote(QUEUE, 10)).next_due_ms is None
 
 
-async def test_a_claim_after_the_time_passes_over_a_job_that_no_timer_has_ended(store: Store) -> None:
+async def test_a_claim_after_the_time_skips_a_job_that_no_timer_has_ended(store: Store) -> None:
     await joined(store, "w")
     await put(store)
     await send(store, "other")

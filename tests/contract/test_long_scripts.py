@@ -66,7 +66,7 @@ async def cancelled(store: Store, many: int, *, ttl_ms: int) -> None:
 
 
 @pytest.mark.parametrize("ttl_ms", [LONG, 0], ids=["cancelled", "gone"])
-async def test_a_claim_passes_over_a_limited_number_of_jobs(store: Store, ttl_ms: int) -> None:
+async def test_a_claim_skips_a_limited_number_of_jobs(store: Store, ttl_ms: int) -> None:
     await joined(store, "w")
     await cancelled(store, MANY, ttl_ms=ttl_ms)
     await send(store, "behind")
@@ -77,7 +77,7 @@ async def test_a_claim_passes_over_a_limited_number_of_jobs(store: Store, ttl_ms
 
 
 @pytest.mark.parametrize("count", [1, 3, 70])
-async def test_after_all_that_it_passes_over_a_claim_takes_what_was_asked_for_and_no_more(
+async def test_after_all_that_it_skips_a_claim_takes_what_was_asked_for_and_no_more(
     store: Store, count: int
 ) -> None:
     await joined(store, "w")
@@ -91,7 +91,7 @@ async def test_after_all_that_it_passes_over_a_claim_takes_what_was_asked_for_an
 
 
 @pytest.mark.parametrize("fields", [{"job": ""}, {"by": "hand"}], ids=["wake-ups", "malformed"])
-async def test_a_claim_passes_over_a_limited_number_of_entries_without_jobs(
+async def test_a_claim_skips_a_limited_number_of_entries_without_jobs(
     redis_store: RedisStore, redis_backend: Backend, client: redis.Redis, fields: dict[str, str]
 ) -> None:
     await joined(redis_store, "w")

@@ -268,7 +268,7 @@ def test_the_limit_of_a_claim_is_the_same_in_lua_and_in_python() -> None:
     assert f"local CLAIM_LIMIT = {CLAIM_LIMIT}\n" in LUA["claim"].read_text()
 
 
-def test_the_most_jobs_that_a_claim_passes_over_are_the_same_in_lua_and_in_python() -> None:
+def test_the_most_jobs_that_a_claim_skips_are_the_same_in_lua_and_in_python() -> None:
     assert f"local SKIPPED_LIMIT, LARGE = {SKIPPED_LIMIT}, " in LUA["claim"].read_text()
 
 

@@ -13,6 +13,8 @@ from aioq.store.schedules import Agenda, Entry
 
 _EXTRA = msgspec.msgpack.Decoder(Extra)
 _HEADER = 3
+"""The number of items that `schedule_read.lua` returns before the schedules."""
+
 _ABSENT = 1
 """The number of items that `schedule_read.lua` returns for a schedule that does not exist: its id only."""
 

@@ -144,9 +144,8 @@ class LeaseService:
             # A password was changed or a permission taken away: a person can correct that.
             self._rejections[queue] = str(error)
         if queue not in self._troubled:
-            level = (
-                logging.DEBUG if self._troubled else logging.WARNING
-            )  # one warning for all queues of the server
+            # One warning for all queues of the server.
+            level = logging.DEBUG if self._troubled else logging.WARNING
             log.log(level, "queue %s: %s; trying again until it is back", queue, error)
             self._troubled[queue] = Backoff()
         return self._troubled[queue].next()

@@ -85,10 +85,8 @@ class Watchdog:
     def _warn_if_suspended(self, lag: float) -> None:
         if lag > SUSPENDED * self._limit:
             log.warning(
-                *(
-                    "this process did not run for %.1f s: it was stopped, or something held the interpreter lock",
-                    lag,
-                ),
+                "this process did not run for %.1f s: it was stopped, or something held the interpreter lock",
+                lag,
                 extra=_extra("process_suspended", lag),
             )
 
@@ -101,7 +99,9 @@ class Watchdog:
             log.warning(
                 "%s blocks the event loop, for %.1f s by now; every other job of this worker waits for it. "
                 "Make it a plain function, or await in it:\n%s",
-                *(printable(name), lag, self._stack()),
+                printable(name),
+                lag,
+                self._stack(),
                 extra=_extra("loop_blocking", lag),
             )
             self._wait(answered, wait)

@@ -15,7 +15,7 @@ for i = 2, #ARGV do
   local job = load(q, id)
   local state = job and (job[STATE] or 'queued') or ''
   if (state == 'queued' or state == 'scheduled') and at > q.now then
-    -- The entry of a queued one stays behind in its lane; a claim passes over it.
+    -- The entry of a queued job stays in its lane; a claim skips it.
     run_hooks(q, 'back', id, job, 'reschedule', at)
     Lanes.schedule(q, id, at, job[LANE] or nil)
     widen(job, STATE)
