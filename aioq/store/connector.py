@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from aioq.config.settings import Settings
-from aioq.config.urls import mask_url
+from aioq.config.urls import mask_url, parse_servers
 from aioq.embedded import EmbeddedServer, attach, available
 from aioq.store.contract import Limits, Store
 from aioq.util.log import logger
@@ -91,7 +91,16 @@ class Connector:
             url, revive = server.url, server.ensure
         # Imported only when a server is needed: importing redis-py took most of the time of importing an App. In a
         # thread, because it takes a tenth of a second, and the loop must not be blocked for that long.
+        servers = parse_servers(url) if url else None
         redis_store: Any = await asyncio.to_thread(_import_redis_store)
+        if servers is not None and servers.kind == "cluster":
+            return redis_store.ClusterStore(
+                self._name,
+                servers,
+                shown_url=mask_url(url or ""),
+                limits=limits_of(settings),
+                durability=settings.durability,
+            )
         return redis_store.RedisStore(
             self._name,
             url or LOCAL_URL,

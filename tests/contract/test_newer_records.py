@@ -10,7 +10,7 @@ import redis
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import MISSING, Limits, Settlement, Verb
 from aioq.store.redis import RedisStore
-from aioq.store.redis import store as module
+from aioq.store.redis import skipped as module
 from tests.contract.inside import ServerInside
 from tests.contract.kit import (
     CRASHED,
@@ -173,7 +173,7 @@ async def test_it_is_said_now_and_then(
     assert "this version of aioq cannot read the record of job job-19" in caplog.text
 
     monkeypatch.setattr(module, "LOG_PAUSE", 0.0)
-    redis_store._log_again_at.clear()
+    redis_store._skipped._log_again_at.clear()
     await take(redis_store, "w", 10)
     newer.pass_time()
     await redis_store.promote(QUEUE, 100)

@@ -9,12 +9,14 @@ data, FUNCTION FLUSH, SCRIPT FLUSH, a failover to a server that never had it), i
 repeated.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from redis.exceptions import NoScriptError, ResponseError
 
 from aioq.errors import ServerUnavailableError
 from aioq.store.redis.errors import granted_by, translate
+from aioq.store.redis.keys import never_key
 from aioq.store.redis.scripts import library, script
 
 Arg = str | bytes | int
@@ -34,10 +36,11 @@ class Calls:
         refusal: the error with which it refused the library, if that may be temporary.
     """
 
-    __slots__ = ("functions", "is_missing", "known", "refusal")
+    __slots__ = ("_sharded", "functions", "is_missing", "known", "refusal")
 
-    def __init__(self) -> None:
-        self.functions: Mapping[str, str] = library().functions
+    def __init__(self, *, sharded: bool = False) -> None:
+        self._sharded = sharded
+        self.functions: Mapping[str, str] = library(sharded=sharded).functions
         self.known: set[str] = set()
         self.is_missing = False
         self.refusal: ResponseError | None = None
@@ -46,7 +49,7 @@ class Calls:
         """The server command that calls one of aioq's commands; `args` begin with the queue's base key."""
         if self.functions:
             return ("FCALL", self.functions[name], 1, *args)
-        code = script(name)
+        code = script(name, sharded=self._sharded)
         if code.sha in self.known:
             return ("EVALSHA", code.sha, 1, *args)
         return ("EVAL", code.text, 1, *args)
@@ -54,7 +57,7 @@ class Calls:
     def answered(self, name: str) -> None:
         """Note that the command was carried out, so the server has its script."""
         if not self.functions:
-            self.known.add(script(name).sha)
+            self.known.add(script(name, sharded=self._sharded).sha)
 
     def forget(self) -> None:
         """Forget what the server is known to have: it may be another server, or have been restarted."""
@@ -69,7 +72,9 @@ class Calls:
     @property
     def load(self) -> Sequence[Arg] | None:
         """The server command that must be sent before the next call; None for none."""
-        return ("FUNCTION", "LOAD", library().text) if self.functions and self.is_missing else None
+        if self.functions and self.is_missing:
+            return ("FUNCTION", "LOAD", library(sharded=self._sharded).text)
+        return None
 
     @property
     def is_refused(self) -> bool:
@@ -109,6 +114,37 @@ class Calls:
             self.functions = {}
             return True
         return False
+
+
+class ClusterCalls(Calls):
+    """The same for a node of a cluster, where each call names a second key of its slot; see `never_key`."""
+
+    __slots__ = ()
+
+    def command(self, name: str, args: Sequence[Arg]) -> Sequence[Arg]:
+        """The server command that calls one of aioq's commands; `args` begin with the queue's base key."""
+        how, code, _, base, *rest = super().command(name, args)
+        return (how, code, 2, base, never_key(str(base)), *rest)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterNode:
+    """One node of a cluster, for the store that talks to it.
+
+    Attributes:
+        no_key: a key, and a channel, that never exists, in a slot that the node serves.
+        sharded: whether messages go over sharded pub/sub (servers from 7.0 on).
+        on_moved: called with a channel that the node serves no more.
+    """
+
+    no_key: str
+    sharded: bool
+    on_moved: Callable[[str], None]
+
+
+def calls_for(node: ClusterNode | None) -> Calls:
+    """How commands are called at a server, or at a node of a cluster."""
+    return Calls() if node is None else ClusterCalls(sharded=node.sharded)
 
 
 _NOT_SERVED = (

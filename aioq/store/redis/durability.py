@@ -72,6 +72,16 @@ def confirmation(durability: Durability) -> Confirmation | None:
     return _CONFIRMATIONS.get(durability)
 
 
+def sends_in_flight(durability: Durability) -> int:
+    """How many enqueues of a queue should be in flight at once."""
+    return IN_FLIGHT if durability in _CONFIRMATIONS else 2
+
+
+def settles_in_flight(durability: Durability) -> int:
+    """How many settles of a queue should be in flight at once."""
+    return IN_FLIGHT if durability in _CONFIRMATIONS else 1
+
+
 def require_fsync(product: str, version: tuple[int, ...], policy: str | None, shown_url: str) -> None:
     """Check that a server confirms a write only when it is on its disk.
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
@@ -58,6 +59,36 @@ def may_be_replaced(error: Exception) -> bool:
     if isinstance(error, (ReadOnlyError, BusyLoadingError, ClusterDownError, MovedError)):
         return True
     return isinstance(error, ResponseError) and any(code in str(error) for code in _REPLACED)
+
+
+class SlotUnservedError(ServerUnavailableError):
+    """This node of a cluster does not serve the slot, or not now; nothing was carried out.
+
+    Attributes:
+        moved_to: slot and address of the node that serves it from now on; None if that is not known.
+    """
+
+    moved_to: tuple[int, str, int] | None = None
+
+
+_UNSERVED = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
+
+
+def is_of_a_slot(error: Exception) -> bool:
+    """Whether a cluster's node answers so for a slot that it does not serve, or not now."""
+    # redis-py's own parser removes the code from the text, and raises a class for it.
+    if isinstance(error, (MovedError, AskError, TryAgainError, ClusterDownError)):
+        return True
+    return isinstance(error, ResponseError) and any(code in str(error) for code in _UNSERVED)
+
+
+def slot_unserved(error: Exception, url: str) -> SlotUnservedError:
+    """The error for such an answer; `url` is the masked one."""
+    fault = SlotUnservedError(f"{url} does not serve this queue, or not now: {error}")
+    found = re.search(r"(?:^|MOVED )(\d+) (\S*):(\d+)", str(error))
+    if found is not None and "ASK " not in str(error) and not isinstance(error, AskError):
+        fault.moved_to = int(found[1]), found[2], int(found[3])
+    return fault
 
 
 def closed_here(shown_url: str) -> ServerUnavailableError:
@@ -150,6 +181,8 @@ def translate(error: Exception, url: str) -> ServerError:
     """The aioq error for an exception of redis-py or the socket; `url` is the masked one."""
     if isinstance(error.__cause__, RedisError):
         error = error.__cause__  # the asyncio part of redis-py wraps the error of a login
+    if is_of_a_slot(error):
+        return slot_unserved(error, url)
     # redis-py names the host, which may be a part of the password if the URL is malformed; aioq names the URL
     # anyway.
     text = re.sub(r" connecting to \S+", " connecting.", str(error)) or _describe(error, url)

@@ -38,6 +38,15 @@ def schedule_queues_key(app: str) -> str:
     return f"{base_key(app, '')}:schedule-queues"
 
 
-def no_key(app: str) -> str:
+def no_key(app: str, queue: str = "") -> str:
     """The name of a key, and of a channel, that never exists: for commands that are only tried."""
-    return f"{base_key(app, '')}:none"
+    return f"{base_key(app, queue)}:none"
+
+
+def never_key(base: str) -> str:
+    """The key that each call in a cluster names beside the base key; it never exists.
+
+    A node that takes over a slot refuses calls of several keys (TRYAGAIN) until it has the whole slot. With one
+    key alone the call would be carried out on the part of the queue that has come.
+    """
+    return f"{base}:never"

@@ -12,7 +12,7 @@ from aioq.errors import ServerError
 from aioq.store.contract import Limits
 from aioq.store.leases import LeaseClient, LeaseRequest, Renewal
 from aioq.store.redis.calls import MOST_TRIES, Calls
-from aioq.store.redis.errors import CLIENT_ERRORS, may_be_replaced, translate
+from aioq.store.redis.errors import CLIENT_ERRORS, translate
 from aioq.store.redis.keys import base_key
 from aioq.store.redis.net.connection import ANONYMOUS, Arg
 from aioq.store.redis.net.failover import Failover
@@ -33,6 +33,7 @@ class RedisLeaseClient(LeaseClient):
         limits: the App's limits.
         failover: that of the process's other connections.
         primary: finds the server at each connect; None if it is always at the address in `url`.
+        calls: how commands are called at this server.
         outage: the server could not be reached when this process started.
     """
 
@@ -45,6 +46,7 @@ class RedisLeaseClient(LeaseClient):
         failover: Failover,
         *,
         primary: Primary | None = None,
+        calls: Calls,
         outage: bool = False,
     ) -> None:
         self._failover = failover
@@ -55,7 +57,7 @@ class RedisLeaseClient(LeaseClient):
         self._shown_url = shown_url
         self._app = app
         self._limits = limits
-        self._calls = Calls()
+        self._calls = calls
         # A renewal that is not answered within a quarter of the lease is tried again on a new connection.
         patience = max(limits.lease_ms / 4000, 0.5)
         timeouts = {"socket_timeout": patience, "socket_connect_timeout": patience}
@@ -76,7 +78,7 @@ class RedisLeaseClient(LeaseClient):
                 replies += replies[-1:] * (len(requests) - len(replies))
                 break
         reasons = [self._calls.reason_for(reply) for reply in replies if isinstance(reply, Exception)]
-        if any(may_be_replaced(reason) for reason in reasons):
+        if any(self._failover.shown_by(reason) for reason in reasons):
             self._failover.drop_soon()
         return [self._result(request, reply) for request, reply in zip(requests, replies, strict=True)]
 

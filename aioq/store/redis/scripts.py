@@ -75,8 +75,10 @@ READS_ONLY = frozenset({"held", "info", "schedule_owners", "schedule_read", "wor
 
 
 @cache
-def script(name: str) -> Script:
+def script(name: str, *, sharded: bool = False) -> Script:
     """The script of a command, with the definitions that it uses.
+
+    With `sharded` its messages go over sharded pub/sub, which in a cluster stays within the queue's slot.
 
     A definition is placed just before the first statement that uses it: a call that returns earlier does not make
     it.
@@ -86,20 +88,21 @@ def script(name: str) -> Script:
     lines = dict.fromkeys([*used_by("begin", parts), _BEGIN])
     for statement in _STATEMENT.split(body):
         lines |= dict.fromkeys([*used_by(statement, parts), statement])
-    text = _bare("\n".join(lines))
+    text = _bare("\n".join(lines), sharded=sharded)
     return Script(name, text, hashlib.sha1(text).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
 
 
 @cache
-def library() -> Library:
+def library(*, sharded: bool = False) -> Library:
     """All commands as functions, under names that no other library at this server has."""
     bodies = {name: source(f"commands/{name}") for name in commands()}
     parts = resolved(bodies.values())
     shared = [definition.text for part in parts for definition in definitions(part)]
-    own = hashlib.sha256("\n".join([*shared, *bodies.values()]).encode()).hexdigest()[:_HASH_LENGTH]
+    hashed = "\n".join([*shared, *bodies.values(), *(["sharded"] if sharded else [])])
+    own = hashlib.sha256(hashed.encode()).hexdigest()[:_HASH_LENGTH]
     functions = {name: f"aioq_{own}_{name}" for name in bodies}
     made = [_function(functions[name], body, reads_only=name in READS_ONLY) for name, body in bodies.items()]
-    return Library(_bare("\n".join([f"#!lua name=aioq_{own}", *shared, *made])), functions)
+    return Library(_bare("\n".join([f"#!lua name=aioq_{own}", *shared, *made]), sharded=sharded), functions)
 
 
 _HASH_LENGTH = 16
@@ -114,8 +117,10 @@ def _function(name: str, body: str, *, reads_only: bool) -> str:
     )
 
 
-def _bare(text: str) -> bytes:
+def _bare(text: str, *, sharded: bool) -> bytes:
     """A text without its comment lines, which are a third of it."""
+    if sharded:
+        text = text.replace("'PUBLISH'", "'SPUBLISH'").replace("'NUMSUB'", "'SHARDNUMSUB'")
     return _COMMENT_LINE.sub("", text).encode()
 
 

@@ -15,11 +15,12 @@ from aioq.store.columns import NewJobs
 from aioq.store.contract import Claim, Claimed, Limits, NewJob, ServerInfo, Settlement, Token, WaitReply
 from aioq.store.extra import CALL_GONE, EXPIRED
 from aioq.store.leases import WorkerLease
-from aioq.store.pubsub import dispatch_channel
+from aioq.store.pubsub import Inbox, dispatch_channel
 from aioq.store.redis import replies
 from aioq.store.redis.arguments import due_arg, enqueue_args, enqueue_one_args, settle_args
 from aioq.store.redis.blocking import BlockingReads
-from aioq.store.redis.durability import IN_FLIGHT, Confirmation, Durability, confirmation
+from aioq.store.redis.calls import ClusterNode, calls_for
+from aioq.store.redis.durability import Confirmation, Durability, confirmation, sends_in_flight, settles_in_flight
 from aioq.store.redis.errors import translate
 from aioq.store.redis.holding import known_arg
 from aioq.store.redis.keys import base_key, no_key, schedule_queues_key
@@ -32,6 +33,7 @@ from aioq.store.redis.permissions import require
 from aioq.store.redis.schedule_queues import Register
 from aioq.store.redis.schedules import RedisTimetable
 from aioq.store.redis.server_check import check_server, warn_of_losses
+from aioq.store.redis.skipped import SkippedLog
 from aioq.store.upkeep import Promotion, Recovery
 from aioq.util.log import logger
 
@@ -45,8 +47,16 @@ MAX_CLAIM = 500
 """The most jobs of one claim: far fewer than Lua's `unpack` and one reply can hold."""
 
 
-LOG_PAUSE = 60.0
-"""Seconds between two log lines about records that this version cannot read."""
+async def listen_for_dispatched(
+    inbox: Inbox, channel: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
+) -> Callable[[], Awaitable[None]]:
+    """Listen on a worker's channel for jobs that come by direct dispatch; returns a function that ends it."""
+    try:
+        await inbox.listen(channel, lambda message: on_job(replies.parse_dispatched(message)), on_gap)
+    except BaseException:
+        await inbox.leave(channel)
+        raise
+    return partial(inbox.leave, channel)
 
 
 class RedisStore:
@@ -61,6 +71,7 @@ class RedisStore:
         revive: called in a thread before each new attempt to reach a server that is gone; it starts the embedded
             server again.
         advice: the message for a server that does not answer, instead of the network's own.
+        node: which node of a cluster the server is; None for a server by itself.
     """
 
     def __init__(
@@ -73,34 +84,36 @@ class RedisStore:
         durability: Durability = "memory",
         revive: Callable[[], None] | None = None,
         advice: str = "",
+        node: ClusterNode | None = None,
     ) -> None:
         self._app = app
+        self._node = node
+        self._no_key = no_key(app) if node is None else node.no_key
         self._limits = limits
         self._revive = revive
         self._durability: Durability = durability
         self._confirmation = confirmation(durability)
-        self._link = Link(url, shown_url, advice)
-        self._inbox = RedisInbox(self._link, no_key(app))
+        self._link = Link(url, shown_url, advice, node)
+        self._inbox = RedisInbox(self._link, self._no_key, node)
         self._timetable = RedisTimetable(
             app,
-            self._call_retried,
-            self._call_confirmed,
+            self.call_retried,
+            self.call_confirmed,
             Register(self._link.command, schedule_queues_key(app), shown_url),
         )
-        self._malformed: set[str] = set()
-        self._log_again_at: dict[str, float] = {}  # by queue: when to log unreadable records again
+        self._skipped = SkippedLog()
         self._was_unreachable = False
         self._reads = BlockingReads(app, self._link, longest_ms=limits.lease_ms // 2)
 
     @property
     def sends_in_flight(self) -> int:
         """How many enqueues of a queue should be in flight at once."""
-        return 2 if self._confirmation is None else IN_FLIGHT
+        return sends_in_flight(self._durability)
 
     @property
     def settles_in_flight(self) -> int:
         """How many settles of a queue should be in flight at once."""
-        return 1 if self._confirmation is None else IN_FLIGHT
+        return settles_in_flight(self._durability)
 
     @property
     def inbox(self) -> RedisInbox:
@@ -117,17 +130,21 @@ class RedisStore:
         if self._revive is not None:
             await asyncio.to_thread(self._revive)
         try:
-            product, version = await check_server(self._link, self._durability)
+            product, version = await check_server(self._link, self._durability, in_cluster=self._node is not None)
         except ServerUnavailableError:
             self._was_unreachable = True
             raise
         except ResponseError as error:
             raise translate(error, self._link.shown_url) from None
         if thorough:
-            await require(self._link, no_key(self._app), no_key(self._app), self._durability)
+            await require(self._link, self._no_key, self._no_key, self._durability)
             if self._revive is None:  # the embedded server is aioq's own
                 await warn_of_losses(self._link)
         return ServerInfo(self._link.shown_url, product, version)
+
+    async def command(self, *args: Arg) -> Any:
+        """Send one command of the server's own, and return its reply; see `Link.command`."""
+        return await self._link.command(*args)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -141,6 +158,7 @@ class RedisStore:
         return RedisLeaseClient(
             *(link.server_url, link.shown_url, self._app, self._limits, link.failover),
             primary=link.primary,
+            calls=calls_for(self._node),
             outage=self._was_unreachable,
         )
 
@@ -171,9 +189,9 @@ class RedisStore:
         reply = await self._call("claim", queue, args)
         malformed, unreadable = replies.skipped_by_claim(reply)
         if malformed:
-            self._log_malformed(queue, malformed)
+            self._skipped.log_malformed(queue, malformed)
         if unreadable:
-            self._log_unreadable(queue, unreadable)
+            self._skipped.log_unreadable(queue, unreadable)
         return replies.parse_claim(reply)
 
     async def dispatched(
@@ -181,42 +199,13 @@ class RedisStore:
     ) -> Callable[[], Awaitable[None]]:
         """Listen for jobs that come to a waiting worker by direct dispatch; they are its own, as after a claim."""
         channel = dispatch_channel(self._app, queue, worker)
-        try:
-            await self._inbox.listen(channel, lambda message: on_job(replies.parse_dispatched(message)), on_gap)
-        except BaseException:
-            await self._inbox.leave(channel)
-            raise
-        return partial(self._inbox.leave, channel)
+        return await listen_for_dispatched(self._inbox, channel, on_job, on_gap)
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
         """Wait until there is something to claim; empty after the timeout, or when `unblock` was called."""
         delivered = await self._reads.read(queue, worker, timeout_ms)
-        return [
-            Token(lane, entry.decode(), self._named_by(queue, entry, fields)) for lane, entry, fields in delivered
-        ]
-
-    def _named_by(self, queue: str, entry: bytes, fields: list[bytes]) -> tuple[str, ...]:
-        job_ids = replies.named_by(fields)
-        if job_ids is None:
-            self._log_malformed(queue, entry.decode())
-        return job_ids or ()
-
-    def _log_malformed(self, queue: str, entry: str) -> None:
-        """Log the first such entry of each queue only: there may be many."""
-        if queue not in self._malformed:
-            self._malformed.add(queue)
-            log.warning("queue %s: entry %s names no job; it and others like it are skipped", queue, entry)
-
-    def _log_unreadable(self, queue: str, job_id: str) -> None:
-        """Log such a record at intervals: during a deployment there may be many, and each is met several times."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._log_again_at.get(queue, now):
-            self._log_again_at[queue] = now + LOG_PAUSE
-            log.warning(
-                "queue %s: this version of aioq cannot read the record of job %s; a newer one may have "
-                "written it, so it and others like it are put off until a worker of that version runs",
-                *(queue, job_id),
-            )
+        named_by = self._skipped.named_by
+        return [Token(lane, entry.decode(), named_by(queue, entry, fields)) for lane, entry, fields in delivered]
 
     async def unblock(self, queue: str, worker: str) -> None:
         """End a `block` of this worker that is under way, so that nothing is delivered to it any more."""
@@ -242,7 +231,7 @@ class RedisStore:
         args = [limit, limits.tombstone_ms, limits.result_ttl_ms, EXPIRED, CALL_GONE]
         reply = await self._call("promote", queue, args)
         if reply[2]:
-            self._log_unreadable(queue, reply[2].decode(errors="backslashreplace"))
+            self._skipped.log_unreadable(queue, reply[2].decode(errors="backslashreplace"))
         return replies.parse_promotion(reply)
 
     async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
@@ -251,13 +240,17 @@ class RedisStore:
 
     async def workers(self, queue: str) -> list[WorkerLease]:
         """The workers that the server knows of."""
-        return await all_workers(self._call_retried, queue)
+        return await all_workers(self.call_retried, queue)
 
     async def depart(self, queue: str, worker: str) -> None:
         """Give back everything the worker still holds, without counting a crash, and deregister the worker."""
-        self._reads.drop(queue, worker)
+        self.drop_reads(queue, worker)
         while (await self._recover(queue, "departing", worker, b"", 500)).more:
             pass
+
+    def drop_reads(self, queue: str, worker: str) -> None:
+        """Close the connection on which a worker waits at a queue."""
+        self._reads.drop(queue, worker)
 
     def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> Awaitable[list[WaitReply]]:
         """Return each job's outcome, or register `channel` for its result message."""
@@ -265,7 +258,7 @@ class RedisStore:
 
     async def info(self, queue: str, job_ids: Sequence[str], *, results: bool = False) -> list[JobInfo | None]:
         """What the server knows of each job; with `results` also the encoded results of those that succeeded."""
-        records = await self._call_retried("info", queue, job_ids)
+        records = await self.call_retried("info", queue, job_ids)
         return [
             replies.parse_info(queue, job_id, fields, results=results)
             for job_id, fields in zip(job_ids, records, strict=True)
@@ -276,7 +269,7 @@ class RedisStore:
     ) -> list[JobState | None]:
         """Move jobs to another time, and return the state each was in. Without a time they are queued at once."""
         return replies.parse_states(
-            await self._call_retried("reschedule", queue, [due_arg(delay_ms, eta_ms), *job_ids])
+            await self.call_retried("reschedule", queue, [due_arg(delay_ms, eta_ms), *job_ids])
         )
 
     async def cancel(
@@ -285,11 +278,11 @@ class RedisStore:
         """Cancel jobs, and return the state each was in."""
         name = os.urandom(9).hex()
         args = [name, outcome, ttl_ms, self._limits.tombstone_ms, *job_ids]
-        return replies.parse_states(await self._call_retried("cancel", queue, args))
+        return replies.parse_states(await self.call_retried("cancel", queue, args))
 
     async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
         """Queue dead jobs again as if they were new, and return the state each was in."""
-        return replies.parse_states(await self._call_retried("reopen", queue, job_ids))
+        return replies.parse_states(await self.call_retried("reopen", queue, job_ids))
 
     async def _call(
         self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None
@@ -321,20 +314,18 @@ class RedisStore:
             args, read = found.args, found.read
         return found
 
-    async def _call_retried(
+    async def call_retried(
         self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None
     ) -> Any:
-        """Call a script, and repeat that once if the connection fails: perhaps the server has only closed it.
-
-        For callers that do not retry themselves, and for commands that give the same answer twice.
-        """
+        """Call a script, and once more if the connection fails: for callers that do not retry themselves."""
         try:
             return await self._call(name, queue, args, confirmation)
         except ServerUnavailableError:
             return await self._call(name, queue, args, confirmation)
 
-    async def _call_confirmed(self, name: str, queue: str, args: Sequence[Arg]) -> Any:
-        return await self._call_retried(name, queue, args, self._confirmation)
+    async def call_confirmed(self, name: str, queue: str, args: Sequence[Arg]) -> Any:
+        """Do the same, and return once the server has confirmed what the script wrote (`durability`)."""
+        return await self.call_retried(name, queue, args, self._confirmation)
 
     async def _recover(self, queue: str, mode: str, worker: str, crash_outcome: bytes, limit: int) -> Recovery:
         limits = self._limits
@@ -342,7 +333,7 @@ class RedisStore:
         args += (limits.tombstone_ms, limits.result_ttl_ms)
         cursor = BEGIN
         while True:
-            reply = await self._call_retried("recover", queue, [*args, cursor])
+            reply = await self.call_retried("recover", queue, [*args, cursor])
             cursor = reply[3]
             if cursor == BEGIN:
                 return replies.parse_recovery(reply)

@@ -15,9 +15,9 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
-from aioq.store.redis.calls import MOST_TRIES, Calls
+from aioq.store.redis.calls import MOST_TRIES, ClusterNode, calls_for
 from aioq.store.redis.durability import Confirmation
-from aioq.store.redis.errors import CLIENT_ERRORS, closed_here, may_be_replaced, translate
+from aioq.store.redis.errors import CLIENT_ERRORS, closed_here, translate
 from aioq.store.redis.net.confirming import REPLY_TIMEOUT, ConfirmedWrites
 from aioq.store.redis.net.connection import Arg, Connection
 from aioq.store.redis.net.failover import Failover
@@ -141,6 +141,7 @@ class Link:
         url: the URL of one server, or of a primary that sentinels know.
         shown_url: the same with its password masked, for messages.
         advice: the message for a server that does not answer, instead of the network's own.
+        node: which node of a cluster the server is; None for a server by itself.
 
     Attributes:
         primary: finds the primary that sentinels know; None for a server that is always at the same address.
@@ -148,7 +149,7 @@ class Link:
             server.
     """
 
-    def __init__(self, url: str, shown_url: str, advice: str = "") -> None:
+    def __init__(self, url: str, shown_url: str, advice: str = "", node: ClusterNode | None = None) -> None:
         self.shown_url = shown_url
         self._opener = Opener(url, shown_url, advice, self._switched)
         self.primary, self.server_url = self._opener.primary, self._opener.server_url
@@ -156,11 +157,11 @@ class Link:
         self._opening: asyncio.Task[None] | None = None
         self._unsent: deque[Request] = deque()
         self._retired: list[Pipe] = []
-        self.calls = Calls()
+        self.calls = calls_for(node)
         self._is_loading = False
         self._is_no_sentinel = False
         self._closed = False
-        self.failover = Failover()
+        self.failover = Failover(in_cluster=node is not None)
         self.failover.on_drop(self._drop)
         self.confirmed = ConfirmedWrites(self.connect, self.failover, shown_url, self.calls)
 
@@ -298,7 +299,7 @@ class Link:
 
     def drop_if_replaced(self, error: Exception) -> None:
         """Drop all connections if this error means that another server may have replaced this one."""
-        if may_be_replaced(error):
+        if self.failover.shown_by(error):
             self.failover.drop()
 
     def _drop(self) -> None:

@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from aioq.store.redis.calls import MOST_TRIES, Calls
 from aioq.store.redis.durability import Confirmation
-from aioq.store.redis.errors import CLIENT_ERRORS, closed_here, may_be_replaced, translate
+from aioq.store.redis.errors import CLIENT_ERRORS, closed_here, translate
 from aioq.store.redis.net.connection import Arg, Connection
 from aioq.store.redis.net.failover import Failover
 
@@ -133,7 +133,7 @@ class ConfirmedWrites:
             async with asyncio.timeout(REPLY_TIMEOUT):
                 reply = await exchange
         except ResponseError as error:  # the server's own error: the connection can still be used
-            if may_be_replaced(self._calls.reason_for(error)):
+            if self._failover.shown_by(self._calls.reason_for(error)):
                 self._failover.drop()
             self._give_back(connection, drops)
             raise

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from math import inf
 
+from aioq.store.redis.errors import is_of_a_slot, may_be_replaced
+
 PAUSE = 0.75
 """The shortest time between two droppings of all connections, in seconds: the address may still lead to the old
 server. A guess: together with the second that callers wait at most between two attempts, this is half of the time
@@ -21,9 +23,13 @@ class Failover:
     """Drops all connections of one event loop to one server.
 
     Whoever owns connections passes to `on_drop` a function that closes them.
+
+    Args:
+        in_cluster: the server is a node of a cluster. That it does not serve a slot is then no sign of a failover.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_cluster: bool = False) -> None:
+        self._in_cluster = in_cluster
         self._loop = asyncio.get_running_loop()
         self._holders: list[Callable[[], None]] = []
         self._dropped_at = -inf
@@ -44,6 +50,10 @@ class Failover:
                 self._holders.remove(close)
 
         return remove
+
+    def shown_by(self, error: Exception) -> bool:
+        """Whether an error shows that another server may have replaced this one."""
+        return may_be_replaced(error) and not (self._in_cluster and is_of_a_slot(error))
 
     def drop(self) -> None:
         """Drop all connections: now, or when `PAUSE` has passed since the last time."""

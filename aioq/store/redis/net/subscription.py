@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection
+from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
 from aioq.errors import ServerError, ServerRejectedError
-from aioq.store.redis.errors import CLIENT_ERRORS, translate
+from aioq.store.redis.calls import ClusterNode
+from aioq.store.redis.errors import CLIENT_ERRORS, is_of_a_slot, slot_unserved, translate
 from aioq.store.redis.net.commands import Link
 from aioq.store.redis.net.connection import Connection
 from aioq.util.aio import end
@@ -40,15 +42,26 @@ _Message = list[bytes]
 class _Subscription(Connection):
     """A connection that passes each message to a function.
 
+    Args:
+        opened: see `Connection`.
+        on_message: called with each message.
+        on_slot: called with the answer that a node does not serve a channel's slot; None without a cluster.
+
     Attributes:
         received: how many messages have come.
         ended: a future that is done when the connection has ended.
         refusal: the error with which the server has answered, if it has.
     """
 
-    def __init__(self, opened: AbstractConnection, on_message: Callable[["_Message"], None]) -> None:
+    def __init__(
+        self,
+        opened: AbstractConnection,
+        on_message: Callable[["_Message"], None],
+        on_slot: Callable[[ResponseError], None] | None = None,
+    ) -> None:
         super().__init__(opened)
         self._on_message = on_message
+        self._on_slot = on_slot
         self.received = 0
         self.refusal: ResponseError | None = None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -56,7 +69,9 @@ class _Subscription(Connection):
     def _received(self, reply: Any) -> None:
         if self.refusal is not None:
             return  # what comes after a refusal is ignored: this connection is about to end
-        if isinstance(reply, Exception):
+        if isinstance(reply, ResponseError) and self._on_slot is not None and is_of_a_slot(reply):
+            self._on_slot(reply)
+        elif isinstance(reply, Exception):
             self.refusal = reply if isinstance(reply, ResponseError) else None
             self._end(reply)
         elif isinstance(reply, list):  # a message; the reply to the probe is no list
@@ -77,10 +92,13 @@ class RedisInbox:
         link: the server to connect to.
         no_key: a key that never exists. A replica refuses to delete it, and so is recognised as a replica; it does
             not refuse a subscription.
+        node: which node of a cluster the server is; None for a server by itself.
     """
 
-    def __init__(self, link: Link, no_key: str) -> None:
+    def __init__(self, link: Link, no_key: str, node: ClusterNode | None = None) -> None:
         self._link = link
+        self._on_moved: Callable[[str], None] = (lambda _: None) if node is None else node.on_moved
+        self._sharded = "S" if node is not None and node.sharded else ""
         self._probe = ("DEL", no_key)
         self._listeners: dict[str, tuple[Callable[[bytes], None], Callable[[], None]]] = {}
         self._confirmations: dict[str, asyncio.Future[None]] = {}
@@ -109,7 +127,7 @@ class RedisInbox:
         if self._reader is None:
             self._reader = asyncio.get_running_loop().create_task(self._run(), name="aioq-inbox")
         elif self._connection is not None:
-            self._send(self._connection, "SUBSCRIBE", channel)
+            self._send(self._connection, f"{self._sharded}SUBSCRIBE", channel)
         try:
             await asyncio.shield(confirmed)
         finally:
@@ -120,7 +138,7 @@ class RedisInbox:
         """Stop listening to a channel."""
         self._subscribed.discard(channel)
         if self._listeners.pop(channel, None) is not None and self._connection is not None:
-            self._send(self._connection, "UNSUBSCRIBE", channel)
+            self._send(self._connection, f"{self._sharded}UNSUBSCRIBE", channel)
 
     def check_server(self) -> None:
         """Start to check whether the server is still the primary; if not, `failover.py` drops all connections."""
@@ -170,9 +188,11 @@ class RedisInbox:
             ServerError: the server refuses, or cannot be reached.
         """
         self._refused = False
-        connection = self._connection = _Subscription(await self._link.open(), self._dispatch)
+        connection = self._connection = _Subscription(
+            await self._link.open(), self._dispatch, self._slot_moved if self._sharded else None
+        )
         try:
-            connection.send(self._probe, *([("SUBSCRIBE", *self._listeners)] if self._listeners else []))
+            connection.send(self._probe, *self._subscriptions())
             await self._watch(connection)
         finally:
             self._connection = None
@@ -183,6 +203,19 @@ class RedisInbox:
             self._link.drop_if_replaced(connection.refusal)
             raise translate(connection.refusal, self._link.shown_url)
         return connection.received > 0
+
+    def _subscriptions(self) -> list[tuple[str, ...]]:
+        """The commands that subscribe to all channels; those of different slots cannot be in one."""
+        if self._sharded:
+            return [("SSUBSCRIBE", channel) for channel in self._listeners]
+        return [("SUBSCRIBE", *self._listeners)] if self._listeners else []
+
+    def _slot_moved(self, error: ResponseError) -> None:
+        """The node does not serve the slot of a channel: which one it was the reply does not say."""
+        slot = slot_unserved(error, self._link.shown_url).moved_to
+        for channel in tuple(self._listeners):
+            if slot is None or key_slot(channel.encode()) == slot[0]:
+                self._on_moved(channel)
 
     def _drop(self) -> None:
         """Close the connection after a failover: messages of the new server come over a new connection only."""
@@ -219,7 +252,10 @@ class RedisInbox:
     def _dispatch(self, message: "_Message") -> None:
         kind, channel = message[0], message[1].decode() if message[1] else ""
         listener = self._listeners.get(channel)
-        if kind == b"subscribe":
+        if kind == b"sunsubscribe":
+            if listener is not None:  # nobody has left it: its slot has moved
+                self._on_moved(channel)
+        elif kind in {b"subscribe", b"ssubscribe"}:
             self._logged = False
             confirmed = self._confirmations.pop(channel, None)
             if confirmed is not None and not confirmed.done():
@@ -227,7 +263,7 @@ class RedisInbox:
             if listener is not None and channel in self._subscribed:
                 listener[1]()  # it was subscribed before over a connection that is gone: there may be a gap
             self._subscribed.discard(channel)
-        elif kind == b"message" and listener is not None:
+        elif kind in {b"message", b"smessage"} and listener is not None:
             try:
                 listener[0](message[2])
             except Exception:

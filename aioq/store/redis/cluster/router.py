@@ -1,0 +1,208 @@
+"""Which node serves a queue now: asked at the start, and anew whenever an answer or a silence shows a change."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Generic, Protocol, TypeVar
+
+from redis.exceptions import ResponseError
+
+from aioq.config.urls import Servers, mask_url
+from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
+from aioq.store.redis.cluster.topology import NOWHERE, Address, Topology, moved, parse_topology, slot_of
+from aioq.store.redis.errors import SlotUnservedError, translate
+from aioq.store.redis.net.commands import Link
+from aioq.util.aio import end
+from aioq.util.log import logger
+
+log = logger("aioq.redis")
+
+ASK_WITHIN = 1.5
+"""Seconds in which a node must tell its view of the cluster. A guess: far longer than an answer takes, and short
+beside what a hung node may cost (a lease lasts 8 s)."""
+
+ASKED_AT_ONCE = 8
+"""How many nodes are asked at the same time, so that a large cluster is not asked as a whole by each client."""
+
+REFRESH_PAUSE = 0.2
+"""Seconds between two refreshes while something is wrong. A guess: a failover takes seconds, and each refresh
+costs a connection to some nodes."""
+
+
+class Node(Protocol):
+    """What the router needs of the store that talks to one node."""
+
+    async def close(self) -> None:
+        """Close every connection."""
+        ...
+
+
+N = TypeVar("N", bound=Node)
+
+
+class Router(Generic[N]):
+    """The cluster's topology, and a store for each node that serves slots.
+
+    Args:
+        servers: the configured URL.
+        shown_url: the same with its password masked.
+        make: makes the store of a node; given its address and the topology.
+        on_change: called after each change of the topology.
+    """
+
+    def __init__(
+        self,
+        servers: Servers,
+        shown_url: str,
+        make: Callable[[Address, Topology], N],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._servers = servers
+        self._shown_url = shown_url
+        self._make = make
+        self._on_change = on_change
+        self._topology = NOWHERE
+        self._nodes: dict[Address, N] = {}
+        self._refreshing: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self._refreshed_at = -REFRESH_PAUSE
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def nodes(self) -> Mapping[Address, N]:
+        """The stores of the nodes that serve slots, by address; all made with the topology."""
+        return self._nodes
+
+    @property
+    def uncovered(self) -> int:
+        """How many slots nobody serves."""
+        return self._topology.uncovered
+
+    def address_of(self, key: str) -> Address | None:
+        """The address of the node that serves a key; None where none does. From any thread."""
+        return self._topology.primaries[slot_of(key)]
+
+    def node_of(self, key: str) -> N:
+        """The store of the node that serves a key or channel.
+
+        Raises:
+            ServerUnavailableError: none does now.
+        """
+        address = self.address_of(key)
+        if address is None:
+            self.refresh_soon()
+            raise ServerUnavailableError(
+                f"{self._shown_url}: no node serves the slot of {key} (slot {slot_of(key)})"
+            )
+        return self._nodes[address]
+
+    def failed(self, error: Exception) -> None:
+        """Take notice of an error that a change of the topology may explain."""
+        if isinstance(error, SlotUnservedError) and error.moved_to is not None:
+            slot, host, port = error.moved_to
+            if host and self._topology.primaries[slot] != (host, port):
+                self._set(moved(self._topology, slot, (host, port)))
+        self.refresh_soon()
+
+    def failed_soon(self, error: Exception) -> None:
+        """Do the same from any thread."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self.failed, error)
+
+    def refresh_soon(self) -> None:
+        """Begin to ask the cluster for its topology, unless that is under way."""
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = self._loop.create_task(self._refresh_later(), name="aioq-topology")
+
+    async def _refresh_later(self) -> None:
+        await asyncio.sleep(max(0.0, self._refreshed_at + REFRESH_PAUSE - self._loop.time()))
+        try:
+            await self.refresh()
+        except ServerError as error:
+            log.debug("the cluster's topology is not known: %s", error)
+
+    async def refresh(self) -> None:
+        """Ask the cluster for its topology.
+
+        Raises:
+            ServerUnavailableError: no node answers.
+            ServerRejectedError: a node answers that it is no cluster, or refuses the login, and none answers well.
+        """
+        self._refreshed_at = self._loop.time()
+        known = sorted(self._topology.serving) + sorted(self._topology.nodes - self._topology.serving)
+        asked = list(dict.fromkeys([*known, *self._servers.addresses]))
+        answers: list[Topology | ServerError] = []
+        for first in range(0, len(asked), ASKED_AT_ONCE):
+            answers += await asyncio.gather(*map(self._answer_of, asked[first : first + ASKED_AT_ONCE]))
+            if any(isinstance(answer, Topology) for answer in answers):
+                break
+        views = [answer for answer in answers if isinstance(answer, Topology)]
+        if not views:
+            raise _no_view(self._shown_url, [answer for answer in answers if isinstance(answer, ServerError)])
+        self._set(max(views, key=lambda view: (view.epoch, -view.uncovered)))
+
+    async def _answer_of(self, address: Address) -> Topology | ServerError:
+        try:
+            return await self._view_of(address)
+        except ServerError as error:
+            return error
+
+    async def _view_of(self, address: Address) -> Topology:
+        """The view of one node, over a connection of its own: one that is open may hang.
+
+        Raises:
+            ServerError: it does not answer, or refuses.
+        """
+        url = self._servers.server_url(*address)
+        link = Link(url, mask_url(url))
+        try:
+            async with asyncio.timeout(ASK_WITHIN):
+                commands = (("CLUSTER", "SLOTS"), ("CLUSTER", "INFO"), ("INFO", "server"))
+                slots, info, server = await asyncio.gather(*(link.command(*each) for each in commands))
+        except TimeoutError:
+            raise ServerUnavailableError(f"{mask_url(url)} cannot be reached: it does not answer") from None
+        except ResponseError as error:
+            if "cluster support disabled" in str(error):
+                raise ServerRejectedError(
+                    f"{mask_url(url)} is no node of a cluster; the URL of a server by itself is {mask_url(url)}"
+                ) from None
+            raise translate(error, mask_url(url)) from None
+        finally:
+            await link.close()
+        return parse_topology(slots, info + server, address)
+
+    def _set(self, topology: Topology) -> None:
+        if topology == self._topology:
+            return
+        if topology.primaries == self._topology.primaries:
+            self._topology = topology
+            return
+        gone = self._nodes.keys() - topology.serving
+        nodes = {address: node for address, node in self._nodes.items() if address not in gone}
+        for address in topology.serving - nodes.keys():
+            nodes[address] = self._make(address, topology)
+        before, self._nodes = self._nodes, nodes  # at once, for the thread of the leases
+        self._topology = topology
+        for address in gone:
+            self._close_later(before[address])
+        self._on_change()
+
+    def _close_later(self, node: N) -> None:
+        closing = self._loop.create_task(node.close(), name="aioq-close-node")
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Close every node's store."""
+        if self._refreshing is not None:
+            await end([self._refreshing])
+        await asyncio.gather(*self._closing, *(node.close() for node in self._nodes.values()))
+        self._nodes = {}
+
+
+def _no_view(shown_url: str, errors: list[ServerError]) -> ServerError:
+    """The error where no node answers well: a refusal, which waiting does not heal, goes first."""
+    refused: Any = next((error for error in errors if isinstance(error, ServerRejectedError)), None)
+    if refused is not None:
+        return refused
+    return ServerUnavailableError(f"{shown_url}: no node answers: {'; '.join(map(str, errors))}")

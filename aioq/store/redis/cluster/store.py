@@ -1,0 +1,283 @@
+"""The verbs for jobs in a cluster: each goes to the node that serves its queue."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from itertools import count
+from typing import Any, TypeVar
+
+from redis.exceptions import ResponseError
+
+from aioq.config.urls import Servers, mask_url
+from aioq.errors import ServerUnavailableError
+from aioq.jobs.job import JobInfo, JobState
+from aioq.store.contract import Claim, Claimed, Limits, NewJob, ServerInfo, Settlement, Token, WaitReply
+from aioq.store.leases import LeaseClient, WorkerLease
+from aioq.store.pubsub import dispatch_channel
+from aioq.store.redis.calls import ClusterNode
+from aioq.store.redis.cluster.inbox import ClusterInbox
+from aioq.store.redis.cluster.leases import ClusterLeaseClient
+from aioq.store.redis.cluster.router import Router
+from aioq.store.redis.cluster.topology import SLOTS, Address, Topology, slot_of
+from aioq.store.redis.durability import Durability, sends_in_flight, settles_in_flight
+from aioq.store.redis.errors import SlotUnservedError, is_of_a_slot, slot_unserved
+from aioq.store.redis.keys import base_key, no_key, schedule_queues_key
+from aioq.store.redis.net.connection import Arg
+from aioq.store.redis.schedule_queues import Register
+from aioq.store.redis.schedules import RedisTimetable
+from aioq.store.redis.store import RedisStore, listen_for_dispatched
+from aioq.store.upkeep import Promotion, Recovery
+from aioq.util.log import logger
+
+T = TypeVar("T")
+
+log = logger("aioq.redis")
+
+PATIENCE = 5.0
+"""Seconds for which a verb of a caller who does not retry is repeated while the queue's slot moves. A guess: a
+slot with few keys moves within milliseconds, and a person who waits longer wants to know why."""
+
+RETRY_PAUSE = 0.05
+"""Seconds between two of these attempts."""
+
+
+class ClusterStore:
+    """The store contract over the nodes of a cluster.
+
+    Args:
+        app: the App's name.
+        servers: the configured URL.
+        shown_url: the same with its password masked.
+        limits: how much the servers keep, and for how long.
+        durability: how an enqueue and a settle are confirmed; see `aioq.store.redis.durability`.
+    """
+
+    def __init__(
+        self, app: str, servers: Servers, *, shown_url: str, limits: Limits, durability: Durability = "memory"
+    ) -> None:
+        self._app = app
+        self._servers = servers
+        self._shown_url = shown_url
+        self._limits = limits
+        self._durability: Durability = durability
+        self._router: Router[RedisStore] = Router(servers, shown_url, self._node_store, self._changed)
+        self._inbox = ClusterInbox(lambda channel: self._router.node_of(channel).inbox, self._router.refresh_soon)
+        self._timetable = RedisTimetable(
+            app,
+            self._call,
+            self._call_confirmed,
+            Register(self._command, schedule_queues_key(app), shown_url),
+        )
+        self._blocking: dict[tuple[str, str], RedisStore] = {}
+
+    def _node_store(self, address: Address, topology: Topology) -> RedisStore:
+        url = self._servers.server_url(*address)
+        keys = (no_key(self._app, f"~{number}") for number in count())  # which no queue can be named
+        own = next(key for key in keys if topology.primaries[slot_of(key)] == address)
+        return RedisStore(
+            self._app,
+            url,
+            shown_url=mask_url(url),
+            limits=self._limits,
+            durability=self._durability,
+            node=ClusterNode(own, topology.is_sharded, self._inbox.moved),
+        )
+
+    @property
+    def sends_in_flight(self) -> int:
+        """How many enqueues of a queue should be in flight at once."""
+        return sends_in_flight(self._durability)
+
+    @property
+    def settles_in_flight(self) -> int:
+        """How many settles of a queue should be in flight at once."""
+        return settles_in_flight(self._durability)
+
+    @property
+    def inbox(self) -> ClusterInbox:
+        """The subscription of this process."""
+        return self._inbox
+
+    @property
+    def timetable(self) -> RedisTimetable:
+        """The schedules."""
+        return self._timetable
+
+    async def open(self, *, thorough: bool = False) -> ServerInfo:
+        """Learn the topology, and check that aioq can work with each node that serves slots.
+
+        A node that cannot be reached now does not keep the others from being used: its queues stand still.
+        """
+        await self._router.refresh()
+        if self._router.uncovered:
+            log.warning(
+                "%s: %d of %d slots are served by no node; queues in these stand still",
+                *(self._shown_url, self._router.uncovered, SLOTS),
+            )
+        answers = await asyncio.gather(
+            *(node.open(thorough=thorough) for node in self._router.nodes.values()), return_exceptions=True
+        )
+        errors = [each for each in answers if isinstance(each, BaseException)]
+        infos = [each for each in answers if isinstance(each, ServerInfo)]
+        for error in errors:
+            if not isinstance(error, ServerUnavailableError) or not infos:
+                raise error
+            log.warning("%s; the queues of this node stand still until it is back", error)
+        return ServerInfo(self._shown_url, infos[0].product, infos[0].version)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._inbox.close()
+        await self._router.close()
+
+    def lease_client(self) -> ClusterLeaseClient:
+        """A new lease client."""
+        return ClusterLeaseClient(
+            lambda queue: self._router.address_of(base_key(self._app, queue)),
+            self._lease_client_at,
+            self._router.failed_soon,
+        )
+
+    def _lease_client_at(self, address: Address) -> LeaseClient | None:
+        node = self._router.nodes.get(address)
+        return None if node is None else node.lease_client()
+
+    def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
+        """Add jobs; False for each id that the server already has: that job stays as it is."""
+        return self._watched(self._at(queue).enqueue(queue, jobs, again=again))
+
+    async def claim(
+        self,
+        queue: str,
+        worker: str,
+        count: int,
+        tokens: Sequence[Token] = (),
+        *,
+        known: Collection[str] | None = None,
+        idle: bool = False,
+    ) -> Claim:
+        """Take up to `count` jobs, lanes in priority order, and mark them running."""
+        node = self._at(queue)
+        return await self._watched(node.claim(queue, worker, count, tokens, known=known, idle=idle))
+
+    async def dispatched(
+        self, queue: str, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
+    ) -> Callable[[], Awaitable[None]]:
+        """Listen for jobs that come to a waiting worker by direct dispatch; they are its own, as after a claim."""
+        return await listen_for_dispatched(self._inbox, dispatch_channel(self._app, queue, worker), on_job, on_gap)
+
+    async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
+        """Wait until there is something to claim; empty after the timeout, or when `unblock` was called."""
+        node = self._blocking[queue, worker] = self._at(queue)
+        try:
+            return await self._watched(node.block(queue, worker, timeout_ms))
+        finally:
+            if self._blocking.get((queue, worker)) is node:
+                del self._blocking[queue, worker]
+
+    async def unblock(self, queue: str, worker: str) -> None:
+        """End a `block` of this worker that is under way, so that nothing is delivered to it any more."""
+        node = self._blocking.get((queue, worker))
+        if node is not None:
+            await node.unblock(queue, worker)
+
+    def settle(
+        self, queue: str, worker: str, settlements: Sequence[Settlement], *, idle: bool = False
+    ) -> Awaitable[list[bool]]:
+        """Write outcomes; False for each job that this worker no longer holds under that claim."""
+        return self._watched(self._at(queue).settle(queue, worker, settlements, idle=idle))
+
+    async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
+        """Store (job id, claim, encoded progress); False for each job that this worker no longer holds."""
+        return await self._watched(self._at(queue).progress(queue, worker, reports))
+
+    async def promote(self, queue: str, limit: int) -> Promotion:
+        """Queue up to `limit` scheduled jobs that are due, and end up to `limit` jobs that have expired."""
+        return await self._watched(self._at(queue).promote(queue, limit))
+
+    async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
+        """Do one step of recovering a dead worker: give back its jobs. Or drop dead jobs over the limit."""
+        return await self._watched(self._at(queue).recover(queue, crash_outcome, limit, dead=dead))
+
+    async def workers(self, queue: str) -> list[WorkerLease]:
+        """The workers that the server knows of."""
+        return await self._patiently(queue, lambda node: node.workers(queue))
+
+    async def depart(self, queue: str, worker: str) -> None:
+        """Give back everything the worker still holds, without counting a crash, and deregister the worker."""
+        for node in self._router.nodes.values():
+            node.drop_reads(queue, worker)
+        await self._patiently(queue, lambda node: node.depart(queue, worker))
+
+    def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> Awaitable[list[WaitReply]]:
+        """Return each job's outcome, or register `channel` for its result message."""
+        return self._watched(self._at(queue).wait(queue, channel, job_ids))
+
+    async def info(self, queue: str, job_ids: Sequence[str], *, results: bool = False) -> list[JobInfo | None]:
+        """What the server knows of each job; with `results` also the encoded results of those that succeeded."""
+        return await self._patiently(queue, lambda node: node.info(queue, job_ids, results=results))
+
+    async def reschedule(
+        self, queue: str, job_ids: Sequence[str], *, delay_ms: int | None = None, eta_ms: int | None = None
+    ) -> list[JobState | None]:
+        """Move jobs to another time, and return the state each was in. Without a time they are queued at once."""
+        return await self._patiently(
+            queue, lambda node: node.reschedule(queue, job_ids, delay_ms=delay_ms, eta_ms=eta_ms)
+        )
+
+    async def cancel(
+        self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
+    ) -> list[JobState | None]:
+        """Cancel jobs, and return the state each was in."""
+        return await self._patiently(queue, lambda node: node.cancel(queue, job_ids, outcome, ttl_ms))
+
+    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
+        """Queue dead jobs again as if they were new, and return the state each was in."""
+        return await self._patiently(queue, lambda node: node.reopen(queue, job_ids))
+
+    def _at(self, queue: str) -> RedisStore:
+        return self._router.node_of(base_key(self._app, queue))
+
+    async def _watched(self, reply: Awaitable[T]) -> T:
+        """The reply of a verb whose caller retries; an error makes the router look for a change."""
+        try:
+            return await reply
+        except ServerUnavailableError as error:
+            self._router.failed(error)
+            raise
+
+    async def _patiently(self, queue: str, verb: Callable[[RedisStore], Awaitable[T]]) -> T:
+        """Carry out a verb whose caller does not retry: again and again while the queue's slot moves."""
+        return await self._patiently_at(base_key(self._app, queue), verb)
+
+    async def _patiently_at(self, key: str, verb: Callable[[RedisStore], Awaitable[T]]) -> T:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + PATIENCE
+        while True:
+            try:
+                return await self._watched(verb(self._router.node_of(key)))
+            except SlotUnservedError:
+                if loop.time() >= until:
+                    raise
+                await asyncio.sleep(RETRY_PAUSE)
+
+    async def _call(self, name: str, queue: str, args: Sequence[Arg]) -> Any:
+        return await self._patiently(queue, lambda node: node.call_retried(name, queue, args))
+
+    async def _call_confirmed(self, name: str, queue: str, args: Sequence[Arg]) -> Any:
+        return await self._patiently(queue, lambda node: node.call_confirmed(name, queue, args))
+
+    async def _command(self, *args: Arg) -> Any:
+        """Send one command of the server's own to the node that serves its key, the second argument."""
+
+        async def send(node: RedisStore) -> Any:
+            try:
+                return await node.command(*args)
+            except ResponseError as error:
+                if is_of_a_slot(error):
+                    raise slot_unserved(error, self._shown_url) from None
+                raise
+
+        return await self._patiently_at(str(args[1]), send)
+
+    def _changed(self) -> None:
+        self._inbox.realign()

@@ -1,0 +1,78 @@
+"""Which node serves which slot: pure, made of what a node answers."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from redis.crc import key_slot
+
+SLOTS = 16_384
+"""The slots of a cluster (Redis Cluster specification)."""
+
+Address = tuple[str, int]
+"""A node's host and port."""
+
+
+def slot_of(key: str) -> int:
+    """The slot of a key or of a sharded channel: that of the text within its first braces."""
+    slot: int = key_slot(key.encode())
+    return slot
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """One node's view of its cluster.
+
+    Attributes:
+        primaries: by slot the node that serves it; None where none does.
+        nodes: all nodes that serve a slot or stand by for one.
+        epoch: of several views the one with the highest epoch is the newest.
+        is_sharded: whether the node has sharded pub/sub (Redis from 7.0 on, Valkey).
+    """
+
+    primaries: Sequence[Address | None]
+    nodes: frozenset[Address]
+    epoch: int
+    is_sharded: bool = True
+
+    @property
+    def serving(self) -> frozenset[Address]:
+        """The nodes that serve a slot."""
+        return frozenset(address for address in self.primaries if address is not None)
+
+    @property
+    def uncovered(self) -> int:
+        """How many slots nobody serves."""
+        return sum(address is None for address in self.primaries)
+
+
+_SHARDED_SINCE = 7
+
+NOWHERE = Topology((None,) * SLOTS, frozenset(), -1)
+"""The view of who has not asked yet."""
+
+
+def parse_topology(slots: Iterable[Any], info: bytes, asked: Address) -> Topology:
+    """The view of the node `asked`: its replies to CLUSTER SLOTS, and to CLUSTER INFO and INFO as one text.
+
+    A node that does not know its own address answers without a host: then it is the one that it was asked at.
+    """
+    primaries: list[Address | None] = [None] * SLOTS
+    nodes: set[Address] = set()
+    for first, last, *servers in slots:
+        found = [((host or asked[0].encode()).decode(), int(port)) for host, port, *_ in servers]
+        nodes.update(found)
+        primaries[first : last + 1] = [found[0]] * (last - first + 1)
+    facts = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    epoch = int(facts.get("cluster_current_epoch", 0))
+    major = int(facts.get("redis_version", "7").partition(".")[0])
+    return Topology(
+        tuple(primaries), frozenset(nodes), epoch, "valkey_version" in facts or major >= _SHARDED_SINCE
+    )
+
+
+def moved(topology: Topology, slot: int, address: Address) -> Topology:
+    """The same, with one slot at another node: what a MOVED says, before the cluster is asked again."""
+    primaries = list(topology.primaries)
+    primaries[slot] = address
+    return replace(topology, primaries=tuple(primaries), nodes=topology.nodes | {address})
