@@ -409,11 +409,14 @@ class Cluster:
         directory = self._directory / f"node-{number}"
         directory.mkdir(parents=True)
         own, absent = secrets.token_hex(20), secrets.token_hex(20)
+        # Where nodes have shards, both are in one: a node alone in none of its own ends at its first SPUBLISH
+        # (seen on Valkey 9.1.2, `nodes != NULL`).
+        shard = "" if self.name in {"redis-6.2", "redis-7.0"} else f",,shard-id={secrets.token_hex(20)}"
         owned = f" {slots[0]}-{slots[-1]}" if slots else ""
         # No two nodes begin with the same epoch: that decides who owns a slot where two say they do.
         (directory / "nodes.conf").write_text(
-            f"{own} 127.0.0.1:0@0 myself,slave {absent} 0 0 0 connected\n"
-            f"{absent} 127.0.0.1:1@2 master - 0 0 0 disconnected{owned}\n"
+            f"{own} 127.0.0.1:0@0{shard} myself,slave {absent} 0 0 0 connected\n"
+            f"{absent} 127.0.0.1:1@2{shard} master - 0 0 0 disconnected{owned}\n"
             f"vars currentEpoch {number} lastVoteEpoch 0\n"
         )
         server = Server.start(self.name, directory, tcp=True, choose_port=free_ports, **self._options)
