@@ -492,11 +492,13 @@ class Clusters:
         """The cluster of a flavour, empty; AssertionError where it comes back broken or with keys of others."""
         cluster = self._clusters.get(name) or self._start(name)
         yield cluster
-        if not cluster.agreed:
+        try:
+            cluster.wait_until_agreed()  # at once, but where the nodes had no time to hear of each other
+        except TimeoutError as error:
             self._clusters.pop(name).end()
             raise AssertionError(
-                f"the shared cluster of {name} is broken; a test that breaks one uses `start_cluster`"
-            )
+                f"the shared cluster of {name} is broken ({error}); a test that breaks one uses `start_cluster`"
+            ) from error
         foreign = cluster.foreign_keys(app_name)
         assert not foreign, f"left keys behind in {name} that are not of app {app_name!r}: {', '.join(foreign)}"
 

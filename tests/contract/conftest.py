@@ -7,15 +7,23 @@
 - `redis_backend`, `redis_store`: the same without the memory store, for tests that look into the server.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 import pytest
+import redis
 
-from aioq.store.contract import Limits, Store
+from aioq.config.urls import parse_servers
+from aioq.store.contract import Limits, NewJob, Store, WaitReply
 from aioq.store.memory import MemoryStore
-from aioq.store.redis import RedisStore
+from aioq.store.pubsub import Inbox
+from aioq.store.redis import ClusterStore, RedisStore
+from aioq.store.redis.keys import base_key
 from tests.clocks import SystemClock
-from tests.contract.kit import LONG, Backend
+from tests.clusters import Cluster, Clusters
+from tests.contract.kit import LONG, QUEUE, Backend
 from tests.databases import Database, Pool, foreign_keys
 from tests.servers import available
 
@@ -34,20 +42,101 @@ def _database(pool: Pool, name: str, app_name: str) -> Iterator[Database]:
         pytest.fail(f"left keys behind in {name} that are not of app {app_name!r}: {', '.join(foreign)}")
 
 
-@pytest.fixture(params=["memory", *available()])
-def _where(request: pytest.FixtureRequest, _pool: Pool, app_name: str) -> Iterator[Database | None]:
+IN_CLUSTER = [name for name in ("valkey-9.1", "redis-7.0") if name in available()]
+"""Which servers the contract is also held to as the nodes of a cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterDatabase:
+    """A cluster as the tests of one queue see it.
+
+    Attributes:
+        cluster: the cluster.
+        app_name: the App whose queue they look at.
+    """
+
+    cluster: Cluster
+    app_name: str
+
+    @property
+    def name(self) -> str:
+        """Which of `SERVERS` its nodes are."""
+        return self.cluster.name
+
+    @property
+    def url(self) -> str:
+        """What an app connects to."""
+        return self.cluster.url
+
+    def client(self) -> redis.Redis:
+        """A blocking client of the node that has the tests' queue."""
+        return self.cluster.node_of(self.cluster.slot_of(base_key(self.app_name, QUEUE))).client()
+
+
+Place = Database | ClusterDatabase
+"""A server that tests look into."""
+
+
+class InSlot(ClusterStore):
+    """A store whose channels are in the slot of the tests' queue, as those are that aioq itself names.
+
+    The tests give them short names, which the contract allows.
+    """
+
+    @property
+    def inbox(self) -> Any:
+        """The subscription, with channels of short names."""
+        return _ShortNames(super().inbox, self._app)
+
+    def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
+        """Add jobs, whose waiters have short names."""
+        if any(job.waiter for job in jobs):
+            jobs = [msgspec.structs.replace(job, waiter=_in_slot(self._app, job.waiter)) for job in jobs]
+        return super().enqueue(queue, jobs, again=again)
+
+    def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> Awaitable[list[WaitReply]]:
+        """Register a channel with a short name."""
+        return super().wait(queue, _in_slot(self._app, channel), job_ids)
+
+
+def _in_slot(app: str, channel: str) -> str:
+    return channel if not channel or "{" in channel else f"{base_key(app, QUEUE)}:{channel}"
+
+
+class _ShortNames:
+    def __init__(self, inbox: Inbox, app: str) -> None:
+        self._inbox = inbox
+        self._app = app
+
+    async def listen(self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
+        await self._inbox.listen(_in_slot(self._app, channel), on_message, on_gap)
+
+    async def leave(self, channel: str) -> None:
+        await self._inbox.leave(_in_slot(self._app, channel))
+
+    def check_server(self) -> None:
+        self._inbox.check_server()
+
+
+@pytest.fixture(params=["memory", *available(), *(f"cluster of {name}" for name in IN_CLUSTER)])
+def _where(
+    request: pytest.FixtureRequest, _pool: Pool, _clusters: Clusters, app_name: str
+) -> Iterator[Place | None]:
     if request.param == "memory":
         yield None
+    elif request.param.startswith("cluster of "):
+        with _clusters.lent(request.param.removeprefix("cluster of "), app_name) as cluster:
+            yield ClusterDatabase(cluster, app_name)
     else:
         yield from _database(_pool, request.param, app_name)
 
 
 @pytest.fixture
 async def backend(
-    _where: Database | None, app_name: str, limits: Limits, anyio_backend: object
+    _where: Place | None, app_name: str, limits: Limits, anyio_backend: object
 ) -> AsyncIterator[Backend]:
     del anyio_backend
-    backend = Backend(_maker(_where, app_name, limits), app_name, _where)
+    backend = Backend(maker(_where, app_name, limits), app_name, _where)
     yield backend
     await backend.close()
 
@@ -62,7 +151,7 @@ async def redis_backend(
     server: Database, app_name: str, limits: Limits, anyio_backend: object
 ) -> AsyncIterator[Backend]:
     del anyio_backend
-    backend = Backend(_maker(server, app_name, limits), app_name, server)
+    backend = Backend(maker(server, app_name, limits), app_name, server)
     yield backend
     await backend.close()
 
@@ -74,10 +163,13 @@ async def redis_store(redis_backend: Backend) -> RedisStore:
     return store
 
 
-def _maker(database: Database | None, app: str, limits: Limits) -> Callable[[], Store]:
+def maker(database: Place | None, app: str, limits: Limits) -> Callable[[], Store]:
     if database is None:
         # One object is the server and every process's view of it.
         memory = MemoryStore(app, clock=SystemClock(), limits=limits)
         return lambda: memory
     url = database.url
+    servers = parse_servers(url)
+    if servers is not None:
+        return lambda: InSlot(app, servers, shown_url=url, limits=limits)
     return lambda: RedisStore(app, url, shown_url=url, limits=limits)

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import anyio
 import msgspec
+import redis
 
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Claimed, NewJob, Settlement, Store, Token, Verb
@@ -19,7 +20,6 @@ from aioq.wire.messages import (
     encode_failure,
     encode_result,
 )
-from tests.databases import Database
 
 T = TypeVar("T")
 
@@ -35,10 +35,22 @@ CRASHED = encode_failure("", Failure("aioq.WorkerCrashed", "too often"))
 REASON = encode_cancellation("", "asked for")
 
 
+class Watched(Protocol):
+    """A server that tests look into."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def url(self) -> str: ...
+
+    def client(self) -> redis.Redis: ...
+
+
 class Backend:
     """One place where jobs are, and the stores that look at it."""
 
-    def __init__(self, make: Callable[[], Store], app: str, database: Database | None) -> None:
+    def __init__(self, make: Callable[[], Store], app: str, database: Watched | None) -> None:
         self._make = make
         self._opened: list[Store] = []
         self.app = app

@@ -15,6 +15,7 @@ from aioq.store.memory import MemoryStore
 from aioq.store.redis import RedisStore
 from aioq.store.schedules import Entry
 from tests.clocks import SystemClock
+from tests.contract.conftest import Place, maker
 from tests.contract.kit import (
     CALL,
     CRASHED,
@@ -31,7 +32,6 @@ from tests.contract.kit import (
     take,
     take_one,
 )
-from tests.databases import Database
 
 pytestmark = pytest.mark.anyio
 
@@ -87,15 +87,14 @@ def clock() -> SteppingClock:
 
 @pytest.fixture
 async def backend(
-    _where: Database | None, app_name: str, limits: Limits, clock: SteppingClock, anyio_backend: object
+    _where: Place | None, app_name: str, limits: Limits, clock: SteppingClock, anyio_backend: object
 ) -> AsyncIterator[Backend]:
     del anyio_backend
     if _where is None:
         memory = MemoryStore(app_name, clock=clock, limits=limits)
         backend = Backend(lambda: memory, app_name, None)
     else:
-        url = _where.url
-        backend = Backend(lambda: RedisStore(app_name, url, shown_url=url, limits=limits), app_name, _where)
+        backend = Backend(maker(_where, app_name, limits), app_name, _where)
     yield backend
     await backend.close()
 

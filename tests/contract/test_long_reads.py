@@ -44,8 +44,8 @@ class Calls:
     def __init__(self, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[tuple[str, int, int]] = []
         self.before = dict[str, Any]()
-        self._call = store._call_retried
-        monkeypatch.setattr(store, "_call_retried", self._note)
+        self._call = store.call_retried
+        monkeypatch.setattr(store, "call_retried", self._note)
         monkeypatch.setattr(store._timetable, "_call", self._note)
         monkeypatch.setattr(store._timetable, "_call_confirmed", self._note)
 

@@ -11,7 +11,6 @@ from aioq.errors import ServerError
 from aioq.jobs.job import JobState, Priority
 from aioq.store.redis import RedisStore, blocking
 from tests.contract.kit import BLOCK, CALL, QUEUE, Backend, ids, joined, send, state, take
-from tests.databases import Database
 from tests.records import put_record
 
 pytestmark = pytest.mark.anyio
@@ -35,7 +34,7 @@ TEXT = ["a", "ä", "日本", "\U0001f600", "\U0010ffff", "\ud7ff\ue000", "x" * 3
 
 
 def put(backend: Backend, *entries: dict[str, bytes]) -> None:
-    database: Database | None = backend.database
+    database = backend.database
     assert database is not None
     with database.client() as client:
         for fields in entries:

@@ -17,6 +17,7 @@ import aioq.store.redis
 from aioq.store.contract import CLAIM_LIMIT, SKIPPED_LIMIT, WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
 from aioq.store.redis import RedisStore, holding, keys, leases, replies
 from aioq.store.redis.arguments import BODY_LIMIT
+from aioq.store.redis.calls import Calls
 from aioq.store.redis.net.failover import Failover
 from aioq.store.redis.scripts import READS_ONLY, definitions, library, names_in, needs_of, resolved, script, source
 from aioq.store.schedules import Entry, Overlap, Tick
@@ -216,7 +217,7 @@ async def test_the_caller_sends_what_the_header_names(
 @pytest.mark.anyio
 @pytest.mark.parametrize("mode", ["", "join", "sweep"])
 async def test_the_lease_client_sends_what_the_header_names(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    lease_client = leases.RedisLeaseClient("redis://nowhere", "-", "shop", Limits(), Failover())
+    lease_client = leases.RedisLeaseClient("redis://nowhere", "-", "shop", Limits(), Failover(), calls=Calls())
     sent: list[Sequence[object]] = []
 
     def exchange(commands: Sequence[Sequence[object]]) -> list[object]:

@@ -10,7 +10,7 @@ from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import NewJob, Store, Verb
 from aioq.store.memory import MemoryStore
 from aioq.store.pubsub import worker_channel
-from aioq.store.redis import RedisStore
+from aioq.store.redis import ClusterStore, RedisStore
 from aioq.store.schedules import Agenda, DeclarationNote, Entry, Overlap, Owners, Tick
 from tests.contract.kit import (
     CALL,
@@ -565,5 +565,5 @@ async def test_the_leadership_is_passed_on_to_a_worker_that_is_there(store: Stor
 
 
 def app_of(store: Store) -> str:
-    assert isinstance(store, MemoryStore | RedisStore)
+    assert isinstance(store, MemoryStore | RedisStore | ClusterStore)
     return store._app

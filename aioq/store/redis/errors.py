@@ -13,6 +13,7 @@ from redis.exceptions import (
     AuthorizationError,
     BusyLoadingError,
     ClusterDownError,
+    MasterDownError,
     MovedError,
     NoPermissionError,
     OutOfMemoryError,
@@ -78,7 +79,7 @@ def is_of_a_slot(error: Exception) -> bool:
     """Whether a cluster's node answers so for a slot that it does not serve, or not now."""
     # redis-py's own parser removes the code from the text, and raises a class for it.
     if isinstance(error, (MovedError, AskError, TryAgainError, ClusterDownError)):
-        return True
+        return not isinstance(error, MasterDownError)  # which redis-py derives from ClusterDownError
     return isinstance(error, ResponseError) and any(code in str(error) for code in _UNSERVED)
 
 

@@ -43,7 +43,8 @@ class ClusterLeaseClient(LeaseClient):
         results: dict[int, Result] = {}
         for address, numbers in by_node.items():
             results |= zip(numbers, self._at(address, [requests[number] for number in numbers]), strict=True)
-        for error in {type(each): each for each in results.values() if isinstance(each, ServerUnavailableError)}.values():
+        failed = [result for result in results.values() if isinstance(result, ServerUnavailableError)]
+        for error in {id(each): each for each in failed}.values():  # one error may be that of many queues
             self._failed(error)
         return [results[number] for number in range(len(requests))]
 
