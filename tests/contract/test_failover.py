@@ -148,7 +148,7 @@ def test_an_address_is_tried_again_after_answers_of_servers_that_serve_no_client
     ):
         for error in (answered(text), BaseParser.parse_error(text)):
             assert may_be_replaced(error), text
-            assert type(translate(error, "-")) is ServerUnavailableError, text
+            assert isinstance(translate(error, "-"), ServerUnavailableError), text
     assert may_be_replaced(answered("MOVED 3999 127.0.0.1:6381"))
     for text in ("BUSY Redis is busy", "OOM command not allowed", "WRONGTYPE Operation", "ERR unknown command"):
         assert not may_be_replaced(BaseParser.parse_error(text)), text

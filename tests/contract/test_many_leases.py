@@ -12,8 +12,7 @@ from aioq.store.contract import Limits, Store
 from aioq.store.leases import LeaseRequest, Renewal
 from aioq.store.redis import RedisStore
 from aioq.store.redis.leases import MOST_AT_ONCE
-from tests.contract.kit import Backend
-from tests.databases import Database
+from tests.contract.kit import Backend, Watched
 from tests.proxies import Proxy
 from tests.servers import Server
 
@@ -67,13 +66,17 @@ async def test_there_may_be_more_than_are_sent_at_once(client: Client) -> None:
 
 class TestOnAServer:
     @pytest.fixture
-    def database(self, backend: Backend) -> Database:
-        if backend.database is None:
-            pytest.skip("a key of another type, or a server that forgets, is a server's")
+    def backend(self, redis_backend: Backend) -> Backend:
+        """A key of another type, or a server that forgets, is a server's."""
+        return redis_backend
+
+    @pytest.fixture
+    def database(self, backend: Backend) -> Watched:
+        assert backend.database is not None
         return backend.database
 
     async def test_a_malformed_key_of_one_queue_does_not_touch_the_others(
-        self, client: Client, backend: Backend, database: Database
+        self, client: Client, backend: Backend, database: Watched
     ) -> None:
         await client.join(*QUEUES[:5])
         with database.client() as redis:
@@ -85,7 +88,7 @@ class TestOnAServer:
         assert "WRONGTYPE" in str(results[2])
 
     async def test_a_server_that_has_lost_its_scripts_gets_them_again(
-        self, client: Client, database: Database
+        self, client: Client, database: Watched
     ) -> None:
         await client.join(*QUEUES[:5])
         with database.client() as redis:
