@@ -243,7 +243,16 @@ def test_every_script_is_called_and_every_called_script_is_there() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
                 name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-                if name in {"_begin", "_call", "_call_all", "call_retried", "call_confirmed", "call", "script"}:
+                if name in {
+                    "_begin",
+                    "_call",
+                    "_call_all",
+                    "call_retried",
+                    "call_confirmed",
+                    "_call_confirmed",
+                    "call",
+                    "script",
+                }:
                     called.add(str(node.args[0].value))
 
     assert called == set(SCRIPTS)

@@ -31,7 +31,7 @@ LANE_RETRY = 5.0
 """Seconds until a lane that was left out is tried again. Each attempt costs ten commands if nothing has changed.
 Once the key is repaired, jobs in that lane wait for up to this long."""
 
-_LATE = 5.0
+_LATE = 3.0
 """Seconds a blocking read may be late before its connection counts as dead."""
 
 _Delivered = list[tuple[bytes, list[tuple[bytes, list[bytes]]]]] | None

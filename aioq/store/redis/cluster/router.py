@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from redis.exceptions import ResponseError
 
@@ -201,8 +201,8 @@ class Router(Generic[N]):
 
 
 def _no_view(shown_url: str, errors: list[ServerError]) -> ServerError:
-    """The error where no node answers well: a refusal, which waiting does not heal, goes first."""
-    refused: Any = next((error for error in errors if isinstance(error, ServerRejectedError)), None)
-    if refused is not None:
-        return refused
+    """The error if no node answers well: first an error that waiting does not heal."""
+    for error in errors:
+        if not isinstance(error, ServerUnavailableError):
+            return error
     return ServerUnavailableError(f"{shown_url}: no node answers: {'; '.join(map(str, errors))}")

@@ -18,9 +18,9 @@ from aioq.store.redis.errors import CLIENT_ERRORS, closed_here, translate
 from aioq.store.redis.net.connection import Arg, Connection
 from aioq.store.redis.net.failover import Failover
 
-REPLY_TIMEOUT = 10.0
-"""Seconds a reply may take before the connection counts as dead. A guess: longer than any batch takes, shorter
-than a person is willing to wait."""
+REPLY_TIMEOUT = 7.0
+"""Seconds a reply may take before the connection counts as dead. It is longer than any batch takes. It is shorter
+than the default lease (8 s) and `send_timeout`, so that a send has time for another attempt."""
 
 MAX_CONFIRMATIONS = 16
 """The most writes that are being confirmed at once, each on a connection of its own; the others wait."""

@@ -1,0 +1,191 @@
+"""A cluster: queues on several nodes, slots that move under load, nodes that fail or hang."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from aioq import App, ServerError, ServerRejectedError, ServerUnavailableError
+from tests.behaviour.kit import Project, cleared, until
+from tests.clusters import Cluster, Node
+from tests.servers import Login, Server
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
+
+QUEUES = [f"q{number}" for number in range(8)]
+
+TASKS = f"""
+import asyncio
+from pathlib import Path
+from aioq import App
+
+app = App()
+
+
+async def echo(text: str) -> str:
+    return text
+
+
+for queue in {QUEUES}:
+    app.task(name=f"echo.{{queue}}", queue=queue)(echo)
+
+
+@app.task(name="hold", queue="q0")
+async def hold(gate: str) -> str:
+    Path(f"{{gate}}.started").touch()
+    while not Path(gate).exists():
+        await asyncio.sleep(0.01)
+    return gate
+"""
+
+
+def project_on(cluster: Cluster, folder: Path, app_name: str) -> Project:
+    project = Project(folder / "project", cluster.url, app_name)
+    project.write("jobs.py", TASKS)
+    project.settings |= {"AIOQ_POLL_INTERVAL": "3600"}  # a result message that is lost is missed
+    return project
+
+
+@pytest.fixture
+def start(tmp_path: Path, app_name: str) -> Iterator[Callable[[Cluster], Project]]:
+    """A project on a cluster."""
+    projects: list[Project] = []
+
+    def started(cluster: Cluster) -> Project:
+        projects.append(project_on(cluster, tmp_path, app_name))
+        return projects[-1]
+
+    yield started
+    for project in projects:
+        with cleared(project):
+            pass
+
+
+def node_of(cluster: Cluster, app: App, queue: str) -> Node:
+    return cluster.node_of(cluster.slot_of(f"aioq:{{{app.name}:{queue}}}"))
+
+
+async def echoed(app: App, queue: str, text: str = "text", within: float = 20) -> float:
+    """Run one job of a queue; the seconds that took."""
+    began = time.monotonic()
+    assert (
+        await (await app.by_name(f"echo.{queue}").options(queue=queue).send(text)).result(timeout=within) == text
+    )
+    return time.monotonic() - began
+
+
+async def test_one_worker_serves_queues_of_all_nodes(
+    cluster: Cluster, start: Callable[[Cluster], Project]
+) -> None:
+    project = start(cluster)
+    worker = await project.ready_worker("jobs:app")
+    jobs = project.load("jobs")
+    async with jobs.app:
+        assert len({node_of(cluster, jobs.app, queue).id for queue in QUEUES}) == 3
+        await asyncio.gather(*(echoed(jobs.app, queue) for queue in QUEUES))
+        many = [jobs.app.by_name(f"echo.{queue}").options(queue=queue).call("x") for queue in QUEUES * 20]
+        assert [await handle for handle in await jobs.app.send_many(many)] == ["x"] * len(many)
+    assert await worker.stop() == 0
+    assert "WARNING" not in worker.log
+
+
+async def test_a_queue_goes_on_after_its_slot_has_moved(
+    start_cluster: Callable[..., Cluster], start: Callable[[Cluster], Project], tmp_path: Path
+) -> None:
+    """While the slot moves its queue stands still and the others go on; nothing is lost, nothing runs twice."""
+    cluster = start_cluster()
+    project = start(cluster)
+    worker = await project.ready_worker("jobs:app")
+    jobs = project.load("jobs")
+    app, gate = jobs.app, tmp_path / "gate"
+    async with app:
+        await asyncio.gather(*(echoed(app, queue) for queue in QUEUES))
+        held = await app.by_name("hold").options(queue="q0").send(str(gate))
+        waiting = asyncio.create_task(held.result(timeout=30))
+        await until(Path(f"{gate}.started").exists)
+
+        source = node_of(cluster, app, "q0")
+        others = [queue for queue in QUEUES if node_of(cluster, app, queue).id != source.id]
+        target = next(node for node in cluster.primaries if node.id != source.id)
+        migration = cluster.move_slot(cluster.slot_of(f"aioq:{{{app.name}:q0}}"), target)
+        migration.move_keys(3)
+        stuck = asyncio.create_task(echoed(app, "q0", "sent meanwhile"))
+        await asyncio.gather(*(echoed(app, queue, within=3) for queue in others))
+        assert not stuck.done()
+        migration.finish()
+
+        assert await stuck < 20
+        assert await echoed(app, "q0") < 3
+        gate.touch()
+        assert await waiting == str(gate)
+        info = await held.info()
+    assert (info.attempts, info.crashes, info.interruptions) == (1, 0, 0)
+    assert await worker.stop() == 0
+    assert "Traceback" not in worker.log
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+async def test_a_node_that_fails_is_replaced_and_the_others_are_not_touched(
+    start_cluster: Callable[..., Cluster], start: Callable[[Cluster], Project], how: str
+) -> None:
+    cluster = start_cluster(replicas=1)
+    project = start(cluster)
+    worker = await project.ready_worker("jobs:app")
+    jobs = project.load("jobs")
+    app = jobs.app
+    async with app:
+        await asyncio.gather(*(echoed(app, queue) for queue in QUEUES))
+        lost = node_of(cluster, app, "q0")
+        others = [queue for queue in QUEUES if node_of(cluster, app, queue).id != lost.id]
+
+        (cluster.kill if how == "killed" else cluster.stop)(lost)
+        stuck = asyncio.create_task(echoed(app, "q0", within=40))
+        longest = 0.0
+        while not stuck.done():
+            longest = max(longest, *await asyncio.gather(*(echoed(app, queue) for queue in others)))
+            await asyncio.sleep(0.05)
+        took = await stuck
+
+    assert took < 12, f"the queue of the lost node went on after {took:.1f} s"
+    assert longest < 2, f"a queue of another node stood still for {longest:.1f} s"
+    assert await worker.stop() == 0
+    assert "Traceback" not in worker.log
+
+
+# -- what cannot be -----------------------------------------------------------------------------------------------
+
+
+async def opened(url: str) -> None:
+    async with App("nobody", url=url):
+        pass
+
+
+async def test_a_server_that_is_no_cluster_is_named(start_server: Callable[..., Server]) -> None:
+    server = start_server(tcp=True)
+    with pytest.raises(ServerRejectedError, match=rf"redis://127.0.0.1:{server.port} is no node of a cluster"):
+        await opened(f"redis+cluster://127.0.0.1:{server.port}")
+
+
+async def test_nodes_that_cannot_be_reached_are_all_named() -> None:
+    with pytest.raises(ServerUnavailableError, match=r"no node answers: .*127.0.0.1:1 .*127.0.0.1:2 "):
+        await opened("redis+cluster://127.0.0.1:1,127.0.0.1:2")
+
+
+async def test_one_node_that_answers_is_enough(cluster: Cluster, app_name: str) -> None:
+    port = cluster.nodes[0].port
+    async with App(app_name, url=f"redis+cluster://127.0.0.1:1,127.0.0.1:{port}"):
+        pass
+
+
+async def test_a_wrong_password_is_said_of_the_node_that_refused_it(start_cluster: Callable[..., Cluster]) -> None:
+    cluster = start_cluster(login=Login("right"))
+    with pytest.raises(ServerRejectedError, match=r"redis://\*\*\*@127.0.0.1:\d+ refused the login"):
+        await opened(cluster.url.replace("right", "wrong"))
+    await opened(cluster.url)
+
+
+async def test_a_database_that_a_cluster_has_not_is_an_error(cluster: Cluster) -> None:
+    with pytest.raises(ServerError, match=r"127.0.0.1:\d+/7000 answered with an error: DB index is out of range"):
+        await opened(f"{cluster.url}/7000")

@@ -1,0 +1,61 @@
+from typing import Any
+
+import pytest
+
+from aioq.store.redis.cluster.topology import NOWHERE, SLOTS, Topology, moved, parse_topology, slot_of
+
+A, B, C = ("10.0.0.1", 6379), ("10.0.0.2", 6379), ("b.example", 7000)
+SLOTS_REPLY: list[Any] = [
+    [0, 8191, [b"10.0.0.1", 6379, b"id-a", []], [b"10.0.0.2", 6379, b"id-b", []]],
+    [8192, 16000, [b"b.example", 7000, b"id-c", [b"ip", b"10.0.0.3"]]],
+]
+
+
+def topology(info: bytes = b"cluster_state:ok\r\ncluster_current_epoch:7\r\n") -> Topology:
+    return parse_topology(SLOTS_REPLY, info, A)
+
+
+def test_each_slot_has_its_primary():
+    found = topology()
+
+    assert len(found.primaries) == SLOTS
+    assert [found.primaries[slot] for slot in (0, 8191, 8192, 16000, 16001, 16383)] == [A, A, C, C, None, None]
+    assert found.nodes == {A, B, C}
+    assert found.serving == {A, C}
+    assert (found.epoch, found.uncovered) == (7, 383)
+
+
+def test_a_node_that_does_not_know_its_address_is_where_it_was_asked():
+    found = parse_topology([[0, 16383, [b"", 6379, b"id"]]], b"", ("proxy", 1))
+    assert set(found.primaries) == {("proxy", 6379)}
+
+
+@pytest.mark.parametrize(
+    ("info", "is_sharded"),
+    [
+        (b"redis_version:6.2.14\r\n", False),
+        (b"redis_version:7.0.15\r\n", True),
+        (b"redis_version:10.1.0\r\n", True),
+        (b"redis_version:6.0.0\r\nvalkey_version:9.1.2\r\n", True),
+    ],
+)
+def test_sharded_messages_need_a_server_from_7_0_on(info: bytes, is_sharded: bool):
+    assert topology(info).is_sharded is is_sharded
+
+
+def test_a_slot_that_has_moved_changes_no_other():
+    before = topology()
+    after = moved(before, 5, B)
+
+    assert after.primaries[5] == B
+    assert [*after.primaries[:5], *after.primaries[6:]] == [*before.primaries[:5], *before.primaries[6:]]
+    assert (after.epoch, before.primaries[5]) == (before.epoch, A)
+
+
+def test_before_the_first_answer_nobody_serves_anything():
+    assert (NOWHERE.uncovered, NOWHERE.serving) == (SLOTS, frozenset())
+
+
+def test_all_names_of_a_queue_are_in_one_slot():
+    assert len({slot_of(f"aioq:{{shop:mail}}{rest}") for rest in ("", ":never", ":job:1", ":waiter:x")}) == 1
+    assert slot_of("123456789") == 12739  # the example of the Redis Cluster specification, by its CRC16 of 0x31C3
