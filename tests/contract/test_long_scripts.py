@@ -340,6 +340,10 @@ async def test_an_entry_that_names_more_jobs_than_aioq_writes_is_passed_over(
 class TestAwaitedByVeryMany:
     """64 processes wait for each of the jobs. What notifies very many of them goes in steps."""
 
+    @pytest.fixture
+    def limits(self) -> Limits:
+        return Limits(lease_ms=LONG, max_crashes=0)
+
     @staticmethod
     async def awaited(store: Store, names: Sequence[str]) -> None:
         """Register processes with names of 1,000 letters; the last one waits for one job only."""
@@ -393,3 +397,19 @@ class TestAwaitedByVeryMany:
         ended = [(await redis_store.promote(QUEUE, 500)).expired for _ in range(7)]
         assert ended == [4, 4, 4, 4, 4, 4, 2]
         assert self.called(client) == (7, 64 * 26)
+
+    async def test_a_recovery_of_jobs_that_crashed_too_often(
+        self, redis_store: RedisStore, client: redis.Redis
+    ) -> None:
+        await joined(redis_store, "w")
+        names = [f"job-{number:02}" for number in range(26)]
+        await send(redis_store, *names)
+        await self.awaited(redis_store, names)
+        assert len(await take(redis_store, "w", 26)) == 26
+        client.config_resetstat()
+
+        steps = [await redis_store.recover(QUEUE, BROKEN, 200, dead="w") for _ in range(7)]
+        assert [len(step.buried) for step in steps] == [4, 4, 4, 4, 4, 4, 2]
+        assert [step.more for step in steps] == [True] * 6 + [False]
+        assert self.called(client) == (7, 64 * 26)
+        assert await redis_store.workers(QUEUE) == []

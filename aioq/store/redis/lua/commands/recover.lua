@@ -87,14 +87,17 @@ local left = limit
 local held = redis.pcall('SRANDMEMBER', held_key(q, worker), left)
 if is_unreadable(held) then held = {} end
 local jobs = load_all(q, held)
+local is_cut = false
 for _, id in ipairs(held) do
+  is_cut = Results.is_full(q)
+  if is_cut then break end
   restore(id, jobs[id])
   redis.call('SREM', held_key(q, worker), id)
   left = left - 1
 end
 
 -- Entries that a blocking read has delivered to the worker, but that it has not claimed.
-local named, is_cut = 0, false
+local named = 0
 for _, name in ipairs(LANES) do
   if left <= 0 or is_cut then break end
   local lane = lane_key(q, name)
