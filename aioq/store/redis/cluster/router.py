@@ -114,6 +114,12 @@ class Router(Generic[N]):
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = self._loop.create_task(self._refresh_later(), name="aioq-topology")
 
+    async def refresh_now(self) -> None:
+        """Ask the cluster for its topology, or wait until that is done; an error changes nothing."""
+        self.refresh_soon()
+        assert self._refreshing is not None
+        await asyncio.wait([self._refreshing])
+
     async def _refresh_later(self) -> None:
         await asyncio.sleep(max(0.0, self._refreshed_at + REFRESH_PAUSE - self._loop.time()))
         try:

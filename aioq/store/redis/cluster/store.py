@@ -36,6 +36,10 @@ PATIENCE = 5.0
 """Seconds for which a verb of a caller who does not retry is repeated while the queue's slot moves. A guess: a
 slot with few keys moves within milliseconds, and a person who waits longer wants to know why."""
 
+SILENCE = 1.5
+"""Seconds without a reply after which the cluster is asked whether the queue has another node by now. A guess: far
+longer than a reply takes, and a node is replaced after some seconds at the earliest."""
+
 RETRY_PAUSE = 0.05
 """Seconds between two of these attempts."""
 
@@ -143,7 +147,8 @@ class ClusterStore:
 
     def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
         """Add jobs; False for each id that the server already has: that job stays as it is."""
-        return self._watched(self._at(queue).enqueue(queue, jobs, again=again))
+        node = self._at(queue)
+        return self._watched(queue, node, node.enqueue(queue, jobs, again=again))
 
     async def claim(
         self,
@@ -157,7 +162,8 @@ class ClusterStore:
     ) -> Claim:
         """Take up to `count` jobs, lanes in priority order, and mark them running."""
         node = self._at(queue)
-        return await self._watched(node.claim(queue, worker, count, tokens, known=known, idle=idle))
+        claim = node.claim(queue, worker, count, tokens, known=known, idle=idle)
+        return await self._watched(queue, node, claim)
 
     async def dispatched(
         self, queue: str, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
@@ -169,7 +175,7 @@ class ClusterStore:
         """Wait until there is something to claim; empty after the timeout, or when `unblock` was called."""
         node = self._blocking[queue, worker] = self._at(queue)
         try:
-            return await self._watched(node.block(queue, worker, timeout_ms))
+            return await self._watched(queue, node, node.block(queue, worker, timeout_ms), timeout_ms / 1000)
         finally:
             if self._blocking.get((queue, worker)) is node:
                 del self._blocking[queue, worker]
@@ -184,19 +190,23 @@ class ClusterStore:
         self, queue: str, worker: str, settlements: Sequence[Settlement], *, idle: bool = False
     ) -> Awaitable[list[bool]]:
         """Write outcomes; False for each job that this worker no longer holds under that claim."""
-        return self._watched(self._at(queue).settle(queue, worker, settlements, idle=idle))
+        node = self._at(queue)
+        return self._watched(queue, node, node.settle(queue, worker, settlements, idle=idle))
 
     async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
         """Store (job id, claim, encoded progress); False for each job that this worker no longer holds."""
-        return await self._watched(self._at(queue).progress(queue, worker, reports))
+        node = self._at(queue)
+        return await self._watched(queue, node, node.progress(queue, worker, reports))
 
     async def promote(self, queue: str, limit: int) -> Promotion:
         """Queue up to `limit` scheduled jobs that are due, and end up to `limit` jobs that have expired."""
-        return await self._watched(self._at(queue).promote(queue, limit))
+        node = self._at(queue)
+        return await self._watched(queue, node, node.promote(queue, limit))
 
     async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
         """Do one step of recovering a dead worker: give back its jobs. Or drop dead jobs over the limit."""
-        return await self._watched(self._at(queue).recover(queue, crash_outcome, limit, dead=dead))
+        node = self._at(queue)
+        return await self._watched(queue, node, node.recover(queue, crash_outcome, limit, dead=dead))
 
     async def workers(self, queue: str) -> list[WorkerLease]:
         """The workers that the server knows of."""
@@ -210,7 +220,8 @@ class ClusterStore:
 
     def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> Awaitable[list[WaitReply]]:
         """Return each job's outcome, or register `channel` for its result message."""
-        return self._watched(self._at(queue).wait(queue, channel, job_ids))
+        node = self._at(queue)
+        return self._watched(queue, node, node.wait(queue, channel, job_ids))
 
     async def info(self, queue: str, job_ids: Sequence[str], *, results: bool = False) -> list[JobInfo | None]:
         """What the server knows of each job; with `results` also the encoded results of those that succeeded."""
@@ -237,13 +248,40 @@ class ClusterStore:
     def _at(self, queue: str) -> RedisStore:
         return self._router.node_of(base_key(self._app, queue))
 
-    async def _watched(self, reply: Awaitable[T]) -> T:
-        """The reply of a verb whose caller retries; an error makes the router look for a change."""
+    async def _watched(self, queue: str, node: RedisStore, reply: Awaitable[T], longest: float = 0.0) -> T:
+        """The reply of a verb whose caller retries.
+
+        An error makes the router look for a change. So does silence: a node that hangs keeps its connections, and
+        once another node has taken its place no reply will come.
+
+        Args:
+            queue: the verb's queue.
+            node: where it is carried out.
+            reply: its reply.
+            longest: how many seconds it may take by itself.
+        """
+        answer = asyncio.ensure_future(reply)
         try:
-            return await reply
+            wait = longest + SILENCE
+            while not (await asyncio.wait([answer], timeout=wait))[0]:
+                wait = SILENCE
+                await self._check_place(queue, node)
+            return answer.result()
         except ServerUnavailableError as error:
             self._router.failed(error)
             raise
+        finally:
+            answer.cancel()
+
+    async def _check_place(self, queue: str, node: RedisStore) -> None:
+        """Ask the cluster whether this node still serves a queue.
+
+        Raises:
+            ServerUnavailableError: it does not.
+        """
+        await self._router.refresh_now()
+        if self._router.node_of(base_key(self._app, queue)) is not node:
+            raise ServerUnavailableError(f"queue {queue}: another node has taken the place of its own")
 
     async def _patiently(self, queue: str, verb: Callable[[RedisStore], Awaitable[T]]) -> T:
         """Carry out a verb whose caller does not retry: again and again while the queue's slot moves."""
@@ -254,8 +292,9 @@ class ClusterStore:
         until = loop.time() + PATIENCE
         while True:
             try:
-                return await self._watched(verb(self._router.node_of(key)))
-            except SlotUnservedError:
+                return await verb(self._router.node_of(key))
+            except SlotUnservedError as error:
+                self._router.failed(error)
                 if loop.time() >= until:
                     raise
                 await asyncio.sleep(RETRY_PAUSE)

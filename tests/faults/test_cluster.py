@@ -1,0 +1,222 @@
+"""R13 to R15: a cluster whose primaries are killed, whose slots move back and forth, whose nodes hang."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+
+from tests.clusters import Cluster, Node
+from tests.faults.figures import Case, Report
+from tests.faults.harness import Crew, Load, Numbered, Rig, condition, mixed_seconds
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+
+RATE = 100
+"""Jobs a second in each of the two queues."""
+
+OTHER = 1_000_000
+"""From this number on jobs are those of the other queue."""
+
+CONCURRENCY = 20
+WORKERS = 2
+
+
+@dataclass(slots=True)
+class Site:
+    """A cluster under load: the queue whose node is broken, and another one at another node.
+
+    Attributes:
+        cluster: the cluster.
+        rig: the project.
+        other: the name of the other queue.
+        breaks: when something was broken, and when it was in order again.
+    """
+
+    cluster: Cluster
+    rig: Rig
+    other: str
+    breaks: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+
+    @property
+    def slot(self) -> int:
+        """The slot of the queue whose node is broken."""
+        return slot_of(self.cluster, self.rig, "default")
+
+    @property
+    def node(self) -> Node:
+        """The node that has it."""
+        return self.cluster.node_of(self.slot)
+
+    async def first_job_after(self, at: float) -> float:
+        """Wait for a job of the broken queue that is started after this time; seconds from then until now."""
+
+        def started() -> bool:
+            rows = self.rig.ledger.tail()
+            return any(row.what == "started" and row.at > at and row.number < OTHER for row in rows)
+
+        await condition(started, 30, "a job after the failover")
+        return time.monotonic() - at
+
+    def longest_gap(self) -> float:
+        """The longest time, in seconds, in which no job of the other queue was started."""
+        times = [row.at for row in self.rig.runs() if row.number >= OTHER]
+        return max(second - first for first, second in pairwise(times))
+
+    def pauses(self) -> list[float]:
+        """For each break, how long no job of the broken queue was started around it, in seconds."""
+        times = [row.at for row in self.rig.runs() if row.number < OTHER]
+        gaps = list(pairwise(times))
+        return [max((b - a for a, b in gaps if b > begin and a < end), default=0.0) for begin, end in self.breaks]
+
+
+def slot_of(cluster: Cluster, rig: Rig, queue: str) -> int:
+    return cluster.slot_of(f"aioq:{{{rig.project.name}:{queue}}}")
+
+
+@asynccontextmanager
+async def loaded(cluster: Cluster, rig: Rig, case: Case, limit: float = 60) -> AsyncIterator[Site]:
+    """Both queues under load while the body runs; afterwards every job has its outcome, or is lost."""
+    own = cluster.node_of(slot_of(cluster, rig, "default"))
+    names = (f"other-{number}" for number in range(100))
+    other = next(name for name in names if cluster.node_of(slot_of(cluster, rig, name)).id != own.id)
+    site = Site(cluster, rig, other)
+    load = Load(rig)
+
+    def calls(first: int, queue: str) -> list[Numbered]:
+        task = rig.tasks.work.options(queue=queue)
+        seconds = [mixed_seconds(case.chance, long=0.3) for _ in range(case.size(4_000, 100_000))]
+        return [(first + n, task.call(first + n, each)) for n, each in enumerate(seconds)]
+
+    crew = Crew(rig, WORKERS, "-q", "default", "-q", other, "--concurrency", str(CONCURRENCY))
+    async with crew.at_work():
+        async with (
+            load.paced(calls(0, "default"), RATE),
+            load.paced(calls(OTHER, other), RATE),
+        ):
+            await asyncio.sleep(1)
+            yield site
+            await asyncio.sleep(1)
+        await load.ended(limit=limit)
+    await rig.tasks.app.aclose()
+
+
+@pytest.mark.fault(
+    "R13",
+    fault="SIGKILL of a cluster's primary, promotion of its replica",
+    passes="`replicated`: lost 0; duplicated <= in flight; first job within 3 s of the promotion",
+    minutes=15,
+)
+@pytest.mark.parametrize("durability", ["replicated", "memory"])
+async def test_a_primary_that_dies_is_replaced_and_nothing_confirmed_is_lost(
+    start_cluster: Callable[..., Cluster],
+    make_rig: Callable[[str], Rig],
+    case: Case,
+    report: Report,
+    durability: str,
+) -> None:
+    deaths = case.size(1, 20)
+    cluster = start_cluster(replicas=1)
+    rig = make_rig(cluster.url)
+    rig.project.settings["AIOQ_DURABILITY"] = durability
+    firsts: list[float] = []
+    async with loaded(cluster, rig, case) as site:
+        for _ in range(deaths):
+            await asyncio.sleep(case.chance.uniform(0.3, 1.0))
+            lost, began = site.node, time.monotonic()
+            cluster.kill(lost)
+            rig.ledger.fault("node", 0, began)
+            await asyncio.to_thread(cluster.wait_for_promotion, lost)
+            promoted = time.monotonic()
+            firsts.append(await site.first_job_after(promoted))
+            site.breaks.append((began, time.monotonic()))
+            await asyncio.to_thread(cluster.restart, lost)
+
+    found = rig.verdict()
+    report.add(
+        kills=deaths, **found.words, first_job_max_s=max(firsts), pause_max_s=max(site.pauses()),
+        other_queue_gap_max_s=site.longest_gap(),
+    )  # fmt: skip
+    assert max(firsts) <= 3
+    assert len(found.duplicated) <= deaths * WORKERS * CONCURRENCY
+    if durability == "replicated":
+        assert found.lost == frozenset()
+    assert site.longest_gap() < 2
+
+
+@pytest.mark.fault(
+    "R14",
+    fault="slots that move back and forth under load, their keys in several steps",
+    passes="lost 0; duplicated 0; the pause of a queue in a moving slot: the figure",
+    minutes=10,
+)
+async def test_a_slot_that_moves_takes_its_queue_with_it(
+    start_cluster: Callable[..., Cluster], make_rig: Callable[[str], Rig], case: Case, report: Report
+) -> None:
+    moves = case.size(2, 10)
+    cluster = start_cluster()
+    rig = make_rig(cluster.url)
+
+    def move() -> None:
+        source = cluster.node_of(site.slot)
+        target = next(node for node in cluster.primaries if node.id != source.id)
+        migration = cluster.move_slot(site.slot, target)
+        migration.move_keys(5)
+        time.sleep(0.2)  # what comes now meets a slot of which a part has gone
+        migration.finish()
+
+    async with loaded(cluster, rig, case) as site:
+        for _ in range(moves):
+            began = time.monotonic()
+            await asyncio.to_thread(move)
+            site.breaks.append((began, time.monotonic() + 0.5))
+            await asyncio.sleep(case.chance.uniform(0.5, 1.5))
+
+    found = rig.verdict()
+    report.add(
+        moves=moves, **found.words, pause_max_s=max(site.pauses()), other_queue_gap_max_s=site.longest_gap()
+    )
+    assert found.lost == found.duplicated == frozenset()
+    assert found.unexpected == ()
+    assert max(site.pauses()) < 3
+
+
+@pytest.mark.fault(
+    "R15",
+    fault="SIGSTOP of a cluster's node for 30 s, then SIGCONT; its replica is promoted meanwhile",
+    passes="`replicated`: lost 0; duplicated <= in flight; the queue goes on within 8 s and the promotion's time",
+    minutes=20,
+)
+async def test_a_node_that_hangs_is_noticed_and_comes_back(
+    start_cluster: Callable[..., Cluster], make_rig: Callable[[str], Rig], case: Case, report: Report
+) -> None:
+    stops = case.size(1, 10)
+    cluster = start_cluster(replicas=1)
+    rig = make_rig(cluster.url)
+    rig.project.settings["AIOQ_DURABILITY"] = "replicated"
+    firsts: list[float] = []
+    async with loaded(cluster, rig, case) as site:
+        for _ in range(stops):
+            await asyncio.sleep(case.chance.uniform(0.3, 1.0))
+            hung, began = site.node, time.monotonic()
+            cluster.stop(hung)
+            rig.ledger.fault("node", 0, began)
+            await asyncio.to_thread(cluster.wait_for_promotion, hung)
+            firsts.append(await site.first_job_after(time.monotonic()))
+            site.breaks.append((began, time.monotonic()))
+            await asyncio.sleep(max(0.0, began + (30 if case.full else 7) - time.monotonic()))
+            cluster.resume(hung)
+            await asyncio.to_thread(cluster.wait_until_agreed)
+
+    found = rig.verdict()
+    report.add(
+        stops=stops, **found.words, first_job_max_s=max(firsts), pause_max_s=max(site.pauses()),
+        other_queue_gap_max_s=site.longest_gap(),
+    )  # fmt: skip
+    assert max(firsts) <= 8
+    assert found.lost == frozenset()
+    assert len(found.duplicated) <= stops * WORKERS * CONCURRENCY
+    assert site.longest_gap() < 2
