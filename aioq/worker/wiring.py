@@ -7,8 +7,9 @@
 No duty knows another one: what one duty tells the others goes through these callbacks.
 """
 
+import asyncio
 import os
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -195,10 +196,9 @@ class Duties:
         """Write the last outcomes, and deregister from the server."""
         await self.settler.drain()
         await self.lease.stop()
-        for duties in self.queues.values():
-            await store.depart(duties.membership.queue, duties.membership.worker)
-        for duties in self.queues.values():
-            await duties.ticker.stop()
+        memberships = [duties.membership for duties in self.queues.values()]
+        await _all(store.depart(each.queue, each.worker) for each in memberships)
+        await _all(duties.ticker.stop() for duties in self.queues.values())
 
     def _fetched_ago(self, queue: str) -> float:
         """Seconds since the last fetch, or of a blocked loop if these are more: a full worker may hang too."""
@@ -283,3 +283,11 @@ class Duties:
         await self.settler.drain()
         for duties in self.queues.values():
             await duties.fetcher.wake()
+
+
+async def _all(calls: Iterable[Awaitable[object]]) -> None:
+    """Make calls for many queues at once: one after the other, each would wait for the server."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result

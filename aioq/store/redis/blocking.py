@@ -48,7 +48,7 @@ class BlockingReads:
         app: the App's name.
         link: the server to connect to.
         longest_ms: the longest read, in milliseconds. A read must not outlast the lease of a worker that has
-            vanished: the server would deliver an entry to it after its recovery, and nobody would look for that.
+            vanished: the server would deliver an entry to it after its recovery, and only a sweep would find that.
     """
 
     def __init__(self, app: str, link: Link, *, longest_ms: int) -> None:

@@ -77,10 +77,11 @@ class RedisLeaseClient(LeaseClient):
             if _has_ended_connection(replies[-1]):  # on a new connection the others might wait as long again
                 replies += replies[-1:] * (len(requests) - len(replies))
                 break
-        reasons = [self._calls.reason_for(reply) for reply in replies if isinstance(reply, Exception)]
-        if any(self._failover.shown_by(reason) for reason in reasons):
-            self._failover.drop_soon()
-        return [self._result(request, reply) for request, reply in zip(requests, replies, strict=True)]
+        faults = self._faults(replies)
+        return [
+            faults.get(id(reply)) or self._renewal(request, reply)
+            for request, reply in zip(requests, replies, strict=True)
+        ]
 
     def close(self) -> None:
         """Close the connection."""
@@ -98,11 +99,17 @@ class RedisLeaseClient(LeaseClient):
             *(limits.dead_limit, request.mode),
         )
 
-    def _result(self, request: LeaseRequest, reply: Any) -> Renewal | ServerError:
-        if isinstance(reply, ServerError):
-            return reply
-        if isinstance(reply, Exception):
-            return translate(self._calls.reason_for(reply), self._shown_url)
+    def _faults(self, replies: Sequence[Any]) -> dict[int, ServerError]:
+        """The error to report for each reply that is one, by the reply's `id`: one may be that of many queues."""
+        errors = {id(reply): self._calls.reason_for(reply) for reply in replies if isinstance(reply, Exception)}
+        if any(self._failover.shown_by(error) for error in errors.values()):
+            self._failover.drop_soon()
+        return {
+            key: error if isinstance(error, ServerError) else translate(error, self._shown_url)
+            for key, error in errors.items()
+        }
+
+    def _renewal(self, request: LeaseRequest, reply: Any) -> Renewal:
         renewal = parse_renewal(reply)
         has_outage = self._outage and request.mode == "join"
         return msgspec.structs.replace(renewal, outage=True) if has_outage else renewal

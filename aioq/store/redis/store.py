@@ -103,7 +103,7 @@ class RedisStore:
         )
         self._skipped = SkippedLog()
         self._was_unreachable = False
-        self._reads = BlockingReads(app, self._link, longest_ms=limits.lease_ms // 2)
+        self._reads = BlockingReads(app, self._link, longest_ms=limits.lease_ms * 5 // 8)
 
     @property
     def sends_in_flight(self) -> int:

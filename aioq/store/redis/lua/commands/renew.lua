@@ -40,11 +40,24 @@ local function restore_lease(name)
   redis.call('ZADD', q.base .. WORKERS, 'NX', q.now + Leases.length_of(q, name, lease), name)
 end
 
+-- By consumer, whether it has a lease, as far as this sweep has asked: the lanes mostly have the same consumers.
+local has_lease = {}
+local function find_leases(consumers)
+  local asked, unknown = {}, {}
+  for _, name in ipairs(consumers) do
+    if has_lease[name] == nil and not asked[name] then asked[name], unknown[#unknown + 1] = true, name end
+  end
+  if #unknown == 0 then return end
+  for i, lease_end in ipairs(redis.call('ZMSCORE', q.base .. WORKERS, unpack(unknown))) do
+    has_lease[unknown[i]] = lease_end and true or false
+  end
+end
+
 -- Checks a consumer that may have no worker any more. If a read is still blocked after its worker was recovered,
 -- the server delivers to it, and so makes the consumer again. Such entries are left to a recovery; a consumer
 -- without entries is deleted.
 local function check_consumer(lane, consumer, pending)
-  if redis.call('ZSCORE', q.base .. WORKERS, consumer) then return end
+  if has_lease[consumer] then return end
   if Leases.is_known_elsewhere(q, consumer) then
     restore_lease(consumer)
   elseif pending > 0 then
@@ -70,9 +83,10 @@ end
 -- same position: a worker that reads is added to it again.
 local function clean_large_lane(lane, group)
   if group.pending > 0 then
-    for _, entry in ipairs(redis.call('XPENDING', lane, GROUP, 'IDLE', lease, '-', '+', MOST)) do
-      check_consumer(lane, entry[2], 1)
-    end
+    local pending, names = redis.call('XPENDING', lane, GROUP, 'IDLE', lease, '-', '+', MOST), {}
+    for i, entry in ipairs(pending) do names[i] = entry[2] end
+    find_leases(names)
+    for _, name in ipairs(names) do check_consumer(lane, name, 1) end
   elseif group.consumers > 2 * redis.call('ZCARD', q.base .. WORKERS) then
     redis.call('XGROUP', 'DESTROY', lane, GROUP)
     redis.call('XGROUP', 'CREATE', lane, GROUP, group['last-delivered-id'])
@@ -88,7 +102,9 @@ local function check_lane(lane, most)
     return 0
   end
   local consumers = redis.call('XINFO', 'CONSUMERS', lane, GROUP)
-  local many = math.min(#consumers, most)
+  local many, names = math.min(#consumers, most), {}
+  for j = 1, many do names[j] = consumers[(q.now + j) % #consumers + 1][2] end
+  find_leases(names)
   for j = 1, many do
     local fields = consumers[(q.now + j) % #consumers + 1]
     check_consumer(lane, fields[2], fields[4])
@@ -96,7 +112,13 @@ local function check_lane(lane, most)
   return many
 end
 
+-- How many of the workers of a queue sweep: of more, each sweeps only now and then. With 1,000 workers the server
+-- would be busy with sweeps for a third of its time.
+local SWEEPERS = 8
+
 local function sweep()
+  local workers = redis.call('ZCARD', q.base .. WORKERS)
+  if q.micros % workers >= SWEEPERS then return end -- the time's last digits, as a random number
   local checked = 0
   for i = 0, #LANES - 1 do
     if checked >= MOST then break end
