@@ -159,8 +159,10 @@ def _wrong_database(parts: SplitResult) -> str | None:
 
 
 def _wrong_option(url: str, scheme: str, options: Sequence[tuple[str, str]]) -> str | None:
+    with_tls = scheme == "redis+sentinel" and _is_true(dict(options).get("sentinel_tls", ""))
+    accepted = _OPTIONS["rediss+sentinel" if with_tls else scheme]
     for name, value in options:
-        pattern, expected = _OPTIONS[scheme].get(name, (None, ""))
+        pattern, expected = accepted.get(name, (None, ""))
         if pattern is None:
             return _unknown_option(name, url, scheme)
         if not re.fullmatch(pattern, value):
@@ -206,7 +208,8 @@ class Servers:
 
     def server_url(self, host: str, port: int) -> str:
         """The URL of one node, or of the primary."""
-        options = [(option, value) for option, value in self._options if option not in _OF_SENTINELS]
+        accepted = _OPTIONS[f"{self._scheme}+cluster"]
+        options = [(option, value) for option, value in self._options if option in accepted]
         return self._url(self._scheme, self._login, (host, port), self._path, options)
 
     def sentinel_url(self, host: str, port: int) -> str:

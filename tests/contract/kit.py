@@ -8,6 +8,7 @@ import anyio
 import msgspec
 import redis
 
+from aioq.errors import ServerError
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Claimed, NewJob, Settlement, Store, Token, Verb
 from aioq.store.leases import Renewal
@@ -247,3 +248,35 @@ class Listener:
 
     def _gap(self) -> None:
         self.gaps += 1
+
+
+async def works(store: Store) -> None:
+    """A job goes all the way, over every kind of connection there is."""
+    await store.open()
+    listener = await Listener.on(store, "me")
+    await joined(store, "w")
+    job = await running(store, "w")
+    await store.wait(QUEUE, "me", ["job"])
+    assert await settle(store, "w", job, Verb.SUCCEEDED, THREE)
+    assert await listener.result_message() == [("job", THREE)]
+    await send(store, "next")
+    assert len(await store.block(QUEUE, "w", BLOCK)) == 1
+    assert (await info(store)).worker == "w"
+
+
+async def fails(store: Store, kind: type[ServerError], *said: str) -> None:
+    """Every kind of connection raises the same error, and the error says what to do."""
+    errors: list[BaseException] = []
+    for call in (
+        lambda: send(store, "job"),
+        lambda: keep(store, "w", "join"),
+        lambda: store.block(QUEUE, "w", 5),
+    ):
+        try:
+            await call()
+        except ServerError as error:
+            errors.append(error)
+    assert [type(error) for error in errors[:2]] == [kind, kind]
+    for error in errors:
+        assert type(error) is kind
+        assert all(words in str(error) for words in said), str(error)

@@ -16,7 +16,7 @@ import redis
 
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.jobs.job import JobState
-from aioq.store.contract import Limits, NewJob, ServerInfo, Settlement, Store, Verb
+from aioq.store.contract import Limits, NewJob, ServerInfo, Settlement, Verb
 from aioq.store.pubsub import dispatch_channel, waiter_channel
 from aioq.store.redis import RedisStore, blocking
 from aioq.store.redis import scripts as scripts_module
@@ -32,14 +32,15 @@ from tests.contract.kit import (
     THREE,
     Listener,
     eventually,
+    fails,
     ids,
-    info,
     joined,
     keep,
     running,
     send,
     settle,
     state,
+    works,
 )
 from tests.databases import Database
 from tests.proxies import Proxy
@@ -57,38 +58,6 @@ async def store_at(url: str, app: str = "shop", lease_ms: int = 60_000) -> Async
     store = RedisStore(app, url, shown_url="redis://shown", limits=Limits(lease_ms=lease_ms))
     yield store
     await store.close()
-
-
-async def works(store: Store) -> None:
-    """A job goes all the way, over every kind of connection there is."""
-    await store.open()
-    listener = await Listener.on(store, "me")
-    await joined(store, "w")
-    job = await running(store, "w")
-    await store.wait(QUEUE, "me", ["job"])
-    assert await settle(store, "w", job, Verb.SUCCEEDED, THREE)
-    assert await listener.result_message() == [("job", THREE)]
-    await send(store, "next")
-    assert len(await store.block(QUEUE, "w", BLOCK)) == 1
-    assert (await info(store)).worker == "w"
-
-
-async def fails(store: Store, kind: type[ServerError], *said: str) -> None:
-    """Every kind of connection raises the same error, and the error says what to do."""
-    errors: list[BaseException] = []
-    for call in (
-        lambda: send(store, "job"),
-        lambda: keep(store, "w", "join"),
-        lambda: store.block(QUEUE, "w", 5),
-    ):
-        try:
-            await call()
-        except ServerError as error:
-            errors.append(error)
-    assert [type(error) for error in errors[:2]] == [kind, kind]
-    for error in errors:
-        assert type(error) is kind
-        assert all(words in str(error) for words in said), str(error)
 
 
 # URLs
