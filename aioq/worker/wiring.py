@@ -144,6 +144,7 @@ class Duties:
             on_answer=partial(self._claim_answered, queue),
             held=held.ids,
             space=self.hooks.space_after(partial(self.settler.space, queue)),
+            queues=len(self._all_queues),
         )
         canceller = Canceller(
             *(store.inbox, app_parts.name, membership),

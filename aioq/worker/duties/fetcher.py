@@ -64,6 +64,7 @@ class Fetcher:
         on_answer: called with each `Answer`, after the jobs are delivered.
         held: returns the ids of the queue's jobs that this worker knows it holds.
         space: waits until there is space for the outcomes of further jobs.
+        queues: how many queues the worker has.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Fetcher:
         on_answer: Callable[[Answer], None],
         held: Callable[[], Collection[str]],
         space: Callable[[], Awaitable[None]],
+        queues: int = 1,
     ) -> None:
         self._store = store
         self._membership = membership
@@ -86,7 +88,7 @@ class Fetcher:
         self._on_answer = on_answer
         self._held = held
         self._space = space
-        self._plan = ClaimPlan(slots.total)
+        self._plan = ClaimPlan(slots.total, queues)
         self._tokens: Sequence[Token] = ()
         self._task: asyncio.Task[None] | None = None
         self._idle = False
@@ -183,7 +185,7 @@ class Fetcher:
 
     async def _step(self, worker: str, tokens: Sequence[Token]) -> Sequence[Token]:
         """Claim jobs for the free slots; if there are no more, wait for entries and return them."""
-        request = self._plan.request(self._slots.free)
+        request = self._plan.request(self._slots.free, tokens)
         claim = await self._claim(worker, request, tokens)
         waits = not claim.lost and self._plan.should_wait(request, claim, self._slots.free)
         woken = any(not token.job_ids for token in tokens)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from aioq.store.contract import CLAIM_LIMIT, Claim
-from aioq.worker.claim_plan import MAX_CLAIM, MAX_RECEIVED, ClaimPlan, ClaimRequest
+from aioq.store.contract import CLAIM_LIMIT, Claim, Token
+from aioq.worker.claim_plan import FEW_QUEUES, GROWTH, MAX_CLAIM, MAX_RECEIVED, ClaimPlan, ClaimRequest
 from tests.unit.kit import claimed
 
 LARGE = b"e" * (CLAIM_LIMIT // 2)
@@ -19,6 +19,36 @@ def claim(*ids: str, lost: bool = False, more: bool = False, envelope: bytes = b
 )
 def test_a_claim_is_for_no_more_than_half_of_the_slots(slots: int, free: int, most: int) -> None:
     assert ClaimPlan(slots).request(free).most == most
+
+
+@pytest.mark.parametrize(
+    ("slots", "queues", "most"),
+    [(100, FEW_QUEUES, 50), (100, 5, 20), (100, 200, 1), (6, 5, 1), (1, 200, 1), (1000, 200, 5)],
+)
+def test_the_first_claims_of_many_queues_leave_slots_for_one_another(slots: int, queues: int, most: int) -> None:
+    assert ClaimPlan(slots, queues).request(slots).most == most
+
+
+def test_a_claim_of_one_of_many_queues_grows_as_long_as_the_claims_are_full() -> None:
+    plan = ClaimPlan(100, 200)
+    asked: list[int] = []
+    for _ in range(5):
+        asked.append((request := plan.request(100)).most)
+        plan.answered(request, claim(*map(str, range(request.most))))
+    request = plan.request(100)
+    plan.answered(request, claim("a"))
+    assert asked == [1, GROWTH, GROWTH**2, 50, 50]
+    assert plan.request(100).most == 1
+
+
+@pytest.mark.parametrize(
+    ("named", "free", "most"), [((1,), 100, 2), ((0,), 100, 1), ((64, 3), 100, 50), ((9,), 3, 3)]
+)
+def test_a_claim_of_one_of_many_queues_takes_all_that_it_was_woken_for(
+    named: tuple[int, ...], free: int, most: int
+) -> None:
+    tokens = [Token("normal", f"{n}-0", tuple(map(str, range(n)))) for n in named]
+    assert ClaimPlan(100, 200).request(free, tokens).most == most
 
 
 @pytest.mark.parametrize(
