@@ -160,6 +160,17 @@ def check(target: str, **options: Any) -> None:
 
 
 @cli.command()
+@click.argument("target", metavar="MODULE:APP")
+def doctor(target: str) -> None:
+    """Check the servers of MODULE:APP, and say what to do about each thing that is wrong; exit code 1 if any is.
+
+    It checks whether each server or node can be reached, its version, whether it may lose jobs, its clock, this
+    user's permissions, how a cluster's queues are spread, and what is left over there. It changes nothing.
+    """
+    sys.exit(_imported("doctor").run_doctor(target))
+
+
+@cli.command()
 def demo() -> None:
     """Show aioq at work: an embedded server, a worker process and jobs of every kind; takes a few seconds."""
     try:

@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from aioq.jobs.job import JobInfo, JobState, Priority
+from aioq.store.diagnosis import Diagnosable, ServerInfo
 from aioq.store.extra import Extra
 from aioq.store.leases import LeaseClient, WorkerLease
 from aioq.store.pubsub import Inbox
@@ -211,21 +212,7 @@ WAIT_LIMIT = 1_048_576
 outcome is always in it, whatever its size."""
 
 
-class ServerInfo(msgspec.Struct, frozen=True):
-    """A description of the server, for people.
-
-    Attributes:
-        url: its URL, with the password masked.
-        product: `redis` or `valkey`, or `memory`.
-        version: its version.
-    """
-
-    url: str
-    product: str
-    version: str
-
-
-class Store(Protocol):
+class Store(Diagnosable, Protocol):
     """The verbs for jobs. One Store belongs to one event loop."""
 
     @property

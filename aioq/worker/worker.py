@@ -6,7 +6,8 @@ from typing import Any
 
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.jobs.context import NoJobError, current_job
-from aioq.store.contract import ServerInfo, Store
+from aioq.store.contract import Store
+from aioq.store.diagnosis import ServerInfo
 from aioq.util.aio import Backoff, end
 from aioq.util.log import logger
 from aioq.worker.app_parts import AppParts, compile_signatures, unknown_tasks

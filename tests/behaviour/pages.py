@@ -136,7 +136,7 @@ def _commands(block: Block) -> bool:
 HOLDERS: dict[str, Holds] = {
     "behaviour/test_readme.py::test_a_program_runs": _program,
     "behaviour/test_readme.py::test_the_banner_is_that_of_the_page": lambda block: (
-        block.page == "docs/worker.md" and "╭" in block.text
+        block.page == "docs/worker.md" and block.language == "text" and "╭" in block.text
     ),
     "behaviour/test_fragments.py::test_a_fragment_does_what_the_page_says": _fragment,
     "behaviour/test_commands_shown.py::test_a_command_that_is_shown_can_be_typed": _commands,
@@ -151,6 +151,9 @@ HOLDERS: dict[str, Holds] = {
         "docs/worker.md", "ACL SETUSER"
     ),
     "behaviour/test_worker_log.py::test_the_page_shows_what_is_logged": lambda block: block.marks == ("log",),
+    "behaviour/test_doctor.py::test_the_page_shows_what_is_printed": _begins(
+        "docs/worker.md", "$ aioq doctor shop:app"
+    ),
     "behaviour/test_two_hosts.py::test_two_jobs_go_to_the_other_host": lambda block: (
         block.page == TWO_HOSTS
         and any(word in block.text for word in ("╭─────────────┬", "\n1024", "is job", ": 1024"))

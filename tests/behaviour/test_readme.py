@@ -26,7 +26,7 @@ from aioq.config.settings import Settings
 from aioq.jobs.options import NAMES
 from aioq.schedules.declare import NAMES as SCHEDULE_OPTIONS
 from aioq.schedules.timing import Definition, Misfire
-from aioq.store.contract import ServerInfo
+from aioq.store.diagnosis import ServerInfo
 from aioq.store.schedules import Overlap
 from aioq.tasks.registry import TASK_OPTIONS
 from aioq.worker.health import Health, QueueHealth

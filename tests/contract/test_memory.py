@@ -6,7 +6,8 @@ import threading
 import pytest
 
 from aioq.jobs.job import JobState
-from aioq.store.contract import Limits, NewJob, ServerInfo, Token, Verb
+from aioq.store.contract import Limits, NewJob, Token, Verb
+from aioq.store.diagnosis import ServerInfo
 from aioq.store.memory import MemoryStore
 from aioq.store.upkeep import Promotion
 from aioq.util.clock import ManualClock

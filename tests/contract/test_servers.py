@@ -16,7 +16,8 @@ import redis
 
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.jobs.job import JobState
-from aioq.store.contract import Limits, NewJob, ServerInfo, Settlement, Verb
+from aioq.store.contract import Limits, NewJob, Settlement, Verb
+from aioq.store.diagnosis import ServerInfo
 from aioq.store.pubsub import dispatch_channel, waiter_channel
 from aioq.store.redis import RedisStore, blocking
 from aioq.store.redis import scripts as scripts_module

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from importlib import import_module
 
-from aioq.store.contract import ServerInfo
+from aioq.store.diagnosis import ServerInfo
 from aioq.util.printable import printable
 
 MAX_TASKS = 20

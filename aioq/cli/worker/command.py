@@ -27,7 +27,7 @@ from aioq.cli.worker.signals import SIGNALS, StopSignals
 from aioq.cli.worker.supervisor import Supervisor
 from aioq.config.settings import Settings, load_settings
 from aioq.errors import ServerError
-from aioq.store.contract import ServerInfo
+from aioq.store.diagnosis import ServerInfo
 from aioq.util.deferred_warnings import DEFERRED
 from aioq.util.introspect import name_of
 from aioq.util.log import logger

@@ -8,7 +8,8 @@ from functools import partial
 from types import MappingProxyType
 
 from aioq.jobs.job import JobInfo, JobState
-from aioq.store.contract import Claim, Claimed, Limits, NewJob, ServerInfo, Settlement, Token, WaitReply
+from aioq.store.contract import Claim, Claimed, Limits, NewJob, Settlement, Token, WaitReply
+from aioq.store.diagnosis import Diagnosis, ServerInfo, ServerReport
 from aioq.store.leases import Renewal, WorkerLease
 from aioq.store.memory.hooks import Hook
 from aioq.store.memory.lanes import Reader
@@ -71,6 +72,10 @@ class MemoryStore:
         """Connect, and check that aioq can work with this server."""
         del thorough
         return ServerInfo("memory://", "memory", "-")
+
+    async def diagnose(self, queues: Sequence[str]) -> Diagnosis:
+        """Check nothing: there is no server."""
+        return Diagnosis((ServerReport(await self.open(), tuple(queues)),))
 
     async def close(self) -> None:
         """End the calls that wait, and all listeners. The jobs stay, and the store can be opened again."""

@@ -8,6 +8,7 @@ shows those.
 
 import asyncio
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from redis.exceptions import ResponseError
 
@@ -77,19 +78,40 @@ async def require(link: Link, key: str, channel: str, durability: Durability) ->
         ServerRejectedError: it may not; the message names all that is missing.
         ServerUnavailableError: the server does not answer.
     """
+    lacking = await missing(link, key, channel, durability)
+    if lacking is not None:
+        raise ServerRejectedError(
+            f"{link.shown_url} {lacking.problem}; what aioq needs and is missing: {lacking.advice}"
+        )
+
+
+class Missing(NamedTuple):
+    """What a user may not do, and the command that permits it."""
+
+    problem: str
+    advice: str
+
+
+async def missing(link: Link, key: str, channel: str, durability: Durability) -> Missing | None:
+    """Find out what the user may not do of all that aioq does; None if it may do everything.
+
+    Raises:
+        ServerUnavailableError: the server does not answer.
+    """
     commands = trials(key, channel, durability)
     replies = await asyncio.gather(*(link.command(*each) for each in commands), return_exceptions=True)
     replies += await _subscribing(link, channel)
     texts = [str(each) for each in replies if isinstance(each, ResponseError)]
-    missing = list(dict.fromkeys(grant for text in texts if (grant := granted_by(text)) and grant[0] != "~"))
-    if missing:
-        raise ServerRejectedError(
-            f"{link.shown_url} refused a command to this user: {_first(texts)}; what aioq needs and is missing: "
-            f"ACL SETUSER <user> {' '.join(missing)} (all rules: docs/worker.md)"
+    grants = list(dict.fromkeys(grant for text in texts if (grant := granted_by(text)) and grant[0] != "~"))
+    if grants:
+        return Missing(
+            f"refused a command to this user: {_first(texts)}",
+            f"ACL SETUSER <user> {' '.join(grants)} (all rules: docs/worker.md)",
         )
     for each in replies:
         if isinstance(each, Exception) and not isinstance(each, ResponseError):
             raise each
+    return None
 
 
 async def _subscribing(link: Link, channel: str) -> list[object]:

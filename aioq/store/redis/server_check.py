@@ -1,11 +1,13 @@
 """What a store checks of its server before it uses it, and what it warns of."""
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 from redis.exceptions import ResponseError
 
 from aioq.errors import ServerRejectedError
+from aioq.store.diagnosis import Check, Finding
 from aioq.store.redis.durability import Durability, require_fsync
 from aioq.store.redis.errors import granted_by
 from aioq.store.redis.net.commands import Link
@@ -18,7 +20,9 @@ OLDEST = (6, 2)
 """The oldest server version with all commands that the scripts use (XTRIM MINID)."""
 
 
-class _Facts(NamedTuple):
+class Identity(NamedTuple):
+    """What a server says that it is; the mode is `standalone`, `cluster` or `sentinel`."""
+
     product: str
     version: str
     mode: str
@@ -36,13 +40,19 @@ async def check_server(link: Link, durability: Durability, *, in_cluster: bool =
         ServerRejectedError: it is a node of a cluster, or too old; or it cannot confirm that.
         ResponseError: the server's own error.
     """
-    facts = await _facts(link)
-    if facts.mode == "cluster" and not in_cluster:
+    server = await identify(link)
+    await require_usable(link, server, durability, in_cluster=in_cluster)
+    return server.product, server.version
+
+
+async def require_usable(link: Link, server: Identity, durability: Durability, *, in_cluster: bool) -> None:
+    """Check that aioq can work with such a server; the arguments and errors are those of `check_server`."""
+    product, version, mode = server
+    if mode == "cluster" and not in_cluster:
         raise ServerRejectedError(
             f"{link.shown_url} is a node of a cluster, and it has only a part of the queues; write "
             f"{url_for('cluster', link.server_url)}"
         )
-    product, version, _ = facts
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         raise ServerRejectedError(
             f"{link.shown_url} is {product} {version}; aioq needs Redis 6.2 or newer, or Valkey"
@@ -50,44 +60,63 @@ async def check_server(link: Link, durability: Durability, *, in_cluster: bool =
     if durability == "fsync":
         numbers = tuple(int(part) for part in version.split(".")[:3])
         require_fsync(product, numbers, await _appendfsync(link), link.shown_url)
-    return product, version
 
 
-async def _facts(link: Link) -> _Facts:
+async def identify(link: Link) -> Identity:
+    """Ask a server what it is.
+
+    Raises:
+        ResponseError: the server's own error.
+    """
     try:
         reply: bytes = await link.command("INFO", "server")
     except ResponseError as error:
         if not granted_by(str(error)):
             raise
         pairs: list[bytes] = await link.command("HELLO")  # it needs no permission
-        return _Facts(*(as_dict(pairs)[name].decode() for name in (b"server", b"version", b"mode")))
-    facts = _parsed(reply)
+        return Identity(*(as_dict(pairs)[name].decode() for name in (b"server", b"version", b"mode")))
+    facts = parsed(reply)
     mode = facts.get("redis_mode") or facts.get("server_mode", "standalone")
     valkey = facts.get("valkey_version")
-    return _Facts("valkey", valkey, mode) if valkey else _Facts("redis", facts.get("redis_version", "0.0"), mode)
+    return (
+        Identity("valkey", valkey, mode) if valkey else Identity("redis", facts.get("redis_version", "0.0"), mode)
+    )
 
 
 async def warn_of_losses(link: Link) -> None:
     """Warn of a server that evicts keys when its memory is full, or keeps nothing on disk, if it says so."""
     facts: dict[str, str] = {}
+    saves: list[bytes] | None = None
     with suppress(ResponseError):
-        facts = _parsed(await link.command("INFO"))
-        saves: list[bytes] = await link.command("CONFIG", "GET", "save")
-        if facts.get("aof_enabled") == "0" and saves[1:] == [b""]:
-            log.warning(
-                "%s keeps nothing on disk: its jobs are gone when it ends; set appendonly to yes",
-                link.shown_url,
-            )
+        facts = parsed(await link.command("INFO"))
+        saves = await link.command("CONFIG", "GET", "save")
+    for each in losses(facts, saves, link.shown_url):
+        log.warning("%s %s; %s", each.where, each.problem, each.advice)
+
+
+def losses(facts: Mapping[str, str], saves: Sequence[bytes] | None, where: str) -> list[Finding]:
+    """By what a server may lose jobs: it keeps nothing on disk, it evicts keys.
+
+    Args:
+        facts: its reply to INFO.
+        saves: its reply to CONFIG GET save; None if that is not permitted.
+        where: the server.
+    """
+    found: list[Finding] = []
+    if facts.get("aof_enabled") == "0" and saves is not None and saves[1:] == [b""]:
+        problem = "keeps nothing on disk: its jobs are gone when it ends"
+        found.append(Finding(Check.PERSISTENCE, where, problem, "set appendonly to yes"))
     policy = facts.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
-        log.warning(
-            "%s evicts keys when its memory is full (maxmemory-policy %s), and an evicted key is a lost job; "
-            "set maxmemory-policy to noeviction",
-            *(link.shown_url, policy),
+        problem = (
+            f"evicts keys when its memory is full (maxmemory-policy {policy}), and an evicted key is a lost job"
         )
+        found.append(Finding(Check.EVICTION, where, problem, "set maxmemory-policy to noeviction"))
+    return found
 
 
-def _parsed(info: bytes) -> dict[str, str]:
+def parsed(info: bytes) -> dict[str, str]:
+    """The facts in a reply to INFO, by their names."""
     return dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
 
 

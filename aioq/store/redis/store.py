@@ -12,7 +12,8 @@ from redis.exceptions import ResponseError
 from aioq.errors import ServerUnavailableError
 from aioq.jobs.job import JobInfo, JobState
 from aioq.store.columns import NewJobs
-from aioq.store.contract import Claim, Claimed, Limits, NewJob, ServerInfo, Settlement, Token, WaitReply
+from aioq.store.contract import Claim, Claimed, Limits, NewJob, Settlement, Token, WaitReply
+from aioq.store.diagnosis import Diagnosis, ServerInfo
 from aioq.store.extra import CALL_GONE, EXPIRED
 from aioq.store.leases import WorkerLease
 from aioq.store.pubsub import Inbox, dispatch_channel
@@ -20,6 +21,8 @@ from aioq.store.redis import replies
 from aioq.store.redis.arguments import due_arg, enqueue_args, enqueue_one_args, settle_args
 from aioq.store.redis.blocking import BlockingReads
 from aioq.store.redis.calls import ClusterNode, calls_for
+from aioq.store.redis.diagnosis.examination import Examination
+from aioq.store.redis.diagnosis.server import diagnose_server
 from aioq.store.redis.durability import Confirmation, Durability, confirmation, sends_in_flight, settles_in_flight
 from aioq.store.redis.errors import translate
 from aioq.store.redis.holding import known_arg
@@ -141,6 +144,18 @@ class RedisStore:
             if self._revive is None:  # the embedded server is aioq's own
                 await warn_of_losses(self._link)
         return ServerInfo(self._link.shown_url, product, version)
+
+    async def diagnose(self, queues: Sequence[str]) -> Diagnosis:
+        """Check the server. The store need not be open."""
+        if self._revive is not None:
+            await asyncio.to_thread(self._revive)
+        return await diagnose_server(
+            Examination(
+                *(self._app, self._link, queues, self.workers, self._durability, self._no_key),
+                in_cluster=self._node is not None,
+                embedded=self._revive is not None,
+            )
+        )
 
     async def command(self, *args: Arg) -> Any:
         """Send one command of the server's own, and return its reply; see `Link.command`."""

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from aioq.cli.worker import banner
-from aioq.store.contract import ServerInfo
+from aioq.store.diagnosis import ServerInfo
 
 
 class Stream(io.StringIO):

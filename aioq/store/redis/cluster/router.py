@@ -1,7 +1,7 @@
 """Which node serves a queue now: asked at the start, and anew whenever an answer or a silence shows a change."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
@@ -78,6 +78,12 @@ class Router(Generic[N]):
         """How many slots nobody serves."""
         return self._topology.uncovered
 
+    @property
+    def others(self) -> Sequence[Address]:
+        """The nodes that stand by, and those that the URL names and the cluster does not."""
+        known = {*self._topology.nodes, *self._servers.addresses}
+        return sorted(known - self._topology.serving)
+
     def address_of(self, key: str) -> Address | None:
         """The address of the node that serves a key; None where none does. From any thread."""
         return self._topology.primaries[slot_of(key)]
@@ -149,11 +155,11 @@ class Router(Generic[N]):
 
     async def _answer_of(self, address: Address) -> Topology | ServerError:
         try:
-            return await self._view_of(address)
+            return await self.view_of(address)
         except ServerError as error:
             return error
 
-    async def _view_of(self, address: Address) -> Topology:
+    async def view_of(self, address: Address) -> Topology:
         """The view of one node, over a connection of its own: one that is open may hang.
 
         Raises:

@@ -10,7 +10,8 @@ from redis.exceptions import ResponseError
 from aioq.config.urls import Servers, mask_url
 from aioq.errors import ServerUnavailableError
 from aioq.jobs.job import JobInfo, JobState
-from aioq.store.contract import Claim, Claimed, Limits, NewJob, ServerInfo, Settlement, Token, WaitReply
+from aioq.store.contract import Claim, Claimed, Limits, NewJob, Settlement, Token, WaitReply
+from aioq.store.diagnosis import Diagnosis, ServerInfo
 from aioq.store.leases import LeaseClient, WorkerLease
 from aioq.store.pubsub import dispatch_channel
 from aioq.store.redis.calls import ClusterNode
@@ -18,6 +19,7 @@ from aioq.store.redis.cluster.inbox import ClusterInbox
 from aioq.store.redis.cluster.leases import ClusterLeaseClient
 from aioq.store.redis.cluster.router import Router
 from aioq.store.redis.cluster.topology import SLOTS, Address, Topology, slot_of
+from aioq.store.redis.diagnosis.cluster import merged, slot_findings
 from aioq.store.redis.durability import Durability, sends_in_flight, settles_in_flight
 from aioq.store.redis.errors import SlotUnservedError, is_of_a_slot, slot_unserved
 from aioq.store.redis.keys import base_key, no_key, schedule_queues_key
@@ -127,6 +129,28 @@ class ClusterStore:
                 raise error
             log.warning("%s; the queues of this node stand still until it is back", error)
         return ServerInfo(self._shown_url, infos[0].product, infos[0].version)
+
+    async def diagnose(self, queues: Sequence[str]) -> Diagnosis:
+        """Check each node, and how the slots and the queues are spread. The store need not be open."""
+        await self._router.refresh()
+        nodes, others = self._router.nodes, self._router.others
+        places = {queue: self._router.address_of(base_key(self._app, queue)) for queue in queues}
+        by_node = {address: [queue for queue, place in places.items() if place == address] for address in nodes}
+        answers = await asyncio.gather(
+            *(node.diagnose(by_node[address]) for address, node in nodes.items()),
+            *(self._router.view_of(address) for address in others),
+            return_exceptions=True,
+        )
+        spread = slot_findings(
+            self._shown_url,
+            {self._shown(address): found for address, found in by_node.items()},
+            uncovered=self._router.uncovered,
+            stuck=[queue for queue, place in places.items() if place is None],
+        )
+        return merged([self._shown(address) for address in (*nodes, *others)], answers, spread)
+
+    def _shown(self, address: Address) -> str:
+        return mask_url(self._servers.server_url(*address))
 
     async def close(self) -> None:
         """Close every connection."""

@@ -1,0 +1,64 @@
+"""One server that is being checked, and what was found there."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from redis.exceptions import ResponseError
+
+from aioq.errors import ServerError
+from aioq.store.diagnosis import Check, Finding
+from aioq.store.leases import WorkerLease
+from aioq.store.redis.durability import Durability
+from aioq.store.redis.net.commands import Link
+
+
+@dataclass(slots=True, eq=False)
+class Examination:
+    """One server that is being checked.
+
+    Attributes:
+        app: the App's name.
+        link: the server.
+        queues: the App's queues that it serves.
+        workers: returns the workers of a queue that the server knows of.
+        durability: how writes are to be confirmed.
+        no_key: the name of a key, and of a channel, that never exists.
+        in_cluster: whether it is to be a node of a cluster.
+        embedded: whether it is aioq's own server, whose settings are aioq's too.
+        findings: what is wrong.
+        notes: what could not be looked at, and how far a check that is bounded has looked.
+    """
+
+    app: str
+    link: Link
+    queues: Sequence[str]
+    workers: Callable[[str], Awaitable[Sequence[WorkerLease]]]
+    durability: Durability
+    no_key: str
+    in_cluster: bool = False
+    embedded: bool = False
+    findings: list[Finding] = field(default_factory=list[Finding])
+    notes: list[str] = field(default_factory=list[str])
+
+    @property
+    def where(self) -> str:
+        """The server, with the password masked."""
+        return self.link.shown_url
+
+    def found(self, check: Check, problem: str, advice: str = "") -> None:
+        """Add a finding."""
+        self.findings.append(Finding(check, self.where, problem, advice))
+
+    def note(self, text: str) -> None:
+        """Add a note; the text goes on from the server's name."""
+        self.notes.append(f"{self.where} {text}")
+
+    def cannot_look(self, what: str, error: ResponseError) -> None:
+        """Note that the server's answer keeps a check from looking at something."""
+        self.note(f"does not show {what}: {error}")
+
+
+def finding_of(check: Check, where: str, error: ServerError) -> Finding:
+    """The finding that an error tells; its text may begin with the server, and end with what to do."""
+    problem, _, advice = str(error).removeprefix(f"{where} ").partition("; ")
+    return Finding(check, where, problem, advice)

@@ -1,0 +1,149 @@
+"""All checks of one server: what it is, whether it may lose jobs, its clock, and what the user may do there."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from redis.exceptions import ResponseError
+
+from aioq.errors import ServerRejectedError
+from aioq.store.diagnosis import Check, Diagnosis, Finding, ServerInfo, ServerReport
+from aioq.store.redis.diagnosis.examination import Examination, finding_of
+from aioq.store.redis.errors import translate
+from aioq.store.redis.net.commands import Link
+from aioq.store.redis.permissions import missing
+from aioq.store.redis.server_check import identify, losses, parsed, require_usable
+
+CLOCK_LIMIT_MS = 1_000.0
+"""The largest difference between two clocks that is no finding. A guess: clocks that are set by NTP differ by some
+milliseconds, and jobs that are sent for a time of day may well be a second late."""
+
+CLOCK_SAMPLES = 5
+"""How often a clock is read: the sample with the fastest reply is the most exact one."""
+
+MEMORY_LIMIT = 0.9
+"""The part of `maxmemory` from which on its use is a finding. A guess: there is still time to do something."""
+
+
+async def diagnose_server(examination: Examination) -> Diagnosis:
+    """Check one server.
+
+    Raises:
+        ServerUnavailableError: it does not answer.
+        ServerRejectedError: it refuses the login.
+        ServerError: it answers with an error that no check expects.
+    """
+    link = examination.link
+    try:
+        server = await identify(link)
+        try:
+            await require_usable(link, server, examination.durability, in_cluster=examination.in_cluster)
+        except ServerRejectedError as error:
+            examination.findings.append(finding_of(Check.SERVER, link.shown_url, error))
+        clock = await clock_of(link)
+        if (late := clock_finding(clock, link.shown_url)) is not None:
+            examination.findings.append(late)
+        is_part_only = server.mode == "cluster" and not examination.in_cluster
+        for check in () if is_part_only else _CHECKS:
+            await check(examination)
+    except ResponseError as error:
+        raise translate(error, link.shown_url) from None
+    info = ServerInfo(link.shown_url, server.product, server.version)
+    report = ServerReport(info, tuple(examination.queues), clock.ahead_ms)
+    return Diagnosis((report,), tuple(examination.findings), tuple(examination.notes))
+
+
+class Clock(NamedTuple):
+    """By how many milliseconds a server's clock is ahead of this host's, and by how many that may be wrong."""
+
+    ahead_ms: float
+    within_ms: float
+
+
+def clock_from(before: float, server: float, after: float) -> Clock:
+    """What one question shows: this host's time before and after it, and the server's, all in seconds."""
+    half = (after - before) / 2
+    return Clock((server - before - half) * 1000, abs(half) * 1000)
+
+
+async def clock_of(link: Link) -> Clock:
+    """Compare a server's clock with this host's."""
+    samples: list[Clock] = []
+    for _ in range(CLOCK_SAMPLES):
+        before = time.time()
+        seconds, micros = await link.command("TIME")
+        samples.append(clock_from(before, int(seconds) + int(micros) / 1_000_000, time.time()))
+    return min(samples, key=lambda sample: sample.within_ms)
+
+
+def clock_finding(clock: Clock, where: str) -> Finding | None:
+    """The finding if a clock certainly differs by more than `CLOCK_LIMIT_MS`."""
+    if abs(clock.ahead_ms) - clock.within_ms <= CLOCK_LIMIT_MS:
+        return None
+    by, way = abs(clock.ahead_ms) / 1000, "ahead of" if clock.ahead_ms > 0 else "behind"
+    problem = f"has a clock that is {by:.1f} s {way} this host's, and jobs for a time of day come by its clock"
+    return Finding(Check.CLOCK, where, problem, "set both clocks by NTP")
+
+
+async def _check_facts(examination: Examination) -> None:
+    """Look at what INFO says: persistence, eviction, memory, replication."""
+    if examination.embedded:
+        return
+    link, saves = examination.link, None
+    try:
+        facts = parsed(await link.command("INFO"))
+    except ResponseError as error:
+        examination.cannot_look("whether it evicts keys or keeps nothing on disk", error)
+        return
+    try:
+        saves = await link.command("CONFIG", "GET", "save")
+    except ResponseError as error:
+        if facts.get("aof_enabled") == "0":
+            examination.cannot_look("whether it keeps anything on disk", error)
+    examination.findings += losses(facts, saves, link.shown_url)
+    examination.findings += state_findings(
+        facts, link.shown_url, replicated=examination.durability == "replicated"
+    )
+
+
+def state_findings(facts: Mapping[str, str], where: str, *, replicated: bool) -> Sequence[Finding]:
+    """What is wrong with the present state of a server, by its reply to INFO.
+
+    Args:
+        facts: the reply.
+        where: the server.
+        replicated: whether writes are to be confirmed by a replica.
+    """
+    found: list[Finding] = []
+    if "err" in {facts.get("rdb_last_bgsave_status"), facts.get("aof_last_write_status")}:
+        problem = "could not write to its disk the last time, and may refuse all writes"
+        found.append(Finding(Check.PERSISTENCE, where, problem, "look at its log, and at the space on its disk"))
+    used, most = int(facts.get("used_memory", 0)), int(facts.get("maxmemory", 0))
+    if most and used >= most * MEMORY_LIMIT:
+        problem = f"uses {used / most:.0%} of its maxmemory; when that is full, it refuses sends"
+        found.append(Finding(Check.EVICTION, where, problem, "raise maxmemory, or lower result_ttl and dead_ttl"))
+    if facts.get("role") == "slave":
+        problem = "is a replica: it refuses every write"
+        found.append(Finding(Check.SERVER, where, problem, "name its primary in the URL"))
+    elif replicated and facts.get("connected_slaves") == "0":
+        problem = 'has no replica, and durability="replicated" waits for one'
+        found.append(Finding(Check.SERVER, where, problem, "connect a replica to it, or change the durability"))
+    return found
+
+
+async def _check_permissions(examination: Examination) -> None:
+    """Try all commands that aioq calls, then read from each queue, which needs its keys."""
+    no_key = examination.no_key
+    lacking = await missing(examination.link, no_key, no_key, examination.durability)
+    if lacking is not None:
+        examination.found(Check.PERMISSIONS, *lacking)
+        return
+    for queue in examination.queues:
+        try:
+            await examination.workers(queue)
+        except ServerRejectedError as error:
+            examination.findings.append(finding_of(Check.PERMISSIONS, examination.where, error))
+            return
+
+
+_CHECKS: Sequence[Callable[[Examination], Awaitable[None]]] = (_check_facts, _check_permissions)

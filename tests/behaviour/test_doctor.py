@@ -1,0 +1,120 @@
+"""`aioq doctor`: what it finds wrong with real servers, and what it says to do."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from tests.behaviour.kit import Project
+from tests.behaviour.pages import alike, held_by, shown_by
+from tests.clusters import Cluster
+from tests.servers import Login, Server
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+
+TASKS = """
+from aioq import App
+
+app = App()
+
+
+async def nothing() -> None:
+    pass
+
+
+for queue in ("default", "mail"):
+    app.task(name=f"nothing.{queue}", queue=queue)(nothing)
+"""
+
+
+async def doctor(project: Project, **settings: str) -> tuple[int, list[str], str]:
+    """Run `aioq doctor`: exit code, the lines that it printed below the table, its error."""
+    project.write("shop.py", TASKS)
+    process = project.python("-m", "aioq", "doctor", "shop:app", **settings)
+    code = await process.ended()
+    below = [number for number, line in enumerate(process.printed) if line.startswith("╰")]
+    return code, process.printed[below[0] + 1 :] if below else process.printed, process.log
+
+
+async def test_nothing_is_wrong_with_a_server_that_keeps_all_its_jobs(project: Project) -> None:
+    assert await doctor(project) == (0, ["nothing is wrong"], "")
+
+
+async def test_the_page_shows_what_is_printed(project: Project, start_server: Callable[..., Server]) -> None:
+    shown = held_by("test_the_page_shows_what_is_printed")
+    server = start_server(tcp=True, extra_args=["--save", "", "--maxmemory-policy", "allkeys-lru"])
+    project.write("shop.py", TASKS)
+    process = project.python("-m", "aioq", "doctor", "shop:app", AIOQ_URL=server.url, AIOQ_NAME="shop")
+    assert await process.ended() == 1, process.log
+    printed = "\n".join(process.printed).replace(server.url, "redis://localhost:6379")
+    assert comparable(printed) == comparable(shown_by(shown, "aioq doctor shop:app").strip("\n"))
+
+
+def comparable(text: str) -> str:
+    """The text without what differs from run to run."""
+    return re.sub(r"[+-]\d+\.\d ms", "CLOCK", alike(text))
+
+
+async def test_all_that_a_user_may_not_do_is_named_together(
+    project: Project, start_server: Callable[..., Server]
+) -> None:
+    rules = "~aioq:* resetchannels +@all -@admin -@dangerous -xadd -zadd +client|id +client|unblock"
+    server = start_server(login=Login("secret", user="shop", rules=rules))
+
+    code, printed, log = await doctor(project, AIOQ_URL=server.url)
+
+    assert (code, log) == (1, "")
+    problem, advice, *notes, summary = printed
+    assert re.search(r"^permissions: .* refused a command to this user: ", problem)
+    assert re.search(r"ACL SETUSER <user> .*\+zadd.*\+xadd.*'&aioq:\*'", advice)
+    assert [re.search(r"^note: .* does not show whether it evicts keys", note) is not None for note in notes][:1]
+    assert summary == "1 finding"
+    assert "secret" not in "".join(printed)
+
+
+async def test_keys_that_a_user_may_not_use_are_a_finding(
+    project: Project, start_server: Callable[..., Server]
+) -> None:
+    server = start_server(login=Login("secret", user="shop", rules="~other:* &* +@all"))
+    code, printed, _ = await doctor(project, AIOQ_URL=server.url)
+    assert code == 1
+    assert printed[0].startswith("permissions: ")
+    assert "'~aioq:*'" in "".join(printed)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"AIOQ_URL": "redis://127.0.0.1:1"}, r"aioq: redis://127\.0\.0\.1:1 cannot be reached: .*"),
+        ({"AIOQ_URL": "redis+cluster://127.0.0.1:1"}, r"aioq: .*no node answers: .*"),
+    ],
+    ids=["server", "cluster"],
+)
+async def test_a_server_that_is_away_cannot_be_looked_at(
+    project: Project, settings: dict[str, str], problem: str
+) -> None:
+    code, printed, log = await doctor(project, **settings)
+    assert (code, printed) == (2, [])
+    assert re.fullmatch(problem, log)
+
+
+async def test_a_node_of_a_cluster_is_no_server_by_itself(project: Project, cluster: Cluster) -> None:
+    code, printed, _ = await doctor(project, AIOQ_URL=f"redis://127.0.0.1:{cluster.nodes[0].port}")
+    assert code == 1
+    assert re.search(r"^server: .* is a node of a cluster, ", printed[0])
+    assert re.search(r"^  -> write redis\+cluster://127", printed[1])
+
+
+async def test_each_node_of_a_cluster_is_looked_at(project: Project, cluster: Cluster) -> None:
+    project.write("shop.py", TASKS)
+    away = cluster.url.replace("redis+cluster://", "redis+cluster://127.0.0.1:1,")
+    process = project.python("-m", "aioq", "doctor", "shop:app", AIOQ_URL=away)
+    assert await process.ended() == 1, process.log
+    printed = "\n".join(process.printed)
+    for node in cluster.primaries:
+        row = next(line for line in process.printed if f"redis://127.0.0.1:{node.port} " in line)
+        for queue in ("default", "mail"):
+            serves = cluster.node_of(cluster.slot_of(f"aioq:{{{project.name}:{queue}}}")).id == node.id
+            assert (queue in row) == serves
+    assert re.search(r"^reachability: redis://127\.0\.0\.1:1 cannot be reached: ", printed, re.MULTILINE)
+    assert process.printed[-1] == "1 finding"

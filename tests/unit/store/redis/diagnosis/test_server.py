@@ -1,0 +1,49 @@
+import pytest
+
+from aioq.store.diagnosis import Check
+from aioq.store.redis.diagnosis.server import Clock, clock_finding, clock_from, state_findings
+
+WELL = {"role": "master", "connected_slaves": "1", "rdb_last_bgsave_status": "ok", "aof_last_write_status": "ok"}
+
+
+def test_a_clock_is_compared_with_the_middle_of_the_question():
+    ahead, within = clock_from(100.0, 102.25, 100.5)
+    assert (ahead, within) == (2000.0, 250.0)
+
+
+@pytest.mark.parametrize(
+    ("clock", "words"),
+    [
+        (Clock(0.2, 0.1), None),
+        (Clock(-1_000, 0), None),
+        (Clock(1_500, 600), None),  # it may be right
+        (Clock(2_000, 10), "2.0 s ahead of this host's"),
+        (Clock(-3_600_000, 10), "3600.0 s behind this host's"),
+    ],
+)
+def test_a_clock_is_wrong_if_it_certainly_is(clock: Clock, words: str | None):
+    found = clock_finding(clock, "redis://host")
+    if words is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert words in found.problem
+
+
+@pytest.mark.parametrize(
+    ("facts", "replicated", "check"),
+    [
+        ({}, True, None),
+        ({"maxmemory": "0", "used_memory": "100"}, False, None),
+        ({"maxmemory": "100", "used_memory": "89"}, False, None),
+        ({"maxmemory": "100", "used_memory": "95"}, False, Check.EVICTION),
+        ({"rdb_last_bgsave_status": "err"}, False, Check.PERSISTENCE),
+        ({"aof_last_write_status": "err"}, False, Check.PERSISTENCE),
+        ({"role": "slave", "connected_slaves": "0"}, True, Check.SERVER),
+        ({"connected_slaves": "0"}, True, Check.SERVER),
+        ({"connected_slaves": "0"}, False, None),
+    ],
+)
+def test_the_state_of_a_server(facts: dict[str, str], replicated: bool, check: Check | None):
+    found = state_findings({**WELL, **facts}, "redis://host", replicated=replicated)
+    assert [each.check for each in found] == ([] if check is None else [check])
