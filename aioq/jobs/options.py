@@ -303,7 +303,7 @@ def _tags(where: str, tags: object) -> tuple[str, ...]:
     for tag in given:
         if not _is_text(tag) or not 0 < len(tag) <= MAX_TAG or not tag.isprintable():
             raise ConfigError(
-                f"{where}: tags: {brief(tag)}: a tag has 1 to {MAX_TAG} characters, all of them printable"
+                f"{where}: tags: {brief(tag)}: a tag is a string of 1 to {MAX_TAG} printable characters"
             )
     return _each_once(where, [str.__str__(cast("str", tag)) for tag in given])
 

@@ -102,7 +102,7 @@ FUTURE = datetime.now(UTC) + timedelta(days=1)
         ({"expires": FUTURE, "eta": FUTURE}, "could not be started by then"),
         ({"expires": FUTURE, "delay": timedelta(days=2)}, "is before the delay is over"),
         ({"tags": "eu"}, "expected a list of strings"),
-        ({"tags": [""]}, "a tag has 1 to 64 characters"),
+        ({"tags": [""]}, "a tag is a string of 1 to 64 printable characters"),
         ({"tags": [str(number) for number in range(16)]}, "17 of them, at most 16"),
     ],
 )
