@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 import msgspec
@@ -21,6 +21,7 @@ from aioq.wire.messages import (
     encode_failure,
     encode_result,
 )
+from tests.servers import Server
 
 T = TypeVar("T")
 
@@ -280,3 +281,18 @@ async def fails(store: Store, kind: type[ServerError], *said: str) -> None:
     for error in errors:
         assert type(error) is kind
         assert all(words in str(error) for words in said), str(error)
+
+
+async def no_clients(server: Server) -> None:
+    """Wait until all clients have left a server, except sentinels."""
+
+    def clients() -> list[str]:
+        with server.client() as client:
+            found: Any = client.client_list()
+            me = str(client.client_id())
+            return [each["cmd"] for each in found if each["id"] != me and not each["name"].startswith("sentinel-")]
+
+    async def left() -> bool:
+        return not await asyncio.to_thread(clients)
+
+    await eventually(left)

@@ -18,7 +18,7 @@ from aioq.store.contract import Limits
 from aioq.store.redis import RedisStore
 from aioq.store.redis.net import sentinel as search_module
 from aioq.store.redis.net import switches
-from tests.contract.kit import QUEUE, Listener, eventually, fails, keep, send, works
+from tests.contract.kit import QUEUE, Listener, eventually, fails, keep, no_clients, send, works
 from tests.failovers import Pair
 from tests.servers import Login, Server, Tls, available, free_port
 
@@ -300,21 +300,6 @@ class Two:
             client.execute_command("SENTINEL", "MONITOR", NAME, "127.0.0.1", self.after.port, 9)
 
 
-async def nobody_at(server: Server) -> None:
-    """Wait until all clients have left a server, except sentinels."""
-
-    def clients() -> list[str]:
-        with server.client() as client:
-            found: Any = client.client_list()
-            me = str(client.client_id())
-            return [each["cmd"] for each in found if each["id"] != me and not each["name"].startswith("sentinel-")]
-
-    async def left() -> bool:
-        return not await asyncio.to_thread(clients)
-
-    await eventually(left)
-
-
 async def in_use(store: RedisStore) -> None:
     """Have a connection of each kind."""
     await store.open()
@@ -331,7 +316,7 @@ async def test_one_new_connection_moves_all_others(place: Place, start_server: S
 
     await keep(store, "w", "join")
 
-    await nobody_at(two.before)
+    await no_clients(two.before)
     await works(store)
 
 
@@ -346,7 +331,7 @@ async def test_a_user_who_may_not_subscribe_asks_at_intervals(
 
     two.switch()
 
-    await nobody_at(two.before)
+    await no_clients(two.before)
     await works(store)
 
 
@@ -396,6 +381,6 @@ async def test_nothing_is_left_when_the_store_is_closed(place: Place, primary: S
 
     await store.close()
 
-    await nobody_at(primary)
-    await nobody_at(sentinel)
+    await no_clients(primary)
+    await no_clients(sentinel)
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("aioq")]
