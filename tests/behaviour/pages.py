@@ -162,6 +162,12 @@ HOLDERS: dict[str, Holds] = {
         block.page == TWO_HOSTS and "-in-the-morning" in block.text
     ),
     "behaviour/test_two_hosts_readme.py::test_the_readme_shows_the_records_and_the_keys_that_are_there": _redis,
+    "contract/test_sentinel.py::test_the_urls_of_the_page_are_such": _begins(
+        "docs/scaling.md", "AIOQ_URL=redis+sen"
+    ),
+    "contract/test_sentinel.py::test_the_documented_rules_of_a_sentinel_are_enough": _begins(
+        "docs/scaling.md", "ACL SETUSER"
+    ),
     "faults/test_semantics.py::test_the_example_charges_once_however_often_it_runs": _begins(
         "docs/failure-semantics.md", "import sqlite3"
     ),

@@ -12,12 +12,13 @@ from urllib.parse import quote
 
 import pytest
 
-from aioq.config.urls import check_url, mask_url, objection
+from aioq.config.urls import check_url, mask_url, objection, parse_servers
 from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.store.contract import Limits
 from aioq.store.redis import RedisStore
 from aioq.store.redis.net import sentinel as search_module
 from aioq.store.redis.net import switches
+from tests.behaviour.pages import held_by
 from tests.contract.kit import QUEUE, Listener, eventually, fails, keep, no_clients, send, works
 from tests.failovers import Pair
 from tests.servers import Login, Server, Tls, available, free_port
@@ -193,6 +194,36 @@ async def test_tls(
     assert check_url(url) == url
     assert objection(url) is None
     await works(await place.store(url))
+
+
+def test_the_urls_of_the_page_are_such() -> None:
+    (block,) = held_by("test_the_urls_of_the_page_are_such")
+    for line in block.text.splitlines():
+        url = line.removeprefix("AIOQ_URL=")
+        servers = parse_servers(url)
+        assert check_url(url) == url
+        assert objection(url) is None
+        assert servers is not None
+        assert [host for host, _ in servers.addresses] == ["s1", "s2", "s3"]
+        assert servers.name == "mymaster"
+
+
+@each_server
+async def test_the_documented_rules_of_a_sentinel_are_enough(
+    name: str, place: Place, start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "aioq.redis")
+    (block,) = held_by("test_the_documented_rules_of_a_sentinel_are_enough")
+    rules = block.text.removeprefix("ACL SETUSER shop on >other ").strip()
+    sentinel = place.sentinel(start_server(name, tcp=True), login=Login("other", user="shop", rules=rules))
+    options = "sentinel_username=shop&sentinel_password=other"
+    await works(await place.store(place.url(query=f"?{options}")))
+    await fails(await place.store(place.url(name="mian", query=f"?{options}")), ServerRejectedError, "only 'main'")
+
+    async def heard() -> bool:
+        return f"the sentinel 127.0.0.1:{sentinel.port} tells of switches" in caplog.text
+
+    await eventually(heard)
 
 
 # What is wrong is said

@@ -101,9 +101,10 @@ class SwitchWatch:
             try:
                 await _read(connection)
             except ResponseError as error:
-                log.debug("%s:%s is asked at intervals: %s", *sentinel, error)
+                log.debug("the sentinel %s:%s is asked at intervals: %s", *sentinel, error)
                 await self._poll(connection)
             else:
+                log.debug("the sentinel %s:%s tells of switches", *sentinel)
                 await self._listen(connection)
         finally:
             connection.close()
