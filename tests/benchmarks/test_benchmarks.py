@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from benchmarks import catalogue, machine, plotting
+from benchmarks import catalogue, idle, machine, plotting
 from benchmarks import ledger as ledger_module
 from benchmarks.__main__ import PART, RESULTS, results_directory
 from benchmarks.catalogue import LIBRARIES
@@ -284,3 +285,10 @@ def test_a_worker_marks_what_it_runs_in_the_ledger(tmp_path: Path, monkeypatch: 
         sys.modules["benchmarks.ledger"].mark(1)
         sys.modules["benchmarks.ledger"]._runs.close()
         assert ledger.count() == (2, 1, 1)
+
+
+def test_idle_workers_are_counted() -> None:
+    sizes = ["--workers", "2", "--queues", "3", "--processes", "1", "--settle", "0", "--seconds", "0.5"]
+    done = CliRunner().invoke(idle.main, ["count", *sizes, "--server", SERVER], catch_exceptions=False)
+
+    assert re.search(r"^2 workers, 3 queues each: \d+ connections; \d+ commands/s of clients, ", done.output)
