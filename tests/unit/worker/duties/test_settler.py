@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -255,3 +256,20 @@ async def test_how_long_outcomes_have_waited_is_reported(store: Scripted):
     store.go.set()
     await within(settler.drain())
     assert settler.late(QUEUE) == 0
+
+
+async def test_the_oldest_of_several_late_outcomes_counts(store: Scripted, monkeypatch: pytest.MonkeyPatch):
+    store.settles_in_flight = 2
+    store.faults = [ServerUnavailableError("down")] * 100_000
+    settler = make(store)
+    settler.put(QUEUE, "w", settlement("a"))
+    await until(lambda: len(settler._waits) == 1)
+    later = time.monotonic() + 60
+    with monkeypatch.context() as context:
+        context.setattr(module.time, "monotonic", lambda: later)
+        settler.put(QUEUE, "w", settlement("b"))
+        await until(lambda: len(settler._waits) == 2)
+        assert settler.late(QUEUE) >= 59
+
+    store.faults.clear()
+    await within(settler.drain())
