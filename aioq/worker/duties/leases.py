@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 
 from aioq.errors import ServerError, ServerRejectedError
 from aioq.store.leases import LeaseClient, LeaseRequest, Renewal
@@ -92,26 +93,32 @@ class LeaseService:
 
     def _run(self) -> None:
         try:
+            next_round, memberships = 0.0, self._memberships
             while not self._stopping:
                 self._wake.clear()
-                self._round += 1
-                started = time.monotonic()
-                pauses = self._renew_all()
-                spent = time.monotonic() - started
-                self._wake.wait(min([max(self._interval - spent, 0.05), *pauses]))
+                if memberships is self._memberships:
+                    self._round += 1
+                    next_round = time.monotonic() + self._interval
+                pauses = self._renew_all(memberships)
+                until_round = max(next_round - time.monotonic(), 0.05)
+                is_due = self._wake.wait(min([until_round, *pauses])) or until_round <= min(pauses, default=inf)
+                # Before the next round is due, only those are tried again that have failed.
+                memberships = (
+                    self._memberships if is_due else [m for m in memberships if m.queue in self._troubled]
+                )
         except BaseException as error:
             self._error = error
         finally:
             self._lease_client.close()
             self._call_on_loop(self._done.set)
 
-    def _renew_all(self) -> list[float]:
-        """Renew the leases of all queues, and join those not joined; returns in how many seconds to try again."""
-        requests = [self._request(number, each) for number, each in enumerate(self._memberships)]
+    def _renew_all(self, memberships: Sequence[Membership]) -> list[float]:
+        """Renew leases, and join the queues not joined; returns in how many seconds to retry each that failed."""
+        requests = [self._request(number, each) for number, each in enumerate(memberships)]
         results = self._lease_client.renew_all(requests)
         self._served = self._served or any(isinstance(result, Renewal) for result in results)
         pauses: list[float] = []
-        for membership, request, result in zip(self._memberships, requests, results, strict=True):
+        for membership, request, result in zip(memberships, requests, results, strict=True):
             if isinstance(result, Renewal):
                 self._renewed(membership, request, result)
             elif isinstance(result, ServerRejectedError) and not self._served:
