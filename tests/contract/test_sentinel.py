@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import anyio
 import pytest
 
 from aioq.config.urls import check_url, mask_url, objection, parse_servers
 from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.store.contract import Limits
 from aioq.store.redis import RedisStore
+from aioq.store.redis.durability import Durability
 from aioq.store.redis.net import sentinel as search_module
 from aioq.store.redis.net import switches
+from aioq.store.redis.net.connection import abandon
 from tests.behaviour.pages import held_by
 from tests.contract.kit import QUEUE, Listener, eventually, fails, keep, no_clients, send, works
 from tests.failovers import Pair
@@ -55,9 +58,9 @@ class Place:
         addresses = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
         return f"{scheme}+sentinel://{login}{addresses}/{name}{query}"
 
-    async def store(self, url: str = "") -> RedisStore:
-        url = url or self.url()
-        store = RedisStore("shop", url, shown_url=mask_url(url), limits=Limits(lease_ms=60_000))
+    async def store(self, url: str = "", durability: Durability = "memory") -> RedisStore:
+        url, limits = url or self.url(), Limits(lease_ms=60_000)
+        store = RedisStore("shop", url, shown_url=mask_url(url), limits=limits, durability=durability)
         self._stack.push_async_callback(store.close)
         return store
 
@@ -349,6 +352,75 @@ async def test_one_new_connection_moves_all_others(place: Place, start_server: S
 
     await no_clients(two.before)
     await works(store)
+
+
+@pytest.mark.parametrize("durability", ["memory", "replicated"])
+async def test_nobody_waits_for_replies_of_the_server_before(
+    durability: Durability, place: Place, start_server: StartServer
+) -> None:
+    """What was in flight when the other server took over fails at once, and its callers repeat it there."""
+    two = Two(place, start_server)
+    store = await place.store(durability=durability)
+    await in_use(store)
+    in_flight = asyncio.create_task(send(store, "job"))
+    if durability == "replicated":
+        await eventually(lambda: waits_for_a_replica(two.before))
+    os.kill(two.before.pid, signal.SIGSTOP)
+    await asyncio.sleep(0)
+    two.switch()
+
+    await keep(store, "w", "join")
+
+    with anyio.fail_after(1.0), pytest.raises(ServerUnavailableError):
+        await in_flight
+    assert await store.info(QUEUE, ["job"]) == [None]
+
+
+async def test_nobody_waits_for_a_connection_to_the_server_before(place: Place, start_server: StartServer) -> None:
+    two = Two(place, start_server)
+    store = await place.store()
+    await in_use(store)
+    os.kill(two.before.pid, signal.SIGSTOP)
+    opening = asyncio.create_task(store._link.open())
+    await eventually(lambda: tries(store))
+    two.switch()
+
+    await keep(store, "w", "join")
+
+    with anyio.fail_after(1.0), pytest.raises(ServerUnavailableError):
+        await opening
+
+
+async def tries(store: RedisStore) -> bool:
+    """Whether it connects to the server that a sentinel has named."""
+    assert store._link.primary is not None
+    return bool(store._link.primary._trying)
+
+
+async def waits_for_a_replica(server: Server) -> bool:
+    with server.client() as client:
+        return client.info("clients")["blocked_clients"] > 0  # pyright: ignore[reportIndexIssue]
+
+
+async def test_a_message_ends_the_attempt_to_reach_the_server_before(
+    place: Place, start_server: StartServer
+) -> None:
+    two = Two(place, start_server)
+    place.sentinel(two.after)
+    store = await place.store()
+    primary = store._link.primary
+    assert primary is not None
+    os.kill(two.before.pid, signal.SIGSTOP)
+    opening = asyncio.create_task(store._link.open())
+    await eventually(lambda: tries(store))
+
+    primary.switched("another", ("127.0.0.1", two.after.port))
+    assert not [trying for trying in primary._trying if trying.expired()]
+    primary.switched(NAME, ("127.0.0.1", two.after.port))
+
+    with anyio.fail_after(search_module.TRY_TIMEOUT / 2):
+        await abandon(await opening)
+    assert primary._address == ("127.0.0.1", two.after.port)
 
 
 async def test_a_user_who_may_not_subscribe_asks_at_intervals(

@@ -235,9 +235,6 @@ class Primary:
             return
         log.info("%s: %s is the primary now", self._shown_url, shown(address))
         self._address = address
-        for trying, other in self._trying.items():
-            if other != address and not trying.expired():
-                trying.reschedule(self._loop.time())
         self._has_switched()
 
     async def close(self) -> None:
@@ -266,6 +263,9 @@ class Primary:
             self._loop.call_soon_threadsafe(self._has_switched)
 
     def _has_switched(self) -> None:
+        for trying, address in self._trying.items():
+            if address != self._address and not trying.expired():
+                trying.reschedule(self._loop.time())
         self._on_switch(certain=True)
 
     async def _ask(self, search: Search, sentinel: Address) -> Address | None:
