@@ -67,7 +67,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         name: the App's name; Apps with different names can share a server and see nothing of each other. Letters,
             digits, `.`, `_` and `-`. Default "".
         url: the server: redis://, rediss:// (TLS) or unix:///path; valkey:// and valkeys:// are kept as redis://
-            and rediss://. Default None, the embedded server.
+            and rediss://. redis+cluster://host,host and redis+sentinel://host,host/name are several servers, see
+            docs/scaling.md. Default None, the embedded server.
         data_dir: the directory of the embedded server's data, lock and socket. Default ".aioq".
         default_queue: the queue of a task that names none; letters as in `name`. Default "default".
         routes: queues by the pattern of a task's name, for tasks that name none: {"shop.mail.*": "mail"}; of
