@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aioq import App, ServerError, ServerRejectedError, ServerUnavailableError
+from aioq import App, JobNotFoundError, ServerError, ServerRejectedError, ServerUnavailableError
 from tests.behaviour.kit import Project, cleared, until
 from tests.clusters import Cluster, Node
 from tests.servers import Login, Server
@@ -189,3 +189,34 @@ async def test_a_wrong_password_is_said_of_the_node_that_refused_it(start_cluste
 async def test_a_database_that_a_cluster_has_not_is_an_error(cluster: Cluster) -> None:
     with pytest.raises(ServerError, match=r"127.0.0.1:\d+/7000 answered with an error: DB index is out of range"):
         await opened(f"{cluster.url}/7000")
+
+
+# -- without `async with`, and without a node ---------------------------------------------------------------------
+
+
+async def test_the_first_thing_that_is_asked_of_a_cluster_may_be_anything(cluster: Cluster, app_name: str) -> None:
+    asking, sending = App(app_name, url=cluster.url), App(app_name, url=cluster.url)
+    with pytest.raises(JobNotFoundError):
+        await asking.handle("nobody").info()
+    handles = await asyncio.gather(*(sending.send(f"task-{number}") for number in range(5)))
+    assert [(await handle.info()).state for handle in handles] == ["queued"] * 5
+    for app in (asking, sending):
+        await app.aclose()
+    with pytest.raises(ServerUnavailableError, match="no node answers"):
+        await App(app_name, url="redis+cluster://127.0.0.1:1").handle("nobody").info()
+
+
+async def test_sends_wait_for_a_node_that_comes_back(start_cluster: Callable[..., Cluster], app_name: str) -> None:
+    """It has no replica, so nobody serves its slots meanwhile."""
+    cluster = start_cluster()
+    async with App(app_name, url=cluster.url) as app:
+        lost = node_of(cluster, app, "default")
+        cluster.stop(lost)
+        sends = [asyncio.create_task(app.send("task", number)) for number in range(3)]
+        other = next(queue for queue in QUEUES if node_of(cluster, app, queue).id != lost.id)
+        await app.by_name("task").options(queue=other).send("meanwhile")
+        await asyncio.sleep(2)  # longer than a node is waited for before the cluster is asked
+        assert not any(send.done() for send in sends)
+        cluster.resume(lost)
+        handles = await asyncio.gather(*sends)
+        assert [(await handle.info()).state for handle in handles] == ["queued"] * 3

@@ -14,6 +14,7 @@ from aioq.store.redis.errors import SlotUnservedError, translate
 from aioq.store.redis.net.commands import Link
 from aioq.util.aio import end
 from aioq.util.log import logger
+from aioq.util.randomness import RANDOM
 
 log = logger("aioq.redis")
 
@@ -21,12 +22,18 @@ ASK_WITHIN = 1.5
 """Seconds in which a node must tell its view of the cluster. A guess: far longer than an answer takes, and short
 beside what a hung node may cost (a lease lasts 8 s)."""
 
-ASKED_AT_ONCE = 8
-"""How many nodes are asked at the same time, so that a large cluster is not asked as a whole by each client."""
+ASKED_AT_ONCE = 4
+"""How many nodes are asked at the same time, drawn by chance. So a large cluster is not asked as a whole by each
+client, and a node that is cut off from the others is not alone in telling its view."""
 
 REFRESH_PAUSE = 0.2
-"""Seconds between two refreshes while something is wrong. A guess: a failover takes seconds, and each refresh
-costs a connection to some nodes."""
+"""Seconds between the first two refreshes while something is wrong; each further pause is twice as long."""
+
+MAX_REFRESH_PAUSE = 1.0
+"""The longest of these pauses. A guess: a failover takes seconds, and a refresh costs some connections."""
+
+CALM_AFTER = 5.0
+"""Seconds without a refresh after which the pauses begin anew."""
 
 
 class Node(Protocol):
@@ -66,6 +73,8 @@ class Router(Generic[N]):
         self._refreshing: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._refreshed_at = -REFRESH_PAUSE
+        self._pause = REFRESH_PAUSE
+        self._first = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -120,6 +129,22 @@ class Router(Generic[N]):
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = self._loop.create_task(self._refresh_later(), name="aioq-topology")
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the cluster has told its topology."""
+        return self._topology is not NOWHERE
+
+    async def first_refresh(self) -> None:
+        """Ask the cluster for its topology if nobody has; all who call this meanwhile wait for one answer.
+
+        Raises:
+            ServerError: as `refresh`.
+        """
+        if self._topology is NOWHERE:
+            async with self._first:
+                if self._topology is NOWHERE:
+                    await self.refresh()
+
     async def refresh_now(self) -> None:
         """Ask the cluster for its topology, or wait until that is done; an error changes nothing."""
         self.refresh_soon()
@@ -127,7 +152,9 @@ class Router(Generic[N]):
         await asyncio.wait([self._refreshing])
 
     async def _refresh_later(self) -> None:
-        await asyncio.sleep(max(0.0, self._refreshed_at + REFRESH_PAUSE - self._loop.time()))
+        since = self._loop.time() - self._refreshed_at
+        self._pause = REFRESH_PAUSE if since > CALM_AFTER else min(2 * self._pause, MAX_REFRESH_PAUSE)
+        await asyncio.sleep(max(0.0, self._pause * RANDOM.uniform(0.5, 1.0) - since))
         try:
             await self.refresh()
         except ServerError as error:
@@ -141,7 +168,8 @@ class Router(Generic[N]):
             ServerRejectedError: a node answers that it is no cluster, or refuses the login, and none answers well.
         """
         self._refreshed_at = self._loop.time()
-        known = sorted(self._topology.serving) + sorted(self._topology.nodes - self._topology.serving)
+        known = [*self._topology.nodes]
+        RANDOM.shuffle(known)
         asked = list(dict.fromkeys([*known, *self._servers.addresses]))
         answers: list[Topology | ServerError] = []
         for first in range(0, len(asked), ASKED_AT_ONCE):

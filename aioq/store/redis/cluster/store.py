@@ -128,6 +128,8 @@ class ClusterStore:
             if not isinstance(error, ServerUnavailableError) or not infos:
                 raise error
             log.warning("%s; the queues of this node stand still until it is back", error)
+        if not infos:
+            raise ServerUnavailableError(f"{self._shown_url}: no node serves any slot")
         return ServerInfo(self._shown_url, infos[0].product, infos[0].version)
 
     async def diagnose(self, queues: Sequence[str]) -> Diagnosis:
@@ -171,8 +173,7 @@ class ClusterStore:
 
     def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
         """Add jobs; False for each id that the server already has: that job stays as it is."""
-        node = self._at(queue)
-        return self._watched(queue, node, node.enqueue(queue, jobs, again=again))
+        return self._begin(queue, lambda node: node.enqueue(queue, jobs, again=again))
 
     async def claim(
         self,
@@ -185,9 +186,9 @@ class ClusterStore:
         idle: bool = False,
     ) -> Claim:
         """Take up to `count` jobs, lanes in priority order, and mark them running."""
-        node = self._at(queue)
-        claim = node.claim(queue, worker, count, tokens, known=known, idle=idle)
-        return await self._watched(queue, node, claim)
+        return await self._begin(
+            queue, lambda node: node.claim(queue, worker, count, tokens, known=known, idle=idle)
+        )
 
     async def dispatched(
         self, queue: str, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
@@ -214,23 +215,19 @@ class ClusterStore:
         self, queue: str, worker: str, settlements: Sequence[Settlement], *, idle: bool = False
     ) -> Awaitable[list[bool]]:
         """Write outcomes; False for each job that this worker no longer holds under that claim."""
-        node = self._at(queue)
-        return self._watched(queue, node, node.settle(queue, worker, settlements, idle=idle))
+        return self._begin(queue, lambda node: node.settle(queue, worker, settlements, idle=idle))
 
     async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
         """Store (job id, claim, encoded progress); False for each job that this worker no longer holds."""
-        node = self._at(queue)
-        return await self._watched(queue, node, node.progress(queue, worker, reports))
+        return await self._begin(queue, lambda node: node.progress(queue, worker, reports))
 
     async def promote(self, queue: str, limit: int) -> Promotion:
         """Queue up to `limit` scheduled jobs that are due, and end up to `limit` jobs that have expired."""
-        node = self._at(queue)
-        return await self._watched(queue, node, node.promote(queue, limit))
+        return await self._begin(queue, lambda node: node.promote(queue, limit))
 
     async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
         """Do one step of recovering a dead worker: give back its jobs. Or drop dead jobs over the limit."""
-        node = self._at(queue)
-        return await self._watched(queue, node, node.recover(queue, crash_outcome, limit, dead=dead))
+        return await self._begin(queue, lambda node: node.recover(queue, crash_outcome, limit, dead=dead))
 
     async def workers(self, queue: str) -> list[WorkerLease]:
         """The workers that the server knows of."""
@@ -244,8 +241,7 @@ class ClusterStore:
 
     def wait(self, queue: str, channel: str, job_ids: Sequence[str]) -> Awaitable[list[WaitReply]]:
         """Return each job's outcome, or register `channel` for its result message."""
-        node = self._at(queue)
-        return self._watched(queue, node, node.wait(queue, channel, job_ids))
+        return self._begin(queue, lambda node: node.wait(queue, channel, job_ids))
 
     async def info(self, queue: str, job_ids: Sequence[str], *, results: bool = False) -> list[JobInfo | None]:
         """What the server knows of each job; with `results` also the encoded results of those that succeeded."""
@@ -271,6 +267,22 @@ class ClusterStore:
 
     def _at(self, queue: str) -> RedisStore:
         return self._router.node_of(base_key(self._app, queue))
+
+    def _begin(self, queue: str, verb: Callable[[RedisStore], Awaitable[T]]) -> Awaitable[T]:
+        """Carry out a verb whose caller retries; begun at once, so that verbs keep their order."""
+        if not self._router.is_known:
+            return self._begin_later(queue, verb)
+        try:
+            node = self._at(queue)
+        except ServerUnavailableError as error:
+            return _failed(error)
+        return self._watched(queue, node, verb(node))
+
+    async def _begin_later(self, queue: str, verb: Callable[[RedisStore], Awaitable[T]]) -> T:
+        """Do the same where this is the first thing that is asked of the cluster."""
+        await self._router.first_refresh()
+        node = self._at(queue)
+        return await self._watched(queue, node, verb(node))
 
     async def _watched(self, queue: str, node: RedisStore, reply: Awaitable[T], longest: float = 0.0) -> T:
         """The reply of a verb whose caller retries.
@@ -312,6 +324,7 @@ class ClusterStore:
         return await self._patiently_at(base_key(self._app, queue), verb)
 
     async def _patiently_at(self, key: str, verb: Callable[[RedisStore], Awaitable[T]]) -> T:
+        await self._router.first_refresh()
         loop = asyncio.get_running_loop()
         until = loop.time() + PATIENCE
         while True:
@@ -344,3 +357,7 @@ class ClusterStore:
 
     def _changed(self) -> None:
         self._inbox.realign()
+
+
+async def _failed(error: ServerUnavailableError) -> Any:
+    raise error
