@@ -373,6 +373,12 @@ class Cluster:
         """Wait until all nodes that answer take commands, are connected, and know the same owners and replicas."""
         self._wait(self._agreed)
 
+    def wait_until_whole(self) -> None:
+        """Do the same, for all nodes; TimeoutError at once where one does not answer."""
+        if not all(node.answers for node in self.nodes):
+            raise TimeoutError("a node does not answer")
+        self.wait_until_agreed()
+
     @property
     def agreed(self) -> bool:
         """Whether all nodes are there, take commands, and know the same owners and replicas."""
@@ -493,7 +499,7 @@ class Clusters:
         cluster = self._clusters.get(name) or self._start(name)
         yield cluster
         try:
-            cluster.wait_until_agreed()  # at once, but where the nodes had no time to hear of each other
+            cluster.wait_until_whole()  # at once, but where the nodes had no time to hear of each other
         except TimeoutError as error:
             self._clusters.pop(name).end()
             raise AssertionError(

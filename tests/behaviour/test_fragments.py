@@ -4,13 +4,17 @@ A piece is found by its page and its first line, and one without a setup fails.
 """
 
 import ast
+import asyncio
 import importlib
 import inspect
 import sys
+import tempfile
 import types
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -31,6 +35,9 @@ from aioq import (
 )
 from tests.behaviour.kit import ROOT
 from tests.behaviour.pages import TWO_HOSTS, Block, held_by
+from tests.clusters import Cluster
+from tests.sentinels import Sentinels
+from tests.servers import available
 
 pytestmark = pytest.mark.anyio
 
@@ -296,3 +303,25 @@ async def _where_the_modules_are(show: Show, monkeypatch: pytest.MonkeyPatch) ->
 async def _a_test(show: Show, _: pytest.MonkeyPatch) -> None:
     names = await show()
     await names["test_a_job_runs"](types.SimpleNamespace(url="redis://nowhere"), "shop")
+
+
+@fragment("tests/README.md", "def test_a_key_that_has_moved(start_cluster: Callable[..., Cluster]) -> None:")
+async def _a_cluster(show: Show, _: pytest.MonkeyPatch) -> None:
+    names = await show(Callable=Callable, Cluster=Cluster)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as started:
+
+        def start(**options: Any) -> Cluster:
+            return started.enter_context(Cluster.start(available()[-1], Path(folder), **options))
+
+        await asyncio.to_thread(names["test_a_key_that_has_moved"], start)
+
+
+@fragment("tests/README.md", "def test_a_new_primary(start_sentinels: Callable[..., Sentinels]) -> None:")
+async def _sentinels(show: Show, _: pytest.MonkeyPatch) -> None:
+    names = await show(Callable=Callable, Sentinels=Sentinels)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as started:
+
+        def start(**options: Any) -> Sentinels:
+            return started.enter_context(Sentinels.start(available()[-1], Path(folder), **options))
+
+        await asyncio.to_thread(names["test_a_new_primary"], start)

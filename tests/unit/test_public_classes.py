@@ -19,7 +19,7 @@ from aioq.util.exception_names import class_names
 
 CLASSES = [name for name in aioq.__all__ if inspect.isclass(getattr(aioq, name))]
 ERRORS = [name for name in CLASSES if issubclass(getattr(aioq, name), BaseException)]
-INSIDE = {"BadArgumentsError", "WorkerEndedError"}
+INSIDE = {"BadArgumentsError", "WorkerEndedError", "SlotUnservedError"}
 """Those that are made into another one before a user sees them: a failure of the job, the end of `aioq demo`."""
 
 

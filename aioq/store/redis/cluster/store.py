@@ -330,10 +330,12 @@ class ClusterStore:
         while True:
             try:
                 return await verb(self._router.node_of(key))
-            except SlotUnservedError as error:
+            except ServerUnavailableError as error:
                 self._router.failed(error)
-                if loop.time() >= until:
+                if not isinstance(error, SlotUnservedError):
                     raise
+                if loop.time() >= until:
+                    raise ServerUnavailableError(str(error)) from None
                 await asyncio.sleep(RETRY_PAUSE)
 
     async def _call(self, name: str, queue: str, args: Sequence[Arg]) -> Any:
