@@ -42,7 +42,7 @@ async def refused(project: Project, *arguments: str, **settings: str) -> str:
         (
             "from aioq import App\ndef make_app(): return App()\n",
             "shop:make_app",
-            r"'make_app', which is no App; Apps in it: none; aioq calls no function: .* app = make_app\(\)$",
+            r"'make_app', which is no App; .* no function: write app = make_app\(\) in the module$",
         ),
         (TWO_APPS, "shop", r"module 'shop' has 2 Apps; say which: shop:first or shop:second$"),
         ("x = 1\n", "shop", r"module 'shop' has no App; make one"),
