@@ -22,6 +22,7 @@ from aioq.store.redis.net import sentinel as search_module
 from aioq.store.redis.net import switches
 from aioq.store.redis.net.connection import abandon
 from tests.behaviour.pages import held_by
+from tests.clusters import free_ports
 from tests.contract.kit import QUEUE, Listener, eventually, fails, keep, no_clients, send, works
 from tests.failovers import Pair
 from tests.servers import Login, Server, Tls, available, free_port
@@ -229,6 +230,20 @@ async def test_the_documented_rules_of_a_sentinel_are_enough(
     await eventually(heard)
 
 
+@each_server
+async def test_the_documented_rules_of_a_server_are_enough(
+    name: str, place: Place, start_server: StartServer
+) -> None:
+    """To ask it whether it is a primary needs no permission."""
+    (block,) = held_by("test_the_documented_rules_are_enough_for_everything")
+    rules = block.text.removeprefix("ACL SETUSER shop on >secret ").strip()
+    place.sentinel(start_server(name, tcp=True, login=Login("secret", user="shop", rules=f"+ping {rules}")))
+    store = await place.store(place.url("shop:secret@"))
+    await store.open(thorough=True)
+    await keep(store, "w", "join")
+    assert await send(store, "job") == [True]
+
+
 # What is wrong is said
 
 
@@ -309,7 +324,7 @@ async def test_a_server_that_is_a_sentinel(name: str, place: Place, start_server
 
 
 async def test_a_server_that_is_a_node_of_a_cluster(place: Place, start_server: StartServer) -> None:
-    node = start_server(tcp=True, extra_args=("--cluster-enabled", "yes"))
+    node = start_server(tcp=True, choose_port=free_ports, extra_args=("--cluster-enabled", "yes"))
     said = f"is a node of a cluster, and it has only a part of the queues; write redis+cluster://127.0.0.1:{node.port}"
     for login in ("", "default:@"):
         store = await place.store(f"redis://{login}127.0.0.1:{node.port}")
@@ -342,7 +357,10 @@ async def in_use(store: RedisStore) -> None:
     await Listener.on(store, "me")
 
 
-async def test_one_new_connection_moves_all_others(place: Place, start_server: StartServer) -> None:
+async def test_one_new_connection_moves_all_others(
+    place: Place, start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "aioq.redis")
     two = Two(place, start_server)
     store = await place.store()
     await in_use(store)
@@ -352,6 +370,8 @@ async def test_one_new_connection_moves_all_others(place: Place, start_server: S
 
     await no_clients(two.before)
     await works(store)
+    said = f"{place.url()}: 127.0.0.1:{two.after.port} is the primary now"
+    assert [record.message for record in caplog.records] == [said]
 
 
 @pytest.mark.parametrize("durability", ["memory", "replicated"])

@@ -233,7 +233,6 @@ class Primary:
         """Handle a sentinel's message that a primary has a new address."""
         if name != self._servers.name or address == self._address:
             return
-        log.info("%s: %s is the primary now", self._shown_url, shown(address))
         self._address = address
         self._has_switched()
 
@@ -263,6 +262,8 @@ class Primary:
             self._loop.call_soon_threadsafe(self._has_switched)
 
     def _has_switched(self) -> None:
+        if self._address is not None:
+            log.info("%s: %s is the primary now", self._shown_url, shown(self._address))
         for trying, address in self._trying.items():
             if address != self._address and not trying.expired():
                 trying.reschedule(self._loop.time())
