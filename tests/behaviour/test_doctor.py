@@ -8,6 +8,8 @@ import pytest
 from tests.behaviour.kit import Project
 from tests.behaviour.pages import alike, held_by, shown_by
 from tests.clusters import Cluster
+from tests.records import put_record
+from tests.sentinels import Sentinels
 from tests.servers import Login, Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -118,3 +120,55 @@ async def test_each_node_of_a_cluster_is_looked_at(project: Project, cluster: Cl
             assert (queue in row) == serves
     assert re.search(r"^reachability: redis://127\.0\.0\.1:1 cannot be reached: ", printed, re.MULTILINE)
     assert process.printed[-1] == "1 finding"
+
+
+async def test_what_is_left_over_is_named(project: Project, start_server: Callable[..., Server]) -> None:
+    """Unknown queues, keys of workers that are gone, what other versions have written, and their libraries."""
+    server = start_server()
+    base = f"aioq:{{{project.name}"
+    old, has_functions = "aioq_0123456789abcdef", server.name != "redis-6.2"
+    with server.client() as client:
+        if has_functions:
+            client.function_load(
+                f"#!lua name={old}\nredis.register_function('{old}_info', function() return 1 end)"
+            )
+        put_record(client, f"{base}:gone}}:job:one", None)
+        put_record(client, f"{base}:mail}}:job:two", b"\x93\x07\xa1x\x90")  # a call of version 7
+        client.hset(f"{base}:mail}}:job:three", "state", "queued")
+        client.sadd(f"{base}:mail}}:held:host-1-abcd-1", "two")
+        client.set(f"{base}:mail}}:done:two", "")
+        client.set("aioq:{other:x}:job:y", "")
+
+    code, printed, log = await doctor(project, AIOQ_URL=server.url)
+
+    assert (code, log) == (1, "")
+    found = [" ".join(pair) for pair in zip(printed[:-1:2], printed[1::2], strict=True)]
+    patterns = [
+        rf"libraries: .*: {old}   -> delete each: FUNCTION DELETE <name>; ",
+        rf"keys: .* no worker serves: gone \(1\)   -> .* --pattern '{re.escape(base)}:gone}}\*' ",
+        r"keys: .* not registered: \S+:mail}:held:host-1-abcd-1   -> let a worker serve",
+        r"format: .* names this version of aioq does not use: \S+:mail}:done:two ",
+        r"format: .* newer version of aioq has written \(1 of the 3 that were read\), such as \S+:job:two ",
+        r"format: .* cannot read \(1 of the 3 that were read\), such as \S+:job:three ",
+    ]
+    patterns = patterns if has_functions else patterns[1:]
+    assert len(found) == len(patterns), found
+    for text, pattern in zip(found, patterns, strict=True):
+        assert re.match(pattern, text), text
+
+
+async def test_a_queue_that_another_program_serves_is_not_left_over(project: Project) -> None:
+    project.write("other.py", TASKS.replace('"mail"', '"others"'))
+    worker = await project.ready_worker("other:app", "--queue", "others")
+    await worker.saw("ready|│ host")
+    assert (await doctor(project))[:2] == (0, ["nothing is wrong"])
+    assert await worker.stop() == 0
+
+
+async def test_each_sentinel_is_asked(project: Project, start_sentinels: Callable[..., Sentinels]) -> None:
+    sentinels = start_sentinels()
+    url = sentinels.url.replace("redis+sentinel://", "redis+sentinel://127.0.0.1:1,")
+    code, printed, log = await doctor(project, AIOQ_URL=url)
+    assert (code, log) == (1, "")
+    assert re.match(r"reachability: sentinel 127\.0\.0\.1:1 cannot be reached: ", printed[0])
+    assert printed[2:] == ["1 finding"]

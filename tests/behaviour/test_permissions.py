@@ -63,6 +63,8 @@ async def test_the_documented_rules_are_enough_for_everything(
         assert schedule.runs >= 0
     check = project.python("-m", "aioq", "check", "jobs:app")
     assert await check.ended() == 0, check.log
+    doctor = project.python("-m", "aioq", "doctor", "jobs:app")
+    assert await doctor.ended() == 0, doctor.printed
     assert not [line for line in worker.lines if re.search("WARNING|ERROR|NOPERM", line)], worker.log
     assert await worker.stop() == 0
     async with App(project.name, url=server.url, durability="replicated") as app:

@@ -49,10 +49,12 @@ class Library:
     """All commands, as functions.
 
     Attributes:
+        name: the name of the library at the server.
         text: the Lua code for the server.
         functions: the name of each command's function at the server.
     """
 
+    name: str
     text: bytes
     functions: Mapping[str, str]
 
@@ -102,10 +104,14 @@ def library(*, sharded: bool = False) -> Library:
     own = hashlib.sha256(hashed.encode()).hexdigest()[:_HASH_LENGTH]
     functions = {name: f"aioq_{own}_{name}" for name in bodies}
     made = [_function(functions[name], body, reads_only=name in READS_ONLY) for name, body in bodies.items()]
-    return Library(_bare("\n".join([f"#!lua name=aioq_{own}", *shared, *made]), sharded=sharded), functions)
+    text = _bare("\n".join([f"#!lua name=aioq_{own}", *shared, *made]), sharded=sharded)
+    return Library(f"aioq_{own}", text, functions)
 
 
 _HASH_LENGTH = 16
+LIBRARY_NAME = rf"aioq_[0-9a-f]{{{_HASH_LENGTH}}}"
+"""A pattern for the names of the libraries of all versions."""
+
 _BEGIN = "local q = begin(KEYS)"
 
 

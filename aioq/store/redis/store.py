@@ -145,13 +145,16 @@ class RedisStore:
                 await warn_of_losses(self._link)
         return ServerInfo(self._link.shown_url, product, version)
 
-    async def diagnose(self, queues: Sequence[str]) -> Diagnosis:
-        """Check the server. The store need not be open."""
+    async def diagnose(self, queues: Sequence[str], known: Collection[str] | None = None) -> Diagnosis:
+        """Check the server, which serves `queues` of those that are `known`. The store need not be open."""
         if self._revive is not None:
             await asyncio.to_thread(self._revive)
         return await diagnose_server(
             Examination(
-                *(self._app, self._link, queues, self.workers, self._durability, self._no_key),
+                *(self._app, self._link, queues, queues if known is None else known),
+                workers=self.workers,
+                durability=self._durability,
+                no_key=self._no_key,
                 in_cluster=self._node is not None,
                 embedded=self._revive is not None,
             )

@@ -139,7 +139,7 @@ class ClusterStore:
         places = {queue: self._router.address_of(base_key(self._app, queue)) for queue in queues}
         by_node = {address: [queue for queue, place in places.items() if place == address] for address in nodes}
         answers = await asyncio.gather(
-            *(node.diagnose(by_node[address]) for address, node in nodes.items()),
+            *(node.diagnose(by_node[address], queues) for address, node in nodes.items()),
             *(self._router.view_of(address) for address in others),
             return_exceptions=True,
         )

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from aioq.errors import ServerError
 from aioq.store.diagnosis import Check, Diagnosis, Finding, ServerReport
-from aioq.store.redis.diagnosis.examination import finding_of
+from aioq.store.redis.diagnosis.examination import finding_of, listed
 
 
 def slot_findings(
@@ -20,7 +20,7 @@ def slot_findings(
     """
     found: list[Finding] = []
     if uncovered:
-        which = f", and so nobody serves {_named(stuck)}" if stuck else "; none of this App's queues is in them"
+        which = f", and so nobody serves {listed(stuck)}" if stuck else "; none of this App's queues is in them"
         problem = f"has {uncovered} slots that no node serves{which}"
         advice = "start the node that had them, or give them to others: redis-cli --cluster fix"
         found.append(Finding(Check.SLOTS, where, problem, advice))
@@ -69,12 +69,3 @@ def merged(nodes: Iterable[str], answers: Sequence[object], findings: Sequence[F
     if not servers:
         raise next(answer for answer in answers if isinstance(answer, ServerError))
     return Diagnosis(servers, found, notes)
-
-
-MOST_NAMED = 10
-"""How many names a finding lists; of more it says how many there are."""
-
-
-def _named(queues: Sequence[str]) -> str:
-    more = len(queues) - MOST_NAMED
-    return f"{', '.join(queues[:MOST_NAMED])}{f' and {more} more' if more > 0 else ''}"

@@ -1,6 +1,6 @@
 """One server that is being checked, and what was found there."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from redis.exceptions import ResponseError
@@ -20,6 +20,7 @@ class Examination:
         app: the App's name.
         link: the server.
         queues: the App's queues that it serves.
+        known: all queues that the App knows.
         workers: returns the workers of a queue that the server knows of.
         durability: how writes are to be confirmed.
         no_key: the name of a key, and of a channel, that never exists.
@@ -32,6 +33,7 @@ class Examination:
     app: str
     link: Link
     queues: Sequence[str]
+    known: Collection[str]
     workers: Callable[[str], Awaitable[Sequence[WorkerLease]]]
     durability: Durability
     no_key: str
@@ -56,6 +58,16 @@ class Examination:
     def cannot_look(self, what: str, error: ResponseError) -> None:
         """Note that the server's answer keeps a check from looking at something."""
         self.note(f"does not show {what}: {error}")
+
+
+MOST_NAMED = 10
+"""How many names a finding lists; of more it says how many there are."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names in one line; of many the first `MOST_NAMED`, and how many more there are."""
+    more = len(names) - MOST_NAMED
+    return f"{', '.join(names[:MOST_NAMED])}{f' and {more} more' if more > 0 else ''}"
 
 
 def finding_of(check: Check, where: str, error: ServerError) -> Finding:

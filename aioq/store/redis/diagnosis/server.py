@@ -9,6 +9,9 @@ from redis.exceptions import ResponseError
 from aioq.errors import ServerRejectedError
 from aioq.store.diagnosis import Check, Diagnosis, Finding, ServerInfo, ServerReport
 from aioq.store.redis.diagnosis.examination import Examination, finding_of
+from aioq.store.redis.diagnosis.keys import check_keys
+from aioq.store.redis.diagnosis.libraries import check_libraries
+from aioq.store.redis.diagnosis.sentinels import check_sentinels
 from aioq.store.redis.errors import translate
 from aioq.store.redis.net.commands import Link
 from aioq.store.redis.permissions import missing
@@ -146,4 +149,16 @@ async def _check_permissions(examination: Examination) -> None:
             return
 
 
-_CHECKS: Sequence[Callable[[Examination], Awaitable[None]]] = (_check_facts, _check_permissions)
+async def _check_sentinels(examination: Examination) -> None:
+    primary = examination.link.primary
+    if primary is not None:
+        examination.findings += await check_sentinels(primary)
+
+
+_CHECKS: Sequence[Callable[[Examination], Awaitable[None]]] = (
+    _check_sentinels,
+    _check_facts,
+    _check_permissions,
+    check_libraries,
+    check_keys,
+)
