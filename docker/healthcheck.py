@@ -1,5 +1,7 @@
 """Whether this container is healthy: its first process runs, and the server at AIOQ_URL answers PING.
 
+Of the nodes of a cluster, or of the sentinels, one has to answer.
+
 A container whose first process ended is gone anyway; this finds one that is there and does nothing, because
 it was stopped (SIGSTOP, a debugger) or waits to be reaped. Exit code 0 is healthy; 1 is not, with a line that
 says why.
@@ -12,6 +14,8 @@ from pathlib import Path
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+from aioq.config.urls import check_url, objection, parse_servers
 
 TIMEOUT = 3.0  # seconds; below the 5 s that the Dockerfile gives the whole check
 NOT_RUNNING = {
@@ -34,13 +38,35 @@ def server() -> str:
     url = os.environ.get("AIOQ_URL")
     if not url:
         return "AIOQ_URL is not set"
-    url = url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
-    options = {"socket_connect_timeout": TIMEOUT, "socket_timeout": TIMEOUT, "retry": Retry(NoBackoff(), 0)}
+    kept = check_url(url)
+    if kept is None or objection(kept):
+        return "AIOQ_URL is no URL of a server"
+    urls = urls_of(kept)
+    errors: dict[str, None] = {}
+    for each in urls:
+        if not (error := no_pong(each, TIMEOUT / len(urls))):
+            return ""
+        errors[error] = None
+    return f"no PONG from the server at AIOQ_URL: {', '.join(errors)}"
+
+
+def urls_of(url: str) -> list[str]:
+    """The URLs of all that may answer."""
+    servers = parse_servers(url)
+    if servers is None:
+        return [url]
+    one = servers.sentinel_url if servers.kind == "sentinel" else servers.server_url
+    return [one(*address) for address in servers.addresses]
+
+
+def no_pong(url: str, timeout: float) -> str:
+    """The error of one server that does not answer PING, or nothing."""
+    options = {"socket_connect_timeout": timeout, "socket_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
     try:
         with redis.Redis.from_url(url, **options) as client:
             client.ping()
     except (redis.RedisError, OSError, ValueError) as error:
-        return f"no PONG from the server at AIOQ_URL: {type(error).__name__}"
+        return type(error).__name__
     return ""
 
 

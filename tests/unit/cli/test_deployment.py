@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.clusters import Cluster
 from tests.databases import Database
 from tests.servers import Login, Server
 
@@ -84,3 +85,17 @@ def test_health_of_a_server_that_is_gone(start_server: Callable[..., Server]) ->
     server.kill()
     answer = _check_health(server.url)
     assert (answer.returncode, answer.stderr) == (1, "no PONG from the server at AIOQ_URL: ConnectionError\n")
+
+
+def test_health_of_a_cluster_of_which_one_node_answers(cluster: Cluster) -> None:
+    assert _check_health(f"valkey+cluster://127.0.0.1:1,127.0.0.1:{cluster.nodes[0].port}").returncode == 0
+    answer = _check_health("redis+cluster://:secret@127.0.0.1:1,127.0.0.1:2")
+    assert (answer.returncode, answer.stderr) == (1, "no PONG from the server at AIOQ_URL: ConnectionError\n")
+
+
+def test_health_of_sentinels_of_which_one_answers(start_server: Callable[..., Server]) -> None:
+    """A sentinel is asked as any server is."""
+    port = start_server(tcp=True).port
+    assert _check_health(f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/mymaster").returncode == 0
+    answer = _check_health("redis+sentinel://127.0.0.1:1")
+    assert (answer.returncode, answer.stderr) == (1, "AIOQ_URL is no URL of a server\n")
