@@ -19,7 +19,7 @@ because a claim reserves the slots for the jobs that it asks for. Two claims for
 none for the claims of the other queues: with 200 queues at 200 ms a queue was claimed from every 20 s only."""
 
 GROWTH = 4
-"""How much more a claim of such a worker asks for than the one before, if that brought all it asked for."""
+"""How many times as many as the claim before has brought the next claim of such a worker asks for."""
 
 
 class ClaimRequest(NamedTuple):
@@ -100,7 +100,8 @@ class ClaimPlan:
         self._under_way = None
         if self._first < self._most:
             is_full = len(claim.jobs) >= request.most
-            self._next = min(self._next * GROWTH, self._most) if is_full else self._first
+            base = self._next if is_full else len(claim.jobs)
+            self._next = max(min(base * GROWTH, self._most), self._first)
         if request.known:
             # A full reply may not contain all jobs that this worker does not know of.
             full = len(claim.jobs) == request.most or sum(len(job.envelope) for job in claim.jobs) >= CLAIM_LIMIT

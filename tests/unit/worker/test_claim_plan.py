@@ -38,6 +38,9 @@ def test_a_claim_of_one_of_many_queues_grows_as_long_as_the_claims_are_full() ->
     request = plan.request(100)
     plan.answered(request, claim("a"))
     assert asked == [1, GROWTH, GROWTH**2, 50, 50]
+    request = plan.request(100)
+    assert request.most == GROWTH
+    plan.answered(request, claim())
     assert plan.request(100).most == 1
 
 
