@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.behaviour.kit import Project
+from tests.behaviour.kit import Project, until
 from tests.behaviour.pages import alike, held_by, shown_by
 from tests.clusters import Cluster
 from tests.records import put_record
@@ -120,6 +120,30 @@ async def test_each_node_of_a_cluster_is_looked_at(project: Project, cluster: Cl
             assert (queue in row) == serves
     assert re.search(r"^reachability: redis://127\.0\.0\.1:1 cannot be reached: ", printed, re.MULTILINE)
     assert process.printed[-1] == "1 finding"
+
+
+async def test_a_cluster_that_is_down_is_looked_at_all_the_same(
+    project: Project, start_cluster: Callable[..., Cluster]
+) -> None:
+    cluster = start_cluster()
+    for node in cluster.primaries:
+        node.ask("CONFIG", "SET", "cluster-require-full-coverage", "yes")  # as it is by default
+    lost = cluster.node_of(cluster.slot_of(f"aioq:{{{project.name}:mail}}"))
+    cluster.kill(lost)
+    others = [node for node in cluster.primaries if node is not lost]
+    await until(lambda: all("cluster_state:fail" in str(node.ask("CLUSTER", "INFO")) for node in others))
+
+    code, printed, log = await doctor(project, AIOQ_URL=cluster.url)
+
+    assert (code, log) == (1, "")
+    text = "\n".join(printed)
+    for node in others:
+        assert re.search(
+            rf"^slots: redis://127\.0\.0\.1:{node.port} serves no queue, because .* is fail$", text, re.MULTILINE
+        )
+    away = rf"^reachability: redis://127\.0\.0\.1:{lost.port} cannot be reached: .*\n  -> .* nobody serves \S*mail"
+    assert re.search(away, text, re.MULTILINE)
+    assert printed[-1] == "3 findings"
 
 
 async def test_what_is_left_over_is_named(project: Project, start_server: Callable[..., Server]) -> None:

@@ -149,7 +149,8 @@ class ClusterStore:
             uncovered=self._router.uncovered,
             stuck=[queue for queue, place in places.items() if place is None],
         )
-        return merged([self._shown(address) for address in (*nodes, *others)], answers, spread)
+        asked = {self._shown(address): by_node.get(address, ()) for address in (*nodes, *others)}
+        return merged(asked, answers, spread)
 
     def _shown(self, address: Address) -> str:
         return mask_url(self._servers.server_url(*address))

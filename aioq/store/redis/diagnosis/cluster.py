@@ -1,8 +1,10 @@
 """What concerns a cluster as a whole: pure, made of its topology and of which node serves which queue."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from aioq.errors import ServerError
+from msgspec.structs import replace
+
+from aioq.errors import ServerError, ServerUnavailableError
 from aioq.store.diagnosis import Check, Diagnosis, Finding, ServerReport
 from aioq.store.redis.diagnosis.examination import finding_of, listed
 
@@ -44,11 +46,13 @@ def crowded_node(queues: Mapping[str, Sequence[str]]) -> str | None:
     return most if count > total / 2 and count >= share + 2 else None
 
 
-def merged(nodes: Iterable[str], answers: Sequence[object], findings: Sequence[Finding]) -> Diagnosis:
+def merged(
+    nodes: Mapping[str, Sequence[str]], answers: Sequence[object], findings: Sequence[Finding]
+) -> Diagnosis:
     """The diagnosis of a cluster.
 
     Args:
-        nodes: the nodes that were asked.
+        nodes: the nodes that were asked, each with the App's queues that it serves.
         answers: by node its diagnosis, or the error with which it could not be checked; anything else means that
             it answers.
         findings: those about the cluster as a whole.
@@ -57,15 +61,26 @@ def merged(nodes: Iterable[str], answers: Sequence[object], findings: Sequence[F
         ServerError: no node could be checked.
     """
     found, notes, servers = list(findings), list[str](), list[ServerReport]()
-    for node, answer in zip(nodes, answers, strict=True):
+    for (node, queues), answer in zip(nodes.items(), answers, strict=True):
         if isinstance(answer, Diagnosis):
             servers += answer.servers
             found += answer.findings
             notes += answer.notes
         elif isinstance(answer, ServerError):
-            found.append(finding_of(Check.REACHABILITY, node, answer))
+            found.append(_unreachable(node, queues, answer))
         elif isinstance(answer, BaseException):
             raise answer
     if not servers:
         raise next(answer for answer in answers if isinstance(answer, ServerError))
     return Diagnosis(servers, found, notes)
+
+
+def _unreachable(node: str, queues: Sequence[str], error: ServerError) -> Finding:
+    finding = finding_of(Check.REACHABILITY, node, error)
+    if not isinstance(error, ServerUnavailableError):
+        return finding
+    if queues:
+        return replace(
+            finding, advice=f"start it, or promote a replica of it: until then nobody serves {listed(queues)}"
+        )
+    return replace(finding, advice="start it, or take it out of the cluster and the URL")

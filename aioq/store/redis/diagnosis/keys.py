@@ -15,6 +15,7 @@ from aioq.errors import ServerRejectedError
 from aioq.store.diagnosis import Check
 from aioq.store.redis.diagnosis.examination import Examination, listed
 from aioq.store.redis.diagnosis.records import Origin, origin_of
+from aioq.store.redis.errors import SlotUnservedError
 from aioq.store.redis.keys import LANES, base_key
 
 MOST_KEYS = 200_000
@@ -97,8 +98,8 @@ async def find_keys(
 
 async def check_keys(examination: Examination) -> None:
     """Look for keys that nobody uses any more, and for records of other versions."""
-    if any(finding.check is Check.PERMISSIONS for finding in examination.findings):
-        examination.note("was not searched for leftover keys, because permissions are missing")
+    if {Check.PERMISSIONS, Check.SLOTS} & {finding.check for finding in examination.findings}:
+        examination.note("was not searched for leftover keys, because of what is wrong with it")
         return
     command = examination.link.command
     try:
@@ -133,6 +134,8 @@ async def _check_queues(examination: Examination, found: AppKeys) -> None:
 async def _is_served(examination: Examination, queue: str) -> bool:
     try:
         return any(worker.lease_ms > 0 for worker in await examination.workers(queue))
+    except SlotUnservedError:  # its slot is moving
+        return True
     except ServerRejectedError:  # its key has another type
         return False
 
@@ -143,11 +146,12 @@ async def _check_workers(examination: Examination, found: AppKeys) -> None:
     for queue, workers in sorted(found.of_workers.items())[:MOST_QUEUES]:
         try:
             known = {worker.worker for worker in await examination.workers(queue)}
-        except ServerRejectedError:
+        except (ServerRejectedError, SlotUnservedError):
             continue
         suspects = [key for worker, keys in sorted(workers.items()) if worker not in known for key in keys]
-        there = await asyncio.gather(*(examination.link.command("EXISTS", key) for key in suspects))
-        left += [key for key, exists in zip(suspects, there, strict=True) if exists]  # it may just have ended
+        asked = (examination.link.command("EXISTS", key) for key in suspects)
+        there = await asyncio.gather(*asked, return_exceptions=True)
+        left += [key for key, exists in zip(suspects, there, strict=True) if exists == 1]  # it may just have ended
     if left:
         examination.found(
             Check.KEYS,
@@ -189,7 +193,7 @@ async def _origins(examination: Examination, keys: Sequence[bytes]) -> list[tupl
 def _origin(reply: object) -> Origin | None:
     """The origin of a record; None where it has gone meanwhile."""
     if isinstance(reply, ResponseError):
-        return Origin.STRANGE  # a key of another type
+        return Origin.STRANGE if "WRONGTYPE" in str(reply) else None  # its slot may be moving
     if isinstance(reply, BaseException):
         raise reply
     return origin_of(reply) if isinstance(reply, bytes) else None

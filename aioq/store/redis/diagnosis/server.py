@@ -12,7 +12,7 @@ from aioq.store.redis.diagnosis.examination import Examination, finding_of
 from aioq.store.redis.diagnosis.keys import check_keys
 from aioq.store.redis.diagnosis.libraries import check_libraries
 from aioq.store.redis.diagnosis.sentinels import check_sentinels
-from aioq.store.redis.errors import translate
+from aioq.store.redis.errors import SlotUnservedError, translate
 from aioq.store.redis.net.commands import Link
 from aioq.store.redis.permissions import missing
 from aioq.store.redis.server_check import identify, losses, parsed, require_usable
@@ -88,6 +88,14 @@ def clock_finding(clock: Clock, where: str) -> Finding | None:
     return Finding(Check.CLOCK, where, problem, "set both clocks by NTP")
 
 
+async def _check_state_of_cluster(examination: Examination) -> None:
+    if examination.in_cluster:
+        state = parsed(await examination.link.command("CLUSTER", "INFO")).get("cluster_state", "ok")
+        if state != "ok":
+            advice = "bring back the nodes that are away, or set cluster-require-full-coverage to no"
+            examination.found(Check.SLOTS, f"serves no queue, because the cluster's state is {state}", advice)
+
+
 async def _check_facts(examination: Examination) -> None:
     """Look at what INFO says: persistence, eviction, memory, replication."""
     if examination.embedded:
@@ -144,6 +152,8 @@ async def _check_permissions(examination: Examination) -> None:
     for queue in examination.queues:
         try:
             await examination.workers(queue)
+        except SlotUnservedError:
+            return  # that concerns the slot, not the user
         except ServerRejectedError as error:
             examination.findings.append(finding_of(Check.PERMISSIONS, examination.where, error))
             return
@@ -157,6 +167,7 @@ async def _check_sentinels(examination: Examination) -> None:
 
 _CHECKS: Sequence[Callable[[Examination], Awaitable[None]]] = (
     _check_sentinels,
+    _check_state_of_cluster,
     _check_facts,
     _check_permissions,
     check_libraries,

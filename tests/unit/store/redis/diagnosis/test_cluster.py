@@ -1,4 +1,5 @@
 import pytest
+from msgspec.structs import replace
 
 from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.store.diagnosis import Check, Diagnosis, Finding, ServerInfo, ServerReport
@@ -49,14 +50,22 @@ def test_a_node_that_is_away_is_a_finding_beside_those_of_the_others():
         "view",
     ]
 
-    found = merged(["a", "b", "c"], answers, [about_all])
+    found = merged({"a": [], "b": ["mail"], "c": []}, answers, [about_all])
 
     assert (found.servers, found.notes) == ([SERVER], ["note"])
-    assert found.findings == [about_all, about_a, Finding(Check.REACHABILITY, "b", "cannot be reached: gone")]
+    about_b = Finding(Check.REACHABILITY, "b", "cannot be reached: gone")
+    advice = "start it, or promote a replica of it: until then nobody serves mail"
+    assert found.findings == [about_all, about_a, replace(about_b, advice=advice)]
+
+
+def test_a_node_that_refuses_is_not_to_be_started():
+    answers = [Diagnosis((SERVER,)), ServerRejectedError("b refused the login; check the password")]
+    (found,) = merged({"a": [], "b": ["mail"]}, answers, []).findings
+    assert found == Finding(Check.REACHABILITY, "b", "refused the login", "check the password")
 
 
 def test_if_no_node_can_be_checked_that_is_an_error():
     with pytest.raises(ServerRejectedError, match="login"):
-        merged(["a"], [ServerRejectedError("a refused the login")], [])
+        merged({"a": []}, [ServerRejectedError("a refused the login")], [])
     with pytest.raises(ZeroDivisionError):
-        merged(["a"], [ZeroDivisionError()], [])
+        merged({"a": []}, [ZeroDivisionError()], [])
