@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from itertools import count
 
 import anyio
 import pytest
@@ -35,7 +36,7 @@ class Shop:
     def __init__(self, app_name: str, url: str) -> None:
         self.app = App(app_name, url=url, log_level="warning")
         self.done = 0.0
-        self.go = asyncio.Event()
+        self.go, self._over = asyncio.Event(), asyncio.Event()
 
         @self.app.task(name="double")
         async def double(number: int) -> int:
@@ -62,8 +63,10 @@ class Shop:
                 with anyio.fail_after(ENDS_WITHIN):
                     self.go.set()
                     await waiting
+                    self._over.set()
+                    await sending
             finally:
-                sending.cancel()
+                self._over.set()
                 worker.stop()
 
     async def after(self, when: float) -> None:
@@ -75,19 +78,19 @@ class Shop:
         await eventually(ran)
 
     async def _send(self) -> None:
-        number = 0
-        while True:
-            number += 1
-            sent = time.monotonic()
-            try:
-                with anyio.fail_after(
-                    ENDS_WITHIN
-                ):  # what the primary before has lost must not be awaited for ever
-                    assert await (await self._double.send(number)) == 2 * number
-            except AioqError:
-                continue
-            self.done = sent
-            await asyncio.sleep(0.005)
+        async with asyncio.TaskGroup() as group:
+            for number in count():
+                if self._over.is_set():
+                    return
+                group.create_task(self._answered(number))
+                await asyncio.sleep(0.02)
+
+    async def _answered(self, number: int) -> None:
+        """Send one job and await it; it may be lost with the primary, but must not be awaited for ever."""
+        sent = time.monotonic()
+        with anyio.fail_after(ENDS_WITHIN), suppress(AioqError):
+            assert await (await self._double.send(number)) == 2 * number
+            self.done = max(self.done, sent)
 
     async def _wait_long(self) -> None:
         """Wait for a job that runs all the time; it is lost only if the replica had not got it yet."""

@@ -18,7 +18,11 @@ from aioq.util.log import logger
 
 log = logger("aioq.redis")
 
-CHANNEL = "+switch-master"
+SWITCH, PROMOTED = "+switch-master", "+promoted-slave"
+"""What a sentinel publishes: that it names another primary now, and before that, if it leads the failover, which
+replica it has promoted. Until its last replica follows the new primary, the old one still accepts writes, and they
+are lost. A failover that is asked for (SENTINEL FAILOVER) may take 3 minutes for that.
+"""
 
 QUIET = 15.0
 """Seconds without a message after which the connection is tested with a PING; if nothing comes for as long again,
@@ -97,7 +101,7 @@ class SwitchWatch:
             connection = await self._source.open_sentinel(sentinel)
         try:
             await self._ask(connection)
-            connection.send(("SUBSCRIBE", CHANNEL))
+            connection.send(("SUBSCRIBE", SWITCH, PROMOTED))
             try:
                 await _read(connection)
             except ResponseError as error:
@@ -135,8 +139,20 @@ class SwitchWatch:
                 continue
             tested = False
             if kind == b"message":
-                name, _, _, *address = message[1].split(b" ")
-                self._source.switched(name.decode(), _address(*address))
+                self._source.switched(*new_primary(*message))
+
+
+def new_primary(channel: bytes, text: bytes) -> tuple[str, Address]:
+    """The name of a primary and its new address, from a sentinel's message.
+
+    Raises:
+        ValueError: the message has another form.
+    """
+    if channel.decode() == SWITCH:
+        name, _, _, host, port = text.split(b" ")
+    else:  # slave <host>:<port> <host> <port> @ <name> <old host> <old port>
+        _, _, host, port, _, name, _, _ = text.split(b" ")
+    return name.decode(), _address(host, port)
 
 
 async def _read(connection: Connection) -> Any:
