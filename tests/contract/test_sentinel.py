@@ -458,6 +458,26 @@ async def test_a_user_who_may_not_subscribe_asks_at_intervals(
     await works(store)
 
 
+async def test_a_sentinel_that_stays_out_of_date_does_not_disturb(place: Place, primary: Server) -> None:
+    """Connections are dropped for it once, and not with each of its answers."""
+    place.sentinel(primary)
+    store = await place.store()
+    await store.open()
+    drops: list[None] = []
+    store._link.failover.on_drop(lambda: drops.append(None))
+    assert store._link.primary is not None
+    before = ("127.0.0.1", free_port())
+    for _ in range(10):
+        store._link.primary.named(before)
+    assert len(drops) == 1
+    assert store._link.failover._timer is None
+    await works(store)
+
+    store._link.primary._doubted = before, 0.0
+    store._link.primary.named(before)
+    assert len(drops) == 2 or store._link.failover._timer is not None
+
+
 async def test_a_subscription_that_is_lost_is_made_at_another_sentinel(place: Place, primary: Server) -> None:
     first, second = place.sentinel(primary), place.sentinel(primary)
     store = await place.store()

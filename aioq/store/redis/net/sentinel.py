@@ -41,6 +41,9 @@ server accepts connections, but answers nothing."""
 SEARCH_TIMEOUT = 5.0
 """Seconds after which no further sentinel is asked; the next search begins with that one."""
 
+DOUBT_PAUSE = 30.0
+"""Seconds until connections are dropped once more because a sentinel names the same other server. A guess."""
+
 _MASTERS = ("SENTINEL", "MASTERS")
 _HELLO = ("HELLO",)
 
@@ -159,6 +162,7 @@ class Primary:
         self._loop = asyncio.get_running_loop()
         self._first = 0  # the sentinel that answered last
         self._address: Address | None = None
+        self._doubted: tuple[Address | None, float] = None, 0.0
         self._trying: dict[asyncio.Timeout, Address] = {}
         self._watch = SwitchWatch(self)
         url = servers.sentinel_url(*servers.addresses[0])
@@ -225,8 +229,12 @@ class Primary:
         return Connection(opening)
 
     def named(self, address: Address) -> None:
-        """Handle the address that a sentinel names. The sentinel itself may be out of date."""
-        if self._address not in {None, address}:
+        """Handle the address that a sentinel names. The sentinel itself may be out of date, for hours."""
+        if self._address in {None, address}:
+            return
+        doubted, again_at = self._doubted
+        if doubted != address or self._loop.time() >= again_at:
+            self._doubted = address, self._loop.time() + DOUBT_PAUSE
             self._on_switch(certain=False)
 
     def switched(self, name: str, address: Address) -> None:
