@@ -7,7 +7,7 @@ import pytest
 
 from aioq.jobs.job import JobState
 from aioq.store.contract import Limits, NewJob, Token, Verb
-from aioq.store.diagnosis import ServerInfo
+from aioq.store.diagnosis import Diagnosis, ServerInfo, ServerReport
 from aioq.store.memory import MemoryStore
 from aioq.store.upkeep import Promotion
 from aioq.util.clock import ManualClock
@@ -46,7 +46,9 @@ def memory(clock: ManualClock) -> MemoryStore:
 
 
 async def test_it_says_what_it_is(memory: MemoryStore) -> None:
-    assert await memory.open() == ServerInfo("memory://", "memory", "-")
+    server = ServerInfo("memory://", "memory", "-")
+    assert await memory.open() == server
+    assert await memory.diagnose(["mail"]) == Diagnosis((ServerReport(server, ("mail",)),))
 
 
 async def test_a_delay_takes_no_time(memory: MemoryStore, clock: ManualClock) -> None:
