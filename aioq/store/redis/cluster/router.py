@@ -1,9 +1,9 @@
 """Which node serves a queue now: asked at the start, and anew whenever an answer or a silence shows a change."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from redis.exceptions import ResponseError
 
@@ -25,6 +25,9 @@ beside what a hung node may cost (a lease lasts 8 s)."""
 ASKED_AT_ONCE = 4
 """How many nodes are asked at the same time, drawn by chance. So a large cluster is not asked as a whole by each
 client, and a node that is cut off from the others is not alone in telling its view."""
+
+MIN_PATIENCE = 0.1
+"""The shortest time, in seconds, that the others have once one of the nodes that were asked has answered."""
 
 REFRESH_PAUSE = 0.2
 """Seconds between the first two refreshes while something is wrong; each further pause is twice as long."""
@@ -173,13 +176,32 @@ class Router(Generic[N]):
         asked = list(dict.fromkeys([*known, *self._servers.addresses]))
         answers: list[Topology | ServerError] = []
         for first in range(0, len(asked), ASKED_AT_ONCE):
-            answers += await asyncio.gather(*map(self._answer_of, asked[first : first + ASKED_AT_ONCE]))
+            answers += await self._answers_of(asked[first : first + ASKED_AT_ONCE])
             if any(isinstance(answer, Topology) for answer in answers):
                 break
         views = [answer for answer in answers if isinstance(answer, Topology)]
         if not views:
             raise _no_view(self._shown_url, [answer for answer in answers if isinstance(answer, ServerError)])
         self._set(max(views, key=lambda view: (view.epoch, -view.uncovered)))
+
+    async def _answers_of(self, addresses: Sequence[Address]) -> list[Topology | ServerError]:
+        """What these nodes answer. Once one has told its view, the others have as long again: one may hang."""
+        began = self._loop.time()
+        left = {self._loop.create_task(self._answer_of(address), name="aioq-ask-node") for address in addresses}
+        answers: list[Topology | ServerError] = []
+        until: float | None = None
+        try:
+            while left and (until is None or self._loop.time() < until):
+                patience = None if until is None else until - self._loop.time()
+                done, left = await asyncio.wait(left, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                answers += [task.result() for task in done]
+                if until is None and any(isinstance(answer, Topology) for answer in answers):
+                    now = self._loop.time()
+                    until = now + max(now - began, MIN_PATIENCE)
+        finally:
+            if left:
+                self._close_later(end(left))
+        return answers
 
     async def _answer_of(self, address: Address) -> Topology | ServerError:
         try:
@@ -224,11 +246,11 @@ class Router(Generic[N]):
         before, self._nodes = self._nodes, nodes  # at once, for the thread of the leases
         self._topology = topology
         for address in gone:
-            self._close_later(before[address])
+            self._close_later(before[address].close())
         self._on_change()
 
-    def _close_later(self, node: N) -> None:
-        closing = self._loop.create_task(node.close(), name="aioq-close-node")
+    def _close_later(self, close: Coroutine[Any, Any, None]) -> None:
+        closing = self._loop.create_task(close, name="aioq-close-node")
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
