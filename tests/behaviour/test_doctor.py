@@ -1,13 +1,16 @@
 """`aioq doctor`: what it finds wrong with real servers, and what it says to do."""
 
+import contextlib
 import re
 from collections.abc import Callable
 
 import pytest
+import redis
 
 from tests.behaviour.kit import Project, until
 from tests.behaviour.pages import alike, held_by, shown_by
 from tests.clusters import Cluster
+from tests.databases import Database
 from tests.records import put_record
 from tests.sentinels import Sentinels
 from tests.servers import Login, Server
@@ -27,6 +30,14 @@ async def nothing() -> None:
 for queue in ("default", "mail"):
     app.task(name=f"nothing.{queue}", queue=queue)(nothing)
 """
+
+
+@pytest.fixture
+def project(project: Project, redis_server: Database) -> Project:
+    """An empty project whose server has no library of another test: functions outlive their keys."""
+    with redis_server.client() as client, contextlib.suppress(redis.ResponseError):  # 6.2 has no functions
+        client.function_flush()
+    return project
 
 
 async def doctor(project: Project, **settings: str) -> tuple[int, list[str], str]:

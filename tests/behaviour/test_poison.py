@@ -14,7 +14,7 @@ from tests.behaviour.kit import Process, Project, info_when, until
 
 pytestmark = pytest.mark.anyio
 
-NEIGHBOURS = 5
+NEIGHBOURS = 2  # the last run of each has a process of its own, which takes a third of a second
 
 
 async def start(project: Project, *arguments: str, **settings: str) -> tuple[Any, Process]:
