@@ -11,8 +11,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # oldest and the newest that are installed by default. In the environment, the tests read it there.
 SERVERS ?=
 export SERVERS
-# How many processes run the tests. Three for each core, since many a test waits: with two, a fifth of the time is idle.
-TEST_PROCESSES ?= $(shell echo $$((3 * $$(getconf _NPROCESSORS_ONLN))))
+# How many processes run the tests. Two for each core, since many a test waits for a process that it has started; with
+# three, a run with coverage took as long (278 and 288 s on two cores).
+TEST_PROCESSES ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 # For one's own additions: make test PYTEST_ARGS="-x -k lease"
 PYTEST_ARGS ?=
 # Likewise: make faults FAULTS_ARGS="--faults-seed 7"; --faults-scale 0.1 takes a tenth of the time and proves less

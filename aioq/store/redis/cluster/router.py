@@ -267,4 +267,4 @@ def _no_view(shown_url: str, errors: list[ServerError]) -> ServerError:
     for error in errors:
         if not isinstance(error, ServerUnavailableError):
             return error
-    return ServerUnavailableError(f"{shown_url}: no node answers: {'; '.join(map(str, errors))}")
+    return ServerUnavailableError(f"{shown_url}: no node answers: {'; '.join(sorted(map(str, errors)))}")
