@@ -326,10 +326,9 @@ class Cluster:
 
     def add_node(self, *, replica_of: Node | None = None) -> Node:
         """One node more: a primary without slots, or a replica."""
-        node = self._launch(range(0))
+        node = self._launch(None)  # an absent primary would be told of to the others
         self._meet([node])
-        self._wait(lambda views: all(view.state == "ok" for view in views))
-        self._take_over(node)
+        self._wait(self._know_all)
         self._meet([node])
         if replica_of is not None:
             self._replicate(node, replica_of)
@@ -419,8 +418,11 @@ class Cluster:
             self._replicate(node, first[number % primaries])
         self.wait_until_agreed()
 
-    def _launch(self, slots: range) -> Node:
-        """Start a node that is the replica of a primary which is not there, and which owns these slots."""
+    def _launch(self, slots: range | None) -> Node:
+        """Start a node that is the replica of a primary which is not there, and which owns these slots.
+
+        With None it is a primary without slots. As such it takes no commands for two seconds.
+        """
         number = self._started
         self._started += 1
         directory = self._directory / f"node-{number}"
@@ -431,11 +433,11 @@ class Cluster:
         shard = "" if self.name in {"redis-6.2", "redis-7.0"} else f",,shard-id={secrets.token_hex(20)}"
         owned = f" {slots[0]}-{slots[-1]}" if slots else ""
         # No two nodes begin with the same epoch: that decides who owns a slot where two say they do.
-        (directory / "nodes.conf").write_text(
-            f"{own} 127.0.0.1:0@0{shard} myself,slave {absent} 0 0 0 connected\n"
-            f"{absent} 127.0.0.1:1@2{shard} master - 0 0 0 disconnected{owned}\n"
-            f"vars currentEpoch {number} lastVoteEpoch 0\n"
-        )
+        lines = [f"{own} 127.0.0.1:0@0{shard} myself,slave {absent} 0 0 0 connected"]
+        lines += [f"{absent} 127.0.0.1:1@2{shard} master - 0 0 0 disconnected{owned}"]
+        if slots is None:
+            lines = [f"{own} 127.0.0.1:0@0{shard} myself,master - 0 0 0 connected"]
+        (directory / "nodes.conf").write_text("\n".join([*lines, f"vars currentEpoch {number} lastVoteEpoch 0\n"]))
         server = Server.start(self.name, directory, tcp=True, choose_port=free_ports, **self._options)
         self.nodes.append(Node(server, own))
         return self.nodes[-1]
