@@ -194,7 +194,7 @@ async def test_a_node_that_hangs_is_noticed_and_comes_back(
     start_cluster: Callable[..., Cluster], make_rig: Callable[[str], Rig], case: Case, report: Report
 ) -> None:
     stops = case.size(1, 10)
-    cluster = start_cluster(replicas=1)
+    cluster = start_cluster(replicas=2)  # with one, nothing would be confirmed while the other hangs
     rig = make_rig(cluster.url)
     rig.project.settings["AIOQ_DURABILITY"] = "replicated"
     firsts: list[float] = []
