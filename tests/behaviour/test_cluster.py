@@ -9,6 +9,7 @@ import pytest
 
 from aioq import App, JobNotFoundError, ServerError, ServerRejectedError, ServerUnavailableError
 from tests.behaviour.kit import Project, cleared, until
+from tests.behaviour.pages import blocks
 from tests.clusters import Cluster, Node
 from tests.servers import Login, Server
 
@@ -175,8 +176,9 @@ async def test_nodes_that_cannot_be_reached_are_all_named() -> None:
 
 async def test_one_node_that_answers_is_enough(cluster: Cluster, app_name: str) -> None:
     port = cluster.nodes[0].port
-    async with App(app_name, url=f"redis+cluster://127.0.0.1:1,127.0.0.1:{port}"):
-        pass
+    async with App(app_name, url=f"redis+cluster://127.0.0.1:1,127.0.0.1:{port}") as app:
+        handles = [await app.by_name("task").options(queue=queue).send() for queue in QUEUES]
+        assert [(await handle.info()).state for handle in handles] == ["queued"] * len(QUEUES)
 
 
 async def test_a_wrong_password_is_said_of_the_node_that_refused_it(start_cluster: Callable[..., Cluster]) -> None:
@@ -220,3 +222,30 @@ async def test_sends_wait_for_a_node_that_comes_back(start_cluster: Callable[...
         cluster.resume(lost)
         handles = await asyncio.gather(*sends)
         assert [(await handle.info()).state for handle in handles] == ["queued"] * 3
+
+
+async def test_each_node_gets_one_library(start_cluster: Callable[..., Cluster], app_name: str) -> None:
+    """That of the calls; to ask a node for the topology, which every process does, brings none."""
+    cluster = start_cluster(replicas=1)
+    async with App(app_name, url=cluster.url) as app:
+        await app.send("task")
+        assert [len(node.ask("FUNCTION LIST")) for node in cluster.primaries] == [1, 1, 1]
+
+
+async def test_a_user_needs_no_more_rules_than_at_one_server(
+    start_cluster: Callable[..., Cluster], start: Callable[[Cluster], Project]
+) -> None:
+    cluster = start_cluster()
+    (shown,) = [each.text for each in blocks("docs/worker.md") if each.text.startswith("ACL SETUSER shop")]
+    for node in cluster.nodes:
+        node.ask(*shown.split())
+    project = start(cluster)
+    project.settings["AIOQ_URL"] = cluster.url.replace("//", "//shop:secret@")
+    worker = await project.ready_worker("jobs:app")
+    jobs = project.load("jobs")
+    async with jobs.app:
+        await asyncio.gather(*(echoed(jobs.app, queue) for queue in QUEUES))
+        handle = await jobs.app.by_name("echo.q0").options(queue="q0", delay=60).send("x")
+        assert await handle.cancel()
+    assert await worker.stop() == 0
+    assert "WARNING" not in worker.log

@@ -72,6 +72,17 @@ class Site:
         gaps = list(pairwise(times))
         return [max((b - a for a, b in gaps if b > begin and a < end), default=0.0) for begin, end in self.breaks]
 
+    async def outage(self, case: Case, harm: Callable[[Node], object]) -> tuple[Node, float]:
+        """Harm the queue's node and wait for its replacement; seconds from the promotion to the first job."""
+        await asyncio.sleep(case.chance.uniform(0.3, 1.0))
+        node, began = self.node, time.monotonic()
+        harm(node)
+        self.rig.ledger.fault("node", 0, began)
+        await asyncio.to_thread(self.cluster.wait_for_promotion, node)
+        first = await self.first_job_after(time.monotonic())
+        self.breaks.append((began, time.monotonic()))
+        return node, first
+
 
 def slot_of(cluster: Cluster, rig: Rig, queue: str) -> int:
     return cluster.slot_of(f"aioq:{{{rig.project.name}:{queue}}}")
@@ -125,14 +136,8 @@ async def test_a_primary_that_dies_is_replaced_and_nothing_confirmed_is_lost(
     firsts: list[float] = []
     async with loaded(cluster, rig, case) as site:
         for _ in range(deaths):
-            await asyncio.sleep(case.chance.uniform(0.3, 1.0))
-            lost, began = site.node, time.monotonic()
-            cluster.kill(lost)
-            rig.ledger.fault("node", 0, began)
-            await asyncio.to_thread(cluster.wait_for_promotion, lost)
-            promoted = time.monotonic()
-            firsts.append(await site.first_job_after(promoted))
-            site.breaks.append((began, time.monotonic()))
+            lost, first = await site.outage(case, cluster.kill)
+            firsts.append(first)
             await asyncio.to_thread(cluster.restart, lost)
 
     found = rig.verdict()
@@ -200,13 +205,9 @@ async def test_a_node_that_hangs_is_noticed_and_comes_back(
     firsts: list[float] = []
     async with loaded(cluster, rig, case) as site:
         for _ in range(stops):
-            await asyncio.sleep(case.chance.uniform(0.3, 1.0))
-            hung, began = site.node, time.monotonic()
-            cluster.stop(hung)
-            rig.ledger.fault("node", 0, began)
-            await asyncio.to_thread(cluster.wait_for_promotion, hung)
-            firsts.append(await site.first_job_after(time.monotonic()))
-            site.breaks.append((began, time.monotonic()))
+            hung, first = await site.outage(case, cluster.stop)
+            firsts.append(first)
+            began, _ = site.breaks[-1]
             await asyncio.sleep(max(0.0, began + (30 if case.full else 7) - time.monotonic()))
             cluster.resume(hung)
             await asyncio.to_thread(cluster.wait_until_agreed)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aioq.errors import ServerError, ServerRejectedError
 from aioq.store.pubsub import Inbox
@@ -31,7 +31,7 @@ class _Listening:
     confirmed: "asyncio.Future[None]"
     at: Inbox | None = None
     was_at: bool = False
-    task: "asyncio.Task[None] | None" = field(default=None)
+    task: "asyncio.Task[None] | None" = None
 
 
 class ClusterInbox:
@@ -46,7 +46,6 @@ class ClusterInbox:
         self._inbox_of = inbox_of
         self._check = check
         self._listening: dict[str, _Listening] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
 
     async def listen(self, channel: str, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         """Listen to a channel; returns once a node has confirmed the subscription.
@@ -96,7 +95,7 @@ class ClusterInbox:
         """Stop listening to everything."""
         tasks = [each.task for each in self._listening.values() if each.task is not None]
         self._listening.clear()
-        await end([*tasks, *self._leaving])
+        await end(tasks)
 
     def _subscribe(self, channel: str, listening: _Listening) -> None:
         if listening.task is not None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from redis.exceptions import ResponseError
@@ -10,8 +11,10 @@ from redis.exceptions import ResponseError
 from aioq.config.urls import Servers, mask_url
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.store.redis.cluster.topology import NOWHERE, Address, Topology, moved, parse_topology, slot_of
-from aioq.store.redis.errors import SlotUnservedError, translate
+from aioq.store.redis.errors import CLIENT_ERRORS, SlotUnservedError, translate
 from aioq.store.redis.net.commands import Link
+from aioq.store.redis.net.connection import Connection
+from aioq.store.redis.net.mode import as_dict
 from aioq.util.aio import end
 from aioq.util.log import logger
 from aioq.util.randomness import RANDOM
@@ -182,7 +185,8 @@ class Router(Generic[N]):
         views = [answer for answer in answers if isinstance(answer, Topology)]
         if not views:
             raise _no_view(self._shown_url, [answer for answer in answers if isinstance(answer, ServerError)])
-        self._set(max(views, key=lambda view: (view.epoch, -view.uncovered)))
+        newest = max(views, key=lambda view: (view.epoch, -view.uncovered))
+        self._set(replace(newest, is_sharded=all(view.is_sharded for view in views)))
 
     async def _answers_of(self, addresses: Sequence[Address]) -> list[Topology | ServerError]:
         """What these nodes answer. Once one has told its view, the others have as long again: one may hang."""
@@ -212,30 +216,32 @@ class Router(Generic[N]):
     async def view_of(self, address: Address) -> Topology:
         """The view of one node, over a connection of its own: one that is open may hang.
 
+        It is a bare one: no library is loaded, perhaps into a replica, only to ask this.
+
         Raises:
             ServerError: it does not answer, or refuses.
         """
         url = self._servers.server_url(*address)
-        link = Link(url, mask_url(url))
+        connection: Connection | None = None
         try:
             async with asyncio.timeout(ASK_WITHIN):
-                commands = (("CLUSTER", "SLOTS"), ("CLUSTER", "INFO"), ("INFO", "server"))
-                slots, info, server = await asyncio.gather(*(link.command(*each) for each in commands))
-        except TimeoutError:
-            raise ServerUnavailableError(f"{mask_url(url)} cannot be reached: it does not answer") from None
+                connection = await Link(url, mask_url(url)).connect()
+                connection.send(("CLUSTER", "SLOTS"), ("CLUSTER", "INFO"), ("HELLO",))
+                slots, info, hello = [await connection.read() for _ in range(3)]
         except ResponseError as error:
             if "cluster support disabled" in str(error):
                 raise ServerRejectedError(
                     f"{mask_url(url)} is no node of a cluster; the URL of a server by itself is {mask_url(url)}"
                 ) from None
             raise translate(error, mask_url(url)) from None
+        except CLIENT_ERRORS as error:  # a timeout among them
+            raise translate(error, mask_url(url)) from None
         finally:
-            await link.close()
-        return parse_topology(slots, info + server, address)
+            if connection is not None:
+                connection.close()
+        return parse_topology(slots, info, as_dict(hello), address)
 
     def _set(self, topology: Topology) -> None:
-        if topology == self._topology:
-            return
         if topology.primaries == self._topology.primaries:
             self._topology = topology
             return

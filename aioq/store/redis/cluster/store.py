@@ -38,12 +38,12 @@ PATIENCE = 5.0
 """Seconds for which a verb of a caller who does not retry is repeated while the queue's slot moves. A guess: a
 slot with few keys moves within milliseconds, and a person who waits longer wants to know why."""
 
+RETRY_PAUSE = 0.05
+"""Seconds between two of these attempts."""
+
 SILENCE = 1.5
 """Seconds without a reply after which the cluster is asked whether the queue has another node by now. A guess: far
 longer than a reply takes, and a node is replaced after some seconds at the earliest."""
-
-RETRY_PAUSE = 0.05
-"""Seconds between two of these attempts."""
 
 
 class ClusterStore:

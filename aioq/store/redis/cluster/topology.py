@@ -1,10 +1,12 @@
 """Which node serves which slot: pure, made of what a node answers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from redis.crc import key_slot
+
+from aioq.store.redis.server_check import parsed
 
 SLOTS = 16_384
 """The slots of a cluster (Redis Cluster specification)."""
@@ -52,8 +54,10 @@ NOWHERE = Topology((None,) * SLOTS, frozenset(), -1)
 """The view of who has not asked yet."""
 
 
-def parse_topology(slots: Iterable[Any], info: bytes, asked: Address) -> Topology:
-    """The view of the node `asked`: its replies to CLUSTER SLOTS, and to CLUSTER INFO and INFO as one text.
+def parse_topology(slots: Iterable[Any], info: bytes, hello: Mapping[bytes, Any], asked: Address) -> Topology:
+    """The view of the node `asked`, of its replies to CLUSTER SLOTS, CLUSTER INFO and HELLO.
+
+    HELLO tells the version; it needs no permission, as INFO does.
 
     A node that does not know its own address answers without a host: then it is the one that it was asked at.
     """
@@ -63,12 +67,9 @@ def parse_topology(slots: Iterable[Any], info: bytes, asked: Address) -> Topolog
         found = [((host or asked[0].encode()).decode(), int(port)) for host, port, *_ in servers]
         nodes.update(found)
         primaries[first : last + 1] = [found[0]] * (last - first + 1)
-    facts = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-    epoch = int(facts.get("cluster_current_epoch", 0))
-    major = int(facts.get("redis_version", "7").partition(".")[0])
-    return Topology(
-        tuple(primaries), frozenset(nodes), epoch, "valkey_version" in facts or major >= _SHARDED_SINCE
-    )
+    epoch = int(parsed(info).get("cluster_current_epoch", 0))
+    major = int(hello[b"version"].partition(b".")[0])
+    return Topology(tuple(primaries), frozenset(nodes), epoch, major >= _SHARDED_SINCE)
 
 
 def moved(topology: Topology, slot: int, address: Address) -> Topology:

@@ -52,14 +52,14 @@ class AppKeys:
         counts: how many there are, by queue.
         of_workers: by queue and worker, the keys that belong to this worker.
         records: the keys of some job records.
-        strange: the keys with names that this version of aioq does not use.
+        unknown: the keys with names that this version of aioq does not use.
     """
 
     app: str
     counts: Counter[str] = field(default_factory=Counter[str])
     of_workers: defaultdict[str, dict[str, list[str]]] = field(default_factory=lambda: defaultdict(dict))
     records: list[bytes] = field(default_factory=list[bytes])
-    strange: list[str] = field(default_factory=list[str])
+    unknown: list[str] = field(default_factory=list[str])
 
     def add(self, key: bytes) -> None:
         """Add one key."""
@@ -68,7 +68,7 @@ class AppKeys:
         kind, _, each = name.partition(":")
         self.counts[queue] += 1
         if not found or not (name in ONES or (kind in MANY and each)):
-            self.strange.append(text)
+            self.unknown.append(text)
         elif kind in _OF_WORKERS:
             self.of_workers[queue].setdefault(each, []).append(text)
         elif kind == "job" and len(self.records) < MOST_RECORDS:
@@ -162,17 +162,17 @@ async def _check_workers(examination: Examination, found: AppKeys) -> None:
 
 async def _check_format(examination: Examination, found: AppKeys) -> None:
     """Find keys and records of another version."""
-    if found.strange:
+    if found.unknown:
         examination.found(
             Check.FORMAT,
-            f"has keys whose names this version of aioq does not use: {listed(sorted(found.strange))}",
+            f"has keys whose names this version of aioq does not use: {listed(sorted(found.unknown))}",
             "upgrade this program, if a newer version is in use; else UNLINK them",
         )
     origins = await _origins(examination, found.records)
     for origin, words, advice in (
         (Origin.NEWER, "that a newer version of aioq has written", "upgrade the workers: they put these jobs off"),
         (
-            Origin.STRANGE,
+            Origin.UNREADABLE,
             "that this version of aioq cannot read",
             "let the version that wrote them run the queue empty, or UNLINK them",
         ),
@@ -193,7 +193,7 @@ async def _origins(examination: Examination, keys: Sequence[bytes]) -> list[tupl
 def _origin(reply: object) -> Origin | None:
     """The origin of a record; None where it has gone meanwhile."""
     if isinstance(reply, ResponseError):
-        return Origin.STRANGE if "WRONGTYPE" in str(reply) else None  # its slot may be moving
+        return Origin.UNREADABLE if "WRONGTYPE" in str(reply) else None  # its slot may be moving
     if isinstance(reply, BaseException):
         raise reply
     return origin_of(reply) if isinstance(reply, bytes) else None

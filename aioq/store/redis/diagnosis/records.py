@@ -22,7 +22,7 @@ class Origin(enum.Enum):
 
     KNOWN = enum.auto()
     NEWER = enum.auto()
-    STRANGE = enum.auto()
+    UNREADABLE = enum.auto()
 
 
 def origin_of(text: bytes) -> Origin:
@@ -32,9 +32,9 @@ def origin_of(text: bytes) -> Origin:
         state = msgspec.msgpack.decode(fields[_STATE], type=str | bool) if len(fields) > _STATE else False
         extra = _names(fields[_EXTRA]) if len(fields) > _EXTRA else set[str]()
     except _UNREADABLE:
-        return Origin.STRANGE
+        return Origin.UNREADABLE
     if len(fields) < _LEAST:
-        return Origin.STRANGE
+        return Origin.UNREADABLE
     is_known_state = not state or state in set(JobState)
     if len(fields) > FIELDS or not is_known_state or not extra <= set(Extra.__struct_fields__):
         return Origin.NEWER
@@ -50,7 +50,7 @@ def _origin_of_envelope(envelope: bytes | None) -> Origin:
     except NewerVersionError:
         return Origin.NEWER
     except WireError:
-        return Origin.STRANGE
+        return Origin.UNREADABLE
     return Origin.KNOWN
 
 

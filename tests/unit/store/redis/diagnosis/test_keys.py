@@ -27,7 +27,7 @@ def test_keys_are_counted_by_queue():
     found = kept("mail}:workers", "mail}:job:a", "old}:normal:rest", "}:schedule-queues")
     assert found.counts == {"mail": 2, "old": 1, "": 1}
     assert found.records == [b"aioq:{shop:mail}:job:a"]
-    assert found.strange == []
+    assert found.unknown == []
 
 
 def test_keys_of_workers_are_found_by_worker():
@@ -42,7 +42,7 @@ def test_keys_of_workers_are_found_by_worker():
     "key", ["mail}:done:x", "mail}:job", "mail}:job:", "mail}", "mail", "mail}:normal:rest:x"]
 )
 def test_other_names_are_of_another_version(key: str):
-    assert kept(key).strange == [f"aioq:{{shop:{key}"]
+    assert kept(key).unknown == [f"aioq:{{shop:{key}"]
 
 
 def test_a_bounded_number_of_records_is_read():
