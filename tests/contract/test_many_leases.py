@@ -152,6 +152,7 @@ class TestOverANetwork:
         self, client: Client, proxy: Proxy
     ) -> None:
         await client.join(*QUEUES)
+        proxy.latency = 0.2  # so that all is sent before the connection breaks
         proxy.cut_next_reply(larger_than=1000)
         results = await client.renew(*QUEUES)
 
