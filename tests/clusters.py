@@ -188,10 +188,12 @@ class Cluster:
         nodes: all that were not forgotten, the first primaries first.
     """
 
-    def __init__(self, name: str, directory: Path, options: dict[str, Any]) -> None:
+    def __init__(
+        self, name: str, directory: Path, options: dict[str, Any], *, full_coverage: bool = False
+    ) -> None:
         self.name = name
         self.nodes: list[Node] = []
-        self._directory, self._options = directory, options
+        self._directory, self._options, self._full_coverage = directory, options, full_coverage
         self._started = 0
         self._slots_of_lost: dict[str, int] = {}  # one slot of each primary that was killed or stopped
 
@@ -227,13 +229,14 @@ class Cluster:
         args = [*AT_ONCE, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"]
         args += ["--cluster-announce-ip", "127.0.0.1"]
         args += ["--cluster-node-timeout", str(node_timeout)]
-        args += ["--cluster-require-full-coverage", "yes" if full_coverage else "no"]
+        # Set when all slots have an owner: with it, no node of a new cluster would ever take commands.
+        args += ["--cluster-require-full-coverage", "no"]
         args += ["--tls-cluster", "yes", "--tls-replication", "yes"] if tls else []
         args += ["--masterauth", login.password] if login else []
         args += ["--masteruser", login.user] if login and login.user else []
         options = {"tls": tls, "login": login, "appendonly": appendonly, "extra_args": [*args, *extra_args]}
         for attempt in range(1, TRIES + 1):
-            cluster = cls(name, directory / f"try-{attempt}", options)
+            cluster = cls(name, directory / f"try-{attempt}", options, full_coverage=full_coverage)
             try:
                 cluster._build(primaries, replicas)
             except (
@@ -322,6 +325,7 @@ class Cluster:
         """Start a node again, after a SIGTERM if it still runs; its data is there with `appendonly` only."""
         node.server.restart()
         node.stopped = False
+        self._require_coverage([node])
         self.wait_until_agreed()
 
     def add_node(self, *, replica_of: Node | None = None) -> Node:
@@ -332,6 +336,7 @@ class Cluster:
         self._meet([node])
         if replica_of is not None:
             self._replicate(node, replica_of)
+        self._require_coverage([node])
         self.wait_until_agreed()
         return node
 
@@ -383,6 +388,10 @@ class Cluster:
         """Wait until all nodes that answer take commands, are connected, and know the same owners and replicas."""
         self._wait(self._agreed)
 
+    def wait_until_down(self) -> None:
+        """Wait until no node that answers takes commands; for a cluster with `full_coverage` that has lost one."""
+        self._wait(lambda views: all(view.state == "fail" for view in views))
+
     def wait_until_whole(self) -> None:
         """Do the same, for all nodes; TimeoutError at once where one does not answer."""
         if not all(node.answers for node in self.nodes):
@@ -417,6 +426,12 @@ class Cluster:
         for number, node in enumerate(rest):
             self._replicate(node, first[number % primaries])
         self.wait_until_agreed()
+        self._require_coverage(self.nodes)
+
+    def _require_coverage(self, nodes: list[Node]) -> None:
+        """Let these nodes take no commands while a slot has no owner, where that is wanted."""
+        for node in nodes if self._full_coverage else ():
+            node.ask("CONFIG SET", "cluster-require-full-coverage", "yes")
 
     def _launch(self, slots: range | None) -> Node:
         """Start a node that is the replica of a primary which is not there, and which owns these slots.

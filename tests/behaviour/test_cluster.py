@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from aioq import App, JobNotFoundError, ServerError, ServerRejectedError, ServerUnavailableError
+from aioq import App, JobNotFoundError, SendError, ServerError, ServerRejectedError, ServerUnavailableError
+from aioq.store.redis.durability import Confirmation
+from aioq.store.redis.keys import base_key
+from aioq.store.redis.net.commands import Link
 from tests.behaviour.kit import Project, cleared, until
 from tests.behaviour.pages import blocks
-from tests.clusters import Cluster, Node
+from tests.clusters import Cluster, Node, free_ports
 from tests.servers import Login, Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
@@ -167,6 +170,43 @@ async def test_a_server_that_is_no_cluster_is_named(start_server: Callable[..., 
     server = start_server(tcp=True)
     with pytest.raises(ServerRejectedError, match=rf"redis://127.0.0.1:{server.port} is no node of a cluster"):
         await opened(f"redis+cluster://127.0.0.1:{server.port}")
+
+
+async def test_a_lone_send_to_one_node_says_which_url_to_write(cluster: Cluster, app_name: str) -> None:
+    """It does not look at the server first; the node's answer shows what it is, and nothing is tried again."""
+    node = cluster.nodes[0]
+    app = App(app_name, url=f"redis://127.0.0.1:{node.port}")
+    other = app.by_name("task").options(queue=next(q for q in QUEUES if node_of(cluster, app, q) is not node))
+    url = rf"redis\+cluster://127.0.0.1:{node.port}$"
+    said = f"is a node of a cluster, and it has only a part of the queues; write {url}"
+    began = time.monotonic()
+    with pytest.raises(ServerRejectedError, match=said):
+        await other.send()
+    with pytest.raises(ServerRejectedError, match=said):
+        await app.send_many([other.call()] * 2)
+    assert time.monotonic() - began < 5
+    await app.aclose()
+
+
+async def test_so_does_a_write_that_is_to_be_confirmed(cluster: Cluster, app_name: str) -> None:
+    node = cluster.nodes[0]
+    link = Link(f"redis://127.0.0.1:{node.port}", "the server")
+    keys = (base_key(app_name, queue) for queue in QUEUES)
+    key = next(key for key in keys if cluster.node_of(cluster.slot_of(key)) is not node)
+    with pytest.raises(ServerRejectedError, match="the server is a node of a cluster"):
+        await link.call("info", key, (), Confirmation(("WAIT", 0, 1), "is not confirmed"))
+    await link.close()
+
+
+async def test_a_lone_send_to_a_node_without_slots_says_at_last_which_url_to_write(
+    start_server: Callable[..., Server], app_name: str
+) -> None:
+    """Behind a proxy the same answer heals by itself, so it is tried until `send_timeout`."""
+    server = start_server(tcp=True, choose_port=free_ports, extra_args=("--cluster-enabled", "yes"))
+    app = App(app_name, url=f"redis://127.0.0.1:{server.port}", send_timeout=0.5)
+    with pytest.raises(SendError, match=rf"CLUSTERDOWN.*write redis\+cluster://127.0.0.1:{server.port}"):
+        await app.send("task")
+    await app.aclose()
 
 
 async def test_nodes_that_cannot_be_reached_are_all_named() -> None:

@@ -11,7 +11,7 @@ from aioq.store.diagnosis import Check, Finding
 from aioq.store.redis.durability import Durability, require_fsync
 from aioq.store.redis.errors import granted_by
 from aioq.store.redis.net.commands import Link
-from aioq.store.redis.net.mode import as_dict, url_for
+from aioq.store.redis.net.mode import as_dict, is_a_node
 from aioq.util.log import logger
 
 log = logger("aioq.redis")
@@ -49,10 +49,7 @@ async def require_usable(link: Link, server: Identity, durability: Durability, *
     """Check that aioq can work with such a server; the arguments and errors are those of `check_server`."""
     product, version, mode = server
     if mode == "cluster" and not in_cluster:
-        raise ServerRejectedError(
-            f"{link.shown_url} is a node of a cluster, and it has only a part of the queues; write "
-            f"{url_for('cluster', link.server_url)}"
-        )
+        raise is_a_node(link.server_url, link.shown_url)
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         raise ServerRejectedError(
             f"{link.shown_url} is {product} {version}; aioq needs Redis 6.2 or newer, or Valkey"

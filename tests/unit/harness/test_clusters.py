@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 from redis.cluster import ClusterNode, RedisCluster
-from redis.exceptions import AskError, MovedError, TryAgainError
+from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
 
 from aioq.config.urls import parse_servers
 from tests.clusters import BUS, Cluster, Clusters, Manner, Node, free_ports
@@ -172,6 +172,22 @@ def test_a_stopped_node_goes_on(own: Cluster) -> None:
             client.ping()
         own.resume(primary)
     own.wait_until_agreed()
+
+
+@pytest.mark.parametrize("name", available())
+def test_where_all_slots_are_required_no_node_takes_commands_without_one(
+    name: str, start_cluster: StartCluster
+) -> None:
+    cluster = start_cluster(name, full_coverage=True)
+    lost, left = cluster.primaries[:2]
+    cluster.kill(lost)
+    cluster.wait_until_down()
+    with pytest.raises(ClusterDownError):
+        left.ask("SET", _key_in(cluster, left), "1")
+    cluster.restart(lost)
+    for node in cluster.primaries:
+        node.ask("SET", _key_in(cluster, node), "1")
+        assert node.ask("CONFIG GET", "cluster-require-full-coverage") == {"cluster-require-full-coverage": "yes"}
 
 
 def test_the_login_is_that_of_clients_and_replicas_and_of_moved_keys(start_cluster: StartCluster) -> None:

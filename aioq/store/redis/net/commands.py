@@ -15,13 +15,14 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
+from aioq.errors import ServerError
 from aioq.store.redis.calls import MOST_TRIES, ClusterNode, calls_for
 from aioq.store.redis.durability import Confirmation
-from aioq.store.redis.errors import CLIENT_ERRORS, closed_here, translate
+from aioq.store.redis.errors import CLIENT_ERRORS, SlotUnservedError, closed_here, translate
 from aioq.store.redis.net.confirming import REPLY_TIMEOUT, ConfirmedWrites
 from aioq.store.redis.net.connection import Arg, Connection
 from aioq.store.redis.net.failover import Failover
-from aioq.store.redis.net.mode import reject_sentinel
+from aioq.store.redis.net.mode import if_a_node, reject_sentinel
 from aioq.store.redis.net.opening import Opener
 from aioq.store.redis.net.pipeline import Pipe, Request
 from aioq.store.redis.replies import Rest
@@ -65,7 +66,7 @@ class _Command(_Request):
         if not isinstance(reply, Exception):
             self.reply.set_result(reply)
         elif isinstance(reply, CLIENT_ERRORS) and not isinstance(reply, ResponseError):
-            self.reply.set_exception(_translated(reply, self.link.shown_url))
+            self.reply.set_exception(self.link.translated(reply))
         else:
             self.link.drop_if_replaced(reply)
             self.reply.set_exception(reply)
@@ -116,7 +117,7 @@ class _Call(_Request):
         elif isinstance(reply, CLIENT_ERRORS):
             reply = self.link.calls.reason_for(reply)
             self.link.drop_if_replaced(reply)
-            self.reply.set_exception(_translated(reply, self.link.shown_url))
+            self.reply.set_exception(self.link.translated(reply))
         else:
             self.reply.set_exception(reply)
 
@@ -160,8 +161,9 @@ class Link:
         self.calls = calls_for(node)
         self._is_loading = False
         self._is_no_sentinel = False
+        self._is_node = node is not None
         self._closed = False
-        self.failover = Failover(in_cluster=node is not None)
+        self.failover = Failover(in_cluster=self._is_node)
         self.failover.on_drop(self._drop)
         self.confirmed = ConfirmedWrites(self.connect, self.failover, shown_url, self.calls)
 
@@ -193,7 +195,10 @@ class Link:
         """
         if confirmation is None:
             return await self.begin(name, key, args)
-        return await self.confirmed.call(name, key, args, confirmation)
+        try:
+            return await self.confirmed.call(name, key, args, confirmation)
+        except SlotUnservedError as fault:
+            raise self._explained(fault) from None
 
     def begin(self, name: str, key: str, args: Sequence[Arg], read: Read | None = None) -> "asyncio.Future[Any]":
         """Call a command as `call` does, without a confirmation.
@@ -297,6 +302,15 @@ class Link:
         self._is_loading = False
         self.calls.library_answered(reply)
 
+    def translated(self, error: Exception) -> Exception:
+        """The error that a caller gets for an error of the server or the connection."""
+        fault = self._explained(translate(error, self.shown_url))
+        fault.__context__, fault.__suppress_context__ = error, True  # as `raise ... from None`
+        return fault
+
+    def _explained(self, fault: ServerError) -> ServerError:
+        return fault if self._is_node else if_a_node(fault, self.server_url, self.shown_url)
+
     def drop_if_replaced(self, error: Exception) -> None:
         """Drop all connections if this error means that another server may have replaced this one."""
         if self.failover.shown_by(error):
@@ -346,9 +360,3 @@ class Link:
                 pipe.close()
             self.confirmed.close()
             self.failover.close()
-
-
-def _translated(error: Exception, shown_url: str) -> Exception:
-    fault = translate(error, shown_url)
-    fault.__context__, fault.__suppress_context__ = error, True  # as `raise ... from None`
-    return fault

@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from aioq.errors import ServerRejectedError
+from aioq.errors import ServerError, ServerRejectedError
+from aioq.store.redis.errors import SlotUnservedError
 from aioq.store.redis.net.connection import Arg
 
 
@@ -13,6 +14,27 @@ def url_for(kind: str, server_url: str) -> str:
     parts = urlsplit(server_url)
     address = parts.netloc.rpartition("@")[2] or "host:port"  # a Unix socket has none
     return f"{'rediss' if parts.scheme == 'rediss' else 'redis'}+{kind}://{address}"
+
+
+def is_a_node(server_url: str, shown_url: str) -> ServerRejectedError:
+    """The error for the URL of one server that leads to a node of a cluster."""
+    return ServerRejectedError(
+        f"{shown_url} is a node of a cluster, and it has only a part of the queues; write "
+        f"{url_for('cluster', server_url)}"
+    )
+
+
+def if_a_node(fault: ServerError, server_url: str, shown_url: str) -> ServerError:
+    """The error to raise for an error of a server that is not meant to be a node of a cluster.
+
+    Only such a node says that another one serves a slot. That a slot is not served now may also be what a proxy
+    passes on, and may heal.
+    """
+    if not isinstance(fault, SlotUnservedError):
+        return fault
+    if fault.moved_to is not None:
+        return is_a_node(server_url, shown_url)
+    return SlotUnservedError(f"{fault}; if it is a node of a cluster, write {url_for('cluster', server_url)}")
 
 
 def as_dict(pairs: Sequence[Any]) -> dict[bytes, Any]:
