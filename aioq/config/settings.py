@@ -37,6 +37,7 @@ from aioq.config.validators import (
     MODULE,
     MODULES,
     PATH,
+    REPLICAS,
     ROUTES,
     SCHEDULES,
     TIMEZONE,
@@ -96,7 +97,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         health_host: the address on which it listens; 0.0.0.0 for all, `::` for all with IPv6. A container whose
             probes come from outside needs one of these. Default "127.0.0.1", this host alone.
         durability: what `send` and the writing of an outcome wait for: "memory" (the server has it), "fsync" (it
-            is in the server's append-only file, on disk), "replicated" (a replica has it). Default "memory".
+            is in the server's append-only file, on disk), "replicated" (its replicas have it). Default "memory".
+        replicas: with durability="replicated", how many replicas have to have it: "all" that may be promoted, or
+            a number, below which nothing is confirmed. Default "all".
         dead_ttl: how long a dead job is kept for the operator. Default 604800 (a week).
         dead_limit: how many dead jobs a queue keeps; the oldest are dropped first. Default 10000.
         poll_interval: how often a waiter asks for its result without being notified, above 0; less than 0.01
@@ -131,6 +134,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     health_port: Annotated[int | None, integer(0, 65535, optional=True)] = None
     health_host: Annotated[str, HOST] = "127.0.0.1"
     durability: Annotated[str, choice("memory", "fsync", "replicated")] = "memory"
+    replicas: Annotated[int | Literal["all"], REPLICAS] = "all"
     dead_ttl: Annotated[float, duration(0)] = 604_800.0
     dead_limit: Annotated[int, integer(0)] = 10_000
     poll_interval: Annotated[float, duration(0, above=True)] = 5.0
@@ -187,6 +191,7 @@ class SettingArgs(TypedDict, total=False):
     health_port: int | None
     health_host: str
     durability: Literal["memory", "fsync", "replicated"]
+    replicas: int | Literal["all"]
     dead_ttl: Duration
     dead_limit: int
     poll_interval: Duration
@@ -213,13 +218,18 @@ def load_settings(
         environ: the environment; default `os.environ`.
 
     Raises:
-        ConfigError: a name is unknown, or a value has the wrong type or is out of range.
+        ConfigError: a name is unknown, a value has the wrong type or is out of range, or one has no effect
+            without another.
     """
     chosen: dict[str, Any] = {
         **{name: _fit(name, value, file_source or "the file") for name, value in (file or {}).items()},
         **_from_environ(os.environ if environ is None else environ),
         **{name: _fit(name, value, "App(...)") for name, value in explicit.items()},
     }
+    if "replicas" in chosen and "durability" not in chosen:
+        raise ConfigError(
+            "setting 'replicas' says how many replicas confirm a write: set durability=\"replicated\" too"
+        )
     return Settings(**chosen)
 
 

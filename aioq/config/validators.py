@@ -103,6 +103,17 @@ def choice(*choices: str) -> Rule:
     return Rule(check, str, "one of " + ", ".join(choices))
 
 
+MOST_REPLICAS = 1000
+"""The most replicas that may be asked for: no primary has as many, so a larger number is a mistake."""
+
+
+def _check_replicas(value: object) -> str | int | None:
+    if isinstance(value, str) and value.lower() == "all":
+        return "all"
+    fits = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_REPLICAS
+    return cast("int", value) if fits else None
+
+
 def _check_text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
@@ -157,6 +168,7 @@ def _routes_objection(routes: dict[str, str]) -> str | None:
 
 PATH = Rule(_check_path, str, "the path of a directory")
 MODULES = Rule(_check_modules, _split, "a list of modules (separated by commas in the environment)")
+REPLICAS = Rule(_check_replicas, _parse_number, f'"all" or an integer from 1 to {MOST_REPLICAS}')
 HOST = Rule(_check_text, str, "a host name or an address")
 _SHOWN = ", ".join(f"{scheme}://" for scheme in SCHEMES if "+" not in scheme and scheme != "unix")
 URL = Rule(

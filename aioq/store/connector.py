@@ -100,6 +100,7 @@ class Connector:
                 shown_url=mask_url(url or ""),
                 limits=limits_of(settings),
                 durability=settings.durability,
+                replicas=settings.replicas,
             )
         return redis_store.RedisStore(
             self._name,
@@ -107,6 +108,7 @@ class Connector:
             shown_url=mask_url(url or LOCAL_URL),
             limits=limits_of(settings),
             durability=settings.durability,
+            replicas=settings.replicas,
             revive=revive,
             advice="" if url else NOTHING_CONFIGURED,
         )

@@ -67,8 +67,12 @@ async def test_the_documented_rules_are_enough_for_everything(
     assert await doctor.ended() == 0, doctor.printed
     assert not [line for line in worker.lines if re.search("WARNING|ERROR|NOPERM", line)], worker.log
     assert await worker.stop() == 0
-    async with App(project.name, url=server.url, durability="replicated") as app:
+    async with App(project.name, url=server.url, durability="replicated", replicas=1) as app:
         await (await internals_of(app).store()).open(thorough=True)
+    async with App(project.name, url=server.url, durability="replicated") as app:
+        store = await internals_of(app).store()
+        with pytest.raises(ServerRejectedError, match=r"is missing: ACL SETUSER <user> \+info"):
+            await store.open(thorough=True)
 
 
 async def test_a_user_of_one_application_needs_its_keys_and_channels_only(

@@ -50,7 +50,7 @@ TICK = Tick(
     overlap=Overlap.ONE,
     max_runs=0,
 )
-CONFIRMED = Confirmation((), "")
+CONFIRMED = Confirmation()
 GONE = -2  # what PTTL says of a key that is not there
 NODES = 200  # entries: a lane is trimmed by whole nodes of 100, and two of them may be in use
 

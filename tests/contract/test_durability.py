@@ -3,9 +3,9 @@
 import asyncio
 import os
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,13 +14,16 @@ import redis
 from aioq import App
 from aioq.app import internals_of
 from aioq.errors import ServerRejectedError, ServerUnavailableError
+from aioq.jobs.job import JobState
 from aioq.store.contract import Limits, NewJob, Verb
 from aioq.store.redis import RedisStore
 from aioq.store.redis.durability import Durability, require_fsync
 from aioq.store.redis.net.confirming import MAX_CONFIRMATIONS
 from aioq.store.redis.net.connection import Connection
+from aioq.store.redis.replicas import Replicas
 from aioq.store.schedules import Entry, Overlap, Tick
 from tests.contract.kit import CALL, QUEUE, THREE, eventually, ids, joined, send, settle, take_one
+from tests.failovers import AT_ONCE
 from tests.servers import Server, available
 
 pytestmark = pytest.mark.anyio
@@ -30,11 +33,12 @@ SOON = 300  # ms: how long these tests let a server take to confirm
 
 
 @asynccontextmanager
-async def opened(server: Server, durability: Durability) -> AsyncIterator[RedisStore]:
-    store = RedisStore("shop", server.url, shown_url="redis://x", limits=Limits(), durability=durability)
-    confirmation = store._confirmation
-    assert confirmation is not None
-    store._confirmation = replace(confirmation, command=(*confirmation.command[:-1], SOON))
+async def opened(server: Server, durability: Durability, replicas: Replicas = "all") -> AsyncIterator[RedisStore]:
+    store = RedisStore(
+        "shop", server.url, shown_url="redis://x", limits=Limits(), durability=durability, replicas=replicas
+    )
+    assert store._confirmation is not None
+    store._confirmation.patience_ms = SOON
     try:
         await store.open()
         yield store
@@ -93,7 +97,7 @@ async def test_what_does_not_reach_the_disk_is_not_confirmed_and_neither_is_its_
         await joined(store, "w")
         configure(server, appendfsync="no")
         for _ in range(2):  # the second finds the job there, and has nothing to write
-            with pytest.raises(ServerUnavailableError, match=r"redis://x did not write to its disk within 5 s"):
+            with pytest.raises(ServerUnavailableError, match=r"redis://x did not write to its disk within 0\.3 s"):
                 await send(store, "a")
 
         configure(server, appendfsync="always")
@@ -202,6 +206,128 @@ async def test_what_a_replica_has_is_confirmed_and_outlives_the_primary(start_se
     primary.kill()
     with replica.client(0) as client:
         assert client.exists("aioq:{shop:mail}:job:a")
+
+
+@asynccontextmanager
+async def with_replicas(
+    start_server: Start, name: str | None = None, count: int = 2
+) -> AsyncIterator[tuple[Server, list[Server]]]:
+    """A primary and replicas that follow it."""
+    primary = start_server(name, tcp=True, extra_args=AT_ONCE)
+    origin = (*AT_ONCE, "--replicaof", "127.0.0.1", str(primary.port))
+    replicas = [start_server(name, tcp=True, extra_args=origin) for _ in range(count)]
+    with primary.client(0) as client:
+        for key in ("first", "second"):  # the first may be in what a replica is filled with
+            client.set(key, "")
+            while client.wait(count, 100) < count:
+                pass
+    yield primary, replicas
+
+
+async def test_what_a_replica_lacks_that_may_be_promoted_is_not_confirmed(start_server: Start) -> None:
+    """Whichever of the two takes over has all that was confirmed, also the one that lagged."""
+    async with (
+        with_replicas(start_server) as (primary, (ahead, behind)),
+        opened(primary, "replicated") as store,
+    ):
+        assert await send(store, "a") == [True]
+        with stopped(behind):
+            for _ in range(2):
+                with pytest.raises(ServerUnavailableError, match=r"1 of 2 replicas"):
+                    await send(store, "b")
+        await eventually(lambda: confirms(store, "b"))
+
+        for server in (primary, ahead):
+            server.kill()
+    with behind.client(0) as client:
+        assert client.exists("aioq:{shop:mail}:job:a", "aioq:{shop:mail}:job:b") == 2
+
+
+async def test_a_replica_that_is_away_for_long_holds_up_nothing_and_counts_when_it_is_back(
+    start_server: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("aioq.store.redis.replicas.ABSENT_AFTER", 1.5)
+    async with (
+        with_replicas(start_server) as (primary, (_, away)),
+        opened(primary, "replicated") as store,
+        opened(primary, "replicated", 2) as strict,
+    ):
+        assert await send(store, "a") == [True]
+        away.kill()
+        with pytest.raises(ServerUnavailableError, match=r"1 of 2 replicas"):
+            await send(store, "b")
+        await eventually(lambda: confirms(store, "b"))
+        assert f"replica 127.0.0.1:{away.port} has confirmed nothing for 1.5 s" in caplog.text
+        with pytest.raises(ServerUnavailableError, match=r"1 of 2 replicas"):
+            await send(strict, "b")
+
+        away.restart()
+        await eventually(lambda: confirms(strict, "b"))
+        assert await send(store, "c") == [True]
+        with stopped(away), pytest.raises(ServerUnavailableError, match=r"1 of 2 replicas"):
+            await send(store, "d")
+
+
+async def test_a_replica_that_joins_counts_from_then_on(start_server: Start) -> None:
+    async with (
+        with_replicas(start_server, count=1) as (primary, _),
+        opened(primary, "replicated") as store,
+    ):
+        assert await send(store, "a") == [True]
+        origin = (*AT_ONCE, "--replicaof", "127.0.0.1", str(primary.port))
+        joined_late = start_server(tcp=True, extra_args=origin)
+        with primary.client(0) as client:
+            while client.wait(2, 100) < 2:
+                client.set("first", "")
+        with stopped(joined_late), pytest.raises(ServerUnavailableError, match=r"1 of 2 replicas"):
+            await send(store, "b")
+
+
+@pytest.mark.parametrize("replicas", ["all", 1, 2])
+async def test_what_a_confirmation_costs_the_server(start_server: Start, replicas: Replicas) -> None:
+    """Commands for each batch, whatever its size; without replicas to wait for, there are none of these."""
+    async with (
+        with_replicas(start_server) as (primary, _),
+        opened(primary, "replicated", replicas) as store,
+    ):
+        await send(store, "a")
+        before = calls_of(primary)
+        for number in range(10):
+            assert await send(store, *(f"b-{number}-{each}" for each in range(5))) == [True] * 5
+        more = calls_of(primary) - before
+        asked = {"info": 11} if replicas == "all" else {"info": 1}  # once by this test itself
+        assert {name: more[name] for name in ("set", "wait", "info")} == {"set": 10, "wait": 10, **asked}
+
+
+def calls_of(server: Server) -> Counter[str]:
+    """How often each command was called by a client."""
+    with server.client(0) as client:
+        found: Any = client.info("commandstats")
+    return Counter({name.removeprefix("cmdstat_"): facts["calls"] for name, facts in found.items()})
+
+
+async def test_a_cancellation_is_confirmed_as_any_outcome(start_server: Start) -> None:
+    async with (
+        with_replicas(start_server, count=1) as (primary, (replica,)),
+        opened(primary, "replicated") as store,
+    ):
+        assert await send(store, "a", "b") == [True, True]
+        assert await store.cancel(QUEUE, ["a"], b"", 1000) == [JobState.QUEUED]
+        with stopped(replica):
+            with pytest.raises(ServerUnavailableError, match="no replica"):
+                await store.cancel(QUEUE, ["b"], b"", 1000)
+            with pytest.raises(ServerUnavailableError, match="no replica"):
+                await store.reschedule(QUEUE, ["b"], delay_ms=1000)
+            with pytest.raises(ServerUnavailableError, match="no replica"):
+                await store.reopen(QUEUE, ["b"])
+
+
+async def confirms(store: RedisStore, job_id: str) -> bool:
+    """Whether a job's send is confirmed, be it that it was repeated."""
+    try:
+        return await send(store, job_id) == [False]
+    except ServerUnavailableError:
+        return False
 
 
 async def test_without_a_replica_nothing_is_confirmed(start_server: Start) -> None:

@@ -261,7 +261,12 @@ from aioq.errors import ServerError
 from aioq.store.redis.durability import Confirmation
 
 app = App({app_name!r}, url={redis_server.url!r})
-NEVER = Confirmation(("BLPOP", "nothing", 20), "")
+
+class Never(Confirmation):
+    def _waiting(self):
+        return [("BLPOP", "nothing", 20)]
+
+NEVER = Never()
 
 async def asked(link):
     with suppress(ServerError):

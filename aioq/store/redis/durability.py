@@ -1,20 +1,20 @@
-"""How a write is confirmed beyond the server's own reply: by its disk, or by a replica.
+"""How a write is confirmed beyond the server's own reply: by its disk, or by its replicas.
 
     memory       nothing: the server has it in memory
     fsync        WAITAOF 1 0: it is in the append-only file, on disk
-    replicated   WAIT 1: at least one replica has it
+    replicated   WAIT: replicas have it; by default all that may be promoted (`replicas.py`)
 
 WAIT and WAITAOF wait for the last *write of their own connection*, and return at once if there was none (Redis
 pull request 11713). A repeated enqueue or settle may have nothing left to write. So each confirmation starts with
 a small write of its own. Everything that was written before it, over any connection, is confirmed with it.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from aioq.errors import ServerRejectedError, ServerUnavailableError
 from aioq.store.redis.keys import synced_key
+from aioq.store.redis.replicas import Replicas, ReplicaWatch
 
 Durability = Literal["memory", "fsync", "replicated"]
 
@@ -34,52 +34,116 @@ IN_FLIGHT = 8
 would bring only 500 jobs a second. A guess: eight batches still take little memory."""
 
 
-@dataclass(frozen=True, slots=True)
+Command = tuple[str | int, ...]
+
+
 class Confirmation:
-    """How a write is confirmed.
+    """How a write is confirmed: by the disk (this class), or by replicas.
 
     Attributes:
-        command: the command that is sent after the write.
-        unconfirmed: the error's text if the server does not confirm in time.
+        patience_ms: how long the server may take.
+        trials: the commands that it needs, with arguments with which they wait for nothing.
     """
 
-    command: tuple[str | int, ...]
-    unconfirmed: str
+    trials: tuple[Command, ...] = (("WAITAOF", 0, 0, 1),)
 
-    def commands(self, key: str) -> list[tuple[str | int, ...]]:
-        """The commands after a write to the queue whose base key is `key`; the last reply is the confirmation."""
-        return [("SET", synced_key(key), "", "PX", MARK_MS), self.command]
+    def __init__(self) -> None:
+        self.patience_ms = PATIENCE_MS
 
-    def check(self, reply: Any, shown_url: str) -> None:
-        """Check that the reply confirms the write.
+    def commands(self, key: str) -> list[Command]:
+        """The commands after a write to the queue whose base key is `key`."""
+        return [("SET", synced_key(key), "", "PX", MARK_MS), *self._waiting()]
+
+    def more(self, commands: Sequence[Command], replies: Sequence[Any]) -> list[Command]:
+        """The commands that wait for more than these commands have waited for; none if that was all."""
+        del commands, replies
+        return []
+
+    def check(self, replies: Sequence[Any], shown_url: str) -> None:
+        """Check that the replies to the commands, of `commands` or `more`, confirm the write.
 
         Raises:
-            ServerUnavailableError: it does not, at least not yet.
+            ServerUnavailableError: they do not, at least not yet.
         """
-        count = cast("list[int]", reply)[0] if isinstance(reply, list) else int(reply)
-        if count < 1:
-            raise ServerUnavailableError(f"{shown_url} {self.unconfirmed} within {PATIENCE_MS / 1000:g} s")
+        if (missing := self._missing(replies)) is not None:
+            raise ServerUnavailableError(f"{shown_url} {missing} within {self.patience_ms / 1000:g} s")
+
+    def _waiting(self) -> list[Command]:
+        return [("WAITAOF", 1, 0, self.patience_ms)]
+
+    def _missing(self, replies: Sequence[Any]) -> str | None:
+        """What is missing, if anything is."""
+        return None if replies[-1][0] >= 1 else "did not write to its disk"
 
 
-_CONFIRMATIONS: Mapping[Durability, Confirmation] = {
-    "fsync": Confirmation(("WAITAOF", 1, 0, PATIENCE_MS), "did not write to its disk"),
-    "replicated": Confirmation(("WAIT", 1, PATIENCE_MS), "has no replica that confirmed the write"),
-}
+class ReplicaConfirmation(Confirmation):
+    """A write is confirmed by so many replicas."""
+
+    trials = (("WAIT", 0, 1),)
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def _waiting(self) -> list[Command]:
+        return [("WAIT", self._number, self.patience_ms)]
+
+    def _missing(self, replies: Sequence[Any]) -> str | None:
+        return _too_few(int(replies[-1]), self._number)
 
 
-def confirmation(durability: Durability) -> Confirmation | None:
-    """How writes are confirmed; None if the server's reply is enough."""
-    return _CONFIRMATIONS.get(durability)
+class AllReplicasConfirmation(Confirmation):
+    """A write is confirmed by all replicas that may be promoted.
+
+    The last known number of them is waited for, and INFO, which is carried out after WAIT has returned, says
+    whether there are more by now.
+    """
+
+    trials = (("WAIT", 0, 1), ("INFO", "replication"))
+
+    def __init__(self, watch: ReplicaWatch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def more(self, commands: Sequence[Command], replies: Sequence[Any]) -> list[Command]:
+        """Wait again if so many have confirmed as were waited for, and INFO tells of more."""
+        count, waited_for = int(replies[-2]), int(commands[-2][1])
+        self._watch.update(replies[-1])
+        return self._waiting() if waited_for <= count < self._watch.required else []
+
+    def _waiting(self) -> list[Command]:
+        return [("WAIT", self._watch.required, self.patience_ms), ("INFO", "replication")]
+
+    def _missing(self, replies: Sequence[Any]) -> str | None:
+        return _too_few(int(replies[-2]), self._watch.required, self._watch.silent)
+
+
+def _too_few(count: int, number: int, silent: Sequence[str] = ()) -> str | None:
+    if count >= number:
+        return None
+    if count == 0 and number == 1:
+        return "has no replica that confirmed the write"
+    named = f" (nothing is heard of {', '.join(silent)})" if silent else ""
+    return f"has a write that {count} of {number} replicas confirmed{named}"
+
+
+def confirmation(durability: Durability, replicas: Replicas, shown_url: str) -> Confirmation | None:
+    """How the writes to a server are confirmed; None if its reply is enough."""
+    if durability == "memory":
+        return None
+    if durability == "fsync":
+        return Confirmation()
+    return AllReplicasConfirmation(ReplicaWatch(shown_url)) if replicas == "all" else ReplicaConfirmation(replicas)
 
 
 def sends_in_flight(durability: Durability) -> int:
     """How many enqueues of a queue should be in flight at once."""
-    return IN_FLIGHT if durability in _CONFIRMATIONS else 2
+    return IN_FLIGHT if durability != "memory" else 2
 
 
 def settles_in_flight(durability: Durability) -> int:
     """How many settles of a queue should be in flight at once."""
-    return IN_FLIGHT if durability in _CONFIRMATIONS else 1
+    return IN_FLIGHT if durability != "memory" else 1
 
 
 def require_fsync(product: str, version: tuple[int, ...], policy: str | None, shown_url: str) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from redis.exceptions import ResponseError
 
 from aioq.errors import ServerRejectedError
-from aioq.store.redis.durability import Durability
+from aioq.store.redis.durability import Confirmation
 from aioq.store.redis.errors import granted_by
 from aioq.store.redis.net.commands import Link
 from aioq.store.redis.net.connection import Arg
@@ -21,14 +21,14 @@ from aioq.store.redis.net.connection import Arg
 _Command = tuple[Arg, ...]
 
 
-def trials(key: str, channel: str, durability: Durability) -> list[_Command]:
+def trials(key: str, channel: str, confirmation: Confirmation | None) -> list[_Command]:
     """Each command that aioq calls, with arguments with which it changes nothing.
 
     Args:
         key: a key that does not exist. For a moment it is a string: commands that write another type then fail,
             and create nothing.
         channel: a channel without a listener.
-        durability: how writes are confirmed.
+        confirmation: how writes are confirmed.
     """
     nothing: list[_Command] = [
         ("MSETNX", key, ""),
@@ -67,18 +67,17 @@ def trials(key: str, channel: str, durability: Durability) -> list[_Command]:
     nothing += [("XREADGROUP", "GROUP", "g", "c", "STREAMS", key, ">"), ("XTRIM", key, "MAXLEN", 0)]
     nothing += [("EVAL", "return 1", 0), ("EVALSHA", "0" * 40, 0), ("CLIENT", "ID")]
     nothing += [("PUBLISH", channel, ""), ("PUBSUB", "NUMSUB", channel)]
-    waits: dict[Durability, list[_Command]] = {"replicated": [("WAIT", 0, 1)], "fsync": [("WAITAOF", 0, 0, 1)]}
-    return nothing + waits.get(durability, [])
+    return nothing + ([] if confirmation is None else list(confirmation.trials))
 
 
-async def require(link: Link, key: str, channel: str, durability: Durability) -> None:
+async def require(link: Link, key: str, channel: str, confirmation: Confirmation | None) -> None:
     """Check that the user may do all that aioq does.
 
     Raises:
         ServerRejectedError: it may not; the message names all that is missing.
         ServerUnavailableError: the server does not answer.
     """
-    lacking = await missing(link, key, channel, durability)
+    lacking = await missing(link, key, channel, confirmation)
     if lacking is not None:
         raise ServerRejectedError(
             f"{link.shown_url} {lacking.problem}; what aioq needs and is missing: {lacking.advice}"
@@ -92,13 +91,13 @@ class Missing(NamedTuple):
     advice: str
 
 
-async def missing(link: Link, key: str, channel: str, durability: Durability) -> Missing | None:
+async def missing(link: Link, key: str, channel: str, confirmation: Confirmation | None) -> Missing | None:
     """Find out what the user may not do of all that aioq does; None if it may do everything.
 
     Raises:
         ServerUnavailableError: the server does not answer.
     """
-    commands = trials(key, channel, durability)
+    commands = trials(key, channel, confirmation)
     replies = await asyncio.gather(*(link.command(*each) for each in commands), return_exceptions=True)
     replies += await _subscribing(link, channel)
     texts = [str(each) for each in replies if isinstance(each, ResponseError)]

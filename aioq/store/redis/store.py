@@ -33,6 +33,7 @@ from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.net.subscription import RedisInbox
 from aioq.store.redis.paging import BEGIN, all_workers
 from aioq.store.redis.permissions import require
+from aioq.store.redis.replicas import Replicas
 from aioq.store.redis.schedule_queues import Register
 from aioq.store.redis.schedules import RedisTimetable
 from aioq.store.redis.server_check import check_server, warn_of_losses
@@ -71,6 +72,7 @@ class RedisStore:
         shown_url: the same with its password masked.
         limits: how much the server keeps, and for how long.
         durability: how an enqueue and a settle are confirmed; see `aioq.store.redis.durability`.
+        replicas: how many replicas confirm them if they are `replicated`.
         revive: called in a thread before each new attempt to reach a server that is gone; it starts the embedded
             server again.
         advice: the message for a server that does not answer, instead of the network's own.
@@ -85,6 +87,7 @@ class RedisStore:
         shown_url: str,
         limits: Limits,
         durability: Durability = "memory",
+        replicas: Replicas = "all",
         revive: Callable[[], None] | None = None,
         advice: str = "",
         node: ClusterNode | None = None,
@@ -95,7 +98,8 @@ class RedisStore:
         self._limits = limits
         self._revive = revive
         self._durability: Durability = durability
-        self._confirmation = confirmation(durability)
+        self._replicas: Replicas = replicas
+        self._confirmation = confirmation(durability, replicas, shown_url)
         self._link = Link(url, shown_url, advice, node)
         self._inbox = RedisInbox(self._link, self._no_key, node)
         self._timetable = RedisTimetable(
@@ -140,7 +144,7 @@ class RedisStore:
         except ResponseError as error:
             raise translate(error, self._link.shown_url) from None
         if thorough:
-            await require(self._link, self._no_key, self._no_key, self._durability)
+            await require(self._link, self._no_key, self._no_key, self._confirmation)
             if self._revive is None:  # the embedded server is aioq's own
                 await warn_of_losses(self._link)
         return ServerInfo(self._link.shown_url, product, version)
@@ -154,6 +158,7 @@ class RedisStore:
                 *(self._app, self._link, queues, queues if known is None else known),
                 workers=self.workers,
                 durability=self._durability,
+                replicas=self._replicas,
                 no_key=self._no_key,
                 in_cluster=self._node is not None,
                 embedded=self._revive is not None,
@@ -287,7 +292,7 @@ class RedisStore:
     ) -> list[JobState | None]:
         """Move jobs to another time, and return the state each was in. Without a time they are queued at once."""
         return replies.parse_states(
-            await self.call_retried("reschedule", queue, [due_arg(delay_ms, eta_ms), *job_ids])
+            await self.call_confirmed("reschedule", queue, [due_arg(delay_ms, eta_ms), *job_ids])
         )
 
     async def cancel(
@@ -296,11 +301,11 @@ class RedisStore:
         """Cancel jobs, and return the state each was in."""
         name = os.urandom(9).hex()
         args = [name, outcome, ttl_ms, self._limits.tombstone_ms, *job_ids]
-        return replies.parse_states(await self.call_retried("cancel", queue, args))
+        return replies.parse_states(await self.call_confirmed("cancel", queue, args))
 
     async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
         """Queue dead jobs again as if they were new, and return the state each was in."""
-        return replies.parse_states(await self.call_retried("reopen", queue, job_ids))
+        return replies.parse_states(await self.call_confirmed("reopen", queue, job_ids))
 
     async def _call(
         self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None

@@ -104,6 +104,7 @@ def test_the_defaults_are_what_the_design_says():
         "health_port": None,
         "health_host": "127.0.0.1",
         "durability": "memory",
+        "replicas": "all",
         "dead_ttl": 604800,
         "dead_limit": 10000,
         "poll_interval": 5,
@@ -130,6 +131,26 @@ def test_what_kubernetes_says_of_a_service_named_like_a_setting_is_not_the_setti
 @pytest.mark.parametrize("durability", ["disk", "", "always", 1, None])
 def test_a_durability_is_one_of_three(durability: object):
     assert "must be one of memory, fsync, replicated" in refused(lambda: load(durability=durability))
+
+
+@pytest.mark.parametrize("replicas", [0, -1, 1001, 1.5, True, None, "", "some", [2]])
+def test_replicas_are_all_or_a_number(replicas: object):
+    found = refused(lambda: load(durability="replicated", replicas=replicas))
+    assert "'replicas' from App(...) must be \"all\" or an integer from 1 to 1000, not" in found
+
+
+def test_replicas_of_the_environment():
+    assert load_env(AIOQ_DURABILITY="replicated").replicas == "all"
+    assert load_env(AIOQ_DURABILITY="replicated", AIOQ_REPLICAS="2").replicas == 2
+    assert load_env(AIOQ_DURABILITY="replicated", AIOQ_REPLICAS="ALL").replicas == "all"
+    assert "from environment variable AIOQ_REPLICAS must be" in refused(
+        lambda: load_env(AIOQ_DURABILITY="replicated", AIOQ_REPLICAS="two")
+    )
+
+
+def test_replicas_without_a_durability_would_have_no_effect():
+    assert 'set durability="replicated" too' in refused(lambda: load(replicas=2))
+    assert load(replicas=2, durability="memory").replicas == 2, "known to be off here, as on a developer's host"
 
 
 def test_every_default_passes_its_own_check():

@@ -24,6 +24,7 @@ from aioq.store.redis.durability import Durability, sends_in_flight, settles_in_
 from aioq.store.redis.errors import SlotUnservedError, is_of_a_slot, slot_unserved
 from aioq.store.redis.keys import base_key, no_key, schedule_queues_key
 from aioq.store.redis.net.connection import Arg
+from aioq.store.redis.replicas import Replicas
 from aioq.store.redis.schedule_queues import Register
 from aioq.store.redis.schedules import RedisTimetable
 from aioq.store.redis.store import RedisStore, listen_for_dispatched
@@ -55,16 +56,25 @@ class ClusterStore:
         shown_url: the same with its password masked.
         limits: how much the servers keep, and for how long.
         durability: how an enqueue and a settle are confirmed; see `aioq.store.redis.durability`.
+        replicas: how many replicas of a queue's node confirm them if they are `replicated`.
     """
 
     def __init__(
-        self, app: str, servers: Servers, *, shown_url: str, limits: Limits, durability: Durability = "memory"
+        self,
+        app: str,
+        servers: Servers,
+        *,
+        shown_url: str,
+        limits: Limits,
+        durability: Durability = "memory",
+        replicas: Replicas = "all",
     ) -> None:
         self._app = app
         self._servers = servers
         self._shown_url = shown_url
         self._limits = limits
         self._durability: Durability = durability
+        self._replicas: Replicas = replicas
         self._router: Router[RedisStore] = Router(servers, shown_url, self._node_store, self._changed)
         self._inbox = ClusterInbox(lambda channel: self._router.node_of(channel).inbox, self._router.refresh_soon)
         self._timetable = RedisTimetable(
@@ -85,6 +95,7 @@ class ClusterStore:
             shown_url=mask_url(url),
             limits=self._limits,
             durability=self._durability,
+            replicas=self._replicas,
             node=ClusterNode(own, topology.is_sharded, self._inbox.moved),
         )
 

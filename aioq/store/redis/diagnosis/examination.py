@@ -10,6 +10,7 @@ from aioq.store.diagnosis import Check, Finding
 from aioq.store.leases import WorkerLease
 from aioq.store.redis.durability import Durability
 from aioq.store.redis.net.commands import Link
+from aioq.store.redis.replicas import Replicas
 
 
 @dataclass(slots=True, eq=False)
@@ -23,6 +24,7 @@ class Examination:
         known: all queues that the App knows.
         workers: returns the workers of a queue that the server knows of.
         durability: how writes are to be confirmed.
+        replicas: by how many replicas, if they are `replicated`.
         no_key: the name of a key, and of a channel, that never exists.
         in_cluster: whether it is to be a node of a cluster.
         embedded: whether it is aioq's own server, whose settings are aioq's too.
@@ -36,6 +38,7 @@ class Examination:
     known: Collection[str]
     workers: Callable[[str], Awaitable[Sequence[WorkerLease]]]
     durability: Durability
+    replicas: Replicas
     no_key: str
     in_cluster: bool = False
     embedded: bool = False

@@ -12,10 +12,12 @@ from aioq.store.redis.diagnosis.examination import Examination, finding_of
 from aioq.store.redis.diagnosis.keys import check_keys
 from aioq.store.redis.diagnosis.libraries import check_libraries
 from aioq.store.redis.diagnosis.sentinels import check_sentinels
+from aioq.store.redis.durability import confirmation
 from aioq.store.redis.errors import SlotUnservedError, translate
 from aioq.store.redis.net.commands import Link
 from aioq.store.redis.permissions import missing
 from aioq.store.redis.server_check import identify, losses, parsed, require_usable
+from aioq.util.plural import counted
 
 CLOCK_LIMIT_MS = 1_000.0
 """The largest difference between two clocks that is no finding. A guess: clocks that are set by NTP differ by some
@@ -112,18 +114,17 @@ async def _check_facts(examination: Examination) -> None:
         if facts.get("aof_enabled") == "0":
             examination.cannot_look("whether it keeps anything on disk", error)
     examination.findings += losses(facts, saves, link.shown_url)
-    examination.findings += state_findings(
-        facts, link.shown_url, replicated=examination.durability == "replicated"
-    )
+    replicas = examination.replicas if examination.durability == "replicated" else 0
+    examination.findings += state_findings(facts, link.shown_url, replicas=1 if replicas == "all" else replicas)
 
 
-def state_findings(facts: Mapping[str, str], where: str, *, replicated: bool) -> Sequence[Finding]:
+def state_findings(facts: Mapping[str, str], where: str, *, replicas: int) -> Sequence[Finding]:
     """What is wrong with the present state of a server, by its reply to INFO.
 
     Args:
         facts: the reply.
         where: the server.
-        replicated: whether writes are to be confirmed by a replica.
+        replicas: by how many replicas writes are to be confirmed, at the least.
     """
     found: list[Finding] = []
     if "err" in {facts.get("rdb_last_bgsave_status"), facts.get("aof_last_write_status")}:
@@ -136,16 +137,18 @@ def state_findings(facts: Mapping[str, str], where: str, *, replicated: bool) ->
     if facts.get("role") == "slave":
         problem = "is a replica: it refuses every write"
         found.append(Finding(Check.SERVER, where, problem, "name its primary in the URL"))
-    elif replicated and facts.get("connected_slaves") == "0":
-        problem = 'has no replica, and durability="replicated" waits for one'
+    elif (connected := int(facts.get("connected_slaves", replicas))) < replicas:
+        has = "no replica" if connected == 0 else f"only {counted(connected, 'replica')}"
+        problem = f'has {has}, and durability="replicated" waits for {replicas if replicas > 1 else "one"}'
         found.append(Finding(Check.SERVER, where, problem, "connect a replica to it, or change the durability"))
     return found
 
 
 async def _check_permissions(examination: Examination) -> None:
     """Try all commands that aioq calls, then read from each queue, which needs its keys."""
-    no_key = examination.no_key
-    lacking = await missing(examination.link, no_key, no_key, examination.durability)
+    no_key, link = examination.no_key, examination.link
+    needed = confirmation(examination.durability, examination.replicas, link.shown_url)
+    lacking = await missing(link, no_key, no_key, needed)
     if lacking is not None:
         examination.found(Check.PERMISSIONS, *lacking)
         return

@@ -80,7 +80,7 @@ class ConfirmedWrites:
             await turn.enter_async_context(self._orders[key])
             async with self._confirming:
                 connection = await self._take()
-                exchange = self._confirmed(connection, name, args, confirmation.commands(key), turn)
+                exchange = self._confirmed(connection, name, args, confirmation, turn)
                 reply, confirmed = await self._guarded(connection, exchange)
         confirmation.check(confirmed, self._shown_url)
         return reply
@@ -90,27 +90,31 @@ class ConfirmedWrites:
         connection: Connection,
         name: str,
         args: Sequence[Arg],
-        follow: Sequence[Sequence[Arg]],
+        confirmation: Confirmation,
         turn: AsyncExitStack,
-    ) -> tuple[Any, Any]:
-        """Send a command and its confirmation over one connection; returns both replies.
+    ) -> tuple[Any, Sequence[Any]]:
+        """Send a command and its confirmation over one connection; returns its reply and those of the latter.
 
         Several calls may be in flight; they write in the order in which they were called. This call's turn ends
         with the reply to its command, even if the command had to be loaded first.
         """
-        reply = await self._call(connection, name, args, follow)
+        commands = confirmation.commands(str(args[0]))
+        reply = await self._call(connection, name, args, commands)
         for _ in range(MOST_TRIES):
             if not self._calls.should_repeat(reply) or self._calls.is_refused:
                 break  # the server refuses the library for now; the next call tries again
-            for _ in follow:
+            for _ in commands:
                 await _read(connection)
-            reply = await self._call(connection, name, args, follow)
+            reply = await self._call(connection, name, args, commands)
         await turn.aclose()
-        confirmed = [await _read(connection) for _ in follow]
-        for each in (reply, *confirmed):
-            if isinstance(each, ResponseError):
-                raise each
-        return reply, confirmed[-1]
+        confirmed = [await _read(connection) for _ in commands]
+        _raise_first((reply, *confirmed))
+        while more := confirmation.more(commands, confirmed):
+            commands = more
+            connection.send(*commands)
+            confirmed = [await _read(connection) for _ in commands]
+            _raise_first(confirmed)
+        return reply, confirmed
 
     async def _call(
         self, connection: Connection, name: str, args: Sequence[Arg], follow: Sequence[Sequence[Arg]]
@@ -174,3 +178,10 @@ async def _read(connection: Connection) -> Any:
         return await connection.read()
     except ResponseError as error:
         return error
+
+
+def _raise_first(replies: Sequence[Any]) -> None:
+    """Raise the first reply that is an error."""
+    for reply in replies:
+        if isinstance(reply, ResponseError):
+            raise reply

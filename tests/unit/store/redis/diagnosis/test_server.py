@@ -31,19 +31,21 @@ def test_a_clock_is_wrong_if_it_certainly_is(clock: Clock, words: str | None):
 
 
 @pytest.mark.parametrize(
-    ("facts", "replicated", "check"),
+    ("facts", "replicas", "check"),
     [
-        ({}, True, None),
-        ({"maxmemory": "0", "used_memory": "100"}, False, None),
-        ({"maxmemory": "100", "used_memory": "89"}, False, None),
-        ({"maxmemory": "100", "used_memory": "95"}, False, Check.EVICTION),
-        ({"rdb_last_bgsave_status": "err"}, False, Check.PERSISTENCE),
-        ({"aof_last_write_status": "err"}, False, Check.PERSISTENCE),
-        ({"role": "slave", "connected_slaves": "0"}, True, Check.SERVER),
-        ({"connected_slaves": "0"}, True, Check.SERVER),
-        ({"connected_slaves": "0"}, False, None),
+        ({}, 1, None),
+        ({"maxmemory": "0", "used_memory": "100"}, 0, None),
+        ({"maxmemory": "100", "used_memory": "89"}, 0, None),
+        ({"maxmemory": "100", "used_memory": "95"}, 0, Check.EVICTION),
+        ({"rdb_last_bgsave_status": "err"}, 0, Check.PERSISTENCE),
+        ({"aof_last_write_status": "err"}, 0, Check.PERSISTENCE),
+        ({"role": "slave", "connected_slaves": "0"}, 1, Check.SERVER),
+        ({"connected_slaves": "0"}, 1, Check.SERVER),
+        ({"connected_slaves": "0"}, 0, None),
+        ({"connected_slaves": "1"}, 2, Check.SERVER),
+        ({"connected_slaves": "2"}, 2, None),
     ],
 )
-def test_the_state_of_a_server(facts: dict[str, str], replicated: bool, check: Check | None):
-    found = state_findings({**WELL, **facts}, "redis://host", replicated=replicated)
+def test_the_state_of_a_server(facts: dict[str, str], replicas: int, check: Check | None):
+    found = state_findings({**WELL, **facts}, "redis://host", replicas=replicas)
     assert [each.check for each in found] == ([] if check is None else [check])
