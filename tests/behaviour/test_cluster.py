@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aioq import App, JobNotFoundError, SendError, ServerError, ServerRejectedError, ServerUnavailableError
-from aioq.store.redis.durability import Confirmation
+from aioq.store.redis.durability import ReplicaConfirmation
 from aioq.store.redis.keys import base_key
 from aioq.store.redis.net.commands import Link
 from tests.behaviour.kit import Project, cleared, until
@@ -194,7 +194,7 @@ async def test_so_does_a_write_that_is_to_be_confirmed(cluster: Cluster, app_nam
     keys = (base_key(app_name, queue) for queue in QUEUES)
     key = next(key for key in keys if cluster.node_of(cluster.slot_of(key)) is not node)
     with pytest.raises(ServerRejectedError, match="the server is a node of a cluster"):
-        await link.call("info", key, (), Confirmation(("WAIT", 0, 1), "is not confirmed"))
+        await link.call("info", key, (), ReplicaConfirmation(0))
     await link.close()
 
 
