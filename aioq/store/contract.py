@@ -281,6 +281,7 @@ class Store(Diagnosable, Protocol):
         *,
         known: Collection[str] | None = None,
         idle: bool = False,
+        stands: bool = False,
     ) -> Claim:
         """Take up to `count` jobs, lanes in priority order, and mark them running.
 
@@ -290,16 +291,27 @@ class Store(Diagnosable, Protocol):
 
         `idle` means that the worker will `block` if it gets fewer than `count`. Until its next claim the store may
         then send it a job by direct dispatch, which it gets from `dispatched`.
+
+        `stands` means the same for a worker that does not `block`: a message wakes it when there is something to
+        claim (`on_wake` of `dispatched`), and then it has to claim soon. If it cannot, and when it ends, it calls
+        this with a `count` of 0, and another worker that stands is woken. Each of its claims says `stands`.
         """
         ...
 
     async def dispatched(
-        self, queue: str, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
+        self,
+        queue: str,
+        worker: str,
+        on_job: Callable[[Claimed], None],
+        on_gap: Callable[[], None],
+        on_wake: Callable[[int], None],
     ) -> Callable[[], Awaitable[None]]:
         """Listen for jobs that come to a waiting worker by direct dispatch; they are its own, as after a claim.
 
-        Returns a function that stops the listening. `on_gap` is called when jobs may have been lost on their way:
-        a claim with `known` finds them.
+        `on_wake` is called when there is something to claim for a worker that stands, with about how many jobs; 0
+        for an entry that names none, which only wakes a worker. `on_gap` is called when messages of either kind
+        may have been lost on their way: a claim with `known` finds the jobs. Returns a function that stops the
+        listening.
         """
         ...
 

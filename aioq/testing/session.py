@@ -268,9 +268,10 @@ class _ObservedStore(MemoryStore):
         *,
         known: Collection[str] | None = None,
         idle: bool = False,
+        stands: bool = False,
     ) -> Claim:
         """Take up to `count` jobs, lanes in priority order, and mark them running."""
-        claim = await super().claim(queue, worker, count, tokens, known=known, idle=idle)
+        claim = await super().claim(queue, worker, count, tokens, known=known, idle=idle, stands=stands)
         self.claimed += len(claim.jobs)
         return claim
 

@@ -14,7 +14,10 @@ come late. Far more than can be dispatched until then."""
 
 
 FEW_QUEUES = 4
-"""A worker of so many queues, or fewer, asks each queue for as many jobs as it may. One of more begins with fewer,
+"""A worker of so many queues, or fewer, waits for jobs with a blocking read for each queue, which takes a
+connection. One of more stands: messages wake it, over the connection that it has anyway.
+
+It also asks each queue for as many jobs as it may. One of more begins with fewer,
 because a claim reserves the slots for the jobs that it asks for. Two claims for half of all slots each would leave
 none for the claims of the other queues: with 200 queues at 200 ms a queue was claimed from every 20 s only."""
 
@@ -30,11 +33,13 @@ class ClaimRequest(NamedTuple):
         known: whether it names the jobs that this worker knows, so that the server also returns those that it does
             not know.
         wakes: how often `wake` had been called when the claim was made.
+        woken: whether the server has woken this worker for it with an entry that names no job.
     """
 
     most: int
     known: bool
     wakes: int
+    woken: bool = False
 
 
 class ClaimPlan:
@@ -46,6 +51,7 @@ class ClaimPlan:
 
     Attributes:
         stopping: whether nothing more is to be claimed.
+        stands: whether it is woken by messages, and does not block.
     """
 
     def __init__(self, slots: int, queues: int = 1) -> None:
@@ -54,6 +60,8 @@ class ClaimPlan:
         self._most = min(MAX_CLAIM, max(slots // 2, 2))
         self._first = self._most if queues <= FEW_QUEUES else min(self._most, max(slots // queues, 1))
         self._next = self._first
+        self.stands = queues > FEW_QUEUES
+        self._woken_for: list[int] = []
         self._may_hold_unknown = False  # the server may have given this worker jobs that it does not know of
         self._wakes = 0
         self._under_way: ClaimRequest | None = None
@@ -68,12 +76,23 @@ class ClaimPlan:
         """Make another claim follow: the reply to a claim under way may be older than what there is to find."""
         self._wakes += 1
 
+    def woken(self, jobs: int) -> None:
+        """The server has woken this worker for about so many jobs; 0 for an entry without a job."""
+        self._woken_for.append(jobs)
+        self.wake()
+
+    def pass_on(self) -> bool:
+        """No slot is free; return whether another worker is to be woken in place of this one."""
+        woken, self._woken_for = bool(self._woken_for), []
+        return woken
+
     def request(self, free: int, tokens: Sequence[Token] = ()) -> ClaimRequest:
         """The next claim, with this many free slots, and with the entries that the wait before it has brought."""
-        most = self._next
-        if tokens and most < self._most:  # one more than they name, so that the reply shows whether that was all
-            most = min(most + sum(len(token.job_ids) for token in tokens), self._most)
-        request = self._under_way = ClaimRequest(min(free, most), self._may_hold_unknown, self._wakes)
+        expected, self._woken_for = [*self._woken_for, *(len(token.job_ids) for token in tokens)], []
+        # One more than are expected, so that the reply shows whether that was all.
+        most = min(free, self._next + sum(expected), self._most)
+        request = ClaimRequest(most, self._may_hold_unknown, self._wakes, woken=0 in expected)
+        self._under_way = request
         self._may_hold_unknown = False  # it may be set again while the claim is under way
         return request
 

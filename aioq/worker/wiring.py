@@ -153,7 +153,13 @@ class Duties:
             on_lead=ticker.lead,
         )
         recovery = Recovery(store, queue, lease=settings.lease, max_crashes=settings.max_crashes)
-        receiver = Receiver(store, membership, deliver=fetcher.dispatched, on_gap=fetcher.find_unknown)
+        receiver = Receiver(
+            *(store, membership),
+            deliver=fetcher.dispatched,
+            on_gap=fetcher.find_unknown,
+            on_wake=fetcher.woken,
+            on_listening=fetcher.listens,
+        )
         return QueueDuties(membership, held, fetcher, promoter, recovery, canceller, receiver, ticker)
 
     def coroutines(self) -> list[Coroutine[Any, Any, None]]:
@@ -219,7 +225,7 @@ class Duties:
         was_full = not self.slots.free  # jobs of another queue have taken the free slots
         self.slots.take(1)
         if is_full := not self.slots.free:
-            duties.fetcher.end_waiting()  # the next job is for a worker that can run it
+            duties.fetcher.filled()
         self._note(queue, claimed)
         if was_full:
             self.executor.decline(queue, worker, claimed)

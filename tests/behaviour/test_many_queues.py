@@ -1,14 +1,23 @@
-"""A worker of many queues, where each reply of the server is late."""
+"""A worker of many queues: it stands, which takes no connection for each queue, and no job waits for long."""
 
 import asyncio
-from collections.abc import Callable
+import random
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from aioq import App
 from aioq.app import internals_of
+from aioq.tasks.task import AsyncTask
 from aioq.worker import Worker
+from aioq.worker.duties import fetcher
 from tests.behaviour.kit import keys, until
+from tests.clusters import Cluster
+from tests.databases import Database
 from tests.proxies import Proxy
 from tests.servers import Server
 
@@ -16,19 +25,156 @@ pytestmark = pytest.mark.anyio
 
 QUEUES = [f"q{number}" for number in range(60)]
 
+NEVER = 1_000_000.0
+"""Seconds after which a worker claims by itself, where only messages are to wake it."""
 
-async def test_it_waits_at_all_queues_at_once_and_leaves_them_all_at_once(
+
+HELD = -1.0
+"""The duration of a job that runs until its test lets it end."""
+
+
+class Program:
+    """An App with a task in many queues, and workers of all of them on this loop."""
+
+    def __init__(self, url: str, name: str, queues: Sequence[str] = QUEUES) -> None:
+        self.app = App(name, url=url, log_level="warning")
+        self.queues = queues
+        self.ended: list[int] = []
+        self.released = asyncio.Event()
+        self.took: dict[str, list[float]] = defaultdict(list)
+
+        async def work(number: int, seconds: float, sent: float, queue: str) -> None:
+            self.took[queue].append(time.monotonic() - sent)
+            await (self.released.wait() if seconds == HELD else asyncio.sleep(seconds))
+            self.ended.append(number)
+
+        self._work: AsyncTask[[int, float, float, str], None] = self.app.task(work)
+
+    async def send(self, queue: str, first: int, count: int = 1, seconds: float = 0.0) -> None:
+        """Send jobs to a queue, together if they are several."""
+        task = self._work.options(queue=queue)
+        calls = [(number, seconds, time.monotonic(), queue) for number in range(first, first + count)]
+        if count == 1:
+            await task.send(*calls[0])
+        else:
+            await task.send_many(calls)
+
+    @asynccontextmanager
+    async def workers(self, *concurrency: int, burst: bool = False) -> AsyncIterator[list[Worker]]:
+        """Workers with so many slots each, which stand at all queues."""
+        parts = internals_of(self.app).app_parts()
+        workers = [Worker(parts, queues=self.queues, concurrency=each, burst=burst) for each in concurrency]
+        running = [asyncio.create_task(worker.run()) for worker in workers]
+        try:
+            if not burst:
+                await until(lambda: all(map(stands, workers)), "standing at all queues")
+            yield workers
+        finally:
+            for worker in workers:
+                worker.stop()
+            await asyncio.gather(*running)
+
+
+def stands(worker: Worker) -> bool:
+    """Whether the worker waits at all of its queues, and is subscribed to what wakes it."""
+    if not worker.health().ready:
+        return False
+    fetchers = [duties.fetcher for duties in worker._duties.queues.values()]
+    return all(each.waiting and each._listens for each in fetchers)
+
+
+@pytest.fixture
+def _only_messages_wake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetcher, "STAND", NEVER)
+
+
+async def sent_at_random(program: Program, jobs: int, seed: int) -> None:
+    """Send jobs to all queues, alone and together, and wait until all have ended."""
+    random_ = random.Random(seed)
+    sent = 0
+    while sent < jobs:
+        count = min(random_.choice([1, 1, 1, 2, 5, 70]), jobs - sent)
+        await program.send(random_.choice(program.queues), sent, count, random_.choice([0, 0.001, 0.01]))
+        sent += count
+        await asyncio.sleep(random_.choice([0, 0, 0.002, 0.02]))
+    await until(lambda: len(program.ended) >= jobs, "the end of all jobs", lambda: str(program.took))
+    assert sorted(program.ended) == list(range(jobs))
+
+
+@pytest.mark.usefixtures("_only_messages_wake")
+@pytest.mark.parametrize("concurrency", [(3,), (2, 2), (1, 3, 5)], ids=str)
+async def test_messages_alone_wake_workers_for_every_job(
+    server: Database, app_name: str, concurrency: tuple[int, ...]
+) -> None:
+    program = Program(server.url, app_name, QUEUES[:12])
+    async with program.app, program.workers(*concurrency):
+        await sent_at_random(program, 400, seed=sum(concurrency))
+
+
+@pytest.mark.usefixtures("_only_messages_wake")
+async def test_the_same_in_a_cluster(cluster: Cluster, app_name: str) -> None:
+    program = Program(cluster.url, app_name, QUEUES[:12])
+    async with program.app, program.workers(2, 2):
+        await sent_at_random(program, 200, seed=1)
+
+
+async def test_it_stands_at_all_queues_at_once_with_a_handful_of_connections_and_leaves_them_all_at_once(
     start_server: Callable[..., Server], app_name: str
 ) -> None:
     server = start_server(tcp=True)
     assert server.port is not None
-    async with Proxy(server.port) as proxy, App(app_name, url=proxy.url) as app:
+    async with Proxy(server.port) as proxy:
         proxy.latency = 0.2
-        worker = Worker(internals_of(app).app_parts(), queues=QUEUES, concurrency=10)
-        running = asyncio.create_task(worker.run())
+        program = Program(proxy.url, app_name)
         with server.client() as client:
-            # One after the other, their claims would take 12 s; all of them would have to come again every 5 s.
-            await until(lambda: client.info("clients")["blocked_clients"] == len(QUEUES), "waiting at all queues")  # pyright: ignore[reportIndexIssue]
-            worker.stop()
-            await running
-            assert [key for key in keys(client, app_name) if key.endswith(":workers")] == []
+            # One after the other, their claims would take 12 s; all would have to come again every 8 s.
+            async with program.app, program.workers(10):
+                clients: Any = client.client_list()
+                assert 3 <= len(clients) - 1 <= 5, [each["cmd"] for each in clients]
+            left = [key for key in keys(client, app_name) if not key.endswith(("high", "normal", "low"))]
+            assert [key for key in left if not key.endswith((":front", ":rest"))] == []
+
+
+async def test_in_a_cluster_these_are_a_handful_at_each_node(cluster: Cluster, app_name: str) -> None:
+    def connections() -> list[int]:
+        counts: list[int] = []
+        for node in cluster.nodes:
+            with node.client() as client:
+                clients: Any = client.client_list()
+                counts.append(len(clients))
+        return counts
+
+    before = connections()
+    program = Program(cluster.url, app_name)
+    async with program.app, program.workers(10):
+        assert all(after - first <= 6 for first, after in zip(before, connections(), strict=True))
+
+
+@pytest.mark.usefixtures("_only_messages_wake")
+async def test_a_busy_queue_does_not_starve_the_others(redis_server: Database, app_name: str) -> None:
+    program = Program(redis_server.url, app_name)
+    busy, *others = QUEUES
+    async with program.app, program.workers(4):
+        await program.send(busy, 0, 3000, 0.005)
+        for number, queue in enumerate(others):
+            await program.send(queue, 3000 + number)
+        await until(lambda: all(program.took[queue] for queue in others), "a job of each queue")
+        waited = sorted(program.took[queue][0] for queue in others)
+        assert len(program.ended) < 2500, "the busy queue is not done"
+        assert waited[-1] < 2.0, waited
+
+
+@pytest.mark.usefixtures("_only_messages_wake")
+async def test_a_worker_that_stops_leaves_what_comes_to_those_that_stand(
+    redis_server: Database, app_name: str
+) -> None:
+    program = Program(redis_server.url, app_name)
+    async with program.app, program.workers(3, 5) as (leaves, _):
+        await program.send(QUEUES[0], 0, 2, HELD)
+        await until(lambda: len(program.took[QUEUES[0]]) == 2, "the jobs that hold up the stop")
+        leaves.stop()
+        await until(lambda: not any(d.fetcher.waiting for d in leaves._duties.queues.values()), "its stop")
+        for number, queue in enumerate(QUEUES[1:]):
+            await program.send(queue, 2 + 2 * number, 2)
+        await until(lambda: all(len(program.took[queue]) == 2 for queue in QUEUES), "the jobs of all queues")
+        program.released.set()

@@ -132,8 +132,17 @@ def timers(look: Look, key: str) -> None:
 
 
 def idle(look: Look, key: str) -> None:
+    """Some of the workers; of a queue where some stand, also a member without a name."""
+    assert set(look.client.zrange(look.base + key, 0, -1)) <= look.workers() | {""}
+
+
+def standing(look: Look, key: str) -> None:
     """Some of the workers."""
     assert set(look.client.zrange(look.base + key, 0, -1)) <= look.workers()
+
+
+def wakeable(look: Look, key: str) -> None:
+    assert look.client.strlen(look.base + key) == 1
 
 
 def workers(look: Look, key: str) -> None:
@@ -206,6 +215,8 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":fetched": ("members", workers),
     ":leases": ("members", leases),
     ":idle": ("members", idle),
+    ":standing": ("members", standing),
+    ":wakeable": ("deleted with the last of these workers", wakeable),
     ":synced": ("expires", mark),
     ":held:<worker>": ("deleted with the worker", of_a_worker),
     ":cancel:<worker>": ("deleted with the worker", of_a_worker),
@@ -341,7 +352,9 @@ async def end_everything(store: RedisStore, inside: ServerInside) -> None:
 
 async def test_every_key_has_a_bound_that_holds(redis_store: RedisStore, look: Look) -> None:
     await use_everything(redis_store)
-    look.client.zadd(f"{look.base}:idle", {"w2": 1})  # what a claim that finds nothing leaves
+    look.client.zadd(f"{look.base}:idle", {"w2": 1, "": -2})  # what a claim that finds nothing leaves
+    look.client.zadd(f"{look.base}:standing", {"w2": 1})
+    look.client.set(f"{look.base}:wakeable", 1)
     # What a durable write leaves; not every server can confirm one.
     look.client.execute_command(*CONFIRMED.commands(look.base)[0])
 

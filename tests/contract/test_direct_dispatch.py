@@ -38,6 +38,7 @@ class Hands:
     def __init__(self) -> None:
         self.jobs: list[Claimed] = []
         self.gaps = 0
+        self.wakes: list[int] = []
 
     def gap(self) -> None:
         self.gaps += 1
@@ -57,7 +58,7 @@ async def hands(redis_store: RedisStore) -> AsyncIterator[Hands]:
     """Those of the worker `w`, which has joined and listens."""
     hands = Hands()
     await joined(redis_store, "w")
-    leave = await redis_store.dispatched(QUEUE, "w", hands.jobs.append, hands.gap)
+    leave = await redis_store.dispatched(QUEUE, "w", hands.jobs.append, hands.gap, hands.wakes.append)
     yield hands
     await leave()
 

@@ -99,17 +99,18 @@ async def test_an_enqueue_of_a_lone_job(server: Database, app_name: str) -> None
             assert await claims(at, queue, "w") == ["a"], queue
 
 
+@pytest.mark.parametrize("stands", [False, True])
 @pytest.mark.parametrize(("count", "script_name"), [(1, "enqueue_one"), (3, "enqueue")])
 async def test_an_enqueue_while_a_worker_waits(
-    server: Database, app_name: str, count: int, script_name: str
+    server: Database, app_name: str, count: int, script_name: str, stands: bool
 ) -> None:
     async with refusing(server, app_name, LIMITS) as at:
         for command in commands_of(script_name):
             queue = at.refuse(command)
             await joined(at.full, "w", queue)
             dispatched: list[Claimed] = []
-            leave = await at.full.dispatched(queue, "w", dispatched.append, lambda: None)
-            await at.full.claim(queue, "w", 5, idle=True)
+            leave = await at.full.dispatched(queue, "w", dispatched.append, lambda: None, lambda _: None)
+            await at.full.claim(queue, "w", 5, idle=True, stands=stands)
             jobs = [NewJob(job_id, CALL) for job_id in JOBS[:count]]
             with suppress(ServerError):
                 await at.limited.enqueue(queue, jobs)

@@ -5,7 +5,7 @@ An entry names a job. The job may end before the entry is taken, so whoever take
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 
 from aioq.jobs.job import Priority
@@ -55,11 +55,14 @@ class Lanes:
         self._waiting: dict[str, deque[Token]] = {name: deque() for name in LANES}
         self._delivered: dict[str, tuple[str, Token]] = {}
         self._readers: list[Reader] = []
+        self._standing: dict[str, None] = {}
+        self._wakes: list[int] = []  # for each entry that the current verb has added: how many jobs it names
         self._entries = count(1)
 
     def push(self, priority: Priority, job_id: str, *, front: bool = False) -> None:
         """Add an entry. Blocked readers get it from `serve`, at the end of the verb."""
         lane = priority.value + FRONT if front else priority.value
+        self._wakes.append(1 if job_id else 0)
         self._waiting[lane].append(Token(lane, str(next(self._entries)), (job_id,) if job_id else ()))
 
     def pop(self, lane: str) -> str | None:
@@ -100,8 +103,34 @@ class Lanes:
             self._readers.remove(reader)
             reader.wake()
 
-    def serve(self) -> None:
-        """Deliver waiting entries to the readers, in the order in which these were blocked."""
+    def stand(self, worker: str, *, waits: bool) -> None:
+        """A worker that stands has claimed: from now on, an entry that is added wakes it, if it `waits`.
+
+        If it does not wait, and may have been woken since it began to stand, another one is woken in its place.
+        """
+        may_be_woken = worker not in self._standing
+        self._standing.pop(worker, None)
+        if waits:
+            self._standing[worker] = None
+        elif may_be_woken:
+            self._wakes.append(1)
+
+    def serve(self, wake: Callable[[str, int], bool]) -> None:
+        """Deliver waiting entries to the readers, in the order in which these were blocked, and wake who stands.
+
+        Args:
+            wake: called with a worker and the number of jobs that it is woken for; returns whether it listens.
+        """
+        self._deliver()
+        wakes, self._wakes = self._wakes, []
+        for jobs in wakes if any(self._waiting.values()) else ():
+            while self._standing:
+                worker = next(iter(self._standing))
+                del self._standing[worker]
+                if wake(worker, jobs):
+                    break
+
+    def _deliver(self) -> None:
         while self._readers and any(self._waiting.values()):
             reader = self._readers.pop(0)
             if reader.gone:

@@ -68,11 +68,13 @@ class MemoryInbox:
         """Stop listening to everything."""
         self._listeners.clear()
 
-    def publish(self, channel: str, message: bytes) -> None:
-        """Call the listener in a later turn of its event loop; never from within a verb."""
+    def publish(self, channel: str, message: bytes) -> bool:
+        """Call the listener in a later turn of its event loop, never from a verb; False if there is none."""
         listener = self._listeners.get(channel)
-        if listener is not None and not listener.loop.is_closed():
-            listener.loop.call_soon_threadsafe(self._deliver, channel, listener, message)
+        if listener is None or listener.loop.is_closed():
+            return False
+        listener.loop.call_soon_threadsafe(self._deliver, channel, listener, message)
+        return True
 
     def _deliver(self, channel: str, listener: _Listener, message: bytes) -> None:
         if self._listeners.get(channel) is listener:  # it may have left meanwhile

@@ -376,6 +376,7 @@ class MemoryQueue:
             returned += self.lanes.accept(token) and self._put_back(token)
         more = len(held) + len(tokens) >= limit
         if not more:
+            self.lanes.stand(worker, waits=False)
             self._leases.forget(worker)
             del self._held[worker]
             self._cancelling.pop(worker, None)

@@ -17,6 +17,7 @@ from aioq.store.memory.leases import MemoryLeaseClient
 from aioq.store.memory.pubsub import MemoryInbox
 from aioq.store.memory.queue import MemoryQueue
 from aioq.store.memory.schedules import MemoryTimetable, Revisions
+from aioq.store.pubsub import dispatch_channel
 from aioq.store.upkeep import Promotion, Recovery
 from aioq.util.clock import Clock
 
@@ -102,16 +103,27 @@ class MemoryStore:
         *,
         known: Collection[str] | None = None,
         idle: bool = False,
+        stands: bool = False,
     ) -> Claim:
         """Take up to `count` jobs, lanes in priority order, and mark them running."""
         with self._locked(queue) as locked:
-            return locked.claim(worker, count, tokens, known)
+            claim = locked.claim(worker, count, tokens, known)
+            if stands:
+                locked.lanes.stand(worker, waits=len(claim.jobs) < count and not claim.more and not claim.lost)
+            return claim
 
     async def dispatched(
-        self, queue: str, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
+        self,
+        queue: str,
+        worker: str,
+        on_job: Callable[[Claimed], None],
+        on_gap: Callable[[], None],
+        on_wake: Callable[[int], None],
     ) -> Callable[[], Awaitable[None]]:
-        """Return a function that does nothing: this store dispatches no jobs directly."""
-        return partial(asyncio.sleep, 0)
+        """Listen for what wakes a worker that stands: this store dispatches no jobs directly."""
+        channel = dispatch_channel(self._app, queue, worker)
+        await self._inbox.listen(channel, lambda message: on_wake(int(message)), on_gap)
+        return partial(self._inbox.leave, channel)
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
         """Wait until there is something to claim; empty after the timeout, or when `unblock` was called."""
@@ -208,6 +220,10 @@ class MemoryStore:
                 self._queues[name] = queue
             queue.endings.expire()
             yield queue
-            queue.lanes.serve()
+            queue.lanes.serve(partial(self._wake, name))
             for channel, message in queue.mail.take():
                 self._inbox.publish(channel, message)
+
+    def _wake(self, queue: str, worker: str, jobs: int) -> bool:
+        """Wake a worker that stands; False if it does not listen."""
+        return self._inbox.publish(dispatch_channel(self._app, queue, worker), b"%d" % jobs)

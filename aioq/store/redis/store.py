@@ -52,11 +52,22 @@ MAX_CLAIM = 500
 
 
 async def listen_for_dispatched(
-    inbox: Inbox, channel: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
+    inbox: Inbox,
+    channel: str,
+    on_job: Callable[[Claimed], None],
+    on_gap: Callable[[], None],
+    on_wake: Callable[[int], None],
 ) -> Callable[[], Awaitable[None]]:
-    """Listen on a worker's channel for jobs that come by direct dispatch; returns a function that ends it."""
+    """Listen on a worker's channel for dispatched jobs and wake-ups; returns a function that ends it."""
+
+    def receive(message: bytes) -> None:
+        if message.isdigit():
+            on_wake(int(message))
+        else:
+            on_job(replies.parse_dispatched(message))
+
     try:
-        await inbox.listen(channel, lambda message: on_job(replies.parse_dispatched(message)), on_gap)
+        await inbox.listen(channel, receive, on_gap)
     except BaseException:
         await inbox.leave(channel)
         raise
@@ -203,10 +214,12 @@ class RedisStore:
         *,
         known: Collection[str] | None = None,
         idle: bool = False,
+        stands: bool = False,
     ) -> Claim:
         """Take up to `count` jobs, lanes in priority order, and mark them running."""
         encoded = await known_arg(self._call, queue, worker, known)
-        args: list[Arg] = [worker, min(count, MAX_CLAIM), encoded, "idle" if idle else ""]
+        waits = "standing" if stands else "idle" if idle else ""
+        args: list[Arg] = [worker, min(count, MAX_CLAIM), encoded, waits]
         for token in tokens:
             args += (token.lane, token.entry, msgspec.msgpack.encode(token.job_ids))
         reply = await self._call("claim", queue, args)
@@ -218,11 +231,16 @@ class RedisStore:
         return replies.parse_claim(reply)
 
     async def dispatched(
-        self, queue: str, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
+        self,
+        queue: str,
+        worker: str,
+        on_job: Callable[[Claimed], None],
+        on_gap: Callable[[], None],
+        on_wake: Callable[[int], None],
     ) -> Callable[[], Awaitable[None]]:
-        """Listen for jobs that come to a waiting worker by direct dispatch; they are its own, as after a claim."""
+        """Listen for jobs that come to a waiting worker by direct dispatch, and for what wakes one that stands."""
         channel = dispatch_channel(self._app, queue, worker)
-        return await listen_for_dispatched(self._inbox, channel, on_job, on_gap)
+        return await listen_for_dispatched(self._inbox, channel, on_job, on_gap, on_wake)
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
         """Wait until there is something to claim; empty after the timeout, or when `unblock` was called."""

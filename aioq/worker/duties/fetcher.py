@@ -6,6 +6,9 @@ until the server has an entry for it; the server wakes one worker for each entry
 next claim also returns jobs that the server has given to this worker in a reply that got lost.
 `aioq.worker.claim_plan` decides what to claim, and when.
 
+The fetcher of a worker of many queues does not block: it stands, and a message wakes it. Where it has no free slot
+by then, it lets the server wake another worker.
+
 A single job may come to a waiting worker by direct dispatch, without a claim (`dispatch.py`).
 
 A worker may hold more jobs than its slots for a moment: the entries of one blocking read, at most one for each
@@ -13,6 +16,7 @@ lane of each queue, with up to 64 jobs each. Those for which no slot is free go 
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import NamedTuple
@@ -22,6 +26,7 @@ from aioq.store.contract import Claim, Claimed, Store, Token
 from aioq.store.refusals import is_refusal
 from aioq.util.aio import Backoff
 from aioq.util.log import logger
+from aioq.util.randomness import RANDOM
 from aioq.worker.claim_plan import ClaimPlan, ClaimRequest
 from aioq.worker.identity import Membership
 from aioq.worker.slots import Slots
@@ -31,6 +36,14 @@ log = logger("aioq.worker")
 BLOCK_MS = 5_000
 """How long one blocking read waits. A dead connection is noticed after this time at the latest, and an idle worker
 sends one command in this time."""
+
+
+STAND = 8.0
+"""Seconds, on average, for which a worker that stands waits for a message; then it claims, because messages may be
+lost. With 200 queues these are 25 claims a second."""
+
+STAND_DEAF = 1.0
+"""The same while it is not subscribed to these messages: so long a job may then wait. A guess."""
 
 
 class Answer(NamedTuple):
@@ -94,6 +107,9 @@ class Fetcher:
         self._idle = False
         self._waking: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
+        self._roused = asyncio.Event()
+        self._listens = False
+        self._passing: asyncio.Task[None] | None = None
         self._backoff = Backoff()
         self._logged = ""
         self._served = False
@@ -114,7 +130,7 @@ class Fetcher:
             worker = await self._membership.ready()
             await self._space()
             while not self._slots.free:  # a loop, because another queue's fetcher may take the slot first
-                await self._return_tokens()
+                await self._give_back()
                 self._fetched_at = None
                 await self._slots.wait()
                 self._fetched_at = time.monotonic()
@@ -129,8 +145,8 @@ class Fetcher:
     async def stop(self) -> None:
         """Claim nothing more, and end the blocking read under way."""
         self._plan.stopping = True
-        if self._restoring is not None:
-            await asyncio.wait([self._restoring])
+        for task in filter(None, (self._restoring, self._passing)):
+            await asyncio.wait([task])
         if self._task is None:
             return
         if self._idle:
@@ -138,12 +154,32 @@ class Fetcher:
         else:
             await self.wake()
         await asyncio.wait([self._task])
-        await self._return_tokens()
+        await self._give_back(leaves=True)
 
     def dispatched(self, worker: str, job: Claimed) -> None:
         """Take a job that came by direct dispatch: now, or after the claim that is under way."""
         if self._plan.dispatched(worker, job):
             self._on_dispatch(self._membership.queue, worker, job)
+
+    def woken(self, worker: str, jobs: int) -> None:
+        """There is something to claim, and this worker, which stands, is to do it; see `Store.dispatched`."""
+        if worker != self._membership.worker or self._plan.stopping:
+            return
+        self._plan.woken(jobs)
+        self._roused.set()
+        if self._idle and (self._passing is None or self._passing.done()):
+            self._passing = asyncio.get_running_loop().create_task(self._give_back())
+
+    def listens(self, is_subscribed: bool) -> None:
+        """The messages that wake this worker come from now on, or do not."""
+        self._listens = is_subscribed
+        if self._plan.stands and is_subscribed:
+            self.end_waiting()  # one may have been missed
+
+    def filled(self) -> None:
+        """A direct dispatch has taken the last free slot: the next job is for a worker that can run it."""
+        if not self._plan.stands:  # such a worker does that when it is woken
+            self.end_waiting()
 
     def find_unknown(self) -> None:
         """This worker may hold jobs that it does not know of: claim soon, and name those that it knows."""
@@ -169,27 +205,36 @@ class Fetcher:
     async def wake(self) -> None:
         """Make the fetcher claim again: a blocking read ends, and a claim under way is followed by another."""
         self._plan.wake()
+        self._roused.set()
+        if self._plan.stands:
+            return
         try:
             await self._store.unblock(self._membership.queue, self._membership.worker)
         except ServerError as error:
             log.debug("queue %s: the blocking read goes on to its end: %s", self._membership.queue, error)
 
-    async def _return_tokens(self) -> None:
-        """Give back at once the entries of a blocking read for which no slot is free."""
+    async def _give_back(self, *, leaves: bool = False) -> None:
+        """Give back at once what no slot is free for: the entries of a blocking read; the wake-up of who stands.
+
+        Args:
+            leaves: the worker does not stand any more.
+        """
         tokens, self._tokens = self._tokens, ()
-        if tokens:
+        stands = self._plan.pass_on() or (leaves and self._plan.stands)
+        if tokens or stands:
+            queue, worker = self._membership.queue, self._membership.worker
             try:
-                await self._store.claim(self._membership.queue, self._membership.worker, 0, tokens)
+                await self._store.claim(queue, worker, 0, tokens, stands=stands)
             except ServerError as error:
                 log.debug("queue %s: the departure gives back what is left: %s", self._membership.queue, error)
 
     async def _step(self, worker: str, tokens: Sequence[Token]) -> Sequence[Token]:
         """Claim jobs for the free slots; if there are no more, wait for entries and return them."""
+        self._roused.clear()
         request = self._plan.request(self._slots.free, tokens)
         claim = await self._claim(worker, request, tokens)
         waits = not claim.lost and self._plan.should_wait(request, claim, self._slots.free)
-        woken = any(not token.job_ids for token in tokens)
-        self._on_answer(Answer(worker, claim, woken=woken, empty=waits and not claim.jobs))
+        self._on_answer(Answer(worker, claim, woken=request.woken, empty=waits and not claim.jobs))
         if not claim.lost:
             self._fetched_at, self._served = time.monotonic(), True
         return await self._wait(worker) if waits else ()
@@ -201,7 +246,9 @@ class Fetcher:
         got = 0
         known, idle = self._held() if request.known else None, not self._plan.stopping
         try:
-            claim = await self._store.claim(queue, worker, request.most, tokens, known=known, idle=idle)
+            claim = await self._store.claim(
+                *(queue, worker, request.most, tokens), known=known, idle=idle, stands=self._plan.stands
+            )
             got = len(claim.jobs)
             self._backoff = Backoff()
         except BaseException:
@@ -220,11 +267,20 @@ class Fetcher:
         """Wait for entries of the queue's lanes."""
         self.waiting = True
         try:
+            if self._plan.stands:
+                return await self._stand()
             tokens = await self._store.block(self._membership.queue, worker, BLOCK_MS)
         finally:
             self.waiting = False
         self._fetched_at = time.monotonic()
         return tokens
+
+    async def _stand(self) -> Sequence[Token]:
+        """Wait to be woken, or until it is time to claim all the same."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout((STAND if self._listens else STAND_DEAF) * RANDOM.uniform(0.75, 1.25)):
+                await self._roused.wait()
+        return ()
 
     async def _pause_after(self, error: ServerError) -> None:
         """Log why the fetcher cannot claim, each cause once, and wait until the next try."""

@@ -196,17 +196,24 @@ class ClusterStore:
         *,
         known: Collection[str] | None = None,
         idle: bool = False,
+        stands: bool = False,
     ) -> Claim:
         """Take up to `count` jobs, lanes in priority order, and mark them running."""
         return await self._begin(
-            queue, lambda node: node.claim(queue, worker, count, tokens, known=known, idle=idle)
+            queue, lambda node: node.claim(queue, worker, count, tokens, known=known, idle=idle, stands=stands)
         )
 
     async def dispatched(
-        self, queue: str, worker: str, on_job: Callable[[Claimed], None], on_gap: Callable[[], None]
+        self,
+        queue: str,
+        worker: str,
+        on_job: Callable[[Claimed], None],
+        on_gap: Callable[[], None],
+        on_wake: Callable[[int], None],
     ) -> Callable[[], Awaitable[None]]:
-        """Listen for jobs that come to a waiting worker by direct dispatch; they are its own, as after a claim."""
-        return await listen_for_dispatched(self._inbox, dispatch_channel(self._app, queue, worker), on_job, on_gap)
+        """Listen for jobs that come to a waiting worker by direct dispatch, and for what wakes one that stands."""
+        channel = dispatch_channel(self._app, queue, worker)
+        return await listen_for_dispatched(self._inbox, channel, on_job, on_gap, on_wake)
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
         """Wait until there is something to claim; empty after the timeout, or when `unblock` was called."""

@@ -31,7 +31,20 @@ MOST_QUEUES = 50
 """For how many queues it is asked who works for them."""
 
 ONES = {
-    *("scheduled", "timers", "workers", "fetched", "leases", "idle", "synced", "schedules", "declared", "owners"),
+    *(
+        "scheduled",
+        "timers",
+        "workers",
+        "fetched",
+        "leases",
+        "idle",
+        "standing",
+        "wakeable",
+        "synced",
+        "schedules",
+        "declared",
+        "owners",
+    ),
     *("noted", "dead", "schedule-queues"),
     *LANES,
 }

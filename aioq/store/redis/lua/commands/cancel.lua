@@ -3,8 +3,8 @@
 -- reply was lost, it gives the same reply again.
 --
 -- NEEDS: keys, record, results, finish
--- USES: reads job, receipt, schedule; writes body, cancel, idle, job, lanes, receipt, schedule, scheduled, timers,
---   tombstone; publishes waiter, worker
+-- USES: reads job, receipt, schedule, standing; writes body, cancel, idle, job, lanes, receipt, schedule, scheduled,
+--   standing, timers, tombstone, wakeable; publishes dispatched, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 the name of this call, 2 the outcome to store, 3 how long to keep it in ms, 4 for how many ms after its
 --   send a job must be found, then job ids

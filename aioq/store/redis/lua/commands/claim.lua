@@ -8,12 +8,13 @@
 -- the job is in the held set or its entry is pending; so the next claim with known jobs, or the recovery, finds
 -- it.
 --
--- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, timers, hooks, leases, due, entries, newer, held_set
--- USES: reads body, fetched, held, job, lanes, scheduled, schedules, workers; writes held, idle, job, lanes, scheduled,
---   timers
+-- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases, due, entries, newer, held_set
+-- USES: reads body, fetched, held, job, lanes, scheduled, schedules, standing, workers; writes held, idle, job, lanes,
+--   scheduled, standing, timers, wakeable; publishes dispatched
 -- KEYS: 1 base key
--- ARGV: 1 worker, 2 the most jobs to take, 3 the known jobs, see below, 4 'idle' if the worker waits for jobs
---   after this call when it gets fewer than it asks for, else '',
+-- ARGV: 1 worker, 2 the most jobs to take, 3 the known jobs, see below, 4 how the worker waits for jobs after this
+--   call when it gets fewer than it asks for: 'idle' if it blocks, 'standing' if it stands, '' if it does not
+--   wait,
 --   then three for each entry that a blocking read brought: lane, entry id, ids of its jobs as a MessagePack array
 -- REPLY: {-2} if the worker has lost its lease. Else {ms until the next scheduled job, ms until the next tick} (-1
 --   for none); the number of this claim; 0 or {the last entry that names no job, the last job whose record this
@@ -236,6 +237,7 @@ end
 
 for i = 5, #ARGV, 3 do accept(ARGV[i], ARGV[i + 1], cmsgpack.unpack(ARGV[i + 2])) end
 redis.pcall('ZREM', q.base .. IDLE, worker)
+local was_woken, is_served = ARGV[4] == 'standing' and Standing.leave(q, worker), false
 if lost then return {-2} end
 
 local function keys_of(set)
@@ -287,6 +289,7 @@ for _, name in ipairs(LANES) do
     local entries = read(lane, '>', most)
     local is_empty = #entries < most
     if #entries > 0 then
+      is_served = true
       local ids, names, before = {}, {}, taken
       for i, entry in ipairs(entries) do
         local named = ids_of(entry)
@@ -307,7 +310,12 @@ for _, name in ipairs(LANES) do
 end
 
 -- If it is not full, all lanes were read to their end.
-if ARGV[4] ~= '' and not is_full() then redis.pcall('ZADD', q.base .. IDLE, q.now, worker) end
+if ARGV[4] ~= '' and not is_full() then
+  redis.pcall('ZADD', q.base .. IDLE, q.now, worker)
+  if ARGV[4] == 'standing' then Standing.join(q, worker) end
+elseif was_woken and not is_served then
+  Standing.wake(q, 1, 1) -- another worker takes the entry for which this one was woken
+end
 local is_cut = skipped >= SKIPPED_LIMIT or delivered >= DELIVERED_LIMIT
 if malformed ~= '' or unreadable ~= '' or is_cut then reply[3] = {malformed, unreadable, is_cut and 1 or 0} end
 reply[1] = next_due(q)

@@ -4,8 +4,8 @@
 -- may go to a waiting worker directly. It need not check for a dead job with this id, since the id is used only
 -- once.
 --
--- NEEDS: keys, msgpack, record_text_write
--- USES: reads idle, job, workers; writes held, idle, job, lanes; publishes dispatched
+-- NEEDS: keys, msgpack, record_text_write, standing
+-- USES: reads idle, job, standing, workers; writes held, idle, job, lanes, standing, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 its id, 2 its envelope, no larger than BODY_LIMIT, 3 the channel of a process that will wait for it, ''
 --   for none
@@ -55,7 +55,7 @@ end
 -- The record is written last: if that fails, there is only an entry without a record, which is ignored.
 local lane = lane_key(q, NORMAL)
 local entry = redis.call('XADD', lane, '*', 'job', id)
-if some_wait then redis.call('UNLINK', q.base .. IDLE) end
+if some_wait then Standing.added(q, 1, 1) end
 if redis.call('MSETNX', key, fresh(q, envelope, watched)) == 1 then return 1 end
 redis.call('XDEL', lane, entry)
 return 0

@@ -1,8 +1,8 @@
 -- Handles what is due: queues scheduled jobs, and ends jobs that have expired or whose call is gone.
 --
 -- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, finish, due, newer
--- USES: reads body, fetched, held, job, schedule, scheduled, schedules, timers, workers; writes body, idle, job, lanes,
---   schedule, scheduled, timers, tombstone; publishes waiter
+-- USES: reads body, fetched, held, job, schedule, scheduled, schedules, standing, timers, workers; writes body, idle,
+--   job, lanes, schedule, scheduled, standing, timers, tombstone, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the most jobs in this step, and the most timers, 2 for how many ms after its send a job must be found, 3
 --   result ttl in ms, for jobs that end here, 4 the outcome of a job that has expired, 5 that of a job whose call

@@ -2,9 +2,10 @@
 -- a bounded step: call again while there is more. The last step deregisters the worker and deletes its consumer.
 -- If there is no worker to recover, dead jobs over the limit are dropped.
 --
--- NEEDS: call, keys, record, results, lanes, hooks, finish, leases, entries, newer
--- USES: reads dead, held, job, lanes, leases, schedule, workers; writes body, cancel, dead, fetched, held, idle, job,
---   lanes, leases, owners, schedule, scheduled, timers, tombstone, workers; publishes waiter
+-- NEEDS: call, keys, record, results, lanes, standing, hooks, finish, leases, entries, newer
+-- USES: reads dead, held, job, lanes, leases, schedule, standing, workers; writes body, cancel, dead, fetched, held,
+--   idle, job, lanes, leases, owners, schedule, scheduled, standing, timers, tombstone, wakeable, workers; publishes
+--   dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 'lapsed' for any worker whose lease has ended, 'dead' for a worker that is known to have died, whether
 --   or not its lease has ended, 'departing' for a worker that departs;
@@ -126,6 +127,7 @@ else
   redis.call('ZREM', q.base .. FETCHED, worker)
   redis.pcall('HDEL', q.base .. LEASES, worker)
   redis.pcall('ZREM', q.base .. IDLE, worker)
+  Standing.withdraw(q, worker)
   redis.pcall('HDEL', q.base .. OWNERS, worker)
   redis.call('UNLINK', held_key(q, worker), cancel_key(q, worker)) -- the second may be large
   reply[3] = another and 1 or 0

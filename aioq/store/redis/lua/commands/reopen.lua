@@ -1,7 +1,8 @@
 -- Queues dead jobs again, as if they had never been run.
 --
 -- NEEDS: keys, record, lanes, hooks
--- USES: reads body, job; writes body, dead, idle, job, lanes, scheduled, timers
+-- USES: reads body, job, standing; writes body, dead, idle, job, lanes, scheduled, standing, timers, wakeable; publishes
+--   dispatched
 -- KEYS: 1 base key
 -- ARGV: job ids
 -- REPLY: per job the state it was in, '' for no such job; a job was queued only if it had failed and still has its

@@ -1,7 +1,8 @@
 -- Moves jobs that wait to be run to another time.
 --
 -- NEEDS: keys, record, lanes, hooks
--- USES: reads job, scheduled; writes idle, job, lanes, scheduled, timers
+-- USES: reads job, scheduled, standing; writes idle, job, lanes, scheduled, standing, timers, wakeable; publishes
+--   dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 due: '' for at once, '+N' for N ms from now, or the time in ms since the epoch, then job ids
 -- REPLY: per job the state it was in, '' for no such job; only a queued or a scheduled one was moved

@@ -13,6 +13,9 @@ local FETCHED, LEASES = ':fetched', ':leases'
 -- until the worker waits again. Every job that is queued in a lane deletes this key, because a direct dispatch
 -- must not overtake that job. See enqueue_one.lua.
 local IDLE = ':idle'
+-- The workers that are to be woken by a message, by when they began to stand, and a key that exists as long as some
+-- of them are; see lib/standing.lua.
+local STANDING, WAKEABLE = ':standing', ':wakeable'
 local SCHEDULED, DEAD = ':scheduled', ':dead'
 local TIMERS = ':timers'
 local SCHEDULES = ':schedules'

@@ -5,7 +5,7 @@
 -- claim. An entry names one job (`job`: its id) or several whose ids have equal lengths (`prefix`, `width`,
 -- `ids`): their common prefix, how many bytes each id has after it, and these rests, joined.
 --
--- NEEDS: keys
+-- NEEDS: keys, standing
 local Lanes = {}
 
 -- Queues a job that is given back. If the key of the lane's front holds another type, the job goes to another
@@ -21,7 +21,7 @@ end
 function Lanes.push(q, lane, id, front)
   lane = lane or NORMAL
   if front then Lanes.push_front(q, lane, id) else redis.call('XADD', lane_key(q, lane), '*', 'job', id) end
-  redis.call('UNLINK', q.base .. IDLE)
+  Standing.added(q, 1, id == '' and 0 or 1)
 end
 
 -- The most jobs of one entry: each claim that takes only some of them writes the others again.
@@ -34,7 +34,7 @@ function Lanes.push_alike(q, lane, prefix, width, ends)
     local some = string.sub(ends, start, start + SHARING * width - 1)
     entries[#entries + 1] = redis.call('XADD', key, '*', 'prefix', prefix, 'width', width, 'ids', some)
   end
-  redis.call('UNLINK', q.base .. IDLE)
+  Standing.added(q, #entries, #ends / width)
   return entries
 end
 
@@ -55,7 +55,7 @@ end
 -- Queues the jobs from position `first` on in a stream such as `normal` or `normal:rest`.
 function Lanes.push_all(q, stream, ids, first)
   if first > #ids then return end
-  local key = lane_key(q, stream)
+  local key, entries, jobs = lane_key(q, stream), 0, #ids - first + 1
   while first <= #ids do
     local prefix, ends, last = Lanes.alike(ids, first)
     -- Ids with letters of more than one byte get entries of their own, so that no letter is cut in two.
@@ -65,9 +65,9 @@ function Lanes.push_all(q, stream, ids, first)
       last = first
       redis.call('XADD', key, '*', 'job', ids[first])
     end
-    first = last + 1
+    first, entries = last + 1, entries + 1
   end
-  redis.call('UNLINK', q.base .. IDLE)
+  Standing.added(q, entries, jobs)
 end
 
 -- Schedules a job; the caller then writes its record. If the job is due before all others, an entry without a job
