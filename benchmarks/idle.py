@@ -1,14 +1,16 @@
-"""`python -m benchmarks.idle`: what many idle workers, or a worker of many queues, cost one server.
+"""`python -m benchmarks.idle`: what idle workers, or a worker of many queues, cost, and how soon they begin a job.
 
 The workers are aioq's own, many to a process. The server is one of the tests' servers.
 """
 
 import asyncio
+import random
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import click
 
 from aioq import App
 from aioq.app import internals_of
+from aioq.tasks.task import Sendable
 from aioq.worker import Worker
 from benchmarks.monitor import Seen, monitored
 from tests.flavours import available
@@ -46,7 +49,7 @@ def count(
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         server = Server.start(name, Path(folder), tcp=True)
         stack.callback(server.stop)
-        arguments = [str(server.port), str(workers // processes), str(queues), str(latency)]
+        arguments = [str(server.port), str(workers // processes), str(queues), str(latency), "100"]
         with _fleet(processes, arguments):
             time.sleep(settle)
             connections, seen, took, cpu, rows = _watched(server, seconds)
@@ -56,6 +59,69 @@ def count(
         f"server {cpu / took * 100:.1f} % of a core (with MONITOR)"
     )
     click.echo(", ".join(f"{command} {calls / took:.1f}" for calls, command in rows[:12]))
+
+
+@main.command()
+@click.option("--workers", default=1, show_default=True, help="Each in a process of its own.")
+@click.option("--queues", default=200, show_default=True, help="Of each worker.")
+@click.option("--concurrency", default=100, show_default=True, help="Of each worker.")
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--seconds", default=5.0, show_default=True, help="Of each way to send, in each round.")
+@click.option("--server", "name", default=available()[-1], show_default=True)
+def latency(*, workers: int, queues: int, concurrency: int, rounds: int, seconds: float, name: str) -> None:
+    """Send jobs in several ways, and measure the time from each send to the start of its job."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        server = Server.start(name, Path(folder), tcp=True)
+        stack.callback(server.stop)
+        with _fleet(workers, [str(server.port), "1", str(queues), "0", str(concurrency)]):
+            time.sleep(3)
+            found = asyncio.run(_measured(f"redis://127.0.0.1:{server.port}/0", queues, rounds, seconds))
+    for way, parts in found.items():
+        medians, tails = ([_percentile(part, percent) * 1000 for part in parts] for percent in (50, 99))
+        click.echo(
+            f"{way:24} {sum(map(len, parts)):6} jobs; p50 {statistics.median(medians):6.2f} ms "
+            f"({min(medians):.2f} to {max(medians):.2f}); p99 {statistics.median(tails):6.2f} ms "
+            f"({min(tails):.2f} to {max(tails):.2f})"
+        )
+
+
+def _percentile(times: Sequence[float], percent: int) -> float:
+    return sorted(times)[min(len(times) * percent // 100, len(times) - 1)]
+
+
+async def _measured(url: str, queues: int, rounds: int, seconds: float) -> dict[str, list[list[float]]]:
+    """By way of sending, and by round: the seconds from the send to the start of each job."""
+    app = App(APP, url=url)
+    task = app.task(stamp)
+    names = [f"q{number}" for number in range(queues)]
+    ways: dict[str, tuple[float, Callable[[], Sendable[[], float]]]] = {
+        "lone, dispatched": (20.0, lambda: task.options(queue=random.choice(names))),
+        "lone, high priority": (20.0, lambda: task.options(queue=random.choice(names), priority="high")),
+        "100/s to one queue": (100.0, lambda: task.options(queue=names[0])),
+        "1000/s to one queue": (1000.0, lambda: task.options(queue=names[0])),
+        "1/s to each queue": (float(queues), lambda: task.options(queue=random.choice(names))),
+    }
+    found: dict[str, list[list[float]]] = {way: [] for way in ways}
+
+    async def timed(make: Callable[[], Sendable[[], float]]) -> float:
+        sent = time.monotonic()
+        return await (await make().send()) - sent
+
+    async with app:
+        for _ in range(rounds):
+            for way, (rate, make) in ways.items():
+                jobs: list[asyncio.Task[float]] = []
+                began = time.monotonic()
+                while (at := len(jobs) / rate) < seconds:
+                    await asyncio.sleep(max(began + at - time.monotonic(), 0))
+                    jobs.append(asyncio.create_task(timed(make)))
+                found[way].append(await asyncio.gather(*jobs))
+    return found
+
+
+async def stamp() -> float:
+    """When this job has started: all processes of a machine have the same monotonic clock."""
+    return time.monotonic()
 
 
 def _watched(server: Server, seconds: float) -> tuple[int, Seen, float, float, list[tuple[int, str]]]:
@@ -101,16 +167,19 @@ def _cpu(client: Any) -> float:
 @click.argument("workers", type=int)
 @click.argument("queues", type=int)
 @click.argument("latency", type=float)
-def serve(port: int, workers: int, queues: int, latency: float) -> None:
+@click.argument("concurrency", type=int)
+def serve(port: int, workers: int, queues: int, latency: float, concurrency: int) -> None:
     """Be one of the processes, until the input ends."""
-    asyncio.run(_serve(port, workers, [f"q{number}" for number in range(queues)], latency))
+    asyncio.run(_serve(port, workers, [f"q{number}" for number in range(queues)], latency, concurrency))
 
 
-async def _serve(port: int, workers: int, queues: Sequence[str], latency: float) -> None:
+async def _serve(port: int, workers: int, queues: Sequence[str], latency: float, concurrency: int) -> None:
     async with Proxy(port) as proxy:
         proxy.latency = latency
         app = App(APP, url=proxy.url if latency else f"redis://127.0.0.1:{port}/0")
-        made = [Worker(internals_of(app).app_parts(), queues=queues) for _ in range(workers)]
+        app.task(stamp)
+        parts = internals_of(app).app_parts()
+        made = [Worker(parts, queues=queues, concurrency=concurrency) for _ in range(workers)]
         async with app, asyncio.TaskGroup() as group:
             for worker in made:
                 group.create_task(worker.run())

@@ -52,6 +52,7 @@ def trials(key: str, channel: str, confirmation: Confirmation | None) -> list[_C
     nothing += [("ZCARD", key), ("ZCOUNT", key, 0, 1), ("ZRANGE", key, 0, 1), ("ZRANGEBYSCORE", key, 0, 1)]
     nothing += [
         ("ZREM", key, "m"),
+        ("ZPOPMIN", key),
         ("ZREMRANGEBYSCORE", key, 0, 1),
         ("ZREMRANGEBYRANK", key, 0, 0),
         ("ZREVRANGEBYSCORE", key, 1, 0),
