@@ -6,6 +6,7 @@ installs that.
 
 import functools
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -52,6 +53,7 @@ FACILITIES = {
     "pidfd_open": Facility(lambda: hasattr(os, "pidfd_open")),
     "/sys": Facility(Path("/sys/kernel").exists),
     "a directory that is read-only": Facility(_may_be_read_only),
+    "redis-cli": Facility(lambda: shutil.which("redis-cli") is not None, "redis-tools"),
 }
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from aioq import App, JobNotFoundError, SendError, ServerError, ServerRejectedError, ServerUnavailableError
+from aioq import App, JobNotFoundError, SendError, ServerRejectedError, ServerUnavailableError
 from aioq.store.redis.durability import ReplicaConfirmation
 from aioq.store.redis.keys import base_key
 from aioq.store.redis.net.commands import Link
 from tests.behaviour.kit import Project, cleared, until
 from tests.behaviour.pages import blocks
 from tests.clusters import Cluster, Node, free_ports
-from tests.servers import Login, Server
+from tests.servers import Login, Server, available
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
 
@@ -228,9 +228,19 @@ async def test_a_wrong_password_is_said_of_the_node_that_refused_it(start_cluste
     await opened(cluster.url)
 
 
-async def test_a_database_that_a_cluster_has_not_is_an_error(cluster: Cluster) -> None:
-    with pytest.raises(ServerError, match=r"127.0.0.1:\d+/7000 answered with an error: DB index is out of range"):
+@pytest.mark.parametrize("name", available())
+async def test_a_database_that_a_cluster_has_not_is_an_error(
+    name: str, start_cluster: Callable[..., Cluster], app_name: str
+) -> None:
+    """Valkey 9 has several in a cluster too, as many as its `cluster-databases` says; others have 0 alone."""
+    cluster = start_cluster(name)
+    said = r"127.0.0.1:\d+/7000 has no such database \(.+\); name another one, or none, in the URL"
+    with pytest.raises(ServerRejectedError, match=said):
         await opened(f"{cluster.url}/7000")
+    app = App(app_name, url=f"{cluster.url}/7000")
+    with pytest.raises(ServerRejectedError, match=said):
+        await app.send("task")
+    await app.aclose()
 
 
 # -- without `async with`, and without a node ---------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import configparser
 import re
 import tomllib
+from collections.abc import Mapping
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.anyio
 
 WORKER = (ROOT / "docs/worker.md").read_text()
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+FILES = [ROOT / "Dockerfile", *ROOT.glob("compose*.yaml"), *(ROOT / "examples/kubernetes").glob("*.yaml")]
 DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Settings)}
 
 
@@ -31,6 +33,21 @@ def from_environment(name: str, value: str) -> Any:
     field = name.removeprefix("AIOQ_").lower()
     assert field in DEFAULTS, name
     return getattr(load_settings({}, environ={name: value}), field)
+
+
+def statuses(paths: Mapping[str, str]) -> dict[str, int]:
+    """What the health checks of a worker that lives and is not ready answer to each of these paths."""
+    server = HealthServer(listen("127.0.0.1", 0), lambda: Health(live=True, ready=False, reasons=["it is new"]))
+    answers: dict[str, int] = {}
+    try:
+        for name, path in paths.items():
+            connection = HTTPConnection("127.0.0.1", server.port, timeout=20)
+            connection.request("GET", path)
+            answers[name] = connection.getresponse().status
+            connection.close()
+    finally:
+        server.close()
+    return answers
 
 
 @pytest.fixture
@@ -77,16 +94,7 @@ def test_the_probes_ask_what_is_answered() -> None:
     ports = {str(probe["port"]) for probe in probes.values()}
     assert ports == set(re.findall(r"--health-port (\d+)", WORKER))
 
-    server = HealthServer(listen("127.0.0.1", 0), lambda: Health(live=True, ready=False, reasons=["it is new"]))
-    answers: dict[str, int] = {}
-    try:
-        for name, probe in probes.items():
-            connection = HTTPConnection("127.0.0.1", server.port, timeout=20)
-            connection.request("GET", probe["path"])
-            answers[name] = connection.getresponse().status
-            connection.close()
-    finally:
-        server.close()
+    answers = statuses({name: probe["path"] for name, probe in probes.items()})
     assert answers == {"livenessProbe": 200, "readinessProbe": 503}
 
 
@@ -128,6 +136,6 @@ def test_the_containers_are_as_the_page_says() -> None:
 def test_every_variable_of_a_page_is_a_setting() -> None:
     """But for those by which the pages show what happens with one that is none."""
     ours = {f"AIOQ_{name.upper()}" for name in DEFAULTS} | {"AIOQ_"}
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "Dockerfile", ROOT / "compose.yaml"]:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *FILES]:
         text = page.read_text().replace("`AIOQ_VERSION` of its own", "")
         assert set(re.findall(r"\bAIOQ_[A-Z_]*", text)) - ours == set(), page.name

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import catalogue, idle, machine, plotting
+from aioq.store.redis.cluster.topology import SLOTS, slot_of
+from aioq.store.redis.keys import base_key
+from benchmarks import catalogue, cluster, cluster_driver, idle, machine, plotting, sizes
 from benchmarks import ledger as ledger_module
 from benchmarks.__main__ import PART, RESULTS, results_directory
 from benchmarks.catalogue import LIBRARIES
@@ -292,3 +294,40 @@ def test_idle_workers_are_counted() -> None:
     done = CliRunner().invoke(idle.main, ["count", *sizes, "--server", SERVER], catch_exceptions=False)
 
     assert re.search(r"^2 workers, 3 queues each: \d+ connections; \d+ commands/s of clients, ", done.output)
+
+
+def test_three_nodes_are_put_beside_one() -> None:
+    arguments = ["--rounds", "1", "--jobs", "300", "--server", SERVER]
+    done = CliRunner().invoke(cluster.main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    for label, _ in cluster.SHOWN.values():
+        assert re.search(
+            rf"^\| {re.escape(label)} \| [\d.,]+ \| [\d.,]+ \| [\d.]+ \(", done.output, re.MULTILINE
+        ), label
+
+
+def test_the_queues_of_the_comparison_are_spread_evenly() -> None:
+    names = cluster_driver.spread(3, 2)
+    nodes = [slot_of(base_key(cluster_driver.APP, name)) * 3 // SLOTS for name in names]
+    assert nodes == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_ratio_of_rounds_is_given_with_its_spread() -> None:
+    one = [dict.fromkeys(cluster.SHOWN, value) for value in (1.0, 2.0, 4.0)]
+    three = [dict.fromkeys(cluster.SHOWN, value) for value in (1.5, 2.0, 5.0)]
+    shown = cluster.rows({"one": one, "three": three})[2]
+    assert shown.endswith("| 2.000 | 2.000 | 1.25 (1.00 to 1.50) |")
+
+
+def test_sizes_are_measured() -> None:
+    arguments = ["--rounds", "1", "--jobs", "100", "--server", SERVER]
+    done = CliRunner().invoke(sizes.main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    waiting, large = (
+        re.search(rf"^\| a waiting job with an argument of {size} bytes \| ([\d,]+)", done.output, re.MULTILINE)
+        for size in ("80", "10,000")
+    )
+    assert waiting is not None
+    assert large is not None
+    assert 100 < int(waiting[1]) < 1_000 < int(large[1].replace(",", ""))
+    assert len(re.findall(r"^\| .* \([\d.]+ to [\d.]+\) \|$", done.output, re.MULTILINE)) == 3

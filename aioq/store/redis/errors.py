@@ -103,6 +103,8 @@ def _login_refused(text: str) -> ServerRejectedError:
     return error
 
 
+_NO_DATABASE = "has no such database ({}); name another one, or none, in the URL"
+
 _Rule = tuple[tuple[type[Exception], ...], str, Callable[[str], ServerError], str]
 
 _RULES: tuple[_Rule, ...] = (
@@ -114,6 +116,9 @@ _RULES: tuple[_Rule, ...] = (
     ),
     # The error for a command with many arguments before the login.
     ((), "unauthenticated", _login_refused, "wants a login: {}; put user name and password into the URL"),
+    # First the text of a cluster that has database 0 alone, as all but those of Valkey 9.
+    ((), "SELECT is not allowed in cluster mode", ServerRejectedError, _NO_DATABASE),
+    ((), "DB index is out of range", ServerRejectedError, _NO_DATABASE),
     (
         (ReadOnlyError,),
         "READONLY",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from aioq.config.urls import parse_servers
 from tests.clusters import Cluster
 from tests.databases import Database
 from tests.servers import Login, Server
@@ -19,7 +20,11 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def services() -> dict[str, Any]:
-    return yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    return services_of("compose.yaml")
+
+
+def services_of(file: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / file).read_text())["services"]
 
 
 def test_compose_has_a_durable_server_and_two_hosts(services: dict[str, Any]) -> None:
@@ -43,6 +48,26 @@ def test_both_hosts_run_the_example_in_the_built_image(services: dict[str, Any],
 def test_the_workers_health_is_whether_it_fetches(services: dict[str, Any]) -> None:
     assert services["worker"]["healthcheck"]["test"] == ["CMD", "aioq", "check", "--quiet", "proj.app:app"]
     assert services["worker"]["command"][-1] == "proj.app:app"
+
+
+def test_the_cluster_is_the_same_with_another_url(services: dict[str, Any]) -> None:
+    cluster = services_of("compose.cluster.yaml")
+    nodes = {name: cluster.pop(name) for name in ("node-1", "node-2", "node-3")}
+    made = cluster.pop("cluster")
+    assert cluster.keys() == {"worker", "client"}
+    for name, service in cluster.items():
+        servers = parse_servers(service["environment"]["AIOQ_URL"])
+        assert servers is not None
+        assert {host for host, _ in servers.addresses} == set(nodes)
+        assert service["depends_on"] == {"cluster": {"condition": "service_completed_successfully"}}
+        changed = ("environment", "depends_on")
+        assert {key: value for key, value in service.items() if key not in changed} == {
+            key: value for key, value in services[name].items() if key not in changed
+        }
+    assert made["depends_on"] == {name: {"condition": "service_healthy"} for name in nodes}
+    assert len({node["networks"]["default"]["ipv4_address"] for node in nodes.values()}) == 3
+    assert sorted(node["volumes"][0] for node in nodes.values()) == [f"{name}:/data" for name in nodes]
+    assert {node["healthcheck"]["test"][-1] for node in nodes.values()} == {"ping"}
 
 
 def test_everything_the_image_copies_reaches_the_build() -> None:
