@@ -29,14 +29,19 @@ from tests.flavours import available
 from tests.servers import Server
 
 SENDERS = 100
+ALONE = 500
+"""Jobs that are sent and awaited one by one."""
+
 PATIENCE = 120.0
 """Seconds after which a measurement is given up: many times as long as it should take."""
 
 Figures = dict[str, float]
 
 SHOWN: dict[str, tuple[str, int]] = {
-    "client_commands": ("commands a job that clients send", 3),
-    "commands": ("commands a job, with those of scripts", 2),
+    "bulk_commands": ("bulk: commands a job", 4),
+    "alone_commands": ("a job sent and awaited alone: commands, of sender and worker", 2),
+    "client_commands": ("100 senders and a worker: commands a job", 3),
+    "commands": ("the same, with those of scripts", 2),
     "bulk_cpu": ("bulk: µs of the sender's CPU a job", 2),
     "bulk_seconds": ("bulk: µs a job", 2),
     "concurrent_cpu": ("100 senders: µs of the sender's CPU a job", 1),
@@ -162,14 +167,30 @@ def _drain(here: Target, jobs: int) -> Figures:
 
 
 def _commands(here: Target, jobs: int) -> Figures:
-    """Count the commands for each job, with 100 senders and a worker at the same time."""
+    """Count the commands for each job: in bulk, sent and awaited alone, sent by many while a worker runs them."""
+    figures: Figures = {"bulk_commands": _sent(here, "bulk", jobs)}
     with Ledger(here.folder / "ledger", jobs + len(TASKS)) as ledger, here.worker(ledger) as fleet:
-        here.drive("latency", jobs=2 * len(QUEUES))  # the worker has started, and has its library at every node
+        if ledger.wait(ledger.jobs, PATIENCE) is None:
+            raise VoidError(f"not all jobs ran: {fleet.tail()}")
+    with Ledger(here.folder / "ledger", jobs + len(TASKS)) as ledger, here.worker(ledger) as fleet:
+        here.drive("latency", jobs=2 * len(QUEUES))  # the worker has started
+        figures["alone_commands"] = _sent(here, "latency", min(jobs, ALONE))
         with here.counted() as seen:
             here.drive("concurrent", jobs=jobs, senders=SENDERS)
             if ledger.wait(ledger.jobs, PATIENCE) is None:
                 raise VoidError(f"not all jobs ran: {fleet.tail()}")
-        return {"client_commands": seen["by_clients"] / jobs, "commands": seen["in_all"] / jobs}
+    figures["client_commands"], figures["commands"] = (seen[key] / jobs for key in ("by_clients", "in_all"))
+    return figures
+
+
+def _sent(here: Target, action: str, jobs: int) -> float:
+    """The commands for each job of an action, without those that connect."""
+    found: list[float] = []
+    for count in (0, jobs):
+        with here.counted() as seen:
+            here.drive(action, jobs=count)
+        found.append(seen["by_clients"])
+    return (found[1] - found[0]) / jobs
 
 
 def rows(found: dict[str, list[Figures]]) -> list[str]:

@@ -20,7 +20,8 @@ import yaml
 from aioq import ConfigError
 from aioq.cli.main import cli
 from aioq.config.settings import Settings, load_settings
-from benchmarks import catalogue
+from aioq.config.urls import parse_servers
+from benchmarks import catalogue, cluster, sizes
 from benchmarks.__main__ import main as benchmark
 from tests.behaviour.kit import ROOT
 from tests.behaviour.pages import PAGES, blocks, held_by
@@ -29,6 +30,7 @@ from tests.flavours import SERVERS
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 MAKEFILE = (ROOT / "Makefile").read_text()
+BENCHMARKS = {"benchmarks.cluster": cluster.main, "benchmarks.sizes": sizes.main}
 Words = list[str]
 Reads = Callable[[Words, pytest.Config], None]
 
@@ -76,9 +78,12 @@ def pytest_(words: Words, config: pytest.Config) -> None:
 
 
 def python(words: Words, _: pytest.Config) -> None:
-    """The benchmark, the only module that a page runs so."""
-    assert words[:2] == ["-m", "benchmarks"]
-    benchmarks([word for word in words[2:] if word != "--help"])
+    """The benchmark and its further programs, the only modules that a page runs so."""
+    assert words[0] == "-m"
+    if words[1] == "benchmarks":
+        benchmarks([word for word in words[2:] if word != "--help"])
+    else:
+        BENCHMARKS[words[1]].make_context(words[1], words[2:])
 
 
 def benchmarks(words: Words) -> None:
@@ -87,10 +92,19 @@ def benchmarks(words: Words) -> None:
 
 
 def docker(words: Words, _: pytest.Config) -> None:
-    """Services of `compose.yaml`."""
-    compose, verb, *rest = words
-    assert (compose, verb in {"up", "run", "logs"}) == ("compose", True)
-    assert {word for word in rest if not word.startswith("-")} <= set(SERVICES)
+    """Services of `compose.yaml`, or of the file that is named."""
+    assert words[0] == "compose"
+    file, rest = (words[2], words[3:]) if words[1] == "-f" else ("compose.yaml", words[1:])
+    services = yaml.safe_load((ROOT / file).read_text())["services"]
+    assert rest[0] in {"up", "run", "logs"}
+    assert {word for word in rest[1:] if not word.startswith("-")} <= set(services)
+
+
+def redis_cli(words: Words, _: pytest.Config) -> None:
+    """Making a cluster, as compose.cluster.yaml does, which a test runs."""
+    assert words[:2] == ["--cluster", "create"]
+    assert words[-1] == "--cluster-yes"
+    assert parse_servers(f"redis+cluster://{','.join(words[2:-1])}") is not None
 
 
 def pip(words: Words, _: pytest.Config) -> None:
@@ -124,6 +138,7 @@ READS: dict[str, Reads] = {
     ".venv/bin/python": python,
     "docker": docker,
     "pip": pip,
+    "redis-cli": redis_cli,
     "export": export,
     # `test_two_hosts_readme.py` asks a server whether it has these options.
     "redis-server": lambda words, _: None,
@@ -140,7 +155,7 @@ def in_text(page: Path) -> list[str]:
     text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     found = re.findall(r"`((?:aioq|make|pip install|docker compose) [^`]+)`", " ".join(text.split()))
     found = [
-        re.sub(r"^(aioq (?:worker|check|schedules show))(?: \.\.\.| (?=-)|$)", r"\1 shop:app ", line)
+        re.sub(r"^(aioq (?:worker|check|doctor|schedules show))(?: \.\.\.| (?=-)|$)", r"\1 shop:app ", line)
         for line in found
     ]
     return [
@@ -187,7 +202,13 @@ def test_a_command_that_is_shown_can_be_typed(where: str, line: str, pytestconfi
     READS[words[0]](words[1:], pytestconfig)
 
 
-OF_OTHERS = {"--appendonly": "the server", "--app": "Flask", "--preload": "gunicorn", "--format": "Podman"}
+OF_OTHERS = {
+    "--appendonly": "the server",
+    "--app": "Flask",
+    "--preload": "gunicorn",
+    "--format": "Podman",
+    "--default_lua_flags": "Dragonfly",
+}
 
 
 def options(command: click.Command) -> Iterator[str]:

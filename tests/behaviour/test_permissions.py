@@ -113,6 +113,23 @@ async def test_a_worker_and_a_check_name_what_is_missing(
         assert "Traceback" not in process.log
 
 
+async def test_a_worker_and_the_doctor_name_commands_that_the_server_does_not_have(
+    project: Project, start_server: Callable[..., Server]
+) -> None:
+    """As some services that speak the protocol; `docs/scaling.md` names them."""
+    lacks = [("XPENDING", ""), ("SSCAN", "")]
+    server = start_server(extra_args=[word for each in lacks for word in ("--rename-command", *each)])
+    project.settings["AIOQ_URL"] = server.url
+    project.copy("mill")
+    said = "does not have SSCAN, XPENDING, without which aioq cannot work"
+    for process in (project.worker("mill:app"), project.python("-m", "aioq", "doctor", "mill:app")):
+        assert await process.ended() != 0
+        text = "\n".join([*process.lines, *process.printed])
+        assert said in text
+        assert "docs/scaling.md" in text
+        assert "Traceback" not in text
+
+
 async def test_awaiting_a_job_without_permission_to_subscribe_fails_at_once(
     start_server: Callable[..., Server], app_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -80,20 +80,27 @@ async def require(link: Link, key: str, channel: str, confirmation: Confirmation
     """
     lacking = await missing(link, key, channel, confirmation)
     if lacking is not None:
-        raise ServerRejectedError(
-            f"{link.shown_url} {lacking.problem}; what aioq needs and is missing: {lacking.advice}"
-        )
+        words = "what aioq needs and is missing: " if lacking.is_granted else ""
+        raise ServerRejectedError(f"{link.shown_url} {lacking.problem}; {words}{lacking.advice}")
+
+
+_CONTAINERS = {"CLIENT", "PUBSUB", "XGROUP", "XINFO"}
+"""Commands that have subcommands."""
+
+_UNKNOWN = ("unknown command", "unknown subcommand", "unsupported command", "command is not available")
+"""Texts in the errors of servers, services and proxies for a command that they do not have."""
 
 
 class Missing(NamedTuple):
-    """What a user may not do, and the command that permits it."""
+    """What a user may not do, or a server does not have, and what to do about it."""
 
     problem: str
     advice: str
+    is_granted: bool = False  # what is missing is a permission, and `advice` the command that gives it
 
 
 async def missing(link: Link, key: str, channel: str, confirmation: Confirmation | None) -> Missing | None:
-    """Find out what the user may not do of all that aioq does; None if it may do everything.
+    """Find out what the server does not have, or the user may not do, of all that aioq does; None if nothing.
 
     Raises:
         ServerUnavailableError: the server does not answer.
@@ -101,12 +108,18 @@ async def missing(link: Link, key: str, channel: str, confirmation: Confirmation
     commands = trials(key, channel, confirmation)
     replies = await asyncio.gather(*(link.command(*each) for each in commands), return_exceptions=True)
     replies += await _subscribing(link, channel)
+    if unknown := _unknown(commands, replies):
+        return Missing(
+            f"does not have {', '.join(unknown)}, without which aioq cannot work",
+            "use Redis 6.2 or newer, or Valkey; what services lack is in docs/scaling.md",
+        )
     texts = [str(each) for each in replies if isinstance(each, ResponseError)]
     grants = list(dict.fromkeys(grant for text in texts if (grant := granted_by(text)) and grant[0] != "~"))
     if grants:
         return Missing(
             f"refused a command to this user: {_first(texts)}",
             f"ACL SETUSER <user> {' '.join(grants)} (all rules: docs/worker.md)",
+            is_granted=True,
         )
     for each in replies:
         if isinstance(each, Exception) and not isinstance(each, ResponseError):
@@ -129,6 +142,15 @@ async def _subscribing(link: Link, channel: str) -> list[object]:
     finally:
         connection.close()
     return answers
+
+
+def _unknown(commands: Sequence[_Command], replies: Sequence[object]) -> list[str]:
+    """The commands that the server does not have, as its replies show."""
+    return [
+        " ".join(str(word) for word in command[: 2 if command[0] in _CONTAINERS else 1])
+        for command, reply in zip(commands, replies, strict=False)
+        if isinstance(reply, ResponseError) and any(words in str(reply).lower() for words in _UNKNOWN)
+    ]
 
 
 def _first(texts: Sequence[str]) -> str:

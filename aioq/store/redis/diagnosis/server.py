@@ -150,7 +150,7 @@ async def _check_permissions(examination: Examination) -> None:
     needed = confirmation(examination.durability, examination.replicas, link.shown_url)
     lacking = await missing(link, no_key, no_key, needed)
     if lacking is not None:
-        examination.found(Check.PERMISSIONS, *lacking)
+        examination.found(Check.PERMISSIONS, lacking.problem, lacking.advice)
         return
     for queue in examination.queues:
         try:
