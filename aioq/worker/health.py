@@ -6,7 +6,8 @@ import msgspec
 
 READY_AGE = 15.0
 """Seconds since the last successful fetch after which a queue counts as not served. An idle worker gets a reply
-every 5 s (the time of its blocking read), so this is three missed ones."""
+every 5 s (the time of its blocking read), so this is three missed ones. One of many queues claims after 6 to 10 s,
+and tries again if that fails."""
 
 LIVE_LAG = 60.0
 """Seconds the event loop may be blocked before only a restart helps. A guess: far longer than a task blocks it by

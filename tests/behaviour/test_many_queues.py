@@ -15,6 +15,7 @@ from aioq.app import internals_of
 from aioq.tasks.task import AsyncTask
 from aioq.worker import Worker
 from aioq.worker.duties import fetcher
+from aioq.worker.duties.recovery import recover_dead
 from tests.behaviour.kit import keys, until
 from tests.clusters import Cluster
 from tests.databases import Database
@@ -178,3 +179,115 @@ async def test_a_worker_that_stops_leaves_what_comes_to_those_that_stand(
             await program.send(queue, 2 + 2 * number, 2)
         await until(lambda: all(len(program.took[queue]) == 2 for queue in QUEUES), "the jobs of all queues")
         program.released.set()
+
+
+async def all_queues_run(program: Program, first: int) -> None:
+    """Send two jobs to each queue, which nobody gets by direct dispatch, and wait for their ends."""
+    before = len(program.ended)
+    for number, queue in enumerate(program.queues):
+        await program.send(queue, first + 2 * number, 2)
+    await until(
+        lambda: len(program.ended) == before + 2 * len(program.queues), "the end of two jobs of each queue"
+    )
+
+
+@pytest.mark.usefixtures("_only_messages_wake")
+async def test_after_a_gap_in_the_subscription_it_claims_from_all_queues(
+    redis_server: Database, app_name: str
+) -> None:
+    program = Program(redis_server.url, app_name, QUEUES[:12])
+    async with program.app, program.workers(3):
+        with redis_server.client() as client:
+            client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await all_queues_run(program, 0)
+
+
+async def test_a_message_that_is_lost_costs_the_time_until_it_claims_by_itself(
+    redis_server: Database, app_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetcher, "STAND", 1.0)
+    program = Program(redis_server.url, app_name, QUEUES[:12])
+    async with program.app, program.workers(3):
+        with redis_server.client() as client:
+            for queue in program.queues:  # as if their messages had been published and were lost
+                client.unlink(
+                    *(f"aioq:{{{app_name}:{queue}}}:{name}" for name in ("standing", "wakeable", "idle"))
+                )
+        await all_queues_run(program, 0)
+        assert max(times[0] for times in program.took.values()) < 3.0
+        await all_queues_run(program, 100)
+
+
+@pytest.mark.usefixtures("_only_messages_wake")
+async def test_a_worker_that_has_lost_its_leases_stands_again(redis_server: Database, app_name: str) -> None:
+    program = Program(redis_server.url, app_name, QUEUES[:12])
+    async with program.app, program.workers(3) as (worker,):
+        store = await internals_of(program.app).app_parts().store()
+        before = {queue: duties.membership.worker for queue, duties in worker._duties.queues.items()}
+        for queue, each in before.items():
+            await recover_dead(store, queue, each, max_crashes=3)
+        await until(
+            lambda: all(duties.membership.worker != before[q] for q, duties in worker._duties.queues.items()),
+            "new ids",
+        )
+        await until(lambda: stands(worker), "standing under them")
+        await all_queues_run(program, 0)
+
+
+@pytest.mark.usefixtures("_only_messages_wake")
+async def test_a_burst_ends_when_all_queues_are_empty(server: Database, app_name: str) -> None:
+    program = Program(server.url, app_name, QUEUES[:12])
+    async with program.app:
+        for number, queue in enumerate(program.queues):
+            await program.send(queue, 10 * number, 10)
+        worker = Worker(internals_of(program.app).app_parts(), queues=program.queues, concurrency=3, burst=True)
+        await asyncio.wait_for(worker.run(), 20)
+        assert len(program.ended) == 120
+
+
+@pytest.mark.usefixtures("_only_messages_wake")
+async def test_delays_and_priorities_are_as_with_few_queues(server: Database, app_name: str) -> None:
+    app = App(app_name, url=server.url, log_level="warning")
+    ran: list[str] = []
+
+    @app.task
+    async def note(what: str, seconds: float = 0.0) -> None:
+        ran.append(what)
+        await asyncio.sleep(seconds)
+
+    queue = QUEUES[3]
+    worker = Worker(internals_of(app).app_parts(), queues=QUEUES[:12], concurrency=1)
+    async with app:
+        running = asyncio.create_task(worker.run())
+        await until(lambda: stands(worker), "standing at all queues")
+        await note.options(queue=queue, delay=0.3).send("delayed")
+        await until(lambda: ran == ["delayed"], "the delayed job")
+        await note.options(queue=QUEUES[5]).send("other queue", 0.3)
+        await until(lambda: len(ran) == 2, "the job that takes the only slot")
+        for priority in ("low", "normal", "high"):
+            await note.options(queue=queue, priority=priority).send(priority)
+        await until(lambda: len(ran) == 5, "the others")
+        worker.stop()
+        await running
+    assert ran == ["delayed", "other queue", "high", "normal", "low"]
+
+
+@pytest.mark.usefixtures("_only_messages_wake")
+async def test_a_job_that_waits_lends_its_slot_to_jobs_of_other_queues(server: Database, app_name: str) -> None:
+    app = App(app_name, url=server.url, log_level="warning")
+
+    @app.task(queue=QUEUES[1])
+    async def child(number: int) -> int:
+        return number
+
+    @app.task(queue=QUEUES[0])
+    async def parent() -> int:
+        return sum([await each for each in await child.send_many([(1,), (2,), (3,)])])
+
+    worker = Worker(internals_of(app).app_parts(), queues=QUEUES[:12], concurrency=1)
+    async with app:
+        running = asyncio.create_task(worker.run())
+        await until(lambda: stands(worker), "standing at all queues")
+        assert await asyncio.wait_for(await parent.send(), 20) == 6
+        worker.stop()
+        await running

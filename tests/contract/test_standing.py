@@ -1,6 +1,7 @@
 """Workers that stand: they wait without a blocking read, and whatever is queued wakes one of them by a message."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 import redis
@@ -376,3 +377,20 @@ async def test_many_dead_workers_hold_up_nothing(redis_store: RedisStore, redis_
     await send(redis_store, "a", "b")
     assert await w.woken() == 2
     assert client.exists(redis_backend.key("standing")) == 0
+
+
+async def test_a_send_where_workers_only_block_costs_no_command_more(
+    redis_store: RedisStore, redis_backend: Backend
+) -> None:
+    await joined(redis_store, "blocks")
+    assert redis_backend.database is not None
+    with redis_backend.database.client() as client:
+        assert not (await redis_store.claim(QUEUE, "blocks", 5, idle=True)).jobs
+        client.config_resetstat()
+        await send(redis_store, "a", "b")
+        stats: Any = client.info("commandstats")
+    calls = {name.removeprefix("cmdstat_"): each["calls"] for name, each in stats.items()}
+    within = {
+        name: count for name, count in calls.items() if not name.startswith(("eval", "fcall", "config", "info"))
+    }
+    assert within == {"time": 1, "xadd": 1, "unlink": 1, "msetnx": 1}

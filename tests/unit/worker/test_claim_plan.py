@@ -168,3 +168,30 @@ def test_of_what_claims_have_brought_the_last_are_remembered() -> None:
     assert [plan.dispatched("w", claimed(job_id=each)) for each in ("0", "1", "2", str(MAX_RECEIVED))] == [
         *(True, True, False, False)
     ]
+
+
+def test_what_it_is_woken_for_is_asked_for_once_and_one_more():
+    plan = ClaimPlan(100, queues=200)
+    assert plan.stands
+    plan.woken(7)
+    plan.woken(0)
+    request = plan.request(100)
+    assert (request.most, request.woken) == (8, True)
+    plan.answered(request, Claim())
+    assert plan.request(100)[0] == 1
+
+
+def test_a_wake_up_is_passed_on_once():
+    plan = ClaimPlan(100, queues=200)
+    assert not plan.pass_on()
+    plan.woken(1)
+    assert plan.pass_on()
+    assert not plan.pass_on()
+    assert not ClaimPlan(100, queues=FEW_QUEUES).stands
+
+
+def test_a_wake_up_during_a_claim_is_followed_by_another_claim():
+    plan = ClaimPlan(100, queues=200)
+    request = plan.request(100)
+    plan.woken(1)
+    assert not plan.should_wait(request, Claim(), 100)

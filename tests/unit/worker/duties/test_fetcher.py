@@ -24,6 +24,7 @@ class Store(MemoryStore):
         inner = memory_store()
         super().__init__("shop", clock=inner.clock, limits=inner._limits)
         self.claims: list[tuple[int, int, Collection[str] | None]] = []
+        self.stood: list[bool] = []
         self.faults: list[Exception] = []
         self.blocking = 0
 
@@ -39,6 +40,7 @@ class Store(MemoryStore):
         stands: bool = False,
     ) -> Claim:
         self.claims.append((count, len(tokens), known))
+        self.stood.append(stands)
         if self.faults:
             raise self.faults.pop(0)
         return await super().claim(queue, worker, count, tokens, known=known, idle=idle, stands=stands)
@@ -57,7 +59,7 @@ class Store(MemoryStore):
 class Fetching:
     """A fetcher, and what it tells the others."""
 
-    def __init__(self, slots: int = 2) -> None:
+    def __init__(self, slots: int = 2, queues: int = 1) -> None:
         self.store = Store()
         self.membership = Membership(QUEUE, Incarnation())
         self.slots = Slots(slots)
@@ -76,6 +78,7 @@ class Fetching:
             on_answer=self._on_answer,
             held=lambda: list(self.jobs),
             space=self._space,
+            queues=queues,
         )
         self.space = asyncio.Event()
         self.space.set()
@@ -406,3 +409,89 @@ async def test_where_a_claim_says_that_there_is_more_it_claims_again_at_once():
         await until(lambda: fetching.jobs)
         assert fetching.store.blocking == fetching.empty == 0
         assert len(fetching.store.claims) == 3
+
+
+MANY = 200
+"""Queues with which a worker stands."""
+
+
+@asynccontextmanager
+async def standing(slots: int = 2) -> AsyncIterator[Fetching]:
+    """A fetcher that stands, and has found nothing so far."""
+    fetching = Fetching(slots, MANY)
+    await fetching.join()
+    async with running(fetching.fetcher.run()):
+        await until(lambda: fetching.fetcher.waiting)
+        yield fetching
+
+
+async def test_with_many_queues_it_does_not_block_and_claims_when_it_is_woken():
+    async with standing() as fetching:
+        assert (fetching.store.blocking, fetching.store.stood) == (0, [True])
+        await fetching.store.send("a")
+        await turns()
+        assert fetching.jobs == []
+        fetching.fetcher.woken(fetching.membership.worker, 1)
+        await until(lambda: fetching.jobs == ["a"])
+        assert fetching.store.claims[1][0] == 2, "one more than it was woken for"
+
+
+async def test_a_wake_up_for_no_job_makes_it_the_leader_of_the_ticks():
+    async with standing() as fetching:
+        fetching.fetcher.woken(fetching.membership.worker, 0)
+        await until(lambda: len(fetching.ticks) == 2)
+        assert [woken for _, woken in fetching.ticks] == [False, True]
+
+
+async def test_a_wake_up_for_an_id_of_before_is_ignored():
+    async with standing() as fetching:
+        fetching.fetcher.woken("before", 1)
+        await turns()
+        assert len(fetching.store.claims) == 1
+
+
+async def test_if_no_slot_is_free_another_worker_is_woken():
+    async with standing() as fetching:
+        fetching.slots.take(2)
+        fetching.fetcher.woken(fetching.membership.worker, 1)
+        await until(lambda: len(fetching.store.claims) == 2)
+        fetching.fetcher.woken(fetching.membership.worker, 1)  # while it waits for a slot
+        await until(lambda: len(fetching.store.claims) == 3)
+        assert ([count for count, *_ in fetching.store.claims], fetching.store.stood) == ([1, 0, 0], [True] * 3)
+        await fetching.store.send("a")
+        fetching.slots.give_back(2)
+        await until(lambda: fetching.jobs == ["a"])
+
+
+async def test_a_slot_that_a_direct_dispatch_takes_ends_no_standing():
+    async with standing() as fetching:
+        fetching.fetcher.filled()
+        await turns()
+        assert len(fetching.store.claims) == 1
+        assert fetching.fetcher.waiting
+
+
+@pytest.mark.parametrize(("listens", "interval"), [(True, "STAND"), (False, "STAND_DEAF")])
+async def test_it_claims_by_itself_in_case_a_message_was_lost(
+    monkeypatch: pytest.MonkeyPatch, listens: bool, interval: str
+):
+    monkeypatch.setattr(module, "STAND", 1000.0)
+    monkeypatch.setattr(module, "STAND_DEAF", 1000.0)
+    monkeypatch.setattr(module, interval, 0.01)
+    async with standing() as fetching:
+        fetching.fetcher.listens(listens)
+        await fetching.store.send("a")
+        await until(lambda: fetching.jobs == ["a"])
+
+
+async def test_once_it_is_subscribed_it_claims_because_it_may_have_missed_a_message():
+    async with standing() as fetching:
+        await fetching.store.send("a")
+        fetching.fetcher.listens(True)
+        await until(lambda: fetching.jobs == ["a"])
+
+
+async def test_when_it_stops_it_stands_no_more():
+    async with standing() as fetching:
+        await within(fetching.fetcher.stop())
+        assert (fetching.store.claims[-1][0], fetching.store.stood[-1]) == (0, True)
