@@ -29,6 +29,7 @@ from redis.crc import key_slot
 
 from tests.databases import empty
 from tests.failovers import AT_ONCE
+from tests.networks import Network, Place
 from tests.servers import Login, Server, Tls
 
 SLOTS = 16384
@@ -55,16 +56,23 @@ class Node:
 
     Attributes:
         id: the node's name in the cluster, 40 hexadecimal digits.
-        stopped: between `Cluster.stop` and `Cluster.resume`.
+        stopped: between `Cluster.stop` and `Cluster.resume`, and while it is cut off from the other nodes.
+        place: where a network has it.
     """
 
     server: Server
     id: str
     stopped: bool = False
+    place: Place | None = None
 
     @property
     def port(self) -> int:
         return self.server.port
+
+    @property
+    def announced(self) -> tuple[int, int]:
+        """The ports where clients and other nodes reach it."""
+        return (self.port, self.port + BUS) if self.place is None else (self.place.port, self.place.bus)
 
     @property
     def answers(self) -> bool:
@@ -189,9 +197,16 @@ class Cluster:
     """
 
     def __init__(
-        self, name: str, directory: Path, options: dict[str, Any], *, full_coverage: bool = False
+        self,
+        name: str,
+        directory: Path,
+        options: dict[str, Any],
+        *,
+        full_coverage: bool = False,
+        network: Network | None = None,
     ) -> None:
         self.name = name
+        self._network = network
         self.nodes: list[Node] = []
         self._directory, self._options, self._full_coverage = directory, options, full_coverage
         self._started = 0
@@ -210,6 +225,7 @@ class Cluster:
         appendonly: bool = False,
         node_timeout: int = NODE_TIMEOUT,
         full_coverage: bool = False,
+        network: Network | None = None,
         extra_args: Sequence[str | Path] = (),
     ) -> Self:
         """Start a cluster and return once every node knows all others and takes commands.
@@ -224,6 +240,7 @@ class Cluster:
             appendonly: keep the data of each node, so that `restart` finds it again.
             node_timeout: milliseconds without an answer until a node counts as failing.
             full_coverage: no node takes commands while a slot has no owner that is there.
+            network: what is between the nodes, and between them and their clients; only for servers from 7.0 on.
             extra_args: more command line options of each server.
         """
         args = [*AT_ONCE, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"]
@@ -236,7 +253,9 @@ class Cluster:
         args += ["--masteruser", login.user] if login and login.user else []
         options = {"tls": tls, "login": login, "appendonly": appendonly, "extra_args": [*args, *extra_args]}
         for attempt in range(1, TRIES + 1):
-            cluster = cls(name, directory / f"try-{attempt}", options, full_coverage=full_coverage)
+            cluster = cls(
+                name, directory / f"try-{attempt}", options, full_coverage=full_coverage, network=network
+            )
             try:
                 cluster._build(primaries, replicas)
             except (
@@ -263,7 +282,7 @@ class Cluster:
         """What an app connects to, login and all."""
         first = urlsplit(self.nodes[0].server.url)
         login, at, _ = first.netloc.rpartition("@")
-        addresses = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        addresses = ",".join(f"127.0.0.1:{node.announced[0]}" for node in self.nodes)
         query = f"?{first.query}" if first.query else ""
         return f"{first.scheme}+cluster://{login}{at}{addresses}{query}"
 
@@ -319,6 +338,20 @@ class Cluster:
     def resume(self, node: Node) -> None:
         """Let a stopped node go on; returns at once, before it knows what it has missed."""
         os.kill(node.server.pid, signal.SIGCONT)
+        node.stopped = False
+
+    def cut_off(self, node: Node) -> None:
+        """Cut a node off from the other nodes, and not from its clients; `join_again` ends that."""
+        assert self._network is not None
+        assert node.place is not None
+        self._note_slot_of(node)
+        self._network.cut_off(node.place, peers=True)
+        node.stopped = True
+
+    def join_again(self, node: Node) -> None:
+        """End the separation of a node; returns at once, before it knows what it has missed."""
+        assert self._network is not None
+        self._network.heal()
         node.stopped = False
 
     def restart(self, node: Node) -> None:
@@ -453,8 +486,14 @@ class Cluster:
         if slots is None:
             lines = [f"{own} 127.0.0.1:0@0{shard} myself,master - 0 0 0 connected"]
         (directory / "nodes.conf").write_text("\n".join([*lines, f"vars currentEpoch {number} lastVoteEpoch 0\n"]))
-        server = Server.start(self.name, directory, tcp=True, choose_port=free_ports, **self._options)
-        self.nodes.append(Node(server, own))
+        options = self._options
+        place = None if self._network is None else self._network.join()
+        if place is not None:
+            options = {**options, "extra_args": [*options["extra_args"], *place.args]}
+        server = Server.start(self.name, directory, tcp=True, choose_port=free_ports, **options)
+        if place is not None:
+            place.leads_to = (server.port, server.port + BUS)
+        self.nodes.append(Node(server, own, place=place))
         return self.nodes[-1]
 
     def _take_over(self, node: Node) -> None:
@@ -467,7 +506,7 @@ class Cluster:
         for node in nodes:
             for other in self._answering():
                 if other is not node:
-                    node.ask("CLUSTER MEET", "127.0.0.1", other.port, other.port + BUS)
+                    node.ask("CLUSTER MEET", "127.0.0.1", *other.announced)
 
     def _replicate(self, node: Node, primary: Node) -> None:
         self._wait(lambda views: views[0].sees(primary.id), [node])

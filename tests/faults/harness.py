@@ -1,6 +1,7 @@
 """The fixtures of the fault cases: a project whose runs go into a ledger, workers to break, and a load on them."""
 
 import asyncio
+import math
 import random
 import signal
 import time
@@ -69,6 +70,15 @@ class Rig:
     def runs(self) -> list[Row]:
         """The starts of all runs so far."""
         return [row for row in self.ledger.rows() if row.what == "started"]
+
+    async def job_after(self, at: float, *, below: float = math.inf) -> float:
+        """Wait for a job with a number below this that is started after this time; seconds from then until now."""
+
+        def started() -> bool:
+            return any(row.what == "started" and row.at > at and row.number < below for row in self.ledger.tail())
+
+        await condition(started, 30, "a job after the failover")
+        return time.monotonic() - at
 
     def started(self) -> set[str]:
         """The jobs that have been started so far."""
@@ -157,10 +167,12 @@ class Load:
     Attributes:
         values: what each job returned, by its number.
         handles: the jobs' handles, by their number.
+        hanging: how many waiters waited on when `ended` had waited for long enough.
     """
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
+        self.hanging = 0
         self._waiting: set[asyncio.Task[None]] = set()
         self._enough = False
         self.values: dict[int, Any] = {}
@@ -204,6 +216,7 @@ class Load:
         if self._waiting:
             await asyncio.wait(self._waiting, timeout=limit)
         left = list(self._waiting)
+        self.hanging = len(left)
         for task in left:
             task.cancel()
         for task in left:

@@ -1,4 +1,4 @@
-"""R13 to R15: a cluster whose primaries are killed, whose slots move back and forth, whose nodes hang."""
+"""R13 to R16: a cluster whose primaries are killed, whose slots move, whose nodes hang, and are cut off."""
 
 import asyncio
 import time
@@ -11,7 +11,8 @@ import pytest
 
 from tests.clusters import Cluster, Node
 from tests.faults.figures import Case, Report
-from tests.faults.harness import Crew, Load, Numbered, Rig, condition, mixed_seconds
+from tests.faults.harness import Crew, Load, Numbered, Rig, mixed_seconds
+from tests.networks import Network
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -24,6 +25,9 @@ OTHER = 1_000_000
 CONCURRENCY = 20
 WORKERS = 2
 
+UNCONFIRMED = 0.5
+"""Seconds within which the outcome of a run is confirmed where nothing is broken."""
+
 
 @dataclass(slots=True)
 class Site:
@@ -33,13 +37,17 @@ class Site:
         cluster: the cluster.
         rig: the project.
         other: the name of the other queue.
+        load: what sends the jobs.
         breaks: when something was broken, and when it was in order again.
+        outages: those of them in which another node took over.
     """
 
     cluster: Cluster
     rig: Rig
     other: str
+    load: Load
     breaks: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+    outages: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
 
     @property
     def slot(self) -> int:
@@ -53,13 +61,7 @@ class Site:
 
     async def first_job_after(self, at: float) -> float:
         """Wait for a job of the broken queue that is started after this time; seconds from then until now."""
-
-        def started() -> bool:
-            rows = self.rig.ledger.tail()
-            return any(row.what == "started" and row.at > at and row.number < OTHER for row in rows)
-
-        await condition(started, 30, "a job after the failover")
-        return time.monotonic() - at
+        return await self.rig.job_after(at, below=OTHER)
 
     def longest_gap(self) -> float:
         """The longest time, in seconds, in which no job of the other queue was started."""
@@ -72,6 +74,22 @@ class Site:
         gaps = list(pairwise(times))
         return [max((b - a for a, b in gaps if b > begin and a < end), default=0.0) for begin, end in self.breaks]
 
+    def in_flight(self) -> set[str]:
+        """The jobs of the broken queue whose outcome may not have been confirmed when its node was replaced.
+
+        Those are the ones that ran from a moment before the outage (an outcome is confirmed in less) until its end:
+        a node that is cut off from the others serves its clients for `cluster-node-timeout`.
+        """
+        ends = {
+            (row.job, row.attempt, row.crashes): row.at for row in self.rig.ledger.rows() if row.what == "ended"
+        }
+        return {
+            row.job
+            for row in self.rig.runs()
+            for begin, end in self.outages
+            if row.at < end and ends.get((row.job, row.attempt, row.crashes), end) > begin - UNCONFIRMED
+        }
+
     async def outage(self, case: Case, harm: Callable[[Node], object]) -> tuple[Node, float]:
         """Harm the queue's node and wait for its replacement; seconds from the promotion to the first job."""
         await asyncio.sleep(case.chance.uniform(0.3, 1.0))
@@ -80,7 +98,8 @@ class Site:
         self.rig.ledger.fault("node", 0, began)
         await asyncio.to_thread(self.cluster.wait_for_promotion, node)
         first = await self.first_job_after(time.monotonic())
-        self.breaks.append((began, time.monotonic()))
+        self.outages.append((began, time.monotonic()))
+        self.breaks.append(self.outages[-1])
         return node, first
 
 
@@ -94,8 +113,8 @@ async def loaded(cluster: Cluster, rig: Rig, case: Case, limit: float = 60) -> A
     own = cluster.node_of(slot_of(cluster, rig, "default"))
     names = (f"other-{number}" for number in range(100))
     other = next(name for name in names if cluster.node_of(slot_of(cluster, rig, name)).id != own.id)
-    site = Site(cluster, rig, other)
     load = Load(rig)
+    site = Site(cluster, rig, other, load)
 
     def calls(first: int, queue: str) -> list[Numbered]:
         task = rig.tasks.work.options(queue=queue)
@@ -142,14 +161,15 @@ async def test_a_primary_that_dies_is_replaced_and_nothing_confirmed_is_lost(
 
     found = rig.verdict()
     report.add(
-        kills=deaths, **found.words, first_job_max_s=max(firsts), pause_max_s=max(site.pauses()),
-        other_queue_gap_max_s=site.longest_gap(),
+        kills=deaths, **found.words, hanging_waiters=site.load.hanging, first_job_max_s=max(firsts),
+        pause_max_s=max(site.pauses()), other_queue_gap_max_s=site.longest_gap(),
     )  # fmt: skip
     assert max(firsts) <= 3
     assert len(found.duplicated) <= deaths * WORKERS * CONCURRENCY
     if durability == "replicated":
         assert found.lost == frozenset()
     assert site.longest_gap() < 2
+    assert site.load.hanging == 0
 
 
 @pytest.mark.fault(
@@ -182,11 +202,13 @@ async def test_a_slot_that_moves_takes_its_queue_with_it(
 
     found = rig.verdict()
     report.add(
-        moves=moves, **found.words, pause_max_s=max(site.pauses()), other_queue_gap_max_s=site.longest_gap()
-    )
+        moves=moves, **found.words, hanging_waiters=site.load.hanging, pause_max_s=max(site.pauses()),
+        other_queue_gap_max_s=site.longest_gap(),
+    )  # fmt: skip
     assert found.lost == found.duplicated == frozenset()
     assert found.unexpected == ()
     assert max(site.pauses()) < 3
+    assert site.load.hanging == 0
 
 
 @pytest.mark.fault(
@@ -214,10 +236,63 @@ async def test_a_node_that_hangs_is_noticed_and_comes_back(
 
     found = rig.verdict()
     report.add(
-        stops=stops, **found.words, first_job_max_s=max(firsts), pause_max_s=max(site.pauses()),
-        other_queue_gap_max_s=site.longest_gap(),
+        stops=stops, **found.words, hanging_waiters=site.load.hanging, first_job_max_s=max(firsts),
+        pause_max_s=max(site.pauses()), other_queue_gap_max_s=site.longest_gap(),
     )  # fmt: skip
     assert max(firsts) <= 8
     assert found.lost == frozenset()
     assert len(found.duplicated) <= stops * WORKERS * CONCURRENCY
     assert site.longest_gap() < 2
+    assert site.load.hanging == 0
+
+
+@pytest.mark.fault(
+    "R16",
+    fault="a network that cuts a cluster's primary off from its clients, then from the other nodes",
+    passes="`replicated`: lost 0; `memory`: the figure; duplicated <= in flight; first job within 3 s of the "
+    "promotion and of the return; no waiter waits for ever",
+    minutes=20,
+)
+@pytest.mark.needs_server("valkey-9.1")  # `bind-source-addr`
+@pytest.mark.parametrize("durability", ["replicated", "memory"])
+async def test_a_node_that_is_cut_off_confirms_nothing_that_is_lost(
+    start_cluster: Callable[..., Cluster],
+    make_rig: Callable[[str], Rig],
+    case: Case,
+    report: Report,
+    durability: str,
+) -> None:
+    cuts = case.size(1, 10)
+    with Network() as network:
+        cluster = start_cluster("valkey-9.1", replicas=1, network=network, node_timeout=2000)
+        rig = make_rig(cluster.url)
+        rig.project.settings["AIOQ_DURABILITY"] = durability
+        firsts: list[float] = []
+        returns: list[float] = []
+        async with loaded(cluster, rig, case) as site:
+            for _ in range(cuts):
+                began = time.monotonic()
+                assert site.node.place is not None
+                network.cut_off(site.node.place, clients=True)
+                await asyncio.sleep(10 if case.full else 3)
+                network.heal()
+                returns.append(await site.first_job_after(time.monotonic()))
+                site.breaks.append((began, time.monotonic()))
+                apart, first = await site.outage(case, cluster.cut_off)
+                firsts.append(first)
+                cluster.join_again(apart)
+                await asyncio.to_thread(cluster.wait_until_agreed)
+
+        found = rig.verdict()
+        report.add(
+            cuts=cuts, **found.words, in_flight=len(site.in_flight()), hanging_waiters=site.load.hanging,
+            first_job_max_s=max(firsts),
+            back_max_s=max(returns), pause_max_s=max(site.pauses()), other_queue_gap_max_s=site.longest_gap(),
+        )  # fmt: skip
+        assert max(firsts) <= 3
+        assert max(returns) <= 3
+        assert found.duplicated <= site.in_flight()
+        if durability == "replicated":
+            assert found.lost == frozenset()
+        assert site.longest_gap() < 2
+        assert site.load.hanging == 0
