@@ -32,7 +32,7 @@ from tests import hosts, leaks
 from tests.clusters import Cluster, Clusters
 from tests.databases import Database, Pool, foreign_keys, new_app_name
 from tests.flavours import CHOICE
-from tests.sentinels import Sentinels
+from tests.sentinels import Sentinels, SharedSentinels
 from tests.servers import SERVERS, Server, Tls, available, chosen, missing, with_tls
 
 REQUIRED = "AIOQ_REQUIRE_SERVERS"
@@ -175,6 +175,14 @@ def _clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
     clusters = Clusters(tmp_path_factory.mktemp("clusters"))
     yield clusters
     clusters.end()
+
+
+@pytest.fixture(scope="session")
+def _sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedSentinels]:
+    """The shared sentinels of this process, with what they watch."""
+    sentinels = SharedSentinels(tmp_path_factory.mktemp("sentinels"))
+    yield sentinels
+    sentinels.end()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ each gets the messages of the others at once.
 Nothing here is asynchronous: a method blocks the caller.
 """
 
+import contextlib
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlencode, urlsplit
 
+from tests.databases import empty
 from tests.failovers import AT_ONCE
 from tests.servers import Login, Server, Tls
 
@@ -23,6 +25,7 @@ WITHIN = 20.0  # seconds; a switch takes 3 s where nothing else runs
 PAUSE = 0.05  # seconds between two looks, each of which takes some ten connections
 # Milliseconds. With 500 a busy machine was seen to lose the primary that had just been promoted.
 DOWN_AFTER = 1000
+SHARED_DOWN_AFTER = 60_000  # no test breaks a shared primary, but it may be slow for some seconds
 FAILOVER_TIMEOUT = 2000  # for the same primary the next failover begins after twice that time
 
 
@@ -253,6 +256,36 @@ class Sentinels:
             if time.monotonic() > deadline:
                 raise TimeoutError("\n".join([f"not within {WITHIN:g} s; what is known:", *self._known()]))
             time.sleep(PAUSE)
+
+
+class SharedSentinels:
+    """What tests share: of each flavour a primary, two replicas and a sentinel, from the first use to the end.
+
+    One sentinel is enough where nothing is broken: the App asks only one.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._all: dict[str, Sentinels] = {}
+
+    @contextlib.contextmanager
+    def lent(self, name: str, app_name: str) -> Iterator[Sentinels]:
+        """Those of a flavour, empty; AssertionError where keys of others are left in them afterwards."""
+        sentinels = self._all.get(name) or self._start(name)
+        yield sentinels
+        foreign = empty(sentinels.servers[0], app_name)
+        assert not foreign, f"left keys behind in {name} that are not of app {app_name!r}: {', '.join(foreign)}"
+
+    def end(self) -> None:
+        """End all that were started."""
+        for sentinels in self._all.values():
+            sentinels.end()
+
+    def _start(self, name: str) -> Sentinels:
+        self._all[name] = Sentinels.start(
+            name, self._directory / name, sentinels=1, quorum=1, down_after=SHARED_DOWN_AFTER
+        )
+        return self._all[name]
 
 
 def _short(facts: Any) -> str:

@@ -25,7 +25,8 @@ from tests.clocks import SystemClock
 from tests.clusters import Cluster, Clusters
 from tests.contract.kit import LONG, QUEUE, Backend
 from tests.databases import Database, Pool, foreign_keys
-from tests.servers import available
+from tests.sentinels import Sentinels, SharedSentinels
+from tests.servers import SERVERS, available, chosen
 
 
 @pytest.fixture
@@ -41,6 +42,8 @@ def _database(pool: Pool, name: str, app_name: str) -> Iterator[Database]:
     if foreign:
         pytest.fail(f"left keys behind in {name} that are not of app {app_name!r}: {', '.join(foreign)}")
 
+
+CLUSTER, SENTINELS = "cluster of ", "sentinels of "
 
 IN_CLUSTER = [name for name in ("valkey-9.1", "redis-7.0") if name in available()]
 """Which servers the contract is also held to as the nodes of a cluster."""
@@ -73,7 +76,66 @@ class ClusterDatabase:
         return self.cluster.node_of(self.cluster.slot_of(base_key(self.app_name, QUEUE))).client()
 
 
-Place = Database | ClusterDatabase
+ON_SENTINELS = IN_CLUSTER
+"""Which servers the contract is also held to as a primary with two replicas that a sentinel knows."""
+
+
+WHERE_THE_LINK_MATTERS = {
+    *(
+        "test_cancel.py",
+        "test_enqueue.py",
+        "test_reschedule.py",
+        "test_settle.py",
+    ),  # the writes that are confirmed
+    *("test_lease.py", "test_wait.py"),  # connections of their own: the leases' and the subscription's
+}
+"""The files that are run with sentinels unless all servers are chosen. To the other verbs a primary with sentinels
+is a server like any other."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is the same with sentinels as without them, unless all servers are chosen."""
+    if set(chosen()) == set(SERVERS):
+        return
+    left_out = [
+        item for item in items if _is_with_sentinels(item) and item.path.name not in WHERE_THE_LINK_MATTERS
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    left_out_ids = {id(item) for item in left_out}
+    items[:] = [item for item in items if id(item) not in left_out_ids]
+
+
+def _is_with_sentinels(item: pytest.Item) -> bool:
+    spec = getattr(item, "callspec", None)
+    return spec is not None and str(spec.params.get("_where", "")).startswith(SENTINELS)
+
+
+@dataclass(frozen=True, slots=True)
+class SentinelDatabase:
+    """A primary that sentinels know, as the tests see it.
+
+    Attributes:
+        sentinels: the sentinels, and what they watch.
+    """
+
+    sentinels: Sentinels
+
+    @property
+    def name(self) -> str:
+        """Which of `SERVERS` its servers are."""
+        return self.sentinels.name
+
+    @property
+    def url(self) -> str:
+        """What an app connects to."""
+        return self.sentinels.url
+
+    def client(self) -> redis.Redis:
+        """A blocking client of the primary."""
+        return self.sentinels.servers[0].client()
+
+
+Place = Database | ClusterDatabase | SentinelDatabase
 """A server that tests look into."""
 
 
@@ -118,15 +180,22 @@ class _ShortNames:
         self._inbox.check_server()
 
 
-@pytest.fixture(params=["memory", *available(), *(f"cluster of {name}" for name in IN_CLUSTER)])
+def _with(kind: str, names: Sequence[str]) -> list[str]:
+    return [f"{kind}{name}" for name in names]
+
+
+@pytest.fixture(params=["memory", *available(), *_with(CLUSTER, IN_CLUSTER), *_with(SENTINELS, ON_SENTINELS)])
 def _where(
-    request: pytest.FixtureRequest, _pool: Pool, _clusters: Clusters, app_name: str
+    request: pytest.FixtureRequest, _pool: Pool, _clusters: Clusters, _sentinels: SharedSentinels, app_name: str
 ) -> Iterator[Place | None]:
     if request.param == "memory":
         yield None
-    elif request.param.startswith("cluster of "):
-        with _clusters.lent(request.param.removeprefix("cluster of "), app_name) as cluster:
+    elif request.param.startswith(CLUSTER):
+        with _clusters.lent(request.param.removeprefix(CLUSTER), app_name) as cluster:
             yield ClusterDatabase(cluster, app_name)
+    elif request.param.startswith(SENTINELS):
+        with _sentinels.lent(request.param.removeprefix(SENTINELS), app_name) as sentinels:
+            yield SentinelDatabase(sentinels)
     else:
         yield from _database(_pool, request.param, app_name)
 
@@ -170,6 +239,8 @@ def maker(database: Place | None, app: str, limits: Limits) -> Callable[[], Stor
         return lambda: memory
     url = database.url
     servers = parse_servers(url)
-    if servers is not None:
+    if servers is not None and servers.kind == "cluster":
         return lambda: InSlot(app, servers, shown_url=url, limits=limits)
+    if servers is not None:  # where there are replicas, all of them confirm
+        return lambda: RedisStore(app, url, shown_url=url, limits=limits, durability="replicated")
     return lambda: RedisStore(app, url, shown_url=url, limits=limits)

@@ -77,8 +77,8 @@ class Site:
     def in_flight(self) -> set[str]:
         """The jobs of the broken queue whose outcome may not have been confirmed when its node was replaced.
 
-        Those are the ones that ran from a moment before the outage (an outcome is confirmed in less) until its end:
-        a node that is cut off from the others serves its clients for `cluster-node-timeout`.
+        Those are the ones that ran from a moment before the outage (an outcome is confirmed in less) until its
+        end: a node that is cut off from the others serves its clients for `cluster-node-timeout`.
         """
         ends = {
             (row.job, row.attempt, row.crashes): row.at for row in self.rig.ledger.rows() if row.what == "ended"
