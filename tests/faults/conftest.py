@@ -8,7 +8,10 @@ A case is a test with `@pytest.mark.fault("R1", fault="...", passes="...", minut
 the report, and what its full form may take at most; `variant` where one case has several tests.
 """
 
+import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +95,8 @@ def report(request: pytest.FixtureRequest, case: Case) -> Iterator[Report]:
         full=case.full,
         scale=case.scale,
         server=next(name for name in PREFERENCE if name in available()),
+        date=f"{datetime.now(UTC):%Y-%m-%d}",
+        commit=commit(),
     )
     report = Report(record, _option(request.config, "faults_figures", None))
     yield report
@@ -127,6 +132,14 @@ def make_rig(tmp_path: Path, ledger: Ledger, app_name: str) -> Iterator[Callable
 def rig(redis_server: Database, make_rig: Callable[[str], Rig]) -> Rig:
     """A rig on the `redis_server`."""
     return make_rig(redis_server.url)
+
+
+@cache
+def commit() -> str:
+    """The commit that is checked out, and a plus if files differ from it; empty outside of a repository."""
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return found.stdout.strip()
 
 
 def _option(config: pytest.Config, name: str, default: Any) -> Any:

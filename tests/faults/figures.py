@@ -31,6 +31,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
         scale: the share of its full size.
         seconds: how long it took.
         server: the server it ran on.
+        date: the day it ran on.
+        commit: what it ran, as Git names it.
         figures: what it found.
     """
 
@@ -46,6 +48,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     scale: float = 1.0
     seconds: float = 0.0
     server: str = ""
+    date: str = ""
+    commit: str = ""
     figures: dict[str, str] = {}
 
 
