@@ -1,6 +1,7 @@
 """`make faults`: the fault suite in full, and `docs/faults.md` from its figures.
 
     python -m tests.faults [options of pytest, --faults-seed N among them]
+    python -m tests.faults --faults-only R12,R13    these cases; the page keeps what it says of the others
 
 The soak takes half an hour and little of the machine, so it runs beside the others, which run one after another:
 their figures are times. After them the stores are driven against their model for some minutes
@@ -18,6 +19,14 @@ HERE = Path(__file__).parent
 SOAK = HERE / "test_soak.py"
 MODEL = HERE.parent / "contract" / "test_model.py"
 PAGE = HERE.parents[1] / "docs" / "faults.md"
+
+
+def run_some(arguments: list[str]) -> int:
+    """Run the cases that are named, and replace their rows in the page."""
+    with tempfile.TemporaryDirectory(prefix="aioq-faults-") as figures:
+        options = ["-p", "no:randomly", "--faults-full", f"--faults-figures={figures}", *arguments]
+        code = subprocess.run([sys.executable, "-m", "pytest", "-q", str(HERE), *options], check=False).returncode
+        return main(figures, str(PAGE), keep=True) or code
 
 
 def run(arguments: list[str]) -> int:
@@ -40,4 +49,5 @@ def run(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+    some = any(each.startswith("--faults-only") for each in sys.argv)
+    sys.exit((run_some if some else run)(sys.argv[1:]))

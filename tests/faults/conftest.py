@@ -1,8 +1,8 @@
 """The options of the fault suite, and what its cases are given.
 
 `--faults-full` runs the cases at their full size (`make faults`), else they run in their short form;
-`--faults-seed N` repeats a run; `--faults-scale X` runs that share of the full size; `--faults-figures DIR` is
-where the figures are gathered for `tests/faults/report.py`.
+`--faults-seed N` repeats a run; `--faults-scale X` runs that share of the full size; `--faults-only R12,R13` runs
+these cases; `--faults-figures DIR` is where the figures are gathered for `tests/faults/report.py`.
 
 A case is a test with `@pytest.mark.fault("R1", fault="...", passes="...", minutes=6)`: the words of its line in
 the report, and what its full form may take at most; `variant` where one case has several tests.
@@ -35,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--faults-full", action="store_true", default=False, help="the full form of the fault cases")
     group.addoption("--faults-scale", type=float, default=1.0, help="the share of the full form's sizes")
     group.addoption("--faults-seed", type=int, default=DEFAULT_SEED, help="repeats a run of the fault cases")
+    group.addoption("--faults-only", default="", help="the fault cases to run, separated by commas")
     group.addoption("--faults-figures", type=Path, default=None, help="a directory to gather the figures in")
 
 
@@ -43,7 +44,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A full form has its own time limit."""
+    """A full form has its own time limit. Leave out what is not asked for."""
+    only = set(_option(config, "faults_only", "").split(",")) - {""}
+    known = {mark.args[0] for item in items if (mark := item.get_closest_marker("fault")) is not None}
+    if only - known:
+        raise pytest.UsageError(
+            f"--faults-only: no case {', '.join(sorted(only - known))}, only {', '.join(known)}"
+        )
+    if only:
+        items[:] = [each for each in items if (mark := each.get_closest_marker("fault")) and mark.args[0] in only]
     for item in items:
         mark = item.get_closest_marker("fault")
         if mark is not None and _option(config, "faults_full", False):

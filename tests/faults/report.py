@@ -1,13 +1,16 @@
-"""Writes `docs/faults.md` from the figures of a run: `python -m tests.faults.report DIR FILE`."""
+"""Writes `docs/faults.md` from the figures of a run: `python -m tests.faults.report DIR FILE`.
+
+With `--keep` cases that did not run keep what the page says of them; each case tells its own date and commit.
+"""
 
 import platform
 import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.faults.figures import Record, read
 from tests.servers import find, installed
@@ -28,29 +31,60 @@ accepted send and each run's start and end; the words are:
 | recovered | was held by a process when that was broken, and came to its end afterwards |
 | unexpected | anything that no fault explains |
 
-`make faults FAULTS_ARGS="--faults-seed N"` repeats a run with its seed.
+`make faults FAULTS_ARGS="--faults-seed N"` repeats a run with its seed, `FAULTS_ARGS="--faults-only R12,R13"` runs
+these cases and replaces their rows only.
 """
+SUMMARY = "| case | fault | passes when | result | date |\n|---|---|---|---|---|"
 
 
-def write(records: Sequence[Record], *, today: str, python: str, servers: Iterable[str]) -> str:
-    """The whole page."""
-    passed = sum(record.passed for record in records)
+class Shown(NamedTuple):
+    """What the page says of a case: its line in the table, and its section."""
+
+    line: str
+    section: str
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """Where it stands: by its number. What has the same number stays in its order."""
+        case = self.section.removeprefix("## ").split()[0]
+        return len(case), case
+
+    @property
+    def passed(self) -> bool:
+        """Whether all its runs have."""
+        return " | passed | " in self.line
+
+
+def write(records: Sequence[Record], *, python: str, servers: Iterable[str], old: str = "") -> str:
+    """The whole page.
+
+    Args:
+        records: the figures.
+        python: the version that has run.
+        servers: the servers, with their versions.
+        old: the page before; cases without records are taken from it.
+
+    Raises:
+        ValueError: the cases of the page have run elsewhere.
+    """
     groups = [list(group) for _, group in groupby(records, key=lambda record: (record.case, record.test))]
-    parts = [
-        HEAD,
-        "| | |\n|---|---|",
-        f"| date | {today} |",
-        f"| Python | {python} |",
-        f"| servers | {', '.join(servers)} |",
-        f"| runs that passed | {passed} of {len(records)} |",
-        "",
-        "| case | fault | passes when | result |",
-        "|---|---|---|---|",
-        *(summary(group) for group in groups),
-        "",
-        *(section(group) for group in groups),
-    ]
+    where = f"| Python | {python} |\n| servers | {', '.join(servers)} |"
+    if old and where not in old:
+        raise ValueError(f"the other cases of the page have not run here; run all of them, here are:\n{where}")
+    ran = {record.case for record in records}
+    kept = [each for each in read_page(old) if each.order[1] not in ran]
+    shown = sorted([*kept, *(Shown(summary(each), section(each)) for each in groups)], key=lambda each: each.order)
+    passed = sum(each.passed for each in shown)
+    parts = [HEAD, f"| | |\n|---|---|\n{where}\n| cases that passed | {passed} of {len(shown)} |\n", SUMMARY]
+    parts += [*(each.line for each in shown), "", *(each.section for each in shown)]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def read_page(page: str) -> list[Shown]:
+    """The cases of a page."""
+    head, *sections = page.split("\n## ")
+    lines = [line for line in head.splitlines() if line.startswith("| [")]
+    return [Shown(line, f"## {text.rstrip()}\n") for line, text in zip(lines, sections, strict=True)]
 
 
 def summary(group: Sequence[Record]) -> str:
@@ -59,7 +93,8 @@ def summary(group: Sequence[Record]) -> str:
     verdicts = {verdict(record) for record in group}
     bad = [f"{record.variant} {verdict(record)}".strip() for record in group if not record.passed]
     result = verdicts.pop() if len(verdicts) == 1 else ", ".join(bad)
-    return f"| [{name(group)}](#{anchor(name(group))}) | {first.fault} | {first.passes} | {result} |"
+    link = f"[{name(group)}](#{anchor(name(group))})"
+    return f"| {link} | {first.fault} | {first.passes} | {result} | {first.date} |"
 
 
 def section(group: Sequence[Record]) -> str:
@@ -70,7 +105,7 @@ def section(group: Sequence[Record]) -> str:
         f"## {name(group)}\n",
         f"{first.fault[:1].upper()}{first.fault[1:]}. Passes when: {first.passes}.\n",
         f"`tests/faults/{first.test}` on {', '.join(servers)}, {form(first)}, "
-        f"seed {first.seed}, {sum(record.seconds for record in group):.0f} s.\n",
+        f"seed {first.seed}, {sum(record.seconds for record in group):.0f} s; {run_of(first)}.\n",
     ]
     columns = ["result", *dict.fromkeys(key for record in group for key in record.figures)]
     rows = [{"result": f"**{verdict(record)}**", **record.figures} for record in group]
@@ -92,6 +127,11 @@ def name(group: Sequence[Record]) -> str:
 def anchor(heading: str) -> str:
     """Where a heading's link leads, by the rule of the common Markdown sites."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def run_of(record: Record) -> str:
+    """When it ran, and what."""
+    return f"{record.date}, commit {record.commit}" if record.commit else record.date
 
 
 def form(record: Record) -> str:
@@ -120,18 +160,19 @@ def server_versions() -> list[str]:
     return found
 
 
-def main(folder: str, file: str) -> int:
-    """Write the page; 1 where a case failed or none ran."""
+def main(folder: str, file: str, *, keep: bool = False) -> int:
+    """Write the page; 1 where a case failed or none ran.
+
+    Args:
+        folder: where the figures are.
+        file: the page.
+        keep: leave what the page says of cases that did not run.
+    """
     records = read(Path(folder))
-    page = write(
-        records,
-        today=f"{datetime.now(UTC):%Y-%m-%d}",
-        python=platform.python_version(),
-        servers=server_versions(),
-    )
-    Path(file).write_text(page)
+    old = Path(file).read_text() if keep else ""
+    Path(file).write_text(write(records, python=platform.python_version(), servers=server_versions(), old=old))
     return 0 if records and all(record.passed for record in records) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(*(each for each in sys.argv[1:] if each != "--keep"), keep="--keep" in sys.argv))

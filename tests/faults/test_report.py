@@ -9,14 +9,23 @@ from tests.faults.figures import FILE, Record, Report, line, read
 from tests.faults.report import main, write
 
 
-def case(name: str, variant: str = "") -> Record:
+def case(name: str, variant: str = "", date: str = "2026-01-02") -> Record:
     return Record(
-        name, "a fault", "all is well", "test_x.py::test_x", variant, seed=7, full=True, server="valkey-9.1"
+        name,
+        "a fault",
+        "all is well",
+        "test_x.py::test_x",
+        variant,
+        seed=7,
+        full=True,
+        server="valkey-9.1",
+        date=date,
+        commit="abc1234",
     )
 
 
-def page(folder: Path) -> str:
-    return write(read(folder), today="2026-01-02", python="3.11.7", servers=["Valkey 9.1.0"])
+def page(folder: Path, old: str = "") -> str:
+    return write(read(folder), python="3.11.7", servers=["Valkey 9.1.0"], old=old)
 
 
 def test_cases_are_shown_in_order_with_their_figures(tmp_path: Path) -> None:
@@ -32,13 +41,13 @@ def test_cases_are_shown_in_order_with_their_figures(tmp_path: Path) -> None:
     headings = [each for each in text.splitlines() if each.startswith("## ")]
     assert headings == ["## R1", "## R3", "## R10", "## R12"]
     for words in (
-        "| date | 2026-01-02 |",
-        "| runs that passed | 5 of 5 |",
+        "| cases that passed | 4 of 4 |",
         "| rerun p99 s | 8.40 |",
         "Valkey 9.1.0",
     ):
         assert words in text
-    assert "| [R3](#r3) | a fault | all is well | passed |" in text
+    assert "| [R3](#r3) | a fault | all is well | passed | 2026-01-02 |" in text
+    assert " s; 2026-01-02, commit abc1234." in text
     assert "| everysec | **passed** | 0 | 8.40 |" in text
     assert text.count(", full form, seed 7, ") == 3
     assert "full form at 5% of its size" in text
@@ -52,10 +61,10 @@ def test_a_case_that_failed_and_one_that_never_ended_are_shown_as_such(tmp_path:
 
     text = page(tmp_path)
 
-    assert "| [R1](#r1) | a fault | all is well | FAILED |" in text
-    assert "| [R2](#r2) | a fault | all is well | did not end |" in text
+    assert "| [R1](#r1) | a fault | all is well | FAILED | 2026-01-02 |" in text
+    assert "| [R2](#r2) | a fault | all is well | did not end | 2026-01-02 |" in text
     assert "| lost | 3 |" in text
-    assert "| runs that passed | 0 of 2 |" in text
+    assert "| cases that passed | 0 of 2 |" in text
     assert line(record).startswith("R1  seed 7: FAILED in ")
 
 
@@ -67,7 +76,7 @@ def test_of_several_variants_those_that_failed_are_named(tmp_path: Path) -> None
 
     text = page(tmp_path)
 
-    assert "| [R5](#r5) | a fault | all is well | silence FAILED |" in text
+    assert "| [R5](#r5) | a fault | all is well | silence FAILED | 2026-01-02 |" in text
     assert "on reset, silence, full form" in text
 
 
@@ -79,6 +88,35 @@ def test_the_file_is_written_whatever_happened_and_the_code_says_what(
 
     assert main(str(tmp_path), str(tmp_path / "faults.md")) == code
     assert "## R1" in (tmp_path / "faults.md").read_text()
+
+
+def test_cases_that_did_not_run_keep_their_rows(tmp_path: Path) -> None:
+    for name, variant in (("R3", "everysec"), ("R3", "always"), ("R7", "deadly"), ("R12", ""), ("R13", "")):
+        Report(case(name, variant), tmp_path / "first").close(passed=name != "R12")
+    first = page(tmp_path / "first")
+    for name in ("R12", "R2"):
+        Report(case(name, date="2026-02-03"), tmp_path / "second").close(passed=True)
+
+    text = page(tmp_path / "second", first)
+
+    headings = [each for each in text.splitlines() if each.startswith("## ")]
+    assert headings == ["## R2", "## R3", "## R7 deadly", "## R12", "## R13"]
+    rows = [line for line in text.splitlines() if line.startswith("| [")]
+    assert [row.rsplit("| ", 2)[1:] for row in rows] == [
+        *([["passed ", "2026-02-03 |"]]),
+        *(2 * [["passed ", "2026-01-02 |"]]),
+        ["passed ", "2026-02-03 |"],
+        ["passed ", "2026-01-02 |"],
+    ]
+    assert "| cases that passed | 5 of 5 |" in text
+    assert page(tmp_path / "second", text) == text
+
+
+def test_rows_of_other_servers_are_not_kept(tmp_path: Path) -> None:
+    Report(case("R1"), tmp_path).close(passed=True)
+    old = page(tmp_path).replace("Valkey 9.1.0", "Valkey 9.0.0")
+    with pytest.raises(ValueError, match="run all of them"):
+        page(tmp_path, old)
 
 
 def test_no_figures_are_a_failure(tmp_path: Path) -> None:
