@@ -22,7 +22,7 @@ from benchmarks.contract import Setup
 from benchmarks.environments import ROOT
 from benchmarks.ledger import VARIABLE, Ledger
 from benchmarks.monitor import monitored
-from benchmarks.stage import Fleet, VoidError
+from benchmarks.stage import Fleet, VoidError, fleet_of
 from benchmarks.workloads.draining import watch
 from tests.clusters import Cluster
 from tests.flavours import available
@@ -94,22 +94,8 @@ class Target:
             "--log-level",
             "warning",
         ]
-        log = self.folder / "worker.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                env=self.environ(ledger),
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        fleet = Fleet(process, log)
-        try:
+        with fleet_of(command, self.environ(ledger), self.folder / "worker.log") as fleet:
             yield fleet
-        finally:
-            fleet.kill()
 
     @contextmanager
     def counted(self) -> Generator[Figures]:

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +92,26 @@ class Fleet:
         self._process.wait()
 
 
+@contextmanager
+def fleet_of(command: Sequence[str], environ: Mapping[str, str], log: Path) -> Generator[Fleet]:
+    """The worker processes that a command starts, killed at the end."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            env=environ,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    fleet = Fleet(process, log)
+    try:
+        yield fleet
+    finally:
+        fleet.kill()
+
+
 class Stage:
     """All that is needed to measure one library in one workload and one round.
 
@@ -156,22 +176,9 @@ class Stage:
     ) -> Generator[Fleet]:
         """Worker processes, killed at the end."""
         extra = {} if ledger is None else {VARIABLE: str(ledger.path)}
-        log = self.folder / "worker.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                self._driver("worker", "", {"task": task, "processes": processes}),
-                env=self.environ(extra, concurrency),
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        fleet = Fleet(process, log)
-        try:
+        command = self._driver("worker", "", {"task": task, "processes": processes})
+        with fleet_of(command, self.environ(extra, concurrency), self.folder / "worker.log") as fleet:
             yield fleet
-        finally:
-            fleet.kill()
 
     @contextmanager
     def client(self) -> Generator[redis.Redis]:
