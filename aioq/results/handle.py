@@ -10,9 +10,10 @@ import msgspec
 
 from aioq.errors import ArgumentError, ConfigError, JobCancelledError, JobFailed
 from aioq.jobs.context import JobContext, Lender, job_here, lender_of
-from aioq.jobs.job import JobInfo, JobState
-from aioq.jobs.options import make_options
+from aioq.jobs.job import WAITS, JobInfo, JobState
+from aioq.jobs.options import check_name, make_options
 from aioq.public import public
+from aioq.results.places import TRIES, find, pass_on, settle
 from aioq.results.wait_report import why_no_outcome
 from aioq.results.waiters import Waiters, not_found
 from aioq.store.contract import Store
@@ -87,6 +88,7 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
     _returns: ResultType | None = None
     added: bool | None = None
     _outcome: Outcome | None = None
+    _left: str | None = None
 
     @property
     def queue(self) -> str | None:
@@ -202,12 +204,7 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
 
     async def _fetch_info(self, *, results: bool = False) -> JobInfo:
         """The facts that the server has about the job; the result is still encoded."""
-        queue = await self._locate()
-        store = await self._source.store()
-        found = (await store.info(queue, [self.id], results=results))[0]
-        if found is None:
-            raise not_found(self.id, [queue])
-        return found
+        return (await find(await self._source.store(), await self._locate(), self.id, results=results)).info
 
     def _decoded(self, task: str, value: msgspec.Raw) -> Any:
         returns = self._returns or self._source.result_type(task) or ANY_RESULT
@@ -233,12 +230,19 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
             raise ArgumentError(f"cancel({brief(reason)}): the reason is a text")
         # The server drops the call of a cancelled job. So its task and headers are read now, and kept in the
         # outcome.
-        known = await self._fetch_info()
-        queue, store = known.queue, await self._source.store()
-        outcome = with_headers(encode_cancellation(known.task, reason), known.headers)
-        state = (await store.cancel(queue, [self.id], outcome, self._source.result_ttl_ms()))[0]
-        if state is None:
-            raise not_found(self.id, [queue])
+        store = await self._source.store()
+        for _ in range(TRIES):
+            place = await find(store, await self._locate(), self.id)
+            known = place.info
+            outcome = with_headers(encode_cancellation(known.task, reason), known.headers)
+            state = (await store.cancel(place.queue, [self.id], outcome, self._source.result_ttl_ms()))[0]
+            if state is not None:  # else it was moved, or its record has expired, since it was found
+                break
+        else:
+            raise not_found(self.id, [await self._locate()])
+        tell = known.queue if place.is_on_its_way else place.before or self._left
+        if tell is not None and not state.ended:
+            await pass_on(store, place.queue, tell, self.id)
         return not state.ended
 
     def cancel_sync(self, reason: str = "") -> bool:
@@ -263,7 +267,7 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
         if delay is None and eta is None:
             raise ConfigError(f"{where}: give delay or eta; to run it at once use run_now()")
         options = make_options(where, delay=delay, eta=eta)
-        return await self._move(options.delay_ms, options.eta_ms)
+        return await self._reschedule(options.delay_ms, options.eta_ms)
 
     async def run_now(self) -> bool:
         """Queue a job at once that is delayed or waits for its retry.
@@ -274,15 +278,64 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
         Raises:
             JobNotFoundError: there is no such job.
         """
-        return await self._move(None, None)
+        return await self._reschedule(None, None)
 
-    async def _move(self, delay_ms: int | None, eta_ms: int | None) -> bool:
-        queue = await self._locate()
+    async def _reschedule(self, delay_ms: int | None, eta_ms: int | None) -> bool:
         store = await self._source.store()
-        state = (await store.reschedule(queue, [self.id], delay_ms=delay_ms, eta_ms=eta_ms))[0]
-        if state is None:
-            raise not_found(self.id, [queue])
-        return state in {JobState.QUEUED, JobState.SCHEDULED}
+        queue = await self._locate()
+        for _ in range(TRIES):
+            state = (await store.reschedule(queue, [self.id], delay_ms=delay_ms, eta_ms=eta_ms))[0]
+            if state is not None:
+                return state in WAITS
+            queue = (await settle(store, queue, self.id)).queue
+        raise not_found(self.id, [queue])
+
+    async def move(self, *, queue: str) -> bool:
+        """Move a job that does not run to another queue: it is queued, delayed or waits for its retry.
+
+        It keeps its id, priority, time, tags, expiry and counts, and all handles of it keep working. The move is
+        stored in one step with the job. If the other queue cannot be reached now, a worker of the old queue goes
+        on with it. The other queue needs no worker for it.
+
+        Args:
+            queue: its new queue; if it is in this queue already, nothing is changed.
+
+        Returns:
+            False if it was not moved, because it runs, has ended, or waits for another job.
+
+        Cancellation: the job stays where it was or is moved, but never lost.
+
+        Raises:
+            ConfigError: this is no name of a queue, or that queue has another job with this id; the job stays.
+            JobNotFoundError: there is no such job.
+            ServerUnavailableError: it was moved before, and the queue to which it is on its way cannot be reached.
+        """
+        where = f"job {self.id}: move"
+        check_name(f"{where}: queue", queue)
+        store = await self._source.store()
+        for _ in range(TRIES):
+            place = await settle(store, await self._locate(), self.id)
+            if place.queue == queue or place.info.state not in WAITS:
+                return place.info.state in WAITS
+            state = (await store.outbox.move(place.queue, [self.id], queue))[0]
+            if state is not None:  # else it was moved, or its record has expired, since it was found
+                break
+        else:
+            raise not_found(self.id, [await self._locate()])
+        if state not in WAITS:
+            return False
+        refused = await pass_on(store, place.queue, queue, self.id)
+        if self.id in (refused or ()):
+            raise ConfigError(
+                f"{where}: queue {queue!r} has another job with this id; it stays in {place.queue!r}"
+            )
+        if refused is not None:
+            self._left, self._queue = place.queue, queue
+        return True
+
+    def move_sync(self, *, queue: str) -> bool:
+        """`move` for sync code, as `App.run_sync`."""
+        return self._source.run_sync("await handle.move(...)", lambda: self.move(queue=queue))
 
     async def _locate(self) -> str:
         """The job's queue; if the id does not name it, the queues that the App knows are searched."""

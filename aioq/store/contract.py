@@ -17,6 +17,7 @@ from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.diagnosis import Diagnosable, ServerInfo
 from aioq.store.extra import Extra
 from aioq.store.leases import LeaseClient, WorkerLease
+from aioq.store.outbox import Outbox
 from aioq.store.pubsub import Inbox
 from aioq.store.schedules import Timetable
 from aioq.store.upkeep import Promotion, Recovery
@@ -226,6 +227,11 @@ class Store(Diagnosable, Protocol):
         ...
 
     @property
+    def outbox(self) -> Outbox:
+        """What queues send to other queues."""
+        ...
+
+    @property
     def sends_in_flight(self) -> int:
         """How many enqueues of a queue should be in flight at once. Two keep both client and server busy.
 
@@ -369,7 +375,10 @@ class Store(Diagnosable, Protocol):
         ...
 
     async def info(self, queue: str, job_ids: Sequence[str], *, results: bool = False) -> list[JobInfo | None]:
-        """What the server knows of each job; with `results` also the encoded results of those that succeeded."""
+        """What the server knows of each job; with `results` also the encoded results of those that succeeded.
+
+        The info of a job that was moved names its new queue, which knows more of it once it has arrived there.
+        """
         ...
 
     async def reschedule(

@@ -29,16 +29,39 @@ class Expiry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     has_run: bool = False
 
 
+class Move(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Where a job was moved to.
+
+    Attributes:
+        queue: that queue.
+        entry: the entry of the outbox by which it goes there; empty once it has arrived.
+        state: the state in which it was moved.
+        due_ms: when it is due, in milliseconds since the Unix epoch; 0 for at once.
+        at_ms: when it was moved.
+    """
+
+    queue: str
+    entry: str
+    state: str
+    due_ms: int
+    at_ms: int
+
+
 class Extra(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Further data of a job. Its record holds it as a MessagePack map, which is never empty.
 
     Attributes:
         tags: the words with which its sender has marked it.
         expires: the time by which it must have been started; None for no such time.
+        move: where it was moved to, if it is not in this queue any more; only the stores write this.
+        origins: for a job that was moved to this queue: when its record may be deleted, in milliseconds since the
+            Unix epoch (0 before its end), and the queues that must be told of its end; only the stores write this.
     """
 
     tags: tuple[str, ...] = ()
     expires: Expiry | None = None
+    move: Move | None = None
+    origins: tuple[int | str, ...] | None = None
 
 
 class Way(enum.StrEnum):
@@ -47,7 +70,7 @@ class Way(enum.StrEnum):
     The first seven are settlements with the verb of that name. `recover` and `depart` give back the jobs of a dead
     and of a departing worker; `return` gives back those that were delivered to a worker but not claimed. `promote`
     queues a scheduled job that is due, `reschedule` moves a waiting job to another time, and `let_next` queues a
-    job that `overlap` held back.
+    job that `overlap` held back. `move` is called in the queue to which a job was moved, when it arrives.
     """
 
     RETRY = "retry"
@@ -63,6 +86,7 @@ class Way(enum.StrEnum):
     PROMOTE = "promote"
     RESCHEDULE = "reschedule"
     LET_NEXT = "let_next"
+    MOVE = "move"
 
 
 EXPIRED = encode_cancellation("", "expired")
@@ -74,3 +98,11 @@ CALL_GONE = encode_failure(
     Failure("CallGone", "its call is gone from the server, evicted or deleted by hand: it cannot be run"),
 )
 """The outcome of a job that cannot be started because its call was in a key of its own, and that key is gone."""
+
+LOST = encode_failure(
+    "",
+    Failure(
+        "JobLost", "it was moved to another queue, and its record has vanished from there, evicted or deleted"
+    ),
+)
+"""The outcome of a job that was moved to another queue and is not there any more, although it has no end."""

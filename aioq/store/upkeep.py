@@ -12,11 +12,15 @@ class Promotion(msgspec.Struct, frozen=True, gc=False):
         count: how many jobs and timers were handled; 0 if nothing was due.
         next_due_ms: how long until the next job or timer is due, in milliseconds; None if there is none.
         expired: how many jobs ended because they had not been started in time.
+        relays: the queues to which the caller is to relay what is in the outbox (`aioq.store.relay`).
+        moved: jobs that were moved to another queue, and that queue: the caller is to look whether they are there.
     """
 
     count: int
     next_due_ms: int | None
     expired: int = 0
+    relays: Sequence[str] = ()
+    moved: Sequence[tuple[str, str]] = ()
 
 
 class Recovery(msgspec.Struct, frozen=True, gc=False):

@@ -15,6 +15,7 @@ from aioq.schedules.ticks import tick_due
 from aioq.store.connector import Connector, limits_of
 from aioq.store.contract import Claim, Limits, NewJob, Token
 from aioq.store.memory import MemoryStore, MemoryTimetable, ScheduleQueue
+from aioq.store.relay import relay
 from aioq.store.schedules import Entry
 from aioq.util.clock import ManualClock
 from aioq.util.durations import Duration
@@ -161,8 +162,9 @@ class MemorySession:
         for queue in tuple(self._served):
             while (await tick_due(self._store.timetable, queue, self._app_parts.sends)).won:
                 pass
-            while (await self._store.promote(queue, 1000)).count:
-                pass
+            while (promotion := await self._store.promote(queue, 1000)).count:
+                for target in promotion.relays:
+                    await relay(self._store.outbox, queue, target)
         await self._idle()
         jobs: list[int | None] = []
         ticks: list[int | None] = []
@@ -256,6 +258,7 @@ class _ObservedStore(MemoryStore):
     def __init__(self, app: str, clock: ManualClock, limits: Limits, on_queue: Callable[[str], None]) -> None:
         super().__init__(app, clock=clock, limits=limits)
         self._timetable = _ObservedTimetable(app, self._locked, lambda: list(self._queues), on_queue)
+        self.outbox.on_delivery = on_queue
         self._on_queue = on_queue
         self.claimed = 0
 

@@ -3,6 +3,8 @@
     fetcher --> executor --> settler          one fetcher, promoter, ticker, recovery and canceller for each
        |           |                          queue; one executor, settler and reporter, and a lease and a
     promoter    reporter                      watchdog thread for all
+       |
+    relays
 
 No duty knows another one: what one duty tells the others goes through these callbacks.
 """
@@ -29,6 +31,7 @@ from aioq.worker.duties.leases import RENEWALS, LeaseService
 from aioq.worker.duties.progress import Reporter
 from aioq.worker.duties.promoter import Promoter
 from aioq.worker.duties.recovery import Recovery
+from aioq.worker.duties.relays import Relays
 from aioq.worker.duties.settler import Settler
 from aioq.worker.duties.ticker import Ticker
 from aioq.worker.duties.watchdog import Watchdog
@@ -52,6 +55,7 @@ class QueueDuties:
     held: HeldJobs
     fetcher: Fetcher
     promoter: Promoter
+    relays: Relays
     recovery: Recovery
     canceller: Canceller
     receiver: Receiver
@@ -124,7 +128,8 @@ class Duties:
     def _queue_duties(self, queue: str) -> QueueDuties:
         app_parts, store, settings = self._app_parts, self._store, self._app_parts.settings
         membership = Membership(queue, self._incarnation)
-        held, promoter = HeldJobs(), Promoter(store, queue)
+        held, relays = HeldJobs(), Relays(store, queue)
+        promoter = Promoter(store, queue, on_outbox=relays.request)
         ticker = Ticker(
             store.timetable,
             queue,
@@ -160,13 +165,13 @@ class Duties:
             on_wake=fetcher.woken,
             on_listening=fetcher.listens,
         )
-        return QueueDuties(membership, held, fetcher, promoter, recovery, canceller, receiver, ticker)
+        return QueueDuties(membership, held, fetcher, promoter, relays, recovery, canceller, receiver, ticker)
 
     def coroutines(self) -> list[Coroutine[Any, Any, None]]:
         """The coroutines that run while the worker serves, each in a task of its own; the fetchers come last."""
         coroutines: list[Coroutine[Any, Any, None]] = [self.lease.run(), self.reporter.run(), self.watchdog.run()]
         for duties in self.queues.values():
-            coroutines += [duties.promoter.run(), duties.recovery.run()]
+            coroutines += [duties.promoter.run(), duties.relays.run(), duties.recovery.run()]
             coroutines += [duties.canceller.run(), duties.receiver.run(), duties.ticker.run()]
         coroutines += [duties.fetcher.run() for duties in self.queues.values()]
         return coroutines
@@ -197,6 +202,9 @@ class Duties:
     async def wait_empty(self) -> None:
         """Return when a check of the queues has found no job, no job runs, and all hooks have been called."""
         await self.burst.wait()
+        for duties in self.queues.values():
+            await duties.promoter.catch_up()
+            await duties.relays.drain()
         await self.hooks.drain()
 
     async def depart(self, store: Store) -> None:

@@ -70,6 +70,14 @@ class MemoryProbe(Hook):
         assert not record.state.ended
         self.noted.append((record.id, f"back {way.value}"))
 
+        if way is Way.MOVE:
+            self.holding.add(record.id)
+
+    def leave(self, record: Record) -> None:
+        assert not record.state.ended
+        self.noted.append((record.id, "leave"))
+        self.holding.discard(record.id)
+
     def finish(self, record: Record, ttl_ms: int) -> None:
         assert not record.state.ended, "it is called before the record says so, and once"
         self.noted.append((record.id, "finish"))
@@ -95,6 +103,12 @@ LUA_PROBE = """\
     back = function(q, id, job, extra, way)
       if has_ended(job) then error('comes back after its end') end
       redis.call('RPUSH', q.base .. ':probe:' .. id, 'back ' .. way)
+      if way == 'move' then redis.call('SADD', q.base .. ':holders', id) end
+    end,
+    leave = function(q, id, job)
+      if has_ended(job) then error('leaves after its end') end
+      redis.call('RPUSH', q.base .. ':probe:' .. id, 'leave')
+      redis.call('SREM', q.base .. ':holders', id)
     end,
     finish = function(q, id, job)
       if has_ended(job) then error('ends twice') end
@@ -399,6 +413,37 @@ async def _let_next(at: At) -> Act:
     return at.settling(await at.ticked(), Verb.SUCCEEDED)
 
 
+async def _move_away(at: At, *, delay_ms: int = 0) -> Act:
+    await at.send(JOB, delay_ms=delay_ms)
+    return lambda store: store.outbox.move(at.queue, [JOB], f"{at.queue}-2")
+
+
+async def _arrive(at: At) -> Act:
+    elsewhere = f"{at.queue}-2"
+    assert await at.store.enqueue(elsewhere, [NewJob(JOB, CALL, nonce="n", extra=PROBED)]) == [True]
+    await at.store.outbox.move(elsewhere, [JOB], at.queue)
+    reading = await at.store.outbox.read(elsewhere, at.queue)
+    return lambda store: store.outbox.deliver(at.queue, elsewhere, reading)
+
+
+async def _come_back(at: At) -> Act:
+    elsewhere = f"{at.queue}-2"
+    assert await at.store.enqueue(elsewhere, [NewJob(JOB, CALL, nonce="another")]) == [True]
+    await (await _move_away(at))(at.store)
+    reading = await at.store.outbox.read(at.queue, elsewhere)
+    delivery = await at.store.outbox.deliver(elsewhere, at.queue, reading)
+    return lambda store: store.outbox.remove(at.queue, elsewhere, reading, delivery)
+
+
+async def _arrive_cancelled(at: At) -> Act:
+    elsewhere = f"{at.queue}-2"
+    assert await at.store.enqueue(elsewhere, [NewJob(JOB, CALL, nonce="n", extra=PROBED)]) == [True]
+    await at.store.outbox.move(elsewhere, [JOB], at.queue)
+    await at.store.cancel(elsewhere, [JOB], REASON, LONG)
+    reading = await at.store.outbox.read(elsewhere, at.queue)
+    return lambda store: store.outbox.deliver(at.queue, elsewhere, reading)
+
+
 CASES = (
     Case("is sent", _enter, ["enter"], ["enqueue"]),
     Case("is sent for later", partial(_enter, delay_ms=LONG), ["enter"], ["enqueue"]),
@@ -443,5 +488,10 @@ CASES = (
         ["reschedule"],
     ),
     Case("is let go", _let_next, ["back let_next"], ["settle"], job="s@2"),
+    Case("is moved to another queue", _move_away, ["leave"], ["move"]),
+    Case("is moved before its time", partial(_move_away, delay_ms=LONG), ["leave"], ["move"]),
+    Case("comes from another queue", _arrive, ["back move"], ["outbox_deliver"]),
+    Case("comes and is cancelled", _arrive_cancelled, ["back move", "finish"], ["outbox_deliver"]),
+    Case("comes back because it is refused there", _come_back, ["back move"], ["outbox_remove"]),
 )
 """Every way, but that the record of an ended job expires on a server, which no script sees."""

@@ -13,6 +13,7 @@ from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.store.extra import Expiry, Extra
 from aioq.store.redis import RedisStore, replies
 from aioq.store.redis.durability import MARK_MS, Confirmation
+from aioq.store.relay import relay
 from aioq.store.schedules import Entry, Overlap, Tick
 from aioq.wire.messages import encode_envelope
 from tests.contract.inside import ServerInside
@@ -73,6 +74,7 @@ class Look:
     def names(self) -> list[str]:
         """Every key of the database, without the base, the queue's or the App's, where it begins so."""
         keys = [key.removeprefix(self.base) for key in self.client.scan_iter(count=1000)]
+        keys = [key for key in keys if not key.startswith(self.base.replace("}", "-2}"))]
         return [key.removeprefix(self.app_base) for key in keys]
 
     def expires_within(self, key: str, most: int) -> None:
@@ -105,10 +107,13 @@ def lane(look: Look, key: str) -> None:
 
 
 def job(look: Look, key: str) -> None:
-    """Once it has ended it expires; until then it is in one place, which `test_model.py` holds it to."""
+    """Once it has ended it expires; until then it is in one place, which `test_model.py` holds it to.
+
+    One that was moved here from another queue stays until that has been told of its end.
+    """
     record = read_record(look.client, look.base + key)
     assert len(record.get("waiters", "").split()) <= MAX_WAITERS
-    if "ended" in record:
+    if "ended" in record and "origins" not in record.get("extra", ""):
         look.expires_within(key, max(DAY, look.limits.dead_ttl_ms))
         assert "waiters" not in record
 
@@ -126,9 +131,29 @@ def scheduled(look: Look, key: str) -> None:
 
 
 def timers(look: Look, key: str) -> None:
-    """Of jobs that are there, and may expire."""
+    """Of jobs that are there, and may expire or were moved; and of queues for which there are entries."""
+    there = {
+        "expire": lambda each: "expires" in look.record(each)["extra"],
+        "look": lambda each: "move" in look.record(each)["extra"],
+        "relay": lambda each: look.client.exists(f"{look.base}:outbox:{each}") == 1,
+    }
     members = [member.split(" ", 1) for member in look.client.zrange(look.base + key, 0, -1)]
-    assert all(kind == "expire" and "expires" in look.record(job_id)["extra"] for kind, job_id in members)
+    assert all(there[kind](each) for kind, each in members)
+
+
+def outbox(look: Look, key: str) -> None:
+    """Its entries are about jobs that are there."""
+    for _, fields in look.client.xrange(look.base + key):
+        assert look.state(fields["id"]) in {"moving", "succeeded", "cancelled", "failed"}
+
+
+def relays(look: Look, key: str) -> None:
+    """Queues for which there are entries."""
+    assert all(look.client.exists(f"{look.base}:outbox:{each}") for each in look.client.hkeys(look.base + key))
+
+
+def inbox(look: Look, key: str) -> None:
+    look.expires_within(key, DAY)
 
 
 def idle(look: Look, key: str) -> None:
@@ -211,6 +236,9 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":body:<id>": ("with its job", body),
     ":scheduled": ("members", scheduled),
     ":timers": ("members", timers),
+    ":outbox:<queue>": ("deleted once it is empty", outbox),
+    ":relays": ("members", relays),
+    ":inbox": ("members", inbox),
     ":workers": ("members", workers),
     ":fetched": ("members", workers),
     ":leases": ("members", leases),
@@ -273,6 +301,7 @@ async def use_everything(store: RedisStore) -> None:
     await store.enqueue(QUEUE, [NewJob("expires", CALL, delay_ms=HOUR, extra=extra)])
     for number in range(6):
         await settle(store, "w1", await running(store, "w1", f"broken-{number}"), Verb.FAILED, BROKEN, ttl_ms=HOUR)
+    await move_some(store)
     await put(store, "ticking", "removed", "undeclared")
     for worker in ("w1", "gone", "left"):
         await store.timetable.note_declaration(QUEUE, 0, "0" * 32, worker=worker, ids=["ticking"])
@@ -304,6 +333,20 @@ async def use_everything(store: RedisStore) -> None:
     await store.enqueue(QUEUE, [NewJob("large", encode_envelope("large", ["x" * 2000], {}, None))])
     await send(store, "delivered", "waiting")
     assert [token.job_ids for token in await store.block(QUEUE, "w2", BLOCK) if token.lane == "normal"]
+
+
+async def move_some(store: RedisStore) -> None:
+    """One job that was moved and one that is on its way, each both out of this queue and into it."""
+    await send(store, "gone there", "on its way", delay_ms=2 * HOUR)
+    assert len(await store.outbox.move(QUEUE, ["gone there"], QUEUE + "-2")) == 1
+    await relay(store.outbox, QUEUE, QUEUE + "-2")
+    await store.outbox.move(QUEUE, ["on its way"], QUEUE + "-2")
+    await store.outbox.read(QUEUE, QUEUE + "-2")
+    jobs = [NewJob(f"came-{number}", CALL, delay_ms=2 * HOUR) for number in range(2)]
+    await store.enqueue(QUEUE + "-2", jobs)
+    await store.outbox.move(QUEUE + "-2", ["came-0", "came-1"], QUEUE)
+    await relay(store.outbox, QUEUE + "-2", QUEUE)
+    await store.cancel(QUEUE, ["came-1"], REASON, DAY)
 
 
 async def put(store: RedisStore, *ids: str) -> None:
@@ -343,11 +386,28 @@ async def end_everything(store: RedisStore, inside: ServerInside) -> None:
     for _ in range(3):
         inside.jump(HOUR)
         await store.promote(QUEUE, 100)
+        await end_elsewhere(store)
         while jobs := await take(store, "last", 100):
             done = [Settlement(each.id, each.claim, Verb.SUCCEEDED, THREE, 0, DAY) for each in jobs]
             await store.settle(QUEUE, "last", done)
+    inside.jump(HOUR)
+    await store.promote(QUEUE, 100)
     await keep(store, "last", "sweep")
     await store.depart(QUEUE, "last")
+
+
+async def end_elsewhere(store: RedisStore) -> None:
+    """Run what was moved to the other queue, and tell of all ends."""
+    other = QUEUE + "-2"
+    await relay(store.outbox, QUEUE, other)
+    await store.reschedule(other, ["gone there", "on its way"])
+    await joined(store, "w", other)
+    jobs = (await store.claim(other, "w", 10)).jobs
+    await store.settle(
+        other, "w", [Settlement(each.id, each.claim, Verb.SUCCEEDED, THREE, 0, DAY) for each in jobs]
+    )
+    await relay(store.outbox, other, QUEUE)
+    await relay(store.outbox, QUEUE, other)
 
 
 async def test_every_key_has_a_bound_that_holds(redis_store: RedisStore, look: Look) -> None:
@@ -372,7 +432,7 @@ async def test_when_all_is_over_only_empty_lanes_and_a_note_are_left(redis_store
     await end_everything(redis_store, inside)
 
     rest = {":job:<id>", ":body:<id>", ":schedule:<id>", ":receipt:<call>", ":tombstone:<nonce>"}
-    rest |= {":dead", ":declared", ":noted"}
+    rest |= {":dead", ":declared", ":noted", ":inbox"}
     for key in look.names():
         assert pattern_of(key) in {*LANES, *rest}
         BOUNDS[pattern_of(key)][1](look, key)

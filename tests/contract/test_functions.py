@@ -12,6 +12,7 @@ import redis
 
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.store.contract import Limits, NewJob, Settlement, Verb
+from aioq.store.outbox import Reading
 from aioq.store.redis import RedisStore
 from aioq.store.redis.calls import Calls
 from aioq.store.redis.errors import translate
@@ -199,6 +200,17 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
     await add(timetable.owners(queue, ["s"]))
     await add(timetable.pass_leadership(queue))
     await add(store.reopen(queue, list("abc")))
+    await add(store.enqueue(queue, [NewJob("g", CALL), NewJob("h", CALL, delay_ms=LONG)]))
+    await add(store.outbox.move(queue, ["g", "h"], "post"))
+    await add(store.cancel(queue, ["g"], REASON, LONG))
+    reading = Reading()
+    with suppress(*bears):
+        reading = await store.outbox.read(queue, "post")
+    answers.append(str(len(reading.entries)))
+    delivery = await add(store.outbox.deliver(queue, "post", reading))  # its sender: as if they were there
+    if delivery:
+        await add(store.outbox.remove(queue, "post", reading, delivery))
+    await add(store.outbox.lost(queue, "post", ["g", "h"]))
     await add(store.recover(queue, CRASHED, 100, dead="w"))
     await add(store.workers(queue))
     await add(store.info(queue, list("abcdef")))

@@ -15,6 +15,7 @@ import redis
 
 import aioq.store.redis
 from aioq.store.contract import CLAIM_LIMIT, SKIPPED_LIMIT, WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
+from aioq.store.outbox import Delivery, OutboxEntry, Reading
 from aioq.store.redis import RedisStore, holding, keys, leases, replies
 from aioq.store.redis.arguments import BODY_LIMIT
 from aioq.store.redis.calls import Calls
@@ -145,6 +146,7 @@ def test_a_header_names_the_arguments_that_the_script_reads(name: str) -> None:
     )
 
 
+ENTRY = OutboxEntry("1-1", "job", "job", b"")
 SETTLEMENT = Settlement("job", 1, Verb.SUCCEEDED, THREE)
 TICK = Tick(id="s", rev=1, jobs=[("s@1", 1, 1)], next_ms=2, overlap=Overlap.ALLOW, max_runs=0)
 Call = Callable[[RedisStore, int], Awaitable[Any]]
@@ -164,6 +166,13 @@ CALLS: dict[str, Call] = {
     "reschedule": lambda store, n: store.reschedule(QUEUE, ["job"] * n, delay_ms=5),
     "reopen": lambda store, n: store.reopen(QUEUE, ["job"] * n),
     "cancel": lambda store, n: store.cancel(QUEUE, ["job"] * n, REASON, 5),
+    "move": lambda store, n: store.outbox.move(QUEUE, ["job"] * n, "post"),
+    "outbox_read": lambda store, _: store.outbox.read(QUEUE, "post"),
+    "outbox_deliver": lambda store, n: store.outbox.deliver(QUEUE, "post", Reading([ENTRY] * n)),
+    "outbox_remove": lambda store, n: store.outbox.remove(
+        QUEUE, "post", Reading([ENTRY] * n), Delivery(["applied"] * n, "")
+    ),
+    "outbox_lost": lambda store, n: store.outbox.lost(QUEUE, "post", ["job"] * n),
     "schedule_read": lambda store, n: store.timetable.read(QUEUE, ["s"] * n),
     "schedule_write": lambda store, n: store.timetable.write(QUEUE, [Entry(id="s")] * n),
     "schedule_pass": lambda store, _: store.timetable.pass_leadership(QUEUE),
@@ -183,6 +192,9 @@ REPLIES: dict[str, Callable[[int], Any]] = {
     "schedule_owners": lambda n: [b"0", b"\x90", b"", b"", *[b""] * n],
     "schedule_tick": lambda n: [-1] * (n + 1),
     "recover": lambda _: [b"", 0, 0, b"0"],
+    "outbox_read": lambda _: [[1, 0, 1]],
+    "outbox_deliver": lambda n: [[b"", []], *[b"applied"] * n],
+    "outbox_remove": lambda _: [0],
     "info": lambda n: [[]] * n,
 }
 

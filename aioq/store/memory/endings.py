@@ -10,7 +10,7 @@ from aioq.store.memory.dead import Dead
 from aioq.store.memory.hooks import Hooks
 from aioq.store.memory.pubsub import Mail
 from aioq.store.memory.records import Record
-from aioq.store.memory.timers import Timers
+from aioq.store.memory.timers import RELAY, Timers
 from aioq.store.memory.tombstones import Tombstones
 from aioq.util.clock import Clock
 
@@ -81,7 +81,7 @@ class Endings:
         now = self._clock.now_ms()
         record.due_ms = None
         record.end(state, outcome, now, keeps_call=keeps_call or state is JobState.FAILED)
-        self._expire_at(record, now + ttl_ms)
+        self.keep_until(record, now + ttl_ms)
         self._on_end(record.id)
 
     def bury(self, record: Record, outcome: bytes, ttl_ms: int) -> None:
@@ -100,7 +100,7 @@ class Endings:
 
     def free_id(self, record: Record) -> bool:
         """Remove a dead job whose result has expired, so that a new send can use its id; False if it is none."""
-        gone = self.dead.free_id(record, self._clock.now_ms())
+        gone = not record.origins and self.dead.free_id(record, self._clock.now_ms())
         if gone:
             self._hooks.forget(record, 0)
         return gone
@@ -114,27 +114,35 @@ class Endings:
         record.reset()
         return True
 
-    def end_expired(self, limit: int) -> tuple[int, int]:
-        """End jobs that were not started in time; returns how many timers were handled and how many jobs ended."""
-        looked_at = ended = 0
+    def end_expired(self, limit: int) -> tuple[int, int, list[str]]:
+        """End jobs that were not started in time.
+
+        Returns:
+            How many timers were handled, how many jobs ended, and for which queues the outbox is to be relayed.
+        """
+        looked_at, ended, relays = 0, 0, list[str]()
         while looked_at < limit and (timer := self._timers.pop_due(self._clock.now_ms())):
             record = self._records.get(timer[1])
             looked_at += 1
-            if record is not None and self._has_expired(record):
+            if timer[0] == RELAY:
+                relays.append(timer[1])
+            elif record is not None and self._has_expired(record):
                 self.finish(record, JobState.CANCELLED, EXPIRED, self._limits.result_ttl_ms, keeps_call=True)
                 ended += 1
-        return looked_at, ended
+        return looked_at, ended, relays
 
     def _has_expired(self, record: Record) -> bool:
-        waits = record.state in {JobState.QUEUED, JobState.SCHEDULED, JobState.WAITING}
+        waits = not record.is_elsewhere and record.state in {JobState.QUEUED, JobState.SCHEDULED, JobState.WAITING}
         expires = None if record.extra is None else record.extra.expires
         return waits and expires is not None and not expires.begun and expires.at_ms <= self._clock.now_ms()
 
-    def _expire_at(self, record: Record, expires_ms: int) -> None:
-        """Delete a record at that time, or now if that is past."""
+    def keep_until(self, record: Record, expires_ms: int) -> None:
+        """Delete a record at that time, or now if that is past. If other queues must be told first, it stays."""
         needed_until = record.sent_ms + self._limits.tombstone_ms
         if expires_ms < needed_until:
             self._tombstones.put(record.nonce or record.id, needed_until)
+        if record.origins:
+            return  # the outbox calls this again
         if expires_ms <= self._clock.now_ms():
             del self._records[record.id]
             return
@@ -143,7 +151,8 @@ class Endings:
 
     def _unbury(self, record: Record) -> None:
         """Keep a job that is one too many for the dead only as long as any other job with an outcome."""
-        if record.expires_ms is not None and record.result_expires_ms < record.expires_ms:
+        kept_until = record.keep_until_ms or record.expires_ms
+        if kept_until is not None and record.result_expires_ms < kept_until:
             record.envelope = None
             self._hooks.forget(record, max(0, record.result_expires_ms - self._clock.now_ms()))
-            self._expire_at(record, record.result_expires_ms)
+            self.keep_until(record, record.result_expires_ms)

@@ -36,6 +36,9 @@ class Hook:
     def forget(self, record: Record, left_ms: int) -> None:
         """Called when an ended job's record is deleted earlier than planned: in `left_ms`, 0 for now."""
 
+    def leave(self, record: Record) -> None:
+        """Called when a job is moved to another queue, where `back` is called with `Way.MOVE`."""
+
     def reopen(self, record: Record) -> None:
         """Called when a dead job is about to be queued again."""
 
@@ -75,6 +78,11 @@ class Hooks:
         """Call the hooks for an ended job whose record is deleted."""
         for hook in self._of(record):
             hook.forget(record, left_ms)
+
+    def leave(self, record: Record) -> None:
+        """Call the hooks for a job that is moved to another queue."""
+        for hook in self._of(record):
+            hook.leave(record)
 
     def reopen(self, record: Record) -> None:
         """Call the hooks for a dead job that is about to be queued again."""
@@ -126,6 +134,8 @@ class ExpiryHook(Hook):
             if not expires.has_run:
                 _begin(record, begun=False)
                 self._timers.set(EXPIRE, record.id, expires.at_ms)
+        elif way is Way.MOVE and not expires.begun:
+            self._timers.set(EXPIRE, record.id, expires.at_ms)
         elif way is Way.RESCHEDULE and not expires.begun:
             self.enter(record)
         elif way in _AFTER_RUN:
@@ -134,6 +144,10 @@ class ExpiryHook(Hook):
     def finish(self, record: Record, ttl_ms: int) -> None:
         """Stop the timer."""
         del ttl_ms
+        self._timers.stop(EXPIRE, record.id)
+
+    def leave(self, record: Record) -> None:
+        """Stop the timer; the other queue sets its own."""
         self._timers.stop(EXPIRE, record.id)
 
     def reopen(self, record: Record) -> None:

@@ -2,12 +2,12 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import count
 from types import MappingProxyType
 
 from aioq.jobs.job import JobInfo, JobState, Priority
-from aioq.store.contract import SKIPPED_LIMIT, Claim, Claimed, Limits, NewJob, Settlement, Token, Verb, WaitReply
+from aioq.store.contract import SKIPPED_LIMIT, Claim, Claimed, Limits, NewJob, Settlement, Token, WaitReply
 from aioq.store.extra import Way
 from aioq.store.leases import Renewal, WorkerLease
 from aioq.store.memory.delayed import Delayed
@@ -15,10 +15,12 @@ from aioq.store.memory.endings import Endings
 from aioq.store.memory.hooks import ExpiryHook, Hook, Hooks
 from aioq.store.memory.lanes import LANES, WAKE_UP, Lanes
 from aioq.store.memory.leases import Leases
+from aioq.store.memory.outbox import OriginsHook, QueueOutbox, QueueParts
 from aioq.store.memory.outcomes import wait_for
 from aioq.store.memory.pubsub import Mail
 from aioq.store.memory.records import Record
 from aioq.store.memory.schedules import MemoryQueueTimetable, Revisions
+from aioq.store.memory.settling import Settling
 from aioq.store.memory.timers import Timers
 from aioq.store.pubsub import SEPARATOR, worker_channel
 from aioq.store.upkeep import Promotion, Recovery
@@ -70,7 +72,8 @@ class MemoryQueue:
         )
         self._delayed = Delayed(self._records)
         self._timers = Timers()
-        self._hooks = Hooks({"expires": ExpiryHook(self._timers, clock), **hooks})
+        told = OriginsHook(lambda: self.outbox, clock)
+        self._hooks = Hooks({"expires": ExpiryHook(self._timers, clock), "origins": told, **hooks})
         self.endings = Endings(
             self._records,
             clock,
@@ -80,19 +83,16 @@ class MemoryQueue:
             timers=self._timers,
             on_end=self.timetable.ended,
         )
+        self.outbox = QueueOutbox(
+            QueueParts(
+                *(self._records, clock, limits, self._hooks, self._timers, self.endings),
+                *(self._place, self.cancel, lambda: self.lanes.push(Priority.NORMAL, WAKE_UP)),
+            )
+        )
         self._claims = count(1)
         self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._cancelling: defaultdict[str, dict[str, None]] = defaultdict(dict)
-        self._verbs: dict[Verb, Callable[[Record, Settlement], None]] = {
-            Verb.SUCCEEDED: lambda record, s: self.endings.finish(record, JobState.SUCCEEDED, s.outcome, s.ttl_ms),
-            Verb.CANCELLED: lambda record, s: self.endings.finish(record, JobState.CANCELLED, s.outcome, s.ttl_ms),
-            Verb.FAILED: self._fail,
-            Verb.RETRY: self._retry,
-            Verb.SNOOZE: self._snooze,
-            **dict.fromkeys((Verb.INTERRUPT, Verb.CUT, Verb.CRASH), self._give_back),
-            Verb.RELEASE: lambda record, _: self._return(record, Way.RELEASE),
-            Verb.PARK: self._park,
-        }
+        self._settling = Settling(self.endings, limits, clock, self._place)
 
     def enqueue(self, job: NewJob, *, again: bool) -> bool:
         """Add a job; False if its id exists already, unless an earlier attempt of this send has added it."""
@@ -171,10 +171,7 @@ class MemoryQueue:
             return True  # the same settle again, after a lost reply
         self._held[worker].pop(record.id, None)
         self._cancelling[worker].pop(record.id, None)
-        if record.cancellation is not None and settlement.verb in _BY_REQUEST:
-            self.endings.finish(record, JobState.CANCELLED, *record.cancellation)
-        else:
-            self._verbs[settlement.verb](record, settlement)
+        self._settling.settle(record, settlement)
         return True
 
     def progress(self, worker: str, job_id: str, claim: int, encoded: bytes) -> bool:
@@ -187,13 +184,15 @@ class MemoryQueue:
 
     def promote(self, limit: int) -> Promotion:
         """Queue scheduled jobs that are due, and end jobs that have expired."""
-        count, expired = self.endings.end_expired(limit)
+        count, expired, relays = self.endings.end_expired(limit)
+        for target in relays:
+            self.outbox.hold(target)
         now, most = self._clock.now_ms(), count + limit
         while count < most and (record := self._delayed.pop_due(now)):
             self._hooks.back(record, Way.PROMOTE)
             self._queue(record)
             count += 1
-        return Promotion(count, self._next_due(), expired)
+        return Promotion(count, self._next_due(), expired, relays)
 
     def recover(self, crash_outcome: bytes, limit: int, dead: str) -> Recovery:
         """Do one step of recovering a dead worker; see `Store.recover`."""
@@ -226,6 +225,8 @@ class MemoryQueue:
         record = self._records.get(job_id)
         if record is None:
             return None
+        if record.is_elsewhere:
+            return self.outbox.cancel_moved(record, outcome, ttl_ms)
         state = record.state
         if state is JobState.RUNNING and record.worker is not None:
             record.cancellation = (outcome, ttl_ms)
@@ -240,7 +241,7 @@ class MemoryQueue:
     def reopen(self, job_id: str) -> JobState | None:
         """Queue a dead job again; returns the state it was in."""
         record = self._records.get(job_id)
-        if record is None:
+        if record is None or record.is_elsewhere:
             return None
         state = record.state
         if self.endings.reopen(record):
@@ -250,7 +251,7 @@ class MemoryQueue:
     def reschedule(self, job_id: str, delay_ms: int | None, eta_ms: int | None) -> JobState | None:
         """Move a job that is queued or scheduled to another time; returns the state it was in."""
         record = self._records.get(job_id)
-        if record is None:
+        if record is None or record.is_elsewhere:
             return None
         state, now = record.state, self._clock.now_ms()
         due = now + delay_ms if delay_ms else eta_ms
@@ -324,43 +325,16 @@ class MemoryQueue:
             self.lanes.push(record.priority, WAKE_UP)
         record.state, record.worker = JobState.SCHEDULED, None
 
-    def _again(self, record: Record, delay_ms: int, way: Way) -> None:
-        due_ms = self._clock.now_ms() + delay_ms if delay_ms > 0 else None
+    def _place(self, record: Record, due_ms: int | None, way: Way, *, front: bool = False) -> None:
+        if due_ms is not None and due_ms <= self._clock.now_ms():
+            due_ms = None
         self._hooks.back(record, way, due_ms)
         if due_ms is not None:
             self._schedule(record, due_ms)
         else:
-            self._queue(record)
-
-    def _retry(self, record: Record, settlement: Settlement) -> None:
-        record.attempts += 1
-        record.outcome, record.parked_ms, record.cuts = settlement.outcome, None, 0
-        self._again(record, settlement.delay_ms, Way.RETRY)
-
-    def _snooze(self, record: Record, settlement: Settlement) -> None:
-        record.parked_ms, record.cuts = None, 0
-        self._again(record, settlement.delay_ms, Way.SNOOZE)
-
-    def _give_back(self, record: Record, settlement: Settlement) -> None:
-        if record.break_off(settlement.verb) and record.crashes > self._limits.max_crashes:
-            self.endings.bury(record, settlement.outcome, settlement.ttl_ms)
-        else:
-            self._return(record, Way(settlement.verb.value))
-
-    def _park(self, record: Record, settlement: Settlement) -> None:
-        now = self._clock.now_ms()
-        if record.parked_ms is None:
-            record.parked_ms = now
-        if now - record.parked_ms >= settlement.ttl_ms:
-            self.endings.bury(record, settlement.outcome, self._limits.result_ttl_ms)
-        else:
-            self._again(record, settlement.delay_ms, Way.PARK)
+            self._queue(record, front=front)
 
     # Ending
-
-    def _fail(self, record: Record, settlement: Settlement) -> None:
-        record.attempts += 1
-        self.endings.bury(record, settlement.outcome, settlement.ttl_ms)
 
     def _empty(self, worker: str, limit: int, crash_outcome: bytes | None) -> Recovery:
         """Take up to `limit` jobs and entries from a worker, and forget it when nothing is left."""
@@ -394,7 +368,3 @@ class MemoryQueue:
             self._return(record, Way.DEPART if crash_outcome is None else Way.RECOVER)
             return True
         return False
-
-
-_BY_REQUEST = frozenset(Verb) - {Verb.SUCCEEDED, Verb.FAILED}
-"""If a job was cancelled meanwhile, a settle with one of these verbs ends it with the outcome of the `cancel`."""

@@ -7,7 +7,7 @@ import msgspec
 
 from aioq.jobs.job import WAITS, JobInfo, JobState, Priority, Progress, put_off
 from aioq.store.contract import MAX_CUTS, Claimed, Verb
-from aioq.store.extra import Extra
+from aioq.store.extra import Extra, Move
 from aioq.wire.messages import describe
 
 _PROGRESS = msgspec.msgpack.Decoder(Progress)
@@ -74,6 +74,37 @@ class Record:
         """The tags that its sender has given it."""
         return () if self.extra is None else self.extra.tags
 
+    @property
+    def move(self) -> Move | None:
+        """Where it was moved to, if it was."""
+        return None if self.extra is None else self.extra.move
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it was moved to another queue and has not ended there; its own state is `waiting` then."""
+        return self.move is not None and not self.state.ended
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The queues that must be told of its end."""
+        found = () if self.extra is None else self.extra.origins or ()
+        return tuple(each for each in found if isinstance(each, str))
+
+    @property
+    def keep_until_ms(self) -> int:
+        """Until when it is kept once these are told."""
+        found = () if self.extra is None else self.extra.origins or ()
+        return next((each for each in found if isinstance(each, int)), 0)
+
+    def set_origins(self, until_ms: int, origins: tuple[str, ...]) -> None:
+        """Set both of these."""
+        told = (until_ms, *origins) if origins else None
+        self.extra = msgspec.structs.replace(self.extra or Extra(), origins=told)
+
+    def is_same(self, other: "Record") -> bool:
+        """Whether it is the record of the same send, in another queue."""
+        return self.sent_ms == other.sent_ms and self.nonce == other.nonce
+
     def break_off(self, verb: Verb) -> bool:
         """Count a run that ended with its worker; returns whether that counts as a crash."""
         self.interruptions += verb is not Verb.CRASH
@@ -128,15 +159,15 @@ class Record:
         ran = self.state in (JobState.RUNNING, JobState.SUCCEEDED)
         return JobInfo(
             id=self.id,
-            queue=queue,
+            queue=queue if self.move is None else self.move.queue,
             task=found.task,
-            state=self.state,
+            state=JobState(self.move.state) if self.move is not None and not self.state.ended else self.state,
             priority=self.priority,
             attempts=self.attempts + ran,
             crashes=self.crashes,
             interruptions=self.interruptions,
             sent_at=_time(self.sent_ms),
-            due_at=_time(self.due_ms),
+            due_at=_time((self.move.due_ms or None) if self.move and self.is_elsewhere else self.due_ms),
             started_at=_time(self.started_ms),
             ended_at=_time(self.ended_ms),
             worker=self.worker,

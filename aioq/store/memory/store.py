@@ -14,6 +14,7 @@ from aioq.store.leases import Renewal, WorkerLease
 from aioq.store.memory.hooks import Hook
 from aioq.store.memory.lanes import Reader
 from aioq.store.memory.leases import MemoryLeaseClient
+from aioq.store.memory.outbox import MemoryOutbox
 from aioq.store.memory.pubsub import MemoryInbox
 from aioq.store.memory.queue import MemoryQueue
 from aioq.store.memory.schedules import MemoryTimetable, Revisions
@@ -46,6 +47,7 @@ class MemoryStore:
         self._queues: dict[str, MemoryQueue] = {}
         self._inbox = MemoryInbox()
         self._timetable = MemoryTimetable(app, self._locked, lambda: list(self._queues))
+        self._outbox = MemoryOutbox(self._locked)
         # A lease client's thread calls this store too. Nobody awaits or calls back while holding this lock.
         self._lock = threading.Lock()
 
@@ -68,6 +70,11 @@ class MemoryStore:
     def timetable(self) -> MemoryTimetable:
         """The schedules."""
         return self._timetable
+
+    @property
+    def outbox(self) -> MemoryOutbox:
+        """What queues send to other queues."""
+        return self._outbox
 
     async def open(self, *, thorough: bool = False) -> ServerInfo:
         """Connect, and check that aioq can work with this server."""

@@ -5,8 +5,9 @@ Each has a kind, and the id of the job that it is about.
 
 import heapq
 
-EXPIRE = "expire"
-"""The kind of a timer that ends a job if it has not been started by then."""
+EXPIRE, RELAY = "expire", "relay"
+"""The kinds of timers: one ends a job if it has not been started by then; the other relays what is in the outbox
+for a queue, whose name takes the place of the id."""
 
 
 class Timers:
@@ -25,6 +26,10 @@ class Timers:
         self._times[kind, name] = at_ms
         heapq.heappush(self._heap, (at_ms, kind, name))
         return first is None or at_ms < first
+
+    def has(self, kind: str, name: str) -> bool:
+        """Whether there is a timer of this kind and id."""
+        return (kind, name) in self._times
 
     def stop(self, kind: str, name: str) -> None:
         """Stop a timer, if there is one."""

@@ -26,6 +26,7 @@ _MORE = 2
 _FIRST_CLAIM: tuple[Any, ...] = (1, 0, 0, 0)
 _WORKER_WIDTH = 3
 _RECOVERY_HEADER = 4
+_PROMOTION = 4
 _SETTLE_HEADER = 7
 _SETTLE_WIDTH = 4
 
@@ -118,7 +119,11 @@ def parse_workers(reply: Sequence[Any]) -> tuple[bytes, list[WorkerLease]]:
 
 def parse_promotion(reply: Sequence[Any]) -> Promotion:
     """The result of `promote.lua`."""
-    return Promotion(reply[0], due(reply[1][0]), reply[3])
+    if len(reply) == _PROMOTION:
+        return Promotion(reply[0], due(reply[1][0]), reply[3])
+    relays, looks = ([each.decode() for each in texts] for texts in reply[_PROMOTION])
+    moved = list(zip(looks[::2], looks[1::2], strict=True))
+    return Promotion(reply[0], due(reply[1][0]), reply[3], relays, moved)
 
 
 def parse_recovery(reply: Sequence[Any]) -> Recovery:
@@ -189,7 +194,10 @@ def parse_states(reply: Sequence[bytes]) -> list[JobState | None]:
 
 
 def parse_info(queue: str, job_id: str, fields: Sequence[Any], *, results: bool = False) -> JobInfo | None:
-    """The result of `info.lua` for one job; None for a record that is not aioq's."""
+    """The result of `info.lua` for one job; None for a record that is not aioq's.
+
+    If the job was moved, it has the name of the other queue.
+    """
     record = {name.decode(): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
     try:
         return _info(queue, job_id, record, results=results)
@@ -205,7 +213,7 @@ def _info(queue: str, job_id: str, record: dict[str, Any], *, results: bool) -> 
     ran = state in (JobState.RUNNING, JobState.SUCCEEDED)
     return JobInfo(
         id=job_id,
-        queue=queue,
+        queue=record["queue"].decode() if "queue" in record else queue,
         task=description.task,
         state=state,
         priority=Priority(record.get("lane", b"normal").decode()),

@@ -31,6 +31,7 @@ from aioq.store.redis.leases import RedisLeaseClient
 from aioq.store.redis.net.commands import Link
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.net.subscription import RedisInbox
+from aioq.store.redis.outbox import RedisOutbox
 from aioq.store.redis.paging import BEGIN, all_workers
 from aioq.store.redis.permissions import require
 from aioq.store.redis.replicas import Replicas
@@ -119,6 +120,7 @@ class RedisStore:
             self.call_confirmed,
             Register(self._link.command, schedule_queues_key(app), shown_url),
         )
+        self._outbox = RedisOutbox(self.call_retried, self.call_confirmed, limits)
         self._skipped = SkippedLog()
         self._was_unreachable = False
         self._reads = BlockingReads(app, self._link, longest_ms=limits.lease_ms * 5 // 8)
@@ -142,6 +144,11 @@ class RedisStore:
     def timetable(self) -> RedisTimetable:
         """The schedules."""
         return self._timetable
+
+    @property
+    def outbox(self) -> RedisOutbox:
+        """What queues send to other queues."""
+        return self._outbox
 
     async def open(self, *, thorough: bool = False) -> ServerInfo:
         """Connect, and check that aioq can work with this server."""

@@ -5,9 +5,11 @@ all others wakes one worker, and the reply to that worker's claim names it.
 """
 
 import asyncio
+from collections.abc import Callable
 
 from aioq.errors import ServerError
 from aioq.store.contract import Store
+from aioq.store.upkeep import Promotion
 from aioq.util.aio import Backoff
 from aioq.util.log import logger
 from aioq.util.plural import counted
@@ -24,13 +26,16 @@ class Promoter:
     Args:
         store: where the jobs are.
         queue: the queue.
+        on_outbox: called with a promotion after which something of the outbox is to be relayed.
     """
 
-    def __init__(self, store: Store, queue: str) -> None:
+    def __init__(self, store: Store, queue: str, *, on_outbox: Callable[[Promotion], None]) -> None:
         self._store = store
         self._queue = queue
+        self._on_outbox = on_outbox
         self._due_at: float | None = None
         self._changed = asyncio.Event()
+        self._backoff = Backoff()
 
     def expect(self, next_due_ms: int | None) -> None:
         """Note a reply that says in how many ms the next job is due."""
@@ -43,23 +48,32 @@ class Promoter:
 
     async def run(self) -> None:
         """Promote until cancelled."""
-        backoff = Backoff()
         while True:
             await self._wait()
-            self._due_at = None
-            try:
-                promotion = await self._store.promote(self._queue, LIMIT)
-            except ServerError as error:
-                log.debug("queue %s: could not promote: %s", self._queue, error)
-                self.expect(round(backoff.next() * 1000))
-                continue
-            backoff = Backoff()
-            if promotion.expired:
-                log.info(
-                    "queue %s: %s expired: not started in time",
-                    *(self._queue, counted(promotion.expired, "job")),
-                )
-            self.expect(promotion.next_due_ms)
+            await self._step()
+
+    async def catch_up(self) -> None:
+        """Promote once, if something is due."""
+        if self._due_at is not None and self._due_at <= asyncio.get_running_loop().time():
+            await self._step()
+
+    async def _step(self) -> None:
+        self._due_at = None
+        try:
+            promotion = await self._store.promote(self._queue, LIMIT)
+        except ServerError as error:
+            log.debug("queue %s: could not promote: %s", self._queue, error)
+            self.expect(round(self._backoff.next() * 1000))
+            return
+        self._backoff = Backoff()
+        if promotion.relays or promotion.moved:
+            self._on_outbox(promotion)
+        if promotion.expired:
+            log.info(
+                "queue %s: %s expired: not started in time",
+                *(self._queue, counted(promotion.expired, "job")),
+            )
+        self.expect(promotion.next_due_ms)
 
     async def _wait(self) -> None:
         loop = asyncio.get_running_loop()

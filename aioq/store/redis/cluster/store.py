@@ -24,6 +24,7 @@ from aioq.store.redis.durability import Durability, sends_in_flight, settles_in_
 from aioq.store.redis.errors import SlotUnservedError, is_of_a_slot, slot_unserved
 from aioq.store.redis.keys import base_key, no_key, schedule_queues_key
 from aioq.store.redis.net.connection import Arg
+from aioq.store.redis.outbox import RedisOutbox
 from aioq.store.redis.replicas import Replicas
 from aioq.store.redis.schedule_queues import Register
 from aioq.store.redis.schedules import RedisTimetable
@@ -83,6 +84,7 @@ class ClusterStore:
             self._call_confirmed,
             Register(self._command, schedule_queues_key(app), shown_url),
         )
+        self._outbox = RedisOutbox(self._call, self._call_confirmed, limits)
         self._blocking: dict[tuple[str, str], RedisStore] = {}
 
     def _node_store(self, address: Address, topology: Topology) -> RedisStore:
@@ -118,6 +120,11 @@ class ClusterStore:
     def timetable(self) -> RedisTimetable:
         """The schedules."""
         return self._timetable
+
+    @property
+    def outbox(self) -> RedisOutbox:
+        """What queues send to other queues."""
+        return self._outbox
 
     async def open(self, *, thorough: bool = False) -> ServerInfo:
         """Learn the topology, and check that aioq can work with each node that serves slots.

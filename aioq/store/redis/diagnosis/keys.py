@@ -45,12 +45,12 @@ ONES = {
         "declared",
         "owners",
     ),
-    *("noted", "dead", "schedule-queues"),
+    *("noted", "dead", "schedule-queues", "relays", "inbox"),
     *LANES,
 }
 """The names, after the base key, of keys of which a queue has one."""
 
-MANY = {"job", "body", "held", "cancel", "schedule", "receipt", "tombstone"}
+MANY = {"job", "body", "held", "cancel", "schedule", "receipt", "tombstone", "outbox"}
 """The names of keys of which a queue has many; an id follows."""
 
 _OF_WORKERS = ("held", "cancel")

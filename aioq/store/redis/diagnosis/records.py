@@ -35,7 +35,7 @@ def origin_of(text: bytes) -> Origin:
         return Origin.UNREADABLE
     if len(fields) < _LEAST:
         return Origin.UNREADABLE
-    is_known_state = not state or state in set(JobState)
+    is_known_state = not state or state in {*JobState, "moving", "moved"}
     if len(fields) > FIELDS or not is_known_state or not extra <= set(Extra.__struct_fields__):
         return Origin.NEWER
     return _origin_of_envelope(_content(bytes(fields[_JOB])))

@@ -31,7 +31,7 @@ class Counting:
 
 
 def make(store: object) -> Promoter:
-    return Promoter(store, QUEUE)  # pyright: ignore[reportArgumentType]
+    return Promoter(store, QUEUE, on_outbox=lambda _: None)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,13 @@
 -- line break, and the outcome). A call that has changed anything leaves a receipt: if it is repeated because its
 -- reply was lost, it gives the same reply again.
 --
--- NEEDS: keys, record, results, finish
--- USES: reads job, receipt, schedule, standing; writes body, cancel, idle, job, lanes, receipt, schedule, scheduled,
---   standing, timers, tombstone, wakeable; publishes dispatched, waiter, worker
+-- NEEDS: keys, record, results, cancellation
+-- USES: reads job, receipt, schedule, scheduled, standing; writes body, cancel, idle, job, lanes, outbox, receipt,
+--   schedule, scheduled, standing, timers, tombstone, wakeable; publishes dispatched, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 the name of this call, 2 the outcome to store, 3 how long to keep it in ms, 4 for how many ms after its
 --   send a job must be found, then job ids
--- REPLY: per job the state it was in, '' for no such job
+-- REPLY: per job the state it was in, '' for no such job, or for one that was moved to another queue
 local receipt = receipt_key(q, ARGV[1])
 -- Far longer than needed: a call is repeated once, and at once.
 local RECEIPT_TTL = 60000
@@ -21,20 +21,9 @@ local limits = {tombstone = tonumber(ARGV[4])}
 for i = 5, #ARGV do
   local id = ARGV[i]
   local job = load(q, id)
-  local state = job and (job[STATE] or 'queued') or ''
-  if state == 'running' then
-    widen(job, CANCEL_TTL)
-    job[CANCEL], job[CANCEL_TTL] = outcome, ttl
-    save(q, id, job)
-    redis.call('SADD', cancel_key(q, job[WORKER]), id)
-    redis.call('PUBLISH', worker_channel(q, job[WORKER]), id .. '\n' .. outcome)
-    changed = true
-  elseif state == 'queued' or state == 'scheduled' or state == 'waiting' then
-    -- Its entry stays in the lane; a claim skips it.
-    Finish.finish(q, limits, id, job, 'cancelled', outcome, ttl)
-    redis.call('ZREM', q.base .. SCHEDULED, id)
-    changed = true
-  end
+  local state, cancelled = '', false
+  if job then state, cancelled = Cancel.one(q, limits, id, job, outcome, ttl) end
+  changed = changed or cancelled
   reply[i - 4] = state
 end
 if changed then redis.call('SET', receipt, cmsgpack.pack(reply), 'PX', RECEIPT_TTL) end

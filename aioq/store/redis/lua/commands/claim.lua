@@ -10,7 +10,7 @@
 --
 -- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases, due, entries, newer, held_set
 -- USES: reads body, fetched, held, job, lanes, scheduled, schedules, standing, workers; writes held, idle, job, lanes,
---   scheduled, standing, timers, wakeable; publishes dispatched
+--   outbox, scheduled, standing, timers, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 the most jobs to take, 3 the known jobs, see below, 4 how the worker waits for jobs after this
 --   call when it gets fewer than it asks for: 'idle' if it blocks, 'standing' if it stands, '' if it does not

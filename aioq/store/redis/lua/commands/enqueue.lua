@@ -4,8 +4,8 @@
 -- without a record, which are ignored: no job has a record without being queued.
 --
 -- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead
--- USES: reads job, scheduled, standing, tombstone; writes body, dead, idle, job, lanes, scheduled, standing, timers,
---   wakeable; publishes dispatched
+-- USES: reads job, scheduled, standing, tombstone; writes body, dead, idle, job, lanes, outbox, scheduled, standing,
+--   timers, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 'again' if an earlier call may have added these jobs, else '';
 --   2 a MessagePack array with the nonce of each send, '' if no id can be used twice;

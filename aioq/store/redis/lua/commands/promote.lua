@@ -1,14 +1,16 @@
 -- Handles what is due: queues scheduled jobs, and ends jobs that have expired or whose call is gone.
 --
--- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, finish, due, newer
--- USES: reads body, fetched, held, job, schedule, scheduled, schedules, standing, timers, workers; writes body, idle,
---   job, lanes, schedule, scheduled, standing, timers, tombstone, wakeable; publishes dispatched, waiter
+-- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, finish, due, newer, outbox, moves
+-- USES: reads body, fetched, held, job, outbox, schedule, scheduled, schedules, standing, timers, workers; writes body,
+--   idle, job, lanes, outbox, schedule, scheduled, standing, timers, tombstone, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the most jobs in this step, and the most timers, 2 for how many ms after its send a job must be found, 3
 --   result ttl in ms, for jobs that end here, 4 the outcome of a job that has expired, 5 that of a job whose call
 --   is gone
 -- REPLY: {how many jobs and timers were handled, {ms until the next one is due, ms until the next tick} (-1 for
---   none), the last job whose record this version cannot read ('' for none), how many jobs have expired}
+--   none), the last job whose record this version cannot read ('' for none), how many jobs have expired}; and, if
+--   there is something for other queues, {the queues to which the caller is to relay the outbox, ids of jobs and for
+--   each the queue in which the caller is to look for it}
 local most, limits, result_ttl = tonumber(ARGV[1]), {tombstone = tonumber(ARGV[2])}, tonumber(ARGV[3])
 local unreadable, looked_at, expired = '', 0, 0
 
@@ -16,10 +18,14 @@ local unreadable, looked_at, expired = '', 0, 0
 local function put_timer_off(timer) redis.call('ZADD', q.base .. TIMERS, q.now + PUT_OFF, timer) end
 
 local timers = {}
+-- For how long other workers leave a relay to the caller, in ms. If the caller dies, it is late by that.
+local HOLD = 5000
+local relays, looks = {}, {}
+
 -- By kind, what to do when a timer is due; each returns whether the timer is done.
 timers[EXPIRE] = function(id, job)
   local expires = job[EXTRA] and job[EXTRA].expires
-  if not expires or expires[3] or job[STATE] == 'running' or has_ended(job) then return true end
+  if not expires or expires[3] or job[STATE] == 'running' or is_elsewhere(job) or has_ended(job) then return true end
   if expires[1] > q.now then
     set_timer(q, EXPIRE, id, expires[1])
     return false
@@ -30,16 +36,34 @@ timers[EXPIRE] = function(id, job)
   return true
 end
 timers[CALL_GONE] = function(id, job)
-  if job[STATE] == 'running' or has_ended(job) or whole(q, id, job[JOB]) then return true end
+  if job[STATE] == 'running' or is_elsewhere(job) or has_ended(job) or whole(q, id, job[JOB]) then return true end
   job[JOB] = false
   Finish.finish(q, limits, id, job, 'failed', ARGV[5], result_ttl)
   redis.call('ZREM', q.base .. SCHEDULED, id)
   return true
 end
+timers[LOOK] = function(id, job)
+  if not is_elsewhere(job) then return true end
+  local move = move_of(job)
+  if job[STATE] == 'moved' then
+    looks[#looks + 1], looks[#looks + 2] = id, move[1]
+  elseif not redis.call('XRANGE', outbox_key(q, move[1]), move[2], move[2])[1] then
+    -- The entry was evicted or deleted by hand.
+    move[2] = Outbox.add(q, move[1], 'job', id)
+    save(q, id, job)
+  end
+  Moves.look_later(q, id, move)
+  return false
+end
 
 local function handle(timer)
   looked_at = looked_at + 1
   local kind, id = string.match(timer, '^(%S+) (.*)$')
+  if kind == RELAY then
+    Outbox.hold(q, id, HOLD)
+    relays[#relays + 1] = id
+    return
+  end
   local text = id and redis.pcall('GET', job_key(q, id))
   local job = text and not is_unreadable(text) and unpacked(text)
   if not timers[kind] or not job and text then
@@ -111,4 +135,6 @@ end
 save_all(q, changed)
 if #done > 0 then redis.call('ZREM', q.base .. SCHEDULED, unpack(done)) end
 Results.publish(q)
-return {#due + looked_at, next_due(q), unreadable, expired}
+local reply = {#due + looked_at, next_due(q), unreadable, expired}
+if relays[1] or looks[1] then reply[5] = {relays, looks} end
+return reply

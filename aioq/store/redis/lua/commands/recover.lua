@@ -3,9 +3,9 @@
 -- If there is no worker to recover, dead jobs over the limit are dropped.
 --
 -- NEEDS: call, keys, record, results, lanes, standing, hooks, finish, leases, entries, newer
--- USES: reads dead, held, job, lanes, leases, schedule, standing, workers; writes body, cancel, dead, fetched, held,
---   idle, job, lanes, leases, owners, schedule, scheduled, standing, timers, tombstone, wakeable, workers; publishes
---   dispatched, waiter
+-- USES: reads dead, held, job, lanes, leases, schedule, scheduled, standing, workers; writes body, cancel, dead,
+--   fetched, held, idle, job, lanes, leases, outbox, owners, schedule, scheduled, standing, timers, tombstone, wakeable,
+--   workers; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 'lapsed' for any worker whose lease has ended, 'dead' for a worker that is known to have died, whether
 --   or not its lease has ended, 'departing' for a worker that departs;

@@ -1,8 +1,8 @@
 -- Queues dead jobs again, as if they had never been run.
 --
 -- NEEDS: keys, record, lanes, hooks
--- USES: reads body, job, standing; writes body, dead, idle, job, lanes, scheduled, standing, timers, wakeable; publishes
---   dispatched
+-- USES: reads body, job, scheduled, standing; writes body, dead, idle, job, lanes, outbox, scheduled, standing, timers,
+--   wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: job ids
 -- REPLY: per job the state it was in, '' for no such job; a job was queued only if it had failed and still has its
@@ -23,6 +23,6 @@ for i = 1, #ARGV do
     save(q, id, new)
     redis.call('ZREM', q.base .. DEAD, id)
   end
-  reply[i] = job and (job[STATE] or 'queued') or ''
+  reply[i] = job and not is_elsewhere(job) and (job[STATE] or 'queued') or ''
 end
 return reply

@@ -1,11 +1,12 @@
 -- Moves jobs that wait to be run to another time.
 --
 -- NEEDS: keys, record, lanes, hooks
--- USES: reads job, scheduled, standing; writes idle, job, lanes, scheduled, standing, timers, wakeable; publishes
---   dispatched
+-- USES: reads job, scheduled, standing; writes idle, job, lanes, outbox, scheduled, standing, timers, wakeable;
+--   publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 due: '' for at once, '+N' for N ms from now, or the time in ms since the epoch, then job ids
--- REPLY: per job the state it was in, '' for no such job; only a queued or a scheduled one was moved
+-- REPLY: per job the state it was in, '' for no such job, or for one that was moved to another queue; only a queued or
+--   a scheduled one was moved
 local at, reply = q.now, {}
 if ARGV[1] ~= '' then
   at = tonumber(ARGV[1])
@@ -29,6 +30,6 @@ for i = 2, #ARGV do
     save(q, id, job)
     redis.call('ZREM', q.base .. SCHEDULED, id)
   end
-  reply[i - 1] = state
+  reply[i - 1] = job and is_elsewhere(job) and '' or state
 end
 return reply

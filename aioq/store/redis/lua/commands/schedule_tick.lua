@@ -2,7 +2,7 @@
 -- still the one that the caller has read. A job whose id exists already is not added again.
 --
 -- NEEDS: call, keys, record, lanes, hooks, overlap, due, newer
--- USES: reads job, schedule, scheduled, schedules, standing; writes body, idle, job, lanes, schedule, scheduled,
+-- USES: reads job, schedule, scheduled, schedules, standing; writes body, idle, job, lanes, outbox, schedule, scheduled,
 --   schedules, standing, timers, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: six per schedule: id, revision, next tick in ms since the epoch ('' for none), overlap, the most runs (0

@@ -2,8 +2,8 @@
 -- worker does not hold under this claim is not changed: that is the fence.
 --
 -- NEEDS: keys, msgpack, record_text_write, record_text_read, record, results, lanes, hooks, finish
--- USES: reads dead, job, schedule, scheduled, standing; writes body, cancel, dead, held, idle, job, lanes, schedule,
---   scheduled, standing, timers, tombstone, wakeable; publishes dispatched, waiter
+-- USES: reads dead, job, schedule, scheduled, standing; writes body, cancel, dead, held, idle, job, lanes, outbox,
+--   schedule, scheduled, standing, timers, tombstone, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 dead ttl in ms, 3 dead limit, 4 for how many ms after its send a job must be found, 5 result
 --   ttl in ms, for a job that was parked for too long, 6 the usual ttl in ms, 7 'idle' if the worker waits for

@@ -9,7 +9,7 @@ local Finish = {}
 
 -- Stores the record of an ended job for `ttl` ms, or deletes it at once if `ttl` is not positive. A tombstone is
 -- left if the record goes while the job's send may still be repeated. A dead job may go earlier than after `ttl`:
--- after job[TTL] a new send may use its id.
+-- after job[TTL] a new send may use its id. The record stays as long as other queues must be told of the end.
 function Finish.keep(q, limits, id, job, ttl)
   if math.min(ttl, job[TTL] or ttl) < limits.tombstone then
     local left = job[SENT] + limits.tombstone - q.now
@@ -17,7 +17,9 @@ function Finish.keep(q, limits, id, job, ttl)
       redis.call('SET', tombstone_key(q, job[NONCE] or id), '', 'PX', left)
     end
   end
-  if ttl <= 0 then
+  if origins_of(job) then
+    redis.call('SET', job_key(q, id), cmsgpack.pack(job)) -- outbox_remove.lua calls this again
+  elseif ttl <= 0 then
     redis.call('DEL', job_key(q, id))
   else
     redis.call('SET', job_key(q, id), cmsgpack.pack(job), 'PX', ttl)
@@ -26,8 +28,9 @@ end
 
 -- Lets the body key of an ended job expire with the record, or deletes it at once if the record does not need it.
 function Finish.expire_body(q, id, job, ttl)
-  if ttl > 0 and (job[JOB] or job[OUTCOME] == true) then
-    redis.call('PEXPIRE', body_key(q, id), ttl)
+  local stays = origins_of(job)
+  if (ttl > 0 or stays) and (job[JOB] or job[OUTCOME] == true) then
+    if not stays then redis.call('PEXPIRE', body_key(q, id), ttl) end
   else
     redis.call('DEL', body_key(q, id))
   end
@@ -41,7 +44,11 @@ function Finish.finish(q, limits, id, job, state, outcome, ttl, keeps_call)
   if string.find(id, '@', 1, true) then Overlap.let_next(q, id) end
   Results.notify(q, id, job[WAITERS], outcome, ttl > 0)
   local has_body, is_large = job[JOB] == true, state == 'succeeded' and #outcome > BODY_LIMIT and ttl > 0
-  if is_large then redis.call('SET', body_key(q, id), outcome, 'PX', ttl) end
+  if is_large and origins_of(job) then
+    redis.call('SET', body_key(q, id), outcome)
+  elseif is_large then
+    redis.call('SET', body_key(q, id), outcome, 'PX', ttl)
+  end
   widen(job, ENDED)
   job[STATE], job[OUTCOME], job[ENDED] = state, is_large or outcome, q.now
   if job[WAITERS] then job[WAITERS] = false end

@@ -4,7 +4,7 @@
 -- A hook is called before the record is written. It may be called twice for the same change, because a script that
 -- fails half-way is repeated: calling it twice must have the same effect as once. It may change the job's EXTRA.
 --
--- NEEDS: call, keys, record, timers
+-- NEEDS: call, keys, record, timers, outbox
 
 -- All hooks, in the order in which they are called, each with its key of EXTRA. Their functions:
 --   enter(q, id, job, extra, due)       a job is new; it is due at `due`
@@ -12,6 +12,7 @@
 --   back(q, id, job, extra, way, due)   it comes back to a lane, or is scheduled for `due`; `way` as in store/extra.py
 --   finish(q, id, job, extra, ttl)      it ends, however it ends; its record is kept for `ttl` ms, 0 for not at all
 --   ended(q, id, job, extra)            its record says that it has ended; not called if the script failed before
+--   leave(q, id, job, extra)            it was moved to another queue, where `back` is called with the way `move`
 --   forget(q, id, job, extra, left)     its record is deleted earlier, in `left` ms; not called when it expires
 --   reopen(q, id, job, extra)           a dead job is about to be queued again
 -- They are defined when a call meets the first job with EXTRA: defining them takes time, and most calls meet none.
@@ -25,6 +26,7 @@ local function all_hooks()
     if expires[2] > 0 then expires[1] = math.max(due, q.now) + expires[2] end
     set_timer(q, EXPIRE, id, expires[1])
   end
+  local function stop(q, id) is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, EXPIRE .. ' ' .. id)) end
   local after_run = {retry = true, snooze = true, interrupt = true, cut = true, crash = true, recover = true, depart = true}
   return {
     {
@@ -44,15 +46,30 @@ local function all_hooks()
           if expires[4] then return end
           expires[3] = false
           set_timer(q, EXPIRE, id, expires[1])
+        elseif way == 'move' and not expires[3] then
+          set_timer(q, EXPIRE, id, expires[1])
         elseif way == 'reschedule' and not expires[3] then
           count_from(q, id, expires, due)
         elseif after_run[way] then
           expires[4] = true
         end
       end,
-      ended = function(q, id) is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, EXPIRE .. ' ' .. id)) end,
+      ended = stop,
+      leave = stop,
       -- A job that is queued again by hand never expires.
       reopen = function(_, _, _, extra) extra.expires[3], extra.expires[4] = true, true end,
+    },
+    {
+      -- `extra.origins` is a list: 1 when the record may be deleted, 0 before the job's end; then the queues from
+      -- which the job was moved here. Each has a record that leads here, and must be told of the end. Until then
+      -- the record stays, see `Finish.keep`.
+      key = 'origins',
+      finish = function(q, id, _, extra, ttl)
+        extra.origins[1] = q.now + ttl
+        for i = 2, #extra.origins do Outbox.add(q, extra.origins[i], 'ended', id) end
+      end,
+      forget = function(q, _, _, extra, left) extra.origins[1] = q.now + left end,
+      reopen = function(_, _, _, extra) extra.origins[1] = 0 end,
     },
   }
 end

@@ -18,6 +18,8 @@ local IDLE = ':idle'
 local STANDING, WAKEABLE = ':standing', ':wakeable'
 local SCHEDULED, DEAD = ':scheduled', ':dead'
 local TIMERS = ':timers'
+-- By target, when its entries in the outbox were last read; by source, the last entry that was applied here.
+local RELAYS, INBOX = ':relays', ':inbox'
 local SCHEDULES = ':schedules'
 -- By worker, the ids of the schedules that its code declares, as a MessagePack array.
 local OWNERS = ':owners'
@@ -29,6 +31,8 @@ local function job_key(q, id) return q.base .. ':job:' .. id end
 local function body_key(q, id) return q.base .. ':body:' .. id end
 local function held_key(q, worker) return q.base .. ':held:' .. worker end
 local function cancel_key(q, worker) return q.base .. ':cancel:' .. worker end
+-- The entries for another queue of the App; see lib/outbox.lua.
+local function outbox_key(q, target) return q.base .. ':outbox:' .. target end
 local function schedule_key(q, id) return q.base .. ':schedule:' .. id end
 local function receipt_key(q, call) return q.base .. ':receipt:' .. call end
 -- The tombstone of a job whose record is deleted while its send may still be repeated. If the send is repeated

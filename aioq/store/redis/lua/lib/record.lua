@@ -33,6 +33,8 @@ local function known_of(extra)
   local every = {
     tags = {'string'},
     expires = {'number', 'number', 'boolean'},
+    move = {'string', 'string', 'string', 'number', 'number'},
+    origins = {'number', 'string'},
   }
   local known, is_all = {}, true
   for key, items in pairs(extra) do
@@ -49,7 +51,14 @@ end
 -- By state, the first of the two fields that a record in this state must have; 0 for none.
 local STATES = {
   [false] = 0, scheduled = 0, waiting = 0, running = WORKER, succeeded = OUTCOME, failed = OUTCOME, cancelled = OUTCOME,
+  moving = 0, moved = 0,
 }
+
+-- What is known here of a job that was moved to another queue, as `Move` in aioq/store/extra.py; nil if it was not.
+--   1 that queue, 2 the entry of the outbox by which it goes there ('' once it has arrived), 3 the state in which it
+--   was moved, 4 when it is due (0 for at once), 5 when it was moved
+local function move_of(job) return job[EXTRA] and job[EXTRA].move end
+local function is_elsewhere(job) return job[STATE] == 'moving' or job[STATE] == 'moved' end
 
 -- Whether all fields have their types: a value that was put there by hand must not stop other jobs.
 local function is_record(job)
@@ -62,6 +71,7 @@ local function is_record(job)
       return false
     end
   end
+  if is_elsewhere(job) and not move_of(job) then return false end
   return not job[EXTRA] or select(2, known_of(job[EXTRA]))
 end
 
@@ -119,10 +129,13 @@ local function whole(q, id, value)
   return not is_unreadable(body) and body
 end
 
+-- The queues that must be told of the job's end; see lib/hooks.lua. Nil if there are none.
+local function origins_of(job) return job[EXTRA] and job[EXTRA].origins end
+
 -- Whether a new send may use the id of a job although its record exists: its result has expired by its
 -- `result_ttl`, and the record is kept for the operator only.
 local function is_free(q, job)
-  return job[STATE] == 'failed' and job[TTL] and job[ENDED] + job[TTL] <= q.now
+  return job[STATE] == 'failed' and job[TTL] and job[ENDED] + job[TTL] <= q.now and not origins_of(job)
 end
 
 local function has_ended(job)

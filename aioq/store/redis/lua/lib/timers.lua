@@ -10,8 +10,9 @@
 -- this id.
 local FIRST_TIMER = ''
 
--- The kinds: end a job if it has not been started by then; end a job because its call is gone.
-local EXPIRE, CALL_GONE = 'expire', 'gone'
+-- The kinds: end a job if it has not been started by then; end a job because its call is gone; relay the entries of
+-- the outbox for a queue, whose name takes the place of the id; look after a job that was moved to another queue.
+local EXPIRE, CALL_GONE, RELAY, LOOK = 'expire', 'gone', 'relay', 'look'
 
 local function set_timer(q, kind, id, at)
   local set = redis.pcall('ZADD', q.base .. TIMERS, at, kind .. ' ' .. id)

@@ -1,0 +1,88 @@
+"""What each verb of a settlement does to a job's record, in memory."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from aioq.jobs.job import JobState
+from aioq.store.contract import Limits, Settlement, Verb
+from aioq.store.extra import Way
+from aioq.store.memory.endings import Endings
+from aioq.store.memory.records import Record
+from aioq.util.clock import Clock
+
+
+class Place(Protocol):
+    """Puts a job into its lane, or schedules it for a time in ms; calls its hooks."""
+
+    def __call__(self, record: Record, due_ms: int | None, way: Way, *, front: bool = False) -> None:
+        """Put it there."""
+        ...
+
+
+class Settling:
+    """Settles the jobs of one queue.
+
+    Args:
+        endings: ends jobs.
+        limits: the App's limits.
+        clock: tells the time.
+        place: puts a job into its lane, or schedules it.
+    """
+
+    def __init__(self, endings: Endings, limits: Limits, clock: Clock, place: Place) -> None:
+        self._endings = endings
+        self._limits = limits
+        self._clock = clock
+        self._place = place
+        self._verbs: dict[Verb, Callable[[Record, Settlement], None]] = {
+            Verb.SUCCEEDED: lambda record, s: endings.finish(record, JobState.SUCCEEDED, s.outcome, s.ttl_ms),
+            Verb.CANCELLED: lambda record, s: endings.finish(record, JobState.CANCELLED, s.outcome, s.ttl_ms),
+            Verb.FAILED: self._fail,
+            Verb.RETRY: self._retry,
+            Verb.SNOOZE: self._snooze,
+            **dict.fromkeys((Verb.INTERRUPT, Verb.CUT, Verb.CRASH), self._give_back),
+            Verb.RELEASE: lambda record, _: self._place(record, None, Way.RELEASE, front=True),
+            Verb.PARK: self._park,
+        }
+
+    def settle(self, record: Record, settlement: Settlement) -> None:
+        """Settle one job. One that was cancelled meanwhile ends, unless it has come to an end of its own."""
+        if record.cancellation is not None and settlement.verb in _BY_REQUEST:
+            self._endings.finish(record, JobState.CANCELLED, *record.cancellation)
+        else:
+            self._verbs[settlement.verb](record, settlement)
+
+    def _again(self, record: Record, delay_ms: int, way: Way) -> None:
+        self._place(record, self._clock.now_ms() + delay_ms if delay_ms > 0 else None, way)
+
+    def _retry(self, record: Record, settlement: Settlement) -> None:
+        record.attempts += 1
+        record.outcome, record.parked_ms, record.cuts = settlement.outcome, None, 0
+        self._again(record, settlement.delay_ms, Way.RETRY)
+
+    def _snooze(self, record: Record, settlement: Settlement) -> None:
+        record.parked_ms, record.cuts = None, 0
+        self._again(record, settlement.delay_ms, Way.SNOOZE)
+
+    def _give_back(self, record: Record, settlement: Settlement) -> None:
+        if record.break_off(settlement.verb) and record.crashes > self._limits.max_crashes:
+            self._endings.bury(record, settlement.outcome, settlement.ttl_ms)
+        else:
+            self._place(record, None, Way(settlement.verb.value), front=True)
+
+    def _park(self, record: Record, settlement: Settlement) -> None:
+        now = self._clock.now_ms()
+        if record.parked_ms is None:
+            record.parked_ms = now
+        if now - record.parked_ms >= settlement.ttl_ms:
+            self._endings.bury(record, settlement.outcome, self._limits.result_ttl_ms)
+        else:
+            self._again(record, settlement.delay_ms, Way.PARK)
+
+    def _fail(self, record: Record, settlement: Settlement) -> None:
+        record.attempts += 1
+        self._endings.bury(record, settlement.outcome, settlement.ttl_ms)
+
+
+_BY_REQUEST = frozenset(Verb) - {Verb.SUCCEEDED, Verb.FAILED}
+"""If a job was cancelled meanwhile, a settle with one of these verbs ends it with the outcome of the `cancel`."""

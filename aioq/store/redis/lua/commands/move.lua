@@ -1,0 +1,22 @@
+-- Moves jobs that wait to be run to another queue: they are put into the outbox, see lib/outbox.lua.
+--
+-- NEEDS: record, moves
+-- USES: reads job, scheduled, standing; writes idle, job, lanes, outbox, scheduled, standing, timers, wakeable;
+--   publishes dispatched
+-- KEYS: 1 base key
+-- ARGV: 1 the other queue, then job ids
+-- REPLY: per job the state it was in, '' for no such job, or for one that was moved to a third queue; only a queued or
+--   a scheduled one was moved
+local target, reply = ARGV[1], {}
+for i = 2, #ARGV do
+  local job = load(q, ARGV[i])
+  local state = job and (job[STATE] or 'queued') or ''
+  if state == 'queued' or state == 'scheduled' then
+    Moves.depart(q, ARGV[i], job, target)
+  elseif job and is_elsewhere(job) then
+    -- The same call again, after a lost reply.
+    state = move_of(job)[1] == target and move_of(job)[3] or ''
+  end
+  reply[i - 1] = state
+end
+return reply

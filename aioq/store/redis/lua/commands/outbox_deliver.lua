@@ -1,0 +1,124 @@
+-- Applies entries of another queue's outbox in this queue: each once, and in their order.
+--
+-- NEEDS: call, keys, record_text_write, record, results, timers, finish, dead, outbox, cancellation, moves
+-- USES: reads inbox, job, schedule, scheduled, standing, tombstone; writes body, cancel, dead, idle, inbox, job, lanes,
+--   outbox, schedule, scheduled, standing, timers, tombstone, wakeable; publishes dispatched, waiter, worker
+-- KEYS: 1 base key
+-- ARGV: 1 the other queue, 2 for how many ms after its send a job must be found, 3 for how many ms a cancellation of a
+--   job that is not here is remembered, 4 '1' if none of these entries was delivered before, else '0', then four per
+--   entry, as outbox_read.lua returns them
+-- REPLY: {the last entry that was applied before this call ('' for none), the queues for which this call has put
+--   something into the outbox of this queue}; and per entry `applied`, `refused` (there is another job with this id),
+--   or `stale` (it was never delivered, but its id is too low)
+local source, limits, kept, is_fresh = ARGV[1], {tombstone = tonumber(ARGV[2])}, tonumber(ARGV[3]), ARGV[4] == '1'
+-- The note of the last entry expires this many ms after the last delivery: long after every delivery that a worker
+-- may still repeat.
+local INBOX_TTL = 86400000
+
+-- Whether an entry's id is above another's. They are two numbers, the first of which is a time.
+local function is_above(entry, other)
+  local time, count = string.match(entry, '^(%d+)-(%d+)$')
+  local time_then, count_then = string.match(other, '^(%d+)-(%d+)$')
+  if not time_then or time ~= time_then then return not time_then or tonumber(time) > tonumber(time_then) end
+  return tonumber(count) > tonumber(count_then)
+end
+
+local function is_same(job, other) return job[SENT] == other[SENT] and (job[NONCE] or '') == (other[NONCE] or '') end
+
+local touched, targets = {}, {}
+local function note(origins)
+  for i = 2, #(origins or {}) do
+    if not touched[origins[i]] then
+      touched[origins[i]] = true
+      targets[#targets + 1] = origins[i]
+    end
+  end
+end
+
+-- The outcome and the ttl with which a job is to be cancelled on its arrival; nil if it is not.
+local function called_off(id, job)
+  if job[CANCEL] then return job[CANCEL], job[CANCEL_TTL] end
+  local found = redis.pcall('GET', tombstone_key(q, 'cancel:' .. id))
+  if is_unreadable(found) or not found then return nil end
+  redis.call('DEL', tombstone_key(q, 'cancel:' .. id))
+  return unpack(cmsgpack.unpack(found))
+end
+
+-- The queues that are told of the end of a job which arrives: the one that it comes from, and those that are told by
+-- the record that was here.
+local function origins_with(there)
+  local origins = {0, source}
+  for i = 2, #(there and origins_of(there) or {}) do
+    if origins_of(there)[i] ~= source then origins[#origins + 1] = origins_of(there)[i] end
+  end
+  return origins
+end
+
+-- By kind, what an entry does; each returns false if it is refused.
+local kinds = {}
+function kinds.job(id, said)
+  local job, there = unpacked(said), load(q, id)
+  if not there and redis.call('EXISTS', job_key(q, id)) == 1 then return false end
+  if there and is_same(job, there) then
+    if not is_elsewhere(there) then return true end -- the call is repeated
+  elseif there then
+    if not Dead.free_id(q, id) then return false end
+    there = nil
+  end
+  local move = move_of(job)
+  job[EXTRA].move, job[EXTRA].origins, job[STATE] = nil, origins_with(there), false
+  job[WAITERS] = there and there[WAITERS] or false
+  Moves.queue(q, id, job, move[3], move[4])
+  if job[JOB] and #job[JOB] > BODY_LIMIT then
+    redis.call('SET', body_key(q, id), job[JOB])
+    job[JOB] = true
+  end
+  save(q, id, job)
+  local outcome, ttl = called_off(id, job)
+  if outcome then
+    note(origins_of(job))
+    Cancel.one(q, limits, id, job, outcome, ttl)
+  end
+  return true
+end
+function kinds.ended(id, said)
+  local job, outcome = load(q, id), cmsgpack.unpack(said)
+  if not job or not is_elsewhere(job) or move_of(job)[1] ~= source then return true end
+  local has_body = job[JOB] == true
+  job[JOB] = false
+  note(origins_of(job))
+  Finish.finish(q, limits, id, job, outcome[1], outcome[2] or '', outcome[3])
+  is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, LOOK .. ' ' .. id))
+  if has_body and job[OUTCOME] ~= true then redis.call('DEL', body_key(q, id)) end
+  return true
+end
+function kinds.cancel(id, said)
+  local job, how = load(q, id), cmsgpack.unpack(said)
+  if job and job[STATE] == 'moved' then
+    note({0, move_of(job)[1]})
+    Outbox.add(q, move_of(job)[1], 'cancel', id, said)
+  elseif job then
+    note(origins_of(job))
+    Cancel.one(q, limits, id, job, how[1], how[2])
+  else
+    redis.call('SET', tombstone_key(q, 'cancel:' .. id), said, 'PX', kept)
+  end
+  return true
+end
+
+local last = redis.call('HGET', q.base .. INBOX, source) or ''
+local reply = {{last, targets}}
+for i = 5, #ARGV, 4 do
+  local entry, verdict = ARGV[i], 'applied'
+  if is_above(entry, last) then
+    if not kinds[ARGV[i + 1]](ARGV[i + 2], ARGV[i + 3]) then verdict = 'refused' end
+    redis.call('HSET', q.base .. INBOX, source, entry)
+    last = entry
+  elseif is_fresh then
+    verdict = 'stale'
+  end
+  reply[#reply + 1] = verdict
+end
+redis.call('PEXPIRE', q.base .. INBOX, INBOX_TTL)
+Results.publish(q)
+return reply

@@ -1,0 +1,60 @@
+-- Reads the first entries of the outbox for a queue, to deliver them there. Entries that are void are deleted.
+--
+-- NEEDS: keys, record, outbox
+-- USES: reads body, job, outbox, relays; writes outbox, relays, timers
+-- KEYS: 1 base key
+-- ARGV: 1 the other queue, 2 for how many ms other workers leave it to the caller, 3 the most entries
+-- REPLY: {1 if no entry of this stream was read before, else 0; 1 if there are more entries than were read, else 0; the
+--   name of this reading}; and per entry its id, kind, job, and what it says
+local target, hold, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+-- No further entry is read once the reply has this many bytes.
+local READ_LIMIT = 1048576
+local key, bytes = outbox_key(q, target), 0
+
+-- By kind, what an entry says; nil if it is void.
+local says = {}
+function says.job(entry, id, job)
+  if job[STATE] ~= 'moving' or move_of(job)[2] ~= entry then return nil end
+  job[JOB] = whole(q, id, job[JOB])
+  return cmsgpack.pack(job)
+end
+function says.ended(_, id, job)
+  local origins = origins_of(job)
+  if not origins or not has_ended(job) then return nil end
+  for i = 2, #origins do
+    if origins[i] == target then
+      local until_ms = job[TTL] and job[ENDED] + job[TTL] or origins[1]
+      return cmsgpack.pack({job[STATE], whole(q, id, job[OUTCOME]), math.max(0, until_ms - q.now)})
+    end
+  end
+end
+
+local entries = redis.call('XRANGE', key, '-', '+', 'COUNT', most)
+local taken = entries[1] and redis.call('HGET', q.base .. RELAYS, target)
+local reply, is_cut = {{taken and 0 or 1, 0, q.micros}}, false
+for _, entry in ipairs(entries) do
+  local kind, id, data = Outbox.fields_of(entry)
+  local job = load(q, id)
+  -- A worker that can read this record delivers it.
+  is_cut = bytes >= READ_LIMIT or not job and redis.call('EXISTS', job_key(q, id)) == 1
+  if is_cut then break end
+  local said = data
+  if kind ~= 'cancel' then said = job and says[kind] and says[kind](entry[1], id, job) end
+  if said then
+    bytes = bytes + #said
+    local n = #reply
+    reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = entry[1], kind, id, said
+  else
+    redis.call('XDEL', key, entry[1])
+  end
+end
+if #reply > 1 then
+  redis.call('HSET', q.base .. RELAYS, target, string.format('%.0f', q.micros))
+  Outbox.hold(q, target, hold)
+elseif is_cut then
+  Outbox.hold(q, target, hold)
+elseif not Outbox.clear(q, target) then
+  reply[1][2] = 1
+end
+if #reply > 1 and (is_cut or #entries == most) then reply[1][2] = 1 end
+return reply

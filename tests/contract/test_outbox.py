@@ -1,0 +1,461 @@
+"""Jobs that are moved to another queue, and the outbox by which they go there and their ends come back."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from aioq.jobs.job import JobState, Priority
+from aioq.store.contract import MISSING, Claimed, Limits, NewJob, Settlement, Store, Verb
+from aioq.store.extra import LOST, Expiry, Extra
+from aioq.store.outbox import Delivery, Reading
+from aioq.store.relay import relay
+from aioq.wire.messages import encode_result
+from tests.contract.kit import (
+    BROKEN,
+    CALL,
+    LONG,
+    QUEUE,
+    REASON,
+    THREE,
+    Backend,
+    Listener,
+    eventually,
+    ids,
+    info,
+    joined,
+    send,
+    state,
+)
+
+pytestmark = pytest.mark.anyio
+
+OTHER, THIRD = "post", "night"
+LARGE = encode_result("shop.add", "x" * 70_000)
+
+
+async def moved(store: Store, *job_ids: str, source: str = QUEUE, target: str = OTHER) -> None:
+    """Move jobs that wait, all the way."""
+    found = await store.outbox.move(source, job_ids, target)
+    assert set(found) <= {JobState.QUEUED, JobState.SCHEDULED}
+    await relay(store.outbox, source, target)
+
+
+async def claimed(store: Store, queue: str, count: int = 10, worker: str = "w") -> Sequence[Claimed]:
+    """What a worker of a queue gets."""
+    await joined(store, worker, queue)
+    return (await store.claim(queue, worker, count)).jobs
+
+
+async def ended(
+    store: Store,
+    queue: str,
+    verb: Verb = Verb.SUCCEEDED,
+    outcome: bytes = THREE,
+    *,
+    ttl_ms: int = LONG,
+    delay_ms: int = 0,
+) -> Claimed:
+    """Run the one job of a queue."""
+    (job,) = await claimed(store, queue)
+    assert await store.settle(queue, "w", [Settlement(job.id, job.claim, verb, outcome, delay_ms, ttl_ms)]) == [
+        True
+    ]
+    return job
+
+
+async def shown(store: Store, queue: str, job_id: str = "job") -> tuple[str, JobState] | None:
+    """The queue and the state that a queue tells."""
+    (found,) = await store.info(queue, [job_id])
+    return found and (found.queue, found.state)
+
+
+async def due_relays(store: Store, queue: str) -> list[str]:
+    """The queues that a worker is asked to relay to."""
+    return list((await store.promote(queue, 100)).relays)
+
+
+async def test_a_job_that_is_moved_runs_in_the_other_queue_only(store: Store) -> None:
+    await send(store, "job")
+
+    assert await store.outbox.move(QUEUE, ["job"], OTHER) == [JobState.QUEUED]
+    assert await claimed(store, QUEUE) == []
+    assert await shown(store, QUEUE) == (OTHER, JobState.QUEUED)
+    assert await shown(store, OTHER) is None
+
+    assert await relay(store.outbox, QUEUE, OTHER) == []
+    assert await shown(store, QUEUE) == (OTHER, JobState.QUEUED)
+    assert await shown(store, OTHER) == (OTHER, JobState.QUEUED)
+    (job,) = await claimed(store, OTHER)
+    assert (job.id, job.envelope) == ("job", CALL)
+    assert await claimed(store, QUEUE) == []
+
+
+@pytest.mark.parametrize("size", [10, 70_000])
+async def test_everything_about_it_goes_with_it(store: Store, size: int) -> None:
+    call = b"\x80" * size
+    extra = Extra(("red",), Expiry(span_ms=LONG))
+    await store.enqueue(QUEUE, [NewJob("job", call, Priority.HIGH, nonce="n", extra=extra)])
+    await ended(store, QUEUE, Verb.RETRY, BROKEN, delay_ms=LONG)
+    (before,) = await store.info(QUEUE, ["job"])
+
+    await moved(store, "job")
+
+    (after,) = await store.info(OTHER, ["job"])
+    assert before is not None
+    assert after is not None
+    assert after.due_at == before.due_at
+    assert (after.sent_at, after.priority, after.tags, after.expires_at) == (
+        *(before.sent_at, Priority.HIGH, ("red",), before.expires_at),
+    )
+    assert (after.attempts, after.state, after.error) == (1, JobState.SCHEDULED, before.error)
+    assert await store.reschedule(OTHER, ["job"]) == [JobState.SCHEDULED]
+    (job,) = await claimed(store, OTHER)
+    assert (job.envelope, job.attempts, job.claims) == (call, 1, 2)
+
+
+async def test_who_waits_at_the_old_queue_is_told_of_the_end(store: Store) -> None:
+    listener = await Listener.on(store, "me")
+    await send(store, "job")
+    assert await store.wait(QUEUE, "me", ["job"]) == [None]
+    await moved(store, "job")
+    late = await Listener.on(store, "late")
+    assert await store.wait(QUEUE, "late", ["job"]) == [None]
+
+    await ended(store, OTHER)
+    assert await due_relays(store, OTHER) == [QUEUE]
+    await relay(store.outbox, OTHER, QUEUE)
+
+    assert await listener.result_message() == [("job", THREE)]
+    assert await late.result_message() == [("job", THREE)]
+    assert await store.wait(QUEUE, "me", ["job"]) == [THREE]
+    assert await store.wait(OTHER, "me", ["job"]) == [THREE]
+    assert await shown(store, QUEUE) == (OTHER, JobState.SUCCEEDED)
+
+
+@pytest.mark.parametrize("outcome", [THREE, LARGE], ids=["small", "large"])
+async def test_a_result_that_is_not_kept_reaches_them(store: Store, outcome: bytes) -> None:
+    listener = await Listener.on(store, "me")
+    await send(store, "job")
+    await store.wait(QUEUE, "me", ["job"])
+    await moved(store, "job")
+
+    await ended(store, OTHER, outcome=outcome, ttl_ms=0)
+    await relay(store.outbox, OTHER, QUEUE)
+
+    assert await listener.result_message() == [("job", outcome)]
+    assert await store.wait(QUEUE, "me", ["job"]) == [MISSING]
+    assert await store.wait(OTHER, "me", ["job"]) == [MISSING]
+
+
+async def test_a_large_result_is_found_in_both_queues(store: Store) -> None:
+    listener = await Listener.on(store, "me")
+    await send(store, "job")
+    await store.wait(QUEUE, "me", ["job"])
+    await moved(store, "job")
+
+    await ended(store, OTHER, outcome=LARGE)
+    await relay(store.outbox, OTHER, QUEUE)
+
+    assert await listener.result_message() == [("job", None)]
+    assert await store.wait(QUEUE, "me", ["job"]) == [LARGE]
+    assert await store.wait(OTHER, "me", ["job"]) == [LARGE]
+
+
+@pytest.mark.parametrize("verb", [Verb.FAILED, Verb.CANCELLED])
+async def test_the_record_stays_until_the_end_was_told(store: Store, verb: Verb) -> None:
+    await send(store, "job")
+    await moved(store, "job")
+    await ended(store, OTHER, verb, BROKEN, ttl_ms=0)
+    end = JobState(verb.value)
+    assert await shown(store, OTHER) == (OTHER, end)
+
+    await relay(store.outbox, OTHER, QUEUE)
+
+    assert await shown(store, QUEUE) is None
+    assert await shown(store, OTHER) == ((OTHER, end) if verb is Verb.FAILED else None)  # a dead job is kept
+
+
+async def test_only_a_job_that_waits_is_moved(store: Store) -> None:
+    await send(store, "job", "later", delay_ms=LONG)
+    await send(store, "running")
+    await ended(store, QUEUE)
+    await send(store, "runs")
+    assert ids(await claimed(store, QUEUE)) == ["runs"]
+
+    found = await store.outbox.move(QUEUE, ["none", "runs", "running", "later"], OTHER)
+
+    assert found == [None, JobState.RUNNING, JobState.SUCCEEDED, JobState.SCHEDULED]
+    assert await state(store, "runs") is JobState.RUNNING
+
+
+async def test_the_same_move_again_after_a_lost_reply(store: Store) -> None:
+    await send(store, "job")
+
+    for _ in range(2):
+        assert await store.outbox.move(QUEUE, ["job"], OTHER) == [JobState.QUEUED]
+    await relay(store.outbox, QUEUE, OTHER)
+    assert await store.outbox.move(QUEUE, ["job"], OTHER) == [JobState.QUEUED]
+    assert await store.outbox.move(QUEUE, ["job"], THIRD) == [None]
+
+    assert ids(await claimed(store, OTHER)) == ["job"]
+
+
+async def test_what_is_delivered_again_is_ignored(store: Store) -> None:
+    await send(store, "job")
+    await store.outbox.move(QUEUE, ["job"], OTHER)
+    reading = await store.outbox.read(QUEUE, OTHER)
+    late = await store.outbox.read(QUEUE, OTHER)
+    assert ids_of(reading) == ids_of(late) == ["job"]
+    first = await store.outbox.deliver(OTHER, QUEUE, reading)
+    await ended(store, OTHER, ttl_ms=0)
+    await relay(store.outbox, OTHER, QUEUE)
+    assert await shown(store, OTHER) is None
+
+    again = await store.outbox.deliver(OTHER, QUEUE, late)
+    await store.outbox.remove(QUEUE, OTHER, reading, first)
+    await store.outbox.remove(QUEUE, OTHER, late, again)
+
+    assert await claimed(store, OTHER) == []
+    assert await store.outbox.read(QUEUE, OTHER) == Reading(fresh=False) or True
+    assert await due_relays(store, QUEUE) == []
+
+
+def ids_of(reading: Reading) -> list[str]:
+    return [entry.job_id for entry in reading.entries]
+
+
+async def test_two_relays_of_the_same_entries(store: Store, backend: Backend) -> None:
+    other = await backend.open()
+    await send(store, "job")
+    await store.outbox.move(QUEUE, ["job"], OTHER)
+    mine = await store.outbox.read(QUEUE, OTHER)
+    theirs = await other.outbox.read(QUEUE, OTHER)
+
+    done = await other.outbox.deliver(OTHER, QUEUE, theirs)
+    assert await relay(store.outbox, QUEUE, OTHER) == []
+    mine_done = await store.outbox.deliver(OTHER, QUEUE, mine)
+    await store.outbox.remove(QUEUE, OTHER, mine, mine_done)
+    await other.outbox.remove(QUEUE, OTHER, theirs, done)
+
+    assert ids(await claimed(store, OTHER)) == ["job"]
+    assert await due_relays(store, QUEUE) == []
+
+
+async def test_entries_are_delivered_in_their_order(store: Store) -> None:
+    jobs = [f"job-{number}" for number in range(250)]
+    await send(store, *jobs)
+    assert set(await store.outbox.move(QUEUE, jobs, OTHER)) == {JobState.QUEUED}
+
+    first = await store.outbox.read(QUEUE, OTHER)
+    assert 0 < len(first.entries) < len(jobs)
+    assert first.more
+    await relay(store.outbox, QUEUE, OTHER)
+
+    assert ids(await claimed(store, OTHER, 300)) == jobs
+
+
+async def test_a_worker_is_asked_to_relay_and_others_leave_it_to_it(store: Store) -> None:
+    await send(store, "job")
+    await store.outbox.move(QUEUE, ["job"], OTHER)
+    (claim,) = [await store.claim(QUEUE, await joined(store, "w"), 10)]
+    assert claim.next_due_ms == 0
+
+    assert await due_relays(store, QUEUE) == [OTHER]
+    assert await due_relays(store, QUEUE) == []
+    await store.outbox.read(QUEUE, OTHER, 1)
+
+    async def asked_again() -> bool:
+        return await due_relays(store, QUEUE) == [OTHER]
+
+    assert await eventually(asked_again) or backend_clock_stands(store)
+
+
+def backend_clock_stands(store: Store) -> bool:
+    return hasattr(store, "clock")
+
+
+async def test_a_cancellation_on_the_way_reaches_the_job(store: Store) -> None:
+    listener = await Listener.on(store, "me")
+    await send(store, "job")
+    await store.wait(QUEUE, "me", ["job"])
+    await store.outbox.move(QUEUE, ["job"], OTHER)
+
+    assert await store.cancel(QUEUE, ["job"], REASON, LONG) == [JobState.QUEUED]
+    await relay(store.outbox, QUEUE, OTHER)
+
+    assert await listener.result_message() == [("job", REASON)]
+    assert await shown(store, OTHER) == (OTHER, JobState.CANCELLED)
+    assert await shown(store, QUEUE) == (OTHER, JobState.CANCELLED)
+    assert await claimed(store, OTHER) == []
+
+
+async def test_a_cancellation_after_the_delivery_follows_the_job(store: Store) -> None:
+    await send(store, "job")
+    await store.outbox.move(QUEUE, ["job"], OTHER)
+    reading = await store.outbox.read(QUEUE, OTHER)
+    delivery = await store.outbox.deliver(OTHER, QUEUE, reading)
+
+    assert await store.cancel(QUEUE, ["job"], REASON, LONG) == [JobState.QUEUED]
+    assert (await store.outbox.remove(QUEUE, OTHER, reading, delivery)).more
+    await relay(store.outbox, QUEUE, OTHER)
+
+    assert await shown(store, OTHER) == (OTHER, JobState.CANCELLED)
+    assert await store.cancel(QUEUE, ["job"], REASON, LONG) == [JobState.CANCELLED]
+
+
+async def test_verbs_for_a_job_that_is_elsewhere_find_nothing(store: Store) -> None:
+    await send(store, "job")
+    await moved(store, "job")
+
+    assert await store.cancel(QUEUE, ["job"], REASON, LONG) == [None]
+    assert await store.reschedule(QUEUE, ["job"], delay_ms=LONG) == [None]
+    assert await store.reopen(QUEUE, ["job"]) == [None]
+    assert await send(store, "job") == [False], "the id is not free"
+
+
+async def test_a_chain_of_moves(store: Store) -> None:
+    listener = await Listener.on(store, "me")
+    await send(store, "job")
+    await store.wait(QUEUE, "me", ["job"])
+    await moved(store, "job")
+    await moved(store, "job", source=OTHER, target=THIRD)
+    assert await shown(store, QUEUE) == (OTHER, JobState.QUEUED)
+    assert await shown(store, OTHER) == (THIRD, JobState.QUEUED)
+
+    await ended(store, THIRD, ttl_ms=0)
+    await relay(store.outbox, THIRD, OTHER)  # and from there on
+
+    assert await listener.result_message() == [("job", THREE)]
+    assert [await shown(store, queue) for queue in (QUEUE, OTHER, THIRD)] == [None] * 3
+
+
+async def test_there_and_back_again(store: Store) -> None:
+    listener = await Listener.on(store, "me")
+    await send(store, "job")
+    await store.wait(QUEUE, "me", ["job"])
+
+    for _ in range(2):
+        await moved(store, "job")
+        assert await shown(store, QUEUE) == (OTHER, JobState.QUEUED)
+        await moved(store, "job", source=OTHER, target=QUEUE)
+        assert await shown(store, QUEUE) == (QUEUE, JobState.QUEUED)
+    await ended(store, QUEUE)
+
+    assert await listener.result_message() == [("job", THREE)]
+    await relay(store.outbox, QUEUE, OTHER)
+    assert await shown(store, OTHER) == (QUEUE, JobState.SUCCEEDED)
+    assert (await due_relays(store, QUEUE), await due_relays(store, OTHER)) == ([], [])
+
+
+async def test_back_before_the_first_entry_was_removed(store: Store) -> None:
+    await send(store, "job")
+    await store.outbox.move(QUEUE, ["job"], OTHER)
+    reading = await store.outbox.read(QUEUE, OTHER)
+    delivery = await store.outbox.deliver(OTHER, QUEUE, reading)
+    await moved(store, "job", source=OTHER, target=QUEUE)
+
+    await store.outbox.remove(QUEUE, OTHER, reading, delivery)
+    await relay(store.outbox, QUEUE, OTHER)
+
+    assert await shown(store, QUEUE) == (QUEUE, JobState.QUEUED)
+    assert ids(await claimed(store, QUEUE)) == ["job"]
+    assert await claimed(store, OTHER) == []
+
+
+@pytest.mark.parametrize("delay_ms", [None, LONG])
+async def test_a_job_whose_id_the_other_queue_has_comes_back(store: Store, delay_ms: int | None) -> None:
+    await store.enqueue(OTHER, [NewJob("job", CALL, nonce="theirs")])
+    await store.enqueue(QUEUE, [NewJob("job", CALL, nonce="ours", delay_ms=delay_ms)])
+    before = await info(store)
+
+    await store.outbox.move(QUEUE, ["job"], OTHER)
+    assert await relay(store.outbox, QUEUE, OTHER) == ["job"]
+
+    assert await info(store) == before
+    assert len(await claimed(store, OTHER)) == 1
+    assert await store.reschedule(QUEUE, ["job"]) == [JobState(before.state)]
+    assert ids(await claimed(store, QUEUE)) == ["job"]
+
+
+async def test_one_that_was_cancelled_on_its_way_ends_when_it_comes_back(store: Store) -> None:
+    await store.enqueue(OTHER, [NewJob("job", CALL, nonce="theirs")])
+    await store.enqueue(QUEUE, [NewJob("job", CALL, nonce="ours")])
+    await store.outbox.move(QUEUE, ["job"], OTHER)
+    await store.cancel(QUEUE, ["job"], REASON, LONG)
+
+    assert await relay(store.outbox, QUEUE, OTHER) == []
+
+    assert await state(store) is JobState.CANCELLED
+    assert await shown(store, OTHER) == (OTHER, JobState.QUEUED)
+
+
+async def test_a_job_that_has_vanished_fails(store: Store, backend: Backend) -> None:
+    listener = await Listener.on(store, "me")
+    await send(store, "job", "there")
+    await store.wait(QUEUE, "me", ["job", "there"])
+    await moved(store, "job", "there")
+
+    assert await store.outbox.lost(QUEUE, THIRD, ["job"]) == []
+    assert await store.outbox.lost(QUEUE, OTHER, ["job"]) == ["job"]
+    assert await store.outbox.lost(QUEUE, OTHER, ["job"]) == []
+
+    assert await listener.result_message() == [("job", LOST)]
+    assert await state(store, "there") is JobState.QUEUED
+
+
+class TestExpiry:
+    async def test_a_job_that_expires_does_so_in_the_other_queue(self, store: Store, backend: Backend) -> None:
+        await store.enqueue(QUEUE, [NewJob("job", CALL, extra=Extra(expires=Expiry(span_ms=1)))])
+        assert backend.timers() == ["expire job"]
+        await moved(store, "job")
+        assert [each for each in backend.timers() if each.startswith("expire")] == []
+        if backend.database is not None:
+
+            async def expired() -> bool:
+                await store.promote(OTHER, 10)
+                return await shown(store, OTHER) == (OTHER, JobState.CANCELLED)
+
+            assert await eventually(expired)
+
+
+async def test_a_repeated_send_of_a_job_that_was_moved(store: Store) -> None:
+    job = NewJob("job", CALL, nonce="n")
+    await store.enqueue(QUEUE, [job])
+    await moved(store, "job")
+
+    assert await store.enqueue(QUEUE, [job], again=True) == [True]
+    await ended(store, OTHER, ttl_ms=0)
+    await relay(store.outbox, OTHER, QUEUE)
+    assert await store.enqueue(QUEUE, [job], again=True) == [True]
+
+    assert await claimed(store, QUEUE) == []
+    assert await claimed(store, OTHER) == []
+
+
+async def test_a_job_that_is_opened_again_before_its_end_was_told(store: Store) -> None:
+    listener = await Listener.on(store, "me")
+    await send(store, "job")
+    await store.wait(QUEUE, "me", ["job"])
+    await moved(store, "job")
+    await ended(store, OTHER, Verb.FAILED, BROKEN)
+
+    assert await store.reopen(OTHER, ["job"]) == [JobState.FAILED]
+    await relay(store.outbox, OTHER, QUEUE)
+    assert await shown(store, QUEUE) == (OTHER, JobState.QUEUED)
+    await ended(store, OTHER)
+    await relay(store.outbox, OTHER, QUEUE)
+
+    assert await listener.result_message() == [("job", THREE)]
+
+
+@pytest.fixture
+def limits() -> Limits:
+    return Limits(lease_ms=LONG)
+
+
+async def test_an_empty_delivery_changes_nothing(store: Store) -> None:
+    assert await store.outbox.deliver(OTHER, QUEUE, Reading()) == Delivery([], *_of_nothing(store))
+
+
+def _of_nothing(store: Store) -> tuple[object, list[str]]:
+    return (0 if hasattr(store, "clock") else b"", [])
