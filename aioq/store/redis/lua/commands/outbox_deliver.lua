@@ -87,8 +87,11 @@ function kinds.ended(id, said)
   local has_body = job[JOB] == true
   job[JOB] = false
   note(origins_of(job))
-  Finish.finish(q, limits, id, job, outcome[1], outcome[2] or '', outcome[3])
   is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, LOOK .. ' ' .. id))
+  Finish.finish(q, limits, id, job, outcome[1], outcome[2] or '', outcome[3])
+  -- At once: if the next command fails, the repeated call finds no record that names who waits.
+  Results.publish(q)
+  q.messages = nil
   if has_body and job[OUTCOME] ~= true then redis.call('DEL', body_key(q, id)) end
   return true
 end
