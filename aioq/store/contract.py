@@ -233,19 +233,12 @@ class Store(Diagnosable, Protocol):
 
     @property
     def sends_in_flight(self) -> int:
-        """How many enqueues of a queue should be in flight at once. Two keep both client and server busy.
-
-        They are carried out in the order in which they were called.
-        """
+        """How many enqueues of a queue should be in flight at once; they are carried out in their order."""
         ...
 
     @property
     def settles_in_flight(self) -> int:
-        """How many settles of a queue should be in flight at once.
-
-        One if the server replies at once, because the next batch is gathered meanwhile; more if each reply waits
-        for a disk or a replica.
-        """
+        """How many settles of a queue should be in flight at once: several if each waits for a replica."""
         ...
 
     async def open(self, *, thorough: bool = False) -> ServerInfo:
@@ -377,7 +370,7 @@ class Store(Diagnosable, Protocol):
     async def info(self, queue: str, job_ids: Sequence[str], *, results: bool = False) -> list[JobInfo | None]:
         """What the server knows of each job; with `results` also the encoded results of those that succeeded.
 
-        The info of a job that was moved names its new queue, which knows more of it once it has arrived there.
+        If a job was moved, `JobInfo.queue` is its new queue, which knows more of it once it has arrived there.
         """
         ...
 
@@ -401,8 +394,5 @@ class Store(Diagnosable, Protocol):
         ...
 
     async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
-        """Queue dead jobs again as if they were new, and return the state each was in.
-
-        A job that has failed and still has its call is queued; any other stays as it is.
-        """
+        """Queue dead jobs that still have their call as if they were new; returns the state each was in."""
         ...
