@@ -37,7 +37,10 @@ def worker_channel(app: str, queue: str, worker: str) -> str:
 
 
 def dispatch_channel(app: str, queue: str, worker: str) -> str:
-    """The channel on which a waiting worker gets jobs by direct dispatch; the store defines the message."""
+    """The channel on which a waiting worker gets jobs by direct dispatch, and is woken if it stands.
+
+    The store defines the messages.
+    """
     return f"{_base(app, queue)}:dispatched:{worker}"
 
 

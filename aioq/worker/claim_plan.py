@@ -17,9 +17,9 @@ FEW_QUEUES = 4
 """A worker of so many queues, or fewer, waits for jobs with a blocking read for each queue, which takes a
 connection. One of more stands: messages wake it, over the connection that it has anyway.
 
-It also asks each queue for as many jobs as it may. One of more begins with fewer,
-because a claim reserves the slots for the jobs that it asks for. Two claims for half of all slots each would leave
-none for the claims of the other queues: with 200 queues at 200 ms a queue was claimed from every 20 s only."""
+The former also asks each queue for as many jobs as it may. The latter begins with fewer, because a claim reserves
+the slots for the jobs that it asks for. Two claims for half of all slots each would leave none for the claims of
+the other queues: with 200 queues at 200 ms a queue was claimed from every 20 s only."""
 
 GROWTH = 4
 """How many times as many as the claim before has brought the next claim of such a worker asks for."""
