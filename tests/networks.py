@@ -125,17 +125,18 @@ class Network:
             return self._passes(source, place.number)
 
         writers = [writer]
+        pumps: list[asyncio.Task[None]] = []
         try:
             there, back = await asyncio.open_connection("127.0.0.1", port)
             writers.append(back)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._pump(reader, back, passes))
-                group.create_task(self._pump(there, writer, passes))
-        except* OSError:
-            pass
+            pumps += [asyncio.create_task(self._pump(*way, passes)) for way in ((reader, back), (there, writer))]
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for each in writers:
                 each.transport.abort()
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[], bool]
@@ -147,7 +148,6 @@ class Network:
             await writer.drain()
         while not passes():
             await self._changed.wait()
-        raise ConnectionResetError("one side has closed")  # so the other pump ends too
 
     async def _close(self) -> None:
         for server in self._servers:

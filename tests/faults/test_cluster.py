@@ -11,7 +11,7 @@ import pytest
 
 from tests.clusters import Cluster, Node
 from tests.faults.figures import Case, Report
-from tests.faults.harness import Crew, Load, Numbered, Rig, mixed_seconds
+from tests.faults.harness import Crew, Load, Numbered, Rig, condition, mixed_seconds
 from tests.networks import Network
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -267,6 +267,7 @@ async def test_a_node_that_is_cut_off_confirms_nothing_that_is_lost(
         cluster = start_cluster("valkey-9.1", replicas=1, network=network, node_timeout=2000)
         rig = make_rig(cluster.url)
         rig.project.settings["AIOQ_DURABILITY"] = durability
+        rig.project.settings["AIOQ_SEND_TIMEOUT"] = "30"  # longer than the node is cut off
         firsts: list[float] = []
         returns: list[float] = []
         async with loaded(cluster, rig, case) as site:
@@ -278,6 +279,8 @@ async def test_a_node_that_is_cut_off_confirms_nothing_that_is_lost(
                 network.heal()
                 returns.append(await site.first_job_after(time.monotonic()))
                 site.breaks.append((began, time.monotonic()))
+                # The next fault meets the queue as it is most of the time, and not with what has piled up.
+                await condition(lambda: site.load.waiting < CONCURRENCY, 60, "the end of the backlog")
                 apart, first = await site.outage(case, cluster.cut_off)
                 firsts.append(first)
                 cluster.join_again(apart)
