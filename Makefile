@@ -11,9 +11,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # oldest and the newest that are installed by default. In the environment, the tests read it there.
 SERVERS ?=
 export SERVERS
-# How many processes run the tests. Two for each core, since many a test waits for a process that it has started; with
-# three, a run with coverage took as long (278 and 288 s on two cores).
-TEST_PROCESSES ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+# How many processes run the tests. Three for each core, since many a test waits for a process that it has started.
+TEST_PROCESSES ?= $(shell echo $$((3 * $$(getconf _NPROCESSORS_ONLN))))
+# A process gets one file after the other, in the order of `pytest_collection_modifyitems`: long files first. Single
+# tests, as xdist hands them out by default, left one process alone with the last minute of a run.
+SIDE_BY_SIDE = -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 # For one's own additions: make test PYTEST_ARGS="-x -k lease"
 PYTEST_ARGS ?=
 # Likewise: make faults FAULTS_ARGS="--faults-seed 7"; --faults-scale 0.1 takes a tenth of the time and proves less
@@ -34,14 +36,14 @@ demo: $(VENV)/app.stamp ## install aioq into .venv and watch it work: embedded s
 test: test-alone test-beside ## run all tests on the memory store and two servers; on all of them with SERVERS=all
 
 # The tests that measure times come first, with the machine to themselves. Exit code 5: PYTEST_ARGS choose none of them.
-test-alone: $(VENV)/dev.stamp
+test-alone: $(VENV)/dev.stamp ## of these, run those that measure times, one after the other
 	$(BIN)/python -m pytest -n 0 -m alone $(PYTEST_ARGS) || [ $$? = 5 ]
 
-test-beside: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not alone" $(PYTEST_ARGS)
+test-beside: $(VENV)/dev.stamp ## of these, run all others, side by side
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone" $(PYTEST_ARGS)
 
 coverage: $(VENV)/dev.stamp ## run them with coverage, which takes half as long again, and fail below the floor
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not alone" --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone" --cov --cov-report=term $(PYTEST_ARGS)
 
 check: $(VENV)/dev.stamp ## run what needs no server: ruff, pyright, import-linter, sizes
 	$(BIN)/ruff check .
@@ -52,6 +54,9 @@ check: $(VENV)/dev.stamp ## run what needs no server: ruff, pyright, import-lint
 
 uses: $(VENV)/dev.stamp ## write into the header of each Lua command which keys it uses (USES:)
 	$(BIN)/python -m tests.contract.uses
+
+# At full size each command is a new Python, as users start it; otherwise it is forked (tests/forkserver.py).
+faults scale: export FRESH_STARTS = 1
 
 faults: SERVERS = all
 faults: $(VENV)/dev.stamp ## break everything at full size (40 minutes), and write docs/faults.md

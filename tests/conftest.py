@@ -85,6 +85,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "needs_host(name): left out where `tests.hosts` finds none of it")
     config.addinivalue_line("markers", "scale(minutes): has a full size (--full), and what that may take at most")
+    config.addinivalue_line("markers", "long(seconds): of a file, which is begun before the others")
     config.addinivalue_line("markers", "alone: measures times, so it runs when nothing else does (`make test`)")
     lacking = [name for name in chosen() if (why := missing(name)) is not None and why.installable]
     if _must_run and lacking:
@@ -96,7 +97,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what no server here can, or not this host: an empty parameter set would be an error, rightly.
 
-    Full sizes get their time.
+    Full sizes get their time. The longest files come first, so that none of them is all that runs at the end.
     """
     left_out = [item for item in items if _lacks_its_server(item) or _lacks_its_host(item)]
     if left_out:
@@ -105,6 +106,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items if config.getoption("full") else ():
         for mark in item.iter_markers("scale"):
             item.add_marker(pytest.mark.timeout(mark.kwargs["minutes"] * 60))
+    items.sort(key=_seconds, reverse=True)
+
+
+def _seconds(item: pytest.Item) -> float:
+    """What the mark `long` says; where it does not stand, the order stays random."""
+    mark = item.get_closest_marker("long")
+    return mark.kwargs["seconds"] if mark else 0
 
 
 def _lacks_its_server(item: pytest.Item) -> bool:

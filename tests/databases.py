@@ -72,19 +72,19 @@ def foreign_keys(database: Database, app_name: str) -> list[str]:
 def empty(server: Server, app_name: str) -> list[str]:
     """Empty a server, and give the keys, as `<database>/<key>`, that were in it and are not the app's."""
     own = (f"aioq:{{{app_name}:", f"aioq:{{{app_name}}}")
-    with server.client() as client:
+    with server.client(single_connection=True) as client:
         # INFO names the databases that hold anything: one call for all sixteen after most tests.
         numbers = [int(key[2:]) for key in client.info("keyspace")]
-        found = [key for number in numbers for key in _keys(server, number) if not _is_own(key, own)]
+        found = [key for number in numbers for key in _keys(client, number) if not _is_own(key, own)]
         if numbers:
             client.flushall()
     return sorted(found)
 
 
-def _keys(server: Server, number: int) -> Iterator[str]:
-    with server.client(number) as client:
-        for key in client.scan_iter(count=1000):
-            yield f"{number}/{key}"
+def _keys(client: redis.Redis, number: int) -> Iterator[str]:
+    client.select(number)
+    for key in client.scan_iter(count=1000):
+        yield f"{number}/{key}"
 
 
 def _is_own(numbered_key: str, own: tuple[str, ...]) -> bool:

@@ -25,6 +25,7 @@ import trustme
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from aioq.store.redis.net.connection import ANONYMOUS
 from tests.flavours import SERVERS, Missing, available, chosen, find, installed, missing, with_tls
 
 __all__ = [
@@ -279,7 +280,7 @@ class Server:
         """The processes that belong to this server and so are not a test's leak."""
         return {process.pid for process in (self._process, self._watcher) if process is not None}
 
-    def client(self, database: int = 0) -> redis.Redis:
+    def client(self, database: int = 0, *, single_connection: bool = False) -> redis.Redis:
         """A blocking client that does not retry, for a test to look at the server with."""
         return redis.Redis.from_url(
             self.url_of(database),
@@ -287,6 +288,8 @@ class Server:
             socket_connect_timeout=READY_WITHIN,
             socket_timeout=READY_WITHIN,
             retry=NO_RETRY,
+            single_connection_client=single_connection,
+            **ANONYMOUS,  # to find its version, the library reads a file for every connection
         )
 
     def stop(self) -> None:

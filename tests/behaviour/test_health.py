@@ -15,7 +15,7 @@ import pytest
 
 from tests.behaviour.kit import Process, Project, state_is, until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=25)]
 
 
 def get(port: int, path: str) -> tuple[int, dict[str, Any]]:

@@ -19,7 +19,7 @@ from aioq.tasks.task import Sendable
 from tests.behaviour.kit import Process, Project, cleared, info_when, state_is, until
 from tests.servers import Server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15)]
 
 CLOCKWORK = """
 from aioq import App, Snooze, current_job

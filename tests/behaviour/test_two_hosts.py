@@ -25,6 +25,8 @@ from tests.behaviour.pages import Block, alike, held_by, shown_by
 from tests.conftest import PREFERENCE
 from tests.servers import Login, Server, available, find
 
+pytestmark = pytest.mark.long(seconds=30)
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "two_hosts"
 PASSWORD = "between-two-hosts"
 SERVER, WORKER, CLIENT = "10.77.0.1", "10.77.0.2", "10.77.0.3"

@@ -16,7 +16,7 @@ from tests.databases import Database
 from tests.proxies import Proxy
 from tests.servers import Server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15)]
 
 
 async def start(project: Project, *arguments: str, **settings: str) -> tuple[Any, Process]:

@@ -31,6 +31,8 @@ from benchmarks.workloads.latency import percentiles
 from tests.databases import Database
 from tests.servers import available
 
+pytestmark = pytest.mark.long(seconds=15)
+
 HERE = Environment(Path(sys.executable), {"aioq": "0"})
 SERVER = available()[0]
 SMALL = Plan(rounds=1, scale=0.01, seconds=1, server=SERVER)

@@ -26,7 +26,7 @@ from tests.contract.kit import CALL, QUEUE, THREE, eventually, ids, joined, send
 from tests.failovers import AT_ONCE
 from tests.servers import Server, available
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15)]
 
 Start = Callable[..., Server]
 SOON = 300  # ms: how long these tests let a server take to confirm

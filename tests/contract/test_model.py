@@ -27,6 +27,8 @@ from tests.contract.kit import BROKEN, CALL, CRASHED, QUEUE, REASON, THREE, List
 from tests.contract.model import MESSAGE_LIMIT, Model, named_by, shown
 from tests.databases import Database
 
+pytestmark = pytest.mark.long(seconds=15)
+
 T = TypeVar("T")
 
 WALKS = (20, 300)

@@ -31,6 +31,8 @@ from aioq.util.clock import ManualClock
 from tests.contract.kit import BROKEN, CALL, LONG, REASON
 from tests.databases import Database
 
+pytestmark = pytest.mark.long(seconds=15)
+
 TICKS = ("s@1", "s@2", "s@3", "s@4")
 SCHEDULES = ("s", "t")
 WORKER = "w"

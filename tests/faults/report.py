@@ -161,7 +161,7 @@ def server_versions() -> list[str]:
 
 
 def main(folder: str, file: str, *, keep: bool = False) -> int:
-    """Write the page; 1 where a case failed or none ran.
+    """Write the page; 1 where a case failed or none ran. With figures of a part of the size, only print it.
 
     Args:
         folder: where the figures are.
@@ -170,7 +170,11 @@ def main(folder: str, file: str, *, keep: bool = False) -> int:
     """
     records = read(Path(folder))
     old = Path(file).read_text() if keep else ""
-    Path(file).write_text(write(records, python=platform.python_version(), servers=server_versions(), old=old))
+    page = write(records, python=platform.python_version(), servers=server_versions(), old=old)
+    if all(record.scale == 1 for record in records):
+        Path(file).write_text(page)
+    else:
+        sys.stdout.write(f"{page}\nnot written to {file}: these are not the figures of the full size\n")
     return 0 if records and all(record.passed for record in records) else 1
 
 

@@ -119,6 +119,19 @@ def test_rows_of_other_servers_are_not_kept(tmp_path: Path) -> None:
         page(tmp_path, old)
 
 
+def test_figures_of_a_part_of_the_size_do_not_replace_those_of_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "faults.md").write_text("of the full size")
+    Report(structs.replace(case("R1"), scale=0.1), tmp_path).close(passed=True)
+
+    assert main(str(tmp_path), str(tmp_path / "faults.md")) == 0
+    assert (tmp_path / "faults.md").read_text() == "of the full size"
+    printed = capsys.readouterr().out
+    assert "## R1" in printed
+    assert f"not written to {tmp_path / 'faults.md'}" in printed
+
+
 def test_no_figures_are_a_failure(tmp_path: Path) -> None:
     (tmp_path / FILE).touch()
 

@@ -26,7 +26,7 @@ from tests.faults.ledger import Ledger
 from tests.proxies import Proxy
 from tests.servers import Server, available
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=60)]
 
 HEALS_WITHIN = 3.0
 """Seconds after the cause's end within which a new job must have its result, and all earlier ones theirs."""
@@ -101,14 +101,14 @@ class Scene:
         self.results: dict[int, float] = {}  # when a job's result was here
         self.errors: dict[int, Exception] = {}  # of sends and of awaits
         self._numbers = 0
-        self._going: set[asyncio.Task[None]] = set()
+        self._going: dict[int, asyncio.Task[None]] = {}
         self._loop = asyncio.get_running_loop()
 
     def go(self, task: Any, *arguments: Any) -> tuple[int, asyncio.Task[None]]:
         """Send a job and await its result; its number, and the asyncio task that does it."""
         self._numbers += 1
         going = asyncio.create_task(self._go(self._numbers, task, arguments))
-        self._going.add(going)
+        self._going[self._numbers] = going
         return self._numbers, going
 
     async def _go(self, number: int, task: Any, arguments: tuple[Any, ...]) -> None:
@@ -136,9 +136,17 @@ class Scene:
         finally:
             producer.cancel()
 
-    async def ended(self) -> None:
-        """Wait until every job that was sent has its result, or has failed to get one."""
-        await asyncio.gather(*self._going)
+    async def ended(self, deleted: set[str]) -> None:
+        """Wait until every job that was sent has its result, or has failed to get one.
+
+        A job that was deleted before its start never gets one: that takes the whole timeout, and shows nothing.
+        """
+        started = self.noted("started")
+        never = {n for n, handle in self.handles.items() if handle.id in deleted and n not in started}
+        await asyncio.gather(*(going for number, going in self._going.items() if number not in never))
+        for number in never:
+            self._going[number].cancel()
+        await asyncio.gather(*(self._going[number] for number in never), return_exceptions=True)
 
     def noted(self, what: str) -> set[int]:
         """The numbers of the jobs with such a row in the ledger."""
@@ -236,7 +244,7 @@ async def go_through(cause: Cause, scene: Scene, place: Place) -> Figures:
         figures.heal = scene.results.get(probe, float("inf")) - ended
     await asyncio.to_thread(gates[1].touch)
     opened = loop.time()
-    await scene.ended()
+    await scene.ended(place.deleted)
     figures.lines = len(scene.worker.lines) - lines
     figures.errors = await place.errors(cause.error) - (0 if cause.restarts else errors)
     if cause.error and not figures.errors:

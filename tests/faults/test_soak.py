@@ -14,7 +14,7 @@ from tests.faults.server_size import MB, measure
 from tests.faults.trend import Trend
 from tests.servers import Server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15)]
 
 RATE = 100.0  # jobs a second
 SETTINGS = {"AIOQ_RESULT_TTL": "3", "AIOQ_DEAD_TTL": "3", "AIOQ_SEND_TIMEOUT": "3", "AIOQ_LEASE": "3"}

@@ -15,6 +15,8 @@ from aioq.config.urls import parse_servers
 from tests.clusters import BUS, Cluster, Clusters, Manner, Node, free_ports
 from tests.servers import NO_RETRY, Login, Server, available, owned_pids
 
+pytestmark = pytest.mark.long(seconds=25)
+
 StartCluster = Callable[..., Cluster]
 AsStarted = Callable[[], Cluster]
 
