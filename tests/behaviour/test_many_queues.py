@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -10,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from aioq import App
+from aioq import App, gather
 from aioq.app import internals_of
 from aioq.tasks.task import AsyncTask
 from aioq.worker import Worker
 from aioq.worker.duties import fetcher
 from aioq.worker.duties.recovery import recover_dead
-from tests.behaviour.kit import keys, until
+from tests.behaviour.kit import Project, keys, until
 from tests.clusters import Cluster
 from tests.databases import Database
 from tests.proxies import Proxy
@@ -291,3 +292,29 @@ async def test_a_job_that_waits_lends_its_slot_to_jobs_of_other_queues(server: D
         assert await asyncio.wait_for(await parent.send(), 20) == 6
         worker.stop()
         await running
+
+
+@pytest.mark.parametrize(("how", "most"), [(signal.SIGKILL, 4.0), (signal.SIGSTOP, 8.0)], ids=str)
+async def test_a_worker_that_dies_or_hangs_while_it_stands_holds_up_its_queues_for_its_lease_at_most(
+    project: Project, redis_server: Database, how: signal.Signals, most: float
+) -> None:
+    """The one that is killed holds up nothing: the server sees at once that it does not listen any more."""
+    project.copy("lines")
+    lines = project.load("lines")
+    queues = QUEUES[:8]
+    named = [part for queue in queues for part in ("--queue", queue)]
+    first = await project.ready_worker("lines:app", *named, AIOQ_LEASE="2")
+    second = await project.ready_worker("lines:app", *named, AIOQ_LEASE="2")
+    with redis_server.client() as client:
+        standing = [f"aioq:{{{project.name}:{queue}}}:standing" for queue in queues]
+        await until(lambda: all(client.zcard(key) == 2 for key in standing), "both standing at all queues")
+    first.signal(how)
+    began = time.monotonic()
+    jobs = [job for queue in queues for job in await lines.add.options(queue=queue).send_many([(1, 2), (3, 4)])]
+    assert await gather(*jobs, timeout=20) == (3, 7) * len(queues)
+    assert time.monotonic() - began < most
+    if how is signal.SIGSTOP:
+        first.signal(signal.SIGCONT)
+        await first.saw(r"the lease of .* was lost")
+        assert await first.stop() == 0
+    assert await second.stop() == 0
