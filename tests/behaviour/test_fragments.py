@@ -282,6 +282,20 @@ async def _at_run_time(show: Show, _: pytest.MonkeyPatch) -> None:
 # -- elsewhere
 
 
+@fragment("docs/results.md", 'handle = await echo.options(delay=3600).send("hello")')
+async def _a_move(show: Show, _: pytest.MonkeyPatch) -> None:
+    app = App("shop")
+
+    @app.task
+    async def echo(text: str) -> str:
+        return f"{text} in {current_job().queue}"
+
+    async with app.test() as session:
+        names = await show(app=app, echo=echo)
+        await session.advance(3600)
+        assert await app.handle(names["handle"].id) == "hello in night"
+
+
 @fragment("docs/sync.md", "from shop.tasks import add")
 async def _a_notebook(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
     app, add = shop()

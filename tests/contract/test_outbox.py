@@ -2,14 +2,19 @@
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
+from aioq.errors import ServerError
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import MISSING, Claimed, Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import LOST, Expiry, Extra
-from aioq.store.outbox import Delivery, Reading
+from aioq.store.outbox import Delivery, OutboxEntry, Reading
+from aioq.store.redis import RedisStore
 from aioq.store.relay import relay
+from aioq.store.upkeep import Promotion
 from aioq.wire.messages import encode_result
+from aioq.worker.duties.relays import Relays
 from tests.contract.kit import (
     BROKEN,
     CALL,
@@ -401,6 +406,116 @@ async def test_a_job_that_has_vanished_fails(store: Store, backend: Backend) -> 
 
     assert await listener.result_message() == [("job", LOST)]
     assert await state(store, "there") is JobState.QUEUED
+
+
+class TestVanished:
+    """What was evicted or deleted by hand; the timers that look after it are made due."""
+
+    async def look(self, store: Store, backend: Backend) -> tuple[list[str], list[tuple[str, str]]]:
+        assert backend.database is not None
+        with backend.database.client() as client:
+            client.zadd(backend.key("timers"), {"look job": 1})
+            client.zadd(backend.key("scheduled"), {"": 1})
+        promotion = await store.promote(QUEUE, 10)
+        return list(promotion.relays), list(promotion.moved)
+
+    async def test_a_job_whose_record_has_vanished_fails(
+        self, redis_store: RedisStore, redis_backend: Backend
+    ) -> None:
+        store = redis_store
+        listener = await Listener.on(store, "me")
+        await send(store, "job")
+        await store.wait(QUEUE, "me", ["job"])
+        await moved(store, "job")
+        assert await self.look(store, redis_backend) == ([], [("job", OTHER)])
+        assert await store.info(OTHER, ["job"]) != [None], "it is there"
+        with redis_backend.database.client() as client:  # pyright: ignore[reportOptionalMemberAccess]
+            client.delete(redis_backend.key("job:job").replace(QUEUE, OTHER))
+
+        relays = Relays(store, QUEUE)
+        relays.request(await self.promotion(store, redis_backend))
+        await relays.drain()
+
+        assert await listener.result_message() == [("job", LOST)]
+        assert await self.look(store, redis_backend) == ([], [])
+
+    async def promotion(self, store: Store, backend: Backend) -> Promotion:
+        relays, found = await self.look(store, backend)
+        return Promotion(0, None, 0, relays, found)
+
+    async def test_an_entry_that_has_vanished_is_written_again(
+        self, redis_store: RedisStore, redis_backend: Backend
+    ) -> None:
+        await send(redis_store, "job")
+        await redis_store.outbox.move(QUEUE, ["job"], OTHER)
+        redis_backend.delete(f"outbox:{OTHER}", "timers")
+        await relay(redis_store.outbox, QUEUE, OTHER)
+        assert await shown(redis_store, OTHER) is None
+
+        await self.look(redis_store, redis_backend)
+        assert await due_relays(redis_store, QUEUE) in ([OTHER], [])
+        await relay(redis_store.outbox, QUEUE, OTHER)
+
+        assert ids(await claimed(redis_store, OTHER)) == ["job"]
+
+    async def test_the_note_of_what_was_applied_has_vanished(
+        self, redis_store: RedisStore, redis_backend: Backend
+    ) -> None:
+        await send(redis_store, "job")
+        await redis_store.outbox.move(QUEUE, ["job"], OTHER)
+        late = await redis_store.outbox.read(QUEUE, OTHER)
+        await relay(redis_store.outbox, QUEUE, OTHER)
+        with redis_backend.database.client() as client:  # pyright: ignore[reportOptionalMemberAccess]
+            assert client.delete(redis_backend.key("inbox").replace(QUEUE, OTHER)) == 1
+        await redis_store.outbox.deliver(OTHER, QUEUE, late)
+        assert ids(await claimed(redis_store, OTHER)) == ["job"], "its record shows that it is there"
+        assert await claimed(redis_store, OTHER) == []
+
+    async def test_entries_whose_ids_are_too_low_get_higher_ones(
+        self, redis_store: RedisStore, redis_backend: Backend
+    ) -> None:
+        """The clock was set back while there was no entry."""
+        with redis_backend.database.client() as client:  # pyright: ignore[reportOptionalMemberAccess]
+            client.hset(redis_backend.key("inbox").replace(QUEUE, OTHER), QUEUE, "99999999999999-5")
+        await send(redis_store, "job", "next")
+        await redis_store.outbox.move(QUEUE, ["job", "next"], OTHER)
+        await redis_store.cancel(QUEUE, ["next"], REASON, LONG)
+
+        assert await relay(redis_store.outbox, QUEUE, OTHER) == []
+
+        assert ids(await claimed(redis_store, OTHER)) == ["job"]
+        assert await shown(redis_store, QUEUE, "next") == (OTHER, JobState.CANCELLED)
+        assert await due_relays(redis_store, QUEUE) == []
+
+    async def test_a_key_of_another_type_is_an_error_and_the_job_stays(
+        self, redis_store: RedisStore, redis_backend: Backend
+    ) -> None:
+        await send(redis_store, "job")
+        with redis_backend.database.client() as client:  # pyright: ignore[reportOptionalMemberAccess]
+            inbox = redis_backend.key("inbox").replace(QUEUE, OTHER)
+            client.set(inbox, "by hand")
+            await redis_store.outbox.move(QUEUE, ["job"], OTHER)
+            with pytest.raises(ServerError, match="WRONGTYPE"):
+                await relay(redis_store.outbox, QUEUE, OTHER)
+            client.delete(inbox)
+        await relay(redis_store.outbox, QUEUE, OTHER)
+        assert ids(await claimed(redis_store, OTHER)) == ["job"]
+
+
+async def test_a_cancellation_that_comes_before_its_job(store: Store, backend: Backend) -> None:
+    entry = OutboxEntry(b"1-1" if backend.database else 1, "cancel", "job", _cancellation(backend))
+    await store.outbox.deliver(OTHER, THIRD, Reading([entry]))
+    await send(store, "job", "other")
+    await moved(store, "job", "other")
+    assert await shown(store, OTHER) == (OTHER, JobState.CANCELLED)
+    assert ids(await claimed(store, OTHER)) == ["other"]
+
+
+def _cancellation(backend: Backend) -> object:
+    """What an entry says that cancels a job: how, and for how long that is kept."""
+    if backend.database is None:
+        return REASON, LONG
+    return bytes([0x92, 0xD9, len(REASON)]) + REASON + msgspec.msgpack.encode(LONG)  # as scripts pack it
 
 
 class TestExpiry:
