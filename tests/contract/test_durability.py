@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import anyio
 import pytest
 import redis
 
@@ -24,6 +25,7 @@ from aioq.store.redis.replicas import Replicas
 from aioq.store.schedules import Entry, Overlap, Tick
 from tests.contract.kit import CALL, QUEUE, THREE, eventually, ids, joined, send, settle, take_one
 from tests.failovers import AT_ONCE
+from tests.proxies import Proxy
 from tests.servers import Server, available
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15)]
@@ -33,9 +35,11 @@ SOON = 300  # ms: how long these tests let a server take to confirm
 
 
 @asynccontextmanager
-async def opened(server: Server, durability: Durability, replicas: Replicas = "all") -> AsyncIterator[RedisStore]:
+async def opened(
+    server: Server, durability: Durability, replicas: Replicas = "all", *, url: str = ""
+) -> AsyncIterator[RedisStore]:
     store = RedisStore(
-        "shop", server.url, shown_url="redis://x", limits=Limits(), durability=durability, replicas=replicas
+        "shop", url or server.url, shown_url="redis://x", limits=Limits(), durability=durability, replicas=replicas
     )
     assert store._confirmation is not None
     store._confirmation.patience_ms = SOON
@@ -266,6 +270,26 @@ async def test_a_replica_that_is_away_for_long_holds_up_nothing_and_counts_when_
         assert await send(store, "c") == [True]
         with stopped(away), pytest.raises(ServerUnavailableError, match=r"1 of 2 replicas"):
             await send(store, "d")
+
+
+async def test_after_a_failover_those_of_the_old_primary_are_not_waited_for(start_server: Start) -> None:
+    """The new primary has one replica until the old one is back: to wait for two would take all the patience."""
+    async with (
+        with_replicas(start_server) as (old, (new, other)),
+        Proxy(old.port) as proxy,
+        opened(old, "replicated", url=proxy.url) as store,
+    ):
+        assert store._confirmation is not None
+        store._confirmation.patience_ms = 5_000
+        assert await send(store, "a") == [True]
+        old.kill()
+        for server, origin in ((new, ("NO", "ONE")), (other, ("127.0.0.1", new.port))):
+            with server.client(0) as client:
+                client.execute_command("REPLICAOF", *origin)
+        proxy.lead_to(new.port)
+        proxy.cut()
+        with anyio.fail_after(4):
+            await eventually(lambda: confirms(store, "a"))
 
 
 async def test_a_replica_that_joins_counts_from_then_on(start_server: Start) -> None:

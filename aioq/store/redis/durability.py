@@ -10,9 +10,9 @@ a small write of its own. Everything that was written before it, over any connec
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from aioq.errors import ServerRejectedError, ServerUnavailableError
+from aioq.errors import ServerRejectedError
 from aioq.store.redis.keys import synced_key
 from aioq.store.redis.replicas import Replicas, ReplicaWatch
 
@@ -37,6 +37,18 @@ would bring only 500 jobs a second. A guess: eight batches still take little mem
 Command = tuple[str | int, ...]
 
 
+class Judgement(NamedTuple):
+    """Whether a write is confirmed.
+
+    Attributes:
+        missing: what is missing; None if it is confirmed.
+        more: the commands that wait for more than was waited for; none if that would not help.
+    """
+
+    missing: str | None
+    more: Sequence[Command] = ()
+
+
 class Confirmation:
     """How a write is confirmed: by the disk (this class), or by replicas.
 
@@ -54,26 +66,20 @@ class Confirmation:
         """The commands after a write to the queue whose base key is `key`."""
         return [("SET", synced_key(key), "", "PX", MARK_MS), *self._waiting()]
 
-    def more(self, commands: Sequence[Command], replies: Sequence[Any]) -> list[Command]:
-        """The commands that wait for more than these commands have waited for; none if that was all."""
-        del commands, replies
-        return []
+    def reconnecting(self) -> None:
+        """Another server may answer the next commands."""
 
-    def check(self, replies: Sequence[Any], shown_url: str) -> None:
-        """Check that the replies to the commands, of `commands` or `more`, confirm the write.
+    def judge(self, commands: Sequence[Command], replies: Sequence[Any]) -> Judgement:
+        """Read the replies to these commands.
 
-        Raises:
-            ServerUnavailableError: they do not, at least not yet.
+        The judgement is made at once, and not when the caller is resumed: by then another write may have changed
+        what is known of the replicas, or of the primary.
         """
-        if (missing := self._missing(replies)) is not None:
-            raise ServerUnavailableError(f"{shown_url} {missing} within {self.patience_ms / 1000:g} s")
+        del commands
+        return Judgement(None if replies[-1][0] >= 1 else "did not write to its disk")
 
     def _waiting(self) -> list[Command]:
         return [("WAITAOF", 1, 0, self.patience_ms)]
-
-    def _missing(self, replies: Sequence[Any]) -> str | None:
-        """What is missing, if anything is."""
-        return None if replies[-1][0] >= 1 else "did not write to its disk"
 
 
 class ReplicaConfirmation(Confirmation):
@@ -85,11 +91,13 @@ class ReplicaConfirmation(Confirmation):
         super().__init__()
         self._number = number
 
+    def judge(self, commands: Sequence[Command], replies: Sequence[Any]) -> Judgement:
+        """Read how many have confirmed."""
+        del commands
+        return Judgement(_too_few(int(replies[-1]), self._number))
+
     def _waiting(self) -> list[Command]:
         return [("WAIT", self._number, self.patience_ms)]
-
-    def _missing(self, replies: Sequence[Any]) -> str | None:
-        return _too_few(int(replies[-1]), self._number)
 
 
 class AllReplicasConfirmation(Confirmation):
@@ -104,18 +112,22 @@ class AllReplicasConfirmation(Confirmation):
     def __init__(self, watch: ReplicaWatch) -> None:
         super().__init__()
         self._watch = watch
+        self._waits_for = 1
 
-    def more(self, commands: Sequence[Command], replies: Sequence[Any]) -> list[Command]:
+    def reconnecting(self) -> None:
+        """Do not wait for as many as the server before had: after a failover there is one replica fewer."""
+        self._waits_for = 1
+
+    def judge(self, commands: Sequence[Command], replies: Sequence[Any]) -> Judgement:
         """Wait again if so many have confirmed as were waited for, and INFO tells of more."""
         count, waited_for = int(replies[-2]), int(commands[-2][1])
         self._watch.update(replies[-1])
-        return self._waiting() if waited_for <= count < self._watch.required else []
+        self._waits_for = self._watch.required
+        missing = _too_few(count, self._watch.required, self._watch.silent)
+        return Judgement(missing, self._waiting() if missing and waited_for <= count else ())
 
     def _waiting(self) -> list[Command]:
-        return [("WAIT", self._watch.required, self.patience_ms), ("INFO", "replication")]
-
-    def _missing(self, replies: Sequence[Any]) -> str | None:
-        return _too_few(int(replies[-2]), self._watch.required, self._watch.silent)
+        return [("WAIT", self._waits_for, self.patience_ms), ("INFO", "replication")]
 
 
 def _too_few(count: int, number: int, silent: Sequence[str] = ()) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from aioq.errors import ServerUnavailableError
 from aioq.store.redis.calls import MOST_TRIES, Calls
 from aioq.store.redis.durability import Confirmation
 from aioq.store.redis.errors import CLIENT_ERRORS, closed_here, translate
@@ -79,10 +80,14 @@ class ConfirmedWrites:
             # The turn comes before the connection: a call whose connection takes long must not be overtaken.
             await turn.enter_async_context(self._orders[key])
             async with self._confirming:
+                if not self.idle:
+                    confirmation.reconnecting()
                 connection = await self._take()
                 exchange = self._confirmed(connection, name, args, confirmation, turn)
-                reply, confirmed = await self._guarded(connection, exchange)
-        confirmation.check(confirmed, self._shown_url)
+                reply, missing = await self._guarded(connection, exchange)
+        if missing is not None:
+            seconds = confirmation.patience_ms / 1000
+            raise ServerUnavailableError(f"{self._shown_url} {missing} within {seconds:g} s")
         return reply
 
     async def _confirmed(
@@ -92,8 +97,8 @@ class ConfirmedWrites:
         args: Sequence[Arg],
         confirmation: Confirmation,
         turn: AsyncExitStack,
-    ) -> tuple[Any, Sequence[Any]]:
-        """Send a command and its confirmation over one connection; returns its reply and those of the latter.
+    ) -> tuple[Any, str | None]:
+        """Send a command and its confirmation over one connection; returns its reply, and what is missing.
 
         Several calls may be in flight; they write in the order in which they were called. This call's turn ends
         with the reply to its command, even if the command had to be loaded first.
@@ -109,12 +114,13 @@ class ConfirmedWrites:
         await turn.aclose()
         confirmed = [await _read(connection) for _ in commands]
         _raise_first((reply, *confirmed))
-        while more := confirmation.more(commands, confirmed):
-            commands = more
-            connection.send(*commands)
-            confirmed = [await _read(connection) for _ in commands]
+        judgement = confirmation.judge(commands, confirmed)
+        while judgement.more:
+            connection.send(*judgement.more)
+            confirmed = [await _read(connection) for _ in judgement.more]
             _raise_first(confirmed)
-        return reply, confirmed
+            judgement = confirmation.judge(judgement.more, confirmed)
+        return reply, judgement.missing
 
     async def _call(
         self, connection: Connection, name: str, args: Sequence[Arg], follow: Sequence[Sequence[Arg]]
