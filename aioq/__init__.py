@@ -25,6 +25,8 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "aioq.app": ("App",),
+    "aioq.config.queues": ("Queue",),
+    "aioq.operate.queues": ("QueueHandle", "ShardInfo"),
     "aioq.producer.call": ("Call",),
     "aioq.jobs.context": ("JobContext", "NoJobError", "current_job"),
     "aioq.errors": (

@@ -1,4 +1,5 @@
 from aioq.app import App
+from aioq.config.queues import Queue
 from aioq.errors import (
     AioqError,
     ArgumentError,
@@ -34,6 +35,7 @@ from aioq.jobs.middleware import Middleware, Outgoing
 from aioq.jobs.outcome import Outcome, OutcomeKind
 from aioq.jobs.retry import Retry, Snooze
 from aioq.jobs.verdicts import Cancel, Fail
+from aioq.operate.queues import QueueHandle, ShardInfo
 from aioq.producer.call import Call
 from aioq.results.gather import as_completed, gather, gather_sync
 from aioq.results.handle import JobHandle
@@ -72,6 +74,8 @@ __all__ = [
     "Priority",
     "ProcessDiedError",
     "Progress",
+    "Queue",
+    "QueueHandle",
     "RemoteError",
     "ResultError",
     "Retry",
@@ -83,6 +87,7 @@ __all__ = [
     "ServerError",
     "ServerRejectedError",
     "ServerUnavailableError",
+    "ShardInfo",
     "Snooze",
     "Task",
     "UnknownTaskError",

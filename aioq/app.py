@@ -9,6 +9,7 @@ from aioq.errors import ConfigError
 from aioq.internals import Internals
 from aioq.jobs.middleware import Layers, Middleware
 from aioq.jobs.options import check_job_id, check_name
+from aioq.operate.queues import QueueHandle
 from aioq.producer.call import Call
 from aioq.public import public
 from aioq.results.handle import JobHandle
@@ -80,6 +81,7 @@ class App:
             parts.queues,
             prepare=parts.prepare,
             deliver=parts.deliver_encoded,
+            shards=parts.shards,
             default_tz=self.settings.timezone,
         )
 
@@ -235,7 +237,15 @@ class App:
         check_job_id(job_id, "app.handle")
         if queue is not None:
             check_name("app.handle: queue", queue)
-        return JobHandle(self._internals, job_id, queue)
+        return JobHandle(self._internals, job_id, None, _named=queue)
+
+    def queue(self, name: str) -> QueueHandle:
+        """A handle of one of the App's queues, to look at it and to change it: `await app.queue("mail").shards()`.
+
+        Raises:
+            ConfigError: `name` cannot be the name of a queue.
+        """
+        return QueueHandle(check_name("app.queue", name), self._internals.store, self._internals.shards)
 
     # -- schedules
 
@@ -334,6 +344,7 @@ class App:
         """Connect, and check that the server can do what aioq needs."""
         try:
             await (await self._internals.store()).open()
+            await (await self._internals.shards()).read()
         except BaseException:
             await self._internals.close()  # there is a connection where the server answered, but refused
             raise

@@ -10,9 +10,11 @@ from aioq.jobs.hooks import worker_life
 from aioq.jobs.job import queue_of
 from aioq.jobs.lifespans import Lifespans
 from aioq.jobs.middleware import Middleware
+from aioq.jobs.shards import queue_of_shard, shards_to_search
 from aioq.producer.client import Client, Clients
 from aioq.producer.delivery import Buffers
 from aioq.producer.sender import Sender
+from aioq.producer.shards import Shards
 from aioq.results.wait_graph import Waits
 from aioq.results.waiters import Waiters
 from aioq.schedules.declare import Declarations
@@ -62,6 +64,7 @@ class Internals:
         self.sync = SyncRunner()
         self.clients = Clients(self._make_client)
         self._waits = Waits()
+        self._warned: set[tuple[str, int, int]] = set()
         self.own_types = OwnTypes()
         self.sender = Sender(settings, middleware, self.clients, self, own=self.own_types)
         self.prepare = checked(tasks, self.sender.prepare)
@@ -84,15 +87,42 @@ class Internals:
         """The waiters of the running event loop."""
         return (await self.client()).waiters
 
+    async def shards(self) -> Shards:
+        """How many shards each queue has, as the running event loop knows it."""
+        return (await self.client()).shards
+
     def queues(self) -> list[str]:
-        """The default queue, and those that tasks and schedules are declared with."""
+        """The default queue, and those that tasks, schedules and settings of queues are declared with."""
         return worker_queues(self.app_parts(), ())
 
-    def queues_of(self, job_id: str) -> list[str]:
-        """The queues that may have the job: first the one that a generated id names, then those the App knows."""
-        named = queue_of(job_id)
-        known = [*self.queues(), *(self.settings.routes or {}).values()]
-        return list(dict.fromkeys(known if named is None else [named, *known]))
+    def known_queues(self) -> list[str]:
+        """The same queues, and those of routes."""
+        return list(dict.fromkeys([*self.queues(), *(self.settings.routes or {}).values()]))
+
+    async def places_of(self, job_id: str, queue: str | None, *, patient: bool) -> list[str]:
+        """The queues and shards that may have a job: first the one that a generated id names, then the others.
+
+        Args:
+            job_id: its id.
+            queue: its queue, if that is known: then only its shards are meant.
+            patient: wait while the server is away, where the number of shards is not known yet.
+        """
+        named, known = queue_of(job_id), self.known_queues() if queue is None else [queue]
+        if named is not None and queue is not None:
+            if queue_of_shard(named) == queue:
+                return [named]
+            named = None  # it was moved from there, or it is an id of the caller's own
+        shards = await self.shards()
+        if named is None and not shards.table.known:
+            await (shards.known() if patient else shards.read())
+        first = [] if named is None else [named]
+        others: list[str] = []
+        for each in known:
+            its = shards.table[each]
+            places = shards_to_search(each, job_id, max(its.number, 1), len(its.names))
+            first.append(places[0])
+            others += places[1:]
+        return list(dict.fromkeys([*first, *others]))
 
     def result_type(self, task: str) -> ResultType | None:
         """The result type of a registered task; None for a task that is not known here."""
@@ -122,6 +152,7 @@ class Internals:
             app=self,
             waits=self._waits,
             sends=self.sends,
+            shards=self.shards,
         )
 
     # -- what each event loop holds
@@ -132,11 +163,15 @@ class Internals:
 
     async def _make_client(self) -> Client:
         settings, store = self.settings, await self.connector.store()
+        shards = Shards(store.shards, settings.queues or {}, self._warned)
+        shards.start()
         return Client(
             asyncio.get_running_loop(),
             store,
             Buffers(store, send_timeout=settings.send_timeout, capacity=settings.max_pending_sends),
             Waiters(store, settings.name, poll_interval=settings.poll_interval),
+            shards,
+            shards.table,
         )
 
     async def close(self) -> None:

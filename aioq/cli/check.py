@@ -15,6 +15,7 @@ from rich.text import Text
 
 from aioq.app import App, internals_of
 from aioq.cli.loader import load_app
+from aioq.jobs.shards import by_queue, queue_of_shard
 from aioq.store.leases import WorkerLease
 from aioq.util.deferred_warnings import DEFERRED
 from aioq.util.printable import printable
@@ -69,9 +70,14 @@ def judge(found: Mapping[str, Sequence[WorkerLease]], plan: CheckPlan) -> list[s
     """The problems, in words; empty if all is well."""
     where = "" if plan.any_host else " on this host"
     served = {queue: [w for w in workers if w.lease_ms > 0] for queue, workers in found.items()}
-    troubles = [f"no worker{where} serves queue {queue}" for queue in plan.queues if not served[queue]]
+    troubles = [
+        f"no worker{where} serves {_unserved(names, served)}"
+        for queue, names in by_queue([*found]).items()
+        if queue in plan.queues and not all(served[name] for name in names)
+    ]
     if not plan.queues and not any(served.values()):
-        which = f"any of the queues {', '.join(found)}" if len(found) > 1 else f"queue {next(iter(found), '')}"
+        queues = [*by_queue([*found])]
+        which = f"any of the queues {', '.join(queues)}" if len(queues) > 1 else f"queue {next(iter(queues), '')}"
         troubles.append(f"no worker{where} serves {which}")
     troubles += [
         f"queue {queue}: the last fetch of {w.worker} was {w.fetched_ms / 1000:.1f} s ago, over {plan.max_age:g} s"
@@ -82,20 +88,46 @@ def judge(found: Mapping[str, Sequence[WorkerLease]], plan: CheckPlan) -> list[s
     return troubles
 
 
+def _unserved(names: Sequence[str], served: Mapping[str, Sequence[WorkerLease]]) -> str:
+    """The queue of these shards, and of how many of them it is true that no worker serves them."""
+    missing = sum(not served[name] for name in names)
+    queue = queue_of_shard(names[0])
+    return f"queue {queue}" if missing == len(names) else f"{missing} of the {len(names)} shards of queue {queue}"
+
+
 async def _look(app: App, queues: Sequence[str]) -> dict[str, list[WorkerLease]]:
     store = await internals_of(app).store()
     try:
         await store.open(thorough=True)
-        return {queue: await store.workers(queue) for queue in queues}
+        shards = await internals_of(app).shards()
+        await shards.read()
+        names = [name for queue in queues for name in shards.table[queue].names]
+        return dict(zip(names, await asyncio.gather(*map(store.workers, names)), strict=True))
     finally:
         await app.aclose()
 
 
 def _show(app: App, found: Mapping[str, Sequence[WorkerLease]]) -> None:
     table = Table("queue", "worker", "lease", "last fetch", box=box.ROUNDED, title=f"workers of {app.name}")
-    for queue, workers in found.items():
-        for w in sorted(workers, key=lambda w: w.worker):
-            lease = f"{w.lease_ms / 1000:.1f} s left" if w.lease_ms else "ended"
-            fetched = f"{w.fetched_ms / 1000:.1f} s ago" if w.fetched_ms >= 0 else "?"
-            table.add_row(Text(printable(queue)), Text(printable(w.worker)), lease, fetched)
+    for queue, w in rows(found):
+        lease = f"{w.lease_ms / 1000:.1f} s left" if w.lease_ms else "ended"
+        fetched = f"{w.fetched_ms / 1000:.1f} s ago" if w.fetched_ms >= 0 else "?"
+        table.add_row(Text(printable(queue)), Text(printable(w.worker)), lease, fetched)
     Console(highlight=False).print(table)
+
+
+def rows(found: Mapping[str, Sequence[WorkerLease]]) -> list[tuple[str, WorkerLease]]:
+    """The rows of the table: a worker of a queue, and of one with several shards the worst of its leases there."""
+    shown: list[tuple[str, WorkerLease]] = []
+    for queue, names in by_queue([*found]).items():
+        if len(names) == 1:
+            shown += [(queue, each) for each in sorted(found[queue], key=lambda w: w.worker)]
+            continue
+        mine: dict[str, list[WorkerLease]] = {}  # a worker has an id in each shard, all with the same beginning
+        for each in (each for name in names for each in found[name]):
+            mine.setdefault(each.worker.rpartition("-")[0], []).append(each)
+        for worker, leases in sorted(mine.items()):
+            count = f"{len(leases)} of {len(names)} shards" if len(leases) < len(names) else f"{len(names)} shards"
+            worst = WorkerLease(worker, min(w.lease_ms for w in leases), max(w.fetched_ms for w in leases))
+            shown.append((f"{queue} ({count})", worst))
+    return shown

@@ -1,7 +1,8 @@
 """`aioq doctor`: checks the servers of an App, and says of each thing that is wrong what to do."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import click
 from rich import box
@@ -12,7 +13,10 @@ from rich.text import Text
 from aioq.app import App, internals_of
 from aioq.cli.errors import as_command_errors
 from aioq.cli.loader import load_app
-from aioq.store.diagnosis import Diagnosis, Finding, ServerReport
+from aioq.errors import ServerError
+from aioq.jobs.shards import by_queue
+from aioq.producer.shards import Shards
+from aioq.store.diagnosis import Check, Diagnosis, Finding, ServerReport
 from aioq.util.plural import counted
 from aioq.util.printable import printable
 
@@ -21,21 +25,65 @@ def run_doctor(target: str) -> int:
     """Check, print the result, and return the exit code: 0 if nothing is wrong, else 1."""
     with as_command_errors():
         app = load_app(target)
-        found = asyncio.run(_diagnose(app))
+        found = asyncio.run(_diagnose(app, target))
     Console(highlight=False).print(_table(app, found.servers))
     for line in report(found):
         click.echo(printable(line))
     return 1 if found.findings else 0
 
 
-async def _diagnose(app: App) -> Diagnosis:
+async def _diagnose(app: App, target: str) -> Diagnosis:
     internals = internals_of(app)
-    queues = [*internals.queues(), *(internals.settings.routes or {}).values()]
-    store = await internals.store()
+    store, shards = await internals.store(), await internals.shards()
     try:
-        return await store.diagnose(tuple(dict.fromkeys(queues)))
+        with contextlib.suppress(ServerError):  # the diagnosis says what is wrong
+            await shards.read()
+        names = [name for queue in internals.known_queues() for name in shards.table[queue].names]
+        found = await store.diagnose(names)
+        if not shards.table.known or not found.servers:
+            return found
+        findings, notes = check_shards(shards, found.servers[0].info.url, target)
+        return Diagnosis(found.servers, [*found.findings, *findings], [*found.notes, *notes])
     finally:
         await app.aclose()
+
+
+def check_shards(shards: Shards, where: str, target: str) -> tuple[list[Finding], list[str]]:
+    """What is wrong with the numbers of shards, and notes about shards that are being drained.
+
+    Args:
+        shards: the numbers of the server and of the App.
+        where: the server.
+        target: the App, as it was named.
+    """
+    table, declared = shards.table, shards.declared()
+    findings = [
+        Finding(
+            Check.SHARDS,
+            where,
+            f"has {table[queue].number} shards of queue {queue}, and the App declares {number}",
+            f"declare {table[queue].number}, or change the server's number: aioq shards {target} {queue} {number}",
+        )
+        for queue, number in declared.items()
+        if number != table[queue].number
+    ]
+    draining = [each for each in table.values() if len(each.names) > each.number]
+    return findings, [f"{where} has {each.in_words()}: aioq shards {target} {each.queue}" for each in draining]
+
+
+def shards_in_words(names: Sequence[str], every: Mapping[str, int]) -> list[str]:
+    """The queues of these shards: `mail (3 of 8 shards)`.
+
+    Args:
+        names: the queues and shards that a server serves.
+        every: how many shards each queue has, at all servers together.
+    """
+    shown: list[str] = []
+    for queue, mine in by_queue(names).items():
+        total = every[queue]
+        count = f"{total}" if len(mine) == total else f"{len(mine)} of {total}"
+        shown.append(queue if total == 1 else f"{queue} ({count} shards)")
+    return shown
 
 
 def report(found: Diagnosis) -> Iterator[str]:
@@ -57,12 +105,13 @@ def _table(app: App, servers: Sequence[ServerReport]) -> Table:
     table = Table(box=box.ROUNDED, title=Text(printable(f"servers of {app.name}")))
     for heading in ("server", "version", "clock", "queues"):
         table.add_column(heading, overflow="fold")
+    every = {queue: len(names) for queue, names in by_queue([n for s in servers for n in s.queues]).items()}
     for each in servers:
         clock = "-" if each.clock_ms is None else f"{each.clock_ms:+.1f} ms"
         table.add_row(
             Text(printable(each.info.url)),
             Text(printable(f"{each.info.product} {each.info.version}")),
             clock,
-            Text(printable(", ".join(each.queues) or "-")),
+            Text(printable(", ".join(shards_in_words(each.queues, every)) or "-")),
         )
     return table

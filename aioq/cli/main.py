@@ -17,6 +17,7 @@ import click
 from aioq.cli import INTERRUPTED
 from aioq.cli.errors import CommandError
 from aioq.cli.worker.child_env import REFUSED, ChildMark
+from aioq.config.queues import MAX_SHARDS
 from aioq.config.validators import MAX_COUNT
 from aioq.errors import AioqError
 from aioq.util.durations import MAX_DELAY
@@ -168,6 +169,30 @@ def doctor(target: str) -> None:
     user's permissions, how a cluster's queues are spread, and what is left over there. It changes nothing.
     """
     sys.exit(_imported("doctor").run_doctor(target))
+
+
+@cli.command()
+@click.argument("target", metavar="MODULE:APP")
+@click.argument("queue", metavar="[QUEUE]", required=False)
+@click.argument("number", metavar="[NUMBER]", type=click.IntRange(1, MAX_SHARDS), required=False)
+@click.option(
+    "--drop-drained",
+    is_flag=True,
+    help="Stop serving the shards that the queue has no more, if they are empty.",
+)
+def shards(target: str, queue: str | None, number: int | None, drop_drained: bool) -> None:
+    """Show what stands in the shards of QUEUE, or of all queues with several shards; change how many it has.
+
+    With NUMBER the queue has so many shards from now on. Workers and senders notice it without a restart. See
+    docs/scaling.md.
+    """
+    if drop_drained and queue is None:
+        raise click.UsageError("--drop-drained needs the QUEUE")
+    module = _imported("shards")
+    try:
+        module.run_shards(module.ShardsPlan(target, queue, number, drop_drained))
+    except AioqError as error:
+        raise CommandError(error) from None
 
 
 @cli.command()

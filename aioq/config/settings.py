@@ -29,6 +29,7 @@ from typing import Annotated, Any, Literal, TypedDict, cast
 
 import msgspec
 
+from aioq.config.queues import QUEUES, Queue
 from aioq.config.urls import mask_url
 from aioq.config.validators import (
     HOST,
@@ -74,6 +75,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         default_queue: the queue of a task that names none; letters as in `name`. Default "default".
         routes: queues by the pattern of a task's name, for tasks that name none: {"shop.mail.*": "mail"}; of
             several that match the first counts. JSON in the environment. Default None, none.
+        queues: the settings of queues by their name, {"mail": Queue(shards=8)} or {"mail": {"shards": 8}}, see
+            docs/scaling.md. JSON in the environment. Default None, none.
         imports: modules that a worker imports for the tasks they declare. Default none.
         concurrency: jobs that one worker process runs at once, at least 1. Default 100.
         processes: worker processes that `aioq worker` starts, at least 1. Default 1.
@@ -115,6 +118,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Annotated[str, PATH] = ".aioq"
     default_queue: Annotated[str, word(r"[A-Za-z0-9._-]+")] = "default"
     routes: Annotated[Mapping[str, str] | None, ROUTES] = None
+    queues: Annotated[Mapping[str, Queue] | None, QUEUES] = None
     imports: Annotated[tuple[str, ...], MODULES] = ()
     concurrency: Annotated[int, integer(1)] = 100
     processes: Annotated[int, integer(1)] = 1
@@ -172,6 +176,7 @@ class SettingArgs(TypedDict, total=False):
     data_dir: str
     default_queue: str
     routes: Mapping[str, str] | None
+    queues: Mapping[str, Queue | Mapping[str, Any]] | None
     imports: Sequence[str]
     concurrency: int
     processes: int

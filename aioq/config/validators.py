@@ -144,7 +144,8 @@ def _check_schedules(value: object) -> dict[str, dict[str, Any]] | None:
     return table if all(type(each) is dict for each in table.values()) else None
 
 
-def _parse_table(text: str) -> object:
+def parse_table(text: str) -> object:
+    """The table that a variable of the environment has as JSON; the text where it is none."""
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
@@ -179,10 +180,10 @@ URL = Rule(
     objection=objection,
 )
 TIMEZONE = Rule(_check_text, str, "the name of a time zone, such as Asia/Shanghai", objection=_zone_objection)
-SCHEDULES = Rule(_check_schedules, _parse_table, "a table of schedules, each of them a table", True)
+SCHEDULES = Rule(_check_schedules, parse_table, "a table of schedules, each of them a table", True)
 ROUTES = Rule(
     _check_routes,
-    _parse_table,
+    parse_table,
     'a table of queues by the pattern of a task\'s name, {"shop.mail.*": "mail"}',
     True,
     _routes_objection,

@@ -9,6 +9,7 @@ from typing import Any, NoReturn, Protocol
 from aioq.errors import AioqError, ArgumentError
 from aioq.jobs.job import Progress
 from aioq.jobs.retry import Snooze
+from aioq.jobs.shards import queue_of_shard
 from aioq.public import public
 from aioq.util.durations import Duration
 from aioq.util.log import GuardedLogger
@@ -71,7 +72,6 @@ class JobContext:
     Attributes:
         id: the job's id.
         task: the task's name.
-        queue: the queue it came from.
         attempt: which attempt this is, 1 for the first.
         max_attempts: how many attempts the retry policy allows; None for no limit.
         crashes: how many runs of this job died with their worker.
@@ -86,6 +86,7 @@ class JobContext:
     __slots__ = (
         "_lender",
         "_log",
+        "_place",
         "_report",
         "_sent_at",
         "_worker",
@@ -96,7 +97,6 @@ class JobContext:
         "headers",
         "id",
         "max_attempts",
-        "queue",
         "state",
         "tags",
         "task",
@@ -122,7 +122,7 @@ class JobContext:
     ) -> None:
         self.id = job_id
         self.task = task
-        self.queue = queue
+        self._place = queue
         self.attempt = attempt
         self.max_attempts = max_attempts
         self.crashes = crashes
@@ -136,6 +136,11 @@ class JobContext:
         self._worker = worker
         self._lender = lender
         self._log: JobLogger | None = None
+
+    @property
+    def queue(self) -> str:
+        """The queue it came from."""
+        return queue_of_shard(self._place)
 
     @property
     def sent_at(self) -> datetime | None:
@@ -224,6 +229,11 @@ def job_here() -> JobContext | None:
 def worker_of(job: JobContext) -> str:
     """The id of the worker that runs a job, in the job's queue; empty in a process of the pool."""
     return job._worker  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - this module's own, not for users
+
+
+def place_of(job: JobContext) -> str:
+    """The queue of a job, or the shard of it, as the stores call it."""
+    return job._place  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - this module's own, not for users
 
 
 def attach(job: JobContext, report: Callable[[Progress], None]) -> None:

@@ -23,6 +23,7 @@ from math import isfinite
 from typing import Any
 
 from aioq.errors import Failure
+from aioq.jobs.shards import SEPARATOR
 from aioq.public import public
 from aioq.util.naming import NAME
 
@@ -176,6 +177,9 @@ def put_off(task: str) -> Failure:
 
 _GENERATED = re.compile(r"[A-Za-z0-9]{16}")
 
+_SHARD = re.compile(r"[1-9][0-9]{0,3}")
+"""The number of a shard in an id; the first shard is named like the queue."""
+
 MAX_JOB_ID = 256
 """The longest job id, in characters; every id is stored several times."""
 
@@ -247,8 +251,9 @@ def new_job_ids(queue: str, count: int) -> list[str]:
 
 
 def queue_of(job_id: str) -> str | None:
-    """The queue that a generated id names; None where it names none."""
-    queue, dot, word = job_id.rpartition(".")
+    """The queue that a generated id names, or the shard of a queue that has several; None where it names none."""
+    name, dot, word = job_id.rpartition(".")
+    queue, separator, shard = name.partition(SEPARATOR)
     if not dot or not _GENERATED.fullmatch(word) or not NAME.fullmatch(queue):
         return None
-    return queue
+    return name if not separator or _SHARD.fullmatch(shard) else None

@@ -13,6 +13,7 @@ from typing import Literal, TypedDict, TypeGuard, TypeVar, Unpack, cast
 from aioq.errors import ArgumentError, ConfigError
 from aioq.jobs.job import MAX_JOB_ID, Priority
 from aioq.jobs.retry import Retry, RetryRule, rule_of
+from aioq.jobs.shards import MAX_KEY, SEPARATOR, queue_of_shard
 from aioq.util.durations import FIRST, LAST, MAX_DELAY, YEARS, Duration, as_seconds
 from aioq.util.migration import Place, here
 from aioq.util.naming import NAME
@@ -39,6 +40,7 @@ class CallArgs(TaskArgs, total=False):
     delay: Duration | None
     eta: datetime | None
     job_id: str | None
+    shard_key: str | None
     headers: Mapping[str, str] | None
 
 
@@ -63,6 +65,7 @@ class Options:
         expires_ms: how long after it is due a job may still be started, in milliseconds.
         expires_at_ms: by when it must have been started, in milliseconds since the Unix epoch.
         tags: words that mark the job.
+        shard_key: chooses the shard of a queue that has several.
     """
 
     queue: str | None = None
@@ -77,6 +80,7 @@ class Options:
     expires_ms: int | None = None
     expires_at_ms: int | None = None
     tags: tuple[str, ...] = ()
+    shard_key: str | None = None
 
     def merged(self, other: "Options", where: str) -> "Options":
         """These options, replaced by those that `other` sets; its headers and tags are added to these.
@@ -147,6 +151,7 @@ def make_options(where: str, /, **given: Unpack[CallArgs]) -> Options:
         expires_ms=after,
         expires_at_ms=at,
         tags=_tags(where, given.get("tags")),
+        shard_key=_shard_key(where, given.get("shard_key")),
     )
     return _check_order(where, options)
 
@@ -171,6 +176,8 @@ def check_name(what: str, name: object) -> str:
     Raises:
         ConfigError: it is empty or too long, or has characters with a meaning in the server's keys.
     """
+    if isinstance(name, str) and SEPARATOR in name and NAME.fullmatch(queue_of_shard(name)):
+        raise ConfigError(f"{what} {brief(name)} is one shard; name the queue, {queue_of_shard(name)!r}")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ConfigError(f"{what} {brief(name)}: expected 1 to 128 letters, digits, '.', '_' or '-'")
     return name
@@ -209,6 +216,17 @@ def _job_id(where: str, job_id: object) -> str | None:
     if not isinstance(job_id, str) or not 0 < len(job_id) <= MAX_JOB_ID or not job_id.isprintable():
         raise ConfigError(f"{where}: job_id={brief(job_id)}: expected 1 to {MAX_JOB_ID} printable characters")
     return job_id
+
+
+def _shard_key(where: str, key: object) -> str | None:
+    if key is None:
+        return None
+    if not _is_text(key) or not 0 < len(key) <= MAX_KEY:
+        raise ConfigError(
+            f"{where}: shard_key={brief(key)}: expected a string of 1 to {MAX_KEY} characters, such as a "
+            "customer's id; jobs of one key are in one shard, in order"
+        )
+    return str.__str__(key)
 
 
 def _queue(where: str, queue: object) -> str | None:

@@ -9,18 +9,60 @@ from typing import Any, NamedTuple
 import msgspec
 
 from aioq.errors import ArgumentError, SendError
+from aioq.jobs.job import new_job_ids
 from aioq.producer.call import Call
 from aioq.producer.delivery import Buffers
+from aioq.results.handle import JobHandle, ResultSource
 from aioq.store.columns import NewJobs
 from aioq.store.contract import NewJob
 from aioq.util.plural import counted
 from aioq.util.printable import brief
+from aioq.wire.signature import ResultType
 
 CHECKED = 1_000
 """How many calls are checked at once for whether they can be encoded."""
 
 _PLAIN = msgspec.msgpack.Encoder()
 """Encodes the types that msgspec knows, and raises an error for all others."""
+
+
+class Spread(NamedTuple):
+    """Where the jobs of one `send_many` go, and their ids.
+
+    Attributes:
+        ids: their ids, in order.
+        places: one place for all of them, or one for each: a queue, or a shard.
+        shards: how many places there are.
+    """
+
+    ids: list[str]
+    places: str | Sequence[str]
+    shards: int
+
+    @staticmethod
+    def to_one(place: str, number: int) -> "Spread":
+        """All jobs go to one place."""
+        return Spread(new_job_ids(place, number), place, 1)
+
+    @staticmethod
+    def to_several(names: Sequence[str], number: int) -> "Spread":
+        """The jobs go to these places in turn."""
+        ids, places, shards = [""] * number, [""] * number, len(names)
+        for first, name in enumerate(names):
+            mine = range(first, number, shards)
+            ids[first::shards] = new_job_ids(name, len(mine))
+            places[first::shards] = [name] * len(mine)
+        return Spread(ids, places, shards)
+
+    def handles(
+        self, start: int, ids: Sequence[str], source: ResultSource, returns: ResultType | None
+    ) -> "list[JobHandle[Any]]":
+        """The handles of the jobs from position `start` on, which have these ids."""
+        places = self.places
+        if isinstance(places, str):
+            return [JobHandle(source, job_id, places, returns, True) for job_id in ids]
+        mine = places[start : start + len(ids)]
+        return [JobHandle(source, *each, returns, True) for each in zip(ids, mine, strict=True)]
 
 
 class _Part(NamedTuple):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from aioq.producer.delivery import Buffers
+from aioq.producer.shards import Shards, ShardTable
 from aioq.results.waiters import Waiters
 from aioq.store.contract import Store
 
@@ -19,16 +20,21 @@ class Client:
         store: talks to the server.
         buffers: send jobs, by queue.
         waiters: wait for outcomes.
+        shards: keeps the numbers of shards up to date.
+        table: these numbers, by queue.
     """
 
     loop: asyncio.AbstractEventLoop
     store: Store
     buffers: Buffers
     waiters: Waiters
+    shards: Shards
+    table: ShardTable
 
     async def close(self) -> None:
         """Wait until all jobs that are being sent are confirmed or given up, then close every connection."""
         await self.buffers.drain()
+        await self.shards.close()
         await self.waiters.close()
         await self.store.close()
 

@@ -1,4 +1,4 @@
-"""Sending: makes a job of a call and puts it into its queue's buffer.
+"""Sending: makes a job of a call and puts it into the buffer of its queue, or of a shard of that.
 
 A `Route` holds what is the same for all calls of a task, and is built once.
 """
@@ -6,20 +6,19 @@ A `Route` holds what is the same for all calls of a task, and is built once.
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from aioq.config.settings import Settings
-from aioq.errors import ArgumentError, PayloadTooLargeError
+from aioq.errors import ArgumentError, PayloadTooLargeError, SendError
 from aioq.jobs.job import Priority, new_job_id, new_job_ids, new_nonce
-from aioq.jobs.middleware import Middleware, Outgoing
+from aioq.jobs.middleware import Middleware
 from aioq.jobs.options import Options, listed, plain, too_large
-from aioq.producer.bulk import Gathering, Sending, are_plain, no_call, send_many
+from aioq.producer.bulk import Sending, Spread, are_plain, no_call, send_many
 from aioq.producer.call import Call
 from aioq.producer.client import Clients
 from aioq.producer.delivery import Buffers
-from aioq.producer.send_middleware import inward
-from aioq.results.handle import JobHandle, ResultSource
+from aioq.producer.middleware_sends import MiddlewareSends
+from aioq.results.handle import JobHandle, ResultSource, locate
 from aioq.results.waiters import Waiters
 from aioq.store.columns import NewJobs
 from aioq.store.contract import NewJob
@@ -133,10 +132,14 @@ class Route:
             return envelopes
         return [self.envelope(args, {}) for args in every]
 
-    def identity(self) -> tuple[str, str]:
-        """A job's id, and for an id of the caller's own a nonce, which identifies this send."""
+    def identity(self, place: str) -> tuple[str, str]:
+        """A job's id, and for an id of the caller's own a nonce, which identifies this send.
+
+        Args:
+            place: the queue, or the shard of it that the job goes to.
+        """
         given = self.options.job_id
-        return (new_job_id(self.queue), "") if given is None else (given, new_nonce())
+        return (new_job_id(place), "") if given is None else (given, new_nonce())
 
     def job(self, job_id: str, envelope: bytes, nonce: str = "", waiter: str = "") -> NewJob:
         """The job of an encoded call."""
@@ -180,7 +183,7 @@ class Sender:
 
     def handle(self, job_id: str, queue: str | None, returns: ResultType | None) -> JobHandle[Any]:
         """A handle of a job that any process has sent."""
-        return JobHandle(self._source, job_id, queue, returns)
+        return JobHandle(self._source, job_id, None, returns, _named=queue)
 
     def run_sync(self, instead: str, make: Callable[[], Awaitable[T]]) -> T:
         """Run the awaitable of `make` for sync code and wait in this thread; an error says to use `instead`."""
@@ -189,13 +192,23 @@ class Sender:
     def begin(
         self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[JobHandle[Any], Awaitable[bool]]:
-        """Send one checked call. Return its handle, and an awaitable that says whether the job was added."""
+        """Send one checked call.
+
+        Returns:
+            Its handle, and an awaitable that says whether the job was added. The handle is complete after that.
+        """
         clients, queue = self._clients, route.queue
         client = clients.recent
         if client is None or client.loop is not asyncio.get_running_loop():
             client = clients.current()
         if client is None or self._middleware:
             return self._begin_later(route, args, kwargs)
+        shards = client.table[queue]
+        if shards.number != 1:
+            place = shards.place(route.options)
+            if place is None:
+                return self._begin_later(route, args, kwargs)
+            queue = place
         waiters, special = client.waiters, None
         waiter = waiters.channels.get(queue, "")
         if route.usual:
@@ -203,7 +216,7 @@ class Sender:
             if waiter:
                 special = NewJob(job_id, envelope, waiter=waiter)
         else:
-            (job_id, nonce), envelope = route.identity(), route.envelope(args, kwargs)
+            (job_id, nonce), envelope = route.identity(queue), route.envelope(args, kwargs)
             special = route.job(job_id, envelope, nonce, waiter)
         sent = client.buffers[queue].put(job_id, envelope, special)
         if waiter:
@@ -214,14 +227,41 @@ class Sender:
     def _begin_later(
         self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[JobHandle[Any], Awaitable[bool]]:
-        """As `begin`, if something has to be awaited first: the middleware, or the opening of the store."""
-        job_id, nonce = route.identity()
+        """As `begin`, if something has to be awaited first: the middleware, the store, or the number of shards."""
+        handle: JobHandle[Any] = JobHandle(self._source, "", None, route.returns)
         if self._middleware:
             call: Call[Any] = Call(route.task, args, kwargs, route.options, route.signature)
-            sent = self._send_inward(call, route, job_id, nonce)
-        else:
-            sent = self.deliver(route.queue, route.job(job_id, route.envelope(args, kwargs), nonce))
-        return JobHandle(self._source, job_id, route.queue, route.returns), sent
+            return handle, self._send_inward(call, route, handle)
+        return handle, self._send_placed(route, route.envelope(args, kwargs), handle)
+
+    async def _send_placed(self, route: Route, envelope: bytes, handle: JobHandle[Any]) -> bool:
+        place = await self._place(route)
+        job_id, nonce = route.identity(place)
+        locate(handle, job_id, place)
+        return await self.deliver(place, route.job(job_id, envelope, nonce))
+
+    async def _place(self, route: Route) -> str:
+        """The queue of a job's call, or the shard of it, once it is known how many it has.
+
+        Raises:
+            SendError: that is not known within `send_timeout`; nothing was sent.
+        """
+        shards = (await self._clients.get()).shards
+        place = shards.table[route.queue].place(route.options)
+        if place is not None:
+            return place
+        given = route.options.job_id
+        limit = self._settings.send_timeout
+        try:
+            async with asyncio.timeout(limit):
+                return await shards.place(route.queue, route.options)
+        except TimeoutError:
+            what = f"a job of {route.task!r}" if given is None else f"job {given}"
+            raise SendError(
+                f"{what} was not sent after {limit:g} s: the server does not answer, so it is not known how many "
+                f"shards queue {route.queue!r} has",
+                () if given is None else (given,),
+            ) from None
 
     async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
         """Send several calls, for `App.send_many`."""
@@ -232,14 +272,15 @@ class Sender:
             routes = [self.route(call.task, call.signature, call.options) for call in calls]
         except AttributeError:
             raise no_call(calls) from None
-        queues = [route.queue for route in routes]
+        table = (await self._clients.get()).table
+        queues = [route.queue if table[route.queue].number == 1 else await self._place(route) for route in routes]
         fresh = {queue: iter(new_job_ids(queue, count)) for queue, count in Counter(queues).items()}
         identities = [
-            (next(fresh[route.queue]), "") if route.options.job_id is None else route.identity()
-            for route in routes
+            (next(fresh[queue]), "") if route.options.job_id is None else route.identity(queue)
+            for route, queue in zip(routes, queues, strict=True)
         ]
         if self._middleware:
-            added = await self._send_through_middleware(calls, routes, identities)
+            added = await self._through_middleware(calls, queues, identities)
         else:
             jobs = [
                 route.job(job_id, route.envelope(call.args, call.kwargs), nonce)
@@ -247,8 +288,8 @@ class Sender:
             ]
             added = await send_many(await self._buffers(), jobs, queues)
         return [
-            JobHandle(self._source, job_id, route.queue, route.signature.returns, new)
-            for route, (job_id, _), new in zip(routes, identities, added, strict=True)
+            JobHandle(self._source, job_id, queue, route.signature.returns, new)
+            for route, queue, (job_id, _), new in zip(routes, queues, identities, added, strict=True)
         ]
 
     async def send_alike(self, route: Route, every: Sequence[Sequence[Any]]) -> list[JobHandle[Any]]:
@@ -261,10 +302,11 @@ class Sender:
         if self._middleware or options.job_id is not None:
             calls: list[Call[Any]] = [Call(route.task, args, {}, options, route.signature) for args in every]
             return await self.send_calls(calls)
-        source, returns, queue = self._source, route.signature.returns, route.queue
-        ids = new_job_ids(queue, count)
+        source, returns = self._source, route.signature.returns
+        spread = await self._spread(route, count)
+        ids, places = spread.ids, spread.places
         streams = count > PART and not route.checked and are_plain(every, route.room() - MARGIN)
-        step = PART if streams else max(count, 1)
+        step = PART * spread.shards if streams else max(count, 1)
         handles: list[JobHandle[Any]] = []
         sending: Sending | None = None
         try:
@@ -272,8 +314,8 @@ class Sender:
                 some, envelopes = ids[start : start + step], route.envelopes(every[start : start + step])
                 jobs = NewJobs.usual(some, envelopes) if route.usual else NewJobs(map(route.job, some, envelopes))
                 sending = sending or Sending(await self._buffers())
-                await sending.put(jobs, queue)
-                handles += [JobHandle(source, job_id, queue, returns, True) for job_id in some]
+                await sending.put(jobs, places if isinstance(places, str) else places[start : start + step])
+                handles += spread.handles(start, some, source, returns)
                 await asyncio.sleep(0)  # replies may have come, and free space for the next part
             added = await sending.replies() if sending is not None else []
         except BaseException:
@@ -284,6 +326,14 @@ class Sender:
             for handle, new in zip(handles, added, strict=True):
                 handle.added = new
         return handles
+
+    async def _spread(self, route: Route, count: int) -> Spread:
+        """Where the jobs of one `send_many` go: to the shards in turn, so that each gets one call."""
+        place = await self._place(route)
+        shards = (await self._clients.get()).table[route.queue]
+        if min(shards.number, count) <= 1 or route.options.shard_key is not None:
+            return Spread.to_one(place, count)
+        return Spread.to_several(shards.several(count), count)
 
     def prepare(self, call: Call[Any]) -> tuple[str, NewJob]:
         """Encode a call without sending it, and without middleware; return its queue, and a job with a new id.
@@ -303,56 +353,21 @@ class Sender:
     async def _buffers(self) -> Buffers:
         return (await self._clients.get()).buffers
 
-    async def _send_inward(self, call: Call[Any], route: Route, job_id: str, nonce: str) -> bool:
-        return (await self._send_through_middleware([call], [route], [(job_id, nonce)]))[0]
+    def _through_middleware(
+        self, calls: Sequence[Call[Any]], places: Sequence[str], identities: Sequence[tuple[str, str]]
+    ) -> Awaitable[list[bool]]:
+        def encoded(call: Call[Any], job_id: str, nonce: str) -> NewJob:
+            changed = self.route(call.task, call.signature, call.options)
+            return changed.job(job_id, changed.envelope(call.args, call.kwargs), nonce)
 
-    async def _send_through_middleware(
-        self, calls: Sequence[Call[Any]], routes: Sequence[Route], identities: Sequence[tuple[str, str]]
-    ) -> list[bool]:
-        """Pass each call through the layers, send all that come out together, and return the replies through them.
+        sends = MiddlewareSends(self._middleware, self._buffers, self.deliver, encoded)
+        return sends.send(calls, places, identities)
 
-        So the calls of one `send_many` are sent together, and none is sent if one of them is wrong.
-        """
-        gathering = Gathering(len(calls), self._buffers)
-        tasks = [
-            asyncio.create_task(self._send_through(call, route, job_id, nonce, gathering))
-            for call, route, (job_id, nonce) in zip(calls, routes, identities, strict=True)
-        ]
-        try:
-            every = await asyncio.gather(*tasks, return_exceptions=True)
-        finally:
-            for task in tasks:
-                task.cancel()
-        for added in every:
-            if isinstance(added, BaseException):
-                raise gathering.error or added
-        return [added for added in every if not isinstance(added, BaseException)]
-
-    async def _send_through(
-        self, call: Call[Any], route: Route, job_id: str, nonce: str, gathering: Gathering
-    ) -> bool:
-        queue, arrived = route.queue, False
-
-        async def last(outgoing: Outgoing) -> bool:
-            nonlocal arrived
-            changed = self.route(call.task, call.signature, replace(call.options, headers=outgoing.headers))
-            job = changed.job(job_id, changed.envelope(outgoing.args, outgoing.kwargs), nonce)
-            if arrived:  # a layer forwards the call once more: the server may have its job already
-                return await self.deliver(queue, job, again=True)
-            arrived = True
-            return await gathering.join(queue, job)
-
-        forward = inward(self._middleware, last)
-        headers = dict(call.options.headers)
-        try:
-            added = await forward(Outgoing(job_id, queue, call.task, tuple(call.args), dict(call.kwargs), headers))
-        except BaseException as error:
-            if not arrived:
-                gathering.drop(error)
-            raise
-        if not arrived:
-            gathering.drop(None)
-        return added
+    async def _send_inward(self, call: Call[Any], route: Route, handle: JobHandle[Any]) -> bool:
+        place = await self._place(route)
+        identity = route.identity(place)
+        locate(handle, identity[0], place)
+        return (await self._through_middleware([call], [place], [identity]))[0]
 
 
 async def _expected(waiters: Waiters, queue: str, job_id: str, sent: Awaitable[bool]) -> bool:

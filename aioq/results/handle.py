@@ -12,8 +12,9 @@ from aioq.errors import ArgumentError, ConfigError, JobCancelledError, JobFailed
 from aioq.jobs.context import JobContext, Lender, job_here, lender_of
 from aioq.jobs.job import WAITS, JobInfo, JobState
 from aioq.jobs.options import check_name, make_options
+from aioq.jobs.shards import SEPARATOR, queue_of_shard
 from aioq.public import public
-from aioq.results.places import TRIES, find, pass_on, settle
+from aioq.results.places import TRIES, find, pass_on, search, settle
 from aioq.results.wait_report import why_no_outcome
 from aioq.results.waiters import Waiters, not_found
 from aioq.store.contract import Store
@@ -50,8 +51,14 @@ class ResultSource(Protocol):
         """The waiters of the running loop."""
         ...
 
-    def queues_of(self, job_id: str) -> Sequence[str]:
-        """The queues in which a job of this id may be, the most likely first."""
+    async def places_of(self, job_id: str, queue: str | None, *, patient: bool) -> Sequence[str]:
+        """The queues, and shards of queues, in which a job of this id may be, the most likely first.
+
+        Args:
+            job_id: the id.
+            queue: its queue, if the caller has named it.
+            patient: wait while the server is away, where that has to be asked.
+        """
         ...
 
     def result_type(self, task: str) -> ResultType | None:
@@ -89,11 +96,12 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
     added: bool | None = None
     _outcome: Outcome | None = None
     _left: str | None = None
+    _named: str | None = None
 
     @property
     def queue(self) -> str | None:
         """The job's queue; None if it is not known yet."""
-        return self._queue
+        return self._named if self._queue is None else queue_of_shard(self._queue)
 
     def __await__(self) -> Generator[Any, None, R_co]:
         return self.result().__await__()
@@ -142,7 +150,7 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
             limit = asyncio.timeout(span)
             try:
                 async with limit:
-                    queue = await self._locate()
+                    queue = await self._locate(patient=True)
                     waiters = await self._source.waiters()
                     job = job_here()
                     lender = lender_of(job, self._source)
@@ -194,6 +202,8 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
             JobNotFoundError: there is no such job.
         """
         found = await self._fetch_info(results=result)
+        if SEPARATOR in found.queue:
+            found = replace(found, queue=queue_of_shard(found.queue))
         if found.result is None:
             return found
         return replace(found, result=self._decoded(found.task, found.result))
@@ -315,41 +325,35 @@ class JobHandle(msgspec.Struct, Generic[R_co], eq=False):
         store = await self._source.store()
         for _ in range(TRIES):
             place = await settle(store, await self._locate(), self.id)
-            if place.queue == queue or place.info.state not in WAITS:
+            if queue_of_shard(place.queue) == queue or place.info.state not in WAITS:
                 return place.info.state in WAITS
-            state = (await store.outbox.move(place.queue, [self.id], queue))[0]
+            target = (await self._source.places_of(self.id, queue, patient=False))[0]
+            state = (await store.outbox.move(place.queue, [self.id], target))[0]
             if state is not None:  # else it was moved, or its record has expired, since it was found
                 break
         else:
             raise not_found(self.id, [await self._locate()])
         if state not in WAITS:
             return False
-        refused = await pass_on(store, place.queue, queue, self.id)
+        refused = await pass_on(store, place.queue, target, self.id)
         if self.id in (refused or ()):
-            raise ConfigError(
-                f"{where}: queue {queue!r} has another job with this id; it stays in {place.queue!r}"
-            )
+            stays = queue_of_shard(place.queue)
+            raise ConfigError(f"{where}: queue {queue!r} has another job with this id; it stays in {stays!r}")
         if refused is not None:
-            self._left, self._queue = place.queue, queue
+            self._left, self._queue = place.queue, target
         return True
 
     def move_sync(self, *, queue: str) -> bool:
         """`move` for sync code, as `App.run_sync`."""
         return self._source.run_sync("await handle.move(...)", lambda: self.move(queue=queue))
 
-    async def _locate(self) -> str:
-        """The job's queue; if the id does not name it, the queues that the App knows are searched."""
+    async def _locate(self, *, patient: bool = False) -> str:
+        """The job's queue or shard; if the id does not name it, those that the App knows are searched."""
         if self._queue is None:
-            queues = list(self._source.queues_of(self.id))
-            if len(queues) == 1:
-                self._queue = queues[0]
-                return queues[0]
-            store = await self._source.store()
-            for queue in queues:
-                if (await store.info(queue, [self.id]))[0] is not None:
-                    self._queue = queue
-                    return queue
-            raise not_found(self.id, queues)
+            places = list(await self._source.places_of(self.id, self._named, patient=patient))
+            self._queue = (
+                places[0] if len(places) == 1 else await search(await self._source.store(), places, self.id)
+            )
         return self._queue
 
 
@@ -366,7 +370,12 @@ async def why_late(handle: JobHandle[Any]) -> str:
         found = getattr(await source_of(handle).store(), "clock", None)  # only the memory store has one
         return found if isinstance(found, ManualClock) else None
 
-    return await why_no_outcome(handle.info, workers, clock)
+    return await why_no_outcome(handle._fetch_info, workers, clock)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the one place that uses it
+
+
+def locate(handle: JobHandle[Any], job_id: str, place: str) -> None:
+    """Complete the handle of a job whose queue or shard, and so its id, was not known when it was made."""
+    handle.id, handle._queue = job_id, place  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the one place that does
 
 
 def source_of(handle: JobHandle[Any]) -> ResultSource:

@@ -1,5 +1,6 @@
 """Finds the queue that has a job: one that was moved leaves a record in each queue where it was, until its end."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,6 +59,25 @@ async def find(store: Store, queue: str, job_id: str, *, results: bool = False) 
             break
         before, queue, found = queue, found.queue, there
     return JobPlace(queue, before, found)
+
+
+async def search(store: Store, places: Sequence[str], job_id: str) -> str:
+    """The first of these queues and shards that has a job: the likeliest is asked first, then all others at once.
+
+    Raises:
+        JobNotFoundError: none of them has it.
+    """
+    if (await store.info(places[0], [job_id]))[0] is not None:
+        return places[0]
+    asked = (store.info(place, [job_id]) for place in places[1:])
+    replies = await asyncio.gather(*asked, return_exceptions=True)
+    for place, reply in zip(places[1:], replies, strict=True):
+        if not isinstance(reply, BaseException) and reply[0] is not None:
+            return place
+    for reply in replies:
+        if isinstance(reply, BaseException):  # the job may be where nobody has answered
+            raise reply
+    raise not_found(job_id, places)
 
 
 async def settle(store: Store, queue: str, job_id: str) -> JobPlace:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from aioq.errors import AioqError, JobNotFoundError
 from aioq.jobs.job import UNKNOWN_TASK, JobInfo, JobState
+from aioq.jobs.shards import queue_of_shard
 from aioq.store.leases import WorkerLease
 from aioq.util.clock import ManualClock
 
@@ -84,7 +85,7 @@ def _unknown_task(info: JobInfo) -> str:
 
 
 def _served(info: JobInfo, workers: Sequence[WorkerLease]) -> str:
-    queue, alive = info.queue, [worker for worker in workers if worker.lease_ms > 0]
+    queue, alive = queue_of_shard(info.queue), [worker for worker in workers if worker.lease_ms > 0]
     if alive and _unknown_task(info):
         return f"it was put off before{_unknown_task(info)}"
     if not alive:

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Sequence
 from functools import partial
 
 from aioq.errors import JobNotFoundError, ServerUnavailableError
+from aioq.jobs.shards import queue_of_shard
 from aioq.store.contract import LATER, MISSING, Store, WaitReply
 from aioq.store.pubsub import waiter_channel
 from aioq.store.refusals import call_in_halves, is_refusal
@@ -289,7 +290,8 @@ def _has_failed(task: "asyncio.Task[None]") -> bool:
 
 
 def not_found(job_id: str, queues: Sequence[str]) -> JobNotFoundError:
-    """The error for a job that none of the queues has."""
+    """The error for a job that none of the queues and shards has."""
+    queues = [*dict.fromkeys(map(queue_of_shard, queues))]
     where = f"queue {queues[0]!r}" if len(queues) == 1 else f"the queues {', '.join(queues)}"
     return JobNotFoundError(
         f"there is no job {job_id!r} in {where}: it was not sent there, or its result has expired (result_ttl)",

@@ -12,6 +12,7 @@ import msgspec
 from aioq.errors import AioqError, ConfigError
 from aioq.jobs.job import Priority
 from aioq.jobs.options import make_options, unknown_option
+from aioq.jobs.shards import queue_of_shard
 from aioq.producer.call import Call
 from aioq.schedules.cron import CronError, parse
 from aioq.schedules.timing import FIRST_MS, LEAST_EVERY, MAX_TICKS, MOST_RUNS, Definition, Misfire, encode, to_ms
@@ -58,6 +59,7 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         envelope: the encoded call.
         priority: the lane of its jobs.
         extra: the extra fields of its jobs, such as tags; None for plain jobs.
+        shard_key: chooses the shard of its queue; empty for its id.
     """
 
     id: str
@@ -66,11 +68,13 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     envelope: bytes
     priority: Priority
     extra: Extra | None = None
+    shard_key: str = ""
 
     @property
     def code(self) -> str:
         """The hash of this declaration: another hash means that the declaration has changed."""
-        parts = [encode(self.definition), self.envelope, self.queue.encode(), self.priority.value.encode()]
+        queue = queue_of_shard(self.queue)  # another shard is no change
+        parts = [encode(self.definition), self.envelope, queue.encode(), self.priority.value.encode()]
         if self.extra is not None:
             parts.append(msgspec.msgpack.encode(self.extra))
         return hashlib.blake2b(b"".join(len(p).to_bytes(4) + p for p in parts), digest_size=8).hexdigest()
@@ -159,7 +163,7 @@ class Declarations:
             queue, job = self._prepare(call)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
-        sends = (queue, job.envelope, job.priority, job.extra)
+        sends = (queue, job.envelope, job.priority, job.extra, call.options.shard_key)
         self.add(schedule_id, lambda: call, place, self.define(where, options), sends=sends)
 
     def add_named(self, table: Mapping[str, Any], by_name: Callable[[str], Sendable[..., Any]]) -> None:
@@ -209,6 +213,7 @@ class Declarations:
             envelope=job.envelope,
             priority=job.priority,
             extra=job.extra,
+            shard_key=call.options.shard_key or "",
         )
 
 
@@ -276,9 +281,8 @@ def check_id(schedule_id: object) -> str:
     """
     text = schedule_id if isinstance(schedule_id, str) else ""
     if not 0 < len(text) <= MAX_ID or not text.isprintable() or " " in text:
-        raise ConfigError(
-            f"schedule id {brief(schedule_id)}: expected 1 to {MAX_ID} printable characters without blanks"
-        )
+        expected = f"1 to {MAX_ID} printable characters without blanks"
+        raise ConfigError(f"schedule id {brief(schedule_id)}: expected {expected}")
     return text
 
 
@@ -308,8 +312,7 @@ def check_call(where: str, call: Call[Any]) -> None:
         raise ConfigError(f"{where}: expected a call of a task, got {brief(call)}; use {name}.call(...)")
     options = call.options
     given = {"delay": options.delay_ms, "eta": options.eta_ms, "job_id": options.job_id}
-    wrong = [name for name, value in given.items() if value is not None]
-    if wrong:
+    if wrong := [name for name in given if given[name] is not None]:
         raise ConfigError(f"{where}: its call has {wrong[0]}, which does not go with a schedule")
     if options.expires_at_ms is not None:
         raise ConfigError(f"{where}: its call expires at one moment; for a schedule, give expires in seconds")
@@ -350,18 +353,16 @@ def _cron(where: str, line: object) -> str:
 def _every_ms(where: str, every: object) -> int:
     number = as_seconds(every)
     if number is None or not LEAST_EVERY <= number <= MAX_DELAY:
-        raise ConfigError(
-            f"{where}: every={brief(every)}: expected seconds or a timedelta, from {LEAST_EVERY:g} s to ten years"
-        )
+        expected = f"seconds or a timedelta, from {LEAST_EVERY:g} s to ten years"
+        raise ConfigError(f"{where}: every={brief(every)}: expected {expected}")
     return round(number * 1000)
 
 
 def _jitter_ms(where: str, jitter: object) -> int:
     number = as_seconds(jitter)
     if number is None or not 0 <= number <= MAX_DELAY:
-        raise ConfigError(
-            f"{where}: jitter={brief(jitter)}: expected seconds or a timedelta, from 0 s to ten years"
-        )
+        expected = "seconds or a timedelta, from 0 s to ten years"
+        raise ConfigError(f"{where}: jitter={brief(jitter)}: expected {expected}")
     return round(number * 1000)
 
 

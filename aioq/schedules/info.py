@@ -5,6 +5,7 @@ from datetime import datetime
 import msgspec
 
 from aioq.errors import WireError
+from aioq.jobs.shards import queue_of_shard
 from aioq.public import public
 from aioq.schedules.cron import parse
 from aioq.schedules.timing import Definition, Misfire, decode, to_datetime, to_ms
@@ -112,7 +113,7 @@ def shown(queue: str, entry: Entry, now_ms: int | None = None) -> Schedule:
         words = str(error)
     return Schedule(
         id=entry.id,
-        queue=queue,
+        queue=queue_of_shard(queue),
         task=task,
         cron=definition.cron or None,
         every=definition.every_ms / 1000 or None,

@@ -7,9 +7,12 @@ import msgspec
 
 from aioq.errors import ScheduleConflictError, ScheduleNotFoundError
 from aioq.jobs.job import new_job_id
+from aioq.jobs.shards import queue_of_shard
 from aioq.producer.call import Call
+from aioq.producer.shards import Shards
 from aioq.results.handle import JobHandle, ResultSource
 from aioq.schedules.declare import ScheduleArgs, check_call, check_id, define
+from aioq.schedules.homes import home_of
 from aioq.schedules.info import Schedule, shown
 from aioq.schedules.reconcile import written
 from aioq.schedules.timing import decode
@@ -37,6 +40,7 @@ class Schedules:
         queues: returns the queues that the App knows.
         prepare: encodes a call; returns its queue and the job.
         deliver: sends a job to a queue.
+        shards: returns how many shards each queue has.
         default_tz: the zone of a cron line that has none of its own.
     """
 
@@ -47,9 +51,11 @@ class Schedules:
         *,
         prepare: Callable[[Call[Any]], tuple[str, NewJob]],
         deliver: Callable[[str, NewJob], Awaitable[bool]],
+        shards: Callable[[], Awaitable[Shards]],
         default_tz: str,
     ) -> None:
         self._source = source
+        self._shards = shards
         self._queues = queues
         self._prepare = prepare
         self._deliver = deliver
@@ -89,7 +95,10 @@ class Schedules:
         definition = define(where, default_tz=self._default_tz, cron=cron, every=every, **options)
         check_call(where, call)
         queue, job = self._prepare(call)
-        others = [(found_in, entry) for found_in, entry in await self._entries(schedule_id) if found_in != queue]
+        present = await self._entries(schedule_id)
+        shards = (await self._known_shards()).table[queue]
+        queue = home_of(shards, call.options.shard_key or schedule_id, [found_in for found_in, _ in present])
+        others = [(found_in, entry) for found_in, entry in present if found_in != queue]
         live = [entry for _, entry in others if not entry.removed]
 
         def change(now_ms: int, entry: Entry | None) -> Entry:
@@ -188,9 +197,17 @@ class Schedules:
             await self._change(queue, schedule_id, _removal)
 
     async def _all_queues(self) -> "list[str]":
-        """The queues that may have schedules: those the App knows, and those the server knows of."""
-        store = await self._source.store()
-        return [*dict.fromkeys([*self._queues(), *await store.timetable.queues()])]
+        """The queues and shards that may have schedules: those the App knows, and those the server knows of."""
+        store, table = await self._source.store(), (await self._known_shards()).table
+        known = [name for queue in self._queues() for name in table[queue].names]
+        return [*dict.fromkeys([*known, *await store.timetable.queues()])]
+
+    async def _known_shards(self) -> Shards:
+        """How many shards each queue has; an error if the server does not answer."""
+        shards = await self._shards()
+        if not shards.table.known:
+            await shards.read()
+        return shards
 
     async def _entries(self, schedule_id: str) -> "list[tuple[str, Entry]]":
         """The entry of this id in each queue that has it, also if it was removed at run time and is remembered."""
@@ -207,7 +224,7 @@ class Schedules:
         found = [each for each in await self._timed_entries(schedule_id) if not each[1].removed]
         if not found:
             known = ", ".join([each.id for each in await self.list()][:SHOWN]) or "none"
-            queues = ", ".join(await self._all_queues())
+            queues = ", ".join(dict.fromkeys(map(queue_of_shard, await self._all_queues())))
             raise ScheduleNotFoundError(
                 f"there is no schedule {schedule_id!r} (looked for in queue {queues}); there are: {known}",
                 schedule_id,

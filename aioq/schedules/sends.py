@@ -18,6 +18,7 @@ from aioq.errors import AioqError, PayloadTooLargeError, WireError
 from aioq.jobs.hooks import overriding
 from aioq.jobs.middleware import Middleware, Outgoing
 from aioq.jobs.options import plain
+from aioq.jobs.shards import queue_of_shard
 from aioq.producer.send_middleware import inward
 from aioq.store.contract import NewJob
 from aioq.store.schedules import Tick, Ticked, Timetable
@@ -133,6 +134,7 @@ class EncodedSends:
 
         forward = inward(layers, last)
         headers = dict(envelope.options.headers or {})
+        queue = queue_of_shard(queue)
         return await forward(Outgoing(job_id, queue, envelope.task, tuple(args), dict(kwargs), headers))
 
     def _arguments(self, envelope: Envelope) -> tuple[Sequence[Any], Mapping[str, Any]]:

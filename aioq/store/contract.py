@@ -20,6 +20,7 @@ from aioq.store.leases import LeaseClient, WorkerLease
 from aioq.store.outbox import Outbox
 from aioq.store.pubsub import Inbox
 from aioq.store.schedules import Timetable
+from aioq.store.shards import Sharded
 from aioq.store.upkeep import Promotion, Recovery
 
 
@@ -213,7 +214,7 @@ WAIT_LIMIT = 1_048_576
 outcome is always in it, whatever its size."""
 
 
-class Store(Diagnosable, Protocol):
+class Store(Diagnosable, Sharded, Protocol):
     """The verbs for jobs. One Store belongs to one event loop."""
 
     @property

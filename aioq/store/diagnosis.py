@@ -32,6 +32,7 @@ class Check(enum.StrEnum):
     PERMISSIONS = "permissions"
     SLOTS = "slots"
     LIBRARIES = "libraries"
+    SHARDS = "shards"
     KEYS = "keys"
     FORMAT = "format"
 

@@ -37,3 +37,29 @@ class Recovery(msgspec.Struct, frozen=True, gc=False):
     returned: int = 0
     buried: Sequence[str] = ()
     more: bool = False
+
+
+class Backlog(msgspec.Struct, frozen=True, gc=False):
+    """What stands in a queue.
+
+    Attributes:
+        queued: jobs in its lanes; those that were cancelled there may count for a while.
+        more: whether there are more of them: not all entries were looked at.
+        scheduled: jobs that wait for their time.
+        held: jobs that workers hold: usually they run.
+        schedules: its schedules, also those that are paused.
+        timers: what else is to be done: jobs that expire, what is to be sent to other queues, and jobs that were
+            moved to others and have not ended.
+    """
+
+    queued: int = 0
+    more: bool = False
+    scheduled: int = 0
+    held: int = 0
+    schedules: int = 0
+    timers: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing stands there."""
+        return not (self.queued or self.scheduled or self.held or self.schedules or self.timers)

@@ -135,6 +135,8 @@ class Sendable(Generic[P, R]):
                 `queue`: the queue, in place of the task's.
                 `job_id`: an id of your own. The server adds an id only once, so sending it again is safe, and the
                 handle's `added` says whether it was new. It may be used again when its result has expired.
+                `shard_key`: in a queue with several shards, jobs of one key are in one of them, in order; 1 to 256
+                characters.
                 `timeout`: the longest time one attempt may take; 0 for no limit.
                 `retry`: a `Retry`, or a number of attempts; its delay cannot be a function here.
                 `result_ttl`: how long the outcome is kept; 0 for not at all. A handle that waits for it gets it

@@ -10,6 +10,8 @@ from typing import Self
 import msgspec
 
 from aioq.errors import WrongLoopError
+from aioq.jobs.shards import queue_of_shard
+from aioq.schedules.homes import placed
 from aioq.schedules.reconcile import declare
 from aioq.schedules.ticks import tick_due
 from aioq.store.connector import Connector, limits_of
@@ -68,10 +70,13 @@ class MemorySession:
         # All workers of the session share one lifespan of the App.
         state = await self._stack.enter_async_context(self._app_parts.lifespan())
         self._app_parts = replace(self._app_parts, lifespan=lambda: contextlib.nullcontext(state))
-        schedules = self._app_parts.schedules()
+        shards = await self._app_parts.shards()
+        await shards.known()
+        schedules = await placed(self._store.timetable, shards.table, self._app_parts.schedules())
         for queue in self._queues():
             # Not left to the worker, because the clock may be moved as soon as this returns.
-            await declare(self._store.timetable, queue, schedules, whole=False)
+            for name in shards.table[queue].names:
+                await declare(self._store.timetable, name, schedules, whole=False)
             self._serve(queue)
         return self
 
@@ -112,8 +117,12 @@ class MemorySession:
                 "runs in a thread of its own (TestClient). Enter it on this loop; see docs/testing.md"
             )
 
-    def _serve(self, queue: str) -> None:
-        """Start a worker for a queue. A queue that no task names gets one with its first job or schedule."""
+    def _serve(self, name: str) -> None:
+        """Start a worker for a queue, or for the queue of a shard, if it has none.
+
+        A queue that no task names gets one with its first job or schedule.
+        """
+        queue = queue_of_shard(name)
         if queue not in self._served:
             self._served.add(queue)
             worker = Worker(self._app_parts, queues=[queue])
@@ -159,7 +168,7 @@ class MemorySession:
 
     async def _settle(self) -> "_Ahead":
         """Run all jobs and ticks that are due, and return how long until the next ones."""
-        for queue in tuple(self._served):
+        for queue in await self._places():
             while (await tick_due(self._store.timetable, queue, self._app_parts.sends)).won:
                 pass
             while (promotion := await self._store.promote(queue, 1000)).count:
@@ -168,10 +177,15 @@ class MemorySession:
         await self._idle()
         jobs: list[int | None] = []
         ticks: list[int | None] = []
-        for queue in tuple(self._served):  # only now, because jobs that ran may have been put off
+        for queue in await self._places():  # only now, because jobs that ran may have been put off
             jobs.append((await self._store.promote(queue, 0)).next_due_ms)
             ticks.append((await self._store.timetable.read(queue, [])).next_tick_ms)
         return _Ahead(_least(jobs), _least(ticks))
+
+    async def _places(self) -> list[str]:
+        """The queues that are served, and each shard of them."""
+        table = (await self._app_parts.shards()).table
+        return [name for queue in tuple(self._served) for name in table[queue].names]
 
     async def _idle(self) -> None:
         """Wait until all queues, looked at one after the other, have had nothing to run.

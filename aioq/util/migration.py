@@ -260,7 +260,7 @@ WORDS: dict[Place, dict[str, str]] = {
         **dict.fromkeys(("result_expires", "task_result_expires", "keep_result"), "result_ttl=..., in seconds"),
         "task_ignore_result": "result_ttl=0",
         **dict.fromkeys(("task_default_queue", "queue", "queue_name"), "default_queue=..."),
-        **dict.fromkeys(("queues", "task_queues"), "@app.task(queue=...) and `aioq worker -q NAME`"),
+        "task_queues": "@app.task(queue=...) and `aioq worker -q NAME`",
         **dict.fromkeys(("task_routes", "task_router"), 'routes={"shop.mail.*": "mail"}'),
         **dict.fromkeys(("namespace", "prefix", "main", "app", "app_name"), "name=..., the prefix of all keys"),
         **dict.fromkeys(("beat_schedule", "beat_schedules", "cron_jobs"), "schedules={...}, or @app.cron(...)"),
@@ -331,7 +331,6 @@ WORDS: dict[Place, dict[str, str]] = {
         **dict.fromkeys(("Worker", "WorkerSettings", "run_worker"), _WORKER),
         **dict.fromkeys(("current_task", "get_current_job", "Context"), _CONTEXT),
         **dict.fromkeys(("states", "JobStatus", "TaskStatus"), "JobState"),
-        "Queue": "@app.task(queue=...) or task.options(queue=...)",
     },
 }
 """For each place the names of other libraries, each with what is written in aioq instead, or why nothing is."""

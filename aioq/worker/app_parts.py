@@ -8,6 +8,7 @@ from typing import Any
 from aioq.config.settings import Settings
 from aioq.jobs.middleware import Middleware
 from aioq.jobs.options import check_name
+from aioq.producer.shards import Shards
 from aioq.results.wait_graph import Waits
 from aioq.schedules.declare import Declared
 from aioq.schedules.sends import EncodedSends
@@ -28,6 +29,7 @@ class AppParts:
         middleware: its middleware, outermost first.
         lifespan: makes the context that is entered before the first job and left after the last one.
         store: opens the store of the running event loop.
+        shards: returns how many shards each queue has, as the running event loop knows it.
         schedules: returns the schedules that code declares, encoded.
         app: the object by which a handle of this App is recognized.
         waits: which jobs of the App wait for which others, in this process.
@@ -40,6 +42,7 @@ class AppParts:
     middleware: Sequence[Middleware]
     lifespan: Callable[[], AbstractAsyncContextManager[Any]]
     store: Callable[[], Coroutine[Any, Any, Store]]
+    shards: Callable[[], Coroutine[Any, Any, Shards]]
     schedules: Callable[[], Sequence[Declared]] = tuple
     app: object = None
     waits: Waits = field(default_factory=Waits)
@@ -49,14 +52,35 @@ class AppParts:
 def worker_queues(app_parts: AppParts, wanted: Sequence[str]) -> list[str]:
     """The queues that a worker serves: the wanted ones; if none are named, the default one and all declared ones.
 
+    A queue counts as declared by a task, a schedule or its settings. If it has several shards, all are served.
+
     Raises:
         ConfigError: a name is not valid for a queue, or a schedule's call does not match its task.
     """
     if wanted:
         return list(dict.fromkeys(check_name("queue", name) for name in wanted))
+    return list(dict.fromkeys([*_used_queues(app_parts), *(app_parts.settings.queues or {})]))
+
+
+def _used_queues(app_parts: AppParts) -> list[str]:
+    """The default queue, and those of tasks and schedules."""
     declared = [task.defaults.queue or app_parts.settings.queue_of(task.name) for task in app_parts.tasks.values()]
     scheduled = [schedule.queue for schedule in app_parts.schedules()]
     return list(dict.fromkeys([app_parts.settings.default_queue, *declared, *scheduled]))
+
+
+def unused_settings(app_parts: AppParts) -> list[str]:
+    """Warnings about settings of queues that no task or schedule of the App is declared with; one line for each.
+
+    The queue may be a misspelt one, or one that is only named by `options(queue=...)` or by a route.
+    """
+    used = [*_used_queues(app_parts), *(app_parts.settings.routes or {}).values()]
+    return [
+        f"the setting queues has {queue!r}, which is the queue of no task, schedule or route of this App"
+        f"{did_you_mean(queue, used)}; it has only what is sent there by options(queue=...)"
+        for queue in app_parts.settings.queues or {}
+        if queue not in used
+    ]
 
 
 def compile_signatures(app_parts: AppParts) -> None:

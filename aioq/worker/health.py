@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from aioq.jobs.shards import by_queue
+
 READY_AGE = 15.0
 """Seconds since the last successful fetch after which a queue counts as not served. An idle worker gets a reply
 every 5 s (the time of its blocking read), so this is three missed ones. One of many queues claims after 6 to 10 s,
@@ -24,6 +26,7 @@ class QueueHealth(msgspec.Struct, frozen=True, omit_defaults=True):
             due.
         unwritten_age: seconds since the oldest outcome that could not be written yet; 0 if there is none.
         trouble: why the server refuses this worker, such as a password that was changed; empty if it does not.
+        shards: how many shards of the queue this worker serves; the other values are then those of the worst one.
     """
 
     worker: str
@@ -31,6 +34,7 @@ class QueueHealth(msgspec.Struct, frozen=True, omit_defaults=True):
     last_fetch_age: float
     unwritten_age: float = 0.0
     trouble: str = ""
+    shards: int = 1
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -75,6 +79,17 @@ def judge(
     if not live:
         reasons.append(f"the event loop has been blocked for {loop_lag:.0f} s")
     return Health(not reasons, live, reasons, dict(queues), running, concurrency, round(loop_lag, 3), refused)
+
+
+def merged(queues: Mapping[str, QueueHealth]) -> dict[str, QueueHealth]:
+    """The health of each queue; that of one with several shards is the health of the worst of these."""
+    found: dict[str, QueueHealth] = {}
+    for queue, names in by_queue([*queues]).items():
+        shards = [queues[name] for name in names]
+        worst = next((each for name, each in zip(names, shards, strict=True) if _trouble(name, each)), None)
+        worst = worst or max(shards, key=lambda each: (each.last_fetch_age, each.unwritten_age))
+        found[queue] = worst if len(shards) == 1 else msgspec.structs.replace(worst, shards=len(shards))
+    return found
 
 
 def _trouble(name: str, queue: QueueHealth) -> str:

@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 
-from aioq.jobs.context import JobContext
+from aioq.jobs.context import JobContext, place_of
 from aioq.results.wait_graph import Waits
 from aioq.util.log import logger
 from aioq.worker.slots import Slots
@@ -95,12 +95,12 @@ class Lending:
 
     def begin(self, job: JobContext, queue: str, job_id: str, *, held: bool) -> None:
         """A job begins to wait for another one: lend its slot. May be called from any thread."""
-        self._waits.add((job.queue, job.id), (queue, job_id), held=held)
+        self._waits.add((place_of(job), job.id), (queue, job_id), held=held)
         self._on_loop(self._begin, job)
 
     def end(self, job: JobContext, queue: str, job_id: str, *, held: bool) -> None:
         """A job has finished waiting for another one: take its slot back. May be called from any thread."""
-        self._waits.discard((job.queue, job.id), (queue, job_id), held=held)
+        self._waits.discard((place_of(job), job.id), (queue, job_id), held=held)
         self._on_loop(self._end, job)
 
     def drop(self, job: JobContext | None) -> None:
@@ -111,7 +111,7 @@ class Lending:
         waiting = None if job is None else self._waiting.get(job)
         if job is not None and waiting is not None:
             waiting.left_behind = True
-            self._waits.forget((job.queue, job.id))
+            self._waits.forget((place_of(job), job.id))
             self._take_back_slot(waiting)
             self._lend_next()
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from aioq.jobs.shards import by_queue
 from aioq.schedules.declare import Declared
 from aioq.store.contract import Claimed, Settlement, Store
 from aioq.store.leases import Renewal
@@ -35,7 +36,7 @@ from aioq.worker.duties.relays import Relays
 from aioq.worker.duties.settler import Settler
 from aioq.worker.duties.ticker import Ticker
 from aioq.worker.duties.watchdog import Watchdog
-from aioq.worker.health import Health, QueueHealth, judge
+from aioq.worker.health import Health, QueueHealth, judge, merged
 from aioq.worker.held_jobs import HeldJobs
 from aioq.worker.identity import Incarnation, Membership
 from aioq.worker.lending import Lending
@@ -92,7 +93,7 @@ class Duties:
         self._incarnation = incarnation
         self._declared = declared
         self._all_queues = tuple(queues)
-        self._whole = set(worker_queues(app_parts, ())) <= set(queues)
+        self._whole = set(worker_queues(app_parts, ())) <= by_queue(queues).keys()
         self.slots = Slots(concurrency)
         self.watchdog = Watchdog(settings.loop_lag_warning)
         self.reporter = Reporter(store)
@@ -171,10 +172,17 @@ class Duties:
         """The coroutines that run while the worker serves, each in a task of its own; the fetchers come last."""
         coroutines: list[Coroutine[Any, Any, None]] = [self.lease.run(), self.reporter.run(), self.watchdog.run()]
         for duties in self.queues.values():
-            coroutines += [duties.promoter.run(), duties.relays.run(), duties.recovery.run()]
-            coroutines += [duties.canceller.run(), duties.receiver.run(), duties.ticker.run()]
+            coroutines += _beside_fetching(duties)
         coroutines += [duties.fetcher.run() for duties in self.queues.values()]
         return coroutines
+
+    def add(self, queue: str) -> list[Coroutine[Any, Any, None]]:
+        """Serve one more queue: a new shard. Returns the coroutines to run, each in a task of its own."""
+        duties = self._queue_duties(queue)
+        self.queues = {**self.queues, queue: duties}  # a new dict: another thread may be asking for the health
+        self.burst.add(queue)
+        self.lease.add(duties.membership)
+        return [*_beside_fetching(duties), duties.fetcher.run()]
 
     @property
     def left_behind(self) -> int:
@@ -191,7 +199,7 @@ class Duties:
             for queue, duties in self.queues.items()
         }
         return judge(
-            queues,
+            merged(queues),
             running=self.executor.running,
             concurrency=self.slots.total,
             loop_lag=self.watchdog.lag,
@@ -298,6 +306,14 @@ class Duties:
         await self.settler.drain()
         for duties in self.queues.values():
             await duties.fetcher.wake()
+
+
+def _beside_fetching(duties: QueueDuties) -> list[Coroutine[Any, Any, None]]:
+    """What runs for a queue beside its fetcher."""
+    return [
+        *(duties.promoter.run(), duties.relays.run(), duties.recovery.run()),
+        *(duties.canceller.run(), duties.receiver.run(), duties.ticker.run()),
+    ]
 
 
 async def _all(calls: Iterable[Awaitable[object]]) -> None:

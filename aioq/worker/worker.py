@@ -1,11 +1,15 @@
 """The worker: its life cycle. Its duties, and how they notify each other, are in `wiring.py`."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.jobs.context import NoJobError, current_job
+from aioq.producer.shards import Shards
+from aioq.schedules.homes import placed
 from aioq.store.contract import Store
 from aioq.store.diagnosis import ServerInfo
 from aioq.util.aio import Backoff, end
@@ -36,13 +40,16 @@ class Worker:
 
     Args:
         app_parts: the App's parts.
-        queues: the queues, all of equal rank; none for those that tasks and schedules are declared with.
+        queues: the queues, all of equal rank. If one has several shards, all of them are served, also those that
+            are added later.
         concurrency: how many jobs may run at once.
         burst: end when the queues are empty.
         on_start: called with facts about the server once it answers, before the first job is claimed.
         incarnation: makes its ids; a supervisor gives one, so that it can tell which ids died with its child.
 
     Attributes:
+        queues: its queues.
+        served: the same, and each shard of them; known when the server has answered.
         ended_by_itself: whether it has ended, or ends, without having been stopped; for example, a job has
             cancelled it.
 
@@ -63,6 +70,8 @@ class Worker:
         self._app_parts = app_parts
         self._incarnation = incarnation or Incarnation()
         self.queues = tuple(dict.fromkeys(queues))
+        self.served: tuple[str, ...] = self.queues
+        self._shards: Shards | None = None
         self.concurrency = concurrency or app_parts.settings.concurrency
         self._burst_mode = burst
         self._on_start = on_start
@@ -78,6 +87,10 @@ class Worker:
     def left_behind(self) -> int:
         """After the worker's end: how many functions still run here although their jobs were given back."""
         return self._duties.left_behind if self._serving.is_set() else 0
+
+    def queues_in_words(self) -> list[str]:
+        """Its queues, with the number of shards of those that have several; known when the server has answered."""
+        return [queue if self._shards is None else self._shards.table[queue].in_words() for queue in self.queues]
 
     def stop(self) -> None:
         """Ask for a graceful stop; the second call cancels the running jobs and gives them back at once."""
@@ -110,22 +123,29 @@ class Worker:
         """
         self._task = asyncio.current_task()
         store = await self._app_parts.store()
-        info = await _connected(store, self._stop)
+        shards = self._shards = await self._app_parts.shards()
+        info = await _connected(store, shards, self._stop)
         if info is None:
             return
         for warning in unknown_tasks(self._app_parts, self._declared, self.queues):
             log.warning("%s", warning)
+        self.served = self._all_served(shards)
+        self._declared = await placed(store.timetable, shards.table, self._declared)
         async with forks_end(), self._app_parts.lifespan() as state:
             if self._on_start is not None:
                 self._on_start(info)
-            await self._serve(store, state)
+            await self._serve(store, shards, state)
 
-    async def _serve(self, store: Store, state: Any) -> None:
+    def _all_served(self, shards: Shards) -> tuple[str, ...]:
+        """All shards of the worker's queues, a queue with one shard by its own name."""
+        return tuple(name for queue in self.queues for name in shards.table[queue].names)
+
+    async def _serve(self, store: Store, shards: Shards, state: Any) -> None:
         duties = self._duties = Duties(
             self._app_parts,
             store,
             state,
-            queues=self.queues,
+            queues=self.served,
             concurrency=self.concurrency,
             incarnation=self._incarnation,
             declared=self._declared,
@@ -135,8 +155,12 @@ class Worker:
         if self._burst_mode:
             enders.append(asyncio.create_task(duties.burst.wait()))
         self._serving.set()
+        first_end = _FirstEnd([*tasks, *enders], self._ends_by_itself)
+        more = partial(self._serve_more, shards, tasks, first_end)
+        shards.on_change.append(more)
         try:
-            await _FirstEnd([*tasks, *enders], self._ends_by_itself)
+            more()  # what has changed since the start
+            await first_end
             for task in [each for each in (*tasks, *enders) if each.done()]:
                 task.result()  # a duty that ends by itself has a bug: raise its exception
         except BaseException as error:
@@ -146,7 +170,17 @@ class Worker:
                 self._ends_by_itself("")
             raise
         finally:
+            shards.on_change.remove(more)
             await self._shut_down(store, tasks, enders)
+
+    def _serve_more(self, shards: Shards, tasks: "list[asyncio.Task[None]]", first_end: "_FirstEnd") -> None:
+        """Serve the shards that were added to the queues."""
+        added = [] if self._stop.is_set() else [n for n in self._all_served(shards) if n not in self.served]
+        for name in added:
+            new = [asyncio.create_task(duty) for duty in self._duties.add(name)]
+            tasks += new
+            first_end.watch(new)
+        self.served = (*self.served, *added)
 
     def _ends_by_itself(self, job: str) -> None:
         """The worker ends without having been stopped: code in it did that, in `job` if that is not empty."""
@@ -203,8 +237,8 @@ class Worker:
             await executor.interrupt()
 
 
-async def _connected(store: Store, stop: asyncio.Event) -> ServerInfo | None:
-    """Open the store, trying until it succeeds; None if the worker is stopped before.
+async def _connected(store: Store, shards: Shards, stop: asyncio.Event) -> ServerInfo | None:
+    """Open the store and read how many shards there are, until it succeeds; None if the worker is stopped before.
 
     Raises:
         ServerRejectedError: the server refuses this user or is too old.
@@ -213,16 +247,17 @@ async def _connected(store: Store, stop: asyncio.Event) -> ServerInfo | None:
     warned = False
     while not stop.is_set():
         try:
-            return await store.open(thorough=True)
+            info = await store.open(thorough=True)
+            await shards.read()
         except ServerUnavailableError as error:
             if not warned:
                 log.warning("%s; trying again until it is there", error)
             warned = True
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(backoff.next()):
                     await stop.wait()
-            except TimeoutError:
-                continue
+        else:
+            return info
     return None
 
 
@@ -240,6 +275,10 @@ class _FirstEnd(asyncio.Future[None]):
     def __init__(self, tasks: "Iterable[asyncio.Task[Any]]", on_cancel: Callable[[str], None]) -> None:
         super().__init__(loop=asyncio.get_running_loop())
         self._on_cancel = on_cancel
+        self.watch(tasks)
+
+    def watch(self, tasks: "Iterable[asyncio.Task[Any]]") -> None:
+        """Be done when one of these is, too."""
         for task in tasks:
             task.add_done_callback(self._end)
 

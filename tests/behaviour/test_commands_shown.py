@@ -155,7 +155,7 @@ def in_text(page: Path) -> list[str]:
     text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     found = re.findall(r"`((?:aioq|make|pip install|docker compose) [^`]+)`", " ".join(text.split()))
     found = [
-        re.sub(r"^(aioq (?:worker|check|doctor|schedules show))(?: \.\.\.| (?=-)|$)", r"\1 shop:app ", line)
+        re.sub(r"^(aioq (?:worker|check|doctor|shards|schedules show))(?: \.\.\.| (?=-)|$)", r"\1 shop:app ", line)
         for line in found
     ]
     return [

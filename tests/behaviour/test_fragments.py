@@ -26,6 +26,7 @@ from aioq import (
     JobFailed,
     Middleware,
     Outgoing,
+    Queue,
     Retry,
     ScheduleNotFoundError,
     Task,
@@ -190,6 +191,32 @@ async def _routes(show: Show, _: pytest.MonkeyPatch) -> None:
     async with app.test():
         names = ("shop.mail.welcome", "shop.nightly_sum", "shop.add")
         assert [(await (await app.send(name)).info()).queue for name in names] == ["mail", "slow", "default"]
+
+
+@fragment("docs/scaling.md", 'app = App("shop", queues={"mail": Queue(shards=8)})')
+async def _a_sharded_queue(show: Show, _: pytest.MonkeyPatch) -> None:
+    app = App("shop", queues={"mail": Queue(shards=8)})
+    async with app.test():
+
+        class Opened:
+            """Stands for `App` on the page: its App is in a session already."""
+
+            def __new__(cls, name: str, queues: Any) -> Any:
+                assert (name, queues) == ("shop", {"mail": Queue(shards=8)})
+                return app
+
+        names = await show(App=Opened, Queue=Queue)
+        assert await names["handle"] == "Dear Ada"
+        again = await names["welcome"].options(shard_key="customer-17").send("Ada")
+        assert again.id.partition(".")[0] == names["handle"].id.partition(".")[0]
+
+
+@fragment("docs/scaling.md", 'queue = app.queue("mail")')
+async def _another_number(show: Show, _: pytest.MonkeyPatch) -> None:
+    app = App("shop", queues={"mail": Queue(shards=8)})
+    async with app.test():
+        await show(app=app)
+        assert len(await app.queue("mail").shards()) == 12
 
 
 @fragment("docs/tasks.md", "handle = await add.send(1, 2)  # one call")

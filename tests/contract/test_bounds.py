@@ -216,6 +216,11 @@ def schedule_queues(look: Look, key: str) -> None:
     assert look.client.zcard(look.base + ":schedules") > 0
 
 
+def shards(look: Look, key: str) -> None:
+    """The number of each queue that has one, and those that it has had."""
+    assert look.client.hkeys(look.app_base + key) == ["mail", "mail#2", "mail#4"]
+
+
 def schedule(look: Look, key: str) -> None:
     """It is there, or was removed because no code declares it any more."""
     if look.client.zscore(look.base + ":schedules", key.removeprefix(":schedule:")) is None:
@@ -254,6 +259,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":owners": ("members", owners),
     ":noted": ("expires", noted),
     ":schedule-queues": ("members", schedule_queues),
+    ":shards": ("fields", shards),
     ":dead": ("capped", dead),
     ":receipt:<call>": ("expires", receipt),
     ":tombstone:<nonce>": ("expires", tombstone),
@@ -331,6 +337,8 @@ async def use_everything(store: RedisStore) -> None:
     ]
     await take(store, "w1", 5)
     await store.enqueue(QUEUE, [NewJob("large", encode_envelope("large", ["x" * 2000], {}, None))])
+    await store.shards.change(QUEUE, 2, None)
+    await store.shards.change(QUEUE, 4, 2)
     await send(store, "delivered", "waiting")
     assert [token.job_ids for token in await store.block(QUEUE, "w2", BLOCK) if token.lane == "normal"]
 
@@ -425,19 +433,19 @@ async def test_every_key_has_a_bound_that_holds(redis_store: RedisStore, look: L
         BOUNDS[pattern][1](look, key)
 
 
-async def test_when_all_is_over_only_empty_lanes_and_a_note_are_left(redis_store: RedisStore, look: Look) -> None:
+async def test_when_all_is_over_only_empty_lanes_and_notes_are_left(redis_store: RedisStore, look: Look) -> None:
     inside = ServerInside(look.client, look.base)
     await use_everything(redis_store)
 
     await end_everything(redis_store, inside)
 
     rest = {":job:<id>", ":body:<id>", ":schedule:<id>", ":receipt:<call>", ":tombstone:<nonce>"}
-    rest |= {":dead", ":declared", ":noted", ":inbox"}
+    rest |= {":dead", ":declared", ":noted", ":inbox", ":shards"}
     for key in look.names():
         assert pattern_of(key) in {*LANES, *rest}
         BOUNDS[pattern_of(key)][1](look, key)
     inside.jump(2 * DAY)
-    assert set(look.names()) <= {*LANES, ":declared"}
+    assert set(look.names()) <= {*LANES, ":declared", ":shards"}
     assert sum(look.client.xlen(look.base + key) for key in look.names() if key in LANES) <= NODES
     places = inside.places()
     assert (places.waiting.total(), places.delivered, places.consumers) == (0, {}, set())

@@ -213,5 +213,6 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
     await add(store.outbox.lost(queue, "post", ["g", "h"]))
     await add(store.recover(queue, CRASHED, 100, dead="w"))
     await add(store.workers(queue))
+    await add(store.shards.backlog(queue))
     await add(store.info(queue, list("abcdef")))
     return answers

@@ -10,6 +10,7 @@ import pytest
 from aioq.errors import ScheduleNotFoundError, ServerUnavailableError
 from aioq.jobs.job import Priority
 from aioq.producer.call import Call
+from aioq.producer.shards import Shards
 from aioq.schedules.declare import Declared
 from aioq.schedules.manager import Schedules
 from aioq.schedules.reconcile import declare
@@ -46,13 +47,19 @@ class Shop:
         self._store = store
         self.timetable = store.timetable
         self.into = OLD
+        self._shards: Shards | None = None
         self.schedules = Schedules(
             cast("Any", self),
             lambda: (OLD, NEW),
             prepare=lambda _: (self.into, NewJob("", CALL)),
             deliver=cast("Callable[[str, NewJob], Awaitable[bool]]", None),
+            shards=self.shards,
             default_tz="UTC",
         )
+
+    async def shards(self) -> Shards:
+        self._shards = self._shards or Shards(self._store.shards, {}, set())
+        return self._shards
 
     async def store(self) -> Store:
         return self._store

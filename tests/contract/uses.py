@@ -19,7 +19,7 @@ from aioq.store.redis.scripts import commands, resolved, source, used_by
 LINE_LENGTH = 121
 READING = {"EXISTS", "GET", "MGET", "PTTL", "HGET", "HGETALL", "HMGET", "HRANDFIELD", "SRANDMEMBER", "SSCAN"}
 READING |= {"XINFO", "XPENDING", "XRANGE", "ZCARD", "ZCOUNT", "ZMSCORE", "ZRANDMEMBER", "ZRANGE", "ZRANGEBYSCORE"}
-READING |= {"ZREVRANGEBYSCORE", "ZSCAN", "ZSCORE"}
+READING |= {"SCARD", "ZREVRANGEBYSCORE", "ZSCAN", "ZSCORE"}
 KEYLESS = {"TIME", "PUBSUB"}
 WAYS = ("reads", "writes", "publishes")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from aioq import App
+from aioq import App, Queue
 from aioq.app import internals_of
 from aioq.tasks.task import AsyncTask
 from aioq.worker import Worker
@@ -201,6 +201,27 @@ async def test_function_calls_of_a_send_alone(jobs: Jobs) -> None:
         for number in range(JOBS):
             await jobs.noop.send(number)
     assert JOBS < calls[0] <= 206 * JOBS
+
+
+async def test_function_calls_of_a_send_to_a_shard(redis_server: Database, app_name: str) -> None:
+    # 2 more than to a queue without shards, and 5 with a key: the shard is chosen.
+    app = App(app_name, url=redis_server.url, queues={"mail": Queue(shards=8)})
+
+    async def noop(number: int) -> int:
+        return number
+
+    plain, sharded = (app.task(name=queue, queue=queue)(noop) for queue in ("default", "mail"))
+    counts: list[int] = []
+    async with app:
+        for task in (plain, sharded, sharded.options(shard_key="customer-17")):
+            for number in range(20):  # each shard has sent by then
+                await task.send(number)
+            with counted_calls() as calls:
+                for number in range(JOBS):
+                    await task.send(number)
+            counts.append(calls[0])
+    assert counts[1] <= counts[0] + 5 * JOBS
+    assert counts[2] <= counts[0] + 9 * JOBS
 
 
 async def test_the_walk_of_a_send_alone(jobs: Jobs) -> None:

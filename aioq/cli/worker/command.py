@@ -35,7 +35,7 @@ from aioq.util.log_records import let_through
 from aioq.util.plural import counted
 from aioq.util.standard_streams import print_at_once
 from aioq.worker import Health, Incarnation, Worker, incarnation_prefix, recover_dead
-from aioq.worker.app_parts import AppParts, undeclared_queues, without_tasks, worker_queues
+from aioq.worker.app_parts import AppParts, undeclared_queues, unused_settings, without_tasks, worker_queues
 
 log = logger("aioq.worker")
 
@@ -87,7 +87,8 @@ def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
     settings = app.settings
     _set_up_logging(plan, settings, child)
     if child is None:
-        for words in undeclared_queues(internals_of(app).app_parts(), plan.queues):
+        parts = internals_of(app).app_parts()
+        for words in [*undeclared_queues(parts, plan.queues), *unused_settings(parts)]:
             log.warning("%s", words)
     processes = plan.processes or settings.processes
     if processes > 1 and child is None:
@@ -178,7 +179,7 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
     def announce(info: ServerInfo) -> None:
         let_through(logging.getLogger("aioq").level)  # a lifespan may have set up logging
         if child is None or child.number == 1:
-            _introduce(app, app_parts, plan, queues, info)
+            _introduce(app, app_parts, plan, worker.queues_in_words(), info)
 
     incarnation = None if child is None else Incarnation(child.incarnation)
     worker = Worker(
@@ -304,7 +305,8 @@ async def _supervise(plan: WorkerPlan, processes: int, app: App | None = None) -
 async def _give_back(app: App, plan: WorkerPlan, pid: int, incarnation: str) -> None:
     """Give back the jobs of a dead child at once, instead of waiting for the end of its lease."""
     app_parts = internals_of(app).app_parts()
-    for queue in worker_queues(app_parts, plan.queues):
+    shards = await app_parts.shards()
+    for queue in [name for each in worker_queues(app_parts, plan.queues) for name in shards.table[each].names]:
         try:
             store = await app_parts.store()
             await recover_dead(

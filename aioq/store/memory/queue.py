@@ -18,12 +18,12 @@ from aioq.store.memory.leases import Leases
 from aioq.store.memory.outbox import OriginsHook, QueueOutbox, QueueParts
 from aioq.store.memory.outcomes import wait_for
 from aioq.store.memory.pubsub import Mail
-from aioq.store.memory.records import Record
+from aioq.store.memory.records import Record, backlog_of
 from aioq.store.memory.schedules import MemoryQueueTimetable, Revisions
 from aioq.store.memory.settling import Settling
 from aioq.store.memory.timers import Timers
 from aioq.store.pubsub import SEPARATOR, worker_channel
-from aioq.store.upkeep import Promotion, Recovery
+from aioq.store.upkeep import Backlog, Promotion, Recovery
 from aioq.util.clock import Clock
 
 
@@ -155,12 +155,8 @@ class MemoryQueue:
                     self._accept(worker, token, count, jobs)
             self._take_missed(worker, count, jobs, {*known, *(job.id for job in jobs)})
         skipped = self._take_from_lanes(worker, count, jobs)
-        return Claim(
-            jobs,
-            self._next_due(),
-            next_tick_ms=self.timetable.next_tick_ms(),
-            more=skipped >= SKIPPED_LIMIT,
-        )
+        next_tick_ms, more = self.timetable.next_tick_ms(), skipped >= SKIPPED_LIMIT
+        return Claim(jobs, self._next_due(), next_tick_ms=next_tick_ms, more=more)
 
     def settle(self, worker: str, settlement: Settlement) -> bool:
         """Settle a claimed job; False if this worker does not hold it under this claim."""
@@ -203,6 +199,10 @@ class MemoryQueue:
         step = self._empty(found[0], limit, crash_outcome)
         return Recovery(step.worker, step.returned, step.buried, step.more or len(found) > 1)
 
+    def backlog(self) -> Backlog:
+        """What stands in this queue."""
+        return backlog_of(self._records.values(), len(self.timetable.read(None).entries), len(self._timers))
+
     def workers(self) -> list[WorkerLease]:
         """The workers of this queue."""
         return self._leases.all()
@@ -231,9 +231,8 @@ class MemoryQueue:
         if state is JobState.RUNNING and record.worker is not None:
             record.cancellation = (outcome, ttl_ms)
             self._cancelling[record.worker][job_id] = None
-            self.mail.send(
-                worker_channel(self._app, self._name, record.worker), job_id.encode() + SEPARATOR + outcome
-            )
+            channel = worker_channel(self._app, self._name, record.worker)
+            self.mail.send(channel, job_id.encode() + SEPARATOR + outcome)
         elif not state.ended:
             self.endings.finish(record, JobState.CANCELLED, outcome, ttl_ms)  # its entry in the lane stays behind
         return state

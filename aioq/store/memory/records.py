@@ -1,5 +1,7 @@
 """A job's record in memory."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -8,6 +10,7 @@ import msgspec
 from aioq.jobs.job import WAITS, JobInfo, JobState, Priority, Progress, put_off
 from aioq.store.contract import MAX_CUTS, Claimed, Verb
 from aioq.store.extra import Extra, Move
+from aioq.store.upkeep import Backlog
 from aioq.wire.messages import describe
 
 _PROGRESS = msgspec.msgpack.Decoder(Progress)
@@ -182,3 +185,15 @@ class Record:
 
 def _time(ms: int | None) -> datetime | None:
     return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def backlog_of(records: Iterable[Record], schedules: int, timers: int) -> Backlog:
+    """What stands in a queue with these jobs, and so many schedules and timers."""
+    states = Counter(record.state for record in records)
+    return Backlog(
+        queued=states[JobState.QUEUED],
+        scheduled=states[JobState.SCHEDULED],
+        held=states[JobState.RUNNING],
+        schedules=schedules,
+        timers=timers,
+    )

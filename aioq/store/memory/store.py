@@ -18,6 +18,7 @@ from aioq.store.memory.outbox import MemoryOutbox
 from aioq.store.memory.pubsub import MemoryInbox
 from aioq.store.memory.queue import MemoryQueue
 from aioq.store.memory.schedules import MemoryTimetable, Revisions
+from aioq.store.memory.shards import MemoryShardRegister
 from aioq.store.pubsub import dispatch_channel
 from aioq.store.upkeep import Promotion, Recovery
 from aioq.util.clock import Clock
@@ -46,6 +47,7 @@ class MemoryStore:
         self._revisions = Revisions(clock)
         self._queues: dict[str, MemoryQueue] = {}
         self._inbox = MemoryInbox()
+        self.shards = MemoryShardRegister(self._locked)
         self._timetable = MemoryTimetable(app, self._locked, lambda: list(self._queues))
         self._outbox = MemoryOutbox(self._locked)
         # A lease client's thread calls this store too. Nobody awaits or calls back while holding this lock.

@@ -38,6 +38,11 @@ def schedule_queues_key(app: str) -> str:
     return f"{base_key(app, '')}:schedule-queues"
 
 
+def shards_key(app: str) -> str:
+    """The key with the numbers of shards of an App's queues."""
+    return f"{base_key(app, '')}:shards"
+
+
 def no_key(app: str, queue: str = "") -> str:
     """The name of a key, and of a channel, that never exists: for commands that are only tried."""
     return f"{base_key(app, queue)}:none"

@@ -48,7 +48,14 @@ def trials(key: str, channel: str, confirmation: Confirmation | None) -> list[_C
         ("PERSIST", key),
     ]
     nothing += [("HGET", key, "f"), ("HGETALL", key), ("HMGET", key, "f"), ("HDEL", key, "f"), ("HRANDFIELD", key)]
-    nothing += [("SMEMBERS", key), ("SRANDMEMBER", key), ("SSCAN", key, 0), ("SREM", key, "m"), ("UNLINK", key)]
+    nothing += [
+        ("SMEMBERS", key),
+        ("SCARD", key),
+        ("SRANDMEMBER", key),
+        ("SSCAN", key, 0),
+        ("SREM", key, "m"),
+        ("UNLINK", key),
+    ]
     nothing += [("ZCARD", key), ("ZCOUNT", key, 0, 1), ("ZRANGE", key, 0, 1), ("ZRANGEBYSCORE", key, 0, 1)]
     nothing += [
         ("ZREM", key, "m"),

@@ -11,7 +11,7 @@ from aioq.errors import WireError
 from aioq.jobs.job import WAITS, JobInfo, JobState, Priority, Progress, put_off
 from aioq.store.contract import LATER, MISSING, Claim, Claimed, WaitReply
 from aioq.store.leases import Renewal, WorkerLease
-from aioq.store.upkeep import Promotion, Recovery
+from aioq.store.upkeep import Backlog, Promotion, Recovery
 from aioq.wire.messages import describe
 
 LOST = -2
@@ -115,6 +115,12 @@ def parse_workers(reply: Sequence[Any]) -> tuple[bytes, list[WorkerLease]]:
         for i in range(1, len(reply), _WORKER_WIDTH)
     ]
     return reply[0], workers
+
+
+def parse_backlog(reply: Any) -> Backlog:
+    """The `Backlog` that backlog.lua has counted."""
+    queued, more, *others = map(int, reply)
+    return Backlog(queued, bool(more), *others)
 
 
 def parse_promotion(reply: Sequence[Any]) -> Promotion:

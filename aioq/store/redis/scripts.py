@@ -72,7 +72,7 @@ class Definition:
     text: str
 
 
-READS_ONLY = frozenset({"held", "info", "schedule_owners", "schedule_read", "workers"})
+READS_ONLY = frozenset({"backlog", "held", "info", "schedule_owners", "schedule_read", "workers"})
 """Commands that write nothing. As functions they are served even while a server refuses writes."""
 
 

@@ -26,7 +26,7 @@ from aioq.store.redis.diagnosis.server import diagnose_server
 from aioq.store.redis.durability import Confirmation, Durability, confirmation, sends_in_flight, settles_in_flight
 from aioq.store.redis.errors import translate
 from aioq.store.redis.holding import known_arg
-from aioq.store.redis.keys import base_key, no_key, schedule_queues_key
+from aioq.store.redis.keys import base_key, no_key, schedule_queues_key, shards_key
 from aioq.store.redis.leases import RedisLeaseClient
 from aioq.store.redis.net.commands import Link
 from aioq.store.redis.net.connection import Arg
@@ -38,6 +38,7 @@ from aioq.store.redis.replicas import Replicas
 from aioq.store.redis.schedule_queues import Register
 from aioq.store.redis.schedules import RedisTimetable
 from aioq.store.redis.server_check import check_server, warn_of_losses
+from aioq.store.redis.shards import RedisShardRegister
 from aioq.store.redis.skipped import SkippedLog
 from aioq.store.upkeep import Promotion, Recovery
 from aioq.util.log import logger
@@ -121,6 +122,7 @@ class RedisStore:
             Register(self._link.command, schedule_queues_key(app), shown_url),
         )
         self._outbox = RedisOutbox(self.call_retried, self.call_confirmed, limits)
+        self.shards = RedisShardRegister(self._link.command, self.call_retried, shards_key(app), shown_url)
         self._skipped = SkippedLog()
         self._was_unreachable = False
         self._reads = BlockingReads(app, self._link, longest_ms=limits.lease_ms * 5 // 8)

@@ -20,12 +20,16 @@ class Burst:
     def __init__(
         self, queues: Iterable[str], running: Callable[[], int], check_again: Callable[[], Awaitable[None]]
     ) -> None:
-        self._queues = frozenset(queues)
+        self._queues = set(queues)
         self._running = running
         self._check_again = check_again
         self._empty: set[str] = set()
         self._outdated = True
         self._changed = asyncio.Event()
+
+    def add(self, queue: str) -> None:
+        """The worker serves one more queue."""
+        self._queues.add(queue)
 
     def delivered(self) -> None:
         """A job has come in."""

@@ -19,7 +19,7 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, cast
 
-from aioq.jobs.context import JobContext, attach, worker_of
+from aioq.jobs.context import JobContext, attach, place_of, worker_of
 from aioq.jobs.job import Progress
 from aioq.store.contract import Claimed, Settlement
 from aioq.util.introspect import is_a
@@ -346,7 +346,7 @@ class Executor:
 
     def _in_thread(self, context: JobContext) -> bool | None:
         """Whether a job's function runs in a thread; None if the job does not run any more."""
-        run = self._running.get((context.queue, worker_of(context), context.id))
+        run = self._running.get((place_of(context), worker_of(context), context.id))
         if run is None or run.context is not context:
             return None
         return run.task is not None and run.task.executor == "thread"

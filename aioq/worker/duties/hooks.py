@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from aioq.errors import RemoteError, ServerError, WireError
-from aioq.jobs.context import JobContext, enter_job
+from aioq.jobs.context import JobContext, enter_job, place_of
 from aioq.jobs.hooks import call_hook, overriding
 from aioq.jobs.middleware import Middleware
 from aioq.jobs.outcome import Outcome, OutcomeKind
@@ -145,7 +145,7 @@ class Hooks:
         if settlement is None or not (verb in _MAY_GO_ON or (verb is Verb.CANCELLED and not outcome.reason)):
             return outcome
         with contextlib.suppress(ServerError, WireError):
-            (reply,) = await self._store.wait(job.queue, "", [job.id])
+            (reply,) = await self._store.wait(place_of(job), "", [job.id])
             if not isinstance(reply, bytes):
                 return outcome
             stored = decode_outcome(reply)

@@ -83,6 +83,11 @@ class LeaseService:
         self._wake.set()
         await self._done.wait()
 
+    def add(self, membership: Membership) -> None:
+        """Renew the lease of one more queue, from now on."""
+        self._memberships = [*self._memberships, membership]  # a new list: the thread may be reading this one
+        self.renew_now()
+
     def rejection(self, queue: str) -> str:
         """Why the server refuses to renew a queue's lease; empty if it does not. May be called from any thread."""
         return self._rejections.get(queue, "")

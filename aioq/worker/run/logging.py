@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from aioq.jobs.retry import Retry
+from aioq.jobs.shards import queue_of_shard
 from aioq.store.contract import Settlement, Verb
 from aioq.util.introspect import cause_of, is_a, name_of, text_of
 from aioq.util.log import logger, report_fault
@@ -123,7 +124,7 @@ def _extra(run: Run, event: str) -> dict[str, Any]:
         "event": event,
         "job_id": run.claimed.id,
         "task": run.name,
-        "queue": run.queue,
+        "queue": queue_of_shard(run.queue),
         "attempt": run.attempt,
     }
 

@@ -45,7 +45,7 @@ DURATIONS = {
     "dead_ttl": (0, True),
     "poll_interval": (0, False),
 }
-OPTIONAL = ("url", "threads", "pool_size", "timeout", "health_port", "schedules", "routes")
+OPTIONAL = ("url", "threads", "pool_size", "timeout", "health_port", "schedules", "routes", "queues")
 FIELDS = Settings.__struct_fields__
 
 
@@ -85,6 +85,7 @@ def test_the_defaults_are_what_the_design_says():
         "data_dir": ".aioq",
         "default_queue": "default",
         "routes": None,
+        "queues": None,
         "imports": (),
         "concurrency": 100,
         "processes": 1,

@@ -14,6 +14,7 @@ from aioq.errors import ArgumentError, PayloadTooLargeError, SendError
 from aioq.jobs.job import Priority, queue_of
 from aioq.jobs.middleware import Middleware as Base
 from aioq.jobs.retry import RetryRule
+from aioq.producer.shards import ShardTable
 from aioq.store.columns import NewJobs
 from aioq.store.contract import NewJob
 from aioq.wire.messages import CallOptions, decode_envelope
@@ -61,14 +62,29 @@ class Buffer:
         return len(jobs) - start, asyncio.ensure_future(self._buffers.add(jobs[start:], self._queue))
 
 
+class Clients:
+    """The App's clients, before one is open; their numbers of shards are known."""
+
+    recent = None
+
+    def __init__(self, buffers: Buffers) -> None:
+        self.buffers = buffers
+        self.table = ShardTable()
+        self.table.known = True
+        self.shards = self
+
+    def current(self) -> None:
+        return None
+
+    async def get(self) -> "Clients":
+        return self
+
+
 def make(*middleware: Base, **settings: Any) -> tuple[App, Buffers]:
     app = App("shop", url="redis://nowhere", middleware=middleware, **settings)
     client = Buffers()
 
-    async def given() -> Buffers:
-        return client
-
-    internals_of(app).sender._buffers = given  # pyright: ignore[reportAttributeAccessIssue]
+    internals_of(app).sender._clients = Clients(client)  # pyright: ignore[reportAttributeAccessIssue]
 
     @app.task(name="add", queue="sums", timeout=9, retry=7, result_ttl=8, priority="low")
     def _add(x: int, y: int = 2) -> int:

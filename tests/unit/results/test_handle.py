@@ -41,9 +41,9 @@ class Source:
     async def waiters(self) -> Waiters:
         return self._waiters
 
-    def queues_of(self, job_id: str) -> tuple[str, ...]:
-        del job_id
-        return self._queues
+    async def places_of(self, job_id: str, queue: str | None, *, patient: bool) -> tuple[str, ...]:
+        del job_id, patient
+        return self._queues if queue is None else (queue,)
 
     def result_type(self, task: str) -> ResultType | None:
         return self.known.get(task)
@@ -317,14 +317,15 @@ async def test_as_completed_raises_for_a_job_that_is_not_there(source: Source):
     ("job_id", "queue"),
     [("a" * 16, "default"), ("mail." + "a" * 16, "mail"), ("other." + "a" * 16, "other"), ("order-7", None)],
 )
-def test_a_job_is_looked_for_first_where_its_id_says(job_id: str, queue: str | None):
+async def test_a_job_is_looked_for_first_where_its_id_says(job_id: str, queue: str | None):
     app = App("shop", url="redis://nowhere")
 
     @app.task(queue="mail")
     def send() -> None: ...
 
     assert internals_of(app).queues() == ["default", "mail"]
-    assert internals_of(app).queues_of(job_id)[0] == (queue or "default")
+    async with app.test():
+        assert (await internals_of(app).places_of(job_id, None, patient=False))[0] == (queue or "default")
     assert app.handle(job_id).queue is None  # an id of somebody's own may look like a generated one
     assert app.handle(job_id, queue="given").queue == "given"
 

@@ -22,12 +22,13 @@ from aioq.store.redis.cluster.topology import SLOTS, Address, Topology, slot_of
 from aioq.store.redis.diagnosis.cluster import merged, slot_findings
 from aioq.store.redis.durability import Durability, sends_in_flight, settles_in_flight
 from aioq.store.redis.errors import SlotUnservedError, is_of_a_slot, slot_unserved
-from aioq.store.redis.keys import base_key, no_key, schedule_queues_key
+from aioq.store.redis.keys import base_key, no_key, schedule_queues_key, shards_key
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.outbox import RedisOutbox
 from aioq.store.redis.replicas import Replicas
 from aioq.store.redis.schedule_queues import Register
 from aioq.store.redis.schedules import RedisTimetable
+from aioq.store.redis.shards import RedisShardRegister
 from aioq.store.redis.store import RedisStore, listen_for_dispatched
 from aioq.store.upkeep import Promotion, Recovery
 from aioq.util.log import logger
@@ -85,6 +86,7 @@ class ClusterStore:
             Register(self._command, schedule_queues_key(app), shown_url),
         )
         self._outbox = RedisOutbox(self._call, self._call_confirmed, limits)
+        self.shards = RedisShardRegister(self._command, self._call, shards_key(app), shown_url)
         self._blocking: dict[tuple[str, str], RedisStore] = {}
 
     def _node_store(self, address: Address, topology: Topology) -> RedisStore:

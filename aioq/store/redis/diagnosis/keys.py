@@ -45,7 +45,7 @@ ONES = {
         "declared",
         "owners",
     ),
-    *("noted", "dead", "schedule-queues", "relays", "inbox"),
+    *("noted", "dead", "schedule-queues", "relays", "inbox", "shards"),
     *LANES,
 }
 """The names, after the base key, of keys of which a queue has one."""

@@ -1,0 +1,86 @@
+"""`aioq shards`: shows what stands in the shards of a queue, and changes how many it has."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from aioq.app import App, internals_of
+from aioq.cli.errors import as_command_errors
+from aioq.cli.loader import load_app
+from aioq.jobs.shards import in_words
+from aioq.operate.queues import ShardInfo
+from aioq.util.printable import printable
+
+
+@dataclass(frozen=True, slots=True)
+class ShardsPlan:
+    """The command line of `aioq shards`.
+
+    Attributes:
+        target: `module:app`.
+        queue: the queue; None for all that have several shards.
+        number: how many shards it is to have; None for no change.
+        drop_drained: stop serving shards that are given up and empty.
+    """
+
+    target: str
+    queue: str | None = None
+    number: int | None = None
+    drop_drained: bool = False
+
+
+def run_shards(plan: ShardsPlan) -> None:
+    """Change what the command line says, and print what stands in each shard."""
+    with as_command_errors():
+        app = load_app(plan.target)
+        found = asyncio.run(_carry_out(app, plan))
+    for queue, shards in found.items():
+        Console(highlight=False).print(_table(queue, shards))
+        for line in advice(plan, queue, shards):
+            click.echo(line)
+    if not found:
+        click.echo("no queue has several shards")
+
+
+async def _carry_out(app: App, plan: ShardsPlan) -> dict[str, Sequence[ShardInfo]]:
+    async with app:
+        if plan.queue is None:
+            table = (await internals_of(app).shards()).table
+            queues = [queue for queue, each in sorted(table.items()) if len(each.names) > 1]
+            return {queue: await app.queue(queue).shards() for queue in queues}
+        handle = app.queue(plan.queue)
+        found = await (handle.shards() if plan.number is None else handle.set_shards(plan.number))
+        return {plan.queue: await handle.drop_drained() if plan.drop_drained else found}
+
+
+def advice(plan: ShardsPlan, queue: str, shards: Sequence[ShardInfo]) -> list[str]:
+    """What to do next, in lines below the table."""
+    draining = [each for each in shards if each.draining]
+    if not draining:
+        return []
+    if all(each.is_empty for each in draining):
+        return [
+            "The shards to drain are empty. A minute after the change, when all senders have noticed it: "
+            f"aioq shards {plan.target} {queue} --drop-drained"
+        ]
+    return ["Workers run what is in the shards to drain; they get no new jobs."]
+
+
+def _table(queue: str, shards: Sequence[ShardInfo]) -> Table:
+    number = sum(not each.draining for each in shards)
+    table = Table(box=box.ROUNDED, title=Text(printable(in_words(queue, number, len(shards)))))
+    table.add_column("shard", justify="right")
+    for heading in ("queued", "scheduled", "running", "schedules"):
+        table.add_column(heading, justify="right")
+    table.add_column("state")
+    for each in shards:
+        queued = f"{each.queued}{'+' if each.more else ''}"
+        counts = (each.shard, queued, each.scheduled, each.running, each.schedules)
+        table.add_row(*map(str, counts), "to drain" if each.draining else "in use")
+    return table

@@ -1,0 +1,101 @@
+"""`Queue`: the settings of one queue. They are the same in code, in a config module and in pyproject.toml."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, cast
+
+import msgspec
+
+from aioq.config.validators import Rule, integer, parse_table
+from aioq.errors import ConfigError
+from aioq.public import public
+from aioq.util.naming import NAME
+from aioq.util.printable import brief
+from aioq.util.suggestions import did_you_mean
+
+MAX_SHARDS = 1_024
+"""The most shards of a queue. A worker has a lease in each, and so many are more than servers can use."""
+
+
+@public
+class Queue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+    """The settings of a queue: `App(queues={"mail": Queue(shards=8)})`.
+
+    In a config module or pyproject.toml a table of these does the same: `queues = {mail = {shards = 8}}`. What is
+    left out is None, and has its default.
+
+    Attributes:
+        shards: into how many parts the queue is divided, 1 to 1024. The server stores the number when it is given
+            for the first time; afterwards `aioq shards` changes it, and an App that gives another one uses the
+            server's and warns. Default None: the server's number, or 1 if it has none.
+
+    Raises:
+        ConfigError: a value is wrong; the message says which.
+    """
+
+    shards: Annotated[int | None, integer(1, MAX_SHARDS, optional=True)] = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if wrong := _wrong({name: getattr(self, name) for name in RULES}):
+            raise ConfigError(f"Queue: {wrong}")
+
+
+RULES: dict[str, Rule] = {name: field.__metadata__[0] for name, field in Queue.__annotations__.items()}
+"""The rule of each setting of a queue, by its name."""
+
+
+def check_shards(number: object) -> int:
+    """Return `number` if a queue can have so many shards.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    rule = RULES["shards"]
+    if rule.check(number) is None:
+        raise ConfigError(f"shards must be {rule.expected}, not {brief(number)}")
+    return cast("int", number)
+
+
+def _wrong(given: Mapping[str, object]) -> str:
+    """The error about the settings of one queue; empty if all are right."""
+    for name, value in given.items():
+        rule = RULES.get(name)
+        if rule is None:
+            near = did_you_mean(name, RULES) or f"; valid are: {', '.join(RULES)}"
+            return f"unknown setting {brief(name)}{near}"
+        if value is not None and rule.check(value) is None:
+            return f"{name} must be {rule.expected}, not {brief(value)}"
+    return ""
+
+
+def _check(value: object) -> dict[str, Any] | None:
+    """The settings by queue; those that are wrong stay as they are, for `_objection` to name them."""
+    if not isinstance(value, Mapping):
+        return None
+    table = cast("Mapping[str, object]", value)
+    return {name: _queue(each) for name, each in table.items()}
+
+
+def _queue(given: object) -> object:
+    if not isinstance(given, dict):
+        return given
+    table = cast("dict[str, Any]", given)
+    return table if _wrong(table) else Queue(**table)
+
+
+def _objection(queues: Mapping[object, object]) -> str | None:
+    for name, given in queues.items():
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            return f"queue {brief(name)}: expected 1 to 128 letters, digits, '.', '_' or '-'"
+        if isinstance(given, Queue):
+            continue
+        if not isinstance(given, dict):
+            return f"queue {name!r}: expected Queue(shards=8) or a table of its settings, not {brief(given)}"
+        return f"queue {name!r}: {_wrong(cast('dict[str, object]', given))}"
+    return None
+
+
+QUEUES = Rule(
+    _check, parse_table, 'a table of queues with their settings, {"mail": Queue(shards=8)}', True, _objection
+)
+"""The rule of the setting `queues`."""

@@ -1,0 +1,143 @@
+"""`app.queue(name)`: looks at one queue, and changes it at run time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from aioq.config.queues import check_shards
+from aioq.jobs.shards import shard_names
+from aioq.producer.shards import Shards
+from aioq.public import public
+from aioq.schedules.homes import move_schedules
+from aioq.store.contract import Store
+from aioq.store.shards import StoredShards
+from aioq.util.migration import Place, explain_missing
+
+
+@public
+class ShardInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands in one shard of a queue.
+
+    Attributes:
+        shard: its number, from 0 on.
+        draining: whether it gets no more jobs, because the queue has fewer shards now; workers run what it has.
+        queued: jobs that wait for a worker. Those that were cancelled while they waited may count for a while.
+        more: whether there are more queued jobs than that: only so many are counted.
+        scheduled: jobs that wait for their time.
+        running: jobs that workers have.
+        schedules: its schedules.
+        timers: what else is to be done there: jobs that expire, what is to be sent to other queues, and jobs that
+            were moved to others and have not ended.
+    """
+
+    shard: int
+    draining: bool = False
+    queued: int = 0
+    more: bool = False
+    scheduled: int = 0
+    running: int = 0
+    schedules: int = 0
+    timers: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing stands there."""
+        return not (self.queued or self.scheduled or self.running or self.schedules or self.timers)
+
+
+@public
+class QueueHandle:
+    """One queue of an App, as `app.queue(name)` returns it.
+
+    Every method raises `ServerUnavailableError` where the server cannot be reached.
+
+    Attributes:
+        name: the queue's name.
+    """
+
+    def __init__(
+        self, name: str, store: Callable[[], Awaitable[Store]], shards: Callable[[], Awaitable[Shards]]
+    ) -> None:
+        self.name = name
+        self._store = store
+        self._shards = shards
+
+    def __repr__(self) -> str:
+        return f"<QueueHandle {self.name}>"
+
+    async def shards(self) -> list[ShardInfo]:
+        """What stands in each shard of the queue, in order; one that is not sharded has one."""
+        store = await self._store()
+        return await self._look(store, await self._stored(store))
+
+    async def set_shards(self, number: int) -> list[ShardInfo]:
+        """Change how many shards the queue has, while it is in use; return what stands in each.
+
+        Workers and senders notice it within seconds, without a restart. With more shards, workers serve the new
+        ones too. With fewer, they go on serving the others, which get no new jobs; `drop_drained` ends that.
+        Schedules of shards that are given up move to the others. A job stays where it is.
+
+        Meanwhile no job is lost or run twice. But some senders may use the number before for up to half a minute.
+        So jobs of one `shard_key` may run out of order, and an id of the caller's own may be added twice, once in
+        each shard. Where that matters, stop sending for that time.
+
+        Args:
+            number: how many, from 1 to 1024.
+
+        Cancellation: the number may have been changed. Then call it again, so that all schedules move.
+
+        Raises:
+            ConfigError: the queue cannot have so many shards.
+        """
+        check_shards(number)
+        store = await self._store()
+        stored = await self._stored(store)
+        if number != stored.number:
+            await store.shards.change(self.name, number, stored.number)
+            stored = await self._stored(store)
+        names = shard_names(self.name, stored.served)
+        await move_schedules(store.timetable, names[number:], names[:number])
+        await (await self._shards()).read()
+        return await self._look(store, stored)
+
+    async def drop_drained(self) -> list[ShardInfo]:
+        """Stop serving the shards that are given up, from the first one on after which all are empty.
+
+        Workers that run now go on serving them until they end, and workers that start later do not. So call it
+        once all senders have noticed the change, a minute after it.
+
+        Returns:
+            What stands in the shards that are left.
+        """
+        store = await self._store()
+        stored = await self._stored(store)
+        found = await self._look(store, stored)
+        needed = max((each.shard + 1 for each in found if not each.is_empty), default=0)
+        # One of the numbers is kept that is not less than what is needed.
+        keep = min(each for each in (stored.number, *stored.others) if each >= max(needed, stored.number))
+        await store.shards.forget(self.name, [each for each in stored.others if each > keep])
+        return found[:keep]
+
+    async def _stored(self, store: Store) -> StoredShards:
+        return (await store.shards.read()).get(self.name, StoredShards(1))
+
+    async def _look(self, store: Store, stored: StoredShards) -> list[ShardInfo]:
+        names = shard_names(self.name, stored.served)
+        found = await asyncio.gather(*map(store.shards.backlog, names))
+        return [
+            ShardInfo(
+                shard=shard,
+                draining=shard >= stored.number,
+                queued=each.queued,
+                more=each.more,
+                scheduled=each.scheduled,
+                running=each.held,
+                schedules=each.schedules,
+                timers=each.timers,
+            )
+            for shard, each in enumerate(found)
+        ]
+
+
+explain_missing(QueueHandle, Place.APP)

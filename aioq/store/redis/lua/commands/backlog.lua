@@ -1,0 +1,47 @@
+-- Counts what stands in a queue: the jobs that wait, and the schedules.
+--
+-- Of each lane at most so many entries are read. A job that was cancelled counts until a claim has met its entry.
+--
+-- NEEDS: keys
+-- USES: reads held, lanes, scheduled, schedules, timers, workers
+-- KEYS: 1 base key
+-- ARGV: 1 how many entries of a lane are read at most, 2 of how many workers the held jobs are counted at most
+-- REPLY: {jobs in lanes, whether there are more of them (1 or 0), scheduled jobs, jobs that workers hold, schedules,
+--   timers}
+local most = tonumber(ARGV[1])
+
+-- How many jobs an entry names: none if it only wakes a worker.
+local function named(fields)
+  if fields[1] == 'job' then return fields[2] == '' and 0 or 1 end
+  local width = tonumber(fields[4])
+  return fields[3] == 'width' and width and width > 0 and #fields[6] / width or 0
+end
+
+local queued, more = 0, 0
+for _, lane in ipairs(LANES) do
+  local key, last = lane_key(q, lane), '-'
+  local groups = redis.pcall('XINFO', 'GROUPS', key)
+  if not groups.err then -- it is a stream
+    for _, group in ipairs(groups) do
+      local facts = {}
+      for i = 1, #group, 2 do facts[group[i]] = group[i + 1] end
+      if facts.name == GROUP then
+        queued = queued + facts.pending -- delivered to a worker, which has not claimed them yet
+        last = '(' .. facts['last-delivered-id']
+      end
+    end
+    local entries = redis.call('XRANGE', key, last, '+', 'COUNT', most + 1)
+    for i = 1, math.min(#entries, most) do queued = queued + named(entries[i][2]) end
+    if #entries > most then more = 1 end
+  end
+end
+
+local scheduled = redis.call('ZCARD', q.base .. SCHEDULED)
+if redis.call('ZSCORE', q.base .. SCHEDULED, '') then scheduled = scheduled - 1 end -- it stands for the timers
+local held = 0
+for _, worker in ipairs(redis.call('ZRANGE', q.base .. WORKERS, 0, tonumber(ARGV[2]) - 1)) do
+  held = held + redis.call('SCARD', held_key(q, worker))
+end
+return {
+  queued, more, scheduled, held, redis.call('ZCARD', q.base .. SCHEDULES), redis.call('ZCARD', q.base .. TIMERS),
+}

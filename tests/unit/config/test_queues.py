@@ -1,0 +1,95 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aioq import App, ConfigError, Queue
+from aioq.config.queues import MAX_SHARDS, check_shards
+from aioq.config.settings import from_module, from_pyproject, load_settings
+
+NO_NUMBERS = [0, -1, True, False, MAX_SHARDS + 1, 1.5, "8", [8], float("nan"), 10**30]
+
+
+def test_a_queue_shows_what_is_set():
+    assert repr(Queue()) == "Queue()"
+    assert repr(Queue(shards=8)) == "Queue(shards=8)"
+    assert Queue(shards=8) == Queue(shards=8)
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS, ids=repr)
+def test_a_wrong_number_of_shards_is_an_error_where_it_is_written(number: Any):
+    with pytest.raises(ConfigError, match=r"^Queue: shards must be an integer from 1 to 1024, not "):
+        Queue(shards=number)
+    with pytest.raises(ConfigError, match=r"^shards must be an integer from 1 to 1024, not "):
+        check_shards(number)
+    with pytest.raises(
+        ConfigError, match=r"setting 'queues' from App\(\.\.\.\): queue 'mail': shards must be an integer"
+    ):
+        App("shop", queues={"mail": {"shards": number}})
+
+
+@pytest.mark.parametrize("number", [1, 8, MAX_SHARDS])
+def test_a_right_one_is_none(number: int):
+    assert Queue(shards=number).shards == check_shards(number) == number
+
+
+@pytest.mark.parametrize(
+    ("queues", "words"),
+    [
+        ({"mail": {"shard": 8}}, r"queue 'mail': unknown setting 'shard' \(did you mean 'shards'\?\)"),
+        ({"mail": {"xyz": 8}}, r"queue 'mail': unknown setting 'xyz'; valid are: shards"),
+        ({"mail": 8}, r"queue 'mail': expected Queue\(shards=8\) or a table of its settings, not 8"),
+        ({"mail": None}, r"queue 'mail': expected Queue\(shards=8\)"),
+        ({"mail#1": Queue()}, r"queue 'mail#1': expected 1 to 128 letters"),
+        ({"": Queue()}, r"queue '': expected 1 to 128 letters"),
+        ({1: Queue()}, r"queue 1: expected 1 to 128 letters"),
+        ({"a" * 129: Queue()}, r"queue 'aaa.*expected 1 to 128 letters"),
+        ([Queue()], r"must be a table of queues with their settings"),
+        ("mail", r"must be a table of queues with their settings"),
+        (Queue(shards=8), r"must be a table of queues with their settings"),
+    ],
+)
+def test_wrong_settings_are_named(queues: Any, words: str):
+    with pytest.raises(ConfigError, match=words):
+        App("shop", queues=queues)
+
+
+@pytest.mark.parametrize("given", [{"mail": Queue(shards=8)}, {"mail": {"shards": 8}}])
+def test_code_and_tables_mean_the_same(given: Mapping[str, Any]):
+    assert load_settings({"queues": given}, environ={}).queues == {"mail": Queue(shards=8)}
+
+
+def test_every_source_of_settings_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    expected = {"mail": Queue(shards=8), "bulk": Queue()}
+    (tmp_path / "pyproject.toml").write_text("[tool.aioq.queues]\nmail = {shards = 8}\nbulk = {}\n")
+    table, source = from_pyproject(tmp_path)
+    assert load_settings({}, file=table, file_source=source, environ={}).queues == expected
+
+    (tmp_path / "queue_settings.py").write_text(
+        "from aioq import Queue\nqueues = {'mail': Queue(shards=8), 'bulk': {}}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_settings({}, file=from_module("queue_settings"), environ={}).queues == expected
+
+    environ = {"AIOQ_QUEUES": '{"mail": {"shards": 8}, "bulk": {}}'}
+    assert load_settings({}, environ=environ).queues == expected
+
+
+@pytest.mark.parametrize("key", ["", "x" * 257, 17, b"key", True, ["key"], "\ud800"], ids=repr)
+def test_a_wrong_shard_key_is_an_error_where_it_is_written(key: Any):
+    app = App("shop")
+
+    @app.task(name="add")
+    async def add() -> None: ...
+
+    with pytest.raises(ConfigError, match=r"task 'add': shard_key=.*: expected a string of 1 to 256 characters"):
+        add.options(shard_key=key)
+
+
+def test_a_shard_is_no_queue():
+    app = App("shop", queues={"mail": Queue(shards=8)})
+    with pytest.raises(ConfigError, match=r"queue 'mail#3' is one shard; name the queue, 'mail'"):
+        app.handle("a", queue="mail#3")
+    with pytest.raises(ConfigError, match=r"queue 'mail#3' is one shard; name the queue, 'mail'"):
+        app.task(queue="mail#3")(lambda: None)
