@@ -25,7 +25,7 @@ BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-alone test-beside coverage scale check uses faults bench bench-quick clean
+.PHONY: help demo test test-alone test-beside coverage scale check check-style check-types check-layers check-sizes uses faults bench bench-quick clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -35,9 +35,11 @@ demo: $(VENV)/app.stamp ## install aioq into .venv and watch it work: embedded s
 
 test: test-alone test-beside ## run all tests on the memory store and two servers; on all of them with SERVERS=all
 
-# The tests that measure times come first, with the machine to themselves. Exit code 5: PYTEST_ARGS choose none of them.
+# The tests that measure times come first, with the machine to themselves. Only their files are read, where PYTEST_ARGS
+# name no others: all would take 4 s. Exit code 5: PYTEST_ARGS choose none of them.
+ALONE = $(shell grep -rl --include='test_*.py' 'pytest\.mark\.alone' tests)
 test-alone: $(VENV)/dev.stamp ## of these, run those that measure times, one after the other
-	$(BIN)/python -m pytest -n 0 -m alone $(PYTEST_ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest -n 0 -m alone $(or $(PYTEST_ARGS),$(ALONE)) || [ $$? = 5 ]
 
 test-beside: $(VENV)/dev.stamp ## of these, run all others, side by side
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone" $(PYTEST_ARGS)
@@ -45,11 +47,20 @@ test-beside: $(VENV)/dev.stamp ## of these, run all others, side by side
 coverage: $(VENV)/dev.stamp ## run them with coverage, which takes half as long again, and fail below the floor
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone" --cov --cov-report=term $(PYTEST_ARGS)
 
-check: $(VENV)/dev.stamp ## run what needs no server: ruff, pyright, import-linter, sizes
+# `make -j2 check` takes two thirds of the time.
+check: check-style check-types check-layers check-sizes ## run what needs no server: ruff, pyright, import-linter, sizes
+
+check-style: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+check-types: $(VENV)/dev.stamp
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+check-layers: $(VENV)/dev.stamp
 	$(BIN)/lint-imports --no-logo
+
+check-sizes: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest tests/architecture --noconftest -q
 
 uses: $(VENV)/dev.stamp ## write into the header of each Lua command which keys it uses (USES:)

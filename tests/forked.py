@@ -1,6 +1,6 @@
 """The process that `tests.forkserver` forks `aioq` commands from; not imported, but run.
 
-Its arguments are the number of its socket, and the directory of the aioq under test.
+Its arguments are the number of its socket, the directory of the aioq under test, and modules to import besides.
 
 It has imported what commands import, and waits. For each request it forks, and the fork becomes what `python -m
 aioq` in a process of its own would be: the request's directory, environment, arguments and standard streams, a
@@ -97,7 +97,7 @@ if __name__ == "__main__":
     sys.path[0] = sys.argv[2]  # in place of this file's directory
     cli: Any = importlib.import_module("aioq.cli")
     entry = cli.main
-    for name in MODULES:
+    for name in (*MODULES, *sys.argv[3:]):
         importlib.import_module(name)
     cli.main = entry  # the module of the same name has taken the function's place
     gc.freeze()  # a fork looks through none of these at its end, which takes longer than all else it does

@@ -94,16 +94,31 @@ async def given_to(give: Give, value: Any) -> None:
             await done
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("what", VALUES)
-@pytest.mark.parametrize("place", PLACES)
-def test_it_is_an_error_that_names_what_was_given(place: str, what: str):
-    name, give = PLACES[place]
-    with pytest.raises((ConfigError, ArgumentError)) as caught:
-        asyncio.run(given_to(give, VALUES[what]))
-    said = str(caught.value)
-    assert name in said.lower()
-    assert "Exceeds the limit" not in said
-    assert len(said) < 3 * MAX_BRIEF
+async def test_it_is_an_error_that_names_what_was_given(what: str):
+    answers = {place: await answer(give, VALUES[what]) for place, (_, give) in PLACES.items()}
+    wrong = {place: said for place, said in answers.items() if not names_it(said, PLACES[place][0])}
+    assert not wrong
+
+
+async def answer(give: Give, value: Any) -> object:
+    try:
+        await given_to(give, value)
+    except (ConfigError, ArgumentError) as error:
+        return str(error)
+    except Exception as error:
+        return error
+    return None
+
+
+def names_it(said: object, name: str) -> bool:
+    return (
+        isinstance(said, str)
+        and name in said.lower()
+        and "Exceeds the limit" not in said
+        and len(said) < 3 * MAX_BRIEF
+    )
 
 
 TEXTS = {"name", "data_dir", "default_queue", "health_host"}
