@@ -63,6 +63,7 @@ _MODULES = {
     "aioq.jobs.middleware": ("Middleware", "Outgoing"),
     "aioq.jobs.outcome": ("Outcome", "OutcomeKind"),
     "aioq.results.handle": ("JobHandle",),
+    "aioq.operate.jobs": ("JobCount", "JobPage", "JobQuery"),
     "aioq.jobs.retry": ("Retry", "Snooze"),
     "aioq.schedules.info": ("Schedule",),
     "aioq.tasks.task": ("Task",),

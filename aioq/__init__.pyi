@@ -35,6 +35,7 @@ from aioq.jobs.middleware import Middleware, Outgoing
 from aioq.jobs.outcome import Outcome, OutcomeKind
 from aioq.jobs.retry import Retry, Snooze
 from aioq.jobs.verdicts import Cancel, Fail
+from aioq.operate.jobs import JobCount, JobPage, JobQuery
 from aioq.operate.queues import QueueHandle, ShardInfo
 from aioq.producer.call import Call
 from aioq.results.gather import as_completed, gather, gather_sync
@@ -57,11 +58,14 @@ __all__ = [
     "Failure",
     "JobCancelledError",
     "JobContext",
+    "JobCount",
     "JobError",
     "JobFailed",
     "JobHandle",
     "JobInfo",
     "JobNotFoundError",
+    "JobPage",
+    "JobQuery",
     "JobState",
     "LoadError",
     "Middleware",

@@ -9,6 +9,8 @@ from aioq.errors import ConfigError
 from aioq.internals import Internals
 from aioq.jobs.middleware import Layers, Middleware
 from aioq.jobs.options import check_job_id, check_name
+from aioq.operate.filters import JobFilters
+from aioq.operate.jobs import JobQuery
 from aioq.operate.queues import QueueHandle
 from aioq.producer.call import Call
 from aioq.public import public
@@ -246,6 +248,18 @@ class App:
             ConfigError: `name` cannot be the name of a queue.
         """
         return QueueHandle(check_name("app.queue", name), self._internals.store, self._internals.shards)
+
+    def jobs(self, **filters: Unpack[JobFilters]) -> JobQuery:
+        """A query for jobs: `async for job in app.jobs(queue="mail", state="failed", error="Timeout*"): ...`.
+
+        Args:
+            filters: all optional; a job must match all that are given. `queue`, `state`, `task`, `tag`, `error`,
+                `worker`, `since`, `until`, `arguments`, and `order`; see `aioq.operate.filters.JobFilters`.
+
+        Raises:
+            ConfigError: a filter is wrong, or there is none of this name; the message names those that there are.
+        """
+        return JobQuery(self._internals, filters)
 
     # -- schedules
 

@@ -1,16 +1,21 @@
 """The inner parts of an App, not for its users: what its tasks, handles and workers need from it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
+
 from aioq.config.settings import Settings
+from aioq.errors import ArgumentError
 from aioq.jobs.hooks import worker_life
-from aioq.jobs.job import queue_of
+from aioq.jobs.job import JobInfo, queue_of
 from aioq.jobs.lifespans import Lifespans
 from aioq.jobs.middleware import Middleware
 from aioq.jobs.shards import queue_of_shard, shards_to_search
+from aioq.operate.copies import make_copy
+from aioq.producer.call import Call
 from aioq.producer.client import Client, Clients
 from aioq.producer.delivery import Buffers
 from aioq.producer.sender import Sender
@@ -24,8 +29,9 @@ from aioq.store.contract import Store
 from aioq.tasks.registry import checked
 from aioq.tasks.task import Task, TaskApp, signature_of
 from aioq.util.loop_thread import SyncRunner
+from aioq.wire.messages import decode_envelope
 from aioq.wire.own_types import OwnTypes
-from aioq.wire.signature import ResultType
+from aioq.wire.signature import BadArgumentsError, ResultType, Signature
 from aioq.worker.app_parts import AppParts, worker_queues
 
 R = TypeVar("R")
@@ -124,14 +130,54 @@ class Internals:
             others += places[1:]
         return list(dict.fromkeys([*first, *others]))
 
+    async def shards_of(self, queue: str) -> Sequence[str]:
+        """The names that the shards of a queue have for the store, also of those that get no more jobs."""
+        shards = await self.shards()
+        if not shards.table.known:
+            await shards.read()
+        return shards.table[queue].names
+
+    def signature(self, task: str) -> Signature | None:
+        """The signature of a registered task; None for a task that is not known here."""
+        found = self.tasks.get(task)
+        return None if found is None else signature_of(found)
+
+    def encoder(self) -> msgspec.msgpack.Encoder:
+        """Encodes arguments, also those of the registered types."""
+        return self.own_types.encoder
+
     def result_type(self, task: str) -> ResultType | None:
         """The result type of a registered task; None for a task that is not known here."""
-        found = self.tasks.get(task)
-        return None if found is None else signature_of(found).returns
+        signature = self.signature(task)
+        return None if signature is None else signature.returns
 
     def result_ttl_ms(self) -> int:
         """How long an outcome is kept by default, in milliseconds."""
         return round(self.settings.result_ttl * 1000)
+
+    async def send_copy(self, info: JobInfo, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, bool]:
+        """Send a job's call anew, with other arguments if any are given; returns its id, and whether it was added.
+
+        Raises:
+            ArgumentError: the arguments do not fit the task, or its call is gone and there are none.
+        """
+        call = (await (await self.store()).operating.calls(info.queue, [info.id]))[0]
+        edited = self._edited_call(info.task, args, kwargs) if args or kwargs else None
+        job = make_copy(info, call, edited)
+        return job.id, await self.deliver_encoded(info.queue, job)
+
+    def _edited_call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+        """Encode a call that is given by hand; each argument must also be of the parameter's type."""
+        task = self.tasks.get(name)
+        call: Call[Any] = task.call(*args, **kwargs) if task else Call(name, args, kwargs)
+        encoded = self.sender.prepare(call)[1].envelope
+        if task is not None:
+            envelope = decode_envelope(encoded)
+            try:
+                signature_of(task).decode(envelope.args, envelope.kwargs)
+            except BadArgumentsError as error:
+                raise ArgumentError(f"task {name!r}: {error}") from None
+        return encoded
 
     def run_sync(self, instead: str, make: Callable[[], Awaitable[R]]) -> R:
         """Run the awaitable that `make` returns on the event loop of `sync`, for sync code."""

@@ -14,7 +14,7 @@ from aioq.errors import ArgumentError, ConfigError
 from aioq.jobs.job import MAX_JOB_ID, Priority
 from aioq.jobs.retry import Retry, RetryRule, rule_of
 from aioq.jobs.shards import MAX_KEY, SEPARATOR, queue_of_shard
-from aioq.util.durations import FIRST, LAST, MAX_DELAY, YEARS, Duration, as_seconds
+from aioq.util.durations import MAX_DELAY, Duration, as_seconds, moment_ms
 from aioq.util.migration import Place, here
 from aioq.util.naming import NAME
 from aioq.util.printable import brief
@@ -261,18 +261,7 @@ def _eta_ms(where: str, eta: object) -> int | None:
         return None
     if not isinstance(eta, datetime):
         raise ConfigError(f"{where}: eta={brief(eta)}: expected a datetime; for seconds from now use delay")
-    return _moment_ms(where, "eta", eta)
-
-
-def _moment_ms(where: str, name: str, moment: datetime) -> int:
-    if moment.tzinfo is None or moment.utcoffset() is None:
-        raise ConfigError(
-            f"{where}: {name}={moment.isoformat()} has no time zone, so it names no moment; "
-            "use datetime.now(UTC) + ... or .replace(tzinfo=...)"
-        )
-    if not FIRST <= moment <= LAST:
-        raise ConfigError(f"{where}: {name}={moment.isoformat()}: expected {YEARS}")
-    return round((moment - _EPOCH) / timedelta(milliseconds=1))
+    return moment_ms(where, "eta", eta)
 
 
 def _expires(where: str, expires: Duration | datetime | None) -> tuple[int | None, int | None]:
@@ -280,7 +269,7 @@ def _expires(where: str, expires: Duration | datetime | None) -> tuple[int | Non
     if expires is None:
         return None, None
     if isinstance(expires, datetime):
-        moment = _moment_ms(where, "expires", expires)
+        moment = moment_ms(where, "expires", expires)
         if expires <= datetime.now(UTC):
             raise ConfigError(f"{where}: expires={expires.isoformat()} is past: no job could be started by then")
         return None, moment

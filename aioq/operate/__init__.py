@@ -1,4 +1,6 @@
-"""Operating an App at run time: what stands in its queues, and how that is changed.
+"""What operators do at run time: find jobs and act on them, look at queues and change them.
 
+`jobs` is what `app.jobs(...)` gives. `filters` and `arguments` decide which jobs match, `listing` reads the lists
+of several queues and states as one, `cursor` says where a page ends. `copies` makes a call with other arguments.
 `queues` is the handle of one queue, which `App.queue` returns.
 """

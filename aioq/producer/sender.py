@@ -18,7 +18,8 @@ from aioq.producer.call import Call
 from aioq.producer.client import Clients
 from aioq.producer.delivery import Buffers
 from aioq.producer.middleware_sends import MiddlewareSends
-from aioq.results.handle import JobHandle, ResultSource, locate
+from aioq.results.control import ResultSource
+from aioq.results.handle import JobHandle, locate
 from aioq.results.waiters import Waiters
 from aioq.store.columns import NewJobs
 from aioq.store.contract import NewJob

@@ -10,7 +10,8 @@ from aioq.jobs.job import new_job_id
 from aioq.jobs.shards import queue_of_shard
 from aioq.producer.call import Call
 from aioq.producer.shards import Shards
-from aioq.results.handle import JobHandle, ResultSource
+from aioq.results.control import ResultSource
+from aioq.results.handle import JobHandle
 from aioq.schedules.declare import ScheduleArgs, check_call, check_id, define
 from aioq.schedules.homes import home_of
 from aioq.schedules.info import Schedule, shown

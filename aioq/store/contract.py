@@ -17,6 +17,7 @@ from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.diagnosis import Diagnosable, ServerInfo
 from aioq.store.extra import Extra
 from aioq.store.leases import LeaseClient, WorkerLease
+from aioq.store.operating import OperatorVerbs
 from aioq.store.outbox import Outbox
 from aioq.store.pubsub import Inbox
 from aioq.store.schedules import Timetable
@@ -233,6 +234,11 @@ class Store(Diagnosable, Sharded, Protocol):
         ...
 
     @property
+    def operating(self) -> OperatorVerbs:
+        """The verbs of those who operate queues."""
+        ...
+
+    @property
     def sends_in_flight(self) -> int:
         """How many enqueues of a queue should be in flight at once; they are carried out in their order."""
         ...
@@ -387,13 +393,8 @@ class Store(Diagnosable, Sharded, Protocol):
     async def cancel(
         self, queue: str, job_ids: Sequence[str], outcome: bytes, ttl_ms: int
     ) -> list[JobState | None]:
-        """Cancel jobs, and return the state each was in.
+        """Cancel jobs, and return the state each was in; repeated after a lost reply, what the first call found.
 
-        A job that waits to be run ends here; for a running one its worker is notified; one that has ended stays as
-        it is. A store that repeats the call after a lost reply returns what the first call found.
+        A waiting job ends here; a running one's worker is notified; one that has ended stays as it is.
         """
-        ...
-
-    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
-        """Queue dead jobs that still have their call as if they were new; returns the state each was in."""
         ...

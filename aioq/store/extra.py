@@ -69,8 +69,9 @@ class Way(enum.StrEnum):
 
     The first seven are settlements with the verb of that name. `recover` and `depart` give back the jobs of a dead
     and of a departing worker; `return` gives back those that were delivered to a worker but not claimed. `promote`
-    queues a scheduled job that is due, `reschedule` moves a waiting job to another time, and `let_next` queues a
-    job that `overlap` held back. `move` is called in the queue to which a job was moved, when it arrives.
+    queues a scheduled job that is due, `reschedule` moves a waiting job to another time, `let_next` queues a
+    job that `overlap` held back, and `prioritize` moves a queued job to another lane. `move` is called in the
+    queue to which a job was moved, when it arrives.
     """
 
     RETRY = "retry"
@@ -87,6 +88,7 @@ class Way(enum.StrEnum):
     RESCHEDULE = "reschedule"
     LET_NEXT = "let_next"
     MOVE = "move"
+    PRIORITIZE = "prioritize"
 
 
 EXPIRED = encode_cancellation("", "expired")

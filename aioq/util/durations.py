@@ -22,6 +22,8 @@ FIRST, LAST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 """The first and the last moment that may be given. Python's calendar ends with the year 9999; close to its ends, a
 time zone or a step of a day would lead out of it. A caller who wants no limit gives no moment."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 YEARS = f"a year from {FIRST.year} to {LAST.year}"
 """This range in words, for errors."""
 
@@ -70,3 +72,24 @@ def seconds(value: Duration, what: str = "a duration") -> float:
         msg = f"{what} must be a finite number of seconds or a timedelta, not {brief(value)}"
         raise ConfigError(msg)
     return number
+
+
+def moment_ms(where: str, name: str, moment: datetime) -> int:
+    """Return a moment in milliseconds since the Unix epoch.
+
+    Args:
+        where: where it is given, for the error.
+        name: the name of the value in the error.
+        moment: the moment.
+
+    Raises:
+        ConfigError: it has no time zone, or is out of bounds.
+    """
+    if moment.tzinfo is None or moment.utcoffset() is None:
+        raise ConfigError(
+            f"{where}: {name}={moment.isoformat()} has no time zone, so it names no moment; "
+            "use datetime.now(UTC) + ... or .replace(tzinfo=...)"
+        )
+    if not FIRST <= moment <= LAST:
+        raise ConfigError(f"{where}: {name}={moment.isoformat()}: expected {YEARS}")
+    return round((moment - _EPOCH) / timedelta(milliseconds=1))

@@ -106,6 +106,39 @@ def priced(app: App, name: str) -> Any:
     return task
 
 
+# -- docs/operating.md
+
+
+async def _no_mailbox(to: str, amount: int = 1) -> None:
+    raise RuntimeError(f"no mailbox {to} {amount}")
+
+
+@fragment("docs/operating.md", 'page = await app.jobs(state="failed").page(size=50)')
+async def _pages_of_jobs(show: Show, _: pytest.MonkeyPatch) -> None:
+    app = App("shop")
+    mail = app.task(name="shop.mail")(_no_mailbox)
+    async with app.test():
+        for handle in await mail.send_many([("a",), ("b",), ("c",)]):
+            with pytest.raises(JobFailed):
+                await handle
+        names = await show(app=app)
+    assert (len(names["page"].jobs), names["page"].cursor, names["page"].looked_at) == (3, None, 3)
+
+
+@fragment("docs/operating.md", "handle = app.handle(job_id)")
+async def _acts_on_one_job(show: Show, _: pytest.MonkeyPatch) -> None:
+    app = App("shop")
+    mail = app.task(name="shop.mail")(_no_mailbox)
+    async with app.test() as session:
+        job = await mail.send("a")
+        with pytest.raises(JobFailed):
+            await job
+        await show(app=app, job_id=job.id)
+        await session.drain()
+        failed = [str(each.error) async for each in app.jobs(state="failed")]
+    assert "RuntimeError: no mailbox 7 5" in failed
+
+
 # -- README.md
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import redis
 
-from aioq.jobs.job import JobState
+from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Store, Token, Verb
 from aioq.store.extra import Expiry, Extra, Way
 from aioq.store.memory.hooks import Hook
@@ -368,10 +368,26 @@ async def _take_place(at: At) -> Act:
     return lambda store: store.enqueue(at.queue, [job], again=False)
 
 
+async def _delete_waiting(at: At) -> Act:
+    await at.send(JOB)
+    return lambda store: store.operating.delete(at.queue, [JOB], REASON)
+
+
+async def _delete_ended(at: At) -> Act:
+    await at.send(JOB)
+    await at.fail(JOB, LONG)
+    return lambda store: store.operating.delete(at.queue, [JOB], REASON)
+
+
+async def _prioritize(at: At) -> Act:
+    await at.send(JOB)
+    return lambda store: store.operating.prioritize(at.queue, [JOB], Priority.HIGH)
+
+
 async def _reopen(at: At) -> Act:
     await at.send(JOB)
     await at.fail(JOB, LONG)
-    return lambda store: store.reopen(at.queue, [JOB])
+    return lambda store: store.operating.reopen(at.queue, [JOB])
 
 
 async def _recover(at: At) -> Act:
@@ -467,6 +483,9 @@ CASES = (
     Case("is one dead job too many", _cut_off, ["forget"], ["settle"], sure=False),
     Case("makes way for a new send", _take_place, ["forget"], ["enqueue"]),
     Case("is opened again", _reopen, ["reopen"], ["reopen"]),
+    Case("is deleted before it was run", _delete_waiting, ["finish"], ["delete"]),
+    Case("is deleted after its end", _delete_ended, ["forget"], ["delete"]),
+    Case("gets another priority", _prioritize, ["back prioritize"], ["prioritize"]),
     Case("is tried again", partial(_settle, verb=Verb.RETRY), ["back retry"], ["settle"]),
     Case("is tried again later", partial(_settle, verb=Verb.RETRY, delay_ms=SOON), ["back retry"], ["settle"]),
     Case("is snoozed", partial(_settle, verb=Verb.SNOOZE, delay_ms=SOON), ["back snooze"], ["settle"]),

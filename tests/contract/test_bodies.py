@@ -174,7 +174,7 @@ class TestTheKeyOfItsOwn:
         assert found is not None
         assert found.error is not None
         assert (found.state, found.error.type) == (JobState.FAILED, "CallGone")
-        assert await store.reopen(QUEUE, ["a"]) == [JobState.FAILED], "there is nothing to run"
+        assert await store.operating.reopen(QUEUE, ["a"]) == [None], "there is nothing to run"
         assert await take(store, "w") == []
 
     async def test_one_that_its_worker_lost_the_reply_for_likewise(

@@ -343,7 +343,7 @@ async def test_a_cancellation_is_confirmed_as_any_outcome(start_server: Start) -
             with pytest.raises(ServerUnavailableError, match="no replica"):
                 await store.reschedule(QUEUE, ["b"], delay_ms=1000)
             with pytest.raises(ServerUnavailableError, match="no replica"):
-                await store.reopen(QUEUE, ["b"])
+                await store.operating.reopen(QUEUE, ["b"])
 
 
 async def confirms(store: RedisStore, job_id: str) -> bool:

@@ -195,7 +195,7 @@ async def test_a_dead_job_that_was_opened_again_does_not_where_it_is_given_back(
     await put(store)
     await settle(store, "w", await take_one(store, "w"), Verb.FAILED, BROKEN, ttl_ms=LONG)
     await passed(store)
-    assert await store.reopen(QUEUE, ["job"]) == [JobState.FAILED]
+    assert await store.operating.reopen(QUEUE, ["job"]) == [JobState.FAILED]
 
     await settle(store, "w", await take_one(store, "w"), Verb.RELEASE, BROKEN)
 

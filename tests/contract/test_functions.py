@@ -11,7 +11,9 @@ import pytest
 import redis
 
 from aioq.errors import ServerError, ServerUnavailableError
+from aioq.jobs.job import Priority
 from aioq.store.contract import Limits, NewJob, Settlement, Verb
+from aioq.store.operating import LISTED_STATES, Wanted
 from aioq.store.outbox import Reading
 from aioq.store.redis import RedisStore
 from aioq.store.redis.calls import Calls
@@ -199,7 +201,6 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
     await add(timetable.note_declaration(queue, 0, "ab", worker="w", ids=["s"]))
     await add(timetable.owners(queue, ["s"]))
     await add(timetable.pass_leadership(queue))
-    await add(store.reopen(queue, list("abc")))
     await add(store.enqueue(queue, [NewJob("g", CALL), NewJob("h", CALL, delay_ms=LONG)]))
     await add(store.outbox.move(queue, ["g", "h"], "post"))
     await add(store.cancel(queue, ["g"], REASON, LONG))
@@ -211,6 +212,12 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
     if delivery:
         await add(store.outbox.remove(queue, "post", reading, delivery))
     await add(store.outbox.lost(queue, "post", ["g", "h"]))
+    await add(store.operating.reopen(queue, list("abc")))
+    for state in LISTED_STATES:
+        await add(store.operating.list_jobs(queue, Wanted(state), (), 5))
+        await add(store.operating.count_jobs(queue, Wanted(state)))
+    await add(store.operating.prioritize(queue, list("abc"), Priority.HIGH))
+    await add(store.operating.delete(queue, list("abc"), REASON))
     await add(store.recover(queue, CRASHED, 100, dead="w"))
     await add(store.workers(queue))
     await add(store.shards.backlog(queue))

@@ -314,7 +314,7 @@ async def test_verbs_for_a_job_that_is_elsewhere_find_nothing(store: Store) -> N
 
     assert await store.cancel(QUEUE, ["job"], REASON, LONG) == [None]
     assert await store.reschedule(QUEUE, ["job"], delay_ms=LONG) == [None]
-    assert await store.reopen(QUEUE, ["job"]) == [None]
+    assert await store.operating.reopen(QUEUE, ["job"]) == [None]
     assert await send(store, "job") == [False], "the id is not free"
 
 
@@ -554,7 +554,7 @@ async def test_a_job_that_is_opened_again_before_its_end_was_told(store: Store) 
     await moved(store, "job")
     await ended(store, OTHER, Verb.FAILED, BROKEN)
 
-    assert await store.reopen(OTHER, ["job"]) == [JobState.FAILED]
+    assert await store.operating.reopen(OTHER, ["job"]) == [JobState.FAILED]
     await relay(store.outbox, OTHER, QUEUE)
     assert await shown(store, QUEUE) == (OTHER, JobState.QUEUED)
     await ended(store, OTHER)

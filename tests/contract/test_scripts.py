@@ -14,7 +14,9 @@ import pytest
 import redis
 
 import aioq.store.redis
+from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import CLAIM_LIMIT, SKIPPED_LIMIT, WAIT_LIMIT, Limits, NewJob, Settlement, Token, Verb
+from aioq.store.operating import Wanted
 from aioq.store.outbox import Delivery, OutboxEntry, Reading
 from aioq.store.redis import RedisStore, holding, keys, leases, replies
 from aioq.store.redis.arguments import BODY_LIMIT
@@ -165,7 +167,7 @@ CALLS: dict[str, Call] = {
     "wait": lambda store, n: store.wait(QUEUE, "me", ["job"] * n),
     "info": lambda store, n: store.info(QUEUE, ["job"] * n),
     "reschedule": lambda store, n: store.reschedule(QUEUE, ["job"] * n, delay_ms=5),
-    "reopen": lambda store, n: store.reopen(QUEUE, ["job"] * n),
+    "reopen": lambda store, n: store.operating.reopen(QUEUE, ["job"] * n),
     "cancel": lambda store, n: store.cancel(QUEUE, ["job"] * n, REASON, 5),
     "move": lambda store, n: store.outbox.move(QUEUE, ["job"] * n, "post"),
     "outbox_read": lambda store, _: store.outbox.read(QUEUE, "post"),
@@ -174,6 +176,13 @@ CALLS: dict[str, Call] = {
         QUEUE, "post", Reading([ENTRY] * n), Delivery(["applied"] * n, "")
     ),
     "outbox_lost": lambda store, n: store.outbox.lost(QUEUE, "post", ["job"] * n),
+    "delete": lambda store, n: store.operating.delete(QUEUE, ["job"] * n, REASON),
+    "prioritize": lambda store, n: store.operating.prioritize(QUEUE, ["job"] * n, Priority.LOW),
+    "count": lambda store, _: store.operating.now_ms(QUEUE),
+    "list_lane": lambda store, _: store.operating.list_jobs(QUEUE, Wanted(JobState.QUEUED), (), 5),
+    "list_sorted": lambda store, _: store.operating.list_jobs(QUEUE, Wanted(JobState.FAILED), (), 5),
+    "list_waiting": lambda store, _: store.operating.list_jobs(QUEUE, Wanted(JobState.WAITING), (), 5),
+    "list_records": lambda store, n: store.operating._call("list_records", QUEUE, ["", *["job"] * n]),
     "schedule_read": lambda store, n: store.timetable.read(QUEUE, ["s"] * n),
     "schedule_write": lambda store, n: store.timetable.write(QUEUE, [Entry(id="s")] * n),
     "schedule_pass": lambda store, _: store.timetable.pass_leadership(QUEUE),
@@ -198,6 +207,9 @@ REPLIES: dict[str, Callable[[int], Any]] = {
     "outbox_deliver": lambda n: [[b"", []], *[b"applied"] * n],
     "outbox_remove": lambda _: [0],
     "info": lambda n: [[]] * n,
+    "count": lambda _: [0, 0, 1, b"0"],
+    "list_lane": lambda _: [b"", b"", b"", 1],
+    "list_waiting": lambda _: [b"0"],
 }
 
 

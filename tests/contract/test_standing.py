@@ -165,7 +165,7 @@ async def departed(store: Store, job: Claimed) -> None:
 
 async def reopened(store: Store, job: Claimed) -> None:
     assert await settle(store, "other", job, Verb.FAILED, BROKEN)
-    assert await store.reopen(QUEUE, ["job"]) == [JobState.FAILED]
+    assert await store.operating.reopen(QUEUE, ["job"]) == [JobState.FAILED]
 
 
 @pytest.mark.parametrize("way", [retried, given_back, recovered, departed, reopened])

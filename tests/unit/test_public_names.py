@@ -9,14 +9,14 @@ from aioq import App, JobContext, JobHandle, Schedule
 from aioq.tasks.task import Sendable, Task
 
 APP = """
-aclose by_name cron every from_config handle lifespan load middleware name queue register_type run_sync schedule
-schedules send send_many send_many_sync send_sync settings state task tasks test
+aclose by_name cron every from_config handle jobs lifespan load middleware name queue register_type run_sync
+schedule schedules send send_many send_many_sync send_sync settings state task tasks test
 """
 SENDABLE = "call handle name options send send_many send_many_sync send_sync"
 TASK = f"{SENDABLE} defaults executor function"
 HANDLE = """
-added cancel cancel_sync id info info_sync move move_sync queue reschedule result result_sync run_now status
-status_sync
+added cancel cancel_sync copy delete id info info_sync move move_sync queue reschedule result result_sync
+retry run_now set_priority status status_sync
 """
 JOB = """
 attempt cancel_requested crashes deadline headers id log max_attempts progress queue sent_at snooze state
@@ -25,7 +25,8 @@ tags task time_left
 SCHEDULES = "get list pause put remove resume run_now"
 PACKAGE = """
 AioqError App ArgumentError Call Cancel ConfigError DuplicateTaskError EmbeddedServerError Fail Failure
-JobCancelledError JobContext JobError JobFailed JobHandle JobInfo JobNotFoundError JobState LoadError
+JobCancelledError JobContext JobCount JobError JobFailed JobHandle JobInfo JobNotFoundError JobPage JobQuery
+JobState LoadError
 Middleware NewerVersionError NoJobError Outcome OutcomeKind Outgoing PayloadTooLargeError Priority ProcessDiedError
 Progress Queue QueueHandle RemoteError ResultError Retry RunningLoopError Schedule ScheduleConflictError
 ScheduleNotFoundError SendError ShardInfo ServerError ServerRejectedError ServerUnavailableError Snooze Task

@@ -114,6 +114,12 @@ class Endings:
         record.reset()
         return True
 
+    def forget(self, record: Record) -> None:
+        """Delete the record of a job that has ended."""
+        self._hooks.forget(record, 0)
+        self.dead.drop(record.id)
+        self.keep_until(record, self._clock.now_ms())
+
     def end_expired(self, limit: int) -> tuple[int, int, list[str]]:
         """End jobs that were not started in time.
 

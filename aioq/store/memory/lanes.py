@@ -84,6 +84,11 @@ class Lanes:
         """The entries of one lane that are delivered to a worker but not claimed yet, oldest first."""
         return [token for owner, token in self._delivered.values() if owner == worker and token.lane == lane]
 
+    def entries(self, lane: str) -> list[tuple[int, str]]:
+        """The number and the job's id of each entry of a lane that names one and is not claimed, oldest first."""
+        there = [*self._waiting[lane], *(token for _, token in self._delivered.values() if token.lane == lane)]
+        return sorted((int(token.entry), job_id) for token in there for job_id in token.job_ids)
+
     def owners(self) -> set[str]:
         """The workers that have delivered entries which are not claimed yet."""
         return {owner for owner, _ in self._delivered.values()}

@@ -13,8 +13,9 @@ from aioq.store.leases import Renewal, WorkerLease
 from aioq.store.memory.delayed import Delayed
 from aioq.store.memory.endings import Endings
 from aioq.store.memory.hooks import ExpiryHook, Hook, Hooks
-from aioq.store.memory.lanes import LANES, WAKE_UP, Lanes
+from aioq.store.memory.lanes import FRONT, LANES, WAKE_UP, Lanes
 from aioq.store.memory.leases import Leases
+from aioq.store.memory.operated import OperatedJobs
 from aioq.store.memory.outbox import OriginsHook, QueueOutbox, QueueParts
 from aioq.store.memory.outcomes import wait_for
 from aioq.store.memory.pubsub import Mail
@@ -40,6 +41,7 @@ class MemoryQueue:
 
     Attributes:
         endings: ends jobs, deletes their records, and reopens dead jobs.
+        jobs: the jobs as those see them who operate the queue.
         lanes: the jobs that wait to be run.
         mail: the messages that the current verb sends.
         timetable: the schedules.
@@ -91,6 +93,9 @@ class MemoryQueue:
         )
         self._claims = count(1)
         self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self.jobs = OperatedJobs(
+            name, self._records, self.lanes, self.endings, self._hooks, held=self._held, enqueue=self._queue
+        )
         self._cancelling: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._settling = Settling(self.endings, limits, clock, self._place)
 
@@ -237,16 +242,6 @@ class MemoryQueue:
             self.endings.finish(record, JobState.CANCELLED, outcome, ttl_ms)  # its entry in the lane stays behind
         return state
 
-    def reopen(self, job_id: str) -> JobState | None:
-        """Queue a dead job again; returns the state it was in."""
-        record = self._records.get(job_id)
-        if record is None or record.is_elsewhere:
-            return None
-        state = record.state
-        if self.endings.reopen(record):
-            self._queue(record)
-        return state
-
     def reschedule(self, job_id: str, delay_ms: int | None, eta_ms: int | None) -> JobState | None:
         """Move a job that is queued or scheduled to another time; returns the state it was in."""
         record = self._records.get(job_id)
@@ -268,7 +263,7 @@ class MemoryQueue:
         if not self.lanes.accept(token):
             return
         if len(jobs) < count:
-            self._take(worker, next(iter(token.job_ids), ""), jobs)
+            self._take(worker, token.lane, next(iter(token.job_ids), ""), jobs)
         else:
             (self.lanes.put_back if count else self._put_back)(token)
 
@@ -278,13 +273,15 @@ class MemoryQueue:
         for lane in LANES:
             while len(jobs) < count and skipped < SKIPPED_LIMIT and (job_id := self.lanes.pop(lane)) is not None:
                 before = len(jobs)
-                self._take(worker, job_id, jobs)
+                self._take(worker, lane, job_id, jobs)
                 skipped += len(jobs) == before
         return skipped
 
-    def _take(self, worker: str, job_id: str, jobs: list[Claimed]) -> None:
+    def _take(self, worker: str, lane: str, job_id: str, jobs: list[Claimed]) -> None:
         record = self._records.get(job_id)
-        if record is not None and record.state is JobState.QUEUED and self._hooks.may_start(record):
+        if record is None or record.state is not JobState.QUEUED or record.priority != lane.removesuffix(FRONT):
+            return
+        if self._hooks.may_start(record):
             self._held[worker][job_id] = None
             jobs.append(record.start(worker, next(self._claims), self._clock.now_ms()))
 

@@ -14,6 +14,7 @@ from aioq.store.leases import Renewal, WorkerLease
 from aioq.store.memory.hooks import Hook
 from aioq.store.memory.lanes import Reader
 from aioq.store.memory.leases import MemoryLeaseClient
+from aioq.store.memory.operating import MemoryOperatorVerbs
 from aioq.store.memory.outbox import MemoryOutbox
 from aioq.store.memory.pubsub import MemoryInbox
 from aioq.store.memory.queue import MemoryQueue
@@ -50,6 +51,7 @@ class MemoryStore:
         self.shards = MemoryShardRegister(self._locked)
         self._timetable = MemoryTimetable(app, self._locked, lambda: list(self._queues))
         self._outbox = MemoryOutbox(self._locked)
+        self._operating = MemoryOperatorVerbs(self._locked, lambda: list(self._queues), clock)
         # A lease client's thread calls this store too. Nobody awaits or calls back while holding this lock.
         self._lock = threading.Lock()
 
@@ -77,6 +79,11 @@ class MemoryStore:
     def outbox(self) -> MemoryOutbox:
         """What queues send to other queues."""
         return self._outbox
+
+    @property
+    def operating(self) -> MemoryOperatorVerbs:
+        """The verbs of those who operate queues."""
+        return self._operating
 
     async def open(self, *, thorough: bool = False) -> ServerInfo:
         """Connect, and check that aioq can work with this server."""
@@ -209,11 +216,6 @@ class MemoryStore:
         """Cancel jobs, and return the state each was in."""
         with self._locked(queue) as locked:
             return [locked.cancel(job_id, outcome, ttl_ms) for job_id in job_ids]
-
-    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
-        """Queue dead jobs again as if they were new, and return the state each was in."""
-        with self._locked(queue) as locked:
-            return [locked.reopen(job_id) for job_id in job_ids]
 
     def _renew(self, queue: str, worker: str, fetched_ms: int, mode: str) -> Renewal:
         with self._locked(queue) as locked:

@@ -12,7 +12,7 @@ from aioq.jobs.job import WAITS, JobInfo, JobState, Priority, Progress, put_off
 from aioq.store.contract import LATER, MISSING, Claim, Claimed, WaitReply
 from aioq.store.leases import Renewal, WorkerLease
 from aioq.store.upkeep import Backlog, Promotion, Recovery
-from aioq.wire.messages import describe
+from aioq.wire.messages import describe, task_in_head
 
 LOST = -2
 """The first item of the reply of `claim` and `renew` to a worker that has lost its lease."""
@@ -195,12 +195,12 @@ def parse_wait(reply: Sequence[bytes | int | None]) -> list[WaitReply]:
 
 
 def parse_states(reply: Sequence[bytes]) -> list[JobState | None]:
-    """The result of `cancel.lua`, `reschedule.lua` and `reopen.lua`."""
+    """The result of `cancel.lua`, `reschedule.lua`, `reopen.lua`, `delete.lua` and `prioritize.lua`."""
     return [JobState(state.decode()) if state else None for state in reply]
 
 
 def parse_info(queue: str, job_id: str, fields: Sequence[Any], *, results: bool = False) -> JobInfo | None:
-    """The result of `info.lua` for one job; None for a record that is not aioq's.
+    """The result of `info.lua` or `list_records.lua` for one job; None for a record that is not aioq's.
 
     If the job was moved, it has the name of the other queue.
     """
@@ -216,11 +216,12 @@ def _info(queue: str, job_id: str, record: dict[str, Any], *, results: bool) -> 
         return None
     state = JobState(record.get("state", b"queued").decode())
     description = describe(record.get("job", b""), record.get("outcome"))
+    task = description.task or task_in_head(record.get("call_head", b""), record.get("outcome_head", b""))
     ran = state in (JobState.RUNNING, JobState.SUCCEEDED)
     return JobInfo(
         id=job_id,
         queue=record["queue"].decode() if "queue" in record else queue,
-        task=description.task,
+        task=task,
         state=state,
         priority=Priority(record.get("lane", b"normal").decode()),
         attempts=int(record.get("attempts", 0)) + ran,
@@ -232,7 +233,7 @@ def _info(queue: str, job_id: str, record: dict[str, Any], *, results: bool) -> 
         ended_at=_time(record.get("ended")),
         worker=record["worker"].decode() if "worker" in record else None,
         progress=_PROGRESS.decode(record["progress"]) if "progress" in record else None,
-        error=put_off(description.task) if state in WAITS and "parked" in record else description.error,
+        error=put_off(task) if state in WAITS and "parked" in record else description.error,
         headers=description.headers,
         tags=_tags(record.get("tags", ())),
         expires_at=_time(record.get("expires") or None),

@@ -72,7 +72,12 @@ class Definition:
     text: str
 
 
-READS_ONLY = frozenset({"backlog", "held", "info", "schedule_owners", "schedule_read", "workers"})
+READS_ONLY = frozenset(
+    {
+        *("backlog", "count", "held", "info", "list_lane", "list_records", "list_sorted", "list_waiting"),
+        *("schedule_owners", "schedule_read", "workers"),
+    }
+)
 """Commands that write nothing. As functions they are served even while a server refuses writes."""
 
 

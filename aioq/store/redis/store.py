@@ -31,6 +31,7 @@ from aioq.store.redis.leases import RedisLeaseClient
 from aioq.store.redis.net.commands import Link
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.net.subscription import RedisInbox
+from aioq.store.redis.operating import RedisOperatorVerbs
 from aioq.store.redis.outbox import RedisOutbox
 from aioq.store.redis.paging import BEGIN, all_workers
 from aioq.store.redis.permissions import require
@@ -123,6 +124,9 @@ class RedisStore:
         )
         self._outbox = RedisOutbox(self.call_retried, self.call_confirmed, limits)
         self.shards = RedisShardRegister(self._link.command, self.call_retried, shards_key(app), shown_url)
+        self._operating = RedisOperatorVerbs(
+            self.call_retried, self.call_confirmed, self._timetable.queues, limits
+        )
         self._skipped = SkippedLog()
         self._was_unreachable = False
         self._reads = BlockingReads(app, self._link, longest_ms=limits.lease_ms * 5 // 8)
@@ -151,6 +155,11 @@ class RedisStore:
     def outbox(self) -> RedisOutbox:
         """What queues send to other queues."""
         return self._outbox
+
+    @property
+    def operating(self) -> RedisOperatorVerbs:
+        """The verbs of those who operate queues."""
+        return self._operating
 
     async def open(self, *, thorough: bool = False) -> ServerInfo:
         """Connect, and check that aioq can work with this server."""
@@ -329,10 +338,6 @@ class RedisStore:
         name = os.urandom(9).hex()
         args = [name, outcome, ttl_ms, self._limits.tombstone_ms, *job_ids]
         return replies.parse_states(await self.call_confirmed("cancel", queue, args))
-
-    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
-        """Queue dead jobs again as if they were new, and return the state each was in."""
-        return replies.parse_states(await self.call_confirmed("reopen", queue, job_ids))
 
     async def _call(
         self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None

@@ -24,6 +24,7 @@ from aioq.store.redis.durability import Durability, sends_in_flight, settles_in_
 from aioq.store.redis.errors import SlotUnservedError, is_of_a_slot, slot_unserved
 from aioq.store.redis.keys import base_key, no_key, schedule_queues_key, shards_key
 from aioq.store.redis.net.connection import Arg
+from aioq.store.redis.operating import RedisOperatorVerbs
 from aioq.store.redis.outbox import RedisOutbox
 from aioq.store.redis.replicas import Replicas
 from aioq.store.redis.schedule_queues import Register
@@ -87,6 +88,7 @@ class ClusterStore:
         )
         self._outbox = RedisOutbox(self._call, self._call_confirmed, limits)
         self.shards = RedisShardRegister(self._command, self._call, shards_key(app), shown_url)
+        self._operating = RedisOperatorVerbs(self._call, self._call_confirmed, self._timetable.queues, limits)
         self._blocking: dict[tuple[str, str], RedisStore] = {}
 
     def _node_store(self, address: Address, topology: Topology) -> RedisStore:
@@ -127,6 +129,11 @@ class ClusterStore:
     def outbox(self) -> RedisOutbox:
         """What queues send to other queues."""
         return self._outbox
+
+    @property
+    def operating(self) -> RedisOperatorVerbs:
+        """The verbs of those who operate queues."""
+        return self._operating
 
     async def open(self, *, thorough: bool = False) -> ServerInfo:
         """Learn the topology, and check that aioq can work with each node that serves slots.
@@ -288,10 +295,6 @@ class ClusterStore:
     ) -> list[JobState | None]:
         """Cancel jobs, and return the state each was in."""
         return await self._patiently(queue, lambda node: node.cancel(queue, job_ids, outcome, ttl_ms))
-
-    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
-        """Queue dead jobs again as if they were new, and return the state each was in."""
-        return await self._patiently(queue, lambda node: node.reopen(queue, job_ids))
 
     def _at(self, queue: str) -> RedisStore:
         return self._router.node_of(base_key(self._app, queue))

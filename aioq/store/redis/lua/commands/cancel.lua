@@ -2,19 +2,15 @@
 -- line break, and the outcome). A call that has changed anything leaves a receipt: if it is repeated because its
 -- reply was lost, it gives the same reply again.
 --
--- NEEDS: keys, record, results, cancellation
+-- NEEDS: record, results, cancellation, receipts
 -- USES: reads job, receipt, schedule, scheduled, standing; writes body, cancel, idle, job, lanes, outbox, receipt,
 --   schedule, scheduled, standing, timers, tombstone, wakeable; publishes dispatched, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 the name of this call, 2 the outcome to store, 3 how long to keep it in ms, 4 for how many ms after its
 --   send a job must be found, then job ids
 -- REPLY: per job the state it was in, '' for no such job, or for one that was moved to another queue
-local receipt = receipt_key(q, ARGV[1])
--- Far longer than needed: a call is repeated once, and at once.
-local RECEIPT_TTL = 60000
-
-local before = redis.call('GET', receipt)
-if before then return cmsgpack.unpack(before) end
+local before = Receipts.found(q, ARGV[1])
+if before then return before end
 
 local outcome, ttl, reply, changed = ARGV[2], tonumber(ARGV[3]), {}, false
 local limits = {tombstone = tonumber(ARGV[4])}
@@ -26,6 +22,6 @@ for i = 5, #ARGV do
   changed = changed or cancelled
   reply[i - 4] = state
 end
-if changed then redis.call('SET', receipt, cmsgpack.pack(reply), 'PX', RECEIPT_TTL) end
+if changed then Receipts.keep(q, ARGV[1], reply) end
 Results.publish(q)
 return reply

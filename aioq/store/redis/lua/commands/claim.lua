@@ -109,13 +109,15 @@ local function put_off_unreadable(id, text)
 end
 
 -- Takes a job whose record is not a fresh one, if it may be taken: it may have been cancelled or have expired, or
--- may have two entries. `is_held`: the job comes from the worker's held set. Returns whether it was taken.
-local function take_other(id, text, is_held)
+-- may have two entries. `is_held`: the job comes from the worker's held set. `lane`: that of its entry; if the job
+-- was moved to another lane since, it is taken there. Returns whether it was taken.
+local function take_other(id, text, is_held, lane)
   local job = unpacked(text)
   if not job then return not is_held and put_off_unreadable(id, text) end
   local unknown = recheck and job[STATE] == 'running' and job[WORKER] == worker and not known[id]
   local orphan = job[STATE] == 'running' and job[WORKER] ~= worker and Newer.is_orphan(q, job)
   if job[STATE] and not unknown and not orphan then return false end
+  if lane and not job[STATE] and (job[LANE] or NORMAL) ~= lane then return false end
   local envelope = whole(q, id, job[JOB])
   if not envelope then
     -- The envelope was evicted or deleted by hand, so the job cannot run. A timer ends it and notifies its
@@ -145,14 +147,14 @@ end
 
 -- Takes a job, or counts it as skipped. `text` is the value of the job's key: false for none or for another type,
 -- nil if the key is known not to exist.
-local function take(id, text, is_held)
+local function take(id, text, is_held, lane)
   if text ~= nil and known[id] ~= 'taken' then
     local envelope, sent, record = begin_first(text, run)
     if envelope then
       known[id] = 'taken'
       return add_to_reply(id, envelope, sent, 0, record)
     end
-    if take_other(id, text, is_held) then return end
+    if take_other(id, text, is_held, lane) then return end
   end
   skipped = skipped + 1 + math.floor(#(text or '') / LARGE)
 end
@@ -176,9 +178,9 @@ local function find_missing(ids, texts)
   end
 end
 
--- Takes as many of the jobs as possible; returns the position of the first one that is left.
-local function take_all(ids)
-  local first, most = 1, count - taken
+-- Takes as many of the jobs of a stream's entries as possible; returns the position of the first one that is left.
+local function take_all(stream, ids)
+  local first, most, lane = 1, count - taken, lane_of(stream)
   while first <= #ids and not is_full() do
     local some, before = {unpack(ids, first, math.min(#ids, first + most - 1))}, taken
     local texts, looked = texts_of(q, some), false
@@ -188,7 +190,7 @@ local function take_all(ids)
         find_missing(some, texts)
         looked = true
       end
-      take(id, texts[id])
+      take(id, texts[id], false, lane)
       first = first + 1
     end
     most = taken == before and math.min(most * GROWTH, MOST) or count - taken
@@ -230,7 +232,7 @@ local function accept(name, entry, ids)
   -- If the entry is not pending, another worker has recovered it meanwhile.
   if is_unreadable(pending) or not pending[1] then return end
   if lost then run_hooks_returned(q, ids) end
-  for i = lost and 1 or take_all(ids), #ids do Lanes.push(q, lane_of(name), ids[i], true) end
+  for i = lost and 1 or take_all(name, ids), #ids do Lanes.push(q, lane_of(name), ids[i], true) end
   redis.call('XACK', lane, GROUP, entry)
   redis.call('XDEL', lane, entry)
 end
@@ -297,7 +299,7 @@ for _, name in ipairs(LANES) do
         for _, id in ipairs(named) do ids[#ids + 1] = id end
         names[i] = entry[1]
       end
-      local again = put_back(name, ids, take_all(ids))
+      local again = put_back(name, ids, take_all(name, ids))
       redis.call('XACK', lane, GROUP, unpack(names))
       trim(lane, names[#names], is_empty and not again)
       -- As many entries as are needed if each names as many jobs as these do; more if none of these jobs was

@@ -1,28 +1,37 @@
--- Queues dead jobs again, as if they had never been run.
+-- Queues dead jobs again, as if they had never been run. A call that has changed anything leaves a receipt.
 --
--- NEEDS: keys, record, lanes, hooks
--- USES: reads body, job, scheduled, standing; writes body, dead, idle, job, lanes, outbox, scheduled, standing, timers,
---   wakeable; publishes dispatched
+-- NEEDS: keys, record, lanes, hooks, receipts
+-- USES: reads body, job, receipt, scheduled, standing; writes body, dead, idle, job, lanes, outbox, receipt, scheduled,
+--   standing, timers, wakeable; publishes dispatched
 -- KEYS: 1 base key
--- ARGV: job ids
--- REPLY: per job the state it was in, '' for no such job; a job was queued only if it had failed and still has its
--- call
-local reply = {}
-for i = 1, #ARGV do
+-- ARGV: 1 the name of this call, then job ids
+-- REPLY: per job the state it was in, '' for no such job, for one that was moved to another queue, and for one
+--   that has failed but whose call is gone; a job was queued if that is 'failed'
+local before = Receipts.found(q, ARGV[1])
+if before then return before end
+
+local reply, changed = {}, false
+for i = 2, #ARGV do
   local id = ARGV[i]
   local job = load(q, id)
-  if job and job[STATE] == 'failed' and whole(q, id, job[JOB]) then
-    run_hooks(q, 'reopen', id, job)
-    Lanes.push(q, job[LANE], id, false)
-    if job[JOB] == true then redis.call('PERSIST', body_key(q, id)) end
-    local new = {job[JOB], job[SENT], job[LANE], job[NONCE]}
-    if job[EXTRA] then
-      widen(new, EXTRA)
-      new[EXTRA] = job[EXTRA]
+  reply[i - 1] = job and not is_elsewhere(job) and (job[STATE] or 'queued') or ''
+  if job and job[STATE] == 'failed' then
+    if whole(q, id, job[JOB]) then
+      run_hooks(q, 'reopen', id, job)
+      Lanes.push(q, job[LANE], id, false)
+      if job[JOB] == true then redis.call('PERSIST', body_key(q, id)) end
+      local new = {job[JOB], job[SENT], job[LANE], job[NONCE]}
+      if job[EXTRA] then
+        widen(new, EXTRA)
+        new[EXTRA] = job[EXTRA]
+      end
+      save(q, id, new)
+      redis.call('ZREM', q.base .. DEAD, id)
+      changed = true
+    else
+      reply[i - 1] = ''
     end
-    save(q, id, new)
-    redis.call('ZREM', q.base .. DEAD, id)
   end
-  reply[i] = job and not is_elsewhere(job) and (job[STATE] or 'queued') or ''
 end
+if changed then Receipts.keep(q, ARGV[1], reply) end
 return reply

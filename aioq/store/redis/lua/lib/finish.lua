@@ -59,6 +59,14 @@ function Finish.finish(q, limits, id, job, state, outcome, ttl, keeps_call)
   run_hooks(q, 'ended', id, job)
 end
 
+-- Deletes the record of a job that has ended.
+function Finish.forget(q, limits, id, job)
+  run_hooks(q, 'forget', id, job, 0)
+  Finish.keep(q, limits, id, job, 0)
+  redis.call('DEL', body_key(q, id))
+  redis.call('ZREM', q.base .. DEAD, id)
+end
+
 -- Removes a job from the dead jobs because there are too many. From now on it is kept like any other job that has
 -- ended: for its own ttl after its end.
 function Finish.unbury(q, limits, id)

@@ -1,0 +1,75 @@
+"""The cursor of a page: where each list continues, in a text that no one has to understand. Pure."""
+
+import zlib
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
+
+import msgspec
+
+from aioq.errors import ConfigError
+from aioq.jobs.job import JobState
+from aioq.store.operating import Place, Span
+from aioq.util.printable import brief
+
+Places = Mapping[tuple[str, JobState], Place | None]
+"""By queue and state where a list continues; None for its end."""
+
+_CHECKSUM = 4
+
+
+class _Cursor(msgspec.Struct, frozen=True, array_like=True):
+    """A cursor on the wire.
+
+    Attributes:
+        query: the fingerprint of the query's filters.
+        span: the times between `since` and `until`, which are those of the first page.
+        places: by queue and state where a list continues; the lists that were not begun are not in it.
+    """
+
+    query: bytes
+    span: tuple[int | None, int | None]
+    places: dict[str, dict[JobState, Place | None]]
+
+
+_DECODER = msgspec.msgpack.Decoder(_Cursor)
+
+
+def encode_cursor(query: bytes, span: Span, places: Places) -> str:
+    """The text of a cursor.
+
+    Args:
+        query: the fingerprint of the query's filters.
+        span: the times between `since` and `until`.
+        places: where each list continues.
+    """
+    by_queue: dict[str, dict[JobState, Place | None]] = {}
+    for (queue, state), place in places.items():
+        by_queue.setdefault(queue, {})[state] = place
+    packed = msgspec.msgpack.encode(_Cursor(query, (span.since_ms, span.until_ms), by_queue))
+    return urlsafe_b64encode(packed + _checksum(packed)).decode().rstrip("=")
+
+
+def decode_cursor(text: object, query: bytes) -> tuple[Span, Places]:
+    """The times of a query, and where each list continues.
+
+    Raises:
+        ConfigError: the text is no cursor, or that of another query.
+    """
+    try:
+        raw = urlsafe_b64decode(str(text) + "=" * (-len(str(text)) % 4))
+        packed, checksum = raw[:-_CHECKSUM], raw[-_CHECKSUM:]
+        found = _DECODER.decode(packed) if checksum == _checksum(packed) else None
+    except (ValueError, msgspec.DecodeError):
+        found = None
+    if found is None:
+        raise ConfigError(
+            f"app.jobs: cursor={brief(text)}: expected the cursor of a page, as page.cursor gives it"
+        )
+    if found.query != query:
+        raise ConfigError("app.jobs: the cursor belongs to a query with other filters, or of another order")
+    places = {(queue, state): place for queue, states in found.places.items() for state, place in states.items()}
+    return Span(*found.span), places
+
+
+def _checksum(packed: bytes) -> bytes:
+    return zlib.crc32(packed).to_bytes(_CHECKSUM, "big")

@@ -1,0 +1,294 @@
+"""`app.jobs(...)`: a lazy query for jobs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from aioq.errors import ConfigError
+from aioq.jobs.job import JobInfo, JobState
+from aioq.jobs.shards import queue_of_shard
+from aioq.operate.arguments import Parameters
+from aioq.operate.cursor import Places, decode_cursor, encode_cursor
+from aioq.operate.filters import TIMED, WHERE, make_filters
+from aioq.operate.listing import MOST_LOOKED_AT, Found, JobList, part_size, step
+from aioq.public import public
+from aioq.store.contract import Store
+from aioq.store.operating import ALWAYS, Span, Wanted
+from aioq.util.printable import brief
+from aioq.util.suggestions import did_you_mean
+from aioq.wire.signature import Signature
+
+R = TypeVar("R")
+
+MOST_OF_A_PAGE = 1_000
+"""The most jobs of one page."""
+
+_PART = 250
+"""How many jobs an iteration reads at once."""
+
+
+class QuerySource(Protocol):
+    """Where a query gets its answers: the App, whatever event loop it is asked on."""
+
+    async def store(self) -> Store:
+        """The store of the running loop."""
+        ...
+
+    def known_queues(self) -> Sequence[str]:
+        """The queues that the App knows."""
+        ...
+
+    async def shards_of(self, queue: str) -> Sequence[str]:
+        """The names that the shards of a queue have for the store."""
+        ...
+
+    def signature(self, task: str) -> Signature | None:
+        """The signature of a task; None for one that this process does not know."""
+        ...
+
+    def encoder(self) -> msgspec.msgpack.Encoder:
+        """Encodes arguments."""
+        ...
+
+    def run_sync(self, instead: str, make: Callable[[], Awaitable[R]]) -> R:
+        """Run the awaitable of `make` for sync code and wait in this thread; an error says to use `instead`."""
+        ...
+
+
+@public
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """A page of jobs.
+
+    Attributes:
+        jobs: those that match, in the order of the query; there may be fewer than asked for, or none, although
+            more pages follow.
+        cursor: continues after this page; None if nothing is left.
+        looked_at: how many jobs were looked at for it. A page looks at 1,000 at the most.
+    """
+
+    jobs: Sequence[JobInfo]
+    cursor: str | None
+    looked_at: int
+
+
+@public
+@dataclass(frozen=True, slots=True)
+class JobCount:
+    """A number of jobs: `int(count)`, or `str(count)` for people, as in `about 12,000`.
+
+    Attributes:
+        value: the number.
+        exact: whether they were counted; else it is an estimate.
+    """
+
+    value: int
+    exact: bool
+
+    def __int__(self) -> int:
+        return self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:,}" if self.exact else f"about {self.value:,}"
+
+
+@public
+class JobQuery:
+    """A query for jobs, made by `app.jobs(...)`. It asks the server when it is iterated, paged or counted.
+
+        async for job in app.jobs(state="failed", since=timedelta(hours=1)):
+            print(job.id, job.error)
+
+    It can be used any number of times, on any event loop, and by sync code (`for job in app.jobs(...)`,
+    `page_sync` ...). It reads bounded parts, while jobs come and go: a job that stays in its list all the time is
+    shown, and an iteration shows it once. One that moves to another state meanwhile may be missed.
+
+    Args:
+        source: the App.
+        given: the filters, by name.
+
+    Raises:
+        ConfigError: a filter is wrong, or there is none of this name.
+    """
+
+    def __init__(self, source: QuerySource, given: Mapping[str, Any]) -> None:
+        self._source = source
+        self._filters = make_filters(given, source.encoder())
+        self._looked_at = 0
+
+    @property
+    def looked_at(self) -> int:
+        """How many jobs the last iteration, page or count of this query has looked at, so far."""
+        return self._looked_at
+
+    async def __aiter__(self) -> AsyncIterator[JobInfo]:
+        """All jobs that match.
+
+        Raises:
+            ConfigError: a queue does not exist; the message names those that do.
+            ServerUnavailableError: the server cannot be reached.
+        """
+        self._looked_at = 0
+        shown = set[str]()
+        span, begin = await self._begin()
+        left: Places | None = begin
+        while left is not None:
+            found, left = await self._step(span, left, _PART)
+            for job in found.jobs:
+                # A queued job that is moved or taken in part with others may stand at two places of its lane.
+                if job.id not in shown:
+                    shown.add(job.id)
+                    yield job
+
+    def __iter__(self) -> Iterator[JobInfo]:
+        """`async for` for sync code, as `App.run_sync`."""
+        jobs = aiter(self)
+        while (
+            job := self._source.run_sync("async for job in app.jobs(...)", lambda: anext(jobs, None))
+        ) is not None:
+            yield job
+
+    async def page(self, cursor: str | None = None, size: int = 100) -> JobPage:
+        """A page of jobs.
+
+        It is read on where the page of the cursor has ended, however many jobs have come or gone since: none that
+        stays is missed. A queued job may be on two pages if workers take jobs that were sent together with it
+        meanwhile.
+
+        Args:
+            cursor: that of the page before; None for the first page.
+            size: the most jobs of the page, up to 1,000.
+
+        Raises:
+            ConfigError: the size is wrong; the cursor is none, or that of another query; or a queue does not
+                exist.
+            ServerUnavailableError: the server cannot be reached.
+        """
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= MOST_OF_A_PAGE:  # pyright: ignore[reportUnnecessaryIsInstance] - users without a type checker
+            raise ConfigError(f"{WHERE}: size={brief(size)}: expected 1 to {MOST_OF_A_PAGE:,}")
+        fingerprint = self._filters.fingerprint
+        given = None if cursor is None else decode_cursor(cursor, fingerprint)
+        self._looked_at = 0
+        span, places = given or await self._begin()
+        found, left = await self._step(span, places, size)
+        following = None if left is None else encode_cursor(fingerprint, span, left)
+        return JobPage(found.jobs, following, found.looked_at)
+
+    def page_sync(self, cursor: str | None = None, size: int = 100) -> JobPage:
+        """`page` for sync code, as `App.run_sync`."""
+        return self._source.run_sync("await app.jobs(...).page(...)", lambda: self.page(cursor, size))
+
+    async def first(self) -> JobInfo | None:
+        """The first job that matches; None if there is none. With filters it may look at all jobs.
+
+        Raises:
+            ConfigError: a queue does not exist; the message names those that do.
+            ServerUnavailableError: the server cannot be reached.
+        """
+        self._looked_at = 0
+        span, begin = await self._begin()
+        left: Places | None = begin
+        while left is not None:
+            found, left = await self._step(span, left, 1)
+            if found.jobs:
+                return found.jobs[0]
+        return None
+
+    def first_sync(self) -> JobInfo | None:
+        """`first` for sync code, as `App.run_sync`."""
+        return self._source.run_sync("await app.jobs(...).first()", self.first)
+
+    async def count(self) -> JobCount:
+        """How many jobs match.
+
+        The server counts the jobs of each state, but estimates how many of more than 1,000 are queued. Filters
+        that look into jobs are applied to the first 1,000; if there are more, the number is an estimate by these.
+
+        Raises:
+            ConfigError: a queue does not exist; the message names those that do.
+            ServerUnavailableError: the server cannot be reached.
+        """
+        self._looked_at = 0
+        span, places = await self._begin()
+        store = await self._source.store()
+        lists = await self._lists(store, span)
+        counts = await asyncio.gather(*(store.operating.count_jobs(*each) for each in lists))
+        total, exact = sum(each.count for each in counts), all(each.exact for each in counts)
+        if not self._filters.looks_into_jobs and (exact or total > MOST_LOOKED_AT):
+            return JobCount(total, exact)
+        found, left = await self._step(span, places, MOST_LOOKED_AT)
+        matching = len({job.id for job in found.jobs})
+        if left is None:
+            return JobCount(matching, exact=True)
+        return JobCount(round(total * matching / max(1, found.looked_at)), exact=False)
+
+    def count_sync(self) -> JobCount:
+        """`count` for sync code, as `App.run_sync`."""
+        return self._source.run_sync("await app.jobs(...).count()", self.count)
+
+    async def _begin(self) -> tuple[Span, Places]:
+        """The times between `since` and `until`, and the beginning of all lists."""
+        since, until = self._filters.since, self._filters.until
+        if since is None and until is None:
+            return ALWAYS, {}
+        store = await self._source.store()
+        now = await store.operating.now_ms((await self._shards(store))[0])
+        return Span(since and since.resolved(now), until and until.resolved(now)), {}
+
+    async def _step(self, span: Span, places: Places, size: int) -> tuple[Found, Places | None]:
+        """Look at the jobs from these places on; returns what was found, and the places where it ended."""
+        store = await self._source.store()
+        wanted = await self._lists(store, span)
+        part = part_size(len(wanted), size, looks_into_jobs=self._filters.looks_into_jobs)
+        lists = [JobList(queue, each, places.get((queue, each.state), ()), part) for queue, each in wanted]
+        parameters = Parameters(self._source.signature)
+        found = await step(
+            store.operating,
+            lists,
+            lambda item: self._filters.match(item, span, parameters),
+            size=size,
+            oldest=self._filters.oldest,
+        )
+        self._looked_at += found.looked_at
+        left = {(each.queue, each.wanted.state): each.place for each in lists if each.place != ()}
+        return found, None if found.is_over else left
+
+    async def _lists(self, store: Store, span: Span) -> list[tuple[str, Wanted]]:
+        """The lists in which there are jobs that match."""
+        filters = self._filters
+        lists: list[tuple[str, Wanted]] = []
+        for queue, state in product(await self._shards(store), filters.states):
+            workers = None
+            if filters.worker is not None and state is JobState.RUNNING:
+                workers = [each.worker for each in await store.workers(queue) if filters.fits_worker(each.worker)]
+            timed = span if state in TIMED else ALWAYS
+            wanted = Wanted(state, filters.oldest, timed, workers, bool(filters.arguments))
+            lists.append((queue, wanted))
+        return lists
+
+    async def _shards(self, store: Store) -> Sequence[str]:
+        """The shards of the queues, of which most have one."""
+        return [shard for queue in await self._queues(store) for shard in await self._source.shards_of(queue)]
+
+    async def _queues(self, store: Store) -> Sequence[str]:
+        """The queues that are asked for; by default those that the App knows, and those that the server knows of.
+
+        Raises:
+            ConfigError: one does not exist.
+        """
+        known = list(dict.fromkeys(self._source.known_queues()))
+        wanted = self._filters.queues
+        if wanted is not None and {*wanted} <= {*known}:
+            return wanted
+        known = list(dict.fromkeys([*known, *map(queue_of_shard, await store.operating.queues())]))
+        for queue in wanted or ():
+            if queue not in known and not await store.operating.is_used(queue):
+                raise ConfigError(
+                    f"{WHERE}: there is no queue {queue!r}{did_you_mean(queue, known)}; "
+                    f"there are: {', '.join(known)}"
+                )
+        return wanted or known

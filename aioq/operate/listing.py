@@ -1,0 +1,140 @@
+"""The lists of several queues and states as one, in the order of time."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from aioq.jobs.job import JobInfo
+from aioq.jobs.shards import SEPARATOR, queue_of_shard
+from aioq.operate.filters import time_of
+from aioq.store.operating import MOST_LISTED, Listed, OperatorVerbs, Place, Wanted
+
+MOST_LOOKED_AT = 1_000
+"""The most jobs that one page looks at."""
+
+_LEAST = 5
+_GROWTH = 4
+
+
+class JobList:
+    """The list of one queue and state, read in parts.
+
+    Args:
+        queue: the queue.
+        wanted: what is listed.
+        after: where it continues; None for its end.
+        part: how many items are read at first.
+    """
+
+    def __init__(self, queue: str, wanted: Wanted, after: Place | None, part: int) -> None:
+        self.queue = queue
+        self.wanted = wanted
+        self.place = after
+        self._next = after
+        self._part = part
+        self._read: deque[Listed] = deque()
+
+    @property
+    def head(self) -> JobInfo | None:
+        """The next job that was read."""
+        return self._read[0].info if self._read else None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether its next job is not known yet."""
+        return not self._read and self._next is not None
+
+    def pop(self) -> Listed:
+        """The next job; the list goes on after it."""
+        item = self._read.popleft()
+        self.place = item.after
+        self._skip()
+        return item
+
+    async def read(self, store: OperatorVerbs) -> int:
+        """Read the next part; returns how many of its items at the beginning are no jobs."""
+        listing = await store.list_jobs(self.queue, self.wanted, self._next or (), self._part)
+        self._part = min(self._part * _GROWTH, MOST_LISTED)
+        self._next = listing.after
+        self._read.extend(listing.items)
+        return self._skip()
+
+    def _skip(self) -> int:
+        """Pass items without a job."""
+        skipped = 0
+        while self._read and self._read[0].info is None:
+            self.place = self._read.popleft().after
+            skipped += 1
+        if not self._read:
+            self.place = self._next
+        return skipped
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The result of one step.
+
+    Attributes:
+        jobs: those that match.
+        looked_at: how many were looked at.
+        is_over: whether nothing is left.
+    """
+
+    jobs: Sequence[JobInfo]
+    looked_at: int
+    is_over: bool
+
+
+def part_size(lists: int, size: int, *, looks_into_jobs: bool) -> int:
+    """How many items of each list are read at first, for a page of `size` jobs."""
+    wanted = MOST_LISTED if looks_into_jobs else min(size, MOST_LISTED)
+    return max(_LEAST if lists > 1 else 1, -(-wanted // max(1, lists)))
+
+
+async def step(
+    store: OperatorVerbs,
+    lists: Sequence[JobList],
+    matches: Callable[[Listed], bool],
+    *,
+    size: int,
+    oldest: bool,
+) -> Found:
+    """Look at the jobs of all lists in the order of time, until `size` match or enough were looked at.
+
+    Args:
+        store: reads the lists.
+        lists: they are left where the next step begins.
+        matches: decides whether a job matches.
+        size: the most jobs to find.
+        oldest: whether the oldest ones come first.
+    """
+    jobs: list[JobInfo] = []
+    looked_at = 0
+    while len(jobs) < size and looked_at < MOST_LOOKED_AT:
+        due = [each for each in lists if each.is_due]
+        if due:
+            skipped = await asyncio.gather(*(each.read(store) for each in due))
+            looked_at += sum(skipped) + sum(each.is_due for each in due)  # a part may have no items
+            continue
+        best = _first(lists, oldest=oldest)
+        if best is None:
+            return Found(jobs, looked_at, is_over=True)
+        item = best.pop()
+        looked_at += 1
+        if item.info is not None and matches(item):
+            jobs.append(_shown(item.info))
+    return Found(jobs, looked_at, is_over=not any(each.head or each.is_due for each in lists))
+
+
+def _shown(info: JobInfo) -> JobInfo:
+    """A job as users see it: a shard is a matter of the store."""
+    return replace(info, queue=queue_of_shard(info.queue)) if SEPARATOR in info.queue else info
+
+
+def _first(lists: Sequence[JobList], *, oldest: bool) -> JobList | None:
+    """The list whose next job comes first; None if no list has one."""
+    heads = [(time_of(each.head), each) for each in lists if each.head is not None]
+    if not heads:
+        return None
+    return (min if oldest else max)(heads, key=lambda head: head[0])[1]

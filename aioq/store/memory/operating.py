@@ -1,0 +1,89 @@
+"""The verbs of those who operate queues, in memory."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from aioq.jobs.job import JobState, Priority
+from aioq.store.leases import WorkerLease
+from aioq.store.memory.operated import OperatedJobs
+from aioq.store.memory.schedules import MemoryQueueTimetable
+from aioq.store.operating import MOST_LISTED, Counted, Listing, Place, Wanted
+from aioq.util.clock import Clock
+
+
+class OperatedQueue(Protocol):
+    """A queue."""
+
+    jobs: OperatedJobs
+    timetable: MemoryQueueTimetable
+
+    def workers(self) -> Sequence[WorkerLease]:
+        """The workers of this queue."""
+        ...
+
+
+class MemoryOperatorVerbs:
+    """The verbs of those who operate queues.
+
+    Args:
+        lock: locks a queue for one verb, and returns it.
+        queues: the names of all queues.
+        clock: the store's clock.
+    """
+
+    def __init__(
+        self,
+        lock: Callable[[str], AbstractContextManager[OperatedQueue]],
+        queues: Callable[[], Sequence[str]],
+        clock: Clock,
+    ) -> None:
+        self._locked = lock
+        self._queues = queues
+        self._clock = clock
+
+    async def now_ms(self, queue: str) -> int:
+        """The time of the store's clock."""
+        del queue
+        return self._clock.now_ms()
+
+    async def queues(self) -> list[str]:
+        """The queues that are used; sorted by name."""
+        return [name for name in sorted(self._queues()) if await self.is_used(name)]
+
+    async def is_used(self, queue: str) -> bool:
+        """Whether there are jobs, schedules or workers of a queue."""
+        if queue not in self._queues():
+            return False
+        with self._locked(queue) as locked:
+            return bool(len(locked.jobs) or locked.workers() or locked.timetable.read(None).entries)
+
+    async def list_jobs(self, queue: str, wanted: Wanted, after: Place, limit: int) -> Listing:
+        """A part of a list of jobs, of up to `limit` items."""
+        with self._locked(queue) as locked:
+            return locked.jobs.list(wanted, after, min(limit, MOST_LISTED))
+
+    async def count_jobs(self, queue: str, wanted: Wanted) -> Counted:
+        """How many jobs a list has; all lists are counted."""
+        with self._locked(queue) as locked:
+            return Counted(locked.jobs.count(wanted))
+
+    async def calls(self, queue: str, job_ids: Sequence[str]) -> list[bytes | None]:
+        """The encoded calls of jobs; None for each whose call is gone, and where there is no such job."""
+        with self._locked(queue) as locked:
+            return [locked.jobs.call(job_id) for job_id in job_ids]
+
+    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
+        """Queue dead jobs again as if they were new, and return the state each was in."""
+        with self._locked(queue) as locked:
+            return [locked.jobs.reopen(job_id) for job_id in job_ids]
+
+    async def delete(self, queue: str, job_ids: Sequence[str], outcome: bytes) -> list[JobState | None]:
+        """Delete jobs, and return the state each was in."""
+        with self._locked(queue) as locked:
+            return [locked.jobs.delete(job_id, outcome) for job_id in job_ids]
+
+    async def prioritize(self, queue: str, job_ids: Sequence[str], priority: Priority) -> list[JobState | None]:
+        """Move jobs to another lane, and return the state each was in."""
+        with self._locked(queue) as locked:
+            return [locked.jobs.prioritize(job_id, priority) for job_id in job_ids]

@@ -1,0 +1,79 @@
+-- Counts jobs, or estimates how many there are.
+--
+-- NEEDS: call, keys, timers, entries
+-- USES: reads dead, held, lanes, scheduled, schedules, workers
+-- KEYS: 1 base key
+-- ARGV: 1 what to count: 'dead', 'scheduled', 'running' or 'queued' jobs; 'keys' for the queue's main keys, of which
+--   one that is not used has none; 'nothing' for the time alone, 2 the first time of dead and scheduled jobs ('-inf'
+--   for all), 3 the last one ('+inf' for all), 4 where to continue with running ones (0 to begin)
+-- REPLY: {the time, the number, 1 if it is exact, where the next call continues ('0' if nothing is left)}
+local what, first, last, cursor = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- About how many workers are looked at in a call; and how many entries of a lane, for how many jobs one names, and
+-- for how many are claimed and only not trimmed yet.
+local WORKERS_AT_ONCE, SAMPLE, UNTRIMMED = 1000, 50, 300
+
+local function sum(found)
+  return is_unreadable(found) and 0 or found
+end
+
+local counts = {}
+function counts.dead() return sum(redis.pcall('ZCOUNT', q.base .. DEAD, first, last)), 1 end
+
+function counts.scheduled()
+  local timer = redis.pcall('ZSCORE', q.base .. SCHEDULED, FIRST_TIMER)
+  local found = sum(redis.pcall('ZCOUNT', q.base .. SCHEDULED, first, last))
+  -- The time of the first timer is no job. It may be outside of the times that are asked for.
+  local at = timer and not is_unreadable(timer) and tonumber(timer)
+  local is_counted = at and (first == '-inf' or tonumber(first) <= at) and (last == '+inf' or at <= tonumber(last))
+  return is_counted and found - 1 or found, 1
+end
+
+function counts.running()
+  local some = redis.pcall('ZSCAN', q.base .. WORKERS, cursor, 'COUNT', WORKERS_AT_ONCE)
+  if is_unreadable(some) then return 0, 1 end
+  local found = 0
+  for i = 1, #some[2], 2 do found = found + sum(redis.pcall('SCARD', held_key(q, some[2][i]))) end
+  return found, 1, some[1]
+end
+
+-- How many jobs the entries of a stream name that were not claimed: by its length, and by some entries at both ends.
+local function in_stream(stream)
+  local key = lane_key(q, stream)
+  local length = redis.pcall('XLEN', key)
+  if is_unreadable(length) or length == 0 then return 0 end
+  local groups, claimed_to, lag = redis.pcall('XINFO', 'GROUPS', key), nil, nil
+  for _, fields in ipairs(type(groups) == 'table' and not groups.err and groups or {}) do
+    local group = {}
+    for i = 1, #fields, 2 do group[fields[i]] = fields[i + 1] end
+    if group.name == GROUP then claimed_to, lag = group['last-delivered-id'], group.lag end
+  end
+  local from = claimed_to and '(' .. claimed_to or '-'
+  local waiting = tonumber(lag or nil)
+  if not waiting then
+    waiting = claimed_to and length - #redis.call('XRANGE', key, '-', claimed_to, 'COUNT', UNTRIMMED) or length
+  end
+  local entries, named = redis.call('XRANGE', key, from, '+', 'COUNT', SAMPLE), 0
+  if #entries == SAMPLE then
+    for _, entry in ipairs(redis.call('XREVRANGE', key, '+', from, 'COUNT', SAMPLE)) do entries[#entries + 1] = entry end
+  end
+  for _, entry in ipairs(entries) do named = named + #Entries.named_by(entry) end
+  if #entries < SAMPLE then return named end
+  return math.floor(waiting * named / #entries + 0.5)
+end
+
+function counts.queued()
+  local found = 0
+  for _, stream in ipairs(LANES) do found = found + in_stream(stream) end
+  return found, 0
+end
+
+function counts.keys()
+  local found = 0
+  for _, stream in ipairs(LANES) do found = found + redis.call('EXISTS', lane_key(q, stream)) end
+  return found + redis.call('EXISTS', q.base .. SCHEDULED, q.base .. DEAD, q.base .. WORKERS, q.base .. SCHEDULES), 1
+end
+
+function counts.nothing() return 0, 1 end
+
+local found, is_exact, following = counts[what]()
+return {q.now, found, is_exact, following or '0'}

@@ -1,0 +1,263 @@
+"""The verbs of those who operate queues, on a Redis or Valkey server; each Lua file describes its command."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+from aioq.jobs.job import JobState, Priority
+from aioq.store.contract import Limits
+from aioq.store.operating import MOST_LISTED, Counted, Listed, Listing, Place, Wanted
+from aioq.store.redis.holding import read_held
+from aioq.store.redis.net.connection import Arg
+from aioq.store.redis.paging import BEGIN, ScriptCall, all_workers
+from aioq.store.redis.replies import parse_info, parse_states
+
+LANES = tuple(priority.value for priority in Priority)
+
+_BEGINNING = ["", "", "", ""]
+
+READ_AT_ONCE = 8
+"""How many workers' jobs are read at the same time."""
+
+SCHEDULES_AT_ONCE = 500
+"""About how many schedules one call looks at, for a job that they hold back."""
+
+
+class RedisOperatorVerbs:
+    """The verbs of those who operate queues.
+
+    Args:
+        call: calls a script.
+        call_confirmed: calls a script, and returns once the server has confirmed what it wrote (`durability`).
+        queues: the queues that the server knows of.
+        limits: how long the server keeps things.
+    """
+
+    def __init__(
+        self,
+        call: ScriptCall,
+        call_confirmed: ScriptCall,
+        queues: Callable[[], Awaitable[Sequence[str]]],
+        limits: Limits,
+    ) -> None:
+        self._call = call
+        self._call_confirmed = call_confirmed
+        self._queues = queues
+        self._limits = limits
+
+    async def now_ms(self, queue: str) -> int:
+        """The time of the server that has a queue, in milliseconds since the Unix epoch."""
+        return (await self._call("count", queue, ["nothing", "", "", ""]))[0]
+
+    async def queues(self) -> list[str]:
+        """The queues that the server knows of, besides those that the App knows; sorted by name."""
+        return sorted(await self._queues())
+
+    async def is_used(self, queue: str) -> bool:
+        """Whether the server has jobs, schedules or workers of a queue."""
+        return (await self._call("count", queue, ["keys", "", "", ""]))[1] > 0
+
+    async def list_jobs(self, queue: str, wanted: Wanted, after: Place, limit: int) -> Listing:
+        """A part of a list of jobs, of up to `limit` items."""
+        most = min(limit, MOST_LISTED)
+        if wanted.state is JobState.QUEUED:
+            found, following = await self._queued(queue, wanted, after, most)
+        elif wanted.state is JobState.RUNNING:
+            found, following = await self._running(queue, wanted, after, most)
+        elif wanted.state is JobState.WAITING:
+            found, following = await self._waiting(queue, after, most)
+        else:
+            found, following = await self._sorted(queue, wanted, after, most)
+        return Listing(await self._with_records(queue, wanted, found), following)
+
+    async def count_jobs(self, queue: str, wanted: Wanted) -> Counted:
+        """How many jobs a list has."""
+        if wanted.state is JobState.WAITING:
+            return await self._count_waiting(queue)
+        what = "dead" if wanted.state is JobState.FAILED else wanted.state.value
+        first, last = _bounds(wanted)
+        total, exact, cursor = 0, True, BEGIN
+        while True:
+            _, count, is_exact, cursor = await self._call("count", queue, [what, first, last, cursor])
+            total, exact = total + count, exact and bool(is_exact)
+            if cursor == BEGIN:
+                return Counted(total, exact)
+
+    async def calls(self, queue: str, job_ids: Sequence[str]) -> list[bytes | None]:
+        """The encoded calls of jobs; None for each whose call is gone, and where there is no such job."""
+        records = await self._records(queue, job_ids, calls=True)
+        return [_call_in(fields) or None for fields in records]
+
+    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
+        """Queue dead jobs again as if they were new, and return the state each was in."""
+        return parse_states(await self._call_confirmed("reopen", queue, [_name(), *job_ids]))
+
+    async def delete(self, queue: str, job_ids: Sequence[str], outcome: bytes) -> list[JobState | None]:
+        """Delete jobs, and return the state each was in."""
+        args = [_name(), outcome, self._limits.tombstone_ms, *job_ids]
+        return parse_states(await self._call_confirmed("delete", queue, args))
+
+    async def prioritize(self, queue: str, job_ids: Sequence[str], priority: Priority) -> list[JobState | None]:
+        """Move jobs to another lane, and return the state each was in."""
+        return parse_states(await self._call_confirmed("prioritize", queue, [priority.value, *job_ids]))
+
+    # Lists: the ids of a part, each with the place after it; and where the list continues
+
+    async def _sorted(self, queue: str, wanted: Wanted, after: Place, limit: int) -> "_Part":
+        what = "dead" if wanted.state is JobState.FAILED else "scheduled"
+        args: list[Arg] = [what, _order(wanted), limit, *_bounds(wanted), *(after or ("", ""))]
+        reply = await self._call("list_sorted", queue, args)
+        pairs = [(_text(job_id), time.decode()) for job_id, time in zip(reply[::2], reply[1::2], strict=True)]
+        found: list[tuple[str, Place]] = [(job_id, (time, job_id)) for job_id, time in pairs]
+        # The time of the first timer is among the scheduled jobs, without a name.
+        return [each for each in found if each[0]], found[-1][1] if len(found) == limit else None
+
+    async def _queued(self, queue: str, wanted: Wanted, after: Place, limit: int) -> "_Part":
+        lanes = LANES if wanted.oldest else LANES[::-1]
+        lane, *inside = after or (lanes[0], *_BEGINNING)
+        found: list[tuple[str, Place]] = []
+        while True:
+            place = LanePlace(lane, *inside)
+            args = [lane, _order(wanted), limit - len(found), *inside]
+            stream, entry, front, more, *named = await self._call("list_lane", queue, args)
+            found += place.passed(named, oldest=wanted.oldest)
+            if more:
+                return found, place.at(stream.decode(), entry.decode(), front.decode())
+            following = lanes.index(lane) + 1
+            if following == len(lanes):
+                return found, None
+            lane, inside = lanes[following], _BEGINNING
+            if len(found) >= limit:
+                return found, (lane, *inside)
+
+    async def _running(self, queue: str, wanted: Wanted, after: Place, limit: int) -> "_Part":
+        worker, job = after or ("", "")
+        workers = wanted.workers
+        if workers is None:
+            workers = [each.worker for each in await all_workers(self._call, queue)]
+        left = _ordered(workers, worker, wanted)
+        found: list[tuple[str, Place]] = []
+        for start in range(0, len(left), READ_AT_ONCE):
+            some = left[start : start + READ_AT_ONCE]
+            held = await asyncio.gather(*(read_held(self._call, queue, each) for each in some))
+            for each, ids in zip(some, held, strict=True):
+                begin = job if each == worker else ""
+                mine = _ordered([_text(job_id) for job_id in ids], begin, wanted)
+                found += [(job_id, (each, job_id)) for job_id in mine if job_id != begin]
+            if len(found) > limit:
+                return found[:limit], found[limit - 1][1]
+        return found, None
+
+    async def _waiting(self, queue: str, after: Place, limit: int) -> "_Part":
+        cursor, job = after or ("0", "")
+        following, *ids = await self._call("list_waiting", queue, [cursor, SCHEDULES_AT_ONCE])
+        mine = sorted(each for each in map(_text, ids) if each > job)
+        found: list[tuple[str, Place]] = [(job_id, (cursor, job_id)) for job_id in mine]
+        if len(found) > limit:
+            return found[:limit], found[limit - 1][1]
+        return found, None if following == BEGIN else (following.decode(), "")
+
+    async def _count_waiting(self, queue: str) -> Counted:
+        ids, cursor = set[bytes](), BEGIN
+        while True:
+            cursor, *some = await self._call("list_waiting", queue, [cursor, SCHEDULES_AT_ONCE])
+            ids.update(some)
+            if cursor == BEGIN:
+                return Counted(len(ids))
+
+    # Records
+
+    async def _with_records(
+        self, queue: str, wanted: Wanted, found: "Sequence[tuple[str, Place]]"
+    ) -> list[Listed]:
+        """The items of a part: each job that is in the wanted state by its record."""
+        records = await self._records(queue, [job_id for job_id, _ in found], calls=wanted.calls)
+        items: list[Listed] = []
+        for (job_id, place), fields in zip(found, records, strict=True):
+            info = parse_info(queue, job_id, fields)
+            if info is None or info.state is not wanted.state:
+                items.append(Listed(place))
+            elif wanted.state is JobState.QUEUED and info.priority.value != place[0]:
+                items.append(Listed(place))  # it was moved to another lane, and stands there too
+            else:
+                items.append(Listed(place, info, _call_in(fields) if wanted.calls else b""))
+        return items
+
+    async def _records(self, queue: str, ids: Sequence[str], *, calls: bool) -> list[Sequence[Any]]:
+        records: list[Sequence[Any]] = []
+        while len(records) < len(ids):
+            some = await self._call("list_records", queue, ["whole" if calls else "", *ids[len(records) :]])
+            records += some
+        return records
+
+
+_Part = tuple[Sequence[tuple[str, Place]], Place | None]
+"""The ids of a part of a list, each with the place after it; and where the list continues, None for its end."""
+
+
+class LanePlace:
+    """A place in a lane: its parts as `list_lane.lua` takes them.
+
+    Args:
+        lane: the lane.
+        stream: `front`, `rest` or `main`; empty for the beginning.
+        entry: the entry.
+        job: the last job that was named.
+        front: the last entry of the lane's front that was read, if the oldest come first.
+    """
+
+    def __init__(self, lane: str, stream: str, entry: str, job: str, front: str) -> None:
+        self._lane = lane
+        self._inside = stream, entry, job
+        self._front = front
+
+    def passed(self, named: Sequence[bytes], *, oldest: bool) -> list[tuple[str, Place]]:
+        """Move it past jobs that the script has named; returns each with the place after it."""
+        found: list[tuple[str, Place]] = []
+        items = list(zip(*(map(_text, named[n::3]) for n in range(3)), strict=True))
+        for position, (stream, entry, job) in enumerate(items):
+            if stream == "front" and oldest:
+                if (stream, entry) != (items[position + 1][:2] if position + 1 < len(items) else None):
+                    self._front = entry
+            else:
+                self._inside = stream, entry, job
+            found.append((job, (self._lane, *self._inside, self._front)))
+        return found
+
+    def at(self, stream: str, entry: str, front: str) -> Place:
+        """The place up to which the script has looked."""
+        return (self._lane, stream, entry, self._inside[2], front)
+
+
+def _call_in(fields: Sequence[Any]) -> bytes:
+    """The encoded call in the fields of a record; empty if it is gone."""
+    return next((value for name, value in zip(fields[::2], fields[1::2], strict=True) if name == b"job"), b"")
+
+
+def _ordered(names: Iterable[str], begin: str, wanted: Wanted) -> list[str]:
+    """The names in the order of the list, from one on that may not be there; all if that is empty."""
+    ordered = sorted(names, reverse=not wanted.oldest)
+    if not begin:
+        return ordered
+    return [each for each in ordered if (each >= begin if wanted.oldest else each <= begin)]
+
+
+def _bounds(wanted: Wanted) -> tuple[str, str]:
+    span = wanted.span
+    first = "-inf" if span.since_ms is None else str(span.since_ms)
+    return first, "+inf" if span.until_ms is None else str(span.until_ms)
+
+
+def _order(wanted: Wanted) -> str:
+    return "oldest" if wanted.oldest else "newest"
+
+
+def _name() -> str:
+    """A name for a call, by which its receipt is found."""
+    return os.urandom(9).hex()
+
+
+def _text(raw: bytes) -> str:
+    # An id that is no text was put there by hand, and names no job.
+    return raw.decode(errors="backslashreplace")

@@ -1,0 +1,103 @@
+"""Several lists as one: the order, the bounds, and where each list is left."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aioq.jobs.job import JobInfo, JobState
+from aioq.operate.listing import MOST_LOOKED_AT, JobList, part_size, step
+from aioq.store.operating import Listed, Listing, Place, Wanted
+
+pytestmark = pytest.mark.anyio
+
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Lists:
+    """A store whose lists have jobs of these times; None for an item without a job."""
+
+    def __init__(self, times: Sequence[Sequence[int | None]]) -> None:
+        self._times = times
+        self.read = 0
+
+    async def list_jobs(self, queue: str, wanted: Wanted, after: Place, limit: int) -> Listing:
+        times = self._times[int(queue)]
+        start = int(after[0]) if after else 0
+        end = min(start + limit, len(times))
+        self.read += end - start
+        items = [
+            Listed((str(n + 1),), None if (time := times[n]) is None else job(f"{queue}.{n}", time))
+            for n in range(start, end)
+        ]
+        return Listing(items, (str(end),) if end < len(times) else None)
+
+
+def job(job_id: str, seconds: int) -> JobInfo:
+    return JobInfo(
+        id=job_id, queue="q", task="t", state=JobState.FAILED, ended_at=BEGIN + timedelta(seconds=seconds)
+    )
+
+
+async def pages(store: Any, count: int, size: int, part: int, keep: Any = lambda item: True) -> list[list[str]]:
+    """All pages, each read from where the one before has left the lists."""
+    places: dict[int, Place | None] = {}
+    found: list[list[str]] = []
+    while True:
+        lists = [JobList(str(n), Wanted(JobState.FAILED), places.get(n, ()), part) for n in range(count)]
+        page = await step(store, lists, keep, size=size, oldest=True)
+        assert len(page.jobs) <= size
+        found.append([each.id for each in page.jobs])
+        if page.is_over:
+            return found
+        places = {n: each.place for n, each in enumerate(lists)}
+
+
+@given(
+    st.lists(st.lists(st.one_of(st.none(), st.integers(0, 50)), max_size=12), min_size=1, max_size=4),
+    st.integers(1, 6),
+    st.integers(1, 5),
+)
+async def test_each_job_comes_once_in_the_order_of_time(
+    times: list[list[int | None]], size: int, part: int
+) -> None:
+    ordered = [sorted(t for t in each if t is not None) for each in times]
+    given_times = [_with_gaps(each, whole) for each, whole in zip(ordered, times, strict=True)]
+    found = [each for page in await pages(Lists(given_times), len(times), size, part) for each in page]
+    expected = sum(len(each) for each in ordered)
+    assert len(found) == len(set(found)) == expected
+    seconds = [given_times[int(queue)][int(n)] or 0 for queue, n in (each.split(".") for each in found)]
+    assert seconds == sorted(seconds)
+
+
+def _with_gaps(ordered: list[int], whole: list[int | None]) -> list[int | None]:
+    left = iter(ordered)
+    return [None if each is None else next(left) for each in whole]
+
+
+async def test_a_step_looks_at_so_many_only() -> None:
+    store = Lists([list(range(5 * MOST_LOOKED_AT))])
+    lists = [JobList("0", Wanted(JobState.FAILED), (), 250)]
+    found = await step(store, lists, lambda _: False, size=10, oldest=True)  # pyright: ignore[reportArgumentType]
+    assert (found.jobs, found.looked_at, found.is_over) == ([], MOST_LOOKED_AT, False)
+    assert lists[0].place == (str(MOST_LOOKED_AT),)
+    assert store.read == MOST_LOOKED_AT
+
+
+async def test_items_without_a_job_count_too() -> None:
+    store = Lists([[None] * (5 * MOST_LOOKED_AT)])
+    lists = [JobList("0", Wanted(JobState.FAILED), (), 250)]
+    found = await step(store, lists, lambda _: True, size=10, oldest=True)  # pyright: ignore[reportArgumentType]
+    assert (found.jobs, found.is_over) == ([], False)
+    assert MOST_LOOKED_AT <= found.looked_at < MOST_LOOKED_AT + 250
+
+
+@pytest.mark.parametrize(
+    ("lists", "size", "looks", "expected"),
+    [(1, 100, False, 100), (1, 1000, False, 250), (5, 100, False, 20), (200, 100, False, 5), (1, 1, True, 250)],
+)
+def test_the_size_of_the_first_part(lists: int, size: int, looks: bool, expected: int) -> None:
+    assert part_size(lists, size, looks_into_jobs=looks) == expected
