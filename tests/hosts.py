@@ -7,6 +7,7 @@ installs that.
 import functools
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -35,6 +36,15 @@ def _may_be_read_only() -> bool:
             return False
 
 
+def _has_many_addresses() -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.1.1", 0))
+        except OSError:
+            return False
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Facility:
     """Something that a host has or has not.
@@ -53,6 +63,7 @@ FACILITIES = {
     "pidfd_open": Facility(lambda: hasattr(os, "pidfd_open")),
     "/sys": Facility(Path("/sys/kernel").exists),
     "a directory that is read-only": Facility(_may_be_read_only),
+    "all of 127.0.0.0/8": Facility(_has_many_addresses),  # Linux has, and macOS has not
     "redis-cli": Facility(lambda: shutil.which("redis-cli") is not None, "redis-tools"),
 }
 

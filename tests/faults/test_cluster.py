@@ -254,6 +254,7 @@ async def test_a_node_that_hangs_is_noticed_and_comes_back(
     minutes=20,
 )
 @pytest.mark.needs_server("valkey-9.1")  # `bind-source-addr`
+@pytest.mark.needs_host("all of 127.0.0.0/8")
 @pytest.mark.parametrize("durability", ["replicated", "memory"])
 async def test_a_node_that_is_cut_off_confirms_nothing_that_is_lost(
     start_cluster: Callable[..., Cluster],

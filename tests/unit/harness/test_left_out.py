@@ -34,6 +34,7 @@ TLS_TESTS = {
 HOST_TESTS = {
     "/proc": "test_the_server_gets_one_lock_file_and_no_other",
     "/sys": "test_a_place_where_no_directory_can_be_made",
+    "all of 127.0.0.0/8": "test_a_node_that_is_cut_off_confirms_nothing_that_is_lost",
     "a directory that is read-only": "test_a_read_only_directory",
     "pidfd_open": "test_it_prints_what_a_new_process_prints",
     "redis-cli": "test_the_cluster_of_compose_forms_and_runs_the_example",
