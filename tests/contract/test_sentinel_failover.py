@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import count
+from typing import Any
 
 import anyio
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from aioq import App
 from aioq.app import internals_of
 from aioq.errors import AioqError
+from aioq.store.redis.net import sentinel as sentinel_module
+from aioq.store.redis.net.commands import Link
 from aioq.worker.worker import Worker
 from tests.contract.kit import eventually, no_clients
 from tests.sentinels import Sentinels
@@ -121,3 +124,28 @@ async def test_all_go_on_with_the_new_primary(
         else:
             assert time.monotonic() - promoted < FIRST_JOB_WITHIN
         assert time.monotonic() - began < NOTICED_WITHIN
+
+
+async def test_a_primary_that_goes_on_after_it_was_replaced_is_not_believed(
+    start_sentinels: Callable[..., Sentinels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes itself for the primary for some seconds; a sentinel had named it before it was replaced."""
+    sentinels = start_sentinels("valkey-9.1")
+    link = Link(sentinels.url, "the servers")
+    assert link.primary is not None
+    ask, answers = link.primary._ask, [("127.0.0.1", sentinels.primary.port)]
+
+    async def answered_long_ago(*args: Any) -> tuple[str, int] | None:
+        return answers.pop() if answers else await ask(*args)
+
+    monkeypatch.setattr(link.primary, "_ask", answered_long_ago)
+    monkeypatch.setattr(sentinel_module, "TRY_TIMEOUT", 20.0)
+    old = sentinels.stop_primary()
+    opening = asyncio.create_task(link.open())
+    new = await asyncio.to_thread(sentinels.wait_for_switch, old)
+    sentinels.resume(old)
+
+    opened: Any = await opening
+    assert (opened.port, answers) == (new.port, [])
+    await opened.disconnect()
+    await link.close()

@@ -44,8 +44,17 @@ SEARCH_TIMEOUT = 5.0
 DOUBT_PAUSE = 30.0
 """Seconds until connections are dropped once more because a sentinel names the same other server. A guess."""
 
+OLD_AFTER = 0.3
+"""If the server that a sentinel names needs more seconds to answer, the sentinel is asked again. A primary that was
+stopped, replaced and continued takes itself for one for ten seconds. A guess: none is replaced that quickly."""
+
+REPLACED = "was replaced while it did not answer"
 _MASTERS = ("SENTINEL", "MASTERS")
 _HELLO = ("HELLO",)
+
+
+def _is_old(asked: float) -> bool:
+    return time.monotonic() - asked > OLD_AFTER
 
 
 def _without_address(text: str) -> str:
@@ -192,9 +201,11 @@ class Primary:
         """
         search = self._search()
         for sentinel in self._in_turn():
-            address = await self._ask(search, sentinel)
+            address, asked = await self._ask(search, sentinel), time.monotonic()
             if address is not None:
                 wrong = await self._try(opening, address)
+                if wrong is None and _is_old(asked) and await self._ask(search, sentinel) != address:
+                    wrong = REPLACED
                 if wrong is None:
                     self._found(sentinel, address, self._has_switched)
                     self._watch.start()
@@ -207,9 +218,11 @@ class Primary:
         """Do the same with a blocking connection; called from a thread."""
         search = self._search()
         for sentinel in self._in_turn():
-            address = self._ask_blocking(search, sentinel)
+            address, asked = self._ask_blocking(search, sentinel), time.monotonic()
             if address is not None:
                 wrong = _try_blocking(opening, address)
+                if wrong is None and _is_old(asked) and self._ask_blocking(search, sentinel) != address:
+                    wrong = REPLACED
                 if wrong is None:
                     self._found(sentinel, address, self._switch_soon)
                     return
