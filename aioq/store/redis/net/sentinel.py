@@ -45,8 +45,8 @@ DOUBT_PAUSE = 30.0
 """Seconds until connections are dropped once more because a sentinel names the same other server. A guess."""
 
 OLD_AFTER = 0.3
-"""If the server that a sentinel names needs more seconds to answer, the sentinel is asked again. A primary that was
-stopped, replaced and continued takes itself for one for ten seconds. A guess: none is replaced that quickly."""
+"""If the server that a sentinel names needs more seconds to answer, the sentinel is asked again. A primary that
+was stopped, replaced and continued takes itself for one for ten seconds. None is replaced that quickly: a guess."""
 
 REPLACED = "was replaced while it did not answer"
 _MASTERS = ("SENTINEL", "MASTERS")
