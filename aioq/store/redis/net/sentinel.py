@@ -46,7 +46,7 @@ DOUBT_PAUSE = 30.0
 
 OLD_AFTER = 0.3
 """If the server that a sentinel names needs more seconds to answer, the sentinel is asked again. A primary that
-was stopped, replaced and continued takes itself for one for ten seconds. None is replaced that quickly: a guess."""
+was stopped, replaced and continued takes itself for one for ten seconds. A guess: none is replaced so quickly."""
 
 REPLACED = "was replaced while it did not answer"
 _MASTERS = ("SENTINEL", "MASTERS")
