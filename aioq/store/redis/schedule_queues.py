@@ -7,6 +7,7 @@ from redis.exceptions import ResponseError
 
 from aioq.errors import ServerUnavailableError
 from aioq.store.redis.errors import translate
+from aioq.store.redis.net.commands import sent_again
 from aioq.store.redis.net.connection import Arg
 from aioq.util.log import logger
 
@@ -58,10 +59,7 @@ class Register:
 
     async def _send(self, command: str, *args: Arg) -> Any:
         try:
-            try:
-                return await self._command(command, self._key, *args)
-            except ServerUnavailableError:  # perhaps only because the server has closed the connection meanwhile
-                return await self._command(command, self._key, *args)
+            return await sent_again(self._command, command, self._key, *args)
         except ResponseError as error:
             fault = translate(error, self._shown_url)
             if isinstance(fault, ServerUnavailableError):

@@ -5,8 +5,8 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from aioq.errors import ServerUnavailableError
 from aioq.store.redis.errors import translate
+from aioq.store.redis.net.commands import sent_again
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.replies import parse_backlog
 from aioq.store.shards import StoredShards, read_shards, shard_fields
@@ -65,9 +65,6 @@ class RedisShardRegister:
     async def _send(self, command: str, *args: Arg) -> Any:
         """Send a command, once more if the connection has failed; each of them may be repeated."""
         try:
-            try:
-                return await self._command(command, self._key, *args)
-            except ServerUnavailableError:  # perhaps only because the server has closed the connection meanwhile
-                return await self._command(command, self._key, *args)
+            return await sent_again(self._command, command, self._key, *args)
         except ResponseError as error:
             raise translate(error, self._shown_url) from None

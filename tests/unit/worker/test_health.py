@@ -22,7 +22,7 @@ from aioq.cli.worker.health_server import MAX_CLIENTS, MAX_HEAD, HealthServer, a
 from aioq.errors import ConfigError
 from aioq.store.leases import WorkerLease
 from aioq.worker import this_host
-from aioq.worker.health import LIVE_LAG, READY_AGE, Health, QueueHealth, judge
+from aioq.worker.health import LIVE_LAG, READY_AGE, Health, QueueHealth, judge, merged
 
 GOOD = QueueHealth("w", lease=True, last_fetch_age=1.0)
 
@@ -61,6 +61,50 @@ def test_a_worker_whose_slots_are_gone_is_not_ready(running: int, full_for: floa
     found = judge({"default": GOOD}, running=running, concurrency=2, loop_lag=0, refused=0, full_for=full_for)
     assert found.reasons == ([] if ready else ["all 2 slots have been taken for 16 s, and no job runs"])
     assert (found.ready, found.live) == (ready, True)
+
+
+def test_a_sharded_queue_has_the_health_of_its_worst_shard() -> None:
+    slow = QueueHealth("w2", lease=True, last_fetch_age=9.0)
+    stuck = QueueHealth("w3", lease=True, last_fetch_age=20.0)
+    lost = QueueHealth("w4", lease=False, last_fetch_age=0.0)
+    assert merged({"mail": GOOD, "other": GOOD}) == {"mail": GOOD, "other": GOOD}
+    assert merged({"mail": GOOD, "mail#1": slow}) == {"mail": msgspec.structs.replace(slow, shards=2)}
+    assert merged({"mail": GOOD, "mail#1": lost, "mail#2": slow})["mail"].worker == "w4"
+    found = judge(merged({"mail": GOOD, "mail#1": stuck}), running=0, concurrency=1, loop_lag=0, refused=0)
+    assert found.reasons == ["queue mail: the last successful fetch was 20.0 s ago"]
+
+
+def lease_of(worker: str, lease_ms: int = 5_000, fetched_ms: int = 100) -> WorkerLease:
+    return WorkerLease(worker, lease_ms, fetched_ms)
+
+
+def test_the_check_shows_a_worker_of_all_shards_once() -> None:
+    found = {
+        "default": [lease_of("host-1-a-1")],
+        "mail": [lease_of("host-1-a-2", 3_000), lease_of("host-2-b-1")],
+        "mail#1": [lease_of("host-1-a-3", fetched_ms=900)],
+    }
+    assert check.rows(found) == [
+        ("default", lease_of("host-1-a-1")),
+        ("mail (2 shards)", lease_of("host-1-a", 3_000, 900)),
+        ("mail (1 of 2 shards)", lease_of("host-2-b")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("second", "troubles"),
+    [
+        ([lease_of("host-1-a-3")], []),
+        ([], ["no worker on this host serves 1 of the 2 shards of queue mail"]),
+        ([lease_of("host-1-a-3", 0)], ["no worker on this host serves 1 of the 2 shards of queue mail"]),
+    ],
+)
+def test_each_shard_of_a_queue_must_be_served(second: list[WorkerLease], troubles: list[str]) -> None:
+    found = {"mail": [lease_of("host-1-a-2")], "mail#1": second}
+    assert check.judge(found, CheckPlan("shop:app", ("mail",))) == troubles
+    assert check.judge(dict.fromkeys(found, ()), CheckPlan("shop:app", ("mail",))) == [
+        "no worker on this host serves queue mail"
+    ]
 
 
 def test_processes_are_ready_together_or_not_at_all() -> None:

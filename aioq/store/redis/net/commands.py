@@ -7,7 +7,7 @@ wait to be confirmed (`confirming.py`).
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
-from aioq.errors import ServerError
+from aioq.errors import ServerError, ServerUnavailableError
 from aioq.store.redis.calls import MOST_TRIES, ClusterNode, calls_for
 from aioq.store.redis.durability import Confirmation
 from aioq.store.redis.errors import CLIENT_ERRORS, SlotUnservedError, closed_here, translate
@@ -360,3 +360,17 @@ class Link:
                 pipe.close()
             self.confirmed.close()
             self.failover.close()
+
+
+async def sent_again(command: Callable[..., Awaitable[Any]], *args: Arg) -> Any:
+    """The reply to a command that may be carried out twice: it is sent once more if the connection has failed.
+
+    Perhaps that was only because the server has closed the connection meanwhile.
+
+    Raises:
+        ServerUnavailableError: it failed again.
+    """
+    try:
+        return await command(*args)
+    except ServerUnavailableError:
+        return await command(*args)
