@@ -205,7 +205,10 @@ class JobControl(msgspec.Struct, eq=False):
         refused = await pass_on(store, place.queue, target, self.id)
         if self.id in (refused or ()):
             stays = queue_of_shard(place.queue)
-            raise ConfigError(f"{where}: queue {queue!r} has another job with this id; it stays in {stays!r}")
+            raise ConfigError(
+                f"{where}: queue {queue!r} has another job with this id, or a key of another type; "
+                f"it stays in {stays!r}"
+            )
         if refused is not None:
             self._left, self._queue = place.queue, target
         return True

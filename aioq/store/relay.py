@@ -25,7 +25,7 @@ async def relay(outbox: Outbox, queue: str, target: str, *, hold_ms: int = HOLD_
         hold_ms: for how long other workers leave it to this one, should it die.
 
     Returns:
-        The ids of jobs that came back, because the target has other jobs of these ids.
+        The ids of jobs that came back, because the target has refused them: it has other jobs of these ids.
 
     Raises:
         ServerUnavailableError: one of the two queues cannot be reached; the entries stay.
@@ -64,5 +64,8 @@ async def _relay_one(outbox: Outbox, queue: str, target: str, hold_ms: int) -> t
         returned += removal.returned
         more = removal.more
     for job_id in returned:
-        log.warning("job %s is in queue %s again: queue %s has another job with this id", *(job_id, queue, target))
+        log.warning(
+            "job %s is in queue %s again: queue %s has another job with this id, or a key of another type",
+            *(job_id, queue, target),
+        )
     return returned, list(further)

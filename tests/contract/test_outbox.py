@@ -35,6 +35,7 @@ from tests.contract.kit import (
 pytestmark = pytest.mark.anyio
 
 OTHER, THIRD = "post", "night"
+LARGE_CALL = b"\x80" * 70_000
 LARGE = encode_result("shop.add", "x" * 70_000)
 
 
@@ -500,6 +501,22 @@ class TestVanished:
             client.delete(inbox)
         await relay(redis_store.outbox, QUEUE, OTHER)
         assert ids(await claimed(redis_store, OTHER)) == ["job"]
+
+
+@pytest.mark.parametrize("delay_ms", [None, LONG])
+async def test_a_job_whose_lane_holds_another_type_comes_back_and_holds_up_no_other(
+    redis_store: RedisStore, redis_backend: Backend, delay_ms: int | None
+) -> None:
+    jobs = [NewJob("job", CALL, Priority.HIGH, delay_ms), NewJob("next", LARGE_CALL)]
+    await redis_store.enqueue(QUEUE, jobs)
+    with redis_backend.database.client() as client:  # pyright: ignore[reportOptionalMemberAccess]
+        client.set(redis_backend.key("high").replace(QUEUE, OTHER), "by hand")
+
+    await redis_store.outbox.move(QUEUE, ["job", "next"], OTHER)
+    assert await relay(redis_store.outbox, QUEUE, OTHER) == ["job"]
+
+    assert await shown(redis_store, QUEUE) == (QUEUE, JobState.SCHEDULED if delay_ms else JobState.QUEUED)
+    assert await shown(redis_store, OTHER, "next") == (OTHER, JobState.QUEUED)
 
 
 async def test_a_cancellation_that_comes_before_its_job(store: Store, backend: Backend) -> None:

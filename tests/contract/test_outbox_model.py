@@ -97,7 +97,7 @@ class Walk:
     async def deliver(self, which: int, *_: int) -> None:
         if self.readings:
             at = which % len(self.readings)
-            source, target, reading, _ = self.readings[at]
+            source, target, reading = self.readings[at][:3]
             delivery = await self.store.outbox.deliver(target, source, reading)
             self.readings[at] = (source, target, reading, delivery)
 

@@ -8,8 +8,8 @@
 --   job that is not here is remembered, 4 '1' if none of these entries was delivered before, else '0', then four per
 --   entry, as outbox_read.lua returns them
 -- REPLY: {the last entry that was applied before this call ('' for none), the queues for which this call has put
---   something into the outbox of this queue}; and per entry `applied`, `refused` (there is another job with this id),
---   or `stale` (it was never delivered, but its id is too low)
+--   something into the outbox of this queue}; and per entry `applied`, `refused` (there is another job with this id,
+--   or a key of its lane holds another type), or `stale` (it was never delivered, but its id is too low)
 local source, limits, kept, is_fresh = ARGV[1], {tombstone = tonumber(ARGV[2])}, tonumber(ARGV[3]), ARGV[4] == '1'
 -- The note of the last entry expires this many ms after the last delivery: long after every delivery that a worker
 -- may still repeat.
@@ -109,12 +109,21 @@ function kinds.cancel(id, said)
   return true
 end
 
+-- Applies one entry; returns whether it was accepted. A job that cannot be put into its lane, because a key holds
+-- another type, must not hold up the others.
+local function apply(kind, id, said)
+  if kind ~= 'job' then return kinds[kind](id, said) end
+  local done, accepted = pcall(kinds.job, id, said)
+  if not done then pass_over(accepted) end
+  return done and accepted
+end
+
 local last = redis.call('HGET', q.base .. INBOX, source) or ''
 local reply = {{last, targets}}
 for i = 5, #ARGV, 4 do
   local entry, verdict = ARGV[i], 'applied'
   if is_above(entry, last) then
-    if not kinds[ARGV[i + 1]](ARGV[i + 2], ARGV[i + 3]) then verdict = 'refused' end
+    if not apply(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) then verdict = 'refused' end
     redis.call('HSET', q.base .. INBOX, source, entry)
     last = entry
   elseif is_fresh then
