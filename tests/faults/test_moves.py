@@ -101,7 +101,7 @@ def _paths(rig: Rig) -> str:
 async def test_several_relays_of_the_same_moves(
     start_cluster: Callable[..., Cluster], make_rig: Callable[[str], Rig], case: Case, report: Report
 ) -> None:
-    count, window = case.size(400, 20_000), case.size(3, 60)
+    count, window = case.size(400, 10_000), case.size(3, 60)
     cluster = start_cluster()
     rig = make_rig(cluster.url)
     source, target = queues_apart(cluster, rig, 2)
@@ -118,10 +118,10 @@ async def test_several_relays_of_the_same_moves(
             worker = case.chance.choice(relays.workers)
             await worker.saw("│ host")
             worker.signal(signal.SIGKILL)
-            await worker.ended()
             relays.workers.remove(worker)
             relays.add()
             kills += 1
+            await worker.ended()
 
     async def move(ids: Sequence[str]) -> None:
         await store.outbox.move(source, ids, target)
@@ -136,10 +136,10 @@ async def test_several_relays_of_the_same_moves(
             for start in range(0, count, 20):
                 await move(ids[start : start + 20])
                 await asyncio.sleep(window * 20 / count)
-            for start in range(0, count, 500):
-                await arrived(store, target, ids[start : start + 500])
-                await store.reschedule(target, ids[start : start + 500])
-            await load.ended(limit=window + 60)
+        for start in range(0, count, 500):
+            await arrived(store, target, ids[start : start + 500])
+            await store.reschedule(target, ids[start : start + 500])
+        await load.ended(limit=window + 60)
     await rig.tasks.app.aclose()
     found = rig.verdict()
     report.add(jobs=count, kills=kills, **found.words)
