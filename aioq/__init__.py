@@ -59,7 +59,7 @@ _MODULES = {
         "WrongLoopError",
     ),
     "aioq.results.gather": ("as_completed", "gather", "gather_sync"),
-    "aioq.jobs.job": ("JobInfo", "JobState", "Priority", "Progress"),
+    "aioq.jobs.job": ("FailedAttempt", "JobInfo", "JobState", "Priority", "Progress"),
     "aioq.jobs.middleware": ("Middleware", "Outgoing"),
     "aioq.jobs.outcome": ("Outcome", "OutcomeKind"),
     "aioq.results.handle": ("JobHandle",),

@@ -30,7 +30,7 @@ from aioq.errors import (
     WrongLoopError,
 )
 from aioq.jobs.context import JobContext, NoJobError, current_job
-from aioq.jobs.job import JobInfo, JobState, Priority, Progress
+from aioq.jobs.job import FailedAttempt, JobInfo, JobState, Priority, Progress
 from aioq.jobs.middleware import Middleware, Outgoing
 from aioq.jobs.outcome import Outcome, OutcomeKind
 from aioq.jobs.retry import Retry, Snooze
@@ -55,6 +55,7 @@ __all__ = [
     "DuplicateTaskError",
     "EmbeddedServerError",
     "Fail",
+    "FailedAttempt",
     "Failure",
     "JobCancelledError",
     "JobContext",

@@ -29,6 +29,8 @@ FIELDS = (
     "ttl",
     "cuts",
     "extra",
+    "ready",
+    "log",
 )
 
 # The server's packer writes strings as the text type of MessagePack, whatever bytes they hold.
@@ -40,7 +42,9 @@ if not text then return {} end
 local record = cmsgpack.unpack(text)
 for _, encoded in ipairs({1, 9, 15, 16}) do record[encoded] = record[encoded] and '...' end
 for i = 1, #record do record[i] = record[i] or '' end
-if record[21] and record[21] ~= '' then record[21] = cjson.encode(record[21]) end
+for _, nested in ipairs({21, 23}) do
+  if record[nested] and record[nested] ~= '' then record[nested] = cjson.encode(record[nested]) end
+end
 return record
 """
 

@@ -167,6 +167,36 @@ def _routes_objection(routes: dict[str, str]) -> str | None:
     return None if wrong is None else f"queue {wrong!r}: expected 1 to 128 letters, digits, '.', '_' or '-'"
 
 
+_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def _check_flag(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _parse_flag(text: str) -> bool | str:
+    return _WORDS.get(text.lower(), text)
+
+
+DEFAULT_HISTORY = 10_000
+"""The setting `history` if none is given, and what its value "full" stands for, besides what it adds."""
+
+MAX_HISTORY = 10_000_000
+"""The longest history: some 300 MB of a queue's server."""
+
+
+def _check_history(value: object) -> int | str | None:
+    if isinstance(value, str):
+        return value.lower() if value.lower() == "full" else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _history_objection(value: int | str) -> str | None:
+    return None if isinstance(value, str) else _too_large(MAX_HISTORY, "")(value)
+
+
+FLAG = Rule(_check_flag, _parse_flag, "True or False")
+HISTORY = Rule(_check_history, _parse_number, 'an integer >= 0 or "full"', objection=_history_objection)
 PATH = Rule(_check_path, str, "the path of a directory")
 MODULES = Rule(_check_modules, _split, "a list of modules (separated by commas in the environment)")
 REPLICAS = Rule(_check_replicas, _parse_number, f'"all" or an integer from 1 to {MOST_REPLICAS}')

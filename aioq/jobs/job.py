@@ -110,6 +110,30 @@ def _finite(number: float) -> float | None:
 
 
 @public
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """An attempt of a job that failed: its task raised an error, or its worker died.
+
+    Attributes:
+        started_at: when the worker took the job.
+        ended_at: when its end was stored.
+        worker: the worker that ran it.
+        error: its error in a few words, such as "ValueError: no such user".
+        seconds: how long it ran; None if its worker died.
+        crashed: whether its worker died.
+        retried: whether another attempt followed by the job's retry rule.
+    """
+
+    started_at: datetime
+    ended_at: datetime
+    worker: str
+    error: str
+    seconds: float | None = None
+    crashed: bool = False
+    retried: bool = False
+
+
+@public
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobInfo:
     """All that the server knows of a job at the moment it is asked.
@@ -137,6 +161,7 @@ class JobInfo:
         headers: the headers the sender gave.
         tags: the tags that its task and its sender gave it.
         expires_at: by when it must have been started, or it ends as cancelled; None if it does not expire.
+        failed_attempts: the last ten attempts that failed, the oldest first; empty where the App keeps no history.
         result: what the job returned, if `info(result=True)` asked for it and the job has succeeded; else None.
     """
 
@@ -158,6 +183,7 @@ class JobInfo:
     headers: dict[str, str] = field(default_factory=dict[str, str])
     tags: tuple[str, ...] = ()
     expires_at: datetime | None = None
+    failed_attempts: tuple[FailedAttempt, ...] = ()
     result: Any = None
 
 

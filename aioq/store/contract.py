@@ -16,6 +16,7 @@ import msgspec
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.diagnosis import Diagnosable, ServerInfo
 from aioq.store.extra import Extra
+from aioq.store.history import Historic, Report
 from aioq.store.leases import LeaseClient, WorkerLease
 from aioq.store.operating import OperatorVerbs
 from aioq.store.outbox import Outbox
@@ -66,6 +67,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
         started_ms: when it was claimed, in the same unit.
         claims: how often the job was claimed, this claim included.
         tags: the tags that its sender has given it.
+        ready_ms: when it last came back to its lane, if that was noted; else 0.
     """
 
     id: str
@@ -78,6 +80,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     started_ms: int
     claims: int = 1
     tags: tuple[str, ...] = ()
+    ready_ms: int = 0
 
 
 class Token(msgspec.Struct, frozen=True, gc=False):
@@ -145,7 +148,7 @@ class Verb(enum.StrEnum):
     PARK = "park"
 
 
-class Settlement(msgspec.Struct, frozen=True, gc=False):
+class Settlement(msgspec.Struct, gc=False):
     """What became of one claimed job.
 
     Attributes:
@@ -155,6 +158,7 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
         outcome: the encoded outcome; empty for `snooze`, `interrupt` and `release`.
         delay_ms: for `retry`, `snooze` and `park`.
         ttl_ms: how long to keep the outcome (0: notify the waiters and forget it); for `park` see `Verb`.
+        report: what is known of the run, for the history.
     """
 
     job_id: str
@@ -163,6 +167,7 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     outcome: bytes = b""
     delay_ms: int = 0
     ttl_ms: int = 0
+    report: Report | None = None
 
 
 class Limits(msgspec.Struct, frozen=True, gc=False):
@@ -177,6 +182,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
             deleted. It is longer than a send is repeated.
         result_ttl_ms: how long the outcome of a job is kept that no worker settles, because it crashed too often
             or was parked for too long. Whoever ends it then does not know the `result_ttl` of its task.
+        history: how many rows a queue's history keeps at least; 0 for none. `stats`: whether there are statistics.
     """
 
     dead_ttl_ms: int = 604_800_000
@@ -185,6 +191,8 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     lease_ms: int = 8_000
     tombstone_ms: int = 15_000
     result_ttl_ms: int = 86_400_000
+    history: int = 0
+    stats: bool = False
 
 
 class NoOutcome(enum.Enum):
@@ -203,19 +211,8 @@ LATER = NoOutcome.LATER
 WaitReply = bytes | NoOutcome | None
 """The outcome if there is one; None if the waiter is registered now; MISSING; LATER."""
 
-CLAIM_LIMIT = 1_048_576
-"""A claim takes no further job once it has this many bytes of envelopes, so that its reply arrives in time over
-any network."""
 
-SKIPPED_LIMIT = 2_000
-"""The most jobs and entries that one claim skips, so that it never blocks the server for long."""
-
-WAIT_LIMIT = 1_048_576
-"""The most bytes of outcomes in one reply to a wait, so that it arrives in time over a slow network too. The first
-outcome is always in it, whatever its size."""
-
-
-class Store(Diagnosable, Sharded, Protocol):
+class Store(Diagnosable, Historic, Sharded, Protocol):
     """The verbs for jobs. One Store belongs to one event loop."""
 
     @property

@@ -252,6 +252,22 @@ def decode_reason(outcome: Outcome) -> str:
     return _decode("reason", _TEXT, outcome.value)
 
 
+_MAX_ERROR_TEXT = 200
+"""How many characters of an error stand in the history and in the log of attempts."""
+
+
+def error_text(outcome: bytes) -> str:
+    """The error or the reason of an outcome in a few words; empty if it has none, or cannot be read."""
+    try:
+        found = decode_outcome(outcome)
+        if found.kind is OutcomeKind.FAILED:
+            failure = decode_failure(found)
+            return f"{failure.type}: {failure.message}"[:_MAX_ERROR_TEXT]
+        return decode_reason(found)[:_MAX_ERROR_TEXT] if found.kind is OutcomeKind.CANCELLED else ""
+    except WireError:
+        return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Described:
     """The parts of a job's envelope and outcome that are shown to people.

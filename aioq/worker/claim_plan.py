@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from aioq.store.contract import CLAIM_LIMIT, Claim, Claimed, Token
+from aioq.store.bounds import CLAIM_LIMIT
+from aioq.store.contract import Claim, Claimed, Token
 
 MAX_CLAIM = 500
 """The most jobs of one claim: a script and its reply handle so many easily."""

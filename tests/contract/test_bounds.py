@@ -11,6 +11,7 @@ import pytest
 from aioq.jobs.job import Priority, Progress
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.store.extra import Expiry, Extra
+from aioq.store.history import COUNTERS
 from aioq.store.redis import RedisStore, replies
 from aioq.store.redis.durability import MARK_MS, Confirmation
 from aioq.store.relay import relay
@@ -43,6 +44,7 @@ MINUTE = 60_000
 HOUR = 3_600_000
 DAY = 24 * HOUR
 MAX_WAITERS = 64
+MAX_TASKS = 1_000
 TICK = Tick(
     id="ticking",
     rev=0,
@@ -235,6 +237,26 @@ def noted(look: Look, key: str) -> None:
     look.expires_within(key, HOUR)
 
 
+def history(look: Look, key: str) -> None:
+    assert look.client.xlen(look.base + key) <= look.limits.history + NODES
+    look.expires_within(key, 30 * DAY)
+
+
+def counters(look: Look, key: str) -> None:
+    assert look.client.hkeys(look.base + key) == ["told"]
+    look.expires_within(key, 30 * DAY)
+
+
+def tasks(look: Look, key: str) -> None:
+    assert look.client.zcard(look.base + key) <= MAX_TASKS
+    look.expires_within(key, 73 * HOUR)
+
+
+def stats(look: Look, key: str) -> None:
+    look.expires_within(key, 3 * HOUR + MINUTE if key.startswith(":stats:m") else 73 * HOUR)
+    assert look.client.strlen(look.base + key) <= 4 * COUNTERS
+
+
 BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     **{f":{priority.value}{end}": ("trimmed", lane) for priority in Priority for end in ("", ":front", ":rest")},
     ":job:<id>": ("expires", job),
@@ -261,6 +283,10 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":schedule-queues": ("members", schedule_queues),
     ":shards": ("fields", shards),
     ":dead": ("capped", dead),
+    ":history": ("trimmed", history),
+    ":counters": ("one", counters),
+    ":tasks": ("capped", tasks),
+    ":stats:<period>": ("expires", stats),
     ":receipt:<call>": ("expires", receipt),
     ":tombstone:<nonce>": ("expires", tombstone),
 }
@@ -287,7 +313,15 @@ def test_the_design_names_the_same_keys_and_bounds() -> None:
 
 @pytest.fixture
 def limits() -> Limits:
-    return Limits(dead_limit=2, dead_ttl_ms=HOUR, max_crashes=1, lease_ms=30 * DAY, tombstone_ms=HOUR)
+    return Limits(
+        dead_limit=2,
+        dead_ttl_ms=HOUR,
+        max_crashes=1,
+        lease_ms=30 * DAY,
+        tombstone_ms=HOUR,
+        history=10,
+        stats=True,
+    )
 
 
 @pytest.fixture
@@ -440,11 +474,21 @@ async def test_when_all_is_over_only_empty_lanes_and_notes_are_left(redis_store:
     await end_everything(redis_store, inside)
 
     rest = {":job:<id>", ":body:<id>", ":schedule:<id>", ":receipt:<call>", ":tombstone:<nonce>"}
-    rest |= {":dead", ":declared", ":noted", ":inbox", ":shards"}
+    rest |= {
+        ":dead",
+        ":declared",
+        ":noted",
+        ":history",
+        ":counters",
+        ":tasks",
+        ":inbox",
+        ":shards",
+        ":stats:<period>",
+    }
     for key in look.names():
         assert pattern_of(key) in {*LANES, *rest}
         BOUNDS[pattern_of(key)][1](look, key)
-    inside.jump(2 * DAY)
+    inside.jump(31 * DAY)
     assert set(look.names()) <= {*LANES, ":declared", ":shards"}
     assert sum(look.client.xlen(look.base + key) for key in look.names() if key in LANES) <= NODES
     places = inside.places()

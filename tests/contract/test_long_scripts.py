@@ -8,7 +8,8 @@ import pytest
 import redis
 
 from aioq.jobs.job import JobState
-from aioq.store.contract import SKIPPED_LIMIT, Limits, NewJob, Settlement, Store, Verb
+from aioq.store.bounds import SKIPPED_LIMIT
+from aioq.store.contract import Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import Expiry, Extra
 from aioq.store.redis import RedisStore, holding
 from tests.contract.inside import ServerInside

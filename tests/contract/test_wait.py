@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from aioq.jobs.job import JobState
-from aioq.store.contract import LATER, MISSING, WAIT_LIMIT, NewJob, Settlement, Store, Verb
+from aioq.store.bounds import WAIT_LIMIT
+from aioq.store.contract import LATER, MISSING, NewJob, Settlement, Store, Verb
 from aioq.wire.messages import encode_envelope, encode_result
 from tests.contract.kit import (
     BROKEN,

@@ -54,10 +54,13 @@ def shown(walk: dict[str, list[str]]) -> str:
 
 
 class Jobs:
-    """An App of one task, and the worker that runs it on this loop."""
+    """An App of one task, and the worker that runs it on this loop; `kept`: with a history and statistics."""
 
-    def __init__(self, url: str, name: str) -> None:
-        self.app = App(name, url=url, log_level="warning")
+    def __init__(self, url: str, name: str, *, kept: bool = False) -> None:
+        if kept:
+            self.app = App(name, url=url, log_level="warning")
+        else:
+            self.app = App(name, url=url, log_level="warning", history=0, stats=False)
 
         async def noop(number: int) -> int:
             return number
@@ -92,6 +95,14 @@ class Jobs:
 @pytest.fixture
 async def jobs(redis_server: Database, app_name: str) -> AsyncIterator[Jobs]:
     made = Jobs(redis_server.url, app_name)
+    async with made.app:
+        yield made
+
+
+@pytest.fixture
+async def kept_jobs(redis_server: Database, app_name: str) -> AsyncIterator[Jobs]:
+    """The same with a history and statistics, as by default."""
+    made = Jobs(redis_server.url, app_name, kept=True)
     async with made.app:
         yield made
 
@@ -304,6 +315,52 @@ async def test_a_job_leaves_nothing_behind(jobs: Jobs) -> None:
         gc.collect()
         held.append(sys.getallocatedblocks())
     assert held[2] - held[1] <= 0.1 * JOBS, held
+
+
+# With a history and statistics
+
+
+async def test_function_calls_of_a_drained_job_that_is_kept(kept_jobs: Jobs) -> None:
+    # 153: as without, and 14 for its report, its row and the buckets of its times.
+    await kept_jobs.noop.send_many([(number,) for number in range(JOBS)])
+    with counted_calls() as calls:
+        await _drain(kept_jobs)
+    assert JOBS < calls[0] <= 157 * JOBS
+
+
+async def test_commands_a_job_under_load_that_is_kept(redis_server: Database, kept_jobs: Jobs) -> None:
+    # 0.08 a job from clients, as without; within scripts 1.9, for a batch has six commands more: a history's entry
+    # and its number, and the statistics of a minute and an hour, of what ended and of what was sent.
+    async with kept_jobs.worker():
+        with monitored(redis_server.server) as seen:
+            assert sorted(await kept_jobs.send_from_many(MANY)) == list(range(MANY))
+    assert 0 < seen.by_clients <= 0.1 * MANY
+    assert MANY < seen.by_scripts <= 2.1 * MANY
+
+
+async def test_commands_within_the_scripts_of_a_job_alone_that_is_kept(
+    redis_server: Database, kept_jobs: Jobs
+) -> None:
+    # 22: the 16 of a job alone, and six as above. The least of five rounds, as there.
+    counts: list[int] = []
+    async with kept_jobs.worker():
+        for _ in range(ROUNDS):
+            with monitored(redis_server.server) as seen:
+                for number in range(ALONE):
+                    await (await kept_jobs.noop.send(number))
+            counts.append(seen.by_scripts)
+    assert ALONE < min(counts) <= 23 * ALONE, counts
+
+
+async def test_bytes_of_a_job_that_is_kept(redis_server: Database, kept_jobs: Jobs, app_name: str) -> None:
+    # 45 in the history, and the counters.
+    await kept_jobs.noop.send_many([(number,) for number in range(JOBS)])
+    await _drain(kept_jobs)
+    with redis_server.client() as client:
+        names = [key for key in keys(client, app_name) if ":history" in str(key) or ":stats:" in str(key)]
+        used = sum(client.memory_usage(key, samples=0) or 0 for key in names)
+    assert len(names) >= 5
+    assert 16 * JOBS < used <= 60 * JOBS, used
 
 
 async def _drain(jobs: Jobs) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from aioq.jobs.job import JobState
 from aioq.store.contract import Limits
 from aioq.store.extra import EXPIRED
+from aioq.store.history import End
 from aioq.store.memory.dead import Dead
+from aioq.store.memory.history import QueueHistory
 from aioq.store.memory.hooks import Hooks
 from aioq.store.memory.pubsub import Mail
 from aioq.store.memory.records import Record
@@ -25,6 +27,7 @@ class Endings:
         mail: the messages that the current verb sends.
         hooks: the queue's hooks.
         timers: the times at which jobs expire that were not started.
+        history: what has ended.
         on_end: called with the id of each job that has ended.
 
     Attributes:
@@ -40,6 +43,7 @@ class Endings:
         mail: Mail,
         hooks: Hooks,
         timers: Timers,
+        history: QueueHistory,
         on_end: Callable[[str], None],
     ) -> None:
         self._records = records
@@ -48,6 +52,7 @@ class Endings:
         self._mail = mail
         self._hooks = hooks
         self._timers = timers
+        self._history = history
         self._on_end = on_end
         self._expiring: list[tuple[int, str]] = []  # a heap of (time, job id)
         self._tombstones = Tombstones()
@@ -70,14 +75,24 @@ class Endings:
         return send in self._tombstones
 
     def finish(
-        self, record: Record, state: JobState, outcome: bytes, ttl_ms: int, *, keeps_call: bool = False
+        self,
+        record: Record,
+        state: JobState,
+        outcome: bytes,
+        ttl_ms: int,
+        *,
+        keeps_call: bool = False,
+        told: bool = True,
     ) -> None:
         """End a job and notify its waiters. Its outcome is stored, or the record deleted at once if `ttl_ms` is 0.
 
         A failed job keeps its call, because it may be queued again; any other keeps it if `keeps_call` is set.
+        With `told` the end is in the history.
         """
         self._hooks.finish(record, ttl_ms)
         self._mail.notify(record.waiters, record.id, outcome, kept=ttl_ms > 0)
+        if told:
+            self._history.note(record, _ENDS[state], outcome)
         now = self._clock.now_ms()
         record.due_ms = None
         record.end(state, outcome, now, keeps_call=keeps_call or state is JobState.FAILED)
@@ -162,3 +177,6 @@ class Endings:
             record.envelope = None
             self._hooks.forget(record, max(0, record.result_expires_ms - self._clock.now_ms()))
             self.keep_until(record, record.result_expires_ms)
+
+
+_ENDS = {JobState.SUCCEEDED: End.SUCCEEDED, JobState.FAILED: End.FAILED, JobState.CANCELLED: End.CANCELLED}

@@ -176,7 +176,7 @@ class QueueOutbox:
     def _end(self, source: str, ended: Ended, there: Record | None) -> None:
         if there is not None and there.is_elsewhere and there.move and there.move.queue == source:
             there.envelope = None
-            self._parts.endings.finish(there, *ended)
+            self._parts.endings.finish(there, *ended, told=False)  # the queue in which it has ended tells that
 
     def remove(self, target: str, reading: Reading, delivery: Delivery) -> Removal:
         """Remove entries that were delivered."""

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from aioq.store.contract import LATER, MISSING, WAIT_LIMIT, WaitReply
+from aioq.store.bounds import WAIT_LIMIT
+from aioq.store.contract import LATER, MISSING, WaitReply
 from aioq.store.memory.records import Record
 
 MAX_WAITERS = 64

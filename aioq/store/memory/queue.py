@@ -7,11 +7,14 @@ from itertools import count
 from types import MappingProxyType
 
 from aioq.jobs.job import JobInfo, JobState, Priority
-from aioq.store.contract import SKIPPED_LIMIT, Claim, Claimed, Limits, NewJob, Settlement, Token, WaitReply
+from aioq.store.bounds import SKIPPED_LIMIT
+from aioq.store.contract import Claim, Claimed, Limits, NewJob, Settlement, Token, WaitReply
 from aioq.store.extra import Way
+from aioq.store.history import NO_REPORT, End
 from aioq.store.leases import Renewal, WorkerLease
 from aioq.store.memory.delayed import Delayed
 from aioq.store.memory.endings import Endings
+from aioq.store.memory.history import QueueHistory
 from aioq.store.memory.hooks import ExpiryHook, Hook, Hooks
 from aioq.store.memory.lanes import FRONT, LANES, WAKE_UP, Lanes
 from aioq.store.memory.leases import Leases
@@ -41,6 +44,7 @@ class MemoryQueue:
 
     Attributes:
         endings: ends jobs, deletes their records, and reopens dead jobs.
+        history: what has ended.
         jobs: the jobs as those see them who operate the queue.
         lanes: the jobs that wait to be run.
         mail: the messages that the current verb sends.
@@ -76,6 +80,7 @@ class MemoryQueue:
         self._timers = Timers()
         told = OriginsHook(lambda: self.outbox, clock)
         self._hooks = Hooks({"expires": ExpiryHook(self._timers, clock), "origins": told, **hooks})
+        self.history = QueueHistory(clock, limits)
         self.endings = Endings(
             self._records,
             clock,
@@ -83,6 +88,7 @@ class MemoryQueue:
             mail=self.mail,
             hooks=self._hooks,
             timers=self._timers,
+            history=self.history,
             on_end=self.timetable.ended,
         )
         self.outbox = QueueOutbox(
@@ -97,7 +103,7 @@ class MemoryQueue:
             name, self._records, self.lanes, self.endings, self._hooks, held=self._held, enqueue=self._queue
         )
         self._cancelling: defaultdict[str, dict[str, None]] = defaultdict(dict)
-        self._settling = Settling(self.endings, limits, clock, self._place)
+        self._settling = Settling(self.endings, self.history, limits, clock, self._place)
 
     def enqueue(self, job: NewJob, *, again: bool) -> bool:
         """Add a job; False if its id exists already, unless an earlier attempt of this send has added it."""
@@ -119,6 +125,7 @@ class MemoryQueue:
         self._records[record.id] = record
         record.due_ms = due_ms
         self._hooks.enter(record)
+        self.history.note_sent()
         if held:
             record.state, record.due_ms = JobState.WAITING, None
         elif due_ms is not None and due_ms > now:
@@ -172,7 +179,8 @@ class MemoryQueue:
             return True  # the same settle again, after a lost reply
         self._held[worker].pop(record.id, None)
         self._cancelling[worker].pop(record.id, None)
-        self._settling.settle(record, settlement)
+        with self.history.told_by(worker, settlement.report or NO_REPORT):
+            self._settling.settle(record, settlement)
         return True
 
     def progress(self, worker: str, job_id: str, claim: int, encoded: bytes) -> bool:
@@ -313,6 +321,8 @@ class MemoryQueue:
         return min((each for each in times if each is not None), default=None)
 
     def _queue(self, record: Record, *, front: bool = False) -> None:
+        if record.state is not JobState.QUEUED:  # else it is new
+            record.ready_ms = self._clock.now_ms()
         record.state, record.worker, record.due_ms = JobState.QUEUED, None, None
         self.lanes.push(record.priority, record.id, front=front)
 
@@ -339,7 +349,8 @@ class MemoryQueue:
         held = list(self._held[worker])[:limit]
         for job_id in held:
             del self._held[worker][job_id]
-            returned += self._restore(self._records[job_id], crash_outcome, buried)
+            with self.history.told_by(worker, None):
+                returned += self._restore(self._records[job_id], crash_outcome, buried)
         tokens = [token for lane in LANES for token in self.lanes.delivered(worker, lane)]
         tokens = tokens[: limit - len(held)]
         for token in tokens:
@@ -355,12 +366,16 @@ class MemoryQueue:
     def _restore(self, record: Record, crash_outcome: bytes | None, buried: list[str]) -> bool:
         """Give back one job, or end it if it was cancelled or has crashed too often; False if it was ended."""
         record.crashes += crash_outcome is not None
+        if crash_outcome is not None and record.cancellation is None:
+            self.history.log_attempt(record, End.CRASHED, crash_outcome)
         if record.cancellation is not None:
             self.endings.finish(record, JobState.CANCELLED, *record.cancellation)
         elif crash_outcome is not None and record.crashes > self._limits.max_crashes:
             self.endings.bury(record, crash_outcome, self._limits.result_ttl_ms)
             buried.append(record.id)
         else:
+            if crash_outcome is not None:
+                self.history.note(record, End.CRASHED, crash_outcome)
             self._return(record, Way.DEPART if crash_outcome is None else Way.RECOVER)
             return True
         return False

@@ -10,6 +10,7 @@ import msgspec
 from aioq.jobs.job import WAITS, JobInfo, JobState, Priority, Progress, put_off
 from aioq.store.contract import MAX_CUTS, Claimed, Verb
 from aioq.store.extra import Extra, Move
+from aioq.store.history import AttemptNote, failed_attempt
 from aioq.store.upkeep import Backlog
 from aioq.wire.messages import describe
 
@@ -45,6 +46,8 @@ class Record:
         cancellation: the outcome and ttl with which to end it, if it was cancelled while it ran.
         waiters: the channels to notify of the outcome.
         extra: further data of the job; None for a plain job.
+        ready_ms: when it last came back to its lane; 0 if it never did.
+        log: the last attempts that failed.
     """
 
     id: str
@@ -71,6 +74,8 @@ class Record:
     cancellation: tuple[bytes, int] | None = None
     waiters: list[str] = field(default_factory=list[str])
     extra: Extra | None = None
+    ready_ms: int = 0
+    log: list[AttemptNote] = field(default_factory=list[AttemptNote])
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -137,6 +142,7 @@ class Record:
             started_ms=now,
             claims=self.claims,
             tags=self.tags,
+            ready_ms=self.ready_ms,
         )
 
     def end(self, state: JobState, outcome: bytes, now: int, *, keeps_call: bool) -> None:
@@ -179,6 +185,7 @@ class Record:
             headers=found.headers,
             tags=self.tags,
             expires_at=_time(self.extra.expires.at_ms) if self.extra and self.extra.expires else None,
+            failed_attempts=tuple(map(failed_attempt, self.log)),
             result=found.value if results else None,
         )
 

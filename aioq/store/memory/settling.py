@@ -6,7 +6,9 @@ from typing import Protocol
 from aioq.jobs.job import JobState
 from aioq.store.contract import Limits, Settlement, Verb
 from aioq.store.extra import Way
+from aioq.store.history import End
 from aioq.store.memory.endings import Endings
+from aioq.store.memory.history import QueueHistory
 from aioq.store.memory.records import Record
 from aioq.util.clock import Clock
 
@@ -24,13 +26,17 @@ class Settling:
 
     Args:
         endings: ends jobs.
+        history: what has ended.
         limits: the App's limits.
         clock: tells the time.
         place: puts a job into its lane, or schedules it.
     """
 
-    def __init__(self, endings: Endings, limits: Limits, clock: Clock, place: Place) -> None:
+    def __init__(
+        self, endings: Endings, history: QueueHistory, limits: Limits, clock: Clock, place: Place
+    ) -> None:
         self._endings = endings
+        self._history = history
         self._limits = limits
         self._clock = clock
         self._place = place
@@ -57,7 +63,9 @@ class Settling:
 
     def _retry(self, record: Record, settlement: Settlement) -> None:
         record.attempts += 1
+        self._history.log_attempt(record, End.RETRIED, settlement.outcome)
         record.outcome, record.parked_ms, record.cuts = settlement.outcome, None, 0
+        self._history.note(record, End.RETRIED, settlement.outcome)
         self._again(record, settlement.delay_ms, Way.RETRY)
 
     def _snooze(self, record: Record, settlement: Settlement) -> None:
@@ -65,9 +73,14 @@ class Settling:
         self._again(record, settlement.delay_ms, Way.SNOOZE)
 
     def _give_back(self, record: Record, settlement: Settlement) -> None:
-        if record.break_off(settlement.verb) and record.crashes > self._limits.max_crashes:
+        crashed = record.break_off(settlement.verb)
+        if crashed:
+            self._history.log_attempt(record, End.CRASHED, settlement.outcome)
+        if crashed and record.crashes > self._limits.max_crashes:
             self._endings.bury(record, settlement.outcome, settlement.ttl_ms)
         else:
+            if crashed:
+                self._history.note(record, End.CRASHED, settlement.outcome)
             self._place(record, None, Way(settlement.verb.value), front=True)
 
     def _park(self, record: Record, settlement: Settlement) -> None:
@@ -81,6 +94,7 @@ class Settling:
 
     def _fail(self, record: Record, settlement: Settlement) -> None:
         record.attempts += 1
+        self._history.log_attempt(record, End.FAILED, settlement.outcome)
         self._endings.bury(record, settlement.outcome, settlement.ttl_ms)
 
 

@@ -11,6 +11,7 @@ from aioq.jobs.job import JobInfo, JobState
 from aioq.store.contract import Claim, Claimed, Limits, NewJob, Settlement, Token, WaitReply
 from aioq.store.diagnosis import Diagnosis, ServerInfo, ServerReport
 from aioq.store.leases import Renewal, WorkerLease
+from aioq.store.memory.history import MemoryHistory
 from aioq.store.memory.hooks import Hook
 from aioq.store.memory.lanes import Reader
 from aioq.store.memory.leases import MemoryLeaseClient
@@ -50,6 +51,7 @@ class MemoryStore:
         self._inbox = MemoryInbox()
         self.shards = MemoryShardRegister(self._locked)
         self._timetable = MemoryTimetable(app, self._locked, lambda: list(self._queues))
+        self.history = MemoryHistory(self._locked)
         self._outbox = MemoryOutbox(self._locked)
         self._operating = MemoryOperatorVerbs(self._locked, lambda: list(self._queues), clock)
         # A lease client's thread calls this store too. Nobody awaits or calls back while holding this lock.

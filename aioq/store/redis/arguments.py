@@ -7,6 +7,7 @@ import msgspec
 from aioq.jobs.job import OWN_LETTERS, Priority
 from aioq.store.columns import NewJobs
 from aioq.store.contract import Limits, NewJob, Settlement, Verb
+from aioq.store.redis.history import report_args
 from aioq.store.redis.net.connection import Arg
 
 _encode = msgspec.msgpack.encode
@@ -16,7 +17,7 @@ BODY_LIMIT = 1024
 """The largest envelope that is kept in the job's record, in bytes; the same as in `lib/record_text_write.lua`."""
 
 
-def enqueue_one_args(jobs: NewJobs) -> list[Arg] | None:
+def enqueue_one_args(jobs: NewJobs, *, counted: bool = False) -> list[Arg] | None:
     """The arguments of `enqueue_one.lua` for a first attempt; None if that script cannot enqueue these jobs."""
     if len(jobs.ids) != 1 or len(jobs.envelopes[0]) > BODY_LIMIT:
         return None
@@ -27,15 +28,16 @@ def enqueue_one_args(jobs: NewJobs) -> list[Arg] | None:
         # The first comparison is cheap, and usually decides.
         if job != NewJob(job_id, envelope, waiter=waiter) and (job.nonce or job.extra or any(_lane_due(job))):
             return None
-    return [job_id, envelope, waiter]
+    return [job_id, envelope, waiter, "1" if counted else ""]
 
 
-def enqueue_args(jobs: NewJobs, *, again: bool) -> list[Arg]:
+def enqueue_args(jobs: NewJobs, *, again: bool, counted: bool = False) -> list[Arg]:
     """The arguments of `enqueue.lua`.
 
     Args:
         jobs: what to enqueue.
         again: an earlier call may have added these jobs.
+        counted: the statistics count them.
     """
     ids, envelopes, special = jobs.ids, jobs.envelopes, jobs.special.values()
     sizes = _encode([*map(len, envelopes)])
@@ -44,14 +46,15 @@ def enqueue_args(jobs: NewJobs, *, again: bool) -> list[Arg]:
     waiter = next((job.waiter for job in special if job.waiter), "")
     placed = any(job.extra or any(_lane_due(job)) for job in special)
     places = _encode([each for job in jobs for each in (*_lane_due(job), job.extra or False)]) if placed else b""
-    return ["again" if again else "", nonces, places, waiter, b"".join(envelopes), sizes, *_packed(ids)]
+    first = ["again" if again else "", nonces, places, waiter, b"".join(envelopes), sizes]
+    return [*first, *_packed(ids), "1" if counted else ""]
 
 
 def settle_args(worker: str, settlements: Sequence[Settlement], limits: Limits, *, idle: bool) -> list[Arg]:
     """The arguments of `settle.lua`; see `aioq.store.contract.Store.settle`."""
     usual_ttl = next((s.ttl_ms for s in settlements if s.verb is Verb.SUCCEEDED), 0)
     args: list[Arg] = [worker, limits.dead_ttl_ms, limits.dead_limit, limits.tombstone_ms, limits.result_ttl_ms]
-    args += (usual_ttl, "idle" if idle else "")
+    args += (usual_ttl, "idle" if idle else "", *report_args(settlements, limits))
     for s in settlements:
         usual = s.verb is Verb.SUCCEEDED and s.ttl_ms == usual_ttl
         args += (s.job_id, s.claim, s.outcome, "" if usual else f"{s.verb.value} {_number(s, limits)} {s.ttl_ms}")

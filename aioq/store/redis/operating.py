@@ -8,10 +8,12 @@ from typing import Any
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Limits
 from aioq.store.operating import MOST_LISTED, Counted, Listed, Listing, Place, Wanted
+from aioq.store.redis.history import about_arg
 from aioq.store.redis.holding import read_held
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.paging import BEGIN, ScriptCall, all_workers
 from aioq.store.redis.replies import parse_info, parse_states
+from aioq.wire.messages import error_text
 
 LANES = tuple(priority.value for priority in Priority)
 
@@ -95,7 +97,8 @@ class RedisOperatorVerbs:
 
     async def delete(self, queue: str, job_ids: Sequence[str], outcome: bytes) -> list[JobState | None]:
         """Delete jobs, and return the state each was in."""
-        args = [_name(), outcome, self._limits.tombstone_ms, *job_ids]
+        limits = self._limits
+        args = [_name(), outcome, limits.tombstone_ms, about_arg(limits), error_text(outcome), *job_ids]
         return parse_states(await self._call_confirmed("delete", queue, args))
 
     async def prioritize(self, queue: str, job_ids: Sequence[str], priority: Priority) -> list[JobState | None]:

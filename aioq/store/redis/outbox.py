@@ -7,9 +7,11 @@ from aioq.jobs.job import JobState
 from aioq.store.contract import Limits
 from aioq.store.extra import LOST
 from aioq.store.outbox import HOLD_MS, MOST_ENTRIES, Delivery, OutboxEntry, Reading, Removal
+from aioq.store.redis.history import about_arg
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.paging import ScriptCall, pages
 from aioq.store.redis.replies import parse_states
+from aioq.wire.messages import error_text
 
 MOVED_AT_ONCE = 500
 """The most jobs that one call moves, so that it takes the server some milliseconds only."""
@@ -31,6 +33,7 @@ class RedisOutbox:
         self._call = call
         self._call_confirmed = call_confirmed
         self._limits = limits
+        self._about = about_arg(limits)
 
     async def move(self, queue: str, job_ids: Sequence[str], target: str) -> list[JobState | None]:
         """Move jobs to another queue, and return the state each was in."""
@@ -46,7 +49,7 @@ class RedisOutbox:
     async def deliver(self, target: str, source: str, reading: Reading) -> Delivery:
         """Apply entries in their target."""
         limits = self._limits
-        args: list[Arg] = [source, limits.tombstone_ms, limits.result_ttl_ms, int(reading.fresh)]
+        args: list[Arg] = [source, limits.tombstone_ms, limits.result_ttl_ms, int(reading.fresh), self._about]
         for entry in reading.entries:
             args += (entry.id, entry.kind, entry.job_id, entry.content)
         (last, targets), *verdicts = await self._call_confirmed("outbox_deliver", target, args)
@@ -54,7 +57,7 @@ class RedisOutbox:
 
     async def remove(self, queue: str, target: str, reading: Reading, delivery: Delivery) -> Removal:
         """Remove entries that were delivered."""
-        args: list[Arg] = [target, self._limits.tombstone_ms, delivery.last, reading.name]
+        args: list[Arg] = [target, self._limits.tombstone_ms, delivery.last, reading.name, self._about]
         for entry, verdict in zip(reading.entries, delivery.verdicts, strict=True):
             args += (entry.id, verdict)
         more, *returned = await self._call("outbox_remove", queue, args)
@@ -63,6 +66,7 @@ class RedisOutbox:
     async def lost(self, queue: str, target: str, job_ids: Sequence[str]) -> list[str]:
         """End those of these jobs that were moved to `target`."""
         args: list[Arg] = [target, self._limits.tombstone_ms, LOST, self._limits.result_ttl_ms]
+        args += (self._about, error_text(LOST))
         return [job_id.decode() for job_id in await self._call("outbox_lost", queue, [*args, *job_ids])]
 
 

@@ -68,7 +68,9 @@ def trials(key: str, channel: str, confirmation: Confirmation | None) -> list[_C
         ("ZRANDMEMBER", key),
         ("ZSCAN", key, 0),
         ("ZSCORE", key, "m"),
+        ("ZREVRANGE", key, 0, 1),
     ]
+    nothing += [("GETRANGE", key, 0, 1), ("BITFIELD", key, "GET", "u8", 0), ("XREVRANGE", key, "+", "-")]
     nothing += [("XACK", key, "g", "0-1"), ("XADD", key, "NOMKSTREAM", "*", "f", "v"), ("XDEL", key, "0-1")]
     nothing += [("XGROUP", "CREATE", key, "g", "$"), ("XGROUP", "DELCONSUMER", key, "g", "c")]
     nothing += [("XGROUP", "DESTROY", key, "g"), ("XINFO", "GROUPS", key)]

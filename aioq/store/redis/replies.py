@@ -10,7 +10,9 @@ import msgspec
 from aioq.errors import WireError
 from aioq.jobs.job import WAITS, JobInfo, JobState, Priority, Progress, put_off
 from aioq.store.contract import LATER, MISSING, Claim, Claimed, WaitReply
+from aioq.store.history import AttemptNote, failed_attempt
 from aioq.store.leases import Renewal, WorkerLease
+from aioq.store.redis.history import ROW_SIZE
 from aioq.store.upkeep import Backlog, Promotion, Recovery
 from aioq.wire.messages import describe, task_in_head
 
@@ -27,10 +29,12 @@ _FIRST_CLAIM: tuple[Any, ...] = (1, 0, 0, 0)
 _WORKER_WIDTH = 3
 _RECOVERY_HEADER = 4
 _PROMOTION = 4
-_SETTLE_HEADER = 7
+_SETTLE_HEADER = 9
+_SETTLE_ROWS = 8
 _SETTLE_WIDTH = 4
 
 _PROGRESS = msgspec.msgpack.Decoder(Progress)
+_LOG = msgspec.msgpack.Decoder(list[AttemptNote])
 
 
 def due(ms: int) -> int | None:
@@ -47,11 +51,13 @@ def parse_claim(reply: Sequence[Any]) -> Claim:
     jobs: list[Claimed] = []
     for i in range(_CLAIM_HEADER, len(reply), _CLAIM_WIDTH):
         job_id, envelope, sent, past = reply[i : i + _CLAIM_WIDTH]
-        claims, attempts, crashes, interruptions, *tags = past or _FIRST_CLAIM
+        claims, attempts, crashes, interruptions, *more = past or _FIRST_CLAIM
         job = Claimed(job_id.decode(), envelope, number, attempts, crashes, interruptions, sent, now, claims)
-        jobs.append(msgspec.structs.replace(job, tags=_tags(tags[0])) if tags else job)
-    more = bool(reply[2] and reply[2][_MORE])
-    return Claim(jobs, due(reply[0][0]), next_tick_ms=due(reply[0][1]), more=more)
+        if more:
+            job = msgspec.structs.replace(job, ready_ms=more[0], tags=_tags(more[1] if len(more) > 1 else ()))
+        jobs.append(job)
+    is_cut = bool(reply[2] and reply[2][_MORE])
+    return Claim(jobs, due(reply[0][0]), next_tick_ms=due(reply[0][1]), more=is_cut)
 
 
 def skipped_by_claim(reply: Sequence[Any]) -> tuple[str, str]:
@@ -175,6 +181,8 @@ def _settle_rest(args: Sequence[Any], accepted: list[bool], left: list[int], mos
     """A call for the positions that are left, `most` at once: a call reads the records of all that it is given."""
     now, later = left[:most], left[most:]
     rest = [*args[:_SETTLE_HEADER]]
+    if rows := args[_SETTLE_ROWS]:
+        rest[_SETTLE_ROWS] = b"".join(rows[ROW_SIZE * (each - 1) : ROW_SIZE * each] for each in now)
     for position in now:
         end = _SETTLE_HEADER + _SETTLE_WIDTH * position
         rest += args[end - _SETTLE_WIDTH : end]
@@ -237,6 +245,7 @@ def _info(queue: str, job_id: str, record: dict[str, Any], *, results: bool) -> 
         headers=description.headers,
         tags=_tags(record.get("tags", ())),
         expires_at=_time(record.get("expires") or None),
+        failed_attempts=tuple(map(failed_attempt, _LOG.decode(record["log"]))) if "log" in record else (),
         result=description.value if results else None,
     )
 

@@ -39,13 +39,23 @@ class RedisTimetable:
             Used for the writes of callers, not for ticks: a tick that is lost in a crash of the server is made
             again.
         register: the queues that have schedules.
+        counted: the statistics count the jobs of ticks.
     """
 
-    def __init__(self, app: str, call: ScriptCall, call_confirmed: ScriptCall, register: Register) -> None:
+    def __init__(
+        self,
+        app: str,
+        call: ScriptCall,
+        call_confirmed: ScriptCall,
+        register: Register,
+        *,
+        counted: bool = False,
+    ) -> None:
         self._app = app
         self._call = call
         self._call_confirmed = call_confirmed
         self._register = register
+        self._counted = "1" if counted else ""
         self._malformed: set[tuple[str, str]] = set()
 
     async def read(self, queue: str, ids: Sequence[str] | None = None) -> Agenda:
@@ -124,7 +134,7 @@ class RedisTimetable:
 
     async def tick(self, queue: str, ticks: Sequence[Tick]) -> Ticked:
         """Make the jobs of ticks and set the next ticks; each schedule in one step, if its revision holds."""
-        args: list[Arg] = []
+        args: list[Arg] = [self._counted]
         for tick in ticks:
             envelopes = tick.envelopes or [b""] * len(tick.jobs)
             pairs = zip(tick.jobs, envelopes, strict=True)

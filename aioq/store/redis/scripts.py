@@ -74,8 +74,18 @@ class Definition:
 
 READS_ONLY = frozenset(
     {
-        *("backlog", "count", "held", "info", "list_lane", "list_records", "list_sorted", "list_waiting"),
-        *("schedule_owners", "schedule_read", "workers"),
+        *(
+            "backlog",
+            "count",
+            "held",
+            "history",
+            "info",
+            "list_lane",
+            "list_records",
+            "list_sorted",
+            "list_waiting",
+        ),
+        *("schedule_owners", "schedule_read", "stats", "workers"),
     }
 )
 """Commands that write nothing. As functions they are served even while a server refuses writes."""

@@ -25,6 +25,7 @@ from aioq.store.redis.diagnosis.examination import Examination
 from aioq.store.redis.diagnosis.server import diagnose_server
 from aioq.store.redis.durability import Confirmation, Durability, confirmation, sends_in_flight, settles_in_flight
 from aioq.store.redis.errors import translate
+from aioq.store.redis.history import RedisHistory, about_arg
 from aioq.store.redis.holding import known_arg
 from aioq.store.redis.keys import base_key, no_key, schedule_queues_key, shards_key
 from aioq.store.redis.leases import RedisLeaseClient
@@ -43,6 +44,7 @@ from aioq.store.redis.shards import RedisShardRegister
 from aioq.store.redis.skipped import SkippedLog
 from aioq.store.upkeep import Promotion, Recovery
 from aioq.util.log import logger
+from aioq.wire.messages import error_text
 
 T = TypeVar("T")
 
@@ -110,6 +112,7 @@ class RedisStore:
         self._node = node
         self._no_key = no_key(app) if node is None else node.no_key
         self._limits = limits
+        self._about = about_arg(limits)
         self._revive = revive
         self._durability: Durability = durability
         self._replicas: Replicas = replicas
@@ -121,7 +124,9 @@ class RedisStore:
             self.call_retried,
             self.call_confirmed,
             Register(self._link.command, schedule_queues_key(app), shown_url),
+            counted=limits.stats,
         )
+        self.history = RedisHistory(self.call_retried)
         self._outbox = RedisOutbox(self.call_retried, self.call_confirmed, limits)
         self.shards = RedisShardRegister(self._link.command, self.call_retried, shards_key(app), shown_url)
         self._operating = RedisOperatorVerbs(
@@ -217,10 +222,10 @@ class RedisStore:
     def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
         """Add jobs; False for each id that the server already has: that job stays as it is."""
         columns = jobs if isinstance(jobs, NewJobs) else NewJobs(jobs)
-        one = None if again else enqueue_one_args(columns)
+        one = None if again else enqueue_one_args(columns, counted=self._limits.stats)
         if one is not None:
             return self._begin("enqueue_one", queue, one, replies.parse_added, self._confirmation)
-        args = enqueue_args(columns, again=again)
+        args = enqueue_args(columns, again=again, counted=self._limits.stats)
         return self._begin("enqueue", queue, args, partial(replies.not_in, len(jobs)), self._confirmation)
 
     async def claim(
@@ -287,7 +292,8 @@ class RedisStore:
     async def promote(self, queue: str, limit: int) -> Promotion:
         """Queue up to `limit` scheduled jobs that are due, and end up to `limit` jobs that have expired."""
         limits = self._limits
-        args = [limit, limits.tombstone_ms, limits.result_ttl_ms, EXPIRED, CALL_GONE]
+        args: list[Arg] = [limit, limits.tombstone_ms, limits.result_ttl_ms, EXPIRED, CALL_GONE]
+        args += (self._about, error_text(EXPIRED), error_text(CALL_GONE))
         reply = await self._call("promote", queue, args)
         if reply[2]:
             self._skipped.log_unreadable(queue, reply[2].decode(errors="backslashreplace"))
@@ -336,7 +342,7 @@ class RedisStore:
     ) -> list[JobState | None]:
         """Cancel jobs, and return the state each was in."""
         name = os.urandom(9).hex()
-        args = [name, outcome, ttl_ms, self._limits.tombstone_ms, *job_ids]
+        args = [name, outcome, ttl_ms, self._limits.tombstone_ms, self._about, error_text(outcome), *job_ids]
         return replies.parse_states(await self.call_confirmed("cancel", queue, args))
 
     async def _call(
@@ -385,7 +391,7 @@ class RedisStore:
     async def _recover(self, queue: str, mode: str, worker: str, crash_outcome: bytes, limit: int) -> Recovery:
         limits = self._limits
         args = [mode, worker, limit, limits.max_crashes, crash_outcome, limits.dead_ttl_ms, limits.dead_limit]
-        args += (limits.tombstone_ms, limits.result_ttl_ms)
+        args += (limits.tombstone_ms, limits.result_ttl_ms, self._about, error_text(crash_outcome))
         cursor = BEGIN
         while True:
             reply = await self.call_retried("recover", queue, [*args, cursor])

@@ -29,6 +29,7 @@ from aioq.worker.run.call import Caller
 from aioq.worker.run.environment import RunEnvironment
 from aioq.worker.run.logging import log_ended, log_received
 from aioq.worker.run.pipeline import begin, prepare
+from aioq.worker.run.reports import report_of
 from aioq.worker.run.run import CUT_SHORT, INTERRUPTED, LOST, TIMED_OUT, WORKER_ENDED, Run, RunKey
 from aioq.worker.run.settlements import classify, release, snooze
 from aioq.worker.slots import Slots
@@ -39,8 +40,7 @@ GRACE = 5.0
 """Seconds a job has to end after it was cancelled. A guess: enough to close connections."""
 
 SAME_ID_DELAY_MS = 1_000
-"""How long a job is delayed while an earlier job of the same id still runs in this worker. A guess: only manual
-changes cause this."""
+"""How long a job is delayed while one of the same id runs here. A guess: only manual changes cause this."""
 
 SHORT_RUN = 60.0
 """A run that began less than these seconds before its worker was stopped counts as cut short, and `Verb.CUT`
@@ -93,6 +93,7 @@ class Executor:
         self._flush_report = flush_report
         self._on_idle = on_idle
         self._on_end = on_end
+        self._reports = bool(environment.settings.history or environment.settings.stats)
         self._running: dict[RunKey, Run] = {}
         self._backlog: deque[Run] = deque()
         self._starting_backlog = False
@@ -127,8 +128,8 @@ class Executor:
     def submit(self, queue: str, worker: str, claimed: Claimed, *, at_once: bool = False) -> None:
         """Run a claimed job, now or when a slot is free; its slot is counted as taken already.
 
-        With `at_once` it runs up to its first wait before this returns, if this Python can do that. That is for a
-        job that comes alone, and so delays no other one. It does not overtake a job that was claimed before.
+        With `at_once` it runs up to its first wait before this returns, if this Python can do that: for a job that
+        comes alone, and so delays no other one. It does not overtake a job that was claimed before.
         """
         run = Run(queue, worker, claimed)
         if self._is_duplicate(run):
@@ -147,14 +148,9 @@ class Executor:
             self._end(run, release(run))
 
     def cancel(self, queue: str, worker: str, job_id: str, stop: str, reason: str = "") -> None:
-        """Cancel a job if it is here.
+        """Cancel a job that was claimed under this worker id, if it is here.
 
-        Args:
-            queue: its queue.
-            worker: the worker id under which it was claimed.
-            job_id: its id.
-            stop: the cause, as in `Run.stop`.
-            reason: the reason that a person gave, for the log.
+        `stop` is the cause, as in `Run.stop`, and `reason` the reason that a person gave, for the log.
         """
         run = self._running.get((queue, worker, job_id))
         if run is not None:
@@ -170,11 +166,10 @@ class Executor:
     def abandon(self, queue: str, worker: str) -> dict[str, int]:
         """The lease of `worker` is lost: cancel the jobs that were claimed under it, and write no outcome of them.
 
-        Returns:
-            The number of the claim, by job id.
+        Returns the number of the claim, by job id.
         """
         claims: dict[str, int] = {}
-        for run in [run for run in self._backlog if run.queue == queue and run.worker == worker]:
+        for run in [run for run in self._backlog if run.key[:2] == (queue, worker)]:
             self._backlog.remove(run)
             self._slots.give_back()
             claims[run.claimed.id] = run.claimed.claim
@@ -323,7 +318,8 @@ class Executor:
             return
         begin(run)
         loop = asyncio.get_running_loop()
-        run.started = loop.time()
+        arrived, run.started = run.started, loop.time()
+        run.waited = run.started - arrived
         if run.timeout is not None:
             run.timer = loop.call_later(run.timeout, self._cancel, run, TIMED_OUT)
 
@@ -369,8 +365,8 @@ class Executor:
         del self._running[run.key]
         if self._lending.lent:
             self._lending.drop(run.context)
-        self._end(run, run.settlement)
         seconds = asyncio.get_running_loop().time() - run.started
+        self._end(run, run.settlement, seconds)
         log_ended(run, seconds)
         if self._backlog:
             self._start_backlog()
@@ -391,10 +387,12 @@ class Executor:
         finally:
             self._starting_backlog = False
 
-    def _end(self, run: Run, settlement: Settlement | None) -> None:
+    def _end(self, run: Run, settlement: Settlement | None, seconds: float = 0.0) -> None:
         """Pass a settlement to the settler, if there is one, and give the slot back."""
         try:
             if settlement is not None:
+                if self._reports:
+                    settlement.report = report_of(run, settlement, seconds)
                 self._settle(run.queue, run.worker, settlement)
         finally:
             self._slots.give_back()

@@ -26,7 +26,7 @@ from aioq.util.aio import Backoff
 from aioq.util.batcher import Batcher, Items
 from aioq.util.log import logger
 from aioq.util.plural import counted
-from aioq.wire.messages import Failure, decode_outcome, encode_failure
+from aioq.wire.messages import Failure, decode_outcome, encode_failure, error_text
 
 log = logger("aioq.worker")
 
@@ -266,4 +266,6 @@ def _failed(settlement: Settlement, error: Exception) -> Settlement | None:
         class_name(ServerError), f"the server refused this job's outcome ({settlement.verb.value}): {error}"
     )
     ttl_ms = min(max(settlement.ttl_ms, 0), FAILURE_TTL_MS)
-    return Settlement(settlement.job_id, settlement.claim, Verb.FAILED, encode_failure(task, failure), 0, ttl_ms)
+    outcome = encode_failure(task, failure)
+    report = settlement.report and msgspec.structs.replace(settlement.report, error=error_text(outcome))
+    return Settlement(settlement.job_id, settlement.claim, Verb.FAILED, outcome, 0, ttl_ms, report)

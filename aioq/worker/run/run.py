@@ -44,6 +44,7 @@ class Run:
         stop: why the run was cancelled from outside, if it was.
         reason: the reason that a person gave for the cancellation.
         started: the loop's time when the run started, and later when it began.
+        waited: seconds for which it has waited in this worker for its place.
         settlement: what is written in the end (step classify).
         result: the task's result, for the log.
         error: the exception that it raised, for the log.
@@ -72,6 +73,7 @@ class Run:
     stop: str | None = None
     reason: str = ""
     started: float = 0.0
+    waited: float = 0.0
     settlement: Settlement | None = None
     result: Any = None
     error: BaseException | None = None

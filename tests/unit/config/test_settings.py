@@ -108,12 +108,37 @@ def test_the_defaults_are_what_the_design_says():
         "replicas": "all",
         "dead_ttl": 604800,
         "dead_limit": 10000,
+        "history": 10000,
+        "stats": True,
         "poll_interval": 5,
         "timezone": "UTC",
         "schedules": None,
         "log_level": "info",
         "log_format": "text",
     }
+
+
+@pytest.mark.parametrize("history", [-1, 1.5, True, "all", "", [], "10k"])
+def test_a_history_is_a_number_of_rows_or_full(history: object):
+    assert "'history' from App(...) must be an integer >= 0 or \"full\", not" in refused(
+        lambda: load(history=history)
+    )
+    assert "is it in another unit?" in refused(lambda: load(history=10_000_001))
+    assert [load(history=history).history for history in (0, 5, "FULL")] == [0, 5, "full"]
+    assert [load_env(AIOQ_HISTORY=text).history for text in ("0", "5", "full")] == [0, 5, "full"]
+
+
+@pytest.mark.parametrize("stats", [0, 1, "true", None, [], 1.0])
+def test_whether_there_are_statistics_is_true_or_false(stats: object):
+    assert "'stats' from App(...) must be True or False, not" in refused(lambda: load(stats=stats))
+
+
+@pytest.mark.parametrize(
+    ("text", "stats"), [("true", True), ("ON", True), ("1", True), ("no", False), ("0", False)]
+)
+def test_in_the_environment_it_is_a_word(text: str, stats: bool):
+    assert load_env(AIOQ_STATS=text).stats is stats
+    assert "must be True or False" in refused(lambda: load_env(AIOQ_STATS="perhaps"))
 
 
 @pytest.mark.parametrize("port", [-1, 65536, 8080.0, True, "tcp://10.0.0.1:80"])

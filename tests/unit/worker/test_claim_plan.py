@@ -2,7 +2,8 @@
 
 import pytest
 
-from aioq.store.contract import CLAIM_LIMIT, Claim, Token
+from aioq.store.bounds import CLAIM_LIMIT
+from aioq.store.contract import Claim, Token
 from aioq.worker.claim_plan import FEW_QUEUES, GROWTH, MAX_CLAIM, MAX_RECEIVED, ClaimPlan, ClaimRequest
 from tests.unit.kit import claimed
 

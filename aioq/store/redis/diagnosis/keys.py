@@ -45,12 +45,12 @@ ONES = {
         "declared",
         "owners",
     ),
-    *("noted", "dead", "schedule-queues", "relays", "inbox", "shards"),
+    *("noted", "dead", "schedule-queues", "relays", "inbox", "shards", "history", "counters", "tasks"),
     *LANES,
 }
 """The names, after the base key, of keys of which a queue has one."""
 
-MANY = {"job", "body", "held", "cancel", "schedule", "receipt", "tombstone", "outbox"}
+MANY = {"job", "body", "held", "cancel", "schedule", "receipt", "tombstone", "outbox", "stats"}
 """The names of keys of which a queue has many; an id follows."""
 
 _OF_WORKERS = ("held", "cancel")

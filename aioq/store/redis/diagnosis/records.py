@@ -9,7 +9,7 @@ from aioq.jobs.job import JobState
 from aioq.store.extra import Extra
 from aioq.wire.messages import decode_envelope
 
-FIELDS = 21
+FIELDS = 23
 """How many fields a record has at most. `lua/lib/record.lua` defines them."""
 
 _JOB, _STATE, _EXTRA = 0, 4, 20

@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from aioq.errors import ServerUnavailableError
-from aioq.store.contract import SKIPPED_LIMIT, Claim, Claimed, NewJob, Token
+from aioq.store.bounds import SKIPPED_LIMIT
+from aioq.store.contract import Claim, Claimed, NewJob, Token
 from aioq.store.memory import MemoryStore
 from aioq.store.schedules import Entry
 from aioq.worker.duties import fetcher as module

@@ -140,7 +140,8 @@ local function take_other(id, text, is_held, lane)
   widen(job, STARTED)
   job[STATE], job[WORKER], job[CLAIM], job[STARTED] = 'running', worker, claims, number
   local past = {claims, job[ATTEMPTS] or 0, job[CRASHES] or 0, job[INTERRUPTIONS] or 0}
-  if job[EXTRA] then past[5] = job[EXTRA].tags end
+  if job[READY] then past[5] = job[READY] end
+  if job[EXTRA] then past[5], past[6] = job[READY] or 0, job[EXTRA].tags end
   add_to_reply(id, envelope, job[SENT], past, cmsgpack.pack(job))
   return true
 end

@@ -1,33 +1,38 @@
 -- Deletes jobs. A job that waits to be run ends first, as cancelled; one that runs stays. A call that has changed
 -- anything leaves a receipt.
 --
--- NEEDS: keys, record, results, finish, receipts
--- USES: reads job, receipt, schedule, scheduled, standing; writes body, dead, idle, job, lanes, outbox, receipt,
---   schedule, scheduled, standing, timers, tombstone, wakeable; publishes dispatched, waiter
+-- NEEDS: keys, record, results, history, finish, receipts
+-- USES: reads body, job, receipt, schedule, scheduled, standing; writes body, counters, dead, history, idle, job, lanes,
+--   outbox, receipt, schedule, scheduled, standing, stats, tasks, timers, tombstone, wakeable; publishes dispatched,
+--   waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the name of this call, 2 the outcome of a job that waits, 3 for how many ms after its send a job must be
---   found, then job ids
+--   found, 4 `about` of lib/history.lua, 5 the reason of 2, then job ids
 -- REPLY: per job the state it was in, '' for no such job, or for one that was moved to another queue
 local before = Receipts.found(q, ARGV[1])
 if before then return before end
 
 local limits, reply, changed = {tombstone = tonumber(ARGV[3])}, {}, false
-for i = 4, #ARGV do
-  local id = ARGV[i]
-  local job = load(q, id)
-  if job and is_elsewhere(job) then job = nil end
-  local state = job and (job[STATE] or 'queued') or ''
-  if job and has_ended(job) then
-    Finish.forget(q, limits, id, job)
-    changed = true
-  elseif job and state ~= 'running' then
-    -- Its entry stays in the lane; a claim skips it.
-    Finish.finish(q, limits, id, job, 'cancelled', ARGV[2], 0)
-    redis.call('ZREM', q.base .. SCHEDULED, id)
-    changed = true
+History.begin(q, ARGV[4], '', nil, nil, {[ARGV[2]] = ARGV[5]})
+local function delete_all()
+  for i = 6, #ARGV do
+    local id = ARGV[i]
+    local job = load(q, id)
+    if job and is_elsewhere(job) then job = nil end
+    local state = job and (job[STATE] or 'queued') or ''
+    if job and has_ended(job) then
+      Finish.forget(q, limits, id, job)
+      changed = true
+    elseif job and state ~= 'running' then
+      -- Its entry stays in the lane; a claim skips it.
+      Finish.finish(q, limits, id, job, 'cancelled', ARGV[2], 0)
+      redis.call('ZREM', q.base .. SCHEDULED, id)
+      changed = true
+    end
+    reply[i - 5] = state
   end
-  reply[i - 3] = state
 end
+History.around(q, delete_all)
 if changed then Receipts.keep(q, ARGV[1], reply) end
 Results.publish(q)
 return reply

@@ -3,9 +3,9 @@
 -- The records are written last, and all at once. If the script fails before, there are only entries or due times
 -- without a record, which are ignored: no job has a record without being queued.
 --
--- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead
+-- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead, history
 -- USES: reads job, scheduled, standing, tombstone; writes body, dead, idle, job, lanes, outbox, scheduled, standing,
---   timers, wakeable; publishes dispatched
+--   stats, timers, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 'again' if an earlier call may have added these jobs, else '';
 --   2 a MessagePack array with the nonce of each send, '' if no id can be used twice;
@@ -14,7 +14,8 @@
 --   at once; 4 the channel of a process that will wait for these jobs, '' for none;
 --   5 the envelopes, joined; 6 the length of each in bytes, as a MessagePack array;
 --   7 the common prefix of all ids; 8 how many bytes each id has after it; 9 these rests, joined. If the ids do
---   not have equal lengths, these three are '', zero and the ids as a MessagePack array
+--   not have equal lengths, these three are '', zero and the ids as a MessagePack array;
+--   10 '1' if the statistics count the jobs, else ''
 -- REPLY: the positions (from 1) of the jobs whose ids existed already, except those that the earlier call has
 -- added
 local again = ARGV[1] ~= ''
@@ -43,7 +44,10 @@ end
 
 -- Most sends are like this: plain jobs, whose ids cannot be used twice.
 local usual = not again and not nonces and not places and width > 0 and #sizes <= CHUNK
-if usual and add_all() then return {} end
+if usual and add_all() then
+  if ARGV[10] ~= '' then History.count_sent(q, #sizes) end
+  return {}
+end
 
 local present, added, new, records, queued = {}, {}, {}, {}, {}
 local ids, keys, texts, start = width == 0 and cmsgpack.unpack(ends) or {}, {}, {}, 1
@@ -127,4 +131,5 @@ for i, job in ipairs(new) do
   records[2 * i - 1], records[2 * i] = keys[position], record(ids[position], unpack(job, 2, 6))
 end
 set_all(records)
+if ARGV[10] ~= '' then History.count_sent(q, #new) end
 return present

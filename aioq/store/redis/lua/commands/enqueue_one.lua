@@ -4,11 +4,12 @@
 -- may go to a waiting worker directly. It need not check for a dead job with this id, since the id is used only
 -- once.
 --
--- NEEDS: keys, msgpack, record_text_write, standing
--- USES: reads idle, job, standing, workers; writes held, idle, job, lanes, standing, wakeable; publishes dispatched
+-- NEEDS: keys, msgpack, record_text_write, standing, history
+-- USES: reads idle, job, standing, workers; writes held, idle, job, lanes, standing, stats, wakeable; publishes
+--   dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 its id, 2 its envelope, no larger than BODY_LIMIT, 3 the channel of a process that will wait for it, ''
---   for none
+--   for none, 4 '1' if the statistics count the job, else ''
 -- REPLY: 1 if it was added, 0 if there is a job with this id
 -- The score in IDLE of a worker that got a job by direct dispatch, and has not begun to wait again.
 local DISPATCHED = -1
@@ -46,7 +47,10 @@ if some_wait and redis.call('EXISTS', key) == 0 then
   local workers = redis.pcall('ZRANGEBYSCORE', q.base .. IDLE, 0, '+inf', 'LIMIT', 0, 8)
   for _, worker in ipairs(workers) do
     if takes_jobs(worker) then
-      if dispatch_to(worker) then return 1 end
+      if dispatch_to(worker) then
+        if ARGV[4] ~= '' then History.count_sent(q, 1) end
+        return 1
+      end
       break
     end
   end
@@ -56,6 +60,9 @@ end
 local lane = lane_key(q, NORMAL)
 local entry = redis.call('XADD', lane, '*', 'job', id)
 if some_wait then Standing.added(q, 1, 1) end
-if redis.call('MSETNX', key, fresh(q, envelope, watched)) == 1 then return 1 end
+if redis.call('MSETNX', key, fresh(q, envelope, watched)) == 1 then
+  if ARGV[4] ~= '' then History.count_sent(q, 1) end
+  return 1
+end
 redis.call('XDEL', lane, entry)
 return 0

@@ -1,12 +1,13 @@
 -- Applies entries of another queue's outbox in this queue: each once, and in their order.
 --
--- NEEDS: call, keys, record_text_write, record, results, timers, finish, dead, outbox, cancellation, moves
--- USES: reads inbox, job, schedule, scheduled, standing, tombstone; writes body, cancel, dead, idle, inbox, job, lanes,
---   outbox, schedule, scheduled, standing, timers, tombstone, wakeable; publishes dispatched, waiter, worker
+-- NEEDS: call, keys, record_text_write, record, results, timers, history, finish, dead, outbox, cancellation, moves
+-- USES: reads body, inbox, job, schedule, scheduled, standing, tombstone; writes body, cancel, counters, dead, history,
+--   idle, inbox, job, lanes, outbox, schedule, scheduled, standing, stats, tasks, timers, tombstone, wakeable; publishes
+--   dispatched, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, 2 for how many ms after its send a job must be found, 3 for how many ms a cancellation of a
---   job that is not here is remembered, 4 '1' if none of these entries was delivered before, else '0', then four per
---   entry, as outbox_read.lua returns them
+--   job that is not here is remembered, 4 '1' if none of these entries was delivered before, else '0', 5 `about`
+--   of lib/history.lua, then four per entry, as outbox_read.lua returns them
 -- REPLY: {the last entry that was applied before this call ('' for none), the queues for which this call has put
 --   something into the outbox of this queue}; and per entry `applied`, `refused` (there is another job with this id,
 --   or a key of its lane holds another type), or `stale` (it was never delivered, but its id is too low)
@@ -88,7 +89,9 @@ function kinds.ended(id, said)
   job[JOB] = false
   note(origins_of(job))
   is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, LOOK .. ' ' .. id))
+  if q.history then q.history.is_muted = true end -- the queue in which it has ended tells that
   Finish.finish(q, limits, id, job, outcome[1], outcome[2] or '', outcome[3])
+  if q.history then q.history.is_muted = false end
   -- At once: if the next command fails, the repeated call finds no record that names who waits.
   Results.publish(q)
   q.messages = nil
@@ -120,17 +123,21 @@ end
 
 local last = redis.call('HGET', q.base .. INBOX, source) or ''
 local reply = {{last, targets}}
-for i = 5, #ARGV, 4 do
-  local entry, verdict = ARGV[i], 'applied'
-  if is_above(entry, last) then
-    if not apply(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) then verdict = 'refused' end
-    redis.call('HSET', q.base .. INBOX, source, entry)
-    last = entry
-  elseif is_fresh then
-    verdict = 'stale'
+History.begin(q, ARGV[5], '')
+local function apply_all()
+  for i = 6, #ARGV, 4 do
+    local entry, verdict = ARGV[i], 'applied'
+    if is_above(entry, last) then
+      if not apply(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) then verdict = 'refused' end
+      redis.call('HSET', q.base .. INBOX, source, entry)
+      last = entry
+    elseif is_fresh then
+      verdict = 'stale'
+    end
+    reply[#reply + 1] = verdict
   end
-  reply[#reply + 1] = verdict
 end
+History.around(q, apply_all)
 redis.call('PEXPIRE', q.base .. INBOX, INBOX_TTL)
 Results.publish(q)
 return reply

@@ -2,12 +2,13 @@
 -- of a job that has arrived there only leads there from now on, and that of a job whose end was applied there may
 -- expire.
 --
--- NEEDS: keys, record, results, finish, outbox, moves
--- USES: reads job, outbox, relays, schedule, scheduled, standing; writes body, idle, job, lanes, outbox, relays,
---   schedule, scheduled, standing, timers, tombstone, wakeable; publishes dispatched, waiter
+-- NEEDS: keys, record, results, history, finish, outbox, moves
+-- USES: reads body, job, outbox, relays, schedule, scheduled, standing; writes body, counters, history, idle, job,
+--   lanes, outbox, relays, schedule, scheduled, standing, stats, tasks, timers, tombstone, wakeable; publishes
+--   dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, 2 for how many ms after its send a job must be found, 3 the last entry that was applied
---   there, 4 the name of the reading, then two per entry: its id, and what outbox_deliver.lua has said of it
+--   there, 4 the name of the reading, 5 `about` of lib/history.lua, then two per entry: its id, and what outbox_deliver.lua has said of it
 -- REPLY: 1 if there are more entries, else 0; then the jobs that are here again, because they were refused there
 local target, limits, last, reply = ARGV[1], {tombstone = tonumber(ARGV[2])}, ARGV[3], {0}
 local key = outbox_key(q, target)
@@ -61,20 +62,24 @@ end
 
 -- Another worker that has read the entries meanwhile may have delivered them: then they are not stale.
 local read_since = redis.call('HGET', q.base .. RELAYS, target) ~= ARGV[4]
-for i = 5, #ARGV, 2 do
-  local entry = redis.call('XRANGE', key, ARGV[i], ARGV[i])[1]
-  if entry then
-    local kind, id, data = Outbox.fields_of(entry)
-    local job = load(q, id)
-    if ARGV[i + 1] ~= 'stale' then
-      if kinds[kind] and job then kinds[kind](entry[1], id, job, ARGV[i + 1]) end
-      redis.call('XDEL', key, entry[1])
-    elseif not read_since then
-      renumber(kind, id, data, job)
-      redis.call('XDEL', key, entry[1])
+History.begin(q, ARGV[5], '')
+local function remove_all()
+  for i = 6, #ARGV, 2 do
+    local entry = redis.call('XRANGE', key, ARGV[i], ARGV[i])[1]
+    if entry then
+      local kind, id, data = Outbox.fields_of(entry)
+      local job = load(q, id)
+      if ARGV[i + 1] ~= 'stale' then
+        if kinds[kind] and job then kinds[kind](entry[1], id, job, ARGV[i + 1]) end
+        redis.call('XDEL', key, entry[1])
+      elseif not read_since then
+        renumber(kind, id, data, job)
+        redis.call('XDEL', key, entry[1])
+      end
     end
   end
 end
+History.around(q, remove_all)
 if not Outbox.clear(q, target) then reply[1] = 1 end
 Results.publish(q)
 return reply

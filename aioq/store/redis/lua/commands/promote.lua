@@ -1,18 +1,20 @@
 -- Handles what is due: queues scheduled jobs, and ends jobs that have expired or whose call is gone.
 --
--- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, finish, due, newer, outbox, moves
+-- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, history, finish, due, newer, outbox, moves
 -- USES: reads body, fetched, held, job, outbox, schedule, scheduled, schedules, standing, timers, workers; writes body,
---   idle, job, lanes, outbox, schedule, scheduled, standing, timers, tombstone, wakeable; publishes dispatched, waiter
+--   counters, history, idle, job, lanes, outbox, schedule, scheduled, standing, stats, tasks, timers, tombstone,
+--   wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the most jobs in this step, and the most timers, 2 for how many ms after its send a job must be found, 3
 --   result ttl in ms, for jobs that end here, 4 the outcome of a job that has expired, 5 that of a job whose call
---   is gone
+--   is gone, 6 `about` of lib/history.lua, 7 the error of 4 in words, 8 that of 5
 -- REPLY: {how many jobs and timers were handled, {ms until the next one is due, ms until the next tick} (-1 for
 --   none), the last job whose record this version cannot read ('' for none), how many jobs have expired}; and, if
 --   there is something for other queues, {the queues to which the caller is to relay the outbox, ids of jobs and for
 --   each the queue in which the caller is to look for it}
 local most, limits, result_ttl = tonumber(ARGV[1]), {tombstone = tonumber(ARGV[2])}, tonumber(ARGV[3])
 local unreadable, looked_at, expired = '', 0, 0
+History.begin(q, ARGV[6], '', nil, nil, {[ARGV[4]] = ARGV[7], [ARGV[5]] = ARGV[8]})
 
 -- Puts off a timer of a kind that this version does not know, or whose job it cannot read: another worker may.
 local function put_timer_off(timer) redis.call('ZADD', q.base .. TIMERS, q.now + PUT_OFF, timer) end
@@ -80,10 +82,13 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', q.base .. SCHEDULED, '-inf', q.n
 end
 if has_timers then
   local timers_due = redis.pcall('ZRANGEBYSCORE', q.base .. TIMERS, '-inf', q.now, 'LIMIT', 0, most)
-  for _, timer in ipairs(is_unreadable(timers_due) and {} or timers_due) do
-    if Results.is_full(q) then break end -- the reply says that the next timer is due
-    handle(timer)
+  local function handle_all()
+    for _, timer in ipairs(is_unreadable(timers_due) and {} or timers_due) do
+      if Results.is_full(q) then break end -- the reply says that the next timer is due
+      handle(timer)
+    end
   end
+  History.around(q, handle_all)
   local first = redis.pcall('ZRANGE', q.base .. TIMERS, 0, 0, 'WITHSCORES')
   if is_unreadable(first) or not first[1] then
     redis.call('ZREM', q.base .. SCHEDULED, FIRST_TIMER)
@@ -112,6 +117,7 @@ local function queue(id, job)
   if not push_one(job[LANE], id) then return false end
   if state == 'scheduled' then
     job[STATE] = false
+    History.note_ready(q, job)
     changed[#changed + 1], changed[#changed + 2] = id, job
   end
   return true

@@ -2,17 +2,18 @@
 -- a bounded step: call again while there is more. The last step deregisters the worker and deletes its consumer.
 -- If there is no worker to recover, dead jobs over the limit are dropped.
 --
--- NEEDS: call, keys, record, results, lanes, standing, hooks, finish, leases, entries, newer
--- USES: reads dead, held, job, lanes, leases, schedule, scheduled, standing, workers; writes body, cancel, dead,
---   fetched, held, idle, job, lanes, leases, outbox, owners, schedule, scheduled, standing, timers, tombstone, wakeable,
---   workers; publishes dispatched, waiter
+-- NEEDS: call, keys, record, results, lanes, standing, hooks, history, finish, leases, entries, newer
+-- USES: reads body, dead, held, job, lanes, leases, schedule, scheduled, standing, workers; writes body, cancel,
+--   counters, dead, fetched, held, history, idle, job, lanes, leases, outbox, owners, schedule, scheduled, standing,
+--   stats, tasks, timers, tombstone, wakeable, workers; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 'lapsed' for any worker whose lease has ended, 'dead' for a worker that is known to have died, whether
 --   or not its lease has ended, 'departing' for a worker that departs;
 --   2 the id of the departing worker, or the prefix of the ids of dead workers; 3 the most jobs in this step; 4
 --   the most crashes that a job may survive; 5 the outcome of a job with more; 6 dead ttl in ms; 7 dead limit; 8
 --   for how many ms after its send a job must be found; 9 result ttl in ms, for a job with too many crashes; 10
---   where to continue the search for a dead worker (0 to begin)
+--   `about` of lib/history.lua; 11 the error of 5 in words; 12 where to continue the search for a dead worker (0 to
+--   begin)
 -- REPLY: {worker or '', jobs given back, 1 if there is more, where the next call continues the search if no worker
 --   was found yet ('0' if nothing is left), ids of jobs that were dead-lettered ...}
 local mode, worker, limit, max_crashes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -31,7 +32,7 @@ local function find()
     local ended = redis.call('ZRANGEBYSCORE', q.base .. WORKERS, '-inf', '(' .. q.now, 'LIMIT', 0, 2)
     return ended[1], ended[2] ~= nil, '0'
   end
-  local some = redis.call('ZSCAN', q.base .. WORKERS, ARGV[10], 'COUNT', LOOKED_AT)
+  local some = redis.call('ZSCAN', q.base .. WORKERS, ARGV[12], 'COUNT', LOOKED_AT)
   local following, members, found = some[1], some[2], nil
   for i = 1, #members, 2 do
     if string.sub(members[i], 1, #worker) == worker then
@@ -68,6 +69,7 @@ local function restore(id, job)
   local crashes = (job[CRASHES] or 0) + (crashed and 1 or 0)
   widen(job, CRASHES)
   job[CRASHES] = crashes
+  if crashed and not job[CANCEL] then History.log_attempt(q, job, 'x', ARGV[5]) end
   if job[CANCEL] then
     Finish.finish(q, limits, id, job, 'cancelled', job[CANCEL], job[CANCEL_TTL])
   elseif crashed and crashes > max_crashes then
@@ -77,7 +79,9 @@ local function restore(id, job)
     run_hooks(q, 'back', id, job, crashed and 'recover' or 'depart', q.now)
     queue_again(job[LANE], id)
     job[STATE], job[WORKER] = false, false
+    History.note_ready(q, job)
     save(q, id, job)
+    if crashed then History.note(q, id, 'x', ARGV[5], History.task_of(q, id, job)) end
     reply[2] = reply[2] + 1
   end
 end
@@ -85,17 +89,22 @@ end
 local left = limit
 -- If the key of the held set holds another type, the rest of the recovery and that of other workers must still go
 -- on.
+History.begin(q, ARGV[10], worker, nil, nil, {[ARGV[5]] = ARGV[11]})
 local held = redis.pcall('SRANDMEMBER', held_key(q, worker), left)
 if is_unreadable(held) then held = {} end
 local jobs = load_all(q, held)
 local is_cut = false
-for _, id in ipairs(held) do
-  is_cut = Results.is_full(q)
-  if is_cut then break end
-  restore(id, jobs[id])
-  redis.call('SREM', held_key(q, worker), id)
-  left = left - 1
+local function restore_all()
+  for _, id in ipairs(held) do
+    is_cut = Results.is_full(q)
+    if is_cut then break end
+    restore(id, jobs[id])
+    redis.call('SREM', held_key(q, worker), id)
+    left = left - 1
+  end
 end
+History.around(q, restore_all)
+
 
 -- Entries that a blocking read has delivered to the worker, but that it has not claimed.
 local named = 0

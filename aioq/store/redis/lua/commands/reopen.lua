@@ -25,6 +25,10 @@ for i = 2, #ARGV do
         widen(new, EXTRA)
         new[EXTRA] = job[EXTRA]
       end
+      if job[ATTEMPT_LOG] then
+        widen(new, ATTEMPT_LOG)
+        new[READY], new[ATTEMPT_LOG] = q.now, job[ATTEMPT_LOG]
+      end
       save(q, id, new)
       redis.call('ZREM', q.base .. DEAD, id)
       changed = true

@@ -26,7 +26,8 @@ for i = 2, #ARGV do
   elseif state == 'scheduled' then
     run_hooks(q, 'back', id, job, 'reschedule', q.now)
     Lanes.push(q, job[LANE], id, false)
-    job[STATE] = false
+    widen(job, READY)
+    job[STATE], job[READY] = false, q.now
     save(q, id, job)
     redis.call('ZREM', q.base .. SCHEDULED, id)
   end

@@ -1,11 +1,11 @@
 -- Makes the jobs of due ticks and sets the next ticks; each schedule in one step, and only if its revision is
 -- still the one that the caller has read. A job whose id exists already is not added again.
 --
--- NEEDS: call, keys, record, lanes, hooks, overlap, due, newer
+-- NEEDS: call, keys, record, lanes, hooks, history, overlap, due, newer
 -- USES: reads job, schedule, scheduled, schedules, standing; writes body, idle, job, lanes, outbox, schedule, scheduled,
---   schedules, standing, timers, wakeable; publishes dispatched
+--   schedules, standing, stats, timers, wakeable; publishes dispatched
 -- KEYS: 1 base key
--- ARGV: six per schedule: id, revision, next tick in ms since the epoch ('' for none), overlap, the most runs (0
+-- ARGV: 1 '1' if the statistics count the jobs, else '', then six per schedule: id, revision, next tick in ms since the epoch ('' for none), overlap, the most runs (0
 --   for no limit), and its jobs as a MessagePack array with four items for each: id, tick, due time, call ('' for
 --   the schedule's)
 -- REPLY: {ms until the queue's first tick (-1 for none), and per schedule the number of jobs made: -1 if its
@@ -90,13 +90,16 @@ local function attempt(...)
   return -2
 end
 
-for i = 1, #ARGV, 6 do
+local made_in_all = 0
+for i = 2, #ARGV, 6 do
   local made = -1
   local found = redis.pcall('HMGET', schedule_key(q, ARGV[i]), 'rev')
   if not is_unreadable(found) and found[1] == ARGV[i + 1] then
     made = attempt(ARGV[i], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4]), cmsgpack.unpack(ARGV[i + 5]))
   end
   reply[#reply + 1] = made
+  made_in_all = made_in_all + math.max(made, 0)
 end
+if ARGV[1] ~= '' then History.count_sent(q, made_in_all) end
 reply[1] = until_first(q, q.base .. SCHEDULES)
 return reply

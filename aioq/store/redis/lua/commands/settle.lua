@@ -1,15 +1,16 @@
 -- Settles claimed jobs: writes their outcomes and notifies their waiters, or queues them again. A job that this
 -- worker does not hold under this claim is not changed: that is the fence.
 --
--- NEEDS: keys, msgpack, record_text_write, record_text_read, record, results, lanes, hooks, finish
--- USES: reads dead, job, schedule, scheduled, standing; writes body, cancel, dead, held, idle, job, lanes, outbox,
---   schedule, scheduled, standing, timers, tombstone, wakeable; publishes dispatched, waiter
+-- NEEDS: keys, msgpack, record_text_write, record_text_read, record, results, lanes, hooks, history, finish
+-- USES: reads body, dead, job, schedule, scheduled, standing; writes body, cancel, counters, dead, held, history, idle,
+--   job, lanes, outbox, schedule, scheduled, standing, stats, tasks, timers, tombstone, wakeable; publishes dispatched,
+--   waiter
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 dead ttl in ms, 3 dead limit, 4 for how many ms after its send a job must be found, 5 result
 --   ttl in ms, for a job that was parked for too long, 6 the usual ttl in ms, 7 'idle' if the worker waits for
---   jobs, else '', then four per job: id, claim, outcome, and '' if it succeeded and has the usual ttl. Else the
---   fourth is the verb, the delay in ms (for a crash or a cut: the most crashes that a job may survive) and the
---   ttl in ms, separated by spaces
+--   jobs, else '', 8 `about` of lib/history.lua, '' for none, 9 `rows` of it, then four per job: id, claim, outcome,
+--   and '' if it succeeded and has the usual ttl. Else the fourth is the verb, the delay in ms (for a crash or a cut:
+--   the most crashes that a job may survive) and the ttl in ms, separated by spaces
 -- REPLY: the positions (from 1) of the jobs that were refused; below zero, those of jobs that are left for another
 --   call, because this one already notifies too many processes
 local worker, usual_ttl = ARGV[1], tonumber(ARGV[6])
@@ -39,18 +40,27 @@ local function settle_first(i, id, text)
   return waiters
 end
 
+-- Counts a job that has succeeded in its first run; `at` is its position.
+local function note_first(at)
+  local h = q.history
+  if h then h.ends[at], h.count = 's', h.count + 1 end
+end
+
 local function wait_again()
   if ARGV[7] ~= '' then redis.pcall('ZADD', q.base .. IDLE, 'XX', q.now, worker) end
 end
 
 -- One job alone needs no tables. Its outcome is small enough for a result message. The held set is written after
 -- the record.
-local FIRST = 8
+local FIRST = 10
 if #ARGV == FIRST + 3 then
   local id, outcome = ARGV[FIRST], ARGV[FIRST + 2]
   local text = redis.pcall('GET', job_key(q, id))
   local waiters = settle_first(FIRST, id, type(text) == 'string' and text)
   if waiters ~= nil then
+    History.begin(q, ARGV[8], worker, {id}, ARGV[9])
+    note_first(1)
+    History.write(q)
     redis.call('SREM', held_key(q, worker), id)
     if waiters then Results.send(waiters, Results.message(1, Results.entry(id, outcome))) end
     wait_again()
@@ -68,10 +78,12 @@ local function finish_call()
 end
 
 local ids = {}
-for i = 8, #ARGV, 4 do ids[#ids + 1] = ARGV[i] end
+for i = 10, #ARGV, 4 do ids[#ids + 1] = ARGV[i] end
+History.begin(q, ARGV[8], worker, ids, ARGV[9])
 local texts, is_full = texts_of(q, ids), false
-local function leave(i) refused[#refused + 1] = 1 - i / 4 end
-for i = 8, #ARGV, 4 do
+local function position(i) return (i - FIRST) / 4 + 1 end
+local function leave(i) refused[#refused + 1] = -position(i) end
+for i = 10, #ARGV, 4 do
   local id = ARGV[i]
   if is_full then
     leave(i)
@@ -81,6 +93,7 @@ for i = 8, #ARGV, 4 do
       others[#others + 1] = i
     else
       settled[#settled + 1] = id
+      note_first(position(i))
     end
     if waiters then
       Results.notify(q, id, waiters, ARGV[i + 2], true)
@@ -89,7 +102,10 @@ for i = 8, #ARGV, 4 do
   end
   texts[id] = nil -- if the id comes again in this call, its record is not the same any more
 end
-if #others == 0 then return finish_call() end
+if #others == 0 then
+  History.write(q)
+  return finish_call()
+end
 
 local result_ttl = tonumber(ARGV[5])
 
@@ -123,21 +139,26 @@ function verbs.succeeded(id, job, outcome, _, ttl) Finish.finish(q, limits, id, 
 function verbs.cancelled(id, job, outcome, _, ttl) Finish.finish(q, limits, id, job, 'cancelled', outcome, ttl) end
 function verbs.failed(id, job, outcome, _, ttl)
   count(job, ATTEMPTS)
+  History.log_attempt(q, job, 'f', outcome)
   Finish.bury(q, limits, id, job, outcome, ttl)
 end
 function verbs.retry(id, job, outcome, delay)
   count(job, ATTEMPTS)
+  History.log_attempt(q, job, 'r', outcome)
   job[OUTCOME] = outcome
   unpark(job)
   run_again(id, job, 'retry', delay)
+  History.note(q, id, 'r')
 end
 -- The worker has ended by itself during the run: that counts as a crash, as in a recovery.
 function verbs.crash(id, job, outcome, most, ttl)
   count(job, CRASHES)
+  History.log_attempt(q, job, 'x', outcome)
   if job[CRASHES] > most then
     Finish.bury(q, limits, id, job, outcome, ttl)
   else
     Finish.give_back(q, id, job, 'crash', true)
+    History.note(q, id, 'x')
   end
 end
 function verbs.cut(id, job, outcome, most, ttl)
@@ -192,15 +213,19 @@ local function settle_other(i)
     Finish.expire_body(q, id, job, redis.call('PTTL', job_key(q, id)))
     settled[#settled + 1] = id
   elseif not mine or job[STATE] ~= 'running' then
-    refused[#refused + 1] = i / 4 - 1
+    refused[#refused + 1] = position(i)
   else
     settled[#settled + 1] = id
+    if q.history then q.history.at = position(i) end
     settle(id, job, how, outcome)
   end
 end
-for _, i in ipairs(others) do
-  if Results.is_full(q) then leave(i) else settle_other(i) end
+local function settle_others()
+  for _, i in ipairs(others) do
+    if Results.is_full(q) then leave(i) else settle_other(i) end
+  end
 end
+History.around(q, settle_others)
 finish_call()
 if q.buried > 0 then Finish.trim_dead(q, limits) end
 return refused

@@ -4,7 +4,7 @@
 -- `limits` has `tombstone`: for how long after its send a job must be found, in ms. Callers that bury jobs also
 -- set `dead_ttl`, in ms, and `dead_limit`.
 --
--- NEEDS: keys, record_text_write, record, results, lanes, hooks, overlap
+-- NEEDS: keys, record_text_write, record, results, lanes, hooks, overlap, history
 local Finish = {}
 
 -- Stores the record of an ended job for `ttl` ms, or deletes it at once if `ttl` is not positive. A tombstone is
@@ -41,6 +41,7 @@ end
 -- again; any other job keeps it if `keeps_call` is set.
 function Finish.finish(q, limits, id, job, state, outcome, ttl, keeps_call)
   run_hooks(q, 'finish', id, job, ttl)
+  local task = q.history and not q.history.at and History.task_of(q, id, job)
   if string.find(id, '@', 1, true) then Overlap.let_next(q, id) end
   Results.notify(q, id, job[WAITERS], outcome, ttl > 0)
   local has_body, is_large = job[JOB] == true, state == 'succeeded' and #outcome > BODY_LIMIT and ttl > 0
@@ -54,6 +55,7 @@ function Finish.finish(q, limits, id, job, state, outcome, ttl, keeps_call)
   if job[WAITERS] then job[WAITERS] = false end
   if state ~= 'failed' and not keeps_call then job[JOB] = false end
   Finish.keep(q, limits, id, job, ttl)
+  History.note(q, id, string.sub(state, 1, 1), outcome, task)
   -- Not first: a server that is out of memory refuses only a script's first write, and would accept this deletion.
   if has_body then Finish.expire_body(q, id, job, ttl) end
   run_hooks(q, 'ended', id, job)
@@ -115,5 +117,6 @@ function Finish.give_back(q, id, job, way, front)
   run_hooks(q, 'back', id, job, way, q.now)
   Lanes.push(q, job[LANE], id, front)
   job[STATE], job[WORKER] = false, false
+  History.note_ready(q, job)
   save(q, id, job)
 end

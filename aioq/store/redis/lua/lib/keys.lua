@@ -20,6 +20,8 @@ local SCHEDULED, DEAD = ':scheduled', ':dead'
 local TIMERS = ':timers'
 -- By target, when its entries in the outbox were last read; by source, the last entry that was applied here.
 local RELAYS, INBOX = ':relays', ':inbox'
+-- What has ended, the counters of a queue, and the tasks that it has statistics of; see lib/history.lua.
+local HISTORY, COUNTERS, TASKS = ':history', ':counters', ':tasks'
 local SCHEDULES = ':schedules'
 -- By worker, the ids of the schedules that its code declares, as a MessagePack array.
 local OWNERS = ':owners'
@@ -34,6 +36,8 @@ local function cancel_key(q, worker) return q.base .. ':cancel:' .. worker end
 -- The entries for another queue of the App; see lib/outbox.lua.
 local function outbox_key(q, target) return q.base .. ':outbox:' .. target end
 local function schedule_key(q, id) return q.base .. ':schedule:' .. id end
+-- `name` is a minute or an hour and a task: `m29384756:shop.send`, `h489745:shop.send`.
+local function stats_key(q, name) return q.base .. ':stats:' .. name end
 local function receipt_key(q, call) return q.base .. ':receipt:' .. call end
 -- The tombstone of a job whose record is deleted while its send may still be repeated. If the send is repeated
 -- because its reply was lost, it finds the tombstone. The key is named by the nonce of the send, or by the job's

@@ -1,6 +1,6 @@
 -- Schedules: the jobs that `overlap` holds back, and the check of the index.
 --
--- NEEDS: call, keys, record, lanes, hooks
+-- NEEDS: call, keys, record, lanes, hooks, history
 local Overlap = {}
 
 -- The error reply if the key of the index of schedules holds another type; nil if it does not.
@@ -26,6 +26,7 @@ function Overlap.let_next(q, id)
       run_hooks(q, 'back', held, job, 'let_next', q.now)
       Lanes.push(q, job[LANE], held, false)
       job[STATE] = false
+      History.note_ready(q, job)
       save(q, held, job)
     end
     redis.call('HSET', key, 'current', held)

@@ -15,6 +15,9 @@
 local JOB, SENT, LANE, NONCE, STATE, WORKER, CLAIM, STARTED = 1, 2, 3, 4, 5, 6, 7, 8
 local OUTCOME, ENDED, WAITERS, ATTEMPTS, CRASHES, INTERRUPTIONS = 9, 10, 11, 12, 13, 14
 local PROGRESS, CANCEL, CANCEL_TTL, PARKED, TTL, CUTS, EXTRA = 15, 16, 17, 18, 19, 20, 21
+-- Only where there is a history or statistics: when the job came back to its lane, and its last attempts that failed;
+-- see lib/history.lua.
+local READY, ATTEMPT_LOG = 22, 23
 
 -- Fills the fields up to `last` with false: a table with gaps would not be packed as an array.
 local function widen(job, last)
@@ -23,7 +26,7 @@ end
 
 local KINDS = {
   'string', 'number', 'string', 'string', 'string', 'string', 'number', 'number', 'string', 'number', 'string',
-  'number', 'number', 'number', 'string', 'string', 'number', 'number', 'number', 'number', 'table',
+  'number', 'number', 'number', 'string', 'string', 'number', 'number', 'number', 'number', 'table', 'number', 'table',
 }
 
 -- The keys of an EXTRA that this version knows, and whether these are all. EXTRA is a job's further data, which a

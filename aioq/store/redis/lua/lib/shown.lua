@@ -4,7 +4,7 @@
 local Shown = {}
 
 -- The fields and values of a job's record: those that it has, of the first nineteen; then, if it has EXTRA, 'tags'
--- and 'expires' (0 for never); and 'due', if it is scheduled. If it was moved to another queue, 'queue' comes first
+-- and 'expires' (0 for never); 'log', its failed attempts, packed; and 'due', if it is scheduled. If it was moved to another queue, 'queue' comes first
 -- with its name, and the state is the one in which it was moved, until it has ended there.
 function Shown.fields(q, id, job)
   local names = {
@@ -21,6 +21,7 @@ function Shown.fields(q, id, job)
     local tags, expires, n = job[EXTRA].tags, job[EXTRA].expires, #fields
     fields[n + 1], fields[n + 2], fields[n + 3], fields[n + 4] = 'tags', tags or {}, 'expires', expires and expires[1] or 0
   end
+  if job[ATTEMPT_LOG] then fields[#fields + 1], fields[#fields + 2] = 'log', cmsgpack.pack(job[ATTEMPT_LOG]) end
   local due = redis.pcall('ZSCORE', q.base .. SCHEDULED, id)
   if move and move[4] > 0 and not has_ended(job) then due = string.format('%.0f', move[4]) end
   if due and not is_unreadable(due) then fields[#fields + 1], fields[#fields + 2] = 'due', due end

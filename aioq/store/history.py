@@ -1,0 +1,262 @@
+"""The history of a queue and its statistics: what every store keeps of the jobs that end.
+
+The history has one row for each job that has ended, or that goes into another attempt. Rows are numbered, each
+one higher than the one before, so a number is a place from which a reader can go on. The statistics count rows by
+task, for each minute and each hour: how jobs ended, and how long they ran and waited, in buckets.
+
+A bucket holds the times that are at most a fifth longer than those of the bucket before. So a percentile that is
+worked out from buckets is at most 9.1 % too high or too low (`RELATIVE_ERROR`). The scheme is that of DDSketch
+(https://arxiv.org/abs/1908.10693).
+"""
+
+import enum
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from math import ceil, exp, log
+from typing import Protocol
+
+import msgspec
+
+from aioq.jobs.job import FailedAttempt
+
+GROWTH = 1.2
+"""How much longer the longest time of a bucket is than that of the bucket before."""
+
+RELATIVE_ERROR = (GROWTH - 1) / (GROWTH + 1)
+"""The most by which a percentile is wrong, relative to it."""
+
+LAST_BUCKET = 119
+"""The bucket of all times that are longer than those of the others: 30 days. The first has those up to 1 ms."""
+
+NO_BUCKET = 255
+"""Takes the place of a bucket where there is no time."""
+
+MINUTES, HOURS = 61, 25
+"""How many minutes and hours of statistics are read, the present ones included."""
+
+TOTAL, SENT = 0, 6
+"""The counters of all rows, and of the jobs that were sent."""
+
+COUNTERS = 8 + 2 * (LAST_BUCKET + 1)
+"""How many counters a task has: eight by what was counted, then two for each bucket: run times and wait times."""
+
+_LOG_GROWTH = log(GROWTH)
+
+
+class End(enum.StrEnum):
+    """What became of a run, in a row of the history; `RETRIED` and `CRASHED` are followed by another one."""
+
+    SUCCEEDED = "s"
+    FAILED = "f"
+    CANCELLED = "c"
+    RETRIED = "r"
+    CRASHED = "x"
+
+
+COUNTER_OF: Mapping[End, int] = {end: place for place, end in enumerate(End, 1)}
+"""The counter of each kind of row."""
+
+
+class Report(msgspec.Struct, frozen=True, gc=False):
+    """What a worker knows of a run that it settles, for the history.
+
+    Attributes:
+        task: the task's name; empty if the call could not be read.
+        seconds: how long it ran; below 0 if it was never begun.
+        waited: for how many seconds the job had waited since it came to its lane; below 0 if it was never begun.
+        error: the error in a few words; empty for none.
+    """
+
+    task: str
+    seconds: float = -1.0
+    waited: float = -1.0
+    error: str = ""
+
+
+NO_REPORT = Report("")
+"""Of a run of which nothing was reported."""
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """One row of the history.
+
+    Attributes:
+        number: its number.
+        at_ms: when it was written, in milliseconds since the Unix epoch.
+        job_id: the job.
+        end: what became of the run.
+        worker: the worker that had the job; empty for none.
+        report: what is known of the run.
+    """
+
+    number: int
+    at_ms: int
+    job_id: str
+    end: End
+    worker: str
+    report: Report
+
+
+class AttemptNote(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One attempt that failed, in the log of a job's record.
+
+    Attributes:
+        end: what became of it.
+        worker: the worker that ran it.
+        started_us: when it was claimed, in microseconds since the Unix epoch.
+        ended_ms: when its end was stored, in milliseconds.
+        ran_ms: how long it ran; below 0 if that is not known, as of a worker that died.
+        error: the error in a few words.
+    """
+
+    end: End
+    worker: str
+    started_us: int
+    ended_ms: int
+    ran_ms: int
+    error: str
+
+
+def failed_attempt(note: AttemptNote) -> FailedAttempt:
+    """The same for people.
+
+    Raises:
+        ValueError: its times are no times.
+    """
+    return FailedAttempt(
+        datetime.fromtimestamp(note.started_us // 1000 / 1000, UTC),
+        datetime.fromtimestamp(note.ended_ms / 1000, UTC),
+        note.worker,
+        note.error,
+        None if note.ran_ms < 0 else note.ran_ms / 1000,
+        note.end is End.CRASHED,
+        note.end is End.RETRIED,
+    )
+
+
+MOST_ATTEMPTS = 10
+"""How many failed attempts are kept in a job's record, the last ones; the same as in `lib/history.lua`."""
+
+
+class Span(msgspec.Struct, frozen=True, gc=False):
+    """Statistics over some time.
+
+    Attributes:
+        seconds: how long that is.
+        tasks: the counters of each task, by their places.
+    """
+
+    seconds: float
+    tasks: dict[str, Counter[int]]
+
+
+class Statistics(msgspec.Struct, frozen=True, gc=False):
+    """The statistics of a queue.
+
+    Attributes:
+        minute: over the last minute, and what has begun of the present one.
+        hour: over the last 60 minutes, and what has begun of the present one.
+        day: over the last 24 hours, and what has begun of the present one.
+    """
+
+    minute: Span
+    hour: Span
+    day: Span
+
+
+class History(Protocol):
+    """The history and the statistics of an App's queues, for reading. Part of the store contract."""
+
+    async def rows(
+        self, queue: str, count: int, *, before: int | None = None, after: int | None = None
+    ) -> list[Row]:
+        """Up to `count` rows of a queue's history; fewer, but at least one, if they are large.
+
+        With `after` they are those that follow on that number, the oldest first; 0 is before all numbers.
+        Otherwise they are those before `before`, or the last ones, the newest first. Without a history there are
+        none.
+        """
+        ...
+
+    async def statistics(self, queue: str) -> Statistics:
+        """How many jobs of a queue ended, and how long they took; all counts are 0 without statistics."""
+        ...
+
+
+class Historic(Protocol):
+    """A store with a history."""
+
+    @property
+    def history(self) -> History:
+        """What has ended."""
+        ...
+
+
+def bucket_of(seconds: float) -> int:
+    """The bucket of a time; `NO_BUCKET` if it is below 0."""
+    if seconds <= 0.001:  # noqa: PLR2004 - 1 ms
+        return NO_BUCKET if seconds < 0 else 0
+    return min(ceil(log(seconds * 1000) / _LOG_GROWTH), LAST_BUCKET)
+
+
+def seconds_of(bucket: int) -> float:
+    """The time that stands for all of a bucket."""
+    return 0.001 if bucket == 0 else 2 * exp(bucket * _LOG_GROWTH) / (GROWTH + 1) / 1000
+
+
+def places_of(end: End, report: Report) -> list[int]:
+    """The counters that a row adds to."""
+    times = ((8, bucket_of(report.seconds)), (9, bucket_of(report.waited)))
+    return [TOTAL, COUNTER_OF[end], *(first + 2 * each for first, each in times if each != NO_BUCKET)]
+
+
+def run_times(counters: Mapping[int, int]) -> Counter[int]:
+    """How many runs took the time of each bucket."""
+    return Counter({(place - 8) // 2: count for place, count in counters.items() if place >= 8 and place % 2 == 0})  # noqa: PLR2004 - the first of the buckets
+
+
+def wait_times(counters: Mapping[int, int]) -> Counter[int]:
+    """How many jobs waited for the time of each bucket."""
+    return Counter({(place - 9) // 2: count for place, count in counters.items() if place > 8 and place % 2})  # noqa: PLR2004 - as above
+
+
+def percentile(times: Mapping[int, int], share: float) -> float | None:
+    """The time in seconds that this share of all times does not exceed; None if there are none."""
+    rank, passed = ceil(share * sum(times.values())), 0
+    for bucket in sorted(times):
+        passed += times[bucket]
+        if passed >= rank:
+            return seconds_of(bucket)
+    return None
+
+
+Periods = tuple[Sequence[Counter[int]], Sequence[Counter[int]]]
+"""The counters of a task in each minute and in each hour, the present ones first."""
+
+
+def statistics(now_ms: int, tasks: Mapping[str, Periods]) -> Statistics:
+    """The statistics out of those of each task."""
+    minute, hour = now_ms % 60_000 / 1000, now_ms % 3_600_000 / 1000
+    return Statistics(
+        Span(60 + minute, {task: _sum(minutes[:2]) for task, (minutes, _) in tasks.items()}),
+        Span(3600 + minute, {task: _sum(minutes) for task, (minutes, _) in tasks.items()}),
+        Span(86400 + hour, {task: _sum(hours) for task, (_, hours) in tasks.items()}),
+    )
+
+
+def _sum(parts: Iterable[Counter[int]]) -> Counter[int]:
+    total = Counter[int]()
+    for part in parts:
+        total.update(part)
+    return total
+
+
+def page_of(rows: Iterable[Row], count: int, before: int | None, after: int | None) -> list[Row]:
+    """The first `count` of these rows within the bounds that `History.rows` was called with, in its order."""
+    within = [
+        row
+        for row in rows
+        if (before is None or row.number < before or after is not None) and (after is None or row.number > after)
+    ]
+    return sorted(within, key=lambda row: row.number, reverse=after is None)[:count]

@@ -1,0 +1,143 @@
+"""The history and the statistics at a server: what a settle sends for them, and how they are read.
+
+`lib/history.lua` says how they are stored.
+"""
+
+import struct
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from aioq.store.contract import Limits, Settlement
+from aioq.store.history import (
+    COUNTERS,
+    HOURS,
+    MINUTES,
+    NO_REPORT,
+    End,
+    Report,
+    Row,
+    Statistics,
+    bucket_of,
+    page_of,
+    statistics,
+)
+
+ScriptCall = Callable[[str, str, Sequence[Any]], Awaitable[Any]]
+
+_encode = msgspec.msgpack.encode
+
+_ROW = struct.Struct(">HBBHff")
+TASKS_AT_ONCE = 40
+"""How many tasks' statistics are read with one call: 3,500 strings, of which most are small or missing."""
+
+ROW_SIZE = _ROW.size
+"""How many bytes a settlement has in `rows`."""
+
+_ALL = struct.Struct(f">{COUNTERS}I")
+_REFUSED = "-"
+_TASK_WIDTH = 1 + MINUTES + HOURS
+
+
+class _About(msgspec.Struct, array_like=True, gc=False):
+    most: int
+    has_stats: bool
+    tasks: list[str]
+    errors: list[str]
+
+
+_ABOUT = msgspec.msgpack.Decoder(_About)
+_IDS = msgspec.msgpack.Decoder(list[str])
+
+
+def about_arg(limits: Limits) -> bytes:
+    """What a script needs to know that ends jobs without a run; empty if nothing is kept of them."""
+    if not limits.history and not limits.stats:
+        return b""
+    return _encode((limits.history, limits.stats, (), ()))
+
+
+def report_args(settlements: Sequence[Settlement], limits: Limits) -> tuple[bytes, bytes]:
+    """What a settle sends for the history: `about` and `rows`; both are empty if nothing is kept."""
+    if not limits.history and not limits.stats:
+        return b"", b""
+    tasks: dict[str, int] = {}
+    errors: dict[str, int] = {}
+    pack, rows = _ROW.pack, list[bytes]()
+    for settlement in settlements:
+        report = settlement.report or NO_REPORT
+        task = tasks.setdefault(report.task, len(tasks))
+        error = errors.setdefault(report.error, len(errors) + 1) if report.error else 0
+        seconds, waited = report.seconds, report.waited
+        rows.append(pack(task, bucket_of(seconds), bucket_of(waited), error, seconds, waited))
+    return _encode((limits.history, limits.stats, list(tasks), list(errors))), b"".join(rows)
+
+
+class RedisHistory:
+    """The history and the statistics of the queues of an App.
+
+    Args:
+        call: calls a script.
+    """
+
+    def __init__(self, call: ScriptCall) -> None:
+        self._call = call
+
+    async def rows(
+        self, queue: str, count: int, *, before: int | None = None, after: int | None = None
+    ) -> list[Row]:
+        """A page of a queue's history."""
+        newest, bound = after is None, before if after is None else after
+        args = ["newest" if newest else "oldest", "" if bound is None else bound, count]
+        return page_of(parse_history(await self._call("history", queue, args)), count, before, after)
+
+    async def statistics(self, queue: str) -> Statistics:
+        """The statistics of all tasks of a queue, in several calls if there are many."""
+        parts: list[Any] = []
+        first = 0
+        while not parts or first < parts[-1][1]:
+            parts.append(await self._call("stats", queue, [first, TASKS_AT_ONCE, MINUTES, HOURS]))
+            first += TASKS_AT_ONCE
+        return parse_statistics(parts)
+
+
+def parse_history(reply: Sequence[Any]) -> list[Row]:
+    """The rows in the reply of `history.lua`, as they are there: those of each entry in the order of numbers."""
+    return [row for entry in reply[1:] for row in _rows_of(*entry)]
+
+
+def _rows_of(entry: bytes, fields: Sequence[bytes]) -> Iterator[Row]:
+    """The rows of one entry; none of one that is not aioq's, such as one that was added by hand."""
+    found = dict(zip(fields[::2], fields[1::2], strict=False))
+    try:
+        last, at_ms = (int(part) for part in entry.split(b"-"))
+        about, ids = _ABOUT.decode(found[b"about"]), _IDS.decode(found[b"ids"])
+        worker, ends = found[b"by"].decode(), found[b"ends"].decode("ascii")
+        told = [i for i, letter in enumerate(ends) if letter != _REFUSED]
+        for number, i in enumerate(told, last - len(told) + 1):
+            row: tuple[int, int, int, int, float, float] = _ROW.unpack_from(found[b"rows"], ROW_SIZE * i)
+            task, _, _, error, seconds, waited = row
+            text = about.errors[error - 1] if error else ""
+            report = Report(about.tasks[task], seconds, waited, text)
+            yield Row(number, at_ms, ids[i], End(ends[i]), worker, report)
+    except (KeyError, ValueError, IndexError, msgspec.DecodeError, struct.error):
+        return
+
+
+def parse_statistics(parts: Sequence[Sequence[Any]]) -> Statistics:
+    """The replies of `stats.lua` to all calls for a queue."""
+    tasks: dict[str, tuple[list[Counter[int]], list[Counter[int]]]] = {}
+    for part in parts:
+        for i in range(2, len(part), _TASK_WIDTH):
+            counters = [_counters(blob) for blob in part[i + 1 : i + _TASK_WIDTH]]
+            tasks[part[i].decode(errors="backslashreplace")] = (counters[:MINUTES], counters[MINUTES:])
+    return statistics(parts[-1][0], tasks)
+
+
+def _counters(blob: bytes | None) -> Counter[int]:
+    if blob is None:
+        return Counter()
+    numbers = _ALL.unpack(blob[: _ALL.size].ljust(_ALL.size, b"\0"))
+    return Counter({place: number for place, number in enumerate(numbers) if number})

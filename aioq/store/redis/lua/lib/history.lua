@@ -1,0 +1,212 @@
+-- The history of a queue, its statistics, and the log of attempts in a job's record.
+--
+-- A call gathers what it ends or gives another attempt, and writes it once all its records are written. A repeated
+-- call finds the jobs settled and gathers nothing, so nothing is counted twice. What is written here is for people: if
+-- the server refuses it, the jobs have ended all the same, so its errors are ignored.
+--
+-- An entry of HISTORY holds what one call has gathered. Its id is the number of its last job, a hyphen, and the time in
+-- ms; the numbers count on by one for each job. Its fields:
+--
+--   by      the worker, '' for none
+--   ids     a MessagePack array of job ids
+--   ends    a letter for each of these jobs, `s` succeeded, `f` failed, `c` cancelled, `r` retried, `x` crashed; '-' for one that was refused, which has no number
+--   about   a MessagePack array: the most jobs of the history, whether there are statistics, tasks, errors
+--   rows    14 bytes for each of these jobs, big-endian: task (2 bytes, from 0), buckets of its run time and of its wait
+--           time (1 and 1; 255 for none), error (2, from 1; 0 for none), run time and wait time in seconds (floats of 4
+--           bytes; below 0 for none)
+--
+-- A worker sends `about` and `rows` ready-made, so that a script reads no call. The statistics of a minute, and of an
+-- hour, are one string for each task, of counters of 32 bits: see `aioq/store/history.py` for their places.
+--
+-- NEEDS: keys, msgpack, record
+local History = {}
+
+-- Prepares a call. `about` is as above, '' if there is neither a history nor statistics. A worker that settles jobs
+-- gives their ids and `rows`; otherwise the rows are made here, and each error is found by the job's outcome in
+-- `texts`.
+function History.begin(q, about, worker, ids, rows, texts)
+  if about == '' then return end
+  local parts = cmsgpack.unpack(about)
+  local ends = {}
+  for i = 1, ids and #ids or 0 do ends[i] = '-' end
+  q.history = {
+    most = parts[1], has_stats = parts[2], tasks = parts[3], errors = parts[4], about = ids and about, worker = worker,
+    ids = ids or {}, ends = ends, rows = rows or {}, texts = texts or {}, count = 0, places = {tasks = {}, errors = {}},
+  }
+end
+
+-- The name of a job's task: the second item of its call. '' if the call cannot be read.
+function History.task_of(q, id, job)
+  local call = job[JOB]
+  if call == true then call = redis.pcall('GETRANGE', body_key(q, id), 0, 511) end
+  if type(call) ~= 'string' or #call < 3 then return '' end
+  local first, after = string_at(call, 3)
+  return first and after <= #call + 1 and string.sub(call, first, after - 1) or ''
+end
+
+-- The place of a text among those of `kind`; it is added if it is not there.
+function History.place_of(h, kind, text)
+  local place = h.places[kind][text]
+  if not place then
+    place = #h[kind] + 1
+    h[kind][place], h.places[kind][text] = text, place
+  end
+  return place
+end
+
+-- Gathers a job. `task` is the name of its task; of a job that is settled, the worker has said that.
+function History.note(q, id, letter, outcome, task)
+  local h = q.history
+  if not h or h.is_muted then return end
+  h.count = h.count + 1
+  if h.at then
+    h.ends[h.at] = letter
+    return
+  end
+  local n, text = #h.ids + 1, h.texts[outcome]
+  h.ids[n], h.ends[n] = id, letter
+  h.rows[n] = struct.pack('>HBBHff', History.place_of(h, 'tasks', task) - 1, 255, 255,
+    text and History.place_of(h, 'errors', text) or 0, -1, -1)
+end
+
+-- Adds the attempt that has just failed to the log in the job's record, which has ten at the most: its letter, the worker, when it began
+-- (in microseconds) and ended (in ms), how long it ran in ms (below 0 if that is not known), and its error.
+function History.log_attempt(q, job, letter, outcome)
+  local h = q.history
+  if not h then return end
+  local text, ran = h.texts[outcome], -1
+  if h.at then
+    local number, seconds = struct.unpack('>Hf', h.rows, 14 * h.at - 9)
+    text, ran = h.errors[number], seconds < 0 and -1 or math.floor(seconds * 1000)
+  end
+  widen(job, ATTEMPT_LOG)
+  local log = job[ATTEMPT_LOG] or {}
+  log[#log + 1] = {letter, job[WORKER] or '', job[STARTED] or 0, q.now, ran, text or ''}
+  while #log > 10 do table.remove(log, 1) end
+  job[ATTEMPT_LOG] = log
+end
+
+-- Notes that a job is back in its lane: it waits since now. Without statistics nobody asks.
+function History.note_ready(q, job)
+  if not q.history then return end
+  widen(job, READY)
+  job[READY] = q.now
+end
+
+-- Adds to counters of a task in a minute or an hour; returns whether they are its first there. `changes` are the words
+-- of BITFIELD, the first of them about a counter that counts all that the others count.
+function History.count(q, name, ttl, changes)
+  local key = stats_key(q, name)
+  local reply = redis.pcall('BITFIELD', key, unpack(changes))
+  if type(reply) ~= 'table' or reply[1] ~= changes[4] then return false end
+  redis.pcall('PEXPIRE', key, ttl)
+  return true
+end
+
+-- Adds to counters of a task; returns whether they are its first in this minute. Minutes are kept for three hours, hours
+-- for three days.
+function History.count_all(q, task, changes)
+  History.count(q, 'h' .. math.floor(q.now / 3600000) .. ':' .. task, 73 * 3600000, changes)
+  return History.count(q, 'm' .. math.floor(q.now / 60000) .. ':' .. task, 3 * 3600000 + 60000, changes)
+end
+
+-- Counts jobs that were sent.
+function History.count_sent(q, count)
+  if count > 0 then History.count_all(q, '', {'INCRBY', 'u32', '#6', count}) end
+end
+
+-- Lists a task, as long as its statistics are kept. Of too many tasks those go that have not run for the longest time.
+function History.list(q, task)
+  local kept, most = 73 * 3600000, 1000
+  redis.pcall('ZADD', q.base .. TASKS, q.now, task)
+  redis.pcall('ZREMRANGEBYSCORE', q.base .. TASKS, '-inf', q.now - kept)
+  redis.pcall('ZREMRANGEBYRANK', q.base .. TASKS, 0, -1 - most)
+  redis.pcall('PEXPIRE', q.base .. TASKS, kept)
+end
+
+-- By task, how much is to be added to which counter.
+function History.tally(ends, rows)
+  local by_task = {}
+  for i, letter in ipairs(ends) do
+    if letter ~= '-' then
+      local high, low, run, wait = string.byte(rows, 14 * i - 13, 14 * i - 10)
+      local task = high * 256 + low + 1
+      local counters = by_task[task]
+      if not counters then
+        counters = {[0] = 0}
+        by_task[task] = counters
+      end
+      local what = string.find('sfcrx', letter, 1, true)
+      counters[0], counters[what] = counters[0] + 1, (counters[what] or 0) + 1
+      if run ~= 255 then counters[8 + 2 * run] = (counters[8 + 2 * run] or 0) + 1 end
+      if wait ~= 255 then counters[9 + 2 * wait] = (counters[9 + 2 * wait] or 0) + 1 end
+    end
+  end
+  return by_task
+end
+
+function History.write_stats(q, h, rows)
+  local is_new = false
+  for number, counters in pairs(History.tally(h.ends, rows)) do
+    local changes = {'INCRBY', 'u32', '#0', counters[0]}
+    for place, count in pairs(counters) do
+      if place > 0 then
+        local n = #changes
+        changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4] = 'INCRBY', 'u32', '#' .. place, count
+      end
+    end
+    local task = h.tasks[number] or ''
+    if History.count_all(q, task, changes) then
+      History.list(q, task)
+      is_new = true
+    end
+  end
+  return is_new
+end
+
+-- Adds an entry to the history, and cuts it to its limit. A history in which nothing happens any more expires.
+function History.add(q, h, rows, is_quiet)
+  local quiet_ttl = 30 * 86400000
+  local last = redis.pcall('HINCRBY', q.base .. COUNTERS, 'told', h.count)
+  if type(last) ~= 'number' then return end
+  if last == h.count then
+    -- The counter is new, or was lost: it begins beyond all numbers that were ever given.
+    last = q.micros
+    redis.pcall('HSET', q.base .. COUNTERS, 'told', string.format('%.0f', last))
+  end
+  local about = h.about or cmsgpack.pack({h.most, h.has_stats, h.tasks, h.errors})
+  local function add()
+    return redis.pcall('XADD', q.base .. HISTORY, 'MINID', '~', string.format('%.0f', last - h.most + 1),
+      string.format('%.0f-%.0f', last, q.now), 'by', h.worker, 'ids', cmsgpack.pack(h.ids),
+      'ends', table.concat(h.ends), 'about', about, 'rows', rows)
+  end
+  local reply = add()
+  if type(reply) == 'table' and reply.err and string.find(reply.err, 'smaller', 1, true) then
+    -- The counter was lost and the clock was set back: the history begins anew.
+    redis.pcall('UNLINK', q.base .. HISTORY)
+    add()
+  end
+  if is_quiet or last % 64 < h.count then
+    redis.pcall('PEXPIRE', q.base .. HISTORY, quiet_ttl)
+    redis.pcall('PEXPIRE', q.base .. COUNTERS, quiet_ttl)
+  end
+end
+
+-- Writes what the call has gathered.
+function History.write(q)
+  local h = q.history
+  if not h or h.count == 0 then return end
+  local rows = type(h.rows) == 'string' and h.rows or table.concat(h.rows)
+  local is_quiet = h.has_stats and History.write_stats(q, h, rows)
+  if h.most > 0 then History.add(q, h, rows, is_quiet) end
+  h.count = 0
+end
+
+-- Does the work of a call, and then writes what that has gathered: also if a command for a later job fails, because
+-- the jobs before it have ended, and a repeated call gathers them no more.
+function History.around(q, work)
+  if not q.history then return work() end
+  local is_done, problem = pcall(work)
+  History.write(q)
+  if not is_done then error(problem, 0) end
+end
