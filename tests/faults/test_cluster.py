@@ -276,7 +276,7 @@ async def test_a_node_that_is_cut_off_confirms_nothing_that_is_lost(
                 began = time.monotonic()
                 assert site.node.place is not None
                 network.cut_off(site.node.place, clients=True)
-                await asyncio.sleep(10 if case.full else 3)
+                await asyncio.sleep(10 if case.full else 1)
                 network.heal()
                 returns.append(await site.first_job_after(time.monotonic()))
                 site.breaks.append((began, time.monotonic()))
