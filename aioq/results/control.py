@@ -202,15 +202,18 @@ class JobControl(msgspec.Struct, eq=False):
             raise not_found(self.id, [await self._locate()])
         if state not in WAITS:
             return False
-        refused = await pass_on(store, place.queue, target, self.id)
-        if self.id in (refused or ()):
+        if not await pass_on(store, place.queue, target, self.id):
+            return True
+        # Whoever delivered it first was told whether the queue takes it, and that may have been a worker.
+        (found,) = await store.info(place.queue, [self.id])
+        if found is None or found.queue != place.queue:
+            self._left, self._queue = place.queue, target
+        elif not found.state.ended:
             stays = queue_of_shard(place.queue)
             raise ConfigError(
                 f"{where}: queue {queue!r} has another job with this id, or a key of another type; "
                 f"it stays in {stays!r}"
             )
-        if refused is not None:
-            self._left, self._queue = place.queue, target
         return True
 
     def move_sync(self, *, queue: str) -> bool:

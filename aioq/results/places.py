@@ -96,20 +96,20 @@ async def settle(store: Store, queue: str, job_id: str) -> JobPlace:
     return place
 
 
-async def pass_on(store: Store, queue: str, target: str, job_id: str) -> Sequence[str] | None:
+async def pass_on(store: Store, queue: str, target: str, job_id: str) -> bool:
     """Deliver what was put into the outbox for this job, if the other queue can be reached now.
 
     If it cannot, a worker of the first queue goes on.
 
     Returns:
-        The jobs that the other queue has refused, because it has other jobs with these ids; None if it cannot be
-        reached now.
+        Whether it was delivered.
     """
     try:
-        return await relay(store.outbox, queue, target)
+        await relay(store.outbox, queue, target)
     except ServerUnavailableError as error:
         log.info(
             "job %s: queue %s cannot be reached; the workers of queue %s try again: %s",
             *(job_id, target, queue, error),
         )
-        return None
+        return False
+    return True

@@ -47,6 +47,20 @@ class Move(msgspec.Struct, frozen=True, array_like=True, gc=False):
     at_ms: int
 
 
+class MovedJob(msgspec.Struct, frozen=True, gc=False):
+    """A job that was moved to another queue and has not ended, as its old queue knows it.
+
+    Attributes:
+        job_id: the job.
+        queue: the other queue.
+        send: what tells it from another job that has its id; only the store reads it.
+    """
+
+    job_id: str
+    queue: str
+    send: str
+
+
 class Extra(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Further data of a job. Its record holds it as a MessagePack map, which is never empty.
 

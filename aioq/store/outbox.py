@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import msgspec
 
 from aioq.jobs.job import JobState
+from aioq.store.extra import MovedJob
 
 HOLD_MS = 5_000
 """For how long after a reading other workers leave the entries to the one that has read them, in milliseconds."""
@@ -84,6 +85,18 @@ class Removal(msgspec.Struct, frozen=True, gc=False):
     returned: Sequence[str] = ()
 
 
+class Look(msgspec.Struct, frozen=True, gc=False):
+    """What a queue knows of jobs that were moved there.
+
+    Attributes:
+        gone: the ids of those of which it has no record.
+        tells: its outbox has entries that tell of the end of others.
+    """
+
+    gone: Sequence[str] = ()
+    tells: bool = False
+
+
 class Outbox(Protocol):
     """The outboxes of all queues of a store."""
 
@@ -105,6 +118,10 @@ class Outbox(Protocol):
 
     async def remove(self, queue: str, target: str, reading: Reading, delivery: Delivery) -> Removal:
         """Remove entries that were delivered."""
+        ...
+
+    async def look(self, target: str, source: str, jobs: Sequence[MovedJob]) -> Look:
+        """Look in `target` for jobs that were moved there; `source` is told again of those that have ended."""
         ...
 
     async def lost(self, queue: str, target: str, job_ids: Sequence[str]) -> list[str]:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from aioq.store.extra import MovedJob
+
 
 class Promotion(msgspec.Struct, frozen=True, gc=False):
     """The result of one step of promoting what is due.
@@ -13,14 +15,14 @@ class Promotion(msgspec.Struct, frozen=True, gc=False):
         next_due_ms: how long until the next job or timer is due, in milliseconds; None if there is none.
         expired: how many jobs ended because they had not been started in time.
         relays: the queues to which the caller is to relay what is in the outbox (`aioq.store.relay`).
-        moved: jobs that were moved to another queue, and that queue: the caller is to look whether they are there.
+        moved: jobs that were moved to another queue: the caller is to look whether they are there.
     """
 
     count: int
     next_due_ms: int | None
     expired: int = 0
     relays: Sequence[str] = ()
-    moved: Sequence[tuple[str, str]] = ()
+    moved: Sequence[MovedJob] = ()
 
 
 class Recovery(msgspec.Struct, frozen=True, gc=False):

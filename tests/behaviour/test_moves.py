@@ -1,7 +1,7 @@
 """`handle.move`: a job that waits goes to another queue, and every handle of it keeps working."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -19,7 +19,9 @@ from aioq import (
     gather,
 )
 from aioq.app import internals_of
+from aioq.jobs.job import JobState
 from aioq.store.contract import Store
+from aioq.store.relay import relay
 from tests.behaviour.kit import Project, cleared
 from tests.clusters import Cluster
 from tests.databases import Database
@@ -220,6 +222,32 @@ class TestWithoutWorkers:
             await ours.move(queue="night")
 
         assert (await ours.info()).state == (await theirs.info()).state == "queued"
+        assert (await ours.info()).queue == "day"
+
+    async def test_a_worker_has_delivered_it_first(
+        self, app: App, app_name: str, redis_server: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Then the worker was told whether the other queue takes it, and the caller must find out."""
+        ours = await sent(app, job_id="mine")
+        await app.by_name("echo").options(queue="night", job_id="mine").send("theirs")
+        free = await sent(app)
+        outbox = (await store_of(app)).outbox
+        async with make_app(app_name, redis_server.url) as worker:
+            other = (await store_of(worker)).outbox
+            move = outbox.move
+
+            async def moved(queue: str, job_ids: Sequence[str], target: str) -> list[JobState | None]:
+                states = await move(queue, job_ids, target)
+                await relay(other, queue, target)
+                return states
+
+            monkeypatch.setattr(outbox, "move", moved)
+            with pytest.raises(
+                ConfigError, match="another job with this id, or a key of another type; it stays in 'day'"
+            ):
+                await ours.move(queue="night")
+            assert await free.move(queue="night") is True
+        assert (ours.queue, free.queue) == ("day", "night")
         assert (await ours.info()).queue == "day"
 
     async def test_an_id_stays_taken_at_the_old_queue(self, app: App) -> None:

@@ -137,21 +137,24 @@ def timers(look: Look, key: str) -> None:
     there = {
         "expire": lambda each: "expires" in look.record(each)["extra"],
         "look": lambda each: "move" in look.record(each)["extra"],
-        "relay": lambda each: look.client.exists(f"{look.base}:outbox:{each}") == 1,
+        "relay": lambda each: look.client.xlen(f"{look.base}:outbox:{each}") > 0,
     }
     members = [member.split(" ", 1) for member in look.client.zrange(look.base + key, 0, -1)]
     assert all(there[kind](each) for kind, each in members)
 
 
 def outbox(look: Look, key: str) -> None:
-    """Its entries are about jobs that are there."""
-    for _, fields in look.client.xrange(look.base + key):
+    """Its entries are about jobs that are there; without any it expires."""
+    entries = look.client.xrange(look.base + key)
+    for _, fields in entries:
         assert look.state(fields["id"]) in {"moving", "succeeded", "cancelled", "failed"}
+    if not entries:
+        look.expires_within(key, DAY + HOUR)
 
 
 def relays(look: Look, key: str) -> None:
     """Queues for which there are entries."""
-    assert all(look.client.exists(f"{look.base}:outbox:{each}") for each in look.client.hkeys(look.base + key))
+    assert all(look.client.xlen(f"{look.base}:outbox:{each}") for each in look.client.hkeys(look.base + key))
 
 
 def inbox(look: Look, key: str) -> None:
@@ -263,7 +266,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":body:<id>": ("with its job", body),
     ":scheduled": ("members", scheduled),
     ":timers": ("members", timers),
-    ":outbox:<queue>": ("deleted once it is empty", outbox),
+    ":outbox:<queue>": ("expires", outbox),
     ":relays": ("members", relays),
     ":inbox": ("members", inbox),
     ":workers": ("members", workers),
@@ -482,6 +485,7 @@ async def test_when_all_is_over_only_empty_lanes_and_notes_are_left(redis_store:
         ":counters",
         ":tasks",
         ":inbox",
+        ":outbox:<queue>",
         ":shards",
         ":stats:<period>",
     }

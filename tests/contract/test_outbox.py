@@ -1,14 +1,16 @@
 """Jobs that are moved to another queue, and the outbox by which they go there and their ends come back."""
 
+import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import pytest
 
-from aioq.errors import ServerError
+from aioq.errors import ServerError, ServerUnavailableError
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import MISSING, Claimed, Limits, NewJob, Settlement, Store, Verb
-from aioq.store.extra import LOST, Expiry, Extra
+from aioq.store.extra import LOST, Expiry, Extra, MovedJob
 from aioq.store.outbox import Delivery, OutboxEntry, Reading
 from aioq.store.redis import RedisStore
 from aioq.store.relay import relay
@@ -222,7 +224,7 @@ async def test_what_is_delivered_again_is_ignored(store: Store) -> None:
     await store.outbox.remove(QUEUE, OTHER, late, again)
 
     assert await claimed(store, OTHER) == []
-    assert await store.outbox.read(QUEUE, OTHER) == Reading(fresh=False) or True
+    assert (await store.outbox.read(QUEUE, OTHER)).entries == []
     assert await due_relays(store, QUEUE) == []
 
 
@@ -368,6 +370,86 @@ async def test_back_before_the_first_entry_was_removed(store: Store) -> None:
     assert await claimed(store, OTHER) == []
 
 
+@pytest.mark.parametrize("target", [QUEUE, THIRD])
+async def test_a_cancellation_of_a_job_that_has_gone_on_already(store: Store, target: str) -> None:
+    """Its old queue does not know yet that it has arrived in the other one, and it is not there any more."""
+    await send(store, "job")
+    await store.outbox.move(QUEUE, ["job"], OTHER)
+    reading = await store.outbox.read(QUEUE, OTHER)
+    delivery = await store.outbox.deliver(OTHER, QUEUE, reading)
+    assert await store.cancel(QUEUE, ["job"], REASON, LONG) == [JobState.QUEUED]
+
+    await moved(store, "job", source=OTHER, target=target)
+    await store.outbox.remove(QUEUE, OTHER, reading, delivery)
+    await relay(store.outbox, QUEUE, OTHER)
+    await relay(store.outbox, OTHER, target)
+
+    assert await shown(store, target) == (target, JobState.CANCELLED)
+    assert await claimed(store, target) == []
+
+
+async def test_moves_at_once_share_their_relays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [f"job-{number}" for number in range(300)]
+    await send(store, *jobs)
+    deliver, calls = store.outbox.deliver, 0
+
+    async def counted(target: str, source: str, reading: Reading) -> Delivery:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0)  # as on a network
+        return await deliver(target, source, reading)
+
+    monkeypatch.setattr(store.outbox, "deliver", counted)
+    await asyncio.gather(*(moved(store, job_id) for job_id in jobs))
+
+    assert sorted(ids(await claimed(store, OTHER, 300))) == sorted(jobs)
+    assert calls <= 20
+
+
+async def test_all_who_share_a_relay_get_its_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    await send(store, "job")
+    calls = 0
+
+    async def away(*_: object) -> Delivery:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0)
+        raise ServerUnavailableError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.outbox, "deliver", away)
+        await store.outbox.move(QUEUE, ["job"], OTHER)
+        relays = [asyncio.create_task(relay(store.outbox, QUEUE, OTHER)) for _ in range(10)]
+        found = await asyncio.gather(*relays, return_exceptions=True)
+    assert [type(each) for each in found] == [ServerUnavailableError] * 10
+    assert calls <= 2
+    await relay(store.outbox, QUEUE, OTHER)
+    assert ids(await claimed(store, OTHER)) == ["job"]
+
+
+async def test_a_relay_that_is_cancelled_leaves_the_others_to_go_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await send(store, "job")
+    await store.outbox.move(QUEUE, ["job"], OTHER)
+    read, begun = store.outbox.read, asyncio.Event()
+
+    async def slow(*args: Any) -> Reading:
+        if not begun.is_set():
+            begun.set()
+            await asyncio.sleep(3600)
+        return await read(*args)
+
+    monkeypatch.setattr(store.outbox, "read", slow)
+    first = asyncio.create_task(relay(store.outbox, QUEUE, OTHER))
+    await begun.wait()
+    second = asyncio.create_task(relay(store.outbox, QUEUE, OTHER))
+    await asyncio.sleep(0)
+    first.cancel()
+    await second
+    assert ids(await claimed(store, OTHER)) == ["job"]
+
+
 @pytest.mark.parametrize("delay_ms", [None, LONG])
 async def test_a_job_whose_id_the_other_queue_has_comes_back(store: Store, delay_ms: int | None) -> None:
     await store.enqueue(OTHER, [NewJob("job", CALL, nonce="theirs")])
@@ -412,7 +494,7 @@ async def test_a_job_that_has_vanished_fails(store: Store, backend: Backend) -> 
 class TestVanished:
     """What was evicted or deleted by hand; the timers that look after it are made due."""
 
-    async def look(self, store: Store, backend: Backend) -> tuple[list[str], list[tuple[str, str]]]:
+    async def look(self, store: Store, backend: Backend) -> tuple[list[str], list[MovedJob]]:
         assert backend.database is not None
         with backend.database.client() as client:
             client.zadd(backend.key("timers"), {"look job": 1})
@@ -428,7 +510,8 @@ class TestVanished:
         await send(store, "job")
         await store.wait(QUEUE, "me", ["job"])
         await moved(store, "job")
-        assert await self.look(store, redis_backend) == ([], [("job", OTHER)])
+        relays, (found,) = await self.look(store, redis_backend)
+        assert (relays, found.job_id, found.queue) == ([], "job", OTHER)
         assert await store.info(OTHER, ["job"]) != [None], "it is there"
         with redis_backend.database.client() as client:  # pyright: ignore[reportOptionalMemberAccess]
             client.delete(redis_backend.key("job:job").replace(QUEUE, OTHER))
@@ -439,6 +522,131 @@ class TestVanished:
 
         assert await listener.result_message() == [("job", LOST)]
         assert await self.look(store, redis_backend) == ([], [])
+
+    async def looked(self, store: RedisStore, backend: Backend) -> None:
+        """What a worker of the old queue does once these timers are due."""
+        relays = Relays(store, QUEUE)
+        relays.request(await self.promotion(store, backend))
+        await relays.drain()
+
+    @pytest.mark.parametrize("outcome", [THREE, LARGE], ids=["small", "large"])
+    async def test_the_entry_that_tells_of_an_end_has_vanished(
+        self, redis_store: RedisStore, redis_backend: Backend, outcome: bytes
+    ) -> None:
+        store = redis_store
+        await send(store, "job")
+        await moved(store, "job")
+        await ended(store, OTHER, outcome=outcome)
+        at_other = redis_backend.key("outbox").replace(QUEUE, OTHER)
+        with redis_backend.database.client() as client:  # pyright: ignore[reportOptionalMemberAccess]
+            assert client.delete(f"{at_other}:{QUEUE}") == 1
+
+        await self.looked(store, redis_backend)
+
+        assert await store.wait(QUEUE, "me", ["job"]) == await store.wait(OTHER, "me", ["job"]) == [outcome]
+
+    @pytest.mark.parametrize("outcome", [THREE, LARGE], ids=["small", "large"])
+    async def test_an_end_that_was_told_has_vanished(
+        self, redis_store: RedisStore, redis_backend: Backend, outcome: bytes
+    ) -> None:
+        """The old queue's server was replaced by one that had not received its last writes."""
+        store = redis_store
+        await send(store, "job")
+        await moved(store, "job")
+        with redis_backend.database.client() as client:  # pyright: ignore[reportOptionalMemberAccess]
+            client.copy(redis_backend.key("job:job"), redis_backend.key("before"))
+            await ended(store, OTHER, outcome=outcome)
+            await relay(store.outbox, OTHER, QUEUE)
+            client.rename(redis_backend.key("before"), redis_backend.key("job:job"))
+
+            await self.looked(store, redis_backend)
+
+            assert await store.wait(QUEUE, "me", ["job"]) == await store.wait(OTHER, "me", ["job"]) == [outcome]
+            for key in (redis_backend.key("job:job"), redis_backend.key("job:job").replace(QUEUE, OTHER)):
+                assert 0 < client.pttl(key) <= LONG
+
+    async def test_another_job_with_its_id_is_no_trace_of_it(
+        self, redis_store: RedisStore, redis_backend: Backend
+    ) -> None:
+        store = redis_store
+        await send(store, "job")
+        await moved(store, "job")
+        with redis_backend.database.client() as client:  # pyright: ignore[reportOptionalMemberAccess]
+            client.delete(redis_backend.key("job:job").replace(QUEUE, OTHER))
+        await store.enqueue(OTHER, [NewJob("job", CALL, nonce="new")])
+        await ended(store, OTHER)
+
+        await self.looked(store, redis_backend)
+
+        assert await store.wait(QUEUE, "me", ["job"]) == [LOST]
+
+    async def test_a_record_of_a_newer_version_is_no_loss(
+        self, redis_store: RedisStore, redis_backend: Backend
+    ) -> None:
+        store = redis_store
+        await send(store, "job")
+        await moved(store, "job")
+        key = redis_backend.key("job:job").replace(QUEUE, OTHER)
+        with redis_backend.database.client() as client:  # pyright: ignore[reportOptionalMemberAccess]
+            client.eval(
+                "redis.call('SET', KEYS[1], cmsgpack.pack({'x', 1, false, false, 'paused'}))",
+                *(1, key),
+            )
+
+        await self.looked(store, redis_backend)
+
+        assert await shown(store, QUEUE) == (OTHER, JobState.QUEUED)
+
+    @pytest.mark.parametrize("is_list", [False, True], ids=["text", "list"])
+    async def test_what_replaced_a_record_by_hand_holds_up_no_other_job(
+        self, redis_store: RedisStore, redis_backend: Backend, is_list: bool
+    ) -> None:
+        await send(redis_store, "bad", "job")
+        await redis_store.outbox.move(QUEUE, ["bad", "job"], OTHER)
+        key = redis_backend.key("job:bad")
+        with redis_backend.database.client() as client:  # pyright: ignore[reportOptionalMemberAccess]
+            client.delete(key)
+            client.rpush(key, "by hand") if is_list else client.set(key, "by hand")
+
+        await relay(redis_store.outbox, QUEUE, OTHER)
+
+        assert ids(await claimed(redis_store, OTHER)) == ["job"]
+
+    async def test_a_newer_version_s_job_is_left_to_it(
+        self, redis_store: RedisStore, redis_backend: Backend
+    ) -> None:
+        await send(redis_store, "job", "next")
+        await redis_store.outbox.move(QUEUE, ["job", "next"], OTHER)
+        key = redis_backend.key("job:job")
+        with redis_backend.database.client() as client:  # pyright: ignore[reportOptionalMemberAccess]
+            client.copy(key, redis_backend.key("before"))
+            client.eval(
+                "local job = cmsgpack.unpack(redis.call('GET', KEYS[1])) job[21].new = {1}"
+                " redis.call('SET', KEYS[1], cmsgpack.pack(job))",
+                *(1, key),
+            )
+            await relay(redis_store.outbox, QUEUE, OTHER)
+            assert await claimed(redis_store, OTHER) == [], "entries keep their order"
+            client.rename(redis_backend.key("before"), key)
+        await relay(redis_store.outbox, QUEUE, OTHER)
+        assert ids(await claimed(redis_store, OTHER)) == ["job", "next"]
+
+    async def test_an_id_of_an_entry_is_used_once(self, redis_store: RedisStore, redis_backend: Backend) -> None:
+        """The next entry after the outbox was empty; what this clock shows may have been reached already."""
+        store = redis_store
+        with redis_backend.database.client() as client:  # pyright: ignore[reportOptionalMemberAccess]
+            outbox = redis_backend.key(f"outbox:{OTHER}")
+            client.xdel(outbox, client.xadd(outbox, {"kind": "none"}, id="99999999999999-5"))
+            await send(store, "job", "next")
+            await moved(store, "job")
+            assert client.pttl(outbox) > client.pttl(redis_backend.key("inbox").replace(QUEUE, OTHER)) > 0
+            await store.outbox.move(QUEUE, ["next"], OTHER)
+            assert client.pttl(outbox) == -1
+        await store.outbox.read(QUEUE, OTHER)  # by a worker that dies
+        reading = await store.outbox.read(QUEUE, OTHER)
+        await store.outbox.remove(QUEUE, OTHER, reading, await store.outbox.deliver(OTHER, QUEUE, reading))
+
+        assert ids(await claimed(store, OTHER)) == ["job", "next"]
 
     async def promotion(self, store: Store, backend: Backend) -> Promotion:
         relays, found = await self.look(store, backend)

@@ -17,6 +17,7 @@ import aioq.store.redis
 from aioq.jobs.job import JobState, Priority
 from aioq.store.bounds import CLAIM_LIMIT, SKIPPED_LIMIT, WAIT_LIMIT
 from aioq.store.contract import Limits, NewJob, Settlement, Token, Verb
+from aioq.store.extra import MovedJob
 from aioq.store.operating import Wanted
 from aioq.store.outbox import Delivery, OutboxEntry, Reading
 from aioq.store.redis import RedisStore, holding, keys, leases, replies
@@ -178,6 +179,7 @@ CALLS: dict[str, Call] = {
     "outbox_remove": lambda store, n: store.outbox.remove(
         QUEUE, "post", Reading([ENTRY] * n), Delivery(["applied"] * n, "")
     ),
+    "outbox_look": lambda store, n: store.outbox.look(QUEUE, "post", [MovedJob("job", QUEUE, "1 ")] * n),
     "outbox_lost": lambda store, n: store.outbox.lost(QUEUE, "post", ["job"] * n),
     "delete": lambda store, n: store.operating.delete(QUEUE, ["job"] * n, REASON),
     "prioritize": lambda store, n: store.operating.prioritize(QUEUE, ["job"] * n, Priority.LOW),
@@ -209,6 +211,7 @@ REPLIES: dict[str, Callable[[int], Any]] = {
     "outbox_read": lambda _: [[1, 0, 1]],
     "outbox_deliver": lambda n: [[b"", []], *[b"applied"] * n],
     "outbox_remove": lambda _: [0],
+    "outbox_look": lambda _: [0],
     "info": lambda n: [[]] * n,
     "count": lambda _: [0, 0, 1, b"0"],
     "list_lane": lambda _: [b"", b"", b"", 1],

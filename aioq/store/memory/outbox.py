@@ -14,12 +14,12 @@ import msgspec
 
 from aioq.jobs.job import JobState
 from aioq.store.contract import Limits
-from aioq.store.extra import LOST, Extra, Move, Way
+from aioq.store.extra import LOST, Extra, Move, MovedJob, Way
 from aioq.store.memory.endings import Endings
 from aioq.store.memory.hooks import Hook, Hooks
 from aioq.store.memory.records import Record
 from aioq.store.memory.timers import RELAY, Timers
-from aioq.store.outbox import HOLD_MS, MOST_ENTRIES, Delivery, OutboxEntry, Reading, Removal
+from aioq.store.outbox import HOLD_MS, MOST_ENTRIES, Delivery, Look, OutboxEntry, Reading, Removal
 from aioq.util.clock import Clock
 
 Ended = tuple[JobState, bytes, int]
@@ -169,8 +169,9 @@ class QueueOutbox:
         self._parts.records[record.id] = record
         self._parts.place(record, move.due_ms or None, Way.MOVE)
         outcome, ttl_ms, until_ms = self._called_off.pop(record.id, (b"", 0, 0))
-        if record.cancellation is not None or until_ms > self._parts.clock.now_ms():
-            self._parts.cancel(record.id, *(record.cancellation or (outcome, ttl_ms)))
+        cancellation = record.cancellation or (there and there.cancellation)
+        if cancellation is not None or until_ms > self._parts.clock.now_ms():
+            self._parts.cancel(record.id, *(cancellation or (outcome, ttl_ms)))
         return True
 
     def _end(self, source: str, ended: Ended, there: Record | None) -> None:
@@ -228,6 +229,14 @@ class QueueOutbox:
             return None
         record.cancellation = (outcome, ttl_ms)
         return JobState(move.state)
+
+    def look(self, source: str, jobs: Sequence[MovedJob]) -> Look:
+        """Look for jobs that came from another queue; it is told again of those that have ended."""
+        there = {job.job_id: self._parts.records.get(job.job_id) for job in jobs}
+        ended = [each for each in there.values() if each and each.state.ended and source in each.origins]
+        for record in ended:
+            self.add(source, "ended", record.id)
+        return Look([job_id for job_id, record in there.items() if record is None], bool(ended))
 
     def lost(self, target: str, job_id: str) -> bool:
         """End a job that was moved to `target` and is not there any more; False if it was not moved there."""
@@ -313,6 +322,11 @@ class MemoryOutbox:
         """Remove entries that were delivered."""
         with self._at(queue) as locked:
             return locked.outbox.remove(target, reading, delivery)
+
+    async def look(self, target: str, source: str, jobs: Sequence[MovedJob]) -> Look:
+        """Look in `target` for jobs that were moved there."""
+        with self._at(target) as locked:
+            return locked.outbox.look(source, jobs)
 
     async def lost(self, queue: str, target: str, job_ids: Sequence[str]) -> list[str]:
         """End those of these jobs that were moved to `target`."""

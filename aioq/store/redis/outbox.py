@@ -5,8 +5,8 @@ from typing import Any
 
 from aioq.jobs.job import JobState
 from aioq.store.contract import Limits
-from aioq.store.extra import LOST
-from aioq.store.outbox import HOLD_MS, MOST_ENTRIES, Delivery, OutboxEntry, Reading, Removal
+from aioq.store.extra import LOST, MovedJob
+from aioq.store.outbox import HOLD_MS, MOST_ENTRIES, Delivery, Look, OutboxEntry, Reading, Removal
 from aioq.store.redis.history import about_arg
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.paging import ScriptCall, pages
@@ -14,7 +14,7 @@ from aioq.store.redis.replies import parse_states
 from aioq.wire.messages import error_text
 
 MOVED_AT_ONCE = 500
-"""The most jobs that one call moves, so that it takes the server some milliseconds only."""
+"""The most jobs that one call moves or looks for, so that it takes the server some milliseconds only."""
 
 _WIDTH = 4
 
@@ -62,6 +62,16 @@ class RedisOutbox:
             args += (entry.id, verdict)
         more, *returned = await self._call("outbox_remove", queue, args)
         return Removal(bool(more), [job_id.decode() for job_id in returned])
+
+    async def look(self, target: str, source: str, jobs: Sequence[MovedJob]) -> Look:
+        """Look in `target` for jobs that were moved there."""
+        gone, tells = list[str](), False
+        for part in pages(jobs, MOVED_AT_ONCE):
+            args = [source, *(fact for job in part for fact in (job.job_id, job.send))]
+            told, *missing = await self._call("outbox_look", target, args)
+            gone += [job_id.decode() for job_id in missing]
+            tells = tells or bool(told)
+        return Look(gone, tells)
 
     async def lost(self, queue: str, target: str, job_ids: Sequence[str]) -> list[str]:
         """End those of these jobs that were moved to `target`."""

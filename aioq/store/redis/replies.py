@@ -10,6 +10,7 @@ import msgspec
 from aioq.errors import WireError
 from aioq.jobs.job import WAITS, JobInfo, JobState, Priority, Progress, put_off
 from aioq.store.contract import LATER, MISSING, Claim, Claimed, WaitReply
+from aioq.store.extra import MovedJob
 from aioq.store.history import AttemptNote, failed_attempt
 from aioq.store.leases import Renewal, WorkerLease
 from aioq.store.redis.history import ROW_SIZE
@@ -134,7 +135,7 @@ def parse_promotion(reply: Sequence[Any]) -> Promotion:
     if len(reply) == _PROMOTION:
         return Promotion(reply[0], due(reply[1][0]), reply[3])
     relays, looks = ([each.decode() for each in texts] for texts in reply[_PROMOTION])
-    moved = list(zip(looks[::2], looks[1::2], strict=True))
+    moved = [MovedJob(*facts) for facts in zip(looks[::3], looks[1::3], looks[2::3], strict=True)]
     return Promotion(reply[0], due(reply[1][0]), reply[3], relays, moved)
 
 

@@ -7,10 +7,12 @@ usually relayed it already: this is for those who could not, and for the ends of
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.store.contract import Store
+from aioq.store.extra import MovedJob
 from aioq.store.relay import relay
 from aioq.store.upkeep import Promotion
 from aioq.util.aio import Backoff, end
@@ -33,6 +35,10 @@ DRAIN_TIMEOUT = 5.0
 """Seconds for which a worker that is to end when its queues are empty waits for what it relays."""
 
 
+LOOKS = ""
+"""The name of the task that looks after jobs that were moved, beside the names of queues."""
+
+
 class Relays:
     """Relays what is in the outbox of one queue.
 
@@ -46,14 +52,14 @@ class Relays:
         self._queue = queue
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wanted: dict[str, None] = {}
-        self._moved: dict[str, str] = {}
+        self._moved: list[MovedJob] = []
         self._changed = asyncio.Event()
 
     def request(self, promotion: Promotion) -> None:
         """Do what a promotion asks for."""
         if promotion.relays or promotion.moved:
             self._wanted.update(dict.fromkeys(promotion.relays))
-            self._moved.update(promotion.moved)
+            self._moved += promotion.moved
             self._changed.set()
 
     async def run(self) -> None:
@@ -73,16 +79,20 @@ class Relays:
             await asyncio.wait(self._tasks.values(), timeout=DRAIN_TIMEOUT)
 
     def _start(self) -> None:
-        wanted, self._wanted = self._wanted, {}
-        for target in wanted:
-            if target not in self._tasks:
-                task = asyncio.create_task(self._relay(target), name=f"aioq-relay-{self._queue}-{target}")
-                self._tasks[target] = task
-                task.add_done_callback(lambda _, target=target: self._tasks.pop(target, None))
-        moved, self._moved = self._moved, {}
-        if moved and "" not in self._tasks:
-            self._tasks[""] = asyncio.create_task(self._look(moved), name=f"aioq-look-{self._queue}")
-            self._tasks[""].add_done_callback(lambda _: self._tasks.pop("", None))
+        for target in [each for each in self._wanted if each not in self._tasks]:
+            del self._wanted[target]
+            self._begin(target, self._relay(target))
+        if self._moved and LOOKS not in self._tasks:
+            moved, self._moved = self._moved, []
+            self._begin(LOOKS, self._look(moved))
+
+    def _begin(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks[name] = asyncio.create_task(work, name=f"aioq-relay-{self._queue}-{name}")
+        self._tasks[name].add_done_callback(lambda _: self._ended(name))
+
+    def _ended(self, name: str) -> None:
+        self._tasks.pop(name, None)
+        self._changed.set()  # the same may have been asked for again meanwhile
 
     async def _relay(self, target: str) -> None:
         backoff, was_away = Backoff(most=MOST_PAUSE), False
@@ -101,21 +111,23 @@ class Relays:
             else:
                 return
 
-    async def _look(self, moved: dict[str, str]) -> None:
-        by_target: defaultdict[str, list[str]] = defaultdict(list)
-        for job_id, target in moved.items():
-            by_target[target].append(job_id)
-        for target, job_ids in by_target.items():
+    async def _look(self, moved: Sequence[MovedJob]) -> None:
+        by_target: defaultdict[str, list[MovedJob]] = defaultdict(list)
+        for job in moved:
+            by_target[job.queue].append(job)
+        for target, jobs in by_target.items():
             try:
-                await self._look_at(target, job_ids)
+                await self._look_at(target, jobs)
             except ServerError as error:  # a timer tells when to look again
                 log.debug("queue %s: could not look into queue %s: %s", self._queue, target, error)
 
-    async def _look_at(self, target: str, job_ids: Sequence[str]) -> None:
-        found = await self._store.info(target, job_ids)
-        gone = [job_id for job_id, info in zip(job_ids, found, strict=True) if info is None]
+    async def _look_at(self, target: str, jobs: Sequence[MovedJob]) -> None:
+        outbox = self._store.outbox
+        found = await outbox.look(target, self._queue, jobs)
+        if found.tells:
+            await relay(outbox, target, self._queue)
         # A record in the other queue is deleted only after its end was applied here: then this changes nothing.
-        for job_id in await self._store.outbox.lost(self._queue, target, gone) if gone else ():
+        for job_id in await outbox.lost(self._queue, target, found.gone) if found.gone else ():
             log.warning(
                 "job %s was moved from queue %s to queue %s, and is not there any more: it has failed",
                 *(job_id, self._queue, target),

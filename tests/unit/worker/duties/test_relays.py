@@ -1,5 +1,6 @@
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -7,8 +8,9 @@ import pytest
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.jobs.job import JobState
 from aioq.store.contract import NewJob
+from aioq.store.extra import MovedJob
 from aioq.store.memory import MemoryStore
-from aioq.store.outbox import Delivery, Reading
+from aioq.store.outbox import Delivery, Look, Reading
 from aioq.store.upkeep import Promotion
 from aioq.util.clock import ManualClock
 from aioq.worker.duties import relays as module
@@ -100,7 +102,7 @@ async def test_jobs_that_have_vanished_fail(caplog: pytest.LogCaptureFixture) ->
     await relays.drain()
     del store._queues[OTHER]._records["a"]
     with caplog.at_level(logging.WARNING, "aioq.worker"):
-        relays.request(Promotion(1, None, 0, (), [("a", OTHER), ("b", OTHER)]))
+        relays.request(Promotion(1, None, 0, (), [MovedJob("a", OTHER, ""), MovedJob("b", OTHER, "")]))
         await relays.drain()
     (found, other) = await store.info(QUEUE, ["a", "b"])
     assert found is not None
@@ -117,8 +119,8 @@ async def test_a_look_at_a_queue_that_is_away_is_left_for_later(monkeypatch: pyt
     async def away(*_: object) -> None:
         raise ServerUnavailableError("away")
 
-    monkeypatch.setattr(store, "info", away)
-    relays.request(Promotion(1, None, 0, (), [("a", OTHER)]))
+    monkeypatch.setattr(store.outbox, "look", away)
+    relays.request(Promotion(1, None, 0, (), [MovedJob("a", OTHER, "")]))
     await relays.drain()
 
 
@@ -130,3 +132,25 @@ async def test_nothing_is_left_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> 
         relays.request(await moving(store, OTHER))
         await until(lambda: len(relays._tasks) == 1)
     assert not relays._tasks
+
+
+async def test_what_is_asked_for_meanwhile_is_done_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of very many jobs that were moved each promotion names some, and may come before these were looked for."""
+    store = memory_store(ManualClock())
+    asked: list[str] = []
+    answer = asyncio.Event()
+
+    async def look(_target: str, _source: str, jobs: Sequence[MovedJob]) -> Look:
+        asked.extend(job.job_id for job in jobs)
+        await answer.wait()
+        return Look()
+
+    monkeypatch.setattr(store.outbox, "look", look)
+    relays = Relays(store, QUEUE)
+    async with running(relays.run()):
+        for job_id in ("a", "b", "c"):
+            relays.request(Promotion(1, None, 0, (), [MovedJob(job_id, OTHER, "")]))
+            await until(lambda: bool(asked))
+        answer.set()
+        await until(lambda: len(asked) == 3)
+    assert asked == ["a", "b", "c"]

@@ -36,9 +36,11 @@ local function note(origins)
   end
 end
 
--- The outcome and the ttl with which a job is to be cancelled on its arrival; nil if it is not.
-local function called_off(id, job)
+-- The outcome and the ttl with which a job is to be cancelled on its arrival; nil if it is not. `there` is the record
+-- of its last stay here: it may be cancelled by that as long as its departure is in the outbox.
+local function called_off(id, job, there)
   if job[CANCEL] then return job[CANCEL], job[CANCEL_TTL] end
+  if there and there[CANCEL] then return there[CANCEL], there[CANCEL_TTL] end
   local found = redis.pcall('GET', tombstone_key(q, 'cancel:' .. id))
   if is_unreadable(found) or not found then return nil end
   redis.call('DEL', tombstone_key(q, 'cancel:' .. id))
@@ -75,7 +77,7 @@ function kinds.job(id, said)
     job[JOB] = true
   end
   save(q, id, job)
-  local outcome, ttl = called_off(id, job)
+  local outcome, ttl = called_off(id, job, there)
   if outcome then
     note(origins_of(job))
     Cancel.one(q, limits, id, job, outcome, ttl)

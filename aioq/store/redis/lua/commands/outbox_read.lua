@@ -29,14 +29,22 @@ function says.ended(_, id, job)
   end
 end
 
+-- Whether a newer version has written this record: then a worker that can read it delivers the job. Anything else was
+-- put there by hand, and holds up no other job.
+local function is_newer(id)
+  local text = redis.pcall('GET', job_key(q, id))
+  if is_unreadable(text) or not text then return false end
+  local readable, job = pcall(cmsgpack.unpack, text)
+  return readable and type(job) == 'table' and type(job[SENT]) == 'number'
+end
+
 local entries = redis.call('XRANGE', key, '-', '+', 'COUNT', most)
 local taken = entries[1] and redis.call('HGET', q.base .. RELAYS, target)
 local reply, is_cut = {{taken and 0 or 1, 0, q.micros}}, false
 for _, entry in ipairs(entries) do
   local kind, id, data = Outbox.fields_of(entry)
-  local job = load(q, id)
-  -- A worker that can read this record delivers it.
-  is_cut = bytes >= READ_LIMIT or not job and redis.call('EXISTS', job_key(q, id)) == 1
+  local job = kind ~= 'cancel' and load(q, id)
+  is_cut = bytes >= READ_LIMIT or kind ~= 'cancel' and not job and is_newer(id)
   if is_cut then break end
   local said = data
   if kind ~= 'cancel' then said = job and says[kind] and says[kind](entry[1], id, job) end

@@ -10,8 +10,8 @@
 --   is gone, 6 `about` of lib/history.lua, 7 the error of 4 in words, 8 that of 5
 -- REPLY: {how many jobs and timers were handled, {ms until the next one is due, ms until the next tick} (-1 for
 --   none), the last job whose record this version cannot read ('' for none), how many jobs have expired}; and, if
---   there is something for other queues, {the queues to which the caller is to relay the outbox, ids of jobs and for
---   each the queue in which the caller is to look for it}
+--   there is something for other queues, {the queues to which the caller is to relay the outbox; of jobs that the
+--   caller is to look for in other queues, each the id, the queue, and the send (`Outbox.send_of`)}
 local most, limits, result_ttl = tonumber(ARGV[1]), {tombstone = tonumber(ARGV[2])}, tonumber(ARGV[3])
 local unreadable, looked_at, expired = '', 0, 0
 History.begin(q, ARGV[6], '', nil, nil, {[ARGV[4]] = ARGV[7], [ARGV[5]] = ARGV[8]})
@@ -48,7 +48,8 @@ timers[LOOK] = function(id, job)
   if not is_elsewhere(job) then return true end
   local move = move_of(job)
   if job[STATE] == 'moved' then
-    looks[#looks + 1], looks[#looks + 2] = id, move[1]
+    local n = #looks
+    looks[n + 1], looks[n + 2], looks[n + 3] = id, move[1], Outbox.send_of(job)
   elseif not redis.call('XRANGE', outbox_key(q, move[1]), move[2], move[2])[1] then
     -- The entry was evicted or deleted by hand.
     move[2] = Outbox.add(q, move[1], 'job', id)

@@ -5,16 +5,20 @@
 -- applies them in the target (outbox_deliver.lua), and removes them (outbox_remove.lua). Each step may be repeated.
 --
 -- The target notes the last entry of each source that it has applied (INBOX), and ignores earlier ones. So an entry
--- is applied once, however often and by however many workers it is delivered. The ids of a stream only grow. If the
--- clock was set back while there was no stream, an entry may have an id that the target has passed already. It says
--- so, and if the entry was never delivered before, it gets a higher id (`fresh`, in RELAYS).
+-- is applied once, however often and by however many workers it is delivered. The ids of a stream only grow, so a
+-- stream without entries is kept for longer than that note: a new stream may begin with an id that was used before,
+-- for they are times in ms. If the stream was evicted or deleted by hand, an entry may have an id that the target has
+-- passed already. It says so, and if the entry was never delivered before, it gets a higher id (`fresh`, in RELAYS).
 --
 -- The kinds of entries: `job` takes a job to the target, `ended` tells it that a job has ended here, `cancel` cancels
 -- a job there. An entry names a job, and most take what they say from its record when they are read. If the record
 -- does not fit any more, the entry is void: a script that has failed half-way may have left it.
 --
--- NEEDS: call, keys, timers, lanes
+-- NEEDS: call, keys, record, timers, lanes
 local Outbox = {}
+
+-- For how long a stream without entries is kept, in ms: longer than INBOX is after the last delivery.
+local EMPTY_TTL = 90000000
 
 -- Adds an entry, and returns its id. One worker is woken if it is not known when the next timer is due.
 function Outbox.add(q, target, kind, id, data)
@@ -24,8 +28,13 @@ function Outbox.add(q, target, kind, id, data)
     redis.call('ZADD', q.base .. SCHEDULED, 'LT', q.now, FIRST_TIMER)
     if not head[1] or q.now < tonumber(head[2]) then Lanes.push(q, NORMAL, '', false) end
   end
-  return redis.call('XADD', outbox_key(q, target), '*', 'kind', kind, 'id', id, 'data', data or '')
+  local entry = redis.call('XADD', outbox_key(q, target), '*', 'kind', kind, 'id', id, 'data', data or '')
+  redis.call('PERSIST', outbox_key(q, target))
+  return entry
 end
+
+-- What tells a job from another one that has its id: its send.
+function Outbox.send_of(job) return string.format('%.0f ', job[SENT]) .. (job[NONCE] or '') end
 
 -- The fields of an entry.
 function Outbox.fields_of(entry)
@@ -34,11 +43,11 @@ function Outbox.fields_of(entry)
   return found.kind, found.id, found.data
 end
 
--- Removes what belongs to a target once there is no entry for it; returns whether there is none.
+-- Forgets a target once there is no entry for it; returns whether there is none.
 function Outbox.clear(q, target)
   local key = outbox_key(q, target)
   if redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1] then return false end
-  redis.call('DEL', key)
+  redis.call('PEXPIRE', key, EMPTY_TTL)
   redis.call('HDEL', q.base .. RELAYS, target)
   is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, RELAY .. ' ' .. target))
   return true
