@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -104,7 +105,7 @@ async def shop(start_server: Callable[..., Server], app_name: str) -> AsyncItera
         yield shop
 
 
-async def outcome(handle: JobHandle[int]) -> object:
+async def outcome(handle: JobHandle[Any]) -> object:
     with anyio.fail_after(WITHIN):
         return await handle
 
@@ -192,7 +193,7 @@ async def test_a_worker_that_the_server_does_not_know_any_more_joins_again(shop:
 
 
 @pytest.mark.parametrize("overlap", ["one", "allow"])
-async def test_a_schedule_ticks_on(shop: Shop, overlap: str) -> None:
+async def test_a_schedule_ticks_on(shop: Shop, overlap: Literal["one", "allow"]) -> None:
     await shop.app.schedules.put("often", shop.hold.call(5), every=0.3, overlap=overlap)
     async with shop.worker():
         await until(lambda: shop.began[5])

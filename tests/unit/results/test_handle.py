@@ -2,7 +2,7 @@ import asyncio
 import gc
 import time
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from aioq import App, as_completed, gather
 from aioq.app import internals_of
 from aioq.errors import JobCancelledError, JobFailed, JobNotFoundError, RemoteError, WireError
-from aioq.jobs.job import JobState
+from aioq.jobs.job import JobInfo, JobState
 from aioq.results.handle import JobHandle
 from aioq.results.waiters import Waiters
 from aioq.store.contract import NewJob, Settlement, Store, Verb
@@ -47,6 +47,11 @@ class Source:
 
     def result_type(self, task: str) -> ResultType | None:
         return self.known.get(task)
+
+    async def send_copy(
+        self, info: JobInfo, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> tuple[str, bool]:
+        raise NotImplementedError
 
     def result_ttl_ms(self) -> int:
         return HOUR_MS
