@@ -108,8 +108,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             a number, below which nothing is confirmed. Default "all".
         dead_ttl: how long a dead job is kept for the operator. Default 604800 (a week).
         dead_limit: how many dead jobs a queue keeps; the oldest are dropped first. Default 10000.
-        history: about how many ends of jobs, and retries, each queue's history keeps; 0 for no history, "full" for
-            10000 with each send and each start too. Default 10000.
+        history: about how many ends of jobs, and retries, each queue's history keeps; 0 for no history.
+            Default 10000.
         stats: whether each queue counts how its jobs end, and how long they run and wait. Default True.
         poll_interval: how often a waiter asks for its result without being notified, above 0; less than 0.01
             counts as 0.01. Default 5.
@@ -147,7 +147,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     replicas: Annotated[int | Literal["all"], REPLICAS] = "all"
     dead_ttl: Annotated[float, duration(0)] = 604_800.0
     dead_limit: Annotated[int, integer(0)] = 10_000
-    history: Annotated[int | Literal["full"], HISTORY] = DEFAULT_HISTORY
+    history: Annotated[int, HISTORY] = DEFAULT_HISTORY
     stats: Annotated[bool, FLAG] = True
     poll_interval: Annotated[float, duration(0, above=True)] = 5.0
     timezone: Annotated[str, TIMEZONE] = "UTC"
@@ -207,7 +207,7 @@ class SettingArgs(TypedDict, total=False):
     replicas: int | Literal["all"]
     dead_ttl: Duration
     dead_limit: int
-    history: int | Literal["full"]
+    history: int
     stats: bool
     poll_interval: Duration
     timezone: str

@@ -179,24 +179,13 @@ def _parse_flag(text: str) -> bool | str:
 
 
 DEFAULT_HISTORY = 10_000
-"""The setting `history` if none is given, and what its value "full" stands for, besides what it adds."""
+"""The setting `history` if none is given."""
 
 MAX_HISTORY = 10_000_000
 """The longest history: some 300 MB of a queue's server."""
 
-
-def _check_history(value: object) -> int | str | None:
-    if isinstance(value, str):
-        return value.lower() if value.lower() == "full" else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def _history_objection(value: int | str) -> str | None:
-    return None if isinstance(value, str) else _too_large(MAX_HISTORY, "")(value)
-
-
 FLAG = Rule(_check_flag, _parse_flag, "True or False")
-HISTORY = Rule(_check_history, _parse_number, 'an integer >= 0 or "full"', objection=_history_objection)
+HISTORY = integer(0, bound=MAX_HISTORY)
 PATH = Rule(_check_path, str, "the path of a directory")
 MODULES = Rule(_check_modules, _split, "a list of modules (separated by commas in the environment)")
 REPLICAS = Rule(_check_replicas, _parse_number, f'"all" or an integer from 1 to {MOST_REPLICAS}')
