@@ -104,7 +104,7 @@ WORDS: dict[Place, dict[str, str]] = {
         **dict.fromkeys(("beat_schedule", "cron_job"), _SCHEDULES),
         **dict.fromkeys(("shared_task", "process"), "@app.task"),
         "Task": "@app.task; middleware is what all tasks have in common",
-        **dict.fromkeys(("queue", "get_queue"), "@app.task(queue=...) or task.options(queue=...)"),
+        "get_queue": "@app.task(queue=...) or task.options(queue=...)",
         **dict.fromkeys(("group", "chord", "chain"), _TOGETHER),
         **dict.fromkeys(("send_task", "enqueue", "enqueue_job", "enqueue_call"), _SEND_NAMED),
         "conf": "app.settings, which the constructor takes",
@@ -122,7 +122,7 @@ WORDS: dict[Place, dict[str, str]] = {
     Place.HANDLE: {
         **dict.fromkeys(("get_result", "job_result"), _RESULT),
         **dict.fromkeys(("success", "is_ready"), _STATE),
-        **dict.fromkeys(("forget", "delete"), "not needed: a result is gone after result_ttl seconds"),
+        "forget": "not needed: a result is gone after result_ttl seconds",
         **dict.fromkeys(("date_done", "name", "get_progress", "refresh"), "await handle.info()"),
         **dict.fromkeys(("children", "collect", "results"), "the handles you keep: await gather(*handles)"),
         **dict.fromkeys(("then", "on_ready"), "await handle, and go on"),

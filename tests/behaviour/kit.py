@@ -22,6 +22,7 @@ from unittest import mock
 import redis
 
 import aioq
+from aioq.store.redis.keys import LANES
 from tests.forkserver import Forked, can_fork
 
 SECONDS = 20.0  # the most that anything waited for here may take; a worker's start takes half a second
@@ -209,7 +210,7 @@ def keys(client: redis.Redis, name: str) -> list[str]:
 def consumers(client: redis.Redis, name: str, queue: str = "default") -> list[str]:
     """The consumers of all lanes of a queue."""
     base = f"aioq:{{{name}:{queue}}}"
-    lanes = [key for key in keys(client, name) if key.startswith(f"{base}:") and client.type(key) == "stream"]
+    lanes = [key for key in (f"{base}:{lane}" for lane in LANES) if client.exists(key)]
     return [consumer["name"] for lane in lanes for consumer in client.xinfo_consumers(lane, "aioq")]
 
 

@@ -137,6 +137,8 @@ def test_every_setting_is_in_the_table_with_its_default() -> None:
 def _shown(default: object) -> str:
     if default in (None, (), ""):
         return "none"
+    if isinstance(default, bool):
+        return str(default).lower()
     return str(int(default)) if isinstance(default, int | float) else f"`{default}`"
 
 

@@ -66,7 +66,8 @@ def printed(reply: Any, indent: str = "") -> str:
 
 
 def without_ids(text: str) -> str:
-    """Ids of jobs and of a stream's entries differ from run to run."""
+    """Ids of jobs and of a stream's entries, and periods of statistics, differ from run to run."""
+    text = re.sub(r"(:stats:[mh])\d+", r"\1PERIOD", text)
     return re.sub(r"\d{13}-\d+", "ENTRY", re.sub(r'(job:|")\w{16}(?=")', r"\1ID", text)).strip()
 
 
@@ -147,7 +148,7 @@ def check_options(client: Any) -> None:
 def kind_of(key: str) -> str:
     """The table's word for a key."""
     name = key.removeprefix("aioq:{proj:default}:")
-    name = re.sub(r"^(job|held|schedule):.*", r"\1:", name)
+    name = re.sub(r"^(job|held|schedule|stats):.*", r"\1:", name)
     return re.sub(r"^(high|normal|low)(:\w+)?$", lambda found: f"high{found[2] or ''}", name)
 
 

@@ -13,6 +13,7 @@ import redis
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Limits, NewJob, Settlement, Verb
+from aioq.store.extra import MovedJob
 from aioq.store.operating import LISTED_STATES, Wanted
 from aioq.store.outbox import Reading
 from aioq.store.redis import RedisStore
@@ -162,6 +163,12 @@ OF_NOW = re.compile(r"\d{10,}(?:-\d+)?|_ms=\d+|datetime\([^)]*\)")
 """What differs each time: times, and ids that begin with one."""
 
 
+async def _looked_for(store: RedisStore, queue: str) -> object:
+    """What becomes of jobs that were moved."""
+    found = await store.outbox.look(queue, "post", [MovedJob("g", queue, "1 ")])
+    return found, await store.outbox.lost(queue, "post", ["g", "h"])
+
+
 async def _tasks(store: RedisStore, queue: str) -> list[str]:
     """The tasks that have statistics."""
     return list((await store.history.statistics(queue)).hour.tasks)
@@ -226,7 +233,7 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
     delivery = await add(store.outbox.deliver(queue, "post", reading))  # its sender: as if they were there
     if delivery:
         await add(store.outbox.remove(queue, "post", reading, delivery))
-    await add(store.outbox.lost(queue, "post", ["g", "h"]))
+    await add(_looked_for(store, queue))
     await add(store.operating.reopen(queue, list("abc")))
     for state in LISTED_STATES:
         await add(listed(store, queue, state))

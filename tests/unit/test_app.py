@@ -430,5 +430,7 @@ async def test_without_either_the_error_names_both_ways_out(monkeypatch: pytest.
 
 def test_the_limits_of_the_store_are_in_milliseconds():
     settings = Settings(dead_ttl=3, dead_limit=7, max_crashes=2, lease=4.5, send_timeout=0.5, result_ttl=8)
-    assert connect.limits_of(settings) == Limits(3000, 7, 2, lease_ms=4500, tombstone_ms=5500, result_ttl_ms=8000)
-    assert connect.limits_of(Settings()) == Limits(), "the defaults are the same"
+    assert connect.limits_of(settings) == Limits(
+        *(3000, 7, 2), lease_ms=4500, tombstone_ms=5500, result_ttl_ms=8000, history=10_000, stats=True
+    )
+    assert connect.limits_of(Settings(history=0, stats=False)) == Limits(), "the other defaults are the same"

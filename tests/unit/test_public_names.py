@@ -24,13 +24,13 @@ tags task time_left
 """
 SCHEDULES = "get list pause put remove resume run_now"
 PACKAGE = """
-AioqError App ArgumentError Call Cancel ConfigError DuplicateTaskError EmbeddedServerError Fail Failure
-JobCancelledError JobContext JobCount JobError JobFailed JobHandle JobInfo JobNotFoundError JobPage JobQuery
-JobState LoadError
-Middleware NewerVersionError NoJobError Outcome OutcomeKind Outgoing PayloadTooLargeError Priority ProcessDiedError
-Progress Queue QueueHandle RemoteError ResultError Retry RunningLoopError Schedule ScheduleConflictError
-ScheduleNotFoundError SendError ShardInfo ServerError ServerRejectedError ServerUnavailableError Snooze Task
-UnknownTaskError WireError WouldDeadlock WrongLoopError as_completed current_job gather gather_sync
+AioqError App ArgumentError Call Cancel ConfigError DuplicateTaskError EmbeddedServerError Fail FailedAttempt
+Failure JobCancelledError JobContext JobCount JobError JobFailed JobHandle JobInfo JobNotFoundError JobPage
+JobQuery JobState LoadError Middleware NewerVersionError NoJobError Outcome OutcomeKind Outgoing
+PayloadTooLargeError Priority ProcessDiedError Progress Queue QueueHandle RemoteError ResultError Retry
+RunningLoopError Schedule ScheduleConflictError ScheduleNotFoundError SendError ShardInfo ServerError
+ServerRejectedError ServerUnavailableError Snooze Task UnknownTaskError WireError WouldDeadlock WrongLoopError
+as_completed current_job gather gather_sync
 """
 
 app = App("shop", url="redis://nowhere")

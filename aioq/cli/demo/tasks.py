@@ -13,7 +13,7 @@ from aioq.cli.demo.plan import ATTEMPTS, Bill, Order
 from aioq.jobs.context import current_job
 from aioq.jobs.retry import Retry
 
-app = App()
+app = App(history=0, stats=False)  # a demo leaves nothing behind for longer than a minute
 
 
 @app.task
