@@ -101,11 +101,12 @@ def section(group: Sequence[Record]) -> str:
     """One case with all its figures: a list where it ran once, a table where it ran in several variants."""
     first = group[0]
     servers = sorted({record.server for record in group if record.server})
+    runs = " and ".join(dict.fromkeys(run_of(record) for record in group))
     lines = [
         f"## {name(group)}\n",
         f"{first.fault[:1].upper()}{first.fault[1:]}. Passes when: {first.passes}.\n",
         f"`tests/faults/{first.test}` on {', '.join(servers)}, {form(first)}, "
-        f"seed {first.seed}, {sum(record.seconds for record in group):.0f} s; {run_of(first)}.\n",
+        f"seed {first.seed}, {sum(record.seconds for record in group):.0f} s; {runs}.\n",
     ]
     columns = ["result", *dict.fromkeys(key for record in group for key in record.figures)]
     rows = [{"result": f"**{verdict(record)}**", **record.figures} for record in group]
