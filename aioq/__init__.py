@@ -27,6 +27,7 @@ _MODULES = {
     "aioq.app": ("App",),
     "aioq.config.queues": ("Queue",),
     "aioq.operate.queues": ("QueueHandle", "ShardInfo"),
+    "aioq.operate.statistics": ("Percentiles", "QueueActivity", "QueueStats"),
     "aioq.producer.call": ("Call",),
     "aioq.jobs.context": ("JobContext", "NoJobError", "current_job"),
     "aioq.errors": (
@@ -63,6 +64,7 @@ _MODULES = {
     "aioq.jobs.middleware": ("Middleware", "Outgoing"),
     "aioq.jobs.outcome": ("Outcome", "OutcomeKind"),
     "aioq.results.handle": ("JobHandle",),
+    "aioq.results.timeline": ("JobEvent", "TimelineEntry"),
     "aioq.operate.jobs": ("JobCount", "JobPage", "JobQuery"),
     "aioq.jobs.retry": ("Retry", "Snooze"),
     "aioq.schedules.info": ("Schedule",),

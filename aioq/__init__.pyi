@@ -37,9 +37,11 @@ from aioq.jobs.retry import Retry, Snooze
 from aioq.jobs.verdicts import Cancel, Fail
 from aioq.operate.jobs import JobCount, JobPage, JobQuery
 from aioq.operate.queues import QueueHandle, ShardInfo
+from aioq.operate.statistics import Percentiles, QueueActivity, QueueStats
 from aioq.producer.call import Call
 from aioq.results.gather import as_completed, gather, gather_sync
 from aioq.results.handle import JobHandle
+from aioq.results.timeline import JobEvent, TimelineEntry
 from aioq.schedules.info import Schedule
 from aioq.tasks.task import Task
 
@@ -61,6 +63,7 @@ __all__ = [
     "JobContext",
     "JobCount",
     "JobError",
+    "JobEvent",
     "JobFailed",
     "JobHandle",
     "JobInfo",
@@ -76,11 +79,14 @@ __all__ = [
     "OutcomeKind",
     "Outgoing",
     "PayloadTooLargeError",
+    "Percentiles",
     "Priority",
     "ProcessDiedError",
     "Progress",
     "Queue",
+    "QueueActivity",
     "QueueHandle",
+    "QueueStats",
     "RemoteError",
     "ResultError",
     "Retry",
@@ -95,6 +101,7 @@ __all__ = [
     "ShardInfo",
     "Snooze",
     "Task",
+    "TimelineEntry",
     "UnknownTaskError",
     "WireError",
     "WouldDeadlock",

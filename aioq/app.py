@@ -242,12 +242,13 @@ class App:
         return JobHandle(self._internals, job_id, None, _named=queue)
 
     def queue(self, name: str) -> QueueHandle:
-        """A handle of one of the App's queues, to look at it and to change it: `await app.queue("mail").shards()`.
+        """A handle of one of the App's queues, to look at it and to change it: `await app.queue("mail").stats()`.
 
         Raises:
             ConfigError: `name` cannot be the name of a queue.
         """
-        return QueueHandle(check_name("app.queue", name), self._internals.store, self._internals.shards)
+        parts = self._internals
+        return QueueHandle(check_name("app.queue", name), parts.store, parts.shards, has_stats=self.settings.stats)
 
     def jobs(self, **filters: Unpack[JobFilters]) -> JobQuery:
         """A query for jobs: `async for job in app.jobs(queue="mail", state="failed", error="Timeout*"): ...`.

@@ -151,6 +151,10 @@ class Internals:
         signature = self.signature(task)
         return None if signature is None else signature.returns
 
+    def keeps_history(self) -> bool:
+        """Whether the setting `history` is not 0."""
+        return self.settings.history != 0
+
     def result_ttl_ms(self) -> int:
         """How long an outcome is kept by default, in milliseconds."""
         return round(self.settings.result_ttl * 1000)

@@ -1,16 +1,20 @@
 """`app.queue(name)`: looks at one queue, and changes it at run time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
 from aioq.config.queues import check_shards
+from aioq.errors import ConfigError
+from aioq.jobs.job import JobState
 from aioq.jobs.shards import shard_names
+from aioq.operate.statistics import QueueStats, activity
 from aioq.producer.shards import Shards
 from aioq.public import public
 from aioq.schedules.homes import move_schedules
 from aioq.store.contract import Store
+from aioq.store.operating import LISTED_STATES, Wanted
 from aioq.store.shards import StoredShards
 from aioq.util.migration import Place, explain_missing
 
@@ -57,9 +61,15 @@ class QueueHandle:
     """
 
     def __init__(
-        self, name: str, store: Callable[[], Awaitable[Store]], shards: Callable[[], Awaitable[Shards]]
+        self,
+        name: str,
+        store: Callable[[], Awaitable[Store]],
+        shards: Callable[[], Awaitable[Shards]],
+        *,
+        has_stats: bool = True,
     ) -> None:
         self.name = name
+        self._has_stats = has_stats
         self._store = store
         self._shards = shards
 
@@ -70,6 +80,37 @@ class QueueHandle:
         """What stands in each shard of the queue, in order; one that is not sharded has one."""
         store = await self._store()
         return await self._look(store, await self._stored(store))
+
+    async def stats(self) -> QueueStats:
+        """How many jobs the queue has, how they end, and how long they run and wait; of all its shards together.
+
+        Raises:
+            ConfigError: the App keeps no statistics (`stats=False`).
+        """
+        if not self._has_stats:
+            raise ConfigError(f"queue {self.name}: stats() needs statistics, which the setting 'stats' turns off")
+        store = await self._store()
+        names = shard_names(self.name, (await self._stored(store)).served)
+        found = await asyncio.gather(*map(store.history.statistics, names))
+        counts = [await self._count(store, names, state) for state in LISTED_STATES]
+        queued, scheduled, waiting, running, dead = counts
+        ages = [each.oldest for each in found if each.oldest is not None]
+        return QueueStats(
+            queue=self.name,
+            queued=queued,
+            scheduled=scheduled,
+            waiting=waiting,
+            running=running,
+            dead=dead,
+            oldest=max(ages, default=None),
+            minute=activity([each.minute for each in found]),
+            hour=activity([each.hour for each in found]),
+            day=activity([each.day for each in found]),
+        )
+
+    async def _count(self, store: Store, names: Sequence[str], state: JobState) -> int:
+        found = await asyncio.gather(*(store.operating.count_jobs(name, Wanted(state)) for name in names))
+        return sum(each.count for each in found)
 
     async def set_shards(self, number: int) -> list[ShardInfo]:
         """Change how many shards the queue has, while it is in use; return what stands in each.

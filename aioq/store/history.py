@@ -158,11 +158,14 @@ class Statistics(msgspec.Struct, frozen=True, gc=False):
         minute: over the last minute, and what has begun of the present one.
         hour: over the last 60 minutes, and what has begun of the present one.
         day: over the last 24 hours, and what has begun of the present one.
+        oldest: for how many seconds the oldest queued job has waited since it came to its lane; None if there is
+            none.
     """
 
     minute: Span
     hour: Span
     day: Span
+    oldest: float | None = None
 
 
 class History(Protocol):
@@ -235,13 +238,14 @@ Periods = tuple[Sequence[Counter[int]], Sequence[Counter[int]]]
 """The counters of a task in each minute and in each hour, the present ones first."""
 
 
-def statistics(now_ms: int, tasks: Mapping[str, Periods]) -> Statistics:
+def statistics(now_ms: int, tasks: Mapping[str, Periods], oldest_ms: int | None) -> Statistics:
     """The statistics out of those of each task."""
     minute, hour = now_ms % 60_000 / 1000, now_ms % 3_600_000 / 1000
     return Statistics(
         Span(60 + minute, {task: _sum(minutes[:2]) for task, (minutes, _) in tasks.items()}),
         Span(3600 + minute, {task: _sum(minutes) for task, (minutes, _) in tasks.items()}),
         Span(86400 + hour, {task: _sum(hours) for task, (_, hours) in tasks.items()}),
+        None if oldest_ms is None else max(0, now_ms - oldest_ms) / 1000,
     )
 
 

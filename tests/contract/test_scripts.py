@@ -217,7 +217,7 @@ REPLIES: dict[str, Callable[[int], Any]] = {
     "list_lane": lambda _: [b"", b"", b"", 1],
     "list_waiting": lambda _: [b"0"],
     "history": lambda _: [0],
-    "stats": lambda _: [0, 0],
+    "stats": lambda _: [0, 0, -1],
 }
 
 

@@ -1,7 +1,7 @@
 """The history and the statistics of a queue in memory."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -98,11 +98,11 @@ class QueueHistory:
         """A page of the history; see `History.rows`."""
         return page_of(self._rows, count, before, after)
 
-    def statistics(self) -> Statistics:
-        """The statistics; see `History.statistics`."""
+    def statistics(self, ready_ms: Iterable[int]) -> Statistics:
+        """The statistics; `ready_ms` is when each queued job came to its lane. See `History.statistics`."""
         now = self._clock.now_ms()
         tasks = {task: self._periods_of(task, now) for task in {"", *(key[2] for key in self._counters)}}
-        return statistics(now, tasks)
+        return statistics(now, tasks, min(ready_ms, default=None))
 
     def _periods_of(self, task: str, now: int) -> tuple[list[Counter[int]], list[Counter[int]]]:
         def last(length: int, count: int) -> list[Counter[int]]:
@@ -129,6 +129,7 @@ class _Place(Protocol):
 
     @property
     def history(self) -> QueueHistory: ...
+    def ready_ms(self) -> Iterable[int]: ...
 
 
 class MemoryHistory:
@@ -151,4 +152,4 @@ class MemoryHistory:
     async def statistics(self, queue: str) -> Statistics:
         """The statistics of all tasks of a queue."""
         with self._locked(queue) as locked:
-            return locked.history.statistics()
+            return locked.history.statistics(locked.ready_ms())

@@ -2,7 +2,7 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import count
 from types import MappingProxyType
 
@@ -215,6 +215,11 @@ class MemoryQueue:
     def backlog(self) -> Backlog:
         """What stands in this queue."""
         return backlog_of(self._records.values(), len(self.timetable.read(None).entries), len(self._timers))
+
+    def ready_ms(self) -> Iterator[int]:
+        """When each queued job came to its lane."""
+        queued = (record for record in self._records.values() if record.state is JobState.QUEUED)
+        return (record.ready_ms or record.sent_ms for record in queued)
 
     def workers(self) -> list[WorkerLease]:
         """The workers of this queue."""

@@ -38,6 +38,7 @@ ROW_SIZE = _ROW.size
 
 _ALL = struct.Struct(f">{COUNTERS}I")
 _REFUSED = "-"
+_HEADER = 3
 _TASK_WIDTH = 1 + MINUTES + HOURS
 
 
@@ -130,10 +131,11 @@ def parse_statistics(parts: Sequence[Sequence[Any]]) -> Statistics:
     """The replies of `stats.lua` to all calls for a queue."""
     tasks: dict[str, tuple[list[Counter[int]], list[Counter[int]]]] = {}
     for part in parts:
-        for i in range(2, len(part), _TASK_WIDTH):
+        for i in range(_HEADER, len(part), _TASK_WIDTH):
             counters = [_counters(blob) for blob in part[i + 1 : i + _TASK_WIDTH]]
             tasks[part[i].decode(errors="backslashreplace")] = (counters[:MINUTES], counters[MINUTES:])
-    return statistics(parts[-1][0], tasks)
+    oldest_ms = parts[0][2]
+    return statistics(parts[-1][0], tasks, None if oldest_ms < 0 else oldest_ms)
 
 
 def _counters(blob: bytes | None) -> Counter[int]:

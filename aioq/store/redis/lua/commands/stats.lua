@@ -1,16 +1,17 @@
 -- Reads the statistics of a queue's tasks, a part of them at a time.
 --
--- NEEDS: call, keys
--- USES: reads stats, tasks
+-- NEEDS: call, keys, record_text_read, record, entries
+-- USES: reads job, lanes, stats, tasks
 -- KEYS: 1 base key
 -- ARGV: 1 how many tasks the calls before have read, 2 the most tasks of this one, 3 how many minutes to read, the
 --   present one included, 4 how many hours
--- REPLY: {time in ms, how many tasks there are, then per task: name, and its minutes and then its hours, the present
---   ones first: each a string of counters, false for none}. A call with 0 for 1 also returns the name '', which has
---   the jobs that were sent, and those whose task is not known
+-- REPLY: {time in ms, how many tasks there are, when the oldest queued job came to its lane (-1 for none), then per
+--   task: name, and its minutes and then its hours, the present ones first: each a string of counters, false for
+--   none}. Only a call with 0 for 1 looks for that job, and returns the name '', which has the jobs that were sent, and
+--   those whose task is not known
 local first, most, minutes, hours = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local tasks = redis.pcall('ZREVRANGE', q.base .. TASKS, first, first + most - 1)
-local reply = {q.now, 0}
+local reply = {q.now, 0, -1}
 if is_unreadable(tasks) then tasks = {} else reply[2] = redis.call('ZCARD', q.base .. TASKS) end
 
 -- The statistics of a task over `count` minutes or hours: `letter` and `length`, in ms, say of which.
@@ -26,7 +27,34 @@ local function add(task)
   read(task, 'h', 3600000, hours)
 end
 
-if first == 0 then add('') end
+-- When the first queued job of a stream came to its lane, nil for none. Jobs that were cancelled, or moved to another
+-- time, leave their entries: of these only so many are looked at.
+local LOOKED_AT = 50
+local function oldest_in(stream)
+  local after, groups = '-', redis.pcall('XINFO', 'GROUPS', lane_key(q, stream))
+  if groups.err then return nil end -- there is no such stream
+  for _, group in ipairs(groups) do
+    local facts = {}
+    for i = 1, #group, 2 do facts[group[i]] = group[i + 1] end
+    if facts.name == GROUP then after = '(' .. facts['last-delivered-id'] end
+  end
+  for _, entry in ipairs(redis.call('XRANGE', lane_key(q, stream), after, '+', 'COUNT', LOOKED_AT)) do
+    local ids = Entries.named_by(entry)
+    local texts = texts_of(q, ids)
+    for _, id in ipairs(ids) do
+      local job = unpacked(texts[id])
+      if job and not job[STATE] then return job[READY] or job[SENT] end
+    end
+  end
+end
+
+if first == 0 then
+  for _, stream in ipairs(LANES) do
+    local oldest = oldest_in(stream)
+    if oldest and (reply[3] < 0 or oldest < reply[3]) then reply[3] = oldest end
+  end
+  add('')
+end
 for _, task in ipairs(tasks) do
   if task ~= '' then add(task) end
 end
