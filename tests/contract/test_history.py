@@ -1,7 +1,7 @@
 """The history and the statistics: one row for each end and each further attempt, whatever happens in between."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
@@ -247,6 +247,38 @@ async def test_a_job_waits_since_it_came_back_to_its_lane(store: Store) -> None:
     await settle(store, job, Verb.RETRY, WRONG)
     (again,) = await take(store, "w")
     assert again.ready_ms >= job.started_ms
+
+
+async def test_the_oldest_job_is_the_queued_one_that_came_first_to_its_lane(store: Store) -> None:
+    await joined(store, "w")
+
+    async def oldest() -> float | None:
+        return (await store.history.statistics(QUEUE)).oldest
+
+    assert await oldest() is None
+    await send(store, "gone")
+    await send(store, "later", delay_ms=LONG)
+    await store.cancel(QUEUE, ["gone"], REASON, LONG)
+    assert await oldest() is None
+    await send(store, "first")
+    await eventually(lambda: _over(oldest, 0.05))
+    await send(store, "second")
+    age = await oldest()
+    assert age is not None
+    assert age >= 0.05
+    (first,) = await take(store, "w", 1)
+    assert first.id == "first"
+    younger = await oldest()
+    assert younger is not None
+    assert younger < age
+    await settle(store, first, Verb.RETRY, WRONG)
+    await take(store, "w", 1)
+    await take(store, "w", 1)
+    assert await oldest() is None
+
+
+async def _over(oldest: Callable[[], Awaitable[float | None]], least: float) -> bool:
+    return (await oldest() or 0) > least
 
 
 async def fill(store: Store, count: int, *, at_once: int = 7) -> list[str]:

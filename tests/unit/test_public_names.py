@@ -15,8 +15,8 @@ schedule schedules send send_many send_many_sync send_sync settings state task t
 SENDABLE = "call handle name options send send_many send_many_sync send_sync"
 TASK = f"{SENDABLE} defaults executor function"
 HANDLE = """
-added cancel cancel_sync copy delete id info info_sync move move_sync queue reschedule result result_sync
-retry run_now set_priority status status_sync
+added cancel cancel_sync copy delete id info info_sync move move_sync queue reschedule result result_sync retry
+run_now set_priority status status_sync timeline
 """
 JOB = """
 attempt cancel_requested crashes deadline headers id log max_attempts progress queue sent_at snooze state
@@ -25,12 +25,12 @@ tags task time_left
 SCHEDULES = "get list pause put remove resume run_now"
 PACKAGE = """
 AioqError App ArgumentError Call Cancel ConfigError DuplicateTaskError EmbeddedServerError Fail FailedAttempt
-Failure JobCancelledError JobContext JobCount JobError JobFailed JobHandle JobInfo JobNotFoundError JobPage
-JobQuery JobState LoadError Middleware NewerVersionError NoJobError Outcome OutcomeKind Outgoing
-PayloadTooLargeError Priority ProcessDiedError Progress Queue QueueHandle RemoteError ResultError Retry
-RunningLoopError Schedule ScheduleConflictError ScheduleNotFoundError SendError ShardInfo ServerError
-ServerRejectedError ServerUnavailableError Snooze Task UnknownTaskError WireError WouldDeadlock WrongLoopError
-as_completed current_job gather gather_sync
+Failure JobCancelledError JobContext JobCount JobError JobEvent JobFailed JobHandle JobInfo JobNotFoundError
+JobPage JobQuery JobState LoadError Middleware NewerVersionError NoJobError Outcome OutcomeKind Outgoing
+PayloadTooLargeError Percentiles Priority ProcessDiedError Progress Queue QueueActivity QueueHandle QueueStats
+RemoteError ResultError Retry RunningLoopError Schedule ScheduleConflictError ScheduleNotFoundError SendError
+ServerError ServerRejectedError ServerUnavailableError ShardInfo Snooze Task TimelineEntry UnknownTaskError
+WireError WouldDeadlock WrongLoopError as_completed current_job gather gather_sync
 """
 
 app = App("shop", url="redis://nowhere")
