@@ -39,6 +39,9 @@ _no_fork = threading.RLock()
 """Held while a fork must not happen. The child would inherit locks, such as that of an import, but not the thread
 that releases them."""
 
+IMPORTED_LATE = ("importlib.readers", "encodings.idna")
+"""What Python imports by itself when a store is made and connects: to read the scripts, and to look up a host."""
+
 os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_no_fork.release)
 
 
@@ -124,6 +127,8 @@ class Connector:
 
 def _import_redis_store() -> Any:
     with _no_fork:
+        for name in IMPORTED_LATE:
+            import_module(name)
         return import_module("aioq.store.redis")
 
 

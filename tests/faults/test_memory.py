@@ -21,7 +21,7 @@ BATCH = 500
 RATE = (
     5000.0  # jobs a second at most, which the workers can do: evenly, so that what is remembered of them is flat
 )
-LEFT = 20  # keys of a queue that nothing is in
+LEFT = 100  # keys of a queue that nothing is in: one for each minute and task of its statistics, and some others
 SAMPLES = 40
 REMEMBERED = 7.0
 """Seconds after its send for which a job that is forgotten is to be found, for a send that is repeated: the send's

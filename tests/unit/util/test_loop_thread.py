@@ -28,6 +28,7 @@ from aioq import (
     current_job,
     gather_sync,
 )
+from aioq.store.connector import IMPORTED_LATE
 from aioq.testing import SyncSession
 from tests.databases import Database
 
@@ -339,22 +340,24 @@ def test_a_forked_child_has_a_loop_of_its_own(
     assert queued(redis_server, app_name) == {"j2", "j3", *(["j1"] if first else [])}
 
 
+@pytest.mark.parametrize("module", [*IMPORTED_LATE, "aioq.store.redis"])
 def test_a_fork_does_not_come_into_an_import_that_another_thread_is_in(
-    redis_server: Database, app_name: str
+    redis_server: Database, app_name: str, module: str
 ) -> None:
-    """The child would wait for ever for a lock that nobody there holds."""
+    """The child would wait for ever for a lock that nobody there holds, or find half a module."""
     script = """
 import os, sys, threading, time
 begun = threading.Event()
 class Slow:
     def find_spec(self, name, path=None, target=None):
-        if name == "aioq.store.redis":
+        if name == MODULE:
             begun.set()
             time.sleep(0.2)
+sys.modules.pop(MODULE, None)
 sys.meta_path.insert(0, Slow())
 sender = threading.Thread(target=add.options(job_id="j1").send_sync, args=(1, 2))
 sender.start()
-begun.wait()
+assert begun.wait(20)
 child = os.fork()
 if not child:
     add.options(job_id="j2").send_sync(1, 2)
@@ -362,7 +365,7 @@ if not child:
 sender.join()
 assert os.waitpid(child, 0)[1] == 0
 """
-    run(script, redis_server, app_name, "-W", "ignore:.*fork:DeprecationWarning")
+    run(f"MODULE = {module!r}\n{script}", redis_server, app_name, "-W", "ignore:.*fork:DeprecationWarning")
     assert queued(redis_server, app_name) == {"j1", "j2"}
 
 
