@@ -56,6 +56,9 @@ class Source:
     def result_ttl_ms(self) -> int:
         return HOUR_MS
 
+    def keeps_history(self) -> bool:
+        return True
+
     def run_sync(self, instead: str, make: Callable[[], Awaitable[T]]) -> T:
         raise NotImplementedError
 
