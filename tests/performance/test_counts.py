@@ -329,7 +329,7 @@ async def test_function_calls_of_a_drained_job_that_is_kept(kept_jobs: Jobs) -> 
 
 
 async def test_commands_a_job_under_load_that_is_kept(redis_server: Database, kept_jobs: Jobs) -> None:
-    # 0.08 a job from clients, as without; within scripts 1.9, for a batch has six commands more: a history's entry
+    # 0.08 a job from clients, as without; within scripts 1.8, for a batch has six commands more: a history's entry
     # and its number, and the statistics of a minute and an hour, of what ended and of what was sent.
     async with kept_jobs.worker():
         with monitored(redis_server.server) as seen:
@@ -353,7 +353,7 @@ async def test_commands_within_the_scripts_of_a_job_alone_that_is_kept(
 
 
 async def test_bytes_of_a_job_that_is_kept(redis_server: Database, kept_jobs: Jobs, app_name: str) -> None:
-    # 45 in the history, and the counters.
+    # 38 in all: the history, and the counters.
     await kept_jobs.noop.send_many([(number,) for number in range(JOBS)])
     await _drain(kept_jobs)
     with redis_server.client() as client:
