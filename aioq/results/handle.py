@@ -129,7 +129,7 @@ class JobHandle(JobControl, Generic[R_co], eq=False):
         Raises:
             JobNotFoundError: there is no such job.
         """
-        return (await self.info()).state
+        return (await self._fetch_info(results=False)).state
 
     def status_sync(self) -> JobState:
         """`status` for sync code, as `App.run_sync`."""
