@@ -21,6 +21,7 @@ from aioq.store.memory import MemoryStore
 from aioq.store.pubsub import Inbox
 from aioq.store.redis import ClusterStore, RedisStore
 from aioq.store.redis.keys import base_key
+from aioq.store.redis.net import sentinel
 from tests.clocks import SystemClock
 from tests.clusters import Cluster, Clusters
 from tests.contract.kit import LONG, QUEUE, Backend
@@ -194,7 +195,12 @@ def _where(
         with _clusters.lent(request.param.removeprefix(CLUSTER), app_name) as cluster:
             yield ClusterDatabase(cluster, app_name)
     elif request.param.startswith(SENTINELS):
-        with _sentinels.lent(request.param.removeprefix(SENTINELS), app_name) as sentinels:
+        with (
+            _sentinels.lent(request.param.removeprefix(SENTINELS), app_name) as sentinels,
+            # On a busy machine the only sentinel may be late, and not all of these tests try again.
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            patch.setattr(sentinel, "ASK_TIMEOUT", 10.0)
             yield SentinelDatabase(sentinels)
     else:
         yield from _database(_pool, request.param, app_name)
