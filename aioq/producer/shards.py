@@ -134,7 +134,10 @@ class Shards:
         Raises:
             ServerUnavailableError: the server cannot be reached.
         """
-        await asyncio.shield(self._begin())
+        try:
+            await asyncio.shield(self._begin())
+        except ServerUnavailableError as error:
+            raise error.with_traceback(None) from None  # all who wait for this read share the error
 
     async def known(self) -> None:
         """Return when the numbers are known, however long the server is away; the caller limits the time."""

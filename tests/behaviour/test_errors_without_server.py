@@ -13,7 +13,7 @@ from tests.servers import Server, free_port
 
 pytestmark = pytest.mark.anyio
 
-FRAMES = 21
+FRAMES = 20
 """How many frames may be shown: those of aioq, in sync code also two of `concurrent.futures`."""
 
 

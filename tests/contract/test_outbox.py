@@ -403,8 +403,8 @@ async def test_moves_at_once_share_their_relays(store: Store, monkeypatch: pytes
     await asyncio.gather(*(moved(store, job_id) for job_id in jobs))
 
     assert sorted(ids(await claimed(store, OTHER, 300))) == sorted(jobs)
-    # Where each write is confirmed by replicas, the moves come in many small groups.
-    assert calls <= len(jobs) / 2
+    # Where each write is confirmed by replicas (sentinels), the moves come in many small groups.
+    assert calls <= (20 if store.settles_in_flight == 1 else len(jobs) / 2)
 
 
 async def test_all_who_share_a_relay_get_its_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,12 @@ def measure(client: Any, rig: Rig) -> dict[str, float]:
     there = [lane for lane in lanes if client.exists(lane)]
     return {
         "server MB": client.info("memory")["used_memory"] / MB,
-        "keys": float(client.dbsize()),
+        "keys": float(keys_of_jobs(client, rig)),
         "stream length": float(sum(client.xlen(lane) for lane in there)),
         "pending": float(sum(client.xpending(lane, "aioq")["pending"] for lane in there)),
     }
+
+
+def keys_of_jobs(client: Any, rig: Rig) -> int:
+    """How many keys there are, without those of the statistics: of these there is one for each minute and task."""
+    return client.dbsize() - sum(1 for _ in client.scan_iter(rig.key("stats:*"), count=1000))

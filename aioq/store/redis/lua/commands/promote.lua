@@ -17,7 +17,7 @@ local unreadable, looked_at, expired = '', 0, 0
 History.begin(q, ARGV[6], '', nil, nil, {[ARGV[4]] = ARGV[7], [ARGV[5]] = ARGV[8]})
 
 -- Puts off a timer of a kind that this version does not know, or whose job it cannot read: another worker may.
-local function put_timer_off(timer) redis.call('ZADD', q.base .. TIMERS, q.now + PUT_OFF, timer) end
+local function put_timer_off(timer) redis.call('ZADD', q.base .. TIMERS, q.now + Newer.PUT_OFF, timer) end
 
 local timers = {}
 -- For how long other workers leave a relay to the caller, in ms. If the caller dies, it is late by that.
@@ -105,7 +105,7 @@ local function push_one(lane, id)
   local pushed, problem = pcall(Lanes.push, q, lane, id, false)
   if pushed then return true end
   pass_over(problem)
-  redis.call('ZADD', q.base .. SCHEDULED, q.now + PUT_OFF, id)
+  redis.call('ZADD', q.base .. SCHEDULED, q.now + Newer.PUT_OFF, id)
   return false
 end
 
@@ -130,7 +130,7 @@ local function put_off_unreadable(id, text)
   local state, lane = Newer.state_of(q, id, text)
   if not state or STATES[state] == OUTCOME then return false end
   if state ~= 'scheduled' and state ~= 'waiting' then push_one(lane, id) end
-  redis.call('ZADD', q.base .. SCHEDULED, q.now + PUT_OFF, id)
+  redis.call('ZADD', q.base .. SCHEDULED, q.now + Newer.PUT_OFF, id)
   unreadable = id
   return true
 end

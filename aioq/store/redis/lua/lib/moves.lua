@@ -7,9 +7,9 @@ local Moves = {}
 
 -- When a job that was moved is looked after for the first time, in ms; later after half of its age. Its record in the
 -- other queue may have vanished without an end.
-local LOOK_AFTER = 60000
+Moves.LOOK_AFTER = 60000
 function Moves.look_later(q, id, move)
-  set_timer(q, LOOK, id, q.now + math.max(LOOK_AFTER, math.floor((q.now - move[5]) / 2)))
+  set_timer(q, LOOK, id, q.now + math.max(Moves.LOOK_AFTER, math.floor((q.now - move[5]) / 2)))
 end
 
 -- Puts a job that is in no lane into its lane, or schedules it, and writes its record.

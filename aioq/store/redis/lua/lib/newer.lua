@@ -8,7 +8,7 @@ local Newer = {}
 
 -- For how long a job is put off, in ms. A guess: short enough to find such a worker soon after it has started,
 -- long enough for few log lines until then.
-local PUT_OFF = 5000
+Newer.PUT_OFF = 5000
 
 -- The state and the lane of a job whose record this version must not use. The state is 'unknown' if it cannot be
 -- read, and nil if there is no record. `text` is the value of the job's key; false for none or for another type.
@@ -36,7 +36,7 @@ function Newer.read(q, id)
 end
 
 -- Puts a job off without changing its record. If it is scheduled already, it keeps that time.
-function Newer.put_off(q, id) redis.call('ZADD', q.base .. SCHEDULED, 'NX', q.now + PUT_OFF, id) end
+function Newer.put_off(q, id) redis.call('ZADD', q.base .. SCHEDULED, 'NX', q.now + Newer.PUT_OFF, id) end
 
 -- Whether a job that is running, by its record, belongs to no worker any more. That is so if its worker was
 -- recovered by one that could not read the record, and so did not give the job back. If only the set of workers

@@ -18,7 +18,7 @@
 local Outbox = {}
 
 -- For how long a stream without entries is kept, in ms: longer than INBOX is after the last delivery.
-local EMPTY_TTL = 90000000
+Outbox.EMPTY_TTL = 90000000
 
 -- Adds an entry, and returns its id. One worker is woken if it is not known when the next timer is due.
 function Outbox.add(q, target, kind, id, data)
@@ -47,7 +47,7 @@ end
 function Outbox.clear(q, target)
   local key = outbox_key(q, target)
   if redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1] then return false end
-  redis.call('PEXPIRE', key, EMPTY_TTL)
+  redis.call('PEXPIRE', key, Outbox.EMPTY_TTL)
   redis.call('HDEL', q.base .. RELAYS, target)
   is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, RELAY .. ' ' .. target))
   return true

@@ -5,7 +5,7 @@
 local Receipts = {}
 
 -- For how long a reply is kept, in ms. Far longer than needed: a call is repeated once, and at once.
-local RECEIPT_TTL = 60000
+Receipts.TTL = 60000
 
 -- The reply of a call of this name, if it was carried out already.
 function Receipts.found(q, call)
@@ -13,5 +13,5 @@ function Receipts.found(q, call)
   return before and cmsgpack.unpack(before)
 end
 function Receipts.keep(q, call, reply)
-  redis.call('SET', receipt_key(q, call), cmsgpack.pack(reply), 'PX', RECEIPT_TTL)
+  redis.call('SET', receipt_key(q, call), cmsgpack.pack(reply), 'PX', Receipts.TTL)
 end

@@ -14,22 +14,22 @@ local Standing = {}
 
 -- In IDLE, the member without a name, which makes that key exist as long as WAKEABLE does. No direct dispatch goes
 -- to a score below zero.
-local NOBODY, NOT_DISPATCHED = '', -2
+Standing.NOBODY, Standing.NOT_DISPATCHED = '', -2
 
 function Standing.mark(q)
-  redis.pcall('ZADD', q.base .. IDLE, NOT_DISPATCHED, NOBODY)
+  redis.pcall('ZADD', q.base .. IDLE, Standing.NOT_DISPATCHED, Standing.NOBODY)
   redis.pcall('SET', q.base .. WAKEABLE, 1)
 end
 
 -- The most workers that a call tries: each takes about a microsecond. Those that are gone are many only after many
 -- have died at once, and the others claim by themselves.
-local MOST_TRIED = 1000
+Standing.MOST_TRIED = 1000
 
 -- Wakes so many workers, those that have stood longest; the message says for how many jobs. One that does not
 -- listen is gone, or claims as soon as it listens again.
 function Standing.wake(q, count, jobs)
   local each = string.format('%d', math.ceil(jobs / count))
-  for _ = 1, MOST_TRIED do
+  for _ = 1, Standing.MOST_TRIED do
     local first = redis.pcall('ZPOPMIN', q.base .. STANDING)
     if first.err or not first[1] then return end
     local heard = redis.pcall('PUBLISH', dispatch_channel(q, first[1]), each)
@@ -60,6 +60,6 @@ end
 function Standing.withdraw(q, worker)
   if Standing.leave(q, worker) then Standing.wake(q, 1, 1) end
   if redis.pcall('EXISTS', q.base .. STANDING) ~= 0 then return end
-  redis.pcall('ZREM', q.base .. IDLE, NOBODY)
+  redis.pcall('ZREM', q.base .. IDLE, Standing.NOBODY)
   redis.pcall('UNLINK', q.base .. WAKEABLE)
 end
