@@ -69,7 +69,8 @@ class Extra(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         expires: the time by which it must have been started; None for no such time.
         move: where it was moved to, if it is not in this queue any more; only the stores write this.
         origins: for a job that was moved to this queue: when its record may be deleted, in milliseconds since the
-            Unix epoch (0 before its end), and the queues that must be told of its end; only the stores write this.
+            Unix epoch (0 before its end), and the queues that must be notified of its end; only the stores
+            write this.
     """
 
     tags: tuple[str, ...] = ()

@@ -7,8 +7,8 @@ their order, and each is applied once, however often it is delivered. `aioq.stor
     read, at the source  ──►  deliver, at the target  ──►  remove, at the source
 
 Its first users are jobs that are moved to another queue. Such a job leaves a record at its old queue until it has
-ended. This says where the job is, and the processes that wait for it there are told of its end by an entry that
-comes back.
+ended. This says where the job is, and the processes that wait for it there are notified of its end by an entry
+that comes back.
 """
 
 from collections.abc import Sequence

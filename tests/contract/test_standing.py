@@ -118,7 +118,7 @@ async def a_large_job(store: Store, w: Stander) -> None:
 
 
 async def promoted(store: Store, w: Stander) -> None:
-    await send(store, "job", delay_ms=1)
+    await send(store, "job", delay_ms=50)
     assert await w.woken() == 0, "it learns when the job is due"
     await w.stand()
 

@@ -253,7 +253,7 @@ class QueueOutbox:
 
 
 class OriginsHook(Hook):
-    """The hook of `Extra.origins`: the queues from which a job was moved here are told of its end.
+    """The hook of `Extra.origins`: the queues from which a job was moved here are notified of its end.
 
     Args:
         outbox: returns the queue's outbox.

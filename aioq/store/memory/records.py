@@ -94,7 +94,7 @@ class Record:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """The queues that must be told of its end."""
+        """The queues that must be notified of its end."""
         found = () if self.extra is None else self.extra.origins or ()
         return tuple(each for each in found if isinstance(each, str))
 
