@@ -15,6 +15,7 @@ and at the end of the run, as is TLS where no server is built with it, and what 
 could be installed is an error where all of them must run.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -76,6 +77,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse to start where every server must run and one that could be installed is not."""
+    gc.disable()  # until all is collected: what is collected stays, and to look through it takes a third of the time
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell without job control ignores Ctrl-C for what it runs in the background, and all that the tests
         # start would inherit that.
@@ -107,6 +109,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for mark in item.iter_markers("scale"):
             item.add_marker(pytest.mark.timeout(mark.kwargs["minutes"] * 60))
     items.sort(key=_seconds, reverse=True)
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage from here on, and not among what was collected: 9,000 items take a tenth of a second."""
+    gc.freeze()
+    gc.enable()
 
 
 def _seconds(item: pytest.Item) -> float:
