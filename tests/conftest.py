@@ -77,7 +77,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse to start where every server must run and one that could be installed is not."""
-    gc.disable()  # until all is collected: what is collected stays, and to look through it takes a third of the time
+    gc.disable()  # until all is collected: it stays, and to look through it takes a third of the time
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell without job control ignores Ctrl-C for what it runs in the background, and all that the tests
         # start would inherit that.
