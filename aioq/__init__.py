@@ -69,6 +69,8 @@ _MODULES = {
     "aioq.jobs.retry": ("Retry", "Snooze"),
     "aioq.schedules.info": ("Schedule",),
     "aioq.tasks.task": ("Task",),
+    "aioq.results.why": ("Why", "WhyCode", "WhyReason"),
+    "aioq.jobs.loglines": ("LogLine",),
     "aioq.jobs.verdicts": ("Cancel", "Fail"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

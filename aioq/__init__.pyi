@@ -31,6 +31,7 @@ from aioq.errors import (
 )
 from aioq.jobs.context import JobContext, NoJobError, current_job
 from aioq.jobs.job import FailedAttempt, JobInfo, JobState, Priority, Progress
+from aioq.jobs.loglines import LogLine
 from aioq.jobs.middleware import Middleware, Outgoing
 from aioq.jobs.outcome import Outcome, OutcomeKind
 from aioq.jobs.retry import Retry, Snooze
@@ -42,6 +43,7 @@ from aioq.producer.call import Call
 from aioq.results.gather import as_completed, gather, gather_sync
 from aioq.results.handle import JobHandle
 from aioq.results.timeline import JobEvent, TimelineEntry
+from aioq.results.why import Why, WhyCode, WhyReason
 from aioq.schedules.info import Schedule
 from aioq.tasks.task import Task
 
@@ -72,6 +74,7 @@ __all__ = [
     "JobQuery",
     "JobState",
     "LoadError",
+    "LogLine",
     "Middleware",
     "NewerVersionError",
     "NoJobError",
@@ -103,6 +106,9 @@ __all__ = [
     "Task",
     "TimelineEntry",
     "UnknownTaskError",
+    "Why",
+    "WhyCode",
+    "WhyReason",
     "WireError",
     "WouldDeadlock",
     "WrongLoopError",

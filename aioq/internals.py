@@ -155,6 +155,10 @@ class Internals:
         """Whether the setting `history` is not 0."""
         return self.settings.history != 0
 
+    def keeps_logs(self) -> bool:
+        """Whether the setting `logs` is not 0."""
+        return self.settings.logs != 0
+
     def result_ttl_ms(self) -> int:
         """How long an outcome is kept by default, in milliseconds."""
         return round(self.settings.result_ttl * 1000)

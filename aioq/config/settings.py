@@ -36,6 +36,7 @@ from aioq.config.validators import (
     FLAG,
     HISTORY,
     HOST,
+    LOGS,
     MAX_BYTES,
     MAX_LEASE,
     MODULE,
@@ -111,6 +112,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         history: about how many ends of jobs, and retries, each queue's history keeps; 0 for no history.
             Default 10000.
         stats: whether each queue counts how its jobs end, and how long they run and wait. Default True.
+        logs: how many lines of its log are kept of each job, 0 for none; see docs/results.md. Default 0.
+        logs_from: which lines: "job" (those of `current_job().log`), or "all" that its task logs. Default "job".
         poll_interval: how often a waiter asks for its result without being notified, above 0; less than 0.01
             counts as 0.01. Default 5.
         timezone: the time zone of cron schedules that name none, such as "Asia/Shanghai". Default "UTC".
@@ -149,6 +152,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dead_limit: Annotated[int, integer(0)] = 10_000
     history: Annotated[int, HISTORY] = DEFAULT_HISTORY
     stats: Annotated[bool, FLAG] = True
+    logs: Annotated[int, LOGS] = 0
+    logs_from: Annotated[str, choice("job", "all")] = "job"
     poll_interval: Annotated[float, duration(0, above=True)] = 5.0
     timezone: Annotated[str, TIMEZONE] = "UTC"
     schedules: Annotated[Mapping[str, Mapping[str, Any]] | None, SCHEDULES] = None
@@ -209,6 +214,8 @@ class SettingArgs(TypedDict, total=False):
     dead_limit: int
     history: int
     stats: bool
+    logs: int
+    logs_from: Literal["job", "all"]
     poll_interval: Duration
     timezone: str
     schedules: Mapping[str, Mapping[str, Any]] | None

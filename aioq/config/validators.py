@@ -184,8 +184,12 @@ DEFAULT_HISTORY = 10_000
 MAX_HISTORY = 10_000_000
 """The longest history: some 300 MB of a queue's server."""
 
+MAX_LOGS = 100_000
+"""The longest log of a job: up to 400 MB if all its lines are as long as they may be."""
+
 FLAG = Rule(_check_flag, _parse_flag, "True or False")
 HISTORY = integer(0, bound=MAX_HISTORY)
+LOGS = integer(0, bound=MAX_LOGS)
 PATH = Rule(_check_path, str, "the path of a directory")
 MODULES = Rule(_check_modules, _split, "a list of modules (separated by commas in the environment)")
 REPLICAS = Rule(_check_replicas, _parse_number, f'"all" or an integer from 1 to {MOST_REPLICAS}')

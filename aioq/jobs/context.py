@@ -8,11 +8,12 @@ from typing import Any, NoReturn, Protocol
 
 from aioq.errors import AioqError, ArgumentError
 from aioq.jobs.job import Progress
+from aioq.jobs.loglines import Sink, text_of_line
 from aioq.jobs.retry import Snooze
 from aioq.jobs.shards import queue_of_shard
 from aioq.public import public
 from aioq.util.durations import Duration
-from aioq.util.log import GuardedLogger
+from aioq.util.log import GuardedLogger, report_fault
 from aioq.util.migration import Place, explain_missing
 from aioq.util.texts import cut
 
@@ -28,8 +29,16 @@ class NoJobError(AioqError):
 class JobLogger(GuardedLogger):
     """The logger `aioq.task`, with the job's id and task in front of each message and in the record's extras.
 
+    `current_job().log("text")` is short for `current_job().log.info("text")`. Where the setting `logs` is on, its
+    lines are also kept with the job.
+
     An error in a logging handler, filter or formatter does not reach the task. Standard error shows it once.
     """
+
+    def __call__(self, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log a line as `info` does."""
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+        self.info(msg, *args, **kwargs)
 
     def _emit(self, level: int, msg: object, args: tuple[object, ...], **kwargs: Any) -> None:
         extra = self.extra or {}
@@ -38,6 +47,30 @@ class JobLogger(GuardedLogger):
             job = job.replace("%", "%%")  # the message is a format
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the caller's line, not this one
         super()._emit(level, f"{job} {msg}", args, **kwargs)
+
+
+class KeptJobLogger(JobLogger):
+    """The same, where lines are kept with the job: those from `info` on, and others if the logger shows them.
+
+    Args:
+        logger: the logger.
+        extra: the fields of each record.
+        sink: keeps a line.
+    """
+
+    def __init__(self, logger: logging.Logger, extra: Mapping[str, object], sink: Sink) -> None:
+        super().__init__(logger, extra)
+        self._sink = sink
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Keep the line, and log it; neither raises anything."""
+        try:
+            if level >= logging.INFO or self.logger.isEnabledFor(level):
+                self._sink(level, text_of_line(msg, args, kwargs.get("exc_info")))
+        except BaseException as fault:
+            report_fault(self.logger.name, fault)
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+        super().log(level, msg, *args, **kwargs)
 
 
 class Lender(Protocol):
@@ -85,6 +118,7 @@ class JobContext:
 
     __slots__ = (
         "_lender",
+        "_lines",
         "_log",
         "_place",
         "_report",
@@ -119,6 +153,7 @@ class JobContext:
         report: Callable[[Progress], None] | None = None,
         worker: str = "",
         lender: Lender | None = None,
+        lines: Sink | None = None,
     ) -> None:
         self.id = job_id
         self.task = task
@@ -136,6 +171,7 @@ class JobContext:
         self._worker = worker
         self._lender = lender
         self._log: JobLogger | None = None
+        self._lines = lines
 
     @property
     def queue(self) -> str:
@@ -151,9 +187,12 @@ class JobContext:
 
     @property
     def log(self) -> JobLogger:
-        """A logger whose messages name the job."""
+        """A logger whose messages name the job; with the setting `logs` they are kept with it too."""
         if self._log is None:
-            self._log = JobLogger(logging.getLogger("aioq.task"), {"job_id": self.id, "task": self.task})
+            logger, extra = logging.getLogger("aioq.task"), {"job_id": self.id, "task": self.task}
+            self._log = (
+                JobLogger(logger, extra) if self._lines is None else KeptJobLogger(logger, extra, self._lines)
+            )
         return self._log
 
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
@@ -239,6 +278,11 @@ def place_of(job: JobContext) -> str:
 def attach(job: JobContext, report: Callable[[Progress], None]) -> None:
     """Set the function that gets the job's progress reports; the worker calls this."""
     job._report = report  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - this module's own, not for users
+
+
+def sink_of(job: JobContext) -> Sink | None:
+    """What keeps the lines that a job logs; None if they are not kept."""
+    return job._lines  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - this module's own, not for users
 
 
 def lender_of(job: JobContext | None, app: object) -> Lender | None:

@@ -11,7 +11,6 @@ from aioq.jobs.job import WAITS, JobInfo, JobState, Priority
 from aioq.jobs.options import check_name, make_options
 from aioq.jobs.shards import queue_of_shard
 from aioq.results.places import TRIES, find, pass_on, search, settle
-from aioq.results.timeline import TimelineEntry, timeline_of
 from aioq.results.waiters import Waiters, not_found
 from aioq.store.contract import Store
 from aioq.util.durations import Duration
@@ -58,6 +57,10 @@ class ResultSource(Protocol):
 
     def keeps_history(self) -> bool:
         """Whether the App's setting `history` is not 0."""
+        ...
+
+    def keeps_logs(self) -> bool:
+        """Whether the App's setting `logs` is not 0."""
         ...
 
     def result_ttl_ms(self) -> int:
@@ -126,20 +129,6 @@ class JobControl(msgspec.Struct, eq=False):
         if tell is not None and not state.ended:
             await pass_on(store, place.queue, tell, self.id)
         return not state.ended
-
-    async def timeline(self) -> list[TimelineEntry]:
-        """What has happened to the job, in the order of time, and when it is due if it waits for that.
-
-        It has the last ten attempts that failed, each with its worker, its error and how long it took.
-
-        Raises:
-            ConfigError: the App keeps no history (`history=0`).
-            JobNotFoundError: there is no such job.
-        """
-        if not self._source.keeps_history():
-            raise ConfigError(f"job {self.id}: timeline() needs a history, and the setting 'history' is 0")
-        store = await self._source.store()
-        return timeline_of((await find(store, await self._locate(), self.id)).info)
 
     def cancel_sync(self, reason: str = "") -> bool:
         """`cancel` for sync code, as `App.run_sync`."""

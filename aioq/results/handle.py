@@ -12,7 +12,8 @@ from aioq.jobs.context import JobContext, Lender, job_here, lender_of
 from aioq.jobs.job import JobInfo, JobState
 from aioq.jobs.shards import SEPARATOR, queue_of_shard
 from aioq.public import public
-from aioq.results.control import JobControl, ResultSource
+from aioq.results.control import ResultSource
+from aioq.results.story import JobStory
 from aioq.results.wait_report import why_no_outcome
 from aioq.results.waiters import Waiters
 from aioq.store.leases import WorkerLease
@@ -33,7 +34,7 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 @public
-class JobHandle(JobControl, Generic[R_co], eq=False):
+class JobHandle(JobStory, Generic[R_co], eq=False):
     """A job that was sent: await it for its result.
 
     `await handle` waits without limit; `await handle.result(timeout=5)` raises the builtin TimeoutError when the

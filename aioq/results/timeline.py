@@ -22,6 +22,7 @@ class JobEvent(enum.StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     SCHEDULED = "scheduled"
+    WAITING = "waiting"
 
 
 @public
@@ -29,11 +30,14 @@ class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of a job's timeline.
 
     Attributes:
-        at: when it happened, in UTC by the server's clock; of `scheduled` when the job is due.
+        at: when it happened, in UTC by the server's clock; of `scheduled` when the job is due; of `waiting` when
+            that was asked.
         event: what happened. `retried` and `crashed` end an attempt that was, or will be, followed by another one.
+            `scheduled` or `waiting` is the last entry of a job that waits now.
         worker: the worker; empty where there was none.
         error: the error in a few words; empty for none.
         seconds: how long the run took that has ended; None if that is not known.
+        why: what a job that is `scheduled` or `waiting` waits for; see `JobHandle.why`.
     """
 
     at: datetime
@@ -41,6 +45,7 @@ class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True):
     worker: str = ""
     error: str = ""
     seconds: float | None = None
+    why: str = ""
 
 
 def timeline_of(info: JobInfo) -> list[TimelineEntry]:

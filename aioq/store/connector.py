@@ -143,4 +143,5 @@ def limits_of(settings: Settings) -> Limits:
         result_ttl_ms=round(settings.result_ttl * 1000),
         history=settings.history,
         stats=settings.stats,
+        logs=settings.logs,
     )

@@ -183,6 +183,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
         result_ttl_ms: how long the outcome of a job is kept that no worker settles, because it crashed too often
             or was parked for too long. Whoever ends it then does not know the `result_ttl` of its task.
         history: how many rows a queue's history keeps at least; 0 for none. `stats`: whether there are statistics.
+        logs: how many lines of its log are kept of a job.
     """
 
     dead_ttl_ms: int = 604_800_000
@@ -193,6 +194,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     result_ttl_ms: int = 86_400_000
     history: int = 0
     stats: bool = False
+    logs: int = 0
 
 
 class NoOutcome(enum.Enum):

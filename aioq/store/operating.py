@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from aioq.jobs.job import JobInfo, JobState, Priority
+from aioq.store.story import Counted, Story
 
 Place = tuple[str, ...]
 """A place in a list of jobs, in a form of the store's own; empty for its beginning. It stays valid while jobs come
@@ -90,24 +91,17 @@ class Listing(msgspec.Struct, frozen=True, gc=False):
     after: Place | None
 
 
-class Counted(msgspec.Struct, frozen=True, gc=False):
-    """A number of jobs.
-
-    Attributes:
-        count: the number.
-        exact: whether it was counted; else it is an estimate.
-    """
-
-    count: int
-    exact: bool = True
-
-
 class OperatorVerbs(Protocol):
     """The verbs of those who operate queues.
 
     Every verb may raise `ServerUnavailableError` or `ServerRejectedError`. A store that repeats a call after a
     lost reply returns what the first call found.
     """
+
+    @property
+    def story(self) -> Story:
+        """What is known of single jobs beside their records."""
+        ...
 
     async def now_ms(self, queue: str) -> int:
         """The time of the server that has a queue, in milliseconds since the Unix epoch."""

@@ -29,6 +29,7 @@ from aioq.worker.duties.executor import Executor
 from aioq.worker.duties.fetcher import Answer, Fetcher
 from aioq.worker.duties.hooks import Hooks
 from aioq.worker.duties.leases import RENEWALS, LeaseService
+from aioq.worker.duties.logs import LogWriter
 from aioq.worker.duties.progress import Reporter
 from aioq.worker.duties.promoter import Promoter
 from aioq.worker.duties.recovery import Recovery
@@ -97,6 +98,8 @@ class Duties:
         self.slots = Slots(concurrency)
         self.watchdog = Watchdog(settings.loop_lag_warning)
         self.reporter = Reporter(store)
+        every = settings.logs_from == "all"
+        self.logs = LogWriter(store, settings.logs, all_loggers=every) if settings.logs else None
         self.hooks = Hooks(app_parts.middleware, store)
         self.settler = Settler(store, on_written=self._written, on_refused=self._refused, idle=self._is_idle)
         self.settler.on_answer = self.hooks.on_answer
@@ -107,12 +110,15 @@ class Duties:
             processes=settings.pool_size or os.cpu_count() or 1,
         )
         self.executor = Executor(
-            RunEnvironment(app_parts.tasks, settings, state, Lending(app_parts.app, app_parts.waits)),
+            RunEnvironment(
+                *(app_parts.tasks, settings, state, Lending(app_parts.app, app_parts.waits)),
+                None if self.logs is None else self.logs.lines_of,
+            ),
             self.caller,
             self.slots,
             settle=self.settler.put,
             reporter_of=self.reporter.reporter,
-            flush_report=self.reporter.flush,
+            flush_report=self.reporter.flush if self.logs is None else self._flush,
             on_idle=self._no_job_runs,
             on_end=self.hooks.on_end,
         )
@@ -171,6 +177,8 @@ class Duties:
     def coroutines(self) -> list[Coroutine[Any, Any, None]]:
         """The coroutines that run while the worker serves, each in a task of its own; the fetchers come last."""
         coroutines: list[Coroutine[Any, Any, None]] = [self.lease.run(), self.reporter.run(), self.watchdog.run()]
+        if self.logs is not None:
+            coroutines.append(self.logs.run())
         for duties in self.queues.values():
             coroutines += _beside_fetching(duties)
         coroutines += [duties.fetcher.run() for duties in self.queues.values()]
@@ -226,6 +234,12 @@ class Duties:
     def _fetched_ago(self, queue: str) -> float:
         """Seconds since the last fetch, or of a blocked loop if these are more: a full worker may hang too."""
         return max(self.queues[queue].fetcher.fetched_ago, self.watchdog.lag)
+
+    def _flush(self, queue: str, worker: str, job_id: str, claim: int) -> "asyncio.Task[None] | None":
+        """Write a job's last report and its last log lines; returns the task to wait for, None for none."""
+        flushes = (self.reporter.flush, *(() if self.logs is None else (self.logs.flush,)))
+        tasks = [task for flush in flushes if (task := flush(queue, worker, job_id, claim)) is not None]
+        return asyncio.get_running_loop().create_task(_ended(tasks)) if tasks else None
 
     def _no_job_runs(self) -> None:
         self.settler.hurry()
@@ -314,6 +328,10 @@ def _beside_fetching(duties: QueueDuties) -> list[Coroutine[Any, Any, None]]:
         *(duties.promoter.run(), duties.relays.run(), duties.recovery.run()),
         *(duties.canceller.run(), duties.receiver.run(), duties.ticker.run()),
     ]
+
+
+async def _ended(tasks: Sequence["asyncio.Task[Any]"]) -> None:
+    await asyncio.wait(tasks)
 
 
 async def _all(calls: Iterable[Awaitable[object]]) -> None:

@@ -16,6 +16,7 @@ from aioq.store.redis import RedisStore, replies
 from aioq.store.redis.durability import MARK_MS, Confirmation
 from aioq.store.relay import relay
 from aioq.store.schedules import Entry, Overlap, Tick
+from aioq.store.story import LoggedLines
 from aioq.wire.messages import encode_envelope
 from tests.contract.inside import ServerInside
 from tests.contract.kit import (
@@ -260,6 +261,11 @@ def stats(look: Look, key: str) -> None:
     assert look.client.strlen(look.base + key) <= 4 * COUNTERS
 
 
+def job_log(look: Look, key: str) -> None:
+    assert look.client.xlen(look.base + key) <= look.limits.logs
+    look.expires_within(key, max(look.limits.result_ttl_ms, look.limits.dead_ttl_ms))
+
+
 BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     **{f":{priority.value}{end}": ("trimmed", lane) for priority in Priority for end in ("", ":front", ":rest")},
     ":job:<id>": ("expires", job),
@@ -290,6 +296,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":counters": ("one", counters),
     ":tasks": ("capped", tasks),
     ":stats:<period>": ("expires", stats),
+    ":log:<id>": ("capped", job_log),
     ":receipt:<call>": ("expires", receipt),
     ":tombstone:<nonce>": ("expires", tombstone),
 }
@@ -324,6 +331,7 @@ def limits() -> Limits:
         tombstone_ms=HOUR,
         history=10,
         stats=True,
+        logs=3,
     )
 
 
@@ -360,6 +368,7 @@ async def use_everything(store: RedisStore) -> None:
     for number in range(MAX_WAITERS + 6):
         await store.wait(QUEUE, f"process-{number}", ["awaited", "later"])
     await store.progress(QUEUE, "w1", [("awaited", awaited.claim, msgspec.msgpack.encode(Progress(1)))])
+    await store.operating.story.log(QUEUE, "w1", [LoggedLines("awaited", awaited.claim, [b"line"] * 5)])
     await running(store, "w1", "stopped")
     await running(store, "gone", "orphan")
     await running(store, "left", "returned")
@@ -488,6 +497,7 @@ async def test_when_all_is_over_only_empty_lanes_and_notes_are_left(redis_store:
         ":outbox:<queue>",
         ":shards",
         ":stats:<period>",
+        ":log:<id>",
     }
     for key in look.names():
         assert pattern_of(key) in {*LANES, *rest}

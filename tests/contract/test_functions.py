@@ -2,6 +2,7 @@
 anything to the next.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -11,8 +12,8 @@ import pytest
 import redis
 
 from aioq.errors import ServerError, ServerUnavailableError
-from aioq.jobs.job import JobState, Priority
-from aioq.store.contract import Limits, NewJob, Settlement, Verb
+from aioq.jobs.job import JobInfo, JobState, Priority
+from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.store.extra import MovedJob
 from aioq.store.operating import LISTED_STATES, Wanted
 from aioq.store.outbox import Reading
@@ -21,6 +22,7 @@ from aioq.store.redis.calls import Calls
 from aioq.store.redis.errors import translate
 from aioq.store.redis.scripts import library, script
 from aioq.store.schedules import Entry, Overlap, Tick
+from aioq.store.story import LoggedLines
 from tests.contract.kit import BROKEN, CALL, CRASHED, LONG, QUEUE, REASON, THREE, joined
 from tests.servers import Server, available
 
@@ -174,6 +176,18 @@ async def _tasks(store: RedisStore, queue: str) -> list[str]:
     return list((await store.history.statistics(queue)).hour.tasks)
 
 
+async def _tells(store: RedisStore, queue: str, job: Claimed) -> object:
+    """What a running job says of itself."""
+    progress = await store.progress(queue, "w", [(job.id, job.claim, b"\x91\x01")])
+    return progress, await store.operating.story.log(queue, "w", [LoggedLines(job.id, job.claim, [b"x"])])
+
+
+async def _told(store: RedisStore, queue: str) -> object:
+    """What is told of single jobs; the first one stands in no lane, so that its place is estimated."""
+    story, far = store.operating.story, JobInfo(id="none", queue=queue, task="", state=JobState.QUEUED)
+    return await story.ahead(queue, far), await story.held_by(queue, "s@2"), await story.log_lines(queue, "a", 0)
+
+
 async def listed(store: RedisStore, queue: str, state: JobState) -> list[str]:
     """The ids of a list, which has places too: these differ each time."""
     items = (await store.operating.list_jobs(queue, Wanted(state), (), 5)).items
@@ -210,7 +224,7 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
     await add(store.reschedule(queue, ["f"], delay_ms=LONG))
     claim = await add(store.claim(queue, "w", 3, known=[]))
     for job, verb in zip(claim.jobs if claim else [], (Verb.SUCCEEDED, Verb.FAILED, Verb.RETRY), strict=False):
-        await add(store.progress(queue, "w", [(job.id, job.claim, b"\x91\x01")]))
+        await add(_tells(store, queue, job))
         await add(store.settle(queue, "w", [Settlement(job.id, job.claim, verb, BROKEN, LONG, LONG)]))
     await add(store.cancel(queue, ["e", "f", "none"], REASON, LONG))
     await add(store.promote(queue, 10))
@@ -238,11 +252,11 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
     for state in LISTED_STATES:
         await add(listed(store, queue, state))
         await add(store.operating.count_jobs(queue, Wanted(state)))
+    await add(_told(store, queue))
     await add(store.operating.prioritize(queue, list("abc"), Priority.HIGH))
     await add(store.operating.delete(queue, list("abc"), REASON))
     await add(store.recover(queue, CRASHED, 100, dead="w"))
-    await add(store.workers(queue))
-    await add(store.shards.backlog(queue))
+    await add(asyncio.gather(store.workers(queue), store.shards.backlog(queue)))
     await add(store.history.rows(queue, 100))
     await add(_tasks(store, queue))
     await add(store.info(queue, list("abcdef")))

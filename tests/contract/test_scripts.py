@@ -26,6 +26,7 @@ from aioq.store.redis.calls import Calls
 from aioq.store.redis.net.failover import Failover
 from aioq.store.redis.scripts import READS_ONLY, definitions, library, names_in, needs_of, resolved, script, source
 from aioq.store.schedules import Entry, Overlap, Tick
+from aioq.store.story import LoggedLines
 from tests.contract.kit import (
     CALL,
     QUEUE,
@@ -188,6 +189,8 @@ CALLS: dict[str, Call] = {
     "list_sorted": lambda store, _: store.operating.list_jobs(QUEUE, Wanted(JobState.FAILED), (), 5),
     "list_waiting": lambda store, _: store.operating.list_jobs(QUEUE, Wanted(JobState.WAITING), (), 5),
     "list_records": lambda store, n: store.operating._call("list_records", QUEUE, ["", *["job"] * n]),
+    "log": lambda store, n: store.operating.story.log(QUEUE, "w", [LoggedLines("job", 1, [b"x"])] * n),
+    "log_read": lambda store, _: store.operating.story.log_lines(QUEUE, "job", 0),
     "schedule_read": lambda store, n: store.timetable.read(QUEUE, ["s"] * n),
     "schedule_write": lambda store, n: store.timetable.write(QUEUE, [Entry(id="s")] * n),
     "schedule_pass": lambda store, _: store.timetable.pass_leadership(QUEUE),

@@ -15,8 +15,9 @@ schedule schedules send send_many send_many_sync send_sync settings state task t
 SENDABLE = "call handle name options send send_many send_many_sync send_sync"
 TASK = f"{SENDABLE} defaults executor function"
 HANDLE = """
-added cancel cancel_sync copy delete id info info_sync move move_sync queue reschedule result result_sync retry
-run_now set_priority status status_sync timeline
+added cancel cancel_sync copy delete follow_logs follow_logs_sync id info info_sync logs logs_sync move
+move_sync queue reschedule result result_sync retry run_now set_priority status status_sync timeline
+timeline_sync why why_sync
 """
 JOB = """
 attempt cancel_requested crashes deadline headers id log max_attempts progress queue sent_at snooze state
@@ -26,11 +27,12 @@ SCHEDULES = "get list pause put remove resume run_now"
 PACKAGE = """
 AioqError App ArgumentError Call Cancel ConfigError DuplicateTaskError EmbeddedServerError Fail FailedAttempt
 Failure JobCancelledError JobContext JobCount JobError JobEvent JobFailed JobHandle JobInfo JobNotFoundError
-JobPage JobQuery JobState LoadError Middleware NewerVersionError NoJobError Outcome OutcomeKind Outgoing
-PayloadTooLargeError Percentiles Priority ProcessDiedError Progress Queue QueueActivity QueueHandle QueueStats
-RemoteError ResultError Retry RunningLoopError Schedule ScheduleConflictError ScheduleNotFoundError SendError
-ServerError ServerRejectedError ServerUnavailableError ShardInfo Snooze Task TimelineEntry UnknownTaskError
-WireError WouldDeadlock WrongLoopError as_completed current_job gather gather_sync
+JobPage JobQuery JobState LoadError LogLine Middleware NewerVersionError NoJobError Outcome OutcomeKind
+Outgoing PayloadTooLargeError Percentiles Priority ProcessDiedError Progress Queue QueueActivity QueueHandle
+QueueStats RemoteError ResultError Retry RunningLoopError Schedule ScheduleConflictError ScheduleNotFoundError
+SendError ServerError ServerRejectedError ServerUnavailableError ShardInfo Snooze Task TimelineEntry
+UnknownTaskError Why WhyCode WhyReason WireError WouldDeadlock WrongLoopError as_completed current_job gather
+gather_sync
 """
 
 app = App("shop", url="redis://nowhere")

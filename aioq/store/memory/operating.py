@@ -5,9 +5,11 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from aioq.jobs.job import JobState, Priority
+from aioq.store.contract import Limits
 from aioq.store.leases import WorkerLease
 from aioq.store.memory.operated import OperatedJobs
 from aioq.store.memory.schedules import MemoryQueueTimetable
+from aioq.store.memory.story import MemoryStory
 from aioq.store.operating import MOST_LISTED, Counted, Listing, Place, Wanted
 from aioq.util.clock import Clock
 
@@ -17,6 +19,10 @@ class OperatedQueue(Protocol):
 
     jobs: OperatedJobs
     timetable: MemoryQueueTimetable
+
+    def runs(self, worker: str, job_id: str, claim: int) -> bool:
+        """Whether a worker runs a job under this claim."""
+        ...
 
     def workers(self) -> Sequence[WorkerLease]:
         """The workers of this queue."""
@@ -30,6 +36,10 @@ class MemoryOperatorVerbs:
         lock: locks a queue for one verb, and returns it.
         queues: the names of all queues.
         clock: the store's clock.
+        limits: how long things are kept.
+
+    Attributes:
+        story: what is known of single jobs.
     """
 
     def __init__(
@@ -37,10 +47,12 @@ class MemoryOperatorVerbs:
         lock: Callable[[str], AbstractContextManager[OperatedQueue]],
         queues: Callable[[], Sequence[str]],
         clock: Clock,
+        limits: Limits,
     ) -> None:
         self._locked = lock
         self._queues = queues
         self._clock = clock
+        self.story = MemoryStory(lock, limits, clock)
 
     async def now_ms(self, queue: str) -> int:
         """The time of the store's clock."""
@@ -81,7 +93,11 @@ class MemoryOperatorVerbs:
     async def delete(self, queue: str, job_ids: Sequence[str], outcome: bytes) -> list[JobState | None]:
         """Delete jobs, and return the state each was in."""
         with self._locked(queue) as locked:
-            return [locked.jobs.delete(job_id, outcome) for job_id in job_ids]
+            states = [locked.jobs.delete(job_id, outcome) for job_id in job_ids]
+            for job_id, state in zip(job_ids, states, strict=True):
+                if state is not JobState.RUNNING:
+                    self.story.forget(queue, job_id)
+            return states
 
     async def prioritize(self, queue: str, job_ids: Sequence[str], priority: Priority) -> list[JobState | None]:
         """Move jobs to another lane, and return the state each was in."""

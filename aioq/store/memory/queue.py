@@ -185,11 +185,15 @@ class MemoryQueue:
 
     def progress(self, worker: str, job_id: str, claim: int, encoded: bytes) -> bool:
         """Store the progress of a running job, behind the same fence as a settle; False if refused."""
-        record = self._records.get(job_id)
-        if record is None or record.state is not JobState.RUNNING or not record.belongs_to(worker, claim):
+        if not self.runs(worker, job_id, claim):
             return False
-        record.progress = encoded
+        self._records[job_id].progress = encoded
         return True
+
+    def runs(self, worker: str, job_id: str, claim: int) -> bool:
+        """Whether a worker runs a job under this claim."""
+        record = self._records.get(job_id)
+        return record is not None and record.state is JobState.RUNNING and record.belongs_to(worker, claim)
 
     def promote(self, limit: int) -> Promotion:
         """Queue scheduled jobs that are due, and end jobs that have expired."""

@@ -181,6 +181,11 @@ class MemoryQueueTimetable:
         elif kept.current == job_id:
             self._let_next(kept)
 
+    def current(self, schedule_id: str) -> str:
+        """The job of the schedule that `overlap` waits for; empty for none."""
+        kept = self._kept.get(schedule_id)
+        return "" if kept is None else kept.current
+
     def _delete(self, schedule_id: str, *, keep: bool) -> None:
         kept = self._kept.pop(schedule_id)
         self._let_next(kept)

@@ -53,7 +53,7 @@ class MemoryStore:
         self._timetable = MemoryTimetable(app, self._locked, lambda: list(self._queues))
         self.history = MemoryHistory(self._locked)
         self._outbox = MemoryOutbox(self._locked)
-        self._operating = MemoryOperatorVerbs(self._locked, lambda: list(self._queues), clock)
+        self._operating = MemoryOperatorVerbs(self._locked, lambda: list(self._queues), clock, limits)
         # A lease client's thread calls this store too. Nobody awaits or calls back while holding this lock.
         self._lock = threading.Lock()
 

@@ -13,6 +13,7 @@ from aioq.store.redis.holding import read_held
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.paging import BEGIN, ScriptCall, all_workers
 from aioq.store.redis.replies import parse_info, parse_states
+from aioq.store.redis.story import RedisStory
 from aioq.wire.messages import error_text
 
 LANES = tuple(priority.value for priority in Priority)
@@ -34,6 +35,9 @@ class RedisOperatorVerbs:
         call_confirmed: calls a script, and returns once the server has confirmed what it wrote (`durability`).
         queues: the queues that the server knows of.
         limits: how long the server keeps things.
+
+    Attributes:
+        story: what is known of single jobs.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class RedisOperatorVerbs:
         self._call_confirmed = call_confirmed
         self._queues = queues
         self._limits = limits
+        self.story = RedisStory(call, limits)
 
     async def now_ms(self, queue: str) -> int:
         """The time of the server that has a queue, in milliseconds since the Unix epoch."""

@@ -81,6 +81,7 @@ READS_ONLY = frozenset(
             "history",
             "info",
             "list_lane",
+            "log_read",
             "list_records",
             "list_sorted",
             "list_waiting",

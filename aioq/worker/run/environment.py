@@ -1,12 +1,14 @@
 """What all runs of a worker share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from aioq.config.settings import Settings
+from aioq.jobs.loglines import Sink
 from aioq.tasks.task import Task
 from aioq.worker.lending import Lending
+from aioq.worker.run.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +20,11 @@ class RunEnvironment:
         settings: the App's settings.
         state: the value that the lifespan yielded.
         lending: lends the slots of jobs that wait for others.
+        lines: makes what keeps the lines that a run logs; None where they are not kept.
     """
 
     tasks: Mapping[str, Task[Any, Any]]
     settings: Settings
     state: Any = None
     lending: Lending = field(default_factory=Lending)
+    lines: Callable[[Run], Sink] | None = None

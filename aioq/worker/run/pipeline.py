@@ -149,4 +149,5 @@ def _context(run: Run, environment: RunEnvironment) -> JobContext:
         state=environment.state,
         worker=run.worker,
         lender=environment.lending,
+        lines=None if environment.lines is None else environment.lines(run),
     )

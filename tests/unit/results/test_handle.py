@@ -59,6 +59,9 @@ class Source:
     def keeps_history(self) -> bool:
         return True
 
+    def keeps_logs(self) -> bool:
+        return True
+
     def run_sync(self, instead: str, make: Callable[[], Awaitable[T]]) -> T:
         raise NotImplementedError
 

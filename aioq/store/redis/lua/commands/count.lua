@@ -3,9 +3,10 @@
 -- NEEDS: call, keys, timers, entries
 -- USES: reads dead, held, lanes, scheduled, schedules, workers
 -- KEYS: 1 base key
--- ARGV: 1 what to count: 'dead', 'scheduled', 'running' or 'queued' jobs; 'keys' for the queue's main keys, of which
---   one that is not used has none; 'nothing' for the time alone, 2 the first time of dead and scheduled jobs ('-inf'
---   for all), 3 the last one ('+inf' for all), 4 where to continue with running ones (0 to begin)
+-- ARGV: 1 what to count: 'dead', 'scheduled', 'running' or 'queued' jobs; 'ahead' for the queued jobs that are claimed
+--   before one of them; 'keys' for the queue's main keys, of which one that is not used has none; 'nothing' for the
+--   time alone, 2 the first time of dead and scheduled jobs ('-inf' for all), or the lane of that one, 3 the last time
+--   ('+inf' for all), or when that one came to its lane, 4 where to continue with running ones (0 to begin)
 -- REPLY: {the time, the number, 1 if it is exact, where the next call continues ('0' if nothing is left)}
 local what, first, last, cursor = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- About how many workers are looked at in a call; and how many entries of a lane, for how many jobs one names, and
@@ -65,6 +66,27 @@ function counts.queued()
   local found = 0
   for _, stream in ipairs(LANES) do found = found + in_stream(stream) end
   return found, 0
+end
+
+-- By the time of that job, between the times of the first and the last entry that wait in its lane.
+function counts.ahead()
+  local found = 0
+  for _, stream in ipairs(LANES) do
+    if stream == first then break end
+    found = found + in_stream(stream)
+  end
+  local key, groups, from = lane_key(q, first), redis.pcall('XINFO', 'GROUPS', lane_key(q, first)), '-'
+  for _, fields in ipairs(type(groups) == 'table' and not groups.err and groups or {}) do
+    for i = 1, #fields, 2 do
+      if fields[i] == 'last-delivered-id' then from = '(' .. fields[i + 1] end
+    end
+  end
+  local head, tail = redis.pcall('XRANGE', key, from, '+', 'COUNT', 1), redis.pcall('XREVRANGE', key, '+', from, 'COUNT', 1)
+  if is_unreadable(head) or is_unreadable(tail) or not head[1] or not tail[1] then return found, 0 end
+  local function time_of(entry) return tonumber(string.match(entry[1], '^%d+')) end
+  local begin, length = time_of(head[1]), time_of(tail[1]) - time_of(head[1])
+  local share = length > 0 and (tonumber(last) - begin) / length or 0.5
+  return found + math.floor(in_stream(first) * math.max(0, math.min(1, share)) + 0.5), 0
 end
 
 function counts.keys()

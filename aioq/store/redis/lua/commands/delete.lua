@@ -3,8 +3,8 @@
 --
 -- NEEDS: keys, record, results, history, finish, receipts
 -- USES: reads body, job, receipt, schedule, scheduled, standing; writes body, counters, dead, history, idle, job, lanes,
---   outbox, receipt, schedule, scheduled, standing, stats, tasks, timers, tombstone, wakeable; publishes dispatched,
---   waiter
+--   log, outbox, receipt, schedule, scheduled, standing, stats, tasks, timers, tombstone, wakeable; publishes
+--   dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the name of this call, 2 the outcome of a job that waits, 3 for how many ms after its send a job must be
 --   found, 4 `about` of lib/history.lua, 5 the reason of 2, then job ids
@@ -20,6 +20,7 @@ local function delete_all()
     local job = load(q, id)
     if job and is_elsewhere(job) then job = nil end
     local state = job and (job[STATE] or 'queued') or ''
+    if job and state ~= 'running' then redis.call('DEL', log_key(q, id)) end
     if job and has_ended(job) then
       Finish.forget(q, limits, id, job)
       changed = true

@@ -6,6 +6,7 @@
 --
 -- NEEDS: keys, record_text_write, record, results, lanes, hooks, overlap, history
 local Finish = {}
+Finish.TRIMMED = 200
 
 -- Stores the record of an ended job for `ttl` ms, or deletes it at once if `ttl` is not positive. A tombstone is
 -- left if the record goes while the job's send may still be repeated. A dead job may go earlier than after `ttl`:
@@ -98,9 +99,8 @@ end
 
 -- Removes dead jobs over the limit: at most as many as this call has buried, and TRIMMED more, because the limit
 -- may have been lowered by hundreds of thousands. Returns whether there are still too many.
-local TRIMMED = 200
 function Finish.trim_dead(q, limits)
-  local most = q.buried + TRIMMED
+  local most = q.buried + Finish.TRIMMED
   local old = math.min(redis.call('ZCOUNT', q.base .. DEAD, '-inf', q.now - limits.dead_ttl), most)
   if old > 0 then redis.call('ZREMRANGEBYRANK', q.base .. DEAD, 0, old - 1) end
   local over = redis.call('ZCARD', q.base .. DEAD) - limits.dead_limit

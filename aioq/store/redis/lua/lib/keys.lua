@@ -31,6 +31,7 @@ local DECLARED, NOTED = ':declared', ':noted'
 -- The keys of which a queue has one for each job, worker, schedule, call or send.
 local function job_key(q, id) return q.base .. ':job:' .. id end
 local function body_key(q, id) return q.base .. ':body:' .. id end
+local function log_key(q, id) return q.base .. ':log:' .. id end
 local function held_key(q, worker) return q.base .. ':held:' .. worker end
 local function cancel_key(q, worker) return q.base .. ':cancel:' .. worker end
 -- The entries for another queue of the App; see lib/outbox.lua.

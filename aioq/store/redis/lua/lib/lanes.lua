@@ -8,6 +8,9 @@
 -- NEEDS: keys, standing
 local Lanes = {}
 
+-- The most jobs of one entry: each claim that takes only some of them writes the others again.
+Lanes.SHARING = 64
+
 -- Queues a job that is given back. If the key of the lane's front holds another type, the job goes to another
 -- stream of the lane.
 function Lanes.push_front(q, lane, id)
@@ -24,14 +27,11 @@ function Lanes.push(q, lane, id, front)
   Standing.added(q, 1, id == '' and 0 or 1)
 end
 
--- The most jobs of one entry: each claim that takes only some of them writes the others again.
-local SHARING = 64
-
 -- Queues jobs whose ids are `prefix` and `width` bytes each of `ends`; returns the ids of the entries.
 function Lanes.push_alike(q, lane, prefix, width, ends)
   local key, entries = lane_key(q, lane), {}
-  for start = 1, #ends, SHARING * width do
-    local some = string.sub(ends, start, start + SHARING * width - 1)
+  for start = 1, #ends, Lanes.SHARING * width do
+    local some = string.sub(ends, start, start + Lanes.SHARING * width - 1)
     entries[#entries + 1] = redis.call('XADD', key, '*', 'prefix', prefix, 'width', width, 'ids', some)
   end
   Standing.added(q, #entries, #ends / width)
@@ -41,7 +41,7 @@ end
 -- The ids from position `first` on that one entry can hold: returns their common prefix, their rests, joined, and
 -- the position of the last one. Ids that aioq has made together differ in their last four letters only.
 function Lanes.alike(ids, first)
-  local length, last = #ids[first], math.min(#ids, first + SHARING - 1)
+  local length, last = #ids[first], math.min(#ids, first + Lanes.SHARING - 1)
   local shared = math.max(length - 4, 0)
   local prefix, ends, n = string.sub(ids[first], 1, shared), {}, first
   if first < last and string.sub(ids[first + 1], 1, shared) ~= prefix then shared, prefix = 0, '' end

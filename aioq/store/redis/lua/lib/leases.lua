@@ -2,6 +2,7 @@
 --
 -- NEEDS: call, keys
 local Leases = {}
+Leases.CUT_AT_ONCE = 100
 
 -- A lease that has run out is lost only when another worker has begun to recover its worker. So after an outage of
 -- the server, when all leases have run out, every worker that is still alive goes on. RECOVERING is the score of a
@@ -28,13 +29,12 @@ end
 -- Only leases that end more than `least` ms from now are checked, CUT_AT_ONCE in a call: those that end last. If
 -- none of them is to be cut, because their workers take longer leases, the call checks some others too, different
 -- ones each time. `usual` is the length of a lease whose worker has not noted it.
-local CUT_AT_ONCE = 100
 function Leases.length_of(q, worker, usual)
   local lease = redis.pcall('HGET', q.base .. LEASES, worker)
   return tonumber(not is_unreadable(lease) and lease) or usual
 end
 function Leases.cut_some(q, least, usual, skip)
-  local far = redis.call('ZREVRANGEBYSCORE', q.base .. WORKERS, '+inf', '(' .. q.now + least, 'WITHSCORES', 'LIMIT', skip, CUT_AT_ONCE)
+  local far = redis.call('ZREVRANGEBYSCORE', q.base .. WORKERS, '+inf', '(' .. q.now + least, 'WITHSCORES', 'LIMIT', skip, Leases.CUT_AT_ONCE)
   local cut = false
   for i = 1, #far, 2 do
     local lease = Leases.length_of(q, far[i], usual)
@@ -43,10 +43,10 @@ function Leases.cut_some(q, least, usual, skip)
       cut = true
     end
   end
-  return #far < 2 * CUT_AT_ONCE or cut
+  return #far < 2 * Leases.CUT_AT_ONCE or cut
 end
 function Leases.cut(q, least, usual)
   if Leases.cut_some(q, least, usual, 0) then return end
-  local others = redis.call('ZCOUNT', q.base .. WORKERS, '(' .. q.now + least, '+inf') - CUT_AT_ONCE
-  if others > 0 then Leases.cut_some(q, least, usual, CUT_AT_ONCE + q.micros % others) end
+  local others = redis.call('ZCOUNT', q.base .. WORKERS, '(' .. q.now + least, '+inf') - Leases.CUT_AT_ONCE
+  if others > 0 then Leases.cut_some(q, least, usual, Leases.CUT_AT_ONCE + q.micros % others) end
 end

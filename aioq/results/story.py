@@ -1,0 +1,130 @@
+"""What can be asked about one job: what has happened to it, and what holds it back."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+from msgspec.structs import replace
+
+from aioq.errors import ConfigError
+from aioq.jobs.job import JobState
+from aioq.jobs.loglines import LogLine, decode_line
+from aioq.results.control import JobControl
+from aioq.results.places import find
+from aioq.results.timeline import JobEvent, TimelineEntry, timeline_of
+from aioq.results.why import Why, why
+
+LEAST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
+"""Seconds between two questions of whoever follows a log: after a line, and at most."""
+
+
+class JobStory(JobControl, eq=False):
+    """A job, and what can be asked about it."""
+
+    async def timeline(self) -> list[TimelineEntry]:
+        """What has happened to the job, in the order of time, and what it waits for if it has not ended.
+
+        It has the last ten attempts that failed, each with its worker, its error and how long it took.
+
+        Raises:
+            ConfigError: the App keeps no history (`history=0`).
+            JobNotFoundError: there is no such job.
+        """
+        if not self._source.keeps_history():
+            raise ConfigError(f"job {self.id}: timeline() needs a history, and the setting 'history' is 0")
+        store = await self._source.store()
+        place = await find(store, await self._locate(), self.id)
+        told, state = timeline_of(place.info), place.info.state
+        if state.ended or state is JobState.RUNNING:
+            return told
+        now = await why(store, place)
+        if told and told[-1].event is JobEvent.SCHEDULED:
+            return [*told[:-1], replace(told[-1], why=now.text)]
+        return [*told, TimelineEntry(at=now.asked_at, event=JobEvent.WAITING, why=now.text)]
+
+    def timeline_sync(self) -> list[TimelineEntry]:
+        """`timeline` for sync code, as `App.run_sync`."""
+        return self._source.run_sync("await handle.timeline()", self.timeline)
+
+    async def why(self) -> Why:
+        """What holds the job back, or how it has ended: `print(await handle.why())`.
+
+        It is not due yet, it stands in line behind others, it is held back for another job, no worker serves its
+        queue or knows its task, a worker runs it since then, it has ended. The reasons are those of the moment at
+        which the server is asked, in some calls.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+            ServerUnavailableError: the server cannot be reached.
+        """
+        store = await self._source.store()
+        return await why(store, await find(store, await self._locate(), self.id))
+
+    def why_sync(self) -> Why:
+        """`why` for sync code, as `App.run_sync`."""
+        return self._source.run_sync("await handle.why()", self.why)
+
+    async def logs(self, *, after: int = 0) -> list[LogLine]:
+        """The lines that the job has logged, the oldest first; of more than the setting `logs` the last ones.
+
+        They come from `current_job().log`, and with `logs_from="all"` from all loggers that its task uses.
+
+        Args:
+            after: only the lines that follow on the one with this number.
+
+        Raises:
+            ConfigError: the App keeps no lines (`logs=0`).
+            JobNotFoundError: there is no such job.
+            ServerUnavailableError: the server cannot be reached.
+        """
+        lines: list[LogLine] = []
+        _, some = await self._log_lines(after)
+        while some:
+            lines += some
+            _, some = await self._log_lines(lines[-1].number)
+        return lines
+
+    def logs_sync(self, *, after: int = 0) -> list[LogLine]:
+        """`logs` for sync code, as `App.run_sync`."""
+        return self._source.run_sync("await handle.logs()", lambda: self.logs(after=after))
+
+    async def follow_logs(self, *, after: int = 0) -> AsyncIterator[LogLine]:
+        """The lines that the job has logged, and those that it logs from now on, until it has ended.
+
+        They come within about a second; while there are none, the server is asked every second.
+
+        Args:
+            after: only the lines that follow on the one with this number.
+
+        Raises:
+            ConfigError: the App keeps no lines (`logs=0`).
+            JobNotFoundError: there is no such job (any more).
+            ServerUnavailableError: the server cannot be reached.
+        """
+        pause = LEAST_PAUSE
+        while True:
+            ended, lines = await self._log_lines(after)
+            for line in lines:
+                yield line
+                after = line.number
+            if lines:
+                pause = LEAST_PAUSE
+            elif ended:
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def follow_logs_sync(self, *, after: int = 0) -> Iterator[LogLine]:
+        """`follow_logs` for sync code, as `App.run_sync`: `for line in handle.follow_logs_sync(): ...`."""
+        lines = self.follow_logs(after=after)
+        instead = "async for line in handle.follow_logs()"
+        while (line := self._source.run_sync(instead, lambda: anext(lines, None))) is not None:
+            yield line
+
+    async def _log_lines(self, after: int) -> tuple[bool, list[LogLine]]:
+        """Whether the job has ended, and then some of its lines: a job logs nothing after its end."""
+        if not self._source.keeps_logs():
+            raise ConfigError(f"job {self.id}: no lines of its log are kept, for the setting 'logs' is 0")
+        store = await self._source.store()
+        place = await find(store, await self._locate(), self.id)
+        lines = await store.operating.story.log_lines(place.queue, self.id, after)
+        return place.info.state.ended, [decode_line(number, line) for number, line in lines]

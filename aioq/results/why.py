@@ -1,0 +1,261 @@
+"""Why a job has not ended yet, or how it has: what `handle.why()` returns."""
+
+import enum
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from aioq.jobs.job import UNKNOWN_TASK, WAITS, JobInfo, JobState
+from aioq.jobs.shards import SEPARATOR, queue_of_shard
+from aioq.public import public
+from aioq.results.places import JobPlace
+from aioq.store.contract import Store
+from aioq.store.leases import WorkerLease
+from aioq.store.story import Counted
+from aioq.util.plural import counted
+
+STUCK_MS = 15_000
+"""How long ago a worker's last fetch may be before that is a reason; as for `/ready`."""
+
+LONG = 10.0
+"""Seconds; longer times are shown without tenths of a second."""
+
+
+@public
+class WhyCode(enum.StrEnum):
+    """What holds a job back, or what became of it."""
+
+    NOT_DUE = "not_due"
+    RETRIED_LATER = "retried_later"
+    UNKNOWN_TASK = "unknown_task"
+    HELD_BACK = "held_back"
+    MOVING = "moving"
+    NO_WORKER = "no_worker"
+    IN_LINE = "in_line"
+    WORKERS_STUCK = "workers_stuck"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    WORKER_LOST = "worker_lost"
+    ENDED = "ended"
+
+
+@public
+class WhyReason(msgspec.Struct, frozen=True, kw_only=True):
+    """One reason.
+
+    Attributes:
+        code: which one.
+        text: the same for people, such as "12 jobs are before it".
+        until: until when it holds, in UTC by the server's clock; None if that is not known.
+        since: since when, likewise.
+        job: the id of the job that it waits for; empty for none.
+        worker: the worker that runs it or ran it; empty for none.
+        ahead: how many jobs workers take before it; None if it does not stand in line.
+        exact: whether `ahead` was counted; else it is an estimate.
+    """
+
+    code: WhyCode
+    text: str
+    until: datetime | None = None
+    since: datetime | None = None
+    job: str = ""
+    worker: str = ""
+    ahead: int | None = None
+    exact: bool = True
+
+
+@public
+class Why(msgspec.Struct, frozen=True, kw_only=True):
+    """What `await handle.why()` returns. `str(why)` is a text for people.
+
+    Attributes:
+        id: the job's id.
+        queue: its queue.
+        task: its task's name.
+        state: its state.
+        reasons: what holds it back, the decisive reason first; there is at least one.
+        asked_at: the server's time when it was asked.
+    """
+
+    id: str
+    queue: str
+    task: str
+    state: JobState
+    reasons: tuple[WhyReason, ...]
+    asked_at: datetime
+
+    @property
+    def text(self) -> str:
+        """All reasons in one line."""
+        return "; ".join(reason.text for reason in self.reasons)
+
+    def __str__(self) -> str:
+        return f"job {self.id} is {self.state}: {self.text}"
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server knows, for the reasons.
+
+    Attributes:
+        info: the job.
+        now: the server's time.
+        workers: the workers of its queue.
+        ahead: how many jobs come before it; None if it does not stand in line.
+        held_by: the job that it is held back for; empty if that is not known.
+        pauses: what keeps all workers from it: the reasons that its queue gives.
+        is_on_its_way: whether it has left its queue and has not arrived in the other one.
+    """
+
+    info: JobInfo
+    now: datetime
+    workers: Sequence[WorkerLease] = ()
+    ahead: Counted | None = None
+    held_by: str = ""
+    pauses: Sequence[WhyReason] = ()
+    is_on_its_way: bool = False
+
+
+async def why(store: Store, place: JobPlace) -> Why:
+    """Ask a store why a job has not ended: some calls, each bounded, however many jobs there are."""
+    facts = await _facts(store, place)
+    info = facts.info
+    return Why(
+        id=info.id,
+        queue=queue_of_shard(info.queue),
+        task=info.task,
+        state=info.state,
+        reasons=tuple(reasons_of(facts)),
+        asked_at=facts.now,
+    )
+
+
+async def _facts(store: Store, place: JobPlace) -> Facts:
+    info, queue = place.info, place.queue
+    now = datetime.fromtimestamp(await store.operating.now_ms(queue) / 1000, UTC)
+    if info.state.ended or place.is_on_its_way:
+        return Facts(info=info, now=now, is_on_its_way=place.is_on_its_way)
+    workers, story = await store.workers(queue), store.operating.story
+    if info.state is JobState.QUEUED:
+        return Facts(info=info, now=now, workers=workers, ahead=await story.ahead(queue, info))
+    held_by = await story.held_by(queue, info.id) if info.state is JobState.WAITING else ""
+    return Facts(info=info, now=now, workers=workers, held_by=held_by)
+
+
+def reasons_of(facts: Facts) -> Iterator[WhyReason]:
+    """The reasons, the decisive one first."""
+    info = facts.info
+    if info.state.ended:
+        yield _ended(info)
+    elif facts.is_on_its_way:
+        text = f"it is on its way to queue {queue_of_shard(info.queue)!r}"
+        yield WhyReason(code=WhyCode.MOVING, text=text)
+    elif info.state is JobState.RUNNING:
+        yield from _running(facts)
+    elif info.state is JobState.WAITING:
+        which = f"job {facts.held_by}" if facts.held_by else "the job of its schedule's earlier tick"
+        text = f'{which} has not ended (overlap="one")'
+        yield WhyReason(code=WhyCode.HELD_BACK, text=text, job=facts.held_by)
+    elif info.state is JobState.SCHEDULED and info.due_at is not None and info.due_at > facts.now:
+        yield _not_due(info, facts.now)
+        yield from facts.pauses
+    else:
+        yield from _in_line(facts)
+
+
+def _ended(info: JobInfo) -> WhyReason:
+    how = {JobState.SUCCEEDED: "has succeeded", JobState.FAILED: "has failed"}.get(info.state, "was cancelled")
+    text = f"it {how}"
+    if info.ended_at is not None:
+        text += f" at {_clock(info.ended_at)}"
+    if info.worker:
+        text += f" on worker {info.worker}"
+    if info.error is not None:
+        text += f": {info.error.summary}"
+    return WhyReason(code=WhyCode.ENDED, text=text, since=info.ended_at, worker=info.worker or "")
+
+
+def _running(facts: Facts) -> Iterator[WhyReason]:
+    info, worker = facts.info, facts.info.worker or ""
+    again = f", in attempt {info.attempts}" if info.attempts > 1 else ""
+    ran = "" if info.started_at is None else f" for {_seconds((facts.now - info.started_at).total_seconds())}"
+    text = f"worker {worker} has run it{ran}{again}"
+    if info.progress is not None:
+        text += f" ({info.progress.done:g}" + (f" of {info.progress.total:g}" if info.progress.total else "") + ")"
+    running = WhyReason(code=WhyCode.RUNNING, text=text, since=info.started_at, worker=worker)
+    if any(each.worker == worker and each.lease_ms > 0 for each in facts.workers):
+        yield running
+        return
+    lost = f"worker {worker} has not renewed its lease: it has died, or the server was away"
+    alive = any(each.lease_ms > 0 for each in facts.workers)
+    then = "another worker is about to queue it again" if alive else "no worker is there that would queue it again"
+    yield WhyReason(code=WhyCode.WORKER_LOST, text=f"{lost}; {then}", worker=worker)
+    yield running
+
+
+def _not_due(info: JobInfo, now: datetime) -> WhyReason:
+    assert info.due_at is not None
+    left = f"{_clock(info.due_at)}, in {_seconds((info.due_at - now).total_seconds())}"
+    if info.error is None:
+        return WhyReason(code=WhyCode.NOT_DUE, text=f"it is not due before {left}", until=info.due_at)
+    if info.error.type == UNKNOWN_TASK:
+        text = f"{info.error.message}; it is tried again at {left}"
+        return WhyReason(code=WhyCode.UNKNOWN_TASK, text=text, until=info.due_at)
+    text = f"attempt {info.attempts} failed with {info.error.summary}; the next one is at {left}"
+    return WhyReason(code=WhyCode.RETRIED_LATER, text=text, until=info.due_at, worker=info.worker or "")
+
+
+def _in_line(facts: Facts) -> Iterator[WhyReason]:
+    info, queue = facts.info, queue_of_shard(facts.info.queue)
+    alive = [each for each in facts.workers if each.lease_ms > 0]
+    yield from facts.pauses
+    if not alive:
+        yield WhyReason(code=WhyCode.NO_WORKER, text=f"no worker serves {_named(info.queue)}")
+    elif info.error is not None and info.error.type == UNKNOWN_TASK:
+        text = f"it was put off before: {info.error.message}"
+        yield WhyReason(code=WhyCode.UNKNOWN_TASK, text=text)
+    stuck = _stuck(alive)
+    if stuck is not None:
+        yield stuck
+    served = f"; {counted(len(alive), 'worker', 'serves/serve')} queue {queue!r}" if alive else ""
+    ahead = facts.ahead or Counted(0)
+    yield WhyReason(
+        code=WhyCode.IN_LINE,
+        text=_place_of(facts) + served,
+        ahead=None if facts.ahead is None else ahead.count,
+        exact=ahead.exact,
+    )
+
+
+def _place_of(facts: Facts) -> str:
+    where = f"in {_named(facts.info.queue)}, priority {facts.info.priority}"
+    if facts.info.state not in WAITS or facts.ahead is None:
+        return f"it is due, and about to be queued {where}"
+    count, about = facts.ahead.count, "" if facts.ahead.exact else "about "
+    if not count:
+        return f"it is the next {where}"
+    jobs = "1 job is" if count == 1 else f"{count:,} jobs are"
+    return f"{about}{jobs} before it {where}"
+
+
+def _stuck(alive: Iterable[WorkerLease]) -> WhyReason | None:
+    """The reason that no worker has fetched for a long time, if that is so."""
+    fetched = [each.fetched_ms for each in alive if each.fetched_ms >= 0]
+    if not fetched or min(fetched) <= STUCK_MS:
+        return None
+    text = f"no worker has fetched for {_seconds(min(fetched) / 1000)}"
+    return WhyReason(code=WhyCode.WORKERS_STUCK, text=text)
+
+
+def _named(place: str) -> str:
+    """A queue, or a shard of one."""
+    shard = place.partition(SEPARATOR)[2]
+    return f"queue {queue_of_shard(place)!r}" + (f", shard {shard}" if shard else "")
+
+
+def _seconds(seconds: float) -> str:
+    return f"{max(seconds, 0):.{0 if seconds >= LONG else 1}f} s"
+
+
+def _clock(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

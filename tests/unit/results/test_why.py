@@ -1,0 +1,134 @@
+"""The reasons that `handle.why()` gives, made of what is known of a job and its queue."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from aioq import Failure, JobInfo, JobState, Progress
+from aioq.results.why import Facts, reasons_of
+from aioq.store.leases import WorkerLease
+from aioq.store.story import Counted
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+ALIVE, DEAD, STUCK = (
+    WorkerLease("w-1", 5_000, 10),
+    WorkerLease("w-1", 0, 9_000),
+    WorkerLease("w-2", 5_000, 40_000),
+)
+LATE = Failure("TimeoutError", "slow")
+UNKNOWN = Failure("aioq.UnknownTaskError", "no worker that has seen it knows the task 'send'")
+
+
+def at(seconds: float) -> datetime:
+    return NOON + timedelta(seconds=seconds)
+
+
+def facts(state: JobState, known: dict[str, Any], **asked: Any) -> Facts:
+    queue = known.pop("queue", "mail")
+    return Facts(
+        info=JobInfo(id="a", queue=queue, task="send", state=state, sent_at=NOON, **known), now=NOON, **asked
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (
+            facts(JobState.SCHEDULED, {"due_at": at(90)}),
+            ["not_due: it is not due before 2026-01-01 12:01:30 UTC, in 90 s"],
+        ),
+        (
+            facts(JobState.SCHEDULED, {"due_at": at(3), "attempts": 2, "error": LATE}),
+            [
+                "retried_later: attempt 2 failed with TimeoutError: slow; "
+                "the next one is at 2026-01-01 12:00:03 UTC, in 3.0 s"
+            ],
+        ),
+        (
+            facts(JobState.SCHEDULED, {"due_at": at(5), "error": UNKNOWN}),
+            [
+                "unknown_task: no worker that has seen it knows the task 'send'; "
+                "it is tried again at 2026-01-01 12:00:05 UTC, in 5.0 s"
+            ],
+        ),
+        (
+            facts(JobState.SCHEDULED, {"due_at": at(-1)}, workers=[ALIVE]),
+            [
+                "in_line: it is due, and about to be queued in queue 'mail', priority normal; "
+                "1 worker serves queue 'mail'"
+            ],
+        ),
+        (
+            facts(JobState.QUEUED, {}, ahead=Counted(0)),
+            [
+                "no_worker: no worker serves queue 'mail'",
+                "in_line: it is the next in queue 'mail', priority normal",
+            ],
+        ),
+        (
+            facts(JobState.QUEUED, {"queue": "mail#2"}, ahead=Counted(1), workers=[ALIVE, DEAD]),
+            [
+                "in_line: 1 job is before it in queue 'mail', shard 2, priority normal; "
+                "1 worker serves queue 'mail'",
+            ],
+        ),
+        (
+            facts(JobState.QUEUED, {"error": UNKNOWN}, ahead=Counted(12_000, exact=False), workers=[ALIVE, ALIVE]),
+            [
+                "unknown_task: it was put off before: no worker that has seen it knows the task 'send'",
+                "in_line: about 12,000 jobs are before it in queue 'mail', priority normal; "
+                "2 workers serve queue 'mail'",
+            ],
+        ),
+        (
+            facts(JobState.QUEUED, {}, ahead=Counted(0), workers=[STUCK]),
+            [
+                "workers_stuck: no worker has fetched for 40 s",
+                "in_line: it is the next in queue 'mail', priority normal; 1 worker serves queue 'mail'",
+            ],
+        ),
+        (
+            facts(JobState.WAITING, {}, held_by="tick@1"),
+            ['held_back: job tick@1 has not ended (overlap="one")'],
+        ),
+        (
+            facts(JobState.WAITING, {}),
+            ['held_back: the job of its schedule\'s earlier tick has not ended (overlap="one")'],
+        ),
+        (
+            facts(
+                JobState.RUNNING,
+                {"worker": "w-1", "started_at": at(-61), "attempts": 2, "progress": Progress(3, 10)},
+                workers=[ALIVE],
+            ),
+            ["running: worker w-1 has run it for 61 s, in attempt 2 (3 of 10)"],
+        ),
+        (
+            facts(JobState.RUNNING, {"worker": "w-1", "started_at": at(-2)}, workers=[DEAD]),
+            [
+                "worker_lost: worker w-1 has not renewed its lease: it has died, or the server was away; "
+                "no worker is there that would queue it again",
+                "running: worker w-1 has run it for 2.0 s",
+            ],
+        ),
+        (
+            facts(JobState.QUEUED, {"queue": "post"}, is_on_its_way=True),
+            ["moving: it is on its way to queue 'post'"],
+        ),
+        (
+            facts(JobState.SUCCEEDED, {"ended_at": NOON, "worker": "w-1"}),
+            ["ended: it has succeeded at 2026-01-01 12:00:00 UTC on worker w-1"],
+        ),
+        (
+            facts(JobState.FAILED, {"ended_at": NOON, "error": LATE}),
+            ["ended: it has failed at 2026-01-01 12:00:00 UTC: TimeoutError: slow"],
+        ),
+        (
+            facts(JobState.CANCELLED, {"ended_at": NOON}),
+            ["ended: it was cancelled at 2026-01-01 12:00:00 UTC"],
+        ),
+    ],
+)
+def test_each_reason_is_told(given: Facts, expected: list[str]) -> None:
+    assert [f"{reason.code}: {reason.text}" for reason in reasons_of(given)] == expected
