@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
-from aioq.config.settings import SettingArgs, Settings, from_module, from_pyproject, load_settings
+from aioq.config.pyproject import from_pyproject
+from aioq.config.settings import SettingArgs, Settings, from_module, load_settings
 from aioq.errors import ConfigError
 from aioq.internals import Internals
 from aioq.jobs.middleware import Layers, Middleware

@@ -16,6 +16,7 @@ import click
 
 from aioq.cli import INTERRUPTED
 from aioq.cli.errors import CommandError
+from aioq.cli.operate.commands import COMMANDS
 from aioq.cli.worker.child_env import REFUSED, ChildMark
 from aioq.config.queues import MAX_SHARDS
 from aioq.config.validators import MAX_COUNT
@@ -229,6 +230,9 @@ cli.add_command(
     )
 )
 
+
+for command in COMMANDS.values():
+    cli.add_command(command)
 
 _NO_COMMAND = re.compile("No such command '([^']+)'")
 

@@ -19,16 +19,16 @@ import __future__
 import importlib
 import os
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, TypedDict, cast
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 
+from aioq.config.pyproject import DEFAULT_APP
 from aioq.config.queues import QUEUES, Queue
 from aioq.config.urls import mask_url
 from aioq.config.validators import (
@@ -60,7 +60,7 @@ from aioq.util.migration import Place, here
 from aioq.util.printable import brief
 
 ENV_PREFIX = "AIOQ_"
-RESERVED = frozenset({"AIOQ_WORKER_CHILD"})
+RESERVED = frozenset({"AIOQ_WORKER_CHILD", DEFAULT_APP})
 """Variables that are no settings, but are used by other parts of aioq."""
 
 
@@ -275,30 +275,6 @@ def from_module(path: str) -> dict[str, object]:
     }
 
 
-def from_pyproject(start: Path | None = None) -> tuple[dict[str, object], str]:
-    """Find the nearest pyproject.toml with a `[tool.aioq]`, in the directory `start` or above it.
-
-    Args:
-        start: the directory to begin with; default the current one.
-
-    Returns:
-        The `file` and the `file_source` for `load_settings`; an empty table and "" if there is none.
-
-    Raises:
-        ConfigError: a pyproject.toml on the way cannot be read, or its `tool.aioq` is not a table.
-    """
-    here = (start or Path.cwd()).absolute()
-    for folder in (here, *here.parents):
-        file = folder / "pyproject.toml"
-        tool = _read_toml(file).get("tool")
-        table = cast("dict[str, Any]", tool).get("aioq") if isinstance(tool, dict) else None
-        if isinstance(table, dict):
-            return cast("dict[str, object]", table), f"[tool.aioq] in {file}"
-        if table is not None:
-            raise ConfigError(f"tool.aioq in {file} must be a table, not {type(table).__name__}")
-    return {}, ""
-
-
 _ENV_NAMES = {ENV_PREFIX + name.upper(): name for name in RULES}
 
 # Variables that Kubernetes sets in each pod for a service "aioq" or "aioq-web", and Docker for a linked container:
@@ -376,19 +352,3 @@ def _import(path: str) -> ModuleType:
         if name and f"{path}.".startswith(f"{name}."):
             raise ConfigError(f"no module {path!r} (looked for in sys.path, cwd {Path.cwd()})") from error
         raise ConfigError(f"module {path!r} failed to import: {type(error).__name__}: {error}") from error
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    """Parse a TOML file; a missing one counts as empty."""
-    data = b""
-    try:
-        data = file.read_bytes()
-        return tomllib.loads(data.decode())
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return {}
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
-    except ValueError as error:  # of the decoder or of tomllib, which names the line unless it is the last
-        line = data.count(b"\n", 0, getattr(error, "start", len(data))) + 1
-        where = "" if "(at line" in str(error) else f" (at line {line})"
-        raise ConfigError(f"{file} is not valid TOML: {error}{where}") from error

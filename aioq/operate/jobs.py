@@ -272,23 +272,32 @@ class JobQuery:
 
     async def _shards(self, store: Store) -> Sequence[str]:
         """The shards of the queues, of which most have one."""
-        return [shard for queue in await self._queues(store) for shard in await self._source.shards_of(queue)]
+        queues = await queues_of(self._source, self._filters.queues, store)
+        return [shard for queue in queues for shard in await self._source.shards_of(queue)]
 
-    async def _queues(self, store: Store) -> Sequence[str]:
-        """The queues that are asked for; by default those that the App knows, and those that the server knows of.
 
-        Raises:
-            ConfigError: one does not exist.
-        """
-        known = list(dict.fromkeys(self._source.known_queues()))
-        wanted = self._filters.queues
-        if wanted is not None and {*wanted} <= {*known}:
-            return wanted
-        known = list(dict.fromkeys([*known, *map(queue_of_shard, await store.operating.queues())]))
-        for queue in wanted or ():
-            if queue not in known and not await store.operating.is_used(queue):
-                raise ConfigError(
-                    f"{WHERE}: there is no queue {queue!r}{did_you_mean(queue, known)}; "
-                    f"there are: {', '.join(known)}"
-                )
-        return wanted or known
+async def queues_of(
+    source: QuerySource, wanted: Sequence[str] | None = None, store: Store | None = None, where: str = f"{WHERE}: "
+) -> Sequence[str]:
+    """The queues that are asked for; by default those that the App knows, and those that the server knows of.
+
+    Args:
+        source: the App.
+        wanted: the queues that are asked for; None for all.
+        store: its store, if the caller has it.
+        where: how an error begins.
+
+    Raises:
+        ConfigError: one does not exist; the message names those that do.
+    """
+    known = list(dict.fromkeys(source.known_queues()))
+    if wanted is not None and {*wanted} <= {*known}:
+        return wanted
+    store = store or await source.store()
+    known = list(dict.fromkeys([*known, *map(queue_of_shard, await store.operating.queues())]))
+    for queue in wanted or ():
+        if queue not in known and not await store.operating.is_used(queue):
+            raise ConfigError(
+                f"{where}there is no queue {queue!r}{did_you_mean(queue, known)}; there are: {', '.join(known)}"
+            )
+    return wanted or known

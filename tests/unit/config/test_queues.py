@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from aioq import App, ConfigError, Queue
+from aioq.config.pyproject import from_pyproject
 from aioq.config.queues import MAX_SHARDS, check_shards
-from aioq.config.settings import from_module, from_pyproject, load_settings
+from aioq.config.settings import from_module, load_settings
 
 NO_NUMBERS = [0, -1, True, False, MAX_SHARDS + 1, 1.5, "8", [8], float("nan"), 10**30]
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from aioq.cli.worker.child_env import CHILD_VARIABLE
 from aioq.config import settings as config
-from aioq.config.settings import SettingArgs, Settings, from_module, from_pyproject, load_settings
+from aioq.config.pyproject import DEFAULT_APP, from_pyproject
+from aioq.config.settings import SettingArgs, Settings, from_module, load_settings
 from aioq.errors import ConfigError
 from aioq.util.deferred_warnings import DeferredWarnings
 from aioq.util.durations import MAX_DELAY, as_seconds, seconds
@@ -327,9 +328,9 @@ def test_an_integer_beyond_any_float_is_refused_too(setting: str):
     assert "a number of 1329 bits is more than" in refused(lambda: load(**{setting: 10**400}))
 
 
-def test_the_variable_of_supervised_workers_is_no_setting():
-    assert load_env(**{CHILD_VARIABLE: "1"}) == Settings()
-    assert frozenset({CHILD_VARIABLE}) == config.RESERVED
+def test_variables_that_are_no_settings():
+    assert load_env(**{CHILD_VARIABLE: "1", DEFAULT_APP: "shop.tasks:app"}) == Settings()
+    assert frozenset({CHILD_VARIABLE, DEFAULT_APP}) == config.RESERVED
 
 
 def test_variables_of_others_are_left_alone():
@@ -568,7 +569,7 @@ def test_an_unknown_name_is_an_error_with_the_nearest_one(source: str, name: str
         ("AIOQ_RESULT_BACKEND", "here it is not needed: results are in the same server"),
         ("AIOQ_VERSION", "valid are: AIOQ_NAME, AIOQ_URL, "),
         ("AIOQ_LOG", "did you mean 'AIOQ_LOGS'"),
-        ("AIOQ_APP", "did you mean 'AIOQ_NAME'?"),
+        ("AIOQ_APP_NAME", "did you mean 'AIOQ_NAME'?"),
         ("AIOQ_broker", "did you mean 'AIOQ_URL'?"),
         ("AIOQ_", "valid are: AIOQ_NAME, AIOQ_URL, "),
     ],

@@ -1,0 +1,131 @@
+"""The commands that operate queues: their arguments, options and help. What they do is in the other modules."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import click
+
+from aioq.cli.errors import as_command_errors
+from aioq.cli.operate.options import (
+    Argument,
+    Moment,
+    Span,
+    as_json,
+    confirmed,
+    for_app,
+    given_filters,
+    job_filters,
+)
+from aioq.jobs.job import Priority
+
+HELP = {"help_option_names": ["-h", "--help"]}
+COUNT = click.IntRange(1)
+PRIORITY = click.Choice([*Priority])
+
+
+def _run(module: str, words: tuple[str, ...], options: dict[str, Any], **more: Any) -> None:
+    """Run a command's own module; the App's part of the command line goes along as one."""
+    with as_command_errors():
+        targets = import_module("aioq.cli.targets")
+        wanted = targets.Wanted(words, options.pop("url"), options.pop("name"))
+        import_module(f"aioq.cli.operate.{module}").run(wanted, **options, **more)
+
+
+@click.command(context_settings=HELP)
+@for_app(metavar="[MODULE:APP]")
+@job_filters()
+@click.option("--order", type=click.Choice(("newest", "oldest")), default="newest", show_default=True)
+@click.option(
+    "-n", "--limit", type=COUNT, default=50, show_default=True, metavar="N", help="Print at most so many."
+)
+@click.option("--all", "is_unlimited", is_flag=True, help="Print all that match.")
+@click.option("--count", "is_count", is_flag=True, help="Print only how many match.")
+@as_json
+def jobs(words: tuple[str, ...], **options: Any) -> None:
+    """Find jobs.
+
+    All options choose: a job must match all that are given. In a PATTERN `*`, `?` and `[...]` stand for other
+    characters, as in file names.
+    """
+    _run("jobs", words, options, filters=given_filters(options))
+
+
+@click.command(context_settings=HELP)
+@for_app(metavar="[MODULE:APP] ID")
+@click.option("--retry", "verb", flag_value="retry", help="Queue it again; for a job that has failed.")
+@click.option("--cancel", "verb", flag_value="cancel", help="Cancel it.")
+@click.option("--run-now", "verb", flag_value="run_now", help="Queue it now; for one that waits for its time.")
+@click.option("--delete", "verb", flag_value="delete", help="Delete it; one that waits is cancelled first.")
+@click.option("--priority", type=PRIORITY, help="Move it to that lane.")
+@click.option("--move", metavar="QUEUE", help="Move it to another queue; for one that has not been started.")
+@click.option("--copy", "is_copy", is_flag=True, help="Send the same call again, and print the id of the new job.")
+@click.option(
+    "-a",
+    "--argument",
+    "arguments",
+    type=Argument(),
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="With --copy: an argument that differs, as JSON; may be repeated.",
+)
+@click.option(
+    "--reason", default="", metavar="TEXT", help="With --cancel: why; whoever waits for the job is told."
+)
+@confirmed
+@as_json
+def job(words: tuple[str, ...], **options: Any) -> None:
+    """Show a job, with its result and what has happened to it; or change it.
+
+    Exit code 1: the job's state does not permit the change.
+    """
+    given = [name for name in ("verb", "priority", "move", "is_copy") if options[name]]
+    if len(given) > 1:
+        raise click.UsageError("one change at a time")
+    if options["arguments"] and not options["is_copy"]:
+        raise click.UsageError("--argument is for --copy")
+    if options["reason"] and options["verb"] != "cancel":
+        raise click.UsageError("--reason is for --cancel")
+    _run("job", words, options)
+
+
+@click.command(context_settings=HELP)
+@for_app(metavar="[MODULE:APP]")
+@as_json
+def queues(words: tuple[str, ...], **options: Any) -> None:
+    """Show all queues: how many jobs they have, how old the oldest one is, how many come and end a second."""
+    _run("queues", words, options)
+
+
+@click.command(context_settings=HELP)
+@for_app(metavar="[MODULE:APP] QUEUE")
+@as_json
+def queue(words: tuple[str, ...], **options: Any) -> None:
+    """Show a queue: its jobs by state, and how its tasks ended, ran and waited over a minute, hour and day."""
+    _run("queue", words, options)
+
+
+@click.command(context_settings=HELP)
+@for_app(metavar="[MODULE:APP] TASK [ARGUMENTS]")
+@click.option("-q", "--queue", metavar="NAME", help="To this queue, instead of the task's own.")
+@click.option("--priority", type=PRIORITY, help="To that lane.")
+@click.option("--delay", type=Span(), metavar="TIME", help="To be run after that time: 30s, 15m, 2h, 1d.")
+@click.option("--at", "eta", type=Moment(), metavar="TIME", help="To be run then: 2026-11-30T09:00Z, or 2h.")
+@click.option(
+    "--id", "job_id", metavar="ID", help="An id of your own; a job that has it already is not sent again."
+)
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag; may be repeated.")
+@click.option("--wait", is_flag=True, help="Wait until it has ended, and print what it returned.")
+@as_json
+def send(words: tuple[str, ...], **options: Any) -> None:
+    """Send a job, and print its id.
+
+    ARGUMENTS are JSON: an object for arguments by name, a list for arguments by position.
+
+    Exit code 1, with --wait: the job has failed or was cancelled.
+    """
+    _run("send", words, options)
+
+
+COMMANDS: Mapping[str, click.Command] = {each.name or "": each for each in (jobs, job, queues, queue, send)}
+"""All of them, by name."""

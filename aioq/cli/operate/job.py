@@ -1,0 +1,158 @@
+"""`aioq job`: shows one job, or changes it."""
+
+import asyncio
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from aioq.app import App
+from aioq.cli.operate.output import Column, moment, print_facts, print_items, print_json, span
+from aioq.cli.operate.questions import confirm
+from aioq.cli.targets import Wanted, find_app
+from aioq.errors import ConfigError
+from aioq.jobs.job import JobInfo
+from aioq.results.handle import JobHandle
+from aioq.results.timeline import TimelineEntry
+from aioq.util.printable import printable
+
+DONE = {
+    "retry": "queued again",
+    "cancel": "cancelled",
+    "run_now": "queued",
+    "delete": "deleted",
+}
+"""What has happened when a verb has returned True."""
+
+_NEEDS = {
+    "retry": "a job that has failed",
+    "cancel": "a job that has not ended",
+    "run_now": "a job that waits for its time",
+    "delete": "a job that is not running",
+}
+
+
+def run(
+    wanted: Wanted,
+    *,
+    verb: str | None,
+    priority: str | None,
+    move: str | None,
+    is_copy: bool,
+    arguments: Sequence[tuple[str | int, Any]],
+    reason: str,
+    is_confirmed: bool,
+    as_json: bool,
+) -> None:
+    """Carry out the command."""
+    app, (job_id,) = find_app(wanted, "the job's ID")
+    if verb == "delete":
+        confirm(f"delete the job {printable(job_id)}?", is_confirmed=is_confirmed)
+
+    async def carry_out() -> int:
+        async with app:
+            handle = app.handle(job_id)
+            if is_copy:
+                return _printed(await _copy(handle, arguments), as_json=as_json)
+            if verb is None and priority is None and move is None:
+                return await _show(app, handle, as_json=as_json)
+            return await _change(handle, verb, priority, move, reason)
+
+    sys.exit(asyncio.run(carry_out()))
+
+
+async def _change(
+    handle: JobHandle[Any], verb: str | None, priority: str | None, move: str | None, reason: str
+) -> int:
+    """Change the job, and say so; exit code 1 where its state does not permit that."""
+    if priority is not None:
+        done, what, needs = await handle.set_priority(priority), f"moved to the lane {priority}", _UNENDED  # pyright: ignore[reportArgumentType] - click has checked it
+    elif move is not None:
+        done, what, needs = await handle.move(queue=move), f"moved to {move}", "a job that has not been started"
+    else:
+        assert verb is not None
+        call = handle.cancel(reason) if verb == "cancel" else getattr(handle, verb)()
+        done, what, needs = await call, DONE[verb], _NEEDS[verb]
+    if done:
+        click.echo(f"{printable(handle.id)} {printable(what)}")
+        return 0
+    state = await handle.status()
+    click.echo(f"aioq: the job {printable(handle.id)} is {state}; this needs {needs}", err=True)
+    return 1
+
+
+_UNENDED = "a job that has not ended"
+
+
+async def _copy(handle: JobHandle[Any], arguments: Sequence[tuple[str | int, Any]]) -> JobHandle[Any]:
+    by_name = {name: value for name, value in arguments if isinstance(name, str)}
+    by_place = {place: value for place, value in arguments if isinstance(place, int)}
+    if by_place and sorted(by_place) != [*range(len(by_place))]:
+        raise ConfigError("arguments by position must begin with 0, without a gap")
+    return await handle.copy(*(by_place[place] for place in sorted(by_place)), **by_name)
+
+
+def _printed(handle: JobHandle[Any], *, as_json: bool) -> int:
+    if as_json:
+        print_json([{"id": handle.id, "added": handle.added}])
+    else:
+        click.echo(printable(handle.id))
+    return 0
+
+
+async def _show(app: App, handle: JobHandle[Any], *, as_json: bool) -> int:
+    info = await handle.info(result=True)
+    story = await handle.timeline() if app.settings.history else []
+    if as_json:
+        print_json([{**msgspec.structs.asdict(_Shown(info, story))}])
+        return 0
+    print_facts(info.id, facts(info))
+    print_items(story, STORY, as_json=False)
+    return 0
+
+
+class _Shown(msgspec.Struct):
+    job: JobInfo
+    timeline: Sequence[TimelineEntry]
+
+
+def facts(info: JobInfo) -> Iterator[tuple[str, str]]:
+    """What is shown of a job, as names and values; the values of what it does not have are empty."""
+    yield "id", info.id
+    yield "task", info.task
+    yield "queue", info.queue
+    yield "state", info.state.value
+    yield "priority", info.priority.value
+    yield "attempts", str(info.attempts)
+    yield "crashes", str(info.crashes or "")
+    yield "interruptions", str(info.interruptions or "")
+    yield "sent", moment(info.sent_at)
+    yield "due", moment(info.due_at)
+    yield "started", moment(info.started_at)
+    yield "ended", moment(info.ended_at)
+    yield "expires", moment(info.expires_at)
+    yield "worker", info.worker or ""
+    if info.progress is not None:
+        yield "progress", _progress(info)
+    yield "tags", ", ".join(info.tags)
+    yield "headers", ", ".join(f"{name}={value}" for name, value in info.headers.items())
+    yield "error", "" if info.error is None else str(info.error)
+    yield "result", "" if info.result is None else repr(info.result)
+
+
+def _progress(info: JobInfo) -> str:
+    progress = info.progress
+    assert progress is not None
+    share = f"{progress.done:g}" + ("" if progress.total is None else f" of {progress.total:g}")
+    return f"{share} {progress.message}".rstrip()
+
+
+STORY: Sequence[Column[TimelineEntry]] = (
+    Column("time (UTC)", lambda entry: moment(entry.at)),
+    Column("event", lambda entry: entry.event.value),
+    Column("took", lambda entry: span(entry.seconds), is_number=True),
+    Column("worker", lambda entry: entry.worker),
+    Column("error", lambda entry: entry.error),
+)
