@@ -15,10 +15,11 @@ from typing import Any
 import click
 
 from aioq.cli import INTERRUPTED
-from aioq.cli.errors import CommandError
+from aioq.cli.errors import CommandError, as_command_errors
 from aioq.cli.operate.commands import COMMANDS
+from aioq.cli.operate.options import for_app
 from aioq.cli.worker.child_env import REFUSED, ChildMark
-from aioq.config.queues import MAX_SHARDS
+from aioq.config.pyproject import DEFAULT_APP, default_app
 from aioq.config.validators import MAX_COUNT
 from aioq.errors import AioqError
 from aioq.util.durations import MAX_DELAY
@@ -61,6 +62,20 @@ def cli() -> None:
     """Run and inspect aioq job queues."""
 
 
+def _or_default(_: click.Context, __: click.Parameter, named: str | None) -> str:
+    """The App that is named, or else the one that is set."""
+    with as_command_errors():
+        chosen = named or default_app()
+    if not chosen:
+        raise click.UsageError(
+            f"which App? Name it, as in shop.tasks:app, or set {DEFAULT_APP} or [tool.aioq] app in pyproject.toml"
+        )
+    return chosen
+
+
+target = click.argument("target", metavar="[MODULE:APP]", required=False, callback=_or_default)
+
+
 def _one_by_one(_: click.Context, __: click.Parameter, queues: tuple[str, ...]) -> tuple[str, ...]:
     for queue in queues:
         if "," in queue:
@@ -70,7 +85,7 @@ def _one_by_one(_: click.Context, __: click.Parameter, queues: tuple[str, ...]) 
 
 
 @cli.command()
-@click.argument("target", metavar="MODULE:APP")
+@target
 @click.option(
     "-q",
     "--queue",
@@ -127,7 +142,7 @@ def worker(target: str, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("target", metavar="MODULE:APP")
+@target
 @click.option(
     "-q",
     "--queue",
@@ -162,7 +177,7 @@ def check(target: str, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("target", metavar="MODULE:APP")
+@target
 def doctor(target: str) -> None:
     """Check the servers of MODULE:APP, and say what to do about each thing that is wrong; exit code 1 if any is.
 
@@ -173,27 +188,21 @@ def doctor(target: str) -> None:
 
 
 @cli.command()
-@click.argument("target", metavar="MODULE:APP")
-@click.argument("queue", metavar="[QUEUE]", required=False)
-@click.argument("number", metavar="[NUMBER]", type=click.IntRange(1, MAX_SHARDS), required=False)
+@for_app(metavar="[MODULE:APP] [QUEUE] [NUMBER]")
 @click.option(
     "--drop-drained",
     is_flag=True,
     help="Stop serving the shards that the queue has no more, if they are empty.",
 )
-def shards(target: str, queue: str | None, number: int | None, drop_drained: bool) -> None:
+def shards(words: tuple[str, ...], *, url: str | None, name: str | None, drop_drained: bool) -> None:
     """Show what stands in the shards of QUEUE, or of all queues with several shards; change how many it has.
 
     With NUMBER the queue has so many shards from now on. Workers and senders notice it without a restart. See
     docs/scaling.md.
     """
-    if drop_drained and queue is None:
-        raise click.UsageError("--drop-drained needs the QUEUE")
-    module = _imported("shards")
-    try:
-        module.run_shards(module.ShardsPlan(target, queue, number, drop_drained))
-    except AioqError as error:
-        raise CommandError(error) from None
+    with as_command_errors():
+        wanted = _imported("targets").Wanted(words, url, name)
+        _imported("shards").run_shards(wanted, drop_drained=drop_drained)
 
 
 @cli.command()

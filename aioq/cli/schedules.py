@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta, tzinfo
-from typing import TypeVar
+from typing import TypedDict, TypeVar, Unpack
 from zoneinfo import ZoneInfo
 
 import click
@@ -16,7 +16,8 @@ from rich.text import Text
 
 from aioq.app import App
 from aioq.cli.errors import as_command_errors
-from aioq.cli.loader import load_app
+from aioq.cli.operate.options import for_app
+from aioq.cli.targets import Wanted, find_app
 from aioq.schedules.info import Schedule, duration
 from aioq.util.printable import printable
 from aioq.util.timezones import zone_or_utc
@@ -49,18 +50,25 @@ def commands() -> None:
     """The group of the commands of `aioq schedules`; `main.py` has its help."""
 
 
-_target = click.argument("target", metavar="MODULE:APP")
-_id = click.argument("schedule_id", metavar="ID")
+class Target(TypedDict):
+    """The arguments and options by which a command is given its App."""
+
+    words: tuple[str, ...]
+    url: str | None
+    name: str | None
+
+
+_for_one = for_app(metavar="[MODULE:APP] ID")
 
 
 @commands.command("list")
-@_target
-def list_(target: str) -> None:
+@for_app(metavar="[MODULE:APP]")
+def list_(**target: Unpack[Target]) -> None:
     """Show all schedules, the next to tick first.
 
     If the output is no terminal, one line for each: id, task, when, zone, next run and state, separated by tabs.
     """
-    found = _with_app(target, lambda app: app.schedules.list())
+    found = _with_all(target, lambda app: app.schedules.list())
     if not found:
         click.echo("there are no schedules", err=True)  # on standard output, a pipe's reader would take it for one
     # The stream is asked, because rich takes a pipe for a terminal if FORCE_COLOR is set.
@@ -68,62 +76,65 @@ def list_(target: str) -> None:
 
 
 @commands.command()
-@_target
-@_id
-def show(target: str, schedule_id: str) -> None:
+@_for_one
+def show(**target: Unpack[Target]) -> None:
     """Show one schedule, with its next five runs in its own time zone."""
-    _show(_with_app(target, lambda app: app.schedules.get(schedule_id)))
+    _show(_with_one(target, lambda app, schedule_id: app.schedules.get(schedule_id)))
 
 
 @commands.command()
-@_target
-@_id
-def pause(target: str, schedule_id: str) -> None:
+@_for_one
+def pause(**target: Unpack[Target]) -> None:
     """Pause a schedule; ticks that come due while it is paused are not made up for later."""
-    _show(_with_app(target, lambda app: app.schedules.pause(schedule_id)))
+    _show(_with_one(target, lambda app, schedule_id: app.schedules.pause(schedule_id)))
 
 
 @commands.command()
-@_target
-@_id
-def resume(target: str, schedule_id: str) -> None:
+@_for_one
+def resume(**target: Unpack[Target]) -> None:
     """Resume a paused schedule, with its next tick."""
-    _show(_with_app(target, lambda app: app.schedules.resume(schedule_id)))
+    _show(_with_one(target, lambda app, schedule_id: app.schedules.resume(schedule_id)))
 
 
 @commands.command()
-@_target
-@_id
-def run(target: str, schedule_id: str) -> None:
+@_for_one
+def run(**target: Unpack[Target]) -> None:
     """Send a schedule's call now, in addition to its ticks, and print the job's id."""
-    click.echo(printable(_with_app(target, lambda app: app.schedules.run_now(schedule_id)).id))
+    click.echo(printable(_with_one(target, lambda app, schedule_id: app.schedules.run_now(schedule_id)).id))
 
 
 @commands.command()
-@_target
-@_id
-def remove(target: str, schedule_id: str) -> None:
+@_for_one
+def remove(**target: Unpack[Target]) -> None:
     """Remove a schedule; one that code declares comes back when its declaration changes."""
 
-    async def change(app: App) -> bool:
+    async def change(app: App, schedule_id: str) -> tuple[str, bool]:
         declared = (await app.schedules.get(schedule_id)).in_code
         await app.schedules.remove(schedule_id)
-        return declared
+        return schedule_id, declared
 
-    declared = _with_app(target, change)
+    schedule_id, declared = _with_one(target, change)
     more = "; code declares it, and it comes back when its declaration changes" if declared else ""
     click.echo(f"removed {printable(schedule_id)}{more}")
 
 
-def _with_app(target: str, call: Callable[[App], Awaitable[T]]) -> T:
-    """Load an App, call something on it, and close it."""
+def _with_all(target: Target, call: Callable[[App], Awaitable[T]]) -> T:
+    """Find the App, call something on it, and close it."""
+    return _with_app(target, lambda app, _: call(app))
 
-    async def with_app(app: App) -> T:
+
+def _with_one(target: Target, call: Callable[[App, str], Awaitable[T]]) -> T:
+    """The same, with the id of a schedule."""
+    return _with_app(target, lambda app, words: call(app, words[0]), "the schedule's ID")
+
+
+def _with_app(target: Target, call: Callable[[App, Sequence[str]], Awaitable[T]], *arguments: str) -> T:
+    async def with_app(app: App, words: Sequence[str]) -> T:
         async with app:
-            return await call(app)
+            return await call(app, words)
 
     with as_command_errors():
-        return asyncio.run(with_app(load_app(target)))
+        return asyncio.run(with_app(*find_app(Wanted(**target), *arguments)))
 
 
 def _console() -> Console:

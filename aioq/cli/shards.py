@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from aioq.app import App, internals_of
-from aioq.cli.errors import as_command_errors
-from aioq.cli.loader import load_app
+from aioq.cli.targets import Wanted, find_app
+from aioq.config.queues import MAX_SHARDS
 from aioq.jobs.shards import in_words
 from aioq.operate.queues import ShardInfo
 from aioq.util.printable import printable
@@ -23,7 +23,7 @@ class ShardsPlan:
     """The command line of `aioq shards`.
 
     Attributes:
-        target: `module:app`.
+        target: `module:app`, as it was given; empty where it was not.
         queue: the queue; None for all that have several shards.
         number: how many shards it is to have; None for no change.
         drop_drained: stop serving shards that are given up and empty.
@@ -35,17 +35,25 @@ class ShardsPlan:
     drop_drained: bool = False
 
 
-def run_shards(plan: ShardsPlan) -> None:
+def run_shards(wanted: Wanted, *, drop_drained: bool) -> None:
     """Change what the command line says, and print what stands in each shard."""
-    with as_command_errors():
-        app = load_app(plan.target)
-        found = asyncio.run(_carry_out(app, plan))
+    app, words = find_app(wanted, "QUEUE", "NUMBER", least=0)
+    plan = _plan(wanted, words, drop_drained=drop_drained)
+    found = asyncio.run(_carry_out(app, plan))
     for queue, shards in found.items():
         Console(highlight=False).print(_table(queue, shards))
         for line in advice(plan, queue, shards):
             click.echo(line)
     if not found:
         click.echo("no queue has several shards")
+
+
+def _plan(wanted: Wanted, words: Sequence[str], *, drop_drained: bool) -> ShardsPlan:
+    if drop_drained and not words:
+        raise click.UsageError("--drop-drained needs the QUEUE")
+    number = None if len(words) < 2 else click.IntRange(1, MAX_SHARDS)(words[1])  # noqa: PLR2004 - QUEUE and NUMBER
+    target = " ".join(wanted.words[: len(wanted.words) - len(words)])
+    return ShardsPlan(target, words[0] if words else None, number, drop_drained)
 
 
 async def _carry_out(app: App, plan: ShardsPlan) -> dict[str, Sequence[ShardInfo]]:
@@ -67,7 +75,7 @@ def advice(plan: ShardsPlan, queue: str, shards: Sequence[ShardInfo]) -> list[st
     if all(each.is_empty for each in draining):
         return [
             "The shards to drain are empty. A minute after the change, when all senders have noticed it: "
-            f"aioq shards {plan.target} {queue} --drop-drained"
+            + " ".join(["aioq shards", *filter(None, [plan.target]), queue, "--drop-drained"])
         ]
     return ["Workers run what is in the shards to drain; they get no new jobs."]
 
