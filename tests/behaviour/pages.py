@@ -93,6 +93,7 @@ def alike(text: str) -> str:
 
 Holds = Callable[[Block], bool]
 
+CLI = "docs/cli.md"
 TWO_HOSTS = "examples/two_hosts/README.md"
 
 
@@ -151,6 +152,10 @@ HOLDERS: dict[str, Holds] = {
         "docs/worker.md", "ACL SETUSER"
     ),
     "behaviour/test_worker_log.py::test_the_page_shows_what_is_logged": lambda block: block.marks == ("log",),
+    "behaviour/test_cli_page.py::test_every_command_prints_what_the_page_shows": lambda block: (
+        block.page == CLI and (block.language == "python" or block.text.startswith("$ aioq "))
+    ),
+    "behaviour/test_cli_page.py::test_completion_is_click_s": _begins(CLI, 'eval "$('),
     "behaviour/test_doctor.py::test_the_page_shows_what_is_printed": _begins(
         "docs/worker.md", "$ aioq doctor shop:app"
     ),

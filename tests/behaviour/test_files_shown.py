@@ -15,6 +15,7 @@ import yaml
 from aioq import App
 from aioq.cli.errors import CommandError
 from aioq.cli.worker.health_server import HealthServer, listen
+from aioq.config.pyproject import DEFAULT_APP, default_app
 from aioq.config.settings import Settings, load_settings
 from aioq.worker import Health
 from tests.behaviour.kit import ROOT
@@ -81,6 +82,7 @@ def test_the_table_of_pyproject_is_one(folder: Path) -> None:
     (folder / "pyproject.toml").write_text(block.text)
     settings = App("shop").settings
     table = tomllib.loads(block.text)["tool"]["aioq"]
+    assert default_app(start=folder) == table.pop("app")
     assert {name: getattr(settings, name) for name in table} == table
     assert all(DEFAULTS[name] != value for name, value in table.items())
 
@@ -135,7 +137,7 @@ def test_the_containers_are_as_the_page_says() -> None:
 
 def test_every_variable_of_a_page_is_a_setting() -> None:
     """But for those by which the pages show what happens with one that is none."""
-    ours = {f"AIOQ_{name.upper()}" for name in DEFAULTS} | {"AIOQ_"}
+    ours = {f"AIOQ_{name.upper()}" for name in DEFAULTS} | {"AIOQ_", DEFAULT_APP}
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *FILES]:
         text = page.read_text().replace("`AIOQ_VERSION` of its own", "")
         assert set(re.findall(r"\bAIOQ_[A-Z_]*", text)) - ours == set(), page.name

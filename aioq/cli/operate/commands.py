@@ -21,7 +21,7 @@ from aioq.jobs.job import Priority
 
 HELP = {"help_option_names": ["-h", "--help"]}
 COUNT = click.IntRange(1)
-PRIORITY = click.Choice([*Priority])
+PRIORITY = click.Choice([each.value for each in Priority])
 
 
 def _run(module: str, words: tuple[str, ...], options: dict[str, Any], **more: Any) -> None:

@@ -150,8 +150,8 @@ def _progress(info: JobInfo) -> str:
 
 
 STORY: Sequence[Column[TimelineEntry]] = (
-    Column("time (UTC)", lambda entry: moment(entry.at)),
-    Column("event", lambda entry: entry.event.value),
+    Column("time (UTC)", lambda entry: moment(entry.at), whole=True),
+    Column("event", lambda entry: entry.event.value, whole=True),
     Column("took", lambda entry: span(entry.seconds), is_number=True),
     Column("worker", lambda entry: entry.worker),
     Column("error", lambda entry: entry.error),

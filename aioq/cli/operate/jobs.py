@@ -76,9 +76,9 @@ def _time(info: JobInfo) -> str:
 COLUMNS: Sequence[Column[JobInfo]] = (
     Column("id", lambda info: info.id, whole=True),
     Column("task", lambda info: info.task),
-    Column("queue", lambda info: info.queue),
-    Column("state", lambda info: info.state.value),
-    Column("attempts", lambda info: str(info.attempts), is_number=True),
-    Column("time (UTC)", _time),
+    Column("queue", lambda info: info.queue, whole=True),
+    Column("state", lambda info: info.state.value, whole=True),
+    Column("runs", lambda info: str(info.attempts), is_number=True),
+    Column("time (UTC)", _time, whole=True),
     Column("error", lambda info: "" if info.error is None else str(info.error)),
 )

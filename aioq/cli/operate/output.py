@@ -29,7 +29,7 @@ class Column(Generic[T]):
         heading: its heading.
         text: the cell of an item; empty for no value.
         is_number: whether it is printed flush right.
-        whole: whether it is never broken, because other commands take it.
+        whole: whether it is never broken: because other commands take it, or because it is short.
     """
 
     heading: str
