@@ -26,6 +26,8 @@ from aioq.errors import (
     ServerUnavailableError,
     UnknownTaskError,
     WireError,
+    WorkerNotFoundError,
+    WorkerRefusedError,
     WouldDeadlock,
     WrongLoopError,
 )
@@ -39,6 +41,8 @@ from aioq.jobs.verdicts import Cancel, Fail
 from aioq.operate.jobs import JobCount, JobPage, JobQuery
 from aioq.operate.queues import QueueHandle, ShardInfo
 from aioq.operate.statistics import Percentiles, QueueActivity, QueueStats
+from aioq.operate.worker import WorkerInfo
+from aioq.operate.workers import WorkerQuery
 from aioq.producer.call import Call
 from aioq.results.gather import as_completed, gather, gather_sync
 from aioq.results.handle import JobHandle
@@ -46,6 +50,8 @@ from aioq.results.timeline import JobEvent, TimelineEntry
 from aioq.results.why import Why, WhyCode, WhyReason
 from aioq.schedules.info import Schedule
 from aioq.tasks.task import Task
+from aioq.worker.about import WorkerFigures
+from aioq.worker.stacks import Stack, WorkerStacks
 
 __version__: str
 
@@ -103,6 +109,7 @@ __all__ = [
     "ServerUnavailableError",
     "ShardInfo",
     "Snooze",
+    "Stack",
     "Task",
     "TimelineEntry",
     "UnknownTaskError",
@@ -110,6 +117,12 @@ __all__ = [
     "WhyCode",
     "WhyReason",
     "WireError",
+    "WorkerFigures",
+    "WorkerInfo",
+    "WorkerNotFoundError",
+    "WorkerQuery",
+    "WorkerRefusedError",
+    "WorkerStacks",
     "WouldDeadlock",
     "WrongLoopError",
     "as_completed",

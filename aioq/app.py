@@ -1,6 +1,6 @@
 """The App: registers tasks, sends jobs and gives the handles by which their results are awaited."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
@@ -13,6 +13,7 @@ from aioq.jobs.options import check_job_id, check_name
 from aioq.operate.filters import JobFilters
 from aioq.operate.jobs import JobQuery
 from aioq.operate.queues import QueueHandle
+from aioq.operate.workers import WorkerQuery
 from aioq.producer.call import Call
 from aioq.public import public
 from aioq.results.handle import JobHandle
@@ -115,8 +116,6 @@ class App:
     def __repr__(self) -> str:
         return f"<App {self.name}>"
 
-    # -- tasks
-
     @overload
     def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...  # pyright: ignore[reportOverlappingOverload] - a coroutine function fits both; the first one counts
     @overload
@@ -176,8 +175,6 @@ class App:
         """
         check_task_name(name)
         return self.tasks.get(name) or unregistered(self._internals.task_app, name, self.tasks)
-
-    # -- sending
 
     def send(self, name: str, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, JobHandle[Any]]:
         """Send a task by name: `await app.send("shop.add", 1, 2)`.
@@ -263,7 +260,17 @@ class App:
         """
         return JobQuery(self._internals, filters)
 
-    # -- schedules
+    def workers(self, pattern: str | None = None, *, queue: str | Iterable[str] | None = None) -> WorkerQuery:
+        """The workers: `async for worker in app.workers(): ...`, or `await app.workers().get(worker_id)`.
+
+        Args:
+            pattern: a pattern that their ids must fit, such as `web-*`; None for all.
+            queue: a queue, or several, of which they must serve one. By default all that the App knows.
+
+        Raises:
+            ConfigError: this is no pattern, or no queue can have that name.
+        """
+        return WorkerQuery(self._internals, pattern, queue)
 
     def schedule(
         self,
@@ -323,8 +330,6 @@ class App:
     ) -> ScheduleDecorator:
         """Declare a schedule by an interval; otherwise as `cron`: `@app.every(timedelta(seconds=30))`."""
         return self._decorators.make("every", interval, schedule_id, caller(), options)
-
-    # -- opening and closing
 
     def lifespan(
         self, function: Callable[[], AsyncIterator[Any] | AbstractAsyncContextManager[Any]]

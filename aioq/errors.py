@@ -165,6 +165,32 @@ class ScheduleConflictError(AioqError):
 
 
 @public
+class WorkerNotFoundError(AioqError):
+    """The server knows no such worker: it has ended, or has taken a new id because its lease was lost.
+
+    Attributes:
+        worker_id: the id that was asked for.
+    """
+
+    def __init__(self, message: str, worker_id: str) -> None:
+        super().__init__(message)
+        self.worker_id = worker_id
+
+
+@public
+class WorkerRefusedError(AioqError):
+    """A worker does not do what it is asked for; the message says why, and what is possible.
+
+    Attributes:
+        worker_id: the worker's id.
+    """
+
+    def __init__(self, message: str, worker_id: str) -> None:
+        super().__init__(message)
+        self.worker_id = worker_id
+
+
+@public
 class WrongLoopError(AioqError, RuntimeError):
     """An App that runs in memory (`app.test()`) was used from another event loop than it was entered on."""
 

@@ -123,16 +123,16 @@ class Filters:
 
     @cached_property
     def _fits_task(self) -> Callable[[str], bool]:
-        return _any_of(self.tasks or ["*"])
+        return any_of(self.tasks or ["*"])
 
     @cached_property
     def _fits_error(self) -> Callable[[str], bool]:
-        return _any_of([self.error or "*"])
+        return any_of([self.error or "*"])
 
     @cached_property
     def fits_worker(self) -> Callable[[str], bool]:
         """Tells whether the id of a worker fits."""
-        return _any_of([self.worker or "*"])
+        return any_of([self.worker or "*"])
 
     def match(self, item: Listed, span: Span, parameters: Parameters) -> bool:
         """Whether a job matches; what its list has decided already is checked again where that costs nothing.
@@ -202,10 +202,10 @@ def make_filters(given: Mapping[str, Any], encoder: msgspec.msgpack.Encoder) -> 
     return Filters(
         queues=queues and [check_name(f"{WHERE}: queue", each) for each in queues],
         states=_states(_texts("state", values)),
-        tasks=tasks and [_pattern("task", each) for each in tasks],
+        tasks=tasks and [pattern_of("task", each) for each in tasks],
         tags=_texts("tag", values) or (),
-        error=_pattern("error", values["error"]) if "error" in values else None,
-        worker=_pattern("worker", values["worker"]) if "worker" in values else None,
+        error=pattern_of("error", values["error"]) if "error" in values else None,
+        worker=pattern_of("worker", values["worker"]) if "worker" in values else None,
         since=since,
         until=until,
         arguments=plain_arguments(f"{WHERE}: arguments", values.get("arguments", {}), encoder),
@@ -242,12 +242,12 @@ def _states(given: Sequence[str] | None) -> Sequence[JobState]:
     return [state for state in LISTED_STATES if state in given]
 
 
-def _pattern(name: str, value: object) -> str:
+def pattern_of(name: str, value: object, where: str = WHERE) -> str:
     """A text that may have `*`, `?` and `[...]`."""
     if not isinstance(value, str) or not value:
-        raise ConfigError(f"{WHERE}: {name}={brief(value)}: expected a text, in which * ? [...] stand for others")
+        raise ConfigError(f"{where}: {name}={brief(value)}: expected a text, in which * ? [...] stand for others")
     if not _PATTERN.fullmatch(value):
-        raise ConfigError(f"{WHERE}: {name}={value!r}: a '[' is never closed; the character itself is '[[]'")
+        raise ConfigError(f"{where}: {name}={value!r}: a '[' is never closed; the character itself is '[[]'")
     return value
 
 
@@ -266,7 +266,8 @@ def _moment(name: str, values: Mapping[str, Any]) -> Moment | None:
     return Moment(ago_ms=round(number * 1000))
 
 
-def _any_of(patterns: Sequence[str]) -> Callable[[str], bool]:
+def any_of(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Tells whether a text fits one of these patterns."""
     compiled = re.compile("|".join(map(translate, patterns)))
     return lambda text: compiled.match(text) is not None
 

@@ -123,11 +123,11 @@ async def step(
         item = best.pop()
         looked_at += 1
         if item.info is not None and matches(item):
-            jobs.append(_shown(item.info))
+            jobs.append(shown(item.info))
     return Found(jobs, looked_at, is_over=not any(each.head or each.is_due for each in lists))
 
 
-def _shown(info: JobInfo) -> JobInfo:
+def shown(info: JobInfo) -> JobInfo:
     """A job as users see it: a shard is a matter of the store."""
     return replace(info, queue=queue_of_shard(info.queue)) if SEPARATOR in info.queue else info
 

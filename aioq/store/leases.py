@@ -25,6 +25,7 @@ class Renewal(msgspec.Struct, frozen=True, gc=False):
         next_tick_ms: see `Claim`.
         holds: the server has a held set for this worker. If the worker holds jobs and this is False, the set was
             evicted or deleted; a claim with `known` writes it again.
+        asked: what this worker is asked for, see `aioq.store.control`; each comes again until it is answered.
     """
 
     lost: bool = False
@@ -34,6 +35,7 @@ class Renewal(msgspec.Struct, frozen=True, gc=False):
     cancelled: Sequence[str] = ()
     next_tick_ms: int | None = None
     holds: bool = False
+    asked: Sequence[str] = ()
 
 
 class LeaseRequest(msgspec.Struct, frozen=True, gc=False):
@@ -45,12 +47,16 @@ class LeaseRequest(msgspec.Struct, frozen=True, gc=False):
         fetched_ms: how long ago the server last answered the worker's fetcher, see `WorkerLease`.
         mode: `join` takes a new lease; `sweep` also cleans up after workers that are gone, which needs to be done
             only now and then.
+        about: what the worker says of itself, encoded; empty if that has not changed.
+        answers: requests (`Renewal.asked`), and the answer to each.
     """
 
     queue: str
     worker: str
     fetched_ms: int = 0
     mode: RenewalMode = ""
+    about: bytes = b""
+    answers: Sequence[tuple[str, bytes]] = ()
 
 
 class WorkerLease(msgspec.Struct, frozen=True, gc=False):
@@ -61,11 +67,13 @@ class WorkerLease(msgspec.Struct, frozen=True, gc=False):
         lease_ms: how long its lease still lasts, in milliseconds; 0 if it has ended.
         fetched_ms: how long ago the server last answered its fetcher, in milliseconds; -1 if that is not known. A
             worker without a free slot counts as fetching, because it waits for its jobs and not for the server.
+        about: what it has said of itself; empty for nothing.
     """
 
     worker: str
     lease_ms: int
     fetched_ms: int
+    about: bytes = b""
 
 
 class LeaseClient(Protocol):
@@ -97,6 +105,11 @@ class LeaseClient(Protocol):
         if isinstance(result, ServerError):
             raise result
         return result
+
+    @property
+    def reconnects(self) -> int:
+        """How often a connection had to be made again."""
+        return 0
 
     def close(self) -> None:
         """Close the connection."""

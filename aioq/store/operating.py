@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from aioq.jobs.job import JobInfo, JobState, Priority
+from aioq.store.control import WorkerControl
 from aioq.store.story import Counted, Story
 
 Place = tuple[str, ...]
@@ -101,6 +102,11 @@ class OperatorVerbs(Protocol):
     @property
     def story(self) -> Story:
         """What is known of single jobs beside their records."""
+        ...
+
+    @property
+    def control(self) -> WorkerControl:
+        """Asks workers for something."""
         ...
 
     async def now_ms(self, queue: str) -> int:

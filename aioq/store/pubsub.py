@@ -6,6 +6,9 @@ from typing import Protocol
 SEPARATOR = b"\n"
 """Stands in a message between a job's id and what follows; no id contains it."""
 
+ASK = SEPARATOR
+"""The message that tells a worker that it is asked for something; see `aioq.store.control`."""
+
 
 class Inbox(Protocol):
     """A process's subscription: it receives the messages of the channels it listens to."""
@@ -31,7 +34,7 @@ def worker_channel(app: str, queue: str, worker: str) -> str:
     """The channel of a worker's cancellations. A message is the job's id, `SEPARATOR`, and the job's outcome.
 
     An empty message makes this worker the leader of the ticks of schedules
-    (`aioq.store.schedules.Timetable.pass_leadership`).
+    (`aioq.store.schedules.Timetable.pass_leadership`); `ASK` tells it that it is asked for something.
     """
     return f"{_base(app, queue)}:worker:{worker}"
 

@@ -57,10 +57,8 @@ class ClaimPlan:
 
     def __init__(self, slots: int, queues: int = 1) -> None:
         self.stopping = False
-        # Half of the slots: while the jobs of one claim run, the server prepares the next one.
-        self._most = min(MAX_CLAIM, max(slots // 2, 2))
-        self._first = self._most if queues <= FEW_QUEUES else min(self._most, max(slots // queues, 1))
-        self._next = self._first
+        self._queues = queues
+        self.resize(slots)
         self.stands = queues > FEW_QUEUES
         self._woken_for: list[int] = []
         self._may_hold_unknown = False  # the server may have given this worker jobs that it does not know of
@@ -68,6 +66,13 @@ class ClaimPlan:
         self._under_way: ClaimRequest | None = None
         self._waiting: list[tuple[str, Claimed]] = []
         self._received: dict[str, None] = {}
+
+    def resize(self, slots: int) -> None:
+        """Plan for another number of slots."""
+        # Half of the slots: while the jobs of one claim run, the server prepares the next one.
+        self._most = min(MAX_CLAIM, max(slots // 2, 2))
+        self._first = self._most if self._queues <= FEW_QUEUES else min(self._most, max(slots // self._queues, 1))
+        self._next = self._first
 
     def find_unknown(self) -> None:
         """This worker may hold jobs that it does not know of: the next claim names those that it knows."""

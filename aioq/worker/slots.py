@@ -9,10 +9,15 @@ class Slots:
 
     Args:
         total: how many jobs may run at once.
+
+    Attributes:
+        total: the same.
+        is_paused: whether no slot may be taken, for an operator has said so.
     """
 
     def __init__(self, total: int) -> None:
         self.total = total
+        self.is_paused = False
         self._used = 0
         self._full_since: float | None = None
         self._freed = asyncio.Event()
@@ -31,8 +36,8 @@ class Slots:
 
     @property
     def free(self) -> int:
-        """Slots that can be taken; 0 also while more are taken than there are."""
-        return max(0, self.total - self._used)
+        """Slots that can be taken; 0 also while more are taken than there are, or while it is paused."""
+        return 0 if self.is_paused else max(0, self.total - self._used)
 
     async def wait(self) -> None:
         """Return as soon as a slot is free."""
@@ -50,4 +55,23 @@ class Slots:
         self._used -= count
         if self._used < self.total:
             self._full_since = None
-            self._freed.set()
+            if not self.is_paused:
+                self._freed.set()
+
+    def pause(self) -> None:
+        """Let no more slots be taken; those that are taken stay so."""
+        self.is_paused = True
+        self._freed.clear()
+
+    def resume(self) -> None:
+        """Let slots be taken again."""
+        self.is_paused = False
+        self.give_back(0)
+
+    def resize(self, total: int) -> None:
+        """Change how many there are; jobs that have more of them keep these until they end."""
+        self.total = total
+        if self._used < total:
+            self.give_back(0)
+        else:
+            self.take(0)

@@ -11,9 +11,10 @@ No duty knows another one: what one duty tells the others goes through these cal
 
 import asyncio
 import os
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from aioq.jobs.shards import by_queue
@@ -21,8 +22,10 @@ from aioq.schedules.declare import Declared
 from aioq.store.contract import Claimed, Settlement, Store
 from aioq.store.leases import Renewal
 from aioq.util.log import logger
+from aioq.worker.about import About, Announcer
 from aioq.worker.app_parts import AppParts, worker_queues
 from aioq.worker.duties.cancellation import Canceller
+from aioq.worker.duties.control import Control, Verb
 from aioq.worker.duties.dispatch import Receiver
 from aioq.worker.duties.drain import Burst
 from aioq.worker.duties.executor import Executor
@@ -75,6 +78,11 @@ class Duties:
         concurrency: how many jobs may run at once.
         incarnation: makes the worker's ids.
         declared: the schedules of the code.
+        describe: what the worker says of itself; from any thread.
+        verbs: what operators can ask for, see `Control`.
+
+    Attributes:
+        gaps: how often the subscription had to be made again.
     """
 
     def __init__(
@@ -87,13 +95,14 @@ class Duties:
         concurrency: int,
         incarnation: Incarnation,
         declared: Sequence[Declared],
+        describe: Callable[[], About],
+        verbs: Mapping[str, Verb] = MappingProxyType({}),
     ) -> None:
         settings = app_parts.settings
         self._app_parts = app_parts
         self._store = store
         self._incarnation = incarnation
-        self._declared = declared
-        self._all_queues = tuple(queues)
+        self._declared, self._all_queues = declared, tuple(queues)
         self._whole = set(worker_queues(app_parts, ())) <= by_queue(queues).keys()
         self.slots = Slots(concurrency)
         self.watchdog = Watchdog(settings.loop_lag_warning)
@@ -122,7 +131,10 @@ class Duties:
             on_idle=self._no_job_runs,
             on_end=self.hooks.on_end,
         )
+        self.gaps, self._leaving = 0, frozenset[str]()
         self.queues = {queue: self._queue_duties(queue) for queue in queues}
+        self._announcer = Announcer(describe, lambda: self._home)
+        control = Control(verbs, stacks=self.watchdog.stacks, answer=self._answer)
         self.lease = LeaseService(
             store.lease_client(),
             [duties.membership for duties in self.queues.values()],
@@ -130,6 +142,8 @@ class Duties:
             on_renewal=self._renewed,
             on_lost=lambda membership, worker: self._lost(membership.queue, worker),
             fetched_ago=self._fetched_ago,
+            announcer=self._announcer,
+            on_asked=control.asked,
         )
 
     def _queue_duties(self, queue: str) -> QueueDuties:
@@ -161,8 +175,9 @@ class Duties:
         canceller = Canceller(
             *(store.inbox, app_parts.name, membership),
             cancel=self._cancel,
-            on_gap=lambda: self.lease.renew_now(),  # noqa: PLW0108 - `lease` is assigned later
+            on_gap=partial(self._gap, queue),
             on_lead=ticker.lead,
+            on_asked=lambda: self.lease.renew_one(queue),
         )
         recovery = Recovery(store, queue, lease=settings.lease, max_crashes=settings.max_crashes)
         receiver = Receiver(
@@ -174,23 +189,58 @@ class Duties:
         )
         return QueueDuties(membership, held, fetcher, promoter, relays, recovery, canceller, receiver, ticker)
 
-    def coroutines(self) -> list[Coroutine[Any, Any, None]]:
-        """The coroutines that run while the worker serves, each in a task of its own; the fetchers come last."""
-        coroutines: list[Coroutine[Any, Any, None]] = [self.lease.run(), self.reporter.run(), self.watchdog.run()]
+    def coroutines(self) -> "list[tuple[str, Coroutine[Any, Any, None]]]":
+        """What runs while the worker serves, each in a task of its own, with its queue; the fetchers come last."""
+        shared: list[Coroutine[Any, Any, None]] = [self.lease.run(), self.reporter.run(), self.watchdog.run()]
         if self.logs is not None:
-            coroutines.append(self.logs.run())
-        for duties in self.queues.values():
-            coroutines += _beside_fetching(duties)
-        coroutines += [duties.fetcher.run() for duties in self.queues.values()]
+            shared.append(self.logs.run())
+        coroutines = [("", each) for each in shared]
+        for queue, duties in self.queues.items():
+            coroutines += [(queue, each) for each in _beside_fetching(duties)]
+        coroutines += [(queue, duties.fetcher.run()) for queue, duties in self.queues.items()]
         return coroutines
 
     def add(self, queue: str) -> list[Coroutine[Any, Any, None]]:
-        """Serve one more queue: a new shard. Returns the coroutines to run, each in a task of its own."""
+        """Serve one more queue, or shard. Returns the coroutines to run, each in a task of its own."""
+        self._all_queues = (*self._all_queues, queue)
         duties = self._queue_duties(queue)
         self.queues = {**self.queues, queue: duties}  # a new dict: another thread may be asking for the health
         self.burst.add(queue)
         self.lease.add(duties.membership)
         return [*_beside_fetching(duties), duties.fetcher.run()]
+
+    def begin_to_leave(self, queues: Iterable[str]) -> None:
+        """No more jobs of these queues are to be taken, because the worker leaves them."""
+        self._leaving |= {*queues}
+        self._all_queues = tuple(each for each in self._all_queues if each not in self._leaving)
+
+    async def leave(self, queue: str) -> None:
+        """Leave a queue of which no more jobs are taken, when those that run have ended."""
+        duties = self.queues[queue]
+        await duties.held.wait_empty()
+        await self.settler.drain()
+        self.lease.remove(duties.membership)
+        self.queues = {name: each for name, each in self.queues.items() if name != queue}
+        self._leaving -= {queue}
+        self.burst.remove(queue)
+        await duties.ticker.stop()
+        await self._store.depart(queue, duties.membership.worker)
+
+    def announce(self) -> None:
+        """Tell the server at once what the worker says of itself now."""
+        self._announcer.changed()
+        self.lease.renew_one(self._home)
+
+    @property
+    def _home(self) -> str:
+        return next((queue for queue in self.queues if queue not in self._leaving), "")
+
+    def _answer(self, queue: str, request: str, answer: bytes) -> None:
+        self.lease.answer(queue, request, answer)
+
+    def _gap(self, queue: str) -> None:
+        self.gaps += queue == self._home
+        self.lease.renew_now()
 
     @property
     def left_behind(self) -> int:
@@ -205,6 +255,7 @@ class Duties:
                 *(round(self.settler.late(queue), 3), self.lease.rejection(queue)),
             )
             for queue, duties in self.queues.items()
+            if queue not in self._leaving
         }
         return judge(
             merged(queues),
@@ -217,7 +268,7 @@ class Duties:
 
     async def wait_empty(self) -> None:
         """Return when a check of the queues has found no job, no job runs, and all hooks have been called."""
-        await self.burst.wait()
+        await self.burst.wait(or_paused=True)
         for duties in self.queues.values():
             await duties.promoter.catch_up()
             await duties.relays.drain()
@@ -281,7 +332,9 @@ class Duties:
             self.burst.empty(queue)
 
     def _renewed(self, membership: Membership, renewal: Renewal, healed: bool) -> None:
-        duties = self.queues[membership.queue]
+        duties = self.queues.get(membership.queue)
+        if duties is None:
+            return  # the worker has left it
         if healed:
             duties.recovery.hold_off()
         duties.promoter.expect(renewal.next_due_ms)
@@ -294,10 +347,11 @@ class Duties:
             self._cancel(membership.queue, job_id)
 
     def _cancel(self, queue: str, job_id: str, reason: str = "") -> None:
-        self.executor.cancel(queue, self.queues[queue].membership.worker, job_id, CANCELLED, reason)
+        if (duties := self.queues.get(queue)) is not None:
+            self.executor.cancel(queue, duties.membership.worker, job_id, CANCELLED, reason)
 
     def _lost(self, queue: str, worker: str) -> None:
-        if (duties := self.queues[queue]).membership.lose(worker):
+        if (duties := self.queues.get(queue)) is not None and duties.membership.lose(worker):
             log.warning(
                 "queue %s: the lease of %s was lost; what it ran is cancelled here and runs elsewhere",
                 *(queue, worker),

@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from aioq.errors import ServerError, ServerUnavailableError
@@ -19,6 +18,7 @@ from aioq.worker.forks import forks_end
 from aioq.worker.health import Health
 from aioq.worker.identity import Incarnation
 from aioq.worker.run.logging import stopping
+from aioq.worker.steering import Steering
 from aioq.worker.wiring import Duties
 
 log = logger("aioq.worker")
@@ -46,10 +46,12 @@ class Worker:
         burst: end when the queues are empty.
         on_start: called with facts about the server once it answers, before the first job is claimed.
         incarnation: makes its ids; a supervisor gives one, so that it can tell which ids died with its child.
+        supervised: whether a supervisor replaces it when it ends.
 
     Attributes:
         queues: its queues.
         served: the same, and each shard of them; known when the server has answered.
+        steering: changes it while it serves.
         ended_by_itself: whether it has ended, or ends, without having been stopped; for example, a job has
             cancelled it.
 
@@ -66,6 +68,7 @@ class Worker:
         burst: bool = False,
         on_start: Callable[[ServerInfo], None] | None = None,
         incarnation: Incarnation | None = None,
+        supervised: bool = False,
     ) -> None:
         self._app_parts = app_parts
         self._incarnation = incarnation or Incarnation()
@@ -79,6 +82,9 @@ class Worker:
         self._hurry = asyncio.Event()
         self._serving = asyncio.Event()
         self._task: asyncio.Task[Any] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks_of: dict[str, list[asyncio.Task[None]]] = {}
+        self.steering = Steering(self, app_parts.settings, supervised=supervised)
         self.ended_by_itself = False
         self._declared = app_parts.schedules()
         compile_signatures(app_parts)  # now, so that a bad annotation is an error of the start and not of a job
@@ -92,6 +98,15 @@ class Worker:
         """Its queues, with the number of shards of those that have several; known when the server has answered."""
         return [queue if self._shards is None else self._shards.table[queue].in_words() for queue in self.queues]
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stop.is_set()
+
+    async def wait_stopping(self) -> None:
+        """Return when it is asked to stop."""
+        await self._stop.wait()
+
     def stop(self) -> None:
         """Ask for a graceful stop; the second call cancels the running jobs and gives them back at once."""
         if self._stop.is_set():
@@ -99,6 +114,8 @@ class Worker:
             if self._task is not None and not self._serving.is_set():
                 self._task.cancel()  # it has not started yet: it waits for the lifespan or the server
         self._stop.set()
+        if self._serving.is_set() and self._duties.executor.running:
+            self._duties.announce()
 
     def health(self) -> Health:
         """The worker's health; may be called from any thread."""
@@ -149,19 +166,23 @@ class Worker:
             concurrency=self.concurrency,
             incarnation=self._incarnation,
             declared=self._declared,
+            describe=self.steering.describe,
+            verbs=self.steering.verbs,
         )
-        tasks = [asyncio.create_task(duty) for duty in duties.coroutines()]
+        self._first_end = _FirstEnd([], self._ends_by_itself)
+        for queue, duty in duties.coroutines():
+            self._begin(queue, [duty])
         enders: list[asyncio.Task[Any]] = [asyncio.create_task(self._stop.wait())]
         if self._burst_mode:
             enders.append(asyncio.create_task(duties.burst.wait()))
         self._serving.set()
-        first_end = _FirstEnd([*tasks, *enders], self._ends_by_itself)
-        more = partial(self._serve_more, shards, tasks, first_end)
-        shards.on_change.append(more)
+        self._first_end.watch(enders)
+        self.steering.begin(duties)
+        shards.on_change.append(self.serve_more)
         try:
-            more()  # what has changed since the start
-            await first_end
-            for task in [each for each in (*tasks, *enders) if each.done()]:
+            self.serve_more()  # what has changed since the start
+            await self._first_end
+            for task in [each for each in (*self._tasks, *enders) if each.done()]:
                 task.result()  # a duty that ends by itself has a bug: raise its exception
         except BaseException as error:
             # The worker was cancelled, or a duty has failed. If it is the leases', running jobs must not go on.
@@ -170,17 +191,33 @@ class Worker:
                 self._ends_by_itself("")
             raise
         finally:
-            shards.on_change.remove(more)
-            await self._shut_down(store, tasks, enders)
+            shards.on_change.remove(self.serve_more)
+            await self._shut_down(store, enders)
 
-    def _serve_more(self, shards: Shards, tasks: "list[asyncio.Task[None]]", first_end: "_FirstEnd") -> None:
-        """Serve the shards that were added to the queues."""
-        added = [] if self._stop.is_set() else [n for n in self._all_served(shards) if n not in self.served]
+    def serve_more(self) -> None:
+        """Serve the queues that were added, and the shards that were added to queues."""
+        if self._stop.is_set() or self._shards is None:
+            return
+        added = [name for name in self._all_served(self._shards) if name not in self.served]
         for name in added:
-            new = [asyncio.create_task(duty) for duty in self._duties.add(name)]
-            tasks += new
-            first_end.watch(new)
+            self._begin(name, self._duties.add(name))
         self.served = (*self.served, *added)
+
+    def drop(self, queue: str) -> dict[str, list[asyncio.Task[None]]]:
+        """Serve a queue no more; returns the tasks that may end without the worker's end, by its shards."""
+        assert self._shards is not None
+        names = [name for name in self._shards.table[queue].names if name in self.served]
+        tasks = {name: self._tasks_of.pop(name) for name in names}
+        self._first_end.pass_over(task for each in tasks.values() for task in each)
+        self.served = tuple(name for name in self.served if name not in names)
+        return tasks
+
+    def _begin(self, queue: str, coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+        """Begin duties of a queue, or of none."""
+        tasks = [asyncio.create_task(each) for each in coroutines]
+        self._tasks += tasks
+        self._tasks_of.setdefault(queue, []).extend(tasks)
+        self._first_end.watch(tasks)
 
     def _ends_by_itself(self, job: str) -> None:
         """The worker ends without having been stopped: code in it did that, in `job` if that is not empty."""
@@ -191,9 +228,8 @@ class Worker:
         by = f", by {job}" if job else ""
         log.error("this worker was ended from within%s, not by a signal; each job that it ran counts a crash", by)
 
-    async def _shut_down(
-        self, store: Store, tasks: Sequence[asyncio.Task[None]], enders: Sequence[asyncio.Task[Any]]
-    ) -> None:
+    async def _shut_down(self, store: Store, enders: Sequence[asyncio.Task[Any]]) -> None:
+        await self.steering.end()
         fetching = [asyncio.create_task(each.fetcher.stop()) for each in self._duties.queues.values()]
         try:
             # A server that does not answer does not delay the stop: jobs that come later are given back unstarted.
@@ -202,7 +238,7 @@ class Worker:
             await self._deregister(store)
             await self._duties.hooks.stop(DEREGISTER_TIME)
         finally:
-            await end([*fetching, *tasks, *enders])
+            await end([*fetching, *self._tasks, *enders])
         log.info("stopped")
 
     async def _deregister(self, store: Store) -> None:
@@ -281,6 +317,11 @@ class _FirstEnd(asyncio.Future[None]):
         """Be done when one of these is, too."""
         for task in tasks:
             task.add_done_callback(self._end)
+
+    def pass_over(self, tasks: "Iterable[asyncio.Task[Any]]") -> None:
+        """Do not care any more when these end."""
+        for task in tasks:
+            task.remove_done_callback(self._end)
 
     def _end(self, _: "asyncio.Task[Any]") -> None:
         if not self.done():

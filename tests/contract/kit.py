@@ -11,7 +11,7 @@ import redis
 from aioq.errors import ServerError
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Claimed, NewJob, Settlement, Store, Token, Verb
-from aioq.store.leases import Renewal
+from aioq.store.leases import LeaseRequest, Renewal, RenewalMode
 from aioq.store.memory import MemoryStore
 from aioq.wire.messages import (
     Failure,
@@ -154,6 +154,25 @@ async def keep(store: Store, worker: str, verb: str = "renew", queue: str = QUEU
             lease_client.close()
 
     return await asyncio.to_thread(call)
+
+
+async def tell(
+    store: Store,
+    worker: str,
+    mode: RenewalMode = "",
+    *,
+    about: bytes = b"",
+    answers: Sequence[tuple[str, bytes]] = (),
+) -> Renewal:
+    """Renew a lease with what the worker says of itself and answers."""
+    lease_client = store.lease_client()
+    try:
+        requests = [LeaseRequest(QUEUE, worker, 0, mode, about, answers)]
+        (renewal,) = await asyncio.to_thread(lease_client.renew_all, requests)
+    finally:
+        lease_client.close()
+    assert isinstance(renewal, Renewal), renewal
+    return renewal
 
 
 async def send(

@@ -35,6 +35,7 @@ from tests.contract.kit import (
     send,
     settle,
     take,
+    tell,
 )
 from tests.records import read_record
 
@@ -189,6 +190,18 @@ def of_a_worker(look: Look, key: str) -> None:
     assert {look.state(member) for member in look.client.smembers(look.base + key)} == {"running"}
 
 
+def cancelled(look: Look, key: str) -> None:
+    """Running jobs, and what operators ask for."""
+    assert key.split(":")[2] in look.workers()
+    members = look.client.smembers(look.base + key)
+    assert {look.state(member) for member in members if not member.startswith("\n")} == {"running"}
+    assert [member for member in members if member.startswith("\n")] == ["\nlater\nwhat"]
+
+
+def answer(look: Look, key: str) -> None:
+    look.expires_within(key, MINUTE)
+
+
 def dead(look: Look, key: str) -> None:
     assert look.client.zcard(look.base + key) <= look.limits.dead_limit
     look.expires_within(key, look.limits.dead_ttl_ms)
@@ -283,7 +296,9 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":wakeable": ("deleted with the last of these workers", wakeable),
     ":synced": ("expires", mark),
     ":held:<worker>": ("deleted with the worker", of_a_worker),
-    ":cancel:<worker>": ("deleted with the worker", of_a_worker),
+    ":cancel:<worker>": ("deleted with the worker", cancelled),
+    ":about": ("members", leases),
+    ":answer:<request>": ("expires", answer),
     ":schedules": ("members", schedules),
     ":schedule:<id>": ("deleted with the schedule", schedule),
     ":declared": ("one", declared),
@@ -370,6 +385,9 @@ async def use_everything(store: RedisStore) -> None:
     await store.progress(QUEUE, "w1", [("awaited", awaited.claim, msgspec.msgpack.encode(Progress(1)))])
     await store.operating.story.log(QUEUE, "w1", [LoggedLines("awaited", awaited.claim, [b"line"] * 5)])
     await running(store, "w1", "stopped")
+    for worker in ("w1", "gone", "left"):
+        await tell(store, worker, about=b"about", answers=[("asked\nwhat", b"answer")])
+    await store.operating.control.ask(QUEUE, "w1", "later\nwhat")
     await running(store, "gone", "orphan")
     await running(store, "left", "returned")
     await store.depart(QUEUE, "left")

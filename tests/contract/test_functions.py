@@ -171,6 +171,13 @@ async def _looked_for(store: RedisStore, queue: str) -> object:
     return found, await store.outbox.lost(queue, "post", ["g", "h"])
 
 
+async def _asked(store: RedisStore, queue: str) -> object:
+    """What a worker has answered."""
+    control, request = store.operating.control, "name\nwhat"
+    found = await control.ask(queue, "w", request), await control.withdraw(queue, "w", request)
+    return [*found, await store.operating.reopen(queue, list("abc"))]
+
+
 async def _tasks(store: RedisStore, queue: str) -> list[str]:
     """The tasks that have statistics."""
     return list((await store.history.statistics(queue)).hour.tasks)
@@ -248,7 +255,7 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
     if delivery:
         await add(store.outbox.remove(queue, "post", reading, delivery))
     await add(_looked_for(store, queue))
-    await add(store.operating.reopen(queue, list("abc")))
+    await add(_asked(store, queue))
     for state in LISTED_STATES:
         await add(listed(store, queue, state))
         await add(store.operating.count_jobs(queue, Wanted(state)))

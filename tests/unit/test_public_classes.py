@@ -64,6 +64,8 @@ EXAMPLES: dict[str, Callable[[], BaseException]] = {
     "JobError": lambda: aioq.JobError("it went", "a1"),
     "JobNotFoundError": lambda: aioq.JobNotFoundError("it went", "a1"),
     "JobCancelledError": lambda: aioq.JobCancelledError("it went", "a1"),
+    "WorkerNotFoundError": lambda: aioq.WorkerNotFoundError("there is no 'w'", "w"),
+    "WorkerRefusedError": lambda: aioq.WorkerRefusedError("it is stopping", "w"),
     "WouldDeadlock": lambda: aioq.WouldDeadlock("a1 waits", "a1", ("b", "a1")),
     "RemoteError": lambda: aioq.RemoteError("shop.Late", "too late", "Traceback ..."),
     "JobFailed": lambda: JobFailed("a1", "shop.add", Failure("shop.Late", "too late", "Traceback ...")),

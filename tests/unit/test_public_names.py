@@ -10,7 +10,7 @@ from aioq.tasks.task import Sendable, Task
 
 APP = """
 aclose by_name cron every from_config handle jobs lifespan load middleware name queue register_type run_sync
-schedule schedules send send_many send_many_sync send_sync settings state task tasks test
+schedule schedules send send_many send_many_sync send_sync settings state task tasks test workers
 """
 SENDABLE = "call handle name options send send_many send_many_sync send_sync"
 TASK = f"{SENDABLE} defaults executor function"
@@ -27,12 +27,12 @@ SCHEDULES = "get list pause put remove resume run_now"
 PACKAGE = """
 AioqError App ArgumentError Call Cancel ConfigError DuplicateTaskError EmbeddedServerError Fail FailedAttempt
 Failure JobCancelledError JobContext JobCount JobError JobEvent JobFailed JobHandle JobInfo JobNotFoundError
-JobPage JobQuery JobState LoadError LogLine Middleware NewerVersionError NoJobError Outcome OutcomeKind
-Outgoing PayloadTooLargeError Percentiles Priority ProcessDiedError Progress Queue QueueActivity QueueHandle
-QueueStats RemoteError ResultError Retry RunningLoopError Schedule ScheduleConflictError ScheduleNotFoundError
-SendError ServerError ServerRejectedError ServerUnavailableError ShardInfo Snooze Task TimelineEntry
-UnknownTaskError Why WhyCode WhyReason WireError WouldDeadlock WrongLoopError as_completed current_job gather
-gather_sync
+JobPage JobQuery JobState LoadError LogLine Middleware NewerVersionError NoJobError Outcome OutcomeKind Outgoing
+PayloadTooLargeError Percentiles Priority ProcessDiedError Progress Queue QueueActivity QueueHandle QueueStats
+RemoteError ResultError Retry RunningLoopError Schedule ScheduleConflictError ScheduleNotFoundError SendError
+ServerError ServerRejectedError ServerUnavailableError ShardInfo Snooze Stack Task TimelineEntry
+UnknownTaskError Why WhyCode WhyReason WireError WorkerFigures WorkerInfo WorkerNotFoundError WorkerQuery
+WorkerRefusedError WorkerStacks WouldDeadlock WrongLoopError as_completed current_job gather gather_sync
 """
 
 app = App("shop", url="redis://nowhere")

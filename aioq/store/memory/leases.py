@@ -24,9 +24,12 @@ class Leases:
         self._seconds = lease_ms / 1000
         self._ends: dict[str, float] = {}
         self._fetched: dict[str, float] = {}
+        self._about: dict[str, bytes] = {}
 
-    def take(self, worker: str, fetched_ms: int = 0) -> None:
+    def take(self, worker: str, fetched_ms: int = 0, about: bytes = b"") -> None:
         """Take or renew a lease; `fetched_ms` is how long ago the worker last fetched."""
+        if about:
+            self._about[worker] = about
         now = time.monotonic()
         self._ends[worker] = now + self._seconds
         self._fetched[worker] = now - fetched_ms / 1000
@@ -35,7 +38,12 @@ class Leases:
         """All workers."""
         now = time.monotonic()
         return [
-            WorkerLease(worker, round((end - now) * 1000) if end > now else 0, self._ago(worker, now))
+            WorkerLease(
+                worker,
+                round((end - now) * 1000) if end > now else 0,
+                self._ago(worker, now),
+                self._about.get(worker, b""),
+            )
             for worker, end in self._ends.items()
         ]
 
@@ -56,6 +64,10 @@ class Leases:
         """Give a new lease to the workers whose lease was deleted by hand: they may be alive."""
         for worker in self._fetched.keys() - self._ends.keys():
             self._ends[worker] = time.monotonic() + self._seconds
+
+    def is_registered(self, worker: str) -> bool:
+        """Whether the worker has a lease, and nobody recovers it."""
+        return self._ends.get(worker, _RECOVERING) != _RECOVERING
 
     def has_ended(self, worker: str) -> bool:
         """Whether the worker has a lease that has ended."""
@@ -82,22 +94,22 @@ class Leases:
         """Deregister a worker."""
         self._ends.pop(worker, None)
         self._fetched.pop(worker, None)
+        self._about.pop(worker, None)
 
 
 class MemoryLeaseClient(LeaseClient):
     """A worker's leases on a connection of their own; called from one thread, never from an event loop.
 
     Args:
-        renew: the store's own `renew`, which may be called from any thread. Its arguments are the queue, the
-            worker, how many ms ago that fetched, and `join`, `sweep` or nothing.
+        renew: the store's own `renew`, which may be called from any thread.
     """
 
-    def __init__(self, renew: Callable[[str, str, int, str], Renewal]) -> None:
+    def __init__(self, renew: Callable[[LeaseRequest], Renewal]) -> None:
         self._renew = renew
 
     def renew_all(self, requests: Sequence[LeaseRequest]) -> Sequence[Renewal | ServerError]:
         """Renew the leases of several queues, or take new ones."""
-        return [self._renew(each.queue, each.worker, each.fetched_ms, each.mode) for each in requests]
+        return [self._renew(each) for each in requests]
 
     def close(self) -> None:
         """Nothing to close."""

@@ -7,6 +7,7 @@ from typing import Protocol
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Limits
 from aioq.store.leases import WorkerLease
+from aioq.store.memory.control import MemoryWorkerControl, QueueRequests
 from aioq.store.memory.operated import OperatedJobs
 from aioq.store.memory.schedules import MemoryQueueTimetable
 from aioq.store.memory.story import MemoryStory
@@ -19,6 +20,7 @@ class OperatedQueue(Protocol):
 
     jobs: OperatedJobs
     timetable: MemoryQueueTimetable
+    requests: QueueRequests
 
     def runs(self, worker: str, job_id: str, claim: int) -> bool:
         """Whether a worker runs a job under this claim."""
@@ -39,6 +41,7 @@ class MemoryOperatorVerbs:
         limits: how long things are kept.
 
     Attributes:
+        control: asks workers for something.
         story: what is known of single jobs.
     """
 
@@ -53,6 +56,7 @@ class MemoryOperatorVerbs:
         self._queues = queues
         self._clock = clock
         self.story = MemoryStory(lock, limits, clock)
+        self.control = MemoryWorkerControl(lock)
 
     async def now_ms(self, queue: str) -> int:
         """The time of the store's clock."""

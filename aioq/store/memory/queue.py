@@ -11,7 +11,8 @@ from aioq.store.bounds import SKIPPED_LIMIT
 from aioq.store.contract import Claim, Claimed, Limits, NewJob, Settlement, Token, WaitReply
 from aioq.store.extra import Way
 from aioq.store.history import NO_REPORT, End
-from aioq.store.leases import Renewal, WorkerLease
+from aioq.store.leases import LeaseRequest, Renewal, WorkerLease
+from aioq.store.memory.control import QueueRequests
 from aioq.store.memory.delayed import Delayed
 from aioq.store.memory.endings import Endings
 from aioq.store.memory.history import QueueHistory
@@ -26,7 +27,7 @@ from aioq.store.memory.records import Record, backlog_of
 from aioq.store.memory.schedules import MemoryQueueTimetable, Revisions
 from aioq.store.memory.settling import Settling
 from aioq.store.memory.timers import Timers
-from aioq.store.pubsub import SEPARATOR, worker_channel
+from aioq.store.pubsub import ASK, SEPARATOR, worker_channel
 from aioq.store.upkeep import Backlog, Promotion, Recovery
 from aioq.util.clock import Clock
 
@@ -48,6 +49,7 @@ class MemoryQueue:
         jobs: the jobs as those see them who operate the queue.
         lanes: the jobs that wait to be run.
         mail: the messages that the current verb sends.
+        requests: what its workers are asked for.
         timetable: the schedules.
     """
 
@@ -68,6 +70,9 @@ class MemoryQueue:
         self._limits = limits
         self._records: dict[str, Record] = {}
         self._leases = Leases(limits.lease_ms)
+        self.requests = QueueRequests(
+            self._leases.is_registered, lambda worker: self.mail.send(worker_channel(app, name, worker), ASK)
+        )
         self.timetable = MemoryQueueTimetable(
             self._records,
             revisions,
@@ -133,12 +138,14 @@ class MemoryQueue:
         else:
             self._queue(record)
 
-    def renew(self, worker: str, fetched_ms: int, mode: str) -> Renewal:
-        """Take or renew a lease; `mode` is `join`, `sweep` or nothing."""
+    def renew(self, request: LeaseRequest) -> Renewal:
+        """Take or renew a lease."""
+        worker, mode = request.worker, request.mode
         if mode != "join" and self._leases.is_lost(worker):
             return Renewal(lost=True)
         outage = mode != "join" and self._leases.has_ended(worker)
-        self._leases.take(worker, fetched_ms)
+        self._leases.take(worker, request.fetched_ms, request.about)
+        self.requests.answer(worker, request.answers)
         if mode:
             self._leases.restore_missing()
             for owner in self.lanes.owners():
@@ -151,6 +158,7 @@ class MemoryQueue:
             cancelled=list(self._cancelling.get(worker, ())),
             next_tick_ms=self.timetable.next_tick_ms(),
             holds=bool(self._held.get(worker)),
+            asked=tuple(self.requests.asked(worker)),
         )
 
     def claim(self, worker: str, count: int, tokens: Sequence[Token], known: Collection[str] | None) -> Claim:
@@ -370,6 +378,7 @@ class MemoryQueue:
             self._leases.forget(worker)
             del self._held[worker]
             self._cancelling.pop(worker, None)
+            self.requests.forget(worker)
         return Recovery(worker, returned, buried, more)
 
     def _restore(self, record: Record, crash_outcome: bytes | None, buried: list[str]) -> bool:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from aioq.jobs.job import JobInfo, JobState
 from aioq.store.contract import Claim, Claimed, Limits, NewJob, Settlement, Token, WaitReply
 from aioq.store.diagnosis import Diagnosis, ServerInfo, ServerReport
-from aioq.store.leases import Renewal, WorkerLease
+from aioq.store.leases import LeaseRequest, Renewal, WorkerLease
 from aioq.store.memory.history import MemoryHistory
 from aioq.store.memory.hooks import Hook
 from aioq.store.memory.lanes import Reader
@@ -219,9 +219,9 @@ class MemoryStore:
         with self._locked(queue) as locked:
             return [locked.cancel(job_id, outcome, ttl_ms) for job_id in job_ids]
 
-    def _renew(self, queue: str, worker: str, fetched_ms: int, mode: str) -> Renewal:
-        with self._locked(queue) as locked:
-            return locked.renew(worker, fetched_ms, mode)
+    def _renew(self, request: LeaseRequest) -> Renewal:
+        with self._locked(request.queue) as locked:
+            return locked.renew(request)
 
     @contextlib.contextmanager
     def _locked(self, name: str) -> Generator[MemoryQueue, None, None]:

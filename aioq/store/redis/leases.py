@@ -64,6 +64,12 @@ class RedisLeaseClient(LeaseClient):
         pool: Any = ConnectionPool.from_url(url, protocol=2, retry=None, **timeouts, **ANONYMOUS)  # pyright: ignore[reportUnknownMemberType] - redis-py is partly typed
         self._connection: Any = pool.make_connection()
         self._is_open = False
+        self._connected = 0
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was made again."""
+        return max(0, self._connected - 1)
 
     def renew_all(self, requests: Sequence[LeaseRequest]) -> Sequence[Renewal | ServerError]:
         """Renew the leases of several queues, or take new ones: one result for each request, in their order."""
@@ -94,10 +100,13 @@ class RedisLeaseClient(LeaseClient):
 
     def _args(self, request: LeaseRequest) -> Sequence[Arg]:
         limits = self._limits
-        return (
-            *(base_key(self._app, request.queue), request.worker, limits.lease_ms, request.fetched_ms),
-            *(limits.dead_limit, request.mode),
-        )
+        args: list[Arg] = [base_key(self._app, request.queue), request.worker, limits.lease_ms, request.fetched_ms]
+        args += (limits.dead_limit, request.mode)
+        if request.about:
+            args += ("", request.about)
+        for answered in request.answers:
+            args += answered
+        return args
 
     def _faults(self, replies: Sequence[Any]) -> dict[int, ServerError]:
         """The error to report for each reply that is one, by the reply's `id`: one may be that of many queues."""
@@ -185,6 +194,7 @@ class RedisLeaseClient(LeaseClient):
         else:
             self._primary.connect_blocking(self._connection)
         self._is_open = True
+        self._connected += 1
 
     def _disconnect(self) -> None:
         self._is_open = False

@@ -8,6 +8,7 @@ from typing import Any
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Limits
 from aioq.store.operating import MOST_LISTED, Counted, Listed, Listing, Place, Wanted
+from aioq.store.redis.control import RedisWorkerControl
 from aioq.store.redis.history import about_arg
 from aioq.store.redis.holding import read_held
 from aioq.store.redis.net.connection import Arg
@@ -37,6 +38,7 @@ class RedisOperatorVerbs:
         limits: how long the server keeps things.
 
     Attributes:
+        control: asks workers for something.
         story: what is known of single jobs.
     """
 
@@ -52,6 +54,7 @@ class RedisOperatorVerbs:
         self._queues = queues
         self._limits = limits
         self.story = RedisStory(call, limits)
+        self.control = RedisWorkerControl(call)
 
     async def now_ms(self, queue: str) -> int:
         """The time of the server that has a queue, in milliseconds since the Unix epoch."""

@@ -10,6 +10,7 @@ import msgspec
 from aioq.errors import WireError
 from aioq.jobs.job import WAITS, JobInfo, JobState, Priority, Progress, put_off
 from aioq.store.contract import LATER, MISSING, Claim, Claimed, WaitReply
+from aioq.store.control import ASKED
 from aioq.store.extra import MovedJob
 from aioq.store.history import AttemptNote, failed_attempt
 from aioq.store.leases import Renewal, WorkerLease
@@ -27,7 +28,7 @@ _CLAIM_HEADER = 3
 _CLAIM_WIDTH = 4
 _MORE = 2
 _FIRST_CLAIM: tuple[Any, ...] = (1, 0, 0, 0)
-_WORKER_WIDTH = 3
+_WORKER_WIDTH = 4
 _RECOVERY_HEADER = 4
 _PROMOTION = 4
 _SETTLE_HEADER = 9
@@ -105,12 +106,15 @@ def parse_renewal(reply: Sequence[Any]) -> Renewal:
     """The result of `renew.lua`."""
     if reply[0] == LOST:
         return Renewal(lost=True)
+    # A request stands among the ids with a line break in front.
+    ids = [job_id.decode() for job_id in reply[4:]]
     return Renewal(
         next_due_ms=due(reply[0][0]),
         expired=bool(reply[1]),
         outage=bool(reply[2]),
         holds=bool(reply[3]),
-        cancelled=[job_id.decode() for job_id in reply[4:]],
+        cancelled=[each for each in ids if each[:1] != ASKED],
+        asked=tuple(each[1:] for each in ids if each[:1] == ASKED),
         next_tick_ms=due(reply[0][1]),
     )
 
@@ -118,7 +122,7 @@ def parse_renewal(reply: Sequence[Any]) -> Renewal:
 def parse_workers(reply: Sequence[Any]) -> tuple[bytes, list[WorkerLease]]:
     """The result of `workers.lua`: where the next call continues, and the workers of this one."""
     workers = [
-        WorkerLease(reply[i].decode(), max(reply[i + 1], 0), reply[i + 2])
+        WorkerLease(reply[i].decode(), max(reply[i + 1], 0), reply[i + 2], reply[i + 3])
         for i in range(1, len(reply), _WORKER_WIDTH)
     ]
     return reply[0], workers

@@ -1,7 +1,8 @@
-"""Duty: receives cancellations of running jobs, and the message that this worker is the leader of the ticks.
+"""Duty: receives what is sent to this worker of one queue: cancellations of running jobs, and two other messages.
 
-Both come over pub/sub. A cancellation that gets lost comes again with the next renewal of the lease. A message
-that names no job is about the ticks; if it gets lost, the next tick is a few seconds late.
+These say that this worker is the leader of the ticks, and that an operator asks it for something. All come over
+pub/sub. A cancellation or a request that gets lost comes again with the next renewal of the lease. If the message
+about the ticks gets lost, the next tick is a few seconds late.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from aioq.errors import ServerError, WireError
-from aioq.store.pubsub import SEPARATOR, Inbox, worker_channel
+from aioq.store.pubsub import ASK, SEPARATOR, Inbox, worker_channel
 from aioq.util.aio import Backoff
 from aioq.util.log import logger
 from aioq.wire.messages import decode_outcome, decode_reason
@@ -28,6 +29,7 @@ class Canceller:
         cancel: cancels a running job; called with the queue, the job's id and the reason that was given.
         on_gap: called when messages may have been lost.
         on_lead: called when another worker has passed the leadership of the ticks on to this one.
+        on_asked: called when an operator asks this worker for something.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Canceller:
         cancel: Callable[[str, str, str], None],
         on_gap: Callable[[], None],
         on_lead: Callable[[], None] = lambda: None,
+        on_asked: Callable[[], None] = lambda: None,
     ) -> None:
         self._inbox = inbox
         self._app = app
@@ -46,6 +49,7 @@ class Canceller:
         self._cancel = cancel
         self._on_gap = on_gap
         self._on_lead = on_lead
+        self._on_asked = on_asked
 
     async def run(self) -> None:
         """Listen until cancelled, under each id that the worker takes; if the server refuses that, try again."""
@@ -64,7 +68,9 @@ class Canceller:
                 await self._inbox.leave(channel)
 
     def _on_message(self, queue: str, message: bytes) -> None:
-        if message:
+        if message == ASK:
+            self._on_asked()
+        elif message:
             job_id, _, outcome = message.partition(SEPARATOR)
             self._cancel(queue, job_id.decode(), _reason(outcome))
         else:

@@ -26,10 +26,21 @@ class Burst:
         self._empty: set[str] = set()
         self._outdated = True
         self._changed = asyncio.Event()
+        self._is_paused = False
 
     def add(self, queue: str) -> None:
         """The worker serves one more queue."""
         self._queues.add(queue)
+
+    def remove(self, queue: str) -> None:
+        """The worker does not serve this queue any more."""
+        self._queues.discard(queue)
+        self._changed.set()
+
+    def paused(self, *, is_paused: bool) -> None:
+        """The worker takes no jobs, or takes them again."""
+        self._is_paused = is_paused
+        self._changed.set()
 
     def delivered(self) -> None:
         """A job has come in."""
@@ -45,14 +56,19 @@ class Burst:
         """The last running job has ended."""
         self._changed.set()
 
-    async def wait(self) -> None:
-        """Return when the queues are empty; may be called again."""
+    async def wait(self, *, or_paused: bool = False) -> None:
+        """Return when the queues are empty, or no job runs because the worker is paused; may be called again."""
         self._outdated = True
         self._changed.set()
         while True:
             await self._changed.wait()
             self._changed.clear()
             if self._running():
+                continue
+            if self._is_paused:
+                if or_paused:
+                    return
+                self._outdated = True
                 continue
             if self._outdated:
                 self._outdated = False

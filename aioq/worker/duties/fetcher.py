@@ -105,6 +105,8 @@ class Fetcher:
         self._tokens: Sequence[Token] = ()
         self._task: asyncio.Task[None] | None = None
         self._idle = False
+        self._withdraws = False
+        self._rests = asyncio.Event()
         self._waking: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
         self._roused = asyncio.Event()
@@ -132,7 +134,9 @@ class Fetcher:
             while not self._slots.free:  # a loop, because another queue's fetcher may take the slot first
                 await self._give_back()
                 self._fetched_at = None
+                self._rests.set()
                 await self._slots.wait()
+                self._rests.clear()
                 self._fetched_at = time.monotonic()
             self._idle = False
             try:
@@ -141,6 +145,20 @@ class Fetcher:
                 if isinstance(error, ServerRejectedError) and not self._served:
                     raise  # waiting does not help: the worker ends, with this error
                 await self._pause_after(error)
+
+    def resize(self) -> None:
+        """The worker has another number of slots."""
+        self._plan.resize(self._slots.total)
+
+    async def rest(self) -> None:
+        """The slots are paused: let the server send nothing more, and return when nothing is fetched any more."""
+        self._withdraws = True
+        self._rests.clear()
+        if self._fetched_at is None:
+            await self._give_back()
+            return
+        await self.wake()
+        await self._rests.wait()
 
     async def stop(self) -> None:
         """Claim nothing more, and end the blocking read under way."""
@@ -220,8 +238,9 @@ class Fetcher:
             leaves: the worker does not stand any more.
         """
         tokens, self._tokens = self._tokens, ()
-        stands = self._plan.pass_on() or (leaves and self._plan.stands)
-        if tokens or stands:
+        withdraws, self._withdraws = self._withdraws or leaves, False
+        stands = self._plan.pass_on() or (withdraws and self._plan.stands)
+        if tokens or stands or (withdraws and not leaves):
             queue, worker = self._membership.queue, self._membership.worker
             try:
                 await self._store.claim(queue, worker, 0, tokens, stands=stands)

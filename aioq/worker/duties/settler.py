@@ -76,6 +76,7 @@ class Settler:
 
     Attributes:
         refused: how many settlements the fence has refused.
+        settled: how many settlements the server has answered.
         on_answer: called with the queue, each settlement that the server has answered, and whether it was
             accepted.
     """
@@ -99,6 +100,7 @@ class Settler:
         # none.
         self._replaced: dict[tuple[str, int], Settlement | None] = {}
         self.refused = 0
+        self.settled = 0
 
     def put(self, queue: str, worker: str, settlement: Settlement) -> None:
         """Write an outcome with the next batch; returns at once."""
@@ -152,6 +154,7 @@ class Settler:
             return self._persist(queue, owned, error)
 
     def _answered(self, queue: str, batch: _Batch, accepted: Sequence[bool | Exception]) -> None:
+        self.settled += len(accepted)
         for owned, taken in zip(batch.items, accepted, strict=True):
             self._on_written(queue, owned.settlement)
             if not taken:

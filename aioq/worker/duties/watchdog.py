@@ -18,6 +18,7 @@ from types import FrameType
 
 from aioq.util.log import logger
 from aioq.util.printable import printable
+from aioq.worker.stacks import WorkerStacks, take_stacks
 
 log = logger("aioq.worker")
 
@@ -33,6 +34,10 @@ SUSPENDED = 2.0
 stopped. A guess: high enough that a busy host does not fill the log."""
 
 
+MINUTE = 60.0
+"""Seconds after which the longest lag is forgotten, at the earliest."""
+
+
 class Watchdog:
     """Asks the event loop for an answer, from a thread of its own, and logs which job blocks it.
 
@@ -45,6 +50,7 @@ class Watchdog:
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._asked: float | None = None
+        self._minute, self._longest, self._longest_before = time.monotonic(), 0.0, 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="aioq-watchdog", daemon=True)
 
@@ -53,6 +59,22 @@ class Watchdog:
         """For how many seconds the event loop has not answered up to now; may be read from any thread."""
         asked = self._asked
         return 0.0 if asked is None else time.monotonic() - asked
+
+    @property
+    def recent_lag(self) -> float:
+        """The longest time for which the loop was blocked in the last minute or two; from any thread."""
+        return max(self.lag, self._longest, self._longest_before)
+
+    def stacks(self) -> WorkerStacks:
+        """What this process is doing; from any thread."""
+        lag = self.lag
+        return take_stacks(self._loop, self._loop_thread, lag if lag > self._limit else 0.0)
+
+    def _note_lag(self, lag: float) -> None:
+        now = time.monotonic()
+        if now - self._minute > MINUTE:
+            self._minute, self._longest, self._longest_before = now, 0.0, self._longest
+        self._longest = max(self._longest, lag)
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -72,6 +94,7 @@ class Watchdog:
                 self._warn_if_suspended(time.monotonic() - asked)
             else:
                 self._warn_while_blocked(answered, asked)
+            self._note_lag(time.monotonic() - asked)
             self._asked = None
 
     def _ask(self, answered: threading.Event) -> bool:

@@ -48,6 +48,11 @@ class ClusterLeaseClient(LeaseClient):
             self._failed(error)
         return [results[number] for number in range(len(requests))]
 
+    @property
+    def reconnects(self) -> int:
+        """How often a connection was made again, all nodes together."""
+        return sum(client.reconnects for client in tuple(self._clients.values()))
+
     def close(self) -> None:
         """Close the connections."""
         for client in self._clients.values():

@@ -3,7 +3,7 @@
 -- If there is no worker to recover, dead jobs over the limit are dropped.
 --
 -- NEEDS: call, keys, record, results, lanes, standing, hooks, history, finish, leases, entries, newer
--- USES: reads body, dead, held, job, lanes, leases, schedule, scheduled, standing, workers; writes body, cancel,
+-- USES: reads body, dead, held, job, lanes, leases, schedule, scheduled, standing, workers; writes about, body, cancel,
 --   counters, dead, fetched, held, history, idle, job, lanes, leases, outbox, owners, schedule, scheduled, standing,
 --   stats, tasks, timers, tombstone, wakeable, workers; publishes dispatched, waiter
 -- KEYS: 1 base key
@@ -135,6 +135,7 @@ else
   redis.call('ZREM', q.base .. WORKERS, worker)
   redis.call('ZREM', q.base .. FETCHED, worker)
   redis.pcall('HDEL', q.base .. LEASES, worker)
+  redis.pcall('HDEL', q.base .. ABOUT, worker)
   redis.pcall('ZREM', q.base .. IDLE, worker)
   Standing.withdraw(q, worker)
   redis.pcall('HDEL', q.base .. OWNERS, worker)

@@ -2,15 +2,16 @@
 -- lease is alive, and one that fetches does its work.
 --
 -- NEEDS: call, keys, leases, due
--- USES: reads cancel, dead, fetched, held, lanes, leases, scheduled, schedules, workers; writes fetched, lanes, leases,
---   workers
+-- USES: reads about, cancel, dead, fetched, held, lanes, leases, scheduled, schedules, workers; writes about, answer,
+--   cancel, fetched, lanes, leases, workers
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 lease in ms, 3 how many ms ago it last fetched, 4 the most dead jobs, 5 'join' for a new
---   worker, 'sweep' to clean up after workers that are gone, '' for neither
+--   worker, 'sweep' to clean up after workers that are gone, '' for neither, then two for each thing that it says
+--   besides: a request and its answer, or '' and what it says of itself
 -- REPLY: {-2} if the lease is lost. Else {ms until the next scheduled job, ms until the next tick} (-1 for none),
 --   1 if another worker's lease has ended or there are too many dead jobs, 1 if this worker's own lease had ended
 --   (it is renewed now), 1 if there is a held set of this worker, and the ids of this worker's jobs that are to be
---   cancelled
+--   cancelled, and with a line break in front what it is asked for
 local worker, lease, mode = ARGV[1], tonumber(ARGV[2]), ARGV[5]
 local ended, wanted = 0, 0
 if mode == 'join' then
@@ -27,6 +28,16 @@ end
 redis.call('ZADD', q.base .. WORKERS, q.now + lease, worker)
 redis.call('ZADD', q.base .. FETCHED, q.now - tonumber(ARGV[3]), worker)
 Leases.cut(q, lease, lease)
+-- For how long an answer is kept, in ms.
+local ANSWER_TTL = 60000
+for i = 6, #ARGV, 2 do
+  if ARGV[i] == '' then
+    redis.pcall('HSET', q.base .. ABOUT, worker, ARGV[i + 1])
+  else
+    redis.pcall('SET', answer_key(q, string.match(ARGV[i], '^[^\n]*')), ARGV[i + 1], 'PX', ANSWER_TTL)
+    redis.call('SREM', cancel_key(q, worker), '\n' .. ARGV[i])
+  end
+end
 
 -- The most consumers that one sweep checks, and the most workers that it checks for a lease. The next sweep begins
 -- with others.
@@ -132,6 +143,18 @@ local function sweep()
   if type(dead) == 'number' and dead > tonumber(ARGV[4]) then wanted = 1 end
 end
 
+-- Deletes what workers have said of themselves that are gone, if there are more of these than workers: a worker of
+-- an older version that recovers another one leaves it.
+local function forget_strays()
+  local noted = redis.pcall('HLEN', q.base .. ABOUT)
+  if is_unreadable(noted) or noted <= redis.call('ZCARD', q.base .. WORKERS) then return end
+  local some = redis.call('HRANDFIELD', q.base .. ABOUT, 500)
+  for i, fetched in ipairs(redis.call('ZMSCORE', q.base .. FETCHED, unpack(some))) do
+    if not fetched then redis.call('HDEL', q.base .. ABOUT, some[i]) end
+  end
+end
+
+if mode == 'join' then forget_strays() end
 if mode ~= '' then
   redis.pcall('HSET', q.base .. LEASES, worker, lease) -- without it the others assume a lease like their own
   sweep()

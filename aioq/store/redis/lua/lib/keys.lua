@@ -9,6 +9,8 @@
 local WORKERS = ':workers'
 -- When each worker last fetched, and how long a lease of each is, in ms.
 local FETCHED, LEASES = ':fetched', ':leases'
+-- What each worker says of itself, as it has encoded it; see aioq/worker/about.py.
+local ABOUT = ':about'
 -- The workers that wait for jobs, by when they began to wait. After a direct dispatch the score is below zero
 -- until the worker waits again. Every job that is queued in a lane deletes this key, because a direct dispatch
 -- must not overtake that job. See enqueue_one.lua.
@@ -34,6 +36,8 @@ local function body_key(q, id) return q.base .. ':body:' .. id end
 local function log_key(q, id) return q.base .. ':log:' .. id end
 local function held_key(q, worker) return q.base .. ':held:' .. worker end
 local function cancel_key(q, worker) return q.base .. ':cancel:' .. worker end
+-- What a worker has answered to a request.
+local function answer_key(q, request) return q.base .. ':answer:' .. request end
 -- The entries for another queue of the App; see lib/outbox.lua.
 local function outbox_key(q, target) return q.base .. ':outbox:' .. target end
 local function schedule_key(q, id) return q.base .. ':schedule:' .. id end

@@ -1,0 +1,20 @@
+-- Asks a worker for something, or returns its answer. The request stays until the worker has answered; each call
+-- tells it again, because a message may be lost.
+--
+-- NEEDS: keys
+-- USES: reads answer, workers; writes cancel; publishes worker
+-- KEYS: 1 base key
+-- ARGV: 1 worker, 2 the request, 3 'ask', or 'withdraw' to take it back
+-- REPLY: {1, the answer}; {0} if there is none yet; {-1} if the worker is not registered
+local asked = '\n' .. ARGV[2]
+if ARGV[3] == 'withdraw' then
+  redis.call('SREM', cancel_key(q, ARGV[1]), asked)
+  return {0}
+end
+local answer = redis.call('GET', answer_key(q, string.match(ARGV[2], '^[^\n]*')))
+if answer then return {1, answer} end
+local lease = redis.call('ZSCORE', q.base .. WORKERS, ARGV[1])
+if not lease or tonumber(lease) == 0 then return {-1} end -- 0 while it is recovered
+redis.call('SADD', cancel_key(q, ARGV[1]), asked)
+redis.call('PUBLISH', worker_channel(q, ARGV[1]), '\n')
+return {0}

@@ -1,0 +1,138 @@
+"""The stacks of this process: of its threads, and of the asyncio tasks of one event loop.
+
+They may be taken from any thread, also while the loop is blocked. They hold no values of variables.
+"""
+
+import asyncio
+import sys
+import threading
+import traceback
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from aioq.public import public
+from aioq.util.printable import printable
+
+MOST_STACKS = 500
+"""The most stacks of tasks, and of threads."""
+
+MOST_FRAMES = 40
+"""The most frames of a stack: the innermost ones."""
+
+MOST_BYTES = 200_000
+"""About the most bytes of all stacks together, so that they fit an answer (`aioq.store.control`)."""
+
+
+@public
+class Stack(msgspec.Struct, frozen=True):
+    """The stack of a thread or of an asyncio task.
+
+    Attributes:
+        name: the thread's or the task's name. The task of a job is named `shop.add[<job id>]`.
+        text: its frames as in a traceback, the innermost one last.
+    """
+
+    name: str
+    text: str
+
+
+@public
+class WorkerStacks(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker's process is doing, as `await worker.stacks()` returns it; `str()` of it is for people.
+
+    Attributes:
+        blocked_for: for how many seconds its event loop has not answered up to now.
+        threads: its threads, first that of the event loop.
+        tasks: the asyncio tasks of its event loop, those of jobs first.
+        left_out: how many further stacks it has, for which there is no room.
+    """
+
+    blocked_for: float = 0.0
+    threads: list[Stack] = []
+    tasks: list[Stack] = []
+    left_out: int = 0
+
+    def __str__(self) -> str:
+        parts = [f"the event loop has been blocked for {self.blocked_for:.1f} s"] if self.blocked_for else []
+        parts += [f"thread {each.name}:\n{each.text}" for each in self.threads]
+        parts += [f"task {each.name}:\n{each.text}" for each in self.tasks]
+        if self.left_out:
+            parts.append(f"... and {self.left_out} more")
+        return "\n\n".join(parts)
+
+
+def take_stacks(loop: asyncio.AbstractEventLoop, loop_thread: int, blocked_for: float = 0.0) -> WorkerStacks:
+    """The stacks of all threads, and of the tasks of a loop.
+
+    Args:
+        loop: the event loop.
+        loop_thread: the thread that it runs in.
+        blocked_for: for how many seconds it has not answered.
+    """
+    frames = sys._current_frames()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - documented, for this
+    names = {each.ident: each.name for each in threading.enumerate()}
+    order = sorted(frames, key=lambda ident: (ident != loop_thread, names.get(ident, "")))
+    room = _Room()
+    threads = room.filled((printable(names.get(each, f"{each}")), _walk(frames[each])) for each in order)
+    try:
+        found = asyncio.all_tasks(loop)
+    except RuntimeError:  # they changed all the time
+        found = set[asyncio.Task[Any]]()
+    tasks = sorted(found, key=lambda task: ("[" not in task.get_name(), task.get_name()))
+    shown = room.filled((printable(each.get_name()), _frames_of(each)) for each in tasks)
+    return WorkerStacks(blocked_for=round(blocked_for, 3), threads=threads, tasks=shown, left_out=room.left_out)
+
+
+class _Room:
+    """What there is room for."""
+
+    def __init__(self) -> None:
+        self._bytes = MOST_BYTES
+        self.left_out = 0
+
+    def filled(self, stacks: "Iterable[tuple[str, Iterable[_Frame]]]") -> list[Stack]:
+        """As many of these stacks as there is room for."""
+        found: list[Stack] = []
+        for name, frames in stacks:
+            if len(found) >= MOST_STACKS or self._bytes <= 0:
+                self.left_out += 1
+                continue
+            text = _text(frames)
+            self._bytes -= len(name) + len(text)
+            found.append(Stack(name, text))
+        return found
+
+
+_Frame = tuple[FrameType, int]
+
+
+def _walk(frame: FrameType | None) -> list[_Frame]:
+    """A thread's frames, the innermost one last."""
+    return list(islice(traceback.walk_stack(frame), MOST_FRAMES))[::-1] if frame is not None else []
+
+
+def _frames_of(task: "asyncio.Task[Any]") -> list[_Frame]:
+    """The frames of a task: of its coroutine, of what that awaits, and so on."""
+    return list(_awaited(task.get_coro()))[-MOST_FRAMES:]
+
+
+def _awaited(coroutine: Any) -> Iterator[_Frame]:
+    for _ in range(1000):  # a chain has an end, unless it is changed while it is read
+        for prefix in ("cr", "gi", "ag"):
+            frame = getattr(coroutine, f"{prefix}_frame", None)
+            if isinstance(frame, FrameType):
+                yield frame, frame.f_lineno
+                name = "gi_yieldfrom" if prefix == "gi" else f"{prefix}_await"
+                coroutine = getattr(coroutine, name, None)
+                break
+        else:
+            return
+
+
+def _text(frames: Iterable[_Frame]) -> str:
+    lines = "".join(traceback.StackSummary.extract(iter(frames)).format()).rstrip()
+    return lines or "  (it does not run Python code)"
