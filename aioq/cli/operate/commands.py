@@ -127,5 +127,13 @@ def send(words: tuple[str, ...], **options: Any) -> None:
     _run("send", words, options)
 
 
-COMMANDS: Mapping[str, click.Command] = {each.name or "": each for each in (jobs, job, queues, queue, send)}
+@click.command(context_settings=HELP)
+@for_app(metavar="[MODULE:APP] ID")
+@as_json
+def why(words: tuple[str, ...], **options: Any) -> None:
+    """Say what holds a job back, or how it has ended."""
+    _run("why", words, options)
+
+
+COMMANDS: Mapping[str, click.Command] = {each.name or "": each for each in (jobs, job, why, queues, queue, send)}
 """All of them, by name."""

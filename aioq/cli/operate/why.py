@@ -1,0 +1,25 @@
+"""`aioq why`: says what holds a job back."""
+
+import asyncio
+
+import click
+
+from aioq.cli.operate.output import print_json
+from aioq.cli.targets import Wanted, find_app
+from aioq.results.why import Why
+from aioq.util.printable import printable
+
+
+def run(wanted: Wanted, *, as_json: bool) -> None:
+    """Carry out the command."""
+    app, (job_id,) = find_app(wanted, "the job's ID")
+
+    async def ask() -> Why:
+        async with app:
+            return await app.handle(job_id).why()
+
+    found = asyncio.run(ask())
+    if as_json:
+        print_json([found])
+    else:
+        click.echo(printable(str(found)))
