@@ -1,16 +1,20 @@
-"""The process that `tests.forkserver` forks `aioq` commands from; not imported, but run.
+"""The process that `tests.forkserver` forks `aioq` commands and scripts from; not imported, but run.
 
 Its arguments are the number of its socket, the directory of the aioq under test, and modules to import besides.
 
 It has imported what commands import, and waits. For each request it forks, and the fork becomes what `python -m
-aioq` in a process of its own would be: the request's directory, environment, arguments and standard streams, a
-session of its own, and an ending as Python ends. So this file is a script whose last statement the fork runs.
+aioq` or `python script.py` in a process of its own would be: the request's directory, environment, arguments and
+standard streams, a session of its own, and an ending as Python ends. So this file is a script whose last statement
+the fork runs.
 """
 
+import builtins
 import gc
 import importlib
+import importlib.machinery
 import json
 import os
+import pathlib
 import runpy
 import select
 import socket
@@ -77,7 +81,9 @@ def _become(request: Request, streams: list[int]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     path = [each for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each]
-    sys.path[:] = [os.getcwd(), *path, *(each for each in sys.path if each not in path)]
+    what = request["command"][1]
+    first = os.getcwd() if what == "-m" else os.path.dirname(os.path.realpath(what))
+    sys.path[:] = [first, *path, *(each for each in sys.path if each not in path)]
     sys.orig_argv = request["command"]
     importlib.invalidate_caches()
     sys.excepthook = _without_frames_of_this_file
@@ -90,7 +96,16 @@ def _without_frames_of_this_file(
 ) -> None:
     if trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
-    sys.__excepthook__(kind, error, trace)
+    sys.__excepthook__(kind, error.with_traceback(trace), trace)
+
+
+def _as_main(file: str) -> tuple[types.CodeType, dict[str, Any]]:
+    """The code of a script, and its globals: those of the module `__main__`."""
+    loader = importlib.machinery.SourceFileLoader("__main__", file)
+    script = sys.modules["__main__"] = types.ModuleType("__main__")
+    script.__loader__ = loader
+    script.__dict__.update(__annotations__={}, __builtins__=builtins, __file__=file, __cached__=None)
+    return loader.source_to_code(pathlib.Path(file).read_bytes(), file), vars(script)
 
 
 if __name__ == "__main__":
@@ -105,7 +120,10 @@ if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as control:
         request = main(control)
         control.detach()
-    if request is not None:
+    if request is not None and request["command"][1] == "-m":
         __name__ = "runpy"
         sys.argv = request["command"][2:]  # without `-m`; the module's name becomes its file's
         runpy.run_module("aioq", run_name="__main__", alter_sys=True)
+    elif request is not None:
+        sys.argv = request["command"][1:]
+        exec(*_as_main(os.path.abspath(sys.argv[0])))

@@ -1,7 +1,8 @@
 """Start `aioq` commands without their imports: forked from a process that has made them (`tests/forked.py`).
 
 A start of `python -m aioq worker` takes a fifth of a second of a core, nearly all of it for the same imports,
-and the suite makes hundreds. Started here it is a real process all the same, with a session, an environment and an
+and the suite makes hundreds. So does one of `aioq worker`, and of `python script.py`, if the script imports aioq.
+Started here it is a real process all the same, with a session, an environment and an
 exit code of its own. What a fork cannot have (another interpreter, its options, its locale) is started as a new
 process, and so is everything where `FRESH_STARTS` is set or the system has no `pidfd_open`.
 """
@@ -44,19 +45,26 @@ MEASURING = ("coverage",)
 """What a fork imports besides where it is measured; imported once, that saves a tenth of a second a command."""
 
 
+COMMAND = str(Path(sys.executable).with_name("aioq"))
+"""The command that pip installs: a script whose first line names this interpreter."""
+
+
 def can_fork(command: Sequence[str], environment: Mapping[str, str]) -> bool:
     """Whether a process that was forked would not differ from a new one."""
-    if (
-        not hasattr(os, "pidfd_open")
-        or os.environ.get(FRESH)
-        or list(command[:3]) != [sys.executable, "-m", "aioq"]
-    ):
+    if not hasattr(os, "pidfd_open") or os.environ.get(FRESH) or not _of_python(command):
         return False
     server = _servers.get(os.getpid())
     early = (
         _fixed_early(os.environ) if server is None else server.early
     )  # a server yet to start has what there is now
     return _fixed_early(environment) == early
+
+
+def _of_python(command: Sequence[str]) -> bool:
+    """Whether it is one of aioq, or a script that this interpreter runs without options."""
+    if command[0] == COMMAND:
+        return True
+    return command[0] == sys.executable and (list(command[1:3]) == ["-m", "aioq"] or command[1].endswith(".py"))
 
 
 def _fixed_early(environment: Mapping[str, str]) -> dict[str, str]:
@@ -82,7 +90,7 @@ class Forked:
     """
 
     def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
-        self.args = list(command)
+        self.args = list(command) if command[0] != COMMAND else [sys.executable, *command]
         sys.audit(STARTED)
         out, their_out = os.pipe()
         err, their_err = os.pipe()

@@ -9,10 +9,10 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -30,17 +30,16 @@ from aioq.store.diagnosis import ServerInfo
 from aioq.store.schedules import Overlap
 from aioq.tasks.registry import TASK_OPTIONS
 from aioq.worker.health import Health, QueueHealth
-from tests.behaviour.kit import ROOT
+from tests.behaviour.kit import ROOT, Process
 from tests.behaviour.pages import PAGES, Block, blocks, held_by
-
-LONG = 50.0  # seconds
-AIOQ = Path(sys.executable).with_name("aioq")  # the command, as the pages print it
-
+from tests.forkserver import COMMAND, FRESH
 
 OUTSIDE = ("https://keepachangelog.com/en/1.1.0/", "https://semver.org/spec/v2.0.0.html")
 PYTHON = [block for block in blocks() if block.language == "python"]
 PROGRAMS = held_by("test_a_program_runs")
 RUNNABLE = [block for block in PROGRAMS if block.marks]
+
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
@@ -51,45 +50,44 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def _run(folder: Path, *command: str) -> str:
+@contextmanager
+def _running(folder: Path, *command: str) -> Iterator[Process]:
+    """Run a command of the embedded server's user."""
+    process = Process(command, folder, {**os.environ})
+    try:
+        yield process
+    finally:
+        process.clear()
+
+
+async def _run(folder: Path, *command: str) -> list[str]:
     """What a program of the embedded server's user prints; it must succeed."""
-    done = subprocess.run(
-        [sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=LONG, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    with _running(folder, sys.executable, *command) as program:
+        assert await program.ended() == 0, [*program.printed, program.log]
+        return program.printed
 
 
 @pytest.mark.parametrize("block", RUNNABLE, ids=lambda block: block.id)
-def test_a_program_runs(block: Block, folder: Path) -> None:
+async def test_a_program_runs(block: Block, folder: Path) -> None:
     assert block.marks in {("runnable",), ("runnable", "worker")}
     (folder / "tasks.py").write_text(block.text)
     if block.marks == ("runnable",):
-        _run(folder, "tasks.py")
+        await _run(folder, "tasks.py")
         return
-    with (folder / "worker.log").open("wb") as log:
-        command = [AIOQ, "worker", "tasks:app"]
-        worker = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        printed = _run(folder, "tasks.py")
-    finally:
-        worker.terminate()
-        try:
-            worker.wait(LONG)
-        finally:
-            worker.kill()
-    assert worker.returncode == 0, (folder / "worker.log").read_text()
+    with _running(folder, COMMAND, "worker", "tasks:app") as worker:
+        printed = await _run(folder, "tasks.py")
+        assert await worker.stop() == 0, worker.log
     assert printed == _shown_after(block)
 
 
-def _shown_after(block: Block) -> str:
+def _shown_after(block: Block) -> list[str]:
     """What the page says that the program prints; nothing if it does not say."""
     if "print(" not in block.text:
-        return ""
+        return []
     later = [other for other in PROGRAMS if other.page == block.page and other.line > block.line]
     assert later, "it prints, and the page does not show what"
     assert later[0] not in RUNNABLE, "it prints, and the page does not show what"
-    return later[0].text.removeprefix("$ python tasks.py\n")
+    return later[0].text.removeprefix("$ python tasks.py\n").splitlines()
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.id)
@@ -98,20 +96,13 @@ def test_a_piece_of_python_is_python(block: Block) -> None:
     compile(block.text, block.id, "exec", flags=0x2000)  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 
-def test_the_quickstart_is_the_first_program(folder: Path) -> None:
-    """`examples/quickstart.py`, as its docstring says."""
+async def test_the_quickstart_is_the_first_program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`examples/quickstart.py`, as its docstring says; processes are new, those of pages forked."""
+    monkeypatch.setenv(FRESH, "1")
     shutil.copy(ROOT / "examples" / "quickstart.py", folder)
-    worker = subprocess.Popen(
-        [AIOQ, "worker", "quickstart:app", "--log-level", "error"],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        assert _run(folder, "quickstart.py") == "3\n"
-    finally:
-        worker.terminate()
-        worker.wait(LONG)
+    with _running(folder, COMMAND, "worker", "quickstart:app", "--log-level", "error") as worker:
+        assert await _run(folder, "quickstart.py") == ["3"]
+        assert await worker.stop() == 0, worker.log
 
 
 def _rows(page: str, cells_after: int) -> dict[str, list[str]]:

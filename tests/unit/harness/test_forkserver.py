@@ -11,6 +11,7 @@ import pytest
 
 from tests import forkserver, leaks
 from tests.behaviour.kit import ROOT
+from tests.forkserver import COMMAND as INSTALLED
 from tests.forkserver import FRESH, Forked, can_fork, pids
 
 COMMAND = [sys.executable, "-m", "aioq"]
@@ -36,6 +37,21 @@ for name, value in seen.items():
 app = App()
 """
 
+LATE = """
+import atexit, pickle, sys, threading
+
+class Thing:
+    pass
+
+def say():
+    print(Thing().__module__, pickle.loads(pickle.dumps(Thing)) is Thing, sys.modules["__main__"].Thing is Thing)
+
+atexit.register(say)
+threading.Thread(target=lambda: (threading.main_thread().join(), say())).start()
+mine = set(globals()) - {"__annotations__", "__cached__"}  # not of each version
+print(sorted(mine), __doc__, __spec__, __package__)
+"""
+
 pytestmark = pytest.mark.needs_host("pidfd_open")  # without it all commands are new processes
 
 
@@ -59,24 +75,32 @@ def forked(command: list[str], folder: Path, environment: dict[str, str]) -> tup
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "command",
     [
-        ("--version",),
-        ("worker", "--help"),
-        ("worker", "nope:app"),
-        ("worker", "broken:app"),
-        ("check", "shop:app"),
-        ("worker", "shop:app", "--nonsense"),
+        [*COMMAND, "--version"],
+        [*COMMAND, "worker", "--help"],
+        [*COMMAND, "worker", "nope:app"],
+        [*COMMAND, "worker", "broken:app"],
+        [*COMMAND, "check", "shop:app"],
+        [*COMMAND, "worker", "shop:app", "--nonsense"],
+        [INSTALLED, "check", "shop:app"],
+        [sys.executable, "inside/shop.py", "-m", "aioq"],
+        [sys.executable, "broken.py"],
+        [sys.executable, "late.py"],
     ],
+    ids=lambda command: " ".join(command[1:]),
 )
-def test_it_prints_what_a_new_process_prints(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    (tmp_path / "shop.py").write_text(APP)
+def test_it_prints_what_a_new_process_prints(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "inside").mkdir()
+    for file in ("shop.py", "inside/shop.py"):
+        (tmp_path / file).write_text(APP)
     (tmp_path / "broken.py").write_text("def f():\n    raise SystemError('ä')\nf()\n")
+    (tmp_path / "late.py").write_text(LATE)
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "ONLY": "here"}
 
-    ours = forked([*COMMAND, *arguments], tmp_path, environment)
+    ours = forked(command, tmp_path, environment)
 
-    code, out, err = new([*COMMAND, *arguments], tmp_path, environment)
+    code, out, err = new(command, tmp_path, environment)
     assert ours[2].splitlines() == err.splitlines()
     assert ours == (code, out, err)
     assert out or err
@@ -118,6 +142,8 @@ def test_its_output_goes_nowhere_else(tmp_path: Path) -> None:
     ("command", "variables"),
     [
         ([sys.executable, "-X", "dev", "-m", "aioq"], {}),
+        ([sys.executable, "-X", "dev", "shop.py"], {}),
+        ([sys.executable, "-m", "pytest"], {}),
         ([sys.executable, "-c", "pass"], {}),
         (["/bin/sh", "-c", "true"], {}),
         (COMMAND, {"PYTHONUTF8": "0"}),
