@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -50,7 +50,7 @@ class Process:
     def __init__(self, command: Iterable[str], folder: Path, environ: dict[str, str]) -> None:
         self.lines: list[str] = []  # of standard error
         self.printed: list[str] = []  # of standard output
-        self._process = _start(list(command), folder, environ)
+        self._process = start(list(command), folder, environ)
         pairs = ((self._process.stderr, self.lines), (self._process.stdout, self.printed))
         self._readers = [threading.Thread(target=_collect, args=pair, daemon=True) for pair in pairs]
         for reader in self._readers:
@@ -214,7 +214,8 @@ def consumers(client: redis.Redis, name: str, queue: str = "default") -> list[st
     return [consumer["name"] for lane in lanes for consumer in client.xinfo_consumers(lane, "aioq")]
 
 
-def _start(command: list[str], folder: Path, environ: dict[str, str]) -> subprocess.Popen[str] | Forked:
+def start(command: Sequence[str], folder: Path, environ: dict[str, str]) -> subprocess.Popen[str] | Forked:
+    """Start a process with pipes for its output; forked, if that is no different."""
     if can_fork(command, environ):
         return Forked(command, folder, environ)
     return subprocess.Popen(
