@@ -7,7 +7,6 @@ compare. Not how much faster a cluster is: nodes, sender and worker share the co
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Generator, Sequence
@@ -22,7 +21,7 @@ from benchmarks.contract import Setup
 from benchmarks.environments import ROOT
 from benchmarks.ledger import VARIABLE, Ledger
 from benchmarks.monitor import monitored
-from benchmarks.stage import Fleet, VoidError, fleet_of
+from benchmarks.stage import Fleet, VoidError, fleet_of, run
 from benchmarks.workloads.draining import watch
 from tests.clusters import Cluster
 from tests.flavours import available
@@ -75,11 +74,10 @@ class Target:
         """Run an action of `benchmarks.cluster_driver`, and return its result."""
         answer = self.folder / "answer.json"
         command = [sys.executable, "-m", "benchmarks.cluster_driver", action, str(answer), json.dumps(parameters)]
-        done = subprocess.run(
-            command, env=self.environ(), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
-        if done.returncode:
-            raise VoidError(f"{action} failed: {done.stderr.strip()[-500:]}")
+        try:
+            run(command, self.environ(), self.folder / "driver.log", PATIENCE)
+        except VoidError as error:
+            raise VoidError(f"{action} {error}") from error
         return json.loads(answer.read_text())
 
     @contextmanager

@@ -7,7 +7,6 @@ the same server in the same run, sent in pipelines of 100; how many of these a s
 import asyncio
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -20,12 +19,15 @@ import click
 from aioq import App
 from benchmarks.contract import Setup
 from benchmarks.environments import ROOT
-from benchmarks.stage import info, used_memory
+from benchmarks.stage import info, run, used_memory
 from tests.flavours import available
 from tests.servers import Server
 
 APP = "sizes"
 PAYLOADS = (0, 80, 1_000, 10_000)
+PATIENCE = 300.0
+"""Seconds after which a worker is given up: many times as long as it should take."""
+
 SETS = 100
 """Plain SETs in a pipeline."""
 
@@ -54,7 +56,7 @@ class Meter:
 
     def __init__(self, server: Server, directory: Path) -> None:
         self.server = server
-        self._directory = directory
+        self.directory = directory
         self.start()
 
     def start(self) -> None:
@@ -74,7 +76,7 @@ class Meter:
                 "in": stats["total_net_input_bytes"],
                 "out": stats["total_net_output_bytes"],
                 "cpu": (cpu["used_cpu_user"] + cpu["used_cpu_sys"]) * 1e6,
-                "disk": sum(file.stat().st_size for file in self._directory.rglob("appendonly*.*")),
+                "disk": sum(file.stat().st_size for file in self.directory.rglob("appendonly*.*")),
             }
 
 
@@ -88,7 +90,7 @@ def _drain(meter: Meter) -> None:
     """Run all jobs, in a worker of its own process."""
     environ = {**os.environ, **Setup(meter.server.url, 100).environ(), "PYTHONPATH": str(ROOT)}
     command = ("-m", "aioq", "worker", "benchmarks.sizes:app", "--burst", "--log-level", "critical")
-    subprocess.run([sys.executable, *command], env=environ, cwd=ROOT, check=True, capture_output=True)
+    run([sys.executable, *command], environ, meter.directory / "worker.log", PATIENCE)
 
 
 async def _many(client: App, task: str, text: str, jobs: int) -> None:
@@ -122,7 +124,7 @@ def memory_rows(meter: Meter, jobs: int) -> list[str]:
     row("an ended job with a result of 80 bytes", "echo", 80, drained=True)
     row("a failed job, kept for `dead_ttl` with its traceback", "fail", 80, drained=True)
     row("an ended job with `result_ttl=0`", "nothing", 80, drained=True, result_ttl=0)
-    found.append(("a schedule", asyncio.run(_schedules(meter))))
+    found.append(("a schedule", asyncio.run(_schedules(meter, min(jobs, 500)))))
     return [
         "| in the server's memory | bytes |",
         "|---|---:|",
@@ -130,7 +132,7 @@ def memory_rows(meter: Meter, jobs: int) -> list[str]:
     ]
 
 
-async def _schedules(meter: Meter, count: int = 500) -> float:
+async def _schedules(meter: Meter, count: int) -> float:
     _fresh(meter)
     async with App(APP, url=meter.server.url) as client:
         call = client.by_name("benchmarks.sizes.nothing").call("x" * 80)

@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import redis
@@ -92,19 +92,45 @@ class Fleet:
         self._process.wait()
 
 
+def start(command: Sequence[str], environ: Mapping[str, str], output: IO[bytes]) -> "subprocess.Popen[bytes]":
+    """Start a process that leads a group of its own; all that it prints goes to one file."""
+    return subprocess.Popen(
+        command,
+        env=environ,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
+
+
+def run(command: Sequence[str], environ: Mapping[str, str], log: Path, limit: float) -> None:
+    """Run a process to its end.
+
+    Raises:
+        VoidError: it failed, or took longer than `limit` seconds.
+    """
+    with log.open("wb") as output:
+        process = start(command, environ, output)
+    try:
+        code = process.wait(limit)
+    except subprocess.TimeoutExpired as error:
+        raise VoidError(f"took longer than {limit:g} s") from error
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        process.wait()
+    if code:
+        lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
+        raise VoidError(f"failed: {lines[-1][-300:]}")
+
+
 @contextmanager
 def fleet_of(command: Sequence[str], environ: Mapping[str, str], log: Path) -> Generator[Fleet]:
     """The worker processes that a command starts, killed at the end."""
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            env=environ,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+        process = start(command, environ, output)
     fleet = Fleet(process, log)
     try:
         yield fleet
@@ -151,23 +177,10 @@ class Stage:
         """
         answer = self.folder / "answer.json"
         command = self._driver(action, str(answer), parameters)
-        log = self.folder / "driver.log"
-        with log.open("wb") as output:
-            try:
-                code = subprocess.run(
-                    command,
-                    env=self.environ({}),
-                    cwd=ROOT,
-                    stdout=output,
-                    stderr=output,
-                    timeout=limit or self.plan.patience,
-                    check=False,
-                ).returncode
-            except subprocess.TimeoutExpired as error:
-                raise VoidError(f"{action} took longer than {error.timeout:g} s") from error
-        if code:
-            lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
-            raise VoidError(f"{action} failed: {lines[-1][-300:]}")
+        try:
+            run(command, self.environ({}), self.folder / "driver.log", limit or self.plan.patience)
+        except VoidError as error:
+            raise VoidError(f"{action} {error}") from error
         return json.loads(answer.read_text())
 
     @contextmanager

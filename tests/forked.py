@@ -123,7 +123,7 @@ if __name__ == "__main__":
     if request is not None and request["command"][1] == "-m":
         __name__ = "runpy"
         sys.argv = request["command"][2:]  # without `-m`; the module's name becomes its file's
-        runpy.run_module("aioq", run_name="__main__", alter_sys=True)
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     elif request is not None:
         sys.argv = request["command"][1:]
         exec(*_as_main(os.path.abspath(sys.argv[0])))

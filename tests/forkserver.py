@@ -45,6 +45,9 @@ MEASURING = ("coverage",)
 """What a fork imports besides where it is measured; imported once, that saves a tenth of a second a command."""
 
 
+PACKAGES = ("aioq", "benchmarks")
+"""Those of which `python -m` is forked; others would find modules of aioq imported before their first line."""
+
 COMMAND = str(Path(sys.executable).with_name("aioq"))
 """The command that pip installs: a script whose first line names this interpreter."""
 
@@ -64,7 +67,9 @@ def _of_python(command: Sequence[str]) -> bool:
     """Whether it is one of aioq, or a script that this interpreter runs without options."""
     if command[0] == COMMAND:
         return True
-    return command[0] == sys.executable and (list(command[1:3]) == ["-m", "aioq"] or command[1].endswith(".py"))
+    if command[0] != sys.executable:
+        return False
+    return command[1].endswith(".py") or (command[1] == "-m" and command[2].partition(".")[0] in PACKAGES)
 
 
 def _fixed_early(environment: Mapping[str, str]) -> dict[str, str]:
@@ -80,28 +85,23 @@ def _measured() -> bool:
     return not MEASURES.isdisjoint(os.environ)
 
 
-class Forked:
-    """A forked command; as much of `subprocess.Popen` as the tests use, with pipes for its output.
+class Fork:
+    """A forked command; as much of `subprocess.Popen` as the tests use.
 
     Attributes:
         pid: its process id.
-        stdout: what it prints.
-        stderr: likewise.
     """
 
-    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], folder: Path, environment: Mapping[str, str], out: int, err: int
+    ) -> None:
         self.args = list(command) if command[0] != COMMAND else [sys.executable, *command]
         sys.audit(STARTED)
-        out, their_out = os.pipe()
-        err, their_err = os.pipe()
         nothing = os.open(os.devnull, os.O_RDONLY)
         try:
-            self.pid = _server().fork(self.args, folder, environment, (nothing, their_out, their_err))
+            self.pid = _server().fork(self.args, folder, environment, (nothing, out, err))
         finally:
-            for stream in (nothing, their_out, their_err):
-                os.close(stream)
-        self.stdout: IO[str] = os.fdopen(out, encoding="utf-8", errors="replace")
-        self.stderr: IO[str] = os.fdopen(err, encoding="utf-8", errors="replace")
+            os.close(nothing)
 
     @property
     def returncode(self) -> int | None:
@@ -128,6 +128,26 @@ class Forked:
     def kill(self) -> None:
         """Send it SIGKILL."""
         self.send_signal(signal.SIGKILL)
+
+
+class Forked(Fork):
+    """The same, with pipes for its output.
+
+    Attributes:
+        stdout: what it prints.
+        stderr: likewise.
+    """
+
+    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+        out, their_out = os.pipe()
+        err, their_err = os.pipe()
+        try:
+            super().__init__(command, folder, environment, their_out, their_err)
+        finally:
+            for stream in (their_out, their_err):
+                os.close(stream)
+        self.stdout: IO[str] = os.fdopen(out, encoding="utf-8", errors="replace")
+        self.stderr: IO[str] = os.fdopen(err, encoding="utf-8", errors="replace")
 
 
 class _ForkServer:

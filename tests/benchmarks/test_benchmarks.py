@@ -3,8 +3,9 @@
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from click.testing import CliRunner
@@ -13,10 +14,11 @@ from aioq.store.redis.cluster.topology import SLOTS, slot_of
 from aioq.store.redis.keys import base_key
 from benchmarks import catalogue, cluster, cluster_driver, idle, machine, plotting, sizes
 from benchmarks import ledger as ledger_module
+from benchmarks import stage as stages
 from benchmarks.__main__ import PART, RESULTS, results_directory
 from benchmarks.catalogue import LIBRARIES
 from benchmarks.contract import Setup
-from benchmarks.environments import Environment
+from benchmarks.environments import ROOT, Environment
 from benchmarks.ledger import POLL, VARIABLE, Ledger
 from benchmarks.monitor import Seen, monitored
 from benchmarks.plan import FEWEST, Plan
@@ -29,6 +31,7 @@ from benchmarks.workloads import table as workloads
 from benchmarks.workloads.contract import Metric, Workload
 from benchmarks.workloads.latency import percentiles
 from tests.databases import Database
+from tests.forkserver import Fork, can_fork
 from tests.servers import available
 
 pytestmark = pytest.mark.long(seconds=15)
@@ -39,6 +42,19 @@ SMALL = Plan(rounds=1, scale=0.01, seconds=1, server=SERVER)
 
 FAST = Workload("fast", "Fast", lambda _: {}, (Metric("per_second", "jobs/s", "higher", ("bare",)),))
 SLOW = Workload("slow", "Slow", lambda _: {}, (Metric("ms", "ms", "lower", digits=1),))
+
+
+@pytest.fixture(autouse=True)
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drivers and workers, of which a benchmark starts dozens, are forked."""
+    start = stages.start
+
+    def fork(command: Sequence[str], environ: Mapping[str, str], output: IO[bytes]) -> Any:
+        if can_fork(command, environ):
+            return Fork(command, ROOT, environ, output.fileno(), output.fileno())
+        return start(command, environ, output)
+
+    monkeypatch.setattr(stages, "start", fork)
 
 
 def _records(workload: Workload, **values: list[float]) -> list[Record]:
