@@ -8,7 +8,10 @@ standard streams, a session of its own, and an ending as Python ends. So this fi
 the fork runs.
 """
 
+import asyncio
 import builtins
+import ctypes
+import fcntl
 import gc
 import importlib
 import importlib.machinery
@@ -18,17 +21,21 @@ import pathlib
 import runpy
 import select
 import socket
+import subprocess
 import sys
+import threading
 import types
-from typing import Any, TypedDict
+from collections.abc import Sequence
+from typing import Any, NotRequired, TypedDict
 
 
 class Request(TypedDict):
-    """What a fork is to become."""
+    """What a fork is to become; `passed` are the descriptors that it has besides its standard streams."""
 
     command: list[str]
     folder: str
     environment: dict[str, str]
+    passed: NotRequired[list[int]]
 
 
 MODULES = (
@@ -37,9 +44,22 @@ MODULES = (
     "aioq.cli.schedules",
     "aioq.cli.worker.command",
     "aioq.store.redis",
+    "aioq.worker.processes.child",
     "aioq.worker.worker",
 )
-"""What each command imports when it is called; `aioq` imports its parts late."""
+"""What each command imports when it is called, and each child; `aioq` imports its parts late."""
+
+WITH_CHILDREN = frozenset({"worker", "demo"})
+"""The commands that may start processes of aioq."""
+
+IN_POOL = "from aioq.worker.processes.child import serve;"
+"""In the code that a child of the pool runs."""
+
+CLONE3, CLONE_PARENT = 435, 0x8000
+"""The number of the system call, the same on all processors, and its flag."""
+
+HIGH = 100
+"""Descriptors from here on are no program's of the tests."""
 
 
 def main(control: socket.socket) -> Request | None:
@@ -61,8 +81,7 @@ def main(control: socket.socket) -> Request | None:
             request: Request = json.loads(message)
             pid = os.fork()
             if pid == 0:
-                _become(request, streams)
-                return request
+                return _become(request, streams)
             for stream in streams:
                 os.close(stream)
             running[ended := os.pidfd_open(pid)] = pid
@@ -70,25 +89,153 @@ def main(control: socket.socket) -> Request | None:
             control.send(json.dumps({"started": pid}).encode())
 
 
-def _become(request: Request, streams: list[int]) -> None:
-    """Make this fork what a new process would be."""
+def _become(request: Request, streams: list[int]) -> Request | None:
+    """Make this fork what a new process would be; what is forked from here on behalf of it returns here too."""
+    beside = -1
+    if WITH_CHILDREN.intersection(request["command"]):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork() == 0:
+            return _fork_siblings(theirs, streams, ours)
+        beside = fcntl.fcntl(ours.detach(), fcntl.F_DUPFD_CLOEXEC, HIGH)
     os.setsid()
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    _place(streams, request.get("passed", []), beside)
     os.chdir(request["folder"])
     environment = request["environment"]
     os.environ.clear()
     os.environ.update(environment)
     path = [each for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each]
     what = request["command"][1]
-    first = os.getcwd() if what == "-m" else os.path.dirname(os.path.realpath(what))
+    first = {"-m": os.getcwd(), "-c": ""}.get(what, os.path.dirname(os.path.realpath(what)))
     sys.path[:] = [first, *path, *(each for each in sys.path if each not in path)]
     sys.orig_argv = request["command"]
     importlib.invalidate_caches()
     sys.excepthook = _without_frames_of_this_file
+    if beside >= 0:
+        _fork_children_by(socket.socket(fileno=beside))
     if "COVERAGE_PROCESS_CONFIG" in os.environ or "COVERAGE_PROCESS_START" in os.environ:
         importlib.import_module("coverage").process_startup(force=True)
+    return request
+
+
+def _place(streams: Sequence[int], passed: Sequence[int], kept: int) -> None:
+    """Give descriptors their numbers, and close all others but one."""
+    wanted = [*range(3), *passed]
+    high = [fcntl.fcntl(each, fcntl.F_DUPFD, HIGH) for each in streams]
+    for number, stream in zip(wanted, high, strict=True):
+        os.dup2(stream, number)
+    begin = 3
+    for number in sorted([*passed, kept] if kept >= 0 else passed):
+        os.closerange(begin, number)
+        begin = number + 1
+    os.closerange(begin, os.sysconf("SC_OPEN_MAX"))
+
+
+# -- children of a fork -------------------------------------------------------------------------------------------
+#
+# A supervisor and a pool of processes start children, each of which makes the same imports once more. A fork of
+# theirs would have their modules, and the locks of their threads. So beside each command that may have children
+# there is a process that was forked from it before it began, and waits. What this one forks, with CLONE_PARENT, is
+# not its own child but the command's, which waits for it and kills it as any other.
+
+
+def _fork_siblings(control: socket.socket, *held: Any) -> Request | None:
+    """Fork for the process that has forked this one, until that is gone; in what is forked, return its request."""
+    streams, theirs = held
+    theirs.close()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(nothing, number)
+    for stream in (nothing, *streams):
+        os.close(stream)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 1 << 20, 10)
+        if not message:
+            os._exit(0)
+        pid = _fork_sibling()
+        if pid == 0:
+            control.close()
+            return _become(json.loads(message), descriptors)
+        for each in descriptors:
+            os.close(each)
+        control.send(str(pid).encode())
+
+
+def _fork_sibling() -> int:
+    """As `os.fork`, but a child of this process's parent; -1 where the system refuses that."""
+    clone_args = (ctypes.c_uint64 * 8)(CLONE_PARENT)
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = ctypes.PyDLL(None).syscall(CLONE3, ctypes.byref(clone_args), ctypes.c_size_t(ctypes.sizeof(clone_args)))
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+    else:
+        ctypes.pythonapi.PyOS_AfterFork_Parent()
+    return pid
+
+
+def _fork_children_by(control: socket.socket) -> None:
+    """Have the children of this process forked, as far as they are aioq's."""
+    turn = threading.Lock()
+    exec_new = asyncio.create_subprocess_exec
+
+    def fork(request: Request, descriptors: list[int]) -> int:
+        with turn:
+            socket.send_fds(control, [json.dumps(request).encode()], descriptors)
+            return int(control.recv(20))
+
+    class Popen(subprocess.Popen[Any]):
+        """One that forks."""
+
+        def _execute_child(self, args: Any, *more: Any) -> None:
+            _, preexec, _, passed, folder, environment, _, _, shell, *pipes = more[:15]
+            new_session = more[20]
+            command = [args] if isinstance(args, str) else [os.fspath(each) for each in args]
+            if _is_aioqs(command) and new_session and not (preexec or shell):
+                streams = [0 if pipes[0] == -1 else pipes[0], *(1, 2)]
+                streams[1:] = [own if pipe == -1 else pipe for own, pipe in ((1, pipes[3]), (2, pipes[5]))]
+                request: Request = {
+                    "command": command,
+                    "folder": os.fspath(folder or os.getcwd()),
+                    "environment": dict(os.environ if environment is None else environment),
+                    "passed": list(passed),
+                }
+                self.pid = fork(request, [*streams, *passed])
+                if self.pid > 0:
+                    self._child_created = True
+                    self._close_pipe_fds(*pipes)  # pyright: ignore[reportAttributeAccessIssue] - not in typeshed
+                    return
+            super()._execute_child(args, *more)  # pyright: ignore[reportAttributeAccessIssue] - likewise
+
+    async def exec_forked(*command: str, **options: Any) -> Any:
+        return _Watched(Popen(command, **options)) if _is_aioqs(command) else await exec_new(*command, **options)
+
+    subprocess.Popen = Popen
+    asyncio.create_subprocess_exec = exec_forked
+
+
+def _is_aioqs(command: Sequence[str]) -> bool:
+    if command[0] != sys.executable or len(command) < 3:
+        return False
+    return list(command[1:3]) == ["-m", "aioq"] or (command[1] == "-c" and IN_POOL in command[2])
+
+
+class _Watched:
+    """As much of an `asyncio.subprocess.Process` as a supervisor uses, on any event loop."""
+
+    def __init__(self, process: "subprocess.Popen[Any]") -> None:
+        self._process = process
+        self.pid = process.pid
+        self.send_signal = process.send_signal
+
+    async def wait(self) -> int:
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        descriptor = os.pidfd_open(self.pid)
+        try:
+            loop.add_reader(descriptor, ended.set)
+            await ended.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+        return self._process.wait()
 
 
 def _without_frames_of_this_file(
@@ -99,12 +246,14 @@ def _without_frames_of_this_file(
     sys.__excepthook__(kind, error.with_traceback(trace), trace)
 
 
-def _as_main(file: str) -> tuple[types.CodeType, dict[str, Any]]:
-    """The code of a script, and its globals: those of the module `__main__`."""
-    loader = importlib.machinery.SourceFileLoader("__main__", file)
+def _as_main(file: str, text: str | None = None) -> tuple[types.CodeType, dict[str, Any]]:
+    """The code of a script, or of `-c`, and its globals: those of the module `__main__`."""
     script = sys.modules["__main__"] = types.ModuleType("__main__")
-    script.__loader__ = loader
-    script.__dict__.update(__annotations__={}, __builtins__=builtins, __file__=file, __cached__=None)
+    script.__dict__.update(__annotations__={}, __builtins__=builtins)
+    if text is not None:
+        return compile(text, file, "exec"), vars(script)
+    script.__loader__ = loader = importlib.machinery.SourceFileLoader("__main__", file)
+    script.__dict__.update(__file__=file, __cached__=None)
     return loader.source_to_code(pathlib.Path(file).read_bytes(), file), vars(script)
 
 
@@ -124,6 +273,9 @@ if __name__ == "__main__":
         __name__ = "runpy"
         sys.argv = request["command"][2:]  # without `-m`; the module's name becomes its file's
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    elif request is not None and request["command"][1] == "-c":
+        sys.argv = ["-c", *request["command"][3:]]
+        exec(*_as_main("<string>", request["command"][2]))
     elif request is not None:
         sys.argv = request["command"][1:]
         exec(*_as_main(os.path.abspath(sys.argv[0])))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 from unittest import mock
 
+import psutil
 import redis
 
 import aioq
@@ -59,6 +60,10 @@ class Process:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def children(self) -> list[psutil.Process]:
+        """The processes that it has started, each with a session of its own (what forks them has none)."""
+        return [each for each in psutil.Process(self.pid).children() if os.getsid(each.pid) == each.pid]
 
     @property
     def log(self) -> str:

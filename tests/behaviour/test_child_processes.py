@@ -73,7 +73,7 @@ async def test_a_killed_worker_takes_its_children_along_and_what_they_have_start
 async def test_an_idle_child_ends_with_its_killed_worker(project: Project) -> None:
     tasks, worker = await start(project)
     assert await (await tasks.typed.send(1)).result(timeout=20) == 1
-    (child,) = psutil.Process(worker.pid).children()
+    (child,) = worker.children()
 
     worker.signal(signal.SIGKILL)
 

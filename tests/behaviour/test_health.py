@@ -98,7 +98,7 @@ async def test_a_supervisor_answers_for_all_its_processes(project: Project) -> N
     body = await answers(port, "/ready", 200)
     assert set(body["queues"]) == {"1:default", "2:default"}
 
-    (stopped, _) = psutil.Process(supervisor.pid).children()
+    (stopped, _) = supervisor.children()
     stopped.send_signal(signal.SIGSTOP)
     body = await answers(port, "/ready", 503)
     assert re.fullmatch(r"process \d: no answer", body["reasons"][0])
@@ -120,10 +120,10 @@ async def test_the_log_names_the_one_port_that_answers_for_all_processes(project
     (line,) = await supervisor.saw("health checks")
     assert f"answered on port {port}: /live and /ready, for all 2 processes" in line
 
-    (killed, _) = psutil.Process(supervisor.pid).children()
+    (killed, _) = supervisor.children()
     killed.kill()
     await supervisor.saw(r"worker process \d \(pid \d+\) was killed by SIGKILL")
-    await until(lambda: len(psutil.Process(supervisor.pid).children()) == 2, "its successor")
+    await until(lambda: len(supervisor.children()) == 2, "its successor")
     body = await answers(port, "/ready", 200)
     assert set(body["queues"]) == {"1:default", "2:default"}, "at the same port"
     assert await supervisor.stop() == 0

@@ -12,6 +12,7 @@ import pytest
 
 from aioq import JobCancelledError, JobFailed, gather
 from tests.behaviour.kit import RAISED, Process, Project, until
+from tests.forkserver import FRESH
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +23,10 @@ async def start(project: Project, *arguments: str) -> tuple[Any, Process]:
     return tasks, await project.ready_worker("jobs:app", *arguments, AIOQ_POOL_SIZE="2")
 
 
-async def test_a_process_task_runs_in_another_process_with_types_and_retries(project: Project) -> None:
+async def test_a_process_task_runs_in_another_process_with_types_and_retries(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FRESH, "1")  # here the pool's processes are new ones; in the other tests all are forked
     tasks, worker = await start(project)
     plain = await tasks.where.send(tasks.Point(3, 4))
     retried = await tasks.flaky_process.send()

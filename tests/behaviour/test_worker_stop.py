@@ -13,6 +13,7 @@ import pytest
 from aioq import gather
 from tests.behaviour.kit import Process, Project, consumers, keys, state_is, until
 from tests.databases import Database
+from tests.forkserver import FRESH
 from tests.proxies import Proxy
 from tests.servers import Server
 
@@ -113,10 +114,13 @@ async def test_a_job_that_is_not_finished_in_time_is_given_back_unharmed(
 
 
 def children(supervisor: Process) -> set[int]:
-    return {process.pid for process in psutil.Process(supervisor.pid).children()}
+    return {process.pid for process in supervisor.children()}
 
 
-async def test_two_processes_share_the_work_and_stop_together(project: Project, redis_server: Database) -> None:
+async def test_two_processes_share_the_work_and_stop_together(
+    project: Project, redis_server: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FRESH, "1")  # supervisor and children are new ones here; elsewhere all are forked
     project.copy("lines")
     lines = project.load("lines")
     supervisor = project.worker("lines:app", "--processes", "2", "--concurrency", "1")

@@ -28,13 +28,34 @@ seen = {
     "leads its session": os.getsid(0) == os.getpid(),
     "environment": sorted(os.environ),
     "files": sorted(os.listdir("/proc/self/fd"), key=int),
-    "main": sys.modules["__main__"].__file__,
+    "main": getattr(sys.modules["__main__"], "__file__", None),
     "streams": [(s.encoding, s.errors, s.line_buffering, s.fileno()) for s in (sys.stdin, sys.stdout, sys.stderr)],
     "name": __name__,
 }
 for name, value in seen.items():
     print(name, json.dumps(value), file=sys.stderr)
 app = App()
+"""
+
+PARENT = """
+import os, subprocess, sys
+from pathlib import Path
+
+kept, given = os.pipe()
+passed = os.fdopen(os.dup2(given, 70), "w")
+in_pool = "import sys; from aioq.worker.processes.child import serve; import shop; sys.exit(7)"
+for arguments in (["-m", "aioq", "check", "shop:app"], ["-c", in_pool]):
+    child = subprocess.Popen(
+        [sys.executable, *arguments], stdin=subprocess.DEVNULL, stdout=1, stderr=subprocess.PIPE,
+        env={**os.environ, "MORE": "1"}, pass_fds=[70], start_new_session=True, text=True,
+    )
+    print(child.communicate(timeout=20)[1], child.wait(), flush=True)
+child = subprocess.Popen(
+    [sys.executable, "-c", in_pool.replace("import shop", "import time; time.sleep(60)")], start_new_session=True
+)
+print("forked" if "forked.py" in Path(f"/proc/{child.pid}/cmdline").read_text() else "new", file=sys.stderr)
+child.kill()
+print(child.wait(20))
 """
 
 LATE = """
@@ -104,6 +125,20 @@ def test_it_prints_what_a_new_process_prints(tmp_path: Path, command: list[str])
     assert ours[2].splitlines() == err.splitlines()
     assert ours == (code, out, err)
     assert out or err
+
+
+def test_its_children_are_forked_too_and_differ_from_new_ones_in_nothing(tmp_path: Path) -> None:
+    """They are its own: it passes them descriptors, waits for them, and learns how they have ended."""
+    (tmp_path / "shop.py").write_text(APP)
+    (tmp_path / "parent.py").write_text(PARENT)
+    command, environment = [*COMMAND, "worker", "parent:app"], {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    ours = forked(command, tmp_path, environment)
+
+    code, out, err = new(command, tmp_path, environment)
+    assert ours[1].splitlines() == out.splitlines()
+    assert ours == (code, out, err.replace("new", "forked", 1))
+    assert out.count('"70"') == 2
 
 
 def test_it_ends_by_a_signal_as_a_process_does(tmp_path: Path) -> None:
