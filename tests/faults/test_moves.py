@@ -1,4 +1,4 @@
-"""R19: jobs that are moved from one node of a cluster to another, while processes die and a node hangs."""
+"""R20 to R22: jobs that are moved from one node of a cluster to another, while processes die and a node hangs."""
 
 import asyncio
 import signal
@@ -43,7 +43,7 @@ async def sent(rig: Rig, load: Load, queue: str, numbers: Sequence[int], eta: da
 
 
 @pytest.mark.fault(
-    "R19 killed",
+    "R20",
     fault="SIGKILL of the process that moves a job, before and after each call, the queues at two nodes",
     passes="lost 0; duplicated 0; every move that was written is completed; each waiter at the old queue is told",
     minutes=15,
@@ -93,7 +93,7 @@ def _paths(rig: Rig) -> str:
 
 
 @pytest.mark.fault(
-    "R19 relays",
+    "R21",
     fault="several processes relay the same moves at the same time, and the workers among them are killed",
     passes="lost 0; duplicated 0",
     minutes=10,
@@ -149,7 +149,7 @@ async def test_several_relays_of_the_same_moves(
 
 
 @pytest.mark.fault(
-    "R19 away",
+    "R22",
     fault="SIGSTOP for 30 s of the node to which jobs are moved, then SIGCONT",
     passes="lost 0; duplicated 0; jobs moved to another node arrive meanwhile, these within 10 s of its return",
     minutes=10,
