@@ -17,9 +17,10 @@ ID = re.compile(r"\b[A-Za-z0-9]{16}\b")
 VARIES = [
     (r"\x1b\[[0-9;]*m", ""),
     (r"\d{4}-\d\d-\d\d(T| )\d\d:\d\d:\d\d(\.\d+Z)?", "TIME"),
-    (r"\b\d+ (ms|s|min|h)( \d+ (s|min|h))?", "SPAN"),
+    (r"\b\d+ (MiB|ms|s|min|h)( \d+ (s|min|h))?", "SPAN"),
     (r"\d+\.\d+", "NUMBER"),
-    (r"[\w.-]+-\d+-[0-9a-f]{8}-\d+", "WORKER"),
+    (r"[\w.-]+-\d+-[0-9a-f]{8}(-\d+)?", "WORKER"),
+    (r"[\w.-]+, \d+(?= )", "HOST, PID"),
     (r"─+", "─"),
     (r" +", " "),
     (r"(?m) $", ""),

@@ -135,5 +135,32 @@ def why(words: tuple[str, ...], **options: Any) -> None:
     _run("why", words, options)
 
 
-COMMANDS: Mapping[str, click.Command] = {each.name or "": each for each in (jobs, job, why, queues, queue, send)}
+@click.command(context_settings=HELP)
+@for_app(metavar="[MODULE:APP] [ID or PATTERN]")
+@click.option("-q", "--queue", multiple=True, metavar="NAME", help="That serve this queue; may be repeated.")
+@click.option("--stacks", "verb", flag_value="stacks", help="Print the live stacks of its tasks and threads.")
+@click.option("--refresh", "verb", flag_value="refresh", help="Ask for fresh figures.")
+@click.option("--pause", "verb", flag_value="pause", help="Let it take no more jobs.")
+@click.option("--resume", "verb", flag_value="resume", help="Let it take jobs again.")
+@click.option("--stop", "verb", flag_value="stop", help="Stop it gracefully, as SIGTERM does.")
+@click.option("--resize", type=COUNT, metavar="N", help="Change how many jobs it runs at once.")
+@click.option("--add-queue", metavar="NAME", help="Let it serve this queue too.")
+@click.option("--remove-queue", metavar="NAME", help="Let it serve this queue no more.")
+@confirmed
+@as_json
+def workers(words: tuple[str, ...], **options: Any) -> None:
+    """Show workers, with what they do; or ask something of one, or of all whose ids fit a PATTERN.
+
+    What is changed ends with the worker's process: the next one begins with its command line again.
+
+    Exit code 1: one of the workers did not do it, or did not answer in time.
+    """
+    if sum(options[name] is not None for name in ("verb", "resize", "add_queue", "remove_queue")) > 1:
+        raise click.UsageError("one change at a time")
+    _run("workers", words, options)
+
+
+COMMANDS: Mapping[str, click.Command] = {
+    each.name or "": each for each in (jobs, job, why, queues, queue, workers, send)
+}
 """All of them, by name."""

@@ -1,0 +1,136 @@
+"""`aioq workers`: shows workers, and asks something of them."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import fields
+from typing import Any
+
+import click
+import msgspec
+
+from aioq.app import App
+from aioq.cli.operate.output import Column, print_items, print_json, span
+from aioq.cli.operate.questions import confirm
+from aioq.cli.targets import Wanted, find_app
+from aioq.errors import AioqError, ConfigError
+from aioq.operate.worker import WorkerInfo
+from aioq.util.plural import counted
+from aioq.util.printable import printable
+from aioq.worker.stacks import WorkerStacks
+
+Ask = Callable[[WorkerInfo], Coroutine[Any, Any, WorkerInfo | WorkerStacks]]
+
+
+def run(
+    wanted: Wanted,
+    *,
+    verb: str | None,
+    resize: int | None,
+    add_queue: str | None,
+    remove_queue: str | None,
+    is_confirmed: bool,
+    as_json: bool,
+    queue: Sequence[str],
+) -> None:
+    """Carry out the command."""
+    app, words = find_app(wanted, "a PATTERN of ids", least=0)
+    ask = _asked(verb, resize, add_queue, remove_queue)
+    if ask is not None and not words:
+        raise ConfigError("which workers? Give an id, or a pattern of ids such as 'web1-*', or '*' for all")
+    pattern = words[0] if words else None
+
+    async def carry_out() -> int:
+        async with app:
+            found = [each async for each in app.workers(pattern, queue=queue or None)]
+            if ask is None:
+                _show(found, as_json=as_json)
+                return 0
+            if not found:
+                raise ConfigError(f"there is no worker {pattern!r}; there are: {await _known(app)}")
+            if verb == "stop":
+                confirm(f"stop {counted(len(found), 'worker')}?", is_confirmed=is_confirmed)
+            results = await asyncio.gather(*map(ask, found), return_exceptions=True)
+            return _tell(found, results, as_json=as_json)
+
+    sys.exit(asyncio.run(carry_out()))
+
+
+def _asked(verb: str | None, resize: int | None, add: str | None, remove: str | None) -> Ask | None:
+    """What is asked of each worker; None for nothing."""
+    if resize is not None:
+        return lambda each: each.resize(resize)
+    if add is not None:
+        return lambda each: each.add_queue(add)
+    if remove is not None:
+        return lambda each: each.remove_queue(remove)
+    return None if verb is None else lambda each: getattr(each, verb)()
+
+
+async def _known(app: App) -> str:
+    return ", ".join([each.id async for each in app.workers()]) or "none"
+
+
+def _show(found: Sequence[WorkerInfo], *, as_json: bool) -> None:
+    if as_json:
+        print_json(map(as_object, found))
+        return
+    print_items(found, COLUMNS, as_json=False)
+    if not found:
+        click.echo("there is no such worker", err=True)
+
+
+def _tell(
+    found: Sequence[WorkerInfo], results: Sequence[WorkerInfo | WorkerStacks | BaseException], *, as_json: bool
+) -> int:
+    """Say what became of each worker; the exit code, 1 if any did not do it."""
+    code = 0
+    for worker, result in zip(found, results, strict=True):
+        if isinstance(result, AioqError | TimeoutError):
+            click.echo(f"aioq: {printable(str(result))}", err=True)
+            code = 1
+        elif isinstance(result, BaseException):
+            raise result
+        elif isinstance(result, WorkerInfo):
+            _show([result], as_json=as_json)
+        elif as_json:
+            print_json([{"id": worker.id, "stacks": result}])
+        else:
+            click.echo(f"worker {printable(worker.id)}\n\n{result}\n")
+    return code
+
+
+def as_object(worker: WorkerInfo) -> dict[str, Any]:
+    """A worker's attributes."""
+    found = {each.name: getattr(worker, each.name) for each in fields(worker) if not each.name.startswith("_")}
+    return {**found, "figures": msgspec.structs.asdict(worker.figures)}
+
+
+def _state(worker: WorkerInfo) -> str:
+    if not worker.alive:
+        return "lost"
+    return "stopping" if worker.draining else "paused" if worker.paused else "running"
+
+
+def _figures(worker: WorkerInfo) -> str:
+    figures = worker.figures
+    memory = "" if figures.rss is None else f"{figures.rss / 2**20:.0f} MiB"
+    lag = f"loop blocked {span(figures.loop_lag)}" if figures.loop_lag >= LAG else ""
+    refused = f"{figures.refused} refused" if figures.refused else ""
+    reconnects = f"{figures.reconnects} reconnects" if figures.reconnects else ""
+    return ", ".join(filter(None, (memory, lag, refused, reconnects)))
+
+
+LAG = 0.1
+"""Seconds: from then on it is shown for how long the event loop was blocked."""
+
+COLUMNS: Sequence[Column[WorkerInfo]] = (
+    Column("id", lambda each: each.id, whole=True),
+    Column("host, pid", lambda each: f"{each.host}, {each.pid}"),
+    Column("queues", lambda each: ", ".join(each.queues)),
+    Column("busy", lambda each: f"{len(each.running)}/{each.slots}", is_number=True),
+    Column("jobs run", lambda each: f"{each.figures.jobs_run}", is_number=True),
+    Column("state", _state, whole=True),
+    Column("heartbeat", lambda each: span(each.heartbeat_age), is_number=True),
+    Column("figures", _figures),
+)
