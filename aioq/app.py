@@ -12,6 +12,7 @@ from aioq.jobs.middleware import Layers, Middleware
 from aioq.jobs.options import check_job_id, check_name
 from aioq.operate.filters import JobFilters
 from aioq.operate.jobs import JobQuery
+from aioq.operate.operations import Operations
 from aioq.operate.queues import QueueHandle
 from aioq.operate.workers import WorkerQuery
 from aioq.producer.call import Call
@@ -88,6 +89,7 @@ class App:
             shards=parts.shards,
             default_tz=self.settings.timezone,
         )
+        self.operations = Operations(parts)
 
     @classmethod
     def from_config(

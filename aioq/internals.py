@@ -14,6 +14,7 @@ from aioq.jobs.job import JobInfo, queue_of
 from aioq.jobs.lifespans import Lifespans
 from aioq.jobs.middleware import Middleware
 from aioq.jobs.shards import queue_of_shard, shards_to_search
+from aioq.operate.carrying import attend
 from aioq.operate.copies import make_copy
 from aioq.producer.call import Call
 from aioq.producer.client import Client, Clients
@@ -207,6 +208,7 @@ class Internals:
             waits=self._waits,
             sends=self.sends,
             shards=self.shards,
+            attend=partial(attend, self),
         )
 
     # -- what each event loop holds

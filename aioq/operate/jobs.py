@@ -1,28 +1,26 @@
 """`app.jobs(...)`: a lazy query for jobs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self
 
 import msgspec
 
 from aioq.errors import ConfigError
 from aioq.jobs.job import JobInfo, JobState
 from aioq.jobs.shards import queue_of_shard
+from aioq.operate.actions import ActionSource, JobActions
 from aioq.operate.arguments import Parameters
 from aioq.operate.cursor import Places, decode_cursor, encode_cursor
-from aioq.operate.filters import TIMED, WHERE, make_filters
+from aioq.operate.filters import TIMED, WHERE, Filters, make_filters
 from aioq.operate.listing import MOST_LOOKED_AT, Found, JobList, part_size, step
 from aioq.public import public
 from aioq.store.contract import Store
 from aioq.store.operating import ALWAYS, Span, Wanted
 from aioq.util.printable import brief
 from aioq.util.suggestions import did_you_mean
-from aioq.wire.signature import Signature
-
-R = TypeVar("R")
 
 MOST_OF_A_PAGE = 1_000
 """The most jobs of one page."""
@@ -31,12 +29,8 @@ _PART = 250
 """How many jobs an iteration reads at once."""
 
 
-class QuerySource(Protocol):
+class QuerySource(ActionSource, Protocol):
     """Where a query gets its answers: the App, whatever event loop it is asked on."""
-
-    async def store(self) -> Store:
-        """The store of the running loop."""
-        ...
 
     def known_queues(self) -> Sequence[str]:
         """The queues that the App knows."""
@@ -46,16 +40,8 @@ class QuerySource(Protocol):
         """The names that the shards of a queue have for the store."""
         ...
 
-    def signature(self, task: str) -> Signature | None:
-        """The signature of a task; None for one that this process does not know."""
-        ...
-
     def encoder(self) -> msgspec.msgpack.Encoder:
         """Encodes arguments."""
-        ...
-
-    def run_sync(self, instead: str, make: Callable[[], Awaitable[R]]) -> R:
-        """Run the awaitable of `make` for sync code and wait in this thread; an error says to use `instead`."""
         ...
 
 
@@ -97,11 +83,13 @@ class JobCount:
 
 
 @public
-class JobQuery:
+class JobQuery(JobActions):
     """A query for jobs, made by `app.jobs(...)`. It asks the server when it is iterated, paged or counted.
 
         async for job in app.jobs(state="failed", since=timedelta(hours=1)):
             print(job.id, job.error)
+
+    `retry`, `cancel`, `delete`, `move`, `run_now` and `set_priority` begin a bulk operation on all that match.
 
     It can be used any number of times, on any event loop, and by sync code (`for job in app.jobs(...)`,
     `page_sync` ...). It reads bounded parts, while jobs come and go: a job that stays in its list all the time is
@@ -117,6 +105,7 @@ class JobQuery:
 
     def __init__(self, source: QuerySource, given: Mapping[str, Any]) -> None:
         self._source = source
+        self._given = given
         self._filters = make_filters(given, source.encoder())
         self._looked_at = 0
 
@@ -229,6 +218,26 @@ class JobQuery:
     def count_sync(self) -> JobCount:
         """`count` for sync code, as `App.run_sync`."""
         return self._source.run_sync("await app.jobs(...).count()", self.count)
+
+    # -- what bulk operations ask for
+
+    @property
+    def _app(self) -> ActionSource:
+        return self._source
+
+    def _narrowed(self, filters: Filters) -> Self:
+        query = type(self)(self._source, self._given)
+        query._filters = filters  # noqa: SLF001 - of this class
+        return query
+
+    async def _begin_places(self, store: Store) -> tuple[Sequence[str], Sequence[str]]:
+        queues = await self._queues(store)
+        return queues, [shard for queue in queues for shard in await self._source.shards_of(queue)]
+
+    async def _estimate(self, sample: int) -> tuple[int, bool, Sequence[JobInfo]]:
+        count = await self.count()
+        first = (await self.page(size=sample)).jobs if sample else ()
+        return count.value, count.exact, first
 
     async def _begin(self) -> tuple[Span, Places]:
         """The times between `since` and `until`, and the beginning of all lists."""

@@ -11,6 +11,7 @@ import msgspec
 
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.control import WorkerControl
+from aioq.store.operations import OperationVerbs
 from aioq.store.story import Counted, Story
 
 Place = tuple[str, ...]
@@ -54,7 +55,9 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         state: their state.
         oldest: whether those come first whose time is the earliest, or that are claimed next.
-        span: the times of scheduled and of dead jobs; other lists disregard it.
+        span: the times of scheduled and of dead jobs; of queued ones the end only, which bounds when they came
+        to
+            their lane, as far as the store knows that. Other lists disregard it.
         workers: the ids of the workers whose running jobs are listed; None for all.
         calls: whether calls are to be read whole, and not only their beginning if they are long.
     """
@@ -107,6 +110,11 @@ class OperatorVerbs(Protocol):
     @property
     def control(self) -> WorkerControl:
         """Asks workers for something."""
+        ...
+
+    @property
+    def operations(self) -> OperationVerbs:
+        """The bulk operations."""
         ...
 
     async def now_ms(self, queue: str) -> int:

@@ -16,6 +16,7 @@ class Promotion(msgspec.Struct, frozen=True, gc=False):
         expired: how many jobs ended because they had not been started in time.
         relays: the queues to which the caller is to relay what is in the outbox (`aioq.store.relay`).
         moved: jobs that were moved to another queue: the caller is to look whether they are there.
+        operations: the ids of bulk operations that the caller is to carry on.
     """
 
     count: int
@@ -23,6 +24,7 @@ class Promotion(msgspec.Struct, frozen=True, gc=False):
     expired: int = 0
     relays: Sequence[str] = ()
     moved: Sequence[MovedJob] = ()
+    operations: Sequence[str] = ()
 
 
 class Recovery(msgspec.Struct, frozen=True, gc=False):

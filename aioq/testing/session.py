@@ -174,6 +174,8 @@ class MemorySession:
             while (promotion := await self._store.promote(queue, 1000)).count:
                 for target in promotion.relays:
                     await relay(self._store.outbox, queue, target)
+                for operation in promotion.operations:
+                    await self._attend(queue, operation)
         await self._idle()
         jobs: list[int | None] = []
         ticks: list[int | None] = []
@@ -181,6 +183,10 @@ class MemorySession:
             jobs.append((await self._store.promote(queue, 0)).next_due_ms)
             ticks.append((await self._store.timetable.read(queue, [])).next_tick_ms)
         return _Ahead(_least(jobs), _least(ticks))
+
+    async def _attend(self, queue: str, operation: str) -> None:
+        if self._app_parts.attend is not None:
+            await self._app_parts.attend(queue, operation)
 
     async def _places(self) -> list[str]:
         """The queues that are served, and each shard of them."""

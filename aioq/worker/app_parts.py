@@ -1,6 +1,6 @@
 """The parts of its App that a worker needs, and the queues that it serves."""
 
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,9 @@ from aioq.store.contract import Store
 from aioq.tasks.task import Task, signature_of
 from aioq.util.suggestions import did_you_mean
 from aioq.wire.messages import decode_envelope
+
+Attend = Callable[[str, str], Awaitable[int | None]]
+"""Carries on a bulk operation, given the queue that reminds of it and its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class AppParts:
         app: the object by which a handle of this App is recognized.
         waits: which jobs of the App wait for which others, in this process.
         sends: passes the jobs of ticks through the middleware.
+        attend: carries on a bulk operation of which a queue reminds; returns in how many ms it reminds of it
+        again.
     """
 
     name: str
@@ -47,6 +52,7 @@ class AppParts:
     app: object = None
     waits: Waits = field(default_factory=Waits)
     sends: EncodedSends | None = None
+    attend: Attend | None = None
 
 
 def worker_queues(app_parts: AppParts, wanted: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@
        |           |                          queue; one executor, settler and reporter, and a lease and a
     promoter    reporter                      watchdog thread for all
        |
-    relays
+    relays, operations
 
 No duty knows another one: what one duty tells the others goes through these callbacks.
 """
@@ -33,6 +33,7 @@ from aioq.worker.duties.fetcher import Answer, Fetcher
 from aioq.worker.duties.hooks import Hooks
 from aioq.worker.duties.leases import RENEWALS, LeaseService
 from aioq.worker.duties.logs import LogWriter
+from aioq.worker.duties.operations import Operations
 from aioq.worker.duties.progress import Reporter
 from aioq.worker.duties.promoter import Promoter
 from aioq.worker.duties.recovery import Recovery
@@ -61,6 +62,7 @@ class QueueDuties:
     fetcher: Fetcher
     promoter: Promoter
     relays: Relays
+    operations: Operations
     recovery: Recovery
     canceller: Canceller
     receiver: Receiver
@@ -150,7 +152,9 @@ class Duties:
         app_parts, store, settings = self._app_parts, self._store, self._app_parts.settings
         membership = Membership(queue, self._incarnation)
         held, relays = HeldJobs(), Relays(store, queue)
-        promoter = Promoter(store, queue, on_outbox=relays.request)
+        # `promoter` is assigned one line later.
+        operations = Operations(queue, app_parts.attend, expect=lambda ms: promoter.expect(ms))  # noqa: PLW0108
+        promoter = Promoter(store, queue, on_outbox=relays.request, on_operations=operations.request)
         ticker = Ticker(
             store.timetable,
             queue,
@@ -187,7 +191,9 @@ class Duties:
             on_wake=fetcher.woken,
             on_listening=fetcher.listens,
         )
-        return QueueDuties(membership, held, fetcher, promoter, relays, recovery, canceller, receiver, ticker)
+        return QueueDuties(
+            *(membership, held, fetcher, promoter, relays, operations, recovery, canceller, receiver, ticker)
+        )
 
     def coroutines(self) -> "list[tuple[str, Coroutine[Any, Any, None]]]":
         """What runs while the worker serves, each in a task of its own, with its queue; the fetchers come last."""
@@ -271,6 +277,7 @@ class Duties:
         await self.burst.wait(or_paused=True)
         for duties in self.queues.values():
             await duties.promoter.catch_up()
+            await duties.operations.drain()
             await duties.relays.drain()
         await self.hooks.drain()
 
@@ -379,7 +386,7 @@ class Duties:
 def _beside_fetching(duties: QueueDuties) -> list[Coroutine[Any, Any, None]]:
     """What runs for a queue beside its fetcher."""
     return [
-        *(duties.promoter.run(), duties.relays.run(), duties.recovery.run()),
+        *(duties.promoter.run(), duties.relays.run(), duties.operations.run(), duties.recovery.run()),
         *(duties.canceller.run(), duties.receiver.run(), duties.ticker.run()),
     ]
 

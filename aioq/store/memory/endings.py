@@ -12,7 +12,7 @@ from aioq.store.memory.history import QueueHistory
 from aioq.store.memory.hooks import Hooks
 from aioq.store.memory.pubsub import Mail
 from aioq.store.memory.records import Record
-from aioq.store.memory.timers import RELAY, Timers
+from aioq.store.memory.timers import OPERATE, RELAY, Timers
 from aioq.store.memory.tombstones import Tombstones
 from aioq.util.clock import Clock
 
@@ -135,22 +135,25 @@ class Endings:
         self.dead.drop(record.id)
         self.keep_until(record, self._clock.now_ms())
 
-    def end_expired(self, limit: int) -> tuple[int, int, list[str]]:
+    def end_expired(self, limit: int) -> tuple[int, int, list[str], list[str]]:
         """End jobs that were not started in time.
 
         Returns:
-            How many timers were handled, how many jobs ended, and for which queues the outbox is to be relayed.
+            How many timers were handled, how many jobs ended, for which queues the outbox is to be relayed, and
+            which bulk operations are to be carried on.
         """
-        looked_at, ended, relays = 0, 0, list[str]()
+        looked_at, ended, relays, operations = 0, 0, list[str](), list[str]()
         while looked_at < limit and (timer := self._timers.pop_due(self._clock.now_ms())):
             record = self._records.get(timer[1])
             looked_at += 1
             if timer[0] == RELAY:
                 relays.append(timer[1])
+            elif timer[0] == OPERATE:
+                operations.append(timer[1])
             elif record is not None and self._has_expired(record):
                 self.finish(record, JobState.CANCELLED, EXPIRED, self._limits.result_ttl_ms, keeps_call=True)
                 ended += 1
-        return looked_at, ended, relays
+        return looked_at, ended, relays, operations
 
     def _has_expired(self, record: Record) -> bool:
         waits = not record.is_elsewhere and record.state in {JobState.QUEUED, JobState.SCHEDULED, JobState.WAITING}

@@ -68,7 +68,7 @@ class OperatedJobs:
 
     def reopen(self, job_id: str) -> JobState | None:
         """Queue a dead job again; see `OperatorVerbs.reopen`."""
-        record = self._here(job_id)
+        record = self.here(job_id)
         if record is None or (record.state is JobState.FAILED and record.envelope is None):
             return None
         state = record.state
@@ -78,7 +78,7 @@ class OperatedJobs:
 
     def delete(self, job_id: str, outcome: bytes) -> JobState | None:
         """Delete a job that does not run; returns the state it was in."""
-        record = self._here(job_id)
+        record = self.here(job_id)
         if record is None:
             return None
         state = record.state
@@ -90,7 +90,7 @@ class OperatedJobs:
 
     def prioritize(self, job_id: str, priority: Priority) -> JobState | None:
         """Move a job to another lane; returns the state it was in."""
-        record = self._here(job_id)
+        record = self.here(job_id)
         if record is None:
             return None
         if not record.state.ended and record.priority is not priority:
@@ -102,13 +102,13 @@ class OperatedJobs:
                 self._enqueue(record)  # its entry in the other lane stays behind
         return record.state
 
-    def _here(self, job_id: str) -> Record | None:
+    def here(self, job_id: str) -> Record | None:
         """A job that is in this queue; None for one that was moved to another one."""
         record = self._records.get(job_id)
         return None if record is None or record.is_elsewhere else record
 
     def _listed(self, wanted: Wanted, job_id: str, place: Place) -> Listed:
-        record = self._here(job_id)
+        record = self.here(job_id)
         if record is None or record.state is not wanted.state:
             return Listed(place)
         if wanted.state is JobState.QUEUED and record.priority.value != place[0]:

@@ -8,17 +8,16 @@ from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Limits
 from aioq.store.leases import WorkerLease
 from aioq.store.memory.control import MemoryWorkerControl, QueueRequests
-from aioq.store.memory.operated import OperatedJobs
+from aioq.store.memory.operations import MemoryOperations, OperationQueue
 from aioq.store.memory.schedules import MemoryQueueTimetable
 from aioq.store.memory.story import MemoryStory
 from aioq.store.operating import MOST_LISTED, Counted, Listing, Place, Wanted
 from aioq.util.clock import Clock
 
 
-class OperatedQueue(Protocol):
+class OperatedQueue(OperationQueue, Protocol):
     """A queue."""
 
-    jobs: OperatedJobs
     timetable: MemoryQueueTimetable
     requests: QueueRequests
 
@@ -57,6 +56,12 @@ class MemoryOperatorVerbs:
         self._clock = clock
         self.story = MemoryStory(lock, limits, clock)
         self.control = MemoryWorkerControl(lock)
+        self._operations = MemoryOperations(lock, clock)
+
+    @property
+    def operations(self) -> MemoryOperations:
+        """The bulk operations."""
+        return self._operations
 
     async def now_ms(self, queue: str) -> int:
         """The time of the store's clock."""

@@ -26,7 +26,8 @@ from aioq.store.memory.pubsub import Mail
 from aioq.store.memory.records import Record, backlog_of
 from aioq.store.memory.schedules import MemoryQueueTimetable, Revisions
 from aioq.store.memory.settling import Settling
-from aioq.store.memory.timers import Timers
+from aioq.store.memory.timers import OPERATE, Timers
+from aioq.store.outbox import HOLD_MS
 from aioq.store.pubsub import ASK, SEPARATOR, worker_channel
 from aioq.store.upkeep import Backlog, Promotion, Recovery
 from aioq.util.clock import Clock
@@ -205,15 +206,24 @@ class MemoryQueue:
 
     def promote(self, limit: int) -> Promotion:
         """Queue scheduled jobs that are due, and end jobs that have expired."""
-        count, expired, relays = self.endings.end_expired(limit)
+        count, expired, relays, operations = self.endings.end_expired(limit)
         for target in relays:
             self.outbox.hold(target)
+        for operation in operations:
+            self.remind(operation, HOLD_MS)
         now, most = self._clock.now_ms(), count + limit
         while count < most and (record := self._delayed.pop_due(now)):
             self._hooks.back(record, Way.PROMOTE)
             self._queue(record)
             count += 1
-        return Promotion(count, self._next_due(), expired, tuple(relays))
+        return Promotion(count, self._next_due(), expired, tuple(relays), operations=operations)
+
+    def remind(self, operation: str, delay_ms: int | None) -> None:
+        """Set the timer that has a worker carry on a bulk operation, or stop it."""
+        if delay_ms is None:
+            self._timers.stop(OPERATE, operation)
+        elif self._timers.set(OPERATE, operation, self._clock.now_ms() + delay_ms):
+            self.lanes.push(Priority.NORMAL, WAKE_UP)
 
     def recover(self, crash_outcome: bytes, limit: int, dead: str) -> Recovery:
         """Do one step of recovering a dead worker; see `Store.recover`."""

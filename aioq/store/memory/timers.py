@@ -5,9 +5,9 @@ Each has a kind, and the id of the job that it is about.
 
 import heapq
 
-EXPIRE, RELAY = "expire", "relay"
-"""The kinds of timers: one ends a job if it has not been started by then; the other relays what is in the outbox
-for a queue, whose name takes the place of the id."""
+EXPIRE, RELAY, OPERATE = "expire", "relay", "operate"
+"""The kinds of timers: one ends a job if it has not been started by then; another relays what is in the outbox
+for a queue, whose name takes the place of the id; the last one carries on the bulk operation of this id."""
 
 
 class Timers:

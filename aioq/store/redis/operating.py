@@ -12,6 +12,7 @@ from aioq.store.redis.control import RedisWorkerControl
 from aioq.store.redis.history import about_arg
 from aioq.store.redis.holding import read_held
 from aioq.store.redis.net.connection import Arg
+from aioq.store.redis.operations import RedisOperations
 from aioq.store.redis.paging import BEGIN, ScriptCall, all_workers
 from aioq.store.redis.replies import parse_info, parse_states
 from aioq.store.redis.story import RedisStory
@@ -55,6 +56,12 @@ class RedisOperatorVerbs:
         self._limits = limits
         self.story = RedisStory(call, limits)
         self.control = RedisWorkerControl(call)
+        self._operations = RedisOperations(call, call_confirmed, limits)
+
+    @property
+    def operations(self) -> RedisOperations:
+        """The bulk operations."""
+        return self._operations
 
     async def now_ms(self, queue: str) -> int:
         """The time of the server that has a queue, in milliseconds since the Unix epoch."""
@@ -133,7 +140,7 @@ class RedisOperatorVerbs:
             args = [lane, _order(wanted), limit - len(found), *inside]
             stream, entry, front, more, *named = await self._call("list_lane", queue, args)
             found += place.passed(named, oldest=wanted.oldest)
-            if more:
+            if more and not _is_beyond(wanted, stream, entry):
                 return found, place.at(stream.decode(), entry.decode(), front.decode())
             following = lanes.index(lane) + 1
             if following == len(lanes):
@@ -258,6 +265,12 @@ def _bounds(wanted: Wanted) -> tuple[str, str]:
     span = wanted.span
     first = "-inf" if span.since_ms is None else str(span.since_ms)
     return first, "+inf" if span.until_ms is None else str(span.until_ms)
+
+
+def _is_beyond(wanted: Wanted, stream: bytes, entry: bytes) -> bool:
+    """Whether all that follows in a lane came to it after the wanted time."""
+    until = wanted.span.until_ms
+    return until is not None and wanted.oldest and stream == b"main" and int(entry.partition(b"-")[0]) > until
 
 
 def _order(wanted: Wanted) -> str:

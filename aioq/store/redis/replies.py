@@ -138,9 +138,9 @@ def parse_promotion(reply: Sequence[Any]) -> Promotion:
     """The result of `promote.lua`."""
     if len(reply) == _PROMOTION:
         return Promotion(reply[0], due(reply[1][0]), reply[3])
-    relays, looks = ([each.decode() for each in texts] for texts in reply[_PROMOTION])
+    relays, looks, operations = ([each.decode() for each in texts] for texts in reply[_PROMOTION])
     moved = [MovedJob(*facts) for facts in zip(looks[::3], looks[1::3], looks[2::3], strict=True)]
-    return Promotion(reply[0], due(reply[1][0]), reply[3], relays, moved)
+    return Promotion(reply[0], due(reply[1][0]), reply[3], relays, moved, operations)
 
 
 def parse_recovery(reply: Sequence[Any]) -> Recovery:

@@ -27,12 +27,21 @@ class Promoter:
         store: where the jobs are.
         queue: the queue.
         on_outbox: called with a promotion after which something of the outbox is to be relayed.
+        on_operations: called with one after which bulk operations are to be carried on.
     """
 
-    def __init__(self, store: Store, queue: str, *, on_outbox: Callable[[Promotion], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        queue: str,
+        *,
+        on_outbox: Callable[[Promotion], None],
+        on_operations: Callable[[Promotion], None],
+    ) -> None:
         self._store = store
         self._queue = queue
         self._on_outbox = on_outbox
+        self._on_operations = on_operations
         self._due_at: float | None = None
         self._changed = asyncio.Event()
         self._backoff = Backoff()
@@ -68,6 +77,8 @@ class Promoter:
         self._backoff = Backoff()
         if promotion.relays or promotion.moved:
             self._on_outbox(promotion)
+        if promotion.operations:
+            self._on_operations(promotion)
         if promotion.expired:
             log.info(
                 "queue %s: %s expired: not started in time",

@@ -122,7 +122,7 @@ local function take_other(id, text, is_held, lane)
   if not envelope then
     -- The envelope was evicted or deleted by hand, so the job cannot run. A timer ends it and notifies its
     -- waiters.
-    set_timer(q, CALL_GONE, id, q.now)
+    Timer.set(q, Timer.CALL_GONE, id, q.now)
     if job[STATE] then
       job[STATE], job[WORKER] = false, false
       save(q, id, job)

@@ -21,7 +21,7 @@ local counts = {}
 function counts.dead() return sum(redis.pcall('ZCOUNT', q.base .. DEAD, first, last)), 1 end
 
 function counts.scheduled()
-  local timer = redis.pcall('ZSCORE', q.base .. SCHEDULED, FIRST_TIMER)
+  local timer = redis.pcall('ZSCORE', q.base .. SCHEDULED, Timer.FIRST)
   local found = sum(redis.pcall('ZCOUNT', q.base .. SCHEDULED, first, last))
   -- The time of the first timer is no job. It may be outside of the times that are asked for.
   local at = timer and not is_unreadable(timer) and tonumber(timer)

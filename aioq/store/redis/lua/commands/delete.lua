@@ -1,7 +1,7 @@
 -- Deletes jobs. A job that waits to be run ends first, as cancelled; one that runs stays. A call that has changed
 -- anything leaves a receipt.
 --
--- NEEDS: keys, record, results, history, finish, receipts
+-- NEEDS: record, results, history, operated, receipts
 -- USES: reads body, job, receipt, schedule, scheduled, standing; writes body, counters, dead, history, idle, job, lanes,
 --   log, outbox, receipt, schedule, scheduled, standing, stats, tasks, timers, tombstone, wakeable; publishes
 --   dispatched, waiter
@@ -20,16 +20,7 @@ local function delete_all()
     local job = load(q, id)
     if job and is_elsewhere(job) then job = nil end
     local state = job and (job[STATE] or 'queued') or ''
-    if job and state ~= 'running' then redis.call('DEL', log_key(q, id)) end
-    if job and has_ended(job) then
-      Finish.forget(q, limits, id, job)
-      changed = true
-    elseif job and state ~= 'running' then
-      -- Its entry stays in the lane; a claim skips it.
-      Finish.finish(q, limits, id, job, 'cancelled', ARGV[2], 0)
-      redis.call('ZREM', q.base .. SCHEDULED, id)
-      changed = true
-    end
+    if job and Operated.delete(q, limits, id, job, ARGV[2]) then changed = true end
     reply[i - 5] = state
   end
 end

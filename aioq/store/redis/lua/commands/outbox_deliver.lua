@@ -90,7 +90,7 @@ function kinds.ended(id, said)
   local has_body = job[JOB] == true
   job[JOB] = false
   note(origins_of(job))
-  is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, LOOK .. ' ' .. id))
+  is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, Timer.LOOK .. ' ' .. id))
   if q.history then q.history.is_muted = true end -- the queue in which it has ended tells that
   Finish.finish(q, limits, id, job, outcome[1], outcome[2] or '', outcome[3])
   if q.history then q.history.is_muted = false end

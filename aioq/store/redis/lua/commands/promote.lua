@@ -10,8 +10,8 @@
 --   is gone, 6 `about` of lib/history.lua, 7 the error of 4 in words, 8 that of 5
 -- REPLY: {how many jobs and timers were handled, {ms until the next one is due, ms until the next tick} (-1 for
 --   none), the last job whose record this version cannot read ('' for none), how many jobs have expired}; and, if
---   there is something for other queues, {the queues to which the caller is to relay the outbox; of jobs that the
---   caller is to look for in other queues, each the id, the queue, and the send (`Outbox.send_of`)}
+--   there is something that the caller is to do, {the queues to which it is to relay the outbox; of jobs that it is
+--   to look for in other queues, each the id, the queue, and the send (`Outbox.send_of`); the bulk operations}
 local most, limits, result_ttl = tonumber(ARGV[1]), {tombstone = tonumber(ARGV[2])}, tonumber(ARGV[3])
 local unreadable, looked_at, expired = '', 0, 0
 History.begin(q, ARGV[6], '', nil, nil, {[ARGV[4]] = ARGV[7], [ARGV[5]] = ARGV[8]})
@@ -20,16 +20,16 @@ History.begin(q, ARGV[6], '', nil, nil, {[ARGV[4]] = ARGV[7], [ARGV[5]] = ARGV[8
 local function put_timer_off(timer) redis.call('ZADD', q.base .. TIMERS, q.now + Newer.PUT_OFF, timer) end
 
 local timers = {}
--- For how long other workers leave a relay to the caller, in ms. If the caller dies, it is late by that.
+-- For how long other workers leave a relay, or an operation, to the caller, in ms. If the caller dies, it is late by that.
 local HOLD = 5000
-local relays, looks = {}, {}
+local relays, looks, operations = {}, {}, {}
 
 -- By kind, what to do when a timer is due; each returns whether the timer is done.
-timers[EXPIRE] = function(id, job)
+timers[Timer.EXPIRE] = function(id, job)
   local expires = job[EXTRA] and job[EXTRA].expires
   if not expires or expires[3] or job[STATE] == 'running' or is_elsewhere(job) or has_ended(job) then return true end
   if expires[1] > q.now then
-    set_timer(q, EXPIRE, id, expires[1])
+    Timer.set(q, Timer.EXPIRE, id, expires[1])
     return false
   end
   Finish.finish(q, limits, id, job, 'cancelled', ARGV[4], result_ttl, true)
@@ -37,14 +37,14 @@ timers[EXPIRE] = function(id, job)
   expired = expired + 1
   return true
 end
-timers[CALL_GONE] = function(id, job)
+timers[Timer.CALL_GONE] = function(id, job)
   if job[STATE] == 'running' or is_elsewhere(job) or has_ended(job) or whole(q, id, job[JOB]) then return true end
   job[JOB] = false
   Finish.finish(q, limits, id, job, 'failed', ARGV[5], result_ttl)
   redis.call('ZREM', q.base .. SCHEDULED, id)
   return true
 end
-timers[LOOK] = function(id, job)
+timers[Timer.LOOK] = function(id, job)
   if not is_elsewhere(job) then return true end
   local move = move_of(job)
   if job[STATE] == 'moved' then
@@ -62,9 +62,10 @@ end
 local function handle(timer)
   looked_at = looked_at + 1
   local kind, id = string.match(timer, '^(%S+) (.*)$')
-  if kind == RELAY then
-    Outbox.hold(q, id, HOLD)
-    relays[#relays + 1] = id
+  if kind == Timer.RELAY or kind == Timer.OPERATE then
+    redis.call('ZADD', q.base .. TIMERS, q.now + HOLD, timer)
+    local asked = kind == Timer.RELAY and relays or operations
+    asked[#asked + 1] = id
     return
   end
   local text = id and redis.pcall('GET', job_key(q, id))
@@ -79,7 +80,7 @@ end
 
 local due, has_timers = {}, false
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', q.base .. SCHEDULED, '-inf', q.now, 'LIMIT', 0, most)) do
-  if id == FIRST_TIMER then has_timers = true else due[#due + 1] = id end
+  if id == Timer.FIRST then has_timers = true else due[#due + 1] = id end
 end
 if has_timers then
   local timers_due = redis.pcall('ZRANGEBYSCORE', q.base .. TIMERS, '-inf', q.now, 'LIMIT', 0, most)
@@ -92,9 +93,9 @@ if has_timers then
   History.around(q, handle_all)
   local first = redis.pcall('ZRANGE', q.base .. TIMERS, 0, 0, 'WITHSCORES')
   if is_unreadable(first) or not first[1] then
-    redis.call('ZREM', q.base .. SCHEDULED, FIRST_TIMER)
+    redis.call('ZREM', q.base .. SCHEDULED, Timer.FIRST)
   else
-    redis.call('ZADD', q.base .. SCHEDULED, first[2], FIRST_TIMER)
+    redis.call('ZADD', q.base .. SCHEDULED, first[2], Timer.FIRST)
   end
 end
 local texts, changed, done = texts_of(q, due), {}, {}
@@ -143,5 +144,5 @@ save_all(q, changed)
 if #done > 0 then redis.call('ZREM', q.base .. SCHEDULED, unpack(done)) end
 Results.publish(q)
 local reply = {#due + looked_at, next_due(q), unreadable, expired}
-if relays[1] or looks[1] then reply[5] = {relays, looks} end
+if relays[1] or looks[1] or operations[1] then reply[5] = {relays, looks, operations} end
 return reply

@@ -1,6 +1,6 @@
 -- Queues dead jobs again, as if they had never been run. A call that has changed anything leaves a receipt.
 --
--- NEEDS: keys, record, lanes, hooks, receipts
+-- NEEDS: record, operated, receipts
 -- USES: reads body, job, receipt, scheduled, standing; writes body, dead, idle, job, lanes, outbox, receipt, scheduled,
 --   standing, timers, wakeable; publishes dispatched
 -- KEYS: 1 base key
@@ -16,25 +16,7 @@ for i = 2, #ARGV do
   local job = load(q, id)
   reply[i - 1] = job and not is_elsewhere(job) and (job[STATE] or 'queued') or ''
   if job and job[STATE] == 'failed' then
-    if whole(q, id, job[JOB]) then
-      run_hooks(q, 'reopen', id, job)
-      Lanes.push(q, job[LANE], id, false)
-      if job[JOB] == true then redis.call('PERSIST', body_key(q, id)) end
-      local new = {job[JOB], job[SENT], job[LANE], job[NONCE]}
-      if job[EXTRA] then
-        widen(new, EXTRA)
-        new[EXTRA] = job[EXTRA]
-      end
-      if job[ATTEMPT_LOG] then
-        widen(new, ATTEMPT_LOG)
-        new[READY], new[ATTEMPT_LOG] = q.now, job[ATTEMPT_LOG]
-      end
-      save(q, id, new)
-      redis.call('ZREM', q.base .. DEAD, id)
-      changed = true
-    else
-      reply[i - 1] = ''
-    end
+    if Operated.reopen(q, id, job) then changed = true else reply[i - 1] = '' end
   end
 end
 if changed then Receipts.keep(q, ARGV[1], reply) end

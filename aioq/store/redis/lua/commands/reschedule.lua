@@ -1,6 +1,6 @@
 -- Moves jobs that wait to be run to another time.
 --
--- NEEDS: keys, record, lanes, hooks
+-- NEEDS: record, operated
 -- USES: reads job, scheduled, standing; writes idle, job, lanes, outbox, scheduled, standing, timers, wakeable;
 --   publishes dispatched
 -- KEYS: 1 base key
@@ -16,21 +16,7 @@ for i = 2, #ARGV do
   local id = ARGV[i]
   local job = load(q, id)
   local state = job and (job[STATE] or 'queued') or ''
-  if (state == 'queued' or state == 'scheduled') and at > q.now then
-    -- The entry of a queued job stays in its lane; a claim skips it.
-    run_hooks(q, 'back', id, job, 'reschedule', at)
-    Lanes.schedule(q, id, at, job[LANE] or nil)
-    widen(job, STATE)
-    job[STATE] = 'scheduled'
-    save(q, id, job)
-  elseif state == 'scheduled' then
-    run_hooks(q, 'back', id, job, 'reschedule', q.now)
-    Lanes.push(q, job[LANE], id, false)
-    widen(job, READY)
-    job[STATE], job[READY] = false, q.now
-    save(q, id, job)
-    redis.call('ZREM', q.base .. SCHEDULED, id)
-  end
+  if state == 'queued' or state == 'scheduled' then Operated.reschedule(q, id, job, at) end
   reply[i - 1] = job and is_elsewhere(job) and '' or state
 end
 return reply

@@ -24,9 +24,9 @@ local function all_hooks()
   --   4 whether it has been started
   local function count_from(q, id, expires, due)
     if expires[2] > 0 then expires[1] = math.max(due, q.now) + expires[2] end
-    set_timer(q, EXPIRE, id, expires[1])
+    Timer.set(q, Timer.EXPIRE, id, expires[1])
   end
-  local function stop(q, id) is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, EXPIRE .. ' ' .. id)) end
+  local function stop(q, id) is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, Timer.EXPIRE .. ' ' .. id)) end
   local after_run = {retry = true, snooze = true, interrupt = true, cut = true, crash = true, recover = true, depart = true}
   return {
     {
@@ -35,7 +35,7 @@ local function all_hooks()
       start = function(q, id, _, extra)
         local expires = extra.expires
         if not expires[3] and expires[1] <= q.now then
-          set_timer(q, EXPIRE, id, expires[1]) -- in case it is gone
+          Timer.set(q, Timer.EXPIRE, id, expires[1]) -- in case it is gone
           return false
         end
         expires[3] = true
@@ -45,9 +45,9 @@ local function all_hooks()
         if way == 'release' or way == 'park' then
           if expires[4] then return end
           expires[3] = false
-          set_timer(q, EXPIRE, id, expires[1])
+          Timer.set(q, Timer.EXPIRE, id, expires[1])
         elseif way == 'move' and not expires[3] then
-          set_timer(q, EXPIRE, id, expires[1])
+          Timer.set(q, Timer.EXPIRE, id, expires[1])
         elseif way == 'reschedule' and not expires[3] then
           count_from(q, id, expires, due)
         elseif after_run[way] then

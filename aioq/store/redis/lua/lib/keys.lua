@@ -29,6 +29,8 @@ local SCHEDULES = ':schedules'
 local OWNERS = ':owners'
 -- The current declaration, and when a worker last noted a declaration that it had not noted before.
 local DECLARED, NOTED = ':declared', ':noted'
+-- Of the App: the bulk operations by when they began; see commands/operation_write.lua.
+local OPERATIONS = ':operations'
 
 -- The keys of which a queue has one for each job, worker, schedule, call or send.
 local function job_key(q, id) return q.base .. ':job:' .. id end
@@ -44,6 +46,8 @@ local function schedule_key(q, id) return q.base .. ':schedule:' .. id end
 -- `name` is a minute or an hour and a task: `m29384756:shop.send`, `h489745:shop.send`.
 local function stats_key(q, name) return q.base .. ':stats:' .. name end
 local function receipt_key(q, call) return q.base .. ':receipt:' .. call end
+-- Of the App, the record of a bulk operation; of a queue, how far the operation has come there.
+local function operation_key(q, id) return q.base .. ':operation:' .. id end
 -- The tombstone of a job whose record is deleted while its send may still be repeated. If the send is repeated
 -- because its reply was lost, it finds the tombstone. The key is named by the nonce of the send, or by the job's
 -- id if only one send can have that id.

@@ -9,7 +9,7 @@ local Moves = {}
 -- other queue may have vanished without an end.
 Moves.LOOK_AFTER = 60000
 function Moves.look_later(q, id, move)
-  set_timer(q, LOOK, id, q.now + math.max(Moves.LOOK_AFTER, math.floor((q.now - move[5]) / 2)))
+  Timer.set(q, Timer.LOOK, id, q.now + math.max(Moves.LOOK_AFTER, math.floor((q.now - move[5]) / 2)))
 end
 
 -- Puts a job that is in no lane into its lane, or schedules it, and writes its record.

@@ -23,9 +23,9 @@ Outbox.EMPTY_TTL = 90000000
 -- Adds an entry, and returns its id. One worker is woken if it is not known when the next timer is due.
 function Outbox.add(q, target, kind, id, data)
   local head = redis.call('ZRANGE', q.base .. SCHEDULED, 0, 0, 'WITHSCORES')
-  local set = redis.pcall('ZADD', q.base .. TIMERS, 'NX', q.now, RELAY .. ' ' .. target)
+  local set = redis.pcall('ZADD', q.base .. TIMERS, 'NX', q.now, Timer.RELAY .. ' ' .. target)
   if not is_unreadable(set) and set == 1 then
-    redis.call('ZADD', q.base .. SCHEDULED, 'LT', q.now, FIRST_TIMER)
+    redis.call('ZADD', q.base .. SCHEDULED, 'LT', q.now, Timer.FIRST)
     if not head[1] or q.now < tonumber(head[2]) then Lanes.push(q, NORMAL, '', false) end
   end
   local entry = redis.call('XADD', outbox_key(q, target), '*', 'kind', kind, 'id', id, 'data', data or '')
@@ -49,11 +49,11 @@ function Outbox.clear(q, target)
   if redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1] then return false end
   redis.call('PEXPIRE', key, Outbox.EMPTY_TTL)
   redis.call('HDEL', q.base .. RELAYS, target)
-  is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, RELAY .. ' ' .. target))
+  is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, Timer.RELAY .. ' ' .. target))
   return true
 end
 
 -- Keeps other workers from relaying to a target for some ms.
 function Outbox.hold(q, target, ms)
-  is_unreadable(redis.pcall('ZADD', q.base .. TIMERS, q.now + ms, RELAY .. ' ' .. target))
+  is_unreadable(redis.pcall('ZADD', q.base .. TIMERS, q.now + ms, Timer.RELAY .. ' ' .. target))
 end

@@ -6,15 +6,18 @@
 --
 -- NEEDS: call, keys
 
+local Timer = {}
+
 -- The member of SCHEDULED for the first timer. Its time may be too early, if that timer was stopped. No job has
 -- this id.
-local FIRST_TIMER = ''
+Timer.FIRST = ''
 
 -- The kinds: end a job if it has not been started by then; end a job because its call is gone; relay the entries of
--- the outbox for a queue, whose name takes the place of the id; look after a job that was moved to another queue.
-local EXPIRE, CALL_GONE, RELAY, LOOK = 'expire', 'gone', 'relay', 'look'
+-- the outbox for a queue, whose name takes the place of the id; look after a job that was moved to another queue; carry
+-- on a bulk operation, whose id takes the place of the job's.
+Timer.EXPIRE, Timer.CALL_GONE, Timer.RELAY, Timer.LOOK, Timer.OPERATE = 'expire', 'gone', 'relay', 'look', 'operate'
 
-local function set_timer(q, kind, id, at)
+function Timer.set(q, kind, id, at)
   local set = redis.pcall('ZADD', q.base .. TIMERS, at, kind .. ' ' .. id)
-  if not is_unreadable(set) then redis.call('ZADD', q.base .. SCHEDULED, 'LT', at, FIRST_TIMER) end
+  if not is_unreadable(set) then redis.call('ZADD', q.base .. SCHEDULED, 'LT', at, Timer.FIRST) end
 end

@@ -1,0 +1,266 @@
+"""Carries on a bulk operation, step by step; any number of processes may do so at once.
+
+What is done is decided at the server: `aioq.store.operations` says how.
+"""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from aioq.errors import ServerUnavailableError
+from aioq.jobs.job import JobInfo, JobState
+from aioq.jobs.shards import queue_of_shard
+from aioq.operate.arguments import Parameters
+from aioq.operate.filters import TIMED
+from aioq.operate.plan import Plan, decode_plan, filters_of
+from aioq.results.control import DELETED
+from aioq.store.contract import Store
+from aioq.store.operating import Listed, Place, Span, Wanted
+from aioq.store.operations import LARGE_STEP, SMALL_STEP, Act, OperationState, Progress, Step, Verdict
+from aioq.store.relay import relay
+from aioq.util.log import logger
+from aioq.wire.messages import encode_cancellation, with_headers
+from aioq.wire.signature import Signature
+
+log = logger("aioq.operations")
+
+READ_AHEAD = 20
+"""The most parts of lists without a job that matches that are read before this is noted. A guess."""
+
+EARLY_PAUSE = 0.002
+"""Seconds until the millisecond in which an operation began has passed."""
+
+_SMALL = frozenset({Act.CANCEL, Act.DELETE, Act.MOVE})
+
+
+class CarrySource(Protocol):
+    """What carrying on needs of the App."""
+
+    async def store(self) -> Store:
+        """The store of the running loop."""
+        ...
+
+    def signature(self, task: str) -> Signature | None:
+        """The signature of a task; None for one that this process does not know."""
+        ...
+
+    async def places_of(self, job_id: str, queue: str | None, *, patient: bool) -> Sequence[str]:
+        """The shards of a queue in which a job of this id may be, the one where it belongs first."""
+        ...
+
+
+class Carried(msgspec.Struct, frozen=True):
+    """How carrying on has ended.
+
+    Attributes:
+        state: the state of the operation; None if there is no such operation.
+        wait_ms: in how many milliseconds its rate allows more, if it has to wait for that.
+    """
+
+    state: OperationState | None
+    wait_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    """A job that matches: what belongs to it in a step, and the place and the number of jobs looked at with it."""
+
+    info: JobInfo
+    place: bytes
+    looked_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of the lists of a place: its jobs that match, all in one state, and where the next one begins."""
+
+    state: JobState
+    matches: Sequence[_Match]
+    place: bytes
+    looked_at: int
+    is_last: bool
+
+
+async def carry(source: CarrySource, operation_id: str) -> Carried:
+    """Carry on an operation until it is over or paused, has to wait for its rate, or another process has it.
+
+    Args:
+        source: the App.
+        operation_id: the operation.
+
+    Raises:
+        ServerUnavailableError: a server cannot be reached; whoever comes next goes on.
+
+    Cancellation: between two steps; whoever comes next goes on, after some seconds.
+    """
+    store = await source.store()
+    found = await store.operating.operations.read([operation_id])
+    if not found:
+        return Carried(None)
+    if found[0].state is not OperationState.RUNNING:
+        return Carried(found[0].state)
+    plan = decode_plan(found[0].definition)
+    return await _Carrying(source, store, operation_id, plan).run(found[0].at)
+
+
+class _Carrying:
+    def __init__(self, source: CarrySource, store: Store, operation_id: str, plan: Plan) -> None:
+        self._source = source
+        self._store = store
+        self._operations = store.operating.operations
+        self._id = operation_id
+        self._plan = plan
+        self._carrier = os.urandom(9).hex()
+        self._filters = filters_of(plan.filters)
+        self._parameters = Parameters(source.signature)
+
+    async def run(self, at: int) -> Carried:
+        while at < len(self._plan.places):
+            ended = await self._go_through(at)
+            if isinstance(ended, Carried):
+                return ended
+            at = ended
+        for place in self._plan.reminders:
+            await self._operations.remind(place, self._id, None)
+        return Carried(OperationState.ENDED)
+
+    async def _go_through(self, at: int) -> Carried | int:
+        """Go through a place; returns which is the next one, or how it ended."""
+        queue, begun_ms = self._plan.places[at]
+        operations, places = self._operations, len(self._plan.places)
+        progress, is_last = await operations.progress(queue, self._id), False
+        while not is_last:
+            part = await self._read(queue, begun_ms, progress)
+            permit = await operations.permit(self._id, self._carrier, len(part.matches))
+            if permit is None or not permit.is_mine or permit.wait_ms:
+                return Carried(permit and permit.state, permit.wait_ms if permit else 0)
+            if permit.at != at:
+                return permit.at
+            step, ends_here = await self._step(progress, part, begun_ms, permit.allowed)
+            verdict, progress = await operations.step(queue, self._id, step)
+            if verdict is Verdict.EARLY:
+                await asyncio.sleep(EARLY_PAUSE)
+            is_last = ends_here and verdict is Verdict.DONE
+            if verdict is Verdict.DONE and step.act is Act.MOVE:
+                await self._relay(queue, {target.decode() for _, target in step.jobs})
+        last = await operations.finish_place(self._id, at, places, progress.done)
+        return Carried(None) if last is None else last.at
+
+    async def _read(self, queue: str, begun_ms: int, progress: Progress) -> _Part:
+        """The next part of the lists of a place in which a job matches."""
+        states = self._plan.filters.states
+        number, after = _decode_place(progress.place)
+        looked_at, state = 0, states[-1]
+        for _ in range(READ_AHEAD):
+            if number >= len(states):
+                break
+            state = states[number]
+            wanted = await self._wanted(queue, state, begun_ms)
+            most = SMALL_STEP if self._plan.act in _SMALL else LARGE_STEP
+            listing = await self._store.operating.list_jobs(queue, wanted, after, most)
+            matches: list[_Match] = []
+            for position, item in enumerate(listing.items, looked_at + 1):
+                if item.info is not None and self._matches(item, item.info, begun_ms):
+                    matches.append(_Match(item.info, _encode_place(number, item.after), position))
+            looked_at += len(listing.items)
+            number, after = (number + 1, ()) if listing.after is None else (number, listing.after)
+            if matches:
+                place = _encode_place(number, after)
+                return _Part(state, matches, place, looked_at, is_last=number >= len(states))
+        place = _encode_place(number, after)
+        return _Part(state, (), place, looked_at, is_last=number >= len(states))
+
+    async def _wanted(self, queue: str, state: JobState, begun_ms: int) -> Wanted:
+        filters, workers = self._plan.filters, None
+        since, until = filters.since_ms, filters.until_ms
+        if state is not JobState.SCHEDULED:
+            until = begun_ms if until is None else min(until, begun_ms)
+        if state is JobState.RUNNING and filters.worker is not None:
+            found = await self._store.workers(queue)
+            workers = [each.worker for each in found if self._filters.fits_worker(each.worker)]
+        span = Span(since, until) if state in TIMED else Span(None, begun_ms)
+        return Wanted(state, oldest=True, span=span, workers=workers, calls=bool(filters.arguments))
+
+    def _matches(self, item: Listed, info: JobInfo, begun_ms: int) -> bool:
+        """Whether an operation acts on a job; what happened after its begin is decided at the server once more."""
+        filters, plan = self._plan.filters, self._plan
+        is_there = plan.act is Act.SET_PRIORITY and info.priority.value == plan.target
+        is_there |= plan.act is Act.MOVE and queue_of_shard(info.queue) == plan.target
+        times = [info.sent_at, info.ended_at, info.started_at if plan.act is Act.RUN_NOW else None]
+        is_of_start = all(each is None or each.timestamp() * 1000 < begun_ms + 1 for each in times)
+        span = Span(filters.since_ms, filters.until_ms)
+        return is_of_start and not is_there and self._filters.match(item, span, self._parameters)
+
+    async def _step(self, progress: Progress, part: _Part, begun_ms: int, allowed: int) -> tuple[Step, bool]:
+        """The step for the jobs of a part that are allowed; and whether it is the last one of the place."""
+        plan, place, looked_at, is_last = self._plan, part.place, part.looked_at, part.is_last
+        matches = part.matches[:allowed]
+        if len(matches) < len(part.matches):
+            place, looked_at, is_last = matches[-1].place, matches[-1].looked_at, False
+        step = Step(
+            steps=progress.steps,
+            act=plan.act,
+            state=part.state,
+            begun_ms=begun_ms,
+            place=place,
+            looked_at=looked_at,
+            jobs=[(each.info.id, await self._belongs_to(each.info)) for each in matches],
+            ttl_ms=plan.ttl_ms,
+        )
+        return step, is_last
+
+    async def _belongs_to(self, job: JobInfo) -> bytes:
+        """What belongs to a job in a step."""
+        act, plan = self._plan.act, self._plan
+        if act in {Act.CANCEL, Act.DELETE}:
+            reason = DELETED if act is Act.DELETE else plan.reason
+            return with_headers(encode_cancellation(job.task, reason), job.headers)
+        if act is Act.MOVE:
+            return (await self._source.places_of(job.id, plan.target, patient=False))[0].encode()
+        return plan.target.encode()
+
+    async def _relay(self, queue: str, targets: set[str]) -> None:
+        for target in sorted(targets):
+            try:
+                await relay(self._store.outbox, queue, target)
+            except ServerUnavailableError as error:
+                log.info(
+                    "operation %s: queue %s cannot be reached; the workers of queue %s try again: %s",
+                    *(self._id, target, queue, error),
+                )
+
+
+async def attend(source: CarrySource, queue: str, operation_id: str) -> int | None:
+    """Carry on an operation of which a queue reminds its workers.
+
+    Returns:
+        In how many milliseconds the queue reminds of it again; None if it does not, or only after some seconds.
+    """
+    carried = await carry(source, operation_id)
+    operations = (await source.store()).operating.operations
+    if carried.wait_ms:
+        await operations.remind(queue, operation_id, carried.wait_ms)
+        return carried.wait_ms
+    if carried.state is OperationState.RUNNING:
+        return None  # another process has it; the queue reminds of it again, in case that one dies
+    await operations.remind(queue, operation_id, None)
+    found = await operations.read([operation_id]) if carried.state is OperationState.PAUSED else []
+    if not (found and found[0].state is OperationState.RUNNING):
+        return None
+    await operations.remind(queue, operation_id, 0)  # it was resumed meanwhile
+    return 0
+
+
+_PLACE = msgspec.msgpack.Decoder(tuple[int, Place])
+
+
+def _encode_place(number: int, after: Place) -> bytes:
+    return msgspec.msgpack.encode((number, after))
+
+
+def _decode_place(place: bytes) -> tuple[int, Place]:
+    return _PLACE.decode(place) if place else (0, ())

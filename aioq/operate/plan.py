@@ -1,0 +1,201 @@
+"""What a bulk operation is to do, as its record has it, and what is shown of it. Pure."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from aioq.jobs.job import JobInfo, JobState
+from aioq.operate.filters import Filters, Moment
+from aioq.public import public
+from aioq.store.operations import Act, Done, OperationState, StoredOperation
+
+APPLIES_TO = {
+    Act.RETRY: (JobState.FAILED,),
+    Act.CANCEL: (JobState.QUEUED, JobState.SCHEDULED, JobState.WAITING, JobState.RUNNING),
+    Act.DELETE: (JobState.QUEUED, JobState.SCHEDULED, JobState.WAITING, JobState.FAILED),
+    Act.MOVE: (JobState.QUEUED, JobState.SCHEDULED),
+    Act.RUN_NOW: (JobState.SCHEDULED,),
+    Act.SET_PRIORITY: (JobState.QUEUED, JobState.SCHEDULED, JobState.WAITING, JobState.RUNNING),
+}
+"""By act, the states of the jobs to which it can be done, in the order in which they are gone through. A job
+that is claimed meanwhile is among those that run, which come last of those that have not ended."""
+
+
+class StoredFilters(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The filters of an operation; see `Filters`. Times are in milliseconds since the Unix epoch."""
+
+    states: list[JobState]
+    queues: list[str] | None = None
+    tasks: list[str] | None = None
+    tags: list[str] = []
+    error: str | None = None
+    worker: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+    arguments: list[tuple[str | int, Any]] = []
+
+
+class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an operation is to do.
+
+    Attributes:
+        act: what it does to jobs.
+        filters: which jobs.
+        places: the queues and shards that it goes through, each with the time there when it began, in
+        milliseconds
+            since the Unix epoch.
+        by: who has begun it.
+        target: the queue to which jobs are moved, or the priority that they get.
+        reason: why jobs are cancelled.
+        rate: the most jobs a second; 0 for no limit.
+        ttl_ms: how long the outcomes of cancelled jobs are kept.
+        total: about how many jobs matched at the begin.
+        exact: whether these were counted.
+        reminders: the places whose workers are reminded of it.
+    """
+
+    act: Act
+    filters: StoredFilters
+    places: list[tuple[str, int]]
+    by: str
+    target: str = ""
+    reason: str = ""
+    rate: float = 0
+    ttl_ms: int = 0
+    total: int = 0
+    exact: bool = True
+    reminders: list[str] = []
+
+
+_DECODER = msgspec.msgpack.Decoder(Plan)
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """A plan as it is stored."""
+    return msgspec.msgpack.encode(plan)
+
+
+def decode_plan(definition: bytes) -> Plan:
+    """A plan that was stored.
+
+    Raises:
+        msgspec.DecodeError: a newer version has stored it, or it is none.
+    """
+    return _DECODER.decode(definition)
+
+
+def stored_filters(filters: Filters, queues: Sequence[str], now_ms: int) -> StoredFilters:
+    """The filters of an operation that begins now."""
+    return StoredFilters(
+        states=[*filters.states],
+        queues=[*queues],
+        tasks=None if filters.tasks is None else [*filters.tasks],
+        tags=[*filters.tags],
+        error=filters.error,
+        worker=filters.worker,
+        since_ms=filters.since and filters.since.resolved(now_ms),
+        until_ms=filters.until and filters.until.resolved(now_ms),
+        arguments=[*filters.arguments],
+    )
+
+
+def filters_of(stored: StoredFilters) -> Filters:
+    """The filters by which jobs are matched."""
+    return Filters(
+        states=stored.states,
+        tasks=stored.tasks,
+        tags=stored.tags,
+        error=stored.error,
+        worker=stored.worker,
+        since=None if stored.since_ms is None else Moment(at_ms=stored.since_ms),
+        until=None if stored.until_ms is None else Moment(at_ms=stored.until_ms),
+        arguments=stored.arguments,
+        oldest=True,
+    )
+
+
+@public
+class OperationInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a bulk operation; it is kept for 30 days after its last change.
+
+    Attributes:
+        id: its id.
+        action: `retry`, `cancel`, `delete`, `move`, `run_now` or `set_priority`.
+        state: `running`, `paused`, `aborted`, `ended`; or `dry_run`, which is not stored.
+        by: who has begun it: the user and host of the process, or the name that it has given.
+        filters: by name, which jobs it acts on.
+        target: the queue to which jobs are moved, or the priority that they get; else None.
+        rate: the most jobs a second; None for no limit.
+        began_at: when it began; jobs that fail or arrive later are not its own.
+        ended_at: when it ended, or was aborted.
+        total: how many jobs matched when it began.
+        exact: whether these were counted; else `total` is an estimate.
+        looked_at: how many jobs it has looked at.
+        done: how many it has acted on.
+        skipped: how many matched, and had changed before it came to them, or could not be changed.
+        carried: whether a worker, or whoever waits for it, carries it on right now. Between two steps of a slow
+            `rate` nobody does.
+        sample: of a dry run, the first jobs that match; at most ten.
+    """
+
+    id: str
+    action: str
+    state: OperationState
+    by: str
+    filters: Mapping[str, Any]
+    target: str | None = None
+    rate: float | None = None
+    began_at: datetime
+    ended_at: datetime | None = None
+    total: int = 0
+    exact: bool = True
+    looked_at: int = 0
+    done: int = 0
+    skipped: int = 0
+    carried: bool = False
+    sample: Sequence[JobInfo] = ()
+
+
+def shown_operation(
+    plan: Plan, stored: StoredOperation, done: Done, sample: Sequence[JobInfo] = ()
+) -> OperationInfo:
+    """What is shown of an operation that has done so much; `sample` is that of a dry run."""
+    return OperationInfo(
+        id=stored.id,
+        action=plan.act.value,
+        state=stored.state,
+        by=plan.by,
+        filters=_shown_filters(plan.filters),
+        target=plan.target or None,
+        rate=plan.rate or None,
+        began_at=_time(stored.began_ms),
+        ended_at=_time(stored.ended_ms) if stored.ended_ms else None,
+        total=plan.total,
+        exact=plan.exact,
+        looked_at=done.looked_at,
+        done=done.done,
+        skipped=done.skipped,
+        carried=stored.carried,
+        sample=sample,
+    )
+
+
+def _shown_filters(filters: StoredFilters) -> dict[str, Any]:
+    found = {
+        "queue": filters.queues,
+        "state": [state.value for state in filters.states],
+        "task": filters.tasks,
+        "tag": filters.tags,
+        "error": filters.error,
+        "worker": filters.worker,
+        "since": None if filters.since_ms is None else _time(filters.since_ms),
+        "until": None if filters.until_ms is None else _time(filters.until_ms),
+        "arguments": dict(filters.arguments),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _time(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
