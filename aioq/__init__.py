@@ -26,6 +26,8 @@ __version__ = "0.1.0"
 _MODULES = {
     "aioq.app": ("App",),
     "aioq.config.queues": ("Queue",),
+    "aioq.operate.operations": ("Operation",),
+    "aioq.operate.plan": ("OperationInfo",),
     "aioq.operate.queues": ("QueueHandle", "ShardInfo"),
     "aioq.operate.worker": ("WorkerInfo",),
     "aioq.operate.workers": ("WorkerQuery",),
@@ -74,6 +76,7 @@ _MODULES = {
     "aioq.operate.jobs": ("JobCount", "JobPage", "JobQuery"),
     "aioq.jobs.retry": ("Retry", "Snooze"),
     "aioq.schedules.info": ("Schedule",),
+    "aioq.store.operations": ("OperationState",),
     "aioq.tasks.task": ("Task",),
     "aioq.results.why": ("Why", "WhyCode", "WhyReason"),
     "aioq.jobs.loglines": ("LogLine",),

@@ -39,6 +39,8 @@ from aioq.jobs.outcome import Outcome, OutcomeKind
 from aioq.jobs.retry import Retry, Snooze
 from aioq.jobs.verdicts import Cancel, Fail
 from aioq.operate.jobs import JobCount, JobPage, JobQuery
+from aioq.operate.operations import Operation
+from aioq.operate.plan import OperationInfo
 from aioq.operate.queues import QueueHandle, ShardInfo
 from aioq.operate.statistics import Percentiles, QueueActivity, QueueStats
 from aioq.operate.worker import WorkerInfo
@@ -49,6 +51,7 @@ from aioq.results.handle import JobHandle
 from aioq.results.timeline import JobEvent, TimelineEntry
 from aioq.results.why import Why, WhyCode, WhyReason
 from aioq.schedules.info import Schedule
+from aioq.store.operations import OperationState
 from aioq.tasks.task import Task
 from aioq.worker.about import WorkerFigures
 from aioq.worker.stacks import Stack, WorkerStacks
@@ -84,6 +87,9 @@ __all__ = [
     "Middleware",
     "NewerVersionError",
     "NoJobError",
+    "Operation",
+    "OperationInfo",
+    "OperationState",
     "Outcome",
     "OutcomeKind",
     "Outgoing",

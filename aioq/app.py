@@ -77,8 +77,7 @@ class App:
         self.name = self.settings.name
         self.tasks: dict[str, Task[Any, Any]] = {}
         self.middleware: list[Middleware] = Layers(middleware)
-        self._internals = Internals(self.settings, self.tasks, self.middleware)
-        parts = self._internals
+        self._internals = parts = Internals(self.settings, self.tasks, self.middleware)
         self._decorators = ScheduleDecorators(parts.declarations, self.task, parts.task_app)
         parts.declarations.add_named(self.settings.schedules or {}, self.by_name)
         self.schedules = Schedules(

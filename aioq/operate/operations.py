@@ -227,7 +227,6 @@ class _Watch:
         return True
 
 
-@public
 class Operations:
     """`app.operations`: the bulk operations of the last 30 days, the newest 1,000.
 
@@ -276,9 +275,6 @@ class Operations:
     def get_sync(self, operation_id: str) -> Operation:
         """`get` for sync code, as `App.run_sync`."""
         return self._source.run_sync("await app.operations.get(...)", lambda: self.get(operation_id))
-
-
-explain_missing(Operations, Place.APP)
 
 
 def gone(operation_id: str) -> ConfigError:

@@ -17,6 +17,7 @@ from typing import Protocol
 import msgspec
 
 from aioq.jobs.job import JobState
+from aioq.public import public
 
 LEASE_MS = 5_000
 """For how long a permit gives an operation to one carrier, in milliseconds: far longer than a step takes."""
@@ -43,6 +44,7 @@ class Act(enum.StrEnum):
     SET_PRIORITY = "set_priority"
 
 
+@public
 class OperationState(enum.StrEnum):
     """The state of an operation; `dry_run` is none of the store's."""
 

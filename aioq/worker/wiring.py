@@ -152,9 +152,8 @@ class Duties:
         app_parts, store, settings = self._app_parts, self._store, self._app_parts.settings
         membership = Membership(queue, self._incarnation)
         held, relays = HeldJobs(), Relays(store, queue)
-        # `promoter` is assigned one line later.
-        operations = Operations(queue, app_parts.attend, expect=lambda ms: promoter.expect(ms))  # noqa: PLW0108
-        promoter = Promoter(store, queue, on_outbox=relays.request, on_operations=operations.request)
+        ops = Operations(queue, app_parts.attend, expect=lambda ms: promoter.expect(ms))  # noqa: PLW0108 - see below
+        promoter = Promoter(store, queue, on_outbox=relays.request, on_operations=ops.request)
         ticker = Ticker(
             store.timetable,
             queue,
@@ -191,9 +190,7 @@ class Duties:
             on_wake=fetcher.woken,
             on_listening=fetcher.listens,
         )
-        return QueueDuties(
-            *(membership, held, fetcher, promoter, relays, operations, recovery, canceller, receiver, ticker)
-        )
+        return QueueDuties(membership, held, fetcher, promoter, relays, ops, recovery, canceller, receiver, ticker)
 
     def coroutines(self) -> "list[tuple[str, Coroutine[Any, Any, None]]]":
         """What runs while the worker serves, each in a task of its own, with its queue; the fetchers come last."""

@@ -139,6 +139,44 @@ async def _acts_on_one_job(show: Show, _: pytest.MonkeyPatch) -> None:
     assert "RuntimeError: no mailbox 7 5" in failed
 
 
+async def _failed_mails(app: App) -> None:
+    mail = app.task(name="shop.send")(_slow_mailbox)
+    for handle in await mail.send_many([("a",), ("b",)]):
+        with pytest.raises(JobFailed):
+            await handle
+
+
+async def _slow_mailbox(to: str) -> None:
+    raise TimeoutError(f"mailbox {to}")
+
+
+@fragment(
+    "docs/operating.md",
+    'jobs = app.jobs(state="failed", task="shop.send", error="Timeout*", since=timedelta(hours=1))',
+)
+async def _acts_on_all_that_match(show: Show, _: pytest.MonkeyPatch) -> None:
+    app = App("shop")
+    async with app.test() as session:
+        await _failed_mails(app)
+        moving = asyncio.create_task(session.advance(1))
+        # Meanwhile the clock is moved, for the rate.
+        running = asyncio.create_task(show(app=app, timedelta=timedelta))
+        while not running.done():
+            await moving
+            moving = asyncio.create_task(session.advance(1))
+        await moving
+    assert (await running)["info"].done == 2
+
+
+@fragment("docs/operating.md", "op = await app.operations.get(op.id)  # from any process")
+async def _goes_on_with_an_operation(show: Show, _: pytest.MonkeyPatch) -> None:
+    app = App("shop")
+    async with app.test():
+        await _failed_mails(app)
+        names = await show(app=app, op=await app.jobs(state="failed").retry(rate=0.01))
+    assert (names["each"].state, names["each"].done) == ("aborted", 0)
+
+
 # -- README.md
 
 

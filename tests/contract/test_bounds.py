@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from aioq.jobs.job import Priority, Progress
+from aioq.jobs.job import JobState, Priority, Progress
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.store.extra import Expiry, Extra
 from aioq.store.history import COUNTERS
+from aioq.store.operations import KEPT_MS, MOST_OPERATIONS, Act, Step
 from aioq.store.redis import RedisStore, replies
 from aioq.store.redis.durability import MARK_MS, Confirmation
 from aioq.store.relay import relay
@@ -140,6 +141,7 @@ def timers(look: Look, key: str) -> None:
         "expire": lambda each: "expires" in look.record(each)["extra"],
         "look": lambda each: "move" in look.record(each)["extra"],
         "relay": lambda each: look.client.xlen(f"{look.base}:outbox:{each}") > 0,
+        "operate": lambda each: look.client.exists(f"{look.app_base}:operation:{each}") > 0,
     }
     members = [member.split(" ", 1) for member in look.client.zrange(look.base + key, 0, -1)]
     assert all(there[kind](each) for kind, each in members)
@@ -240,6 +242,17 @@ def shards(look: Look, key: str) -> None:
     assert look.client.hkeys(look.app_base + key) == ["mail", "mail#2", "mail#4"]
 
 
+def operations(look: Look, key: str) -> None:
+    assert look.client.zcard(look.app_base + key) <= MOST_OPERATIONS
+    assert 0 < look.client.pttl(look.app_base + key) <= KEPT_MS
+
+
+def operation(look: Look, key: str) -> None:
+    """Of the App, or of the queue."""
+    base = look.base if look.client.exists(look.base + key) else look.app_base
+    assert 0 < look.client.pttl(base + key) <= KEPT_MS
+
+
 def schedule(look: Look, key: str) -> None:
     """It is there, or was removed because no code declares it any more."""
     if look.client.zscore(look.base + ":schedules", key.removeprefix(":schedule:")) is None:
@@ -306,6 +319,8 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":noted": ("expires", noted),
     ":schedule-queues": ("members", schedule_queues),
     ":shards": ("fields", shards),
+    ":operations": ("capped", operations),
+    ":operation:<id>": ("expires", operation),
     ":dead": ("capped", dead),
     ":history": ("trimmed", history),
     ":counters": ("one", counters),
@@ -403,6 +418,10 @@ async def use_everything(store: RedisStore) -> None:
     await store.enqueue(QUEUE, [NewJob("large", encode_envelope("large", ["x" * 2000], {}, None))])
     await store.shards.change(QUEUE, 2, None)
     await store.shards.change(QUEUE, 4, 2)
+    operations = store.operating.operations
+    assert await operations.write("op", b"any", 0)
+    await operations.step(QUEUE, "op", Step(0, Act.RETRY, JobState.FAILED, 0, b"", 0))
+    await operations.remind(QUEUE, "op", HOUR)
     await send(store, "delivered", "waiting")
     assert [token.job_ids for token in await store.block(QUEUE, "w2", BLOCK) if token.lane == "normal"]
 
@@ -449,6 +468,7 @@ async def end_everything(store: RedisStore, inside: ServerInside) -> None:
     """The workers go, one of them without a word; another one finishes what there is. Schedules are removed."""
     for entry in (await store.timetable.read(QUEUE)).entries:
         assert await store.timetable.write(QUEUE, [Entry(id=entry.id, rev=entry.rev)]) == [True]
+    await store.operating.operations.remind(QUEUE, "op", None)
     inside.crash("gone")
     while (await store.recover(QUEUE, CRASHED, 1)).more:
         pass
@@ -514,6 +534,8 @@ async def test_when_all_is_over_only_empty_lanes_and_notes_are_left(redis_store:
         ":inbox",
         ":outbox:<queue>",
         ":shards",
+        ":operations",
+        ":operation:<id>",
         ":stats:<period>",
         ":log:<id>",
     }
@@ -521,6 +543,7 @@ async def test_when_all_is_over_only_empty_lanes_and_notes_are_left(redis_store:
         assert pattern_of(key) in {*LANES, *rest}
         BOUNDS[pattern_of(key)][1](look, key)
     inside.jump(31 * DAY)
+    ServerInside(look.client, look.app_base).jump(31 * DAY)  # the App's keys have a time of their own too
     assert set(look.names()) <= {*LANES, ":declared", ":shards"}
     assert sum(look.client.xlen(look.base + key) for key in look.names() if key in LANES) <= NODES
     places = inside.places()

@@ -16,6 +16,7 @@ from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.store.extra import MovedJob
 from aioq.store.operating import LISTED_STATES, Wanted
+from aioq.store.operations import Act, Step, Verdict
 from aioq.store.outbox import Reading
 from aioq.store.redis import RedisStore
 from aioq.store.redis.calls import Calls
@@ -178,6 +179,21 @@ async def _asked(store: RedisStore, queue: str) -> object:
     return [*found, await store.operating.reopen(queue, list("abc"))]
 
 
+async def _operated(store: RedisStore, queue: str) -> object:
+    """What becomes of a bulk operation."""
+    operations, at = store.operating.operations, await store.operating.now_ms(queue)
+    answers = [await operations.write(queue, b"", 0.0), await operations.permit(queue, "w", 5)]
+    step = Step(0, Act.SET_PRIORITY, JobState.QUEUED, at, b"", 3, [(each, b"high") for each in "abc"])
+    verdict = Verdict.EARLY
+    while verdict is Verdict.EARLY:
+        verdict, note = await operations.step(queue, queue, step)
+        answers += [note] * (verdict is Verdict.DONE)
+    await operations.remind(queue, queue, 0)
+    answers += [list((await store.promote(queue, 10)).operations), await operations.read([queue])]
+    await operations.remind(queue, queue, None)
+    return answers
+
+
 async def _tasks(store: RedisStore, queue: str) -> list[str]:
     """The tasks that have statistics."""
     return list((await store.history.statistics(queue)).hour.tasks)
@@ -254,12 +270,11 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
     delivery = await add(store.outbox.deliver(queue, "post", reading))  # its sender: as if they were there
     if delivery:
         await add(store.outbox.remove(queue, "post", reading, delivery))
-    await add(_looked_for(store, queue))
-    await add(_asked(store, queue))
+    for ask in (_looked_for, _asked, _told, _operated):
+        await add(ask(store, queue))
     for state in LISTED_STATES:
         await add(listed(store, queue, state))
         await add(store.operating.count_jobs(queue, Wanted(state)))
-    await add(_told(store, queue))
     await add(store.operating.prioritize(queue, list("abc"), Priority.HIGH))
     await add(store.operating.delete(queue, list("abc"), REASON))
     await add(store.recover(queue, CRASHED, 100, dead="w"))

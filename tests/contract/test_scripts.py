@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
@@ -19,6 +20,7 @@ from aioq.store.bounds import CLAIM_LIMIT, SKIPPED_LIMIT, WAIT_LIMIT
 from aioq.store.contract import Limits, NewJob, Settlement, Token, Verb
 from aioq.store.extra import MovedJob
 from aioq.store.operating import Wanted
+from aioq.store.operations import Act, Step
 from aioq.store.outbox import Delivery, OutboxEntry, Reading
 from aioq.store.redis import RedisStore, holding, keys, leases, replies
 from aioq.store.redis.arguments import BODY_LIMIT
@@ -83,7 +85,7 @@ class Header:
         found = re.search(r"(?:^|then )(\w+) (?:per|for each) ", argv)
         if found:
             return NUMBERS[found[1]]
-        return 1 if re.search(r"(?:^|then )job ids", argv) else 0
+        return 1 if re.search(r"(?:^|then )(?:job )?ids", argv) else 0
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -151,6 +153,7 @@ def test_a_header_names_the_arguments_that_the_script_reads(name: str) -> None:
     )
 
 
+STEP = Step(0, Act.RETRY, JobState.FAILED, 0, b"", 0)
 ENTRY = OutboxEntry("1-1", "job", "job", b"")
 SETTLEMENT = Settlement("job", 1, Verb.SUCCEEDED, THREE)
 TICK = Tick(id="s", rev=1, jobs=[("s@1", 1, 1)], next_ms=2, overlap=Overlap.ALLOW, max_runs=0)
@@ -189,6 +192,13 @@ CALLS: dict[str, Call] = {
     "list_lane": lambda store, _: store.operating.list_jobs(QUEUE, Wanted(JobState.QUEUED), (), 5),
     "list_sorted": lambda store, _: store.operating.list_jobs(QUEUE, Wanted(JobState.FAILED), (), 5),
     "list_waiting": lambda store, _: store.operating.list_jobs(QUEUE, Wanted(JobState.WAITING), (), 5),
+    "operation_write": lambda store, _: store.operating.operations.write("op", b"", 0),
+    "operation_read": lambda store, n: store.operating.operations.read(["op"] * n),
+    "operation_update": lambda store, _: store.operating.operations.permit("op", "w", 5),
+    "operation_remind": lambda store, _: store.operating.operations.remind(QUEUE, "op", 5),
+    "operation_step": lambda store, n: store.operating.operations.step(
+        QUEUE, "op", msgspec.structs.replace(STEP, jobs=[("job", b"")] * n)
+    ),
     "list_records": lambda store, n: store.operating._call("list_records", QUEUE, ["", *["job"] * n]),
     "log": lambda store, n: store.operating.story.log(QUEUE, "w", [LoggedLines("job", 1, [b"x"])] * n),
     "log_read": lambda store, _: store.operating.story.log_lines(QUEUE, "job", 0),
@@ -199,6 +209,7 @@ CALLS: dict[str, Call] = {
     "schedule_owners": lambda store, n: store.timetable.owners(QUEUE, ["s"] * n),
     "schedule_tick": lambda store, n: store.timetable.tick(QUEUE, [TICK] * n),
 }
+OF_THE_APP = {"operation_write", "operation_read", "operation_update"}
 REPLIES: dict[str, Callable[[int], Any]] = {
     "enqueue_one": lambda n: int(n > 0),
     "claim": lambda _: [[-1, -1], 0, 0],
@@ -220,6 +231,9 @@ REPLIES: dict[str, Callable[[int], Any]] = {
     "info": lambda n: [[]] * n,
     "count": lambda _: [0, 0, 1, b"0"],
     "list_lane": lambda _: [b"", b"", b"", 1],
+    "operation_write": lambda _: 1,
+    "operation_read": lambda _: [0],
+    "operation_step": lambda _: [b"done", 0, b"", 0, 0, 0],
     "list_waiting": lambda _: [b"0"],
     "history": lambda _: [0],
     "stats": lambda _: [0, 0, -1],
@@ -250,7 +264,8 @@ async def test_the_caller_sends_what_the_header_names(
     await CALLS[name](store, number)
 
     header = Header(name)
-    assert calls == [(name, "aioq:{shop:mail}", header.fixed + header.each * number)]
+    key = "aioq:{shop:}" if name in OF_THE_APP else "aioq:{shop:mail}"
+    assert calls == [(name, key, header.fixed + header.each * number)]
 
 
 @pytest.mark.anyio

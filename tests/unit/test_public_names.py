@@ -9,8 +9,8 @@ from aioq import App, JobContext, JobHandle, Schedule
 from aioq.tasks.task import Sendable, Task
 
 APP = """
-aclose by_name cron every from_config handle jobs lifespan load middleware name queue register_type run_sync
-schedule schedules send send_many send_many_sync send_sync settings state task tasks test workers
+aclose by_name cron every from_config handle jobs lifespan load middleware name operations queue register_type
+run_sync schedule schedules send send_many send_many_sync send_sync settings state task tasks test workers
 """
 SENDABLE = "call handle name options send send_many send_many_sync send_sync"
 TASK = f"{SENDABLE} defaults executor function"
@@ -27,7 +27,8 @@ SCHEDULES = "get list pause put remove resume run_now"
 PACKAGE = """
 AioqError App ArgumentError Call Cancel ConfigError DuplicateTaskError EmbeddedServerError Fail FailedAttempt
 Failure JobCancelledError JobContext JobCount JobError JobEvent JobFailed JobHandle JobInfo JobNotFoundError
-JobPage JobQuery JobState LoadError LogLine Middleware NewerVersionError NoJobError Outcome OutcomeKind Outgoing
+JobPage JobQuery JobState LoadError LogLine Middleware NewerVersionError NoJobError Operation OperationInfo
+OperationState Outcome OutcomeKind Outgoing
 PayloadTooLargeError Percentiles Priority ProcessDiedError Progress Queue QueueActivity QueueHandle QueueStats
 RemoteError ResultError Retry RunningLoopError Schedule ScheduleConflictError ScheduleNotFoundError SendError
 ServerError ServerRejectedError ServerUnavailableError ShardInfo Snooze Stack Task TimelineEntry
@@ -88,7 +89,7 @@ def test_an_object_shows_what_is_for_users(thing: Any, names: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "names", "of_instances"),
     [
-        (App, APP, "middleware name schedules settings tasks"),
+        (App, APP, "middleware name operations schedules settings tasks"),
         (Task, TASK, "defaults executor function name"),
         (Sendable, SENDABLE, "name"),
     ],

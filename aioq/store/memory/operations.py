@@ -34,6 +34,10 @@ class OperationOutbox(Protocol):
         """Move a job to another queue."""
         ...
 
+    def remind(self, operation: str, delay_ms: int | None) -> None:
+        """Set or stop the timer of an operation."""
+        ...
+
 
 class OperationQueue(Protocol):
     """A queue, as far as this needs it."""
@@ -51,10 +55,6 @@ class OperationQueue(Protocol):
 
     def reschedule(self, job_id: str, delay_ms: int | None, eta_ms: int | None) -> JobState | None:
         """Move a job to another time."""
-        ...
-
-    def remind(self, operation: str, delay_ms: int | None) -> None:
-        """Set or stop the timer of an operation."""
         ...
 
 
@@ -188,7 +188,7 @@ class MemoryOperations:
     async def remind(self, queue: str, operation_id: str, delay_ms: int | None) -> None:
         """Have a worker of a queue carry on an operation."""
         with self._locked(queue) as locked:
-            locked.remind(operation_id, delay_ms)
+            locked.outbox.remind(operation_id, delay_ms)
 
     def _touched(self, operation_id: str) -> _Operation | None:
         self._expire()

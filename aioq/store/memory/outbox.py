@@ -18,7 +18,7 @@ from aioq.store.extra import LOST, Extra, Move, MovedJob, Way
 from aioq.store.memory.endings import Endings
 from aioq.store.memory.hooks import Hook, Hooks
 from aioq.store.memory.records import Record
-from aioq.store.memory.timers import RELAY, Timers
+from aioq.store.memory.timers import OPERATE, RELAY, Timers
 from aioq.store.outbox import HOLD_MS, MOST_ENTRIES, Delivery, Look, OutboxEntry, Reading, Removal
 from aioq.util.clock import Clock
 
@@ -79,6 +79,14 @@ class QueueOutbox:
     def hold(self, target: str, hold_ms: int = HOLD_MS) -> None:
         """Leave the entries for a target to one worker for some time."""
         self._parts.timers.set(RELAY, target, self._parts.clock.now_ms() + hold_ms)
+
+    def remind(self, operation: str, delay_ms: int | None = HOLD_MS) -> None:
+        """Set the timer that has a worker carry on a bulk operation; stop it if the delay is None."""
+        parts = self._parts
+        if delay_ms is None:
+            parts.timers.stop(OPERATE, operation)
+        elif parts.timers.set(OPERATE, operation, parts.clock.now_ms() + delay_ms):
+            parts.wake()
 
     def move(self, job_id: str, target: str) -> JobState | None:
         """Move a job to another queue; returns the state it was in."""

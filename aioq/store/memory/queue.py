@@ -26,8 +26,7 @@ from aioq.store.memory.pubsub import Mail
 from aioq.store.memory.records import Record, backlog_of
 from aioq.store.memory.schedules import MemoryQueueTimetable, Revisions
 from aioq.store.memory.settling import Settling
-from aioq.store.memory.timers import OPERATE, Timers
-from aioq.store.outbox import HOLD_MS
+from aioq.store.memory.timers import Timers
 from aioq.store.pubsub import ASK, SEPARATOR, worker_channel
 from aioq.store.upkeep import Backlog, Promotion, Recovery
 from aioq.util.clock import Clock
@@ -67,8 +66,7 @@ class MemoryQueue:
         self.lanes = Lanes()
         self.mail = Mail()
         self._app, self._name = app, name
-        self._clock = clock
-        self._limits = limits
+        self._clock, self._limits = clock, limits
         self._records: dict[str, Record] = {}
         self._leases = Leases(limits.lease_ms)
         self.requests = QueueRequests(
@@ -210,20 +208,13 @@ class MemoryQueue:
         for target in relays:
             self.outbox.hold(target)
         for operation in operations:
-            self.remind(operation, HOLD_MS)
+            self.outbox.remind(operation)
         now, most = self._clock.now_ms(), count + limit
         while count < most and (record := self._delayed.pop_due(now)):
             self._hooks.back(record, Way.PROMOTE)
             self._queue(record)
             count += 1
         return Promotion(count, self._next_due(), expired, tuple(relays), operations=operations)
-
-    def remind(self, operation: str, delay_ms: int | None) -> None:
-        """Set the timer that has a worker carry on a bulk operation, or stop it."""
-        if delay_ms is None:
-            self._timers.stop(OPERATE, operation)
-        elif self._timers.set(OPERATE, operation, self._clock.now_ms() + delay_ms):
-            self.lanes.push(Priority.NORMAL, WAKE_UP)
 
     def recover(self, crash_outcome: bytes, limit: int, dead: str) -> Recovery:
         """Do one step of recovering a dead worker; see `Store.recover`."""

@@ -86,7 +86,7 @@ READS_ONLY = frozenset(
             "list_sorted",
             "list_waiting",
         ),
-        *("schedule_owners", "schedule_read", "stats", "workers"),
+        *("operation_read", "schedule_owners", "schedule_read", "stats", "workers"),
     }
 )
 """Commands that write nothing. As functions they are served even while a server refuses writes."""
