@@ -10,7 +10,7 @@ import msgspec
 
 from aioq.errors import ConfigError
 from aioq.jobs.job import JobInfo, JobState
-from aioq.jobs.shards import queue_of_shard
+from aioq.jobs.shards import by_queue, queue_of_shard
 from aioq.operate.actions import ActionSource, JobActions
 from aioq.operate.arguments import Parameters
 from aioq.operate.cursor import Places, decode_cursor, encode_cursor
@@ -231,8 +231,8 @@ class JobQuery(JobActions):
         return query
 
     async def _begin_places(self, store: Store) -> tuple[Sequence[str], Sequence[str]]:
-        queues = await self._queues(store)
-        return queues, [shard for queue in queues for shard in await self._source.shards_of(queue)]
+        shards = await self._shards(store)
+        return list(by_queue(shards)), shards
 
     async def _estimate(self, sample: int) -> tuple[int, bool, Sequence[JobInfo]]:
         count = await self.count()

@@ -159,8 +159,7 @@ async def _acts_on_all_that_match(show: Show, _: pytest.MonkeyPatch) -> None:
     async with app.test() as session:
         await _failed_mails(app)
         moving = asyncio.create_task(session.advance(1))
-        # Meanwhile the clock is moved, for the rate.
-        running = asyncio.create_task(show(app=app, timedelta=timedelta))
+        running = asyncio.ensure_future(show(app=app, timedelta=timedelta))
         while not running.done():
             await moving
             moving = asyncio.create_task(session.advance(1))

@@ -114,14 +114,14 @@ class TestWhatMatches:
         await charge(app, session, 2)
 
         def operate() -> tuple[int, str, int, int]:
-            op = app.jobs(state="failed").retry_sync(rate=100_000)
-            op.pause_sync(), op.resume_sync()
+            op = app.jobs(state="failed").retry_sync(rate=1)
+            assert (op.pause_sync().state, op.resume_sync().state) == ("paused", "running")
             done, name = op.wait_sync(timeout=9).done, app.operations.list_sync()[0].id
             return done, name, app.operations.get_sync(name).progress_sync().done, op.abort_sync().done
 
         work = asyncio.ensure_future(asyncio.to_thread(operate))
         while not work.done():
-            await session.advance(0.01)
+            await session.advance(0.1)
         done, name, again, still = await work
         assert (done, again, still) == (2, 2, 2)
         assert name.startswith("retry-")
