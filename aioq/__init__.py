@@ -28,6 +28,8 @@ _MODULES = {
     "aioq.config.queues": ("Queue",),
     "aioq.operate.operations": ("Operation",),
     "aioq.operate.plan": ("OperationInfo",),
+    "aioq.operate.pauses": ("PauseInfo", "QueueInfo"),
+    "aioq.operate.queue_tasks": ("QueueTask",),
     "aioq.operate.queues": ("QueueHandle", "ShardInfo"),
     "aioq.operate.worker": ("WorkerInfo",),
     "aioq.operate.workers": ("WorkerQuery",),

@@ -40,7 +40,9 @@ from aioq.jobs.retry import Retry, Snooze
 from aioq.jobs.verdicts import Cancel, Fail
 from aioq.operate.jobs import JobCount, JobPage, JobQuery
 from aioq.operate.operations import Operation
+from aioq.operate.pauses import PauseInfo, QueueInfo
 from aioq.operate.plan import OperationInfo
+from aioq.operate.queue_tasks import QueueTask
 from aioq.operate.queues import QueueHandle, ShardInfo
 from aioq.operate.statistics import Percentiles, QueueActivity, QueueStats
 from aioq.operate.worker import WorkerInfo
@@ -93,6 +95,7 @@ __all__ = [
     "Outcome",
     "OutcomeKind",
     "Outgoing",
+    "PauseInfo",
     "PayloadTooLargeError",
     "Percentiles",
     "Priority",
@@ -101,7 +104,9 @@ __all__ = [
     "Queue",
     "QueueActivity",
     "QueueHandle",
+    "QueueInfo",
     "QueueStats",
+    "QueueTask",
     "RemoteError",
     "ResultError",
     "Retry",

@@ -247,7 +247,7 @@ class App:
             ConfigError: `name` cannot be the name of a queue.
         """
         parts = self._internals
-        return QueueHandle(check_name("app.queue", name), parts.store, parts.shards, has_stats=self.settings.stats)
+        return QueueHandle(check_name("app.queue", name), parts, has_stats=self.settings.stats)
 
     def jobs(self, **filters: Unpack[JobFilters]) -> JobQuery:
         """A query for jobs: `async for job in app.jobs(queue="mail", state="failed", error="Timeout*"): ...`.

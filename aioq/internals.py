@@ -1,7 +1,7 @@
 """The inner parts of an App, not for its users: what its tasks, handles and workers need from it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -138,6 +138,10 @@ class Internals:
             await shards.read()
         return shards.table[queue].names
 
+    def task_names(self) -> Collection[str]:
+        """The names of the registered tasks."""
+        return self.tasks.keys()
+
     def signature(self, task: str) -> Signature | None:
         """The signature of a registered task; None for a task that is not known here."""
         found = self.tasks.get(task)
@@ -219,7 +223,7 @@ class Internals:
 
     async def _make_client(self) -> Client:
         settings, store = self.settings, await self.connector.store()
-        shards = Shards(store.shards, settings.queues or {}, self._warned)
+        shards = Shards(store.shards, settings.queues or {}, self._warned, store.operating.pauses)
         shards.start()
         return Client(
             asyncio.get_running_loop(),

@@ -1,7 +1,7 @@
 """`app.queue(name)`: looks at one queue, and changes it at run time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -9,12 +9,14 @@ from aioq.config.queues import check_shards
 from aioq.errors import ConfigError
 from aioq.jobs.job import JobState
 from aioq.jobs.shards import shard_names
+from aioq.operate.queue_control import QueueControl
+from aioq.operate.queue_tasks import QueueTask, with_jobs
 from aioq.operate.statistics import QueueStats, activity
-from aioq.producer.shards import Shards
 from aioq.public import public
 from aioq.schedules.homes import move_schedules
 from aioq.store.contract import Store
 from aioq.store.operating import LISTED_STATES, Wanted
+from aioq.store.pauses import copy_pauses
 from aioq.store.shards import StoredShards
 from aioq.util.migration import Place, explain_missing
 
@@ -51,7 +53,7 @@ class ShardInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @public
-class QueueHandle:
+class QueueHandle(QueueControl):
     """One queue of an App, as `app.queue(name)` returns it.
 
     Every method raises `ServerUnavailableError` where the server cannot be reached.
@@ -59,22 +61,6 @@ class QueueHandle:
     Attributes:
         name: the queue's name.
     """
-
-    def __init__(
-        self,
-        name: str,
-        store: Callable[[], Awaitable[Store]],
-        shards: Callable[[], Awaitable[Shards]],
-        *,
-        has_stats: bool = True,
-    ) -> None:
-        self.name = name
-        self._has_stats = has_stats
-        self._store = store
-        self._shards = shards
-
-    def __repr__(self) -> str:
-        return f"<QueueHandle {self.name}>"
 
     async def shards(self) -> list[ShardInfo]:
         """What stands in each shard of the queue, in order; one that is not sharded has one."""
@@ -112,6 +98,37 @@ class QueueHandle:
         found = await asyncio.gather(*(store.operating.count_jobs(name, Wanted(state)) for name in names))
         return sum(each.count for each in found)
 
+    async def tasks(self) -> list[QueueTask]:
+        """The tasks of which the queue has jobs or had some, sorted by name.
+
+        These are those with statistics of the last three days (1,000 at most), those that are paused, and those of
+        the first 250 jobs of each state.
+
+        Raises:
+            ConfigError: there is no such queue; the message names those that there are.
+        """
+        store = await self._existing()
+        shards = await self._names(store)
+        info, registered = await self.info(), self._source.task_names()
+        found = {*await with_jobs(store.operating, shards), *info.tasks}
+        ended: dict[str, int] = {}
+        if self._has_stats:
+            stats = await self.stats()
+            ended = {task: each.ended for task, each in stats.day.tasks.items()}
+        return [
+            QueueTask(
+                name=name,
+                registered=name in registered,
+                ended=ended.get(name, 0) if self._has_stats else None,
+                paused=info.tasks.get(name),
+            )
+            for name in sorted({*found, *ended} - {""})
+        ]
+
+    def tasks_sync(self) -> list[QueueTask]:
+        """`tasks` for sync code, as `App.run_sync`."""
+        return self._source.run_sync("await app.queue(...).tasks()", self.tasks)
+
     async def set_shards(self, number: int) -> list[ShardInfo]:
         """Change how many shards the queue has, while it is in use; return what stands in each.
 
@@ -135,7 +152,10 @@ class QueueHandle:
         store = await self._store()
         stored = await self._stored(store)
         if number != stored.number:
+            added = shard_names(self.name, number)[stored.number :]
+            await copy_pauses(store.operating.pauses, self.name, added)
             await store.shards.change(self.name, number, stored.number)
+            await copy_pauses(store.operating.pauses, self.name, added)  # it may just have been paused or resumed
             stored = await self._stored(store)
         names = shard_names(self.name, stored.served)
         await move_schedules(store.timetable, names[number:], names[:number])
@@ -159,9 +179,6 @@ class QueueHandle:
         keep = min(each for each in (stored.number, *stored.others) if each >= max(needed, stored.number))
         await store.shards.forget(self.name, [each for each in stored.others if each > keep])
         return found[:keep]
-
-    async def _stored(self, store: Store) -> StoredShards:
-        return (await store.shards.read()).get(self.name, StoredShards(1))
 
     async def _look(self, store: Store, stored: StoredShards) -> list[ShardInfo]:
         names = shard_names(self.name, stored.served)

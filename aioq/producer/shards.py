@@ -14,6 +14,7 @@ from aioq.config.queues import MAX_SHARDS, Queue
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.jobs.options import Options
 from aioq.jobs.shards import in_words, shard_names, shard_of
+from aioq.store.pauses import PauseVerbs, copy_pauses
 from aioq.store.shards import ShardRegister, StoredShards
 from aioq.util.aio import Backoff
 from aioq.util.log import logger
@@ -98,6 +99,7 @@ class Shards:
         register: the numbers in the server.
         declared: the settings of queues in the App's code.
         warned: what this process has warned of already.
+        pauses: the pauses of queues, which hold for shards that are added too; None if there are none.
 
     Attributes:
         table: the shards of each queue.
@@ -105,8 +107,13 @@ class Shards:
     """
 
     def __init__(
-        self, register: ShardRegister, declared: Mapping[str, Queue], warned: set[tuple[str, int, int]]
+        self,
+        register: ShardRegister,
+        declared: Mapping[str, Queue],
+        warned: set[tuple[str, int, int]],
+        pauses: PauseVerbs | None = None,
     ) -> None:
+        self._pauses = pauses
         self._register = register
         self._declared = {name: each.shards for name, each in declared.items() if each.shards is not None}
         self._warned = warned
@@ -189,7 +196,7 @@ class Shards:
             stored = await self._register.read()
             missing = [queue for queue, number in self._declared.items() if queue not in stored and number > 1]
             for queue in missing:
-                await self._register.change(queue, self._declared[queue], None)
+                await self._declare(queue, self._declared[queue])
             if missing:  # another process may have stored another number at the same time
                 stored = await self._register.read()
         except ServerUnavailableError:
@@ -201,6 +208,12 @@ class Shards:
                 log.warning("%s; the numbers of shards are those that the App declares", error)
             stored = {queue: StoredShards(number) for queue, number in self._declared.items()}
         self._note(stored)
+
+    async def _declare(self, queue: str, number: int) -> None:
+        """Store the number of shards of a queue that has none stored."""
+        if self._pauses is not None:
+            await copy_pauses(self._pauses, queue, shard_names(queue, number)[1:])
+        await self._register.change(queue, number, None)
 
     def _note(self, stored: Mapping[str, StoredShards]) -> None:
         changed = False

@@ -20,6 +20,7 @@ from aioq.store.history import Historic, Report
 from aioq.store.leases import LeaseClient, WorkerLease
 from aioq.store.operating import OperatorVerbs
 from aioq.store.outbox import Outbox
+from aioq.store.pauses import Pause
 from aioq.store.pubsub import Inbox
 from aioq.store.schedules import Timetable
 from aioq.store.shards import Sharded
@@ -106,6 +107,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
         lost: the worker has lost its lease; it owns nothing any more and must join again under a new id.
         next_tick_ms: how long until the next tick of a schedule, in milliseconds; None when there is none.
         more: call again: the claim stopped early, because it met many entries without a job to run.
+        pause: what of the queue is paused; None if nothing is.
     """
 
     jobs: Sequence[Claimed] = ()
@@ -113,6 +115,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     lost: bool = False
     next_tick_ms: int | None = None
     more: bool = False
+    pause: Pause | None = None
 
 
 MAX_CUTS = 10
@@ -313,10 +316,8 @@ class Store(Diagnosable, Historic, Sharded, Protocol):
     ) -> Callable[[], Awaitable[None]]:
         """Listen for jobs that come to a waiting worker by direct dispatch; they are its own, as after a claim.
 
-        `on_wake` is called when there is something to claim for a worker that stands, with about how many jobs; 0
-        for an entry that names none, which only wakes a worker. `on_gap` is called when messages of either kind
-        may have been lost on their way: a claim with `known` finds the jobs. Returns a function that stops the
-        listening.
+        `on_wake` is called with about how many jobs there are for a worker that stands (0 only wakes it), or with
+        `pauses.CHANGED`; `on_gap` when messages may be lost: a claim with `known` finds the jobs. Returns its end.
         """
         ...
 

@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from aioq.errors import ServerError
+from aioq.store.pauses import Pause
 
 RenewalMode = Literal["", "join", "sweep"]
 """What a renewal does besides: nothing, take a new lease, or clean up after workers that are gone."""
@@ -23,6 +24,7 @@ class Renewal(msgspec.Struct, frozen=True, gc=False):
             at first. Then other leases may have ended too, although their workers are about to renew them.
         cancelled: the ids of jobs that this worker runs and that somebody asked to cancel.
         next_tick_ms: see `Claim`.
+        pause: see `Claim`.
         holds: the server has a held set for this worker. If the worker holds jobs and this is False, the set was
             evicted or deleted; a claim with `known` writes it again.
         asked: what this worker is asked for, see `aioq.store.control`; each comes again until it is answered.
@@ -36,6 +38,7 @@ class Renewal(msgspec.Struct, frozen=True, gc=False):
     next_tick_ms: int | None = None
     holds: bool = False
     asked: Sequence[str] = ()
+    pause: Pause | None = None
 
 
 class LeaseRequest(msgspec.Struct, frozen=True, gc=False):

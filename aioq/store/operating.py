@@ -12,6 +12,7 @@ import msgspec
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.control import WorkerControl
 from aioq.store.operations import OperationVerbs
+from aioq.store.pauses import PauseVerbs
 from aioq.store.story import Counted, Story
 
 Place = tuple[str, ...]
@@ -117,6 +118,11 @@ class OperatorVerbs(Protocol):
         """The bulk operations."""
         ...
 
+    @property
+    def pauses(self) -> PauseVerbs:
+        """The verbs for pauses."""
+        ...
+
     async def now_ms(self, queue: str) -> int:
         """The time of the server that has a queue, in milliseconds since the Unix epoch."""
         ...
@@ -132,7 +138,8 @@ class OperatorVerbs(Protocol):
     async def list_jobs(self, queue: str, wanted: Wanted, after: Place, limit: int) -> Listing:
         """A part of a list of jobs, of up to `limit` items; `MOST_LISTED` at the most.
 
-        Queued jobs are in the order in which they are claimed, scheduled and dead ones in that of their times,
+        Queued jobs are in the order in which they are claimed, those that were set aside because their task is
+        paused after all others; scheduled and dead ones in that of their times,
         running ones by worker and id, those that wait for another job in no order.
         """
         ...

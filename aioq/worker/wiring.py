@@ -34,6 +34,7 @@ from aioq.worker.duties.hooks import Hooks
 from aioq.worker.duties.leases import RENEWALS, LeaseService
 from aioq.worker.duties.logs import LogWriter
 from aioq.worker.duties.operations import Operations
+from aioq.worker.duties.pauses import PauseLog
 from aioq.worker.duties.progress import Reporter
 from aioq.worker.duties.promoter import Promoter
 from aioq.worker.duties.recovery import Recovery
@@ -67,6 +68,7 @@ class QueueDuties:
     canceller: Canceller
     receiver: Receiver
     ticker: Ticker
+    pauses: PauseLog
 
 
 class Duties:
@@ -155,9 +157,7 @@ class Duties:
         ops = Operations(queue, app_parts.attend, expect=lambda ms: promoter.expect(ms))  # noqa: PLW0108 - see below
         promoter = Promoter(store, queue, on_outbox=relays.request, on_operations=ops.request)
         ticker = Ticker(
-            store.timetable,
-            queue,
-            self._declared,
+            *(store.timetable, queue, self._declared),
             whole=self._whole,
             renewal=settings.lease / RENEWALS,
             served=self._all_queues if self._whole and queue == self._all_queues[0] else (),
@@ -165,9 +165,7 @@ class Duties:
         )
         ticker.sends = app_parts.sends
         fetcher = Fetcher(
-            store,
-            membership,
-            self.slots,
+            *(store, membership, self.slots),
             deliver=self._deliver,
             on_dispatch=self._dispatched,
             on_answer=partial(self._claim_answered, queue),
@@ -190,7 +188,8 @@ class Duties:
             on_wake=fetcher.woken,
             on_listening=fetcher.listens,
         )
-        return QueueDuties(membership, held, fetcher, promoter, relays, ops, recovery, canceller, receiver, ticker)
+        others = recovery, canceller, receiver, ticker, PauseLog(store, queue)
+        return QueueDuties(membership, held, fetcher, promoter, relays, ops, *others)
 
     def coroutines(self) -> "list[tuple[str, Coroutine[Any, Any, None]]]":
         """What runs while the worker serves, each in a task of its own, with its queue; the fetchers come last."""
@@ -332,6 +331,7 @@ class Duties:
         duties = self.queues[queue]
         duties.promoter.expect(answer.claim.next_due_ms)
         duties.ticker.expect(answer.claim.next_tick_ms, woken=answer.woken)
+        duties.pauses.note(answer.claim.pause)
         if answer.empty:
             self.burst.empty(queue)
 
@@ -345,6 +345,7 @@ class Duties:
         duties.ticker.expect(renewal.next_tick_ms)
         if renewal.expired:
             duties.recovery.request()
+        duties.fetcher.noticed(renewal.pause)
         if not renewal.holds:
             duties.fetcher.restore_held()
         for job_id in renewal.cancelled:
@@ -382,10 +383,8 @@ class Duties:
 
 def _beside_fetching(duties: QueueDuties) -> list[Coroutine[Any, Any, None]]:
     """What runs for a queue beside its fetcher."""
-    return [
-        *(duties.promoter.run(), duties.relays.run(), duties.operations.run(), duties.recovery.run()),
-        *(duties.canceller.run(), duties.receiver.run(), duties.ticker.run()),
-    ]
+    others = duties.recovery, duties.canceller, duties.receiver, duties.ticker, duties.pauses
+    return [each.run() for each in (duties.promoter, duties.relays, duties.operations, *others)]
 
 
 async def _ended(tasks: Sequence["asyncio.Task[Any]"]) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from aioq.errors import ServerError, ServerUnavailableError
@@ -11,6 +11,7 @@ from aioq.producer.shards import Shards
 from aioq.schedules.homes import placed
 from aioq.store.contract import Store
 from aioq.store.diagnosis import ServerInfo
+from aioq.store.pauses import Pauses, in_words
 from aioq.util.aio import Backoff, end
 from aioq.util.log import logger
 from aioq.worker.app_parts import AppParts, compile_signatures, unknown_tasks
@@ -52,6 +53,7 @@ class Worker:
         queues: its queues.
         served: the same, and each shard of them; known when the server has answered.
         steering: changes it while it serves.
+        paused: by queue, what of it is paused, in words; known when `on_start` is called.
         ended_by_itself: whether it has ended, or ends, without having been stopped; for example, a job has
             cancelled it.
 
@@ -86,6 +88,7 @@ class Worker:
         self._tasks_of: dict[str, list[asyncio.Task[None]]] = {}
         self.steering = Steering(self, app_parts.settings, supervised=supervised)
         self.ended_by_itself = False
+        self.paused: Mapping[str, str] = {}
         self._declared = app_parts.schedules()
         compile_signatures(app_parts)  # now, so that a bad annotation is an error of the start and not of a job
 
@@ -150,6 +153,7 @@ class Worker:
         self._declared = await placed(store.timetable, shards.table, self._declared)
         async with forks_end(), self._app_parts.lifespan() as state:
             if self._on_start is not None:
+                self.paused = await _paused(store, self.queues)
                 self._on_start(info)
             await self._serve(store, shards, state)
 
@@ -295,6 +299,13 @@ async def _connected(store: Store, shards: Shards, stop: asyncio.Event) -> Serve
         else:
             return info
     return None
+
+
+async def _paused(store: Store, queues: Sequence[str]) -> dict[str, str]:
+    """By queue, what of it is paused, in words; without those of which that cannot be read now."""
+    found = await asyncio.gather(*map(store.operating.pauses.read, queues), return_exceptions=True)
+    words = {queue: in_words(each) for queue, each in zip(queues, found, strict=True) if isinstance(each, Pauses)}
+    return {queue: each for queue, each in words.items() if each}
 
 
 class _FirstEnd(asyncio.Future[None]):

@@ -183,6 +183,7 @@ end
 return (string.gsub(cjson.encode(found), '{}', '[]'))
 """
 _JUMP = """
+-- The end of a marked lease is no whole number.
 local base, ms = KEYS[1], tonumber(ARGV[1])
 for name, least in pairs({scheduled = 1, timers = 1, dead = 1, workers = 1}) do
   local key = base .. ':' .. name
@@ -190,7 +191,7 @@ for name, least in pairs({scheduled = 1, timers = 1, dead = 1, workers = 1}) do
   for i = 1, #members, 2 do
     local score = tonumber(members[i + 1])
     if score ~= 0 then
-      redis.call('ZADD', key, string.format('%.0f', math.max(score - ms, least)), members[i])
+      redis.call('ZADD', key, string.format('%.1f', math.max(score - ms, least)), members[i])
     end
   end
 end

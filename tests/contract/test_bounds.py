@@ -43,6 +43,8 @@ from tests.records import read_record
 pytestmark = pytest.mark.anyio
 
 DESIGN = Path(__file__).parents[2] / "docs" / "design.md"
+PAUSABLE = "shop.pausable"
+PAUSABLE_CALL = encode_envelope(PAUSABLE, [], {}, None)
 MINUTE = 60_000
 HOUR = 3_600_000
 DAY = 24 * HOUR
@@ -292,8 +294,22 @@ def job_log(look: Look, key: str) -> None:
     look.expires_within(key, max(look.limits.result_ttl_ms, look.limits.dead_ttl_ms))
 
 
+def paused(look: Look, key: str) -> None:
+    """What is paused, and what is to be looked at again."""
+    fields = look.client.hkeys(look.base + key)
+    assert [each for each in fields if not each.startswith("aside ")] == [f"task {PAUSABLE}"]
+
+
+def aside(look: Look, key: str) -> None:
+    """Entries of which at least one job waits."""
+    for _, fields in look.client.xrange(look.base + key):
+        assert any(look.state(each) == "queued" for each in named_by(fields))
+
+
 BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     **{f":{priority.value}{end}": ("trimmed", lane) for priority in Priority for end in ("", ":front", ":rest")},
+    **{f":aside-{priority.value}{end}": ("entries", aside) for priority in Priority for end in ("", ":front")},
+    ":paused": ("fields", paused),
     ":job:<id>": ("expires", job),
     ":body:<id>": ("with its job", body),
     ":scheduled": ("members", scheduled),
@@ -376,6 +392,7 @@ async def use_everything(store: RedisStore) -> None:
     """Every verb, in the midst of things: jobs in each state, workers that live, are gone, and left."""
     for worker in ("w1", "w2", "gone", "left"):
         await joined(store, worker)
+    await set_some_aside(store)
     await send(store, "later", "sooner", delay_ms=2 * HOUR)
     await send(store, "called off", delay_ms=HOUR)
     extra = Extra(("a",), Expiry(span_ms=HOUR))
@@ -426,6 +443,18 @@ async def use_everything(store: RedisStore) -> None:
     assert [token.job_ids for token in await store.block(QUEUE, "w2", BLOCK) if token.lane == "normal"]
 
 
+async def set_some_aside(store: RedisStore) -> None:
+    """Two jobs in each lane whose task is paused; one of each was given back before."""
+    for priority in Priority:
+        await send(store, f"released {priority}", priority=priority, call=PAUSABLE_CALL)
+    for job in await take(store, "w1"):
+        await settle(store, "w1", job, Verb.RELEASE)
+    await store.operating.pauses.pause(QUEUE, [PAUSABLE])
+    for priority in Priority:
+        await send(store, f"aside {priority}", priority=priority, call=PAUSABLE_CALL)
+    assert await take(store, "w1") == []
+
+
 async def move_some(store: RedisStore) -> None:
     """One job that was moved and one that is on its way, each both out of this queue and into it."""
     await send(store, "gone there", "on its way", delay_ms=2 * HOUR)
@@ -466,6 +495,7 @@ async def settle_each(store: RedisStore, jobs: list[Claimed]) -> None:
 
 async def end_everything(store: RedisStore, inside: ServerInside) -> None:
     """The workers go, one of them without a word; another one finishes what there is. Schedules are removed."""
+    await store.operating.pauses.resume(QUEUE, [PAUSABLE])
     for entry in (await store.timetable.read(QUEUE)).entries:
         assert await store.timetable.write(QUEUE, [Entry(id=entry.id, rev=entry.rev)]) == [True]
     await store.operating.operations.remind(QUEUE, "op", None)

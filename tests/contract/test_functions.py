@@ -277,9 +277,19 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
         await add(store.operating.count_jobs(queue, Wanted(state)))
     await add(store.operating.prioritize(queue, list("abc"), Priority.HIGH))
     await add(store.operating.delete(queue, list("abc"), REASON))
+    await add(_paused(store, queue))
     await add(store.recover(queue, CRASHED, 100, dead="w"))
-    await add(asyncio.gather(store.workers(queue), store.shards.backlog(queue)))
-    await add(store.history.rows(queue, 100))
+    await add(asyncio.gather(store.workers(queue), store.history.rows(queue, 100)))
     await add(_tasks(store, queue))
     await add(store.info(queue, list("abcdef")))
     return answers
+
+
+async def _paused(store: RedisStore, queue: str) -> list[Any]:
+    """What a claim finds while the queue, or a task, is paused."""
+    found: list[Any] = []
+    for tasks in [], ["shop.add"]:
+        await store.operating.pauses.pause(queue, tasks)
+        found += [await store.operating.pauses.read(queue), await store.claim(queue, "w", 1, known=[])]
+        await store.operating.pauses.resume(queue, tasks)
+    return [*found, await store.shards.backlog(queue)]

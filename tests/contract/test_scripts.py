@@ -189,6 +189,8 @@ CALLS: dict[str, Call] = {
     "delete": lambda store, n: store.operating.delete(QUEUE, ["job"] * n, REASON),
     "prioritize": lambda store, n: store.operating.prioritize(QUEUE, ["job"] * n, Priority.LOW),
     "count": lambda store, _: store.operating.now_ms(QUEUE),
+    "pause": lambda store, n: store.operating.pauses.resume(QUEUE, ["shop.add"] * n),
+    "pauses": lambda store, _: store.operating.pauses.read(QUEUE),
     "list_lane": lambda store, _: store.operating.list_jobs(QUEUE, Wanted(JobState.QUEUED), (), 5),
     "list_sorted": lambda store, _: store.operating.list_jobs(QUEUE, Wanted(JobState.FAILED), (), 5),
     "list_waiting": lambda store, _: store.operating.list_jobs(QUEUE, Wanted(JobState.WAITING), (), 5),
@@ -230,6 +232,8 @@ REPLIES: dict[str, Callable[[int], Any]] = {
     "outbox_look": lambda _: [0],
     "info": lambda n: [[]] * n,
     "count": lambda _: [0, 0, 1, b"0"],
+    "pause": lambda _: b"0",
+    "pauses": lambda _: [0],
     "list_lane": lambda _: [b"", b"", b"", 1],
     "operation_write": lambda _: 1,
     "operation_read": lambda _: [0],
@@ -318,6 +322,13 @@ def test_the_lanes_are_the_same_in_lua_and_in_python() -> None:
 
     assert lanes
     assert tuple(re.findall(r"'([^']+)'", lanes[1])) == keys.LANES
+
+
+def test_the_streams_of_what_was_set_aside_are_the_same_in_lua_and_in_python() -> None:
+    streams = re.search(r"Pauses\.ASIDE = \{([^}]*)\}", LUA["lib/pauses"].read_text())
+
+    assert streams
+    assert tuple(re.findall(r"'([^']+)'", streams[1])) == keys.ASIDE
 
 
 def test_the_largest_envelope_in_a_record_is_the_same_in_lua_and_in_python() -> None:

@@ -20,7 +20,7 @@ from tests.contract.test_functions import NAMES, tour
 from tests.contract.uses import KEYLESS, key_names, usage, way_of, with_header
 from tests.servers import Server
 
-LANES = {"high", "normal", "low"}
+LANES = {"high", "normal", "low", "aside"}
 
 
 @pytest.mark.parametrize("name", commands())

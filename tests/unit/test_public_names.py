@@ -29,7 +29,8 @@ AioqError App ArgumentError Call Cancel ConfigError DuplicateTaskError EmbeddedS
 Failure JobCancelledError JobContext JobCount JobError JobEvent JobFailed JobHandle JobInfo JobNotFoundError
 JobPage JobQuery JobState LoadError LogLine Middleware NewerVersionError NoJobError Operation OperationInfo
 OperationState Outcome OutcomeKind Outgoing
-PayloadTooLargeError Percentiles Priority ProcessDiedError Progress Queue QueueActivity QueueHandle QueueStats
+PauseInfo PayloadTooLargeError Percentiles Priority ProcessDiedError Progress Queue QueueActivity QueueHandle
+QueueInfo QueueStats QueueTask
 RemoteError ResultError Retry RunningLoopError Schedule ScheduleConflictError ScheduleNotFoundError SendError
 ServerError ServerRejectedError ServerUnavailableError ShardInfo Snooze Stack Task TimelineEntry
 UnknownTaskError Why WhyCode WhyReason WireError WorkerFigures WorkerInfo WorkerNotFoundError WorkerQuery

@@ -3,7 +3,7 @@
 import os
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 
 from aioq.store.diagnosis import ServerInfo
@@ -22,6 +22,7 @@ def show_banner(
     concurrency: int,
     processes: int,
     tasks: Iterable[str],
+    paused: Mapping[str, str],
 ) -> None:
     """Print the banner to standard error, where the log goes too."""
     names = [printable(name) for name in sorted(tasks)]
@@ -32,6 +33,7 @@ def show_banner(
         "app": app,
         "server": printable(f"{server.url} ({server.product} {server.version})"),
         "queues": ", ".join(queues),
+        **({"paused": "\n".join(f"{queue}: {words}" for queue, words in paused.items())} if paused else {}),
         "concurrency": f"{concurrency}" + (f" x {processes} processes" if processes > 1 else ""),
         "tasks": "\n".join(shown) or "none",
         "host": printable(f"{socket.gethostname()}, pid {os.getpid()}"),

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -150,17 +150,18 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _introduce(app: App, app_parts: AppParts, plan: WorkerPlan, queues: Sequence[str], server: ServerInfo) -> None:
+def _introduce(app: App, app_parts: AppParts, plan: WorkerPlan, worker: Worker, server: ServerInfo) -> None:
     """Show the banner, and warn of an App without tasks; for several processes only once."""
     if (plan.log_format or app_parts.settings.log_format) == "text":
         show_banner(
             version=version("aioq"),
             app=app.name,
             server=server,
-            queues=queues,
+            queues=worker.queues_in_words(),
             concurrency=plan.concurrency or app_parts.settings.concurrency,
             processes=plan.processes or app_parts.settings.processes,
             tasks=app.tasks,
+            paused=worker.paused,
         )
     for words in without_tasks(app_parts):
         log.warning("%s", words)
@@ -179,7 +180,7 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
     def announce(info: ServerInfo) -> None:
         let_through(logging.getLogger("aioq").level)  # a lifespan may have set up logging
         if child is None or child.number == 1:
-            _introduce(app, app_parts, plan, worker.queues_in_words(), info)
+            _introduce(app, app_parts, plan, worker, info)
 
     incarnation = None if child is None else Incarnation(child.incarnation)
     worker = Worker(

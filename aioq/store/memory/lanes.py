@@ -49,11 +49,17 @@ class Reader:
 
 
 class Lanes:
-    """The waiting entries, the entries that are delivered but not claimed, and the blocked readers."""
+    """The waiting entries, the entries that are delivered but not claimed, and the blocked readers.
+
+    Attributes:
+        closed: whether nothing is delivered, and nobody woken: the queue is paused.
+    """
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Token]] = {name: deque() for name in LANES}
         self._delivered: dict[str, tuple[str, Token]] = {}
+        self._aside: list[Token] = []
+        self.closed = False
         self._readers: list[Reader] = []
         self._standing: dict[str, None] = {}
         self._wakes: list[int] = []  # for each entry that the current verb has added: how many jobs it names
@@ -65,10 +71,21 @@ class Lanes:
         self._wakes.append(1 if job_id else 0)
         self._waiting[lane].append(Token(lane, str(next(self._entries)), (job_id,) if job_id else ()))
 
-    def pop(self, lane: str) -> str | None:
-        """Remove the next entry of a lane, and return its job's id; None when the lane is empty."""
+    def pop(self, lane: str) -> Token | None:
+        """Remove and return the next entry of a lane; None when the lane is empty."""
         waiting = self._waiting[lane]
-        return next(iter(waiting.popleft().job_ids), WAKE_UP) if waiting else None
+        return waiting.popleft() if waiting else None
+
+    def set_aside(self, token: Token) -> None:
+        """Keep an entry that was removed, and whose job's task is paused, until `bring_back`."""
+        self._aside.append(token)
+
+    def bring_back(self) -> None:
+        """Put all that was set aside into its place in its lane; what still must not run is set aside again."""
+        aside, self._aside = self._aside, []
+        for lane in {token.lane for token in aside}:
+            there = [*self._waiting[lane], *(token for token in aside if token.lane == lane)]
+            self._waiting[lane] = deque(sorted(there, key=lambda token: int(token.entry)))
 
     def accept(self, token: Token) -> bool:
         """Remove a delivered entry; False when another worker has taken it meanwhile."""
@@ -86,7 +103,8 @@ class Lanes:
 
     def entries(self, lane: str) -> list[tuple[int, str]]:
         """The number and the job's id of each entry of a lane that names one and is not claimed, oldest first."""
-        there = [*self._waiting[lane], *(token for _, token in self._delivered.values() if token.lane == lane)]
+        others = [*self._aside, *(token for _, token in self._delivered.values())]
+        there = [*self._waiting[lane], *(token for token in others if token.lane == lane)]
         return sorted((int(token.entry), job_id) for token in there for job_id in token.job_ids)
 
     def owners(self) -> set[str]:
@@ -126,8 +144,10 @@ class Lanes:
         Args:
             wake: called with a worker and the number of jobs that it is woken for; returns whether it listens.
         """
-        self._deliver()
         wakes, self._wakes = self._wakes, []
+        if self.closed:
+            return
+        self._deliver()
         for jobs in wakes if any(self._waiting.values()) else ():
             while self._standing:
                 worker = next(iter(self._standing))

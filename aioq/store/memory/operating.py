@@ -9,6 +9,7 @@ from aioq.store.contract import Limits
 from aioq.store.leases import WorkerLease
 from aioq.store.memory.control import MemoryWorkerControl, QueueRequests
 from aioq.store.memory.operations import MemoryOperations, OperationQueue
+from aioq.store.memory.pauses import MemoryPauses, QueuePauses
 from aioq.store.memory.schedules import MemoryQueueTimetable
 from aioq.store.memory.story import MemoryStory
 from aioq.store.operating import MOST_LISTED, Counted, Listing, Place, Wanted
@@ -18,6 +19,7 @@ from aioq.util.clock import Clock
 class OperatedQueue(OperationQueue, Protocol):
     """A queue."""
 
+    pauses: QueuePauses
     timetable: MemoryQueueTimetable
     requests: QueueRequests
 
@@ -51,6 +53,7 @@ class MemoryOperatorVerbs:
         clock: Clock,
         limits: Limits,
     ) -> None:
+        self.pauses = MemoryPauses(lock)
         self._locked = lock
         self._queues = queues
         self._clock = clock

@@ -3,12 +3,11 @@
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import count
+from functools import partial
 from types import MappingProxyType
 
 from aioq.jobs.job import JobInfo, JobState, Priority
-from aioq.store.bounds import SKIPPED_LIMIT
-from aioq.store.contract import Claim, Claimed, Limits, NewJob, Settlement, Token, WaitReply
+from aioq.store.contract import Claim, Limits, NewJob, Settlement, Token, WaitReply
 from aioq.store.extra import Way
 from aioq.store.history import NO_REPORT, End
 from aioq.store.leases import LeaseRequest, Renewal, WorkerLease
@@ -17,17 +16,19 @@ from aioq.store.memory.delayed import Delayed
 from aioq.store.memory.endings import Endings
 from aioq.store.memory.history import QueueHistory
 from aioq.store.memory.hooks import ExpiryHook, Hook, Hooks
-from aioq.store.memory.lanes import FRONT, LANES, WAKE_UP, Lanes
+from aioq.store.memory.lanes import LANES, WAKE_UP, Lanes
 from aioq.store.memory.leases import Leases
 from aioq.store.memory.operated import OperatedJobs
 from aioq.store.memory.outbox import OriginsHook, QueueOutbox, QueueParts
 from aioq.store.memory.outcomes import wait_for
+from aioq.store.memory.pauses import TOLD, QueuePauses
 from aioq.store.memory.pubsub import Mail
 from aioq.store.memory.records import Record, backlog_of
 from aioq.store.memory.schedules import MemoryQueueTimetable, Revisions
 from aioq.store.memory.settling import Settling
+from aioq.store.memory.taking import Taking
 from aioq.store.memory.timers import Timers
-from aioq.store.pubsub import ASK, SEPARATOR, worker_channel
+from aioq.store.pubsub import ASK, SEPARATOR, dispatch_channel, worker_channel
 from aioq.store.upkeep import Backlog, Promotion, Recovery
 from aioq.util.clock import Clock
 
@@ -49,6 +50,7 @@ class MemoryQueue:
         jobs: the jobs as those see them who operate the queue.
         lanes: the jobs that wait to be run.
         mail: the messages that the current verb sends.
+        pauses: what is paused.
         requests: what its workers are asked for.
         timetable: the schedules.
     """
@@ -72,6 +74,8 @@ class MemoryQueue:
         self.requests = QueueRequests(
             self._leases.is_registered, lambda worker: self.mail.send(worker_channel(app, name, worker), ASK)
         )
+        channel = partial(dispatch_channel, app, name)
+        self.pauses = QueuePauses(self.lanes, clock, self._leases.all, lambda w: self.mail.send(channel(w), TOLD))
         self.timetable = MemoryQueueTimetable(
             self._records,
             revisions,
@@ -101,8 +105,10 @@ class MemoryQueue:
                 *(self._place, self.cancel, lambda: self.lanes.push(Priority.NORMAL, WAKE_UP)),
             )
         )
-        self._claims = count(1)
         self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self._taking = Taking(
+            self._records, self.lanes, self._hooks, self.pauses, clock, held=self._held, put_back=self._put_back
+        )
         self.jobs = OperatedJobs(
             name, self._records, self.lanes, self.endings, self._hooks, held=self._held, enqueue=self._queue
         )
@@ -158,24 +164,18 @@ class MemoryQueue:
             next_tick_ms=self.timetable.next_tick_ms(),
             holds=bool(self._held.get(worker)),
             asked=tuple(self.requests.asked(worker)),
+            pause=self.pauses.told(),
         )
 
     def claim(self, worker: str, count: int, tokens: Sequence[Token], known: Collection[str] | None) -> Claim:
         """Take jobs from the lanes and mark them running."""
-        lost = self._leases.is_lost(worker)
-        jobs: list[Claimed] = []
-        for token in tokens:
-            self._accept(worker, token, 0 if lost else count, jobs)
-        if lost:
+        if self._leases.is_lost(worker):
+            for token in tokens:
+                self._taking.accept(worker, token, 0, [])
             return Claim(lost=True)
-        if known is not None:
-            for lane in LANES:
-                for token in self.lanes.delivered(worker, lane):
-                    self._accept(worker, token, count, jobs)
-            self._take_missed(worker, count, jobs, {*known, *(job.id for job in jobs)})
-        skipped = self._take_from_lanes(worker, count, jobs)
-        next_tick_ms, more = self.timetable.next_tick_ms(), skipped >= SKIPPED_LIMIT
-        return Claim(jobs, self._next_due(), next_tick_ms=next_tick_ms, more=more)
+        jobs, more = self._taking.take(worker, count, tokens, known)
+        due, next_tick_ms = self._next_due(), self.timetable.next_tick_ms()
+        return Claim(jobs, due, next_tick_ms=next_tick_ms, more=more, pause=self.pauses.told())
 
     def settle(self, worker: str, settlement: Settlement) -> bool:
         """Settle a claimed job; False if this worker does not hold it under this claim."""
@@ -283,42 +283,6 @@ class MemoryQueue:
             self._queue(record)
         return state
 
-    # Claiming
-
-    def _accept(self, worker: str, token: Token, count: int, jobs: list[Claimed]) -> None:
-        if not self.lanes.accept(token):
-            return
-        if len(jobs) < count:
-            self._take(worker, token.lane, next(iter(token.job_ids), ""), jobs)
-        else:
-            (self.lanes.put_back if count else self._put_back)(token)
-
-    def _take_from_lanes(self, worker: str, count: int, jobs: list[Claimed]) -> int:
-        """Take jobs until there are `count`; returns how many entries were skipped."""
-        skipped = 0
-        for lane in LANES:
-            while len(jobs) < count and skipped < SKIPPED_LIMIT and (job_id := self.lanes.pop(lane)) is not None:
-                before = len(jobs)
-                self._take(worker, lane, job_id, jobs)
-                skipped += len(jobs) == before
-        return skipped
-
-    def _take(self, worker: str, lane: str, job_id: str, jobs: list[Claimed]) -> None:
-        record = self._records.get(job_id)
-        if record is None or record.state is not JobState.QUEUED or record.priority != lane.removesuffix(FRONT):
-            return
-        if self._hooks.may_start(record):
-            self._held[worker][job_id] = None
-            jobs.append(record.start(worker, next(self._claims), self._clock.now_ms()))
-
-    def _take_missed(self, worker: str, count: int, jobs: list[Claimed], known: set[str]) -> None:
-        """Claim again the jobs that the worker holds without knowing, because the reply to its claim was lost."""
-        for job_id in self._held[worker]:
-            if len(jobs) < count and job_id not in known:
-                record = self._records[job_id]
-                self._hooks.may_start(record)
-                jobs.append(record.start(worker, next(self._claims), self._clock.now_ms()))
-
     # Queueing again
 
     def _return(self, record: Record, way: Way, *, front: bool = True) -> None:
@@ -335,7 +299,8 @@ class MemoryQueue:
     def _next_due(self) -> int | None:
         """How long until the next job or timer is due, in ms."""
         now, timer_ms = self._clock.now_ms(), self._timers.first_ms()
-        times = [self._delayed.next_due(now), None if timer_ms is None else max(0, timer_ms - now)]
+        times = [self._delayed.next_due(now), self.pauses.next_ms()]
+        times.append(None if timer_ms is None else max(0, timer_ms - now))
         return min((each for each in times if each is not None), default=None)
 
     def _queue(self, record: Record, *, front: bool = False) -> None:

@@ -232,6 +232,7 @@ class MemoryStore:
                 queue = MemoryQueue(self._app, name, self.clock, self._limits, self._revisions, hooks=self._hooks)
                 self._queues[name] = queue
             queue.endings.expire()
+            queue.pauses.expire()
             yield queue
             queue.lanes.serve(partial(self._wake, name))
             for channel, message in queue.mail.take():

@@ -13,6 +13,9 @@ LANES = tuple(f"{lane}{part}" for lane in ("high", "normal", "low") for part in 
 their comments. `tests/contract/test_scripts.py` checks that both lists are equal.
 """
 
+ASIDE = tuple(f"aside-{lane}{part}" for lane in ("high", "normal", "low") for part in (":front", ""))
+"""The streams of what was set aside because its task is paused; `lua/lib/keys.lua` has the same list."""
+
 GROUP = "aioq"
 """The consumer group of each lane."""
 

@@ -14,11 +14,15 @@ from aioq.store.redis.holding import read_held
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.operations import RedisOperations
 from aioq.store.redis.paging import BEGIN, ScriptCall, all_workers
+from aioq.store.redis.pauses import RedisPauses
 from aioq.store.redis.replies import parse_info, parse_states
 from aioq.store.redis.story import RedisStory
 from aioq.wire.messages import error_text
 
-LANES = tuple(priority.value for priority in Priority)
+_ASIDE = "aside-"
+
+LANES = tuple(f"{kind}{priority.value}" for kind in ("", _ASIDE) for priority in Priority)
+"""The lanes, and then those of what was set aside, because its task is paused; see `lua/lib/pauses.lua`."""
 
 _BEGINNING = ["", "", "", ""]
 
@@ -50,6 +54,7 @@ class RedisOperatorVerbs:
         queues: Callable[[], Awaitable[Sequence[str]]],
         limits: Limits,
     ) -> None:
+        self.pauses = RedisPauses(call, call_confirmed)
         self._call = call
         self._call_confirmed = call_confirmed
         self._queues = queues
@@ -196,7 +201,7 @@ class RedisOperatorVerbs:
             info = parse_info(queue, job_id, fields)
             if info is None or info.state is not wanted.state:
                 items.append(Listed(place))
-            elif wanted.state is JobState.QUEUED and info.priority.value != place[0]:
+            elif wanted.state is JobState.QUEUED and info.priority.value != place[0].removeprefix(_ASIDE):
                 items.append(Listed(place))  # it was moved to another lane, and stands there too
             else:
                 items.append(Listed(place, info, _call_in(fields) if wanted.calls else b""))

@@ -14,6 +14,7 @@ from aioq.store.control import ASKED
 from aioq.store.extra import MovedJob
 from aioq.store.history import AttemptNote, failed_attempt
 from aioq.store.leases import Renewal, WorkerLease
+from aioq.store.pauses import Pause, Pauses, Span
 from aioq.store.redis.history import ROW_SIZE
 from aioq.store.upkeep import Backlog, Promotion, Recovery
 from aioq.wire.messages import describe, task_in_head
@@ -23,6 +24,9 @@ LOST = -2
 
 NAMED_LIMIT = 512
 """The most jobs that one entry may name; the same as in `lib/entries.lua`."""
+
+_DUE = 2
+_PAUSED_QUEUE, _PAUSED_TASK = "queue", "task "
 
 _CLAIM_HEADER = 3
 _CLAIM_WIDTH = 4
@@ -44,6 +48,33 @@ def due(ms: int) -> int | None:
     return None if ms < 0 else ms
 
 
+def parse_pause(reply: Sequence[int]) -> Pause | None:
+    """The first item of the reply of `claim.lua` or `renew.lua`: what it says of pauses."""
+    if len(reply) == _DUE:
+        return None
+    whole, tasks, ends, left = reply[_DUE:]
+    return Pause(bool(whole), tasks, ends, left) if whole or tasks else None
+
+
+def parse_pauses(reply: Sequence[Any]) -> Pauses:
+    """The result of `pauses.lua`: what is paused at its time."""
+    now, *fields = reply
+    whole: Span | None = None
+    tasks: dict[str, Span] = {}
+    for raw_name, raw_value in zip(fields[::2], fields[1::2], strict=True):
+        name, value = raw_name.decode(errors="backslashreplace"), raw_value.split()
+        if len(value) != _DUE or not all(each.isdigit() for each in value):
+            continue
+        since, until = map(int, value)
+        if until and until <= now:
+            continue
+        if name == _PAUSED_QUEUE:
+            whole = Span(since, until or None)
+        elif name.startswith(_PAUSED_TASK):
+            tasks[name.removeprefix(_PAUSED_TASK)] = Span(since, until or None)
+    return Pauses(whole, tasks)
+
+
 def parse_claim(reply: Sequence[Any]) -> Claim:
     """The result of `claim.lua`."""
     if reply[0] == LOST:
@@ -59,7 +90,8 @@ def parse_claim(reply: Sequence[Any]) -> Claim:
             job = msgspec.structs.replace(job, ready_ms=more[0], tags=_tags(more[1] if len(more) > 1 else ()))
         jobs.append(job)
     is_cut = bool(reply[2] and reply[2][_MORE])
-    return Claim(jobs, due(reply[0][0]), next_tick_ms=due(reply[0][1]), more=is_cut)
+    pause = parse_pause(reply[0])
+    return Claim(jobs, due(reply[0][0]), next_tick_ms=due(reply[0][1]), more=is_cut, pause=pause)
 
 
 def skipped_by_claim(reply: Sequence[Any]) -> tuple[str, str]:
@@ -116,6 +148,7 @@ def parse_renewal(reply: Sequence[Any]) -> Renewal:
         cancelled=[each for each in ids if each[:1] != ASKED],
         asked=tuple(each[1:] for each in ids if each[:1] == ASKED),
         next_tick_ms=due(reply[0][1]),
+        pause=parse_pause(reply[0]),
     )
 
 

@@ -85,6 +85,7 @@ READS_ONLY = frozenset(
             "list_records",
             "list_sorted",
             "list_waiting",
+            "pauses",
         ),
         *("operation_read", "schedule_owners", "schedule_read", "stats", "workers"),
     }

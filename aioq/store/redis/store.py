@@ -16,13 +16,14 @@ from aioq.store.contract import Claim, Claimed, Limits, NewJob, Settlement, Toke
 from aioq.store.diagnosis import Diagnosis, ServerInfo
 from aioq.store.extra import CALL_GONE, EXPIRED
 from aioq.store.leases import WorkerLease
-from aioq.store.pubsub import Inbox, dispatch_channel
+from aioq.store.pubsub import dispatch_channel
 from aioq.store.redis import replies
 from aioq.store.redis.arguments import due_arg, enqueue_args, enqueue_one_args, settle_args
 from aioq.store.redis.blocking import BlockingReads
 from aioq.store.redis.calls import ClusterNode, calls_for
 from aioq.store.redis.diagnosis.examination import Examination
 from aioq.store.redis.diagnosis.server import diagnose_server
+from aioq.store.redis.dispatch import listen_for_dispatched
 from aioq.store.redis.durability import Confirmation, Durability, confirmation, sends_in_flight, settles_in_flight
 from aioq.store.redis.errors import translate
 from aioq.store.redis.history import RedisHistory, about_arg
@@ -54,29 +55,6 @@ log = logger("aioq.redis")
 
 MAX_CLAIM = 500
 """The most jobs of one claim: far fewer than Lua's `unpack` and one reply can hold."""
-
-
-async def listen_for_dispatched(
-    inbox: Inbox,
-    channel: str,
-    on_job: Callable[[Claimed], None],
-    on_gap: Callable[[], None],
-    on_wake: Callable[[int], None],
-) -> Callable[[], Awaitable[None]]:
-    """Listen on a worker's channel for dispatched jobs and wake-ups; returns a function that ends it."""
-
-    def receive(message: bytes) -> None:
-        if message.isdigit():
-            on_wake(int(message))
-        else:
-            on_job(replies.parse_dispatched(message))
-
-    try:
-        await inbox.listen(channel, receive, on_gap)
-    except BaseException:
-        await inbox.leave(channel)
-        raise
-    return partial(inbox.leave, channel)
 
 
 class RedisStore:

@@ -19,10 +19,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from math import ceil, inf
 from typing import NamedTuple
 
 from aioq.errors import ServerError, ServerRejectedError
 from aioq.store.contract import Claim, Claimed, Store, Token
+from aioq.store.pauses import CHANGED, Pause
 from aioq.store.refusals import is_refusal
 from aioq.util.aio import Backoff
 from aioq.util.log import logger
@@ -44,6 +46,9 @@ lost. With 200 queues these are 25 claims a second."""
 
 STAND_DEAF = 1.0
 """The same while it is not subscribed to these messages: so long a job may then wait. A guess."""
+
+AFTER_PAUSE = 0.002
+"""Seconds after the end of a pause at which a worker claims again: a little late, so that it is over."""
 
 
 class Answer(NamedTuple):
@@ -115,12 +120,16 @@ class Fetcher:
         self._backoff = Backoff()
         self._logged = ""
         self._served = False
-        self._fetched_at: float | None = time.monotonic()  # None while no slot is free
+        self._fetched_at: float | None = time.monotonic()  # None while no slot is free, or the queue is paused
+        self._pause: Pause | None = None
         self.waiting = False
 
     @property
     def fetched_ago(self) -> float:
-        """Seconds since the last successful fetch, 0 while no slot is free; may be read from any thread."""
+        """Seconds since the last successful fetch; 0 while no slot is free, or the queue is paused.
+
+        May be read from any thread.
+        """
         at = self._fetched_at
         return 0.0 if at is None else time.monotonic() - at
 
@@ -183,10 +192,18 @@ class Fetcher:
         """There is something to claim, and this worker, which stands, is to do it; see `Store.dispatched`."""
         if worker != self._membership.worker or self._plan.stopping:
             return
+        if jobs == CHANGED:
+            self.end_waiting()
+            return
         self._plan.woken(jobs)
         self._roused.set()
         if self._idle and (self._passing is None or self._passing.done()):
             self._passing = asyncio.get_running_loop().create_task(self._give_back())
+
+    def noticed(self, pause: Pause | None) -> None:
+        """The reply to a renewal says what is paused: claim if that is not what the last claim has said."""
+        if self._pause.differs(pause) if self._pause else pause is not None:
+            self.end_waiting()
 
     def listens(self, is_subscribed: bool) -> None:
         """The messages that wake this worker come from now on, or do not."""
@@ -243,7 +260,8 @@ class Fetcher:
         if tokens or stands or (withdraws and not leaves):
             queue, worker = self._membership.queue, self._membership.worker
             try:
-                await self._store.claim(queue, worker, 0, tokens, stands=stands)
+                claim = await self._store.claim(queue, worker, 0, tokens, stands=stands)
+                self._note_pause(claim, keeps=bool(tokens))
             except ServerError as error:
                 log.debug("queue %s: the departure gives back what is left: %s", self._membership.queue, error)
 
@@ -256,6 +274,7 @@ class Fetcher:
         self._on_answer(Answer(worker, claim, woken=request.woken, empty=waits and not claim.jobs))
         if not claim.lost:
             self._fetched_at, self._served = time.monotonic(), True
+            self._note_pause(claim, keeps=bool(tokens) or request.known)
         return await self._wait(worker) if waits else ()
 
     async def _claim(self, worker: str, request: ClaimRequest, tokens: Sequence[Token]) -> Claim:
@@ -282,24 +301,40 @@ class Fetcher:
             self._on_dispatch(queue, each, job)
         return claim
 
+    def _note_pause(self, claim: Claim, *, keeps: bool) -> None:
+        """Note what is paused. What was delivered to this worker stays so meanwhile: a later claim finds it."""
+        self._pause = claim.pause
+        if keeps and self._pause is not None and self._pause.whole:
+            self._plan.find_unknown()
+
     async def _wait(self, worker: str) -> Sequence[Token]:
-        """Wait for entries of the queue's lanes."""
+        """Wait for entries of the queue's lanes, or while the queue is paused until this worker is told."""
+        pause = self._pause
+        ends = inf if pause is None or not pause.ends_ms else pause.left_ms / 1000 + AFTER_PAUSE
+        if pause is not None and pause.whole:
+            self._fetched_at = None
+            await self._roused_within(ends)
+            self._fetched_at = time.monotonic()
+            return ()
         self.waiting = True
         try:
             if self._plan.stands:
-                return await self._stand()
-            tokens = await self._store.block(self._membership.queue, worker, BLOCK_MS)
+                average = STAND if self._listens else STAND_DEAF
+                await self._roused_within(min(average * RANDOM.uniform(0.75, 1.25), ends))
+                return ()
+            tokens = await self._store.block(
+                self._membership.queue, worker, BLOCK_MS if ends is inf else min(BLOCK_MS, ceil(ends * 1000))
+            )
         finally:
             self.waiting = False
         self._fetched_at = time.monotonic()
         return tokens
 
-    async def _stand(self) -> Sequence[Token]:
+    async def _roused_within(self, seconds: float) -> None:
         """Wait to be woken, or until it is time to claim all the same."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout((STAND if self._listens else STAND_DEAF) * RANDOM.uniform(0.75, 1.25)):
+            async with asyncio.timeout(None if seconds is inf else seconds):
                 await self._roused.wait()
-        return ()
 
     async def _pause_after(self, error: ServerError) -> None:
         """Log why the fetcher cannot claim, each cause once, and wait until the next try."""

@@ -16,7 +16,7 @@ from aioq.store.diagnosis import Check
 from aioq.store.redis.diagnosis.examination import Examination, listed
 from aioq.store.redis.diagnosis.records import Origin, origin_of
 from aioq.store.redis.errors import SlotUnservedError
-from aioq.store.redis.keys import LANES, base_key
+from aioq.store.redis.keys import ASIDE, LANES, base_key
 
 MOST_KEYS = 200_000
 """About how many keys of a server are looked at: that takes the server a few tenths of a second in all."""
@@ -45,8 +45,9 @@ ONES = {
         "declared",
         "owners",
     ),
-    *("noted", "dead", "schedule-queues", "relays", "inbox", "shards", "history", "counters", "tasks"),
+    *("noted", "dead", "schedule-queues", "relays", "inbox", "shards", "history", "counters", "tasks", "paused"),
     *LANES,
+    *ASIDE,
 }
 """The names, after the base key, of keys of which a queue has one."""
 

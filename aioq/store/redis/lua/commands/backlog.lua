@@ -2,7 +2,7 @@
 --
 -- Of each lane at most so many entries are read. A job that was cancelled counts until a claim has met its entry.
 --
--- NEEDS: keys
+-- NEEDS: keys, pauses
 -- USES: reads held, lanes, scheduled, schedules, timers, workers
 -- KEYS: 1 base key
 -- ARGV: 1 how many entries of a lane are read at most, 2 of how many workers the held jobs are counted at most
@@ -18,7 +18,7 @@ local function named(fields)
 end
 
 local queued, more = 0, 0
-for _, lane in ipairs(LANES) do
+local function count(lane)
   local key, last = lane_key(q, lane), '-'
   local groups = redis.pcall('XINFO', 'GROUPS', key)
   if not groups.err then -- it is a stream
@@ -35,6 +35,8 @@ for _, lane in ipairs(LANES) do
     if #entries > most then more = 1 end
   end
 end
+for _, lane in ipairs(LANES) do count(lane) end
+for _, lane in ipairs(Pauses.ASIDE) do count(lane) end
 
 local scheduled = redis.call('ZCARD', q.base .. SCHEDULED)
 if redis.call('ZSCORE', q.base .. SCHEDULED, '') then scheduled = scheduled - 1 end -- it stands for the timers

@@ -8,16 +8,16 @@
 -- the job is in the held set or its entry is pending; so the next claim with known jobs, or the recovery, finds
 -- it.
 --
--- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases, due, entries, newer, held_set
--- USES: reads body, fetched, held, job, lanes, scheduled, schedules, standing, workers; writes held, idle, job, lanes,
---   outbox, scheduled, standing, timers, wakeable; publishes dispatched
+-- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases, history, pauses, due, entries, newer, held_set
+-- USES: reads body, fetched, held, job, lanes, paused, scheduled, schedules, standing, workers; writes held, idle, job,
+--   lanes, outbox, paused, scheduled, standing, timers, wakeable, workers; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 the most jobs to take, 3 the known jobs, see below, 4 how the worker waits for jobs after this
 --   call when it gets fewer than it asks for: 'idle' if it blocks, 'standing' if it stands, '' if it does not
 --   wait,
 --   then three for each entry that a blocking read brought: lane, entry id, ids of its jobs as a MessagePack array
 -- REPLY: {-2} if the worker has lost its lease. Else {ms until the next scheduled job, ms until the next tick} (-1
---   for none); the number of this claim; 0 or {the last entry that names no job, the last job whose record this
+--   for none; and what `Pauses.tell` adds); the number of this claim; 0 or {the last entry that names no job, the last job whose record this
 --   version cannot read ('' for none), 1 if the call ended before all lanes were read, else 0}; and per job its
 --   id, envelope, time of sending, and 0 for a first claim or else {claims, attempts, crashes, interruptions, its
 --   tags if it has any}
@@ -28,7 +28,13 @@
 -- caller has already compared them with the held set, and this is a map with some jobs that the worker holds
 -- without knowing (`missed`).
 local worker, count = ARGV[1], tonumber(ARGV[2])
-local lost = Leases.is_lost(q, worker)
+local lost, is_marked, lease_end = Leases.is_lost(q, worker)
+-- While the whole queue is paused, jobs that were delivered to this worker stay where they are.
+local pauses = is_marked and not lost and Pauses.now(q) or nil
+local is_paused = pauses and pauses.queue
+if is_marked and lease_end and not lost and not pauses then
+  redis.call('ZADD', q.base .. WORKERS, 'XX', lease_end - lease_end % 1, worker)
+end
 
 -- No further job is taken once the reply has this many bytes of envelopes, so that it arrives in time over a slow
 -- network too.
@@ -77,6 +83,9 @@ end
 local number = q.micros -- of this claim, see lib/record.lua
 local reply, taken, bytes, skipped, delivered = {0, number, 0}, 0, 0, 0, 0
 local marked, held = {}, {}
+-- By stream, the jobs of paused tasks that this call sets aside; the stream that it takes jobs from; and whether an
+-- entry of what was set aside names a job that stays there.
+local put_aside, source, stays = {}, '', false
 -- The last entry that is not aioq's, and the last job whose record this version cannot read.
 local malformed, unreadable = '', ''
 
@@ -96,6 +105,22 @@ local function add_to_reply(id, envelope, sent, past, text)
   held[#held + 1] = id
   local n = #reply
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = id, envelope, sent, past
+end
+
+-- Whether a queued job may not be taken now, because its task is paused: then it is set aside, or stays so. A queued job
+-- that the worker holds is one that a claim could not take because it failed: an entry names it, which is met later.
+-- What comes from the front of its lane is set aside there only if it was claimed before. Else it was moved there from
+-- an entry of the lane that was taken in part, and so comes after what was set aside of the lane.
+local function is_set_aside(id, call, is_held, was_claimed)
+  if not pauses or not is_paused and not pauses.tasks[History.task_in(call)] then return false end
+  if is_held then return true end
+  known[id], stays = 'taken', true
+  if not pauses.aside[source] then
+    local stream = Pauses.aside_of(was_claimed and is_front(source) and source or lane_of(source))
+    put_aside[stream] = put_aside[stream] or {}
+    table.insert(put_aside[stream], id)
+  end
+  return true
 end
 
 -- Handles a record that this version cannot read. If the job is not queued, its entry is only a leftover.
@@ -130,6 +155,7 @@ local function take_other(id, text, is_held, lane)
     end
     return false
   end
+  if not unknown and is_set_aside(id, envelope, is_held, job[CLAIM]) then return false end
   if not run_hooks(q, 'start', id, job) then return false end
   known[id] = 'taken'
   if orphan then
@@ -151,17 +177,20 @@ end
 local function take(id, text, is_held, lane)
   if text ~= nil and known[id] ~= 'taken' then
     local envelope, sent, record = begin_first(text, run)
-    if envelope then
+    if envelope and not is_set_aside(id, envelope, is_held) then
       known[id] = 'taken'
       return add_to_reply(id, envelope, sent, 0, record)
     end
-    if take_other(id, text, is_held, lane) then return end
+    if not envelope and take_other(id, text, is_held, lane) then return end
   end
   skipped = skipped + 1 + math.floor(#(text or '') / LARGE)
 end
 
--- Writes the held set and the records of the jobs taken so far; called before their entries are acknowledged.
+-- Writes the held set and the records of the jobs taken so far, and what was set aside; called before their entries are
+-- acknowledged.
 local function write_taken()
+  for stream, ids in pairs(put_aside) do Lanes.write_all(q, stream, ids, 1) end
+  put_aside = {}
   if #held == 0 then return end
   redis.call('SADD', held_key(q, worker), unpack(held))
   set_all(marked)
@@ -180,8 +209,10 @@ local function find_missing(ids, texts)
 end
 
 -- Takes as many of the jobs of a stream's entries as possible; returns the position of the first one that is left.
-local function take_all(stream, ids)
-  local first, most, lane = 1, count - taken, lane_of(stream)
+-- `lane` is that of the stream.
+local function take_all(stream, ids, lane)
+  local first, most = 1, count - taken
+  source, stays = stream, false
   while first <= #ids and not is_full() do
     local some, before = {unpack(ids, first, math.min(#ids, first + most - 1))}, taken
     local texts, looked = texts_of(q, some), false
@@ -224,6 +255,21 @@ local function trim(lane, last, is_empty)
   end
 end
 
+-- Those of an entry's jobs from position `first` on that go to the front of their lane. Those of paused tasks do not:
+-- they would come before what was set aside of the lane.
+local function without_paused(ids, first)
+  local left = {unpack(ids, first)}
+  if not pauses then return left end
+  local texts, others = texts_of(q, left), {}
+  for _, id in ipairs(left) do
+    local job = unpacked(texts[id])
+    local is_queued = job and not job[STATE]
+    if not is_queued or not is_set_aside(id, whole(q, id, job[JOB]), false, job[CLAIM]) then others[#others + 1] = id end
+  end
+  write_taken()
+  return others
+end
+
 -- Takes an entry that was delivered to this worker. A wait brings one entry from each lane that has any, so there
 -- may be more jobs than free slots: the others go back to the front of their lane. All go back if the lease is
 -- lost.
@@ -233,12 +279,16 @@ local function accept(name, entry, ids)
   -- If the entry is not pending, another worker has recovered it meanwhile.
   if is_unreadable(pending) or not pending[1] then return end
   if lost then run_hooks_returned(q, ids) end
-  for i = lost and 1 or take_all(name, ids), #ids do Lanes.push(q, lane_of(name), ids[i], true) end
+  for _, id in ipairs(without_paused(ids, lost and 1 or take_all(name, ids, lane_of(name)))) do
+    Lanes.push(q, lane_of(name), id, true)
+  end
   redis.call('XACK', lane, GROUP, entry)
   redis.call('XDEL', lane, entry)
 end
 
-for i = 5, #ARGV, 3 do accept(ARGV[i], ARGV[i + 1], cmsgpack.unpack(ARGV[i + 2])) end
+for i = 5, #ARGV, 3 do
+  if not is_paused then accept(ARGV[i], ARGV[i + 1], cmsgpack.unpack(ARGV[i + 2])) end
+end
 redis.pcall('ZREM', q.base .. IDLE, worker)
 local was_woken, is_served = ARGV[4] == 'standing' and Standing.leave(q, worker), false
 if lost then return {-2} end
@@ -252,7 +302,7 @@ if recheck and not missed and redis.call('EXISTS', held_key(q, worker)) == 0 the
 
 -- Jobs that already belong to this worker come before new ones, however long the lanes are.
 if recheck then
-  for _, name in ipairs(LANES) do
+  for _, name in ipairs(is_paused and {} or LANES) do
     repeat
       local entries = read(lane_key(q, name), '0', MOST)
       for _, entry in ipairs(entries) do
@@ -286,7 +336,36 @@ local function put_back(name, ids, first)
   return is_rest(name)
 end
 
-for _, name in ipairs(LANES) do
+-- Takes the jobs of tasks that are not paused any more from what was set aside of a stream. Those that were not come
+-- from entries which stay.
+local function take_set_aside(stream, lane)
+  local name, key, done = 'aside ' .. stream, lane_key(q, stream), {}
+  local last, is_over, most = pauses.aside[stream], false, 1
+  while last and not is_over and not is_full() do
+    local entries = redis.pcall('XRANGE', key, '(' .. last, '+', 'COUNT', most)
+    if is_unreadable(entries) then entries = {} end
+    is_over, most = #entries < most, math.min(most * GROWTH, MOST)
+    for _, entry in ipairs(entries) do
+      local ids = Entries.named_by(entry)
+      if take_all(stream, ids, lane) <= #ids then
+        is_over = false
+        break
+      end
+      if not stays then done[#done + 1] = entry[1] end
+      last = entry[1]
+    end
+    if done[1] then redis.call('XDEL', key, unpack(done)) end
+    done = {}
+  end
+  if is_over then
+    if redis.pcall('XLEN', key) == 0 then redis.call('DEL', key) end
+    redis.call('HDEL', q.base .. PAUSED, name)
+  elseif last and last ~= pauses.aside[stream] then
+    redis.call('HSET', q.base .. PAUSED, name, last)
+  end
+end
+
+for _, name in ipairs(is_paused and {} or LANES) do
   local lane, most = lane_key(q, name), is_rest(name) and ALL or 1
   while not is_full() do
     local entries = read(lane, '>', most)
@@ -300,7 +379,7 @@ for _, name in ipairs(LANES) do
         for _, id in ipairs(named) do ids[#ids + 1] = id end
         names[i] = entry[1]
       end
-      local again = put_back(name, ids, take_all(name, ids))
+      local again = put_back(name, ids, take_all(name, ids, lane_of(name)))
       redis.call('XACK', lane, GROUP, unpack(names))
       trim(lane, names[#names], is_empty and not again)
       -- As many entries as are needed if each names as many jobs as these do; more if none of these jobs was
@@ -310,10 +389,16 @@ for _, name in ipairs(LANES) do
     end
     if is_empty then break end
   end
+  if pauses and is_front(name) then
+    take_set_aside(Pauses.aside_of(name), lane_of(name))
+    take_set_aside(Pauses.aside_of(lane_of(name)), lane_of(name))
+  end
 end
 
 -- If it is not full, all lanes were read to their end.
-if ARGV[4] ~= '' and not is_full() then
+if is_paused then
+  -- The worker waits until it is told, and nobody is woken in its place.
+elseif ARGV[4] ~= '' and not is_full() then
   redis.pcall('ZADD', q.base .. IDLE, q.now, worker)
   if ARGV[4] == 'standing' then Standing.join(q, worker) end
 elseif was_woken and not is_served then
@@ -321,5 +406,5 @@ elseif was_woken and not is_served then
 end
 local is_cut = skipped >= SKIPPED_LIMIT or delivered >= DELIVERED_LIMIT
 if malformed ~= '' or unreadable ~= '' or is_cut then reply[3] = {malformed, unreadable, is_cut and 1 or 0} end
-reply[1] = next_due(q)
+reply[1] = Pauses.tell(q, next_due(q), pauses)
 return reply

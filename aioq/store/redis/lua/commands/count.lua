@@ -1,6 +1,6 @@
 -- Counts jobs, or estimates how many there are.
 --
--- NEEDS: call, keys, timers, entries
+-- NEEDS: call, keys, timers, entries, pauses
 -- USES: reads dead, held, lanes, scheduled, schedules, workers
 -- KEYS: 1 base key
 -- ARGV: 1 what to count: 'dead', 'scheduled', 'running' or 'queued' jobs; 'ahead' for the queued jobs that are claimed
@@ -65,6 +65,7 @@ end
 function counts.queued()
   local found = 0
   for _, stream in ipairs(LANES) do found = found + in_stream(stream) end
+  for _, stream in ipairs(Pauses.ASIDE) do found = found + in_stream(stream) end
   return found, 0
 end
 
@@ -92,6 +93,7 @@ end
 function counts.keys()
   local found = 0
   for _, stream in ipairs(LANES) do found = found + redis.call('EXISTS', lane_key(q, stream)) end
+  for _, stream in ipairs(Pauses.ASIDE) do found = found + redis.call('EXISTS', lane_key(q, stream)) end
   return found + redis.call('EXISTS', q.base .. SCHEDULED, q.base .. DEAD, q.base .. WORKERS, q.base .. SCHEDULES), 1
 end
 

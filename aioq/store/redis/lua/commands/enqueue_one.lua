@@ -19,12 +19,12 @@ local watched = ARGV[3] ~= '' and packed(ARGV[3]) or nil
 -- If a worker waits, the job is dispatched to it directly, so that it need not be woken and then claim.
 local some_wait = redis.call('EXISTS', q.base .. IDLE) == 1
 if some_wait and redis.call('EXISTS', key) == 0 then
-  -- Whether a job can be dispatched to a worker: its lease has not ended, and it is subscribed. This is checked
-  -- before the job is published, because in a cluster the message also reaches subscribers at other nodes, which
+  -- Whether a job can be dispatched to a worker: its lease has not ended and is not marked (lib/leases.lua), so that
+  -- nothing is paused; and it is subscribed. This is checked before the job is published, because in a cluster the message also reaches subscribers at other nodes, which
   -- PUBLISH does not count.
   local function takes_jobs(worker)
     local lease = redis.call('ZSCORE', q.base .. WORKERS, worker)
-    if not lease or tonumber(lease) <= q.now then return false end
+    if not lease or tonumber(lease) <= q.now or tonumber(lease) % 1 ~= 0 then return false end
     local listening = redis.pcall('PUBSUB', 'NUMSUB', dispatch_channel(q, worker))
     return not listening.err and listening[2] > 0
   end

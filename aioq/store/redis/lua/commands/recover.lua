@@ -48,7 +48,7 @@ if crashed then
   if mode == 'lapsed' then Leases.cut(q, 0, LONGEST) end
   worker, another, following = find()
   if not worker then return {'', 0, mode == 'lapsed' and Finish.trim_dead(q, limits) and 1 or 0, following} end
-  redis.call('ZADD', q.base .. WORKERS, RECOVERING, worker)
+  redis.call('ZADD', q.base .. WORKERS, Leases.RECOVERING, worker)
 end
 local reply = {worker, 0, 0, '0'}
 

@@ -1,31 +1,34 @@
 -- Takes or renews a worker's lease, and notes when the server last answered its fetcher: a worker with a valid
 -- lease is alive, and one that fetches does its work.
 --
--- NEEDS: call, keys, leases, due
--- USES: reads about, cancel, dead, fetched, held, lanes, leases, scheduled, schedules, workers; writes about, answer,
---   cancel, fetched, lanes, leases, workers
+-- NEEDS: call, keys, leases, pauses, due
+-- USES: reads about, cancel, dead, fetched, held, lanes, leases, paused, scheduled, schedules, workers; writes about,
+--   answer, cancel, fetched, lanes, leases, paused, workers
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 lease in ms, 3 how many ms ago it last fetched, 4 the most dead jobs, 5 'join' for a new
 --   worker, 'sweep' to clean up after workers that are gone, '' for neither, then two for each thing that it says
 --   besides: a request and its answer, or '' and what it says of itself
--- REPLY: {-2} if the lease is lost. Else {ms until the next scheduled job, ms until the next tick} (-1 for none),
---   1 if another worker's lease has ended or there are too many dead jobs, 1 if this worker's own lease had ended
+-- REPLY: {-2} if the lease is lost. Else {ms until the next scheduled job, ms until the next tick} (-1 for none;
+--   and what `Pauses.tell` adds), 1 if another worker's lease has ended or there are too many dead jobs, 1 if this worker's own lease had ended
 --   (it is renewed now), 1 if there is a held set of this worker, and the ids of this worker's jobs that are to be
 --   cancelled, and with a line break in front what it is asked for
 local worker, lease, mode = ARGV[1], tonumber(ARGV[2]), ARGV[5]
-local ended, wanted = 0, 0
+local ended, wanted, is_marked, lease_end = 0, 0, true, nil
 if mode == 'join' then
   for _, name in ipairs(LANES) do
     local made = redis.pcall('XGROUP', 'CREATE', lane_key(q, name), GROUP, '0', 'MKSTREAM')
     local is_there = made.err and string.find(made.err, 'BUSYGROUP', 1, true)
     if not is_there then is_unreadable(made) end -- a lane of another type does not block the others
   end
-elseif Leases.is_lost(q, worker) then
-  return {-2}
-elseif tonumber(redis.call('ZSCORE', q.base .. WORKERS, worker) or q.now) < q.now then
-  ended = 1
+else
+  local lost
+  lost, is_marked, lease_end = Leases.is_lost(q, worker)
+  if lost then return {-2} end
+  if lease_end and lease_end < q.now then ended = 1 end
 end
-redis.call('ZADD', q.base .. WORKERS, q.now + lease, worker)
+-- A pause may have left this worker out, if it was not carried out to its end.
+local pauses = (is_marked or mode == 'sweep') and Pauses.now(q) or nil
+redis.call('ZADD', q.base .. WORKERS, q.now + lease + (pauses and Leases.MARK or 0), worker)
 redis.call('ZADD', q.base .. FETCHED, q.now - tonumber(ARGV[3]), worker)
 Leases.cut(q, lease, lease)
 -- For how long an answer is kept, in ms.
@@ -48,7 +51,7 @@ local LISTED = 4000
 -- Gives a new lease to a worker that has none although it was not recovered: the set of workers was evicted or
 -- deleted. The worker may be alive, and then has time to renew it.
 local function restore_lease(name)
-  redis.call('ZADD', q.base .. WORKERS, 'NX', q.now + Leases.length_of(q, name, lease), name)
+  redis.call('ZADD', q.base .. WORKERS, 'NX', q.now + Leases.length_of(q, name, lease) + Leases.MARK, name)
 end
 
 -- By consumer, whether it has a lease, as far as this sweep has asked: the lanes mostly have the same consumers.
@@ -72,7 +75,7 @@ local function check_consumer(lane, consumer, pending)
   if Leases.is_known_elsewhere(q, consumer) then
     restore_lease(consumer)
   elseif pending > 0 then
-    redis.call('ZADD', q.base .. WORKERS, RECOVERING, consumer)
+    redis.call('ZADD', q.base .. WORKERS, Leases.RECOVERING, consumer)
   else
     redis.call('XGROUP', 'DELCONSUMER', lane, GROUP, consumer)
   end
@@ -163,6 +166,6 @@ if redis.call('ZCOUNT', q.base .. WORKERS, '-inf', '(' .. q.now) > 0 then wanted
 
 -- Each id stays in the set until its job has ended, so the others come with the next renewals.
 local CANCELLED_LIMIT = 1000
-local reply = {next_due(q), wanted, ended, redis.call('EXISTS', held_key(q, worker))}
+local reply = {Pauses.tell(q, next_due(q), pauses), wanted, ended, redis.call('EXISTS', held_key(q, worker))}
 for _, id in ipairs(redis.call('SRANDMEMBER', cancel_key(q, worker), CANCELLED_LIMIT)) do reply[#reply + 1] = id end
 return reply

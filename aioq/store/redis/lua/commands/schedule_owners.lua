@@ -16,7 +16,7 @@ if not workers[1] then
   local some = redis.call('ZSCAN', q.base .. WORKERS, cursor, 'COUNT', ARGV[2])
   cursor = some[1]
   for i = 1, #some[2], 2 do
-    if tonumber(some[2][i + 1]) ~= RECOVERING then workers[#workers + 1] = some[2][i] end
+    if tonumber(some[2][i + 1]) ~= Leases.RECOVERING then workers[#workers + 1] = some[2][i] end
   end
 end
 

@@ -1,6 +1,6 @@
 -- Reads the statistics of a queue's tasks, a part of them at a time.
 --
--- NEEDS: call, keys, record_text_read, record, entries
+-- NEEDS: call, keys, record_text_read, record, entries, pauses
 -- USES: reads job, lanes, stats, tasks
 -- KEYS: 1 base key
 -- ARGV: 1 how many tasks the calls before have read, 2 the most tasks of this one, 3 how many minutes to read, the
@@ -48,11 +48,15 @@ local function oldest_in(stream)
   end
 end
 
-if first == 0 then
-  for _, stream in ipairs(LANES) do
+local function look(streams)
+  for _, stream in ipairs(streams) do
     local oldest = oldest_in(stream)
     if oldest and (reply[3] < 0 or oldest < reply[3]) then reply[3] = oldest end
   end
+end
+if first == 0 then
+  look(LANES)
+  look(Pauses.ASIDE)
   add('')
 end
 for _, task in ipairs(tasks) do

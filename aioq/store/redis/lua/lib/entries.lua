@@ -4,7 +4,7 @@
 local Entries = {}
 
 -- The UTF-8 sequences of more than one byte; see RFC 3629, section 4.
-local UTF8 = {
+Entries.UTF8 = {
   '[\194-\223][\128-\191]',
   '\224[\160-\191][\128-\191]',
   '[\225-\236\238\239][\128-\191][\128-\191]',
@@ -15,7 +15,7 @@ local UTF8 = {
 }
 function Entries.is_text(id)
   if not string.find(id, '[\128-\255]') then return true end
-  for _, sequence in ipairs(UTF8) do id = string.gsub(id, sequence, '') end
+  for _, sequence in ipairs(Entries.UTF8) do id = string.gsub(id, sequence, '') end
   return not string.find(id, '[\128-\255]')
 end
 

@@ -35,13 +35,18 @@ function History.begin(q, about, worker, ids, rows, texts)
   }
 end
 
--- The name of a job's task: the second item of its call. '' if the call cannot be read.
-function History.task_of(q, id, job)
-  local call = job[JOB]
-  if call == true then call = redis.pcall('GETRANGE', body_key(q, id), 0, 511) end
+-- The name of the task of a call, of which the beginning will do: its second item. '' if it cannot be read.
+function History.task_in(call)
   if type(call) ~= 'string' or #call < 3 then return '' end
   local first, after = string_at(call, 3)
   return first and after <= #call + 1 and string.sub(call, first, after - 1) or ''
+end
+
+-- The name of a job's task.
+function History.task_of(q, id, job)
+  local call = job[JOB]
+  if call == true then call = redis.pcall('GETRANGE', body_key(q, id), 0, 511) end
+  return History.task_in(call)
 end
 
 -- The place of a text among those of `kind`; it is added if it is not there.

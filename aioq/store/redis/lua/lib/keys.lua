@@ -20,6 +20,8 @@ local IDLE = ':idle'
 local STANDING, WAKEABLE = ':standing', ':wakeable'
 local SCHEDULED, DEAD = ':scheduled', ':dead'
 local TIMERS = ':timers'
+-- What is paused; see lib/pauses.lua.
+local PAUSED = ':paused'
 -- By target, when its entries in the outbox were last read; by source, the last entry that was applied here.
 local RELAYS, INBOX = ':relays', ':inbox'
 -- What has ended, the counters of a queue, and the tasks that it has statistics of; see lib/history.lua.

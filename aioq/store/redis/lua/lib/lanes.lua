@@ -7,7 +7,6 @@
 --
 -- NEEDS: keys, standing
 local Lanes = {}
-
 -- The most jobs of one entry: each claim that takes only some of them writes the others again.
 Lanes.SHARING = 64
 
@@ -52,10 +51,9 @@ function Lanes.alike(ids, first)
   return prefix, table.concat(ends), n - 1
 end
 
--- Queues the jobs from position `first` on in a stream such as `normal` or `normal:rest`.
-function Lanes.push_all(q, stream, ids, first)
-  if first > #ids then return end
-  local key, entries, jobs = lane_key(q, stream), 0, #ids - first + 1
+-- Adds the jobs from position `first` on to a stream, and wakes nobody; returns how many entries these are.
+function Lanes.write_all(q, stream, ids, first)
+  local key, entries = lane_key(q, stream), 0
   while first <= #ids do
     local prefix, ends, last = Lanes.alike(ids, first)
     -- Ids with letters of more than one byte get entries of their own, so that no letter is cut in two.
@@ -67,7 +65,13 @@ function Lanes.push_all(q, stream, ids, first)
     end
     first, entries = last + 1, entries + 1
   end
-  Standing.added(q, entries, jobs)
+  return entries
+end
+
+-- Queues the jobs from position `first` on in a stream such as `normal` or `normal:rest`.
+function Lanes.push_all(q, stream, ids, first)
+  if first > #ids then return end
+  Standing.added(q, Lanes.write_all(q, stream, ids, first), #ids - first + 1)
 end
 
 -- Schedules a job; the caller then writes its record. If the job is due before all others, an entry without a job

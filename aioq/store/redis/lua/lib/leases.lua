@@ -3,23 +3,30 @@
 -- NEEDS: call, keys
 local Leases = {}
 Leases.CUT_AT_ONCE = 100
+-- What is added to the end of a lease that is marked; see `is_marked`.
+Leases.MARK = 0.5
+-- The end of the lease of a worker whose recovery has begun.
+Leases.RECOVERING = 0
 
 -- A lease that has run out is lost only when another worker has begun to recover its worker. So after an outage of
--- the server, when all leases have run out, every worker that is still alive goes on. RECOVERING is the score of a
--- worker whose recovery has begun.
+-- the server, when all leases have run out, every worker that is still alive goes on.
 --
 -- The set of workers may have been evicted or deleted by hand. A recovery ends by deleting all keys of its worker,
 -- so a worker that other keys still name was not recovered: it goes on, and its next renewal adds it to the set
 -- again. For workers that are dead, a sweep does that; see renew.lua.
-local RECOVERING = 0
 function Leases.is_known_elsewhere(q, worker)
   return redis.call('ZSCORE', q.base .. FETCHED, worker) or redis.call('EXISTS', held_key(q, worker)) == 1
 end
+-- The second value is whether the lease is marked (below); the third, when it ends, if it is noted.
 function Leases.is_lost(q, worker)
-  local lease = redis.call('ZSCORE', q.base .. WORKERS, worker)
-  if lease then return tonumber(lease) == RECOVERING end
-  return not Leases.is_known_elsewhere(q, worker)
+  local lease = tonumber(redis.call('ZSCORE', q.base .. WORKERS, worker) or nil)
+  if lease then return lease == Leases.RECOVERING, Leases.is_marked(lease), lease end
+  return not Leases.is_known_elsewhere(q, worker), true
 end
+
+-- A lease is marked if its worker has to look at what is paused (lib/pauses.lua) before it takes jobs: then its end is
+-- no whole number. A lease that is written without knowing whether something is paused is marked.
+function Leases.is_marked(lease) return lease % 1 ~= 0 end
 
 -- Leases end by the server's clock. If the clock is set back, the leases that were written before would end later
 -- by as much. A live worker renews its lease anyway, but that of a dead one would last too long. So a lease that
@@ -39,7 +46,7 @@ function Leases.cut_some(q, least, usual, skip)
   for i = 1, #far, 2 do
     local lease = Leases.length_of(q, far[i], usual)
     if tonumber(far[i + 1]) > q.now + lease then
-      redis.call('ZADD', q.base .. WORKERS, q.now + lease / 2, far[i])
+      redis.call('ZADD', q.base .. WORKERS, q.now + math.floor(lease / 2) + far[i + 1] % 1, far[i])
       cut = true
     end
   end

@@ -1,0 +1,135 @@
+"""What is paused in a queue in memory, and the verbs for it."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from aioq.store.leases import WorkerLease
+from aioq.store.memory.lanes import Lanes
+from aioq.store.pauses import CHANGED, Pause, Pauses, Span
+from aioq.util.clock import Clock
+from aioq.wire.messages import task_in_head
+
+TOLD = b"%d" % CHANGED
+"""The message to a worker that is to look at what is paused."""
+
+
+class QueuePauses:
+    """What is paused in one queue.
+
+    Args:
+        lanes: the queue's lanes.
+        clock: the store's clock.
+        workers: the workers of the queue.
+        send: sends `TOLD` to one of them.
+    """
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        clock: Clock,
+        workers: Callable[[], Sequence[WorkerLease]],
+        send: Callable[[str], None],
+    ) -> None:
+        self._lanes = lanes
+        self._clock = clock
+        self._workers = workers
+        self._send = send
+        self._whole: Span | None = None
+        self._tasks: dict[str, Span] = {}
+
+    @property
+    def whole(self) -> bool:
+        """Whether the whole queue is paused."""
+        return self._whole is not None
+
+    def all(self) -> Pauses:
+        """What is paused."""
+        return Pauses(self._whole, dict(self._tasks))
+
+    def told(self) -> Pause | None:
+        """What a worker is told of it."""
+        if self._whole is None and not self._tasks:
+            return None
+        left_ms = self.next_ms()
+        ends_ms = 0 if left_ms is None else self._clock.now_ms() + left_ms
+        return Pause(self.whole, len(self._tasks), ends_ms, left_ms or 0)
+
+    def holds_back(self, call: bytes | None) -> bool:
+        """Whether the task of an encoded call is paused."""
+        return bool(self._tasks) and call is not None and task_in_head(call, b"") in self._tasks
+
+    def next_ms(self) -> int | None:
+        """In how many ms the first pause ends by itself."""
+        spans = [*self._tasks.values(), *filter(None, [self._whole])]
+        ends = min((each.until_ms for each in spans if each.until_ms is not None), default=None)
+        return None if ends is None else max(0, ends - self._clock.now_ms())
+
+    def pause(self, tasks: Sequence[str], until_ms: int | None) -> None:
+        """Pause tasks, or the whole queue if none are given."""
+        now = self._clock.now_ms()
+        for task in tasks:
+            self._tasks[task] = Span(self._tasks[task].since_ms if task in self._tasks else now, until_ms)
+        if not tasks:
+            self._whole = Span(self._whole.since_ms if self._whole else now, until_ms)
+        self._changed()
+
+    def resume(self, tasks: Sequence[str]) -> None:
+        """End the pause of tasks, or that of the whole queue if none are given."""
+        for task in tasks:
+            self._tasks.pop(task, None)
+        if not tasks:
+            self._whole = None
+        self._changed()
+
+    def expire(self) -> None:
+        """End the pauses whose time is over."""
+        if self.next_ms() != 0:
+            return
+        now = self._clock.now_ms()
+        self.resume([task for task, span in self._tasks.items() if _is_over(span, now)] or [""])
+        if self._whole is not None and _is_over(self._whole, now):
+            self.resume([])
+
+    def _changed(self) -> None:
+        self._lanes.closed = self.whole
+        self._lanes.bring_back()
+        self._lanes.release()
+        for each in self._workers():
+            self._send(each.worker)
+
+
+def _is_over(span: Span, now: int) -> bool:
+    return span.until_ms is not None and span.until_ms <= now
+
+
+class PausedQueue(Protocol):
+    """A queue."""
+
+    pauses: QueuePauses
+
+
+class MemoryPauses:
+    """The verbs for pauses.
+
+    Args:
+        lock: locks a queue for one verb, and returns it.
+    """
+
+    def __init__(self, lock: Callable[[str], AbstractContextManager[PausedQueue]]) -> None:
+        self._locked = lock
+
+    async def read(self, queue: str) -> Pauses:
+        """What is paused in a queue now."""
+        with self._locked(queue) as locked:
+            return locked.pauses.all()
+
+    async def pause(self, queue: str, tasks: Sequence[str], until_ms: int | None = None) -> None:
+        """Pause tasks of a queue, or the whole queue if none are given."""
+        with self._locked(queue) as locked:
+            locked.pauses.pause(tasks, until_ms)
+
+    async def resume(self, queue: str, tasks: Sequence[str]) -> None:
+        """End the pause of tasks, or that of the whole queue if none are given; and tell the workers."""
+        with self._locked(queue) as locked:
+            locked.pauses.resume(tasks)

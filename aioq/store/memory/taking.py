@@ -1,0 +1,103 @@
+"""Takes jobs of one queue in memory for a claim: from what was delivered, from the lanes, and what got lost."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import count
+
+from aioq.jobs.job import JobState
+from aioq.store.bounds import SKIPPED_LIMIT
+from aioq.store.contract import Claimed, Token
+from aioq.store.memory.hooks import Hooks
+from aioq.store.memory.lanes import LANES, WAKE_UP, Lanes
+from aioq.store.memory.pauses import QueuePauses
+from aioq.store.memory.records import Record
+from aioq.util.clock import Clock
+
+
+class Taking:
+    """Takes jobs, and marks them running.
+
+    Args:
+        records: the queue's jobs.
+        lanes: its lanes.
+        hooks: its hooks.
+        pauses: what is paused.
+        clock: the store's clock.
+        held: by worker the jobs that it holds.
+        put_back: puts back an entry that was delivered but is not claimed.
+    """
+
+    def __init__(
+        self,
+        records: Mapping[str, Record],
+        lanes: Lanes,
+        hooks: Hooks,
+        pauses: QueuePauses,
+        clock: Clock,
+        *,
+        held: Mapping[str, dict[str, None]],
+        put_back: Callable[[Token], bool],
+    ) -> None:
+        self._records = records
+        self._lanes = lanes
+        self._hooks = hooks
+        self._pauses = pauses
+        self._clock = clock
+        self._held = held
+        self._put_back = put_back
+        self._claims = count(1)
+
+    def take(
+        self, worker: str, most: int, tokens: Sequence[Token], known: Collection[str] | None
+    ) -> tuple[list[Claimed], bool]:
+        """Take up to `most` jobs; returns them, and whether there may be more although fewer were taken.
+
+        While the queue is paused, only jobs that the worker has already, and does not know of.
+        """
+        jobs: list[Claimed] = []
+        is_open = not self._pauses.whole
+        for token in tokens if is_open else ():
+            self.accept(worker, token, most, jobs)
+        if known is not None:
+            for lane in LANES if is_open else ():
+                for token in self._lanes.delivered(worker, lane):
+                    self.accept(worker, token, most, jobs)
+            self._take_missed(worker, most, jobs, {*known, *(job.id for job in jobs)})
+        skipped = self._take_from_lanes(worker, most, jobs) if is_open else 0
+        return jobs, skipped >= SKIPPED_LIMIT
+
+    def accept(self, worker: str, token: Token, most: int, jobs: list[Claimed]) -> None:
+        """Take the job of an entry that was delivered to a worker, or put it back if there are enough jobs."""
+        if not self._lanes.accept(token):
+            return
+        if len(jobs) < most:
+            self._take(worker, token, jobs)
+        else:
+            (self._lanes.put_back if most else self._put_back)(token)
+
+    def _take_from_lanes(self, worker: str, most: int, jobs: list[Claimed]) -> int:
+        """Take jobs until there are as many; returns how many entries were skipped."""
+        skipped = 0
+        for lane in LANES:
+            while len(jobs) < most and skipped < SKIPPED_LIMIT and (token := self._lanes.pop(lane)) is not None:
+                before = len(jobs)
+                self._take(worker, token, jobs)
+                skipped += len(jobs) == before
+        return skipped
+
+    def _take(self, worker: str, token: Token, jobs: list[Claimed]) -> None:
+        record = self._records.get(next(iter(token.job_ids), WAKE_UP))
+        if record is None or record.state is not JobState.QUEUED or not token.lane.startswith(record.priority):
+            return
+        if self._pauses.holds_back(record.envelope):
+            self._lanes.set_aside(token)
+        elif self._hooks.may_start(record):
+            self._held[worker][record.id] = None
+            jobs.append(record.start(worker, next(self._claims), self._clock.now_ms()))
+
+    def _take_missed(self, worker: str, most: int, jobs: list[Claimed], known: set[str]) -> None:
+        """Claim again the jobs that the worker holds without knowing, because the reply to its claim was lost."""
+        for job_id in self._held[worker]:
+            if len(jobs) < most and job_id not in known:
+                record = self._records[job_id]
+                self._hooks.may_start(record)
+                jobs.append(record.start(worker, next(self._claims), self._clock.now_ms()))

@@ -1,0 +1,132 @@
+"""Pauses of queues, and of tasks in them: what operators do, and what a worker is told of it.
+
+Part of the store contract. A pause is the server's state: a claim from a paused queue brings no job, and one from
+another queue none of a paused task. Jobs are sent, become due and expire as always.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Protocol
+
+import msgspec
+
+from aioq.util.printable import printable
+
+CHANGED = -1
+"""The number of jobs for which a worker is woken that is to look at what is paused: something has changed."""
+
+MOST_TASKS = 1_000
+"""The most tasks of a queue that are paused: the claims of a queue with paused tasks read them all."""
+
+
+class Pause(msgspec.Struct, frozen=True, gc=False):
+    """What the reply to a claim, or to the renewal of a lease, says of the pauses of a queue.
+
+    Attributes:
+        whole: whether the whole queue is paused, so that nothing is handed out.
+        tasks: how many of its tasks are paused.
+        ends_ms: when the first of these pauses ends, in milliseconds since the Unix epoch; 0 if none does.
+        left_ms: in how many milliseconds that is.
+    """
+
+    whole: bool
+    tasks: int
+    ends_ms: int = 0
+    left_ms: int = 0
+
+    def differs(self, other: "Pause | None") -> bool:
+        """Whether something else is paused than by another reply, apart from the time that has passed."""
+        return other is None or (self.whole, self.tasks, self.ends_ms) != (other.whole, other.tasks, other.ends_ms)
+
+
+class Span(msgspec.Struct, frozen=True, gc=False):
+    """For how long something is paused.
+
+    Attributes:
+        since_ms: since when, in milliseconds since the Unix epoch.
+        until_ms: when it ends by itself, likewise; None if it does not.
+    """
+
+    since_ms: int
+    until_ms: int | None = None
+
+
+class Pauses(msgspec.Struct, frozen=True):
+    """What is paused in a queue.
+
+    Attributes:
+        whole: the pause of the whole queue; None if there is none.
+        tasks: the pauses of its tasks, by name.
+    """
+
+    whole: Span | None = None
+    tasks: Mapping[str, Span] = MappingProxyType({})
+
+
+NOTHING = Pauses()
+
+_SHOWN = 10
+"""How many paused tasks a line of the log names."""
+
+
+def in_words(pauses: Pauses) -> str:
+    """What is paused, for a log; empty for nothing."""
+    parts = [] if pauses.whole is None else [f"paused {_span(pauses.whole)}"]
+    some = [f"{printable(task)} ({_span(span)})" for task, span in sorted(pauses.tasks.items())[:_SHOWN]]
+    if len(pauses.tasks) > _SHOWN:
+        some.append(f"and {len(pauses.tasks) - _SHOWN} more")
+    return "; ".join([*parts, *([f"paused tasks: {', '.join(some)}"] if some else [])])
+
+
+def _span(span: Span) -> str:
+    until = "" if span.until_ms is None else f" until {_moment(span.until_ms)}"
+    return f"since {_moment(span.since_ms)}{until}"
+
+
+def _moment(ms: int) -> str:
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+class PauseVerbs(Protocol):
+    """The verbs for pauses.
+
+    Each may raise `ServerUnavailableError` or `ServerRejectedError`, and can be repeated.
+    """
+
+    async def read(self, queue: str) -> Pauses:
+        """What is paused in a queue now."""
+        ...
+
+    async def pause(self, queue: str, tasks: Sequence[str], until_ms: int | None = None) -> None:
+        """Pause tasks of a queue, or the whole queue if none are given; what is paused already gets the new end.
+
+        When this returns, no worker gets such a job any more. Some may still be told that something has changed.
+        """
+        ...
+
+    async def resume(self, queue: str, tasks: Sequence[str]) -> None:
+        """End the pause of tasks, or that of the whole queue if none are given; and tell the workers.
+
+        What was set aside of these tasks comes before the jobs that were queued in its lane later, in its order.
+        """
+        ...
+
+
+async def copy_pauses(verbs: PauseVerbs, source: str, queues: Sequence[str]) -> None:
+    """Pause in other queues, which are shards, what is paused in the first one, and nothing else.
+
+    They are read after it, and written only where they differ.
+    """
+    wanted = await verbs.read(source) if queues else NOTHING
+    for queue in queues:
+        there = await verbs.read(queue)
+        if there.whole is not None and wanted.whole is None:
+            await verbs.resume(queue, [])
+        if over := [task for task in there.tasks if task not in wanted.tasks]:
+            await verbs.resume(queue, over)
+        if wanted.whole is not None and there.whole != wanted.whole:
+            await verbs.pause(queue, [], wanted.whole.until_ms)
+        for task, span in wanted.tasks.items():
+            if there.tasks.get(task) != span:
+                await verbs.pause(queue, [task], span.until_ms)
