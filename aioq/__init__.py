@@ -82,6 +82,8 @@ _MODULES = {
     "aioq.tasks.task": ("Task",),
     "aioq.results.why": ("Why", "WhyCode", "WhyReason"),
     "aioq.jobs.loglines": ("LogLine",),
+    "aioq.jobs.events": ("Event", "EventKind"),
+    "aioq.operate.events": ("EventStream",),
     "aioq.jobs.verdicts": ("Cancel", "Fail"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -32,12 +32,14 @@ from aioq.errors import (
     WrongLoopError,
 )
 from aioq.jobs.context import JobContext, NoJobError, current_job
+from aioq.jobs.events import Event, EventKind
 from aioq.jobs.job import FailedAttempt, JobInfo, JobState, Priority, Progress
 from aioq.jobs.loglines import LogLine
 from aioq.jobs.middleware import Middleware, Outgoing
 from aioq.jobs.outcome import Outcome, OutcomeKind
 from aioq.jobs.retry import Retry, Snooze
 from aioq.jobs.verdicts import Cancel, Fail
+from aioq.operate.events import EventStream
 from aioq.operate.jobs import JobCount, JobPage, JobQuery
 from aioq.operate.operations import Operation
 from aioq.operate.pauses import PauseInfo, QueueInfo
@@ -69,6 +71,9 @@ __all__ = [
     "ConfigError",
     "DuplicateTaskError",
     "EmbeddedServerError",
+    "Event",
+    "EventKind",
+    "EventStream",
     "Fail",
     "FailedAttempt",
     "Failure",

@@ -10,6 +10,7 @@ from aioq.errors import ConfigError
 from aioq.internals import Internals
 from aioq.jobs.middleware import Layers, Middleware
 from aioq.jobs.options import check_job_id, check_name
+from aioq.operate.events import EventFilters, EventStream
 from aioq.operate.filters import JobFilters
 from aioq.operate.jobs import JobQuery
 from aioq.operate.operations import Operations
@@ -252,26 +253,25 @@ class App:
     def jobs(self, **filters: Unpack[JobFilters]) -> JobQuery:
         """A query for jobs: `async for job in app.jobs(queue="mail", state="failed", error="Timeout*"): ...`.
 
-        Args:
-            filters: all optional; a job must match all that are given. `queue`, `state`, `task`, `tag`, `error`,
-                `worker`, `since`, `until`, `arguments`, and `order`; see `aioq.operate.filters.JobFilters`.
-
-        Raises:
-            ConfigError: a filter is wrong, or there is none of this name; the message names those that there are.
+        The filters are all optional; a job must match all that are given: `queue`, `state`, `task`, `tag`,
+        `error`, `worker`, `since`, `until`, `arguments`, and `order`; see `JobFilters`. A wrong one is a
+        ConfigError, which names those that there are.
         """
         return JobQuery(self._internals, filters)
 
     def workers(self, pattern: str | None = None, *, queue: str | Iterable[str] | None = None) -> WorkerQuery:
         """The workers: `async for worker in app.workers(): ...`, or `await app.workers().get(worker_id)`.
 
-        Args:
-            pattern: a pattern that their ids must fit, such as `web-*`; None for all.
-            queue: a queue, or several, of which they must serve one. By default all that the App knows.
-
-        Raises:
-            ConfigError: this is no pattern, or no queue can have that name.
+        Their ids must fit `pattern`, such as `web-*`, and they must serve a `queue`, or one of several.
         """
         return WorkerQuery(self._internals, pattern, queue)
+
+    def events(self, **filters: Unpack[EventFilters]) -> EventStream:
+        """What happens from now on: `async for event in app.events(queue="mail", kinds=["failed"]): ...`.
+
+        The filters are those of `EventFilters`; a wrong one is a ConfigError, and so is `history=0`.
+        """
+        return EventStream(self._internals, filters)
 
     def schedule(
         self,

@@ -160,6 +160,10 @@ class Internals:
         """Whether the setting `history` is not 0."""
         return self.settings.history != 0
 
+    def tells_always(self) -> bool:
+        """Whether that setting is "full"."""
+        return self.settings.history == "full"
+
     def keeps_logs(self) -> bool:
         """Whether the setting `logs` is not 0."""
         return self.settings.logs != 0

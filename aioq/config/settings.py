@@ -109,8 +109,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             a number, below which nothing is confirmed. Default "all".
         dead_ttl: how long a dead job is kept for the operator. Default 604800 (a week).
         dead_limit: how many dead jobs a queue keeps; the oldest are dropped first. Default 10000.
-        history: about how many ends of jobs, and retries, each queue's history keeps; 0 for no history.
-            Default 10000.
+        history: about how many ends of jobs, and retries, each queue's history keeps; 0 for none; "full" for the
+            default and also all that is sent and started, though nobody reads `app.events()`. Default 10000.
         stats: whether each queue counts how its jobs end, and how long they run and wait. Default True.
         logs: how many lines of its log are kept of each job, 0 for none; see docs/results.md. Default 0.
         logs_from: which lines: "job" (those of `current_job().log`), or "all" that its task logs. Default "job".
@@ -150,7 +150,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     replicas: Annotated[int | Literal["all"], REPLICAS] = "all"
     dead_ttl: Annotated[float, duration(0)] = 604_800.0
     dead_limit: Annotated[int, integer(0)] = 10_000
-    history: Annotated[int, HISTORY] = DEFAULT_HISTORY
+    history: Annotated[int | Literal["full"], HISTORY] = DEFAULT_HISTORY
     stats: Annotated[bool, FLAG] = True
     logs: Annotated[int, LOGS] = 0
     logs_from: Annotated[str, choice("job", "all")] = "job"
@@ -212,7 +212,7 @@ class SettingArgs(TypedDict, total=False):
     replicas: int | Literal["all"]
     dead_ttl: Duration
     dead_limit: int
-    history: int
+    history: int | Literal["full"]
     stats: bool
     logs: int
     logs_from: Literal["job", "all"]

@@ -114,6 +114,17 @@ def _check_replicas(value: object) -> str | int | None:
     return cast("int", value) if fits else None
 
 
+def _check_history(value: object) -> str | int | None:
+    if isinstance(value, str) and value.lower() == "full":
+        return "full"
+    fits = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return cast("int", value) if fits else None
+
+
+def _history_too_long(value: int | str) -> str | None:
+    return None if isinstance(value, str) else _too_large(MAX_HISTORY, "")(value)
+
+
 def _check_text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
@@ -188,7 +199,12 @@ MAX_LOGS = 100_000
 """The longest log of a job: up to 400 MB if all its lines are as long as they may be."""
 
 FLAG = Rule(_check_flag, _parse_flag, "True or False")
-HISTORY = integer(0, bound=MAX_HISTORY)
+HISTORY = Rule(
+    _check_history,
+    _parse_number,
+    'an integer >= 0 or "full"',
+    objection=_history_too_long,
+)
 LOGS = integer(0, bound=MAX_LOGS)
 PATH = Rule(_check_path, str, "the path of a directory")
 MODULES = Rule(_check_modules, _split, "a list of modules (separated by commas in the environment)")

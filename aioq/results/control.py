@@ -59,6 +59,10 @@ class ResultSource(Protocol):
         """Whether the App's setting `history` is not 0."""
         ...
 
+    def tells_always(self) -> bool:
+        """Whether that setting is "full"."""
+        ...
+
     def keeps_logs(self) -> bool:
         """Whether the App's setting `logs` is not 0."""
         ...

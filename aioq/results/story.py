@@ -1,20 +1,26 @@
 """What can be asked about one job: what has happened to it, and what holds it back."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
 
 from msgspec.structs import replace
 
 from aioq.errors import ConfigError
+from aioq.jobs.events import Event, EventKind
 from aioq.jobs.job import JobState
 from aioq.jobs.loglines import LogLine, decode_line
 from aioq.results.control import JobControl
+from aioq.results.events import ShardEvents, past_events
 from aioq.results.places import find
 from aioq.results.timeline import JobEvent, TimelineEntry, timeline_of
 from aioq.results.why import Why, why
 
 LEAST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 """Seconds between two questions of whoever follows a log: after a line, and at most."""
+
+_Key = tuple[EventKind, datetime]
 
 
 class JobStory(JobControl, eq=False):
@@ -128,3 +134,49 @@ class JobStory(JobControl, eq=False):
         place = await find(store, await self._locate(), self.id)
         lines = await store.operating.story.log_lines(place.queue, self.id, after)
         return place.info.state.ended, [decode_line(number, line) for number, line in lines]
+
+    async def events(self) -> AsyncIterator[Event]:
+        """What has happened to the job, and then what happens to it, until it has ended.
+
+        While it is read, its queue tells of jobs that are sent, started, or report; so these events come too. What
+        has happened before is known from the job's record: see `timeline`.
+
+        Raises:
+            ConfigError: the App keeps no history (`history=0`).
+            JobNotFoundError: there is no such job (any more).
+            ServerUnavailableError: the server cannot be reached.
+        """
+        if not self._source.keeps_history():
+            raise ConfigError(f"job {self.id}: events() needs a history, and the setting 'history' is 0")
+        told, read, pause, reader = Counter[_Key](), Counter[_Key](), LEAST_PAUSE, None
+        while True:
+            store = await self._source.store()
+            place = await find(store, await self._locate(), self.id)
+            if reader is None or reader.place != place.queue:
+                always = self._source.tells_always()
+                reader = ShardEvents(store, place.queue, kinds=EventKind, always=always)
+                await reader.begin()
+                place = await find(store, place.queue, self.id)
+            past, fresh = past_events(place.info), await reader.read(lambda event: event.job_id == self.id)
+            events = sorted([*past, *(event for _, event in fresh)], key=lambda each: each.at)
+            # What the record knows was read too, or not, but it is told as often as it is known: twice, if two
+            # runs were started in the same millisecond.
+            known = Counter((event.kind, event.at) for event in past)
+            read.update((event.kind, event.at) for _, event in fresh)
+            pause = min(2 * pause, LONGEST_PAUSE)
+            for event in events:
+                key = event.kind, event.at
+                if told[key] < max(known[key], read[key]):
+                    told[key] += 1
+                    pause = LEAST_PAUSE
+                    yield event
+            if place.info.state.ended:
+                return
+            await asyncio.sleep(pause)
+
+    def events_sync(self) -> Iterator[Event]:
+        """`events` for sync code, as `App.run_sync`: `for event in handle.events_sync(): ...`."""
+        events = self.events()
+        instead = "async for event in handle.events()"
+        while (event := self._source.run_sync(instead, lambda: anext(events, None))) is not None:
+            yield event

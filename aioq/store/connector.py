@@ -14,6 +14,7 @@ from typing import Any
 
 from aioq.config.settings import Settings
 from aioq.config.urls import mask_url, parse_servers
+from aioq.config.validators import DEFAULT_HISTORY
 from aioq.embedded import EmbeddedServer, attach, available
 from aioq.store.contract import Limits, Store
 from aioq.util.log import logger
@@ -141,7 +142,8 @@ def limits_of(settings: Settings) -> Limits:
         lease_ms=round(settings.lease * 1000),
         tombstone_ms=round((settings.send_timeout + TOMBSTONE_MARGIN) * 1000),
         result_ttl_ms=round(settings.result_ttl * 1000),
-        history=settings.history,
+        history=DEFAULT_HISTORY if settings.history == "full" else settings.history,
         stats=settings.stats,
         logs=settings.logs,
+        full=settings.history == "full",
     )

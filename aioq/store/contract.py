@@ -185,8 +185,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
             deleted. It is longer than a send is repeated.
         result_ttl_ms: how long the outcome of a job is kept that no worker settles, because it crashed too often
             or was parked for too long. Whoever ends it then does not know the `result_ttl` of its task.
-        history: how many rows a queue's history keeps at least; 0 for none. `stats`: whether there are statistics.
-        logs: how many lines of its log are kept of a job.
+        history, logs: the rows of a queue's history, the lines of a job's log. full: whether all events are told.
     """
 
     dead_ttl_ms: int = 604_800_000
@@ -198,6 +197,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     history: int = 0
     stats: bool = False
     logs: int = 0
+    full: bool = False
 
 
 class NoOutcome(enum.Enum):

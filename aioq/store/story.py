@@ -6,6 +6,7 @@ from typing import Protocol
 import msgspec
 
 from aioq.jobs.job import JobInfo
+from aioq.store.events import EventPart, Position
 
 MOST_AHEAD = 1_000
 """How many jobs of a queue are looked at to find the place of one of them; further back it is estimated."""
@@ -69,5 +70,17 @@ class Story(Protocol):
         """Lines of a job's log that follow on that number, each with its own: up to `MOST_LINES`, oldest first.
 
         They are numbered from 1 on. There are none if there is no such job, or if it has logged nothing.
+        """
+        ...
+
+    async def events(self, queue: str, after: Position | None, *, listens: bool) -> EventPart:
+        """What has happened after a position; without one nothing, but where to begin.
+
+        It may be only a part; the next call continues with the position of what was read.
+
+        Args:
+            queue: the queue.
+            after: where to begin.
+            listens: whether what is told of jobs is to be read; then it is told for `LISTENING_MS` from now on.
         """
         ...

@@ -22,6 +22,7 @@ import pytest
 
 from aioq import (
     App,
+    Event,
     Fail,
     JobFailed,
     Middleware,
@@ -29,6 +30,7 @@ from aioq import (
     Queue,
     Retry,
     ScheduleNotFoundError,
+    ServerUnavailableError,
     Task,
     as_completed,
     current_job,
@@ -123,6 +125,30 @@ async def _pages_of_jobs(show: Show, _: pytest.MonkeyPatch) -> None:
                 await handle
         names = await show(app=app)
     assert (len(names["page"].jobs), names["page"].cursor, names["page"].looked_at) == (3, None, 3)
+
+
+@fragment("docs/operating.md", "async def follow(cursor: str | None) -> None:")
+async def _follows_the_ends_of_jobs(show: Show, _: pytest.MonkeyPatch) -> None:
+    app, noted, enough = App("shop"), list[tuple[str, str]](), asyncio.Event()
+
+    async def note(event: Event, cursor: str) -> None:
+        if not noted:
+            noted.append((event.job_id, cursor))
+            raise ServerUnavailableError("gone for a moment")
+        noted.append((event.job_id, cursor))
+        enough.set()
+
+    mail = app.task(name="shop.mail")(_no_mailbox)
+    async with app.test() as session:
+        names = await show(app=app, note=note, asyncio=asyncio, ServerUnavailableError=ServerUnavailableError)
+        stream = app.events()
+        await stream.start()
+        handles = await mail.send_many([("a",), ("b",)])
+        await session.drain()
+        following = asyncio.ensure_future(names["follow"](stream.cursor))
+        await enough.wait()
+        following.cancel()
+    assert [job_id for job_id, _ in noted] == [handle.id for handle in handles]
 
 
 @fragment("docs/operating.md", "handle = app.handle(job_id)")

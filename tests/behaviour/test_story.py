@@ -7,7 +7,22 @@ from typing import Any
 
 import pytest
 
-from aioq import App, ConfigError, JobNotFoundError, JobState, LogLine, Retry, WhyCode, current_job
+from aioq import (
+    App,
+    ConfigError,
+    Event,
+    EventKind,
+    JobNotFoundError,
+    JobState,
+    LogLine,
+    Progress,
+    Retry,
+    WhyCode,
+    current_job,
+)
+from aioq.app import internals_of
+from aioq.operate import events
+from aioq.worker import Worker
 from tests.contract.kit import eventually
 from tests.databases import Database
 
@@ -140,3 +155,138 @@ async def test_without_the_setting_no_line_is_kept() -> None:
         for ask in (handle.logs, lambda: anext(handle.follow_logs())):
             with pytest.raises(ConfigError, match="'logs' is 0"):
                 await ask()
+
+
+async def seen(stream: AsyncIterator[Event], last: str) -> list[Event]:
+    """The events up to the first of this kind."""
+    events: list[Event] = []
+    async for event in stream:
+        events.append(event)
+        if event.kind == last:
+            break
+    return events
+
+
+def shop(**settings: Any) -> App:
+    app = App("shop", **settings)
+
+    @app.task(name="ship", retry=Retry(attempts=2, delay=0))
+    async def ship(order: int) -> None:
+        current_job().progress(order, 10)
+        if order == 3 and current_job().attempt == 1:
+            raise TimeoutError("slow")
+
+    return app
+
+
+async def test_events_come_as_they_happen() -> None:
+    app = shop()
+    async with app.test() as session:
+        stream = app.events(queue="default")
+        await stream.start()
+        handle = await app.send("ship", 3)
+        events = await seen(aiter(stream), "succeeded")
+        kinds = [event.kind for event in events]
+        # Of reports that come between two reads only the last one is told.
+        assert [kind for kind in kinds[:-2] if kind != "progress"] == ["sent", "started", "retried", "started"]
+        assert kinds[-2:] == ["progress", "succeeded"]
+        assert {(event.job_id, event.task, event.queue) for event in events} == {(handle.id, "ship", "default")}
+        retried = events[kinds.index(EventKind.RETRIED)]
+        assert retried.error == "TimeoutError: slow"
+        assert retried.worker == events[1].worker != ""
+        assert (events[-1].seconds is not None, events[-1].waited is not None) == (True, True)
+        assert events[-2].progress == Progress(3, 10)
+
+        # The job's own stream tells what happened before, and ends with the job.
+        story = [event.kind async for event in handle.events() if event.kind != "progress"]
+        assert story == ["sent", "started", "retried", "started", "succeeded"]
+        assert [event.kind for event in await asyncio.to_thread(lambda: list(handle.events_sync()))][
+            -1
+        ] == "succeeded"
+
+        # A new stream goes on where the other one was left, and misses nothing.
+        more = [(await app.by_name("ship").options(delay=delay).send(1)).id for delay in (0, 60)]
+        await app.handle(more[1]).cancel("not wanted")
+        await session.drain()
+        cursor, events = stream.cursor, list[Event]()
+        for _ in range(4):
+            following = app.events(cursor=cursor, kinds=["ended", "sent"], task=["none", "sh*"])
+            events.append(await anext(aiter(following)))
+            cursor = following.cursor
+        assert {(event.kind, event.job_id) for event in events} == {
+            *(("sent", each) for each in more),
+            ("succeeded", more[0]),
+            ("cancelled", more[1]),
+        }
+        assert "missed" not in {event.kind for event in events}
+
+
+async def test_what_was_missed_is_told() -> None:
+    app = shop(history=1)
+    async with app.test() as session:
+        await app.send("ship", 0)
+        await session.drain()
+        stream = app.events(kinds="ended")
+        await stream.start()
+        cursor = stream.cursor
+        for number in range(4):
+            await app.send("ship", number)
+        await session.drain()
+        events = await seen(aiter(app.events(kinds="ended", cursor=cursor)), "succeeded")
+        assert [event.kind for event in events] == ["missed", "succeeded"]
+        # Nobody listened: what was sent and started is not known.
+        await session.advance(3600)
+        missed = await anext(aiter(app.events(kinds="sent", cursor=cursor)))
+        assert (missed.kind, missed.missed) == ("missed", None)
+        assert missed.since is not None
+
+
+async def test_the_workers_of_a_queue_come_and_go(
+    redis_server: Database, app_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "WORKERS_EVERY", 0.1)
+    app = App(app_name, url=redis_server.url)
+    ship = app.task(name="ship")(shop().tasks["ship"].function)
+    async with app:
+        stream = app.events(kinds=["worker_joined", "worker_left", "succeeded"])
+        await stream.start()
+        coming = aiter(stream)
+        first = asyncio.ensure_future(anext(coming))
+        await asyncio.sleep(0)
+        parts = internals_of(app).app_parts()
+        worker = Worker(parts, queues=["default"], concurrency=2)
+        running = asyncio.create_task(worker.run())
+        handle = await ship.send(1)
+        found = [await first]
+        while len(found) < 2:
+            found.append(await anext(coming))
+        worker.stop()
+        await running
+        found.append(await anext(coming))
+        joined, left = found[0 if found[0].kind == "worker_joined" else 1], found[2]
+        assert {event.kind for event in found[:2]} == {"worker_joined", "succeeded"}
+        assert (left.kind, left.worker, left.queue) == ("worker_left", joined.worker, "default")
+        assert handle.id in {event.job_id for event in found}
+
+
+async def test_wrong_filters_and_no_history_are_errors_that_say_so() -> None:
+    app = shop(url="redis://nowhere")
+    for given, said in [
+        ({"queu": "mail"}, "unknown filter 'queu' (did you mean 'queue'?); there are: queue, task, kinds, cursor"),
+        ({"kinds": "stareted"}, "kinds='stareted' (did you mean 'started'?); there are: sent, started,"),
+        ({"kinds": []}, "kinds=[]: expected a text, or several"),
+        ({"queue": "a b"}, "queue 'a b'"),
+        ({"cursor": "abc"}, "expected the cursor of a stream"),
+    ]:
+        with pytest.raises(ConfigError) as error:
+            app.events(**given)  # pyright: ignore[reportArgumentType]
+        assert said in str(error.value)
+    app = shop(history=0)
+    with pytest.raises(ConfigError, match="'history' is 0"):
+        app.events()
+    async with app.test():
+        handle = await app.send("ship", 1)
+        with pytest.raises(ConfigError, match="'history' is 0"):
+            await anext(handle.events())
+        with pytest.raises(ConfigError, match="'history' is 0"):
+            await handle.timeline()

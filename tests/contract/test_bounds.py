@@ -10,6 +10,7 @@ import pytest
 
 from aioq.jobs.job import JobState, Priority, Progress
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
+from aioq.store.events import LISTENING_MS, MOST_TOLD
 from aioq.store.extra import Expiry, Extra
 from aioq.store.history import COUNTERS
 from aioq.store.operations import KEPT_MS, MOST_OPERATIONS, Act, Step
@@ -274,8 +275,17 @@ def history(look: Look, key: str) -> None:
     look.expires_within(key, 30 * DAY)
 
 
+def events(look: Look, key: str) -> None:
+    assert look.client.xlen(look.base + key) <= MOST_TOLD + NODES
+    look.expires_within(key, DAY)
+
+
+def listening(look: Look, key: str) -> None:
+    look.expires_within(key, LISTENING_MS)
+
+
 def counters(look: Look, key: str) -> None:
-    assert look.client.hkeys(look.base + key) == ["told"]
+    assert set(look.client.hkeys(look.base + key)) <= {"told", "events"}
     look.expires_within(key, 30 * DAY)
 
 
@@ -339,7 +349,9 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":operation:<id>": ("expires", operation),
     ":dead": ("capped", dead),
     ":history": ("trimmed", history),
-    ":counters": ("one", counters),
+    ":events": ("trimmed", events),
+    ":listening": ("expires", listening),
+    ":counters": ("two", counters),
     ":tasks": ("capped", tasks),
     ":stats:<period>": ("expires", stats),
     ":log:<id>": ("capped", job_log),
@@ -390,6 +402,7 @@ def look(redis_backend: Backend, limits: Limits) -> Iterator[Look]:
 
 async def use_everything(store: RedisStore) -> None:
     """Every verb, in the midst of things: jobs in each state, workers that live, are gone, and left."""
+    await store.operating.story.events(QUEUE, None, listens=True)
     for worker in ("w1", "w2", "gone", "left"):
         await joined(store, worker)
     await set_some_aside(store)
@@ -568,6 +581,7 @@ async def test_when_all_is_over_only_empty_lanes_and_notes_are_left(redis_store:
         ":operation:<id>",
         ":stats:<period>",
         ":log:<id>",
+        ":events",
     }
     for key in look.names():
         assert pattern_of(key) in {*LANES, *rest}

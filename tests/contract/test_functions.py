@@ -14,6 +14,7 @@ import redis
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
+from aioq.store.events import Position
 from aioq.store.extra import MovedJob
 from aioq.store.operating import LISTED_STATES, Wanted
 from aioq.store.operations import Act, Step, Verdict
@@ -136,7 +137,7 @@ async def test_two_versions_of_aioq_share_a_server(
         await joined(store, "w", QUEUE)
         await store.enqueue(QUEUE, [NewJob("a", CALL)])
         function = library().functions["claim"].replace(found[1].decode(), another.decode())
-        claimed: Any = client.execute_command("FCALL", function, 1, "aioq:{shop:mail}", "w", "5", "", "")
+        claimed: Any = client.execute_command("FCALL", function, 1, "aioq:{shop:mail}", "w", "5", "", "", "")
         assert claimed[3] == b"a"
         settlement = Settlement("a", claimed[1], Verb.SUCCEEDED, THREE, 0, LONG)
         assert await store.settle(QUEUE, "w", [settlement]) == [True]
@@ -208,7 +209,10 @@ async def _tells(store: RedisStore, queue: str, job: Claimed) -> object:
 async def _told(store: RedisStore, queue: str) -> object:
     """What is told of single jobs; the first one stands in no lane, so that its place is estimated."""
     story, far = store.operating.story, JobInfo(id="none", queue=queue, task="", state=JobState.QUEUED)
-    return await story.ahead(queue, far), await story.held_by(queue, "s@2"), await story.log_lines(queue, "a", 0)
+    told = await story.events(queue, Position(1, 1, 0), listens=True)
+    rows = [(each.job_id, each.end) for each in told.rows], [(each.job_id, each.what) for each in told.told]
+    lines = await story.log_lines(queue, "a", 0)
+    return await story.ahead(queue, far), await story.held_by(queue, "s@2"), lines, rows
 
 
 async def listed(store: RedisStore, queue: str, state: JobState) -> list[str]:
@@ -236,6 +240,7 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
 
     with suppress(*bears):
         await joined(store, "w", queue)
+        await store.operating.story.events(queue, None, listens=True)
     timetable = store.timetable
     await add(
         store.enqueue(queue, [NewJob("a", CALL, waiter="me"), NewJob("b", CALL), NewJob("c", CALL, delay_ms=1)])
@@ -273,8 +278,7 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
     for ask in (_looked_for, _asked, _told, _operated):
         await add(ask(store, queue))
     for state in LISTED_STATES:
-        await add(listed(store, queue, state))
-        await add(store.operating.count_jobs(queue, Wanted(state)))
+        await add(asyncio.gather(listed(store, queue, state), store.operating.count_jobs(queue, Wanted(state))))
     await add(store.operating.prioritize(queue, list("abc"), Priority.HIGH))
     await add(store.operating.delete(queue, list("abc"), REASON))
     await add(_paused(store, queue))

@@ -18,6 +18,7 @@ import aioq.store.redis
 from aioq.jobs.job import JobState, Priority
 from aioq.store.bounds import CLAIM_LIMIT, SKIPPED_LIMIT, WAIT_LIMIT
 from aioq.store.contract import Limits, NewJob, Settlement, Token, Verb
+from aioq.store.events import Position
 from aioq.store.extra import MovedJob
 from aioq.store.operating import Wanted
 from aioq.store.operations import Act, Step
@@ -203,6 +204,7 @@ CALLS: dict[str, Call] = {
     ),
     "list_records": lambda store, n: store.operating._call("list_records", QUEUE, ["", *["job"] * n]),
     "log": lambda store, n: store.operating.story.log(QUEUE, "w", [LoggedLines("job", 1, [b"x"])] * n),
+    "events": lambda store, n: store.operating.story.events(QUEUE, Position(n, n, 0), listens=n > 0),
     "log_read": lambda store, _: store.operating.story.log_lines(QUEUE, "job", 0),
     "schedule_read": lambda store, n: store.timetable.read(QUEUE, ["s"] * n),
     "schedule_write": lambda store, n: store.timetable.write(QUEUE, [Entry(id="s")] * n),
@@ -240,6 +242,7 @@ REPLIES: dict[str, Callable[[int], Any]] = {
     "operation_step": lambda _: [b"done", 0, b"", 0, 0, 0],
     "list_waiting": lambda _: [b"0"],
     "history": lambda _: [0],
+    "events": lambda _: [0, 0, 0, -1, [], []],
     "stats": lambda _: [0, 0, -1],
 }
 

@@ -9,15 +9,16 @@ from aioq import App, JobContext, JobHandle, Schedule
 from aioq.tasks.task import Sendable, Task
 
 APP = """
-aclose by_name cron every from_config handle jobs lifespan load middleware name operations queue register_type
-run_sync schedule schedules send send_many send_many_sync send_sync settings state task tasks test workers
+aclose by_name cron events every from_config handle jobs lifespan load middleware name operations queue
+register_type run_sync schedule schedules send send_many send_many_sync send_sync settings state task tasks
+test workers
 """
 SENDABLE = "call handle name options send send_many send_many_sync send_sync"
 TASK = f"{SENDABLE} defaults executor function"
 HANDLE = """
-added cancel cancel_sync copy delete follow_logs follow_logs_sync id info info_sync logs logs_sync move
-move_sync queue reschedule result result_sync retry run_now set_priority status status_sync timeline
-timeline_sync why why_sync
+added cancel cancel_sync copy delete events events_sync follow_logs follow_logs_sync id info info_sync logs
+logs_sync move move_sync queue reschedule result result_sync retry run_now set_priority status status_sync
+timeline timeline_sync why why_sync
 """
 JOB = """
 attempt cancel_requested crashes deadline headers id log max_attempts progress queue sent_at snooze state
@@ -25,12 +26,11 @@ tags task time_left
 """
 SCHEDULES = "get list pause put remove resume run_now"
 PACKAGE = """
-AioqError App ArgumentError Call Cancel ConfigError DuplicateTaskError EmbeddedServerError Fail FailedAttempt
-Failure JobCancelledError JobContext JobCount JobError JobEvent JobFailed JobHandle JobInfo JobNotFoundError
-JobPage JobQuery JobState LoadError LogLine Middleware NewerVersionError NoJobError Operation OperationInfo
-OperationState Outcome OutcomeKind Outgoing
-PauseInfo PayloadTooLargeError Percentiles Priority ProcessDiedError Progress Queue QueueActivity QueueHandle
-QueueInfo QueueStats QueueTask
+AioqError App ArgumentError Call Cancel ConfigError DuplicateTaskError EmbeddedServerError Event EventKind
+EventStream Fail FailedAttempt Failure JobCancelledError JobContext JobCount JobError JobEvent JobFailed
+JobHandle JobInfo JobNotFoundError JobPage JobQuery JobState LoadError LogLine Middleware NewerVersionError
+NoJobError Operation OperationInfo OperationState Outcome OutcomeKind Outgoing PauseInfo PayloadTooLargeError
+Percentiles Priority ProcessDiedError Progress Queue QueueActivity QueueHandle QueueInfo QueueStats QueueTask
 RemoteError ResultError Retry RunningLoopError Schedule ScheduleConflictError ScheduleNotFoundError SendError
 ServerError ServerRejectedError ServerUnavailableError ShardInfo Snooze Stack Task TimelineEntry
 UnknownTaskError Why WhyCode WhyReason WireError WorkerFigures WorkerInfo WorkerNotFoundError WorkerQuery

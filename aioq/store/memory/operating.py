@@ -8,6 +8,7 @@ from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Limits
 from aioq.store.leases import WorkerLease
 from aioq.store.memory.control import MemoryWorkerControl, QueueRequests
+from aioq.store.memory.history import QueueHistory
 from aioq.store.memory.operations import MemoryOperations, OperationQueue
 from aioq.store.memory.pauses import MemoryPauses, QueuePauses
 from aioq.store.memory.schedules import MemoryQueueTimetable
@@ -22,6 +23,11 @@ class OperatedQueue(OperationQueue, Protocol):
     pauses: QueuePauses
     timetable: MemoryQueueTimetable
     requests: QueueRequests
+
+    @property
+    def history(self) -> QueueHistory:
+        """What has ended."""
+        ...
 
     def runs(self, worker: str, job_id: str, claim: int) -> bool:
         """Whether a worker runs a job under this claim."""

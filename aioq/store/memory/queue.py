@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Claim, Limits, NewJob, Settlement, Token, WaitReply
+from aioq.store.events import Told
 from aioq.store.extra import Way
 from aioq.store.history import NO_REPORT, End
 from aioq.store.leases import LeaseRequest, Renewal, WorkerLease
@@ -135,7 +136,7 @@ class MemoryQueue:
         self._records[record.id] = record
         record.due_ms = due_ms
         self._hooks.enter(record)
-        self.history.note_sent()
+        self.history.note_sent(record)
         if held:
             record.state, record.due_ms = JobState.WAITING, None
         elif due_ms is not None and due_ms > now:
@@ -174,6 +175,8 @@ class MemoryQueue:
                 self._taking.accept(worker, token, 0, [])
             return Claim(lost=True)
         jobs, more = self._taking.take(worker, count, tokens, known)
+        for job in jobs:
+            self.history.tell(self._records[job.id], Told.STARTED)
         due, next_tick_ms = self._next_due(), self.timetable.next_tick_ms()
         return Claim(jobs, due, next_tick_ms=next_tick_ms, more=more, pause=self.pauses.told())
 
@@ -194,7 +197,9 @@ class MemoryQueue:
         """Store the progress of a running job, behind the same fence as a settle; False if refused."""
         if not self.runs(worker, job_id, claim):
             return False
-        self._records[job_id].progress = encoded
+        record = self._records[job_id]
+        record.progress = encoded
+        self.history.tell(record, Told.PROGRESS)
         return True
 
     def runs(self, worker: str, job_id: str, claim: int) -> bool:

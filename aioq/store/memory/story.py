@@ -7,6 +7,8 @@ from typing import Protocol
 
 from aioq.jobs.job import JobInfo, JobState
 from aioq.store.contract import Limits
+from aioq.store.events import EventPart, Position
+from aioq.store.memory.history import QueueHistory
 from aioq.store.memory.operated import OperatedJobs
 from aioq.store.memory.schedules import MemoryQueueTimetable
 from aioq.store.operating import Wanted
@@ -19,6 +21,11 @@ class StoryQueue(Protocol):
 
     jobs: OperatedJobs
     timetable: MemoryQueueTimetable
+
+    @property
+    def history(self) -> QueueHistory:
+        """What has ended."""
+        ...
 
     def runs(self, worker: str, job_id: str, claim: int) -> bool:
         """Whether a worker runs a job under this claim."""
@@ -89,6 +96,11 @@ class MemoryStory:
                 return []
             numbered = enumerate(kept.lines, kept.last - len(kept.lines) + 1)
             return [each for each in numbered if each[0] > after][:MOST_LINES]
+
+    async def events(self, queue: str, after: Position | None, *, listens: bool) -> EventPart:
+        """What has happened after a position."""
+        with self._locked(queue) as locked:
+            return locked.history.events(after, listens=listens)
 
     def forget(self, queue: str, job_id: str) -> None:
         """Drop the log of a job that is deleted."""

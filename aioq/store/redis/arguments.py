@@ -17,7 +17,7 @@ BODY_LIMIT = 1024
 """The largest envelope that is kept in the job's record, in bytes; the same as in `lib/record_text_write.lua`."""
 
 
-def enqueue_one_args(jobs: NewJobs, *, counted: bool = False) -> list[Arg] | None:
+def enqueue_one_args(jobs: NewJobs, *, marks: str = "") -> list[Arg] | None:
     """The arguments of `enqueue_one.lua` for a first attempt; None if that script cannot enqueue these jobs."""
     if len(jobs.ids) != 1 or len(jobs.envelopes[0]) > BODY_LIMIT:
         return None
@@ -28,16 +28,16 @@ def enqueue_one_args(jobs: NewJobs, *, counted: bool = False) -> list[Arg] | Non
         # The first comparison is cheap, and usually decides.
         if job != NewJob(job_id, envelope, waiter=waiter) and (job.nonce or job.extra or any(_lane_due(job))):
             return None
-    return [job_id, envelope, waiter, "1" if counted else ""]
+    return [job_id, envelope, waiter, marks]
 
 
-def enqueue_args(jobs: NewJobs, *, again: bool, counted: bool = False) -> list[Arg]:
+def enqueue_args(jobs: NewJobs, *, again: bool, marks: str = "") -> list[Arg]:
     """The arguments of `enqueue.lua`.
 
     Args:
         jobs: what to enqueue.
         again: an earlier call may have added these jobs.
-        counted: the statistics count them.
+        marks: what is told of them.
     """
     ids, envelopes, special = jobs.ids, jobs.envelopes, jobs.special.values()
     sizes = _encode([*map(len, envelopes)])
@@ -47,7 +47,7 @@ def enqueue_args(jobs: NewJobs, *, again: bool, counted: bool = False) -> list[A
     placed = any(job.extra or any(_lane_due(job)) for job in special)
     places = _encode([each for job in jobs for each in (*_lane_due(job), job.extra or False)]) if placed else b""
     first = ["again" if again else "", nonces, places, waiter, b"".join(envelopes), sizes]
-    return [*first, *_packed(ids), "1" if counted else ""]
+    return [*first, *_packed(ids), marks]
 
 
 def settle_args(worker: str, settlements: Sequence[Settlement], limits: Limits, *, idle: bool) -> list[Arg]:

@@ -60,6 +60,12 @@ def about_arg(limits: Limits) -> bytes:
     return _encode((limits.history, limits.stats, (), ()))
 
 
+def marks_arg(limits: Limits) -> str:
+    """What is told of jobs that are sent and started: the marks of `lib/events.lua`."""
+    events = "f" if limits.full else "e" if limits.history else ""
+    return ("s" if limits.stats else "") + events
+
+
 def report_args(settlements: Sequence[Settlement], limits: Limits) -> tuple[bytes, bytes]:
     """What a settle sends for the history: `about` and `rows`; both are empty if nothing is kept."""
     if not limits.history and not limits.stats:
@@ -106,7 +112,12 @@ class RedisHistory:
 
 def parse_history(reply: Sequence[Any]) -> list[Row]:
     """The rows in the reply of `history.lua`, as they are there: those of each entry in the order of numbers."""
-    return [row for entry in reply[1:] for row in _rows_of(*entry)]
+    return parse_rows(reply[1:])
+
+
+def parse_rows(entries: Sequence[Any]) -> list[Row]:
+    """The rows of entries of the history, in the order of the entries."""
+    return [row for entry in entries for row in _rows_of(*entry)]
 
 
 def _rows_of(entry: bytes, fields: Sequence[bytes]) -> Iterator[Row]:

@@ -39,7 +39,7 @@ class RedisTimetable:
             Used for the writes of callers, not for ticks: a tick that is lost in a crash of the server is made
             again.
         register: the queues that have schedules.
-        counted: the statistics count the jobs of ticks.
+        marks: what is told of the jobs of ticks.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class RedisTimetable:
         call_confirmed: ScriptCall,
         register: Register,
         *,
-        counted: bool = False,
+        marks: str = "",
     ) -> None:
         self._app = app
         self._call = call
         self._call_confirmed = call_confirmed
         self._register = register
-        self._counted = "1" if counted else ""
+        self._marks = marks
         self._malformed: set[tuple[str, str]] = set()
 
     async def read(self, queue: str, ids: Sequence[str] | None = None) -> Agenda:
@@ -134,7 +134,7 @@ class RedisTimetable:
 
     async def tick(self, queue: str, ticks: Sequence[Tick]) -> Ticked:
         """Make the jobs of ticks and set the next ticks; each schedule in one step, if its revision holds."""
-        args: list[Arg] = [self._counted]
+        args: list[Arg] = [self._marks]
         for tick in ticks:
             envelopes = tick.envelopes or [b""] * len(tick.jobs)
             pairs = zip(tick.jobs, envelopes, strict=True)

@@ -26,7 +26,7 @@ from aioq.store.redis.diagnosis.server import diagnose_server
 from aioq.store.redis.dispatch import listen_for_dispatched
 from aioq.store.redis.durability import Confirmation, Durability, confirmation, sends_in_flight, settles_in_flight
 from aioq.store.redis.errors import translate
-from aioq.store.redis.history import RedisHistory, about_arg
+from aioq.store.redis.history import RedisHistory, about_arg, marks_arg
 from aioq.store.redis.holding import known_arg
 from aioq.store.redis.keys import base_key, no_key, schedule_queues_key, shards_key
 from aioq.store.redis.leases import RedisLeaseClient
@@ -90,7 +90,7 @@ class RedisStore:
         self._node = node
         self._no_key = no_key(app) if node is None else node.no_key
         self._limits = limits
-        self._about = about_arg(limits)
+        self._about, self._marks = about_arg(limits), marks_arg(limits)
         self._revive = revive
         self._durability: Durability = durability
         self._replicas: Replicas = replicas
@@ -102,7 +102,7 @@ class RedisStore:
             self.call_retried,
             self.call_confirmed,
             Register(self._link.command, schedule_queues_key(app), shown_url),
-            counted=limits.stats,
+            marks=self._marks,
         )
         self.history = RedisHistory(self.call_retried)
         self._outbox = RedisOutbox(self.call_retried, self.call_confirmed, limits)
@@ -200,10 +200,10 @@ class RedisStore:
     def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
         """Add jobs; False for each id that the server already has: that job stays as it is."""
         columns = jobs if isinstance(jobs, NewJobs) else NewJobs(jobs)
-        one = None if again else enqueue_one_args(columns, counted=self._limits.stats)
+        one = None if again else enqueue_one_args(columns, marks=self._marks)
         if one is not None:
             return self._begin("enqueue_one", queue, one, replies.parse_added, self._confirmation)
-        args = enqueue_args(columns, again=again, counted=self._limits.stats)
+        args = enqueue_args(columns, again=again, marks=self._marks)
         return self._begin("enqueue", queue, args, partial(replies.not_in, len(jobs)), self._confirmation)
 
     async def claim(
@@ -220,7 +220,7 @@ class RedisStore:
         """Take up to `count` jobs, lanes in priority order, and mark them running."""
         encoded = await known_arg(self._call, queue, worker, known)
         waits = "standing" if stands else "idle" if idle else ""
-        args: list[Arg] = [worker, min(count, MAX_CLAIM), encoded, waits]
+        args: list[Arg] = [worker, min(count, MAX_CLAIM), encoded, waits, self._marks]
         for token in tokens:
             args += (token.lane, token.entry, msgspec.msgpack.encode(token.job_ids))
         reply = await self._call("claim", queue, args)
@@ -262,7 +262,7 @@ class RedisStore:
 
     async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
         """Store (job id, claim, encoded progress); False for each job that this worker no longer holds."""
-        args: list[Arg] = [worker]
+        args: list[Arg] = [worker, self._marks]
         for report in reports:
             args += report
         return replies.not_in(len(reports), await self._call("progress", queue, args))

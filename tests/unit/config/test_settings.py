@@ -121,12 +121,14 @@ def test_the_defaults_are_what_the_design_says():
     }
 
 
-@pytest.mark.parametrize("history", [-1, 1.5, True, "full", "", [], "10k"])
+@pytest.mark.parametrize("history", [-1, 1.5, True, "fully", "", [], "10k"])
 def test_a_history_is_a_number_of_rows(history: object):
-    assert "'history' from App(...) must be an integer >= 0, not" in refused(lambda: load(history=history))
+    assert "'history' from App(...) must be an integer >= 0 or \"full\", not" in refused(
+        lambda: load(history=history)
+    )
     assert "is it in another unit?" in refused(lambda: load(history=10_000_001))
-    assert [load(history=history).history for history in (0, 5)] == [0, 5]
-    assert [load_env(AIOQ_HISTORY=text).history for text in ("0", "5")] == [0, 5]
+    assert [load(history=history).history for history in (0, 5, "Full")] == [0, 5, "full"]
+    assert [load_env(AIOQ_HISTORY=text).history for text in ("0", "5", "full")] == [0, 5, "full"]
 
 
 @pytest.mark.parametrize("stats", [0, 1, "true", None, [], 1.0])

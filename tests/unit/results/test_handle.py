@@ -59,6 +59,9 @@ class Source:
     def keeps_history(self) -> bool:
         return True
 
+    def tells_always(self) -> bool:
+        return False
+
     def keeps_logs(self) -> bool:
         return True
 

@@ -22,7 +22,7 @@ from aioq.store.redis.cluster.topology import SLOTS, Address, Topology, slot_of
 from aioq.store.redis.diagnosis.cluster import merged, slot_findings
 from aioq.store.redis.durability import Durability, sends_in_flight, settles_in_flight
 from aioq.store.redis.errors import SlotUnservedError, is_of_a_slot, slot_unserved
-from aioq.store.redis.history import RedisHistory
+from aioq.store.redis.history import RedisHistory, marks_arg
 from aioq.store.redis.keys import base_key, no_key, schedule_queues_key, shards_key
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.operating import RedisOperatorVerbs
@@ -86,7 +86,7 @@ class ClusterStore:
             self._call,
             self._call_confirmed,
             Register(self._command, schedule_queues_key(app), shown_url),
-            counted=limits.stats,
+            marks=marks_arg(limits),
         )
         self.history = RedisHistory(self._call)
         self._outbox = RedisOutbox(self._call, self._call_confirmed, limits)

@@ -33,6 +33,8 @@ MOST_QUEUES = 50
 ONES = {
     *(
         "scheduled",
+        "events",
+        "listening",
         "timers",
         "workers",
         "fetched",
@@ -51,7 +53,7 @@ ONES = {
 }
 """The names, after the base key, of keys of which a queue has one."""
 
-MANY = {"job", "body", "held", "cancel", "schedule", "receipt", "tombstone", "outbox", "stats"}
+MANY = {"job", "body", "held", "cancel", "schedule", "receipt", "tombstone", "outbox", "stats", "log"}
 """The names of keys of which a queue has many; an id follows."""
 
 _OF_WORKERS = ("held", "cancel")

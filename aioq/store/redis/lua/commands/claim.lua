@@ -8,13 +8,14 @@
 -- the job is in the held set or its entry is pending; so the next claim with known jobs, or the recovery, finds
 -- it.
 --
--- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases, history, pauses, due, entries, newer, held_set
--- USES: reads body, fetched, held, job, lanes, paused, scheduled, schedules, standing, workers; writes held, idle, job,
---   lanes, outbox, paused, scheduled, standing, timers, wakeable, workers; publishes dispatched
+-- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases, history, pauses, due, entries, newer, held_set, events
+-- USES: reads body, counters, fetched, held, job, lanes, listening, paused, scheduled, schedules, standing, workers;
+--   writes counters, events, held, idle, job, lanes, outbox, paused, scheduled, standing, timers, wakeable, workers;
+--   publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 the most jobs to take, 3 the known jobs, see below, 4 how the worker waits for jobs after this
 --   call when it gets fewer than it asks for: 'idle' if it blocks, 'standing' if it stands, '' if it does not
---   wait,
+--   wait, 5 the marks of lib/events.lua, '' for none,
 --   then three for each entry that a blocking read brought: lane, entry id, ids of its jobs as a MessagePack array
 -- REPLY: {-2} if the worker has lost its lease. Else {ms until the next scheduled job, ms until the next tick} (-1
 --   for none; and what `Pauses.tell` adds); the number of this claim; 0 or {the last entry that names no job, the last job whose record this
@@ -286,7 +287,7 @@ local function accept(name, entry, ids)
   redis.call('XDEL', lane, entry)
 end
 
-for i = 5, #ARGV, 3 do
+for i = 6, #ARGV, 3 do
   if not is_paused then accept(ARGV[i], ARGV[i + 1], cmsgpack.unpack(ARGV[i + 2])) end
 end
 redis.pcall('ZREM', q.base .. IDLE, worker)
@@ -403,6 +404,11 @@ elseif ARGV[4] ~= '' and not is_full() then
   if ARGV[4] == 'standing' then Standing.join(q, worker) end
 elseif was_woken and not is_served then
   Standing.wake(q, 1, 1) -- another worker takes the entry for which this one was woken
+end
+if taken > 0 and Events.are_told(q, ARGV[5]) then
+  local told, calls = {}, {}
+  for i = 4, #reply, 4 do told[#told + 1], calls[#calls + 1] = reply[i], reply[i + 1] end
+  Events.tell_calls(q, 'b', worker, told, calls)
 end
 local is_cut = skipped >= SKIPPED_LIMIT or delivered >= DELIVERED_LIMIT
 if malformed ~= '' or unreadable ~= '' or is_cut then reply[3] = {malformed, unreadable, is_cut and 1 or 0} end

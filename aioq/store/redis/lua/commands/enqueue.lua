@@ -3,9 +3,9 @@
 -- The records are written last, and all at once. If the script fails before, there are only entries or due times
 -- without a record, which are ignored: no job has a record without being queued.
 --
--- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead, history
--- USES: reads job, scheduled, standing, tombstone; writes body, dead, idle, job, lanes, outbox, scheduled, standing,
---   stats, timers, wakeable; publishes dispatched
+-- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead, history, events
+-- USES: reads counters, job, listening, scheduled, standing, tombstone; writes body, counters, dead, events, idle, job,
+--   lanes, outbox, scheduled, standing, stats, timers, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 'again' if an earlier call may have added these jobs, else '';
 --   2 a MessagePack array with the nonce of each send, '' if no id can be used twice;
@@ -15,7 +15,7 @@
 --   5 the envelopes, joined; 6 the length of each in bytes, as a MessagePack array;
 --   7 the common prefix of all ids; 8 how many bytes each id has after it; 9 these rests, joined. If the ids do
 --   not have equal lengths, these three are '', zero and the ids as a MessagePack array;
---   10 '1' if the statistics count the jobs, else ''
+--   10 the marks of lib/events.lua, '' for none
 -- REPLY: the positions (from 1) of the jobs whose ids existed already, except those that the earlier call has
 -- added
 local again = ARGV[1] ~= ''
@@ -44,19 +44,30 @@ end
 
 -- Most sends are like this: plain jobs, whose ids cannot be used twice.
 local usual = not again and not nonces and not places and width > 0 and #sizes <= CHUNK
+local marks = ARGV[10]
+
+-- The id and the envelope of each job.
+local function cut_all()
+  local ids, texts, start = width == 0 and cmsgpack.unpack(ends) or {}, {}, 1
+  for i, size in ipairs(sizes) do
+    ids[i] = ids[i] or prefix .. string.sub(ends, (i - 1) * width + 1, i * width)
+    texts[i] = string.sub(envelopes, start, start + size - 1)
+    start = start + size
+  end
+  return ids, texts
+end
+
 if usual and add_all() then
-  if ARGV[10] ~= '' then History.count_sent(q, #sizes) end
+  if marks == '' then return {} end
+  if string.find(marks, 's', 1, true) then History.count_sent(q, #sizes) end
+  if Events.are_told(q, marks) then Events.tell_calls(q, 'q', '', cut_all()) end
   return {}
 end
 
 local present, added, new, records, queued = {}, {}, {}, {}, {}
-local ids, keys, texts, start = width == 0 and cmsgpack.unpack(ends) or {}, {}, {}, 1
-for i, size in ipairs(sizes) do
-  ids[i] = ids[i] or prefix .. string.sub(ends, (i - 1) * width + 1, i * width)
-  keys[i] = job_key(q, ids[i])
-  texts[i] = string.sub(envelopes, start, start + size - 1)
-  start = start + size
-end
+local ids, texts = cut_all()
+local keys = {}
+for i, id in ipairs(ids) do keys[i] = job_key(q, id) end
 -- Usually none of the ids exists, which one command shows.
 local all_new = not again and (#keys == 0 or redis.call('EXISTS', unpack(keys)) == 0)
 
@@ -131,5 +142,10 @@ for i, job in ipairs(new) do
   records[2 * i - 1], records[2 * i] = keys[position], record(ids[position], unpack(job, 2, 6))
 end
 set_all(records)
-if ARGV[10] ~= '' then History.count_sent(q, #new) end
+if string.find(marks, 's', 1, true) then History.count_sent(q, #new) end
+if Events.are_told(q, marks) then
+  local told, calls = {}, {}
+  for i, job in ipairs(new) do told[i], calls[i] = ids[job[1]], job[2] end
+  Events.tell_calls(q, 'q', '', told, calls)
+end
 return present

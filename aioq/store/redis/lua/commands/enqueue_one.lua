@@ -4,12 +4,12 @@
 -- may go to a waiting worker directly. It need not check for a dead job with this id, since the id is used only
 -- once.
 --
--- NEEDS: keys, msgpack, record_text_write, standing, history
--- USES: reads idle, job, standing, workers; writes held, idle, job, lanes, standing, stats, wakeable; publishes
---   dispatched
+-- NEEDS: keys, msgpack, record_text_write, standing, history, events
+-- USES: reads counters, idle, job, listening, standing, workers; writes counters, events, held, idle, job, lanes,
+--   standing, stats, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 its id, 2 its envelope, no larger than BODY_LIMIT, 3 the channel of a process that will wait for it, ''
---   for none, 4 '1' if the statistics count the job, else ''
+--   for none, 4 the marks of lib/events.lua, '' for none
 -- REPLY: 1 if it was added, 0 if there is a job with this id
 -- The score in IDLE of a worker that got a job by direct dispatch, and has not begun to wait again.
 local DISPATCHED = -1
@@ -17,7 +17,22 @@ local id, envelope, key = ARGV[1], ARGV[2], job_key(q, ARGV[1])
 local watched = ARGV[3] ~= '' and packed(ARGV[3]) or nil
 
 -- If a worker waits, the job is dispatched to it directly, so that it need not be woken and then claim.
-local some_wait = redis.call('EXISTS', q.base .. IDLE) == 1
+local marks, some_wait, is_told = ARGV[4], false, false
+if marks == '' then
+  some_wait = redis.call('EXISTS', q.base .. IDLE) == 1
+else
+  -- One command for two keys: of those that exist, one counts one, and the other counts two.
+  local there = redis.call('EXISTS', q.base .. IDLE, q.base .. LISTENING, q.base .. LISTENING)
+  some_wait = there % 2 == 1
+  is_told = there >= 2 and string.find(marks, 'e', 1, true) or string.find(marks, 'f', 1, true)
+end
+-- `worker` is the one that has the job already.
+local function tell(worker)
+  if string.find(marks, 's', 1, true) then History.count_sent(q, 1) end
+  if not is_told then return end
+  Events.tell_calls(q, 'q', '', {id}, {envelope})
+  if worker then Events.tell_calls(q, 'b', worker, {id}, {envelope}) end
+end
 if some_wait and redis.call('EXISTS', key) == 0 then
   -- Whether a job can be dispatched to a worker: its lease has not ended and is not marked (lib/leases.lua), so that
   -- nothing is paused; and it is subscribed. This is checked before the job is published, because in a cluster the message also reaches subscribers at other nodes, which
@@ -48,7 +63,7 @@ if some_wait and redis.call('EXISTS', key) == 0 then
   for _, worker in ipairs(workers) do
     if takes_jobs(worker) then
       if dispatch_to(worker) then
-        if ARGV[4] ~= '' then History.count_sent(q, 1) end
+        if marks ~= '' then tell(worker) end
         return 1
       end
       break
@@ -61,7 +76,7 @@ local lane = lane_key(q, NORMAL)
 local entry = redis.call('XADD', lane, '*', 'job', id)
 if some_wait then Standing.added(q, 1, 1) end
 if redis.call('MSETNX', key, fresh(q, envelope, watched)) == 1 then
-  if ARGV[4] ~= '' then History.count_sent(q, 1) end
+  if marks ~= '' then tell() end
   return 1
 end
 redis.call('XDEL', lane, entry)

@@ -1,22 +1,25 @@
 -- Stores the progress of running jobs, behind the same fence as a settle.
 --
--- NEEDS: record
--- USES: reads job; writes job
+-- NEEDS: record, events
+-- USES: reads body, counters, job, listening; writes counters, events, job
 -- KEYS: 1 base key
--- ARGV: 1 worker, then three per job: id, claim, encoded progress
+-- ARGV: 1 worker, 2 the marks of lib/events.lua, '' for none, then three per job: id, claim, encoded progress
 -- REPLY: the positions (from 1) of the reports that were refused
-local refused, ids, changed = {}, {}, {}
-for i = 2, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end
-local jobs = load_all(q, ids)
-for i = 2, #ARGV, 3 do
-  local job = jobs[ARGV[i]]
+local refused, ids, changed, told, tasks = {}, {}, {}, {}, {}
+for i = 3, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end
+local jobs, is_told = load_all(q, ids), Events.are_told(q, ARGV[2])
+for i = 3, #ARGV, 3 do
+  local id = ARGV[i]
+  local job = jobs[id]
   if job and job[WORKER] == ARGV[1] and job[STARTED] == tonumber(ARGV[i + 1]) and job[STATE] == 'running' then
     widen(job, PROGRESS)
     job[PROGRESS] = ARGV[i + 2]
-    changed[#changed + 1], changed[#changed + 2] = ARGV[i], job
+    changed[#changed + 1], changed[#changed + 2] = id, job
+    if is_told then told[#told + 1], tasks[#tasks + 1] = id, History.task_of(q, id, job) end
   else
-    refused[#refused + 1] = (i + 1) / 3
+    refused[#refused + 1] = i / 3
   end
 end
 save_all(q, changed)
+Events.tell(q, 'p', ARGV[1], told, tasks)
 return refused

@@ -1,16 +1,16 @@
 -- Makes the jobs of due ticks and sets the next ticks; each schedule in one step, and only if its revision is
 -- still the one that the caller has read. A job whose id exists already is not added again.
 --
--- NEEDS: call, keys, record, lanes, hooks, history, overlap, due, newer
--- USES: reads job, schedule, scheduled, schedules, standing; writes body, idle, job, lanes, outbox, schedule, scheduled,
---   schedules, standing, stats, timers, wakeable; publishes dispatched
+-- NEEDS: call, keys, record, lanes, hooks, history, events, overlap, due, newer
+-- USES: reads counters, job, listening, schedule, scheduled, schedules, standing; writes body, counters, events, idle,
+--   job, lanes, outbox, schedule, scheduled, schedules, standing, stats, timers, wakeable; publishes dispatched
 -- KEYS: 1 base key
--- ARGV: 1 '1' if the statistics count the jobs, else '', then six per schedule: id, revision, next tick in ms since the epoch ('' for none), overlap, the most runs (0
+-- ARGV: 1 the marks of lib/events.lua, '' for none, then six per schedule: id, revision, next tick in ms since the epoch ('' for none), overlap, the most runs (0
 --   for no limit), and its jobs as a MessagePack array with four items for each: id, tick, due time, call ('' for
 --   the schedule's)
 -- REPLY: {ms until the queue's first tick (-1 for none), and per schedule the number of jobs made: -1 if its
 --   revision has changed, -2 if a key that the tick must write holds another type}
-local reply = {0}
+local reply, made_ids, made_calls = {0}, {}, {}
 
 -- Whether a job exists and has not ended.
 local function unfinished(id)
@@ -34,6 +34,7 @@ local function add(id, envelope, schedule_fields, due, held)
     if is_record(job) then run_hooks(q, 'enter', id, job, due) end
   end
   save(q, id, job)
+  made_ids[#made_ids + 1], made_calls[#made_calls + 1] = id, envelope ~= '' and envelope or schedule_fields.envelope
 end
 
 -- Makes one tick, following `overlap`; returns whether a job was made.
@@ -100,6 +101,7 @@ for i = 2, #ARGV, 6 do
   reply[#reply + 1] = made
   made_in_all = made_in_all + math.max(made, 0)
 end
-if ARGV[1] ~= '' then History.count_sent(q, made_in_all) end
+if string.find(ARGV[1], 's', 1, true) then History.count_sent(q, made_in_all) end
+if Events.are_told(q, ARGV[1]) then Events.tell_calls(q, 'q', '', made_ids, made_calls) end
 reply[1] = until_first(q, q.base .. SCHEDULES)
 return reply

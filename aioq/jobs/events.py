@@ -1,0 +1,70 @@
+"""What happens to jobs, workers and queues, as `app.events()` and `handle.events()` tell it."""
+
+import enum
+from datetime import datetime
+
+import msgspec
+
+from aioq.jobs.job import Progress
+from aioq.public import public
+
+
+@public
+class EventKind(enum.StrEnum):
+    """What has happened."""
+
+    SENT = "sent"
+    STARTED = "started"
+    PROGRESS = "progress"
+    RETRIED = "retried"
+    CRASHED = "crashed"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    WORKER_JOINED = "worker_joined"
+    WORKER_LEFT = "worker_left"
+    MISSED = "missed"
+
+
+ENDS = (EventKind.SUCCEEDED, EventKind.FAILED, EventKind.CANCELLED)
+"""The kinds with which a job ends."""
+
+TOLD = (EventKind.SENT, EventKind.STARTED, EventKind.PROGRESS)
+"""The kinds that are told only while somebody listens, or with `history="full"`."""
+
+OF_WORKERS = (EventKind.WORKER_JOINED, EventKind.WORKER_LEFT)
+"""The kinds that are about workers."""
+
+
+@public
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that has happened.
+
+    Attributes:
+        kind: what. `retried` and `crashed` end an attempt that is followed by another one. `missed` stands for
+            events that cannot be told.
+        at: when, in UTC by the server's clock; of workers when that was noticed, of `missed` until when.
+        queue: the queue.
+        job_id: the job; empty for none.
+        task: its task's name; empty if that is not known.
+        worker: the worker; empty for none.
+        error: the error in a few words; empty for none.
+        seconds: how long the run took that has ended; None if that is not known.
+        waited: how long the job had waited for a worker before that run, likewise.
+        progress: what the job has reported last, of `progress`.
+        missed: of `missed`, how many events; None if that is not known.
+        since: of `missed`, since when events are missing.
+    """
+
+    kind: EventKind
+    at: datetime
+    queue: str
+    job_id: str = ""
+    task: str = ""
+    worker: str = ""
+    error: str = ""
+    seconds: float | None = None
+    waited: float | None = None
+    progress: Progress | None = None
+    missed: int | None = None
+    since: datetime | None = None

@@ -1,0 +1,203 @@
+"""Reads what has happened in one queue, or in one shard of it, in the order of time."""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+
+from msgspec.structs import replace
+
+from aioq.jobs.events import TOLD, Event, EventKind
+from aioq.jobs.job import JobInfo
+from aioq.jobs.shards import queue_of_shard
+from aioq.results.timeline import JobEvent, timeline_of
+from aioq.store.contract import Store
+from aioq.store.events import EventPart, Position, Told, ToldRow
+from aioq.store.history import End, Row
+
+_KINDS = {
+    Told.SENT: EventKind.SENT,
+    Told.STARTED: EventKind.STARTED,
+    Told.PROGRESS: EventKind.PROGRESS,
+    End.SUCCEEDED: EventKind.SUCCEEDED,
+    End.FAILED: EventKind.FAILED,
+    End.CANCELLED: EventKind.CANCELLED,
+    End.RETRIED: EventKind.RETRIED,
+    End.CRASHED: EventKind.CRASHED,
+}
+
+Placed = tuple[Position, Event]
+"""An event, and the position after it."""
+
+Wanted = Callable[[Event], bool]
+
+
+class ShardEvents:
+    """The events of one queue or shard, read in parts.
+
+    Args:
+        store: where.
+        place: the queue or shard.
+        kinds: which kinds are wanted; of some there is nothing while nobody listens.
+        always: whether these are told always (`history="full"`).
+        position: where to begin; None for now.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        place: str,
+        *,
+        kinds: Iterable[EventKind],
+        always: bool,
+        position: Position | None = None,
+    ) -> None:
+        self.place = place
+        self.position = position
+        self._store = store
+        self._listens = any(kind in TOLD for kind in kinds)
+        self._reads_rows = any(kind in _KINDS.values() and kind not in TOLD for kind in kinds)
+        self._always = always
+
+    async def begin(self) -> None:
+        """Begin now, if there is no position yet."""
+        if self.position is None:
+            part = await self._store.operating.story.events(self.place, None, listens=self._listens)
+            self.position = part.last
+
+    async def read(self, wanted: Wanted) -> list[Placed]:
+        """The next events that are wanted, in the order of time; those that were missed come first.
+
+        Then the reader is behind all that it has read; `position` says where.
+        """
+        await self.begin()
+        assert self.position is not None
+        before = self.position
+        part = await self._store.operating.story.events(self.place, before, listens=self._listens)
+        found = [(before, event) for event in self._missed(part, before) if wanted(event)]
+        position = before
+        for each in _in_order(part):
+            position = _after(position, each)
+            event = _event(self.place, each)
+            if wanted(event):
+                found.append((position, event))
+        self.position = _end(part, position)
+        return await self._with_progress(found)
+
+    def _missed(self, part: EventPart, before: Position) -> list[Event]:
+        """What cannot be told: rows that are not kept any more, and what was not told because nobody listened."""
+        missed: list[Event] = []
+        gaps = [_gap(before.row, part.rows, part.last.row)] if self._reads_rows else []
+        if self._listens:
+            gaps.append(_gap(before.told, part.told, part.last.told))
+        count = sum(gap for gap in gaps if gap is not None)
+        if count or None in gaps:
+            missed.append(self._told_as_missed(part.last.at_ms, before, None if None in gaps else count))
+        since = part.last.at_ms if part.since_ms is None else part.since_ms
+        if self._listens and not self._always and since > before.at_ms:
+            missed.append(self._told_as_missed(since, before, None))
+        return missed
+
+    def _told_as_missed(self, until_ms: int, before: Position, count: int | None) -> Event:
+        kind, queue = EventKind.MISSED, queue_of_shard(self.place)
+        return Event(kind=kind, at=_moment(until_ms), queue=queue, missed=count, since=_moment(before.at_ms))
+
+    async def _with_progress(self, found: Sequence[Placed]) -> list[Placed]:
+        """The same; of several progress events of a job only the last one, with what the job has reported."""
+        last = {event.job_id: n for n, (_, event) in enumerate(found) if event.kind is EventKind.PROGRESS}
+        if not last:
+            return list(found)
+        known = dict(zip(last, await self._store.info(self.place, list(last)), strict=True))
+        shown: list[Placed] = []
+        for n, (position, event) in enumerate(found):
+            if event.kind is not EventKind.PROGRESS:
+                shown.append((position, event))
+            elif last[event.job_id] == n:
+                info = known[event.job_id]
+                shown.append((position, replace(event, progress=None if info is None else info.progress)))
+        return shown
+
+
+def _gap(before: int, read: Sequence[Row | ToldRow], last: int) -> int | None:
+    """How many numbers after `before` are not there any more; None if that is not known."""
+    if not before:
+        return 0  # there was nothing yet: the first number is any
+    if last < before:
+        return None  # the server has lost its data, or its counter
+    following = read[0].number if read else last + 1
+    gap = following - before - 1
+    return gap if gap < _MOST_LIKELY else None
+
+
+_MOST_LIKELY = 10**12
+"""A larger gap is no gap: a counter that was lost begins again with the time in microseconds."""
+
+
+def _in_order(part: EventPart) -> list[Row | ToldRow]:
+    """What was read of both kinds, as it happened, up to where both are known."""
+    until = [_row_of(kind[-1]) for kind, is_cut in zip((part.rows, part.told), part.is_cut, strict=True) if is_cut]
+    end = min(until, default=None)
+    found = [each for each in (*part.rows, *part.told) if end is None or _row_of(each) <= end]
+    return sorted(found, key=lambda each: (_row_of(each), isinstance(each, ToldRow), each.number))
+
+
+def _row_of(each: Row | ToldRow) -> int:
+    """The number of a row, or of the last one before something was told."""
+    return each.row if isinstance(each, ToldRow) else each.number
+
+
+def _after(position: Position, each: Row | ToldRow) -> Position:
+    if isinstance(each, Row):
+        return Position(each.number, position.told, each.at_ms)
+    return Position(position.row, each.number, each.at_ms)
+
+
+def _end(part: EventPart, position: Position) -> Position:
+    """The position after a part; of which what follows is not lost if it could not be read to its end."""
+    if any(part.is_cut):
+        return position
+    row = position.row if part.rows else part.last.row
+    return Position(row, position.told if part.told else part.last.told, part.last.at_ms)
+
+
+def _event(place: str, each: Row | ToldRow) -> Event:
+    queue, at = queue_of_shard(place), _moment(each.at_ms)
+    if isinstance(each, ToldRow):
+        return Event(
+            kind=_KINDS[each.what], at=at, queue=queue, job_id=each.job_id, task=each.task, worker=each.worker
+        )
+    report = each.report
+    return Event(
+        kind=_KINDS[each.end],
+        at=at,
+        queue=queue,
+        job_id=each.job_id,
+        task=report.task,
+        worker=each.worker,
+        error=report.error,
+        seconds=None if report.seconds < 0 else report.seconds,
+        waited=None if report.waited < 0 else report.waited,
+    )
+
+
+def past_events(info: JobInfo) -> list[Event]:
+    """What is known of a job that has happened already, in the order of time."""
+    events: list[Event] = []
+    for entry in timeline_of(info):
+        if entry.event in {JobEvent.SCHEDULED, JobEvent.WAITING}:
+            continue
+        events.append(
+            Event(
+                kind=EventKind(entry.event.value),
+                at=entry.at,
+                queue=queue_of_shard(info.queue),
+                job_id=info.id,
+                task=info.task,
+                worker=entry.worker,
+                error=entry.error,
+                seconds=entry.seconds,
+            )
+        )
+    return events
+
+
+def _moment(at_ms: int) -> datetime:
+    return datetime.fromtimestamp(at_ms / 1000, UTC)

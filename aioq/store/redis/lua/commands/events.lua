@@ -1,0 +1,42 @@
+-- Reads what has happened in a queue, by its numbers: rows of the history, and what was told of jobs.
+--
+-- NEEDS: call, keys
+-- USES: reads counters, events, history, listening; writes listening
+-- KEYS: 1 base key
+-- ARGV: 1 the number in the history after which to begin, '' to read nothing, 2 the number in the events, likewise, 3 the
+--   most entries of each, 4 for how many ms from now on jobs are told of, '' to change nothing
+-- REPLY: {time in ms; the last number in the history, and in the events; since when jobs are told of in ms, -1 if they were
+--   not; the entries of the history, {id, {fields and values}} each, the first of which may also hold earlier jobs; the
+--   same of the events}
+local after, most = {ARGV[1], ARGV[2]}, tonumber(ARGV[3])
+-- A stream is read up to the entry with which it has as many bytes.
+local READ_LIMIT = 524288
+
+local function read(stream, from)
+  local reply, bytes = {}, 0
+  if from == '' then return reply end
+  local found = redis.pcall('XRANGE', q.base .. stream, string.format('%.0f', tonumber(from) + 1), '+', 'COUNT', most)
+  if is_unreadable(found) then return reply end
+  for _, entry in ipairs(found) do
+    if bytes >= READ_LIMIT then break end
+    for i = 2, #entry[2], 2 do bytes = bytes + #entry[2][i] end
+    reply[#reply + 1] = entry
+  end
+  return reply
+end
+
+local counters = redis.pcall('HMGET', q.base .. COUNTERS, 'told', 'events')
+if is_unreadable(counters) then counters = {} end
+local since = redis.pcall('GET', q.base .. LISTENING)
+if is_unreadable(since) then since = false end
+if ARGV[4] ~= '' then
+  if since then
+    redis.call('PEXPIRE', q.base .. LISTENING, ARGV[4])
+  else
+    redis.call('SET', q.base .. LISTENING, q.now, 'PX', ARGV[4])
+  end
+end
+return {
+  q.now, tonumber(counters[1] or 0), tonumber(counters[2] or 0), tonumber(since or -1), read(HISTORY, after[1]),
+  read(EVENTS, after[2]),
+}
