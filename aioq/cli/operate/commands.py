@@ -24,12 +24,12 @@ COUNT = click.IntRange(1)
 PRIORITY = click.Choice([each.value for each in Priority])
 
 
-def _run(module: str, words: tuple[str, ...], options: dict[str, Any], **more: Any) -> None:
-    """Run a command's own module; the App's part of the command line goes along as one."""
+def _run(module: str, words: tuple[str, ...], options: dict[str, Any], function: str = "run") -> None:
+    """Run a function of a command's own module; the App's part of the command line goes along as one."""
     with as_command_errors():
         targets = import_module("aioq.cli.targets")
         wanted = targets.Wanted(words, options.pop("url"), options.pop("name"))
-        import_module(f"aioq.cli.operate.{module}").run(wanted, **options, **more)
+        getattr(import_module(f"aioq.cli.operate.{module}"), function)(wanted, **options)
 
 
 @click.command(context_settings=HELP)
@@ -48,7 +48,7 @@ def jobs(words: tuple[str, ...], **options: Any) -> None:
     All options choose: a job must match all that are given. In a PATTERN `*`, `?` and `[...]` stand for other
     characters, as in file names.
     """
-    _run("jobs", words, options, filters=given_filters(options))
+    _run("jobs", words, {"filters": given_filters(options), **options})
 
 
 @click.command(context_settings=HELP)
@@ -160,7 +160,41 @@ def workers(words: tuple[str, ...], **options: Any) -> None:
     _run("workers", words, options)
 
 
-COMMANDS: Mapping[str, click.Command] = {
-    each.name or "": each for each in (jobs, job, why, queues, queue, workers, send)
-}
+@click.command(context_settings=HELP)
+@for_app(metavar="[MODULE:APP] ACTION")
+@job_filters()
+@click.option("--to", metavar="QUEUE or LANE", help="With move: to which queue. With set-priority: to which lane.")
+@click.option("--reason", default="", metavar="TEXT", help="With cancel: why; whoever waits for a job is told.")
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), metavar="N", help="At most so many jobs a second."
+)
+@click.option("--by", metavar="NAME", help="Who begins it, for the record; by default this user and host.")
+@click.option("--dry-run", "is_dry_run", is_flag=True, help="Do nothing; say how many jobs match, and show ten.")
+@click.option("--no-wait", "is_begun_only", is_flag=True, help="Do not wait for its end.")
+@confirmed
+@as_json
+def bulk(words: tuple[str, ...], **options: Any) -> None:
+    """Do something to all jobs that match: retry, cancel, delete, move, run-now or set-priority.
+
+    It acts on the jobs that match when it begins. Workers carry it on, also when this command has ended; where no
+    worker serves the queues, this command does it. `aioq operations` shows it, pauses it and aborts it.
+    """
+    _run("bulk", words, {"filters": given_filters(options), **options})
+
+
+@click.command(context_settings=HELP)
+@for_app(metavar="[MODULE:APP] [ID]")
+@click.option("--wait", "verb", flag_value="wait", help="Wait for its end.")
+@click.option("--pause", "verb", flag_value="pause", help="Let it do nothing more, until it is resumed.")
+@click.option("--resume", "verb", flag_value="resume", help="Let it go on.")
+@click.option("--abort", "verb", flag_value="abort", help="End it; what it has done stays done.")
+@as_json
+def operations(words: tuple[str, ...], **options: Any) -> None:
+    """Show what `aioq bulk` has begun in the last 30 days, and by whom; or steer one of them."""
+    _run("bulk", words, options, function="run_operations")
+
+
+_ALL = (jobs, job, why, bulk, operations, queues, queue, workers, send)
+
+COMMANDS: Mapping[str, click.Command] = {each.name or "": each for each in _ALL}
 """All of them, by name."""
