@@ -30,8 +30,11 @@ class Counting:
         return step
 
 
+def _nothing(_: Promotion) -> None: ...
+
+
 def make(store: object) -> Promoter:
-    return Promoter(store, QUEUE, on_outbox=lambda _: None)  # pyright: ignore[reportArgumentType]
+    return Promoter(store, QUEUE, on_outbox=_nothing, on_operations=_nothing)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.fixture(autouse=True)
