@@ -28,7 +28,7 @@ KEPT_MS = 30 * 86_400_000
 MOST_OPERATIONS = 1_000
 """The most operations of an App that are kept."""
 
-SMALL_STEP, LARGE_STEP = 100, 250
+SMALL_STEP, LARGE_STEP = 100, 200
 """The most jobs of a step: of one that ends jobs, each of which may have 64 waiting processes to notify, or that
 moves them; and of another one."""
 
