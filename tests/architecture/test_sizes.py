@@ -5,10 +5,11 @@ that finds nothing because it looks at nothing would pass for ever.
 """
 
 import ast
+import functools
 import io
 import re
 import tokenize
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,14 @@ LUA_PART = ("NEEDS",)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def _functions(tree: ast.AST) -> Iterator[Function]:
-    return (node for node in ast.walk(tree) if isinstance(node, Function))
+@functools.cache
+def _nodes(source: str) -> Sequence[ast.AST]:
+    """All nodes of a file, from the outside to the inside; it is read once for all rules."""
+    return tuple(ast.walk(ast.parse(source)))
+
+
+def _functions(source: str) -> Iterator[Function]:
+    return (node for node in _nodes(source) if isinstance(node, Function))
 
 
 def _where(path: Path, node: ast.AST) -> str:
@@ -41,7 +48,7 @@ def long_module(path: Path, source: str) -> Iterator[str]:
 
 def long_functions(path: Path, source: str) -> Iterator[str]:
     """No function is longer than `FUNCTION_LINES`, decorators and docstring included."""
-    for function in _functions(ast.parse(source)):
+    for function in _functions(source):
         start = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
         lines = (function.end_lineno or start) - start + 1
         if lines > FUNCTION_LINES:
@@ -50,7 +57,7 @@ def long_functions(path: Path, source: str) -> Iterator[str]:
 
 def imports_from_the_root(path: Path, source: str) -> Iterator[str]:
     """Nothing inside imports the package itself: its `__init__` imports everything, which closes a circle."""
-    for node in ast.walk(ast.parse(source)):
+    for node in _nodes(source):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -70,7 +77,7 @@ def _imported_module(path: Path, node: ast.ImportFrom) -> str:
 
 def type_checking_blocks(path: Path, source: str) -> Iterator[str]:
     """`TYPE_CHECKING` hides import circles."""
-    for node in ast.walk(ast.parse(source)):
+    for node in _nodes(source):
         imported = isinstance(node, ast.ImportFrom) and "TYPE_CHECKING" in [a.name for a in node.names]
         if imported or (isinstance(node, ast.Attribute) and node.attr == "TYPE_CHECKING"):
             yield f"{_where(path, node)}: TYPE_CHECKING"
@@ -79,7 +86,9 @@ def type_checking_blocks(path: Path, source: str) -> Iterator[str]:
 def function_level_imports(path: Path, source: str) -> Iterator[str]:
     """An import inside a function is for an optional extra, and its line says so."""
     lines = source.splitlines()
-    for function in _functions(ast.parse(source)):
+    if not any(isinstance(node, ast.Import | ast.ImportFrom) and node.col_offset for node in _nodes(source)):
+        return  # all imports are at the beginning of a line
+    for function in _functions(source):
         for node in ast.walk(function):
             if isinstance(node, ast.Import | ast.ImportFrom) and OPTIONAL_EXTRA not in lines[node.lineno - 1]:
                 yield f"{path}:{node.lineno}: an import inside {function.name} without `{OPTIONAL_EXTRA}`"
@@ -87,7 +96,7 @@ def function_level_imports(path: Path, source: str) -> Iterator[str]:
 
 def pickle_imports(path: Path, source: str) -> Iterator[str]:
     """What comes from a server is never unpickled."""
-    for node in ast.walk(ast.parse(source)):
+    for node in _nodes(source):
         if not isinstance(node, ast.Import | ast.ImportFrom):
             continue
         names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
@@ -102,6 +111,8 @@ _NAMED = re.compile(r"#\s*pyright:\s*ignore\[report\w+(?:,\s*report\w+)*\]")
 
 def nameless_ignores(path: Path, source: str) -> Iterator[str]:
     """A comment that silences pyright names the rule; of `type: ignore[...]` pyright does not read the name."""
+    if not _IGNORE.search(source):
+        return  # to take all files of the tests apart takes seconds
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type != tokenize.COMMENT:
             continue
