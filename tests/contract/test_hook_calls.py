@@ -3,6 +3,7 @@
 The hook is one for these tests (`tests/contract/hook_probe.py`); those of aioq are called at the same places.
 """
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -101,6 +102,7 @@ async def called_by(case: Case, user: Refusing) -> list[bytes]:
 async def test_a_script_that_is_refused_a_command(case: Case, server: Database, app_name: str) -> None:
     """At each of its commands: whether the call is repeated or its worker dies then, all comes to its end once."""
     async with refusing(server, app_name, LIMITS) as user:
+        ways: list[tuple[At, bool]] = []
         for command in await called_by(case, user):
             for dies in (False, True):
                 queue = f"{user.refuse(command)}-{dies}"
@@ -114,10 +116,12 @@ async def test_a_script_that_is_refused_a_command(case: Case, server: Database, 
                     await act(at.store)
                     if case.sure:
                         assert at.probe.events(case.job)[-1] == case.events[-1], at.queue
-                # Of one that is not there, or has ended, nobody minds what it holds: its call was never repeated.
-                nobodys = {case.job} if dies and case.events[0] in {"enter", "reopen", "back move"} else set[str]()
-                await all_ended(at)
-                assert at.probe.holders() <= nobodys, at.queue
+                ways.append((at, dies))
+        await asyncio.gather(*(all_ended(at) for at, _ in ways))
+        for at, dies in ways:
+            # Of one that is not there, or has ended, nobody minds what it holds: its call was never repeated.
+            nobodys = {case.job} if dies and case.events[0] in {"enter", "reopen", "back move"} else set[str]()
+            assert at.probe.holders() <= nobodys, at.queue
 
 
 async def all_ended(at: At) -> None:

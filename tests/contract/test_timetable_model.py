@@ -52,12 +52,13 @@ class SideBySide(RuleBasedStateMachine):
         limits = Limits(lease_ms=99 * LONG, tombstone_ms=LONG)
         self.queue = f"queue-{next(self.names)}"
         self.runner = asyncio.Runner()
+        self.loop = self.runner.get_loop()  # `Runner.run` handles SIGINT anew each time: a third of all time
         self.memory = MemoryStore(self.app, clock=ManualClock(), limits=limits)
 
         async def make() -> RedisStore:  # a store belongs to a loop
             return RedisStore(self.app, self.database.url, shown_url=self.database.url, limits=limits)
 
-        self.redis = self.runner.run(make())
+        self.redis = self.loop.run_until_complete(make())
         self.sends = 0
         self.claims: list[tuple[str, tuple[int, int]]] = []  # the numbers of the claim in both
         for store in (self.memory, self.redis):
@@ -67,7 +68,7 @@ class SideBySide(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "runner"):
-            self.runner.run(self.redis.close())
+            self.loop.run_until_complete(self.redis.close())
             self.runner.close()
 
     def both(self, call: Callable[[Store], Awaitable[Any]], show: Callable[[Any], Any] = lambda x: x) -> Any:
@@ -76,7 +77,7 @@ class SideBySide(RuleBasedStateMachine):
         async def run() -> tuple[Any, Any]:
             return await call(self.memory), await call(self.redis)
 
-        memory, redis = self.runner.run(run())
+        memory, redis = self.loop.run_until_complete(run())
         assert show(memory) == show(redis)
         return memory
 
