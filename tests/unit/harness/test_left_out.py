@@ -80,8 +80,13 @@ def test_what_is_not_here_is_left_out_by_name(elsewhere: Run) -> None:
         assert len(re.findall(line, run.stdout, re.MULTILINE)) == 2, run.stdout  # at the top, and at the end
 
 
+MAY_BE_LEFT_OUT = re.compile(r"start_tls_\w+\b|needs_host|needs_server")
+"""What a test says that asks for something that is not everywhere. To collect all files would take a minute."""
+
+
 def test_nothing_else_is_left_out(elsewhere: Run) -> None:
-    collected = elsewhere("-n", "0", "--collect-only", "-q", "tests", SERVERS="all")
+    files = [str(path) for path in (ROOT / "tests").rglob("test_*.py") if MAY_BE_LEFT_OUT.search(path.read_text())]
+    collected = elsewhere("-n", "0", "--collect-only", "-q", *files, SERVERS="all")
     names = [line.rpartition("::")[2] for line in collected.stdout.splitlines() if "::" in line]
 
     assert collected.returncode == pytest.ExitCode.OK, collected.stdout
