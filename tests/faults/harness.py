@@ -56,6 +56,12 @@ class Rig:
         """A blocking client to look at the server with."""
         return redis.Redis.from_url(self.project.settings["AIOQ_URL"], decode_responses=True)
 
+    async def counted(self) -> dict[str, int]:
+        """What the server has counted of the default queue."""
+        day = (await self.tasks.app.queue("default").stats()).day
+        names = ("sent", "succeeded", "failed", "cancelled", "retried", "crashed")
+        return {name: getattr(day, name) for name in names}
+
     def key(self, name: str, queue: str = "default") -> str:
         return f"aioq:{{{self.project.name}:{queue}}}:{name}"
 

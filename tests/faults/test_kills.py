@@ -16,7 +16,7 @@ DEFAULT_LEASE = 8.0
 @pytest.mark.fault(
     "R1",
     fault="SIGKILL of a random worker process every 2 s, 3 workers",
-    passes="lost 0; duplicates <= jobs in flight at the kills; rerun p99 <= lease + 2 s",
+    passes="lost 0; duplicates <= jobs in flight at the kills; rerun p99 <= lease + 2 s; statistics are true",
     minutes=8,
 )
 async def test_killed_workers_lose_no_job_and_run_again_in_time(rig: Rig, case: Case, report: Report) -> None:
@@ -37,10 +37,14 @@ async def test_killed_workers_lose_no_job_and_run_again_in_time(rig: Rig, case: 
             group.create_task(load.pace(calls, jobs / (kills * every)))
             group.create_task(kill())
         await load.ended(limit=60 if case.full else 30)
+        counted = await rig.counted()
 
     found = rig.verdict()
+    # A job returns how many of its runs had died before the one that ended.
+    truth = {"sent": jobs, "succeeded": jobs, "crashed": sum(load.values.values())}
     slowest = percentile(found.reruns, 0.99)
     report.add(jobs=jobs, kills=kills, lease=lease, **found.words, in_flight_at_kills=found.in_flight)
+    report.add(**{f"counted_{name}": number for name, number in counted.items()})
     report.add(rerun_p50_s=percentile(found.reruns, 0.5), rerun_p99_s=slowest)
     report.add(rerun_max_s=max(found.reruns, default=0.0))
     assert found.accepted == jobs
@@ -49,3 +53,4 @@ async def test_killed_workers_lose_no_job_and_run_again_in_time(rig: Rig, case: 
     assert found.recovered, "no kill has met a running job: the case shows nothing"
     assert len(found.duplicated) <= found.in_flight
     assert slowest <= lease + 2
+    assert counted == {"failed": 0, "cancelled": 0, "retried": 0, **truth}

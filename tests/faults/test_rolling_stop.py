@@ -26,7 +26,7 @@ async def roll(crew: Crew, stops: int) -> int:
 @pytest.mark.fault(
     "R6",
     fault="rolling SIGTERM under load",
-    passes="lost 0; duplicated 0; attempts unchanged",
+    passes="lost 0; duplicated 0; attempts unchanged; statistics are true",
     minutes=8,
 )
 async def test_rolling_stops_cost_no_job_and_no_attempt(rig: Rig, case: Case, report: Report) -> None:
@@ -39,6 +39,7 @@ async def test_rolling_stops_cost_no_job_and_no_attempt(rig: Rig, case: Case, re
         async with load.paced(calls, 200):
             await roll(crew, stops)
         await load.ended(limit=30)
+        counted = await rig.counted()
 
     found = rig.verdict()
     runs = [row for row in rig.ledger.rows() if row.what == "started"]
@@ -51,3 +52,5 @@ async def test_rolling_stops_cost_no_job_and_no_attempt(rig: Rig, case: Case, re
     assert attempts == {1}
     assert {row.crashes for row in runs} == {0}
     assert set(load.values.values()) == {0}
+    ended = {"sent": found.accepted, "succeeded": found.accepted}
+    assert counted == {**ended, "failed": 0, "cancelled": 0, "retried": 0, "crashed": 0}
