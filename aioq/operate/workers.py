@@ -154,12 +154,16 @@ class _Register:
         control = (await self._source.store()).operating.control
         loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
         until = loop.time() + seconds
-        best = max(places, key=lambda each: each.lease.lease_ms)
-        at = best.queue, best.lease.worker
-        request = encode_request(verb, args, seconds)
+        at, request = _best(places, args), encode_request(verb, args, seconds)
+        is_moved = False
         while not isinstance(answer := await control.ask(*at, request), bytes):
             if answer is NoAnswer.GONE:
-                raise _not_found(worker.id, sorted(await self.find(worker.queues)))
+                found = await self.find(worker.queues)
+                if is_moved or worker.id not in found:
+                    raise _not_found(worker.id, sorted(found))
+                is_moved = True  # it has left that queue
+                at, request = _best(found[worker.id], args), encode_request(verb, args, seconds)
+                continue
             left = until - loop.time()
             if left <= 0:
                 await control.withdraw(*at, request)
@@ -204,6 +208,16 @@ class _Register:
             _places=tuple(places),
             _asker=self,
         )
+
+
+def _best(places: Sequence[Place], args: Mapping[str, object]) -> tuple[str, str]:
+    """The queue over which a worker is asked, and its id there: where its lease lasts longest.
+
+    A queue that it is to leave is not asked over, because the answer might not come any more.
+    """
+    others = [place for place in places if queue_of_shard(place.queue) != args.get("queue")]
+    best = max(others or places, key=lambda each: each.lease.lease_ms)
+    return best.queue, best.lease.worker
 
 
 def _not_found(worker: str, known: Sequence[str]) -> WorkerNotFoundError:

@@ -1,7 +1,6 @@
 """What a worker says of itself to the server, for those who operate it; and when it says so again."""
 
 import contextlib
-import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,9 @@ import msgspec
 
 from aioq.public import public
 from aioq.store.leases import RenewalMode
+
+if sys.platform != "win32":
+    import resource
 
 MUCH_MEMORY = 0.1
 """By what part the memory must have changed to be told again. A guess: enough to see a leak."""
@@ -144,6 +146,8 @@ class Announcer:
 
 def resident_memory() -> int | None:
     """The memory of this process in bytes; without `/proc` the most it ever had."""
+    if sys.platform == "win32":
+        return None
     with contextlib.suppress(OSError, ValueError, IndexError):
         return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

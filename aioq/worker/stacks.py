@@ -39,6 +39,9 @@ class Stack(msgspec.Struct, frozen=True):
     name: str
     text: str
 
+    def __str__(self) -> str:
+        return f"{self.name}:\n{self.text}"
+
 
 @public
 class WorkerStacks(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,8 +61,8 @@ class WorkerStacks(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         parts = [f"the event loop has been blocked for {self.blocked_for:.1f} s"] if self.blocked_for else []
-        parts += [f"thread {each.name}:\n{each.text}" for each in self.threads]
-        parts += [f"task {each.name}:\n{each.text}" for each in self.tasks]
+        parts += [f"thread {each}" for each in self.threads]
+        parts += [f"task {each}" for each in self.tasks]
         if self.left_out:
             parts.append(f"... and {self.left_out} more")
         return "\n\n".join(parts)

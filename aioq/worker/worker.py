@@ -85,6 +85,7 @@ class Worker:
         self._serving = asyncio.Event()
         self._task: asyncio.Task[Any] | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._dropped: list[asyncio.Task[None]] = []
         self._tasks_of: dict[str, list[asyncio.Task[None]]] = {}
         self.steering = Steering(self, app_parts.settings, supervised=supervised)
         self.ended_by_itself = False
@@ -212,7 +213,10 @@ class Worker:
         assert self._shards is not None
         names = [name for name in self._shards.table[queue].names if name in self.served]
         tasks = {name: self._tasks_of.pop(name) for name in names}
-        self._first_end.pass_over(task for each in tasks.values() for task in each)
+        dropped = [task for each in tasks.values() for task in each]
+        self._first_end.pass_over(dropped)
+        self._tasks = [task for task in self._tasks if task not in dropped]
+        self._dropped += dropped
         self.served = tuple(name for name in self.served if name not in names)
         return tasks
 
@@ -242,7 +246,7 @@ class Worker:
             await self._deregister(store)
             await self._duties.hooks.stop(DEREGISTER_TIME)
         finally:
-            await end([*fetching, *self._tasks, *enders])
+            await end([*fetching, *self._tasks, *self._dropped, *enders])
         log.info("stopped")
 
     async def _deregister(self, store: Store) -> None:

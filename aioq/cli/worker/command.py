@@ -24,7 +24,9 @@ from aioq.cli.worker.child_env import DONE, STOPPED, ChildMark
 from aioq.cli.worker.lifespan import LifespanError, guarded, report
 from aioq.cli.worker.reload import require_watcher
 from aioq.cli.worker.signals import SIGNALS, StopSignals
+from aioq.cli.worker.steering import DUMP, PAUSE, RESUME, steered
 from aioq.cli.worker.supervisor import Supervisor
+from aioq.cli.worker.systemd import Notifier, State, notified
 from aioq.config.settings import Settings, load_settings
 from aioq.errors import ServerError
 from aioq.store.diagnosis import ServerInfo
@@ -36,6 +38,7 @@ from aioq.util.plural import counted
 from aioq.util.standard_streams import print_at_once
 from aioq.worker import Health, Incarnation, Worker, incarnation_prefix, recover_dead
 from aioq.worker.app_parts import AppParts, undeclared_queues, unused_settings, without_tasks, worker_queues
+from aioq.worker.steering import SIGNAL
 
 log = logger("aioq.worker")
 
@@ -190,15 +193,22 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
         burst=plan.burst,
         on_start=announce,
         incarnation=incarnation,
+        supervised=child is not None,
     )
     loop = asyncio.get_running_loop()
     if child is not None:
         # The supervisor holds the other end of standard input. When it dies, however it dies, this worker stops.
         loop.add_reader(sys.stdin.fileno(), _orphaned, loop, worker)
     signals = StopSignals(loop, worker.stop)
-    with signals.kept(), _answering(_listener(app, plan, child), worker.health, None if child else ""):
+    steering, notifier = worker.steering, Notifier.from_environ()
+    with (
+        signals.kept(),
+        steered(loop, partial(steering.pause, SIGNAL), partial(steering.resume, SIGNAL)),
+        _answering(_listener(app, plan, child), worker.health, None if child else ""),
+    ):
         try:
-            code = await _run(worker)
+            async with notified(notifier, partial(_state, worker), worker.wait_stopping):
+                code = await _run(worker)
         finally:
             await app.aclose()
     if child is not None and code == 0:
@@ -213,6 +223,17 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
         log.warning("a function in a thread of the event loop (asyncio.to_thread) does not end; it is left behind")
         _leave(code)
     return code
+
+
+async def _state(worker: Worker) -> State:
+    health = worker.health()
+    jobs = counted(health.running, "job", "runs/run")
+    if worker.is_stopping:
+        return State(health.ready, 0.0, f"stopping: {jobs}")
+    if not health.ready:
+        return State(ready=False, lag=0.0, status="; ".join(health.reasons))
+    what = f"{jobs} in {health.concurrency} slots; queues: {', '.join(worker.queues)}"
+    return State(ready=True, lag=0.0, status=f"paused: {what}" if worker.steering.is_paused else what)
 
 
 async def _loop_threads_end(loop: asyncio.AbstractEventLoop) -> bool:
@@ -283,24 +304,37 @@ def _orphaned(loop: asyncio.AbstractEventLoop, worker: Worker) -> None:
 
 
 async def _supervise(plan: WorkerPlan, processes: int, app: App | None = None) -> int:
-    listener = _listener(app, plan, None)
+    listener, notifier = _listener(app, plan, None), Notifier.from_environ()
     supervisor = Supervisor(
         _child_command(plan),
         processes=processes,
         reload=plan.reload,
-        with_health=listener is not None,
+        with_health=listener is not None or notifier is not None,
         on_death=None if app is None else partial(_give_back, app, plan),
     )
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
         loop.add_signal_handler(number, supervisor.stop)
+    for number, passed_on in ((PAUSE, supervisor.pause), (RESUME, supervisor.resume), (DUMP, supervisor.dump)):
+        if number is not None:
+            loop.add_signal_handler(number, passed_on)
     for_all = f", for all {processes} processes" if processes > 1 else ""
     with _answering(listener, supervisor.health, for_all):
         try:
-            return await supervisor.run()
+            async with notified(notifier, partial(_state_of_all, supervisor, processes), supervisor.wait_stopping):
+                return await supervisor.run()
         finally:
             if app is not None:
                 await app.aclose()
+
+
+async def _state_of_all(supervisor: Supervisor, processes: int) -> State:
+    health = await asyncio.to_thread(supervisor.health)
+    if not health.ready:
+        return State(ready=False, lag=health.loop_lag, status="; ".join(health.reasons))
+    jobs = counted(health.running, "job", "runs/run")
+    words = f"{jobs} in {health.concurrency} slots of {processes} process{'es' if processes > 1 else ''}"
+    return State(ready=True, lag=health.loop_lag, status=words)
 
 
 async def _give_back(app: App, plan: WorkerPlan, pid: int, incarnation: str) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from aioq.cli.worker.child_env import DONE, REFUSED, STOPPED, ChildMark
 from aioq.cli.worker.health_server import ask_all, together
 from aioq.cli.worker.reload import changes
+from aioq.cli.worker.steering import DUMP, PAUSE, RESUME, blocked
 from aioq.util.aio import Backoff, end
 from aioq.util.log import logger
 from aioq.worker import Health
@@ -74,6 +75,7 @@ class Supervisor:
         self._on_death = on_death
         self._recoveries: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
+        self._pause_signal: int | None = None
         self._retired: set[Process] = set()
         self._alive: dict[int, _Child] = {}
         self._code = 0
@@ -83,6 +85,24 @@ class Supervisor:
         """Stop all children gracefully; a second call makes them give back their jobs at once."""
         self._stopping.set()
         self._signal(signal.SIGTERM)
+
+    async def wait_stopping(self) -> None:
+        """Return when it stops."""
+        await self._stopping.wait()
+
+    def pause(self) -> None:
+        """Let no child take more jobs."""
+        self._pause_signal = PAUSE
+        self._signal(PAUSE)
+
+    def resume(self) -> None:
+        """Let all children take jobs again."""
+        self._pause_signal = None
+        self._signal(RESUME)
+
+    def dump(self) -> None:
+        """Let all children dump their stacks."""
+        self._signal(DUMP)
 
     def health(self) -> Health:
         """The combined health of the worker processes; it asks each of them. Any thread may call it."""
@@ -152,6 +172,8 @@ class Supervisor:
         log.info("worker process %d has pid %d", number, process.pid)
         if self._stopping.is_set():
             process.send_signal(signal.SIGTERM)
+        if self._pause_signal is not None:
+            process.send_signal(self._pause_signal)
         try:
             code = await process.wait()
         finally:
@@ -177,13 +199,15 @@ class Supervisor:
                 listener.listen()
                 port = listener.getsockname()[1]
             mark = ChildMark(number, incarnation, None if port is None else listener.fileno())
-            process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=read_end,
-                env=mark.environ(),
-                pass_fds=() if mark.health_fd is None else (mark.health_fd,),
-                start_new_session=True,
-            )
+            with blocked():
+                starting = asyncio.create_subprocess_exec(
+                    *self._command,
+                    stdin=read_end,
+                    env=mark.environ(),
+                    pass_fds=() if mark.health_fd is None else (mark.health_fd,),
+                    start_new_session=True,
+                )
+                process = await starting
         return _Child(process, mark, port)
 
     def _recover(self, child: _Child) -> None:
@@ -193,7 +217,9 @@ class Supervisor:
             self._recoveries.add(recovery)
             recovery.add_done_callback(self._recoveries.discard)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: int | None) -> None:
+        if number is None:
+            return
         for child in self._alive.values():
             with contextlib.suppress(ProcessLookupError):
                 child.process.send_signal(number)
