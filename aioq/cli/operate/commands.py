@@ -99,9 +99,27 @@ def queues(words: tuple[str, ...], **options: Any) -> None:
 
 @click.command(context_settings=HELP)
 @for_app(metavar="[MODULE:APP] QUEUE")
+@click.option("--pause", "verb", flag_value="pause", help="Let workers take no jobs of it, or of --task only.")
+@click.option("--resume", "verb", flag_value="resume", help="End the pause of it, or of --task.")
+@click.option("--purge", "verb", flag_value="purge", help="Delete the jobs that wait to be run.")
+@click.option(
+    "-t", "--task", multiple=True, metavar="NAME", help="With --pause and --resume: this task; repeatable."
+)
+@click.option("--until", type=Moment(), metavar="TIME", help="With --pause: until then: 2h, or 2026-11-30T09:00Z.")
+@click.option(
+    "-s", "--state", multiple=True, metavar="STATE", help="With --purge: jobs in this state; repeatable."
+)
+@confirmed
 @as_json
 def queue(words: tuple[str, ...], **options: Any) -> None:
-    """Show a queue: its jobs by state, and how its tasks ended, ran and waited over a minute, hour and day."""
+    """Show a queue: its jobs, and how its tasks ended, ran and waited over a minute, hour and day; or pause it."""
+    given = options["verb"]
+    if options["task"] and given not in {"pause", "resume"}:
+        raise click.UsageError("--task is for --pause and --resume")
+    if options["until"] and given != "pause":
+        raise click.UsageError("--until is for --pause")
+    if options["state"] and given != "purge":
+        raise click.UsageError("--state is for --purge")
     _run("queue", words, options)
 
 

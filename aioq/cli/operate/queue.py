@@ -1,41 +1,76 @@
-"""`aioq queue`: shows one queue."""
+"""`aioq queue`: shows one queue, pauses it, or purges it."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 
-from aioq.app import App, internals_of
+import click
+
+from aioq.app import App
 from aioq.cli.operate.output import Column, print_facts, print_items, print_json, span
+from aioq.cli.operate.questions import confirm
+from aioq.cli.operate.queues import QueueShown, look, paused
 from aioq.cli.targets import Wanted, find_app
-from aioq.operate.jobs import queues_of
 from aioq.operate.statistics import Percentiles, QueueActivity, QueueStats
+from aioq.util.plural import counted
+from aioq.util.printable import printable
 
 
-def run(wanted: Wanted, *, as_json: bool) -> None:
+def run(
+    wanted: Wanted,
+    *,
+    verb: str | None,
+    task: Sequence[str],
+    until: datetime | timedelta | None,
+    state: Sequence[str],
+    is_confirmed: bool,
+    as_json: bool,
+) -> None:
     """Carry out the command."""
     app, (name,) = find_app(wanted, "the QUEUE")
-    found = asyncio.run(_look(app, name))
+
+    async def carry_out() -> QueueShown:
+        async with app:
+            queue, tasks = app.queue(name), list(task) or None
+            if verb == "pause":
+                await queue.pause(tasks=tasks, until=until)
+            elif verb == "resume":
+                await queue.resume(tasks=tasks)
+            elif verb == "purge":
+                await _purge(app, name, state, is_confirmed=is_confirmed)
+            return await look(app, name)
+
+    found = asyncio.run(carry_out())
     if as_json:
         print_json([found])
         return
-    print_facts(found.queue, facts(found))
-    print_items([*rows(found)], COLUMNS, as_json=False)
+    print_facts(found.info.queue, facts(found))
+    if found.stats is not None and verb is None:
+        print_items([*rows(found.stats)], COLUMNS, as_json=False)
 
 
-async def _look(app: App, name: str) -> QueueStats:
-    async with app:
-        await queues_of(internals_of(app), [name], where="")
-        return await app.queue(name).stats()
+async def _purge(app: App, name: str, state: Sequence[str], *, is_confirmed: bool) -> None:
+    before = (await look(app, name)).counts
+    waiting = {word: before[word] for word in state or WAITING if word in before}
+    what = ", ".join(f"{number} {word}" for word, number in waiting.items())
+    confirm(f"delete the jobs of {printable(name)} ({what})?", is_confirmed=is_confirmed)
+    deleted = await app.queue(name).purge(states=list(state) or None)
+    click.echo(f"{counted(deleted, 'job')} deleted", err=True)
 
 
-def facts(found: QueueStats) -> Iterator[tuple[str, str]]:
-    """How many jobs there are."""
-    yield "queue", found.queue
-    yield "queued", f"{found.queued}"
-    yield "scheduled", f"{found.scheduled}"
-    yield "waiting", f"{found.waiting}"
-    yield "running", f"{found.running}"
-    yield "dead", f"{found.dead}"
-    yield "oldest", span(found.oldest)
+WAITING = ("queued", "scheduled", "waiting")
+"""The states of the jobs that are purged by default."""
+
+
+def facts(found: QueueShown) -> Iterator[tuple[str, str]]:
+    """How many jobs there are, and what is paused."""
+    for word, number in found.counts.items():
+        yield word, f"{number}"
+    if found.stats is not None:
+        yield "oldest", span(found.stats.oldest)
+    yield "shards", f"{found.info.shards}" if found.info.shards > 1 else ""
+    yield "state", paused(found.info.paused) or "open"
+    yield "tasks", ", ".join(f"{task} {paused(pause)}" for task, pause in found.info.tasks.items())
 
 
 Row = tuple[str, str, QueueActivity]

@@ -3,11 +3,39 @@
 import asyncio
 from collections.abc import Sequence
 
+import msgspec
+
 from aioq.app import App, internals_of
-from aioq.cli.operate.output import Column, print_items, span
+from aioq.cli.operate.output import Column, moment, print_items, span
 from aioq.cli.targets import Wanted, find_app
+from aioq.jobs.job import JobState
 from aioq.operate.jobs import queues_of
+from aioq.operate.pauses import PauseInfo, QueueInfo
 from aioq.operate.statistics import QueueStats
+
+
+class QueueShown(msgspec.Struct, frozen=True, kw_only=True):
+    """What is shown of a queue.
+
+    Attributes:
+        info: its state.
+        counts: how many jobs it has, by the word in `QueueStats`.
+        stats: the rest of what is known; None where the App keeps no statistics.
+    """
+
+    info: QueueInfo
+    counts: dict[str, int]
+    stats: QueueStats | None = None
+
+
+COUNTED = {
+    "queued": JobState.QUEUED,
+    "scheduled": JobState.SCHEDULED,
+    "waiting": JobState.WAITING,
+    "running": JobState.RUNNING,
+    "dead": JobState.FAILED,
+}
+"""By their words in `QueueStats`, the states of which jobs are counted."""
 
 
 def run(wanted: Wanted, *, as_json: bool) -> None:
@@ -16,20 +44,46 @@ def run(wanted: Wanted, *, as_json: bool) -> None:
     print_items(asyncio.run(_look(app)), COLUMNS, as_json=as_json)
 
 
-async def _look(app: App) -> Sequence[QueueStats]:
+async def _look(app: App) -> Sequence[QueueShown]:
     async with app:
         names = await queues_of(internals_of(app))
-        return await asyncio.gather(*(app.queue(name).stats() for name in names))
+        return [await look(app, name) for name in names]
 
 
-COLUMNS: Sequence[Column[QueueStats]] = (
-    Column("queue", lambda each: each.queue, whole=True),
-    Column("queued", lambda each: f"{each.queued}", is_number=True),
-    Column("scheduled", lambda each: f"{each.scheduled}", is_number=True),
-    Column("waiting", lambda each: f"{each.waiting}", is_number=True),
-    Column("running", lambda each: f"{each.running}", is_number=True),
-    Column("dead", lambda each: f"{each.dead}", is_number=True),
-    Column("oldest", lambda each: span(each.oldest), is_number=True),
-    Column("in/s", lambda each: f"{each.minute.in_per_second:.1f}", is_number=True),
-    Column("out/s", lambda each: f"{each.minute.out_per_second:.1f}", is_number=True),
+async def look(app: App, name: str) -> QueueShown:
+    """A queue as it is now; one that does not exist is a ConfigError."""
+    queue = app.queue(name)
+    info = await queue.info()
+    if app.settings.stats:
+        stats = await queue.stats()
+        return QueueShown(info=info, counts={word: getattr(stats, word) for word in COUNTED}, stats=stats)
+    counts = [int(await app.jobs(queue=name, state=state).count()) for state in COUNTED.values()]
+    return QueueShown(info=info, counts=dict(zip(COUNTED, counts, strict=True)))
+
+
+def paused(pause: PauseInfo | None) -> str:
+    """A pause in words; empty for none."""
+    if pause is None:
+        return ""
+    return "paused" + (f" until {moment(pause.until)}" if pause.until else "")
+
+
+def _state(shown: QueueShown) -> str:
+    whole, tasks = paused(shown.info.paused), len(shown.info.tasks)
+    return whole or (f"{tasks} paused task{'s' if tasks > 1 else ''}" if tasks else "open")
+
+
+def _counted(word: str) -> Column[QueueShown]:
+    return Column(word, lambda shown: f"{shown.counts[word]}", is_number=True)
+
+
+COLUMNS: Sequence[Column[QueueShown]] = (
+    Column("queue", lambda shown: shown.info.queue, whole=True),
+    *map(_counted, COUNTED),
+    Column("oldest", lambda shown: span(shown.stats.oldest) if shown.stats else "", is_number=True),
+    Column("in/s", lambda shown: f"{shown.stats.minute.in_per_second:.1f}" if shown.stats else "", is_number=True),
+    Column(
+        "out/s", lambda shown: f"{shown.stats.minute.out_per_second:.1f}" if shown.stats else "", is_number=True
+    ),
+    Column("state", _state),
 )
