@@ -23,6 +23,8 @@ class EventKind(enum.StrEnum):
     CANCELLED = "cancelled"
     WORKER_JOINED = "worker_joined"
     WORKER_LEFT = "worker_left"
+    QUEUE_PAUSED = "queue_paused"
+    QUEUE_RESUMED = "queue_resumed"
     MISSED = "missed"
 
 
@@ -35,6 +37,9 @@ TOLD = (EventKind.SENT, EventKind.STARTED, EventKind.PROGRESS)
 OF_WORKERS = (EventKind.WORKER_JOINED, EventKind.WORKER_LEFT)
 """The kinds that are about workers."""
 
+OF_QUEUES = (EventKind.QUEUE_PAUSED, EventKind.QUEUE_RESUMED)
+"""The kinds that are about a queue, or about a task of it."""
+
 
 @public
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,10 +48,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         kind: what. `retried` and `crashed` end an attempt that is followed by another one. `missed` stands for
             events that cannot be told.
-        at: when, in UTC by the server's clock; of workers when that was noticed, of `missed` until when.
+        at: when, in UTC by the server's clock; of workers, and of the end of a pause, when that was noticed; of
+            `missed` until when.
         queue: the queue.
         job_id: the job; empty for none.
-        task: its task's name; empty if that is not known.
+        task: its task's name; empty if that is not known. Of a pause the task that is paused, empty for all.
         worker: the worker; empty for none.
         error: the error in a few words; empty for none.
         seconds: how long the run took that has ended; None if that is not known.

@@ -4,7 +4,7 @@ import asyncio
 import re
 import zlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import translate
@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypedDict, cast
 import msgspec
 
 from aioq.errors import ConfigError
-from aioq.jobs.events import ENDS, OF_WORKERS, Event, EventKind
+from aioq.jobs.events import ENDS, OF_QUEUES, OF_WORKERS, Event, EventKind
 from aioq.jobs.options import check_name
 from aioq.jobs.shards import queue_of_shard
 from aioq.operate.jobs import QuerySource
@@ -21,6 +21,7 @@ from aioq.public import public
 from aioq.results.events import Placed, ShardEvents
 from aioq.store.contract import Store
 from aioq.store.events import Position
+from aioq.store.pauses import Pauses
 from aioq.tasks.task import Task
 from aioq.util.printable import brief
 from aioq.util.suggestions import did_you_mean
@@ -31,7 +32,7 @@ LEAST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 """Seconds between two questions: after an event, and while there are none."""
 
 WORKERS_EVERY = 2.0
-"""Seconds between two looks at the workers and at the shards."""
+"""Seconds between two looks at the workers, the pauses and the shards."""
 
 ENDED = "ended"
 """Stands for all kinds with which a job ends."""
@@ -54,7 +55,8 @@ class EventFilters(TypedDict, total=False):
 
     Attributes:
         queue: the queue, or several; by default all that the App and the server know.
-        task: a task, its name or a pattern of it, or several. Then there are no events of workers.
+        task: a task, its name or a pattern of it, or several. Then there are no events of workers and of whole
+            queues.
         kinds: which kinds of `EventKind`, one or several; `"ended"` stands for all with which a job ends. By
             default all. `missed` always comes.
         cursor: where to continue, as `EventStream.cursor` gave it; by default now.
@@ -76,7 +78,9 @@ class _Filters:
         """Whether an event is wanted."""
         if event.kind is EventKind.MISSED:
             return True
-        return event.kind in self.kinds and (self.tasks is None or self.tasks.match(event.task) is not None)
+        return event.kind in self.kinds and (
+            self.tasks is None or (event.task != "" and self.tasks.match(event.task) is not None)
+        )
 
 
 @public
@@ -108,6 +112,7 @@ class EventStream:
         self._positions = {} if cursor is None else _decode(cursor)
         self._readers: dict[str, ShardEvents] = {}
         self._workers: dict[str, frozenset[str]] = {}
+        self._pauses: dict[str, Mapping[str, int]] = {}
 
     @property
     def cursor(self) -> str:
@@ -121,7 +126,9 @@ class EventStream:
             ConfigError: a queue does not exist; the message names those that do.
             ServerUnavailableError: the server cannot be reached.
         """
-        await self._find_shards(await self._source.store())
+        store = await self._source.store()
+        await self._find_shards(store)
+        await self._look(store)
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """The events, until the iteration is left.
@@ -135,7 +142,7 @@ class EventStream:
             store, found = await self._source.store(), list[Event]()
             if loop.time() - looked_at >= WORKERS_EVERY:
                 await self._find_shards(store)
-                found, looked_at = await self._look_at_workers(store), loop.time()
+                found, looked_at = await self._look(store), loop.time()
             for event in found:
                 yield event
             parts = await asyncio.gather(*(each.read(self._filters.match) for each in self._readers.values()))
@@ -182,21 +189,39 @@ class EventStream:
                 )
         return wanted or known
 
-    async def _look_at_workers(self, store: Store) -> list[Event]:
-        """The workers that have come, and those that are gone, since the last look."""
-        if self._filters.tasks is not None or not any(kind in OF_WORKERS for kind in self._filters.kinds):
-            return []
+    async def _look(self, store: Store) -> list[Event]:
+        """What has changed since the last look: workers that came or went, and what is paused."""
+        kinds, events = set(self._filters.kinds), list[Event]()
         queues = list(dict.fromkeys(map(queue_of_shard, self._readers)))
-        leases = await asyncio.gather(*map(store.workers, queues))
         now = datetime.fromtimestamp(await store.operating.now_ms(queues[0]) / 1000, UTC)
-        events: list[Event] = []
-        for queue, found in zip(queues, leases, strict=True):
-            alive = frozenset(each.worker for each in found if each.lease_ms > 0)
-            before = self._workers.get(queue, alive)
-            self._workers[queue] = alive
-            for kind, workers in zip(OF_WORKERS, (alive - before, before - alive), strict=True):
-                events += (Event(kind=kind, at=now, queue=queue, worker=each) for each in sorted(workers))
+        if kinds & {*OF_WORKERS}:
+            leases = await asyncio.gather(*map(store.workers, queues))
+            for queue, found in zip(queues, leases, strict=True):
+                alive = frozenset(each.worker for each in found if each.lease_ms > 0)
+                before = self._workers.get(queue, alive)
+                self._workers[queue] = alive
+                for kind, workers in zip(OF_WORKERS, (alive - before, before - alive), strict=True):
+                    events += (Event(kind=kind, at=now, queue=queue, worker=each) for each in sorted(workers))
+        if kinds & {*OF_QUEUES}:
+            pauses = await asyncio.gather(*map(store.operating.pauses.read, queues))
+            for queue, paused in zip(queues, map(_since, pauses), strict=True):
+                events += _changed(queue, self._pauses.get(queue, paused), paused, now)
+                self._pauses[queue] = paused
         return [event for event in events if self._filters.match(event)]
+
+
+def _since(pauses: Pauses) -> Mapping[str, int]:
+    """Since when something is paused, in ms: by the name of a task, "" for the whole queue."""
+    whole = {} if pauses.whole is None else {"": pauses.whole.since_ms}
+    return {**whole, **{task: span.since_ms for task, span in pauses.tasks.items()}}
+
+
+def _changed(queue: str, before: Mapping[str, int], after: Mapping[str, int], now: datetime) -> Iterator[Event]:
+    paused, resumed = OF_QUEUES
+    for task in sorted(before.keys() - after.keys()):
+        yield Event(kind=resumed, at=now, queue=queue, task=task)
+    for task in sorted(after.keys() - before.keys()):
+        yield Event(kind=paused, at=datetime.fromtimestamp(after[task] / 1000, UTC), queue=queue, task=task)
 
 
 def _merged(places: Iterable[str], parts: Sequence[Sequence[Placed]]) -> list[tuple[str, Placed]]:

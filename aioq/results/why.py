@@ -12,6 +12,7 @@ from aioq.public import public
 from aioq.results.places import JobPlace
 from aioq.store.contract import Store
 from aioq.store.leases import WorkerLease
+from aioq.store.pauses import NOTHING, Pauses, Span
 from aioq.store.story import Counted
 from aioq.util.plural import counted
 
@@ -31,6 +32,8 @@ class WhyCode(enum.StrEnum):
     UNKNOWN_TASK = "unknown_task"
     HELD_BACK = "held_back"
     MOVING = "moving"
+    QUEUE_PAUSED = "queue_paused"
+    TASK_PAUSED = "task_paused"
     NO_WORKER = "no_worker"
     IN_LINE = "in_line"
     WORKERS_STUCK = "workers_stuck"
@@ -103,7 +106,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         workers: the workers of its queue.
         ahead: how many jobs come before it; None if it does not stand in line.
         held_by: the job that it is held back for; empty if that is not known.
-        pauses: what keeps all workers from it: the reasons that its queue gives.
+        pauses: what is paused in its queue.
         is_on_its_way: whether it has left its queue and has not arrived in the other one.
     """
 
@@ -112,7 +115,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     workers: Sequence[WorkerLease] = ()
     ahead: Counted | None = None
     held_by: str = ""
-    pauses: Sequence[WhyReason] = ()
+    pauses: Pauses = NOTHING
     is_on_its_way: bool = False
 
 
@@ -136,10 +139,13 @@ async def _facts(store: Store, place: JobPlace) -> Facts:
     if info.state.ended or place.is_on_its_way:
         return Facts(info=info, now=now, is_on_its_way=place.is_on_its_way)
     workers, story = await store.workers(queue), store.operating.story
-    if info.state is JobState.QUEUED:
-        return Facts(info=info, now=now, workers=workers, ahead=await story.ahead(queue, info))
+    if info.state is JobState.RUNNING:
+        return Facts(info=info, now=now, workers=workers)
+    pauses, ahead = await store.operating.pauses.read(queue), None
+    if info.state is JobState.QUEUED and info.task not in pauses.tasks:  # else it may be set aside
+        ahead = await story.ahead(queue, info)
     held_by = await story.held_by(queue, info.id) if info.state is JobState.WAITING else ""
-    return Facts(info=info, now=now, workers=workers, held_by=held_by)
+    return Facts(info=info, now=now, workers=workers, ahead=ahead, held_by=held_by, pauses=pauses)
 
 
 def reasons_of(facts: Facts) -> Iterator[WhyReason]:
@@ -158,7 +164,7 @@ def reasons_of(facts: Facts) -> Iterator[WhyReason]:
         yield WhyReason(code=WhyCode.HELD_BACK, text=text, job=facts.held_by)
     elif info.state is JobState.SCHEDULED and info.due_at is not None and info.due_at > facts.now:
         yield _not_due(info, facts.now)
-        yield from facts.pauses
+        yield from _paused(facts)
     else:
         yield from _in_line(facts)
 
@@ -205,10 +211,26 @@ def _not_due(info: JobInfo, now: datetime) -> WhyReason:
     return WhyReason(code=WhyCode.RETRIED_LATER, text=text, until=info.due_at, worker=info.worker or "")
 
 
+def _paused(facts: Facts) -> Iterator[WhyReason]:
+    """The pauses of its queue and of its task."""
+    info, pauses = facts.info, facts.pauses
+    if pauses.whole is not None:
+        yield _pause(WhyCode.QUEUE_PAUSED, f"queue {queue_of_shard(info.queue)!r}", pauses.whole)
+    if info.task in pauses.tasks:
+        yield _pause(WhyCode.TASK_PAUSED, f"task {info.task!r}", pauses.tasks[info.task])
+
+
+def _pause(code: WhyCode, what: str, span: Span) -> WhyReason:
+    since = datetime.fromtimestamp(span.since_ms / 1000, UTC)
+    until = None if span.until_ms is None else datetime.fromtimestamp(span.until_ms / 1000, UTC)
+    text = f"{what} is paused since {_clock(since)}" + ("" if until is None else f", until {_clock(until)}")
+    return WhyReason(code=code, text=text, since=since, until=until)
+
+
 def _in_line(facts: Facts) -> Iterator[WhyReason]:
     info, queue = facts.info, queue_of_shard(facts.info.queue)
     alive = [each for each in facts.workers if each.lease_ms > 0]
-    yield from facts.pauses
+    yield from _paused(facts)
     if not alive:
         yield WhyReason(code=WhyCode.NO_WORKER, text=f"no worker serves {_named(info.queue)}")
     elif info.error is not None and info.error.type == UNKNOWN_TASK:
@@ -217,6 +239,8 @@ def _in_line(facts: Facts) -> Iterator[WhyReason]:
     stuck = _stuck(alive)
     if stuck is not None:
         yield stuck
+    if info.state is JobState.QUEUED and facts.ahead is None:
+        return
     served = f"; {counted(len(alive), 'worker', 'serves/serve')} queue {queue!r}" if alive else ""
     ahead = facts.ahead or Counted(0)
     yield WhyReason(

@@ -241,6 +241,32 @@ async def test_what_was_missed_is_told() -> None:
         assert missed.since is not None
 
 
+async def test_a_pause_is_told_and_is_why_a_job_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "WORKERS_EVERY", 0.0)
+    app = shop()
+    async with app.test():
+        stream = app.events(kinds=["queue_paused", "queue_resumed"])
+        await stream.start()
+        coming = aiter(stream)
+        await app.queue("default").pause()
+        await app.queue("default").pause(tasks=["ship"])
+        handle = await app.send("ship", 1)
+        assert (await codes(handle))[:2] == ["queue_paused", "task_paused"]
+        told = [await anext(coming), await anext(coming)]
+        await app.queue("default").resume()
+        await app.queue("default").resume(tasks=["ship"])
+        told += [await anext(coming), await anext(coming)]
+        assert {(event.kind, event.task) for event in told} == {
+            *((kind, task) for kind in ("queue_paused", "queue_resumed") for task in ("", "ship"))
+        }
+        await handle
+        stream = app.events(task="ship", kinds=["queue_paused"])
+        await stream.start()
+        await app.queue("default").pause()
+        await app.queue("default").pause(tasks=["ship"])
+        assert (await anext(aiter(stream))).task == "ship"
+
+
 async def test_the_workers_of_a_queue_come_and_go(
     redis_server: Database, app_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,13 +277,11 @@ async def test_the_workers_of_a_queue_come_and_go(
         stream = app.events(kinds=["worker_joined", "worker_left", "succeeded"])
         await stream.start()
         coming = aiter(stream)
-        first = asyncio.ensure_future(anext(coming))
-        await asyncio.sleep(0)
         parts = internals_of(app).app_parts()
         worker = Worker(parts, queues=["default"], concurrency=2)
         running = asyncio.create_task(worker.run())
         handle = await ship.send(1)
-        found = [await first]
+        found = [await anext(coming)]
         while len(found) < 2:
             found.append(await anext(coming))
         worker.stop()

@@ -8,9 +8,11 @@ import pytest
 from aioq import Failure, JobInfo, JobState, Progress
 from aioq.results.why import Facts, reasons_of
 from aioq.store.leases import WorkerLease
+from aioq.store.pauses import Pauses, Span
 from aioq.store.story import Counted
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+NOON_MS = 1_767_268_800_000
 ALIVE, DEAD, STUCK = (
     WorkerLease("w-1", 5_000, 10),
     WorkerLease("w-1", 0, 9_000),
@@ -80,6 +82,19 @@ def facts(state: JobState, known: dict[str, Any], **asked: Any) -> Facts:
                 "in_line: about 12,000 jobs are before it in queue 'mail', priority normal; "
                 "2 workers serve queue 'mail'",
             ],
+        ),
+        (
+            facts(JobState.QUEUED, {}, ahead=Counted(0), workers=[ALIVE], pauses=Pauses(Span(NOON_MS - 60_000))),
+            [
+                "queue_paused: queue 'mail' is paused since 2026-01-01 11:59:00 UTC",
+                "in_line: it is the next in queue 'mail', priority normal; 1 worker serves queue 'mail'",
+            ],
+        ),
+        (
+            facts(
+                JobState.QUEUED, {}, workers=[ALIVE], pauses=Pauses(None, {"send": Span(NOON_MS, NOON_MS + 9_000)})
+            ),
+            ["task_paused: task 'send' is paused since 2026-01-01 12:00:00 UTC, until 2026-01-01 12:00:09 UTC"],
         ),
         (
             facts(JobState.QUEUED, {}, ahead=Counted(0), workers=[STUCK]),
