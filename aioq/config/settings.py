@@ -34,6 +34,7 @@ from aioq.config.urls import mask_url
 from aioq.config.validators import (
     DEFAULT_HISTORY,
     FLAG,
+    HEADERS,
     HISTORY,
     HOST,
     LOGS,
@@ -114,6 +115,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         stats: whether each queue counts how its jobs end, and how long they run and wait. Default True.
         logs: how many lines of its log are kept of each job, 0 for none; see docs/results.md. Default 0.
         logs_from: which lines: "job" (those of `current_job().log`), or "all" that its task logs. Default "job".
+        inherit_headers: the names of the headers that a job which is sent within another one inherits, unless it
+            has its own. Default none.
         poll_interval: how often a waiter asks for its result without being notified, above 0; less than 0.01
             counts as 0.01. Default 5.
         timezone: the time zone of cron schedules that name none, such as "Asia/Shanghai". Default "UTC".
@@ -154,6 +157,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stats: Annotated[bool, FLAG] = True
     logs: Annotated[int, LOGS] = 0
     logs_from: Annotated[str, choice("job", "all")] = "job"
+    inherit_headers: Annotated[tuple[str, ...], HEADERS] = ()
     poll_interval: Annotated[float, duration(0, above=True)] = 5.0
     timezone: Annotated[str, TIMEZONE] = "UTC"
     schedules: Annotated[Mapping[str, Mapping[str, Any]] | None, SCHEDULES] = None
@@ -216,6 +220,7 @@ class SettingArgs(TypedDict, total=False):
     stats: bool
     logs: int
     logs_from: Literal["job", "all"]
+    inherit_headers: Sequence[str]
     poll_interval: Duration
     timezone: str
     schedules: Mapping[str, Mapping[str, Any]] | None

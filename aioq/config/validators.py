@@ -141,6 +141,12 @@ def _check_modules(value: object) -> tuple[str, ...] | None:
     return names if len(names) == len(items) else None
 
 
+def _check_names(value: object) -> tuple[str, ...] | None:
+    items = cast("Sequence[object]", value) if isinstance(value, list | tuple) else [None]
+    names = tuple(item for item in items if isinstance(item, str) and item)
+    return names if len(names) == len(items) else None
+
+
 def _zone_objection(name: str) -> str | None:
     try:
         zone(name)
@@ -208,6 +214,7 @@ HISTORY = Rule(
 LOGS = integer(0, bound=MAX_LOGS)
 PATH = Rule(_check_path, str, "the path of a directory")
 MODULES = Rule(_check_modules, _split, "a list of modules (separated by commas in the environment)")
+HEADERS = Rule(_check_names, _split, "a list of names of headers (separated by commas in the environment)")
 REPLICAS = Rule(_check_replicas, _parse_number, f'"all" or an integer from 1 to {MOST_REPLICAS}')
 HOST = Rule(_check_text, str, "a host name or an address")
 _SHOWN = ", ".join(f"{scheme}://" for scheme in SCHEMES if "+" not in scheme and scheme != "unix")

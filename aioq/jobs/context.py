@@ -1,21 +1,27 @@
 """The context of a running job: what its task can read and report by `current_job()`."""
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, Protocol
 
-from aioq.errors import AioqError, ArgumentError
-from aioq.jobs.job import Progress
+import msgspec
+
+from aioq.errors import AioqError, ArgumentError, ConfigError
+from aioq.jobs.job import PARENT, ROOT, Progress, without_lineage
 from aioq.jobs.loglines import Sink, text_of_line
 from aioq.jobs.retry import Snooze
 from aioq.jobs.shards import queue_of_shard
 from aioq.public import public
-from aioq.util.durations import Duration
+from aioq.util.durations import MAX_DELAY, Duration, seconds
 from aioq.util.log import GuardedLogger, report_fault
 from aioq.util.migration import Place, explain_missing
 from aioq.util.texts import cut
+
+MAX_DATA = 4_096
+"""Bytes that the data of a progress report may have, encoded. A guess: figures and names, and no results."""
 
 MAX_MESSAGE = 1_000
 """Characters kept of a progress message. A guess: nobody needs more, and the server copies it with each change."""
@@ -109,14 +115,18 @@ class JobContext:
         max_attempts: how many attempts the retry policy allows; None for no limit.
         crashes: how many runs of this job died with their worker.
         headers: what the sender sent along.
+        parent_id: the job within which it was sent; None for a job that was not sent within one.
+        root_id: the first of these jobs, likewise.
         tags: the tags that its task and its sender gave it.
-        deadline: when the attempt's timeout ends it, by this host's clock; None without a timeout.
+        deadline: when the attempt's timeout ends it, by this host's clock; None without a timeout. `extend` puts
+            it off.
         state: the value the App's lifespan yielded; None without a lifespan.
         cancel_requested: whether the job is being cancelled, or its worker is stopping. A coroutine gets a
             CancelledError then. A plain function in a thread cannot be interrupted; it can look here.
     """
 
     __slots__ = (
+        "_extension",
         "_lender",
         "_lines",
         "_log",
@@ -131,6 +141,8 @@ class JobContext:
         "headers",
         "id",
         "max_attempts",
+        "parent_id",
+        "root_id",
         "state",
         "tags",
         "task",
@@ -162,6 +174,11 @@ class JobContext:
         self.max_attempts = max_attempts
         self.crashes = crashes
         self.headers: Mapping[str, str] = headers or {}
+        self.parent_id: str | None = None
+        self.root_id: str | None = None
+        if headers and PARENT in headers:
+            self.parent_id, self.root_id = headers[PARENT], headers.get(ROOT)
+            self.headers = without_lineage(headers)
         self.tags = tuple(tags)
         self._sent_at = sent_at
         self.deadline = deadline
@@ -172,6 +189,7 @@ class JobContext:
         self._lender = lender
         self._log: JobLogger | None = None
         self._lines = lines
+        self._extension = 0.0
 
     @property
     def queue(self) -> str:
@@ -195,7 +213,14 @@ class JobContext:
             )
         return self._log
 
-    def progress(self, done: float, total: float | None = None, message: str = "") -> None:
+    def progress(
+        self,
+        done: float,
+        total: float | None = None,
+        message: str = "",
+        *,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
         """Report how far the task is; `handle.info()` shows it, in any process.
 
         It returns at once, and a thread may call it: the worker stores the latest report with its next
@@ -205,19 +230,44 @@ class JobContext:
             done: how much is done, in any unit; a number that is not finite counts as 0.
             total: how much there is in all, in the same unit; a number that is not finite counts as unknown.
             message: a text for people; where it is longer than `MAX_MESSAGE`, its middle is left out.
+            data: what else there is to say, by name: plain data of up to 4,096 bytes, encoded.
 
         Raises:
             NoJobError: in a process pool, where a job cannot report to its worker.
-            ArgumentError: `done` or `total` is no number.
+            ArgumentError: `done` or `total` is no number, or `data` cannot be encoded or is too large.
         """
         if self._report is None:
             raise NoJobError(f"job {self.id} runs in a process pool, where progress cannot be reported")
+        more = None if data is None else _plain(data)
         try:
-            report = Progress(done, total, cut(str(message), MAX_MESSAGE))
+            report = Progress(done, total, cut(str(message), MAX_MESSAGE), more)
         except (TypeError, ValueError):
             given = f"progress({done!r}, {total!r})"
             raise ArgumentError(f"{given}: done and total are numbers; a text goes in message=...") from None
         self._report(report)
+
+    def extend(self, span: Duration) -> None:
+        """Lengthen the timeout of this attempt: `current_job().extend(60)` before a step that takes longer.
+
+        It returns at once, and a thread may call it; do not await it. Without a timeout nothing changes. On its
+        last chance, in a process of its own, a job gets no more time.
+
+        Args:
+            span: by how much, in seconds or as a timedelta, above 0.
+
+        Raises:
+            NoJobError: in a process pool, where a job cannot reach its worker.
+            ConfigError: the span is no such time.
+        """
+        more = seconds(span, "current_job().extend: the time")
+        if not 0 < more <= MAX_DELAY:
+            raise ConfigError(f"current_job().extend({span!r}): expected more than 0 s, and up to ten years")
+        if self._report is None:
+            raise NoJobError(f"job {self.id} runs in a process pool, where its timeout cannot be lengthened")
+        if self.deadline is not None:
+            with _extending:
+                self._extension += more
+                self.deadline += timedelta(seconds=more)
 
     def snooze(self, delay: Duration) -> NoReturn:
         """End this run here, and run the job again after `delay`; it counts as neither attempt nor failure.
@@ -244,6 +294,43 @@ class JobContext:
 
 
 explain_missing(JobContext, Place.JOB)
+
+_extending = threading.Lock()
+"""Held while a timeout is lengthened: a task may do so from several threads at once."""
+
+
+def take_extension(job: JobContext) -> float:
+    """By how many seconds its task has lengthened the timeout since this was asked last."""
+    with _extending:
+        more, job._extension = job._extension, 0.0  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - this module's own, not for users
+    return more
+
+
+def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of a report as it is stored, so that later changes of it change nothing."""
+    if not isinstance(data, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - users without a type checker
+        raise ArgumentError(f"progress(data={data!r}): expected a dict")
+    try:
+        encoded = msgspec.msgpack.encode(dict(data))
+        found = msgspec.msgpack.decode(encoded, type=dict[str, Any])
+    except Exception as error:
+        raise ArgumentError(f"progress(data=...): this cannot be stored: {error}") from error
+    if len(encoded) > MAX_DATA:
+        raise ArgumentError(f"progress(data=...): {len(encoded):,} bytes are more than {MAX_DATA:,}")
+    return found
+
+
+class RunningHere:
+    """How many jobs run in this process.
+
+    Attributes:
+        jobs: how many. While it is 0, whoever sends a job need not ask whether that is done within another one.
+    """
+
+    jobs = 0
+
+
+here = RunningHere()
 
 _current: ContextVar[JobContext] = ContextVar("aioq_current_job")
 

@@ -17,6 +17,7 @@ import os
 import re
 import struct
 from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from math import isfinite
@@ -87,6 +88,7 @@ class Progress:
         done: how much is done, in the task's own unit.
         total: how much there is in all, or None where the task did not say.
         message: a text for people.
+        data: what else the task has reported, as plain data, or None.
 
     NaN and infinities, which JSON cannot hold, are replaced: `done` becomes 0, and `total` None.
     """
@@ -94,6 +96,7 @@ class Progress:
     done: float
     total: float | None = None
     message: str = ""
+    data: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Replace numbers that are not finite; this is done for stored reports too."""
@@ -159,6 +162,8 @@ class JobInfo:
         progress: what the task last reported, or None.
         error: the error that ended the last failed attempt, or why workers have put the job off; else None.
         headers: the headers the sender gave.
+        parent_id: the job within which it was sent; None for a job that was not sent within one.
+        root_id: the first of these jobs: the one that its parent's parents were sent within; likewise.
         tags: the tags that its task and its sender gave it.
         expires_at: by when it must have been started, or it ends as cancelled; None if it does not expire.
         failed_attempts: the last ten attempts that failed, the oldest first; empty where the App keeps no history.
@@ -185,6 +190,27 @@ class JobInfo:
     expires_at: datetime | None = None
     failed_attempts: tuple[FailedAttempt, ...] = ()
     result: Any = None
+    parent_id: str | None = None
+    root_id: str | None = None
+
+    def __post_init__(self) -> None:
+        """Take the parent out of the headers, where its id travels."""
+        if PARENT in self.headers:
+            object.__setattr__(self, "parent_id", self.headers[PARENT])
+            object.__setattr__(self, "root_id", self.headers.get(ROOT))
+            object.__setattr__(self, "headers", without_lineage(self.headers))
+
+
+PARENT, ROOT = "aioq-parent", "aioq-root"
+"""The headers by which a job that was sent within another one carries the ids of that job, and of the first one of
+all. They are shown as `JobInfo.parent_id` and `root_id`, and not among the headers."""
+
+_LINEAGE = frozenset({PARENT, ROOT})
+
+
+def without_lineage(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers that the sender gave."""
+    return {name: value for name, value in headers.items() if name not in _LINEAGE}
 
 
 UNKNOWN_TASK = "aioq.UnknownTaskError"

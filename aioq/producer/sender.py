@@ -8,13 +8,17 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from aioq.config.settings import Settings
 from aioq.errors import ArgumentError, PayloadTooLargeError, SendError
+from aioq.jobs.context import here, job_here
 from aioq.jobs.job import Priority, new_job_id, new_job_ids, new_nonce
 from aioq.jobs.middleware import Middleware
-from aioq.jobs.options import Options, listed, plain, too_large
+from aioq.jobs.options import Options, listed
 from aioq.producer.bulk import Sending, Spread, are_plain, no_call, send_many
 from aioq.producer.call import Call
+from aioq.producer.carried import extra_of, inherited, wire_options
 from aioq.producer.client import Clients
 from aioq.producer.delivery import Buffers
 from aioq.producer.middleware_sends import MiddlewareSends
@@ -23,8 +27,7 @@ from aioq.results.handle import JobHandle, locate
 from aioq.results.waiters import Waiters
 from aioq.store.columns import NewJobs
 from aioq.store.contract import NewJob
-from aioq.store.extra import Expiry, Extra
-from aioq.wire.messages import CallOptions, encode_envelope, encode_envelopes
+from aioq.wire.messages import encode_envelope, encode_envelopes
 from aioq.wire.own_types import NO_OWN_TYPES, OwnTypes
 from aioq.wire.signature import ResultType, Signature, unencodable
 
@@ -96,10 +99,10 @@ class Route:
         self.returns = signature.returns
         self.checked = signature.checked
         self._encoder = own.encoder
-        self.extra = _extra(options)
+        self.extra = extra_of(options)
         special = (options.job_id, options.delay_ms, options.eta_ms, self.extra)
         self.usual = self.priority is Priority.NORMAL and special == (None, None, None, None)
-        self._wire = _wire(task, options)
+        self._wire = wire_options(task, options)
         self._max_payload = settings.max_payload
 
     def envelope(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
@@ -198,6 +201,7 @@ class Sender:
         Returns:
             Its handle, and an awaitable that says whether the job was added. The handle is complete after that.
         """
+        route = self._within_job(route) if here.jobs else route
         clients, queue = self._clients, route.queue
         client = clients.recent
         if client is None or client.loop is not asyncio.get_running_loop():
@@ -224,6 +228,14 @@ class Sender:
             waiters.expect(queue, job_id)
             sent = _expected(waiters, queue, job_id, sent)
         return JobHandle(self._source, job_id, queue, route.returns), sent
+
+    def _within_job(self, route: Route) -> Route:
+        """The route with what its calls inherit of the job that runs here, if there is one."""
+        job = job_here()
+        if job is None:
+            return route
+        options = inherited(route.options, job, self._settings.inherit_headers)
+        return self.route(route.task, route.signature, options)
 
     def _begin_later(
         self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -270,6 +282,9 @@ class Sender:
             raise ArgumentError(f"send_many takes a list of calls, got one: [{calls.task}.call(...)]")
         calls = listed(calls, "the calls: send_many([task.call(1), task.call(2)])")
         try:
+            if (job := job_here()) is not None:
+                names = self._settings.inherit_headers
+                calls = [replace(call, options=inherited(call.options, job, names)) for call in calls]
             routes = [self.route(call.task, call.signature, call.options) for call in calls]
         except AttributeError:
             raise no_call(calls) from None
@@ -299,6 +314,8 @@ class Sender:
         If one of them cannot be sent, none is. If all are plain data, that is known beforehand; then the first
         ones are sent while the others are encoded.
         """
+        if here.jobs:
+            route = self._within_job(route)
         options, count = route.options, len(every)
         if self._middleware or options.job_id is not None:
             calls: list[Call[Any]] = [Call(route.task, args, {}, options, route.signature) for args in every]
@@ -380,21 +397,3 @@ async def _expected(waiters: Waiters, queue: str, job_id: str, sent: Awaitable[b
         if not added:
             waiters.forget(queue, job_id)
     return added
-
-
-def _extra(options: Options) -> Extra | None:
-    """The options that the store keeps as extra fields of the job; None for none."""
-    at, span, tags = options.expires_at_ms, options.expires_ms, options.tags
-    if at is None and span is None:
-        return Extra(tags) if tags else None
-    return Extra(tags, Expiry(at or 0, span or 0))
-
-
-def _wire(task: str, options: Options) -> CallOptions | None:
-    """The options that are sent to the worker in the envelope; None for none."""
-    timeout, retry, ttl, headers = options.timeout, options.retry, options.result_ttl_ms, options.headers
-    if timeout is None and retry is None and ttl is None and not headers:
-        return None
-    if headers and (objection := too_large(headers)) is not None:  # of several options, or of a middleware
-        raise ArgumentError(f"task {task!r}: {objection}")
-    return CallOptions(timeout, retry, ttl, plain(headers) if headers else None)

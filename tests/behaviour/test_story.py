@@ -182,7 +182,7 @@ def shop(**settings: Any) -> App:
 async def test_events_come_as_they_happen() -> None:
     app = shop()
     async with app.test() as session:
-        stream = app.events(queue="default")
+        stream = app.events(queue="default", kinds=["sent", "started", "progress", "retried", "ended"])
         await stream.start()
         handle = await app.send("ship", 3)
         events = await seen(aiter(stream), "succeeded")

@@ -21,8 +21,8 @@ logs_sync move move_sync queue reschedule result result_sync retry run_now set_p
 timeline timeline_sync why why_sync
 """
 JOB = """
-attempt cancel_requested crashes deadline headers id log max_attempts progress queue sent_at snooze state
-tags task time_left
+attempt cancel_requested crashes deadline extend headers id log max_attempts parent_id progress queue root_id
+sent_at snooze state tags task time_left
 """
 SCHEDULES = "get list pause put remove resume run_now"
 PACKAGE = """

@@ -30,8 +30,9 @@ from aioq.worker.run.environment import RunEnvironment
 from aioq.worker.run.logging import log_ended, log_received
 from aioq.worker.run.pipeline import begin, prepare
 from aioq.worker.run.reports import report_of
-from aioq.worker.run.run import CUT_SHORT, INTERRUPTED, LOST, TIMED_OUT, WORKER_ENDED, Run, RunKey
+from aioq.worker.run.run import CUT_SHORT, INTERRUPTED, LOST, WORKER_ENDED, Run, RunKey
 from aioq.worker.run.settlements import classify, release, snooze
+from aioq.worker.run.timeout import start_timeout
 from aioq.worker.slots import Slots
 
 log = logger("aioq.worker")
@@ -320,8 +321,7 @@ class Executor:
         loop = asyncio.get_running_loop()
         arrived, run.started = run.started, loop.time()
         run.waited = run.started - arrived
-        if run.timeout is not None:
-            run.timer = loop.call_later(run.timeout, self._cancel, run, TIMED_OUT)
+        start_timeout(run, self._cancel, run.timeout)
 
     def _on_task_done(self, run: Run, task: "asyncio.Task[None]") -> None:
         """Finish a run that was cancelled before its first step, or while its last report was written."""

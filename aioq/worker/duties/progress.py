@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -127,11 +128,14 @@ class Reporter:
 
 def _encoded(progress: Progress) -> bytes:
     """The encoded report; a message that is no string, or that UTF-8 cannot encode, is converted first."""
+    report: dict[str, Any] = {"done": progress.done, "total": progress.total, "message": progress.message}
+    if progress.data is not None:
+        report["data"] = progress.data
     try:
         if type(progress.message) is str:
-            return msgspec.msgpack.encode(progress)
+            return msgspec.msgpack.encode(report)
     except UnicodeError:
         pass
     text, _ = text_of(str, progress.message)
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return msgspec.msgpack.encode(Progress(progress.done, progress.total, text))
+    report["message"] = text.encode("utf-8", "backslashreplace").decode()
+    return msgspec.msgpack.encode(report)

@@ -30,7 +30,7 @@ from typing import Any, cast
 import msgspec
 
 from aioq.errors import AioqError, ResultError
-from aioq.jobs.context import JobContext, attach, enter_job
+from aioq.jobs.context import JobContext, attach, enter_job, here
 from aioq.jobs.job import Progress
 from aioq.jobs.middleware import wrapped
 from aioq.jobs.retry import Retry, Snooze
@@ -317,6 +317,7 @@ def _begin(order: Order, context: JobContext, connection: _WorkerConnection) -> 
     if context.deadline is None and order.timeout is not None:
         context.deadline = datetime.now(UTC) + timedelta(seconds=order.timeout)
     enter_job(context)
+    here.jobs += 1  # from now on: there is nothing here but jobs
     connection.send(Begun())
 
 

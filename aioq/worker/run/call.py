@@ -16,7 +16,7 @@ import anyio.to_thread
 import msgspec
 
 from aioq.errors import ArgumentError, ProcessDiedError, ResultError, WireError
-from aioq.jobs.context import JobContext, attach, enter_job
+from aioq.jobs.context import JobContext, attach, enter_job, here
 from aioq.jobs.job import Progress
 from aioq.jobs.middleware import Middleware, wrapped
 from aioq.tasks.task import signature_of
@@ -120,20 +120,24 @@ class Caller:
         """
         assert run.context is not None
         enter_job(run.context)
-        if run.isolated:
-            try:
-                return await self._with_place(self._isolated, partial(self._last_chance, run, begin))
-            except _UnreadyError as error:
-                _run_in_worker(run, error)
-        assert run.task is not None
-        if run.task.executor == "async":
-            if self._middleware:
-                return await self._within(run, begin)
-            begin(run)  # most jobs come here, so there are as few calls as possible
-            return await run.task.function(*run.args, **(run.kwargs or {}))
-        if run.in_child:
-            return await self._with_place(self._processes, partial(self._within, run, begin))
-        return await self._in_thread(run, begin)
+        here.jobs += 1
+        try:
+            if run.isolated:
+                try:
+                    return await self._with_place(self._isolated, partial(self._last_chance, run, begin))
+                except _UnreadyError as error:
+                    _run_in_worker(run, error)
+            assert run.task is not None
+            if run.task.executor == "async":
+                if self._middleware:
+                    return await self._within(run, begin)
+                begin(run)  # most jobs come here, so there are as few calls as possible
+                return await run.task.function(*run.args, **(run.kwargs or {}))
+            if run.in_child:
+                return await self._with_place(self._processes, partial(self._within, run, begin))
+            return await self._in_thread(run, begin)
+        finally:
+            here.jobs -= 1
 
     async def _in_thread(self, run: Run, begin: Begin) -> Any:
         """Run a plain function. It keeps its place among the threads until it ends, even if its job ends first."""

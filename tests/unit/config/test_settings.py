@@ -111,6 +111,7 @@ def test_the_defaults_are_what_the_design_says():
         "dead_limit": 10000,
         "history": 10000,
         "stats": True,
+        "inherit_headers": (),
         "logs": 0,
         "logs_from": "job",
         "poll_interval": 5,
