@@ -321,7 +321,8 @@ class Executor:
         loop = asyncio.get_running_loop()
         arrived, run.started = run.started, loop.time()
         run.waited = run.started - arrived
-        start_timeout(run, self._cancel, run.timeout)
+        if run.timeout is not None:
+            start_timeout(run, self._cancel, run.timeout)
 
     def _on_task_done(self, run: Run, task: "asyncio.Task[None]") -> None:
         """Finish a run that was cancelled before its first step, or while its last report was written."""

@@ -7,10 +7,9 @@ from aioq.jobs.context import take_extension
 from aioq.worker.run.run import TIMED_OUT, Run
 
 
-def start_timeout(run: Run, cancel: Callable[[Run, str], None], span: float | None) -> None:
-    """Cancel the run after so many seconds, unless its task lengthens that; None for no limit."""
-    if span is not None:
-        run.timer = asyncio.get_running_loop().call_later(span, _time_out, run, cancel)
+def start_timeout(run: Run, cancel: Callable[[Run, str], None], span: float) -> None:
+    """Cancel the run after so many seconds, unless its task lengthens that."""
+    run.timer = asyncio.get_running_loop().call_later(span, _time_out, run, cancel)
 
 
 def _time_out(run: Run, cancel: Callable[[Run, str], None]) -> None:
