@@ -162,11 +162,11 @@ class JobInfo:
         progress: what the task last reported, or None.
         error: the error that ended the last failed attempt, or why workers have put the job off; else None.
         headers: the headers the sender gave.
-        parent_id: the job within which it was sent; None for a job that was not sent within one.
-        root_id: the first of these jobs: the one that its parent's parents were sent within; likewise.
         tags: the tags that its task and its sender gave it.
         expires_at: by when it must have been started, or it ends as cancelled; None if it does not expire.
         failed_attempts: the last ten attempts that failed, the oldest first; empty where the App keeps no history.
+        parent_id: the job within which it was sent; None for a job that was not sent within one.
+        root_id: the first of these jobs: the one that its parent's parents were sent within; likewise.
         result: what the job returned, if `info(result=True)` asked for it and the job has succeeded; else None.
     """
 
@@ -189,9 +189,9 @@ class JobInfo:
     tags: tuple[str, ...] = ()
     expires_at: datetime | None = None
     failed_attempts: tuple[FailedAttempt, ...] = ()
-    result: Any = None
     parent_id: str | None = None
     root_id: str | None = None
+    result: Any = None
 
     def __post_init__(self) -> None:
         """Take the parent out of the headers, where its id travels."""

@@ -96,7 +96,7 @@ def test_it_goes_through_json() -> None:
 
     assert read["state"] == "failed"
     assert read["error"] == {"type": "LookupError", "message": "no", "traceback": "Traceback ..."}
-    assert read["progress"] == {"done": 1.0, "total": 2.0, "message": "half"}
+    assert read["progress"] == {"done": 1.0, "total": 2.0, "message": "half", "data": None}
     assert datetime.fromisoformat(read["sent_at"]) == FULL.sent_at
     assert pydantic.TypeAdapter(JobInfo).validate_python(read) == FULL
     assert msgspec.convert(msgspec.json.decode(msgspec.json.encode(FULL)), JobInfo) == FULL
