@@ -25,17 +25,23 @@ import subprocess
 import sys
 import threading
 import types
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 
 class Request(TypedDict):
-    """What a fork is to become; `passed` are the descriptors that it has besides its standard streams."""
+    """What a fork is to become.
+
+    `passed` are the descriptors that it has besides its standard streams. A `sibling` is a child of the process
+    that has started this one, and waits for it itself.
+    """
 
     command: list[str]
     folder: str
     environment: dict[str, str]
     passed: NotRequired[list[int]]
+    sibling: NotRequired[bool]
 
 
 MODULES = (
@@ -75,15 +81,19 @@ def main(control: socket.socket) -> Request | None:
                 _, status = os.waitpid(pid := running.pop(descriptor), 0)
                 control.send(json.dumps({"ended": pid, "code": os.waitstatus_to_exitcode(status)}).encode())
                 continue
-            message, streams, _, _ = socket.recv_fds(control, 1 << 20, 3)
+            message, streams, _, _ = socket.recv_fds(control, 1 << 20, 10)
             if not message:
                 return None
             request: Request = json.loads(message)
-            pid = os.fork()
+            is_sibling = request.get("sibling")
+            pid = _fork_sibling() if is_sibling else os.fork()
             if pid == 0:
                 return _become(request, streams)
             for stream in streams:
                 os.close(stream)
+            if is_sibling:
+                control.send(json.dumps({"started": pid}).encode())
+                continue
             running[ended := os.pidfd_open(pid)] = pid
             poll.register(ended, select.POLLIN)
             control.send(json.dumps({"started": pid}).encode())
@@ -104,10 +114,12 @@ def _become(request: Request, streams: list[int]) -> Request | None:
     os.environ.clear()
     os.environ.update(environment)
     path = [each for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each]
-    what = request["command"][1]
+    what = _without_warn_options(request["command"])[0]
     first = {"-m": os.getcwd(), "-c": ""}.get(what, os.path.dirname(os.path.realpath(what)))
     sys.path[:] = [first, *path, *(each for each in sys.path if each not in path)]
     sys.orig_argv = request["command"]
+    sys.warnoptions[:] = request["command"][2 : -len(_without_warn_options(request["command"])) : 2]
+    warnings._processoptions(sys.warnoptions)  # pyright: ignore[reportAttributeAccessIssue] - as Python itself does
     importlib.invalidate_caches()
     sys.excepthook = _without_frames_of_this_file
     if beside >= 0:
@@ -115,6 +127,14 @@ def _become(request: Request, streams: list[int]) -> Request | None:
     if "COVERAGE_PROCESS_CONFIG" in os.environ or "COVERAGE_PROCESS_START" in os.environ:
         importlib.import_module("coverage").process_startup(force=True)
     return request
+
+
+def _without_warn_options(command: Sequence[str]) -> Sequence[str]:
+    """What stands behind the interpreter and its options `-W`, the only ones that a fork can have."""
+    rest = command[1:]
+    while rest[0] == "-W":
+        rest = rest[2:]
+    return rest
 
 
 def _place(streams: Sequence[int], passed: Sequence[int], kept: int) -> None:
@@ -182,20 +202,36 @@ def _fork_children_by(control: socket.socket) -> None:
             socket.send_fds(control, [json.dumps(request).encode()], descriptors)
             return int(control.recv(20))
 
+    popen = popen_by(fork, _is_aioqs)
+
+    async def exec_forked(*command: str, **options: Any) -> Any:
+        return _Watched(popen(command, **options)) if _is_aioqs(command) else await exec_new(*command, **options)
+
+    subprocess.Popen = popen
+    asyncio.create_subprocess_exec = exec_forked
+
+
+def popen_by(
+    fork: Callable[[Request, list[int]], int], may: Callable[[Sequence[str], Mapping[str, str]], bool]
+) -> type[subprocess.Popen[Any]]:
+    """A `subprocess.Popen` that forks what it may; `fork` gives the id of a child of this process."""
+
     class Popen(subprocess.Popen[Any]):
         """One that forks."""
 
         def _execute_child(self, args: Any, *more: Any) -> None:
-            _, preexec, _, passed, folder, environment, _, _, shell, *pipes = more[:15]
+            _, preexec, _, passed, folder, given, _, _, shell, *pipes = more[:15]
             new_session = more[20]
             command = [args] if isinstance(args, str) else [os.fspath(each) for each in args]
-            if _is_aioqs(command) and new_session and not (preexec or shell):
-                streams = [0 if pipes[0] == -1 else pipes[0], *(1, 2)]
-                streams[1:] = [own if pipe == -1 else pipe for own, pipe in ((1, pipes[3]), (2, pipes[5]))]
+            environment = dict(os.environ if given is None else given)
+            if new_session and not (preexec or shell) and may(command, environment):
+                streams = [
+                    own if pipe == -1 else pipe for own, pipe in ((0, pipes[0]), (1, pipes[3]), (2, pipes[5]))
+                ]
                 request: Request = {
                     "command": command,
                     "folder": os.fspath(folder or os.getcwd()),
-                    "environment": dict(os.environ if environment is None else environment),
+                    "environment": environment,
                     "passed": list(passed),
                 }
                 self.pid = fork(request, [*streams, *passed])
@@ -205,14 +241,10 @@ def _fork_children_by(control: socket.socket) -> None:
                     return
             super()._execute_child(args, *more)  # pyright: ignore[reportAttributeAccessIssue] - likewise
 
-    async def exec_forked(*command: str, **options: Any) -> Any:
-        return _Watched(Popen(command, **options)) if _is_aioqs(command) else await exec_new(*command, **options)
-
-    subprocess.Popen = Popen
-    asyncio.create_subprocess_exec = exec_forked
+    return Popen
 
 
-def _is_aioqs(command: Sequence[str]) -> bool:
+def _is_aioqs(command: Sequence[str], _: object = None) -> bool:
     if command[0] != sys.executable or len(command) < 3:
         return False
     return list(command[1:3]) == ["-m", "aioq"] or (command[1] == "-c" and IN_POOL in command[2])
@@ -269,13 +301,14 @@ if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as control:
         request = main(control)
         control.detach()
-    if request is not None and request["command"][1] == "-m":
+    command = [] if request is None else _without_warn_options(request["command"])
+    if command and command[0] == "-m":
         __name__ = "runpy"
-        sys.argv = request["command"][2:]  # without `-m`; the module's name becomes its file's
+        sys.argv = [*command[1:]]  # without `-m`; the module's name becomes its file's
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-    elif request is not None and request["command"][1] == "-c":
-        sys.argv = ["-c", *request["command"][3:]]
-        exec(*_as_main("<string>", request["command"][2]))
-    elif request is not None:
-        sys.argv = request["command"][1:]
+    elif command and command[0] == "-c":
+        sys.argv = ["-c", *command[2:]]
+        exec(*_as_main("<string>", command[1]))
+    elif command:
+        sys.argv = [*command]
         exec(*_as_main(os.path.abspath(sys.argv[0])))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import aioq
+from tests.forked import Request, popen_by
 
 ROOT = Path(aioq.__file__).parents[1]
 """The directory of the aioq under test, which need not be the one that is installed."""
@@ -52,9 +53,9 @@ COMMAND = str(Path(sys.executable).with_name("aioq"))
 """The command that pip installs: a script whose first line names this interpreter."""
 
 
-def can_fork(command: Sequence[str], environment: Mapping[str, str]) -> bool:
+def can_fork(command: Sequence[str], environment: Mapping[str, str], *, any_code: bool = False) -> bool:
     """Whether a process that was forked would not differ from a new one."""
-    if not hasattr(os, "pidfd_open") or os.environ.get(FRESH) or not _of_python(command):
+    if not hasattr(os, "pidfd_open") or os.environ.get(FRESH) or not _of_python(command, any_code=any_code):
         return False
     server = _servers.get(os.getpid())
     early = (
@@ -63,12 +64,14 @@ def can_fork(command: Sequence[str], environment: Mapping[str, str]) -> bool:
     return _fixed_early(environment) == early
 
 
-def _of_python(command: Sequence[str]) -> bool:
+def _of_python(command: Sequence[str], *, any_code: bool) -> bool:
     """Whether it is one of aioq, or a script that this interpreter runs without options."""
     if command[0] == COMMAND:
         return True
     if command[0] != sys.executable:
         return False
+    if any_code and command[1] in {"-W", "-c"}:
+        return True
     return command[1].endswith(".py") or (command[1] == "-m" and command[2].partition(".")[0] in PACKAGES)
 
 
@@ -179,7 +182,12 @@ class _ForkServer:
         self, command: Sequence[str], folder: Path, environment: Mapping[str, str], streams: Sequence[int]
     ) -> int:
         """Fork a command; its process id."""
-        request = {"command": command, "folder": str(folder), "environment": dict(environment)}
+        return self.ask(
+            {"command": list(command), "folder": str(folder), "environment": dict(environment)}, streams
+        )
+
+    def ask(self, request: Request, streams: Sequence[int]) -> int:
+        """Have it fork; the process id."""
         with self._told:
             socket.send_fds(self._control, [json.dumps(request).encode()], list(streams))
             while not self._started:
@@ -212,6 +220,19 @@ class _ForkServer:
         self._control.close()
         self.process.wait()
 
+
+def _fork_sibling(request: Request, streams: Sequence[int]) -> int:
+    sys.audit(STARTED)
+    return _server().ask({**request, "sibling": True}, streams)
+
+
+def _can_fork_any(command: Sequence[str], environment: Mapping[str, str]) -> bool:
+    return can_fork(command, environment, any_code=True)
+
+
+ForkedPopen = popen_by(_fork_sibling, _can_fork_any)
+"""A `subprocess.Popen` that forks, also what stands behind `-W` and `-c`, where `start_new_session` is set. It is
+for tests to which it makes no difference that modules of aioq are imported already."""
 
 _servers: dict[int, _ForkServer] = {}
 

@@ -24,6 +24,7 @@ from redis import Redis
 from aioq import embedded
 from aioq.embedded import EmbeddedServer
 from aioq.errors import EmbeddedServerError
+from tests.forkserver import ForkedPopen
 from tests.hosts import read_only
 
 _ROOT = Path(embedded.__file__).parents[2]
@@ -65,7 +66,7 @@ for line in sys.stdin:
 
 class Peer:
     def __init__(self, directory: Path, *wrapper: str) -> None:
-        self.process = subprocess.Popen(
+        self.process = ForkedPopen(
             [*wrapper, sys.executable, "-c", _PEER, str(directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

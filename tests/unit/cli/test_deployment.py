@@ -13,6 +13,7 @@ import yaml
 from aioq.config.urls import parse_servers
 from tests.clusters import Cluster
 from tests.databases import Database
+from tests.forkserver import ForkedPopen
 from tests.servers import Login, Server
 
 ROOT = Path(__file__).parents[3]
@@ -84,7 +85,17 @@ def _check_health(url: str | None) -> subprocess.CompletedProcess[str]:
     if url is not None:
         environment["AIOQ_URL"] = url
     script = ROOT / "docker" / "healthcheck.py"
-    return subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    with ForkedPopen(
+        [sys.executable, script],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+        text=True,
+    ) as process:
+        printed, errors = process.communicate(timeout=20)
+    return subprocess.CompletedProcess(process.args, process.returncode, printed, errors)
 
 
 def test_health_of_a_server_that_answers(redis_server: Database) -> None:

@@ -31,6 +31,7 @@ from aioq import (
 from aioq.store.connector import IMPORTED_LATE
 from aioq.testing import SyncSession
 from tests.databases import Database
+from tests.forkserver import ForkedPopen
 
 app = App("shop", url="redis://nowhere")
 
@@ -242,14 +243,24 @@ def test_an_interrupt_cancels_what_is_run() -> None:
 # -- on a server: processes that end and fork
 
 
-def run(script: str, database: Database, name: str, *options: str) -> str:
+def run(script: str, database: Database, name: str, *options: str, new: bool = False) -> str:
+    """Run a script to its end; in a new process, or in a forked one, in which aioq is imported already."""
     head = (
         f"from aioq import App, gather_sync\napp = App({name!r}, url={database.url!r})\nadd = app.by_name('add')\n"
     )
     command = [sys.executable, "-W", "error", *options, "-c", head + script]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-    assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
-    return ran.stdout
+    start = subprocess.Popen if new else ForkedPopen
+    with start(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        printed, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, ""), errors
+    return printed
 
 
 def queued(database: Database, name: str) -> set[str]:
@@ -264,7 +275,7 @@ def queued(database: Database, name: str) -> set[str]:
 
 
 def test_a_script_ends_clean(redis_server: Database, app_name: str) -> None:
-    run("add.options(job_id='j1').send_sync(1, 2)", redis_server, app_name)
+    run("add.options(job_id='j1').send_sync(1, 2)", redis_server, app_name, new=True)
     assert queued(redis_server, app_name) == {"j1"}
 
 
@@ -304,7 +315,7 @@ class Last:
 last = Last()
 """
     first = "add.options(job_id='j1').send_sync(1, 2)\n" if before == "used before" else ""
-    printed = run(first + script, redis_server, app_name)
+    printed = run(first + script, redis_server, app_name, new=True)
     assert printed == "the process is ending; Python has called the handlers of atexit already\n"
 
 
@@ -365,7 +376,8 @@ if not child:
 sender.join()
 assert os.waitpid(child, 0)[1] == 0
 """
-    run(f"MODULE = {module!r}\n{script}", redis_server, app_name, "-W", "ignore:.*fork:DeprecationWarning")
+    script = f"MODULE = {module!r}\n{script}"
+    run(script, redis_server, app_name, "-W", "ignore:.*fork:DeprecationWarning", new=True)  # imports it itself
     assert queued(redis_server, app_name) == {"j1", "j2"}
 
 

@@ -11,9 +11,11 @@ import msgspec
 import psutil
 import pytest
 
+from aioq.worker.processes import pool
 from aioq.worker.processes.pool import STARTS, Children, DiedError, NotBegunError
 from aioq.worker.processes.protocol import Ending, Order, line_of, log_line
 from tests.behaviour.kit import until
+from tests.forkserver import ForkedPopen
 
 pytestmark = pytest.mark.anyio
 
@@ -76,6 +78,12 @@ def waits(started: str) -> None:
     pathlib.Path(started).write_text(str(os.getpid()))
     time.sleep(60)
 """
+
+
+@pytest.fixture(autouse=True)
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The children are forked: `tests/behaviour/test_process_tasks.py` has new ones."""
+    monkeypatch.setattr(pool.subprocess, "Popen", ForkedPopen)
 
 
 @pytest.fixture
