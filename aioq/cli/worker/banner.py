@@ -5,6 +5,7 @@ import socket
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from types import MappingProxyType
 
 from aioq.store.diagnosis import ServerInfo
 from aioq.util.printable import printable
@@ -22,7 +23,7 @@ def show_banner(
     concurrency: int,
     processes: int,
     tasks: Iterable[str],
-    paused: Mapping[str, str],
+    paused: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Print the banner to standard error, where the log goes too."""
     names = [printable(name) for name in sorted(tasks)]

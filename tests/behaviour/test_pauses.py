@@ -1,0 +1,248 @@
+"""Pausing a queue, or tasks of it: under load, with real workers and several shards, and with a clock to move."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from aioq import App, ConfigError, JobCancelledError, JobState, Queue
+from aioq.worker.duties.leases import LeaseService
+from tests.behaviour.kit import Project, state_is, until
+from tests.behaviour.test_direct_dispatch import Shop
+from tests.databases import Database
+
+pytestmark = pytest.mark.anyio
+
+ROUNDS = 2
+"""Renewals of the lease for which a paused worker is watched."""
+
+MAIL = """
+from aioq import App, Queue
+
+app = App(queues={"mail": Queue(shards=2)})
+
+
+@app.task(queue="mail")
+async def send(number: int) -> int:
+    return number
+"""
+
+
+async def test_a_queue_is_paused_and_resumed_under_load(redis_server: Database, app_name: str) -> None:
+    shop = Shop(app_name, redis_server.url, lease=2.0)
+    sent = iter(range(401))
+
+    async def send(count: int) -> None:
+        for _ in range(count):
+            await shop.note.send(next(sent))
+
+    async with shop.worker(concurrency=1) as worker:
+        queue, lease = shop.app.queue("default"), worker._duties.lease
+        sending = asyncio.create_task(send(200))
+        await until(lambda: len(shop.ran) > 20)
+        for tasks in None, ["note"]:
+            await queue.pause(tasks=tasks)
+            await send(50)
+            await sending
+            ran = len(shop.ran)
+            with redis_server.client() as client:
+                client.config_resetstat()
+                await _rounds(lease)
+                stats: Any = client.info("commandstats")
+            assert len(shop.ran) <= ran + 1, "the job that ran when the queue was paused"
+            assert worker.health().ready
+            if tasks is None:
+                calls = {name.removeprefix("cmdstat_"): row["calls"] for name, row in stats.items()}
+                assert calls.get("xreadgroup", 0) == 0
+                by_client = sum(calls.get(name, 0) for name in ("fcall", "evalsha", "client|unblock"))
+                assert by_client <= ROUNDS + 1, "renewals only, which an idle worker makes too"
+                assert worker.health().queues["default"].last_fetch_age == 0
+            await queue.resume(tasks=tasks)
+            sending = asyncio.create_task(send(50))
+        await sending
+        last = next(sent)
+        await until(lambda: len(shop.ran) == last)
+        assert await (await shop.note.send(last)) == last
+    assert shop.ran == list(range(last + 1))
+
+
+async def _rounds(lease: LeaseService) -> None:
+    """Wait for some renewals."""
+    begun = lease._round
+    await until(lambda: lease._round >= begun + ROUNDS)
+
+
+async def test_workers_say_what_is_paused_and_shards_that_are_added_are_paused_too(
+    project: Project, redis_server: Database
+) -> None:
+    project.write("mail.py", MAIL)
+    worker = await project.ready_worker("mail:app")
+    async with App(project.name, url=redis_server.url, queues={"mail": Queue(shards=2)}) as app:
+        queue, task = app.queue("mail"), app.by_name("mail.send").options(queue="mail")
+        assert await (await task.send(0)) == 0
+        info = await queue.pause(until=timedelta(hours=1))
+        assert info.is_paused
+        assert info.shards == 2
+        await worker.saw(r"queue mail: paused since [\d-]+ [\d:]+ UTC until [\d-]+ [\d:]+ UTC")
+        await queue.set_shards(3)
+        handles = [await task.send(number) for number in range(6)]
+        assert [each.queued for each in await queue.shards()] == [2, 2, 2]
+        await worker.stop()
+
+        worker = await project.ready_worker("mail:app")
+        assert "│ paused      │ mail: paused since " in worker.log
+        await worker.saw(r"queue mail: paused since")
+        while await (check := project.python("-m", "aioq", "check", "mail:app")).ended():
+            assert "no worker on this host serves" in check.log, "it has only just begun to"
+        assert {(await each.info()).state for each in handles} == {JobState.QUEUED}
+        await queue.resume()
+        assert [await each for each in handles] == list(range(6))
+        await worker.saw("queue mail: nothing is paused any more")
+        # By name: a worker's statistics tell this process, which has no code, that there is such a task.
+        assert [each.name for each in await queue.tasks()] == ["mail.send"]
+        assert (await queue.pause(tasks=["mail.send"])).tasks.keys() == {"mail.send"}
+        await worker.saw(r"queue mail: paused tasks: mail\.send \(since .* UTC\)")
+        handle = await task.send(7)
+        await queue.resume(tasks=["mail.send"])
+        assert await handle == 7
+    assert await worker.stop() == 0
+
+
+class TestInMemory:
+    """With `app.test()`, whose clock is moved."""
+
+    async def test_what_goes_on_while_a_queue_is_paused(self) -> None:
+        app = App("shop")
+        ran: list[str] = []
+
+        @app.task(name="note")
+        async def note(word: str) -> None:
+            ran.append(word)
+
+        @app.every(60)
+        async def tick() -> None:
+            ran.append("tick")
+
+        async with app.test() as session:
+            queue = app.queue("default")
+            info = await queue.pause(until=180)
+            assert info.paused is not None
+            assert info.paused.until == info.paused.since + timedelta(seconds=180)
+            assert info == await queue.info()
+            due = await note.options(delay=30).send("due")
+            late = await note.options(expires=60).send("late")
+            await session.advance(150)
+            assert ran == []
+            assert (await due.info()).state is JobState.QUEUED
+            with pytest.raises(JobCancelledError, match="expired"):
+                await late
+            await session.advance(60)
+            assert ran.count("due") == 1
+            assert ran.count("tick") == len(ran) - 1 >= 3, "a tick each minute"
+            assert not (await queue.info()).is_paused
+
+            await queue.pause(tasks=[note])
+            assert (await queue.info()).tasks.keys() == {"note"}
+            again = await note.send("again")
+            await session.advance(60)
+            assert (await again.info()).state is JobState.QUEUED
+            await queue.resume(tasks=["note"])
+            await again
+            assert ran[-2:] == ["tick", "again"]
+
+    async def test_a_purge_tells_those_who_wait(self) -> None:
+        app = App("shop")
+        started, go = asyncio.Event(), asyncio.Event()
+
+        @app.task(name="wait")
+        async def wait() -> None:
+            started.set()
+            await go.wait()
+
+        @app.task(name="fail")
+        async def fail() -> None:
+            raise ValueError("no")
+
+        async with app.test() as session:
+            queue = app.queue("default")
+            running, dead = await wait.send(), await fail.send()
+            await started.wait()
+            await state_is(dead, "failed")
+            await queue.pause()
+            queued = [await wait.options(headers={"n": str(number % 2)}).send() for number in range(250)]
+            later = await wait.options(delay=60).send()
+            waiting = asyncio.gather(*queued, later, return_exceptions=True)
+            records = session._store._queues["default"]._records
+            await until(lambda: all(records[each.id].waiters for each in (*queued, later)))
+            assert await queue.purge() == 251
+            assert await queue.purge() == 0
+            for error in await waiting:
+                assert isinstance(error, JobCancelledError)
+                assert "purged" in str(error)
+            assert int(await app.jobs().count()) == 2
+            assert await queue.purge(states=["failed"]) == 1
+            assert [job.id async for job in app.jobs()] == [running.id]
+            go.set()
+            await running
+            await queue.resume()
+            await session.advance(0)
+
+    async def test_bad_input_is_an_error_that_names_what_there_is(self) -> None:
+        app = App("shop", queues={"mail": Queue()})
+
+        @app.task(name="shop.charge")
+        async def charge() -> None: ...
+
+        async with app.test():
+            queue = app.queue("mail")
+            now = datetime.now(UTC)
+            for given, words in [
+                (
+                    {"tasks": ["shop.chrage"]},
+                    r"no task 'shop\.chrage' \(did you mean 'shop\.charge'\?\); there are: ",
+                ),
+                ({"tasks": []}, r"tasks=\[\]: expected a list of tasks"),
+                ({"tasks": "shop.charge"}, "expected a list of tasks; leave it out for the whole queue"),
+                ({"tasks": [7]}, "expected a list of tasks"),
+                ({"until": now.replace(tzinfo=None)}, "has no time zone"),
+                ({"until": now - timedelta(days=1)}, "is over already: the server's time is "),
+                ({"until": 0}, "more than 0, and up to ten years"),
+                ({"until": timedelta(seconds=-1)}, "more than 0"),
+                ({"until": "tomorrow"}, "expected a datetime with a time zone"),
+                ({"until": float("nan")}, "expected a datetime"),
+            ]:
+                with pytest.raises(ConfigError, match=f"queue mail: pause: .*{words}"):
+                    await queue.pause(**given)  # pyright: ignore[reportArgumentType]
+            assert (await queue.info()).tasks == {}
+            # What is not paused stays so, and a task that there is not is named.
+            assert await queue.resume(tasks=[charge]) == await queue.resume() == await queue.info()
+            await queue.pause(tasks=[charge])
+            with pytest.raises(ConfigError, match=r"resume: no task 'shop'; paused are: shop\.charge"):
+                await queue.resume(tasks=["shop"])
+            with pytest.raises(ConfigError, match=r"states='queue' \(did you mean 'queued'\?\); there are: qu"):
+                await queue.purge(states=["queue"])
+            with pytest.raises(ConfigError, match="a running job is cancelled, not purged"):
+                await queue.purge(states="running")
+            for ask in (lambda each: each.pause(), lambda each: each.purge(), lambda each: each.tasks()):
+                with pytest.raises(ConfigError, match=r"no queue 'mial' \(did you mean 'mail'\?\); there are: "):
+                    await ask(app.queue("mial"))
+
+    def test_sync_code_does_the_same(self) -> None:
+        app = App("shop")
+
+        @app.task(name="add")
+        def add(x: int) -> int:
+            return x + 1
+
+        with app.test():
+            queue = app.queue("default")
+            assert queue.pause_sync(tasks=[add]).tasks.keys() == {"add"}
+            handle = add.send_sync(1)
+            assert [each.name for each in queue.tasks_sync()] == ["add"]
+            assert queue.resume_sync(tasks=[add]) == queue.info_sync()
+            assert handle.result_sync() == 2
+            queue.pause_sync()
+            add.send_sync(2)
+            assert queue.purge_sync() == 1
+            assert not queue.resume_sync().is_paused
