@@ -48,6 +48,7 @@ ONES = {
         "owners",
     ),
     *("noted", "dead", "schedule-queues", "relays", "inbox", "shards", "history", "counters", "tasks", "paused"),
+    *("about", "operations"),
     *LANES,
     *ASIDE,
 }
