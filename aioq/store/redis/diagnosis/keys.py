@@ -54,7 +54,20 @@ ONES = {
 }
 """The names, after the base key, of keys of which a queue has one."""
 
-MANY = {"job", "body", "held", "cancel", "schedule", "receipt", "tombstone", "outbox", "stats", "log"}
+MANY = {
+    "job",
+    "body",
+    "held",
+    "cancel",
+    "schedule",
+    "receipt",
+    "tombstone",
+    "outbox",
+    "stats",
+    "log",
+    "answer",
+    "operation",
+}
 """The names of keys of which a queue has many; an id follows."""
 
 _OF_WORKERS = ("held", "cancel")
