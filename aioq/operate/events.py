@@ -41,10 +41,6 @@ ENDED = "ended"
 class EventSource(QuerySource, Protocol):
     """Where the events come from: the App, whatever event loop it is asked on."""
 
-    def keeps_history(self) -> bool:
-        """Whether the App's setting `history` is not 0."""
-        ...
-
     def tells_always(self) -> bool:
         """Whether it is "full"."""
         ...

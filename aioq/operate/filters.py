@@ -35,7 +35,8 @@ class JobFilters(TypedDict, total=False):
 
     Attributes:
         queue: the queue, or several; by default all that the App and the server know.
-        state: `queued`, `scheduled`, `waiting`, `running` or `failed`, or several of them; by default all.
+        state: `queued`, `scheduled`, `waiting`, `running` or `failed`, or several; by default all of these. Also
+            `succeeded` and `cancelled`: the last ones, out of the history.
         task: the task or a pattern of its name, or several.
         tag: a tag that the job has, or several that it must all have.
         error: a pattern of the type of its last error, with its module or without, or of its message.
@@ -233,13 +234,13 @@ def _name_of(task: Any) -> Any:
 def _states(given: Sequence[str] | None) -> Sequence[JobState]:
     if given is None:
         return LISTED_STATES
-    known = [state.value for state in LISTED_STATES]
+    states = [*LISTED_STATES, JobState.SUCCEEDED, JobState.CANCELLED]
+    known = [state.value for state in states]
     for each in given:
         if each not in known:
-            more = "; jobs that ended otherwise are in no list" if each in set(JobState) else ""
-            hint = "" if more else did_you_mean(str(each), known)
-            raise ConfigError(f"{WHERE}: state={str(each)!r}{hint}; there are: {_all(known)}{more}")
-    return [state for state in LISTED_STATES if state in given]
+            hint = did_you_mean(str(each), known)
+            raise ConfigError(f"{WHERE}: state={str(each)!r}{hint}; there are: {_all(known)}")
+    return [state for state in states if state in given]
 
 
 def pattern_of(name: str, value: object, where: str = WHERE) -> str:

@@ -14,6 +14,7 @@ from aioq.jobs.shards import by_queue, queue_of_shard
 from aioq.operate.actions import ActionSource, JobActions
 from aioq.operate.arguments import Parameters
 from aioq.operate.cursor import Places, decode_cursor, encode_cursor
+from aioq.operate.ended import ENDS, JobLists
 from aioq.operate.filters import TIMED, WHERE, Filters, make_filters
 from aioq.operate.listing import MOST_LOOKED_AT, Found, JobList, part_size, step
 from aioq.public import public
@@ -31,6 +32,10 @@ _PART = 250
 
 class QuerySource(ActionSource, Protocol):
     """Where a query gets its answers: the App, whatever event loop it is asked on."""
+
+    def keeps_history(self) -> bool:
+        """Whether the App's setting `history` is not 0."""
+        ...
 
     def known_queues(self) -> Sequence[str]:
         """The queues that the App knows."""
@@ -107,6 +112,8 @@ class JobQuery(JobActions):
         self._source = source
         self._given = given
         self._filters = make_filters(given, source.encoder())
+        if {*self._filters.states} & ENDS.keys() and not source.keeps_history():
+            raise ConfigError(f"{WHERE}: such jobs are listed in the history, and the setting 'history' is 0")
         self._looked_at = 0
 
     @property
@@ -205,7 +212,7 @@ class JobQuery(JobActions):
         span, places = await self._begin()
         store = await self._source.store()
         lists = await self._lists(store, span)
-        counts = await asyncio.gather(*(store.operating.count_jobs(*each) for each in lists))
+        counts = await asyncio.gather(*(JobLists(store).count_jobs(*each) for each in lists))
         total, exact = sum(each.count for each in counts), all(each.exact for each in counts)
         if not self._filters.looks_into_jobs and (exact or total > MOST_LOOKED_AT):
             return JobCount(total, exact)
@@ -256,7 +263,7 @@ class JobQuery(JobActions):
         lists = [JobList(queue, each, places.get((queue, each.state), ()), part) for queue, each in wanted]
         parameters = Parameters(self._source.signature)
         found = await step(
-            store.operating,
+            JobLists(store),
             lists,
             lambda item: self._filters.match(item, span, parameters),
             size=size,

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from aioq.jobs.job import JobInfo
 from aioq.jobs.shards import SEPARATOR, queue_of_shard
+from aioq.operate.ended import JobLists
 from aioq.operate.filters import time_of
-from aioq.store.operating import MOST_LISTED, Listed, OperatorVerbs, Place, Wanted
+from aioq.store.operating import MOST_LISTED, Listed, Place, Wanted
 
 MOST_LOOKED_AT = 1_000
 """The most jobs that one page looks at."""
@@ -52,7 +53,7 @@ class JobList:
         self._skip()
         return item
 
-    async def read(self, store: OperatorVerbs) -> int:
+    async def read(self, store: JobLists) -> int:
         """Read the next part; returns how many of its items at the beginning are no jobs."""
         listing = await store.list_jobs(self.queue, self.wanted, self._next or (), self._part)
         self._part = min(self._part * _GROWTH, MOST_LISTED)
@@ -93,7 +94,7 @@ def part_size(lists: int, size: int, *, looks_into_jobs: bool) -> int:
 
 
 async def step(
-    store: OperatorVerbs,
+    store: JobLists,
     lists: Sequence[JobList],
     matches: Callable[[Listed], bool],
     *,

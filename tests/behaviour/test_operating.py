@@ -18,7 +18,10 @@ from aioq import (
     JobState,
     Priority,
 )
+from aioq.app import internals_of
+from aioq.operate import ended as ended_jobs
 from aioq.operate import listing
+from aioq.store.operating import Counted, Wanted
 from tests.databases import Database
 
 pytestmark = pytest.mark.anyio
@@ -126,7 +129,7 @@ class TestFilters:
         [
             ({"quue": "mail"}, "unknown filter 'quue' (did you mean 'queue'?); there are: queue, state, task,"),
             ({"state": "faild"}, "state='faild' (did you mean 'failed'?); there are: queued, scheduled,"),
-            ({"state": "succeeded"}, "there are: queued, scheduled, waiting, running, failed;"),
+            ({"state": "done"}, "there are: queued, scheduled, waiting, running, failed, succeeded, cancelled"),
             ({"state": 7}, "state=[7]: expected a text"),
             ({"queue": "a b"}, "queue 'a b': expected 1 to 128 letters"),
             ({"tag": []}, "tag=[]: expected a text, or several; leave it out for all"),
@@ -248,6 +251,44 @@ class TestPages:
             return [job.id for job in query], int(query.count_sync()), first.id, len(query.page_sync(size=2).jobs)
 
         assert await asyncio.to_thread(look) == (sent, 3, sent[0], 2)
+
+
+class TestEndedJobs:
+    async def test_those_that_succeeded_or_were_cancelled_come_out_of_the_history(
+        self, app: App, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await fails(app, ("shop.charge", 9))
+        done = [await app.send("shop.charge", n) for n in range(4)]
+        for handle in done:
+            await handle
+        gone = await app.by_name("shop.charge").options(result_ttl=0).send(3)
+        await gone
+        cancelled = await app.by_name("shop.mail").options(delay=60).send("ann")
+        await cancelled.cancel("not wanted")
+        every = [handle.id for handle in done] + [gone.id]
+        assert set(await ids(app, state="succeeded", order="oldest")) == {*every}
+        assert set(await ids(app, state=["succeeded", "cancelled"])) == {cancelled.id, *every}
+        assert await ids(app, state="cancelled", queue="default") == []
+        (info,) = [job async for job in app.jobs(state="succeeded", since=60) if job.id == gone.id]
+        assert (info.task, info.state) == ("shop.charge", JobState.SUCCEEDED)
+        assert info.worker == (await done[0].info()).worker
+        assert info.started_at is not None
+        assert await app.jobs(state="succeeded").count() == JobCount(5, exact=True)
+        page = await app.jobs(state="succeeded").page(size=2)
+        found = [job.id for job in page.jobs]
+        while page.cursor is not None:
+            page = await app.jobs(state="succeeded").page(page.cursor, size=2)
+            found += [job.id for job in page.jobs]
+        assert sorted(found) == sorted(every)
+        assert found == (await ids(app, state="succeeded", order="oldest"))[::-1]
+        monkeypatch.setattr(ended_jobs, "COUNTED", 2)
+        monkeypatch.setattr(ended_jobs, "MOST_LISTED", 2)
+        lists = ended_jobs.JobLists(await internals_of(app).store())
+        assert await lists.count_jobs("default", Wanted(JobState.SUCCEEDED)) == Counted(6, exact=False)
+
+    async def test_without_a_history_there_are_none(self) -> None:
+        with pytest.raises(ConfigError, match="'history' is 0"):
+            shop(history=0).jobs(state=["failed", "succeeded"])
 
 
 class TestOneJob:
