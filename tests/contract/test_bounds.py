@@ -212,6 +212,11 @@ def dead(look: Look, key: str) -> None:
     look.expires_within(key, look.limits.dead_ttl_ms)
 
 
+def cut(look: Look, key: str) -> None:
+    """Some of these may be gone."""
+    look.expires_within(key, max(DAY, look.limits.dead_ttl_ms))
+
+
 def tombstone(look: Look, key: str) -> None:
     look.expires_within(key, look.limits.tombstone_ms)
 
@@ -348,6 +353,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":operations": ("capped", operations),
     ":operation:<id>": ("expires", operation),
     ":dead": ("capped", dead),
+    ":cut": ("members", cut),
     ":history": ("trimmed", history),
     ":events": ("trimmed", events),
     ":listening": ("expires", listening),
@@ -569,6 +575,7 @@ async def test_when_all_is_over_only_empty_lanes_and_notes_are_left(redis_store:
     rest = {":job:<id>", ":body:<id>", ":schedule:<id>", ":receipt:<call>", ":tombstone:<nonce>"}
     rest |= {
         ":dead",
+        ":cut",
         ":declared",
         ":noted",
         ":history",

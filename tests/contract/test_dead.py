@@ -3,7 +3,8 @@
 import pytest
 
 from aioq.jobs.job import JobState
-from aioq.store.contract import Limits, NewJob, Store, Verb
+from aioq.store.contract import Limits, NewJob, Settlement, Store, Verb
+from aioq.store.operating import Wanted
 from aioq.wire.messages import Failure, encode_envelope, encode_failure
 from tests.contract.kit import (
     BROKEN,
@@ -67,6 +68,44 @@ class TestTheDead:
         assert await state(store, "forgotten") is None
         await eventually(lambda: gone(store, "short"))
         assert await state(store, "long") == JobState.FAILED
+
+    async def test_what_is_over_the_limit_is_listed_as_long_as_it_is_kept(
+        self, store: Store, backend: Backend
+    ) -> None:
+        operating = store.operating
+        await self.fail(store, *"abcdefg", ttl_ms=LONG // 2)
+
+        async def listed(limit: int = 250, *, oldest: bool = True) -> str:
+            names, after = "", ()
+            while after is not None:
+                listing = await operating.list_jobs(QUEUE, Wanted(JobState.FAILED, oldest=oldest), after, limit)
+                names += "".join(each.info.id for each in listing.items if each.info is not None)
+                after = listing.after
+            return names
+
+        for limit in (1, 3, 250):
+            assert await listed(limit) == "abcdefg", limit
+            assert await listed(limit, oldest=False) == "gfedcba", limit
+        assert (await operating.count_jobs(QUEUE, Wanted(JobState.FAILED))).count == 7
+        assert await operating.reopen(QUEUE, ["a", "g"]) == [None, JobState.FAILED], (
+            "the call of the first is gone"
+        )
+        assert await operating.delete(QUEUE, ["b"], BROKEN) == [JobState.FAILED]
+        assert await listed() == "acdef"
+
+        # What is gone is forgotten, by and by: here as many are looked at as there are.
+        assert [job.id for job in await take(store, "w")] == ["g"]
+        await send(store, *"hijklm")
+        jobs = await take(store, "w", 6)
+        if backend.database is not None:
+            backend.delete("job:c", "job:d")
+        done = [Settlement(job.id, job.claim, Verb.FAILED, BROKEN, ttl_ms=LONG // 2) for job in jobs]
+        assert all(await store.settle(QUEUE, "w", done))
+        if backend.database is not None:
+            with backend.database.client() as client:
+                left = client.zrange(backend.key("cut"), 0, -1)
+                assert "".join(left) == "aefhij"  # pyright: ignore[reportArgumentType]
+                assert 0 < client.pttl(backend.key("cut")) <= LONG // 2  # pyright: ignore[reportOperatorIssue]
 
     async def test_a_dead_job_is_kept_though_its_result_is_not(self, store: Store) -> None:
         await self.fail(store, "job", ttl_ms=0)

@@ -56,7 +56,7 @@ class OperatedJobs:
         """How many jobs a list has."""
         found = [each for each in self._records.values() if each.state is wanted.state and not each.is_elsewhere]
         if wanted.state is JobState.FAILED:
-            found = [self._records[job_id] for job_id in self._endings.dead if job_id in self._records]
+            found = self._endings.dead.listed(self._records)
         elif wanted.state is not JobState.SCHEDULED:
             return len(found)
         return sum(wanted.span.includes(_time(each)) for each in found)
@@ -157,7 +157,7 @@ class OperatedJobs:
             return [(worker, job_id) for worker in workers for job_id in self._held[worker]]
         found = [each for each in self._records.values() if each.state is wanted.state and not each.is_elsewhere]
         if wanted.state is JobState.FAILED:
-            found = [self._records[job_id] for job_id in self._endings.dead if job_id in self._records]
+            found = self._endings.dead.listed(self._records)
         if wanted.state is JobState.WAITING:
             return [(0, each.id) for each in found]
         return [(_time(each), each.id) for each in found if wanted.span.includes(_time(each))]

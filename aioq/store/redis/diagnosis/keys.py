@@ -48,7 +48,7 @@ ONES = {
         "owners",
     ),
     *("noted", "dead", "schedule-queues", "relays", "inbox", "shards", "history", "counters", "tasks", "paused"),
-    *("about", "operations"),
+    *("about", "operations", "cut"),
     *LANES,
     *ASIDE,
 }

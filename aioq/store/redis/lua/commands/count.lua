@@ -1,7 +1,7 @@
 -- Counts jobs, or estimates how many there are.
 --
 -- NEEDS: call, keys, timers, entries, pauses
--- USES: reads dead, held, lanes, scheduled, schedules, workers
+-- USES: reads cut, dead, held, lanes, scheduled, schedules, workers
 -- KEYS: 1 base key
 -- ARGV: 1 what to count: 'dead', 'scheduled', 'running' or 'queued' jobs; 'ahead' for the queued jobs that are claimed
 --   before one of them; 'keys' for the queue's main keys, of which one that is not used has none; 'nothing' for the
@@ -18,7 +18,11 @@ local function sum(found)
 end
 
 local counts = {}
-function counts.dead() return sum(redis.pcall('ZCOUNT', q.base .. DEAD, first, last)), 1 end
+function counts.dead()
+  -- Of those that were cut off, the records of some may be gone.
+  local cut = sum(redis.pcall('ZCOUNT', q.base .. CUT, first, last))
+  return sum(redis.pcall('ZCOUNT', q.base .. DEAD, first, last)) + cut, cut == 0 and 1 or 0
+end
 
 function counts.scheduled()
   local timer = redis.pcall('ZSCORE', q.base .. SCHEDULED, Timer.FIRST)
@@ -94,7 +98,7 @@ function counts.keys()
   local found = 0
   for _, stream in ipairs(LANES) do found = found + redis.call('EXISTS', lane_key(q, stream)) end
   for _, stream in ipairs(Pauses.ASIDE) do found = found + redis.call('EXISTS', lane_key(q, stream)) end
-  return found + redis.call('EXISTS', q.base .. SCHEDULED, q.base .. DEAD, q.base .. WORKERS, q.base .. SCHEDULES), 1
+  return found + redis.call('EXISTS', q.base .. SCHEDULED, q.base .. DEAD, q.base .. CUT, q.base .. WORKERS, q.base .. SCHEDULES), 1
 end
 
 function counts.nothing() return 0, 1 end

@@ -67,19 +67,27 @@ function Finish.forget(q, limits, id, job)
   run_hooks(q, 'forget', id, job, 0)
   Finish.keep(q, limits, id, job, 0)
   redis.call('DEL', body_key(q, id))
+  Finish.unlist(q, id)
+end
+
+-- Takes a job from the lists of failed jobs.
+function Finish.unlist(q, id)
   redis.call('ZREM', q.base .. DEAD, id)
+  redis.call('ZREM', q.base .. CUT, id)
 end
 
 -- Removes a job from the dead jobs because there are too many. From now on it is kept like any other job that has
--- ended: for its own ttl after its end.
+-- ended: for its own ttl after its end. Returns for how many ms that is.
 function Finish.unbury(q, limits, id)
   local job = load(q, id)
-  if not job or job[STATE] ~= 'failed' or not job[TTL] then return end
+  if not job or job[STATE] ~= 'failed' then return 0 end
+  if not job[TTL] then return redis.call('PTTL', job_key(q, id)) end
   local left, has_body = job[ENDED] + job[TTL] - q.now, job[JOB] == true
   run_hooks(q, 'forget', id, job, math.max(0, left))
   job[JOB], job[TTL] = false, false
   Finish.keep(q, limits, id, job, left)
   if has_body then redis.call('DEL', body_key(q, id)) end
+  return left
 end
 
 -- Fails a job, and keeps it for the operator: for its outcome's time or that of dead jobs, whichever is longer. A
@@ -105,11 +113,25 @@ function Finish.trim_dead(q, limits)
   if old > 0 then redis.call('ZREMRANGEBYRANK', q.base .. DEAD, 0, old - 1) end
   local over = redis.call('ZCARD', q.base .. DEAD) - limits.dead_limit
   if over <= 0 then return false end
-  for _, id in ipairs(redis.call('ZRANGE', q.base .. DEAD, 0, math.min(over, most) - 1)) do
-    Finish.unbury(q, limits, id)
-    redis.call('ZREM', q.base .. DEAD, id)
+  local cut, longest = redis.call('ZRANGE', q.base .. DEAD, 0, math.min(over, most) - 1, 'WITHSCORES'), 0
+  for i = 1, #cut, 2 do
+    local left = Finish.unbury(q, limits, cut[i])
+    if left > 0 then redis.call('ZADD', q.base .. CUT, cut[i + 1], cut[i]) end
+    longest = math.max(longest, left)
+    redis.call('ZREM', q.base .. DEAD, cut[i])
   end
+  Finish.clear_cut(q, #cut, longest)
   return over > most
+end
+
+-- Removes members of CUT whose records are gone, of so many that are chosen at random: twice as many as were added. So
+-- at most about half of them are such. The key is kept for at least `left` ms.
+function Finish.clear_cut(q, tried, left)
+  local some = redis.call('ZRANDMEMBER', q.base .. CUT, tried)
+  for _, id in ipairs(some) do
+    if redis.call('EXISTS', job_key(q, id)) == 0 then redis.call('ZREM', q.base .. CUT, id) end
+  end
+  if some[1] and left > redis.call('PTTL', q.base .. CUT) then redis.call('PEXPIRE', q.base .. CUT, left) end
 end
 
 -- Gives a running job back to its lane; `way` is passed to its hooks.

@@ -19,6 +19,8 @@ local IDLE = ':idle'
 -- of them are; see lib/standing.lua.
 local STANDING, WAKEABLE = ':standing', ':wakeable'
 local SCHEDULED, DEAD = ':scheduled', ':dead'
+-- Failed jobs that are too many for DEAD, by when they failed, as long as their records are kept.
+local CUT = ':cut'
 local TIMERS = ':timers'
 -- What is paused; see lib/pauses.lua.
 local PAUSED = ':paused'

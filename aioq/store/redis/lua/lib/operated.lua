@@ -20,7 +20,7 @@ function Operated.reopen(q, id, job)
     new[READY], new[ATTEMPT_LOG] = q.now, job[ATTEMPT_LOG]
   end
   save(q, id, new)
-  redis.call('ZREM', q.base .. DEAD, id)
+  Finish.unlist(q, id)
   return true
 end
 
