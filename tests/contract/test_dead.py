@@ -1,5 +1,7 @@
 """The dead: failed jobs that are kept for the operator, for a time and up to a number."""
 
+from typing import Any
+
 import pytest
 
 from aioq.jobs.job import JobState
@@ -103,8 +105,8 @@ class TestTheDead:
         assert all(await store.settle(QUEUE, "w", done))
         if backend.database is not None:
             with backend.database.client() as client:
-                left = client.zrange(backend.key("cut"), 0, -1)
-                assert "".join(left) == "aefhij"  # pyright: ignore[reportArgumentType]
+                left: Any = client.zrange(backend.key("cut"), 0, -1)
+                assert "".join(left) == "aefhij"
                 assert 0 < client.pttl(backend.key("cut")) <= LONG // 2  # pyright: ignore[reportOperatorIssue]
 
     async def test_a_dead_job_is_kept_though_its_result_is_not(self, store: Store) -> None:

@@ -219,7 +219,7 @@ class MemoryQueue:
             self._hooks.back(record, Way.PROMOTE)
             self._queue(record)
             count += 1
-        return Promotion(count, self._next_due(), expired, tuple(relays), operations=operations)
+        return Promotion(count, self._next_due(), expired, tuple(relays), operations=tuple(operations))
 
     def recover(self, crash_outcome: bytes, limit: int, dead: str) -> Recovery:
         """Do one step of recovering a dead worker; see `Store.recover`."""
