@@ -212,7 +212,35 @@ def operations(words: tuple[str, ...], **options: Any) -> None:
     _run("bulk", words, options, function="run_operations")
 
 
-_ALL = (jobs, job, why, bulk, operations, queues, queue, workers, send)
+@click.command(context_settings=HELP)
+@for_app(metavar="[MODULE:APP]")
+@click.option("-q", "--queue", multiple=True, metavar="NAME", help="Of this queue; may be repeated.")
+@click.option("-t", "--task", multiple=True, metavar="PATTERN", help="Of this task; may be repeated.")
+@click.option("-k", "--kind", multiple=True, metavar="KIND", help="Of this kind, such as failed; may be repeated.")
+@click.option("--cursor", metavar="CURSOR", help="Go on where an earlier command has ended.")
+@click.option("-n", "--limit", type=COUNT, metavar="N", help="End after so many.")
+@as_json
+def events(words: tuple[str, ...], **options: Any) -> None:
+    """Print what happens to jobs and workers, as it happens, until Ctrl-C.
+
+    The last line, on standard error, is the cursor with which another command goes on after the last event.
+    """
+    given = {"queue": options.pop("queue"), "task": options.pop("task"), "kinds": options.pop("kind")}
+    _run("events", words, {"filters": {name: list(each) for name, each in given.items() if each}, **options})
+
+
+@click.command(context_settings=HELP)
+@for_app(metavar="[MODULE:APP] ID")
+@as_json
+def tail(words: tuple[str, ...], **options: Any) -> None:
+    """Print what has happened to a job, and then what happens to it and what it logs, until it has ended.
+
+    Exit code 1: it has failed, or was cancelled.
+    """
+    _run("events", words, options, function="run_tail")
+
+
+_ALL = (jobs, job, why, tail, events, bulk, operations, queues, queue, workers, send)
 
 COMMANDS: Mapping[str, click.Command] = {each.name or "": each for each in _ALL}
 """All of them, by name."""

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from aioq.app import App
+from aioq.cli.operate.events import progress_text
 from aioq.cli.operate.output import Column, moment, print_facts, print_items, print_json, span
 from aioq.cli.operate.questions import confirm
 from aioq.cli.targets import Wanted, find_app
@@ -135,18 +136,11 @@ def facts(info: JobInfo) -> Iterator[tuple[str, str]]:
     yield "expires", moment(info.expires_at)
     yield "worker", info.worker or ""
     if info.progress is not None:
-        yield "progress", _progress(info)
+        yield "progress", progress_text(info.progress)
     yield "tags", ", ".join(info.tags)
     yield "headers", ", ".join(f"{name}={value}" for name, value in info.headers.items())
     yield "error", "" if info.error is None else str(info.error)
     yield "result", "" if info.result is None else repr(info.result)
-
-
-def _progress(info: JobInfo) -> str:
-    progress = info.progress
-    assert progress is not None
-    share = f"{progress.done:g}" + ("" if progress.total is None else f" of {progress.total:g}")
-    return f"{share} {progress.message}".rstrip()
 
 
 STORY: Sequence[Column[TimelineEntry]] = (

@@ -1,0 +1,102 @@
+"""`aioq events`: prints what happens, as it happens. `aioq tail`: the same of one job, until it has ended."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import click
+
+from aioq.app import App
+from aioq.cli.operate.output import moment, print_json, span
+from aioq.cli.targets import Wanted, find_app
+from aioq.errors import AioqError, ConfigError
+from aioq.jobs.events import Event, EventKind
+from aioq.jobs.job import JobState, Progress
+from aioq.jobs.loglines import LogLine
+from aioq.results.handle import JobHandle
+from aioq.util.printable import printable
+
+
+def run(
+    wanted: Wanted, *, filters: Mapping[str, Any], limit: int | None, cursor: str | None, as_json: bool
+) -> None:
+    """Carry out `aioq events`."""
+    app, _ = find_app(wanted)
+
+    async def carry_out() -> None:
+        async with app:
+            stream = app.events(**filters, **({} if cursor is None else {"cursor": cursor}))
+            await stream.start()
+            printed = 0
+            async for event in stream:
+                _print(event, as_json=as_json, names_job=True)
+                printed += 1
+                if printed == limit:
+                    break
+            click.echo(f"go on with --cursor {stream.cursor}", err=True)
+
+    asyncio.run(carry_out())
+
+
+def run_tail(wanted: Wanted, *, as_json: bool) -> None:
+    """Carry out `aioq tail`."""
+    app, (job_id,) = find_app(wanted, "the job's ID")
+
+    async def carry_out() -> int:
+        async with app:
+            handle = app.handle(job_id)
+            if not app.settings.history and not app.settings.logs:
+                raise ConfigError("aioq tail needs the setting 'history' or 'logs', which are both 0")
+            await _print_both(app, handle, as_json=as_json)
+            return 0 if await handle.status() is JobState.SUCCEEDED else 1
+
+    sys.exit(asyncio.run(carry_out()))
+
+
+async def _print_both(app: App, handle: JobHandle[Any], *, as_json: bool) -> None:
+    """Print the events and the lines of a job, as far as the App keeps them, as they come."""
+
+    async def print_all(source: AsyncIterator[Event | LogLine]) -> None:
+        async for item in source:
+            _print(item, as_json=as_json, names_job=False)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            if app.settings.history:
+                group.create_task(print_all(handle.events()))
+            if app.settings.logs:
+                group.create_task(print_all(handle.follow_logs()))
+    except* AioqError as errors:
+        raise errors.exceptions[0] from None
+
+
+def _print(item: Event | LogLine, *, as_json: bool, names_job: bool) -> None:
+    if as_json:
+        print_json([item])
+    else:
+        click.echo("  ".join(map(printable, line(item, names_job=names_job))))
+    sys.stdout.flush()  # a pipe's reader gets it now
+
+
+def line(item: Event | LogLine, *, names_job: bool) -> list[str]:
+    """What is printed of an event or of a line, in parts."""
+    if isinstance(item, LogLine):
+        return [moment(item.at), item.level, item.text]
+    parts = [moment(item.at), item.kind.value]
+    if item.kind is EventKind.MISSED:
+        return [
+            *parts,
+            f"{item.queue}: {'some' if item.missed is None else item.missed} events since {moment(item.since)}",
+        ]
+    if names_job:
+        parts += [item.queue, *filter(None, (item.job_id, item.task))]
+    took = f"after {span(item.seconds)}" if item.seconds is not None else ""
+    report = "" if item.progress is None else progress_text(item.progress)
+    return [*parts, *filter(None, (report, item.worker, took, item.error))]
+
+
+def progress_text(progress: Progress) -> str:
+    """A progress report: `3 of 10 reading`."""
+    share = f"{progress.done:g}" + ("" if progress.total is None else f" of {progress.total:g}")
+    return f"{share} {progress.message}".rstrip()

@@ -1,0 +1,174 @@
+"""The commands that operate queues: which App they take, what they print for programs, and what they refuse.
+
+What they print for people is in `docs/cli.md`, and held by `test_cli_page.py`.
+"""
+
+import asyncio
+import io
+import json
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from typing import NamedTuple
+
+import pytest
+
+from aioq.cli.main import main
+from tests.behaviour.kit import Project
+
+SHOP = """
+from aioq import App
+
+app = App(logs=10)
+
+
+@app.task(name="shop.add")
+async def add(x: int, y: int = 1) -> int:
+    return x + y
+"""
+
+
+class Ran(NamedTuple):
+    """What a command has printed, and its exit code."""
+
+    printed: str
+    errors: str
+    code: int
+
+    @property
+    def lines(self) -> list[str]:
+        return self.printed.splitlines()
+
+    @property
+    def objects(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.lines]
+
+
+def aioq(*words: str) -> Ran:
+    """Run a command in this process; its output goes to no terminal."""
+    output, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(output), redirect_stderr(errors), pytest.raises(SystemExit) as ended:
+        main(words)
+    return Ran(output.getvalue(), errors.getvalue(), int(ended.value.code or 0))
+
+
+@pytest.fixture
+def shop(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project whose directory this process is in; nothing of it runs."""
+    project.write("shop.py", SHOP)
+    project.load("shop")
+    for name, value in project.settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(project.folder)
+    return project
+
+
+def test_which_app_is_meant(shop: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that is named comes before that of the environment, and this before that of pyproject.toml."""
+    assert aioq("send", "shop:app", "shop.add", "[1]", "--id", "named").lines == ["named"]
+    missing = aioq("jobs")
+    assert (missing.code, missing.printed) == (2, "")
+    assert missing.errors.startswith("aioq: which App? Name it first (shop.tasks:app), set AIOQ_APP or ")
+    shop.write("pyproject.toml", '[tool.aioq]\napp = "shop:app"\n')
+    assert [line.split("\t")[0] for line in aioq("jobs").lines] == ["named"]
+    assert aioq("job", "named", "--json").objects[0]["job"]["id"] == "named"  # pyright: ignore[reportIndexIssue, reportUnknownMemberType] - JSON
+    assert [line.split("\t")[0] for line in aioq("schedules", "list").lines] == []
+    monkeypatch.setenv("AIOQ_APP", "nowhere:app")
+    assert "no module 'nowhere'" in aioq("jobs").errors
+    assert aioq("jobs", "shop:app", "--count").printed == "1\n"
+    for command in ("check", "doctor"):
+        assert "no module 'nowhere'" in aioq(command).errors
+
+    url = shop.settings["AIOQ_URL"]
+    assert aioq("jobs", "--name", shop.name, "--url", url, "--count").printed == "1\n"
+    assert aioq("jobs", "--name", "another", "--url", url, "--count").printed == "0\n"
+    assert (
+        aioq("jobs", "--url", url).errors
+        == 'aioq: --url needs the App\'s name too: --name shop, for App("shop")\n'
+    )
+    sent = aioq("send", "--name", shop.name, "no.such.task", '{"any": 1}', "--delay", "1h", "--json")
+    assert sent.code == 0, "without the code nobody knows its tasks"
+    assert sent.objects[0].keys() == {"id", "added"}
+
+
+def test_what_programs_get(shop: Project) -> None:
+    (line,) = aioq("send", "shop:app", "shop.add", '{"x": 1}', "--delay", "1h", "--tag", "a", "--tag", "b").lines
+    assert aioq("jobs", "shop:app").lines[0].split("\t")[:5] == [line, "shop.add", "default", "scheduled", "0"]
+    (job,) = aioq("jobs", "shop:app", "--tag", "b", "-a", "x=1", "--json").objects
+    assert (job["id"], job["state"], job["tags"], job["error"]) == (line, "scheduled", ["a", "b"], None)
+    assert aioq("jobs", "shop:app", "--tag", "c").lines == []
+    assert aioq("jobs", "shop:app", "--count", "--json").objects == [{"value": 1, "exact": True}]
+    (queue,) = aioq("queues", "shop:app", "--json").objects
+    assert queue.keys() == {"info", "counts", "stats"}
+    assert queue["counts"] == {"queued": 0, "scheduled": 1, "waiting": 0, "running": 0, "dead": 0}
+    (why,) = aioq("why", "shop:app", line, "--json").objects
+    assert [reason["code"] for reason in why["reasons"]] == ["not_due"]  # pyright: ignore[reportUnknownVariableType, reportGeneralTypeIssues, reportIndexIssue] - JSON
+    assert aioq("workers", "shop:app", "--json").printed == ""
+    (dry,) = aioq("bulk", "shop:app", "run-now", "--dry-run", "--json").objects
+    assert (dry["state"], dry["total"], dry["done"]) == ("dry_run", 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("jobs shop:app --since yesterday", "'yesterday' is no time; write 2h, or 2026-11-30T09:00Z"),
+        ("jobs shop:app --since 2026-11-30T09:00", "has no time zone; write 2026-11-30T09:00Z for UTC"),
+        ("jobs shop:app --queue nowhere", "there is no queue 'nowhere'; there are: default"),
+        ("jobs shop:app --state running,failed", "state='running,failed'"),
+        ("jobs shop:app --error [", "error='['"),
+        ("jobs shop:app -a user", "'user': write NAME=VALUE, such as user_id=7"),
+        ("jobs shop:app and more", "unexpected argument: and more"),
+        ("job shop:app", "missing the job's ID"),
+        ("job shop:app nothing", "there is no job 'nothing'"),
+        ("job shop:app x --retry --copy", "one change at a time"),
+        ("job shop:app x --delete", "delete the job x? There is no terminal to ask; give --yes"),
+        (
+            "queue shop:app default --purge",
+            "(0 queued, 0 scheduled, 0 waiting)? There is no terminal to ask",
+        ),
+        ("queue shop:app default --pause --task no.such", "no.such"),
+        ("queue shop:app default --until 1h", "--until is for --pause"),
+        ("workers shop:app --stop", "which workers? Give an id, or a pattern"),
+        ("workers shop:app w --pause", "there is no worker 'w'; there are: none"),
+        ("bulk shop:app move", "--to says which queue"),
+        ("bulk shop:app cancel", "cancel 0 jobs of"),
+        ("operations shop:app --abort", "which operation? Give its ID"),
+        ("operations shop:app retry-1", "retry-1"),
+        ("send shop:app shop.ad", "there is no task 'shop.ad' (did you mean 'shop.add'?); there are: shop.add"),
+        ("send shop:app shop.add {x:1}", "the arguments are no JSON"),
+        ("send shop:app shop.add 7", "write an object"),
+        ("events shop:app --kind ended_", "ended_"),
+        ("tail shop:app nothing", "there is no job 'nothing'"),
+    ],
+)
+def test_what_is_refused(shop: Project, words: str, error: str) -> None:
+    """With exit code 2, an error that says what is wrong, and nothing on standard output."""
+    ran = aioq(*words.split())
+    assert error in ran.errors
+    assert (ran.code, ran.printed) == (2, "")
+
+
+def test_a_job_is_followed_to_its_end(shop: Project) -> None:
+    asyncio.run(shop.ready_worker("shop:app"))
+    assert aioq("send", "shop:app", "shop.add", "[1]", "--id", "one", "--wait").lines == ["one", "2"]
+    assert [line.split("  ")[1] for line in aioq("tail", "shop:app", "one").lines] == [
+        "sent",
+        "started",
+        "succeeded",
+    ]
+    cancelled = aioq("send", "shop:app", "shop.add", "[1]", "--id", "two", "--delay", "1h")
+    assert cancelled.code == 0
+    assert aioq("job", "shop:app", "two", "--cancel", "--reason", "sold").lines == ["two cancelled"]
+    assert aioq("job", "shop:app", "two", "--cancel").code == 1
+    followed = aioq("tail", "shop:app", "two", "--json")
+    assert ([each["kind"] for each in followed.objects], followed.code) == (["sent", "cancelled"], 1)
+
+
+def test_a_reader_that_has_enough_ends_a_command_quietly(shop: Project) -> None:
+    add = sys.modules["shop"].add
+    asyncio.run(sys.modules["shop"].app.send_many([add.options(delay=3600).call(each) for each in range(500)]))
+    command = (
+        f"{sys.executable} -m aioq jobs shop:app --all --json | head -c 1 >/dev/null; echo ${{PIPESTATUS[0]}}"
+    )
+    shell = shop.run("bash", "-c", command)
+    assert asyncio.run(shell.ended()) == 0
+    assert (shell.printed, shell.lines) == (["1"], [])
