@@ -20,6 +20,7 @@ import os
 import pathlib
 import runpy
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -34,7 +35,7 @@ class Request(TypedDict):
     """What a fork is to become.
 
     `passed` are the descriptors that it has besides its standard streams. A `sibling` is a child of the process
-    that has started this one, and waits for it itself.
+    that has started this one, and waits for it itself. Signals that are `blocked` wait until it lets them come.
     """
 
     command: list[str]
@@ -42,6 +43,7 @@ class Request(TypedDict):
     environment: dict[str, str]
     passed: NotRequired[list[int]]
     sibling: NotRequired[bool]
+    blocked: NotRequired[list[int]]
 
 
 MODULES = (
@@ -88,6 +90,7 @@ def main(control: socket.socket) -> Request | None:
             is_sibling = request.get("sibling")
             pid = _fork_sibling() if is_sibling else os.fork()
             if pid == 0:
+                control.detach()  # else its end would close the descriptor that gets its number
                 return _become(request, streams)
             for stream in streams:
                 os.close(stream)
@@ -106,6 +109,7 @@ def _become(request: Request, streams: list[int]) -> Request | None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
             return _fork_siblings(theirs, streams, ours)
+        theirs.close()  # likewise
         beside = fcntl.fcntl(ours.detach(), fcntl.F_DUPFD_CLOEXEC, HIGH)
     os.setsid()
     _place(streams, request.get("passed", []), beside)
@@ -171,10 +175,13 @@ def _fork_siblings(control: socket.socket, *held: Any) -> Request | None:
         message, descriptors, _, _ = socket.recv_fds(control, 1 << 20, 10)
         if not message:
             os._exit(0)
+        request: Request = json.loads(message)
+        signal.pthread_sigmask(signal.SIG_SETMASK, request.get("blocked", []))  # inherited, as from its parent
         pid = _fork_sibling()
         if pid == 0:
             control.close()
-            return _become(json.loads(message), descriptors)
+            return _become(request, descriptors)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         for each in descriptors:
             os.close(each)
         control.send(str(pid).encode())
@@ -233,6 +240,7 @@ def popen_by(
                     "folder": os.fspath(folder or os.getcwd()),
                     "environment": environment,
                     "passed": list(passed),
+                    "blocked": [int(each) for each in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
                 }
                 self.pid = fork(request, [*streams, *passed])
                 if self.pid > 0:

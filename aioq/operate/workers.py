@@ -158,7 +158,7 @@ class _Register:
         is_moved = False
         while not isinstance(answer := await control.ask(*at, request), bytes):
             if answer is NoAnswer.GONE:
-                found = await self.find(worker.queues)
+                found = await self.find(None)
                 if is_moved or worker.id not in found:
                     raise _not_found(worker.id, sorted(found))
                 is_moved = True  # it has left that queue

@@ -4,12 +4,13 @@ They may be taken from any thread, also while the loop is blocked. They hold no 
 """
 
 import asyncio
+import gc
 import sys
 import threading
 import traceback
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from types import FrameType
+from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import Any
 
 import msgspec
@@ -44,7 +45,7 @@ class Stack(msgspec.Struct, frozen=True):
 
 
 @public
-class WorkerStacks(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerStacks(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a worker's process is doing, as `await worker.stacks()` returns it; `str()` of it is for people.
 
     Attributes:
@@ -111,6 +112,7 @@ class _Room:
 
 
 _Frame = tuple[FrameType, int]
+_SUSPENDED = (CoroutineType, AsyncGeneratorType, GeneratorType)
 
 
 def _walk(frame: FrameType | None) -> list[_Frame]:
@@ -123,17 +125,21 @@ def _frames_of(task: "asyncio.Task[Any]") -> list[_Frame]:
     return list(_awaited(task.get_coro()))[-MOST_FRAMES:]
 
 
-def _awaited(coroutine: Any) -> Iterator[_Frame]:
+def _awaited(awaited: Any) -> Iterator[_Frame]:
     for _ in range(1000):  # a chain has an end, unless it is changed while it is read
-        for prefix in ("cr", "gi", "ag"):
-            frame = getattr(coroutine, f"{prefix}_frame", None)
-            if isinstance(frame, FrameType):
-                yield frame, frame.f_lineno
-                name = "gi_yieldfrom" if prefix == "gi" else f"{prefix}_await"
-                coroutine = getattr(coroutine, name, None)
-                break
+        if not isinstance(awaited, _SUSPENDED):
+            # What a step of an async generator, or an iterator over a coroutine, belongs to is not told otherwise.
+            awaited = next((each for each in gc.get_referents(awaited) if isinstance(each, _SUSPENDED)), None)
+        if isinstance(awaited, CoroutineType):
+            frame, awaited = awaited.cr_frame, awaited.cr_await
+        elif isinstance(awaited, AsyncGeneratorType):
+            frame, awaited = awaited.ag_frame, awaited.ag_await
+        elif isinstance(awaited, GeneratorType):
+            frame, awaited = awaited.gi_frame, awaited.gi_yieldfrom
         else:
             return
+        if frame is not None:
+            yield frame, frame.f_lineno
 
 
 def _text(frames: Iterable[_Frame]) -> str:

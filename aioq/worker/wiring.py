@@ -221,7 +221,7 @@ class Duties:
         duties = self.queues[queue]
         await duties.held.wait_empty()
         await self.settler.drain()
-        self.lease.remove(duties.membership)
+        await self.lease.remove(duties.membership)
         self.queues = {name: each for name, each in self.queues.items() if name != queue}
         self._leaving -= {queue}
         self.burst.remove(queue)

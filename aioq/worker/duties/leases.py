@@ -68,6 +68,7 @@ class LeaseService:
         self._single: deque[str] = deque()
         self._answers: deque[tuple[str, str, bytes]] = deque()
         self._unsent: dict[str, list[tuple[str, bytes]]] = {}
+        self._leaving: deque[tuple[str, asyncio.Event]] = deque()
         self._is_round_due = False
         self._wake = threading.Event()
         self._stopping = False
@@ -101,8 +102,12 @@ class LeaseService:
         self._memberships = [*self._memberships, membership]  # a new list: the thread may be reading this one
         self.renew_now()
 
-    def remove(self, membership: Membership) -> None:
-        """Do not renew this lease any more."""
+    async def remove(self, membership: Membership) -> None:
+        """Do not renew this lease any more; returns when all answers of its queue are sent."""
+        sent = asyncio.Event()
+        self._leaving.append((membership.queue, sent))
+        self.renew_one(membership.queue)
+        await sent.wait()
         self._memberships = [each for each in self._memberships if each is not membership]
 
     @property
@@ -144,6 +149,7 @@ class LeaseService:
                     wanted = single | self._troubled.keys()
                     memberships = [each for each in self._memberships if each.queue in wanted]
                 pauses = self._renew_all(memberships)
+                self._let_leave()
                 until_round = max(next_round - time.monotonic(), 0.05)
                 woken = self._wake.wait(min([until_round, *pauses]))
                 is_due = time.monotonic() >= next_round or (not woken and until_round <= min(pauses, default=inf))
@@ -160,6 +166,17 @@ class LeaseService:
         left = [each for each in self._memberships if each.queue in self._unsent and each.joined]
         if left:
             self._renew_all(left)
+
+    def _let_leave(self) -> None:
+        """Tell those that wait for it that the answers of their queue are sent."""
+        for _ in range(len(self._leaving)):
+            queue, sent = self._leaving.popleft()
+            self._gather_answers()
+            if queue in self._unsent:
+                self._leaving.append((queue, sent))
+                self.renew_one(queue)
+            else:
+                self._call_on_loop(sent.set)
 
     def _gather_answers(self) -> None:
         for _ in range(len(self._answers)):

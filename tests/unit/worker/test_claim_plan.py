@@ -196,3 +196,12 @@ def test_a_wake_up_during_a_claim_is_followed_by_another_claim():
     request = plan.request(100)
     plan.woken(1)
     assert not plan.should_wait(request, Claim(), 100)
+
+
+def test_with_another_number_of_slots_it_claims_for_half_of_these() -> None:
+    plan = ClaimPlan(100)
+    plan.resize(10)
+    assert plan.request(10).most == 5
+    many = ClaimPlan(100, 10)
+    many.resize(20)
+    assert many.request(20).most == 2

@@ -65,3 +65,36 @@ def test_it_is_known_since_when_all_are_taken(monkeypatch: pytest.MonkeyPatch):
     assert slots.full_for == 10
     slots.give_back()
     assert slots.full_for == 0
+
+
+async def test_while_they_are_paused_none_is_free_whatever_is_given_back():
+    slots = Slots(2)
+    slots.take(1)
+    slots.pause()
+    waiting = asyncio.create_task(slots.wait())
+    slots.give_back()
+    await turns()
+    assert (waiting.done(), slots.free, slots.full_for) == (False, 0, 0)
+    slots.resume()
+    await within(waiting)
+    assert slots.free == 2
+
+    slots.take(2)
+    slots.pause()
+    slots.resume()
+    assert (slots.free, slots._freed.is_set()) == (0, False)  # they are full all the same
+
+
+async def test_there_may_be_more_or_fewer():
+    slots = Slots(2)
+    slots.take(2)
+    slots.resize(3)
+    await within(slots.wait())
+    slots.resize(1)
+    waiting = asyncio.create_task(slots.wait())
+    slots.give_back()
+    await turns()
+    assert (waiting.done(), slots.free, slots.full_for > 0) == (False, 0, True)
+    slots.give_back()
+    await within(waiting)
+    assert slots.free == 1

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from aioq.errors import ServerUnavailableError
-from aioq.store.pubsub import worker_channel
+from aioq.store.pubsub import ASK, worker_channel
 from aioq.wire.messages import encode_cancellation
 from aioq.worker.duties import cancellation as module
 from aioq.worker.duties.cancellation import Canceller
@@ -39,7 +39,7 @@ class Listening:
         self.inbox = Inbox(*faults)
         self.membership = Membership(QUEUE, Incarnation())
         self.cancelled: list[tuple[str, str, str]] = []
-        self.gaps = self.leads = 0
+        self.gaps = self.leads = self.asked = 0
         self.canceller = Canceller(
             self.inbox,
             "shop",
@@ -47,10 +47,14 @@ class Listening:
             cancel=lambda *args: self.cancelled.append(args),
             on_gap=self._on_gap,
             on_lead=self._on_lead,
+            on_asked=self._on_asked,
         )
 
     def _on_gap(self) -> None:
         self.gaps += 1
+
+    def _on_asked(self) -> None:
+        self.asked += 1
 
     def _on_lead(self) -> None:
         self.leads += 1
@@ -67,7 +71,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.Backoff, "next", lambda _: 0.0)
 
 
-async def test_a_message_cancels_a_job_or_makes_this_worker_the_leader():
+async def test_a_message_cancels_a_job_or_makes_this_worker_the_leader_or_asks_it():
     listening = Listening()
     async with running(listening.canceller.run()):
         on_message, on_gap = await listening.listener()
@@ -75,10 +79,11 @@ async def test_a_message_cancels_a_job_or_makes_this_worker_the_leader():
         on_message(b"b\nnot an outcome")
         on_message(b"c")
         on_message(b"")
+        on_message(ASK)
         on_gap()
 
     assert listening.cancelled == [(QUEUE, "a", "too late"), (QUEUE, "b", ""), (QUEUE, "c", "")]
-    assert (listening.leads, listening.gaps) == (1, 1)
+    assert (listening.leads, listening.gaps, listening.asked) == (1, 1, 1)
     assert listening.inbox.listeners == {}, "it listens no more"
 
 

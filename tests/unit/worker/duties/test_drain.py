@@ -119,3 +119,27 @@ async def test_two_may_wait_at_once():
     worker.end()
     await within(asyncio.wait(tasks))
     assert all(task.done() for task in tasks)
+
+
+async def test_a_worker_that_is_paused_is_not_empty_but_has_nothing_to_wait_for_when_its_jobs_have_ended():
+    worker = Worker("a")
+    worker.deliver()
+    worker.burst.paused(is_paused=True)
+    waiting = await waits(worker)
+    idle = asyncio.create_task(worker.burst.wait(or_paused=True))
+    await turns()
+    assert not idle.done()
+    worker.end()
+    await within(idle)
+    assert not waiting.done()
+    worker.burst.paused(is_paused=False)
+    await within(waiting)
+
+
+async def test_a_queue_that_was_removed_is_not_waited_for():
+    worker = Worker("a", "b")
+    worker.queues = ("a",)
+    waiting = await waits(worker)
+    assert not waiting.done()
+    worker.burst.remove("b")
+    await within(waiting)

@@ -496,3 +496,24 @@ async def test_when_it_stops_it_stands_no_more():
     async with standing() as fetching:
         await within(fetching.fetcher.stop())
         assert (fetching.store.claims[-1][0], fetching.store.stood[-1]) == (0, True)
+
+
+@pytest.mark.parametrize("queues", [1, 9])
+async def test_while_the_slots_are_paused_it_waits_for_nothing_and_then_claims_again(queues: int):
+    fetching = Fetching(queues=queues)
+    await fetching.join()
+    async with running(fetching.fetcher.run()):
+        await until(lambda: fetching.fetcher.waiting)
+        fetching.slots.pause()
+        await within(fetching.fetcher.rest())
+        # No more is sent here: not by direct dispatch, nor as to one that stands.
+        assert fetching.store.claims[-1][0] == 0
+        assert (fetching.store.blocking, fetching.fetcher.fetched_ago) == (0, 0)
+        await fetching.store.send("a")
+        await within(fetching.fetcher.rest())  # again, for another reason
+        assert fetching.jobs == []
+        fetching.slots.resize(6)
+        fetching.fetcher.resize()
+        fetching.slots.resume()
+        await until(lambda: fetching.jobs == ["a"])
+        assert [count for count, _, _ in fetching.store.claims if count][-1] <= 3

@@ -26,6 +26,7 @@ class ScriptedLeaseClient(LeaseClient):
         self.rounds = 0
         self.sweeps: list[bool] = []
         self.on_call = lambda: None
+        self.requests: list[LeaseRequest] = []
 
     def renew_all(self, requests: Sequence[LeaseRequest]) -> Sequence[Renewal | ServerError]:
         self.rounds += 1
@@ -35,6 +36,7 @@ class ScriptedLeaseClient(LeaseClient):
         self.closed += 1
 
     def _next(self, request: LeaseRequest) -> Renewal | ServerError:
+        self.requests.append(request)
         verb = "join" if request.mode == "join" else "renew"
         if verb == "renew":
             self.sweeps.append(request.mode == "sweep")
@@ -58,6 +60,7 @@ class Leases:
                 (membership.queue, renewal, healed)
             ),
             on_lost=self._lost,
+            on_asked=lambda queue, request: self.service.answer(queue, request, b"done"),
         )
 
     def _lost(self, membership: Membership, worker: str) -> None:
@@ -303,3 +306,76 @@ async def test_trouble_of_one_queue_changes_nothing_in_the_pauses_of_another(
     assert service._note_success("mail")
     assert service._note_trouble("mail", gone) == 1
     assert service._note_trouble("post", gone) == 2
+
+
+async def test_what_is_asked_for_is_answered_with_a_renewal_of_that_queue_alone(make: Callable[..., Leases]):
+    leases = make("a", "b")
+    client = leases.lease_client
+    async with running(leases.service.run()):
+        await until(lambda: len(leases.renewals) == 2)
+        await until(lambda: all(each.joined for each in leases.memberships))
+        client.script = [Renewal(asked=("1\nwhat",)), ServerUnavailableError("gone"), Renewal()]
+        leases.service.renew_one("b")
+        await until(lambda: len(leases.renewals) == 4)
+    assert [request.queue for request in client.requests] == ["a", "b", "b", "b", "b"]
+    # Again after a renewal that has failed, and then no more.
+    assert [list(request.answers) for request in client.requests[2:]] == [[], *[[("1\nwhat", b"done")]] * 2]
+
+
+async def test_rounds_come_in_time_however_often_one_queue_is_renewed_between(make: Callable[..., Leases]):
+    leases = make("a", "b", lease=0.4)
+    async with running(leases.service.run()):
+        await until(lambda: all(each.joined for each in leases.memberships))
+        while [verb for verb, queue, _ in leases.lease_client.calls if queue == "a"].count("renew") < 2:
+            leases.service.renew_one("b")
+            await turns()
+
+
+async def test_the_last_answers_go_when_it_stops(make: Callable[..., Leases]):
+    leases = make("a")
+    async with running(leases.service.run()):
+        await until(lambda: leases.memberships[0].joined)
+        leases.service.answer("a", "1\nwhat", b"done")
+        await leases.service.stop()
+    assert [answer for request in leases.lease_client.requests for answer in request.answers] == [
+        ("1\nwhat", b"done")
+    ]
+
+
+class Announcing:
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.failures = 0
+
+    def due(self, queue: str, mode: str) -> bytes:
+        self.asked.append((queue, mode))
+        return b"about"
+
+    def failed(self) -> None:
+        self.failures += 1
+
+
+async def test_what_the_worker_says_of_itself_goes_with_its_renewals(make: Callable[..., Leases]):
+    leases, announcing = make("a"), Announcing()
+    leases.service._announcer = announcing  # pyright: ignore[reportAttributeAccessIssue]
+    leases.lease_client.script = [ServerUnavailableError("gone"), Renewal(), Renewal()]
+    async with running(leases.service.run()):
+        await until(lambda: leases.memberships[0].joined)
+        leases.service.renew_now()
+        await until(lambda: len(leases.renewals) == 2)
+    assert (announcing.asked, announcing.failures) == ([("a", "join"), ("a", "join"), ("a", "")], 1)
+    assert {request.about for request in leases.lease_client.requests} == {b"about"}
+
+
+async def test_a_queue_that_was_removed_is_not_renewed_any_more(make: Callable[..., Leases]):
+    leases = make("a", "b")
+    async with running(leases.service.run()):
+        await until(lambda: all(each.joined for each in leases.memberships))
+        leases.lease_client.script = [ServerUnavailableError("gone")]
+        leases.service.answer("b", "1\nwhat", b"done")
+        await within(leases.service.remove(leases.memberships[1]))  # once the answer has gone
+        renewed = len(leases.renewals)
+        leases.service.renew_now()
+        await until(lambda: len(leases.renewals) == renewed + 1)
+    assert leases.renewals[-1][0] == "a"
+    assert ("1\nwhat", b"done") in [each for sent in leases.lease_client.requests for each in sent.answers]

@@ -130,3 +130,18 @@ async def test_however_low_the_limit_is_the_loop_has_time_to_answer(monkeypatch:
         await turns()
         watchdog._warn_if_suspended(1.0)
     assert seen.texts == []
+
+
+async def test_the_longest_lag_is_known_for_a_minute_or_two(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def block() -> None:
+        seen.block_until("blocks the event loop")
+
+    watchdog = Watchdog(LIMIT)
+    assert watchdog.recent_lag == 0.0
+    async with running(watchdog.run()):
+        await within(asyncio.create_task(block(), name="job"))
+        await until(lambda: "was blocked" in seen.texts[-1])
+        assert watchdog.recent_lag >= LIMIT
+        assert watchdog.stacks().threads[0].name == "MainThread"
+        monkeypatch.setattr(module, "MINUTE", 0.0)
+        await until(lambda: watchdog.recent_lag < LIMIT)
