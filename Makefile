@@ -99,7 +99,7 @@ $(VENV)/python.stamp:
 # Editable, so that a change in aioq/ needs no new installation.
 $(VENV)/app.stamp: $(VENV)/python.stamp pyproject.toml
 	@echo "installing aioq into $(VENV)"
-	@$(PIP) install -e '.[embedded,uvloop,reload]'
+	@$(PIP) install -e '.[embedded,uvloop,reload,top]'
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/app.stamp requirements/dev.txt

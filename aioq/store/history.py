@@ -38,6 +38,9 @@ MINUTES, HOURS = 61, 25
 TOTAL, SENT = 0, 6
 """The counters of all rows, and of the jobs that were sent."""
 
+SUMMED = 8
+"""How many counters count jobs; those of the buckets follow."""
+
 COUNTERS = 8 + 2 * (LAST_BUCKET + 1)
 """How many counters a task has: eight by what was counted, then two for each bucket: run times and wait times."""
 
@@ -168,6 +171,34 @@ class Statistics(msgspec.Struct, frozen=True, gc=False):
     oldest: float | None = None
 
 
+class MinuteCount(msgspec.Struct, frozen=True, gc=False):
+    """What was counted in one minute.
+
+    Attributes:
+        sent: how many jobs were sent.
+        ended: how many ended.
+        failed: how many of these failed.
+    """
+
+    sent: int = 0
+    ended: int = 0
+    failed: int = 0
+
+
+class Minutes(msgspec.Struct, frozen=True, gc=False):
+    """What was counted in each of the last minutes.
+
+    Attributes:
+        now_ms: the server's time, in milliseconds since the Unix epoch.
+        counts: of each minute, the present one first.
+        oldest: see `Statistics.oldest`.
+    """
+
+    now_ms: int
+    counts: Sequence[MinuteCount]
+    oldest: float | None = None
+
+
 class History(Protocol):
     """The history and the statistics of an App's queues, for reading. Part of the store contract."""
 
@@ -184,6 +215,13 @@ class History(Protocol):
 
     async def statistics(self, queue: str) -> Statistics:
         """How many jobs of a queue ended, and how long they took; all counts are 0 without statistics."""
+        ...
+
+    async def minutes(self, queue: str, count: int) -> Minutes:
+        """How many jobs were sent and ended in each of up to `MINUTES` minutes, the present one included.
+
+        It is much less work than `statistics`, for those who ask often.
+        """
         ...
 
 
@@ -247,6 +285,20 @@ def statistics(now_ms: int, tasks: Mapping[str, Periods], oldest_ms: int | None)
         Span(86400 + hour, {task: _sum(hours) for task, (_, hours) in tasks.items()}),
         None if oldest_ms is None else max(0, now_ms - oldest_ms) / 1000,
     )
+
+
+def minutes(now_ms: int, tasks: Iterable[Sequence[Sequence[int]]], count: int, oldest_ms: int | None) -> Minutes:
+    """The counts of each minute, by the first `SUMMED` counters of each task in it."""
+    total = [[0] * SUMMED for _ in range(count)]
+    for task in tasks:
+        for minute, counters in zip(total, task, strict=True):
+            for place, number in enumerate(counters):
+                minute[place] += number
+    ends = [COUNTER_OF[end] for end in (End.SUCCEEDED, End.FAILED, End.CANCELLED)]
+    counts = [
+        MinuteCount(each[SENT], sum(each[end] for end in ends), each[COUNTER_OF[End.FAILED]]) for each in total
+    ]
+    return Minutes(now_ms, counts, None if oldest_ms is None else max(0, now_ms - oldest_ms) / 1000)
 
 
 def _sum(parts: Iterable[Counter[int]]) -> Counter[int]:

@@ -155,6 +155,7 @@ HOLDERS: dict[str, Holds] = {
     "behaviour/test_cli_page.py::test_every_command_prints_what_the_page_shows": lambda block: (
         block.page == CLI and (block.language == "python" or block.text.startswith("$ aioq "))
     ),
+    "behaviour/test_top.py::test_the_page_shows_the_screen": _begins(CLI, " aioq top"),
     "behaviour/test_cli_page.py::test_completion_is_click_s": _begins(CLI, 'eval "$('),
     "behaviour/test_doctor.py::test_the_page_shows_what_is_printed": _begins(
         "docs/worker.md", "$ aioq doctor shop:app"

@@ -360,3 +360,24 @@ class TestWithNeither:
             with backend.database.client() as client:
                 names = {key.rpartition("}:")[2].partition(":")[0] for key in client.scan_iter()}
             assert not names & {"history", "stats", "tasks", "counters"}
+
+
+async def test_each_minute_tells_what_was_sent_and_how_much_of_it_ended(store: Store) -> None:
+    await joined(store, "w")
+    for name in ("a", "b", "c", "d"):
+        await send(store, name)
+    ends = {"a": Verb.SUCCEEDED, "b": Verb.FAILED, "c": Verb.RETRY}
+    for job in await take(store, "w", 3):
+        await settle(store, job, ends[job.id], RAN if job.id == "a" else Report("shop.other"))
+    found = await store.history.minutes(QUEUE, 3)
+    assert [sum(part) for part in zip(*((each.sent, each.ended, each.failed) for each in found.counts))] == [
+        4,
+        2,
+        1,
+    ]
+    assert len(found.counts) == 3
+    assert abs(found.now_ms - await store.operating.now_ms(QUEUE)) < 10_000
+    assert found.oldest is not None
+    assert found.oldest < 10
+    nothing = await store.history.minutes("other", 2)
+    assert ([each.sent for each in nothing.counts], nothing.oldest) == ([0, 0], None)

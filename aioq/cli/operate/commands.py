@@ -25,11 +25,11 @@ PRIORITY = click.Choice([each.value for each in Priority])
 
 
 def _run(module: str, words: tuple[str, ...], options: dict[str, Any], function: str = "run") -> None:
-    """Run a function of a command's own module; the App's part of the command line goes along as one."""
+    """Run a function of a command's own module, named from here; the App's part of the line goes along as one."""
     with as_command_errors():
         targets = import_module("aioq.cli.targets")
         wanted = targets.Wanted(words, options.pop("url"), options.pop("name"))
-        getattr(import_module(f"aioq.cli.operate.{module}"), function)(wanted, **options)
+        getattr(import_module(f".{module}", __package__), function)(wanted, **options)
 
 
 @click.command(context_settings=HELP)
@@ -240,7 +240,26 @@ def tail(words: tuple[str, ...], **options: Any) -> None:
     _run("events", words, options, function="run_tail")
 
 
-_ALL = (jobs, job, why, tail, events, bulk, operations, queues, queue, workers, send)
+@click.command(context_settings=HELP)
+@for_app(metavar="[MODULE:APP]")
+@click.option(
+    "-i",
+    "--interval",
+    type=float,
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Read again after so many seconds.",
+)
+def top(words: tuple[str, ...], **options: Any) -> None:
+    """Watch queues, jobs and workers on the whole screen, and change them by keys: `?` shows them, `q` ends it.
+
+    It needs a terminal, of 80 columns and 24 lines at least, and the textual package: pip install 'aioq[top]'.
+    """
+    _run(".top.command", words, options)
+
+
+_ALL = (jobs, job, why, tail, events, bulk, operations, queues, queue, workers, send, top)
 
 COMMANDS: Mapping[str, click.Command] = {each.name or "": each for each in _ALL}
 """All of them, by name."""

@@ -13,11 +13,14 @@ from aioq.store.history import (
     MOST_ATTEMPTS,
     NO_REPORT,
     SENT,
+    SUMMED,
     AttemptNote,
     End,
+    Minutes,
     Report,
     Row,
     Statistics,
+    minutes,
     page_of,
     places_of,
     statistics,
@@ -132,6 +135,13 @@ class QueueHistory:
         tasks = {task: self._periods_of(task, now) for task in {"", *(key[2] for key in self._counters)}}
         return statistics(now, tasks, min(ready_ms, default=None))
 
+    def minutes(self, count: int, ready_ms: Iterable[int]) -> Minutes:
+        """The counts of each minute; see `History.minutes`."""
+        now = self._clock.now_ms()
+        tasks = [self._periods_of(task, now)[0][:count] for task in {"", *(key[2] for key in self._counters)}]
+        first = [[[minute[place] for place in range(SUMMED)] for minute in task] for task in tasks]
+        return minutes(now, first, count, min(ready_ms, default=None))
+
     def _periods_of(self, task: str, now: int) -> tuple[list[Counter[int]], list[Counter[int]]]:
         def last(length: int, count: int) -> list[Counter[int]]:
             return [self._counters.get((length, now // length - i, task), Counter()) for i in range(count)]
@@ -181,3 +191,8 @@ class MemoryHistory:
         """The statistics of all tasks of a queue."""
         with self._locked(queue) as locked:
             return locked.history.statistics(locked.ready_ms())
+
+    async def minutes(self, queue: str, count: int) -> Minutes:
+        """How many jobs of a queue were sent and ended in each minute."""
+        with self._locked(queue) as locked:
+            return locked.history.minutes(count, locked.ready_ms())

@@ -16,11 +16,14 @@ from aioq.store.history import (
     HOURS,
     MINUTES,
     NO_REPORT,
+    SUMMED,
     End,
+    Minutes,
     Report,
     Row,
     Statistics,
     bucket_of,
+    minutes,
     page_of,
     statistics,
 )
@@ -37,6 +40,7 @@ ROW_SIZE = _ROW.size
 """How many bytes a settlement has in `rows`."""
 
 _ALL = struct.Struct(f">{COUNTERS}I")
+_FIRST = struct.Struct(f">{SUMMED}I")
 _REFUSED = "-"
 _HEADER = 3
 _TASK_WIDTH = 1 + MINUTES + HOURS
@@ -109,6 +113,16 @@ class RedisHistory:
             first += TASKS_AT_ONCE
         return parse_statistics(parts)
 
+    async def minutes(self, queue: str, count: int) -> Minutes:
+        """The counts of each minute: one call for 1,000 tasks and two minutes, which are as many strings."""
+        at_once = TASKS_AT_ONCE * _TASK_WIDTH // (count + 2)
+        parts: list[Any] = []
+        first = 0
+        while not parts or first < parts[-1][1]:
+            parts.append(await self._call("stats", queue, [first, at_once, count, 1]))  # one hour at the least
+            first += at_once
+        return parse_minutes(parts, count)
+
 
 def parse_history(reply: Sequence[Any]) -> list[Row]:
     """The rows in the reply of `history.lua`, as they are there: those of each entry in the order of numbers."""
@@ -147,6 +161,21 @@ def parse_statistics(parts: Sequence[Sequence[Any]]) -> Statistics:
             tasks[part[i].decode(errors="backslashreplace")] = (counters[:MINUTES], counters[MINUTES:])
     oldest_ms = parts[0][2]
     return statistics(parts[-1][0], tasks, None if oldest_ms < 0 else oldest_ms)
+
+
+def parse_minutes(parts: Sequence[Sequence[Any]], count: int) -> Minutes:
+    """The replies of `stats.lua` to all calls for some minutes and one hour."""
+    width = count + 2
+    tasks = [
+        [
+            _FIRST.unpack((blob or b"")[: _FIRST.size].ljust(_FIRST.size, b"\0"))
+            for blob in part[i + 1 : i + 1 + count]
+        ]
+        for part in parts
+        for i in range(_HEADER, len(part), width)
+    ]
+    oldest_ms = parts[0][2]
+    return minutes(parts[-1][0], tasks, count, None if oldest_ms < 0 else oldest_ms)
 
 
 def _counters(blob: bytes | None) -> Counter[int]:
