@@ -370,11 +370,8 @@ async def test_each_minute_tells_what_was_sent_and_how_much_of_it_ended(store: S
     for job in await take(store, "w", 3):
         await settle(store, job, ends[job.id], RAN if job.id == "a" else Report("shop.other"))
     found = await store.history.minutes(QUEUE, 3)
-    assert [sum(part) for part in zip(*((each.sent, each.ended, each.failed) for each in found.counts))] == [
-        4,
-        2,
-        1,
-    ]
+    sent, ended, failed = ([getattr(each, name) for each in found.counts] for name in ("sent", "ended", "failed"))
+    assert (sum(sent), sum(ended), sum(failed)) == (4, 2, 1)
     assert len(found.counts) == 3
     assert abs(found.now_ms - await store.operating.now_ms(QUEUE)) < 10_000
     assert found.oldest is not None
