@@ -2,5 +2,6 @@
 
 `jobs` is what `app.jobs(...)` gives. `filters` and `arguments` decide which jobs match, `listing` reads the lists
 of several queues and states as one, `cursor` says where a page ends. `copies` makes a call with other arguments.
-`queues` is the handle of one queue, which `App.queue` returns.
+`queues` is the handle of one queue, which `App.queue` returns. `actions` are the bulk operations of a query,
+`plan` is what one is to do, `carrying` does it, and `operations` has their handles and `app.operations`.
 """

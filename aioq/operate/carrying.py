@@ -104,6 +104,9 @@ async def carry(source: CarrySource, operation_id: str) -> Carried:
     if found[0].state is not OperationState.RUNNING:
         return Carried(found[0].state)
     plan = decode_plan(found[0].definition)
+    if plan is None:
+        log.warning("operation %s: this version of aioq cannot read it, so it is left to others", operation_id)
+        return Carried(found[0].state)
     return await _Carrying(source, store, operation_id, plan).run(found[0].at)
 
 

@@ -95,10 +95,11 @@ class Operation:
             return self.info
         store = await self._source.store()
         found = await store.operating.operations.read([self.id])
-        if not found:
+        info = await look(store, found[0]) if found else None
+        if info is None:
             raise gone(self.id)
-        self.info = await look(store, found[0])
-        return self.info
+        self.info = info
+        return info
 
     def progress_sync(self) -> OperationInfo:
         """`progress` for sync code, as `App.run_sync`."""
@@ -175,9 +176,9 @@ class Operation:
         operations = (store := await self._source.store()).operating.operations
         permit = await operations.change(self.id, what)
         found = await operations.read([self.id])
-        if permit is None or not found:
+        plan = decode_plan(found[0].definition) if found else None
+        if permit is None or plan is None:
             raise gone(self.id)
-        plan = decode_plan(found[0].definition)
         if permit.state is OperationState.RUNNING:
             await remind(store, self.id, plan.reminders)
         else:
@@ -251,7 +252,8 @@ class Operations:
         if isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit <= MOST_OPERATIONS:  # pyright: ignore[reportUnnecessaryIsInstance] - users without a type checker
             raise ConfigError(f"app.operations.list: limit={brief(limit)}: expected 1 to {MOST_OPERATIONS:,}")
         store = await self._source.store()
-        return [await look(store, each) for each in await store.operating.operations.newest(limit)]
+        found = [await look(store, each) for each in await store.operating.operations.newest(limit)]
+        return [each for each in found if each is not None]
 
     def list_sync(self, limit: int = 100) -> Sequence[OperationInfo]:
         """`list` for sync code, as `App.run_sync`."""
@@ -268,9 +270,10 @@ class Operations:
         """
         store = await self._source.store()
         found = await store.operating.operations.read([operation_id]) if operation_id else []
-        if not found:
+        info = await look(store, found[0]) if found else None
+        if info is None:
             raise gone(operation_id)
-        return Operation(self._source, await look(store, found[0]))
+        return Operation(self._source, info)
 
     def get_sync(self, operation_id: str) -> Operation:
         """`get` for sync code, as `App.run_sync`."""
@@ -285,9 +288,11 @@ def gone(operation_id: str) -> ConfigError:
     )
 
 
-async def look(store: Store, stored: StoredOperation) -> OperationInfo:
-    """What is known of an operation now."""
+async def look(store: Store, stored: StoredOperation) -> OperationInfo | None:
+    """What is known of an operation now; None for one that this version cannot read."""
     plan = decode_plan(stored.definition)
+    if plan is None:
+        return None
     done = stored.done
     if stored.at < len(plan.places) and stored.state is not OperationState.ENDED:
         done += (await store.operating.operations.progress(plan.places[stored.at][0], stored.id)).done
@@ -311,7 +316,7 @@ async def begin(source: OperationSource, plan: Plan) -> Operation:
         )
     await remind(store, operation_id, plan.reminders)
     (stored,) = await operations.read([operation_id])
-    return Operation(source, await look(store, stored))
+    return Operation(source, shown_operation(plan, stored, stored.done))
 
 
 async def remind(store: Store, operation_id: str, places: Sequence[str]) -> None:

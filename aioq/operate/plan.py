@@ -77,13 +77,12 @@ def encode_plan(plan: Plan) -> bytes:
     return msgspec.msgpack.encode(plan)
 
 
-def decode_plan(definition: bytes) -> Plan:
-    """A plan that was stored.
-
-    Raises:
-        msgspec.DecodeError: a newer version has stored it, or it is none.
-    """
-    return _DECODER.decode(definition)
+def decode_plan(definition: bytes) -> Plan | None:
+    """A plan that was stored; None for one that a newer version of aioq has stored in a way of its own."""
+    try:
+        return _DECODER.decode(definition)
+    except (msgspec.DecodeError, ValueError):
+        return None
 
 
 def stored_filters(filters: Filters, queues: Sequence[str], now_ms: int) -> StoredFilters:

@@ -273,7 +273,8 @@ class Duties:
         await self.burst.wait(or_paused=True)
         for duties in self.queues.values():
             await duties.promoter.catch_up()
-            await duties.operations.drain()
+            if await duties.operations.drain():
+                await self.burst.wait(or_paused=True)
             await duties.relays.drain()
         await self.hooks.drain()
 

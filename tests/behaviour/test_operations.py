@@ -16,6 +16,7 @@ from aioq.store import operations as bounds
 from aioq.testing.session import MemorySession
 from aioq.worker import Worker
 from tests.behaviour.kit import Project, until
+from tests.clusters import Cluster
 from tests.databases import Database
 
 pytestmark = pytest.mark.anyio
@@ -61,8 +62,8 @@ class TestWhatMatches:
         fine.update({1, 2})
 
         op = await app.jobs(state="failed", error="Timeout*").retry()
-        info = await op
         await session.drain()
+        info = await op
 
         assert (info.action, info.state, info.total, info.exact) == ("retry", OperationState.ENDED, 5, True)
         assert (info.looked_at, info.done, info.skipped) == (5, 5, 0)
@@ -276,6 +277,27 @@ class TestWhoGoesOn:
         assert {(job.queue, job.priority.value) for job in jobs} <= {("night", "high")}
         assert len(jobs) == both[0].done
         assert "no worker serves bank, bank#1, bank#2; this process carries it on" in caplog.text
+
+    async def test_in_a_cluster_it_goes_through_the_queues_of_all_nodes(
+        self, cluster: Cluster, app_name: str
+    ) -> None:
+        app, _, _ = shop(app_name, url=cluster.url)
+        queues = [f"q{number}" for number in range(6)]
+        async with app:
+            mail = app.by_name("shop.mail")
+            for queue in queues:
+                await mail.options(queue=queue, delay=60).send_many([("a",), ("b",)])
+            op = await app.jobs(queue=queues, task="shop.mail").run_now(by="ann")
+            assert (await op.pause()).state is OperationState.PAUSED
+            assert (await op.resume()).state is OperationState.RUNNING
+            info = await op.wait(timeout=20)
+            moved = await (await app.jobs(queue=queues[:5], state="queued").move(queue="q5"))
+            left = await app.jobs(queue=queues, state="queued").count()
+            q5 = await app.jobs(queue="q5", state="queued").count()
+            assert [each.action for each in await app.operations.list()] == ["move", "run_now"]
+
+        assert (info.done, info.total, moved.done) == (12, 12, 10)
+        assert (int(left), int(q5)) == (12, 12)
 
 
 def app_parts(app: App) -> Any:

@@ -9,6 +9,7 @@ import pytest
 from aioq.jobs.job import JobState, Priority
 from aioq.operate import carrying
 from aioq.operate.carrying import Carried, carry
+from aioq.operate.operations import Operations
 from aioq.operate.plan import Plan, StoredFilters, encode_plan
 from aioq.store import operations as bounds
 from aioq.store.contract import NewJob, Store, Verb
@@ -306,6 +307,27 @@ async def test_two_that_carry_it_on_at_once_do_each_job_once(
     assert (stored.state, stored.done) == (OperationState.ENDED, Done(30, 30, 0))
     assert {(await info(store, name)).attempts for name in names} == {1}
     assert [len((await info(store, name)).failed_attempts) for name in names] == [0] * 30
+
+
+async def test_once_it_is_paused_no_step_is_made_for_which_there_was_a_permit(store: Store) -> None:
+    await fail(store, "a")
+    plan = await write(store, Act.RETRY, JobState.FAILED, reminders=[QUEUE])
+    operations = store.operating.operations
+    note, permit = await operations.progress(QUEUE, "op"), await operations.permit("op", "slow", 1)
+    assert permit
+    assert permit.is_mine
+    op = await Operations(Source(store)).get("op")  # pyright: ignore[reportArgumentType]
+
+    assert (await op.pause()).state is OperationState.PAUSED
+
+    step = make_step(Act.RETRY, JobState.FAILED, plan.places[0][1], [("a", b"")], steps=note.steps)
+    assert (await operations.step(QUEUE, "op", step))[0] is Verdict.STALE
+    assert (await carry(Source(store), "op")).state is OperationState.PAUSED
+    assert await state(store, "a") is JobState.FAILED
+    await op.resume()
+    await operations.release("op", "slow")
+    assert (await carry(Source(store), "op")).state is OperationState.ENDED
+    assert (await op.progress()).done == 1
 
 
 async def test_it_is_carried_on_where_it_was_left(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,12 +50,14 @@ class Operations:
         finally:
             await end(self._tasks.values())
 
-    async def drain(self) -> None:
-        """Wait until what can be done now is done."""
+    async def drain(self) -> bool:
+        """Wait until what can be done now is done; returns whether there was anything: then there may be jobs."""
         self._start()
+        was_busy = bool(self._tasks)
         while self._tasks:
             await asyncio.wait(self._tasks.values())
             self._start()
+        return was_busy
 
     def _start(self) -> None:
         for operation in [each for each in self._wanted if each not in self._tasks]:

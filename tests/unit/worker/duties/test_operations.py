@@ -45,7 +45,8 @@ async def test_operations_are_carried_on_side_by_side_and_each_once_at_a_time() 
         assert carrying.begun == ["a", "b"]
 
         carrying.go.set()
-        await carrying.duty.drain()
+        assert await carrying.duty.drain()
+        assert not await carrying.duty.drain()
 
         assert carrying.begun == ["a", "b", "a"], "it was asked for again meanwhile"
         assert carrying.expected == [7, 7, 7], "when the queue reminds again"
