@@ -297,7 +297,7 @@ class App:
                 `max_runs`: it ends after this many jobs. `misfire`: what becomes of ticks that no worker was
                 there for: `skip`, `last` (the default) or `all`, the latest `misfire_cap` (100) of them.
                 `overlap`: what becomes of a tick while the job before it has not ended: `allow` (the default),
-                `skip`, or `one`, which holds one job back.
+                `skip`, or `one`, which holds one job back. `run_at_start`: it ticks too when a worker starts.
 
         Raises:
             ConfigError: naming the schedule and the option, or the other place that declares this id; or the same

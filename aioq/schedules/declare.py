@@ -15,7 +15,17 @@ from aioq.jobs.options import make_options, unknown_option
 from aioq.jobs.shards import queue_of_shard
 from aioq.producer.call import Call
 from aioq.schedules.cron import CronError, parse
-from aioq.schedules.timing import FIRST_MS, LEAST_EVERY, MAX_TICKS, MOST_RUNS, Definition, Misfire, encode, to_ms
+from aioq.schedules.timing import (
+    FIRST_MS,
+    LEAST_EVERY,
+    MAX_TICKS,
+    MOST_RUNS,
+    Definition,
+    Misfire,
+    check_zone,
+    encode,
+    to_ms,
+)
 from aioq.store.contract import NewJob
 from aioq.store.extra import Extra
 from aioq.store.schedules import Overlap
@@ -23,7 +33,6 @@ from aioq.tasks.task import Sendable, Task
 from aioq.util.durations import FIRST, LAST, MAX_DELAY, YEARS, Duration, as_seconds
 from aioq.util.migration import Place
 from aioq.util.printable import brief
-from aioq.util.timezones import zone, zone_hint
 
 MAX_ID = 200
 """The longest schedule id, in characters: a tick's job id consists of it and the tick's time."""
@@ -40,6 +49,7 @@ class ScheduleArgs(TypedDict, total=False):
     misfire: Misfire | Literal["skip", "last", "all"]
     misfire_cap: int
     overlap: Overlap | Literal["allow", "skip", "one"]
+    run_at_start: bool
 
 
 _CALL_FIELDS: dict[str, Any] = {"task": None, "args": (), "kwargs": {}, "options": {}}
@@ -231,6 +241,7 @@ def define(
     misfire: str = Misfire.LAST,
     misfire_cap: int = 100,
     overlap: str = Overlap.ALLOW,
+    run_at_start: bool = False,
     **unknown: object,
 ) -> Definition:
     """Check the options of a schedule and make its definition; `App.schedule` says what each option means.
@@ -248,6 +259,7 @@ def define(
         misfire: as in `App.schedule`.
         misfire_cap: as in `App.schedule`.
         overlap: as in `App.schedule`.
+        run_at_start: as in `App.schedule`.
         unknown: any other option, which is an error.
 
     Raises:
@@ -255,6 +267,8 @@ def define(
     """
     if unknown:
         raise ConfigError(unknown_option(where, next(iter(unknown)), NAMES, Place.SCHEDULE))
+    if not isinstance(run_at_start, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"{where}: run_at_start={brief(run_at_start)}: expected True or False")
     if (cron is None) == (every is None):
         raise ConfigError(f"{where}: give cron or every, {'not both' if cron is not None else 'one of them'}")
     definition = Definition(
@@ -268,6 +282,7 @@ def define(
         misfire=Misfire(_choice(where, "misfire", misfire, Misfire)),
         misfire_cap=_count(where, "misfire_cap", misfire_cap, MAX_TICKS),
         overlap=Overlap(_choice(where, "overlap", overlap, Overlap)),
+        run_at_start=run_at_start,
     )
     _check_span(where, definition, start, end)
     return definition
@@ -284,21 +299,6 @@ def check_id(schedule_id: object) -> str:
         expected = f"1 to {MAX_ID} printable characters without blanks"
         raise ConfigError(f"schedule id {brief(schedule_id)}: expected {expected}")
     return text
-
-
-def check_zone(what: str, name: object) -> str:
-    """Return `name` if it is the name of a time zone.
-
-    Raises:
-        ConfigError: this host knows no such zone; the message suggests a similar one, or how to install the zones.
-    """
-    if not isinstance(name, str):
-        raise ConfigError(f"{what}={brief(name)}: expected the name of a time zone, such as 'Asia/Shanghai'")
-    try:
-        zone(name)
-    except ValueError:
-        raise ConfigError(f"{what}={brief(name)}: no such time zone; {zone_hint(name)}") from None
-    return name
 
 
 def check_call(where: str, call: Call[Any]) -> None:

@@ -32,6 +32,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         misfire: what happens to ticks that came while no worker ran.
         misfire_cap: the most missed ticks that `all` makes.
         overlap: what happens to a tick while the job of the tick before it has not ended.
+        run_at_start: whether it also ticks when a worker starts.
         description: the timing in plain words.
         next_at: its next tick in UTC; None if it is paused or over.
         last_at: the last tick that made a job, or None.
@@ -58,6 +59,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     misfire: Misfire = Misfire.LAST
     misfire_cap: int = 100
     overlap: Overlap = Overlap.ALLOW
+    run_at_start: bool = False
     description: str = ""
     next_at: datetime | None = None
     last_at: datetime | None = None
@@ -125,6 +127,7 @@ def shown(queue: str, entry: Entry, now_ms: int | None = None) -> Schedule:
         misfire=definition.misfire,
         misfire_cap=definition.misfire_cap,
         overlap=definition.overlap,
+        run_at_start=definition.run_at_start,
         description=words or describe(definition),
         next_at=_moment(entry.next_ms),
         last_at=_moment(entry.last_ms),

@@ -7,13 +7,15 @@ the same time do no harm: the server accepts one of them, and the others read ag
 import hashlib
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from aioq.errors import WireError
 from aioq.schedules.declare import Declared
 from aioq.schedules.owners import Change, Retention, removal, retentions, write_changes
-from aioq.schedules.timing import Definition, encode, stamp
+from aioq.schedules.timing import Definition, decode, encode, stamp
 from aioq.store.schedules import Agenda, Entry, Timetable
 from aioq.util.log import logger
 
@@ -22,6 +24,8 @@ log = logger("aioq.schedules")
 TRIES = 10
 """How often to read and decide again after another write came first. A write fails only where another succeeds."""
 
+START_PAUSE_MS = 60_000
+"""How long ago the last tick must be for one when a worker starts: in a deployment many start in turn."""
 
 Remembered = Mapping[str, Entry]
 """Schedules that were removed because no code declared them, as the server remembers them for a day; by id."""
@@ -105,6 +109,38 @@ async def declare(
         if not accepted and agenda.entries == before.entries:
             break  # no other write came first: the store has logged why it cannot store these
     return Stored(agenda, since or ours.since, kept)
+
+
+async def run_at_start(timetable: Timetable, queue: str, stored: Stored) -> Stored:
+    """Make schedules due that are to tick when a worker starts, and return what is stored then.
+
+    One that has ticked within `START_PAUSE_MS` is left out: several workers that start together make one tick. If
+    another worker changes it at the same moment, its change stands.
+
+    Raises:
+        ServerError: as in `aioq.store.contract.Store`.
+    """
+    now_ms = stored.agenda.now_ms
+    due = [
+        msgspec.structs.replace(each, next_ms=now_ms)
+        for each in stored.agenda.entries
+        if _starts_now(each, now_ms)
+    ]
+    if not due:
+        return stored
+    await timetable.write(queue, due)
+    return replace(stored, agenda=await timetable.read(queue))
+
+
+def _starts_now(entry: Entry, now_ms: int) -> bool:
+    if entry.paused or entry.removed or entry.next_ms is None or entry.next_ms <= now_ms:
+        return False
+    if entry.last_ms is not None and now_ms - entry.last_ms < START_PAUSE_MS:
+        return False
+    with suppress(WireError):
+        definition = decode(entry.definition)
+        return definition.run_at_start and (definition.start_ms or 0) <= now_ms
+    return False
 
 
 async def sweep(

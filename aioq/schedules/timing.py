@@ -12,11 +12,12 @@ from functools import lru_cache
 
 import msgspec
 
-from aioq.errors import NewerVersionError, WireError
+from aioq.errors import ConfigError, NewerVersionError, WireError
 from aioq.schedules.cron import parse
 from aioq.store.schedules import Job, Overlap
 from aioq.util.durations import FIRST, LAST, MAX_DELAY
-from aioq.util.timezones import zone
+from aioq.util.printable import brief
+from aioq.util.timezones import zone, zone_hint
 
 VERSION = 1
 """The format version of an encoded definition."""
@@ -67,6 +68,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
         misfire: see `Misfire`.
         misfire_cap: the most missed ticks that `all` makes.
         overlap: see `Overlap`.
+        run_at_start: it also ticks when a worker starts.
     """
 
     cron: str = ""
@@ -79,6 +81,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     misfire: Misfire = Misfire.LAST
     misfire_cap: int = 100
     overlap: Overlap = Overlap.ALLOW
+    run_at_start: bool = False
 
     def next_after(self, moment_ms: int) -> int | None:
         """The first tick later than `moment_ms`; None if there is none, or none within the calendar.
@@ -226,3 +229,18 @@ def _within_bounds(definition: Definition) -> Definition:
         misfire_cap=min(max(definition.misfire_cap, 1), MAX_TICKS),
     )
     return definition if limited == definition else limited
+
+
+def check_zone(what: str, name: object) -> str:
+    """Return `name` if it is the name of a time zone.
+
+    Raises:
+        ConfigError: this host knows no such zone; the message suggests a similar one, or how to install the zones.
+    """
+    if not isinstance(name, str):
+        raise ConfigError(f"{what}={brief(name)}: expected the name of a time zone, such as 'Asia/Shanghai'")
+    try:
+        zone(name)
+    except ValueError:
+        raise ConfigError(f"{what}={brief(name)}: no such time zone; {zone_hint(name)}") from None
+    return name

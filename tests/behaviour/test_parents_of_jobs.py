@@ -3,11 +3,14 @@
 import asyncio
 import dataclasses
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from aioq import App, ArgumentError, ConfigError, JobFailed, JobInfo, Middleware, current_job
+from aioq.app import internals_of
+from aioq.schedules.reconcile import Stored, run_at_start
 
 pytestmark = pytest.mark.anyio
 
@@ -123,3 +126,35 @@ async def test_a_timeout_is_lengthened() -> None:
             with pytest.raises(JobFailed, match="extend") as failure:
                 await (await work.send(wrong))
             assert failure.value.error.type == f"aioq.{ConfigError.__name__}"
+
+
+async def test_a_schedule_ticks_when_a_worker_starts() -> None:
+    app, ran = App("shop"), list[str]()
+
+    def declare(schedule_id: str, **options: Any) -> None:
+        @app.every(timedelta(hours=1), schedule_id=schedule_id, **options)
+        @app.task(name=schedule_id)
+        async def tick() -> None:
+            ran.append(schedule_id)
+
+    declare("usual")
+    declare("at-start", run_at_start=True)
+    declare("later", run_at_start=True, start=datetime.now(UTC) + timedelta(days=400))
+    with pytest.raises(ConfigError, match="run_at_start='yes': expected True or False"):
+        declare("wrong", run_at_start="yes")
+    async with app.test() as session:
+        await session.advance(1)
+        assert ran == ["at-start"]
+        schedule = await app.schedules.get("at-start")
+        assert (schedule.run_at_start, schedule.runs, schedule.next_at is not None) == (True, 1, True)
+        store = await internals_of(app).store()
+        stored = Stored(await store.timetable.read("default"), 1)
+        assert await run_at_start(store.timetable, "default", stored) is stored, "it has just ticked"
+        await app.schedules.pause("at-start")
+        await session.advance(61)
+        stored = Stored(await store.timetable.read("default"), 1)
+        assert await run_at_start(store.timetable, "default", stored) is stored, "it is paused"
+        await app.schedules.resume("at-start")
+        stored = Stored(await store.timetable.read("default"), 1)
+        again = await run_at_start(store.timetable, "default", stored)
+        assert [each.id for each in again.agenda.entries if each.next_ms == stored.agenda.now_ms] == ["at-start"]

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from aioq.errors import ServerError
 from aioq.schedules.declare import Declared
 from aioq.schedules.owners import PendingRemovals, Retention, note_retained, remove_unowned
-from aioq.schedules.reconcile import declare, sweep
+from aioq.schedules.reconcile import declare, run_at_start, sweep
 from aioq.schedules.sends import EncodedSends
 from aioq.schedules.tick_plan import Check, TickPlan
 from aioq.schedules.ticks import tick_due
@@ -184,6 +184,8 @@ class Ticker:
                     since=self._since,
                     worker=worker,
                 )
+                if not self._since:
+                    stored = await run_at_start(self._timetable, self._queue, stored)
                 self._note_retained({self._queue: stored.kept})
                 if self._served and not self._since:
                     self._note_retained(await sweep(self._timetable, self._served, self._declared))
