@@ -1,6 +1,6 @@
 """Pauses of queues and tasks for operators: what is shown of them, and the checks of what is given."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -116,9 +116,18 @@ def task_names(where: str, tasks: Tasks) -> list[str] | None:
             f"{where}: tasks={brief(tasks)}: expected a list of tasks; leave it out for the whole queue"
         )
     names = list(dict.fromkeys(several))
-    if len(names) > MOST_TASKS:
-        raise ConfigError(f"{where}: {len(names):,} tasks: expected up to {MOST_TASKS:,}; pause the whole queue")
+    check_number(where, names)
     return names
+
+
+def check_number(where: str, tasks: Collection[str]) -> None:
+    """Check that so many tasks can be paused.
+
+    Raises:
+        ConfigError: they are too many.
+    """
+    if len(tasks) > MOST_TASKS:
+        raise ConfigError(f"{where}: {len(tasks):,} tasks: expected up to {MOST_TASKS:,}; pause the whole queue")
 
 
 def _each(tasks: object) -> list[Any]:

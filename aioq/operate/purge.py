@@ -58,6 +58,8 @@ async def purge(verbs: OperatorVerbs, queue: str, states: Sequence[JobState]) ->
             before = [each for each in found.values() if not each.sent_at or _ms(each.sent_at) <= begun]
             deleted += await _delete(verbs, queue, before)
             place = listing.after
+    if deleted and (await verbs.pauses.read(queue)).tasks:
+        await verbs.pauses.look_again(queue)
     return deleted
 
 

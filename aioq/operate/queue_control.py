@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from aioq.errors import ConfigError
 from aioq.jobs.shards import queue_of_shard, shard_names
-from aioq.operate.pauses import QueueInfo, Tasks, end_ms, queue_info, task_names
+from aioq.operate.pauses import QueueInfo, Tasks, check_number, end_ms, queue_info, task_names
 from aioq.operate.purge import purge, purged_states
 from aioq.operate.queue_tasks import check_known, seen
 from aioq.producer.shards import Shards
@@ -120,6 +120,7 @@ class QueueControl:
         shards = await self._names(store)
         if names is not None:
             await self._check_tasks(where, store, shards, names)
+            check_number(where, {*names, *(await self.info()).tasks})
         pauses = store.operating.pauses
         await asyncio.gather(*(pauses.pause(shard, names or [], until_ms) for shard in shards))
         return await self.info()

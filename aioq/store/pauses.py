@@ -112,6 +112,10 @@ class PauseVerbs(Protocol):
         """
         ...
 
+    async def look_again(self, queue: str) -> None:
+        """Let the next claims look at all that was set aside, so that what ended meanwhile is removed there."""
+        ...
+
 
 async def copy_pauses(verbs: PauseVerbs, source: str, queues: Sequence[str]) -> None:
     """Pause in other queues, which are shards, what is paused in the first one, and nothing else.

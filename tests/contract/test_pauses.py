@@ -7,6 +7,7 @@ import redis
 
 from aioq.errors import ServerError
 from aioq.jobs.job import JobState, Priority
+from aioq.operate.purge import PURGED, purge
 from aioq.store.contract import Limits, NewJob, Store, Verb
 from aioq.store.operating import MOST_LISTED, Wanted
 from aioq.store.pauses import CHANGED, NOTHING, copy_pauses
@@ -273,6 +274,23 @@ async def test_a_pause_holds_for_shards_that_are_added(store: Store) -> None:
         await pauses.resume(QUEUE, tasks)
     await copy_pauses(pauses, QUEUE, [shard])
     assert await pauses.read(shard) == NOTHING
+
+
+async def test_a_purge_leaves_nothing_of_what_was_set_aside(
+    redis_store: RedisStore, redis_backend: Backend
+) -> None:
+    await joined(redis_store, "w")
+    await redis_store.operating.pauses.pause(QUEUE, [ADD])
+    await mixed(redis_store, *(f"a{number}" for number in range(100)))
+    assert await one_by_one(redis_store) == []
+    assert await purge(redis_store.operating, QUEUE, PURGED) == 100
+    await mixed(redis_store, "a", "o")
+    assert await one_by_one(redis_store) == ["o"]
+    assert redis_backend.database is not None
+    with redis_backend.database.client() as client:
+        assert client.xlen(redis_backend.key("aside-normal")) == 1
+    await redis_store.operating.pauses.resume(QUEUE, [ADD])
+    assert await one_by_one(redis_store) == ["a"]
 
 
 async def test_a_worker_that_was_left_out_is_found_by_a_sweep(

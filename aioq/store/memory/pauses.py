@@ -91,6 +91,10 @@ class QueuePauses:
         if self._whole is not None and _is_over(self._whole, now):
             self.resume([])
 
+    def look_again(self) -> None:
+        """Put all that was set aside back into its lanes: claims set aside again what must not run."""
+        self._changed()
+
     def _changed(self) -> None:
         self._lanes.closed = self.whole
         self._lanes.bring_back()
@@ -128,6 +132,11 @@ class MemoryPauses:
         """Pause tasks of a queue, or the whole queue if none are given."""
         with self._locked(queue) as locked:
             locked.pauses.pause(tasks, until_ms)
+
+    async def look_again(self, queue: str) -> None:
+        """Let the next claims look at all that was set aside."""
+        with self._locked(queue) as locked:
+            locked.pauses.look_again()
 
     async def resume(self, queue: str, tasks: Sequence[str]) -> None:
         """End the pause of tasks, or that of the whole queue if none are given; and tell the workers."""

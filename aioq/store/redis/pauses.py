@@ -7,6 +7,9 @@ from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.paging import BEGIN, ScriptCall
 from aioq.store.redis.replies import parse_pauses
 
+_NO_TASK = ""
+"""The name of no task: to resume it changes nothing but that what was set aside is looked at."""
+
 
 class RedisPauses:
     """The verbs for pauses.
@@ -31,6 +34,10 @@ class RedisPauses:
     async def resume(self, queue: str, tasks: Sequence[str]) -> None:
         """End the pause of tasks, or that of the whole queue if none are given; and tell the workers."""
         await self._change(queue, "resume", 0, tasks)
+
+    async def look_again(self, queue: str) -> None:
+        """Let the next claims look at all that was set aside."""
+        await self._change(queue, "resume", 0, [_NO_TASK])
 
     async def _change(self, queue: str, what: str, until_ms: int, tasks: Sequence[str]) -> None:
         cursor: Arg = BEGIN

@@ -28,7 +28,11 @@ local function note()
 end
 
 if cursor == '0' then
-  if pauses then note() else Pauses.lift(q, fields, {aside = {}}) end
+  if pauses then
+    note()
+  elseif redis.call('EXISTS', q.base .. PAUSED) == 1 then
+    Pauses.lift(q, fields, {aside = {}})
+  end
 end
 local some = redis.call('ZSCAN', q.base .. WORKERS, cursor, 'COUNT', WORKERS_AT_ONCE)
 for i = 1, #some[2], 2 do
