@@ -166,7 +166,7 @@ class ScheduleConflictError(AioqError):
 
 @public
 class WorkerNotFoundError(AioqError):
-    """The server knows no such worker: it has ended, or has taken a new id because its lease was lost.
+    """The server knows no such worker: it has ended, or was cut off for so long that others have its jobs.
 
     Attributes:
         worker_id: the id that was asked for.

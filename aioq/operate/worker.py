@@ -51,7 +51,7 @@ class WorkerInfo:
     A worker is one process: `aioq worker --processes 4` has four. All that is asked is acknowledged by the worker:
     a method returns when that has done it, with what the worker is then. It raises:
 
-    - `WorkerNotFoundError` if the worker has ended, or took a new id because its lease was lost;
+    - `WorkerNotFoundError` if the worker has ended, or was cut off from the server until its lease was lost;
     - `WorkerRefusedError` if it does not do that; the message says why. So does one of an older version;
     - `TimeoutError` if it has not answered within `timeout` (seconds or a timedelta). The default is 10 s and half
       of its lease. The request is taken back then, but may have reached the worker;

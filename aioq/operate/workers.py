@@ -222,8 +222,8 @@ def _best(places: Sequence[Place], args: Mapping[str, object]) -> tuple[str, str
 
 def _not_found(worker: str, known: Sequence[str]) -> WorkerNotFoundError:
     return WorkerNotFoundError(
-        f"there is no worker {worker!r}{did_you_mean(worker, known)}: it has ended, or has a new id after its "
-        f"lease was lost; {f'there are: {names_in_words(known)}' if known else 'no worker runs'}",
+        f"there is no worker {worker!r}{did_you_mean(worker, known)}: it has ended, or was cut off from the "
+        f"server until its lease was lost; {f'there are: {names_in_words(known)}' if known else 'no worker runs'}",
         worker,
     )
 

@@ -112,7 +112,12 @@ class _Room:
 
 
 _Frame = tuple[FrameType, int]
-_SUSPENDED = (CoroutineType, AsyncGeneratorType, GeneratorType)
+_PARTS: dict[type, tuple[str, str]] = {
+    CoroutineType: ("cr_frame", "cr_await"),
+    AsyncGeneratorType: ("ag_frame", "ag_await"),
+    GeneratorType: ("gi_frame", "gi_yieldfrom"),
+}
+"""By the type of what may be suspended, the attributes with its frame and with what it awaits."""
 
 
 def _walk(frame: FrameType | None) -> list[_Frame]:
@@ -125,19 +130,16 @@ def _frames_of(task: "asyncio.Task[Any]") -> list[_Frame]:
     return list(_awaited(task.get_coro()))[-MOST_FRAMES:]
 
 
-def _awaited(awaited: Any) -> Iterator[_Frame]:
+def _awaited(begin: object) -> Iterator[_Frame]:
+    awaited: Any = begin
     for _ in range(1000):  # a chain has an end, unless it is changed while it is read
-        if not isinstance(awaited, _SUSPENDED):
+        if type(awaited) not in _PARTS:
             # What a step of an async generator, or an iterator over a coroutine, belongs to is not told otherwise.
-            awaited = next((each for each in gc.get_referents(awaited) if isinstance(each, _SUSPENDED)), None)
-        if isinstance(awaited, CoroutineType):
-            frame, awaited = awaited.cr_frame, awaited.cr_await
-        elif isinstance(awaited, AsyncGeneratorType):
-            frame, awaited = awaited.ag_frame, awaited.ag_await
-        elif isinstance(awaited, GeneratorType):
-            frame, awaited = awaited.gi_frame, awaited.gi_yieldfrom
-        else:
+            awaited = next((each for each in gc.get_referents(awaited) if type(each) in _PARTS), None)
+        if awaited is None:
             return
+        frame, following = _PARTS[type(awaited)]
+        frame, awaited = getattr(awaited, frame), getattr(awaited, following)
         if frame is not None:
             yield frame, frame.f_lineno
 

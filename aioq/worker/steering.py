@@ -201,7 +201,7 @@ class Steering:
         worker.queues = tuple(each for each in worker.queues if each != queue)
         tasks = worker.drop(queue)
         duties.begin_to_leave(tasks)
-        stopping = [asyncio.ensure_future(duties.queues[name].fetcher.stop()) for name in tasks]
+        stopping = [asyncio.ensure_future(duties.queues[name].fetcher.stop(withdraws=True)) for name in tasks]
         await asyncio.wait(stopping, timeout=REST_TIME)
         await end(stopping)
         leaving = asyncio.get_running_loop().create_task(

@@ -307,7 +307,8 @@ class Duties:
         duties = self.queues[queue]
         if worker != duties.membership.worker:
             return  # that lease is lost, and the job with it
-        was_full = not self.slots.free  # jobs of another queue have taken the free slots
+        # Jobs of another queue have taken the free slots, or the worker leaves this one.
+        was_full = not self.slots.free or queue in self._leaving
         self.slots.take(1)
         if is_full := not self.slots.free:
             duties.fetcher.filled()

@@ -169,8 +169,12 @@ class Fetcher:
         await self.wake()
         await self._rests.wait()
 
-    async def stop(self) -> None:
-        """Claim nothing more, and end the blocking read under way."""
+    async def stop(self, *, withdraws: bool = False) -> None:
+        """Claim nothing more, and end the blocking read under way.
+
+        Args:
+            withdraws: let the server send nothing more either; a worker that ends tells it so by deregistering.
+        """
         self._plan.stopping = True
         for task in filter(None, (self._restoring, self._passing)):
             await asyncio.wait([task])
@@ -181,6 +185,7 @@ class Fetcher:
         else:
             await self.wake()
         await asyncio.wait([self._task])
+        self._withdraws = withdraws
         await self._give_back(leaves=True)
 
     def dispatched(self, worker: str, job: Claimed) -> None:
@@ -255,9 +260,9 @@ class Fetcher:
             leaves: the worker does not stand any more.
         """
         tokens, self._tokens = self._tokens, ()
-        withdraws, self._withdraws = self._withdraws or leaves, False
-        stands = self._plan.pass_on() or (withdraws and self._plan.stands)
-        if tokens or stands or (withdraws and not leaves):
+        withdraws, self._withdraws = self._withdraws, False
+        stands = self._plan.pass_on() or ((leaves or withdraws) and self._plan.stands)
+        if tokens or stands or withdraws:
             queue, worker = self._membership.queue, self._membership.worker
             try:
                 claim = await self._store.claim(queue, worker, 0, tokens, stands=stands)

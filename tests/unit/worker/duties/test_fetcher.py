@@ -517,3 +517,12 @@ async def test_while_the_slots_are_paused_it_waits_for_nothing_and_then_claims_a
         fetching.slots.resume()
         await until(lambda: fetching.jobs == ["a"])
         assert [count for count, _, _ in fetching.store.claims if count][-1] <= 3
+
+
+async def test_a_fetcher_of_a_queue_that_is_left_lets_the_server_send_nothing_more():
+    fetching = Fetching()
+    await fetching.join()
+    async with running(fetching.fetcher.run()):
+        await until(lambda: fetching.fetcher.waiting)
+        await within(fetching.fetcher.stop(withdraws=True))
+    assert fetching.store.claims[-1][0] == 0
