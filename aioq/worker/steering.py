@@ -217,6 +217,10 @@ class Steering:
         """Leave the shards of a queue once their jobs have ended."""
         try:
             for name, its in tasks.items():
+                its_duties = duties.queues[name]
+                await its_duties.held.wait_empty()
+                await duties.settler.drain()
+                await duties.lease.remove(its_duties.membership)
                 try:
                     await duties.leave(name)
                 except ServerError as error:

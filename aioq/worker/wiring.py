@@ -217,11 +217,8 @@ class Duties:
         self._all_queues = tuple(each for each in self._all_queues if each not in self._leaving)
 
     async def leave(self, queue: str) -> None:
-        """Leave a queue of which no more jobs are taken, when those that run have ended."""
+        """Leave a queue that has no jobs here any more."""
         duties = self.queues[queue]
-        await duties.held.wait_empty()
-        await self.settler.drain()
-        await self.lease.remove(duties.membership)
         self.queues = {name: each for name, each in self.queues.items() if name != queue}
         self._leaving -= {queue}
         self.burst.remove(queue)
