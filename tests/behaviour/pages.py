@@ -156,6 +156,9 @@ HOLDERS: dict[str, Holds] = {
         block.page == CLI and (block.language == "python" or block.text.startswith("$ aioq "))
     ),
     "behaviour/test_top.py::test_the_page_shows_the_screen": _begins(CLI, " aioq top"),
+    "behaviour/test_cli_page.py::test_the_incident_goes_as_the_page_says": lambda block: (
+        block.page == "docs/operating.md" and (_file(block) or block.text.startswith("$ "))
+    ),
     "behaviour/test_cli_page.py::test_completion_is_click_s": _begins(CLI, 'eval "$('),
     "behaviour/test_doctor.py::test_the_page_shows_what_is_printed": _begins(
         "docs/worker.md", "$ aioq doctor shop:app"
