@@ -256,7 +256,7 @@ def _place_of(facts: Facts) -> str:
     if facts.info.state not in WAITS or facts.ahead is None:
         return f"it is due, and about to be queued {where}"
     count, about = facts.ahead.count, "" if facts.ahead.exact else "about "
-    if not count:
+    if not count and facts.ahead.exact:
         return f"it is the next {where}"
     jobs = "1 job is" if count == 1 else f"{count:,} jobs are"
     return f"{about}{jobs} before it {where}"

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from aioq import App, JobNotFoundError, SendError, ServerRejectedError, ServerUnavailableError
+from aioq import (
+    App,
+    JobCount,
+    JobHandle,
+    JobNotFoundError,
+    Queue,
+    SendError,
+    ServerRejectedError,
+    ServerUnavailableError,
+)
 from aioq.store.redis.durability import ReplicaConfirmation
 from aioq.store.redis.keys import base_key
 from aioq.store.redis.net.commands import Link
@@ -299,3 +308,46 @@ async def test_a_user_needs_no_more_rules_than_at_one_server(
         assert await handle.cancel()
     assert await worker.stop() == 0
     assert "WARNING" not in worker.log
+
+
+async def test_lists_counts_and_events_of_all_nodes_are_one(cluster: Cluster, app_name: str) -> None:
+    app = App(app_name, url=cluster.url, queues={"wide": Queue(shards=6)})
+
+    async def echo(text: str) -> str:
+        return text
+
+    for queue in (*QUEUES, "wide"):
+        app.task(name=f"echo.{queue}", queue=queue)(echo)
+    async with app:
+        assert len({node_of(cluster, app, queue).id for queue in QUEUES}) == 3
+        stream = app.events(kinds=["sent", "cancelled"])
+        await stream.start()
+        handles: list[JobHandle[str]] = []
+        for number in range(3):
+            for queue in (*QUEUES, "wide", "wide"):
+                later = app.by_name(f"echo.{queue}").options(delay=600 + len(handles))
+                handles.append(await later.send(str(number)))
+        ids = [handle.id for handle in handles]
+        assert [job.id async for job in app.jobs(order="oldest")] == ids
+        assert [job.id async for job in app.jobs(state="scheduled")] == ids[::-1]
+        assert await app.jobs().count() == JobCount(len(ids), exact=True)
+        assert int(await app.jobs(queue=["wide", "q0"]).count()) == 9
+        paged, cursor = list[str](), None
+        while len(paged) < len(ids):
+            page = await app.jobs(order="oldest").page(cursor, size=7)
+            paged += [job.id for job in page.jobs]
+            cursor = page.cursor
+        assert (paged, cursor) == (ids, None)
+
+        assert (await app.queue("wide").stats()).scheduled == 6
+        assert (await handles[-1].why()).reasons[0].code == "not_due"
+        for handle in handles:
+            assert await handle.cancel("not wanted")
+        coming = aiter(stream)
+        events = [await anext(coming) for _ in range(2 * len(ids))]
+        seen = [(str(event.kind), event.job_id) for event in events]
+        assert sorted(seen) == sorted((kind, job_id) for kind in ("cancelled", "sent") for job_id in ids)
+        assert all(seen.index(("sent", each)) < seen.index(("cancelled", each)) for each in ids)
+        ended = [job async for job in app.jobs(state="cancelled")]
+        assert {job.id for job in ended} == {*ids}
+        assert [job.ended_at for job in ended] == sorted((job.ended_at for job in ended), reverse=True)  # pyright: ignore[reportArgumentType]

@@ -46,7 +46,7 @@ class RedisStory:
         came_at = job.sent_at
         came_ms = 0 if came_at is None else round(came_at.timestamp() * 1000)
         reply = await self._call("count", queue, ["ahead", job.priority.value, came_ms, BEGIN])
-        return Counted(reply[1], exact=False)
+        return Counted(max(reply[1], len(before)), exact=False)  # it is behind all that were named
 
     async def _first_of(self, queue: str, lane: str, most: int) -> tuple[list[str], bool]:
         """The ids that the first entries of a lane name, in the order of claims; and whether these are all."""
