@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from aioq.jobs.job import JobInfo, JobState
+from aioq.operate.ended import JobLists
 from aioq.operate.listing import JobList, part_size, shown, step
 from aioq.store.contract import Store
 from aioq.store.history import Minutes
@@ -34,7 +35,7 @@ class PlaceReading(msgspec.Struct, frozen=True, kw_only=True):
 async def read_place(store: Store, place: str, minutes: int) -> PlaceReading:
     """Read what stands in a queue or shard.
 
-    It is a command for each count, one for the pauses, and one for the minutes of some hundred tasks.
+    It is a command for each count, one for the pauses, and one for the minutes of 175 tasks.
 
     Args:
         store: the store.
@@ -100,5 +101,5 @@ async def listed_jobs(
     def matches(item: Listed) -> bool:
         return item.info is not None and fits(shown(item.info))
 
-    found = await step(store.operating, lists, matches, size=size, oldest=oldest)
+    found = await step(JobLists(store), lists, matches, size=size, oldest=oldest)
     return found.jobs, found.looked_at

@@ -139,7 +139,7 @@ async def test_the_keys_find_jobs_open_them_and_change_them() -> None:
         assert "TimeoutError: the bank" in text
         await pilot.press("slash", *"8[/]", "enter")
         await shows(pilot, seven, gone=True)
-        await shows(pilot, r"filter: 8\[/\]")
+        await shows(pilot, r"filter: 8\[/\] \(1 of 2 looked at\); escape ends it")
         await pilot.press("enter")  # the job that is left
         text = await shows(pilot, "# ?timeline|timeline")
         assert f"job {eight}" in text

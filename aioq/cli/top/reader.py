@@ -66,9 +66,10 @@ class FoundJobs:
 class Reader:
     """Reads an App into a board.
 
-    A refresh sends one command for the list of queues now and then; six for each queue or shard, of 20 at the
-    most; one for the workers of each, of five at the most; and for the jobs that are shown two for each that has
-    some (seven if they are queued), or one for each of up to 40 workers and two for each of their queues.
+    A refresh sends one command for the list of queues now and then; six for each queue or shard (more if it has
+    over 175 tasks), of 20 at the most; one for the workers of each, of five at the most; and for the jobs that are
+    shown two for each that has some (seven if they are queued), or one for each of up to 40 workers and two for
+    each of their queues.
 
     Args:
         app: the App.
@@ -111,8 +112,8 @@ class Reader:
             return FoundJobs(*await listed_jobs(store, places, state, fits, MOST_ROWS))
         holders = self.board.plan_running(looked.queue)
         self.board.take_running(holders, await read_running(store, holders))
-        jobs = [job for job in self.board.running(looked.queue) if fits(job)]
-        return FoundJobs(jobs[:MOST_ROWS], len(jobs))
+        running = self.board.running(looked.queue)
+        return FoundJobs([job for job in running if fits(job)][:MOST_ROWS], len(running))
 
     async def story(self, job: JobInfo, before: JobStory | None) -> JobStory:
         """Read all that is shown of one job; of its log what has come since it was read before.

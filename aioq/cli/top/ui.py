@@ -137,7 +137,9 @@ class Top(App[None]):
         """Read again and again; only what is on the screen, and nothing while a job's screen is open."""
         while True:
             self._wake.clear()
-            if len(self.screen_stack) == 1 or not isinstance(self.screen, JobScreen):
+            if any(isinstance(screen, JobScreen) for screen in self.screen_stack):
+                self._read_at = monotonic()
+            else:
                 await self._read()
             try:
                 async with asyncio.timeout(self._interval):
@@ -194,7 +196,7 @@ class Top(App[None]):
         if self._aioq.settings.stats:
             self._rates.show(f" {rates_line(view)}")
         self._tabs.show(self._tabs_line())
-        self._message.redraw()
+        self._message.hint(self._hint())
 
     def _tabs_line(self) -> str:
         looked, view = self._looked, self._reader.board.view(self._looked.queue)
@@ -203,8 +205,13 @@ class Top(App[None]):
             count = len(self._reader.board.workers(looked.queue)) if tab is Tab.WORKERS else view.count(tab.state)
             name = f"{number} {tab} {short(count)}"
             names.append(f"[{name}]" if tab is looked.tab else f" {name} ")
-        more = f"  filter: {looked.filter.text}" if looked.filter.text else ""
-        return printable("".join(names) + more)
+        return "".join(names)
+
+    def _hint(self) -> str:
+        """What the filter does, if there is one."""
+        text, looked_at = self._looked.filter.text, self._found.looked_at
+        seen = "" if self._looked.tab is Tab.WORKERS else f" ({len(self._found.jobs)} of {looked_at} looked at)"
+        return f"filter: {text}{seen}; escape ends it" if text else ""
 
     def on_resize(self) -> None:
         """Fit the rows into the new width."""

@@ -33,7 +33,7 @@ class Line(Static):
 
 
 class MessageLine(Line):
-    """The line for messages: what is wrong as long as it is, and else for some seconds what was done."""
+    """The line for messages: what is wrong as long as it is, else for some seconds what was done, else a hint."""
 
     DEFAULT_CSS = "MessageLine { height: 1; text-style: bold; }"
 
@@ -41,6 +41,7 @@ class MessageLine(Line):
         super().__init__("", markup=False)
         self._trouble = ""
         self._notice = ""
+        self._hint = ""
         self._until = 0.0
 
     def notice(self, text: str) -> None:
@@ -53,11 +54,16 @@ class MessageLine(Line):
         self._trouble = text
         self.redraw()
 
+    def hint(self, text: str) -> None:
+        """Show this while there is nothing else."""
+        self._hint = text
+        self.redraw()
+
     def redraw(self) -> None:
         """Show what is to be shown now."""
         if monotonic() > self._until:
             self._notice = ""
-        text = f" {printable(self._trouble or self._notice)}"
+        text = f" {printable(self._trouble or self._notice or self._hint)}"
         self.update(Content.styled(text, NOTICED) if self._trouble else Content(text))
 
 
