@@ -56,7 +56,7 @@ async def test_very_many_dead_jobs_are_retried_once_while_others_fail(
     async def fail_all(store: Store) -> None:
         """A worker to which each job fails."""
         while True:
-            jobs = (await store.claim("default", "w", 500)).jobs
+            jobs = (await store.claim("default", "w", 100)).jobs
             runs.update(job.id for job in jobs)
             done = [Settlement(job.id, job.claim, Verb.FAILED, BROKEN, ttl_ms=LONG) for job in jobs]
             await store.settle("default", "w", done)
