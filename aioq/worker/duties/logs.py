@@ -41,6 +41,7 @@ class _Lines:
     def __init__(self, writer: "LogWriter", run: Run, most: int) -> None:
         self.run = run
         self.waiting: deque[bytes] = deque(maxlen=most)
+        self.in_flight = False  # some of its lines are on their way
         self._writer = writer
 
     def __call__(self, level: int, text: str) -> None:
@@ -128,7 +129,7 @@ class LogWriter:
         lines = self._by_run.pop((queue, worker, job_id), None)
         if lines is None:
             return None
-        return self._loop.create_task(self._write_last(lines)) if lines.waiting or self._writing else None
+        return self._loop.create_task(self._write_last(lines)) if lines.waiting or lines.in_flight else None
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -168,8 +169,12 @@ class LogWriter:
             for lines in left:
                 if (lines.run.queue, lines.run.worker) == (run.queue, run.worker) and size < MOST_LINES:
                     part.append((lines, lines.take(MOST_LINES - size)))
+                    lines.in_flight = True
                     size += len(part[-1][1])
-            if not await self._write_part(run.queue, run.worker, part):
+            written = await self._write_part(run.queue, run.worker, part)
+            for lines, _ in part:
+                lines.in_flight = False
+            if not written:
                 return False
             left = [lines for lines in left if lines.waiting]
         return True
