@@ -183,7 +183,9 @@ async def test_the_keys_choose_a_queue_pause_it_and_show_its_workers() -> None:
         await shows(pilot, r"shop\.ship")
         await pilot.press("p")
         await shows(pilot, "choose a queue first")
-        await pilot.press("tab", "down", "down")
+        await pilot.press("o")
+        await shows(pilot, "queues by queued jobs")
+        await pilot.press("o", "tab", "down", "down")
         await shows(pilot, r"2 failed 0")  # those of mail
         await pilot.press("p")
         await shows(pilot, r"mail .* paused$|queue mail paused")

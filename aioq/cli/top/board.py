@@ -211,12 +211,15 @@ class Board:
         having = [each for each in self._of(selected) if each.count(state)]
         return [each.name for each in sorted(having, key=lambda each: -each.count(state))[:PLACES_AT_ONCE]]
 
-    def queues(self) -> list[QueueView]:
-        """All queues together, then each of them by name."""
+    def queues(self, *, busiest_first: bool = False) -> list[QueueView]:
+        """All queues together, then each of them: by name, or by how many jobs are queued in it."""
         by_name: dict[str, list[PlaceState]] = {}
         for place in self._of(ALL):
             by_name.setdefault(place.queue, []).append(place)
-        return [self.view(ALL), *(QueueView(name, by_name[name]) for name in sorted(by_name))]
+        views = [QueueView(name, by_name[name]) for name in sorted(by_name)]
+        if busiest_first:
+            views.sort(key=lambda view: -view.count(JobState.QUEUED))
+        return [self.view(ALL), *views]
 
     def view(self, selected: str) -> QueueView:
         """One queue, or all."""

@@ -67,6 +67,7 @@ class Top(App[None]):
         Binding("r", "change('retry')", "Retry"),
         Binding("c", "change('cancel')", "Cancel"),
         Binding("p", "pause", "Pause"),
+        Binding("o", "order", "Order"),
         Binding("d", "change('delete')", "Delete"),
         *(Binding(str(number), f"tab('{tab}')", tab) for number, tab in enumerate(Tab, 1)),
     ]
@@ -92,6 +93,7 @@ class Top(App[None]):
         self._read_at = monotonic()
         self._wake = asyncio.Event()
         self._follower: Worker[None] | None = None
+        self._is_by_queued = False
         # The widgets are kept, and not looked for: a reply may come while the screen is being taken down.
         self._title, self._rates, self._tabs = (
             Line("", id=name, markup=False) for name in ("title", "rates", "tabs")
@@ -163,7 +165,7 @@ class Top(App[None]):
 
     def _draw(self) -> None:
         board, looked = self._reader.board, self._looked
-        queues = board.queues()
+        queues = board.queues(busiest_first=self._is_by_queued)
         noticed = {view.name for view in queues if note_of(view).strip()}
         self._queues.show(queues, queue_columns(self.size.width), lambda view: view.name, noticed)
         self._draw_lines()
@@ -341,6 +343,12 @@ class Top(App[None]):
             screen.read_again()
         self._message.notice(text)
         self._wake.set()
+
+    def action_order(self) -> None:
+        """Show the queues in the other order."""
+        self._is_by_queued = not self._is_by_queued
+        self._message.notice("queues by queued jobs" if self._is_by_queued else "queues by name")
+        self._draw()
 
     def action_refresh(self) -> None:
         """Read at once."""

@@ -187,6 +187,7 @@ up, down   choose a row        tab    go to the other table
 enter      open the job: its facts, why it waits, timeline, log
 r  retry a failed job          c  cancel a job
 d  delete a job                p  pause or resume the queue
+o  order queues by queued jobs, or by name
 space      read again at once  q  quit
 
 Jobs are those of the chosen queue. Workers have as state:

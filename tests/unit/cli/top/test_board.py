@@ -69,6 +69,7 @@ def test_shards_are_one_queue_and_all_queues_are_the_first() -> None:
     views = board.queues()
     assert [view.name for view in views] == [ALL, "default", "mail"]
     assert [view.count(QUEUED) for view in views] == [15, 10, 5]
+    assert [view.name for view in board.queues(busiest_first=True)] == [ALL, "default", "mail"]
     assert [view.oldest for view in views] == [7.0, None, 7.0]
     assert [view.is_paused for view in views[1:]] == [False, True]
     assert views[2].paused_tasks == 1
@@ -110,6 +111,8 @@ def test_running_jobs_stay_until_their_worker_is_read_again_or_gone() -> None:
 
 def test_what_is_known_stays_when_queues_are_listed_again() -> None:
     board = board_of(mail=reading(queued=2))
+    board.set_places(["also", "mail"])
+    assert [view.name for view in board.queues(busiest_first=True)] == [ALL, "mail", "also"]
     board.set_places(["mail", "new"])
     assert [view.count(QUEUED) for view in board.queues()] == [2, 2, 0]
     assert board.now_ms == 60_000
