@@ -115,7 +115,7 @@ end
 local function is_set_aside(id, call, is_held, was_claimed)
   if not pauses or not is_paused and not pauses.tasks[History.task_in(call)] then return false end
   if is_held then return true end
-  known[id], stays = 'taken', true
+  known[id], stays = 'aside', true
   if not pauses.aside[source] then
     local stream = Pauses.aside_of(was_claimed and is_front(source) and source or lane_of(source))
     put_aside[stream] = put_aside[stream] or {}
@@ -177,7 +177,9 @@ end
 -- Takes a job, or counts it as skipped. `text` is the value of the job's key: false for none or for another type,
 -- nil if the key is known not to exist.
 local function take(id, text, is_held, lane)
-  if text ~= nil and known[id] ~= 'taken' then
+  if known[id] == 'aside' then
+    stays = true -- the call has met it before, in another entry
+  elseif text ~= nil and known[id] ~= 'taken' then
     local envelope, sent, record = begin_first(text, run)
     if envelope and not is_set_aside(id, envelope, is_held) then
       known[id] = 'taken'
