@@ -186,6 +186,25 @@ async def test_one_of_two_paused_tasks_is_resumed_while_the_queue_is_paused(stor
     assert await pauses.read(QUEUE) == NOTHING
 
 
+async def test_what_is_delivered_while_jobs_come_back_is_taken_after_them(
+    redis_store: RedisStore, redis_backend: Backend
+) -> None:
+    """And a job that is set aside and met again in one call is not lost: it has two entries then."""
+    store, pauses = redis_store, redis_store.operating.pauses
+    await joined(store, "w")
+    await pauses.pause(QUEUE, [ADD, "shop.other"])
+    await mixed(store, "a1", "o1", "a2")
+    assert await one_by_one(store) == []
+    blocked = await redis_backend.blocked(store, "w")
+    await mixed(store, "a3", "o2", "a4")
+    tokens = await blocked
+    await pauses.resume(QUEUE, [ADD])
+    got = ids((await store.claim(QUEUE, "w", 3, tokens)).jobs)
+    assert [*got, *await one_by_one(store)] == ["a1", "a2", "a3", "a4"]
+    await pauses.resume(QUEUE, ["shop.other"])
+    assert await one_by_one(store) == ["o1", "o2"]
+
+
 async def test_a_claim_sets_aside_a_bounded_number_of_jobs(store: Store) -> None:
     await joined(store, "w")
     await store.operating.pauses.pause(QUEUE, [ADD])

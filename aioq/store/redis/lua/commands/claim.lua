@@ -86,7 +86,7 @@ local reply, taken, bytes, skipped, delivered = {0, number, 0}, 0, 0, 0, 0
 local marked, held = {}, {}
 -- By stream, the jobs of paused tasks that this call sets aside; the stream that it takes jobs from; and whether an
 -- entry of what was set aside names a job that stays there.
-local put_aside, source, stays = {}, '', false
+local put_aside, source, stays, is_accepting = {}, '', false, false
 -- The last entry that is not aioq's, and the last job whose record this version cannot read.
 local malformed, unreadable = '', ''
 
@@ -112,10 +112,15 @@ end
 -- that the worker holds is one that a claim could not take because it failed: an entry names it, which is met later.
 -- What comes from the front of its lane is set aside there only if it was claimed before. Else it was moved there from
 -- an entry of the lane that was taken in part, and so comes after what was set aside of the lane.
+-- So while jobs come back from there, those that were delivered, or were never claimed and are in the front, go there
+-- too: this call takes them after the others.
 local function is_set_aside(id, call, is_held, was_claimed)
-  if not pauses or not is_paused and not pauses.tasks[History.task_in(call)] then return false end
+  if not pauses then return false end
+  local is_later = (is_accepting or is_front(source) and not was_claimed) and pauses.aside[Pauses.aside_of(lane_of(source))]
+  local must_stay = is_paused or pauses.tasks[History.task_in(call)]
+  if not must_stay and (is_held or not is_later) then return false end
   if is_held then return true end
-  known[id], stays = 'aside', true
+  if must_stay then known[id], stays = 'aside', true end
   if not pauses.aside[source] then
     local stream = Pauses.aside_of(was_claimed and is_front(source) and source or lane_of(source))
     put_aside[stream] = put_aside[stream] or {}
@@ -283,9 +288,11 @@ local function accept(name, entry, ids)
   -- If the entry is not pending, another worker has recovered it meanwhile.
   if is_unreadable(pending) or not pending[1] then return end
   if lost then run_hooks_returned(q, ids) end
+  is_accepting = true
   for _, id in ipairs(without_paused(ids, lost and 1 or take_all(name, ids, lane_of(name)))) do
     Lanes.push(q, lane_of(name), id, true)
   end
+  is_accepting = false
   redis.call('XACK', lane, GROUP, entry)
   redis.call('XDEL', lane, entry)
 end
@@ -364,6 +371,7 @@ local function take_set_aside(stream, lane)
   if is_over then
     if redis.pcall('XLEN', key) == 0 then redis.call('DEL', key) end
     redis.call('HDEL', q.base .. PAUSED, name)
+    pauses.aside[stream] = nil
   elseif last and last ~= pauses.aside[stream] then
     redis.call('HSET', q.base .. PAUSED, name, last)
   end
