@@ -61,7 +61,7 @@ local function in_stream(stream)
   if #entries == SAMPLE then
     for _, entry in ipairs(redis.call('XREVRANGE', key, '+', from, 'COUNT', SAMPLE)) do entries[#entries + 1] = entry end
   end
-  for _, entry in ipairs(entries) do named = named + #Entries.named_by(entry) end
+  for _, entry in ipairs(entries) do named = named + Entries.count_in(entry) end
   if #entries < SAMPLE then return named end
   return math.floor(waiting * named / #entries + 0.5)
 end

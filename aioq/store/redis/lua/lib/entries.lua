@@ -23,19 +23,33 @@ end
 -- with hundreds of thousands is not aioq's.
 local NAMED_LIMIT = 512
 
--- The ids of the jobs that an entry names: none for a wake-up. An entry is not aioq's if it lacks the fields, or
--- has an id that no client can have: then there are no ids, and the second value is the entry's own id.
-function Entries.named_by(entry)
+-- What an entry has: the prefix, the width and the joined rests of several ids, or the id of one job ('' for a wake-up) and
+-- nothing else. Nil if it is not aioq's: it lacks the fields, or has an id that no client can have.
+function Entries.parts_of(entry)
   local named = {}
   local fields = entry[2] or {}
   for i = 1, #fields, 2 do named[fields[i]] = fields[i + 1] end
   local id, ids, width = named.job, named.ids, tonumber(named.width)
-  if id and Entries.is_text(id) then return id ~= '' and {id} or {} end
+  if id and Entries.is_text(id) then return id end
   local several = ids and named.prefix and width and width >= 1 and #ids % width == 0 and #ids <= width * NAMED_LIMIT
-  if not several or not Entries.is_text(named.prefix .. ids) then
-    return {}, fields[1] and entry[1] or nil
-  end
+  if several and Entries.is_text(named.prefix .. ids) then return named.prefix, width, ids end
+  return nil
+end
+
+-- The ids of the jobs that an entry names: none for a wake-up. If it is not aioq's, there are none, and the second value is
+-- the entry's own id.
+function Entries.named_by(entry)
+  local prefix, width, ids = Entries.parts_of(entry)
+  if not prefix then return {}, entry[2] and entry[2][1] and entry[1] or nil end
+  if not width then return prefix ~= '' and {prefix} or {} end
   local found = {}
-  for i = 1, #ids, width do found[#found + 1] = named.prefix .. string.sub(ids, i, i + width - 1) end
+  for i = 1, #ids, width do found[#found + 1] = prefix .. string.sub(ids, i, i + width - 1) end
   return found
+end
+
+-- How many jobs an entry names.
+function Entries.count_in(entry)
+  local prefix, width, ids = Entries.parts_of(entry)
+  if not prefix then return 0 end
+  return width and #ids / width or prefix ~= '' and 1 or 0
 end
