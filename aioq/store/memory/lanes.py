@@ -97,6 +97,14 @@ class Lanes:
             self.push(Priority(token.lane.removesuffix(FRONT)), job_id, front=True)
         return bool(token.job_ids)
 
+    def restore(self, token: Token) -> bool:
+        """Put an entry that was delivered back into its place, if older ones came back to its lane meanwhile."""
+        waiting = self._waiting[token.lane]
+        if not waiting or int(waiting[0].entry) > int(token.entry):
+            return False
+        self._waiting[token.lane] = deque(sorted([*waiting, token], key=lambda each: int(each.entry)))
+        return True
+
     def delivered(self, worker: str, lane: str) -> list[Token]:
         """The entries of one lane that are delivered to a worker but not claimed yet, oldest first."""
         return [token for owner, token in self._delivered.values() if owner == worker and token.lane == lane]

@@ -67,7 +67,7 @@ class Taking:
 
     def accept(self, worker: str, token: Token, most: int, jobs: list[Claimed]) -> None:
         """Take the job of an entry that was delivered to a worker, or put it back if there are enough jobs."""
-        if not self._lanes.accept(token):
+        if not self._lanes.accept(token) or (most and self._lanes.restore(token)):
             return
         if len(jobs) < most:
             self._take(worker, token, jobs)
