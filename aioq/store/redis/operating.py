@@ -13,16 +13,21 @@ from aioq.store.redis.history import about_arg
 from aioq.store.redis.holding import read_held
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.operations import RedisOperations
-from aioq.store.redis.paging import BEGIN, ScriptCall, all_workers
+from aioq.store.redis.paging import BEGIN, MORE, ScriptCall, all_workers
 from aioq.store.redis.pauses import RedisPauses
 from aioq.store.redis.replies import parse_info, parse_states
 from aioq.store.redis.story import RedisStory
 from aioq.wire.messages import error_text
 
+LANES = tuple(priority.value for priority in Priority)
+
 _ASIDE = "aside-"
 
-LANES = tuple(f"{kind}{priority.value}" for kind in ("", _ASIDE) for priority in Priority)
-"""The lanes, and then those of what was set aside, because its task is paused; see `lua/lib/pauses.lua`."""
+ASIDE_LANES = tuple(f"{_ASIDE}{lane}" for lane in LANES)
+"""The lanes of what was set aside, because its task is paused; see `lua/lib/pauses.lua`. They are listed last."""
+
+NOTHING_ASIDE = 2
+"""What `list_lane` says at the end of a lane where the queue has nothing in these."""
 
 _BEGINNING = ["", "", "", ""]
 
@@ -137,7 +142,7 @@ class RedisOperatorVerbs:
         return [each for each in found if each[0]], found[-1][1] if len(found) == limit else None
 
     async def _queued(self, queue: str, wanted: Wanted, after: Place, limit: int) -> "_Part":
-        lanes = LANES if wanted.oldest else LANES[::-1]
+        lanes = (*LANES, *ASIDE_LANES) if wanted.oldest else (*LANES[::-1], *ASIDE_LANES[::-1])
         lane, *inside = after or (lanes[0], *_BEGINNING)
         found: list[tuple[str, Place]] = []
         while True:
@@ -145,10 +150,10 @@ class RedisOperatorVerbs:
             args = [lane, _order(wanted), limit - len(found), *inside]
             stream, entry, front, more, *named = await self._call("list_lane", queue, args)
             found += place.passed(named, oldest=wanted.oldest)
-            if more and not _is_beyond(wanted, stream, entry):
+            if more == MORE and not _is_beyond(wanted, stream, entry):
                 return found, place.at(stream.decode(), entry.decode(), front.decode())
             following = lanes.index(lane) + 1
-            if following == len(lanes):
+            if following == len(lanes) or (following == len(LANES) and more == NOTHING_ASIDE):
                 return found, None
             lane, inside = lanes[following], _BEGINNING
             if len(found) >= limit:

@@ -18,6 +18,9 @@ ScriptCall = Callable[[str, str, Sequence[Arg]], Awaitable[Any]]
 PAGE = 500
 """About how many items one call reads: some milliseconds of the server's time. A small set is read whole."""
 
+MORE = 1
+"""What a script says that may have more than it has named."""
+
 BEGIN = b"0"
 """The cursor with which reading begins, and which a script returns when nothing is left."""
 

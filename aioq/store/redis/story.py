@@ -11,7 +11,7 @@ from aioq.store.contract import Limits
 from aioq.store.events import ENTRIES_AT_ONCE, LISTENING_MS, EventPart, Position, Told, ToldRow
 from aioq.store.redis.history import parse_rows
 from aioq.store.redis.net.connection import Arg
-from aioq.store.redis.paging import BEGIN, ScriptCall
+from aioq.store.redis.paging import BEGIN, MORE, ScriptCall
 from aioq.store.redis.replies import not_in
 from aioq.store.story import MOST_AHEAD, MOST_LINES, Counted, LoggedLines
 
@@ -52,7 +52,7 @@ class RedisStory:
         """The ids that the first entries of a lane name, in the order of claims; and whether these are all."""
         reply = await self._call("list_lane", queue, [lane, "oldest", most, "", "", "", ""])
         ids: Sequence[bytes] = reply[_HEADER + _NAMED - 1 :: _NAMED]
-        return [each.decode(errors="backslashreplace") for each in ids], not reply[_NAMED]
+        return [each.decode(errors="backslashreplace") for each in ids], reply[_NAMED] != MORE
 
     async def _count_queued(self, queue: str, named: Sequence[tuple[str, str]]) -> int:
         """How many of the jobs that entries of lanes name are queued there: some were cancelled, or moved."""

@@ -7,13 +7,13 @@
 -- whether it is among them. Jobs that come to `front` meanwhile are named, though some may have been named before.
 --
 -- NEEDS: call, keys, entries
--- USES: reads lanes
+-- USES: reads lanes, paused
 -- KEYS: 1 base key
 -- ARGV: 1 the lane, 2 'oldest' (in the order of claims) or 'newest' first, 3 the most jobs; then the place after which
 --   it continues, 4 the stream ('' to begin, 'rest' or 'main', or 'front', which is last if the newest come first),
 --   5 the entry, 6 the job, 7 the last entry of `front` that was read ('' for none) if the oldest come first
--- REPLY: {the stream, the entry and the entry of `front` up to which it has looked; 1 if there may be more, else 0;
---   and per job the stream, the entry and its id}
+-- REPLY: {the stream, the entry and the entry of `front` up to which it has looked; 1 if there may be more, else 0, or 2
+--   if there is no more and nothing of the queue is set aside; and per job the stream, the entry and its id}
 local lane, oldest, most = ARGV[1], ARGV[2] == 'oldest', tonumber(ARGV[3])
 local part, place, job, read_front = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 -- The most entries of the lane that a call reads, since many may name no job; of `rest`; and with one command.
@@ -161,4 +161,5 @@ for i = first, #ways do
     break
   end
 end
+if reply[4] == 0 and redis.call('EXISTS', q.base .. PAUSED) == 0 then reply[4] = 2 end
 return reply
