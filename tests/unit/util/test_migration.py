@@ -456,7 +456,7 @@ def test_l_is_the_level_of_the_log():
         (["purge", "shop"], "here it is nothing: "),
         (["flower"], "here it is nothing: "),
         (["worker", "shop", "-E"], "here it is nothing: "),
-        (["wroker"], "No such command 'wroker'. Did you mean 'worker'?"),
+        (["wroker"], "No such command 'wroker'. (Did you mean one of: 'worker', 'workers'?)"),
         (["worker", "shop", "--burts"], "No such option '--burts'. Did you mean '--burst'?"),
     ],
 )
