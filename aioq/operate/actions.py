@@ -11,6 +11,7 @@ from aioq.errors import ConfigError
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.jobs.options import check_name, make_options
 from aioq.operate.filters import WHERE, Filters
+from aioq.operate.known import queues_of
 from aioq.operate.operations import (
     MOST_REMINDERS,
     Operation,
@@ -51,6 +52,10 @@ class OperationArgs(TypedDict, total=False):
 
 class ActionSource(OperationSource, Protocol):
     """What beginning an operation needs of the App."""
+
+    def known_queues(self) -> Sequence[str]:
+        """The queues that the App knows."""
+        ...
 
     def result_ttl_ms(self) -> int:
         """How long an outcome is kept by default, in milliseconds."""
@@ -117,10 +122,12 @@ class JobActions:
         """Move queued and scheduled jobs to another queue, in their order; see `JobHandle.move`.
 
         Args:
-            queue: their new queue; jobs that are in it stay.
+            queue: their new queue, one that the App or the server knows; jobs that are in it stay.
             how: `rate`, `dry_run`, `by`: see `OperationArgs`.
         """
         check_name(f"{WHERE}(...).move: queue", queue)
+        self._states(f"{WHERE}(...).move", Act.MOVE)
+        await queues_of(self._app, [queue], where=f"{WHERE}(...).move: ")
         return await self._begin_operation(Act.MOVE, how, target=queue)
 
     def move_sync(self, *, queue: str, **how: Unpack[OperationArgs]) -> Operation:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import translate
+from glob import escape
 from typing import Any, Protocol, TypedDict, cast
 
 import msgspec
@@ -249,7 +250,7 @@ def _texts(name: str, given: dict[str, Any]) -> list[str] | None:
     several: list[Any] = (
         [*value] if isinstance(value, Iterable) and not isinstance(value, str | bytes) else [value]
     )  # pyright: ignore[reportUnknownVariableType] - anything may be given
-    texts = [cast("Task[Any, Any]", each).name if isinstance(each, Task) else each for each in several]
+    texts = [escape(cast("Task[Any, Any]", each).name) if isinstance(each, Task) else each for each in several]
     if not texts or not all(isinstance(each, str) and each for each in texts):
         raise ConfigError(f"{WHERE}: {name}={brief(several)}: expected a text, or several; leave it out for all")
     return list(dict.fromkeys(texts))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import translate
 from functools import cached_property
+from glob import escape
 from hashlib import blake2b
 from typing import Any, Literal, TypedDict, cast
 
@@ -228,7 +229,8 @@ def _texts(name: str, values: Mapping[str, Any]) -> list[str] | None:
 
 
 def _name_of(task: Any) -> Any:
-    return cast("Task[Any, Any]", task).name if isinstance(task, Task) else task
+    """A task's name as a pattern that fits only that name; a text is a pattern already."""
+    return escape(cast("Task[Any, Any]", task).name) if isinstance(task, Task) else task
 
 
 def _states(given: Sequence[str] | None) -> Sequence[JobState]:

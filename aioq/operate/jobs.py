@@ -10,18 +10,18 @@ import msgspec
 
 from aioq.errors import ConfigError
 from aioq.jobs.job import JobInfo, JobState
-from aioq.jobs.shards import by_queue, queue_of_shard
+from aioq.jobs.shards import by_queue
 from aioq.operate.actions import ActionSource, JobActions
 from aioq.operate.arguments import Parameters
 from aioq.operate.cursor import Places, decode_cursor, encode_cursor
 from aioq.operate.ended import ENDS, JobLists
 from aioq.operate.filters import TIMED, WHERE, Filters, make_filters
+from aioq.operate.known import queues_of
 from aioq.operate.listing import MOST_LOOKED_AT, Found, JobList, part_size, step
 from aioq.public import public
 from aioq.store.contract import Store
 from aioq.store.operating import ALWAYS, Span, Wanted
 from aioq.util.printable import brief
-from aioq.util.suggestions import did_you_mean
 
 MOST_OF_A_PAGE = 1_000
 """The most jobs of one page."""
@@ -290,30 +290,3 @@ class JobQuery(JobActions):
         """The shards of the queues, of which most have one."""
         queues = await queues_of(self._source, self._filters.queues, store)
         return [shard for queue in queues for shard in await self._source.shards_of(queue)]
-
-
-async def queues_of(
-    source: QuerySource, wanted: Sequence[str] | None = None, store: Store | None = None, where: str = f"{WHERE}: "
-) -> Sequence[str]:
-    """The queues that are asked for; by default those that the App knows, and those that the server knows of.
-
-    Args:
-        source: the App.
-        wanted: the queues that are asked for; None for all.
-        store: its store, if the caller has it.
-        where: how an error begins.
-
-    Raises:
-        ConfigError: one does not exist; the message names those that do.
-    """
-    known = list(dict.fromkeys(source.known_queues()))
-    if wanted is not None and {*wanted} <= {*known}:
-        return wanted
-    store = store or await source.store()
-    known = list(dict.fromkeys([*known, *map(queue_of_shard, await store.operating.queues())]))
-    for queue in wanted or ():
-        if queue not in known and not await store.operating.is_used(queue):
-            raise ConfigError(
-                f"{where}there is no queue {queue!r}{did_you_mean(queue, known)}; there are: {', '.join(known)}"
-            )
-    return wanted or known

@@ -13,14 +13,15 @@ from aioq.store.operations import Act, Done, OperationState, StoredOperation
 
 APPLIES_TO = {
     Act.RETRY: (JobState.FAILED,),
-    Act.CANCEL: (JobState.QUEUED, JobState.SCHEDULED, JobState.WAITING, JobState.RUNNING),
-    Act.DELETE: (JobState.QUEUED, JobState.SCHEDULED, JobState.WAITING, JobState.FAILED),
+    Act.CANCEL: (JobState.WAITING, JobState.QUEUED, JobState.SCHEDULED, JobState.RUNNING),
+    Act.DELETE: (JobState.WAITING, JobState.QUEUED, JobState.SCHEDULED, JobState.FAILED),
     Act.MOVE: (JobState.QUEUED, JobState.SCHEDULED),
     Act.RUN_NOW: (JobState.SCHEDULED,),
-    Act.SET_PRIORITY: (JobState.QUEUED, JobState.SCHEDULED, JobState.WAITING, JobState.RUNNING),
+    Act.SET_PRIORITY: (JobState.WAITING, JobState.QUEUED, JobState.SCHEDULED, JobState.RUNNING),
 }
-"""By act, the states of the jobs to which it can be done, in the order in which they are gone through. A job
-that is claimed meanwhile is among those that run, which come last of those that have not ended."""
+"""By act, the states of the jobs to which it can be done, in the order in which they are gone through. Jobs
+that wait for another one come first, for the end of that queues them. Those that run come last of those that have
+not ended, because claimed ones come to them."""
 
 
 class StoredFilters(msgspec.Struct, frozen=True, omit_defaults=True):

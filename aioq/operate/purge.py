@@ -12,8 +12,9 @@ from aioq.util.printable import brief
 from aioq.util.suggestions import did_you_mean
 from aioq.wire.messages import encode_cancellation, with_headers
 
-PURGED = (JobState.QUEUED, JobState.SCHEDULED, JobState.WAITING)
-"""The states whose jobs are deleted by default: those that wait to be run."""
+PURGED = (JobState.WAITING, JobState.QUEUED, JobState.SCHEDULED)
+"""The states whose jobs are deleted by default: those that wait to be run. Those that wait for another job come
+first, for the end of that would queue them."""
 
 _POSSIBLE = (*PURGED, JobState.FAILED)
 

@@ -6,14 +6,16 @@ What they print for people is in `docs/cli.md`, and held by `test_cli_page.py`.
 import asyncio
 import io
 import json
+import signal
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from typing import NamedTuple
 
 import pytest
+import redis
 
 from aioq.cli.main import main
-from tests.behaviour.kit import Project
+from tests.behaviour.kit import Project, until
 
 SHOP = """
 from aioq import App
@@ -161,6 +163,27 @@ def test_a_job_is_followed_to_its_end(shop: Project) -> None:
     assert aioq("job", "shop:app", "two", "--cancel").code == 1
     followed = aioq("tail", "shop:app", "two", "--json")
     assert ([each["kind"] for each in followed.objects], followed.code) == (["sent", "cancelled"], 1)
+
+
+def test_events_end_with_the_cursor_to_go_on_with(shop: Project) -> None:
+    """Also when Ctrl-C ends them, which is how they usually end."""
+
+    async def interrupted() -> str:
+        process = shop.python("-m", "aioq", "events", "shop:app", "--kind", "sent")
+        with redis.Redis.from_url(shop.settings["AIOQ_URL"]) as client:
+            await until(lambda: client.exists(f"aioq:{{{shop.name}:default}}:listening"))
+        process.signal(signal.SIGINT)
+        assert await process.ended() == 130, process.log
+        line, *_ = process.lines
+        return line.removeprefix("go on with --cursor ")
+
+    cursor = asyncio.run(interrupted())
+    assert aioq("send", "shop:app", "shop.add", "[1]", "--id", "later", "--delay", "1h").code == 0
+    assert aioq("job", "shop:app", "later", "--cancel").code == 0
+    (event,) = aioq(
+        *("events", "shop:app", "--kind", "ended", "--limit", "1", "--json", "--cursor", cursor)
+    ).objects
+    assert (event["kind"], event["job_id"]) == ("cancelled", "later")
 
 
 def test_a_reader_that_has_enough_ends_a_command_quietly(shop: Project) -> None:

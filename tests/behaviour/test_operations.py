@@ -37,6 +37,9 @@ def shop(name: str = "shop", **settings: Any) -> tuple[App, list[int], set[int]]
     async def mail(to: str) -> str:
         return to
 
+    @app.task(name="shop.report", queue="night")
+    async def report() -> None: ...
+
     return app, runs, fine
 
 
@@ -129,7 +132,8 @@ class TestWhatMatches:
         jobs = app.jobs(queue="bank")
         for name in ("cancel", "delete", "run_now"):
             assert await asyncio.to_thread(lambda n=name: getattr(jobs, f"{n}_sync")(dry_run=True).id) == ""
-        assert (await asyncio.to_thread(lambda: jobs.move_sync(queue="x", dry_run=True))).info.target == "x"
+        moved = await asyncio.to_thread(lambda: jobs.move_sync(queue="night", dry_run=True))
+        assert moved.info.target == "night"
         assert (await asyncio.to_thread(lambda: jobs.set_priority_sync("low", dry_run=True))).info.total == 0
 
 
@@ -172,11 +176,12 @@ class TestOnTheWay:
         for ask, said in (
             (app.jobs(state="queued").retry, r"retry: it does not apply to jobs that are queued; .* to: failed"),
             (app.jobs(state=["failed", "queued"]).run_now, "are queued or failed; it applies to: scheduled"),
-            (app.jobs(state="running").delete, "applies to: queued, scheduled, waiting, failed"),
+            (app.jobs(state="running").delete, "applies to: waiting, queued, scheduled, failed"),
             (lambda: jobs.move(queue="night"), "applies to: queued, scheduled"),
             (lambda: jobs.set_priority("low"), "it does not apply to jobs that are failed"),
             (lambda: app.jobs().set_priority("lower"), "lower"),  # pyright: ignore[reportArgumentType]
             (lambda: app.jobs().move(queue="a b"), "expected 1 to 128 letters"),
+            (lambda: app.jobs().move(queue="nigth"), "no queue 'nigth' .did you mean 'night'.*; there are: "),
             (lambda: app.jobs().cancel(7), "reason=7: expected a text"),  # pyright: ignore[reportArgumentType]
             (lambda: jobs.retry(rate=0), "rate=0: expected jobs a second"),
             (lambda: jobs.retry(rate=True), "rate=True: expected"),

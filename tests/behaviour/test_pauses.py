@@ -245,7 +245,7 @@ class TestInMemory:
             await queue.pause(tasks=[charge])
             with pytest.raises(ConfigError, match=r"resume: no task 'shop'; paused are: shop\.charge"):
                 await queue.resume(tasks=["shop"])
-            with pytest.raises(ConfigError, match=r"states='queue' \(did you mean 'queued'\?\); there are: qu"):
+            with pytest.raises(ConfigError, match=r"states='queue' \(did you mean 'queued'\?\); there are: w"):
                 await queue.purge(states=["queue"])
             with pytest.raises(ConfigError, match="a running job is cancelled, not purged"):
                 await queue.purge(states="running")

@@ -121,7 +121,7 @@ def names_it(said: object, name: str) -> bool:
     )
 
 
-TEXTS = {"name", "data_dir", "default_queue", "health_host"}
+TEXTS = {"name", "data_dir", "default_queue", "health_host", "inherit_headers"}
 """Settings that may be made of digits."""
 
 

@@ -14,6 +14,7 @@ from aioq.errors import AioqError, ConfigError
 from aioq.jobs.events import Event, EventKind
 from aioq.jobs.job import JobState, Progress
 from aioq.jobs.loglines import LogLine
+from aioq.operate.events import EventStream
 from aioq.results.handle import JobHandle
 from aioq.util.printable import printable
 
@@ -28,15 +29,21 @@ def run(
         async with app:
             stream = app.events(**filters, **({} if cursor is None else {"cursor": cursor}))
             await stream.start()
-            printed = 0
-            async for event in stream:
-                _print(event, as_json=as_json, names_job=True)
-                printed += 1
-                if printed == limit:
-                    break
-            click.echo(f"go on with --cursor {stream.cursor}", err=True)
+            try:
+                await _print_events(stream, limit, as_json=as_json)
+            finally:  # also of Ctrl-C
+                click.echo(f"go on with --cursor {stream.cursor}", err=True)
 
     asyncio.run(carry_out())
+
+
+async def _print_events(stream: EventStream, limit: int | None, *, as_json: bool) -> None:
+    printed = 0
+    async for event in stream:
+        _print(event, as_json=as_json, names_job=True)
+        printed += 1
+        if printed == limit:
+            return
 
 
 def run_tail(wanted: Wanted, *, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from aioq.app import App, internals_of
 from aioq.cli.operate.output import Column, moment, print_items, span
 from aioq.cli.targets import Wanted, find_app
 from aioq.jobs.job import JobState
-from aioq.operate.jobs import queues_of
+from aioq.operate.known import queues_of
 from aioq.operate.pauses import PauseInfo, QueueInfo
 from aioq.operate.statistics import QueueStats
 

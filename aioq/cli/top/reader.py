@@ -12,7 +12,7 @@ from aioq.cli.top.filter import Filter
 from aioq.cli.top.rows import MOST_ROWS
 from aioq.cli.top.story import MOST_LINES, JobStory
 from aioq.jobs.job import JobInfo, JobState
-from aioq.operate.jobs import queues_of
+from aioq.operate.known import queues_of
 from aioq.operate.overview import listed_jobs, read_place, read_running, read_workers
 from aioq.store.contract import Store
 

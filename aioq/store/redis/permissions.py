@@ -48,6 +48,7 @@ def trials(key: str, channel: str, confirmation: Confirmation | None) -> list[_C
         ("PERSIST", key),
     ]
     nothing += [("HGET", key, "f"), ("HGETALL", key), ("HMGET", key, "f"), ("HDEL", key, "f"), ("HRANDFIELD", key)]
+    nothing += [("HLEN", key)]
     nothing += [("GETRANGE", key, 0, 0), ("XLEN", key), ("XREVRANGE", key, "+", "-")]
     nothing += [
         ("SMEMBERS", key),
