@@ -63,6 +63,7 @@ def fill(client: redis.Redis, base: str, state: str, count: int) -> None:
         made(keys=[base], args=[state, first, min(first + 1_000, count) - 1])
 
 
+@pytest.mark.alone  # SLOWLOG has a script for which the server got no processor, too
 @pytest.mark.scale(minutes=4)
 @pytest.mark.parametrize("state", STATES)
 async def test_a_page_and_a_count_of_very_many_jobs(
@@ -103,6 +104,7 @@ async def test_a_page_and_a_count_of_very_many_jobs(
             assert max(taken) < WITHIN_MS, [f"{each:.1f} ms" for each in taken]
 
 
+@pytest.mark.alone
 @pytest.mark.scale(minutes=4)
 async def test_leftover_entries_are_passed_in_bounded_steps(
     server: Database, client: redis.Redis, app_name: str, size: Any

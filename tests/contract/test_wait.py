@@ -60,7 +60,7 @@ async def test_a_waiter_that_registered_with_the_send_is_notified(store: Store, 
     listener, worker = await Listener.on(store, "me"), await joined(store, "w")
     job = NewJob("job", CALL if how != "large" else LARGE_CALL, waiter="me", nonce="n" if how == "own-id" else "")
     jobs = [job, NewJob("other", CALL)] if how == "together" else [job]
-    await store.enqueue(QUEUE, jobs if how != "later" else [replace(job, delay_ms=1)])
+    await store.enqueue(QUEUE, jobs if how != "later" else [replace(job, delay_ms=50)])
     if how == "repeated":  # its reply got lost
         assert await store.enqueue(QUEUE, jobs, again=True) == [True]
     if how == "later":
