@@ -318,7 +318,10 @@ def test_idle_workers_are_counted() -> None:
 def test_three_nodes_are_measured() -> None:
     figures = cluster.measure("three", SERVER, 100)
     assert figures.keys() == cluster.SHOWN.keys()
-    assert all(value > 0 for value in figures.values())
+    # CPU time is told in hundredths of a second, of which a driver that is forked may take none for so few jobs.
+    is_cpu = {name: name.endswith("_cpu") for name in figures}
+    assert all(value > 0 for name, value in figures.items() if not is_cpu[name])
+    assert sum(value for name, value in figures.items() if is_cpu[name]) > 0
     assert figures["bulk_commands"] < 1 < figures["alone_commands"] < 10
 
 

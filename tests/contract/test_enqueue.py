@@ -172,7 +172,7 @@ async def test_promote_says_when_the_next_is_due(store: Store) -> None:
 
 
 async def test_promote_keeps_to_its_limit_and_says_that_more_is_due(store: Store) -> None:
-    await send(store, *"abc", delay_ms=1)
+    await send(store, *"abc", delay_ms=50)
 
     async def all_due() -> bool:
         found = await store.info(QUEUE, list("abc"))
