@@ -147,6 +147,13 @@ def _check_names(value: object) -> tuple[str, ...] | None:
     return names if len(names) == len(items) else None
 
 
+def _too_long_a_name(names: tuple[str, ...]) -> str | None:
+    longest = max(names, key=len, default="")
+    if len(longest) <= MAX_HEADER_NAME:
+        return None
+    return f"{brief(longest)} has {len(longest)} characters; a name of a header has at most {MAX_HEADER_NAME}"
+
+
 def _zone_objection(name: str) -> str | None:
     try:
         zone(name)
@@ -204,6 +211,9 @@ MAX_HISTORY = 10_000_000
 MAX_LOGS = 100_000
 """The longest log of a job: up to 400 MB if all its lines are as long as they may be."""
 
+MAX_HEADER_NAME = 256
+"""The longest name of a header that can be inherited: far more than a name needs. All headers of a job have 8 KiB."""
+
 FLAG = Rule(_check_flag, _parse_flag, "True or False")
 HISTORY = Rule(
     _check_history,
@@ -214,7 +224,12 @@ HISTORY = Rule(
 LOGS = integer(0, bound=MAX_LOGS)
 PATH = Rule(_check_path, str, "the path of a directory")
 MODULES = Rule(_check_modules, _split, "a list of modules (separated by commas in the environment)")
-HEADERS = Rule(_check_names, _split, "a list of names of headers (separated by commas in the environment)")
+HEADERS = Rule(
+    _check_names,
+    _split,
+    "a list of names of headers (separated by commas in the environment)",
+    objection=_too_long_a_name,
+)
 REPLICAS = Rule(_check_replicas, _parse_number, f'"all" or an integer from 1 to {MOST_REPLICAS}')
 HOST = Rule(_check_text, str, "a host name or an address")
 _SHOWN = ", ".join(f"{scheme}://" for scheme in SCHEMES if "+" not in scheme and scheme != "unix")

@@ -1,6 +1,7 @@
 """What a query can do to all jobs that match: the bulk operations that it begins."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Protocol, Self, TypedDict, TypeVar, Unpack
@@ -62,7 +63,7 @@ class ActionSource(OperationSource, Protocol):
         ...
 
 
-class JobActions:
+class JobActions(ABC):
     """The bulk operations of a query.
 
     Each acts on the jobs that match when it begins; what fails or arrives later is not its own. It acts on each
@@ -169,20 +170,23 @@ class JobActions:
     # -- what the query gives
 
     @property
-    def _app(self) -> ActionSource:
-        raise NotImplementedError
+    @abstractmethod
+    def _app(self) -> ActionSource: ...
 
+    @abstractmethod
     def _narrowed(self, filters: Filters) -> Self:
         """The same query with other filters."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     async def _begin_places(self, store: Store) -> tuple[Sequence[str], Sequence[str]]:
         """The queues, and their shards."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     async def _estimate(self, sample: int) -> tuple[int, bool, Sequence[JobInfo]]:
         """How many jobs match, whether that is exact, and the first ones."""
-        raise NotImplementedError
+        ...
 
     def _begin_sync(self, name: str, make: Callable[[], Awaitable[Operation]]) -> Operation:
         return self._app.run_sync(f"await app.jobs(...).{name}(...)", make)

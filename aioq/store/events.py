@@ -1,4 +1,4 @@
-"""What is told of jobs while somebody listens, beside the history: that they were sent, were started, and report.
+"""Events that are written while somebody listens, beside the history: jobs were sent, were started, or report.
 
 The history has a row for each end and each further attempt. What happens before that is written where somebody
 reads the events of the queue, or has done so within `LISTENING_MS`, or where the setting is `history="full"`. Both
@@ -23,7 +23,7 @@ ENTRIES_AT_ONCE = 64
 
 
 class Told(enum.StrEnum):
-    """What is told of a job while it has not ended."""
+    """An event of a job that has not ended."""
 
     SENT = "q"
     STARTED = "b"

@@ -1,4 +1,4 @@
-"""Pauses of queues, and of tasks in them: what operators do, and what a worker is told of it.
+"""Pauses of queues, and of tasks in them: what operators do, and what a claim says of it.
 
 Part of the store contract. A pause is the server's state: a claim from a paused queue brings no job, and one from
 another queue none of a paused task. Jobs are sent, become due and expire as always.

@@ -81,6 +81,7 @@ class Story(Protocol):
         Args:
             queue: the queue.
             after: where to begin.
-            listens: whether what is told of jobs is to be read; then it is told for `LISTENING_MS` from now on.
+            listens: whether events of jobs that have not ended are read too; then they are written for
+                `LISTENING_MS` from now on.
         """
         ...

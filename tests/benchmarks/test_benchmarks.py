@@ -316,12 +316,9 @@ def test_idle_workers_are_counted() -> None:
 
 @pytest.mark.timeout(240)  # a dozen processes, one after the other
 def test_three_nodes_are_measured() -> None:
-    figures = cluster.measure("three", SERVER, 100)
+    figures = cluster.measure("three", SERVER, 400)  # fewer may take less than a tick of CPU time
     assert figures.keys() == cluster.SHOWN.keys()
-    # CPU time is told in hundredths of a second, of which a driver that is forked may take none for so few jobs.
-    is_cpu = {name: name.endswith("_cpu") for name in figures}
-    assert all(value > 0 for name, value in figures.items() if not is_cpu[name])
-    assert sum(value for name, value in figures.items() if is_cpu[name]) > 0
+    assert all(value > 0 for value in figures.values())
     assert figures["bulk_commands"] < 1 < figures["alone_commands"] < 10
 
 

@@ -199,10 +199,10 @@ async def test_many_jobs_that_cannot_be_begun_and_wait_for_a_slot_end_one_after_
         (worker,) = session._workers
         executor = worker._duties.executor
         monkeypatch.setattr(executor, "_running", {("q", "w", "held"): None})
-        for number in range(500):
+        for number in range(1500):
             worker._duties.slots.take(1)
             executor.submit("default", "nobody", _claimed(call("alone.index", _doc("SystemExit")), str(number)))
-        assert len(executor._backlog) == 500
+        assert len(executor._backlog) == 1500
         executor._running.clear()
         asyncio.get_running_loop().set_task_factory(factory)
         try:

@@ -121,7 +121,7 @@ def names_it(said: object, name: str) -> bool:
     )
 
 
-TEXTS = {"name", "data_dir", "default_queue", "health_host", "inherit_headers"}
+TEXTS = {"name", "data_dir", "default_queue", "health_host"}
 """Settings that may be made of digits."""
 
 

@@ -14,8 +14,8 @@ from uuid import UUID
 
 from aioq.jobs.job import JobState
 
-BURST = 2000
-"""Jobs that do nothing: enough to see batches at work, few enough to be done in a second."""
+BURST = 5000
+"""Jobs that do nothing: enough to see batches at work, few enough to be done in a few seconds."""
 
 STEPS = 20
 """Steps of the job that reports its progress."""

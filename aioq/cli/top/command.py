@@ -31,7 +31,7 @@ def run(wanted: Wanted, *, interval: float) -> None:
 async def _watch(app: App, interval: float) -> int:
     """Show the screen until it is left; the exit code."""
     async with app:
-        # A server that cannot be reached, or that refuses the password, is told of as by all other commands.
+        # So a server that cannot be reached, or refuses the password, is the same error as for other commands.
         server = await (await internals_of(app).store()).open()
         screen = import_module("aioq.cli.top.ui").Top(app, server.url, interval)
         await screen.run_async()

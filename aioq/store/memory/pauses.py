@@ -48,7 +48,7 @@ class QueuePauses:
         return Pauses(self._whole, dict(self._tasks))
 
     def told(self) -> Pause | None:
-        """What a worker is told of it."""
+        """What a claim says of it to a worker."""
         if self._whole is None and not self._tasks:
             return None
         left_ms = self.next_ms()

@@ -37,7 +37,7 @@ def enqueue_args(jobs: NewJobs, *, again: bool, marks: str = "") -> list[Arg]:
     Args:
         jobs: what to enqueue.
         again: an earlier call may have added these jobs.
-        marks: what is told of them.
+        marks: which events of them are written.
     """
     ids, envelopes, special = jobs.ids, jobs.envelopes, jobs.special.values()
     sizes = _encode([*map(len, envelopes)])

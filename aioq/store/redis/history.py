@@ -68,7 +68,7 @@ def about_arg(limits: Limits) -> bytes:
 
 
 def marks_arg(limits: Limits) -> str:
-    """What is told of jobs that are sent and started: the marks of `lib/events.lua`."""
+    """Which events of jobs that are sent and started are written: the marks of `lib/events.lua`."""
     events = "f" if limits.full else "e" if limits.history else ""
     return ("s" if limits.stats else "") + events
 

@@ -39,7 +39,7 @@ class RedisTimetable:
             Used for the writes of callers, not for ticks: a tick that is lost in a crash of the server is made
             again.
         register: the queues that have schedules.
-        marks: what is told of the jobs of ticks.
+        marks: which events of the jobs of ticks are written.
     """
 
     def __init__(
