@@ -212,7 +212,7 @@ MAX_LOGS = 100_000
 """The longest log of a job: up to 400 MB if all its lines are as long as they may be."""
 
 MAX_HEADER_NAME = 256
-"""The longest name of a header that can be inherited: far more than a name needs. All headers of a job have 8 KiB."""
+"""The longest name of a header that can be inherited; all headers of a job together have 16 KiB."""
 
 FLAG = Rule(_check_flag, _parse_flag, "True or False")
 HISTORY = Rule(
