@@ -102,16 +102,22 @@ def main(control: socket.socket) -> Request | None:
             control.send(json.dumps({"started": pid}).encode())
 
 
-def _become(request: Request, streams: list[int]) -> Request | None:
-    """Make this fork what a new process would be; what is forked from here on behalf of it returns here too."""
+def _become(request: Request, streams: list[int], mark: int | None = None) -> Request | None:
+    """Make this fork what a new process would be; what is forked from here on behalf of it returns here too.
+
+    The descriptor `mark` is closed as soon as it leads its session.
+    """
+    marks = [] if mark is None else [mark]
     beside = -1
     if WITH_CHILDREN.intersection(request["command"]):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
-            return _fork_siblings(theirs, streams, ours)
+            return _fork_siblings(theirs, [*streams, *marks], ours)
         theirs.close()  # likewise
         beside = fcntl.fcntl(ours.detach(), fcntl.F_DUPFD_CLOEXEC, HIGH)
     os.setsid()
+    for each in marks:
+        os.close(each)
     _place(streams, request.get("passed", []), beside)
     os.chdir(request["folder"])
     environment = request["environment"]
@@ -177,10 +183,15 @@ def _fork_siblings(control: socket.socket, *held: Any) -> Request | None:
             os._exit(0)
         request: Request = json.loads(message)
         signal.pthread_sigmask(signal.SIG_SETMASK, request.get("blocked", []))  # inherited, as from its parent
+        leads, mark = os.pipe()
         pid = _fork_sibling()
         if pid == 0:
             control.close()
-            return _become(request, descriptors)
+            os.close(leads)
+            return _become(request, descriptors, mark)
+        os.close(mark)
+        os.read(leads, 1)  # its end: `Popen` too returns when the child leads its session
+        os.close(leads)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         for each in descriptors:
             os.close(each)
