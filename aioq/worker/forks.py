@@ -9,12 +9,14 @@ subprocess end their own forks.
 import asyncio
 import contextlib
 import gc
+import inspect
 import os
 import sys
 import traceback
 from collections import Counter, deque
 from collections.abc import AsyncGenerator
 from threading import get_ident
+from types import FrameType
 from typing import Any, NoReturn, cast
 
 from aioq.util.introspect import is_a
@@ -39,11 +41,46 @@ async def forks_end() -> AsyncGenerator[None]:
 def _forked() -> None:
     for thread, loop in _serving:
         if thread == get_ident():  # a fork has the one thread that made it
-            _end_at_next_turn(loop)
+            task = asyncio.current_task(loop)
+            frame = getattr(task and task.get_coro(), "cr_frame", None)
+            if frame is None:
+                _end_at_next_turn(loop)
+            else:
+                _end_when_it_awaits(frame)
+
+
+def _end_when_it_awaits(outermost: FrameType) -> None:
+    """End this process when the task that has forked is suspended: its outermost coroutine yields then.
+
+    A turn of the event loop later is too late: what starts tasks eagerly goes on with the next job at once, and
+    uvloop looks at its sockets first, with an epoll instance that is the worker's too.
+    """
+
+    def left(frame: FrameType, event: str, _: object) -> None:
+        if event == "return" and frame is outermost:
+            _end_awaiting()
+
+    def yielded(_: object, __: int, ___: object) -> None:
+        here = inspect.currentframe()
+        if here is not None and here.f_back is outermost:
+            _end_awaiting()
+
+    if sys.version_info < (3, 12):
+        sys.setprofile(left)
+        return
+    monitoring = sys.monitoring
+    tool = next((each for each in range(6) if monitoring.get_tool(each) is None), None)
+    if tool is None:
+        sys.setprofile(left)  # makes all functions of the fork slower
+        return
+    monitoring.use_tool_id(tool, "aioq")
+    monitoring.register_callback(tool, monitoring.events.PY_YIELD, yielded)
+    monitoring.set_local_events(tool, outermost.f_code, monitoring.events.PY_YIELD)
 
 
 def _end_at_next_turn(loop: asyncio.AbstractEventLoop) -> None:
-    handle = loop.call_soon(_end_on_loop)
+    """The same for a fork of a callback of the loop, which no task has made."""
+    handle = loop.call_soon(_end_awaiting)
     # It has to run before the callbacks that are ready already, such as steps of other jobs. Their queue is no
     # public part of asyncio's loops, and uvloop hides its own. If none is found, the loop runs those callbacks
     # once first.
@@ -53,7 +90,7 @@ def _end_at_next_turn(loop: asyncio.AbstractEventLoop) -> None:
             cast("deque[Any]", ready).appendleft(handle)
 
 
-def _end_on_loop() -> NoReturn:
+def _end_awaiting() -> NoReturn:
     _end(RuntimeError("a fork has awaited something: the event loop is the worker's, and the fork ends"))
 
 
