@@ -40,8 +40,8 @@ _no_fork = threading.RLock()
 """Held while a fork must not happen. The child would inherit locks, such as that of an import, but not the thread
 that releases them."""
 
-IMPORTED_LATE = ("importlib.readers", "encodings.idna")
-"""What Python imports by itself when a store is made and connects: to read the scripts, and to look up a host."""
+LOOKS_UP_HOSTS = "encodings.idna"
+"""What Python imports by itself when a store connects."""
 
 os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_no_fork.release)
 
@@ -128,8 +128,8 @@ class Connector:
 
 def _import_redis_store() -> Any:
     with _no_fork:
-        for name in IMPORTED_LATE:
-            import_module(name)
+        import_module(LOOKS_UP_HOSTS)
+        import_module("aioq.store.redis.scripts").library()  # it is kept; to read files, Python imports more modules
         return import_module("aioq.store.redis")
 
 

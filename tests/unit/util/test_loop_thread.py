@@ -28,7 +28,7 @@ from aioq import (
     current_job,
     gather_sync,
 )
-from aioq.store.connector import IMPORTED_LATE
+from aioq.store.connector import LOOKS_UP_HOSTS
 from aioq.testing import SyncSession
 from tests.databases import Database
 from tests.forkserver import ForkedPopen
@@ -351,7 +351,7 @@ def test_a_forked_child_has_a_loop_of_its_own(
     assert queued(redis_server, app_name) == {"j2", "j3", *(["j1"] if first else [])}
 
 
-@pytest.mark.parametrize("module", [*IMPORTED_LATE, "aioq.store.redis"])
+@pytest.mark.parametrize("module", [LOOKS_UP_HOSTS, "importlib.readers", "aioq.store.redis"])
 def test_a_fork_does_not_come_into_an_import_that_another_thread_is_in(
     redis_server: Database, app_name: str, module: str
 ) -> None:
@@ -379,6 +379,28 @@ assert os.waitpid(child, 0)[1] == 0
     script = f"MODULE = {module!r}\n{script}"
     run(script, redis_server, app_name, "-W", "ignore:.*fork:DeprecationWarning", new=True)  # imports it itself
     assert queued(redis_server, app_name) == {"j1", "j2"}
+
+
+def test_no_fork_comes_into_any_import_of_a_first_send(redis_server: Database, app_name: str) -> None:
+    """Python imports some modules by itself, others in each of its versions."""
+    script = """
+import sys, threading
+from aioq.store import connector
+unguarded = set()
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if threading.current_thread() is not threading.main_thread() and not connector._no_fork._is_owned():
+            unguarded.add(name)
+sys.meta_path.insert(0, Watch())
+def use():
+    handle = add.options(job_id="j1").send_sync(1, 2)
+    handle.info_sync()
+user = threading.Thread(target=use)
+user.start()
+user.join()
+print("aioq.store.redis" in sys.modules, sorted(unguarded))
+"""
+    assert run(script, redis_server, app_name, new=True).strip() == "True []"
 
 
 @pytest.mark.parametrize("before", ["used before", "not used before"])
