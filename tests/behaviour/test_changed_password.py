@@ -72,6 +72,7 @@ async def test_a_worker_waits_until_its_password_is_right_again(
         before = connections(admin)
         await until(lambda: connections(admin) > before + 5)  # it tries again
         assert worker.running
+        await worker.saw("WARNING")
         assert len([line for line in worker.lines if "WARNING" in line]) == 1, worker.log
 
         change("first")

@@ -48,8 +48,8 @@ async def test_a_job_that_kills_its_worker_is_found_out_and_its_neighbours_are_n
     assert all(ran_in == lifespan_in for _, ran_in, lifespan_in in results)
     crashes = [(await handle.info()).crashes for handle in neighbours]
     assert max(crashes) <= 2, "one was blamed for what it did not do"
-    assert len(re.findall("was killed by|ended with exit code 3", supervisor.log)) == 2
     assert await supervisor.stop() == 0
+    assert len(re.findall("was killed by|ended with exit code 3", supervisor.log)) == 2
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ async def test_a_job_that_ends_its_worker_in_order_counts_a_crash_each_time(
     assert (info.crashes, info.interruptions) == (2, 0)
     assert [number for number, _, _ in results] == list(range(NEIGHBOURS))
     assert max([(await handle.info()).crashes for handle in neighbours]) <= 2
-    assert len(re.findall("this worker was ended from within", supervisor.log)) == 2
     assert await supervisor.stop() == 0
+    assert len(re.findall("this worker was ended from within", supervisor.log)) == 2
 
 
 async def test_a_job_that_has_its_worker_stopped_soon_after_its_start_is_not_run_for_ever(
