@@ -44,7 +44,7 @@ test-alone: $(VENV)/dev.stamp ## of these, run those that measure times, one aft
 test-beside: $(VENV)/dev.stamp ## of these, run all others, side by side
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone" $(PYTEST_ARGS)
 
-coverage: $(VENV)/dev.stamp ## run them with coverage, which takes half as long again, and fail below the floor
+coverage: $(VENV)/dev.stamp ## run them with coverage, best on Python 3.12 or newer, and fail below the floor
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone" --cov --cov-report=term $(PYTEST_ARGS)
 
 # `make -j2 check` takes two thirds of the time.

@@ -1,0 +1,154 @@
+"""`tests/branches.py`: what it measures is what coverage's own tracer of each line measures."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import coverage
+
+from tests.branches import IS_NEEDED
+from tests.forkserver import ROOT
+
+SAMPLE = """
+import asyncio
+import os
+import sys
+import threading
+
+import coverage
+
+
+def both(values):
+    for value in values:
+        if value > 1 and (
+            value < 9
+            or value == 20
+        ):
+            yield value
+        elif value:
+            continue
+        else:
+            break
+    else:
+        yield None
+
+
+def one_way(value):
+    while value:
+        value -= 1
+        if value < 0:
+            return "never"
+    if (
+        value
+        or not [each for each in range(3)
+                if each]
+    ):
+        return "never"
+    try:
+        if value == 0:
+            raise ValueError
+        print("never")
+    except KeyError:
+        return "never"
+    except ValueError:
+        pass
+    return value
+
+
+def matched(value):
+    match value:
+        case [first, *_] if first:
+            return first
+        case {"a": found}:
+            return found
+        case _:
+            return {
+                each: each
+                for each in "ab"
+                if each != value
+            }
+
+
+class Shut:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return True
+
+
+async def later(count):
+    for number in range(count):
+        with Shut():
+            if number:
+                raise KeyError(number)
+            await asyncio.sleep(0)
+        yield number if number > 1 else -number
+
+
+async def main():
+    found = [each async for each in later(3) if each or each is None]
+    return found if found else None
+
+
+def fork():
+    # Another thread holds the lock of the tracer when the process forks.
+    tracer = coverage.Coverage.current()._collector.tracers[0]
+    lock, held = getattr(tracer, "lock", threading.Lock()), threading.Event()
+
+    def hold():
+        with lock:
+            held.set()
+            os.read(begun, 1)
+
+    begun, begin = os.pipe()
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    threading.Timer(0.1, os.write, (begin, b"x")).start()
+    child = os.fork() if hasattr(tracer, "lock") else -1
+    if child == 0:
+        os._exit(0 if lock.acquire(timeout=5) else 1)
+    thread.join()
+    return child == -1 or os.waitpid(child, 0)[1] == 0
+
+
+print([*both([1, 2, 20, 30, 0]), *both([]), *both([5])], one_way(3), matched([0]), matched([1]))
+print(asyncio.run(main()))
+print(fork(), hasattr(sys, "monitoring") and sys.monitoring.get_tool(1))
+"""
+
+
+def measure(folder: Path, more: str) -> tuple[list[str], coverage.Coverage]:
+    """What the sample prints when it is measured, and what is measured."""
+    folder.mkdir()
+    (folder / "sample.py").write_text(SAMPLE)
+    (folder / "rc").write_text(f"[run]\nbranch = true\nsource = {folder}\n{more}\n")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "coverage", "run", "--rcfile=rc", "sample.py"],
+        cwd=folder,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    measured = coverage.Coverage(data_file=folder / ".coverage", config_file=folder / "rc")
+    measured.load()
+    return done.stdout.splitlines(), measured
+
+
+def test_lines_and_branches_are_those_of_coverages_own_tracer(tmp_path: Path) -> None:
+    (printed, ours), (as_before, theirs) = (
+        measure(tmp_path / "ours", "plugins = tests.branches"),
+        measure(tmp_path / "theirs", "core = ctrace"),
+    )
+    assert printed[:2] == as_before[:2] == ["[2, 20, None, 5, None] 0 {'a': 'a', 'b': 'b'} 1", "[-1, 2]"]
+    assert printed[2].startswith("True"), "a fork has a lock that another thread held"
+    if IS_NEEDED:
+        assert printed[2] == "True coverage.py"
+    sample, same = (str(tmp_path / name / "sample.py") for name in ("ours", "theirs"))
+    assert ours.analysis2(sample)[1:4] == theirs.analysis2(same)[1:4]
+    assert ours.branch_stats(sample) == theirs.branch_stats(same)
