@@ -235,53 +235,27 @@ async def test_function_calls_of_a_send_to_a_shard(redis_server: Database, app_n
     assert counts[2] <= counts[0] + 9 * JOBS
 
 
-async def test_the_walk_of_a_send_alone(jobs: Jobs) -> None:
-    # 12 files and 25 functions, as listed in docs/design.md.
+async def walk_until(jobs: Jobs, last: str, *, within: frozenset[str] = frozenset()) -> dict[str, list[str]]:
+    """The functions of each file that a job alone passes until `last` is called; `within`: under which of them."""
     walk: dict[str, list[str]] = {}
     arrived = [False]
 
-    def follow(frame: FrameType, event: str, _argument: Any) -> None:
-        _, inside, file = frame.f_code.co_filename.rpartition("/aioq/")
-        name = frame.f_code.co_qualname
-        if event != "call" or not inside or arrived[0] or "<" in name:
-            return
-        functions = walk.setdefault(file, [])
-        if name not in functions:
-            functions.append(name)
-        arrived[0] = name == "Connection.send"
-
-    async with jobs.worker():
-        sys.setprofile(follow)
-        try:
-            handle = await jobs.noop.send(7)
-        finally:
-            sys.setprofile(None)
-        assert await handle == 7
-    assert walk == walk_of("send"), shown(walk)
-    assert len(walk) <= 12
-
-
-async def test_the_walk_of_a_run(jobs: Jobs) -> None:
-    # 12 files and 39 functions, as listed in docs/design.md: from the claimed job to the settler.
-    walk: dict[str, list[str]] = {}
-    arrived = [False]
-
-    def is_of_the_run(frame: FrameType | None) -> bool:
+    def is_under(frame: FrameType | None) -> bool:
         while frame is not None:
-            if frame.f_code.co_qualname in {"Executor.submit", "Executor._execute"}:
+            if frame.f_code.co_qualname in within:
                 return True
             frame = frame.f_back
-        return False
+        return not within
 
     def follow(frame: FrameType, event: str, _argument: Any) -> None:
         _, inside, file = frame.f_code.co_filename.rpartition("/aioq/")
         name = frame.f_code.co_qualname
-        if event != "call" or not inside or arrived[0] or "<" in name or not is_of_the_run(frame):
+        if event != "call" or not inside or arrived[0] or "<" in name or not is_under(frame):
             return
         functions = walk.setdefault(file, [])
         if name not in functions:
             functions.append(name)
-        arrived[0] = name == "Settler.put"
+        arrived[0] = name == last
 
     async with jobs.worker():
         sys.setprofile(follow)
@@ -289,8 +263,25 @@ async def test_the_walk_of_a_run(jobs: Jobs) -> None:
             assert await (await jobs.noop.send(7)) == 7
         finally:
             sys.setprofile(None)
+    return walk
+
+
+async def test_the_walk_of_a_send_alone(kept_jobs: Jobs, jobs: Jobs) -> None:
+    # 12 files and 25 functions, as listed in docs/design.md, with a history and statistics or without.
+    walk = await walk_until(kept_jobs, "Connection.send")
+    assert walk == walk_of("send"), shown(walk)
+    assert len(walk) <= 12
+    assert await walk_until(jobs, "Connection.send") == walk
+
+
+async def test_the_walk_of_a_run(kept_jobs: Jobs, jobs: Jobs) -> None:
+    # 12 files and 40 functions, as listed in docs/design.md: from the claimed job to the settler.
+    within = frozenset({"Executor.submit", "Executor._execute"})
+    walk = await walk_until(kept_jobs, "Settler.put", within=within)
     assert walk == walk_of("run"), shown(walk)
     assert len(walk) <= 12
+    unreported = {file: [name for name in names if name != "report_of"] for file, names in walk.items()}
+    assert await walk_until(jobs, "Settler.put", within=within) == unreported
 
 
 async def test_commands_within_the_scripts_of_a_job_alone(redis_server: Database, jobs: Jobs) -> None:

@@ -29,9 +29,8 @@ from aioq.worker.run.call import Caller
 from aioq.worker.run.environment import RunEnvironment
 from aioq.worker.run.logging import log_ended, log_received
 from aioq.worker.run.pipeline import begin, prepare
-from aioq.worker.run.reports import report_of
 from aioq.worker.run.run import CUT_SHORT, INTERRUPTED, LOST, WORKER_ENDED, Run, RunKey
-from aioq.worker.run.settlements import classify, release, snooze
+from aioq.worker.run.settlements import classify, release, report_of, snooze
 from aioq.worker.run.timeout import start_timeout
 from aioq.worker.slots import Slots
 

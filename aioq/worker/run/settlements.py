@@ -1,6 +1,7 @@
-"""The settlement of a run: what the server is told about its end."""
+"""The settlement of a run: what the server stores of its end, and what the history and the statistics count."""
 
 import asyncio
+from contextlib import suppress
 from time import monotonic
 
 import msgspec
@@ -9,19 +10,23 @@ from aioq.errors import (
     ProcessDiedError,
     RemoteError,
     ResultError,
+    WireError,
 )
 from aioq.jobs.retry import DEFAULT_ATTEMPTS, Retry, Snooze, class_name, class_names
 from aioq.jobs.verdicts import Cancel, Fail, asked_by
 from aioq.store.contract import Settlement, Verb
+from aioq.store.history import Report
 from aioq.tasks.task import signature_of
 from aioq.util.durations import MAX_DELAY
 from aioq.util.exception_names import leaf_names
 from aioq.util.introspect import full_name_of, is_a, name_of
 from aioq.wire.messages import (
     Failure,
+    decode_envelope,
     encode_cancellation,
     encode_failure,
     encode_result,
+    error_text,
     with_headers,
 )
 from aioq.wire.signature import ANY_RESULT
@@ -43,6 +48,8 @@ worker will ever know."""
 
 MAX_RETRY_MESSAGE = 500
 """The most characters that are kept of an attempt's error message if another attempt follows."""
+
+_WITH_ERROR = (Verb.FAILED, Verb.RETRY, Verb.CANCELLED, Verb.CRASH, Verb.CUT, Verb.PARK)
 
 
 def classify(run: Run, environment: RunEnvironment) -> Settlement | None:
@@ -260,3 +267,26 @@ def _elapsed(run: Run) -> float:
 def own_failure(error: Exception) -> Failure:
     """An error of aioq's own as text, without a traceback, which would help nobody."""
     return Failure(class_name(type(error)), str(error))
+
+
+def report_of(run: Run, settlement: Settlement, seconds: float) -> Report:
+    """What the history and the statistics count of a run that has taken so many seconds.
+
+    It raises nothing, as `Executor._finish` requires.
+    """
+    verb, claimed = settlement.verb, run.claimed
+    error = error_text(settlement.outcome) if verb in _WITH_ERROR else ""
+    if not run.begun:
+        return Report(_task_of(run), error=error)
+    envelope = run.envelope
+    came_ms = claimed.ready_ms or claimed.sent_ms
+    waited = max(0, claimed.started_ms - came_ms) / 1000 + run.waited
+    return Report("" if envelope is None else envelope.task, max(0.0, seconds), waited, error)
+
+
+def _task_of(run: Run) -> str:
+    if run.envelope is not None:
+        return run.envelope.task
+    with suppress(WireError):
+        return decode_envelope(run.claimed.envelope).task
+    return ""
