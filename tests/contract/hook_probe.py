@@ -66,10 +66,14 @@ class MemoryProbe(Hook):
         self.noted.append((record.id, "enter"))
         self.holding.add(record.id)
 
+    def start(self, record: Record) -> bool:
+        assert not record.state.ended
+        self.noted.append((record.id, "start"))
+        return True
+
     def back(self, record: Record, way: Way) -> None:
         assert not record.state.ended
         self.noted.append((record.id, f"back {way.value}"))
-
         if way is Way.MOVE:
             self.holding.add(record.id)
 
@@ -82,6 +86,10 @@ class MemoryProbe(Hook):
         assert not record.state.ended, "it is called before the record says so, and once"
         self.noted.append((record.id, "finish"))
         self.holding.discard(record.id)
+
+    def ended(self, record: Record) -> None:
+        assert record.state.ended
+        self.noted.append((record.id, "ended"))
 
     def forget(self, record: Record, left_ms: int) -> None:
         assert record.state.ended
@@ -100,6 +108,10 @@ LUA_PROBE = """\
       redis.call('RPUSH', q.base .. ':probe:' .. id, 'enter')
       redis.call('SADD', q.base .. ':holders', id)
     end,
+    start = function(q, id, job)
+      if has_ended(job) then error('starts after its end') end
+      redis.call('RPUSH', q.base .. ':probe:' .. id, 'start')
+    end,
     back = function(q, id, job, extra, way)
       if has_ended(job) then error('comes back after its end') end
       redis.call('RPUSH', q.base .. ':probe:' .. id, 'back ' .. way)
@@ -114,6 +126,10 @@ LUA_PROBE = """\
       if has_ended(job) then error('ends twice') end
       redis.call('RPUSH', q.base .. ':probe:' .. id, 'finish')
       redis.call('SREM', q.base .. ':holders', id)
+    end,
+    ended = function(q, id, job)
+      if not has_ended(job) then error('its record does not say that it has ended') end
+      redis.call('RPUSH', q.base .. ':probe:' .. id, 'ended')
     end,
     forget = function(q, id, job)
       if not has_ended(job) then error('goes before its end') end
@@ -291,6 +307,20 @@ async def _tick(at: At) -> Act:
     return lambda store: store.timetable.tick(at.queue, [tick])
 
 
+async def _start(at: At, *, extra: Extra = PROBED) -> Act:
+    """A claim; repeated as by a fetcher that has got no reply, it brings the job again."""
+    await at.send(JOB, extra=extra)
+    await joined(at.store, "w", at.queue)
+    at.inside.jump(2 * SOON)
+    return lambda store: store.claim(at.queue, "w", 10, known=[])
+
+
+async def _start_delivered(at: At) -> Act:
+    await joined(at.store, "w", at.queue)
+    tokens = await at.delivered()
+    return lambda store: store.claim(at.queue, "w", 10, tokens, known=[])
+
+
 async def _settle(at: At, verb: Verb, *, delay_ms: int = 0, ttl_ms: int = LONG) -> Act:
     return at.settling(await at.running(), verb, delay_ms=delay_ms, ttl_ms=ttl_ms)
 
@@ -464,26 +494,48 @@ CASES = (
     Case("is sent", _enter, ["enter"], ["enqueue"]),
     Case("is sent for later", partial(_enter, delay_ms=LONG), ["enter"], ["enqueue"]),
     Case("is made by a tick", _tick, ["enter"], ["schedule_tick"], job="s@1"),
-    Case("succeeds", partial(_settle, verb=Verb.SUCCEEDED), ["finish"], ["settle"]),
-    Case("succeeds and is not kept", partial(_settle, verb=Verb.SUCCEEDED, ttl_ms=0), ["finish"], ["settle"]),
-    Case("fails", partial(_settle, verb=Verb.FAILED), ["finish"], ["settle"]),
-    Case("ends itself as cancelled", partial(_settle, verb=Verb.CANCELLED), ["finish"], ["settle"]),
-    Case("is parked for too long", partial(_settle, verb=Verb.PARK, delay_ms=1, ttl_ms=0), ["finish"], ["settle"]),
-    Case("crashes too often", partial(_settle_twice_crashed, verb=Verb.CRASH), ["finish"], ["settle"]),
-    Case("dies with too many workers", partial(_settle_twice_crashed, verb=Verb.RETRY), ["finish"], ["recover"]),
-    Case("is cancelled while it is queued", _cancel_waiting, ["finish"], ["cancel"]),
-    Case("is cancelled before its time", partial(_cancel_waiting, delay_ms=LONG), ["finish"], ["cancel"]),
-    Case("is cancelled while it is held back", _cancel_held_back, ["finish"], ["cancel"], job="s@2"),
-    Case("is cancelled while it runs", partial(_cancel_running, dies=False), ["finish"], ["settle"]),
-    Case("is cancelled and its worker dies", partial(_cancel_running, dies=True), ["finish"], ["recover"]),
-    Case("expires in its lane", _expire, ["finish"], ["promote"]),
-    Case("expires before anybody has queued it", partial(_expire, delay_ms=SOON), ["finish"], ["promote"]),
-    Case("expires while it is held back", _expire_held_back, ["finish"], ["promote"], job="s@2"),
-    Case("loses its call", _lose_call, ["finish"], ["claim", "promote"]),
+    Case("is claimed", _start, ["start"], ["claim"], again=True),
+    Case("is claimed from its entry", _start_delivered, ["start"], ["claim"], again=True),
+    Case("is claimed but has expired", partial(_start, extra=EXPIRING), ["start"], ["claim"]),
+    Case("succeeds", partial(_settle, verb=Verb.SUCCEEDED), ["finish", "ended"], ["settle"]),
+    Case(
+        "succeeds and is not kept",
+        partial(_settle, verb=Verb.SUCCEEDED, ttl_ms=0),
+        ["finish", "ended"],
+        ["settle"],
+    ),
+    Case("fails", partial(_settle, verb=Verb.FAILED), ["finish", "ended"], ["settle"]),
+    Case("ends itself as cancelled", partial(_settle, verb=Verb.CANCELLED), ["finish", "ended"], ["settle"]),
+    Case(
+        "is parked for too long",
+        partial(_settle, verb=Verb.PARK, delay_ms=1, ttl_ms=0),
+        ["finish", "ended"],
+        ["settle"],
+    ),
+    Case("crashes too often", partial(_settle_twice_crashed, verb=Verb.CRASH), ["finish", "ended"], ["settle"]),
+    Case(
+        "dies with too many workers",
+        partial(_settle_twice_crashed, verb=Verb.RETRY),
+        ["finish", "ended"],
+        ["recover"],
+    ),
+    Case("is cancelled while it is queued", _cancel_waiting, ["finish", "ended"], ["cancel"]),
+    Case("is cancelled before its time", partial(_cancel_waiting, delay_ms=LONG), ["finish", "ended"], ["cancel"]),
+    Case("is cancelled while it is held back", _cancel_held_back, ["finish", "ended"], ["cancel"], job="s@2"),
+    Case("is cancelled while it runs", partial(_cancel_running, dies=False), ["finish", "ended"], ["settle"]),
+    Case(
+        "is cancelled and its worker dies", partial(_cancel_running, dies=True), ["finish", "ended"], ["recover"]
+    ),
+    Case("expires in its lane", _expire, ["finish", "ended"], ["promote"]),
+    Case(
+        "expires before anybody has queued it", partial(_expire, delay_ms=SOON), ["finish", "ended"], ["promote"]
+    ),
+    Case("expires while it is held back", _expire_held_back, ["finish", "ended"], ["promote"], job="s@2"),
+    Case("loses its call", _lose_call, ["finish", "ended"], ["claim", "promote"]),
     Case("is one dead job too many", _cut_off, ["forget"], ["settle"], sure=False),
     Case("makes way for a new send", _take_place, ["forget"], ["enqueue"]),
     Case("is opened again", _reopen, ["reopen"], ["reopen"]),
-    Case("is deleted before it was run", _delete_waiting, ["finish"], ["delete"]),
+    Case("is deleted before it was run", _delete_waiting, ["finish", "ended"], ["delete"]),
     Case("is deleted after its end", _delete_ended, ["forget"], ["delete"]),
     Case("gets another priority", _prioritize, ["back prioritize"], ["prioritize"]),
     Case("is tried again", partial(_settle, verb=Verb.RETRY), ["back retry"], ["settle"]),
@@ -510,7 +562,7 @@ CASES = (
     Case("is moved to another queue", _move_away, ["leave"], ["move"]),
     Case("is moved before its time", partial(_move_away, delay_ms=LONG), ["leave"], ["move"]),
     Case("comes from another queue", _arrive, ["back move"], ["outbox_deliver"]),
-    Case("comes and is cancelled", _arrive_cancelled, ["back move", "finish"], ["outbox_deliver"]),
+    Case("comes and is cancelled", _arrive_cancelled, ["back move", "finish", "ended"], ["outbox_deliver"]),
     Case("comes back because it is refused there", _come_back, ["back move"], ["outbox_remove"]),
 )
 """Every way, but that the record of an ended job expires on a server, which no script sees."""

@@ -1,14 +1,17 @@
 """A server that refuses a command: the same queue seen by a user who may do everything, and by one who may not."""
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import redis
 
-from aioq.store.contract import Limits
-from aioq.store.redis import RedisStore, scripts
+from aioq.config.urls import parse_servers
+from aioq.store.contract import Limits, Store
+from aioq.store.redis import ClusterStore, RedisStore, scripts
+from aioq.store.redis.keys import base_key
+from tests.clusters import Cluster
 from tests.databases import Database
 
 
@@ -25,19 +28,28 @@ class Refusing:
     Attributes:
         full: may do everything.
         limited: may do what `refuse` leaves.
-        client: of the server's operator.
+        clients: of the operator: of the server, or of each node of the cluster.
+        client_of: which of them serves a queue.
         app: whose jobs they are, and what the user is called.
     """
 
-    full: RedisStore
-    limited: RedisStore
-    client: redis.Redis
+    full: Store
+    limited: Store
+    clients: Sequence[redis.Redis]
+    client_of: Callable[[str], redis.Redis]
     app: str
+
+    @property
+    def client(self) -> redis.Redis:
+        """The operator's client of the only server."""
+        (client,) = self.clients
+        return client
 
     def refuse(self, command: bytes) -> str:
         """Refuse a command to `limited`; returns a queue of its own for that."""
         word = command.decode().lower()
-        self.client.execute_command("ACL", "SETUSER", self.app, "+@all", f"-{word}")
+        for client in self.clients:
+            client.execute_command("ACL", "SETUSER", self.app, "+@all", f"-{word}")
         return f"no-{word}"
 
 
@@ -48,10 +60,43 @@ async def refusing(server: Database, app: str, limits: Limits) -> AsyncIterator[
     limited_url = f"unix://{app}:secret@{server.server.socket}?db={server.number}"
     limited = RedisStore(app, limited_url, shown_url="limited", limits=limits)
     with server.client() as client:
-        client.execute_command("ACL", "SETUSER", app, "on", ">secret", "~*", "&*", "+@all")
-        try:
-            yield Refusing(full, limited, client, app)
-        finally:
-            await full.close()
-            await limited.close()
-            client.execute_command("ACL", "DELUSER", app)
+        async with _user_of(Refusing(full, limited, [client], lambda _: client, app)) as made:
+            yield made
+
+
+@asynccontextmanager
+async def refusing_in_cluster(cluster: Cluster, app: str, limits: Limits) -> AsyncIterator[Refusing]:
+    """The same of a shared cluster, whose nodes all know the user."""
+    scheme, _, addresses = cluster.url.partition("://")
+    urls = cluster.url, f"{scheme}://{app}:secret@{addresses}"
+    with ExitStack() as opened:
+        clients = {node.id: opened.enter_context(node.client()) for node in cluster.nodes}
+
+        def client_of(queue: str) -> redis.Redis:
+            return clients[cluster.node_of(cluster.slot_of(base_key(app, queue))).id]
+
+        full, limited = (store_in_cluster(app, url, limits) for url in urls)
+        async with _user_of(Refusing(full, limited, [*clients.values()], client_of, app)) as made:
+            for store in (full, limited):
+                await store.open()
+            yield made
+
+
+def store_in_cluster(app: str, url: str, limits: Limits) -> ClusterStore:
+    """The store of a cluster."""
+    servers = parse_servers(url)
+    assert servers is not None
+    return ClusterStore(app, servers, shown_url=url, limits=limits)
+
+
+@asynccontextmanager
+async def _user_of(made: Refusing) -> AsyncIterator[Refusing]:
+    for client in made.clients:
+        client.execute_command("ACL", "SETUSER", made.app, "on", ">secret", "~*", "&*", "+@all")
+    try:
+        yield made
+    finally:
+        await made.full.close()
+        await made.limited.close()
+        for client in made.clients:
+            client.execute_command("ACL", "DELUSER", made.app)

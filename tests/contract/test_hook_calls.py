@@ -6,21 +6,24 @@ The hook is one for these tests (`tests/contract/hook_probe.py`); those of aioq 
 import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
 
 from aioq.errors import ServerError
 from aioq.jobs.job import JobState
-from aioq.store.contract import Settlement, Verb
+from aioq.store.contract import Settlement, Store, Verb
 from aioq.store.memory import MemoryStore
 from aioq.store.redis import RedisStore, scripts
+from aioq.store.redis.keys import base_key
 from aioq.util.clock import ManualClock
+from tests.clusters import Cluster, Clusters
+from tests.contract.conftest import IN_CLUSTER
 from tests.contract.hook_probe import CASES, LIMITS, At, Case, MemoryProbe, ServerProbe, with_probe
 from tests.contract.inside import MemoryInside, ServerInside
 from tests.contract.kit import QUEUE, THREE, joined
-from tests.contract.refusing import Refusing, commands_of, refusing
+from tests.contract.refusing import Refusing, commands_of, refusing, refusing_in_cluster, store_in_cluster
 from tests.databases import Database
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=20)]
@@ -65,6 +68,23 @@ async def test_on_a_server(case: Case, server: Database, app_name: str) -> None:
     await store.close()
 
 
+@pytest.fixture(params=IN_CLUSTER)
+def a_cluster(request: pytest.FixtureRequest, _clusters: Clusters, app_name: str) -> Iterator[Cluster]:
+    """A shared cluster of each server that is one."""
+    with _clusters.lent(request.param, app_name) as cluster:
+        yield cluster
+
+
+@each_case
+@pytest.mark.usefixtures("_probed_scripts")
+async def test_in_a_cluster(case: Case, a_cluster: Cluster, app_name: str) -> None:
+    store = store_in_cluster(app_name, a_cluster.url, LIMITS)
+    await store.open()
+    with a_cluster.node_of(a_cluster.slot_of(base_key(app_name, QUEUE))).client() as client:
+        await once_and_repeated(case, at_queue(store, client, app_name, QUEUE))
+    await store.close()
+
+
 async def once_and_repeated(case: Case, at: At) -> None:
     """The hook is called for this once, also where the call is repeated as after a lost reply."""
     act = await case.arrange(at)
@@ -73,11 +93,11 @@ async def once_and_repeated(case: Case, at: At) -> None:
     assert at.probe.events(case.job) == [*before, *case.events]
     await act(at.store)
     assert at.probe.events(case.job) == [*before, *case.events, *(case.events if case.again else [])]
-    assert (case.job in at.probe.holders()) == (case.events[-1] not in {"finish", "forget", "leave"})
+    assert (case.job in at.probe.holders()) == (case.events[-1] not in {"ended", "forget", "leave"})
 
 
-def at_queue(store: RedisStore, client: redis.Redis, app: str, queue: str) -> At:
-    base = f"aioq:{{{app}:{queue}}}"
+def at_queue(store: Store, client: redis.Redis, app: str, queue: str) -> At:
+    base = base_key(app, queue)
     inside, probe = ServerInside(client, base), ServerProbe(client, base)
     return At(store, queue, inside, probe, gone=lambda job_id: client.delete(f"{base}:body:{job_id}"))
 
@@ -87,14 +107,19 @@ def at_queue(store: RedisStore, client: redis.Redis, app: str, queue: str) -> At
 
 async def called_by(case: Case, user: Refusing) -> list[bytes]:
     """Every command that the scripts call on this way; in a queue of its own."""
-    act = await case.arrange(at_queue(user.full, user.client, user.app, "as-it-is"))
-    user.client.config_resetstat()
+    act = await case.arrange(at_of(user, "as-it-is"))
+    for client in user.clients:
+        client.config_resetstat()
     await act(user.full)
-    stats: Any = user.client.info("commandstats")
+    stats = [name for client in user.clients for name in cast("dict[str, Any]", client.info("commandstats"))]
     called = {name.removeprefix("cmdstat_").partition("|")[0].upper().encode() for name in stats}
     found = sorted(called.intersection(commands_of(*case.scripts)))
     assert found
     return found
+
+
+def at_of(user: Refusing, queue: str) -> At:
+    return at_queue(user.full, user.client_of(queue), user.app, queue)
 
 
 @each_case
@@ -102,26 +127,45 @@ async def called_by(case: Case, user: Refusing) -> list[bytes]:
 async def test_a_script_that_is_refused_a_command(case: Case, server: Database, app_name: str) -> None:
     """At each of its commands: whether the call is repeated or its worker dies then, all comes to its end once."""
     async with refusing(server, app_name, LIMITS) as user:
-        ways: list[tuple[At, bool]] = []
-        for command in await called_by(case, user):
-            for dies in (False, True):
-                queue = f"{user.refuse(command)}-{dies}"
-                at = at_queue(user.full, user.client, user.app, queue)
-                act = await case.arrange(at)
-                with suppress(ServerError):
-                    await act(user.limited)
-                if dies:
-                    await at.recovering()(at.store)
-                else:
-                    await act(at.store)
-                    if case.sure:
-                        assert at.probe.events(case.job)[-1] == case.events[-1], at.queue
-                ways.append((at, dies))
-        await asyncio.gather(*(all_ended(at) for at, _ in ways))
-        for at, dies in ways:
-            # Of one that is not there, or has ended, nobody minds what it holds: its call was never repeated.
-            nobodys = {case.job} if dies and case.events[0] in {"enter", "reopen", "back move"} else set[str]()
-            assert at.probe.holders() <= nobodys, at.queue
+        await refused_each(case, user)
+
+
+@each_case
+@pytest.mark.usefixtures("_probed_scripts")
+async def test_a_script_that_is_refused_a_command_in_a_cluster(
+    case: Case, a_cluster: Cluster, app_name: str
+) -> None:
+    async with refusing_in_cluster(a_cluster, app_name, LIMITS) as user:
+        await refused_each(case, user)
+
+
+async def refused_each(case: Case, user: Refusing) -> None:
+    ways: list[tuple[At, bool]] = []
+    for command in await called_by(case, user):
+        for dies in (False, True):
+            at = at_of(user, f"{user.refuse(command)}-{dies}")
+            act = await case.arrange(at)
+            with suppress(ServerError):
+                await act(user.limited)
+            if dies:
+                await at.recovering()(at.store)
+            else:
+                await act(at.store)
+                if case.sure:
+                    assert last_change(case.job, at) == [each for each in case.events if each != "ended"][-1], (
+                        at.queue
+                    )
+            ways.append((at, dies))
+    await asyncio.gather(*(all_ended(at) for at, _ in ways))
+    for at, dies in ways:
+        # Of one that is not there, or has ended, nobody minds what it holds: its call was never repeated.
+        nobodys = {case.job} if dies and case.events[0] in {"enter", "reopen", "back move"} else set[str]()
+        assert at.probe.holders() <= nobodys, at.queue
+
+
+def last_change(job: str, at: At) -> str:
+    """What the hook was last called for before a change; `ended` comes after it, unless the script has failed."""
+    return [event for event in at.probe.events(job) if event != "ended"][-1]
 
 
 async def all_ended(at: At) -> None:

@@ -97,6 +97,7 @@ class Endings:
         record.due_ms = None
         record.end(state, outcome, now, keeps_call=keeps_call or state is JobState.FAILED)
         self.keep_until(record, now + ttl_ms)
+        self._hooks.ended(record)
         self._on_end(record.id)
 
     def bury(self, record: Record, outcome: bytes, ttl_ms: int) -> None:

@@ -14,7 +14,7 @@ from aioq.util.clock import Clock
 
 
 class Hook:
-    """The hook of one key of `Extra`. Each method is called before the record is changed.
+    """The hook of one key of `Extra`. Each method but `ended` is called before the record is changed.
 
     On a server it may be called twice for the same change, if a script failed half-way or a reply was lost.
     """
@@ -32,6 +32,9 @@ class Hook:
 
     def finish(self, record: Record, ttl_ms: int) -> None:
         """Called when a job ends, however it ends; its record is kept for `ttl_ms`, 0 for not at all."""
+
+    def ended(self, record: Record) -> None:
+        """Called once the record says that the job has ended; on a server not if the script failed before."""
 
     def forget(self, record: Record, left_ms: int) -> None:
         """Called when an ended job's record is deleted earlier than planned: in `left_ms`, 0 for now."""
@@ -73,6 +76,11 @@ class Hooks:
         """Call the hooks for a job that ends."""
         for hook in self._of(record):
             hook.finish(record, ttl_ms)
+
+    def ended(self, record: Record) -> None:
+        """Call the hooks for a job whose record says that it has ended."""
+        for hook in self._of(record):
+            hook.ended(record)
 
     def forget(self, record: Record, left_ms: int) -> None:
         """Call the hooks for an ended job whose record is deleted."""
@@ -141,9 +149,8 @@ class ExpiryHook(Hook):
         elif way in _AFTER_RUN:
             _begin(record, begun=True, has_run=True)
 
-    def finish(self, record: Record, ttl_ms: int) -> None:
+    def ended(self, record: Record) -> None:
         """Stop the timer."""
-        del ttl_ms
         self._timers.stop(EXPIRE, record.id)
 
     def leave(self, record: Record) -> None:
