@@ -306,7 +306,10 @@ def _fit(name: str, given: object, source: str, *, text: str | None = None) -> o
     rule = RULES.get(name)
     if rule is None:
         raise ConfigError(_unknown(name, source))
-    value = given if text is None else (rule.parse(text) if text else None)
+    try:
+        value = given if text is None else (rule.parse(text) if text else None)
+    except ValueError as error:
+        raise ConfigError(f"setting {name!r} from {source}: {error}") from None
     if value is None and rule.optional:
         return None
     fit = rule.check(value)

@@ -7,7 +7,7 @@ the wrong kind from a number that is too large to be meant.
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple, cast
 
@@ -163,17 +163,49 @@ def _zone_objection(name: str) -> str | None:
 
 
 def _check_schedules(value: object) -> dict[str, dict[str, Any]] | None:
+    return cast("dict[str, dict[str, Any]]", value) if isinstance(value, dict) else None
+
+
+def _schedules_objection(schedules: dict[object, object]) -> str | None:
     # The fields of each schedule are checked where it is declared.
-    table = cast("dict[str, dict[str, Any]]", value if isinstance(value, dict) else {"": None})
-    return table if all(type(each) is dict for each in table.values()) else None
+    wrong = next((each for each in schedules if type(schedules[each]) is not dict), None)
+    return None if wrong is None else f"schedule {brief(wrong)}: expected a table, not {brief(schedules[wrong])}"
 
 
 def parse_table(text: str) -> object:
-    """The table that a variable of the environment has as JSON; the text where it is none."""
+    """The table that a variable of the environment has as JSON; the text where it is none.
+
+    Raises:
+        ValueError: a key is there twice; the message names it.
+    """
     try:
-        return msgspec.json.decode(text)
+        table = msgspec.json.decode(text)
     except msgspec.DecodeError:
         return text
+    _refuse_repeated_keys(text)
+    return table
+
+
+class _Key:
+    """A key of a table in JSON. No two of them are equal, so one that comes twice is kept twice."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def _refuse_repeated_keys(text: str | msgspec.Raw) -> None:
+    try:
+        table = msgspec.json.decode(text, type=dict[_Key, msgspec.Raw], dec_hook=lambda _, key: _Key(key))
+    except msgspec.ValidationError:
+        return  # no table
+    keys: set[str] = set()
+    for key, value in table.items():
+        if key.text in keys:
+            raise ValueError(f"the key {brief(key.text)} is there twice")
+        keys.add(key.text)
+        _refuse_repeated_keys(value)
 
 
 def _split(text: str) -> list[str]:
@@ -181,14 +213,17 @@ def _split(text: str) -> list[str]:
 
 
 def _check_routes(value: object) -> dict[str, str] | None:
-    routes = cast("dict[object, object]", value if isinstance(value, dict) else {"": ""})
-    fits = all(isinstance(each, str) and each for each in (*routes, *routes.values()))
-    return cast("dict[str, str]", routes) if fits else None
+    return dict(cast("Mapping[str, str]", value)) if isinstance(value, Mapping) else None
 
 
-def _routes_objection(routes: dict[str, str]) -> str | None:
-    wrong = next((queue for queue in routes.values() if not NAME.fullmatch(queue)), None)
-    return None if wrong is None else f"queue {wrong!r}: expected 1 to 128 letters, digits, '.', '_' or '-'"
+def _routes_objection(routes: dict[object, object]) -> str | None:
+    for pattern, queue in routes.items():
+        if not isinstance(pattern, str) or not pattern:
+            return f"pattern {brief(pattern)}: expected the name of a task or a pattern of names, 'shop.mail.*'"
+        if not isinstance(queue, str) or not NAME.fullmatch(queue):
+            wanted = "expected 1 to 128 letters, digits, '.', '_' or '-'"
+            return f"the route of {brief(pattern)}: queue {brief(queue)}: {wanted}"
+    return None
 
 
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -241,7 +276,9 @@ URL = Rule(
     objection=objection,
 )
 TIMEZONE = Rule(_check_text, str, "the name of a time zone, such as Asia/Shanghai", objection=_zone_objection)
-SCHEDULES = Rule(_check_schedules, parse_table, "a table of schedules, each of them a table", True)
+SCHEDULES = Rule(
+    _check_schedules, parse_table, "a table of schedules, each of them a table", True, _schedules_objection
+)
 ROUTES = Rule(
     _check_routes,
     parse_table,

@@ -205,8 +205,8 @@ def listed(several: Iterable[T], what: str) -> list[T]:
     Raises:
         ArgumentError: it is not iterable.
     """
-    if not isinstance(several, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ArgumentError(f"send_many({brief(several)}): expected a list of {what}")
+    if isinstance(several, Mapping) or not isinstance(several, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ArgumentError(f"send_many({brief(cast('object', several))}): expected a list of {what}")
     return list(several)
 
 
@@ -304,8 +304,8 @@ def _check_order(where: str, options: Options) -> Options:
 def _tags(where: str, tags: object) -> tuple[str, ...]:
     if tags is None:
         return ()
-    if isinstance(tags, str | bytes) or not isinstance(tags, Iterable):
-        raise ConfigError(f"{where}: tags={brief(tags)}: expected a list of strings")
+    if isinstance(tags, str | bytes | Mapping) or not isinstance(tags, Iterable):
+        raise ConfigError(f"{where}: tags={brief(cast('object', tags))}: expected a list of strings")
     given = tuple(cast("Iterable[object]", tags))
     for tag in given:
         if not _is_text(tag) or not 0 < len(tag) <= MAX_TAG or not tag.isprintable():

@@ -390,8 +390,8 @@ def _function(function: Callable[..., Any]) -> DelayFunction:
 def _names(name: str, classes: Iterable[ExceptionSpec]) -> tuple[str, ...]:
     if isinstance(classes, (str, type)):
         classes = (classes,)
-    if not isinstance(classes, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigError(f"Retry({name}={brief(classes)}): expected exception classes")
+    if isinstance(classes, Mapping) or not isinstance(classes, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"Retry({name}={brief(classes)}): expected exception classes")  # pyright: ignore[reportUnknownArgumentType] - as above
     names: list[str] = []
     for cls in classes:
         names.append(checked_name(f"Retry({name}=...)", cls))  # noqa: PERF401 - a warning names the caller's line

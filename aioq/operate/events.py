@@ -248,7 +248,7 @@ def _texts(name: str, given: dict[str, Any]) -> list[str] | None:
     if value is None:
         return None
     several: list[Any] = (
-        [*value] if isinstance(value, Iterable) and not isinstance(value, str | bytes) else [value]
+        [*value] if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) else [value]
     )  # pyright: ignore[reportUnknownVariableType] - anything may be given
     texts = [escape(cast("Task[Any, Any]", each).name) if isinstance(each, Task) else each for each in several]
     if not texts or not all(isinstance(each, str) and each for each in texts):

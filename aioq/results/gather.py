@@ -196,7 +196,7 @@ def as_handles(where: str, given: Sequence[JobHandle[Any] | Iterable[JobHandle[A
         TypeError: one of them is no handle.
     """
     first = given[0] if len(given) == 1 else None
-    handles = list(first) if isinstance(first, Iterable) else list(given)
+    handles = list(first) if isinstance(first, Iterable) and not isinstance(first, Mapping) else list(given)
     for handle in cast("list[object]", handles):
         if isinstance(handle, JobHandle):
             continue

@@ -299,6 +299,7 @@ async def test_wrong_filters_and_no_history_are_errors_that_say_so() -> None:
         ({"queu": "mail"}, "unknown filter 'queu' (did you mean 'queue'?); there are: queue, task, kinds, cursor"),
         ({"kinds": "stareted"}, "kinds='stareted' (did you mean 'started'?); there are: sent, started,"),
         ({"kinds": []}, "kinds=[]: expected a text, or several"),
+        ({"kinds": {"sent": 1}}, "kinds=[{'sent': 1}]: expected a text, or several"),
         ({"queue": "a b"}, "queue 'a b'"),
         ({"cursor": "abc"}, "expected the cursor of a stream"),
     ]:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import msgspec
 import pytest
@@ -382,8 +384,46 @@ def test_routes_in_the_environment_are_json():
     assert "not 'shop.*=mail'" in refused(lambda: load_env(AIOQ_ROUTES="shop.*=mail"))
 
 
-def test_a_route_to_what_can_be_no_queue_names_it():
-    assert "setting 'routes' from App(...): queue 'a b': expected" in refused(lambda: load(routes={"*": "a b"}))
+QUEUE_NAME = "expected 1 to 128 letters, digits, '.', '_' or '-'"
+PATTERN = "expected the name of a task or a pattern of names, 'shop.mail.*'"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "queue", "error"),
+    [
+        ("*", "a b", f"the route of '*': queue 'a b': {QUEUE_NAME}"),
+        ("a", "", f"the route of 'a': queue '': {QUEUE_NAME}"),
+        ("a", 3, f"the route of 'a': queue 3: {QUEUE_NAME}"),
+        ("a", None, f"the route of 'a': queue None: {QUEUE_NAME}"),
+        ("", "mail", f"pattern '': {PATTERN}"),
+        (3, "mail", f"pattern 3: {PATTERN}"),
+    ],
+)
+def test_a_wrong_route_is_named_alone(pattern: Any, queue: Any, error: str):
+    routes: dict[Any, Any] = {"shop.*": "mail", pattern: queue}
+    assert refused(lambda: load(routes=routes)) == f"setting 'routes' from App(...): {error}"
+
+
+def test_routes_are_any_mapping_and_do_not_change_with_it():
+    given = {"shop.*": "mail"}
+    settings = load(routes=MappingProxyType(given))
+    given["shop.*"] = "slow"
+    assert settings.queue_of("shop.add") == "mail"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "key"),
+    [
+        ("AIOQ_ROUTES", '{"a": "mail", "b": "mail", "a": "slow"}', "a"),
+        ("AIOQ_QUEUES", '{"mail": {"shards": 2, "shards": 3}}', "shards"),
+        ("AIOQ_SCHEDULES", r'{"nightly": {}, "nightl\u0079": {}}', "nightly"),
+    ],
+)
+def test_a_key_that_is_twice_in_the_environment_is_refused(variable: str, text: str, key: str):
+    setting = variable.removeprefix("AIOQ_").lower()
+    assert refused(lambda: load_env(**{variable: text})) == (
+        f"setting {setting!r} from environment variable {variable}: the key {key!r} is there twice"
+    )
 
 
 def test_what_an_app_takes_is_what_there_is():
@@ -410,7 +450,7 @@ class Text(enum.StrEnum):
         ),
         (
             "routes",
-            ["mail", ["shop.*"], {"shop.*": 3}, {3: "mail"}, {"": "mail"}, {"shop.*": ""}, {"shop.*": None}],
+            ["mail", ["shop.*"], 3],
             """a table of queues by the pattern of a task's name, {"shop.mail.*": "mail"} or None""",
         ),
         ("log_level", ["trace", "", 20, b"info"], "one of debug, info, warning, error, critical"),

@@ -262,6 +262,7 @@ async def test_what_is_no_handle_is_named() -> None:
             ((handle, [handle]), "not list ([<JobHandle"),
             ((handle.id, handle), "not str"),
             ((3,), "not int (3)"),
+            (({handle: 1},), "not dict ({<JobHandle"),
         ):
             with pytest.raises(TypeError, match=r"gather takes job handles, or one list of them") as caught:
                 await gather(*wrong)  # pyright: ignore[reportArgumentType, reportCallIssue] - that is the mistake

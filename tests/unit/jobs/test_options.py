@@ -164,6 +164,7 @@ def test_headers_are_a_copy():
         ({"tags": "eu"}, "tags='eu': expected a list of strings"),
         ({"tags": b"eu"}, "tags=b'eu': expected a list of strings"),
         ({"tags": 7}, "tags=7: expected a list of strings"),
+        ({"tags": {"a": 1}}, "tags={'a': 1}: expected a list of strings"),
         ({"tags": ["a", 7]}, "tags: 7: a tag is a string of 1 to 64 printable characters"),
         ({"tags": [""]}, "tags: '': a tag is a string of 1 to 64 printable characters"),
         ({"tags": ["x" * 65]}, "a tag is a string of 1 to 64 printable characters"),

@@ -157,6 +157,7 @@ def _yields(attempt: int, error: BaseException) -> Iterator[int]:
         ({"on": (int,)}, "Retry(on=...): <class 'int'> is not an exception class"),
         ({"never": int}, "Retry(never=...)"),
         ({"on": 3}, "Retry(on="),
+        ({"on": {ValueError: 3}}, "Retry(on={<class 'ValueError'>: 3}): expected exception classes"),
     ],
 )
 def test_a_wrong_value_is_named(given: dict[str, Any], text: str):

@@ -6,7 +6,7 @@ import textwrap
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -487,10 +487,15 @@ def test_a_call_of_the_settings_that_does_not_fit_its_task_is_refused_at_the_sta
         declared(shop)
 
 
-@pytest.mark.parametrize("value", [5, ["s"], {"s": 5}])
+@pytest.mark.parametrize("value", [5, ["s"]])
 def test_schedules_are_a_table_of_tables(value: Any):
     with pytest.raises(ConfigError, match=r"setting 'schedules' .*must be a table of schedules"):
         app(schedules=value)
+
+
+def test_a_schedule_that_is_no_table_is_named():
+    with pytest.raises(ConfigError, match=r"setting 'schedules' .*: schedule 's': expected a table, not 5"):
+        app(schedules={"good": {"task": "shop.add", "every": 1}, "s": cast("Any", 5)})
 
 
 def test_an_unknown_default_zone_is_refused():

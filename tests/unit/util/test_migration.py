@@ -205,6 +205,8 @@ def test_a_table_of_schedules_in_words_of_elsewhere(given: dict[str, Any], inste
 async def test_what_is_no_list_of_calls_explains_itself():
     with pytest.raises(ArgumentError, match=r"expected a list of the calls: send_many\(\[task.call\(1\)"):
         await app.send_many(5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ArgumentError, match=r"send_many\(\{\(1, 2\): 3\}\): expected a list of tuples"):
+        await add.send_many({(1, 2): 3})
     with pytest.raises(ArgumentError, match=r"send_many\(5\): expected a list of tuples"):
         await add.send_many(5)  # pyright: ignore[reportArgumentType]
 
