@@ -25,10 +25,15 @@ from tests.contract.inside import MemoryInside, ServerInside
 from tests.contract.kit import QUEUE, THREE, joined
 from tests.contract.refusing import Refusing, commands_of, refusing, refusing_in_cluster, store_in_cluster
 from tests.databases import Database
+from tests.servers import chosen
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=20)]
 
 IN_MEMORY = [case for case in CASES if case.name != "loses its call"]  # there no call has a key of its own
+ONE_OF_EACH_SCRIPT = {tuple(case.scripts): case for case in CASES}
+REFUSED_IN_CLUSTER = CASES if len(chosen()) > 2 else tuple(ONE_OF_EACH_SCRIPT.values())  # by default there are two
+"""What is refused its commands in a cluster as well: by default one way of each script, because a node runs it as any
+server does."""
 each_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 
 
@@ -130,7 +135,7 @@ async def test_a_script_that_is_refused_a_command(case: Case, server: Database, 
         await refused_each(case, user)
 
 
-@each_case
+@pytest.mark.parametrize("case", REFUSED_IN_CLUSTER, ids=[case.name for case in REFUSED_IN_CLUSTER])
 @pytest.mark.usefixtures("_probed_scripts")
 async def test_a_script_that_is_refused_a_command_in_a_cluster(
     case: Case, a_cluster: Cluster, app_name: str

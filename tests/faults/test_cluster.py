@@ -214,7 +214,7 @@ async def test_a_slot_that_moves_takes_its_queue_with_it(
 @pytest.mark.fault(
     "R15",
     fault="SIGSTOP of a cluster's node for 30 s, then SIGCONT; its replica is promoted meanwhile",
-    passes="`replicated`: lost 0; duplicated <= in flight; the queue goes on within 8 s and the promotion's time",
+    passes="`replicated`: lost 0; duplicated <= in flight; first job within 3 s of the promotion",
     minutes=20,
 )
 async def test_a_node_that_hangs_is_noticed_and_comes_back(
@@ -239,7 +239,7 @@ async def test_a_node_that_hangs_is_noticed_and_comes_back(
         stops=stops, **found.words, hanging_waiters=site.load.hanging, first_job_max_s=max(firsts),
         pause_max_s=max(site.pauses()), other_queue_gap_max_s=site.longest_gap(),
     )  # fmt: skip
-    assert max(firsts) <= 8
+    assert max(firsts) <= 3
     assert found.lost == frozenset()
     assert len(found.duplicated) <= stops * WORKERS * CONCURRENCY
     assert site.longest_gap() < 2
@@ -249,8 +249,9 @@ async def test_a_node_that_hangs_is_noticed_and_comes_back(
 @pytest.mark.fault(
     "R16",
     fault="a network that cuts a cluster's primary off from its clients, then from the other nodes",
-    passes="`replicated`: lost 0; `memory`: the figure; duplicated <= in flight; first job within 3 s of the "
-    "promotion and of the return; no waiter waits for ever",
+    passes="`replicated`: lost 0; `memory`: the figure; duplicated <= in flight (all jobs that ran while the "
+    "primary was cut off from the other nodes: it serves its workers, and confirms nothing); first job within 3 s "
+    "of the promotion and of the return; no waiter waits for ever",
     minutes=20,
 )
 @pytest.mark.needs_server("valkey-9.1")  # `bind-source-addr`

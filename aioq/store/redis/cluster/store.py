@@ -50,6 +50,10 @@ SILENCE = 1.5
 """Seconds without a reply after which the cluster is asked whether the queue has another node by now. A guess: far
 longer than a reply takes, and a node is replaced after some seconds at the earliest."""
 
+SILENT_STILL = 0.25
+"""Seconds, beside the router's pauses, after which it is asked again: a queue that has another node by now goes on
+about a second after that."""
+
 
 class ClusterStore:
     """The store contract over the nodes of a cluster.
@@ -322,19 +326,13 @@ class ClusterStore:
         """The reply of a verb whose caller retries.
 
         An error makes the router look for a change. So does silence: a node that hangs keeps its connections, and
-        once another node has taken its place no reply will come.
-
-        Args:
-            queue: the verb's queue.
-            node: where it is carried out.
-            reply: its reply.
-            longest: how many seconds it may take by itself.
+        once another node has taken its place no reply will come. By itself the verb may take `longest` seconds.
         """
         answer = asyncio.ensure_future(reply)
         try:
             wait = longest + SILENCE
             while not (await asyncio.wait([answer], timeout=wait))[0]:
-                wait = SILENCE
+                wait = SILENT_STILL
                 await self._check_place(queue, node)
             return answer.result()
         except ServerUnavailableError as error:
