@@ -160,7 +160,7 @@ class Internals:
         """Whether the setting `history` is not 0."""
         return self.settings.history != 0
 
-    def tells_always(self) -> bool:
+    def records_always(self) -> bool:
         """Whether that setting is "full"."""
         return self.settings.history == "full"
 

@@ -34,7 +34,7 @@ def first_process() -> str:
 
 
 def server() -> str:
-    """What is wrong with the server, or nothing. The URL is not told: it may hold a password."""
+    """What is wrong with the server, or nothing. The URL is not shown: it may hold a password."""
     url = os.environ.get("AIOQ_URL")
     if not url:
         return "AIOQ_URL is not set"

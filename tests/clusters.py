@@ -363,7 +363,7 @@ class Cluster:
 
     def add_node(self, *, replica_of: Node | None = None) -> Node:
         """One node more: a primary without slots, or a replica."""
-        node = self._launch(None)  # an absent primary would be told of to the others
+        node = self._launch(None)  # an absent primary would be named to the others
         self._meet([node])
         self._wait(self._know_all)
         self._meet([node])

@@ -154,7 +154,7 @@ class Forked(Fork):
 
 
 class _ForkServer:
-    """The process that forks, and what it has told of its forks.
+    """The process that forks, and what it has reported of its forks.
 
     Attributes:
         early: the variables that it read before its first line, which no fork of it can have otherwise.
@@ -175,7 +175,7 @@ class _ForkServer:
             )
         self.early = _fixed_early(environment)
         self.codes: dict[int, int] = {}
-        self._told = threading.Condition()
+        self._reported = threading.Condition()
         self._started: list[int] = []
 
     def fork(
@@ -188,7 +188,7 @@ class _ForkServer:
 
     def ask(self, request: Request, streams: Sequence[int]) -> int:
         """Have it fork; the process id."""
-        with self._told:
+        with self._reported:
             socket.send_fds(self._control, [json.dumps(request).encode()], list(streams))
             while not self._started:
                 self._hear(None)
@@ -196,7 +196,7 @@ class _ForkServer:
 
     def ended(self, pid: int, timeout: float | None) -> int | None:
         """Wait for the end of a fork, as long as that; its exit code."""
-        with self._told:
+        with self._reported:
             while pid not in self.codes and self._hear(timeout):
                 pass
             return self.codes.get(pid)

@@ -1,4 +1,4 @@
-"""What happens to jobs, workers and queues, as `app.events()` and `handle.events()` tell it."""
+"""What happens to jobs, workers and queues, as `app.events()` and `handle.events()` report it."""
 
 import enum
 from datetime import datetime
@@ -31,8 +31,8 @@ class EventKind(enum.StrEnum):
 ENDS = (EventKind.SUCCEEDED, EventKind.FAILED, EventKind.CANCELLED)
 """The kinds with which a job ends."""
 
-TOLD = (EventKind.SENT, EventKind.STARTED, EventKind.PROGRESS)
-"""The kinds that are told only while somebody listens, or with `history="full"`."""
+LIVE = (EventKind.SENT, EventKind.STARTED, EventKind.PROGRESS)
+"""The kinds that are recorded only while somebody listens, or with `history="full"`."""
 
 OF_WORKERS = (EventKind.WORKER_JOINED, EventKind.WORKER_LEFT)
 """The kinds that are about workers."""
@@ -47,7 +47,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         kind: what. `retried` and `crashed` end an attempt that is followed by another one. `missed` stands for
-            events that cannot be told.
+            events that are not recorded any more, or never were.
         at: when, in UTC by the server's clock; of workers, and of the end of a pause, when that was noticed; of
             `missed` until when.
         queue: the queue.

@@ -42,7 +42,7 @@ ENDED = "ended"
 class EventSource(QuerySource, Protocol):
     """Where the events come from: the App, whatever event loop it is asked on."""
 
-    def tells_always(self) -> bool:
+    def records_always(self) -> bool:
         """Whether it is "full"."""
         ...
 
@@ -160,7 +160,7 @@ class EventStream:
         """Read the shards that are not read yet; a stream without a cursor begins there now."""
         places = [each for queue in await self._queues(store) for each in await self._source.shards_of(queue)]
         fresh = [each for each in places if each not in self._readers]
-        kinds, always = self._filters.kinds, self._source.tells_always()
+        kinds, always = self._filters.kinds, self._source.records_always()
         for place in fresh:
             position = self._positions.get(place)
             self._readers[place] = ShardEvents(store, place, kinds=kinds, always=always, position=position)

@@ -167,8 +167,9 @@ class QueueControl:
     async def purge(self, *, states: Sequence[str] | None = None) -> int:
         """Delete the jobs of the queue that wait to be run, and all that is known of them.
 
-        Each ends as cancelled ("purged") first, so those who wait for it are told. Jobs that run go on, and those
-        that are sent meanwhile stay. It takes a second for some ten thousand jobs, in steps of a few milliseconds.
+        Each ends as cancelled ("purged") first, so those who wait for it are notified. Jobs that run go on, and
+        those that are sent meanwhile stay. It takes a second for some ten thousand jobs, in steps of a few
+        milliseconds.
 
         Args:
             states: the states of the jobs: some of `queued`, `scheduled`, `waiting` and `failed`; all of these but

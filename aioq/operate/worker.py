@@ -77,7 +77,7 @@ class WorkerInfo:
         paused: whether it takes no more jobs.
         draining: whether it stops, and only ends the jobs that it has.
         supervised: whether it is one of several processes (`--processes`), of which one that ends is replaced.
-        figures: its own figures, as it last told them: some seconds old, and older if they have changed little.
+        figures: its own figures, as it last reported them: some seconds old, older if they have changed little.
     """
 
     id: str

@@ -59,7 +59,7 @@ class ResultSource(Protocol):
         """Whether the App's setting `history` is not 0."""
         ...
 
-    def tells_always(self) -> bool:
+    def records_always(self) -> bool:
         """Whether that setting is "full"."""
         ...
 
@@ -216,7 +216,7 @@ class JobControl(msgspec.Struct, eq=False):
             return False
         if not await pass_on(store, place.queue, target, self.id):
             return True
-        # Whoever delivered it first was told whether the queue takes it, and that may have been a worker.
+        # Whoever delivered it first got the answer whether the queue takes it, and that may have been a worker.
         (found,) = await store.info(place.queue, [self.id])
         if found is None or found.queue != place.queue:
             self._left, self._queue = place.queue, target

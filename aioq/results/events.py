@@ -5,18 +5,18 @@ from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
-from aioq.jobs.events import TOLD, Event, EventKind
+from aioq.jobs.events import LIVE, Event, EventKind
 from aioq.jobs.job import JobInfo
 from aioq.jobs.shards import queue_of_shard
 from aioq.results.timeline import JobEvent, timeline_of
 from aioq.store.contract import Store
-from aioq.store.events import EventPart, Position, Told, ToldRow
+from aioq.store.events import EventPart, LiveEvent, LiveKind, Position
 from aioq.store.history import End, Row
 
 _KINDS = {
-    Told.SENT: EventKind.SENT,
-    Told.STARTED: EventKind.STARTED,
-    Told.PROGRESS: EventKind.PROGRESS,
+    LiveKind.SENT: EventKind.SENT,
+    LiveKind.STARTED: EventKind.STARTED,
+    LiveKind.PROGRESS: EventKind.PROGRESS,
     End.SUCCEEDED: EventKind.SUCCEEDED,
     End.FAILED: EventKind.FAILED,
     End.CANCELLED: EventKind.CANCELLED,
@@ -37,7 +37,7 @@ class ShardEvents:
         store: where.
         place: the queue or shard.
         kinds: which kinds are wanted; of some there is nothing while nobody listens.
-        always: whether these are told always (`history="full"`).
+        always: whether these are recorded always (`history="full"`).
         position: where to begin; None for now.
     """
 
@@ -53,8 +53,8 @@ class ShardEvents:
         self.place = place
         self.position = position
         self._store = store
-        self._listens = any(kind in TOLD for kind in kinds)
-        self._reads_rows = any(kind in _KINDS.values() and kind not in TOLD for kind in kinds)
+        self._listens = any(kind in LIVE for kind in kinds)
+        self._reads_rows = any(kind in _KINDS.values() and kind not in LIVE for kind in kinds)
         self._always = always
 
     async def begin(self) -> None:
@@ -83,20 +83,20 @@ class ShardEvents:
         return await self._with_progress(found)
 
     def _missed(self, part: EventPart, before: Position) -> list[Event]:
-        """What cannot be told: rows that are not kept any more, and what was not told because nobody listened."""
+        """What is missing: rows that are not kept any more, and what was not recorded because nobody listened."""
         missed: list[Event] = []
         gaps = [_gap(before.row, part.rows, part.last.row)] if self._reads_rows else []
         if self._listens:
-            gaps.append(_gap(before.told, part.told, part.last.told))
+            gaps.append(_gap(before.live, part.live, part.last.live))
         count = sum(gap for gap in gaps if gap is not None)
         if count or None in gaps:
-            missed.append(self._told_as_missed(part.last.at_ms, before, None if None in gaps else count))
+            missed.append(self._missed_event(part.last.at_ms, before, None if None in gaps else count))
         since = part.last.at_ms if part.since_ms is None else part.since_ms
         if self._listens and not self._always and since > before.at_ms:
-            missed.append(self._told_as_missed(since, before, None))
+            missed.append(self._missed_event(since, before, None))
         return missed
 
-    def _told_as_missed(self, until_ms: int, before: Position, count: int | None) -> Event:
+    def _missed_event(self, until_ms: int, before: Position, count: int | None) -> Event:
         kind, queue = EventKind.MISSED, queue_of_shard(self.place)
         return Event(kind=kind, at=_moment(until_ms), queue=queue, missed=count, since=_moment(before.at_ms))
 
@@ -116,7 +116,7 @@ class ShardEvents:
         return shown
 
 
-def _gap(before: int, read: Sequence[Row | ToldRow], last: int) -> int | None:
+def _gap(before: int, read: Sequence[Row | LiveEvent], last: int) -> int | None:
     """How many numbers after `before` are not there any more; None if that is not known."""
     if not before:
         return 0  # there was nothing yet: the first number is any
@@ -131,22 +131,22 @@ _MOST_LIKELY = 10**12
 """A larger gap is no gap: a counter that was lost begins again with the time in microseconds."""
 
 
-def _in_order(part: EventPart) -> list[Row | ToldRow]:
+def _in_order(part: EventPart) -> list[Row | LiveEvent]:
     """What was read of both kinds, as it happened, up to where both are known."""
-    until = [_row_of(kind[-1]) for kind, is_cut in zip((part.rows, part.told), part.is_cut, strict=True) if is_cut]
+    until = [_row_of(kind[-1]) for kind, is_cut in zip((part.rows, part.live), part.is_cut, strict=True) if is_cut]
     end = min(until, default=None)
-    found = [each for each in (*part.rows, *part.told) if end is None or _row_of(each) <= end]
-    return sorted(found, key=lambda each: (_row_of(each), isinstance(each, ToldRow), each.number))
+    found = [each for each in (*part.rows, *part.live) if end is None or _row_of(each) <= end]
+    return sorted(found, key=lambda each: (_row_of(each), isinstance(each, LiveEvent), each.number))
 
 
-def _row_of(each: Row | ToldRow) -> int:
-    """The number of a row, or of the last one before something was told."""
-    return each.row if isinstance(each, ToldRow) else each.number
+def _row_of(each: Row | LiveEvent) -> int:
+    """The number of a row, or of the last one before a live event."""
+    return each.row if isinstance(each, LiveEvent) else each.number
 
 
-def _after(position: Position, each: Row | ToldRow) -> Position:
+def _after(position: Position, each: Row | LiveEvent) -> Position:
     if isinstance(each, Row):
-        return Position(each.number, position.told, each.at_ms)
+        return Position(each.number, position.live, each.at_ms)
     return Position(position.row, each.number, each.at_ms)
 
 
@@ -155,12 +155,12 @@ def _end(part: EventPart, position: Position) -> Position:
     if any(part.is_cut):
         return position
     row = position.row if part.rows else part.last.row
-    return Position(row, position.told if part.told else part.last.told, part.last.at_ms)
+    return Position(row, position.live if part.live else part.last.live, part.last.at_ms)
 
 
-def _event(place: str, each: Row | ToldRow) -> Event:
+def _event(place: str, each: Row | LiveEvent) -> Event:
     queue, at = queue_of_shard(place), _moment(each.at_ms)
-    if isinstance(each, ToldRow):
+    if isinstance(each, LiveEvent):
         return Event(
             kind=_KINDS[each.what], at=at, queue=queue, job_id=each.job_id, task=each.task, worker=each.worker
         )

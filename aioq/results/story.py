@@ -39,13 +39,13 @@ class JobStory(JobControl, eq=False):
             raise ConfigError(f"job {self.id}: timeline() needs a history, and the setting 'history' is 0")
         store = await self._source.store()
         place = await find(store, await self._locate(), self.id)
-        told, state = timeline_of(place.info), place.info.state
+        past, state = timeline_of(place.info), place.info.state
         if state.ended or state is JobState.RUNNING:
-            return told
+            return past
         now = await why(store, place)
-        if told and told[-1].event is JobEvent.SCHEDULED:
-            return [*told[:-1], replace(told[-1], why=now.text)]
-        return [*told, TimelineEntry(at=now.asked_at, event=JobEvent.WAITING, why=now.text)]
+        if past and past[-1].event is JobEvent.SCHEDULED:
+            return [*past[:-1], replace(past[-1], why=now.text)]
+        return [*past, TimelineEntry(at=now.asked_at, event=JobEvent.WAITING, why=now.text)]
 
     def timeline_sync(self) -> list[TimelineEntry]:
         """`timeline` for sync code, as `App.run_sync`."""
@@ -148,26 +148,26 @@ class JobStory(JobControl, eq=False):
         """
         if not self._source.keeps_history():
             raise ConfigError(f"job {self.id}: events() needs a history, and the setting 'history' is 0")
-        told, read, pause, reader = Counter[_Key](), Counter[_Key](), LEAST_PAUSE, None
+        shown, read, pause, reader = Counter[_Key](), Counter[_Key](), LEAST_PAUSE, None
         while True:
             store = await self._source.store()
             place = await find(store, await self._locate(), self.id)
             if reader is None or reader.place != place.queue:
-                always = self._source.tells_always()
+                always = self._source.records_always()
                 reader = ShardEvents(store, place.queue, kinds=EventKind, always=always)
                 await reader.begin()
                 place = await find(store, place.queue, self.id)
             past, fresh = past_events(place.info), await reader.read(lambda event: event.job_id == self.id)
             events = sorted([*past, *(event for _, event in fresh)], key=lambda each: each.at)
-            # What the record knows was read too, or not, but it is told as often as it is known: twice, if two
+            # What the record knows was read too, or not, but it is shown as often as it is known: twice, if two
             # runs were started in the same millisecond.
             known = Counter((event.kind, event.at) for event in past)
             read.update((event.kind, event.at) for _, event in fresh)
             pause = min(2 * pause, LONGEST_PAUSE)
             for event in events:
                 key = event.kind, event.at
-                if told[key] < max(known[key], read[key]):
-                    told[key] += 1
+                if shown[key] < max(known[key], read[key]):
+                    shown[key] += 1
                     pause = LEAST_PAUSE
                     yield event
             if place.info.state.ended:

@@ -53,7 +53,7 @@ def timeline_of(info: JobInfo) -> list[TimelineEntry]:
     return [*_past(info), *_present(info)]
 
 
-def _has_told_its_end(info: JobInfo) -> bool:
+def _end_is_past(info: JobInfo) -> bool:
     """Whether the last failed attempt is the one with which the job has failed."""
     return (
         info.state is JobState.FAILED
@@ -66,7 +66,7 @@ def _past(info: JobInfo) -> Iterator[TimelineEntry]:
     if info.sent_at is not None:
         yield TimelineEntry(at=info.sent_at, event=JobEvent.SENT)
     # By its place, for two attempts may end in the same millisecond.
-    final = len(info.failed_attempts) - 1 if _has_told_its_end(info) else None
+    final = len(info.failed_attempts) - 1 if _end_is_past(info) else None
     for place, each in enumerate(info.failed_attempts):
         yield TimelineEntry(at=each.started_at, event=JobEvent.STARTED, worker=each.worker)
         crashed = JobEvent.CRASHED if each.crashed else JobEvent.RETRIED if each.retried else JobEvent.FAILED
@@ -80,11 +80,11 @@ def _past(info: JobInfo) -> Iterator[TimelineEntry]:
 
 
 def _present(info: JobInfo) -> Iterator[TimelineEntry]:
-    is_told = _has_told_its_end(info)
+    end_is_past = _end_is_past(info)
     ran = info.started_at is not None and bool(info.worker)
-    if info.started_at is not None and ran and not is_told:
+    if info.started_at is not None and ran and not end_is_past:
         yield TimelineEntry(at=info.started_at, event=JobEvent.STARTED, worker=info.worker or "")
-    if info.ended_at is not None and not is_told:
+    if info.ended_at is not None and not end_is_past:
         yield TimelineEntry(
             at=info.ended_at,
             event=JobEvent(info.state.value),

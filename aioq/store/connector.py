@@ -129,9 +129,7 @@ class Connector:
 def _import_redis_store() -> Any:
     with _no_fork:
         import_module(LOOKS_UP_HOSTS)
-        import_module(
-            "aioq.store.redis.scripts"
-        ).library()  # it is kept; to read files, Python imports more modules
+        import_module("aioq.store.redis.scripts").library()  # kept; to read files, Python imports more modules
         return import_module("aioq.store.redis")
 
 

@@ -1,6 +1,6 @@
-"""Events that are written while somebody listens, beside the history: jobs were sent, were started, or report.
+"""Live events: jobs were sent, were started, or report. They are recorded while somebody listens.
 
-The history has a row for each end and each further attempt. What happens before that is written where somebody
+The history has a row for each end and each further attempt. What happens before that is recorded where somebody
 reads the events of the queue, or has done so within `LISTENING_MS`, or where the setting is `history="full"`. Both
 are numbered, each for itself, so two numbers are a place from which a reader can go on.
 """
@@ -13,25 +13,25 @@ import msgspec
 from aioq.store.history import Row
 
 LISTENING_MS = 60_000
-"""For how long events are told after somebody has read them: whoever comes back within it has missed none."""
+"""For how long live events are recorded after a read of them: whoever comes back within it has missed none."""
 
-MOST_TOLD = 10_000
-"""About how many of them a queue keeps, the last ones; the same as in `lib/events.lua`."""
+MOST_LIVE = 10_000
+"""About how many live events a queue keeps, the last ones; the same as in `lib/events.lua`."""
 
 ENTRIES_AT_ONCE = 64
 """The most entries of each kind that one call reads."""
 
 
-class Told(enum.StrEnum):
-    """An event of a job that has not ended."""
+class LiveKind(enum.StrEnum):
+    """What has happened to a job that has not ended."""
 
     SENT = "q"
     STARTED = "b"
     PROGRESS = "p"
 
 
-class ToldRow(msgspec.Struct, frozen=True, gc=False):
-    """One thing that was told.
+class LiveEvent(msgspec.Struct, frozen=True, gc=False):
+    """One event of a job that has not ended.
 
     Attributes:
         number: its number.
@@ -46,7 +46,7 @@ class ToldRow(msgspec.Struct, frozen=True, gc=False):
     number: int
     at_ms: int
     job_id: str
-    what: Told
+    what: LiveKind
     worker: str
     task: str
     row: int
@@ -57,12 +57,12 @@ class Position(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     Attributes:
         row: the number of the last row of the history.
-        told: the number of the last thing that was told.
+        live: the number of the last live event.
         at_ms: the server's time then, in milliseconds since the Unix epoch.
     """
 
     row: int
-    told: int
+    live: int
     at_ms: int
 
 
@@ -71,14 +71,14 @@ class EventPart(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         last: the last numbers that were given, and the server's time.
-        since_ms: since when everything is told without a gap; None if nobody has listened before this call.
+        since_ms: since when live events are recorded without a gap; None if nobody has listened before this call.
         rows: rows of the history, the oldest first.
-        told: what was told, the oldest first.
-        is_cut: whether there are more rows, and whether more was told.
+        live: live events, the oldest first.
+        is_cut: whether there are more rows, and whether there are more live events.
     """
 
     last: Position
     since_ms: int | None
     rows: Sequence[Row] = ()
-    told: Sequence[ToldRow] = ()
+    live: Sequence[LiveEvent] = ()
     is_cut: tuple[bool, bool] = (False, False)

@@ -222,6 +222,6 @@ class OperationVerbs(Protocol):
     async def remind(self, queue: str, operation_id: str, delay_ms: int | None) -> None:
         """Have a worker of a queue carry on an operation in so many milliseconds; None for never.
 
-        `Store.promote` then names it to one of them, every few seconds until it is told otherwise.
+        `Store.promote` then names it to one of them, every few seconds until the next call of this.
         """
         ...

@@ -90,11 +90,11 @@ class Look(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         gone: the ids of those of which it has no record.
-        tells: its outbox has entries that tell of the end of others.
+        notifies: its outbox has entries that notify the other queue of the end of others.
     """
 
     gone: Sequence[str] = ()
-    tells: bool = False
+    notifies: bool = False
 
 
 class Outbox(Protocol):
@@ -121,7 +121,7 @@ class Outbox(Protocol):
         ...
 
     async def look(self, target: str, source: str, jobs: Sequence[MovedJob]) -> Look:
-        """Look in `target` for jobs that were moved there; `source` is told again of those that have ended."""
+        """Look in `target` for jobs that were moved there; `source` is notified again of those that have ended."""
         ...
 
     async def lost(self, queue: str, target: str, job_ids: Sequence[str]) -> list[str]:

@@ -101,7 +101,7 @@ class PauseVerbs(Protocol):
     async def pause(self, queue: str, tasks: Sequence[str], until_ms: int | None = None) -> None:
         """Pause tasks of a queue, or the whole queue if none are given; what is paused already gets the new end.
 
-        When this returns, no worker gets such a job any more. Some may still be told that something has changed.
+        When this returns, no worker gets such a job any more. Some may not know yet that something has changed.
         """
         ...
 

@@ -216,6 +216,6 @@ class Timetable(Protocol):
     async def pass_leadership(self, queue: str) -> None:
         """Make another worker of the queue the leader of the ticks, if there is one.
 
-        It is told by an empty message on its channel, which may get lost.
+        It is notified by an empty message on its channel, which may get lost.
         """
         ...

@@ -14,7 +14,7 @@ if sys.platform != "win32":
     import resource
 
 MUCH_MEMORY = 0.1
-"""By what part the memory must have changed to be told again. A guess: enough to see a leak."""
+"""By what part the memory must have changed to be reported again. A guess: enough to see a leak."""
 
 MUCH_LAG = 0.1
 """By how many seconds the lag of the event loop must have changed, likewise."""
@@ -41,7 +41,7 @@ class WorkerFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     rss: int | None = None
 
     def differs_much(self, other: "WorkerFigures") -> bool:
-        """Whether these figures are to be told after the other ones."""
+        """Whether these figures are to be reported after the other ones."""
         rss, before = self.rss or 0, other.rss or 0
         return (
             (self.jobs_run, self.refused, self.reconnects) != (other.jobs_run, other.refused, other.reconnects)
@@ -111,11 +111,11 @@ class Announcer:
         self._home = home
         self._rev = 0
         self._is_stale = False
-        self._told = WorkerFigures()
-        self._told_at = ""
+        self._reported = WorkerFigures()
+        self._reported_at = ""
 
     def changed(self) -> None:
-        """Something has changed that is to be told with the next renewal."""
+        """Something has changed that is to be reported with the next renewal."""
         self._is_stale = True
 
     def due(self, queue: str, mode: RenewalMode) -> bytes:
@@ -125,9 +125,9 @@ class Announcer:
             return self._encoded(queue, is_home=is_home)
         if not is_home:
             return b""
-        if self._is_stale or self._told_at != queue:
+        if self._is_stale or self._reported_at != queue:
             return self._encoded(queue, is_home=True)
-        if mode == "sweep" and self._describe().figures.differs_much(self._told):
+        if mode == "sweep" and self._describe().figures.differs_much(self._reported):
             return self._encoded(queue, is_home=True)
         return b""
 
@@ -137,10 +137,10 @@ class Announcer:
 
     def _encoded(self, queue: str, *, is_home: bool) -> bytes:
         if is_home:
-            self._is_stale, self._told_at = False, queue
+            self._is_stale, self._reported_at = False, queue
         about = self._describe()
         self._rev += 1
-        self._told = about.figures
+        self._reported = about.figures
         return _ENCODER.encode(msgspec.structs.replace(about, rev=self._rev))
 
 

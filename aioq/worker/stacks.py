@@ -134,7 +134,7 @@ def _awaited(begin: object) -> Iterator[_Frame]:
     awaited: Any = begin
     for _ in range(1000):  # a chain has an end, unless it is changed while it is read
         if type(awaited) not in _PARTS:
-            # What a step of an async generator, or an iterator over a coroutine, belongs to is not told otherwise.
+            # No other way leads from a step of an async generator, or an iterator over a coroutine, to its owner.
             awaited = next((each for each in gc.get_referents(awaited) if type(each) in _PARTS), None)
         if awaited is None:
             return

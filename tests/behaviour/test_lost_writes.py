@@ -110,7 +110,7 @@ async def outcome(handle: JobHandle[Any]) -> object:
         return await handle
 
 
-async def test_a_send_that_was_lost_is_told_to_those_who_wait(shop: Shop) -> None:
+async def test_who_waits_is_notified_that_the_send_was_lost(shop: Shop) -> None:
     async with shop.worker() as worker:
         shop.save()
         handle = await shop.hold.send(1)

@@ -183,7 +183,7 @@ class TestWithoutWorkers:
             with pytest.raises(JobCancelledError, match="enough"):
                 await each.result(timeout=5)
 
-    async def test_who_waits_is_told_of_a_cancellation_elsewhere(self, app: App) -> None:
+    async def test_who_waits_is_notified_of_a_cancellation_elsewhere(self, app: App) -> None:
         handle = await sent(app)
         waiting = asyncio.create_task(app.handle(handle.id).result())
         await handle.move(queue="night")
@@ -227,7 +227,7 @@ class TestWithoutWorkers:
     async def test_a_worker_has_delivered_it_first(
         self, app: App, app_name: str, redis_server: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Then the worker was told whether the other queue takes it, and the caller must find out."""
+        """Then the worker got the answer whether the other queue takes it, and the caller must find out."""
         ours = await sent(app, job_id="mine")
         await app.by_name("echo").options(queue="night", job_id="mine").send("theirs")
         free = await sent(app)
@@ -316,7 +316,7 @@ class TestInMemory:
             assert await asyncio.wait_for(waiting, 5) == 3
 
     async def test_the_next_tick_waits_for_a_job_that_was_moved(self) -> None:
-        """`overlap="one"`: the end of a tick's job is told to the schedule wherever the job runs."""
+        """`overlap="one"`: the schedule is notified of the end of a tick's job wherever the job runs."""
         app = App("shop")
         ran: list[str] = []
 

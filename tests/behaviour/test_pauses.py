@@ -81,9 +81,9 @@ async def test_a_worker_that_has_missed_the_message_learns_of_a_pause_by_a_renew
 ) -> None:
     def woken(fetcher: Fetcher, worker: str, jobs: int) -> None:
         if jobs != CHANGED:
-            told(fetcher, worker, jobs)
+            original(fetcher, worker, jobs)
 
-    told = Fetcher.woken
+    original = Fetcher.woken
     monkeypatch.setattr(Fetcher, "woken", woken)
     shop = Shop(app_name, redis_server.url, lease=2.0)
     async with shop.worker(queues=["default", *(f"other-{number}" for number in range(queues - 1))]) as worker:

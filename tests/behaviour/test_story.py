@@ -187,7 +187,7 @@ async def test_events_come_as_they_happen() -> None:
         handle = await app.send("ship", 3)
         events = await seen(aiter(stream), "succeeded")
         kinds = [event.kind for event in events]
-        # Of reports that come between two reads only the last one is told.
+        # Of reports that come between two reads only the last one is shown.
         assert [kind for kind in kinds[:-2] if kind != "progress"] == ["sent", "started", "retried", "started"]
         assert kinds[-2:] == ["progress", "succeeded"]
         assert {(event.job_id, event.task, event.queue) for event in events} == {(handle.id, "ship", "default")}
@@ -221,7 +221,7 @@ async def test_events_come_as_they_happen() -> None:
         assert "missed" not in {event.kind for event in events}
 
 
-async def test_what_was_missed_is_told() -> None:
+async def test_what_was_missed_is_an_event_too() -> None:
     app = shop(history=1)
     async with app.test() as session:
         await app.send("ship", 0)
@@ -241,7 +241,7 @@ async def test_what_was_missed_is_told() -> None:
         assert missed.since is not None
 
 
-async def test_a_pause_is_told_and_is_why_a_job_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pause_is_an_event_and_is_why_a_job_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "WORKERS_EVERY", 0.0)
     app = shop()
     async with app.test():
@@ -252,11 +252,11 @@ async def test_a_pause_is_told_and_is_why_a_job_waits(monkeypatch: pytest.Monkey
         await app.queue("default").pause(tasks=["ship"])
         handle = await app.send("ship", 1)
         assert (await codes(handle))[:2] == ["queue_paused", "task_paused"]
-        told = [await anext(coming), await anext(coming)]
+        found = [await anext(coming), await anext(coming)]
         await app.queue("default").resume()
         await app.queue("default").resume(tasks=["ship"])
-        told += [await anext(coming), await anext(coming)]
-        assert {(event.kind, event.task) for event in told} == {
+        found += [await anext(coming), await anext(coming)]
+        assert {(event.kind, event.task) for event in found} == {
             *((kind, task) for kind in ("queue_paused", "queue_resumed") for task in ("", "ship"))
         }
         await handle

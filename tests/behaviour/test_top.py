@@ -211,7 +211,7 @@ async def test_the_keys_choose_a_queue_pause_it_and_show_its_workers() -> None:
     assert pilot.app.return_code == 130
 
 
-async def test_a_server_that_goes_away_is_told_of_until_it_is_back(
+async def test_a_server_that_goes_away_is_reported_until_it_is_back(
     start_server: Callable[..., Server], app_name: str
 ) -> None:
     server = start_server()

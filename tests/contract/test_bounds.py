@@ -10,7 +10,7 @@ import pytest
 
 from aioq.jobs.job import JobState, Priority, Progress
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
-from aioq.store.events import LISTENING_MS, MOST_TOLD
+from aioq.store.events import LISTENING_MS, MOST_LIVE
 from aioq.store.extra import Expiry, Extra
 from aioq.store.history import COUNTERS
 from aioq.store.operations import KEPT_MS, MOST_OPERATIONS, Act, Step
@@ -117,7 +117,7 @@ def lane(look: Look, key: str) -> None:
 def job(look: Look, key: str) -> None:
     """Once it has ended it expires; until then it is in one place, which `test_model.py` holds it to.
 
-    One that was moved here from another queue stays until that has been told of its end.
+    One that was moved here from another queue stays until that has been notified of its end.
     """
     record = read_record(look.client, look.base + key)
     assert len(record.get("waiters", "").split()) <= MAX_WAITERS
@@ -281,7 +281,7 @@ def history(look: Look, key: str) -> None:
 
 
 def events(look: Look, key: str) -> None:
-    assert look.client.xlen(look.base + key) <= MOST_TOLD + NODES
+    assert look.client.xlen(look.base + key) <= MOST_LIVE + NODES
     look.expires_within(key, DAY)
 
 
@@ -290,7 +290,7 @@ def listening(look: Look, key: str) -> None:
 
 
 def counters(look: Look, key: str) -> None:
-    assert set(look.client.hkeys(look.base + key)) <= {"told", "events"}
+    assert set(look.client.hkeys(look.base + key)) <= {"history", "events"}
     look.expires_within(key, 30 * DAY)
 
 

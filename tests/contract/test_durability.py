@@ -492,7 +492,7 @@ async def test_a_tick_that_a_crash_of_the_server_takes_back_is_made_again(start_
     ],
     ids=["full", "a replica"],
 )
-async def test_a_server_that_would_not_take_the_library_is_told_it_again(
+async def test_a_server_that_would_not_take_the_library_is_sent_it_again(
     start_server: Start, broken: tuple[str, ...], mended: tuple[str, ...], text: str
 ) -> None:
     server = start_server("valkey-9.1", appendonly=True, extra_args=("--appendfsync", "always"))

@@ -1,4 +1,4 @@
-"""What a store tells of jobs while somebody listens, and from which place a reader goes on."""
+"""What a store records of jobs while somebody listens, and from which place a reader goes on."""
 
 import pytest
 
@@ -15,29 +15,29 @@ def limits() -> Limits:
     return Limits(lease_ms=LONG, history=1_000)
 
 
-async def told(store: Store, after: Position) -> list[str]:
+async def live(store: Store, after: Position) -> list[str]:
     part = await store.operating.story.events(QUEUE, after, listens=True)
-    assert [each.number for each in part.told] == sorted(each.number for each in part.told)
-    assert {each.task for each in part.told} <= {"shop.add"}
-    return [f"{each.what.name.lower()} {each.job_id} {each.worker}".rstrip() for each in part.told]
+    assert [each.number for each in part.live] == sorted(each.number for each in part.live)
+    assert {each.task for each in part.live} <= {"shop.add"}
+    return [f"{each.what.name.lower()} {each.job_id} {each.worker}".rstrip() for each in part.live]
 
 
 async def begin(store: Store) -> Position:
     return (await store.operating.story.events(QUEUE, None, listens=True)).last
 
 
-async def test_nothing_is_told_while_nobody_listens(store: Store) -> None:
+async def test_nothing_is_recorded_while_nobody_listens(store: Store) -> None:
     await joined(store, "w")
     await send(store, "a", "b")
     await settle(store, "w", await take_one(store, "w"), Verb.SUCCEEDED)
     part = await store.operating.story.events(QUEUE, Position(0, 0, 0), listens=False)
-    assert ([each.job_id for each in part.rows], part.told, part.since_ms) == (["a"], [], None)
+    assert ([each.job_id for each in part.rows], part.live, part.since_ms) == (["a"], [], None)
     begun = await begin(store)
-    assert (begun.row, begun.told) == (part.last.row, 0)
-    assert await told(store, begun) == []
+    assert (begun.row, begun.live) == (part.last.row, 0)
+    assert await live(store, begun) == []
 
 
-async def test_each_way_of_a_job_is_told(store: Store) -> None:
+async def test_each_way_of_a_job_is_recorded(store: Store) -> None:
     await joined(store, "w")
     begun = await begin(store)
     await send(store, "a", "b")
@@ -53,22 +53,22 @@ async def test_each_way_of_a_job_is_told(store: Store) -> None:
     tick = Tick(id="s", rev=due.rev, jobs=[("s@1", 1, 1)], next_ms=LONG, overlap=Overlap.ONE, max_runs=0)
     await store.timetable.tick(QUEUE, [tick])
     expected = ["sent a", "sent b", "sent c", "sent d", "started a w", "started b w", "progress a w", "sent s@1"]
-    assert await told(store, begun) == expected
+    assert await live(store, begun) == expected
     part = await store.operating.story.events(QUEUE, begun, listens=True)
     assert [f"{row.end} {row.job_id}" for row in part.rows] == ["r a", "s b", "c d"]
     assert part.since_ms is not None
-    after = Position(part.rows[0].number, part.told[3].number, 0)
+    after = Position(part.rows[0].number, part.live[3].number, 0)
     part = await store.operating.story.events(QUEUE, after, listens=True)
-    assert ([row.job_id for row in part.rows], len(part.told)) == (["b", "d"], 4)
+    assert ([row.job_id for row in part.rows], len(part.live)) == (["b", "d"], 4)
 
 
 @pytest.mark.parametrize("limits", [Limits(lease_ms=LONG, history=1_000, full=True)])
-async def test_all_is_told_if_the_history_is_full(store: Store) -> None:
+async def test_all_is_recorded_if_the_history_is_full(store: Store) -> None:
     await joined(store, "w")
     await send(store, "a")
     await send(store, "b", "c")
     await take(store, "w", 3)
-    assert await told(store, Position(0, 0, 0)) == [f"{what}{each}" for what in ("sent ",) for each in "abc"] + [
+    assert await live(store, Position(0, 0, 0)) == [f"{what}{each}" for what in ("sent ",) for each in "abc"] + [
         f"started {each} w" for each in "abc"
     ]
 
@@ -80,8 +80,8 @@ async def test_what_is_much_comes_in_parts(store: Store) -> None:
     found: list[str] = []
     while True:
         part = await store.operating.story.events(QUEUE, after, listens=True)
-        found += [each.job_id for each in part.told]
+        found += [each.job_id for each in part.live]
         if not part.is_cut[1]:
             break
-        after = Position(0, part.told[-1].number, 0)
+        after = Position(0, part.live[-1].number, 0)
     assert found == [f"n{number}" for number in range(70)]

@@ -102,7 +102,7 @@ async def test_functions_stay_where_the_library_is_refused_for_now() -> None:
     assert calls.load is None
 
 
-async def test_a_server_that_forgets_functions_as_often_as_it_is_told_them_is_asked_again_later() -> None:
+async def test_a_server_that_forgets_functions_as_often_as_it_gets_them_is_asked_again_later() -> None:
     assert type(translate(redis.ResponseError("ERR Function not found"), "-")) is ServerUnavailableError
 
 
@@ -206,11 +206,11 @@ async def _tells(store: RedisStore, queue: str, job: Claimed) -> object:
     return progress, await store.operating.story.log(queue, "w", [LoggedLines(job.id, job.claim, [b"x"])])
 
 
-async def _told(store: RedisStore, queue: str) -> object:
-    """What is told of single jobs; the first one stands in no lane, so that its place is estimated."""
+async def _shown(store: RedisStore, queue: str) -> object:
+    """What is known of single jobs; the first one stands in no lane, so that its place is estimated."""
     story, far = store.operating.story, JobInfo(id="none", queue=queue, task="", state=JobState.QUEUED)
-    told = await story.events(queue, Position(1, 1, 0), listens=True)
-    rows = [(each.job_id, each.end) for each in told.rows], [(each.job_id, each.what) for each in told.told]
+    part = await story.events(queue, Position(1, 1, 0), listens=True)
+    rows = [(each.job_id, each.end) for each in part.rows], [(each.job_id, each.what) for each in part.live]
     lines = await story.log_lines(queue, "a", 0)
     return await story.ahead(queue, far), await story.held_by(queue, "s@2"), lines, rows
 
@@ -275,7 +275,7 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
     delivery = await add(store.outbox.deliver(queue, "post", reading))  # its sender: as if they were there
     if delivery:
         await add(store.outbox.remove(queue, "post", reading, delivery))
-    for ask in (_looked_for, _asked, _told, _operated):
+    for ask in (_looked_for, _asked, _shown, _operated):
         await add(ask(store, queue))
     for state in LISTED_STATES:
         await add(asyncio.gather(listed(store, queue, state), store.operating.count_jobs(queue, Wanted(state))))

@@ -61,7 +61,7 @@ async def counted(store: Store, task: str = TASK) -> dict[End, int]:
     return counts
 
 
-async def test_a_job_that_has_succeeded_is_told_with_its_run(store: Store) -> None:
+async def test_a_job_that_has_succeeded_is_recorded_with_its_run(store: Store) -> None:
     await joined(store, "w")
     assert await settle(store, await running(store, "w"), Verb.SUCCEEDED, RAN)
 
@@ -92,7 +92,7 @@ async def test_a_job_that_has_succeeded_is_told_with_its_run(store: Store) -> No
     ],
 )
 @pytest.mark.parametrize("ttl_ms", [0, LONG])
-async def test_each_settlement_is_told_once_also_if_it_is_repeated(
+async def test_each_settlement_is_recorded_once_also_if_it_is_repeated(
     store: Store, verb: Verb, end: End | None, ttl_ms: int
 ) -> None:
     await joined(store, "w")
@@ -106,7 +106,7 @@ async def test_each_settlement_is_told_once_also_if_it_is_repeated(
     assert await counted(store) == ({} if end is None else {end: 1})
 
 
-async def test_a_settlement_that_is_refused_is_not_told(store: Store) -> None:
+async def test_a_settlement_that_is_refused_is_not_recorded(store: Store) -> None:
     await joined(store, "w")
     await send(store, "a", "b", "c")
     jobs = await take(store, "w")
@@ -120,7 +120,7 @@ async def test_a_settlement_that_is_refused_is_not_told(store: Store) -> None:
     assert await counted(store) == {End.SUCCEEDED: 2}
 
 
-async def test_tasks_are_told_apart(store: Store) -> None:
+async def test_tasks_are_kept_apart(store: Store) -> None:
     await joined(store, "w")
     await send(store, "a", "b", "c")
     jobs = await take(store, "w")
@@ -141,7 +141,7 @@ async def test_tasks_are_told_apart(store: Store) -> None:
 
 
 @pytest.mark.parametrize("large", [False, True])
-async def test_a_job_that_is_cancelled_while_it_waits_is_told_by_its_task(store: Store, large: bool) -> None:
+async def test_a_job_that_is_cancelled_while_it_waits_is_recorded_with_its_task(store: Store, large: bool) -> None:
     call = CALL if not large else CALL[:2] + CALL[2:11] + b"\x91\xc5\x08\x00" + bytes(2048)
     await send(store, "job", call=call)
     assert await store.cancel(QUEUE, ["job"], REASON, LONG) == [JobState.QUEUED]
@@ -153,7 +153,7 @@ async def test_a_job_that_is_cancelled_while_it_waits_is_told_by_its_task(store:
     assert await counted(store) == {End.CANCELLED: 1}
 
 
-async def test_a_job_that_is_cancelled_while_it_runs_is_told_when_it_ends(store: Store) -> None:
+async def test_a_job_that_is_cancelled_while_it_runs_is_recorded_when_it_ends(store: Store) -> None:
     await joined(store, "w")
     job = await running(store, "w")
     await store.cancel(QUEUE, ["job"], REASON, LONG)
@@ -162,14 +162,14 @@ async def test_a_job_that_is_cancelled_while_it_runs_is_told_when_it_ends(store:
     assert await ends(store) == [("job", End.CANCELLED)]
 
 
-async def test_a_job_that_expires_is_told(store: Store) -> None:
+async def test_a_job_that_expires_is_recorded(store: Store) -> None:
     await store.enqueue(QUEUE, [NewJob("job", CALL, extra=Extra(expires=Expiry(span_ms=1)))])
 
-    async def told() -> Sequence[Row]:
+    async def recorded() -> Sequence[Row]:
         await store.promote(QUEUE, 10)
         return await store.history.rows(QUEUE, 10)
 
-    (row,) = await eventually(told)
+    (row,) = await eventually(recorded)
     assert (row.end, row.report) == (End.CANCELLED, Report(TASK, error="expired"))
 
 
@@ -178,7 +178,7 @@ class TestWorkersThatDie:
     def limits(self) -> Limits:
         return Limits(lease_ms=2, history=1_000, stats=True, max_crashes=1)
 
-    async def test_their_jobs_are_told_when_they_are_recovered(self, store: Store) -> None:
+    async def test_their_jobs_are_recorded_when_they_are_recovered(self, store: Store) -> None:
         await send(store, "job")
         for _ in range(2):
             await joined(store, "w")
@@ -302,13 +302,13 @@ async def fill(store: Store, count: int, *, at_once: int = 7) -> list[str]:
 
 @pytest.mark.parametrize("count", [1, 5, 7, 40])
 async def test_it_is_read_in_pages_from_both_ends(store: Store, count: int) -> None:
-    told = await fill(store, 60)
+    ended = await fill(store, 60)
 
     oldest: list[Row] = []
     while page := await store.history.rows(QUEUE, count, after=oldest[-1].number if oldest else 0):
         assert len(page) <= count
         oldest += page
-    assert [row.job_id for row in oldest] == told
+    assert [row.job_id for row in oldest] == ended
     numbers = [row.number for row in oldest]
     assert numbers == list(range(numbers[0], numbers[0] + 60))
 
@@ -324,10 +324,10 @@ class TestASmallHistory:
         return Limits(lease_ms=LONG, history=100)
 
     async def test_it_keeps_the_last_rows(self, store: Store) -> None:
-        told = await fill(store, 1_000)
+        ended = await fill(store, 1_000)
         rows = await store.history.rows(QUEUE, 1_000)
         assert 100 <= len(rows) < 350
-        assert [row.job_id for row in rows] == told[::-1][: len(rows)]
+        assert [row.job_id for row in rows] == ended[::-1][: len(rows)]
         assert await counted(store) == {}, "statistics are off"
 
 

@@ -1,4 +1,4 @@
-"""The history, the statistics and what is told of jobs against plain lists, after any steps."""
+"""The history, the statistics and live events against plain lists, after any steps."""
 
 import asyncio
 from collections import Counter
@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Store, Verb
-from aioq.store.events import Position, Told
+from aioq.store.events import LiveKind, Position
 from aioq.store.history import COUNTER_OF, SENT, TOTAL, End, Report, run_times
 from aioq.store.memory import MemoryStore
 from aioq.store.redis import RedisStore
@@ -51,7 +51,7 @@ class Walk:
         cancelling: those of them whose cancellation was asked for.
         failed: the ids of the dead jobs.
         rows: what the history has to have.
-        told: what has to be told.
+        live: the live events that there have to be.
         ran: how many settled runs had begun.
         last: the last settlement.
     """
@@ -63,7 +63,7 @@ class Walk:
     cancelling: set[str] = field(default_factory=set[str])
     failed: list[str] = field(default_factory=list[str])
     rows: list[tuple[str, End]] = field(default_factory=list[tuple[str, End]])
-    told: Counter[tuple[Told, str]] = field(default_factory=Counter[tuple[Told, str]])
+    live: Counter[tuple[LiveKind, str]] = field(default_factory=Counter[tuple[LiveKind, str]])
     ran: int = 0
     last: Settlement | None = None
     numbers: "count[int]" = field(default_factory=count)
@@ -87,13 +87,13 @@ class Walk:
         ids = [f"j{next(self.numbers)}" for _ in range(number + 1)]
         assert await self.store.enqueue(self.queue, [NewJob(each, CALL) for each in ids]) == [True] * len(ids)
         self.queued |= dict.fromkeys(ids, 0)
-        self.told.update((Told.SENT, each) for each in ids)
+        self.live.update((LiveKind.SENT, each) for each in ids)
 
     async def take(self, number: int, _: Verb) -> None:
         for job in (await self.store.claim(self.queue, "w", number + 1)).jobs:
             assert self.queued.pop(job.id) == job.crashes
             self.running[job.id] = job
-            self.told[Told.STARTED, job.id] += 1
+            self.live[LiveKind.STARTED, job.id] += 1
 
     async def settle(self, number: int, verb: Verb) -> None:
         if not self.running:
@@ -167,12 +167,12 @@ class Walk:
         found, ends = tasks.get(TASK, Counter[int]()), Counter(end for _, end in self.rows)
         assert {end: found[place] for end, place in COUNTER_OF.items() if found[place]} == dict(ends)
         assert (found[TOTAL], run_times(found).total()) == (len(self.rows), self.ran)
-        sent = sum(times for (what, _), times in self.told.items() if what is Told.SENT)
+        sent = sum(times for (what, _), times in self.live.items() if what is LiveKind.SENT)
         assert tasks.get("", Counter[int]())[SENT] == sent
 
         part = await self.store.operating.story.events(self.queue, begun, listens=True)
         if not any(part.is_cut):
-            assert Counter((each.what, each.job_id) for each in part.told) == +self.told
+            assert Counter((each.what, each.job_id) for each in part.live) == +self.live
             assert [row.job_id for row in part.rows] == [job_id for job_id, _ in self.rows]
 
 

@@ -255,7 +255,7 @@ async def test_no_more_is_permitted_than_the_rate_allows(store: Store) -> None:
     assert other.is_mine, "while it waits nobody has it"
 
 
-async def test_a_queue_reminds_its_workers_until_it_is_told_otherwise(backend: Backend) -> None:
+async def test_a_queue_reminds_its_workers_until_it_is_asked_to_stop(backend: Backend) -> None:
     store = await backend.open()
     operations = store.operating.operations
     await operations.remind(QUEUE, "op", LONG)

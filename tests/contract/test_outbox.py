@@ -121,7 +121,7 @@ async def test_everything_about_it_goes_with_it(store: Store, size: int) -> None
     assert (job.envelope, job.attempts, job.claims) == (call, 1, 2)
 
 
-async def test_who_waits_at_the_old_queue_is_told_of_the_end(store: Store) -> None:
+async def test_who_waits_at_the_old_queue_is_notified_of_the_end(store: Store) -> None:
     listener = await Listener.on(store, "me")
     await send(store, "job")
     assert await store.wait(QUEUE, "me", ["job"]) == [None]
@@ -170,7 +170,7 @@ async def test_a_large_result_is_found_in_both_queues(store: Store) -> None:
 
 
 @pytest.mark.parametrize("verb", [Verb.FAILED, Verb.CANCELLED])
-async def test_the_record_stays_until_the_end_was_told(store: Store, verb: Verb) -> None:
+async def test_the_record_stays_until_the_other_queue_was_notified(store: Store, verb: Verb) -> None:
     await send(store, "job")
     await moved(store, "job")
     await ended(store, OTHER, verb, BROKEN, ttl_ms=0)
@@ -547,7 +547,7 @@ class TestVanished:
         assert await store.wait(QUEUE, "me", ["job"]) == await store.wait(OTHER, "me", ["job"]) == [outcome]
 
     @pytest.mark.parametrize("outcome", [THREE, LARGE], ids=["small", "large"])
-    async def test_an_end_that_was_told_has_vanished(
+    async def test_the_notification_of_an_end_has_vanished(
         self, redis_store: RedisStore, redis_backend: Backend, outcome: bytes
     ) -> None:
         """The old queue's server was replaced by one that had not received its last writes."""
@@ -773,7 +773,7 @@ async def test_a_repeated_send_of_a_job_that_was_moved(store: Store) -> None:
     assert await claimed(store, OTHER) == []
 
 
-async def test_a_job_that_is_opened_again_before_its_end_was_told(store: Store) -> None:
+async def test_a_job_that_is_opened_again_before_the_other_queue_was_notified(store: Store) -> None:
     listener = await Listener.on(store, "me")
     await send(store, "job")
     await store.wait(QUEUE, "me", ["job"])

@@ -75,7 +75,7 @@ async def test_a_move(server: Database, app_name: str, call: bytes) -> None:
             assert await at.full.info(source, ["job"]) == await at.full.info(target, ["job"]) == [None], command
 
 
-async def test_an_end_that_is_told(server: Database, app_name: str) -> None:
+async def test_a_notification_of_an_end(server: Database, app_name: str) -> None:
     async with refusing(server, app_name, LIMITS) as at:
         # Who may not publish tells nobody of an end that is not kept; a settle is the same.
         for command in set(commands_of("outbox_read", "outbox_deliver", "outbox_remove")) - {b"PUBLISH"}:

@@ -48,11 +48,11 @@ class Walk:
     Attributes:
         store: the store.
         queues: the queues.
-        channel: where the end of each job is told; all wait at the queue to which they sent it.
+        channel: where waiters are notified of the end of each job; all wait at the queue to which they sent it.
         readings: what was read, with what has become of it.
         ends: how often each job came to the end of its run.
         cancelled: the jobs whose cancellation was accepted.
-        told: the outcomes that were told of each job.
+        notified: the outcomes of which the waiters of each job were notified.
     """
 
     store: Store
@@ -63,7 +63,7 @@ class Walk:
     )
     ends: Counter[str] = field(default_factory=Counter[str])
     cancelled: set[str] = field(default_factory=set[str])
-    told: dict[str, list[bytes | None]] = field(default_factory=dict[str, list[bytes | None]])
+    notified: dict[str, list[bytes | None]] = field(default_factory=dict[str, list[bytes | None]])
 
     async def go(self, walk: Sequence[Step]) -> None:
         await self.store.inbox.listen(self.channel, self.hear, lambda: None)
@@ -79,7 +79,7 @@ class Walk:
 
     def hear(self, message: bytes) -> None:
         for job, outcome in decode_result_message(message):
-            self.told.setdefault(job, []).append(outcome)
+            self.notified.setdefault(job, []).append(outcome)
 
     def pair(self, first: int, second: int) -> tuple[str, str]:
         """Two different queues."""
@@ -144,14 +144,14 @@ class Walk:
                     pass
 
     async def check(self) -> None:
-        async def all_told() -> bool:
-            return self.told.keys() == set(JOBS)
+        async def all_notified() -> bool:
+            return self.notified.keys() == set(JOBS)
 
-        await eventually(all_told)
+        await eventually(all_notified)
         for job in JOBS:
             assert self.ends[job] <= 1, f"{job} ran twice"
             assert self.ends[job] == 1 or job in self.cancelled, f"{job} was lost"
-            assert self.told[job] == [THREE if self.ends[job] else REASON], "each end is told once, as it was"
+            assert self.notified[job] == [THREE if self.ends[job] else REASON], "a message for each end, as it was"
         for queue in self.queues:
             assert await self.store.info(queue, JOBS) == [None] * len(JOBS), "no record stays"
             assert not (await self.store.promote(queue, 10)).relays

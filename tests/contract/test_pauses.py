@@ -71,9 +71,9 @@ async def test_a_paused_queue_hands_out_nothing_until_it_is_resumed(store: Store
     job = await running(store, "w", "runs")
 
     await pauses.pause(QUEUE, [])
-    told = (await store.claim(QUEUE, "w", 5, idle=True)).pause
-    assert told is not None
-    assert (told.whole, told.tasks, told.ends_ms) == (True, 0, 0)
+    pause = (await store.claim(QUEUE, "w", 5, idle=True)).pause
+    assert pause is not None
+    assert (pause.whole, pause.tasks, pause.ends_ms) == (True, 0, 0)
     await send(store, "a", "b")
     await send(store, "high", priority=Priority.HIGH)
     await send(store, "later", delay_ms=1)
@@ -88,8 +88,8 @@ async def test_a_paused_queue_hands_out_nothing_until_it_is_resumed(store: Store
     await eventually(is_due)
     assert await take(store, "w") == []
     assert (await store.claim(QUEUE, "w", 5, known=["a"])).jobs == []
-    assert (await keep(store, "w")).pause == told
-    assert (await keep(store, "new", "join")).pause == told
+    assert (await keep(store, "w")).pause == pause
+    assert (await keep(store, "new", "join")).pause == pause
     assert await take(store, "new") == []
     assert sorted(await queued(store)) == ["a", "b", "high", "later", "moved", "runs"]
 
@@ -113,10 +113,10 @@ async def test_a_pause_ends_by_itself(store: Store) -> None:
     found = await pauses.read(QUEUE)
     assert found.whole is not None
     assert (found.whole.since_ms, found.whole.until_ms) == (since.since_ms, now + 150)
-    told = (await store.claim(QUEUE, "w", 5)).pause
-    assert told is not None
-    assert told.ends_ms == now + 150
-    assert 0 < told.left_ms <= 150
+    pause = (await store.claim(QUEUE, "w", 5)).pause
+    assert pause is not None
+    assert pause.ends_ms == now + 150
+    assert 0 < pause.left_ms <= 150
     await mixed(store, "a", "o", "b")
 
     async def other() -> list[str]:
@@ -138,9 +138,9 @@ async def test_jobs_of_a_paused_task_are_set_aside_and_come_back_in_order(store:
     await settle(store, "w", first, Verb.INTERRUPT)
 
     assert await one_by_one(store) == ["o3", "o1", "o2"]
-    told = (await store.claim(QUEUE, "w", 5)).pause
-    assert told is not None
-    assert (told.whole, told.tasks) == (False, 1)
+    pause = (await store.claim(QUEUE, "w", 5)).pause
+    assert pause is not None
+    assert (pause.whole, pause.tasks) == (False, 1)
     await mixed(store, "a4", "o4")
     await send(store, "a5", "a6")
     assert await one_by_one(store) == ["o4"]
@@ -225,7 +225,7 @@ async def test_a_claim_sets_aside_a_bounded_number_of_jobs(store: Store) -> None
     assert got == [f"{number:04}" for number in range(4_500)]
 
 
-async def test_workers_are_told_and_get_nothing_by_direct_dispatch(store: Store) -> None:
+async def test_workers_are_notified_and_get_nothing_by_direct_dispatch(store: Store) -> None:
     pauses = store.operating.pauses
     dispatched: list[str] = []
     wakes: list[int] = []
@@ -235,13 +235,13 @@ async def test_workers_are_told_and_get_nothing_by_direct_dispatch(store: Store)
     await store.claim(QUEUE, "w", 5, idle=True)
     await store.claim(QUEUE, "standing", 5, stands=True)
 
-    async def all_told() -> bool:
+    async def all_notified() -> bool:
         return wakes.count(CHANGED) == 2
 
     for tasks in [ADD], []:
         for change in pauses.pause, pauses.resume:
             await change(QUEUE, tasks)
-            await eventually(all_told)
+            await eventually(all_notified)
             wakes.clear()
             if change == pauses.pause:
                 await store.claim(QUEUE, "w", 5, idle=True)

@@ -221,8 +221,8 @@ async def test_each_send_wakes_one_worker_those_that_have_stood_longest_first(
 async def test_the_message_says_for_how_many_jobs(store: Store, standers: Standers) -> None:
     a, b = await standers("a"), await standers("b")
     await store.enqueue(QUEUE, [NewJob(f"{number:03}", CALL) for number in range(100)])
-    told = [await a.woken(), await b.woken()]
-    assert told in ([50, 50], [1, 1]), "the memory store has an entry for each job"
+    woken = [await a.woken(), await b.woken()]
+    assert woken in ([50, 50], [1, 1]), "the memory store has an entry for each job"
 
 
 async def test_a_worker_without_a_free_slot_passes_its_wake_up_on(store: Store, standers: Standers) -> None:

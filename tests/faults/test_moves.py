@@ -45,7 +45,8 @@ async def sent(rig: Rig, load: Load, queue: str, numbers: Sequence[int], eta: da
 @pytest.mark.fault(
     "R20",
     fault="SIGKILL of the process that moves a job, before and after each call, the queues at two nodes",
-    passes="lost 0; duplicated 0; every move that was written is completed; each waiter at the old queue is told",
+    passes="lost 0; duplicated 0; every move that was written is completed; each waiter at the old queue is "
+    "notified",
     minutes=15,
 )
 async def test_who_moves_a_job_may_die_at_any_time(
@@ -75,7 +76,7 @@ async def test_who_moves_a_job_may_die_at_any_time(
     infos = [await handle.info() for number, handle in load.handles.items() if number % 2 == 0]
     await rig.tasks.app.aclose()
     moved = sum(info.queue == target for info in infos)
-    report.add(kills=len(steps), **found.words, told=len(load.values))
+    report.add(kills=len(steps), **found.words, notified=len(load.values))
     assert found.lost == found.duplicated == frozenset()
     assert found.unexpected == ()
     assert len(load.values) == len(steps)

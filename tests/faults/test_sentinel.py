@@ -1,4 +1,4 @@
-"""R12: a primary that sentinels replace under load: it is killed, it hangs, or they are told to."""
+"""R12: a primary that sentinels replace under load: it is killed, it hangs, or they are asked to."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ async def break_primary(sentinels: Sentinels, rig: Rig, kind: str) -> float:
     first = await rig.job_after(time.monotonic())
     if kind == "SIGKILL":
         await asyncio.to_thread(sentinels.restart, old)
-    elif kind == "SIGSTOP":  # it takes itself for the primary until the sentinels have told it otherwise
+    elif kind == "SIGSTOP":  # it takes itself for the primary until the sentinels have made it a replica
         sentinels.resume(old)
     await asyncio.to_thread(sentinels.wait_until_agreed)
     return first

@@ -70,7 +70,7 @@ def jobs(words: tuple[str, ...], **options: Any) -> None:
     help="With --copy: an argument that differs, as JSON; may be repeated.",
 )
 @click.option(
-    "--reason", default="", metavar="TEXT", help="With --cancel: why; whoever waits for the job is told."
+    "--reason", default="", metavar="TEXT", help="With --cancel: why; whoever waits for the job sees it."
 )
 @confirmed
 @as_json
@@ -182,7 +182,7 @@ def workers(words: tuple[str, ...], **options: Any) -> None:
 @for_app(metavar="[MODULE:APP] ACTION")
 @job_filters()
 @click.option("--to", metavar="QUEUE or LANE", help="With move: to which queue. With set-priority: to which lane.")
-@click.option("--reason", default="", metavar="TEXT", help="With cancel: why; whoever waits for a job is told.")
+@click.option("--reason", default="", metavar="TEXT", help="With cancel: why; whoever waits for a job sees it.")
 @click.option(
     "--rate", type=click.FloatRange(0, min_open=True), metavar="N", help="At most so many jobs a second."
 )

@@ -82,16 +82,16 @@ class Endings:
         ttl_ms: int,
         *,
         keeps_call: bool = False,
-        told: bool = True,
+        logged: bool = True,
     ) -> None:
         """End a job and notify its waiters. Its outcome is stored, or the record deleted at once if `ttl_ms` is 0.
 
         A failed job keeps its call, because it may be queued again; any other keeps it if `keeps_call` is set.
-        With `told` the end is in the history.
+        With `logged` the end is in the history.
         """
         self._hooks.finish(record, ttl_ms)
         self._mail.notify(record.waiters, record.id, outcome, kept=ttl_ms > 0)
-        if told:
+        if logged:
             self._history.note(record, _ENDS[state], outcome)
         now = self._clock.now_ms()
         record.due_ms = None
@@ -162,7 +162,7 @@ class Endings:
         return waits and expires is not None and not expires.begun and expires.at_ms <= self._clock.now_ms()
 
     def keep_until(self, record: Record, expires_ms: int) -> None:
-        """Delete a record at that time, or now if that is past. If other queues must be told first, it stays."""
+        """Delete a record at that time, or now if it is past. It stays if other queues must be notified first."""
         needed_until = record.sent_ms + self._limits.tombstone_ms
         if expires_ms < needed_until:
             self._tombstones.put(record.nonce or record.id, needed_until)

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from aioq.store.contract import Limits
-from aioq.store.events import ENTRIES_AT_ONCE, LISTENING_MS, MOST_TOLD, EventPart, Position, Told, ToldRow
+from aioq.store.events import ENTRIES_AT_ONCE, LISTENING_MS, MOST_LIVE, EventPart, LiveEvent, LiveKind, Position
 from aioq.store.history import (
     HOURS,
     MINUTES,
@@ -51,8 +51,8 @@ class QueueHistory:
         self._counters: dict[tuple[int, int, str], Counter[int]] = {}
         self._worker = ""
         self._report: Report | None = None
-        self._told: deque[ToldRow] = deque(maxlen=MOST_TOLD)
-        self._last_told = 0
+        self._live: deque[LiveEvent] = deque(maxlen=MOST_LIVE)
+        self._last_live = 0
         self._listening: tuple[int, int] | None = None  # since when, and until when
 
     @property
@@ -61,7 +61,7 @@ class QueueHistory:
         return self._limits.history > 0 or self._limits.stats
 
     @contextmanager
-    def told_by(self, worker: str, report: Report | None = NO_REPORT) -> Generator[None]:
+    def settled_by(self, worker: str, report: Report | None = NO_REPORT) -> Generator[None]:
         """Within this context a worker settles a job and has said this of its run; None: it has died."""
         self._worker, self._report = worker, report
         try:
@@ -82,19 +82,19 @@ class QueueHistory:
             self._count(now, report.task, places_of(end, report))
 
     def note_sent(self, record: Record) -> None:
-        """Count a job that was sent, and tell of it."""
+        """Count a job that was sent, and record it."""
         if self._limits.stats:
             self._count(self._clock.now_ms(), "", [SENT])
-        self.tell(record, Told.SENT)
+        self.add_live(record, LiveKind.SENT)
 
-    def tell(self, record: Record, what: Told) -> None:
-        """Tell something of a job, if somebody listens."""
+    def add_live(self, record: Record, what: LiveKind) -> None:
+        """Record what has happened to a job, if somebody listens."""
         now = self._clock.now_ms()
         is_heard = self._limits.full or (self._listening is not None and now < self._listening[1])
         if self._limits.history and is_heard:
-            self._last_told += 1
+            self._last_live += 1
             task, worker = describe(record.envelope or b"", None).task, record.worker or ""
-            self._told.append(ToldRow(self._last_told, now, record.id, what, worker, task, self._last))
+            self._live.append(LiveEvent(self._last_live, now, record.id, what, worker, task, self._last))
 
     def events(self, after: Position | None, *, listens: bool) -> EventPart:
         """What has happened after a position; see `Story.events`."""
@@ -102,13 +102,13 @@ class QueueHistory:
         since = None if self._listening is None or now >= self._listening[1] else self._listening[0]
         if listens:
             self._listening = now if since is None else since, now + LISTENING_MS
-        last = Position(self._last, self._last_told, now)
+        last = Position(self._last, self._last_live, now)
         if after is None:
             return EventPart(last, since)
         rows = [row for row in self._rows if row.number > after.row]
-        told = [each for each in self._told if each.number > after.told] if listens else []
+        live = [each for each in self._live if each.number > after.live] if listens else []
         most = ENTRIES_AT_ONCE
-        return EventPart(last, since, rows[:most], told[:most], (len(rows) > most, len(told) > most))
+        return EventPart(last, since, rows[:most], live[:most], (len(rows) > most, len(live) > most))
 
     def log_attempt(self, record: Record, end: End, outcome: bytes) -> None:
         """Add an attempt that has just failed to the job's record."""

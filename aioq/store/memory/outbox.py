@@ -171,8 +171,8 @@ class QueueOutbox:
             there = None
         move, extra = record.move, record.extra
         assert move is not None and extra is not None  # noqa: PT018 - one fact: it was moved
-        told = dict.fromkeys([source, *(there.origins if there else ())])
-        record.extra = msgspec.structs.replace(extra, move=None, origins=(0, *told))
+        notified = dict.fromkeys([source, *(there.origins if there else ())])
+        record.extra = msgspec.structs.replace(extra, move=None, origins=(0, *notified))
         record.waiters = there.waiters if there else []
         self._parts.records[record.id] = record
         self._parts.place(record, move.due_ms or None, Way.MOVE)
@@ -185,7 +185,8 @@ class QueueOutbox:
     def _end(self, source: str, ended: Ended, there: Record | None) -> None:
         if there is not None and there.is_elsewhere and there.move and there.move.queue == source:
             there.envelope = None
-            self._parts.endings.finish(there, *ended, told=False)  # the queue in which it has ended tells that
+            # It is in the history of the queue in which it has ended.
+            self._parts.endings.finish(there, *ended, logged=False)
 
     def remove(self, target: str, reading: Reading, delivery: Delivery) -> Removal:
         """Remove entries that were delivered."""
@@ -239,7 +240,7 @@ class QueueOutbox:
         return JobState(move.state)
 
     def look(self, source: str, jobs: Sequence[MovedJob]) -> Look:
-        """Look for jobs that came from another queue; it is told again of those that have ended."""
+        """Look for jobs that came from another queue; it is notified again of those that have ended."""
         there = {job.job_id: self._parts.records.get(job.job_id) for job in jobs}
         ended = [each for each in there.values() if each and each.state.ended and source in each.origins]
         for record in ended:

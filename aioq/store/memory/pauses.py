@@ -10,7 +10,7 @@ from aioq.store.pauses import CHANGED, Pause, Pauses, Span
 from aioq.util.clock import Clock
 from aioq.wire.messages import task_in_head
 
-TOLD = b"%d" % CHANGED
+CHANGED_MESSAGE = b"%d" % CHANGED
 """The message to a worker that is to look at what is paused."""
 
 
@@ -21,7 +21,7 @@ class QueuePauses:
         lanes: the queue's lanes.
         clock: the store's clock.
         workers: the workers of the queue.
-        send: sends `TOLD` to one of them.
+        send: sends `CHANGED_MESSAGE` to one of them.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class QueuePauses:
         """What is paused."""
         return Pauses(self._whole, dict(self._tasks))
 
-    def told(self) -> Pause | None:
-        """What a claim says of it to a worker."""
+    def summary(self) -> Pause | None:
+        """What a claim says of it to a worker; None if nothing is paused."""
         if self._whole is None and not self._tasks:
             return None
         left_ms = self.next_ms()

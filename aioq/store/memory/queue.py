@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Claim, Limits, NewJob, Settlement, Token, WaitReply
-from aioq.store.events import Told
+from aioq.store.events import LiveKind
 from aioq.store.extra import Way
 from aioq.store.history import NO_REPORT, End
 from aioq.store.leases import LeaseRequest, Renewal, WorkerLease
@@ -22,7 +22,7 @@ from aioq.store.memory.leases import Leases
 from aioq.store.memory.operated import OperatedJobs
 from aioq.store.memory.outbox import OriginsHook, QueueOutbox, QueueParts
 from aioq.store.memory.outcomes import wait_for
-from aioq.store.memory.pauses import TOLD, QueuePauses
+from aioq.store.memory.pauses import CHANGED_MESSAGE, QueuePauses
 from aioq.store.memory.pubsub import Mail
 from aioq.store.memory.records import Record, backlog_of
 from aioq.store.memory.schedules import MemoryQueueTimetable, Revisions
@@ -76,7 +76,9 @@ class MemoryQueue:
             self._leases.is_registered, lambda worker: self.mail.send(worker_channel(app, name, worker), ASK)
         )
         channel = partial(dispatch_channel, app, name)
-        self.pauses = QueuePauses(self.lanes, clock, self._leases.all, lambda w: self.mail.send(channel(w), TOLD))
+        self.pauses = QueuePauses(
+            self.lanes, clock, self._leases.all, lambda w: self.mail.send(channel(w), CHANGED_MESSAGE)
+        )
         self.timetable = MemoryQueueTimetable(
             self._records,
             revisions,
@@ -87,8 +89,8 @@ class MemoryQueue:
         )
         self._delayed = Delayed(self._records)
         self._timers = Timers()
-        told = OriginsHook(lambda: self.outbox, clock)
-        self._hooks = Hooks({"expires": ExpiryHook(self._timers, clock), "origins": told, **hooks})
+        origins = OriginsHook(lambda: self.outbox, clock)
+        self._hooks = Hooks({"expires": ExpiryHook(self._timers, clock), "origins": origins, **hooks})
         self.history = QueueHistory(clock, limits)
         self.endings = Endings(
             self._records,
@@ -165,7 +167,7 @@ class MemoryQueue:
             next_tick_ms=self.timetable.next_tick_ms(),
             holds=bool(self._held.get(worker)),
             asked=tuple(self.requests.asked(worker)),
-            pause=self.pauses.told(),
+            pause=self.pauses.summary(),
         )
 
     def claim(self, worker: str, count: int, tokens: Sequence[Token], known: Collection[str] | None) -> Claim:
@@ -176,9 +178,9 @@ class MemoryQueue:
             return Claim(lost=True)
         jobs, more = self._taking.take(worker, count, tokens, known)
         for job in jobs:
-            self.history.tell(self._records[job.id], Told.STARTED)
+            self.history.add_live(self._records[job.id], LiveKind.STARTED)
         due, next_tick_ms = self._next_due(), self.timetable.next_tick_ms()
-        return Claim(jobs, due, next_tick_ms=next_tick_ms, more=more, pause=self.pauses.told())
+        return Claim(jobs, due, next_tick_ms=next_tick_ms, more=more, pause=self.pauses.summary())
 
     def settle(self, worker: str, settlement: Settlement) -> bool:
         """Settle a claimed job; False if this worker does not hold it under this claim."""
@@ -189,7 +191,7 @@ class MemoryQueue:
             return True  # the same settle again, after a lost reply
         self._held[worker].pop(record.id, None)
         self._cancelling[worker].pop(record.id, None)
-        with self.history.told_by(worker, settlement.report or NO_REPORT):
+        with self.history.settled_by(worker, settlement.report or NO_REPORT):
             self._settling.settle(record, settlement)
         return True
 
@@ -199,7 +201,7 @@ class MemoryQueue:
             return False
         record = self._records[job_id]
         record.progress = encoded
-        self.history.tell(record, Told.PROGRESS)
+        self.history.add_live(record, LiveKind.PROGRESS)
         return True
 
     def runs(self, worker: str, job_id: str, claim: int) -> bool:
@@ -337,7 +339,7 @@ class MemoryQueue:
         held = list(self._held[worker])[:limit]
         for job_id in held:
             del self._held[worker][job_id]
-            with self.history.told_by(worker, None):
+            with self.history.settled_by(worker, None):
                 returned += self._restore(self._records[job_id], crash_outcome, buried)
         tokens = [token for lane in LANES for token in self.lanes.delivered(worker, lane)]
         tokens = tokens[: limit - len(held)]

@@ -100,14 +100,14 @@ class Record:
 
     @property
     def keep_until_ms(self) -> int:
-        """Until when it is kept once these are told."""
+        """Until when it is kept once these are notified."""
         found = () if self.extra is None else self.extra.origins or ()
         return next((each for each in found if isinstance(each, int)), 0)
 
     def set_origins(self, until_ms: int, origins: tuple[str, ...]) -> None:
         """Set both of these."""
-        told = (until_ms, *origins) if origins else None
-        self.extra = msgspec.structs.replace(self.extra or Extra(), origins=told)
+        kept = (until_ms, *origins) if origins else None
+        self.extra = msgspec.structs.replace(self.extra or Extra(), origins=kept)
 
     def is_same(self, other: "Record") -> bool:
         """Whether it is the record of the same send, in another queue."""

@@ -144,8 +144,8 @@ def _rows_of(entry: bytes, fields: Sequence[bytes]) -> Iterator[Row]:
         last, at_ms = (int(part) for part in entry.split(b"-"))
         about, ids = _ABOUT.decode(found[b"about"]), _IDS.decode(found[b"ids"])
         worker, ends = found[b"by"].decode(), found[b"ends"].decode("ascii")
-        told = [i for i, letter in enumerate(ends) if letter != _REFUSED]
-        for number, i in enumerate(told, last - len(told) + 1):
+        ended = [i for i, letter in enumerate(ends) if letter != _REFUSED]
+        for number, i in enumerate(ended, last - len(ended) + 1):
             row: tuple[int, int, int, int, float, float] = _ROW.unpack_from(found[b"rows"], ROW_SIZE * i)
             task, _, _, error, seconds, waited = row
             text = about.errors[error - 1] if error else ""

@@ -65,13 +65,13 @@ class RedisOutbox:
 
     async def look(self, target: str, source: str, jobs: Sequence[MovedJob]) -> Look:
         """Look in `target` for jobs that were moved there."""
-        gone, tells = list[str](), False
+        gone, notifies = list[str](), False
         for part in pages(jobs, MOVED_AT_ONCE):
             args = [source, *(fact for job in part for fact in (job.job_id, job.send))]
-            told, *missing = await self._call("outbox_look", target, args)
+            has_entries, *missing = await self._call("outbox_look", target, args)
             gone += [job_id.decode() for job_id in missing]
-            tells = tells or bool(told)
-        return Look(gone, tells)
+            notifies = notifies or bool(has_entries)
+        return Look(gone, notifies)
 
     async def lost(self, queue: str, target: str, job_ids: Sequence[str]) -> list[str]:
         """End those of these jobs that were moved to `target`."""

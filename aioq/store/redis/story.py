@@ -8,7 +8,7 @@ import msgspec
 
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Limits
-from aioq.store.events import ENTRIES_AT_ONCE, LISTENING_MS, EventPart, Position, Told, ToldRow
+from aioq.store.events import ENTRIES_AT_ONCE, LISTENING_MS, EventPart, LiveEvent, LiveKind, Position
 from aioq.store.redis.history import parse_rows
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.paging import BEGIN, MORE, ScriptCall
@@ -89,14 +89,14 @@ class RedisStory:
 
     async def events(self, queue: str, after: Position | None, *, listens: bool) -> EventPart:
         """What has happened after a position."""
-        row, told = ("", "") if after is None else (after.row, after.told)
-        args: list[Arg] = [row, told if listens else "", ENTRIES_AT_ONCE, LISTENING_MS if listens else ""]
-        now, last_row, last_told, since, rows, events = await self._call("events", queue, args)
+        row, live = ("", "") if after is None else (after.row, after.live)
+        args: list[Arg] = [row, live if listens else "", ENTRIES_AT_ONCE, LISTENING_MS if listens else ""]
+        now, last_row, last_live, since, rows, events = await self._call("events", queue, args)
         return EventPart(
-            Position(last_row, last_told, now),
+            Position(last_row, last_live, now),
             None if since < 0 else since,
             [each for each in parse_rows(rows) if after is None or each.number > after.row],
-            [each for entry in events for each in _told(*entry) if after is None or each.number > after.told],
+            [each for one in events for each in _live_events(*one) if after is None or each.number > after.live],
             (len(rows) >= ENTRIES_AT_ONCE or _is_large(rows), len(events) >= ENTRIES_AT_ONCE or _is_large(events)),
         )
 
@@ -111,16 +111,16 @@ def _is_large(entries: Sequence[Any]) -> bool:
     return sum(len(value) for _, fields in entries for value in fields[1::2]) >= _LARGE
 
 
-def _told(entry: bytes, fields: Sequence[bytes]) -> Iterator[ToldRow]:
-    """What one entry tells; nothing if it is not aioq's, such as one that was added by hand."""
+def _live_events(entry: bytes, fields: Sequence[bytes]) -> Iterator[LiveEvent]:
+    """What one entry holds; nothing if it is not aioq's, such as one that was added by hand."""
     found = _fields(fields)
     try:
         last, at_ms = (int(part) for part in entry.split(b"-"))
         ids, tasks = _IDS.decode(found[b"ids"]), _IDS.decode(found[b"tasks"])
-        what, worker, row = Told(found[b"what"].decode()), found[b"by"].decode(), int(found[b"row"])
+        what, worker, row = LiveKind(found[b"what"].decode()), found[b"by"].decode(), int(found[b"row"])
         places = _PLACES.decode(found[b"of"])
         for number, job_id, place in zip(range(last - len(ids) + 1, last + 1), ids, places, strict=True):
-            yield ToldRow(number, at_ms, job_id, what, worker, tasks[place - 1], row)
+            yield LiveEvent(number, at_ms, job_id, what, worker, tasks[place - 1], row)
     except (KeyError, ValueError, IndexError, msgspec.DecodeError):
         return
 

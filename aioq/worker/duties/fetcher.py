@@ -313,7 +313,7 @@ class Fetcher:
             self._plan.find_unknown()
 
     async def _wait(self, worker: str) -> Sequence[Token]:
-        """Wait for entries of the queue's lanes, or while the queue is paused until this worker is told."""
+        """Wait for entries of the queue's lanes, or while the queue is paused until this worker is notified."""
         pause = self._pause
         ends = inf if pause is None or not pause.ends_ms else pause.left_ms / 1000 + AFTER_PAUSE
         if pause is not None and pause.whole:

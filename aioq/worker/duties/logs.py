@@ -99,8 +99,8 @@ class LogWriter:
         self._thread = threading.get_ident()
         self._by_run: WeakValueDictionary[RunKey, _Lines] = WeakValueDictionary()
         self._fresh: deque[_Lines] = deque()
-        self._is_told = False
-        self._told = asyncio.Event()
+        self._is_notified = False
+        self._notified = asyncio.Event()
         self._writing: asyncio.Task[bool] | None = None
 
     def lines_of(self, run: Run) -> Sink:
@@ -111,13 +111,13 @@ class LogWriter:
     def notice(self, lines: _Lines) -> None:
         """Some lines wait to be written; any thread may call this."""
         self._fresh.append(lines)
-        if self._is_told:
+        if self._is_notified:
             return
-        self._is_told = True
+        self._is_notified = True
         if threading.get_ident() == self._thread:
-            self._told.set()
+            self._notified.set()
         else:
-            self._loop.call_soon_threadsafe(self._told.set)
+            self._loop.call_soon_threadsafe(self._notified.set)
 
     def flush(self, queue: str, worker: str, job_id: str, claim: int) -> "asyncio.Task[bool] | None":
         """Write a job's last lines before its settlement, after which the server would refuse them.
@@ -138,9 +138,9 @@ class LogWriter:
             root.addHandler(self._handler)
         try:
             while True:
-                await self._told.wait()
-                self._told.clear()
-                self._is_told = False
+                await self._notified.wait()
+                self._notified.clear()
+                self._is_notified = False
                 some = {id(lines): lines for lines in self._taken()}
                 self._writing = self._loop.create_task(self._write(list(some.values())))
                 written = await self._writing

@@ -26,13 +26,13 @@ class PauseLog:
     def __init__(self, store: Store, queue: str) -> None:
         self._store = store
         self._queue = queue
-        self._is_told = queue_of_shard(queue) == queue  # all shards of a queue are paused together
+        self._logs = queue_of_shard(queue) == queue  # all shards of a queue are paused together
         self._last: Pause | None = None
         self._changed = asyncio.Event()
 
     def note(self, pause: Pause | None) -> None:
         """Note what the reply to a claim says."""
-        if not self._is_told or pause is self._last or (self._last is not None and not self._last.differs(pause)):
+        if not self._logs or pause is self._last or (self._last is not None and not self._last.differs(pause)):
             return
         self._last = pause
         self._changed.set()

@@ -124,7 +124,7 @@ class Relays:
     async def _look_at(self, target: str, jobs: Sequence[MovedJob]) -> None:
         outbox = self._store.outbox
         found = await outbox.look(target, self._queue, jobs)
-        if found.tells:
+        if found.notifies:
             await relay(outbox, target, self._queue)
         # A record in the other queue is deleted only after its end was applied here: then this changes nothing.
         for job_id in await outbox.lost(self._queue, target, found.gone) if found.gone else ():

@@ -1,4 +1,4 @@
-"""What systemd is told, over a socket of the test."""
+"""What systemd is notified of, over a socket of the test."""
 
 import asyncio
 import logging
@@ -31,7 +31,7 @@ def environ(address: str, **others: str) -> dict[str, str]:
     return {"NOTIFY_SOCKET": address, **others}
 
 
-async def test_what_is_told_in_the_life_of_a_worker(systemd: socket.socket, address: str) -> None:
+async def test_what_is_notified_from_start_to_end(systemd: socket.socket, address: str) -> None:
     systemd.setblocking(False)
     loop = asyncio.get_running_loop()
     states = iter(
@@ -63,7 +63,7 @@ async def test_what_is_told_in_the_life_of_a_worker(systemd: socket.socket, addr
         heard.append((await loop.sock_recv(systemd, 999)).decode())
 
 
-async def test_nobody_asks_to_be_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_nobody_asks_to_be_notified(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert Notifier.from_environ({"WATCHDOG_USEC": "1000"}) is None
     async with notified(None, lambda: pytest.fail("it looks"), lambda: pytest.fail("it waits")):
         pass

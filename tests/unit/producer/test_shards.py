@@ -24,7 +24,7 @@ NOTHING = Options()
 
 
 class Register(MemoryShardRegister):
-    """A register that fails as often as it is told to."""
+    """A register that fails as often as the test says."""
 
     def __init__(self) -> None:
         super().__init__(memory_store()._locked)

@@ -59,7 +59,7 @@ class Source:
     def keeps_history(self) -> bool:
         return True
 
-    def tells_always(self) -> bool:
+    def records_always(self) -> bool:
         return False
 
     def keeps_logs(self) -> bool:

@@ -56,10 +56,10 @@ def info(state: JobState, **known: object) -> JobInfo:
     ids=["queued", "scheduled", "running", "succeeded", "cancelled", "waits for a retry", "failed"],
 )
 def test_each_state_has_its_story(job: JobInfo, events: list[tuple[float, str]]) -> None:
-    told = timeline_of(job)
-    assert [(entry.at, entry.event) for entry in told] == [(at(second), event) for second, event in events]
+    entries = timeline_of(job)
+    assert [(entry.at, entry.event) for entry in entries] == [(at(second), event) for second, event in events]
 
 
 def test_an_attempt_has_its_worker_its_error_and_its_time() -> None:
-    told = timeline_of(info(JobState.QUEUED, failed_attempts=(failed(1, 3.5, retried=True),)))
-    assert (told[2].worker, told[2].error, told[2].seconds) == ("w-1", "ValueError: no", 2.5)
+    entries = timeline_of(info(JobState.QUEUED, failed_attempts=(failed(1, 3.5, retried=True),)))
+    assert (entries[2].worker, entries[2].error, entries[2].seconds) == ("w-1", "ValueError: no", 2.5)

@@ -145,5 +145,5 @@ def facts(state: JobState, known: dict[str, Any], **asked: Any) -> Facts:
         ),
     ],
 )
-def test_each_reason_is_told(given: Facts, expected: list[str]) -> None:
+def test_each_reason_is_given(given: Facts, expected: list[str]) -> None:
     assert [f"{reason.code}: {reason.text}" for reason in reasons_of(given)] == expected

@@ -116,7 +116,7 @@ def test_a_name_that_is_not_found_is_said() -> None:
     assert str(error).endswith("(one:26379: Name or service not known.)")
 
 
-def test_a_refused_login_is_told_apart() -> None:
+def test_a_refused_login_is_kept_apart() -> None:
     for notes in ([failed(ONE, WRONG_PASSWORD)], [unusable(SERVER, WRONG_PASSWORD)]):
         error = searched(*notes)
         assert isinstance(error, ServerRejectedError)

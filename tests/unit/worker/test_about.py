@@ -41,7 +41,7 @@ def test_it_says_what_it_is_in_each_queue_and_then_changes_in_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("figures", "is_told"),
+    ("figures", "is_reported"),
     [
         ({"rss": 1050, "loop_lag": 0.05}, False),
         ({"rss": 1200}, True),
@@ -51,13 +51,13 @@ def test_it_says_what_it_is_in_each_queue_and_then_changes_in_one() -> None:
         ({"reconnects": 1}, True),
     ],
 )
-def test_figures_are_told_with_a_sweep_once_they_have_changed_much(
-    figures: dict[str, float], is_told: bool
+def test_figures_are_reported_with_a_sweep_once_they_have_changed_much(
+    figures: dict[str, float], is_reported: bool
 ) -> None:
     says = Says()
     assert says.revs(("a", "join")) == [1]
     says.figures(**figures)
-    assert says.revs(("a", ""), ("a", "sweep"), ("a", "sweep")) == [0, 2 if is_told else 0, 0]
+    assert says.revs(("a", ""), ("a", "sweep"), ("a", "sweep")) == [0, 2 if is_reported else 0, 0]
 
 
 def test_what_cannot_be_read_says_nothing_and_new_fields_are_passed_over() -> None:

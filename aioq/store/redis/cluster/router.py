@@ -137,7 +137,7 @@ class Router(Generic[N]):
 
     @property
     def is_known(self) -> bool:
-        """Whether the cluster has told its topology."""
+        """Whether the topology of the cluster is known."""
         return self._topology is not NOWHERE
 
     async def first_refresh(self) -> None:
@@ -189,7 +189,7 @@ class Router(Generic[N]):
         self._set(replace(newest, is_sharded=all(view.is_sharded for view in views)))
 
     async def _answers_of(self, addresses: Sequence[Address]) -> list[Topology | ServerError]:
-        """What these nodes answer. Once one has told its view, the others have as long again: one may hang."""
+        """What these nodes answer. Once one has given its view, the others have as long again: one may hang."""
         began = self._loop.time()
         left = {self._loop.create_task(self._answer_of(address), name="aioq-ask-node") for address in addresses}
         answers: list[Topology | ServerError] = []

@@ -131,8 +131,8 @@ class Search:
             self._note(sentinel, f"the login was refused ({cause}); {advice}", rejected=True)
         elif "unknown command" in str(cause).lower():
             scheme = "rediss" if self._tls else "redis"
-            told = f"this is no sentinel; if it is the server, write {scheme}://{shown(sentinel)}"
-            self._note(sentinel, told, rejected=True)
+            advice = f"this is no sentinel; if it is the server, write {scheme}://{shown(sentinel)}"
+            self._note(sentinel, advice, rejected=True)
         else:
             text = _without_address(str(fault).strip().removeprefix("cannot be reached: "))
             self._note(sentinel, text, rejected=isinstance(fault, ServerRejectedError))

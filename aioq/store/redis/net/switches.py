@@ -1,7 +1,7 @@
 """Hears from a sentinel when another server becomes the primary.
 
 Only a help: without it the same is found out by the first refusal, lost connection or silence. So whatever goes
-wrong here is tried again with another sentinel, and nobody is told.
+wrong here is tried again with another sentinel, and nothing is logged.
 """
 
 import asyncio

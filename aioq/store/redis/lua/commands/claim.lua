@@ -409,17 +409,17 @@ end
 
 -- If it is not full, all lanes were read to their end.
 if is_paused then
-  -- The worker waits until it is told, and nobody is woken in its place.
+  -- The worker waits until it is notified, and nobody is woken in its place.
 elseif ARGV[4] ~= '' and not is_full() then
   redis.pcall('ZADD', q.base .. IDLE, q.now, worker)
   if ARGV[4] == 'standing' then Standing.join(q, worker) end
 elseif was_woken and not is_served then
   Standing.wake(q, 1, 1) -- another worker takes the entry for which this one was woken
 end
-if taken > 0 and Events.are_told(q, ARGV[5]) then
-  local told, calls = {}, {}
-  for i = 4, #reply, 4 do told[#told + 1], calls[#calls + 1] = reply[i], reply[i + 1] end
-  Events.tell_calls(q, 'b', worker, told, calls)
+if taken > 0 and Events.are_recorded(q, ARGV[5]) then
+  local taken_ids, calls = {}, {}
+  for i = 4, #reply, 4 do taken_ids[#taken_ids + 1], calls[#calls + 1] = reply[i], reply[i + 1] end
+  Events.add_calls(q, 'b', worker, taken_ids, calls)
 end
 local is_cut = skipped >= SKIPPED_LIMIT or delivered >= DELIVERED_LIMIT
 if malformed ~= '' or unreadable ~= '' or is_cut then reply[3] = {malformed, unreadable, is_cut and 1 or 0} end

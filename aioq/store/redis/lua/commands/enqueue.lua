@@ -60,7 +60,7 @@ end
 if usual and add_all() then
   if marks == '' then return {} end
   if string.find(marks, 's', 1, true) then History.count_sent(q, #sizes) end
-  if Events.are_told(q, marks) then Events.tell_calls(q, 'q', '', cut_all()) end
+  if Events.are_recorded(q, marks) then Events.add_calls(q, 'q', '', cut_all()) end
   return {}
 end
 
@@ -143,9 +143,9 @@ for i, job in ipairs(new) do
 end
 set_all(records)
 if string.find(marks, 's', 1, true) then History.count_sent(q, #new) end
-if Events.are_told(q, marks) then
-  local told, calls = {}, {}
-  for i, job in ipairs(new) do told[i], calls[i] = ids[job[1]], job[2] end
-  Events.tell_calls(q, 'q', '', told, calls)
+if Events.are_recorded(q, marks) then
+  local new_ids, calls = {}, {}
+  for i, job in ipairs(new) do new_ids[i], calls[i] = ids[job[1]], job[2] end
+  Events.add_calls(q, 'q', '', new_ids, calls)
 end
 return present

@@ -17,21 +17,21 @@ local id, envelope, key = ARGV[1], ARGV[2], job_key(q, ARGV[1])
 local watched = ARGV[3] ~= '' and packed(ARGV[3]) or nil
 
 -- If a worker waits, the job is dispatched to it directly, so that it need not be woken and then claim.
-local marks, some_wait, is_told = ARGV[4], false, false
+local marks, some_wait, is_recorded = ARGV[4], false, false
 if marks == '' then
   some_wait = redis.call('EXISTS', q.base .. IDLE) == 1
 else
   -- One command for two keys: of those that exist, one counts one, and the other counts two.
   local there = redis.call('EXISTS', q.base .. IDLE, q.base .. LISTENING, q.base .. LISTENING)
   some_wait = there % 2 == 1
-  is_told = there >= 2 and string.find(marks, 'e', 1, true) or string.find(marks, 'f', 1, true)
+  is_recorded = there >= 2 and string.find(marks, 'e', 1, true) or string.find(marks, 'f', 1, true)
 end
 -- `worker` is the one that has the job already.
-local function tell(worker)
+local function note(worker)
   if string.find(marks, 's', 1, true) then History.count_sent(q, 1) end
-  if not is_told then return end
-  Events.tell_calls(q, 'q', '', {id}, {envelope})
-  if worker then Events.tell_calls(q, 'b', worker, {id}, {envelope}) end
+  if not is_recorded then return end
+  Events.add_calls(q, 'q', '', {id}, {envelope})
+  if worker then Events.add_calls(q, 'b', worker, {id}, {envelope}) end
 end
 if some_wait and redis.call('EXISTS', key) == 0 then
   -- Whether a job can be dispatched to a worker: its lease has not ended and is not marked (lib/leases.lua), so that
@@ -63,7 +63,7 @@ if some_wait and redis.call('EXISTS', key) == 0 then
   for _, worker in ipairs(workers) do
     if takes_jobs(worker) then
       if dispatch_to(worker) then
-        if marks ~= '' then tell(worker) end
+        if marks ~= '' then note(worker) end
         return 1
       end
       break
@@ -76,7 +76,7 @@ local lane = lane_key(q, NORMAL)
 local entry = redis.call('XADD', lane, '*', 'job', id)
 if some_wait then Standing.added(q, 1, 1) end
 if redis.call('MSETNX', key, fresh(q, envelope, watched)) == 1 then
-  if marks ~= '' then tell() end
+  if marks ~= '' then note() end
   return 1
 end
 redis.call('XDEL', lane, entry)

@@ -1,12 +1,12 @@
--- Reads what has happened in a queue, by its numbers: rows of the history, and what was told of jobs.
+-- Reads what has happened in a queue, by its numbers: rows of the history, and live events.
 --
 -- NEEDS: call, keys
 -- USES: reads counters, events, history, listening; writes listening
 -- KEYS: 1 base key
 -- ARGV: 1 the number in the history after which to begin, '' to read nothing, 2 the number in the events, likewise, 3 the
---   most entries of each, 4 for how many ms from now on jobs are told of, '' to change nothing
--- REPLY: {time in ms; the last number in the history, and in the events; since when jobs are told of in ms, -1 if they were
---   not; the entries of the history, {id, {fields and values}} each, the first of which may also hold earlier jobs; the
+--   most entries of each, 4 for how many ms from now on live events are recorded, '' to change nothing
+-- REPLY: {time in ms; the last number in the history, and in the events; since when live events are recorded in ms, -1 if they
+--   were not; the entries of the history, {id, {fields and values}} each, the first of which may also hold earlier jobs; the
 --   same of the events}
 local after, most = {ARGV[1], ARGV[2]}, tonumber(ARGV[3])
 -- A stream is read up to the entry with which it has as many bytes.
@@ -25,7 +25,7 @@ local function read(stream, from)
   return reply
 end
 
-local counters = redis.pcall('HMGET', q.base .. COUNTERS, 'told', 'events')
+local counters = redis.pcall('HMGET', q.base .. COUNTERS, 'history', 'events')
 if is_unreadable(counters) then counters = {} end
 local since = redis.pcall('GET', q.base .. LISTENING)
 if is_unreadable(since) then since = false end

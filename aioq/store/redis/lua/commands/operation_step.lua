@@ -3,7 +3,7 @@
 -- Both are one script, and each step says how many were made before it. So if two workers carry on an operation at the
 -- same time, the steps of one of them are refused, and each job is acted on once. Only jobs are acted on that are still
 -- in the state in which they were listed, and nothing that was sent or has ended since the operation began. Nothing is
--- done within the ms in which it began: what happens then could not be told from what has happened before.
+-- done within the ms in which it began: what happens then could not be kept apart from what has happened before.
 --
 -- NEEDS: call, keys, record, results, history, cancellation, moves, operated
 -- USES: reads body, job, operation, schedule, scheduled, standing; writes body, cancel, counters, cut, dead, history,

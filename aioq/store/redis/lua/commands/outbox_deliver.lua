@@ -47,7 +47,7 @@ local function called_off(id, job, there)
   return unpack(cmsgpack.unpack(found))
 end
 
--- The queues that are told of the end of a job which arrives: the one that it comes from, and those that are told by
+-- The queues that are notified of the end of a job which arrives: the one that it comes from, and those that are named by
 -- the record that was here.
 local function origins_with(there)
   local origins = {0, source}
@@ -91,7 +91,7 @@ function kinds.ended(id, said)
   job[JOB] = false
   note(origins_of(job))
   is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, Timer.LOOK .. ' ' .. id))
-  if q.history then q.history.is_muted = true end -- the queue in which it has ended tells that
+  if q.history then q.history.is_muted = true end -- it is in the history of the queue in which it has ended
   Finish.finish(q, limits, id, job, outcome[1], outcome[2] or '', outcome[3])
   if q.history then q.history.is_muted = false end
   -- At once: if the next command fails, the repeated call finds no record that names who waits.

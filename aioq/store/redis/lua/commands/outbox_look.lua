@@ -1,5 +1,5 @@
 -- Looks after jobs that were moved here from another queue, whose record there leads here still. If a job has ended,
--- that queue is told again: the entry that tells it may have been evicted or deleted by hand, or a failover may have
+-- that queue is notified again: the entry for it may have been evicted or deleted by hand, or a failover may have
 -- lost what was applied.
 --
 -- NEEDS: keys, record, outbox
@@ -11,7 +11,7 @@
 --   record here
 local source, reply = ARGV[1], {0}
 
--- Lets the record of an ended job stay until the other queue was told.
+-- Lets the record of an ended job stay until the other queue was notified.
 local function keep(id, job)
   local origins = origins_of(job) or {q.now + math.max(0, redis.call('PTTL', job_key(q, id)))}
   for i = 2, #origins do

@@ -5,9 +5,9 @@
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 the marks of lib/events.lua, '' for none, then three per job: id, claim, encoded progress
 -- REPLY: the positions (from 1) of the reports that were refused
-local refused, ids, changed, told, tasks = {}, {}, {}, {}, {}
+local refused, ids, changed, reported, tasks = {}, {}, {}, {}, {}
 for i = 3, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end
-local jobs, is_told = load_all(q, ids), Events.are_told(q, ARGV[2])
+local jobs, is_recorded = load_all(q, ids), Events.are_recorded(q, ARGV[2])
 for i = 3, #ARGV, 3 do
   local id = ARGV[i]
   local job = jobs[id]
@@ -15,11 +15,11 @@ for i = 3, #ARGV, 3 do
     widen(job, PROGRESS)
     job[PROGRESS] = ARGV[i + 2]
     changed[#changed + 1], changed[#changed + 2] = id, job
-    if is_told then told[#told + 1], tasks[#tasks + 1] = id, History.task_of(q, id, job) end
+    if is_recorded then reported[#reported + 1], tasks[#tasks + 1] = id, History.task_of(q, id, job) end
   else
     refused[#refused + 1] = i / 3
   end
 end
 save_all(q, changed)
-Events.tell(q, 'p', ARGV[1], told, tasks)
+Events.add(q, 'p', ARGV[1], reported, tasks)
 return refused

@@ -102,6 +102,6 @@ for i = 2, #ARGV, 6 do
   made_in_all = made_in_all + math.max(made, 0)
 end
 if string.find(ARGV[1], 's', 1, true) then History.count_sent(q, made_in_all) end
-if Events.are_told(q, ARGV[1]) then Events.tell_calls(q, 'q', '', made_ids, made_calls) end
+if Events.are_recorded(q, ARGV[1]) then Events.add_calls(q, 'q', '', made_ids, made_calls) end
 reply[1] = until_first(q, q.base .. SCHEDULES)
 return reply

@@ -1,8 +1,8 @@
--- What is told of jobs that have not ended: that they were sent, were started, and report progress. It is told while somebody
--- listens, which is while LISTENING exists, or always, as the marks of a call say: `s` for statistics, `e` for events
--- while somebody listens, `f` for events always.
+-- Live events, of jobs that have not ended: that they were sent, were started, and report progress. They are recorded
+-- while somebody listens, which is while LISTENING exists, or always, as the marks of a call say: `s` for statistics,
+-- `e` for events while somebody listens, `f` for events always.
 --
--- An entry of EVENTS holds what one call tells. Its id is the number of its last job, a hyphen, and the time in ms; the
+-- An entry of EVENTS holds what one call records. Its id is the number of its last job, a hyphen, and the time in ms; the
 -- numbers count on by one for each job. Its fields:
 --
 --   what    `q` sent, `b` started, `p` progress
@@ -17,14 +17,14 @@
 -- NEEDS: keys, history
 local Events = {}
 
-function Events.are_told(q, marks)
+function Events.are_recorded(q, marks)
   if marks == '' then return false end
   if string.find(marks, 'f', 1, true) then return true end
   return string.find(marks, 'e', 1, true) ~= nil and redis.pcall('EXISTS', q.base .. LISTENING) == 1
 end
 
--- Tells something of jobs; `tasks` are the names of their tasks.
-function Events.tell(q, what, worker, ids, tasks)
+-- Records what has happened to jobs; `tasks` are the names of their tasks.
+function Events.add(q, what, worker, ids, tasks)
   if #ids == 0 then return end
   local most, ttl, named, places, of = 10000, 86400000, {}, {}, {}
   for i, task in ipairs(tasks) do
@@ -41,7 +41,7 @@ function Events.tell(q, what, worker, ids, tasks)
     last = q.micros
     redis.pcall('HSET', q.base .. COUNTERS, 'events', string.format('%.0f', last))
   end
-  local row = redis.pcall('HGET', q.base .. COUNTERS, 'told')
+  local row = redis.pcall('HGET', q.base .. COUNTERS, 'history')
   redis.pcall('XADD', q.base .. EVENTS, 'MINID', '~', string.format('%.0f', last - most + 1),
     string.format('%.0f-%.0f', last, q.now), 'what', what, 'by', worker, 'ids', cmsgpack.pack(ids),
     'tasks', cmsgpack.pack(named), 'of', cmsgpack.pack(of), 'row', row or 0)
@@ -50,8 +50,8 @@ function Events.tell(q, what, worker, ids, tasks)
 end
 
 -- The same, with the calls of the jobs.
-function Events.tell_calls(q, what, worker, ids, calls)
+function Events.add_calls(q, what, worker, ids, calls)
   local tasks = {}
   for i, call in ipairs(calls) do tasks[i] = History.task_in(call) end
-  Events.tell(q, what, worker, ids, tasks)
+  Events.add(q, what, worker, ids, tasks)
 end

@@ -10,7 +10,7 @@ Finish.TRIMMED = 200
 
 -- Stores the record of an ended job for `ttl` ms, or deletes it at once if `ttl` is not positive. A tombstone is
 -- left if the record goes while the job's send may still be repeated. A dead job may go earlier than after `ttl`:
--- after job[TTL] a new send may use its id. The record stays as long as other queues must be told of the end.
+-- after job[TTL] a new send may use its id. The record stays as long as other queues must be notified of the end.
 function Finish.keep(q, limits, id, job, ttl)
   if math.min(ttl, job[TTL] or ttl) < limits.tombstone then
     local left = job[SENT] + limits.tombstone - q.now

@@ -172,12 +172,12 @@ end
 -- Adds an entry to the history, and cuts it to its limit. A history in which nothing happens any more expires.
 function History.add(q, h, rows, is_quiet)
   local quiet_ttl = 30 * 86400000
-  local last = redis.pcall('HINCRBY', q.base .. COUNTERS, 'told', h.count)
+  local last = redis.pcall('HINCRBY', q.base .. COUNTERS, 'history', h.count)
   if type(last) ~= 'number' then return end
   if last == h.count then
     -- The counter is new, or was lost: it begins beyond all numbers that were ever given.
     last = q.micros
-    redis.pcall('HSET', q.base .. COUNTERS, 'told', string.format('%.0f', last))
+    redis.pcall('HSET', q.base .. COUNTERS, 'history', string.format('%.0f', last))
   end
   local about = h.about or cmsgpack.pack({h.most, h.has_stats, h.tasks, h.errors})
   local function add()

@@ -61,7 +61,7 @@ local function all_hooks()
     },
     {
       -- `extra.origins` is a list: 1 when the record may be deleted, 0 before the job's end; then the queues from
-      -- which the job was moved here. Each has a record that leads here, and must be told of the end. Until then
+      -- which the job was moved here. Each has a record that leads here, and must be notified of the end. Until then
       -- the record stays, see `Finish.keep`.
       key = 'origins',
       finish = function(q, id, _, extra, ttl)

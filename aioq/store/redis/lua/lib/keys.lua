@@ -26,7 +26,7 @@ local TIMERS = ':timers'
 local PAUSED = ':paused'
 -- By target, when its entries in the outbox were last read; by source, the last entry that was applied here.
 local RELAYS, INBOX = ':relays', ':inbox'
--- What is told of jobs that have not ended, and since when somebody listens to that; see lib/events.lua.
+-- What has happened to jobs that have not ended, and since when somebody listens to that; see lib/events.lua.
 local EVENTS, LISTENING = ':events', ':listening'
 -- What has ended, the counters of a queue, and the tasks that it has statistics of; see lib/history.lua.
 local HISTORY, COUNTERS, TASKS = ':history', ':counters', ':tasks'

@@ -132,7 +132,7 @@ local function whole(q, id, value)
   return not is_unreadable(body) and body
 end
 
--- The queues that must be told of the job's end; see lib/hooks.lua. Nil if there are none.
+-- The queues that must be notified of the job's end; see lib/hooks.lua. Nil if there are none.
 local function origins_of(job) return job[EXTRA] and job[EXTRA].origins end
 
 -- Whether a new send may use the id of a job although its record exists: its result has expired by its
