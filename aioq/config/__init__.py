@@ -1,4 +1,4 @@
 """An App's settings: their sources, and the checks of their values.
 
-Imports `util` and `errors`.
+Imports `util`, `errors` and `public`.
 """

@@ -1,7 +1,18 @@
-"""What operators do at run time: find jobs and act on them, look at queues and change them.
+"""What operators do at run time: find jobs and act on them, look at queues and workers, and change them.
 
-`jobs` is what `app.jobs(...)` gives. `filters` and `arguments` decide which jobs match, `listing` reads the lists
-of several queues and states as one, `cursor` says where a page ends. `copies` makes a call with other arguments.
-`queues` is the handle of one queue, which `App.queue` returns. `actions` are the bulk operations of a query,
-`plan` is what one is to do, `carrying` does it, and `operations` has their handles and `app.operations`.
+Jobs: `jobs` is what `app.jobs(...)` gives. `filters` and `arguments` decide which jobs match, `listing` reads
+the lists of several queues and states as one, `ended` those out of the history, `known` says which queues there
+are, `cursor` where a page ends. `copies` makes a call with other arguments. `actions` are the bulk operations of
+a query, `plan` is what one is to do, `carrying` does it, and `operations` has their handles and
+`app.operations`.
+
+Queues: `queues` is the handle of one queue, which `App.queue` returns. `queue_control` pauses, resumes and
+purges it, with what is in `pauses` and `purge`; `queue_tasks` are its tasks, `statistics` what its `stats()`
+shows. `overview` is what a live view reads of all queues.
+
+Workers: `workers` is what `app.workers(...)` gives, `worker` one of them, `registered` what the server knows of
+them. `events` is what `app.events(...)` gives.
+
+Imports `worker`, `schedules`, `tasks`, `producer`, `results`, `store`, `wire`, `jobs`, `config`, `util`,
+`errors` and `public`.
 """

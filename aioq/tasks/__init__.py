@@ -1,4 +1,4 @@
 """Tasks, and the registry of an App's tasks.
 
-This package imports `producer` and what is below it.
+Imports `producer`, `results`, `store`, `wire`, `jobs`, `util`, `errors` and `public`.
 """

@@ -1,4 +1,4 @@
 """General helpers: logging that cannot raise, clocks, batching, durations, text for people.
 
-They know nothing of jobs. Imports `aioq.errors` only.
+They know nothing of jobs. Imports `errors`.
 """

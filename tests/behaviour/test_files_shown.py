@@ -111,7 +111,7 @@ def test_the_unit_starts_a_worker() -> None:
         *("WorkingDirectory", "Environment", "ExecStart", "Restart", "RestartPreventExitStatus"),
         *("TimeoutStopSec", "KillMode", "Type", "WatchdogSec"),
     }
-    assert service["Type"] == "notify"  # without it systemd waits for no READY=1; see unit/cli/test_systemd.py
+    assert service["Type"] == "notify"  # else systemd waits for no READY=1; see unit/cli/worker/test_systemd.py
     assert int(service["WatchdogSec"]) > DEFAULTS["lease"]  # a worker that is late is not killed
     name, _, value = service["Environment"].partition("=")
     assert from_environment(name, value) == value

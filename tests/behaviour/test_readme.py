@@ -279,26 +279,3 @@ def test_the_figures_of_the_readme_are_those_of_the_benchmark() -> None:
     for library, *figures in rows:
         own = " ".join(line for line in measured if line.startswith(f"| {library} |"))
         assert [figure for figure in figures if f" {figure} " not in own] == [], library
-
-
-def test_every_module_has_its_place_in_the_design() -> None:
-    """In the row of its room, with about as many lines as there are."""
-    page = (ROOT / "docs" / "design.md").read_text()
-    section = page.partition("\n## The rooms\n")[2].partition("\n## ")[0]
-    rows = {
-        names: (what, lines)
-        for names, what, lines in re.findall(r"^\| (`.+?) \| (.+) \| ([\d,]+) \|$", section, re.MULTILINE)
-    }
-    aioq = ROOT / "aioq"
-    for room in {path.parent for path in aioq.rglob("[!_]*.py")} - {aioq}:
-        what, lines = rows.pop(f"`{room.relative_to(aioq)}/`")
-        assert {path.stem for path in room.glob("[!_]*.py")} - set(re.findall(r"`(\w+)`", what)) == set(), room
-        counted = sum(len(path.read_text().splitlines()) for path in room.glob("*.py"))
-        assert counted == pytest.approx(int(lines.replace(",", "")), rel=0.2), room
-    rows.pop("`store/redis/lua/`")
-    alone = {path.stem for path in aioq.glob("[!_]*.py")}
-    assert alone == {name for names in rows for name in re.findall(r"`(\w+)`", names)}
-    for file in re.findall(r"`([\w/]+\.(?:py|lua))`", page):
-        assert (ROOT / file).exists() or next(aioq.rglob(file), next((ROOT / "tests").rglob(file), None)), (
-            f"docs/design.md names {file}"
-        )

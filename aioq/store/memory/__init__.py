@@ -1,4 +1,7 @@
-"""The in-memory store: the store contract without a server, for the unit tests of aioq's users."""
+"""The in-memory store: the store contract without a server, for the unit tests of aioq's users.
+
+Imports the single modules of `store`, `wire`, `jobs`, `util` and `errors`.
+"""
 
 from aioq.store.memory.schedules import MemoryTimetable, ScheduleQueue
 from aioq.store.memory.store import MemoryStore

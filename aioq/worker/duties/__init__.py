@@ -1,4 +1,4 @@
-"""The background duties of a worker, one in each file. No duty imports another: `wiring` connects them.
+"""The background duties of a worker, one in each file. No duty imports another: the worker's wiring connects them.
 
-This package imports `run` and the single modules of `worker/`.
+Imports the single modules of `worker`, `worker/run`, `schedules`, `store`, `wire`, `jobs`, `util` and `errors`.
 """

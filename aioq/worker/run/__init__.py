@@ -1,4 +1,5 @@
 """The run of one claimed job, from decoding it to its settlement.
 
-This package imports `processes` and the single modules of `worker/`.
+Imports the single modules of `worker`, `worker/processes`, `tasks`, `store`, `wire`, `jobs`, `config`, `util` and
+`errors`.
 """

@@ -1,4 +1,4 @@
 """The connections to the server: pipelined calls, the subscription, and their replacement after a failover.
 
-Imports nothing of `store/redis` but `errors`, `durability` and `scripts`.
+Imports `store/redis` (only `calls`, `durability`, `errors` and `replies`), `config`, `util` and `errors`.
 """
