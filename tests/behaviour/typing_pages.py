@@ -24,7 +24,8 @@ VARIES = [
     (r"[\w.-]+-\d+-[0-9a-f]{8}(-\d+)?", "WORKER"),
     (r"[\w.-]+, \d+(?= )", "HOST, PID"),
     (r"\b(retry|cancel)-[0-9a-f]{12}\b", r"\1-ID"),
-    (r"\bqueued +│ +[01] ", "queued │ FEW "),  # a job that is just taken
+    (r"\b(queued|running) +│ +[01] ", r"\1 │ FEW "),  # a job that is just taken
+    (r"(?m)^│ oldest +│ [^│]+│\n", ""),  # the same: a queue with no queued job has no such row
     (r"─+", "─"),
     (r" +", " "),
     (r"(?m) $", ""),
