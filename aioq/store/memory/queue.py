@@ -3,7 +3,6 @@
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 
 from aioq.jobs.job import JobInfo, JobState, Priority
@@ -75,10 +74,7 @@ class MemoryQueue:
         self.requests = QueueRequests(
             self._leases.is_registered, lambda worker: self.mail.send(worker_channel(app, name, worker), ASK)
         )
-        channel = partial(dispatch_channel, app, name)
-        self.pauses = QueuePauses(
-            self.lanes, clock, self._leases.all, lambda w: self.mail.send(channel(w), CHANGED_MESSAGE)
-        )
+        self.pauses = QueuePauses(self.lanes, clock, self._leases.all, self._notify_of_pauses)
         self.timetable = MemoryQueueTimetable(
             self._records,
             revisions,
@@ -331,6 +327,9 @@ class MemoryQueue:
             self._queue(record, front=front)
 
     # Ending
+
+    def _notify_of_pauses(self, worker: str) -> None:
+        self.mail.send(dispatch_channel(self._app, self._name, worker), CHANGED_MESSAGE)
 
     def _empty(self, worker: str, limit: int, crash_outcome: bytes | None) -> Recovery:
         """Take up to `limit` jobs and entries from a worker, and forget it when nothing is left."""
