@@ -32,8 +32,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=20)]
 IN_MEMORY = [case for case in CASES if case.name != "loses its call"]  # there no call has a key of its own
 ONE_OF_EACH_SCRIPT = {tuple(case.scripts): case for case in CASES}
 REFUSED_IN_CLUSTER = CASES if len(chosen()) > 2 else tuple(ONE_OF_EACH_SCRIPT.values())  # by default there are two
-"""What is refused its commands in a cluster as well: by default one way of each script, because a node runs it as any
-server does."""
+"""What is refused its commands in a cluster too: one way of each script, for a node runs it as a server does."""
 each_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 
 
