@@ -1,3 +1,4 @@
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -30,6 +31,37 @@ def refused(**given: Any) -> str:
 def test_nothing_given_is_nothing_set():
     assert make() == Options()
     assert Options() == Options(None, None, None, None, None, None, None, {}, None)
+
+
+ONE_OF_EACH: dict[str, list[Any]] = {
+    "queue": ["mail"],
+    "timeout": [3],
+    "retry": [3],
+    "result_ttl": [3],
+    "priority": ["high"],
+    "expires": [3, FAR],
+    "tags": [["eu"]],
+    "delay": [3],
+    "eta": [MOMENT],
+    "job_id": ["order-7"],
+    "shard_key": ["customer-7"],
+    "headers": [{"a": "b"}],
+}
+
+
+def test_each_option_has_a_field_of_its_own_and_each_field_an_option():
+    assert set(ONE_OF_EACH) == set(NAMES)
+    changed: list[str] = []
+    for name, values in ONE_OF_EACH.items():
+        for value in values:
+            made, default = make(**{name: value}), Options()
+            found = [
+                each.name for each in fields(Options) if getattr(made, each.name) != getattr(default, each.name)
+            ]
+            assert len(found) == 1
+            assert found[0].startswith(name)
+            changed += found
+    assert sorted(changed) == sorted(each.name for each in fields(Options))
 
 
 @pytest.mark.parametrize(
