@@ -9,9 +9,10 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -59,16 +60,20 @@ class Target:
         folder: for the files of this measurement.
     """
 
-    def __init__(self, url: str, servers: Sequence[Server], folder: Path) -> None:
+    def __init__(
+        self, url: str, servers: Sequence[Server], folder: Path, settings: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self._url = url
         self._servers = servers
+        self._settings = settings
         self.folder = folder
 
     def environ(self, ledger: Ledger | None = None) -> dict[str, str]:
-        """The environment of a process that is measured: the shell's, without aioq's settings."""
+        """The environment of a process that is measured: the shell's, without the shell's settings of aioq."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIOQ_")}
         marks = {} if ledger is None else {VARIABLE: str(ledger.path)}
-        return {**inherited, **Setup(self._url, 100).environ(), "PYTHONPATH": str(ROOT), **marks}
+        own = {**Setup(self._url, 100).environ(), **self._settings}
+        return {**inherited, **own, "PYTHONPATH": str(ROOT), **marks}
 
     def drive(self, action: str, **parameters: Any) -> dict[str, Any]:
         """Run an action of `benchmarks.cluster_driver`, and return its result."""
@@ -95,6 +100,12 @@ class Target:
         with fleet_of(command, self.environ(ledger), self.folder / "worker.log") as fleet:
             yield fleet
 
+    def has_history(self) -> bool:
+        """Whether ends of jobs were recorded."""
+        with ExitStack() as stack:
+            clients: list[Any] = [stack.enter_context(server.client()) for server in self._servers]
+            return any(client.keys("aioq:*:history") for client in clients)
+
     @contextmanager
     def counted(self) -> Generator[Figures]:
         """The commands within this context, over all servers; they are complete after it."""
@@ -107,18 +118,24 @@ class Target:
 
 
 @contextmanager
-def target(kind: str, name: str) -> Generator[Target]:
-    """One server ("one") or a cluster ("three"), without persistence, and an empty folder."""
+def target(kind: str, name: str, settings: Mapping[str, str] = MappingProxyType({})) -> Generator[Target]:
+    """One server ("one") or a cluster ("three"), without persistence, and an empty folder.
+
+    Args:
+        kind: which of the two.
+        name: the server, as the tests call it.
+        settings: environment variables of sender and worker.
+    """
     with tempfile.TemporaryDirectory(prefix="aioq-bench-") as place, ExitStack() as stack:
         folder = Path(place)
         if kind == "one":
             server = stack.enter_context(Server.start(name, folder / "server", tcp=True))
-            yield Target(server.url, [server], folder)
+            yield Target(server.url, [server], folder, settings)
         else:
             cluster = stack.enter_context(
                 Cluster.start(name, folder / "nodes", primaries=NODES, node_timeout=15_000)
             )
-            yield Target(cluster.url, [node.server for node in cluster.nodes], folder)
+            yield Target(cluster.url, [node.server for node in cluster.nodes], folder, settings)
 
 
 def measure(kind: str, name: str, jobs: int) -> Figures:
@@ -130,7 +147,7 @@ def measure(kind: str, name: str, jobs: int) -> Figures:
             figures[f"{action}_cpu"] = found["cpu"] / jobs * 1e6
             figures[f"{action}_seconds"] = found["seconds"] / jobs * 1e6
     with target(kind, name) as here:
-        figures |= _drain(here, jobs)
+        figures |= drain(here, jobs)
     with target(kind, name) as here, here.worker():
         taken = here.drive("latency", jobs=max(50, jobs // 20))["taken"]
         figures["p50"] = statistics.median(taken) * 1e3
@@ -139,7 +156,7 @@ def measure(kind: str, name: str, jobs: int) -> Figures:
     return figures
 
 
-def _drain(here: Target, jobs: int) -> Figures:
+def drain(here: Target, jobs: int) -> Figures:
     """Fill the queues, start a worker, and watch the ledger from the first job to the last."""
     here.drive("bulk", jobs=jobs)
     with Ledger(here.folder / "ledger", jobs + len(TASKS)) as ledger, here.worker(ledger) as fleet:

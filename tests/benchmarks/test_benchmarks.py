@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from aioq.store.redis.cluster.topology import SLOTS, slot_of
 from aioq.store.redis.keys import base_key
-from benchmarks import catalogue, cluster, cluster_driver, idle, machine, plotting, sizes
+from benchmarks import catalogue, cluster, cluster_driver, history, idle, machine, plotting, sizes
 from benchmarks import ledger as ledger_module
 from benchmarks import stage as stages
 from benchmarks.__main__ import PART, RESULTS, results_directory
@@ -320,6 +320,22 @@ def test_three_nodes_are_measured() -> None:
     assert figures.keys() == cluster.SHOWN.keys()
     assert all(value > 0 for value in figures.values())
     assert figures["bulk_commands"] < 1 < figures["alone_commands"] < 10
+
+
+@pytest.mark.timeout(240)  # four processes, one after the other
+@pytest.mark.parametrize("kind", history.KINDS)
+def test_what_a_history_costs_is_measured(kind: str) -> None:
+    figures = history.measure(kind, SERVER, 400)
+    assert figures.keys() == history.SHOWN.keys()
+    assert min(figures["bulk_seconds"], figures["drain_seconds"]) > 0
+
+
+def test_a_speed_is_a_part_of_the_other() -> None:
+    found = {
+        kind: [dict.fromkeys(history.SHOWN, value) for value in values]
+        for kind, values in (("without", (1.0, 2.0, 3.0)), ("with", (2.0, 2.0, 4.0)))
+    }
+    assert history.rows(found)[2].endswith("| 2.00 | 2.00 | 0.750 (0.500 to 1.000) |")
 
 
 def test_the_queues_of_the_comparison_are_spread_evenly() -> None:
