@@ -80,9 +80,12 @@ def report_args(settlements: Sequence[Settlement], limits: Limits) -> tuple[byte
     tasks: dict[str, int] = {}
     errors: dict[str, int] = {}
     pack, rows = _ROW.pack, list[bytes]()
+    name, task = None, 0
     for settlement in settlements:
         report = settlement.report or NO_REPORT
-        task = tasks.setdefault(report.task, len(tasks))
+        if report.task is not name:  # most of a batch are of one task
+            name = report.task
+            task = tasks.setdefault(name, len(tasks))
         error = errors.setdefault(report.error, len(errors) + 1) if report.error else 0
         seconds, waited = report.seconds, report.waited
         rows.append(pack(task, bucket_of(seconds), bucket_of(waited), error, seconds, waited))

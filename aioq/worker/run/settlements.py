@@ -274,14 +274,13 @@ def report_of(run: Run, settlement: Settlement, seconds: float) -> Report:
 
     It raises nothing, as `Executor._finish` requires.
     """
-    verb, claimed = settlement.verb, run.claimed
-    error = error_text(settlement.outcome) if verb in _WITH_ERROR else ""
+    verb, claimed, envelope = settlement.verb, run.claimed, run.envelope
+    error = "" if verb is Verb.SUCCEEDED or verb not in _WITH_ERROR else error_text(settlement.outcome)
     if not run.begun:
         return Report(_task_of(run), error=error)
-    envelope = run.envelope
-    came_ms = claimed.ready_ms or claimed.sent_ms
-    waited = max(0, claimed.started_ms - came_ms) / 1000 + run.waited
-    return Report("" if envelope is None else envelope.task, max(0.0, seconds), waited, error)
+    waited_ms = claimed.started_ms - (claimed.ready_ms or claimed.sent_ms)
+    waited = (waited_ms / 1000 if waited_ms > 0 else 0.0) + run.waited
+    return Report("" if envelope is None else envelope.task, seconds if seconds > 0 else 0.0, waited, error)
 
 
 def _task_of(run: Run) -> str:

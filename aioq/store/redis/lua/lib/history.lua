@@ -129,22 +129,32 @@ function History.list(q, task)
   redis.pcall('PEXPIRE', q.base .. TASKS, kept)
 end
 
--- By task, how much is to be added to which counter.
+-- By letter, the counter of such jobs.
+History.COUNTER_OF = {s = 1, f = 2, c = 3, r = 4, x = 5}
+
+-- By task, how much is to be added to which counter. This is done for each job that ends: so no counter is looked up
+-- more often than it must be, and few functions are called.
 function History.tally(ends, rows)
-  local by_task = {}
+  local by_task, counter_of, byte = {}, History.COUNTER_OF, string.byte
+  local of_task, counters
   for i, letter in ipairs(ends) do
-    if letter ~= '-' then
-      local high, low, run, wait = string.byte(rows, 14 * i - 13, 14 * i - 10)
+    local what = counter_of[letter]
+    if what then
+      local high, low, run, wait = byte(rows, 14 * i - 13, 14 * i - 10)
       local task = high * 256 + low + 1
-      local counters = by_task[task]
-      if not counters then
-        counters = {[0] = 0}
+      if task ~= of_task then
+        of_task, counters = task, by_task[task] or {}
         by_task[task] = counters
       end
-      local what = string.find('sfcrx', letter, 1, true)
-      counters[0], counters[what] = counters[0] + 1, (counters[what] or 0) + 1
-      if run ~= 255 then counters[8 + 2 * run] = (counters[8 + 2 * run] or 0) + 1 end
-      if wait ~= 255 then counters[9 + 2 * wait] = (counters[9 + 2 * wait] or 0) + 1 end
+      counters[what] = (counters[what] or 0) + 1
+      if run ~= 255 then
+        local place = 8 + 2 * run
+        counters[place] = (counters[place] or 0) + 1
+      end
+      if wait ~= 255 then
+        local place = 9 + 2 * wait
+        counters[place] = (counters[place] or 0) + 1
+      end
     end
   end
   return by_task
@@ -153,13 +163,13 @@ end
 function History.write_stats(q, h, rows)
   local is_new = false
   for number, counters in pairs(History.tally(h.ends, rows)) do
-    local changes = {'INCRBY', 'u32', '#0', counters[0]}
+    local total, changes, n = 0, {'INCRBY', 'u32', '#0', 0}, 4
     for place, count in pairs(counters) do
-      if place > 0 then
-        local n = #changes
-        changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4] = 'INCRBY', 'u32', '#' .. place, count
-      end
+      if place <= 5 then total = total + count end
+      changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4] = 'INCRBY', 'u32', '#' .. place, count
+      n = n + 4
     end
+    changes[4] = total
     local task = h.tasks[number] or ''
     if History.count_all(q, task, changes) then
       History.list(q, task)
