@@ -180,13 +180,14 @@ class Buffer(Batcher[SendBatch, bool]):
         self.add(future)
         return future
 
-    def put_part(self, jobs: NewJobs, start: int) -> "tuple[int, asyncio.Future[list[bool]]]":
+    async def put_part(self, jobs: NewJobs, start: int) -> "tuple[int, asyncio.Future[list[bool]]]":
         """Send as many of several jobs as one batch takes; return their number and the future of the replies.
 
         Args:
             jobs: all jobs of the queue that are sent together.
-            start: the first of them to send. The caller has waited for space for it (`wait_for_space`).
+            start: the first of them to send.
         """
+        await self.wait_for_space()
         most = min(MAX_JOBS, self._capacity - self.held)
         count = _count_for_batch(jobs.envelopes[start : start + most])
         batch = self.gathering

@@ -107,8 +107,7 @@ class Sending:
                 some = jobs if len(positions) == len(jobs) else NewJobs(jobs[each - first] for each in positions)
                 buffer, start = self._buffers[queue], 0
                 while start < len(some):
-                    await buffer.wait_for_space()
-                    count, replies = buffer.put_part(some, start)
+                    count, replies = await buffer.put_part(some, start)
                     self._parts.append(_Part(positions[start : start + count], replies))
                     start += count
         except BaseException:

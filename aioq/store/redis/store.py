@@ -30,7 +30,7 @@ from aioq.store.redis.history import RedisHistory, about_arg, marks_arg
 from aioq.store.redis.holding import known_arg
 from aioq.store.redis.keys import base_key, no_key, schedule_queues_key, shards_key
 from aioq.store.redis.leases import RedisLeaseClient
-from aioq.store.redis.net.commands import Link
+from aioq.store.redis.net.commands import Link, sent_again
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.net.subscription import RedisInbox
 from aioq.store.redis.operating import RedisOperatorVerbs
@@ -357,10 +357,7 @@ class RedisStore:
         self, name: str, queue: str, args: Sequence[Arg], confirmation: Confirmation | None = None
     ) -> Any:
         """Call a script, and once more if the connection fails: for callers that do not retry themselves."""
-        try:
-            return await self._call(name, queue, args, confirmation)
-        except ServerUnavailableError:
-            return await self._call(name, queue, args, confirmation)
+        return await sent_again(self._call, name, queue, args, confirmation)
 
     async def call_confirmed(self, name: str, queue: str, args: Sequence[Arg]) -> Any:
         """Do the same, and return once the server has confirmed what the script wrote (`durability`)."""

@@ -55,10 +55,7 @@ class Buffer:
         self._buffers.again += [job_id] * again
         return (await self._buffers.add([special or NewJob(job_id, envelope)], self._queue))[0]
 
-    async def wait_for_space(self) -> None:
-        pass
-
-    def put_part(self, jobs: NewJobs, start: int) -> "tuple[int, asyncio.Future[list[bool]]]":
+    async def put_part(self, jobs: NewJobs, start: int) -> "tuple[int, asyncio.Future[list[bool]]]":
         return len(jobs) - start, asyncio.ensure_future(self._buffers.add(jobs[start:], self._queue))
 
 

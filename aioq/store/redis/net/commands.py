@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
@@ -27,6 +27,9 @@ from aioq.store.redis.net.opening import Opener
 from aioq.store.redis.net.pipeline import Pipe, Request
 from aioq.store.redis.replies import Rest
 from aioq.util.aio import end
+
+T = TypeVar("T")
+Sent = ParamSpec("Sent")
 
 CLOSE_PATIENCE = 1.0
 """Seconds that calls in flight still have when the connections are closed. A guess: far longer than any server
@@ -362,8 +365,8 @@ class Link:
             self.failover.close()
 
 
-async def sent_again(command: Callable[..., Awaitable[Any]], *args: Arg) -> Any:
-    """The reply to a command that may be carried out twice: it is sent once more if the connection has failed.
+async def sent_again(command: Callable[Sent, Awaitable[T]], *args: Sent.args, **kwargs: Sent.kwargs) -> T:
+    """The reply to what may be carried out twice: it is sent once more if the connection has failed.
 
     Perhaps that was only because the server has closed the connection meanwhile.
 
@@ -371,6 +374,6 @@ async def sent_again(command: Callable[..., Awaitable[Any]], *args: Arg) -> Any:
         ServerUnavailableError: it failed again.
     """
     try:
-        return await command(*args)
+        return await command(*args, **kwargs)
     except ServerUnavailableError:
-        return await command(*args)
+        return await command(*args, **kwargs)
